@@ -1,0 +1,120 @@
+# Everything a contributor runs, in one place. CI runs `make check` and nothing else.
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+tool   = $(or $(shell command -v $(1)),target/tools/bin/$(1))
+# Unless $(1) succeeds: installs Debian's packages $(2), or says $(3) and what to install. RUNLEVEL=1 starts no service.
+debian = @{ $(1); } >/dev/null 2>&1 || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && \
+	  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
+	else echo "$(strip $(3)) Install: sudo apt-get install $(2)"; fi
+MSRV  := $(shell sed -n 's/^rust-version = "\([^"]*\)".*/\1/p' Cargo.toml)
+
+## Daily work
+
+run: ## Build and serve the demo on http://127.0.0.1:8844, with the lab
+	$(CARGO) run --release --locked -- serve --lab
+
+# Most tests wait: for a browser, for a deadline. Two to a core wait side by side.
+test: browser curl promtool ## Run all tests, in a real browser too
+	RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked
+
+fmt: ## Format the code
+	$(CARGO) fmt
+
+## Before a commit
+
+check: fmt-check lint licences test doc ## Everything CI checks, fastest first
+	@echo "check: all good"
+
+fmt-check: ## Fail if `make fmt` would change anything
+	$(CARGO) fmt --check
+
+lint: ## Clippy on every target, warnings are errors
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+licences: $(call tool,cargo-deny) ## Licences, names and sources of the dependencies
+	$< --locked check licenses bans sources
+
+doc: ## Build the documentation, broken links are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+## Now and then
+
+proxies: ## Stream by way of nginx, Caddy, HAProxy and Apache, as Debian packages them
+	$(call debian,command -v nginx && command -v caddy && command -v haproxy && command -v apache2 && command -v openssl,\
+	  nginx-light caddy haproxy apache2 openssl curl,Not all of them are here: theirs will be skipped.)
+	$(CARGO) test --locked --test proxies -- --test-threads 1
+
+model: ## Try every interleaving of the hand-over between threads (loom)
+	$(CARGO) test --locked --lib --features loom interleavings
+
+browser: ## Install Chromium for the tests of the page, where that is possible
+	$(call debian,command -v chromium || command -v chromium-browser || command -v google-chrome,chromium,\
+	  No Chromium here: the tests of the page will be skipped.)
+
+curl: ## Install curl for the test that follows the documents, where that is possible
+	$(call debian,command -v curl,curl,No curl here: the documents will not be tried.)
+
+fonts: ## Install a Chinese font for the pictures, where that is possible
+	$(call debian,fc-list :lang=zh | grep .,fontconfig fonts-wqy-zenhei,No Chinese font here: there will be boxes.)
+
+screenshots: browser fonts ## Take pictures of the page, to be looked at: target/screenshots, docs/*.png
+	$(CARGO) test --locked --test screenshots -- --ignored
+
+axe: ## Fetch axe-core for the tests of the page, with npm
+	@mkdir -p target/axe && cd target/axe && npm install --silent --no-audit --no-fund --no-save axe-core@4
+
+promtool: ## Install promtool and faketime for two tests, where that is possible
+	$(call debian,command -v promtool && command -v faketime,prometheus faketime,\
+	  No promtool or no faketime here: a test will be skipped.)
+
+slow: ## The tests that take their time: a client that vanishes without a word (40 s)
+	$(CARGO) test --locked --test vanishing -- --ignored --nocapture
+
+soak: ## Half an hour of coming and going, after which all is as it was (SOAK=180: seconds)
+	SOAK=$(SOAK) $(CARGO) test --release --locked --test soak -- --ignored --nocapture
+
+fuzz: ## Fuzz what reads strangers' bytes: a minute each (FUZZ_SECONDS=600; needs cargo-fuzz, g++)
+	@for target in $$(ls fuzz/corpus); do \
+	  mkdir -p fuzz/grown/$$target; \
+	  $(CARGO) fuzz run -s none $$target fuzz/grown/$$target fuzz/corpus/$$target -- -timeout=10 \
+	    -max_total_time=$(or $(FUZZ_SECONDS),60) -verbosity=0 -print_final_stats=1 || exit 1; \
+	done
+
+bench: ## Measure it beside Node, Go, axum, nchan and a bare send loop (what is installed of them)
+	$(CARGO) bench --locked --bench field -- $(BENCH)
+
+man: ## Write the manual to target/man, and what shells complete to target/completions
+	$(CARGO) run --locked --example manual -- target
+
+lab: ## Measure what a thread for each client costs here; the report is target/lab/report.html
+	$(CARGO) run --release --locked -- lab --out target/lab $(LAB)
+
+deny: $(call tool,cargo-deny) ## The same as `licences`, and the advisories, from the network
+	$< --locked check
+
+dist: man $(call tool,cargo-deb) ## A static binary and a Debian package of it, in target/dist
+	CARGO=$(CARGO) CARGO_DEB=$(abspath $(lastword $^)) packaging/build
+
+dist-check: dist ## Look at that package with lintian, install it, speak to it as systemd would, purge it
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    lintian strace systemd >/dev/null; \
+	else \
+	  echo "This takes root on a Debian, with: apt-get install lintian strace systemd"; exit 1; \
+	fi
+	$(CARGO) test --locked --test package -- --include-ignored --nocapture
+
+# Tools that are not the system's: built once, and unoptimised, for that takes half the time.
+target/tools/bin/%:
+	$(CARGO) install --locked --debug --root target/tools $*
+
+msrv: ## Build with the oldest Rust that is promised (needs rustup)
+	rustup run $(MSRV) $(CARGO) check --locked --all-targets
+
+help: ## Show this help
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
+	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run test fmt check fmt-check lint doc browser curl screenshots promtool slow soak fuzz axe fonts model proxies bench lab man licences deny dist dist-check msrv help

@@ -1,0 +1,142 @@
+//! threadcast among its peers: the same work, the same load, the same run.
+//!
+//! ```text
+//!  for every workload, for every run, every engine in turn:
+//!    start it on one core → open the clients from another → warm up → measure → stop it
+//! ```
+//!
+//! `make bench` runs it; `cargo bench --bench field -- --help` lists its options. The engines are in
+//! `benches/peers`, the load and the readings of `/proc` in the library's `lab`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub)] // a program that reports
+
+mod engine;
+mod measure;
+mod nchan;
+mod options;
+mod peer;
+mod report;
+mod workload;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use threadcast::lab::meter::Socket;
+use threadcast::lab::process;
+
+use engine::{Engine, Start};
+use measure::Taken;
+use options::Options;
+use report::Report;
+use workload::Workload;
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    if options.help {
+        print!("{}", options::HELP);
+        return ExitCode::SUCCESS;
+    }
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> io::Result<()> {
+    process::raise_the_descriptor_limit()?;
+    let (engines, skipped) = prepare(&options.engines);
+    let mut report = Report::new(skipped, options.cores);
+    // From here on this thread, and all that it starts, stays off the server's core.
+    process::pin(options.cores.load)?;
+    let socket = socket_cost(&engines, options)?;
+    report.load_socket = Taken { slab: socket.slab, kernel: socket.kernel };
+    println!("{}", report.preamble());
+    for workload in &options.workloads {
+        let names = engines.iter().map(|(engine, _)| *engine);
+        let mut result = report::Result::new(*workload, names);
+        for run in 1..=options.runs {
+            for (runs, (engine, start)) in result.engines.iter_mut().zip(&engines) {
+                eprintln!("{} run {run} of {}: {}", workload.name, options.runs, runs.engine);
+                match quiet_run(*engine, start, workload, socket, options) {
+                    Ok(sample) => runs.samples.push(sample),
+                    Err(error) => runs.failures.push(error.to_string()),
+                }
+            }
+        }
+        println!("{}", result.table());
+        report.results.push(result);
+        // After every workload, so that an interrupted bench leaves what it has.
+        if let Some(path) = &options.json {
+            write(path, &report)?;
+        }
+    }
+    println!("{}", Report::footnotes());
+    Ok(())
+}
+
+/// What the load's side of a connection costs, where a workload asks for memory.
+fn socket_cost(engines: &[(Engine, Start)], options: &Options) -> io::Result<Socket> {
+    let memory = options.workloads.iter().filter(|workload| workload.memory);
+    let Some(clients) = memory.map(|workload| workload.clients).max() else {
+        return Ok(Socket::default());
+    };
+    eprintln!("what a socket costs: the floor with {clients} clients");
+    if let Some((_, floor)) = engines.iter().find(|(engine, _)| *engine == Engine::Floor) {
+        return measure::calibrate(floor, clients, options);
+    }
+    let floor = Engine::Floor.prepare().map_err(io::Error::other)?;
+    measure::calibrate(&floor, clients, options)
+}
+
+/// A run, repeated once when somebody else used the cores.
+fn quiet_run(
+    engine: Engine,
+    start: &Start,
+    workload: &Workload,
+    socket: Socket,
+    options: &Options,
+) -> io::Result<measure::Sample> {
+    let sample = measure::run(engine, start, workload, socket, options)?;
+    if !sample.noisy {
+        return Ok(sample);
+    }
+    eprintln!(
+        "  noisy: others used {:.0} % of the server's core and {:.0} % of the load's; once more",
+        sample.server_core_others * 100.0,
+        sample.load_core_others * 100.0
+    );
+    let again = measure::run(engine, start, workload, socket, options)?;
+    Ok(if again.noise() < sample.noise() { again } else { sample })
+}
+
+/// Builds what can be built; the rest is named with its reason.
+fn prepare(engines: &[Engine]) -> (Vec<(Engine, Start)>, BTreeMap<&'static str, String>) {
+    let (mut ready, mut skipped) = (Vec::new(), BTreeMap::new());
+    for engine in engines {
+        match engine.prepare() {
+            Ok(start) => ready.push((*engine, start)),
+            Err(why) => {
+                eprintln!("left out: {}: {why}", engine.name());
+                skipped.insert(engine.name(), why);
+            }
+        }
+    }
+    (ready, skipped)
+}
+
+fn write(path: &Path, report: &Report) -> io::Result<()> {
+    let json = serde_json::to_string_pretty(report).expect("a report is plain data");
+    fs::write(path, json + "\n")
+}

@@ -1,0 +1,105 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use threadcast::lab::process::Cores;
+
+use crate::engine::{self, Engine};
+use crate::workload::{self, Workload};
+
+pub const HELP: &str = "\
+Measures threadcast against its peers, each pinned to one core, the load on another.
+
+cargo bench --bench field -- [options]
+
+  --runs N             runs of every engine, interleaved; medians are printed  [5]
+  --seconds S          how long a run is measured  [5, or 10 at one event a second]
+  --warm-up S          how long a run goes on before  [1]
+  --quick              one run of two seconds each
+  --engines a,b        only these: floor direct wake axum nchan node go
+  --workloads a,b      only these: 1k-at-1 1k-at-50 1k-at-500 1k-at-10k 10k-at-1 10k-at-once
+                       50-reading 50-and-1-stuck
+  --server-core N      the core of the server  [0]
+  --load-core N        the core of the load  [1]
+  --json FILE          also write every sample there
+  --help               this text
+";
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub runs: usize,
+    pub seconds: Option<f64>,
+    pub warm_up: Duration,
+    pub engines: Vec<Engine>,
+    pub workloads: Vec<Workload>,
+    pub cores: Cores,
+    pub json: Option<PathBuf>,
+    pub help: bool,
+}
+
+impl Options {
+    /// Reads the arguments after the program's name; the error is a sentence for the user.
+    pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            runs: 5,
+            seconds: None,
+            warm_up: Duration::from_secs(1),
+            engines: engine::ALL.to_vec(),
+            workloads: workload::ALL.to_vec(),
+            cores: Cores { server: 0, load: 1 },
+            json: None,
+            help: false,
+        };
+        let mut arguments = arguments.into_iter();
+        while let Some(flag) = arguments.next() {
+            let mut value = || arguments.next().ok_or_else(|| format!("{flag} needs a value"));
+            match flag.as_str() {
+                "--bench" => {} // cargo says so to every bench
+                "--help" => options.help = true,
+                "--quick" => (options.runs, options.seconds) = (1, Some(2.0)),
+                "--runs" => options.runs = number::<usize>(&flag, &value()?)?.max(1),
+                "--seconds" => options.seconds = Some(seconds(&flag, &value()?)?.as_secs_f64()),
+                "--warm-up" => options.warm_up = seconds(&flag, &value()?)?,
+                "--engines" => options.engines = engine::ALL.pick(&value()?, Engine::name)?,
+                "--workloads" => options.workloads = workload::ALL.pick(&value()?, |w| w.name)?,
+                "--server-core" => options.cores.server = number(&flag, &value()?)?,
+                "--load-core" => options.cores.load = number(&flag, &value()?)?,
+                "--json" => options.json = Some(value()?.into()),
+                _ => return Err(format!("unknown option {flag}; see --help")),
+            }
+        }
+        Ok(options)
+    }
+
+    /// How long a run of `workload` is measured. One event a second needs longer for its quantiles.
+    pub fn measured(&self, workload: &Workload) -> Duration {
+        let default = if workload.rate == 1 { 10.0 } else { 5.0 };
+        Duration::from_secs_f64(self.seconds.unwrap_or(default))
+    }
+}
+
+fn number<T: std::str::FromStr>(flag: &str, text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{flag} {text}: not a number"))
+}
+
+fn seconds(flag: &str, text: &str) -> Result<Duration, String> {
+    let seconds = number(flag, text)?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{flag} {text}: not a duration"))
+}
+
+/// Choosing from a list by names.
+trait Pick<T> {
+    fn pick(&self, names: &str, name: fn(T) -> &'static str) -> Result<Vec<T>, String>;
+}
+
+impl<T: Copy> Pick<T> for [T] {
+    fn pick(&self, names: &str, name: fn(T) -> &'static str) -> Result<Vec<T>, String> {
+        let find = |wanted: &str| {
+            let found = self.iter().copied().find(|item| name(*item) == wanted);
+            let known: Vec<_> = self.iter().copied().map(name).collect();
+            found.ok_or_else(|| format!("no {wanted} here; there are {}", known.join(" ")))
+        };
+        names.split(',').map(find).collect()
+    }
+}

@@ -1,0 +1,91 @@
+//! A running peer: its process, and the way its events are ordered.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use threadcast::lab::process::{Cores, Process, wait_until};
+use threadcast::lab::tick::Order;
+
+use crate::engine::Start;
+use crate::nchan::Publisher;
+
+/// Stopped when dropped.
+#[derive(Debug)]
+pub struct Peer {
+    process: Process,
+    server: SocketAddr,
+    /// Only nchan has one: it has no clock of its own, and a folder to be removed.
+    nchan: Option<(Publisher, PathBuf)>,
+}
+
+impl Peer {
+    pub fn start(start: &Start, cores: Cores) -> io::Result<Self> {
+        match start {
+            Start::Peer { program, arguments } => {
+                let mut command = Command::new(program);
+                let (process, server) = Process::start_obedient(command.args(arguments), cores)?;
+                Ok(Self { process, server, nchan: None })
+            }
+            Start::Nchan { nginx, module, template } => {
+                // nginx cannot choose a port itself.
+                let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+                let folder = configure(template, module, free)?;
+                let mut command = Command::new(nginx);
+                command.arg("-p").arg(&folder).arg("-e").arg(folder.join("error.log"));
+                command.arg("-c").arg(folder.join("nginx.conf")).stdin(Stdio::null());
+                let mut process = Process::start(&mut command, cores)?;
+                wait_until(|| TcpStream::connect(free).is_ok());
+                match Publisher::start(free) {
+                    Ok(publisher) => {
+                        Ok(Self { process, server: free, nchan: Some((publisher, folder)) })
+                    }
+                    Err(error) => {
+                        process.ask_to_end();
+                        let _ = fs::remove_dir_all(folder);
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    pub fn process(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// From now on, `rate` events a second in frames of `frame` bytes.
+    pub fn order(&mut self, rate: u32, frame: usize) -> io::Result<()> {
+        match &mut self.nchan {
+            Some((publisher, _)) => publisher.order(rate, frame),
+            None => self.process.order(Order { rate, frame }),
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if let Some((publisher, folder)) = &mut self.nchan {
+            publisher.stop();
+            self.process.ask_to_end(); // killed, nginx would leave its worker behind
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+fn configure(template: &Path, module: &Path, server: SocketAddr) -> io::Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("threadcast-nchan-{}", server.port()));
+    fs::create_dir_all(&folder)?;
+    let text = fs::read_to_string(template)?
+        .replace("@MODULE@", &module.to_string_lossy())
+        .replace("@PORT@", &server.port().to_string())
+        .replace("@DIR@", &folder.to_string_lossy());
+    fs::write(folder.join("nginx.conf"), text)?;
+    Ok(folder)
+}

@@ -1,0 +1,120 @@
+//! What a store costs: `cargo bench --bench store`, with a folder on the disk that is
+//! meant in `STORE_BENCH` (without it, the system's folder for temporary files).
+//!
+//! Group commit: what one publisher gets, and many at once, each waiting for its
+//! event to be on the disk. And how large the file becomes, and how long a start
+//! takes, after far more events than are kept.
+
+#![allow(clippy::print_stdout)] // a program that reports
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use threadcast::{Config, Event, Histories, History, Server};
+
+/// How long each number of publishers publishes.
+const TIME: Duration = Duration::from_secs(5);
+
+/// How many events go through the bounded store.
+const MANY: usize = 1_000_000;
+
+/// How many of them one request publishes.
+const BATCH: usize = 250;
+
+const BOUND: History =
+    History { events: 100_000, bytes: 16 * 1024 * 1024, age: Duration::from_secs(3_600) };
+
+fn main() {
+    let folder = std::env::var_os("STORE_BENCH").map_or_else(std::env::temp_dir, Into::into);
+    let folder = folder.join(format!("threadcast-bench-{}", std::process::id()));
+    fs::create_dir(&folder).expect("a new folder");
+    sync_alone(&folder);
+    let rates = [1, 8, 64].map(|publishers| group_commit(&folder, publishers));
+    println!("64 publishers get {:.1} times the rate of one", rates[2] / rates[0]);
+    bounded(&folder);
+    fs::remove_dir_all(&folder).expect("it is ours");
+}
+
+/// The floor: one page written and synced, nothing else.
+fn sync_alone(folder: &Path) {
+    let mut file = File::create(folder.join("floor")).expect("room");
+    let mut times: Vec<Duration> = (0..500)
+        .map(|_| {
+            let begin = Instant::now();
+            file.write_all(&[7; 4_096]).expect("room");
+            file.sync_data().expect("a disk that syncs");
+            begin.elapsed()
+        })
+        .collect();
+    println!("4 KiB and fdatasync alone: {}", quantiles(&mut times));
+}
+
+fn server(store: &Path, history: History) -> Server {
+    let listen = vec!["127.0.0.1:0".parse().expect("an address")];
+    let history = Histories::all(history);
+    let config = Config { listen, history, store: Some(store.into()), ..Config::default() };
+    Server::bind(config).expect("a store")
+}
+
+/// Events a second, of so many publishers that each wait for their answer.
+fn group_commit(folder: &Path, publishers: usize) -> f64 {
+    let store = folder.join(format!("{publishers}.redb"));
+    let server = server(&store, History::default());
+    let event = Event::new("x".repeat(100));
+    let begin = Instant::now();
+    let mut times: Vec<Duration> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..publishers)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut times = Vec::new();
+                    while begin.elapsed() < TIME {
+                        let asked = Instant::now();
+                        server.registry().publish("news", &event).expect("it is kept");
+                        times.push(asked.elapsed());
+                    }
+                    times
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|one| one.join().expect("a publisher")).collect()
+    });
+    #[allow(clippy::cast_precision_loss)] // far below 2^52
+    let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
+    println!("{publishers:3} publishers: {rate:8.0} events/s, {}", quantiles(&mut times));
+    rate
+}
+
+fn bounded(folder: &Path) {
+    let store = folder.join("bounded.redb");
+    let running = server(&store, BOUND);
+    let events = vec![Event::new("x".repeat(100)); BATCH];
+    let (begin, mut largest) = (Instant::now(), 0);
+    for _ in 0..MANY / BATCH {
+        running.registry().publish_all("news", &events, None).expect("they are kept");
+        largest = largest.max(fs::metadata(&store).expect("it is there").len());
+    }
+    let took = begin.elapsed();
+    #[allow(clippy::cast_precision_loss)]
+    let ratio = largest as f64 / BOUND.bytes as f64;
+    println!("{MANY} events in {took:.1?}: the file was never above {largest} bytes,");
+    println!("    {ratio:.2} times the bound of {} bytes", BOUND.bytes);
+    // What a killed process leaves is the file as it is now.
+    let killed = folder.join("killed.redb");
+    fs::copy(&store, &killed).expect("room");
+    drop(running);
+    for (how, store) in [("clean stop", store), ("being killed", killed)] {
+        let begin = Instant::now();
+        let server = server(&store, BOUND);
+        let kept = server.registry().list()[0].events;
+        println!("start after a {how}: {:.0?}, with {kept} events", begin.elapsed());
+    }
+}
+
+fn quantiles(times: &mut [Duration]) -> String {
+    times.sort_unstable();
+    let at = |hundredth: usize| times[(times.len() - 1) * hundredth / 100];
+    format!("p50 {:.2?}, p99 {:.2?}", at(50), at(99))
+}

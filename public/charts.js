@@ -1,0 +1,184 @@
+// The charts: a line for each figure, the last two minutes of it, and the same as a table.
+// A chart is drawn anew with each status, which is once a second, and costs one attribute for each line.
+
+import { number, said, spoken, t } from './words.js';
+
+const SPAN = 120_000;               // milliseconds from one edge to the other
+const WIDTH = 120, HEIGHT = 40;     // of a picture, in its own units; it is stretched
+const ROWS = 20;                    // of the table
+const SVG = 'http://www.w3.org/2000/svg';
+
+const plain = value => number(Math.round(value));
+const mega = bytes => number(Math.round(bytes / 1e5) / 10);
+const tenth = value => number(value < 100 ? Math.round(value * 10) / 10 : Math.round(value));
+const percent = share => number(Math.round(share * 1000) / 10);
+
+// What is drawn: the first line is the one that is told. `floor` is whether the scale begins at nought.
+const CHARTS = [
+  { name: 'clients', lines: ['clients'], dye: 'indigo', write: plain },
+  { name: 'threads', lines: ['threads'], dye: 'woad', write: plain },
+  { name: 'memory', lines: ['memory'], dye: 'plum', write: mega },
+  { name: 'kernel', lines: ['kernel'], dye: 'walnut', write: mega, floor: false },
+  { name: 'switches', lines: ['waited', 'forced'], dye: 'madder', write: plain },
+  { name: 'events', lines: ['out', 'in'], dye: 'moss', write: plain },
+  { name: 'micros', lines: ['micros'], dye: 'weld', write: tenth },
+  { name: 'busy', lines: ['busy'], dye: 'slate', write: percent },
+];
+
+export function charts() {
+  const samples = [];               // each { at, delivery, and the figures }
+  const all = CHARTS.map(chart => new Chart(chart));
+  document.getElementById('grid').append(...all.map(chart => chart.root));
+  const table = new Table();
+  const draw = () => {
+    all.forEach(chart => chart.draw(samples));
+    table.draw(samples);
+  };
+  spoken.addEventListener('change', draw);
+  return (figures, delivery) => {
+    const at = performance.now();
+    samples.push({ at, delivery, ...figures });
+    while (samples[0].at < at - SPAN) samples.shift();
+    draw();
+  };
+}
+
+class Chart {
+  #values;
+  #paths;
+  #marks = element('path');
+  #top = document.createElement('span');
+  #bottom = document.createElement('span');
+  #drawn;
+
+  constructor(chart) {
+    this.chart = chart;
+    this.root = document.createElement('figure');
+    this.root.id = `chart-${chart.name}`;
+    this.root.dataset.dye = chart.dye;
+    this.#values = chart.lines.map(line => {
+      const value = document.createElement('output');
+      value.dataset.line = line;
+      return value;
+    });
+    const svg = element('svg');
+    svg.setAttribute('viewBox', `0 0 ${WIDTH} ${HEIGHT}`);
+    svg.setAttribute('preserveAspectRatio', 'none');
+    svg.setAttribute('aria-hidden', 'true');
+    this.#marks.setAttribute('class', 'changed');
+    this.#paths = chart.lines.map(line => {
+      const path = element('path');
+      path.dataset.line = line;
+      return path;
+    });
+    svg.append(this.#marks, ...this.#paths);
+    const caption = document.createElement('figcaption');
+    const title = document.createElement('h3');
+    title.append(said(`chart.${chart.name}`));
+    const told = document.createElement('p');
+    for (const [index, line] of chart.lines.entries()) {
+      const unit = chart.lines.length > 1 ? `unit.${line}` : `unit.${chart.name}`;
+      const one = document.createElement('span');
+      one.dataset.line = line;
+      one.append(this.#values[index], ' ', said(unit));
+      told.append(one);
+    }
+    caption.append(title, told);
+    const picture = document.createElement('div');
+    picture.className = 'picture';
+    picture.append(svg, this.#top, this.#bottom);
+    this.root.append(caption, picture);
+  }
+
+  draw(samples) {
+    const { lines, write, floor = true } = this.chart;
+    const last = samples.at(-1);
+    if (!last) return;
+    lines.forEach((line, index) => {
+      const value = last[line];
+      this.#values[index].dataset.value = value ?? '';
+      this.#values[index].textContent = value == null ? '–' : write(value);
+    });
+    const known = lines.flatMap(line => samples.map(sample => sample[line])).filter(value => value != null);
+    const [low, high] = scale(known, floor);
+    this.root.dataset.low = low;
+    this.root.dataset.high = high;
+    this.#top.textContent = write(high);
+    this.#bottom.textContent = write(low);
+    const x = at => (WIDTH - (last.at - at) / SPAN * WIDTH).toFixed(2);
+    const y = value => (HEIGHT - 1 - (value - low) / (high - low) * (HEIGHT - 2)).toFixed(2);
+    lines.forEach((line, index) => {
+      let pen = 'M';
+      let way = '';
+      for (const sample of samples) {
+        if (sample[line] == null) pen = 'M';
+        else {
+          way += `${pen}${x(sample.at)} ${y(sample[line])}`;
+          pen = 'L';
+        }
+      }
+      this.#paths[index].setAttribute('d', way);
+    });
+    const changed = samples.filter((sample, index) => index > 0 && sample.delivery !== samples[index - 1].delivery);
+    this.#marks.setAttribute('d', changed.map(sample => `M${x(sample.at)} 0V${HEIGHT}`).join(''));
+  }
+}
+
+// From nought, or from a little below the least, to a round number above the most.
+function scale(values, floor) {
+  const most = Math.max(0, ...values);
+  if (floor) return [0, round(most) || 1];
+  const least = Math.min(...values, most);
+  const room = Math.max(most - least, most / 100);
+  const step = 10 ** Math.floor(Math.log10(room || 1));
+  return [Math.max(0, Math.floor((least - room / 10) / step) * step), Math.ceil((most + room / 10) / step) * step || 1];
+}
+
+function round(value) {
+  if (value <= 0) return 0;
+  const step = 10 ** Math.floor(Math.log10(value));
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find(times => times * step >= value) * step;
+}
+
+class Table {
+  #table = document.getElementById('table');
+  #place = document.getElementById('table-place');
+  #samples = [];
+
+  constructor() {
+    const toggle = document.getElementById('table-toggle');
+    toggle.addEventListener('click', () => {
+      this.#place.hidden = !this.#place.hidden;
+      toggle.setAttribute('aria-expanded', !this.#place.hidden);
+      this.draw(this.#samples);
+    });
+  }
+
+  draw(samples) {
+    this.#samples = samples;
+    if (this.#place.hidden || samples.length === 0) return;
+    const columns = CHARTS.flatMap(({ name, lines, write }) => lines.map(line => ({ line, name, write, several: lines.length > 1 })));
+    const head = cells('th', [t('table.ago'), ...columns.map(({ name, line, several }) =>
+      `${t(`chart.${name}`)} (${t(several ? `unit.${line}` : `unit.${name}`)})`)]);
+    const now = samples.at(-1).at;
+    const rows = samples.slice(-ROWS).reverse().map(sample => cells('td', [
+      number(Math.round((now - sample.at) / 1000)),
+      ...columns.map(({ line, write }) => sample[line] == null ? '–' : write(sample[line])),
+    ]));
+    this.#table.tHead.replaceChildren(head);
+    this.#table.tBodies[0].replaceChildren(...rows);
+  }
+}
+
+function cells(kind, texts) {
+  const row = document.createElement('tr');
+  row.append(...texts.map(text => {
+    const cell = document.createElement(kind);
+    if (kind === 'th') cell.scope = 'col';
+    cell.textContent = text;
+    return cell;
+  }));
+  return row;
+}
+
+function element(name) { return document.createElementNS(SVG, name); }

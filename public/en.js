@@ -1,0 +1,72 @@
+// What the page's scripts say, in English. A number among the values is written as the language writes numbers.
+
+export default {
+  title: 'threadcast: Server-Sent Events, live',
+
+  'state.none': 'not opened yet',
+  'state.0': '0 connecting',
+  'state.1': '1 open',
+  'state.2': '2 closed',
+  'ws-state.0': '0 connecting',
+  'ws-state.1': '1 open',
+  'ws-state.2': '2 closing',
+  'ws-state.3': '3 closed',
+
+  budget: '{open} of {limit} streams open',
+  'budget-of': '{open} of {limit} streams open: {names}',
+  evicted: 'Closed to make room for {name}: a browser opens at most six HTTP/1.1 connections to an origin, so this page keeps to {limit} streams, and this was the oldest.',
+  already: 'Already open.',
+  'no-url': 'The other server’s address, below the panels, is no URL such as http://localhost:8844.',
+  shared: 'The shared stream stays open for {names}.',
+  'opened-after': 'readyState 1, after {waited}',
+  'failed.0': 'readyState 0: it connects again by itself{reason}',
+  'failed.2': 'readyState 2: it will not connect again{reason}',
+  gap: 'missed {missed} of {channel}: the server does not have them any more',
+  'gap-unknown': 'missed some of {channel}: the server does not know how many',
+  'made-by-browser': 'Events, made by the browser’s EventSource',
+  'made-of-bytes': 'Events, made by decoder.js of these bytes',
+  'said-end': 'The server said end, so the page closed.',
+  'closed-after-10': 'Closed by the page after 10 s, as the article’s page does.',
+
+  sending: '…',
+  'not-sent': 'Not sent. {why}',
+  'sent-unheard': 'Sent. This panel is not connected, so it does not see the message come back.',
+  came: '{time} {username} came',
+  left: '{time} {username} left',
+
+  'ws-error': 'a WebSocket does not say what',
+  'ws-closed': 'code {code}{reason}: nothing connects it again',
+  'connect-first': 'Connect first.',
+  bytes: '{count} bytes: {shown}',
+
+  trying: 'Trying …',
+  'try-failed': 'That did not work out. {why}',
+  'cut-by-hand': 'The page may not cut a connection of this server: start it with --lab. Or stop it, and start it again: the stream comes back, the WebSocket does not.',
+  'cut-result': 'Both were cut, and a message was sent meanwhile. SSE had it {waited} later, by itself, with Last-Event-ID. The WebSocket is closed (code {code}), and whatever was sent meanwhile is lost to it.',
+  'binary-result': 'WebSocket: {count} bytes went as {count} bytes. SSE: the same {count} as {base64}, {length} characters of Base64, and back.',
+  'count-result': '{text} bytes of text. WebSocket: {up} up, {down} down, frames included. SSE: {event} down, id, name and chunk included; up a request, its body {body} and its headers, and {answer} of answer.',
+
+  copy: 'Copy',
+  copied: 'Copied',
+  selected: 'Selected: copy it',
+
+  leads: 'This tab leads: it holds the connection for all tabs.',
+  follows: 'This tab follows: another holds the connection.',
+  'lead-none': 'Not connected.',
+
+  'retry-is': 'Said with an event: from now on this stream waits {waits} before it comes back. Drop it, or stop the server, and see.',
+  resumed: 'Closed, {count} published meanwhile, and opened again after {after}: they are replayed.',
+  forgotten: 'Closed, {count} published, the channel’s history forgotten, and opened again: what cannot be replayed is said to be lost.',
+  dropped: 'The server cut {dropped} of this page’s connections, in the middle. They come back by themselves, with Last-Event-ID.',
+  'dropped-all': 'The server cut {dropped} connections, everybody’s, and lets nobody in for 5 s. Watch readyState.',
+  'slow-done': 'Of {count} events {came} came, and {lost} are said to be lost: none is missing without a word.',
+  slow: 'For {waits} this page reads nothing, while {count} events of 16 KiB are published. Nobody else waits; what it was too slow for, it is told.',
+
+  'mark.open': 'open',
+  'mark.lost': 'lost, reconnecting',
+  'mark.closed': 'closed',
+  'mark.event': 'event',
+  'mark.replayed': 'replayed',
+  'mark.gap': 'gap',
+  'mark.sent': 'sent',
+};

@@ -1,0 +1,76 @@
+// The live view: the server's status, each second, as charts and as a list of its threads.
+// The way of a figure: /status/stream → sample() here → charts.js; and waiting.js.
+
+import { charts } from './charts.js';
+import { findLab, lab } from './lab.js';
+import { settings } from './settings.js';
+import { waiting } from './waiting.js';
+import { say, speak } from './words.js';
+
+const root = document.documentElement;
+await Promise.all([speak(root.lang), findLab()]);
+
+settings();
+const draw = charts();
+const list = waiting();
+const controls = lab.on ? (await import('./acts.js')).controls() : () => {};
+
+// Rates need a while between two looks: one that comes sooner than this tells only how things stand.
+const SHORTEST = 500;
+// With fewer events than this, or more newcomers, the processor's time is nearly all for something else.
+const FEW = 20;
+const MANY_NEW = 10;
+
+const state = document.getElementById('state');
+let before;
+let rates = {};
+
+const source = new EventSource('/status/stream');
+source.onopen = () => show(1);
+source.onerror = () => {
+  before = undefined;
+  show(source.readyState);
+};
+source.onmessage = ({ data }) => {
+  const status = JSON.parse(data);
+  draw(sample(status), status.delivery);
+  list(status);
+  controls(status);
+  show(1, status);
+};
+
+function show(readyState, status) {
+  state.dataset.state = readyState;
+  if (status) say(state, 'state', { clients: status.clients, most: status.max_clients, delivery: status.delivery });
+  else say(state, `state.${readyState}`);
+}
+
+function sample(now) {
+  const since = before && now.uptime_ms - before.uptime_ms;
+  if (since < 0) before = undefined;                   // another server, after a restart
+  if (!before || since >= SHORTEST) {
+    rates = before ? ratesOf(before, now, since / 1000) : {};
+    before = now;
+  }
+  return {
+    clients: now.clients, threads: now.threads, memory: now.memory_bytes, kernel: now.kernel_memory_bytes,
+    stacks: now.kernel_stack_bytes, ...rates,
+  };
+}
+
+function ratesOf(a, b, seconds) {
+  const out = b.events_out - a.events_out;
+  // A thread that ends takes its count with it: when a crowd leaves, nobody knows for that second.
+  const ended = a.threads - b.threads;
+  const counted = a.context_switches && b.context_switches && ended <= Math.max(5, a.threads / 50);
+  const switches = kind => counted ? Math.max(0, b.context_switches[kind] - a.context_switches[kind]) / seconds : null;
+  const computed = b.cpu_ms - a.cpu_ms - (b.looking_ms - a.looking_ms);
+  return {
+    waited: switches('voluntary'), forced: switches('involuntary'),
+    out: out / seconds, in: (b.events_in - a.events_in) / seconds,
+    micros: out >= FEW && b.accepts - a.accepts <= MANY_NEW ? Math.max(0, computed) * 1000 / out : null,
+    busy: (b.cpu_ms - a.cpu_ms) / seconds / 1000,
+  };
+}
+
+root.dataset.ready = '';

@@ -1,0 +1,107 @@
+//! The bounds that a process, its user and the kernel set.
+
+use std::fs;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::{Reading, Unit, field, number};
+
+/// This process's name in `/proc`.
+pub(super) const SELF: &str = "self";
+
+/// The one bound that is known of ourselves without `/proc` too, as in an empty root: there
+/// is always one that binds.
+pub(super) fn descriptors(process: &str) -> Option<Reading> {
+    let open = fs::read_dir(format!("/proc/{process}/fd")).map(|open| open.count() as u64);
+    let (limit, used) = if process == SELF {
+        // The kernel never lets it be infinite. Of the open ones, one is the folder's.
+        let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::from(u32::MAX));
+        (limit, open.map_or(3, |open| open.saturating_sub(1)))
+    } else {
+        (hard_limit(process, "Max open files")?, open.ok()?)
+    };
+    Some(Reading {
+        name: "RLIMIT_NOFILE",
+        limit,
+        used,
+        unit: Unit::Descriptor,
+        raise: "LimitNOFILE={}   (in its unit's [Service]; in a shell, as root: ulimit -n {})"
+            .into(),
+    })
+}
+
+/// `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`: who has one may have any number of threads.
+const EXEMPT: u64 = 1 << 21 | 1 << 24;
+
+/// Threads of this user, unless we may have more than are allowed.
+pub(super) fn user_threads(process: &str) -> Option<Reading> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let capabilities = u64::from_str_radix(field(&status, "CapEff:")?, 16).ok()?;
+    if capabilities & EXEMPT != 0 || field(&status, "Uid:")? == "0" {
+        return None;
+    }
+    let uid = field(&status, "Uid:");
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let threads = |process: fs::DirEntry| -> Option<u64> {
+        let status = fs::read_to_string(process.path().join("status")).ok()?;
+        (field(&status, "Uid:") == uid).then(|| field(&status, "Threads:")?.parse().ok())?
+    };
+    let used = processes.filter_map(threads).sum();
+    Some(Reading {
+        name: "RLIMIT_NPROC",
+        limit: hard_limit(process, "Max processes")?,
+        used,
+        unit: Unit::Thread,
+        raise: "LimitNPROC={}   (in its unit's [Service]; in a shell, as root: ulimit -u {})"
+            .into(),
+    })
+}
+
+/// The kernel's two bounds on the threads of all processes.
+pub(super) fn threads() -> Vec<Reading> {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let threads =
+        load.split_whitespace().nth(3).and_then(|field| field.split_once('/')?.1.parse().ok());
+    let Some(used) = threads else { return Vec::new() };
+    let bound = |name, file| {
+        let (limit, unit) = (number(file)?, Unit::Thread);
+        let raise = format!("sysctl -w {name}={{}}   (as root; to keep it: /etc/sysctl.d)");
+        Some(Reading { name, limit, used, unit, raise })
+    };
+    let bounds = [
+        bound("kernel.threads-max", "/proc/sys/kernel/threads-max"),
+        bound("kernel.pid_max", "/proc/sys/kernel/pid_max"),
+    ];
+    bounds.into_iter().flatten().collect()
+}
+
+pub(super) fn mappings(process: &str) -> Option<Reading> {
+    let maps = fs::read(format!("/proc/{process}/maps")).ok()?;
+    Some(Reading {
+        name: "vm.max_map_count",
+        limit: number("/proc/sys/vm/max_map_count")?,
+        used: maps.split(|byte| *byte == b'\n').count() as u64,
+        unit: Unit::Mapping,
+        raise: "sysctl -w vm.max_map_count={}   (as root; to keep it: /etc/sysctl.d)".into(),
+    })
+}
+
+pub(super) fn memory() -> Option<Reading> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let bytes = |key| field(&meminfo, key)?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024);
+    let limit = bytes("MemTotal:")?;
+    Some(Reading {
+        name: "memory",
+        limit,
+        used: limit.saturating_sub(bytes("MemAvailable:")?),
+        unit: Unit::Byte,
+        raise: "a machine with {} bytes of memory, or fewer programs on this one".into(),
+    })
+}
+
+/// How far a process may raise one of its own limits; `None` when there is none.
+fn hard_limit(process: &str, name: &str) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}

@@ -1,0 +1,118 @@
+//! A feed: a set of channels in one framing, and who has caught up with it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::event::Framing;
+use crate::registry::{Channels, Doorbell, Listening, Position, Registry};
+use crate::stream::{End, Lent, READ_LIMIT, Sink, Tally};
+
+/// What makes two streams the same to the deliverer. The registry is told by
+/// its address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) registry: usize,
+    pub(super) channels: Channels,
+    pub(super) framing: Framing,
+}
+
+impl Key {
+    pub(super) fn of<W>(lent: &Lent<W>) -> Self {
+        let subscription = &lent.writer.subscription;
+        Self {
+            registry: subscription.registry.address(),
+            channels: subscription.channels.clone(),
+            framing: lent.writer.framing,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Feed<W> {
+    pub(super) key: Key,
+    pub(super) registry: Registry,
+    /// What every member has been sent.
+    pub(super) position: Position,
+    pub(super) members: Vec<Member<W>>,
+    pub(super) bell: Arc<Doorbell>,
+    pub(super) _listening: Listening,
+}
+
+/// Somebody who has caught up. Every member is watched: it is told of by its
+/// number, which stands beside it so that who is gone is found in one sweep.
+#[derive(Debug)]
+pub(super) struct Member<W> {
+    pub(super) number: u64,
+    pub(super) lent: Lent<W>,
+}
+
+/// What became of a batch.
+pub(super) enum Sent {
+    All,
+    More,
+    /// All, and the streams are to end.
+    Ending,
+}
+
+impl<W: Sink> Feed<W> {
+    pub(super) fn send_batch(&mut self, bytes: &mut Vec<u8>) -> Sent {
+        bytes.clear();
+        let Self { registry, key, position, .. } = self;
+        let batch = registry.read(&key.channels, position, None, READ_LIMIT, key.framing, bytes);
+        if !bytes.is_empty() {
+            let now = Instant::now();
+            let members = self.members.len() as u64;
+            self.each(|lent| {
+                if lent.writer.must_leave(&batch) {
+                    lent.writer.finish(End::FellBehind);
+                    return Ok(false);
+                }
+                Ok(lent.writer.send_shared(bytes, batch.events, now)?)
+            });
+            let counters = self.registry.counters();
+            counters.gaps.inc_by(batch.gaps * members);
+            if let Some(since) = batch.since {
+                counters.lag(self.registry.age(since));
+            }
+        }
+        match (batch.more, batch.ending) {
+            (true, _) => Sent::More,
+            (false, true) => Sent::Ending,
+            (false, false) => Sent::All,
+        }
+    }
+
+    /// Gives every member its writer back, where this feed is now.
+    pub(super) fn give_back(self) {
+        for Member { mut lent, .. } in self.members {
+            lent.writer.subscription.position = self.position.clone();
+            lent.give_back();
+        }
+    }
+
+    /// Does something with each member, and lets go of those it did not work out
+    /// with: an error, or the stream's own end (`None`); `Ok(false)` goes back to its own thread, where this feed is now.
+    pub(super) fn each(
+        &mut self,
+        mut send: impl FnMut(&mut Lent<W>) -> Result<bool, Option<io::Error>>,
+    ) {
+        let (mut place, mut all) = (0, Tally::default());
+        while let Some(member) = self.members.get_mut(place) {
+            let before = member.lent.writer.tally;
+            let outcome = send(&mut member.lent);
+            all.events += member.lent.writer.tally.events - before.events;
+            all.bytes += member.lent.writer.tally.bytes - before.bytes;
+            match outcome {
+                Ok(true) => place += 1,
+                Ok(false) => {
+                    let Member { mut lent, .. } = self.members.swap_remove(place);
+                    lent.writer.subscription.position = self.position.clone();
+                    lent.give_back();
+                }
+                Err(error) => self.members.swap_remove(place).lent.end(error),
+            }
+        }
+        all.count_since(Tally::default(), self.registry.counters());
+    }
+}

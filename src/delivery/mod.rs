@@ -1,0 +1,341 @@
+//! Direct delivery: one thread that sends to every client that has caught up.
+//!
+//! Waking a thread for each event costs more than writing it. So a client's
+//! thread lends its writer to the deliverer and sleeps; the deliverer sends
+//! without blocking, and gives the writer back only when the socket is full.
+//! That is an event loop's write half, with a thread behind every socket for
+//! when it matters.
+//!
+//! ```text
+//!  a client's thread ── Join(writer) ──▶ joining: its rest, then what it has
+//!        ▲                               not read yet, up to where its feed is
+//!        │                                      │ all gone out
+//!        │ Write(writer)                        ▼
+//!        └──── the socket is full ◀──── a member of its feed
+//! ```
+//!
+//! A *feed* is a set of channels in one framing. Its members have all caught up,
+//! so they share one position, and what is new is read once for all of them.
+//!
+//! # Invariants
+//!
+//! * **The deliverer never blocks on a client.** Its mailbox is bounded, so it
+//!   is the clients' threads that wait for it, never the other way round.
+//! * **A member owes nothing.** What a socket did not take leaves with the
+//!   writer, in one piece, so no event is halved, lost or doubled.
+//! * **A feed's position never passes what its members were sent.**
+
+mod feed;
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, select};
+
+use self::feed::{Feed, Key, Member, Sent};
+use crate::hangup::Word;
+use crate::registry::Doorbell;
+use crate::stream::{Lent, Refilled, Sink, Socket, hung_up};
+
+/// How many writers may wait to be taken in.
+const MAILBOX: usize = 1_024;
+
+/// How many batches a feed is sent in one go before others have their turn.
+const BATCHES: usize = 16;
+
+/// How many joining clients are served in one go before the news have theirs.
+const JOINS: usize = 64;
+
+/// The longest that the deliverer sleeps if nobody is due.
+const LONG: Duration = Duration::from_secs(3_600);
+
+/// Who writes to a client that has caught up.
+///
+/// ```
+/// use threadcast::{Config, Delivery};
+///
+/// let textbook = Config { delivery: Delivery::Wake, ..Config::default() };
+/// assert_eq!(Config::default().delivery, Delivery::Direct);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Delivery {
+    /// One thread for all of them; a client's own when its socket is full.
+    #[default]
+    Direct,
+    /// Each client's own thread, woken for each event: the textbook's model.
+    Wake,
+}
+
+/// The way to the deliverer.
+#[derive(Debug, Clone)]
+pub(crate) struct Mailbox<W = Socket> {
+    lent: Sender<Lent<W>>,
+    words: Sender<Word>,
+    /// Whether each client's own thread is to write.
+    wakes: Arc<AtomicBool>,
+}
+
+impl<W> Mailbox<W> {
+    /// Hands a writer over; `None` if the deliverer is gone, and the writer with
+    /// it.
+    pub(crate) fn join(&self, lent: Lent<W>) -> Option<()> {
+        self.lent.send(lent).ok()
+    }
+
+    /// Who writes, now.
+    pub(crate) fn delivery(&self) -> Delivery {
+        if self.wakes.load(Ordering::Acquire) { Delivery::Wake } else { Delivery::Direct }
+    }
+
+    /// Has it be so from now on. With [`Delivery::Wake`] the deliverer gives back what it was
+    /// lent; with [`Delivery::Direct`] each thread lends when it is woken next.
+    pub(crate) fn switch(&self, delivery: Delivery) {
+        self.wakes.store(delivery == Delivery::Wake, Ordering::Release);
+        if delivery == Delivery::Wake {
+            let _ = self.words.send(Word::GiveBack); // a deliverer that is gone has none
+        }
+    }
+
+    /// Whether the deliverer answers within this time.
+    pub(crate) fn ping(&self, within: Duration) -> bool {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let asked = self.words.send_timeout(Word::Ping(answer), within);
+        asked.is_ok() && answered.recv_timeout(within).is_ok()
+    }
+}
+
+/// The deliverer, before it has a thread.
+#[derive(Debug)]
+pub(crate) struct Deliverer<W = Socket> {
+    mailbox: Receiver<Lent<W>>,
+    /// Who has hung up, and who asks whether we are there.
+    words: Receiver<Word>,
+    /// Each feed has one bell at this door, so it never holds more than the feeds.
+    door: Sender<u64>,
+    news: Receiver<u64>,
+    feeds: HashMap<u64, Feed<W>>,
+    by_key: HashMap<Key, u64>,
+    last_name: u64,
+    joining: VecDeque<Lent<W>>,
+    /// See [`Mailbox::switch`].
+    wakes: Arc<AtomicBool>,
+    /// No member is due before this.
+    due: Instant,
+    batch: Vec<u8>,
+}
+
+impl<W: Sink> Deliverer<W> {
+    /// A deliverer, the way to it, and where it is told who has hung up.
+    pub(crate) fn new() -> (Self, Mailbox<W>, Sender<Word>) {
+        let (lent, mailbox) = crossbeam_channel::bounded(MAILBOX);
+        let (hang_ups, words) = crossbeam_channel::bounded(MAILBOX);
+        let (door, news) = crossbeam_channel::unbounded();
+        let wakes = Arc::<AtomicBool>::default();
+        let deliverer = Self {
+            mailbox,
+            words,
+            door,
+            news,
+            feeds: HashMap::new(),
+            by_key: HashMap::new(),
+            last_name: 0,
+            joining: VecDeque::new(),
+            wakes: Arc::clone(&wakes),
+            due: Instant::now() + LONG,
+            batch: Vec::new(),
+        };
+        (deliverer, Mailbox { lent, words: hang_ups.clone(), wakes }, hang_ups)
+    }
+
+    /// Delivers until `running` is disconnected.
+    pub(crate) fn run(mut self, running: &Receiver<Infallible>) {
+        loop {
+            if self.joining.is_empty() {
+                let wait = self.due.saturating_duration_since(Instant::now());
+                select! {
+                    recv(self.news) -> name => name.into_iter().for_each(|name| self.deliver(name)),
+                    recv(self.mailbox) -> lent => self.joining.extend(lent),
+                    recv(self.words) -> first => self.hear(first.ok()),
+                    recv(running) -> _ => return,
+                    default(wait) => {}
+                }
+            }
+            self.work();
+        }
+    }
+
+    /// Does what is to be done now, and waits for nothing.
+    fn work(&mut self) {
+        for _ in 0..self.news.len() {
+            if let Ok(name) = self.news.try_recv() {
+                self.deliver(name);
+            }
+        }
+        for _ in 0..JOINS {
+            match self.joining.pop_front().or_else(|| self.mailbox.try_recv().ok()) {
+                Some(lent) => self.join(lent),
+                None => break,
+            }
+        }
+        if !self.words.is_empty() {
+            self.hear(None);
+        }
+        self.beat();
+    }
+
+    /// Hears this word and all that wait behind it, and ends the streams of those
+    /// who have hung up: a crowd that leaves at once costs one sweep. Who is not a
+    /// member any more is seen again when it comes to be one.
+    fn hear(&mut self, first: Option<Word>) {
+        let mut gone = Vec::new();
+        for word in first.into_iter().chain(self.words.try_iter()) {
+            match word {
+                Word::Gone(number) => gone.push(number),
+                Word::Ping(answer) => drop(answer.try_send(())), // or nobody waits any more
+                Word::GiveBack => {
+                    self.by_key.clear();
+                    self.feeds.drain().for_each(|(_, feed)| feed.give_back());
+                }
+            }
+        }
+        gone.sort_unstable();
+        let mut empty = Vec::new();
+        for (name, feed) in &mut self.feeds {
+            let is_gone = |member: &mut Member<W>| gone.binary_search(&member.number).is_ok();
+            for member in feed.members.extract_if(.., is_gone) {
+                member.lent.end(Some(hung_up()));
+            }
+            if feed.members.is_empty() {
+                empty.push(*name);
+            }
+        }
+        empty.into_iter().for_each(|name| self.forget_if_empty(name));
+    }
+
+    /// Brings a feed's members up to date.
+    fn deliver(&mut self, name: u64) {
+        let Some(feed) = self.feeds.get_mut(&name) else { return };
+        feed.bell.answer();
+        for _ in 0..BATCHES {
+            match feed.send_batch(&mut self.batch) {
+                Sent::More => {}
+                Sent::All => return self.forget_if_empty(name),
+                Sent::Ending => {
+                    let now = Instant::now();
+                    for member in &mut feed.members {
+                        member.lent.writer.hear_of_the_end();
+                        self.due = self.due.min(member.lent.writer.due);
+                    }
+                    let leaves = |member: &mut Member<W>| member.lent.writer.leaves_now(now);
+                    // Joining sends what is owed.
+                    let leaving = feed.members.extract_if(.., leaves).map(|member| member.lent);
+                    self.joining.extend(leaving);
+                    return self.forget_if_empty(name);
+                }
+            }
+        }
+        feed.bell.ring(); // there is more: after the others
+    }
+
+    /// Takes a client in: sends what it owes, then what it has not read up to
+    /// where its feed is; then it is a member.
+    fn join(&mut self, mut lent: Lent<W>) {
+        if self.wakes.load(Ordering::Acquire) {
+            return lent.give_back(); // lent before its thread knew
+        }
+        let before = lent.writer.tally;
+        let sent = lent.writer.send_rest(Instant::now());
+        lent.writer.tally.count_since(before, lent.writer.subscription.registry.counters());
+        match sent {
+            Ok(true) if lent.writer.is_over() => return lent.end(None),
+            Ok(true) => {}
+            Ok(false) => return lent.give_back(),
+            Err(error) => return lent.end(Some(error)),
+        }
+        let key = Key::of(&lent);
+        let position = lent.writer.subscription.position.after;
+        if let Some(name) = self.by_key.get(&key)
+            && self.feeds[name].position.after < position
+        {
+            self.deliver(*name); // the client came after what its feed has read
+        }
+        let feed = self.by_key.get(&key).map(|name| &self.feeds[name]);
+        let upto = feed.map(|feed| feed.position.after);
+        if upto.is_some_and(|upto| upto < position) {
+            return self.joining.push_back(lent); // and the feed has a lot to read
+        }
+        let before = lent.writer.tally;
+        let refilled = lent.writer.refill(upto);
+        lent.writer.tally.count_since(before, lent.writer.subscription.registry.counters());
+        match refilled {
+            Refilled::Nothing => self.add(key, lent),
+            Refilled::Some | Refilled::Over => self.joining.push_back(lent),
+        }
+    }
+
+    /// Makes a member of a client that is where its feed is.
+    fn add(&mut self, key: Key, lent: Lent<W>) {
+        self.due = self.due.min(lent.writer.due);
+        let member = Member { number: lent.writer.watch(), lent };
+        if let Some(feed) = self.by_key.get(&key).and_then(|name| self.feeds.get_mut(name)) {
+            return feed.members.push(member);
+        }
+        self.last_name += 1;
+        let bell = Doorbell::new(self.door.clone(), self.last_name);
+        let subscription = &member.lent.writer.subscription;
+        let (registry, position) = (subscription.registry.clone(), subscription.position.clone());
+        let listening = registry.listen(&key.channels, &bell);
+        bell.ring(); // for what came before it was hung up
+        let members = vec![member];
+        let feed =
+            Feed { key: key.clone(), registry, position, members, bell, _listening: listening };
+        self.feeds.insert(self.last_name, feed);
+        self.by_key.insert(key, self.last_name);
+    }
+
+    fn forget_if_empty(&mut self, name: u64) {
+        if let Some(feed) = self.feeds.get(&name)
+            && feed.members.is_empty()
+        {
+            self.by_key.remove(&feed.key);
+            self.feeds.remove(&name);
+        }
+    }
+
+    /// Breaks the silence of those who are due.
+    fn beat(&mut self) {
+        let now = Instant::now();
+        if now < self.due {
+            return;
+        }
+        self.due = now + LONG;
+        let mut empty = Vec::new();
+        for (name, feed) in &mut self.feeds {
+            feed.each(|lent| {
+                if lent.writer.due > now {
+                    return Ok(true);
+                }
+                lent.writer.beat(now);
+                let all = lent.writer.send_rest(now)?;
+                if all && lent.writer.is_over() {
+                    return Err(None);
+                }
+                Ok(all)
+            });
+            let first = feed.members.iter().map(|member| member.lent.writer.due).min();
+            match first {
+                Some(first) => self.due = self.due.min(first),
+                None => empty.push(*name),
+            }
+        }
+        empty.into_iter().for_each(|name| self.forget_if_empty(name));
+    }
+}
+
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
+#[cfg(test)]
+mod model;

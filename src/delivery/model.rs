@@ -1,0 +1,293 @@
+//! Every order of join, news, full socket, hang-up, change of the delivery and drain.
+//!
+//! The deliverer, the clients' threads and the publishers share nothing but the
+//! registry, which has one lock, and channels. So every run of theirs is some
+//! order of their steps, each from one wait to the next, and a schedule is a
+//! list of choices. Here the choices are made by hand: all lists up to a length,
+//! and many long ones at random, over the real deliverer and the real writers
+//! with sockets that take as much as they are told to.
+//!
+//! What this leaves out: a step may take the registry's lock more than once, and
+//! others can publish in between. `interleavings` has those.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, Write};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::{Deliverer, Delivery, Mailbox};
+use crate::event::{Event, Frame, Framing};
+use crate::hangup::Word;
+use crate::registry::{
+    Channels, Closing, Ending, Histories, History, Registry, RegistryOptions, Start,
+};
+use crate::stream::{End, Heartbeat, Lent, Sink, SlowClient, Turn, Writer, hung_up};
+
+/// A socket as the kernel has it: a buffer with room, and a peer that may leave.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wire(Rc<RefCell<Kernel>>);
+
+#[derive(Debug, Default)]
+struct Kernel {
+    number: u64,
+    received: Vec<u8>,
+    room: usize,
+    gone: bool,
+    /// Whether the deliverer is to be told when the peer leaves.
+    watched: Cell<bool>,
+}
+
+#[cfg(feature = "loom")]
+impl Wire {
+    pub(super) fn with_room(room: usize) -> Self {
+        let wire = Self::default();
+        wire.0.borrow_mut().room = room;
+        wire
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.borrow().received.clone()).expect("streams are UTF-8")
+    }
+}
+
+impl Sink for Wire {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut kernel = self.0.borrow_mut();
+        if kernel.gone {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let taken = bytes.len().min(kernel.room);
+        kernel.room -= taken;
+        kernel.received.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn watch(&self) -> u64 {
+        let kernel = self.0.borrow();
+        kernel.watched.set(true);
+        kernel.number
+    }
+}
+
+/// The client's own thread may wait: the peer makes room for it.
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().room += 7;
+        self.send(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Client {
+    wire: Wire,
+    turns: Receiver<Turn<Wire>>,
+    /// On its way to the deliverer, or to be lent again, or its own thread's to write.
+    lent: Option<Lent<Wire>>,
+    end: Option<End>,
+    from: usize,
+}
+
+struct World {
+    registry: Registry,
+    deliverer: Deliverer<Wire>,
+    mailbox: Mailbox<Wire>,
+    hang_ups: Sender<Word>,
+    clients: Vec<Client>,
+    published: usize,
+}
+
+const CLIENTS: usize = 2;
+/// Publish, deliver, close, the watcher's step, a change of the delivery; and for each client:
+/// its thread's step, room, hang-up.
+const CHOICES: usize = GENERAL + 3 * CLIENTS;
+const GENERAL: usize = 5;
+const PUBLISH: usize = 0;
+const DELIVER: usize = 1;
+const CLOSE: usize = 2;
+const WATCH: usize = 3;
+const SWITCH: usize = 4;
+
+impl World {
+    fn new(history: usize, slow: SlowClient) -> Self {
+        let history = Histories::all(History { events: history, ..History::default() });
+        let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
+        let (deliverer, mailbox, hang_ups) = Deliverer::new();
+        let clients = Vec::new();
+        let mut world = Self { registry, deliverer, mailbox, hang_ups, clients, published: 0 };
+        world.publish();
+        for start in [Start::Now, Start::All] {
+            let channels = Channels::new(["a"]).unwrap();
+            let from = if start == Start::All { 0 } else { world.published };
+            let subscription = world.registry.subscribe(&channels, &start).unwrap();
+            let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
+            let wire = Wire::default();
+            wire.0.borrow_mut().number = world.clients.len() as u64;
+            let opening = b"retry: 3000\n\n".to_vec();
+            let writer =
+                Writer::new(wire.clone(), Framing::Plain, opening, subscription, heartbeat);
+            let (lent, turns) = Lent::new(writer.when_slow(slow));
+            world.clients.push(Client { wire, turns, lent: Some(lent), end: None, from });
+        }
+        world
+    }
+
+    fn publish(&mut self) {
+        self.published += 1;
+        let event = Event::new(format!("event {}", self.published));
+        self.registry.publish("a", &event).unwrap();
+    }
+
+    fn step(&mut self, choice: usize) {
+        match choice {
+            // What is published once the streams are ending is for those who come back.
+            PUBLISH if !matches!(self.registry.ending(), Ending::No) => {}
+            PUBLISH => self.publish(),
+            DELIVER => self.deliverer.work(),
+            CLOSE => self.registry.close_over(&Closing::new(Duration::ZERO, CLIENTS)),
+            WATCH => self.watch(),
+            SWITCH => self.mailbox.switch(match self.mailbox.delivery() {
+                Delivery::Direct => Delivery::Wake,
+                Delivery::Wake => Delivery::Direct,
+            }),
+            _ => {
+                let client = &mut self.clients[(choice - GENERAL) / 3];
+                match (choice - GENERAL) % 3 {
+                    0 => client.run(&self.mailbox),
+                    1 => client.wire.0.borrow_mut().room += 25,
+                    _ => client.wire.0.borrow_mut().gone = true,
+                }
+            }
+        }
+    }
+
+    /// The watcher tells, once, of those who have left.
+    fn watch(&self) {
+        for client in &self.clients {
+            let kernel = client.wire.0.borrow();
+            if kernel.gone && kernel.watched.replace(false) {
+                self.hang_ups.send(Word::Gone(kernel.number)).unwrap();
+            }
+        }
+    }
+
+    /// Lets everything run until nothing moves, with room for all. Who has left is
+    /// gone by then, without a word having been written; the others end.
+    fn settle(&mut self, schedule: &[usize]) {
+        for round in 0..100 {
+            if round == 50 {
+                for client in self.clients.iter().filter(|client| client.wire.0.borrow().gone) {
+                    assert!(client.end.is_some(), "who has left is let go of: {schedule:?}");
+                }
+                self.registry.close();
+            }
+            self.deliverer.work();
+            self.watch();
+            for client in &mut self.clients {
+                client.wire.0.borrow_mut().room += 10_000;
+                client.run(&self.mailbox);
+            }
+        }
+    }
+
+    /// What must be true of every order.
+    fn check(&self, schedule: &[usize], slow: SlowClient) {
+        for client in &self.clients {
+            let kernel = client.wire.0.borrow();
+            let text = String::from_utf8(kernel.received.clone()).unwrap();
+            let end = client.end.as_ref().unwrap_or_else(|| panic!("it goes on: {schedule:?}"));
+            if kernel.gone {
+                // What came is a beginning of what was to come.
+                assert!(matches!(end, End::Left(_) | End::Closed | End::FellBehind), "{end}");
+            } else {
+                let stays = matches!(end, End::Closed);
+                assert!(stays || slow == SlowClient::Disconnect, "{end}: {schedule:?}");
+                assert!(text.ends_with("\n\n"), "{text:?} {schedule:?}");
+            }
+            let mut next = client.from + 1;
+            for block in text.split_inclusive("\n\n").filter(|block| block.ends_with("\n\n")) {
+                if let Some((_, number)) = block.split_once("data: event ") {
+                    assert_eq!(number.trim(), next.to_string(), "{text:?} {schedule:?}");
+                    next += 1;
+                } else if let Some((_, gap)) = block.split_once("data: ") {
+                    let gap: serde_json::Value = serde_json::from_str(gap).unwrap();
+                    next += usize::try_from(gap["missed"].as_u64().unwrap()).unwrap();
+                } else {
+                    assert!(block.starts_with("retry: "), "{text:?} {schedule:?}");
+                }
+            }
+            if matches!(end, End::Closed) && !kernel.gone {
+                assert_eq!(next, self.published + 1, "{text:?} {schedule:?}");
+            }
+            assert_eq!(self.registry.subscribers("a"), 0, "{schedule:?}");
+        }
+    }
+}
+
+impl Client {
+    /// A step of its own thread: lends its writer, or takes its turn; or writes, where it is
+    /// its own thread that does.
+    fn run(&mut self, mailbox: &Mailbox<Wire>) {
+        let turn = match (self.lent.take(), mailbox.delivery()) {
+            (Some(lent), Delivery::Direct) => {
+                mailbox.join(lent);
+                return;
+            }
+            // Its bell has been rung.
+            (Some(mut lent), Delivery::Wake) if self.wire.0.borrow().gone => {
+                return self.end = Some(lent.writer.ended(Some(hung_up())).0);
+            }
+            (Some(lent), Delivery::Wake) => Some(Turn::Write(lent)),
+            (None, _) => self.turns.try_recv().ok(),
+        };
+        match turn.map(Turn::take) {
+            Some(Ok(lent)) => self.lent = Some(lent),
+            Some(Err((end, _))) => self.end = Some(end),
+            None => {}
+        }
+    }
+}
+
+fn run(schedule: &[usize], history: usize, slow: SlowClient) {
+    let mut world = World::new(history, slow);
+    schedule.iter().for_each(|choice| world.step(*choice));
+    world.settle(schedule);
+    world.check(schedule, slow);
+}
+
+#[test]
+fn no_short_order_loses_or_doubles_anything() {
+    const LENGTH: u32 = 4;
+    for number in 0..CHOICES.pow(LENGTH) {
+        let digits = (0..LENGTH).map(|place| number / CHOICES.pow(place) % CHOICES);
+        run(&digits.collect::<Vec<_>>(), 2, SlowClient::Gap);
+    }
+}
+
+#[test]
+fn no_long_order_loses_or_doubles_anything() {
+    let mut random = fastrand::Rng::with_seed(4);
+    for round in 0..10_000 {
+        let slow = if round % 3 == 0 { SlowClient::Disconnect } else { SlowClient::Gap };
+        let history = random.usize(1..6);
+        // The ends are rare, so that there is something to be lost before them.
+        let likely = [PUBLISH, PUBLISH, PUBLISH, DELIVER, DELIVER, WATCH];
+        let theirs =
+            (0..CLIENTS).flat_map(|client| [0, 0, 1].map(|step| GENERAL + 3 * client + step));
+        let likely: Vec<usize> = likely.into_iter().chain(theirs).collect();
+        let schedule: Vec<usize> = (0..random.usize(5..60))
+            .map(|_| match random.usize(0..40) {
+                0 => CLOSE,
+                1 => GENERAL + 2,
+                2 => GENERAL + 5,
+                3 | 4 => SWITCH,
+                n => likely[n % likely.len()],
+            })
+            .collect();
+        run(&schedule, history, slow);
+    }
+}

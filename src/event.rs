@@ -1,0 +1,304 @@
+//! One event and its bytes on the wire.
+//!
+//! An [`Event`] is what a publisher says. A [`Frame`] is the same event as the
+//! bytes of a `text/event-stream` (WHATWG HTML §9.2.6), encoded once when it is
+//! published and shared by everybody it is sent to: a fan-out to a thousand
+//! clients clones a thousand pointers and no text.
+//!
+//! # Invariants
+//!
+//! * **Nothing a publisher says can forge a field.** CR, LF and CRLF all end a
+//!   line for the client, so data is split at each of them, and the one-line
+//!   fields refuse them.
+//! * **A frame is whole.** It ends with the blank line that dispatches it, and
+//!   it is exactly one chunk of a chunked body, so no cut between frames can
+//!   leave half an event behind.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::EventError;
+
+/// An event that has not been published yet, so the server has given it no id.
+///
+/// The builder cannot build something invalid: what would forge a field is
+/// refused where it enters.
+///
+/// ```
+/// use threadcast::Event;
+///
+/// let event = Event::new("21.5").with_name("temperature")?;
+/// assert!(Event::new("x").with_name("two\nlines").is_err());
+/// # Ok::<(), threadcast::EventError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "an event does nothing until it is published"]
+pub struct Event {
+    data: String,
+    name: Option<String>,
+    id: Option<String>,
+    retry: Option<Duration>,
+}
+
+impl Event {
+    /// An event of the default type, which a browser hands to `onmessage`.
+    pub fn new(data: impl Into<String>) -> Self {
+        Self { data: data.into(), name: None, id: None, retry: None }
+    }
+
+    /// Sets the event's type, which a browser matches in `addEventListener`.
+    ///
+    /// Fails if it contains CR, LF or NUL. An empty name is the default type.
+    pub fn with_name(mut self, name: impl Into<String>) -> Result<Self, EventError> {
+        let name = one_line("event", name.into())?;
+        self.name = (!name.is_empty()).then_some(name);
+        Ok(self)
+    }
+
+    /// Sets the publisher's own id, which subscribers then see in place of the
+    /// server's and may resume from.
+    ///
+    /// Fails if it is empty (an empty id would clear the client's cursor), if it
+    /// contains CR, LF or NUL, or if it has the shape of the server's own ids,
+    /// `<digits>-<digits>`.
+    pub fn with_id(mut self, id: impl Into<String>) -> Result<Self, EventError> {
+        let id = one_line("id", id.into())?;
+        if id.is_empty() {
+            return Err(EventError::EmptyId);
+        }
+        if is_server_shaped(&id) {
+            return Err(EventError::ReservedId);
+        }
+        self.id = Some(id);
+        Ok(self)
+    }
+
+    /// Sets how long a client waits before it reconnects, in whole milliseconds.
+    pub fn with_retry(mut self, retry: Duration) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+
+    /// The payload.
+    pub fn data(&self) -> &str {
+        &self.data
+    }
+
+    /// The event's type, if it is not the default one.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The publisher's own id, if it gave one.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The wait before a reconnection that it carries, if any.
+    pub fn retry(&self) -> Option<Duration> {
+        self.retry
+    }
+
+    /// The event's bytes. `id` is the server's; the publisher's own goes first.
+    pub(crate) fn frame(&self, id: Option<&dyn fmt::Display>) -> Frame {
+        let mut text = String::with_capacity(self.data.len() + 64);
+        match (&self.id, id) {
+            (Some(own), _) => push(&mut text, format_args!("id: {own}\n")),
+            (None, Some(id)) => push(&mut text, format_args!("id: {id}\n")),
+            (None, None) => {}
+        }
+        if let Some(name) = &self.name {
+            push(&mut text, format_args!("event: {name}\n"));
+        }
+        if let Some(retry) = self.retry {
+            push(&mut text, format_args!("retry: {}\n", retry.as_millis()));
+        }
+        push_data(&mut text, &self.data);
+        text.push('\n');
+        Frame::of(text.as_bytes())
+    }
+}
+
+/// Encoded bytes of a stream, shared by everybody they are sent to.
+///
+/// Kept with their chunk framing, of which HTTP/1.0 takes the inner slice.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Frame {
+    bytes: Arc<[u8]>,
+    /// Where the inner slice starts: the length of the chunk's size line.
+    inner: u8,
+}
+
+/// What follows the bytes of a chunk.
+const CHUNK_END: &[u8] = b"\r\n";
+
+impl Frame {
+    fn of(text: &[u8]) -> Self {
+        let size = format!("{:x}\r\n", text.len());
+        let bytes = [size.as_bytes(), text, CHUNK_END].concat().into();
+        Self { bytes, inner: u8::try_from(size.len()).expect("a usize has 16 hex digits") }
+    }
+
+    /// A comment, which a client ignores and every box in between counts as life.
+    pub(crate) fn heartbeat() -> Self {
+        Self::of(b":\n\n")
+    }
+
+    /// A heartbeat that a page can see: an event `heartbeat`, its data the
+    /// interval in milliseconds.
+    pub(crate) fn heartbeat_event(every: Duration) -> Self {
+        Self::of(format!("event: heartbeat\ndata: {}\n\n", every.as_millis()).as_bytes())
+    }
+
+    /// The wait before a reconnection, alone: no event is dispatched.
+    pub(crate) fn retry(wait: Duration) -> Self {
+        Self::of(format!("retry: {}\n\n", wait.as_millis()).as_bytes())
+    }
+
+    /// The bytes as this kind of body carries them.
+    pub(crate) fn bytes(&self, framing: Framing) -> &[u8] {
+        match framing {
+            Framing::Chunked => &self.bytes,
+            Framing::Plain => {
+                &self.bytes[usize::from(self.inner)..self.bytes.len() - CHUNK_END.len()]
+            }
+        }
+    }
+
+    /// What the frame costs in a history.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(self.bytes(Framing::Plain)))
+    }
+}
+
+/// How a stream's body is delimited (RFC 9112 §6).
+///
+/// ```
+/// use std::time::Duration;
+/// use threadcast::{Channels, Event, Framing, Registry, Start};
+///
+/// let registry = Registry::new();
+/// registry.publish("news", &Event::new("hello"))?;
+/// let subscription = registry.subscribe(&Channels::new(["news"])?, &Start::All)?;
+/// registry.close(); // so that the stream ends
+/// let mut bytes = Vec::new();
+/// subscription.stream_to(&mut bytes, Framing::Chunked, Duration::from_secs(15))?;
+/// assert!(bytes.windows(15).any(|part| part == b"data: hello\n\n\r\n"));
+/// assert!(bytes.ends_with(b"\r\n0\r\n\r\n"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// HTTP/1.1: chunks, and the last chunk says that the body is whole.
+    Chunked,
+    /// HTTP/1.0: the bytes alone, ended by closing.
+    Plain,
+}
+
+impl Framing {
+    /// What ends the body, so that the client knows it was not cut off.
+    pub(crate) fn last(self) -> &'static [u8] {
+        match self {
+            Self::Chunked => b"0\r\n\r\n",
+            Self::Plain => b"",
+        }
+    }
+}
+
+/// Data as `data:` lines. The space after the colon is ours, so that a leading
+/// space of the payload survives the one that every client takes off.
+fn push_data(text: &mut String, data: &str) {
+    let mut rest = data;
+    loop {
+        let end = rest.find(['\r', '\n']).unwrap_or(rest.len());
+        text.push_str("data: ");
+        text.push_str(&rest[..end]);
+        text.push('\n');
+        match &rest.as_bytes()[end..] {
+            [] => return,
+            [b'\r', b'\n', ..] => rest = &rest[end + 2..],
+            _ => rest = &rest[end + 1..],
+        }
+    }
+}
+
+fn push(text: &mut String, line: fmt::Arguments<'_>) {
+    text.write_fmt(line).expect("a String takes what is written to it");
+}
+
+fn one_line(field: &'static str, value: String) -> Result<String, EventError> {
+    if value.contains(['\r', '\n', '\0']) {
+        return Err(EventError::LineBreak { field });
+    }
+    Ok(value)
+}
+
+/// Whether an id could be mistaken for one of the server's: `<digits>-<digits>`.
+fn is_server_shaped(id: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    id.split_once('-').is_some_and(|(epoch, n)| digits(epoch) && digits(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(event: &Event, wire: &str) {
+        let frame = event.frame(Some(&"7-1"));
+        assert_eq!(std::str::from_utf8(frame.bytes(Framing::Plain)).unwrap(), wire);
+        let chunk = format!("{:x}\r\n{wire}\r\n", wire.len());
+        assert_eq!(std::str::from_utf8(frame.bytes(Framing::Chunked)).unwrap(), chunk);
+    }
+
+    #[test]
+    fn fields_stand_in_one_order() {
+        let event = Event::new("d").with_name("n").unwrap().with_retry(Duration::from_secs(2));
+        check(&event, "id: 7-1\nevent: n\nretry: 2000\ndata: d\n\n");
+        check(&event.with_id("own").unwrap(), "id: own\nevent: n\nretry: 2000\ndata: d\n\n");
+    }
+
+    #[test]
+    fn every_line_break_of_the_data_starts_a_data_line() {
+        check(&Event::new("a\nb\rc\r\nd"), "id: 7-1\ndata: a\ndata: b\ndata: c\ndata: d\n\n");
+        check(&Event::new("a\n\r\nb"), "id: 7-1\ndata: a\ndata: \ndata: b\n\n");
+        check(&Event::new("a\n"), "id: 7-1\ndata: a\ndata: \n\n");
+    }
+
+    #[test]
+    fn empty_data_and_leading_spaces_survive() {
+        check(&Event::new(""), "id: 7-1\ndata: \n\n");
+        check(&Event::new(" x"), "id: 7-1\ndata:  x\n\n");
+        check(&Event::new("\u{feff}x"), "id: 7-1\ndata: \u{feff}x\n\n");
+    }
+
+    #[test]
+    fn one_line_fields_refuse_what_could_forge_another() {
+        for bad in ["a\nb", "a\rb", "a\0b"] {
+            assert_eq!(
+                Event::new("").with_name(bad),
+                Err(EventError::LineBreak { field: "event" })
+            );
+            assert_eq!(Event::new("").with_id(bad), Err(EventError::LineBreak { field: "id" }));
+        }
+        assert_eq!(Event::new("").with_id(""), Err(EventError::EmptyId));
+        assert_eq!(Event::new("").with_id("7-7"), Err(EventError::ReservedId));
+        for fine in ["7", "7-", "-7", "7-a", "7-7-7", "ü"] {
+            assert!(Event::new("").with_id(fine).is_ok(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn frames_that_are_no_event() {
+        assert_eq!(Frame::heartbeat().bytes(Framing::Plain), b":\n\n");
+        let retry = Frame::retry(Duration::from_secs(3));
+        assert_eq!(retry.bytes(Framing::Chunked), b"d\r\nretry: 3000\n\n\r\n");
+    }
+}

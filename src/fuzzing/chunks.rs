@@ -1,0 +1,109 @@
+//! A chunked body: where it is cut does not matter, what is accepted is what a naive
+//! reader of RFC 9112 §7.1 reads, and any body survives being cut into chunks.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::http::body::{self, Source};
+use crate::http::refusal::Refusal;
+
+const LIMIT: usize = 1_000;
+
+/// Up to here, every place to cut is tried.
+const SHORT: usize = 64;
+
+/// Checks a chunked body.
+pub fn check(bytes: &[u8]) {
+    let whole = read([bytes]);
+    assert_eq!(read(bytes.chunks(1)), whole, "a byte at a time");
+    for at in 1..bytes.len().min(SHORT) {
+        assert_eq!(read([&bytes[..at], &bytes[at..]]), whole, "cut at {at}");
+    }
+    if let Ok((body, rest)) = &whole {
+        let used = &bytes[..bytes.len() - rest.len()];
+        assert!(bytes.ends_with(rest) && body.len() <= LIMIT);
+        assert_eq!(*body, by_the_letter(used));
+    }
+    let body = &bytes[..bytes.len().min(LIMIT)];
+    let size = bytes.first().map_or(1, |first| usize::from(*first) + 1);
+    let mut chunks = Vec::new();
+    for chunk in body.chunks(size) {
+        chunks.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        chunks.extend_from_slice(chunk);
+        chunks.extend_from_slice(b"\r\n");
+    }
+    chunks.extend_from_slice(b"0\r\n\r\nGET");
+    assert_eq!(read([&*chunks]), Ok((body.to_vec(), b"GET".to_vec())));
+}
+
+/// The body, and what follows it; of a refusal its status, for a cut in the middle
+/// of a bad line may find it out earlier and say something else of it.
+type Read = Result<(Vec<u8>, Vec<u8>), u16>;
+
+fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
+    let mut parts =
+        Parts { here: Vec::new(), to_come: parts.into_iter().filter(|p| !p.is_empty()).collect() };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let body = body::chunks(&mut parts, LIMIT, deadline).map_err(|refusal: Refusal| {
+        assert!(refusal.closes, "where the next request starts is in doubt");
+        refusal.status
+    })?;
+    Ok((body, parts.to_come.into_iter().fold(parts.here, |rest, part| [&rest, part].concat())))
+}
+
+struct Parts<'a> {
+    here: Vec<u8>,
+    to_come: VecDeque<&'a [u8]>,
+}
+
+impl Source for Parts<'_> {
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.here
+    }
+
+    fn fill(&mut self, _deadline: Instant) -> io::Result<usize> {
+        let part = self.to_come.pop_front().unwrap_or_default();
+        self.here.extend_from_slice(part);
+        Ok(part.len())
+    }
+}
+
+/// The body of what is known to be whole.
+fn by_the_letter(mut bytes: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let line = line(&mut bytes);
+        let line = line.strip_suffix(b"\r").expect("CRLF");
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        assert!((1..=16).contains(&digits));
+        let extension = &line[digits..];
+        assert!(extension.is_empty() || extension.trim_ascii().starts_with(b";"), "{line:?}");
+        assert!(!line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t'), "{line:?}");
+        let size = std::str::from_utf8(&line[..digits]).expect("digits");
+        match usize::from_str_radix(size, 16).expect("below the limit") {
+            0 => break,
+            size => {
+                body.extend_from_slice(&bytes[..size]);
+                assert_eq!(&bytes[size..size + 2], b"\r\n");
+                bytes = &bytes[size + 2..];
+            }
+        }
+    }
+    loop {
+        let line = line(&mut bytes);
+        match line.strip_suffix(b"\r").unwrap_or(line) {
+            [] => break,
+            field => assert!(field.contains(&b':'), "{field:?}"),
+        }
+    }
+    assert_eq!(bytes, b"", "the trailer ends the body");
+    body
+}
+
+fn line<'a>(bytes: &mut &'a [u8]) -> &'a [u8] {
+    let end = bytes.iter().position(|byte| *byte == b'\n').expect("a line");
+    let line = &bytes[..end];
+    *bytes = &bytes[end + 1..];
+    line
+}

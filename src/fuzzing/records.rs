@@ -1,0 +1,227 @@
+//! The store's records: a file with any rows in it is refused or read as it stands,
+//! and what is appended to it is there when it is opened again.
+//!
+//! The bytes are a script, a step a line and its fields between `|`. First come the
+//! rows that the file has from elsewhere, written past everything that checks them:
+//!
+//! ```text
+//! meta|name|number
+//! event|n|channel|at|name|own id|retry|data|key
+//! lost|channel|n|at
+//! ```
+//!
+//! Then what a registry does: `append|channel|data|name|own id|retry|key`,
+//! `lose|channel|n`, `forget|channel|n`, and `open` for a restart.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redb::{Builder, StorageBackend};
+
+use crate::counters::Counters;
+use crate::error::{StoreError, StoreProblem};
+use crate::event::Event;
+use crate::id::EventId;
+use crate::registry::{Registry, RegistryOptions};
+use crate::store::file::{self, File};
+use crate::store::tables::{EVENTS, LOST, META};
+use crate::store::{Kept, Loss, Record, Store};
+
+/// Steps of one script: each that writes is a transaction.
+const STEPS: usize = 24;
+
+/// Checks a script of what a store is given.
+pub fn check(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let steps: Vec<Vec<&str>> =
+        text.lines().take(STEPS).map(|line| line.split('|').collect()).collect();
+    let disk = Disk::default();
+    file::fill(disk.clone()).expect("an empty store");
+    let has_rows = forge(&disk, &steps);
+    let opened = match disk.open() {
+        Err(problem) => {
+            assert!(has_rows, "a store that nobody forged: {problem:?}");
+            let known = matches!(
+                problem,
+                StoreProblem::Corrupt { .. } | StoreProblem::NotAStore | StoreProblem::Newer { .. }
+            );
+            return assert!(known, "{problem:?}");
+        }
+        Ok(opened) => opened,
+    };
+    let (mut file, kept, found) = opened;
+    let (mut last, mut model) = (kept.last, BTreeMap::from_iter(found));
+    for step in &steps {
+        match step[..] {
+            ["append", channel, data, ref rest @ ..] => {
+                let Some(record) = record(channel, data, rest) else { continue };
+                let Ok(ids) = file.append(std::slice::from_ref(&record), &[]) else {
+                    panic!("an event was refused")
+                };
+                assert!(ids.len() == 1 && ids[0] > last, "{ids:?} after {last}");
+                last = ids[0];
+                assert_eq!(model.insert(last, record), None, "an id was given twice");
+            }
+            ["lose", channel, n] => {
+                let id = EventId { n: number(n).min(last.n), ..last };
+                let loss = Loss::Event { channel: channel.into(), id, at: Duration::ZERO };
+                file.append(&[], &[loss]).expect("a loss is noted");
+                model.remove(&id);
+            }
+            ["forget", channel, n] => {
+                let floor = EventId { n: number(n).min(last.n), ..last };
+                let loss = Loss::Channel { channel: channel.into(), floor };
+                file.append(&[], &[loss]).expect("a loss is noted");
+            }
+            ["open"] => {
+                drop(file);
+                file = same(&disk, &model, last);
+            }
+            _ => {}
+        }
+    }
+    drop(file);
+    drop(same(&disk, &model, last));
+    let name = |problem| StoreError { path: PathBuf::new(), problem };
+    let counters = Arc::new(Counters::default());
+    let hub = Registry::with_store(RegistryOptions::default(), &counters, |each| {
+        File::with(disk.opener(), each).map_err(name)
+    });
+    let (hub, _sequencer) = hub.expect("what has just been opened opens again");
+    assert_eq!(hub.last_id(), last);
+}
+
+/// Opens the store again, which must be as it was.
+#[track_caller]
+fn same(disk: &Disk, model: &BTreeMap<EventId, Record>, last: EventId) -> File {
+    let (file, kept, found) = disk.open().expect("a store that was sound");
+    assert_eq!(kept.last, last);
+    assert_eq!(BTreeMap::from_iter(found), *model);
+    file
+}
+
+/// Writes rows as they stand in the script; whether there were any.
+fn forge(disk: &Disk, steps: &[Vec<&str>]) -> bool {
+    let mut any = false;
+    let database = Builder::new().create_with_backend(disk.clone()).expect("our own file");
+    let transaction = database.begin_write().expect("nobody else writes");
+    for step in steps {
+        match step[..] {
+            ["meta", name, n] => {
+                let mut meta = transaction.open_table(META).expect("our own table");
+                meta.insert(name, number(n)).expect("memory does not fail");
+            }
+            ["event", n, channel, at, name, own, retry, data, key] => {
+                let row = (
+                    channel,
+                    number(at),
+                    some(name),
+                    some(own),
+                    some(retry).map(number),
+                    data,
+                    some(key),
+                    1,
+                    1,
+                );
+                let mut events = transaction.open_table(EVENTS).expect("our own table");
+                events.insert(number(n), row).expect("memory does not fail");
+            }
+            ["lost", channel, n, at] => {
+                let mut lost = transaction.open_table(LOST).expect("our own table");
+                lost.insert(channel, (number(n), number(at))).expect("memory does not fail");
+            }
+            _ => continue,
+        }
+        any = true;
+    }
+    transaction.commit().expect("memory does not fail");
+    any
+}
+
+fn record(channel: &str, data: &str, rest: &[&str]) -> Option<Record> {
+    let field = |at: usize| rest.get(at).copied().and_then(some);
+    let mut event = Event::new(data);
+    if let Some(name) = field(0) {
+        event = event.with_name(name).ok()?;
+    }
+    if let Some(own) = field(1) {
+        event = event.with_id(own).ok()?;
+    }
+    if let Some(retry) = field(2) {
+        event = event.with_retry(Duration::from_millis(number(retry)));
+    }
+    let (channel, key, at) = (channel.into(), field(3).map(Arc::from), Duration::from_millis(1));
+    Some(Record { channel, at, event, key, subscribers: 1, count: 1 })
+}
+
+/// No field at all is written as an empty one; `-` is one that is empty.
+fn some(field: &str) -> Option<&str> {
+    match field {
+        "" => None,
+        "-" => Some(""),
+        field => Some(field),
+    }
+}
+
+/// Any text is a number; `max` is the last one.
+fn number(text: &str) -> u64 {
+    match text {
+        "max" => u64::MAX,
+        text => text.parse().unwrap_or(text.len() as u64),
+    }
+}
+
+/// A file in memory, which is there when its store has been closed.
+#[derive(Debug, Clone, Default)]
+struct Disk(Arc<Mutex<Vec<u8>>>);
+
+type Opened = (File, Kept, Vec<(EventId, Record)>);
+
+impl Disk {
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opener(&self) -> file::Opener {
+        let disk = self.clone();
+        Box::new(move || Ok(Box::new(disk.clone())))
+    }
+
+    fn open(&self) -> Result<Opened, StoreProblem> {
+        let mut found = Vec::new();
+        let (file, kept) = File::with(self.opener(), &mut |id, record| found.push((id, record)))?;
+        Ok((file, kept, found))
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.lock().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let disk = self.lock();
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        let found = disk.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(found);
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.lock().resize(usize::try_from(length).map_err(io::Error::other)?, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        self.lock()[offset..offset + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! An event stream: where it is cut does not matter, and what comes out is what the
+//! standard's own words make of it (WHATWG HTML §9.2.6).
+
+use std::time::Duration;
+
+use crate::client::{DecodedEvent, Decoder};
+
+/// Checks an event stream.
+pub fn check(bytes: &[u8]) {
+    let whole = read(Decoder::LIMIT, [bytes]);
+    assert_eq!(whole, by_the_letter(bytes));
+    assert_eq!(read(Decoder::LIMIT, bytes.chunks(1)), whole);
+    let at = bytes.first().map_or(0, |first| usize::from(*first) % bytes.len());
+    let (before, behind) = bytes.split_at(at);
+    assert_eq!(read(Decoder::LIMIT, [before, b"", behind]), whole);
+
+    // With a bound it gives the same events, or fewer and an error.
+    let bounded = read(8 + at, [bytes]);
+    assert_eq!(read(8 + at, bytes.chunks(1)), bounded);
+    assert!(whole.events.starts_with(&bounded.events));
+    assert!(bounded.failed || bounded == whole);
+}
+
+/// All that a stream says.
+#[derive(Debug, Default, PartialEq)]
+struct Read {
+    events: Vec<DecodedEvent>,
+    failed: bool,
+    last_event_id: String,
+    retry: Option<Duration>,
+}
+
+fn read<'a>(limit: usize, parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
+    let mut decoder = Decoder::with_limit(limit);
+    let (mut events, mut failed) = (Vec::new(), false);
+    for part in parts {
+        for event in decoder.push(part) {
+            match event {
+                Ok(event) => events.push(event),
+                Err(_) => failed = true,
+            }
+        }
+    }
+    let (last_event_id, retry) = (decoder.last_event_id().to_owned(), decoder.retry());
+    Read { events, failed, last_event_id, retry }
+}
+
+/// The standard, sentence by sentence, of a stream that is here as a whole.
+fn by_the_letter(bytes: &[u8]) -> Read {
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let mut lines: Vec<&str> = text.split('\n').collect();
+    lines.pop(); // it has no end
+    let mut read = Read::default();
+    let (mut data, mut event, mut id) = (String::new(), "", "");
+    for line in lines {
+        if line.is_empty() {
+            id.clone_into(&mut read.last_event_id);
+            if let Some(data) = data.strip_suffix('\n') {
+                let event = if event.is_empty() { "message" } else { event };
+                let (id, event, data) = (id.into(), event.into(), data.into());
+                read.events.push(DecodedEvent { id, event, data });
+            }
+            data.clear();
+            event = "";
+            continue;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => event = value,
+            "data" => data = data + value + "\n",
+            "id" if !value.contains('\0') => id = value,
+            "retry" if !value.is_empty() && value.chars().all(|c| c.is_ascii_digit()) => {
+                read.retry = Some(Duration::from_millis(value.parse().unwrap_or(u64::MAX)));
+            }
+            _ => {}
+        }
+    }
+    read
+}

@@ -1,0 +1,77 @@
+//! The channels over HTTP: listen, publish, list, forget.
+
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::connection::Exchange;
+use super::refusal::Refusal;
+use super::routes::Reply;
+use super::{access, publish, streams};
+use crate::registry::{ChannelInfo, Channels};
+
+/// `GET /channels?channel=a&channel=b*` listens; without a channel it lists.
+pub(super) fn listen_or_list(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+    let names = exchange.request.queries("channel");
+    if names.is_empty() {
+        let channels: Vec<Value> = exchange.server.hub.list().iter().map(info).collect();
+        return Ok(Reply::Answer(Answer::json(&json!({ "channels": channels }))));
+    }
+    let channels = Channels::new(names.iter().map(String::as_str))?;
+    streams::channels(exchange, &channels)
+}
+
+fn info(channel: &ChannelInfo) -> Value {
+    json!({
+        "name": channel.name,
+        "subscribers": channel.subscribers,
+        "events": channel.events,
+        "bytes": channel.bytes,
+        "last_id": channel.last_id.map(|id| id.to_string()),
+    })
+}
+
+/// `GET /channels/{name}`, which may be a prefix and `*`.
+pub(super) fn listen(exchange: &Exchange<'_>, name: &str) -> Result<Reply, Refusal> {
+    streams::channels(exchange, &Channels::new([name])?)
+}
+
+/// `POST /channels/{name}`: one event, or many as NDJSON.
+pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, Refusal> {
+    access::check_publish(exchange)?;
+    let key = publish::idempotency_key(&exchange.request)?;
+    let batch = publish::read(exchange)?;
+    let published = exchange.server.hub.publish_all(name, &batch.events, key.as_deref())?;
+    let mut answer = json!({ "id": published.id.to_string() });
+    if let [event] = &batch.events[..]
+        && let Some(own) = event.id()
+    {
+        answer["own_id"] = own.into();
+    }
+    answer["subscribers"] = published.subscribers.into();
+    if batch.is_many {
+        answer["count"] = published.count.into();
+    }
+    Ok(Reply::Answer(Answer::json(&answer)))
+}
+
+/// `DELETE /channels/{name}`: forget its history.
+pub(super) fn forget(exchange: &Exchange<'_>, name: &str) -> Result<Reply, Refusal> {
+    access::check_publish(exchange)?;
+    if !exchange.server.hub.forget(name)? {
+        return Err(Refusal::new(404, "there is no such channel; GET /channels lists them"));
+    }
+    Ok(Reply::Answer(Answer::new(204)))
+}
+
+/// `GET /channels/{name}/subscribers`: how many listen, and who said a name.
+pub(super) fn subscribers(exchange: &Exchange<'_>, name: &str) -> Reply {
+    let hub = &exchange.server.hub;
+    let present = hub.present(name).into_iter();
+    let present: Vec<Value> = present
+        .map(|(username, streams)| json!({ "username": username, "streams": streams }))
+        .collect();
+    let subscribers = hub.subscribers(name);
+    Reply::Answer(Answer::json(
+        &json!({ "channel": name, "subscribers": subscribers, "present": present }),
+    ))
+}

@@ -1,0 +1,92 @@
+//! What a server is to be.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::CorsOrigins;
+use crate::delivery::Delivery;
+use crate::limits::Limits;
+use crate::registry::{Histories, RegistryOptions};
+use crate::stream::SlowClient;
+use crate::token::Token;
+
+/// What a [`Server`](crate::Server) is to be.
+///
+/// ```
+/// use threadcast::Config;
+///
+/// let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; port 0 is any free one.
+    pub listen: Vec<SocketAddr>,
+    /// A folder to serve in place of the pages in the binary.
+    pub public: Option<PathBuf>,
+    /// Names that a request's Host may have besides those of loopback, while
+    /// the server is bound to loopback.
+    pub hosts: Vec<String>,
+    /// How much each channel keeps.
+    pub history: Histories,
+    /// How many channels there may be.
+    pub max_channels: usize,
+    /// A file that keeps the channels' events over a restart; made if need be.
+    pub store: Option<PathBuf>,
+    /// Who writes to a client that has caught up.
+    pub delivery: Delivery,
+    /// What becomes of a client that falls off the end of a history.
+    pub slow_client: SlowClient,
+    /// How many streams there may be; without a number, nine tenths of what
+    /// [`Ceiling`](crate::Ceiling) finds.
+    pub max_clients: Option<usize>,
+    /// How many streams one address may have; in IPv6, 64 bits of it. Loopback may have
+    /// any number.
+    pub max_per_address: usize,
+    /// The proxies that are believed when they say whose a request is.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What it takes to publish; without it, to be on this machine.
+    pub publish_token: Option<Token>,
+    /// What it takes to read; without it, nothing.
+    pub subscribe_token: Option<Token>,
+    /// The pages of other origins that may read, and if named publish.
+    pub cors_origins: CorsOrigins,
+    /// Whether the end of each stream is logged at `info`, and not at `debug`.
+    pub log_streams: bool,
+    /// What one client may cost.
+    pub limits: Limits,
+    /// Whether pages may act on the server, to show what happens then: cut streams, flood
+    /// channels, change the delivery; on loopback alone.
+    pub lab: bool,
+    /// The `threadcast` program, which the lab's local clients are a process of; without it
+    /// there are none.
+    pub lab_program: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let registry = RegistryOptions::default();
+        Self {
+            listen: vec![(Ipv4Addr::LOCALHOST, 8844).into()],
+            public: None,
+            hosts: Vec::new(),
+            history: registry.history,
+            max_channels: registry.max_channels,
+            store: None,
+            delivery: Delivery::default(),
+            slow_client: SlowClient::default(),
+            max_clients: None,
+            max_per_address: 100,
+            trusted_proxies: Vec::new(),
+            publish_token: None,
+            subscribe_token: None,
+            cors_origins: CorsOrigins::default(),
+            log_streams: false,
+            limits: Limits::default(),
+            lab: false,
+            lab_program: None,
+        }
+    }
+}

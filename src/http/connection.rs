@@ -1,0 +1,310 @@
+//! The life of one connection, on its own thread: a request, its answer, the
+//! next request, and at last perhaps a stream.
+//!
+//! This is the whole of "a thread per connection": it reads top to bottom, and
+//! where it waits it blocks. Each wait has a deadline. Requests that were sent
+//! ahead (pipelined) are answered in order; a stream is its connection's last
+//! answer, so what was sent behind it is never looked at.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::refusal::Refusal;
+use super::request::{BodyLength, Request};
+use super::routes::{self, Reply};
+use super::streams::Stream;
+use super::{Alive, Shared, access, body, cors, listener};
+use crate::hangup::Watch;
+use crate::limits::{LAST_WORDS, LINGER_BYTES, LINGER_TIME};
+use crate::stream::Socket;
+
+/// How much is read from a socket at once.
+const READ_SIZE: usize = 4 * 1024;
+
+/// A request, and what a handler may ask of the connection that carries it.
+pub(crate) struct Exchange<'a> {
+    pub(crate) server: &'a Arc<Shared>,
+    pub(crate) peer: SocketAddr,
+    /// Whether the listener that took this connection is bound to loopback.
+    pub(crate) on_loopback: bool,
+    pub(crate) request: Box<Request>,
+    inbound: &'a mut Inbound,
+    body_is_read: bool,
+}
+
+impl Exchange<'_> {
+    /// Reads the body, having said that it is wanted if the client waits to hear
+    /// that. Fails if it is longer than `limit`, too slow, or none.
+    pub(crate) fn body(&mut self, limit: usize) -> Result<Vec<u8>, Refusal> {
+        if self.request.body == BodyLength::None {
+            let detail = "this request needs a body; send it with Content-Length or chunked";
+            return Err(Refusal::new(411, detail).closing());
+        }
+        let body = body::read(
+            self.inbound,
+            &self.request,
+            limit,
+            self.server.config.limits.request_deadline,
+        )?;
+        self.body_is_read = true;
+        Ok(body)
+    }
+
+    /// Where the client has found us.
+    pub(crate) fn our_address(&self) -> io::Result<SocketAddr> {
+        self.inbound.socket.local_addr()
+    }
+
+    /// The connection, for a stream to write to.
+    pub(crate) fn socket(&self) -> Socket {
+        let watch = Arc::new(Watch::new(&self.server.watcher));
+        Socket::new(&self.inbound.socket, self.server.config.limits.write_deadline, &watch)
+    }
+}
+
+/// Serves one connection until it ends.
+pub(crate) fn serve(
+    server: &Arc<Shared>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    on_loopback: bool,
+    alive: &Sender<Alive>,
+) {
+    let mut inbound = Inbound::new(Arc::new(socket), server.config.limits.keep_alive);
+    let mut has_sent = false;
+    while let Some(request) = read_request(server, &mut inbound) {
+        let next = match request {
+            Ok(request) => answer(server, &mut inbound, peer, on_loopback, request),
+            Err(refusal) => Next::refused(&refusal, &inbound),
+        };
+        match next.reply {
+            Reply::Answer(answer) => {
+                let close = next.close || server.is_draining();
+                if answer.write(&*inbound.socket, close, next.head_only).is_err() {
+                    return;
+                }
+                if close {
+                    return inbound.linger();
+                }
+                has_sent = true;
+                inbound.is_fresh = false;
+            }
+            Reply::Head(head) => {
+                if (&*inbound.socket).write_all(&head).is_err() {
+                    return;
+                }
+                if next.close || server.is_draining() {
+                    return inbound.linger();
+                }
+                has_sent = true;
+                inbound.is_fresh = false;
+            }
+            Reply::Stream(stream) => {
+                inbound.bytes = Vec::new(); // the buffer is given back
+                // The kernel keeps 32 KB for a thread that has sent, for as long
+                // as it lives: a stream that is not to send gets one that has not.
+                if has_sent && server.mailbox.is_some() {
+                    return begin_elsewhere(stream, inbound, server, peer, alive);
+                }
+                stream.run(&inbound.socket, server, peer);
+                return inbound.linger();
+            }
+            Reply::WebSocket(websocket, _place) => {
+                let (socket, ahead) = inbound.into_parts();
+                return websocket.run(&socket, ahead, server, peer);
+            }
+        }
+    }
+}
+
+/// Gives a stream a thread of its own, and with it the rest of the connection.
+#[inline(never)] // or its frame would lie under every stream
+fn begin_elsewhere(
+    stream: Box<Stream>,
+    inbound: Inbound,
+    server: &Arc<Shared>,
+    peer: SocketAddr,
+    alive: &Sender<Alive>,
+) {
+    let (server, alive) = (Arc::clone(server), alive.clone());
+    let spawned = listener::spawn(peer, move || {
+        stream.run(&inbound.socket, &server, peer);
+        inbound.linger();
+        drop(alive);
+    });
+    if let Err(error) = spawned {
+        log::warn!("a client was refused: {error}");
+    }
+}
+
+/// A reply, and what becomes of the connection after it.
+struct Next {
+    reply: Reply,
+    close: bool,
+    head_only: bool,
+}
+
+impl Next {
+    /// To what is no request.
+    #[inline(never)] // its frame is gone by the time a stream begins
+    fn refused(refusal: &Refusal, inbound: &Inbound) -> Self {
+        let head_only = inbound.bytes.starts_with(b"HEAD ");
+        Self { reply: Reply::Answer(refusal.answer()), close: true, head_only }
+    }
+}
+
+/// Finds the reply to a request.
+#[inline(never)] // as above
+fn answer(
+    server: &Arc<Shared>,
+    inbound: &mut Inbound,
+    peer: SocketAddr,
+    on_loopback: bool,
+    request: Box<Request>,
+) -> Next {
+    let (keeps_alive, head_only) = (request.keeps_alive(), request.is_head());
+    let body_is_read = matches!(request.body, BodyLength::None | BodyLength::Fixed(0));
+    let mut exchange = Exchange { server, peer, on_loopback, request, inbound, body_is_read };
+    let (mut reply, closes) = match handle(&mut exchange) {
+        Ok(reply) => (reply, false),
+        Err(refusal) => (Reply::Answer(refusal.answer()), refusal.closes),
+    };
+    if let Reply::Answer(answer) = &mut reply {
+        answer.add(cors::headers(&exchange));
+    }
+    Next { reply, close: closes || !keeps_alive || !exchange.body_is_read, head_only }
+}
+
+fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
+    if exchange
+        .request
+        .headers("expect")
+        .any(|expectation| !expectation.eq_ignore_ascii_case(b"100-continue"))
+    {
+        let detail = "100-continue is the only expectation that can be met here";
+        return Err(Refusal::new(417, detail));
+    }
+    access::check_host(exchange)?;
+    routes::route(exchange)
+}
+
+/// The next request on this connection; `None` once there will be none.
+#[inline(never)] // so that finding a reply does not stand on its frame
+fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Request>, Refusal>> {
+    let limits = &server.config.limits;
+    if inbound.bytes.is_empty() && !wait_for_first_byte(server, inbound) {
+        return None;
+    }
+    let deadline = Instant::now() + limits.request_deadline;
+    let mut looked_at = 0;
+    loop {
+        // A head ends with a line break: without a new one, there is no need to look.
+        if inbound.bytes[looked_at..].contains(&b'\n') {
+            looked_at = inbound.bytes.len();
+            match Request::parse(&inbound.bytes) {
+                Ok(Some((request, length))) if length <= limits.head => {
+                    inbound.bytes.drain(..length);
+                    return Some(Ok(request));
+                }
+                Ok(Some(_)) => return Some(Err(head_too_long(&inbound.bytes, limits.head))),
+                Ok(None) => {}
+                Err(refusal) => return Some(Err(refusal)),
+            }
+        }
+        if inbound.bytes.len() >= limits.head {
+            return Some(Err(head_too_long(&inbound.bytes, limits.head)));
+        }
+        match inbound.fill(deadline) {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(error) if is_timeout(&error) => {
+                let detail = "the request's head did not arrive in time; send it at once";
+                return Some(Err(Refusal::new(408, detail).closing()));
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Waits for a request to begin. A client that says nothing is not owed an
+/// answer: browsers open connections ahead of need.
+fn wait_for_first_byte(server: &Shared, inbound: &mut Inbound) -> bool {
+    let Some(_idle) = server.idle.enter(&inbound.socket, inbound.is_fresh) else { return false };
+    let wait = if server.is_draining() { LAST_WORDS } else { server.config.limits.keep_alive };
+    matches!(inbound.fill(Instant::now() + wait), Ok(1..))
+}
+
+fn head_too_long(bytes: &[u8], limit: usize) -> Refusal {
+    if bytes.contains(&b'\n') {
+        Refusal::new(431, format!("the request's head is longer than {limit} bytes; send less"))
+    } else {
+        Refusal::new(414, format!("the request's target is longer than {limit} bytes; shorten it"))
+    }
+    .closing()
+}
+
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// The reading half of a connection: what has been read and not yet used.
+pub(crate) struct Inbound {
+    pub(crate) socket: Arc<TcpStream>,
+    pub(crate) bytes: Vec<u8>,
+    /// Whether its first request is yet to be answered.
+    is_fresh: bool,
+    /// The socket's read time-out as it stands, to set it only when it changes.
+    timeout: Duration,
+}
+
+impl Inbound {
+    /// `timeout` is what the listener has set and the socket inherited.
+    fn new(socket: Arc<TcpStream>, timeout: Duration) -> Self {
+        Self { socket, bytes: Vec::new(), is_fresh: true, timeout }
+    }
+
+    /// Reads what there is, waiting for it until the deadline. 0 is the end.
+    pub(crate) fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // A deadline that is only just beginning is the time-out the socket has.
+        if left > self.timeout || self.timeout.saturating_sub(left) > Duration::from_millis(100) {
+            self.socket.set_read_timeout(Some(left))?;
+            self.timeout = left;
+        }
+        let filled = self.bytes.len();
+        self.bytes.resize(filled + READ_SIZE, 0);
+        let read = (&*self.socket).read(&mut self.bytes[filled..]);
+        self.bytes.truncate(filled + read.as_ref().map_or(0, |n| *n));
+        read
+    }
+
+    /// The socket, and what the client has sent ahead.
+    fn into_parts(self) -> (Arc<TcpStream>, Vec<u8>) {
+        (self.socket, self.bytes)
+    }
+
+    /// Says that nothing more comes, then reads on for a moment: closing a
+    /// socket with unread bytes resets it, and the client might lose the answer
+    /// before it has read it (RFC 9112 §9.6).
+    fn linger(mut self) {
+        if self.socket.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + LINGER_TIME;
+        let mut read = 0;
+        while read < LINGER_BYTES {
+            self.bytes.clear();
+            match self.fill(deadline) {
+                Ok(n @ 1..) => read += n,
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+}

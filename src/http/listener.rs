@@ -1,0 +1,237 @@
+//! The accepting thread: `accept`, then `spawn`, for ever.
+//!
+//! It never writes to a client and never stops accepting. Whatever `accept` or
+//! `spawn` say is logged once per burst, backed off from and survived. One
+//! descriptor is held in reserve for the moment when there is none left: a
+//! connection that cannot be served is then taken and dropped, so that its
+//! client hears at once, and the listener does not spin on it.
+
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::connection;
+use super::{Alive, Shared};
+use crate::counters::SYSTEM;
+use crate::limits::{
+    BACKLOG, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, Limits, NOTSENT_LOWAT, STACK, TCP_USER_TIMEOUT,
+};
+
+/// How long to wait after an error that only time can cure.
+const BACK_OFF: Duration = Duration::from_millis(20);
+
+/// Errors that come closer together than this are one burst, and one log line.
+const BURST: Duration = Duration::from_secs(5);
+
+/// Opens a listening socket. Its options are those of every connection: Linux
+/// hands them on to accepted sockets, which saves five system calls on each.
+pub(super) fn bind(addr: SocketAddr, limits: &Limits) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        // `[::]` means IPv6: who wants both says both, on any system's settings.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    set_options(&socket, limits)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Takes a listener that somebody else has opened, and will give to the next
+/// server too.
+pub(super) fn adopt(listener: &TcpListener, limits: &Limits) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    if !socket.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+    }
+    set_options(&socket, limits)?;
+    // Who else holds it may take the client that `poll` has told us of.
+    socket.set_nonblocking(true)
+}
+
+/// The options that accepted sockets inherit.
+fn set_options(socket: &Socket, limits: &Limits) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+    let probes = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_read_timeout(Some(limits.keep_alive))?;
+    socket.set_write_timeout(Some(limits.write_deadline))?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)
+}
+
+/// What makes the accepting threads return.
+#[derive(Debug)]
+pub(super) struct Stop(Option<OwnedFd>);
+
+impl Stop {
+    /// `inherited`: whether the listeners are not ours to be shut down.
+    pub(super) fn new(inherited: bool) -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self(inherited.then(|| eventfd(0, flags)).transpose()?))
+    }
+
+    /// Whether accepting can stop while the listener goes on: connections then wait
+    /// in it for the next server.
+    pub(super) fn spares_the_listener(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Makes a blocked [`run`] return, now and on every later call.
+    pub(super) fn stop(&self, listeners: &[TcpListener]) {
+        let Some(stop) = &self.0 else {
+            for listener in listeners {
+                if let Err(error) = SockRef::from(listener).shutdown(std::net::Shutdown::Both) {
+                    log::error!("cannot stop listening: {error}");
+                }
+            }
+            return;
+        };
+        // It can only be full, which says the same.
+        let _ = rustix::io::write(stop, &1_u64.to_ne_bytes());
+    }
+
+    /// `accept`, that returns when it is to stop. Our own listener blocks until a
+    /// client comes or it is shut down; one that is not ours must never be.
+    fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        let Some(stop) = &self.0 else { return listener.accept() };
+        loop {
+            let flags = PollFlags::IN;
+            let mut either = [PollFd::new(stop, flags), PollFd::new(listener, flags)];
+            match poll(&mut either, None) {
+                Ok(_) if !either[0].revents().is_empty() => return Err(Errno::CANCELED.into()),
+                Ok(_) => return listener.accept(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Accepts until the server closes. Every connection gets a thread of its own.
+pub(super) fn run(server: &Arc<Shared>, listener: &TcpListener, alive: &Sender<Alive>) {
+    let on_loopback =
+        listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
+    let mut reserve = File::open("/dev/null").ok();
+    let mut burst = Burst::default();
+    loop {
+        let mut taken = server.stop.accept(listener);
+        if taken.as_ref().is_err_and(is_out_of_descriptors) {
+            taken = take_with(&mut reserve, || server.stop.accept(listener));
+        }
+        let trouble = match taken {
+            Ok((socket, peer)) => {
+                server.counters.accepted.inc();
+                let (server, alive) = (Arc::clone(server), alive.clone());
+                let spawned = spawn(peer, move || {
+                    connection::serve(&server, socket, peer, on_loopback, &alive);
+                });
+                spawned.err() // the socket went with the closure: its client is refused
+            }
+            Err(error) if is_nobody(&error) => None,
+            Err(error) => Some(error),
+        };
+        if server.has_stopped_accepting() {
+            return;
+        }
+        let Some(error) = trouble else { continue };
+        server.counters.refuse(SYSTEM);
+        if burst.begins() {
+            log::warn!(
+                "a client was refused: {error}; `threadcast doctor` says which limit it is \
+                 and how to raise it (more of these follow in silence)"
+            );
+        }
+        if !server.hub.wait(BACK_OFF) {
+            return;
+        }
+    }
+}
+
+/// Gives a connection a thread, named after the client's port, so that `top -H`
+/// leads to `ss -tn`.
+pub(super) fn spawn(
+    peer: SocketAddr,
+    life: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let name = format!("sse-{}", peer.port());
+    thread::Builder::new().name(name).stack_size(STACK).spawn(life)
+}
+
+/// Whether `accept` failed for want of a client: none came within the time-out
+/// that accepted sockets inherit, or the one that came has left again.
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    matches!(error.kind(), WouldBlock | ConnectionAborted | Interrupted)
+}
+
+/// Takes the next connection with the descriptor in reserve. `accept` fails for want of one whether
+/// somebody waits or not, so there may be room again when he comes. If there is none he is turned
+/// away, and that is the error.
+fn take_with<T>(
+    reserve: &mut Option<File>,
+    accept: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    *reserve = None;
+    let taken = accept();
+    if let Ok(spare) = File::open("/dev/null") {
+        *reserve = Some(spare);
+        return taken;
+    }
+    drop(taken);
+    *reserve = File::open("/dev/null").ok();
+    Err(Errno::MFILE.into())
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// Errors of the same time, told once.
+#[derive(Debug, Default)]
+pub(super) struct Burst {
+    last: Option<Instant>,
+}
+
+impl Burst {
+    /// Whether this one is the first of a burst.
+    pub(super) fn begins(&mut self) -> bool {
+        let now = Instant::now();
+        let begins = self.last.is_none_or(|last| now - last > BURST);
+        self.last = Some(now);
+        begins
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_inherit_the_listeners_options() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), &Limits::default()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        let limits = Limits::default();
+        assert!(socket.nodelay().unwrap());
+        assert_eq!(socket.read_timeout().unwrap(), Some(limits.keep_alive));
+        assert_eq!(socket.write_timeout().unwrap(), Some(limits.write_deadline));
+        let socket = SockRef::from(&socket);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(TCP_USER_TIMEOUT));
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+    }
+}

@@ -1,0 +1,321 @@
+//! The server as the network sees it: listeners, connections, requests and
+//! answers. This room and the recipes are the only ones that know what a
+//! request is.
+
+mod access;
+mod answer;
+mod assets;
+pub(crate) mod body;
+mod channels;
+mod config;
+mod connection;
+mod cors;
+mod crowd;
+mod forwarded;
+mod gate;
+mod idle;
+mod lab;
+mod listener;
+pub(crate) mod publish;
+pub(crate) mod refusal;
+pub(crate) mod request;
+mod routes;
+mod session;
+mod shared;
+mod status;
+mod store_writer;
+mod streams;
+mod websocket;
+
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+
+use self::assets::Assets;
+pub use self::config::Config;
+pub use self::cors::CorsOrigins;
+use self::gate::Gate;
+use self::idle::Idle;
+use self::lab::Lab;
+use self::listener::Stop;
+pub(crate) use self::shared::Shared;
+use self::store_writer::{ShutdownOnPanic, StoreWriter, hub};
+use crate::ceiling::Ceiling;
+use crate::counters::Counters;
+use crate::delivery::{Deliverer, Delivery};
+use crate::error::StartError;
+use crate::hangup::Watcher;
+use crate::registry::{Registry, RegistryOptions};
+use crate::ticker;
+
+/// A server that is bound, and serves once it is [`run`](Self::run).
+///
+/// ```
+/// use threadcast::{Config, Event, Server};
+///
+/// let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+/// let server = Server::bind(config)?;
+/// let (handle, registry) = (server.handle(), server.registry().clone());
+/// let running = std::thread::spawn(move || server.run());
+/// registry.publish("news", &Event::new("hello"))?;
+/// handle.shutdown();
+/// running.join().expect("the server did not panic")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    deliverer: Option<Deliverer>,
+    writer: Option<StoreWriter>,
+}
+
+impl Server {
+    /// Binds every address, and reads the store if there is one. From here on
+    /// connections are queued by the system.
+    pub fn bind(config: Config) -> Result<Self, StartError> {
+        let listeners = (config.listen.iter())
+            .map(|addr| {
+                listener::bind(*addr, &config.limits)
+                    .map_err(|source| StartError::Bind { addr: *addr, source })
+            })
+            .collect::<Result<_, _>>()?;
+        Self::new(config, listeners, false)
+    }
+
+    /// Serves listeners that somebody else has opened and goes on to hold, as
+    /// systemd does; `config.listen` is not looked at. They are left as they are when
+    /// this server stops: connections then wait in them for the next one.
+    ///
+    /// Fails if one of them is no listening TCP socket.
+    pub fn on(listeners: Vec<TcpListener>, config: Config) -> Result<Self, StartError> {
+        for listener in &listeners {
+            listener::adopt(listener, &config.limits).map_err(StartError::Inherit)?;
+        }
+        let addresses = listeners.iter().map(TcpListener::local_addr);
+        let listen = addresses.collect::<Result<_, _>>().map_err(StartError::Inherit)?;
+        Self::new(Config { listen, ..config }, listeners, true)
+    }
+
+    fn new(
+        config: Config,
+        listeners: Vec<TcpListener>,
+        inherited: bool,
+    ) -> Result<Self, StartError> {
+        if let Some(addr) = strangers(&config).next().filter(|_| config.lab) {
+            return Err(StartError::Lab { addr: *addr });
+        }
+        let folder = config.public.as_deref();
+        let assets = Assets::open(folder).map_err(|source| StartError::Public {
+            folder: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
+            source,
+        })?;
+        let ceiling = Ceiling::of_a_server(config.delivery, listeners.len());
+        let max_clients = max_clients(&config, &ceiling);
+        warn_of_strangers(&config);
+        let options = RegistryOptions {
+            history: config.history.clone(),
+            max_channels: config.max_channels,
+            ids: true,
+        };
+        let counters = Arc::<Counters>::default();
+        let (hub, sequencer) = hub(&config, options.clone(), &counters)?;
+        let clock = Registry::counted(RegistryOptions { ids: false, ..options }, &counters);
+        let (deliverer, mailbox, hang_ups) = Deliverer::new();
+        let watcher = Watcher::new(hang_ups, &counters).map_err(StartError::Watch)?;
+        let (deliverer, mailbox) = match config.delivery {
+            Delivery::Wake if !config.lab => (None, None),
+            delivery => {
+                mailbox.switch(delivery);
+                (Some(deliverer), Some(mailbox))
+            }
+        };
+        let (tell, told) = crossbeam_channel::bounded(0);
+        let gate = Gate::new(max_clients, config.max_per_address);
+        let lab = config.lab.then(Lab::default);
+        let shared = Shared {
+            config,
+            listeners,
+            assets,
+            hub,
+            clock,
+            mailbox,
+            watcher,
+            idle: Idle::default(),
+            lab,
+            gate,
+            counters,
+            looking: AtomicU64::new(0),
+            stop: Stop::new(inherited).map_err(StartError::Watch)?,
+            draining: AtomicBool::new(false),
+            accepts_no_more: AtomicBool::new(false),
+            told_to_stop: (Mutex::new(Some(tell)), told),
+            refusing: Mutex::default(),
+            started: Instant::now(),
+        };
+        let shared = Arc::new(shared);
+        let writer = sequencer
+            .map(|sequencer| StoreWriter::start(sequencer, Handle { shared: Arc::clone(&shared) }));
+        let writer = writer.transpose().map_err(StartError::Spawn)?;
+        Ok(Self { shared, deliverer, writer })
+    }
+
+    /// The addresses that are listened on, with the ports that were free.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.shared.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The channels, to publish to from within the program.
+    pub fn registry(&self) -> &Registry {
+        &self.shared.hub
+    }
+
+    /// What stops the server from another thread.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Serves until it is told to stop, and every connection has ended or the
+    /// drain time is over.
+    ///
+    /// Fails if the system has no thread for one of the server's own, or if the
+    /// deliverer has panicked, which is not one client's matter.
+    pub fn run(mut self) -> Result<(), StartError> {
+        let (running, stop) = crossbeam_channel::bounded(0);
+        let deliverer = self.deliverer.take().map(|deliverer| {
+            let ends_with = ShutdownOnPanic(self.handle());
+            let thread = thread::Builder::new().name("deliverer".into());
+            thread.spawn(move || {
+                let _ends_with = ends_with;
+                deliverer.run(&stop);
+            })
+        });
+        let deliverer = deliverer.transpose().map_err(StartError::Spawn)?;
+        let watcher = Arc::clone(&self.shared.watcher);
+        let thread = thread::Builder::new().name("hang-ups".into());
+        let watching = thread.spawn(move || watcher.run()).map_err(StartError::Spawn)?;
+        let ran = self.accept();
+        drop(running);
+        self.shared.watcher.stop();
+        drop(watching.join()); // had it panicked, hang-ups were found by heartbeats
+        let delivery = deliverer.map(JoinHandle::join);
+        // Last, so that it takes what the ends of the streams still had to say.
+        let writing = self.writer.take().map(StoreWriter::stop);
+        match (delivery, writing) {
+            (Some(Err(_panic)), _) => Err(StartError::Deliverer),
+            (_, Some(Err(_panic))) => Err(StartError::Sequencer),
+            _ => ran,
+        }
+    }
+
+    /// Ticks and accepts until told to stop, then drains: first the streams, while
+    /// newcomers are still answered; then whatever else is open.
+    fn accept(&self) -> Result<(), StartError> {
+        let shared = &self.shared;
+        let (alive, all_gone) = crossbeam_channel::bounded(0);
+        let (ran, deadline) = thread::scope(|scope| {
+            let ticker = thread::Builder::new().name("ticker".into());
+            let mut threads = vec![ticker.spawn_scoped(scope, || {
+                ticker::run(&shared.clock, &shared.hub, || status::event(shared));
+            })];
+            for listener in &shared.listeners {
+                let name = listener.local_addr().map(|addr| format!("accept-{}", addr.port()));
+                let thread = thread::Builder::new().name(name.unwrap_or_default());
+                let alive = &alive;
+                threads.push(
+                    thread.spawn_scoped(scope, move || listener::run(shared, listener, alive)),
+                );
+            }
+            let spawned = threads.into_iter().try_for_each(|thread| thread.map(drop));
+            if spawned.is_err() {
+                shared.drain();
+            }
+            let Err(_told) = shared.told_to_stop.1.recv();
+            let deadline = Instant::now() + shared.config.limits.drain;
+            shared.gate.wait_empty(deadline);
+            shared.close(deadline);
+            (spawned.map_err(StartError::Spawn), deadline)
+        });
+        drop(alive);
+        match all_gone.recv_deadline(deadline) {
+            Err(RecvTimeoutError::Timeout) => {
+                log::warn!("some connections did not end within --drain; they are cut");
+            }
+            Err(RecvTimeoutError::Disconnected) => {}
+            Ok(never) => match never {},
+        }
+        ran
+    }
+}
+
+/// How many streams there may be; says so, and what keeps it from being more.
+fn max_clients(config: &Config, ceiling: &Ceiling) -> usize {
+    let most = ceiling.max_clients(config.max_clients);
+    let bound = ceiling.binding();
+    log::info!("up to {most} clients; {} leaves room for {}", bound.name, bound.clients);
+    if let Some(asked) = config.max_clients.filter(|asked| *asked > most) {
+        log::warn!(
+            "--max-clients {asked} is more than can be held here; to raise {}: {}",
+            bound.name,
+            bound.raise
+        );
+    }
+    most
+}
+
+/// The addresses that others than this machine can reach.
+fn strangers(config: &Config) -> impl Iterator<Item = &SocketAddr> {
+    config.listen.iter().filter(|addr| !addr.ip().to_canonical().is_loopback())
+}
+
+/// Who listens beyond loopback should have meant to.
+fn warn_of_strangers(config: &Config) {
+    for addr in strangers(config) {
+        if config.subscribe_token.is_none() {
+            log::warn!("anybody who reaches {addr} may READ every channel; see --subscribe-token");
+        }
+        if config.publish_token.is_none() {
+            log::warn!("nobody but this machine may publish on {addr}; see --publish-token");
+        }
+    }
+}
+
+/// Never sent: each connection's thread holds a sender, and the last one to go
+/// disconnects the channel.
+type Alive = Infallible;
+
+/// Stops a [`Server`] from another thread.
+///
+/// ```
+/// use threadcast::{Config, Server};
+///
+/// let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
+/// let handle = server.handle();
+/// let running = std::thread::spawn(move || server.run());
+/// handle.shutdown();
+/// running.join().expect("the server did not panic")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Ends the streams over half of the drain time, each with a `retry:` and its last
+    /// chunk, and refuses new ones; then closes the other connections. Returns at once;
+    /// [`Server::run`] returns when it is done, within the drain time.
+    pub fn shutdown(&self) {
+        self.shared.drain();
+    }
+
+    /// Whether the server still does its work: whether the thread that delivers to
+    /// everybody answers within this time. For a watchdog.
+    pub fn answers(&self, within: Duration) -> bool {
+        self.shared.mailbox.as_ref().is_none_or(|mailbox| mailbox.ping(within))
+    }
+}

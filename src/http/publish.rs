@@ -1,0 +1,209 @@
+//! What a publisher sends: an event in one of four kinds of body.
+
+use std::time::Duration;
+
+use percent_encoding::percent_decode;
+use serde_json::Value;
+
+use super::connection::Exchange;
+use super::refusal::Refusal;
+use super::request::Request;
+use crate::event::Event;
+
+/// The longest body of many events, in bytes.
+const BATCH_LIMIT: usize = 1024 * 1024;
+
+/// The longest idempotency key, in bytes.
+const KEY_MAX: usize = 256;
+
+/// What one request publishes.
+pub(super) struct Batch {
+    pub(super) events: Vec<Event>,
+    /// Whether it came as many, if only of one.
+    pub(super) is_many: bool,
+}
+
+/// Reads the body as its type says.
+pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, Refusal> {
+    let limits = exchange.server.config.limits;
+    let is_many = content_type(&exchange.request) == "application/x-ndjson";
+    let limit = if is_many { BATCH_LIMIT.max(limits.body) } else { limits.body };
+    let body = exchange.body(limit)?;
+    let events = events(&exchange.request, body)?;
+    if let Some(place) = events.iter().position(|event| event.data().len() > limits.event) {
+        let line = if is_many { format!("line {}: ", place + 1) } else { String::new() };
+        let detail = format!("{line}the data is longer than {} bytes; send less", limits.event);
+        return Err(Refusal::new(413, detail));
+    }
+    Ok(Batch { events, is_many })
+}
+
+/// What a body of the request's type says.
+pub(crate) fn events(request: &Request, body: Vec<u8>) -> Result<Vec<Event>, Refusal> {
+    Ok(match &*content_type(request) {
+        "application/x-ndjson" => lines(&body)?,
+        "application/json" => vec![one_json(&body)?],
+        // `curl -d hello` says that `hello` is a form; without a `=` it is none.
+        "application/x-www-form-urlencoded" if body.contains(&b'=') => vec![form(&body)?],
+        _ => vec![text(request, body)?],
+    })
+}
+
+/// The key that makes a repeated request one.
+pub(super) fn idempotency_key(request: &Request) -> Result<Option<String>, Refusal> {
+    match request.header("idempotency-key").map(std::str::from_utf8) {
+        None => Ok(None),
+        Some(Ok(key)) if (1..=KEY_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
+        Some(_) => Err(Refusal::new(400, "Idempotency-Key must be 1 to 256 bytes of UTF-8")),
+    }
+}
+
+/// The essence of the content type, in lower case.
+pub(super) fn content_type(request: &Request) -> String {
+    let value = request.text("content-type").unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// A body as JSON, or where it is not.
+pub(super) fn json(body: &[u8]) -> Result<Value, Refusal> {
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::new(400, format!("the body is not JSON: {error}")))
+}
+
+/// Text is the data, and the query may say the rest.
+fn text(request: &Request, body: Vec<u8>) -> Result<Event, Refusal> {
+    let data = String::from_utf8(body).map_err(|_| {
+        Refusal::new(400, "the body must be UTF-8, which is all a stream can carry")
+    })?;
+    let retry = request.query("retry").map(|retry| milliseconds(&retry)).transpose()?;
+    build(data, request.query("event"), request.query("id"), retry)
+}
+
+fn form(body: &[u8]) -> Result<Event, Refusal> {
+    if percent_decode(body).decode_utf8().is_err() {
+        return Err(Refusal::new(400, "the form must be UTF-8, percent-encoded"));
+    }
+    let field = |wanted| {
+        let mut fields = form_urlencoded::parse(body);
+        fields.find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+    };
+    let data = field("data").ok_or_else(|| {
+        Refusal::new(
+            400,
+            "the form has no field `data`; send data=…, \
+        or text with Content-Type: text/plain",
+        )
+    })?;
+    let retry = field("retry").map(|retry| milliseconds(&retry)).transpose()?;
+    build(data, field("event"), field("id"), retry)
+}
+
+fn one_json(body: &[u8]) -> Result<Event, Refusal> {
+    object(&json(body)?)
+}
+
+/// One event a line; all of them are right, or none is published.
+fn lines(body: &[u8]) -> Result<Vec<Event>, Refusal> {
+    let lines = body.split(|byte| *byte == b'\n').enumerate();
+    let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
+    lines
+        .map(|(place, line)| {
+            let event = serde_json::from_slice(line)
+                .map_err(|error| Refusal::new(400, format!("not JSON: {error}")))
+                .and_then(|value| object(&value));
+            event.map_err(|refusal| refusal.at(&format!("line {}", place + 1)))
+        })
+        .collect()
+}
+
+const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
+
+/// `{"data": …, "event": …, "id": …, "retry": …}`; data that is no string goes
+/// out as compact JSON.
+fn object(value: &Value) -> Result<Event, Refusal> {
+    let Some(fields) = value.as_object() else {
+        return Err(Refusal::new(400, "an event must be an object: {\"data\": …}"));
+    };
+    if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+        let detail = format!("the field {unknown:?} is not one of data, event, id, retry");
+        return Err(Refusal::new(400, detail));
+    }
+    let data = match fields.get("data") {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => return Err(Refusal::new(400, "the event has no field `data`")),
+    };
+    let string = |name: &str| match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Refusal::new(400, format!("the field `{name}` must be a string"))),
+    };
+    let retry = match fields.get("retry") {
+        None | Some(Value::Null) => None,
+        Some(value) => Some(value.as_u64().map(Duration::from_millis).ok_or_else(bad_retry)?),
+    };
+    build(data, string("event")?, string("id")?, retry)
+}
+
+fn build(
+    data: String,
+    name: Option<String>,
+    id: Option<String>,
+    retry: Option<Duration>,
+) -> Result<Event, Refusal> {
+    let mut event = Event::new(data);
+    if let Some(name) = name {
+        event = event.with_name(name)?;
+    }
+    if let Some(id) = id {
+        event = event.with_id(id)?;
+    }
+    Ok(match retry {
+        Some(retry) => event.with_retry(retry),
+        None => event,
+    })
+}
+
+fn milliseconds(text: &str) -> Result<Duration, Refusal> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten();
+    number.map(Duration::from_millis).ok_or_else(bad_retry)
+}
+
+fn bad_retry() -> Refusal {
+    Refusal::new(400, "the field `retry` must be a whole number of milliseconds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(body: &str, part: &str) {
+        let refusal = lines(body.as_bytes()).unwrap_err();
+        let detail = refusal.to_string();
+        assert!(refusal.status == 400 && detail.contains(part), "{detail}");
+    }
+
+    #[test]
+    fn a_batch_is_all_right_or_refused_with_its_line() {
+        let events =
+            lines(b"{\"data\":\"a\"}\n\n{\"data\":{\"b\":1},\"event\":\"x\"}\r\n").unwrap();
+        assert_eq!(events, [Event::new("a"), Event::new("{\"b\":1}").with_name("x").unwrap()]);
+        refused("{\"data\":1}\n{\"data\":", "line 2: not JSON");
+        refused("{\"data\":1}\n\n[]", "line 3: an event must be an object");
+        refused("{\"event\":\"x\"}", "line 1: the event has no field `data`");
+        refused("{\"data\":1,\"evnt\":\"x\"}", "\"evnt\" is not one of");
+        refused("{\"data\":1,\"event\":\"a\\nb\"}", "line 1: the field `event`");
+        refused("{\"data\":1,\"id\":7}", "`id` must be a string");
+        refused("{\"data\":1,\"retry\":-1}", "whole number of milliseconds");
+    }
+
+    #[test]
+    fn a_form_says_what_an_object_says() {
+        let event = form(b"data=a+b%0Ac&event=x&retry=10").unwrap();
+        let expected = Event::new("a b\nc").with_name("x").unwrap();
+        assert_eq!(event, expected.with_retry(Duration::from_millis(10)));
+        assert!(form(b"event=x").is_err() && form(b"data=a&retry=1e3").is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! A request that is answered with an error: to the one who sent it, with a
+//! sentence that says what to do.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use super::answer::Answer;
+use super::request::{Request, reason};
+use crate::error::{EventError, PublishError};
+use crate::event::{Frame, Framing};
+
+/// What an `EventSource` says that it accepts.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+
+/// An error status, its sentence, and what becomes of the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    /// What is wrong and what to do about it.
+    detail: Cow<'static, str>,
+    headers: Vec<(&'static str, Cow<'static, str>)>,
+    /// Where the next request starts is not certain any more.
+    pub(crate) closes: bool,
+    /// For an `EventSource`, which gives up for ever on an error status: when it is
+    /// to come back.
+    retry: Option<Duration>,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: u16, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, detail: detail.into(), headers: Vec::new(), closes: false, retry: None }
+    }
+
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Closes the connection after the answer.
+    pub(crate) fn closing(mut self) -> Self {
+        self.closes = true;
+        self
+    }
+
+    /// Not now, but after a while. An `EventSource` is told so in the one way that it
+    /// survives: by a stream that ends at once.
+    pub(crate) fn later(detail: &'static str, wait: Duration, request: &Request) -> Self {
+        let seconds = wait.as_secs_f64().ceil().to_string();
+        let refusal = Self::new(503, detail).with("Retry-After", seconds);
+        let accepts = request.headers("accept").any(|types| {
+            types.to_ascii_lowercase().windows(EVENT_STREAM.len()).any(|part| part == EVENT_STREAM)
+        });
+        Self { retry: accepts.then_some(wait), ..refusal }
+    }
+
+    /// A request that breaks the grammar of RFC 9112: what follows it cannot be
+    /// trusted to be a request.
+    pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(400, detail).closing()
+    }
+
+    /// Says where in the body it is.
+    pub(crate) fn at(self, place: &str) -> Self {
+        Self { detail: format!("{place}: {}", self.detail).into(), ..self }
+    }
+
+    pub(crate) fn method(allow: &'static str) -> Self {
+        Self::new(405, format!("this path answers to {allow} only")).with("Allow", allow)
+    }
+
+    /// The answer, as RFC 9457 writes problems.
+    pub(crate) fn answer(&self) -> Answer {
+        if let Some(wait) = self.retry {
+            return self.ended_stream(wait);
+        }
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": reason(self.status),
+            "status": self.status,
+            "detail": self.detail,
+        });
+        let answer = Answer::new(self.status)
+            .with("Content-Type", "application/problem+json")
+            .with_body(problem.to_string().into_bytes());
+        self.headers.iter().fold(answer, |answer, (name, value)| answer.with(name, value.clone()))
+    }
+}
+
+impl Refusal {
+    fn ended_stream(&self, wait: Duration) -> Answer {
+        let retry = Frame::retry(wait);
+        let mut body = format!(": {}\n\n", self.detail).into_bytes();
+        body.extend_from_slice(retry.bytes(Framing::Plain));
+        Answer::new(200)
+            .with("Content-Type", "text/event-stream")
+            .with("Cache-Control", "no-cache, no-transform")
+            .with("X-Accel-Buffering", "no")
+            .with_body(body)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl From<EventError> for Refusal {
+    fn from(error: EventError) -> Self {
+        Self::new(400, error.to_string())
+    }
+}
+
+impl From<PublishError> for Refusal {
+    fn from(error: PublishError) -> Self {
+        let status = match error {
+            PublishError::Name | PublishError::Wildcard | PublishError::Nothing => 400,
+            PublishError::TooManyChannels { .. } | PublishError::StoreFull => 507,
+            PublishError::Store { .. } => 503,
+        };
+        let refusal = Self::new(status, error.to_string());
+        match status {
+            503 => refusal.with("Retry-After", "1"),
+            _ => refusal,
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! A request's head (RFC 9112 §2–§6): parsed, and refused where it is not
+//! certain what it means.
+//!
+//! What two programs read differently is what request smuggling is made of, so
+//! this is strict: exactly one Host, at most one Content-Length, no
+//! Transfer-Encoding but `chunked`, and an error always closes.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+use tiny_http::{Method, StatusCode};
+
+use super::refusal::Refusal;
+use crate::event::Framing;
+use crate::limits::HEADERS_MAX;
+
+/// A parsed head.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    /// The path between the slashes, each part decoded.
+    pub(crate) segments: Arc<[String]>,
+    /// The query as it came, still encoded.
+    pub(crate) query: String,
+    /// 0 or 1.
+    pub(crate) minor_version: u8,
+    /// The host that is asked for, from the target or else the Host header.
+    pub(crate) host: Option<String>,
+    pub(crate) body: BodyLength,
+    headers: Headers,
+}
+
+/// The header lines. Names in lower case; values stay the client's bytes (an
+/// event id may be any UTF-8).
+///
+/// All in one piece: an allocator keeps a thread's small pieces for that thread
+/// alone, and a stream's thread never asks for them again.
+#[derive(Debug)]
+struct Headers {
+    bytes: Vec<u8>,
+    /// Where each name and its value end.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Headers {
+    fn of(parsed: &[httparse::Header<'_>]) -> Self {
+        let size = parsed.iter().map(|header| header.name.len() + header.value.len()).sum();
+        let mut headers =
+            Self { bytes: Vec::with_capacity(size), ends: Vec::with_capacity(parsed.len()) };
+        let Self { bytes, ends } = &mut headers;
+        for header in parsed {
+            bytes.extend(header.name.bytes().map(|byte| byte.to_ascii_lowercase()));
+            let name_end = bytes.len();
+            bytes.extend_from_slice(header.value);
+            ends.push((name_end, bytes.len()));
+        }
+        headers
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let mut start = 0;
+        self.ends.iter().map(move |(name_end, end)| {
+            let name = std::str::from_utf8(&self.bytes[start..*name_end]).unwrap_or_default();
+            start = *end;
+            (name, &self.bytes[*name_end..*end])
+        })
+    }
+
+    /// The values of all headers of this name (in lower case).
+    fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.iter().filter(move |(found, _)| *found == name).map(|(_, value)| value)
+    }
+}
+
+/// How the body is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyLength {
+    /// Neither header: there is no body.
+    None,
+    /// Content-Length.
+    Fixed(u64),
+    /// Transfer-Encoding: chunked.
+    Chunked,
+}
+
+impl Request {
+    /// Parses the head at the start of `bytes`, and says how long it is; `None`
+    /// if it is not all there yet.
+    #[inline(never)] // its frame is gone by the time a stream begins
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, Refusal> {
+        // On the heap: what a thread's stack has once touched it never gives back.
+        let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut head = httparse::Request::new(&mut headers);
+        let length = match head.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::Version) => return Self::parse_version(bytes),
+            Err(error) => return Err(grammar(error)),
+        };
+        let target = head.path.unwrap_or_default();
+        let method = method(head.method.unwrap_or_default(), target)?;
+        let minor_version = head.version.unwrap_or_default();
+        let headers = Headers::of(head.headers);
+        let body = body_length(&headers, minor_version)?;
+        let host = host(&headers, minor_version)?;
+        let (authority, path) = split_target(target, &method)?;
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
+        if percent_decode_str(query).decode_utf8().is_err() {
+            return Err(Refusal::new(400, "the query must be UTF-8, percent-encoded"));
+        }
+        let segments = segments(path)?;
+        let query = query.to_owned();
+        let host = authority.map(str::to_owned).or(host);
+        let request = Self { method, segments, query, minor_version, host, body, headers };
+        Ok(Some((Box::new(request), length)))
+    }
+
+    /// A head whose version the parser does not know. A later 1.x is read as 1.1,
+    /// which it must be compatible with (RFC 9110 §2.5).
+    #[cold]
+    fn parse_version(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, Refusal> {
+        let start = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let line = bytes[start..].split(|byte| matches!(byte, b'\r' | b'\n')).next();
+        let words: Vec<&[u8]> = line.unwrap_or_default().split(|byte| *byte == b' ').collect();
+        match words[..] {
+            [_, _, [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9']] => {
+                let mut bytes = bytes.to_vec();
+                let minor = start + words.iter().map(|word| word.len()).sum::<usize>() + 1;
+                bytes[minor] = b'1';
+                Self::parse(&bytes)
+            }
+            [_, _, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']] => {
+                Err(Refusal::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here").closing())
+            }
+            _ => Err(Refusal::malformed("the request line must be METHOD SP TARGET SP HTTP/1.1")),
+        }
+    }
+
+    /// The value of the first header of this name (in lower case).
+    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.all(name).next()
+    }
+
+    /// The values of all headers of this name.
+    pub(crate) fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.headers.all(name)
+    }
+
+    /// The value of a header, if it is UTF-8.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.header(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// The names of all headers, in lower case.
+    pub(crate) fn header_names(&self) -> impl Iterator<Item = &str> {
+        self.headers.iter().map(|(name, _)| name)
+    }
+
+    /// Whether a header that is a list of tokens has this one.
+    pub(crate) fn has_token(&self, name: &str, token: &str) -> bool {
+        (self.headers.all(name))
+            .flat_map(|value| value.split(|byte| *byte == b','))
+            .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    /// The value of a query parameter, decoded.
+    pub(crate) fn query(&self, name: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
+        pairs.find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
+    }
+
+    /// All values of a query parameter, decoded.
+    pub(crate) fn queries(&self, name: &str) -> Vec<String> {
+        let pairs = form_urlencoded::parse(self.query.as_bytes());
+        pairs.filter(|(found, _)| found == name).map(|(_, value)| value.into_owned()).collect()
+    }
+
+    /// Whether the client wants this connection for more requests.
+    pub(crate) fn keeps_alive(&self) -> bool {
+        let close = self.has_token("connection", "close");
+        !close && (self.minor_version > 0 || self.has_token("connection", "keep-alive"))
+    }
+
+    pub(crate) fn framing(&self) -> Framing {
+        if self.minor_version > 0 { Framing::Chunked } else { Framing::Plain }
+    }
+
+    pub(crate) fn is_head(&self) -> bool {
+        self.method == Method::Head
+    }
+}
+
+/// The reason phrase of a status.
+pub(crate) fn reason(status: u16) -> &'static str {
+    StatusCode(status).default_reason_phrase()
+}
+
+fn grammar(error: httparse::Error) -> Refusal {
+    use httparse::Error;
+    match error {
+        Error::TooManyHeaders => Refusal::new(
+            431,
+            format!("the request has more than {HEADERS_MAX} header lines; send fewer"),
+        )
+        .closing(),
+        Error::HeaderName => Refusal::malformed(
+            "a header's name must be a token right before its colon; \
+             white space before it and folded lines are not allowed",
+        ),
+        Error::HeaderValue => Refusal::malformed(
+            "a header's value must not contain control characters; end lines with CRLF",
+        ),
+        Error::NewLine => Refusal::malformed("a CR must be followed by LF; end lines with CRLF"),
+        Error::Token | Error::Status | Error::Version => {
+            Refusal::malformed("the request line must be METHOD SP TARGET SP HTTP/1.1")
+        }
+    }
+}
+
+fn method(name: &str, target: &str) -> Result<Method, Refusal> {
+    match Method::from_str(name) {
+        Ok(Method::NonStandard(_)) | Err(()) => {
+            Err(Refusal::new(501, "this method is not known here; see Allow on a 405").closing())
+        }
+        Ok(Method::Connect) => {
+            Err(Refusal::new(501, format!("this is no proxy: no tunnel to {target:?}")).closing())
+        }
+        Ok(method) => Ok(method),
+    }
+}
+
+/// The four forms of a target (RFC 9112 §3.2): what it says of the host, and
+/// its path with the query.
+fn split_target<'a>(
+    target: &'a str,
+    method: &Method,
+) -> Result<(Option<&'a str>, Cow<'a, str>), Refusal> {
+    if target.starts_with('/') {
+        return Ok((None, target.into()));
+    }
+    if target == "*" && *method == Method::Options {
+        return Ok((None, "/*".into()));
+    }
+    let scheme = target.find("://").map(|end| &target[..end]);
+    if scheme.is_some_and(|s| s.eq_ignore_ascii_case("http") || s.eq_ignore_ascii_case("https")) {
+        let rest = &target[target.find("://").map_or(0, |end| end + 3)..];
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        if is_authority(authority) && !authority.is_empty() {
+            let path =
+                if path.starts_with('/') { path.into() } else { Cow::Owned(format!("/{path}")) };
+            return Ok((Some(authority), path));
+        }
+    }
+    Err(Refusal::malformed("the request's target must start with / or be an http URL"))
+}
+
+fn segments(path: &str) -> Result<Arc<[String]>, Refusal> {
+    path[1..].split('/').map(decode).collect()
+}
+
+/// Decodes one part of a path. Every `%` must be an escape, and the whole UTF-8
+/// without NUL.
+fn decode(part: &str) -> Result<String, Refusal> {
+    let escapes_are_whole = part.split('%').skip(1).all(|after| {
+        after.len() >= 2 && after.bytes().take(2).all(|byte| byte.is_ascii_hexdigit())
+    });
+    if !escapes_are_whole {
+        return Err(Refusal::new(400, "a % in the path must be followed by two hex digits"));
+    }
+    if part.contains('#') {
+        return Err(Refusal::new(400, "a fragment (#…) is the client's own; leave it out"));
+    }
+    match percent_decode_str(part).decode_utf8() {
+        Ok(part) if part.contains('\0') => {
+            Err(Refusal::new(400, "the path must not contain NUL (%00)"))
+        }
+        Ok(part) => Ok(part.into_owned()),
+        Err(_) => Err(Refusal::new(400, "the path must be UTF-8, percent-encoded")),
+    }
+}
+
+fn body_length(headers: &Headers, minor_version: u8) -> Result<BodyLength, Refusal> {
+    let all = |name| headers.all(name).map(<[u8]>::trim_ascii);
+    let lengths: Vec<&[u8]> = all("content-length").collect();
+    let encodings: Vec<&[u8]> = all("transfer-encoding").collect();
+    match (&lengths[..], &encodings[..]) {
+        ([], []) => Ok(BodyLength::None),
+        ([length], []) => fixed(length),
+        ([_, _, ..], []) => Err(Refusal::malformed("Content-Length must be given once")),
+        ([_, ..], [_, ..]) => {
+            Err(Refusal::malformed("give Content-Length or Transfer-Encoding, not both"))
+        }
+        ([], _) if minor_version == 0 => {
+            Err(Refusal::malformed("HTTP/1.0 has no Transfer-Encoding; give a Content-Length"))
+        }
+        ([], [encoding]) if encoding.eq_ignore_ascii_case(b"chunked") => Ok(BodyLength::Chunked),
+        ([], _) => {
+            let detail = "chunked, given once, is the only Transfer-Encoding known here";
+            Err(Refusal::new(501, detail).closing())
+        }
+    }
+}
+
+fn fixed(length: &[u8]) -> Result<BodyLength, Refusal> {
+    if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
+        return Err(Refusal::malformed("Content-Length must be one decimal number"));
+    }
+    let digits = std::str::from_utf8(length).unwrap_or_default();
+    match digits.parse() {
+        Ok(length) => Ok(BodyLength::Fixed(length)),
+        Err(_) => Err(Refusal::new(413, "the body is longer than any that is taken").closing()),
+    }
+}
+
+fn host(headers: &Headers, minor_version: u8) -> Result<Option<String>, Refusal> {
+    let mut hosts = headers.all("host");
+    let host = hosts.next();
+    if hosts.next().is_some() || (host.is_none() && minor_version > 0) {
+        return Err(Refusal::malformed("a request must have exactly one Host header"));
+    }
+    let Some(host) = host else { return Ok(None) };
+    match std::str::from_utf8(host.trim_ascii()) {
+        Ok(host) if is_authority(host) => Ok(Some(host.to_owned())),
+        _ => Err(Refusal::malformed("the Host header must be a host and, if need be, a port")),
+    }
+}
+
+/// Host and port, without user information (RFC 9110 §4.2.4 has it refused).
+fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((inside, port)) if inside.parse::<std::net::Ipv6Addr>().is_ok() => ("", port),
+        Some(_) => return false,
+        None => text.find(':').map_or((text, ""), |colon| text.split_at(colon)),
+    };
+    let port_fits = port.is_empty()
+        || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    port_fits && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(head: &str) -> Result<Box<Request>, u16> {
+        let parsed = Request::parse(head.as_bytes()).map_err(|refusal| refusal.status)?;
+        Ok(parsed.expect("the head is whole").0)
+    }
+
+    fn get(target: &str) -> Result<Box<Request>, u16> {
+        parse(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
+    }
+
+    #[test]
+    fn a_target_is_taken_apart_and_decoded() {
+        let request = get("/channels/a%2Fb%20%C3%BC?since=10m&x=%26").unwrap();
+        assert_eq!(*request.segments, ["channels", "a/b ü"]);
+        assert_eq!(request.query("since").as_deref(), Some("10m"));
+        assert_eq!(request.query("x").as_deref(), Some("&"));
+        let absolute = get("http://Example.com:80/a").unwrap();
+        assert_eq!(absolute.host.as_deref(), Some("Example.com:80"));
+        assert_eq!(*absolute.segments, ["a"]);
+        assert_eq!(*get("http://b").unwrap().segments, [""]);
+        assert_eq!(get("http://b?x=1").unwrap().query("x").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_path_that_is_not_one_is_refused() {
+        for bad in ["/%", "/%2", "/%zz", "/%00", "/%ff", "/%c3", "a", "*", "ftp://a/", "/a#b"] {
+            assert_eq!(get(bad).unwrap_err(), 400, "{bad}");
+        }
+        assert_eq!(get("http://user@a/").unwrap_err(), 400);
+    }
+
+    #[test]
+    fn a_host_is_a_host() {
+        for good in ["a", "a:80", "127.0.0.1:8844", "[::1]:80", "[::1]", "", "a:"] {
+            assert!(is_authority(good), "{good}");
+        }
+        for bad in ["a:b", "[::1", "[x]", "a b", "a/b", "u@a", "[::1]80", "a:1:2"] {
+            assert!(!is_authority(bad), "{bad}");
+        }
+    }
+}

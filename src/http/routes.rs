@@ -1,0 +1,171 @@
+//! What is where: a path and a method to what answers them.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tiny_http::Method;
+
+use super::answer::Answer;
+use super::connection::Exchange;
+use super::gate::Place;
+use super::refusal::Refusal;
+use super::streams::Stream;
+use super::websocket::WebSocket;
+use super::{access, channels, cors, lab, publish, session, status, streams, websocket};
+use crate::recipes::{self, Recipe};
+use crate::slow::Slow;
+
+/// The channel of the articles' chat.
+const CHAT: &str = "chat";
+
+/// How a request is answered.
+pub(super) enum Reply {
+    /// Finite: the connection may go on.
+    Answer(Answer),
+    /// The head that a stream would have had, and nothing after it.
+    Head(Vec<u8>),
+    /// The connection's last answer.
+    Stream(Box<Stream>),
+    /// The connection is something else from here on, and has its place among the
+    /// clients.
+    WebSocket(Box<WebSocket>, Option<Place>),
+}
+
+/// Finds what answers a request.
+pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
+    let segments = Arc::clone(&exchange.request.segments);
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let allow = match parts[..] {
+        [lab::ROOT, what] if exchange.server.lab.is_some() => lab::allowed(what),
+        _ => allowed(&parts),
+    };
+    let method = exchange.request.method.clone();
+    if method == Method::Options {
+        return Ok(Reply::Answer(cors::preflight(exchange, allow.unwrap_or(PAGE))));
+    }
+    if let Some(allow) = allow {
+        let known = allow.split(", ").any(|known| known == method.as_str());
+        if !known {
+            return Err(Refusal::method(allow));
+        }
+    }
+    dispatch(exchange, &parts, &method)
+}
+
+/// What a page answers to, and any path where there is none.
+const PAGE: &str = "GET, HEAD, OPTIONS";
+
+/// The methods of a path; `None` for what is no route: a page, or nothing.
+fn allowed(parts: &[&str]) -> Option<&'static str> {
+    if Recipe::at(parts).is_some() {
+        return Some(PAGE);
+    }
+    match parts {
+        ["send-data"] => Some("POST, OPTIONS"),
+        ["session"] => Some("POST, DELETE, OPTIONS"),
+        ["ws"] => Some("GET, OPTIONS"),
+        ["channels", _] => Some("GET, HEAD, POST, DELETE, OPTIONS"),
+        ["channels" | "healthz" | "readyz" | "metrics" | "status"]
+        | ["channels", _, "subscribers"]
+        | ["status", "stream"] => Some(PAGE),
+        _ => None,
+    }
+}
+
+fn dispatch(
+    exchange: &mut Exchange<'_>,
+    parts: &[&str],
+    method: &Method,
+) -> Result<Reply, Refusal> {
+    if let Some(recipe) = Recipe::at(parts) {
+        access::check_read(exchange)?;
+        return streams::recipe(exchange, recipe);
+    }
+    match (parts, method) {
+        (["send-data"], _) => send_data(exchange),
+        (["session"], Method::Post) => session::open(exchange),
+        (["session"], _) => Ok(session::close()),
+        (["ws"], _) => web_socket(exchange),
+        ([""], Method::Get) if websocket::is_asked_for(&exchange.request) => web_socket(exchange),
+        (["channels", name], Method::Post) => channels::publish(exchange, name),
+        (["channels", name], Method::Delete) => channels::forget(exchange, name),
+        (["channels", ..], _) => {
+            access::check_read(exchange)?;
+            match parts {
+                [_, name, "subscribers"] => Ok(channels::subscribers(exchange, name)),
+                [_, name] => channels::listen(exchange, name),
+                [_] => channels::listen_or_list(exchange),
+                _ => {
+                    let detail = "a channel is /channels/NAME; write a / in its name as %2F";
+                    Err(Refusal::new(404, detail))
+                }
+            }
+        }
+        ([lab::ROOT, what], Method::Post) if exchange.server.lab.is_some() => {
+            lab::act(exchange, what)
+        }
+        ([lab::ROOT, "slow", how], Method::Get) if exchange.server.lab.is_some() => {
+            slow(how, exchange)
+        }
+        (["healthz"], _) => Ok(Reply::Answer(Answer::text("ok\n"))),
+        (["readyz"], _) => Ok(Reply::Answer(status::ready(exchange.server))),
+        (["status" | "metrics"] | ["status", "stream"], _) => {
+            access::check_read(exchange)?;
+            match parts {
+                [_, _] => streams::status(exchange),
+                ["status"] => Ok(Reply::Answer(Answer::json(&status::json(exchange.server)))),
+                _ => Ok(Reply::Answer(status::metrics(exchange.server))),
+            }
+        }
+        _ => page(exchange, method),
+    }
+}
+
+/// A handler that takes its time, on the connection's own thread.
+#[inline(never)] // or its frame would lie under every stream
+fn slow(how: &str, exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+    let Some(slow) = Slow::named(how) else {
+        return Ok(Reply::Answer(exchange.server.assets.not_found()));
+    };
+    let answer = slow.work().map_err(|error| Refusal::new(503, error.to_string()))?;
+    Ok(Reply::Answer(Answer::json(&answer)))
+}
+
+#[inline(never)] // as above
+fn page(exchange: &Exchange<'_>, method: &Method) -> Result<Reply, Refusal> {
+    let assets = &exchange.server.assets;
+    match assets.get(&exchange.request) {
+        Some(page) if matches!(method, Method::Get | Method::Head) => Ok(Reply::Answer(page)),
+        Some(_) => Err(Refusal::method(PAGE)),
+        None => Ok(Reply::Answer(assets.not_found())),
+    }
+}
+
+#[inline(never)] // as above
+fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+    let websocket = websocket::handshake(exchange)?;
+    access::check_read(exchange)?;
+    access::check_publish(exchange)?;
+    let place = streams::admit(exchange)?;
+    Ok(Reply::WebSocket(Box::new(websocket), place))
+}
+
+/// Recipe F: a message in, its echo out, and everybody in the chat hears it.
+#[inline(never)] // as above
+fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
+    access::check_publish(exchange)?;
+    if publish::content_type(&exchange.request) != "application/json" {
+        let detail = "send JSON, with Content-Type: application/json";
+        return Err(Refusal::new(415, detail));
+    }
+    let body = exchange.body(exchange.server.config.limits.body)?;
+    let body = publish::json(&body)?;
+    let Some(message) = body["message"].as_str() else {
+        return Err(Refusal::new(400, "the body must be {\"message\": \"…\"}"));
+    };
+    let username = body["username"].as_str().filter(|name| !name.is_empty()).unwrap_or("guest");
+    log::debug!("{} sent {message:?}", exchange.peer);
+    exchange.server.hub.publish(CHAT, &recipes::chat_message(username, message))?;
+    let answer = json!({ "status": "success", "receivedMessage": message });
+    Ok(Reply::Answer(Answer::json(&answer)))
+}

@@ -1,0 +1,166 @@
+//! How the server is: for people and pages as JSON, for Prometheus as text.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry as Page;
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::{Shared, crowd};
+use crate::ceiling::{Bound, Ceiling};
+use crate::counters::Label;
+use crate::event::Event;
+use crate::process::{self, Group, Process, thread_time};
+
+/// `GET /status`. What the looking has cost so far is told too, so that whoever watches the
+/// processor's time can take it off.
+pub(super) fn json(server: &Shared) -> Value {
+    let began = thread_time();
+    let status = look(server);
+    let nanos = thread_time().saturating_sub(began).as_nanos();
+    server.looking.fetch_add(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+    status
+}
+
+fn look(server: &Shared) -> Value {
+    let looking = Duration::from_nanos(server.looking.load(Ordering::Relaxed));
+    let (process, groups) = Process::with_threads();
+    let clients = server.gate.clients();
+    let ceiling = Ceiling::of_this_server(server.delivery(), clients);
+    let machine = process::machine().unwrap_or_default();
+    let counters = &server.counters;
+    let switches = process.switches.map(
+        |(voluntary, involuntary)| json!({ "voluntary": voluntary, "involuntary": involuntary }),
+    );
+    let mut status = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": server.started.elapsed().as_secs(),
+        "uptime_ms": millis(server.started.elapsed()),
+        "draining": server.is_draining(),
+        "delivery": format!("{:?}", server.delivery()).to_lowercase(),
+        "clients": clients,
+        "max_clients": server.gate.max_clients,
+        "threads": process.threads,
+        "memory_bytes": process.resident,
+        "kernel_memory_bytes": machine.kernel,
+        "kernel_stack_bytes": machine.kernel_stack,
+        "context_switches": switches,
+        "cpu_ms": millis(process.cpu),
+        "looking_ms": millis(looking),
+        "accepts": counters.accepted.get(),
+        "refusals": counters.refused(),
+        "events_in": counters.published.get(),
+        "events_out": counters.delivered.get(),
+        "bytes_out": counters.sent_bytes.get(),
+        "ceiling": ceiling.clients(),
+        "binds": ceiling.binding().name,
+        "raise": ceiling.binding().raise,
+        "limits": ceiling.bounds().iter().map(limit).collect::<Vec<_>>(),
+        "waiting": groups.iter().map(group).collect::<Vec<_>>(),
+    });
+    if let Some(lab) = &server.lab {
+        let stuck = server.hub.subscribers(crowd::STUCK);
+        status["lab"] = lab.crowd.json(stuck, counters.ended("stuck"));
+    }
+    status
+}
+
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn group(group: &Group) -> Value {
+    let Group { name, waits, state, threads, switches: (waited, made), named } = group;
+    json!({
+        "name": name, "threads": threads, "state": state.to_string(), "waits": waits,
+        "voluntary": waited, "involuntary": made, "named": named,
+    })
+}
+
+fn limit(bound: &Bound) -> Value {
+    let Bound { name, limit, used, clients, .. } = bound;
+    json!({ "name": name, "limit": limit, "used": used, "clients": clients })
+}
+
+/// The same, for those who listen to `/status/stream`.
+pub(super) fn event(server: &Shared) -> Event {
+    Event::new(json(server).to_string())
+}
+
+/// `GET /readyz`: whether whoever spreads the load should send somebody here.
+pub(super) fn ready(server: &Shared) -> Answer {
+    if server.is_draining() {
+        return Answer::text("draining\n").with_status(503);
+    }
+    Answer::text("ready\n")
+}
+
+/// `GET /metrics`, in the text format that every collector reads.
+pub(super) fn metrics(server: &Shared) -> Answer {
+    let mut page = Page::with_prefix("threadcast");
+    server.counters.register(&mut page);
+    let clients = server.gate.clients();
+    let ceiling = Ceiling::of_this_server(server.delivery(), clients);
+    let process = Process::now();
+    let bytes = i64::try_from(process.resident).unwrap_or(i64::MAX);
+    let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let mut gauge = |name: &str, help: &str, value: i64| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(value);
+        page.register(name, help, gauge);
+    };
+    gauge("clients", "Streams that are open", number(clients));
+    gauge("max_clients", "Streams that may be open", number(server.gate.max_clients));
+    gauge("threads", "Threads of this process", i64::try_from(process.threads).unwrap_or(0));
+    gauge("resident_memory_bytes", "Memory of this process that is resident", bytes);
+    gauge("draining", "Whether the server is about to stop", i64::from(server.is_draining()));
+    gauge("ceiling_clients", "Clients that this process could hold", number(ceiling.clients()));
+    let (each, binds) = (Family::<Label, Gauge>::default(), Family::<Label, Gauge>::default());
+    for bound in ceiling.bounds().iter().rev() {
+        // Of two control groups the narrower one is the limit.
+        each.get_or_create(&[("limit", bound.name)]).set(number(bound.clients));
+        binds.get_or_create(&[("limit", bound.name)]).set(0);
+    }
+    binds.get_or_create(&[("limit", ceiling.binding().name)]).set(1);
+    page.register("limit_clients", "Clients that each limit leaves room for", each);
+    page.register("limit_binds", "Which limit is reached first", binds);
+    let mut openmetrics = String::new();
+    text::encode(&mut openmetrics, &page).expect("a String takes everything");
+    Answer::metrics(classic(&openmetrics))
+}
+
+/// The older text format: there a counter's own name ends with `_total`, not only
+/// its sample's, and the end is not marked.
+fn classic(openmetrics: &str) -> String {
+    let counters: Vec<&str> = (openmetrics.lines())
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines().filter(|line| *line != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(kind), Some(name), Some(rest)) if counters.contains(&name) => {
+                text.extend(["# ", kind, " ", name, "_total ", rest]);
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_named_as_the_older_format_names_them() {
+        let text = "# HELP a Things.\n# TYPE a counter\na_total 1\n# HELP b B a.\n# TYPE b gauge\nb 2\n# EOF\n";
+        let expected = "# HELP a_total Things.\n# TYPE a_total counter\na_total 1\n# HELP b B a.\n# TYPE b gauge\nb 2\n";
+        assert_eq!(classic(text), expected);
+    }
+}

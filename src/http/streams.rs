@@ -1,0 +1,264 @@
+//! A stream that is about to begin: from a request to the bytes that open it,
+//! and on to the thread's life in [`crate::stream`].
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::Level;
+
+use super::answer::stream_head;
+use super::connection::Exchange;
+use super::gate::Place;
+use super::refusal::Refusal;
+use super::routes::Reply;
+use super::{Shared, cors, forwarded, lab};
+use crate::delivery::Delivery;
+use crate::event::{Frame, Framing};
+use crate::recipes::{self, Recipe};
+use crate::registry::{Channels, Registry, Start, Subscription};
+use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, Tally, Writer};
+use crate::ticker;
+
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// Answers with one of the articles' streams.
+#[inline(never)] // so that no other answer stands on its frame
+pub(super) fn recipe(exchange: &Exchange<'_>, recipe: Recipe) -> Result<Reply, Refusal> {
+    let last_event_id = exchange.request.header("last-event-id").unwrap_or_default().to_vec();
+    if recipe.is_over(&last_event_id) {
+        // The one status that tells a browser not to come back.
+        return Ok(Reply::Answer(super::answer::Answer::new(204)));
+    }
+    let place = admit(exchange)?;
+    let content_type = match recipe {
+        Recipe::Conversation => "text/event-stream; charset=utf-8",
+        _ => EVENT_STREAM,
+    };
+    let opening = opening(exchange, content_type, &recipe.prelude());
+    if exchange.request.is_head() {
+        return Ok(Reply::Head(opening));
+    }
+    let source = match recipe.clock() {
+        Some(channel) => live(exchange, opening, of_clock(exchange, channel)?),
+        None => story(exchange, opening, recipe, last_event_id),
+    };
+    Ok(reply(exchange, source, place))
+}
+
+/// Answers with what is published to some channels of the hub.
+pub(super) fn channels(exchange: &Exchange<'_>, channels: &Channels) -> Result<Reply, Refusal> {
+    let start = start(exchange)?;
+    let place = admit(exchange)?;
+    let hub: &Registry = &exchange.server.hub;
+    let mut subscription = hub.subscribe(channels, &start)?;
+    if let Some(name) = exchange.request.query("presence")
+        && !exchange.request.is_head()
+    {
+        check_presence(&name)?;
+        subscription = subscription.present_as(&name);
+    }
+    let opening = opening(exchange, EVENT_STREAM, &[Frame::retry(recipes::RETRY)]);
+    if exchange.request.is_head() {
+        return Ok(Reply::Head(opening));
+    }
+    Ok(reply(exchange, live(exchange, opening, subscription), place))
+}
+
+/// Answers with the server's status, each second.
+pub(super) fn status(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+    let place = admit(exchange)?;
+    let opening = opening(exchange, EVENT_STREAM, &[Frame::retry(recipes::RETRY)]);
+    if exchange.request.is_head() {
+        return Ok(Reply::Head(opening));
+    }
+    let source = live(exchange, opening, of_clock(exchange, ticker::STATUS)?);
+    Ok(reply(exchange, source, place))
+}
+
+/// What the ticker says, from now on.
+fn of_clock(exchange: &Exchange<'_>, channel: &'static str) -> Result<Subscription, Refusal> {
+    let channels = Channels::new([channel])?;
+    Ok(exchange.server.clock.subscribe(&channels, &Start::Now)?)
+}
+
+/// A place for one more stream, before it has subscribed to anything; `HEAD` needs
+/// none.
+pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<Place>, Refusal> {
+    let Exchange { server, request, peer, .. } = exchange;
+    if request.is_head() {
+        return Ok(None);
+    }
+    let client = forwarded::client(request, peer.ip(), &server.config.trusted_proxies);
+    server.enter(client, request).map(Some)
+}
+
+/// The cursor: a browser's own header goes first (it is what the client has
+/// seen since the page was made), then the query.
+fn start(exchange: &Exchange<'_>) -> Result<Start, Refusal> {
+    let request = &exchange.request;
+    if let Some(id) = request.header("last-event-id").filter(|id| !id.is_empty()) {
+        let id = std::str::from_utf8(id)
+            .map_err(|_| Refusal::new(400, "Last-Event-ID must be UTF-8"))?;
+        return Ok(Start::After(id.to_owned()));
+    }
+    if let Some(id) = request.query("last_event_id").filter(|id| !id.is_empty()) {
+        return Ok(Start::After(id));
+    }
+    Ok(request.query("since").map_or(Start::Now, |since| match since.parse() {
+        Ok(start) => start,
+        Err(never) => match never {},
+    }))
+}
+
+/// The longest name that somebody may be present under, in bytes.
+const PRESENCE_MAX: usize = 256;
+
+fn check_presence(name: &str) -> Result<(), Refusal> {
+    if name.is_empty() || name.len() > PRESENCE_MAX || name.contains(char::is_control) {
+        let detail = "presence must be 1 to 256 bytes of UTF-8 without control characters";
+        return Err(Refusal::new(400, detail));
+    }
+    Ok(())
+}
+
+/// The head and the prelude: they leave at once, so that `open` fires.
+fn opening(exchange: &Exchange<'_>, content_type: &str, prelude: &[Frame]) -> Vec<u8> {
+    let request = &exchange.request;
+    let mut opening = stream_head(request, content_type, &cors::headers(exchange));
+    if !request.is_head() {
+        let framing = request.framing();
+        prelude.iter().for_each(|frame| opening.extend_from_slice(frame.bytes(framing)));
+    }
+    opening
+}
+
+fn reply(exchange: &Exchange<'_>, source: Source, place: Option<Place>) -> Reply {
+    let path = format!("/{}", exchange.request.segments.join("/"));
+    Reply::Stream(Box::new(Stream { path, source, place, tab: lab::tab(exchange) }))
+}
+
+#[inline(never)] // so that a clock does not stand on its frame
+fn story(
+    exchange: &Exchange<'_>,
+    opening: Vec<u8>,
+    recipe: Recipe,
+    last_event_id: Vec<u8>,
+) -> Source {
+    let (socket, framing) = (exchange.socket(), exchange.request.framing());
+    Source::Story(Box::new(Story { socket, framing, opening, recipe, last_event_id }))
+}
+
+fn live(exchange: &Exchange<'_>, opening: Vec<u8>, subscription: Subscription) -> Source {
+    let (request, config) = (&exchange.request, &exchange.server.config);
+    let every = config.limits.heartbeat;
+    let frame = match request.query("heartbeat").as_deref() {
+        Some("event") => Frame::heartbeat_event(every),
+        _ => Frame::heartbeat(),
+    };
+    let heartbeat = Heartbeat::new(every, frame);
+    let writer =
+        Writer::new(exchange.socket(), request.framing(), opening, subscription, heartbeat);
+    let writer = writer.when_slow(config.slow_client);
+    Source::Live(writer.for_at_most(config.limits.stream_age))
+}
+
+/// A stream that is about to begin.
+pub(super) struct Stream {
+    /// Where it is, for the log.
+    path: String,
+    source: Source,
+    place: Option<Place>,
+    /// The page that opens it, if there is a lab.
+    tab: Option<Box<str>>,
+}
+
+/// Where a stream's events come from, and the way to its client.
+enum Source {
+    /// A registry: what is published to some channels.
+    Live(Box<Writer<Socket>>),
+    /// A straight line of sends and waits.
+    Story(Box<Story>),
+}
+
+struct Story {
+    socket: Socket,
+    framing: Framing,
+    opening: Vec<u8>,
+    recipe: Recipe,
+    /// Where the client has got to.
+    last_event_id: Vec<u8>,
+}
+
+impl Stream {
+    /// The rest of the connection's life, but for its closing.
+    #[inline(never)] // its caller's frame stays small for those who only ask
+    pub(super) fn run(self, socket: &Arc<TcpStream>, server: &Shared, peer: SocketAddr) {
+        let Self { path, source, place, tab } = self;
+        let started = Instant::now();
+        log::trace!("{peer} {path:?} begins");
+        let Ok(_guest) = lab::admit(server, socket, tab) else { return };
+        // Held to the end: what it measures is when all is free that a hang-up frees.
+        let watch = source.socket().place();
+        let (end, tally) = match source {
+            Source::Live(writer) => follow(writer, server),
+            Source::Story(story) => story.tell(&server.hub),
+        };
+        log_end(server, peer, &path, started.elapsed(), &end, tally);
+        server.counters.end(end.reason());
+        drop((place, watch));
+    }
+}
+
+impl Source {
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::Live(writer) => writer.socket(),
+            Self::Story(story) => &story.socket,
+        }
+    }
+}
+
+impl Story {
+    #[inline(never)] // or its frame would lie under every stream
+    fn tell(self, hub: &Registry) -> (End, Tally) {
+        let Self { socket, framing, opening, recipe, last_event_id } = self;
+        let gone = socket.door();
+        Outlet::tell(socket, framing, hub, &gone, &opening, |out| recipe.tell(out, &last_event_id))
+    }
+}
+
+/// The life of a live stream, in the way that is wanted, and in the other one from when the lab
+/// wants that.
+fn follow(mut writer: Box<Writer<Socket>>, server: &Shared) -> (End, Tally) {
+    loop {
+        let delivery = server.delivery();
+        let stays = || server.delivery() == delivery;
+        let outcome = match &server.mailbox {
+            Some(mailbox) if delivery == Delivery::Direct => {
+                stream::lend(writer, |lent| mailbox.join(lent), stays)
+            }
+            _ => {
+                let socket = writer.socket().clone();
+                stream::wake(writer, |bell| socket.ring(bell), stays)
+            }
+        };
+        match outcome {
+            Outcome::Over(end, tally) => return (end, tally),
+            Outcome::Switched(again) => writer = again,
+        }
+    }
+}
+
+#[inline(never)] // or its frame would lie under every stream
+fn log_end(server: &Shared, peer: SocketAddr, path: &str, took: Duration, end: &End, tally: Tally) {
+    let level = if server.config.log_streams { Level::Info } else { Level::Debug };
+    log::log!(
+        level,
+        client:% = peer, path:% = path, seconds = took.as_secs_f64(), events = tally.events,
+        bytes = tally.bytes, end:% = end;
+        "{peer} {path:?} ended after {took:.3?}: {} events, {} bytes, {end}",
+        tally.events,
+        tally.bytes,
+    );
+}

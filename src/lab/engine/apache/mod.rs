@@ -1,0 +1,229 @@
+//! Debian's Apache, as a child of its own with a configuration of its own, and threadcast behind it.
+//!
+//! ```text
+//!   apache-prefork   client ── a process of Apache's ── the script's process ─┐
+//!   apache-event     client ── a thread of Apache's, mod_proxy ───────────────┴── the hub: `direct`
+//! ```
+//!
+//! Apache sends nothing that it is not given, so both have a hub: threadcast in this process, where
+//! others have Redis. All of it is one engine, and what the hub costs is counted with the rest.
+//! This process starts Apache and ends it: nothing of it is left when the orders end.
+
+use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::process::{Pid, Signal, geteuid, kill_process_group};
+
+use super::{PATH, find, publisher, threads};
+use crate::delivery::Delivery;
+use crate::lab::process::wait_until;
+
+/// Where Debian has them.
+const MODULES: &str = "/usr/lib/apache2/modules";
+
+/// Threads of one of `mpm_event`'s processes: Debian's `ThreadLimit`.
+const THREADS: u64 = 64;
+
+/// Bytes of the file that the slow script reads.
+const COLD: usize = 16 * 1024 * 1024;
+
+/// Which of Apache's two ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mpm {
+    Prefork,
+    Event,
+}
+
+impl Mpm {
+    /// Whether it is here; if not, how to get it.
+    pub(super) fn find(self) -> Result<(), String> {
+        let modules: &[&str] = match self {
+            Self::Prefork => &["mpm_prefork", "cgi", "alias", "env"],
+            Self::Event => &["mpm_event", "proxy", "proxy_http"],
+        };
+        let there = |module: &&str| Path::new(MODULES).join(format!("mod_{module}.so")).is_file();
+        let whole = find("apache2").is_some() && modules.iter().all(there);
+        whole.then_some(()).ok_or("no Apache as Debian has it: apt-get install apache2".to_owned())
+    }
+
+    /// How many connections it serves at a time unless it is told: more than the lab opens.
+    fn workers(self) -> u64 {
+        match self {
+            Self::Prefork => 256,
+            Self::Event => 128 * THREADS,
+        }
+    }
+
+    fn configuration(self) -> &'static str {
+        match self {
+            Self::Prefork => include_str!("prefork.conf"),
+            Self::Event => include_str!("event.conf"),
+        }
+    }
+}
+
+/// Is this engine until stdin ends, with so many workers at most.
+pub(super) fn run(mpm: Mpm, workers: Option<u64>, mut out: impl Write) -> io::Result<()> {
+    let hub = threads::bind(Delivery::Direct)?;
+    let registry = hub.registry().clone();
+    let workers = workers.unwrap_or_else(|| mpm.workers()).max(1);
+    let mut apache = match Apache::start(mpm, workers, hub.addresses()[0]) {
+        Ok(apache) => apache,
+        Err(error) => {
+            // Whoever waits for the address gets the reason in its place.
+            writeln!(out, "{error}")?;
+            return Err(error);
+        }
+    };
+    thread::Builder::new().name("hub".into()).spawn(move || hub.run())?;
+    writeln!(out, "{}", apache.address)?;
+    let (group, ended) = (apache.group(), Arc::new(AtomicBool::new(false)));
+    let asked = Arc::clone(&ended);
+    let end = move || {
+        asked.store(true, Ordering::Relaxed);
+        kill(group);
+    };
+    let publish = move || publisher::run(&registry, end);
+    thread::Builder::new().name("publisher".into()).spawn(publish)?;
+    let status = apache.child.wait()?;
+    if ended.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("Apache ended ({status}): {}", apache.complaint())))
+}
+
+/// Ended with all its processes when dropped, and its folder is removed.
+struct Apache {
+    child: Child,
+    address: SocketAddr,
+    root: PathBuf,
+}
+
+impl Apache {
+    fn start(mpm: Mpm, workers: u64, hub: SocketAddr) -> io::Result<Self> {
+        let root = folder()?;
+        // Apache cannot be told to take any port that is free, so it is told one that was just now.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        write(&root, mpm, workers, hub, address)?;
+        let mut apache = Self { child: command(&root)?.spawn()?, address, root };
+        let mut died = false;
+        wait_until(|| {
+            died = !matches!(apache.child.try_wait(), Ok(None));
+            died || TcpStream::connect(address).is_ok()
+        });
+        if died || TcpStream::connect(address).is_err() {
+            return Err(io::Error::other(format!("Apache did not begin: {}", apache.complaint())));
+        }
+        Ok(apache)
+    }
+
+    fn group(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+
+    /// The last that it logged.
+    fn complaint(&self) -> String {
+        let log = fs::read_to_string(self.root.join("error.log")).unwrap_or_default();
+        log.lines().last().unwrap_or("it did not say why").to_owned()
+    }
+}
+
+impl Drop for Apache {
+    fn drop(&mut self) {
+        kill(self.group());
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+/// Ends Apache and its scripts at once: there is nothing that they could lose.
+fn kill(group: Option<Pid>) {
+    if let Some(group) = group {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// A folder of our own that Apache's user may read, on a disk (`/tmp` may be memory).
+fn folder() -> io::Result<PathBuf> {
+    let disk = Path::new("/var/tmp");
+    let parent = if disk.is_dir() { disk.to_owned() } else { env::temp_dir() };
+    // It must be new: whoever made it before us could have put a script there.
+    let name = format!("threadcast-apache-{}-{:08x}", std::process::id(), fastrand::u32(..));
+    let root = parent.join(name);
+    fs::create_dir(&root)?;
+    fs::set_permissions(&root, PermissionsExt::from_mode(0o755))?;
+    Ok(root)
+}
+
+/// Writes all that Apache reads.
+fn write(
+    root: &Path,
+    mpm: Mpm,
+    workers: u64,
+    hub: SocketAddr,
+    address: SocketAddr,
+) -> io::Result<()> {
+    let file = |name: &str, mode, bytes: &[u8]| {
+        let path = root.join(name);
+        fs::write(&path, bytes)?;
+        fs::set_permissions(path, PermissionsExt::from_mode(mode))
+    };
+    let threads = THREADS.min(workers);
+    let processes = workers / threads;
+    let mut configuration = include_str!("common.conf").to_owned() + mpm.configuration();
+    if geteuid().is_root() {
+        configuration += "User www-data\nGroup www-data\n";
+    }
+    for (name, value) in [
+        ("$ROOT", root.display().to_string()),
+        ("$MODULES", MODULES.to_owned()),
+        ("$LISTEN", address.to_string()),
+        ("$HUB", hub.to_string()),
+        ("$CHANNEL", PATH.to_owned()),
+        ("$THREADS", threads.to_string()),
+        ("$PROCESSES", processes.to_string()),
+        (
+            "$WORKERS",
+            match mpm {
+                Mpm::Prefork => workers.to_string(),
+                Mpm::Event => (processes * threads).to_string(),
+            },
+        ),
+    ] {
+        configuration = configuration.replace(name, &value);
+    }
+    file("apache.conf", 0o644, configuration.as_bytes())?;
+    if mpm == Mpm::Prefork {
+        file("stream.cgi", 0o755, include_bytes!("stream.cgi"))?;
+        file("slow.cgi", 0o755, include_bytes!("slow.cgi"))?;
+        file("cold", 0o644, &vec![7; COLD])?;
+        fs::File::open(root.join("cold"))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Apache in the foreground, in a process group of its own, which takes in its scripts.
+fn command(root: &Path) -> io::Result<Command> {
+    let apache = find("apache2").ok_or(io::ErrorKind::NotFound)?;
+    // Somebody may kill us without asking; then the kernel asks Apache to end.
+    let mut command = match find("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "TERM"]).arg(apache);
+            command
+        }
+        None => Command::new(apache),
+    };
+    command.arg("-f").arg(root.join("apache.conf")).arg("-DFOREGROUND");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    Ok(command)
+}

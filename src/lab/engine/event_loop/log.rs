@@ -1,0 +1,88 @@
+//! The log from which every client is sent: the last events, bounded.
+
+use std::collections::VecDeque;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::client::Gone;
+use super::{HISTORY_BYTES, HISTORY_EVENTS};
+use crate::event::{Event, Frame, Framing};
+use crate::id::EventId;
+
+/// One `send` takes at most this much: a burst is one system call, and nobody waits long for his turn.
+const BATCH: usize = 64 * 1024;
+
+/// The last events, and the number of the first of them.
+pub(super) struct Log {
+    pub(super) epoch: u64,
+    frames: VecDeque<Frame>,
+    first: u64,
+    bytes: usize,
+}
+
+impl Log {
+    pub(super) fn new() -> Self {
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let epoch = u64::try_from(epoch).unwrap_or(u64::MAX);
+        Self { epoch, frames: VecDeque::new(), first: 1, bytes: 0 }
+    }
+
+    /// The number of the event after the last.
+    pub(super) fn next(&self) -> u64 {
+        self.first + self.frames.len() as u64
+    }
+
+    pub(super) fn push(&mut self, data: String) {
+        let id = EventId { epoch: self.epoch, n: self.next() };
+        let frame = Event::new(data).frame(Some(&id));
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
+        while self.frames.len() > HISTORY_EVENTS || self.bytes > HISTORY_BYTES {
+            let Some(oldest) = self.frames.pop_front() else { return };
+            self.bytes -= oldest.len();
+            self.first += 1;
+        }
+    }
+
+    /// Appends events from number `from` on to `out`, one batch at most; the number to go on from.
+    pub(super) fn read(&self, from: u64, out: &mut Vec<u8>) -> Result<u64, Gone> {
+        let skip = from.checked_sub(self.first).ok_or(Gone)?;
+        let mut next = from;
+        for frame in self.frames.iter().skip(usize::try_from(skip).map_err(|_| Gone)?) {
+            let bytes = frame.bytes(Framing::Chunked);
+            if !out.is_empty() && out.len() + bytes.len() > BATCH {
+                break;
+            }
+            out.extend_from_slice(bytes);
+            next += 1;
+        }
+        Ok(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_forgets_its_oldest_and_says_so() {
+        let mut log = Log::new();
+        for number in 1..=HISTORY_EVENTS + 10 {
+            log.push(number.to_string());
+        }
+        assert_eq!((log.first, log.next()), (11, HISTORY_EVENTS as u64 + 11));
+        let mut out = Vec::new();
+        assert!(log.read(10, &mut out).is_err() && out.is_empty());
+        let next = log.read(log.next() - 1, &mut out).unwrap_or(0);
+        let text = String::from_utf8_lossy(&out);
+        assert!(next == log.next() && text.contains("\ndata: 4106\n"), "{text}");
+    }
+
+    #[test]
+    fn a_batch_is_whole_frames() {
+        let mut log = Log::new();
+        (0..3).for_each(|_| log.push("x".repeat(BATCH / 2)));
+        let mut out = Vec::new();
+        assert_eq!(log.read(1, &mut out).ok(), Some(2));
+        assert!(out.ends_with(b"\n\n\r\n"));
+    }
+}

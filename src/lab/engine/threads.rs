@@ -1,0 +1,36 @@
+//! threadcast itself, as it always runs, and a thread that publishes what is due.
+
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::thread;
+
+use super::{HISTORY_BYTES, HISTORY_EVENTS, publisher};
+use crate::delivery::Delivery;
+use crate::http::{Config, Server};
+use crate::registry::{Histories, History};
+
+pub(super) fn run(delivery: Delivery, mut out: impl Write) -> io::Result<()> {
+    let server = bind(delivery)?;
+    writeln!(out, "{}", server.addresses()[0])?;
+    let registry = server.registry().clone();
+    let publish = move || publisher::run(&registry, || std::process::exit(0));
+    thread::Builder::new().name("publisher".into()).spawn(publish)?;
+    server.run().map_err(io::Error::other)
+}
+
+/// The server on a free port, which does not run yet.
+pub(super) fn bind(delivery: Delivery) -> io::Result<Server> {
+    let config = Config {
+        listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+        delivery,
+        history: Histories::all(history()),
+        lab: true,
+        ..Config::default()
+    };
+    Server::bind(config).map_err(io::Error::other)
+}
+
+/// What every engine of ours keeps of its events.
+pub(super) fn history() -> History {
+    History { events: HISTORY_EVENTS, bytes: HISTORY_BYTES, ..History::default() }
+}

@@ -1,0 +1,54 @@
+//! The same registry inside `tiny_http::Server`, as in `examples/tiny_http_server.rs`: two threads
+//! a client, one of tiny_http's and one of ours.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::thread;
+
+use socket2::SockRef;
+use tiny_http::{Request, Response, Server};
+
+use super::threads::history;
+use super::{PATH, event_loop, publisher};
+use crate::event::Framing;
+use crate::limits::Limits;
+use crate::registry::{Channels, Histories, Registry, RegistryOptions, Start};
+use crate::slow::Slow;
+
+pub(super) fn run(mut out: impl Write) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // tiny_http keeps its sockets out of reach, but they inherit this.
+    SockRef::from(&listener).set_tcp_nodelay(true)?;
+    writeln!(out, "{}", listener.local_addr()?)?;
+    let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
+    let options = RegistryOptions { history: Histories::all(history()), ..Default::default() };
+    let registry = Registry::with(options);
+    let publishers = registry.clone();
+    let publish = move || publisher::run(&publishers, || std::process::exit(0));
+    thread::Builder::new().name("publisher".into()).spawn(publish)?;
+    for request in server.incoming_requests() {
+        let registry = registry.clone();
+        // A thread that cannot be had, and a client that has left, are one client's matter.
+        let _ = thread::Builder::new().spawn(move || answer(&registry, request).is_ok());
+    }
+    Ok(())
+}
+
+type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// The thread that was spawned for the request is the stream's from here on.
+fn answer(registry: &Registry, request: Request) -> Outcome {
+    if request.url() == PATH {
+        let channels = Channels::new([publisher::channel()])?;
+        let subscription = registry.subscribe(&channels, &Start::Now)?;
+        let mut out = request.into_writer();
+        out.write_all(&event_loop::opening())?;
+        out.flush()?;
+        return Ok(subscription.stream_to(out, Framing::Chunked, Limits::default().heartbeat)?);
+    }
+    match request.url().strip_prefix("/lab/slow/").and_then(Slow::named) {
+        Some(slow) => Ok(request.respond(Response::from_string(slow.work()?.to_string()))?),
+        None => Ok(request.respond(Response::empty(404))?),
+    }
+}

@@ -1,0 +1,116 @@
+//! (b) What does an event cost, and (c) how late is the last client?
+//!
+//! Figures: `cpu_us`, `voluntary` and `involuntary` for each event that a client has read;
+//! `delivered` a second and `lost`; `busy`, the share of its core; and how late the events were, from
+//! the publish to the read: `p50_ms` and the other quantiles, to `p100_ms`.
+
+use std::io;
+use std::time::Duration;
+
+use super::{Engine, Experiment, Lab, Running, SMALL, Sample};
+use crate::lab::figures::float;
+use crate::lab::load::Load;
+use crate::lab::meter::Spent;
+use crate::lab::plan::Options;
+
+/// The quantiles that draw a distribution, and their names.
+pub(in crate::lab) const QUANTILES: [(f64, &str); 12] = [
+    (0.01, "p1_ms"),
+    (0.1, "p10_ms"),
+    (0.25, "p25_ms"),
+    (0.5, "p50_ms"),
+    (0.75, "p75_ms"),
+    (0.9, "p90_ms"),
+    (0.95, "p95_ms"),
+    (0.98, "p98_ms"),
+    (0.99, "p99_ms"),
+    (0.995, "p99.5_ms"),
+    (0.999, "p99.9_ms"),
+    (1.0, "p100_ms"),
+];
+
+/// Clients, and events a second.
+pub(super) fn points(options: &Options) -> Vec<(usize, u32)> {
+    let most = options.clients;
+    let mut points = if options.pace.quick {
+        vec![((most / 10).max(1), 50), (most, 10), (most, 50)]
+    } else {
+        let parts = [10, 4, 2, 1].map(|part| ((most / part).max(1), 50));
+        [&parts[..], &[(most, 5), (most, 20), (most, 100)]].concat()
+    };
+    points.sort_unstable();
+    points.dedup();
+    points
+}
+
+pub(super) fn ask(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
+    lab.with(engine, None, |running| watch(lab, engine, running))
+}
+
+fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    let mut load = Load::open(&running.plan(0))?;
+    for (clients, rate) in points(lab.options) {
+        running.order(2, SMALL)?;
+        running.open(&mut load, clients)?;
+        // Some events before, or a just-in-time compiler would be measured cold.
+        running.order(rate.max(20), SMALL)?;
+        lab.read_for(&mut load, lab.options.pace.warm_up)?;
+        samples.push(measure(lab, engine, running, &mut load, (clients, rate), SMALL)?);
+    }
+    Ok(samples)
+}
+
+/// Has the engine send at this rate, and measures it.
+pub(super) fn measure(
+    lab: &Lab<'_>,
+    engine: Engine,
+    running: &mut Running,
+    load: &mut Load,
+    (clients, rate): (usize, u32),
+    frame: usize,
+) -> io::Result<Sample> {
+    running.order(rate, frame)?;
+    rest(load, rate)?;
+    let before = Spent::now(running.process.id(), lab.cores)?;
+    load.mark();
+    // What came while we were looking at /proc is counted, but it is not late.
+    load.read_for(before.at.elapsed() * 2)?;
+    load.forget_latencies();
+    lab.read_for(load, lab.options.pace.measured)?;
+    rest(load, rate)?;
+    let after = Spent::now(running.process.id(), lab.cores)?;
+    let spending = after.since(&before);
+    let window = load.window();
+    let mut sample = lab.sample(Experiment::Event, engine, (clients, rate));
+    sample.noise = spending.noise();
+    let events = float(window.delivered);
+    sample.figures = vec![
+        ("delivered", events / spending.seconds),
+        ("lost", float(window.lost)),
+        ("closed", float(window.closed as u64)),
+        ("busy", spending.server_busy),
+        ("load_busy", spending.load_busy),
+    ];
+    if window.delivered > 0 {
+        sample.figures.extend([
+            ("cpu_us", spending.cpu * 1e6 / events),
+            ("voluntary", spending.voluntary / events),
+            ("involuntary", spending.involuntary / events),
+        ]);
+        for (quantile, name) in QUANTILES {
+            let late = window.latency.quantile(quantile).map(|late| late.as_secs_f64() * 1000.0);
+            sample.figures.extend(late.map(|late| (name, late)));
+        }
+    }
+    Ok(sample)
+}
+
+/// Lets what is under way arrive, where the events ever rest: what is counted and what was spent then
+/// belong together.
+fn rest(load: &mut Load, rate: u32) -> io::Result<()> {
+    if rate <= 10 {
+        load.read_until_quiet(Duration::from_millis(40), Duration::from_secs(1))?;
+    }
+    Ok(())
+}

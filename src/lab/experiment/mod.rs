@@ -1,0 +1,226 @@
+//! The six questions, and how each is put to an engine.
+
+mod ceiling;
+mod event;
+mod idle;
+mod slow;
+mod stuck;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::engine::{Bound, Engine, PATH};
+use super::load::{Load, Plan};
+use super::meter::Socket;
+use super::plan::{Options, Pace};
+use super::process::{Cores, Process};
+use super::results::Sample;
+use super::tick::Order;
+
+/// Nobody is waited for longer: all must be answered, and have their first event, by then.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of a small event's frame.
+const SMALL: usize = 64;
+
+/// How often the wish to stop is looked at.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// A question.
+///
+/// ```
+/// use threadcast::lab::experiment::Experiment;
+///
+/// let names = Experiment::ALL.map(Experiment::name);
+/// assert_eq!(names, ["idle", "event", "latency", "slow", "stuck", "ceiling"]);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Experiment {
+    /// What does an idle client cost?
+    Idle,
+    /// What does an event cost?
+    Event,
+    /// How late is the last client?
+    Latency,
+    /// One connection does something slow: what do the others feel?
+    Slow,
+    /// One client stops reading: who pays?
+    Stuck,
+    /// Where is the ceiling, and what happens one client past it?
+    Ceiling,
+}
+
+impl Experiment {
+    /// All of them, in the order in which they are made and told.
+    pub const ALL: [Self; 6] =
+        [Self::Idle, Self::Event, Self::Latency, Self::Slow, Self::Stuck, Self::Ceiling];
+
+    /// What it is called on the command line and in the JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Event => "event",
+            Self::Latency => "latency",
+            Self::Slow => "slow",
+            Self::Stuck => "stuck",
+            Self::Ceiling => "ceiling",
+        }
+    }
+
+    /// The experiment of this name.
+    ///
+    /// ```
+    /// use threadcast::lab::experiment::Experiment;
+    ///
+    /// assert_eq!(Experiment::named("idle"), Some(Experiment::Idle));
+    /// ```
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|experiment| experiment.name() == name)
+    }
+
+    /// The figure by which two runs are compared.
+    #[must_use]
+    pub fn headline(self) -> &'static str {
+        match self {
+            Self::Idle => "memory_bytes",
+            Self::Event | Self::Stuck => "cpu_us",
+            Self::Latency => "p50_ms",
+            Self::Slow => "disk_silence_ms",
+            Self::Ceiling => "held",
+        }
+    }
+
+    /// About how many seconds it takes with one engine.
+    pub(super) fn seconds(self, options: &Options) -> f64 {
+        let Pace { measured, .. } = options.pace;
+        let (points, each, fixed) = match self {
+            Self::Idle => (idle::points(options).len(), 0.7, 1.0),
+            Self::Event => (event::points(options).len(), 0.3 + measured.as_secs_f64(), 0.6),
+            // The same measurements say it.
+            Self::Latency => (0, 0.0, 0.0),
+            Self::Slow => (3, measured.as_secs_f64().max(0.6), 1.0),
+            Self::Stuck => (2, measured.as_secs_f64(), 1.0),
+            Self::Ceiling => (1, 2.5, 0.5),
+        };
+        super::figures::float(points as u64) * each + fixed
+    }
+
+    /// Asks one engine, once.
+    pub(super) fn ask(self, lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
+        match self {
+            Self::Idle => idle::ask(lab, engine),
+            Self::Event => event::ask(lab, engine),
+            Self::Latency => Ok(Vec::new()),
+            Self::Slow => slow::ask(lab, engine),
+            Self::Stuck => stuck::ask(lab, engine),
+            Self::Ceiling => ceiling::ask(lab, engine),
+        }
+    }
+}
+
+pub(super) use event::QUANTILES;
+pub(super) use idle::calibrate;
+
+/// What every experiment needs.
+#[derive(Debug)]
+pub(super) struct Lab<'a> {
+    pub options: &'a Options,
+    pub cores: Cores,
+    pub stop: &'a AtomicBool,
+    pub socket: Socket,
+    pub run: usize,
+}
+
+impl Lab<'_> {
+    /// Watches an engine that is started for it, with so many descriptors at most, and stopped after.
+    fn with(
+        &self,
+        engine: Engine,
+        descriptors: Option<u64>,
+        watch: impl FnOnce(&mut Running) -> io::Result<Vec<Sample>>,
+    ) -> io::Result<Vec<Sample>> {
+        let mut running = self.start(engine, descriptors)?;
+        let outcome = watch(&mut running);
+        running.explain(outcome)
+    }
+
+    fn start(&self, engine: Engine, descriptors: Option<u64>) -> io::Result<Running> {
+        let command = engine.command(&self.options.program, descriptors);
+        let mut command = command.map_err(io::Error::other)?;
+        let (process, server) = Process::start_obedient(&mut command, self.cores)?;
+        Ok(Running { engine, process, server })
+    }
+
+    /// Reads for `span`, unless we are asked to stop.
+    fn read_for(&self, load: &mut Load, span: Duration) -> io::Result<()> {
+        let end = Instant::now() + span;
+        while Instant::now() < end {
+            self.go_on()?;
+            load.read_for(GLANCE.min(end.saturating_duration_since(Instant::now())))?;
+        }
+        Ok(())
+    }
+
+    /// An error when we were asked to stop.
+    fn go_on(&self) -> io::Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    }
+
+    fn sample(&self, experiment: Experiment, engine: Engine, point: (usize, u32)) -> Sample {
+        let ((clients, rate), figures) = (point, Vec::new());
+        Sample { experiment, engine, run: self.run, clients, rate, noise: 0.0, figures }
+    }
+}
+
+/// An engine that runs.
+#[derive(Debug)]
+struct Running {
+    engine: Engine,
+    process: Process,
+    server: SocketAddr,
+}
+
+impl Running {
+    fn plan(&self, clients: usize) -> Plan {
+        let in_flight = self.engine.in_flight();
+        Plan { clients, patience: PATIENCE, in_flight, ..Plan::new(self.server, PATH) }
+    }
+
+    fn order(&mut self, rate: u32, frame: usize) -> io::Result<()> {
+        self.process.order(Order { rate, frame })
+    }
+
+    /// Opens clients until there are so many and all of them have had an event, of which there must
+    /// be some.
+    fn open(&self, load: &mut Load, clients: usize) -> io::Result<()> {
+        load.grow(&self.plan(clients), clients)?;
+        load.read_first_events(PATIENCE)?;
+        let streaming = load.streaming();
+        if streaming < clients {
+            return Err(io::Error::other(format!(
+                "only {streaming} of {clients} clients were served"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Puts the engine's end in place of an error that only follows from it.
+    fn explain(mut self, outcome: io::Result<Vec<Sample>>) -> io::Result<Vec<Sample>> {
+        if outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            return outcome;
+        }
+        match self.process.ended() {
+            Some(status) => {
+                Err(io::Error::other(format!("it ended while it was measured ({status})")))
+            }
+            None => outcome,
+        }
+    }
+}

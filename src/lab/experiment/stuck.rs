@@ -1,0 +1,65 @@
+//! (e) One client stops reading: who pays?
+//!
+//! Figures: `p99_ms` and `cpu_us` of the others without such a client (`calm_…`) and with it; what the
+//! engine's memory has grown by meanwhile, `grown_bytes`, while the stuck client was sent
+//! `offered_bytes`; `queue_bytes`, what waits in the kernel for it; `cut`, 1 if the engine let go of it
+//! meanwhile, and `threads`.
+
+use std::io;
+
+use super::event::measure;
+use super::{Engine, Experiment, Lab, Running, Sample};
+use crate::lab::figures::{float, signed};
+use crate::lab::load::{Load, Plan};
+use crate::lab::meter::{difference, memory, threads};
+use crate::lab::procfs;
+
+/// Few clients and large events: what one of them does not read must soon be more than the kernel
+/// holds for it (up to 10 MB on loopback).
+const CLIENTS: usize = 10;
+const RATE: u32 = 1_000;
+const FRAME: usize = 16 * 1024;
+
+pub(super) fn ask(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
+    lab.with(engine, None, |running| watch(lab, engine, running))
+}
+
+fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
+    let clients = lab.options.clients.min(CLIENTS);
+    let point = (clients, RATE);
+    let mut load = Load::open(&running.plan(0))?;
+    running.order(RATE, FRAME)?;
+    running.open(&mut load, clients)?;
+    lab.read_for(&mut load, lab.options.pace.warm_up)?;
+    let calm = measure(lab, engine, running, &mut load, point, FRAME)?;
+    let before = memory(running.process.id())?.rss;
+    load.grow(&Plan { stuck: 1, ..running.plan(clients) }, clients)?;
+    let stuck = measure(lab, engine, running, &mut load, point, FRAME)?;
+    let grown = signed(difference(memory(running.process.id())?.rss, before));
+    let mut queue = None;
+    for port in load.stuck_ports() {
+        queue = procfs::send_queue(running.server.port(), port)?.filter(|it| it.established);
+    }
+    let mut sample = lab.sample(Experiment::Stuck, engine, point);
+    sample.noise = calm.noise.max(stuck.noise);
+    let threads = threads(running.process.id())?;
+    sample.figures = vec![
+        ("grown_bytes", grown),
+        ("queue_bytes", queue.map_or(0.0, |queue| float(queue.bytes))),
+        ("cut", f64::from(u8::from(queue.is_none()))),
+        ("threads", float(threads as u64)),
+    ];
+    // Who delivered nothing has no price of an event.
+    for (name, of, figure) in [
+        ("calm_p99_ms", &calm, "p99_ms"),
+        ("p99_ms", &stuck, "p99_ms"),
+        ("calm_cpu_us", &calm, "cpu_us"),
+        ("cpu_us", &stuck, "cpu_us"),
+    ] {
+        sample.figures.extend(of.figure(figure).map(|value| (name, value)));
+    }
+    let each = stuck.figure("delivered").map(|all| all / float(clients as u64));
+    let bytes = |rate| rate * lab.options.pace.measured.as_secs_f64() * float(FRAME as u64);
+    sample.figures.extend(each.map(|rate| ("offered_bytes", bytes(rate))));
+    Ok(vec![sample])
+}

@@ -1,0 +1,359 @@
+//! The load: thousands of stream clients in one thread, on `epoll`.
+//!
+//! It must never be the bottleneck of what it measures, so it reads in large pieces and parses two
+//! events of each (`load/stream.rs` says how the count stays exact). It counts what *arrived*:
+//! losses show as holes in the events' numbers, lateness as an event's age when it is read.
+//!
+//! What the server must send, as `text/event-stream`, chunked or not:
+//!
+//! ```text
+//! id: <anything>\n
+//! data: <number> <nanoseconds since the Unix epoch> <padding without tilde>~\n
+//! \n
+//! ```
+//!
+//! `<number>` counts the publisher's events without a hole. Comments, `retry:` and gap frames may
+//! stand between.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use threadcast::lab::load::{Load, Plan};
+//!
+//! let server = "127.0.0.1:8844".parse().expect("an address");
+//! let mut load = Load::open(&Plan { clients: 1_000, ..Plan::new(server, "/channels/bench") })?;
+//! load.mark();
+//! load.read_for(Duration::from_secs(5))?;
+//! println!("{} events, {} lost", load.window().delivered, load.window().lost);
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+mod client;
+mod counts;
+mod histogram;
+mod plan;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::{Events, Interest, Poll, Token};
+
+use client::Client;
+pub use counts::{Opening, Window};
+pub use histogram::Histogram;
+pub use plan::Plan;
+use stream::{Needles, ROOM};
+
+/// One read takes at most this much: large enough that ten million events a second are a few
+/// thousand reads, small enough to stay in the core's own cache.
+const READ: usize = 256 * 1024;
+
+/// So many full reads in a row are enough for one client; then the others have their turn.
+const READS_IN_A_ROW: usize = 8;
+
+/// The clients, and what they have seen.
+///
+/// ```
+/// # use threadcast::{Config, Event, Server};
+/// use std::time::{Duration, SystemTime, UNIX_EPOCH};
+/// use threadcast::lab::load::{Load, Plan};
+///
+/// # let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
+/// # let (addr, handle, registry) = (server.addresses()[0], server.handle(), server.registry().clone());
+/// # let running = std::thread::spawn(move || server.run());
+/// let mut load = Load::open(&Plan { clients: 3, ..Plan::new(addr, "/channels/bench") })?;
+/// let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+/// registry.publish("bench", &Event::new(format!("1 {now} ~")))?;
+/// assert!(load.read_first_events(Duration::from_secs(10))?);
+/// assert!(load.opening().events.is_some());
+/// # handle.shutdown();
+/// # running.join().expect("the server did not panic")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Load {
+    poll: Poll,
+    ready: Events,
+    clients: Vec<Client>,
+    stuck: Vec<std::net::TcpStream>,
+    /// Clients with more to read than their turn allowed.
+    unfinished: Vec<usize>,
+    buffer: Vec<u8>,
+    needles: Needles,
+    latency: Histogram,
+    silence: Duration,
+    closed: usize,
+    unanswered: usize,
+    started: Instant,
+    planned: usize,
+    opening: Opening,
+    waiting_for_head: usize,
+    waiting_for_event: usize,
+}
+
+impl Load {
+    /// Opens all clients, and returns when each has been answered, refused, or out of patience.
+    /// Streams are read meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When this process cannot open a socket (its own descriptors and ports are the usual limits).
+    /// A server that refuses is no error: see [`Opening::refused`].
+    pub fn open(plan: &Plan) -> io::Result<Self> {
+        let mut load = Self {
+            poll: Poll::new()?,
+            ready: Events::with_capacity(1024),
+            clients: Vec::with_capacity(plan.clients),
+            stuck: Vec::new(),
+            unfinished: Vec::new(),
+            buffer: vec![0; ROOM + READ],
+            needles: Needles::new(),
+            latency: Histogram::default(),
+            silence: Duration::ZERO,
+            closed: 0,
+            unanswered: 0,
+            started: Instant::now(),
+            planned: plan.clients,
+            opening: Opening { answered: 0, refused: 0, heads: None, events: None },
+            waiting_for_head: 0,
+            waiting_for_event: 0,
+        };
+        load.grow(plan, plan.clients)?;
+        Ok(load)
+    }
+
+    /// Opens more of the same, until there are `clients`, and the stuck ones on top.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn grow(&mut self, plan: &Plan, clients: usize) -> io::Result<()> {
+        let request = client::request(plan);
+        let deadline = Instant::now() + plan.patience;
+        self.planned = clients;
+        while self.clients.len() < clients && Instant::now() < deadline {
+            while self.clients.len() < clients && self.waiting_for_head < plan.in_flight.max(1) {
+                self.connect(plan.server, &request)?;
+            }
+            self.turn(deadline)?;
+        }
+        self.read_while(deadline, |load| load.waiting_for_head > 0)?;
+        self.give_up_on_the_unanswered();
+        for _ in self.stuck.len()..plan.stuck {
+            let mut socket = std::net::TcpStream::connect(plan.server)?;
+            socket.write_all(&request)?;
+            self.stuck.push(socket);
+        }
+        Ok(())
+    }
+
+    /// Reads for `span`.
+    ///
+    /// # Errors
+    ///
+    /// When `epoll` fails. A client whose connection fails is counted as closed.
+    pub fn read_for(&mut self, span: Duration) -> io::Result<()> {
+        self.read_while(Instant::now() + span, |_| true)
+    }
+
+    /// Reads until every answered client has had an event; `false` when `patience` ended first.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_for`](Self::read_for).
+    pub fn read_first_events(&mut self, patience: Duration) -> io::Result<bool> {
+        self.read_while(Instant::now() + patience, |load| load.waiting_for_event > 0)?;
+        Ok(self.waiting_for_event == 0)
+    }
+
+    /// Reads until nothing comes for `silence`; `false` when `patience` ended first. What is counted
+    /// and what the server spent then belong together.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_for`](Self::read_for).
+    pub fn read_until_quiet(&mut self, silence: Duration, patience: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + patience;
+        let mut last_read = Instant::now();
+        while Instant::now() < deadline {
+            if self.turn(deadline.min(last_read + silence))? {
+                last_read = Instant::now();
+            } else if last_read.elapsed() >= silence {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Forgets all but the first `clients`: the others hang up.
+    pub fn shrink(&mut self, clients: usize) {
+        for gone in self.clients.drain(clients.min(self.clients.len())..) {
+            let open = gone.socket.is_some();
+            self.waiting_for_head -= usize::from(open && !gone.stream.head_done());
+            self.waiting_for_event -= usize::from(open && gone.newest.is_none());
+            self.opening.answered -= usize::from(gone.stream.head_done());
+            self.opening.refused -= usize::from(!open && !gone.stream.head_done());
+        }
+        self.unfinished.retain(|index| *index < clients);
+        self.planned = self.clients.len();
+    }
+
+    /// Has so many of those clients leave.
+    pub fn leave(&mut self, count: usize) {
+        let streaming = |index: &usize| {
+            let client = &self.clients[*index];
+            client.socket.is_some() && client.newest.is_some()
+        };
+        let leaving: Vec<_> = (0..self.clients.len()).filter(streaming).take(count).collect();
+        leaving.into_iter().for_each(|index| self.close(index));
+    }
+
+    /// The local ports of the clients that read nothing.
+    #[must_use]
+    pub fn stuck_ports(&self) -> Vec<u16> {
+        let port = |socket: &std::net::TcpStream| socket.local_addr().ok().map(|addr| addr.port());
+        self.stuck.iter().filter_map(port).collect()
+    }
+
+    fn connect(&mut self, server: SocketAddr, request: &[u8]) -> io::Result<()> {
+        let index = self.clients.len();
+        let mut socket = client::connect(server, index)?;
+        // Edge-triggered: writable is told once, when the connection stands.
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut socket, Token(index), interest)?;
+        self.clients.push(Client::new(socket, request));
+        self.waiting_for_head += 1;
+        self.waiting_for_event += 1;
+        Ok(())
+    }
+
+    fn read_while(
+        &mut self,
+        deadline: Instant,
+        mut wanted: impl FnMut(&Self) -> bool,
+    ) -> io::Result<()> {
+        while wanted(self) && Instant::now() < deadline {
+            self.turn(deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for something to read until `deadline` at most; `true` when there was something.
+    fn turn(&mut self, deadline: Instant) -> io::Result<bool> {
+        let mut patience = deadline.saturating_duration_since(Instant::now());
+        if !self.unfinished.is_empty() {
+            patience = Duration::ZERO;
+        }
+        match self.poll.poll(&mut self.ready, Some(patience)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        let unfinished = std::mem::take(&mut self.unfinished);
+        let ready = std::mem::replace(&mut self.ready, Events::with_capacity(0));
+        for event in &ready {
+            let index = event.token().0;
+            if event.is_writable() {
+                self.clients[index].ask();
+            }
+            if event.is_readable() || event.is_error() {
+                self.read(index, event.is_read_closed() || event.is_error());
+            }
+        }
+        let any = !unfinished.is_empty() || !ready.is_empty();
+        self.ready = ready;
+        for index in unfinished {
+            self.read(index, true);
+        }
+        Ok(any)
+    }
+
+    /// Reads what there is. A read that does not fill the buffer has emptied the socket, which saves
+    /// asking again, unless the end of the stream may stand behind it (`to_the_end`).
+    fn read(&mut self, index: usize, to_the_end: bool) {
+        for _ in 0..READS_IN_A_ROW {
+            let Some(socket) = &mut self.clients[index].socket else { return };
+            match socket.read(&mut self.buffer[ROOM..]) {
+                Ok(0) => return self.close(index),
+                Ok(read) => {
+                    self.take(index, read);
+                    if read < READ && !to_the_end {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.close(index),
+            }
+        }
+        self.unfinished.push(index);
+    }
+
+    fn take(&mut self, index: usize, read: usize) {
+        let now = unix_nanos();
+        let client = &mut self.clients[index];
+        let before = (client.stream.head_done(), client.newest.is_some());
+        let Ok(seen) = client.stream.feed(&self.needles, &mut self.buffer, read) else {
+            return self.close(index);
+        };
+        client.count(&seen);
+        if seen.events > 0 {
+            let silence = now.saturating_sub(std::mem::replace(&mut client.heard, now));
+            self.silence = self.silence.max(Duration::from_nanos(silence));
+        }
+        let after = (client.stream.head_done(), client.newest.is_some());
+        if after != before {
+            self.opening.answered += usize::from(after.0 && !before.0);
+            self.waiting_for_head -= usize::from(after.0 && !before.0);
+            self.waiting_for_event -= usize::from(after.1 && !before.1);
+            self.note_times();
+        }
+        // Of the events in between the elder half counts as old as the oldest, the rest as the newest.
+        let age = |published| Duration::from_nanos(now.saturating_sub(published));
+        if let (Some(oldest), Some(newest)) = (seen.oldest, seen.newest) {
+            self.latency.record(age(oldest.published), seen.events / 2);
+            self.latency.record(age(newest.published), seen.events - seen.events / 2);
+        }
+    }
+
+    fn close(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.socket = None;
+        self.closed += 1;
+        if !client.stream.head_done() {
+            self.opening.refused += 1;
+            self.waiting_for_head -= 1;
+        }
+        if client.newest.is_none() {
+            self.waiting_for_event -= 1;
+        }
+        self.note_times();
+    }
+
+    fn note_times(&mut self) {
+        let elapsed = self.started.elapsed();
+        if self.waiting_for_head == 0 && self.clients.len() == self.planned {
+            self.opening.heads.get_or_insert(elapsed);
+        }
+        if self.waiting_for_event == 0 && self.clients.len() == self.planned {
+            self.opening.events.get_or_insert(elapsed);
+        }
+    }
+
+    fn give_up_on_the_unanswered(&mut self) {
+        for index in 0..self.clients.len() {
+            if self.clients[index].socket.is_some() && !self.clients[index].stream.head_done() {
+                self.close(index);
+                self.unanswered += 1;
+            }
+        }
+        self.closed = 0;
+    }
+}
+
+fn unix_nanos() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

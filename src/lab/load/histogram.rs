@@ -1,0 +1,130 @@
+//! How late events were: durations counted in buckets, so that ten million cost as much as ten.
+
+use std::time::Duration;
+
+/// Buckets per doubling of the value: a quantile is at most 1/64 (1.6 %) above the truth.
+const FINENESS: u64 = 64;
+const FINENESS_BITS: u32 = FINENESS.ilog2();
+
+/// A count of durations, from which quantiles are read.
+///
+/// ```
+/// use std::time::Duration;
+/// use threadcast::lab::load::Histogram;
+///
+/// let mut latency = Histogram::default();
+/// latency.record(Duration::from_millis(1), 99);
+/// latency.record(Duration::from_millis(50), 1);
+/// assert_eq!(latency.count(), 100);
+/// assert!(latency.quantile(0.5) < Some(Duration::from_millis(2)));
+/// assert_eq!(latency.max(), Duration::from_millis(50));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Histogram {
+    /// Grows to the largest duration seen; two hours need 2,400 buckets.
+    buckets: Vec<u64>,
+    total: u64,
+    max: Duration,
+}
+
+impl Histogram {
+    /// Counts `duration` as often as `weight` says.
+    pub fn record(&mut self, duration: Duration, weight: u64) {
+        if weight == 0 {
+            return;
+        }
+        let bucket = bucket(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        if self.buckets.len() <= bucket {
+            self.buckets.resize(bucket + 1, 0);
+        }
+        self.buckets[bucket] += weight;
+        self.total += weight;
+        self.max = self.max.max(duration);
+    }
+
+    /// The duration that a share `q` of all (0.5 is the median) did not exceed; `None` when nothing
+    /// was recorded.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)] // a rank needs no 53rd bit
+    pub fn quantile(&self, q: f64) -> Option<Duration> {
+        let rank = ((self.total as f64 * q).ceil() as u64).max(1);
+        let mut below = 0;
+        for (bucket, count) in self.buckets.iter().enumerate() {
+            below += count;
+            if below >= rank {
+                return Some(Duration::from_nanos(upper_bound(bucket)).min(self.max));
+            }
+        }
+        None
+    }
+
+    /// The longest duration, exactly; zero when nothing was recorded.
+    #[must_use]
+    pub fn max(&self) -> Duration {
+        self.max
+    }
+
+    /// How many durations were recorded, weights included.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.total
+    }
+}
+
+/// Nanoseconds to a bucket: the value itself while it is small, then 64 buckets per doubling.
+fn bucket(nanos: u64) -> usize {
+    let shift = (nanos | FINENESS).ilog2() - FINENESS_BITS;
+    usize::try_from(u64::from(shift) * FINENESS + (nanos >> shift)).expect("at most 64 × 64")
+}
+
+/// The largest value that falls into `bucket`.
+fn upper_bound(bucket: usize) -> u64 {
+    let bucket = bucket as u64;
+    let shift = (bucket / FINENESS).saturating_sub(1);
+    let value = bucket - shift * FINENESS;
+    (((u128::from(value) + 1) << shift) - 1).try_into().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_lies_in_a_bucket_close_above_it() {
+        for nanos in (0..200).chain((6..63).map(|bits| 1 << bits)).chain([12_345_678, u64::MAX]) {
+            let bound = upper_bound(bucket(nanos));
+            assert!(bound >= nanos, "{nanos} is above its bound {bound}");
+            assert!(bound - nanos <= nanos / FINENESS, "{nanos} is far below its bound {bound}");
+        }
+    }
+
+    #[test]
+    fn buckets_follow_each_other_without_a_hole() {
+        for bucket_index in 0..3_000 {
+            assert_eq!(bucket(upper_bound(bucket_index)), bucket_index);
+            assert_eq!(bucket(upper_bound(bucket_index) + 1), bucket_index + 1);
+        }
+    }
+
+    #[test]
+    fn quantiles_count_weights() {
+        let mut latency = Histogram::default();
+        latency.record(Duration::from_millis(1), 98);
+        latency.record(Duration::from_millis(50), 1);
+        latency.record(Duration::from_millis(70), 1);
+        let close = |q: f64, millis: u64| {
+            let found = latency.quantile(q).expect("it is not empty").as_micros();
+            assert!((u128::from(millis * 1000)..=u128::from(millis * 1016)).contains(&found));
+        };
+        close(0.5, 1);
+        close(0.98, 1);
+        close(0.99, 50);
+        assert_eq!(latency.quantile(1.0), Some(Duration::from_millis(70)), "never above the max");
+        assert_eq!(latency.count(), 100);
+    }
+
+    #[test]
+    fn nothing_recorded_is_no_quantile() {
+        assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+}

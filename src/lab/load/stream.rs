@@ -1,0 +1,246 @@
+//! One client's bytes, turned into counts.
+//!
+//! At ten million events a second there are 100 ns for each, so most are never parsed: every event
+//! ends with one [`END`] byte, and counting that byte is exact whatever the chunks and reads cut in
+//! two. Only the oldest and the newest event of a read are looked into.
+
+use memchr::memmem::Finder;
+
+/// Ends the data of every event and occurs nowhere else in a stream.
+pub(super) const END: u8 = b'~';
+
+/// Free bytes that [`Stream::feed`] needs in front of what was read: what an earlier read left over
+/// is put there. An answer's head, and all of an event before its padding, must fit.
+pub(super) const ROOM: usize = 1024;
+
+/// What an event says of itself: its data begins `<number> <published> `.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Counts the publisher's events without a hole.
+    pub number: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub published: u64,
+}
+
+/// What one read brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub events: u64,
+    pub oldest: Option<Stamp>,
+    pub newest: Option<Stamp>,
+    /// Frames by which the server itself says that it left something out.
+    pub gaps: u64,
+}
+
+/// The answer was not `200`, or its head has no end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused;
+
+/// The needles, prepared once for all streams.
+#[derive(Debug)]
+pub(super) struct Needles {
+    data: Finder<'static>,
+    gap: Finder<'static>,
+}
+
+impl Needles {
+    pub(super) fn new() -> Self {
+        Self { data: Finder::new("data: "), gap: Finder::new("event: gap\n") }
+    }
+}
+
+/// Where a client is in its stream.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    head_done: bool,
+    /// The begin of what is not complete yet, at most [`ROOM`] bytes of it.
+    carry: Vec<u8>,
+}
+
+impl Stream {
+    pub(super) fn head_done(&self) -> bool {
+        self.head_done
+    }
+
+    /// Takes the bytes `buffer[ROOM..ROOM + read]`; writes over what stands before them.
+    pub(super) fn feed(
+        &mut self,
+        needles: &Needles,
+        buffer: &mut [u8],
+        read: usize,
+    ) -> Result<Seen, Refused> {
+        let start = ROOM - self.carry.len();
+        buffer[start..ROOM].copy_from_slice(&self.carry);
+        let mut window = &buffer[start..ROOM + read];
+        if !self.head_done {
+            let Some(end) = memchr::memmem::find(window, b"\r\n\r\n") else {
+                return if self.keep(window) { Ok(Seen::default()) } else { Err(Refused) };
+            };
+            if !(window.starts_with(b"HTTP/1.") && window[8..].starts_with(b" 200")) {
+                return Err(Refused);
+            }
+            self.head_done = true;
+            self.carry.clear();
+            // The head's last line break stays, so that the first chunk's size looks like all others.
+            window = &window[end + 2..];
+        }
+        Ok(self.count(needles, window))
+    }
+
+    fn count(&mut self, needles: &Needles, window: &[u8]) -> Seen {
+        let carried = self.carry.len();
+        let gaps = needles.gap.find_iter(window).filter(|at| at + GAP_LENGTH > carried).count();
+        let mut seen = Seen { gaps: gaps as u64, ..Seen::default() };
+        let Some(last) = memchr::memrchr(END, &window[carried..]).map(|at| carried + at) else {
+            self.keep(window);
+            return seen;
+        };
+        let complete = &window[..last];
+        seen.events = memchr::memchr_iter(END, &window[carried..=last]).count() as u64;
+        let newest = memchr::memrchr(END, complete).map_or(0, |at| at + 1);
+        seen.newest = stamp(needles, &complete[newest..]);
+        seen.oldest = if seen.events == 1 {
+            seen.newest
+        } else {
+            let first = memchr::memchr(END, complete).expect("there are two events at least");
+            stamp(needles, &complete[..first])
+        };
+        self.carry.clear();
+        self.keep(&window[last + 1..]);
+        seen
+    }
+
+    /// Keeps the begin of an incomplete event; `false` says that it did not fit whole. It need not:
+    /// what follows the stamp is padding.
+    fn keep(&mut self, rest: &[u8]) -> bool {
+        let kept = rest.len().min(ROOM);
+        self.carry.clear();
+        self.carry.extend_from_slice(&rest[..kept]);
+        kept == rest.len()
+    }
+}
+
+const GAP_LENGTH: usize = "event: gap\n".len();
+
+/// Reads the stamp out of the bytes between two events' ends.
+fn stamp(needles: &Needles, event: &[u8]) -> Option<Stamp> {
+    plain_stamp(needles, event).or_else(|| plain_stamp(needles, &without_chunk_sizes(event)))
+}
+
+fn plain_stamp(needles: &Needles, event: &[u8]) -> Option<Stamp> {
+    // A gap frame in front has data too, but it does not begin with a digit.
+    needles.data.find_iter(event).find_map(|at| {
+        let (number, rest) = digits(&event[at + "data: ".len()..])?;
+        let (published, _) = digits(rest)?;
+        Some(Stamp { number, published })
+    })
+}
+
+/// A number and the space that ends it; `None` when the bytes end before the space does.
+fn digits(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let length = bytes.iter().position(|byte| !byte.is_ascii_digit())?;
+    let text = std::str::from_utf8(&bytes[..length]).ok()?;
+    (bytes[length] == b' ').then_some((text.parse().ok()?, &bytes[length + 1..]))
+}
+
+/// The same bytes without chunk boundaries (`CR LF hex CR LF`), which may cut a number in two. Our
+/// frames contain no CR.
+fn without_chunk_sizes(mut event: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(event.len());
+    while let Some(cr) = memchr::memchr(b'\r', event) {
+        plain.extend_from_slice(&event[..cr]);
+        let after = &event[cr..];
+        let size = after.iter().skip(2).take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let boundary = size > 0 && after[2 + size..].starts_with(b"\r\n");
+        event = &after[if boundary { size + 4 } else { 1 }..];
+    }
+    plain.extend_from_slice(event);
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+
+    fn frame(number: u64) -> String {
+        format!("id: 7-{number}\ndata: {number} {} xxxx~\n\n", 1_000 + number)
+    }
+
+    fn chunked(frames: &str) -> String {
+        format!("{:x}\r\n{frames}\r\n", frames.len())
+    }
+
+    /// Feeds `wire` in pieces of `size` bytes and adds up what was seen.
+    fn feed(wire: &str, size: usize) -> Result<Seen, Refused> {
+        let (needles, mut stream) = (Needles::new(), Stream::default());
+        let mut buffer = vec![0; ROOM + wire.len()];
+        let mut all = Seen::default();
+        for piece in wire.as_bytes().chunks(size) {
+            buffer[ROOM..ROOM + piece.len()].copy_from_slice(piece);
+            let seen = stream.feed(&needles, &mut buffer, piece.len())?;
+            assert_eq!(seen.events > 0, seen.newest.is_some(), "every event has a stamp");
+            assert_eq!(seen.events > 0, seen.oldest.is_some(), "every event has a stamp");
+            all.events += seen.events;
+            all.gaps += seen.gaps;
+            all.oldest = all.oldest.or(seen.oldest);
+            all.newest = seen.newest.or(all.newest);
+        }
+        Ok(all)
+    }
+
+    #[track_caller]
+    fn check(body: &str, events: u64, gaps: u64, numbers: [u64; 2]) {
+        let wire = format!("{HEAD}{body}");
+        let stamp = |number| Some(Stamp { number, published: 1_000 + number });
+        let [oldest, newest] = numbers.map(stamp);
+        for size in 1..=wire.len() {
+            let expected = Seen { events, oldest, newest, gaps };
+            assert_eq!(feed(&wire, size), Ok(expected), "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn plain_frames_are_counted_however_they_are_cut() {
+        check(&[frame(8), frame(9), frame(10), frame(11)].concat(), 4, 0, [8, 11]);
+    }
+
+    #[test]
+    fn chunks_do_not_disturb() {
+        let body = chunked("retry: 3000\n\n") + &chunked(&frame(8)) + &chunked(&frame(9));
+        check(&(body + &chunked(&[frame(10), frame(11)].concat())), 4, 0, [8, 11]);
+    }
+
+    #[test]
+    fn a_chunk_may_end_inside_a_number() {
+        let frame = frame(88_888);
+        for cut in 1..frame.len() {
+            check(&(chunked(&frame[..cut]) + &chunked(&frame[cut..])), 1, 0, [88_888; 2]);
+        }
+    }
+
+    #[test]
+    fn a_gap_is_seen_once_and_is_no_event() {
+        let gap = "id: 7-20\nevent: gap\ndata: {\"channel\":\"bench\",\"missed\":11}\n\n";
+        check(&[chunked(&frame(8)), chunked(gap), chunked(&frame(21))].concat(), 2, 1, [8, 21]);
+        check(&[chunked(gap), chunked(&frame(21))].concat(), 1, 1, [21, 21]);
+    }
+
+    #[test]
+    fn long_padding_is_passed_over() {
+        let long = |number: u64| frame(number).replace("xxxx", &"x".repeat(3 * ROOM));
+        let wire = format!("{HEAD}{}{}", long(8), long(9));
+        for size in [1, 100, ROOM, ROOM + 1, wire.len()] {
+            let seen = feed(&wire, size).expect("it is a 200");
+            assert_eq!((seen.events, seen.newest.map(|stamp| stamp.number)), (2, Some(9)));
+        }
+    }
+
+    #[test]
+    fn other_answers_are_refusals() {
+        assert_eq!(feed("HTTP/1.1 503 Service Unavailable\r\n\r\n", 9), Err(Refused));
+        assert_eq!(feed("HTTP/1.1 200 OK\r\nX: ", 9), Ok(Seen::default()));
+        assert_eq!(feed(&"x".repeat(2 * ROOM), 100), Err(Refused));
+    }
+}

@@ -1,0 +1,28 @@
+//! The machine that is measured on, as a reader of the figures must know it.
+
+use std::fs;
+
+use super::process::{Cores, siblings};
+
+/// What it is, in the order in which it is read: a name, and the thing.
+#[must_use]
+pub fn describe(cores: Cores) -> Vec<(&'static str, String)> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        line.split_once(':').map_or("", |(_, value)| value).trim().to_owned()
+    };
+    let online = read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count();
+    let others = siblings(cores.server).into_iter().filter(|core| *core != cores.server);
+    let others: Vec<_> = others.map(|core| format!("core {core}")).collect();
+    let shared = if others.is_empty() { "nobody".into() } else { others.join(", ") };
+    vec![
+        ("cpu", field(&read("/proc/cpuinfo"), "model name")),
+        ("cores", online.to_string()),
+        ("server core", cores.server.to_string()),
+        ("load core", cores.load.to_string()),
+        ("the server core shares its core with", shared),
+        ("kernel", read("/proc/sys/kernel/osrelease").trim().to_owned()),
+        ("memory", field(&read("/proc/meminfo"), "MemTotal")),
+    ]
+}

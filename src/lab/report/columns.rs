@@ -1,0 +1,133 @@
+//! Which figures answer which question, and how they are shown.
+
+use super::words::Text;
+use crate::lab::engine::Engine;
+use crate::lab::experiment::Experiment;
+use crate::lab::figures::digits;
+use crate::lab::results::{Results, Summary};
+
+/// A figure, as people read it.
+#[derive(Debug)]
+pub(super) struct Column {
+    pub title: Text,
+    /// Its name in the samples.
+    pub figure: &'static str,
+    /// What it is multiplied with, to be in the unit of the title.
+    scale: f64,
+    digits: usize,
+}
+
+const KB: f64 = 1.0 / 1024.0;
+const MB: f64 = KB / 1024.0;
+
+const fn column(
+    figure: &'static str,
+    scale: f64,
+    digits: usize,
+    en: &'static str,
+    zh: &'static str,
+) -> Column {
+    Column { title: Text { en, zh }, figure, scale, digits }
+}
+
+/// The columns of an experiment's table.
+pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
+    match experiment {
+        Experiment::Idle => {
+            const {
+                &[
+                    column("threads", 1.0, 0, "threads", "线程数"),
+                    column("base_bytes", MB, 1, "without clients, MB", "空载 MB"),
+                    column("rss", KB, 1, "RSS KB/client", "RSS KB/客户端"),
+                    column("kernel_stack", KB, 1, "kernel stack KB", "内核栈 KB"),
+                    column("slab", KB, 1, "slab KB", "slab KB"),
+                    column("kernel", KB, 1, "kernel in all KB", "内核合计 KB"),
+                    column("client_bytes", KB, 1, "RSS + kernel KB", "RSS + 内核 KB"),
+                    column("whole", KB, 1, "by MemAvailable KB", "按 MemAvailable KB"),
+                ]
+            }
+        }
+        Experiment::Event => {
+            const {
+                &[
+                    column("cpu_us", 1.0, 2, "µs CPU/event", "每事件 CPU µs"),
+                    column("voluntary", 1.0, 3, "sleeps/event", "每事件休眠次数"),
+                    column("involuntary", 1.0, 3, "preempted/event", "每事件被抢占次数"),
+                    column("delivered", 1.0, 0, "delivered/s", "每秒送达"),
+                    column("busy", 100.0, 0, "core busy %", "核占用 %"),
+                ]
+            }
+        }
+        Experiment::Latency => {
+            const {
+                &[
+                    column("p50_ms", 1.0, 2, "median ms", "中位 ms"),
+                    column("p90_ms", 1.0, 2, "90 % ms", "90 % ms"),
+                    column("p99_ms", 1.0, 2, "99 % ms", "99 % ms"),
+                    column("p99.9_ms", 1.0, 2, "99.9 % ms", "99.9 % ms"),
+                    column("p100_ms", 1.0, 2, "last ms", "最晚 ms"),
+                ]
+            }
+        }
+        Experiment::Slow => {
+            const {
+                &[
+                    column("calm_silence_ms", 1.0, 1, "silence ms: calm", "静默 ms：平时"),
+                    column("disk_silence_ms", 1.0, 1, "one reads a disk", "有人读盘"),
+                    column("cpu_silence_ms", 1.0, 1, "one computes", "有人计算"),
+                    column("cpu_p50_ms", 1.0, 1, "median event late, ms", "此时事件中位延迟 ms"),
+                ]
+            }
+        }
+        Experiment::Stuck => {
+            const {
+                &[
+                    column("offered_bytes", MB, 0, "sent at it, MB", "发给它的 MB"),
+                    column("queue_bytes", MB, 1, "waiting in the kernel, MB", "内核中等待 MB"),
+                    column("grown_bytes", MB, 1, "engine grew by MB", "进程增长 MB"),
+                    column(
+                        "calm_p99_ms",
+                        1.0,
+                        1,
+                        "others before: 99 % ms",
+                        "其他客户端之前 99 % ms",
+                    ),
+                    column("p99_ms", 1.0, 1, "others with it: 99 % ms", "其他客户端之后 99 % ms"),
+                    column("cut", 100.0, 0, "let go of it %", "已断开 %"),
+                ]
+            }
+        }
+        Experiment::Ceiling => {
+            const {
+                &[
+                    column("descriptors", 1.0, 0, "descriptors", "描述符"),
+                    column("predicted", 1.0, 0, "predicted clients", "预测客户端数"),
+                    column("held", 1.0, 0, "held", "实际"),
+                    column("told", 100.0, 0, "of the rest told at once %", "其余被立即告知 %"),
+                    column("served_on", 100.0, 0, "the others served on %", "原有继续收到 %"),
+                    column(
+                        "come_back",
+                        100.0,
+                        0,
+                        "newcomers served after some left %",
+                        "有人离开后新来者 %",
+                    ),
+                ]
+            }
+        }
+    }
+}
+
+impl Column {
+    /// What an engine's cell says; a dash where nothing was measured.
+    pub(super) fn cell(&self, results: &Results, experiment: Experiment, engine: Engine) -> String {
+        let found = results.shown(experiment, engine, self.figure);
+        found.map_or("–".into(), |Summary { median, least, most, count }| {
+            let show = |value: f64| digits(value * self.scale, self.digits);
+            let (low, high) = (show(least), show(most));
+            let spread =
+                if count < 2 || low == high { String::new() } else { format!(" ({low}–{high})") };
+            show(median) + &spread
+        })
+    }
+}

@@ -1,0 +1,90 @@
+//! The report in a terminal.
+
+use std::fmt::Write as _;
+
+use super::columns::columns;
+use super::words::{self, Language};
+use crate::lab::results::Results;
+
+/// All that was found, as text: a table for each question, and the sentence.
+#[must_use]
+pub fn text(results: &Results) -> String {
+    let mut text = String::new();
+    for (name, it) in &results.machine {
+        let _ = writeln!(text, "{name}: {it}");
+    }
+    for note in words::notes(results, Language::English) {
+        let _ = writeln!(text, "note: {note}");
+    }
+    for experiment in results.experiments() {
+        let _ = writeln!(text, "\n{}", words::question(experiment).en);
+        let _ = writeln!(text, "  Expected: {}", words::prediction(experiment).en);
+        let heading = columns(experiment).iter().map(|column| column.title.en.to_owned());
+        let mut rows = vec![std::iter::once("engine".to_owned()).chain(heading).collect()];
+        for engine in &results.engines {
+            let cells = columns(experiment).iter();
+            let cells = cells.map(|column| column.cell(results, experiment, *engine));
+            rows.push(std::iter::once(engine.name().to_owned()).chain(cells).collect());
+        }
+        text += &table(&rows);
+        let _ = writeln!(text, "  {}", words::meaning(results, experiment, Language::English));
+    }
+    let _ = writeln!(text, "\n{}", words::sentence(results, Language::English));
+    text
+}
+
+/// Columns as wide as their widest cell: the first to the left, the others to the right.
+fn table(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let mut text = String::new();
+    for row in rows {
+        for (index, cell) in row.iter().enumerate() {
+            let width = width(index).unwrap_or(0);
+            let _ = match index {
+                0 => write!(text, "  {cell:<width$}"),
+                _ => write!(text, "  {cell:>width$}"),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::engine::Engine;
+    use crate::lab::experiment::Experiment;
+    use crate::lab::results::Sample;
+
+    #[test]
+    fn runs_that_differ_are_called_noisy_and_a_single_one_is_not_trusted() {
+        let (experiment, engine) = (Experiment::Event, Engine::Wake);
+        let told = |values: &[f64]| {
+            let sample = |(run, value): (usize, &f64)| Sample {
+                experiment,
+                engine,
+                run: run + 1,
+                clients: 10,
+                rate: 5,
+                noise: 0.0,
+                figures: vec![(experiment.headline(), *value)],
+            };
+            let samples = values.iter().enumerate().map(sample).collect();
+            text(&Results { engines: vec![engine], samples, ..Results::default() })
+        };
+        let differ = "noisy: event of wake: runs differ by more than 15 %";
+        assert!(told(&[10.0, 12.0]).contains(differ));
+        assert!(!told(&[10.0, 11.0]).contains("noisy"));
+        assert!(told(&[10.0]).contains("measured once") && !told(&[1.0, 1.0]).contains("once"));
+    }
+
+    #[test]
+    fn a_tables_cells_stand_below_each_other() {
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let text = table(&[row(["engine", "µs"]), row(["wake", "12.5"])]);
+        assert_eq!(text, "  engine    µs\n  wake    12.5\n");
+    }
+}

@@ -1,0 +1,171 @@
+//! One run of the lab: every question, to every engine, several times.
+//!
+//! ```text
+//!  for every round, for every question, every engine in turn:
+//!    start it on one core → open the clients from another → measure → stop it
+//! ```
+//!
+//! Rounds are outermost, so that whoever ends it early has a whole report of what is done, and so
+//! that a machine which warms up or slows down does it to all.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::engine::Engine;
+use super::experiment::{Experiment, Lab, calibrate};
+use super::machine;
+use super::meter::Socket;
+use super::plan::{LabError, Options, Pace};
+use super::process::{self, Cores};
+use super::results::{Failure, Results};
+
+/// Where the measuring is.
+///
+/// ```
+/// use std::sync::atomic::AtomicBool;
+/// use threadcast::lab::engine::Engine;
+/// use threadcast::lab::experiment::Experiment;
+/// use threadcast::lab::{Options, Pace, run};
+///
+/// let options = Options {
+///     engines: vec![Engine::Direct],
+///     experiments: vec![Experiment::Ceiling],
+///     ..Options::new("/nowhere/threadcast".into(), Pace::QUICK)
+/// };
+///
+/// let mut told = Vec::new();
+/// run(&options, &AtomicBool::new(false), &mut |progress| told.push(progress.what.clone()))?;
+/// assert_eq!(told, ["ceiling: direct, run 1 of 1"]);
+/// # Ok::<(), threadcast::lab::LabError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// What is being measured.
+    pub what: String,
+    /// How many seconds are done, of those that were planned.
+    pub done: Duration,
+    /// How many seconds were planned.
+    pub planned: Duration,
+    /// About how long the rest takes.
+    pub left: Duration,
+}
+
+/// Measures until all is done, or until `stop` is set: then what is done is the result. An engine
+/// that fails is named in the result, and the rest goes on.
+///
+/// This thread is moved to the load's core.
+///
+/// # Errors
+///
+/// When [`Options::check`] finds something, no engine is here, or the system does not let us measure.
+pub fn run(
+    options: &Options,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Results, LabError> {
+    options.check()?;
+    let started = Instant::now();
+    let here = |engine: &Engine| engine.command(&options.program, None).is_ok();
+    let engines: Vec<_> = options.engines.iter().copied().filter(here).collect();
+    let why_not = |engine: &Engine| Some((*engine, engine.command(&options.program, None).err()?));
+    let missing: Vec<_> = options.engines.iter().filter_map(why_not).collect();
+    if engines.is_empty() {
+        return Err(LabError::NoEngines(missing));
+    }
+    process::raise_the_descriptor_limit().map_err(LabError::System)?;
+    let cores = Cores::choose();
+    process::pin(cores.load).map_err(LabError::System)?;
+    let (ceiling, bound) = options.ceiling(&engines);
+    let clients = options.clients.min(ceiling);
+    let clamped = (clients < options.clients).then(|| {
+        format!(
+            "{} clients were asked for; {bound} lets these engines hold {clients} each",
+            options.clients
+        )
+    });
+    let (machine, asked) = (machine::describe(cores), options.experiments.clone());
+    let mut results =
+        Results { machine, engines, missing, asked, clients, clamped, ..Results::default() };
+    let options = Options { clients, ..options.clone() };
+    let mut lab = Lab { options: &options, cores, stop, socket: Socket::default(), run: 0 };
+    let mut steps = Steps::new(&options, &results.engines, progress);
+    if options.experiments.contains(&Experiment::Idle) {
+        steps.begin("what the load's own sockets cost", Experiment::Idle.seconds(&options) * 2.0);
+        // Without it the kernel's share includes both ends of a connection; stopping is seen below.
+        results.socket = calibrate(&lab).unwrap_or_default();
+    }
+    let rounds = (1..=options.pace.runs).flat_map(|run| {
+        let asked = |it: &Experiment| options.experiments.contains(it);
+        let measured = Experiment::ALL.into_iter().filter(move |it| match it {
+            Experiment::Event => asked(it) || asked(&Experiment::Latency),
+            Experiment::Latency => false, // the same measurements say it
+            _ => asked(it),
+        });
+        measured.map(move |experiment| (run, experiment))
+    });
+    for (run, experiment) in rounds {
+        lab = Lab { socket: results.socket, run, ..lab };
+        for engine in results.engines.clone() {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let what = format!(
+                "{}: {}, run {run} of {}",
+                experiment.name(),
+                engine.name(),
+                options.pace.runs
+            );
+            steps.begin(&what, experiment.seconds(&options));
+            let clients = clients.min(engine.most_clients());
+            // Its processes take seconds to come, so few points must do, or all would take too long.
+            let quick = options.pace.quick || engine.is_apache();
+            let pace = Pace { quick, ..options.pace };
+            let options = Options { clients, pace, ..options.clone() };
+            match experiment.ask(&Lab { options: &options, ..lab }, engine) {
+                Ok(samples) => results.samples.extend(samples),
+                Err(_) if stop.load(Ordering::Relaxed) => {}
+                Err(error) => {
+                    let why = error.to_string();
+                    results.failures.push(Failure { experiment, engine, run, why });
+                }
+            }
+        }
+    }
+    results.interrupted = stop.load(Ordering::Relaxed);
+    results.seconds = started.elapsed().as_secs_f64();
+    Ok(results)
+}
+
+/// How far the measuring is. Seconds that were planned are put right by those that it took.
+struct Steps<'a> {
+    progress: &'a mut dyn FnMut(&Progress),
+    planned: f64,
+    done: f64,
+    begun: f64,
+    started: Instant,
+}
+
+impl<'a> Steps<'a> {
+    fn new(options: &Options, engines: &[Engine], progress: &'a mut dyn FnMut(&Progress)) -> Self {
+        let each: f64 = options.experiments.iter().map(|it| it.seconds(options)).sum();
+        let rounds = super::figures::float((engines.len() * options.pace.runs) as u64);
+        let idle = options.experiments.contains(&Experiment::Idle);
+        let first = if idle { Experiment::Idle.seconds(options) * 2.0 } else { 0.0 };
+        let planned = (each * rounds + first).max(f64::MIN_POSITIVE);
+        Self { progress, planned, done: 0.0, begun: 0.0, started: Instant::now() }
+    }
+
+    fn begin(&mut self, what: &str, seconds: f64) {
+        self.done += self.begun;
+        self.begun = seconds;
+        let pace =
+            if self.done > 0.0 { self.started.elapsed().as_secs_f64() / self.done } else { 1.0 };
+        let left = ((self.planned - self.done) * pace).max(0.0);
+        (self.progress)(&Progress {
+            what: what.to_owned(),
+            done: Duration::from_secs_f64(self.done),
+            planned: Duration::from_secs_f64(self.planned),
+            left: Duration::from_secs_f64(left),
+        });
+    }
+}

@@ -1,0 +1,73 @@
+//! A Server-Sent Events server that gives every stream client one thread.
+//!
+//! It uses blocking I/O and no async runtime, because that keeps the path of a
+//! request and the path of an event readable from top to bottom, and because
+//! what a thread really costs can then be measured rather than repeated.
+//!
+//! ```
+//! use threadcast::{Config, Event, Server};
+//!
+//! let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+//! let server = Server::bind(config)?;
+//! let (handle, registry) = (server.handle(), server.registry().clone());
+//! let running = std::thread::spawn(move || server.run());
+//!
+//! registry.publish("news", &Event::new("hello"))?; // to all of GET /channels/news
+//!
+//! handle.shutdown();
+//! running.join().expect("the server did not panic")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Reading order
+//!
+//! The way of a request: `http::listener` (accept, spawn), `http::connection`
+//! (read, answer, again), `http::routes`, and for a stream `stream`, where the
+//! client's thread spends its life.
+//!
+//! The way of an event: [`Registry::publish`], the channel's ring, a doorbell,
+//! `registry::read`, and again `stream`. With a [`store`], `registry::sequencer` and
+//! `store::file` stand before the ring.
+
+mod ceiling;
+pub mod client;
+mod counters;
+mod delivery;
+mod error;
+mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod hangup;
+mod http;
+mod id;
+pub mod lab;
+mod limits;
+mod process;
+mod recipes;
+mod registry;
+mod slow;
+pub mod store;
+mod stream;
+mod ticker;
+mod token;
+
+/// The README's code, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+pub use ceiling::{Bound, Ceiling, raise_own_limits};
+pub use delivery::Delivery;
+pub use error::{EventError, PublishError, StartError, StoreError, StoreProblem};
+pub use event::{Event, Framing};
+pub use http::{Config, CorsOrigins, Handle, Server};
+pub use id::{EventId, ParseIdError};
+pub use ipnet::IpNet;
+pub use limits::Limits;
+pub use registry::{
+    ChannelInfo, Channels, Histories, History, Published, Registry, RegistryOptions, Start,
+    Subscription,
+};
+pub use stream::SlowClient;
+pub use token::{Token, TokenError};

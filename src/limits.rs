@@ -1,0 +1,86 @@
+//! Every bound of the server, with its unit and its default.
+
+use std::time::Duration;
+
+/// What one client may cost before the server stops waiting for it.
+///
+/// ```
+/// use threadcast::Limits;
+///
+/// let limits = Limits { body: 1024, ..Limits::default() };
+/// assert_eq!(limits.head, 16 * 1024);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A request's head: its request line and headers, in bytes.
+    pub head: usize,
+    /// A request's body, in bytes.
+    pub body: usize,
+    /// An event's data, in bytes.
+    pub event: usize,
+    /// From the first byte of a request to the end of its head, and again to
+    /// the end of its body.
+    pub request_deadline: Duration,
+    /// How long a connection may be idle between requests.
+    pub keep_alive: Duration,
+    /// How long a write may make no progress at all.
+    pub write_deadline: Duration,
+    /// How long a silence on a stream may last, give or take a tenth.
+    pub heartbeat: Duration,
+    /// How old a stream may become, give or take a tenth, before its client is told to
+    /// open another; without it, any age.
+    pub stream_age: Option<Duration>,
+    /// How long open connections have to end once the server was told to stop.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: 16 * 1024,
+            body: 64 * 1024,
+            event: 64 * 1024,
+            request_deadline: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(15),
+            write_deadline: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(15),
+            stream_age: None,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How many header lines a request may have.
+pub(crate) const HEADERS_MAX: usize = 100;
+
+/// After an early error: how much of what the client is still sending is read,
+/// so that it gets to read the answer, and for how long.
+pub(crate) const LINGER_BYTES: usize = 64 * 1024;
+pub(crate) const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// How long a connection that was accepted before the server stops has to say what
+/// it came for.
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What the kernel may hold unsent for one client. Without it, it takes 4 MB
+/// before a client that stopped reading is noticed.
+pub(crate) const NOTSENT_LOWAT: u32 = 64 * 1024;
+
+/// How long sent bytes may stay unacknowledged before the peer counts as gone, and
+/// how long a silent one may leave probes unanswered. They begin just after the
+/// heartbeat would have come, so they cost nothing where it does.
+///
+/// A peer that vanishes right after its last word is found out by a probe, within 22 s; or the
+/// heartbeat goes out before that, and 20 s later it is. So after 45 s at most its
+/// stream is freed, whatever the heartbeat. (With 30 s it would be 62.)
+pub(crate) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(17);
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How many connections the kernel holds for us until they are accepted.
+pub(crate) const BACKLOG: i32 = 4_096;
+
+/// The stack of a connection's thread, twice what was measured to be touched
+/// at most (see ARCHITECTURE.md); an overflow ends the process, and a build
+/// without optimisation needs several times as much.
+pub(crate) const STACK: usize = if cfg!(debug_assertions) { 512 * 1024 } else { 64 * 1024 };

@@ -1,0 +1,102 @@
+//! The whole machine's memory: what its kernel holds shows nowhere else.
+
+use std::fs;
+use std::io;
+
+/// The whole machine's memory, from `/proc/meminfo` and `/proc/zoneinfo`.
+///
+/// ```
+/// use threadcast::lab::procfs;
+///
+/// let machine = procfs::machine()?;
+/// assert!(machine.available > 0 && machine.kernel_stack > 0);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// What a new program could still get: `MemAvailable`, and the free pages that it overlooks
+    /// (each processor keeps some for itself, up to hundreds of megabytes after a large program has
+    /// ended). The only figure that misses nothing, but everybody's memory moves it.
+    pub available: u64,
+    /// All that the kernel itself holds, listed below or not (pages of sockets are not): what is
+    /// neither free, nor a process's own, nor a file's. Other processes hardly move it.
+    pub kernel: u64,
+    /// The kernel's stacks, one for every thread.
+    pub kernel_stack: u64,
+    /// The kernel's objects: sockets, tasks, files.
+    pub slab: u64,
+    /// Page tables.
+    pub page_tables: u64,
+}
+
+/// The machine's memory now.
+///
+/// # Errors
+///
+/// When one of them cannot be read.
+pub fn machine() -> io::Result<Machine> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let pages = parse_processor_lists(&fs::read_to_string("/proc/zoneinfo")?);
+    parse_meminfo(&meminfo, pages * rustix::param::page_size() as u64)
+}
+
+/// The free pages on the processors' own lists: no line of `/proc/meminfo` counts them.
+fn parse_processor_lists(zoneinfo: &str) -> u64 {
+    let counts = zoneinfo.lines().filter_map(|line| line.trim_start().strip_prefix("count:"));
+    counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum()
+}
+
+fn parse_meminfo(meminfo: &str, processor_lists: u64) -> io::Result<Machine> {
+    let not_the_kernels = ["\nMemFree:", "\nBuffers:", "\nCached:", "\nAnonPages:"];
+    let mut kernel = kilobytes_after(meminfo, "MemTotal:")?.saturating_sub(processor_lists);
+    for key in not_the_kernels {
+        kernel = kernel.saturating_sub(kilobytes_after(meminfo, key)?);
+    }
+    Ok(Machine {
+        available: kilobytes_after(meminfo, "\nMemAvailable:")? + processor_lists,
+        kernel,
+        kernel_stack: kilobytes_after(meminfo, "\nKernelStack:")?,
+        slab: kilobytes_after(meminfo, "\nSlab:")?,
+        page_tables: kilobytes_after(meminfo, "\nPageTables:")?,
+    })
+}
+
+/// The number behind a key in a file of `/proc`.
+pub(crate) fn number_after(text: &str, key: &str) -> Option<u64> {
+    let rest = &text[text.find(key)? + key.len()..];
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+/// The kilobytes behind a key, in bytes.
+pub(crate) fn kilobytes_after(text: &str, key: &str) -> io::Result<u64> {
+    number_after(text, key).map(|kilobytes| kilobytes * 1024).ok_or_else(|| malformed(key.trim()))
+}
+
+pub(crate) fn malformed(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("/proc does not say {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_is_in_kilobytes() {
+        let text = "MemTotal: 101 kB\nMemFree: 8 kB\nMemAvailable:    7 kB\nBuffers: 20 kB\n\
+                    Cached: 30 kB\nAnonPages: 40 kB\nSlab: 6 kB\nSReclaimable: 5 kB\n\
+                    KernelStack:  4 kB\nPageTables:  3 kB\n";
+        let found = parse_meminfo(text, 2048).expect("all there");
+        assert_eq!((found.available, found.kernel), (9216, 1024));
+        assert_eq!((found.slab, found.kernel_stack, found.page_tables), (6144, 4096, 3072));
+        assert!(parse_meminfo("MemTotal: 9 kB\n", 0).is_err());
+        assert!(machine().expect("this is Linux").available > 0);
+    }
+
+    #[test]
+    fn free_pages_of_all_processors_and_zones_add_up() {
+        let text = "Node 0, zone DMA\n  pagesets\n    cpu: 0\n              count:    7\n\
+                    high: 9\n    cpu: 1\n              count:    11\nNode 0, zone Normal\n\
+                    nr_free_pages_count: 5\n              count: 100\n";
+        assert_eq!(parse_processor_lists(text), 118);
+    }
+}

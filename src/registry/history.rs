@@ -1,0 +1,91 @@
+//! How much the channels keep.
+
+use std::time::Duration;
+
+/// How much a channel keeps. The first bound that is reached counts.
+///
+/// ```
+/// use threadcast::History;
+///
+/// let history = History { events: 100, ..History::default() };
+/// assert_eq!(history.bytes, 1024 * 1024);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct History {
+    /// How many events.
+    pub events: usize,
+    /// How many bytes, as they stand on the wire.
+    pub bytes: usize,
+    /// For how long.
+    pub age: Duration,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { events: 1_000, bytes: 1024 * 1024, age: Duration::from_secs(3_600) }
+    }
+}
+
+/// Which channel keeps how much.
+///
+/// A name goes before a prefix, and a longer prefix before a shorter.
+///
+/// ```
+/// use threadcast::{Histories, History};
+///
+/// let short = History { events: 10, ..History::default() };
+/// let histories = Histories::default().with("chat*", short);
+/// assert_eq!(histories.of("chat/1").events, 10);
+/// assert_eq!(histories.of("news").events, 1_000);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Histories {
+    /// For channels that no pattern matches.
+    default: History,
+    patterns: Vec<(String, History)>,
+}
+
+impl Histories {
+    /// Every channel keeps this much.
+    pub fn all(default: History) -> Self {
+        Self { default, patterns: Vec::new() }
+    }
+
+    /// A channel that matches `pattern` (a name, or a prefix and `*`) keeps this
+    /// much. Said again of the same pattern, the last word counts.
+    #[must_use]
+    pub fn with(mut self, pattern: impl Into<String>, history: History) -> Self {
+        let pattern = pattern.into();
+        self.patterns.retain(|(known, _)| *known != pattern);
+        self.patterns.push((pattern, history));
+        self
+    }
+
+    /// How much this channel keeps.
+    pub fn of(&self, channel: &str) -> History {
+        let matching =
+            self.patterns.iter().filter(|(pattern, _)| match pattern.strip_suffix('*') {
+                Some(prefix) => channel.starts_with(prefix),
+                None => channel == pattern,
+            });
+        let closest = matching.max_by_key(|(pattern, _)| (!pattern.ends_with('*'), pattern.len()));
+        closest.map_or(self.default, |(_, history)| *history)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_pattern_counts() {
+        let keeping = |events| History { events, ..History::default() };
+        let histories = Histories::all(keeping(1))
+            .with("chat*", keeping(2))
+            .with("chat/*", keeping(3))
+            .with("chat/1", keeping(4));
+        for (channel, events) in [("news", 1), ("chat", 2), ("chat/2", 3), ("chat/1", 4)] {
+            assert_eq!(histories.of(channel).events, events, "{channel}");
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! Who listens to what: the only state that threads share.
+//!
+//! ```text
+//!  publishers             Registry                          subscribers
+//!                  ┌────────────────────────┐
+//!  publish(event) ─▶ channel "news"          ├─ doorbell ──▶ wakes,
+//!   id, append,    │  ring: last events ─────┼─ read ◀─────  reads after its
+//!   unlock, ring   │  audience: doorbells    │               own position
+//!                  └────────────────────────┘
+//! ```
+//!
+//! In this crate a *channel* is a named stream of events. What
+//! `crossbeam-channel` calls a channel is a *doorbell* or a *mailbox* here.
+//!
+//! # Invariants
+//!
+//! * **One lock decides the order.** An event gets its id and enters its ring
+//!   under one lock, so everybody reads the same order, and a stream of several
+//!   channels has one cursor.
+//! * **The ring is the only thing ever read.** A subscriber has no queue of its
+//!   own, only a position. Replay, live events and a slow client are the same
+//!   thing: somebody who reads after his position.
+//! * **A publisher never waits for a subscriber.** It appends, lets go of the
+//!   lock and rings doorbells, which never block.
+//! * **No I/O and no caller's code under the lock.**
+//! * **Leaving is a `Drop`**, on every path out, panics included.
+
+mod audience;
+mod channels;
+mod closing;
+mod cursor;
+mod history;
+mod marks;
+mod plan;
+mod presence;
+mod read;
+mod ring;
+mod sequencer;
+mod state;
+mod subscription;
+
+use std::convert::Infallible;
+use std::sync::{Arc, PoisonError};
+#[cfg(not(feature = "loom"))]
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender};
+#[cfg(feature = "loom")]
+use loom::sync::{Mutex, MutexGuard};
+
+use self::audience::Bells;
+pub(crate) use self::audience::Doorbell;
+pub use self::channels::Channels;
+pub(crate) use self::closing::{Closing, Ending};
+pub(crate) use self::cursor::Position;
+pub use self::cursor::Start;
+pub use self::history::{Histories, History};
+use self::marks::Mark;
+pub(crate) use self::read::Batch;
+use self::ring::Entry;
+use self::sequencer::Order;
+pub(crate) use self::sequencer::Sequencer;
+use self::state::{Channel, State};
+pub(crate) use self::subscription::Listening;
+pub use self::subscription::Subscription;
+use crate::counters::Counters;
+use crate::error::PublishError;
+use crate::event::Event;
+use crate::id::EventId;
+
+/// Channels, their histories and who listens. Cloning it makes another handle
+/// to the same registry.
+///
+/// ```
+/// use threadcast::{Event, Registry};
+///
+/// let registry = Registry::new();
+/// let published = registry.publish("news", &Event::new("hello"))?;
+/// assert_eq!(published.subscribers, 0);
+/// # Ok::<(), threadcast::PublishError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+/// What [`Registry::publish`] answers.
+///
+/// ```
+/// use threadcast::{Event, Registry};
+///
+/// let batch = [Event::new("one"), Event::new("two")];
+/// let published = Registry::new().publish_all("numbers", &batch, None)?;
+/// assert_eq!((published.id.n, published.count, published.subscribers), (2, 2, 0));
+/// # Ok::<(), threadcast::PublishError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// The id the server gave; of several events, the last one's.
+    pub id: EventId,
+    /// How many streams were listening to the channel.
+    pub subscribers: usize,
+    /// How many events were published.
+    pub count: usize,
+}
+
+/// One channel, as [`Registry::list`] tells it.
+///
+/// ```
+/// use threadcast::{Event, Registry};
+///
+/// let registry = Registry::new();
+/// let published = registry.publish("news", &Event::new("hello"))?;
+/// let news = &registry.list()[0];
+/// assert_eq!((&*news.name, news.events, news.last_id), ("news", 1, Some(published.id)));
+/// # Ok::<(), threadcast::PublishError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelInfo {
+    /// Its name.
+    pub name: String,
+    /// How many streams listen to it.
+    pub subscribers: usize,
+    /// How many events it keeps.
+    pub events: usize,
+    /// How many bytes these are.
+    pub bytes: usize,
+    /// Its newest event, if there has been one.
+    pub last_id: Option<EventId>,
+}
+
+/// The settings of a [`Registry`].
+///
+/// ```
+/// use threadcast::{Registry, RegistryOptions};
+///
+/// let registry = Registry::with(RegistryOptions { max_channels: 10, ..Default::default() });
+/// ```
+#[derive(Debug, Clone)]
+pub struct RegistryOptions {
+    /// How much each channel keeps.
+    pub history: Histories,
+    /// How many channels there may be at once.
+    pub max_channels: usize,
+    /// Whether events carry an `id:`. A clock's do not: nobody resumes a clock.
+    pub ids: bool,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self { history: Histories::default(), max_channels: 10_000, ids: true }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    options: RegistryOptions,
+    /// The way to the sequencer, if there is a store.
+    sequencer: Option<Sender<Order>>,
+    started: Instant,
+    /// What the clock said then: the time of day, or a little more if the events
+    /// of a store are of later. From there on it never goes back.
+    began: Duration,
+    counters: Arc<Counters>,
+    /// Disconnected when the streams begin to end.
+    closing: Receiver<Infallible>,
+    /// Disconnected by [`Registry::close`].
+    closed: Receiver<Infallible>,
+}
+
+impl Registry {
+    /// A registry with the default settings.
+    pub fn new() -> Self {
+        Self::with(RegistryOptions::default())
+    }
+
+    /// A registry with these settings.
+    pub fn with(options: RegistryOptions) -> Self {
+        Self::counted(options, &Arc::default())
+    }
+
+    /// A registry with these settings, which counts what it does.
+    pub(crate) fn counted(options: RegistryOptions, counters: &Arc<Counters>) -> Self {
+        let epoch = u64::try_from(time_of_day().as_millis()).unwrap_or(u64::MAX);
+        Self::of(State::new(EventId { epoch, n: 0 }), options, counters, None, time_of_day())
+    }
+
+    fn of(
+        mut state: State,
+        options: RegistryOptions,
+        counters: &Arc<Counters>,
+        sequencer: Option<Sender<Order>>,
+        began: Duration,
+    ) -> Self {
+        let (open, closed) = crossbeam_channel::bounded(0);
+        let (calls, closing) = crossbeam_channel::bounded(0);
+        (state.open, state.calls) = (Some(open), Some(calls));
+        let (state, started) = (Mutex::new(state), Instant::now());
+        let counters = Arc::clone(counters);
+        let shared =
+            Shared { state, options, sequencer, started, began, counters, closing, closed };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Publishes to everybody who listens to `channel`.
+    ///
+    /// An id of the publisher's own is unique within the channel's history: a
+    /// repeat is answered as the first was, and published once.
+    ///
+    /// With a store it returns once the event is on the disk, and nobody sees it
+    /// before.
+    ///
+    /// Fails if the channel cannot be, or the store not keep the event; nobody
+    /// then sees anything of it.
+    pub fn publish(&self, channel: &str, event: &Event) -> Result<Published, PublishError> {
+        self.publish_all(channel, std::slice::from_ref(event), None)
+    }
+
+    /// Publishes several events, all or none, next to each other in the order
+    /// of ids.
+    ///
+    /// `key` makes the call idempotent: repeated with the same key while the
+    /// history holds it, it is answered as the first was, and published once.
+    ///
+    /// Fails if the channel cannot be, if there is no event, or if the store
+    /// cannot keep them.
+    pub fn publish_all(
+        &self,
+        channel: &str,
+        events: &[Event],
+        key: Option<&str>,
+    ) -> Result<Published, PublishError> {
+        channels::check_name(channel)?;
+        if events.is_empty() {
+            return Err(PublishError::Nothing);
+        }
+        if let Some(sequencer) = &self.shared.sequencer {
+            let asked = Instant::now();
+            let published = sequencer::publish(sequencer, channel, events, key)?;
+            self.shared.counters.publish(events.len(), asked.elapsed());
+            return Ok(published);
+        }
+        let now = self.now();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let last = state.last;
+        let (listening, bells) = state.audience(channel);
+        let target = state.channel(channel, now, &self.shared.options)?;
+        if let Some(first) = target.marks.answered(key, None) {
+            return Ok(first);
+        }
+        let mut published = Published { id: last, subscribers: listening, count: events.len() };
+        let mut newest = last;
+        for event in events {
+            if let Some(first) = target.marks.answered(None, event.id()) {
+                published.id = first.id;
+                continue;
+            }
+            newest = newest.next();
+            published.id = newest;
+            let visible = self.shared.options.ids.then_some(&newest as &dyn std::fmt::Display);
+            let frame = event.frame(visible);
+            let own = event.id().map(|own| Mark { own: Some(own.into()), key: None });
+            own.iter().for_each(|mark| target.marks.add(mark, published));
+            target.ring.push(Entry { id: newest, at: now, frame, mark: own.map(Box::new) });
+        }
+        if let Some(key) = key.filter(|_| newest > last) {
+            // The key is known for as long as the newest event of its batch is.
+            target.ring.mark_newest(key.into());
+            target.marks.add(&Mark { own: None, key: Some(key.into()) }, published);
+        }
+        target.trim(now, |_| {});
+        state.last = newest;
+        drop(guard);
+        bells.iter().for_each(Bells::ring);
+        let events = usize::try_from(newest.n - last.n).unwrap_or_default();
+        self.shared.counters.publish(events, self.now().saturating_sub(now));
+        Ok(published)
+    }
+
+    /// Every channel there is, in the order of their names.
+    pub fn list(&self) -> Vec<ChannelInfo> {
+        let state = self.lock();
+        let info = |(name, channel): (&Arc<str>, &Channel)| ChannelInfo {
+            name: name.to_string(),
+            subscribers: state.audience(name).0,
+            events: channel.ring.len(),
+            bytes: channel.ring.bytes(),
+            last_id: Some(channel.ring.last_id()).filter(|id| *id > state.floor),
+        };
+        state.channels.iter().map(info).collect()
+    }
+
+    /// How many streams listen to a channel, by its name or by a prefix.
+    pub fn subscribers(&self, channel: &str) -> usize {
+        self.lock().audience(channel).0
+    }
+
+    /// Forgets a channel's history, and says whether there was such a channel.
+    /// A subscriber that had not read it yet is told so by a gap.
+    ///
+    /// Fails if the store cannot forget it; the history is then as it was.
+    pub fn forget(&self, channel: &str) -> Result<bool, PublishError> {
+        match &self.shared.sequencer {
+            Some(sequencer) => sequencer::forget(sequencer, channel),
+            None => Ok(self.lock().channels.get_mut(channel).map(Channel::clear).is_some()),
+        }
+    }
+
+    /// Lets go of what is too old, and of channels in which nothing is left.
+    pub(crate) fn sweep(&self) {
+        let mut state = self.lock();
+        state.sweep(self.now());
+        let has_losses = !state.losses.is_empty();
+        drop(state);
+        if let Some(sequencer) = self.shared.sequencer.as_ref().filter(|_| has_losses) {
+            // Where there is no room, a commit is to come anyway.
+            let _ = sequencer.try_send(Order::Sweep);
+        }
+    }
+
+    /// Ends every stream and every wait, now and from now on.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.open = None;
+        let bells = state.all_bells();
+        drop(state);
+        bells.iter().for_each(Bells::ring);
+    }
+
+    /// Whether [`close`](Self::close) has been called.
+    pub fn is_closed(&self) -> bool {
+        self.lock().open.is_none()
+    }
+
+    /// Waits, and says whether the registry is still open: everything that
+    /// waits in this server waits here, so that it can be told to leave.
+    pub fn wait(&self, time: Duration) -> bool {
+        self.shared.closed.recv_timeout(time).is_err_and(|error| error.is_timeout())
+    }
+
+    /// Disconnected once the streams begin to end.
+    pub(crate) fn closing(&self) -> &Receiver<Infallible> {
+        &self.shared.closing
+    }
+
+    /// What is counted of it.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// How old an event is that was published then.
+    pub(crate) fn age(&self, at: Duration) -> Duration {
+        self.now().saturating_sub(at)
+    }
+
+    /// Disconnected once the registry is closed, for who waits for more than that.
+    pub(crate) fn closed(&self) -> &Receiver<Infallible> {
+        &self.shared.closed
+    }
+
+    /// The newest event's id, or the place before the first.
+    pub fn last_id(&self) -> EventId {
+        self.lock().last
+    }
+
+    /// The time on the registry's own clock.
+    fn now(&self) -> Duration {
+        self.shared.began + self.shared.started.elapsed()
+    }
+
+    /// What tells two registries apart.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.shared) as usize
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No caller's code runs under the lock, so a panic there is ours, and
+        // one that left the rings and audiences whole: each is changed last.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The time since 1970.
+fn time_of_day() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! What of a batch is new, and what each publisher is to be answered once the store
+//! has it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::sequencer::Request;
+use super::state::State;
+use super::{Published, RegistryOptions};
+use crate::error::PublishError;
+use crate::event::Event;
+use crate::id::EventId;
+use crate::store::Record;
+
+/// The events of a batch, on their way to the store.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) records: Vec<Record>,
+}
+
+/// What a publisher is to be answered once the store has the batch.
+pub(super) enum Promise {
+    /// What was answered to the first request of this name.
+    Known(Published),
+    /// The id of this event.
+    New { last: Last, subscribers: usize, count: usize },
+}
+
+/// The last event of a request.
+#[derive(Clone, Copy)]
+pub(super) enum Last {
+    /// It was published before.
+    Known(EventId),
+    /// Its place in the batch.
+    New(usize),
+}
+
+impl Plan {
+    /// Takes what is new of a request, as [`Registry::publish_all`] does without a
+    /// store.
+    ///
+    /// [`Registry::publish_all`]: super::Registry::publish_all
+    pub(super) fn add(
+        &mut self,
+        request: Request,
+        state: &mut State,
+        at: Duration,
+        options: &RegistryOptions,
+    ) -> Result<Promise, PublishError> {
+        let Request { channel, events, key, .. } = request;
+        let subscribers = state.audience(&channel).0;
+        state.channel(&channel, at, options)?;
+        let target = state.introduce(&channel);
+        if let Some(first) = target.marks.answered(key.as_deref(), None) {
+            return Ok(Promise::Known(first));
+        }
+        let (count, begin) = (events.len(), self.records.len());
+        let mut last = Last::New(begin);
+        let mut own_ids: HashMap<String, usize> = HashMap::new();
+        for event in events {
+            let place = self.records.len();
+            if let Some(own) = event.id() {
+                let known = target.marks.own(own).map(Last::Known);
+                if let Some(known) = known.or_else(|| own_ids.get(own).copied().map(Last::New)) {
+                    last = known;
+                    continue;
+                }
+                own_ids.insert(own.to_owned(), place);
+            }
+            last = Last::New(place);
+            let channel = Arc::clone(&channel);
+            self.records.push(Record { channel, at, event, key: None, subscribers, count });
+        }
+        if let Some(newest) = self.records[begin..].last_mut() {
+            // The key is known for as long as the newest event of its batch is.
+            newest.key = key;
+        }
+        Ok(Promise::New { last, subscribers, count })
+    }
+}
+
+impl Promise {
+    /// The answer, now that the store has spoken.
+    pub(super) fn answer(
+        self,
+        ids: &Result<Vec<EventId>, PublishError>,
+    ) -> Result<Published, PublishError> {
+        let (last, subscribers, count) = match self {
+            Self::Known(published) => return Ok(published),
+            Self::New { last, subscribers, count } => (last, subscribers, count),
+        };
+        let ids = ids.as_ref().map_err(Clone::clone)?;
+        let id = match last {
+            Last::Known(id) => id,
+            Last::New(place) => ids[place],
+        };
+        Ok(Published { id, subscribers, count })
+    }
+}
+
+/// What the requests of one batch call their events. Whether a name is known is
+/// asked of the rings, so of two requests that use the same one the second has
+/// to wait until the first is in them.
+#[derive(Default)]
+pub(super) struct Names(HashSet<(Arc<str>, Name)>);
+
+#[derive(PartialEq, Eq, Hash)]
+enum Name {
+    Own(Box<str>),
+    Key(Arc<str>),
+}
+
+impl Names {
+    /// Adds a request's names; `false`, and none, if one is there already.
+    pub(super) fn add(&mut self, request: &Request) -> bool {
+        let own = request.events.iter().filter_map(Event::id).map(|own| Name::Own(own.into()));
+        let key = request.key.iter().map(|key| Name::Key(Arc::clone(key)));
+        let channel = &request.channel;
+        let names: HashSet<_> = own.chain(key).map(|name| (Arc::clone(channel), name)).collect();
+        let is_new = self.0.is_disjoint(&names);
+        if is_new {
+            self.0.extend(names);
+        }
+        is_new
+    }
+}

@@ -1,0 +1,185 @@
+//! Reading after a position: what a subscriber gets, in the order of ids.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::ring::{Entry, Ring};
+use super::{Channel, Channels, Position, Registry, State};
+use crate::event::{Event, Frame, Framing};
+use crate::id::EventId;
+
+/// What one read gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// How many events were read.
+    pub(crate) events: u64,
+    /// How many gaps had to be told.
+    pub(crate) gaps: u64,
+    /// When the first of them was published, since the registry began.
+    pub(crate) since: Option<Duration>,
+    /// Whether there is more right now.
+    pub(crate) more: bool,
+    /// Whether the streams are to end, and nothing is left to be read.
+    pub(crate) ending: bool,
+}
+
+impl Registry {
+    /// Appends to `out` what came into these channels after `position`, in the
+    /// order of ids, until `limit` bytes are reached (one frame is always
+    /// taken, whatever its size), and moves the position on. `upto` is the last
+    /// id that is looked at.
+    ///
+    /// This is the only maker of gap frames. An event that is gone is never
+    /// passed over in silence: what is missing before an event is said before
+    /// that event, so wherever a client is cut off, the id it has is a cursor
+    /// that loses nothing.
+    pub(crate) fn read(
+        &self,
+        channels: &Channels,
+        position: &mut Position,
+        upto: Option<EventId>,
+        limit: usize,
+        framing: Framing,
+        out: &mut Vec<u8>,
+    ) -> Batch {
+        let state = self.lock();
+        let mut batch = Batch { events: 0, gaps: 0, since: None, more: false, ending: false };
+        // Nobody resumes a clock: a tick that is gone is not missed.
+        let upto = upto.map_or(state.last, |upto| upto.min(state.last));
+        // Nobody resumes a clock: a tick that is gone is not missed.
+        let gaps = self.shared.options.ids;
+        let mut sources = state.sources(channels, position, upto);
+        let mut order: BinaryHeap<_> = (sources.iter().enumerate())
+            .filter_map(|(index, source)| Some(Reverse((source.next(upto)?.id, index))))
+            .collect();
+        let (start, mut next) = (out.len(), position.after);
+        while let Some(Reverse((id, index))) = order.pop() {
+            let Some(entry) = sources[index].next(upto) else { continue };
+            if out.len() > start && out.len() - start + entry.frame.len() > limit {
+                batch.more = true;
+                break;
+            }
+            if gaps {
+                batch.gaps += write_gaps(&sources, next, id, Some(id), framing, out);
+            }
+            out.extend_from_slice(entry.frame.bytes(framing));
+            batch.events += 1;
+            batch.since.get_or_insert(entry.at);
+            next = id;
+            sources[index].place += 1;
+            order.extend(sources[index].next(upto).map(|entry| Reverse((entry.id, index))));
+        }
+        if !batch.more {
+            if gaps {
+                batch.gaps += write_gaps(&sources, next, upto, None, framing, out);
+            }
+            next = next.max(upto);
+            position.forgiven = None;
+        }
+        position.after = next;
+        let is_ending = state.open.is_none() || state.closing.is_some();
+        batch.ending = is_ending && next >= state.last;
+        batch
+    }
+}
+
+impl State {
+    /// The channels that have something after `from`. Plain loops: this is the
+    /// deepest that a stream's thread gets, and it pays for its stack for life.
+    fn sources<'a>(
+        &'a self,
+        channels: &Channels,
+        position: &Position,
+        upto: EventId,
+    ) -> Vec<Source<'a>> {
+        let mut sources = Vec::with_capacity(channels.names.len());
+        let mut add = |name, channel: &'a Channel| {
+            let (ring, told_from) = (&channel.ring, position.told_from(name));
+            let source = Source { name, ring, place: ring.place_after(position.after), told_from };
+            if source.next(upto).is_some() || ring.lost_to() > told_from {
+                sources.push(source);
+            }
+        };
+        for name in channels.names.iter() {
+            if let Some((name, channel)) = self.channels.get_key_value(name) {
+                add(name, channel);
+            }
+        }
+        for prefix in channels.prefixes.iter() {
+            for (name, channel) in self.channels.range(Arc::clone(prefix)..) {
+                if !name.starts_with(&**prefix) {
+                    break;
+                }
+                add(name, channel);
+            }
+        }
+        sources
+    }
+}
+
+/// One channel, as far as it has been read.
+struct Source<'a> {
+    name: &'a str,
+    ring: &'a Ring,
+    place: usize,
+    /// After where its losses are told.
+    told_from: EventId,
+}
+
+impl Source<'_> {
+    fn next(&self, upto: EventId) -> Option<&Entry> {
+        self.ring.get(self.place).filter(|entry| entry.id <= upto)
+    }
+}
+
+/// Writes what is missing after one id and up to another, before the event
+/// `next`, and says of how many channels something is.
+fn write_gaps(
+    sources: &[Source<'_>],
+    after: EventId,
+    upto: EventId,
+    next: Option<EventId>,
+    framing: Framing,
+    out: &mut Vec<u8>,
+) -> u64 {
+    let losses = sources.iter().filter_map(|source| {
+        let from = source.told_from.max(after);
+        source.ring.missed(from, upto).map(|missed| (source.name, missed, from))
+    });
+    let losses: Vec<_> = losses.collect();
+    let Some(newest) = losses.iter().map(|(_, missed, _)| missed.to).max() else { return 0 };
+    // Where it is not known which are gone, the newest may be the event that comes
+    // next. Its id must not be said before it is.
+    let id = (next != Some(newest)).then_some(newest);
+    let gaps = losses
+        .iter()
+        .map(|(name, missed, from)| gap(name, missed.count, &from.to_string(), missed.to));
+    for frame in group(gaps, id) {
+        out.extend_from_slice(frame.bytes(framing));
+    }
+    losses.len() as u64
+}
+
+/// Gaps that belong together: the last alone carries the id, so that a client
+/// that is cut off between them is told all of them again.
+pub(super) fn group(gaps: impl ExactSizeIterator<Item = Event>, id: Option<EventId>) -> Vec<Frame> {
+    let last = gaps.len().saturating_sub(1);
+    gaps.enumerate()
+        .map(|(place, gap)| {
+            let id = id.as_ref().filter(|_| place == last);
+            gap.frame(id.map(|id| id as &dyn fmt::Display))
+        })
+        .collect()
+}
+
+/// A loss, said out loud: how many events (if that is known) are missing after
+/// `from` and up to `to`.
+pub(super) fn gap(channel: &str, missed: Option<u64>, from: &str, to: EventId) -> Event {
+    let data = json!({ "channel": channel, "missed": missed, "from": from, "to": to.to_string() });
+    Event::new(data.to_string()).with_name("gap").expect("a literal without line breaks")
+}

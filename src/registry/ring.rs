@@ -1,0 +1,301 @@
+//! One channel's last events: its history, the replay source and the slow
+//! client's buffer, all in one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::History;
+use super::marks::Mark;
+use crate::event::Frame;
+use crate::id::EventId;
+
+/// One kept event.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: EventId,
+    /// When it came, on the registry's clock.
+    pub(super) at: Duration,
+    pub(super) frame: Frame,
+    /// What its publisher called it, if anything.
+    pub(super) mark: Option<Box<Mark>>,
+}
+
+/// A channel's kept events in the order of their ids, and what is known of the
+/// ones that it let go.
+#[derive(Debug)]
+pub(super) struct Ring {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    lost: Lost,
+}
+
+impl Ring {
+    /// An empty ring of a channel of whose events up to `floor` nothing is known.
+    pub(super) fn new(floor: EventId) -> Self {
+        Self { entries: VecDeque::new(), bytes: 0, lost: Lost::below(floor) }
+    }
+
+    /// Takes the newest event in. What is then too much is still there until
+    /// [`trim`](Self::trim).
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.bytes += entry.frame.len();
+        self.entries.push_back(entry);
+    }
+
+    /// Calls the newest event by an idempotency key.
+    pub(super) fn mark_newest(&mut self, key: Arc<str>) {
+        if let Some(entry) = self.entries.back_mut() {
+            entry.mark.get_or_insert_default().key = Some(key);
+        }
+    }
+
+    /// Lets go of what is too much or too old, and says what it was. The newest
+    /// event is never too much: whoever is awake must get to read it.
+    pub(super) fn trim(&mut self, now: Duration, history: &History, mut gone: impl FnMut(&Entry)) {
+        while let Some(oldest) = self.entries.front() {
+            let too_many = self.entries.len() > 1
+                && (self.entries.len() > history.events || self.bytes > history.bytes);
+            if !too_many && now.saturating_sub(oldest.at) <= history.age {
+                return;
+            }
+            if let Some(entry) = self.entries.pop_front() {
+                self.bytes -= entry.frame.len();
+                self.lost.add(entry.id, entry.at);
+                gone(&entry);
+            }
+        }
+    }
+
+    /// Lets go of everything.
+    pub(super) fn clear(&mut self) {
+        self.bytes = 0;
+        self.entries.drain(..).for_each(|entry| self.lost.add(entry.id, entry.at));
+    }
+
+    /// From before this process it is known that events up to `to` are gone, the
+    /// newest of them of the time `at`, but not how many there were.
+    pub(super) fn lost_before(&mut self, to: EventId, at: Duration) {
+        self.lost = Lost { at, ..Lost::below(self.lost.to.max(to)) };
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The newest event there has been.
+    pub(super) fn last_id(&self) -> EventId {
+        self.entries.back().map_or(self.lost.to, |entry| entry.id)
+    }
+
+    /// The newest event that came before `time`, kept or gone; `None` if there
+    /// was none, or if it cannot be told any more.
+    pub(super) fn last_before(&self, time: Duration) -> Option<EventId> {
+        let place = self.entries.partition_point(|entry| entry.at < time);
+        match place.checked_sub(1) {
+            Some(place) => self.entries.get(place).map(|entry| entry.id),
+            None => (self.lost.at < time).then_some(self.lost.to),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The place of the first kept event after `id`.
+    pub(super) fn place_after(&self, id: EventId) -> usize {
+        // Most readers are at the end, or one event before it.
+        let behind = self.entries.iter().rev().take(4).take_while(|entry| entry.id > id).count();
+        if behind < 4 {
+            return self.entries.len() - behind;
+        }
+        self.entries.partition_point(|entry| entry.id <= id)
+    }
+
+    pub(super) fn get(&self, place: usize) -> Option<&Entry> {
+        self.entries.get(place)
+    }
+
+    /// What is gone of the events after one id and up to another.
+    pub(super) fn missed(&self, after: EventId, upto: EventId) -> Option<Missed> {
+        self.lost.between(after, upto)
+    }
+
+    /// The newest event that is gone.
+    pub(super) fn lost_to(&self) -> EventId {
+        self.lost.to
+    }
+}
+
+/// Events that a reader can no longer have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Missed {
+    /// How many, where that is still known.
+    pub(super) count: Option<u64>,
+    /// The newest of them, or if that is not known, of what may be missing.
+    pub(super) to: EventId,
+}
+
+/// The ids of the events let go, as runs of neighbours: what a gap says exactly
+/// costs sixteen bytes where one channel speaks alone, and never more than
+/// [`RUNS_MAX`] runs.
+#[derive(Debug)]
+struct Lost {
+    runs: VecDeque<Run>,
+    /// Of the events up to this id it is not known which there were.
+    unknown_to: EventId,
+    /// The newest event let go.
+    to: EventId,
+    /// When that one came.
+    at: Duration,
+}
+
+/// How many runs of lost ids a channel remembers. Before them, a gap is not
+/// counted any more.
+const RUNS_MAX: usize = 4_096;
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    first: EventId,
+    count: u64,
+}
+
+impl Run {
+    fn last(&self) -> EventId {
+        EventId { n: self.first.n + self.count - 1, ..self.first }
+    }
+}
+
+impl Lost {
+    fn below(floor: EventId) -> Self {
+        Self { runs: VecDeque::new(), unknown_to: floor, to: floor, at: Duration::ZERO }
+    }
+
+    fn add(&mut self, id: EventId, at: Duration) {
+        (self.to, self.at) = (id, at);
+        if let Some(run) = self.runs.back_mut()
+            && run.last().next() == id
+        {
+            run.count += 1;
+            return;
+        }
+        if self.runs.len() == RUNS_MAX
+            && let Some(run) = self.runs.pop_front()
+        {
+            self.unknown_to = run.last();
+        }
+        self.runs.push_back(Run { first: id, count: 1 });
+    }
+
+    fn between(&self, after: EventId, upto: EventId) -> Option<Missed> {
+        if self.to <= after {
+            return None; // the common case, and a quick one
+        }
+        let until = self.runs.partition_point(|run| run.first <= upto);
+        let newest = until.checked_sub(1).map(|place| self.runs[place].last().min(upto));
+        if after < self.unknown_to {
+            let to = newest.unwrap_or(self.unknown_to.min(upto));
+            return (to > after).then_some(Missed { count: None, to });
+        }
+        let to = newest.filter(|to| *to > after)?;
+        let from = self.runs.partition_point(|run| run.last() <= after);
+        let count = (self.runs.range(from..until))
+            .map(|run| {
+                let first = run.first.max(EventId { n: after.n.saturating_add(1), ..after });
+                run.last().min(upto).n - first.n + 1
+            })
+            .sum();
+        Some(Missed { count: Some(count), to })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+
+    fn id(n: u64) -> EventId {
+        EventId { epoch: 7, n }
+    }
+
+    fn entry(n: u64) -> Entry {
+        let frame = Event::new("x").frame(Some(&id(n)));
+        Entry { id: id(n), at: Duration::from_secs(n), frame, mark: None }
+    }
+
+    fn push(ring: &mut Ring, n: u64, history: &History) {
+        ring.push(entry(n));
+        ring.trim(Duration::from_secs(n), history, |_| {});
+    }
+
+    fn missed(count: u64, to: u64) -> Missed {
+        Missed { count: Some(count), to: id(to) }
+    }
+
+    #[test]
+    fn the_first_bound_reached_counts() {
+        let by_count = History { events: 2, ..History::default() };
+        let by_bytes = History { bytes: 2 * entry(1).frame.len(), ..History::default() };
+        let by_age = History { age: Duration::from_secs(1), ..History::default() };
+        for history in [by_count, by_bytes, by_age] {
+            let mut ring = Ring::new(EventId::ZERO);
+            (1..=5).for_each(|n| push(&mut ring, n, &history));
+            assert_eq!(ring.get(0).unwrap().id, id(4), "{history:?}");
+            assert_eq!(ring.place_after(id(4)), 1);
+            assert_eq!(ring.missed(id(0), id(9)), Some(missed(3, 3)));
+        }
+    }
+
+    #[test]
+    fn the_newest_event_is_kept_even_if_it_alone_is_too_much() {
+        let mut ring = Ring::new(EventId::ZERO);
+        push(&mut ring, 1, &History { events: 0, bytes: 0, ..History::default() });
+        assert_eq!(ring.place_after(id(0)), 0);
+        assert_eq!(ring.get(0).unwrap().id, id(1));
+    }
+
+    #[test]
+    fn places_are_found_near_the_end_and_far_from_it() {
+        let mut ring = Ring::new(EventId::ZERO);
+        (1..=100).for_each(|n| ring.push(entry(2 * n)));
+        for n in 0..=201 {
+            let expected = (1..=100).filter(|m| 2 * m <= n).count();
+            assert_eq!(ring.place_after(id(n)), expected, "after {n}");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_counted_between_any_two_ids() {
+        let mut ring = Ring::new(EventId::ZERO);
+        let gone = [1, 2, 3, 7, 9, 10];
+        let history = History { events: 1, ..History::default() };
+        gone.iter().chain(&[11]).for_each(|n| push(&mut ring, *n, &history));
+        for after in 0..12 {
+            for upto in 0..12 {
+                let count = gone.iter().filter(|n| **n > after && **n <= upto).count() as u64;
+                let found = ring.missed(id(after), id(upto));
+                assert_eq!(found.map_or(Some(0), |missed| missed.count), Some(count));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_longer_known_is_not_counted() {
+        let mut ring = Ring::new(id(5));
+        assert_eq!(ring.missed(id(4), id(9)), Some(Missed { count: None, to: id(5) }));
+        assert_eq!(ring.missed(id(5), id(9)), None);
+        let history = History { events: 1, ..History::default() };
+        let runs = RUNS_MAX as u64;
+        (0..=runs + 1).for_each(|n| push(&mut ring, 10 + 2 * n, &history));
+        assert_eq!(ring.missed(id(9), id(10)), Some(Missed { count: None, to: id(10) }));
+        assert_eq!(ring.missed(id(10), id(u64::MAX)), Some(missed(runs, 10 + 2 * runs)));
+    }
+}

@@ -1,0 +1,343 @@
+//! Who gives the ids when there is a store: one thread that commits, and only
+//! then lets events into the rings.
+//!
+//! ```text
+//!  publishers         Sequencer, one thread                        subscribers
+//!  order ──mailbox──▶ plan     what of the batch is new, under the lock
+//!                     append   the store gives ids, and syncs: no lock is held
+//!                     enter    into the rings, under the lock ──bells──▶ read
+//!  answer ◀────────── each publisher's own, for one
+//! ```
+//!
+//! While one batch is on its way to the disk, the next one gathers in the
+//! mailbox: the more publish at once, the more events share one sync.
+//!
+//! # Invariants
+//!
+//! * **Nobody sees an event that a crash could take back.** A ring gets it after
+//!   the store has it, and so does the answer.
+//! * **A publisher waits for the disk, never for a subscriber.** Threads that
+//!   others depend on do not even wait for the disk: they [`announce`].
+//! * **No I/O under the registry's lock.**
+//!
+//! [`announce`]: Registry::announce
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+
+use super::audience::Bells;
+use super::marks::Mark;
+use super::plan::{Names, Plan};
+use super::ring::Entry;
+use super::state::{Losses, State};
+use super::{Channel, Published, Registry, RegistryOptions, time_of_day};
+use crate::counters::Counters;
+use crate::error::{PublishError, StoreError};
+use crate::event::Event;
+use crate::id::EventId;
+use crate::store::{Kept, Loss, Record, Store};
+
+/// How many orders may wait. Each publisher waits for the answer to its one, so
+/// this is how many publish at once before they wait to give their order.
+const MAILBOX: usize = 4_096;
+
+/// How many bytes of data one commit takes, more or less.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// What the sequencer is asked to do.
+#[derive(Debug)]
+pub(super) enum Order {
+    Publish(Request),
+    Forget {
+        channel: Arc<str>,
+        answer: Answer<bool>,
+    },
+    /// Tell the store what has been let go.
+    Sweep,
+}
+
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) channel: Arc<str>,
+    pub(super) events: Vec<Event>,
+    pub(super) key: Option<Arc<str>>,
+    /// `None`: nobody waits for the answer.
+    answer: Option<Answer<Published>>,
+}
+
+type Answer<T> = Sender<Result<T, PublishError>>;
+
+/// Publishes by way of the sequencer, and waits for its answer.
+pub(super) fn publish(
+    sequencer: &Sender<Order>,
+    channel: &str,
+    events: &[Event],
+    key: Option<&str>,
+) -> Result<Published, PublishError> {
+    ask(sequencer, |answer| {
+        let (channel, events, key) = (channel.into(), events.to_vec(), key.map(Arc::from));
+        Order::Publish(Request { channel, events, key, answer: Some(answer) })
+    })
+}
+
+/// Forgets by way of the sequencer, and waits for its answer.
+pub(super) fn forget(sequencer: &Sender<Order>, channel: &str) -> Result<bool, PublishError> {
+    ask(sequencer, |answer| Order::Forget { channel: channel.into(), answer })
+}
+
+fn ask<T>(
+    sequencer: &Sender<Order>,
+    order: impl FnOnce(Answer<T>) -> Order,
+) -> Result<T, PublishError> {
+    let (answer, answered) = bounded(1);
+    sequencer.send(order(answer)).map_err(|_| stopped())?;
+    answered.recv().unwrap_or_else(|_| Err(stopped()))
+}
+
+fn stopped() -> PublishError {
+    PublishError::Store { reason: "the server is stopping".into() }
+}
+
+impl Registry {
+    /// Publishes without waiting for a store: for the threads of streams and the
+    /// deliverer, which have others to serve.
+    pub(super) fn announce(&self, channel: &str, event: &Event) -> Result<(), PublishError> {
+        let Some(sequencer) = &self.shared.sequencer else {
+            return self.publish(channel, event).map(drop);
+        };
+        let (channel, events) = (channel.into(), vec![event.clone()]);
+        let order = Order::Publish(Request { channel, events, key: None, answer: None });
+        let busy = || PublishError::Store { reason: "its mailbox is full".into() };
+        sequencer.try_send(order).map_err(|_| busy())
+    }
+
+    /// A registry whose events are kept by a store, with what it kept; and who is
+    /// to be run for events to be taken. `open` hands out each kept event, in the
+    /// order of ids.
+    pub(crate) fn with_store<S: Store + 'static>(
+        options: RegistryOptions,
+        counters: &Arc<Counters>,
+        open: impl FnOnce(&mut dyn FnMut(EventId, Record)) -> Result<(S, Kept), StoreError>,
+    ) -> Result<(Self, Sequencer), StoreError> {
+        let mut state = State::new(EventId::ZERO);
+        let mut began = time_of_day();
+        let (store, kept) = open(&mut |id, record| {
+            began = began.max(record.at);
+            state.enter(Entered::new(id, &record, &options), &options);
+        })?;
+        state.restore(kept, &options);
+        state.losses = Losses::noted();
+        let names: Vec<Arc<str>> = state.channels.keys().cloned().collect();
+        names.iter().for_each(|name| state.trim(name, began));
+        let (orders, mailbox) = bounded(MAILBOX);
+        let registry = Self::of(state, options, counters, Some(orders), began);
+        let store = Box::new(store);
+        let sequencer = Sequencer {
+            registry: registry.clone(),
+            store,
+            mailbox,
+            losses: Vec::new(),
+            held: None,
+            refuses: false,
+        };
+        Ok((registry, sequencer))
+    }
+}
+
+/// An event that the store has, on its way into its ring.
+pub(super) struct Entered {
+    pub(super) channel: Arc<str>,
+    pub(super) entry: Entry,
+    pub(super) published: Published,
+}
+
+impl Entered {
+    fn new(id: EventId, record: &Record, options: &RegistryOptions) -> Self {
+        let Record { channel, at, event, key, subscribers, count } = record;
+        let mark = Mark { own: event.id().map(Arc::from), key: key.clone() };
+        let mark = (mark.own.is_some() || mark.key.is_some()).then(|| Box::new(mark));
+        let visible = options.ids.then_some(&id as &dyn std::fmt::Display);
+        let frame = event.frame(visible);
+        Self {
+            channel: Arc::clone(channel),
+            entry: Entry { id, at: *at, frame, mark },
+            published: Published { id, subscribers: *subscribers, count: *count },
+        }
+    }
+}
+
+/// The thread that gives ids, and all that it needs.
+#[derive(Debug)]
+#[must_use = "nothing is published until it runs"]
+pub(crate) struct Sequencer {
+    registry: Registry,
+    store: Box<dyn Store>,
+    mailbox: Receiver<Order>,
+    /// What was let go, as far as the store has not been told.
+    losses: Vec<Loss>,
+    /// An order that has to come after the batch it was found behind.
+    held: Option<Order>,
+    /// Whether the store took nothing the last time.
+    refuses: bool,
+}
+
+impl Sequencer {
+    /// Takes orders until `stop` is disconnected, and those that wait then.
+    pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
+        loop {
+            select! {
+                recv(self.mailbox) -> order => match order {
+                    Ok(order) => self.take(order),
+                    Err(_) => break,
+                },
+                recv(stop) -> _ => break,
+            }
+        }
+        while let Ok(order) = self.mailbox.try_recv() {
+            self.take(order);
+        }
+    }
+
+    fn take(&mut self, first: Order) {
+        let mut next = Some(first);
+        while let Some(order) = next {
+            match order {
+                Order::Forget { channel, answer } => {
+                    // Who asked may have left.
+                    let _ = answer.send(self.forget(&channel));
+                }
+                Order::Publish(request) => {
+                    let requests = self.gather(request);
+                    self.publish(requests);
+                }
+                Order::Sweep => self.publish(Vec::new()),
+            }
+            next = self.held.take();
+        }
+    }
+
+    /// What can be committed at once: all that waits, up to an order that must
+    /// see this batch in the rings before it is looked at.
+    fn gather(&mut self, first: Request) -> Vec<Request> {
+        let mut names = Names::default();
+        names.add(&first);
+        let mut bytes = first.size();
+        let mut requests = vec![first];
+        while bytes < BATCH_BYTES {
+            match self.mailbox.try_recv() {
+                Ok(Order::Publish(request)) if names.add(&request) => {
+                    bytes += request.size();
+                    requests.push(request);
+                }
+                Ok(Order::Sweep) => {}
+                Ok(other) => {
+                    self.held = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        requests
+    }
+
+    fn publish(&mut self, requests: Vec<Request>) {
+        let mut plan = Plan::default();
+        let now = self.registry.now();
+        let options = &self.registry.shared.options;
+        let mut state = self.registry.lock();
+        let promises: Vec<_> = (requests.into_iter())
+            .map(|mut request| (request.answer.take(), plan.add(request, &mut state, now, options)))
+            .collect();
+        self.losses.append(&mut state.losses.take());
+        drop(state);
+        let ids = self.append(&plan.records);
+        if let Ok(ids) = &ids {
+            self.enter(&plan.records, ids);
+        }
+        for (answer, promise) in promises {
+            let published = promise.and_then(|promise| promise.answer(&ids));
+            match (answer, published) {
+                // Who asked may have left.
+                (Some(answer), published) => drop(answer.send(published)),
+                (None, Err(error)) => log::warn!("nobody is told of who comes and goes: {error}"),
+                (None, Ok(_)) => {}
+            }
+        }
+        self.store.tidy();
+    }
+
+    /// Has the store keep these, and let go of what the rings let go of.
+    fn append(&mut self, records: &[Record]) -> Result<Vec<EventId>, PublishError> {
+        if records.is_empty() && self.losses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked = Instant::now();
+        let kept = self.store.append(records, &self.losses);
+        self.registry.counters().commit(asked.elapsed());
+        match &kept {
+            Ok(_) => {
+                self.losses.clear();
+                if std::mem::take(&mut self.refuses) {
+                    log::info!("the store takes events again");
+                }
+            }
+            Err(error) if !self.refuses => {
+                self.refuses = true;
+                log::error!("publishing is refused: {error}");
+            }
+            Err(_) => {}
+        }
+        kept
+    }
+
+    fn enter(&self, records: &[Record], ids: &[EventId]) {
+        let options = &self.registry.shared.options;
+        // Encoded before the lock is taken.
+        let entered =
+            records.iter().zip(ids).map(|(record, id)| Entered::new(*id, record, options));
+        let entered: Vec<Entered> = entered.collect();
+        let names: BTreeSet<&str> = records.iter().map(|record| &*record.channel).collect();
+        let now = self.registry.now();
+        let mut state = self.registry.lock();
+        entered.into_iter().for_each(|entered| state.enter(entered, options));
+        names.iter().for_each(|name| state.trim(name, now));
+        let bells: Vec<Bells> = names.iter().flat_map(|name| state.audience(name).1).collect();
+        drop(state);
+        bells.iter().for_each(Bells::ring);
+    }
+
+    /// The store forgets first: what is forgotten must not come back.
+    fn forget(&mut self, name: &str) -> Result<bool, PublishError> {
+        let mut state = self.registry.lock();
+        self.losses.append(&mut state.losses.take());
+        let Some(channel) = state.channels.get(name) else { return Ok(false) };
+        let told = self.losses.len();
+        self.losses.extend(channel.ring.entries().map(|entry| Loss::of(name, entry)));
+        drop(state);
+        if let Err(error) = self.append(&[]) {
+            self.losses.truncate(told); // they are still in the ring
+            return Err(error);
+        }
+        self.registry.lock().channels.get_mut(name).map(Channel::clear);
+        Ok(true)
+    }
+}
+
+impl Loss {
+    pub(super) fn of(channel: &str, entry: &Entry) -> Self {
+        Self::Event { channel: channel.into(), id: entry.id, at: entry.at }
+    }
+}
+
+impl Request {
+    fn size(&self) -> usize {
+        self.events.iter().map(|event| event.data().len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;

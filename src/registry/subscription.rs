@@ -1,0 +1,92 @@
+//! A subscriber: what it listens to, how far it has read, and a bell that rings.
+
+use std::sync::Arc;
+
+use super::audience::Doorbell;
+use super::{Channels, Position, Registry, Start};
+use crate::error::PublishError;
+use crate::event::Frame;
+
+/// A subscriber: its channels, counted, and its position. Dropping it is
+/// leaving.
+///
+/// ```
+/// use threadcast::{Channels, Registry, Start};
+///
+/// let registry = Registry::new();
+/// let subscription = registry.subscribe(&Channels::new(["chat"])?, &Start::Now)?.present_as("Ada");
+/// assert_eq!(registry.present("chat"), [("Ada".to_owned(), 1)]);
+/// drop(subscription);
+/// assert_eq!(registry.subscribers("chat"), 0);
+/// # Ok::<(), threadcast::PublishError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping a subscription leaves the channels at once"]
+pub struct Subscription {
+    pub(crate) registry: Registry,
+    pub(crate) channels: Channels,
+    pub(crate) position: Position,
+    /// What is to be said of a start that could not be found.
+    pub(crate) unknown: Vec<Frame>,
+    /// The name that its channels were told.
+    pub(super) presence: Option<String>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.registry.lock().audiences(&self.channels, |audience| audience.subscribers -= 1);
+        self.registry.tell_of_leaving(self);
+    }
+}
+
+impl Registry {
+    /// Joins these channels, from `start` on.
+    ///
+    /// Fails if there would be more channels than the registry keeps.
+    pub fn subscribe(
+        &self,
+        channels: &Channels,
+        start: &Start,
+    ) -> Result<Subscription, PublishError> {
+        let now = self.now();
+        let mut state = self.lock();
+        for name in channels.names.iter() {
+            state.channel(name, now, &self.shared.options)?;
+        }
+        let (position, unknown) = state.begin(channels, start, now);
+        state.audiences(channels, |audience| audience.subscribers += 1);
+        drop(state);
+        let (registry, channels) = (self.clone(), channels.clone());
+        Ok(Subscription { registry, channels, position, unknown, presence: None })
+    }
+
+    /// Has a doorbell rung for each event of these channels, and once when the
+    /// registry is closed.
+    pub(crate) fn listen(&self, channels: &Channels, bell: &Arc<Doorbell>) -> Listening {
+        let mut state = self.lock();
+        state.last_key += 1;
+        let key = state.last_key;
+        state.audiences(channels, |audience| audience.add(key, Arc::clone(bell)));
+        let is_ending = state.open.is_none() || state.closing.is_some();
+        drop(state);
+        if is_ending {
+            bell.ring();
+        }
+        Listening { registry: self.clone(), channels: channels.clone(), key }
+    }
+}
+
+/// A doorbell that hangs at its channels until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping this takes the doorbell off at once"]
+pub(crate) struct Listening {
+    registry: Registry,
+    channels: Channels,
+    key: u64,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.registry.lock().audiences(&self.channels, |audience| audience.remove(self.key));
+    }
+}

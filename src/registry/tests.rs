@@ -1,0 +1,266 @@
+//! The registry as its users see it: published here, read there.
+
+use serde_json::json;
+
+use super::*;
+use crate::event::Framing;
+
+const ALL: usize = usize::MAX;
+
+fn publish(registry: &Registry, channel: &str, data: &str) -> EventId {
+    registry.publish(channel, &Event::new(data)).unwrap().id
+}
+
+fn last(registry: &Registry) -> EventId {
+    registry.lock().last
+}
+
+fn keeping(events: usize) -> Registry {
+    let history = History { events, ..History::default() };
+    let history = Histories::all(history);
+    Registry::with(RegistryOptions { history, ..RegistryOptions::default() })
+}
+
+/// What a read gives, as `name data` words, with the ids checked to ascend.
+#[track_caller]
+fn words(
+    registry: &Registry,
+    channels: &[&str],
+    from: EventId,
+    limit: usize,
+) -> (String, EventId, Batch) {
+    let channels = Channels::new(channels.iter().copied()).unwrap();
+    let mut bytes = Vec::new();
+    let mut position = Position { after: from, forgiven: None };
+    let batch = registry.read(&channels, &mut position, None, limit, Framing::Plain, &mut bytes);
+    let text = String::from_utf8(bytes).unwrap();
+    let mut last = from;
+    for id in text.lines().filter_map(|line| line.strip_prefix("id: ")) {
+        let id = id.parse().unwrap();
+        assert!(id >= last, "{id} after {last}");
+        last = id;
+    }
+    let lines = text.lines().filter(|line| !line.starts_with("id: ") && !line.is_empty());
+    (
+        lines.collect::<Vec<_>>().join(" ").replace("data: ", "").replace("event: ", ""),
+        position.after,
+        batch,
+    )
+}
+
+#[test]
+fn several_channels_are_read_in_the_order_of_ids() {
+    let registry = Registry::new();
+    let start = last(&registry);
+    for (channel, data) in [("a", "1"), ("b", "2"), ("c", "3"), ("a", "4"), ("b", "5")] {
+        publish(&registry, channel, data);
+    }
+    assert_eq!(words(&registry, &["a", "b"], start, ALL).0, "1 2 4 5");
+    assert_eq!(words(&registry, &["*"], start, ALL).0, "1 2 3 4 5");
+    assert_eq!(words(&registry, &["*"], last(&registry), ALL).0, "");
+}
+
+#[test]
+fn a_limit_cuts_between_events_and_reading_goes_on() {
+    let registry = Registry::new();
+    let start = last(&registry);
+    for n in 0..10 {
+        publish(&registry, "a", &n.to_string());
+    }
+    let (first, next, batch) = words(&registry, &["a"], start, 100);
+    assert!(batch.more && batch.events > 1 && batch.events < 10, "{batch:?}");
+    let (second, _, rest) = words(&registry, &["a"], next, ALL);
+    assert_eq!(format!("{first} {second}"), "0 1 2 3 4 5 6 7 8 9");
+    assert!(!rest.more);
+    let (one, _, batch) = words(&registry, &["a"], start, 1);
+    assert_eq!((one.as_str(), batch.events), ("0", 1), "a frame above the limit is taken alone");
+}
+
+#[test]
+fn what_is_gone_is_said_once_and_exactly_at_every_limit() {
+    for limit in [1, 50, 90, 150, 300, ALL] {
+        let registry = keeping(2);
+        let start = last(&registry);
+        for n in 0..30 {
+            publish(&registry, if n % 3 == 0 { "a" } else { "b" }, "x");
+        }
+        let (mut missed, mut events, mut from) = (0, 0, start);
+        loop {
+            let (text, next, batch) = words(&registry, &["a", "b"], from, limit);
+            for data in text.split(' ').filter(|word| word.starts_with('{')) {
+                let gap: serde_json::Value = serde_json::from_str(data).unwrap();
+                missed += gap["missed"].as_u64().unwrap();
+            }
+            events += batch.events;
+            from = next;
+            if !batch.more {
+                break;
+            }
+        }
+        assert_eq!((missed, events), (26, 4), "limit {limit}");
+    }
+}
+
+#[test]
+fn a_forgotten_channel_leaves_a_floor() {
+    let history = Histories::all(History { age: Duration::ZERO, ..History::default() });
+    let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
+    let before = last(&registry);
+    publish(&registry, "a", "gone");
+    registry.sweep();
+    assert!(registry.lock().channels.is_empty());
+    let now = last(&registry);
+    registry.lock().channel("a", Duration::ZERO, &registry.shared.options).unwrap();
+    let (text, ..) = words(&registry, &["a"], before, ALL);
+    assert!(text.contains(r#""missed":null"#), "{text}");
+    assert_eq!(words(&registry, &["a"], now, ALL).0, "");
+}
+
+#[test]
+fn idle_channels_make_room_for_new_ones() {
+    let registry =
+        Registry::with(RegistryOptions { max_channels: 2, ..RegistryOptions::default() });
+    let one = subscribe(&registry, &["a"], &Start::Now);
+    publish(&registry, "b", "kept");
+    let full = PublishError::TooManyChannels { limit: 2 };
+    assert_eq!(registry.publish("c", &Event::new("")), Err(full));
+    drop(one);
+    publish(&registry, "c", "fits");
+}
+
+#[test]
+fn subscribers_are_counted_by_name_and_by_prefix() {
+    let registry = Registry::new();
+    let guests =
+        ["chat/1", "chat/*", "*", "chat/2"].map(|p| subscribe(&registry, &[p], &Start::Now));
+    assert_eq!(registry.publish("chat/1", &Event::new("")).unwrap().subscribers, 3);
+    drop(guests);
+    assert_eq!(registry.publish("chat/1", &Event::new("")).unwrap().subscribers, 0);
+    assert!(registry.lock().prefixes.is_empty());
+}
+
+#[test]
+fn a_doorbell_rings_for_its_channels_and_for_the_end() {
+    let registry = Registry::new();
+    let (door, visitors) = crossbeam_channel::bounded(1);
+    let bell = Doorbell::new(door, 0);
+    let channels = Channels::new(["a", "b*"]).unwrap();
+    let listening = registry.listen(&channels, &bell);
+    let rings = || {
+        bell.answer();
+        visitors.try_iter().count()
+    };
+    publish(&registry, "other", "");
+    assert_eq!(rings(), 0);
+    publish(&registry, "b1", "");
+    assert_eq!(rings(), 1);
+    registry.close();
+    assert_eq!(rings(), 1);
+    assert!(!registry.wait(Duration::MAX));
+    drop(listening);
+    assert!(registry.lock().prefixes.is_empty());
+}
+
+fn subscribe(registry: &Registry, channels: &[&str], start: &Start) -> Subscription {
+    let channels = Channels::new(channels.iter().copied()).unwrap();
+    registry.subscribe(&channels, start).unwrap()
+}
+
+/// What a subscriber reads, with what is said of its start first.
+fn read(subscription: &mut Subscription) -> String {
+    let mut bytes = Vec::new();
+    for frame in subscription.unknown.drain(..) {
+        bytes.extend_from_slice(frame.bytes(Framing::Plain));
+    }
+    let Subscription { registry, channels, position, .. } = subscription;
+    registry.read(channels, position, None, ALL, Framing::Plain, &mut bytes);
+    let text = String::from_utf8(bytes).unwrap();
+    text.lines().filter_map(|line| line.strip_prefix("data: ")).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_stream_begins_where_it_was_asked_to() {
+    let registry = Registry::new();
+    let first = publish(&registry, "a", "1");
+    publish(&registry, "b", "2");
+    publish(&registry, "a", "3");
+    let begin = |start: Start| read(&mut subscribe(&registry, &["a", "b"], &start));
+    assert_eq!(begin(Start::Now), "");
+    assert_eq!(begin(Start::All), "1 2 3");
+    assert_eq!(begin(Start::After(first.to_string())), "2 3");
+    assert_eq!(begin(Start::Age(Duration::from_secs(60))), "1 2 3");
+    assert_eq!(begin(Start::Age(Duration::ZERO)), "");
+}
+
+#[test]
+fn a_cursor_that_means_nothing_here_is_answered_with_a_gap() {
+    let registry = Registry::new();
+    let id = publish(&registry, "a", "1");
+    let future = EventId { n: id.n + 1, ..id };
+    let elsewhere = EventId { epoch: 7, ..id };
+    for cursor in [future.to_string(), elsewhere.to_string(), "order-7".into(), String::new()] {
+        let mut subscription = subscribe(&registry, &["a"], &Start::After(cursor.clone()));
+        publish(&registry, "a", "live");
+        let gap = json!({ "channel": "a", "missed": null, "from": cursor, "to": id.to_string() });
+        let text = read(&mut subscription);
+        assert!(text.starts_with(&format!("{gap} ")) && text.ends_with("live"), "{text}");
+        registry.lock().last = id; // each cursor meets the same registry
+    }
+}
+
+#[test]
+fn a_publishers_own_id_is_unique_and_a_cursor() {
+    let registry = keeping(2);
+    let order = Event::new("x").with_id("order-7").unwrap();
+    let first = registry.publish("a", &order).unwrap();
+    assert_eq!(registry.publish("a", &order), Ok(first));
+    publish(&registry, "a", "2");
+    let mut subscription = subscribe(&registry, &["a"], &Start::After("order-7".into()));
+    assert_eq!(read(&mut subscription), "2");
+    publish(&registry, "a", "3"); // and the order falls off the ring
+    assert_ne!(registry.publish("a", &order).unwrap().id, first.id);
+    assert_eq!(registry.lock().channels["a"].ring.len(), 2);
+}
+
+#[test]
+fn a_repeated_key_is_answered_and_published_once() {
+    let registry = Registry::new();
+    let batch = [Event::new("1"), Event::new("2")];
+    let first = registry.publish_all("a", &batch, Some("key")).unwrap();
+    assert_eq!(registry.publish_all("a", &batch, Some("key")), Ok(first));
+    assert_ne!(registry.publish_all("b", &batch, Some("key")), Ok(first));
+    assert_eq!(read(&mut subscribe(&registry, &["a"], &Start::All)), "1 2");
+    assert_eq!(registry.publish_all("a", &[], None), Err(PublishError::Nothing));
+}
+
+#[test]
+fn all_that_is_kept_never_begins_with_a_gap_and_later_losses_are_told() {
+    let registry = keeping(2);
+    for n in 0..4 {
+        publish(&registry, "a", &format!("a{n}"));
+        publish(&registry, "b", &format!("b{n}"));
+    }
+    let mut subscription = subscribe(&registry, &["a", "b"], &Start::All);
+    assert_eq!(read(&mut subscription), "a2 b2 a3 b3");
+    let mut slow = subscribe(&registry, &["a", "b"], &Start::All);
+    (4..7).for_each(|n| assert!(publish(&registry, "a", &format!("a{n}")) > EventId::ZERO));
+    let text = read(&mut slow);
+    // Each loss is told before the event that came after it.
+    assert_eq!(text.matches(r#""channel":"a","missed":1"#).count(), 3, "{text}");
+    assert!(!text.contains(r#""channel":"b""#) && text.ends_with("a5 a6"), "{text}");
+}
+
+#[test]
+fn a_name_comes_with_its_first_stream_and_goes_with_its_last() {
+    let registry = Registry::new();
+    let mut watcher = subscribe(&registry, &["chat"], &Start::Now);
+    let one = subscribe(&registry, &["chat"], &Start::Now).present_as("ada");
+    let two = subscribe(&registry, &["chat"], &Start::Now).present_as("ada");
+    assert_eq!(registry.present("chat"), [("ada".to_owned(), 2)]);
+    assert_eq!(read(&mut watcher).matches("ada").count(), 1);
+    drop(one);
+    assert_eq!(read(&mut watcher), "");
+    drop(two);
+    assert_eq!(read(&mut watcher).matches("ada").count(), 1);
+    assert!(registry.present("chat").is_empty());
+}

@@ -1,0 +1,389 @@
+//! The file against a machine that loses its power, and against files that are no
+//! store of ours.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::super::tables::{FORMAT, LOST, META};
+use super::*;
+use crate::event::Event;
+
+/// A disk in a machine that can lose its power: what was not synced is lost, all
+/// of it or, as disks reorder their writes, any part of it.
+#[derive(Debug, Clone, Default)]
+struct Machine(Arc<Mutex<Disks>>);
+
+#[derive(Debug, Clone, Default)]
+struct Disks {
+    /// What is read: all that was written.
+    bytes: Vec<u8>,
+    synced: Vec<u8>,
+    pending: Vec<Pending>,
+    steps: u64,
+    /// Before which step the power goes.
+    cut: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+enum Pending {
+    Write(u64, Vec<u8>),
+    Length(u64),
+}
+
+impl Pending {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Length(length) => bytes.resize(usize::try_from(*length).unwrap(), 0),
+            Self::Write(at, written) => {
+                let at = usize::try_from(*at).unwrap();
+                bytes.resize(bytes.len().max(at + written.len()), 0);
+                bytes[at..at + written.len()].copy_from_slice(written);
+            }
+        }
+    }
+}
+
+type Opened = (File, Kept, Vec<(EventId, Record)>);
+
+impl Disks {
+    fn write(&mut self, pending: Pending) {
+        pending.apply(&mut self.bytes);
+        self.pending.push(pending);
+    }
+}
+
+impl Machine {
+    fn with_a_store() -> Self {
+        let machine = Self::default();
+        fill(machine.clone()).unwrap();
+        machine
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Disks> {
+        self.0.lock().unwrap()
+    }
+
+    fn step(&self) -> io::Result<MutexGuard<'_, Disks>> {
+        let mut disks = self.lock();
+        if disks.cut.is_some_and(|cut| disks.steps >= cut) {
+            return Err(io::Error::other("no power"));
+        }
+        disks.steps += 1;
+        Ok(disks)
+    }
+
+    /// The power comes back, to go again before the step `cut` from now. Each write
+    /// that was not synced is there if `survives` says so.
+    fn power_on(&self, cut: Option<u64>, mut survives: impl FnMut() -> bool) -> bool {
+        let mut disks = self.lock();
+        let went = disks.cut.is_some_and(|cut| disks.steps >= cut);
+        for pending in std::mem::take(&mut disks.pending) {
+            if survives() {
+                pending.apply(&mut disks.synced);
+            }
+        }
+        disks.bytes = disks.synced.clone();
+        (disks.steps, disks.cut) = (0, cut);
+        went
+    }
+
+    fn open(&self) -> Result<Opened, StoreProblem> {
+        let mut events = Vec::new();
+        let machine = self.clone();
+        let opener: Opener = Box::new(move || Ok(Box::new(machine.clone())));
+        let (file, kept) = File::with(opener, &mut |id, record| events.push((id, record)))?;
+        Ok((file, kept, events))
+    }
+}
+
+impl StorageBackend for Machine {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.lock().bytes.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let disks = self.lock();
+        let offset = usize::try_from(offset).unwrap();
+        let found = disks.bytes.get(offset..offset + out.len());
+        out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.step()?.write(Pending::Length(length));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut disks = self.step()?;
+        let Disks { synced, pending, .. } = &mut *disks;
+        pending.drain(..).for_each(|pending| pending.apply(synced));
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.step()?.write(Pending::Write(offset, bytes.to_vec()));
+        Ok(())
+    }
+}
+
+fn event(channel: &str, data: &str) -> Record {
+    let event = Event::new(data).with_name("n").unwrap().with_retry(Duration::from_millis(7));
+    let at = Duration::from_secs(1);
+    Record { channel: channel.into(), at, event, key: None, subscribers: 3, count: 1 }
+}
+
+fn loss(channel: &str, id: EventId) -> Loss {
+    Loss::Event { channel: channel.into(), id, at: Duration::from_secs(1) }
+}
+
+#[test]
+fn what_is_kept_comes_back_as_it_was() {
+    let machine = Machine::with_a_store();
+    let (mut file, kept, events) = machine.open().unwrap();
+    assert_eq!((kept.last.n, kept.floor, events.len()), (0, EventId::ZERO, 0));
+    let mut named = event("b/ü", "two\nlines");
+    named.event = named.event.with_id("order-7").unwrap();
+    named.key = Some("key".into());
+    let records = [event("a", ""), named, event("a", "\u{feff} x")];
+    let ids = file.append(&records, &[]).unwrap();
+    assert_eq!(ids.iter().map(|id| id.n).collect::<Vec<_>>(), [1, 2, 3]);
+    file.append(&[], &[loss("a", ids[0])]).unwrap();
+    drop(file);
+    let (mut file, kept, events) = machine.open().unwrap();
+    assert_eq!(kept.last, ids[2]);
+    assert_eq!(kept.lost, [("a".into(), ids[0], Duration::from_secs(1))]);
+    let [_, named, last] = records;
+    assert_eq!(events, [(ids[1], named), (ids[2], last)]);
+    // A forgotten channel leaves the floor alone.
+    let forgotten = Loss::Channel { channel: "a".into(), floor: ids[2] };
+    file.append(&[], &[loss("a", ids[2]), forgotten]).unwrap();
+    drop(file);
+    let (_, kept, events) = machine.open().unwrap();
+    assert_eq!((kept.floor, kept.lost.len(), events.len()), (ids[2], 0, 1));
+}
+
+/// Some publishing that lets a channel fall off its end, and what of it was
+/// acknowledged, until the power goes.
+fn publish(file: &mut File, rounds: u64) -> Vec<(EventId, String)> {
+    let mut acknowledged = Vec::new();
+    for round in 0..rounds {
+        let data: Vec<String> = (0..=round % 3).map(|n| format!("{round}/{n}")).collect();
+        let records: Vec<Record> = data.iter().map(|data| event("a", data)).collect();
+        let too_many = acknowledged.len().saturating_sub(4);
+        let losses: Vec<Loss> =
+            acknowledged[..too_many].iter().map(|(id, _)| loss("a", *id)).collect();
+        let Ok(ids) = file.append(&records, &losses) else { break };
+        acknowledged.extend(ids.into_iter().zip(data));
+    }
+    acknowledged
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_power_cut_at_every_step() {
+    const ROUNDS: u64 = 6;
+    let mut cuts = 0;
+    for seed in 0..4 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        for cut in 0.. {
+            let machine = Machine::with_a_store();
+            machine.power_on(None, || true);
+            let (mut file, ..) = machine.open().unwrap();
+            let mut acknowledged = publish(&mut file, 1);
+            machine.power_on(Some(cut), || true);
+            let before = acknowledged.len();
+            acknowledged.extend(publish(&mut file, ROUNDS));
+            drop(file);
+            // With the first seed nothing survives, with the others any of it; and while
+            // it starts again, the power may go once more.
+            let mut survives = || seed > 0 && random.bool();
+            let went = machine.power_on(Some(cut % 7), &mut survives);
+            drop(machine.open());
+            machine.power_on(None, &mut survives);
+            let (mut file, kept, events) = machine.open().unwrap();
+            for (id, data) in &acknowledged {
+                if let Some((_, record)) = events.iter().find(|(found, _)| found == id) {
+                    assert_eq!(record.event.data(), data, "cut {cut}");
+                } else {
+                    let told = kept.lost.iter().any(|(_, lost, _)| lost >= id);
+                    assert!(told, "{id} is gone in silence; seed {seed}, cut {cut}");
+                }
+            }
+            let next = file.append(&[event("a", "next")], &[]).unwrap()[0];
+            assert!(events.iter().all(|(id, _)| *id < next) && kept.last < next);
+            if !went {
+                assert!(acknowledged.len() > before, "the last round is a whole one");
+                break;
+            }
+            cuts += 1;
+        }
+    }
+    assert!(cuts > 100, "only {cuts} cuts");
+}
+
+#[test]
+fn after_an_error_it_is_read_anew_and_goes_on() {
+    let machine = Machine::with_a_store();
+    let (mut file, ..) = machine.open().unwrap();
+    let first = file.append(&[event("a", "1")], &[]).unwrap()[0];
+    let (mut last, mut strays) = (first, 0);
+    for cut in 0..12 {
+        machine.power_on(Some(cut), || true);
+        let refused = file.append(&[event("a", "refused")], &[]);
+        machine.power_on(None, || true);
+        if refused.is_ok() {
+            break;
+        }
+        let again = file.append(&[event("a", "2")], &[]);
+        assert_eq!(again, refused, "for a moment it is left alone");
+        file.broken = None; // the moment is over
+        // What of it reached the disk is nobody's event, and its id nobody else's.
+        let copy = Machine::default();
+        copy.lock().bytes = machine.lock().bytes.clone();
+        let reached = copy.open().unwrap().1.last;
+        let second = file.append(&[event("a", "2")], &[]).unwrap()[0];
+        assert!(second > first && second > reached, "{second} after {reached}");
+        strays += u32::from(reached > last);
+        last = second;
+        file.append(&[], &[loss("a", second)]).unwrap();
+    }
+    drop(file);
+    let (_, _, events) = machine.open().unwrap();
+    let data: Vec<&str> = events.iter().map(|(_, record)| record.event.data()).collect();
+    assert!(strays > 0, "no cut was late enough");
+    assert!(data.starts_with(&["1"]), "{data:?}");
+    assert!(data.iter().filter(|data| **data == "refused").count() <= 1, "{data:?}");
+}
+
+/// The store's file while it is open, and after it was closed.
+fn images() -> [Vec<u8>; 2] {
+    let machine = Machine::with_a_store();
+    let (mut file, ..) = machine.open().unwrap();
+    for n in 0..20 {
+        file.append(&[event("a", &format!("{n} {}", "x".repeat(700)))], &[]).unwrap();
+    }
+    let open = machine.lock().synced.clone();
+    drop(file);
+    let closed = machine.lock().synced.clone();
+    [open, closed]
+}
+
+/// What becomes of these bytes where a store should be: its problem, or the numbers
+/// of its events. It may be changed only if it is a store.
+fn outcome(bytes: &[u8]) -> Result<Vec<u64>, StoreProblem> {
+    let machine = Machine::default();
+    machine.lock().bytes = bytes.to_vec();
+    let outcome = machine.open();
+    if outcome.is_err() {
+        let disks = machine.lock();
+        assert!(disks.steps == 0 && disks.bytes == bytes, "a bad file was changed");
+    }
+    outcome.map(|(_, _, events)| events.into_iter().map(|(id, _)| id.n).collect())
+}
+
+#[test]
+fn a_file_cut_short_is_refused_and_left_as_it_was() {
+    for image in images() {
+        assert_eq!(outcome(&image).unwrap().len(), 20);
+        for length in (0..image.len()).step_by(4_096).chain([1, 9, 63, 320, image.len() - 1]) {
+            let problem = outcome(&image[..length]).unwrap_err();
+            let expected = match length {
+                0..9 => matches!(problem, StoreProblem::NotAStore),
+                _ => matches!(problem, StoreProblem::Corrupt { .. }),
+            };
+            assert!(expected, "{length} of {}: {problem:?}", image.len());
+        }
+    }
+}
+
+#[test]
+fn a_damaged_file_is_refused_or_has_lost_nothing() {
+    let (mut refused, mut random) = (0, fastrand::Rng::with_seed(7));
+    let images = images();
+    let whole: Vec<u64> = (1..=20).collect();
+    for round in 0..300 {
+        let closed = round % 2;
+        let mut image = images[closed].clone();
+        let place = random.usize(..image.len().min(128 * 1024));
+        let change = random.u8(1..);
+        image[place] ^= change;
+        match outcome(&image) {
+            // Where it was not closed, damage to the last commit and a last commit
+            // that was never finished look the same.
+            Ok(events) if closed == 0 && events == whole[..19] => {}
+            Ok(events) => assert_eq!(events, whole, "{closed}: byte {place} ^ {change}"),
+            Err(StoreProblem::Corrupt { .. } | StoreProblem::NotAStore) => refused += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 20, "only {refused} of 300 were noticed");
+}
+
+#[test]
+fn what_is_no_store_is_refused_and_left_as_it_was() {
+    let mut random = fastrand::Rng::with_seed(7);
+    for length in [1, 9, 100, 4_096, 100_000] {
+        let bytes: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
+        assert!(matches!(outcome(&bytes), Err(StoreProblem::NotAStore)));
+        let bytes = [&MAGIC[..], &bytes].concat();
+        assert!(matches!(outcome(&bytes), Err(StoreProblem::Corrupt { .. })));
+    }
+    // Other programs write redb files too.
+    let machine = Machine::default();
+    drop(builder().create_with_backend(machine.clone()).unwrap());
+    let theirs = machine.lock().synced.clone();
+    assert!(matches!(outcome(&theirs), Err(StoreProblem::NotAStore)));
+    let database = builder().create_with_backend(machine.clone()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    begin(&transaction).unwrap();
+    transaction.open_table(META).unwrap().insert("format", FORMAT + 1).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let newer = machine.lock().synced.clone();
+    assert!(matches!(outcome(&newer), Err(StoreProblem::Newer { format: 2 })));
+}
+
+#[test]
+fn a_file_that_is_half_free_gets_shorter() {
+    let machine = Machine::with_a_store();
+    let (mut file, ..) = machine.open().unwrap();
+    let records = vec![event("a", &"x".repeat(10_000)); 1_000];
+    let ids = file.append(&records, &[]).unwrap();
+    let before = machine.len().unwrap();
+    let losses: Vec<Loss> = ids[..900].iter().map(|id| loss("a", *id)).collect();
+    file.append(&[], &losses).unwrap();
+    for _ in 0..TIDY_EVERY {
+        file.append(&[event("a", "x")], &[]).unwrap();
+        file.tidy();
+    }
+    let after = machine.len().unwrap();
+    assert!(before > 10_000_000 && after < before / 3, "{before} bytes, then {after}");
+    drop(file);
+    assert_eq!(machine.open().unwrap().2.len(), 100 + usize::try_from(TIDY_EVERY).unwrap());
+}
+
+/// It counts on from its last id, so none may be beyond that, nor that at the end of
+/// all numbers.
+#[test]
+fn a_file_with_an_id_that_no_server_has_given_is_refused() {
+    let forgeries: [fn(&redb::WriteTransaction); 4] = [
+        |store| _ = store.open_table(META).unwrap().insert("last", u64::MAX).unwrap(),
+        |store| _ = store.open_table(META).unwrap().insert("floor", 2).unwrap(),
+        |store| _ = store.open_table(LOST).unwrap().insert("a", (2, 0)).unwrap(),
+        |store| {
+            let row = ("a", 0, None, None, None, "", None, 0, 0);
+            store.open_table(EVENTS).unwrap().insert(2, row).unwrap();
+        },
+    ];
+    for (place, forge) in forgeries.into_iter().enumerate() {
+        let machine = Machine::with_a_store();
+        machine.open().unwrap().0.append(&[event("a", "1")], &[]).unwrap();
+        let database = builder().create_with_backend(machine.clone()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        forge(&transaction);
+        transaction.commit().unwrap();
+        drop(database);
+        let bytes = machine.lock().synced.clone();
+        let problem = outcome(&bytes).unwrap_err();
+        assert!(matches!(problem, StoreProblem::Corrupt { .. }), "{place}: {problem:?}");
+    }
+}

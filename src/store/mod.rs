@@ -1,0 +1,74 @@
+//! Where events are kept so that they outlive the process.
+//!
+//! A registry without a store keeps its events in its rings alone. With one, its
+//! sequencer hands every batch to the store before anybody sees it, and the
+//! rings are filled from the store at the start. The rings are still the only
+//! thing ever read by a stream.
+//!
+//! The store gives the ids: a `file` counts on, and one that is shared between
+//! nodes would take them from where it keeps its events.
+//!
+//! Nothing here knows a socket, or who listens.
+
+mod disk;
+pub(crate) mod file;
+mod inspect;
+pub(crate) mod tables;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use self::file::File;
+pub use self::inspect::{ChannelStats, Stats, export, stats};
+use crate::error::PublishError;
+use crate::event::Event;
+use crate::id::EventId;
+
+/// Who keeps events.
+pub(crate) trait Store: fmt::Debug + Send {
+    /// Keeps these events and lets go of what is lost, all of it or nothing, and
+    /// gives the events' ids, in the order of ids. Once it returns, no crash and
+    /// no power cut takes it back.
+    ///
+    /// After an error it can be tried again.
+    fn append(&mut self, records: &[Record], losses: &[Loss])
+    -> Result<Vec<EventId>, PublishError>;
+
+    /// Puts the house in order, while no publisher waits.
+    fn tidy(&mut self) {}
+}
+
+/// One event, with all that a registry has to know of it after a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) channel: Arc<str>,
+    /// When it came, since 1970 more or less: it never goes back.
+    pub(crate) at: Duration,
+    pub(crate) event: Event,
+    /// The idempotency key of the batch that it is the last of.
+    pub(crate) key: Option<Arc<str>>,
+    /// What its publisher was answered, to be answered again.
+    pub(crate) subscribers: usize,
+    pub(crate) count: usize,
+}
+
+/// Something that need not be kept any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// An event has left its ring. That there was one is not forgotten.
+    Event { channel: Arc<str>, id: EventId, at: Duration },
+    /// An idle channel is forgotten. What is remembered is the floor alone, below
+    /// which any channel may have lost something.
+    Channel { channel: Arc<str>, floor: EventId },
+}
+
+/// What a store remembers besides the events.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Kept {
+    /// The newest id there has been.
+    pub(crate) last: EventId,
+    pub(crate) floor: EventId,
+    /// Of each channel that has lost events, the newest one and its time.
+    pub(crate) lost: Vec<(Arc<str>, EventId, Duration)>,
+}

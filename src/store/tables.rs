@@ -1,0 +1,215 @@
+//! What stands in the file of a store.
+//!
+//! ```text
+//!  events   n        → channel, time, event, key, what was answered
+//!  lost     channel  → the newest event it has lost, and its time
+//!  meta     name     → format, epoch, last (n), floor (n)
+//! ```
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
+
+use super::{Kept, Loss, Record};
+use crate::error::{EventError, StoreProblem};
+use crate::event::Event;
+use crate::id::EventId;
+
+/// The number of this layout. A change that an older threadcast cannot read
+/// takes the next one.
+pub(super) const FORMAT: u64 = 1;
+
+/// No server counts so far: at ten million events a second it takes 29,000 years.
+const LAST_MAX: u64 = 1 << 63;
+
+pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub(crate) const EVENTS: TableDefinition<'_, u64, Row<'_>> = TableDefinition::new("events");
+pub(crate) const LOST: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("lost");
+
+/// Channel, milliseconds since 1970, name, own id, retry in milliseconds, data,
+/// key, and what was answered: subscribers, count.
+pub(crate) type Row<'a> = (
+    &'a str,
+    u64,
+    Option<&'a str>,
+    Option<&'a str>,
+    Option<u64>,
+    &'a str,
+    Option<&'a str>,
+    u32,
+    u32,
+);
+
+/// What stands in a new store.
+pub(super) fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut meta = transaction.open_table(META)?;
+    meta.insert("format", FORMAT)?;
+    meta.insert("epoch", milliseconds(now))?;
+    transaction.open_table(EVENTS)?;
+    transaction.open_table(LOST)?;
+    Ok(())
+}
+
+/// Writes one append, and says about how many bytes have become free.
+pub(super) fn write(
+    transaction: &WriteTransaction,
+    records: &[Record],
+    ids: &[EventId],
+    losses: &[Loss],
+) -> Result<u64, redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    let mut events = transaction.open_table(EVENTS)?;
+    let mut lost = transaction.open_table(LOST)?;
+    for (record, id) in records.iter().zip(ids) {
+        events.insert(id.n, row(record))?;
+    }
+    if let Some(last) = ids.last() {
+        meta.insert("last", last.n)?;
+    }
+    let mut gone = 0;
+    // Only the newest loss of a channel counts, so it is written once.
+    let mut newest: HashMap<&str, (u64, u64)> = HashMap::new();
+    for loss in losses {
+        match loss {
+            Loss::Event { channel, id, at } => {
+                gone += events.remove(id.n)?.map_or(0, |row| row_size(&row.value()));
+                let at = milliseconds(*at);
+                let known = newest.entry(channel).or_default();
+                *known = (*known).max((id.n, at));
+            }
+            Loss::Channel { channel, floor } => {
+                newest.remove(&**channel);
+                lost.remove(&**channel)?;
+                let known = meta.get("floor")?.map_or(0, |floor| floor.value());
+                meta.insert("floor", known.max(floor.n))?;
+            }
+        }
+    }
+    for (channel, (n, at)) in newest {
+        let known = lost.get(channel)?.map_or(0, |row| row.value().0);
+        if n > known {
+            lost.insert(channel, (n, at))?;
+        }
+    }
+    Ok(gone)
+}
+
+/// Reads all of it, events first.
+pub(super) fn read(
+    transaction: &ReadTransaction,
+    each: &mut dyn FnMut(EventId, Record),
+) -> Result<Kept, StoreProblem> {
+    let meta = match transaction.open_table(META) {
+        Err(TableError::Storage(error)) => return Err(problem(error)),
+        Err(_) => return Err(StoreProblem::NotAStore), // a redb file of another program
+        Ok(meta) => meta,
+    };
+    let number = |name| Ok(meta.get(name).map_err(problem)?.map(|number| number.value()));
+    match number("format")? {
+        Some(FORMAT) => {}
+        Some(format) if format > FORMAT => return Err(StoreProblem::Newer { format }),
+        _ => return Err(StoreProblem::NotAStore),
+    }
+    let epoch = number("epoch")?.ok_or(StoreProblem::NotAStore)?;
+    // It counts on from the last, and gives no id twice: what claims to be later is no
+    // work of ours, nor is a number that would soon come to its end.
+    let last = number("last")?.unwrap_or(0);
+    let place = |what: &str, n| match n {
+        n if n <= last.min(LAST_MAX) => Ok(EventId { epoch, n }),
+        n => {
+            let detail = format!("{what} has the number {n}, which was never given");
+            Err(StoreProblem::Corrupt { detail })
+        }
+    };
+    let last = place("the last event", last)?;
+    let events = transaction.open_table(EVENTS).map_err(problem)?;
+    for entry in events.iter().map_err(problem)? {
+        let (n, row) = entry.map_err(problem)?;
+        let id = place("an event", n.value())?;
+        let record = record(row.value())
+            .map_err(|error| StoreProblem::Corrupt { detail: format!("event {id}: {error}") })?;
+        each(id, record);
+    }
+    let mut losses = Vec::new();
+    for entry in transaction.open_table(LOST).map_err(problem)?.iter().map_err(problem)? {
+        let (channel, row) = entry.map_err(problem)?;
+        let (n, at) = row.value();
+        let to = place("a lost event", n)?;
+        losses.push((Arc::from(channel.value()), to, Duration::from_millis(at)));
+    }
+    let floor = number("floor")?.map_or(Ok(EventId::ZERO), |n| place("the floor", n))?;
+    Ok(Kept { last, floor, lost: losses })
+}
+
+fn row(record: &Record) -> Row<'_> {
+    let Record { channel, at, event, key, subscribers, count } = record;
+    let number = |number: &usize| u32::try_from(*number).unwrap_or(u32::MAX);
+    (
+        channel,
+        milliseconds(*at),
+        event.name(),
+        event.id(),
+        event.retry().map(milliseconds),
+        event.data(),
+        key.as_deref(),
+        number(subscribers),
+        number(count),
+    )
+}
+
+fn record(row: Row<'_>) -> Result<Record, EventError> {
+    let (channel, at, name, own, retry, data, key, subscribers, count) = row;
+    let mut event = Event::new(data);
+    if let Some(name) = name {
+        event = event.with_name(name)?;
+    }
+    if let Some(own) = own {
+        event = event.with_id(own)?;
+    }
+    if let Some(retry) = retry {
+        event = event.with_retry(Duration::from_millis(retry));
+    }
+    let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    Ok(Record {
+        channel: channel.into(),
+        at: Duration::from_millis(at),
+        event,
+        key: key.map(Arc::from),
+        subscribers: number(subscribers),
+        count: number(count),
+    })
+}
+
+/// About how many bytes of the file an event takes.
+pub(super) fn size(record: &Record) -> u64 {
+    row_size(&row(record))
+}
+
+fn row_size(row: &Row<'_>) -> u64 {
+    let (channel, _, name, own, _, data, key, ..) = row;
+    let texts = [Some(*channel), *name, *own, Some(*data), *key];
+    let text: usize = texts.into_iter().flatten().map(str::len).sum();
+    text as u64 + 48 // the numbers, the texts' lengths, and the row's place in its page
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn problem(error: impl Into<redb::Error>) -> StoreProblem {
+    match error.into() {
+        redb::Error::DatabaseAlreadyOpen => StoreProblem::Held,
+        redb::Error::Io(error) => match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
+                StoreProblem::Corrupt { detail: error.to_string() }
+            }
+            _ => StoreProblem::Io(error),
+        },
+        redb::Error::Corrupted(detail) => StoreProblem::Corrupt { detail },
+        other => StoreProblem::Corrupt { detail: other.to_string() },
+    }
+}

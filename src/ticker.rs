@@ -1,0 +1,135 @@
+//! The clock that publishes: one thread, on the full second, for everybody.
+//!
+//! It aims at wall-clock multiples, each time anew from the clock itself, so it
+//! does not drift, and a clock that is set lets it go on from where it is.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike, Local, Timelike, Utc};
+use serde_json::json;
+
+use crate::event::Event;
+use crate::registry::Registry;
+
+/// The article's A: JavaScript's `Date.toString()`, each second.
+pub(crate) const TIME: &str = "time";
+/// The article's B: the local time of day each 2 s, a custom event each 10 s.
+pub(crate) const CLOCK: &str = "clock";
+/// The articles' D and E: a message each second, a custom event each 5 s.
+pub(crate) const MESSAGES: &str = "messages";
+
+/// How the server is, each second, if anybody listens.
+pub(crate) const STATUS: &str = "status";
+
+/// How often a registry is swept of what is too old, in seconds.
+const SWEEP_EVERY: u32 = 10;
+
+/// Ticks until the registry is closed. `clock` gets the ticks; it is a registry
+/// of its own, so nobody else can publish to it. `hub` is only swept.
+pub(crate) fn run(clock: &Registry, hub: &Registry, status: impl Fn() -> Event) {
+    while clock.wait(until_next_second(Utc::now())) {
+        let now = Utc::now();
+        for (channel, event) in due(now.second(), now) {
+            publish(clock, channel, &event);
+        }
+        // Last: with a thousand threads to look at it takes its time, and a clock may not wait.
+        if clock.subscribers(STATUS) > 0 {
+            publish(clock, STATUS, &status());
+        }
+        if now.second().is_multiple_of(SWEEP_EVERY) {
+            hub.sweep();
+        }
+    }
+}
+
+fn publish(clock: &Registry, channel: &'static str, event: &Event) {
+    if let Err(error) = clock.publish(channel, event) {
+        log::error!("the ticker cannot publish to {channel}: {error}");
+    }
+}
+
+/// What is due at a second of the minute, in the order it is sent.
+fn due(second: u32, now: DateTime<Utc>) -> Vec<(&'static str, Event)> {
+    let mut due = vec![
+        (TIME, Event::new(date_string(now))),
+        (MESSAGES, Event::new(json!({ "message": "Hello, World!" }).to_string())),
+    ];
+    if second.is_multiple_of(2) {
+        due.push((CLOCK, Event::new(time_of_day(now.with_timezone(&Local)))));
+    }
+    if second.is_multiple_of(5) {
+        due.push((MESSAGES, custom("customEvent")));
+    }
+    if second.is_multiple_of(10) {
+        due.push((CLOCK, custom("custom-event")));
+    }
+    due
+}
+
+fn custom(name: &str) -> Event {
+    Event::new("This is a custom event").with_name(name).expect("a literal without line breaks")
+}
+
+fn until_next_second(now: DateTime<Utc>) -> Duration {
+    // A leap second's nanoseconds go on past a thousand million.
+    let nanos = u64::from(now.timestamp_subsec_nanos() % 1_000_000_000);
+    // A little past the full second, so that rounding never wakes us before it.
+    Duration::from_nanos(1_000_000_000 - nanos) + Duration::from_micros(50)
+}
+
+/// A date as JavaScript's `Date.toString()` writes it, in UTC. Part by part: a stream
+/// begins with it, and chrono's formatter would take a page more of its stack.
+pub(crate) fn date_string(now: DateTime<Utc>) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (day, month, year) = (now.day(), MONTHS[now.month0() as usize], now.year());
+    let (hour, minute, second) = (now.hour(), now.minute(), now.second());
+    let weekday = now.weekday();
+    format!(
+        "{weekday} {month} {day:02} {year} {hour:02}:{minute:02}:{second:02} \
+         GMT+0000 (Coordinated Universal Time)"
+    )
+}
+
+/// A time of day as `toLocaleTimeString()` writes it in English.
+fn time_of_day(now: DateTime<Local>) -> String {
+    now.format("%-I:%M:%S %p").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeZone;
+
+    use super::*;
+
+    #[test]
+    fn dates_read_as_javascript_writes_them() {
+        let now = Utc.with_ymd_and_hms(2026, 11, 20, 22, 30, 0).unwrap();
+        let expected = "Fri Nov 20 2026 22:30:00 GMT+0000 (Coordinated Universal Time)";
+        assert_eq!(date_string(now), expected);
+        let local = Local.with_ymd_and_hms(2026, 11, 20, 22, 30, 2).unwrap();
+        assert_eq!(time_of_day(local), "10:30:02 PM");
+        let midnight = Local.with_ymd_and_hms(2026, 11, 20, 0, 5, 9).unwrap();
+        assert_eq!(time_of_day(midnight), "12:05:09 AM");
+    }
+
+    #[test]
+    fn each_clock_ticks_at_its_own_multiples() {
+        let now = Utc::now();
+        let count = |channel, seconds: std::ops::Range<u32>| {
+            seconds.flat_map(|s| due(s, now)).filter(|(name, _)| *name == channel).count()
+        };
+        assert_eq!(count(TIME, 0..60), 60);
+        assert_eq!(count(MESSAGES, 0..60), 60 + 12);
+        assert_eq!(count(CLOCK, 0..60), 30 + 6);
+    }
+
+    #[test]
+    fn the_ticker_aims_at_the_full_second() {
+        let at = |nanos| Utc.timestamp_opt(119, nanos).unwrap(); // 119: a second that can leap
+        let slack = Duration::from_micros(50);
+        assert_eq!(until_next_second(at(0)), Duration::from_secs(1) + slack);
+        assert_eq!(until_next_second(at(999_000_000)), Duration::from_millis(1) + slack);
+        assert!(until_next_second(at(1_500_000_000)) <= Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,340 @@
+//! Who may read, who may publish, and whose pages may see the answers.
+
+mod common;
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+use common::{Answer, TestClient, TestServer};
+use socket2::{Domain, Socket, Type};
+use threadcast::{Config, CorsOrigins, Event, Token};
+
+const PUBLISH: &str = "publish-s3cret";
+const SUBSCRIBE: &str = "subscribe-s3cret";
+const OTHER: &str = "http://other.example";
+
+fn token(secret: &str) -> Token {
+    Token::new(secret).expect("visible ASCII")
+}
+
+/// The servers of the table.
+struct Servers {
+    open: TestServer,
+    publish: TestServer,
+    subscribe: TestServer,
+    both: TestServer,
+    listed: TestServer,
+    any: TestServer,
+    everywhere: TestServer,
+}
+
+impl Servers {
+    fn start() -> Self {
+        let with = |config: Config| {
+            let server = TestServer::with(config);
+            server.registry.publish("x", &Event::new("")).expect("a name");
+            server
+        };
+        let these = CorsOrigins::These(vec![OTHER.to_owned()]);
+        let config = Config::default;
+        let publish = || Config { publish_token: Some(token(PUBLISH)), ..config() };
+        let everywhere = vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::LOCALHOST, 0).into()];
+        Self {
+            open: with(config()),
+            publish: with(publish()),
+            subscribe: with(Config { subscribe_token: Some(token(SUBSCRIBE)), ..config() }),
+            both: with(Config { subscribe_token: Some(token(SUBSCRIBE)), ..publish() }),
+            listed: with(Config { cors_origins: these, ..config() }),
+            any: with(Config { cors_origins: CorsOrigins::Any, ..config() }),
+            everywhere: with(Config { listen: everywhere, ..config() }),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Reads,
+    Publishes,
+    Does,
+    IsFree,
+}
+
+const ROUTES: [(Kind, &str, u16); 18] = [
+    (Kind::Reads, "GET /channels/x", 200),
+    (Kind::Reads, "HEAD /channels/x", 200),
+    (Kind::Reads, "GET /channels?channel=x&channel=y*", 200),
+    (Kind::Reads, "GET /channels", 200),
+    (Kind::Reads, "GET /channels/x/subscribers", 200),
+    (Kind::Reads, "GET /stream", 200),
+    (Kind::Reads, "GET /count", 200),
+    (Kind::Reads, "GET /api/sse", 200),
+    (Kind::Publishes, "POST /channels/x", 200),
+    (Kind::Publishes, "DELETE /channels/x", 204),
+    (Kind::Publishes, "POST /send-data", 200),
+    (Kind::Does, "GET /ws", 101),
+    (Kind::IsFree, "GET /", 200),
+    (Kind::IsFree, "GET /app.js", 200),
+    (Kind::IsFree, "GET /nothing", 404),
+    (Kind::IsFree, "GET /healthz", 200),
+    (Kind::IsFree, "OPTIONS /channels/x", 204),
+    (Kind::IsFree, "DELETE /session", 204),
+];
+
+const OK: u16 = 0;
+
+/// What opens with the token, however it is written (RFC 9110 §11.1, RFC 6750 §2.1).
+const AUTHORIZATIONS: [(&str, u16); 17] = [
+    ("Bearer publish-s3cret", OK),
+    ("bearer publish-s3cret", OK),
+    ("BEARER publish-s3cret", OK),
+    ("Bearer    publish-s3cret  ", OK),
+    ("", 401),
+    ("Bearer", 401),
+    ("Bearer ", 401),
+    ("publish-s3cret", 401),
+    ("Bearerpublish-s3cret", 401),
+    ("Basic cHVibGlzaC1zM2NyZXQ=", 401),
+    ("Bearer publish-s3cre", 401),
+    ("Bearer publish-s3crets", 401),
+    ("Bearer PUBLISH-S3CRET", 401),
+    ("Bearer \"publish-s3cret\"", 401),
+    ("Bearer publish-s3cret, Bearer x", 401),
+    ("Bearer token=publish-s3cret", 401),
+    ("Bearer subscribe-s3cret", 401),
+];
+
+/// Asks for a route from this address of the machine.
+fn ask(to: SocketAddr, from: Ipv4Addr, route: &str, headers: &str) -> Answer {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address of ours");
+    socket.connect(&to.into()).expect("the server listens");
+    let mut client = TestClient::of(socket.into());
+    let (more, body) = match route {
+        "POST /channels/x" => ("", "hi"),
+        "POST /send-data" => ("Content-Type: application/json\r\n", r#"{"message":"hi"}"#),
+        "GET /ws" => (
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            "",
+        ),
+        _ => ("", ""),
+    };
+    let host = if headers.contains("Host: ") { "" } else { "Host: localhost:8844\r\n" };
+    let length =
+        if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    client.send(&format!("{route} HTTP/1.1\r\n{host}{more}{headers}{length}\r\n{body}"));
+    if route.starts_with("HEAD") {
+        return client.head();
+    }
+    client.answer()
+}
+
+/// The matrix: on which server, from where and with what, and how reading and
+/// publishing are answered. The WebSocket takes both; pages are everybody's.
+#[test]
+fn who_may_do_what() {
+    let servers = &Servers::start();
+    let Servers { open, publish, subscribe, both, listed, any, everywhere } = servers;
+    let here = Ipv4Addr::LOCALHOST;
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let cookie = |token: &str| format!("Cookie: a=b; threadcast_token={token}; c=d\r\n");
+    let line = |text: &str| format!("{text}\r\n");
+    let mut rows = vec![
+        // Every address of loopback is this machine.
+        (open, here, String::new(), OK, OK),
+        (open, Ipv4Addr::new(127, 0, 0, 2), String::new(), OK, OK),
+        (open, Ipv4Addr::new(127, 255, 255, 254), String::new(), OK, OK),
+        (everywhere, here, String::new(), OK, OK),
+        // While bound to loopback, the Host must be its own; the port does not count.
+        (open, here, line("Host: 127.0.0.1"), OK, OK),
+        (open, here, line("Host: [::1]:1"), OK, OK),
+        (open, here, line("Host: evil.example"), 421, 421),
+        (open, here, line("Host: localhost.evil.example:8844"), 421, 421),
+        (both, here, line("Host: evil.example") + &bearer(SUBSCRIBE), 421, 421),
+        (any, here, line("Host: evil.example"), 421, 421),
+        (everywhere, here, line("Host: box.example"), OK, OK),
+        // A page of another origin does not publish, whatever else it has.
+        (open, here, line("Origin: http://localhost:8844"), OK, OK),
+        (open, here, line("Origin: http://LOCALHOST:8844"), OK, OK),
+        (open, here, line("Host: localhost\r\nOrigin: http://localhost:80"), OK, OK),
+        (open, here, line("Origin: http://localhost"), OK, 403),
+        (open, here, line("Origin: http://127.0.0.1:8844"), OK, 403),
+        (open, here, line("Origin: null"), OK, 403),
+        (open, here, line("Origin:"), OK, 403),
+        (open, here, line("Origin: http://other.example"), OK, 403),
+        (open, here, line("Origin: file://"), OK, 403),
+        (publish, here, line("Origin: null") + &bearer(PUBLISH), OK, 403),
+        (publish, here, line("Origin: http://other.example") + &bearer(PUBLISH), OK, 403),
+        (publish, here, line("Origin: http://localhost:8844") + &bearer(PUBLISH), OK, OK),
+        // Unless it was named; a star names nobody.
+        (listed, here, line("Origin: http://other.example"), OK, OK),
+        (listed, here, line("Origin: http://other.example:80"), OK, 403),
+        (listed, here, line("Origin: http://OTHER.example"), OK, 403),
+        (listed, here, line("Origin: https://other.example"), OK, 403),
+        (listed, here, line("Origin: null"), OK, 403),
+        (any, here, line("Origin: http://other.example"), OK, 403),
+        (any, here, line("Origin: null"), OK, 403),
+        (any, here, String::new(), OK, OK),
+        // Subscribing by token.
+        (subscribe, here, String::new(), 401, OK),
+        (subscribe, here, bearer(SUBSCRIBE), OK, OK),
+        (subscribe, here, bearer(PUBLISH), 401, OK),
+        (subscribe, here, cookie(SUBSCRIBE), OK, OK),
+        (subscribe, here, cookie("subscribe%2Ds3cret"), OK, OK),
+        (subscribe, here, cookie("wrong"), 401, OK),
+        (subscribe, here, cookie(""), 401, OK),
+        (subscribe, here, cookie("wrong") + &bearer(SUBSCRIBE), OK, OK),
+        (subscribe, here, line("Cookie: threadcast_tokens=subscribe-s3cret"), 401, OK),
+        // Both, each with its own.
+        (both, here, String::new(), 401, 401),
+        (both, here, bearer(SUBSCRIBE), OK, 401),
+        (both, here, bearer(PUBLISH), 401, OK),
+        (both, here, cookie(SUBSCRIBE), OK, 401),
+        (both, here, cookie(PUBLISH), 401, 401),
+        (both, here, cookie(SUBSCRIBE) + &bearer(PUBLISH), OK, OK),
+    ];
+    // What came through a proxy is not from this machine, unless it has the token.
+    for mark in [
+        "Forwarded: for=127.0.0.1",
+        "X-Forwarded-For: 127.0.0.1",
+        "x-forwarded-proto: https",
+        "X-Forwarded-Anything: ",
+        "X-Real-IP: 127.0.0.1",
+        "VIA: 1.1 proxy",
+    ] {
+        rows.push((open, here, line(mark), OK, 403));
+        rows.push((everywhere, here, line(mark), OK, 403));
+        rows.push((publish, here, line(mark) + &bearer(PUBLISH), OK, OK));
+    }
+    for (authorization, status) in AUTHORIZATIONS {
+        rows.push((publish, here, format!("Authorization: {authorization}\r\n"), OK, status));
+    }
+    rows.push((publish, here, String::new(), OK, 401));
+    // Another address of this machine's is no loopback, and so anybody's.
+    match outer_address() {
+        Some(outer) => rows.push((everywhere, outer, String::new(), OK, 403)),
+        None => common::say("SKIPPED: this machine has no address but loopback"),
+    }
+    for (server, from, headers, read, publish) in rows {
+        let to = if from.is_loopback() { server.addr.port() } else { everywhere.addr.port() };
+        let to = SocketAddr::from((if from.is_loopback() { here } else { from }, to));
+        for (kind, route, success) in ROUTES {
+            server.registry.publish("x", &Event::new("")).expect("a name");
+            let refused = match kind {
+                Kind::Reads => read,
+                Kind::Publishes => publish,
+                Kind::Does => [read, publish].into_iter().find(|s| *s != OK).unwrap_or(OK),
+                // Of every route a foreign Host is refused.
+                Kind::IsFree => [OK, 421][usize::from(read == 421)],
+            };
+            let answer = ask(to, from, route, &headers);
+            let expected = if refused == OK { success } else { refused };
+            assert_eq!(answer.status, expected, "{route} from {from} with {headers:?} {answer:?}");
+            check_refusal(&answer, route);
+        }
+    }
+}
+
+/// An address of this machine that is not loopback's. Nothing is sent.
+fn outer_address() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
+    match socket.local_addr().ok()? {
+        SocketAddr::V4(addr) if !addr.ip().is_loopback() => Some(*addr.ip()),
+        _ => None,
+    }
+}
+
+#[track_caller]
+fn check_refusal(answer: &Answer, route: &str) {
+    if answer.status == 401 {
+        let challenge = answer.header("www-authenticate").expect("RFC 9110 §15.5.2");
+        assert!(challenge.starts_with("Bearer"), "{route} {challenge}");
+    }
+    if !route.starts_with("HEAD") {
+        answer.check_problem();
+    }
+    for secret in [PUBLISH, SUBSCRIBE] {
+        assert!(!answer.body.contains(secret), "{route} {answer:?}");
+        assert!(!format!("{:?}", answer.headers).contains(secret), "{route} {answer:?}");
+    }
+}
+
+/// What CORS says of a request from this origin: the origin that may read it, and
+/// whether with credentials.
+fn cors(answer: &Answer) -> (Option<&str>, bool, bool) {
+    let credentials = answer.header("access-control-allow-credentials");
+    assert!(credentials.is_none_or(|value| value == "true"), "{answer:?}");
+    let vary = answer.header("vary").unwrap_or_default();
+    let varies = vary.split(',').any(|name| name.trim().eq_ignore_ascii_case("origin"));
+    (answer.header("access-control-allow-origin"), credentials.is_some(), varies)
+}
+
+#[test]
+fn each_answer_says_whose_pages_may_read_it() {
+    let servers = &Servers::start();
+    let (open, listed, any) = (&servers.open, &servers.listed, &servers.any);
+    let (nobody, star) = ((None, false, false), (Some("*"), false, false));
+    let named = (Some(OTHER), true, true);
+    for (server, origin, of_recipes, of_others) in [
+        (open, OTHER, star, nobody),
+        (open, "null", star, nobody),
+        (open, "http://localhost:8844", star, nobody),
+        (any, OTHER, star, star),
+        (any, "null", star, star),
+        (listed, OTHER, named, named),
+        (listed, "null", (Some("*"), false, true), (None, false, true)),
+        (listed, "http://other.example:80", (Some("*"), false, true), (None, false, true)),
+        (listed, "http://other.example.evil", (Some("*"), false, true), (None, false, true)),
+    ] {
+        let headers = format!("Origin: {origin}\r\n");
+        for (route, expected) in ROUTES.iter().map(|(_, route, _)| (*route, of_others)).chain([
+            ("GET /stream", of_recipes),
+            ("GET /sse", of_recipes),
+            ("GET /events", of_recipes),
+            ("GET /api/sse", of_recipes),
+            ("GET /count", of_recipes),
+            ("POST /send-data", of_recipes),
+            ("PUT /channels/x", of_others),
+        ]) {
+            let is_recipe = ["/stream", "/count", "/api/sse", "/send-data"];
+            let is_recipe = is_recipe.iter().any(|recipe| route.ends_with(recipe));
+            let expected = if is_recipe { of_recipes } else { expected };
+            let answer = ask(server.addr, Ipv4Addr::LOCALHOST, route, &headers);
+            if answer.status == 101 {
+                continue; // CORS does not know WebSockets
+            }
+            assert_eq!(cors(&answer), expected, "{route} for {origin}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn a_preflight_says_what_may_be_sent_and_needs_no_token() {
+    let servers = &Servers::start();
+    for server in [&servers.open, &servers.both, &servers.listed, &servers.any] {
+        for (path, methods) in [
+            ("/channels/x", ["GET", "POST", "DELETE"]),
+            ("/stream", ["GET", "POST", "DELETE"]),
+            ("/send-data", ["GET", "POST", "DELETE"]),
+        ] {
+            let headers = format!(
+                "Origin: {OTHER}\r\nAccess-Control-Request-Method: POST\r\n\
+                 Access-Control-Request-Headers: authorization\r\n"
+            );
+            let route = format!("OPTIONS {path}");
+            let answer = ask(server.addr, Ipv4Addr::LOCALHOST, &route, &headers);
+            assert_eq!(answer.status, 204, "{path} {answer:?}");
+            let allowed = answer.header("access-control-allow-methods").expect("methods");
+            for method in methods {
+                assert!(allowed.split(", ").any(|a| a == method), "{path} {allowed}");
+            }
+            let allowed = answer.header("access-control-allow-headers").expect("headers");
+            for name in ["Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key"] {
+                assert!(allowed.split(", ").any(|a| a == name), "{path} {allowed}");
+            }
+        }
+    }
+    let plain = ask(servers.open.addr, Ipv4Addr::LOCALHOST, "OPTIONS /channels/x", "");
+    assert_eq!(plain.header("access-control-allow-methods"), None, "that was no preflight");
+    assert_eq!(plain.header("allow"), Some("GET, HEAD, POST, DELETE, OPTIONS"));
+}

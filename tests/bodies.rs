@@ -1,0 +1,167 @@
+//! Bodies: how long they may be, what becomes of one that is refused or cut off, and
+//! the client that asks before it sends one. Their grammar is in `conformance.rs`.
+
+mod common;
+
+use std::net::Shutdown;
+
+use common::{CLOSED, OPEN, TestServer, check as check_request};
+use threadcast::{Config, Limits};
+
+const MESSAGE: &str = r#"{"message":"hi"}"#;
+
+/// Sends a request to `/send-data` that goes on like this after its Host line,
+/// and looks at the answer and at what becomes of the connection.
+#[track_caller]
+fn check(server: &TestServer, rest: &str, status: u16, stays_open: bool) {
+    check_request(server, post(rest), status, stays_open);
+}
+
+fn post(rest: &str) -> String {
+    format!(
+        "POST /send-data HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{rest}"
+    )
+}
+
+fn chunked(body: &str) -> String {
+    format!("Transfer-Encoding: chunked\r\n\r\n{body}")
+}
+
+#[test]
+fn a_body_of_another_type_is_415_and_ends_the_connection_if_it_is_not_read() {
+    let server = TestServer::start();
+    let head = "POST /send-data HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n";
+    check_request(&server, format!("{head}Content-Length: 2\r\n\r\nhi"), 415, CLOSED);
+    check_request(&server, format!("{head}Content-Length: 0\r\n\r\n"), 415, OPEN);
+}
+
+#[test]
+fn a_body_that_was_read_whole_leaves_the_connection_usable_whatever_it_says() {
+    let server = TestServer::start();
+    for body in ["", "{", "[]", "null", "{\"message\":1}", "\u{1}"] {
+        let length = body.len();
+        check(&server, &format!("Content-Length: {length}\r\n\r\n{body}"), 400, OPEN);
+    }
+    let bytes = b"{\"message\":\"\xff\"}";
+    let mut client = server.connect();
+    client.send(&post(&format!("Content-Length: {}\r\n\r\n", bytes.len())));
+    client.send(bytes);
+    client.check("it", 400, OPEN);
+}
+
+#[test]
+fn a_body_longer_than_allowed_is_413() {
+    let limits = Limits { body: MESSAGE.len(), ..Limits::default() };
+    let server = TestServer::with(Config { limits, ..Config::default() });
+    let longer = format!("{MESSAGE} ");
+    check(&server, &format!("Content-Length: 16\r\n\r\n{MESSAGE}"), 200, OPEN);
+    check(&server, &format!("Content-Length: 17\r\n\r\n{longer}"), 413, CLOSED);
+    check(&server, "Content-Length: 17\r\n\r\n", 413, CLOSED); // before it is sent
+    for digits in [19, 20, 21, 400] {
+        check(&server, &format!("Content-Length: {}\r\n\r\n", "9".repeat(digits)), 413, CLOSED);
+    }
+    check(&server, &chunked(&format!("10\r\n{MESSAGE}\r\n0\r\n\r\n")), 200, OPEN);
+    check(&server, &chunked(&format!("10\r\n{MESSAGE}\r\n1\r\n \r\n0\r\n\r\n")), 413, CLOSED);
+    check(&server, &chunked(&format!("11\r\n{longer}\r\n0\r\n\r\n")), 413, CLOSED);
+    check(&server, &chunked("ffffffffffffffff\r\n"), 413, CLOSED);
+}
+
+#[test]
+fn a_chunks_size_line_and_a_trailer_are_short() {
+    let server = TestServer::start();
+    let endless = format!("10;{}", "x".repeat(20 * 1024));
+    check(&server, &chunked(&endless), 400, CLOSED);
+    let endless = format!("0\r\nX: {}", "x".repeat(20 * 1024));
+    check(&server, &chunked(&endless), 400, CLOSED);
+}
+
+#[test]
+fn chunks_may_have_extensions_and_a_trailer() {
+    let server = TestServer::start();
+    for chunks in [
+        "10\r\n{\"message\":\"hi\"}\r\n0\r\n\r\n",
+        "0000000000000010\r\n{\"message\":\"hi\"}\r\n0000\r\n\r\n",
+        "A\r\n{\"message\"\r\n6\r\n:\"hi\"}\r\n0\r\n\r\n",
+        "a;name=value;other=\"quoted\"\r\n{\"message\"\r\n6;x\r\n:\"hi\"}\r\n0;last\r\n\r\n",
+        "10\r\n{\"message\":\"hi\"}\r\n0\r\nX-Sum: 1\r\nContent-Length: 9\r\n\r\n",
+    ] {
+        check(&server, &chunked(chunks), 200, OPEN);
+    }
+    let upper = format!("Transfer-Encoding: CHUNKED\r\n\r\n10\r\n{MESSAGE}\r\n0\r\n\r\n");
+    check(&server, &upper, 200, OPEN);
+}
+
+#[test]
+fn a_body_that_is_cut_off_is_400_and_says_nothing_to_the_chat() {
+    let server = TestServer::start();
+    let mut chat = server.stream("/channels/chat");
+    for rest in [
+        format!("Content-Length: 17\r\n\r\n{MESSAGE}"),
+        chunked(&format!("10\r\n{MESSAGE}")),
+        chunked(&format!("10\r\n{MESSAGE}\r\n")),
+        chunked(&format!("10\r\n{MESSAGE}\r\n0\r\n")),
+    ] {
+        let mut client = server.connect();
+        client.send(&post(&rest));
+        client.socket().shutdown(Shutdown::Write).expect("connected");
+        client.check("it", 400, CLOSED);
+    }
+    server.shutdown();
+    assert_eq!(chat.chunk().as_deref(), Some("retry: 3000\n\n"));
+    chat.assert_drained(); // nobody said anything
+}
+
+#[test]
+fn a_client_that_waits_to_be_told_is_told_to_send_its_body() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    for expectation in ["100-continue", "100-Continue"] {
+        client.send(&post(&format!("Expect: {expectation}\r\nContent-Length: 16\r\n\r\n")));
+        let interim = client.head();
+        assert_eq!((interim.status, interim.headers.len()), (100, 0), "{interim:?}");
+        client.send(MESSAGE);
+        assert_eq!(client.answer().status, 200);
+    }
+    client.send(&post("Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    assert_eq!(client.head().status, 100);
+    client.send(&format!("10\r\n{MESSAGE}\r\n0\r\n\r\n"));
+    client.check("it", 200, OPEN);
+}
+
+#[test]
+fn a_body_that_is_here_already_is_not_asked_for() {
+    let server = TestServer::start();
+    // In one write only: of a body that comes a byte at a time, none may be here yet.
+    let mut client = server.connect();
+    client.send(&post(&format!("Expect: 100-continue\r\nContent-Length: 16\r\n\r\n{MESSAGE}")));
+    client.check("a body with its head", 200, OPEN);
+}
+
+#[test]
+fn a_body_that_will_be_refused_is_not_asked_for() {
+    let server = TestServer::start();
+    check(&server, "Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n", 413, CLOSED);
+    check(&server, "Expect: 100-continue\r\n\r\n", 411, CLOSED);
+    let from_afar =
+        "Origin: http://evil.example\r\nExpect: 100-continue\r\nContent-Length: 16\r\n\r\n";
+    check(&server, from_afar, 403, CLOSED);
+    for (head, status) in [
+        ("POST /healthz HTTP/1.1\r\nHost: localhost\r\n", 405),
+        ("POST /send-data HTTP/1.1\r\nHost: evil.example\r\n", 421),
+        ("POST /send-data HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n", 415),
+    ] {
+        let request = format!("{head}Expect: 100-continue\r\nContent-Length: 16\r\n\r\n");
+        check_request(&server, &request, status, CLOSED);
+    }
+}
+
+/// RFC 9110 §10.1.1: what an HTTP/1.0 client cannot understand is not sent to it.
+#[test]
+fn a_1_0_client_is_never_sent_an_interim_answer() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    client.send("POST /send-data HTTP/1.0\r\nContent-Type: application/json\r\n");
+    client.send("Expect: 100-continue\r\nContent-Length: 16\r\n\r\n");
+    client.send(MESSAGE);
+    client.check("it", 200, CLOSED);
+}

@@ -1,0 +1,397 @@
+//! A real Chromium, driven synchronously, and the demo page in it.
+
+#![allow(dead_code, unreachable_pub)] // each test file uses its own part of this
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use headless_chrome::protocol::cdp::Log::LogEntryLevel;
+use headless_chrome::protocol::cdp::types::Event;
+use headless_chrome::protocol::cdp::{
+    Emulation, HeapProfiler, Memory, Network, Page as Document, Runtime,
+};
+use headless_chrome::{Browser, LaunchOptions, Tab};
+use serde_json::Value;
+
+use crate::common::say;
+
+/// Long enough for a busy machine; no test waits for it unless it fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks at the page. A wait is for a condition, never for a time.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Runs before any script of the page, and keeps what went wrong in it.
+const WATCH: &str = "
+    window.wrongs = [];
+    const wrong = (kind, text) => window.wrongs.push(`${kind}: ${text}`);
+    addEventListener('error', e => wrong('error', e.message || e.target.outerHTML), true);
+    addEventListener('unhandledrejection', e => wrong('rejection', e.reason));
+    addEventListener('securitypolicyviolation',
+        e => wrong('CSP', `${e.violatedDirective} ${e.blockedURI}`));
+    for (const level of ['error', 'warn'])
+        console[level] = (...words) => wrong(`console.${level}`, words.join(' '));";
+
+/// What the tests' own scripts look at a panel with.
+const LOOK: &str = "
+    window.part = (panel, role) =>
+        document.querySelector(`#panel-${panel} [data-role=\"${role}\"]`);
+    window.state = panel => part(panel, 'state').dataset.state;
+    window.rows = (panel, role = 'log') => [...part(panel, role).children].map(row =>
+        row.children.length === 0 ? row.textContent : Object.fromEntries(
+            [['kind', row.dataset.kind],
+             ...[...row.children].map(field => [field.dataset.field, field.textContent])]));
+    window.events = panel => rows(panel).filter(row => row.kind === 'event');
+    window.budget = () => document.getElementById('budget').dataset.open;";
+
+/// The demo page, open in a tab of its own.
+pub struct Page {
+    tab: Arc<Tab>,
+    log: Arc<Mutex<Log>>,
+    browser: Arc<Chromium>,
+}
+
+/// What the browser itself says of the page.
+#[derive(Default)]
+struct Log {
+    requests: Vec<String>,
+    wrongs: Vec<String>,
+}
+
+impl Page {
+    /// Opens the page of this origin; `None`, said aloud, without a browser.
+    pub fn open(origin: &str) -> Option<Self> {
+        Self::open_at(origin, "'ready' in document.documentElement.dataset && part('a', 'state')")
+    }
+
+    /// Opens any page, which is there when the expression is true.
+    pub fn open_at(url: &str, ready: &str) -> Option<Self> {
+        let page = Self::tab(browser()?);
+        page.tab.navigate_to(url).expect("the server answers");
+        page.wait_until(ready);
+        Some(page)
+    }
+
+    /// Another tab of the same browser, on a page of the same origin.
+    pub fn another(&self, url: &str) -> Self {
+        let page = Self::tab(Arc::clone(&self.browser));
+        page.tab.navigate_to(url).expect("the server answers");
+        page.wait_until("document.readyState === 'complete'");
+        page
+    }
+
+    /// Shows the page as on a screen of this size, in CSS pixels.
+    pub fn resize(&self, width: u32, height: u32) {
+        let mobile = width < 600;
+        let call = Emulation::SetDeviceMetricsOverride {
+            width,
+            height,
+            device_scale_factor: if mobile { 2.0 } else { 1.0 },
+            mobile,
+            scale: None,
+            screen_width: None,
+            screen_height: None,
+            position_x: None,
+            position_y: None,
+            dont_set_visible_size: None,
+            screen_orientation: None,
+            viewport: None,
+            display_feature: None,
+            device_posture: None,
+        };
+        self.tab.call_method(call).expect("Chromium takes any size");
+    }
+
+    /// Nothing is wider than the screen, on any screen, in either language and size, but
+    /// for what may be scrolled by itself: `may_scroll` is the selector of that.
+    #[track_caller]
+    pub fn assert_fits_every_screen(&self, may_scroll: &str) {
+        let too_wide = format!(
+            "(() => {{
+                const wide = document.documentElement.clientWidth;
+                return [...document.body.querySelectorAll('*')]
+                    .filter(e => !e.closest({may_scroll:?}) && e.getBoundingClientRect().right > wide + 1)
+                    .map(e => e.outerHTML.slice(0, 100));
+            }})()"
+        );
+        for (width, size) in [(360, "normal"), (360, "large"), (1024, "normal"), (1920, "large")] {
+            self.resize(width, 800);
+            self.set("size", size);
+            for lang in ["zh-Hans", "en"] {
+                self.set("lang", lang);
+                assert_eq!(self.eval(&too_wide), Value::Array(Vec::new()), "{width} {size} {lang}");
+                assert_eq!(self.eval("document.documentElement.scrollWidth <= innerWidth"), true);
+            }
+        }
+    }
+
+    /// Changes one of the page's settings, as its reader does.
+    pub fn set(&self, setting: &str, value: &str) {
+        self.eval(&format!(
+            "document.querySelector('[data-setting={setting}] [value=\"{value}\"]').click()"
+        ));
+        let attribute = if setting == "lang" { "lang" } else { &format!("dataset.{setting}") };
+        self.wait_until(&format!("document.documentElement.{attribute} === '{value}'"));
+        // The words of another language come a moment later.
+        self.wait_until("!('wait' in document.documentElement.dataset)");
+    }
+
+    /// What is on the screen, as PNG.
+    pub fn picture(&self) -> Vec<u8> {
+        let png = Document::CaptureScreenshotFormatOption::Png;
+        self.tab.capture_screenshot(png, None, None, true).expect("there is a screen")
+    }
+
+    /// What the page holds once all that it has let go of is gone: bytes of
+    /// script, and nodes. Nodes go in several rounds.
+    pub fn memory(&self) -> (f64, u32) {
+        let rounds = (0..5).map(|_| {
+            self.tab.call_method(HeapProfiler::CollectGarbage(None)).expect("it can be asked to");
+            let heap = self.tab.call_method(Runtime::GetHeapUsage(None)).expect("it is known");
+            let nodes = self.tab.call_method(Memory::GetDOMCounters(None)).expect("they count");
+            (heap.used_size, nodes.nodes)
+        });
+        rounds.reduce(|least, next| (least.0.min(next.0), least.1.min(next.1))).expect("several")
+    }
+
+    fn tab(browser: Arc<Chromium>) -> Self {
+        let tab = browser.driver().new_tab().expect("the browser opens a tab");
+        tab.set_default_timeout(PATIENCE);
+        let page = Self { tab, log: Arc::default(), browser };
+        page.watch();
+        page
+    }
+
+    fn watch(&self) {
+        let log = Arc::clone(&self.log);
+        let listener = move |event: &Event| {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            match event {
+                Event::NetworkRequestWillBeSent(event) => {
+                    log.requests.push(event.params.request.url.clone());
+                }
+                Event::LogEntryAdded(event) => {
+                    let entry = &event.params.entry;
+                    if matches!(entry.level, LogEntryLevel::Error | LogEntryLevel::Warning) {
+                        let url = entry.url.as_deref().unwrap_or_default();
+                        log.wrongs.push(format!("browser: {} {url}", entry.text));
+                    }
+                }
+                _ => {}
+            }
+        };
+        let tab = &self.tab;
+        tab.add_event_listener(Arc::new(listener)).expect("a listener more");
+        tab.enable_log().expect("Chromium has a log");
+        tab.call_method(Network::Enable {
+            max_total_buffer_size: None,
+            max_resource_buffer_size: None,
+            max_post_data_size: None,
+            report_direct_socket_traffic: None,
+            enable_durable_messages: None,
+        })
+        .expect("Chromium tells its requests");
+        tab.call_method(Document::AddScriptToEvaluateOnNewDocument {
+            source: format!("{WATCH}{LOOK}"),
+            world_name: None,
+            include_command_line_api: None,
+            run_immediately: None,
+        })
+        .expect("a script before all others");
+    }
+
+    /// What an expression comes to; a promise, to what it is resolved with.
+    pub fn eval(&self, expression: &str) -> Value {
+        self.try_eval(expression).unwrap_or_else(|error| panic!("{expression}\n{error}"))
+    }
+
+    fn try_eval(&self, expression: &str) -> Result<Value, String> {
+        let call = Runtime::Evaluate {
+            expression: expression.to_owned(),
+            return_by_value: Some(true),
+            await_promise: Some(true),
+            object_group: None,
+            include_command_line_api: None,
+            silent: None,
+            context_id: None,
+            generate_preview: None,
+            user_gesture: Some(true),
+            throw_on_side_effect: None,
+            timeout: None,
+            disable_breaks: None,
+            repl_mode: None,
+            allow_unsafe_eval_blocked_by_csp: None,
+            unique_context_id: None,
+            serialization_options: None,
+        };
+        let answer = self.tab.call_method(call).map_err(|error| error.to_string())?;
+        match answer.exception_details {
+            Some(thrown) => Err(format!("{:?}", thrown.exception.and_then(|e| e.description))),
+            None => Ok(answer.result.value.unwrap_or_default()),
+        }
+    }
+
+    /// Looks at the page until the expression is true.
+    ///
+    /// An expression that throws is not true yet: while the page is loading,
+    /// what it speaks of may not be there.
+    #[track_caller]
+    pub fn wait_until(&self, expression: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let truth = format!("Boolean({expression})");
+        while self.try_eval(&truth) != Ok(Value::Bool(true)) {
+            if Instant::now() > deadline {
+                let last = self.try_eval(expression);
+                let page = self.try_eval("document.querySelector('main').innerText.slice(0, 2000)");
+                let page = page.unwrap_or_default();
+                panic!("never true: {expression}\nit is {last:?}, in\n{page}");
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// A key, pressed for what has the focus.
+    pub fn press(&self, key: &str) {
+        self.tab.press_key(key).expect("a key that keyboards have");
+    }
+
+    pub fn url(&self) -> String {
+        self.tab.get_url()
+    }
+
+    /// Presses what has this role in this panel.
+    #[track_caller]
+    pub fn click(&self, panel: &str, role: &str) {
+        self.eval(&format!("part('{panel}', '{role}').click()"));
+    }
+
+    #[track_caller]
+    pub fn write(&self, panel: &str, role: &str, text: &str) {
+        let text = Value::from(text);
+        self.eval(&format!("part('{panel}', '{role}').value = {text}"));
+    }
+
+    /// How often the browser has asked for this path since the page was opened.
+    pub fn requests(&self, path: &str) -> usize {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.requests.iter().filter(|url| url.ends_with(path)).count()
+    }
+
+    /// All that went wrong so far, by the page's account and by the browser's.
+    pub fn wrongs(&self) -> Vec<String> {
+        let said = self.eval("window.wrongs");
+        let said = said.as_array().expect("it is a list").iter();
+        let mut wrongs: Vec<String> = said.map(Value::to_string).collect();
+        wrongs.extend_from_slice(&self.log.lock().expect("no listener panicked").wrongs);
+        wrongs
+    }
+
+    /// On a page that is the 404 page, which a browser remarks upon.
+    pub fn assert_only_the_missing_page_went_wrong(&self) {
+        let others = |wrong: &String| !wrong.contains("404 (Not Found)");
+        assert_eq!(self.wrongs().into_iter().find(others), None);
+    }
+
+    #[track_caller]
+    pub fn assert_nothing_went_wrong(&self) {
+        assert_eq!(self.wrongs(), Vec::<String>::new());
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // A tab that cannot be closed goes with its browser.
+        let _ = self.tab.close_target();
+    }
+}
+
+/// A browser with a profile of its own, both gone when it is dropped.
+struct Chromium {
+    driver: Option<Browser>,
+    profile: PathBuf,
+}
+
+impl Chromium {
+    fn launch(path: PathBuf) -> Self {
+        static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("chromium-{}-{}", process::id(), LAUNCHES.fetch_add(1, Relaxed));
+        let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let quiet = ["--disable-quic", "--disable-component-update", "--no-proxy-server"];
+        let options = LaunchOptions {
+            path: Some(path),
+            // Chromium's sandbox refuses to be root's.
+            sandbox: fs::metadata("/proc/self").expect("this is Linux").uid() != 0,
+            // A test that looks at nothing for a while keeps its browser.
+            idle_browser_timeout: PATIENCE * 2,
+            user_data_dir: Some(profile.clone()),
+            // Besides headless_chrome's own, which switch background traffic off.
+            args: quiet.iter().map(OsStr::new).collect(),
+            ..LaunchOptions::default()
+        };
+        let driver = Browser::new(options).expect("Chromium starts");
+        Self { driver: Some(driver), profile }
+    }
+
+    fn driver(&self) -> &Browser {
+        self.driver.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        self.driver = None;
+        // Its helpers outlive it by a moment, and still write.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.profile.exists() && Instant::now() < deadline {
+            if fs::remove_dir_all(&self.profile).is_err() {
+                thread::sleep(LOOK_EVERY);
+            }
+        }
+    }
+}
+
+/// The browser that the tests of a file share, each with a tab of its own. It
+/// ends with the last test that holds it: a static's end would never come.
+fn browser() -> Option<Arc<Chromium>> {
+    static SHARED: Mutex<Weak<Chromium>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(browser) = shared.upgrade() {
+        return Some(browser);
+    }
+    let Some(path) = executable() else {
+        let skipped = "SKIPPED: no Chromium; install it with `apt-get install chromium`";
+        assert!(env::var_os("THREADCAST_REQUIRE_BROWSER").is_none(), "{skipped}");
+        say(skipped);
+        return None;
+    };
+    let browser = Arc::new(Chromium::launch(path));
+    *shared = Arc::downgrade(&browser);
+    Some(browser)
+}
+
+fn executable() -> Option<PathBuf> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
+    names.iter().flat_map(|name| folders.iter().map(move |f| f.join(name))).find(|p| p.is_file())
+}
+
+/// axe-core's file, fetched by npm if need be; `None`, said aloud, without npm.
+pub fn axe() -> Option<String> {
+    let file = PathBuf::from("target/axe/node_modules/axe-core/axe.min.js");
+    if !file.exists() {
+        let made = process::Command::new("make").arg("axe").output();
+        if !made.is_ok_and(|made| made.status.success()) || !file.exists() {
+            say("SKIPPED: no axe-core; `make axe` fetches it with npm");
+            return None;
+        }
+    }
+    Some(fs::read_to_string(file).expect("it is text"))
+}

@@ -1,0 +1,115 @@
+//! Publishing, to servers that play a script.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+
+use crate::running::{Running, run, said};
+use crate::script::{KEEP, Script, answer, published};
+
+#[test]
+fn one_event_is_published_with_its_fields_and_its_id_printed() {
+    let server = Script::play([published("7-1"), published("7-2")]);
+    let fields = ["--event", "n e", "--id", "own", "--retry", "2s", "--token", "s3cret"];
+    let outcome = run(&[&["publish", "a b", "-hi\nü"], &fields[..]].concat(), &server.url(), "");
+    assert_eq!(outcome, said("7-1\n"));
+    let json = r#"{"data":{"a":1}}"#;
+    assert_eq!(run(&["publish", "a", json, "--json"], &server.url(), ""), said("7-2\n"));
+    let requests: Vec<_> = server.requests().collect();
+    assert_eq!(requests[0].line, "POST /channels/a%20b?event=n+e&id=own&retry=2000 HTTP/1.1");
+    assert_eq!(requests[0].header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(requests[0].header("authorization"), Some("Bearer s3cret"));
+    assert_eq!(requests[0].body, "-hi\nü");
+    assert_eq!(requests[1].line, "POST /channels/a HTTP/1.1");
+    assert_eq!(requests[1].header("content-type"), Some("application/json"));
+    assert_eq!(requests[1].body, json);
+    assert_ne!(requests[0].header("idempotency-key"), requests[1].header("idempotency-key"));
+}
+
+#[test]
+fn a_retry_has_the_key_of_the_first_attempt() {
+    let busy = answer("503 Service Unavailable", "Retry-After: 0\r\n", "");
+    let cut = "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"id\":".to_owned();
+    let moved = answer("308 Permanent Redirect", "Location: /new\r\n", "");
+    let server = Script::play([busy, String::new(), cut, moved, published("7-1")]);
+    let outcome = run(&["publish", "a", "x"], &server.url(), "");
+    assert_eq!((outcome.code, &*outcome.out), (Some(0), "7-1\n"), "{outcome:?}");
+    assert!(outcome.err.contains("503 Service Unavailable; trying again"), "{outcome:?}");
+    let requests: Vec<_> = server.requests().collect();
+    let key = requests[0].header("idempotency-key").expect("every POST has one");
+    assert_eq!(requests.len(), 5);
+    assert!(requests.iter().all(|at| at.header("idempotency-key") == Some(key) && at.body == "x"));
+    assert_eq!(requests[4].line, "POST /new HTTP/1.1");
+}
+
+#[test]
+fn what_cannot_be_published_is_said_with_1() {
+    let detail = r#"{"detail":"too long"}"#;
+    let large =
+        answer("413 Content Too Large", "Content-Type: application/problem+json\r\n", detail);
+    let busy = answer("429 Too Many Requests", "Retry-After: 3600\r\n", "");
+    for (played, words) in [
+        (large, "413 Payload Too Large: too long"),
+        (busy, "it asks us to wait 3600s"),
+        (answer("200 OK", "", "hello"), "named no event's id; check --url"),
+        (answer("303 See Other", "Location: /x\r\n", ""), "sends us to /x"),
+    ] {
+        let server = Script::play([played]);
+        let outcome = run(&["publish", "a", "x"], &server.url(), "");
+        assert_eq!((outcome.code, &*outcome.out), (Some(1), ""), "{outcome:?}");
+        assert!(outcome.err.contains(words), "{words}: {outcome:?}");
+    }
+    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let arguments = ["publish", "a", "x", "--timeout", "1ms"];
+    let outcome = run(&arguments, &format!("http://{nobody}"), "");
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.err.contains("gave up after"), "{outcome:?}");
+}
+
+#[test]
+fn each_line_is_sent_as_soon_as_it_is_there_over_one_connection() {
+    let server = Script::play([format!("{KEEP}{}", published("1")), published("2")]);
+    let mut publish = Running::start(&["publish", "a", "--verbose"], &server.url());
+    let mut input = publish.input.take().expect("it is piped");
+    input.write_all(b"one\r\n").expect("it reads");
+    assert_eq!(publish.line(), "1\n"); // while the input stays open
+    input.write_all(b"two").expect("it reads");
+    drop(input);
+    assert_eq!(publish.wait(), said("2\n"));
+    let requests: Vec<_> = server.requests().collect();
+    assert_eq!([&*requests[0].body, &*requests[1].body], ["one", "two"]);
+    assert_eq!(requests[0].connection, requests[1].connection);
+}
+
+#[test]
+fn lines_that_are_there_already_go_together_in_their_order() {
+    let server = Script::play(vec![published("1"); 3]);
+    let lines: Vec<String> = (0..600).map(|n| format!("{n} \"ü\"")).collect();
+    let input = format!("{}\n", lines.join("\n"));
+    let outcome = run(&["publish", "a", "--event", "e"], &server.url(), &input);
+    assert_eq!(outcome, said(""));
+    let sent: Vec<_> = server.requests().collect();
+    assert!(sent.iter().all(|batch| batch.header("content-type") == Some("application/x-ndjson")));
+    let events = sent.iter().flat_map(|batch| batch.body.lines());
+    let expected = lines.iter().map(|line| serde_json::json!({ "data": line, "event": "e" }));
+    assert!(events.map(str::to_owned).eq(expected.map(|event| event.to_string())));
+}
+
+#[test]
+fn a_line_that_is_no_event_is_named_and_what_stands_before_it_is_published() {
+    let server = Script::play([published("1")]);
+    let input = "{\"data\":1}\n\n{\"data\":2}\n[]\n{\"data\":3}\n";
+    let outcome = run(&["publish", "a", "--json"], &server.url(), input);
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.err.contains("line 4 must be a JSON object with `data`"), "{outcome:?}");
+    assert_eq!(
+        server.requests().next().map(|at| at.body).as_deref(),
+        Some("{\"data\":1}\n{\"data\":2}\n")
+    );
+
+    let server = Script::play([answer("400 Bad Request", "", "")]);
+    let outcome = run(&["publish", "a"], &server.url(), "a\nb\n");
+    assert!(
+        outcome.err.contains("lines 1 to 2 were not published: the server answered 400"),
+        "{outcome:?}"
+    );
+}

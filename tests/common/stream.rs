@@ -1,0 +1,206 @@
+//! What a stream says, event by event, whatever it is framed in.
+
+use std::collections::VecDeque;
+use std::io::BufRead;
+
+use serde_json::Value;
+
+use super::{Answer, TestClient, TestServer};
+
+/// One event as the server writes it: its fields, each on its line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Received {
+    pub id: Option<String>,
+    pub name: Option<String>,
+    pub retry: Option<String>,
+    /// `None` for a block without data, which dispatches nothing.
+    pub data: Option<String>,
+}
+
+impl Received {
+    /// Reads a block without the blank line that ends it. What the server never
+    /// writes is no event.
+    #[track_caller]
+    pub fn parse(block: &str) -> Self {
+        let mut event = Self::default();
+        for line in block.split('\n').filter(|line| !line.starts_with(':')) {
+            let (field, value) = line.split_once(": ").unwrap_or_else(|| panic!("{block:?}"));
+            let place = match field {
+                "id" => &mut event.id,
+                "event" => &mut event.name,
+                "retry" => &mut event.retry,
+                "data" => {
+                    event.data = Some(match event.data {
+                        Some(data) => format!("{data}\n{value}"),
+                        None => value.to_owned(),
+                    });
+                    continue;
+                }
+                _ => panic!("no field of ours: {block:?}"),
+            };
+            assert_eq!(place.replace(value.to_owned()), None, "{block:?}");
+        }
+        event
+    }
+
+    pub fn data(&self) -> &str {
+        self.data.as_deref().unwrap_or_default()
+    }
+
+    /// What a gap event says; `None` of any other.
+    pub fn gap(&self) -> Option<Value> {
+        (self.name.as_deref() == Some("gap"))
+            .then(|| serde_json::from_str(self.data()).expect("a gap is JSON"))
+    }
+}
+
+/// One open stream.
+pub struct Stream {
+    pub head: Answer,
+    pub client: TestClient,
+    chunked: bool,
+    whole: VecDeque<String>,
+}
+
+impl Stream {
+    pub fn open(server: &TestServer, version: &str, target: &str, headers: &str) -> Self {
+        let mut client = server.connect();
+        client.send(&format!("GET {target} HTTP/{version}\r\nHost: localhost\r\n{headers}\r\n"));
+        let head = client.head();
+        assert_eq!(head.status, 200, "{target}: {head:?}");
+        let chunked = head.header("transfer-encoding") == Some("chunked");
+        assert_eq!(chunked, version == "1.1", "{head:?}");
+        Self { head, client, chunked, whole: VecDeque::new() }
+    }
+
+    /// The same stream by both versions: they are told at the same time, so
+    /// reading one after the other costs no time.
+    pub fn both(server: &TestServer, target: &str, headers: &str) -> [Self; 2] {
+        ["1.1", "1.0"].map(|version| Self::open(server, version, target, headers))
+    }
+
+    /// A stream of channels, past the `retry:` that it begins with.
+    pub fn of(server: &TestServer, target: &str, headers: &str) -> Self {
+        let mut stream = Self::open(server, "1.1", target, headers);
+        stream.expect("retry: 3000");
+        stream
+    }
+
+    /// The next event, without the blank line that ends it; `None` once the
+    /// stream has ended as its version ends a stream.
+    pub fn next(&mut self) -> Option<String> {
+        if !self.chunked {
+            return self.next_unframed();
+        }
+        while self.whole.is_empty() {
+            let Some(chunk) = self.client.chunk() else {
+                self.client.assert_ended(); // a stream is its connection's last answer
+                return None;
+            };
+            let events = chunk.strip_suffix("\n\n").expect("a chunk holds whole events");
+            self.whole.extend(events.split("\n\n").map(str::to_owned));
+        }
+        self.whole.pop_front()
+    }
+
+    fn next_unframed(&mut self) -> Option<String> {
+        let mut event = String::new();
+        while !event.ends_with("\n\n") {
+            if self.client.reader.read_line(&mut event).expect("UTF-8 within PATIENCE") == 0 {
+                assert_eq!(event, "", "no event is cut off");
+                return None;
+            }
+        }
+        event.truncate(event.len() - 2);
+        Some(event)
+    }
+
+    #[track_caller]
+    pub fn expect(&mut self, event: &str) {
+        assert_eq!(self.next().as_deref(), Some(event));
+    }
+
+    /// The next event, which has data on one line and nothing else.
+    #[track_caller]
+    pub fn data(&mut self) -> String {
+        let event = self.next().expect("the stream goes on");
+        let data = event.strip_prefix("data: ").filter(|data| !data.contains('\n'));
+        data.unwrap_or_else(|| panic!("nothing but data, not {event:?}")).to_owned()
+    }
+
+    /// The next event's fields.
+    #[track_caller]
+    pub fn event(&mut self) -> Received {
+        Received::parse(&self.next().expect("the stream goes on"))
+    }
+
+    /// The data of as many events as are expected, each after the other, and
+    /// none of them a gap.
+    #[track_caller]
+    pub fn expect_data(&mut self, expected: &[&str]) {
+        let events: Vec<_> = expected.iter().map(|_| self.event()).collect();
+        let found: Vec<_> = events.iter().map(Received::data).collect();
+        assert_eq!(found, expected);
+        assert!(events.iter().all(|event| event.gap().is_none()), "{events:?}");
+    }
+}
+
+/// A stream's bytes, cut anywhere: what of it is whole events.
+#[derive(Default)]
+pub struct Decoder {
+    raw: Vec<u8>,
+    head_is_read: bool,
+    chunked: bool,
+    /// What is left of the chunk, with the CRLF that ends it.
+    chunk: usize,
+    text: Vec<u8>,
+    /// Whether the last chunk has come.
+    pub ended: bool,
+}
+
+impl Decoder {
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<Received> {
+        self.raw.extend_from_slice(bytes);
+        if !self.head_is_read {
+            let Some(head) = self.take_line(b"\r\n\r\n") else { return Vec::new() };
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            self.chunked = head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked");
+            self.head_is_read = true;
+        }
+        self.take_body();
+        let text = &mut self.text;
+        std::iter::from_fn(|| {
+            let end = text.windows(2).position(|pair| pair == b"\n\n")?;
+            let block = text.drain(..end + 2).take(end).collect();
+            Some(Received::parse(&String::from_utf8(block).expect("streams are UTF-8")))
+        })
+        .collect()
+    }
+
+    fn take_body(&mut self) {
+        if !self.chunked {
+            return self.text.append(&mut self.raw);
+        }
+        while !self.ended {
+            if self.chunk == 0 {
+                let Some(size) = self.take_line(b"\r\n") else { return };
+                let size = usize::from_str_radix(&size, 16).expect("a chunk's size");
+                (self.chunk, self.ended) = (size + 2, size == 0);
+            }
+            let here = self.raw.len().min(self.chunk);
+            let data = here.min(self.chunk.saturating_sub(2));
+            self.text.extend_from_slice(&self.raw[..data]);
+            self.raw.drain(..here);
+            self.chunk -= here;
+            if self.chunk > 0 {
+                return;
+            }
+        }
+    }
+
+    fn take_line(&mut self, end: &[u8]) -> Option<String> {
+        let place = self.raw.windows(end.len()).position(|found| found == end)?;
+        let line = self.raw.drain(..place + end.len()).take(place).collect();
+        Some(String::from_utf8(line).expect("ASCII"))
+    }
+}

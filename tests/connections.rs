@@ -1,0 +1,168 @@
+//! What one connection carries: requests sent ahead, in pieces, in HTTP/1.0, and
+//! behind a stream.
+
+mod common;
+
+use std::io::Read;
+
+use common::{TestServer, before_the_end};
+use threadcast::Event;
+
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const MESSAGE: &str = r#"{"message":"hi"}"#;
+
+fn post() -> String {
+    let length = MESSAGE.len();
+    format!(
+        "POST /send-data HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{MESSAGE}"
+    )
+}
+
+#[test]
+fn requests_sent_ahead_are_answered_in_order() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    let nothing = "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let chunked = post().replace("Content-Length: 16", "Transfer-Encoding: chunked");
+    let chunked = chunked.replace(MESSAGE, &format!("10\r\n{MESSAGE}\r\n0\r\n\r\n"));
+    let page = "HEAD /style.css HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    client.send(&format!("{HEALTH}{nothing}{}{page}{HEALTH}{chunked}{nothing}{HEALTH}", post()));
+    assert_eq!(client.answer().body, "ok\n");
+    assert_eq!(client.answer().status, 404);
+    assert_eq!(client.answer().json()["receivedMessage"], "hi");
+    assert_eq!(client.head().header("content-type"), Some("text/css; charset=utf-8"));
+    assert_eq!(client.answer().body, "ok\n");
+    assert_eq!(client.answer().json()["receivedMessage"], "hi");
+    assert_eq!(client.answer().status, 404);
+    assert_eq!(client.answer().body, "ok\n");
+}
+
+#[test]
+fn a_thousand_requests_in_one_go_are_all_answered() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    client.send(&HEALTH.repeat(1_000));
+    for _ in 0..1_000 {
+        assert_eq!(client.answer().body, "ok\n");
+    }
+}
+
+#[test]
+fn what_was_sent_ahead_of_an_error_is_answered_and_what_follows_it_is_not() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    client.send(&format!("{HEALTH}GET / HTTP/1.1\r\n\r\n{HEALTH}"));
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.answer().status, 400);
+    client.assert_ended();
+}
+
+#[test]
+fn a_request_may_come_in_two_pieces_cut_anywhere() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    client.socket().set_nodelay(true).expect("a TCP socket");
+    let request = format!("{}{HEALTH}", post());
+    for cut in 1..request.len() {
+        let (first, second) = request.split_at(cut);
+        client.send(first);
+        client.send(second);
+        assert_eq!(client.answer().json()["receivedMessage"], "hi", "cut at {cut}");
+        assert_eq!(client.answer().body, "ok\n", "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_request_may_come_byte_by_byte() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    client.socket().set_nodelay(true).expect("a TCP socket");
+    let chunked = post().replace("Content-Length: 16", "Transfer-Encoding: chunked");
+    let chunked =
+        chunked.replace(MESSAGE, "a;x=y\r\n{\"message\"\r\n6\r\n:\"hi\"}\r\n0\r\nX: y\r\n\r\n");
+    for request in [post(), chunked, post()] {
+        for byte in request.as_bytes() {
+            client.send(&[*byte]);
+        }
+        assert_eq!(client.answer().json()["receivedMessage"], "hi");
+    }
+}
+
+/// Two lines of HTTP must not stop the server, as they stop `tiny_http::Server`.
+#[test]
+fn a_request_sent_behind_a_stream_is_never_answered_and_blocks_nobody() {
+    let server = TestServer::start();
+    let mut rude = server.connect();
+    let stream = "GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    rude.send(&format!("{stream}{HEALTH}{stream}"));
+    assert_eq!(rude.head().status, 200);
+
+    let mut polite = server.stream("/channels/a");
+    assert_eq!(server.get("/healthz").status, 200);
+    let id = server.registry.publish("a", &Event::new("x")).expect("a name").id;
+    server.shutdown();
+    for client in [&mut rude, &mut polite] {
+        assert_eq!(client.chunk().as_deref(), Some("retry: 3000\n\n"));
+        assert_eq!(client.chunk(), Some(format!("id: {id}\ndata: x\n\n")));
+        client.assert_drained();
+        client.assert_ended();
+    }
+}
+
+/// Bytes that nobody has read turn a close into a reset, and a reset may take the
+/// last chunk with it (RFC 9112 §9.6).
+#[test]
+fn what_a_client_says_during_its_stream_does_not_reset_it() {
+    let server = TestServer::start();
+    let mut client = server.stream("/channels/a");
+    client.send(HEALTH);
+    server.shutdown();
+    assert_eq!(client.chunk().as_deref(), Some("retry: 3000\n\n"));
+    client.assert_drained();
+    client.assert_ended();
+}
+
+#[test]
+fn a_1_1_client_that_says_close_is_closed() {
+    let server = TestServer::start();
+    for option in ["close", "Close", "keep-alive, close", "x\r\nConnection: close"] {
+        let mut client = server.connect();
+        client.send(&format!(
+            "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: {option}\r\n\r\n{HEALTH}"
+        ));
+        assert_eq!(client.answer().header("connection"), Some("close"), "{option}");
+        client.assert_ended();
+    }
+}
+
+#[test]
+fn a_1_0_client_is_closed_unless_it_asks_to_stay() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    for _ in 0..2 {
+        client.send("GET /healthz HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("keep-alive")));
+    }
+    client.send("GET /healthz HTTP/1.0\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    client.assert_ended();
+}
+
+#[test]
+fn a_stream_in_1_0_has_no_chunks_and_ends_by_closing() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    client.send("GET /channels/a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let head = client.head();
+    assert_eq!((head.status, head.header("connection")), (200, Some("close")));
+    assert_eq!(head.header("transfer-encoding"), None);
+    let id = server.registry.publish("a", &Event::new("x")).expect("a name").id;
+    server.shutdown();
+    let mut stream = String::new();
+    client.reader.read_to_string(&mut stream).expect("an end, not a reset");
+    let expected = format!("retry: 3000\n\nid: {id}\ndata: x\n\n");
+    assert_eq!(before_the_end(&stream), expected);
+}

@@ -1,0 +1,338 @@
+//! The README and `docs/` say what is so: their commands are run in order, by a shell and
+//! a real curl, and the answers compared with those in the text.
+//!
+//! A block of `sh` is one command, and the block right behind it is the answer; in a
+//! `console` block the commands have a `$`. In an answer `…` is any text, alone on its line
+//! any lines; dates are not compared; [`EPOCH`] stands for the server's own. A stream
+//! is read until it has said what the text says; without an answer it stays open.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use common::say;
+
+/// What stands before the dash of an id in every document.
+const EPOCH: &str = "1795228590121";
+
+/// Where the documents' server is; another one says its own `--listen`.
+const SERVER: &str = "127.0.0.1:8844";
+
+#[test]
+fn the_readme_says_what_happens() {
+    follow("README.md");
+}
+
+#[test]
+fn each_route_answers_as_its_page_says() {
+    follow("docs/http.md");
+}
+
+#[test]
+fn the_server_behind_a_proxy_starts_as_its_page_says() {
+    follow("docs/deploy.md");
+}
+
+#[test]
+fn every_make_target_that_a_document_names_exists() {
+    let makefile = read("Makefile");
+    for document in ["README.md", "CONTRIBUTING.md", "docs/deploy.md", "docs/performance.md"] {
+        let text = read(document);
+        let named = text.split(['`', '\n']).filter_map(|code| code.strip_prefix("make "));
+        let targets: Vec<&str> = named.filter_map(|code| code.split_whitespace().next()).collect();
+        assert!(!targets.is_empty(), "{document} names none");
+        for target in targets {
+            let rule = format!("\n{target}:");
+            assert!(makefile.contains(&rule), "{document}: there is no `make {target}`");
+        }
+    }
+}
+
+#[test]
+fn each_route_and_each_error_has_its_place_in_the_documentation() {
+    let page = read("docs/http.md");
+    let (routes, recipes) = (read("src/http/routes.rs"), read("src/recipes.rs"));
+    let mut known = BTreeSet::new();
+    for function in
+        [between(&routes, "fn allowed(", "\n}\n"), between(&recipes, "fn at(", "\n    }\n")]
+    {
+        let literals = function.split('"').skip(1).step_by(2);
+        known.extend(literals.filter(|text| !text.is_empty() && !text.contains([' ', ','])));
+    }
+    assert!(known.len() >= 10, "{known:?}");
+    for part in known {
+        let heading = page.lines().any(|line| {
+            line.starts_with("### ") && line.split(['/', '`', '?']).any(|word| word == part)
+        });
+        assert!(heading, "docs/http.md has no heading for the route with {part:?}");
+    }
+    for file in fs::read_dir("src/http").expect("the source is here") {
+        let source = read(file.expect("a readable entry").path());
+        for status in source.split("Refusal::new(").skip(1) {
+            let Some(status) = status.split(|c: char| !c.is_ascii_digit()).find(|n| n.len() == 3)
+            else {
+                continue;
+            };
+            assert!(page.contains(&format!("\n| {status} | ")), "docs/http.md lacks {status}");
+        }
+    }
+}
+
+#[test]
+fn the_chinese_readme_shows_the_same_commands_answers_and_routes() {
+    let (english, chinese) = (read("README.md"), read("README.zh-CN.md"));
+    let fences =
+        |text: &str| -> Vec<String> { blocks(text).into_iter().map(|block| block.text).collect() };
+    let routes = |text: &str| -> Vec<String> {
+        let rows = text.lines().filter(|line| line.starts_with("| `"));
+        rows.filter_map(|row| row.split('|').nth(1)).map(str::to_owned).collect()
+    };
+    for parts in [fences, routes] {
+        let (english, chinese) = (parts(&english), parts(&chinese));
+        assert_eq!(english.len(), chinese.len());
+        english.iter().zip(&chinese).for_each(|(ours, theirs)| assert_eq!(ours, theirs));
+    }
+}
+
+/// Runs a document's commands from the top down.
+fn follow(document: &str) {
+    if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return say("SKIPPED: there is no curl here; sudo apt-get install curl");
+    }
+    let mut terminal = Terminal::new(document);
+    let steps = steps(&read(document));
+    assert!(!steps.is_empty(), "{document} has no commands");
+    for Step { command, answer } in steps {
+        if is_server(&command) {
+            terminal.serve(&command);
+        } else {
+            terminal.run(&command, answer.as_deref());
+        }
+    }
+}
+
+/// Whether the command is a server, which goes on while the next ones are typed.
+fn is_server(command: &str) -> bool {
+    let mut words = command.split_whitespace();
+    words.next() == Some("threadcast")
+        && words.next().is_none_or(|word| word == "serve" || word.starts_with('-'))
+}
+
+struct Step {
+    command: String,
+    answer: Option<String>,
+}
+
+/// What a document tells its reader to type, and what it says will be answered.
+fn steps(document: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut blocks = blocks(document).into_iter().peekable();
+    while let Some(Block { language, text, .. }) = blocks.next() {
+        match &*language {
+            "sh" if text.starts_with("make ") => {} // it would build what is being tested
+            "sh" => {
+                let is_answer = |next: &Block| next.is_adjacent && next.language != "sh";
+                let answer = blocks.next_if(is_answer).map(|block| block.text);
+                steps.push(Step { command: text, answer });
+            }
+            "console" => steps.extend(text.split("$ ").skip(1).map(|step| {
+                let (command, answer) = step.split_once('\n').unwrap_or((step, ""));
+                let answer = (!answer.trim().is_empty()).then(|| answer.trim_end().to_owned());
+                Step { command: command.to_owned(), answer }
+            })),
+            _ => {}
+        }
+    }
+    steps
+}
+
+/// A fenced block.
+struct Block {
+    language: String,
+    text: String,
+    /// Whether nothing but its fence parts it from the block before.
+    is_adjacent: bool,
+}
+
+fn blocks(document: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut parts = document.split("```");
+    let mut before = parts.next().unwrap_or_default();
+    while let (Some(inside), Some(behind)) = (parts.next(), parts.next()) {
+        let (language, text) = inside.split_once('\n').expect("a fence ends its line");
+        blocks.push(Block {
+            language: language.to_owned(),
+            text: text.trim_end().to_owned(),
+            is_adjacent: before.trim().is_empty(),
+        });
+        before = behind;
+    }
+    blocks
+}
+
+/// A reader's terminal: his folder, the servers he has started, and the streams
+/// that he has left open.
+struct Terminal {
+    folder: PathBuf,
+    /// Addresses as in the document, and where those servers are in truth.
+    servers: Vec<(String, String)>,
+    /// The epoch of the last server, once it has shown it.
+    epoch: Option<String>,
+    open: Vec<Running>,
+}
+
+impl Terminal {
+    /// With a server running, as a reader has at the top of each page.
+    fn new(document: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(document.replace('/', "-"));
+        let _ = fs::remove_dir_all(&folder); // left by an earlier run
+        fs::create_dir_all(&folder).expect("the target directory is ours");
+        // On a terminal it draws nothing beside a stream either; what hangs has to end.
+        fs::write(folder.join(".curlrc"), "silent\nshow-error\nmax-time = 20\nnoproxy = *\n")
+            .expect("the folder was just made");
+        fs::write(folder.join("token"), "s3cret\n").expect("the folder was just made");
+        let mut terminal = Self { folder, servers: Vec::new(), epoch: None, open: Vec::new() };
+        terminal.serve("threadcast");
+        terminal
+    }
+
+    fn serve(&mut self, command: &str) {
+        let (_, listen) = command.split_once("--listen ").unwrap_or(("", SERVER));
+        let address = listen.split(' ').next().expect("split gives one").to_owned();
+        let command = command.replace(&format!("--listen {address}"), "");
+        let mut server = Running::start(&command.replace("/etc/threadcast/", ""), self);
+        let line = server.lines.next().unwrap_or_else(|| panic!("{command:?} did not start"));
+        let url = line.expect("it speaks UTF-8");
+        let place = url.split('/').nth(2).expect("it says where it is").to_owned();
+        self.servers.retain(|(known, _)| *known != address);
+        self.servers.push((address, place));
+        self.epoch = None;
+        self.open.push(server);
+    }
+
+    /// Runs the command and compares; without an answer it has only to succeed, or,
+    /// if it is a stream, to begin.
+    fn run(&mut self, command: &str, answer: Option<&str>) {
+        let mut running = Running::start(command, self);
+        let is_stream = command.contains("curl -N");
+        if is_stream && answer.is_none() {
+            assert!(running.lines.next().is_some(), "{command} says nothing");
+            return self.open.push(running);
+        }
+        let expected: Vec<String> = answer.unwrap_or("…").lines().map(dateless).collect();
+        let mut said = Vec::new();
+        for line in running.lines.by_ref() {
+            let line = line.expect("answers are UTF-8");
+            said.push(dateless(&self.in_the_documents_words(line.trim_end())));
+            if is_stream && matches(&expected, &said) {
+                return;
+            }
+        }
+        assert!(
+            matches(&expected, &said),
+            "{command}\n--- the text says\n{}\n--- it says\n{}\n",
+            expected.join("\n"),
+            said.join("\n")
+        );
+        assert!(running.child.wait().expect("a child of ours").success(), "{command} failed");
+    }
+
+    fn in_the_documents_words(&mut self, line: &str) -> String {
+        let numbers = line.split(|c: char| !c.is_ascii_digit());
+        let mut epochs = numbers.filter(|number| number.len() == EPOCH.len());
+        if let Some(first) = epochs.next() {
+            self.epoch.get_or_insert_with(|| first.to_owned());
+        }
+        self.epoch.as_ref().map_or_else(|| line.to_owned(), |epoch| line.replace(epoch, EPOCH))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        while self.open.pop().is_some() {} // the last first: streams before their servers
+    }
+}
+
+/// A command that runs, killed when it is dropped.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    /// In a shell, as the document has it, but for addresses and ids.
+    fn start(command: &str, terminal: &Terminal) -> Self {
+        let mut command = command.to_owned();
+        for (address, place) in &terminal.servers {
+            command = command.replace(address, place);
+        }
+        if let Some(epoch) = &terminal.epoch {
+            command = command.replace(EPOCH, epoch);
+        }
+        let binary = Path::new(env!("CARGO_BIN_EXE_threadcast"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{path}", binary.parent().expect("it is in a folder").display());
+        // What is to be killed must be the command, not the shell around it.
+        let exec = if command.contains('|') { "" } else { "exec " };
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("{exec}{command}")).current_dir(&terminal.folder);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("THREADCAST_") {
+                shell.env_remove(name);
+            }
+        }
+        shell.env("PATH", path).env("CURL_HOME", &terminal.folder).env("RUST_LOG", "warn");
+        shell.env("THREADCAST_LISTEN", "127.0.0.1:0");
+        if let Some((_, place)) = terminal.servers.iter().find(|(known, _)| known == SERVER) {
+            shell.env("THREADCAST_URL", format!("http://{place}"));
+        }
+        let mut child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a shell");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        Self { child, lines }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // one that has ended is not harmed
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether these lines are the text's, in which a `…` is any lines.
+fn matches(text: &[String], lines: &[String]) -> bool {
+    match text {
+        [] => lines.is_empty(),
+        [any, rest @ ..] if any == "…" => (0..=lines.len()).any(|n| matches(rest, &lines[n..])),
+        [first, rest @ ..] => lines
+            .split_first()
+            .is_some_and(|(line, lines)| is_like(first, line) && matches(rest, lines)),
+    }
+}
+
+/// Whether this line is the text's, in which a `…` is anything.
+fn is_like(text: &str, line: &str) -> bool {
+    let Some((before, behind)) = text.split_once('…') else { return text == line };
+    let Some(rest) = line.strip_prefix(before) else { return false };
+    rest.char_indices().any(|(at, _)| is_like(behind, &rest[at..])) || is_like(behind, "")
+}
+
+/// The line without the date between its name and GMT.
+fn dateless(line: &str) -> String {
+    let Some((before, behind)) = line.split_once("GMT") else { return line.to_owned() };
+    let name = before.split_once(": ").map_or("", |(name, _)| name);
+    format!("{name}: … GMT{behind}")
+}
+
+fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+    let (_, behind) = text.split_once(from).expect("the source has it");
+    behind.split_once(to).expect("it ends").0
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
+}

@@ -1,0 +1,287 @@
+//! The end of the server, and of streams that are told to come back.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Process, Received, TestClient, TestServer, wait_until};
+use socket2::{Domain, SockRef, Socket, Type};
+use threadcast::{Config, Delivery, Event, Limits};
+
+/// The rest of a stream that ends as a drained one does: when, its whole events, and
+/// how long the client is to stay away.
+fn end_of(mut stream: TestClient) -> (Instant, Vec<Received>, Duration) {
+    let mut rest = Vec::new();
+    stream.reader.read_to_end(&mut rest).expect("an end, not a reset");
+    let ended = Instant::now();
+    drop(stream);
+    let mut decoder = common::Decoder::default();
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let events = decoder.push(&[&head[..], &rest].concat());
+    assert!(decoder.ended, "the last chunk is missing: {:?}", String::from_utf8_lossy(&rest));
+    let retry = events.iter().rev().find_map(|event| event.retry.clone()).expect("a retry");
+    (ended, events, Duration::from_millis(retry.parse().expect("milliseconds")))
+}
+
+#[test]
+fn sigterm_ends_the_streams_one_after_the_other_and_the_process_with_0() {
+    for delivery in ["direct", "wake"] {
+        let mut server = Process::with(&format!("--drain 3s --delivery {delivery}"));
+        let paths = ["/events", "/stream", "/sse", "/count", "/api/sse", "/channels/a"];
+        let streams: Vec<_> =
+            paths.iter().cycle().take(60).map(|path| server.stream(path)).collect();
+        let mut idle = server.connect();
+        idle.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(idle.answer().status, 200);
+        let mut silent = server.connect();
+
+        let told = Instant::now();
+        server.signal("TERM");
+        idle.assert_ended();
+        let ends: Vec<_> = thread::scope(|scope| {
+            let readers: Vec<_> =
+                streams.into_iter().map(|stream| scope.spawn(|| end_of(stream))).collect();
+            // Meanwhile whoever comes is answered, and told where things stand.
+            let ready = server.get("/readyz");
+            assert_eq!((ready.status, &*ready.body), (503, "draining\n"));
+            assert_eq!(server.get("/healthz").status, 200);
+            let refused = server.request(
+                "GET /channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n",
+            );
+            assert_eq!((refused.status, refused.header("connection")), (200, Some("close")));
+            assert!(refused.body.contains("\nretry: "), "{refused:?}");
+            let body = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx";
+            assert_eq!(server.request(body).status, 200);
+            readers.into_iter().map(|reader| reader.join().expect("it reads")).collect()
+        });
+        let mut after: Vec<_> = ends.iter().map(|(ended, ..)| *ended - told).collect();
+        after.sort_unstable();
+        assert!(after[5] < Duration::from_millis(600), "the first end at once: {after:?}");
+        assert!(
+            (Duration::from_millis(450)..Duration::from_millis(1_200)).contains(&after[30]),
+            "{after:?}"
+        );
+        assert!(
+            (Duration::from_millis(1_200)..Duration::from_secs(2)).contains(&after[59]),
+            "{after:?}"
+        );
+        let mut waits: Vec<_> = ends.iter().map(|(_, _, retry)| *retry).collect();
+        waits.sort_unstable();
+        waits.dedup();
+        assert!(waits.len() > 20, "they are jittered: {waits:?}");
+        silent.assert_ended();
+        assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+        assert!(told.elapsed() < Duration::from_secs(3), "within --drain");
+    }
+}
+
+#[test]
+fn sigterm_under_load_loses_nothing_that_was_acknowledged_to_those_who_are_there() {
+    let mut server = Process::with("--drain 2s");
+    let streams: Vec<_> = (0..20).map(|_| server.stream("/channels/a")).collect();
+    let (addr, stop) = (server.addr, AtomicBool::new(false));
+    thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            let mut acknowledged = Vec::new();
+            for number in 0.. {
+                let Ok(mut socket) = TcpStream::connect(addr) else { break };
+                let body = number.to_string();
+                let request = format!("POST /channels/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                let mut answer = String::new();
+                let answered = socket.write_all(request.as_bytes()).and_then(|()| socket.read_to_string(&mut answer));
+                if answered.is_err() || !answer.starts_with("HTTP/1.1 200 ") {
+                    assert!(stop.load(Ordering::Acquire), "answered until the end: {answer}");
+                    break;
+                }
+                acknowledged.push(Instant::now());
+            }
+            acknowledged
+        });
+        let readers: Vec<_> =
+            streams.into_iter().map(|stream| scope.spawn(|| end_of(stream))).collect();
+        wait_until(common::PATIENCE, "there is load", || {
+            server.get("/status").json()["events_out"].as_u64() > Some(500)
+        });
+        stop.store(true, Ordering::Release);
+        let told = Instant::now();
+        server.signal("TERM");
+        let acknowledged = publisher.join().expect("it publishes");
+        let before = acknowledged.iter().filter(|when| **when < told).count();
+        assert!(acknowledged.len() > before, "publishing went on while it drained");
+        for reader in readers {
+            let (_, events, _) = reader.join().expect("it reads");
+            let data: Vec<_> = events.iter().filter_map(|event| event.data.clone()).collect();
+            let expected: Vec<_> = (0..data.len()).map(|n| n.to_string()).collect();
+            assert_eq!(data, expected, "in order, without a hole");
+            assert!(data.len() >= before, "{} of {before}", data.len());
+        }
+    });
+    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let mut server = Process::with("--drain 1h");
+    let streams: Vec<_> = (0..4).map(|_| server.stream("/channels/a")).collect();
+    server.signal("TERM");
+    wait_until(common::PATIENCE, "it drains", || server.get("/readyz").status == 503);
+    let told = Instant::now();
+    server.signal("INT");
+    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    assert!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
+    drop(streams);
+}
+
+#[test]
+fn a_stream_ends_at_its_age_however_busy_it_is() {
+    let age = Duration::from_millis(500);
+    let (_never, bell) = crossbeam_channel::bounded::<()>(0);
+    for delivery in [Delivery::Direct, Delivery::Wake] {
+        let limits = Limits { stream_age: Some(age), ..Limits::default() };
+        let server = TestServer::with(Config { delivery, limits, ..Config::default() });
+        for busy in [false, true] {
+            let (started, done) = (Instant::now(), AtomicBool::new(false));
+            thread::scope(|scope| {
+                let (server, done, bell) = (&server, &done, &bell);
+                if busy {
+                    scope.spawn(move || {
+                        while !done.load(Ordering::Acquire) {
+                            server.registry.publish("a", &Event::new("x")).expect("a name");
+                            // As often as a client in a test can read it.
+                            let _ = bell.recv_timeout(Duration::from_millis(1));
+                        }
+                    });
+                }
+                let (ended, _, retry) = end_of(server.stream("/channels/a"));
+                done.store(true, Ordering::Release);
+                let took = ended - started;
+                assert!((age * 8 / 10..age * 2).contains(&took), "{delivery:?}, {busy}: {took:?}");
+                assert!((Duration::from_millis(400)..Duration::from_secs(2)).contains(&retry));
+            });
+        }
+        assert_eq!(server.registry.subscribers("a"), 0);
+    }
+}
+
+/// A listener of ours, with room for this many connections that nobody has accepted.
+fn listener(backlog: i32) -> TcpListener {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(&any.into()).expect("a free port");
+    socket.listen(backlog).expect("it listens");
+    socket.into()
+}
+
+/// Asks once, on a connection of its own.
+fn ask(addr: std::net::SocketAddr) -> String {
+    let mut socket = TcpStream::connect(addr).expect("nobody is refused");
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    socket.write_all(request).expect("nobody is reset");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("nobody is reset");
+    answer
+}
+
+#[test]
+fn a_restart_under_socket_activation_refuses_no_connection() {
+    let listener = listener(1_024);
+    let addr = listener.local_addr().expect("it is bound");
+    let (stop, mut first) = (AtomicBool::new(false), Process::on(&listener, "--drain 5s"));
+    assert_eq!(first.addr, addr);
+    thread::scope(|scope| {
+        let asking: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut asked = 0;
+                    while !stop.load(Ordering::Acquire) {
+                        let answer = ask(addr);
+                        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+                        asked += 1;
+                    }
+                    asked
+                })
+            })
+            .collect();
+        let _stopped = StopOnDrop(&stop);
+        for _ in 0..3 {
+            let mut stream = first.stream("/channels/a");
+            first.signal("TERM");
+            assert_eq!(first.child.wait().expect("it is our child").code(), Some(0));
+            stream.reader.read_to_end(&mut Vec::new()).expect("an end, not a reset");
+            // Nobody serves now: whoever comes waits in the listener.
+            first = Process::on(&listener, "--drain 5s");
+        }
+        assert_eq!(first.get("/healthz").status, 200);
+        stop.store(true, Ordering::Release);
+        for asking in asking {
+            assert!(asking.join().expect("all were answered") > 3);
+        }
+    });
+    assert!(SockRef::from(&listener).is_listener().expect("a socket"), "it was never shut down");
+}
+
+/// Lets the others end too if the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+#[test]
+fn systemd_is_told_when_it_is_ready_that_it_is_well_and_that_it_stops() {
+    let path = std::env::temp_dir().join(format!("threadcast-notify-{}", std::process::id()));
+    let socket = UnixDatagram::bind(&path).expect("a socket of our own");
+    socket.set_read_timeout(Some(common::PATIENCE)).expect("a positive timeout");
+    let next = || {
+        let mut word = [0; 256];
+        let length = socket.recv(&mut word).expect("a word in time");
+        String::from_utf8_lossy(&word[..length]).trim().to_owned()
+    };
+    let before = format!("NOTIFY_SOCKET='{}' WATCHDOG_USEC=300000 exec", path.display());
+    let mut server = Process::shell(&before, "");
+    // The watchdog is a thread of its own, and may be first.
+    let words: Vec<_> = (0..4).map(|_| next()).collect();
+    assert_eq!(words.iter().filter(|word| *word == "READY=1").count(), 1, "{words:?}");
+    assert_eq!(words.iter().filter(|word| *word == "WATCHDOG=1").count(), 3, "{words:?}");
+    server.signal("TERM");
+    while next() != "STOPPING=1" {}
+    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    std::fs::remove_file(path).expect("ours");
+}
+
+#[test]
+fn what_is_passed_in_and_is_no_listener_is_said_to_be_none() {
+    let connected = TcpStream::connect(listener(1).local_addr().expect("it is bound"));
+    let not_one = std::os::fd::OwnedFd::from(connected.expect("it listens"));
+    let error = threadcast::Server::on(vec![not_one.into()], Config::default()).unwrap_err();
+    assert!(error.to_string().contains("ListenStream="), "{error}");
+}
+
+#[test]
+fn clients_beyond_a_full_backlog_are_served_when_their_turn_comes() {
+    let listener = listener(4);
+    let server = Process::on(&listener, "");
+    server.signal("STOP");
+    let addr = server.addr;
+    thread::scope(|scope| {
+        let asking: Vec<_> = (0..12).map(|_| scope.spawn(move || ask(addr))).collect();
+        wait_until(common::PATIENCE, "the backlog is full", || {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").expect("this is Linux");
+            let port = format!(":{:04X} ", addr.port());
+            // State 02: a SYN that nobody has answered.
+            sockets.lines().filter(|line| line.contains(&port) && line.contains(" 02 ")).count()
+                >= 5
+        });
+        server.signal("CONT");
+        for asking in asking {
+            assert!(asking.join().expect("nobody is refused").starts_with("HTTP/1.1 200 "));
+        }
+    });
+}

@@ -1,0 +1,93 @@
+//! A client that leaves is seen to leave, though nothing is written to it: its
+//! name goes at once, whoever had its writer.
+
+mod common;
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::{Stream, TestServer};
+use socket2::SockRef;
+use threadcast::{Config, Delivery, Event, Limits};
+
+/// How soon a client's thread, descriptor and name are free.
+const SOON: Duration = Duration::from_millis(100);
+
+type Leave = (&'static str, fn(&TcpStream));
+
+const LEAVE: [Leave; 3] = [
+    ("by FIN", |client| client.shutdown(Shutdown::Both).expect("connected")),
+    ("by half a FIN", |client| client.shutdown(Shutdown::Write).expect("connected")),
+    ("by RST", |client| {
+        SockRef::from(client).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
+    }),
+];
+
+fn server(delivery: Delivery) -> TestServer {
+    // Nothing but a hang-up ends a stream here: no heartbeat is due.
+    let limits = Limits { heartbeat: Duration::from_secs(3_600), ..Limits::default() };
+    TestServer::with(Config { delivery, limits, ..Config::default() })
+}
+
+#[test]
+fn a_silent_client_that_leaves_is_gone_within_100_ms() {
+    for delivery in [Delivery::Direct, Delivery::Wake] {
+        let server = server(delivery);
+        let mut staying = Stream::of(&server, "/channels/a", "");
+        for (how, leave) in LEAVE {
+            let mut took: Vec<Duration> = (0..9)
+                .map(|_| {
+                    let mut leaving = Stream::of(&server, "/channels/a?presence=x", "");
+                    for stream in [&mut staying, &mut leaving] {
+                        assert_eq!(stream.event().name.as_deref(), Some("userconnect"));
+                    }
+                    let left = Instant::now();
+                    leave(leaving.client.socket());
+                    drop(leaving);
+                    assert_eq!(staying.event().name.as_deref(), Some("userdisconnect"));
+                    left.elapsed()
+                })
+                .collect();
+            took.sort_unstable();
+            // The median: another program may have the processor at any one time.
+            assert!(took[4] < SOON, "{delivery:?}, {how}: {took:?}");
+        }
+        assert_eq!(server.registry.subscribers("a"), 1);
+    }
+}
+
+#[test]
+fn a_client_that_talks_on_has_not_left() {
+    for delivery in [Delivery::Direct, Delivery::Wake] {
+        let server = server(delivery);
+        let mut talking = Stream::of(&server, "/channels/a", "");
+        let mut silent = Stream::of(&server, "/channels/a", "");
+        talking.client.socket().write_all(&[b'x'; 10_000]).expect("connected");
+        drop(Stream::of(&server, "/channels/a", "")); // a hang-up, and not theirs
+        server.registry.publish("a", &Event::new("still here")).expect("a name");
+        for stream in [&mut talking, &mut silent] {
+            assert_eq!(stream.event().data(), "still here");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_leaves_while_its_own_thread_waits_for_it_is_gone_at_once() {
+    // Its socket is full, and the write deadline is an hour away.
+    let limits = Limits { write_deadline: Duration::from_secs(3_600), ..Limits::default() };
+    for delivery in [Delivery::Direct, Delivery::Wake] {
+        let server = TestServer::with(Config { delivery, limits, ..Config::default() });
+        let mut staying = Stream::of(&server, "/channels/a", "");
+        let stuck = Stream::of(&server, "/channels/b?presence=x", "");
+        while server.registry.publish("b", &Event::new("x".repeat(60_000))).expect("a name").id.n
+            < 300
+        {}
+        let mut watching = Stream::of(&server, "/channels/b", "");
+        stuck.client.socket().shutdown(Shutdown::Write).expect("connected");
+        assert_eq!(watching.event().name.as_deref(), Some("userdisconnect"));
+        server.registry.publish("a", &Event::new("nobody else")).expect("a name");
+        assert_eq!(staying.event().data(), "nobody else");
+        drop(stuck);
+    }
+}

@@ -1,0 +1,377 @@
+//! `threadcast lab` through its own program: the engines' bytes, and whole runs of a few clients.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{TestClient, TestServer, say};
+use threadcast::Config;
+use threadcast::lab::engine::{Engine, PATH};
+use threadcast::lab::experiment::Experiment;
+use threadcast::lab::results::Results;
+use threadcast::lab::{Options, Pace, Progress, process, procfs, report, run};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_threadcast");
+
+/// Hardly anything, once.
+const TINY: Pace = Pace {
+    measured: Duration::from_millis(60),
+    warm_up: Duration::from_millis(20),
+    settle: Duration::ZERO,
+    ..Pace::QUICK
+};
+
+fn options(engines: &[Engine], experiments: &[Experiment]) -> Options {
+    Options {
+        engines: engines.to_vec(),
+        experiments: experiments.to_vec(),
+        clients: 8,
+        ..Options::new(PROGRAM.into(), TINY)
+    }
+}
+
+fn measure(options: &Options) -> Results {
+    run(options, &AtomicBool::new(false), &mut |_| ()).expect("it measures")
+}
+
+/// An engine as the lab starts it.
+struct Started {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Started {
+    fn new(engine: Engine) -> Self {
+        let mut command = engine.command(Path::new(PROGRAM), None).expect("it is part of us");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let mut line = String::new();
+        let out = child.stdout.as_mut().expect("it is piped");
+        BufReader::new(out).read_line(&mut line).expect("it says where it is");
+        let addr = line.trim().parse().expect("an address");
+        Self { child, addr }
+    }
+
+    fn order(&mut self, order: &str) {
+        let orders = self.child.stdin.as_mut().expect("it is piped");
+        writeln!(orders, "{order}").expect("it reads");
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take()); // which ends it, and what it has started
+        let _ = self.child.wait();
+    }
+}
+
+/// The first chunks of an engine's stream, with every clock in them put to nought.
+fn stream(engine: Engine) -> String {
+    let mut started = Started::new(engine);
+    let mut client = TestClient::connect(started.addr);
+    client.send(&format!("GET {PATH} HTTP/1.1\r\nHost: {}\r\n\r\n", started.addr));
+    assert_eq!(client.head().status, 200);
+    // The order comes after the head, so that every engine begins with its first event.
+    let mut stream = client.chunk().expect("the prelude");
+    started.order("200 128");
+    while stream.matches('~').count() < 12 {
+        stream += &client.chunk().expect("events");
+    }
+    let events: Vec<&str> = stream.split_inclusive("~\n\n").take(12).collect();
+    timeless(&events.concat())
+}
+
+/// Whether it is here; if not, that is said.
+fn is_here(engine: Engine) -> bool {
+    match engine.command(Path::new(PROGRAM), None) {
+        Ok(_) => true,
+        Err(how) => {
+            say(&format!("{} is not tried: {how}", engine.name()));
+            false
+        }
+    }
+}
+
+const APACHES: [Engine; 2] = [Engine::ApachePrefork, Engine::ApacheEvent];
+
+/// Without epochs and time stamps, which have 13 digits and more.
+fn timeless(text: &str) -> String {
+    let mut out = String::new();
+    let mut digits = String::new();
+    for letter in text.chars().chain(['\n']) {
+        if letter.is_ascii_digit() {
+            digits.push(letter);
+            continue;
+        }
+        let long = digits.len() >= 13;
+        out += &if long { "0".repeat(digits.len()) } else { digits.clone() };
+        digits.clear();
+        out.push(letter);
+    }
+    out
+}
+
+#[test]
+fn the_rust_engines_send_the_same_bytes() {
+    let expected = stream(Engine::Direct);
+    assert!(expected.starts_with("retry: 3000\n\nid: 0000000000000-1\ndata: 1 0"), "{expected}");
+    for engine in [Engine::Wake, Engine::TinyHttp, Engine::EventLoop] {
+        assert_eq!(stream(engine), expected, "{}", engine.name());
+    }
+}
+
+/// Apache cuts a stream into chunks where it likes; what is in them is the same.
+#[test]
+fn apache_sends_the_same_events() {
+    let expected = stream(Engine::Direct);
+    for engine in APACHES.into_iter().filter(|engine| is_here(*engine)) {
+        assert_eq!(stream(engine), expected, "{}", engine.name());
+    }
+}
+
+#[test]
+fn nothing_of_apache_is_left_whoever_ends_it() {
+    for engine in APACHES.into_iter().filter(|engine| is_here(*engine)) {
+        for killed in [false, true] {
+            let mut started = Started::new(engine);
+            let mut client = TestClient::connect(started.addr);
+            client.send(&format!("GET {PATH} HTTP/1.1\r\nHost: {}\r\n\r\n", started.addr));
+            assert_eq!(client.head().status, 200);
+            let processes = procfs::tree(started.child.id()).expect("they run");
+            assert!(processes.len() > 2, "ours, Apache's first, and one that serves");
+            if killed {
+                started.child.kill().expect("it is ours");
+            }
+            let prefix = format!("threadcast-apache-{}-", started.child.id());
+            drop(started);
+            let left = |process: &u32| procfs::usage(&[*process]).is_ok();
+            process::wait_until(|| !processes.iter().any(left));
+            assert!(!processes.iter().any(left), "{} leaves some behind", engine.name());
+            let folders = fs::read_dir("/var/tmp").into_iter().flatten().flatten();
+            let mut ours =
+                folders.filter(|it| it.file_name().to_string_lossy().starts_with(&prefix));
+            match ours.next() {
+                // Who is killed cannot sweep.
+                Some(folder) if killed => fs::remove_dir_all(folder.path()).expect("it is ours"),
+                folder => assert!(folder.is_none(), "{folder:?} is left"),
+            }
+        }
+    }
+}
+
+/// Apache's processes end by themselves too: then the engine has ended.
+#[test]
+fn an_apache_that_dies_is_told() {
+    for engine in APACHES.into_iter().filter(|engine| is_here(*engine)) {
+        let mut started = Started::new(engine);
+        let apache = procfs::tree(started.child.id()).expect("it runs")[1];
+        let killed = Command::new("kill").arg(apache.to_string()).status().expect("a shell has it");
+        assert!(killed.success());
+        // `Child::wait` would end its orders, and so itself.
+        let mut status = None;
+        process::wait_until(|| {
+            status = started.child.try_wait().expect("it is ours");
+            status.is_some()
+        });
+        let code = status.and_then(|status| status.code());
+        assert_eq!(code, Some(1), "{}", engine.name());
+    }
+}
+
+#[test]
+fn an_engine_ends_with_its_orders() {
+    for engine in [Engine::Direct, Engine::TinyHttp, Engine::EventLoop] {
+        let mut started = Started::new(engine);
+        drop(started.child.stdin.take());
+        assert!(started.child.wait().expect("it ends").success(), "{}", engine.name());
+    }
+}
+
+#[test]
+fn every_question_is_answered_for_every_engine_that_is_here() {
+    let results = measure(&options(&Engine::ALL, &Experiment::ALL));
+    assert_eq!(results.failures, []);
+    if !results.missing.is_empty() {
+        say(&format!("not measured, for they are not here: {:?}", results.missing));
+    }
+    for engine in &results.engines {
+        for experiment in Experiment::ALL {
+            let name = format!("{} of {}", experiment.name(), engine.name());
+            assert!(results.of(experiment, *engine).next().is_some(), "{name}");
+            // On a machine that is busy nothing need come through two of Apache's processes in 60 ms.
+            let found = results.shown(experiment, *engine, experiment.headline());
+            assert!(found.is_some() || engine.is_apache(), "{name}");
+        }
+    }
+    let threads =
+        |engine| results.shown(Experiment::Idle, engine, "threads").expect("it was read").median;
+    assert!(threads(Engine::EventLoop) < 2.0, "one thread for all");
+    assert!(threads(Engine::Wake) >= 8.0, "a thread each");
+    assert!(threads(Engine::TinyHttp) >= 16.0, "two threads each");
+    if results.engines.contains(&Engine::ApachePrefork) {
+        assert!(threads(Engine::ApachePrefork) >= 24.0, "processes, and a thread each");
+    }
+    let folder = tempdir("report");
+    let page = report::write(&results, &folder).expect("the folder is there");
+    let page = fs::read_to_string(page).expect("it was written");
+    let text = report::text(&results);
+    for engine in &results.engines {
+        assert!(text.contains(engine.name()) && page.contains(engine.name()), "{text}");
+    }
+    assert!(!page.contains("NaN"), "nothing is shown that was not measured");
+    assert_eq!(page.matches("<svg").count(), 2 * 8, "eight plots, in two languages");
+    let json = fs::read_to_string(folder.join("samples.json")).expect("it was written");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
+    let samples = json["samples"].as_array().expect("all of them").len();
+    assert_eq!(samples, results.samples.len());
+    assert!(folder.join("event-cpu.svg").is_file());
+    fs::remove_dir_all(folder).expect("ours");
+}
+
+#[test]
+fn the_ceiling_is_where_doctor_says_and_who_comes_when_some_have_left_is_served() {
+    let results = measure(&options(&[Engine::Direct, Engine::EventLoop], &[Experiment::Ceiling]));
+    assert_eq!(results.failures, []);
+    for engine in [Engine::Direct, Engine::EventLoop] {
+        let figure = |name| {
+            let found = results.shown(Experiment::Ceiling, engine, name);
+            found.expect("it was measured").median
+        };
+        let (predicted, held) = (figure("predicted"), figure("held"));
+        assert!((predicted - held).abs() <= 5.0, "{predicted} predicted, {held} held");
+        assert!(figure("come_back") >= 1.0, "{} turned somebody away", engine.name());
+    }
+    let told = results.shown(Experiment::Ceiling, Engine::Direct, "told");
+    assert!(told.is_some_and(|told| told.median >= 1.0), "nobody waits without a word");
+}
+
+#[test]
+fn the_slow_handler_is_there_only_with_the_lab() {
+    let ask = |lab| TestServer::with(Config { lab, ..Config::default() }).get("/lab/slow/cpu");
+    assert_eq!(ask(false).status, 404);
+    let told = ask(true);
+    assert!(told.status == 200 && told.json()["ms"].as_f64() >= Some(200.0), "{told:?}");
+}
+
+#[test]
+fn a_slow_handler_stops_the_event_loop_and_no_thread() {
+    let results = measure(&options(&[Engine::Wake, Engine::EventLoop], &[Experiment::Slow]));
+    let silence = |engine| {
+        let found = results.shown(Experiment::Slow, engine, "disk_silence_ms");
+        found.expect("it was measured").median
+    };
+    assert!(silence(Engine::EventLoop) >= 190.0, "the loop stood still for 200 ms");
+    assert!(silence(Engine::Wake) < 190.0, "others were served meanwhile");
+}
+
+#[test]
+fn an_engine_that_dies_midway_is_named_and_the_rest_goes_on() {
+    let folder = tempdir("dies");
+    // Says where it is, as an engine does, and is gone.
+    let program = folder.join("dying");
+    let script = format!(
+        "#!/bin/sh\ntest $3 = direct && {{ echo 127.0.0.1:9; exit 3; }}\nexec {PROGRAM} \"$@\"\n"
+    );
+    fs::write(&program, script).expect("writable");
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("ours");
+    let options =
+        Options { program, ..options(&[Engine::Direct, Engine::Wake], &[Experiment::Event]) };
+    let results = measure(&options);
+    assert_eq!(results.failures.len(), 1);
+    assert!(
+        results.failures[0].engine == Engine::Direct
+            && results.failures[0].why.contains("exit status: 3")
+    );
+    assert!(results.shown(Experiment::Event, Engine::Wake, "cpu_us").is_some());
+    assert!(report::text(&results).contains("direct failed in event, run 1: it ended"));
+    fs::remove_dir_all(folder).expect("ours");
+}
+
+#[test]
+fn who_stops_it_gets_what_is_done() {
+    let stop = AtomicBool::new(false);
+    let options = options(&[Engine::EventLoop, Engine::Wake], &[Experiment::Event]);
+    let mut after_the_first = |progress: &Progress| {
+        stop.store(progress.what.contains("wake"), Ordering::Relaxed);
+    };
+    let results = run(&options, &stop, &mut after_the_first).expect("a report");
+    assert!(results.interrupted && results.failures.is_empty());
+    assert!(results.samples.iter().all(|sample| sample.engine == Engine::EventLoop));
+    assert!(!results.samples.is_empty() && report::text(&results).contains("ended before"));
+}
+
+#[test]
+fn more_clients_than_it_holds_are_measured_up_to_the_ceiling_and_it_says_so() {
+    let options = options(&[Engine::EventLoop], &[Experiment::Event]);
+    let (most, bound) = options.ceiling(&options.engines);
+    let asked = Options { clients: most + 1, ..options };
+    let stop = AtomicBool::new(true); // so many need not be opened to see it
+    let results = run(&asked, &stop, &mut |_| ()).expect("a report");
+    assert!(results.clients <= most && results.clamped.expect("it says so").contains(bound));
+}
+
+/// By the program itself, for the limit must be its own.
+#[test]
+fn more_clients_than_descriptors_are_measured_as_far_as_they_go() {
+    let limited = format!(
+        "ulimit -n 120; exec {PROGRAM} lab --quick --clients 5000 --engines direct --experiments event"
+    );
+    let output = Command::new("sh").args(["-c", &limited]).output().expect("there is a shell");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let note = text.lines().find(|line| line.contains("5000 clients were asked for"));
+    let note = note.unwrap_or_else(|| panic!("it does not say so: {text}"));
+    assert!(note.contains("RLIMIT_NOFILE lets these engines hold"), "{note}");
+    assert!(output.status.success() && !text.contains("failed"), "{text}");
+    assert!(text.contains("µs CPU/event"), "it measured up to there: {text}");
+}
+
+#[test]
+fn ctrl_c_leaves_a_report_of_what_is_done() {
+    let folder = tempdir("ctrl-c");
+    let mut command = Command::new(PROGRAM);
+    command.args(["lab", "--engines", "event-loop,wake", "--clients", "8", "--out"]).arg(&folder);
+    let mut lab = command.stdout(Stdio::piped()).spawn().expect("it runs");
+    process::wait_until(|| procfs::tree(lab.id()).is_ok_and(|it| it.len() > 1));
+    let asked = Command::new("kill").args(["-INT", &lab.id().to_string()]).status();
+    assert!(asked.expect("a shell has it").success());
+    let mut text = String::new();
+    lab.stdout.as_mut().expect("it is piped").read_to_string(&mut text).expect("it is text");
+    assert_eq!(lab.wait().expect("it ends").code(), Some(0));
+    assert!(text.contains("ended before it was done"), "{text}");
+    let page = fs::read_to_string(folder.join("report.html")).expect("it was written");
+    assert!(page.contains("ended before it was done"));
+    fs::remove_dir_all(folder).expect("ours");
+}
+
+fn lab(arguments: &[&str]) -> Output {
+    Command::new(PROGRAM).arg("lab").args(arguments).output().expect("it runs")
+}
+
+#[test]
+fn bad_arguments_are_told_before_anything_is_measured() {
+    let told = |arguments: &[&str], status: i32, what: &str| {
+        let output = lab(arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(status) && error.contains(what), "{error}");
+    };
+    told(&["--clients", "0"], 2, "--clients");
+    told(&["--engines", "warp"], 2, "event-loop");
+    told(&["--out", "/dev/null/report"], 2, "--out");
+    let folder = tempdir("in-the-way");
+    fs::create_dir(folder.join("samples.json")).expect("ours");
+    told(&["--out", folder.to_str().expect("UTF-8")], 2, "--out");
+    fs::remove_dir_all(folder).expect("ours");
+}
+
+fn tempdir(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("threadcast-lab-{name}-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder of our own");
+    folder
+}

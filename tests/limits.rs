@@ -1,0 +1,179 @@
+//! Who is let in, who is told to come back, and what the server says of itself.
+
+mod common;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{Answer, CLOSED, OPEN, Received, Stream, TestServer, check, say, wait_until};
+use threadcast::{Config, Event};
+
+const BROWSER: &str = "Accept: text/event-stream\r\n";
+
+fn server(max_clients: usize) -> TestServer {
+    TestServer::with(Config { max_clients: Some(max_clients), ..Config::default() })
+}
+
+fn get(server: &TestServer, target: &str, headers: &str) -> Answer {
+    server.request(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"))
+}
+
+/// What an `EventSource` survives: 200, a stream, and when to come back.
+#[track_caller]
+fn retry_of(refusal: &Answer) -> Duration {
+    assert_eq!(refusal.status, 200, "{refusal:?}");
+    assert_eq!(refusal.header("content-type"), Some("text/event-stream"));
+    assert_eq!(refusal.header("access-control-allow-origin"), None);
+    let last = refusal.body.strip_suffix("\n\n").and_then(|body| body.rsplit("\n\n").next());
+    let event = Received::parse(last.unwrap_or_else(|| panic!("{refusal:?}")));
+    Duration::from_millis(event.retry.expect("a retry").parse().expect("milliseconds"))
+}
+
+#[test]
+fn one_too_many_is_told_to_come_back_in_a_way_that_it_survives() {
+    let server = server(2);
+    let first = Stream::of(&server, "/channels/a?presence=x", "");
+    let _second = Stream::open(&server, "1.1", "/events", "");
+    let wait = retry_of(&get(&server, "/channels/a?presence=y", BROWSER));
+    assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&wait), "{wait:?}");
+    let other = get(&server, "/channels/a", "Accept: text/html, text/Event-Stream;q=0.5\r\n");
+    assert_ne!(retry_of(&other), wait, "it is jittered");
+    // Who is no EventSource is told as HTTP tells it.
+    for target in ["/channels/a", "/count", "/status/stream", "/channels?channel=a"] {
+        let refusal =
+            check(&server, format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 503, OPEN);
+        let seconds: u64 = refusal.header("retry-after").expect("when").parse().expect("seconds");
+        assert!((1..=4).contains(&seconds), "{refusal:?}");
+        assert!(refusal.body.contains("--max-clients"), "it says what to do: {refusal:?}");
+    }
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    check(&server, upgrade, 503, OPEN);
+    // Nobody who was refused was ever there, and a head needs no place.
+    let present = server.get("/channels/a/subscribers").json();
+    assert_eq!(
+        (present["subscribers"].clone(), present["present"][0]["username"].clone()),
+        (1.into(), "x".into())
+    );
+    assert_eq!(server.head("HEAD /events HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 200);
+    // Pages and publishing go on, and so do those who are in.
+    assert_eq!(server.get("/").status, 200);
+    assert_eq!(server.post("/channels/a", "", "still here").status, 200);
+    // Whoever leaves makes room.
+    drop(first);
+    wait_until(common::PATIENCE, "there is room again", || {
+        server.get("/status").json()["clients"] == 1
+    });
+    let mut third = Stream::of(&server, "/channels/a", "");
+    server.registry.publish("a", &Event::new("x")).expect("a name");
+    assert_eq!(third.event().data(), "x");
+}
+
+#[test]
+fn an_address_may_have_so_many_behind_a_proxy_that_is_trusted() {
+    let config = Config {
+        max_per_address: 1,
+        trusted_proxies: vec!["127.0.0.1/32".parse().expect("a network")],
+        ..Config::default()
+    };
+    let server = TestServer::with(config.clone());
+    let of = |client: &str| format!("X-Forwarded-For: 203.0.113.9, {client}\r\n");
+    let _one = Stream::of(&server, "/channels/a", &of("192.0.2.1"));
+    let _other = Stream::of(&server, "/channels/a", &of("192.0.2.2"));
+    let _v6 = Stream::of(&server, "/channels/a", &of("2001:db8::1"));
+    for full in ["192.0.2.1", "2001:db8::2"] {
+        let wait = retry_of(&get(&server, "/channels/a", &format!("{BROWSER}{}", of(full))));
+        assert!(wait >= Duration::from_secs(15), "{wait:?}");
+        let refusal = get(&server, "/channels/a", &of(full));
+        assert!(refusal.status == 503 && refusal.body.contains("--max-per-address"), "{refusal:?}");
+    }
+    // Loopback may have any number, and so it is for a proxy that is not trusted.
+    let _own: Vec<_> = (0..3).map(|_| Stream::of(&server, "/channels/a", "")).collect();
+    let server = TestServer::with(Config { trusted_proxies: Vec::new(), ..config });
+    let _all: Vec<_> =
+        (0..3).map(|_| Stream::of(&server, "/channels/a", &of("192.0.2.1"))).collect();
+}
+
+#[test]
+fn the_status_says_what_binds_and_is_a_stream_too() {
+    let server = server(7);
+    let mut stream = Stream::open(&server, "1.1", "/status/stream", "");
+    stream.expect("retry: 3000");
+    let told: serde_json::Value = serde_json::from_str(&stream.data()).expect("JSON");
+    let asked = server.get("/status").json();
+    for status in [&told, &asked] {
+        assert_eq!(
+            (status["clients"].clone(), status["max_clients"].clone()),
+            (1.into(), 7.into())
+        );
+        assert_eq!(status["draining"], false);
+        let limits = status["limits"].as_array().expect("a list");
+        assert_eq!(limits[0]["name"], status["binds"], "the least is the first: {status}");
+        assert_eq!(limits[0]["clients"], status["ceiling"]);
+        assert!(limits.iter().any(|limit| limit["name"] == "RLIMIT_NOFILE"), "{status}");
+        assert!(status["raise"].as_str().is_some_and(|line| !line.is_empty()));
+        assert!(status["threads"].as_u64() > Some(6) && status["memory_bytes"].as_u64() > Some(0));
+    }
+    for target in ["/healthz", "/readyz"] {
+        assert_eq!(server.get(target).status, 200);
+    }
+}
+
+#[test]
+fn reading_the_status_takes_what_reading_takes() {
+    let subscribe_token = Some("secret".parse().expect("a token"));
+    let server = TestServer::with(Config { subscribe_token, ..Config::default() });
+    for target in ["/status", "/status/stream", "/metrics"] {
+        assert_eq!(server.get(target).status, 401, "{target}");
+        let answer = server.head(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n"));
+        assert_eq!(answer.status, 200, "{target}");
+    }
+    // Whoever spreads the load has no token.
+    check(
+        &server,
+        "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        200,
+        CLOSED,
+    );
+}
+
+#[test]
+fn the_metrics_count_what_has_happened_and_promtool_has_no_complaint() {
+    let server = server(1);
+    let mut stream = Stream::of(&server, "/channels/a", "");
+    server.registry.publish("a", &Event::new("x")).expect("a name");
+    assert_eq!(stream.event().data(), "x");
+    get(&server, "/channels/a", BROWSER);
+    drop(stream);
+    let metrics = || server.get("/metrics").body;
+    wait_until(common::PATIENCE, "the stream has ended", || {
+        metrics().contains("threadcast_stream_ends_total{reason=\"left\"} 1\n")
+    });
+    let text = metrics();
+    for line in [
+        "threadcast_clients 0\n",
+        "threadcast_max_clients 1\n",
+        "threadcast_refusals_total{reason=\"max_clients\"} 1\n",
+        "threadcast_refusals_total{reason=\"draining\"} 0\n",
+        "threadcast_events_out_total 1\n",
+        "threadcast_hang_up_seconds_count 1\n",
+        "threadcast_gap_events_total 0\n",
+        "# TYPE threadcast_accepts_total counter\n",
+        "threadcast_limit_clients{limit=\"RLIMIT_NOFILE\"} ",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    let binding: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("threadcast_limit_binds") && line.ends_with(" 1"))
+        .collect();
+    assert_eq!(binding.len(), 1, "{binding:?}");
+    let promtool =
+        Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn();
+    let Ok(mut promtool) = promtool else {
+        return say("SKIPPED: no promtool here (Debian: apt-get install prometheus)");
+    };
+    promtool.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
+    assert!(promtool.wait().expect("it is our child").success(), "promtool complains");
+}

@@ -1,0 +1,50 @@
+//! The page left open for a day. In a file of its own, and so in a browser of its
+//! own: tabs of one site share a process, and what is measured is the process's.
+
+mod browser;
+mod common;
+
+use browser::Page;
+use common::{TestServer, say};
+use threadcast::Event;
+
+/// A day's worth of events: what the tab holds after the first ten thousand, it
+/// holds after a hundred thousand.
+#[test]
+fn a_hundred_thousand_events_leave_the_tabs_memory_flat() {
+    let server = TestServer::start();
+    let Some(page) = Page::open(&format!("http://{}/", server.addr)) else { return };
+    page.click("a", "close");
+    page.write("channel", "name", "flood");
+    page.click("channel", "connect");
+    page.click("i", "connect");
+    page.wait_until("state('channel') === '1' && state('i') === '1'");
+    page.eval(
+        "window.came = () => Number(part('channel', 'count').textContent.replaceAll(',', ''))",
+    );
+    page.eval("window.heard = () => Number(part('i', 'count').textContent.replaceAll(',', ''))");
+    let mut published = 0;
+    let mut flood = |upto: u32| {
+        // No more at once than a channel keeps: none is to be lost on the way.
+        while published < upto {
+            for _ in 0..500 {
+                published += 1;
+                let event = Event::new(format!(
+                    "{{\"username\":\"ada\",\"time\":\"\",\"text\":\"{published}\"}}"
+                ));
+                server.registry.publish("flood", &event).expect("a name");
+                let event = event.with_name("usermessage").expect("one line");
+                server.registry.publish("chat", &event).expect("a name");
+            }
+            page.wait_until(&format!("came() === {published} && heard() === {published}"));
+        }
+        page.memory()
+    };
+    let (few_bytes, few_nodes) = flood(10_000);
+    let (many_bytes, many_nodes) = flood(50_000); // on two panels: 100,000 events
+    assert_eq!(page.eval("events('channel').length"), 200, "a list is capped");
+    say(&format!("{few_bytes} → {many_bytes} bytes, {few_nodes} → {many_nodes} nodes"));
+    assert!(many_bytes < few_bytes + 2e6, "{few_bytes} → {many_bytes} bytes");
+    assert!(many_nodes < few_nodes + 2_000, "{few_nodes} → {many_nodes} nodes");
+    page.assert_nothing_went_wrong();
+}

@@ -1,0 +1,386 @@
+//! Behind the proxies that people have, as their packages configure them, with TLS and
+//! HTTP/2: the lines of `docs/deploy.md`, and nothing else that would help.
+//!
+//! `make proxies` installs nginx, Caddy, HAProxy and Apache first. A proxy that
+//! is not here is named aloud and left out.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Decoder, PATIENCE, Received, TestServer, say, wait_until};
+use threadcast::{Config, Event, Limits, Token};
+
+const TOKEN: &str = "s3cret";
+
+/// What browsers call the server, in the document too.
+const NAME: &str = "push.example.org";
+
+/// Within this an event has to be there. A machine that is slow delays some of them, a
+/// proxy that holds events back delays all.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// Between two looks at something that will be there soon.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// What a proxy's package configures by itself: `SITE` is where the document's lines go,
+/// `FRONT` its port, `DIR` its folder.
+struct Proxy {
+    name: &'static str,
+    program: &'static str,
+    arguments: &'static [&'static str],
+    /// The language of its block in the document.
+    language: &'static str,
+    base: &'static str,
+}
+
+const NGINX: Proxy = Proxy {
+    name: "nginx",
+    program: "/usr/sbin/nginx",
+    arguments: &["-p", "DIR", "-c", "DIR/config", "-e", "DIR/error.log"],
+    language: "nginx",
+    base: "
+        daemon off;
+        master_process off; # it would outlive us
+        pid DIR/pid;
+        events {}
+        http {
+            access_log off;
+            client_body_temp_path DIR;
+            proxy_temp_path DIR;
+            fastcgi_temp_path DIR;
+            uwsgi_temp_path DIR;
+            scgi_temp_path DIR;
+            SITE
+        }",
+};
+
+/// Of itself it would ask a certificate authority, and listen on port 80 too.
+const CADDY: Proxy = Proxy {
+    name: "Caddy",
+    program: "/usr/bin/caddy",
+    arguments: &["run", "--adapter", "caddyfile", "--config", "DIR/config"],
+    language: "caddyfile",
+    base: "
+        {
+            admin off
+            auto_https disable_redirects
+            local_certs
+            default_bind 127.0.0.1
+            skip_install_trust
+            storage file_system DIR
+        }
+        SITE",
+};
+
+const HAPROXY: Proxy = Proxy {
+    name: "HAProxy",
+    program: "/usr/sbin/haproxy",
+    arguments: &["-db", "-f", "DIR/config"],
+    language: "haproxy",
+    base: "
+defaults
+    mode http
+    timeout connect 5000
+    timeout client 50000
+    timeout server 50000
+SITE
+",
+};
+
+const APACHE: Proxy = Proxy {
+    name: "Apache",
+    program: "/usr/sbin/apache2",
+    arguments: &["-X", "-d", "DIR", "-f", "DIR/config"],
+    language: "apache",
+    base: "
+ServerName localhost
+Listen 127.0.0.1:FRONT
+PidFile DIR/pid
+ErrorLog DIR/error.log
+DefaultRuntimeDir DIR
+Define APACHE_RUN_DIR DIR
+TypesConfig /etc/mime.types
+Include /etc/apache2/mods-available/mpm_event.load
+Include /etc/apache2/mods-available/mpm_event.conf
+Include /etc/apache2/mods-available/authz_core.load
+Include /etc/apache2/mods-available/mime.load
+Include /etc/apache2/mods-available/socache_shmcb.load
+Include /etc/apache2/mods-available/ssl.load
+Include /etc/apache2/mods-available/ssl.conf
+Include /etc/apache2/mods-available/http2.load
+Include /etc/apache2/mods-available/http2.conf
+Include /etc/apache2/mods-available/proxy.load
+Include /etc/apache2/mods-available/proxy_http.load
+SITE
+",
+};
+
+/// A proxy that runs, until it is dropped.
+struct Running {
+    front: SocketAddr,
+    scheme: &'static str,
+    process: Child,
+    dir: PathBuf,
+}
+
+impl Proxy {
+    /// What its reader is told to write.
+    fn site(&self) -> String {
+        let page = fs::read_to_string("docs/deploy.md").expect("the page is here");
+        let (_, block) =
+            page.split_once(&format!("\n```{}\n", self.language)).expect("each proxy has a block");
+        block.split_once("```").expect("it ends").0.to_owned()
+    }
+
+    /// Starts it with these lines. `None`, said aloud, where its program is not installed.
+    fn start(&self, site: &str, scheme: &'static str, back: SocketAddr) -> Option<Running> {
+        let missing = |tool| Command::new(tool).arg("--help").output().is_err();
+        if !Path::new(self.program).exists() || missing("openssl") || missing("curl") {
+            let name = self.name;
+            say(&format!(
+                "SKIPPED: {name}, openssl or curl is not here (`make proxies` does that)"
+            ));
+            return None;
+        }
+        let front = free_port();
+        let port = front.port().to_string();
+        let dir = std::env::temp_dir().join(format!("threadcast-{}-{port}", self.name));
+        fs::create_dir_all(&dir).expect("a folder for the proxy");
+        make_certificate(&dir);
+        let site = site
+            .replace("127.0.0.1:8844", &back.to_string())
+            .replace("listen 443", &format!("listen {front}"))
+            .replace("bind :443", &format!("bind {front}"))
+            .replace("*:443", &front.to_string())
+            .replace(&format!("{NAME} {{"), &format!("{NAME}:{port} {{"))
+            .replace("/etc/ssl", "DIR");
+        let fill = |text: &str| {
+            let dir = dir.to_str().expect("UTF-8");
+            text.replace("SITE", &site).replace("DIR", dir).replace("FRONT", &port)
+        };
+        fs::write(dir.join("config"), fill(self.base)).expect("a configuration");
+        let process = Command::new(self.program)
+            .args(self.arguments.iter().map(|argument| fill(argument)))
+            .env("HOME", &dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(dir.join("stderr")).expect("a log"))
+            .spawn()
+            .expect("the proxy starts");
+        let mut running = Running { front, scheme, process, dir };
+        running.wait_until_it_listens(self.name);
+        Some(running)
+    }
+}
+
+/// A certificate and its key, and for `HAProxy` and Apache both in one.
+fn make_certificate(dir: &Path) {
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-subj", &format!("/CN={NAME}"), "-keyout", "push.key", "-out", "push.pem"])
+        .current_dir(dir)
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.expect("openssl is here").success());
+    let [certificate, key] = ["push.pem", "push.key"]
+        .map(|file| fs::read_to_string(dir.join(file)).expect("openssl wrote it"));
+    fs::write(dir.join("push.pem"), certificate + &key).expect("ours");
+}
+
+impl Running {
+    fn wait_until_it_listens(&mut self, name: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.front).is_err() {
+            let ended = self.process.try_wait().expect("our own child");
+            if ended.is_some() || Instant::now() > deadline {
+                let log = |file| fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+                panic!("{name} does not listen: {}{}", log("stderr"), log("error.log"));
+            }
+            thread::park_timeout(LOOK_EVERY);
+        }
+    }
+
+    /// A client that speaks this version of HTTP. The certificate is nobody's.
+    fn curl(&self, version: &str, path: &str) -> Command {
+        let port = self.front.port();
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--insecure", "--no-buffer", "--max-time", "60", "--noproxy", "*"])
+            .args(["--resolve", &format!("{NAME}:{port}:127.0.0.1"), version])
+            .args(["--header", &format!("Host: {NAME}")]) // as from port 443
+            .arg(format!("{}://{NAME}:{port}{path}", self.scheme))
+            .stdin(Stdio::null());
+        curl
+    }
+
+    /// The status that a publisher gets, and the version of HTTP in which it does.
+    fn publish(&self, version: &str, path: &str, headers: &[&str]) -> String {
+        let mut curl = self.curl(version, path);
+        let body = r#"{"message":"x","username":"a stranger"}"#;
+        curl.args(["--output", "/dev/null", "--write-out", "%{http_code} %{http_version}"])
+            .args(["--data", body, "--header", "Content-Type: application/json"])
+            .args(headers.iter().flat_map(|header| ["--header", header]));
+        let output = curl.output().expect("curl is here");
+        String::from_utf8(output.stdout).expect("ASCII")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A port that was free a moment ago. Whoever takes it first keeps it.
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("it is bound")
+}
+
+/// A stream by way of a proxy, which may cut it anywhere. Dropping it is leaving.
+struct Stream {
+    curl: Child,
+    stdout: ChildStdout,
+    decoder: Decoder,
+    waiting: Vec<Received>,
+}
+
+impl Stream {
+    fn open(proxy: &Running, version: &str, header: &str) -> Self {
+        let mut curl = proxy.curl(version, "/channels/news");
+        curl.args(["--fail", "--header", header]).stdout(Stdio::piped());
+        let mut curl = curl.spawn().expect("curl is here");
+        let stdout = curl.stdout.take().expect("it is piped");
+        let mut decoder = Decoder::default();
+        decoder.push(b"HTTP/1.1 200 OK\r\n\r\n"); // curl has read the real one
+        let mut stream = Self { curl, stdout, decoder, waiting: Vec::new() };
+        assert!(stream.event().retry.is_some(), "the prelude comes at once");
+        stream
+    }
+
+    fn event(&mut self) -> Received {
+        let mut buffer = [0; 4096];
+        while self.waiting.is_empty() {
+            let n = self.stdout.read(&mut buffer).expect("a pipe");
+            assert!(n > 0, "the stream goes on");
+            self.waiting.extend(self.decoder.push(&buffer[..n]));
+            // Heartbeats are not what is waited for.
+            self.waiting.retain(|event| event.data.is_some() || event.retry.is_some());
+        }
+        self.waiting.remove(0)
+    }
+
+    /// What twenty events take, and the id of the last.
+    fn measure(&mut self, server: &TestServer) -> (Vec<Duration>, String) {
+        let mut last = None;
+        let mut times: Vec<Duration> = (0..20)
+            .map(|number| {
+                let published = Instant::now();
+                let event = Event::new(number.to_string());
+                server.registry.publish("news", &event).expect("a name");
+                let received = self.event();
+                assert_eq!(received.data(), number.to_string());
+                last = received.id;
+                published.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        (times, last.expect("events have ids"))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let _ = self.curl.kill();
+        let _ = self.curl.wait();
+    }
+}
+
+/// As the document starts it, but with heartbeats so often that a client's leaving
+/// shows soon, even if the proxy keeps it to itself.
+fn server() -> TestServer {
+    let limits = Limits { heartbeat: Duration::from_millis(100), ..Limits::default() };
+    let publish_token = Some(Token::new(TOKEN).expect("visible ASCII"));
+    let hosts = vec![NAME.to_owned()];
+    TestServer::with(Config { publish_token, hosts, limits, ..Config::default() })
+}
+
+fn check(proxy: &Proxy, site: &str, scheme: &'static str) {
+    let server = server();
+    let Some(running) = proxy.start(site, scheme, server.addr) else { return };
+    let versions: &[(&str, &str)] = match scheme {
+        "https" => &[("--http2", "2"), ("--http1.1", "1.1")],
+        _ => &[("--http1.1", "1.1")],
+    };
+    for (version, number) in versions {
+        let by = format!("{}, {scheme} {number}", proxy.name);
+
+        let mut stream = Stream::open(&running, version, "Accept: text/event-stream");
+        let (times, last) = stream.measure(&server);
+        let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
+        say(&format!("{by}: an event takes {median:.1?}, at most {slowest:.1?}"));
+        assert!(median < AT_ONCE, "{by} holds events back: {times:?}");
+
+        drop(stream);
+        let left = Instant::now();
+        wait_until(PATIENCE, "the client's leaving is seen", || {
+            server.registry.subscribers("news") == 0
+        });
+        say(&format!("{by}: a leaving is seen after {:.1?}", left.elapsed()));
+
+        server.registry.publish("news", &Event::new("missed")).expect("a name");
+        let mut resumed = Stream::open(&running, version, &format!("Last-Event-ID: {last}"));
+        assert_eq!(resumed.event().data(), "missed", "by {by}");
+
+        for path in ["/channels/chat", "/send-data"] {
+            assert_eq!(running.publish(version, path, &[]), format!("401 {number}"), "by {by}");
+        }
+        let bearer = format!("Authorization: Bearer {TOKEN}");
+        // A page of the same name, which the proxy has to have passed on.
+        let origin = format!("Origin: {scheme}://{NAME}");
+        let answer = running.publish(version, "/send-data", &[&bearer, &origin]);
+        assert_eq!(answer, format!("200 {number}"), "by {by}");
+    }
+}
+
+#[test]
+fn nginx_passes_streams_on() {
+    check(&NGINX, &NGINX.site(), "https");
+}
+
+#[test]
+fn caddy_passes_streams_on() {
+    check(&CADDY, &CADDY.site(), "https");
+}
+
+#[test]
+fn haproxy_passes_streams_on() {
+    check(&HAPROXY, &HAPROXY.site(), "https");
+}
+
+#[test]
+fn haproxy_without_tls_passes_streams_on_if_told_that_each_piece_counts() {
+    let (site, tls) = (HAPROXY.site(), " ssl crt /etc/ssl/push.pem alpn h2,http/1.1");
+    assert!(site.contains(tls), "{site}");
+    let plain = site.replace(tls, "");
+    let server = server();
+    if let Some(running) = HAPROXY.start(&plain, "http", server.addr) {
+        let mut stream = Stream::open(&running, "--http1.1", "Accept: text/event-stream");
+        let (times, _) = stream.measure(&server);
+        say(&format!("HAProxy, http, without its option: an event takes {:.1?}", times[10]));
+    }
+    check(&HAPROXY, &format!("{plain}    option http-no-delay\n"), "http");
+}
+
+#[test]
+fn apache_passes_streams_on() {
+    check(&APACHE, &APACHE.site(), "https");
+}

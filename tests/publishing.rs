@@ -1,0 +1,383 @@
+//! Publishing over HTTP: the four kinds of body, what makes a repeated request
+//! one, who is present, and everything that is refused whole.
+
+mod common;
+
+use common::{CLOSED, OPEN, Stream, TestServer, check};
+use serde_json::{Value, json};
+use threadcast::{Config, Event};
+
+const TEXT: &str = "Content-Type: text/plain\r\n";
+const JSON: &str = "Content-Type: application/json\r\n";
+const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+const NDJSON: &str = "Content-Type: application/x-ndjson\r\n";
+
+/// Publishes, and gives the answer's body.
+#[track_caller]
+fn publish(server: &TestServer, target: &str, headers: &str, body: &str) -> Value {
+    let answer = server.post(target, headers, body);
+    assert_eq!(answer.status, 200, "{target} {headers}{body}: {answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    answer.json()
+}
+
+fn request(method: &str, target: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+#[test]
+fn each_kind_of_body_says_the_same() {
+    let server = TestServer::start();
+    let mut stream = Stream::of(&server, "/channels/a", "");
+    let object = r#"{"retry":1500,"event":"greet","data":"a\nb ü"}"#;
+    let utf8 = "Content-Type: Application/JSON; charset=utf-8\r\n";
+    let batch = "Content-Type: application/x-ndjson; charset=utf-8\r\n";
+    for (query, headers, body) in [
+        ("?event=greet&retry=1500", TEXT, "a\nb ü"),
+        ("?event=greet&retry=1500", "", "a\r\nb ü"),
+        ("?event=greet&retry=1500", "Content-Type: image/png\r\n", "a\rb ü"),
+        ("", JSON, object),
+        ("", utf8, object),
+        ("", FORM, "event=greet&data=a%0Ab+%C3%BC&retry=1500"),
+        ("", NDJSON, object),
+        ("", batch, &format!("\n{object}\r\n\n")),
+    ] {
+        let answer = publish(&server, &format!("/channels/a{query}"), headers, body);
+        let id = answer["id"].as_str().expect("an id");
+        let mut expected = json!({ "id": id, "subscribers": 1 });
+        if headers.contains("ndjson") {
+            expected["count"] = 1.into();
+        }
+        assert_eq!(answer, expected, "{headers}");
+        stream.expect(&format!("id: {id}\nevent: greet\nretry: 1500\ndata: a\ndata: b ü"));
+    }
+}
+
+#[test]
+fn data_goes_out_as_it_was_said() {
+    let server = TestServer::start();
+    let mut stream = Stream::of(&server, "/channels/a", "");
+    for (headers, body, data) in [
+        // What `curl -d hello` sends: a form, it says, but there is no field in it.
+        (FORM, "hello", "hello"),
+        (FORM, "50%25+more", "50%25+more"),
+        (FORM, "", ""),
+        (FORM, "data=", ""),
+        (FORM, "data=a%3Db&other=c", "a=b"),
+        (TEXT, "", ""),
+        (TEXT, " {\"data\":1} ", " {\"data\":1} "),
+        (JSON, r#"{"data":" text "}"#, " text "),
+        (JSON, r#"{"data":{"b":1, "a":[1.50, null]}}"#, r#"{"b":1,"a":[1.5,null]}"#),
+        (JSON, r#"{"data":null,"id":null,"event":null,"retry":null}"#, "null"),
+        (JSON, r#"{"data":"\u00fc\ud83d\ude00"}"#, "ü😀"),
+        (NDJSON, r#"{"data":[1, 2]}"#, "[1,2]"),
+    ] {
+        let id = publish(&server, "/channels/a", headers, body)["id"].to_string();
+        stream.expect(&format!("id: {}\ndata: {data}", id.trim_matches('"')));
+    }
+    let whole = "x".repeat(64 * 1024);
+    publish(&server, "/channels/a", TEXT, &whole);
+    assert_eq!(stream.event().data(), whole, "64 KiB are allowed");
+}
+
+#[test]
+fn a_chunked_body_is_published_whole() {
+    let server = TestServer::start();
+    let mut stream = Stream::of(&server, "/channels/a%2Fb%20%C3%BC", "");
+    let head = "POST /channels/a%2fb%20ü HTTP/1.1\r\nHost: localhost\r\n";
+    let body = "Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n4\r\n two\r\n0\r\n\r\n";
+    check(&server, format!("{head}{body}").replace('ü', "%C3%BC"), 200, OPEN);
+    assert_eq!(stream.event().data(), "one two");
+}
+
+#[test]
+fn a_batch_is_published_next_to_each_other_and_answered_with_the_last() {
+    let server = TestServer::start();
+    let mut stream = Stream::of(&server, "/channels/a", "");
+    let lines: Vec<String> = (0..1_000).map(|n| json!({ "data": n }).to_string()).collect();
+    let answer = publish(&server, "/channels/a", NDJSON, &lines.join("\n"));
+    let ids: Vec<u64> = (0..1_000)
+        .map(|n| {
+            let event = stream.event();
+            assert_eq!(event.data(), n.to_string());
+            let id = event.id.expect("an id");
+            if n == 999 {
+                assert_eq!(answer, json!({ "id": id, "subscribers": 1, "count": 1_000 }));
+            }
+            id.split_once('-').expect("two numbers").1.parse().expect("a number")
+        })
+        .collect();
+    assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+}
+
+/// Everything that is refused: the status, whether the connection goes on, and
+/// what the answer's sentence says.
+#[test]
+fn what_is_wrong_is_refused_with_a_reason_and_nothing_is_published() {
+    let server = TestServer::start();
+    let mut stream = Stream::of(&server, "/channels/*", "");
+    let post = |target: &str, headers: &str, body: &[u8]| request("POST", target, headers, body);
+    let large = "x".repeat(65 * 1024);
+    let large_line = format!("{{\"data\":1}}\n{{\"data\":\"{large}\"}}");
+    let (a, long) = ("/channels/a", "n".repeat(257));
+    // It is refused before it is sent.
+    let too_many =
+        format!("POST {a} HTTP/1.1\r\nHost: localhost\r\n{NDJSON}Content-Length: 1048577\r\n\r\n");
+    let (header, key) = (format!("{TEXT}Idempotency-Key: {long}\r\n"), "Idempotency-Key:\r\n");
+    for (request, status, part) in [
+        (post("/channels/a?event=x%0Ay", TEXT, b"no"), 400, "`event` must not contain CR"),
+        (post("/channels/a?event=x%0Dy", TEXT, b"no"), 400, "`event`"),
+        (post(a, JSON, br#"{"data":1,"event":"x\ny"}"#), 400, "`event`"),
+        (post(a, FORM, b"data=1&event=x%0Ay"), 400, "`event`"),
+        (
+            post(a, NDJSON, b"{\"data\":1}\n{\"data\":2,\"event\":\"x\\r\"}"),
+            400,
+            "line 2: the field `event`",
+        ),
+        (post("/channels/a?id=x%00y", TEXT, b"no"), 400, "`id` must not contain CR, LF or NUL"),
+        (post("/channels/a?id=x%0Ay", TEXT, b"no"), 400, "`id`"),
+        (post(a, JSON, br#"{"data":1,"id":"\u0000"}"#), 400, "`id`"),
+        (post("/channels/a?id=7-7", TEXT, b"no"), 400, "<digits>-<digits>"),
+        (post(a, JSON, br#"{"data":1,"id":"7-7"}"#), 400, "<digits>-<digits>"),
+        (post("/channels/a?id=", TEXT, b"no"), 400, "`id` must not be empty"),
+        (post(a, JSON, br#"{"data":1,"id":7}"#), 400, "`id` must be a string"),
+        (post("/channels/a?retry=1e3", TEXT, b"no"), 400, "`retry`"),
+        (post("/channels/a?retry=-1", TEXT, b"no"), 400, "`retry`"),
+        (post("/channels/a?retry=99999999999999999999", TEXT, b"no"), 400, "`retry`"),
+        (post(a, JSON, br#"{"data":1,"retry":1.5}"#), 400, "`retry`"),
+        (post(a, JSON, br#"{"data":1,"retry":"1"}"#), 400, "`retry`"),
+        (post(a, JSON, b"{\"data\":1,\n \"id\": }"), 400, "line 2 column 8"),
+        (post(a, JSON, br#"{"data":"no""#), 400, "line 1 column 12"),
+        (post(a, JSON, b""), 400, "not JSON"),
+        (post(a, JSON, b"{\"data\":\"\xff\"}"), 400, "not JSON"),
+        (post(a, JSON, b"[]"), 400, "an object"),
+        (post(a, JSON, b"{}"), 400, "no field `data`"),
+        (post(a, JSON, br#"{"data":1,"name":"x"}"#), 400, "\"name\""),
+        (post(a, FORM, b"text=no"), 400, "no field `data`"),
+        (post(a, TEXT, b"\xff"), 400, "UTF-8"),
+        (post(a, "", b"\xc3"), 400, "UTF-8"),
+        (post(a, FORM, b"hell\xf6"), 400, "UTF-8"),
+        (post(a, NDJSON, b"{\"data\":1}\n\n{\"data\":2\n{\"data\":3}"), 400, "line 3: not JSON"),
+        (post(a, NDJSON, b"{\"data\":1}\n{\"data\":\"\xff\"}"), 400, "line 2: not JSON"),
+        (post(a, NDJSON, b""), 400, "no event"),
+        (post(a, NDJSON, b"\n\r\n \n"), 400, "no event"),
+        (post(a, NDJSON, large_line.as_bytes()), 413, "line 2: "),
+        (too_many.into(), 413, "1048576"),
+        (post(a, TEXT, large.as_bytes()), 413, "65536"),
+        (post(a, JSON, format!("{{\"data\":\"{large}\"}}").as_bytes()), 413, "65536"),
+        (post("/channels/chat*", TEXT, b"no"), 400, "`*`"),
+        (post("/channels/*", TEXT, b"no"), 400, "`*`"),
+        (post("/channels/chat%2A", TEXT, b"no"), 400, "`*`"),
+        (post("/channels/", TEXT, b"no"), 400, "1 to 256 bytes"),
+        (post(&format!("/channels/{long}"), TEXT, b"no"), 400, "1 to 256 bytes"),
+        (post("/channels/%ff", TEXT, b"no"), 400, "UTF-8"),
+        (post("/channels/a%00", TEXT, b"no"), 400, "NUL"),
+        (post("/channels/a%2", TEXT, b"no"), 400, "%"),
+        (post(a, &header, b"no"), 400, "Idempotency-Key"),
+        (post(a, key, b"no"), 400, "Idempotency-Key"),
+        (format!("POST {a} HTTP/1.1\r\nHost: localhost\r\n\r\n").into(), 411, "Content-Length"),
+        (format!("POST {a} HTTP/1.1\r\nHost: localhost\r\n{JSON}\r\n").into(), 411, "body"),
+    ] {
+        let shown = String::from_utf8_lossy(&request[..request.len().min(200)]).into_owned();
+        let mut client = server.connect();
+        client.send(&request);
+        let answer = client.answer();
+        assert_eq!(answer.status, status, "{shown} {answer:?}");
+        answer.check_problem();
+        let detail = answer.json()["detail"].to_string();
+        assert!(detail.replace("\\\"", "\"").contains(part), "{shown} {detail}");
+    }
+    let id = publish(&server, a, TEXT, "yes")["id"].to_string();
+    stream.expect(&format!("id: {}\ndata: yes", id.trim_matches('"')));
+    let channels = server.get("/channels").json();
+    assert_eq!(channels["channels"].as_array().map(Vec::len), Some(1), "{channels}");
+}
+
+/// A stream carries UTF-8 alone: other bytes are refused, never made into others.
+#[test]
+fn what_is_escaped_and_no_utf_8_is_refused_wherever_it_stands() {
+    let server = TestServer::start();
+    for (target, headers, body) in [
+        ("/channels/a", FORM, "data=%ff"),
+        ("/channels/a", FORM, "data=x&event=%ff"),
+        ("/channels/a?event=%ff", TEXT, "x"),
+        ("/channels/a?id=%ff", TEXT, "x"),
+    ] {
+        let answer = server.post(target, headers, body);
+        assert_eq!(answer.status, 400, "{target} {headers}{body}: {answer:?}");
+    }
+    for query in ["presence=%ff", "last_event_id=%ff", "since=%ff"] {
+        let get = format!("GET /channels/a?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(server.head(&get).status, 400, "{query}");
+    }
+}
+
+#[test]
+fn what_was_not_read_to_its_end_ends_the_connection_and_what_was_read_does_not() {
+    let server = TestServer::start();
+    let large = "x".repeat(65 * 1024);
+    check(&server, request("POST", "/channels/a", TEXT, large.as_bytes()), 413, CLOSED);
+    check(&server, "POST /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n", 411, CLOSED);
+    check(&server, request("POST", "/channels/a", JSON, b"{"), 400, OPEN);
+    check(&server, request("POST", "/channels/a*", TEXT, b"no"), 400, OPEN);
+}
+
+#[test]
+fn a_request_repeated_with_its_key_is_answered_the_same_and_published_once() {
+    let server = TestServer::start();
+    let mut stream = Stream::of(&server, "/channels/a", "");
+    let key = |key: &str| format!("{TEXT}Idempotency-Key: {key}\r\n");
+    let first = publish(&server, "/channels/a", &key("k"), "1");
+    let _second = Stream::of(&server, "/channels/a", "");
+    assert_eq!(publish(&server, "/channels/a", &key("k"), "1"), first);
+    assert_eq!(publish(&server, "/channels/a", &key("k"), "something else"), first);
+    assert_ne!(publish(&server, "/channels/b", &key("k"), "1")["id"], first["id"]);
+    publish(&server, "/channels/a", &key("K"), "2");
+    publish(&server, "/channels/a", TEXT, "3");
+    let batch = "{\"data\":4}\n{\"data\":5}";
+    let with_key = format!("{NDJSON}Idempotency-Key: batch ü\r\n");
+    let first = publish(&server, "/channels/a", &with_key, batch);
+    assert_eq!(first["count"], 2);
+    assert_eq!(publish(&server, "/channels/a", &with_key, batch), first);
+    publish(&server, "/channels/a", TEXT, "end");
+    stream.expect_data(&["1", "2", "3", "4", "5", "end"]);
+}
+
+/// Whatever else is in the batch: here its last event has been published before.
+#[test]
+fn a_batch_repeated_with_its_key_is_published_once_even_if_it_ends_with_a_known_id() {
+    let server = TestServer::start();
+    let mut stream = Stream::of(&server, "/channels/a", "");
+    publish(&server, "/channels/a?id=order-7", TEXT, "order");
+    let batch = "{\"data\":\"new\"}\n{\"data\":\"order\",\"id\":\"order-7\"}";
+    let with_key = format!("{NDJSON}Idempotency-Key: k\r\n");
+    let first = publish(&server, "/channels/a", &with_key, batch);
+    assert_eq!(publish(&server, "/channels/a", &with_key, batch), first);
+    publish(&server, "/channels/a", TEXT, "end");
+    stream.expect_data(&["order", "new", "end"]);
+}
+
+#[test]
+fn an_own_id_is_named_in_the_answer_and_published_once() {
+    let server = TestServer::start();
+    let mut stream = Stream::of(&server, "/channels/a", "");
+    let first = publish(&server, "/channels/a?id=%C3%BC%201", TEXT, "one");
+    let id = first["id"].as_str().expect("an id").to_owned();
+    assert_eq!(first, json!({ "id": id, "own_id": "ü 1", "subscribers": 1 }));
+    for (target, headers, body) in [
+        ("/channels/a?id=%C3%BC%201", TEXT, "another"),
+        ("/channels/a", JSON, r#"{"data":"one","id":"ü 1"}"#),
+        ("/channels/a", FORM, "data=one&id=%C3%BC+1"),
+    ] {
+        assert_eq!(publish(&server, target, headers, body), first, "{headers}");
+    }
+    let elsewhere = publish(&server, "/channels/b?id=%C3%BC%201", TEXT, "one");
+    assert_ne!(elsewhere["id"], first["id"], "it is unique within its channel");
+    publish(&server, "/channels/a", TEXT, "end");
+    stream.expect("id: ü 1\ndata: one");
+    assert_eq!(stream.event().data(), "end");
+}
+
+/// The articles' chat: who comes and goes is told to the others.
+#[test]
+fn who_says_a_name_is_present_until_the_last_of_its_streams_ends() {
+    let server = TestServer::start();
+    let mut watcher = Stream::of(&server, "/channels/chat", "");
+    let here = |expected: Value| {
+        let answer = server.get("/channels/chat/subscribers");
+        assert_eq!((answer.status, answer.json()), (200, expected));
+    };
+    here(json!({ "channel": "chat", "subscribers": 1, "present": [] }));
+    let one = Stream::of(&server, "/channels/chat?presence=Ada%20%C3%BC", "");
+    let two = Stream::of(&server, "/channels?channel=chat&channel=x*&presence=Ada+%C3%BC", "");
+    let _bob = Stream::of(&server, "/channels/chat?presence=bob", "");
+    here(json!({
+        "channel": "chat", "subscribers": 4,
+        "present": [{ "username": "Ada ü", "streams": 2 }, { "username": "bob", "streams": 1 }],
+    }));
+    let mut expect = |name: &str, username: &str| {
+        let event = std::iter::repeat_with(|| watcher.event())
+            .find(|event| event.name.is_some())
+            .expect("there is no end of them");
+        assert_eq!(event.name.as_deref(), Some(name));
+        let said: Value = serde_json::from_str(event.data()).expect("JSON");
+        let time = said["time"].as_str().expect("a time").to_owned();
+        assert!(time.len() == 8 && time.split(':').count() == 3, "{time}");
+        assert_eq!(event.data(), json!({ "username": username, "time": time }).to_string());
+    };
+    expect("userconnect", "Ada ü");
+    expect("userconnect", "bob");
+    drop((one, two));
+    // A client that has left is noticed when it is written to, if not before.
+    let gone = || server.registry.present("chat").iter().all(|(name, _)| name != "Ada ü");
+    let started = std::time::Instant::now();
+    while !gone() {
+        assert!(started.elapsed() < common::PATIENCE, "who has left is still present");
+        server.registry.publish("chat", &Event::new("?")).expect("a name");
+        std::thread::yield_now();
+    }
+    expect("userdisconnect", "Ada ü");
+    here(json!({
+        "channel": "chat", "subscribers": 2,
+        "present": [{ "username": "bob", "streams": 1 }],
+    }));
+    for bad in ["", "a%0Ab", "%00", "%7F", &"x".repeat(257)] {
+        let answer = server.get(&format!("/channels/chat?presence={bad}"));
+        assert_eq!(answer.status, 400, "{bad}");
+        assert!(answer.body.contains("presence"), "{answer:?}");
+    }
+    let head = "HEAD /channels/chat?presence=eve HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(server.head(head).status, 200);
+    assert_eq!(server.registry.present("chat").len(), 1, "HEAD is nobody's coming");
+}
+
+#[test]
+fn the_channels_are_listed_and_their_histories_deleted() {
+    let server = TestServer::start();
+    assert_eq!(server.get("/channels").json(), json!({ "channels": [] }));
+    publish(&server, "/channels/b", TEXT, "1");
+    let last = publish(&server, "/channels/b", TEXT, "2")["id"].clone();
+    let _listener = Stream::of(&server, "/channels?channel=a&channel=b*", "");
+    let channels = server.get("/channels").json();
+    let bytes = channels["channels"][1]["bytes"].as_u64().expect("a number");
+    assert!(bytes > 20, "{channels}");
+    let a = json!({ "name": "a", "subscribers": 1, "events": 0, "bytes": 0, "last_id": null });
+    let b = json!({
+        "name": "b", "subscribers": 1, "events": 2, "bytes": bytes, "last_id": last,
+    });
+    assert_eq!(channels, json!({ "channels": [a, b] }));
+
+    let delete = |name: &str| server.request(&request("DELETE", name, "", b""));
+    let answer = delete("/channels/b");
+    assert_eq!((answer.status, &*answer.body), (204, ""));
+    assert_eq!(delete("/channels/c").status, 404);
+    assert_eq!(server.get("/channels").json()["channels"][1]["events"], 0);
+}
+
+#[test]
+fn the_ten_thousand_and_first_channel_is_507_and_nothing_of_it_is_kept() {
+    for (max_channels, config) in
+        [(10_000, Config::default()), (2, Config { max_channels: 2, ..Config::default() })]
+    {
+        let server = TestServer::with(config);
+        for n in 0..max_channels {
+            server.registry.publish(&format!("c{n}"), &Event::new("x")).expect("a name");
+        }
+        let new = request("POST", "/channels/new", TEXT, b"no");
+        let answer = check(&server, &new, 507, OPEN);
+        assert!(answer.body.contains("--max-channels"), "{answer:?}");
+        assert_eq!(server.get("/channels/new").status, 507);
+        publish(&server, "/channels/c0", TEXT, "those there are go on");
+        let list = server.get("/channels").json();
+        assert_eq!(list["channels"].as_array().map(Vec::len), Some(max_channels));
+        // One in which nothing is left makes room.
+        let delete = request("DELETE", "/channels/c1", "", b"");
+        assert_eq!(server.request(&delete).status, 204);
+        publish(&server, "/channels/new", TEXT, "yes");
+        assert_eq!(server.request(&new).status, 200);
+    }
+}

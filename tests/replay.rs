@@ -1,0 +1,322 @@
+//! What a client that comes back is told: everything after its cursor, in one
+//! order and once, or exactly what is missing.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Received, Stream, TestServer};
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use serde_json::{Value, json};
+use threadcast::{Config, Event, EventId, Histories, History, Limits, SlowClient};
+
+fn publish(server: &TestServer, channel: &str, data: &str) -> String {
+    server.registry.publish(channel, &Event::new(data)).expect("a name").id.to_string()
+}
+
+/// A server whose channels keep this many events each.
+fn keeping(events: usize, config: Config) -> TestServer {
+    let history = Histories::all(History { events, bytes: 64 << 20, ..History::default() });
+    TestServer::with(Config { history, ..config })
+}
+
+fn last_event_id(id: &str) -> String {
+    format!("Last-Event-ID: {id}\r\n")
+}
+
+#[track_caller]
+fn gap(stream: &mut Stream) -> (Option<String>, Value) {
+    let event = stream.event();
+    let gap = event.gap().unwrap_or_else(|| panic!("a gap, not {event:?}"));
+    (event.id, gap)
+}
+
+#[test]
+fn a_cursor_is_taken_from_the_header_or_from_the_query() {
+    let server = TestServer::start();
+    let [one, two, _] = ["1", "2", "3"].map(|data| publish(&server, "a", data));
+    for (query, header, expected) in [
+        ("", String::new(), &[][..]),
+        ("", last_event_id(&one), &["2", "3"]),
+        (&format!("?last_event_id={one}"), String::new(), &["2", "3"]),
+        (&format!("?since={one}"), String::new(), &["2", "3"]),
+        ("?since=30s", String::new(), &["1", "2", "3"]),
+        ("?since=2h", String::new(), &["1", "2", "3"]),
+        ("?since=0s", String::new(), &[]),
+        ("?since=all", String::new(), &["1", "2", "3"]),
+        // What a browser has seen since the page was made is newer than the page.
+        (&format!("?last_event_id={one}&since=all"), last_event_id(&two), &["3"]),
+        (&format!("?since=all&last_event_id={one}"), String::new(), &["2", "3"]),
+        ("?since=all", last_event_id(&two), &["3"]),
+        ("?since=all", last_event_id(""), &["1", "2", "3"]),
+        (&format!("?last_event_id=&since={two}"), String::new(), &["3"]),
+    ] {
+        for target in [format!("/channels/a{query}"), format!("/channels/a*{query}")] {
+            for mut stream in Stream::both(&server, &target, &header) {
+                stream.expect("retry: 3000");
+                stream.expect_data(expected);
+            }
+        }
+    }
+}
+
+/// A replay goes over into the live stream with nothing between the two.
+#[test]
+fn the_live_stream_follows_on_the_replay() {
+    for (query, replayed) in [
+        ("last_event_id=FIRST", &["2"][..]),
+        ("since=all", &["1", "2"]),
+        ("since=1h", &["1", "2"]),
+        ("since=0s", &[]),
+        ("", &[]),
+    ] {
+        let server = TestServer::start();
+        let first = publish(&server, "a", "1");
+        publish(&server, "a", "2");
+        let query = query.replace("FIRST", &first);
+        let mut stream = Stream::of(&server, &format!("/channels/a?{query}"), "");
+        publish(&server, "b", "elsewhere");
+        publish(&server, "a", "3");
+        stream.expect_data(&[replayed, &["3"]].concat());
+    }
+}
+
+#[test]
+fn a_cursor_that_means_nothing_here_gets_a_gap_without_a_number_and_then_what_is_new() {
+    let server = TestServer::start();
+    let last = publish(&server, "a", "old");
+    let id: EventId = last.parse().expect("an id of the server's");
+    let future = EventId { n: id.n + 1_000, ..id }.to_string();
+    for cursor in ["7-1", "0-0", "order-7", "ü", "all ", &future] {
+        let encoded = percent_encode(cursor.as_bytes(), NON_ALPHANUMERIC);
+        let mut ways = vec![
+            (format!("/channels/a?last_event_id={encoded}"), String::new()),
+            (format!("/channels/a?since={encoded}"), String::new()),
+        ];
+        if !cursor.ends_with(' ') {
+            ways.push(("/channels/a".into(), last_event_id(cursor)));
+        }
+        for (target, header) in ways {
+            let mut stream = Stream::of(&server, &target, &header);
+            let (id, said) = gap(&mut stream);
+            let to = id.clone().expect("it is a cursor itself");
+            let expected = json!({ "channel": "a", "missed": null, "from": cursor, "to": to });
+            assert_eq!(said, expected, "{target} {header}");
+            // Coming back with the gap's own id, nothing is said twice.
+            let new = publish(&server, "a", "new");
+            stream.expect(&format!("id: {new}\ndata: new"));
+            let mut again = Stream::of(&server, "/channels/a", &last_event_id(&to));
+            again.expect(&format!("id: {new}\ndata: new"));
+        }
+    }
+}
+
+#[test]
+fn a_cursor_that_means_nothing_is_said_of_each_channel_and_prefix() {
+    let server = TestServer::start();
+    publish(&server, "a", "old");
+    let mut stream = Stream::of(&server, "/channels?channel=b&channel=a&channel=c*", "");
+    publish(&server, "a", "new");
+    stream.expect_data(&["new"]);
+    let target = "/channels?channel=b&channel=a&channel=c*&since=7-7";
+    let mut stream = Stream::of(&server, target, "");
+    let mut channels = [(); 3].map(|()| gap(&mut stream).1["channel"].to_string());
+    channels.sort();
+    assert_eq!(channels, ["\"a\"", "\"b\"", "\"c*\""]);
+}
+
+#[test]
+fn a_publishers_own_id_is_seen_and_is_a_cursor() {
+    for own in ["order-7", "Größe 1", "7", "a-1", "7-7-7", " x"] {
+        let server = TestServer::start();
+        publish(&server, "a", "before");
+        let event = Event::new("mine").with_id(own).expect("an id that one may choose");
+        server.registry.publish("a", &event).expect("a name");
+        publish(&server, "a", "after");
+        let mut all = Stream::of(&server, "/channels/a?since=all", "");
+        let seen: Vec<_> = [(); 3].iter().map(|()| all.event().id).collect();
+        assert_eq!(seen[1].as_deref(), Some(own));
+        let encoded = percent_encode(own.as_bytes(), NON_ALPHANUMERIC);
+        for query in [format!("last_event_id={encoded}"), format!("since={encoded}")] {
+            Stream::of(&server, &format!("/channels/a?{query}"), "").expect_data(&["after"]);
+        }
+        if own.trim() == own {
+            Stream::of(&server, "/channels/a", &last_event_id(own)).expect_data(&["after"]);
+            Stream::of(&server, "/channels/*", &last_event_id(own)).expect_data(&["after"]);
+        }
+    }
+}
+
+#[test]
+fn several_channels_are_one_stream_in_the_order_of_ids() {
+    let server = TestServer::start();
+    let channels = ["news", "chat/1", "chat/2", "other", "chat/ü"];
+    let start = publish(&server, "news", "start");
+    let expected: Vec<String> = (0..100)
+        .filter_map(|n| {
+            let channel = channels[n * 7 % channels.len()];
+            publish(&server, channel, &n.to_string());
+            (channel != "other").then(|| n.to_string())
+        })
+        .collect();
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    let target = format!("/channels?channel=chat/*&channel=news&last_event_id={start}");
+    for mut stream in Stream::both(&server, &target, "") {
+        stream.expect("retry: 3000");
+        let events: Vec<Received> = expected.iter().map(|_| stream.event()).collect();
+        let data: Vec<&str> = events.iter().map(Received::data).collect();
+        assert_eq!(data, expected);
+        let ids: Vec<EventId> =
+            events.iter().map(|e| e.id.as_ref().expect("an id").parse().expect("ours")).collect();
+        assert!(ids.is_sorted(), "{ids:?}");
+        // And from the middle of it, whatever channel that one was in.
+        let mut rest = Stream::of(&server, &target, &last_event_id(&ids[49].to_string()));
+        rest.expect_data(&expected[50..]);
+    }
+}
+
+#[test]
+fn all_that_is_kept_never_begins_with_a_gap() {
+    let server = keeping(2, Config::default());
+    for n in 0..5 {
+        publish(&server, "a", &format!("a{n}"));
+        publish(&server, "b", &format!("b{n}"));
+    }
+    Stream::of(&server, "/channels/a?since=all", "").expect_data(&["a3", "a4"]);
+    let kept = ["a3", "b3", "a4", "b4"];
+    let mut both = Stream::of(&server, "/channels?channel=a&channel=b&since=all", "");
+    let mut prefix = Stream::of(&server, "/channels/*?since=all", "");
+    both.expect_data(&kept);
+    prefix.expect_data(&kept);
+    server.registry.forget("b").expect("no store");
+    let mut rest = Stream::of(&server, "/channels/*?since=all", "");
+    rest.expect_data(&["a3", "a4"]);
+    let mut nothing = Stream::of(&server, "/channels/b?since=all", "");
+    publish(&server, "b", "b5");
+    for stream in [&mut both, &mut prefix, &mut rest, &mut nothing] {
+        stream.expect_data(&["b5"]);
+    }
+}
+
+#[test]
+fn a_cursor_older_than_the_history_gets_a_gap_with_the_number_of_the_lost() {
+    let server = keeping(3, Config::default());
+    let ids: Vec<String> = (0..10).map(|n| publish(&server, "a", &n.to_string())).collect();
+    for n in 0..10 {
+        let mut stream = Stream::of(&server, "/channels/a", &last_event_id(&ids[n]));
+        let mut first = n + 1;
+        if first < 7 {
+            let expected = json!({
+                "channel": "a", "missed": 7 - first, "from": ids[n], "to": ids[6],
+            });
+            assert_eq!(gap(&mut stream), (Some(ids[6].clone()), expected));
+            first = 7;
+        }
+        let kept: Vec<String> = (first..10).map(|n| n.to_string()).collect();
+        stream.expect_data(&kept.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_history_that_was_deleted_is_a_gap_for_who_had_not_read_it() {
+    let server = TestServer::start();
+    let ids = ["1", "2", "3"].map(|data| publish(&server, "a", data));
+    let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(server.request(delete).status, 204);
+    let mut late = Stream::of(&server, "/channels/a", &last_event_id(&ids[0]));
+    let mut ready = Stream::of(&server, "/channels/a", &last_event_id(&ids[2]));
+    let mut all = Stream::of(&server, "/channels/a?since=all", "");
+    let said = json!({ "channel": "a", "missed": 2, "from": ids[0], "to": ids[2] });
+    assert_eq!(gap(&mut late), (Some(ids[2].clone()), said));
+    publish(&server, "a", "4");
+    for stream in [&mut late, &mut ready, &mut all] {
+        stream.expect_data(&["4"]);
+    }
+}
+
+/// Wherever between two events a client is cut, it is told of every event once
+/// it is back: of two channels as of one.
+#[test]
+fn a_loss_is_told_before_anything_that_came_after_it() {
+    let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
+    let server = keeping(1, Config { limits, ..Config::default() });
+    let mut cursor = publish(&server, "start", "");
+    // Of `b` the first and the second are lost; of `a` nothing, which stands between.
+    let all = [("b", "b1"), ("a", "a1"), ("b", "b2"), ("b", "b3")];
+    all.iter().for_each(|(channel, data)| drop(publish(&server, channel, data)));
+    // It reads up to one id, is cut, and comes back with that.
+    let (mut told, mut said) = (0, Vec::new());
+    while told < all.len() as u64 {
+        let target = "/channels?channel=a&channel=b";
+        let mut stream = Stream::of(&server, target, &last_event_id(&cursor));
+        cursor = loop {
+            let event = stream.event();
+            assert!(event.data.is_some(), "silence: {told} of 4 events were told: {said:#?}");
+            told += event.gap().map_or(1, |gap| gap["missed"].as_u64().expect("a number"));
+            said.push(event.clone());
+            if let Some(id) = event.id {
+                break id;
+            }
+        };
+    }
+    assert_eq!(told, all.len() as u64, "{said:#?}");
+}
+
+const BIG: usize = 60_000;
+
+/// Events until a client that reads nothing is sure to have lost some: more than
+/// any two sockets hold.
+fn flood(server: &TestServer) -> u64 {
+    let event = Event::new("x".repeat(BIG));
+    for _ in 0..200 {
+        server.registry.publish("a", &event).expect("a name");
+    }
+    200
+}
+
+#[test]
+fn a_slow_client_that_falls_off_the_history_is_told_what_it_lost_and_goes_on() {
+    let server = keeping(3, Config::default());
+    let mut slow = Stream::of(&server, "/channels/a", "");
+    let published = flood(&server);
+    let last = publish(&server, "a", "end");
+    let (mut received, mut missed) = (0, 0);
+    loop {
+        let event = slow.event();
+        match event.gap() {
+            Some(gap) => missed += gap["missed"].as_u64().expect("a number"),
+            None if event.data() == "end" => break assert_eq!(event.id, Some(last)),
+            None => received += 1,
+        }
+    }
+    assert!(received > 0 && missed > 0, "{received} received, {missed} missed");
+    assert_eq!(received + missed, published);
+}
+
+#[test]
+fn a_slow_client_that_is_to_be_disconnected_is_and_resumes() {
+    let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
+    let slow_client = SlowClient::Disconnect;
+    let server = keeping(3, Config { limits, slow_client, ..Config::default() });
+    let mut slow = Stream::of(&server, "/channels/a", "");
+    let mut cursor = publish(&server, "a", "first");
+    assert_eq!(slow.event().data(), "first");
+    slow.expect(":"); // a heartbeat: it has read all there is
+    let published = flood(&server);
+    let mut received = 0;
+    while let Some(block) = slow.next() {
+        let event = Received::parse(&block);
+        assert!(event.gap().is_none(), "{event:?}");
+        if event.data.is_some() {
+            cursor = event.id.expect("an id");
+            received += 1;
+        }
+    }
+    let last = publish(&server, "a", "end");
+    let mut back = Stream::of(&server, "/channels/a", &last_event_id(&cursor));
+    let missed = gap(&mut back).1["missed"].as_u64().expect("a number");
+    let kept = 2; // and the last
+    assert_eq!(received + missed + kept, published);
+    (0..kept).for_each(|_| assert_eq!(back.event().data().len(), BIG));
+    back.expect(&format!("id: {last}\ndata: end"));
+}

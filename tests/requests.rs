@@ -1,0 +1,148 @@
+//! Requests that are grammatical, and still not what is served: what they are told.
+//! The grammar itself is in `conformance.rs`.
+
+mod common;
+
+use common::{CLOSED, OPEN, TestServer, check};
+use threadcast::{Config, Limits};
+
+/// A GET with these header lines besides Host.
+fn with_headers(lines: &str) -> String {
+    format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n")
+}
+
+#[test]
+fn a_known_method_on_the_wrong_path_is_405_and_told_which_are_right() {
+    let server = TestServer::start();
+    for (method, path, allow) in [
+        ("POST", "/", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/index.html", "GET, HEAD, OPTIONS"),
+        ("PUT", "/healthz", "GET, HEAD, OPTIONS"),
+        ("PATCH", "/channels/a", "GET, HEAD, POST, DELETE, OPTIONS"),
+        ("TRACE", "/events", "GET, HEAD, OPTIONS"),
+        ("POST", "/stream", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/api/sse", "GET, HEAD, OPTIONS"),
+        ("GET", "/send-data", "POST, OPTIONS"),
+        ("POST", "/ws", "GET, OPTIONS"),
+    ] {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let answer = check(&server, head, 405, OPEN);
+        assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
+    }
+    // Its body is not read: where the next request starts is not looked for.
+    let post = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello";
+    check(&server, post, 405, CLOSED);
+}
+
+#[test]
+fn an_unknown_path_is_404_for_every_method() {
+    let server = TestServer::start();
+    for method in ["GET", "POST", "DELETE"] {
+        let head = format!("{method} /nothing/here HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let answer = check(&server, head, 404, OPEN);
+        assert!(answer.body.contains("404 - 页面未找到"), "{answer:?}");
+        // Below /channels it is a program that asks, to which a page says nothing.
+        let head = format!("{method} /channels/a/b HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let answer = check(&server, head, 404, OPEN);
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_head_that_is_too_long_is_414_or_431() {
+    let server = TestServer::start();
+    let long = "a".repeat(20 * 1024);
+    check(&server, format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 414, CLOSED);
+    check(&server, long.as_bytes(), 414, CLOSED);
+    check(&server, with_headers(&format!("X: {long}")), 431, CLOSED);
+    check(&server, with_headers(&format!("{long}: x")), 431, CLOSED);
+    check(&server, with_headers(&"X: y\r\n".repeat(101)), 431, CLOSED);
+    check(&server, with_headers(&"X: y\r\n".repeat(20_000)), 431, CLOSED);
+    check(&server, with_headers(&["X: y"; 99].join("\r\n")), 200, OPEN);
+    check(&server, with_headers(&format!("X: {}", &long[..15 * 1024])), 200, OPEN);
+}
+
+#[test]
+fn the_limit_of_a_head_is_exact() {
+    let limits = Limits { head: 1_000, ..Limits::default() };
+    let server = TestServer::with(Config { limits, ..Config::default() });
+    let fixed = with_headers("X: ").len();
+    let of_length = |length: usize| with_headers(&format!("X: {}", "a".repeat(length - fixed)));
+    check(&server, of_length(1_000), 200, OPEN);
+    check(&server, of_length(1_001), 431, CLOSED);
+}
+
+#[test]
+fn a_web_socket_path_without_an_upgrade_says_how_to_upgrade() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    for headers in [
+        "",
+        "Connection: Upgrade\r\n",
+        "Upgrade: websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: h2c\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n",
+    ] {
+        client.send(&format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"));
+        let answer = client.answer();
+        assert_eq!(answer.status, 426, "{headers:?}");
+        assert_eq!(answer.header("sec-websocket-version"), Some("13"), "{headers:?}");
+        answer.check_problem();
+    }
+}
+
+/// RFC 9110 §15.5.22 and §7.8: with `Upgrade`, which must be listed in
+/// `Connection`, because the field is for this hop alone.
+#[test]
+fn a_426_names_the_protocol_and_lists_upgrade_in_connection() {
+    let server = TestServer::start();
+    for version in ["", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n"]
+    {
+        let answer =
+            server.request(&format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{version}\r\n"));
+        assert_eq!(answer.header("upgrade"), Some("websocket"), "{answer:?}");
+        let connection = answer.header("connection").unwrap_or_default().to_ascii_lowercase();
+        assert!(connection.split(',').any(|option| option.trim() == "upgrade"), "{answer:?}");
+    }
+}
+
+const ROUTES: [&str; 13] = [
+    "GET /",
+    "GET /style.css",
+    "GET /nothing",
+    "GET /healthz",
+    "GET /channels/a",
+    "GET /stream",
+    "GET /sse",
+    "GET /api/sse",
+    "GET /events",
+    "GET /count",
+    "POST /send-data",
+    "GET /ws",
+    "OPTIONS *",
+];
+
+#[test]
+fn on_loopback_a_foreign_host_is_421_on_every_route() {
+    let server = TestServer::start();
+    for route in ROUTES {
+        for host in ["evil.example", "evil.example:8844", "localhost.evil.example", "10.0.0.1", ""]
+        {
+            check(&server, format!("{route} HTTP/1.1\r\nHost: {host}\r\n\r\n"), 421, OPEN);
+        }
+    }
+    for host in ["localhost", "LOCALHOST:1", "127.0.0.1:8844", "127.1.2.3", "[::1]:80"] {
+        check(&server, format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n"), 200, OPEN);
+    }
+}
+
+#[test]
+fn a_host_that_was_allowed_is_answered_and_no_other() {
+    let hosts = vec!["box.example".to_owned()];
+    let server = TestServer::with(Config { hosts, ..Config::default() });
+    for (host, status) in
+        [("box.example", 200), ("BOX.example:80", 200), ("localhost", 200), ("x.box.example", 421)]
+    {
+        check(&server, format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n"), status, OPEN);
+    }
+}

@@ -1,0 +1,218 @@
+//! Clients that are slow, silent, stuck or gone: each costs what its deadline
+//! says, and nobody else anything.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{PATIENCE, TestClient, TestServer};
+use socket2::SockRef;
+use threadcast::{Config, Event, Limits};
+
+/// A deadline short enough to be waited for.
+const SOON: Duration = Duration::from_millis(400);
+
+/// How late a busy machine may wake somebody up.
+const SLACK: Duration = Duration::from_millis(600);
+
+fn server(limits: Limits) -> TestServer {
+    TestServer::with(Config { limits, ..Config::default() })
+}
+
+/// Sends a byte every few milliseconds until the server answers or hangs up; says
+/// how long that took. The pause is the time-out of looking for the answer.
+fn drip(client: &mut TestClient, bytes: &str) -> Duration {
+    let started = Instant::now();
+    let socket = client.socket();
+    socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a positive timeout");
+    for byte in bytes.bytes().cycle() {
+        assert!(started.elapsed() < PATIENCE, "the server never lost its patience");
+        match socket.peek(&mut [0]) {
+            Ok(_) => break,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => panic!("an answer, not {error}"),
+        }
+        if (&mut &*socket).write_all(&[byte]).is_err() {
+            break; // closed between the look and the byte
+        }
+    }
+    socket.set_read_timeout(Some(PATIENCE)).expect("a positive timeout");
+    started.elapsed()
+}
+
+#[track_caller]
+fn assert_408_at_the_deadline(mut client: TestClient, bytes: &str) {
+    let took = drip(&mut client, bytes);
+    assert!((SOON..SOON + SLACK).contains(&took), "answered after {took:?}");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("connection")), (408, Some("close")), "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_head_sent_slowly_gets_408_at_its_deadline() {
+    let server = server(Limits { request_deadline: SOON, ..Limits::default() });
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\nHost: localhost\r\nX: ");
+    assert_408_at_the_deadline(client, "a");
+    // Lines that are whole do not start the time anew.
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\nHost: localhost\r\n");
+    assert_408_at_the_deadline(client, "X: y\r\n");
+    // Nor does it begin before the first byte.
+    assert_408_at_the_deadline(server.connect(), "GET /healthz");
+}
+
+#[test]
+fn a_body_sent_slowly_gets_408_at_its_deadline() {
+    let server = server(Limits { request_deadline: SOON, ..Limits::default() });
+    let post = "POST /send-data HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    let mut client = server.connect();
+    client.send(&format!("{post}Content-Length: 60000\r\n\r\n"));
+    assert_408_at_the_deadline(client, " ");
+    let mut client = server.connect();
+    client.send(&format!("{post}Transfer-Encoding: chunked\r\n\r\n"));
+    assert_408_at_the_deadline(client, "1\r\n \r\n");
+    let mut client = server.connect();
+    client.send(&format!("{post}Transfer-Encoding: chunked\r\n\r\n0\r\n"));
+    assert_408_at_the_deadline(client, "X: y\r\n");
+}
+
+#[test]
+fn a_client_that_says_nothing_is_closed_without_a_word() {
+    let server = server(Limits { keep_alive: SOON, ..Limits::default() });
+    let started = Instant::now();
+    let mut silent = server.connect();
+    let mut answered = server.connect();
+    answered.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(answered.answer().status, 200);
+    for client in [&mut silent, &mut answered] {
+        assert_eq!(client.reader.read(&mut [0]).expect("an end, not a reset"), 0);
+    }
+    let took = started.elapsed();
+    assert!((SOON..SOON + SLACK).contains(&took), "closed after {took:?}");
+}
+
+#[test]
+fn a_stream_is_not_idle_however_long_its_client_says_nothing() {
+    let server = server(Limits { keep_alive: SOON, request_deadline: SOON, ..Limits::default() });
+    let mut stream = server.stream("/events");
+    let started = Instant::now();
+    while started.elapsed() < SOON * 3 {
+        assert!(stream.chunk().is_some(), "it ticks on");
+    }
+}
+
+#[test]
+fn clients_that_reset_while_they_are_accepted_stop_nobody() {
+    let server = TestServer::start();
+    let mut staying = server.stream("/channels/a");
+    for n in 0..200 {
+        let socket = TcpStream::connect(server.addr).expect("the server listens");
+        match n % 4 {
+            0 => {}
+            1 => (&mut &socket).write_all(b"GET /ev").expect("connected"),
+            2 => (&mut &socket)
+                .write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                .expect("connected"),
+            _ => (&mut &socket).write_all(b"BAD\r\n\r\n").expect("connected"),
+        }
+        // Closing now resets the connection.
+        SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
+    }
+    assert_eq!(server.get("/healthz").status, 200);
+    let published = server.registry.publish("a", &Event::new("x")).expect("a name");
+    assert_eq!(published.subscribers, 1);
+    assert_eq!(staying.chunk().as_deref(), Some("retry: 3000\n\n"));
+    assert_eq!(staying.chunk(), Some(format!("id: {}\ndata: x\n\n", published.id)));
+}
+
+#[test]
+fn a_client_that_stops_reading_is_given_up_and_another_reads_on_undisturbed() {
+    let server = server(Limits { write_deadline: SOON, ..Limits::default() });
+    let mut stuck = server.stream("/channels/a");
+    let mut polite = server.stream("/channels/a");
+    assert_eq!(polite.chunk().as_deref(), Some("retry: 3000\n\n"));
+    let event = Event::new("x".repeat(60_000));
+    let started = Instant::now();
+    loop {
+        let asked = Instant::now();
+        let published = server.registry.publish("a", &event).expect("a name");
+        let chunk = polite.chunk().expect("the stream goes on");
+        assert!(chunk.starts_with(&format!("id: {}\ndata: xxx", published.id)), "none is missing");
+        assert!(asked.elapsed() < SOON, "nobody waits for the one that is stuck");
+        if published.subscribers == 1 {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "the stuck client is never given up");
+    }
+    // What it was sent is still there, but not the last chunk: it was cut off.
+    let mut sent = Vec::new();
+    let _ = stuck.reader.read_to_end(&mut sent); // a reset is as good an end
+    assert!(sent.len() > 60_000 && !sent.ends_with(b"\r\n0\r\n\r\n"), "{} bytes", sent.len());
+}
+
+#[test]
+fn a_stuck_client_does_not_hold_up_the_shutdown() {
+    let limits = Limits { write_deadline: SOON, ..Limits::default() };
+    let server = server(limits);
+    let stuck = server.stream("/channels/a");
+    for _ in 0..200 {
+        server.registry.publish("a", &Event::new("x".repeat(60_000))).expect("a name");
+    }
+    let started = Instant::now();
+    drop(server); // waits for its connections to end
+    let took = started.elapsed();
+    assert!(took < limits.drain / 2, "{took:?}");
+    drop(stuck);
+}
+
+#[test]
+fn one_that_stays_misses_nothing_while_300_come_and_go() {
+    let server = TestServer::start();
+    let mut staying = server.stream("/channels/a");
+    assert_eq!(staying.chunk().as_deref(), Some("retry: 3000\n\n"));
+    let gone = AtomicBool::new(false);
+    let mut published = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..300 {
+                let client = server.stream("/channels/a");
+                if n % 2 == 0 {
+                    let reset = Some(Duration::ZERO);
+                    SockRef::from(client.socket()).set_linger(reset).expect("a TCP socket");
+                }
+            }
+            gone.store(true, Ordering::Release);
+        });
+        let started = Instant::now();
+        while !gone.load(Ordering::Acquire) || published < 1_000 {
+            assert!(started.elapsed() < PATIENCE, "300 clients take no longer than this");
+            // Fewer at a time than the history keeps: whatever is missing was lost.
+            for _ in 0..50 {
+                server.registry.publish("a", &Event::new(published.to_string())).expect("a name");
+                published += 1;
+            }
+            let mut read = published - 50;
+            while read < published {
+                let chunk = staying.chunk().expect("the stream goes on");
+                for event in chunk.split_terminator("\n\n") {
+                    let data = event.split_once("\ndata: ").map(|(_, data)| data);
+                    assert_eq!(data, Some(&*read.to_string()), "{event:?}");
+                    read += 1;
+                }
+            }
+        }
+    });
+    // A client that has left is counted until its thread has tried to write to it.
+    let started = Instant::now();
+    while server.registry.publish("a", &Event::new("?")).expect("a name").subscribers > 1 {
+        assert!(started.elapsed() < PATIENCE, "those who left are still counted");
+        thread::yield_now();
+    }
+}

@@ -1,0 +1,169 @@
+//! What all streams have in common: their heads, who may read them, and how
+//! they end.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+
+use common::{TestClient, TestServer};
+use threadcast::Config;
+
+const RECIPES: [&str; 5] = ["/stream", "/sse", "/api/sse", "/events", "/count"];
+
+fn streams() -> impl Iterator<Item = &'static str> {
+    RECIPES.into_iter().chain(["/channels/chat"])
+}
+
+/// Header lines that are the same each time, in no order that matters.
+fn steady_headers(client: &mut TestClient) -> Vec<(String, String)> {
+    let head = client.head();
+    assert_eq!(head.status, 200, "{head:?}");
+    let mut headers = head.headers;
+    headers.retain(|(name, _)| name != "date" && name != "server");
+    headers.sort();
+    headers
+}
+
+fn expected_headers(target: &str, version: &str) -> Vec<(String, String)> {
+    let content_type = match target {
+        "/api/sse" => "text/event-stream; charset=utf-8",
+        _ => "text/event-stream",
+    };
+    let mut headers = vec![
+        ("cache-control", "no-cache, no-transform"),
+        ("connection", if version == "1.1" { "keep-alive" } else { "close" }),
+        ("content-type", content_type),
+        ("x-accel-buffering", "no"),
+    ];
+    if RECIPES.contains(&target) {
+        headers.push(("access-control-allow-origin", "*"));
+    }
+    if version == "1.1" {
+        headers.push(("transfer-encoding", "chunked"));
+    }
+    let mut headers: Vec<_> =
+        headers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    headers.sort();
+    headers
+}
+
+#[test]
+fn shutdown_ends_every_wait_at_once_and_with_the_last_chunk() {
+    for target in streams() {
+        let server = TestServer::start();
+        let mut client = server.stream(target);
+        assert!(client.chunk().is_some_and(|chunk| chunk.starts_with("retry: ")), "{target}");
+        server.shutdown();
+        // A story is in the middle of its wait by now, and does not wait it out.
+        let rest: Vec<String> = std::iter::from_fn(|| client.chunk()).collect();
+        let waited = |event: &String| event.contains("第 1 条") || event.contains("\ndata: 1\n");
+        assert!(!rest.iter().any(waited), "{target} went on: {rest:?}");
+        client.assert_ended();
+    }
+}
+
+/// curl says 18 of a stream whose end it did not see.
+#[test]
+fn curl_is_content_with_the_end_of_every_stream() {
+    if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return common::say("SKIPPED: no curl; install it with `apt-get install curl`");
+    }
+    for version in ["--http1.1", "--http1.0"] {
+        let server = TestServer::start();
+        let readers: Vec<_> = streams()
+            .map(|target| {
+                let mut curl = Command::new("curl")
+                    .args(["-sN", version, "--max-time", "20", "--noproxy", "*"])
+                    .arg(format!("http://{}{target}", server.addr))
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .expect("curl starts");
+                let mut stdout = BufReader::new(curl.stdout.take().expect("it is piped"));
+                let mut first = String::new();
+                stdout.read_line(&mut first).expect("curl writes what it reads");
+                assert!(first.starts_with("retry: "), "{target}: {first:?}");
+                (target, curl, stdout)
+            })
+            .collect();
+        server.shutdown();
+        for (target, mut curl, mut stdout) in readers {
+            stdout.read_to_string(&mut String::new()).expect("the stream is UTF-8");
+            let status = curl.wait().expect("curl ends");
+            assert_eq!(status.code(), Some(0), "{target} {version}");
+        }
+    }
+}
+
+#[test]
+fn a_streams_head_says_what_proxies_and_browsers_must_know() {
+    let server = TestServer::start();
+    for version in ["1.1", "1.0"] {
+        for target in streams() {
+            let mut client = server.connect();
+            client.send(&format!("GET {target} HTTP/{version}\r\nHost: localhost\r\n\r\n"));
+            let expected = expected_headers(target, version);
+            assert_eq!(steady_headers(&mut client), expected, "{target} {version}");
+        }
+    }
+}
+
+/// The head that GET has (RFC 9110 §9.3.2), and then the connection's next answer.
+#[test]
+fn head_gives_a_streams_head_alone() {
+    let server = TestServer::start();
+    for target in streams() {
+        let mut client = server.connect();
+        client.send(&format!("HEAD {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let mut expected = expected_headers(target, "1.1");
+        let mut headers = steady_headers(&mut client);
+        // Framing belongs to the content that HEAD leaves out.
+        expected.retain(|(name, _)| name != "transfer-encoding");
+        headers.retain(|(name, _)| name != "transfer-encoding");
+        assert_eq!(headers, expected, "{target}");
+        assert_eq!(client.answer().body, "ok\n", "{target}");
+    }
+}
+
+#[test]
+fn any_page_may_ask_for_a_recipe_and_read_it() {
+    let server = TestServer::start();
+    let origin = "Origin: http://elsewhere.example\r\n";
+    for target in RECIPES.into_iter().chain(["/send-data"]) {
+        let answer = server.request(&format!(
+            "OPTIONS {target} HTTP/1.1\r\nHost: localhost\r\n{origin}\
+             Access-Control-Request-Method: GET\r\n\r\n"
+        ));
+        assert_eq!(answer.status, 204, "{target}");
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{target}");
+        let allowed = |name| answer.header(name).expect("a preflight names what is allowed");
+        for method in ["GET", "POST", "PUT", "DELETE"] {
+            assert!(allowed("access-control-allow-methods").contains(method), "{target}");
+        }
+        assert!(allowed("access-control-allow-headers").contains("Content-Type"), "{target}");
+    }
+    for target in RECIPES {
+        let mut client = server.connect();
+        client.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{origin}\r\n"));
+        assert_eq!(client.head().header("access-control-allow-origin"), Some("*"), "{target}");
+    }
+}
+
+/// The articles' own pages ask three different ports.
+#[test]
+fn every_listener_serves() {
+    let listen = vec![(Ipv4Addr::LOCALHOST, 0).into(); 3];
+    let server = TestServer::with(Config { listen, ..Config::default() });
+    assert_eq!(server.addresses.len(), 3);
+    for addr in &server.addresses {
+        let mut client = TestClient::connect(*addr);
+        client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(client.head().status, 200, "{addr}");
+        assert_eq!(client.chunk().as_deref(), Some("retry: 3000\n\n"), "{addr}");
+        // Every fifth second the custom event comes too, and may come first.
+        let mut ticks = std::iter::from_fn(|| client.chunk());
+        assert!(ticks.any(|tick| tick.contains("Hello, World!")), "{addr}");
+    }
+}

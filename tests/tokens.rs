@@ -1,0 +1,145 @@
+//! Tokens: how they are asked for, the cookie that carries one, and where they
+//! must never be seen.
+
+mod common;
+
+use std::fmt::Write as _;
+use std::io::BufRead;
+use std::sync::Mutex;
+
+use common::TestServer;
+use threadcast::{Config, Token};
+
+fn token(secret: &str) -> Token {
+    Token::new(secret).expect("visible ASCII")
+}
+
+#[test]
+fn a_401_says_whether_a_token_was_missing_or_wrong() {
+    let server =
+        TestServer::with(Config { publish_token: Some(token("s3cret")), ..Config::default() });
+    for (headers, challenge) in [
+        ("", "Bearer"),
+        ("Authorization: Basic eA==\r\n", "Bearer"),
+        ("Authorization: Bearer wrong\r\n", "Bearer error=\"invalid_token\""),
+    ] {
+        let answer = server.post("/channels/x", headers, "no");
+        assert_eq!(answer.status, 401, "{headers}");
+        assert_eq!(answer.header("www-authenticate"), Some(challenge), "{headers}");
+        assert!(!answer.body.contains("wrong"), "what was sent is not sent back: {answer:?}");
+    }
+}
+
+#[test]
+fn a_session_is_a_cookie_that_scripts_and_other_sites_do_not_get() {
+    let secret = "s3;c r%e\"t=,ü".replace([' ', 'ü'], "_");
+    let config = Config { subscribe_token: Some(token(&secret)), ..Config::default() };
+    let server = TestServer::with(config);
+    let session = |method: &str, headers: &str| {
+        server.head(&format!("{method} /session HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"))
+    };
+    for headers in ["", "Authorization: Bearer wrong\r\n", "Cookie: threadcast_token=wrong\r\n"] {
+        let answer = session("POST", headers);
+        assert_eq!((answer.status, answer.header("set-cookie")), (401, None), "{headers}");
+    }
+    let bearer = format!("Authorization: Bearer {secret}\r\n");
+    let answer = session("POST", &bearer);
+    assert_eq!(answer.status, 204, "{answer:?}");
+    let cookie = answer.header("set-cookie").expect("a cookie");
+    let (pair, attributes) = cookie.split_once("; ").expect("attributes");
+    assert!(
+        pair.starts_with("threadcast_token=") && !pair.contains([' ', '"', ',', ';']),
+        "{pair}"
+    );
+    let mut attributes: Vec<&str> = attributes.split("; ").collect();
+    attributes.sort_unstable();
+    assert_eq!(attributes, ["HttpOnly", "Path=/", "SameSite=Strict"]);
+
+    let list = |headers: &str| {
+        server
+            .request(&format!("GET /channels HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"))
+            .status
+    };
+    assert_eq!(list(&format!("Cookie: {pair}\r\n")), 200);
+    assert_eq!(list(&format!("Cookie: {pair}x\r\n")), 401);
+
+    let answer = session("DELETE", "");
+    assert_eq!(answer.status, 204);
+    let cookie = answer.header("set-cookie").expect("a cookie").to_owned();
+    assert!(cookie.starts_with("threadcast_token=; "), "{cookie}");
+    for attribute in ["Path=/", "Max-Age=0", "HttpOnly", "SameSite=Strict"] {
+        assert!(cookie.split("; ").any(|found| found == attribute), "{cookie}");
+    }
+    let open = TestServer::start();
+    assert_eq!(open.post("/session", &bearer, "").status, 404, "there is nothing to open");
+}
+
+/// All that was logged by this process, whatever test it was in.
+static LOG: Log = Log(Mutex::new(String::new()));
+
+struct Log(Mutex<String>);
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        let mut text = self.0.lock().expect("no logger panics");
+        writeln!(text, "{} {}", record.level(), record.args()).expect("a String takes all");
+    }
+    fn flush(&self) {}
+}
+
+#[test]
+fn no_token_is_ever_logged_or_printed() {
+    log::set_logger(&LOG).expect("the only one");
+    log::set_max_level(log::LevelFilter::Trace);
+    let (secret, wrong) = ("never-l0gged", "wr0ng-too");
+    let config = Config {
+        publish_token: Some(token(secret)),
+        subscribe_token: Some(token(secret)),
+        ..Config::default()
+    };
+    assert!(!format!("{config:?}").contains(secret));
+    let server = TestServer::with(config);
+    for token in [secret, wrong] {
+        for headers in [
+            format!("Authorization: Bearer {token}\r\n"),
+            format!("Authorization: {token}\r\n"),
+            format!("Cookie: threadcast_token={token}\r\n"),
+            format!("Content-Length: {token}\r\n"),
+        ] {
+            for route in ROUTES {
+                let target = format!("{route}?access_token={token} HTTP/1.1");
+                let request = format!("{target}\r\nHost: localhost\r\n{headers}\r\n");
+                let answer = first_words(&server, &request);
+                assert!(!answer.contains(token), "{request} {answer}");
+            }
+        }
+    }
+    drop(server); // and every stream has said how it ended
+    let log = LOG.0.lock().expect("no logger panics");
+    assert!(log.contains("ended after"), "streams are logged: {log}");
+    let found = log.lines().find(|line| line.contains(secret) || line.contains(wrong));
+    assert_eq!(found, None);
+}
+
+const ROUTES: [&str; 8] = [
+    "GET /channels/x",
+    "GET /channels",
+    "GET /stream",
+    "POST /channels/x",
+    "DELETE /channels/x",
+    "POST /send-data",
+    "GET /",
+    "GET /nothing",
+];
+
+/// What the server says to a request: the head, and what came with it.
+fn first_words(server: &TestServer, request: &str) -> String {
+    let mut client = server.connect();
+    client.send(request);
+    let head = client.head();
+    let rest = if head.status == 204 { &[] } else { client.reader.fill_buf().expect("connected") };
+    format!("{head:?} {}", String::from_utf8_lossy(rest))
+}

@@ -1,0 +1,65 @@
+//! What is published arrives: any event, through a real socket, read back by a
+//! decoder that is not ours.
+
+mod common;
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use common::{TestClient, TestServer};
+use eventsource_stream::{Event as Decoded, Eventsource};
+use futures::{StreamExt, executor, stream};
+use proptest::prelude::*;
+use threadcast::Event;
+
+/// Text as nasty as it gets: line ends, NUL, BOM, colons, spaces, other planes.
+fn text() -> impl Strategy<Value = String> {
+    let nasty = "[\\n\\r\\x00: \u{feff}ab\u{2028}\u{1F600}]{0,12}";
+    prop_oneof![nasty, any::<String>()]
+}
+
+fn one_line() -> impl Strategy<Value = String> {
+    text().prop_map(|text| text.replace(['\n', '\r', '\0'], ""))
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    (text(), one_line(), one_line(), proptest::option::of(0..100_000_u64)).prop_map(
+        |(data, name, id, retry)| {
+            let event = Event::new(data).with_name(name).expect("one line");
+            let event = event.clone().with_id(id).unwrap_or(event);
+            match retry {
+                Some(ms) => event.with_retry(Duration::from_millis(ms)),
+                None => event,
+            }
+        },
+    )
+}
+
+/// The one event of a chunk, as the standard has it read.
+fn decode(chunk: String) -> Decoded {
+    let bytes = stream::iter([Ok::<_, std::convert::Infallible>(chunk)]);
+    let events: Vec<_> = executor::block_on(bytes.eventsource().collect());
+    let [event] = events.try_into().expect("a chunk is one whole event");
+    event.expect("the chunk is an event stream")
+}
+
+#[test]
+fn any_event_is_read_back_as_it_was_published() {
+    let server = TestServer::start();
+    let client = RefCell::new(server.stream("/channels/wire"));
+    assert_eq!(client.borrow_mut().chunk().as_deref(), Some("retry: 3000\n\n"));
+    proptest!(|(event in event())| {
+        server.registry.forget("wire").expect("no store"); // an id of its own may come again
+        let published = server.registry.publish("wire", &event).expect("a valid name");
+        let chunk = TestClient::chunk(&mut client.borrow_mut()).expect("the stream goes on");
+        let retry = chunk.lines().find_map(|line| line.strip_prefix("retry: ")).map(str::to_owned);
+        let decoded = decode(chunk);
+        let data = event.data().replace("\r\n", "\n").replace('\r', "\n");
+        prop_assert_eq!(decoded.data, data);
+        prop_assert_eq!(decoded.event, event.name().unwrap_or("message"));
+        let id = event.id().map_or_else(|| published.id.to_string(), str::to_owned);
+        prop_assert_eq!(decoded.id, id);
+        let expected = decoded.retry.map(|retry| retry.as_millis().to_string());
+        prop_assert_eq!(retry, expected);
+    });
+}
