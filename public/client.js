@@ -40,6 +40,7 @@ const CONNECTING = 0, OPEN = 1, CLOSED = 2;
 const KEPT = 256;                    // how many events each tab keeps for one that missed some
 const SEEN = 10_000;                 // how many ids are remembered
 const PATIENCE = 2.5;                // heartbeats that may be missed before a connection counts as dead
+const OURS = /^\d+-\d+$/;            // the server's ids, which have an order
 const FIRST_WAIT = 1000, LONGEST_WAIT = 30_000;
 
 /**
@@ -68,7 +69,7 @@ export class Threadcast extends EventTarget {
   #patience = 60_000;                // until the first heartbeat says how often they come
   #heard = Date.now();
   #began = Date.now();
-  #at = '';                          // where the connection is: the id before the next event's
+  #at = '';                          // where the connection is, maybe back for another tab: the id before the next event's
   #joining = false;                  // whether the leader's last events are still to come
   #asked = { id: null, at: 0 };
   #failures = 0;
@@ -149,12 +150,12 @@ export class Threadcast extends EventTarget {
     this.#joining = false;
     this.#tell({ lead: true });
     this.dispatchEvent(new Event('lead'));
-    this.#connect();
+    this.#connect(this.lastEventId);
   }
 
-  // The connection.
+  // The connection. One that is made anew goes on where the last one was.
 
-  #connect(after = this.lastEventId) {
+  #connect(after = this.#at) {
     this.#disconnect();
     const url = new URL(this.#url);
     // Whoever has seen no event yet has no id to resume from, but knows how long it has been waiting for one.
@@ -183,7 +184,7 @@ export class Threadcast extends EventTarget {
       this.#patience = Number(data) * PATIENCE || this.#patience;
       this.#failures = 0;
       this.#alive();
-      this.#tell({ beat: this.#patience });
+      this.#tell({ beat: this.#patience, at: this.#at });
     });
     for (const type of ['gap', ...this.#types]) this.#listen(type);
   }
@@ -195,7 +196,8 @@ export class Threadcast extends EventTarget {
   }
 
   #listen(type) {
-    this.#source?.addEventListener(type, ({ data, lastEventId: id, origin }) => {
+    this.#source?.addEventListener(type, ({ data, lastEventId, origin }) => {
+      const id = lastEventId || this.#at;
       const message = { type, data, id, origin, after: this.#at };
       this.#at = id;
       this.#failures = 0;
@@ -244,15 +246,15 @@ export class Threadcast extends EventTarget {
 
   #tell(what) { this.#room?.postMessage({ ...what, from: this.#me }); }
 
-  #told({ from, to, lead, hello, types, wants, readyState, beat, at, message, ask, again }) {
+  #told({ from, to, lead, hello, types, wants, readyState, beat, at, message, ask, again, back }) {
     if (to && to !== this.#me) return;
     if (types) this.#learn(types);
     if (lead && this.#joining) this.#hello();
     if (hello) {
       this.#tell({ to: from, types: [...this.#types] });
       if (this.leading) {
-        const { readyState, lastEventId: at } = this;
-        this.#tell({ to: from, readyState, beat: this.#patience, again: wants ? this.#kept : [], at });
+        const { readyState } = this;
+        this.#tell({ to: from, readyState, beat: this.#patience, again: wants ? this.#kept : [], at: this.#at });
       }
     }
     if (beat) this.#patience = beat;
@@ -261,6 +263,7 @@ export class Threadcast extends EventTarget {
       this.#joining = false;
       again.forEach(message => this.#take(message));
     }
+    if (back) this.lastEventId = back;
     if (at) {
       this.lastEventId ||= at;
       if (this.lastEventId !== at) this.#ask();
@@ -291,6 +294,7 @@ export class Threadcast extends EventTarget {
   #answer(who, id) {
     const place = this.#kept.findIndex(message => message.id === id);
     if (place >= 0) this.#tell({ to: who, again: this.#kept.slice(place + 1) });
+    else if (isBefore(this.#at, id)) this.#tell({ to: who, back: this.#at });  // nobody loses what it need not hear
     else if (id) this.#connect(id);  // it is long gone: the server has it, and whoever has seen it drops it
   }
 
@@ -310,6 +314,13 @@ export class Threadcast extends EventTarget {
   }
 }
 
+// Whether one id is known to come before another; a publisher's own ids have no order.
+const isBefore = (one, other) => {
+  if (!OURS.test(one) || !OURS.test(other)) return false;
+  const [[time, place], [otherTime, otherPlace]] = [one, other].map(id => id.split('-').map(BigInt));
+  return time < otherTime || (time === otherTime && place < otherPlace);
+};
+
 // What makes an event the same. A gap has the id that it goes on from, which may be an event's; a publisher's own id
 // may be another's on another channel.
-const key = ({ type, id, data }) => /^\d+-\d+$/.test(id) && type !== 'gap' ? id : `${id} ${type} ${data.slice(0, 200)}`;
+const key = ({ type, id, data }) => OURS.test(id) && type !== 'gap' ? id : `${id} ${type} ${data.slice(0, 200)}`;

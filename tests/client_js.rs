@@ -263,6 +263,70 @@ fn a_gap_is_an_event_of_every_tab() {
     }
 }
 
+/// The connection went back for another tab and died before that tab had anything of it.
+#[test]
+fn a_connection_made_anew_goes_on_where_it_was_for_the_tab_that_missed_some() {
+    let server = server();
+    let Some(leader) = first(&server) else { return };
+    let tab = leader.another(&blank(&server));
+    publish(&server.registry, 0..1);
+    let after = server.registry.last_id();
+    publish(&server.registry, 1..4);
+    // The leader's second connection is deaf: it is the one that goes back.
+    leader.eval(
+        "window.Real = EventSource; window.made = 0; window.beats = 0;
+         window.EventSource = class extends Real {
+            constructor(...args) {
+                super(...args);
+                made += 1;
+                if (made === 2) this.close();
+                this.addEventListener('heartbeat', () => { beats += 1; });
+            }
+         }",
+    );
+    listen(&leader, "'news'", &format!("{{ lastEventId: '{after}' }}"));
+    assert_got(&leader, 1..4);
+    leader.wait_until("beats >= 2"); // it says how long to wait for one
+    listen(&tab, "'news'", &format!("{{ lastEventId: '{after}' }}"));
+    assert_got(&tab, 1..4);
+    assert_got(&leader, 1..4);
+}
+
+/// A tab that has kept a later id than the leader's does not take it along.
+#[test]
+fn a_tab_that_is_ahead_of_the_leader_costs_it_nothing() {
+    let server = server();
+    let Some(leader) = first(&server) else { return };
+    let tab = leader.another(&blank(&server));
+    publish(&server.registry, 0..1);
+    let after = server.registry.last_id();
+    publish(&server.registry, 1..4);
+    let later = server.registry.last_id();
+    // The leader has no connection until the other tab has asked for what comes after its own.
+    leader.eval(
+        "window.Real = EventSource;
+         window.EventSource = class extends Real {
+            constructor() { super('/nothing'); window.tried = true; }
+         }",
+    );
+    listen(&leader, "'news'", &format!("{{ lastEventId: '{after}' }}"));
+    leader.wait_until("window.tried");
+    leader.eval(
+        "window.asked = new Promise(asked => {
+            const room = new BroadcastChannel(`threadcast ${client.url}`);
+            room.onmessage = ({ data }) => data.ask && asked(true);
+         });
+         0",
+    );
+    listen(&tab, "'news'", &format!("{{ lastEventId: '{later}' }}"));
+    assert_eq!(leader.eval("asked"), true);
+    leader.eval("window.EventSource = Real");
+    assert_got(&leader, 1..4);
+    publish(&server.registry, 4..5);
+    assert_got(&leader, 1..5);
+    tab.wait_until("got.at(-1) === '4'");
+}
+
 /// iOS cuts a stream without a word, a laptop sleeps: the connection is there and
 /// nothing comes. Here it is the leader whose source is deaf.
 #[test]
