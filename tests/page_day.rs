@@ -27,7 +27,7 @@ fn a_hundred_thousand_events_leave_the_tabs_memory_flat() {
     let mut flood = |upto: u32| {
         // No more at once than a channel keeps: none is to be lost on the way.
         while published < upto {
-            for _ in 0..500 {
+            for _ in 0..1_000 {
                 published += 1;
                 let event = Event::new(format!(
                     "{{\"username\":\"ada\",\"time\":\"\",\"text\":\"{published}\"}}"
