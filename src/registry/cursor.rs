@@ -8,6 +8,10 @@ use super::{Channels, State};
 use crate::event::Frame;
 use crate::id::EventId;
 
+/// How much later than Redis's clock, as this node knows it, an id may be that another
+/// node has told.
+const AHEAD: Duration = Duration::from_secs(60);
+
 /// Where a stream begins.
 ///
 /// ```
@@ -85,7 +89,7 @@ impl State {
         let at = |after| Position { after, forgiven: None };
         match start {
             Start::Now => (at(self.last), Vec::new()),
-            Start::After(id) => match self.find(channels, id) {
+            Start::After(id) => match self.find(channels, id, now) {
                 Some(after) => (at(after), Vec::new()),
                 None => (at(self.last), self.unknown(channels, id)),
             },
@@ -109,8 +113,13 @@ impl State {
     }
 
     /// The event that an id means, if it can still be told.
-    fn find(&self, channels: &Channels, id: &str) -> Option<EventId> {
+    fn find(&self, channels: &Channels, id: &str, now: Duration) -> Option<EventId> {
         if let Ok(id) = id.parse::<EventId>() {
+            if self.shared {
+                // Another node may have come further than this one, which gets there too.
+                let latest = (now + AHEAD).as_millis();
+                return (id <= self.last || u128::from(id.epoch) <= latest).then_some(id);
+            }
             return (id.epoch == self.last.epoch && id <= self.last).then_some(id);
         }
         // The earliest: to repeat an event of another channel is better than to lose it.
