@@ -158,6 +158,11 @@ pub enum StoreProblem {
         /// What was tried.
         detail: String,
     },
+    /// Redis, or who answers in its place, has a certificate that we do not trust.
+    Untrusted {
+        /// What is the matter with it.
+        detail: String,
+    },
     /// Redis does not let us in.
     Denied {
         /// What it said.
@@ -206,6 +211,11 @@ impl fmt::Display for StoreError {
                 f,
                 "no Redis answers there ({detail}); start it, or name another, as in \
                  redis://127.0.0.1:6379, rediss://:PASSWORD@HOST or redis+unix:///run/redis.sock"
+            ),
+            StoreProblem::Untrusted { detail } => write!(
+                f,
+                "its certificate is not trusted ({detail}); name the file of its authority in \
+                 SSL_CERT_FILE, or have this system trust that"
             ),
             StoreProblem::Denied { detail } => write!(
                 f,

@@ -172,6 +172,10 @@ impl Trouble {
     /// The same, for who cannot start.
     pub(crate) fn at_start(self, url: &RedisUrl) -> StoreError {
         let problem = match self {
+            // rustls says so within an error of reading or writing, in words alone.
+            Self::Away(detail) | Self::Unanswered(detail) if detail.contains("certificate") => {
+                StoreProblem::Untrusted { detail }
+            }
             Self::Away(detail) | Self::Unanswered(detail) => StoreProblem::Away { detail },
             Self::Denied(detail) => StoreProblem::Denied { detail },
             Self::Refused(detail) => StoreProblem::Refused { detail },
