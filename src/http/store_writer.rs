@@ -20,7 +20,7 @@ pub(super) enum Keeper {
     /// A file, which is this node's own.
     Alone(Sequencer),
     /// A log that other nodes write too, so that it has to be read.
-    Shared(Publisher, Follower),
+    Shared(Box<(Publisher, Follower)>),
 }
 
 /// The channels that anybody may publish to, and who is to write the store if there
@@ -36,8 +36,11 @@ pub(super) fn hub(
             Registry::with_store(options, counters, |each| store::File::open(path, each))
                 .map(|(hub, sequencer)| (hub, Keeper::Alone(sequencer)))
         }
-        Some(StoreAt::Redis(url)) => Registry::with_redis(options, counters, url)
-            .map(|(hub, publisher, follower)| (hub, Keeper::Shared(publisher, follower))),
+        Some(StoreAt::Redis(url)) => {
+            Registry::with_redis(options, counters, url).map(|(hub, publisher, follower)| {
+                (hub, Keeper::Shared(Box::new((publisher, follower))))
+            })
+        }
     };
     let (hub, keeper) = opened.map_err(StartError::Store)?;
     Ok((hub, Some(keeper)))
@@ -58,7 +61,8 @@ impl StoreWriter {
             Keeper::Alone(sequencer) => {
                 threads.spawn("store", handle, &stop, move |stop| sequencer.run(stop))?;
             }
-            Keeper::Shared(publisher, follower) => {
+            Keeper::Shared(both) => {
+                let (publisher, follower) = *both;
                 threads.spawn("store", handle, &stop, move |stop| publisher.run(stop))?;
                 threads.spawn("redis-reader", handle, &stop, move |stop| follower.run(stop))?;
             }

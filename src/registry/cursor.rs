@@ -125,7 +125,7 @@ impl State {
     }
 
     /// The event that an id means, if it can still be told.
-    fn find(&self, channels: &Channels, id: &str, now: Duration) -> Option<EventId> {
+    pub(super) fn find(&self, channels: &Channels, id: &str, now: Duration) -> Option<EventId> {
         if let Ok(id) = id.parse::<EventId>() {
             if self.shared {
                 // Another node may have come further than this one, which gets there too.

@@ -25,10 +25,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
-use super::audience::Bells;
+use super::audience::{Bells, Doorbell};
 use super::sequencer::{Entered, MAILBOX, Order, Request};
 use super::state::State;
-use super::{BATCH_BYTES, Channel, Published, Registry, RegistryOptions};
+use super::{BATCH_BYTES, Channel, Channels, Published, Registry, RegistryOptions};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::id::EventId;
@@ -50,6 +50,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The first and the longest wait between two attempts to reach Redis.
 const SOON: Duration = Duration::from_millis(50);
 const LATER: Duration = Duration::from_secs(1);
+
+/// How long a publisher's own id may be unknown that a client brings from another node.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// What a registry knows of the log that it shares.
 #[derive(Debug)]
@@ -111,6 +114,24 @@ impl Registry {
         self.shared.reach.is_some() && id > self.last_id()
     }
 
+    /// Gives this node a moment to read an event that another one has told, where its id
+    /// does not say how new it is.
+    #[inline(never)] // most streams do without
+    pub(super) fn await_own_id(&self, channels: &Channels, id: &str) {
+        if self.shared.reach.is_none() || id.parse::<EventId>().is_ok() {
+            return;
+        }
+        let (door, visitors) = crossbeam_channel::bounded(1);
+        let bell = Doorbell::new(door, 0);
+        let _listening = self.listen(channels, &bell);
+        let deadline = Instant::now() + CATCH_UP;
+        while self.lock().find(channels, id, self.now()).is_none()
+            && visitors.recv_deadline(deadline).is_ok()
+        {
+            bell.answer();
+        }
+    }
+
     /// Lets what was read from the log into the rings.
     fn enter(&self, read: Vec<News>) {
         let options = &self.shared.options;
@@ -131,9 +152,10 @@ impl Registry {
         let mut state = self.lock();
         heard.into_iter().for_each(|one| state.take_in(one, options));
         names.iter().for_each(|name| state.trim(name, now));
-        let bells: Vec<Bells> = match lost {
-            true => state.all_bells(),
-            false => names.iter().flat_map(|name| state.audience(name).1).collect(),
+        let bells: Vec<Bells> = if lost {
+            state.all_bells()
+        } else {
+            names.iter().flat_map(|name| state.audience(name).1).collect()
         };
         drop(state);
         bells.iter().for_each(Bells::ring);
@@ -438,6 +460,14 @@ impl Follower {
             }
         }
         let read = self.reader.wait()?;
+        for news in &read {
+            if let News::Lost(upto) = news {
+                log::warn!(
+                    "events are missing in the log, up to {upto}; whoever had not come so far is \
+                     told by a gap"
+                );
+            }
+        }
         if !read.is_empty() {
             self.registry.enter(read);
         }

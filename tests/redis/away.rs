@@ -1,5 +1,7 @@
 //! Redis goes, and comes back: with all that was in it, with less, or with nothing.
 
+use std::time::{Duration, Instant};
+
 use super::common::{Answer, PATIENCE, Stream, TestServer, wait_until};
 use super::server::Redis;
 use super::{has_read, id_of};
@@ -52,6 +54,25 @@ fn while_redis_is_gone_streams_stay_open_and_nothing_is_answered() {
         stream.expect_data(&["before", "back 0", "back 1"]);
     }
     assert_eq!(nodes[0].get("/status").json()["redis"]["reachable"], true);
+}
+
+#[test]
+fn a_redis_that_hangs_keeps_no_publisher_waiting_and_a_repeat_is_published_once() {
+    let Some(redis) = Redis::start() else { return };
+    let node = TestServer::with(redis.node());
+    publish(&node, "1");
+    redis.signal("STOP");
+    let asked = Instant::now();
+    let key = "Idempotency-Key: 2\r\n";
+    let answer = node.post("/channels/a", key, "2");
+    refused(&answer);
+    assert!(answer.body.contains("Idempotency-Key"), "{answer:?}");
+    refused(&node.post("/channels/a", key, "2"));
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    redis.signal("CONT"); // and it does what it was asked
+    publish(&node, "2");
+    publish(&node, "3");
+    Stream::of(&node, "/channels/a?since=all", "").expect_data(&["1", "2", "3"]);
 }
 
 #[test]

@@ -79,6 +79,15 @@ fn a_cursor_is_valid_on_every_node() {
         ahead.expect(&format!("id: {next}\nevent: next\ndata: next"));
         assert_eq!(caught_up.event().data(), "4");
     }
+    for n in 30..40 {
+        let own = format!("order-{n}");
+        let id = id_of(&here.post(&format!("/channels/a?id={own}"), "", "own"));
+        let resume = format!("Last-Event-ID: {own}\r\n");
+        let mut ahead = Stream::of(&there, "/channels/a", &resume);
+        has_read(&there, id);
+        let next = id_of(&there.post("/channels/a", "", "next"));
+        ahead.expect(&format!("id: {next}\ndata: next"));
+    }
     // A node that starts now knows them too; and an id of long after now, nobody.
     let new = TestServer::with(redis.node());
     assert_eq!(after(&new, "a", ids[1]).event().data(), "3");

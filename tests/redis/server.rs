@@ -87,6 +87,13 @@ impl Redis {
         }
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.child.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &id]).status();
+        assert!(sent.expect("there is `kill`").success());
+    }
+
     /// Takes away all that it has kept. It must not run.
     pub(crate) fn lose_everything(&self) {
         fs::remove_dir_all(self.folder.join("appendonlydir")).expect("it has kept something");

@@ -30,6 +30,7 @@ pub(crate) use self::presence::Row;
 pub(crate) use self::reader::{News, Reader};
 pub(crate) use self::writer::{Asked, Bounds, Change, Writer};
 use crate::error::{PublishError, StoreError, StoreProblem};
+use crate::id::EventId;
 
 /// How long connecting may take, and how long an answer.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -256,7 +257,7 @@ macro_rules! script {
 use script;
 
 /// The arguments that every script begins with.
-fn begin<'a>(script: &'a Script, last: crate::id::EventId, bounds: Bounds) -> ScriptInvocation<'a> {
+fn begin(script: &Script, last: EventId, bounds: Bounds) -> ScriptInvocation<'_> {
     let next = last.next();
     let mut invocation = script.prepare_invoke();
     invocation.arg(next.to_string()).arg(next.epoch).arg(bounds.events).arg(bounds.milliseconds());
