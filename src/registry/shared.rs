@@ -480,3 +480,6 @@ impl Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
