@@ -28,7 +28,7 @@ use crossbeam_channel::{Receiver, select};
 use super::audience::{Bells, Doorbell};
 use super::sequencer::{Entered, MAILBOX, Order, Request};
 use super::state::State;
-use super::{BATCH_BYTES, Channel, Channels, Published, Registry, RegistryOptions};
+use super::{BATCH_BYTES, Channels, Published, Registry, RegistryOptions};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::id::EventId;
@@ -142,7 +142,7 @@ impl Registry {
             .map(|news| {
                 match &news {
                     News::Event(_, record) => drop(names.insert(Arc::clone(&record.channel))),
-                    News::Forget(_, channel) => drop(names.insert(Arc::clone(channel))),
+                    News::Forget(_, channel, _) => drop(names.insert(Arc::clone(channel))),
                     News::Lost(_) => lost = true,
                 }
                 Heard::of(news, options)
@@ -165,7 +165,7 @@ impl Registry {
 /// News, with what is encoded of it.
 enum Heard {
     Event(Entered),
-    Forget(EventId, Arc<str>),
+    Forget(EventId, Arc<str>, EventId),
     Lost(EventId),
 }
 
@@ -173,7 +173,7 @@ impl Heard {
     fn of(news: News, options: &RegistryOptions) -> Self {
         match news {
             News::Event(id, record) => Self::Event(Entered::new(id, &record, options)),
-            News::Forget(id, channel) => Self::Forget(id, channel),
+            News::Forget(id, channel, newest) => Self::Forget(id, channel, newest),
             News::Lost(upto) => Self::Lost(upto),
         }
     }
@@ -193,9 +193,12 @@ impl State {
     fn take_in(&mut self, heard: Heard, options: &RegistryOptions) {
         match heard {
             Heard::Event(entered) => self.enter(entered, options),
-            Heard::Forget(id, channel) => {
+            Heard::Forget(id, channel, newest) => {
                 self.last = self.last.max(id);
-                self.channels.get_mut(&channel).into_iter().for_each(Channel::clear);
+                let target = self.channel_of_any_number(&channel, options);
+                target.clear();
+                // What was deleted before this node could read it is lost as well.
+                target.ring.begin_at(newest);
             }
             Heard::Lost(upto) => self.lose(upto),
         }
@@ -351,8 +354,9 @@ impl Publisher {
         let last = state.last;
         let Some(channel) = state.channels.get(name) else { return Ok(false) };
         let (own_ids, keys) = channel.marks.names();
+        let ids: Vec<EventId> = channel.ring.entries().map(|entry| entry.id).collect();
         drop(state);
-        self.log.forget(last, name, &own_ids, &keys)?;
+        self.log.forget(last, name, &ids, (&own_ids, &keys))?;
         Ok(true)
     }
 

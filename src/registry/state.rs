@@ -176,7 +176,11 @@ impl State {
     }
 
     /// The same beyond every limit, for events that are kept already.
-    fn channel_of_any_number(&mut self, name: &str, options: &RegistryOptions) -> &mut Channel {
+    pub(super) fn channel_of_any_number(
+        &mut self,
+        name: &str,
+        options: &RegistryOptions,
+    ) -> &mut Channel {
         if !self.channels.contains_key(name) {
             let channel = Channel::new(self.floor, options.history.of(name));
             self.channels.insert(name.into(), channel);

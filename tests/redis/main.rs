@@ -128,11 +128,20 @@ fn a_forgotten_history_is_forgotten_by_every_node() {
     let [here, there] = [(); 2].map(|()| TestServer::with(redis.node()));
     let own = here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "secret");
     has_read(&here, id_of(&own));
+    let mut listening = [&here, &there].map(|node| {
+        has_read(node, id_of(&own));
+        Stream::of(node, "/channels/a?since=all", "")
+    });
+    listening.iter_mut().for_each(|stream| assert_eq!(stream.event().data(), "secret"));
     let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(here.head(delete).status, 204);
     // Its names are free again.
     let again = here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "after");
     assert!(id_of(&again) > id_of(&own));
+    // Who had read it, has lost nothing.
+    listening.iter_mut().for_each(|stream| stream.expect("id: order-7\ndata: after"));
+    let log = redis.ask::<Vec<(String, Vec<String>)>>(&["XRANGE", "threadcast:events", "-", "+"]);
+    assert!(!format!("{log:?}").contains("secret"), "it is not in Redis either");
     has_read(&there, id_of(&again));
     let new = TestServer::with(redis.node());
     for node in [&here, &there, &new] {

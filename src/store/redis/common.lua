@@ -3,6 +3,7 @@
 --
 --  threadcast:events              stream  the log: every event of every channel
 --  threadcast:seq                 number  the newest event's place, without a hole
+--  threadcast:deleted             zset    places of events that were deleted
 --  threadcast:own:CHANNEL\0ID     answer  an event with an id of its publisher's
 --  threadcast:key:CHANNEL\0KEY    answer  a request with an idempotency key
 --  threadcast:nodes               zset    each node, and until when it counts
@@ -15,7 +16,8 @@
 -- half of that, how many events there may be, and for how many milliseconds.
 if redis.replicate_commands then redis.replicate_commands() end -- Redis 6 asks for it
 
-local EVENTS, SEQ, NODES, ROWS = 'threadcast:events', 'threadcast:seq', 'threadcast:nodes', 'threadcast:rows'
+local EVENTS, SEQ, DELETED = 'threadcast:events', 'threadcast:seq', 'threadcast:deleted'
+local NODES, ROWS = 'threadcast:nodes', 'threadcast:rows'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 

@@ -3,6 +3,7 @@
 -- have changed; and if that is not what the caller knows, the others' rows. ARGV:
 -- node, time of day, what the caller knows.
 begin()
+trim()
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', NODES, '-inf', number(now))) do
   bury(node, ARGV[6])
 end
@@ -11,6 +12,14 @@ if redis.call('EXISTS', EVENTS) == 1 then
   local info = redis.call('XINFO', 'STREAM', EVENTS)
   for place = 1, #info, 2 do
     if info[place] == 'last-generated-id' then last = info[place + 1] end
+  end
+end
+if redis.call('EXISTS', DELETED) == 1 then
+  local first = redis.call('XRANGE', EVENTS, '-', '+', 'COUNT', 1)[1]
+  for field = 1, first and #first[2] or 0, 2 do
+    if first[2][field] == 'q' then
+      redis.call('ZREMRANGEBYSCORE', DELETED, '-inf', '(' .. first[2][field + 1])
+    end
   end
 end
 local version = redis.call('GET', ROWS) or '0'

@@ -24,8 +24,8 @@ const BLOCK: Duration = Duration::from_millis(250);
 pub(crate) enum News {
     /// An event.
     Event(EventId, Record),
-    /// A channel's history is to be forgotten.
-    Forget(EventId, Arc<str>),
+    /// A channel's history is to be forgotten: the newest event of it is the second id.
+    Forget(EventId, Arc<str>, EventId),
     /// Whatever there was up to this id is gone, and nobody knows what it was.
     Lost(EventId),
 }
@@ -73,7 +73,7 @@ impl Reader {
                 break; // the newest are deleted
             }
             for news in read {
-                if let News::Event(id, _) | News::Forget(id, _) = news {
+                if let News::Event(id, _) | News::Forget(id, ..) = news {
                     floor.get_or_insert(id.before());
                 }
                 each(news);
@@ -135,21 +135,36 @@ impl Reader {
         let streams: Option<Vec<(Value, Vec<Entry>)>> =
             self.link.ask(block, |connection| call.query(connection))?;
         let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
-        let mut news = Vec::new();
+        // It has read all of this or nothing: on the way Redis may go.
+        let (mut news, mut last, mut next) = (Vec::new(), self.last, self.next);
         for (id, fields) in entries {
             let Ok(id) = id.parse::<EventId>() else { return Err(nonsense()) };
-            self.last = id;
+            last = id;
             let Some((place, one)) = one(id, &fields) else {
                 log::warn!("the entry {id} of the log is none of ours, and is passed over");
                 continue;
             };
-            if self.next.is_some_and(|next| next != place) {
+            if let Some(next) = next
+                && self.misses_some(next, place)?
+            {
                 news.push(News::Lost(id.before()));
             }
-            self.next = Some(place + 1);
+            next = Some(place + 1);
             news.push(one);
         }
+        (self.last, self.next) = (last, next);
         Ok(news)
+    }
+
+    /// Whether something is missing between two places that nobody has deleted.
+    fn misses_some(&mut self, next: u64, place: u64) -> Result<bool, Trouble> {
+        if place <= next {
+            return Ok(place < next); // it counts anew
+        }
+        let mut call = cmd("ZCOUNT");
+        call.arg("threadcast:deleted").arg(next).arg(place - 1);
+        let deleted: u64 = self.link.ask(Duration::ZERO, |connection| call.query(connection))?;
+        Ok(deleted < place - next)
     }
 }
 
@@ -175,8 +190,8 @@ fn one(id: EventId, fields: &[Value]) -> Option<(u64, News)> {
         .collect::<Option<_>>()?;
     let place = fields.get("q")?.parse().ok()?;
     let channel: Arc<str> = fields.get("c")?.as_str().into();
-    if fields.contains_key("f") {
-        return Some((place, News::Forget(id, channel)));
+    if let Some(newest) = fields.get("f") {
+        return Some((place, News::Forget(id, channel, newest.parse().ok()?)));
     }
     let mut event = Event::new(fields.remove("d")?);
     if let Some(name) = fields.remove("e") {
@@ -228,7 +243,8 @@ mod tests {
             count: 2,
         };
         assert_eq!(one(id, &fields(&whole)), Some((7, News::Event(id, record))));
-        let forget = one(id, &fields(&["c", "a", "f", "1", "q", "8"]));
-        assert_eq!(forget, Some((8, News::Forget(id, "a".into()))));
+        let forget = one(id, &fields(&["c", "a", "f", "1500-1", "q", "8"]));
+        let newest = EventId { n: 1, ..id };
+        assert_eq!(forget, Some((8, News::Forget(id, "a".into(), newest))));
     }
 }

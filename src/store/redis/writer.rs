@@ -108,16 +108,20 @@ impl Writer {
         &mut self,
         last: EventId,
         channel: &str,
-        own_ids: &[Arc<str>],
-        keys: &[Arc<str>],
+        ids: &[EventId],
+        (own_ids, keys): (&[Arc<str>], &[Arc<str>]),
     ) -> Result<(), Trouble> {
         let mut call = begin(&self.forget, last, self.bounds);
-        call.arg(channel);
+        let newest = ids.last().copied().unwrap_or_default();
+        call.arg(channel).arg(newest.to_string()).arg(own_ids.len() + keys.len());
         own_ids.iter().for_each(|own| {
             call.arg(format!("threadcast:own:{channel}\0{own}"));
         });
         keys.iter().for_each(|key| {
             call.arg(format!("threadcast:key:{channel}\0{key}"));
+        });
+        ids.iter().for_each(|id| {
+            call.arg(id.to_string());
         });
         self.link.ask(Duration::ZERO, |connection| call.invoke(connection))
     }
