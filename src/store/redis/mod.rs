@@ -216,10 +216,10 @@ impl Link {
         self.broken = None;
         asked.map_err(|error| {
             let trouble = Trouble::of(&error, sent);
-            // After an error of its own the connection is as before. After any other,
-            // an answer may still be on its way, to be taken for the next one's.
+            // An answer may still be on its way, to be taken for the next one's; and who
+            // refuses may have become a replica, and the name be another's by now.
+            self.open = None;
             if !matches!(trouble, Trouble::Refused(_)) {
-                self.open = None;
                 self.broken = Some((trouble.to_string(), Instant::now()));
             }
             trouble
