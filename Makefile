@@ -15,7 +15,7 @@ run: ## Build and serve the demo on http://127.0.0.1:8844, with the lab
 	$(CARGO) run --release --locked -- serve --lab
 
 # Most tests wait: for a browser, for a deadline. Two to a core wait side by side.
-test: browser curl promtool ## Run all tests, in a real browser too
+test: browser curl promtool redis ## Run all tests, in a real browser too
 	RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked
 
 fmt: ## Format the code
@@ -54,6 +54,10 @@ browser: ## Install Chromium for the tests of the page, where that is possible
 
 curl: ## Install curl for the test that follows the documents, where that is possible
 	$(call debian,command -v curl,curl,No curl here: the documents will not be tried.)
+
+redis: ## Install Redis for the tests of nodes that share one, where that is possible
+	$(call debian,command -v redis-server && command -v openssl,redis-server openssl,\
+	  No Redis here: the tests of nodes that share one will be skipped.)
 
 fonts: ## Install a Chinese font for the pictures, where that is possible
 	$(call debian,fc-list :lang=zh | grep .,fontconfig fonts-wqy-zenhei,No Chinese font here: there will be boxes.)
@@ -117,4 +121,4 @@ help: ## Show this help
 	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
 	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: run test fmt check fmt-check lint doc browser curl screenshots promtool slow soak fuzz axe fonts model proxies bench lab man licences deny dist dist-check msrv help
+.PHONY: run test fmt check fmt-check lint doc browser curl redis screenshots promtool slow soak fuzz axe fonts model proxies bench lab man licences deny dist dist-check msrv help

@@ -55,7 +55,8 @@ fn sync_alone(folder: &Path) {
 fn server(store: &Path, history: History) -> Server {
     let listen = vec!["127.0.0.1:0".parse().expect("an address")];
     let history = Histories::all(history);
-    let config = Config { listen, history, store: Some(store.into()), ..Config::default() };
+    let config =
+        Config { listen, history, store: Some(store.to_owned().into()), ..Config::default() };
     Server::bind(config).expect("a store")
 }
 

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use threadcast::{
-    Config, CorsOrigins, Delivery, Histories, History, IpNet, Limits, SlowClient, Token,
+    Config, CorsOrigins, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt, Token,
 };
 
 pub(crate) use self::client::{Listen, Publish};
@@ -122,10 +123,12 @@ pub(crate) struct Serve {
     #[arg(value_delimiter = ';', value_parser = history, default_value = "1000,1MiB,1h")]
     history: Vec<(Option<String>, History)>,
 
-    /// Keep the channels' events in this file, over a restart and a power cut; it is
-    /// made if need be. A publish is answered once its event is on the disk
-    #[arg(long, value_name = "PATH", env = "THREADCAST_STORE")]
-    store: Option<PathBuf>,
+    /// Keep the channels' events in this file, over a restart and a power cut; it is made if
+    /// need be. Or in this Redis (redis://[:PASSWORD@]HOST, rediss://, redis+unix://), shared
+    /// with every node that names it. A publish is answered once its event is kept
+    #[arg(long, value_name = "PATH|URL", env = "THREADCAST_STORE", hide_env_values = true)]
+    #[arg(value_parser = OsStringValueParser::new().map(StoreAt::from))]
+    store: Option<StoreAt>,
 
     /// What becomes of a client that is so slow that its next event is gone: it is
     /// told by a gap event, or disconnected, to resume

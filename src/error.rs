@@ -49,9 +49,9 @@ pub enum StartError {
     Spawn(io::Error),
     /// The thread that delivers to everybody has panicked.
     Deliverer,
-    /// The file given with `--store` cannot be used.
+    /// What was given with `--store` cannot be used.
     Store(StoreError),
-    /// The thread that writes the store has panicked.
+    /// A thread that writes or reads the store has panicked.
     Sequencer,
 }
 
@@ -79,7 +79,7 @@ impl fmt::Display for StartError {
             }
             Self::Store(error) => error.fmt(f),
             Self::Sequencer => f.write_str(
-                "the thread that writes the store has panicked; this is a bug, please report it",
+                "a thread that writes or reads the store has panicked; this is a bug, please report it",
             ),
             Self::Inherit(source) => write!(
                 f,
@@ -118,7 +118,7 @@ impl error::Error for StartError {
 /// ```
 #[derive(Debug)]
 pub struct StoreError {
-    /// The file as the operator wrote it.
+    /// The file as the operator wrote it, or the address of a Redis, without its password.
     pub path: PathBuf,
     /// What is the matter with it.
     pub problem: StoreProblem,
@@ -151,6 +151,26 @@ pub enum StoreProblem {
     /// It was a store, and has been damaged.
     Corrupt {
         /// What was found first.
+        detail: String,
+    },
+    /// There is no Redis, or it does not answer.
+    Away {
+        /// What was tried.
+        detail: String,
+    },
+    /// Redis, or who answers in its place, has a certificate that we do not trust.
+    Untrusted {
+        /// What is the matter with it.
+        detail: String,
+    },
+    /// Redis does not let us in.
+    Denied {
+        /// What it said.
+        detail: String,
+    },
+    /// Redis has refused what it was asked.
+    Refused {
+        /// What it said.
         detail: String,
     },
     /// It is sound, and has no such channel; or has several, and none was named.
@@ -186,6 +206,26 @@ impl fmt::Display for StoreError {
             StoreProblem::Corrupt { detail } => write!(
                 f,
                 "it is damaged ({detail}); take it from a backup, or move it away to begin anew"
+            ),
+            StoreProblem::Away { detail } => write!(
+                f,
+                "no Redis answers there ({detail}); start it, or name another, as in \
+                 redis://127.0.0.1:6379, rediss://:PASSWORD@HOST or redis+unix:///run/redis.sock"
+            ),
+            StoreProblem::Untrusted { detail } => write!(
+                f,
+                "its certificate is not trusted ({detail}); name the file of its authority in \
+                 SSL_CERT_FILE, or have this system trust that"
+            ),
+            StoreProblem::Denied { detail } => write!(
+                f,
+                "Redis does not let us in ({detail}); the password stands in the address, as in \
+                 redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST, percent-encoded"
+            ),
+            StoreProblem::Refused { detail } => write!(
+                f,
+                "Redis refuses ({detail}); it must be Redis 6.2 or later, or Valkey, no replica, and \
+                 what begins with `threadcast:` in it ours"
             ),
             StoreProblem::Channel { known } => {
                 let known: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
@@ -287,6 +327,11 @@ pub enum PublishError {
         /// What is the matter.
         reason: String,
     },
+    /// Redis was asked and has not answered: the event may be published or not.
+    Unanswered {
+        /// What is the matter.
+        reason: String,
+    },
 }
 
 impl fmt::Display for PublishError {
@@ -308,6 +353,11 @@ impl fmt::Display for PublishError {
             Self::Store { reason } => write!(
                 f,
                 "the store cannot be written, and nothing was published: {reason}; try again later"
+            ),
+            Self::Unanswered { reason } => write!(
+                f,
+                "Redis has not answered, so it may be published or not: {reason}; try again with the \
+                 same Idempotency-Key, and it is published once"
             ),
         }
     }

@@ -7,7 +7,8 @@ use std::str::FromStr;
 ///
 /// It is written `<epoch>-<n>`: `n` counts over the whole server, and the epoch
 /// tells one life of its history from another, so that a cursor from before a
-/// restart is known to be one.
+/// restart is known to be one. Where Redis gives the ids, the epoch is its clock in
+/// milliseconds, and `n` tells those of one millisecond apart.
 ///
 /// ```
 /// use threadcast::EventId;
@@ -29,10 +30,22 @@ impl EventId {
     /// Before every event.
     pub const ZERO: Self = Self { epoch: 0, n: 0 };
 
-    /// The next id of the same epoch.
+    /// The next id: of the same epoch, unless that is used up.
     #[must_use]
     pub fn next(self) -> Self {
-        Self { n: self.n + 1, ..self }
+        match self.n.checked_add(1) {
+            Some(n) => Self { n, ..self },
+            None => Self { epoch: self.epoch.saturating_add(1), n: 0 },
+        }
+    }
+
+    /// The id that no other stands between and this one.
+    pub(crate) fn before(self) -> Self {
+        match (self.epoch, self.n.checked_sub(1)) {
+            (_, Some(n)) => Self { n, ..self },
+            (0, None) => self,
+            (epoch, None) => Self { epoch: epoch - 1, n: u64::MAX },
+        }
     }
 }
 
@@ -76,6 +89,14 @@ impl FromStr for EventId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_stands_between_an_id_and_the_next() {
+        for id in [(7, 0), (7, 1), (7, u64::MAX)].map(|(epoch, n)| EventId { epoch, n }) {
+            assert_eq!((id.next().before(), id.before().next()), (id, id));
+        }
+        assert_eq!(EventId::ZERO.before(), EventId::ZERO);
+    }
 
     #[test]
     fn only_digits_and_one_dash_are_an_id() {

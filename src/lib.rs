@@ -27,7 +27,8 @@
 //!
 //! The way of an event: [`Registry::publish`], the channel's ring, a doorbell,
 //! `registry::read`, and again `stream`. With a [`store`], `registry::sequencer` and
-//! `store::file` stand before the ring.
+//! `store::file` stand before the ring; where nodes share one, `registry::shared` and
+//! `store::redis`.
 
 mod ceiling;
 pub mod client;
@@ -69,5 +70,6 @@ pub use registry::{
     ChannelInfo, Channels, Histories, History, Published, Registry, RegistryOptions, Start,
     Subscription,
 };
+pub use store::{RedisUrl, StoreAt};
 pub use stream::SlowClient;
 pub use token::{Token, TokenError};

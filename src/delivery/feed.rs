@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::event::Framing;
+use crate::id::EventId;
 use crate::registry::{Channels, Doorbell, Listening, Position, Registry};
 use crate::stream::{End, Lent, READ_LIMIT, Sink, Tally};
 
@@ -15,6 +16,9 @@ pub(super) struct Key {
     pub(super) registry: usize,
     pub(super) channels: Channels,
     pub(super) framing: Framing,
+    /// Where its members are, if this node has not come there yet: another one has told
+    /// them. A feed of those that have caught up would pass what they still have to get.
+    pub(super) ahead: Option<EventId>,
 }
 
 impl Key {
@@ -24,6 +28,8 @@ impl Key {
             registry: subscription.registry.address(),
             channels: subscription.channels.clone(),
             framing: lent.writer.framing,
+            ahead: Some(subscription.position.after)
+                .filter(|position| subscription.registry.is_ahead(*position)),
         }
     }
 }

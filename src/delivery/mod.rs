@@ -222,7 +222,10 @@ impl<W: Sink> Deliverer<W> {
         for _ in 0..BATCHES {
             match feed.send_batch(&mut self.batch) {
                 Sent::More => {}
-                Sent::All => return self.forget_if_empty(name),
+                Sent::All => {
+                    self.let_on(name);
+                    return self.forget_if_empty(name);
+                }
                 Sent::Ending => {
                     let now = Instant::now();
                     for member in &mut feed.members {
@@ -294,6 +297,19 @@ impl<W: Sink> Deliverer<W> {
             Feed { key: key.clone(), registry, position, members, bell, _listening: listening };
         self.feeds.insert(self.last_name, feed);
         self.by_key.insert(key, self.last_name);
+    }
+
+    /// Has the members of a feed that was ahead of this node, and is so no more, join
+    /// those that have caught up.
+    fn let_on(&mut self, name: u64) {
+        let Some(feed) = self.feeds.get_mut(&name) else { return };
+        if feed.key.ahead.is_none() || feed.registry.is_ahead(feed.position.after) {
+            return;
+        }
+        for Member { mut lent, .. } in feed.members.drain(..) {
+            lent.writer.subscription.position = feed.position.clone();
+            self.joining.push_back(lent);
+        }
     }
 
     fn forget_if_empty(&mut self, name: u64) {

@@ -112,17 +112,27 @@ const CLOSE: usize = 2;
 const WATCH: usize = 3;
 const SWITCH: usize = 4;
 
+/// Where the second client of a log begins: another node has told it so much, while
+/// this one has read one event.
+const AHEAD: usize = 4;
+
 impl World {
-    fn new(history: usize, slow: SlowClient) -> Self {
+    fn new(history: usize, slow: SlowClient, log: bool) -> Self {
         let history = Histories::all(History { events: history, ..History::default() });
-        let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
+        let options = RegistryOptions { history, ..RegistryOptions::default() };
+        let registry = if log { Registry::of_a_log(options) } else { Registry::with(options) };
         let (deliverer, mailbox, hang_ups) = Deliverer::new();
         let clients = Vec::new();
         let mut world = Self { registry, deliverer, mailbox, hang_ups, clients, published: 0 };
         world.publish();
-        for start in [Start::Now, Start::All] {
+        let second = if log { Start::After(format!("7-{AHEAD}")) } else { Start::All };
+        for start in [Start::Now, second] {
             let channels = Channels::new(["a"]).unwrap();
-            let from = if start == Start::All { 0 } else { world.published };
+            let from = match start {
+                Start::All => 0,
+                Start::After(_) => AHEAD,
+                _ => world.published,
+            };
             let subscription = world.registry.subscribe(&channels, &start).unwrap();
             let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
             let wire = Wire::default();
@@ -139,7 +149,10 @@ impl World {
     fn publish(&mut self) {
         self.published += 1;
         let event = Event::new(format!("event {}", self.published));
-        self.registry.publish("a", &event).unwrap();
+        match self.registry.reaches_the_log() {
+            Some(_) => self.registry.hear(7, self.published, "a", event),
+            None => drop(self.registry.publish("a", &event).unwrap()),
+        }
     }
 
     fn step(&mut self, choice: usize) {
@@ -221,7 +234,7 @@ impl World {
                 }
             }
             if matches!(end, End::Closed) && !kernel.gone {
-                assert_eq!(next, self.published + 1, "{text:?} {schedule:?}");
+                assert_eq!(next, self.published.max(client.from) + 1, "{text:?} {schedule:?}");
             }
             assert_eq!(self.registry.subscribers("a"), 0, "{schedule:?}");
         }
@@ -253,10 +266,12 @@ impl Client {
 }
 
 fn run(schedule: &[usize], history: usize, slow: SlowClient) {
-    let mut world = World::new(history, slow);
-    schedule.iter().for_each(|choice| world.step(*choice));
-    world.settle(schedule);
-    world.check(schedule, slow);
+    for log in [false, true] {
+        let mut world = World::new(history, slow, log);
+        schedule.iter().for_each(|choice| world.step(*choice));
+        world.settle(schedule);
+        world.check(schedule, slow);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::CorsOrigins;
 use crate::delivery::Delivery;
 use crate::limits::Limits;
 use crate::registry::{Histories, RegistryOptions};
+use crate::store::StoreAt;
 use crate::stream::SlowClient;
 use crate::token::Token;
 
@@ -33,8 +34,9 @@ pub struct Config {
     pub history: Histories,
     /// How many channels there may be.
     pub max_channels: usize,
-    /// A file that keeps the channels' events over a restart; made if need be.
-    pub store: Option<PathBuf>,
+    /// Where the channels' events are kept over a restart: in a file, or in a Redis that
+    /// this node shares with others.
+    pub store: Option<StoreAt>,
     /// Who writes to a client that has caught up.
     pub delivery: Delivery,
     /// What becomes of a client that falls off the end of a history.

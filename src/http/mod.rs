@@ -123,7 +123,7 @@ impl Server {
             ids: true,
         };
         let counters = Arc::<Counters>::default();
-        let (hub, sequencer) = hub(&config, options.clone(), &counters)?;
+        let (hub, keeper) = hub(&config, options.clone(), &counters)?;
         let clock = Registry::counted(RegistryOptions { ids: false, ..options }, &counters);
         let (deliverer, mailbox, hang_ups) = Deliverer::new();
         let watcher = Watcher::new(hang_ups, &counters).map_err(StartError::Watch)?;
@@ -158,8 +158,8 @@ impl Server {
             started: Instant::now(),
         };
         let shared = Arc::new(shared);
-        let writer = sequencer
-            .map(|sequencer| StoreWriter::start(sequencer, Handle { shared: Arc::clone(&shared) }));
+        let handle = Handle { shared: Arc::clone(&shared) };
+        let writer = keeper.map(|keeper| StoreWriter::start(keeper, &handle));
         let writer = writer.transpose().map_err(StartError::Spawn)?;
         Ok(Self { shared, deliverer, writer })
     }

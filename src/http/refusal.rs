@@ -117,7 +117,7 @@ impl From<PublishError> for Refusal {
         let status = match error {
             PublishError::Name | PublishError::Wildcard | PublishError::Nothing => 400,
             PublishError::TooManyChannels { .. } | PublishError::StoreFull => 507,
-            PublishError::Store { .. } => 503,
+            PublishError::Store { .. } | PublishError::Unanswered { .. } => 503,
         };
         let refusal = Self::new(status, error.to_string());
         match status {

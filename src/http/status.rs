@@ -62,6 +62,9 @@ fn look(server: &Shared) -> Value {
         "limits": ceiling.bounds().iter().map(limit).collect::<Vec<_>>(),
         "waiting": groups.iter().map(group).collect::<Vec<_>>(),
     });
+    if let Some(reachable) = server.hub.reaches_the_log() {
+        status["redis"] = json!({ "reachable": reachable });
+    }
     if let Some(lab) = &server.lab {
         let stuck = server.hub.subscribers(crowd::STUCK);
         status["lab"] = lab.crowd.json(stuck, counters.ended("stuck"));

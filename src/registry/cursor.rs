@@ -8,6 +8,10 @@ use super::{Channels, State};
 use crate::event::Frame;
 use crate::id::EventId;
 
+/// How much later than Redis's clock, as this node knows it, an id may be that another
+/// node has told.
+const AHEAD: Duration = Duration::from_secs(60);
+
 /// Where a stream begins.
 ///
 /// ```
@@ -48,21 +52,31 @@ impl std::str::FromStr for Start {
 pub(crate) struct Position {
     /// The last event it was given, or came after.
     pub(crate) after: EventId,
-    /// Losses of some channels, up to an id, of which it is not to be told,
-    /// sorted by name: what was gone before a stream of all that is kept began.
-    pub(super) forgiven: Option<Forgiven>,
+    /// Losses of which it is not to be told: what was gone before a stream of all that
+    /// is kept began.
+    pub(super) forgiven: Option<Box<Forgiven>>,
 }
 
-type Forgiven = Box<[(Arc<str>, EventId)]>;
+/// Up to which id losses are not told.
+#[derive(Debug, Clone)]
+pub(super) struct Forgiven {
+    /// Of these channels, sorted by name.
+    channels: Vec<(Arc<str>, EventId)>,
+    /// Of those that there were none of yet.
+    others: EventId,
+}
 
 impl Position {
     /// From where losses of this channel are told.
     pub(super) fn told_from(&self, channel: &str) -> EventId {
-        let forgiven = self.forgiven.as_deref().unwrap_or_default();
-        match forgiven.binary_search_by(|(name, _)| (**name).cmp(channel)) {
-            Ok(place) => self.after.max(forgiven[place].1),
-            Err(_) => self.after,
-        }
+        let Some(Forgiven { channels, others }) = self.forgiven.as_deref() else {
+            return self.after;
+        };
+        let upto = match channels.binary_search_by(|(name, _)| (**name).cmp(channel)) {
+            Ok(place) => channels[place].1,
+            Err(_) => *others,
+        };
+        self.after.max(upto)
     }
 }
 
@@ -85,7 +99,7 @@ impl State {
         let at = |after| Position { after, forgiven: None };
         match start {
             Start::Now => (at(self.last), Vec::new()),
-            Start::After(id) => match self.find(channels, id) {
+            Start::After(id) => match self.find(channels, id, now) {
                 Some(after) => (at(after), Vec::new()),
                 None => (at(self.last), self.unknown(channels, id)),
             },
@@ -97,20 +111,27 @@ impl State {
                 (at(after.unwrap_or(self.floor)), Vec::new())
             }
             Start::All => {
-                let mut forgiven: Vec<_> = (self.selected(channels))
+                let mut channels: Vec<_> = (self.selected(channels))
                     .map(|(name, channel)| (Arc::clone(name), channel.ring.lost_to()))
                     .filter(|(_, lost)| *lost > EventId::ZERO)
                     .collect();
-                forgiven.sort_unstable();
-                let forgiven = (!forgiven.is_empty()).then(|| forgiven.into_boxed_slice());
+                channels.sort_unstable();
+                let others = self.floor;
+                let any = !channels.is_empty() || others > EventId::ZERO;
+                let forgiven = any.then(|| Box::new(Forgiven { channels, others }));
                 (Position { after: EventId::ZERO, forgiven }, Vec::new())
             }
         }
     }
 
     /// The event that an id means, if it can still be told.
-    fn find(&self, channels: &Channels, id: &str) -> Option<EventId> {
+    pub(super) fn find(&self, channels: &Channels, id: &str, now: Duration) -> Option<EventId> {
         if let Ok(id) = id.parse::<EventId>() {
+            if self.shared {
+                // Another node may have come further than this one, which gets there too.
+                let latest = (now + AHEAD).as_millis();
+                return (id <= self.last || u128::from(id.epoch) <= latest).then_some(id);
+            }
             return (id.epoch == self.last.epoch && id <= self.last).then_some(id);
         }
         // The earliest: to repeat an event of another channel is better than to lose it.

@@ -71,6 +71,11 @@ impl Histories {
         let closest = matching.max_by_key(|(pattern, _)| (!pattern.ends_with('*'), pattern.len()));
         closest.map_or(self.default, |(_, history)| *history)
     }
+
+    /// Every rule there is.
+    pub(super) fn all_rules(&self) -> impl Iterator<Item = &History> {
+        self.patterns.iter().map(|(_, history)| history).chain([&self.default])
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,11 @@ impl Marks {
         by_key.or_else(|| own.and_then(|own| self.own.get(own))).copied()
     }
 
+    /// Every own id, and every key.
+    pub(super) fn names(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        (self.own.keys().cloned().collect(), self.keys.keys().cloned().collect())
+    }
+
     pub(super) fn add(&mut self, mark: &Mark, published: Published) {
         if let Some(own) = &mark.own {
             self.own.insert(Arc::clone(own), published);

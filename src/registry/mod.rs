@@ -36,6 +36,7 @@ mod presence;
 mod read;
 mod ring;
 mod sequencer;
+mod shared;
 mod state;
 mod subscription;
 
@@ -61,6 +62,8 @@ pub(crate) use self::read::Batch;
 use self::ring::Entry;
 use self::sequencer::Order;
 pub(crate) use self::sequencer::Sequencer;
+use self::shared::Reach;
+pub(crate) use self::shared::{Follower, Publisher};
 use self::state::{Channel, State};
 pub(crate) use self::subscription::Listening;
 pub use self::subscription::Subscription;
@@ -68,6 +71,9 @@ use crate::counters::Counters;
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::id::EventId;
+
+/// How many bytes of data one commit takes, more or less.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Channels, their histories and who listens. Cloning it makes another handle
 /// to the same registry.
@@ -157,8 +163,10 @@ impl Default for RegistryOptions {
 struct Shared {
     state: Mutex<State>,
     options: RegistryOptions,
-    /// The way to the sequencer, if there is a store.
+    /// The way to the sequencer, if there is a store, or to the publisher of a log.
     sequencer: Option<Sender<Order>>,
+    /// There only if the log is shared with other nodes.
+    reach: Option<Reach>,
     started: Instant,
     /// What the clock said then: the time of day, or a little more if the events
     /// of a store are of later. From there on it never goes back.
@@ -197,10 +205,11 @@ impl Registry {
         let (open, closed) = crossbeam_channel::bounded(0);
         let (calls, closing) = crossbeam_channel::bounded(0);
         (state.open, state.calls) = (Some(open), Some(calls));
+        let reach = state.shared.then(Reach::new);
         let (state, started) = (Mutex::new(state), Instant::now());
         let counters = Arc::clone(counters);
         let shared =
-            Shared { state, options, sequencer, started, began, counters, closing, closed };
+            Shared { state, options, sequencer, reach, started, began, counters, closing, closed };
         Self { shared: Arc::new(shared) }
     }
 
@@ -285,17 +294,29 @@ impl Registry {
         let state = self.lock();
         let info = |(name, channel): (&Arc<str>, &Channel)| ChannelInfo {
             name: name.to_string(),
-            subscribers: state.audience(name).0,
+            subscribers: state.listeners(name),
             events: channel.ring.len(),
             bytes: channel.ring.bytes(),
             last_id: Some(channel.ring.last_id()).filter(|id| *id > state.floor),
         };
-        state.channels.iter().map(info).collect()
+        let mut list: Vec<ChannelInfo> = state.channels.iter().map(info).collect();
+        let elsewhere = state.others.names.keys();
+        let elsewhere = elsewhere.filter(|name| !state.channels.contains_key(name.as_str()));
+        list.extend(elsewhere.map(|name| ChannelInfo {
+            name: name.clone(),
+            subscribers: state.listeners(name),
+            events: 0,
+            bytes: 0,
+            last_id: None,
+        }));
+        list.sort_by(|one, other| one.name.cmp(&other.name));
+        list
     }
 
-    /// How many streams listen to a channel, by its name or by a prefix.
+    /// How many streams listen to a channel, by its name or by a prefix; if the log is
+    /// shared, at every node of it.
     pub fn subscribers(&self, channel: &str) -> usize {
-        self.lock().audience(channel).0
+        self.lock().listeners(channel)
     }
 
     /// Forgets a channel's history, and says whether there was such a channel.

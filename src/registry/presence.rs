@@ -4,16 +4,20 @@
 //! with two tabs has not come twice. The events are the articles' chat's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::Local;
 use serde_json::json;
 
+use super::sequencer::Order;
 use super::{Registry, Subscription};
+use crate::error::PublishError;
 use crate::event::Event;
+use crate::store::redis::Change;
 
 /// The names present on one channel, with the number of streams of each.
 #[derive(Debug, Default)]
-pub(super) struct Presence(BTreeMap<String, usize>);
+pub(super) struct Presence(pub(super) BTreeMap<String, usize>);
 
 impl Presence {
     /// Whether the name was not there before.
@@ -46,11 +50,16 @@ impl Subscription {
 }
 
 impl Registry {
-    /// The names that are present on a channel, with how many streams each has.
+    /// The names that are present on a channel, with how many streams each has; if the
+    /// log is shared, at every node of it.
     pub fn present(&self, channel: &str) -> Vec<(String, usize)> {
         let state = self.lock();
-        let present = state.channels.get(channel).map(|channel| &channel.presence.0);
-        present.into_iter().flatten().map(|(name, streams)| (name.clone(), *streams)).collect()
+        let here = state.channels.get(channel).map(|channel| &channel.presence.0);
+        let mut present = here.cloned().unwrap_or_default();
+        for (name, streams) in state.others.present.get(channel).into_iter().flatten() {
+            *present.entry(name.clone()).or_default() += streams;
+        }
+        present.into_iter().collect()
     }
 
     pub(super) fn tell(
@@ -64,12 +73,33 @@ impl Registry {
         let data = json!({ "username": username, "time": time }).to_string();
         let event = Event::new(data).with_name(what).expect("a literal without line breaks");
         for name in subscription.channels.names.iter() {
-            let changed = (self.lock().channels.get_mut(name))
+            let mut state = self.lock();
+            state.changes += 1;
+            let changed = (state.channels.get_mut(name))
                 .is_some_and(|channel| change(&mut channel.presence, username));
-            if changed && let Err(error) = self.announce(name, &event) {
+            drop(state);
+            if !changed {
+                continue;
+            }
+            let told = match self.reaches_the_log() {
+                // Whether the name is also at another node, Redis knows.
+                Some(_) => self.tell_the_others(name, username, what == "userconnect"),
+                None => self.announce(name, &event),
+            };
+            if let Err(error) = told {
                 log::warn!("nobody is told of a {what} on {name:?}: {error}");
             }
         }
+    }
+
+    fn tell_the_others(
+        &self,
+        channel: &Arc<str>,
+        name: &str,
+        comes: bool,
+    ) -> Result<(), PublishError> {
+        let change = Change { channel: Arc::clone(channel), name: name.to_owned(), comes };
+        self.order(Order::Presence(change))
     }
 
     pub(super) fn tell_of_leaving(&self, subscription: &Subscription) {

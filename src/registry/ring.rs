@@ -79,6 +79,24 @@ impl Ring {
         self.lost = Lost { at, ..Lost::below(self.lost.to.max(to)) };
     }
 
+    /// Nothing is known of what was before its events, up to `floor`.
+    pub(super) fn begin_at(&mut self, floor: EventId) {
+        if self.lost.to < floor {
+            self.lost_before(floor, Duration::ZERO);
+        }
+    }
+
+    /// Lets go of everything, and of what may have been there up to `to`.
+    pub(super) fn lose(&mut self, to: EventId) {
+        self.clear();
+        self.lost_before(to, self.lost.at);
+    }
+
+    /// When the newest event came.
+    pub(super) fn newest_at(&self) -> Option<Duration> {
+        self.entries.back().map(|entry| entry.at)
+    }
+
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()
     }

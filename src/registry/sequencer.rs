@@ -34,19 +34,17 @@ use super::marks::Mark;
 use super::plan::{Names, Plan};
 use super::ring::Entry;
 use super::state::{Losses, State};
-use super::{Channel, Published, Registry, RegistryOptions, time_of_day};
+use super::{BATCH_BYTES, Channel, Published, Registry, RegistryOptions, time_of_day};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::event::Event;
 use crate::id::EventId;
+use crate::store::redis::Change;
 use crate::store::{Kept, Loss, Record, Store};
 
 /// How many orders may wait. Each publisher waits for the answer to its one, so
 /// this is how many publish at once before they wait to give their order.
-const MAILBOX: usize = 4_096;
-
-/// How many bytes of data one commit takes, more or less.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const MAILBOX: usize = 4_096;
 
 /// What the sequencer is asked to do.
 #[derive(Debug)]
@@ -58,6 +56,8 @@ pub(super) enum Order {
     },
     /// Tell the store what has been let go.
     Sweep,
+    /// Tell the other nodes who comes and goes here.
+    Presence(Change),
 }
 
 #[derive(Debug)]
@@ -106,13 +106,18 @@ impl Registry {
     /// Publishes without waiting for a store: for the threads of streams and the
     /// deliverer, which have others to serve.
     pub(super) fn announce(&self, channel: &str, event: &Event) -> Result<(), PublishError> {
-        let Some(sequencer) = &self.shared.sequencer else {
+        if self.shared.sequencer.is_none() {
             return self.publish(channel, event).map(drop);
-        };
+        }
         let (channel, events) = (channel.into(), vec![event.clone()]);
-        let order = Order::Publish(Request { channel, events, key: None, answer: None });
+        self.order(Order::Publish(Request { channel, events, key: None, answer: None }))
+    }
+
+    /// Gives an order for whose outcome nobody waits.
+    pub(super) fn order(&self, order: Order) -> Result<(), PublishError> {
         let busy = || PublishError::Store { reason: "its mailbox is full".into() };
-        sequencer.try_send(order).map_err(|_| busy())
+        let sent = self.shared.sequencer.as_ref().map(|sequencer| sequencer.try_send(order));
+        sent.unwrap_or(Ok(())).map_err(|_| busy())
     }
 
     /// A registry whose events are kept by a store, with what it kept; and who is
@@ -156,7 +161,7 @@ pub(super) struct Entered {
 }
 
 impl Entered {
-    fn new(id: EventId, record: &Record, options: &RegistryOptions) -> Self {
+    pub(super) fn new(id: EventId, record: &Record, options: &RegistryOptions) -> Self {
         let Record { channel, at, event, key, subscribers, count } = record;
         let mark = Mark { own: event.id().map(Arc::from), key: key.clone() };
         let mark = (mark.own.is_some() || mark.key.is_some()).then(|| Box::new(mark));
@@ -214,7 +219,8 @@ impl Sequencer {
                     let requests = self.gather(request);
                     self.publish(requests);
                 }
-                Order::Sweep => self.publish(Vec::new()),
+                // A file is one node's: there are no others to tell.
+                Order::Sweep | Order::Presence(_) => self.publish(Vec::new()),
             }
             next = self.held.take();
         }
@@ -334,7 +340,12 @@ impl Loss {
 }
 
 impl Request {
-    fn size(&self) -> usize {
+    /// Answers who waits for it. Who asked may have left.
+    pub(super) fn answer(self, published: Result<Published, PublishError>) {
+        let _ = self.answer.map(|answer| answer.send(published));
+    }
+
+    pub(super) fn size(&self) -> usize {
         self.events.iter().map(|event| event.data().len()).sum()
     }
 }

@@ -15,6 +15,7 @@ use super::sequencer::Entered;
 use super::{Channels, Closing, History, RegistryOptions};
 use crate::error::PublishError;
 use crate::id::EventId;
+use crate::store::redis::Row;
 use crate::store::{Kept, Loss};
 
 #[derive(Debug)]
@@ -35,6 +36,12 @@ pub(super) struct State {
     pub(super) last_key: u64,
     /// What a store still has to be told.
     pub(super) losses: Losses,
+    /// Whether the events are in a log that other nodes write too.
+    pub(super) shared: bool,
+    /// Who listens at those.
+    pub(super) others: Row,
+    /// How often it has changed who listens here.
+    pub(super) changes: u64,
 }
 
 #[derive(Debug)]
@@ -126,6 +133,32 @@ impl State {
             prefixes: BTreeMap::new(),
             last_key: 0,
             losses: Losses::default(),
+            shared: false,
+            others: Row::default(),
+            changes: 0,
+        }
+    }
+
+    /// The same, for events that are in a log which other nodes write too.
+    pub(super) fn of_a_log() -> Self {
+        Self { shared: true, ..Self::new(EventId::ZERO) }
+    }
+
+    /// What was before the log's beginning is not known, of any channel.
+    pub(super) fn begin_at(&mut self, floor: EventId, last: EventId) {
+        self.floor = self.floor.max(floor);
+        self.last = self.last.max(last);
+        let floor = self.floor;
+        self.channels.values_mut().for_each(|channel| channel.ring.begin_at(floor));
+    }
+
+    /// Whatever there was up to this id may be gone, of any channel.
+    pub(super) fn lose(&mut self, upto: EventId) {
+        self.floor = self.floor.max(upto);
+        self.last = self.last.max(upto);
+        for channel in self.channels.values_mut() {
+            channel.ring.lose(upto);
+            channel.marks = Marks::default();
         }
     }
 
@@ -143,7 +176,11 @@ impl State {
     }
 
     /// The same beyond every limit, for events that are kept already.
-    fn channel_of_any_number(&mut self, name: &str, options: &RegistryOptions) -> &mut Channel {
+    pub(super) fn channel_of_any_number(
+        &mut self,
+        name: &str,
+        options: &RegistryOptions,
+    ) -> &mut Channel {
         if !self.channels.contains_key(name) {
             let channel = Channel::new(self.floor, options.history.of(name));
             self.channels.insert(name.into(), channel);
@@ -242,6 +279,27 @@ impl State {
         })
     }
 
+    /// How many listen to a channel, at every node.
+    pub(super) fn listeners(&self, name: &str) -> usize {
+        self.audience(name).0 + self.others.listeners(name)
+    }
+
+    /// Who listens here, for the other nodes.
+    pub(super) fn row(&self) -> Row {
+        let counted = |(name, audience): (&Arc<str>, &Audience)| {
+            (audience.subscribers > 0).then(|| (name.to_string(), audience.subscribers))
+        };
+        let audiences = self.channels.iter().map(|(name, channel)| (name, &channel.audience));
+        let present = self.channels.iter().filter(|(_, channel)| !channel.presence.is_empty());
+        Row {
+            names: audiences.filter_map(counted).collect(),
+            prefixes: self.prefixes.iter().filter_map(counted).collect(),
+            present: present
+                .map(|(name, channel)| (name.to_string(), channel.presence.0.clone()))
+                .collect(),
+        }
+    }
+
     /// Everybody's bells.
     pub(super) fn all_bells(&self) -> Vec<Bells> {
         let by_name = self.channels.values().map(|channel| channel.audience.bells());
@@ -251,6 +309,7 @@ impl State {
     /// Changes the audience of each name and prefix, and forgets the prefixes
     /// to which nobody listens any more.
     pub(super) fn audiences(&mut self, channels: &Channels, mut change: impl FnMut(&mut Audience)) {
+        self.changes += 1;
         for name in channels.names.iter() {
             if let Some(channel) = self.channels.get_mut(name) {
                 change(&mut channel.audience);

@@ -48,6 +48,9 @@ impl Registry {
         channels: &Channels,
         start: &Start,
     ) -> Result<Subscription, PublishError> {
+        if let Start::After(id) = start {
+            self.await_own_id(channels, id);
+        }
         let now = self.now();
         let mut state = self.lock();
         for name in channels.names.iter() {

@@ -251,6 +251,17 @@ fn all_that_is_kept_never_begins_with_a_gap_and_later_losses_are_told() {
 }
 
 #[test]
+fn all_of_a_prefix_does_not_begin_with_a_gap_of_a_channel_that_is_still_to_come() {
+    let history = Histories::all(History { age: Duration::ZERO, ..History::default() });
+    let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
+    publish(&registry, "a", "gone");
+    registry.sweep(); // and its floor is known of no channel
+    let mut subscription = subscribe(&registry, &["*"], &Start::All);
+    publish(&registry, "b", "1");
+    assert_eq!(read(&mut subscription), "1");
+}
+
+#[test]
 fn a_name_comes_with_its_first_stream_and_goes_with_its_last() {
     let registry = Registry::new();
     let mut watcher = subscribe(&registry, &["chat"], &Start::Now);

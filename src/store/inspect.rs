@@ -20,7 +20,7 @@ use crate::id::EventId;
 /// # use threadcast::{Config, Event, Server};
 /// # let path = std::env::temp_dir().join(format!("threadcast-stats-{}.redb", std::process::id()));
 /// # let listen = vec!["127.0.0.1:0".parse()?];
-/// # let server = Server::bind(Config { listen, store: Some(path.clone()), ..Config::default() })?;
+/// # let server = Server::bind(Config { listen, store: Some(path.clone().into()), ..Config::default() })?;
 /// # let (handle, registry) = (server.handle(), server.registry().clone());
 /// # let running = std::thread::spawn(move || server.run());
 /// # registry.publish("news", &Event::new("hello"))?;
@@ -48,7 +48,7 @@ pub struct Stats {
 /// # use threadcast::{Config, Event, Server};
 /// # let path = std::env::temp_dir().join(format!("threadcast-channel-stats-{}.redb", std::process::id()));
 /// # let listen = vec!["127.0.0.1:0".parse()?];
-/// # let server = Server::bind(Config { listen, store: Some(path.clone()), ..Config::default() })?;
+/// # let server = Server::bind(Config { listen, store: Some(path.clone().into()), ..Config::default() })?;
 /// # let (handle, registry) = (server.handle(), server.registry().clone());
 /// # let running = std::thread::spawn(move || server.run());
 /// # registry.publish("news", &Event::new("hello"))?;

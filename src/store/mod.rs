@@ -5,14 +5,17 @@
 //! rings are filled from the store at the start. The rings are still the only
 //! thing ever read by a stream.
 //!
-//! The store gives the ids: a `file` counts on, and one that is shared between
-//! nodes would take them from where it keeps its events.
+//! The store gives the ids. A `file` is one node's own: it counts on, and what it
+//! has kept enters the rings at once. A log in `redis` is shared between nodes: it
+//! says what of a request is new, and events enter the rings of every node, the
+//! publisher's own too, as they are read back from it.
 //!
 //! Nothing here knows a socket, or who listens.
 
 mod disk;
 pub(crate) mod file;
 mod inspect;
+pub(crate) mod redis;
 pub(crate) mod tables;
 
 use std::fmt;
@@ -21,11 +24,12 @@ use std::time::Duration;
 
 pub(crate) use self::file::File;
 pub use self::inspect::{ChannelStats, Stats, export, stats};
+pub use self::redis::{RedisUrl, StoreAt};
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::id::EventId;
 
-/// Who keeps events.
+/// Who keeps events for one node alone.
 pub(crate) trait Store: fmt::Debug + Send {
     /// Keeps these events and lets go of what is lost, all of it or nothing, and
     /// gives the events' ids, in the order of ids. Once it returns, no crash and

@@ -100,5 +100,5 @@ pub(crate) fn id_of(answer: &Answer) -> EventId {
 }
 
 pub(crate) fn with_store(store: PathBuf) -> Config {
-    Config { store: Some(store), ..Config::default() }
+    Config { store: Some(store.into()), ..Config::default() }
 }

@@ -1,0 +1,33 @@
+-- Buries the nodes that have not been heard of, and answers how the log stands:
+-- its counter, its newest id, the milliseconds since 1970, and how often rows
+-- have changed; and if that is not what the caller knows, the others' rows. ARGV:
+-- node, time of day, what the caller knows.
+begin()
+trim()
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', NODES, '-inf', number(now))) do
+  bury(node, ARGV[6])
+end
+local last = '0-0'
+if redis.call('EXISTS', EVENTS) == 1 then
+  local info = redis.call('XINFO', 'STREAM', EVENTS)
+  for place = 1, #info, 2 do
+    if info[place] == 'last-generated-id' then last = info[place + 1] end
+  end
+end
+if redis.call('EXISTS', DELETED) == 1 then
+  local first = redis.call('XRANGE', EVENTS, '-', '+', 'COUNT', 1)[1]
+  for field = 1, first and #first[2] or 0, 2 do
+    if first[2][field] == 'q' then
+      redis.call('ZREMRANGEBYSCORE', DELETED, '-inf', '(' .. first[2][field + 1])
+    end
+  end
+end
+local version = redis.call('GET', ROWS) or '0'
+local answer = { redis.call('GET', SEQ), last, number(now), version }
+if version ~= ARGV[7] then
+  for _, node in ipairs(redis.call('ZRANGE', NODES, 0, -1)) do
+    local row = node ~= ARGV[5] and redis.call('GET', 'threadcast:node:' .. node)
+    if row then answer[#answer + 1] = row end
+  end
+end
+return answer

@@ -1,0 +1,87 @@
+//! Who listens to a node, as the others are told.
+
+use std::collections::BTreeMap;
+
+use chrono::Local;
+use serde_json::{Value, json};
+
+/// How many listen to what, and who said a name: at one node, or at several.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Row {
+    /// Streams of each channel, by its name and by a prefix.
+    pub(crate) names: BTreeMap<String, usize>,
+    pub(crate) prefixes: BTreeMap<String, usize>,
+    /// Of each channel, the names and how many streams each has.
+    pub(crate) present: BTreeMap<String, BTreeMap<String, usize>>,
+}
+
+impl Row {
+    /// How many listen to a channel, by its name or by a prefix.
+    pub(crate) fn listeners(&self, channel: &str) -> usize {
+        let by_name = self.names.get(channel).copied().unwrap_or_default();
+        let by_prefix = (0..=channel.len())
+            .filter(|_| !self.prefixes.is_empty())
+            .filter_map(|end| self.prefixes.get(channel.get(..end)?));
+        by_name + by_prefix.sum::<usize>()
+    }
+
+    /// Adds another node's.
+    pub(crate) fn add(&mut self, other: Self) {
+        add(&mut self.names, other.names);
+        add(&mut self.prefixes, other.prefixes);
+        for (channel, present) in other.present {
+            add(self.present.entry(channel).or_default(), present);
+        }
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        let Self { names, prefixes, present } = self;
+        json!({ "names": names, "prefixes": prefixes, "present": present }).to_string()
+    }
+
+    /// What it does not understand, it leaves out.
+    pub(super) fn from_json(text: &str) -> Self {
+        let row: Value = serde_json::from_str(text).unwrap_or_default();
+        let present = row["present"].as_object().into_iter().flatten();
+        Self {
+            names: counts(&row["names"]),
+            prefixes: counts(&row["prefixes"]),
+            present: present.map(|(channel, names)| (channel.clone(), counts(names))).collect(),
+        }
+    }
+}
+
+fn add(to: &mut BTreeMap<String, usize>, from: BTreeMap<String, usize>) {
+    for (name, count) in from {
+        *to.entry(name).or_default() += count;
+    }
+}
+
+fn counts(object: &Value) -> BTreeMap<String, usize> {
+    let fields = object.as_object().into_iter().flatten();
+    let count = |value: &Value| usize::try_from(value.as_u64()?).ok();
+    fields.filter_map(|(name, value)| Some((name.clone(), count(value)?))).collect()
+}
+
+/// The time that a channel is told with who comes and goes.
+pub(super) fn time_of_day() -> String {
+    Local::now().format("%H:%M:%S").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_add_up_and_a_row_is_read_as_it_was_written() {
+        let one = |name: &str, count| BTreeMap::from([(name.to_owned(), count)]);
+        let present = BTreeMap::from([("chat".to_owned(), one("ada", 1))]);
+        let row = Row { names: one("chat", 2), prefixes: one("ch", 3), present };
+        let mut both = Row::from_json(&row.to_json());
+        assert_eq!(both, row);
+        both.add(row);
+        assert_eq!((both.listeners("chat"), both.listeners("chx")), (10, 6));
+        assert_eq!(both.present["chat"]["ada"], 2);
+        assert_eq!(Row::from_json("of a later version"), Row::default());
+    }
+}

@@ -1,0 +1,210 @@
+//! What a node writes to Redis, each in one round trip.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Script;
+
+use super::presence::time_of_day;
+use super::{Link, RedisUrl, Row, Trouble, begin, script};
+use crate::event::Event;
+use crate::id::EventId;
+
+/// For how long a node counts that is not heard of, in milliseconds.
+const HOLDS: u64 = 15_000;
+
+/// What stands in place of a length where there is no text.
+const NONE: u32 = u32::MAX;
+
+/// How much the log keeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) events: usize,
+    pub(crate) age: Duration,
+}
+
+impl Bounds {
+    /// More than Redis can count with is a hundred years.
+    pub(super) fn milliseconds(self) -> u64 {
+        milliseconds(self.age)
+    }
+}
+
+fn milliseconds(age: Duration) -> u64 {
+    const CENTURY: u128 = 100 * 365 * 24 * 3_600_000;
+    u64::try_from(age.as_millis().clamp(1, CENTURY)).expect("a century is short")
+}
+
+/// A request to publish.
+#[derive(Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) channel: &'a str,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) events: &'a [Event],
+    pub(crate) subscribers: usize,
+    /// For how long a repeat is known to be one.
+    pub(crate) known_for: Duration,
+}
+
+/// What it is answered: the id, and how many listened and were published.
+pub(crate) type Answered = (EventId, usize, usize);
+
+/// A name comes to a channel of this node, or leaves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) channel: Arc<str>,
+    pub(crate) name: String,
+    pub(crate) comes: bool,
+}
+
+/// Writes to the log, for one node.
+pub(crate) struct Writer {
+    link: Link,
+    bounds: Bounds,
+    /// What the others know this node by.
+    node: String,
+    publish: Script,
+    forget: Script,
+    presence: Script,
+    refresh: Script,
+    bury: Script,
+}
+
+impl Writer {
+    pub(crate) fn new(url: &RedisUrl, bounds: Bounds, node: String) -> Self {
+        Self {
+            link: Link::new(url),
+            bounds,
+            node,
+            publish: script!("publish.lua"),
+            forget: script!("forget.lua"),
+            presence: script!("presence.lua"),
+            refresh: script!("refresh.lua"),
+            bury: script!("bury.lua"),
+        }
+    }
+
+    /// Publishes what is new of these, all of it or nothing, and answers each. Once it
+    /// returns, it is in Redis. `last` is the newest id that this node knows.
+    pub(crate) fn publish(
+        &mut self,
+        last: EventId,
+        requests: &[Asked<'_>],
+    ) -> Result<Vec<Answered>, Trouble> {
+        let packed = pack(requests);
+        let mut call = begin(&self.publish, last, self.bounds);
+        call.arg(packed);
+        let answers: Vec<String> =
+            self.link.ask(Duration::ZERO, |connection| call.invoke(connection))?;
+        let read: Option<Vec<Answered>> = answers.iter().map(|answer| read(answer)).collect();
+        read.filter(|read| read.len() == requests.len()).ok_or_else(|| {
+            Trouble::Unanswered("what it answered is not what its script says".into())
+        })
+    }
+
+    /// Has every node forget a channel's history, and the names of its events.
+    pub(crate) fn forget(
+        &mut self,
+        last: EventId,
+        channel: &str,
+        ids: &[EventId],
+        (own_ids, keys): (&[Arc<str>], &[Arc<str>]),
+    ) -> Result<(), Trouble> {
+        let mut call = begin(&self.forget, last, self.bounds);
+        let newest = ids.last().copied().unwrap_or_default();
+        call.arg(channel).arg(newest.to_string()).arg(own_ids.len() + keys.len());
+        own_ids.iter().for_each(|own| {
+            call.arg(format!("threadcast:own:{channel}\0{own}"));
+        });
+        keys.iter().for_each(|key| {
+            call.arg(format!("threadcast:key:{channel}\0{key}"));
+        });
+        ids.iter().for_each(|id| {
+            call.arg(id.to_string());
+        });
+        self.link.ask(Duration::ZERO, |connection| call.invoke(connection))
+    }
+
+    /// Says who has come and gone here. The first node to which a name comes, and the
+    /// last that it leaves, tell the channel.
+    pub(crate) fn change(&mut self, last: EventId, changes: &[Change]) -> Result<(), Trouble> {
+        let mut call = begin(&self.presence, last, self.bounds);
+        call.arg(&self.node).arg(time_of_day());
+        for Change { channel, name, comes } in changes {
+            call.arg(if *comes { "+" } else { "-" }).arg(member(channel, name));
+        }
+        self.link.ask(Duration::ZERO, |connection| call.invoke(connection))
+    }
+
+    /// Says that this node is there, and who listens here. With `names`, what Redis
+    /// knows of the names is put right. Answers whether it was still known.
+    pub(crate) fn refresh(
+        &mut self,
+        last: EventId,
+        row: &Row,
+        names: bool,
+    ) -> Result<bool, Trouble> {
+        let mut call = begin(&self.refresh, last, self.bounds);
+        call.arg(&self.node).arg(time_of_day()).arg(HOLDS).arg(row.to_json());
+        if names {
+            call.arg("1");
+            for (channel, present) in &row.present {
+                present.keys().for_each(|name| {
+                    call.arg(member(channel, name));
+                });
+            }
+        } else {
+            call.arg("0");
+        }
+        let known: u8 = self.link.ask(Duration::ZERO, |connection| call.invoke(connection))?;
+        Ok(known == 1)
+    }
+
+    /// Says goodbye: whoever is present here alone has left.
+    pub(crate) fn bury(&mut self, last: EventId) -> Result<(), Trouble> {
+        let mut call = begin(&self.bury, last, self.bounds);
+        call.arg(&self.node).arg(time_of_day());
+        self.link.ask(Duration::ZERO, |connection| call.invoke(connection))
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+fn member(channel: &str, name: &str) -> String {
+    format!("{channel}\0{name}")
+}
+
+/// The requests as one argument, for Redis takes no more than a million.
+fn pack(requests: &[Asked<'_>]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    let mut put = |text: Option<&str>| {
+        let length = text.map_or(NONE, |text| u32::try_from(text.len()).expect("below 4 GiB"));
+        packed.extend_from_slice(&length.to_le_bytes());
+        packed.extend_from_slice(text.unwrap_or_default().as_bytes());
+    };
+    for Asked { channel, key, events, subscribers, known_for } in requests {
+        put(Some(channel));
+        put(*key);
+        put(Some(&milliseconds(*known_for).to_string()));
+        put(Some(&subscribers.to_string()));
+        put(Some(&events.len().to_string()));
+        for event in *events {
+            put(event.name());
+            put(event.id());
+            put(event.retry().map(|retry| retry.as_millis().to_string()).as_deref());
+            put(Some(event.data()));
+        }
+    }
+    packed
+}
+
+fn read(answer: &str) -> Option<Answered> {
+    let mut words = answer.split(' ');
+    let mut next = || words.next();
+    Some((next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?))
+}

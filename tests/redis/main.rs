@@ -1,0 +1,195 @@
+//! Nodes that share a Redis, through the socket.
+
+mod away;
+#[path = "../common/mod.rs"]
+mod common;
+mod presence;
+mod reaching;
+mod server;
+
+use std::collections::BTreeSet;
+use std::thread;
+
+use common::{Answer, PATIENCE, Stream, TestServer, wait_until};
+use server::Redis;
+use threadcast::{Config, Event, EventId, Histories, History};
+
+/// The id that a publish was answered with.
+#[track_caller]
+fn id_of(answer: &Answer) -> EventId {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["id"].as_str().and_then(|id| id.parse().ok()).expect("an id of the server's")
+}
+
+/// A stream that goes on after this id.
+fn after(node: &TestServer, channel: &str, id: EventId) -> Stream {
+    Stream::of(node, &format!("/channels/{channel}"), &format!("Last-Event-ID: {id}\r\n"))
+}
+
+/// Until this node has read so far.
+fn has_read(node: &TestServer, id: EventId) {
+    wait_until(PATIENCE, "it has read what was published", || node.registry.last_id() >= id);
+}
+
+#[test]
+fn all_nodes_tell_one_order() {
+    let Some(redis) = Redis::start() else { return };
+    let nodes = [(); 2].map(|()| TestServer::with(redis.node()));
+    let mut streams =
+        [0, 1].map(|node| Stream::of(&nodes[node], "/channels?channel=a&channel=b*", ""));
+    thread::scope(|scope| {
+        for publisher in 0..6 {
+            let node = &nodes[publisher % 2];
+            scope.spawn(move || {
+                for n in 0..20 {
+                    let channel = ["a", "b1", "b2"][(publisher + n) % 3];
+                    let answer = node.post(&format!("/channels/{channel}"), "", &format!("{n}"));
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                }
+            });
+        }
+    });
+    let [one, other] = streams.each_mut().map(|stream| {
+        (0..120)
+            .map(|_| {
+                let event = stream.event();
+                let id = event.id.as_deref().and_then(|id| id.parse::<EventId>().ok());
+                (id.expect("the server's id"), event.data().to_owned())
+            })
+            .collect::<Vec<_>>()
+    });
+    assert!(one.is_sorted_by(|a, b| a.0 < b.0), "{one:?}");
+    assert_eq!(one, other);
+}
+
+#[test]
+fn a_cursor_is_valid_on_every_node() {
+    let Some(redis) = Redis::start() else { return };
+    let [here, there] = [(); 2].map(|()| TestServer::with(redis.node()));
+    let ids = ["1", "2", "3"].map(|data| id_of(&here.post("/channels/a", "", data)));
+    let mut stream = Stream::of(&here, "/channels/a?since=all", "");
+    assert_eq!(stream.event().data(), "1");
+    after(&there, "a", ids[0]).expect_data(&["2", "3"]);
+    // What was answered a moment ago, this node may not have read yet.
+    for n in 4..30 {
+        let id = id_of(&here.post("/channels/a", "", &n.to_string()));
+        let mut ahead = after(&there, "a", id);
+        let mut caught_up = after(&there, "a", ids[2]);
+        let next = id_of(&there.post("/channels/a?event=next", "", "next"));
+        ahead.expect(&format!("id: {next}\nevent: next\ndata: next"));
+        assert_eq!(caught_up.event().data(), "4");
+    }
+    for n in 30..40 {
+        let own = format!("order-{n}");
+        let id = id_of(&here.post(&format!("/channels/a?id={own}"), "", "own"));
+        let resume = format!("Last-Event-ID: {own}\r\n");
+        let mut ahead = Stream::of(&there, "/channels/a", &resume);
+        has_read(&there, id);
+        let next = id_of(&there.post("/channels/a", "", "next"));
+        ahead.expect(&format!("id: {next}\ndata: next"));
+    }
+    // A node that starts now knows them too; and an id of long after now, nobody.
+    let new = TestServer::with(redis.node());
+    assert_eq!(after(&new, "a", ids[1]).event().data(), "3");
+    let absurd = EventId { epoch: ids[0].epoch + 3_600_000, n: 0 };
+    for node in [&here, &new] {
+        assert!(after(node, "a", absurd).event().gap().is_some());
+    }
+}
+
+#[test]
+fn a_repeat_is_one_event_whichever_node_it_comes_to() {
+    let Some(redis) = Redis::start() else { return };
+    let [first, second] = [(); 2].map(|()| TestServer::with(redis.node()));
+    let key = "Idempotency-Key: k\r\nContent-Type: application/x-ndjson\r\n";
+    let lines =
+        "{\"data\":\"1\"}\n{\"data\":\"2\",\"id\":\"two\"}\n{\"data\":\"2\",\"id\":\"two\"}\n";
+    let published = first.post("/channels/a", key, lines);
+    let own = first.post("/channels/a?id=order-7", "", "own");
+    assert_eq!(published.json()["count"], 3);
+    drop(first);
+    assert_eq!(second.post("/channels/a", key, lines).json(), published.json());
+    assert_eq!(second.post("/channels/a?id=order-7", "", "own").json(), own.json());
+    assert_ne!(id_of(&second.post("/channels/b?id=order-7", "", "own")), id_of(&own));
+    // All at once, in one batch and in several.
+    let ids: BTreeSet<EventId> = thread::scope(|scope| {
+        let publish = || id_of(&second.post("/channels/a?id=once", "", "once"));
+        let threads: Vec<_> = (0..16).map(|_| scope.spawn(publish)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a publisher")).collect()
+    });
+    assert_eq!(ids.len(), 1);
+    let mut all = Stream::of(&second, "/channels/a?since=all", "");
+    all.expect_data(&["1", "2", "own", "once"]);
+}
+
+#[test]
+fn a_forgotten_history_is_forgotten_by_every_node() {
+    let Some(redis) = Redis::start() else { return };
+    let [here, there] = [(); 2].map(|()| TestServer::with(redis.node()));
+    let own = here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "secret");
+    has_read(&here, id_of(&own));
+    let mut listening = [&here, &there].map(|node| {
+        has_read(node, id_of(&own));
+        Stream::of(node, "/channels/a?since=all", "")
+    });
+    listening.iter_mut().for_each(|stream| assert_eq!(stream.event().data(), "secret"));
+    let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(here.head(delete).status, 204);
+    // Its names are free again.
+    let again = here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "after");
+    assert!(id_of(&again) > id_of(&own));
+    // Who had read it, has lost nothing.
+    listening.iter_mut().for_each(|stream| stream.expect("id: order-7\ndata: after"));
+    let log = redis.ask::<Vec<(String, Vec<String>)>>(&["XRANGE", "threadcast:events", "-", "+"]);
+    assert!(!format!("{log:?}").contains("secret"), "it is not in Redis either");
+    has_read(&there, id_of(&again));
+    let new = TestServer::with(redis.node());
+    for node in [&here, &there, &new] {
+        has_read(node, id_of(&again));
+        Stream::of(node, "/channels/a?since=all", "").expect_data(&["after"]);
+        let mut resumed = after(node, "a", id_of(&own).before_it());
+        assert!(resumed.event().gap().is_some(), "the other one was lost");
+    }
+}
+
+trait Before {
+    fn before_it(self) -> Self;
+}
+
+impl Before for EventId {
+    fn before_it(self) -> Self {
+        Self { epoch: self.epoch - 1, n: 0 }
+    }
+}
+
+#[test]
+fn the_log_is_bounded_and_what_it_let_go_is_a_gap() {
+    let Some(redis) = Redis::start() else { return };
+    let history = History { events: 2, ..History::default() };
+    let config = || Config { history: Histories::all(history), ..redis.node() };
+    let node = TestServer::with(config());
+    let first = id_of(&node.post("/channels/a", "", "first"));
+    let batch = vec![Event::new("x".repeat(200)); 100];
+    for _ in 0..10 {
+        node.registry.publish_all("b", &batch, None).expect("it is kept");
+    }
+    let kept: usize = redis.ask(&["XLEN", "threadcast:events"]);
+    assert!((200..500).contains(&kept), "about a hundred times two, and not {kept}");
+    let new = TestServer::with(config());
+    let mut resumed = after(&new, "a", EventId { epoch: first.epoch - 1, n: 0 });
+    let gap = resumed.event().gap().expect("the first is lost");
+    assert_eq!((gap["channel"].as_str(), gap["missed"].as_u64()), (Some("a"), None));
+}
+
+#[test]
+fn a_start_is_found_by_age_and_a_retry_and_a_name_survive() {
+    let Some(redis) = Redis::start() else { return };
+    let node = TestServer::with(redis.node());
+    let id = id_of(&node.post("/channels/a?event=n&retry=5", "", "one\ntwo"));
+    let new = TestServer::with(redis.node());
+    for node in [&node, &new] {
+        has_read(node, id);
+        let mut young = Stream::of(node, "/channels/a?since=10m", "");
+        young.expect(&format!("id: {id}\nevent: n\nretry: 5\ndata: one\ndata: two"));
+    }
+}

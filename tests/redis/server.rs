@@ -1,0 +1,134 @@
+//! A Redis of the test's own, which can be killed and started again.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::common::{PATIENCE, say, wait_until};
+use threadcast::Config;
+
+/// A Redis in a folder of its own, on a UNIX socket, with every write on the disk before
+/// it is answered. It goes with its folder.
+pub(crate) struct Redis {
+    pub(crate) folder: PathBuf,
+    options: Vec<String>,
+    socket: String,
+    child: Option<Child>,
+}
+
+impl Redis {
+    /// `None`, said aloud, where there is no `redis-server`.
+    pub(crate) fn start() -> Option<Self> {
+        Self::with(|_| Vec::new())
+    }
+
+    /// The same, with options that may want to know its folder.
+    pub(crate) fn with(options: impl FnOnce(&str) -> Vec<String>) -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        if Command::new("redis-server").arg("--version").output().is_err() {
+            assert!(
+                std::env::var_os("THREADCAST_REQUIRE_REDIS").is_none(),
+                "there is no redis-server"
+            );
+            say("SKIPPED: there is no redis-server; `make redis` installs one");
+            return None;
+        }
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("threadcast-redis-{}-{n}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir(&folder).expect("a new folder");
+        let options = options(folder.to_str().expect("UTF-8"));
+        let mut redis = Self { folder, options, socket: "r.sock".into(), child: None };
+        redis.again();
+        Some(redis)
+    }
+
+    /// Starts it with what it has kept, and returns once it answers.
+    pub(crate) fn again(&mut self) {
+        self.again_on("r.sock");
+    }
+
+    /// The same, on another socket.
+    pub(crate) fn again_on(&mut self, socket: &str) {
+        self.kill();
+        self.socket = socket.into();
+        let path = self.folder.join(socket);
+        let child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "yes"])
+            .args(["--appendfsync", "always", "--dir"])
+            .arg(&self.folder)
+            .arg("--unixsocket")
+            .arg(&path)
+            .args(&self.options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        self.child = Some(child.expect("it is there"));
+        wait_until(PATIENCE, "Redis answers", || self.is_there());
+    }
+
+    fn is_there(&self) -> bool {
+        let Ok(client) = redis::Client::open(self.url()) else { return false };
+        let Ok(mut connection) = client.get_connection() else { return false };
+        let pong: redis::RedisResult<String> = redis::cmd("PING").query(&mut connection);
+        match pong {
+            Ok(_) => true,
+            Err(error) => error.code() == Some("NOAUTH"),
+        }
+    }
+
+    /// As a crash or a lost machine would end it.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("a child of ours");
+            child.wait().expect("a child of ours");
+        }
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.child.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &id]).status();
+        assert!(sent.expect("there is `kill`").success());
+    }
+
+    /// Takes away all that it has kept. It must not run.
+    pub(crate) fn lose_everything(&self) {
+        fs::remove_dir_all(self.folder.join("appendonlydir")).expect("it has kept something");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis+unix://{}", self.folder.join(&self.socket).display())
+    }
+
+    /// What a node of it is to be.
+    pub(crate) fn node(&self) -> Config {
+        Config { store: Some(self.url().as_str().into()), ..Config::default() }
+    }
+
+    /// Asks it something itself.
+    pub(crate) fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let client = redis::Client::open(self.url()).expect("an address");
+        let mut connection = client.get_connection().expect("it runs");
+        let mut command = redis::cmd(words[0]);
+        words[1..].iter().for_each(|word| {
+            command.arg(*word);
+        });
+        command.query(&mut connection).expect("an answer")
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("it is bound").port()
+}
