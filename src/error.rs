@@ -320,6 +320,16 @@ pub enum PublishError {
         /// How many that is.
         limit: usize,
     },
+    /// There are as many patterns listened to as the server keeps.
+    TooManyPatterns {
+        /// How many that is.
+        limit: usize,
+    },
+    /// One event has more topics than that.
+    TooManyTopics {
+        /// How many it may have.
+        limit: usize,
+    },
     /// The store has no room on its disk. Nothing of the event is published.
     StoreFull,
     /// The store cannot be written. Nothing of the event is published.
@@ -347,6 +357,14 @@ impl fmt::Display for PublishError {
                 "there are {limit} channels already and none is idle; use one of them, \
                  or raise --max-channels"
             ),
+            Self::TooManyPatterns { limit } => write!(
+                f,
+                "{limit} different patterns are listened to already; \
+                 listen to a channel's name, or raise --max-channels"
+            ),
+            Self::TooManyTopics { limit } => {
+                write!(f, "one event has at most {limit} topics; send several events")
+            }
             Self::StoreFull => f.write_str(
                 "the store's disk is full, and nothing was published; make room on it, and try again",
             ),

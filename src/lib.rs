@@ -44,6 +44,7 @@ mod http;
 mod id;
 pub mod lab;
 mod limits;
+mod matcher;
 mod process;
 mod recipes;
 mod registry;
@@ -66,9 +67,10 @@ pub use http::{Config, CorsOrigins, Handle, Server};
 pub use id::{EventId, ParseIdError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
+pub use matcher::{Matcher, MatcherError, check_topic};
 pub use registry::{
-    ChannelInfo, Channels, Histories, History, Published, Registry, RegistryOptions, Start,
-    Subscription,
+    ChannelInfo, Channels, Histories, History, Published, Readable, Registry, RegistryOptions,
+    Start, Subscription, Update,
 };
 pub use store::{RedisUrl, StoreAt};
 pub use stream::SlowClient;

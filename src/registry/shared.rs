@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use super::audience::{Bells, Doorbell};
+use super::readable::Private;
 use super::sequencer::{Entered, MAILBOX, Order, Request};
 use super::state::State;
 use super::{BATCH_BYTES, Channels, Published, Registry, RegistryOptions};
@@ -56,9 +57,9 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// What a registry knows of the log that it shares.
 #[derive(Debug)]
-pub(super) struct Reach(AtomicBool);
+pub(super) struct Contact(AtomicBool);
 
-impl Reach {
+impl Contact {
     pub(super) fn new() -> Self {
         Self(AtomicBool::new(true))
     }
@@ -106,19 +107,19 @@ impl Registry {
 
     /// Whether the log that it shares can be reached; `None` if it shares none.
     pub(crate) fn reaches_the_log(&self) -> Option<bool> {
-        self.shared.reach.as_ref().map(|reach| reach.0.load(Ordering::Relaxed))
+        self.shared.contact.as_ref().map(|contact| contact.0.load(Ordering::Relaxed))
     }
 
     /// Whether a position is one that this node has not come to yet.
     pub(crate) fn is_ahead(&self, id: EventId) -> bool {
-        self.shared.reach.is_some() && id > self.last_id()
+        self.shared.contact.is_some() && id > self.last_id()
     }
 
     /// Gives this node a moment to read an event that another one has told, where its id
     /// does not say how new it is.
     #[inline(never)] // most streams do without
     pub(super) fn await_own_id(&self, channels: &Channels, id: &str) {
-        if self.shared.reach.is_none() || id.parse::<EventId>().is_ok() {
+        if self.shared.contact.is_none() || id.parse::<EventId>().is_ok() {
             return;
         }
         let (door, visitors) = crossbeam_channel::bounded(1);
@@ -135,27 +136,20 @@ impl Registry {
     /// Lets what was read from the log into the rings.
     fn enter(&self, read: Vec<News>) {
         let options = &self.shared.options;
-        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
-        let mut lost = false;
         // Encoded before the lock is taken.
-        let heard: Vec<Heard> = (read.into_iter())
-            .map(|news| {
-                match &news {
-                    News::Event(_, record) => drop(names.insert(Arc::clone(&record.channel))),
-                    News::Forget(_, channel, _) => drop(names.insert(Arc::clone(channel))),
-                    News::Lost(_) => lost = true,
-                }
-                Heard::of(news, options)
-            })
-            .collect();
+        let heard: Vec<Heard> = read.into_iter().map(|news| Heard::of(news, options)).collect();
+        let rings: BTreeSet<(Arc<str>, Option<Arc<Private>>)> =
+            heard.iter().flat_map(Heard::rings).collect();
+        let lost = heard.iter().any(|one| matches!(one, Heard::Lost(_)));
         let now = self.now();
         let mut state = self.lock();
         heard.into_iter().for_each(|one| state.take_in(one, options));
-        names.iter().for_each(|name| state.trim(name, now));
+        rings.iter().for_each(|(name, _)| state.trim(name, now));
         let bells: Vec<Bells> = if lost {
             state.all_bells()
         } else {
-            names.iter().flat_map(|name| state.audience(name).1).collect()
+            let audiences = rings.iter().map(|(name, who)| state.audience(name, who.as_ref()));
+            audiences.flat_map(|(_, bells)| bells).collect()
         };
         drop(state);
         bells.iter().for_each(Bells::ring);
@@ -177,17 +171,24 @@ impl Heard {
             News::Lost(upto) => Self::Lost(upto),
         }
     }
+
+    /// Which channels it changes, and whose bells are to ring for that.
+    fn rings(&self) -> Vec<(Arc<str>, Option<Arc<Private>>)> {
+        match self {
+            Self::Event(entered) => entered.rings().collect(),
+            Self::Forget(_, channel, _) => vec![(Arc::clone(channel), None)],
+            Self::Lost(_) => Vec::new(),
+        }
+    }
 }
 
 impl State {
     fn hear(&mut self, news: News, options: &RegistryOptions) {
-        let channel = match &news {
-            News::Event(_, record) => Some(Arc::clone(&record.channel)),
-            News::Forget(..) | News::Lost(_) => None,
-        };
-        self.take_in(Heard::of(news, options), options);
+        let heard = Heard::of(news, options);
+        let rings = heard.rings();
+        self.take_in(heard, options);
         // The log keeps far more than the rings do, and it is not yet known how old it is.
-        channel.iter().for_each(|name| self.trim(name, Duration::ZERO));
+        rings.iter().for_each(|(name, _)| self.trim(name, Duration::ZERO));
     }
 
     fn take_in(&mut self, heard: Heard, options: &RegistryOptions) {
@@ -300,9 +301,11 @@ impl Publisher {
         let mut state = self.registry.lock();
         let (last, mut taken, mut listeners) = (state.last, Vec::new(), Vec::new());
         for request in requests {
-            match state.channel(&request.channel, now, options) {
-                Ok(_) => {
-                    listeners.push(state.listeners(&request.channel));
+            let topics: Vec<Arc<str>> = request.topics().cloned().collect();
+            match state.make_all(&topics, now, options) {
+                Ok(()) => {
+                    let private = request.is_private().then(|| Arc::new(Private::of(&topics)));
+                    listeners.push(state.listeners_everywhere(&topics, private.as_ref()));
                     taken.push(request);
                 }
                 Err(error) => request.answer(Err(error)),
@@ -314,6 +317,7 @@ impl Publisher {
         }
         let asked = taken.iter().zip(&listeners).map(|(request, subscribers)| Asked {
             channel: &request.channel,
+            reach: request.reach.as_deref(),
             key: request.key.as_deref(),
             events: &request.events,
             subscribers: *subscribers,
@@ -479,8 +483,8 @@ impl Follower {
     }
 
     fn reach(&self, reaches: bool) {
-        if let Some(reach) = &self.registry.shared.reach {
-            reach.0.store(reaches, Ordering::Relaxed);
+        if let Some(contact) = &self.registry.shared.contact {
+            contact.0.store(reaches, Ordering::Relaxed);
         }
     }
 }

@@ -16,7 +16,8 @@ impl Registry {
     pub(crate) fn hear(&self, epoch: u64, n: usize, channel: &str, event: Event) {
         let id = EventId { epoch, n: n as u64 };
         let (channel, at) = (channel.into(), Duration::from_millis(epoch));
-        let record = Record { channel, at, event, key: None, subscribers: 0, count: 1 };
+        let record =
+            Record { channel, at, event, key: None, subscribers: 0, count: 1, reach: None };
         self.enter(vec![News::Event(id, record)]);
     }
 }

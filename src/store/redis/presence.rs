@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// How many listen to what, and who said a name: at one node, or at several.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Row {
-    /// Streams of each channel, by its name and by a prefix.
+    /// Streams of each channel, by its name or a pattern, and by a prefix.
     pub(crate) names: BTreeMap<String, usize>,
     pub(crate) prefixes: BTreeMap<String, usize>,
     /// Of each channel, the names and how many streams each has.

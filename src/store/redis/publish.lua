@@ -1,7 +1,8 @@
 -- Publishes requests, each answered with its id, subscribers and count. ARGV[5]:
--- fields with their length before them, of each request: channel, key, for how
--- long its names are known, subscribers, how many events; and of each event:
--- name, id, retry, data.
+-- fields with their length before them, of each request: channel, its other
+-- topics with a NUL between them, whether it is private, key, for how long its
+-- names are known, subscribers, how many events; and of each event: name, id,
+-- retry, data.
 local packed, at = ARGV[5], 1
 
 local function take()
@@ -12,25 +13,40 @@ local function take()
   return packed:sub(at - length, at - 1)
 end
 
+-- What the topics know by this name, if any of them does.
+local function known_as(kind, topics, name)
+  for _, topic in ipairs(topics) do
+    local answer = redis.call('GET', 'threadcast:' .. kind .. ':' .. topic .. '\0' .. name)
+    if answer then return answer end
+  end
+end
+
+local function name(kind, topics, name, answer, known_for)
+  for _, topic in ipairs(topics) do
+    redis.call('SET', 'threadcast:' .. kind .. ':' .. topic .. '\0' .. name, answer, 'PX', known_for)
+  end
+end
+
 local function request()
-  local channel, key, known_for, subscribers, count = take(), take(), take(), take(), tonumber(take())
-  local key_mark = key and 'threadcast:key:' .. channel .. '\0' .. key
-  local answered = key_mark and redis.call('GET', key_mark)
+  local channel, others, private, key = take(), take(), take(), take()
+  local known_for, subscribers, count = take(), take(), tonumber(take())
+  local topics = { channel }
+  for other in (others or ''):gmatch('[^%z]+') do topics[#topics + 1] = other end
+  local answered = key and known_as('key', topics, key)
   local new, last, own_ids = {}, nil, {}
   for n = 1, count do
-    local name, own, retry, data = take(), take(), take(), take()
+    local event, own, retry, data = take(), take(), take(), take()
     if not answered then
-      local mark = own and 'threadcast:own:' .. channel .. '\0' .. own
-      local known = mark and (own_ids[own] or redis.call('GET', mark))
+      local known = own and (own_ids[own] or known_as('own', topics, own))
       if known then
         last = known
       else
         local fields = { 'c', channel, 'd', data, 's', subscribers, 'n', number(count) }
-        for field, value in pairs({ e = name, i = own, r = retry }) do
+        for field, value in pairs({ o = others, p = private, e = event, i = own, r = retry }) do
           fields[#fields + 1] = field
           fields[#fields + 1] = value
         end
-        local one = { fields = fields, mark = mark }
+        local one = { fields = fields, own = own }
         new[#new + 1] = one
         last = one
         if own then own_ids[own] = one end
@@ -46,10 +62,10 @@ local function request()
   local rest = ' ' .. subscribers .. ' ' .. number(count)
   for _, one in ipairs(new) do
     one.id = add(one.fields)
-    if one.mark then redis.call('SET', one.mark, one.id .. rest, 'PX', known_for) end
+    if one.own then name('own', topics, one.own, one.id .. rest, known_for) end
   end
   local id = type(last) == 'table' and last.id or last:match('^%S+')
-  if key_mark and #new > 0 then redis.call('SET', key_mark, id .. rest, 'PX', known_for) end
+  if key and #new > 0 then name('key', topics, key, id .. rest, known_for) end
   return id .. rest
 end
 

@@ -11,7 +11,7 @@ use super::presence::time_of_day;
 use super::{Bounds, Link, RedisUrl, Row, Trouble, begin, script};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::Record;
+use crate::store::{Reach, Record};
 
 /// How many events are read at once.
 const COUNT: usize = 1_000;
@@ -203,6 +203,10 @@ fn one(id: EventId, fields: &[Value]) -> Option<(u64, News)> {
     if let Some(retry) = fields.remove("r") {
         event = event.with_retry(Duration::from_millis(retry.parse().ok()?));
     }
+    let others: Vec<Arc<str>> =
+        fields.get("o").iter().flat_map(|others| others.split('\0')).map(Arc::from).collect();
+    let private = fields.contains_key("p");
+    let reach = Reach { private, others, gone: Vec::new() };
     let number = |name| fields.get(name).and_then(|number| number.parse().ok());
     let record = Record {
         channel,
@@ -211,6 +215,7 @@ fn one(id: EventId, fields: &[Value]) -> Option<(u64, News)> {
         key: fields.get("k").map(|key| key.as_str().into()),
         subscribers: number("s").unwrap_or(0),
         count: number("n").unwrap_or(1),
+        reach: (reach != Reach::default()).then(|| Arc::new(reach)),
     };
     Some((place, News::Event(id, record)))
 }
@@ -241,8 +246,13 @@ mod tests {
             key: Some("key".into()),
             subscribers: 3,
             count: 2,
+            reach: None,
         };
-        assert_eq!(one(id, &fields(&whole)), Some((7, News::Event(id, record))));
+        assert_eq!(one(id, &fields(&whole)), Some((7, News::Event(id, record.clone()))));
+        let wide = [&whole[..], &["o", "b\0c", "p", "1"]].concat();
+        let reach = Reach { private: true, others: vec!["b".into(), "c".into()], gone: Vec::new() };
+        let record = Record { reach: Some(Arc::new(reach)), ..record };
+        assert_eq!(one(id, &fields(&wide)), Some((7, News::Event(id, record))));
         let forget = one(id, &fields(&["c", "a", "f", "1500-1", "q", "8"]));
         let newest = EventId { n: 1, ..id };
         assert_eq!(forget, Some((8, News::Forget(id, "a".into(), newest))));

@@ -10,6 +10,7 @@ use super::presence::time_of_day;
 use super::{Link, RedisUrl, Row, Trouble, begin, script};
 use crate::event::Event;
 use crate::id::EventId;
+use crate::store::Reach;
 
 /// For how long a node counts that is not heard of, in milliseconds.
 const HOLDS: u64 = 15_000;
@@ -40,6 +41,8 @@ fn milliseconds(age: Duration) -> u64 {
 #[derive(Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) channel: &'a str,
+    /// Its other topics, and who may read it.
+    pub(crate) reach: Option<&'a Reach>,
     pub(crate) key: Option<&'a str>,
     pub(crate) events: &'a [Event],
     pub(crate) subscribers: usize,
@@ -187,8 +190,11 @@ fn pack(requests: &[Asked<'_>]) -> Vec<u8> {
         packed.extend_from_slice(&length.to_le_bytes());
         packed.extend_from_slice(text.unwrap_or_default().as_bytes());
     };
-    for Asked { channel, key, events, subscribers, known_for } in requests {
+    for Asked { channel, reach, key, events, subscribers, known_for } in requests {
+        let others = reach.map(|reach| reach.others.join("\0")).filter(|others| !others.is_empty());
         put(Some(channel));
+        put(others.as_deref());
+        put(reach.filter(|reach| reach.private).map(|_| "1"));
         put(*key);
         put(Some(&milliseconds(*known_for).to_string()));
         put(Some(&subscribers.to_string()));
