@@ -40,17 +40,17 @@ fn main() {
     println!("  one node, in memory:                {}", told(&memory));
     for fsync in ["everysec", "always"] {
         let redis = Redis::start(&folder, fsync);
-        let across = latency(&[Node::start(redis.store()), Node::start(redis.store())]);
+        let across = latency(&[(); 2].map(|()| Node::start(Some(redis.store()))));
         let ratio = across[TIMED / 2].as_secs_f64() / memory[TIMED / 2].as_secs_f64();
         println!("  two nodes, appendfsync {fsync:8}:    {}; {ratio:.1} times", told(&across));
     }
     println!("{MANY} events by {PUBLISHERS} publishers, until the last client has the last one:");
-    let memory = rate(vec![Node::start(None)]);
+    let memory = rate(&[Node::start(None)]);
     report("one node, in memory", 1, memory, memory);
     for fsync in ["everysec", "always"] {
         let redis = Redis::start(&folder, fsync);
-        let nodes = (0..3).map(|_| Node::start(redis.store())).collect();
-        report(&format!("three nodes, appendfsync {fsync}"), 3, rate(nodes), memory);
+        let nodes = [(); 3].map(|()| Node::start(Some(redis.store())));
+        report(&format!("three nodes, appendfsync {fsync}"), 3, rate(&nodes), memory);
     }
     fs::remove_dir_all(&folder).expect("it is ours");
 }
@@ -98,7 +98,7 @@ fn latency(nodes: &[Node]) -> Vec<Duration> {
 }
 
 /// Publishes as fast as it goes, at all nodes in turn.
-fn rate(nodes: Vec<Node>) -> Took {
+fn rate(nodes: &[Node]) -> Took {
     let crowds: Vec<Crowd> = nodes.iter().map(|node| Crowd::of(node.addr)).collect();
     let event = Event::new("x".repeat(100));
     let begin = Instant::now();
@@ -192,7 +192,7 @@ impl Crowd {
                             // Nothing but the data has an `x` in it.
                             Ok(count) => {
                                 let before = *seen;
-                                *seen += bytes[..count].iter().filter(|b| **b == b'x').count();
+                                *seen += memchr::memchr_iter(b'x', &bytes[..count]).count();
                                 done += usize::from(before < 100 * MANY && *seen == 100 * MANY);
                             }
                             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -236,8 +236,8 @@ impl Redis {
         Self { child, socket: socket.display().to_string() }
     }
 
-    fn store(&self) -> Option<StoreAt> {
-        Some(format!("redis+unix://{}", self.socket).as_str().into())
+    fn store(&self) -> StoreAt {
+        format!("redis+unix://{}", self.socket).as_str().into()
     }
 }
 

@@ -30,6 +30,7 @@ mod channels;
 mod closing;
 mod cursor;
 mod history;
+mod list;
 mod marks;
 mod patterns;
 mod plan;
@@ -60,6 +61,7 @@ pub(crate) use self::closing::{Closing, Ending};
 pub(crate) use self::cursor::Position;
 pub use self::cursor::Start;
 pub use self::history::{Histories, History};
+pub use self::list::ChannelInfo;
 pub(crate) use self::read::Batch;
 pub use self::readable::Readable;
 use self::sequencer::Order;
@@ -74,9 +76,6 @@ use crate::counters::Counters;
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::id::EventId;
-
-/// How many bytes of data one commit takes, more or less.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Channels, their histories and who listens. Cloning it makes another handle
 /// to the same registry.
@@ -112,31 +111,6 @@ pub struct Published {
     pub subscribers: usize,
     /// How many events were published.
     pub count: usize,
-}
-
-/// One channel, as [`Registry::list`] tells it.
-///
-/// ```
-/// use threadcast::{Event, Registry};
-///
-/// let registry = Registry::new();
-/// let published = registry.publish("news", &Event::new("hello"))?;
-/// let news = &registry.list()[0];
-/// assert_eq!((&*news.name, news.events, news.last_id), ("news", 1, Some(published.id)));
-/// # Ok::<(), threadcast::PublishError>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChannelInfo {
-    /// Its name.
-    pub name: String,
-    /// How many streams listen to it.
-    pub subscribers: usize,
-    /// How many events it keeps.
-    pub events: usize,
-    /// How many bytes these are.
-    pub bytes: usize,
-    /// Its newest event, if there has been one.
-    pub last_id: Option<EventId>,
 }
 
 /// The settings of a [`Registry`].
@@ -254,36 +228,6 @@ impl Registry {
         key: Option<&str>,
     ) -> Result<Published, PublishError> {
         self.publish_update(&Update { topics: &[channel], events, private: false, key })
-    }
-
-    /// Every channel there is, in the order of their names.
-    pub fn list(&self) -> Vec<ChannelInfo> {
-        let state = self.lock();
-        let info = |(name, channel): (&Arc<str>, &Channel)| ChannelInfo {
-            name: name.to_string(),
-            subscribers: state.listeners_everywhere(&[name], None),
-            events: channel.ring.len(),
-            bytes: channel.ring.bytes(),
-            last_id: Some(channel.ring.last_id()).filter(|id| *id > state.floor),
-        };
-        let mut list: Vec<ChannelInfo> = state.channels.iter().map(info).collect();
-        let elsewhere = state.others.names.keys();
-        let elsewhere = elsewhere.filter(|name| !state.channels.contains_key(name.as_str()));
-        list.extend(elsewhere.map(|name| ChannelInfo {
-            name: name.clone(),
-            subscribers: state.listeners_everywhere(&[name], None),
-            events: 0,
-            bytes: 0,
-            last_id: None,
-        }));
-        list.sort_by(|one, other| one.name.cmp(&other.name));
-        list
-    }
-
-    /// How many streams listen to a channel, by its name, by a prefix or by a pattern; if
-    /// the log is shared, at every node of it.
-    pub fn subscribers(&self, channel: &str) -> usize {
-        self.lock().listeners_everywhere(&[channel], None)
     }
 
     /// Forgets a channel's history, and says whether there was such a channel.

@@ -35,7 +35,7 @@ use super::plan::{Names, Plan};
 use super::readable::Private;
 use super::ring::Entry;
 use super::state::{Losses, State};
-use super::{BATCH_BYTES, Channel, Published, Registry, RegistryOptions, Update, time_of_day};
+use super::{Channel, Published, Registry, RegistryOptions, Update, time_of_day};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::event::Event;
@@ -46,6 +46,9 @@ use crate::store::{Kept, Loss, Reach, Record, Store};
 /// How many orders may wait. Each publisher waits for the answer to its one, so
 /// this is how many publish at once before they wait to give their order.
 pub(super) const MAILBOX: usize = 4_096;
+
+/// How many bytes of data one commit takes, more or less.
+pub(super) const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// What the sequencer is asked to do.
 #[derive(Debug)]
