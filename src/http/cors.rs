@@ -35,8 +35,12 @@ pub enum CorsOrigins {
 impl CorsOrigins {
     /// Whether the request's Origin is one of these by name.
     pub(super) fn names(&self, request: &Request) -> bool {
-        let Some(origin) = request.header("origin") else { return false };
-        matches!(self, Self::These(these) if these.iter().any(|known| known.as_bytes() == origin))
+        request.text("origin").is_some_and(|origin| self.has(origin))
+    }
+
+    /// Whether this origin is one of these by name.
+    pub(super) fn has(&self, origin: &str) -> bool {
+        matches!(self, Self::These(these) if these.iter().any(|known| known == origin))
     }
 }
 

@@ -275,10 +275,10 @@ fn strangers(config: &Config) -> impl Iterator<Item = &SocketAddr> {
 /// Who listens beyond loopback should have meant to.
 fn warn_of_strangers(config: &Config) {
     for addr in strangers(config) {
-        if config.subscribe_token.is_none() {
+        if config.subscribe_token.is_none() && config.subscribe_key.is_none() {
             log::warn!("anybody who reaches {addr} may READ every channel; see --subscribe-token");
         }
-        if config.publish_token.is_none() {
+        if config.publish_token.is_none() && config.publish_key.is_none() {
             log::warn!("nobody but this machine may publish on {addr}; see --publish-token");
         }
     }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use serde_json::json;
 use tiny_http::Method;
 
+use super::access::{Door, Publisher, Reader};
 use super::answer::Answer;
 use super::connection::Exchange;
 use super::gate::Place;
 use super::refusal::Refusal;
 use super::streams::Stream;
 use super::websocket::WebSocket;
-use super::{access, channels, cors, lab, publish, session, status, streams, websocket};
+use super::{channels, cors, lab, publish, session, status, streams, websocket};
 use crate::recipes::{self, Recipe};
 use crate::slow::Slow;
 
@@ -78,8 +79,8 @@ fn dispatch(
     method: &Method,
 ) -> Result<Reply, Refusal> {
     if let Some(recipe) = Recipe::at(parts) {
-        access::check_read(exchange)?;
-        return streams::recipe(exchange, recipe);
+        let reader = Reader::of(exchange, Door::Own)?;
+        return streams::recipe(exchange, recipe, &reader);
     }
     match (parts, method) {
         (["send-data"], _) => send_data(exchange),
@@ -90,11 +91,11 @@ fn dispatch(
         (["channels", name], Method::Post) => channels::publish(exchange, name),
         (["channels", name], Method::Delete) => channels::forget(exchange, name),
         (["channels", ..], _) => {
-            access::check_read(exchange)?;
+            let reader = Reader::of(exchange, Door::Own)?;
             match parts {
                 [_, name, "subscribers"] => Ok(channels::subscribers(exchange, name)),
-                [_, name] => channels::listen(exchange, name),
-                [_] => channels::listen_or_list(exchange),
+                [_, name] => channels::listen(exchange, name, &reader),
+                [_] => channels::listen_or_list(exchange, &reader),
                 _ => {
                     let detail = "a channel is /channels/NAME; write a / in its name as %2F";
                     Err(Refusal::new(404, detail))
@@ -110,9 +111,9 @@ fn dispatch(
         (["healthz"], _) => Ok(Reply::Answer(Answer::text("ok\n"))),
         (["readyz"], _) => Ok(Reply::Answer(status::ready(exchange.server))),
         (["status" | "metrics"] | ["status", "stream"], _) => {
-            access::check_read(exchange)?;
+            let reader = Reader::of(exchange, Door::Own)?;
             match parts {
-                [_, _] => streams::status(exchange),
+                [_, _] => streams::status(exchange, &reader),
                 ["status"] => Ok(Reply::Answer(Answer::json(&status::json(exchange.server)))),
                 _ => Ok(Reply::Answer(status::metrics(exchange.server))),
             }
@@ -144,16 +145,16 @@ fn page(exchange: &Exchange<'_>, method: &Method) -> Result<Reply, Refusal> {
 #[inline(never)] // as above
 fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     let websocket = websocket::handshake(exchange)?;
-    access::check_read(exchange)?;
-    access::check_publish(exchange)?;
+    let reader = Reader::of(exchange, Door::Own)?;
+    Publisher::of(exchange, Door::Own)?.check_any(exchange)?;
     let place = streams::admit(exchange)?;
-    Ok(Reply::WebSocket(Box::new(websocket), place))
+    Ok(Reply::WebSocket(Box::new(websocket.until(reader.until)), place))
 }
 
 /// Recipe F: a message in, its echo out, and everybody in the chat hears it.
 #[inline(never)] // as above
 fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
-    access::check_publish(exchange)?;
+    Publisher::of(exchange, Door::Own)?.check(exchange, [CHAT])?;
     if publish::content_type(&exchange.request) != "application/json" {
         let detail = "send JSON, with Content-Type: application/json";
         return Err(Refusal::new(415, detail));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
+use super::access::Reader;
 use super::answer::stream_head;
 use super::connection::Exchange;
 use super::gate::Place;
@@ -24,7 +25,11 @@ const EVENT_STREAM: &str = "text/event-stream";
 
 /// Answers with one of the articles' streams.
 #[inline(never)] // so that no other answer stands on its frame
-pub(super) fn recipe(exchange: &Exchange<'_>, recipe: Recipe) -> Result<Reply, Refusal> {
+pub(super) fn recipe(
+    exchange: &Exchange<'_>,
+    recipe: Recipe,
+    reader: &Reader,
+) -> Result<Reply, Refusal> {
     let last_event_id = exchange.request.header("last-event-id").unwrap_or_default().to_vec();
     if recipe.is_over(&last_event_id) {
         // The one status that tells a browser not to come back.
@@ -40,14 +45,18 @@ pub(super) fn recipe(exchange: &Exchange<'_>, recipe: Recipe) -> Result<Reply, R
         return Ok(Reply::Head(opening));
     }
     let source = match recipe.clock() {
-        Some(channel) => live(exchange, opening, of_clock(exchange, channel)?),
+        Some(channel) => live(exchange, opening, of_clock(exchange, channel)?, reader),
         None => story(exchange, opening, recipe, last_event_id),
     };
     Ok(reply(exchange, source, place))
 }
 
 /// Answers with what is published to some channels of the hub.
-pub(super) fn channels(exchange: &Exchange<'_>, channels: &Channels) -> Result<Reply, Refusal> {
+pub(super) fn channels(
+    exchange: &Exchange<'_>,
+    channels: &Channels,
+    reader: &Reader,
+) -> Result<Reply, Refusal> {
     let start = start(exchange)?;
     let place = admit(exchange)?;
     let hub: &Registry = &exchange.server.hub;
@@ -62,17 +71,17 @@ pub(super) fn channels(exchange: &Exchange<'_>, channels: &Channels) -> Result<R
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
-    Ok(reply(exchange, live(exchange, opening, subscription), place))
+    Ok(reply(exchange, live(exchange, opening, subscription, reader), place))
 }
 
 /// Answers with the server's status, each second.
-pub(super) fn status(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, Refusal> {
     let place = admit(exchange)?;
     let opening = opening(exchange, EVENT_STREAM, &[Frame::retry(recipes::RETRY)]);
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
-    let source = live(exchange, opening, of_clock(exchange, ticker::STATUS)?);
+    let source = live(exchange, opening, of_clock(exchange, ticker::STATUS)?, reader);
     Ok(reply(exchange, source, place))
 }
 
@@ -149,7 +158,12 @@ fn story(
     Source::Story(Box::new(Story { socket, framing, opening, recipe, last_event_id }))
 }
 
-fn live(exchange: &Exchange<'_>, opening: Vec<u8>, subscription: Subscription) -> Source {
+fn live(
+    exchange: &Exchange<'_>,
+    opening: Vec<u8>,
+    subscription: Subscription,
+    reader: &Reader,
+) -> Source {
     let (request, config) = (&exchange.request, &exchange.server.config);
     let every = config.limits.heartbeat;
     let frame = match request.query("heartbeat").as_deref() {
@@ -160,7 +174,7 @@ fn live(exchange: &Exchange<'_>, opening: Vec<u8>, subscription: Subscription) -
     let writer =
         Writer::new(exchange.socket(), request.framing(), opening, subscription, heartbeat);
     let writer = writer.when_slow(config.slow_client);
-    Source::Live(writer.for_at_most(config.limits.stream_age))
+    Source::Live(writer.for_at_most(config.limits.stream_age).until(reader.until))
 }
 
 /// A stream that is about to begin.
