@@ -339,7 +339,7 @@ fn a_stream_ends_with_its_token_and_cleanly() {
             ..Config::default()
         });
         let token = older(&json!({ "exp": in_seconds(2) }));
-        let mut streams = ["/channels/a", "/count", "/status/stream"].map(|target| {
+        let mut streams = ["/channels/a", "/sse", "/status/stream"].map(|target| {
             let mut client = server.connect();
             client.send(&format!(
                 "GET {target} HTTP/1.1\r\nHost: localhost\r\n{}\r\n",

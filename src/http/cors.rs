@@ -7,6 +7,7 @@
 
 use super::answer::{Answer, Headers};
 use super::connection::Exchange;
+use super::mercure;
 use super::request::Request;
 use crate::recipes::Recipe;
 
@@ -55,6 +56,9 @@ pub(super) fn headers(exchange: &Exchange<'_>) -> Headers {
         headers.push(("Access-Control-Allow-Credentials", "true".into()));
     } else if is_recipe(request) || *origins == CorsOrigins::Any {
         headers.push(("Access-Control-Allow-Origin", "*".into()));
+    }
+    if exchange.server.config.mercure && !headers.is_empty() {
+        headers.push(("Access-Control-Expose-Headers", mercure::EXPOSED.into()));
     }
     if matches!(origins, CorsOrigins::These(_)) {
         headers.push(("Vary", "Origin".into()));

@@ -16,6 +16,7 @@ mod gate;
 mod idle;
 mod lab;
 mod listener;
+mod mercure;
 pub(crate) mod publish;
 pub(crate) mod refusal;
 pub(crate) mod request;
@@ -43,6 +44,7 @@ use self::gate::Gate;
 use self::idle::Idle;
 use self::lab::Lab;
 use self::listener::Stop;
+use self::mercure::Subscriptions;
 pub(crate) use self::shared::Shared;
 use self::store_writer::{ShutdownOnPanic, StoreWriter, hub};
 use crate::ceiling::Ceiling;
@@ -137,6 +139,8 @@ impl Server {
         let (tell, told) = crossbeam_channel::bounded(0);
         let gate = Gate::new(max_clients, config.max_per_address);
         let lab = config.lab.then(Lab::default);
+        let tells = config.mercure && config.mercure_subscriptions;
+        let subscriptions = tells.then(Subscriptions::default);
         let shared = Shared {
             config,
             listeners,
@@ -147,6 +151,7 @@ impl Server {
             watcher,
             idle: Idle::default(),
             lab,
+            subscriptions,
             gate,
             counters,
             looking: AtomicU64::new(0),

@@ -12,7 +12,7 @@ use super::gate::Place;
 use super::refusal::Refusal;
 use super::streams::Stream;
 use super::websocket::WebSocket;
-use super::{channels, cors, lab, publish, session, status, streams, websocket};
+use super::{Config, channels, cors, lab, mercure, publish, session, status, streams, websocket};
 use crate::recipes::{self, Recipe};
 use crate::slow::Slow;
 
@@ -38,7 +38,7 @@ pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
     let allow = match parts[..] {
         [lab::ROOT, what] if exchange.server.lab.is_some() => lab::allowed(what),
-        _ => allowed(&parts),
+        _ => allowed(&parts, &exchange.server.config),
     };
     let method = exchange.request.method.clone();
     if method == Method::Options {
@@ -50,6 +50,9 @@ pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
             return Err(Refusal::method(allow));
         }
     }
+    if let ([".well-known", ..], Some(_)) = (&parts[..], allow) {
+        return mercure::answer(exchange, &parts, &method);
+    }
     dispatch(exchange, &parts, &method)
 }
 
@@ -57,7 +60,7 @@ pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
 const PAGE: &str = "GET, HEAD, OPTIONS";
 
 /// The methods of a path; `None` for what is no route: a page, or nothing.
-fn allowed(parts: &[&str]) -> Option<&'static str> {
+fn allowed(parts: &[&str], config: &Config) -> Option<&'static str> {
     if Recipe::at(parts).is_some() {
         return Some(PAGE);
     }
@@ -69,6 +72,20 @@ fn allowed(parts: &[&str]) -> Option<&'static str> {
         ["channels" | "healthz" | "readyz" | "metrics" | "status"]
         | ["channels", _, "subscribers"]
         | ["status", "stream"] => Some(PAGE),
+        [".well-known", "mercure"] if config.mercure => Some("GET, HEAD, POST, OPTIONS"),
+        [".well-known", "mercure", "subscriptions"]
+        | [".well-known", "mercure", "subscriptions", _]
+        | [".well-known", "mercure", "subscriptions", _, _]
+        | [".well-known", "mercure", "subscriptions", _, _, _]
+            if config.mercure && config.mercure_subscriptions =>
+        {
+            Some(PAGE)
+        }
+        [".well-known", "oauth-protected-resource", ".well-known", "mercure"]
+            if config.mercure && config.jwt_audience.is_some() =>
+        {
+            Some(PAGE)
+        }
         _ => None,
     }
 }
@@ -136,7 +153,10 @@ fn slow(how: &str, exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
 fn page(exchange: &Exchange<'_>, method: &Method) -> Result<Reply, Refusal> {
     let assets = &exchange.server.assets;
     match assets.get(&exchange.request) {
-        Some(page) if matches!(method, Method::Get | Method::Head) => Ok(Reply::Answer(page)),
+        Some(page) if matches!(method, Method::Get | Method::Head) => {
+            let is_hub = exchange.server.config.mercure;
+            Ok(Reply::Answer(if is_hub { page.with("Link", mercure::LINK) } else { page }))
+        }
         Some(_) => Err(Refusal::method(PAGE)),
         None => Ok(Reply::Answer(assets.not_found())),
     }

@@ -13,9 +13,11 @@ use super::presented::{self, By, Door, Presented};
 use super::{is_foreign, origin_of};
 use crate::http::Config;
 use crate::http::connection::Exchange;
+use crate::http::mercure::is_reserved;
 use crate::http::refusal::Refusal;
 use crate::jwt::{Believed, Rights, VerifyingKey};
 use crate::matcher::Matcher;
+use crate::registry::Readable;
 use crate::token::Token;
 
 /// What somebody may read.
@@ -71,11 +73,11 @@ impl Reader {
     }
 
     /// The private updates that he may read.
-    pub(in crate::http) fn readable(&self) -> Option<Arc<[Matcher]>> {
+    pub(in crate::http) fn readable(&self) -> Readable {
         match &self.sight {
-            Sight::None => Some(Arc::default()),
-            Sight::These(rights) => Some(Arc::clone(&rights.subscribe)),
-            Sight::All => None,
+            Sight::None => Readable::Public,
+            Sight::These(rights) => Readable::Matching(Arc::clone(&rights.subscribe)),
+            Sight::All => Readable::All,
         }
     }
 
@@ -137,13 +139,19 @@ impl Publisher {
         Ok(believed.map_or(Self::All, |believed| Self::These(believed.rights.publish)))
     }
 
-    /// Fails unless he may publish to each of these.
+    /// Fails unless he may publish to each of these; nobody may to the hub's own.
     pub(in crate::http) fn check<'a>(
         &self,
         exchange: &Exchange<'_>,
         topics: impl IntoIterator<Item = &'a str>,
     ) -> Result<(), Refusal> {
-        let may = |topic| match self {
+        let config = &exchange.server.config;
+        let topics: Vec<&str> = topics.into_iter().collect();
+        if config.mercure && topics.iter().any(|topic| is_reserved(topic)) {
+            let detail = "/.well-known/mercure and what is below it is the hub's own; publish to another topic";
+            return Err(Refusal::new(403, detail));
+        }
+        let may = |topic: &&str| match self {
             Self::All => true,
             Self::These(matchers) => any(matchers, topic),
         };
