@@ -269,7 +269,7 @@ impl error::Error for EventError {}
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The channel's name is empty, or longer than 256 bytes, or contains NUL.
+    /// The channel's name is empty, or longer than 1,024 bytes, or contains NUL.
     Name,
     /// A trailing `*` is for listening to many channels, not for publishing.
     Wildcard,
@@ -278,6 +278,16 @@ pub enum PublishError {
     /// There are as many channels as the server keeps, and none is idle.
     TooManyChannels {
         /// How many that is.
+        limit: usize,
+    },
+    /// There are as many patterns listened to as the server keeps.
+    TooManyPatterns {
+        /// How many that is.
+        limit: usize,
+    },
+    /// One event has more topics than that.
+    TooManyTopics {
+        /// How many it may have.
         limit: usize,
     },
     /// The store has no room on its disk. Nothing of the event is published.
@@ -292,7 +302,7 @@ pub enum PublishError {
 impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name => f.write_str("a channel's name is 1 to 256 bytes of UTF-8 without NUL"),
+            Self::Name => f.write_str("a channel's name is 1 to 1,024 bytes of UTF-8 without NUL"),
             Self::Wildcard => {
                 f.write_str("a name that ends with `*` means many channels; publish to one of them")
             }
@@ -302,6 +312,14 @@ impl fmt::Display for PublishError {
                 "there are {limit} channels already and none is idle; use one of them, \
                  or raise --max-channels"
             ),
+            Self::TooManyPatterns { limit } => write!(
+                f,
+                "{limit} different patterns are listened to already; \
+                 listen to a channel's name, or raise --max-channels"
+            ),
+            Self::TooManyTopics { limit } => {
+                write!(f, "one event has at most {limit} topics; send several events")
+            }
             Self::StoreFull => f.write_str(
                 "the store's disk is full, and nothing was published; make room on it, and try again",
             ),

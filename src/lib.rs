@@ -67,9 +67,10 @@ pub use http::{Config, CorsOrigins, Handle, Server};
 pub use id::{EventId, ParseIdError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
+pub use matcher::{Matcher, MatcherError, check_topic};
 pub use registry::{
-    ChannelInfo, Channels, Histories, History, Published, Registry, RegistryOptions, Start,
-    Subscription,
+    ChannelInfo, Channels, Histories, History, Published, Readable, Registry, RegistryOptions,
+    Start, Subscription, Update,
 };
 pub use stream::SlowClient;
 pub use token::{Token, TokenError};

@@ -154,7 +154,7 @@ fn record(channel: &str, data: &str, rest: &[&str]) -> Option<Record> {
         event = event.with_retry(Duration::from_millis(number(retry)));
     }
     let (channel, key, at) = (channel.into(), field(3).map(Arc::from), Duration::from_millis(1));
-    Some(Record { channel, at, event, key, subscribers: 1, count: 1 })
+    Some(Record { channel, at, event, key, subscribers: 1, count: 1, reach: None })
 }
 
 /// No field at all is written as an empty one; `-` is one that is empty.

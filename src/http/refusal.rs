@@ -115,8 +115,13 @@ impl From<EventError> for Refusal {
 impl From<PublishError> for Refusal {
     fn from(error: PublishError) -> Self {
         let status = match error {
-            PublishError::Name | PublishError::Wildcard | PublishError::Nothing => 400,
-            PublishError::TooManyChannels { .. } | PublishError::StoreFull => 507,
+            PublishError::Name
+            | PublishError::Wildcard
+            | PublishError::Nothing
+            | PublishError::TooManyTopics { .. } => 400,
+            PublishError::TooManyChannels { .. }
+            | PublishError::TooManyPatterns { .. }
+            | PublishError::StoreFull => 507,
             PublishError::Store { .. } => 503,
         };
         let refusal = Self::new(status, error.to_string());

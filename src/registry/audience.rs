@@ -1,5 +1,6 @@
 //! Who is listening to a channel: how many, and whose doorbells ring.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,6 +10,9 @@ use loom::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicBool;
 
 use crossbeam_channel::{Receiver, Sender};
+
+use super::channels::Reader;
+use super::readable::Private;
 
 /// A thread's doorbell: it says that there is news, never what.
 ///
@@ -62,19 +66,55 @@ impl Doorbell {
 #[derive(Debug, Default)]
 pub(super) struct Audience {
     /// Streams, however many share a doorbell.
-    pub(super) subscribers: usize,
+    subscribers: usize,
+    /// Those of them that may read something private.
+    readers: HashMap<Reader, usize>,
     /// In the order of their keys, which is the order in which they came.
     /// Shared, so that a publisher can ring them after it let go of the lock.
-    bells: Arc<Vec<(u64, Arc<Doorbell>)>>,
+    bells: Arc<Vec<Hung>>,
+}
+
+/// A doorbell at its place.
+#[derive(Debug, Clone)]
+struct Hung {
+    key: u64,
+    bell: Arc<Doorbell>,
+    reader: Reader,
 }
 
 impl Audience {
-    pub(super) fn add(&mut self, key: u64, bell: Arc<Doorbell>) {
-        Arc::make_mut(&mut self.bells).push((key, bell));
+    /// A stream has come.
+    pub(super) fn enter(&mut self, reader: &Reader) {
+        self.subscribers += 1;
+        if reader.has_rights() {
+            *self.readers.entry(reader.clone()).or_default() += 1;
+        }
+    }
+
+    /// A stream has gone.
+    pub(super) fn leave(&mut self, reader: &Reader) {
+        self.subscribers -= 1;
+        if let Some(streams) = self.readers.get_mut(reader) {
+            *streams -= 1;
+            if *streams == 0 {
+                self.readers.remove(reader);
+            }
+        }
+    }
+
+    /// How many streams may be given an event.
+    pub(super) fn count(&self, private: Option<&Private>) -> usize {
+        let Some(private) = private else { return self.subscribers };
+        let readers = self.readers.iter().filter(|(reader, _)| reader.may_read(private));
+        readers.map(|(_, streams)| streams).sum()
+    }
+
+    pub(super) fn add(&mut self, key: u64, bell: Arc<Doorbell>, reader: Reader) {
+        Arc::make_mut(&mut self.bells).push(Hung { key, bell, reader });
     }
 
     pub(super) fn remove(&mut self, key: u64) {
-        if let Ok(place) = self.bells.binary_search_by_key(&key, |(key, _)| *key) {
+        if let Ok(place) = self.bells.binary_search_by_key(&key, |hung| hung.key) {
             Arc::make_mut(&mut self.bells).remove(place);
         }
     }
@@ -83,20 +123,26 @@ impl Audience {
         self.subscribers == 0 && self.bells.is_empty()
     }
 
-    pub(super) fn bells(&self) -> Bells {
-        Bells(Arc::clone(&self.bells))
+    /// Everybody's bells, or those of whoever may read a private event.
+    pub(super) fn bells(&self, private: Option<&Arc<Private>>) -> Bells {
+        Bells { hung: Arc::clone(&self.bells), private: private.cloned() }
     }
 }
 
 /// Doorbells to ring once the registry's lock is free: ringing wakes a thread,
 /// which is a system call.
 #[must_use = "nobody hears of the news until these are rung"]
-pub(super) struct Bells(Arc<Vec<(u64, Arc<Doorbell>)>>);
+pub(super) struct Bells {
+    hung: Arc<Vec<Hung>>,
+    private: Option<Arc<Private>>,
+}
 
 impl Bells {
     pub(super) fn ring(&self) {
-        for (_, bell) in self.0.iter() {
-            bell.ring();
+        for Hung { bell, reader, .. } in self.hung.iter() {
+            if self.private.as_ref().is_none_or(|private| reader.may_read(private)) {
+                bell.ring();
+            }
         }
     }
 }

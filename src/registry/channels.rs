@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use super::Readable;
+use super::readable::Private;
 use crate::error::PublishError;
+use crate::matcher::Matcher;
 
-/// The longest name of a channel, in bytes.
-const NAME_MAX: usize = 256;
+/// The longest name of a channel, in bytes: topics of Mercure are URLs, and those of its
+/// subscriptions have one within another.
+pub(crate) const NAME_MAX: usize = 1_024;
 
-/// The channels of one stream: some by name, some by prefix.
+/// The channels of one stream: some by name, some by prefix, some by pattern.
 ///
 /// A trailing `*` matches a prefix: `chat*` is every channel whose name starts
 /// with `chat`, those of tomorrow included.
@@ -25,12 +29,22 @@ pub struct Channels {
     pub(super) names: Arc<[Arc<str>]>,
     /// The same, without the `*`, and none a prefix of another.
     pub(super) prefixes: Arc<[Arc<str>]>,
+    /// What only few streams have: in a place of its own, so that the others carry a
+    /// pointer.
+    rare: Option<Arc<Rare>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Rare {
+    /// Sorted and without repeats; none of them means one channel, or all.
+    patterns: Box<[Matcher]>,
+    readable: Readable,
 }
 
 impl Channels {
     /// The channels of these names and prefixes.
     ///
-    /// Fails if there is none, or if a name is not 1 to 256 bytes without NUL.
+    /// Fails if there is none, or if a name is not 1 to 1,024 bytes without NUL.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, PublishError> {
         let (mut names, mut prefixes) = (Vec::new(), Vec::new());
         for pattern in patterns {
@@ -49,7 +63,92 @@ impl Channels {
         names.retain(|name| !prefixes.iter().any(|prefix| name.starts_with(prefix)));
         names.sort_unstable();
         names.dedup();
-        Ok(Self { names: shared(&names), prefixes: shared(&prefixes) })
+        Ok(Self { names: shared(&names), prefixes: shared(&prefixes), rare: None })
+    }
+
+    /// The channels that these select, those of tomorrow included.
+    ///
+    /// ```
+    /// use threadcast::{Channels, Matcher, PublishError};
+    ///
+    /// let books = Channels::of(&[Matcher::url_pattern("/books/:id")?])?;
+    /// assert_eq!(Channels::of(&[]), Err(PublishError::Name));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Fails if there is none, or if the name of one is too long.
+    pub fn of(matchers: &[Matcher]) -> Result<Self, PublishError> {
+        if matchers.iter().any(Matcher::is_any) {
+            return Self::new(["*"]);
+        }
+        let (exact, patterns): (Vec<&Matcher>, Vec<&Matcher>) =
+            matchers.iter().partition(|matcher| matcher.is_exact());
+        if matchers.is_empty() {
+            return Err(PublishError::Name);
+        }
+        let mut names: Vec<&str> = exact.into_iter().map(Matcher::text).collect();
+        names.iter().try_for_each(|name| check_length(name))?;
+        names.sort_unstable();
+        names.dedup();
+        let channels = Self { names: shared(&names), prefixes: shared(&[]), rare: None };
+        let mut patterns: Vec<Matcher> = patterns.into_iter().cloned().collect();
+        patterns.sort_unstable();
+        patterns.dedup();
+        Ok(channels.with(|rare| rare.patterns = patterns.into()))
+    }
+
+    /// Has a stream of these be given private events too.
+    pub fn readable(self, readable: Readable) -> Self {
+        self.with(|rare| rare.readable = readable)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Rare)) -> Self {
+        let mut rare = self.rare.take().map_or_else(Rare::default, |rare| (*rare).clone());
+        change(&mut rare);
+        // Equal sets are equal: what says nothing is not there.
+        self.rare = (rare != Rare::default()).then(|| Arc::new(rare));
+        self
+    }
+
+    pub(super) fn patterns(&self) -> &[Matcher] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.patterns)
+    }
+
+    /// Whether a stream of these may be given an event, `None` being a public one.
+    pub(super) fn may_read(&self, private: Option<&Private>) -> bool {
+        private.is_none() || self.rare.as_ref().is_some_and(|rare| rare.readable.allows(private))
+    }
+
+    /// Whether its streams are to hear of the private events that are gone from a
+    /// channel, though it is not known any more what else these were called.
+    pub(super) fn may_miss(&self, channel: &str, had_other_topics: bool) -> bool {
+        match self.rare.as_ref().map(|rare| &rare.readable) {
+            None | Some(Readable::Public) => false,
+            Some(Readable::All) => true,
+            Some(Readable::Matching(matchers)) => {
+                had_other_topics || matchers.iter().any(|matcher| matcher.matches(channel))
+            }
+        }
+    }
+
+    /// What may be given to its streams, for who has to ask without them.
+    pub(super) fn reader(&self) -> Reader {
+        Reader(self.rare.as_ref().filter(|rare| rare.readable != Readable::Public).cloned())
+    }
+}
+
+/// Who listens, as far as private events are concerned: `None` may read none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Reader(Option<Arc<Rare>>);
+
+impl Reader {
+    pub(super) fn may_read(&self, private: &Private) -> bool {
+        self.0.as_ref().is_some_and(|rare| rare.readable.allows(Some(private)))
+    }
+
+    /// Whether there are private events at all that it may read.
+    pub(super) fn has_rights(&self) -> bool {
+        self.0.is_some()
     }
 }
 

@@ -121,6 +121,8 @@ impl State {
     /// been missed. The stream goes on from now.
     fn unknown(&self, channels: &Channels, id: &str) -> Vec<Frame> {
         let patterns = channels.prefixes.iter().map(|prefix| format!("{prefix}*"));
+        let patterns =
+            patterns.chain(channels.patterns().iter().map(|matcher| matcher.text().to_owned()));
         let names: Vec<String> =
             channels.names.iter().map(ToString::to_string).chain(patterns).collect();
         group(names.iter().map(|name| gap(name, None, id, self.last)), Some(self.last))

@@ -15,7 +15,7 @@ pub(super) struct Marks {
 }
 
 /// The names of one event, to be forgotten with it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Mark {
     pub(super) own: Option<Arc<str>>,
     pub(super) key: Option<Arc<str>>,

@@ -31,13 +31,16 @@ mod closing;
 mod cursor;
 mod history;
 mod marks;
+mod patterns;
 mod plan;
 mod presence;
 mod read;
+mod readable;
 mod ring;
 mod sequencer;
 mod state;
 mod subscription;
+mod update;
 
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
@@ -52,18 +55,19 @@ use loom::sync::{Mutex, MutexGuard};
 use self::audience::Bells;
 pub(crate) use self::audience::Doorbell;
 pub use self::channels::Channels;
+pub(crate) use self::channels::NAME_MAX;
 pub(crate) use self::closing::{Closing, Ending};
 pub(crate) use self::cursor::Position;
 pub use self::cursor::Start;
 pub use self::history::{Histories, History};
-use self::marks::Mark;
 pub(crate) use self::read::Batch;
-use self::ring::Entry;
+pub use self::readable::Readable;
 use self::sequencer::Order;
 pub(crate) use self::sequencer::Sequencer;
 use self::state::{Channel, State};
 pub(crate) use self::subscription::Listening;
 pub use self::subscription::Subscription;
+pub use self::update::Update;
 use crate::counters::Counters;
 use crate::error::PublishError;
 use crate::event::Event;
@@ -232,52 +236,7 @@ impl Registry {
         events: &[Event],
         key: Option<&str>,
     ) -> Result<Published, PublishError> {
-        channels::check_name(channel)?;
-        if events.is_empty() {
-            return Err(PublishError::Nothing);
-        }
-        if let Some(sequencer) = &self.shared.sequencer {
-            let asked = Instant::now();
-            let published = sequencer::publish(sequencer, channel, events, key)?;
-            self.shared.counters.publish(events.len(), asked.elapsed());
-            return Ok(published);
-        }
-        let now = self.now();
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let last = state.last;
-        let (listening, bells) = state.audience(channel);
-        let target = state.channel(channel, now, &self.shared.options)?;
-        if let Some(first) = target.marks.answered(key, None) {
-            return Ok(first);
-        }
-        let mut published = Published { id: last, subscribers: listening, count: events.len() };
-        let mut newest = last;
-        for event in events {
-            if let Some(first) = target.marks.answered(None, event.id()) {
-                published.id = first.id;
-                continue;
-            }
-            newest = newest.next();
-            published.id = newest;
-            let visible = self.shared.options.ids.then_some(&newest as &dyn std::fmt::Display);
-            let frame = event.frame(visible);
-            let own = event.id().map(|own| Mark { own: Some(own.into()), key: None });
-            own.iter().for_each(|mark| target.marks.add(mark, published));
-            target.ring.push(Entry { id: newest, at: now, frame, mark: own.map(Box::new) });
-        }
-        if let Some(key) = key.filter(|_| newest > last) {
-            // The key is known for as long as the newest event of its batch is.
-            target.ring.mark_newest(key.into());
-            target.marks.add(&Mark { own: None, key: Some(key.into()) }, published);
-        }
-        target.trim(now, |_| {});
-        state.last = newest;
-        drop(guard);
-        bells.iter().for_each(Bells::ring);
-        let events = usize::try_from(newest.n - last.n).unwrap_or_default();
-        self.shared.counters.publish(events, self.now().saturating_sub(now));
-        Ok(published)
+        self.publish_update(&Update { topics: &[channel], events, private: false, key })
     }
 
     /// Every channel there is, in the order of their names.
@@ -285,7 +244,7 @@ impl Registry {
         let state = self.lock();
         let info = |(name, channel): (&Arc<str>, &Channel)| ChannelInfo {
             name: name.to_string(),
-            subscribers: state.audience(name).0,
+            subscribers: state.audience(name, None).0,
             events: channel.ring.len(),
             bytes: channel.ring.bytes(),
             last_id: Some(channel.ring.last_id()).filter(|id| *id > state.floor),
@@ -293,9 +252,10 @@ impl Registry {
         state.channels.iter().map(info).collect()
     }
 
-    /// How many streams listen to a channel, by its name or by a prefix.
+    /// How many streams listen to a channel, by its name, by a prefix or by
+    /// a pattern.
     pub fn subscribers(&self, channel: &str) -> usize {
-        self.lock().audience(channel).0
+        self.lock().audience(channel, None).0
     }
 
     /// Forgets a channel's history, and says whether there was such a channel.

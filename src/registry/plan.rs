@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::readable::Private;
 use super::sequencer::Request;
 use super::state::State;
 use super::{Published, RegistryOptions};
@@ -37,10 +38,10 @@ pub(super) enum Last {
 }
 
 impl Plan {
-    /// Takes what is new of a request, as [`Registry::publish_all`] does without a
+    /// Takes what is new of a request, as [`Registry::publish_update`] does without a
     /// store.
     ///
-    /// [`Registry::publish_all`]: super::Registry::publish_all
+    /// [`Registry::publish_update`]: super::Registry::publish_update
     pub(super) fn add(
         &mut self,
         request: Request,
@@ -48,11 +49,15 @@ impl Plan {
         at: Duration,
         options: &RegistryOptions,
     ) -> Result<Promise, PublishError> {
-        let Request { channel, events, key, .. } = request;
-        let subscribers = state.audience(&channel).0;
-        state.channel(&channel, at, options)?;
-        let target = state.introduce(&channel);
-        if let Some(first) = target.marks.answered(key.as_deref(), None) {
+        let topics: Vec<Arc<str>> = request.topics().cloned().collect();
+        let private = request.is_private().then(|| Arc::new(Private::of(&topics)));
+        let Request { channel, events, key, reach, .. } = request;
+        state.make_all(&topics, at, options)?;
+        let subscribers = state.listeners(&topics, private.as_ref()).0;
+        for topic in &topics {
+            state.introduce(topic);
+        }
+        if let Some(first) = state.answered(&topics, key.as_deref(), None) {
             return Ok(Promise::Known(first));
         }
         let (count, begin) = (events.len(), self.records.len());
@@ -61,7 +66,8 @@ impl Plan {
         for event in events {
             let place = self.records.len();
             if let Some(own) = event.id() {
-                let known = target.marks.own(own).map(Last::Known);
+                let known = state.answered(&topics, None, Some(own));
+                let known = known.map(|published| Last::Known(published.id));
                 if let Some(known) = known.or_else(|| own_ids.get(own).copied().map(Last::New)) {
                     last = known;
                     continue;
@@ -70,7 +76,8 @@ impl Plan {
             }
             last = Last::New(place);
             let channel = Arc::clone(&channel);
-            self.records.push(Record { channel, at, event, key: None, subscribers, count });
+            let reach = reach.clone();
+            self.records.push(Record { channel, at, event, key: None, subscribers, count, reach });
         }
         if let Some(newest) = self.records[begin..].last_mut() {
             // The key is known for as long as the newest event of its batch is.
@@ -105,7 +112,7 @@ impl Promise {
 #[derive(Default)]
 pub(super) struct Names(HashSet<(Arc<str>, Name)>);
 
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Name {
     Own(Box<str>),
     Key(Arc<str>),
@@ -116,8 +123,10 @@ impl Names {
     pub(super) fn add(&mut self, request: &Request) -> bool {
         let own = request.events.iter().filter_map(Event::id).map(|own| Name::Own(own.into()));
         let key = request.key.iter().map(|key| Name::Key(Arc::clone(key)));
-        let channel = &request.channel;
-        let names: HashSet<_> = own.chain(key).map(|name| (Arc::clone(channel), name)).collect();
+        let names = own
+            .chain(key)
+            .flat_map(|name| request.topics().map(move |topic| (Arc::clone(topic), name.clone())));
+        let names: HashSet<_> = names.collect();
         let is_new = self.0.is_disjoint(&names);
         if is_new {
             self.0.extend(names);

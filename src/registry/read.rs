@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::ring::{Entry, Ring};
+use super::readable::Private;
+use super::ring::{Entry, Lost, Ring};
 use super::{Channel, Channels, Position, Registry, State};
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
@@ -49,7 +50,6 @@ impl Registry {
     ) -> Batch {
         let state = self.lock();
         let mut batch = Batch { events: 0, gaps: 0, since: None, more: false, ending: false };
-        // Nobody resumes a clock: a tick that is gone is not missed.
         let upto = upto.map_or(state.last, |upto| upto.min(state.last));
         // Nobody resumes a clock: a tick that is gone is not missed.
         let gaps = self.shared.options.ids;
@@ -58,8 +58,16 @@ impl Registry {
             .filter_map(|(index, source)| Some(Reverse((source.next(upto)?.id, index))))
             .collect();
         let (start, mut next) = (out.len(), position.after);
+        let mut verdict = None;
         while let Some(Reverse((id, index))) = order.pop() {
             let Some(entry) = sources[index].next(upto) else { continue };
+            // An event of several topics stands in several rings. And what is not for
+            // this stream is not there for it: no gap, no id, nothing counted.
+            if id == next || !channels.may_be_given(entry, &mut verdict) {
+                sources[index].place += 1;
+                order.extend(sources[index].next(upto).map(|entry| Reverse((entry.id, index))));
+                continue;
+            }
             if out.len() > start && out.len() - start + entry.frame.len() > limit {
                 batch.more = true;
                 break;
@@ -88,6 +96,17 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Whether a stream that begins here is given all that came after, without a gap.
+    pub(super) fn is_whole_after(&self, channels: &Channels, position: &Position) -> bool {
+        let state = self.lock();
+        let sources = state.sources(channels, position, state.last);
+        let misses =
+            |source: &Source<'_>| source.lost.between(source.told_from, state.last).is_some();
+        !sources.iter().any(misses)
+    }
+}
+
 impl State {
     /// The channels that have something after `from`. Plain loops: this is the
     /// deepest that a stream's thread gets, and it pays for its stack for life.
@@ -100,8 +119,13 @@ impl State {
         let mut sources = Vec::with_capacity(channels.names.len());
         let mut add = |name, channel: &'a Channel| {
             let (ring, told_from) = (&channel.ring, position.told_from(name));
-            let source = Source { name, ring, place: ring.place_after(position.after), told_from };
-            if source.next(upto).is_some() || ring.lost_to() > told_from {
+            let mut lost = ring.lost();
+            if lost.to() > told_from {
+                lost = ring.lost_of(|others| channels.may_miss(name, others));
+            }
+            let place = ring.place_after(position.after);
+            let source = Source { name, ring, lost, place, told_from };
+            if source.next(upto).is_some() || lost.to() > told_from {
                 sources.push(source);
             }
         };
@@ -118,7 +142,37 @@ impl State {
                 add(name, channel);
             }
         }
+        if !channels.patterns().is_empty() {
+            for pattern in channels.patterns() {
+                for name in self.patterns.selected(pattern) {
+                    if let Some(channel) = self.channels.get(name) {
+                        add(name, channel);
+                    }
+                }
+            }
+            // Several of them may select the same one.
+            sources.sort_unstable_by_key(|source| source.name);
+            sources.dedup_by_key(|source| source.name);
+        }
         sources
+    }
+}
+
+/// The last private event that was looked at, and whether it may be given.
+type Verdict<'a> = Option<(&'a Arc<Private>, bool)>;
+
+impl Channels {
+    /// Whether an event is for this stream. Neighbours often have the same topics.
+    fn may_be_given<'a>(&self, entry: &'a Entry, verdict: &mut Verdict<'a>) -> bool {
+        let Some(private) = &entry.private else { return true };
+        if let Some((known, given)) = verdict
+            && (Arc::ptr_eq(known, private) || *known == private)
+        {
+            return *given;
+        }
+        let given = self.may_read(Some(private));
+        *verdict = Some((private, given));
+        given
     }
 }
 
@@ -126,13 +180,15 @@ impl State {
 struct Source<'a> {
     name: &'a str,
     ring: &'a Ring,
+    /// What is gone of it, as far as the stream is to know.
+    lost: &'a Lost,
     place: usize,
     /// After where its losses are told.
     told_from: EventId,
 }
 
-impl Source<'_> {
-    fn next(&self, upto: EventId) -> Option<&Entry> {
+impl<'a> Source<'a> {
+    fn next(&self, upto: EventId) -> Option<&'a Entry> {
         self.ring.get(self.place).filter(|entry| entry.id <= upto)
     }
 }
@@ -149,7 +205,7 @@ fn write_gaps(
 ) -> u64 {
     let losses = sources.iter().filter_map(|source| {
         let from = source.told_from.max(after);
-        source.ring.missed(from, upto).map(|missed| (source.name, missed, from))
+        source.lost.between(from, upto).map(|missed| (source.name, missed, from))
     });
     let losses: Vec<_> = losses.collect();
     let Some(newest) = losses.iter().map(|(_, missed, _)| missed.to).max() else { return 0 };

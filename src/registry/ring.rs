@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::History;
 use super::marks::Mark;
+use super::readable::Private;
 use crate::event::Frame;
 use crate::id::EventId;
 
 /// One kept event.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) id: EventId,
     /// When it came, on the registry's clock.
@@ -19,6 +20,8 @@ pub(super) struct Entry {
     pub(super) frame: Frame,
     /// What its publisher called it, if anything.
     pub(super) mark: Option<Box<Mark>>,
+    /// Its topics, if it is not for everybody.
+    pub(super) private: Option<Arc<Private>>,
 }
 
 /// A channel's kept events in the order of their ids, and what is known of the
@@ -28,12 +31,23 @@ pub(super) struct Ring {
     entries: VecDeque<Entry>,
     bytes: usize,
     lost: Lost,
+    /// Once a private event is lost.
+    hidden: Option<Box<Hidden>>,
+}
+
+/// What a ring with private events also knows of its losses.
+#[derive(Debug)]
+struct Hidden {
+    /// Those that were public.
+    public: Lost,
+    /// Whether a private one had several topics.
+    other_topics: bool,
 }
 
 impl Ring {
     /// An empty ring of a channel of whose events up to `floor` nothing is known.
     pub(super) fn new(floor: EventId) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, lost: Lost::below(floor) }
+        Self { entries: VecDeque::new(), bytes: 0, lost: Lost::below(floor), hidden: None }
     }
 
     /// Takes the newest event in. What is then too much is still there until
@@ -61,7 +75,7 @@ impl Ring {
             }
             if let Some(entry) = self.entries.pop_front() {
                 self.bytes -= entry.frame.len();
-                self.lost.add(entry.id, entry.at);
+                self.lose(&entry);
                 gone(&entry);
             }
         }
@@ -70,13 +84,29 @@ impl Ring {
     /// Lets go of everything.
     pub(super) fn clear(&mut self) {
         self.bytes = 0;
-        self.entries.drain(..).for_each(|entry| self.lost.add(entry.id, entry.at));
+        for entry in std::mem::take(&mut self.entries) {
+            self.lose(&entry);
+        }
+    }
+
+    fn lose(&mut self, entry: &Entry) {
+        if let Some(private) = &entry.private {
+            let public = &self.lost;
+            let hidden = self.hidden.get_or_insert_with(|| {
+                Box::new(Hidden { public: public.clone(), other_topics: false })
+            });
+            hidden.other_topics |= private.topics.len() > 1;
+        } else if let Some(hidden) = &mut self.hidden {
+            hidden.public.add(entry.id, entry.at);
+        }
+        self.lost.add(entry.id, entry.at);
     }
 
     /// From before this process it is known that events up to `to` are gone, the
     /// newest of them of the time `at`, but not how many there were.
     pub(super) fn lost_before(&mut self, to: EventId, at: Duration) {
         self.lost = Lost { at, ..Lost::below(self.lost.to.max(to)) };
+        self.hidden = None; // and of those it is not known which were private
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -124,9 +154,18 @@ impl Ring {
         self.entries.get(place)
     }
 
-    /// What is gone of the events after one id and up to another.
-    pub(super) fn missed(&self, after: EventId, upto: EventId) -> Option<Missed> {
-        self.lost.between(after, upto)
+    /// What is gone.
+    pub(super) fn lost(&self) -> &Lost {
+        &self.lost
+    }
+
+    /// What is gone, for a stream that is not to hear of the private events unless it
+    /// `may_miss` them, which is asked with whether one of these had other topics.
+    pub(super) fn lost_of(&self, may_miss: impl FnOnce(bool) -> bool) -> &Lost {
+        match &self.hidden {
+            Some(hidden) if !may_miss(hidden.other_topics) => &hidden.public,
+            _ => &self.lost,
+        }
     }
 
     /// The newest event that is gone.
@@ -147,8 +186,8 @@ pub(super) struct Missed {
 /// The ids of the events let go, as runs of neighbours: what a gap says exactly
 /// costs sixteen bytes where one channel speaks alone, and never more than
 /// [`RUNS_MAX`] runs.
-#[derive(Debug)]
-struct Lost {
+#[derive(Debug, Clone)]
+pub(super) struct Lost {
     runs: VecDeque<Run>,
     /// Of the events up to this id it is not known which there were.
     unknown_to: EventId,
@@ -195,7 +234,13 @@ impl Lost {
         self.runs.push_back(Run { first: id, count: 1 });
     }
 
-    fn between(&self, after: EventId, upto: EventId) -> Option<Missed> {
+    /// The newest event that is gone.
+    pub(super) fn to(&self) -> EventId {
+        self.to
+    }
+
+    /// What is gone of the events after one id and up to another.
+    pub(super) fn between(&self, after: EventId, upto: EventId) -> Option<Missed> {
         if self.to <= after {
             return None; // the common case, and a quick one
         }
@@ -228,7 +273,7 @@ mod tests {
 
     fn entry(n: u64) -> Entry {
         let frame = Event::new("x").frame(Some(&id(n)));
-        Entry { id: id(n), at: Duration::from_secs(n), frame, mark: None }
+        Entry { id: id(n), at: Duration::from_secs(n), frame, mark: None, private: None }
     }
 
     fn push(ring: &mut Ring, n: u64, history: &History) {
@@ -250,7 +295,7 @@ mod tests {
             (1..=5).for_each(|n| push(&mut ring, n, &history));
             assert_eq!(ring.get(0).unwrap().id, id(4), "{history:?}");
             assert_eq!(ring.place_after(id(4)), 1);
-            assert_eq!(ring.missed(id(0), id(9)), Some(missed(3, 3)));
+            assert_eq!(ring.lost.between(id(0), id(9)), Some(missed(3, 3)));
         }
     }
 
@@ -281,7 +326,7 @@ mod tests {
         for after in 0..12 {
             for upto in 0..12 {
                 let count = gone.iter().filter(|n| **n > after && **n <= upto).count() as u64;
-                let found = ring.missed(id(after), id(upto));
+                let found = ring.lost.between(id(after), id(upto));
                 assert_eq!(found.map_or(Some(0), |missed| missed.count), Some(count));
             }
         }
@@ -290,12 +335,12 @@ mod tests {
     #[test]
     fn what_is_no_longer_known_is_not_counted() {
         let mut ring = Ring::new(id(5));
-        assert_eq!(ring.missed(id(4), id(9)), Some(Missed { count: None, to: id(5) }));
-        assert_eq!(ring.missed(id(5), id(9)), None);
+        assert_eq!(ring.lost.between(id(4), id(9)), Some(Missed { count: None, to: id(5) }));
+        assert_eq!(ring.lost.between(id(5), id(9)), None);
         let history = History { events: 1, ..History::default() };
         let runs = RUNS_MAX as u64;
         (0..=runs + 1).for_each(|n| push(&mut ring, 10 + 2 * n, &history));
-        assert_eq!(ring.missed(id(9), id(10)), Some(Missed { count: None, to: id(10) }));
-        assert_eq!(ring.missed(id(10), id(u64::MAX)), Some(missed(runs, 10 + 2 * runs)));
+        assert_eq!(ring.lost.between(id(9), id(10)), Some(Missed { count: None, to: id(10) }));
+        assert_eq!(ring.lost.between(id(10), id(u64::MAX)), Some(missed(runs, 10 + 2 * runs)));
     }
 }

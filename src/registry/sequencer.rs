@@ -32,14 +32,15 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use super::audience::Bells;
 use super::marks::Mark;
 use super::plan::{Names, Plan};
+use super::readable::Private;
 use super::ring::Entry;
 use super::state::{Losses, State};
-use super::{Channel, Published, Registry, RegistryOptions, time_of_day};
+use super::{Channel, Published, Registry, RegistryOptions, Update, time_of_day};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::{Kept, Loss, Record, Store};
+use crate::store::{Kept, Loss, Reach, Record, Store};
 
 /// How many orders may wait. Each publisher waits for the answer to its one, so
 /// this is how many publish at once before they wait to give their order.
@@ -65,6 +66,8 @@ pub(super) struct Request {
     pub(super) channel: Arc<str>,
     pub(super) events: Vec<Event>,
     pub(super) key: Option<Arc<str>>,
+    /// As in a [`Record`].
+    pub(super) reach: Option<Arc<Reach>>,
     /// `None`: nobody waits for the answer.
     answer: Option<Answer<Published>>,
 }
@@ -74,13 +77,16 @@ type Answer<T> = Sender<Result<T, PublishError>>;
 /// Publishes by way of the sequencer, and waits for its answer.
 pub(super) fn publish(
     sequencer: &Sender<Order>,
-    channel: &str,
-    events: &[Event],
-    key: Option<&str>,
+    update: &Update<'_>,
 ) -> Result<Published, PublishError> {
+    let Update { topics, events, private, key } = *update;
+    let (first, others) = topics.split_first().ok_or(PublishError::Nothing)?;
+    let others: Vec<Arc<str>> = others.iter().map(|topic| Arc::from(*topic)).collect();
+    let reach = Reach { private, others, gone: Vec::new() };
+    let reach = (reach != Reach::default()).then(|| Arc::new(reach));
     ask(sequencer, |answer| {
-        let (channel, events, key) = (channel.into(), events.to_vec(), key.map(Arc::from));
-        Order::Publish(Request { channel, events, key, answer: Some(answer) })
+        let (channel, events, key) = (Arc::from(*first), events.to_vec(), key.map(Arc::from));
+        Order::Publish(Request { channel, events, key, reach, answer: Some(answer) })
     })
 }
 
@@ -110,7 +116,8 @@ impl Registry {
             return self.publish(channel, event).map(drop);
         };
         let (channel, events) = (channel.into(), vec![event.clone()]);
-        let order = Order::Publish(Request { channel, events, key: None, answer: None });
+        let request = Request { channel, events, key: None, reach: None, answer: None };
+        let order = Order::Publish(request);
         let busy = || PublishError::Store { reason: "its mailbox is full".into() };
         sequencer.try_send(order).map_err(|_| busy())
     }
@@ -150,23 +157,31 @@ impl Registry {
 
 /// An event that the store has, on its way into its ring.
 pub(super) struct Entered {
-    pub(super) channel: Arc<str>,
+    /// In whose rings it is to be.
+    pub(super) channels: Vec<Arc<str>>,
     pub(super) entry: Entry,
     pub(super) published: Published,
 }
 
 impl Entered {
     fn new(id: EventId, record: &Record, options: &RegistryOptions) -> Self {
-        let Record { channel, at, event, key, subscribers, count } = record;
+        let Record { at, event, key, subscribers, count, .. } = record;
         let mark = Mark { own: event.id().map(Arc::from), key: key.clone() };
         let mark = (mark.own.is_some() || mark.key.is_some()).then(|| Box::new(mark));
         let visible = options.ids.then_some(&id as &dyn std::fmt::Display);
         let frame = event.frame(visible);
+        let topics = || record.topics().collect::<Vec<_>>();
+        let private = record.is_private().then(|| Arc::new(Private::of(&topics())));
         Self {
-            channel: Arc::clone(channel),
-            entry: Entry { id, at: *at, frame, mark },
+            channels: record.channels().cloned().collect(),
+            entry: Entry { id, at: *at, frame, mark, private },
             published: Published { id, subscribers: *subscribers, count: *count },
         }
+    }
+
+    /// Whose bells are to ring for it.
+    fn rings(&self) -> impl Iterator<Item = (Arc<str>, Option<Arc<Private>>)> {
+        self.channels.iter().map(|channel| (Arc::clone(channel), self.entry.private.clone()))
     }
 }
 
@@ -300,12 +315,16 @@ impl Sequencer {
         let entered =
             records.iter().zip(ids).map(|(record, id)| Entered::new(*id, record, options));
         let entered: Vec<Entered> = entered.collect();
-        let names: BTreeSet<&str> = records.iter().map(|record| &*record.channel).collect();
+        let names: BTreeSet<_> = records.iter().flat_map(Record::channels).collect();
+        // Once for each channel; but who is to hear of a private event is its own question.
+        let rings: BTreeSet<_> = entered.iter().flat_map(Entered::rings).collect();
         let now = self.registry.now();
         let mut state = self.registry.lock();
         entered.into_iter().for_each(|entered| state.enter(entered, options));
         names.iter().for_each(|name| state.trim(name, now));
-        let bells: Vec<Bells> = names.iter().flat_map(|name| state.audience(name).1).collect();
+        let bells =
+            rings.iter().flat_map(|(name, private)| state.audience(name, private.as_ref()).1);
+        let bells: Vec<Bells> = bells.collect();
         drop(state);
         bells.iter().for_each(Bells::ring);
     }
@@ -334,6 +353,16 @@ impl Loss {
 }
 
 impl Request {
+    /// All the channels it is for, the first one first.
+    pub(super) fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
+        let others = self.reach.iter().flat_map(|reach| &reach.others);
+        std::iter::once(&self.channel).chain(others)
+    }
+
+    pub(super) fn is_private(&self) -> bool {
+        self.reach.as_ref().is_some_and(|reach| reach.private)
+    }
+
     fn size(&self) -> usize {
         self.events.iter().map(|event| event.data().len()).sum()
     }

@@ -1,6 +1,6 @@
 //! What the registry's lock guards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,15 @@ use crossbeam_channel::Sender;
 
 use super::audience::{Audience, Bells};
 use super::marks::Marks;
+use super::patterns::Patterns;
 use super::presence::Presence;
+use super::readable::Private;
 use super::ring::{Entry, Ring};
 use super::sequencer::Entered;
 use super::{Channels, Closing, History, RegistryOptions};
 use crate::error::PublishError;
 use crate::id::EventId;
+use crate::matcher::{Matcher, Topic};
 use crate::store::{Kept, Loss};
 
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub(super) struct State {
     pub(super) floor: EventId,
     pub(super) channels: BTreeMap<Arc<str>, Channel>,
     pub(super) prefixes: BTreeMap<Arc<str>, Audience>,
+    pub(super) patterns: Patterns,
     /// The newest listener's key.
     pub(super) last_key: u64,
     /// What a store still has to be told.
@@ -44,6 +48,8 @@ pub(super) struct Channel {
     pub(super) marks: Marks,
     pub(super) audience: Audience,
     pub(super) presence: Presence,
+    /// The patterns that somebody listens to and that select it.
+    watchers: Vec<Matcher>,
     /// Whether a store knows that there is such a channel.
     stored: bool,
 }
@@ -93,6 +99,7 @@ impl Channel {
             marks: Marks::default(),
             audience: Audience::default(),
             presence: Presence::default(),
+            watchers: Vec::new(),
             stored: false,
         }
     }
@@ -124,6 +131,7 @@ impl State {
             floor: EventId::ZERO,
             channels: BTreeMap::new(),
             prefixes: BTreeMap::new(),
+            patterns: Patterns::default(),
             last_key: 0,
             losses: Losses::default(),
         }
@@ -145,20 +153,26 @@ impl State {
     /// The same beyond every limit, for events that are kept already.
     fn channel_of_any_number(&mut self, name: &str, options: &RegistryOptions) -> &mut Channel {
         if !self.channels.contains_key(name) {
-            let channel = Channel::new(self.floor, options.history.of(name));
-            self.channels.insert(name.into(), channel);
+            let mut channel = Channel::new(self.floor, options.history.of(name));
+            let name: Arc<str> = name.into();
+            if !self.patterns.is_empty() {
+                channel.watchers = self.patterns.greet(&name);
+            }
+            self.channels.insert(name, channel);
         }
         self.channels.get_mut(name).expect("it was there or has just been made")
     }
 
-    /// Lets an event that a store keeps into its ring.
+    /// Lets an event that a store keeps into its rings.
     pub(super) fn enter(&mut self, entered: Entered, options: &RegistryOptions) {
-        let Entered { channel, entry, published } = entered;
+        let Entered { channels, entry, published } = entered;
         self.last = self.last.max(entry.id);
-        self.channel_of_any_number(&channel, options);
-        let target = self.introduce(&channel);
-        entry.mark.iter().for_each(|mark| target.marks.add(mark, published));
-        target.ring.push(entry);
+        for channel in &channels {
+            self.channel_of_any_number(channel, options);
+            let target = self.introduce(channel);
+            entry.mark.iter().for_each(|mark| target.marks.add(mark, published));
+            target.ring.push(entry.clone());
+        }
     }
 
     /// The channel, of which the store is to know. What it has lost so far goes with
@@ -198,20 +212,61 @@ impl State {
         now: Duration,
         options: &RegistryOptions,
     ) -> Result<(), PublishError> {
+        self.make_all(&[name], now, options)
+    }
+
+    /// Makes those of these channels that are not there, or none of them.
+    #[inline(never)] // as above
+    pub(super) fn make_all<N: AsRef<str>>(
+        &mut self,
+        names: &[N],
+        now: Duration,
+        options: &RegistryOptions,
+    ) -> Result<(), PublishError> {
         let limit = options.max_channels;
-        if self.channels.len() >= limit {
+        let is_too_many = |state: &Self| {
+            let new = names.iter().filter(|name| !state.channels.contains_key(name.as_ref()));
+            let new = new.count();
+            new > 0 && state.channels.len() + new > limit
+        };
+        if is_too_many(self) {
             self.sweep(now);
         }
-        if self.channels.len() >= limit {
+        if is_too_many(self) {
             return Err(PublishError::TooManyChannels { limit });
         }
-        self.channel_of_any_number(name, options);
+        for name in names {
+            self.channel_of_any_number(name.as_ref(), options);
+        }
+        Ok(())
+    }
+
+    /// Sees to it that it is known which channels these patterns select, before
+    /// somebody listens to them.
+    #[inline(never)] // most streams have none
+    pub(super) fn watch(&mut self, patterns: &[Matcher], limit: usize) -> Result<(), PublishError> {
+        if self.patterns.len_with(patterns) > limit {
+            return Err(PublishError::TooManyPatterns { limit });
+        }
+        for pattern in patterns {
+            if self.patterns.has(pattern) {
+                continue;
+            }
+            let mut selected = BTreeSet::new();
+            for (name, channel) in &mut self.channels {
+                if pattern.is_of(&Topic::new(name)) {
+                    channel.watchers.push(pattern.clone());
+                    selected.insert(Arc::clone(name));
+                }
+            }
+            self.patterns.add(pattern, selected);
+        }
         Ok(())
     }
 
     /// Lets go of what is too old, and of channels in which nothing is left.
     pub(super) fn sweep(&mut self, now: Duration) {
-        let Self { channels, losses, floor, .. } = self;
+        let Self { channels, losses, floor, patterns, .. } = self;
         channels.retain(|name, channel| {
             channel.trim(now, |entry| losses.event(name, entry));
             let idle = channel.ring.is_empty()
@@ -222,34 +277,45 @@ impl State {
                 if channel.stored {
                     losses.channel(name, *floor);
                 }
+                patterns.dismiss(name, &channel.watchers);
             }
             !idle
         });
     }
 
-    /// How many listen to a channel, by its name or by a prefix, and their bells.
+    /// How many listen to a channel, by its name, by a prefix or by a pattern, and
+    /// their bells; of a private event, those who may read it.
     ///
     /// Looks up each prefix of the name: bounded by the name's length, however
     /// many prefixes are listened to.
-    pub(super) fn audience(&self, name: &str) -> (usize, Vec<Bells>) {
-        let by_name = self.channels.get(name).map(|channel| &channel.audience);
+    pub(super) fn audience(
+        &self,
+        name: &str,
+        private: Option<&Arc<Private>>,
+    ) -> (usize, Vec<Bells>) {
+        let channel = self.channels.get(name);
         let by_prefix = (0..=name.len())
             .filter(|_| !self.prefixes.is_empty())
             .filter_map(|end| self.prefixes.get(name.get(..end)?));
-        by_name.into_iter().chain(by_prefix).fold((0, Vec::new()), |(subscribers, mut bells), a| {
-            bells.push(a.bells());
-            (subscribers + a.subscribers, bells)
+        let watchers = channel.map_or(&[][..], |channel| &channel.watchers);
+        let by_pattern = watchers.iter().filter_map(|pattern| self.patterns.audience(pattern));
+        let by_name = channel.map(|channel| &channel.audience);
+        let all = by_name.into_iter().chain(by_prefix).chain(by_pattern);
+        all.fold((0, Vec::new()), |(subscribers, mut bells), audience| {
+            bells.push(audience.bells(private));
+            (subscribers + audience.count(private.map(|private| &**private)), bells)
         })
     }
 
     /// Everybody's bells.
     pub(super) fn all_bells(&self) -> Vec<Bells> {
-        let by_name = self.channels.values().map(|channel| channel.audience.bells());
-        by_name.chain(self.prefixes.values().map(Audience::bells)).collect()
+        let by_name = self.channels.values().map(|channel| &channel.audience);
+        let all = by_name.chain(self.prefixes.values()).chain(self.patterns.audiences());
+        all.map(|audience| audience.bells(None)).collect()
     }
 
-    /// Changes the audience of each name and prefix, and forgets the prefixes
-    /// to which nobody listens any more.
+    /// Changes the audience of each name, prefix and pattern, and forgets the prefixes
+    /// and patterns to which nobody listens any more.
     pub(super) fn audiences(&mut self, channels: &Channels, mut change: impl FnMut(&mut Audience)) {
         for name in channels.names.iter() {
             if let Some(channel) = self.channels.get_mut(name) {
@@ -263,9 +329,17 @@ impl State {
                 self.prefixes.remove(prefix);
             }
         }
+        for pattern in channels.patterns() {
+            for name in self.patterns.change(pattern, &mut change) {
+                if let Some(channel) = self.channels.get_mut(&name) {
+                    channel.watchers.retain(|watcher| watcher != pattern);
+                }
+            }
+        }
     }
 
-    /// The channels there are of these names and prefixes.
+    /// The channels there are of these names, prefixes and patterns, some of them
+    /// perhaps more than once.
     pub(super) fn selected<'a>(
         &'a self,
         channels: &'a Channels,
@@ -275,6 +349,9 @@ impl State {
             (self.channels.range(Arc::clone(prefix)..))
                 .take_while(move |(name, _)| name.starts_with(&**prefix))
         });
-        by_name.chain(by_prefix)
+        let by_pattern = (channels.patterns().iter())
+            .flat_map(|pattern| self.patterns.selected(pattern))
+            .filter_map(|name| self.channels.get_key_value(name));
+        by_name.chain(by_prefix).chain(by_pattern)
     }
 }

@@ -34,7 +34,8 @@ pub struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.registry.lock().audiences(&self.channels, |audience| audience.subscribers -= 1);
+        let reader = self.channels.reader();
+        self.registry.lock().audiences(&self.channels, |audience| audience.leave(&reader));
         self.registry.tell_of_leaving(self);
     }
 }
@@ -42,19 +43,24 @@ impl Drop for Subscription {
 impl Registry {
     /// Joins these channels, from `start` on.
     ///
-    /// Fails if there would be more channels than the registry keeps.
+    /// Fails if there would be more channels than the registry keeps, or as many
+    /// patterns.
     pub fn subscribe(
         &self,
         channels: &Channels,
         start: &Start,
     ) -> Result<Subscription, PublishError> {
         let now = self.now();
+        let reader = channels.reader();
         let mut state = self.lock();
+        if !channels.patterns().is_empty() {
+            state.watch(channels.patterns(), self.shared.options.max_channels)?;
+        }
         for name in channels.names.iter() {
             state.channel(name, now, &self.shared.options)?;
         }
         let (position, unknown) = state.begin(channels, start, now);
-        state.audiences(channels, |audience| audience.subscribers += 1);
+        state.audiences(channels, |audience| audience.enter(&reader));
         drop(state);
         let (registry, channels) = (self.clone(), channels.clone());
         Ok(Subscription { registry, channels, position, unknown, presence: None })
@@ -66,13 +72,23 @@ impl Registry {
         let mut state = self.lock();
         state.last_key += 1;
         let key = state.last_key;
-        state.audiences(channels, |audience| audience.add(key, Arc::clone(bell)));
+        let reader = channels.reader();
+        state.audiences(channels, |audience| {
+            audience.add(key, Arc::clone(bell), reader.clone());
+        });
         let is_ending = state.open.is_none() || state.closing.is_some();
         drop(state);
         if is_ending {
             bell.ring();
         }
         Listening { registry: self.clone(), channels: channels.clone(), key }
+    }
+}
+
+impl Subscription {
+    /// Whether its start was found, and nothing is missing behind it.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.unknown.is_empty() && self.registry.is_whole_after(&self.channels, &self.position)
     }
 }
 

@@ -51,6 +51,37 @@ pub(crate) struct Record {
     /// What its publisher was answered, to be answered again.
     pub(crate) subscribers: usize,
     pub(crate) count: usize,
+    /// `None`: it is of its channel alone, and for everybody.
+    pub(crate) reach: Option<Arc<Reach>>,
+}
+
+/// Where else an event is, and who may read it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Reach {
+    pub(crate) private: bool,
+    /// Its topics besides its channel, in their order.
+    pub(crate) others: Vec<Arc<str>>,
+    /// Those of all its topics whose rings have let it go: a store says so of what it
+    /// kept.
+    pub(crate) gone: Vec<Arc<str>>,
+}
+
+impl Record {
+    /// All its topics, the first one first.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
+        let others = self.reach.iter().flat_map(|reach| &reach.others);
+        std::iter::once(&self.channel).chain(others)
+    }
+
+    /// The channels in whose rings it is.
+    pub(crate) fn channels(&self) -> impl Iterator<Item = &Arc<str>> {
+        let gone = self.reach.as_ref().map_or(&[][..], |reach| &reach.gone);
+        self.topics().filter(|topic| !gone.contains(topic))
+    }
+
+    pub(crate) fn is_private(&self) -> bool {
+        self.reach.as_ref().is_some_and(|reach| reach.private)
+    }
 }
 
 /// Something that need not be kept any more.

@@ -146,7 +146,7 @@ pub(super) fn read(
 }
 
 fn row(record: &Record) -> Row<'_> {
-    let Record { channel, at, event, key, subscribers, count } = record;
+    let Record { channel, at, event, key, subscribers, count, .. } = record;
     let number = |number: &usize| u32::try_from(*number).unwrap_or(u32::MAX);
     (
         channel,
@@ -181,6 +181,7 @@ fn record(row: Row<'_>) -> Result<Record, EventError> {
         key: key.map(Arc::from),
         subscribers: number(subscribers),
         count: number(count),
+        reach: None,
     })
 }
 

@@ -155,11 +155,7 @@ impl Publisher {
             Self::All => true,
             Self::These(matchers) => any(matchers, topic),
         };
-        if topics.into_iter().all(may) {
-            Ok(())
-        } else {
-            Err(insufficient(&exchange.server.config))
-        }
+        if topics.iter().all(may) { Ok(()) } else { Err(insufficient(&exchange.server.config)) }
     }
 
     /// Fails if there is nothing that he may publish to.

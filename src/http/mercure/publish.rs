@@ -30,8 +30,12 @@ pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
     let topics: Vec<&str> = form.topics.iter().map(String::as_str).collect();
     publisher.check(exchange, topics.iter().copied())?;
     let (event, private) = (&form.event, form.private);
-    let update =
-        Update { topics: &topics, events: std::slice::from_ref(event), private, key: key.as_deref() };
+    let update = Update {
+        topics: &topics,
+        events: std::slice::from_ref(event),
+        private,
+        key: key.as_deref(),
+    };
     let published = exchange.server.hub.publish_update(&update)?;
     // What subscribers see, and may resume from.
     let id = event.id().map_or_else(|| published.id.to_string(), str::to_owned);
@@ -73,7 +77,10 @@ impl Form {
             }
         }
         if topics.is_empty() {
-            return Err(Refusal::new(400, "the form has no field `topic`; say what the update is about"));
+            return Err(Refusal::new(
+                400,
+                "the form has no field `topic`; say what the update is about",
+            ));
         }
         let mut event = Event::new(data.unwrap_or_default());
         if let Some(kind) = kind {

@@ -50,7 +50,8 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     if reader.by_query {
         headers.push(("Cache-Control", "private".into()));
     }
-    let opening = streams::opening(exchange, streams::EVENT_STREAM, &[Frame::retry(RETRY)], headers);
+    let opening =
+        streams::opening(exchange, streams::EVENT_STREAM, &[Frame::retry(RETRY)], headers);
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
@@ -113,7 +114,8 @@ fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, Refusal> {
     let cursor = header.or_else(query);
     if let Some(id) = &cursor {
         // It goes back in a header.
-        check_topic(id).map_err(|error| Refusal::new(400, format!("the last event id: {error}")))?;
+        check_topic(id)
+            .map_err(|error| Refusal::new(400, format!("the last event id: {error}")))?;
     }
     Ok(cursor)
 }
@@ -124,14 +126,28 @@ mod tests {
 
     #[test]
     fn both_generations_select_topics_and_a_misspelled_one_is_told() {
-        let found = selected("match=a&match_urlpattern=/b/:c&topic=/d/{e}&match_exact=a&x=y").unwrap();
+        let found =
+            selected("match=a&match_urlpattern=/b/:c&topic=/d/{e}&match_exact=a&x=y").unwrap();
         let found: Vec<_> = found.iter().map(|one| (one.kind, one.matcher.text())).collect();
         let expected = [(Some("exact"), "a"), (Some("urlpattern"), "/b/:c"), (None, "/d/{e}")];
         assert_eq!(found, expected);
-        let many = "match=a&".to_owned() + &(0..MATCHERS_MAX).map(|n| format!("match={n}&")).collect::<String>();
+        let many = "match=a&".to_owned()
+            + &(0..MATCHERS_MAX).map(|n| format!("match={n}&")).collect::<String>();
         for bad in [
-            "", "x=y", "Match=a", "MATCH=a", "match_Exact=a", "match_regex=a", "matches=a", "match=",
-            "match=a%0A", "match=%E2%80%8B", "match_urlpattern=http://[", "topic={", "match=a&topics&matchx", &many,
+            "",
+            "x=y",
+            "Match=a",
+            "MATCH=a",
+            "match_Exact=a",
+            "match_regex=a",
+            "matches=a",
+            "match=",
+            "match=a%0A",
+            "match=%E2%80%8B",
+            "match_urlpattern=http://[",
+            "topic={",
+            "match=a&topics&matchx",
+            &many,
         ] {
             assert_eq!(selected(bad).map_err(|refusal| refusal.status).err(), Some(400), "{bad}");
         }

@@ -19,7 +19,7 @@ use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
 use crate::jwt::Rights;
 use crate::matcher::Matcher;
-use crate::registry::Update;
+use crate::registry::{NAME_MAX, Update};
 
 /// A part of a path, percent-encoded once: all but what is unreserved (RFC 6570 §3.2.2).
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -64,7 +64,13 @@ impl Active {
         for Selected { kind, matcher } in selected {
             let text = matcher.text();
             let mut document = json!({ "@context": "https://mercure.rocks/" });
-            let topic = topic(&kind.iter().copied().chain([text, &subscriber]).collect::<Vec<_>>());
+            let parts: Vec<&str> = kind.iter().copied().chain([text, &subscriber]).collect();
+            let topic = topic(&parts);
+            if topic.len() > NAME_MAX {
+                let detail = "a matcher is so long that nobody could be told of its subscription; \
+                              shorten it, or have the server started without --mercure-subscriptions";
+                return Err(Refusal::new(400, detail));
+            }
             document["id"] = topic.as_str().into();
             document["type"] = "Subscription".into();
             match kind {
@@ -144,7 +150,8 @@ pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Ref
         return Err(none());
     } else {
         let below = format!("{path}/");
-        let chosen = subscriptions.range(below.clone()..).take_while(|(id, _)| id.starts_with(&below));
+        let chosen =
+            subscriptions.range(below.clone()..).take_while(|(id, _)| id.starts_with(&below));
         let chosen = chosen.filter(|(_, document)| parts.is_empty() || is_of(document, parts));
         let chosen: Vec<Value> = chosen.map(|(_, document)| document.clone()).collect();
         json!({
@@ -167,7 +174,10 @@ pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Ref
 }
 
 fn none() -> Refusal {
-    Refusal::new(404, "there is no such subscription now; GET /.well-known/mercure/subscriptions lists them")
+    Refusal::new(
+        404,
+        "there is no such subscription now; GET /.well-known/mercure/subscriptions lists them",
+    )
 }
 
 /// Whether a path is of one subscription, and not of several: of the current

@@ -129,7 +129,7 @@ impl StorageBackend for Machine {
 fn event(channel: &str, data: &str) -> Record {
     let event = Event::new(data).with_name("n").unwrap().with_retry(Duration::from_millis(7));
     let at = Duration::from_secs(1);
-    Record { channel: channel.into(), at, event, key: None, subscribers: 3, count: 1 }
+    Record { channel: channel.into(), at, event, key: None, subscribers: 3, count: 1, reach: None }
 }
 
 fn loss(channel: &str, id: EventId) -> Loss {

@@ -1,0 +1,334 @@
+//! Which topics are meant: all, one, or those of a template or a URL pattern.
+//!
+//! # Invariants
+//!
+//! * **No pattern is slow.** What it is compiled to has a bound, and what it costs to
+//!   match is at most that bound times the topic's length ([`engine`]).
+//! * **What cannot be told to match does not**: a pattern may stand in a token.
+
+mod engine;
+mod template;
+mod url_pattern;
+
+use std::cell::OnceCell;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::{error, fmt};
+
+use url::Url;
+
+use self::template::Template;
+use self::url_pattern::UrlPattern;
+
+/// The longest pattern, in bytes.
+const PATTERN_MAX: usize = 1_024;
+
+/// What selects topics. Cloning it is cheap, and two of the same kind and text are
+/// equal.
+///
+/// ```
+/// use threadcast::Matcher;
+///
+/// let books = Matcher::selector("https://example.com/books/{id}")?;
+/// assert!(books.matches("https://example.com/books/7"));
+/// assert!(!books.matches("https://example.com/books/7/pages"));
+/// assert!(Matcher::url_pattern("/books/:id")?.matches("/books/7"));
+/// assert!(Matcher::exact("*")?.matches("anything"));
+/// # Ok::<(), threadcast::MatcherError>(())
+/// ```
+#[derive(Clone)]
+pub struct Matcher(Arc<Inner>);
+
+struct Inner {
+    text: Box<str>,
+    kind: Kind,
+}
+
+enum Kind {
+    Any,
+    Exact,
+    Template(Template),
+    UrlPattern(UrlPattern),
+}
+
+impl Matcher {
+    /// Every topic.
+    pub fn any() -> Self {
+        Self::of("*", Kind::Any)
+    }
+
+    /// The topic of exactly these bytes; `*` is every topic.
+    ///
+    /// Fails as [`check_topic`] does.
+    pub fn exact(text: &str) -> Result<Self, MatcherError> {
+        check(text)?;
+        Ok(if text == "*" { Self::any() } else { Self::of(text, Kind::Exact) })
+    }
+
+    /// A topic selector of Mercure 0.x: `*`, a URI template (RFC 6570, all levels), or
+    /// what is neither, which is compared byte for byte.
+    ///
+    /// Fails if it is too long or compiles too big, and as [`check_topic`] does.
+    pub fn selector(text: &str) -> Result<Self, MatcherError> {
+        check(text)?;
+        Ok(match Template::new(text)? {
+            Some(template) => Self::of(text, Kind::Template(template)),
+            None => Self::exact(text)?,
+        })
+    }
+
+    /// A URL pattern of the WHATWG's; `*` is every topic. It and the topics may be
+    /// relative: both are then below one base.
+    ///
+    /// Fails if it is none, is too long or compiles too big, and as [`check_topic`]
+    /// does.
+    pub fn url_pattern(text: &str) -> Result<Self, MatcherError> {
+        check(text)?;
+        if text == "*" {
+            return Ok(Self::any());
+        }
+        Ok(Self::of(text, Kind::UrlPattern(UrlPattern::new(text)?)))
+    }
+
+    fn of(text: &str, kind: Kind) -> Self {
+        Self(Arc::new(Inner { text: text.into(), kind }))
+    }
+
+    /// Whether it selects this topic.
+    pub fn matches(&self, topic: &str) -> bool {
+        self.is_of(&Topic::new(topic))
+    }
+
+    /// The same, for who has many to ask of one topic.
+    pub(crate) fn is_of(&self, topic: &Topic<'_>) -> bool {
+        match &self.0.kind {
+            Kind::Any => true,
+            Kind::Exact => *self.0.text == *topic.text,
+            // An update may be called by the very text of a template.
+            Kind::Template(template) => *self.0.text == *topic.text || template.matches(topic.text),
+            Kind::UrlPattern(pattern) => topic.url().is_some_and(|url| pattern.matches(url)),
+        }
+    }
+
+    /// What it was made of.
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// Its kind, as Mercure calls it: `exact`, `template` or `urlpattern`; every topic
+    /// is `exact`.
+    pub fn match_type(&self) -> &'static str {
+        match self.0.kind {
+            Kind::Any | Kind::Exact => "exact",
+            Kind::Template(_) => "template",
+            Kind::UrlPattern(_) => "urlpattern",
+        }
+    }
+
+    /// Whether it selects every topic.
+    pub fn is_any(&self) -> bool {
+        matches!(self.0.kind, Kind::Any)
+    }
+
+    /// Whether it selects one topic and no other.
+    pub(crate) fn is_exact(&self) -> bool {
+        matches!(self.0.kind, Kind::Exact)
+    }
+}
+
+impl PartialEq for Matcher {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+            || (self.text() == other.text() && self.match_type() == other.match_type())
+    }
+}
+
+impl Eq for Matcher {}
+
+impl PartialOrd for Matcher {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Matcher {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.text(), self.match_type()).cmp(&(other.text(), other.match_type()))
+    }
+}
+
+impl Hash for Matcher {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.text(), self.match_type()).hash(state);
+    }
+}
+
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:?}", self.match_type(), self.text())
+    }
+}
+
+/// A topic that several matchers are asked of: as a URL it is read once, and only if
+/// one of them wants to know.
+pub(crate) struct Topic<'a> {
+    text: &'a str,
+    url: OnceCell<Option<Url>>,
+}
+
+impl<'a> Topic<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, url: OnceCell::new() }
+    }
+
+    fn url(&self) -> Option<&Url> {
+        self.url.get_or_init(|| url_pattern::resolve(self.text)).as_ref()
+    }
+}
+
+/// What cannot be a topic, or select any.
+///
+/// ```
+/// use threadcast::{Matcher, MatcherError};
+///
+/// assert_eq!(Matcher::exact("two\nlines").unwrap_err(), MatcherError::Character('\n'));
+/// assert!(Matcher::url_pattern("/books/:").is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MatcherError {
+    /// It is empty.
+    Empty,
+    /// It has more than 1,024 bytes.
+    TooLong,
+    /// A control or format character is in it, which nobody could see.
+    Character(char),
+    /// It is no URL pattern.
+    Pattern {
+        /// What the matter is.
+        detail: String,
+    },
+    /// It would be slow: what it is compiled to is too big.
+    TooBig,
+}
+
+impl fmt::Display for MatcherError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("a topic must not be empty; name one, or `*` for all"),
+            Self::TooLong => {
+                write!(f, "a topic or pattern has at most {PATTERN_MAX} bytes; write it shorter")
+            }
+            Self::Character(found) => write!(
+                f,
+                "a topic must not contain the character U+{:04X}; take it out, or percent-encode it",
+                u32::from(*found)
+            ),
+            Self::Pattern { detail } => write!(
+                f,
+                "this is no URL pattern: {detail}; see the URL Pattern standard of the WHATWG"
+            ),
+            Self::TooBig => f.write_str(
+                "this pattern is too big when it is compiled; repeat less, or write it shorter",
+            ),
+        }
+    }
+}
+
+impl error::Error for MatcherError {}
+
+/// Whether this can be a topic: not empty, not longer than 1,024 bytes, and without
+/// control and format characters.
+pub fn check_topic(text: &str) -> Result<(), MatcherError> {
+    check(text)
+}
+
+fn check(text: &str) -> Result<(), MatcherError> {
+    if text.is_empty() {
+        return Err(MatcherError::Empty);
+    }
+    if text.len() > PATTERN_MAX {
+        return Err(MatcherError::TooLong);
+    }
+    match text.chars().find(|c| c.is_control() || is_format(*c)) {
+        Some(found) => Err(MatcherError::Character(found)),
+        None => Ok(()),
+    }
+}
+
+/// Unicode's general category Cf, which std does not know.
+const FORMAT: [(char, char); 21] = [
+    ('\u{ad}', '\u{ad}'),
+    ('\u{600}', '\u{605}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{6dd}', '\u{6dd}'),
+    ('\u{70f}', '\u{70f}'),
+    ('\u{890}', '\u{891}'),
+    ('\u{8e2}', '\u{8e2}'),
+    ('\u{180e}', '\u{180e}'),
+    ('\u{200b}', '\u{200f}'),
+    ('\u{202a}', '\u{202e}'),
+    ('\u{2060}', '\u{2064}'),
+    ('\u{2066}', '\u{206f}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{fff9}', '\u{fffb}'),
+    ('\u{110bd}', '\u{110bd}'),
+    ('\u{110cd}', '\u{110cd}'),
+    ('\u{13430}', '\u{1343f}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0001}', '\u{e0001}'),
+    ('\u{e0020}', '\u{e007f}'),
+];
+
+/// Whether it is a character of format alone, such as one that turns the direction of
+/// writing.
+pub(crate) fn is_format(c: char) -> bool {
+    c >= FORMAT[0].0 && FORMAT.iter().any(|(first, last)| (*first..=*last).contains(&c))
+}
+
+#[cfg(test)]
+mod tests {
+    use regex_syntax::hir::{Class, HirKind};
+
+    use super::*;
+
+    #[test]
+    fn equal_texts_of_one_kind_are_equal_and_each_kind_is_its_own() {
+        let exact = |text| Matcher::exact(text).unwrap();
+        let selector = |text| Matcher::selector(text).unwrap();
+        let pattern = |text| Matcher::url_pattern(text).unwrap();
+        assert_eq!(selector("a"), exact("a"));
+        assert_eq!(selector("a{b}"), selector("a{b}"));
+        assert_ne!(selector("a{b}"), exact("a{b}"));
+        assert_ne!(pattern("a"), exact("a"));
+        assert_eq!([exact("*"), selector("*")], [pattern("*"), Matcher::any()]);
+        let types = [exact("a"), selector("a{b}"), pattern("a"), Matcher::any()];
+        assert_eq!(types.map(|m| m.match_type()), ["exact", "template", "urlpattern", "exact"]);
+    }
+
+    #[test]
+    fn a_topic_has_bounds_and_no_character_that_cannot_be_seen() {
+        assert_eq!(check_topic(""), Err(MatcherError::Empty));
+        assert_eq!(check_topic(&"x".repeat(PATTERN_MAX)), Ok(()));
+        assert_eq!(check_topic(&"x".repeat(PATTERN_MAX + 1)), Err(MatcherError::TooLong));
+        for bad in
+            ['\0', '\n', '\x1f', '\x7f', '\u{80}', '\u{9f}', '\u{ad}', '\u{202e}', '\u{feff}']
+        {
+            let text = format!("a{bad}b");
+            assert_eq!(check_topic(&text), Err(MatcherError::Character(bad)));
+            assert!(Matcher::selector(&text).is_err() && Matcher::url_pattern(&text).is_err());
+        }
+        for fine in ["a b", "ü", "https://example.com/{id}", "\u{a0}", "日本", "🎈"] {
+            assert_eq!(check_topic(fine), Ok(()), "{fine:?}");
+        }
+    }
+
+    #[test]
+    fn the_format_characters_are_those_of_unicode() {
+        let class = regex_syntax::parse(r"\p{Cf}").unwrap();
+        let HirKind::Class(Class::Unicode(class)) = class.kind() else { panic!("{class:?}") };
+        let known: Vec<_> = class.iter().map(|range| (range.start(), range.end())).collect();
+        assert_eq!(known, FORMAT);
+    }
+}

@@ -1,0 +1,160 @@
+//! What is published at once, and without a store at once seen.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::audience::Bells;
+use super::marks::Mark;
+use super::readable::Private;
+use super::ring::Entry;
+use super::state::State;
+use super::{Published, Registry, channels, sequencer};
+use crate::error::PublishError;
+use crate::event::Event;
+
+/// The most topics that one event may have.
+const TOPICS_MAX: usize = 100;
+
+/// Events to be published at once, each to all of some channels.
+///
+/// ```
+/// use threadcast::{Channels, Event, Registry, Start, Update};
+///
+/// let registry = Registry::new();
+/// let both = registry.subscribe(&Channels::new(["books", "news"])?, &Start::Now)?;
+/// let events = [Event::new("a new book")];
+/// let update = Update { topics: &["books", "news"], events: &events, private: false, key: None };
+/// assert_eq!(registry.publish_update(&update)?.count, 1); // and it is given once
+/// # drop(both);
+/// # Ok::<(), threadcast::PublishError>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a> {
+    /// The channels: the first is what the events are about, the others are other
+    /// names for it. A repeated one counts once.
+    pub topics: &'a [&'a str],
+    /// What is published, in this order.
+    pub events: &'a [Event],
+    /// Whether only those streams are given the events that may read them: see
+    /// [`Readable`](super::Readable).
+    pub private: bool,
+    /// The idempotency key: see [`Registry::publish_all`].
+    pub key: Option<&'a str>,
+}
+
+impl Registry {
+    /// Publishes to everybody who listens to one of the topics and may read it, all or
+    /// nothing. An event has one id, and a stream is given it once.
+    ///
+    /// An id of the publisher's own and a key are unique within each topic's history:
+    /// what one of the topics knows is a repeat. Of several topics, a stream that
+    /// listens to more than one is counted with each.
+    ///
+    /// Fails as [`publish_all`](Self::publish_all) does, and if there are too many
+    /// topics.
+    pub fn publish_update(&self, update: &Update<'_>) -> Result<Published, PublishError> {
+        let Update { topics, events, private, key } = *update;
+        topics.iter().try_for_each(|topic| channels::check_name(topic))?;
+        if events.is_empty() || topics.is_empty() {
+            return Err(PublishError::Nothing);
+        }
+        if topics.len() > TOPICS_MAX {
+            return Err(PublishError::TooManyTopics { limit: TOPICS_MAX });
+        }
+        let distinct: Vec<&str>;
+        let topics = if topics.len() > 1 {
+            let mut seen = HashSet::new();
+            distinct = topics.iter().copied().filter(|topic| seen.insert(*topic)).collect();
+            &distinct[..]
+        } else {
+            topics
+        };
+        if let Some(sequencer) = &self.shared.sequencer {
+            let asked = Instant::now();
+            let published = sequencer::publish(sequencer, &Update { topics, ..*update })?;
+            self.shared.counters.publish(events.len(), asked.elapsed());
+            return Ok(published);
+        }
+        let private = private.then(|| Arc::new(Private::of(topics)));
+        let now = self.now();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let last = state.last;
+        state.make_all(topics, now, &self.shared.options)?;
+        if let Some(first) = key.and_then(|key| state.answered(topics, Some(key), None)) {
+            return Ok(first);
+        }
+        let (subscribers, bells) = state.listeners(topics, private.as_ref());
+        let mut published = Published { id: last, subscribers, count: events.len() };
+        let mut newest = last;
+        for event in events {
+            let own = event.id();
+            if let Some(first) = own.and_then(|own| state.answered(topics, None, Some(own))) {
+                published.id = first.id;
+                continue;
+            }
+            newest = newest.next();
+            published.id = newest;
+            let visible = self.shared.options.ids.then_some(&newest as &dyn fmt::Display);
+            let frame = event.frame(visible);
+            let mark = own.map(|own| Box::new(Mark { own: Some(own.into()), key: None }));
+            let entry = Entry { id: newest, at: now, frame, mark, private: private.clone() };
+            state.push(topics, &entry, published);
+        }
+        for topic in topics {
+            let target = state.channels.get_mut(*topic).expect("it has been made");
+            if let Some(key) = key.filter(|_| newest > last) {
+                // The key is known for as long as the newest event of its batch is.
+                target.ring.mark_newest(key.into());
+                target.marks.add(&Mark { own: None, key: Some(key.into()) }, published);
+            }
+            target.trim(now, |_| {});
+        }
+        state.last = newest;
+        drop(guard);
+        bells.iter().for_each(Bells::ring);
+        let events = usize::try_from(newest.n - last.n).unwrap_or_default();
+        self.shared.counters.publish(events, self.now().saturating_sub(now));
+        Ok(published)
+    }
+}
+
+impl State {
+    /// What was answered to the first request with this key, or of this id, that came
+    /// to one of these channels.
+    pub(super) fn answered(
+        &self,
+        topics: &[impl AsRef<str>],
+        key: Option<&str>,
+        own: Option<&str>,
+    ) -> Option<Published> {
+        let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
+        channels.find_map(|channel| channel.marks.answered(key, own))
+    }
+
+    /// How many listen to these channels, and their bells: see
+    /// [`audience`](Self::audience).
+    pub(super) fn listeners(
+        &self,
+        topics: &[impl AsRef<str>],
+        private: Option<&Arc<Private>>,
+    ) -> (usize, Vec<Bells>) {
+        let mut all = (0, Vec::new());
+        for topic in topics {
+            let (subscribers, bells) = self.audience(topic.as_ref(), private);
+            all.0 += subscribers;
+            all.1.extend(bells);
+        }
+        all
+    }
+
+    fn push(&mut self, topics: &[&str], entry: &Entry, published: Published) {
+        for topic in topics {
+            let target = self.channels.get_mut(*topic).expect("it has been made");
+            entry.mark.iter().for_each(|mark| target.marks.add(mark, published));
+            target.ring.push(entry.clone());
+        }
+    }
+}
