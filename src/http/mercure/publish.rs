@@ -100,12 +100,11 @@ impl Form {
 }
 
 fn check_name(topic: &str) -> Result<(), Refusal> {
-    check_field("topic", topic)?;
     if topic.len() > NAME_MAX {
         let detail = format!("a topic has at most {NAME_MAX} bytes; shorten it");
         return Err(Refusal::new(413, detail));
     }
-    Ok(())
+    check_field("topic", topic)
 }
 
 fn check_id(id: &str) -> Result<(), Refusal> {
