@@ -63,7 +63,7 @@ pub use ceiling::{Bound, Ceiling, raise_own_limits};
 pub use delivery::Delivery;
 pub use error::{EventError, PublishError, StartError, StoreError, StoreProblem};
 pub use event::{Event, Framing};
-pub use http::{Config, CorsOrigins, Handle, Server};
+pub use http::{Config, CorsOrigins, Handle, Mercure, Server};
 pub use id::{EventId, ParseIdError};
 pub use ipnet::IpNet;
 pub use limits::Limits;

@@ -9,12 +9,15 @@ use common::jwt::{
 use common::{Stream, TestServer, jwt};
 use serde_json::{Value, json};
 use threadcast::jwt::{Draft, KeyError, SigningKey, VerifyingKey};
-use threadcast::{Config, Token};
+use threadcast::{Config, Mercure, Token};
 
 const RSA: &[u8] = include_bytes!("keys/rsa.pem");
 const RSA_PUBLIC: &[u8] = include_bytes!("keys/rsa.pub.pem");
 const EC: &[u8] = include_bytes!("keys/ec.pem");
 const EC_PUBLIC: &[u8] = include_bytes!("keys/ec.pub.pem");
+
+const ED: &[u8] = include_bytes!("keys/ed.pem");
+const ED_PUBLIC: &[u8] = include_bytes!("keys/ed.pub.pem");
 
 fn verifying(file: &[u8]) -> VerifyingKey {
     VerifyingKey::new(file).expect("a key")
@@ -25,7 +28,7 @@ fn server_with(key: &VerifyingKey) -> TestServer {
         publish_key: Some(key.clone()),
         subscribe_key: Some(key.clone()),
         jwt_audience: Some(AUDIENCE.into()),
-        mercure: true,
+        mercure: Mercure::On,
         ..Config::default()
     })
 }
@@ -178,7 +181,8 @@ fn a_bad_token_is_refused_everywhere_and_nobody_hears_why() {
 
 #[test]
 fn a_good_token_is_believed_whatever_signed_it() {
-    for (private, public) in [(RSA, RSA_PUBLIC), (EC, EC_PUBLIC), (SECRET, SECRET)] {
+    for (private, public) in [(RSA, RSA_PUBLIC), (EC, EC_PUBLIC), (ED, ED_PUBLIC), (SECRET, SECRET)]
+    {
         let server = server_with(&verifying(public));
         let key = SigningKey::new(private).expect("a key");
         for audience in [None, Some(AUDIENCE.to_owned())] {
@@ -201,8 +205,9 @@ fn a_good_token_is_believed_whatever_signed_it() {
             let answer = server.post("/channels/a", &cookie, "x");
             assert_eq!(answer.status, 401, "a session is for reading: {answer:?}");
             // By another kind of key nothing of it holds, and nothing of the others here.
-            for other in
-                [RSA_PUBLIC, EC_PUBLIC, SECRET].into_iter().filter(|other| *other != public)
+            for other in [RSA_PUBLIC, EC_PUBLIC, ED_PUBLIC, SECRET]
+                .into_iter()
+                .filter(|other| *other != public)
             {
                 let answer = server_with(&verifying(other)).post("/channels/a", &headers, "x");
                 assert_eq!(answer.status, 401, "{key:?}");
@@ -408,7 +413,7 @@ fn a_file_that_holds_no_key_says_what_to_do() {
         (b"thirty-one bytes are too few...\r\n", KeyError::Short),
         (b"", KeyError::Short),
         (include_bytes!("keys/weak.pub.pem"), KeyError::Short),
-        (include_bytes!("keys/ed.pub.pem"), KeyError::Unsupported),
+        (include_bytes!("keys/p384.pub.pem"), KeyError::Unsupported),
         (RSA, KeyError::Private),
         (EC, KeyError::Private),
         (b"-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----\n", KeyError::NotAKey),

@@ -6,14 +6,14 @@ mod common;
 use common::jwt::{AUDIENCE, allowing, bearer, detailed, in_seconds, older};
 use common::{Answer, Stream, TestServer, jwt};
 use serde_json::json;
-use threadcast::{Config, CorsOrigins, Delivery, Event};
+use threadcast::{Config, CorsOrigins, Delivery, Event, Mercure};
 
 const HUB: &str = "/.well-known/mercure";
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 
 fn config() -> Config {
     Config {
-        mercure: true,
+        mercure: Mercure::On,
         publish_key: Some(jwt::key()),
         subscribe_key: Some(jwt::key()),
         jwt_audience: Some(AUDIENCE.into()),
@@ -23,7 +23,7 @@ fn config() -> Config {
 }
 
 fn open() -> TestServer {
-    TestServer::with(Config { mercure: true, ..Config::default() })
+    TestServer::with(Config { mercure: Mercure::On, ..Config::default() })
 }
 
 /// Publishes a form, with whatever right it takes.
@@ -178,7 +178,7 @@ fn a_stream_resumes_by_either_generations_words_and_says_from_where() {
 fn what_has_fallen_out_of_the_history_is_not_passed_over() {
     let history = threadcast::History { events: 2, ..Default::default() };
     let history = threadcast::Histories::default().with("*", history);
-    let server = TestServer::with(Config { mercure: true, history, ..Config::default() });
+    let server = TestServer::with(Config { mercure: Mercure::On, history, ..Config::default() });
     let ids =
         ["1", "2", "3", "4"].map(|data| id_of(&publish(&server, &format!("topic=a&data={data}"))));
     for (id, preceding) in [(&ids[0], "earliest"), (&ids[1], &*ids[1]), (&ids[3], &*ids[3])] {
@@ -485,7 +485,7 @@ fn without_its_flag_nothing_of_it_is_there() {
 
 #[test]
 fn subscriptions_are_told_to_who_may_follow_them() {
-    let server = TestServer::with(Config { mercure_subscriptions: true, ..config() });
+    let server = TestServer::with(Config { mercure: Mercure::WithSubscriptions, ..config() });
     let follow = detailed(
         &["subscribe"],
         &json!([

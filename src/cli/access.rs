@@ -2,7 +2,7 @@
 
 use clap::Args;
 use threadcast::jwt::VerifyingKey;
-use threadcast::{Config, CorsOrigins, Token};
+use threadcast::{Config, CorsOrigins, Mercure, Token};
 
 use super::token::{audience, verifying_key};
 
@@ -39,7 +39,7 @@ pub(super) struct Access {
     mercure_subscriptions: bool,
 
     /// Take JWTs that this key checks, for reading and publishing, on all routes: a public key
-    /// in PEM (RSA: RS256; EC on P-256: ES256), or else a secret of 32 bytes or more (HS256)
+    /// in PEM (RSA, EC on P-256, Ed25519), or else a secret of 32 bytes or more
     #[arg(long, value_name = "FILE", env = "THREADCAST_JWT_KEY_FILE")]
     #[arg(value_parser = verifying_key)]
     jwt_key_file: Option<VerifyingKey>,
@@ -86,8 +86,11 @@ impl Access {
             subscribe_key: self.subscribe_jwt_key_file.or(self.jwt_key_file),
             jwt_audience: self.jwt_audience,
             anonymous: self.anonymous,
-            mercure: self.mercure,
-            mercure_subscriptions: self.mercure_subscriptions,
+            mercure: match (self.mercure, self.mercure_subscriptions) {
+                (false, _) => Mercure::Off,
+                (true, false) => Mercure::On,
+                (true, true) => Mercure::WithSubscriptions,
+            },
             cors_origins,
             ..config
         }

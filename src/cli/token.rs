@@ -27,8 +27,8 @@ use super::positive;
 #[derive(Debug, Clone, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct MakeToken {
-    /// Sign with the key in this file: a private key in PEM (RSA: RS256; EC on P-256: ES256),
-    /// or else the bytes of a secret of 32 or more (HS256)
+    /// Sign with the key in this file: a private key in PEM (RSA: RS256; EC on P-256:
+    /// ES256; Ed25519: EdDSA), or else the bytes of a secret, 32 or more (HS256)
     #[arg(long, value_name = "FILE", env = "THREADCAST_KEY_FILE", value_parser = signing_key)]
     key_file: SigningKey,
 

@@ -14,6 +14,7 @@ use crate::registry::{ChannelInfo, Channels};
 pub(super) fn listen_or_list(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, Refusal> {
     let names = exchange.request.queries("channel");
     if names.is_empty() {
+        reader.check_all(exchange)?;
         let channels: Vec<Value> = exchange.server.hub.list().iter().map(info).collect();
         return Ok(Reply::Answer(Answer::json(&json!({ "channels": channels }))));
     }

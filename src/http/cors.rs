@@ -57,7 +57,7 @@ pub(super) fn headers(exchange: &Exchange<'_>) -> Headers {
     } else if is_recipe(request) || *origins == CorsOrigins::Any {
         headers.push(("Access-Control-Allow-Origin", "*".into()));
     }
-    if exchange.server.config.mercure && !headers.is_empty() {
+    if exchange.server.config.mercure.is_on() && !headers.is_empty() {
         headers.push(("Access-Control-Expose-Headers", mercure::EXPOSED.into()));
     }
     if matches!(origins, CorsOrigins::These(_)) {

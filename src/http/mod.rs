@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 use self::assets::Assets;
-pub use self::config::Config;
+pub use self::config::{Config, Mercure};
 pub use self::cors::CorsOrigins;
 use self::gate::Gate;
 use self::idle::Idle;
@@ -139,8 +139,7 @@ impl Server {
         let (tell, told) = crossbeam_channel::bounded(0);
         let gate = Gate::new(max_clients, config.max_per_address);
         let lab = config.lab.then(Lab::default);
-        let tells = config.mercure && config.mercure_subscriptions;
-        let subscriptions = tells.then(Subscriptions::default);
+        let subscriptions = config.mercure.tells().then(Subscriptions::default);
         let shared = Shared {
             config,
             listeners,

@@ -32,9 +32,8 @@ pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, Refusal> {
     let events = events(&exchange.request, body)?;
     for (place, event) in events.iter().enumerate() {
         let checked = check_size(event, limits.event);
-        checked.map_err(|refusal| match is_many {
-            true => refusal.at(&format!("line {}", place + 1)),
-            false => refusal,
+        checked.map_err(|refusal| {
+            if is_many { refusal.at(&format!("line {}", place + 1)) } else { refusal }
         })?;
     }
     Ok(Batch { events, is_many })

@@ -72,17 +72,17 @@ fn allowed(parts: &[&str], config: &Config) -> Option<&'static str> {
         ["channels" | "healthz" | "readyz" | "metrics" | "status"]
         | ["channels", _, "subscribers"]
         | ["status", "stream"] => Some(PAGE),
-        [".well-known", "mercure"] if config.mercure => Some("GET, HEAD, POST, OPTIONS"),
+        [".well-known", "mercure"] if config.mercure.is_on() => Some("GET, HEAD, POST, OPTIONS"),
         [".well-known", "mercure", "subscriptions"]
         | [".well-known", "mercure", "subscriptions", _]
         | [".well-known", "mercure", "subscriptions", _, _]
         | [".well-known", "mercure", "subscriptions", _, _, _]
-            if config.mercure && config.mercure_subscriptions =>
+            if config.mercure.tells() =>
         {
             Some(PAGE)
         }
         [".well-known", "oauth-protected-resource", ".well-known", "mercure"]
-            if config.mercure && config.jwt_audience.is_some() =>
+            if config.mercure.is_on() && config.jwt_audience.is_some() =>
         {
             Some(PAGE)
         }
@@ -154,7 +154,7 @@ fn page(exchange: &Exchange<'_>, method: &Method) -> Result<Reply, Refusal> {
     let assets = &exchange.server.assets;
     match assets.get(&exchange.request) {
         Some(page) if matches!(method, Method::Get | Method::Head) => {
-            let is_hub = exchange.server.config.mercure;
+            let is_hub = exchange.server.config.mercure.is_on();
             Ok(Reply::Answer(if is_hub { page.with("Link", mercure::LINK) } else { page }))
         }
         Some(_) => Err(Refusal::method(PAGE)),

@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    fn current(details: Value) -> Result<Rights, Invalid> {
+    fn current(details: &Value) -> Result<Rights, Invalid> {
         Rights::of(&json!({ "authorization_details": details }), Generation::Current)
     }
 
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(rights.payload("anything"), Some(&json!(7)));
         assert_eq!(Rights::of(&of_old, Generation::Current).unwrap(), Rights::default());
 
-        let rights = current(json!([
+        let rights = current(&json!([
             { "type": "other", "actions": 1 },
             { "type": "mercure", "actions": ["publish", "tomorrow's"], "topics": [{ "match": "a" }] },
             { "type": "mercure", "actions": ["subscribe"], "topics": [{ "match": "b" }],
@@ -198,9 +198,9 @@ mod tests {
         let spoilt = |field: &str, value: Value| {
             let mut detail = fine.clone();
             detail[field] = value;
-            current(json!([fine, detail]))
+            current(&json!([fine, detail]))
         };
-        assert!(current(json!([fine])).is_ok());
+        assert!(current(&json!([fine])).is_ok());
         for (field, value) in [
             ("type", json!(7)),
             ("actions", json!([])),
@@ -218,7 +218,7 @@ mod tests {
         ] {
             assert_eq!(spoilt(field, value.clone()), Err(Invalid), "{field}: {value}");
         }
-        assert_eq!(current(json!({})), Err(Invalid));
+        assert_eq!(current(&json!({})), Err(Invalid));
         for claim in [json!([]), json!({ "publish": "a" }), json!({ "subscribe": [7] })] {
             let claims = json!({ "mercure": claim });
             assert_eq!(Rights::of(&claims, Generation::Older), Err(Invalid), "{claims}");

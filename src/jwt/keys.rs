@@ -35,7 +35,7 @@ pub struct VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// The key of a file: `PUBLIC KEY` in PEM, for RS256 or ES256; or else the bytes
+    /// The key of a file: `PUBLIC KEY` in PEM, for RS256, ES256 or `EdDSA`; or else the bytes
     /// of a secret for HS256, without the line break that ends them.
     ///
     /// Fails if it is no key, or one that is too weak.
@@ -50,6 +50,7 @@ impl VerifyingKey {
                     return Err(KeyError::Short);
                 }
                 (Algorithm::RS256, key) => (Algorithm::RS256, DecodingKey::from_rsa_der(key)),
+                (Algorithm::EdDSA, key) => (Algorithm::EdDSA, DecodingKey::from_ed_der(key)),
                 (algorithm, key) => (algorithm, DecodingKey::from_ec_der(key)),
             }
         } else {
@@ -89,7 +90,7 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// The key of a file: `PRIVATE KEY` in PEM, for RS256 or ES256; or else the bytes
+    /// The key of a file: `PRIVATE KEY` in PEM, for RS256, ES256 or `EdDSA`; or else the bytes
     /// of a secret for HS256, without the line break that ends them.
     ///
     /// Fails if it is no key, or one that is too weak.
@@ -104,6 +105,8 @@ impl SigningKey {
                 (Algorithm::ES256, EncodingKey::from_ec_der(der))
             } else if provider::rsa(der).is_some() {
                 (Algorithm::RS256, EncodingKey::from_rsa_der(der))
+            } else if provider::ed(der).is_some() {
+                (Algorithm::EdDSA, EncodingKey::from_ed_der(der))
             } else {
                 return Err(KeyError::Unsupported);
             }
@@ -154,8 +157,8 @@ impl fmt::Display for KeyError {
             }
             Self::NotAKey => "there is no key in its PEM; it must be a PUBLIC KEY or PRIVATE KEY",
             Self::Unsupported => {
-                "it must be an RSA key of 2048 to 8192 bits or an EC key on P-256, a private one \
-                 in PKCS#8 (`openssl pkcs8 -topk8 -nocrypt` makes it so)"
+                "it must be an RSA key of 2048 to 8192 bits, an EC key on P-256 or an Ed25519 key, \
+                 a private one in PKCS#8 (`openssl pkcs8 -topk8 -nocrypt` makes it so)"
             }
             Self::Private => {
                 "it is a private key, which a server does not need to have; give it the public \
@@ -180,17 +183,19 @@ fn secret(file: &[u8]) -> Result<&[u8], KeyError> {
 }
 
 /// What ring wants of a `SubjectPublicKeyInfo` (RFC 5280 §4.1.2.7): an RSA key in
-/// PKCS#1, or a point on P-256.
+/// PKCS#1, a point on P-256, or one of Ed25519.
 fn public_key(info: &[u8]) -> Option<(Algorithm, &[u8])> {
     const RSA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
     const P256: &[u8] =
         b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+    const ED25519: &[u8] = b"\x06\x03\x2b\x65\x70";
     let (info, _) = element(info, 0x30)?;
     let (algorithm, rest) = element(info, 0x30)?;
     let (bits, _) = element(rest, 0x03)?;
     let key = bits.strip_prefix(&[0])?;
     match algorithm {
         RSA => Some((Algorithm::RS256, key)),
+        ED25519 if key.len() == 32 => Some((Algorithm::EdDSA, key)),
         P256 if key.len() == 65 && key[0] == 4 => Some((Algorithm::ES256, key)),
         _ => None,
     }
@@ -204,8 +209,7 @@ fn modulus_size(key: &[u8]) -> Option<usize> {
 /// The content of an element of DER with this tag, and what stands behind it.
 fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match bytes.strip_prefix(&[tag])? {
-        [length @ 0..=0x7f, rest @ ..] => (usize::from(*length), rest),
-        [0x81, length, rest @ ..] => (usize::from(*length), rest),
+        [length @ 0..=0x7f, rest @ ..] | [0x81, length, rest @ ..] => (usize::from(*length), rest),
         [0x82, high, low, rest @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), rest),
         _ => return None,
     };

@@ -1,13 +1,13 @@
 //! The cryptography that `jsonwebtoken` is given: ring's, which TLS has brought
-//! along. Three algorithms, each bound to one kind of key; there is no fourth.
+//! along. Four algorithms, each bound to one kind of key; there is no fifth.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
 use ring::rand::SystemRandom;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair,
-    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
+    Ed25519KeyPair, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
 };
 use ring::{hmac, signature as schemes};
 use signature::{Error, Signer, Verifier};
@@ -31,6 +31,7 @@ fn check(algorithm: Algorithm, family: AlgorithmFamily) -> Result<()> {
         Algorithm::HS256 => AlgorithmFamily::Hmac,
         Algorithm::RS256 => AlgorithmFamily::Rsa,
         Algorithm::ES256 => AlgorithmFamily::Ec,
+        Algorithm::EdDSA => AlgorithmFamily::Ed,
         _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
     };
     if family == expected { Ok(()) } else { Err(ErrorKind::InvalidKeyFormat.into()) }
@@ -53,6 +54,7 @@ impl Verifier<Vec<u8>> for Verifying {
         let scheme: &dyn schemes::VerificationAlgorithm = match self.algorithm {
             Algorithm::RS256 => &RSA_PKCS1_2048_8192_SHA256,
             Algorithm::ES256 => &ECDSA_P256_SHA256_FIXED,
+            Algorithm::EdDSA => &ED25519,
             _ => {
                 let key = hmac::Key::new(hmac::HMAC_SHA256, &self.key);
                 return hmac::verify(&key, message, signature).map_err(|_| Error::new());
@@ -74,6 +76,7 @@ enum Signing {
     Secret(hmac::Key),
     Rsa(RsaKeyPair),
     Ec(EcdsaKeyPair),
+    Ed(Ed25519KeyPair),
 }
 
 impl Signing {
@@ -83,6 +86,7 @@ impl Signing {
         match algorithm {
             Algorithm::RS256 => rsa(bytes).map(Self::Rsa).ok_or(ErrorKind::InvalidKeyFormat),
             Algorithm::ES256 => ec(bytes).map(Self::Ec).ok_or(ErrorKind::InvalidEcdsaKey),
+            Algorithm::EdDSA => ed(bytes).map(Self::Ed).ok_or(ErrorKind::InvalidEddsaKey),
             _ => Ok(Self::Secret(hmac::Key::new(hmac::HMAC_SHA256, bytes))),
         }
         .map_err(Into::into)
@@ -100,6 +104,11 @@ pub(super) fn ec(der: &[u8]) -> Option<EcdsaKeyPair> {
     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &random).ok()
 }
 
+/// A private Ed25519 key, in PKCS#8: OpenSSL leaves the public half out.
+pub(super) fn ed(der: &[u8]) -> Option<Ed25519KeyPair> {
+    Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()
+}
+
 impl Signer<Vec<u8>> for Signing {
     fn try_sign(&self, message: &[u8]) -> std::result::Result<Vec<u8>, Error> {
         let random = SystemRandom::new();
@@ -110,6 +119,7 @@ impl Signer<Vec<u8>> for Signing {
                 let signed = key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature);
                 signed.map(|()| signature).map_err(|_| Error::new())
             }
+            Self::Ed(key) => Ok(key.sign(message).as_ref().to_vec()),
             Self::Ec(key) => {
                 let signed = key.sign(&random, message);
                 signed.map(|signature| signature.as_ref().to_vec()).map_err(|_| Error::new())
@@ -124,6 +134,7 @@ impl JwtSigner for Signing {
             Self::Secret(_) => Algorithm::HS256,
             Self::Rsa(_) => Algorithm::RS256,
             Self::Ec(_) => Algorithm::ES256,
+            Self::Ed(_) => Algorithm::EdDSA,
         }
     }
 }

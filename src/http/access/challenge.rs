@@ -44,11 +44,12 @@ fn challenge(error: Option<&str>, config: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Mercure;
 
     #[test]
     fn a_challenge_says_where_to_read_on() {
         let config = Config {
-            mercure: true,
+            mercure: Mercure::On,
             jwt_audience: Some("https://a.example/.well-known/mercure".into()),
             ..Config::default()
         };
@@ -56,6 +57,6 @@ mod tests {
         assert_eq!(challenge(None, &config), format!("Bearer resource_metadata=\"{metadata}\""));
         let both = format!("Bearer error=\"invalid_token\", resource_metadata=\"{metadata}\"");
         assert_eq!(challenge(Some("invalid_token"), &config), both);
-        assert_eq!(challenge(None, &Config { mercure: false, ..config }), "Bearer");
+        assert_eq!(challenge(None, &Config { mercure: Mercure::Off, ..config }), "Bearer");
     }
 }

@@ -89,6 +89,20 @@ impl Reader {
         }
     }
 
+    /// Fails unless he may hear of every channel there is: where updates are private, so are
+    /// their topics' names.
+    pub(in crate::http) fn check_all(&self, exchange: &Exchange<'_>) -> Result<(), Refusal> {
+        let config = &exchange.server.config;
+        let is_open = config.subscribe_token.is_none() && config.subscribe_key.is_none();
+        match &self.sight {
+            _ if !config.mercure.is_on() || is_open => Ok(()),
+            Sight::All => Ok(()),
+            Sight::These(rights) if rights.subscribe.iter().any(Matcher::is_any) => Ok(()),
+            Sight::These(_) => Err(insufficient(config)),
+            Sight::None => Err(missing(config)),
+        }
+    }
+
     /// Fails unless he may read what is private to this topic.
     pub(in crate::http) fn check_private(
         &self,
@@ -147,7 +161,7 @@ impl Publisher {
     ) -> Result<(), Refusal> {
         let config = &exchange.server.config;
         let topics: Vec<&str> = topics.into_iter().collect();
-        if config.mercure && topics.iter().any(|topic| is_reserved(topic)) {
+        if config.mercure.is_on() && topics.iter().any(|topic| is_reserved(topic)) {
             let detail = "/.well-known/mercure and what is below it is the hub's own; publish to another topic";
             return Err(Refusal::new(403, detail));
         }

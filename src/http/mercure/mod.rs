@@ -54,7 +54,7 @@ fn metadata(exchange: &Exchange<'_>) -> Answer {
         "bearer_methods_supported": ["header", "query"],
         "mercure_cookie": true,
     });
-    if config.mercure_subscriptions {
+    if config.mercure.tells() {
         document["mercure_subscriptions"] = true.into();
     }
     Answer::json(&document)

@@ -36,9 +36,9 @@ pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
         private,
         key: key.as_deref(),
     };
-    let published = exchange.server.hub.publish_update(&update)?;
+    let done = exchange.server.hub.publish_update(&update)?;
     // What subscribers see, and may resume from.
-    let id = event.id().map_or_else(|| published.id.to_string(), str::to_owned);
+    let id = event.id().map_or_else(|| done.id.to_string(), str::to_owned);
     let answer = Answer::new(200)
         .with("Content-Type", "text/plain; charset=utf-8")
         .with("Cache-Control", "private, no-store")

@@ -60,11 +60,14 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     Ok(streams::reply(exchange, source, place, active))
 }
 
+/// What makes a matcher of the value of a parameter.
+type Read = fn(&str) -> Result<Matcher, MatcherError>;
+
 /// The topics that a query selects.
 fn selected(query: &str) -> Result<Vec<Selected>, Refusal> {
     let mut selected: Vec<Selected> = Vec::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let (kind, read): (_, fn(&str) -> Result<Matcher, MatcherError>) = match &*name {
+        let (kind, read): (_, Read) = match &*name {
             "match" | "match_exact" => (Some("exact"), Matcher::exact),
             "match_urlpattern" => (Some("urlpattern"), Matcher::url_pattern),
             "topic" => (None, Matcher::selector),
@@ -131,8 +134,8 @@ mod tests {
         let found: Vec<_> = found.iter().map(|one| (one.kind, one.matcher.text())).collect();
         let expected = [(Some("exact"), "a"), (Some("urlpattern"), "/b/:c"), (None, "/d/{e}")];
         assert_eq!(found, expected);
-        let many = "match=a&".to_owned()
-            + &(0..MATCHERS_MAX).map(|n| format!("match={n}&")).collect::<String>();
+        let many: Vec<String> = (0..=MATCHERS_MAX).map(|n| format!("match={n}")).collect();
+        let many = many.join("&");
         for bad in [
             "",
             "x=y",

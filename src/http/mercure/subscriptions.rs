@@ -2,6 +2,7 @@
 //! begins and ends, and by an API. Only with `--mercure-subscriptions`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -131,9 +132,14 @@ fn subscriber() -> String {
     }
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-    format!("urn:uuid:{a}-{b}-{c}-{d}-{e}")
+    let mut uuid = "urn:uuid:".to_owned();
+    for (place, byte) in bytes.iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            uuid.push('-');
+        }
+        write!(uuid, "{byte:02x}").expect("a String takes everything");
+    }
+    uuid
 }
 
 /// `GET /.well-known/mercure/subscriptions` and what is below it.
