@@ -169,11 +169,12 @@ fn print(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
     let Stats { file_bytes, last_id, channels } = stats;
     writeln!(out, "file: {file_bytes} bytes; channels: {}, last id: {last_id}", channels.len())?;
     for channel in channels {
-        let ChannelStats { name, events, bytes, first_id, last_id } = channel;
-        writeln!(
-            out,
-            "{name:?}: events: {events}, data: {bytes} bytes, from {first_id} to {last_id}"
-        )?;
+        let ChannelStats { name, events, private, bytes, first_id, last_id } = channel;
+        write!(out, "{name:?}: events: {events}")?;
+        if *private > 0 {
+            write!(out, " (private: {private})")?;
+        }
+        writeln!(out, ", data: {bytes} bytes, from {first_id} to {last_id}")?;
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ pub(crate) enum Store {
     ///
     /// As in `threadcast store export history.redb news | threadcast publish news --json`.
     /// The server's own ids are not in the lines: events that are published again get new ones.
+    /// A private event's line says `"private":true`, and `publish` refuses it: it would be everybody's.
     Export {
         /// The file, as given to `serve --store`
         path: PathBuf,

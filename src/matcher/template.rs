@@ -5,6 +5,8 @@
 //! expands to nothing. That the same variable holds the same everywhere is not looked
 //! at.
 
+use std::fmt::Write;
+
 use super::MatcherError;
 use super::engine::Engine;
 
@@ -116,8 +118,9 @@ impl Operator {
     fn expansion(&self, variables: &[Variable<'_>]) -> String {
         let values: Vec<String> = variables.iter().map(|variable| self.value(variable)).collect();
         let separator = escaped(self.separator);
-        let behind = |values: &[String]| {
-            values.iter().map(|value| format!("(?:{separator}{value})?")).collect::<String>()
+        let behind = |values: &[String]| -> String {
+            let open = format!("(?:{separator}");
+            values.iter().flat_map(|value| [open.as_str(), value.as_str(), ")?"]).collect()
         };
         if self.first == self.separator {
             return behind(&values);
@@ -225,25 +228,39 @@ fn literal_of(text: &str) -> String {
             pattern += &escaped(c.encode_utf8(&mut [0; 4]));
             continue;
         }
-        let bytes = c.encode_utf8(&mut [0; 4]).bytes().collect::<Vec<_>>();
-        let raw: String = bytes.iter().map(|byte| format!(r"\x{byte:02x}")).collect();
-        let digit = |digit: u8| {
-            let digit = char::from_digit(u32::from(digit), 16).expect("half a byte");
-            format!("[{digit}{}]", digit.to_ascii_uppercase())
-        };
-        let escaped: String =
-            bytes.iter().map(|byte| format!("%{}{}", digit(byte >> 4), digit(byte & 15))).collect();
-        pattern += &format!("(?:{raw}|{escaped})");
+        pattern += "(?:";
+        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+            hex(byte, &mut pattern);
+        }
+        pattern.push('|');
+        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+            pattern.push('%');
+            for half in [byte >> 4, byte & 15] {
+                let digit = char::from_digit(u32::from(half), 16).expect("half a byte");
+                pattern.extend(['[', digit, digit.to_ascii_uppercase(), ']']);
+            }
+        }
+        pattern.push(')');
     }
     pattern
 }
 
 /// ASCII that means itself.
 fn escaped(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric();
-    text.chars()
-        .map(|c| if plain(c) { c.to_string() } else { format!(r"\x{:02x}", u32::from(c)) })
-        .collect()
+    let mut pattern = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            pattern.push(char::from(byte));
+        } else {
+            hex(byte, &mut pattern);
+        }
+    }
+    pattern
+}
+
+/// A byte as regular expressions write it.
+fn hex(byte: u8, pattern: &mut String) {
+    write!(pattern, r"\x{byte:02x}").expect("a String takes what is written to it");
 }
 
 #[cfg(test)]

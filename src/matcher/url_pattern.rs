@@ -29,9 +29,13 @@ impl UrlPattern {
             urlpattern::Error::RegExp(()) => MatcherError::TooBig,
             other => MatcherError::Pattern { detail: other.to_string() },
         };
-        let base = Some(BASE.clone());
-        let init =
-            UrlPatternInit::parse_constructor_string::<Engine>(text, base).map_err(refused)?;
+        // Only what is relative has a base: the path of `urn:x` is not below that of the hub.
+        let parse = UrlPatternInit::parse_constructor_string::<Engine>;
+        let init = match parse(text, None) {
+            Err(urlpattern::Error::BaseUrlRequired) => parse(text, Some(BASE.clone())),
+            init => init,
+        };
+        let init = init.map_err(refused)?;
         let options = UrlPatternOptions::default();
         let pattern = urlpattern::UrlPattern::<Engine>::parse(init, options).map_err(refused)?;
         let parts = [
@@ -67,3 +71,6 @@ impl UrlPattern {
         self.0.iter().zip(parts).all(|(matcher, part)| matcher.matches(part).is_some())
     }
 }
+
+#[cfg(test)]
+mod tests;

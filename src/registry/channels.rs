@@ -98,6 +98,7 @@ impl Channels {
     }
 
     /// Has a stream of these be given private events too.
+    #[must_use = "the channels themselves stay as they are"]
     pub fn readable(self, readable: Readable) -> Self {
         self.with(|rare| rare.readable = readable)
     }

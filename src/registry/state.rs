@@ -49,7 +49,7 @@ pub(super) struct Channel {
     pub(super) audience: Audience,
     pub(super) presence: Presence,
     /// The patterns that somebody listens to and that select it.
-    watchers: Vec<Matcher>,
+    pub(super) watchers: Vec<Matcher>,
     /// Whether a store knows that there is such a channel.
     stored: bool,
 }

@@ -104,7 +104,7 @@ impl Registry {
             state.push(topics, &entry, published);
         }
         for topic in topics {
-            let target = state.channels.get_mut(*topic).expect("it has been made");
+            let Some(target) = state.channels.get_mut(*topic) else { continue };
             if let Some(key) = key.filter(|_| newest > last) {
                 // The key is known for as long as the newest event of its batch is.
                 target.ring.mark_newest(key.into());
@@ -150,11 +150,15 @@ impl State {
         all
     }
 
+    /// Lets an event into the rings of its topics, which have been made.
     fn push(&mut self, topics: &[&str], entry: &Entry, published: Published) {
         for topic in topics {
-            let target = self.channels.get_mut(*topic).expect("it has been made");
+            let Some(target) = self.channels.get_mut(*topic) else { continue };
             entry.mark.iter().for_each(|mark| target.marks.add(mark, published));
             target.ring.push(entry.clone());
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 use rustix::fs::{Advice, CWD, RenameFlags};
 
 use super::disk::{Disk, Hold};
-use super::tables::{EVENTS, begin, problem, read, size, write};
+use super::tables::{begin, problem, read, size, undo, write};
 use super::{Kept, Loss, Record, Store};
 use crate::error::{PublishError, StoreError, StoreProblem, is_full};
 use crate::id::EventId;
@@ -116,9 +116,7 @@ impl File {
             open.hold.release().map_err(StoreProblem::Io)?;
             if found.last > self.last {
                 let transaction = open.database.begin_write().map_err(problem)?;
-                let mut events = transaction.open_table(EVENTS).map_err(problem)?;
-                events.retain_in(self.last.n + 1.., |_, _| false).map_err(problem)?;
-                drop(events);
+                undo(&transaction, self.last).map_err(problem)?;
                 transaction.commit().map_err(problem)?;
                 self.last = found.last;
             }

@@ -11,7 +11,6 @@ use super::file::look;
 use super::tables::{problem, read};
 use super::{Kept, Record};
 use crate::error::{StoreError, StoreProblem};
-use crate::event::Event;
 use crate::id::EventId;
 
 /// What is in a store.
@@ -65,8 +64,10 @@ pub struct Stats {
 pub struct ChannelStats {
     /// Its name.
     pub name: String,
-    /// How many events it has.
+    /// How many events it has. One of several channels is counted in each.
     pub events: u64,
+    /// How many of them are private.
+    pub private: u64,
     /// How many bytes of data these are.
     pub bytes: u64,
     /// The oldest event.
@@ -82,18 +83,29 @@ pub struct ChannelStats {
 pub fn stats(path: &Path) -> Result<Stats, StoreError> {
     let mut channels = BTreeMap::new();
     let (kept, file_bytes) = visit(path, &mut |id, record| {
-        let channel = channels.entry(record.channel.to_string()).or_insert((0, 0, id, id));
-        *channel = (channel.0 + 1, channel.1 + record.event.data().len() as u64, channel.2, id);
+        for name in record.channels() {
+            let name = name.to_string();
+            let channel: &mut ChannelStats = channels.entry(name.clone()).or_insert(ChannelStats {
+                name,
+                events: 0,
+                private: 0,
+                bytes: 0,
+                first_id: id,
+                last_id: id,
+            });
+            channel.events += 1;
+            channel.private += u64::from(record.is_private());
+            channel.bytes += record.event.data().len() as u64;
+            channel.last_id = id;
+        }
     })?;
-    let channels = channels.into_iter().map(|(name, (events, bytes, first_id, last_id))| {
-        ChannelStats { name, events, bytes, first_id, last_id }
-    });
-    Ok(Stats { file_bytes, last_id: kept.last, channels: channels.collect() })
+    Ok(Stats { file_bytes, last_id: kept.last, channels: channels.into_values().collect() })
 }
 
 /// Writes the events of one channel as NDJSON, each a line that
 /// `threadcast publish --json` takes. Their server's ids are not in it: who
-/// publishes them again gets new ones.
+/// publishes them again gets new ones. A private event says so in its line, which
+/// `publish` therefore refuses: it would be everybody's.
 ///
 /// A store of one channel need not have it named. Fails if the store cannot be
 /// read, if there is no such channel, or if `out` takes no more.
@@ -108,8 +120,8 @@ pub fn export(path: &Path, channel: Option<&str>, out: &mut dyn Write) -> Result
     };
     let mut written = Ok(());
     visit(path, &mut |_, record| {
-        if *record.channel == *channel && written.is_ok() {
-            written = writeln!(out, "{}", line(&record.event));
+        if record.channels().any(|name| **name == *channel) && written.is_ok() {
+            written = writeln!(out, "{}", line(&record));
         }
     })?;
     written.and_then(|()| out.flush()).map_err(|error| in_path(StoreProblem::Output(error)))
@@ -124,12 +136,14 @@ fn visit(path: &Path, each: &mut dyn FnMut(EventId, Record)) -> Result<(Kept, u6
 }
 
 /// An event as a publisher writes it.
-fn line(event: &Event) -> String {
+fn line(record: &Record) -> String {
+    let event = &record.event;
     let mut line = json!({ "data": event.data() });
     let fields = [
         ("event", event.name().map(Into::into)),
         ("id", event.id().map(Into::into)),
         ("retry", event.retry().map(|retry| json!(retry.as_millis()))),
+        ("private", record.is_private().then_some(true.into())),
     ];
     for (name, value) in fields {
         if let Some(value) = value {

@@ -2,25 +2,36 @@
 //!
 //! ```text
 //!  events   n        → channel, time, event, key, what was answered
+//!  topics   n        → whether it is private, its other channels, and who has lost it
 //!  lost     channel  → the newest event it has lost, and its time
 //!  meta     name     → format, epoch, last (n), floor (n)
 //! ```
+//!
+//! `topics` is of few events, and comes with the first of them. From then on the file is
+//! of another format: a threadcast that does not know the table would hand private
+//! events to everybody.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{
+    AccessGuard, ReadTransaction, ReadableTable, Table, TableDefinition, TableError,
+    WriteTransaction,
+};
 
-use super::{Kept, Loss, Record};
+use super::{Kept, Loss, Reach, Record};
 use crate::error::{EventError, StoreProblem};
 use crate::event::Event;
 use crate::id::EventId;
 
 /// The number of this layout. A change that an older threadcast cannot read
 /// takes the next one.
-pub(super) const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 2;
+
+/// The number of a layout without [`TOPICS`], which is how every store begins.
+pub(super) const PLAIN: u64 = 1;
 
 /// No server counts so far: at ten million events a second it takes 29,000 years.
 const LAST_MAX: u64 = 1 << 63;
@@ -43,11 +54,17 @@ pub(crate) type Row<'a> = (
     u32,
 );
 
+pub(crate) const TOPICS: TableDefinition<'_, u64, Topics<'_>> = TableDefinition::new("topics");
+
+/// Whether it is private, its topics besides its channel, and those of them all that
+/// have let it go.
+pub(crate) type Topics<'a> = (bool, Vec<&'a str>, Vec<&'a str>);
+
 /// What stands in a new store.
 pub(super) fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut meta = transaction.open_table(META)?;
-    meta.insert("format", FORMAT)?;
+    meta.insert("format", PLAIN)?;
     meta.insert("epoch", milliseconds(now))?;
     transaction.open_table(EVENTS)?;
     transaction.open_table(LOST)?;
@@ -64,8 +81,16 @@ pub(super) fn write(
     let mut meta = transaction.open_table(META)?;
     let mut events = transaction.open_table(EVENTS)?;
     let mut lost = transaction.open_table(LOST)?;
+    if records.iter().any(|record| record.reach.is_some()) {
+        meta.insert("format", FORMAT)?;
+    }
+    let has_topics = meta.get("format")?.is_some_and(|format| format.value() > PLAIN);
+    let mut topics = has_topics.then(|| transaction.open_table(TOPICS)).transpose()?;
     for (record, id) in records.iter().zip(ids) {
         events.insert(id.n, row(record))?;
+        if let Some((topics, reach)) = topics.as_mut().zip(record.reach.as_ref()) {
+            topics.insert(id.n, (reach.private, texts(&reach.others), texts(&reach.gone)))?;
+        }
     }
     if let Some(last) = ids.last() {
         meta.insert("last", last.n)?;
@@ -76,7 +101,13 @@ pub(super) fn write(
     for loss in losses {
         match loss {
             Loss::Event { channel, id, at } => {
-                gone += events.remove(id.n)?.map_or(0, |row| row_size(&row.value()));
+                let is_last = match &mut topics {
+                    Some(topics) => leave(&events, topics, channel, id.n)?,
+                    None => true,
+                };
+                if is_last {
+                    gone += events.remove(id.n)?.map_or(0, |row| row_size(&row.value()));
+                }
                 let at = milliseconds(*at);
                 let known = newest.entry(channel).or_default();
                 *known = (*known).max((id.n, at));
@@ -98,6 +129,51 @@ pub(super) fn write(
     Ok(gone)
 }
 
+/// Notes that a channel has let an event go, and says whether nobody has it now.
+fn leave(
+    events: &Table<'_, u64, Row<'static>>,
+    topics: &mut Table<'_, u64, Topics<'static>>,
+    channel: &str,
+    n: u64,
+) -> Result<bool, redb::Error> {
+    let Some(row) = topics.get(n)? else { return Ok(true) };
+    let (private, others, mut gone) = row.value();
+    let is_first = events.get(n)?.is_some_and(|row| row.value().0 == channel);
+    if !is_first && !others.contains(&channel) {
+        return Ok(false); // a place in the order, and not an event of this channel
+    }
+    if !gone.contains(&channel) {
+        gone.push(channel);
+    }
+    if gone.len() > others.len() {
+        drop(row);
+        topics.remove(n)?;
+        return Ok(true);
+    }
+    let (others, gone) = (owned(&others), owned(&gone));
+    drop(row);
+    topics.insert(n, (private, texts(&others), texts(&gone)))?;
+    Ok(false)
+}
+
+fn owned(texts: &[&str]) -> Vec<Arc<str>> {
+    texts.iter().map(|text| Arc::from(*text)).collect()
+}
+
+fn texts(owned: &[Arc<str>]) -> Vec<&str> {
+    owned.iter().map(|text| &**text).collect()
+}
+
+/// Takes out what came after an event, as if it had never been written.
+pub(super) fn undo(transaction: &WriteTransaction, last: EventId) -> Result<(), redb::Error> {
+    transaction.open_table(EVENTS)?.retain_in(last.n + 1.., |_, _| false)?;
+    let format = transaction.open_table(META)?.get("format")?.map_or(PLAIN, |row| row.value());
+    if format > PLAIN {
+        transaction.open_table(TOPICS)?.retain_in(last.n + 1.., |_, _| false)?;
+    }
+    Ok(())
+}
+
 /// Reads all of it, events first.
 pub(super) fn read(
     transaction: &ReadTransaction,
@@ -109,11 +185,12 @@ pub(super) fn read(
         Ok(meta) => meta,
     };
     let number = |name| Ok(meta.get(name).map_err(problem)?.map(|number| number.value()));
-    match number("format")? {
-        Some(FORMAT) => {}
+    let has_topics = match number("format")? {
+        Some(PLAIN) => false,
+        Some(FORMAT) => true,
         Some(format) if format > FORMAT => return Err(StoreProblem::Newer { format }),
         _ => return Err(StoreProblem::NotAStore),
-    }
+    };
     let epoch = number("epoch")?.ok_or(StoreProblem::NotAStore)?;
     // It counts on from the last, and gives no id twice: what claims to be later is no
     // work of ours, nor is a number that would soon come to its end.
@@ -127,12 +204,32 @@ pub(super) fn read(
     };
     let last = place("the last event", last)?;
     let events = transaction.open_table(EVENTS).map_err(problem)?;
+    let topics = has_topics.then(|| transaction.open_table(TOPICS)).transpose().map_err(problem)?;
+    let topics = topics.as_ref().map(ReadableTable::iter).transpose().map_err(problem)?;
+    let mut topics = topics.into_iter().flatten().peekable();
     for entry in events.iter().map_err(problem)? {
         let (n, row) = entry.map_err(problem)?;
-        let id = place("an event", n.value())?;
-        let record = record(row.value())
-            .map_err(|error| StoreProblem::Corrupt { detail: format!("event {id}: {error}") })?;
+        let (n, corrupt) = (n.value(), |detail| StoreProblem::Corrupt { detail });
+        let id = place("an event", n)?;
+        let mut record =
+            record(row.value()).map_err(|error| corrupt(format!("event {id}: {error}")))?;
+        // Both tables are in the order of their numbers.
+        let is_of_it = |row: &Result<(AccessGuard<'_, u64>, _), _>| {
+            row.as_ref().map_or(true, |(of, _)| of.value() <= n)
+        };
+        if let Some(row) = topics.next_if(is_of_it) {
+            let (of, row) = row.map_err(problem)?;
+            let reach =
+                Some(of.value()).filter(|of| *of == n).and_then(|_| reach(&record, &row.value()));
+            let reach = reach
+                .ok_or_else(|| corrupt(format!("the topics of event {id} are not its own")))?;
+            record.reach = Some(Arc::new(reach));
+        }
         each(id, record);
+    }
+    if let Some(row) = topics.next() {
+        let n = row.map_err(problem)?.0.value();
+        return Err(StoreProblem::Corrupt { detail: format!("there are topics of no event: {n}") });
     }
     let mut losses = Vec::new();
     for entry in transaction.open_table(LOST).map_err(problem)?.iter().map_err(problem)? {
@@ -183,6 +280,19 @@ fn record(row: Row<'_>) -> Result<Record, EventError> {
         count: number(count),
         reach: None,
     })
+}
+
+/// What a row of `topics` says of an event; `None` if it cannot have been written.
+fn reach(record: &Record, row: &Topics<'_>) -> Option<Reach> {
+    let (private, others, gone) = row;
+    let reach = Reach { private: *private, others: owned(others), gone: owned(gone) };
+    let all: BTreeSet<&str> = others.iter().copied().chain([&*record.channel]).collect();
+    let lost: BTreeSet<&str> = gone.iter().copied().collect();
+    let is_sound = all.len() == others.len() + 1 // none is there twice
+        && lost.len() == gone.len()
+        && lost.is_subset(&all)
+        && lost.len() < all.len();
+    is_sound.then_some(reach)
 }
 
 /// About how many bytes of the file an event takes.

@@ -5,6 +5,7 @@
 mod common;
 mod killed;
 mod serving;
+mod updates;
 
 use std::fs;
 use std::io::Write;

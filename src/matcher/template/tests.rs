@@ -254,7 +254,8 @@ proptest! {
                 Modifier::Explode => format!("{name}*"),
                 Modifier::Prefix(length) => format!("{name}:{length}"),
             });
-            template += &format!("{{{operator}{}}}", names.collect::<Vec<_>>().join(","));
+            let names = names.collect::<Vec<_>>().join(",");
+            template.extend(["{", operator, &names, "}"]);
             topic += &expand(operator, variables);
         }
         prop_assert!(matches(&template, &topic), "{template} {topic}");

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::super::tables::{FORMAT, LOST, META};
+use super::super::tables::{EVENTS, FORMAT, LOST, META};
 use super::*;
 use crate::event::Event;
 
@@ -339,7 +339,7 @@ fn what_is_no_store_is_refused_and_left_as_it_was() {
     transaction.commit().unwrap();
     drop(database);
     let newer = machine.lock().synced.clone();
-    assert!(matches!(outcome(&newer), Err(StoreProblem::Newer { format: 2 })));
+    assert!(matches!(outcome(&newer), Err(StoreProblem::Newer { format: 3 })));
 }
 
 #[test]
@@ -387,3 +387,5 @@ fn a_file_with_an_id_that_no_server_has_given_is_refused() {
         assert!(matches!(problem, StoreProblem::Corrupt { .. }), "{place}: {problem:?}");
     }
 }
+
+mod topics;

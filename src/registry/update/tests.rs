@@ -1,0 +1,272 @@
+//! Private events, several topics and patterns, as streams see them.
+
+use std::time::Duration;
+
+use crate::error::PublishError;
+use crate::event::{Event, Framing};
+use crate::matcher::Matcher;
+use crate::registry::{
+    Channels, Doorbell, Histories, History, Published, Readable, Registry, RegistryOptions, Start,
+    Subscription, Update,
+};
+
+fn keeping(events: usize) -> Registry {
+    let history = Histories::all(History { events, ..History::default() });
+    Registry::with(RegistryOptions { history, ..RegistryOptions::default() })
+}
+
+fn tell(registry: &Registry, topics: &[&str], data: &str, private: bool) -> Published {
+    let events = [Event::new(data)];
+    let update = Update { topics, events: &events, private, key: None };
+    registry.publish_update(&update).unwrap()
+}
+
+fn selectors(texts: &[&str]) -> Vec<Matcher> {
+    texts.iter().map(|text| Matcher::selector(text).unwrap()).collect()
+}
+
+fn matching(texts: &[&str]) -> Readable {
+    Readable::Matching(selectors(texts).into())
+}
+
+fn subscribe(
+    registry: &Registry,
+    topics: &[&str],
+    readable: Readable,
+    start: &Start,
+) -> Subscription {
+    let channels = Channels::of(&selectors(topics)).unwrap().readable(readable);
+    registry.subscribe(&channels, start).unwrap()
+}
+
+/// What it reads, a read of at most so many bytes after the other.
+fn read_by(subscription: &mut Subscription, limit: usize) -> String {
+    let mut bytes = Vec::new();
+    for frame in subscription.unknown.drain(..) {
+        bytes.extend_from_slice(frame.bytes(Framing::Plain));
+    }
+    let Subscription { registry, channels, position, .. } = subscription;
+    while registry.read(channels, position, None, limit, Framing::Plain, &mut bytes).more {}
+    let text = String::from_utf8(bytes).unwrap();
+    text.lines().filter_map(|line| line.strip_prefix("data: ")).collect::<Vec<_>>().join(" ")
+}
+
+fn read(subscription: &mut Subscription) -> String {
+    read_by(subscription, usize::MAX)
+}
+
+#[test]
+fn a_private_event_reaches_whoever_may_read_it_and_nobody_else() {
+    let table: [(Readable, &[&str], bool); 12] = [
+        (Readable::Public, &["/users/7"], false),
+        (Readable::All, &["/users/7"], true),
+        (matching(&["*"]), &["/users/7"], true),
+        (matching(&["/users/7"]), &["/users/7"], true),
+        (matching(&["/users/8"]), &["/users/7"], false),
+        (matching(&["/users/{id}"]), &["/users/7"], true),
+        (matching(&["/users/{id}"]), &["/users/7/secret"], false),
+        (matching(&["/a", "/users/7"]), &["/users/7"], true),
+        (matching(&[]), &["/users/7"], false),
+        (matching(&["/books/1"]), &["/users/7", "/books/1"], true),
+        (matching(&["/books/1"]), &["/users/7", "/books/2"], false),
+        (
+            Readable::Matching([Matcher::url_pattern("/users/:id").unwrap()].into()),
+            &["/users/7"],
+            true,
+        ),
+    ];
+    for (readable, topics, may) in table {
+        // It listens to the first of them, and to all; what it may read is its token's.
+        for listens in [topics[0], "*", "/users{/id*}"] {
+            let registry = Registry::new();
+            let open = |start: &Start| subscribe(&registry, &[listens], readable.clone(), start);
+            let mut live = open(&Start::Now);
+            let before = tell(&registry, topics, "before", false);
+            let published = tell(&registry, topics, "secret", true);
+            tell(&registry, topics, "after", false);
+            let expected = if may { "before secret after" } else { "before after" };
+            assert_eq!(read(&mut live), expected, "{readable:?} {topics:?} {listens}");
+            let streams = before.subscribers;
+            assert_eq!(published.subscribers, if may { streams } else { 0 }, "{readable:?}");
+            for start in [
+                Start::After(before.id.to_string()),
+                Start::Age(Duration::from_secs(60)),
+                Start::All,
+            ] {
+                for limit in [1, usize::MAX] {
+                    let text = read_by(&mut open(&start), limit);
+                    assert_eq!(text.contains("secret"), may, "{readable:?} {start:?}: {text}");
+                    assert!(text.ends_with("after") && !text.contains("gap"), "{text}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_private_and_is_gone_is_missed_by_those_alone_who_may_read_it() {
+    let registry = keeping(2);
+    let begin = tell(&registry, &["/users/7"], "first", false).id;
+    for n in 0..5 {
+        tell(&registry, &["/users/7"], &n.to_string(), true);
+    }
+    let last = tell(&registry, &["/users/7"], "last", false).id;
+    let gaps = |readable: Readable| {
+        let start = Start::After(begin.to_string());
+        let text = read(&mut subscribe(&registry, &["/users/7"], readable, &start));
+        (text.contains(r#""missed":4"#), text.contains("missed"))
+    };
+    assert_eq!(gaps(Readable::All), (true, true));
+    assert_eq!(gaps(matching(&["/users/{id}"])), (true, true));
+    for readable in [Readable::Public, matching(&["/users/8"])] {
+        assert_eq!(gaps(readable), (false, false));
+    }
+    // A public loss is told to all.
+    tell(&registry, &["/users/7"], "x", false);
+    tell(&registry, &["/users/7"], "y", false);
+    let mut behind =
+        subscribe(&registry, &["/users/7"], Readable::Public, &Start::After(begin.to_string()));
+    let text = read(&mut behind);
+    assert!(text.contains(&format!(r#""missed":1,"from":"{begin}","to":"{last}""#)), "{text}");
+}
+
+#[test]
+fn a_loss_that_had_other_topics_is_told_to_whoever_may_have_read_it_by_those() {
+    let registry = keeping(1);
+    let begin = tell(&registry, &["/a"], "first", false).id;
+    tell(&registry, &["/a", "/b"], "secret", true);
+    tell(&registry, &["/a"], "last", false);
+    let start = Start::After(begin.to_string());
+    let mut reader = subscribe(&registry, &["/a"], matching(&["/b"]), &start);
+    assert!(read(&mut reader).contains(r#""missed":1"#));
+}
+
+#[test]
+fn nobody_is_woken_for_what_he_may_not_read() {
+    let registry = Registry::new();
+    let (door, visitors) = crossbeam_channel::bounded(3);
+    let hang = |name, readable: Readable| {
+        let channels = Channels::of(&selectors(&["/users/{id}"])).unwrap().readable(readable);
+        let held = registry.subscribe(&channels, &Start::Now).unwrap();
+        let bell = Doorbell::new(door.clone(), name);
+        let listening = registry.listen(&channels, &bell);
+        (held, bell, listening)
+    };
+    let streams =
+        [hang(0, Readable::Public), hang(1, matching(&["/users/7"])), hang(2, Readable::All)];
+    let rung = || {
+        streams.iter().for_each(|(_, bell, _)| bell.answer());
+        let mut rung: Vec<u64> = visitors.try_iter().collect();
+        rung.sort_unstable();
+        rung
+    };
+    for (topic, private, expected) in [
+        ("/users/7", false, &[0, 1, 2][..]),
+        ("/users/7", true, &[1, 2]),
+        ("/users/8", true, &[2]),
+        ("/users/8/x", false, &[]),
+    ] {
+        tell(&registry, &[topic], "", private);
+        assert_eq!(rung(), expected, "{topic} {private}");
+    }
+}
+
+#[test]
+fn an_event_of_several_topics_is_given_once_to_each_stream() {
+    let registry = Registry::new();
+    let listen: [&[&str]; 7] =
+        [&["a"], &["b"], &["a", "b"], &["*"], &["{x}"], &["{x}", "a"], &["{x}", "{y}{z}", "b"]];
+    let mut live = listen.map(|topics| subscribe(&registry, topics, Readable::Public, &Start::Now));
+    tell(&registry, &["a"], "1", false);
+    let both = tell(&registry, &["a", "b", "a"], "2", false);
+    tell(&registry, &["b"], "3", false);
+    for (topics, live) in listen.iter().zip(&mut live) {
+        let expected = match *topics {
+            ["a"] => "1 2",
+            ["b"] => "2 3",
+            _ => "1 2 3",
+        };
+        for limit in [1, usize::MAX] {
+            let mut replay = subscribe(&registry, topics, Readable::Public, &Start::All);
+            assert_eq!(read_by(&mut replay, limit), expected, "{topics:?}");
+        }
+        assert_eq!(read(live), expected, "{topics:?}");
+        let start = Start::After(both.id.to_string());
+        let rest = read(&mut subscribe(&registry, topics, Readable::Public, &start));
+        assert_eq!(rest, if *topics == ["a"] { "" } else { "3" }, "{topics:?}");
+    }
+    assert_eq!(registry.last_id().n, 3);
+    assert_eq!(registry.list().iter().map(|info| info.events).collect::<Vec<_>>(), [2, 2]);
+}
+
+#[test]
+fn several_topics_are_all_or_nothing_and_one_repeat_is_one_in_each() {
+    let options = RegistryOptions { max_channels: 2, ..RegistryOptions::default() };
+    let registry = Registry::with(options);
+    let order = [Event::new("x").with_id("order-7").unwrap()];
+    let update = |topics: &[&str], key: Option<&str>| {
+        registry.publish_update(&Update { topics, events: &order, private: false, key })
+    };
+    let full = Err(PublishError::TooManyChannels { limit: 2 });
+    assert_eq!(update(&["a", "b", "c"], None), full);
+    assert!(registry.list().is_empty() && registry.last_id().n == 0);
+    let first = update(&["a", "b"], Some("key"));
+    assert!(first.is_ok());
+    for topics in [&["a", "b"][..], &["b", "a"], &["a"], &["b"]] {
+        assert_eq!(update(topics, None), first, "{topics:?}");
+        let keyed = Update { topics, events: &[Event::new("y")], private: true, key: Some("key") };
+        assert_eq!(registry.publish_update(&keyed), first, "{topics:?}");
+    }
+    assert_eq!(update(&["b", "c"], None), full);
+    assert_eq!(update(&[], None), Err(PublishError::Nothing));
+    assert_eq!(update(&["a", "*"], None), Err(PublishError::Wildcard));
+    let many: Vec<String> = (0..101).map(|n| n.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(update(&many, None), Err(PublishError::TooManyTopics { limit: 100 }));
+    assert_eq!(registry.last_id().n, 1);
+}
+
+#[test]
+fn a_pattern_selects_channels_of_today_and_of_tomorrow_and_is_forgotten_with_its_listeners() {
+    let history = Histories::all(History { age: Duration::ZERO, ..History::default() });
+    let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
+    tell(&registry, &["/books/1"], "", false);
+    let one = subscribe(&registry, &["/books/{id}"], Readable::Public, &Start::Now);
+    let two = subscribe(&registry, &["/books/{id}", "/b{x}"], Readable::All, &Start::Now);
+    assert_eq!(tell(&registry, &["/books/1"], "", false).subscribers, 2);
+    assert_eq!(tell(&registry, &["/books/2"], "", false).subscribers, 2);
+    assert_eq!(tell(&registry, &["/books/2/3"], "", false).subscribers, 0);
+    registry.sweep(); // patterns keep no channel
+    assert!(registry.list().is_empty());
+    assert_eq!(tell(&registry, &["/books/2"], "", false).subscribers, 2);
+    assert_eq!(tell(&registry, &["/bx"], "", false).subscribers, 1);
+    drop(one);
+    assert_eq!(registry.subscribers("/books/2"), 1);
+    drop(two);
+    assert_eq!(tell(&registry, &["/books/2"], "", false).subscribers, 0);
+    assert!(registry.lock().patterns.is_empty());
+    assert!(registry.lock().channels.values().all(|channel| channel.watchers.is_empty()));
+}
+
+#[test]
+fn there_are_no_more_patterns_than_channels() {
+    let options = RegistryOptions { max_channels: 2, ..RegistryOptions::default() };
+    let registry = Registry::with(options);
+    let _two = subscribe(&registry, &["/a{x}", "/b{x}"], Readable::Public, &Start::Now);
+    let _again = subscribe(&registry, &["/b{x}"], Readable::All, &Start::Now);
+    let third = Channels::of(&selectors(&["/b{x}", "/c{x}"])).unwrap();
+    let refused = registry.subscribe(&third, &Start::Now).unwrap_err();
+    assert_eq!(refused, PublishError::TooManyPatterns { limit: 2 });
+}
+
+#[test]
+fn equal_sets_of_matchers_are_equal_however_they_are_written() {
+    let of = |texts: &[&str]| Channels::of(&selectors(texts)).unwrap();
+    assert_eq!(of(&["b{x}", "a", "c{x}", "a"]), of(&["a", "c{x}", "b{x}"]));
+    assert_eq!(of(&["a"]), Channels::new(["a"]).unwrap());
+    assert_eq!(of(&["a", "*", "b{x}"]), Channels::new(["*"]).unwrap());
+    assert_eq!(of(&["a"]).readable(Readable::Public), of(&["a"]));
+    assert_ne!(of(&["a"]).readable(Readable::All), of(&["a"]));
+    assert_eq!(of(&["a{x}"]).readable(Readable::All).readable(Readable::Public), of(&["a{x}"]));
+    assert_eq!(Channels::of(&[]), Err(PublishError::Name));
+}

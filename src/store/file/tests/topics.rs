@@ -1,0 +1,85 @@
+//! Events that are private or of several channels, in the file.
+
+use super::super::super::Reach;
+use super::super::super::tables::{PLAIN, TOPICS};
+use super::*;
+
+/// An event of `a` and these.
+fn shared(others: &[&str], private: bool, gone: &[&str]) -> Record {
+    let owned = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
+    let reach = Reach { private, others: owned(others), gone: owned(gone) };
+    Record { reach: Some(Arc::new(reach)), ..event("a", "x") }
+}
+
+fn format(machine: &Machine) -> u64 {
+    let database = builder().create_with_backend(machine.clone()).unwrap();
+    let meta = database.begin_read().unwrap().open_table(META).unwrap();
+    meta.get("format").unwrap().unwrap().value()
+}
+
+#[test]
+fn topics_and_privacy_come_back_and_older_programs_refuse_them() {
+    let machine = Machine::with_a_store();
+    let (mut file, ..) = machine.open().unwrap();
+    file.append(&[event("a", "")], &[]).unwrap();
+    drop(file);
+    assert_eq!(format(&machine), PLAIN, "older programs know all that is in it");
+    let (mut file, ..) = machine.open().unwrap();
+    let records = [shared(&[], true, &[]), event("a", "plain"), shared(&["b", "c"], false, &[])];
+    let ids = file.append(&records, &[]).unwrap();
+    drop(file);
+    assert_eq!(format(&machine), FORMAT);
+    let (_, _, events) = machine.open().unwrap();
+    let [private, plain, shared] = records;
+    assert_eq!(events[1..], [(ids[0], private), (ids[1], plain), (ids[2], shared)]);
+}
+
+#[test]
+fn an_event_of_several_channels_is_kept_until_the_last_has_let_it_go() {
+    let machine = Machine::with_a_store();
+    let (mut file, ..) = machine.open().unwrap();
+    let ids = file.append(&[shared(&["b", "c"], true, &[]), shared(&[], true, &[])], &[]).unwrap();
+    let reopened = |file: File| {
+        drop(file);
+        let (file, _, events) = machine.open().unwrap();
+        let channels = events.iter().map(|(_, record)| {
+            record.channels().map(|channel| &**channel).collect::<Vec<_>>().join(" ")
+        });
+        (file, channels.collect::<Vec<_>>())
+    };
+    // Which goes first does not matter; a channel that never had it changes nothing.
+    for (channel, left) in [("other", "a b c"), ("a", "b c"), ("a", "b c"), ("c", "b")] {
+        file.append(&[], &[loss(channel, ids[0])]).unwrap();
+        let (again, channels) = reopened(file);
+        assert_eq!(channels, [left, "a"], "after {channel}");
+        file = again;
+    }
+    file.append(&[], &[loss("b", ids[0]), loss("a", ids[1])]).unwrap();
+    assert_eq!(reopened(file).1, [""; 0]);
+}
+
+#[test]
+fn topics_that_cannot_have_been_written_are_refused() {
+    let table: [(&[&str], &[&str], u64); 5] = [
+        (&["a"], &[], 1),
+        (&["b", "b"], &[], 1),
+        (&["b"], &["c"], 1),
+        (&["b"], &["a", "b"], 1),
+        (&["b"], &[], 2),
+    ];
+    for (others, gone, n) in table {
+        let machine = Machine::with_a_store();
+        let (mut file, ..) = machine.open().unwrap();
+        file.append(&[shared(&["b"], true, &[])], &[]).unwrap();
+        drop(file);
+        let database = builder().create_with_backend(machine.clone()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let mut topics = transaction.open_table(TOPICS).unwrap();
+        topics.insert(n, (true, others.to_vec(), gone.to_vec())).unwrap();
+        drop(topics);
+        transaction.commit().unwrap();
+        drop(database);
+        let refused = matches!(machine.open(), Err(StoreProblem::Corrupt { .. }));
+        assert!(refused, "{others:?} {gone:?} {n}");
+    }
+}

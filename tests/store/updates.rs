@@ -1,0 +1,121 @@
+//! Private events and events of several topics, by way of the store and after a restart.
+
+use std::time::Duration;
+
+use super::common::TestServer;
+use super::serving::{Folder, with_store};
+use threadcast::{
+    Channels, Config, Event, Framing, Histories, History, Matcher, Readable, Registry, Start,
+    Update,
+};
+
+fn tell(registry: &Registry, topics: &[&str], data: &str, private: bool) {
+    let events = [Event::new(data)];
+    let update = Update { topics, events: &events, private, key: None };
+    registry.publish_update(&update).expect("it is kept");
+}
+
+/// What a stream of a closed registry is given.
+fn replay(registry: &Registry, topic: &str, readable: Readable, start: &Start) -> String {
+    let topic = Matcher::selector(topic).expect("a selector");
+    let channels = Channels::of(&[topic]).expect("a name").readable(readable);
+    let subscription = registry.subscribe(&channels, start).expect("there is room");
+    let mut bytes = Vec::new();
+    let sent = subscription.stream_to(&mut bytes, Framing::Plain, Duration::from_secs(60));
+    sent.expect("a Vec takes what is written to it");
+    let text = String::from_utf8(bytes).expect("streams are UTF-8");
+    text.lines().filter_map(|line| line.strip_prefix("data: ")).collect::<Vec<_>>().join(" ")
+}
+
+fn matching(topic: &str) -> Readable {
+    Readable::Matching([Matcher::selector(topic).expect("a selector")].into())
+}
+
+#[test]
+fn what_is_private_stays_so_and_what_has_several_topics_is_given_once() {
+    let folder = Folder::new();
+    let first = TestServer::with(with_store(folder.store()));
+    tell(&first.registry, &["/users/7"], "one", false);
+    tell(&first.registry, &["/users/7"], "secret", true);
+    tell(&first.registry, &["/news", "/users/7"], "both", true);
+    tell(&first.registry, &["/news", "/users/7"], "open", false);
+    let registry = first.registry.clone();
+    drop(first);
+    let check = |registry: &Registry, when: &str| {
+        let table = [
+            (Readable::Public, "one open"),
+            (Readable::All, "one secret both open"),
+            (matching("/users/{id}"), "one secret both open"),
+            (matching("/news"), "one both open"),
+            (matching("/users/8"), "one open"),
+        ];
+        for (readable, expected) in table {
+            for topic in ["/users/7", "*", "/{x}{/y}"] {
+                let found = replay(registry, topic, readable.clone(), &Start::All);
+                assert_eq!(found, expected, "{when}: {readable:?} {topic}");
+            }
+        }
+    };
+    check(&registry, "before the restart");
+    let second = TestServer::with(with_store(folder.store()));
+    let registry = second.registry.clone();
+    // By the socket, where nobody has shown a token.
+    super::Stream::of(&second, "/channels/%2Fusers%2F7?since=all", "")
+        .expect_data(&["one", "open"]);
+    drop(second);
+    check(&registry, "after the restart");
+}
+
+#[test]
+fn a_channel_that_has_let_an_event_go_does_not_get_it_back() {
+    let folder = Folder::new();
+    let config = || {
+        let short = History { events: 1, ..History::default() };
+        let history = Histories::default().with("short", short);
+        Config { history, ..with_store(folder.store()) }
+    };
+    let first = TestServer::with(config());
+    tell(&first.registry, &["short"], "begin", false);
+    let begin = first.registry.last_id();
+    tell(&first.registry, &["short", "long"], "shared", false);
+    tell(&first.registry, &["short"], "end", false);
+    tell(&first.registry, &["long"], "x", false); // with which the store hears what was let go
+    let last = first.registry.last_id();
+    drop(first);
+    let second = TestServer::with(config());
+    assert_eq!(second.registry.last_id(), last);
+    let registry = second.registry.clone();
+    drop(second);
+    assert_eq!(replay(&registry, "short", Readable::Public, &Start::All), "end");
+    assert_eq!(replay(&registry, "long", Readable::Public, &Start::All), "shared x");
+    let after = Start::After(begin.to_string());
+    let resumed = replay(&registry, "short", Readable::Public, &after);
+    assert!(resumed.contains(r#""channel":"short","missed":null"#), "{resumed}");
+    assert_eq!(replay(&registry, "long", Readable::Public, &after), "shared x");
+}
+
+#[test]
+fn a_repeat_is_known_by_each_topic_after_a_restart() {
+    let folder = Folder::new();
+    let events = [Event::new("x").with_id("order-7").expect("an id")];
+    let update = |topics| Update { topics, events: &events, private: true, key: Some("key") };
+    let first = TestServer::with(with_store(folder.store()));
+    let published = first.registry.publish_update(&update(&["a", "b"])).expect("it is kept");
+    assert_eq!(first.registry.publish_update(&update(&["b"])), Ok(published));
+    drop(first);
+    let second = TestServer::with(with_store(folder.store()));
+    for topics in [&["a"][..], &["b"], &["b", "a"]] {
+        assert_eq!(second.registry.publish_update(&update(topics)), Ok(published));
+        let unkeyed = Update { key: None, ..update(topics) };
+        assert_eq!(second.registry.publish_update(&unkeyed), Ok(published));
+    }
+    drop(second);
+    let stats = threadcast::store::stats(&folder.store()).expect("it is sound");
+    let counts =
+        stats.channels.iter().map(|channel| (&*channel.name, channel.events, channel.private));
+    assert_eq!(counts.collect::<Vec<_>>(), [("a", 1, 1), ("b", 1, 1)]);
+    let mut lines = Vec::new();
+    threadcast::store::export(&folder.store(), Some("b"), &mut lines).expect("it is sound");
+    let line = String::from_utf8(lines).expect("JSON is UTF-8");
+    assert_eq!(line, "{\"data\":\"x\",\"id\":\"order-7\",\"private\":true}\n");
+}
