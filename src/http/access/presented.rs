@@ -62,7 +62,8 @@ pub(super) fn token(request: &Request, door: Door) -> Result<Option<Presented>, 
         Door::Own => session::token(request),
         Door::Mercure => COOKIES.iter().find_map(|name| session::cookie(request, name)),
     };
-    cookie.map_or(Ok(None), |token| some(token, By::Cookie))
+    // An empty cookie is one that was taken back.
+    Ok(cookie.filter(|token| !token.is_empty()).map(|token| Presented { token, by: By::Cookie }))
 }
 
 fn some(token: Vec<u8>, by: By) -> Result<Option<Presented>, Refusal> {
