@@ -279,16 +279,9 @@ fn without_a_token_the_challenge_names_no_error() {
         (answer.status, answer.header("www-authenticate")),
         (401, Some(&*format!("Bearer {METADATA}")))
     );
-    let twice = bearer("a").repeat(2);
-    for headers in [&*twice, "Authorization: Bearer \r\n"] {
-        let answer = server.post("/channels/a", headers, "x");
-        let challenge = Some("Bearer error=\"invalid_request\"");
-        assert_eq!(
-            (answer.status, answer.header("www-authenticate")),
-            (400, challenge),
-            "{headers}"
-        );
-    }
+    let answer = server.post("/channels/a", &bearer("a").repeat(2), "x");
+    let challenge = Some("Bearer error=\"invalid_request\"");
+    assert_eq!((answer.status, answer.header("www-authenticate")), (400, challenge));
 }
 
 #[test]

@@ -47,12 +47,23 @@ impl Reader {
         let config = &exchange.server.config;
         let lock = Lock::new(config.subscribe_token.as_ref(), config.subscribe_key.as_ref());
         let Some(lock) = lock else { return Ok(Self::default()) };
+        // On our own routes a session reads although a header publishes, as for a WebSocket.
+        if door == Door::Own
+            && let Some(session) = presented::session(&exchange.request)
+            && let Ok(reader) = Self::bearing(&session, &lock, config)
+        {
+            return Ok(reader);
+        }
         let Some(presented) = presented::token(&exchange.request, door)? else {
             let anonymous = config.anonymous.then(Self::default);
             return anonymous.ok_or_else(|| missing(config));
         };
+        Self::bearing(&presented, &lock, config)
+    }
+
+    fn bearing(presented: &Presented, lock: &Lock<'_>, config: &Config) -> Result<Self, Refusal> {
         let by_query = presented.by == By::Query;
-        match lock.open(&presented, config)? {
+        match lock.open(presented, config)? {
             None => Ok(Self { sight: Sight::All, until: None, by_query }),
             Some(Believed { rights, expires }) => {
                 let sight = Sight::These(Box::new(rights));
