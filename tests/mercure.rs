@@ -4,7 +4,7 @@
 mod common;
 
 use common::jwt::{AUDIENCE, allowing, bearer, detailed, in_seconds, older};
-use common::{Answer, Stream, TestServer, jwt};
+use common::{Answer, PATIENCE, Process, Stream, TestServer, jwt, wait_until};
 use serde_json::json;
 use threadcast::{Config, CorsOrigins, Delivery, Event, Mercure};
 
@@ -564,4 +564,18 @@ fn subscriptions_are_told_to_who_may_follow_them() {
         .publish("/.well-known/mercure/subscriptions/exact/x/y", &Event::new("public"))
         .expect("from within");
     anonymous.expect_data(&["public"]);
+}
+
+#[test]
+fn it_takes_no_thread_and_no_descriptor_of_its_own() {
+    let without = Process::with("");
+    let with = Process::with(
+        "--mercure --mercure-subscriptions --jwt-key-file tests/keys/ec.pub.pem --anonymous",
+    );
+    // The last of them begin after the server has said where it listens.
+    wait_until(PATIENCE, "as many threads and descriptors with it as without", || {
+        without.threads_and_descriptors() == with.threads_and_descriptors()
+    });
+    assert_eq!(with.get(HUB).status, 400, "it is there");
+    assert_eq!(without.get(HUB).status, 404, "and it is not");
 }

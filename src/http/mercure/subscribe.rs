@@ -148,7 +148,6 @@ mod tests {
             "match=a%0A",
             "match=%E2%80%8B",
             "match_urlpattern=http://[",
-            "topic={",
             "match=a&topics&matchx",
             &many,
         ] {
