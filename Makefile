@@ -52,8 +52,9 @@ browser: ## Install Chromium for the tests of the page, where that is possible
 	$(call debian,command -v chromium || command -v chromium-browser || command -v google-chrome,chromium,\
 	  No Chromium here: the tests of the page will be skipped.)
 
-curl: ## Install curl for the test that follows the documents, where that is possible
-	$(call debian,command -v curl,curl,No curl here: the documents will not be tried.)
+curl: ## Install curl and openssl for the test that follows the documents, where that is possible
+	$(call debian,command -v curl && command -v openssl,curl openssl,\
+	  No curl and openssl here: the documents will not be tried.)
 
 redis: ## Install Redis for the tests of nodes that share one, where that is possible
 	$(call debian,command -v redis-server && command -v openssl,redis-server openssl,\

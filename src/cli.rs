@@ -1,8 +1,10 @@
 //! The command line.
 
+mod access;
 mod client;
 mod lab;
 mod store;
+mod token;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,13 +13,13 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use threadcast::{
-    Config, CorsOrigins, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt, Token,
-};
+use threadcast::{Config, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt};
 
+use self::access::{Access, token_file};
 pub(crate) use self::client::{Listen, Publish};
 pub(crate) use self::lab::Lab;
 pub(crate) use self::store::Store;
+pub(crate) use self::token::MakeToken;
 use super::logging::Format;
 
 /// A Server-Sent Events server that gives every stream client one thread.
@@ -36,11 +38,12 @@ pub(crate) struct Cli {
 // What each does is said at its arguments: a comment here would replace all of that.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
-    Serve(Serve),
+    Serve(Box<Serve>),
     Publish(Publish),
     Listen(Listen),
     #[command(subcommand)]
     Store(Store),
+    Token(MakeToken),
     Doctor(Doctor),
     Lab(Lab),
 }
@@ -53,6 +56,7 @@ impl Command {
             Self::Publish(_)
             | Self::Listen(_)
             | Self::Store(_)
+            | Self::Token(_)
             | Self::Doctor(_)
             | Self::Lab(_) => Format::Text,
         }
@@ -61,7 +65,7 @@ impl Command {
 
 impl Cli {
     pub(crate) fn command(self) -> Command {
-        self.command.unwrap_or(Command::Serve(self.serve))
+        self.command.unwrap_or(Command::Serve(Box::new(self.serve)))
     }
 }
 
@@ -151,31 +155,8 @@ pub(crate) struct Serve {
     #[arg(value_parser = network)]
     trusted_proxy: Vec<IpNet>,
 
-    /// Let only those publish who send this as a bearer token (without it, only
-    /// this machine may)
-    #[arg(long, value_name = "TOKEN", env = "THREADCAST_PUBLISH_TOKEN", hide_env_values = true)]
-    publish_token: Option<Token>,
-
-    /// The same, read from the first line of a file
-    #[arg(long, value_name = "FILE", env = "THREADCAST_PUBLISH_TOKEN_FILE")]
-    #[arg(conflicts_with = "publish_token", value_parser = token_file)]
-    publish_token_file: Option<Token>,
-
-    /// Let only those read who send this as a bearer token, or got the cookie for
-    /// it from POST /session (without it, anybody may)
-    #[arg(long, value_name = "TOKEN", env = "THREADCAST_SUBSCRIBE_TOKEN", hide_env_values = true)]
-    subscribe_token: Option<Token>,
-
-    /// The same, read from the first line of a file
-    #[arg(long, value_name = "FILE", env = "THREADCAST_SUBSCRIBE_TOKEN_FILE")]
-    #[arg(conflicts_with = "subscribe_token", value_parser = token_file)]
-    subscribe_token_file: Option<Token>,
-
-    /// Let pages of this origin read, with credentials, and publish; repeat it for
-    /// more. Or `*`: every page may read, without credentials
-    #[arg(long, value_name = "URL", env = "THREADCAST_CORS_ORIGIN", value_delimiter = ',')]
-    #[arg(value_parser = origin)]
-    cors_origin: Vec<String>,
+    #[command(flatten)]
+    access: Access,
 
     /// Keep at most this many channels; idle empty ones are forgotten
     #[arg(long, value_name = "N", env = "THREADCAST_MAX_CHANNELS", default_value_t = 10_000)]
@@ -237,12 +218,7 @@ impl From<Serve> for Config {
             (Some(pattern), history) => all.with(pattern, history),
             (None, history) => all.with("*", history),
         });
-        let cors_origins = match serve.cors_origin {
-            none if none.is_empty() => CorsOrigins::Own,
-            any if any.iter().any(|origin| origin == "*") => CorsOrigins::Any,
-            these => CorsOrigins::These(these),
-        };
-        Self {
+        let config = Self {
             listen: serve.listen,
             public: serve.public,
             hosts: serve.host,
@@ -257,9 +233,6 @@ impl From<Serve> for Config {
             max_clients: serve.max_clients,
             max_per_address: serve.max_per_address,
             trusted_proxies: serve.trusted_proxy,
-            publish_token: serve.publish_token.or(serve.publish_token_file),
-            subscribe_token: serve.subscribe_token.or(serve.subscribe_token_file),
-            cors_origins,
             log_streams: serve.log_format == Format::Json,
             limits: Limits {
                 head: bytes(serve.head_limit),
@@ -273,8 +246,9 @@ impl From<Serve> for Config {
                 drain: serve.drain,
             },
             lab: serve.lab,
-            lab_program: None, // main's to know
-        }
+            ..Self::default()
+        };
+        serve.access.apply(config)
     }
 }
 
@@ -330,31 +304,12 @@ fn history(text: &str) -> Result<(Option<String>, History), String> {
     }
 }
 
-/// A token from the first line of a file, so that it is on no command line.
-fn token_file(path: &str) -> Result<Token, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    Token::new(text.lines().next().unwrap_or_default().trim()).map_err(|error| error.to_string())
-}
-
 /// A network, or one address.
 fn network(text: &str) -> Result<IpNet, String> {
     let one = text.parse::<IpAddr>().map(IpNet::from);
     one.or_else(|_| text.parse()).map_err(|_| {
         "a proxy is named by its address or its network, as in 10.0.0.1 or 10.0.0.0/8".into()
     })
-}
-
-/// An origin as browsers write it: scheme, host, and the port if it is not the
-/// scheme's own.
-fn origin(text: &str) -> Result<String, String> {
-    let authority = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    match authority {
-        _ if text == "*" => Ok(text.to_owned()),
-        Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']) => {
-            Ok(text.to_owned())
-        }
-        _ => Err("an origin is written https://host or https://host:port, without a path".into()),
-    }
 }
 
 /// A duration that something can wait for: a socket's deadline cannot be zero.
@@ -382,7 +337,7 @@ mod tests {
         let Command::Serve(serve) = Cli::parse_from(["threadcast"]).command() else {
             panic!("no command serves");
         };
-        let (ours, theirs) = (Config::from(serve), Config::default());
+        let (ours, theirs) = (Config::from(*serve), Config::default());
         assert_eq!(ours.limits, theirs.limits);
         assert_eq!(ours.listen, theirs.listen);
         assert_eq!(ours.max_channels, theirs.max_channels);

@@ -309,7 +309,7 @@ impl error::Error for EventError {}
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The channel's name is empty, or longer than 256 bytes, or contains NUL.
+    /// The channel's name is empty, or longer than 1,024 bytes, or contains NUL.
     Name,
     /// A trailing `*` is for listening to many channels, not for publishing.
     Wildcard,
@@ -347,7 +347,7 @@ pub enum PublishError {
 impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name => f.write_str("a channel's name is 1 to 256 bytes of UTF-8 without NUL"),
+            Self::Name => f.write_str("a channel's name is 1 to 1,024 bytes of UTF-8 without NUL"),
             Self::Wildcard => {
                 f.write_str("a name that ends with `*` means many channels; publish to one of them")
             }

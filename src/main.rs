@@ -24,11 +24,12 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use threadcast::client::{ClientError, ListenOptions, Listener, Publisher};
+use threadcast::jwt::DraftError;
 use threadcast::lab::{self, LabError};
 use threadcast::store::{ChannelStats, Stats};
 use threadcast::{Ceiling, Config, Handle, Server, StartError, StoreError, StoreProblem};
 
-use crate::cli::{Cli, Command, Lab, Publish, Store};
+use crate::cli::{Cli, Command, Lab, MakeToken, Publish, Store};
 
 /// How long a client that was asked to stop may take to finish what it is writing.
 const GRACE: Duration = Duration::from_millis(500);
@@ -37,10 +38,11 @@ fn main() -> ExitCode {
     let command = Cli::parse().command();
     logging::start(command.log_format());
     let outcome = match command {
-        Command::Serve(options) => serve(options.into()),
+        Command::Serve(options) => serve((*options).into()),
         Command::Publish(options) => publish(options),
         Command::Listen(options) => listen(options.into()),
         Command::Store(look) => store(look),
+        Command::Token(wish) => token(wish),
         Command::Doctor(options) => {
             println!("{}", Ceiling::of_a_server(options.delivery(), 1));
             Ok(())
@@ -52,7 +54,11 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("threadcast: {error}");
             let ours = matches!(error.downcast_ref(), Some(ClientError::Data { .. }));
-            if ours || error.is::<LabError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if ours || error.is::<LabError>() || error.is::<DraftError>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -150,6 +156,12 @@ fn store(look: Store) -> Result<(), Box<dyn Error>> {
             }
         }
     }
+    Ok(())
+}
+
+fn token(wish: MakeToken) -> Result<(), Box<dyn Error>> {
+    let (key, draft) = wish.parts();
+    let _ = writeln!(io::stdout(), "{}", key.sign(&draft)?); // made, whoever reads it
     Ok(())
 }
 

@@ -33,6 +33,11 @@ fn each_route_answers_as_its_page_says() {
 }
 
 #[test]
+fn the_mercure_protocol_is_spoken_as_its_page_says() {
+    follow("docs/mercure.md");
+}
+
+#[test]
 fn the_server_behind_a_proxy_starts_as_its_page_says() {
     follow("docs/deploy.md");
 }
@@ -70,8 +75,8 @@ fn each_route_and_each_error_has_its_place_in_the_documentation() {
         });
         assert!(heading, "docs/http.md has no heading for the route with {part:?}");
     }
-    for file in fs::read_dir("src/http").expect("the source is here") {
-        let source = read(file.expect("a readable entry").path());
+    for file in sources(Path::new("src/http")) {
+        let source = read(file);
         for status in source.split("Refusal::new(").skip(1) {
             let Some(status) = status.split(|c: char| !c.is_ascii_digit()).find(|n| n.len() == 3)
             else {
@@ -80,6 +85,13 @@ fn each_route_and_each_error_has_its_place_in_the_documentation() {
             assert!(page.contains(&format!("\n| {status} | ")), "docs/http.md lacks {status}");
         }
     }
+}
+
+/// The files of a folder of the source, and of those in it.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("the source is here");
+    let paths = entries.map(|entry| entry.expect("a readable entry").path());
+    paths.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
 #[test]

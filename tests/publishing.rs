@@ -123,7 +123,7 @@ fn what_is_wrong_is_refused_with_a_reason_and_nothing_is_published() {
     let post = |target: &str, headers: &str, body: &[u8]| request("POST", target, headers, body);
     let large = "x".repeat(65 * 1024);
     let large_line = format!("{{\"data\":1}}\n{{\"data\":\"{large}\"}}");
-    let (a, long) = ("/channels/a", "n".repeat(257));
+    let (a, long) = ("/channels/a", "n".repeat(1_025));
     // It is refused before it is sent.
     let too_many =
         format!("POST {a} HTTP/1.1\r\nHost: localhost\r\n{NDJSON}Content-Length: 1048577\r\n\r\n");
@@ -172,8 +172,8 @@ fn what_is_wrong_is_refused_with_a_reason_and_nothing_is_published() {
         (post("/channels/chat*", TEXT, b"no"), 400, "`*`"),
         (post("/channels/*", TEXT, b"no"), 400, "`*`"),
         (post("/channels/chat%2A", TEXT, b"no"), 400, "`*`"),
-        (post("/channels/", TEXT, b"no"), 400, "1 to 256 bytes"),
-        (post(&format!("/channels/{long}"), TEXT, b"no"), 400, "1 to 256 bytes"),
+        (post("/channels/", TEXT, b"no"), 400, "1 to 1,024 bytes"),
+        (post(&format!("/channels/{long}"), TEXT, b"no"), 400, "1 to 1,024 bytes"),
         (post("/channels/%ff", TEXT, b"no"), 400, "UTF-8"),
         (post("/channels/a%00", TEXT, b"no"), 400, "NUL"),
         (post("/channels/a%2", TEXT, b"no"), 400, "%"),

@@ -12,6 +12,7 @@
 mod chunks;
 mod cursor;
 mod head;
+mod matcher;
 mod publish;
 mod records;
 mod stream;
@@ -19,6 +20,7 @@ mod stream;
 pub use self::chunks::check as chunks;
 pub use self::cursor::check as cursor;
 pub use self::head::check as head;
+pub use self::matcher::check as matcher;
 pub use self::publish::check as publish;
 pub use self::records::check as records;
 pub use self::stream::check as stream;
@@ -33,10 +35,11 @@ mod tests {
     type Check = fn(&[u8]);
 
     /// Each by the name of its fuzz target.
-    const CHECKS: [(&str, Check); 6] = [
+    const CHECKS: [(&str, Check); 7] = [
         ("chunks", chunks),
         ("cursor", cursor),
         ("head", head),
+        ("matcher", matcher),
         ("publish", publish),
         ("records", records),
         ("stream", stream),

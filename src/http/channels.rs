@@ -2,22 +2,24 @@
 
 use serde_json::{Value, json};
 
+use super::access::{Door, Publisher, Reader};
 use super::answer::Answer;
 use super::connection::Exchange;
 use super::refusal::Refusal;
 use super::routes::Reply;
-use super::{access, publish, streams};
+use super::{publish, streams};
 use crate::registry::{ChannelInfo, Channels};
 
 /// `GET /channels?channel=a&channel=b*` listens; without a channel it lists.
-pub(super) fn listen_or_list(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+pub(super) fn listen_or_list(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, Refusal> {
     let names = exchange.request.queries("channel");
     if names.is_empty() {
+        reader.check_all(exchange)?;
         let channels: Vec<Value> = exchange.server.hub.list().iter().map(info).collect();
         return Ok(Reply::Answer(Answer::json(&json!({ "channels": channels }))));
     }
     let channels = Channels::new(names.iter().map(String::as_str))?;
-    streams::channels(exchange, &channels)
+    streams::channels(exchange, &channels, reader)
 }
 
 fn info(channel: &ChannelInfo) -> Value {
@@ -31,13 +33,17 @@ fn info(channel: &ChannelInfo) -> Value {
 }
 
 /// `GET /channels/{name}`, which may be a prefix and `*`.
-pub(super) fn listen(exchange: &Exchange<'_>, name: &str) -> Result<Reply, Refusal> {
-    streams::channels(exchange, &Channels::new([name])?)
+pub(super) fn listen(
+    exchange: &Exchange<'_>,
+    name: &str,
+    reader: &Reader,
+) -> Result<Reply, Refusal> {
+    streams::channels(exchange, &Channels::new([name])?, reader)
 }
 
 /// `POST /channels/{name}`: one event, or many as NDJSON.
 pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, Refusal> {
-    access::check_publish(exchange)?;
+    Publisher::of(exchange, Door::Own)?.check(exchange, [name])?;
     let key = publish::idempotency_key(&exchange.request)?;
     let batch = publish::read(exchange)?;
     let published = exchange.server.hub.publish_all(name, &batch.events, key.as_deref())?;
@@ -56,7 +62,7 @@ pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, 
 
 /// `DELETE /channels/{name}`: forget its history.
 pub(super) fn forget(exchange: &Exchange<'_>, name: &str) -> Result<Reply, Refusal> {
-    access::check_publish(exchange)?;
+    Publisher::of(exchange, Door::Own)?.check(exchange, [name])?;
     if !exchange.server.hub.forget(name)? {
         return Err(Refusal::new(404, "there is no such channel; GET /channels lists them"));
     }

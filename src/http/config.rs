@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::CorsOrigins;
 use crate::delivery::Delivery;
+use crate::jwt::VerifyingKey;
 use crate::limits::Limits;
 use crate::registry::{Histories, RegistryOptions};
 use crate::store::StoreAt;
@@ -53,6 +54,18 @@ pub struct Config {
     pub publish_token: Option<Token>,
     /// What it takes to read; without it, nothing.
     pub subscribe_token: Option<Token>,
+    /// What JWTs are checked with that are to publish.
+    pub publish_key: Option<VerifyingKey>,
+    /// What JWTs are checked with that are to read.
+    pub subscribe_key: Option<VerifyingKey>,
+    /// How JWTs of the current generation (`at+jwt`) call this server: a URL. Without it
+    /// they are not believed.
+    pub jwt_audience: Option<String>,
+    /// Whether who brings no token may still read what is not private, where reading takes
+    /// one.
+    pub anonymous: bool,
+    /// Whether the Mercure protocol is spoken.
+    pub mercure: Mercure,
     /// The pages of other origins that may read, and if named publish.
     pub cors_origins: CorsOrigins,
     /// Whether the end of each stream is logged at `info`, and not at `debug`.
@@ -65,6 +78,37 @@ pub struct Config {
     /// The `threadcast` program, which the lab's local clients are a process of; without it
     /// there are none.
     pub lab_program: Option<PathBuf>,
+}
+
+/// Whether the Mercure protocol is spoken, on `/.well-known/mercure`.
+///
+/// ```
+/// use threadcast::{Config, Mercure};
+///
+/// let config = Config { mercure: Mercure::On, ..Config::default() };
+/// assert_eq!(Config::default().mercure, Mercure::Off);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mercure {
+    /// It is not: its paths are as unknown as any other.
+    #[default]
+    Off,
+    /// It is.
+    On,
+    /// It is, and who may know is told of subscriptions, by private updates and by an API;
+    /// each then costs a channel.
+    WithSubscriptions,
+}
+
+impl Mercure {
+    pub(super) fn is_on(self) -> bool {
+        self != Self::Off
+    }
+
+    /// Whether subscriptions are told of.
+    pub(super) fn tells(self) -> bool {
+        self == Self::WithSubscriptions
+    }
 }
 
 impl Default for Config {
@@ -84,11 +128,29 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             publish_token: None,
             subscribe_token: None,
+            publish_key: None,
+            subscribe_key: None,
+            jwt_audience: None,
+            anonymous: false,
+            mercure: Mercure::default(),
             cors_origins: CorsOrigins::default(),
             log_streams: false,
             limits: Limits::default(),
             lab: false,
             lab_program: None,
         }
+    }
+}
+
+impl Config {
+    /// Where a client reads how to get a token for this server (RFC 9728).
+    pub(super) fn metadata_url(&self) -> Option<String> {
+        let audience = self.jwt_audience.as_deref().filter(|_| self.mercure.is_on())?;
+        let start = audience.find("://")? + 3;
+        let end = audience[start..].find('/').map_or(audience.len(), |end| start + end);
+        Some(format!(
+            "{}/.well-known/oauth-protected-resource/.well-known/mercure",
+            &audience[..end]
+        ))
     }
 }

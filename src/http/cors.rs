@@ -7,6 +7,7 @@
 
 use super::answer::{Answer, Headers};
 use super::connection::Exchange;
+use super::mercure;
 use super::request::Request;
 use crate::recipes::Recipe;
 
@@ -35,8 +36,12 @@ pub enum CorsOrigins {
 impl CorsOrigins {
     /// Whether the request's Origin is one of these by name.
     pub(super) fn names(&self, request: &Request) -> bool {
-        let Some(origin) = request.header("origin") else { return false };
-        matches!(self, Self::These(these) if these.iter().any(|known| known.as_bytes() == origin))
+        request.text("origin").is_some_and(|origin| self.has(origin))
+    }
+
+    /// Whether this origin is one of these by name.
+    pub(super) fn has(&self, origin: &str) -> bool {
+        matches!(self, Self::These(these) if these.iter().any(|known| known == origin))
     }
 }
 
@@ -51,6 +56,9 @@ pub(super) fn headers(exchange: &Exchange<'_>) -> Headers {
         headers.push(("Access-Control-Allow-Credentials", "true".into()));
     } else if is_recipe(request) || *origins == CorsOrigins::Any {
         headers.push(("Access-Control-Allow-Origin", "*".into()));
+    }
+    if exchange.server.config.mercure.is_on() && !headers.is_empty() {
+        headers.push(("Access-Control-Expose-Headers", mercure::EXPOSED.into()));
     }
     if matches!(origins, CorsOrigins::These(_)) {
         headers.push(("Vary", "Origin".into()));

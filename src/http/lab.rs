@@ -25,12 +25,13 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use serde_json::json;
 
+use super::Shared;
+use super::access::{Door, Publisher};
 use super::answer::Answer;
 use super::connection::Exchange;
 use super::crowd::Crowd;
 use super::refusal::Refusal;
 use super::routes::Reply;
-use super::{Shared, access};
 use crate::delivery::Delivery;
 use crate::event::Event;
 
@@ -134,10 +135,11 @@ pub(super) fn allowed(what: &str) -> Option<&'static str> {
 
 /// `POST /lab/{what}`.
 pub(super) fn act(exchange: &Exchange<'_>, what: &str) -> Result<Reply, Refusal> {
-    access::check_publish(exchange)?;
+    let publisher = Publisher::of(exchange, Door::Own)?;
+    publisher.check_any(exchange)?;
     match (what, &exchange.server.lab) {
         ("drop", Some(lab)) => drop_streams(exchange, lab),
-        ("flood", Some(_)) => flood(exchange),
+        ("flood", Some(_)) => flood(exchange, &publisher),
         ("delivery", Some(_)) => switch(exchange),
         ("clients", Some(lab)) => open_clients(exchange, &lab.crowd),
         ("stuck", Some(lab)) => stick(exchange, &lab.crowd),
@@ -164,11 +166,12 @@ fn drop_streams(exchange: &Exchange<'_>, lab: &Lab) -> Result<Reply, Refusal> {
     Ok(Reply::Answer(Answer::json(&json!({ "dropped": dropped }))))
 }
 
-fn flood(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+fn flood(exchange: &Exchange<'_>, publisher: &Publisher) -> Result<Reply, Refusal> {
     let request = &exchange.request;
     let Some(channel) = request.query("channel") else {
         return Err(Refusal::new(400, "say which channel to flood: ?channel=NAME"));
     };
+    publisher.check(exchange, [&*channel])?;
     let events: usize = parsed(request.query("events"), 1_000)?;
     let size = parsed(request.query("bytes"), ByteSize::kib(16))?;
     let size = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);

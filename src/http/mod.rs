@@ -16,6 +16,7 @@ mod gate;
 mod idle;
 mod lab;
 mod listener;
+mod mercure;
 pub(crate) mod publish;
 pub(crate) mod refusal;
 pub(crate) mod request;
@@ -37,12 +38,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 use self::assets::Assets;
-pub use self::config::Config;
+pub use self::config::{Config, Mercure};
 pub use self::cors::CorsOrigins;
 use self::gate::Gate;
 use self::idle::Idle;
 use self::lab::Lab;
 use self::listener::Stop;
+use self::mercure::Subscriptions;
 pub(crate) use self::shared::Shared;
 use self::store_writer::{ShutdownOnPanic, StoreWriter, hub};
 use crate::ceiling::Ceiling;
@@ -137,6 +139,7 @@ impl Server {
         let (tell, told) = crossbeam_channel::bounded(0);
         let gate = Gate::new(max_clients, config.max_per_address);
         let lab = config.lab.then(Lab::default);
+        let subscriptions = config.mercure.tells().then(Subscriptions::default);
         let shared = Shared {
             config,
             listeners,
@@ -147,6 +150,7 @@ impl Server {
             watcher,
             idle: Idle::default(),
             lab,
+            subscriptions,
             gate,
             counters,
             looking: AtomicU64::new(0),
@@ -275,10 +279,10 @@ fn strangers(config: &Config) -> impl Iterator<Item = &SocketAddr> {
 /// Who listens beyond loopback should have meant to.
 fn warn_of_strangers(config: &Config) {
     for addr in strangers(config) {
-        if config.subscribe_token.is_none() {
+        if config.subscribe_token.is_none() && config.subscribe_key.is_none() {
             log::warn!("anybody who reaches {addr} may READ every channel; see --subscribe-token");
         }
-        if config.publish_token.is_none() {
+        if config.publish_token.is_none() && config.publish_key.is_none() {
             log::warn!("nobody but this machine may publish on {addr}; see --publish-token");
         }
     }

@@ -30,12 +30,22 @@ pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, Refusal> {
     let limit = if is_many { BATCH_LIMIT.max(limits.body) } else { limits.body };
     let body = exchange.body(limit)?;
     let events = events(&exchange.request, body)?;
-    if let Some(place) = events.iter().position(|event| event.data().len() > limits.event) {
-        let line = if is_many { format!("line {}: ", place + 1) } else { String::new() };
-        let detail = format!("{line}the data is longer than {} bytes; send less", limits.event);
-        return Err(Refusal::new(413, detail));
+    for (place, event) in events.iter().enumerate() {
+        let checked = check_size(event, limits.event);
+        checked.map_err(|refusal| {
+            if is_many { refusal.at(&format!("line {}", place + 1)) } else { refusal }
+        })?;
     }
     Ok(Batch { events, is_many })
+}
+
+/// Refuses an event that is longer than events may be.
+pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), Refusal> {
+    if event.data().len() > limit {
+        let detail = format!("the data is longer than {limit} bytes; send less");
+        return Err(Refusal::new(413, detail));
+    }
+    Ok(())
 }
 
 /// What a body of the request's type says.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use serde_json::json;
 use tiny_http::Method;
 
+use super::access::{Door, Publisher, Reader};
 use super::answer::Answer;
 use super::connection::Exchange;
 use super::gate::Place;
 use super::refusal::Refusal;
 use super::streams::Stream;
 use super::websocket::WebSocket;
-use super::{access, channels, cors, lab, publish, session, status, streams, websocket};
+use super::{Config, channels, cors, lab, mercure, publish, session, status, streams, websocket};
 use crate::recipes::{self, Recipe};
 use crate::slow::Slow;
 
@@ -37,7 +38,7 @@ pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
     let allow = match parts[..] {
         [lab::ROOT, what] if exchange.server.lab.is_some() => lab::allowed(what),
-        _ => allowed(&parts),
+        _ => allowed(&parts, &exchange.server.config),
     };
     let method = exchange.request.method.clone();
     if method == Method::Options {
@@ -49,6 +50,9 @@ pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
             return Err(Refusal::method(allow));
         }
     }
+    if let ([".well-known", ..], Some(_)) = (&parts[..], allow) {
+        return mercure::answer(exchange, &parts, &method);
+    }
     dispatch(exchange, &parts, &method)
 }
 
@@ -56,7 +60,7 @@ pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
 const PAGE: &str = "GET, HEAD, OPTIONS";
 
 /// The methods of a path; `None` for what is no route: a page, or nothing.
-fn allowed(parts: &[&str]) -> Option<&'static str> {
+fn allowed(parts: &[&str], config: &Config) -> Option<&'static str> {
     if Recipe::at(parts).is_some() {
         return Some(PAGE);
     }
@@ -68,6 +72,20 @@ fn allowed(parts: &[&str]) -> Option<&'static str> {
         ["channels" | "healthz" | "readyz" | "metrics" | "status"]
         | ["channels", _, "subscribers"]
         | ["status", "stream"] => Some(PAGE),
+        [".well-known", "mercure"] if config.mercure.is_on() => Some("GET, HEAD, POST, OPTIONS"),
+        [".well-known", "mercure", "subscriptions"]
+        | [".well-known", "mercure", "subscriptions", _]
+        | [".well-known", "mercure", "subscriptions", _, _]
+        | [".well-known", "mercure", "subscriptions", _, _, _]
+            if config.mercure.tells() =>
+        {
+            Some(PAGE)
+        }
+        [".well-known", "oauth-protected-resource", ".well-known", "mercure"]
+            if config.mercure.is_on() && config.jwt_audience.is_some() =>
+        {
+            Some(PAGE)
+        }
         _ => None,
     }
 }
@@ -78,8 +96,8 @@ fn dispatch(
     method: &Method,
 ) -> Result<Reply, Refusal> {
     if let Some(recipe) = Recipe::at(parts) {
-        access::check_read(exchange)?;
-        return streams::recipe(exchange, recipe);
+        let reader = Reader::of(exchange, Door::Own)?;
+        return streams::recipe(exchange, recipe, &reader);
     }
     match (parts, method) {
         (["send-data"], _) => send_data(exchange),
@@ -90,11 +108,11 @@ fn dispatch(
         (["channels", name], Method::Post) => channels::publish(exchange, name),
         (["channels", name], Method::Delete) => channels::forget(exchange, name),
         (["channels", ..], _) => {
-            access::check_read(exchange)?;
+            let reader = Reader::of(exchange, Door::Own)?;
             match parts {
                 [_, name, "subscribers"] => Ok(channels::subscribers(exchange, name)),
-                [_, name] => channels::listen(exchange, name),
-                [_] => channels::listen_or_list(exchange),
+                [_, name] => channels::listen(exchange, name, &reader),
+                [_] => channels::listen_or_list(exchange, &reader),
                 _ => {
                     let detail = "a channel is /channels/NAME; write a / in its name as %2F";
                     Err(Refusal::new(404, detail))
@@ -110,9 +128,9 @@ fn dispatch(
         (["healthz"], _) => Ok(Reply::Answer(Answer::text("ok\n"))),
         (["readyz"], _) => Ok(Reply::Answer(status::ready(exchange.server))),
         (["status" | "metrics"] | ["status", "stream"], _) => {
-            access::check_read(exchange)?;
+            let reader = Reader::of(exchange, Door::Own)?;
             match parts {
-                [_, _] => streams::status(exchange),
+                [_, _] => streams::status(exchange, &reader),
                 ["status"] => Ok(Reply::Answer(Answer::json(&status::json(exchange.server)))),
                 _ => Ok(Reply::Answer(status::metrics(exchange.server))),
             }
@@ -135,7 +153,10 @@ fn slow(how: &str, exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
 fn page(exchange: &Exchange<'_>, method: &Method) -> Result<Reply, Refusal> {
     let assets = &exchange.server.assets;
     match assets.get(&exchange.request) {
-        Some(page) if matches!(method, Method::Get | Method::Head) => Ok(Reply::Answer(page)),
+        Some(page) if matches!(method, Method::Get | Method::Head) => {
+            let is_hub = exchange.server.config.mercure.is_on();
+            Ok(Reply::Answer(if is_hub { page.with("Link", mercure::LINK) } else { page }))
+        }
         Some(_) => Err(Refusal::method(PAGE)),
         None => Ok(Reply::Answer(assets.not_found())),
     }
@@ -144,16 +165,16 @@ fn page(exchange: &Exchange<'_>, method: &Method) -> Result<Reply, Refusal> {
 #[inline(never)] // as above
 fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     let websocket = websocket::handshake(exchange)?;
-    access::check_read(exchange)?;
-    access::check_publish(exchange)?;
+    let reader = Reader::of(exchange, Door::Own)?;
+    Publisher::of(exchange, Door::Own)?.check_any(exchange)?;
     let place = streams::admit(exchange)?;
-    Ok(Reply::WebSocket(Box::new(websocket), place))
+    Ok(Reply::WebSocket(Box::new(websocket.until(reader.until)), place))
 }
 
 /// Recipe F: a message in, its echo out, and everybody in the chat hears it.
 #[inline(never)] // as above
 fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
-    access::check_publish(exchange)?;
+    Publisher::of(exchange, Door::Own)?.check(exchange, [CHAT])?;
     if publish::content_type(&exchange.request) != "application/json" {
         let detail = "send JSON, with Content-Type: application/json";
         return Err(Refusal::new(415, detail));

@@ -14,6 +14,7 @@ use super::gate::{Gate, Place, Reason};
 use super::idle::Idle;
 use super::lab::Lab;
 use super::listener::{Burst, Stop};
+use super::mercure::Subscriptions;
 use super::refusal::Refusal;
 use super::request::Request;
 use crate::counters::{ADDRESS, Counters, DRAINING, FULL};
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(super) idle: Idle,
     /// There only if it was asked for.
     pub(super) lab: Option<Lab>,
+    /// The same.
+    pub(super) subscriptions: Option<Subscriptions>,
     pub(super) gate: Arc<Gate>,
     pub(super) counters: Arc<Counters>,
     /// What telling the status has taken of the processor, in nanoseconds.

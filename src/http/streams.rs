@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
-use super::answer::stream_head;
+use super::access::Reader;
+use super::answer::{Headers, stream_head};
 use super::connection::Exchange;
 use super::gate::Place;
+use super::mercure::Active;
 use super::refusal::Refusal;
 use super::routes::Reply;
 use super::{Shared, cors, forwarded, lab};
@@ -20,11 +22,15 @@ use crate::registry::{Channels, Registry, Start, Subscription};
 use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, Tally, Writer};
 use crate::ticker;
 
-const EVENT_STREAM: &str = "text/event-stream";
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
 
 /// Answers with one of the articles' streams.
 #[inline(never)] // so that no other answer stands on its frame
-pub(super) fn recipe(exchange: &Exchange<'_>, recipe: Recipe) -> Result<Reply, Refusal> {
+pub(super) fn recipe(
+    exchange: &Exchange<'_>,
+    recipe: Recipe,
+    reader: &Reader,
+) -> Result<Reply, Refusal> {
     let last_event_id = exchange.request.header("last-event-id").unwrap_or_default().to_vec();
     if recipe.is_over(&last_event_id) {
         // The one status that tells a browser not to come back.
@@ -35,45 +41,52 @@ pub(super) fn recipe(exchange: &Exchange<'_>, recipe: Recipe) -> Result<Reply, R
         Recipe::Conversation => "text/event-stream; charset=utf-8",
         _ => EVENT_STREAM,
     };
-    let opening = opening(exchange, content_type, &recipe.prelude());
+    let opening = opening(exchange, content_type, &recipe.prelude(), Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
     let source = match recipe.clock() {
-        Some(channel) => live(exchange, opening, of_clock(exchange, channel)?),
+        Some(channel) => live(exchange, opening, of_clock(exchange, channel)?, reader),
         None => story(exchange, opening, recipe, last_event_id),
     };
-    Ok(reply(exchange, source, place))
+    Ok(reply(exchange, source, place, None))
 }
 
 /// Answers with what is published to some channels of the hub.
-pub(super) fn channels(exchange: &Exchange<'_>, channels: &Channels) -> Result<Reply, Refusal> {
+pub(super) fn channels(
+    exchange: &Exchange<'_>,
+    channels: &Channels,
+    reader: &Reader,
+) -> Result<Reply, Refusal> {
     let start = start(exchange)?;
     let place = admit(exchange)?;
     let hub: &Registry = &exchange.server.hub;
-    let mut subscription = hub.subscribe(channels, &start)?;
+    let channels = channels.clone().readable(reader.readable());
+    let mut subscription = hub.subscribe(&channels, &start)?;
     if let Some(name) = exchange.request.query("presence")
         && !exchange.request.is_head()
     {
         check_presence(&name)?;
         subscription = subscription.present_as(&name);
     }
-    let opening = opening(exchange, EVENT_STREAM, &[Frame::retry(recipes::RETRY)]);
+    let prelude = [Frame::retry(recipes::RETRY)];
+    let opening = opening(exchange, EVENT_STREAM, &prelude, Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
-    Ok(reply(exchange, live(exchange, opening, subscription), place))
+    Ok(reply(exchange, live(exchange, opening, subscription, reader), place, None))
 }
 
 /// Answers with the server's status, each second.
-pub(super) fn status(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, Refusal> {
     let place = admit(exchange)?;
-    let opening = opening(exchange, EVENT_STREAM, &[Frame::retry(recipes::RETRY)]);
+    let prelude = [Frame::retry(recipes::RETRY)];
+    let opening = opening(exchange, EVENT_STREAM, &prelude, Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
-    let source = live(exchange, opening, of_clock(exchange, ticker::STATUS)?);
-    Ok(reply(exchange, source, place))
+    let source = live(exchange, opening, of_clock(exchange, ticker::STATUS)?, reader);
+    Ok(reply(exchange, source, place, None))
 }
 
 /// What the ticker says, from now on.
@@ -123,9 +136,15 @@ fn check_presence(name: &str) -> Result<(), Refusal> {
 }
 
 /// The head and the prelude: they leave at once, so that `open` fires.
-fn opening(exchange: &Exchange<'_>, content_type: &str, prelude: &[Frame]) -> Vec<u8> {
+pub(super) fn opening(
+    exchange: &Exchange<'_>,
+    content_type: &str,
+    prelude: &[Frame],
+    mut headers: Headers,
+) -> Vec<u8> {
     let request = &exchange.request;
-    let mut opening = stream_head(request, content_type, &cors::headers(exchange));
+    headers.extend(cors::headers(exchange));
+    let mut opening = stream_head(request, content_type, &headers);
     if !request.is_head() {
         let framing = request.framing();
         prelude.iter().for_each(|frame| opening.extend_from_slice(frame.bytes(framing)));
@@ -133,9 +152,14 @@ fn opening(exchange: &Exchange<'_>, content_type: &str, prelude: &[Frame]) -> Ve
     opening
 }
 
-fn reply(exchange: &Exchange<'_>, source: Source, place: Option<Place>) -> Reply {
+pub(super) fn reply(
+    exchange: &Exchange<'_>,
+    source: Source,
+    place: Option<Place>,
+    active: Option<Box<Active>>,
+) -> Reply {
     let path = format!("/{}", exchange.request.segments.join("/"));
-    Reply::Stream(Box::new(Stream { path, source, place, tab: lab::tab(exchange) }))
+    Reply::Stream(Box::new(Stream { path, source, place, active, tab: lab::tab(exchange) }))
 }
 
 #[inline(never)] // so that a clock does not stand on its frame
@@ -149,7 +173,12 @@ fn story(
     Source::Story(Box::new(Story { socket, framing, opening, recipe, last_event_id }))
 }
 
-fn live(exchange: &Exchange<'_>, opening: Vec<u8>, subscription: Subscription) -> Source {
+pub(super) fn live(
+    exchange: &Exchange<'_>,
+    opening: Vec<u8>,
+    subscription: Subscription,
+    reader: &Reader,
+) -> Source {
     let (request, config) = (&exchange.request, &exchange.server.config);
     let every = config.limits.heartbeat;
     let frame = match request.query("heartbeat").as_deref() {
@@ -160,7 +189,7 @@ fn live(exchange: &Exchange<'_>, opening: Vec<u8>, subscription: Subscription) -
     let writer =
         Writer::new(exchange.socket(), request.framing(), opening, subscription, heartbeat);
     let writer = writer.when_slow(config.slow_client);
-    Source::Live(writer.for_at_most(config.limits.stream_age))
+    Source::Live(writer.for_at_most(config.limits.stream_age).until(reader.until))
 }
 
 /// A stream that is about to begin.
@@ -169,19 +198,21 @@ pub(super) struct Stream {
     path: String,
     source: Source,
     place: Option<Place>,
+    /// What is told of it to those who follow Mercure's subscriptions.
+    active: Option<Box<Active>>,
     /// The page that opens it, if there is a lab.
     tab: Option<Box<str>>,
 }
 
 /// Where a stream's events come from, and the way to its client.
-enum Source {
+pub(super) enum Source {
     /// A registry: what is published to some channels.
     Live(Box<Writer<Socket>>),
     /// A straight line of sends and waits.
     Story(Box<Story>),
 }
 
-struct Story {
+pub(super) struct Story {
     socket: Socket,
     framing: Framing,
     opening: Vec<u8>,
@@ -194,7 +225,7 @@ impl Stream {
     /// The rest of the connection's life, but for its closing.
     #[inline(never)] // its caller's frame stays small for those who only ask
     pub(super) fn run(self, socket: &Arc<TcpStream>, server: &Shared, peer: SocketAddr) {
-        let Self { path, source, place, tab } = self;
+        let Self { path, source, place, active, tab } = self;
         let started = Instant::now();
         log::trace!("{peer} {path:?} begins");
         let Ok(_guest) = lab::admit(server, socket, tab) else { return };
@@ -206,7 +237,7 @@ impl Stream {
         };
         log_end(server, peer, &path, started.elapsed(), &end, tally);
         server.counters.end(end.reason());
-        drop((place, watch));
+        drop((place, watch, active));
     }
 }
 

@@ -17,6 +17,9 @@ use super::refusal::Refusal;
 use super::request::Request;
 use super::{Shared, lab};
 
+/// What a socket can wait for at least.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// Whether the request asks for a WebSocket at all.
 pub(super) fn is_asked_for(request: &Request) -> bool {
     request.has_token("upgrade", "websocket") && request.has_token("connection", "upgrade")
@@ -28,6 +31,8 @@ pub(super) struct WebSocket {
     accept: String,
     /// The page that opens it, if there is a lab.
     tab: Option<Box<str>>,
+    /// When its token ends.
+    until: Option<Instant>,
 }
 
 /// Checks the opening handshake.
@@ -47,13 +52,18 @@ pub(super) fn handshake(exchange: &Exchange<'_>) -> Result<WebSocket, Refusal> {
     }
     match request.header("sec-websocket-key") {
         Some(key) if key.len() == 24 && key.ends_with(b"==") => {
-            Ok(WebSocket { accept: derive_accept_key(key), tab: lab::tab(exchange) })
+            Ok(WebSocket { accept: derive_accept_key(key), tab: lab::tab(exchange), until: None })
         }
         _ => Err(Refusal::new(400, "Sec-WebSocket-Key must be 16 bytes in base64")),
     }
 }
 
 impl WebSocket {
+    /// Has it end then at the latest.
+    pub(super) fn until(self, until: Option<Instant>) -> Self {
+        Self { until, ..self }
+    }
+
     /// The life of the connection from here on: a welcome, then an answer to
     /// each message, until somebody closes.
     #[inline(never)] // nobody else's stack needs its frame
@@ -65,9 +75,9 @@ impl WebSocket {
         peer: SocketAddr,
     ) {
         let started = Instant::now();
-        let Self { accept, tab } = self;
+        let Self { accept, tab, until } = self;
         let Ok(_guest) = lab::admit(server, socket, tab) else { return };
-        let (messages, end) = match talk(socket, ahead, &accept, server) {
+        let (messages, end) = match talk(socket, ahead, &accept, until, server) {
             Ok(messages) => (messages, "closed".to_owned()),
             Err((messages, error)) => (messages, error.to_string()),
         };
@@ -80,13 +90,14 @@ fn talk(
     socket: &Arc<TcpStream>,
     ahead: Vec<u8>,
     accept: &str,
+    until: Option<Instant>,
     server: &Shared,
 ) -> Result<u64, (u64, Error)> {
     let limits = &server.config.limits;
     let mut messages = 0;
     let talk = || -> Result<(), Error> {
         (&**socket).write_all(&switch_head(accept))?;
-        socket.set_read_timeout(Some(limits.heartbeat.max(Duration::from_millis(1))))?;
+        socket.set_read_timeout(Some(limits.heartbeat.max(SHORTEST)))?;
         let config = WebSocketConfig::default()
             .max_message_size(Some(limits.body))
             .max_frame_size(Some(limits.body))
@@ -98,6 +109,13 @@ fn talk(
         ws.send(Message::text("Welcome, Client!"))?;
         let mut pinged = false;
         loop {
+            if let Some(until) = until {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return close(&mut ws, CloseCode::Policy, "the token has expired");
+                }
+                socket.set_read_timeout(Some(limits.heartbeat.min(left).max(SHORTEST)))?;
+            }
             match ws.read() {
                 Ok(message @ (Message::Text(_) | Message::Binary(_))) => {
                     messages += 1;

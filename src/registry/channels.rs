@@ -7,8 +7,9 @@ use super::readable::Private;
 use crate::error::PublishError;
 use crate::matcher::Matcher;
 
-/// The longest name of a channel, in bytes.
-const NAME_MAX: usize = 256;
+/// The longest name of a channel, in bytes: topics of Mercure are URLs, and those of its
+/// subscriptions have one within another.
+pub(crate) const NAME_MAX: usize = 1_024;
 
 /// The channels of one stream: some by name, some by prefix, some by pattern.
 ///
@@ -43,7 +44,7 @@ struct Rare {
 impl Channels {
     /// The channels of these names and prefixes.
     ///
-    /// Fails if there is none, or if a name is not 1 to 256 bytes without NUL.
+    /// Fails if there is none, or if a name is not 1 to 1,024 bytes without NUL.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, PublishError> {
         let (mut names, mut prefixes) = (Vec::new(), Vec::new());
         for pattern in patterns {

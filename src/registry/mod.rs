@@ -57,6 +57,7 @@ use loom::sync::{Mutex, MutexGuard};
 use self::audience::Bells;
 pub(crate) use self::audience::Doorbell;
 pub use self::channels::Channels;
+pub(crate) use self::channels::NAME_MAX;
 pub(crate) use self::closing::{Closing, Ending};
 pub(crate) use self::cursor::Position;
 pub use self::cursor::Start;

@@ -96,6 +96,17 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Whether a stream that begins here is given all that came after, without a gap.
+    pub(super) fn is_whole_after(&self, channels: &Channels, position: &Position) -> bool {
+        let state = self.lock();
+        let sources = state.sources(channels, position, state.last);
+        let misses =
+            |source: &Source<'_>| source.lost.between(source.told_from, state.last).is_some();
+        !sources.iter().any(misses)
+    }
+}
+
 impl State {
     /// The channels that have something after `from`. Plain loops: this is the
     /// deepest that a stream's thread gets, and it pays for its stack for life.

@@ -88,6 +88,13 @@ impl Registry {
     }
 }
 
+impl Subscription {
+    /// Whether its start was found, and nothing is missing behind it.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.unknown.is_empty() && self.registry.is_whole_after(&self.channels, &self.position)
+    }
+}
+
 /// A doorbell that hangs at its channels until this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping this takes the doorbell off at once"]

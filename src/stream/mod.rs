@@ -41,6 +41,8 @@ pub(crate) enum End {
     Closed,
     /// The stream is as old as streams may become.
     Aged,
+    /// The token that the stream was opened with is valid no longer.
+    Expired,
     /// The client took nothing for the write deadline.
     Stuck,
     /// The client was so slow that its next event is gone.
@@ -56,6 +58,7 @@ impl End {
             Self::Finished => "finished",
             Self::Closed => "drained",
             Self::Aged => "aged",
+            Self::Expired => "expired",
             Self::Stuck => "stuck",
             Self::FellBehind => "fell_behind",
             Self::Left(_) => "left",
@@ -69,6 +72,7 @@ impl fmt::Display for End {
             Self::Finished => f.write_str("finished"),
             Self::Closed => f.write_str("server closing"),
             Self::Aged => f.write_str("as old as streams may become"),
+            Self::Expired => f.write_str("its token is valid no longer"),
             Self::Stuck => f.write_str("client took nothing for the write deadline"),
             Self::FellBehind => f.write_str("client fell off the end of the history"),
             Self::Left(error) => write!(f, "client left: {error}"),

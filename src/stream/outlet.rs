@@ -48,7 +48,7 @@ impl<'a, W: Write> Outlet<'a, W> {
         }
         last.extend_from_slice(framing.last());
         let last = match end {
-            End::Finished | End::Closed | End::Aged => outlet.write(&last),
+            End::Finished | End::Closed | End::Aged | End::Expired => outlet.write(&last),
             End::Stuck | End::FellBehind | End::Left(_) => Ok(()),
         };
         outlet.tally.count_since(Tally::default(), registry.counters());

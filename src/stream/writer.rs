@@ -48,8 +48,18 @@ struct Leaves {
     at: Instant,
     /// How long the client is told to stay away.
     retry: Duration,
-    /// Whether it is because the server stops; or else because of its age.
-    drained: bool,
+    why: Why,
+}
+
+/// Why the server ends a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The server stops.
+    Drained,
+    /// It is as old as streams may become.
+    Aged,
+    /// The token that it was opened with is valid no longer.
+    Expired,
 }
 
 /// What has to leave before anything else is read. Frames enter it whole.
@@ -146,7 +156,16 @@ impl<W> Writer<W> {
         if let Some(age) = age {
             let at = Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64());
             let retry = AGED_RETRY.mul_f64(0.5 + fastrand::f64());
-            self.leave(Leaves { at, retry, drained: false });
+            self.leave(Leaves { at, retry, why: Why::Aged });
+        }
+        self
+    }
+
+    /// Has it end then at the latest: what it was opened with is valid no longer.
+    pub(crate) fn until(mut self: Box<Self>, expires: Option<Instant>) -> Box<Self> {
+        if let Some(at) = expires.filter(|at| self.leaves.is_none_or(|leaves| *at < leaves.at)) {
+            let retry = AGED_RETRY.mul_f64(0.5 + fastrand::f64());
+            self.leave(Leaves { at, retry, why: Why::Expired });
         }
         self
     }
@@ -162,25 +181,30 @@ impl<W> Writer<W> {
         let now = Instant::now();
         let (at, retry) = match self.subscription.registry.ending() {
             Ending::No => return,
-            Ending::Over(_) if self.leaves.is_some_and(|leaves| leaves.drained) => return,
+            Ending::Over(_) if self.leaves.is_some_and(|leaves| leaves.why == Why::Drained) => {
+                return;
+            }
             Ending::Over(closing) => (closing.moment(), closing.retry()),
             Ending::Now => (now, AGED_RETRY.mul_f64(0.5 + fastrand::f64())),
         };
         // Who would have left earlier by age leaves then.
         let at = self.leaves.map_or(at, |leaves| leaves.at.min(at));
-        self.leave(Leaves { at, retry, drained: true });
+        self.leave(Leaves { at, retry, why: Why::Drained });
     }
 
     /// Whether the moment has come at which the server ends it; if so, its end is
     /// written.
     pub(crate) fn leaves_now(&mut self, now: Instant) -> bool {
-        let Some(Leaves { retry, drained, .. }) = self.leaves.filter(|leaves| leaves.at <= now)
-        else {
+        let Some(Leaves { retry, why, .. }) = self.leaves.filter(|leaves| leaves.at <= now) else {
             return false;
         };
         if self.last.is_none() {
             self.rest.bytes.extend_from_slice(Frame::retry(retry).bytes(self.framing));
-            self.finish(if drained { End::Closed } else { End::Aged });
+            self.finish(match why {
+                Why::Drained => End::Closed,
+                Why::Aged => End::Aged,
+                Why::Expired => End::Expired,
+            });
         }
         true
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use threadcast::{Config, Handle, Registry, Server, StartError};
 
+pub mod jwt;
 mod process;
 mod stream;
 

@@ -1,18 +1,25 @@
 //! Who may do what.
 //!
+//! What a request may do is found once, by the token it brings: [`Reader`] and
+//! [`Publisher`] are the two roles, and every route asks one of them.
+//!
 //! A server on loopback is reached by every page that its user's browser opens.
 //! Two checks keep those pages out: the Host must be ours (a page that has its
 //! own name resolved to 127.0.0.1 still says its own name, which is how DNS
 //! rebinding is seen), and whoever publishes must not be a page of another
 //! origin.
 
+mod challenge;
+mod grant;
+mod presented;
+
 use std::net::{IpAddr, Ipv6Addr};
 
+pub(super) use self::grant::{Publisher, Reader};
+pub(super) use self::presented::Door;
 use super::connection::Exchange;
 use super::refusal::Refusal;
 use super::request::Request;
-use super::session;
-use crate::token::Token;
 
 /// Refuses a request for a host that is not ours, while we are on loopback.
 pub(super) fn check_host(exchange: &Exchange<'_>) -> Result<(), Refusal> {
@@ -28,50 +35,13 @@ pub(super) fn check_host(exchange: &Exchange<'_>) -> Result<(), Refusal> {
     Err(Refusal::new(421, detail))
 }
 
-/// Refuses who may not read, if reading takes a token: it is the bearer's, or
-/// in the cookie that [`super::session`] sets.
-pub(super) fn check_read(exchange: &Exchange<'_>) -> Result<(), Refusal> {
-    let Some(token) = &exchange.server.config.subscribe_token else { return Ok(()) };
-    let request = &exchange.request;
-    if session::token(request).is_some_and(|candidate| token.is(&candidate)) {
-        return Ok(());
-    }
-    check_bearer(request, token)
-}
-
-/// Refuses who may not publish: pages of another origin, and, without a token,
-/// anybody but loopback and whatever came through a proxy (whose loopback
-/// address says nothing). With a token everybody needs it.
-pub(super) fn check_publish(exchange: &Exchange<'_>) -> Result<(), Refusal> {
-    let (request, config) = (&exchange.request, &exchange.server.config);
-    if is_foreign_origin(request) && !config.cors_origins.names(request) {
-        let detail = "a page of another origin must not publish here; --cors-origin lets one";
-        return Err(Refusal::new(403, detail));
-    }
-    if let Some(token) = &config.publish_token {
-        return check_bearer(request, token);
-    }
-    if !exchange.peer.ip().to_canonical().is_loopback() || was_forwarded(request) {
+/// Refuses anybody but loopback, and whatever came through a proxy: who may publish
+/// where no token says it.
+fn check_nearness(exchange: &Exchange<'_>) -> Result<(), Refusal> {
+    if !exchange.peer.ip().to_canonical().is_loopback() || was_forwarded(&exchange.request) {
         let detail = "publishing is open to this machine alone, and not through a proxy; \
                       start the server with --publish-token to publish from elsewhere";
         return Err(Refusal::new(403, detail));
-    }
-    Ok(())
-}
-
-/// Refuses a request without this token (RFC 6750).
-pub(super) fn check_bearer(request: &Request, token: &Token) -> Result<(), Refusal> {
-    let missing = "this needs a token; send Authorization: Bearer TOKEN";
-    let Some(credentials) = request.header("authorization") else {
-        return Err(Refusal::new(401, missing).with("WWW-Authenticate", "Bearer"));
-    };
-    let (scheme, candidate) = credentials.split_at(credentials.len().min(7));
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
-        return Err(Refusal::new(401, missing).with("WWW-Authenticate", "Bearer"));
-    }
-    if !token.is(candidate.trim_ascii()) {
-        let refusal = Refusal::new(401, "this is not the token; ask who runs the server for it");
-        return Err(refusal.with("WWW-Authenticate", "Bearer error=\"invalid_token\""));
     }
     Ok(())
 }
@@ -80,8 +50,13 @@ pub(super) fn check_bearer(request: &Request, token: &Token) -> Result<(), Refus
 /// `null` is the origin of a page that has none to show.
 pub(super) fn is_foreign_origin(request: &Request) -> bool {
     let Some(origin) = request.header("origin") else { return false };
+    std::str::from_utf8(origin).map_or(true, |origin| is_foreign(request, origin))
+}
+
+/// Whether an origin is not the one that the request was sent to.
+fn is_foreign(request: &Request, origin: &str) -> bool {
     let ours = || {
-        let (scheme, authority) = std::str::from_utf8(origin).ok()?.split_once("://")?;
+        let (scheme, authority) = origin.split_once("://")?;
         let port = match scheme {
             "http" => ":80",
             "https" => ":443",
@@ -91,6 +66,13 @@ pub(super) fn is_foreign_origin(request: &Request) -> bool {
         Some(bare(authority) == bare(request.host.as_deref()?))
     };
     ours() != Some(true)
+}
+
+/// The origin of an http URL, without what follows its authority.
+fn origin_of(url: &str) -> Option<&str> {
+    let start = url.find("://")? + 3;
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |end| start + end);
+    Some(&url[..end])
 }
 
 fn was_forwarded(request: &Request) -> bool {

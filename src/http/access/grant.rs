@@ -1,0 +1,245 @@
+//! What the bearer of a request may do: found once, by its token, and then asked by
+//! whatever route it takes.
+//!
+//! A token is a static one, which grants all of its role, or a JWT, which says itself
+//! what it grants. Without either on the server reading is open, and publishing is for
+//! this machine.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::challenge::{insufficient, invalid, missing};
+use super::presented::{self, By, Door, Presented};
+use super::{is_foreign, origin_of};
+use crate::http::Config;
+use crate::http::connection::Exchange;
+use crate::http::mercure::is_reserved;
+use crate::http::refusal::Refusal;
+use crate::jwt::{Believed, Rights, VerifyingKey};
+use crate::matcher::Matcher;
+use crate::registry::Readable;
+use crate::token::Token;
+
+/// What somebody may read.
+#[derive(Debug, Default)]
+pub(in crate::http) struct Reader {
+    sight: Sight,
+    /// When his streams end at the latest.
+    pub(in crate::http) until: Option<Instant>,
+    /// Whether the token stood in the URL: no cache may keep the answer for others.
+    pub(in crate::http) by_query: bool,
+}
+
+/// Which private updates.
+#[derive(Debug, Default)]
+enum Sight {
+    #[default]
+    None,
+    These(Box<Rights>),
+    All,
+}
+
+impl Reader {
+    /// The reader that this request is of. Fails if reading takes a token, and it has
+    /// none; or if it has one that is not believed, even where none is needed.
+    #[inline(never)] // its frame is gone by the time a stream begins
+    pub(in crate::http) fn of(exchange: &Exchange<'_>, door: Door) -> Result<Self, Refusal> {
+        let config = &exchange.server.config;
+        let lock = Lock::new(config.subscribe_token.as_ref(), config.subscribe_key.as_ref());
+        let Some(lock) = lock else { return Ok(Self::default()) };
+        // On our own routes a session reads although a header publishes, as for a WebSocket.
+        if door == Door::Own
+            && let Some(session) = presented::session(&exchange.request)
+            && let Ok(reader) = Self::bearing(&session, &lock, config)
+        {
+            return Ok(reader);
+        }
+        let Some(presented) = presented::token(&exchange.request, door)? else {
+            let anonymous = config.anonymous.then(Self::default);
+            return anonymous.ok_or_else(|| missing(config));
+        };
+        Self::bearing(&presented, &lock, config)
+    }
+
+    fn bearing(presented: &Presented, lock: &Lock<'_>, config: &Config) -> Result<Self, Refusal> {
+        let by_query = presented.by == By::Query;
+        match lock.open(presented, config)? {
+            None => Ok(Self { sight: Sight::All, until: None, by_query }),
+            Some(Believed { rights, expires }) => {
+                let sight = Sight::These(Box::new(rights));
+                Ok(Self { sight, until: expires.map(instant), by_query })
+            }
+        }
+    }
+
+    /// The bearer token in the header, if it lets its bearer read: for a session.
+    pub(in crate::http) fn bearer(exchange: &Exchange<'_>) -> Result<Vec<u8>, Refusal> {
+        let config = &exchange.server.config;
+        let presented = presented::token(&exchange.request, Door::Own)?;
+        let presented = presented.filter(|it| it.by == By::Header);
+        let presented = presented.ok_or_else(|| missing(config))?;
+        let lock =
+            Lock { token: config.subscribe_token.as_ref(), key: config.subscribe_key.as_ref() };
+        lock.open(&presented, config).map(|_| presented.token)
+    }
+
+    /// The private updates that he may read.
+    pub(in crate::http) fn readable(&self) -> Readable {
+        match &self.sight {
+            Sight::None => Readable::Public,
+            Sight::These(rights) => Readable::Matching(Arc::clone(&rights.subscribe)),
+            Sight::All => Readable::All,
+        }
+    }
+
+    /// The rights that his token names, if it names any.
+    pub(in crate::http) fn rights(&self) -> Option<&Rights> {
+        match &self.sight {
+            Sight::These(rights) => Some(rights),
+            Sight::None | Sight::All => None,
+        }
+    }
+
+    /// Fails unless he may hear of every channel there is: where updates are private, so are
+    /// their topics' names.
+    pub(in crate::http) fn check_all(&self, exchange: &Exchange<'_>) -> Result<(), Refusal> {
+        let config = &exchange.server.config;
+        let is_open = config.subscribe_token.is_none() && config.subscribe_key.is_none();
+        match &self.sight {
+            _ if !config.mercure.is_on() || is_open => Ok(()),
+            Sight::All => Ok(()),
+            Sight::These(rights) if rights.subscribe.iter().any(Matcher::is_any) => Ok(()),
+            Sight::These(_) => Err(insufficient(config)),
+            Sight::None => Err(missing(config)),
+        }
+    }
+
+    /// Fails unless he may read what is private to this topic.
+    pub(in crate::http) fn check_private(
+        &self,
+        exchange: &Exchange<'_>,
+        topic: &str,
+    ) -> Result<(), Refusal> {
+        let config = &exchange.server.config;
+        match &self.sight {
+            Sight::All => Ok(()),
+            Sight::These(rights) if any(&rights.subscribe, topic) => Ok(()),
+            Sight::These(_) => Err(insufficient(config)),
+            Sight::None => Err(missing(config)),
+        }
+    }
+}
+
+/// Who may publish, and what to.
+#[derive(Debug)]
+pub(in crate::http) enum Publisher {
+    /// To everything.
+    All,
+    These(Arc<[Matcher]>),
+}
+
+impl Publisher {
+    /// The publisher that this request is of. Pages of another origin are none, and,
+    /// without a token, nobody but loopback is and whatever came through a proxy (whose
+    /// loopback address says nothing). With a token everybody needs it.
+    #[inline(never)] // as above
+    pub(in crate::http) fn of(exchange: &Exchange<'_>, door: Door) -> Result<Self, Refusal> {
+        let (request, config) = (&exchange.request, &exchange.server.config);
+        if super::is_foreign_origin(request) && !config.cors_origins.names(request) {
+            let detail = "a page of another origin must not publish here; --cors-origin lets one";
+            return Err(Refusal::new(403, detail));
+        }
+        let lock = Lock::new(config.publish_token.as_ref(), config.publish_key.as_ref());
+        let Some(lock) = lock else {
+            return super::check_nearness(exchange).map(|()| Self::All);
+        };
+        // A session is for reading: its cookie publishes nothing.
+        let presented = presented::token(request, door)?;
+        let presented = presented.filter(|it| door == Door::Mercure || it.by != By::Cookie);
+        let presented = presented.ok_or_else(|| missing(config))?;
+        if presented.by == By::Cookie {
+            check_page(exchange)?;
+        }
+        let believed = lock.open(&presented, config)?;
+        Ok(believed.map_or(Self::All, |believed| Self::These(believed.rights.publish)))
+    }
+
+    /// Fails unless he may publish to each of these; nobody may to the hub's own.
+    pub(in crate::http) fn check<'a>(
+        &self,
+        exchange: &Exchange<'_>,
+        topics: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), Refusal> {
+        let config = &exchange.server.config;
+        let topics: Vec<&str> = topics.into_iter().collect();
+        if config.mercure.is_on() && topics.iter().any(|topic| is_reserved(topic)) {
+            let detail = "/.well-known/mercure and what is below it is the hub's own; publish to another topic";
+            return Err(Refusal::new(403, detail));
+        }
+        let may = |topic: &&str| match self {
+            Self::All => true,
+            Self::These(matchers) => any(matchers, topic),
+        };
+        if topics.iter().all(may) { Ok(()) } else { Err(insufficient(&exchange.server.config)) }
+    }
+
+    /// Fails if there is nothing that he may publish to.
+    pub(in crate::http) fn check_any(&self, exchange: &Exchange<'_>) -> Result<(), Refusal> {
+        match self {
+            Self::These(matchers) if matchers.is_empty() => {
+                Err(insufficient(&exchange.server.config))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What opens one of the two roles.
+struct Lock<'a> {
+    token: Option<&'a Token>,
+    key: Option<&'a VerifyingKey>,
+}
+
+impl<'a> Lock<'a> {
+    /// `None` if the role has none.
+    fn new(token: Option<&'a Token>, key: Option<&'a VerifyingKey>) -> Option<Self> {
+        (token.is_some() || key.is_some()).then_some(Self { token, key })
+    }
+
+    /// What the token opens: all, or what it says.
+    fn open(&self, presented: &Presented, config: &Config) -> Result<Option<Believed>, Refusal> {
+        if self.token.is_some_and(|token| token.is(&presented.token)) {
+            return Ok(None);
+        }
+        let audience = config.jwt_audience.as_deref();
+        let believed = self.key.and_then(|key| key.check(&presented.token, audience).ok());
+        believed.map(Some).ok_or_else(|| invalid(config))
+    }
+}
+
+/// A cookie comes with whatever any page asks for: that it was one of ours, or one that
+/// is named, must be said. Browsers say it with every POST.
+fn check_page(exchange: &Exchange<'_>) -> Result<(), Refusal> {
+    let (request, config) = (&exchange.request, &exchange.server.config);
+    if request.header("origin").is_some() {
+        return Ok(()); // and it is no foreign one
+    }
+    let origin = request.text("referer").and_then(origin_of);
+    if origin.is_some_and(|page| !is_foreign(request, page) || config.cors_origins.has(page)) {
+        return Ok(());
+    }
+    let detail = "with a cookie, publishing takes an Origin or a Referer of this server or of \
+                  one that --cors-origin names; send the token as a header instead";
+    Err(Refusal::new(403, detail))
+}
+
+fn any(matchers: &[Matcher], topic: &str) -> bool {
+    matchers.iter().any(|matcher| matcher.matches(topic))
+}
+
+/// The same moment on the clock that waits are counted by.
+fn instant(expires: SystemTime) -> Instant {
+    let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+    let now = Instant::now();
+    now.checked_add(left).unwrap_or(now)
+}

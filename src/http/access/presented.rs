@@ -1,0 +1,152 @@
+//! The token that a request brings, wherever it stands (RFC 6750, and Mercure's cookies).
+//!
+//! The header goes first, then the query, then a cookie; one of them is looked at, and
+//! what stands behind it is not. The query and Mercure's cookies are looked at on
+//! Mercure's paths alone: a token in a URL ends up in logs.
+
+use super::challenge::malformed;
+use crate::http::refusal::Refusal;
+use crate::http::request::Request;
+use crate::http::session;
+
+/// Where a browser's token is, in the current generation and in 0.x.
+const COOKIES: [&str; 2] = ["__Secure-mercure_access_token", "mercureAuthorization"];
+
+/// The names of the token in a query, in the same order.
+const PARAMETERS: [&str; 2] = ["access_token", "authorization"];
+
+/// Whose rules say where a token may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http) enum Door {
+    /// The server's own routes.
+    Own,
+    /// The Mercure protocol's.
+    Mercure,
+}
+
+/// A token as it came, before anybody has looked into it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Presented {
+    pub(super) token: Vec<u8>,
+    pub(super) by: By,
+}
+
+/// What carried it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Header,
+    Query,
+    /// Which browsers send along with whatever a page asks for.
+    Cookie,
+}
+
+/// The token that this request brings. Fails if it cannot be told which that is.
+pub(super) fn token(request: &Request, door: Door) -> Result<Option<Presented>, Refusal> {
+    let mut bearers = request.headers("authorization").filter_map(bearer);
+    if let Some(token) = bearers.next() {
+        if bearers.next().is_some() {
+            return Err(malformed("send one Authorization header, with one token"));
+        }
+        if token.is_empty() && door == Door::Own {
+            return Ok(None); // who says nothing there has said nothing
+        }
+        return some(token.to_vec(), By::Header);
+    }
+    if door == Door::Mercure {
+        let mut queries = PARAMETERS.iter().flat_map(|name| request.queries(name));
+        if let Some(token) = queries.next() {
+            if queries.next().is_some() {
+                return Err(malformed("give one token in the query, once"));
+            }
+            return some(token.into_bytes(), By::Query);
+        }
+    }
+    Ok(match door {
+        Door::Own => session(request),
+        Door::Mercure => cookie(COOKIES.iter().find_map(|name| session::cookie(request, name))),
+    })
+}
+
+/// The token of the session that the request is of.
+pub(super) fn session(request: &Request) -> Option<Presented> {
+    cookie(session::token(request))
+}
+
+/// An empty cookie is one that was taken back.
+fn cookie(token: Option<Vec<u8>>) -> Option<Presented> {
+    token.filter(|token| !token.is_empty()).map(|token| Presented { token, by: By::Cookie })
+}
+
+fn some(token: Vec<u8>, by: By) -> Result<Option<Presented>, Refusal> {
+    if token.is_empty() {
+        return Err(malformed("there is no token where one should be; send Bearer TOKEN"));
+    }
+    Ok(Some(Presented { token, by }))
+}
+
+/// What follows `Bearer`. Another scheme is somebody else's: a proxy's, perhaps.
+fn bearer(credentials: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = credentials.split_at_checked(6)?;
+    let is_bearer = scheme.eq_ignore_ascii_case(b"bearer") && matches!(token, [] | [b' ', ..]);
+    is_bearer.then(|| token.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &str, headers: &str) -> Box<Request> {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+        Request::parse(head.as_bytes()).unwrap().unwrap().0
+    }
+
+    #[track_caller]
+    fn check(door: Door, target: &str, headers: &str, expected: Option<(&str, By)>) {
+        let found = token(&request(target, headers), door).unwrap();
+        let expected = expected.map(|(token, by)| Presented { token: token.into(), by });
+        assert_eq!(found, expected, "{target} {headers}");
+    }
+
+    const HEADER: &str = "Authorization: bEARER h\r\n";
+    const COOKIE: &str = "Cookie: threadcast_token=o; mercureAuthorization=c\r\n";
+
+    #[test]
+    fn one_place_goes_before_another() {
+        for (door, target, headers, expected) in [
+            (Door::Own, "/", "", None),
+            (Door::Own, "/?access_token=q", "", None),
+            (Door::Own, "/", COOKIE, Some(("o", By::Cookie))),
+            (Door::Own, "/", "Authorization: Basic eA==\r\n", None),
+            (Door::Own, "/", "Authorization: Bearerx y\r\n", None),
+            (Door::Mercure, "/?access_token=q", COOKIE, Some(("q", By::Query))),
+            (Door::Mercure, "/?authorization=q", "", Some(("q", By::Query))),
+            (Door::Mercure, "/", COOKIE, Some(("c", By::Cookie))),
+            (
+                Door::Mercure,
+                "/",
+                "Cookie: __Secure-mercure_access_token=s\r\n",
+                Some(("s", By::Cookie)),
+            ),
+        ] {
+            check(door, target, headers, expected);
+        }
+        let all = format!("{HEADER}{COOKIE}");
+        check(Door::Mercure, "/?access_token=q&authorization=q", &all, Some(("h", By::Header)));
+        check(Door::Own, "/", &all, Some(("h", By::Header)));
+    }
+
+    #[test]
+    fn what_is_not_certain_is_refused() {
+        for (target, headers) in [
+            ("/", "Authorization: Bearer\r\n"),
+            ("/", "Authorization: Bearer \r\n"),
+            ("/", "Authorization: Bearer a\r\nAuthorization: Bearer a\r\n"),
+            ("/?access_token=a&access_token=a", ""),
+            ("/?access_token=a&authorization=a", ""),
+            ("/?access_token=", ""),
+        ] {
+            let refusal = token(&request(target, headers), Door::Mercure).unwrap_err();
+            assert_eq!(refusal.status, 400, "{target} {headers}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Publishing: a form, answered by the id of the update.
+
+use std::time::Duration;
+
+use percent_encoding::percent_decode;
+
+use crate::event::Event;
+use crate::http::access::{Door, Publisher};
+use crate::http::answer::Answer;
+use crate::http::connection::Exchange;
+use crate::http::publish::{check_size, content_type, idempotency_key};
+use crate::http::refusal::Refusal;
+use crate::http::routes::Reply;
+use crate::id::EventId;
+use crate::matcher::check_topic;
+use crate::registry::{NAME_MAX, Update};
+
+/// `POST /.well-known/mercure`.
+pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
+    let publisher = Publisher::of(exchange, Door::Mercure)?;
+    if content_type(&exchange.request) != "application/x-www-form-urlencoded" {
+        let detail = "send a form: Content-Type: application/x-www-form-urlencoded, with the \
+                      fields `topic` and `data`";
+        return Err(Refusal::new(415, detail));
+    }
+    let key = idempotency_key(&exchange.request)?;
+    let limits = exchange.server.config.limits;
+    let form = Form::read(&exchange.body(limits.body)?)?;
+    check_size(&form.event, limits.event)?;
+    let topics: Vec<&str> = form.topics.iter().map(String::as_str).collect();
+    publisher.check(exchange, topics.iter().copied())?;
+    let (event, private) = (&form.event, form.private);
+    let update = Update {
+        topics: &topics,
+        events: std::slice::from_ref(event),
+        private,
+        key: key.as_deref(),
+    };
+    let done = exchange.server.hub.publish_update(&update)?;
+    // What subscribers see, and may resume from.
+    let id = event.id().map_or_else(|| done.id.to_string(), str::to_owned);
+    let answer = Answer::new(200)
+        .with("Content-Type", "text/plain; charset=utf-8")
+        .with("Cache-Control", "private, no-store")
+        .with_body(id.into_bytes());
+    Ok(Reply::Answer(answer))
+}
+
+/// What a publisher's form says.
+#[derive(Debug, PartialEq)]
+struct Form {
+    /// The first is what the update is about, the others what else it is called (0.x).
+    topics: Vec<String>,
+    private: bool,
+    event: Event,
+}
+
+impl Form {
+    fn read(body: &[u8]) -> Result<Self, Refusal> {
+        if percent_decode(body).decode_utf8().is_err() {
+            return Err(Refusal::new(400, "the form must be UTF-8, percent-encoded"));
+        }
+        let (mut topics, mut private) = (Vec::new(), false);
+        let (mut data, mut id, mut kind, mut retry) = (None, None, None, None);
+        for (name, value) in form_urlencoded::parse(body) {
+            match &*name {
+                "topic" => {
+                    check_name(&value)?;
+                    topics.push(value.into_owned());
+                }
+                "private" => private = true,
+                "data" => drop(data.get_or_insert(value)),
+                "id" if !value.is_empty() => drop(id.get_or_insert(value)),
+                "type" if !value.is_empty() => drop(kind.get_or_insert(value)),
+                "retry" if !value.is_empty() => drop(retry.get_or_insert(value)),
+                _ => {} // what is not known is for another day
+            }
+        }
+        if topics.is_empty() {
+            return Err(Refusal::new(
+                400,
+                "the form has no field `topic`; say what the update is about",
+            ));
+        }
+        let mut event = Event::new(data.unwrap_or_default());
+        if let Some(kind) = kind {
+            check_field("type", &kind)?;
+            event = event.with_name(kind)?;
+        }
+        // An id of the shape of ours would be taken for one: the update gets its own.
+        if let Some(id) = id.filter(|id| id.parse::<EventId>().is_err()) {
+            check_id(&id)?;
+            event = event.with_id(id)?;
+        }
+        if let Some(retry) = retry {
+            event = event.with_retry(milliseconds(&retry)?);
+        }
+        Ok(Self { topics, private, event })
+    }
+}
+
+fn check_name(topic: &str) -> Result<(), Refusal> {
+    if topic.len() > NAME_MAX {
+        let detail = format!("a topic has at most {NAME_MAX} bytes; shorten it");
+        return Err(Refusal::new(413, detail));
+    }
+    check_field("topic", topic)
+}
+
+fn check_id(id: &str) -> Result<(), Refusal> {
+    if id.starts_with('#') || id == "earliest" {
+        let detail = "the field `id` must not begin with #, nor be `earliest`: these are the hub's";
+        return Err(Refusal::new(400, detail));
+    }
+    check_field("id", id)
+}
+
+fn check_field(name: &str, value: &str) -> Result<(), Refusal> {
+    check_topic(value).map_err(|error| Refusal::new(400, format!("the field `{name}`: {error}")))
+}
+
+fn milliseconds(digits: &str) -> Result<Duration, Refusal> {
+    let are_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number = are_digits.then(|| digits.parse().ok()).flatten();
+    number.map(Duration::from_millis).ok_or_else(|| {
+        Refusal::new(400, "the field `retry` must be a whole number of milliseconds, in digits")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_says_it_all() {
+        let form = Form::read(b"topic=a&topic=b&data=x%0Ay&private&id=7&type=t&retry=10&new=1");
+        let event = Event::new("x\ny").with_name("t").unwrap().with_id("7").unwrap();
+        let event = event.with_retry(Duration::from_millis(10));
+        let expected = Form { topics: vec!["a".into(), "b".into()], private: true, event };
+        assert_eq!(form.unwrap(), expected);
+        let bare = Form::read(b"topic=a&id=7-1&retry=&type=&data=").unwrap();
+        assert_eq!(bare, Form { topics: vec!["a".into()], private: false, event: Event::new("") });
+        for private in ["private", "private=", "private=off", "private=0"] {
+            assert!(Form::read(format!("topic=a&{private}").as_bytes()).unwrap().private);
+        }
+    }
+
+    #[test]
+    fn what_no_update_may_say_is_refused() {
+        let long = format!("topic={}", "x".repeat(NAME_MAX + 1));
+        for (form, status) in [
+            ("", 400),
+            ("data=x", 400),
+            ("Topic=a", 400),
+            ("topic=", 400),
+            ("topic=a%0Ab", 400),
+            ("topic=a%C2%85", 400),
+            ("topic=a%E2%80%8Bb", 400),
+            ("topic=%FF", 400),
+            ("topic=a&id=%23x", 400),
+            ("topic=a&id=earliest", 400),
+            ("topic=a&id=a%00", 400),
+            ("topic=a&type=a%0Db", 400),
+            ("topic=a&type=%E2%80%AE", 400),
+            ("topic=a&retry=-1", 400),
+            ("topic=a&retry=1e3", 400),
+            ("topic=a&retry=99999999999999999999", 400),
+            (&long, 413),
+        ] {
+            let refusal = Form::read(form.as_bytes()).unwrap_err();
+            assert_eq!(refusal.status, status, "{form}: {refusal}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The topics that are the hub's own: it tells of subscriptions there, and nobody else
+//! may, or he could forge them.
+
+use std::sync::LazyLock;
+
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use super::HUB;
+
+/// What relative topics are below: the hub's own URL. Its host does not count.
+static BASE: LazyLock<Url> =
+    LazyLock::new(|| Url::parse(&format!("https://localhost{HUB}")).expect("a literal"));
+
+/// Whether a topic names the hub's path or one below it, however that is written.
+///
+/// Whatever is decoded here that a stricter reader would leave encoded is refused with
+/// the rest: nobody needs such a topic.
+pub(in crate::http) fn is_reserved(topic: &str) -> bool {
+    let Ok(url) = BASE.join(topic) else { return false };
+    let path = percent_decode_str(url.path()).decode_utf8_lossy();
+    // Decoded, dots may be segments once more.
+    let Ok(again) = BASE.join(&path.replace(['?', '#', '%'], "_")) else { return false };
+    let below = again.path().strip_prefix(HUB);
+    below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hubs_own_path_is_known_in_every_disguise() {
+        for reserved in [
+            "/.well-known/mercure",
+            "/.well-known/mercure/",
+            "/.well-known/mercure/subscriptions/exact/a/b",
+            "https://hub.example/.well-known/mercure/subscriptions",
+            "http://other.example:8080/.well-known/mercure?x=1#y",
+            "//x/.well-known/mercure",
+            "mercure",
+            "./mercure/x",
+            "../.well-known/mercure",
+            "/.well-known/%6Dercure/x",
+            "/%2Ewell-known/mercure",
+            "/.well-known/x/../mercure",
+            "/.well-known/x/%2e%2E/mercure",
+            "\\.well-known\\mercure",
+            "",
+            "?x",
+            "#x",
+            "x:/.well-known/mercure/y",
+        ] {
+            assert!(is_reserved(reserved), "{reserved}");
+        }
+        for free in [
+            "/.well-known/mercury",
+            "/.well-known/mercurex",
+            "/.well-known",
+            "https://hub.example/books/1",
+            "/x?y=/.well-known/mercure",
+            "urn:uuid:5e94c686-2c0b-4f9b-958c-92ccc3bbb4eb",
+            "urn:/well-known/mercure",
+            "https://",
+            "/.WELL-KNOWN/mercure",
+            "chat",
+        ] {
+            assert!(!is_reserved(free), "{free}");
+        }
+    }
+}

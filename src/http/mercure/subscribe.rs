@@ -1,0 +1,157 @@
+//! Subscribing: which topics, from which event on, and as whom.
+//!
+//! A subscription is a stream as any other: its prelude, its heartbeat and its gap
+//! events (`gap`, which nobody hears who did not ask for it) are those of our channels.
+
+use super::subscriptions::{Active, Selected};
+use crate::event::Frame;
+use crate::http::access::{Door, Reader};
+use crate::http::answer::Headers;
+use crate::http::connection::Exchange;
+use crate::http::refusal::Refusal;
+use crate::http::routes::Reply;
+use crate::http::streams;
+use crate::matcher::{Matcher, MatcherError, check_topic};
+use crate::recipes::RETRY;
+use crate::registry::{Channels, Start};
+
+/// The most topics that one stream may name.
+const MATCHERS_MAX: usize = 100;
+
+/// The id that stands before the first of all that are kept.
+const EARLIEST: &str = "earliest";
+
+/// `GET /.well-known/mercure`.
+pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+    let reader = Reader::of(exchange, Door::Mercure)?;
+    let selected = selected(&exchange.request.query)?;
+    let cursor = cursor(exchange)?;
+    let matchers: Vec<Matcher> = selected.iter().map(|one| one.matcher.clone()).collect();
+    let channels = Channels::of(&matchers)?.readable(reader.readable());
+    let start = match cursor.as_deref() {
+        None => Start::Now,
+        Some(EARLIEST) => Start::All,
+        Some(id) => Start::After(id.to_owned()),
+    };
+    let place = streams::admit(exchange)?;
+    let subscription = exchange.server.hub.subscribe(&channels, &start)?;
+    let mut headers = Headers::new();
+    if let Some(cursor) = cursor {
+        // The id that precedes the first that is sent: the one that was asked for, unless
+        // something is missing behind it.
+        let preceding = if subscription.is_whole() { cursor } else { EARLIEST.to_owned() };
+        if selected.iter().any(|one| one.kind.is_some()) {
+            headers.push(("Mercure-Last-Event-ID", preceding.clone().into()));
+        }
+        if selected.iter().any(|one| one.kind.is_none()) {
+            headers.push(("Last-Event-ID", preceding.into()));
+        }
+    }
+    if reader.by_query {
+        headers.push(("Cache-Control", "private".into()));
+    }
+    let opening =
+        streams::opening(exchange, streams::EVENT_STREAM, &[Frame::retry(RETRY)], headers);
+    if exchange.request.is_head() {
+        return Ok(Reply::Head(opening));
+    }
+    let active = Active::begin(exchange.server, &selected, reader.rights())?;
+    let source = streams::live(exchange, opening, subscription, &reader);
+    Ok(streams::reply(exchange, source, place, active))
+}
+
+/// What makes a matcher of the value of a parameter.
+type Read = fn(&str) -> Result<Matcher, MatcherError>;
+
+/// The topics that a query selects.
+fn selected(query: &str) -> Result<Vec<Selected>, Refusal> {
+    let mut selected: Vec<Selected> = Vec::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let (kind, read): (_, Read) = match &*name {
+            "match" | "match_exact" => (Some("exact"), Matcher::exact),
+            "match_urlpattern" => (Some("urlpattern"), Matcher::url_pattern),
+            "topic" => (None, Matcher::selector),
+            other if is_reserved_name(other) => {
+                let detail = format!(
+                    "there is no parameter {other:?}; topics are named by match, match_exact, \
+                     match_urlpattern and topic"
+                );
+                return Err(Refusal::new(400, detail));
+            }
+            _ => continue,
+        };
+        let matcher =
+            read(&value).map_err(|error| Refusal::new(400, format!("{name}: {error}")))?;
+        let one = Selected { kind, matcher };
+        if !selected.contains(&one) {
+            selected.push(one);
+        }
+        if selected.len() > MATCHERS_MAX {
+            let detail = format!("a stream names at most {MATCHERS_MAX} topics; open another");
+            return Err(Refusal::new(400, detail));
+        }
+    }
+    if selected.is_empty() {
+        let detail = "say which topics: ?match=TOPIC, ?match_urlpattern=PATTERN or ?topic=TEMPLATE";
+        return Err(Refusal::new(400, detail));
+    }
+    Ok(selected)
+}
+
+/// Names that begin like this are kept for matchers, so that a misspelled one is found.
+fn is_reserved_name(name: &str) -> bool {
+    name.as_bytes().get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"match"))
+}
+
+/// The event that the client has seen last: the header goes before the query, of
+/// which each generation has its own name.
+fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, Refusal> {
+    let request = &exchange.request;
+    let header = request.header("last-event-id").filter(|id| !id.is_empty());
+    let header = header.map(|id| String::from_utf8(id.to_vec())).transpose();
+    let header = header.map_err(|_| Refusal::new(400, "Last-Event-ID must be UTF-8"))?;
+    let query = || {
+        let names = ["last_event_id", "lastEventID", "Last-Event-ID"];
+        names.iter().find_map(|name| request.query(name)).filter(|id| !id.is_empty())
+    };
+    let cursor = header.or_else(query);
+    if let Some(id) = &cursor {
+        // It goes back in a header.
+        check_topic(id)
+            .map_err(|error| Refusal::new(400, format!("the last event id: {error}")))?;
+    }
+    Ok(cursor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_generations_select_topics_and_a_misspelled_one_is_told() {
+        let found =
+            selected("match=a&match_urlpattern=/b/:c&topic=/d/{e}&match_exact=a&x=y").unwrap();
+        let found: Vec<_> = found.iter().map(|one| (one.kind, one.matcher.text())).collect();
+        let expected = [(Some("exact"), "a"), (Some("urlpattern"), "/b/:c"), (None, "/d/{e}")];
+        assert_eq!(found, expected);
+        let many: Vec<String> = (0..=MATCHERS_MAX).map(|n| format!("match={n}")).collect();
+        let many = many.join("&");
+        for bad in [
+            "",
+            "x=y",
+            "Match=a",
+            "MATCH=a",
+            "match_Exact=a",
+            "match_regex=a",
+            "matches=a",
+            "match=",
+            "match=a%0A",
+            "match=%E2%80%8B",
+            "match_urlpattern=http://[",
+            "match=a&topics&matchx",
+            &many,
+        ] {
+            assert_eq!(selected(bad).map_err(|refusal| refusal.status).err(), Some(400), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Who listens, told to those who may know: by private updates when a subscription
+//! begins and ends, and by an API. Only with `--mercure-subscriptions`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::{Value, json};
+
+use super::{HUB, LINK};
+use crate::error::PublishError;
+use crate::event::Event;
+use crate::http::Shared;
+use crate::http::access::{Door, Reader};
+use crate::http::answer::Answer;
+use crate::http::connection::Exchange;
+use crate::http::refusal::Refusal;
+use crate::http::routes::Reply;
+use crate::jwt::Rights;
+use crate::matcher::Matcher;
+use crate::registry::{NAME_MAX, Update};
+
+/// A part of a path, percent-encoded once: all but what is unreserved (RFC 6570 §3.2.2).
+const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// One topic matcher of a subscriber.
+#[derive(Debug, PartialEq)]
+pub(super) struct Selected {
+    /// How the current generation calls its kind; `None` in 0.x, which has one.
+    pub(super) kind: Option<&'static str>,
+    pub(super) matcher: Matcher,
+}
+
+/// The subscriptions that are active: their documents, by their topics.
+#[derive(Debug, Default)]
+pub(in crate::http) struct Subscriptions(Mutex<BTreeMap<String, Value>>);
+
+impl Subscriptions {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Value>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The subscriptions of one stream. Dropping it ends them, and says so.
+#[must_use = "dropping this ends the subscriptions at once"]
+pub(in crate::http) struct Active {
+    server: Arc<Shared>,
+    topics: Vec<String>,
+}
+
+impl Active {
+    /// Says that these begin, if anybody is to be told at all.
+    ///
+    /// Fails if that cannot be said; what was said of it is then taken back.
+    pub(super) fn begin(
+        server: &Arc<Shared>,
+        selected: &[Selected],
+        rights: Option<&Rights>,
+    ) -> Result<Option<Box<Self>>, Refusal> {
+        let Some(subscriptions) = &server.subscriptions else { return Ok(None) };
+        let subscriber = subscriber();
+        let mut active = Box::new(Self { server: Arc::clone(server), topics: Vec::new() });
+        for Selected { kind, matcher } in selected {
+            let text = matcher.text();
+            let mut document = json!({ "@context": "https://mercure.rocks/" });
+            let parts: Vec<&str> = kind.iter().copied().chain([text, &subscriber]).collect();
+            let topic = topic(&parts);
+            if topic.len() > NAME_MAX {
+                let detail = "a matcher is so long that nobody could be told of its subscription; \
+                              shorten it, or have the server started without --mercure-subscriptions";
+                return Err(Refusal::new(400, detail));
+            }
+            document["id"] = topic.as_str().into();
+            document["type"] = "Subscription".into();
+            match kind {
+                Some(kind) => {
+                    document["match_type"] = (*kind).into();
+                    document["match"] = text.into();
+                }
+                None => document["topic"] = text.into(),
+            }
+            document["subscriber"] = subscriber.as_str().into();
+            document["active"] = true.into();
+            if let Some(payload) = rights.and_then(|rights| rights.payload(text)) {
+                document["payload"] = payload.clone();
+            }
+            tell_all(server, &topic, &document)?;
+            active.topics.push(topic.clone());
+            subscriptions.lock().insert(topic, document);
+        }
+        Ok(Some(active))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let Some(subscriptions) = &self.server.subscriptions else { return };
+        for topic in &self.topics {
+            let Some(mut document) = subscriptions.lock().remove(topic) else { continue };
+            document["active"] = false.into();
+            if let Err(error) = tell_all(&self.server, topic, &document) {
+                log::warn!("nobody hears of the end of a subscription: {error}");
+            }
+        }
+    }
+}
+
+fn tell_all(server: &Shared, topic: &str, document: &Value) -> Result<(), PublishError> {
+    let event = Event::new(document.to_string());
+    let update = Update { topics: &[topic], events: &[event], private: true, key: None };
+    server.hub.publish_update(&update).map(drop)
+}
+
+/// The topic of a subscription, which is the path of its document, or the path of several.
+fn topic(parts: &[&str]) -> String {
+    let mut topic = format!("{HUB}/subscriptions");
+    for part in parts {
+        topic.push('/');
+        topic.extend(utf8_percent_encode(part, PART));
+    }
+    topic
+}
+
+/// A new name for a subscriber, which says nothing of who it is: a UUID of version 4.
+fn subscriber() -> String {
+    let mut bytes = [0; 16];
+    // Without randomness from the system, what is at hand must do: it is a name, no secret.
+    if SystemRandom::new().fill(&mut bytes).is_err() {
+        fastrand::fill(&mut bytes);
+    }
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut uuid = "urn:uuid:".to_owned();
+    for (place, byte) in bytes.iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            uuid.push('-');
+        }
+        write!(uuid, "{byte:02x}").expect("a String takes everything");
+    }
+    uuid
+}
+
+/// `GET /.well-known/mercure/subscriptions` and what is below it.
+pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Refusal> {
+    let path = topic(parts);
+    Reader::of(exchange, Door::Mercure)?.check_private(exchange, &path)?;
+    let last = exchange.server.hub.last_id();
+    let last = if last.n == 0 { "earliest".to_owned() } else { last.to_string() };
+    let subscriptions = exchange.server.subscriptions.as_ref();
+    let subscriptions = subscriptions.map(Subscriptions::lock).ok_or_else(none)?;
+    let mut document = if let Some(document) = subscriptions.get(&path) {
+        document.clone()
+    } else if is_one(parts) {
+        return Err(none());
+    } else {
+        let below = format!("{path}/");
+        let chosen =
+            subscriptions.range(below.clone()..).take_while(|(id, _)| id.starts_with(&below));
+        let chosen = chosen.filter(|(_, document)| parts.is_empty() || is_of(document, parts));
+        let chosen: Vec<Value> = chosen.map(|(_, document)| document.clone()).collect();
+        json!({
+            "@context": "https://mercure.rocks/", "id": path, "type": "Subscriptions",
+            "subscriptions": chosen,
+        })
+    };
+    drop(subscriptions);
+    document["last_event_id"] = last.as_str().into();
+    document["lastEventID"] = last.as_str().into(); // as 0.x calls it
+    let tag = format!("\"{last}\"");
+    let answer = if exchange.request.has_token("if-none-match", &tag) {
+        Answer::new(304)
+    } else {
+        let body = document.to_string().into_bytes();
+        Answer::new(200).with("Content-Type", "application/ld+json").with_body(body)
+    };
+    let answer = answer.with("Link", LINK).with("ETag", tag);
+    Ok(Reply::Answer(answer.with("Cache-Control", "private, must-revalidate")))
+}
+
+fn none() -> Refusal {
+    Refusal::new(
+        404,
+        "there is no such subscription now; GET /.well-known/mercure/subscriptions lists them",
+    )
+}
+
+/// Whether a path is of one subscription, and not of several: of the current
+/// generation, `type/match/subscriber`; of 0.x, `topic/subscriber`.
+fn is_one(parts: &[&str]) -> bool {
+    match parts {
+        ["exact" | "urlpattern", _] => false,
+        [_, _] | [_, _, _] => true,
+        _ => false,
+    }
+}
+
+/// Whether a document is of just this matcher, not of one that goes on behind it.
+fn is_of(document: &Value, parts: &[&str]) -> bool {
+    match parts {
+        [topic] => document["topic"] == *topic,
+        [kind, text] => document["match_type"] == *kind && document["match"] == *text,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_encoded_once_and_as_a_whole() {
+        let expected = "/.well-known/mercure/subscriptions/exact/a%2Fb%3A%25c%20%C3%BC~-._%7Bd%7D";
+        assert_eq!(topic(&["exact", "a/b:%c ü~-._{d}"]), expected);
+    }
+
+    #[test]
+    fn each_subscriber_has_a_uuid_of_its_own() {
+        let (one, other) = (subscriber(), subscriber());
+        assert_ne!(one, other);
+        let uuid = one.strip_prefix("urn:uuid:").unwrap();
+        let lengths: Vec<usize> = uuid.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12], "{uuid}");
+        assert_eq!(&uuid[14..15], "4", "{uuid}");
+        assert!(uuid[19..20].contains(['8', '9', 'a', 'b']), "{uuid}");
+    }
+}

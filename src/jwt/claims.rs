@@ -1,0 +1,227 @@
+//! What a token says that its bearer may do, in the words of either generation.
+//!
+//! The current draft of Mercure says it by `authorization_details` (RFC 9396), the
+//! 0.x one by the claim `mercure`. Whatever of it is wrong makes the whole token
+//! invalid: to act on the rest would change what its issuer meant.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Generation, Invalid};
+use crate::matcher::Matcher;
+
+/// The most topics that one token may name. Each may be a pattern, to be compiled at
+/// each request.
+const TOPICS_MAX: usize = 100;
+
+/// The types of `authorization_details` that are ours; the second is what hubs of 1.x
+/// document.
+const DETAIL_TYPES: [&str; 2] = ["mercure", "https://mercure.rocks/authorization-detail"];
+
+/// The 0.x claim, and its name in full.
+const CLAIM: [&str; 2] = ["mercure", "https://mercure.rocks/"];
+
+/// What the bearer of a token may do.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Rights {
+    pub(crate) publish: Arc<[Matcher]>,
+    pub(crate) subscribe: Arc<[Matcher]>,
+    /// What its issuer attaches to its subscriptions, and to which.
+    pub(crate) payloads: Vec<(Vec<Matcher>, Value)>,
+}
+
+impl Rights {
+    pub(super) fn of(claims: &Value, generation: Generation) -> Result<Self, Invalid> {
+        let mut gathered = Gathered::default();
+        match generation {
+            Generation::Current => gathered.details(&claims["authorization_details"])?,
+            Generation::Older => {
+                let claim = CLAIM.iter().find_map(|name| claims.get(name));
+                gathered.claim(claim.unwrap_or(&Value::Null))?;
+            }
+        }
+        let Gathered { publish, subscribe, payloads, .. } = gathered;
+        Ok(Self { publish: publish.into(), subscribe: subscribe.into(), payloads })
+    }
+
+    /// What is attached to the subscription of this matcher: the first that fits.
+    pub(crate) fn payload(&self, matcher: &str) -> Option<&Value> {
+        let fits = |topics: &[Matcher]| topics.iter().any(|topic| topic.matches(matcher));
+        self.payloads.iter().find(|(topics, _)| fits(topics)).map(|(_, payload)| payload)
+    }
+}
+
+#[derive(Default)]
+struct Gathered {
+    publish: Vec<Matcher>,
+    subscribe: Vec<Matcher>,
+    payloads: Vec<(Vec<Matcher>, Value)>,
+    topics: usize,
+}
+
+impl Gathered {
+    /// `authorization_details`; without it a token is valid, and grants nothing.
+    fn details(&mut self, details: &Value) -> Result<(), Invalid> {
+        let details = match details {
+            Value::Null => return Ok(()),
+            Value::Array(details) => details,
+            _ => return Err(Invalid),
+        };
+        for detail in details {
+            let kind = detail.get("type").and_then(Value::as_str).ok_or(Invalid)?;
+            if DETAIL_TYPES.contains(&kind) {
+                self.detail(detail)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn detail(&mut self, detail: &Value) -> Result<(), Invalid> {
+        let actions: Vec<&str> = not_empty(&detail["actions"])?
+            .iter()
+            .map(|action| action.as_str().ok_or(Invalid))
+            .collect::<Result<_, _>>()?;
+        let topics = not_empty(&detail["topics"])?;
+        let topics = topics.iter().map(|topic| self.topic(topic)).collect::<Result<Vec<_>, _>>()?;
+        let payload = match detail.get("payload") {
+            None => None,
+            Some(payload @ Value::Object(_)) => Some(payload.clone()),
+            Some(_) => return Err(Invalid),
+        };
+        if actions.contains(&"publish") {
+            self.publish.extend_from_slice(&topics);
+        }
+        if actions.contains(&"subscribe") {
+            self.subscribe.extend_from_slice(&topics);
+            self.payloads.extend(payload.map(|payload| (topics, payload)));
+        }
+        Ok(())
+    }
+
+    /// `{"match": …, "match_type": …}`.
+    fn topic(&mut self, topic: &Value) -> Result<Matcher, Invalid> {
+        let text = topic.get("match").and_then(Value::as_str).ok_or(Invalid)?;
+        self.count()?;
+        let matcher = match topic.get("match_type").map(Value::as_str) {
+            _ if text == "*" && topic.get("match_type").is_none_or(Value::is_string) => {
+                Matcher::exact(text)
+            }
+            None | Some(Some("exact")) => Matcher::exact(text),
+            Some(Some("urlpattern")) => Matcher::url_pattern(text),
+            Some(_) => return Err(Invalid),
+        };
+        matcher.map_err(|_| Invalid)
+    }
+
+    /// `{"publish": […], "subscribe": […], "payload": …}`, all of it optional.
+    fn claim(&mut self, claim: &Value) -> Result<(), Invalid> {
+        let claim = match claim {
+            Value::Null => return Ok(()),
+            Value::Object(claim) => claim,
+            _ => return Err(Invalid),
+        };
+        self.publish = self.selectors(claim.get("publish"))?;
+        self.subscribe = self.selectors(claim.get("subscribe"))?;
+        if let Some(payload) = claim.get("payload").filter(|payload| !payload.is_null()) {
+            let all = Matcher::exact("*").map_err(|_| Invalid)?;
+            self.payloads.push((vec![all], payload.clone()));
+        }
+        Ok(())
+    }
+
+    fn selectors(&mut self, selectors: Option<&Value>) -> Result<Vec<Matcher>, Invalid> {
+        let selectors = match selectors {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Array(selectors)) => selectors,
+            Some(_) => return Err(Invalid),
+        };
+        let selector = |selector: &Value| {
+            self.count()?;
+            Matcher::selector(selector.as_str().ok_or(Invalid)?).map_err(|_| Invalid)
+        };
+        selectors.iter().map(selector).collect()
+    }
+
+    fn count(&mut self) -> Result<(), Invalid> {
+        self.topics += 1;
+        if self.topics > TOPICS_MAX { Err(Invalid) } else { Ok(()) }
+    }
+}
+
+fn not_empty(value: &Value) -> Result<&Vec<Value>, Invalid> {
+    value.as_array().filter(|values| !values.is_empty()).ok_or(Invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn current(details: &Value) -> Result<Rights, Invalid> {
+        Rights::of(&json!({ "authorization_details": details }), Generation::Current)
+    }
+
+    fn may(matchers: &[Matcher], topic: &str) -> bool {
+        matchers.iter().any(|matcher| matcher.matches(topic))
+    }
+
+    #[test]
+    fn each_generation_says_it_in_its_own_words() {
+        let of_old = json!({ "mercure": { "publish": ["a"], "subscribe": ["*"], "payload": 7 } });
+        let rights = Rights::of(&of_old, Generation::Older).unwrap();
+        assert!(may(&rights.publish, "a") && !may(&rights.publish, "b"));
+        assert!(may(&rights.subscribe, "b"));
+        assert_eq!(rights.payload("anything"), Some(&json!(7)));
+        assert_eq!(Rights::of(&of_old, Generation::Current).unwrap(), Rights::default());
+
+        let rights = current(&json!([
+            { "type": "other", "actions": 1 },
+            { "type": "mercure", "actions": ["publish", "tomorrow's"], "topics": [{ "match": "a" }] },
+            { "type": "mercure", "actions": ["subscribe"], "topics": [{ "match": "b" }],
+              "payload": { "for": "b" } },
+            { "type": "mercure", "actions": ["subscribe"],
+              "topics": [{ "match": "*", "match_type": "urlpattern" }], "payload": { "for": "all" } },
+        ]))
+        .unwrap();
+        assert!(may(&rights.publish, "a") && !may(&rights.publish, "b"));
+        assert!(may(&rights.subscribe, "c"));
+        assert_eq!(rights.payload("b"), Some(&json!({ "for": "b" })));
+        assert_eq!(rights.payload("c"), Some(&json!({ "for": "all" })));
+    }
+
+    #[test]
+    fn one_wrong_detail_spoils_the_token() {
+        let fine =
+            json!({ "type": "mercure", "actions": ["publish"], "topics": [{ "match": "a" }] });
+        let spoilt = |field: &str, value: Value| {
+            let mut detail = fine.clone();
+            detail[field] = value;
+            current(&json!([fine, detail]))
+        };
+        assert!(current(&json!([fine])).is_ok());
+        for (field, value) in [
+            ("type", json!(7)),
+            ("actions", json!([])),
+            ("actions", json!("publish")),
+            ("actions", json!(["publish", 7])),
+            ("topics", json!([])),
+            ("topics", json!({ "match": "a" })),
+            ("topics", json!(["a"])),
+            ("topics", json!([{ "match": 7 }])),
+            ("topics", json!([{ "match": "a", "match_type": "regex" }])),
+            ("topics", json!([{ "match": "*", "match_type": 7 }])),
+            ("topics", json!([{ "match": "a\u{200b}" }])),
+            ("payload", json!("text")),
+            ("topics", Value::Array(vec![json!({ "match": "a" }); TOPICS_MAX])),
+        ] {
+            assert_eq!(spoilt(field, value.clone()), Err(Invalid), "{field}: {value}");
+        }
+        assert_eq!(current(&json!({})), Err(Invalid));
+        for claim in [json!([]), json!({ "publish": "a" }), json!({ "subscribe": [7] })] {
+            let claims = json!({ "mercure": claim });
+            assert_eq!(Rights::of(&claims, Generation::Older), Err(Invalid), "{claims}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A token that is to be made.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Header, encode};
+use serde_json::{Value, json};
+
+use super::SigningKey;
+use crate::matcher::{Matcher, MatcherError};
+
+/// What a token is to say.
+///
+/// ```
+/// use threadcast::jwt::{Draft, SigningKey};
+///
+/// let key = SigningKey::new(b"a secret that is long enough for it")?;
+/// let draft = Draft {
+///     subscribe: vec!["https://example.com/books/1".into()],
+///     audience: Some("https://hub.example.com/.well-known/mercure".into()),
+///     ..Draft::default()
+/// };
+/// assert!(key.sign(&draft)?.starts_with("ey"));
+/// assert!(key.sign(&Draft::default()).is_err(), "it would allow nothing");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// What its bearer may publish to: topics, `*`, or without an audience URI templates.
+    pub publish: Vec<String>,
+    /// The same, as URL patterns; these take an audience.
+    pub publish_urlpattern: Vec<String>,
+    /// Whose private updates its bearer may read: topics, `*`, or without an audience URI
+    /// templates.
+    pub subscribe: Vec<String>,
+    /// The same, as URL patterns; these take an audience.
+    pub subscribe_urlpattern: Vec<String>,
+    /// How long it is valid.
+    pub expires: Duration,
+    /// The hub it is for. With it the token is of the current generation, without of 0.x.
+    pub audience: Option<String>,
+    /// What is told of its bearer's subscriptions to who may follow them.
+    pub payload: Option<Value>,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self {
+            publish: Vec::new(),
+            publish_urlpattern: Vec::new(),
+            subscribe: Vec::new(),
+            subscribe_urlpattern: Vec::new(),
+            expires: Duration::from_secs(60 * 60),
+            audience: None,
+            payload: None,
+        }
+    }
+}
+
+impl SigningKey {
+    /// Makes the token.
+    ///
+    /// Fails if no server would take it.
+    pub fn sign(&self, draft: &Draft) -> Result<String, DraftError> {
+        let expires =
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + draft.expires;
+        let mut header = Header::new(self.algorithm);
+        let mut claims = match &draft.audience {
+            Some(audience) => {
+                header.typ = Some("at+jwt".into());
+                json!({ "aud": audience, "authorization_details": draft.details()? })
+            }
+            None => json!({ "mercure": draft.claim()? }),
+        };
+        claims["exp"] = expires.as_secs().into();
+        encode(&header, &claims, &self.key).map_err(|error| DraftError::Signing(error.to_string()))
+    }
+}
+
+impl Draft {
+    /// `authorization_details` of the current generation.
+    fn details(&self) -> Result<Vec<Value>, DraftError> {
+        let payload = match &self.payload {
+            Some(Value::Object(_)) | None => self.payload.as_ref(),
+            Some(_) => return Err(DraftError::Payload),
+        };
+        let mut details = Vec::new();
+        for (action, topics, patterns) in [
+            ("publish", &self.publish, &self.publish_urlpattern),
+            ("subscribe", &self.subscribe, &self.subscribe_urlpattern),
+        ] {
+            let mut matchers = Vec::new();
+            for topic in topics {
+                check(topic, Matcher::exact)?;
+                matchers.push(json!({ "match": topic }));
+            }
+            for pattern in patterns {
+                check(pattern, Matcher::url_pattern)?;
+                matchers.push(json!({ "match": pattern, "match_type": "urlpattern" }));
+            }
+            if matchers.is_empty() {
+                continue;
+            }
+            let mut detail = json!({ "type": "mercure", "actions": [action], "topics": matchers });
+            if let Some(payload) = payload.filter(|_| action == "subscribe") {
+                detail["payload"] = payload.clone();
+            }
+            details.push(detail);
+        }
+        if details.is_empty() { Err(DraftError::Nothing) } else { Ok(details) }
+    }
+
+    /// The claim `mercure` of 0.x.
+    fn claim(&self) -> Result<Value, DraftError> {
+        if !self.publish_urlpattern.is_empty() || !self.subscribe_urlpattern.is_empty() {
+            return Err(DraftError::Audience);
+        }
+        let mut claim = json!({});
+        for (role, selectors) in [("publish", &self.publish), ("subscribe", &self.subscribe)] {
+            selectors.iter().try_for_each(|selector| check(selector, Matcher::selector))?;
+            if !selectors.is_empty() {
+                claim[role] = selectors.as_slice().into();
+            }
+        }
+        if claim.as_object().is_none_or(serde_json::Map::is_empty) {
+            return Err(DraftError::Nothing);
+        }
+        if let Some(payload) = &self.payload {
+            claim["payload"] = payload.clone();
+        }
+        Ok(claim)
+    }
+}
+
+fn check(
+    text: &str,
+    read: impl Fn(&str) -> Result<Matcher, MatcherError>,
+) -> Result<(), DraftError> {
+    match read(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(DraftError::Topic { topic: text.to_owned(), reason: error.to_string() }),
+    }
+}
+
+/// A token cannot be made so that a server would take it.
+///
+/// ```
+/// use threadcast::jwt::{Draft, DraftError, SigningKey};
+///
+/// let key = SigningKey::new(b"a secret that is long enough for it").unwrap();
+/// assert_eq!(key.sign(&Draft::default()), Err(DraftError::Nothing));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DraftError {
+    /// It would allow nothing.
+    Nothing,
+    /// URL patterns are of the current generation, which names its audience.
+    Audience,
+    /// A payload of the current generation is an object.
+    Payload,
+    /// A topic or a pattern is none.
+    Topic {
+        /// As it was given.
+        topic: String,
+        /// What is the matter with it.
+        reason: String,
+    },
+    /// The key does not sign.
+    Signing(String),
+}
+
+impl fmt::Display for DraftError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str(
+                "the token would allow nothing; say what its bearer may do, by --publish or --subscribe",
+            ),
+            Self::Audience => f.write_str(
+                "URL patterns are for tokens that name their hub; add --audience, or write a URI \
+                 template as --publish or --subscribe",
+            ),
+            Self::Payload => f.write_str("with --audience a payload is a JSON object, as in {\"a\":1}"),
+            Self::Topic { topic, reason } => write!(f, "{topic:?}: {reason}"),
+            Self::Signing(reason) => write!(f, "the key does not sign: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for DraftError {}

@@ -1,0 +1,217 @@
+//! The keys that tokens are signed and checked with, as they stand in files.
+//!
+//! A file with a PEM section holds an asymmetric key, and any other the bytes of a
+//! secret. What kind of key it is decides the algorithm, never the token.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
+
+use super::provider;
+
+/// The shortest secret, in bytes: as long as the hash (RFC 7518 §3.2).
+const SECRET_MIN: usize = 32;
+
+/// The shortest modulus of an RSA key, in bytes.
+const MODULUS_MIN: usize = 256;
+
+/// A key that tokens are checked with: the public one of a pair, or a shared secret.
+///
+/// ```
+/// use threadcast::jwt::{KeyError, VerifyingKey};
+///
+/// let key = VerifyingKey::new(b"a secret that is long enough for it\n")?;
+/// assert_eq!(format!("{key:?}"), "VerifyingKey(HS256)");
+/// assert_eq!(VerifyingKey::new(b"short").unwrap_err(), KeyError::Short);
+/// # Ok::<(), KeyError>(())
+/// ```
+#[derive(Clone)]
+pub struct VerifyingKey {
+    pub(super) algorithm: Algorithm,
+    pub(super) key: Arc<DecodingKey>,
+}
+
+impl VerifyingKey {
+    /// The key of a file: `PUBLIC KEY` in PEM, for RS256, ES256 or `EdDSA`; or else the bytes
+    /// of a secret for HS256, without the line break that ends them.
+    ///
+    /// Fails if it is no key, or one that is too weak.
+    pub fn new(file: &[u8]) -> Result<Self, KeyError> {
+        let (algorithm, key) = if is_pem(file) {
+            let info = SubjectPublicKeyInfoDer::from_pem_slice(file).map_err(|_| {
+                let is_private = PrivateKeyDer::from_pem_slice(file).is_ok();
+                if is_private { KeyError::Private } else { KeyError::NotAKey }
+            })?;
+            match public_key(&info).ok_or(KeyError::Unsupported)? {
+                (Algorithm::RS256, key) if modulus_size(key).is_none_or(|n| n < MODULUS_MIN) => {
+                    return Err(KeyError::Short);
+                }
+                (Algorithm::RS256, key) => (Algorithm::RS256, DecodingKey::from_rsa_der(key)),
+                (Algorithm::EdDSA, key) => (Algorithm::EdDSA, DecodingKey::from_ed_der(key)),
+                (algorithm, key) => (algorithm, DecodingKey::from_ec_der(key)),
+            }
+        } else {
+            (Algorithm::HS256, DecodingKey::from_secret(secret(file)?))
+        };
+        provider::install();
+        Ok(Self { algorithm, key: Arc::new(key) })
+    }
+}
+
+impl fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerifyingKey({:?})", self.algorithm)
+    }
+}
+
+impl PartialEq for VerifyingKey {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.key, &other.key)
+    }
+}
+
+/// A key that tokens are signed with: the private one of a pair, or a shared secret.
+///
+/// ```
+/// use threadcast::jwt::{Draft, SigningKey};
+///
+/// let key = SigningKey::new(b"a secret that is long enough for it\n")?;
+/// let token = key.sign(&Draft { publish: vec!["news".into()], ..Draft::default() })?;
+/// assert_eq!(token.split('.').count(), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct SigningKey {
+    pub(super) algorithm: Algorithm,
+    pub(super) key: EncodingKey,
+}
+
+impl SigningKey {
+    /// The key of a file: `PRIVATE KEY` in PEM, for RS256, ES256 or `EdDSA`; or else the bytes
+    /// of a secret for HS256, without the line break that ends them.
+    ///
+    /// Fails if it is no key, or one that is too weak.
+    pub fn new(file: &[u8]) -> Result<Self, KeyError> {
+        let (algorithm, key) = if is_pem(file) {
+            let key = PrivateKeyDer::from_pem_slice(file).map_err(|_| {
+                let is_public = SubjectPublicKeyInfoDer::from_pem_slice(file).is_ok();
+                if is_public { KeyError::Public } else { KeyError::NotAKey }
+            })?;
+            let der = key.secret_der();
+            if provider::ec(der).is_some() {
+                (Algorithm::ES256, EncodingKey::from_ec_der(der))
+            } else if provider::rsa(der).is_some() {
+                (Algorithm::RS256, EncodingKey::from_rsa_der(der))
+            } else if provider::ed(der).is_some() {
+                (Algorithm::EdDSA, EncodingKey::from_ed_der(der))
+            } else {
+                return Err(KeyError::Unsupported);
+            }
+        } else {
+            (Algorithm::HS256, EncodingKey::from_secret(secret(file)?))
+        };
+        provider::install();
+        Ok(Self { algorithm, key })
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({:?})", self.algorithm)
+    }
+}
+
+/// A file is no key that tokens can be signed or checked with.
+///
+/// ```
+/// use threadcast::jwt::{KeyError, SigningKey};
+///
+/// let error = SigningKey::new(b"secret").unwrap_err();
+/// assert_eq!(error, KeyError::Short);
+/// assert!(error.to_string().contains("openssl rand"));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The secret or the modulus is too short to be safe.
+    Short,
+    /// There is PEM in it, but no key.
+    NotAKey,
+    /// It is a key, of a kind that is not known here.
+    Unsupported,
+    /// It is the private key where the public one is wanted.
+    Private,
+    /// It is the public key where the private one is wanted.
+    Public,
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Short => {
+                "the key is too short: a secret has at least 32 bytes (`openssl rand -hex 32` \
+                 makes one), an RSA key 2048 bits"
+            }
+            Self::NotAKey => "there is no key in its PEM; it must be a PUBLIC KEY or PRIVATE KEY",
+            Self::Unsupported => {
+                "it must be an RSA key of 2048 to 8192 bits, an EC key on P-256 or an Ed25519 key, \
+                 a private one in PKCS#8 (`openssl pkcs8 -topk8 -nocrypt` makes it so)"
+            }
+            Self::Private => {
+                "it is a private key, which a server does not need to have; give it the public \
+                 one (`openssl pkey -pubout` makes it)"
+            }
+            Self::Public => "it is a public key; tokens are signed with the private one",
+        })
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+fn is_pem(file: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"-----BEGIN ";
+    file.windows(BEGIN.len()).any(|part| part == BEGIN)
+}
+
+fn secret(file: &[u8]) -> Result<&[u8], KeyError> {
+    let line = file.strip_suffix(b"\n").unwrap_or(file);
+    let secret = line.strip_suffix(b"\r").unwrap_or(line);
+    if secret.len() < SECRET_MIN { Err(KeyError::Short) } else { Ok(secret) }
+}
+
+/// What ring wants of a `SubjectPublicKeyInfo` (RFC 5280 §4.1.2.7): an RSA key in
+/// PKCS#1, a point on P-256, or one of Ed25519.
+fn public_key(info: &[u8]) -> Option<(Algorithm, &[u8])> {
+    const RSA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+    const P256: &[u8] =
+        b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+    const ED25519: &[u8] = b"\x06\x03\x2b\x65\x70";
+    let (info, _) = element(info, 0x30)?;
+    let (algorithm, rest) = element(info, 0x30)?;
+    let (bits, _) = element(rest, 0x03)?;
+    let key = bits.strip_prefix(&[0])?;
+    match algorithm {
+        RSA => Some((Algorithm::RS256, key)),
+        ED25519 if key.len() == 32 => Some((Algorithm::EdDSA, key)),
+        P256 if key.len() == 65 && key[0] == 4 => Some((Algorithm::ES256, key)),
+        _ => None,
+    }
+}
+
+fn modulus_size(key: &[u8]) -> Option<usize> {
+    let (modulus, _) = element(element(key, 0x30)?.0, 0x02)?;
+    Some(modulus.iter().skip_while(|byte| **byte == 0).count())
+}
+
+/// The content of an element of DER with this tag, and what stands behind it.
+fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = match bytes.strip_prefix(&[tag])? {
+        [length @ 0..=0x7f, rest @ ..] | [0x81, length, rest @ ..] => (usize::from(*length), rest),
+        [0x82, high, low, rest @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), rest),
+        _ => return None,
+    };
+    rest.split_at_checked(length)
+}

@@ -1,0 +1,180 @@
+//! JSON Web Tokens (RFC 7519): checked with keys that are known from the start, and
+//! made by `threadcast token`.
+//!
+//! Two generations of the Mercure protocol write different claims. Which one a token
+//! is of, its header's `typ` says; how it is signed, only our key does.
+//!
+//! # Invariants
+//!
+//! * **The key decides the algorithm.** What the token says of it must be the same, and
+//!   key material in a token is never looked at.
+//! * **Nothing is parsed before it is known to be short and flat.** A connection's thread
+//!   has little stack, and a token may come from anybody.
+//! * **Nobody hears why a token is invalid**, for that would help him who guesses.
+
+mod claims;
+mod draft;
+mod keys;
+mod provider;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Validation, decode, decode_header};
+use serde_json::Value;
+
+pub(crate) use self::claims::Rights;
+pub use self::draft::{Draft, DraftError};
+pub use self::keys::{KeyError, SigningKey, VerifyingKey};
+
+/// The longest token, in bytes. A head is longer, and a cookie shorter.
+const TOKEN_MAX: usize = 8 * 1024;
+
+/// How deep the objects and arrays of a token may nest.
+const DEPTH_MAX: usize = 16;
+
+/// How far the clocks of who made the token and of who reads it may be apart: it is
+/// valid so much earlier than it says. It is never valid later.
+const SKEW: Duration = Duration::from_secs(10);
+
+/// The token is not one that we believe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Invalid;
+
+/// Which of the protocol's drafts a token is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Generation {
+    /// `typ` is `at+jwt` (RFC 9068).
+    Current,
+    /// 0.x: `typ` is `JWT`, or not there.
+    Older,
+}
+
+/// A token that is believed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Believed {
+    pub(crate) rights: Rights,
+    /// When it ends, if it ever does.
+    pub(crate) expires: Option<SystemTime>,
+}
+
+impl VerifyingKey {
+    /// What a token says, if it is signed with this key, is of now, and meant for us:
+    /// `audience` is how the current generation calls us, and without one its tokens are
+    /// invalid.
+    #[inline(never)] // its frame is gone by the time a stream begins
+    pub(crate) fn check(&self, token: &[u8], audience: Option<&str>) -> Result<Believed, Invalid> {
+        check_shape(token)?;
+        let header = decode_header(token).map_err(|_| Invalid)?;
+        if header.crit.is_some() {
+            return Err(Invalid); // there is no extension that we understand
+        }
+        let generation = generation(header.typ.as_deref())?;
+        let mut validation = Validation::new(self.algorithm);
+        validation.leeway = SKEW.as_secs();
+        validation.validate_nbf = true;
+        validation.required_spec_claims.clear();
+        match (generation, audience) {
+            (Generation::Current, Some(audience)) => {
+                validation.set_required_spec_claims(&["exp", "aud"]);
+                validation.set_audience(&[audience]);
+            }
+            (Generation::Current, None) => return Err(Invalid),
+            (Generation::Older, _) => validation.validate_aud = false,
+        }
+        let claims = decode::<Value>(token, &self.key, &validation).map_err(|_| Invalid)?.claims;
+        let expires = claims.get("exp").filter(|exp| !exp.is_null()).map(moment).transpose()?;
+        if expires.is_some_and(|expires| expires <= SystemTime::now()) {
+            return Err(Invalid); // to the moment: the skew is not for the end
+        }
+        Ok(Believed { rights: Rights::of(&claims, generation)?, expires })
+    }
+}
+
+/// Whether it is three parts of base64, short and flat.
+fn check_shape(token: &[u8]) -> Result<(), Invalid> {
+    if token.len() > TOKEN_MAX {
+        return Err(Invalid);
+    }
+    let parts: Vec<&[u8]> = token.split(|byte| *byte == b'.').collect();
+    let [header, claims, _signature] = parts[..] else { return Err(Invalid) };
+    for part in [header, claims] {
+        let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| Invalid)?;
+        if depth(&json) > DEPTH_MAX {
+            return Err(Invalid);
+        }
+    }
+    Ok(())
+}
+
+/// How deep JSON nests, found without following it down.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
+fn generation(typ: Option<&str>) -> Result<Generation, Invalid> {
+    let typ = typ.unwrap_or("JWT").to_ascii_lowercase();
+    match typ.strip_prefix("application/").unwrap_or(&typ) {
+        "at+jwt" => Ok(Generation::Current),
+        "jwt" => Ok(Generation::Older),
+        _ => Err(Invalid),
+    }
+}
+
+/// The last second that we count with: in the year 9999.
+const LATEST: f64 = 253_402_300_799.0;
+
+/// A `NumericDate` (RFC 7519 §2).
+fn moment(date: &Value) -> Result<SystemTime, Invalid> {
+    let seconds = date.as_f64().filter(|seconds| *seconds >= 0.0).ok_or(Invalid)?;
+    Ok(UNIX_EPOCH + Duration::from_secs_f64(seconds.min(LATEST)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_is_counted_outside_of_strings() {
+        for (json, expected) in [
+            ("", 0),
+            ("7", 0),
+            ("[[1],{\"a\":[]}]", 3),
+            (r#"{"a":"[[[["}"#, 1),
+            (r#"{"a":"\"[[[["}"#, 1),
+            (r#"{"a\\":[[]]}"#, 3),
+            ("]]]][", 1),
+        ] {
+            assert_eq!(depth(json.as_bytes()), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_type_is_one_of_two() {
+        for typ in [None, Some("JWT"), Some("jwt"), Some("application/JWT")] {
+            assert_eq!(generation(typ), Ok(Generation::Older), "{typ:?}");
+        }
+        for typ in ["at+jwt", "AT+JWT", "application/at+jwt", "Application/AT+jwt"] {
+            assert_eq!(generation(Some(typ)), Ok(Generation::Current), "{typ:?}");
+        }
+        for typ in
+            ["", "at", "application/", "dpop+jwt", "text/at+jwt", "application/application/jwt"]
+        {
+            assert_eq!(generation(Some(typ)), Err(Invalid), "{typ:?}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The cryptography that `jsonwebtoken` is given: ring's, which TLS has brought
+//! along. Four algorithms, each bound to one kind of key; there is no fifth.
+
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{ErrorKind, Result};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
+    Ed25519KeyPair, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
+};
+use ring::{hmac, signature as schemes};
+use signature::{Error, Signer, Verifier};
+
+/// Has `jsonwebtoken` use ring. Who has given it something else before, in the same
+/// process, keeps that: the keys are written the same for all.
+pub(super) fn install() {
+    let _ = PROVIDER.install_default();
+}
+
+static PROVIDER: CryptoProvider = CryptoProvider {
+    signer_factory: |algorithm, key| Ok(Box::new(Signing::new(*algorithm, key)?)),
+    verifier_factory: |algorithm, key| Ok(Box::new(Verifying::new(*algorithm, key)?)),
+    key_utils: KeyUtils::new_unimplemented(), // for JWKs, which are not read here
+};
+
+/// Whether a key of this kind signs in this way: a public RSA key must never be taken
+/// for the secret of an HMAC.
+fn check(algorithm: Algorithm, family: AlgorithmFamily) -> Result<()> {
+    let expected = match algorithm {
+        Algorithm::HS256 => AlgorithmFamily::Hmac,
+        Algorithm::RS256 => AlgorithmFamily::Rsa,
+        Algorithm::ES256 => AlgorithmFamily::Ec,
+        Algorithm::EdDSA => AlgorithmFamily::Ed,
+        _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
+    };
+    if family == expected { Ok(()) } else { Err(ErrorKind::InvalidKeyFormat.into()) }
+}
+
+struct Verifying {
+    algorithm: Algorithm,
+    key: Vec<u8>,
+}
+
+impl Verifying {
+    fn new(algorithm: Algorithm, key: &DecodingKey) -> Result<Self> {
+        check(algorithm, key.family())?;
+        Ok(Self { algorithm, key: key.try_get_as_bytes()?.to_vec() })
+    }
+}
+
+impl Verifier<Vec<u8>> for Verifying {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
+        let scheme: &dyn schemes::VerificationAlgorithm = match self.algorithm {
+            Algorithm::RS256 => &RSA_PKCS1_2048_8192_SHA256,
+            Algorithm::ES256 => &ECDSA_P256_SHA256_FIXED,
+            Algorithm::EdDSA => &ED25519,
+            _ => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, &self.key);
+                return hmac::verify(&key, message, signature).map_err(|_| Error::new());
+            }
+        };
+        let key = UnparsedPublicKey::new(scheme, &self.key);
+        key.verify(message, signature).map_err(|_| Error::new())
+    }
+}
+
+impl JwtVerifier for Verifying {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}
+
+/// What signs, made of its key.
+enum Signing {
+    Secret(hmac::Key),
+    Rsa(RsaKeyPair),
+    Ec(EcdsaKeyPair),
+    Ed(Ed25519KeyPair),
+}
+
+impl Signing {
+    fn new(algorithm: Algorithm, key: &EncodingKey) -> Result<Self> {
+        check(algorithm, key.family())?;
+        let bytes = key.as_bytes();
+        match algorithm {
+            Algorithm::RS256 => rsa(bytes).map(Self::Rsa).ok_or(ErrorKind::InvalidKeyFormat),
+            Algorithm::ES256 => ec(bytes).map(Self::Ec).ok_or(ErrorKind::InvalidEcdsaKey),
+            Algorithm::EdDSA => ed(bytes).map(Self::Ed).ok_or(ErrorKind::InvalidEddsaKey),
+            _ => Ok(Self::Secret(hmac::Key::new(hmac::HMAC_SHA256, bytes))),
+        }
+        .map_err(Into::into)
+    }
+}
+
+/// A private RSA key, in PKCS#8 or in PKCS#1.
+pub(super) fn rsa(der: &[u8]) -> Option<RsaKeyPair> {
+    RsaKeyPair::from_pkcs8(der).or_else(|_| RsaKeyPair::from_der(der)).ok()
+}
+
+/// A private key on the curve P-256, in PKCS#8.
+pub(super) fn ec(der: &[u8]) -> Option<EcdsaKeyPair> {
+    let random = SystemRandom::new();
+    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &random).ok()
+}
+
+/// A private Ed25519 key, in PKCS#8: OpenSSL leaves the public half out.
+pub(super) fn ed(der: &[u8]) -> Option<Ed25519KeyPair> {
+    Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()
+}
+
+impl Signer<Vec<u8>> for Signing {
+    fn try_sign(&self, message: &[u8]) -> std::result::Result<Vec<u8>, Error> {
+        let random = SystemRandom::new();
+        match self {
+            Self::Secret(key) => Ok(hmac::sign(key, message).as_ref().to_vec()),
+            Self::Rsa(key) => {
+                let mut signature = vec![0; key.public().modulus_len()];
+                let signed = key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature);
+                signed.map(|()| signature).map_err(|_| Error::new())
+            }
+            Self::Ed(key) => Ok(key.sign(message).as_ref().to_vec()),
+            Self::Ec(key) => {
+                let signed = key.sign(&random, message);
+                signed.map(|signature| signature.as_ref().to_vec()).map_err(|_| Error::new())
+            }
+        }
+    }
+}
+
+impl JwtSigner for Signing {
+    fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Secret(_) => Algorithm::HS256,
+            Self::Rsa(_) => Algorithm::RS256,
+            Self::Ec(_) => Algorithm::ES256,
+            Self::Ed(_) => Algorithm::EdDSA,
+        }
+    }
+}

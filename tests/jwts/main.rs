@@ -1,0 +1,330 @@
+//! JWTs: which are believed, wherever they stand, and what is said to who brings
+//! another. By the socket, on the server's own routes and the Mercure protocol's.
+
+mod bad;
+mod command;
+#[path = "../common/mod.rs"]
+mod common;
+
+use bad::{all, bad_tokens, with, with_current};
+use common::jwt::{
+    AUDIENCE, SECRET, allowing, bearer, current, detailed, in_seconds, older, signed,
+};
+use common::{Stream, TestServer, jwt};
+use serde_json::{Value, json};
+use threadcast::jwt::{Draft, KeyError, SigningKey, VerifyingKey};
+use threadcast::{Config, Mercure, Token};
+
+const RSA: &[u8] = include_bytes!("../keys/rsa.pem");
+const RSA_PUBLIC: &[u8] = include_bytes!("../keys/rsa.pub.pem");
+const EC: &[u8] = include_bytes!("../keys/ec.pem");
+const EC_PUBLIC: &[u8] = include_bytes!("../keys/ec.pub.pem");
+const ED: &[u8] = include_bytes!("../keys/ed.pem");
+const ED_PUBLIC: &[u8] = include_bytes!("../keys/ed.pub.pem");
+
+fn verifying(file: &[u8]) -> VerifyingKey {
+    VerifyingKey::new(file).expect("a key")
+}
+
+fn server_with(key: &VerifyingKey) -> TestServer {
+    TestServer::with(Config {
+        publish_key: Some(key.clone()),
+        subscribe_key: Some(key.clone()),
+        jwt_audience: Some(AUDIENCE.into()),
+        mercure: Mercure::WithSubscriptions,
+        ..Config::default()
+    })
+}
+
+const METADATA: &str = "resource_metadata=\"https://hub.example/.well-known/oauth-protected-resource/.well-known/mercure\"";
+
+#[test]
+fn a_bad_token_is_refused_everywhere_and_nobody_hears_why() {
+    let server = server_with(&jwt::key());
+    let expected = format!("Bearer error=\"invalid_token\", {METADATA}");
+    let mut details = Vec::new();
+    for (name, token) in bad_tokens() {
+        for request in [
+            "POST /channels/a",
+            "DELETE /channels/a",
+            "POST /session",
+            "GET /channels/a",
+            "GET /status",
+            "GET /count",
+            "GET /.well-known/mercure?match=a",
+            "POST /.well-known/mercure",
+            "GET /.well-known/mercure/subscriptions",
+        ] {
+            let answer = server.request(&format!(
+                "{request} HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: 1\r\n\r\nx",
+                bearer(&token)
+            ));
+            assert_eq!(answer.status, 401, "{name}: {request}: {answer:?}");
+            assert_eq!(answer.header("www-authenticate"), Some(&*expected), "{name}: {request}");
+            details.push(answer.json()["detail"].as_str().expect("a sentence").to_owned());
+        }
+        let cookie = format!("Cookie: threadcast_token={token}\r\n");
+        let answer =
+            server.request(&format!("GET /channels HTTP/1.1\r\nHost: localhost\r\n{cookie}\r\n"));
+        assert_eq!(answer.status, 401, "{name}: in a cookie: {answer:?}");
+        let encoded: String = form_urlencoded::byte_serialize(token.as_bytes()).collect();
+        let target = format!("/.well-known/mercure?match=a&access_token={encoded}");
+        assert_eq!(server.get(&target).status, 401, "{name}: in the query");
+    }
+    details.dedup();
+    assert_eq!(details.len(), 1, "the same for all: {details:?}");
+    assert!(server.registry.list().is_empty(), "nothing was published");
+}
+
+#[test]
+fn a_good_token_is_believed_whatever_signed_it() {
+    for (private, public) in [(RSA, RSA_PUBLIC), (EC, EC_PUBLIC), (ED, ED_PUBLIC), (SECRET, SECRET)]
+    {
+        let server = server_with(&verifying(public));
+        let key = SigningKey::new(private).expect("a key");
+        for audience in [None, Some(AUDIENCE.to_owned())] {
+            let draft = Draft {
+                publish: vec!["a".into()],
+                subscribe: vec!["a".into()],
+                audience,
+                ..Draft::default()
+            };
+            let token = key.sign(&draft).expect("it allows something");
+            let headers = bearer(&token);
+            assert_eq!(server.post("/channels/a", &headers, "x").status, 200, "{key:?} {draft:?}");
+            assert_eq!(server.post("/channels/b", &headers, "x").status, 403, "{key:?}");
+            drop(Stream::of(&server, "/channels/a", &headers));
+            let cookie = server.post("/session", &headers, "");
+            assert_eq!(cookie.status, 204, "{key:?}");
+            let cookie = cookie.header("set-cookie").expect("a cookie").split(';').next();
+            let cookie = format!("Cookie: {}\r\n", cookie.expect("split gives one"));
+            drop(Stream::of(&server, "/channels/a", &cookie));
+            let answer = server.post("/channels/a", &cookie, "x");
+            assert_eq!(answer.status, 401, "a session is for reading: {answer:?}");
+            // By another kind of key nothing of it holds, and nothing of the others here.
+            for other in [RSA_PUBLIC, EC_PUBLIC, ED_PUBLIC, SECRET]
+                .into_iter()
+                .filter(|other| *other != public)
+            {
+                let answer = server_with(&verifying(other)).post("/channels/a", &headers, "x");
+                assert_eq!(answer.status, 401, "{key:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_may_be_left_out_or_written_otherwise_is_believed() {
+    let server = server_with(&jwt::key());
+    let mut endless = all();
+    endless.as_object_mut().expect("an object").remove("exp");
+    for (name, token) in [
+        ("no typ", signed(r#"{"alg":"HS256"}"#, &all().to_string(), SECRET)),
+        ("no exp, in 0.x", older(&endless)),
+        ("a fraction of a second", with("exp", json!(f64::from(i32::MAX) + 0.5))),
+        ("the end of time", with("exp", json!(1e15))),
+        ("clocks differ a little", with("nbf", in_seconds(5).into())),
+        ("the claim's name in full", older(&json!({ "https://mercure.rocks/": { "publish": ["*"] } }))),
+        ("aud is nobody's business in 0.x", with("aud", "x".into())),
+        ("several audiences", with_current("aud", Some(json!(["x", AUDIENCE])))),
+        ("a type in capitals", signed(r#"{"alg":"HS256","typ":"application/AT+JWT"}"#,
+            &json!({ "aud": AUDIENCE, "exp": in_seconds(60), "authorization_details": [{ "type":
+            "https://mercure.rocks/authorization-detail", "actions": ["publish"], "topics":
+            [{ "match": "a" }] }] }).to_string(), SECRET)),
+        ("a detail of another type", with_current("authorization_details", Some(json!([{ "type": "x" },
+            { "type": "mercure", "actions": ["publish", "x"], "topics": [{ "match": "a" }] }])))),
+    ] {
+        let answer = server.post("/channels/a", &bearer(&token), "x");
+        assert_eq!(answer.status, 200, "{name}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_token_that_allows_something_else_is_told_so() {
+    let server = server_with(&jwt::key());
+    let expected = format!("Bearer error=\"insufficient_scope\", {METADATA}");
+    for token in [
+        allowing(&["b"], &["*"]),
+        allowing(&[], &["*"]),
+        older(&json!({})),
+        detailed(&["publish"], &json!([{ "match": "b" }])),
+        detailed(&["subscribe", "tomorrow's"], &json!([{ "match": "a" }])),
+        current(&json!({ "aud": AUDIENCE, "exp": in_seconds(60) })),
+    ] {
+        for request in ["POST /channels/a", "DELETE /channels/a"] {
+            let answer = server.request(&format!(
+                "{request} HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: 1\r\n\r\nx",
+                bearer(&token)
+            ));
+            assert_eq!(answer.status, 403, "{request}: {answer:?}");
+            assert_eq!(answer.header("www-authenticate"), Some(&*expected), "{request}");
+        }
+        let chat = server.post(
+            "/send-data",
+            &format!("{}Content-Type: application/json\r\n", bearer(&token)),
+            "{\"message\":\"x\"}",
+        );
+        assert_eq!(chat.status, 403, "{chat:?}");
+    }
+}
+
+#[test]
+fn without_a_token_the_challenge_names_no_error() {
+    let server = server_with(&jwt::key());
+    let answer = server.post("/channels/a", "", "x");
+    assert_eq!(
+        (answer.status, answer.header("www-authenticate")),
+        (401, Some(&*format!("Bearer {METADATA}")))
+    );
+    let answer = server.post("/channels/a", &bearer("a").repeat(2), "x");
+    let challenge = Some("Bearer error=\"invalid_request\"");
+    assert_eq!((answer.status, answer.header("www-authenticate")), (400, challenge));
+}
+
+#[test]
+fn a_key_and_a_token_open_the_same_door_and_each_role_has_its_own() {
+    let token = |secret: &str| Some(Token::new(secret).expect("visible ASCII"));
+    let other = b"the secret of those who read, and no other one";
+    let server = TestServer::with(Config {
+        publish_key: Some(jwt::key()),
+        publish_token: token("publishes"),
+        subscribe_key: Some(verifying(other)),
+        subscribe_token: token("reads"),
+        ..Config::default()
+    });
+    let reads = signed(r#"{"alg":"HS256"}"#, &all().to_string(), other);
+    let publishes = older(&all());
+    for (token, may_publish, may_read) in [
+        ("publishes", true, false),
+        (&publishes, true, false),
+        ("reads", false, true),
+        (&reads, false, true),
+    ] {
+        let headers = bearer(token);
+        let status = |may| if may { 200 } else { 401 };
+        assert_eq!(
+            server.post("/channels/a", &headers, "x").status,
+            status(may_publish),
+            "{token}"
+        );
+        let list = format!("GET /channels HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+        assert_eq!(server.request(&list).status, status(may_read), "{token}");
+    }
+}
+
+#[test]
+fn anonymous_readers_are_let_in_where_that_was_said_and_bad_tokens_never() {
+    let config = Config { subscribe_key: Some(jwt::key()), anonymous: true, ..Config::default() };
+    let server = TestServer::with(config);
+    drop(Stream::of(&server, "/channels/a", ""));
+    let list = |token: &str| {
+        server
+            .request(&format!("GET /channels HTTP/1.1\r\nHost: localhost\r\n{}\r\n", bearer(token)))
+    };
+    assert_eq!(list("wrong").status, 401);
+    assert_eq!(list(&older(&json!({}))).status, 200);
+}
+
+#[test]
+fn a_stream_ends_with_its_token_and_cleanly() {
+    for delivery in [threadcast::Delivery::Direct, threadcast::Delivery::Wake] {
+        let server = TestServer::with(Config {
+            subscribe_key: Some(jwt::key()),
+            delivery,
+            ..Config::default()
+        });
+        let token = older(&json!({ "exp": in_seconds(2) }));
+        let mut streams = ["/channels/a", "/sse", "/status/stream"].map(|target| {
+            let mut client = server.connect();
+            client.send(&format!(
+                "GET {target} HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
+                bearer(&token)
+            ));
+            assert_eq!(client.head().status, 200, "{target}");
+            client
+        });
+        for client in &mut streams {
+            let mut last = None;
+            while let Some(chunk) = client.chunk() {
+                last = Some(chunk);
+            }
+            let last = last.expect("when to come back");
+            assert!(last.contains("retry: "), "{last}");
+            client.assert_ended();
+        }
+        assert!(in_seconds(0) >= token_end(&token), "not before its time");
+        let again = server.request(&format!(
+            "GET /channels HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
+            bearer(&token)
+        ));
+        assert_eq!(again.status, 401, "and not once more");
+    }
+}
+
+/// The second that a token names as its last.
+fn token_end(token: &str) -> i64 {
+    use base64::Engine;
+    let claims = token.split('.').nth(1).expect("three parts");
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).expect("base64");
+    serde_json::from_slice::<Value>(&claims).expect("JSON")["exp"].as_i64().expect("a number")
+}
+
+#[test]
+fn a_websocket_ends_with_its_token() {
+    let key = Some(jwt::key());
+    let server = TestServer::with(Config {
+        subscribe_key: key.clone(),
+        publish_key: key,
+        ..Config::default()
+    });
+    let handshake = |token: &str| {
+        let mut client = server.connect();
+        client.send(&format!(
+            "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{}\r\n",
+            bearer(token)
+        ));
+        client
+    };
+    assert_eq!(handshake(&allowing(&[], &["*"])).head().status, 403);
+    let mut client =
+        handshake(&older(&json!({ "mercure": { "publish": ["*"] }, "exp": in_seconds(2) })));
+    assert_eq!(client.head().status, 101);
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut client.reader, &mut bytes).expect("an end within PATIENCE");
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains("Welcome") && text.ends_with("the token has expired"), "{text:?}");
+}
+
+#[test]
+fn a_file_that_holds_no_key_says_what_to_do() {
+    for (file, expected) in [
+        (&b"short\n"[..], KeyError::Short),
+        (b"thirty-one bytes are too few...\r\n", KeyError::Short),
+        (b"", KeyError::Short),
+        (include_bytes!("../keys/weak.pub.pem"), KeyError::Short),
+        (include_bytes!("../keys/p384.pub.pem"), KeyError::Unsupported),
+        (RSA, KeyError::Private),
+        (EC, KeyError::Private),
+        (b"-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----\n", KeyError::NotAKey),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", KeyError::NotAKey),
+        (b"-----BEGIN PUBLIC KEY-----\nMAAA\n-----END PUBLIC KEY-----\n", KeyError::Unsupported),
+    ] {
+        let name = String::from_utf8_lossy(file);
+        assert_eq!(VerifyingKey::new(file).err(), Some(expected), "{name}");
+    }
+    for (file, expected) in [
+        (RSA_PUBLIC, KeyError::Public),
+        (include_bytes!("../keys/ec.sec1.pem"), KeyError::Unsupported),
+        (b"short\n", KeyError::Short),
+    ] {
+        assert_eq!(
+            SigningKey::new(file).err(),
+            Some(expected),
+            "{}",
+            String::from_utf8_lossy(file)
+        );
+    }
+    assert!(SigningKey::new(include_bytes!("../keys/rsa.pkcs1.pem")).is_ok());
+    assert!(VerifyingKey::new(b"thirty-two bytes are just enough\n").is_ok());
+}
