@@ -45,6 +45,11 @@ proxies: ## Stream by way of nginx, Caddy, HAProxy and Apache, as Debian package
 	  nginx-light caddy haproxy apache2 openssl curl,Not all of them are here: theirs will be skipped.)
 	$(CARGO) test --locked --test proxies -- --test-threads 1
 
+cluster: ## Run three nodes that share a Redis, behind HAProxy, until Ctrl-C: docs/cluster.md
+	$(call debian,command -v redis-server && command -v haproxy,redis-server haproxy,Not both of them are here.)
+	$(CARGO) build --release --locked --bin threadcast
+	packaging/cluster
+
 model: ## Try every interleaving of the hand-over between threads (loom)
 	$(CARGO) test --locked --lib --features loom interleavings
 
@@ -122,4 +127,4 @@ help: ## Show this help
 	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
 	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: run test fmt check fmt-check lint doc browser curl redis screenshots promtool slow soak fuzz axe fonts model proxies bench lab man licences deny dist dist-check msrv help
+.PHONY: run test fmt check fmt-check lint doc browser curl redis screenshots promtool slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help

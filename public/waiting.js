@@ -14,7 +14,7 @@ const WAITS = [
   [/nanosleep/, 'time'],
   [/io_schedule|folio|bit_wait|blk|jbd2/, 'disk'],
 ];
-const ROLES = /^(accept|deliverer|hang-ups|lab-clients|signals|sse|store|threadcast|ticker|watchdog)(-|$)/;
+const ROLES = /^(accept|deliverer|hang-ups|lab-clients|redis-reader|signals|sse|store|threadcast|ticker|watchdog)(-|$)/;
 
 export function waiting() {
   const table = document.getElementById('waiting').tBodies[0];

@@ -7,15 +7,17 @@ mod common;
 mod server;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Decoder, PATIENCE, Process, allow_descriptors, say, wait_until};
-use server::Redis;
+use common::{Decoder, PATIENCE, Process, Received, allow_descriptors, say, wait_until};
+use server::{Redis, free_port};
 use threadcast::EventId;
 
 const CLIENTS: usize = 300;
@@ -151,11 +153,16 @@ fn post(node: SocketAddr, publisher: usize, n: usize) -> io::Result<Option<Event
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         return Err(io::ErrorKind::UnexpectedEof.into());
     };
-    if head.starts_with("HTTP/1.1 503 ") {
-        assert!(head.contains("\r\nRetry-After: "), "{head}");
+    let head = head.to_ascii_lowercase();
+    let ours = head.contains("\r\nserver: threadcast/");
+    if head.starts_with("http/1.1 503 ") && ours {
+        assert!(head.contains("\r\nretry-after: "), "{head}");
         return Ok(None);
     }
-    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+    if !ours {
+        return Err(io::Error::other("a proxy that has reached nobody"));
+    }
+    assert!(head.starts_with("http/1.1 200 "), "{answer}");
     let body: serde_json::Value = serde_json::from_str(body).map_err(io::Error::other)?;
     Ok(body["id"].as_str().and_then(|id| id.parse().ok()))
 }
@@ -229,4 +236,80 @@ fn who_hops_between_nodes_misses_nothing_whatever_is_killed() {
         world.refused.load(Ordering::Relaxed),
         began.elapsed()
     ));
+}
+
+/// HAProxy, which ends with the test.
+struct Proxy(Child);
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The next event of a stream that came by way of a proxy.
+fn next(socket: &mut TcpStream, decoder: &mut Decoder) -> Option<Received> {
+    let mut bytes = [0; 4_096];
+    while !decoder.ended {
+        let count = socket.read(&mut bytes).ok().filter(|count| *count > 0)?;
+        let events = decoder.push(&bytes[..count]);
+        if let Some(event) = events.into_iter().find(|event| event.data.is_some()) {
+            return Some(event);
+        }
+    }
+    None
+}
+
+#[test]
+fn behind_the_proxy_of_the_page_a_client_goes_on_at_another_node() {
+    let Some(redis) = Redis::start() else { return };
+    if Command::new("haproxy").arg("-v").output().is_err() {
+        return say("SKIPPED: there is no haproxy; sudo apt-get install haproxy");
+    }
+    let options = format!("--store {}", redis.url());
+    let mut nodes = [(); 3].map(|()| Some(Process::with(&options)));
+    let page = fs::read_to_string("docs/cluster.md").expect("the page");
+    let lines = page.split("```haproxy\n").nth(1).and_then(|rest| rest.split("```").next());
+    let mut lines = lines.expect("its lines").to_owned();
+    let front = free_port();
+    for (port, own) in [8841, 8842, 8843].iter().zip(nodes.iter().flatten()) {
+        lines = lines.replace(&format!(":{port}"), &format!(":{}", own.addr.port()));
+    }
+    let lines = lines.replace(":8840", &format!(":{front}"));
+    let config = redis.folder.join("haproxy.cfg");
+    fs::write(&config, lines).expect("a folder of ours");
+    let mut haproxy = Command::new("haproxy");
+    haproxy.arg("-db").arg("-f").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
+    let _proxy = Proxy(haproxy.spawn().expect("it is there"));
+    let front = SocketAddr::from(([127, 0, 0, 1], front));
+    let publish = |n| {
+        let mut id = None;
+        wait_until(PATIENCE, "it is published", || {
+            id = post(front, 0, n).ok().flatten();
+            id.is_some()
+        });
+        id.expect("it was waited for")
+    };
+    let listen = |after: EventId| {
+        let mut socket = TcpStream::connect(front).expect("it listens");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let head = format!("Host: localhost\r\nLast-Event-ID: {after}\r\n");
+        write!(socket, "GET /channels/c0 HTTP/1.1\r\n{head}\r\n").expect("it reads");
+        (socket, Decoder::default())
+    };
+    let first = publish(0);
+    let mut last = publish(1);
+    for round in 0..2 {
+        let (mut socket, mut decoder) = listen(first);
+        let came = next(&mut socket, &mut decoder).expect("an event");
+        assert_eq!((came.data(), came.gap()), ("0 1", None));
+        // One of them has the stream; it ends with that one.
+        nodes[round] = None;
+        let resumed = publish(2 + round);
+        let (mut socket, mut decoder) = listen(last);
+        let came = next(&mut socket, &mut decoder).expect("it goes on at another node");
+        assert_eq!(came.id.as_deref(), Some(&*resumed.to_string()));
+        last = resumed;
+    }
 }
