@@ -300,12 +300,12 @@ fn behind_the_proxy_of_the_page_a_client_goes_on_at_another_node() {
     };
     let first = publish(0);
     let mut last = publish(1);
-    for round in 0..2 {
+    for (round, node) in nodes.iter_mut().enumerate().take(2) {
         let (mut socket, mut decoder) = listen(first);
         let came = next(&mut socket, &mut decoder).expect("an event");
         assert_eq!((came.data(), came.gap()), ("0 1", None));
         // One of them has the stream; it ends with that one.
-        nodes[round] = None;
+        *node = None;
         let resumed = publish(2 + round);
         let (mut socket, mut decoder) = listen(last);
         let came = next(&mut socket, &mut decoder).expect("it goes on at another node");
