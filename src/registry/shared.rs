@@ -28,9 +28,10 @@ use std::time::{Duration, Instant};
 pub(crate) use self::follower::Follower;
 pub(crate) use self::publisher::Publisher;
 use super::audience::{Bells, Doorbell};
+use super::marks::Marks;
 use super::readable::Private;
 use super::sequencer::{Entered, MAILBOX};
-use super::state::State;
+use super::state::{Channel, State};
 use super::{Channels, Registry, RegistryOptions};
 use crate::counters::Counters;
 use crate::error::StoreError;
@@ -167,6 +168,71 @@ impl Heard {
 }
 
 impl State {
+    /// The same, for events that are in a log which other nodes write too.
+    pub(super) fn of_a_log() -> Self {
+        Self { shared: true, ..Self::new(EventId::ZERO) }
+    }
+
+    /// What was before the log's beginning is not known, of any channel.
+    pub(super) fn begin_at(&mut self, floor: EventId, last: EventId) {
+        self.floor = self.floor.max(floor);
+        self.last = self.last.max(last);
+        let floor = self.floor;
+        self.channels.values_mut().for_each(|channel| channel.ring.begin_at(floor));
+    }
+
+    /// Whatever there was up to this id may be gone, of any channel.
+    pub(super) fn lose(&mut self, upto: EventId) {
+        self.floor = self.floor.max(upto);
+        self.last = self.last.max(upto);
+        for channel in self.channels.values_mut() {
+            channel.ring.lose(upto);
+            channel.marks = Marks::default();
+        }
+    }
+
+    /// How many listen to these channels, at every node; of a private event, how many do
+    /// here that may read it, for of the others' it is not known.
+    pub(super) fn listeners_everywhere(
+        &self,
+        topics: &[impl AsRef<str>],
+        private: Option<&Arc<Private>>,
+    ) -> usize {
+        let elsewhere = topics.iter().filter(|_| private.is_none());
+        let elsewhere: usize = elsewhere.map(|name| self.others.listeners(name.as_ref())).sum();
+        self.listeners(topics, private).0 + elsewhere
+    }
+
+    /// Who listens here, for the other nodes.
+    pub(super) fn row(&self) -> Row {
+        let counted = |(name, subscribers): (&Arc<str>, usize)| {
+            (subscribers > 0).then(|| (name.to_string(), subscribers))
+        };
+        let by_name = |channel: &Channel| {
+            let watchers = channel.watchers.iter().filter_map(|it| self.patterns.audience(it));
+            let watching: usize = watchers.map(|audience| audience.count(None)).sum();
+            channel.audience.count(None) + watching
+        };
+        let present = self.channels.iter().filter(|(_, channel)| !channel.presence.is_empty());
+        Row {
+            names: self
+                .channels
+                .iter()
+                .map(|(name, it)| (name, by_name(it)))
+                .filter_map(counted)
+                .collect(),
+            prefixes: self
+                .prefixes
+                .iter()
+                .map(|(name, it)| (name, it.count(None)))
+                .filter_map(counted)
+                .collect(),
+            present: present
+                .map(|(name, channel)| (name.to_string(), channel.presence.0.clone()))
+                .collect(),
+        }
+    }
+
     fn hear(&mut self, news: News, options: &RegistryOptions) {
         let heard = Heard::of(news, options);
         let rings = heard.rings();

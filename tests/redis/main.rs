@@ -6,6 +6,7 @@ mod common;
 mod presence;
 mod reaching;
 mod server;
+mod topics;
 
 use std::collections::BTreeSet;
 use std::thread;
