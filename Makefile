@@ -15,7 +15,7 @@ run: ## Build and serve the demo on http://127.0.0.1:8844, with the lab
 	$(CARGO) run --release --locked -- serve --lab
 
 # Most tests wait: for a browser, for a deadline. Two to a core wait side by side.
-test: browser curl promtool ## Run all tests, in a real browser too
+test: browser curl promtool python ## Run all tests, in a real browser too
 	RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked
 
 fmt: ## Format the code
@@ -64,6 +64,14 @@ screenshots: browser fonts ## Take pictures of the page, to be looked at: target
 
 axe: ## Fetch axe-core for the tests of the page, with npm
 	@mkdir -p target/axe && cd target/axe && npm install --silent --no-audit --no-fund --no-save axe-core@4
+
+python: ## Install Python and pip for the test with a Mercure client, where that is possible
+	$(call debian,command -v python3 && python3 -m pip --version,python3 python3-pip,\
+	  No Python with pip here: a test will be skipped.)
+
+pymcure: ## Fetch a Mercure client for a test, with pip
+	@python3 -m pip install -q --disable-pip-version-check --target target/pymcure requests sseclient-py PyJWT
+	@python3 -m pip install -q --disable-pip-version-check --target target/pymcure --no-deps pymcure==0.0.1.1.3
 
 promtool: ## Install promtool and faketime for two tests, where that is possible
 	$(call debian,command -v promtool && command -v faketime,prometheus faketime,\
@@ -118,4 +126,4 @@ help: ## Show this help
 	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
 	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: run test fmt check fmt-check lint doc browser curl screenshots promtool slow soak fuzz axe fonts model proxies bench lab man licences deny dist dist-check msrv help
+.PHONY: run test fmt check fmt-check lint doc browser curl screenshots promtool python pymcure slow soak fuzz axe fonts model proxies bench lab man licences deny dist dist-check msrv help
