@@ -18,7 +18,7 @@ use super::{Shared, cors, forwarded, lab};
 use crate::delivery::Delivery;
 use crate::event::{Frame, Framing};
 use crate::recipes::{self, Recipe};
-use crate::registry::{Channels, Registry, Start, Subscription};
+use crate::registry::{Channels, Readable, Registry, Start, Subscription};
 use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, Tally, Writer};
 use crate::ticker;
 
@@ -61,8 +61,15 @@ pub(super) fn channels(
     let start = start(exchange)?;
     let place = admit(exchange)?;
     let hub: &Registry = &exchange.server.hub;
-    let channels = channels.clone().readable(reader.readable());
-    let mut subscription = hub.subscribe(&channels, &start)?;
+    let allowed;
+    let channels = match reader.readable() {
+        Readable::Public => channels,
+        readable => {
+            allowed = channels.clone().readable(readable);
+            &allowed
+        }
+    };
+    let mut subscription = hub.subscribe(channels, &start)?;
     if let Some(name) = exchange.request.query("presence")
         && !exchange.request.is_head()
     {
