@@ -246,6 +246,7 @@ fn a_stream_ends_with_its_token_and_cleanly() {
         for client in &mut streams {
             let mut last = None;
             while let Some(chunk) = client.chunk() {
+                assert!(in_seconds(-10) < token_end(&token), "it goes on: {chunk}");
                 last = Some(chunk);
             }
             let last = last.expect("when to come back");
