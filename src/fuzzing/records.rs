@@ -8,12 +8,14 @@
 //! meta|name|number
 //! event|n|channel|at|name|own id|retry|data|key
 //! lost|channel|n|at
+//! topics|n|private|others|gone
 //! ```
 //!
-//! Then what a registry does: `append|channel|data|name|own id|retry|key`,
-//! `lose|channel|n`, `forget|channel|n`, and `open` for a restart.
+//! Then what a registry does: `append|channel|data|name|own id|retry|key|private|others`,
+//! `lose|channel|n`, `forget|channel|n`, and `open` for a restart. Several channels stand
+//! between `,`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +29,8 @@ use crate::event::Event;
 use crate::id::EventId;
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::file::{self, File};
-use crate::store::tables::{EVENTS, LOST, META};
-use crate::store::{Kept, Loss, Record, Store};
+use crate::store::tables::{EVENTS, LOST, META, TOPICS};
+use crate::store::{Kept, Loss, Reach, Record, Store};
 
 /// Steps of one script: each that writes is a transaction.
 const STEPS: usize = 24;
@@ -69,7 +71,7 @@ pub fn check(bytes: &[u8]) {
                 let id = EventId { n: number(n).min(last.n), ..last };
                 let loss = Loss::Event { channel: channel.into(), id, at: Duration::ZERO };
                 file.append(&[], &[loss]).expect("a loss is noted");
-                model.remove(&id);
+                lose(&mut model, id, channel);
             }
             ["forget", channel, n] => {
                 let floor = EventId { n: number(n).min(last.n), ..last };
@@ -92,6 +94,24 @@ pub fn check(bytes: &[u8]) {
     });
     let (hub, _sequencer) = hub.expect("what has just been opened opens again");
     assert_eq!(hub.last_id(), last);
+}
+
+/// An event is there until the last of its channels has let it go.
+fn lose(model: &mut BTreeMap<EventId, Record>, id: EventId, channel: &str) {
+    let Some(record) = model.get_mut(&id) else { return };
+    if let Some(reach) = record.reach.clone() {
+        if !record.channels().any(|has| **has == *channel) {
+            return;
+        }
+        record.reach = Some(Arc::new(Reach {
+            gone: [&reach.gone[..], &[channel.into()]].concat(),
+            ..(*reach).clone()
+        }));
+        if record.channels().next().is_some() {
+            return;
+        }
+    }
+    model.remove(&id);
 }
 
 /// Opens the store again, which must be as it was.
@@ -133,6 +153,11 @@ fn forge(disk: &Disk, steps: &[Vec<&str>]) -> bool {
                 let mut lost = transaction.open_table(LOST).expect("our own table");
                 lost.insert(channel, (number(n), number(at))).expect("memory does not fail");
             }
+            ["topics", n, private, others, gone] => {
+                let mut topics = transaction.open_table(TOPICS).expect("our own table");
+                let row = (some(private).is_some(), names(others), names(gone));
+                topics.insert(number(n), row).expect("memory does not fail");
+            }
             _ => continue,
         }
         any = true;
@@ -154,7 +179,18 @@ fn record(channel: &str, data: &str, rest: &[&str]) -> Option<Record> {
         event = event.with_retry(Duration::from_millis(number(retry)));
     }
     let (channel, key, at) = (channel.into(), field(3).map(Arc::from), Duration::from_millis(1));
-    Some(Record { channel, at, event, key, subscribers: 1, count: 1, reach: None })
+    let others: Vec<Arc<str>> =
+        names(rest.get(5).unwrap_or(&"")).into_iter().map(Arc::from).collect();
+    let reach = Reach { private: field(4).is_some(), others, gone: Vec::new() };
+    let reach = (reach != Reach::default()).then(|| Arc::new(reach));
+    let record = Record { channel, at, event, key, subscribers: 1, count: 1, reach };
+    // A registry takes no topic twice.
+    let distinct: BTreeSet<_> = record.topics().collect();
+    (distinct.len() == record.topics().count()).then_some(record)
+}
+
+fn names(field: &str) -> Vec<&str> {
+    if field.is_empty() { Vec::new() } else { field.split(',').collect() }
 }
 
 /// No field at all is written as an empty one; `-` is one that is empty.

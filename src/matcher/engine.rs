@@ -13,8 +13,8 @@ use regex_automata::{Anchored, Input};
 use urlpattern::RegexSyntax;
 use urlpattern::regexp::RegExp;
 
-/// How many bytes a compiled program may take: some two thousand states.
-const PROGRAM_MAX: usize = 64 * 1024;
+/// How many bytes a compiled program may take: some thousand states.
+const PROGRAM_MAX: usize = 32 * 1024;
 
 /// How deep a pattern's syntax may be nested, of which a group takes up to four: the
 /// compiler calls itself for each, on the small stack of a connection's thread.
@@ -22,7 +22,7 @@ const NEST_MAX: u32 = 32;
 
 /// How many bytes the marks of visited states may take: enough for the biggest program
 /// and the longest topic, escaped.
-const VISITED_MAX: usize = 2 * 1024 * 1024;
+const VISITED_MAX: usize = 1024 * 1024;
 
 /// A compiled program.
 #[derive(Debug)]
@@ -37,6 +37,9 @@ pub(super) enum Refused {
 
 impl Engine {
     pub(super) fn new(pattern: &str) -> Result<Self, Refused> {
+        if switches_unicode_on(pattern) {
+            return Err(Refused::Invalid);
+        }
         let compiler = thompson::Config::new()
             .utf8(false)
             .which_captures(WhichCaptures::None)
@@ -61,7 +64,28 @@ impl Engine {
     }
 }
 
-/// How the URL patterns' crate compiles what it makes of them.
+/// Whether a group has a flag that ECMAScript does not know, and that would have
+/// Unicode's tables compiled: some of those, again and again, take seconds.
+fn switches_unicode_on(pattern: &str) -> bool {
+    let mut rest = pattern;
+    while let Some(at) = rest.find(['\\', '(']) {
+        let is_escape = rest.as_bytes()[at] == b'\\';
+        rest = &rest[at + 1..];
+        if is_escape {
+            let mut behind = rest.chars();
+            behind.next();
+            rest = behind.as_str();
+        } else if let Some(flags) = rest.strip_prefix('?') {
+            let end = flags.find(|c: char| !c.is_ascii_alphabetic() && c != '-');
+            if flags[..end.unwrap_or(flags.len())].contains('u') {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// How the URL patterns' crate asks it.
 impl RegExp for Engine {
     fn syntax() -> RegexSyntax {
         RegexSyntax::Rust
@@ -87,9 +111,13 @@ mod tests {
     #[test]
     fn what_compiles_too_big_or_nests_too_deep_is_refused() {
         assert!(Engine::new("^(?:a{10}){10}$").is_ok());
-        for big in ["^(?:a{1000}){1000}$", "^(?:(?:a?){99}){99}$", r"^(?u:\p{L}{20})$"] {
+        for big in ["^(?:a{1000}){1000}$", "^(?:(?:a?){99}){99}$"] {
             assert_eq!(Engine::new(big).unwrap_err(), Refused::TooBig, "{big}");
         }
+        for unicode in [r"^(?u:\p{L})$", "^(?iu)a$", "^(a(?i-su:b))$", r"^\\(?u:a)$", r"^\p{L}$"] {
+            assert_eq!(Engine::new(unicode).unwrap_err(), Refused::Invalid, "{unicode}");
+        }
+        assert!(Engine::new(r"^\(?u:(?i:a)(?-s:b)$").is_ok());
         let deep = format!("{}a{}", "(?:".repeat(300), ")".repeat(300));
         assert_eq!(Engine::new(&deep).unwrap_err(), Refused::Invalid);
     }

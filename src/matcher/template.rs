@@ -10,6 +10,10 @@ use std::fmt::Write;
 use super::MatcherError;
 use super::engine::Engine;
 
+/// The most variables of an expression of which each may be the first: what is compiled
+/// grows by their square.
+const CASES_MAX: usize = 16;
+
 /// A compiled template.
 pub(super) struct Template {
     /// What every expansion begins with: most topics are told apart by it alone.
@@ -25,7 +29,7 @@ impl Template {
         // What would be escaped in an expansion is not compared as it stands.
         let plain = text[..first].bytes().take_while(|byte| is_kept(char::from(*byte))).count();
         let (prefix, rest) = text.split_at(plain);
-        let Some(pattern) = pattern(rest) else { return Ok(None) };
+        let Some(pattern) = pattern(rest)? else { return Ok(None) };
         // It is ours, so that it is sound: it can only be too big.
         let rest = Engine::new(&pattern).map_err(|_| MatcherError::TooBig)?;
         Ok(Some(Self { prefix: prefix.into(), rest }))
@@ -114,8 +118,9 @@ impl Operator {
         }
     }
 
-    /// What all the variables can expand to, of which each may be undefined.
-    fn expansion(&self, variables: &[Variable<'_>]) -> String {
+    /// What all the variables can expand to, of which each may be undefined; `None` if
+    /// there are too many.
+    fn expansion(&self, variables: &[Variable<'_>]) -> Option<String> {
         let values: Vec<String> = variables.iter().map(|variable| self.value(variable)).collect();
         let separator = escaped(self.separator);
         let behind = |values: &[String]| -> String {
@@ -123,18 +128,21 @@ impl Operator {
             values.iter().flat_map(|value| [open.as_str(), value.as_str(), ")?"]).collect()
         };
         if self.first == self.separator {
-            return behind(&values);
+            return Some(behind(&values));
         }
         let first = escaped(self.first);
         if self.named.is_none() && variables.iter().all(Variable::is_a_list) {
             // A list of any length is any number of values.
             let pairs = variables.iter().any(|variable| variable.modifier == Modifier::Explode);
-            return format!("(?:{first}{}*)?", self.listed(pairs));
+            return Some(format!("(?:{first}{}*)?", self.listed(pairs)));
+        }
+        if variables.len() > CASES_MAX {
+            return None;
         }
         // The first that is defined stands behind `first`, and the others behind it.
         let cases = (0..values.len())
             .map(|at| format!("{first}{}{}", values[at], behind(&values[at + 1..])));
-        format!("(?:{})?", cases.collect::<Vec<_>>().join("|"))
+        Some(format!("(?:{})?", cases.collect::<Vec<_>>().join("|")))
     }
 }
 
@@ -197,21 +205,25 @@ fn is_name(part: &str) -> bool {
 }
 
 /// The regular expression of a template; `None` if it is none.
-fn pattern(template: &str) -> Option<String> {
+///
+/// Fails if it would be too long.
+fn pattern(template: &str) -> Result<Option<String>, MatcherError> {
     let mut pattern = String::from("^");
     let mut rest = template;
     while let Some(at) = rest.find(['{', '}']) {
         let (literal, behind) = rest.split_at(at);
         pattern += &literal_of(literal);
-        let (expression, behind) = behind.strip_prefix('{')?.split_once('}')?;
-        let (operator, variables) = Operator::of(expression)?;
+        let expression = behind.strip_prefix('{').and_then(|behind| behind.split_once('}'));
+        let Some((expression, behind)) = expression else { return Ok(None) };
+        let Some((operator, variables)) = Operator::of(expression) else { return Ok(None) };
         let variables: Option<Vec<_>> = variables.split(',').map(Variable::of).collect();
-        pattern += &operator.expansion(&variables?);
+        let Some(variables) = variables else { return Ok(None) };
+        pattern += &operator.expansion(&variables).ok_or(MatcherError::TooBig)?;
         rest = behind;
     }
     pattern += &literal_of(rest);
     pattern.push('$');
-    Some(pattern)
+    Ok(Some(pattern))
 }
 
 /// Whether an expansion has this character of the template's own as it stands.

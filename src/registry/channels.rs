@@ -122,6 +122,7 @@ impl Channels {
 
     /// Whether its streams are to hear of the private events that are gone from a
     /// channel, though it is not known any more what else these were called.
+    #[inline(never)] // its URL must not lie under every stream's reading
     pub(super) fn may_miss(&self, channel: &str, had_other_topics: bool) -> bool {
         match self.rare.as_ref().map(|rare| &rare.readable) {
             None | Some(Readable::Public) => false,

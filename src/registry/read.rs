@@ -118,16 +118,7 @@ impl State {
     ) -> Vec<Source<'a>> {
         let mut sources = Vec::with_capacity(channels.names.len());
         let mut add = |name, channel: &'a Channel| {
-            let (ring, told_from) = (&channel.ring, position.told_from(name));
-            let mut lost = ring.lost();
-            if lost.to() > told_from {
-                lost = ring.lost_of(|others| channels.may_miss(name, others));
-            }
-            let place = ring.place_after(position.after);
-            let source = Source { name, ring, lost, place, told_from };
-            if source.next(upto).is_some() || lost.to() > told_from {
-                sources.push(source);
-            }
+            sources.extend(Source::of(name, channel, channels, position, upto));
         };
         for name in channels.names.iter() {
             if let Some((name, channel)) = self.channels.get_key_value(name) {
@@ -143,18 +134,29 @@ impl State {
             }
         }
         if !channels.patterns().is_empty() {
-            for pattern in channels.patterns() {
-                for name in self.patterns.selected(pattern) {
-                    if let Some(channel) = self.channels.get(name) {
-                        add(name, channel);
-                    }
-                }
-            }
-            // Several of them may select the same one.
-            sources.sort_unstable_by_key(|source| source.name);
-            sources.dedup_by_key(|source| source.name);
+            self.add_selected(&mut sources, channels, position, upto);
         }
         sources
+    }
+
+    /// Adds those that patterns select, each once.
+    #[inline(never)] // most streams have none
+    fn add_selected<'a>(
+        &'a self,
+        sources: &mut Vec<Source<'a>>,
+        channels: &Channels,
+        position: &Position,
+        upto: EventId,
+    ) {
+        for pattern in channels.patterns() {
+            for name in self.patterns.selected(pattern) {
+                if let Some(channel) = self.channels.get(name) {
+                    sources.extend(Source::of(name, channel, channels, position, upto));
+                }
+            }
+        }
+        sources.sort_unstable_by_key(|source| source.name);
+        sources.dedup_by_key(|source| source.name);
     }
 }
 
@@ -188,6 +190,24 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
+    /// `None` if it has nothing after this position.
+    fn of(
+        name: &'a str,
+        channel: &'a Channel,
+        channels: &Channels,
+        position: &Position,
+        upto: EventId,
+    ) -> Option<Self> {
+        let (ring, told_from) = (&channel.ring, position.told_from(name));
+        let mut lost = ring.lost();
+        if lost.to() > told_from {
+            lost = ring.lost_of(|others| channels.may_miss(name, others));
+        }
+        let place = ring.place_after(position.after);
+        let source = Source { name, ring, lost, place, told_from };
+        (source.next(upto).is_some() || lost.to() > told_from).then_some(source)
+    }
+
     fn next(&self, upto: EventId) -> Option<&'a Entry> {
         self.ring.get(self.place).filter(|entry| entry.id <= upto)
     }

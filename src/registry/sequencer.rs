@@ -263,6 +263,8 @@ impl Sequencer {
         let mut plan = Plan::default();
         let now = self.registry.now();
         let options = &self.registry.shared.options;
+        let topics: Vec<&Arc<str>> = requests.iter().flat_map(Request::topics).collect();
+        self.registry.foresee_channels(&topics);
         let mut state = self.registry.lock();
         let promises: Vec<_> = (requests.into_iter())
             .map(|mut request| (request.answer.take(), plan.add(request, &mut state, now, options)))

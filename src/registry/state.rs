@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 
 use super::audience::{Audience, Bells};
 use super::marks::Marks;
-use super::patterns::Patterns;
+use super::patterns::{Foreseen, Patterns};
 use super::presence::Presence;
 use super::readable::Private;
 use super::ring::{Entry, Ring};
@@ -242,19 +242,31 @@ impl State {
     }
 
     /// Sees to it that it is known which channels these patterns select, before
-    /// somebody listens to them.
+    /// somebody listens to them. Only of channels that have come since it was foreseen
+    /// they are asked here.
     #[inline(never)] // most streams have none
-    pub(super) fn watch(&mut self, patterns: &[Matcher], limit: usize) -> Result<(), PublishError> {
+    pub(super) fn watch(
+        &mut self,
+        patterns: &[Matcher],
+        foreseen: &Foreseen,
+        limit: usize,
+    ) -> Result<(), PublishError> {
         if self.patterns.len_with(patterns) > limit {
             return Err(PublishError::TooManyPatterns { limit });
         }
-        for pattern in patterns {
+        for (at, pattern) in patterns.iter().enumerate() {
             if self.patterns.has(pattern) {
                 continue;
             }
             let mut selected = BTreeSet::new();
+            let mut known = foreseen.iter().peekable();
             for (name, channel) in &mut self.channels {
-                if pattern.is_of(&Topic::new(name)) {
+                while known.next_if(|(before, _)| before < name).is_some() {}
+                let selects = match known.next_if(|(known, _)| known == name) {
+                    Some((_, answers)) => answers[at],
+                    None => pattern.is_of(&Topic::new(name)),
+                };
+                if selects {
                     channel.watchers.push(pattern.clone());
                     selected.insert(Arc::clone(name));
                 }

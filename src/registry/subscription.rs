@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::audience::Doorbell;
+use super::patterns::Foreseen;
 use super::{Channels, Position, Registry, Start};
 use crate::error::PublishError;
 use crate::event::Frame;
+use crate::matcher::{Matcher, Topic};
 
 /// A subscriber: its channels, counted, and its position. Dropping it is
 /// leaving.
@@ -52,18 +54,38 @@ impl Registry {
     ) -> Result<Subscription, PublishError> {
         let now = self.now();
         let reader = channels.reader();
+        let patterns = channels.patterns();
+        let foreseen = (!patterns.is_empty()).then(|| self.foresee(patterns));
         let mut state = self.lock();
-        if !channels.patterns().is_empty() {
-            state.watch(channels.patterns(), self.shared.options.max_channels)?;
-        }
         for name in channels.names.iter() {
             state.channel(name, now, &self.shared.options)?;
+        }
+        if let Some(foreseen) = foreseen {
+            state.watch(patterns, &foreseen, self.shared.options.max_channels)?;
         }
         let (position, unknown) = state.begin(channels, start, now);
         state.audiences(channels, |audience| audience.enter(&reader));
         drop(state);
         let (registry, channels) = (self.clone(), channels.clone());
         Ok(Subscription { registry, channels, position, unknown, presence: None })
+    }
+
+    /// Asks the patterns that nobody listens to yet of every channel there is, without
+    /// the lock.
+    #[inline(never)] // most streams have none
+    fn foresee(&self, patterns: &[Matcher]) -> Foreseen {
+        let state = self.lock();
+        if patterns.iter().all(|pattern| state.patterns.has(pattern)) {
+            return Foreseen::new();
+        }
+        let names: Vec<Arc<str>> = state.channels.keys().cloned().collect();
+        drop(state);
+        let answers = names.into_iter().map(|name| {
+            let topic = Topic::new(&name);
+            let answers = patterns.iter().map(|pattern| pattern.is_of(&topic)).collect();
+            (Arc::clone(&name), answers)
+        });
+        answers.collect()
     }
 
     /// Has a doorbell rung for each event of these channels, and once when the

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::audience::Bells;
 use super::marks::Mark;
+use super::patterns::Answers;
 use super::readable::Private;
 use super::ring::Entry;
 use super::state::State;
@@ -80,6 +81,11 @@ impl Registry {
         let private = private.then(|| Arc::new(Private::of(topics)));
         let now = self.now();
         let mut guard = self.lock();
+        if !guard.patterns.is_empty() && guard.lacks(topics) {
+            drop(guard);
+            self.foresee_channels(topics);
+            guard = self.lock();
+        }
         let state = &mut *guard;
         let last = state.last;
         state.make_all(topics, now, &self.shared.options)?;
@@ -121,7 +127,28 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Asks the patterns that somebody listens to of channels that are about to come:
+    /// without the lock, which nobody is to wait for meanwhile. What was not foreseen is
+    /// asked under it.
+    pub(super) fn foresee_channels(&self, names: &[impl AsRef<str>]) {
+        let state = self.lock();
+        if state.patterns.is_empty() || !state.lacks(names) {
+            return;
+        }
+        let patterns = state.patterns.all();
+        drop(state);
+        let answers = Answers::new(patterns, names.iter().map(AsRef::as_ref));
+        self.lock().patterns.foretell(answers);
+    }
+}
+
 impl State {
+    /// Whether one of these channels is not there.
+    fn lacks(&self, names: &[impl AsRef<str>]) -> bool {
+        names.iter().any(|name| !self.channels.contains_key(name.as_ref()))
+    }
+
     /// What was answered to the first request with this key, or of this id, that came
     /// to one of these channels.
     pub(super) fn answered(

@@ -118,12 +118,12 @@ fn what_is_wrong_is_no_template_and_what_is_too_big_is_refused() {
         assert!(matches!(Template::new(wrong), Ok(None)), "{wrong}");
     }
     assert!(Template::new("{a.b,%41_,c:9999}").is_err());
-    let many: Vec<String> = (0..40).map(|n| format!("v{n}")).collect();
+    let many: Vec<String> = (0..20).map(|n| format!("v{n}")).collect();
     assert_eq!(
         Template::new(&format!("{{?{}}}", many.join(","))).err(),
         Some(MatcherError::TooBig)
     );
-    assert!(Template::new(&format!("{{&{}}}", many.join(","))).is_ok());
+    assert!(Template::new(&format!("{{&{}}}", many[..8].join(","))).is_ok());
 }
 
 #[derive(Debug, Clone)]
@@ -258,6 +258,13 @@ proptest! {
             template.extend(["{", operator, &names, "}"]);
             topic += &expand(operator, variables);
         }
-        prop_assert!(matches(&template, &topic), "{template} {topic}");
+        match Template::new(&template) {
+            // Many prefixes in one template are more than it may take.
+            Err(error) => prop_assert_eq!(error, MatcherError::TooBig),
+            Ok(compiled) => {
+                let matches = compiled.expect("a template").matches(&topic);
+                prop_assert!(matches, "{template} {topic}");
+            }
+        }
     }
 }
