@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use browser::Page;
 use common::TestServer;
-use threadcast::{Config, Event, Histories, History, Limits, Registry};
+use threadcast::{Channels, Config, Event, Histories, History, Limits, Registry, Start};
 
 /// In a tab: listens, and keeps what comes.
 const LISTEN: &str = "
@@ -250,6 +250,9 @@ fn a_gap_is_an_event_of_every_tab() {
     publish(&server.registry, 0..5);
     let after = server.registry.last_id();
     publish(&server.registry, 5..10);
+    // A channel that is empty and that nobody listens to is forgotten, with how much it has lost.
+    let channels = Channels::new(["news"]).expect("a name");
+    let _listener = server.registry.subscribe(&channels, &Start::Now).expect("there is room");
     server.registry.forget("news").expect("there is no store to fail");
     for tab in [&leader, &tab] {
         listen(tab, "'news'", &format!("{{ lastEventId: '{after}' }}"));
