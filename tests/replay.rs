@@ -221,6 +221,8 @@ fn a_cursor_older_than_the_history_gets_a_gap_with_the_number_of_the_lost() {
 fn a_history_that_was_deleted_is_a_gap_for_who_had_not_read_it() {
     let server = TestServer::start();
     let ids = ["1", "2", "3"].map(|data| publish(&server, "a", data));
+    // A channel that is empty and that nobody listens to is forgotten, with how much it has lost.
+    let _listener = Stream::of(&server, "/channels/a", "");
     let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(server.request(delete).status, 204);
     let mut late = Stream::of(&server, "/channels/a", &last_event_id(&ids[0]));
