@@ -37,7 +37,7 @@ pub(crate) struct Cli {
 // What each does is said at its arguments: a comment here would replace all of that.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
-    Serve(Serve),
+    Serve(Box<Serve>),
     Publish(Publish),
     Listen(Listen),
     #[command(subcommand)]
@@ -64,7 +64,7 @@ impl Command {
 
 impl Cli {
     pub(crate) fn command(self) -> Command {
-        self.command.unwrap_or(Command::Serve(self.serve))
+        self.command.unwrap_or(Command::Serve(Box::new(self.serve)))
     }
 }
 
@@ -334,7 +334,7 @@ mod tests {
         let Command::Serve(serve) = Cli::parse_from(["threadcast"]).command() else {
             panic!("no command serves");
         };
-        let (ours, theirs) = (Config::from(serve), Config::default());
+        let (ours, theirs) = (Config::from(*serve), Config::default());
         assert_eq!(ours.limits, theirs.limits);
         assert_eq!(ours.listen, theirs.listen);
         assert_eq!(ours.max_channels, theirs.max_channels);

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     let command = Cli::parse().command();
     logging::start(command.log_format());
     let outcome = match command {
-        Command::Serve(options) => serve(options.into()),
+        Command::Serve(options) => serve((*options).into()),
         Command::Publish(options) => publish(options),
         Command::Listen(options) => listen(options.into()),
         Command::Store(look) => store(look),

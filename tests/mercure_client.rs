@@ -1,4 +1,4 @@
-//! A Mercure client library of somebody else's, as PyPI has it: a publisher and a
+//! A Mercure client library of somebody else's, as `PyPI` has it: a publisher and a
 //! subscriber in Python that know nothing of us.
 
 mod common;

@@ -19,16 +19,16 @@ use super::positive;
 ///
 /// Examples:
 ///
-///   openssl rand -hex 32 > key
-///   threadcast token --key-file key --publish '*'
-///   threadcast token --key-file key --subscribe 'https://example.com/books/{id}' --expires 5m
+///     openssl rand -hex 32 > key
+///     threadcast token --key-file key --publish '*'
+///     threadcast token --key-file key --subscribe 'https://example.com/books/{id}' --expires 5m
 ///
 /// Exit codes: 0 it is printed, 2 wrong arguments.
 #[derive(Debug, Clone, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct MakeToken {
     /// Sign with the key in this file: a private key in PEM (RSA: RS256; EC on P-256:
-    /// ES256; Ed25519: EdDSA), or else the bytes of a secret, 32 or more (HS256)
+    /// ES256; Ed25519: `EdDSA`), or else the bytes of a secret, 32 or more (HS256)
     #[arg(long, value_name = "FILE", env = "THREADCAST_KEY_FILE", value_parser = signing_key)]
     key_file: SigningKey,
 

@@ -16,6 +16,7 @@ mod matcher;
 mod publish;
 mod records;
 mod stream;
+mod token;
 
 pub use self::chunks::check as chunks;
 pub use self::cursor::check as cursor;
@@ -24,6 +25,7 @@ pub use self::matcher::check as matcher;
 pub use self::publish::check as publish;
 pub use self::records::check as records;
 pub use self::stream::check as stream;
+pub use self::token::check as token;
 
 #[cfg(test)]
 mod tests {
@@ -35,7 +37,7 @@ mod tests {
     type Check = fn(&[u8]);
 
     /// Each by the name of its fuzz target.
-    const CHECKS: [(&str, Check); 7] = [
+    const CHECKS: [(&str, Check); 8] = [
         ("chunks", chunks),
         ("cursor", cursor),
         ("head", head),
@@ -43,6 +45,7 @@ mod tests {
         ("publish", publish),
         ("records", records),
         ("stream", stream),
+        ("token", token),
     ];
 
     /// What is in a folder of `fuzz/`, by name.

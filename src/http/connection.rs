@@ -106,8 +106,9 @@ pub(crate) fn serve(
             Reply::Stream(stream) => {
                 inbound.bytes = Vec::new(); // the buffer is given back
                 // The kernel keeps 32 KB for a thread that has sent, for as long
-                // as it lives: a stream that is not to send gets one that has not.
-                if has_sent && server.mailbox.is_some() {
+                // as it lives: a stream that is not to send gets one that has not. And a
+                // stack that was touched deep down stays so: it gets a fresh one.
+                if has_sent && server.mailbox.is_some() || stream.is_deep() {
                     return begin_elsewhere(stream, inbound, server, peer, alive);
                 }
                 stream.run(&inbound.socket, server, peer);

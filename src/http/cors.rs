@@ -12,7 +12,7 @@ use super::request::Request;
 use crate::recipes::Recipe;
 
 /// What a page may send besides what it always may.
-const HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID";
+const HEADERS: &str = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID";
 
 /// The origins that `--cors-origin` names.
 ///

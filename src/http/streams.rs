@@ -18,7 +18,7 @@ use super::{Shared, cors, forwarded, lab};
 use crate::delivery::Delivery;
 use crate::event::{Frame, Framing};
 use crate::recipes::{self, Recipe};
-use crate::registry::{Channels, Registry, Start, Subscription};
+use crate::registry::{Channels, Readable, Registry, Start, Subscription};
 use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, Tally, Writer};
 use crate::ticker;
 
@@ -61,8 +61,15 @@ pub(super) fn channels(
     let start = start(exchange)?;
     let place = admit(exchange)?;
     let hub: &Registry = &exchange.server.hub;
-    let channels = channels.clone().readable(reader.readable());
-    let mut subscription = hub.subscribe(&channels, &start)?;
+    let allowed;
+    let channels = match reader.readable() {
+        Readable::Public => channels,
+        readable => {
+            allowed = channels.clone().readable(readable);
+            &allowed
+        }
+    };
+    let mut subscription = hub.subscribe(channels, &start)?;
     if let Some(name) = exchange.request.query("presence")
         && !exchange.request.is_head()
     {
@@ -159,7 +166,9 @@ pub(super) fn reply(
     active: Option<Box<Active>>,
 ) -> Reply {
     let path = format!("/{}", exchange.request.segments.join("/"));
-    Reply::Stream(Box::new(Stream { path, source, place, active, tab: lab::tab(exchange) }))
+    let config = &exchange.server.config;
+    let deep = config.subscribe_key.is_some() || config.mercure.is_on() && path.starts_with("/.");
+    Reply::Stream(Box::new(Stream { path, source, place, active, tab: lab::tab(exchange), deep }))
 }
 
 #[inline(never)] // so that a clock does not stand on its frame
@@ -202,6 +211,8 @@ pub(super) struct Stream {
     active: Option<Box<Active>>,
     /// The page that opens it, if there is a lab.
     tab: Option<Box<str>>,
+    /// Whether a JWT or a pattern was looked at on the way to it.
+    deep: bool,
 }
 
 /// Where a stream's events come from, and the way to its client.
@@ -222,10 +233,15 @@ pub(super) struct Story {
 }
 
 impl Stream {
+    /// Whether the way to it took more stack than a stream's thread should keep.
+    pub(super) fn is_deep(&self) -> bool {
+        self.deep
+    }
+
     /// The rest of the connection's life, but for its closing.
     #[inline(never)] // its caller's frame stays small for those who only ask
     pub(super) fn run(self, socket: &Arc<TcpStream>, server: &Shared, peer: SocketAddr) {
-        let Self { path, source, place, active, tab } = self;
+        let Self { path, source, place, active, tab, deep: _ } = self;
         let started = Instant::now();
         log::trace!("{peer} {path:?} begins");
         let Ok(_guest) = lab::admit(server, socket, tab) else { return };

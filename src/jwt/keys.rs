@@ -67,12 +67,6 @@ impl fmt::Debug for VerifyingKey {
     }
 }
 
-impl PartialEq for VerifyingKey {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.key, &other.key)
-    }
-}
-
 /// A key that tokens are signed with: the private one of a pair, or a shared secret.
 ///
 /// ```

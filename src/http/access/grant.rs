@@ -42,17 +42,32 @@ enum Sight {
 impl Reader {
     /// The reader that this request is of. Fails if reading takes a token, and it has
     /// none; or if it has one that is not believed, even where none is needed.
-    #[inline(never)] // its frame is gone by the time a stream begins
     pub(in crate::http) fn of(exchange: &Exchange<'_>, door: Door) -> Result<Self, Refusal> {
         let config = &exchange.server.config;
         let lock = Lock::new(config.subscribe_token.as_ref(), config.subscribe_key.as_ref());
-        let Some(lock) = lock else { return Ok(Self::default()) };
+        lock.map_or(Ok(Self::default()), |lock| Self::behind(&lock, exchange, door))
+    }
+
+    #[inline(never)] // where there is no lock, there is no frame for it
+    fn behind(lock: &Lock<'_>, exchange: &Exchange<'_>, door: Door) -> Result<Self, Refusal> {
+        let config = &exchange.server.config;
+        // On our own routes a session reads although a header publishes, as for a WebSocket.
+        if door == Door::Own
+            && let Some(session) = presented::session(&exchange.request)
+            && let Ok(reader) = Self::bearing(&session, lock, config)
+        {
+            return Ok(reader);
+        }
         let Some(presented) = presented::token(&exchange.request, door)? else {
             let anonymous = config.anonymous.then(Self::default);
             return anonymous.ok_or_else(|| missing(config));
         };
+        Self::bearing(&presented, lock, config)
+    }
+
+    fn bearing(presented: &Presented, lock: &Lock<'_>, config: &Config) -> Result<Self, Refusal> {
         let by_query = presented.by == By::Query;
-        match lock.open(&presented, config)? {
+        match lock.open(presented, config)? {
             None => Ok(Self { sight: Sight::All, until: None, by_query }),
             Some(Believed { rights, expires }) => {
                 let sight = Sight::These(Box::new(rights));
@@ -91,6 +106,7 @@ impl Reader {
 
     /// Fails unless he may hear of every channel there is: where updates are private, so are
     /// their topics' names.
+    #[inline(never)] // as above
     pub(in crate::http) fn check_all(&self, exchange: &Exchange<'_>) -> Result<(), Refusal> {
         let config = &exchange.server.config;
         let is_open = config.subscribe_token.is_none() && config.subscribe_key.is_none();
@@ -154,6 +170,7 @@ impl Publisher {
     }
 
     /// Fails unless he may publish to each of these; nobody may to the hub's own.
+    #[inline(never)] // as above
     pub(in crate::http) fn check<'a>(
         &self,
         exchange: &Exchange<'_>,

@@ -47,6 +47,9 @@ pub(super) fn token(request: &Request, door: Door) -> Result<Option<Presented>, 
         if bearers.next().is_some() {
             return Err(malformed("send one Authorization header, with one token"));
         }
+        if token.is_empty() && door == Door::Own {
+            return Ok(None); // who says nothing there has said nothing
+        }
         return some(token.to_vec(), By::Header);
     }
     if door == Door::Mercure {
@@ -58,12 +61,20 @@ pub(super) fn token(request: &Request, door: Door) -> Result<Option<Presented>, 
             return some(token.into_bytes(), By::Query);
         }
     }
-    let cookie = match door {
-        Door::Own => session::token(request),
-        Door::Mercure => COOKIES.iter().find_map(|name| session::cookie(request, name)),
-    };
-    // An empty cookie is one that was taken back.
-    Ok(cookie.filter(|token| !token.is_empty()).map(|token| Presented { token, by: By::Cookie }))
+    Ok(match door {
+        Door::Own => session(request),
+        Door::Mercure => cookie(COOKIES.iter().find_map(|name| session::cookie(request, name))),
+    })
+}
+
+/// The token of the session that the request is of.
+pub(super) fn session(request: &Request) -> Option<Presented> {
+    cookie(session::token(request))
+}
+
+/// An empty cookie is one that was taken back.
+fn cookie(token: Option<Vec<u8>>) -> Option<Presented> {
+    token.filter(|token| !token.is_empty()).map(|token| Presented { token, by: By::Cookie })
 }
 
 fn some(token: Vec<u8>, by: By) -> Result<Option<Presented>, Refusal> {

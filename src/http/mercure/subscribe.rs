@@ -11,7 +11,7 @@ use crate::http::connection::Exchange;
 use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
 use crate::http::streams;
-use crate::matcher::{Matcher, MatcherError, check_topic};
+use crate::matcher::{Matcher, MatcherError};
 use crate::recipes::RETRY;
 use crate::registry::{Channels, Start};
 
@@ -115,10 +115,9 @@ fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, Refusal> {
         names.iter().find_map(|name| request.query(name)).filter(|id| !id.is_empty())
     };
     let cursor = header.or_else(query);
-    if let Some(id) = &cursor {
-        // It goes back in a header.
-        check_topic(id)
-            .map_err(|error| Refusal::new(400, format!("the last event id: {error}")))?;
+    // It goes back in a header. What of it an id may not have today, it may have had once.
+    if cursor.as_deref().is_some_and(|id| id.contains(char::is_control)) {
+        return Err(Refusal::new(400, "the last event id must not contain control characters"));
     }
     Ok(cursor)
 }
@@ -148,7 +147,6 @@ mod tests {
             "match=a%0A",
             "match=%E2%80%8B",
             "match_urlpattern=http://[",
-            "topic={",
             "match=a&topics&matchx",
             &many,
         ] {

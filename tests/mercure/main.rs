@@ -1,0 +1,267 @@
+//! The Mercure protocol by the socket: what each generation asks for, and what it is
+//! answered.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod private;
+mod subscriptions;
+mod tokens;
+
+use common::jwt::{AUDIENCE, allowing, bearer};
+use common::{Answer, PATIENCE, Process, Stream, TestServer, jwt, wait_until};
+use threadcast::{Config, CorsOrigins, Mercure};
+
+const HUB: &str = "/.well-known/mercure";
+const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+
+fn config() -> Config {
+    Config {
+        mercure: Mercure::On,
+        publish_key: Some(jwt::key()),
+        subscribe_key: Some(jwt::key()),
+        jwt_audience: Some(AUDIENCE.into()),
+        anonymous: true,
+        ..Config::default()
+    }
+}
+
+fn open() -> TestServer {
+    TestServer::with(Config { mercure: Mercure::On, ..Config::default() })
+}
+
+/// Publishes a form, with whatever right it takes.
+fn publish(server: &TestServer, form: &str) -> Answer {
+    let headers = format!("{FORM}{}", bearer(&allowing(&["*"], &[])));
+    server.post(HUB, &headers, form)
+}
+
+fn id_of(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body.clone()
+}
+
+fn get(server: &TestServer, target: &str, headers: &str) -> Answer {
+    server.request(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"))
+}
+
+#[test]
+fn an_update_is_a_form_and_its_answer_is_its_id() {
+    let server = open();
+    let mut stream = Stream::of(&server, &format!("{HUB}?match=https://example.com/a"), "");
+    let answer = publish(&server, "topic=https://example.com/a&data=one%0Atwo&type=t&retry=10&x=y");
+    assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+    let event = stream.event();
+    assert_eq!((event.id.as_deref(), event.data()), (Some(&*id_of(&answer)), "one\ntwo"));
+    assert_eq!((event.name.as_deref(), event.retry.as_deref()), (Some("t"), Some("10")));
+    let answer = publish(&server, "topic=https://example.com/a&id=urn:x&data=");
+    assert_eq!(id_of(&answer), "urn:x");
+    let event = stream.event();
+    assert_eq!((event.id.as_deref(), event.data.as_deref()), (Some("urn:x"), Some("")));
+}
+
+#[test]
+fn what_is_no_update_is_refused() {
+    let server = open();
+    for (headers, form, status) in [
+        (FORM, "data=x", 400),
+        (FORM, "topic=", 400),
+        (FORM, "topic=a&id=earliest", 400),
+        (FORM, "topic=a&id=%23", 400),
+        (FORM, "topic=a&retry=x", 400),
+        ("Content-Type: application/json\r\n", "{\"topic\":\"a\"}", 415),
+        ("", "topic=a", 415),
+        (FORM, "topic=/.well-known/mercure/subscriptions/exact/a/b", 403),
+        (FORM, "topic=a&topic=https://x/.well-known/%256Dercure/../mercure", 403),
+    ] {
+        let answer = server.post(HUB, headers, form);
+        assert_eq!(answer.status, status, "{form}: {answer:?}");
+        answer.check_problem();
+    }
+    let long = format!("topic={}", "x".repeat(2_000));
+    assert_eq!(publish(&server, &long).status, 413);
+    assert_eq!(publish(&server, &format!("topic=a&data={}", "x".repeat(70_000))).status, 413);
+    let reserved = "/channels/%2F.well-known%2Fmercure%2Fsubscriptions%2Fx";
+    assert_eq!(server.post(reserved, "", "forged").status, 403, "by our own route neither");
+    assert!(server.registry.list().is_empty(), "nothing was published");
+}
+
+#[test]
+fn topics_are_channels_and_channels_topics() {
+    let server = open();
+    let mut ours = Stream::of(&server, "/channels/news", "");
+    let mut theirs = Stream::of(&server, &format!("{HUB}?topic=news"), "");
+    publish(&server, "topic=news&data=theirs");
+    assert_eq!(server.post("/channels/news", "", "ours").status, 200);
+    for stream in [&mut ours, &mut theirs] {
+        stream.expect_data(&["theirs", "ours"]);
+    }
+}
+
+#[test]
+fn every_kind_of_matcher_selects_and_an_update_of_several_topics_comes_once() {
+    let server = open();
+    let book = "https://example.com/books/7";
+    for (query, hears) in [
+        ("match=https://example.com/books/7", true),
+        ("match_exact=https://example.com/books/7", true),
+        ("match=https://example.com/books/:id", false),
+        ("match_urlpattern=https://example.com/books/:id", true),
+        ("match_urlpattern=https://example.com/authors/:id", false),
+        ("topic=https://example.com/books/7", true),
+        ("topic=https%3A%2F%2Fexample.com%2Fbooks%2F%7Bid%7D", true),
+        ("topic=https%3A%2F%2Fexample.com%2Fauthors%2F%7Bid%7D", false),
+        ("topic=alternate", true),
+        ("match=*", true),
+        ("topic=*", true),
+        ("match_urlpattern=*", true),
+        ("match=alternate&topic=*&match=https://example.com/books/7", true),
+    ] {
+        let mut stream = Stream::of(&server, &format!("{HUB}?{query}&match=last"), "");
+        id_of(&publish(&server, &format!("topic={book}&topic=alternate&data=it")));
+        id_of(&publish(&server, "topic=last&data=last"));
+        let expected: &[&str] = if hears { &["it", "last"] } else { &["last"] };
+        stream.expect_data(expected);
+    }
+}
+
+#[test]
+fn a_query_that_selects_nothing_is_refused() {
+    let server = open();
+    for query in [
+        "",
+        "?",
+        "?Match=a",
+        "?match_regex=a",
+        "?matches=a&match=a",
+        "?match=",
+        "?match=a%0D",
+        "?x=y",
+    ] {
+        let answer = get(&server, &format!("{HUB}{query}"), "");
+        assert_eq!(answer.status, 400, "{query}: {answer:?}");
+        answer.check_problem();
+    }
+    let bad = get(&server, &format!("{HUB}?match=a&last_event_id=a%0D%0AX-Forged:%201"), "");
+    assert_eq!((bad.status, bad.header("x-forged")), (400, None));
+}
+
+#[test]
+fn a_stream_resumes_by_either_generations_words_and_says_from_where() {
+    let server = open();
+    let first = id_of(&publish(&server, "topic=a&data=1"));
+    let own = id_of(&publish(&server, "topic=a&data=2&id=urn:two"));
+    id_of(&publish(&server, "topic=a&data=3"));
+    let (all, rest, last) = (&["1", "2", "3"][..], &["2", "3"][..], &["3"][..]);
+    for (query, headers, expected, preceding) in [
+        (format!("match=a&last_event_id={first}"), String::new(), rest, &*first),
+        (format!("match=a&last_event_id={own}"), String::new(), last, &*own),
+        ("match=a&last_event_id=earliest".into(), String::new(), all, "earliest"),
+        ("match=a".into(), format!("Last-Event-ID: {first}\r\n"), rest, &*first),
+        ("match=a&last_event_id=earliest".into(), format!("Last-Event-ID: {own}\r\n"), last, &*own),
+        (format!("topic=a&lastEventID={first}"), String::new(), rest, &*first),
+        (format!("topic=a&Last-Event-ID={first}"), String::new(), rest, &*first),
+    ] {
+        let mut stream = Stream::of(&server, &format!("{HUB}?{query}"), &headers);
+        stream.expect_data(expected);
+        let (ours, other) = if query.starts_with("topic") {
+            ("last-event-id", "mercure-last-event-id")
+        } else {
+            ("mercure-last-event-id", "last-event-id")
+        };
+        assert_eq!(stream.head.header(ours), Some(preceding), "{query} {headers}");
+        assert_eq!(stream.head.header(other), None, "{query}");
+    }
+    let stream = Stream::of(&server, &format!("{HUB}?match=a"), "");
+    assert_eq!(stream.head.header("mercure-last-event-id"), None, "nobody asked");
+    let mut stream = Stream::of(&server, &format!("{HUB}?match=a&last_event_id=urn:lost"), "");
+    assert_eq!(stream.head.header("mercure-last-event-id"), Some("earliest"));
+    assert!(stream.event().gap().is_some(), "and what is missing is said as ever");
+}
+
+#[test]
+fn what_has_fallen_out_of_the_history_is_not_passed_over() {
+    let history = threadcast::History { events: 2, ..Default::default() };
+    let history = threadcast::Histories::default().with("*", history);
+    let server = TestServer::with(Config { mercure: Mercure::On, history, ..Config::default() });
+    let ids =
+        ["1", "2", "3", "4"].map(|data| id_of(&publish(&server, &format!("topic=a&data={data}"))));
+    for (id, preceding) in [(&ids[0], "earliest"), (&ids[1], &*ids[1]), (&ids[3], &*ids[3])] {
+        let stream = Stream::of(&server, &format!("{HUB}?match=a&last_event_id={id}"), "");
+        assert_eq!(stream.head.header("mercure-last-event-id"), Some(preceding));
+    }
+}
+
+#[test]
+fn the_paths_answer_to_their_methods_and_to_pages_of_named_origins() {
+    let cors_origins = CorsOrigins::These(vec!["https://app.example".into()]);
+    let server = TestServer::with(Config { cors_origins, ..config() });
+    let ask = |request: &str, headers: &str| {
+        server.head(&format!("{request} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"))
+    };
+    let head = ask(&format!("HEAD {HUB}?match=a&last_event_id=earliest"), "");
+    assert_eq!((head.status, head.header("mercure-last-event-id")), (200, Some("earliest")));
+    let wrong = ask(&format!("DELETE {HUB}"), "");
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("GET, HEAD, POST, OPTIONS")));
+    let origin = "Origin: https://app.example\r\n";
+    let preflight =
+        ask(&format!("OPTIONS {HUB}"), &format!("{origin}Access-Control-Request-Method: POST\r\n"));
+    assert_eq!(preflight.header("access-control-allow-origin"), Some("https://app.example"));
+    assert!(
+        preflight
+            .header("access-control-allow-headers")
+            .is_some_and(|it| it.contains("Authorization"))
+    );
+    let stream = ask(&format!("GET {HUB}?match=a"), origin);
+    assert_eq!(stream.header("access-control-allow-credentials"), Some("true"));
+    assert_eq!(
+        stream.header("access-control-expose-headers"),
+        Some("Link, Mercure-Last-Event-ID, Last-Event-ID")
+    );
+    let foreign = ask(&format!("GET {HUB}?match=a"), "Origin: https://evil.example\r\n");
+    assert_eq!(foreign.header("access-control-allow-origin"), None);
+    let page = ask("GET /", "");
+    assert_eq!(page.header("link"), Some("</.well-known/mercure>; rel=\"mercure\""));
+    let metadata = server.get("/.well-known/oauth-protected-resource/.well-known/mercure").json();
+    assert_eq!(metadata["resource"], AUDIENCE);
+    assert_eq!(metadata["authorization_details_types_supported"][0], "mercure");
+    assert!(metadata.get("mercure_subscriptions").is_none(), "{metadata}");
+}
+
+#[test]
+fn without_its_flag_nothing_of_it_is_there() {
+    let (server, hub) = (TestServer::start(), open());
+    for path in [
+        HUB,
+        "/.well-known/mercure/subscriptions",
+        "/.well-known/oauth-protected-resource/.well-known/mercure",
+    ] {
+        for method in ["GET", "POST"] {
+            let ask = |server: &TestServer, path: &str| {
+                server.request(&format!(
+                    "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+                ))
+            };
+            let (answer, unknown) = (ask(&server, path), ask(&server, "/unknown"));
+            assert_eq!((answer.status, &answer.body), (unknown.status, &unknown.body), "{path}");
+            if path != HUB {
+                assert_eq!(ask(&hub, path).status, 404, "{path}: this takes a flag of its own");
+            }
+        }
+    }
+    assert_eq!(server.get("/").header("link"), None);
+    assert_eq!(server.post("/channels/mercure", "", "a name as any other").status, 200);
+}
+
+#[test]
+fn it_takes_no_thread_and_no_descriptor_of_its_own() {
+    let without = Process::with("");
+    let with = Process::with(
+        "--mercure --mercure-subscriptions --jwt-key-file tests/keys/ec.pub.pem --anonymous",
+    );
+    // The last of them begin after the server has said where it listens.
+    wait_until(PATIENCE, "as many threads and descriptors with it as without", || {
+        without.threads_and_descriptors() == with.threads_and_descriptors()
+    });
+    assert_eq!(with.get(HUB).status, 400, "it is there");
+    assert_eq!(without.get(HUB).status, 404, "and it is not");
+}

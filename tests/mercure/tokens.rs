@@ -1,0 +1,137 @@
+//! Tokens on the hub's paths: where they stand, and what they let their bearers do.
+
+use serde_json::json;
+use threadcast::{Config, CorsOrigins};
+
+use super::common::jwt::{allowing, bearer, detailed, in_seconds, older};
+use super::common::{Stream, TestServer};
+use super::{FORM, HUB, config};
+
+#[test]
+fn publishing_takes_a_token_that_grants_each_topic() {
+    let server = TestServer::with(config());
+    for (token, form, status) in [
+        (allowing(&["a"], &[]), "topic=a", 200),
+        (allowing(&["a"], &[]), "topic=b", 403),
+        (allowing(&["a"], &[]), "topic=a&topic=b", 403),
+        (allowing(&["a", "b"], &[]), "topic=a&topic=b", 200),
+        (allowing(&["/x/{y}"], &[]), "topic=/x/1&private", 200),
+        (allowing(&[], &["*"]), "topic=a", 403),
+        (older(&json!({})), "topic=a", 403),
+        (
+            detailed(&["publish"], &json!([{ "match": "/x/:y", "match_type": "urlpattern" }])),
+            "topic=/x/1",
+            200,
+        ),
+        (
+            detailed(&["publish"], &json!([{ "match": "/x/:y", "match_type": "urlpattern" }])),
+            "topic=/x/1/2",
+            403,
+        ),
+        (detailed(&["subscribe"], &json!([{ "match": "*" }])), "topic=a", 403),
+        (allowing(&["*"], &[]), "topic=/.well-known/mercure/subscriptions/x", 403),
+        ("wrong".into(), "topic=a", 401),
+    ] {
+        let answer = server.post(HUB, &format!("{FORM}{}", bearer(&token)), form);
+        assert_eq!(answer.status, status, "{form}: {answer:?}");
+        let challenge = answer.header("www-authenticate").unwrap_or_default();
+        match status {
+            401 => {
+                assert!(
+                    challenge.starts_with("Bearer error=\"invalid_token\", resource_metadata=")
+                );
+            }
+            403 if !form.contains("mercure") => {
+                assert!(
+                    challenge
+                        .starts_with("Bearer error=\"insufficient_scope\", resource_metadata=")
+                );
+            }
+            _ => assert_eq!(challenge, ""),
+        }
+    }
+    let answer = server.post(HUB, FORM, "topic=a");
+    assert_eq!(answer.status, 401);
+    assert!(
+        answer
+            .header("www-authenticate")
+            .is_some_and(|it| it.starts_with("Bearer resource_metadata="))
+    );
+}
+
+#[test]
+fn a_token_stands_in_the_header_the_query_or_a_cookie_and_one_of_them_counts() {
+    let server = TestServer::with(Config { anonymous: false, ..config() });
+    let good = allowing(&["*"], &["*"]);
+    let cookie = |name: &str, token: &str| format!("Cookie: x=y; {name}={token}\r\n");
+    for (query, headers, status) in [
+        (String::new(), String::new(), 401),
+        (String::new(), bearer(&good), 200),
+        (format!("&access_token={good}"), String::new(), 200),
+        (format!("&authorization={good}"), String::new(), 200),
+        (String::new(), cookie("mercureAuthorization", &good), 200),
+        (String::new(), cookie("__Secure-mercure_access_token", &good), 200),
+        (String::new(), cookie("threadcast_token", &good), 401),
+        (format!("&access_token={good}"), bearer("wrong"), 401),
+        ("&access_token=wrong".into(), bearer(&good), 200),
+        ("&access_token=wrong".into(), cookie("mercureAuthorization", &good), 401),
+        (format!("&access_token={good}&access_token={good}"), String::new(), 400),
+        (format!("&access_token={good}&authorization={good}"), String::new(), 400),
+        (String::new(), bearer(&good).repeat(2), 400),
+        (format!("&access_token={}", "x".repeat(9_000)), String::new(), 401),
+    ] {
+        let head = server.head(&format!(
+            "GET {HUB}?match=a{query} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"
+        ));
+        let name = format!("{query} {headers}");
+        assert_eq!(head.status, status, "{name}: {head:?}");
+        let challenge = head.header("www-authenticate").unwrap_or_default();
+        let expected = match status {
+            200 => "",
+            400 => "Bearer error=\"invalid_request\"",
+            _ if query.is_empty() && !headers.contains("Bearer") => "Bearer resource_metadata=",
+            _ => "Bearer error=\"invalid_token\", resource_metadata=",
+        };
+        assert!(
+            challenge.starts_with(expected) && challenge.is_empty() == expected.is_empty(),
+            "{name}: {challenge}"
+        );
+        let is_private =
+            head.headers.iter().any(|(name, value)| name == "cache-control" && value == "private");
+        assert_eq!(
+            is_private,
+            status == 200 && !query.is_empty() && !headers.contains("Bearer"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn with_a_cookie_a_page_must_be_known_to_publish() {
+    let cors_origins = CorsOrigins::These(vec!["https://app.example".into()]);
+    let server = TestServer::with(Config { cors_origins, ..config() });
+    let cookie = format!("{FORM}Cookie: mercureAuthorization={}\r\n", allowing(&["*"], &[]));
+    for (headers, status) in [
+        ("", 403),
+        ("Origin: http://localhost\r\n", 200),
+        ("Origin: https://app.example\r\n", 200),
+        ("Origin: https://evil.example\r\n", 403),
+        ("Origin: null\r\n", 403),
+        ("Referer: http://localhost/page?x\r\n", 200),
+        ("Referer: https://app.example/page\r\n", 200),
+        ("Referer: https://app.example.evil.example/\r\n", 403),
+        ("Referer: about:blank\r\n", 403),
+    ] {
+        let answer = server.post(HUB, &format!("{cookie}{headers}"), "topic=a");
+        assert_eq!(answer.status, status, "{headers}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_stream_of_the_hub_ends_with_its_token() {
+    let server = TestServer::with(config());
+    let token = older(&json!({ "exp": in_seconds(2) }));
+    let mut stream = Stream::of(&server, &format!("{HUB}?match=a"), &bearer(&token));
+    assert!(stream.next().expect("when to come back").contains("retry: "));
+    assert_eq!(stream.next(), None);
+}
