@@ -88,7 +88,9 @@ impl Registry {
         }
         let state = &mut *guard;
         let last = state.last;
-        state.make_all(topics, now, &self.shared.options)?;
+        if state.lacks(topics) {
+            state.make_all(topics, now, &self.shared.options)?;
+        }
         if let Some(first) = key.and_then(|key| state.answered(topics, Some(key), None)) {
             return Ok(first);
         }
@@ -107,7 +109,7 @@ impl Registry {
             let frame = event.frame(visible);
             let mark = own.map(|own| Box::new(Mark { own: Some(own.into()), key: None }));
             let entry = Entry { id: newest, at: now, frame, mark, private: private.clone() };
-            state.push(topics, &entry, published);
+            state.push(topics, entry, published);
         }
         for topic in topics {
             let Some(target) = state.channels.get_mut(*topic) else { continue };
@@ -168,8 +170,9 @@ impl State {
         topics: &[impl AsRef<str>],
         private: Option<&Arc<Private>>,
     ) -> (usize, Vec<Bells>) {
-        let mut all = (0, Vec::new());
-        for topic in topics {
+        let Some((first, others)) = topics.split_first() else { return (0, Vec::new()) };
+        let mut all = self.audience(first.as_ref(), private);
+        for topic in others {
             let (subscribers, bells) = self.audience(topic.as_ref(), private);
             all.0 += subscribers;
             all.1.extend(bells);
@@ -178,12 +181,15 @@ impl State {
     }
 
     /// Lets an event into the rings of its topics, which have been made.
-    fn push(&mut self, topics: &[&str], entry: &Entry, published: Published) {
-        for topic in topics {
-            let Some(target) = self.channels.get_mut(*topic) else { continue };
+    fn push(&mut self, topics: &[&str], entry: Entry, published: Published) {
+        let Some((first, others)) = topics.split_first() else { return };
+        let mut push = |topic, entry: Entry| {
+            let Some(target) = self.channels.get_mut(topic) else { return };
             entry.mark.iter().for_each(|mark| target.marks.add(mark, published));
-            target.ring.push(entry.clone());
-        }
+            target.ring.push(entry);
+        };
+        others.iter().for_each(|topic| push(*topic, entry.clone()));
+        push(first, entry);
     }
 }
 
