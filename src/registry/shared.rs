@@ -126,6 +126,8 @@ impl Registry {
         let rings: BTreeSet<(Arc<str>, Option<Arc<Private>>)> =
             heard.iter().flat_map(Heard::rings).collect();
         let lost = heard.iter().any(|one| matches!(one, Heard::Lost(_)));
+        let names: Vec<&Arc<str>> = rings.iter().map(|(name, _)| name).collect();
+        self.foresee_channels(&names);
         let now = self.now();
         let mut state = self.lock();
         heard.into_iter().for_each(|one| state.take_in(one, options));

@@ -115,6 +115,8 @@ impl Publisher {
     fn publish(&mut self, requests: Vec<Request>) {
         let options = &self.registry.shared.options;
         let now = self.registry.now();
+        let topics: Vec<&Arc<str>> = requests.iter().flat_map(Request::topics).collect();
+        self.registry.foresee_channels(&topics);
         let mut state = self.registry.lock();
         let (last, mut taken, mut listeners) = (state.last, Vec::new(), Vec::new());
         for request in requests {
