@@ -15,7 +15,7 @@
 //!   leave half an event behind.
 
 use std::fmt::{self, Write as _};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::error::EventError;
@@ -141,8 +141,10 @@ impl Frame {
     }
 
     /// A comment, which a client ignores and every box in between counts as life.
+    /// All streams share it: to encode it for each would be the deepest that one gets.
     pub(crate) fn heartbeat() -> Self {
-        Self::of(b":\n\n")
+        static HEARTBEAT: LazyLock<Frame> = LazyLock::new(|| Frame::of(b":\n\n"));
+        HEARTBEAT.clone()
     }
 
     /// A heartbeat that a page can see: an event `heartbeat`, its data the

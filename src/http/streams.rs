@@ -16,6 +16,7 @@ use super::refusal::Refusal;
 use super::routes::Reply;
 use super::{Shared, cors, forwarded, lab};
 use crate::delivery::Delivery;
+use crate::error::PublishError;
 use crate::event::{Frame, Framing};
 use crate::recipes::{self, Recipe};
 use crate::registry::{Channels, Readable, Registry, Start, Subscription};
@@ -58,30 +59,52 @@ pub(super) fn channels(
     channels: &Channels,
     reader: &Reader,
 ) -> Result<Reply, Refusal> {
-    let start = start(exchange)?;
     let place = admit(exchange)?;
-    let hub: &Registry = &exchange.server.hub;
-    let allowed;
-    let channels = match reader.readable() {
-        Readable::Public => channels,
-        readable => {
-            allowed = channels.clone().readable(readable);
-            &allowed
-        }
-    };
-    let mut subscription = hub.subscribe(channels, &start)?;
-    if let Some(name) = exchange.request.query("presence")
-        && !exchange.request.is_head()
-    {
-        check_presence(&name)?;
-        subscription = subscription.present_as(&name);
-    }
+    let subscription = present(exchange, subscribe(exchange, channels, reader)?)?;
     let prelude = [Frame::retry(recipes::RETRY)];
     let opening = opening(exchange, EVENT_STREAM, &prelude, Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
     Ok(reply(exchange, live(exchange, opening, subscription, reader), place, None))
+}
+
+/// Joins the channels from where the request says.
+#[inline(never)] // or the stream would be made on its frame, and have a page more
+fn subscribe(
+    exchange: &Exchange<'_>,
+    channels: &Channels,
+    reader: &Reader,
+) -> Result<Box<Subscription>, Refusal> {
+    let start = start(exchange)?;
+    let hub: &Registry = &exchange.server.hub;
+    let subscription = match reader.readable() {
+        Readable::Public => hub.subscribe(channels, &start),
+        readable => subscribe_by_right(hub, channels, readable, &start),
+    };
+    Ok(Box::new(subscription?))
+}
+
+/// Tells the channels who is there, if the request says it.
+#[inline(never)] // as above
+fn present(
+    exchange: &Exchange<'_>,
+    subscription: Box<Subscription>,
+) -> Result<Box<Subscription>, Refusal> {
+    let name = exchange.request.query("presence").filter(|_| !exchange.request.is_head());
+    let Some(name) = name else { return Ok(subscription) };
+    check_presence(&name)?;
+    Ok(Box::new(subscription.present_as(&name)))
+}
+
+#[inline(never)] // most readers have no token
+fn subscribe_by_right(
+    hub: &Registry,
+    channels: &Channels,
+    readable: Readable,
+    start: &Start,
+) -> Result<Subscription, PublishError> {
+    hub.subscribe(&channels.clone().readable(readable), start)
 }
 
 /// Answers with the server's status, each second.
@@ -97,9 +120,9 @@ pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, 
 }
 
 /// What the ticker says, from now on.
-fn of_clock(exchange: &Exchange<'_>, channel: &'static str) -> Result<Subscription, Refusal> {
+fn of_clock(exchange: &Exchange<'_>, channel: &'static str) -> Result<Box<Subscription>, Refusal> {
     let channels = Channels::new([channel])?;
-    Ok(exchange.server.clock.subscribe(&channels, &Start::Now)?)
+    Ok(Box::new(exchange.server.clock.subscribe(&channels, &Start::Now)?))
 }
 
 /// A place for one more stream, before it has subscribed to anything; `HEAD` needs
@@ -185,7 +208,7 @@ fn story(
 pub(super) fn live(
     exchange: &Exchange<'_>,
     opening: Vec<u8>,
-    subscription: Subscription,
+    subscription: Box<Subscription>,
     reader: &Reader,
 ) -> Source {
     let (request, config) = (&exchange.request, &exchange.server.config);
@@ -196,7 +219,7 @@ pub(super) fn live(
     };
     let heartbeat = Heartbeat::new(every, frame);
     let writer =
-        Writer::new(exchange.socket(), request.framing(), opening, subscription, heartbeat);
+        Writer::new(exchange.socket(), request.framing(), opening, *subscription, heartbeat);
     let writer = writer.when_slow(config.slow_client);
     Source::Live(writer.for_at_most(config.limits.stream_age).until(reader.until))
 }

@@ -56,7 +56,7 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
         return Ok(Reply::Head(opening));
     }
     let active = Active::begin(exchange.server, &selected, reader.rights())?;
-    let source = streams::live(exchange, opening, subscription, &reader);
+    let source = streams::live(exchange, opening, Box::new(subscription), &reader);
     Ok(streams::reply(exchange, source, place, active))
 }
 
