@@ -70,7 +70,7 @@ pub(super) fn channels(
 }
 
 /// Joins the channels from where the request says.
-#[inline(never)] // or the stream would be made on its frame, and have a page more
+#[inline(never)] // or the stream would be made on its frame; in a box, for copies are stack: a page more
 fn subscribe(
     exchange: &Exchange<'_>,
     channels: &Channels,
