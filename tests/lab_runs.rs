@@ -205,9 +205,13 @@ fn every_question_is_answered_for_every_engine_that_is_here() {
         for experiment in Experiment::ALL {
             let name = format!("{} of {}", experiment.name(), engine.name());
             assert!(results.of(experiment, *engine).next().is_some(), "{name}");
-            // On a machine that is busy nothing need come through two of Apache's processes in 60 ms.
-            let found = results.shown(experiment, *engine, experiment.headline());
-            assert!(found.is_some() || engine.is_apache(), "{name}");
+            let is_found = |results: &Results| {
+                results.shown(experiment, *engine, experiment.headline()).is_some()
+            };
+            // On a machine that is busy nothing need come through in 60 ms: then it is asked again. With
+            // two of Apache's processes on the way that would be often.
+            let again = |_| is_found(&measure(&options(&[*engine], &[experiment])));
+            assert!(is_found(&results) || engine.is_apache() || (0..5).any(again), "{name}");
         }
     }
     let threads =

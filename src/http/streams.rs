@@ -205,6 +205,7 @@ fn story(
     Source::Story(Box::new(Story { socket, framing, opening, recipe, last_event_id }))
 }
 
+#[expect(clippy::boxed_local)] // unboxed, it would be copied on its caller's frame too
 pub(super) fn live(
     exchange: &Exchange<'_>,
     opening: Vec<u8>,
