@@ -107,10 +107,9 @@ fn axe_finds_nothing_serious_in_any_dress() {
     page.eval("document.querySelectorAll('details').forEach(details => { details.open = true; })");
     let check = |dress: &str| {
         // In the middle of a change of colours the contrast is nobody's.
-        page.wait_until("document.getAnimations().length === 0");
+        page.finish_animations();
         let found = page.eval(
-            "Promise.allSettled(document.getAnimations().map(fade => fade.finished))
-                .then(() => axe.run()).then(({ violations }) => violations
+            "axe.run().then(({ violations }) => violations
                 .filter(({ impact }) => ['serious', 'critical'].includes(impact))
                 .map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(node => node.html).join(' ')}`))",
         );

@@ -287,7 +287,7 @@ fn axe_finds_nothing_serious_in_any_dress() {
     for (theme, lang) in [("light", "en"), ("dark", "en"), ("dark", "zh-Hans"), ("light", "en")] {
         page.set("theme", theme);
         page.set("lang", lang);
-        page.wait_until("document.getAnimations().length === 0");
+        page.finish_animations();
         let found = page.eval(
             "axe.run().then(({ violations }) => violations
                 .filter(({ impact }) => ['serious', 'critical'].includes(impact))

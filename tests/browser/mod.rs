@@ -258,6 +258,16 @@ impl Page {
         }
     }
 
+    /// Brings everything that moves to its end: a tab behind others is not drawn, and would
+    /// never get there by itself.
+    #[track_caller]
+    pub fn finish_animations(&self) {
+        self.wait_until(
+            "(document.getAnimations().forEach(fade => fade.finish()),
+                document.getAnimations().length === 0)",
+        );
+    }
+
     /// A key, pressed for what has the focus.
     pub fn press(&self, key: &str) {
         self.tab.press_key(key).expect("a key that keyboards have");
