@@ -28,6 +28,9 @@ const SMALL: usize = 64;
 /// How often the wish to stop is looked at.
 const GLANCE: Duration = Duration::from_millis(100);
 
+/// How much later than what follows from it an engine's end may be seen.
+const SOON: Duration = Duration::from_millis(500);
+
 /// A question.
 ///
 /// ```
@@ -215,6 +218,11 @@ impl Running {
     fn explain(mut self, outcome: io::Result<Vec<Sample>>) -> io::Result<Vec<Sample>> {
         if outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
             return outcome;
+        }
+        // What it leaves undone may be seen a moment before its end.
+        let deadline = Instant::now() + SOON;
+        while outcome.is_err() && self.process.ended().is_none() && Instant::now() < deadline {
+            std::thread::yield_now();
         }
         match self.process.ended() {
             Some(status) => {
