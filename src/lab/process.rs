@@ -146,6 +146,12 @@ impl Process {
         self.child.try_wait().ok().flatten().map(|status| status.to_string())
     }
 
+    /// The same, if it does so within this time.
+    pub(super) fn ended_within(&mut self, time: Duration) -> Option<String> {
+        wait_for(time, || self.ended().is_some());
+        self.ended()
+    }
+
     /// Asks it to end by itself, and waits until it has: what is killed leaves its own children
     /// behind.
     pub fn ask_to_end(&mut self) {
@@ -185,8 +191,12 @@ pub fn pin(core: usize) -> io::Result<()> {
 }
 
 /// Waits until something is done elsewhere, ten seconds at most.
-pub fn wait_until(mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_until(done: impl FnMut() -> bool) {
+    wait_for(PATIENCE, done);
+}
+
+fn wait_for(time: Duration, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + time;
     while !done() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }

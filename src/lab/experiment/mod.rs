@@ -219,12 +219,8 @@ impl Running {
         if outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
             return outcome;
         }
-        // What it leaves undone may be seen a moment before its end.
-        let deadline = Instant::now() + SOON;
-        while outcome.is_err() && self.process.ended().is_none() && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
-        match self.process.ended() {
+        let within = if outcome.is_err() { SOON } else { Duration::ZERO };
+        match self.process.ended_within(within) {
             Some(status) => {
                 Err(io::Error::other(format!("it ended while it was measured ({status})")))
             }

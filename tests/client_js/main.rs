@@ -1,8 +1,11 @@
 //! `/client.js`, which people take home: one connection for all tabs of an
 //! origin, and every tab sees every event once, whatever becomes of the others.
 
+#[path = "../browser/mod.rs"]
 mod browser;
+#[path = "../common/mod.rs"]
 mod common;
+mod connection;
 
 use std::time::{Duration, Instant};
 
@@ -337,103 +340,4 @@ fn a_tab_that_is_ahead_of_the_leader_costs_it_nothing() {
     publish(&server.registry, 4..5);
     assert_got(&leader, 1..5);
     tab.wait_until("got.at(-1) === '4'");
-}
-
-/// iOS cuts a stream without a word, a laptop sleeps: the connection is there and
-/// nothing comes. Here it is the leader whose source is deaf.
-#[test]
-fn a_connection_that_misses_its_heartbeats_is_made_anew_and_resumes() {
-    let server = server();
-    let Some(page) = first(&server) else { return };
-    // The first source is one that never hears anything after its first event.
-    page.eval(
-        "window.Real = EventSource; window.made = 0;
-         window.EventSource = class extends Real {
-            constructor(...args) {
-                super(...args);
-                window.sources = [...(window.sources ?? []), this];
-                made += 1;
-            }
-         }",
-    );
-    listen(&page, "'news'", "{}");
-    page.wait_until("client.readyState === 1");
-    publish(&server.registry, 0..1);
-    assert_got(&page, 0..1);
-    // Its listeners hear one heartbeat, which says how often they come, and no more.
-    page.eval(
-        "new Promise(heard => sources[0].addEventListener('heartbeat', () => {
-            sources[0].close();
-            heard();
-        }, { once: true }))",
-    );
-    publish(&server.registry, 1..4);
-    page.wait_until("made === 2");
-    assert_got(&page, 0..4);
-}
-
-/// A refusal is a stream that ends at once with a `retry`, which only the browser can read.
-#[test]
-fn a_server_that_refuses_by_a_stream_is_asked_again_when_its_retry_says() {
-    let server = server();
-    let Some(page) = first(&server) else { return };
-    page.eval(
-        "window.EventSource = class extends EventTarget {
-            readyState = 0;
-            isClosed = false;
-            constructor() {
-                super();
-                window.source = this;
-            }
-            close() {
-                this.isClosed = true;
-            }
-         }",
-    );
-    listen(&page, "'news'", "{}");
-    page.wait_until("window.source?.onopen");
-    page.eval(
-        "source.onopen();
-         source.dispatchEvent(new MessageEvent('message', { data: '0', lastEventId: 'a-1' }));
-         for (let refused = 0; refused < 5; refused += 1) {
-            source.onerror();
-            source.onopen();
-         }
-         source.onerror()",
-    );
-    // It is left to the browser. A server that is gone is not: that wait is the client's own.
-    assert_eq!(page.eval("source.isClosed"), false);
-    page.eval("source.onerror(); source.onerror()");
-    assert_eq!(page.eval("source.isClosed"), true);
-    page.eval("client.close()");
-}
-
-/// A server that is away is asked again later each time, and not by all at once.
-#[test]
-fn a_server_that_refuses_is_asked_again_with_growing_waits() {
-    let server = server();
-    let Some(page) = first(&server) else { return };
-    page.eval(
-        "window.asked = [];
-         window.EventSource = class extends EventTarget {
-            constructor() {
-                super();
-                this.readyState = 2;
-                asked.push(performance.now());
-                setTimeout(() => this.onerror(new Event('error')));
-            }
-            close() {}
-         }",
-    );
-    listen(&page, "'news'", "{}");
-    page.wait_until("asked.length === 3");
-    let waits = page.eval("asked.slice(1).map((at, n) => at - asked[n])");
-    let waits: Vec<f64> =
-        waits.as_array().expect("a list").iter().filter_map(serde_json::Value::as_f64).collect();
-    for (n, wait) in waits.iter().enumerate() {
-        let middle = 1_000.0 * 2_f64.powi(i32::try_from(n).expect("few"));
-        // A machine may be busy, but nobody comes back too soon.
-        assert!(*wait >= middle * 0.5, "{waits:?}");
-    }
-    page.eval("client.close()");
 }

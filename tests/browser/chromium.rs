@@ -1,0 +1,87 @@
+//! The browser itself: found, started with a profile of its own, and shared.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use headless_chrome::{Browser, LaunchOptions};
+
+use super::{LOOK_EVERY, PATIENCE};
+use crate::common::say;
+
+/// A browser with a profile of its own, both gone when it is dropped.
+pub(super) struct Chromium {
+    driver: Option<Browser>,
+    profile: PathBuf,
+}
+
+impl Chromium {
+    fn launch(path: PathBuf) -> Self {
+        static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("chromium-{}-{}", process::id(), LAUNCHES.fetch_add(1, Relaxed));
+        let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let quiet = ["--disable-quic", "--disable-component-update", "--no-proxy-server"];
+        let options = LaunchOptions {
+            path: Some(path),
+            // Chromium's sandbox refuses to be root's.
+            sandbox: fs::metadata("/proc/self").expect("this is Linux").uid() != 0,
+            // A test that looks at nothing for a while keeps its browser.
+            idle_browser_timeout: PATIENCE * 2,
+            user_data_dir: Some(profile.clone()),
+            // Besides headless_chrome's own, which switch background traffic off.
+            args: quiet.iter().map(OsStr::new).collect(),
+            ..LaunchOptions::default()
+        };
+        let driver = Browser::new(options).expect("Chromium starts");
+        Self { driver: Some(driver), profile }
+    }
+
+    pub(super) fn driver(&self) -> &Browser {
+        self.driver.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        self.driver = None;
+        // Its helpers outlive it by a moment, and still write.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.profile.exists() && Instant::now() < deadline {
+            if fs::remove_dir_all(&self.profile).is_err() {
+                thread::sleep(LOOK_EVERY);
+            }
+        }
+    }
+}
+
+/// The browser that the tests of a file share, each with a tab of its own. It
+/// ends with the last test that holds it: a static's end would never come.
+pub(super) fn browser() -> Option<Arc<Chromium>> {
+    static SHARED: Mutex<Weak<Chromium>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(browser) = shared.upgrade() {
+        return Some(browser);
+    }
+    let Some(path) = executable() else {
+        let skipped = "SKIPPED: no Chromium; install it with `apt-get install chromium`";
+        assert!(env::var_os("THREADCAST_REQUIRE_BROWSER").is_none(), "{skipped}");
+        say(skipped);
+        return None;
+    };
+    let browser = Arc::new(Chromium::launch(path));
+    *shared = Arc::downgrade(&browser);
+    Some(browser)
+}
+
+fn executable() -> Option<PathBuf> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
+    names.iter().flat_map(|name| folders.iter().map(move |f| f.join(name))).find(|p| p.is_file())
+}
