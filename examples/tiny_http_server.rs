@@ -22,7 +22,10 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8846".into());
     let (server, registry) = (Server::http(addr)?, Registry::new());
     println!("http://{}/", server.server_addr());
-    for mut request in server.incoming_requests() {
+    loop {
+        // Not `incoming_requests()`, which would hide why it ends: tiny_http stops accepting for ever
+        // where it lacks a descriptor once.
+        let mut request = server.recv()?;
         let registry = registry.clone();
         thread::spawn(move || match request.method() {
             Method::Post => publish(&registry, &mut request)
@@ -30,7 +33,6 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             _ => listen(&registry, request),
         });
     }
-    Ok(())
 }
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;

@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -49,7 +49,11 @@ struct Started {
 
 impl Started {
     fn new(engine: Engine) -> Self {
-        let mut command = engine.command(Path::new(PROGRAM), None).expect("it is part of us");
+        Self::with_room(engine, None)
+    }
+
+    fn with_room(engine: Engine, room: Option<u64>) -> Self {
+        let mut command = engine.command(Path::new(PROGRAM), room).expect("it is part of us");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
         let mut line = String::new();
@@ -191,6 +195,32 @@ fn an_engine_ends_with_its_orders() {
         let mut started = Started::new(engine);
         drop(started.child.stdin.take());
         assert!(started.child.wait().expect("it ends").success(), "{}", engine.name());
+    }
+}
+
+/// tiny_http takes two descriptors a client. Whether the first or the second one is missing depends on
+/// how many it began with.
+#[test]
+fn tiny_http_without_descriptors_keeps_those_it_has() {
+    for room in [60, 61] {
+        let mut started = Started::with_room(Engine::TinyHttp, Some(room));
+        let client = |_| {
+            let mut client = TcpStream::connect(started.addr).ok()?;
+            client.set_read_timeout(Some(Duration::from_secs(10))).expect("it is no zero");
+            write!(client, "GET {PATH} HTTP/1.1\r\nHost: {}\r\n\r\n", started.addr).ok()?;
+            let mut head = [0; 12];
+            client.read_exact(&mut head).ok()?;
+            assert_eq!(&head, b"HTTP/1.1 200");
+            Some(client)
+        };
+        let served: Vec<_> = (0..60).map_while(client).collect();
+        assert!((10..30).contains(&served.len()), "{} are served", served.len());
+        started.order("200 64");
+        for client in served {
+            let mut lines = BufReader::new(client).lines();
+            let event = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains('~')));
+            assert!(event.is_some(), "one of them is gone");
+        }
     }
 }
 

@@ -27,12 +27,14 @@ pub(super) fn run(mut out: impl Write) -> io::Result<()> {
     let publishers = registry.clone();
     let publish = move || publisher::run(&publishers, || std::process::exit(0));
     thread::Builder::new().name("publisher".into()).spawn(publish)?;
-    for request in server.incoming_requests() {
+    loop {
+        // Once it cannot accept, tiny_http says so, and never accepts again. Who is here stays, and who
+        // was accepted before may still be on the way.
+        let Ok(request) = server.recv() else { continue };
         let registry = registry.clone();
         // A thread that cannot be had, and a client that has left, are one client's matter.
         let _ = thread::Builder::new().spawn(move || answer(&registry, request).is_ok());
     }
-    Ok(())
 }
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
