@@ -16,7 +16,7 @@ run: ## Build and serve the demo on http://127.0.0.1:8844, with the lab
 
 # Most tests wait: for a browser, for a deadline. Two to a core wait side by side.
 test: browser curl promtool python redis ## Run all tests, in a real browser too
-	RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked
+	RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked --no-fail-fast
 
 fmt: ## Format the code
 	$(CARGO) fmt

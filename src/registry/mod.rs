@@ -32,6 +32,7 @@ mod cursor;
 mod history;
 mod list;
 mod marks;
+mod orders;
 mod patterns;
 mod plan;
 mod presence;
@@ -63,9 +64,9 @@ pub(crate) use self::cursor::Position;
 pub use self::cursor::Start;
 pub use self::history::{Histories, History};
 pub use self::list::ChannelInfo;
+use self::orders::Order;
 pub(crate) use self::read::Batch;
 pub use self::readable::Readable;
-use self::sequencer::Order;
 pub(crate) use self::sequencer::Sequencer;
 use self::shared::Contact;
 pub(crate) use self::shared::{Follower, Publisher};
@@ -237,7 +238,7 @@ impl Registry {
     /// Fails if the store cannot forget it; the history is then as it was.
     pub fn forget(&self, channel: &str) -> Result<bool, PublishError> {
         match &self.shared.sequencer {
-            Some(sequencer) => sequencer::forget(sequencer, channel),
+            Some(sequencer) => orders::forget(sequencer, channel),
             None => Ok(self.lock().channels.get_mut(channel).map(Channel::clear).is_some()),
         }
     }

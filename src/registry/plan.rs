@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::orders::Request;
 use super::readable::Private;
-use super::sequencer::Request;
 use super::state::State;
 use super::{Published, RegistryOptions};
 use crate::error::PublishError;

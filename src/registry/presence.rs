@@ -9,7 +9,7 @@ use std::sync::Arc;
 use chrono::Local;
 use serde_json::json;
 
-use super::sequencer::Order;
+use super::orders::Order;
 use super::{Registry, Subscription};
 use crate::error::PublishError;
 use crate::event::Event;

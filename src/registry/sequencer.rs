@@ -27,109 +27,22 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, select};
 
 use super::audience::Bells;
 use super::marks::Mark;
+use super::orders::{Order, Orders, Request};
 use super::plan::{Names, Plan};
 use super::readable::Private;
 use super::ring::Entry;
 use super::state::{Losses, State};
-use super::{Channel, Published, Registry, RegistryOptions, Update, time_of_day};
+use super::{Channel, Published, Registry, RegistryOptions, time_of_day};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
-use crate::event::Event;
 use crate::id::EventId;
-use crate::store::redis::Change;
-use crate::store::{Kept, Loss, Reach, Record, Store};
-
-/// How many orders may wait. Each publisher waits for the answer to its one, so
-/// this is how many publish at once before they wait to give their order.
-pub(super) const MAILBOX: usize = 4_096;
-
-/// How many bytes of data one commit takes, more or less.
-pub(super) const BATCH_BYTES: usize = 4 * 1024 * 1024;
-
-/// What the sequencer is asked to do.
-#[derive(Debug)]
-pub(super) enum Order {
-    Publish(Request),
-    Forget {
-        channel: Arc<str>,
-        answer: Answer<bool>,
-    },
-    /// Tell the store what has been let go.
-    Sweep,
-    /// Tell the other nodes who comes and goes here.
-    Presence(Change),
-}
-
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) channel: Arc<str>,
-    pub(super) events: Vec<Event>,
-    pub(super) key: Option<Arc<str>>,
-    /// As in a [`Record`].
-    pub(super) reach: Option<Arc<Reach>>,
-    /// `None`: nobody waits for the answer.
-    answer: Option<Answer<Published>>,
-}
-
-type Answer<T> = Sender<Result<T, PublishError>>;
-
-/// Publishes by way of the sequencer, and waits for its answer.
-pub(super) fn publish(
-    sequencer: &Sender<Order>,
-    update: &Update<'_>,
-) -> Result<Published, PublishError> {
-    let Update { topics, events, private, key } = *update;
-    let (first, others) = topics.split_first().ok_or(PublishError::Nothing)?;
-    let others: Vec<Arc<str>> = others.iter().map(|topic| Arc::from(*topic)).collect();
-    let reach = Reach { private, others, gone: Vec::new() };
-    let reach = (reach != Reach::default()).then(|| Arc::new(reach));
-    ask(sequencer, |answer| {
-        let (channel, events, key) = (Arc::from(*first), events.to_vec(), key.map(Arc::from));
-        Order::Publish(Request { channel, events, key, reach, answer: Some(answer) })
-    })
-}
-
-/// Forgets by way of the sequencer, and waits for its answer.
-pub(super) fn forget(sequencer: &Sender<Order>, channel: &str) -> Result<bool, PublishError> {
-    ask(sequencer, |answer| Order::Forget { channel: channel.into(), answer })
-}
-
-fn ask<T>(
-    sequencer: &Sender<Order>,
-    order: impl FnOnce(Answer<T>) -> Order,
-) -> Result<T, PublishError> {
-    let (answer, answered) = bounded(1);
-    sequencer.send(order(answer)).map_err(|_| stopped())?;
-    answered.recv().unwrap_or_else(|_| Err(stopped()))
-}
-
-fn stopped() -> PublishError {
-    PublishError::Store { reason: "the server is stopping".into() }
-}
+use crate::store::{Kept, Loss, Record, Store};
 
 impl Registry {
-    /// Publishes without waiting for a store: for the threads of streams and the
-    /// deliverer, which have others to serve.
-    pub(super) fn announce(&self, channel: &str, event: &Event) -> Result<(), PublishError> {
-        if self.shared.sequencer.is_none() {
-            return self.publish(channel, event).map(drop);
-        }
-        let (channel, events) = (channel.into(), vec![event.clone()]);
-        let request = Request { channel, events, key: None, reach: None, answer: None };
-        self.order(Order::Publish(request))
-    }
-
-    /// Gives an order for whose outcome nobody waits.
-    pub(super) fn order(&self, order: Order) -> Result<(), PublishError> {
-        let busy = || PublishError::Store { reason: "its mailbox is full".into() };
-        let sent = self.shared.sequencer.as_ref().map(|sequencer| sequencer.try_send(order));
-        sent.unwrap_or(Ok(())).map_err(|_| busy())
-    }
-
     /// A registry whose events are kept by a store, with what it kept; and who is
     /// to be run for events to be taken. `open` hands out each kept event, in the
     /// order of ids.
@@ -148,17 +61,11 @@ impl Registry {
         state.losses = Losses::noted();
         let names: Vec<Arc<str>> = state.channels.keys().cloned().collect();
         names.iter().for_each(|name| state.trim(name, began));
-        let (orders, mailbox) = bounded(MAILBOX);
-        let registry = Self::of(state, options, counters, Some(orders), began);
-        let store = Box::new(store);
-        let sequencer = Sequencer {
-            registry: registry.clone(),
-            store,
-            mailbox,
-            losses: Vec::new(),
-            held: None,
-            refuses: false,
-        };
+        let (mailbox, orders) = Orders::new();
+        let registry = Self::of(state, options, counters, Some(mailbox), began);
+        let (store, losses) = (Box::new(store), Vec::new());
+        let refuses = false;
+        let sequencer = Sequencer { registry: registry.clone(), store, orders, losses, refuses };
         Ok((registry, sequencer))
     }
 }
@@ -199,11 +106,9 @@ impl Entered {
 pub(crate) struct Sequencer {
     registry: Registry,
     store: Box<dyn Store>,
-    mailbox: Receiver<Order>,
+    orders: Orders,
     /// What was let go, as far as the store has not been told.
     losses: Vec<Loss>,
-    /// An order that has to come after the batch it was found behind.
-    held: Option<Order>,
     /// Whether the store took nothing the last time.
     refuses: bool,
 }
@@ -213,14 +118,14 @@ impl Sequencer {
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
         loop {
             select! {
-                recv(self.mailbox) -> order => match order {
+                recv(self.orders.mailbox) -> order => match order {
                     Ok(order) => self.take(order),
                     Err(_) => break,
                 },
                 recv(stop) -> _ => break,
             }
         }
-        while let Ok(order) = self.mailbox.try_recv() {
+        while let Ok(order) = self.orders.mailbox.try_recv() {
             self.take(order);
         }
     }
@@ -234,38 +139,17 @@ impl Sequencer {
                     let _ = answer.send(self.forget(&channel));
                 }
                 Order::Publish(request) => {
-                    let requests = self.gather(request);
+                    let mut names = Names::default();
+                    names.add(&request);
+                    // Up to an order that must see this batch in the rings before it is looked at.
+                    let requests = self.orders.gather(request, |next| names.add(next));
                     self.publish(requests);
                 }
                 // A file is one node's: there are no others to tell.
                 Order::Sweep | Order::Presence(_) => self.publish(Vec::new()),
             }
-            next = self.held.take();
+            next = self.orders.take_held();
         }
-    }
-
-    /// What can be committed at once: all that waits, up to an order that must
-    /// see this batch in the rings before it is looked at.
-    fn gather(&mut self, first: Request) -> Vec<Request> {
-        let mut names = Names::default();
-        names.add(&first);
-        let mut bytes = first.size();
-        let mut requests = vec![first];
-        while bytes < BATCH_BYTES {
-            match self.mailbox.try_recv() {
-                Ok(Order::Publish(request)) if names.add(&request) => {
-                    bytes += request.size();
-                    requests.push(request);
-                }
-                Ok(Order::Sweep) => {}
-                Ok(other) => {
-                    self.held = Some(other);
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        requests
     }
 
     fn publish(&mut self, requests: Vec<Request>) {
@@ -360,27 +244,6 @@ impl Sequencer {
 impl Loss {
     pub(super) fn of(channel: &str, entry: &Entry) -> Self {
         Self::Event { channel: channel.into(), id: entry.id, at: entry.at }
-    }
-}
-
-impl Request {
-    /// Answers who waits for it. Who asked may have left.
-    pub(super) fn answer(self, published: Result<Published, PublishError>) {
-        let _ = self.answer.map(|answer| answer.send(published));
-    }
-
-    /// All the channels it is for, the first one first.
-    pub(super) fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
-        let others = self.reach.iter().flat_map(|reach| &reach.others);
-        std::iter::once(&self.channel).chain(others)
-    }
-
-    pub(super) fn is_private(&self) -> bool {
-        self.reach.as_ref().is_some_and(|reach| reach.private)
-    }
-
-    pub(super) fn size(&self) -> usize {
-        self.events.iter().map(|event| event.data().len()).sum()
     }
 }
 

@@ -29,8 +29,9 @@ pub(crate) use self::follower::Follower;
 pub(crate) use self::publisher::Publisher;
 use super::audience::{Bells, Doorbell};
 use super::marks::Marks;
+use super::orders::Orders;
 use super::readable::Private;
-use super::sequencer::{Entered, MAILBOX};
+use super::sequencer::Entered;
 use super::state::{Channel, State};
 use super::{Channels, Registry, RegistryOptions};
 use crate::counters::Counters;
@@ -83,9 +84,9 @@ impl Registry {
         let newest = state.channels.values().filter_map(|channel| channel.ring.newest_at()).max();
         let now = look.now.max(newest.unwrap_or_default());
         names.iter().for_each(|name| state.trim(name, now));
-        let (orders, mailbox) = crossbeam_channel::bounded(MAILBOX);
-        let registry = Self::of(state, options, counters, Some(orders), now);
-        let publisher = Publisher::new(registry.clone(), log, mailbox);
+        let (mailbox, orders) = Orders::new();
+        let registry = Self::of(state, options, counters, Some(mailbox), now);
+        let publisher = Publisher::new(registry.clone(), log, orders);
         let follower = Follower::new(registry.clone(), reader);
         Ok((registry, publisher, follower))
     }

@@ -11,7 +11,7 @@ use super::patterns::Answers;
 use super::readable::Private;
 use super::ring::Entry;
 use super::state::State;
-use super::{Published, Registry, channels, sequencer};
+use super::{Published, Registry, channels, orders};
 use crate::error::PublishError;
 use crate::event::Event;
 
@@ -74,7 +74,7 @@ impl Registry {
         };
         if let Some(sequencer) = &self.shared.sequencer {
             let asked = Instant::now();
-            let published = sequencer::publish(sequencer, &Update { topics, ..*update })?;
+            let published = orders::publish(sequencer, &Update { topics, ..*update })?;
             self.shared.counters.publish(events.len(), asked.elapsed());
             return Ok(published);
         }

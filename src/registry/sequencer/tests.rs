@@ -3,9 +3,11 @@
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crossbeam_channel::{Sender, bounded};
+
 use super::*;
-use crate::event::Framing;
-use crate::registry::{Channels, Histories, History, Start, Subscription};
+use crate::event::{Event, Framing};
+use crate::registry::{Channels, Histories, History, Published, Start, Subscription};
 
 /// What the store is asked to keep, and to let go of.
 type Asked = (Vec<Record>, Vec<Loss>);

@@ -8,8 +8,9 @@ use crossbeam_channel::{Receiver, select};
 
 use crate::error::PublishError;
 use crate::id::EventId;
+use crate::registry::orders::{Order, Orders, Request};
 use crate::registry::readable::Private;
-use crate::registry::sequencer::{BATCH_BYTES, Order, Request};
+
 use crate::registry::{Published, Registry};
 use crate::store::redis::{Asked, Change, Row, Trouble, Writer};
 
@@ -24,9 +25,7 @@ const REFRESH: Duration = Duration::from_secs(5);
 pub(crate) struct Publisher {
     registry: Registry,
     log: Writer,
-    mailbox: Receiver<Order>,
-    /// An order that was found behind others of another kind.
-    held: Option<Order>,
+    orders: Orders,
     told: Told,
     /// Whether Redis has refused the last time.
     refuses: bool,
@@ -43,9 +42,9 @@ struct Told {
 }
 
 impl Publisher {
-    pub(super) fn new(registry: Registry, log: Writer, mailbox: Receiver<Order>) -> Self {
+    pub(super) fn new(registry: Registry, log: Writer, orders: Orders) -> Self {
         let told = Told { row: Row::default(), changes: 0, at: Instant::now(), known: true };
-        Self { registry, log, mailbox, held: None, told, refuses: false }
+        Self { registry, log, orders, told, refuses: false }
     }
 
     /// Takes orders until `stop` is disconnected, and those that wait then; and says
@@ -54,7 +53,7 @@ impl Publisher {
         let mut due = Instant::now() + TELL;
         loop {
             select! {
-                recv(self.mailbox) -> order => match order {
+                recv(self.orders.mailbox) -> order => match order {
                     Ok(order) => self.take(order),
                     Err(_) => break,
                 },
@@ -66,7 +65,7 @@ impl Publisher {
                 due = Instant::now() + TELL;
             }
         }
-        while let Ok(order) = self.mailbox.try_recv() {
+        while let Ok(order) = self.orders.mailbox.try_recv() {
             self.take(order);
         }
         // A node that cannot say so is forgotten after a while.
@@ -78,7 +77,7 @@ impl Publisher {
         while let Some(order) = next {
             match order {
                 Order::Publish(request) => {
-                    let requests = self.gather(request);
+                    let requests = self.orders.gather(request, |_| true);
                     self.publish(requests);
                 }
                 Order::Forget { channel, answer } => {
@@ -88,28 +87,8 @@ impl Publisher {
                 Order::Presence(change) => self.change(change),
                 Order::Sweep => {}
             }
-            next = self.held.take();
+            next = self.orders.take_held();
         }
-    }
-
-    /// All that waits to be published, for one round trip.
-    fn gather(&mut self, first: Request) -> Vec<Request> {
-        let mut bytes = first.size();
-        let mut requests = vec![first];
-        while bytes < BATCH_BYTES {
-            match self.mailbox.try_recv() {
-                Ok(Order::Publish(request)) => {
-                    bytes += request.size();
-                    requests.push(request);
-                }
-                Ok(other) => {
-                    self.held = Some(other);
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        requests
     }
 
     fn publish(&mut self, requests: Vec<Request>) {
@@ -185,14 +164,7 @@ impl Publisher {
 
     /// Tells Redis who has come and gone, with all others who wait to be told of.
     fn change(&mut self, first: Change) {
-        let mut changes = vec![first];
-        while self.held.is_none() {
-            match self.mailbox.try_recv() {
-                Ok(Order::Presence(change)) => changes.push(change),
-                Ok(other) => self.held = Some(other),
-                Err(_) => break,
-            }
-        }
+        let changes = self.orders.gather_changes(first);
         if self.log.change(self.registry.last_id(), &changes).is_err() {
             self.told.known = false; // and is told all of it later
         }
