@@ -9,7 +9,7 @@ import { duration, number, say } from './words.js';
 const CHANNEL = `break-${lab.tab}`;
 const AWAY = 3;                      // how many are published while nobody listens
 const SLOW = 5000;                   // milliseconds of reading nothing
-const FLOOD = 4000;                  // of 16 KiB each: more than a kernel keeps for who does not read
+const FLOOD = 4000;                  // of 32 KiB each: twice what kernels and a browser keep for who does not read
 
 class Ledger {
   published = 0;
@@ -140,7 +140,7 @@ export function breakIt() {
     if (source.readyState !== 1) await new Promise(done => source.addEventListener('open', done, { once: true }));
     Object.assign(flood, { came: 0, lost: 0, on: true });
     panel.note(['slow', { waits: duration(SLOW), count: FLOOD }]);
-    const flooded = act('flood', { channel: CHANNEL, events: FLOOD });
+    const flooded = act('flood', { channel: CHANNEL, events: FLOOD, bytes: '32KiB' });
     await source.hold(Promise.all([flooded, new Promise(done => setTimeout(done, SLOW))]));
   });
 

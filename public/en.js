@@ -60,7 +60,7 @@ export default {
   dropped: 'The server cut {dropped} of this page’s connections, in the middle. They come back by themselves, with Last-Event-ID.',
   'dropped-all': 'The server cut {dropped} connections, everybody’s, and lets nobody in for 5 s. Watch readyState.',
   'slow-done': 'Of {count} events {came} came, and {lost} are said to be lost: none is missing without a word.',
-  slow: 'For {waits} this page reads nothing, while {count} events of 16 KiB are published. Nobody else waits; what it was too slow for, it is told.',
+  slow: 'For {waits} this page reads nothing, while {count} events of 32 KiB are published. Nobody else waits; what it was too slow for, it is told.',
 
   'mark.open': 'open',
   'mark.lost': 'lost, reconnecting',

@@ -174,7 +174,7 @@ export default {
   dropped: '服务器把本页的 {dropped} 条连接拦腰切断。它们会带着 Last-Event-ID 自己回来。',
   'dropped-all': '服务器切断了所有人的 {dropped} 条连接，5 秒之内不让任何人进来。请看 readyState。',
   'slow-done': '{count} 个事件中到了 {came} 个，{lost} 个被告知丢失：没有一个不声不响地缺了。',
-  slow: '本页在 {waits} 之内什么都不读，其间发布了 {count} 个 16 KiB 的事件。别人都不必等；它来不及读的，会告诉它。',
+  slow: '本页在 {waits} 之内什么都不读，其间发布了 {count} 个 32 KiB 的事件。别人都不必等；它来不及读的，会告诉它。',
 
   'mark.open': '打开',
   'mark.lost': '断开，正在重连',

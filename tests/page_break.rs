@@ -5,7 +5,7 @@ mod browser;
 mod common;
 
 use browser::Page;
-use common::TestServer;
+use common::{TestServer, say};
 use threadcast::{Config, Histories, History};
 
 fn page(lab: bool) -> Option<(TestServer, Page)> {
@@ -129,11 +129,12 @@ fn a_slow_reader_is_told_what_it_was_too_slow_for_and_every_event_is_accounted_f
     page.click("break", "slow");
     page.wait_until("part('break', 'note').textContent.startsWith('For ')");
     page.wait_until("part('break', 'note').textContent.startsWith('Of 4,000 events ')");
-    page.wait_until("document.querySelector('.lane path.gap')");
     let lost = page.eval(
         "Number(/([\\d,]+) are said/.exec(part('break', 'note').textContent)[1].replace(',', ''))",
     );
+    say(&format!("{lost} of a flood of 4,000 are lost"));
     assert!(lost.as_u64().is_some_and(|lost| (1..4_000).contains(&lost)), "{lost}");
+    page.wait_until("document.querySelector('.lane path.gap')");
     page.wait_until("nothing_is_wrong() && state('break') === '1'");
 }
 

@@ -48,7 +48,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const FASTEST: u32 = 100;
 
 /// The most that one flood may publish.
-const MOST: usize = 64 * 1024 * 1024;
+const MOST: usize = 128 * 1024 * 1024;
 
 /// The streams that can be cut.
 #[derive(Debug, Default)]
@@ -176,7 +176,7 @@ fn flood(exchange: &Exchange<'_>, publisher: &Publisher) -> Result<Reply, Refusa
     let size = parsed(request.query("bytes"), ByteSize::kib(16))?;
     let size = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     if size > exchange.server.config.limits.event || events.saturating_mul(size) > MOST {
-        let detail = "a flood is at most 64MiB, of events that are at most --event-limit each";
+        let detail = "a flood is at most 128MiB, of events that are at most --event-limit each";
         return Err(Refusal::new(400, detail));
     }
     for n in 1..=events {
