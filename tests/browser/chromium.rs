@@ -69,15 +69,20 @@ pub(super) fn browser() -> Option<Arc<Chromium>> {
     if let Some(browser) = shared.upgrade() {
         return Some(browser);
     }
+    let browser = another()?;
+    *shared = Arc::downgrade(&browser);
+    Some(browser)
+}
+
+/// One that nobody shares; `None`, said aloud, where there is no Chromium.
+pub(super) fn another() -> Option<Arc<Chromium>> {
     let Some(path) = executable() else {
         let skipped = "SKIPPED: no Chromium; install it with `apt-get install chromium`";
         assert!(env::var_os("THREADCAST_REQUIRE_BROWSER").is_none(), "{skipped}");
         say(skipped);
         return None;
     };
-    let browser = Arc::new(Chromium::launch(path));
-    *shared = Arc::downgrade(&browser);
-    Some(browser)
+    Some(Arc::new(Chromium::launch(path)))
 }
 
 fn executable() -> Option<PathBuf> {

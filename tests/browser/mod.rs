@@ -51,6 +51,9 @@ const LOOK: &str = "
     window.events = panel => rows(panel).filter(row => row.kind === 'event');
     window.budget = () => document.getElementById('budget').dataset.open;";
 
+/// When the demo page is.
+const READY: &str = "'ready' in document.documentElement.dataset && part('a', 'state')";
+
 /// The demo page, open in a tab of its own.
 pub struct Page {
     tab: Arc<Tab>,
@@ -68,23 +71,22 @@ struct Log {
 impl Page {
     /// Opens the page of this origin; `None`, said aloud, without a browser.
     pub fn open(origin: &str) -> Option<Self> {
-        Self::open_at(origin, "'ready' in document.documentElement.dataset && part('a', 'state')")
+        Self::open_at(origin, READY)
+    }
+
+    /// The same, in a browser of its own: tabs of one site share a process, and its memory is theirs.
+    pub fn open_alone(origin: &str) -> Option<Self> {
+        Some(Self::tab(chromium::another()?).opened(origin, READY))
     }
 
     /// Opens any page, which is there when the expression is true.
     pub fn open_at(url: &str, ready: &str) -> Option<Self> {
-        let page = Self::tab(browser()?);
-        page.tab.navigate_to(url).expect("the server answers");
-        page.wait_until(ready);
-        Some(page)
+        Some(Self::tab(browser()?).opened(url, ready))
     }
 
     /// Another tab of the same browser, on a page of the same origin.
     pub fn another(&self, url: &str) -> Self {
-        let page = Self::tab(Arc::clone(&self.browser));
-        page.tab.navigate_to(url).expect("the server answers");
-        page.wait_until("document.readyState === 'complete'");
-        page
+        Self::tab(Arc::clone(&self.browser)).opened(url, "document.readyState === 'complete'")
     }
 
     /// Shows the page as on a screen of this size, in CSS pixels.
@@ -159,6 +161,12 @@ impl Page {
             (heap.used_size, nodes.nodes)
         });
         rounds.reduce(|least, next| (least.0.min(next.0), least.1.min(next.1))).expect("several")
+    }
+
+    fn opened(self, url: &str, ready: &str) -> Self {
+        self.tab.navigate_to(url).expect("the server answers");
+        self.wait_until(ready);
+        self
     }
 
     fn tab(browser: Arc<Chromium>) -> Self {

@@ -1,11 +1,8 @@
 //! What the page lets its reader break and try, and that each control does what
 //! its text says.
 
-mod browser;
-mod common;
-
-use browser::Page;
-use common::{TestServer, say};
+use crate::browser::Page;
+use crate::common::{TestServer, say};
 use threadcast::{Config, Histories, History};
 
 fn page(lab: bool) -> Option<(TestServer, Page)> {
@@ -199,7 +196,7 @@ fn any_channel_is_listened_to_and_published_to_and_the_curl_lines_say_the_same()
     {
         page.wait_until("events('channel').some(event => event.id === 'ski-2')");
     } else {
-        common::say("SKIPPED: no curl, so its line was not run");
+        say("SKIPPED: no curl, so its line was not run");
     }
     page.assert_nothing_went_wrong();
 }

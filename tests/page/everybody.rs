@@ -1,11 +1,8 @@
 //! The page for everybody: in both languages, with a screen reader, on a narrow
 //! screen, by keyboard alone.
 
-mod browser;
-mod common;
-
-use browser::{Page, axe};
-use common::TestServer;
+use crate::browser::{Page, axe};
+use crate::common::TestServer;
 use serde_json::Value;
 use threadcast::Config;
 

@@ -1,11 +1,7 @@
-//! The page left open for a day. In a file of its own, and so in a browser of its
-//! own: tabs of one site share a process, and what is measured is the process's.
+//! The page left open for a day.
 
-mod browser;
-mod common;
-
-use browser::Page;
-use common::{TestServer, say};
+use crate::browser::Page;
+use crate::common::{TestServer, say};
 use threadcast::Event;
 
 /// A day's worth of events: what the tab holds after the first ten thousand, it
@@ -13,7 +9,7 @@ use threadcast::Event;
 #[test]
 fn a_hundred_thousand_events_leave_the_tabs_memory_flat() {
     let server = TestServer::start();
-    let Some(page) = Page::open(&format!("http://{}/", server.addr)) else { return };
+    let Some(page) = Page::open_alone(&format!("http://{}/", server.addr)) else { return };
     page.click("a", "close");
     page.write("channel", "name", "flood");
     page.click("channel", "connect");

@@ -1,11 +1,8 @@
 //! A page of another origin in a real browser: what it may read and publish is
 //! exactly what the server's settings say.
 
-mod browser;
-mod common;
-
-use browser::Page;
-use common::TestServer;
+use crate::browser::Page;
+use crate::common::TestServer;
 use threadcast::{Config, CorsOrigins, Event, Token};
 
 /// In the page: whether a stream of this URL opens and gives an event.

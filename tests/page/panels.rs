@@ -1,15 +1,12 @@
 //! The demo page in a real browser: every panel, and what a browser does by
 //! itself when a stream ends or a server goes.
 
-mod browser;
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use browser::Page;
-use common::TestServer;
+use crate::browser::Page;
+use crate::common::{TestServer, say};
 use serde_json::Value;
 use threadcast::{Config, Limits};
 
@@ -147,7 +144,7 @@ fn open_fires_within_100_ms_of_connecting() {
             tries.push(page.eval(&measured).as_f64().expect("milliseconds"));
         }
         if tries.len() > 1 {
-            common::say(&format!("{route} needed more than one try: {tries:?} ms"));
+            say(&format!("{route} needed more than one try: {tries:?} ms"));
         }
     }
     page.assert_nothing_went_wrong();

@@ -1,15 +1,12 @@
 //! The live view: that it follows, that it is right, that only the lab may act, and that it is for
 //! everybody.
 
-mod browser;
-mod common;
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use browser::{Page, axe};
-use common::{PATIENCE, Process, TestServer, say, wait_until};
+use crate::browser::{Page, axe};
+use crate::common::{PATIENCE, Process, TestServer, say, wait_until};
 use serde_json::Value;
 use threadcast::Config;
 use threadcast::lab::procfs;
@@ -218,7 +215,7 @@ fn the_main_page_leads_to_it_and_it_leads_back() {
     page.wait_until("'ready' in document.documentElement.dataset");
 }
 
-/// What is still English: see `page_everybody`.
+/// What is still English: see `everybody`.
 const ENGLISH: &str = "(() => {
     const known = /^(threadcast|direct|wake|english|systemd)$/;
     const found = [];
@@ -300,7 +297,7 @@ fn axe_finds_nothing_serious_in_any_dress() {
 
 /// Ten seconds of a thousand clients, by Chromium's own account of the page's renderer.
 #[test]
-#[ignore = "a figure of a quiet machine: `cargo test --test page_live -- --ignored --nocapture`"]
+#[ignore = "a figure of a quiet machine: `cargo test --test page live -- --ignored --nocapture`"]
 fn the_page_itself_takes_less_than_a_twentieth_of_a_core() {
     let server = Process::with("--lab");
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
