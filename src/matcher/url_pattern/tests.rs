@@ -110,6 +110,14 @@ fn what_is_no_pattern_is_refused_with_a_reason() {
     assert!(matches!(no_pattern, MatcherError::Pattern { .. }), "{no_pattern}");
 }
 
+/// The parser counts below zero there, which must not be a panic.
+#[test]
+fn a_bracket_that_closes_nothing_in_a_host_is_no_pattern() {
+    for host in ["*.exa]mple", "]", "a]:80", "]["] {
+        assert!(UrlPattern::new(&format!("https://{host}/a")).is_err(), "{host}");
+    }
+}
+
 /// The worst that could be thought of, each as long as it may be.
 fn evil() -> Vec<String> {
     let fill = |begin: &str, part: &str, end: &str| {
