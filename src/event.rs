@@ -18,6 +18,8 @@ use std::fmt::{self, Write as _};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use memchr::memchr2;
+
 use crate::error::EventError;
 
 /// An event that has not been published yet, so the server has given it no id.
@@ -219,7 +221,7 @@ impl Framing {
 fn push_data(text: &mut String, data: &str) {
     let mut rest = data;
     loop {
-        let end = rest.find(['\r', '\n']).unwrap_or(rest.len());
+        let end = memchr2(b'\r', b'\n', rest.as_bytes()).unwrap_or(rest.len());
         text.push_str("data: ");
         text.push_str(&rest[..end]);
         text.push('\n');
