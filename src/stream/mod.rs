@@ -294,6 +294,35 @@ mod tests {
         assert!(retry.contains("\nretry: ") && retry.ends_with("\n\n"), "{wire}");
     }
 
+    /// Publishes as much as it takes, so that it never has all.
+    struct Behind(Registry, u32);
+
+    impl Write for Behind {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            if self.1 > 100_000 {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.0.publish("a", &Event::new("x")).map(|_| bytes.len()).map_err(io::Error::other)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_is_never_up_to_date_leaves_with_his_token_too() {
+        let registry = Registry::new();
+        let writer = writer(&registry, Behind(registry.clone(), 0));
+        let writer = writer.until(Some(Instant::now() + Duration::from_millis(1)));
+        let Outcome::Over(end, _) = wake(writer, |_| {}, || true) else { panic!("it stays") };
+        assert!(matches!(end, End::Expired), "{end}");
+        let writer = self::writer(&registry, Behind(registry.clone(), 0));
+        let lent = Lent::new(writer.until(Some(Instant::now() + Duration::from_millis(1)))).0;
+        let Err((end, _)) = Turn::Write(lent).take() else { panic!("it is lent again") };
+        assert!(matches!(end, End::Expired), "{end}");
+    }
+
     #[test]
     fn a_client_that_left_ends_its_stream_and_is_counted_no_more() {
         struct Gone;

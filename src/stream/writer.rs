@@ -215,6 +215,11 @@ impl<W> Writer<W> {
         if self.last.is_some() {
             return Refilled::Over;
         }
+        // Who reads slowly may never be up to date; the end of all streams alone waits for him.
+        let has_a_term = self.leaves.is_some_and(|leaves| leaves.why != Why::Drained);
+        if has_a_term && self.leaves_now(Instant::now()) {
+            return Refilled::Some;
+        }
         let Subscription { registry, channels, position, .. } = &mut self.subscription;
         let out = &mut self.rest.bytes;
         let batch = registry.read(channels, position, upto, READ_LIMIT, self.framing, out);
