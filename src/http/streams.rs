@@ -11,7 +11,7 @@ use super::access::Reader;
 use super::answer::{Headers, stream_head};
 use super::connection::Exchange;
 use super::gate::Place;
-use super::mercure::Active;
+use super::mercure::{Active, is_reserved};
 use super::refusal::Refusal;
 use super::routes::Reply;
 use super::{Shared, cors, forwarded, lab};
@@ -60,6 +60,7 @@ pub(super) fn channels(
     reader: &Reader,
 ) -> Result<Reply, Refusal> {
     let place = admit(exchange)?;
+    check_reserved(exchange, channels)?;
     let subscription = present(exchange, subscribe(exchange, channels, reader)?)?;
     let prelude = [Frame::retry(recipes::RETRY)];
     let opening = opening(exchange, EVENT_STREAM, &prelude, Headers::new());
@@ -83,6 +84,16 @@ fn subscribe(
         readable => subscribe_by_right(hub, channels, readable, &start),
     };
     Ok(Box::new(subscription?))
+}
+
+/// Fails if somebody were to be told of on the hub's own topics.
+fn check_reserved(exchange: &Exchange<'_>, channels: &Channels) -> Result<(), Refusal> {
+    let tells = exchange.request.query("presence").is_some();
+    if tells && exchange.server.config.mercure.is_on() && channels.names().any(is_reserved) {
+        let detail = "nobody is told of on the hub's own topics; leave out presence";
+        return Err(Refusal::new(403, detail));
+    }
+    Ok(())
 }
 
 /// Tells the channels who is there, if the request says it.

@@ -111,6 +111,11 @@ impl Channels {
         self
     }
 
+    /// The channels that are given by their names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| &**name)
+    }
+
     pub(super) fn patterns(&self) -> &[Matcher] {
         self.rare.as_ref().map_or(&[], |rare| &rare.patterns)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::read::{gap, group};
+use super::state::Channel;
 use super::{Channels, State};
 use crate::event::Frame;
 use crate::id::EventId;
@@ -135,7 +136,15 @@ impl State {
             return (id.epoch == self.last.epoch && id <= self.last).then_some(id);
         }
         // The earliest: to repeat an event of another channel is better than to lose it.
-        self.selected(channels).filter_map(|(_, channel)| channel.marks.own(id)).min()
+        // Who may not read the event is not to learn that there is one of this name.
+        let own = |channel: &Channel| {
+            let id = channel.marks.own(id)?;
+            channel
+                .ring
+                .get_exactly(id)
+                .and_then(|entry| channels.may_read(entry.private.as_deref()).then_some(id))
+        };
+        self.selected(channels).filter_map(|(_, channel)| own(channel)).min()
     }
 
     /// What is said of an id that means nothing here: nobody can know what has

@@ -172,6 +172,12 @@ impl Ring {
         self.entries.get(place)
     }
 
+    /// The event of this id, if it is kept.
+    pub(super) fn get_exactly(&self, id: EventId) -> Option<&Entry> {
+        let place = self.place_after(id).checked_sub(1)?;
+        self.get(place).filter(|entry| entry.id == id)
+    }
+
     /// What is gone.
     pub(super) fn lost(&self) -> &Lost {
         &self.lost

@@ -82,6 +82,8 @@ fn what_is_no_update_is_refused() {
     assert_eq!(publish(&server, &format!("topic=a&data={}", "x".repeat(70_000))).status, 413);
     let reserved = "/channels/%2F.well-known%2Fmercure%2Fsubscriptions%2Fx";
     assert_eq!(server.post(reserved, "", "forged").status, 403, "by our own route neither");
+    let present = get(&server, &format!("{reserved}?presence=forged"), "");
+    assert_eq!(present.status, 403, "nor by being there");
     assert!(server.registry.list().is_empty(), "nothing was published");
 }
 

@@ -114,3 +114,31 @@ fn a_private_update_never_reaches_who_may_not_read_it() {
         }
     }
 }
+
+/// An id that a publisher has chosen may be guessed, unlike ours.
+#[test]
+fn whether_a_private_update_has_an_id_of_its_own_is_not_told_to_who_may_not_read_it() {
+    let server = TestServer::with(config());
+    id_of(&publish(&server, "topic=a&private=on&id=order-1234&data=secret"));
+    id_of(&publish(&server, "topic=a&id=order-9999&data=open"));
+    let after = |route: &str, id: &str, headers: &str| {
+        let joint = if route.contains('?') { '&' } else { '?' };
+        let target = format!("{route}{joint}last_event_id={id}");
+        let mut stream = Stream::of(&server, &target, headers);
+        let told = stream.head.header("mercure-last-event-id").map(str::to_owned);
+        publish(&server, "topic=a&data=next");
+        (told, stream.event().data().replace(id, "ID"))
+    };
+    for route in [&format!("{HUB}?match=a"), &format!("{HUB}?topic=a"), "/channels/a"] {
+        let unknown = after(route, "order-0000", "");
+        assert!(unknown.1.contains("ID"), "a gap: {unknown:?}");
+        // What was published meanwhile has moved the end of the gap.
+        let until = |(told, gap): (Option<String>, String)| {
+            (told, gap.split("\"to\"").next().map(str::to_owned))
+        };
+        assert_eq!(until(after(route, "order-1234", "")), until(unknown), "{route}");
+        let reader = bearer(&allowing(&[], &["a"]));
+        assert_eq!(after(route, "order-1234", &reader).1, "open", "{route}");
+        assert_eq!(after(route, "order-9999", "").1, "next", "{route}");
+    }
+}

@@ -1,19 +1,23 @@
 //! Updates that are private or of several topics, over nodes.
 
 use super::common::jwt::{AUDIENCE, allowing, bearer, key};
-use super::common::{Stream, TestServer};
+use super::common::{PATIENCE, Stream, TestServer, wait_until};
 use super::server::Redis;
 use threadcast::{Config, Mercure};
 
-fn node(redis: &Redis) -> TestServer {
-    TestServer::with(Config {
-        mercure: Mercure::On,
+fn config(redis: &Redis, mercure: Mercure) -> Config {
+    Config {
+        mercure,
         publish_key: Some(key()),
         subscribe_key: Some(key()),
         jwt_audience: Some(AUDIENCE.into()),
         anonymous: true,
         ..redis.node()
-    })
+    }
+}
+
+fn node(redis: &Redis) -> TestServer {
+    TestServer::with(config(redis, Mercure::On))
 }
 
 #[track_caller]
@@ -57,4 +61,33 @@ fn what_is_private_or_of_several_topics_is_so_on_every_node() {
     let of_a = "/.well-known/mercure?match=a&last_event_id=earliest";
     publish(&here, "topic=a&data=new");
     Stream::of(&newest, of_a, &reader).expect_data(&["new"]);
+}
+
+#[test]
+fn a_list_of_subscriptions_is_not_taken_for_another_nodes() {
+    let Some(redis) = Redis::start() else { return };
+    let node = || TestServer::with(config(&redis, Mercure::WithSubscriptions));
+    let [here, there] = [(); 2].map(|()| node());
+    let follow = bearer(&allowing(&[], &["*"]));
+    let list = |node: &TestServer, known: &str| {
+        let tag =
+            if known.is_empty() { String::new() } else { format!("If-None-Match: {known}\r\n") };
+        node.request(&format!(
+            "GET /.well-known/mercure/subscriptions HTTP/1.1\r\nHost: localhost\r\n{follow}{tag}\r\n"
+        ))
+    };
+    assert!(list(&here, "").json()["subscriptions"][0].is_null());
+    let _stream = Stream::of(&here, "/.well-known/mercure?match=a", "");
+    let one = list(&here, "");
+    let document = one.json();
+    let newest = document["last_event_id"].as_str().expect("an id").to_owned();
+    assert_ne!(newest, "earliest", "an id of Redis's ends in 0, and is one");
+    assert_eq!(document["subscriptions"].as_array().map(Vec::len), Some(1));
+    wait_until(PATIENCE, "the other node has come as far", || {
+        list(&there, "").json()["last_event_id"] == *newest
+    });
+    // What a cache in between keeps of one node's list does not answer for the other's.
+    for tag in [one.header("etag").unwrap_or("\"none\""), &format!("\"{newest}\"")] {
+        assert_eq!(list(&there, tag).status, 200, "{tag}");
+    }
 }

@@ -18,6 +18,7 @@ use crate::http::answer::Answer;
 use crate::http::connection::Exchange;
 use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
+use crate::id::EventId;
 use crate::jwt::Rights;
 use crate::matcher::Matcher;
 use crate::registry::{NAME_MAX, Update};
@@ -86,9 +87,13 @@ impl Active {
             if let Some(payload) = rights.and_then(|rights| rights.payload(text)) {
                 document["payload"] = payload.clone();
             }
-            tell_all(server, &topic, &document)?;
-            active.topics.push(topic.clone());
-            subscriptions.lock().insert(topic, document);
+            // Listed first: who reads the list, and follows from the id it tells, misses none.
+            subscriptions.lock().insert(topic.clone(), document.clone());
+            if let Err(error) = tell_all(server, &topic, &document) {
+                subscriptions.lock().remove(&topic);
+                return Err(error.into());
+            }
+            active.topics.push(topic);
         }
         Ok(Some(active))
     }
@@ -147,8 +152,12 @@ fn subscriber() -> String {
 pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Refusal> {
     let path = topic(parts);
     Reader::of(exchange, Door::Mercure)?.check_private(exchange, &path)?;
-    let last = exchange.server.hub.last_id();
-    let last = if last.n == 0 { "earliest".to_owned() } else { last.to_string() };
+    let hub = &exchange.server.hub;
+    let last = hub.last_id();
+    // Ids of our own count from 0; Redis's only begin there.
+    let shared = hub.reaches_the_log().is_some();
+    let nothing_yet = if shared { last == EventId::ZERO } else { last.n == 0 };
+    let last = if nothing_yet { "earliest".to_owned() } else { last.to_string() };
     let subscriptions = exchange.server.subscriptions.as_ref();
     let subscriptions = subscriptions.map(Subscriptions::lock).ok_or_else(none)?;
     let mut document = if let Some(document) = subscriptions.get(&path) {
@@ -170,13 +179,15 @@ pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Ref
     document["last_event_id"] = last.as_str().into();
     document["lastEventID"] = last.as_str().into(); // as 0.x calls it
     let tag = format!("\"{last}\"");
-    let answer = if exchange.request.has_token("if-none-match", &tag) {
+    let answer = if !shared && exchange.request.has_token("if-none-match", &tag) {
         Answer::new(304)
     } else {
         let body = document.to_string().into_bytes();
         Answer::new(200).with("Content-Type", "application/ld+json").with_body(body)
     };
-    let answer = answer.with("Link", LINK).with("ETag", tag);
+    let answer = answer.with("Link", LINK);
+    // Another node that has come as far lists others: its answer must not pass for this one.
+    let answer = if shared { answer } else { answer.with("ETag", tag) };
     Ok(Reply::Answer(answer.with("Cache-Control", "private, must-revalidate")))
 }
 
