@@ -116,6 +116,20 @@ fn dots_and_double_slashes_are_no_other_name_for_a_page() {
 }
 
 #[test]
+fn a_folder_has_an_index_at_its_path_with_a_slash() {
+    let folder = Folder::new("a_folder_has_an_index");
+    let below = folder.public().join("sub/50% über");
+    fs::create_dir(&below).expect("it is ours");
+    fs::write(below.join("index.html"), "below").expect("the folder is ours");
+    let server = folder.serve();
+    assert_eq!(server.get("/sub/50%25%20%C3%BCber/").body, "below");
+    let answer = server.get("/sub/50%25%20%C3%BCber");
+    assert_eq!(answer.status, 308);
+    assert_eq!(answer.header("location"), Some("50%25%20%C3%BCber/"), "as a browser resolves it");
+    assert_eq!(server.get("/sub/").status, 404, "which has none");
+}
+
+#[test]
 fn a_path_with_nul_a_bad_escape_or_no_utf_8_is_400() {
     let folder = Folder::new("a_path_with_nul");
     for server in [folder.serve(), TestServer::start()] {

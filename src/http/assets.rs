@@ -13,6 +13,7 @@ use std::time::UNIX_EPOCH;
 
 use flate2::Compression;
 use flate2::read::GzEncoder;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
 use super::answer::Answer;
@@ -65,9 +66,10 @@ impl Assets {
     /// The file of this path, if there is one: 200, or 304 if the client has it.
     pub(super) fn get(&self, request: &Request) -> Option<Answer> {
         let path = file_path(&request.segments)?;
+        let Some(file) = self.file(&path) else { return self.folder(&path) };
         let file = match self {
-            Self::Binary if takes_gzip(request) => self.file(&path)?.packed(&path),
-            _ => self.file(&path)?,
+            Self::Binary if takes_gzip(request) => file.packed(&path),
+            _ => file,
         };
         let unchanged = ["*", &file.tag].iter().any(|tag| {
             request.has_token("if-none-match", tag)
@@ -86,6 +88,13 @@ impl Assets {
             answer = answer.with("Vary", "Accept-Encoding");
         }
         Some(guarded(answer).with("Cache-Control", "no-cache").with("ETag", file.tag))
+    }
+
+    /// Where a folder's index is: its links are below the path with the slash.
+    fn folder(&self, path: &str) -> Option<Answer> {
+        self.file(&format!("{path}/{INDEX}"))?;
+        let name = utf8_percent_encode(path.rsplit('/').next()?, NON_ALPHANUMERIC);
+        Some(guarded(Answer::new(308)).with("Location", format!("{name}/")))
     }
 
     /// The answer to an unknown path, which is the article's page.
@@ -144,14 +153,11 @@ impl File {
 
 /// The file's path below the root: parts that could lead out of it are none.
 fn file_path(segments: &[String]) -> Option<String> {
-    let harmless = |part: &String| !part.contains(['/', '\\']) && !part.starts_with('.');
-    match segments {
-        [root] if root.is_empty() => Some(INDEX.to_owned()),
-        parts if parts.iter().all(|part| !part.is_empty() && harmless(part)) => {
-            Some(parts.join("/"))
-        }
-        _ => None,
-    }
+    let harmless = |part: &str| !part.contains(['/', '\\']) && !part.starts_with('.');
+    let (name, folders) = segments.split_last()?;
+    let name = if name.is_empty() { INDEX } else { name };
+    let parts: Vec<&str> = folders.iter().map(String::as_str).chain([name]).collect();
+    parts.iter().all(|part| !part.is_empty() && harmless(part)).then(|| parts.join("/"))
 }
 
 /// Whether the client takes gzip (RFC 9110 §12.5.3): named, or meant by `*`,
@@ -199,7 +205,15 @@ mod tests {
         };
         assert_eq!(path(&[""]).as_deref(), Some("index.html"));
         assert_eq!(path(&["a", "b.js"]).as_deref(), Some("a/b.js"));
-        for bad in [&["..", "Cargo.toml"][..], &["../Cargo.toml"], &["a", ""], &["."], &["a\\b"]] {
+        assert_eq!(path(&["a", ""]).as_deref(), Some("a/index.html"));
+        for bad in [
+            &["..", "Cargo.toml"][..],
+            &["../Cargo.toml"],
+            &["", ""],
+            &["..", ""],
+            &["."],
+            &["a\\b"],
+        ] {
             assert_eq!(path(bad), None, "{bad:?}");
         }
     }
