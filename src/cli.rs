@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use threadcast::{Config, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt};
 
@@ -207,7 +207,7 @@ pub(crate) struct Serve {
 
     /// Let the pages act on the server, to show what happens: cut streams, open clients, change
     /// the delivery; on loopback alone
-    #[arg(long, env = "THREADCAST_LAB")]
+    #[arg(long, env = "THREADCAST_LAB", value_parser = BoolishValueParser::new())]
     lab: bool,
 }
 
