@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use threadcast::{Config, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt};
 
 use self::access::{Access, token_file};
@@ -64,8 +65,17 @@ impl Command {
 }
 
 impl Cli {
+    /// The command. Ends the process if its flags do not go together.
     pub(crate) fn command(self) -> Command {
-        self.command.unwrap_or(Command::Serve(Box::new(self.serve)))
+        let command = self.command.unwrap_or(Command::Serve(Box::new(self.serve)));
+        if let Command::Serve(serve) = &command
+            && let Err(detail) = serve.access.check()
+        {
+            <Self as CommandFactory>::command()
+                .error(ErrorKind::MissingRequiredArgument, detail)
+                .exit()
+        }
+        command
     }
 }
 
@@ -323,8 +333,6 @@ fn positive(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -36,8 +36,7 @@ pub(super) struct Access {
 
     /// Tell of Mercure's subscriptions, by private updates and by its API; each costs a
     /// channel
-    #[arg(long, env = "THREADCAST_MERCURE_SUBSCRIPTIONS", requires = "mercure")]
-    #[arg(value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "THREADCAST_MERCURE_SUBSCRIPTIONS", value_parser = BoolishValueParser::new())]
     mercure_subscriptions: bool,
 
     /// Take JWTs that this key checks, for reading and publishing, on all routes: a public key
@@ -74,6 +73,15 @@ pub(super) struct Access {
 }
 
 impl Access {
+    /// What is missing beside what is said. `requires` would take `THREADCAST_MERCURE=no` for
+    /// a flag that is there.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.mercure_subscriptions && !self.mercure {
+            return Err("--mercure-subscriptions takes --mercure too");
+        }
+        Ok(())
+    }
+
     /// The configuration with what is said here.
     pub(super) fn apply(self, config: Config) -> Config {
         let cors_origins = match self.cors_origin {

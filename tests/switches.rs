@@ -1,0 +1,71 @@
+//! The flags that take no value: their twins in the environment, and what their paths say
+//! without them.
+
+mod common;
+
+use std::process::Command;
+
+use common::{OPEN, Process, TestServer, check};
+use threadcast::{Config, Mercure};
+
+const HUB: &str = "/.well-known/mercure";
+
+fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+#[test]
+fn a_path_that_waits_for_a_flag_names_it_and_any_other_has_the_page() {
+    let plain = TestServer::start();
+    let hub = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
+    let subscriptions = format!("{HUB}/subscriptions");
+    let below = format!("{subscriptions}/topic/subscriber");
+    let post = "POST /lab/drop?for=1s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+    for (server, request, flag) in [
+        (&plain, get(HUB), "start the server with --mercure\""),
+        (&plain, get(&subscriptions), "--mercure-subscriptions"),
+        (&hub, get(&subscriptions), "--mercure-subscriptions"),
+        (&hub, get(&below), "--mercure-subscriptions"),
+        (&plain, post.into(), "--lab"),
+        (&plain, get("/lab/slow/cpu"), "--lab"),
+    ] {
+        let answer = check(server, &request, 404, OPEN);
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{request}");
+        assert!(answer.body.contains(flag), "{request} {answer:?}");
+    }
+    for target in ["/lab", "/.well-known/nothing", "/nothing"] {
+        let answer = plain.get(target);
+        let kind = answer.header("content-type").map(str::to_owned);
+        assert_eq!((answer.status, kind.as_deref()), (404, Some("text/html; charset=utf-8")));
+    }
+}
+
+#[test]
+fn in_the_environment_a_flag_is_said_in_any_usual_word() {
+    let yes = "THREADCAST_LAB=1 THREADCAST_MERCURE=Yes THREADCAST_MERCURE_SUBSCRIPTIONS=on";
+    let no = "THREADCAST_LAB=0 THREADCAST_ANONYMOUS=false THREADCAST_MERCURE_SUBSCRIPTIONS=No";
+    for (words, lab, hub) in [(yes, 200, 401), (no, 404, 404)] {
+        let server = Process::shell(&format!("{words} exec"), "");
+        let status = |target: &str| server.request(&get(target)).status;
+        assert_eq!(status("/lab/slow/cpu"), lab, "{words}");
+        assert_eq!(status(&format!("{HUB}/subscriptions")), hub, "{words}");
+    }
+}
+
+#[test]
+fn a_word_that_is_neither_yes_nor_no_is_refused_and_so_is_a_yes_that_lacks_another() {
+    let binary = env!("CARGO_BIN_EXE_threadcast");
+    for (lab, mercure, subscriptions, part) in
+        [("maybe", "no", "no", "--lab"), ("no", "no", "ON", "takes --mercure too")]
+    {
+        let output = Command::new(binary)
+            .args(["--listen", "127.0.0.1:0"])
+            .env("THREADCAST_LAB", lab)
+            .env("THREADCAST_MERCURE", mercure)
+            .env("THREADCAST_MERCURE_SUBSCRIPTIONS", subscriptions)
+            .output()
+            .expect("the binary runs");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(output.status.code() == Some(2) && said.contains(part), "{said}");
+    }
+}
