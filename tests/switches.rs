@@ -1,5 +1,5 @@
-//! The flags that take no value: their twins in the environment, and what their paths say
-//! without them.
+//! Flags, as their user meets them: twins in the environment, paths that wait for one, and
+//! what does not go together.
 
 mod common;
 
@@ -67,5 +67,26 @@ fn a_word_that_is_neither_yes_nor_no_is_refused_and_so_is_a_yes_that_lacks_anoth
             .expect("the binary runs");
         let said = String::from_utf8(output.stderr).expect("UTF-8");
         assert!(output.status.code() == Some(2) && said.contains(part), "{said}");
+    }
+}
+
+/// What it says before it ends, for it is given a store that cannot be.
+fn said(arguments: &[&str]) -> String {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_threadcast"));
+    program.args(["--listen", "127.0.0.1:0", "--store", "/no/such/folder/a.redb"]);
+    let output = program.args(arguments).env("RUST_LOG", "warn").output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+#[test]
+fn events_that_no_body_can_bring_are_warned_of() {
+    let warning = "--event-limit is 1048576 bytes, but no body is longer than the 65536";
+    assert!(said(&["--event-limit", "1MiB"]).contains(warning));
+    for fitting in
+        [&[][..], &["--event-limit", "1MiB", "--body-limit", "1MiB"], &["--body-limit", "1KiB"]]
+    {
+        let said = said(fitting);
+        assert!(!said.contains("limit"), "{fitting:?} {said}");
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, Refusal> {
 /// Refuses an event that is longer than events may be.
 pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), Refusal> {
     if event.data().len() > limit {
-        let detail = format!("the data is longer than {limit} bytes; send less");
+        let detail = format!("the data is longer than {limit} bytes (--event-limit); send less");
         return Err(Refusal::new(413, detail));
     }
     Ok(())
