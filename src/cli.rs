@@ -6,6 +6,7 @@ mod lab;
 mod store;
 mod token;
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -141,7 +142,7 @@ pub(crate) struct Serve {
     /// need be. Or in this Redis (redis://[:PASSWORD@]HOST, rediss://, redis+unix://), shared
     /// with every node that names it. A publish is answered once its event is kept
     #[arg(long, value_name = "PATH|URL", env = "THREADCAST_STORE", hide_env_values = true)]
-    #[arg(value_parser = OsStringValueParser::new().map(StoreAt::from))]
+    #[arg(value_parser = OsStringValueParser::new().try_map(store_at))]
     store: Option<StoreAt>,
 
     /// What becomes of a client that is so slow that its next event is gone: it is
@@ -287,6 +288,23 @@ enum Slow {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let example = "it is an IP address and a port, as in 127.0.0.1:9000, 0.0.0.0:80 or [::1]:8844";
     text.parse().map_err(|_| example.into())
+}
+
+/// Where events are kept. What looks like an address, and is none of Redis, was hardly meant
+/// for a path; that can be written `./http://a`.
+fn store_at(text: OsString) -> Result<StoreAt, String> {
+    let store = StoreAt::from(text);
+    if let StoreAt::File(path) = &store
+        && let Some((scheme, _)) = path.to_str().and_then(|path| path.split_once("://"))
+        && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    {
+        return Err(format!(
+            "no events are kept at {scheme}://; a store is the path of a file, or a Redis: \
+             redis://, rediss://, redis+unix:// or valkey://"
+        ));
+    }
+    Ok(store)
 }
 
 /// `[PATTERN=]EVENTS[,BYTES[,AGE]]`; a bound that is left out is the default's.

@@ -90,3 +90,15 @@ fn events_that_no_body_can_bring_are_warned_of() {
         assert!(!said.contains("limit"), "{fitting:?} {said}");
     }
 }
+
+#[test]
+fn an_address_that_is_none_of_redis_is_no_path_of_a_store() {
+    for (url, refused) in [("http://foo", true), ("REDIS://a", true), ("./http://foo", false)] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_threadcast"));
+        program.args(["--listen", "127.0.0.1:0", "--store", url]);
+        let output = program.output().expect("the binary runs");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(said.contains("the path of a file, or a Redis: redis://"), refused, "{said}");
+        assert_eq!(output.status.code(), Some(1 + i32::from(refused)), "{said}");
+    }
+}
