@@ -6,13 +6,15 @@ mod lab;
 mod store;
 mod token;
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use threadcast::{Config, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt};
 
 use self::access::{Access, token_file};
@@ -64,8 +66,17 @@ impl Command {
 }
 
 impl Cli {
+    /// The command. Ends the process if its flags do not go together.
     pub(crate) fn command(self) -> Command {
-        self.command.unwrap_or(Command::Serve(Box::new(self.serve)))
+        let command = self.command.unwrap_or(Command::Serve(Box::new(self.serve)));
+        if let Command::Serve(serve) = &command
+            && let Err(detail) = serve.access.check()
+        {
+            <Self as CommandFactory>::command()
+                .error(ErrorKind::MissingRequiredArgument, detail)
+                .exit()
+        }
+        command
     }
 }
 
@@ -131,7 +142,7 @@ pub(crate) struct Serve {
     /// need be. Or in this Redis (redis://[:PASSWORD@]HOST, rediss://, redis+unix://), shared
     /// with every node that names it. A publish is answered once its event is kept
     #[arg(long, value_name = "PATH|URL", env = "THREADCAST_STORE", hide_env_values = true)]
-    #[arg(value_parser = OsStringValueParser::new().map(StoreAt::from))]
+    #[arg(value_parser = OsStringValueParser::new().try_map(store_at))]
     store: Option<StoreAt>,
 
     /// What becomes of a client that is so slow that its next event is gone: it is
@@ -207,7 +218,7 @@ pub(crate) struct Serve {
 
     /// Let the pages act on the server, to show what happens: cut streams, open clients, change
     /// the delivery; on loopback alone
-    #[arg(long, env = "THREADCAST_LAB")]
+    #[arg(long, env = "THREADCAST_LAB", value_parser = BoolishValueParser::new())]
     lab: bool,
 }
 
@@ -279,6 +290,23 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| example.into())
 }
 
+/// Where events are kept. What looks like an address, and is none of Redis, was hardly meant
+/// for a path; that can be written `./http://a`.
+fn store_at(text: OsString) -> Result<StoreAt, String> {
+    let store = StoreAt::from(text);
+    if let StoreAt::File(path) = &store
+        && let Some((scheme, _)) = path.to_str().and_then(|path| path.split_once("://"))
+        && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    {
+        return Err(format!(
+            "no events are kept at {scheme}://; a store is the path of a file, or a Redis: \
+             redis://, rediss://, redis+unix:// or valkey://"
+        ));
+    }
+    Ok(store)
+}
+
 /// `[PATTERN=]EVENTS[,BYTES[,AGE]]`; a bound that is left out is the default's.
 fn history(text: &str) -> Result<(Option<String>, History), String> {
     let (pattern, bounds) = match text.rsplit_once('=') {
@@ -323,8 +351,6 @@ fn positive(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

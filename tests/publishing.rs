@@ -10,6 +10,7 @@ use threadcast::{Config, Event};
 const TEXT: &str = "Content-Type: text/plain\r\n";
 const JSON: &str = "Content-Type: application/json\r\n";
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+const MULTIPART: &str = "Content-Type: Multipart/Form-Data; boundary=b\r\n";
 const NDJSON: &str = "Content-Type: application/x-ndjson\r\n";
 
 /// Publishes, and gives the answer's body.
@@ -67,7 +68,7 @@ fn data_goes_out_as_it_was_said() {
         (FORM, "50%25+more", "50%25+more"),
         (FORM, "", ""),
         (FORM, "data=", ""),
-        (FORM, "data=a%3Db&other=c", "a=b"),
+        (FORM, "data=a%3Db&", "a=b"),
         (TEXT, "", ""),
         (TEXT, " {\"data\":1} ", " {\"data\":1} "),
         (JSON, r#"{"data":" text "}"#, " text "),
@@ -158,6 +159,10 @@ fn what_is_wrong_is_refused_with_a_reason_and_nothing_is_published() {
         (post(a, JSON, b"{}"), 400, "no field `data`"),
         (post(a, JSON, br#"{"data":1,"name":"x"}"#), 400, "\"name\""),
         (post(a, FORM, b"text=no"), 400, "no field `data`"),
+        (post(a, FORM, b"data=no&evnt=b"), 400, "\"evnt\""),
+        (post(a, FORM, b"temp=21&data=no"), 400, "\"temp\""),
+        (post(a, FORM, b"data=no&data=no"), 400, "`data` is there twice"),
+        (post(a, MULTIPART, b"--b\r\n\r\nno\r\n--b--\r\n"), 415, "as curl -d does"),
         (post(a, TEXT, b"\xff"), 400, "UTF-8"),
         (post(a, "", b"\xc3"), 400, "UTF-8"),
         (post(a, FORM, b"hell\xf6"), 400, "UTF-8"),
@@ -165,10 +170,14 @@ fn what_is_wrong_is_refused_with_a_reason_and_nothing_is_published() {
         (post(a, NDJSON, b"{\"data\":1}\n{\"data\":\"\xff\"}"), 400, "line 2: not JSON"),
         (post(a, NDJSON, b""), 400, "no event"),
         (post(a, NDJSON, b"\n\r\n \n"), 400, "no event"),
-        (post(a, NDJSON, large_line.as_bytes()), 413, "line 2: "),
-        (too_many.into(), 413, "1048576"),
-        (post(a, TEXT, large.as_bytes()), 413, "65536"),
-        (post(a, JSON, format!("{{\"data\":\"{large}\"}}").as_bytes()), 413, "65536"),
+        (
+            post(a, NDJSON, large_line.as_bytes()),
+            413,
+            "line 2: the data is longer than 65536 bytes (--event-limit)",
+        ),
+        (too_many.into(), 413, "1048576 bytes (for NDJSON)"),
+        (post(a, TEXT, large.as_bytes()), 413, "65536 bytes (--body-limit)"),
+        (post(a, JSON, format!("{{\"data\":\"{large}\"}}").as_bytes()), 413, "(--body-limit)"),
         (post("/channels/chat*", TEXT, b"no"), 400, "`*`"),
         (post("/channels/*", TEXT, b"no"), 400, "`*`"),
         (post("/channels/chat%2A", TEXT, b"no"), 400, "`*`"),

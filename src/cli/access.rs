@@ -1,6 +1,7 @@
 //! `serve`: who may do what, as the command line says it.
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use threadcast::jwt::VerifyingKey;
 use threadcast::{Config, CorsOrigins, Mercure, Token};
 
@@ -30,12 +31,12 @@ pub(super) struct Access {
     subscribe_token_file: Option<Token>,
 
     /// Speak the Mercure protocol on /.well-known/mercure: its topics are the channels
-    #[arg(long, env = "THREADCAST_MERCURE")]
+    #[arg(long, env = "THREADCAST_MERCURE", value_parser = BoolishValueParser::new())]
     mercure: bool,
 
     /// Tell of Mercure's subscriptions, by private updates and by its API; each costs a
     /// channel
-    #[arg(long, env = "THREADCAST_MERCURE_SUBSCRIPTIONS", requires = "mercure")]
+    #[arg(long, env = "THREADCAST_MERCURE_SUBSCRIPTIONS", value_parser = BoolishValueParser::new())]
     mercure_subscriptions: bool,
 
     /// Take JWTs that this key checks, for reading and publishing, on all routes: a public key
@@ -61,7 +62,7 @@ pub(super) struct Access {
 
     /// Let who brings no token read what is not private, although there is a token or a key
     /// for reading
-    #[arg(long, env = "THREADCAST_ANONYMOUS")]
+    #[arg(long, env = "THREADCAST_ANONYMOUS", value_parser = BoolishValueParser::new())]
     anonymous: bool,
 
     /// Let pages of this origin read, with credentials, and publish; repeat it for
@@ -72,6 +73,15 @@ pub(super) struct Access {
 }
 
 impl Access {
+    /// What is missing beside what is said. `requires` would take `THREADCAST_MERCURE=no` for
+    /// a flag that is there.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.mercure_subscriptions && !self.mercure {
+            return Err("--mercure-subscriptions takes --mercure too");
+        }
+        Ok(())
+    }
+
     /// The configuration with what is said here.
     pub(super) fn apply(self, config: Config) -> Config {
         let cors_origins = match self.cors_origin {

@@ -200,7 +200,12 @@ impl Http {
     }
 
     fn no_answer(&self, error: &ureq::Error) -> NoAnswer {
-        let text = format!("{}: {}", self.server, because(error));
+        let mut text = format!("{}: {}", self.server, because(error));
+        // In rustls' words, what came is no TLS.
+        if self.server.scheme == Scheme::HTTPS && text.contains("received corrupt message") {
+            let ServerUrl { authority, path, .. } = &self.server;
+            text += &format!("; it may speak no TLS, try http://{authority}{path}");
+        }
         match error {
             // rustls says so when it does not trust the other side, or it speaks no TLS.
             ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {}

@@ -104,7 +104,10 @@ impl fmt::Display for ClientError {
             Self::TooManyRedirects => f.write_str("the server redirects in a circle; check --url"),
             Self::Refused { status, reason, detail } => {
                 let spaced = |text: &str| if text.is_empty() { "" } else { ": " };
-                write!(f, "the server answered {status} {reason}{}{detail}", spaced(detail))
+                write!(f, "the server answered {status} {reason}{}{detail}", spaced(detail))?;
+                // A channel is there for whoever asks, with either method.
+                let is_elsewhere = matches!(status, 404 | 405 | 501);
+                f.write_str(if is_elsewhere { "; is --url right?" } else { "" })
             }
             Self::NotOurs { found } => write!(f, "{found}; check --url"),
             Self::Stream(error) => error.fmt(f),

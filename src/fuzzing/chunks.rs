@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::http::body::{self, Source};
+use crate::http::body::{self, Limit, Source};
 use crate::http::refusal::Refusal;
 
 const LIMIT: usize = 1_000;
@@ -45,7 +45,8 @@ fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
     let mut parts =
         Parts { here: Vec::new(), to_come: parts.into_iter().filter(|p| !p.is_empty()).collect() };
     let deadline = Instant::now() + Duration::from_secs(60);
-    let body = body::chunks(&mut parts, LIMIT, deadline).map_err(|refusal: Refusal| {
+    let limit = Limit { bytes: LIMIT, set_by: "--body-limit" };
+    let body = body::chunks(&mut parts, limit, deadline).map_err(|refusal: Refusal| {
         assert!(refusal.closes, "where the next request starts is in doubt");
         refusal.status
     })?;

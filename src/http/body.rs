@@ -15,14 +15,21 @@ use crate::limits::HEADERS_MAX;
 /// The longest size line of a chunk, extension included, and the longest trailer.
 const LINE_MAX: usize = 4 * 1024;
 
+/// How long a body may be, in bytes, and what says so.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) bytes: usize,
+    pub(crate) set_by: &'static str,
+}
+
 /// Reads the body, of at most `limit` bytes and within `time`. A client that waits to be told so is told to send it.
 pub(super) fn read(
     inbound: &mut Inbound,
     request: &Request,
-    limit: usize,
+    limit: Limit,
     time: Duration,
 ) -> Result<Vec<u8>, Refusal> {
-    if matches!(request.body, BodyLength::Fixed(length) if length > limit as u64) {
+    if matches!(request.body, BodyLength::Fixed(length) if length > limit.bytes as u64) {
         return Err(too_large(limit));
     }
     // 1.0 does not know the expectation, and has it ignored (RFC 9110 §10.1.1).
@@ -44,7 +51,7 @@ pub(super) fn read(
 /// Reads a chunked body of at most `limit` bytes; what follows it stays in the source.
 pub(crate) fn chunks(
     source: &mut impl Source,
-    limit: usize,
+    limit: Limit,
     deadline: Instant,
 ) -> Result<Vec<u8>, Refusal> {
     Reader { source, deadline }.chunks(limit)
@@ -95,11 +102,11 @@ impl<S: Source> Reader<'_, S> {
         Ok(std::mem::replace(bytes, rest))
     }
 
-    fn chunks(&mut self, limit: usize) -> Result<Vec<u8>, Refusal> {
+    fn chunks(&mut self, limit: Limit) -> Result<Vec<u8>, Refusal> {
         let mut body = Vec::new();
         loop {
             let size = self.size()?;
-            if size > (limit - body.len()) as u64 {
+            if size > (limit.bytes - body.len()) as u64 {
                 return Err(too_large(limit));
             }
             if size == 0 {
@@ -167,8 +174,9 @@ fn is_size_line(line: &[u8]) -> bool {
         && !line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
 }
 
-fn too_large(limit: usize) -> Refusal {
-    Refusal::new(413, format!("the body is longer than {limit} bytes; send less")).closing()
+fn too_large(Limit { bytes, set_by }: Limit) -> Refusal {
+    let detail = format!("the body is longer than {bytes} bytes ({set_by}); send less");
+    Refusal::new(413, detail).closing()
 }
 
 fn cut_off() -> Refusal {

@@ -44,12 +44,11 @@ impl Exchange<'_> {
             let detail = "this request needs a body; send it with Content-Length or chunked";
             return Err(Refusal::new(411, detail).closing());
         }
-        let body = body::read(
-            self.inbound,
-            &self.request,
-            limit,
-            self.server.config.limits.request_deadline,
-        )?;
+        let limits = &self.server.config.limits;
+        // NDJSON's has a size of its own, unless the flag goes beyond it.
+        let set_by = if limit > limits.body { "for NDJSON" } else { "--body-limit" };
+        let limit = body::Limit { bytes: limit, set_by };
+        let body = body::read(self.inbound, &self.request, limit, limits.request_deadline)?;
         self.body_is_read = true;
         Ok(body)
     }

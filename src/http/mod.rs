@@ -52,6 +52,7 @@ use crate::counters::Counters;
 use crate::delivery::{Deliverer, Delivery};
 use crate::error::StartError;
 use crate::hangup::Watcher;
+use crate::limits::Limits;
 use crate::registry::{Registry, RegistryOptions};
 use crate::ticker;
 
@@ -119,6 +120,7 @@ impl Server {
         let ceiling = Ceiling::of_a_server(config.delivery, listeners.len());
         let max_clients = max_clients(&config, &ceiling);
         warn_of_strangers(&config);
+        warn_of_limits(&config.limits);
         let options = RegistryOptions {
             history: config.history.clone(),
             max_channels: config.max_channels,
@@ -285,6 +287,17 @@ fn warn_of_strangers(config: &Config) {
         if config.publish_token.is_none() && config.publish_key.is_none() {
             log::warn!("nobody but this machine may publish on {addr}; see --publish-token");
         }
+    }
+}
+
+/// An event comes in a body. Who has only made the bodies smaller knows that.
+fn warn_of_limits(limits: &Limits) {
+    let Limits { body, event, .. } = limits;
+    if event > body && *event != Limits::default().event {
+        log::warn!(
+            "--event-limit is {event} bytes, but no body is longer than the {body} of --body-limit, \
+             which comes first; raise that too"
+        );
     }
 }
 

@@ -26,7 +26,14 @@ pub(super) struct Batch {
 /// Reads the body as its type says.
 pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, Refusal> {
     let limits = exchange.server.config.limits;
-    let is_many = content_type(&exchange.request) == "application/x-ndjson";
+    let kind = content_type(&exchange.request);
+    // What `curl -F` sends: its parts and their boundaries are nobody's data.
+    if kind == "multipart/form-data" {
+        let detail = "send text (text/plain), JSON (application/json), a form \
+            (application/x-www-form-urlencoded, as curl -d does) or NDJSON (application/x-ndjson)";
+        return Err(Refusal::new(415, detail));
+    }
+    let is_many = kind == "application/x-ndjson";
     let limit = if is_many { BATCH_LIMIT.max(limits.body) } else { limits.body };
     let body = exchange.body(limit)?;
     let events = events(&exchange.request, body)?;
@@ -42,7 +49,7 @@ pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, Refusal> {
 /// Refuses an event that is longer than events may be.
 pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), Refusal> {
     if event.data().len() > limit {
-        let detail = format!("the data is longer than {limit} bytes; send less");
+        let detail = format!("the data is longer than {limit} bytes (--event-limit); send less");
         return Err(Refusal::new(413, detail));
     }
     Ok(())
@@ -89,23 +96,37 @@ fn text(request: &Request, body: Vec<u8>) -> Result<Event, Refusal> {
     build(data, request.query("event"), request.query("id"), retry)
 }
 
+/// The same in a form. What stands behind a bare `&` is a field too: unless it were
+/// refused, `data=fish&chips` would lose the chips.
 fn form(body: &[u8]) -> Result<Event, Refusal> {
     if percent_decode(body).decode_utf8().is_err() {
         return Err(Refusal::new(400, "the form must be UTF-8, percent-encoded"));
     }
-    let field = |wanted| {
-        let mut fields = form_urlencoded::parse(body);
-        fields.find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
-    };
-    let data = field("data").ok_or_else(|| {
+    let (mut values, mut wrong) = ([const { None }; FIELDS.len()], None);
+    for (name, value) in form_urlencoded::parse(body) {
+        let problem = match FIELDS.iter().position(|known| *known == name) {
+            Some(place) if values[place].is_none() => {
+                values[place] = Some(value.into_owned());
+                continue;
+            }
+            Some(_) => format!("the field `{name}` is there twice; send it once"),
+            None => format!("{}; a & in data is written %26", unknown(&name)),
+        };
+        wrong.get_or_insert(problem);
+    }
+    let [data, event, id, retry] = values;
+    let data = data.ok_or_else(|| {
         Refusal::new(
             400,
             "the form has no field `data`; send data=…, \
         or text with Content-Type: text/plain",
         )
     })?;
-    let retry = field("retry").map(|retry| milliseconds(&retry)).transpose()?;
-    build(data, field("event"), field("id"), retry)
+    if let Some(problem) = wrong {
+        return Err(Refusal::new(400, problem));
+    }
+    let retry = retry.map(|retry| milliseconds(&retry)).transpose()?;
+    build(data, event, id, retry)
 }
 
 fn one_json(body: &[u8]) -> Result<Event, Refusal> {
@@ -134,9 +155,8 @@ fn object(value: &Value) -> Result<Event, Refusal> {
     let Some(fields) = value.as_object() else {
         return Err(Refusal::new(400, "an event must be an object: {\"data\": …}"));
     };
-    if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-        let detail = format!("the field {unknown:?} is not one of data, event, id, retry");
-        return Err(Refusal::new(400, detail));
+    if let Some(name) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+        return Err(Refusal::new(400, unknown(name)));
     }
     let data = match fields.get("data") {
         Some(Value::String(text)) => text.clone(),
@@ -153,6 +173,10 @@ fn object(value: &Value) -> Result<Event, Refusal> {
         Some(value) => Some(value.as_u64().map(Duration::from_millis).ok_or_else(bad_retry)?),
     };
     build(data, string("event")?, string("id")?, retry)
+}
+
+fn unknown(name: &str) -> String {
+    format!("the field {name:?} is not one of data, event, id, retry")
 }
 
 fn build(
@@ -215,5 +239,16 @@ mod tests {
         let expected = Event::new("a b\nc").with_name("x").unwrap();
         assert_eq!(event, expected.with_retry(Duration::from_millis(10)));
         assert!(form(b"event=x").is_err() && form(b"data=a&retry=1e3").is_err());
+        for (body, part) in [
+            (&b"evnt=x&data=a"[..], "\"evnt\" is not one of data, event, id, retry"),
+            (b"data=fish&chips", "\"chips\" is not one of"),
+            (b"data=a&=b", "\"\" is not one of"),
+            (b"data=a&data=a", "`data` is there twice"),
+            (b"data=a&id=b&id=", "`id` is there twice"),
+            (b"temp=21", "no field `data`"),
+        ] {
+            let refusal = form(body).unwrap_err();
+            assert!(refusal.status == 400 && refusal.to_string().contains(part), "{refusal}");
+        }
     }
 }

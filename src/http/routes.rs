@@ -12,7 +12,9 @@ use super::gate::Place;
 use super::refusal::Refusal;
 use super::streams::Stream;
 use super::websocket::WebSocket;
-use super::{Config, channels, cors, lab, mercure, publish, session, status, streams, websocket};
+use super::{
+    Config, Shared, channels, cors, lab, mercure, publish, session, status, streams, websocket,
+};
 use crate::recipes::{self, Recipe};
 use crate::slow::Slow;
 
@@ -135,7 +137,7 @@ fn dispatch(
                 _ => Ok(Reply::Answer(status::metrics(exchange.server))),
             }
         }
-        _ => page(exchange, method),
+        _ => page(exchange, parts, method),
     }
 }
 
@@ -150,7 +152,7 @@ fn slow(how: &str, exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
 }
 
 #[inline(never)] // as above
-fn page(exchange: &Exchange<'_>, method: &Method) -> Result<Reply, Refusal> {
+fn page(exchange: &Exchange<'_>, parts: &[&str], method: &Method) -> Result<Reply, Refusal> {
     let assets = &exchange.server.assets;
     match assets.get(&exchange.request) {
         Some(page) if matches!(method, Method::Get | Method::Head) => {
@@ -158,7 +160,27 @@ fn page(exchange: &Exchange<'_>, method: &Method) -> Result<Reply, Refusal> {
             Ok(Reply::Answer(if is_hub { page.with("Link", mercure::LINK) } else { page }))
         }
         Some(_) => Err(Refusal::method(PAGE)),
-        None => Ok(Reply::Answer(assets.not_found())),
+        None => match sleeping(parts, exchange.server) {
+            Some(detail) => Err(Refusal::new(404, detail)),
+            None => Ok(Reply::Answer(assets.not_found())),
+        },
+    }
+}
+
+/// Which flag a path waits for that would be a route with it: who asks for one of these is
+/// a program, and no page helps it.
+fn sleeping(parts: &[&str], server: &Shared) -> Option<&'static str> {
+    match parts {
+        [lab::ROOT, _, ..] if server.lab.is_none() => {
+            Some("the lab is off; start the server with --lab")
+        }
+        [".well-known", "mercure", "subscriptions", ..] if !server.config.mercure.tells() => Some(
+            "nobody is told of subscriptions; start the server with --mercure and --mercure-subscriptions",
+        ),
+        [".well-known", "mercure"] if !server.config.mercure.is_on() => {
+            Some("the Mercure protocol is off; start the server with --mercure")
+        }
+        _ => None,
     }
 }
 

@@ -15,7 +15,6 @@ use std::fmt;
 use std::fs::{self, File as Handle, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,7 @@ use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 use rustix::fs::{Advice, CWD, RenameFlags};
 
 use super::disk::{Disk, Hold};
+use super::quiet::unless_it_panics;
 use super::tables::{begin, problem, read, size, undo, write};
 use super::{Kept, Loss, Record, Store};
 use crate::error::{PublishError, StoreError, StoreProblem, is_full};
@@ -217,7 +217,7 @@ impl Open {
         // redb trusts the pages of a file that was closed, until it is told to check
         // them: what is damaged may make it panic. That file is not ours to go on with,
         // and nothing of the attempt is left.
-        let opened = panic::catch_unwind(AssertUnwindSafe(|| {
+        let opened = unless_it_panics(|| {
             let (disk, hold) = Disk::hold(backend);
             let mut database = builder().create_with_backend(disk).map_err(problem)?;
             hold.check_length()?;
@@ -225,8 +225,8 @@ impl Open {
             is_sound
                 .then_some(Self { database, hold })
                 .ok_or(corrupt("not all of it is as written"))
-        }));
-        opened.unwrap_or_else(|_panic| Err(corrupt("it cannot be made sense of")))
+        });
+        opened.unwrap_or_else(|| Err(corrupt("it cannot be made sense of")))
     }
 }
 

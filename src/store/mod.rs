@@ -15,6 +15,7 @@
 mod disk;
 pub(crate) mod file;
 mod inspect;
+mod quiet;
 pub(crate) mod redis;
 pub(crate) mod tables;
 

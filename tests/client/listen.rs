@@ -61,6 +61,7 @@ fn what_is_no_stream_ends_it_with_the_servers_own_words() {
         (problem, "the server answered 403 Forbidden: ask  [1mnicely"),
         (answer("500 Internal Server Error", "", ""), "answered 500 Internal Server Error\n"),
         (answer("200 OK", "Content-Type: text/html\r\n", "<p>"), "text/html, not with an event"),
+        (answer("405 Method Not Allowed", "", ""), "405 Method Not Allowed; is --url right?\n"),
         (answer("304 Not Modified", "", ""), "the server answered 304"),
         ("SSH-2.0-OpenSSH_9\r\n\r\n".into(), "cannot speak to http://"),
     ] {

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 
+use crate::common::TestServer;
 use crate::running::{Running, run, said};
 use crate::script::{KEEP, Script, answer, published};
 
@@ -52,6 +53,9 @@ fn what_cannot_be_published_is_said_with_1() {
         (busy, "it asks us to wait 3600s"),
         (answer("200 OK", "", "hello"), "named no event's id; check --url"),
         (answer("303 See Other", "Location: /x\r\n", ""), "sends us to /x"),
+        (answer("404 Not Found", "", "<h1>"), "answered 404 Not Found; is --url right?"),
+        (answer("501 Not Implemented", "", ""), "501 Not Implemented; is --url right?"),
+        (answer("403 Forbidden", "", ""), "403 Forbidden\n"),
     ] {
         let server = Script::play([played]);
         let outcome = run(&["publish", "a", "x"], &server.url(), "");
@@ -63,6 +67,16 @@ fn what_cannot_be_published_is_said_with_1() {
     let outcome = run(&arguments, &format!("http://{nobody}"), "");
     assert_eq!(outcome.code, Some(1));
     assert!(outcome.err.contains("gave up after"), "{outcome:?}");
+}
+
+#[test]
+fn a_server_that_speaks_no_tls_is_named_as_it_may_be_reached() {
+    let server = TestServer::start();
+    for arguments in [&["publish", "a", "x"][..], &["listen", "a"]] {
+        let outcome = run(arguments, &format!("https://{}/p", server.addr), "");
+        let hint = format!("it may speak no TLS, try http://{}/p\n", server.addr);
+        assert!(outcome.code == Some(1) && outcome.err.ends_with(&hint), "{outcome:?}");
+    }
 }
 
 #[test]

@@ -148,12 +148,16 @@ fn what_is_no_store_is_refused_in_a_sentence_and_left_as_it_was() {
     serving.terminate();
     let whole = fs::read(folder.store()).expect("the store");
     let noise: Vec<u8> = whole.iter().map(|byte| byte.wrapping_mul(31) ^ 7).collect();
+    // One that makes redb panic: every page begins with something else.
+    let mut pages = whole.clone();
+    pages.chunks_mut(4_096).skip(1).for_each(|page| page[..64].fill(0x5A));
     for (path, words) in [
         (folder.0.join("folder.redb"), "no regular file"),
         (made("empty.redb", b""), "not a store"),
         (made("noise.redb", &noise), "not a store"),
         (made("short.redb", &whole[..whole.len() / 2]), "damaged"),
         (made("cut.redb", &whole[..4_096]), "damaged"),
+        (made("pages.redb", &pages), "damaged (it cannot be made sense of)"),
     ] {
         if words == "no regular file" {
             fs::create_dir(&path).expect("a new folder");

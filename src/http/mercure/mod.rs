@@ -2,7 +2,7 @@
 //! (draft-dunglas-mercure-08) and 0.x (draft-07). Its topics are our channels, so what
 //! is published by one way is heard by the other.
 //!
-//! Only with `--mercure`; without it these paths are as unknown as any other. What is
+//! Only with `--mercure`; without it these paths are 404, which names the flag. What is
 //! served and where it differs from the drafts is told in `docs/mercure.md`.
 
 mod publish;

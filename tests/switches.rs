@@ -1,0 +1,104 @@
+//! Flags, as their user meets them: twins in the environment, paths that wait for one, and
+//! what does not go together.
+
+mod common;
+
+use std::process::Command;
+
+use common::{OPEN, Process, TestServer, check};
+use threadcast::{Config, Mercure};
+
+const HUB: &str = "/.well-known/mercure";
+
+fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+#[test]
+fn a_path_that_waits_for_a_flag_names_it_and_any_other_has_the_page() {
+    let plain = TestServer::start();
+    let hub = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
+    let subscriptions = format!("{HUB}/subscriptions");
+    let below = format!("{subscriptions}/topic/subscriber");
+    let post = "POST /lab/drop?for=1s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+    for (server, request, flag) in [
+        (&plain, get(HUB), "start the server with --mercure\""),
+        (&plain, get(&subscriptions), "--mercure-subscriptions"),
+        (&hub, get(&subscriptions), "--mercure-subscriptions"),
+        (&hub, get(&below), "--mercure-subscriptions"),
+        (&plain, post.into(), "--lab"),
+        (&plain, get("/lab/slow/cpu"), "--lab"),
+    ] {
+        let answer = check(server, &request, 404, OPEN);
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{request}");
+        assert!(answer.body.contains(flag), "{request} {answer:?}");
+    }
+    for target in ["/lab", "/.well-known/nothing", "/nothing"] {
+        let answer = plain.get(target);
+        let kind = answer.header("content-type").map(str::to_owned);
+        assert_eq!((answer.status, kind.as_deref()), (404, Some("text/html; charset=utf-8")));
+    }
+}
+
+#[test]
+fn in_the_environment_a_flag_is_said_in_any_usual_word() {
+    let yes = "THREADCAST_LAB=1 THREADCAST_MERCURE=Yes THREADCAST_MERCURE_SUBSCRIPTIONS=on";
+    let no = "THREADCAST_LAB=0 THREADCAST_ANONYMOUS=false THREADCAST_MERCURE_SUBSCRIPTIONS=No";
+    for (words, lab, hub) in [(yes, 200, 401), (no, 404, 404)] {
+        let server = Process::shell(&format!("{words} exec"), "");
+        let status = |target: &str| server.request(&get(target)).status;
+        assert_eq!(status("/lab/slow/cpu"), lab, "{words}");
+        assert_eq!(status(&format!("{HUB}/subscriptions")), hub, "{words}");
+    }
+}
+
+#[test]
+fn a_word_that_is_neither_yes_nor_no_is_refused_and_so_is_a_yes_that_lacks_another() {
+    let binary = env!("CARGO_BIN_EXE_threadcast");
+    for (lab, mercure, subscriptions, part) in
+        [("maybe", "no", "no", "--lab"), ("no", "no", "ON", "takes --mercure too")]
+    {
+        let output = Command::new(binary)
+            .args(["--listen", "127.0.0.1:0"])
+            .env("THREADCAST_LAB", lab)
+            .env("THREADCAST_MERCURE", mercure)
+            .env("THREADCAST_MERCURE_SUBSCRIPTIONS", subscriptions)
+            .output()
+            .expect("the binary runs");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(output.status.code() == Some(2) && said.contains(part), "{said}");
+    }
+}
+
+/// What it says before it ends, for it is given a store that cannot be.
+fn said(arguments: &[&str]) -> String {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_threadcast"));
+    program.args(["--listen", "127.0.0.1:0", "--store", "/no/such/folder/a.redb"]);
+    let output = program.args(arguments).env("RUST_LOG", "warn").output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+#[test]
+fn events_that_no_body_can_bring_are_warned_of() {
+    let warning = "--event-limit is 1048576 bytes, but no body is longer than the 65536";
+    assert!(said(&["--event-limit", "1MiB"]).contains(warning));
+    for fitting in
+        [&[][..], &["--event-limit", "1MiB", "--body-limit", "1MiB"], &["--body-limit", "1KiB"]]
+    {
+        let said = said(fitting);
+        assert!(!said.contains("limit"), "{fitting:?} {said}");
+    }
+}
+
+#[test]
+fn an_address_that_is_none_of_redis_is_no_path_of_a_store() {
+    for (url, refused) in [("http://foo", true), ("REDIS://a", true), ("./http://foo", false)] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_threadcast"));
+        program.args(["--listen", "127.0.0.1:0", "--store", url]);
+        let output = program.output().expect("the binary runs");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(said.contains("the path of a file, or a Redis: redis://"), refused, "{said}");
+        assert_eq!(output.status.code(), Some(1 + i32::from(refused)), "{said}");
+    }
+}
