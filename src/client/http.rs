@@ -204,7 +204,7 @@ impl Http {
         // In rustls' words, what came is no TLS.
         if self.server.scheme == Scheme::HTTPS && text.contains("received corrupt message") {
             let ServerUrl { authority, path, .. } = &self.server;
-            text += &format!("; it may speak no TLS, try http://{authority}{path}");
+            text = format!("{text}; it may speak no TLS, try http://{authority}{path}");
         }
         match error {
             // rustls says so when it does not trust the other side, or it speaks no TLS.
