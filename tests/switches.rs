@@ -59,7 +59,7 @@ fn a_word_that_is_neither_yes_nor_no_is_refused_and_so_is_a_yes_that_lacks_anoth
         [("maybe", "no", "no", "--lab"), ("no", "no", "ON", "takes --mercure too")]
     {
         let output = Command::new(binary)
-            .args(["--listen", "127.0.0.1:0"])
+            .args(["--listen", "127.0.0.1:0", "--store", "/no/such/folder/a.redb"])
             .env("THREADCAST_LAB", lab)
             .env("THREADCAST_MERCURE", mercure)
             .env("THREADCAST_MERCURE_SUBSCRIPTIONS", subscriptions)
