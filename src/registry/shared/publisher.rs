@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::error::PublishError;
 use crate::id::EventId;
@@ -52,42 +52,36 @@ impl Publisher {
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
         let mut due = Instant::now() + TELL;
         loop {
-            select! {
-                recv(self.orders.mailbox) -> order => match order {
-                    Ok(order) => self.take(order),
-                    Err(_) => break,
-                },
-                recv(stop) -> _ => break,
-                default(due.saturating_duration_since(Instant::now())) => {}
-            }
-            if Instant::now() >= due {
-                self.tell();
-                due = Instant::now() + TELL;
+            match self.orders.next(stop, Some(due)) {
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tell();
+                    due = Instant::now() + TELL;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        while let Ok(order) = self.orders.mailbox.try_recv() {
-            self.take(order);
+        while let Some(order) = self.orders.waiting() {
+            self.obey(order);
         }
         // A node that cannot say so is forgotten after a while.
         let _ = self.log.bury(self.registry.last_id());
     }
 
-    fn take(&mut self, first: Order) {
-        let mut next = Some(first);
-        while let Some(order) = next {
-            match order {
-                Order::Publish(request) => {
-                    let requests = self.orders.gather(request, |_| true);
-                    self.publish(requests);
-                }
-                Order::Forget { channel, answer } => {
-                    // Who asked may have left.
-                    let _ = answer.send(self.forget(&channel));
-                }
-                Order::Presence(change) => self.change(change),
-                Order::Sweep => {}
+    /// One batch, and no more: with a Redis that is slow, the others must hear in time that
+    /// this node lives.
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Publish(request) => {
+                let requests = self.orders.gather(request, |_| true);
+                self.publish(requests);
             }
-            next = self.orders.take_held();
+            Order::Forget { channel, answer } => {
+                // Who asked may have left.
+                let _ = answer.send(self.forget(&channel));
+            }
+            Order::Presence(change) => self.change(change),
+            Order::Sweep => {}
         }
     }
 
