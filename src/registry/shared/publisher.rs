@@ -37,7 +37,8 @@ struct Told {
     row: Row,
     changes: u64,
     at: Instant,
-    /// Whether Redis is sure to know all the names that are here.
+    /// Whether Redis is sure to know all the names that are here: not after any failure,
+    /// for the Redis that is there next may be one that was behind.
     known: bool,
 }
 
@@ -120,6 +121,7 @@ impl Publisher {
         let published = self.log.publish(last, &asked);
         self.registry.counters().commit(began.elapsed());
         self.note(published.as_ref().err());
+        self.told.known &= published.is_ok();
         match published {
             Ok(answers) => {
                 for (request, (id, subscribers, count)) in taken.into_iter().zip(answers) {
@@ -152,21 +154,24 @@ impl Publisher {
         let (own_ids, keys) = channel.marks.names();
         let ids: Vec<EventId> = channel.ring.entries().map(|entry| entry.id).collect();
         drop(state);
-        self.log.forget(last, name, &ids, (&own_ids, &keys))?;
-        Ok(true)
+        let forgotten = self.log.forget(last, name, &ids, (&own_ids, &keys));
+        self.told.known &= forgotten.is_ok();
+        Ok(forgotten.map(|()| true)?)
     }
 
     /// Tells Redis who has come and gone, with all others who wait to be told of.
     fn change(&mut self, first: Change) {
         let changes = self.orders.gather_changes(first);
-        if self.log.change(self.registry.last_id(), &changes).is_err() {
-            self.told.known = false; // and is told all of it later
-        }
+        let changed = self.log.change(self.registry.last_id(), &changes);
+        self.told.known &= changed.is_ok(); // else it is told all of it later
     }
 
     /// Tells the other nodes who listens here, if that is news to them.
     fn tell(&mut self) {
-        let changes = self.registry.lock().changes;
+        let mut state = self.registry.lock();
+        let changes = state.changes;
+        self.told.known &= !std::mem::take(&mut state.untold);
+        drop(state);
         let due = self.told.at.elapsed() >= REFRESH || !self.told.known;
         if !due && changes == self.told.changes {
             return;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::event::{Event, Framing};
+use crate::registry::orders::Order;
 use crate::registry::{Start, Subscription};
 use crate::store::Record;
 
@@ -84,4 +85,42 @@ fn events_of_several_milliseconds_are_counted_as_they_leave_the_ring() {
         registry.hear(epoch, n, "a", Event::new("x"));
     }
     assert!(read(&mut slow).contains(r#""missed":3"#));
+}
+
+#[test]
+fn who_comes_and_goes_at_once_is_told_in_that_order() {
+    let (give, mut orders) = Orders::new();
+    let (state, options) = (State::of_a_log(), RegistryOptions::default());
+    let registry = Registry::of(state, options, &Arc::default(), Some(give), Duration::ZERO);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let channels = Channels::new(["a"]).unwrap();
+                    let one = registry.subscribe(&channels, &Start::Now).unwrap();
+                    drop(one.present_as("ada"));
+                }
+            });
+        }
+    });
+    let mut told = Vec::new();
+    while let Some(Order::Presence(change)) = orders.waiting() {
+        told.push(change.comes);
+    }
+    let (came, went) = (told.iter().step_by(2), told.iter().skip(1).step_by(2));
+    assert!(told.len() >= 2 && told.len().is_multiple_of(2), "{} changes", told.len());
+    assert!(came.into_iter().all(|comes| *comes) && went.into_iter().all(|comes| !*comes));
+    assert!(!registry.lock().untold, "there was room for each");
+}
+
+#[test]
+fn a_name_for_which_there_was_no_room_is_to_be_told_later() {
+    let (give, _mailbox) = crossbeam_channel::bounded(1);
+    let (state, options) = (State::of_a_log(), RegistryOptions::default());
+    let registry = Registry::of(state, options, &Arc::default(), Some(give), Duration::ZERO);
+    let channels = Channels::new(["a"]).unwrap();
+    let one = registry.subscribe(&channels, &Start::Now).unwrap().present_as("ada");
+    assert!(!registry.lock().untold);
+    drop(one);
+    assert!(registry.lock().untold);
 }
