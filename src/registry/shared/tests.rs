@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{Event, Framing};
 use crate::registry::orders::Order;
-use crate::registry::{Start, Subscription};
+use crate::registry::{Histories, History, Start, Subscription};
 use crate::store::Record;
 
 impl Registry {
@@ -123,4 +123,24 @@ fn a_name_for_which_there_was_no_room_is_to_be_told_later() {
     assert!(!registry.lock().untold);
     drop(one);
     assert!(registry.lock().untold);
+}
+
+#[test]
+fn an_event_that_redis_stamps_earlier_than_this_nodes_clock_is_read_all_the_same() {
+    let history = Histories::all(History { age: Duration::from_secs(60), ..History::default() });
+    let registry = Registry::of_a_log(RegistryOptions { history, ..RegistryOptions::default() });
+    let mut subscription = subscribe(&registry, "0-0");
+    registry.set_clock(Duration::from_secs(1_000));
+    registry.hear(100_000, 0, "a", Event::new("1"));
+    assert_eq!(read(&mut subscription), "1", "and no gap");
+    registry.hear(200_000, 0, "a", Event::new("2"));
+    assert_eq!(registry.list()[0].events, 1, "the first is too old, whatever the time is");
+    // Redis says what the time is, and nothing is lost before it is old by that.
+    registry.set_clock(Duration::from_secs(200));
+    registry.hear(201_000, 0, "a", Event::new("3"));
+    registry.sweep();
+    assert_eq!(read(&mut subscription), "2 3");
+    registry.set_clock(Duration::from_secs(1_000));
+    registry.sweep();
+    assert_eq!(registry.list()[0].events, 0);
 }
