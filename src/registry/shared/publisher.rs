@@ -1,5 +1,6 @@
 //! The thread that publishes for this node, and says who listens to it.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,9 @@ use crate::store::redis::{Asked, Change, Row, Trouble, Writer};
 /// not.
 const TELL: Duration = Duration::from_millis(500);
 const REFRESH: Duration = Duration::from_secs(5);
+
+/// How many events one script forgets: Redis serves nobody else meanwhile.
+const FORGOTTEN_AT_ONCE: usize = 20_000;
 
 /// Publishes for this node, one batch after the other.
 #[derive(Debug)]
@@ -148,15 +152,42 @@ impl Publisher {
     }
 
     fn forget(&mut self, name: &str) -> Result<bool, PublishError> {
+        let forgotten = self.forget_all(name);
+        self.told.known &= forgotten.is_ok();
+        Ok(forgotten?)
+    }
+
+    /// Forgets what is in the ring, and what stands in the log: that keeps far more, even
+    /// of a channel that this node has let go of.
+    fn forget_all(&mut self, name: &str) -> Result<bool, Trouble> {
         let state = self.registry.lock();
         let last = state.last;
-        let Some(channel) = state.channels.get(name) else { return Ok(false) };
-        let (own_ids, keys) = channel.marks.names();
-        let ids: Vec<EventId> = channel.ring.entries().map(|entry| entry.id).collect();
+        let channel = state.channels.get(name);
+        let is_here = channel.is_some();
+        let (own_ids, keys) = channel.map(|channel| channel.marks.names()).unwrap_or_default();
+        let entries = channel.into_iter().flat_map(|channel| channel.ring.entries());
+        let mut ids: BTreeSet<EventId> = entries.map(|entry| entry.id).collect();
         drop(state);
-        let forgotten = self.log.forget(last, name, &ids, (&own_ids, &keys));
-        self.told.known &= forgotten.is_ok();
-        Ok(forgotten.map(|()| true)?)
+        let mut after = Some(EventId::ZERO);
+        while let Some(begin) = after {
+            after = self.log.find(last, name, begin, &mut ids)?;
+            if self.told.at.elapsed() >= REFRESH {
+                self.tell(); // that this node lives, however long the log is
+            }
+        }
+        if !is_here && ids.is_empty() {
+            return Ok(false);
+        }
+        let ids: Vec<EventId> = ids.into_iter().collect();
+        let mut rest = &ids[..];
+        loop {
+            let (piece, later) = rest.split_at(rest.len().min(FORGOTTEN_AT_ONCE));
+            self.log.forget(last, name, piece, (&own_ids, &keys))?;
+            if later.is_empty() {
+                return Ok(true);
+            }
+            rest = later;
+        }
     }
 
     /// Tells Redis who has come and gone, with all others who wait to be told of.
