@@ -193,8 +193,8 @@ impl Publisher {
     /// Tells Redis who has come and gone, with all others who wait to be told of.
     fn change(&mut self, first: Change) {
         let changes = self.orders.gather_changes(first);
-        let changed = self.log.change(self.registry.last_id(), &changes);
-        self.told.known &= changed.is_ok(); // else it is told all of it later
+        let told = self.log.change(self.registry.last_id(), &changes);
+        self.told.known &= told.is_ok(); // else it is told all of it later
     }
 
     /// Tells the other nodes who listens here, if that is news to them.
