@@ -21,7 +21,7 @@ const TELL: Duration = Duration::from_millis(500);
 const REFRESH: Duration = Duration::from_secs(5);
 
 /// How many events one script forgets: Redis serves nobody else meanwhile.
-const FORGOTTEN_AT_ONCE: usize = 20_000;
+const FORGOTTEN_AT_ONCE: usize = 1_000;
 
 /// Publishes for this node, one batch after the other.
 #[derive(Debug)]
@@ -171,9 +171,7 @@ impl Publisher {
         let mut after = Some(EventId::ZERO);
         while let Some(begin) = after {
             after = self.log.find(last, name, begin, &mut ids)?;
-            if self.told.at.elapsed() >= REFRESH {
-                self.tell(); // that this node lives, however long the log is
-            }
+            self.tell_in_time();
         }
         if !is_here && ids.is_empty() {
             return Ok(false);
@@ -187,6 +185,14 @@ impl Publisher {
                 return Ok(true);
             }
             rest = later;
+            self.tell_in_time();
+        }
+    }
+
+    /// Tells the others that this node lives, however long something takes.
+    fn tell_in_time(&mut self) {
+        if self.told.at.elapsed() >= REFRESH {
+            self.tell();
         }
     }
 
