@@ -46,6 +46,7 @@ mod subscription;
 mod update;
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 #[cfg(not(feature = "loom"))]
 use std::sync::{Mutex, MutexGuard};
@@ -147,9 +148,10 @@ struct Shared {
     /// There only if the log is shared with other nodes.
     contact: Option<Contact>,
     started: Instant,
-    /// What the clock said then: the time of day, or a little more if the events
-    /// of a store are of later. From there on it never goes back.
-    began: Duration,
+    /// What the clock said then, in nanoseconds: the time of day, or a little more if the
+    /// events of a store are of later. From there on it never goes back; but if the log
+    /// is shared, it is Redis's clock, and goes where that does.
+    began: AtomicU64,
     counters: Arc<Counters>,
     /// Disconnected when the streams begin to end.
     closing: Receiver<Infallible>,
@@ -193,7 +195,7 @@ impl Registry {
             sequencer,
             contact,
             started,
-            began,
+            began: AtomicU64::new(nanoseconds(began)),
             counters,
             closing,
             closed,
@@ -302,7 +304,8 @@ impl Registry {
 
     /// The time on the registry's own clock.
     fn now(&self) -> Duration {
-        self.shared.began + self.shared.started.elapsed()
+        let began = self.shared.began.load(Ordering::Relaxed);
+        Duration::from_nanos(began) + self.shared.started.elapsed()
     }
 
     /// What tells two registries apart.
@@ -321,6 +324,11 @@ impl Default for Registry {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// As many as there are in five hundred years, at most.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The time since 1970.

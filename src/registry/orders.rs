@@ -2,9 +2,13 @@
 //! the publisher of a log that nodes share. Who asks waits for his answer; while
 //! one batch is on its way, the orders behind it gather.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, Sender, TryRecvError, at, bounded, never, select,
+};
 
 use super::{Published, Registry, Update};
 use crate::error::PublishError;
@@ -16,8 +20,12 @@ use crate::store::redis::Change;
 /// this is how many publish at once before they wait to give their order.
 const MAILBOX: usize = 4_096;
 
-/// How many bytes of data one commit takes, more or less.
+/// How many bytes one commit takes, more or less.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// What an event costs besides its texts, in the time of as many bytes: an empty one is
+/// work too.
+const EVENT_BYTES: usize = 128;
 
 /// What the thread that publishes is asked to do.
 #[derive(Debug)]
@@ -62,15 +70,22 @@ impl Request {
         self.reach.as_ref().is_some_and(|reach| reach.private)
     }
 
+    /// What it costs a commit. A name that its publisher gave an event is looked for in
+    /// each of its topics.
     pub(super) fn size(&self) -> usize {
-        self.events.iter().map(|event| event.data().len()).sum()
+        let topics = self.topics().count();
+        let size = |event: &Event| {
+            let own = event.id().map_or(0, |own| (EVENT_BYTES + own.len()) * topics);
+            EVENT_BYTES + event.name().map_or(0, str::len) + own + event.data().len()
+        };
+        self.events.iter().map(size).sum()
     }
 }
 
 /// The orders that wait, at the end where they are taken.
 #[derive(Debug)]
 pub(super) struct Orders {
-    pub(super) mailbox: Receiver<Order>,
+    mailbox: Receiver<Order>,
     /// One that was found behind a batch it is no part of.
     held: Option<Order>,
 }
@@ -80,6 +95,34 @@ impl Orders {
     pub(super) fn new() -> (Sender<Order>, Self) {
         let (orders, mailbox) = bounded(MAILBOX);
         (orders, Self { mailbox, held: None })
+    }
+
+    /// The next one, for which it waits until it is time for something else (`Timeout`), or
+    /// `stop` is disconnected: what is due comes first, however many orders wait.
+    pub(super) fn next(
+        &mut self,
+        stop: &Receiver<Infallible>,
+        due: Option<Instant>,
+    ) -> Result<Order, RecvTimeoutError> {
+        if stop.try_recv() == Err(TryRecvError::Disconnected) {
+            return Err(RecvTimeoutError::Disconnected);
+        }
+        if due.is_some_and(|due| due <= Instant::now()) {
+            return Err(RecvTimeoutError::Timeout);
+        }
+        if let Some(held) = self.held.take() {
+            return Ok(held);
+        }
+        select! {
+            recv(self.mailbox) -> order => order.map_err(RecvTimeoutError::from),
+            recv(stop) -> _ => Err(RecvTimeoutError::Disconnected),
+            recv(due.map_or_else(never, at)) -> _ => Err(RecvTimeoutError::Timeout),
+        }
+    }
+
+    /// The next of those that wait already.
+    pub(super) fn waiting(&mut self) -> Option<Order> {
+        self.held.take().or_else(|| self.mailbox.try_recv().ok())
     }
 
     /// All that waits to be published behind `first` and can be with it: up to one that does not
@@ -112,7 +155,7 @@ impl Orders {
     /// All who come and go, up to an order of another kind.
     pub(super) fn gather_changes(&mut self, first: Change) -> Vec<Change> {
         let mut changes = vec![first];
-        while self.held.is_none() {
+        while self.held.is_none() && changes.len() < MAILBOX {
             match self.mailbox.try_recv() {
                 Ok(Order::Presence(change)) => changes.push(change),
                 Ok(other) => self.held = Some(other),
@@ -120,11 +163,6 @@ impl Orders {
             }
         }
         changes
-    }
-
-    /// What has to come after the batch it was found behind.
-    pub(super) fn take_held(&mut self) -> Option<Order> {
-        self.held.take()
     }
 }
 
@@ -179,5 +217,75 @@ impl Registry {
         let busy = || PublishError::Store { reason: "its mailbox is full".into() };
         let sent = self.shared.sequencer.as_ref().map(|sequencer| sequencer.try_send(order));
         sent.unwrap_or(Ok(())).map_err(|_| busy())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(events: usize, event: &Event) -> Request {
+        let events = vec![event.clone(); events];
+        Request { channel: "a".into(), events, key: None, reach: None, answer: None }
+    }
+
+    fn comes() -> Order {
+        Order::Presence(Change { channel: "a".into(), name: "ada".into(), comes: true })
+    }
+
+    #[test]
+    fn a_batch_of_events_that_say_nothing_has_an_end() {
+        let (give, mut orders) = Orders::new();
+        for _ in 0..100 {
+            give.send(Order::Publish(request(1_000, &Event::new("")))).unwrap();
+        }
+        let first = request(1_000, &Event::new(""));
+        let batch = orders.gather(first, |_| true);
+        let most = BATCH_BYTES / EVENT_BYTES / 1_000 + 1;
+        assert!((2..=most).contains(&batch.len()), "{} of {most}", batch.len());
+        assert_eq!(orders.mailbox.len(), 101 - batch.len(), "the others wait");
+    }
+
+    #[test]
+    fn a_request_costs_what_is_looked_for_on_its_account() {
+        let named = Event::new("x").with_id("order-7").unwrap();
+        let one = request(1, &named);
+        let others = ["b", "c"].map(Arc::from).to_vec();
+        let reach = Some(Arc::new(Reach { others, ..Reach::default() }));
+        let wide = Request { reach, ..request(1, &named) };
+        assert!(request(1, &Event::new("x")).size() < one.size());
+        assert_eq!(wide.size() - one.size(), 2 * (EVENT_BYTES + "order-7".len()));
+    }
+
+    #[test]
+    fn what_is_due_comes_before_the_orders_and_what_was_held_before_the_others() {
+        let ((give, mut orders), (running, stop)) = (Orders::new(), bounded(0));
+        let publish = || Order::Publish(request(1, &Event::new("")));
+        for _ in 0..3 {
+            give.send(comes()).unwrap();
+            give.send(publish()).unwrap();
+        }
+        let Ok(Order::Presence(first)) = orders.next(&stop, None) else { panic!("it waits") };
+        assert_eq!(orders.gather_changes(first).len(), 1, "the order behind it is of another kind");
+        let now = Some(Instant::now());
+        assert_eq!(orders.next(&stop, now).unwrap_err(), RecvTimeoutError::Timeout);
+        let Ok(Order::Publish(held)) = orders.next(&stop, None) else { panic!("it was held") };
+        assert_eq!(orders.gather(held, |_| true).len(), 1);
+        drop(running);
+        assert_eq!(orders.next(&stop, None).unwrap_err(), RecvTimeoutError::Disconnected);
+        let rest: Vec<Order> = std::iter::from_fn(|| orders.waiting()).collect();
+        let [Order::Presence(_), Order::Publish(_), Order::Presence(_), Order::Publish(_)] =
+            &rest[..]
+        else {
+            panic!("{rest:?}");
+        };
+    }
+
+    #[test]
+    fn nobody_waits_for_an_order_longer_than_until_something_is_due() {
+        let ((_give, mut orders), (_running, stop)) = (Orders::new(), bounded(0));
+        let due = Instant::now() + std::time::Duration::from_millis(20);
+        assert_eq!(orders.next(&stop, Some(due)).unwrap_err(), RecvTimeoutError::Timeout);
+        assert!(Instant::now() >= due);
     }
 }

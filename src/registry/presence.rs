@@ -11,7 +11,6 @@ use serde_json::json;
 
 use super::orders::Order;
 use super::{Registry, Subscription};
-use crate::error::PublishError;
 use crate::event::Event;
 use crate::store::redis::Change;
 
@@ -77,29 +76,23 @@ impl Registry {
             state.changes += 1;
             let changed = (state.channels.get_mut(name))
                 .is_some_and(|channel| change(&mut channel.presence, username));
-            drop(state);
             if !changed {
                 continue;
             }
-            let told = match self.reaches_the_log() {
+            if state.shared {
                 // Whether the name is also at another node, Redis knows.
-                Some(_) => self.tell_the_others(name, username, what == "userconnect"),
-                None => self.announce(name, &event),
-            };
-            if let Err(error) = told {
+                let comes = what == "userconnect";
+                let change = Change { channel: Arc::clone(name), name: username.clone(), comes };
+                // Still under the lock, so that who comes and goes at once is told in the
+                // order in which he did: the mailbox takes it, or refuses it, at once.
+                state.untold |= self.order(Order::Presence(change)).is_err();
+                continue;
+            }
+            drop(state);
+            if let Err(error) = self.announce(name, &event) {
                 log::warn!("nobody is told of a {what} on {name:?}: {error}");
             }
         }
-    }
-
-    fn tell_the_others(
-        &self,
-        channel: &Arc<str>,
-        name: &str,
-        comes: bool,
-    ) -> Result<(), PublishError> {
-        let change = Change { channel: Arc::clone(channel), name: name.to_owned(), comes };
-        self.order(Order::Presence(change))
     }
 
     pub(super) fn tell_of_leaving(&self, subscription: &Subscription) {

@@ -27,7 +27,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::Receiver;
 
 use super::audience::Bells;
 use super::marks::Mark;
@@ -116,39 +116,29 @@ pub(crate) struct Sequencer {
 impl Sequencer {
     /// Takes orders until `stop` is disconnected, and those that wait then.
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
-        loop {
-            select! {
-                recv(self.orders.mailbox) -> order => match order {
-                    Ok(order) => self.take(order),
-                    Err(_) => break,
-                },
-                recv(stop) -> _ => break,
-            }
+        while let Ok(order) = self.orders.next(stop, None) {
+            self.obey(order);
         }
-        while let Ok(order) = self.orders.mailbox.try_recv() {
-            self.take(order);
+        while let Some(order) = self.orders.waiting() {
+            self.obey(order);
         }
     }
 
-    fn take(&mut self, first: Order) {
-        let mut next = Some(first);
-        while let Some(order) = next {
-            match order {
-                Order::Forget { channel, answer } => {
-                    // Who asked may have left.
-                    let _ = answer.send(self.forget(&channel));
-                }
-                Order::Publish(request) => {
-                    let mut names = Names::default();
-                    names.add(&request);
-                    // Up to an order that must see this batch in the rings before it is looked at.
-                    let requests = self.orders.gather(request, |next| names.add(next));
-                    self.publish(requests);
-                }
-                // A file is one node's: there are no others to tell.
-                Order::Sweep | Order::Presence(_) => self.publish(Vec::new()),
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Forget { channel, answer } => {
+                // Who asked may have left.
+                let _ = answer.send(self.forget(&channel));
             }
-            next = self.orders.take_held();
+            Order::Publish(request) => {
+                let mut names = Names::default();
+                names.add(&request);
+                // Up to an order that must see this batch in the rings before it is looked at.
+                let requests = self.orders.gather(request, |next| names.add(next));
+                self.publish(requests);
+            }
+            // A file is one node's: there are no others to tell.
+            Order::Sweep | Order::Presence(_) => self.publish(Vec::new()),
         }
     }
 

@@ -119,7 +119,19 @@ impl Registry {
         }
     }
 
+    /// Goes on from what Redis's clock says, later or earlier. Events have their time from
+    /// that clock, so how old they are is told by no other: not even by this node's from
+    /// before it was set back, or from before another Redis took over.
+    fn set_clock(&self, now: Duration) {
+        let began = super::nanoseconds(now.saturating_sub(self.shared.started.elapsed()));
+        self.shared.began.store(began, Ordering::Relaxed);
+    }
+
     /// Lets what was read from the log into the rings.
+    ///
+    /// A channel's newest event does not leave its ring by its age in the step in which it
+    /// has come, even where it seems to be old: until the next look at Redis's clock, this
+    /// node's may be ahead of it, and whoever is awake would get a gap in its place.
     fn enter(&self, read: Vec<News>) {
         let options = &self.shared.options;
         // Encoded before the lock is taken.
@@ -132,7 +144,10 @@ impl Registry {
         let now = self.now();
         let mut state = self.lock();
         heard.into_iter().for_each(|one| state.take_in(one, options));
-        rings.iter().for_each(|(name, _)| state.trim(name, now));
+        for (name, _) in &rings {
+            let newest = state.channels.get(name).and_then(|channel| channel.ring.newest_at());
+            state.trim(name, newest.map_or(now, |newest| newest.min(now)));
+        }
         let bells: Vec<Bells> = if lost {
             state.all_bells()
         } else {

@@ -46,6 +46,9 @@ pub(super) struct State {
     pub(super) others: Row,
     /// How often it has changed who listens here.
     pub(super) changes: u64,
+    /// Whether the others are to be told anew of every name that is present here, for
+    /// there was no room for the order to tell them of one.
+    pub(super) untold: bool,
 }
 
 #[derive(Debug)]
@@ -144,6 +147,7 @@ impl State {
             shared: false,
             others: Row::default(),
             changes: 0,
+            untold: false,
         }
     }
 

@@ -153,6 +153,47 @@ fn a_forgotten_history_is_forgotten_by_every_node() {
     }
 }
 
+#[test]
+fn what_no_node_keeps_any_more_is_deleted_from_redis_too() {
+    let Some(redis) = Redis::start() else { return };
+    let history = History { events: 20, ..History::default() };
+    let config = || Config { history: Histories::all(history), ..redis.node() };
+    let [here, there] = [(); 2].map(|()| TestServer::with(config()));
+    let oldest = id_of(&here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "secret"));
+    let secrets = vec![Event::new("secret"); 600];
+    let others = vec![Event::new("other"); 300];
+    for (channel, batch) in [("a", &secrets), ("b", &others), ("a", &secrets), ("b", &others)] {
+        here.registry.publish_all(channel, batch, None).expect("it is kept");
+    }
+    let newest = id_of(&here.post("/channels/a", "", "secret"));
+    [&here, &there].iter().for_each(|node| has_read(node, newest));
+    let mut listening = [&here, &there].map(|node| after(node, "a", newest));
+    let log = || {
+        let entries: Vec<(String, Vec<String>)> =
+            redis.ask(&["XRANGE", "threadcast:events", "-", "+"]);
+        let of = |data: &str| {
+            entries.iter().filter(|(_, fields)| fields.iter().any(|field| field == data)).count()
+        };
+        (of("secret"), of("other"))
+    };
+    assert_eq!(log(), (1_202, 600), "the log keeps more than the nodes");
+    let delete = |name| {
+        let head = format!("DELETE /channels/{name} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        here.head(&head).status
+    };
+    assert_eq!((delete("a"), delete("none")), (204, 404));
+    assert_eq!(log(), (0, 600));
+    // The names of what was let go long ago are free again, and there is no hole.
+    let again = here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "after");
+    assert!(id_of(&again) > newest && oldest < newest);
+    listening.iter_mut().for_each(|stream| stream.expect("id: order-7\ndata: after"));
+    let new = TestServer::with(config());
+    has_read(&new, id_of(&again));
+    let mut whole = after(&new, "b", newest);
+    let next = id_of(&new.post("/channels/b", "", "next"));
+    whole.expect(&format!("id: {next}\ndata: next"));
+}
+
 trait Before {
     fn before_it(self) -> Self;
 }

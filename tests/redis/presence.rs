@@ -4,7 +4,7 @@ use super::common::{PATIENCE, Stream, TestServer, wait_until};
 use super::server::Redis;
 use serde_json::{Value, json};
 use std::time::Duration;
-use threadcast::{Config, Limits};
+use threadcast::{Channels, Config, Limits, Start};
 
 fn present(node: &TestServer) -> Value {
     node.get("/channels/chat/subscribers").json()
@@ -101,4 +101,50 @@ fn who_was_present_is_so_again_after_redis_was_gone() {
     wait_until(PATIENCE, "the other node knows them again", || {
         present(&there)["present"].as_array().is_some_and(|names| names.len() == 2)
     });
+}
+
+#[test]
+fn names_that_came_while_redis_hung_are_all_told_in_the_end() {
+    let Some(redis) = Redis::start() else { return };
+    let node = node(&redis);
+    let channels = Channels::new(["chat"]).expect("a name");
+    let come = |name: &str| {
+        let subscription = node.registry.subscribe(&channels, &Start::Now).expect("there is room");
+        subscription.present_as(name)
+    };
+    redis.signal("STOP");
+    // More than orders can wait.
+    let here: Vec<_> = (0..4_500).map(|n| come(&format!("n{n}"))).collect();
+    redis.signal("CONT");
+    let known = names(&redis);
+    let told = || redis.ask::<usize>(&["SCARD", &known]);
+    wait_until(PATIENCE, "Redis knows all of them", || told() == here.len());
+    redis.signal("STOP");
+    drop(here);
+    redis.signal("CONT");
+    wait_until(PATIENCE, "Redis knows that they have left", || told() == 0);
+}
+
+/// Where the names of the only node stand.
+fn names(redis: &Redis) -> String {
+    let nodes: Vec<String> = redis.ask(&["ZRANGE", "threadcast:nodes", "0", "-1"]);
+    assert_eq!(nodes.len(), 1);
+    format!("threadcast:names:{}", nodes[0])
+}
+
+#[test]
+fn a_redis_that_comes_back_without_a_name_is_told_it_again() {
+    let Some(mut redis) = Redis::start() else { return };
+    let node = node(&redis);
+    let mut watch = Stream::of(&node, "/channels/chat?since=all", "");
+    let _ada = Stream::of(&node, "/channels/chat?presence=ada", "");
+    assert_eq!(told(&mut watch), told_as("userconnect", "ada"));
+    // The node heard that Redis has the name; the one that takes over does not have it.
+    let (names, at) = (names(&redis), "threadcast:at:chat\0ada");
+    assert_eq!(redis.ask::<usize>(&["DEL", &names, at]), 2);
+    redis.kill();
+    assert_eq!(node.post("/channels/chat", "", "lost").status, 503);
+    redis.again();
+    assert_eq!(told(&mut watch), told_as("userconnect", "ada"));
+    assert_eq!(redis.ask::<Vec<String>>(&["SMEMBERS", &names]), ["chat\0ada"]);
 }

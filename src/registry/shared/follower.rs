@@ -71,6 +71,7 @@ impl Follower {
         if looked.is_none_or(|at| at.elapsed() >= LOOK) {
             let look = self.reader.look()?;
             *looked = Some(Instant::now());
+            self.registry.set_clock(look.now);
             let has_lost = self.reader.is_ahead_of(&look);
             if has_lost && !self.warned {
                 log::error!(

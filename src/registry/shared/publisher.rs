@@ -1,10 +1,11 @@
 //! The thread that publishes for this node, and says who listens to it.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::error::PublishError;
 use crate::id::EventId;
@@ -18,6 +19,9 @@ use crate::store::redis::{Asked, Change, Row, Trouble, Writer};
 /// not.
 const TELL: Duration = Duration::from_millis(500);
 const REFRESH: Duration = Duration::from_secs(5);
+
+/// How many events one script forgets: Redis serves nobody else meanwhile.
+const FORGOTTEN_AT_ONCE: usize = 1_000;
 
 /// Publishes for this node, one batch after the other.
 #[derive(Debug)]
@@ -37,7 +41,8 @@ struct Told {
     row: Row,
     changes: u64,
     at: Instant,
-    /// Whether Redis is sure to know all the names that are here.
+    /// Whether Redis is sure to know all the names that are here: not after any failure,
+    /// for the Redis that is there next may be one that was behind.
     known: bool,
 }
 
@@ -52,42 +57,36 @@ impl Publisher {
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
         let mut due = Instant::now() + TELL;
         loop {
-            select! {
-                recv(self.orders.mailbox) -> order => match order {
-                    Ok(order) => self.take(order),
-                    Err(_) => break,
-                },
-                recv(stop) -> _ => break,
-                default(due.saturating_duration_since(Instant::now())) => {}
-            }
-            if Instant::now() >= due {
-                self.tell();
-                due = Instant::now() + TELL;
+            match self.orders.next(stop, Some(due)) {
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tell();
+                    due = Instant::now() + TELL;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        while let Ok(order) = self.orders.mailbox.try_recv() {
-            self.take(order);
+        while let Some(order) = self.orders.waiting() {
+            self.obey(order);
         }
         // A node that cannot say so is forgotten after a while.
         let _ = self.log.bury(self.registry.last_id());
     }
 
-    fn take(&mut self, first: Order) {
-        let mut next = Some(first);
-        while let Some(order) = next {
-            match order {
-                Order::Publish(request) => {
-                    let requests = self.orders.gather(request, |_| true);
-                    self.publish(requests);
-                }
-                Order::Forget { channel, answer } => {
-                    // Who asked may have left.
-                    let _ = answer.send(self.forget(&channel));
-                }
-                Order::Presence(change) => self.change(change),
-                Order::Sweep => {}
+    /// One batch, and no more: with a Redis that is slow, the others must hear in time that
+    /// this node lives.
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Publish(request) => {
+                let requests = self.orders.gather(request, |_| true);
+                self.publish(requests);
             }
-            next = self.orders.take_held();
+            Order::Forget { channel, answer } => {
+                // Who asked may have left.
+                let _ = answer.send(self.forget(&channel));
+            }
+            Order::Presence(change) => self.change(change),
+            Order::Sweep => {}
         }
     }
 
@@ -126,6 +125,7 @@ impl Publisher {
         let published = self.log.publish(last, &asked);
         self.registry.counters().commit(began.elapsed());
         self.note(published.as_ref().err());
+        self.told.known &= published.is_ok();
         match published {
             Ok(answers) => {
                 for (request, (id, subscribers, count)) in taken.into_iter().zip(answers) {
@@ -152,27 +152,63 @@ impl Publisher {
     }
 
     fn forget(&mut self, name: &str) -> Result<bool, PublishError> {
+        let forgotten = self.forget_all(name);
+        self.told.known &= forgotten.is_ok();
+        Ok(forgotten?)
+    }
+
+    /// Forgets what is in the ring, and what stands in the log: that keeps far more, even
+    /// of a channel that this node has let go of.
+    fn forget_all(&mut self, name: &str) -> Result<bool, Trouble> {
         let state = self.registry.lock();
         let last = state.last;
-        let Some(channel) = state.channels.get(name) else { return Ok(false) };
-        let (own_ids, keys) = channel.marks.names();
-        let ids: Vec<EventId> = channel.ring.entries().map(|entry| entry.id).collect();
+        let channel = state.channels.get(name);
+        let is_here = channel.is_some();
+        let (own_ids, keys) = channel.map(|channel| channel.marks.names()).unwrap_or_default();
+        let entries = channel.into_iter().flat_map(|channel| channel.ring.entries());
+        let mut ids: BTreeSet<EventId> = entries.map(|entry| entry.id).collect();
         drop(state);
-        self.log.forget(last, name, &ids, (&own_ids, &keys))?;
-        Ok(true)
+        let mut after = Some(EventId::ZERO);
+        while let Some(begin) = after {
+            after = self.log.find(last, name, begin, &mut ids)?;
+            self.tell_in_time();
+        }
+        if !is_here && ids.is_empty() {
+            return Ok(false);
+        }
+        let ids: Vec<EventId> = ids.into_iter().collect();
+        let mut rest = &ids[..];
+        loop {
+            let (piece, later) = rest.split_at(rest.len().min(FORGOTTEN_AT_ONCE));
+            self.log.forget(last, name, piece, (&own_ids, &keys))?;
+            if later.is_empty() {
+                return Ok(true);
+            }
+            rest = later;
+            self.tell_in_time();
+        }
+    }
+
+    /// Tells the others that this node lives, however long something takes.
+    fn tell_in_time(&mut self) {
+        if self.told.at.elapsed() >= REFRESH {
+            self.tell();
+        }
     }
 
     /// Tells Redis who has come and gone, with all others who wait to be told of.
     fn change(&mut self, first: Change) {
         let changes = self.orders.gather_changes(first);
-        if self.log.change(self.registry.last_id(), &changes).is_err() {
-            self.told.known = false; // and is told all of it later
-        }
+        let told = self.log.change(self.registry.last_id(), &changes);
+        self.told.known &= told.is_ok(); // else it is told all of it later
     }
 
     /// Tells the other nodes who listens here, if that is news to them.
     fn tell(&mut self) {
-        let changes = self.registry.lock().changes;
+        let mut state = self.registry.lock();
+        let changes = state.changes;
+        self.told.known &= !std::mem::take(&mut state.untold);
+        drop(state);
         let due = self.told.at.elapsed() >= REFRESH || !self.told.known;
         if !due && changes == self.told.changes {
             return;

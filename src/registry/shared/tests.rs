@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::event::{Event, Framing};
-use crate::registry::{Start, Subscription};
+use crate::registry::orders::Order;
+use crate::registry::{Histories, History, Start, Subscription};
 use crate::store::Record;
 
 impl Registry {
@@ -84,4 +85,62 @@ fn events_of_several_milliseconds_are_counted_as_they_leave_the_ring() {
         registry.hear(epoch, n, "a", Event::new("x"));
     }
     assert!(read(&mut slow).contains(r#""missed":3"#));
+}
+
+#[test]
+fn who_comes_and_goes_at_once_is_told_in_that_order() {
+    let (give, mut orders) = Orders::new();
+    let (state, options) = (State::of_a_log(), RegistryOptions::default());
+    let registry = Registry::of(state, options, &Arc::default(), Some(give), Duration::ZERO);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let channels = Channels::new(["a"]).unwrap();
+                    let one = registry.subscribe(&channels, &Start::Now).unwrap();
+                    drop(one.present_as("ada"));
+                }
+            });
+        }
+    });
+    let mut told = Vec::new();
+    while let Some(Order::Presence(change)) = orders.waiting() {
+        told.push(change.comes);
+    }
+    let (came, went) = (told.iter().step_by(2), told.iter().skip(1).step_by(2));
+    assert!(told.len() >= 2 && told.len().is_multiple_of(2), "{} changes", told.len());
+    assert!(came.into_iter().all(|comes| *comes) && went.into_iter().all(|comes| !*comes));
+    assert!(!registry.lock().untold, "there was room for each");
+}
+
+#[test]
+fn a_name_for_which_there_was_no_room_is_to_be_told_later() {
+    let (give, _mailbox) = crossbeam_channel::bounded(1);
+    let (state, options) = (State::of_a_log(), RegistryOptions::default());
+    let registry = Registry::of(state, options, &Arc::default(), Some(give), Duration::ZERO);
+    let channels = Channels::new(["a"]).unwrap();
+    let one = registry.subscribe(&channels, &Start::Now).unwrap().present_as("ada");
+    assert!(!registry.lock().untold);
+    drop(one);
+    assert!(registry.lock().untold);
+}
+
+#[test]
+fn an_event_that_redis_stamps_earlier_than_this_nodes_clock_is_read_all_the_same() {
+    let history = Histories::all(History { age: Duration::from_secs(60), ..History::default() });
+    let registry = Registry::of_a_log(RegistryOptions { history, ..RegistryOptions::default() });
+    let mut subscription = subscribe(&registry, "0-0");
+    registry.set_clock(Duration::from_secs(1_000));
+    registry.hear(100_000, 0, "a", Event::new("1"));
+    assert_eq!(read(&mut subscription), "1", "and no gap");
+    registry.hear(200_000, 0, "a", Event::new("2"));
+    assert_eq!(registry.list()[0].events, 1, "the first is too old, whatever the time is");
+    // Redis says what the time is, and nothing is lost before it is old by that.
+    registry.set_clock(Duration::from_secs(200));
+    registry.hear(201_000, 0, "a", Event::new("3"));
+    registry.sweep();
+    assert_eq!(read(&mut subscription), "2 3");
+    registry.set_clock(Duration::from_secs(1_000));
+    registry.sweep();
+    assert_eq!(registry.list()[0].events, 0);
 }

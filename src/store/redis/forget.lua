@@ -1,13 +1,17 @@
 -- Takes a channel's events out of the log, and has every node forget them. ARGV:
 -- channel, the newest of them, how many names follow, which may be used again,
--- and the events' ids. An event with other topics stays in the log, for them.
+-- and the events' ids. An event with other topics stays in the log, for them. What
+-- the publishers called the events may be used again as well.
 local names = tonumber(ARGV[7])
 for place = 8, 7 + names do redis.call('DEL', ARGV[place]) end
 for place = 8 + names, #ARGV do
   local entry = redis.call('XRANGE', EVENTS, ARGV[place], ARGV[place])[1]
   local has_others = false
   for field = 1, entry and #entry[2] or 0, 2 do
-    has_others = has_others or entry[2][field] == 'o'
+    local what, value = entry[2][field], entry[2][field + 1]
+    has_others = has_others or what == 'o'
+    if what == 'i' then redis.call('DEL', 'threadcast:own:' .. ARGV[5] .. '\0' .. value) end
+    if what == 'k' then redis.call('DEL', 'threadcast:key:' .. ARGV[5] .. '\0' .. value) end
   end
   if entry and not has_others then
     for field = 1, #entry[2], 2 do

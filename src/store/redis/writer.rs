@@ -1,5 +1,6 @@
 //! What a node writes to Redis, each in one round trip.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,10 @@ use crate::store::Reach;
 
 /// For how long a node counts that is not heard of, in milliseconds.
 const HOLDS: u64 = 15_000;
+
+/// How many entries of the log are looked at in one step: none may keep Redis from the
+/// others for long.
+const STEP: usize = 1_000;
 
 /// What stands in place of a length where there is no text.
 const NONE: u32 = u32::MAX;
@@ -68,6 +73,7 @@ pub(crate) struct Writer {
     /// What the others know this node by.
     node: String,
     publish: Script,
+    find: Script,
     forget: Script,
     presence: Script,
     refresh: Script,
@@ -81,6 +87,7 @@ impl Writer {
             bounds,
             node,
             publish: script!("publish.lua"),
+            find: script!("find.lua"),
             forget: script!("forget.lua"),
             presence: script!("presence.lua"),
             refresh: script!("refresh.lua"),
@@ -104,6 +111,29 @@ impl Writer {
         read.filter(|read| read.len() == requests.len()).ok_or_else(|| {
             Trouble::Unanswered("what it answered is not what its script says".into())
         })
+    }
+
+    /// Takes one step through the log, to find a channel's events after one id and up to
+    /// `last`. Adds them, and answers after which id the next step is to begin, if there
+    /// may be more.
+    pub(crate) fn find(
+        &mut self,
+        last: EventId,
+        channel: &str,
+        after: EventId,
+        found: &mut BTreeSet<EventId>,
+    ) -> Result<Option<EventId>, Trouble> {
+        let mut call = begin(&self.find, last, self.bounds);
+        call.arg(channel).arg(after.to_string()).arg(last.to_string()).arg(STEP);
+        let ids: Vec<String> =
+            self.link.ask(Duration::ZERO, |connection| call.invoke(connection))?;
+        let ids: Option<Vec<EventId>> = ids.iter().map(|id| id.parse().ok()).collect();
+        let ids = ids.ok_or_else(|| {
+            Trouble::Refused("what it answered is not what its script says".into())
+        })?;
+        let Some((end, ids)) = ids.split_first() else { return Ok(None) };
+        found.extend(ids);
+        Ok(Some(*end))
     }
 
     /// Has every node forget a channel's history, and the names of its events.
