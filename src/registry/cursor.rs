@@ -130,6 +130,8 @@ impl State {
         if let Ok(id) = id.parse::<EventId>() {
             if self.shared {
                 // Another node may have come further than this one, which gets there too.
+                // Ids do not go back where Redis's clock does.
+                let now = now.max(Duration::from_millis(self.last.epoch));
                 let latest = (now + AHEAD).as_millis();
                 return (id <= self.last || u128::from(id.epoch) <= latest).then_some(id);
             }

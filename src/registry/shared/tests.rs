@@ -144,3 +144,14 @@ fn an_event_that_redis_stamps_earlier_than_this_nodes_clock_is_read_all_the_same
     registry.sweep();
     assert_eq!(registry.list()[0].events, 0);
 }
+
+#[test]
+fn who_is_ahead_of_a_node_is_believed_where_redis_clock_has_gone_back() {
+    let registry = Registry::of_a_log(RegistryOptions::default());
+    registry.hear(200_000, 0, "a", Event::new("1"));
+    registry.set_clock(Duration::from_secs(1));
+    let mut ahead = subscribe(&registry, "200000-1");
+    registry.hear(200_000, 1, "a", Event::new("2"));
+    registry.hear(200_000, 2, "a", Event::new("3"));
+    assert_eq!(read(&mut ahead), "3");
+}
