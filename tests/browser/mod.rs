@@ -134,6 +134,38 @@ impl Page {
         }
     }
 
+    /// axe-core, which is on the page, finds nothing that keeps anybody out.
+    #[track_caller]
+    pub fn assert_axe_finds_nothing(&self, dress: &str) {
+        // In the middle of a change of colours the contrast is nobody's.
+        self.finish_animations();
+        let found = self.eval(
+            "axe.run().then(({ violations }) => violations
+                .filter(({ impact }) => ['serious', 'critical'].includes(impact))
+                .map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(node => node.html).join(' ')}`))",
+        );
+        assert_eq!(found, Value::Array(Vec::new()), "{dress}");
+    }
+
+    /// Two files of words have the same ones, with the same gaps to fill, and all that the page asks for.
+    #[track_caller]
+    pub fn assert_same_words(&self, english: &str, chinese: &str) {
+        let missing = self.eval(&format!(
+            "Promise.all([{english:?}, {chinese:?}].map(file => import(file))).then(([en, zh]) => {{
+                const holds = text => [...text.matchAll(/\\{{(\\w+)\\}}/g)].map(match => match[1]).sort().join();
+                const html = new Set([...document.querySelectorAll('*'),
+                    ...[...document.querySelectorAll('template')].flatMap(t => [...t.content.querySelectorAll('*')])]
+                    .flatMap(e => [e.dataset.t, e.dataset.tLabel]).filter(Boolean));
+                return [
+                    ...Object.keys(en.default).filter(key => holds(en.default[key]) !== holds(zh.default[key] ?? '')),
+                    ...[...html].filter(key => !(key in zh.default)),
+                    ...Object.keys(zh.default).filter(key => !(key in en.default) && !html.has(key)),
+                ];
+            }})"
+        ));
+        assert_eq!(missing, Value::Array(Vec::new()));
+    }
+
     /// Changes one of the page's settings, as its reader does.
     pub fn set(&self, setting: &str, value: &str) {
         self.eval(&format!(

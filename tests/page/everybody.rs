@@ -75,20 +75,7 @@ fn nothing_english_is_left_in_the_chinese_page_and_the_switch_is_remembered() {
 #[test]
 fn both_languages_have_the_same_words() {
     let Some((_server, page)) = page() else { return };
-    let missing = page.eval(
-        "Promise.all(['/en.js', '/zh.js'].map(file => import(file))).then(([en, zh]) => {
-            const holds = text => [...text.matchAll(/\\{(\\w+)\\}/g)].map(match => match[1]).sort().join();
-            const html = new Set([...document.querySelectorAll('*'),
-                ...[...document.querySelectorAll('template')].flatMap(t => [...t.content.querySelectorAll('*')])]
-                .flatMap(e => [e.dataset.t, e.dataset.tLabel]).filter(Boolean));
-            return [
-                ...Object.keys(en.default).filter(key => holds(en.default[key]) !== holds(zh.default[key] ?? '')),
-                ...[...html].filter(key => !(key in zh.default)),
-                ...Object.keys(zh.default).filter(key => !(key in en.default) && !html.has(key)),
-            ];
-        })",
-    );
-    assert_eq!(missing, Value::Array(Vec::new()));
+    page.assert_same_words("/en.js", "/zh.js");
 }
 
 #[test]
@@ -102,29 +89,19 @@ fn axe_finds_nothing_serious_in_any_dress() {
     }
     page.wait_until("events('b').length > 0 && events('c').length > 2 && events('e').length > 0");
     page.eval("document.querySelectorAll('details').forEach(details => { details.open = true; })");
-    let check = |dress: &str| {
-        // In the middle of a change of colours the contrast is nobody's.
-        page.finish_animations();
-        let found = page.eval(
-            "axe.run().then(({ violations }) => violations
-                .filter(({ impact }) => ['serious', 'critical'].includes(impact))
-                .map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(node => node.html).join(' ')}`))",
-        );
-        assert_eq!(found, Value::Array(Vec::new()), "{dress}");
-    };
     for (theme, lang) in [("light", "en"), ("dark", "en"), ("dark", "zh-Hans")] {
         page.set("theme", theme);
         page.set("lang", lang);
-        check(&format!("{theme} {lang}"));
+        page.assert_axe_finds_nothing(&format!("{theme} {lang}"));
     }
     page.eval("document.getElementById('break-open').click()");
     page.eval("document.getElementById('loom-toggle').click()");
     page.click("break", "connect");
     page.wait_until("state('break') === '1'");
-    check("the drawer, dark");
+    page.assert_axe_finds_nothing("the drawer, dark");
     page.set("theme", "light");
     page.resize(360, 740);
-    check("the drawer on a phone");
+    page.assert_axe_finds_nothing("the drawer on a phone");
 }
 
 #[test]

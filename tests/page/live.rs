@@ -247,19 +247,7 @@ fn nothing_english_is_left_in_chinese_and_both_languages_have_the_same_words() {
     page.wait_until("document.querySelector('#title-threads').textContent === '线程'");
     page.wait_until("document.getElementById('clients-fare').textContent.startsWith('已打开')");
     assert_eq!(page.eval(ENGLISH), Value::Array(Vec::new()));
-    let missing = page.eval(
-        "Promise.all(['/live-en.js', '/live-zh.js'].map(file => import(file))).then(([en, zh]) => {
-            const holds = text => [...text.matchAll(/\\{(\\w+)\\}/g)].map(match => match[1]).sort().join();
-            const html = new Set([...document.querySelectorAll('*')]
-                .flatMap(e => [e.dataset.t, e.dataset.tLabel]).filter(Boolean));
-            return [
-                ...Object.keys(en.default).filter(key => holds(en.default[key]) !== holds(zh.default[key] ?? '')),
-                ...[...html].filter(key => !(key in zh.default)),
-                ...Object.keys(zh.default).filter(key => !(key in en.default) && !html.has(key)),
-            ];
-        })",
-    );
-    assert_eq!(missing, Value::Array(Vec::new()));
+    page.assert_same_words("/live-en.js", "/live-zh.js");
     page.assert_nothing_went_wrong();
 }
 
@@ -284,13 +272,7 @@ fn axe_finds_nothing_serious_in_any_dress() {
     for (theme, lang) in [("light", "en"), ("dark", "en"), ("dark", "zh-Hans"), ("light", "en")] {
         page.set("theme", theme);
         page.set("lang", lang);
-        page.finish_animations();
-        let found = page.eval(
-            "axe.run().then(({ violations }) => violations
-                .filter(({ impact }) => ['serious', 'critical'].includes(impact))
-                .map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(node => node.html).join(' ')}`))",
-        );
-        assert_eq!(found, Value::Array(Vec::new()), "{theme} {lang}");
+        page.assert_axe_finds_nothing(&format!("{theme} {lang}"));
         page.resize(360, 740); // from the second dress on
     }
 }
