@@ -46,7 +46,7 @@ pub(super) struct Request {
     pub(super) channel: Arc<str>,
     pub(super) events: Vec<Event>,
     pub(super) key: Option<Arc<str>>,
-    /// As in a [`Record`].
+    /// As in a [`Record`](crate::store::Record).
     pub(super) reach: Option<Arc<Reach>>,
     /// `None`: nobody waits for the answer.
     pub(super) answer: Option<Answer<Published>>,
