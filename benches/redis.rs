@@ -152,7 +152,7 @@ fn listen(addr: SocketAddr) -> TcpStream {
     socket.write_all(b"GET /channels/news HTTP/1.0\r\n\r\n").expect("it reads");
     // It listens once what a stream begins with is there.
     let mut begun = Vec::new();
-    while !begun.ends_with(b"retry: 3000\n\n") {
+    while !begun.ends_with(b"\n\n") {
         let mut byte = [0];
         socket.read_exact(&mut byte).expect("a stream");
         begun.extend_from_slice(&byte);

@@ -280,6 +280,9 @@ pub enum EventError {
     EmptyId,
     /// The id looks like one that the server gives.
     ReservedId,
+    /// A client could not send the id back as it is: it is longer than 1,024 bytes, has white
+    /// space at an end, or contains a control character.
+    UnsendableId,
 }
 
 impl fmt::Display for EventError {
@@ -291,6 +294,10 @@ impl fmt::Display for EventError {
             Self::EmptyId => f.write_str("the field `id` must not be empty; leave it out instead"),
             Self::ReservedId => f.write_str(
                 "ids of the shape <digits>-<digits> are the server's own; choose another shape",
+            ),
+            Self::UnsendableId => f.write_str(
+                "the field `id` must be at most 1,024 bytes, without control characters and without \
+                 spaces at its ends; shorten or encode it",
             ),
         }
     }

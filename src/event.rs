@@ -10,9 +10,12 @@
 //! * **Nothing a publisher says can forge a field.** CR, LF and CRLF all end a
 //!   line for the client, so data is split at each of them, and the one-line
 //!   fields refuse them.
-//! * **A frame is whole.** It ends with the blank line that dispatches it, and
-//!   it is exactly one chunk of a chunked body, so no cut between frames can
-//!   leave half an event behind.
+//! * **A frame is whole.** It is an event with the blank line that dispatches it,
+//!   or one line that means something by itself (`retry:`, a comment). It is exactly
+//!   one chunk of a chunked body, so no cut between frames can leave half an event
+//!   behind.
+//! * **A blank line only follows an id or data.** Several client libraries deliver an
+//!   empty message for a block that has neither.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, LazyLock};
@@ -21,6 +24,8 @@ use std::time::Duration;
 use memchr::memchr2;
 
 use crate::error::EventError;
+use crate::id::EventId;
+use crate::limits::ID_MAX;
 
 /// An event that has not been published yet, so the server has given it no id.
 ///
@@ -61,10 +66,21 @@ impl Event {
     /// Sets the publisher's own id, which subscribers then see in place of the
     /// server's and may resume from.
     ///
-    /// Fails if it is empty (an empty id would clear the client's cursor), if it
-    /// contains CR, LF or NUL, or if it has the shape of the server's own ids,
-    /// `<digits>-<digits>`.
-    pub fn with_id(mut self, id: impl Into<String>) -> Result<Self, EventError> {
+    /// Fails if a client could not send it back in `Last-Event-ID` as it is: if it is
+    /// longer than 1,024 bytes, begins or ends with white space (RFC 9110 §5.5 strips it),
+    /// or contains a control character. Also if it is empty (an empty id would clear the
+    /// client's cursor), or has the shape of the server's own ids, `<digits>-<digits>`.
+    pub fn with_id(self, id: impl Into<String>) -> Result<Self, EventError> {
+        let id = one_line("id", id.into())?;
+        if id.len() > ID_MAX || id.trim() != id || id.contains(char::is_control) {
+            return Err(EventError::UnsendableId);
+        }
+        self.with_stored_id(id)
+    }
+
+    /// Sets the publisher's own id as a store has it: an earlier version may have
+    /// accepted ids that [`with_id`](Self::with_id) does not.
+    pub(crate) fn with_stored_id(mut self, id: impl Into<String>) -> Result<Self, EventError> {
         let id = one_line("id", id.into())?;
         if id.is_empty() {
             return Err(EventError::EmptyId);
@@ -145,7 +161,7 @@ impl Frame {
     /// A comment, which a client ignores and every box in between counts as life.
     /// All streams share it: to encode it for each would be the deepest that one gets.
     pub(crate) fn heartbeat() -> Self {
-        static HEARTBEAT: LazyLock<Frame> = LazyLock::new(|| Frame::of(b":\n\n"));
+        static HEARTBEAT: LazyLock<Frame> = LazyLock::new(|| Frame::of(b":\n"));
         HEARTBEAT.clone()
     }
 
@@ -155,9 +171,22 @@ impl Frame {
         Self::of(format!("event: heartbeat\ndata: {}\n\n", every.as_millis()).as_bytes())
     }
 
-    /// The wait before a reconnection, alone: no event is dispatched.
+    /// The wait before a reconnection: a line that takes effect without an event.
     pub(crate) fn retry(wait: Duration) -> Self {
-        Self::of(format!("retry: {}\n\n", wait.as_millis()).as_bytes())
+        Self::of(format!("retry: {}\n", wait.as_millis()).as_bytes())
+    }
+
+    /// The first frame of a stream with ids: the wait before a reconnection, and the cursor
+    /// that a client resumes from if it is cut off before its first event.
+    ///
+    /// A client stores the id of a block without data and dispatches nothing (WHATWG HTML
+    /// §9.2.6). Firefox and several libraries do not store it: for these the block is an event
+    /// named `cursor`, which an `EventSource` without a listener of that name ignores. Its data is
+    /// JSON, so that a handler that parses every message as JSON does not fail.
+    pub(crate) fn cursor(retry: Duration, id: EventId, as_event: bool) -> Self {
+        let retry = retry.as_millis();
+        let (name, data) = if as_event { ("event: cursor\n", "data: {}\n") } else { ("", "") };
+        Self::of(format!("retry: {retry}\nid: {id}\n{name}{data}\n").as_bytes())
     }
 
     /// The bytes as this kind of body carries them.
@@ -294,15 +323,30 @@ mod tests {
         }
         assert_eq!(Event::new("").with_id(""), Err(EventError::EmptyId));
         assert_eq!(Event::new("").with_id("7-7"), Err(EventError::ReservedId));
-        for fine in ["7", "7-", "-7", "7-a", "7-7-7", "ü"] {
+        let (longest, too_long) = ("x".repeat(ID_MAX), "x".repeat(ID_MAX + 1));
+        for bad in [" x", "x ", "\tx", "a\tb", "a\u{7f}b", "\u{85}", &too_long] {
+            assert_eq!(Event::new("").with_id(bad), Err(EventError::UnsendableId), "{bad:?}");
+        }
+        for fine in ["7", "7-", "-7", "7-a", "7-7-7", "ü", "a b", &longest] {
             assert!(Event::new("").with_id(fine).is_ok(), "{fine}");
         }
     }
 
     #[test]
     fn frames_that_are_no_event() {
-        assert_eq!(Frame::heartbeat().bytes(Framing::Plain), b":\n\n");
+        assert_eq!(Frame::heartbeat().bytes(Framing::Plain), b":\n");
         let retry = Frame::retry(Duration::from_secs(3));
-        assert_eq!(retry.bytes(Framing::Chunked), b"d\r\nretry: 3000\n\n\r\n");
+        assert_eq!(retry.bytes(Framing::Chunked), b"c\r\nretry: 3000\n\r\n");
+    }
+
+    #[test]
+    fn a_first_frame_has_a_cursor_and_data_only_as_an_event() {
+        let text = |as_event| {
+            let id = EventId { epoch: 7, n: 3 };
+            let frame = Frame::cursor(Duration::from_secs(3), id, as_event);
+            String::from_utf8(frame.bytes(Framing::Plain).to_vec()).unwrap()
+        };
+        assert_eq!(text(false), "retry: 3000\nid: 7-3\n\n");
+        assert_eq!(text(true), "retry: 3000\nid: 7-3\nevent: cursor\ndata: {}\n\n");
     }
 }

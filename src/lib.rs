@@ -70,8 +70,8 @@ pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use matcher::{Matcher, MatcherError, check_topic};
 pub use registry::{
-    ChannelInfo, Channels, Histories, History, Published, Readable, Registry, RegistryOptions,
-    Start, Subscription, Update,
+    ChannelInfo, Channels, Histories, History, ParseStartError, Published, Readable, Registry,
+    RegistryOptions, Start, Subscription, Update,
 };
 pub use store::{RedisUrl, StoreAt};
 pub use stream::SlowClient;

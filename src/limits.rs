@@ -50,6 +50,12 @@ impl Default for Limits {
     }
 }
 
+/// How long a client is told to wait before it reconnects, unless a stream says otherwise.
+pub(crate) const RETRY: Duration = Duration::from_secs(3);
+
+/// How long an event id of a publisher's own may be, in bytes: a client sends it back in a header.
+pub(crate) const ID_MAX: usize = 1_024;
+
 /// How many header lines a request may have.
 pub(crate) const HEADERS_MAX: usize = 100;
 

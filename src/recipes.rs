@@ -16,12 +16,9 @@ use chrono::{Local, SecondsFormat, Utc};
 use serde_json::json;
 
 use crate::event::{Event, Frame};
+use crate::limits::RETRY;
 use crate::stream::{End, Outlet};
 use crate::ticker;
-
-/// The wait before a reconnection that a stream asks for, if its article does
-/// not say otherwise.
-pub(crate) const RETRY: Duration = Duration::from_secs(3);
 
 /// The article's wait, in recipe A.
 const PATIENT_RETRY: Duration = Duration::from_secs(10);

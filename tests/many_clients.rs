@@ -66,7 +66,7 @@ fn a_thousand_streams_cost_a_thread_and_a_descriptor_each() {
     assert!(threads <= 1_010, "{threads} threads");
     assert!(descriptors <= 1_020, "{descriptors} descriptors");
     for client in &mut clients {
-        assert_eq!(client.chunk().as_deref(), Some("retry: 3000\n\n"));
+        assert_eq!(client.chunk().as_deref(), Some("retry: 3000\n"));
         // A message; or a custom event, for who came between the two of a fifth second.
         let event = client.chunk();
         assert!(event.as_ref().is_some_and(|event| event.contains("data: ")), "{event:?}");

@@ -169,7 +169,7 @@ fn a_message_sent_back_reaches_the_whole_chat() {
     );
     assert_eq!(server.request(&old).body, r#"{"status":"success","receivedMessage":"hi"}"#);
     for mut stream in listeners {
-        stream.expect("retry: 3000");
+        stream.first_frame();
         for (username, text) in [("Ada", "Grüße, \"all\"\n你好"), ("guest", "hi")] {
             let event = stream.next().expect("the stream goes on");
             let lines: Vec<&str> = event.lines().collect();
@@ -187,7 +187,7 @@ fn a_message_sent_back_reaches_the_whole_chat() {
 fn what_may_not_be_sent_back_is_refused_and_reaches_nobody() {
     let server = TestServer::start();
     let mut listener = Stream::open(&server, "1.1", "/channels/chat", "");
-    listener.expect("retry: 3000");
+    listener.first_frame();
     let good = r#"{"message":"no"}"#;
     let json = |header: &str| format!("{JSON}{header}\r\n");
     for (status, headers, body) in [

@@ -219,7 +219,7 @@ impl World {
             } else {
                 let stays = matches!(end, End::Closed);
                 assert!(stays || slow == SlowClient::Disconnect, "{end}: {schedule:?}");
-                assert!(text.ends_with("\n\n"), "{text:?} {schedule:?}");
+                assert!(text.ends_with('\n'), "{text:?} {schedule:?}");
             }
             let mut next = client.from + 1;
             for block in text.split_inclusive("\n\n").filter(|block| block.ends_with("\n\n")) {

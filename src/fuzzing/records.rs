@@ -173,7 +173,7 @@ fn record(channel: &str, data: &str, rest: &[&str]) -> Option<Record> {
         event = event.with_name(name).ok()?;
     }
     if let Some(own) = field(1) {
-        event = event.with_id(own).ok()?;
+        event = event.with_stored_id(own).ok()?;
     }
     if let Some(retry) = field(2) {
         event = event.with_retry(Duration::from_millis(number(retry)));

@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod cors;
 mod crowd;
+mod cursor;
 mod forwarded;
 mod gate;
 mod idle;

@@ -90,10 +90,10 @@ impl Refusal {
 impl Refusal {
     fn ended_stream(&self, wait: Duration) -> Answer {
         let retry = Frame::retry(wait);
-        let mut body = format!(": {}\n\n", self.detail).into_bytes();
+        let mut body = format!(": {}\n", self.detail).into_bytes();
         body.extend_from_slice(retry.bytes(Framing::Plain));
         Answer::new(200)
-            .with("Content-Type", "text/event-stream")
+            .with("Content-Type", super::streams::EVENT_STREAM)
             .with("Cache-Control", "no-cache, no-transform")
             .with("X-Accel-Buffering", "no")
             .with_body(body)

@@ -10,20 +10,24 @@ use log::Level;
 use super::access::Reader;
 use super::answer::{Headers, stream_head};
 use super::connection::Exchange;
+use super::cursor::last_event_id;
 use super::gate::Place;
 use super::mercure::{Active, is_reserved};
 use super::refusal::Refusal;
+use super::request::Request;
 use super::routes::Reply;
 use super::{Shared, cors, forwarded, lab};
 use crate::delivery::Delivery;
 use crate::error::PublishError;
 use crate::event::{Frame, Framing};
-use crate::recipes::{self, Recipe};
+use crate::limits::RETRY;
+use crate::recipes::Recipe;
 use crate::registry::{Channels, Readable, Registry, Start, Subscription};
 use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, Tally, Writer};
 use crate::ticker;
 
-pub(super) const EVENT_STREAM: &str = "text/event-stream";
+/// With the charset: some clients read `text/*` without one as Latin-1 (RFC 2616 §3.7.1).
+pub(super) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
 /// Answers with one of the articles' streams.
 #[inline(never)] // so that no other answer stands on its frame
@@ -32,17 +36,13 @@ pub(super) fn recipe(
     recipe: Recipe,
     reader: &Reader,
 ) -> Result<Reply, Refusal> {
-    let last_event_id = exchange.request.header("last-event-id").unwrap_or_default().to_vec();
+    let last_event_id = last_event_id(&exchange.request)?.unwrap_or_default().into_bytes();
     if recipe.is_over(&last_event_id) {
         // The one status that tells a browser not to come back.
         return Ok(Reply::Answer(super::answer::Answer::new(204)));
     }
     let place = admit(exchange)?;
-    let content_type = match recipe {
-        Recipe::Conversation => "text/event-stream; charset=utf-8",
-        _ => EVENT_STREAM,
-    };
-    let opening = opening(exchange, content_type, &recipe.prelude(), Headers::new());
+    let opening = opening(exchange, &recipe.prelude(), Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
@@ -62,8 +62,8 @@ pub(super) fn channels(
     let place = admit(exchange)?;
     check_reserved(exchange, channels)?;
     let subscription = present(exchange, subscribe(exchange, channels, reader)?)?;
-    let prelude = [Frame::retry(recipes::RETRY)];
-    let opening = opening(exchange, EVENT_STREAM, &prelude, Headers::new());
+    let first = [first_frame(&exchange.request, &subscription)];
+    let opening = opening(exchange, &first, Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
@@ -77,7 +77,7 @@ fn subscribe(
     channels: &Channels,
     reader: &Reader,
 ) -> Result<Box<Subscription>, Refusal> {
-    let start = start(exchange)?;
+    let start = start(&exchange.request)?;
     let hub: &Registry = &exchange.server.hub;
     let subscription = match reader.readable() {
         Readable::Public => hub.subscribe(channels, &start),
@@ -121,8 +121,7 @@ fn subscribe_by_right(
 /// Answers with the server's status, each second.
 pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, Refusal> {
     let place = admit(exchange)?;
-    let prelude = [Frame::retry(recipes::RETRY)];
-    let opening = opening(exchange, EVENT_STREAM, &prelude, Headers::new());
+    let opening = opening(exchange, &[Frame::retry(RETRY)], Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
@@ -147,22 +146,30 @@ pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<Place>, Refusal> {
     server.enter(client, request).map(Some)
 }
 
-/// The cursor: a browser's own header goes first (it is what the client has
-/// seen since the page was made), then the query.
-fn start(exchange: &Exchange<'_>) -> Result<Start, Refusal> {
-    let request = &exchange.request;
-    if let Some(id) = request.header("last-event-id").filter(|id| !id.is_empty()) {
-        let id = std::str::from_utf8(id)
-            .map_err(|_| Refusal::new(400, "Last-Event-ID must be UTF-8"))?;
-        return Ok(Start::After(id.to_owned()));
-    }
-    if let Some(id) = request.query("last_event_id").filter(|id| !id.is_empty()) {
+/// Where the stream begins: after the client's last event, or where `?since=` says.
+fn start(request: &Request) -> Result<Start, Refusal> {
+    if let Some(id) = last_event_id(request)? {
         return Ok(Start::After(id));
     }
-    Ok(request.query("since").map_or(Start::Now, |since| match since.parse() {
-        Ok(start) => start,
-        Err(never) => match never {},
-    }))
+    let Some(since) = request.query("since").filter(|since| !since.is_empty()) else {
+        return Ok(Start::Now);
+    };
+    since.parse().map_err(|_| {
+        let detail = "since must be all, a duration such as 30s or 10m, or an id of this server; \
+                      send a publisher's own id as last_event_id";
+        Refusal::new(400, detail)
+    })
+}
+
+/// How the `User-Agent` of the clients begins that may not store the id of a block without data, as
+/// `make clients` measured: Firefox and the polyfills that run in any browser, the libraries of
+/// Node.js, and those of Python.
+const CURSOR_AS_EVENT: [&str; 4] = ["Mozilla/", "node", "python-", "Python/"];
+
+/// The frame that the stream of a subscription begins with.
+pub(super) fn first_frame(request: &Request, subscription: &Subscription) -> Frame {
+    let agent = request.text("user-agent").unwrap_or_default();
+    subscription.first_frame(CURSOR_AS_EVENT.iter().any(|start| agent.starts_with(start)))
 }
 
 /// The longest name that somebody may be present under, in bytes.
@@ -177,15 +184,10 @@ fn check_presence(name: &str) -> Result<(), Refusal> {
 }
 
 /// The head and the prelude: they leave at once, so that `open` fires.
-pub(super) fn opening(
-    exchange: &Exchange<'_>,
-    content_type: &str,
-    prelude: &[Frame],
-    mut headers: Headers,
-) -> Vec<u8> {
+pub(super) fn opening(exchange: &Exchange<'_>, prelude: &[Frame], mut headers: Headers) -> Vec<u8> {
     let request = &exchange.request;
     headers.extend(cors::headers(exchange));
-    let mut opening = stream_head(request, content_type, &headers);
+    let mut opening = stream_head(request, EVENT_STREAM, &headers);
     if !request.is_head() {
         let framing = request.framing();
         prelude.iter().for_each(|frame| opening.extend_from_slice(frame.bytes(framing)));

@@ -20,6 +20,7 @@ const AHEAD: Duration = Duration::from_secs(60);
 ///
 /// assert_eq!("10m".parse(), Ok(Start::Age(std::time::Duration::from_secs(600))));
 /// assert_eq!("7-41".parse(), Ok(Start::After("7-41".into())));
+/// assert!("yesterday".parse::<Start>().is_err());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Start {
@@ -36,17 +37,40 @@ pub enum Start {
 }
 
 impl std::str::FromStr for Start {
-    type Err = std::convert::Infallible;
+    type Err = ParseStartError;
 
-    /// Reads `all`, a duration such as `30s`, or else an id.
+    /// Reads `all`, a duration such as `30s`, or an id that the server gave. A publisher's own id
+    /// can be any text, so it is no start by itself: make a [`Start::After`] of it.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match humantime::parse_duration(text) {
-            _ if text == "all" => Self::All,
-            Ok(age) => Self::Age(age),
-            Err(_) => Self::After(text.to_owned()),
-        })
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        if text.parse::<EventId>().is_ok() {
+            return Ok(Self::After(text.to_owned()));
+        }
+        humantime::parse_duration(text).map(Self::Age).map_err(|_| ParseStartError)
     }
 }
+
+/// The text is neither `all`, nor a duration, nor an id that the server gave.
+///
+/// ```
+/// let error = "yesterday".parse::<threadcast::Start>().unwrap_err();
+/// assert!(error.to_string().contains("30s"));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParseStartError;
+
+impl std::fmt::Display for ParseStartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "a start must be `all`, a duration such as 30s or 10m, or an id of this server such as \
+             1700000000000-42",
+        )
+    }
+}
+
+impl std::error::Error for ParseStartError {}
 
 /// How far a subscriber has come in the order of all events.
 #[derive(Debug, Clone, Default)]
@@ -81,35 +105,52 @@ impl Position {
     }
 }
 
+/// What a stream begins with.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) position: Position,
+    /// What the client resumes from if it is cut off before its first event: everything that
+    /// `position` still has to give comes after it. `None` where the client has to keep the cursor
+    /// that it brought, so that it is told of the gap again.
+    pub(super) cursor: Option<EventId>,
+    /// What is said of a start that could not be found.
+    pub(super) unknown: Vec<Frame>,
+}
+
 impl State {
-    /// The position of a start; and if it cannot be found, what to say of that.
-    pub(super) fn begin(
-        &self,
-        channels: &Channels,
-        start: &Start,
-        now: Duration,
-    ) -> (Position, Vec<Frame>) {
+    /// Where a stream of these channels begins.
+    pub(super) fn begin(&self, channels: &Channels, start: &Start, now: Duration) -> Beginning {
         if matches!(start, Start::Now) {
-            return (Position { after: self.last, forgiven: None }, Vec::new());
+            let position = Position { after: self.last, forgiven: None };
+            let cursor = Some(self.newest_for(channels));
+            return Beginning { position, cursor, unknown: Vec::new() };
         }
         self.resume(channels, start, now)
     }
 
     #[inline(never)] // most streams begin now: they need no frame for the rest
-    fn resume(&self, channels: &Channels, start: &Start, now: Duration) -> (Position, Vec<Frame>) {
+    fn resume(&self, channels: &Channels, start: &Start, now: Duration) -> Beginning {
         let at = |after| Position { after, forgiven: None };
+        let found =
+            |after| Beginning { position: at(after), cursor: Some(after), unknown: Vec::new() };
         match start {
-            Start::Now => (at(self.last), Vec::new()),
+            Start::Now => found(self.last),
             Start::After(id) => match self.find(channels, id, now) {
-                Some(after) => (at(after), Vec::new()),
-                None => (at(self.last), self.unknown(channels, id)),
+                Some(after) => found(after),
+                None => Beginning {
+                    position: at(self.last),
+                    cursor: None,
+                    unknown: self.unknown(channels, id),
+                },
             },
             Start::Age(age) => {
                 // Ids and times ascend together: after the newest that is too old.
                 let after = now.checked_sub(*age).and_then(|oldest| {
                     self.selected(channels).filter_map(|(_, c)| c.ring.last_before(oldest)).max()
                 });
-                (at(after.unwrap_or(self.floor)), Vec::new())
+                let position = at(after.unwrap_or(self.floor));
+                let cursor = Some(position.after.max(self.first_cursor()));
+                Beginning { position, cursor, unknown: Vec::new() }
             }
             Start::All => {
                 let mut channels: Vec<_> = (self.selected(channels))
@@ -120,9 +161,15 @@ impl State {
                 let others = self.floor;
                 let any = !channels.is_empty() || others > EventId::ZERO;
                 let forgiven = any.then(|| Box::new(Forgiven { channels, others }));
-                (Position { after: EventId::ZERO, forgiven }, Vec::new())
+                let position = Position { after: EventId::ZERO, forgiven };
+                Beginning { position, cursor: Some(self.first_cursor()), unknown: Vec::new() }
             }
         }
+    }
+
+    /// A cursor before every event that is kept, and one that [`find`](Self::find) knows.
+    fn first_cursor(&self) -> EventId {
+        if self.shared { EventId::ZERO } else { EventId { n: 0, ..self.last } }
     }
 
     /// The event that an id means, if it can still be told.
@@ -169,8 +216,9 @@ mod tests {
     fn a_start_is_read_as_people_write_it() {
         assert_eq!("all".parse(), Ok(Start::All));
         assert_eq!("30s".parse(), Ok(Start::Age(Duration::from_secs(30))));
-        for id in ["7-41", "order-7", "all ", "30"] {
-            assert_eq!(id.parse(), Ok(Start::After(id.into())));
+        assert_eq!("7-41".parse(), Ok(Start::After("7-41".into())));
+        for wrong in ["order-7", "all ", "30", "yesterday", ""] {
+            assert_eq!(wrong.parse::<Start>(), Err(ParseStartError), "{wrong}");
         }
     }
 }

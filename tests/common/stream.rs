@@ -54,6 +54,11 @@ impl Received {
     }
 }
 
+/// Whether a block begins with a line that takes effect without a blank line after it.
+fn is_alone(block: &str) -> bool {
+    block.starts_with("retry: ") || block.starts_with(':')
+}
+
 /// One open stream.
 pub struct Stream {
     pub head: Answer,
@@ -79,26 +84,47 @@ impl Stream {
         ["1.1", "1.0"].map(|version| Self::open(server, version, target, headers))
     }
 
-    /// A stream of channels, past the `retry:` that it begins with.
+    /// A stream of channels, past its first frame.
     pub fn of(server: &TestServer, target: &str, headers: &str) -> Self {
         let mut stream = Self::open(server, "1.1", target, headers);
-        stream.expect("retry: 3000");
+        stream.first_frame();
         stream
     }
 
-    /// The next event, without the blank line that ends it; `None` once the
-    /// stream has ended as its version ends a stream.
+    /// Reads the first frame of a stream of channels, and returns its cursor. A stream that begins
+    /// with a gap has none: its client keeps the cursor that it brought.
+    #[track_caller]
+    pub fn first_frame(&mut self) -> Option<String> {
+        self.expect("retry: 3000");
+        let block = self.next().expect("the stream goes on");
+        let first = Received::parse(&block);
+        if first.data.is_some() {
+            self.whole.push_front(block);
+            return None;
+        }
+        assert_eq!(first.name, None, "{block:?}");
+        first.id
+    }
+
+    /// The next event, without the blank line that ends it, or the next line that means something
+    /// by itself: a `retry:` before a block, or a comment. `None` once the stream has ended as its
+    /// version ends a stream.
     pub fn next(&mut self) -> Option<String> {
         if !self.chunked {
-            return self.next_unframed();
+            return self.whole.pop_front().or_else(|| self.next_unframed());
         }
         while self.whole.is_empty() {
             let Some(chunk) = self.client.chunk() else {
                 self.client.assert_ended(); // a stream is its connection's last answer
                 return None;
             };
-            let events = chunk.strip_suffix("\n\n").expect("a chunk holds whole events");
-            self.whole.extend(events.split("\n\n").map(str::to_owned));
+            let mut rest = &*chunk;
+            while !rest.is_empty() {
+                let end = if is_alone(rest) { "\n" } else { "\n\n" };
+                let (event, after) = rest.split_once(end).expect("a chunk holds whole events");
+                self.whole.push_back(event.to_owned());
+                rest = after;
+            }
         }
         self.whole.pop_front()
     }
@@ -106,6 +132,10 @@ impl Stream {
     fn next_unframed(&mut self) -> Option<String> {
         let mut event = String::new();
         while !event.ends_with("\n\n") {
+            if is_alone(&event) {
+                event.truncate(event.len() - 1);
+                return Some(event);
+            }
             if self.client.reader.read_line(&mut event).expect("UTF-8 within PATIENCE") == 0 {
                 assert_eq!(event, "", "no event is cut off");
                 return None;
@@ -170,8 +200,10 @@ impl Decoder {
         self.take_body();
         let text = &mut self.text;
         std::iter::from_fn(|| {
-            let end = text.windows(2).position(|pair| pair == b"\n\n")?;
-            let block = text.drain(..end + 2).take(end).collect();
+            let alone = text.starts_with(b"retry: ") || text.starts_with(b":");
+            let end: &[u8] = if alone { b"\n" } else { b"\n\n" };
+            let place = text.windows(end.len()).position(|found| found == end)?;
+            let block = text.drain(..place + end.len()).take(place).collect();
             Some(Received::parse(&String::from_utf8(block).expect("streams are UTF-8")))
         })
         .collect()

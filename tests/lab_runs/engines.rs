@@ -97,7 +97,10 @@ fn timeless(text: &str) -> String {
 #[test]
 fn the_rust_engines_send_the_same_bytes() {
     let expected = stream(Engine::Direct);
-    assert!(expected.starts_with("retry: 3000\n\nid: 0000000000000-1\ndata: 1 0"), "{expected}");
+    assert!(
+        expected.starts_with("retry: 3000\nid: 0000000000000-0\n\nid: 0000000000000-1\ndata: 1 0"),
+        "{expected}"
+    );
     for engine in [Engine::Wake, Engine::TinyHttp, Engine::EventLoop] {
         assert_eq!(stream(engine), expected, "{}", engine.name());
     }

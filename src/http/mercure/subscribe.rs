@@ -4,15 +4,14 @@
 //! events (`gap`, which nobody hears who did not ask for it) are those of our channels.
 
 use super::subscriptions::{Active, Selected};
-use crate::event::Frame;
 use crate::http::access::{Door, Reader};
 use crate::http::answer::Headers;
 use crate::http::connection::Exchange;
+use crate::http::cursor::last_event_id;
 use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
 use crate::http::streams;
 use crate::matcher::{Matcher, MatcherError};
-use crate::recipes::RETRY;
 use crate::registry::{Channels, Start};
 
 /// The most topics that one stream may name.
@@ -50,8 +49,8 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     if reader.by_query {
         headers.push(("Cache-Control", "private".into()));
     }
-    let opening =
-        streams::opening(exchange, streams::EVENT_STREAM, &[Frame::retry(RETRY)], headers);
+    let first = [streams::first_frame(&exchange.request, &subscription)];
+    let opening = streams::opening(exchange, &first, headers);
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
@@ -103,18 +102,9 @@ fn is_reserved_name(name: &str) -> bool {
     name.as_bytes().get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"match"))
 }
 
-/// The event that the client has seen last: the header goes before the query, of
-/// which each generation has its own name.
+/// The event that the client has seen last.
 fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, Refusal> {
-    let request = &exchange.request;
-    let header = request.header("last-event-id").filter(|id| !id.is_empty());
-    let header = header.map(|id| String::from_utf8(id.to_vec())).transpose();
-    let header = header.map_err(|_| Refusal::new(400, "Last-Event-ID must be UTF-8"))?;
-    let query = || {
-        let names = ["last_event_id", "lastEventID", "Last-Event-ID"];
-        names.iter().find_map(|name| request.query(name)).filter(|id| !id.is_empty())
-    };
-    let cursor = header.or_else(query);
+    let cursor = last_event_id(&exchange.request)?;
     // It goes back in a header. What of it an id may not have today, it may have had once.
     if cursor.as_deref().is_some_and(|id| id.contains(char::is_control)) {
         return Err(Refusal::new(400, "the last event id must not contain control characters"));

@@ -24,7 +24,7 @@ use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-pub(super) use client::opening;
+pub(super) use client::HEAD;
 use client::{Client, Gone, State};
 use log::Log;
 
@@ -155,7 +155,7 @@ impl EventLoop {
         let Some(client) = self.clients.get_mut(place).and_then(Option::as_mut) else { return };
         let mut served = || {
             if readable {
-                client.read(self.log.next())?;
+                client.read(&self.log)?;
             }
             if writable || readable {
                 client.go_on(&self.log)?;

@@ -8,8 +8,8 @@ const slow = { // what a handler must never do here: it keeps everybody waiting
 };
 const server = require('http').createServer((request, response) => {
   if (slow[request.url]) { slow[request.url](); return response.end('{}'); }
-  response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-cache' });
-  response.write('retry: 3000\n\n');
+  response.writeHead(200, { 'Content-Type': 'text/event-stream; charset=utf-8', 'Cache-Control': 'no-cache' });
+  response.write(`retry: 3000\nid: ${number}\n\n`);
   clients.add(response);
   response.on('close', () => clients.delete(response));
 }); // noDelay is on by default, and so is chunked encoding

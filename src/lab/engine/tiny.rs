@@ -45,7 +45,7 @@ fn answer(registry: &Registry, request: Request) -> Outcome {
         let channels = Channels::new([publisher::channel()])?;
         let subscription = registry.subscribe(&channels, &Start::Now)?;
         let mut out = request.into_writer();
-        out.write_all(&event_loop::opening())?;
+        out.write_all(event_loop::HEAD)?;
         out.flush()?;
         return Ok(subscription.stream_to(out, Framing::Chunked, Limits::default().heartbeat)?);
     }

@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn chunks_do_not_disturb() {
-        let body = chunked("retry: 3000\n\n") + &chunked(&frame(8)) + &chunked(&frame(9));
+        let body = chunked("retry: 3000\nid: 7\n\n") + &chunked(&frame(8)) + &chunked(&frame(9));
         check(&(body + &chunked(&[frame(10), frame(11)].concat())), 4, 0, [8, 11]);
     }
 

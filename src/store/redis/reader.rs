@@ -198,7 +198,7 @@ fn one(id: EventId, fields: &[Value]) -> Option<(u64, News)> {
         event = event.with_name(name).ok()?;
     }
     if let Some(own) = fields.remove("i") {
-        event = event.with_id(own).ok()?;
+        event = event.with_stored_id(own).ok()?;
     }
     if let Some(retry) = fields.remove("r") {
         event = event.with_retry(Duration::from_millis(retry.parse().ok()?));

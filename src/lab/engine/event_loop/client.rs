@@ -10,8 +10,8 @@ use mio::net::TcpStream;
 use super::PATH;
 use super::log::Log;
 use crate::event::{Frame, Framing};
-use crate::limits::{HEADERS_MAX, Limits};
-use crate::recipes::RETRY;
+use crate::id::EventId;
+use crate::limits::{HEADERS_MAX, Limits, RETRY};
 use crate::slow::Slow;
 
 pub(super) struct Client {
@@ -45,14 +45,14 @@ impl From<io::Error> for Gone {
 
 impl Client {
     /// Reads the request and answers it; reads the end of those who leave.
-    pub(super) fn read(&mut self, now: u64) -> Result<(), Gone> {
+    pub(super) fn read(&mut self, log: &Log) -> Result<(), Gone> {
         let mut piece = [0; 2048];
         loop {
             match self.socket.read(&mut piece) {
                 Ok(0) => return Err(Gone),
                 Ok(read) if self.state == State::Asking => {
                     self.request.extend_from_slice(&piece[..read]);
-                    self.answer(now)?;
+                    self.answer(log)?;
                 }
                 Ok(_) => {} // a stream is its connection's last answer
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -62,7 +62,7 @@ impl Client {
         }
     }
 
-    fn answer(&mut self, now: u64) -> Result<(), Gone> {
+    fn answer(&mut self, log: &Log) -> Result<(), Gone> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
         let status = request.parse(&self.request).map_err(|_| Gone)?;
@@ -71,8 +71,8 @@ impl Client {
             return if self.request.len() < limit { Ok(()) } else { Err(Gone) };
         };
         if path == PATH {
-            self.rest = opening();
-            self.state = State::Streaming(now);
+            self.rest = preamble(log, log.next());
+            self.state = State::Streaming(log.next());
         } else {
             let slow = path.strip_prefix("/lab/slow/").and_then(Slow::named);
             // Here it happens: nobody is served until this has come back.
@@ -131,15 +131,16 @@ impl Client {
     }
 }
 
-/// The head of a stream and its prelude.
-pub(in crate::lab::engine) fn opening() -> Vec<u8> {
-    let mut opening =
-        b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Type: text/event-stream\r\n\
-        Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n\
-        Transfer-Encoding: chunked\r\n\r\n"
-            .to_vec();
-    opening.extend_from_slice(Frame::retry(RETRY).bytes(Framing::Chunked));
-    opening
+/// The head of a stream.
+pub(in crate::lab::engine) const HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Type: text/event-stream; charset=utf-8\r\n\
+    Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n\
+    Transfer-Encoding: chunked\r\n\r\n";
+
+/// The head of a stream and its first frame.
+fn preamble(log: &Log, next: u64) -> Vec<u8> {
+    let cursor = EventId { epoch: log.epoch, n: next - 1 };
+    [HEAD, Frame::cursor(RETRY, cursor, false).bytes(Framing::Chunked)].concat()
 }
 
 /// A finite answer, the connection's last; without a body it is a 404.

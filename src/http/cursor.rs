@@ -1,0 +1,45 @@
+//! The event that a client has seen last, under each name that clients send it by.
+
+use super::refusal::Refusal;
+use super::request::Request;
+
+/// The names in a query: ours and Mercure's, event-source-polyfill's and
+/// reconnecting-eventsource's, and two of Mercure 0.x.
+const PARAMETERS: [&str; 5] =
+    ["last_event_id", "lastEventId", "lastEventID", "last-event-id", "Last-Event-ID"];
+
+/// The last event id of a request; `None` if there is none, or an empty one.
+///
+/// The header goes before the query: a page keeps its URL for as long as it is open, so the header
+/// is newer.
+#[inline(never)] // its frame is gone by the time a stream begins
+pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, Refusal> {
+    if let Some(id) = request.header("last-event-id").filter(|id| !id.is_empty()) {
+        let id = std::str::from_utf8(id)
+            .map_err(|_| Refusal::new(400, "Last-Event-ID must be UTF-8"))?;
+        return Ok(Some(id.to_owned()));
+    }
+    let mut given = PARAMETERS.iter().filter_map(|name| request.query(name));
+    Ok(given.find(|id| !id.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(target: &str, headers: &str) -> Option<String> {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+        let (request, _) = Request::parse(head.as_bytes()).unwrap().unwrap();
+        last_event_id(&request).unwrap()
+    }
+
+    #[test]
+    fn the_cursor_has_many_names_and_the_header_wins() {
+        for name in PARAMETERS {
+            assert_eq!(found(&format!("/?{name}=7-1"), "").as_deref(), Some("7-1"), "{name}");
+        }
+        assert_eq!(found("/?lastEventId=7-1", "Last-Event-ID: 7-2\r\n").as_deref(), Some("7-2"));
+        assert_eq!(found("/?last_event_id=&lastEventId=7-1", "").as_deref(), Some("7-1"));
+        assert_eq!(found("/?last_event_id=", "Last-Event-ID: \r\n"), None);
+    }
+}
