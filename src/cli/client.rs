@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use clap::{Args, value_parser};
-use threadcast::client::{ListenOptions, PublishOptions, ServerUrl};
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum, value_parser};
+use threadcast::client::{ListenOptions, OnError, PublishOptions, ServerUrl};
 use threadcast::{Channels, Event, PublishError, Token};
 
 use super::{positive, token_file};
@@ -32,10 +33,11 @@ struct Target {
 /// it is there, so that `tail -f log | threadcast publish log` works; lines that come
 /// faster than they can be sent go together.
 ///
-/// What fails in a way that may pass (no connection, 429, 502, 503, 504, 507) is tried
-/// again, with an idempotency key: nothing is published twice.
+/// What fails in a way that may pass (no connection, 408, 429, 502, 503, 504, 507) is tried
+/// again, with an idempotency key: nothing is published twice. A line that cannot be
+/// published is skipped with a warning, unless --on-error is stop; the others are published.
 ///
-/// Exit codes: 0 all of it is published, 1 it is not, 2 wrong arguments.
+/// Exit codes: 0 all of it is published, 1 some of it is not, 2 wrong arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Publish {
     /// The channel's name
@@ -69,6 +71,11 @@ pub(crate) struct Publish {
     #[arg(value_parser = humantime::parse_duration)]
     timeout: Duration,
 
+    /// What to do with a line that cannot be an event, or that the server rejects (400, 413,
+    /// 422): skip it with a warning, or stop
+    #[arg(long, value_name = "ACTION", value_enum, default_value_t, conflicts_with = "data")]
+    on_error: LineError,
+
     /// Print each line's id too; every line is then sent by itself
     #[arg(long, conflicts_with = "data")]
     pub(crate) verbose: bool,
@@ -85,7 +92,9 @@ pub(crate) struct Publish {
 ///
 /// Exit codes: 0 asked to stop (by a signal, by --count, by the server's 204, or because
 /// nobody reads the output any more), 1 the server refuses or is none, 2 wrong arguments.
-/// A server that cannot be reached is tried again, for ever, at most each 30 s.
+/// A server that cannot be reached, or answers 408, 429, 502, 503, 504 or 507, is tried again for
+/// ever: after the time that it asks for in `Retry-After`, at most 5 minutes, or else after at most
+/// 30 s.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Listen {
     /// The channels' names; a trailing * means all whose names begin like that
@@ -110,8 +119,22 @@ pub(crate) struct Listen {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = positive)]
     silence: Duration,
 
+    /// Skip events whose data is longer than this, with a warning
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    event_limit: ByteSize,
+
     #[command(flatten)]
     target: Target,
+}
+
+/// What becomes of a line that cannot be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum LineError {
+    /// Skip it with a warning and go on
+    #[default]
+    Skip,
+    /// Stop there
+    Stop,
 }
 
 impl From<Publish> for PublishOptions {
@@ -124,6 +147,10 @@ impl From<Publish> for PublishOptions {
             retry: publish.retry,
             json: publish.json,
             timeout: publish.timeout,
+            on_error: match publish.on_error {
+                LineError::Skip => OnError::Skip,
+                LineError::Stop => OnError::Stop,
+            },
         }
     }
 }
@@ -138,6 +165,7 @@ impl From<Listen> for ListenOptions {
             json: listen.json,
             count: listen.count,
             silence: listen.silence,
+            event_limit: usize::try_from(listen.event_limit.as_u64()).unwrap_or(usize::MAX),
         }
     }
 }

@@ -4,8 +4,8 @@
 //!
 //! * **The cuts do not matter.** However the network cuts the bytes, in the
 //!   middle of a CRLF or of a character, the same events come out.
-//! * **Memory is bounded.** A line or an event above the limit is an error, after
-//!   which the decoder reads nothing more.
+//! * **Memory is bounded.** An event with a line or data above the limit is skipped,
+//!   and an error takes its place; the events after it are read as ever.
 //! * **A whole line is never copied to be read.** Only what stands before a cut is
 //!   kept, and a value is copied once, to where it stays.
 
@@ -60,7 +60,10 @@ pub struct Decoder {
     id: String,
     last_event_id: String,
     retry: Option<Duration>,
-    failed: Option<DecodeError>,
+    /// The rest of a line above the limit is passed over.
+    skips_line: bool,
+    /// The event that is being read is above the limit.
+    is_too_long: bool,
 }
 
 impl Decoder {
@@ -72,7 +75,7 @@ impl Decoder {
         Self::with_limit(Self::LIMIT)
     }
 
-    /// A decoder that takes no line, and no event's data, of more bytes than this.
+    /// A decoder that skips events with a line, or data, of more bytes than this.
     pub fn with_limit(limit: usize) -> Self {
         Self {
             limit,
@@ -84,7 +87,8 @@ impl Decoder {
             id: String::new(),
             last_event_id: String::new(),
             retry: None,
-            failed: None,
+            skips_line: false,
+            is_too_long: false,
         }
     }
 
@@ -119,9 +123,6 @@ impl Decoder {
 
     /// Reads from `bytes` up to the end of the next event, and past it.
     fn next_event(&mut self, bytes: &mut &[u8]) -> Result<Option<DecodedEvent>, DecodeError> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
         while let Some(first) = bytes.first() {
             if mem::take(&mut self.after_cr) && *first == b'\n' {
                 *bytes = &bytes[1..];
@@ -130,15 +131,22 @@ impl Decoder {
             let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
             let part = &bytes[..end.unwrap_or(bytes.len())];
             if self.line.len() + part.len() > self.limit {
-                return Err(self.fail());
+                self.line = Vec::new();
+                (self.skips_line, self.is_too_long) = (true, true);
             }
             let Some(end) = end else {
-                self.line.extend_from_slice(part);
+                if !self.skips_line {
+                    self.line.extend_from_slice(part);
+                }
                 *bytes = &[];
                 return Ok(None);
             };
             self.after_cr = bytes[end] == b'\r';
             *bytes = &bytes[end + 1..];
+            if mem::take(&mut self.skips_line) {
+                self.at_start = false;
+                continue;
+            }
             let event = if self.line.is_empty() {
                 self.take_line(part)?
             } else {
@@ -160,7 +168,7 @@ impl Decoder {
         let mark = mem::take(&mut self.at_start).then(|| line.strip_prefix(b"\xEF\xBB\xBF"));
         let line = mark.flatten().unwrap_or(line);
         if line.is_empty() {
-            return Ok(self.dispatch());
+            return self.dispatch();
         }
         let (field, value) = match line.iter().position(|byte| *byte == b':') {
             Some(colon) => (&line[..colon], &line[colon + 1..]),
@@ -170,11 +178,13 @@ impl Decoder {
         match field {
             b"data" => {
                 let value = String::from_utf8_lossy(value);
-                if self.data.len() + value.len() > self.limit {
-                    return Err(self.fail());
+                self.is_too_long |= self.data.len() + value.len() > self.limit;
+                if self.is_too_long {
+                    self.data = String::new();
+                } else {
+                    self.data.push_str(&value);
+                    self.data.push('\n');
                 }
-                self.data.push_str(&value);
-                self.data.push('\n');
             }
             b"event" => replace(&mut self.event, value),
             b"id" if !value.contains(&0) => replace(&mut self.id, value),
@@ -185,24 +195,21 @@ impl Decoder {
     }
 
     /// What a blank line does.
-    fn dispatch(&mut self) -> Option<DecodedEvent> {
+    fn dispatch(&mut self) -> Result<Option<DecodedEvent>, DecodeError> {
         if self.last_event_id != self.id {
             self.last_event_id.clone_from(&self.id);
         }
         let event = mem::take(&mut self.event);
-        if self.data.is_empty() {
-            return None;
-        }
         let mut data = mem::take(&mut self.data);
+        if mem::take(&mut self.is_too_long) {
+            return Err(DecodeError { limit: self.limit });
+        }
+        if data.is_empty() {
+            return Ok(None);
+        }
         data.pop(); // the last line's LF
         let event = if event.is_empty() { "message".into() } else { event };
-        Some(DecodedEvent { id: self.last_event_id.clone(), event, data })
-    }
-
-    fn fail(&mut self) -> DecodeError {
-        let error = DecodeError { limit: self.limit };
-        self.failed = Some(error);
-        error
+        Ok(Some(DecodedEvent { id: self.last_event_id.clone(), event, data }))
     }
 }
 
@@ -212,7 +219,7 @@ impl Default for Decoder {
     }
 }
 
-/// What [`Decoder::push`] gives: the events, and an error if there is one last.
+/// What [`Decoder::push`] gives: the events, and an error in place of each one that is too long.
 ///
 /// ```
 /// use threadcast::client::Decoder;
@@ -237,23 +244,21 @@ impl Iterator for Events<'_> {
         if self.bytes.is_empty() {
             return None;
         }
-        let event = self.decoder.next_event(&mut self.bytes);
-        if event.is_err() {
-            self.bytes = &[];
-        }
-        event.transpose()
+        self.decoder.next_event(&mut self.bytes).transpose()
     }
 }
 
-/// A line, or an event's data, is longer than the decoder takes.
+/// An event was skipped: a line of it, or its data, is longer than the decoder takes.
 ///
 /// ```
 /// use threadcast::client::Decoder;
 ///
 /// let mut decoder = Decoder::with_limit(8);
-/// let error = decoder.push(b"data: much too long").next().expect("an event or an error");
-/// let error = error.expect_err("the line is longer than 8 bytes");
-/// assert_eq!(error.to_string(), "the stream has a line or an event of more than 8 bytes");
+/// let mut events = decoder.push(b"data: much too long\n\ndata: 1\n\n");
+/// let error = events.next().expect("an event or an error").expect_err("more than 8 bytes");
+/// assert_eq!(error.to_string(), "skipped an event of more than 8 bytes");
+/// assert_eq!(events.next().expect("an event")?.data, "1");
+/// # Ok::<(), threadcast::client::DecodeError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeError {
@@ -262,7 +267,7 @@ pub struct DecodeError {
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the stream has a line or an event of more than {} bytes", self.limit)
+        write!(f, "skipped an event of more than {} bytes", self.limit)
     }
 }
 
@@ -302,9 +307,6 @@ mod tests {
         let mut events = Vec::new();
         for part in parts {
             events.extend(decoder.push(part));
-            if events.last().is_some_and(Result::is_err) {
-                break;
-            }
         }
         Read { events, last_event_id: decoder.last_event_id.clone(), retry: decoder.retry }
     }
@@ -315,11 +317,14 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_an_error_and_not_memory() {
-        let line = [b"data: 1\n\ndata: ".as_slice(), &[b'x'; 100], b"\n\n"].concat();
-        let lines = [b"data: 1\n\n".as_slice(), &b"data: 23456789\n".repeat(3), b"\n"].concat();
-        for (bytes, limit) in [(line, 20), (lines, 20)] {
+        let line = [b"data: 1\n\nid: 2\ndata: ".as_slice(), &[b'x'; 100], b"\n\n"].concat();
+        let lines = [b"data: 1\n\nid: 2\n".as_slice(), &b"data: 23456789\n".repeat(3), b"\n"];
+        for (bytes, limit) in [(line, 20), (lines.concat(), 20)] {
+            let bytes = [&*bytes, b"data: 3\n\n"].concat();
             let whole = read(limit, [&*bytes]);
-            assert_eq!(whole.events, [Ok(event("", "message", "1")), Err(DecodeError { limit })]);
+            let around = [event("", "message", "1"), event("2", "message", "3")].map(Ok);
+            let [before, after] = around;
+            assert_eq!(whole.events, [before, Err(DecodeError { limit }), after]);
             assert_eq!(read(limit, bytes.chunks(1)), whole);
         }
         let mut decoder = Decoder::with_limit(10);

@@ -11,12 +11,12 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use ureq::config::ConfigBuilder;
-use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use ureq::http::uri::{Authority, Scheme};
 use ureq::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use ureq::typestate::AgentScope;
@@ -119,7 +119,7 @@ pub(super) type Answer = ureq::http::Response<Body>;
 /// There was no answer.
 #[derive(Debug)]
 pub(super) enum NoAnswer {
-    /// It may be there another time.
+    /// The server cannot be reached now.
     Unreachable(String),
     /// It never will.
     Hopeless(ClientError),
@@ -268,7 +268,17 @@ pub(super) fn media_type(headers: &HeaderMap) -> String {
 
 /// Whether the same request may be answered otherwise later.
 pub(super) fn may_pass(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 429 | 502 | 503 | 504 | 507)
+    matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504 | 507)
+}
+
+/// How long the server asks the client to wait: seconds, or until a date (RFC 9110 §10.2.3).
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use super::ClientError;
 /// How much is read ahead: what comes while a batch is on its way becomes the next.
 const READ_AHEAD: usize = 256 * 1024;
 
-/// The longest line, in bytes; no server takes an event as long as this.
-const LINE_MAX: usize = 1 << 20;
+/// The longest line, in bytes: what this program holds in memory. Which events are too long is for
+/// the server to say.
+const LINE_MAX: usize = 64 << 20;
 
 /// One line, without its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +21,14 @@ pub(super) struct Line {
 
 pub(super) struct Lines<R> {
     input: BufReader<R>,
+    /// The longest line, in bytes.
+    longest: usize,
     number: u64,
 }
 
 impl<R: Read> Lines<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input: BufReader::with_capacity(READ_AHEAD, input), number: 0 }
+        Self { input: BufReader::with_capacity(READ_AHEAD, input), longest: LINE_MAX, number: 0 }
     }
 
     /// Whether the next line is here already, so that asking for it does not wait.
@@ -34,21 +37,28 @@ impl<R: Read> Lines<R> {
     }
 
     /// The next line; `None` at the end. What the last line lacks is its end only.
+    ///
+    /// Fails with [`ClientError::Line`] for a line that is too long, which is passed over: the next
+    /// call gives the line after it.
     pub(super) fn next(&mut self) -> Result<Option<Line>, ClientError> {
         let mut line = Vec::new();
         self.number += 1;
-        let room = u64::try_from(LINE_MAX + 2).expect("a small number");
+        let room = u64::try_from(self.longest + 2).unwrap_or(u64::MAX);
         let input = self.input.by_ref();
         input.take(room).read_until(b'\n', &mut line).map_err(ClientError::Input)?;
         if line.is_empty() {
             return Ok(None);
         }
-        if line.last() == Some(&b'\n') {
+        let has_ended = line.last() == Some(&b'\n');
+        if has_ended {
             line.pop();
             line.pop_if(|byte| *byte == b'\r');
         }
-        if line.len() > LINE_MAX {
-            let reason = format!("has more than {LINE_MAX} bytes");
+        if line.len() > self.longest {
+            if !has_ended {
+                self.input.skip_until(b'\n').map_err(ClientError::Input)?;
+            }
+            let reason = format!("has more than {} bytes", self.longest);
             return Err(ClientError::Line { number: self.number, reason });
         }
         let text = String::from_utf8(line).unwrap_or_else(|error| {
@@ -77,10 +87,23 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_an_error_and_not_memory() {
-        let error = Lines::new(std::io::repeat(b'x')).next().unwrap_err();
-        assert_eq!(error.to_string(), format!("line 1 has more than {LINE_MAX} bytes"));
-        let fits = [vec![b'x'; LINE_MAX], b"\r\n".to_vec()].concat();
-        assert_eq!(texts(&fits), ["x".repeat(LINE_MAX)]);
+    fn a_line_that_is_too_long_is_passed_over() {
+        for end in ["\n", "\r\n"] {
+            let input = format!("short{end}much too long{end}fits{end}just now");
+            let mut lines = Lines { longest: 8, ..Lines::new(input.as_bytes()) };
+            assert_eq!(lines.next().unwrap().unwrap().text, "short");
+            assert_eq!(lines.next().unwrap_err().to_string(), "line 2 has more than 8 bytes");
+            assert_eq!(lines.next().unwrap().unwrap(), Line { number: 3, text: "fits".into() });
+            assert_eq!(lines.next().unwrap().unwrap().text, "just now");
+            assert_eq!(lines.next().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_no_memory() {
+        let endless = std::io::repeat(b'x').take(1_000_000);
+        let mut lines = Lines { longest: 8, ..Lines::new(endless) };
+        assert!(lines.next().is_err());
+        assert_eq!(lines.next().unwrap(), None);
     }
 }

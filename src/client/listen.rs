@@ -3,7 +3,7 @@
 //! ```text
 //!  connect ──200──▶ read, print ──end, error, silence──▶ wait ──▶ connect …
 //!     │                                                   ▲
-//!     ├─ unreachable ──────────── longer and longer ──────┘
+//!     ├─ unreachable, 408, 429, 502 to 504 ── longer and longer, or Retry-After ──┘
 //!     ├─ 204 ──▶ done
 //!     └─ anything else ──▶ error
 //! ```
@@ -21,7 +21,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ureq::Agent;
 use ureq::http::header::{ACCEPT, CACHE_CONTROL};
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::http::{self, Answer, Http, NoAnswer};
 use super::print::print;
@@ -41,11 +41,14 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The shortest wait, whatever the server says: `retry: 0` is no reason to spin.
 const WAIT_MIN: Duration = Duration::from_millis(50);
 
+/// The longest wait, whatever the server says: an absurd `retry:` must not keep a listener away.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+
 /// What to listen to, and how to say it.
 ///
 /// ```
 /// use std::time::Duration;
-/// use threadcast::client::ListenOptions;
+/// use threadcast::client::{Decoder, ListenOptions};
 ///
 /// let options = ListenOptions {
 ///     server: "https://push.example.org".parse()?,
@@ -55,6 +58,7 @@ const WAIT_MIN: Duration = Duration::from_millis(50);
 ///     json: true,
 ///     count: None,
 ///     silence: Duration::from_secs(60),
+///     event_limit: Decoder::LIMIT,
 /// };
 /// # Ok::<(), threadcast::client::ClientError>(())
 /// ```
@@ -74,6 +78,8 @@ pub struct ListenOptions {
     pub count: Option<u64>,
     /// A connection on which nothing at all has come for so long is given up.
     pub silence: Duration,
+    /// The longest event, in bytes of data; a longer one is skipped with a warning.
+    pub event_limit: usize,
 }
 
 /// Prints what is published, and comes back after every interruption.
@@ -81,7 +87,7 @@ pub struct ListenOptions {
 /// ```
 /// use std::io;
 /// use std::time::Duration;
-/// use threadcast::client::{ListenOptions, Listener};
+/// use threadcast::client::{Decoder, ListenOptions, Listener};
 /// # use threadcast::{Config, Event, Server};
 ///
 /// # let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
@@ -96,6 +102,7 @@ pub struct ListenOptions {
 ///     json: false,
 ///     count: Some(1),
 ///     silence: Duration::from_secs(60),
+///     event_limit: Decoder::LIMIT,
 /// });
 /// let mut out = Vec::new();
 /// listener.run(&mut out, &mut io::stderr())?;
@@ -120,7 +127,7 @@ pub struct Listener {
 /// ```
 /// use std::io;
 /// use std::time::Duration;
-/// use threadcast::client::{ListenOptions, Listener};
+/// use threadcast::client::{Decoder, ListenOptions, Listener};
 ///
 /// let listener = Listener::new(ListenOptions {
 ///     server: "http://127.0.0.1:9".parse()?, // nobody is there, so it would try for ever
@@ -130,6 +137,7 @@ pub struct Listener {
 ///     json: false,
 ///     count: None,
 ///     silence: Duration::from_secs(60),
+///     event_limit: Decoder::LIMIT,
 /// });
 /// let stop = listener.stopper();
 /// let running = std::thread::spawn(move || listener.run(&mut io::sink(), &mut io::sink()));
@@ -151,6 +159,15 @@ impl Stop {
     }
 }
 
+/// What a server answered to the request for a stream.
+enum Connected {
+    Stream(Answer),
+    /// 204: there is nothing left to read.
+    Over,
+    /// Not now: why, and how long the server asks to wait.
+    Later(String, Option<Duration>),
+}
+
 /// How a connection ended.
 enum End {
     /// There is nothing left to do.
@@ -169,7 +186,8 @@ impl Listener {
         let (doorbell, stopped) = bounded(1);
         let stop = Stop { doorbell, agent: http.agent.clone() };
         let left = options.count.unwrap_or(u64::MAX);
-        Self { http, options, decoder: Decoder::new(), left, stop, stopped }
+        let decoder = Decoder::with_limit(options.event_limit);
+        Self { http, options, decoder, left, stop, stopped }
     }
 
     /// What ends this listener.
@@ -186,8 +204,8 @@ impl Listener {
         let mut failures = 0;
         while !self.is_stopped() && self.left > 0 {
             let wait = match self.connect() {
-                Ok(None) => return Ok(()),
-                Ok(Some(answer)) => {
+                Ok(Connected::Over) => return Ok(()),
+                Ok(Connected::Stream(answer)) => {
                     failures = 0;
                     match self.read(answer, out, warnings)? {
                         End::Over => return Ok(()),
@@ -196,14 +214,10 @@ impl Listener {
                 }
                 Err(_) if self.is_stopped() => return Ok(()),
                 Err(NoAnswer::Hopeless(error)) => return Err(error),
-                Err(NoAnswer::Unreachable(cause)) => {
-                    let wait = backoff(self.decoder.retry(), failures);
-                    failures += 1;
-                    log::warn!("{cause}; trying again in {wait:.1?}");
-                    wait
-                }
+                Ok(Connected::Later(cause, after)) => self.wait_after(&cause, after, &mut failures),
+                Err(NoAnswer::Unreachable(cause)) => self.wait_after(&cause, None, &mut failures),
             };
-            if self.stopped.recv_timeout(jittered(wait.max(WAIT_MIN))).is_ok() {
+            if self.stopped.recv_timeout(jittered(sane(wait))).is_ok() {
                 return Ok(());
             }
         }
@@ -214,13 +228,26 @@ impl Listener {
         !self.stopped.is_empty()
     }
 
-    /// The stream's head; `None` if the server says not to come back.
-    fn connect(&self) -> Result<Option<Answer>, NoAnswer> {
+    /// How long to wait after an attempt that may succeed later: as long as the server asks, or
+    /// longer with each failure.
+    fn wait_after(&self, cause: &str, asked: Option<Duration>, failures: &mut u32) -> Duration {
+        let wait = sane(asked.unwrap_or_else(|| backoff(self.decoder.retry(), *failures)));
+        *failures += 1;
+        log::warn!("{cause}; trying again in {wait:.1?}");
+        wait
+    }
+
+    /// Asks for the stream.
+    fn connect(&self) -> Result<Connected, NoAnswer> {
         let (url, headers) = self.request();
         let answer = self.http.send(&Method::GET, &url, &headers, &[], None)?;
-        match answer.status().as_u16() {
-            200 => {}
-            204 => return Ok(None),
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::NO_CONTENT => return Ok(Connected::Over),
+            status if http::may_pass(status) => {
+                let asked = http::retry_after(answer.headers());
+                return Ok(Connected::Later(http::refusal(answer).to_string(), asked));
+            }
             _ => return Err(NoAnswer::Hopeless(http::refusal(answer))),
         }
         let media_type = http::media_type(answer.headers());
@@ -230,7 +257,7 @@ impl Listener {
             let found = format!("the server answered with {media_type}, not with an event stream");
             return Err(NoAnswer::Hopeless(ClientError::NotOurs { found }));
         }
-        Ok(Some(answer))
+        Ok(Connected::Stream(answer))
     }
 
     fn request(&self) -> (String, HeaderMap) {
@@ -292,7 +319,14 @@ impl Listener {
                 }
             };
             for event in self.decoder.push(&bytes[..length]) {
-                let event = event.map_err(ClientError::Stream)?;
+                let event = match event {
+                    Ok(event) => event,
+                    Err(too_long) => {
+                        let warned = writeln!(warnings, "threadcast: warning: {too_long}");
+                        warned.map_err(ClientError::Output)?;
+                        continue;
+                    }
+                };
                 self.options.since = None; // from here on, the cursor says where we are
                 match print(&event, self.options.json, out, warnings) {
                     Ok(printed) => self.left -= u64::from(printed),
@@ -308,6 +342,11 @@ impl Listener {
             }
         }
     }
+}
+
+/// A wait that neither spins nor keeps the listener away.
+fn sane(wait: Duration) -> Duration {
+    wait.clamp(WAIT_MIN, WAIT_MAX)
 }
 
 /// How long to leave a server alone that did not answer.
@@ -330,5 +369,11 @@ mod tests {
         assert_eq!(waits(None), [500, 1_000, 16_000, 30_000, 30_000]);
         assert_eq!(waits(Some(20)), [20_000, 30_000, 30_000, 30_000, 30_000]);
         assert_eq!(waits(Some(120)), [120_000; 5]);
+    }
+
+    #[test]
+    fn an_absurd_wait_is_bounded() {
+        assert_eq!(sane(Duration::from_millis(99_999_999_999)), Duration::from_secs(300));
+        assert_eq!(sane(Duration::ZERO), WAIT_MIN);
     }
 }

@@ -22,7 +22,7 @@ use std::{error, fmt, io};
 pub use self::decoder::{DecodeError, DecodedEvent, Decoder, Events};
 pub use self::http::ServerUrl;
 pub use self::listen::{ListenOptions, Listener, Stop};
-pub use self::publish::{Publication, PublishOptions, Publisher};
+pub use self::publish::{OnError, Publication, PublishOptions, Publisher};
 
 /// Listening or publishing cannot go on.
 ///
@@ -60,8 +60,6 @@ pub enum ClientError {
         /// What was expected of it, and what came.
         found: String,
     },
-    /// A stream that cannot be decoded.
-    Stream(DecodeError),
     /// It was tried again and again, for as long as that was allowed.
     GaveUp {
         /// How long that was.
@@ -90,6 +88,13 @@ pub enum ClientError {
         /// Why not.
         cause: Box<ClientError>,
     },
+    /// The input has ended, and some of its lines were skipped: see [`OnError::Skip`].
+    Skipped {
+        /// How many lines were not published.
+        skipped: u64,
+        /// How many were.
+        published: u64,
+    },
     /// The input cannot be read.
     Input(io::Error),
     /// The output cannot be written.
@@ -110,7 +115,6 @@ impl fmt::Display for ClientError {
                 f.write_str(if is_elsewhere { "; is --url right?" } else { "" })
             }
             Self::NotOurs { found } => write!(f, "{found}; check --url"),
-            Self::Stream(error) => error.fmt(f),
             Self::GaveUp { after, cause } => {
                 write!(
                     f,
@@ -125,6 +129,9 @@ impl fmt::Display for ClientError {
             }
             Self::Lines { first, last, cause } => {
                 write!(f, "lines {first} to {last} were not published: {cause}")
+            }
+            Self::Skipped { skipped, published } => {
+                write!(f, "skipped lines: {skipped}; published: {published}")
             }
             Self::Input(error) => write!(f, "cannot read the input: {error}"),
             Self::Output(error) => write!(f, "cannot write the output: {error}"),

@@ -13,10 +13,10 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use ureq::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use ureq::http::header::CONTENT_TYPE;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::http::{self, Answer, Http, NoAnswer};
@@ -45,7 +45,7 @@ const ANSWER_MAX: u64 = 64 * 1024;
 ///
 /// ```
 /// use std::time::Duration;
-/// use threadcast::client::PublishOptions;
+/// use threadcast::client::{OnError, PublishOptions};
 ///
 /// let options = PublishOptions {
 ///     server: "https://push.example.org".parse()?,
@@ -55,6 +55,7 @@ const ANSWER_MAX: u64 = 64 * 1024;
 ///     retry: None,
 ///     json: false,
 ///     timeout: Duration::from_secs(30),
+///     on_error: OnError::Skip,
 /// };
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -74,13 +75,32 @@ pub struct PublishOptions {
     pub json: bool,
     /// For how long a POST that may yet succeed is tried again.
     pub timeout: Duration,
+    /// What becomes of a line of the input that cannot be published.
+    pub on_error: OnError,
+}
+
+/// What becomes of a line of the input that cannot be an event, or that the server rejects with
+/// 400, 413 or 422.
+///
+/// ```
+/// use threadcast::client::OnError;
+///
+/// assert_eq!(OnError::default(), OnError::Skip);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// It is skipped with a warning, and the lines around it are published.
+    #[default]
+    Skip,
+    /// Publishing stops there.
+    Stop,
 }
 
 /// Publishes to one channel, over a connection that is kept.
 ///
 /// ```
 /// use std::time::Duration;
-/// use threadcast::client::{PublishOptions, Publisher};
+/// use threadcast::client::{OnError, PublishOptions, Publisher};
 /// # use threadcast::{Config, Server};
 ///
 /// # let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
@@ -94,6 +114,7 @@ pub struct PublishOptions {
 ///     retry: None,
 ///     json: false,
 ///     timeout: Duration::from_secs(30),
+///     on_error: OnError::Skip,
 /// });
 /// let publication = publisher.publish("hello", None)?;
 /// assert_eq!(publication.id, registry.last_id().to_string());
@@ -140,22 +161,31 @@ impl Publisher {
     /// Publishes each line of `input`, as they come. The ids go to `ids`, one a
     /// line; then every line is sent by itself, because a batch is answered with
     /// its last id only.
+    ///
+    /// Fails with [`ClientError::Skipped`] at the end of the input if lines were skipped, and at once
+    /// for what is no single line's fault: the server cannot be reached, or the token does not
+    /// suffice.
     pub fn publish_lines(
         &self,
         input: impl Read,
         mut ids: Option<&mut dyn Write>,
     ) -> Result<(), ClientError> {
         let mut lines = Lines::new(input);
-        let mut held = None;
+        let (mut held, mut published, mut skipped) = (None, 0, 0);
         loop {
-            let Some(first) = held.take().unwrap_or_else(|| self.next(&mut lines))? else {
-                return Ok(());
+            let first = match held.take().unwrap_or_else(|| self.next(&mut lines)) {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) => {
+                    self.skip(error, &mut skipped)?;
+                    continue;
+                }
             };
-            let mut batch = Batch::of(&first, &self.encode(&first.text));
-            let mut alone = Some(first.text);
-            while ids.is_none() && batch.count < BATCH_LINES && lines.is_waiting() {
+            let mut batch = vec![first];
+            let mut bytes = self.encode(&batch[0].text).len();
+            while ids.is_none() && batch.len() < BATCH_LINES && lines.is_waiting() {
                 match self.next(&mut lines) {
-                    Ok(Some(line)) if batch.take(&line, &self.encode(&line.text)) => alone = None,
+                    Ok(Some(line)) if self.fits(&line, &mut bytes) => batch.push(line),
                     // What does not fit, or is an error, is for after this batch.
                     other => {
                         held = Some(other);
@@ -163,28 +193,39 @@ impl Publisher {
                     }
                 }
             }
-            let (first, last) = (batch.first, batch.last);
-            let post = match &alone {
-                Some(text) => self.single(text, None),
-                None => Post {
-                    query: String::new(),
-                    content_type: "application/x-ndjson",
-                    body: Cow::Owned(batch.bytes),
-                },
-            };
-            let published = self.post(&post).map_err(|cause| ClientError::Lines {
-                first,
-                last,
-                cause: Box::new(cause),
-            })?;
-            if let Some(out) = &mut ids {
-                match writeln!(out, "{}", published.id).and_then(|()| out.flush()) {
-                    // Nobody wants to know the ids any more; the lines go on.
-                    Err(error) if error.kind() == ErrorKind::BrokenPipe => ids = None,
-                    written => written.map_err(ClientError::Output)?,
+            let sent = self.post(&self.body_of(&batch));
+            match sent.map_err(|cause| cause.of_lines(&batch)) {
+                Ok(last) => {
+                    published += batch.len() as u64;
+                    print_id(&mut ids, &last)?;
                 }
+                // All of a batch or none: each line by itself says which one it is.
+                Err(error) if batch.len() > 1 && self.may_skip(&error) => {
+                    for line in batch.chunks(1) {
+                        match self.post(&self.body_of(line)).map_err(|cause| cause.of_lines(line)) {
+                            Ok(_) => published += 1,
+                            Err(error) => self.skip(error, &mut skipped)?,
+                        }
+                    }
+                }
+                Err(error) => self.skip(error, &mut skipped)?,
             }
         }
+        if skipped > 0 { Err(ClientError::Skipped { skipped, published }) } else { Ok(()) }
+    }
+
+    /// Counts a line that cannot be published, or fails if that is no line's fault or not wanted.
+    fn skip(&self, error: ClientError, skipped: &mut u64) -> Result<(), ClientError> {
+        if !self.may_skip(&error) {
+            return Err(error);
+        }
+        *skipped += 1;
+        log::warn!("skipped: {error}");
+        Ok(())
+    }
+
+    fn may_skip(&self, error: &ClientError) -> bool {
+        self.options.on_error == OnError::Skip && error.is_a_lines()
     }
 
     /// The next line that is an event.
@@ -200,6 +241,28 @@ impl Publisher {
             }
             return Ok(Some(line));
         }
+    }
+
+    /// Whether a line fits into a batch that has so many `bytes`, which then count it.
+    fn fits(&self, line: &Line, bytes: &mut usize) -> bool {
+        let length = self.encode(&line.text).len() + 1;
+        let fits = *bytes + length <= BATCH_BYTES;
+        *bytes += if fits { length } else { 0 };
+        fits
+    }
+
+    /// One line as an event, several as NDJSON.
+    fn body_of<'a>(&self, lines: &'a [Line]) -> Post<'a> {
+        if let [line] = lines {
+            return self.single(&line.text, None);
+        }
+        let mut body = Vec::new();
+        for line in lines {
+            body.extend_from_slice(self.encode(&line.text).as_bytes());
+            body.push(b'\n');
+        }
+        let content_type = "application/x-ndjson";
+        Post { query: String::new(), content_type, body: Cow::Owned(body) }
     }
 
     /// A line as NDJSON has it, without its LF.
@@ -255,7 +318,7 @@ impl Publisher {
                         Err(cause) => (cause, None),
                     },
                     Ok(answer) if http::may_pass(answer.status()) => {
-                        let asked = retry_after(answer.headers());
+                        let asked = http::retry_after(answer.headers());
                         (http::refusal(answer).to_string(), asked)
                     }
                     Ok(answer) => return Err(http::refusal(answer)),
@@ -285,31 +348,33 @@ struct Post<'a> {
     body: Cow<'a, [u8]>,
 }
 
-/// Lines that go together.
-struct Batch {
-    /// The numbers of its first line and its last.
-    first: u64,
-    last: u64,
-    count: usize,
-    bytes: Vec<u8>,
+/// Prints the id of what was published, for as long as the output is read.
+fn print_id(ids: &mut Option<&mut dyn Write>, last: &Publication) -> Result<(), ClientError> {
+    let Some(out) = ids else { return Ok(()) };
+    match writeln!(out, "{}", last.id).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => *ids = None,
+        written => written.map_err(ClientError::Output)?,
+    }
+    Ok(())
 }
 
-impl Batch {
-    fn of(line: &Line, event: &str) -> Self {
-        let bytes = [event.as_bytes(), b"\n"].concat();
-        Self { first: line.number, last: line.number, count: 1, bytes }
+impl ClientError {
+    /// The error of a POST of these lines.
+    fn of_lines(self, lines: &[Line]) -> Self {
+        let number = |line: Option<&Line>| line.map_or(0, |line| line.number);
+        let (first, last) = (number(lines.first()), number(lines.last()));
+        Self::Lines { first, last, cause: Box::new(self) }
     }
 
-    /// Adds a line if it fits.
-    fn take(&mut self, line: &Line, event: &str) -> bool {
-        let fits = self.bytes.len() + event.len() < BATCH_BYTES;
-        if fits {
-            self.last = line.number;
-            self.count += 1;
-            self.bytes.extend_from_slice(event.as_bytes());
-            self.bytes.push(b'\n');
+    /// Whether it is the fault of a line of the input, and the others may be published.
+    fn is_a_lines(&self) -> bool {
+        match self {
+            Self::Line { .. } => true,
+            Self::Lines { cause, .. } => {
+                matches!(**cause, Self::Refused { status: 400 | 413 | 422, .. })
+            }
+            _ => false,
         }
-        fits
     }
 }
 
@@ -323,16 +388,6 @@ fn publication(mut answer: Answer) -> Result<Result<Publication, ClientError>, S
         let status = answer.status();
         ClientError::NotOurs { found: format!("what answered {status} named no event's id") }
     }))
-}
-
-/// Seconds, or a date (RFC 9110 §10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 /// Whether this is an event as `application/json` has it; if not, what is wrong.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::PATIENCE;
 use crate::running::{Outcome, Running, run, said};
 use crate::script::{HOLD, Script, answer, stream};
-use threadcast::client::{ListenOptions, Listener};
+use threadcast::client::{Decoder, ListenOptions, Listener};
 
 #[test]
 fn it_comes_back_with_the_last_event_id_when_the_stream_is_cut_mid_event() {
@@ -162,6 +162,7 @@ fn every_wait_ends_at_once_when_it_is_asked_to_stop() {
             json: false,
             count: None,
             silence: Duration::from_secs(3_600),
+            event_limit: Decoder::LIMIT,
         });
         let stop = listener.stopper();
         let ((told, heard), (done, ended)) = (channel(), channel());
@@ -179,4 +180,33 @@ fn nobody_reading_any_more_is_success() {
     assert_eq!(listen.line(), "x\n");
     drop(listen.out.take());
     assert_eq!(listen.wait(), said(""));
+}
+
+#[test]
+fn it_comes_back_after_statuses_that_pass() {
+    let busy = |status: &str| answer(status, "Retry-After: 0\r\n", "");
+    let server = Script::play([
+        busy("502 Bad Gateway"),
+        busy("503 Service Unavailable"),
+        busy("504 Gateway Timeout"),
+        busy("429 Too Many Requests"),
+        busy("408 Request Timeout"),
+        stream("retry: 1\nid: 7-0\n\n"),
+        busy("503 Service Unavailable"),
+        stream("id: 7-1\ndata: x\n\n"),
+    ]);
+    let outcome = run(&["listen", "a", "--count", "1"], &server.url(), "");
+    assert_eq!((outcome.code, &*outcome.out), (Some(0), "x\n"), "{outcome:?}");
+    let requests: Vec<_> = server.requests().collect();
+    assert_eq!(requests.last().and_then(|last| last.header("last-event-id")), Some("7-0"));
+}
+
+#[test]
+fn event_above_the_limit_is_skipped_with_a_warning() {
+    let long = "x".repeat(2_000);
+    let server = Script::play([stream(&format!("data: 1\n\ndata: {long}\n\ndata: 3\n\n"))]);
+    let arguments = ["listen", "a", "--count", "2", "--event-limit", "1KiB"];
+    let outcome = run(&arguments, &server.url(), "");
+    let warning = "threadcast: warning: skipped an event of more than 1024 bytes\n";
+    assert_eq!(outcome, Outcome { err: warning.into(), ..said("1\n3\n") });
 }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use crate::common::TestServer;
 use crate::running::{Running, run, said};
 use crate::script::{KEEP, Script, answer, published};
+use threadcast::{Config, Limits};
 
 #[test]
 fn one_event_is_published_with_its_fields_and_its_id_printed() {
@@ -109,10 +110,11 @@ fn lines_that_are_there_already_go_together_in_their_order() {
 }
 
 #[test]
-fn a_line_that_is_no_event_is_named_and_what_stands_before_it_is_published() {
+fn with_on_error_stop_the_first_bad_line_ends_it() {
     let server = Script::play([published("1")]);
     let input = "{\"data\":1}\n\n{\"data\":2}\n[]\n{\"data\":3}\n";
-    let outcome = run(&["publish", "a", "--json"], &server.url(), input);
+    let arguments = ["publish", "a", "--json", "--on-error", "stop"];
+    let outcome = run(&arguments, &server.url(), input);
     assert_eq!(outcome.code, Some(1));
     assert!(outcome.err.contains("line 4 must be a JSON object with `data`"), "{outcome:?}");
     assert_eq!(
@@ -121,9 +123,44 @@ fn a_line_that_is_no_event_is_named_and_what_stands_before_it_is_published() {
     );
 
     let server = Script::play([answer("400 Bad Request", "", "")]);
-    let outcome = run(&["publish", "a"], &server.url(), "a\nb\n");
+    let outcome = run(&["publish", "a", "--on-error", "stop"], &server.url(), "a\nb\n");
     assert!(
         outcome.err.contains("lines 1 to 2 were not published: the server answered 400"),
         "{outcome:?}"
     );
+}
+
+#[test]
+fn bad_line_is_skipped_and_its_neighbours_are_published() {
+    let server = TestServer::start();
+    let long = "x".repeat(70_000); // above the server's --event-limit
+    let input = format!("first\n{long}\nthird\n");
+    let url = format!("http://{}", server.addr);
+    let outcome = run(&["publish", "a"], &url, &input);
+    assert_eq!((outcome.code, &*outcome.out), (Some(1), ""), "{outcome:?}");
+    assert!(outcome.err.contains("line 2 was not published"), "{outcome:?}");
+    assert!(outcome.err.ends_with("skipped lines: 1; published: 2\n"), "{outcome:?}");
+    let outcome = run(&["publish", "a", "--json"], &url, "{\"data\":4}\n[]\n{\"data\":6}\n");
+    assert!(outcome.err.contains("line 2 must be a JSON object with `data`"), "{outcome:?}");
+    let arguments = ["listen", "a", "--since", "all", "--count", "4"];
+    assert_eq!(run(&arguments, &url, ""), said("first\nthird\n4\n6\n"));
+}
+
+#[test]
+fn error_that_is_no_lines_fault_ends_the_input() {
+    let server = Script::play([answer("401 Unauthorized", "", "")]);
+    let outcome = run(&["publish", "a"], &server.url(), "a\nb\n");
+    assert!(outcome.err.contains("lines 1 to 2 were not published"), "{outcome:?}");
+    assert_eq!(server.requests().count(), 1);
+}
+
+#[test]
+fn line_above_a_mebibyte_is_published_where_the_server_allows() {
+    let limits = Limits { body: 4 << 20, event: 4 << 20, ..Limits::default() };
+    let server = TestServer::with(Config { limits, ..Config::default() });
+    let url = format!("http://{}", server.addr);
+    let long = "x".repeat(3 << 20);
+    assert_eq!(run(&["publish", "a"], &url, &format!("{long}\n")), said(""));
+    let arguments = ["listen", "a", "--since", "all", "--count", "1"];
+    assert_eq!(run(&arguments, &url, ""), said(&format!("{long}\n")));
 }
