@@ -50,6 +50,8 @@ pub(super) struct Request {
     pub(super) reach: Option<Arc<Reach>>,
     /// `None`: nobody waits for the answer.
     pub(super) answer: Option<Answer<Published>>,
+    /// Whether the events announce who comes or goes.
+    pub(super) presence: bool,
 }
 
 type Answer<T> = Sender<Result<T, PublishError>>;
@@ -178,7 +180,8 @@ pub(super) fn publish(
     let reach = (reach != Reach::default()).then(|| Arc::new(reach));
     ask(mailbox, |answer| {
         let (channel, events, key) = (Arc::from(*first), events.to_vec(), key.map(Arc::from));
-        Order::Publish(Request { channel, events, key, reach, answer: Some(answer) })
+        let answer = Some(answer);
+        Order::Publish(Request { channel, events, key, reach, answer, presence: false })
     })
 }
 
@@ -201,14 +204,17 @@ fn stopped() -> PublishError {
 }
 
 impl Registry {
-    /// Publishes without waiting for a store: for the threads of streams and the
-    /// deliverer, which have others to serve.
+    /// Publishes a presence event, without waiting for a store: for the threads of streams and
+    /// the deliverer, which have others to serve.
     pub(super) fn announce(&self, channel: &str, event: &Event) -> Result<(), PublishError> {
         if self.shared.sequencer.is_none() {
-            return self.publish(channel, event).map(drop);
+            let events = std::slice::from_ref(event);
+            let update = Update { topics: &[channel], events, private: false, key: None };
+            return self.publish_here(&update, true).map(drop);
         }
         let (channel, events) = (channel.into(), vec![event.clone()]);
-        let request = Request { channel, events, key: None, reach: None, answer: None };
+        let request =
+            Request { channel, events, key: None, reach: None, answer: None, presence: true };
         self.order(Order::Publish(request))
     }
 
@@ -226,7 +232,8 @@ mod tests {
 
     fn request(events: usize, event: &Event) -> Request {
         let events = vec![event.clone(); events];
-        Request { channel: "a".into(), events, key: None, reach: None, answer: None }
+        let (channel, presence) = ("a".into(), false);
+        Request { channel, events, key: None, reach: None, answer: None, presence }
     }
 
     fn comes() -> Order {

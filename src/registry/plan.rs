@@ -51,7 +51,7 @@ impl Plan {
     ) -> Result<Promise, PublishError> {
         let topics: Vec<Arc<str>> = request.topics().cloned().collect();
         let private = request.is_private().then(|| Arc::new(Private::of(&topics)));
-        let Request { channel, events, key, reach, .. } = request;
+        let Request { channel, events, key, reach, presence, .. } = request;
         state.make_all(&topics, at, options)?;
         let subscribers = state.listeners(&topics, private.as_ref()).0;
         for topic in &topics {
@@ -60,7 +60,8 @@ impl Plan {
         if let Some(first) = state.answered(&topics, key.as_deref(), None) {
             return Ok(Promise::Known(first));
         }
-        let (count, begin) = (events.len(), self.records.len());
+        let count = if presence { 0 } else { events.len() };
+        let begin = self.records.len();
         let mut last = Last::New(begin);
         let mut own_ids: HashMap<String, usize> = HashMap::new();
         for event in events {

@@ -22,6 +22,10 @@ pub(super) struct Entry {
     pub(super) mark: Option<Box<Mark>>,
     /// Its topics, if it is not for everybody.
     pub(super) private: Option<Arc<Private>>,
+    /// Whether it announces who comes or goes. The bounds of a history hold for such events and
+    /// for published ones each on their own, so that nobody's coming and going evicts what was
+    /// published.
+    pub(super) presence: bool,
 }
 
 /// A channel's kept events in the order of their ids, and what is known of the
@@ -30,9 +34,26 @@ pub(super) struct Entry {
 pub(super) struct Ring {
     entries: VecDeque<Entry>,
     bytes: usize,
+    /// How many of the entries are presence events, and how many of the bytes are theirs.
+    presence: Amount,
     lost: Lost,
     /// Once a private event is lost.
     hidden: Option<Box<Hidden>>,
+}
+
+/// Some of a ring's entries.
+#[derive(Debug, Default, Clone, Copy)]
+struct Amount {
+    events: usize,
+    bytes: usize,
+}
+
+impl Amount {
+    /// Whether this is more than a history keeps. One event never is: whoever is awake must get
+    /// to read it.
+    fn exceeds(self, history: &History) -> bool {
+        self.events > 1 && (self.events > history.events || self.bytes > history.bytes)
+    }
 }
 
 /// What a ring with private events also knows of its losses.
@@ -47,13 +68,18 @@ struct Hidden {
 impl Ring {
     /// An empty ring of a channel of whose events up to `floor` nothing is known.
     pub(super) fn new(floor: EventId) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, lost: Lost::below(floor), hidden: None }
+        let (presence, lost) = (Amount::default(), Lost::below(floor));
+        Self { entries: VecDeque::new(), bytes: 0, presence, lost, hidden: None }
     }
 
     /// Takes the newest event in. What is then too much is still there until
     /// [`trim`](Self::trim).
     pub(super) fn push(&mut self, entry: Entry) {
         self.bytes += entry.frame.len();
+        if entry.presence {
+            self.presence.events += 1;
+            self.presence.bytes += entry.frame.len();
+        }
         self.entries.push_back(entry);
     }
 
@@ -67,23 +93,63 @@ impl Ring {
     /// Lets go of what is too much or too old, and says what it was. The newest
     /// event is never too much: whoever is awake must get to read it.
     pub(super) fn trim(&mut self, now: Duration, history: &History, mut gone: impl FnMut(&Entry)) {
+        if self.presence.exceeds(history) {
+            self.thin(history, &mut gone);
+        }
         while let Some(oldest) = self.entries.front() {
-            let too_many = self.entries.len() > 1
-                && (self.entries.len() > history.events || self.bytes > history.bytes);
+            let too_many = self.published().exceeds(history);
             if !too_many && now.saturating_sub(oldest.at) <= history.age {
                 return;
             }
             if let Some(entry) = self.entries.pop_front() {
-                self.bytes -= entry.frame.len();
+                self.subtract(&entry);
                 self.let_go(&entry);
                 gone(&entry);
             }
         }
     }
 
+    /// The entries that are no presence events.
+    fn published(&self) -> Amount {
+        let Amount { events, bytes } = self.presence;
+        Amount { events: self.entries.len() - events, bytes: self.bytes - bytes }
+    }
+
+    /// Lets go of the oldest presence events, from between the others: of a tenth of what may be
+    /// kept, because each time all entries are looked at.
+    #[cold]
+    fn thin(&mut self, history: &History, gone: &mut impl FnMut(&Entry)) {
+        let (events, bytes) = (history.events / 10 * 9, history.bytes / 10 * 9);
+        let enough = History { events, bytes, ..*history };
+        let (mut presence, mut thinned) = (self.presence, Vec::new());
+        self.entries.retain(|entry| {
+            let goes = entry.presence && presence.exceeds(&enough);
+            if goes {
+                presence.events -= 1;
+                presence.bytes -= entry.frame.len();
+                thinned.push(entry.clone());
+            }
+            !goes
+        });
+        for entry in &thinned {
+            self.subtract(entry);
+            self.let_go(entry);
+            gone(entry);
+        }
+    }
+
+    /// Counts an entry that has left.
+    fn subtract(&mut self, entry: &Entry) {
+        self.bytes -= entry.frame.len();
+        if entry.presence {
+            self.presence.events -= 1;
+            self.presence.bytes -= entry.frame.len();
+        }
+    }
+
     /// Lets go of everything.
     pub(super) fn clear(&mut self) {
-        self.bytes = 0;
+        (self.bytes, self.presence) = (0, Amount::default());
         for entry in std::mem::take(&mut self.entries) {
             self.let_go(&entry);
         }
@@ -148,10 +214,9 @@ impl Ring {
     /// was none, or if it cannot be told any more.
     pub(super) fn last_before(&self, time: Duration) -> Option<EventId> {
         let place = self.entries.partition_point(|entry| entry.at < time);
-        match place.checked_sub(1) {
-            Some(place) => self.entries.get(place).map(|entry| entry.id),
-            None => (self.lost.at < time).then_some(self.lost.to),
-        }
+        let kept = place.checked_sub(1).and_then(|place| self.get(place)).map(|entry| entry.id);
+        // A presence event that is gone may be newer than one that is kept.
+        kept.max((self.lost.at < time).then_some(self.lost.to))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -242,20 +307,49 @@ impl Lost {
         Self { runs: VecDeque::new(), unknown_to: floor, to: floor, at: Duration::ZERO }
     }
 
+    /// Takes in an event. Those that leave the front of a ring come in the order of their ids;
+    /// presence events leave from between the others.
     fn add(&mut self, id: EventId, at: Duration) {
-        (self.to, self.at) = (id, at);
-        if let Some(run) = self.runs.back_mut()
+        if id > self.to {
+            (self.to, self.at) = (id, at);
+        }
+        if id <= self.unknown_to {
+            return;
+        }
+        let mut place = self.runs.len();
+        if self.runs.back().is_some_and(|run| run.first > id) {
+            place = self.runs.partition_point(|run| run.first <= id);
+        }
+        if let Some(run) = place.checked_sub(1).and_then(|before| self.runs.get_mut(before))
             && run.last().next() == id
         {
             run.count += 1;
+            return self.join(place);
+        }
+        if self.runs.len() == RUNS_MAX {
+            let oldest = if place == 0 { None } else { self.runs.pop_front() };
+            self.unknown_to = oldest.map_or(id, |run| run.last());
+            if place == 0 {
+                return;
+            }
+            place -= 1;
+        }
+        self.runs.insert(place, Run { first: id, count: 1 });
+        self.join(place + 1);
+    }
+
+    /// Makes one run of the one at this place and the one before it, if they are neighbours.
+    fn join(&mut self, place: usize) {
+        let (Some(before), Some(run)) =
+            (place.checked_sub(1).and_then(|before| self.runs.get(before)), self.runs.get(place))
+        else {
             return;
+        };
+        if before.last().next() == run.first {
+            let count = run.count;
+            self.runs.remove(place);
+            self.runs[place - 1].count += count;
         }
-        if self.runs.len() == RUNS_MAX
-            && let Some(run) = self.runs.pop_front()
-        {
-            self.unknown_to = run.last();
-        }
-        self.runs.push_back(Run { first: id, count: 1 });
     }
 
     /// The newest event that is gone.
@@ -263,16 +357,18 @@ impl Lost {
         self.to
     }
 
-    /// What is gone of the events after one id and up to another.
+    /// What is gone of the events after one id and up to another. Losses of which it is not known
+    /// which they are count as one, where the newest of them was: a reader is told of them once,
+    /// as it passes that.
     pub(super) fn between(&self, after: EventId, upto: EventId) -> Option<Missed> {
         if self.to <= after {
             return None; // the common case, and a quick one
         }
         let until = self.runs.partition_point(|run| run.first <= upto);
         let newest = until.checked_sub(1).map(|place| self.runs[place].last().min(upto));
-        if after < self.unknown_to {
-            let to = newest.unwrap_or(self.unknown_to.min(upto));
-            return (to > after).then_some(Missed { count: None, to });
+        if after < self.unknown_to && upto >= self.unknown_to {
+            let to = newest.unwrap_or(self.unknown_to);
+            return Some(Missed { count: None, to });
         }
         let to = newest.filter(|to| *to > after)?;
         let from = self.runs.partition_point(|run| run.last() <= after);
@@ -297,7 +393,8 @@ mod tests {
 
     fn entry(n: u64) -> Entry {
         let frame = Event::new("x").frame(Some(&id(n)));
-        Entry { id: id(n), at: Duration::from_secs(n), frame, mark: None, private: None }
+        let at = Duration::from_secs(n);
+        Entry { id: id(n), at, frame, mark: None, private: None, presence: false }
     }
 
     fn push(ring: &mut Ring, n: u64, history: &History) {
@@ -321,6 +418,50 @@ mod tests {
             assert_eq!(ring.place_after(id(4)), 1);
             assert_eq!(ring.lost.between(id(0), id(9)), Some(missed(3, 3)));
         }
+    }
+
+    #[test]
+    fn presence_events_leave_from_between_published_ones() {
+        let history = History { events: 20, ..History::default() };
+        let mut ring = Ring::new(EventId::ZERO);
+        for n in 1..=100 {
+            ring.push(Entry { presence: n % 10 != 0, ..entry(n) });
+            ring.trim(Duration::from_secs(n), &history, |entry| assert!(entry.presence));
+        }
+        let kept: Vec<u64> = ring.entries().map(|entry| entry.id.n).collect();
+        assert!((10..=100).step_by(10).all(|n| kept.contains(&n)), "{kept:?}");
+        assert!((28..=30).contains(&kept.len()), "{kept:?}");
+        assert_eq!(ring.bytes(), ring.entries().map(|entry| entry.frame.len()).sum::<usize>());
+        for after in 0..=100 {
+            for upto in after..=100 {
+                let gone = (after + 1..=upto).filter(|n| !kept.contains(n)).count() as u64;
+                let found = ring.lost().between(id(after), id(upto));
+                assert_eq!(found.map_or(Some(0), |missed| missed.count), Some(gone));
+            }
+        }
+        for n in 101..=130 {
+            push(&mut ring, n, &history);
+        }
+        assert!(ring.entries().all(|entry| entry.id.n > 110), "the bound of the others holds");
+    }
+
+    #[test]
+    fn losses_in_any_order_are_runs_in_the_order_of_ids() {
+        let mut lost = Lost::below(EventId::ZERO);
+        for n in [5, 9, 7, 8, 1, 6, 3, 2, 20] {
+            lost.add(id(n), Duration::from_secs(n));
+        }
+        let runs: Vec<(u64, u64)> = lost.runs.iter().map(|run| (run.first.n, run.count)).collect();
+        assert_eq!(runs, [(1, 3), (5, 5), (20, 1)]);
+        assert_eq!((lost.to, lost.at), (id(20), Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn losses_that_are_not_known_are_told_once() {
+        let lost = Lost::below(id(8));
+        assert_eq!(lost.between(id(5), id(7)), None, "it is told as the reader passes 8");
+        assert_eq!(lost.between(id(7), id(8)), Some(Missed { count: None, to: id(8) }));
+        assert_eq!(lost.between(id(8), id(9)), None);
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Entered {
         let private = record.is_private().then(|| Arc::new(Private::of(&topics())));
         Self {
             channels: record.channels().cloned().collect(),
-            entry: Entry { id, at: *at, frame, mark, private },
+            entry: Entry { id, at: *at, frame, mark, private, presence: record.is_presence() },
             published: Published { id, subscribers: *subscribers, count: *count },
         }
     }

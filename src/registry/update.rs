@@ -56,7 +56,7 @@ impl Registry {
     /// Fails as [`publish_all`](Self::publish_all) does, and if there are too many
     /// topics.
     pub fn publish_update(&self, update: &Update<'_>) -> Result<Published, PublishError> {
-        let Update { topics, events, private, key } = *update;
+        let Update { topics, events, .. } = *update;
         topics.iter().try_for_each(|topic| channels::check_name(topic))?;
         if events.is_empty() || topics.is_empty() {
             return Err(PublishError::Nothing);
@@ -78,6 +78,17 @@ impl Registry {
             self.shared.counters.publish(events.len(), asked.elapsed());
             return Ok(published);
         }
+        self.publish_here(&Update { topics, ..*update }, false)
+    }
+
+    /// Publishes without a store, what has been checked. `presence` says whether the events
+    /// announce who comes or goes.
+    pub(super) fn publish_here(
+        &self,
+        update: &Update<'_>,
+        presence: bool,
+    ) -> Result<Published, PublishError> {
+        let Update { topics, events, private, key } = *update;
         let private = private.then(|| Arc::new(Private::of(topics)));
         let now = self.now();
         let mut guard = self.lock();
@@ -108,7 +119,8 @@ impl Registry {
             let visible = self.shared.options.ids.then_some(&newest as &dyn fmt::Display);
             let frame = event.frame(visible);
             let mark = own.map(|own| Box::new(Mark { own: Some(own.into()), key: None }));
-            let entry = Entry { id: newest, at: now, frame, mark, private: private.clone() };
+            let entry =
+                Entry { id: newest, at: now, frame, mark, private: private.clone(), presence };
             state.push(topics, entry, published);
         }
         for topic in topics {

@@ -53,7 +53,8 @@ pub(crate) struct Record {
     pub(crate) event: Event,
     /// The idempotency key of the batch that it is the last of.
     pub(crate) key: Option<Arc<str>>,
-    /// What its publisher was answered, to be answered again.
+    /// What its publisher was answered, to be answered again. A count of 0 is a presence event:
+    /// the server itself has published it, and nobody was answered.
     pub(crate) subscribers: usize,
     pub(crate) count: usize,
     /// `None`: it is of its channel alone, and for everybody.
@@ -82,6 +83,11 @@ impl Record {
     pub(crate) fn channels(&self) -> impl Iterator<Item = &Arc<str>> {
         let gone = self.reach.as_ref().map_or(&[][..], |reach| &reach.gone);
         self.topics().filter(|topic| !gone.contains(topic))
+    }
+
+    /// Whether it announces who comes or goes.
+    pub(crate) fn is_presence(&self) -> bool {
+        self.count == 0
     }
 
     pub(crate) fn is_private(&self) -> bool {

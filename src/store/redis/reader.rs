@@ -214,7 +214,7 @@ fn one(id: EventId, fields: &[Value]) -> Option<(u64, News)> {
         event,
         key: fields.get("k").map(|key| key.as_str().into()),
         subscribers: number("s").unwrap_or(0),
-        count: number("n").unwrap_or(1),
+        count: number("n").unwrap_or(0), // `common.lua` gives presence events none
         reach: (reach != Reach::default()).then(|| Arc::new(reach)),
     };
     Some((place, News::Event(id, record)))
