@@ -5,7 +5,9 @@ import { problemOf } from './raw.js';
 import { append, clip } from './log.js';
 import { said, say } from './words.js';
 
-export const CHAT = { route: chatRoute, types: ['userconnect', 'usermessage', 'userdisconnect', 'gap'] };
+export const CHAT = {
+  route: chatRoute, types: ['userconnect', 'usermessage', 'userdisconnect', 'gap'], onrefused: readWithoutName,
+};
 
 let name;
 
@@ -13,7 +15,15 @@ let name;
 // panels share the stream by its URL, so that has to stay the same.
 function chatRoute() {
   name ??= document.querySelector('#panel-i [data-role=username]').value.trim();
+  this.present = name !== '';
   return '/channels/chat' + (name && `?presence=${encodeURIComponent(name)}`);
+}
+
+// Presence needs what publishing needs. A page that may not publish reads the chat without a name.
+function readWithoutName(panel) {
+  if (!panel.present) return;
+  name = '';
+  panel.connect();
 }
 
 // The panel's form has `text`, `send`, an `answer`, and perhaps a `username`.

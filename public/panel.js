@@ -50,12 +50,14 @@ export class StreamPanel extends Panel {
   #bytes;
   #count = 0;
   #lostAt;
+  #opened;                                      // since connect()
 
-  // types: the named events it listens to, besides `message`. onconnect, onevent and onclose are the panel's own;
-  // `source` makes the source, where that is neither the browser's EventSource nor the bytes'.
-  constructor(id, { route, types = [], withCredentials = false, source, onconnect, onevent, onclose }) {
+  // types: the named events it listens to, besides `message`. onconnect, onevent and onclose are the panel's own, and
+  // onrefused, for a stream that never opened; `source` makes the source, where that is neither the browser's
+  // EventSource nor the bytes'.
+  constructor(id, { route, types = [], withCredentials = false, source, onconnect, onevent, onclose, onrefused }) {
     super(id, 'stream-controls');
-    Object.assign(this, { route, types, withCredentials, source, onconnect, onevent, onclose });
+    Object.assign(this, { route, types, withCredentials, source, onconnect, onevent, onclose, onrefused });
     this.#bytes = new ByteView(this.part('raw'));
     this.on('raw-toggle', 'change', () => {
       const raw = this.part('raw-toggle').checked;
@@ -71,6 +73,7 @@ export class StreamPanel extends Panel {
   connect() {
     if (this.#stream) return this.note('already');
     this.note();
+    this.#opened = false;
     this.part('last-id').textContent = '';
     let url;
     try {
@@ -104,12 +107,14 @@ export class StreamPanel extends Panel {
 
   reading(raw, readyState) {
     this.#show(raw);
+    this.#opened ||= readyState === 1;
     this.#bytes.restart();
     this.#lostAt = undefined;
     this.state(readyState);
   }
 
   opened() {
+    this.#opened = true;
     this.state(1);
     const waited = this.#lostAt && duration(performance.now() - this.#lostAt);
     this.#lostAt = undefined;
@@ -133,7 +138,9 @@ export class StreamPanel extends Panel {
     this.log('state', { type: 'error', words: [words, { reason: reason ? ` (${reason})` : '' }] });
     this.state(readyState);
     this.#bytes.restart();
-    if (readyState === CLOSED) this.#end();
+    if (readyState !== CLOSED) return;
+    this.#end();
+    if (!this.#opened) this.onrefused?.(this);
   }
 
   evicted(why) {

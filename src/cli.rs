@@ -118,7 +118,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIR", env = "THREADCAST_PUBLIC")]
     public: Option<PathBuf>,
 
-    /// Answer to this name too while bound to loopback; repeat it for more
+    /// Answer to this name too over loopback; repeat it for more
     #[arg(long, value_name = "NAME", env = "THREADCAST_HOST", value_delimiter = ',')]
     host: Vec<String>,
 

@@ -151,7 +151,9 @@ fn who_may_do_what() {
         (open, here, line("Host: localhost.evil.example:8844"), 421, 421),
         (both, here, line("Host: evil.example") + &bearer(SUBSCRIBE), 421, 421),
         (any, here, line("Host: evil.example"), 421, 421),
-        (everywhere, here, line("Host: box.example"), OK, OK),
+        // Over loopback it must be on every other address as well.
+        (everywhere, here, line("Host: box.example"), 421, 421),
+        (everywhere, here, line("Host: box.example\r\nOrigin: http://box.example"), 421, 421),
         // A page of another origin does not publish, whatever else it has.
         (open, here, line("Origin: http://localhost:8844"), OK, OK),
         (open, here, line("Origin: http://LOCALHOST:8844"), OK, OK),

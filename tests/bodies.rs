@@ -6,7 +6,7 @@ mod common;
 use std::net::Shutdown;
 
 use common::{CLOSED, OPEN, TestServer, check as check_request};
-use threadcast::{Config, Limits};
+use threadcast::{Config, Limits, Token};
 
 const MESSAGE: &str = r#"{"message":"hi"}"#;
 
@@ -158,9 +158,12 @@ fn a_body_that_will_be_refused_is_not_asked_for() {
 /// RFC 9110 §10.1.1: what an HTTP/1.0 client cannot understand is not sent to it.
 #[test]
 fn a_1_0_client_is_never_sent_an_interim_answer() {
-    let server = TestServer::start();
+    // HTTP/1.0 is not local, so publishing needs a token.
+    let publish_token = Some(Token::new("s3cret").expect("visible ASCII"));
+    let server = TestServer::with(Config { publish_token, ..Config::default() });
     let mut client = server.connect();
     client.send("POST /send-data HTTP/1.0\r\nContent-Type: application/json\r\n");
+    client.send("Authorization: Bearer s3cret\r\n");
     client.send("Expect: 100-continue\r\nContent-Length: 16\r\n\r\n");
     client.send(MESSAGE);
     client.check("it", 200, CLOSED);

@@ -164,10 +164,8 @@ fn a_message_sent_back_reaches_the_whole_chat() {
     let expected = r#"{"status":"success","receivedMessage":"Grüße, \"all\"\n你好"}"#;
     assert_eq!(answer.body, expected);
     let utf8 = "Content-Type: application/json; charset=utf-8\r\n";
-    let old = format!(
-        "POST /send-data HTTP/1.0\r\n{utf8}Content-Length: 16\r\n\r\n{{\"message\":\"hi\"}}"
-    );
-    assert_eq!(server.request(&old).body, r#"{"status":"success","receivedMessage":"hi"}"#);
+    let answer = server.post("/send-data", utf8, r#"{"message":"hi"}"#);
+    assert_eq!(answer.body, r#"{"status":"success","receivedMessage":"hi"}"#);
     for mut stream in listeners {
         stream.first_frame();
         for (username, text) in [("Ada", "Grüße, \"all\"\n你好"), ("guest", "hi")] {

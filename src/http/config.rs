@@ -28,8 +28,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// A folder to serve in place of the pages in the binary.
     pub public: Option<PathBuf>,
-    /// Names that a request's Host may have besides those of loopback, while
-    /// the server is bound to loopback.
+    /// Names that the Host of a request over loopback may have besides those of loopback.
+    /// They are answered, but a request for one is not local: a proxy sends it too.
     pub hosts: Vec<String>,
     /// How much each channel keeps.
     pub history: Histories,
@@ -48,9 +48,10 @@ pub struct Config {
     /// How many streams one address may have; in IPv6, 64 bits of it. Loopback may have
     /// any number.
     pub max_per_address: usize,
-    /// The proxies that are believed when they say whose a request is.
+    /// The proxies that are believed when they say whose a request is. Nothing that comes from
+    /// one is local.
     pub trusted_proxies: Vec<IpNet>,
-    /// What it takes to publish; without it, to be on this machine.
+    /// What it takes to publish; without it, only local requests may.
     pub publish_token: Option<Token>,
     /// What it takes to read; without it, nothing.
     pub subscribe_token: Option<Token>,

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
+use super::access::Locality;
 use super::refusal::Refusal;
 use super::request::{BodyLength, Request};
 use super::routes::{self, Reply};
 use super::streams::Stream;
-use super::{Alive, Shared, access, body, cors, listener};
+use super::{Alive, Shared, body, cors, listener};
 use crate::hangup::Watch;
 use crate::limits::{LAST_WORDS, LINGER_BYTES, LINGER_TIME};
 use crate::stream::Socket;
@@ -29,8 +30,8 @@ const READ_SIZE: usize = 4 * 1024;
 pub(crate) struct Exchange<'a> {
     pub(crate) server: &'a Arc<Shared>,
     pub(crate) peer: SocketAddr,
-    /// Whether the listener that took this connection is bound to loopback.
-    pub(crate) on_loopback: bool,
+    /// Where the request comes from.
+    pub(crate) locality: Locality,
     pub(crate) request: Box<Request>,
     inbound: &'a mut Inbound,
     body_is_read: bool,
@@ -168,7 +169,8 @@ fn answer(
 ) -> Next {
     let (keeps_alive, head_only) = (request.keeps_alive(), request.is_head());
     let body_is_read = matches!(request.body, BodyLength::None | BodyLength::Fixed(0));
-    let mut exchange = Exchange { server, peer, on_loopback, request, inbound, body_is_read };
+    let locality = Locality::of(&request, peer.ip(), on_loopback, &server.config);
+    let mut exchange = Exchange { server, peer, locality, request, inbound, body_is_read };
     let (mut reply, closes) = match handle(&mut exchange) {
         Ok(reply) => (reply, false),
         Err(refusal) => (Reply::Answer(refusal.answer()), refusal.closes),
@@ -188,7 +190,7 @@ fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
         let detail = "100-continue is the only expectation that can be met here";
         return Err(Refusal::new(417, detail));
     }
-    access::check_host(exchange)?;
+    exchange.locality.check_host()?;
     routes::route(exchange)
 }
 

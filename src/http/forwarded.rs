@@ -20,7 +20,8 @@ pub(super) fn client(request: &Request, peer: IpAddr, trusted: &[IpNet]) -> IpAd
     if is_trusted(peer, trusted) { behind(peer, request, trusted) } else { peer }
 }
 
-fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+/// Whether this is the address of a proxy that `--trusted-proxy` names.
+pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 

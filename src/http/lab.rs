@@ -13,7 +13,8 @@
 //! | `POST /lab/clients?count=N` | opens N local clients, `rate=10` events a second come to them |
 //! | `POST /lab/stuck` | opens one more, which reads nothing |
 //!
-//! Acting here takes what publishing takes.
+//! Every path and method here takes what publishing takes: a page of another origin could send a
+//! GET as well.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use serde_json::json;
+use tiny_http::Method;
 
 use super::Shared;
 use super::access::{Door, Publisher};
@@ -34,6 +36,7 @@ use super::refusal::Refusal;
 use super::routes::Reply;
 use crate::delivery::Delivery;
 use crate::event::Event;
+use crate::slow::Slow;
 
 /// The first part of every path of the lab.
 pub(super) const ROOT: &str = "lab";
@@ -133,18 +136,33 @@ pub(super) fn allowed(what: &str) -> Option<&'static str> {
     matches!(what, "drop" | "flood" | "delivery" | "clients" | "stuck").then_some("POST, OPTIONS")
 }
 
-/// `POST /lab/{what}`.
-pub(super) fn act(exchange: &Exchange<'_>, what: &str) -> Result<Reply, Refusal> {
+/// Answers a request to a path of the lab, which begins behind its first part.
+#[inline(never)] // or its frame would lie under every stream
+pub(super) fn answer(
+    exchange: &Exchange<'_>,
+    path: &[&str],
+    method: &Method,
+) -> Result<Reply, Refusal> {
     let publisher = Publisher::of(exchange, Door::Own)?;
     publisher.check_any(exchange)?;
-    match (what, &exchange.server.lab) {
-        ("drop", Some(lab)) => drop_streams(exchange, lab),
-        ("flood", Some(_)) => flood(exchange, &publisher),
-        ("delivery", Some(_)) => switch(exchange),
-        ("clients", Some(lab)) => open_clients(exchange, &lab.crowd),
-        ("stuck", Some(lab)) => stick(exchange, &lab.crowd),
+    match (path, method, &exchange.server.lab) {
+        (["drop"], Method::Post, Some(lab)) => drop_streams(exchange, lab),
+        (["flood"], Method::Post, Some(_)) => flood(exchange, &publisher),
+        (["delivery"], Method::Post, Some(_)) => switch(exchange),
+        (["clients"], Method::Post, Some(lab)) => open_clients(exchange, &lab.crowd),
+        (["stuck"], Method::Post, Some(lab)) => stick(exchange, &lab.crowd),
+        (["slow", how], Method::Get, Some(_)) => slow(exchange, how),
         _ => Ok(Reply::Answer(exchange.server.assets.not_found())),
     }
+}
+
+/// A handler that takes its time, on the connection's own thread.
+fn slow(exchange: &Exchange<'_>, how: &str) -> Result<Reply, Refusal> {
+    let Some(slow) = Slow::named(how) else {
+        return Ok(Reply::Answer(exchange.server.assets.not_found()));
+    };
+    let answer = slow.work().map_err(|error| Refusal::new(503, error.to_string()))?;
+    Ok(Reply::Answer(Answer::json(&answer)))
 }
 
 fn drop_streams(exchange: &Exchange<'_>, lab: &Lab) -> Result<Reply, Refusal> {

@@ -16,7 +16,6 @@ use super::{
     Config, Shared, channels, cors, lab, mercure, publish, session, status, streams, websocket,
 };
 use crate::recipes::{self, Recipe};
-use crate::slow::Slow;
 
 /// The channel of the articles' chat.
 const CHAT: &str = "chat";
@@ -121,11 +120,8 @@ fn dispatch(
                 }
             }
         }
-        ([lab::ROOT, what], Method::Post) if exchange.server.lab.is_some() => {
-            lab::act(exchange, what)
-        }
-        ([lab::ROOT, "slow", how], Method::Get) if exchange.server.lab.is_some() => {
-            slow(how, exchange)
+        ([lab::ROOT, what @ ..], _) if exchange.server.lab.is_some() && !what.is_empty() => {
+            lab::answer(exchange, what, method)
         }
         (["healthz"], _) => Ok(Reply::Answer(Answer::text("ok\n"))),
         (["readyz"], _) => Ok(Reply::Answer(status::ready(exchange.server))),
@@ -141,17 +137,7 @@ fn dispatch(
     }
 }
 
-/// A handler that takes its time, on the connection's own thread.
 #[inline(never)] // or its frame would lie under every stream
-fn slow(how: &str, exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
-    let Some(slow) = Slow::named(how) else {
-        return Ok(Reply::Answer(exchange.server.assets.not_found()));
-    };
-    let answer = slow.work().map_err(|error| Refusal::new(503, error.to_string()))?;
-    Ok(Reply::Answer(Answer::json(&answer)))
-}
-
-#[inline(never)] // as above
 fn page(exchange: &Exchange<'_>, parts: &[&str], method: &Method) -> Result<Reply, Refusal> {
     let assets = &exchange.server.assets;
     match assets.get(&exchange.request) {

@@ -19,6 +19,7 @@ const LONGEST: usize = 4_000;
 /// `POST /session` with the bearer token sets the cookie. Scripts cannot read
 /// it, and it is sent with requests of our own pages alone.
 pub(super) fn open(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+    exchange.locality.check_origin()?;
     let config = &exchange.server.config;
     if config.subscribe_token.is_none() && config.subscribe_key.is_none() {
         let detail = "no session is needed: the server was started without --subscribe-token \

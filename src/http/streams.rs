@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
-use super::access::Reader;
+use super::access::{Door, Publisher, Reader};
 use super::answer::{Headers, stream_head};
 use super::connection::Exchange;
 use super::cursor::last_event_id;
@@ -59,9 +59,9 @@ pub(super) fn channels(
     channels: &Channels,
     reader: &Reader,
 ) -> Result<Reply, Refusal> {
+    let presence = presence(exchange, channels, reader)?;
     let place = admit(exchange)?;
-    check_reserved(exchange, channels)?;
-    let subscription = present(exchange, subscribe(exchange, channels, reader)?)?;
+    let subscription = subscribe(exchange, channels, reader, presence)?;
     let first = [first_frame(&exchange.request, &subscription)];
     let opening = opening(exchange, &first, Headers::new());
     if exchange.request.is_head() {
@@ -70,42 +70,53 @@ pub(super) fn channels(
     Ok(reply(exchange, live(exchange, opening, subscription, reader), place, None))
 }
 
-/// Joins the channels from where the request says.
+/// Joins the channels from where the request says, announced under a name if there is one.
 #[inline(never)] // or the stream would be made on its frame; in a box, for copies are stack: a page more
 fn subscribe(
     exchange: &Exchange<'_>,
     channels: &Channels,
     reader: &Reader,
+    presence: Option<String>,
 ) -> Result<Box<Subscription>, Refusal> {
     let start = start(&exchange.request)?;
     let hub: &Registry = &exchange.server.hub;
     let subscription = match reader.readable() {
         Readable::Public => hub.subscribe(channels, &start),
         readable => subscribe_by_right(hub, channels, readable, &start),
-    };
-    Ok(Box::new(subscription?))
+    }?;
+    Ok(Box::new(match presence {
+        Some(name) => subscription.present_as(&name),
+        None => subscription,
+    }))
 }
 
-/// Fails if somebody were to be told of on the hub's own topics.
-fn check_reserved(exchange: &Exchange<'_>, channels: &Channels) -> Result<(), Refusal> {
-    let tells = exchange.request.query("presence").is_some();
-    if tells && exchange.server.config.mercure.is_on() && channels.names().any(is_reserved) {
-        let detail = "nobody is told of on the hub's own topics; leave out presence";
+/// The name that the request is to be announced under, if it asks for that.
+///
+/// An announcement is an event that all subscribers get, and a GET can come from any page: it
+/// needs what publishing needs. A JWT that names the person is enough where it may read.
+#[inline(never)] // as above
+fn presence(
+    exchange: &Exchange<'_>,
+    channels: &Channels,
+    reader: &Reader,
+) -> Result<Option<String>, Refusal> {
+    let Some(name) = exchange.request.query("presence") else { return Ok(None) };
+    check_presence(&name)?;
+    if exchange.server.config.mercure.is_on() && channels.names().any(is_reserved) {
+        let detail = "presence is not available on reserved topics; remove ?presence=";
         return Err(Refusal::new(403, detail));
     }
-    Ok(())
-}
-
-/// Tells the channels who is there, if the request says it.
-#[inline(never)] // as above
-fn present(
-    exchange: &Exchange<'_>,
-    subscription: Box<Subscription>,
-) -> Result<Box<Subscription>, Refusal> {
-    let name = exchange.request.query("presence").filter(|_| !exchange.request.is_head());
-    let Some(name) = name else { return Ok(subscription) };
-    check_presence(&name)?;
-    Ok(Box::new(subscription.present_as(&name)))
+    exchange.locality.check_page()?;
+    if !reader.is_of(&name, channels.names()) {
+        let publisher = Publisher::of(exchange, Door::Own);
+        let may_publish = publisher.and_then(|it| it.check(exchange, channels.names()));
+        may_publish.map_err(|_| {
+            let detail = "presence needs what publishing to these channels needs, or a JWT that \
+                          may read them and whose sub is the name; remove ?presence= to read only";
+            Refusal::new(403, detail)
+        })?;
+    }
+    Ok(Some(name).filter(|_| !exchange.request.is_head()))
 }
 
 #[inline(never)] // most readers have no token

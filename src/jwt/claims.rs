@@ -29,6 +29,8 @@ pub(crate) struct Rights {
     pub(crate) subscribe: Arc<[Matcher]>,
     /// What its issuer attaches to its subscriptions, and to which.
     pub(crate) payloads: Vec<(Vec<Matcher>, Value)>,
+    /// The person or program that it is about (`sub`, RFC 7519 §4.1.2).
+    pub(crate) subject: Option<Box<str>>,
 }
 
 impl Rights {
@@ -42,7 +44,8 @@ impl Rights {
             }
         }
         let Gathered { publish, subscribe, payloads, .. } = gathered;
-        Ok(Self { publish: publish.into(), subscribe: subscribe.into(), payloads })
+        let subject = claims["sub"].as_str().map(Box::from);
+        Ok(Self { publish: publish.into(), subscribe: subscribe.into(), payloads, subject })
     }
 
     /// What is attached to the subscription of this matcher: the first that fits.

@@ -4,7 +4,7 @@ use super::common::{PATIENCE, Stream, TestServer, wait_until};
 use super::server::Redis;
 use serde_json::{Value, json};
 use std::time::Duration;
-use threadcast::{Channels, Config, Limits, Start};
+use threadcast::{Channels, Config, Histories, History, Limits, Start};
 
 fn present(node: &TestServer) -> Value {
     node.get("/channels/chat/subscribers").json()
@@ -147,4 +147,30 @@ fn a_redis_that_comes_back_without_a_name_is_told_it_again() {
     redis.again();
     assert_eq!(told(&mut watch), told_as("userconnect", "ada"));
     assert_eq!(redis.ask::<Vec<String>>(&["SMEMBERS", &names]), ["chat\0ada"]);
+}
+
+#[test]
+fn presence_evicts_no_published_events_on_any_node() {
+    let Some(redis) = Redis::start() else { return };
+    let small = History { events: 5, ..History::default() };
+    let config = || Config { history: Histories::default().with("chat", small), ..redis.node() };
+    let [here, there] = [(); 2].map(|()| TestServer::with(config()));
+    let numbers = ["0", "1", "2", "3", "4"];
+    for number in numbers {
+        assert_eq!(here.post("/channels/chat", "", number).status, 200);
+    }
+    let mut watch = Stream::of(&there, "/channels/chat?since=all", "");
+    numbers.iter().for_each(|number| assert_eq!(told(&mut watch), told_as("", number)));
+    for _ in 0..20 {
+        let guest = Stream::of(&here, "/channels/chat?presence=ada", "");
+        assert_eq!(told(&mut watch), told_as("userconnect", "ada"));
+        drop(guest);
+        assert_eq!(told(&mut watch), told_as("userdisconnect", "ada"));
+    }
+    // A node that is started now reads the log anew.
+    for node in [&here, &there, &TestServer::with(config())] {
+        let mut all = Stream::of(node, "/channels/chat?since=all", "");
+        numbers.iter().for_each(|number| assert_eq!(told(&mut all), told_as("", number)));
+        assert_eq!(told(&mut all).1, "ada");
+    }
 }

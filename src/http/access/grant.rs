@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::challenge::{insufficient, invalid, missing};
+use super::local::{is_foreign, origin_of};
 use super::presented::{self, By, Door, Presented};
-use super::{is_foreign, origin_of};
 use crate::http::Config;
 use crate::http::connection::Exchange;
 use crate::http::mercure::is_reserved;
@@ -104,6 +104,16 @@ impl Reader {
         }
     }
 
+    /// Whether its token is a JWT about this person (`sub`) that may read each of these topics.
+    pub(in crate::http) fn is_of<'a>(
+        &self,
+        name: &str,
+        mut topics: impl Iterator<Item = &'a str>,
+    ) -> bool {
+        let Some(rights) = self.rights() else { return false };
+        rights.subject.as_deref() == Some(name) && topics.all(|topic| any(&rights.subscribe, topic))
+    }
+
     /// Fails unless he may hear of every channel there is: where updates are private, so are
     /// their topics' names.
     #[inline(never)] // as above
@@ -144,19 +154,15 @@ pub(in crate::http) enum Publisher {
 }
 
 impl Publisher {
-    /// The publisher that this request is of. Pages of another origin are none, and,
-    /// without a token, nobody but loopback is and whatever came through a proxy (whose
-    /// loopback address says nothing). With a token everybody needs it.
+    /// The publisher that this request is of. A page of another origin is none. Without a token
+    /// a request must be local (see [`Locality`](super::Locality)); with one everybody needs it.
     #[inline(never)] // as above
     pub(in crate::http) fn of(exchange: &Exchange<'_>, door: Door) -> Result<Self, Refusal> {
         let (request, config) = (&exchange.request, &exchange.server.config);
-        if super::is_foreign_origin(request) && !config.cors_origins.names(request) {
-            let detail = "a page of another origin must not publish here; --cors-origin lets one";
-            return Err(Refusal::new(403, detail));
-        }
+        exchange.locality.check_origin()?;
         let lock = Lock::new(config.publish_token.as_ref(), config.publish_key.as_ref());
         let Some(lock) = lock else {
-            return super::check_nearness(exchange).map(|()| Self::All);
+            return exchange.locality.check_local().map(|()| Self::All);
         };
         // A session is for reading: its cookie publishes nothing.
         let presented = presented::token(request, door)?;
