@@ -209,11 +209,15 @@ impl Running {
 
     /// A client that speaks this version of HTTP. The certificate is nobody's.
     fn curl(&self, version: &str, path: &str) -> Command {
+        self.curl_to(NAME, version, path)
+    }
+
+    fn curl_to(&self, host: &str, version: &str, path: &str) -> Command {
         let port = self.front.port();
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--insecure", "--no-buffer", "--max-time", "60", "--noproxy", "*"])
             .args(["--resolve", &format!("{NAME}:{port}:127.0.0.1"), version])
-            .args(["--header", &format!("Host: {NAME}")]) // as from port 443
+            .args(["--header", &format!("Host: {host}")]) // as from port 443
             .arg(format!("{}://{NAME}:{port}{path}", self.scheme))
             .stdin(Stdio::null());
         curl
@@ -221,8 +225,16 @@ impl Running {
 
     /// The status that a publisher gets, and the version of HTTP in which it does.
     fn publish(&self, version: &str, path: &str, headers: &[&str]) -> String {
-        let mut curl = self.curl(version, path);
-        let body = r#"{"message":"x","username":"a stranger"}"#;
+        self.publish_to(NAME, version, path, headers)
+    }
+
+    /// The same, to this Host.
+    fn publish_to(&self, host: &str, version: &str, path: &str, headers: &[&str]) -> String {
+        let mut curl = self.curl_to(host, version, path);
+        let body = match path {
+            "/send-data" => r#"{"message":"x","username":"a stranger"}"#,
+            _ => r#"{"data":"x"}"#,
+        };
         curl.args(["--output", "/dev/null", "--write-out", "%{http_code} %{http_version}"])
             .args(["--data", body, "--header", "Content-Type: application/json"])
             .args(headers.iter().flat_map(|header| ["--header", header]));
@@ -383,4 +395,74 @@ fn haproxy_without_tls_passes_streams_on_if_told_that_each_piece_counts() {
 #[test]
 fn apache_passes_streams_on() {
     check(&APACHE, &APACHE.site(), "https");
+}
+
+/// A stranger's requests through a proxy to servers without a token, with the public Host and with
+/// `Host: localhost`: they change nothing. Where the proxy `looks_local` they do with the latter,
+/// unless `--trusted-proxy` names it.
+fn check_without_token(proxy: &Proxy, site: &str, looks_local: bool) {
+    let named = || vec![NAME.to_owned()];
+    let trusted = || vec!["127.0.0.1/32".parse().expect("a network")];
+    for (hosts, trusted_proxies) in
+        [(vec![], vec![]), (named(), vec![]), (vec![], trusted()), (named(), trusted())]
+    {
+        let passes = looks_local && trusted_proxies.is_empty();
+        let server = TestServer::with(Config { hosts, trusted_proxies, ..Config::default() });
+        let Some(running) = proxy.start(site, "https", server.addr) else { return };
+        for (version, number) in [("--http2", "2"), ("--http1.1", "1.1")] {
+            for path in ["/channels/chat", "/send-data"] {
+                let by = format!("{path} by {}, {number}", proxy.name);
+                let answer = running.publish(version, path, &[]);
+                assert!(
+                    ["403", "421"].map(|it| format!("{it} {number}")).contains(&answer),
+                    "{by}"
+                );
+                let before = server.registry.last_id();
+                let answer = running.publish_to("localhost", version, path, &[]);
+                assert_eq!(server.registry.last_id() > before, passes, "{by}: {answer}");
+            }
+            for host in [NAME, "localhost"] {
+                let mut presence = running.curl_to(host, version, "/channels/chat?presence=eve");
+                presence.args(["--head", "--output", "/dev/null", "--write-out", "%{http_code}"]);
+                let status = presence.output().expect("curl is here").stdout;
+                let refused = [&b"403"[..], b"421"].contains(&&*status);
+                let is_ours = host == NAME || proxy.name != CADDY.name; // it has no such site
+                assert!(!is_ours || refused != (passes && host != NAME), "{host}: {status:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_token_nginx_publishes_for_nobody() {
+    check_without_token(&NGINX, &NGINX.site(), false);
+    let site = NGINX.site();
+    let bare: String = site.lines().filter(|line| !line.contains("proxy_set_header")).collect();
+    check_without_token(&NGINX, &bare, false);
+}
+
+#[test]
+fn without_a_token_caddy_publishes_for_nobody() {
+    check_without_token(&CADDY, &CADDY.site(), false);
+}
+
+#[test]
+fn without_a_token_haproxy_publishes_for_nobody() {
+    check_without_token(&HAPROXY, &HAPROXY.site(), false);
+}
+
+/// The limit that docs/deploy.md states: nothing tells this proxy from a program on this machine,
+/// but that `--trusted-proxy` names it.
+#[test]
+fn haproxy_that_adds_no_header_looks_local() {
+    let (site, forwards) = (HAPROXY.site(), "    option forwardfor\n");
+    assert!(site.contains(forwards), "{site}");
+    check_without_token(&HAPROXY, &site.replace(forwards, ""), true);
+}
+
+#[test]
+fn without_a_token_apache_publishes_for_nobody() {
+    check_without_token(&APACHE, &APACHE.site(), false);
+    let site = APACHE.site().replace("    ProxyPreserveHost on\n", "");
+    check_without_token(&APACHE, &site, false);
 }
