@@ -51,16 +51,16 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// How the log is to be written; the client side's is for people.
-    pub(crate) fn log_format(&self) -> Format {
+    /// How the server's log is to be written. The other commands have none of their own.
+    pub(crate) fn log_format(&self) -> Option<Format> {
         match self {
-            Self::Serve(serve) => serve.log_format,
+            Self::Serve(serve) => Some(serve.log_format),
             Self::Publish(_)
             | Self::Listen(_)
             | Self::Store(_)
             | Self::Token(_)
             | Self::Doctor(_)
-            | Self::Lab(_) => Format::Text,
+            | Self::Lab(_) => None,
         }
     }
 }

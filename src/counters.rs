@@ -3,12 +3,29 @@
 //! All of it is atomics (a histogram has a lock of its own), and the delivering
 //! thread counts once for each batch, never for each client.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+/// Lines that the process's log has dropped. A process has one log, whatever servers run in it.
+static LOG_LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Counts a line that this program's log had to drop.
+///
+/// `/status` and `/metrics` report the count. It is for a logger that drops lines rather than
+/// let a thread wait for the log's reader.
+pub fn count_dropped_log_line() {
+    LOG_LINES_DROPPED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How many lines of its log this program has dropped.
+pub fn dropped_log_lines() -> u64 {
+    LOG_LINES_DROPPED.load(Ordering::Relaxed)
+}
 
 /// One label and its value.
 pub(crate) type Label = [(&'static str, &'static str); 1];
@@ -127,6 +144,10 @@ impl Counters {
         page.register("delivery_lag_seconds", help, self.lag.clone());
         let help = "From a peer's hang-up being seen to its thread and descriptor being free";
         page.register("hang_up_seconds", help, self.hang_ups.clone());
+        let dropped: Counter = Counter::default();
+        dropped.inc_by(dropped_log_lines());
+        let help = "Lines of the log that were dropped because nothing took them";
+        page.register("log_lines_dropped", help, dropped);
     }
 }
 

@@ -1,16 +1,15 @@
-//! Arguments → command → exit code. The only file that prints.
+//! Arguments → command → exit code.
 //!
 //! Exit codes: 0 asked to stop, 1 could not start or go on, 2 wrong arguments.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // this is the file that prints
-
 mod cli;
 mod logging;
+mod serve;
 
 use std::env;
 use std::error::Error;
+use std::fmt::Display;
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,106 +18,67 @@ use std::time::Duration;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use listenfd::ListenFd;
-use sd_notify::NotifyState;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use threadcast::client::{ClientError, ListenOptions, Listener, Publisher};
+use threadcast::client::{ClientError, ListenOptions, Listener, Publisher, Stop};
 use threadcast::jwt::DraftError;
 use threadcast::lab::{self, LabError};
 use threadcast::store::{ChannelStats, Stats};
-use threadcast::{Ceiling, Config, Handle, Server, StartError, StoreError, StoreProblem};
+use threadcast::{Ceiling, StartError, StoreError, StoreProblem};
 
 use crate::cli::{Cli, Command, Lab, MakeToken, Publish, Store};
+use crate::logging::Log;
 
 /// How long a client that was asked to stop may take to finish what it is writing.
 const GRACE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let command = Cli::parse().command();
-    logging::start(command.log_format());
+    let log = match command.log_format() {
+        Some(format) => Log::queued(format),
+        None => Ok(Log::direct()),
+    };
+    let log = match log {
+        Ok(log) => log,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "threadcast: {}", StartError::Spawn(error));
+            return ExitCode::FAILURE;
+        }
+    };
     let outcome = match command {
-        Command::Serve(options) => serve((*options).into()),
+        Command::Serve(options) => serve::run((*options).into()),
         Command::Publish(options) => publish(options),
         Command::Listen(options) => listen(options.into()),
         Command::Store(look) => store(look),
         Command::Token(wish) => token(wish),
-        Command::Doctor(options) => {
-            println!("{}", Ceiling::of_a_server(options.delivery(), 1));
-            Ok(())
-        }
+        Command::Doctor(options) => say(&Ceiling::of_a_server(options.delivery(), 1)),
         Command::Lab(options) => lab(options),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("threadcast: {error}");
-            let ours = matches!(error.downcast_ref(), Some(ClientError::Data { .. }));
-            if ours || error.is::<LabError>() || error.is::<DraftError>() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::FAILURE
-            }
-        }
+    let code = outcome.map_or_else(|error| failure(&*error, &log), |()| ExitCode::SUCCESS);
+    log.flush();
+    code
+}
+
+/// Says why a command failed, and finds its exit code.
+fn failure(error: &(dyn Error + 'static), log: &Log) -> ExitCode {
+    let kind = error.downcast_ref().map(io::Error::kind);
+    if kind == Some(io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS; // the reader of the output has enough, as `head` has
+    }
+    log.complain(error);
+    let is_data = matches!(error.downcast_ref(), Some(ClientError::Data { .. }));
+    if is_data || error.is::<LabError>() || error.is::<DraftError>() {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
     }
 }
 
-fn serve(config: Config) -> Result<(), Box<dyn Error>> {
-    threadcast::raise_own_limits();
-    let config = Config { lab_program: env::current_exe().ok(), ..config };
-    let server = match inherited()? {
-        none if none.is_empty() => Server::bind(config)?,
-        listeners => Server::on(listeners, config)?,
-    };
-    // Before anybody is told that it is there to be stopped.
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    for addr in server.addresses() {
-        println!("threadcast is listening on http://{addr}/");
-    }
-    let handle = server.handle();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut signals = signals.forever();
-        signals.next();
-        log::info!("asked to stop; once more stops at once");
-        tell_systemd(NotifyState::Stopping);
-        handle.shutdown();
-        signals.next();
-        process::exit(0);
-    })?;
-    if let Some(every) = sd_notify::watchdog_enabled() {
-        let handle = server.handle();
-        thread::Builder::new().name("watchdog".into()).spawn(move || watch(&handle, every / 3))?;
-    }
-    tell_systemd(NotifyState::Ready);
-    server.run()?;
-    log::info!("stopped");
-    Ok(())
-}
-
-/// The listeners that systemd holds for us, if it does.
-fn inherited() -> Result<Vec<TcpListener>, StartError> {
-    let mut passed = ListenFd::from_env();
-    let listeners =
-        (0..passed.len()).map(|n| passed.take_tcp_listener(n).map_err(StartError::Inherit));
-    listeners.filter_map(Result::transpose).collect()
-}
-
-fn tell_systemd(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        log::warn!("cannot tell systemd how we are: {error}");
-    }
-}
-
-/// Tells systemd that we are well for as long as we are. It starts us anew if not.
-fn watch(handle: &Handle, every: Duration) {
-    loop {
-        if handle.answers(every) {
-            tell_systemd(NotifyState::Watchdog);
-        } else {
-            log::error!("the deliverer does not answer");
-        }
-        thread::sleep(every);
-    }
+/// Prints a line. `println!` would panic where nothing takes it.
+fn say(line: &dyn Display) -> Result<(), Box<dyn Error>> {
+    Ok(writeln!(io::stdout(), "{line}")?)
 }
 
 fn publish(mut options: Publish) -> Result<(), Box<dyn Error>> {
@@ -181,18 +141,43 @@ fn print(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
 
 fn listen(options: ListenOptions) -> Result<(), Box<dyn Error>> {
     let listener = Listener::new(options);
-    let stop = listener.stopper();
+    let (stop, reader_gone) = (listener.stopper(), listener.stopper());
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         signals.forever().next();
-        stop.stop();
-        // What neither a doorbell nor a shut socket ends: looking a name up, or an
-        // output that nobody takes.
-        thread::sleep(GRACE);
-        process::exit(0);
+        end(stop);
+    })?;
+    thread::Builder::new().name("reader-gone".into()).spawn(move || {
+        wait_for_reader_to_leave();
+        end(reader_gone);
     })?;
     listener.run(&mut io::stdout(), &mut io::stderr())?;
     Ok(())
+}
+
+/// Ends `listen`, and the process where that does not.
+fn end(listener: Stop) {
+    listener.stop();
+    // What neither a doorbell nor a shut socket ends: looking a name up, or an
+    // output that nobody takes.
+    thread::sleep(GRACE);
+    process::exit(0);
+}
+
+/// Returns once what reads standard output has closed it: of a pipe the kernel reports that
+/// without a write. On a file it waits for ever.
+fn wait_for_reader_to_leave() {
+    let stdout = io::stdout();
+    loop {
+        let mut out = [PollFd::new(&stdout, PollFlags::empty())];
+        match poll(&mut out, None) {
+            Ok(_) if out[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => return,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => loop {
+                thread::park(); // then a write reports it
+            },
+        }
+    }
 }
 
 fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
@@ -219,9 +204,9 @@ fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
         bar.set_position(progress.done.as_secs());
     })?;
     bar.finish_and_clear();
-    println!("{}", lab::report::text(&results));
+    say(&lab::report::text(&results))?;
     if let Some(folder) = &options.out {
-        println!("{}", lab::report::write(&results, folder)?.display());
+        say(&lab::report::write(&results, folder)?.display())?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::{Shared, crowd};
 use crate::ceiling::{Bound, Ceiling};
-use crate::counters::Label;
+use crate::counters::{Label, dropped_log_lines};
 use crate::event::Event;
 use crate::process::{self, Group, Process, thread_time};
 
@@ -56,6 +56,7 @@ fn look(server: &Shared) -> Value {
         "events_in": counters.published.get(),
         "events_out": counters.delivered.get(),
         "bytes_out": counters.sent_bytes.get(),
+        "log_lines_dropped": dropped_log_lines(),
         "ceiling": ceiling.clients(),
         "binds": ceiling.binding().name,
         "raise": ceiling.binding().raise,
