@@ -76,7 +76,8 @@ fn inherited() -> Result<Vec<TcpListener>, StartError> {
 fn announce(server: &Server) -> io::Result<()> {
     let addresses = server.addresses();
     thread::Builder::new().name("announce".into()).spawn(move || {
-        let lines = addresses.iter().map(|addr| format!("threadcast is listening on http://{addr}/\n"));
+        let lines =
+            addresses.iter().map(|addr| format!("threadcast is listening on http://{addr}/\n"));
         let _ = io::stdout().write_all(lines.collect::<String>().as_bytes());
     })?;
     Ok(())

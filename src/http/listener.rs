@@ -25,6 +25,7 @@ use crate::counters::SYSTEM;
 use crate::limits::{
     BACKLOG, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, Limits, NOTSENT_LOWAT, STACK, TCP_USER_TIMEOUT,
 };
+use crate::process::check_address_space;
 
 /// How long to wait after an error that only time can cure.
 const BACK_OFF: Duration = Duration::from_millis(20);
@@ -164,6 +165,7 @@ pub(super) fn spawn(
     peer: SocketAddr,
     life: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
+    check_address_space(STACK)?;
     let name = format!("sse-{}", peer.port());
     thread::Builder::new().name(name).stack_size(STACK).spawn(life)
 }

@@ -1,5 +1,6 @@
 //! What this process is using, as the kernel says.
 
+mod address_space;
 mod machine;
 mod threads;
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+pub(crate) use self::address_space::check_address_space;
 pub use self::machine::{Machine, machine};
 pub(crate) use self::machine::{kilobytes_after, malformed, number_after};
 pub(crate) use self::threads::{Group, groups};

@@ -1,1 +1,211 @@
-//! TODO
+//! A log that nobody reads costs lines of the log, and nothing else.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::common::{Answer, PATIENCE, Process, wait_until};
+
+/// Streams that end: with the names they have, several times what a pipe and the queue hold.
+const STREAMS: usize = 1_800;
+
+/// A pipe with a name, open for reading so that a server can open it too.
+struct Pipe {
+    path: PathBuf,
+    end: File,
+}
+
+impl Pipe {
+    fn new(name: &str) -> Self {
+        let name = format!("threadcast-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let made = Command::new("mkfifo").arg(&path).status().expect("there is a mkfifo");
+        assert!(made.success());
+        let end = OpenOptions::new().read(true).write(true).open(&path).expect("ours");
+        Self { path, end }
+    }
+
+    /// The words of shell that make it a program's standard error.
+    fn as_stderr(&self) -> String {
+        format!("exec 2>'{}'; exec", self.path.display())
+    }
+
+    /// The lines that are in it, and those that come, until one of them contains `last`.
+    fn lines_until(&self, last: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        for line in BufReader::new(&self.end).lines() {
+            let line = line.expect("UTF-8");
+            let is_last = line.contains(last);
+            lines.push(line);
+            if is_last {
+                break;
+            }
+        }
+        lines
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn dropped(server: &Process) -> u64 {
+    let Answer { body, .. } = server.get("/metrics");
+    let line =
+        body.lines().find_map(|line| line.strip_prefix("threadcast_log_lines_dropped_total "));
+    line.and_then(|count| count.parse().ok()).expect("a counter")
+}
+
+/// Opens streams and ends them, each a line of the JSON log.
+fn end_streams(server: &Process, count: usize) {
+    let target = format!("/channels/{}", "x".repeat(900));
+    for _ in 0..count {
+        drop(server.stream(&target));
+    }
+}
+
+#[test]
+fn an_unread_log_stops_neither_answers_nor_the_drain() {
+    let pipe = Pipe::new("unread-log");
+    let mut server = Process::shell(&pipe.as_stderr(), "--log-format json --drain 5s");
+    end_streams(&server, STREAMS);
+    wait_until(PATIENCE, "lines are dropped", || dropped(&server) > 0);
+    wait_until(PATIENCE, "the streams are gone", || {
+        server.get("/status").json()["clients"].as_u64() == Some(0)
+    });
+    assert_eq!(server.get("/readyz").status, 200);
+    let told = server.get("/status").json()["log_lines_dropped"].as_u64();
+    assert!(told.is_some_and(|told| told > 0), "{told:?}");
+    server.signal("TERM");
+    let asked = Instant::now();
+    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    assert!(asked.elapsed() < PATIENCE, "{:?}", asked.elapsed());
+}
+
+#[test]
+fn a_second_signal_exits_though_nobody_reads_the_log() {
+    let pipe = Pipe::new("second-signal");
+    let mut server = Process::shell(&pipe.as_stderr(), "--log-format json --drain 1h");
+    end_streams(&server, STREAMS);
+    wait_until(PATIENCE, "lines are dropped", || dropped(&server) > 0);
+    let stream = server.stream("/channels/a");
+    server.signal("TERM");
+    wait_until(PATIENCE, "it drains", || server.get("/readyz").status == 503);
+    server.signal("TERM");
+    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    drop(stream);
+}
+
+#[test]
+fn dropped_log_lines_are_reported_when_the_log_is_read_again() {
+    let pipe = Pipe::new("read-again");
+    let server = Process::shell(&pipe.as_stderr(), "--log-format json");
+    end_streams(&server, STREAMS);
+    wait_until(PATIENCE, "lines are dropped", || dropped(&server) > 0);
+    let lines = pipe.lines_until("log lines dropped: the log's reader was too slow");
+    let objects = lines.iter().map(|line| serde_json::from_str::<serde_json::Value>(line));
+    assert!(objects.clone().all(|object| object.is_ok()), "no line is torn");
+    assert!(objects.count() > 100, "what was queued is written");
+    // And the log goes on.
+    server.signal("HUP");
+    pipe.lines_until("SIGHUP ignored");
+}
+
+#[test]
+fn a_closed_or_full_standard_error_costs_only_log_lines() {
+    for stderr in ["2>&-", "2>/dev/full", "2> >(true)"] {
+        let before = format!("exec bash -c 'exec \"$0\" \"$@\" {stderr}'");
+        let mut server = Process::shell(&before, "--log-format json");
+        end_streams(&server, 20);
+        wait_until(PATIENCE, "the streams are gone", || {
+            server.get("/status").json()["clients"].as_u64() == Some(0)
+        });
+        if stderr != "2>&-" {
+            wait_until(PATIENCE, "lines are counted", || dropped(&server) > 0);
+        }
+        let counted = dropped(&server);
+        assert_eq!(server.get("/healthz").status, 200);
+        assert_eq!(dropped(&server), counted, "{stderr}: a drop is not the cause of another");
+        server.signal("TERM");
+        assert_eq!(server.child.wait().expect("it is our child").code(), Some(0), "{stderr}");
+    }
+}
+
+#[test]
+fn a_long_request_makes_a_log_line_within_its_bound() {
+    let pipe = Pipe::new("long-line");
+    let server = Process::shell(&pipe.as_stderr(), "--log-format json");
+    // A name is at most 1,024 bytes; a query is not.
+    let channels: String = (0..10).map(|n| format!("&channel={n}{}", "%01".repeat(300))).collect();
+    let mut client = server.connect();
+    client.send(&format!("GET /channels?x{channels} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    client.head();
+    drop(client);
+    server.signal("HUP");
+    let lines = pipe.lines_until("SIGHUP ignored");
+    assert!(lines.iter().all(|line| line.len() < 8 * 1024), "{lines:?}");
+}
+
+#[test]
+fn a_server_starts_though_standard_output_is_closed_or_full() {
+    for stdout in ["1>&-", "1>/dev/full", "1> >(exec sleep 60)"] {
+        let pipe = Pipe::new("no-stdout");
+        let script =
+            format!("exec \"$0\" --listen 127.0.0.1:0 {stdout} 2>'{}'", pipe.path.display());
+        let mut child = Command::new("bash")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_threadcast")])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("there is a bash");
+        pipe.lines_until("up to ");
+        // A first SIGTERM before it is handled would end it otherwise than with 0.
+        let status = PathBuf::from(format!("/proc/{}/status", child.id()));
+        wait_until(PATIENCE, "it handles SIGTERM", || {
+            let status = fs::read_to_string(&status).expect("it runs");
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"));
+            let caught = caught.and_then(|mask| u64::from_str_radix(mask, 16).ok());
+            caught.is_some_and(|mask| mask & (1 << 14) != 0)
+        });
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        pipe.lines_until("draining (SIGTERM)");
+        assert_eq!(child.wait().expect("it is our child").code(), Some(0), "{stdout}");
+    }
+}
+
+#[test]
+fn commands_end_quietly_when_their_output_is_closed() {
+    for arguments in ["doctor", "token --publish-key-file /dev/null x", "doctor --delivery wake"] {
+        let script = format!("exec \"$0\" {arguments} | true; exit ${{PIPESTATUS[0]}}");
+        let output = Command::new("bash")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_threadcast")])
+            .output()
+            .expect("there is a bash");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!stderr.contains("panicked"), "{arguments}: {stderr}");
+        assert_ne!(output.status.code(), Some(101), "{arguments}");
+    }
+}
+
+#[test]
+fn listen_ends_when_its_reader_leaves_without_another_event() {
+    let server = Process::with("");
+    let body = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 3\r\n\r\none";
+    assert_eq!(server.request(body).status, 200);
+    let mut listen = Command::new(env!("CARGO_BIN_EXE_threadcast"))
+        .args(["listen", "a", "--since", "all", "--url", &format!("http://{}", server.addr)])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut out = listen.stdout.take().expect("it is piped");
+    out.read_exact(&mut [0; 4]).expect("an event");
+    drop(out);
+    wait_until(PATIENCE, "it has ended", || {
+        listen.try_wait().expect("it is our child").is_some_and(|status| status.code() == Some(0))
+    });
+}

@@ -1,1 +1,136 @@
-//! TODO
+//! Signals and limits of the system: none ends the server without a drain.
+
+use std::fs;
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use crate::common::{PATIENCE, Process, TestClient, wait_until};
+
+/// A folder of its own, deleted when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("threadcast-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a folder of our own");
+        Self(path)
+    }
+
+    fn store(&self) -> String {
+        format!("--store '{}'", self.0.join("store.redb").display())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn publish(server: &Process, channel: &str, data: &str) -> u16 {
+    let request = format!(
+        "POST /channels/{channel} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{data}",
+        data.len()
+    );
+    server.request(&request).status
+}
+
+/// Runs the server behind some words of shell, where it cannot start.
+fn fail_to_start(before: &str, options: &str) -> Output {
+    let script = format!("{before}; exec timeout 20 \"$0\" --listen 127.0.0.1:0 {options}");
+    let binary = env!("CARGO_BIN_EXE_threadcast");
+    Command::new("sh").args(["-c", &script, binary]).output().expect("there is a shell")
+}
+
+#[test]
+fn signals_without_a_meaning_keep_the_streams_open() {
+    let mut server = Process::with("--drain 5s");
+    let mut stream = server.stream("/channels/a");
+    let mut idle = server.connect();
+    for signal in ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PIPE"] {
+        server.signal(signal);
+    }
+    stream.chunk().expect("the preamble");
+    assert_eq!(publish(&server, "a", "still there"), 200);
+    let chunk = stream.chunk().expect("the stream goes on");
+    assert!(chunk.contains("data: still there\n"), "{chunk}");
+    idle.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    assert_eq!(idle.answer().status, 200);
+    server.signal("TERM");
+    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+}
+
+#[test]
+fn a_store_at_the_file_size_limit_answers_507_and_recovers() {
+    let folder = Folder::new("fsize");
+    // In blocks of 512 bytes, and no higher later on: only the soft limit.
+    let mut server = Process::shell("ulimit -S -f 8192; exec", &folder.store());
+    let data = "x".repeat(60_000);
+    let mut sent = 0..300;
+    let refused = sent.find(|n| publish(&server, &format!("a{}", n % 60), &data) != 200);
+    let refused = refused.expect("4 MiB are full after some of 18");
+    assert_eq!(publish(&server, &format!("a{}", refused % 60), &data), 507);
+    assert_eq!(server.get("/healthz").status, 200);
+    let pid = server.child.id().to_string();
+    let raised = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status();
+    assert!(raised.expect("there is a prlimit").success());
+    wait_until(PATIENCE, "the store takes events again", || publish(&server, "a", "x") == 200);
+    server.signal("TERM");
+    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+}
+
+#[test]
+fn a_start_without_room_for_the_store_names_the_full_disk() {
+    let folder = Folder::new("no-room");
+    let Output { status, stderr, .. } = fail_to_start("ulimit -f 8", &folder.store());
+    let stderr = String::from_utf8_lossy(&stderr);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cannot use the store") && stderr.contains("full"), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    assert_eq!(fs::read_dir(&folder.0).expect("ours").count(), 0, "nothing is left");
+}
+
+#[test]
+fn a_start_with_few_descriptors_fails_with_a_sentence_or_serves() {
+    for descriptors in 4..24 {
+        let before = format!("ulimit -n {descriptors}");
+        let script = format!("{before}; exec timeout -s TERM 0.3 \"$0\" --listen 127.0.0.1:0");
+        let binary = env!("CARGO_BIN_EXE_threadcast");
+        let output = Command::new("sh").args(["-c", &script, binary]).output();
+        let Output { status, stderr, .. } = output.expect("there is a shell");
+        let stderr = String::from_utf8_lossy(&stderr);
+        assert!(!stderr.contains("panicked"), "{descriptors}: {stderr}");
+        // 124: it served until the timeout. 127: the loader had no descriptor for a library.
+        match status.code() {
+            Some(1) => assert!(stderr.contains("threadcast: "), "{descriptors}: {stderr}"),
+            other => assert!(matches!(other, Some(124 | 127)), "{descriptors}: {status} {stderr}"),
+        }
+    }
+}
+
+/// Whether the server answers on a connection of its own, rather than close it; the connection.
+fn ask(server: &Process, target: &str) -> (bool, TestClient) {
+    let mut client = server.connect();
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let _ = client.socket().write_all(request.as_bytes()); // it may be closed already
+    let answers = client.reader.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+    (answers, client)
+}
+
+#[test]
+fn a_full_address_space_refuses_connections_and_does_not_abort() {
+    // One arena: glibc reserves 64 MiB of address space for each, whatever is left of it.
+    let before = "ulimit -v 100000; MALLOC_ARENA_MAX=1 exec";
+    let mut server = Process::shell(before, "--drain 5s");
+    let asked = (0..250).map(|_| ask(&server, "/channels/a"));
+    let (mut streams, refused): (Vec<_>, Vec<_>) = asked.partition(|(answers, _)| *answers);
+    assert!(!refused.is_empty() && !streams.is_empty(), "{} were refused", refused.len());
+    drop(refused);
+    assert!(server.child.try_wait().expect("it is our child").is_none(), "it runs");
+    streams.truncate(streams.len() / 2);
+    wait_until(PATIENCE, "there is room again", || ask(&server, "/healthz").0);
+    server.signal("TERM");
+    drop(streams);
+    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+}
