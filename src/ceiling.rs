@@ -25,9 +25,9 @@ const MEMORY_WAKE: u64 = 71 * 1024;
 
 /// What a server uses before its first client: descriptors besides standard input,
 /// output and error (epoll, the watcher's end, two for signals; a listener and a
-/// reserve for each address), and threads (five, and one for each address).
+/// reserve for each address), and threads (six, and one for each address).
 const OWN_DESCRIPTORS: u64 = 4;
-const OWN_THREADS: u64 = 5;
+const OWN_THREADS: u64 = 6;
 const OWN_MEMORY: u64 = 8 << 20;
 
 /// What is kept from streams, so that pages and publishing are always answered: a

@@ -68,6 +68,9 @@ pub(crate) const LINGER_TIME: Duration = Duration::from_secs(1);
 /// it came for.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How long the store may take after the drain to write what it was asked before.
+pub(crate) const LAST_WRITES: Duration = Duration::from_secs(1);
+
 /// What the kernel may hold unsent for one client. Without it, it takes 4 MB
 /// before a client that stopped reading is noticed.
 pub(crate) const NOTSENT_LOWAT: u32 = 64 * 1024;

@@ -51,16 +51,21 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     }
     announce(&server)?;
     let handle = server.handle();
-    let thread = thread::Builder::new().name("signals".into());
-    thread.spawn(move || obey(&mut signals, &handle))?;
+    spawn("signals", move || obey(&mut signals, &handle))?;
     if let Some(every) = sd_notify::watchdog_enabled() {
         let handle = server.handle();
-        thread::Builder::new().name("watchdog".into()).spawn(move || watch(&handle, every / 3))?;
+        spawn("watchdog", move || watch(&handle, every / 3))?;
     }
     tell_systemd(&NotifyState::Ready);
     server.run()?;
     log::info!("stopped");
     Ok(())
+}
+
+/// Starts a thread that ends by itself or with the process.
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let thread = thread::Builder::new().name(name.into());
+    thread.spawn(run).map(drop).map_err(StartError::Spawn)
 }
 
 /// The listeners that systemd holds for us, if it does.
@@ -73,14 +78,13 @@ fn inherited() -> Result<Vec<TcpListener>, StartError> {
 
 /// Prints where the server listens, on a thread that ends with it: standard output may be
 /// closed, or a pipe that nobody reads.
-fn announce(server: &Server) -> io::Result<()> {
+fn announce(server: &Server) -> Result<(), StartError> {
     let addresses = server.addresses();
-    thread::Builder::new().name("announce".into()).spawn(move || {
+    spawn("announce", move || {
         let lines =
             addresses.iter().map(|addr| format!("threadcast is listening on http://{addr}/\n"));
         let _ = io::stdout().write_all(lines.collect::<String>().as_bytes());
-    })?;
-    Ok(())
+    })
 }
 
 /// Does what signals ask for, until the process ends.

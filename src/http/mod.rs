@@ -187,7 +187,7 @@ impl Server {
     }
 
     /// Serves until it is told to stop, and every connection has ended or the
-    /// drain time is over.
+    /// drain time is over. A store that does not answer is left after that.
     ///
     /// Fails if the system has no thread for one of the server's own, or if the
     /// deliverer has panicked, which is not one client's matter.
@@ -205,13 +205,13 @@ impl Server {
         let watcher = Arc::clone(&self.shared.watcher);
         let thread = thread::Builder::new().name("hang-ups".into());
         let watching = thread.spawn(move || watcher.run()).map_err(StartError::Spawn)?;
-        let ran = self.accept();
+        let (ran, deadline) = self.accept();
         drop(running);
         self.shared.watcher.stop();
         drop(watching.join()); // had it panicked, hang-ups were found by heartbeats
         let delivery = deliverer.map(JoinHandle::join);
         // Last, so that it takes what the ends of the streams still had to say.
-        let writing = self.writer.take().map(StoreWriter::stop);
+        let writing = self.writer.take().map(|writer| writer.stop(deadline));
         match (delivery, writing) {
             (Some(Err(_panic)), _) => Err(StartError::Deliverer),
             (_, Some(Err(_panic))) => Err(StartError::Sequencer),
@@ -220,8 +220,8 @@ impl Server {
     }
 
     /// Ticks and accepts until told to stop, then drains: first the streams, while
-    /// newcomers are still answered; then whatever else is open.
-    fn accept(&self) -> Result<(), StartError> {
+    /// newcomers are still answered; then whatever else is open. Returns the drain's deadline too.
+    fn accept(&self) -> (Result<(), StartError>, Instant) {
         let shared = &self.shared;
         let (alive, all_gone) = crossbeam_channel::bounded(0);
         let (ran, deadline) = thread::scope(|scope| {
@@ -255,7 +255,7 @@ impl Server {
             Err(RecvTimeoutError::Disconnected) => {}
             Ok(never) => match never {},
         }
-        ran
+        (ran, deadline)
     }
 }
 

@@ -5,12 +5,14 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::{Config, Handle};
 use crate::counters::Counters;
 use crate::error::StartError;
+use crate::limits::LAST_WRITES;
 use crate::registry::{Follower, Publisher, Registry, RegistryOptions, Sequencer};
 use crate::store::{self, StoreAt};
 
@@ -51,12 +53,17 @@ pub(super) fn hub(
 pub(super) struct StoreWriter {
     running: Option<Sender<Infallible>>,
     threads: Vec<JoinHandle<()>>,
+    /// Each thread holds a sender until it ends.
+    alive: Option<Sender<Infallible>>,
+    ended: Receiver<Infallible>,
 }
 
 impl StoreWriter {
     pub(super) fn start(keeper: Keeper, handle: &Handle) -> io::Result<Self> {
         let (running, stop) = crossbeam_channel::bounded(0);
-        let mut threads = Self { running: Some(running), threads: Vec::new() };
+        let (alive, ended) = crossbeam_channel::bounded(0);
+        let (running, alive) = (Some(running), Some(alive));
+        let mut threads = Self { running, threads: Vec::new(), alive, ended };
         match keeper {
             Keeper::Alone(sequencer) => {
                 threads.spawn("store", handle, &stop, move |stop| sequencer.run(stop))?;
@@ -78,19 +85,29 @@ impl StoreWriter {
         run: impl FnOnce(&Receiver<Infallible>) + Send + 'static,
     ) -> io::Result<()> {
         let (ends_with, stop) = (ShutdownOnPanic(handle.clone()), stop.clone());
+        let alive = self.alive.clone();
         self.threads.push(thread::Builder::new().name(name.into()).spawn(move || {
+            let _alive = alive;
             let _ends_with = ends_with;
             run(&stop);
         })?);
         Ok(())
     }
 
-    pub(super) fn stop(mut self) -> thread::Result<()> {
-        self.end()
+    /// Has the threads take what waits for them, and end; until the deadline, or for
+    /// [`LAST_WRITES`] where that is later.
+    pub(super) fn stop(mut self, deadline: Instant) -> thread::Result<()> {
+        self.end(deadline)
     }
 
-    fn end(&mut self) -> thread::Result<()> {
+    fn end(&mut self, deadline: Instant) -> thread::Result<()> {
         self.running = None;
+        self.alive = None;
+        let deadline = deadline.max(Instant::now() + LAST_WRITES);
+        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_deadline(deadline) {
+            log::warn!("the store did not answer in time; what it was asked last is not known");
+            self.threads.clear(); // they end with the process
+        }
         let ended: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
         ended.into_iter().collect()
     }
@@ -99,7 +116,7 @@ impl StoreWriter {
 impl Drop for StoreWriter {
     fn drop(&mut self) {
         // A panic has stopped the server already, and is told there.
-        let _ = self.end();
+        let _ = self.end(Instant::now());
     }
 }
 

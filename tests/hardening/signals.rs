@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::common::{PATIENCE, Process, TestClient, wait_until};
+use crate::common::{PATIENCE, Process, TestClient, say, wait_until};
 
 /// A folder of its own, deleted when it is dropped.
 struct Folder(PathBuf);
@@ -116,6 +118,53 @@ fn ask(server: &Process, target: &str) -> (bool, TestClient) {
     let _ = client.socket().write_all(request.as_bytes()); // it may be closed already
     let answers = client.reader.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
     (answers, client)
+}
+
+/// A Redis of the test's own, on a UNIX socket. Dropping it kills it.
+struct Redis(Child);
+
+impl Redis {
+    fn start(folder: &Folder) -> (Self, String) {
+        let socket = folder.0.join("redis.sock");
+        let options = ["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"];
+        let mut command = Command::new("redis-server");
+        command.args(options).arg(&socket).stdout(Stdio::null());
+        let redis = Self(command.spawn().expect("there is a Redis"));
+        wait_until(PATIENCE, "Redis listens", || UnixStream::connect(&socket).is_ok());
+        (redis, format!("--store 'redis+unix://{}'", socket.display()))
+    }
+
+    fn signal(&self, name: &str) {
+        let arguments = [format!("-{name}"), self.0.id().to_string()];
+        assert!(Command::new("kill").args(arguments).status().expect("kill").success());
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_hanging_redis_does_not_prolong_the_drain() {
+    if Command::new("redis-server").arg("--version").output().is_err() {
+        return say("no redis-server here: not tested");
+    }
+    let folder = Folder::new("hanging-redis");
+    let (redis, store) = Redis::start(&folder);
+    let mut server = Process::with(&format!("{store} --drain 1s"));
+    let stream = server.stream("/channels/a");
+    redis.signal("STOP");
+    let mut publisher = server.connect();
+    publisher.send("POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx");
+    server.signal("TERM");
+    let asked = Instant::now();
+    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    // Redis's own deadline is 5 s; the drain and the last writes take one second each.
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    drop(stream);
 }
 
 #[test]
