@@ -105,6 +105,10 @@ impl Doctor {
 ///
 /// Durations are written as 15s, 10m or 1h30m; sizes as 64KiB or 8MiB.
 ///
+/// Signals: SIGINT and SIGTERM drain (see --drain), a second one exits immediately. SIGHUP, SIGUSR1,
+/// SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO and SIGPIPE are ignored. SIGQUIT ends the process
+/// at once, with a core dump where the system allows one.
+///
 /// Exit codes: 0 asked to stop, by SIGINT or SIGTERM; 1 could not start or go on; 2 wrong
 /// arguments.
 #[derive(Debug, Clone, Args)]

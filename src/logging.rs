@@ -207,9 +207,11 @@ mod tests {
     #[test]
     fn a_long_line_is_shortened_to_its_bound() {
         let long = "\u{1}ü".repeat(LINE_MAX);
-        let message = format_args!("{long}").to_string();
-        let record = Record::builder().args(format_args!("{message}")).target("x").build();
-        let line = json_line("t", &record, TEXT_MAX);
+        let line = json_line(
+            "t",
+            &Record::builder().args(format_args!("{long}")).target("x").build(),
+            TEXT_MAX,
+        );
         assert!(line.len() < LINE_MAX, "{}", line.len());
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert!(value["message"].as_str().unwrap().ends_with('…'));
