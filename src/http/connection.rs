@@ -282,7 +282,13 @@ impl Inbound {
         }
         let filled = self.bytes.len();
         self.bytes.resize(filled + READ_SIZE, 0);
-        let read = (&*self.socket).read(&mut self.bytes[filled..]);
+        let read = loop {
+            match (&*self.socket).read(&mut self.bytes[filled..]) {
+                // By a signal that the server ignores: with a time-out, no read is restarted.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
         self.bytes.truncate(filled + read.as_ref().map_or(0, |n| *n));
         read
     }
