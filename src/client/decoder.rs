@@ -60,10 +60,18 @@ pub struct Decoder {
     id: String,
     last_event_id: String,
     retry: Option<Duration>,
-    /// The rest of a line above the limit is passed over.
-    skips_line: bool,
-    /// The event that is being read is above the limit.
-    is_too_long: bool,
+    excess: Excess,
+}
+
+/// What of the event that is being read is above the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Excess {
+    /// Nothing so far.
+    None,
+    /// The line that is being read: the rest of it is passed over, and so is the event.
+    Line,
+    /// An earlier line, or the data: the event is passed over.
+    Event,
 }
 
 impl Decoder {
@@ -87,8 +95,7 @@ impl Decoder {
             id: String::new(),
             last_event_id: String::new(),
             retry: None,
-            skips_line: false,
-            is_too_long: false,
+            excess: Excess::None,
         }
     }
 
@@ -132,10 +139,10 @@ impl Decoder {
             let part = &bytes[..end.unwrap_or(bytes.len())];
             if self.line.len() + part.len() > self.limit {
                 self.line = Vec::new();
-                (self.skips_line, self.is_too_long) = (true, true);
+                self.excess = Excess::Line;
             }
             let Some(end) = end else {
-                if !self.skips_line {
+                if self.excess != Excess::Line {
                     self.line.extend_from_slice(part);
                 }
                 *bytes = &[];
@@ -143,8 +150,8 @@ impl Decoder {
             };
             self.after_cr = bytes[end] == b'\r';
             *bytes = &bytes[end + 1..];
-            if mem::take(&mut self.skips_line) {
-                self.at_start = false;
+            if self.excess == Excess::Line {
+                (self.excess, self.at_start) = (Excess::Event, false);
                 continue;
             }
             let event = if self.line.is_empty() {
@@ -178,10 +185,10 @@ impl Decoder {
         match field {
             b"data" => {
                 let value = String::from_utf8_lossy(value);
-                self.is_too_long |= self.data.len() + value.len() > self.limit;
-                if self.is_too_long {
-                    self.data = String::new();
-                } else {
+                if self.data.len() + value.len() > self.limit {
+                    (self.excess, self.data) = (Excess::Event, String::new());
+                }
+                if self.excess == Excess::None {
                     self.data.push_str(&value);
                     self.data.push('\n');
                 }
@@ -201,7 +208,7 @@ impl Decoder {
         }
         let event = mem::take(&mut self.event);
         let mut data = mem::take(&mut self.data);
-        if mem::take(&mut self.is_too_long) {
+        if mem::replace(&mut self.excess, Excess::None) != Excess::None {
             return Err(DecodeError { limit: self.limit });
         }
         if data.is_empty() {

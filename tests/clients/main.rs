@@ -1,4 +1,4 @@
-//! Client libraries from npm and PyPI, unchanged, against the real server: `make clients`.
+//! Client libraries from npm and `PyPI`, unchanged, against the real server: `make clients`.
 //!
 //! Each library is a process (`listen.mjs`, `listen.py`) that prints what the library delivers. The
 //! outcome is the table of `docs/clients.md`; a cell that changes fails the test.

@@ -46,6 +46,11 @@ pub fn wait_until(within: Duration, what: &str, mut holds: impl FnMut() -> bool)
     }
 }
 
+/// Waits before the next attempt of what is done at a pace; no outcome depends on it.
+pub fn pace(time: Duration) {
+    thread::sleep(time);
+}
+
 /// Sends the request on a connection of its own, and looks at the answer and at
 /// what becomes of the connection. Then the same once more, a byte at a time:
 /// where a request is cut on its way must not matter.

@@ -1,0 +1,147 @@
+//! Every attack of `tests/hardening` at once, beside well-behaved clients.
+//!
+//! `make attack` runs it for two minutes on a release build and prints the figures; the test suite
+//! runs its short form. Clients and attackers connect to loopback only, each attack has a pace, and
+//! all of them stop with the test.
+//!
+//! It fails if the server ends, if a well-behaved client misses an event or is told of a gap, or if
+//! a forged request is accepted. How long a publish took is printed and not asserted: a slow machine
+//! is no fault of the server.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod attacks;
+mod clients;
+
+use std::env;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use attacks::ATTACKS;
+use clients::Clients;
+use common::{Process, TestClient, allow_descriptors, say};
+
+/// The channel of the well-behaved clients.
+const CHANNEL: &str = "good";
+
+/// How often the publisher publishes, and asks for a page.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// What the publisher and the operator saw.
+#[derive(Default)]
+struct Seen {
+    published: u64,
+    /// How long each publish took, on one kept connection.
+    publishes: Vec<Duration>,
+    /// How long each `GET /healthz` took, each on a connection of its own.
+    pages: Vec<Duration>,
+}
+
+#[test]
+fn all_attacks_at_once_cost_no_client_an_event() {
+    let seconds = env::var("ATTACK").ok().and_then(|text| text.parse().ok());
+    let (time, clients) = match seconds {
+        Some(seconds) => (Duration::from_secs(seconds), 1_000),
+        None => (Duration::from_secs(6), 100),
+    };
+    assert!(allow_descriptors(4_096), "the hard limit on descriptors is below 4,096");
+    let public = attacks::public_folder();
+    // Its log goes to a pipe that nothing reads.
+    let log = public.with_extension("log").display().to_string();
+    let server = Process::shell(
+        &format!("mkfifo {log}; exec 2<>{log}; rm {log}; ulimit -n 3000; exec"),
+        &format!(
+            "--mercure --mercure-subscriptions --log-format json --log-streams --public {}",
+            public.display()
+        ),
+    );
+    attacks::fill(server.addr);
+    let mut readers = Clients::connect(server.addr, CHANNEL, clients);
+    let stop = AtomicBool::new(false);
+    let (seen, accepted, peak) = thread::scope(|scope| {
+        let _stopped = StopOnDrop(&stop);
+        let publisher = scope.spawn(|| publish(&server, time));
+        let attackers: Vec<_> =
+            ATTACKS.iter().map(|attack| scope.spawn(|| attack.run(server.addr, &stop))).collect();
+        let mut peak = 0;
+        let ends = Instant::now() + time;
+        while Instant::now() < ends || !publisher.is_finished() {
+            readers.read(Duration::from_millis(50));
+            peak = peak.max(server.resident_kib() + socket_memory_kib());
+        }
+        let seen = publisher.join().expect("the publisher is served throughout");
+        readers.read_until(seen.published);
+        stop.store(true, Ordering::Release);
+        let attacks = attackers.into_iter().map(|attacker| attacker.join().expect("it only sends"));
+        (seen, attacks.collect::<Vec<_>>(), peak)
+    });
+    let status = server.get("/status").json();
+    say(&format!("{clients} clients, {} events each, none missing", seen.published));
+    say(&format!("publish: {}", percentiles(seen.publishes)));
+    say(&format!("page:    {}", percentiles(seen.pages)));
+    say(&format!("memory:  at most {} MB resident and in socket buffers", peak / 1024));
+    for (attack, (sent, accepted)) in ATTACKS.iter().zip(&accepted) {
+        say(&format!("{:<46} sent {sent:>6}, accepted {accepted:>6}", attack.name));
+    }
+    for (attack, (_, accepted)) in ATTACKS.iter().zip(&accepted) {
+        assert!(!attack.is_forged || *accepted == 0, "{}: accepted {accepted}", attack.name);
+    }
+    assert!(status["clients"].as_u64().is_some_and(|count| count >= clients as u64), "{status}");
+    let _ = fs::remove_dir_all(public);
+}
+
+/// Publishes numbered events at a steady pace, and asks for a page beside each.
+fn publish(server: &Process, time: Duration) -> Seen {
+    let mut seen = Seen::default();
+    let mut client = TestClient::connect(server.addr);
+    let started = Instant::now();
+    while started.elapsed() < time {
+        seen.published += 1;
+        let data = seen.published.to_string();
+        let length = data.len();
+        let asked = Instant::now();
+        client.send(&format!(
+            "POST /channels/{CHANNEL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{data}"
+        ));
+        assert_eq!(client.answer().status, 200);
+        seen.publishes.push(asked.elapsed());
+        let asked = Instant::now();
+        assert_eq!(server.get("/healthz").status, 200);
+        seen.pages.push(asked.elapsed());
+        common::pace(PERIOD.saturating_sub(asked.elapsed()));
+    }
+    seen
+}
+
+/// What the kernel holds in TCP buffers for everybody on this machine.
+fn socket_memory_kib() -> u64 {
+    let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    let line = sockets.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
+    let pages = line.split(' ').skip_while(|word| *word != "mem").nth(1);
+    pages.and_then(|pages| pages.parse::<u64>().ok()).unwrap_or_default() * 4
+}
+
+fn percentiles(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    let slow = times.iter().filter(|time| **time > Duration::from_secs(1)).count();
+    format!(
+        "p50 {:.1?}, p99 {:.1?}, max {:.1?}; {slow} of {} above 1 s",
+        at(50),
+        at(99),
+        at(100),
+        times.len()
+    )
+}
+
+/// Lets the attackers end too if the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
