@@ -24,9 +24,9 @@ const MEMORY_DIRECT: u64 = 38 * 1024;
 const MEMORY_WAKE: u64 = 71 * 1024;
 
 /// What a server uses before its first client: descriptors besides standard input,
-/// output and error (epoll, the watcher's end, two for signals; a listener and a
-/// reserve for each address), and threads (six, and one for each address).
-const OWN_DESCRIPTORS: u64 = 4;
+/// output and error (epoll, the watcher's end, the drain event, two for signals; a
+/// listener and a reserve for each address), and threads (six, and one for each address).
+const OWN_DESCRIPTORS: u64 = 5;
 const OWN_THREADS: u64 = 6;
 const OWN_MEMORY: u64 = 8 << 20;
 

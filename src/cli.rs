@@ -164,6 +164,12 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", env = "THREADCAST_MAX_PER_ADDRESS", default_value_t = 100)]
     max_per_address: usize,
 
+    /// Hold at most this many connections without a stream of one address (in IPv6, of its
+    /// first 64 bits); loopback and trusted proxies may have any number
+    #[arg(long, value_name = "N", env = "THREADCAST_MAX_CONNECTIONS_PER_ADDRESS")]
+    #[arg(default_value_t = 200)]
+    max_connections_per_address: usize,
+
     /// Believe this proxy when it says whose a request is (X-Forwarded-For, Forwarded);
     /// repeat it for more
     #[arg(long, value_name = "CIDR", env = "THREADCAST_TRUSTED_PROXY", value_delimiter = ',')]
@@ -247,6 +253,7 @@ impl From<Serve> for Config {
             },
             max_clients: serve.max_clients,
             max_per_address: serve.max_per_address,
+            max_connections_per_address: serve.max_connections_per_address,
             trusted_proxies: serve.trusted_proxy,
             log_streams: serve.log_format == Format::Json,
             limits: Limits {

@@ -37,6 +37,8 @@ pub(crate) struct Counters {
     pub(crate) accepted: Counter,
     /// Streams that were refused, and connections that could not be served.
     refused: Family<Label, Counter>,
+    /// Connections without a stream that were closed to make room for others.
+    pub(crate) shed: Counter,
     /// Streams that have ended.
     ended: Family<Label, Counter>,
     /// Events that were published, and events that were sent, once for each client.
@@ -63,6 +65,7 @@ impl Default for Counters {
         Self {
             accepted: Counter::default(),
             refused,
+            shed: Counter::default(),
             ended: Family::default(),
             published: Counter::default(),
             delivered: Counter::default(),
@@ -126,6 +129,8 @@ impl Counters {
         page.register("accepts", "Connections that were accepted", self.accepted.clone());
         let help = "Streams that were refused, and connections that could not be served";
         page.register("refusals", help, self.refused.clone());
+        let help = "Connections without a stream that were closed to make room for others";
+        page.register("shed_connections", help, self.shed.clone());
         page.register("stream_ends", "Streams that have ended", self.ended.clone());
         page.register(
             "events_in",
@@ -152,11 +157,16 @@ impl Counters {
 }
 
 /// Why somebody may be refused.
-pub(crate) const REASONS: [&str; 4] = [FULL, ADDRESS, DRAINING, SYSTEM];
+pub(crate) const REASONS: [&str; 6] =
+    [FULL, ADDRESS, CONNECTIONS, CONNECTIONS_OF_ADDRESS, DRAINING, SYSTEM];
 /// There are as many clients as there may be.
 pub(crate) const FULL: &str = "max_clients";
 /// There are as many from this address as there may be.
 pub(crate) const ADDRESS: &str = "max_per_address";
+/// Every connection that there may be is in a handler.
+pub(crate) const CONNECTIONS: &str = "max_connections";
+/// There are as many connections without a stream from this address as there may be.
+pub(crate) const CONNECTIONS_OF_ADDRESS: &str = "max_connections_per_address";
 /// The server is about to stop.
 pub(crate) const DRAINING: &str = "draining";
 /// The system has no descriptor, thread or memory for it.

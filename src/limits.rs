@@ -59,10 +59,12 @@ pub(crate) const ID_MAX: usize = 1_024;
 /// How many header lines a request may have.
 pub(crate) const HEADERS_MAX: usize = 100;
 
-/// After an early error: how much of what the client is still sending is read,
-/// so that it gets to read the answer, and for how long.
-pub(crate) const LINGER_BYTES: usize = 64 * 1024;
-pub(crate) const LINGER_TIME: Duration = Duration::from_secs(1);
+/// After a connection's last answer: how many bytes of what the client still sends are
+/// read and discarded, so that a client that writes its whole body first gets the
+/// answer; how long that takes at most; and how long the client may send nothing.
+pub(crate) const LINGER_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const LINGER_TIME: Duration = Duration::from_secs(5);
+pub(crate) const LINGER_SILENCE: Duration = Duration::from_secs(1);
 
 /// How long a connection that was accepted before the server stops has to say what
 /// it came for.

@@ -1,7 +1,7 @@
 //! A request's body (RFC 9112 §6–§7), read whole before it is used: by its
 //! length or in chunks, bounded in size and time.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
 use httparse::Status;
@@ -35,7 +35,7 @@ pub(super) fn read(
     // 1.0 does not know the expectation, and has it ignored (RFC 9110 §10.1.1).
     let expects = request.header("expect").is_some() && request.minor_version > 0;
     if expects && inbound.bytes.is_empty() {
-        (&*inbound.socket).write_all(CONTINUE).map_err(|_| cut_off())?;
+        inbound.send(CONTINUE).map_err(|_| cut_off())?;
     }
     let deadline = Instant::now() + time;
     match request.body {

@@ -48,6 +48,9 @@ pub struct Config {
     /// How many streams one address may have; in IPv6, 64 bits of it. Loopback may have
     /// any number.
     pub max_per_address: usize,
+    /// How many connections without a stream one address may have; in IPv6, 64 bits of it.
+    /// Loopback and trusted proxies may have any number.
+    pub max_connections_per_address: usize,
     /// The proxies that are believed when they say whose a request is. Nothing that comes from
     /// one is local.
     pub trusted_proxies: Vec<IpNet>,
@@ -126,6 +129,7 @@ impl Default for Config {
             slow_client: SlowClient::default(),
             max_clients: None,
             max_per_address: 100,
+            max_connections_per_address: 200,
             trusted_proxies: Vec::new(),
             publish_token: None,
             subscribe_token: None,

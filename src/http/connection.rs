@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::access::Locality;
+use super::connections::{Permit, Wait};
 use super::refusal::Refusal;
 use super::request::{BodyLength, Request};
 use super::routes::{self, Reply};
 use super::streams::Stream;
 use super::{Alive, Shared, body, cors, listener};
 use crate::hangup::Watch;
-use crate::limits::{LAST_WORDS, LINGER_BYTES, LINGER_TIME};
+use crate::limits::{LAST_WORDS, LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
 use crate::stream::Socket;
 
 /// How much is read from a socket at once.
@@ -50,6 +51,10 @@ impl Exchange<'_> {
         let set_by = if limit > limits.body { "for NDJSON" } else { "--body-limit" };
         let limit = body::Limit { bytes: limit, set_by };
         let body = body::read(self.inbound, &self.request, limit, limits.request_deadline)?;
+        if !self.inbound.resume() {
+            let detail = "the connection was closed to make room for others; send it again";
+            return Err(Refusal::new(503, detail).closing());
+        }
         self.body_is_read = true;
         Ok(body)
     }
@@ -69,12 +74,13 @@ impl Exchange<'_> {
 /// Serves one connection until it ends.
 pub(crate) fn serve(
     server: &Arc<Shared>,
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
+    permit: Box<Permit>,
     peer: SocketAddr,
     on_loopback: bool,
     alive: &Sender<Alive>,
 ) {
-    let mut inbound = Inbound::new(Arc::new(socket), server.config.limits.keep_alive);
+    let mut inbound = Inbound::new(socket, permit, server.config.limits.keep_alive);
     let mut has_sent = false;
     while let Some(request) = read_request(server, &mut inbound) {
         let next = match request {
@@ -83,7 +89,8 @@ pub(crate) fn serve(
         };
         match next.reply {
             Reply::Answer(answer) => {
-                let close = next.close || server.is_draining();
+                let close = next.close || server.is_draining() || inbound.is_shed();
+                inbound.wait(Wait::Answer);
                 if answer.write(&*inbound.socket, close, next.head_only).is_err() {
                     return;
                 }
@@ -94,10 +101,10 @@ pub(crate) fn serve(
                 inbound.is_fresh = false;
             }
             Reply::Head(head) => {
-                if (&*inbound.socket).write_all(&head).is_err() {
+                if inbound.send(&head).is_err() {
                     return;
                 }
-                if next.close || server.is_draining() {
+                if next.close || server.is_draining() || inbound.is_shed() {
                     return inbound.linger();
                 }
                 has_sent = true;
@@ -105,6 +112,7 @@ pub(crate) fn serve(
             }
             Reply::Stream(stream) => {
                 inbound.bytes = Vec::new(); // the buffer is given back
+                inbound.permit = None; // from here on it counts as a stream
                 // The kernel keeps 32 KB for a thread that has sent, for as long
                 // as it lives: a stream that is not to send gets one that has not. And a
                 // stack that was touched deep down stays so: it gets a fresh one.
@@ -112,11 +120,14 @@ pub(crate) fn serve(
                     return begin_elsewhere(stream, inbound, server, peer, alive);
                 }
                 stream.run(&inbound.socket, server, peer);
-                return inbound.linger();
+                return inbound.linger_as(server.connections.rejoin());
             }
-            Reply::WebSocket(websocket, _place) => {
-                let (socket, ahead) = inbound.into_parts();
-                return websocket.run(&socket, ahead, server, peer);
+            Reply::WebSocket(websocket, place) => {
+                let ahead = std::mem::take(&mut inbound.bytes);
+                inbound.permit = None;
+                websocket.run(&inbound.socket, ahead, server, peer);
+                drop(place);
+                return inbound.linger_as(server.connections.rejoin());
             }
         }
     }
@@ -134,7 +145,7 @@ fn begin_elsewhere(
     let (server, alive) = (Arc::clone(server), alive.clone());
     let spawned = listener::spawn(peer, move || {
         stream.run(&inbound.socket, &server, peer);
-        inbound.linger();
+        inbound.linger_as(server.connections.rejoin());
         drop(alive);
     });
     if let Err(error) = spawned {
@@ -201,6 +212,10 @@ fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Req
     if inbound.bytes.is_empty() && !wait_for_first_byte(server, inbound) {
         return None;
     }
+    // A connection that was shed while it was silent is answered if it is silent no more.
+    if !inbound.resume() {
+        return None;
+    }
     let deadline = Instant::now() + limits.request_deadline;
     let mut looked_at = 0;
     loop {
@@ -210,7 +225,7 @@ fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Req
             match Request::parse(&inbound.bytes) {
                 Ok(Some((request, length))) if length <= limits.head => {
                     inbound.bytes.drain(..length);
-                    return Some(Ok(request));
+                    return inbound.resume().then_some(Ok(request));
                 }
                 Ok(Some(_)) => return Some(Err(head_too_long(&inbound.bytes, limits.head))),
                 Ok(None) => {}
@@ -235,7 +250,9 @@ fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Req
 /// Waits for a request to begin. A client that says nothing is not owed an
 /// answer: browsers open connections ahead of need.
 fn wait_for_first_byte(server: &Shared, inbound: &mut Inbound) -> bool {
-    let Some(_idle) = server.idle.enter(&inbound.socket, inbound.is_fresh) else { return false };
+    if !inbound.wait(Wait::Silent) {
+        return false;
+    }
     let wait = if server.is_draining() { LAST_WORDS } else { server.config.limits.keep_alive };
     matches!(inbound.fill(Instant::now() + wait), Ok(1..))
 }
@@ -261,16 +278,45 @@ pub(crate) struct Inbound {
     is_fresh: bool,
     /// The socket's read time-out as it stands, to set it only when it changes.
     timeout: Duration,
+    /// Its place among the connections; a stream has none. Dropped after the socket, so
+    /// that a free place is a free descriptor.
+    permit: Option<Box<Permit>>,
 }
 
 impl Inbound {
     /// `timeout` is what the listener has set and the socket inherited.
-    fn new(socket: Arc<TcpStream>, timeout: Duration) -> Self {
-        Self { socket, bytes: Vec::new(), is_fresh: true, timeout }
+    fn new(socket: Arc<TcpStream>, permit: Box<Permit>, timeout: Duration) -> Self {
+        Self { socket, bytes: Vec::new(), is_fresh: true, timeout, permit: Some(permit) }
+    }
+
+    /// From now on it can be shed while it waits for this. Returns false if it may not
+    /// wait any more, because the server is draining.
+    fn wait(&mut self, wait: Wait) -> bool {
+        let Some(permit) = &mut self.permit else { return true };
+        permit.wait(wait, &self.socket, self.is_fresh)
+    }
+
+    /// Ends the wait. Returns false if it was shed, and has no client any more.
+    fn resume(&mut self) -> bool {
+        self.permit.as_mut().is_none_or(|permit| permit.resume())
+    }
+
+    fn is_shed(&self) -> bool {
+        self.permit.as_ref().is_some_and(|permit| permit.is_shed())
+    }
+
+    /// Writes these bytes, as a wait for the client to take them.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.wait(Wait::Answer);
+        (&*self.socket).write_all(bytes)?;
+        if self.resume() { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
     }
 
     /// Reads what there is, waiting for it until the deadline. 0 is the end.
     pub(crate) fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
+        if self.permit.as_ref().is_some_and(|permit| !permit.is_waiting()) {
+            self.wait(Wait::Request);
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -293,23 +339,27 @@ impl Inbound {
         read
     }
 
-    /// The socket, and what the client has sent ahead.
-    fn into_parts(self) -> (Arc<TcpStream>, Vec<u8>) {
-        (self.socket, self.bytes)
+    /// [`linger`](Self::linger), for a connection whose stream has ended.
+    fn linger_as(mut self, permit: Box<Permit>) {
+        self.permit = Some(permit);
+        self.linger();
     }
 
-    /// Says that nothing more comes, then reads on for a moment: closing a
-    /// socket with unread bytes resets it, and the client might lose the answer
+    /// Ends the server's side, then reads and discards what the client still sends:
+    /// closing a socket with unread bytes resets it, and the client might lose the answer
     /// before it has read it (RFC 9112 §9.6).
+    ///
+    /// Bounded in bytes, in time, and in silence.
     fn linger(mut self) {
         if self.socket.shutdown(Shutdown::Write).is_err() {
             return;
         }
+        self.wait(Wait::Request);
         let deadline = Instant::now() + LINGER_TIME;
         let mut read = 0;
         while read < LINGER_BYTES {
             self.bytes.clear();
-            match self.fill(deadline) {
+            match self.fill(deadline.min(Instant::now() + LINGER_SILENCE)) {
                 Ok(n @ 1..) => read += n,
                 Ok(0) | Err(_) => return,
             }

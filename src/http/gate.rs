@@ -143,7 +143,7 @@ impl Drop for Place {
 }
 
 /// What counts as one address: in IPv6 the 64 bits that one network is given.
-fn limited(address: IpAddr) -> Option<IpAddr> {
+pub(super) fn limited(address: IpAddr) -> Option<IpAddr> {
     let address = address.to_canonical();
     match address {
         _ if address.is_loopback() => None,

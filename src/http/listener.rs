@@ -1,10 +1,10 @@
 //! The accepting thread: `accept`, then `spawn`, for ever.
 //!
-//! It never writes to a client and never stops accepting. Whatever `accept` or
-//! `spawn` say is logged once per burst, backed off from and survived. One
-//! descriptor is held in reserve for the moment when there is none left: a
-//! connection that cannot be served is then taken and dropped, so that its
-//! client hears at once, and the listener does not spin on it.
+//! It never writes to a client and never stops accepting. An error of `accept` or
+//! `spawn` is logged once per burst and survived. One descriptor is held in reserve for
+//! the moment when there is none left: a connection that cannot be served is then taken
+//! and dropped, so that its client sees it closed at once. The thread pauses only when
+//! nothing could be taken: a queue of connections is never kept waiting by an error.
 
 use std::fs::File;
 use std::io;
@@ -20,14 +20,16 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::connection;
+use super::forwarded::is_trusted;
+use super::gate::{Reason, limited};
 use super::{Alive, Shared};
-use crate::counters::SYSTEM;
+use crate::counters::{CONNECTIONS_OF_ADDRESS, SYSTEM};
 use crate::limits::{
     BACKLOG, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, Limits, NOTSENT_LOWAT, STACK, TCP_USER_TIMEOUT,
 };
 use crate::process::check_address_space;
 
-/// How long to wait after an error that only time can cure.
+/// How long to pause when `accept` fails and takes no connection.
 const BACK_OFF: Duration = Duration::from_millis(20);
 
 /// Errors that come closer together than this are one burst, and one log line.
@@ -124,38 +126,89 @@ pub(super) fn run(server: &Arc<Shared>, listener: &TcpListener, alive: &Sender<A
     let on_loopback =
         listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
     let mut reserve = File::open("/dev/null").ok();
-    let mut burst = Burst::default();
+    let (mut burst, mut refusing) = (Burst::default(), Burst::default());
     loop {
-        let mut taken = server.stop.accept(listener);
-        if taken.as_ref().is_err_and(is_out_of_descriptors) {
+        let mut taken = server.stop.accept(listener).map_err(Trouble::NothingTaken);
+        if matches!(&taken, Err(Trouble::NothingTaken(error)) if is_out_of_descriptors(error)) {
             taken = take_with(&mut reserve, || server.stop.accept(listener));
         }
         let trouble = match taken {
             Ok((socket, peer)) => {
                 server.counters.accepted.inc();
-                let (server, alive) = (Arc::clone(server), alive.clone());
-                let spawned = spawn(peer, move || {
-                    connection::serve(&server, socket, peer, on_loopback, &alive);
-                });
-                spawned.err() // the socket went with the closure: its client is refused
+                start(server, socket, peer, on_loopback, alive, &mut refusing)
+                    .map_err(Trouble::Dropped)
+                    .err()
             }
-            Err(error) if is_nobody(&error) => None,
-            Err(error) => Some(error),
+            Err(Trouble::NothingTaken(error)) if is_nobody(&error) => None,
+            Err(trouble) => Some(trouble),
         };
         if server.has_stopped_accepting() {
             return;
         }
-        let Some(error) = trouble else { continue };
+        let Some(trouble) = trouble else { continue };
         server.counters.refuse(SYSTEM);
+        // The system has less than was computed: the next one gets this one's place.
+        server.connections.shed();
+        let (Trouble::Dropped(error) | Trouble::NothingTaken(error)) = &trouble;
         if burst.begins() {
             log::warn!(
                 "a client was refused: {error}; `threadcast doctor` says which limit it is \
                  and how to raise it (more of these follow in silence)"
             );
         }
-        if !server.hub.wait(BACK_OFF) {
+        if matches!(trouble, Trouble::NothingTaken(_)) && !server.hub.wait(BACK_OFF) {
             return;
         }
+    }
+}
+
+/// Why a connection is not served.
+#[derive(Debug)]
+enum Trouble {
+    /// It was taken and closed: the next one's turn has come.
+    Dropped(io::Error),
+    /// It is still in the queue, if there is one.
+    NothingTaken(io::Error),
+}
+
+/// Starts a connection's thread. One that is over a limit is closed without a thread.
+/// Fails if the system has no thread.
+fn start(
+    server: &Arc<Shared>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    on_loopback: bool,
+    alive: &Sender<Alive>,
+    refusing: &mut Burst,
+) -> io::Result<()> {
+    let socket = Arc::new(socket);
+    let address = peer.ip().to_canonical();
+    let is_trusted = is_trusted(address, &server.config.trusted_proxies);
+    let counted = if is_trusted { None } else { limited(address) };
+    let permit = match server.connections.enter(&socket, counted) {
+        Ok(permit) => permit,
+        Err(reason) => {
+            server.counters.refuse(reason);
+            if refusing.begins() {
+                log::warn!("a connection of {address} is refused: {}", advice(reason));
+            }
+            return Ok(());
+        }
+    };
+    let (server, alive) = (Arc::clone(server), alive.clone());
+    // If it fails, the socket is closed with the closure.
+    spawn(peer, move || connection::serve(&server, socket, permit, peer, on_loopback, &alive))?;
+    Ok(())
+}
+
+/// What the operator can do about a connection that is refused.
+fn advice(reason: Reason) -> &'static str {
+    if reason == CONNECTIONS_OF_ADDRESS {
+        "it has as many as --max-connections-per-address allows; raise that, or name the proxy \
+         between us with --trusted-proxy (more of these follow in silence)"
+    } else {
+        "all that this process can hold are in a handler; `threadcast doctor` says which limit \
+         to raise (more of these follow in silence)"
     }
 }
 
@@ -178,21 +231,21 @@ fn is_nobody(error: &io::Error) -> bool {
 }
 
 /// Takes the next connection with the descriptor in reserve. `accept` fails for want of one whether
-/// somebody waits or not, so there may be room again when he comes. If there is none he is turned
-/// away, and that is the error.
+/// a client waits or not, so there may be room again when one comes. If there is none, the
+/// connection is closed.
 fn take_with<T>(
     reserve: &mut Option<File>,
     accept: impl FnOnce() -> io::Result<T>,
-) -> io::Result<T> {
+) -> Result<T, Trouble> {
     *reserve = None;
-    let taken = accept();
+    let taken = accept().map_err(Trouble::NothingTaken)?;
     if let Ok(spare) = File::open("/dev/null") {
         *reserve = Some(spare);
-        return taken;
+        return Ok(taken);
     }
     drop(taken);
     *reserve = File::open("/dev/null").ok();
-    Err(Errno::MFILE.into())
+    Err(Trouble::Dropped(Errno::MFILE.into()))
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {

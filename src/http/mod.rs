@@ -9,12 +9,12 @@ pub(crate) mod body;
 mod channels;
 mod config;
 mod connection;
+mod connections;
 mod cors;
 mod crowd;
 mod cursor;
 mod forwarded;
 mod gate;
-mod idle;
 mod lab;
 mod listener;
 mod mercure;
@@ -37,12 +37,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
+use rustix::event::{EventfdFlags, eventfd};
 
 use self::assets::Assets;
 pub use self::config::{Config, Mercure};
+use self::connections::Connections;
 pub use self::cors::CorsOrigins;
 use self::gate::Gate;
-use self::idle::Idle;
 use self::lab::Lab;
 use self::listener::Stop;
 use self::mercure::Subscriptions;
@@ -141,6 +142,8 @@ impl Server {
         };
         let (tell, told) = crossbeam_channel::bounded(0);
         let gate = Gate::new(max_clients, config.max_per_address);
+        let per_address = config.max_connections_per_address;
+        let connections = Connections::new(&gate, ceiling.clients(), per_address, &counters);
         let lab = config.lab.then(Lab::default);
         let subscriptions = config.mercure.tells().then(Subscriptions::default);
         let shared = Shared {
@@ -151,7 +154,9 @@ impl Server {
             clock,
             mailbox,
             watcher,
-            idle: Idle::default(),
+            connections,
+            drain_event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(|errno| StartError::Watch(errno.into()))?,
             lab,
             subscriptions,
             gate,

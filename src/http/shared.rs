@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -10,8 +11,8 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::Config;
 use super::assets::Assets;
+use super::connections::Connections;
 use super::gate::{Gate, Place, Reason};
-use super::idle::Idle;
 use super::lab::Lab;
 use super::listener::{Burst, Stop};
 use super::mercure::Subscriptions;
@@ -36,7 +37,9 @@ pub(crate) struct Shared {
     /// The way to the deliverer, if there is one: always with the lab, which may want it yet.
     pub(super) mailbox: Option<Mailbox>,
     pub(super) watcher: Arc<Watcher>,
-    pub(super) idle: Idle,
+    pub(super) connections: Arc<Connections>,
+    /// Readable once the server drains, for what waits by `poll`.
+    pub(super) drain_event: OwnedFd,
     /// There only if it was asked for.
     pub(super) lab: Option<Lab>,
     /// The same.
@@ -119,7 +122,9 @@ impl Shared {
         let closing = Closing::new(self.config.limits.drain / 2, self.gate.clients());
         self.hub.close_over(&closing);
         self.clock.close_over(&closing);
-        self.idle.drain();
+        self.connections.drain();
+        // It can only be full, which says the same.
+        let _ = rustix::io::write(&self.drain_event, &1_u64.to_ne_bytes());
         if let Some(lab) = &self.lab {
             lab.crowd.end();
         }
@@ -135,6 +140,6 @@ impl Shared {
         self.stop_accepting();
         self.hub.close();
         self.clock.close();
-        self.idle.close(deadline.min(Instant::now() + LAST_WORDS));
+        self.connections.close(deadline.min(Instant::now() + LAST_WORDS));
     }
 }

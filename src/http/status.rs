@@ -44,6 +44,9 @@ fn look(server: &Shared) -> Value {
         "delivery": format!("{:?}", server.delivery()).to_lowercase(),
         "clients": clients,
         "max_clients": server.gate.max_clients,
+        "connections": server.connections.open(),
+        "max_connections": server.connections.most(),
+        "connections_shed": counters.shed.get(),
         "threads": process.threads,
         "memory_bytes": process.resident,
         "kernel_memory_bytes": machine.kernel,
@@ -119,6 +122,10 @@ pub(super) fn metrics(server: &Shared) -> Answer {
     };
     gauge("clients", "Streams that are open", number(clients));
     gauge("max_clients", "Streams that may be open", number(server.gate.max_clients));
+    let (open, most) = (server.connections.open(), server.connections.most());
+    gauge("connections", "Connections that are open and not streams", number(open));
+    let help = "Connections that may be open besides the streams that are open now";
+    gauge("max_connections", help, number(most));
     gauge("threads", "Threads of this process", i64::try_from(process.threads).unwrap_or(0));
     gauge("resident_memory_bytes", "Memory of this process that is resident", bytes);
     gauge("draining", "Whether the server is about to stop", i64::from(server.is_draining()));
