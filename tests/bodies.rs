@@ -3,10 +3,11 @@
 
 mod common;
 
+use std::io::Write;
 use std::net::Shutdown;
 
 use common::{CLOSED, OPEN, TestServer, check as check_request};
-use threadcast::{Config, Limits, Token};
+use threadcast::{Config, Limits, Mercure, Token};
 
 const MESSAGE: &str = r#"{"message":"hi"}"#;
 
@@ -167,4 +168,48 @@ fn a_1_0_client_is_never_sent_an_interim_answer() {
     client.send("Expect: 100-continue\r\nContent-Length: 16\r\n\r\n");
     client.send(MESSAGE);
     client.check("it", 200, CLOSED);
+}
+
+/// A client that reads nothing before it has written everything. Before, the server
+/// closed after 64 KiB, and the reset cost the client the answer.
+#[test]
+fn an_early_error_reaches_a_client_that_writes_first() {
+    const BODY: usize = 5_000_000;
+    let publish_token = Some("secret".parse().expect("a token"));
+    let open = TestServer::start();
+    let closed = TestServer::with(Config { publish_token, ..Config::default() });
+    let mercure = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
+    let json = "Content-Type: application/json\r\n";
+    for (server, head, headers, status) in [
+        (&open, "POST /channels/a HTTP/1.1", "", 413),
+        (&open, "POST /channels/a HTTP/1.1", "Content-Type: application/x-ndjson\r\n", 413),
+        (&open, "POST /channels/a HTTP/1.1", "Content-Type: multipart/form-data\r\n", 415),
+        (&open, "POST /send-data HTTP/1.1", json, 413),
+        (&open, "POST /send-data HTTP/1.1", "Content-Type: text/plain\r\n", 415),
+        (&open, "POST /send-data HTTP/1.1", "Origin: http://evil.example\r\n", 403),
+        (&open, "POST /channels/a HTTP/1.1", "Expect: the-unexpected\r\n", 417),
+        (&open, "POST /session HTTP/1.1", "", 404),
+        (&open, "POST /nothing HTTP/1.1", "", 404),
+        (&open, "POST /healthz HTTP/1.1", "", 405),
+        (&open, "BREW /channels/a HTTP/1.1", "", 501),
+        (&open, "POST /channels/a HTTP/1.1", &format!("X: {}\r\n", "a".repeat(20_000)), 431),
+        (&closed, "POST /channels/a HTTP/1.1", "", 401),
+        (&closed, "POST /send-data HTTP/1.1", json, 401),
+        (&mercure, "POST /.well-known/mercure HTTP/1.1", "Content-Type: text/plain\r\n", 415),
+    ] {
+        let start = format!("{head}\r\nHost: localhost\r\n{headers}");
+        let fixed = format!("{start}Content-Length: {BODY}\r\n\r\n").into_bytes();
+        let fixed = [fixed, vec![b'x'; BODY]].concat();
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000)).repeat(BODY >> 16);
+        let chunked = format!("{start}Transfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
+        for request in [fixed, chunked.into_bytes()] {
+            let mut client = server.connect();
+            let sent = client.socket().write_all(&request);
+            sent.unwrap_or_else(|error| panic!("{head} {status}: {error} before the answer"));
+            let answer = client.answer();
+            assert_eq!(answer.status, status, "{head} {answer:?}");
+            answer.check_problem();
+            client.assert_ended();
+        }
+    }
 }

@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{Answer, PATIENCE, TestServer};
+use common::{Answer, PATIENCE, TestClient, TestServer};
 use threadcast::{Config, Limits};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -164,4 +165,146 @@ fn who_does_not_ask_for_version_13_is_told_to() {
     }
     let headers = format!("{UPGRADE}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short\r\n");
     assert_eq!(shake(&server, "/ws", &headers).status, 400);
+}
+
+/// Malformed and doubled lines of the handshake (RFC 6455 §4.2.1, §11.3).
+#[test]
+fn an_ambiguous_handshake_is_rejected() {
+    let server = TestServer::start();
+    const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
+    let key = |key: &str| format!("{UPGRADE}{VERSION}Sec-WebSocket-Key: {key}\r\n");
+    for path in ["/ws", "/"] {
+        for (headers, status) in [
+            (format!("{UPGRADE}{VERSION}{KEY}{KEY}"), 400),
+            (
+                format!("{UPGRADE}{VERSION}{KEY}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"),
+                400,
+            ),
+            (format!("{UPGRADE}{VERSION}{VERSION}{KEY}"), 400),
+            (format!("{UPGRADE}{VERSION}Sec-WebSocket-Version: 8\r\n{KEY}"), 400),
+            (format!("{UPGRADE}{VERSION}"), 400),
+            (key(""), 400),
+            (key("dGhlIHNhbXBsZSBub25jZQ"), 400),   // no padding
+            (key("dGhlIHNhbXBsZSBub25jZSE="), 400), // 17 bytes
+            (key("dGhlIHNhbXBsZSBub25j!!=="), 400), // no base64
+            (format!("{UPGRADE}{VERSION}{KEY}Content-Length: 5\r\n"), 400),
+            (format!("{UPGRADE}{VERSION}{KEY}Transfer-Encoding: chunked\r\n"), 400),
+        ] {
+            assert_eq!(shake(&server, path, &headers).status, status, "{path} {headers}");
+        }
+    }
+    // Without the token in Connection, it is a request like any other.
+    let headers = format!("Connection: keep-alive\r\nUpgrade: websocket\r\n{VERSION}{KEY}");
+    assert_eq!(shake(&server, "/ws", &headers).status, 426);
+    assert_eq!(shake(&server, "/", &headers).status, 200);
+}
+
+/// RFC 9110 §7.8: a server ignores an Upgrade in HTTP/1.0.
+#[test]
+fn an_upgrade_in_http_1_0_is_ignored() {
+    let server = TestServer::start();
+    for (path, status) in [("/", 200), ("/ws", 426)] {
+        let version = "Sec-WebSocket-Version: 13\r\n";
+        let head = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{UPGRADE}{KEY}{version}\r\n");
+        assert_eq!(server.head(&head).status, status, "{path}");
+    }
+}
+
+/// An open WebSocket, byte by byte, that has been welcomed.
+fn raw(server: &TestServer) -> TestClient {
+    let mut client = server.connect();
+    let version = "Sec-WebSocket-Version: 13\r\n";
+    client.send(&format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{KEY}{version}\r\n"));
+    assert_eq!(client.head().status, 101);
+    assert_eq!(frame(&mut client), (0x81, b"Welcome, Client!".to_vec()));
+    client
+}
+
+/// The next frame of the server: its first byte, and its payload.
+fn frame(client: &mut TestClient) -> (u8, Vec<u8>) {
+    let mut head = [0; 2];
+    client.reader.read_exact(&mut head).expect("a frame within PATIENCE");
+    assert!(head[1] < 126, "short, and not masked: {head:?}");
+    let mut payload = vec![0; head[1].into()];
+    client.reader.read_exact(&mut payload).expect("a whole frame");
+    (head[0], payload)
+}
+
+/// A client's short frame, masked with zeros.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = 0x80 | u8::try_from(payload.len()).expect("short");
+    [&[first, length, 0, 0, 0, 0], payload].concat()
+}
+
+/// Looks at the server's close frame, answers it, and looks at the end.
+#[track_caller]
+fn check_close(client: &mut TestClient, code: u16, what: &str) {
+    let (first, payload) = frame(client);
+    assert_eq!(first, 0x88, "{what}: a close frame");
+    assert_eq!(payload[..2], code.to_be_bytes(), "{what}");
+    client.send(&masked(0x88, &payload[..2]));
+    client.assert_ended();
+}
+
+/// RFC 6455 §7.1.7 and §7.4.1.
+#[test]
+fn a_websocket_fault_closes_with_its_code() {
+    let limits = Limits { body: 100, ..Limits::default() };
+    let server = TestServer::with(Config { limits, ..Config::default() });
+    let ping = [vec![0x89, 0xfe, 0, 126, 0, 0, 0, 0], vec![b'x'; 126]].concat();
+    let long = [vec![0x81, 0xfe, 0, 126, 0, 0, 0, 0], vec![b'x'; 126]].concat();
+    let part = masked(0x01, &[b'x'; 60]);
+    for (what, sent, code) in [
+        ("an unmasked frame", vec![0x81, 2, b'h', b'i'], 1002),
+        ("a reserved bit", masked(0xc1, b"hi"), 1002),
+        ("a reserved opcode", masked(0x83, b"hi"), 1002),
+        ("a reserved control opcode", masked(0x8b, b""), 1002),
+        ("a continuation of nothing", masked(0x80, b"hi"), 1002),
+        ("a new message inside another", [part.clone(), masked(0x81, b"hi")].concat(), 1002),
+        ("a fragmented ping", masked(0x09, b""), 1002),
+        ("a long ping", [ping[..4].to_vec(), ping[4..].to_vec()].concat(), 1009),
+        ("text that is not UTF-8", masked(0x81, b"\xff\xfe"), 1007),
+        ("text cut inside a character", masked(0x81, b"\xc3"), 1007),
+        ("a long message", long, 1009),
+        ("a message of long parts", [part.clone(), masked(0x80, &[b'x'; 60])].concat(), 1009),
+        ("a close with half a code", masked(0x88, &[3]), 1002),
+        ("a close whose reason is not UTF-8", masked(0x88, b"\x03\xe8\xff"), 1007),
+        ("a close without a code that exists", masked(0x88, &999_u16.to_be_bytes()), 1002),
+        ("a close with 1005", masked(0x88, &1005_u16.to_be_bytes()), 1002),
+        ("a close with 1006", masked(0x88, &1006_u16.to_be_bytes()), 1002),
+        ("a close with 1015", masked(0x88, &1015_u16.to_be_bytes()), 1002),
+        ("a close with 2999", masked(0x88, &2999_u16.to_be_bytes()), 1002),
+    ] {
+        let mut client = raw(&server);
+        client.send(&sent);
+        check_close(&mut client, code, what);
+    }
+    let server = TestServer::start();
+    let mut client = raw(&server);
+    client.send(&ping);
+    check_close(&mut client, 1002, "a long ping, below the limit of a message");
+}
+
+#[test]
+fn the_server_waits_for_the_other_half_of_a_close() {
+    let server = TestServer::start();
+    let mut client = raw(&server);
+    server.shutdown();
+    let (first, payload) = frame(&mut client);
+    assert_eq!((first, &payload[..2]), (0x88, &1001_u16.to_be_bytes()[..]));
+    // What was on its way is taken; nothing is reset, and nothing is answered.
+    client.send(&masked(0x81, b"too late"));
+    client.send(&masked(0x88, &payload[..2]));
+    client.assert_ended();
+}
+
+#[test]
+fn frames_behind_a_fault_do_not_cost_its_close_frame() {
+    let server = TestServer::start();
+    let mut client = raw(&server);
+    client.send(&[masked(0x83, b"hi"), masked(0x81, &[b'x'; 100]).repeat(20_000)].concat());
+    let (first, payload) = frame(&mut client);
+    assert_eq!((first, &payload[..2]), (0x88, &1002_u16.to_be_bytes()[..]));
+    client.socket().shutdown(std::net::Shutdown::Write).expect("connected");
+    client.assert_ended();
 }

@@ -59,6 +59,12 @@ impl Exchange<'_> {
         Ok(body)
     }
 
+    /// Whether the connection gives its place to another, and so cannot become a stream:
+    /// its input has ended, which in a stream means that the client has left.
+    pub(crate) fn is_shed(&self) -> bool {
+        self.inbound.is_shed()
+    }
+
     /// Where the client has found us.
     pub(crate) fn our_address(&self) -> io::Result<SocketAddr> {
         self.inbound.socket.local_addr()

@@ -31,7 +31,7 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// How long a newcomer is held while every place is taken and none is about to be
 /// free. The threads of shed connections end within this time.
-const ROOM_WAIT: Duration = Duration::from_millis(20);
+const ROOM_WAIT: Duration = Duration::from_millis(100);
 
 /// How much of the reserve is kept for connections that are shed and not yet closed:
 /// one part of so many, and at most this number of connections.

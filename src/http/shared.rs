@@ -18,7 +18,7 @@ use super::listener::{Burst, Stop};
 use super::mercure::Subscriptions;
 use super::refusal::Refusal;
 use super::request::Request;
-use crate::counters::{ADDRESS, Counters, DRAINING, FULL};
+use crate::counters::{ADDRESS, CONNECTIONS, Counters, DRAINING, FULL};
 use crate::delivery::{Delivery, Mailbox};
 use crate::hangup::Watcher;
 use crate::limits::LAST_WORDS;
@@ -67,7 +67,7 @@ impl Shared {
     }
 
     #[cold]
-    fn refuse(&self, reason: Reason, client: IpAddr, request: &Request) -> Refusal {
+    pub(super) fn refuse(&self, reason: Reason, client: IpAddr, request: &Request) -> Refusal {
         self.counters.refuse(reason);
         let detail = match reason {
             FULL => {
@@ -77,6 +77,10 @@ impl Shared {
             ADDRESS => {
                 "your address has as many streams as it may; close some, or have \
                  --max-per-address raised, or the proxy between us named by --trusted-proxy"
+            }
+            CONNECTIONS => {
+                "the server has as many connections as it can hold; come back in a moment \
+                 (`threadcast doctor` says which limit to raise)"
             }
             _ => "the server is stopping; come back in a moment",
         };

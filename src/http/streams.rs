@@ -17,6 +17,7 @@ use super::refusal::Refusal;
 use super::request::Request;
 use super::routes::Reply;
 use super::{Shared, cors, forwarded, lab};
+use crate::counters::CONNECTIONS;
 use crate::delivery::Delivery;
 use crate::error::PublishError;
 use crate::event::{Frame, Framing};
@@ -154,6 +155,9 @@ pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<Place>, Refusal> {
         return Ok(None);
     }
     let client = forwarded::client(request, peer.ip(), &server.config.trusted_proxies);
+    if exchange.is_shed() {
+        return Err(server.refuse(CONNECTIONS, client, request));
+    }
     server.enter(client, request).map(Some)
 }
 

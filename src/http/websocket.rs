@@ -33,7 +33,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// is ignored (RFC 9110 §7.8).
 pub(super) fn is_asked_for(request: &Request) -> bool {
     request.minor_version > 0
-        && request.has_token("upgrade", "websocket") && request.has_token("connection", "upgrade")
+        && request.has_token("upgrade", "websocket")
+        && request.has_token("connection", "upgrade")
 }
 
 /// A WebSocket that is about to be.

@@ -1,1 +1,253 @@
-//! TODO
+//! Connections that are not streams: whatever they do, there is room for requests.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+use std::{fs, io};
+
+use threadcast::Config;
+
+use crate::common::{
+    PATIENCE, Process, TestClient, TestServer, allow_descriptors, say, wait_until,
+};
+
+/// Before the reserve was real, a request waited for the end of an attack, 10 s at least.
+const SOON: Duration = Duration::from_secs(5);
+
+const SILENT: &str = "";
+const SLOW_HEAD: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nX: ";
+const SLOW_BODY: &str =
+    "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\nx";
+
+/// One request on a connection of its own: its answer's first line, if it came soon.
+fn ask(addr: SocketAddr, request: &str) -> io::Result<String> {
+    let mut socket = TcpStream::connect(addr)?;
+    socket.set_read_timeout(Some(SOON))?;
+    socket.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+/// How many of 10 requests are answered soon: pages, and publishes.
+fn answered_of_10(addr: SocketAddr) -> usize {
+    let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let post = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                Content-Length: 2\r\n\r\nhi";
+    let requests = [get, post].into_iter().cycle().take(10);
+    requests
+        .filter(|request| ask(addr, request).is_ok_and(|line| line.ends_with(" 200 OK")))
+        .count()
+}
+
+/// Opens connections that send this and then nothing. The server may close any of them.
+fn attack(addr: SocketAddr, sent: &str, connections: usize) -> Vec<TcpStream> {
+    let open = |_| {
+        let socket = TcpStream::connect(addr).expect("the server listens");
+        let _ = (&socket).write(sent.as_bytes()); // closed already, perhaps
+        socket
+    };
+    (0..connections).map(open).collect()
+}
+
+#[test]
+fn idle_sockets_leave_room_for_requests() {
+    assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
+    let unread = "GET /style.css HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(400);
+    for sent in [SILENT, SLOW_HEAD, SLOW_BODY, &unread] {
+        let server = Process::start(600);
+        let attackers = attack(server.addr, sent, 640);
+        let answered = answered_of_10(server.addr);
+        assert!(answered >= 9, "{answered} of 10 while they send {:.20?}", sent);
+        drop(attackers);
+        assert_eq!(answered_of_10(server.addr), 10, "and all of them afterwards");
+    }
+}
+
+#[test]
+fn ever_new_idle_sockets_leave_room_for_requests() {
+    assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
+    for sent in [SILENT, SLOW_HEAD, SLOW_BODY] {
+        let server = Process::start(200);
+        let mut attackers = attack(server.addr, sent, 200);
+        let (mut answered, rounds) = (0, 5);
+        for _ in 0..rounds {
+            attackers.extend(attack(server.addr, sent, 50));
+            answered += answered_of_10(server.addr);
+        }
+        assert!(answered >= 9 * rounds, "{answered} of {} for {sent:?}", 10 * rounds);
+    }
+}
+
+#[test]
+fn streams_and_idle_sockets_fit_together() {
+    assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
+    let server = Process::start(200);
+    let most = server.get("/status").json()["max_clients"].as_u64().expect("a number");
+    let mut streams: Vec<_> = (0..most).map(|_| server.stream("/events")).collect();
+    let attackers = attack(server.addr, SILENT, 300);
+    assert!(answered_of_10(server.addr) >= 9);
+    for stream in &mut streams {
+        for _ in 0..3 {
+            assert!(stream.chunk().is_some(), "no stream is shed");
+        }
+    }
+    let refused = server.get("/status").json()["connections_shed"].as_u64();
+    assert!(refused >= Some(200), "{refused:?}");
+    drop(attackers);
+}
+
+/// A connection is shed by ending its input: what the kernel has of it is still read.
+#[test]
+fn a_request_that_has_arrived_is_answered_when_shed() {
+    assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
+    let server = Process::start(100);
+    server.signal("STOP");
+    let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let clients = attack(server.addr, get, 300);
+    server.signal("CONT");
+    for client in clients {
+        let mut client = TestClient::of(client);
+        assert_eq!(client.answer().status, 200);
+        client.assert_ended();
+    }
+}
+
+/// Its input has ended, which in a stream means that the client has left.
+#[test]
+fn a_stream_asked_for_when_shed_is_told_to_come_back() {
+    assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
+    let server = Process::start(100);
+    server.signal("STOP");
+    let get = "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+    let clients = attack(server.addr, get, 300);
+    server.signal("CONT");
+    let (mut streams, mut rejected) = (Vec::new(), 0);
+    for client in clients {
+        let mut client = TestClient::of(client);
+        let head = client.head();
+        assert_eq!(head.status, 200, "{head:?}");
+        if head.header("transfer-encoding").is_some() {
+            streams.push(client);
+        } else {
+            rejected += 1;
+        }
+    }
+    for stream in &mut streams {
+        assert!((0..3).all(|_| stream.chunk().is_some()), "a stream that has begun goes on");
+    }
+    assert!(streams.len() > 50 && rejected > 100, "{} and {rejected}", streams.len());
+}
+
+/// An address of this machine that others would connect to, if it has one.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?; // sends nothing
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_no_more() {
+    let Some(own) = own_address() else {
+        return say("SKIPPED: this machine has no address but loopback");
+    };
+    let config = Config {
+        listen: vec![(own, 0).into(), "127.0.0.1:0".parse().expect("an address")],
+        max_connections_per_address: 3,
+        ..Config::default()
+    };
+    let server = TestServer::with(config.clone());
+    let mut held: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    assert!(server.connect().is_closed(), "one too many is closed");
+    // Loopback has no such limit.
+    let loopback = server.addresses[1];
+    let _many: Vec<_> = (0..10).map(|_| TestClient::connect(loopback)).collect();
+    assert_eq!(answered_of_10(loopback), 10);
+    // A stream is counted as a stream.
+    for client in &mut held {
+        client.send("GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(client.head().status, 200);
+    }
+    wait_until(PATIENCE, "there is room for three more", || {
+        let again: Vec<_> = (0..3).map(|_| ask(server.addr, "GET / HTTP/1.0\r\n\r\n")).collect();
+        again.iter().all(|line| line.as_ref().is_ok_and(|line| line.ends_with(" 200 OK")))
+    });
+    let metrics = ask_for_metrics(loopback);
+    let refused = "threadcast_refusals_total{reason=\"max_connections_per_address\"} ";
+    assert!(!metrics.contains(&format!("{refused}0\n")) && metrics.contains(refused), "{metrics}");
+    // A proxy has one address for many clients.
+    let trusted_proxies = vec![own.into()];
+    let server = TestServer::with(Config { trusted_proxies, ..config });
+    let mut many: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    for client in &mut many {
+        client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
+fn ask_for_metrics(addr: SocketAddr) -> String {
+    let mut client = TestClient::connect(addr);
+    client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    client.answer().body
+}
+
+#[test]
+fn connections_are_in_the_status_and_the_metrics() {
+    let server = TestServer::start();
+    let _silent: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    let _stream = server.stream("/events");
+    wait_until(PATIENCE, "three that are silent and the one that asks", || {
+        server.get("/status").json()["connections"] == 4
+    });
+    let status = server.get("/status").json();
+    assert!(status["max_connections"].as_u64() > Some(4), "{status}");
+    assert_eq!(status["connections_shed"], 0);
+    let metrics = ask_for_metrics(server.addr);
+    for line in [
+        "threadcast_connections ",
+        "threadcast_max_connections ",
+        "threadcast_shed_connections_total 0\n",
+        "threadcast_refusals_total{reason=\"max_connections\"} 0\n",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
+
+/// A control group of our own that has few threads, if we may make one.
+struct FewThreads(String);
+
+impl FewThreads {
+    fn new(most: u32) -> Option<Self> {
+        let group = format!("/sys/fs/cgroup/pids/threadcast-test-{}", std::process::id());
+        fs::create_dir(&group).ok()?;
+        let made = Self(group);
+        fs::write(format!("{}/pids.max", made.0), most.to_string()).ok()?;
+        Some(made)
+    }
+}
+
+impl Drop for FewThreads {
+    fn drop(&mut self) {
+        // It can go once its last process has.
+        wait_until(PATIENCE, "the control group is empty", || fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+/// Each connection that could not be served cost the accepting thread 20 ms.
+#[test]
+fn a_burst_beyond_the_thread_limit_delays_nobody() {
+    let Some(group) = FewThreads::new(60) else {
+        return say("SKIPPED: no control group for threads can be made here");
+    };
+    let join = format!("echo $$ > {}/cgroup.procs; exec", group.0);
+    let server = Process::shell(&join, "");
+    // More than there are threads, and they stay: streams, and then silent sockets.
+    let stream = "GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let streams = attack(server.addr, stream, 100);
+    let silent = attack(server.addr, SILENT, 300);
+    assert!(answered_of_10(server.addr) >= 9);
+    drop((streams, silent));
+    assert_eq!(answered_of_10(server.addr), 10);
+    drop(server);
+}
