@@ -50,6 +50,7 @@ fn shake(server: &TestServer, path: &str, headers: &str) -> Answer {
 
 const UPGRADE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n";
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
 
 #[test]
 fn every_message_is_answered() {
@@ -171,7 +172,6 @@ fn who_does_not_ask_for_version_13_is_told_to() {
 #[test]
 fn an_ambiguous_handshake_is_rejected() {
     let server = TestServer::start();
-    const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
     let key = |key: &str| format!("{UPGRADE}{VERSION}Sec-WebSocket-Key: {key}\r\n");
     for path in ["/ws", "/"] {
         for (headers, status) in [
@@ -204,8 +204,7 @@ fn an_ambiguous_handshake_is_rejected() {
 fn an_upgrade_in_http_1_0_is_ignored() {
     let server = TestServer::start();
     for (path, status) in [("/", 200), ("/ws", 426)] {
-        let version = "Sec-WebSocket-Version: 13\r\n";
-        let head = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{UPGRADE}{KEY}{version}\r\n");
+        let head = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{UPGRADE}{KEY}{VERSION}\r\n");
         assert_eq!(server.head(&head).status, status, "{path}");
     }
 }
@@ -213,8 +212,7 @@ fn an_upgrade_in_http_1_0_is_ignored() {
 /// An open WebSocket, byte by byte, that has been welcomed.
 fn raw(server: &TestServer) -> TestClient {
     let mut client = server.connect();
-    let version = "Sec-WebSocket-Version: 13\r\n";
-    client.send(&format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{KEY}{version}\r\n"));
+    client.send(&format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{KEY}{VERSION}\r\n"));
     assert_eq!(client.head().status, 101);
     assert_eq!(frame(&mut client), (0x81, b"Welcome, Client!".to_vec()));
     client

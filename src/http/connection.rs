@@ -346,8 +346,8 @@ impl Inbound {
     }
 
     /// [`linger`](Self::linger), for a connection whose stream has ended.
-    fn linger_as(mut self, permit: Box<Permit>) {
-        self.permit = Some(permit);
+    fn linger_as(mut self, permit: Permit) {
+        self.permit = Some(Box::new(permit));
         self.linger();
     }
 

@@ -117,7 +117,7 @@ impl Connections {
         self: &Arc<Self>,
         socket: &Arc<TcpStream>,
         address: Option<IpAddr>,
-    ) -> Result<Box<Permit>, Reason> {
+    ) -> Result<Permit, Reason> {
         let mut table = self.lock();
         if address.is_some_and(|address| table.of(address) >= self.max_per_address) {
             return Err(CONNECTIONS_OF_ADDRESS);
@@ -141,15 +141,14 @@ impl Connections {
             *table.addresses.entry(address).or_default() += 1;
         }
         let at = Some((Wait::Silent, table.begin(Wait::Silent, socket, true)));
-        Ok(Box::new(Permit { connections: Arc::clone(self), address, at, is_shed: false }))
+        Ok(Permit { connections: Arc::clone(self), address, at, is_shed: false })
     }
 
     /// Admits a connection again whose stream has ended. It is here already, so it is
     /// never refused.
-    pub(super) fn rejoin(self: &Arc<Self>) -> Box<Permit> {
+    pub(super) fn rejoin(self: &Arc<Self>) -> Permit {
         self.lock().open += 1;
-        let connections = Arc::clone(self);
-        Box::new(Permit { connections, address: None, at: None, is_shed: false })
+        Permit { connections: Arc::clone(self), address: None, at: None, is_shed: false }
     }
 
     /// Sheds the connection that has waited longest, if one waits.

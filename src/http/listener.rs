@@ -186,7 +186,7 @@ fn start(
     let is_trusted = is_trusted(address, &server.config.trusted_proxies);
     let counted = if is_trusted { None } else { limited(address) };
     let permit = match server.connections.enter(&socket, counted) {
-        Ok(permit) => permit,
+        Ok(permit) => Box::new(permit),
         Err(reason) => {
             server.counters.refuse(reason);
             if refusing.begins() {

@@ -249,5 +249,12 @@ fn a_burst_beyond_the_thread_limit_delays_nobody() {
     assert!(answered_of_10(server.addr) >= 9);
     drop((streams, silent));
     assert_eq!(answered_of_10(server.addr), 10);
-    drop(server);
+    // Now the system has fewer threads than was computed: none.
+    let none = server.count("task").to_string();
+    let limit = format!("{}/pids.max", group.0);
+    fs::write(&limit, none).expect("our group");
+    let refused = attack(server.addr, SILENT, 600);
+    fs::write(&limit, "60").expect("our group");
+    assert_eq!(answered_of_10(server.addr), 10);
+    drop((refused, server));
 }
