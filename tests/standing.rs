@@ -156,7 +156,17 @@ fn a_thread_that_cannot_be_spawned_costs_one_client_and_no_other() {
     let mut streams: Vec<TestClient> = (0..20).map(|_| server.stream("/channels/a")).collect();
     let held = fill(&server, 20, 100);
     assert!((25..=35).contains(&held.len()), "{} besides 20 streams", held.len());
-    // Again and again there is no thread: it is still standing.
+    // A newcomer gets the thread of one that says nothing.
+    for _ in 0..20 {
+        assert_eq!(server.get("/healthz").status, 200);
+    }
+    // Again and again there is no thread, for it may have fewer now: it is still standing.
+    let limit = |threads: u32| {
+        let (process, limit) = (server.child.id(), format!("--nproc={threads}"));
+        let set = Command::new("prlimit").args([format!("--pid={process}"), limit]).status();
+        assert!(set.is_ok_and(|set| set.success()), "it could be started with prlimit");
+    };
+    limit(20);
     for _ in 0..20 {
         let mut refused = server.connect();
         let _ = refused.socket().write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -164,6 +174,7 @@ fn a_thread_that_cannot_be_spawned_costs_one_client_and_no_other() {
         let outcome = refused.reader.read_to_end(&mut said);
         assert!(said.is_empty(), "{outcome:?} {}", String::from_utf8_lossy(&said));
     }
+    limit(60);
     drop(held);
     wait_until(PATIENCE, "the threads are free", || server.count("task") <= base_threads() + 20);
     let body = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx";

@@ -58,7 +58,7 @@ fn idle_sockets_leave_room_for_requests() {
         let server = Process::start(600);
         let attackers = attack(server.addr, sent, 640);
         let answered = answered_of_10(server.addr);
-        assert!(answered >= 9, "{answered} of 10 while they send {:.20?}", sent);
+        assert!(answered >= 9, "{answered} of 10 while they send {sent:.20?}");
         drop(attackers);
         assert_eq!(answered_of_10(server.addr), 10, "and all of them afterwards");
     }
