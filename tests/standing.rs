@@ -162,9 +162,10 @@ fn a_thread_that_cannot_be_spawned_costs_one_client_and_no_other() {
     }
     // Again and again there is no thread, for it may have fewer now: it is still standing.
     let limit = |threads: u32| {
-        let (process, limit) = (server.child.id(), format!("--nproc={threads}"));
-        let set = Command::new("prlimit").args([format!("--pid={process}"), limit]).status();
-        assert!(set.is_ok_and(|set| set.success()), "it could be started with prlimit");
+        let process = server.child.id();
+        let set = format!("{become_it} prlimit --pid={process} --nproc={threads}:60");
+        let set = Command::new("sh").args(["-c", &set]).status();
+        assert!(set.is_ok_and(|set| set.success()), "it was started in the same way");
     };
     limit(20);
     for _ in 0..20 {
