@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use threadcast::Config;
@@ -250,11 +250,17 @@ fn a_burst_beyond_the_thread_limit_delays_nobody() {
     drop((streams, silent));
     assert_eq!(answered_of_10(server.addr), 10);
     // Now the system has fewer threads than was computed: none.
-    let none = server.count("task").to_string();
+    let own_threads = 6;
+    wait_until(PATIENCE, "only its own threads are left", || server.count("task") <= own_threads);
     let limit = format!("{}/pids.max", group.0);
-    fs::write(&limit, none).expect("our group");
-    let refused = attack(server.addr, SILENT, 600);
+    fs::write(&limit, own_threads.to_string()).expect("our group");
+    let began = Instant::now();
+    for socket in attack(server.addr, SILENT, 600) {
+        assert!(TestClient::of(socket).is_closed());
+    }
+    let took = began.elapsed();
+    assert!(took < SOON, "600 connections were closed in {took:?}; a pause for each makes 12 s");
     fs::write(&limit, "60").expect("our group");
     assert_eq!(answered_of_10(server.addr), 10);
-    drop((refused, server));
+    drop(server);
 }
