@@ -256,7 +256,9 @@ fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Req
 /// Waits for a request to begin. A client that says nothing is not owed an
 /// answer: browsers open connections ahead of need.
 fn wait_for_first_byte(server: &Shared, inbound: &mut Inbound) -> bool {
-    if !inbound.wait(Wait::Silent) {
+    // The first of these waits has begun with the connection.
+    let has_begun = inbound.is_fresh && inbound.is_waiting();
+    if !has_begun && !inbound.wait(Wait::Silent) {
         return false;
     }
     let wait = if server.is_draining() { LAST_WORDS } else { server.config.limits.keep_alive };
@@ -307,6 +309,10 @@ impl Inbound {
         self.permit.as_mut().is_none_or(|permit| permit.resume())
     }
 
+    fn is_waiting(&self) -> bool {
+        self.permit.as_ref().is_some_and(|permit| permit.is_waiting())
+    }
+
     fn is_shed(&self) -> bool {
         self.permit.as_ref().is_some_and(|permit| permit.is_shed())
     }
@@ -320,7 +326,7 @@ impl Inbound {
 
     /// Reads what there is, waiting for it until the deadline. 0 is the end.
     pub(crate) fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
-        if self.permit.as_ref().is_some_and(|permit| !permit.is_waiting()) {
+        if !self.is_waiting() {
             self.wait(Wait::Request);
         }
         let left = deadline.saturating_duration_since(Instant::now());

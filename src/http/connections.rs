@@ -260,6 +260,7 @@ pub(super) struct Permit {
 impl Permit {
     /// Begins to wait for the client, and ends the wait before. Returns false if the
     /// server is draining and the connection may not be silent any more.
+    #[inline(never)] // its frame is gone by the time a stream begins
     pub(super) fn wait(&mut self, wait: Wait, socket: &Arc<TcpStream>, is_fresh: bool) -> bool {
         let mut table = self.connections.lock();
         if let Some(at) = self.at.take() {
@@ -278,6 +279,7 @@ impl Permit {
 
     /// Ends the wait. Returns false if the connection was shed in the middle of a request
     /// or an answer, and has no client any more.
+    #[inline(never)] // its frame is gone by the time a stream begins
     pub(super) fn resume(&mut self) -> bool {
         let Some(at) = self.at.take() else { return true };
         let is_shed = self.connections.lock().end(at);
