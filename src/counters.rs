@@ -156,6 +156,13 @@ impl Counters {
     }
 }
 
+/// Takes `by` from a count, which must be at least as large. Where it is not, a debug
+/// build panics; a release build stops at zero, because a count that wraps is worse.
+pub(crate) fn decrease(count: &mut usize, by: usize) {
+    debug_assert!(*count >= by, "a count of {count} cannot be decreased by {by}");
+    *count = count.saturating_sub(by);
+}
+
 /// Why somebody may be refused.
 pub(crate) const REASONS: [&str; 6] =
     [FULL, ADDRESS, CONNECTIONS, CONNECTIONS_OF_ADDRESS, DRAINING, SYSTEM];

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::counters::{ADDRESS, DRAINING, FULL};
+use crate::counters::{ADDRESS, DRAINING, FULL, decrease};
 
 /// How many of those who were refused come back in a second: few enough that
 /// refusing them again takes no more than a tenth of a slow processor (a
@@ -128,13 +128,18 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.gate.clients.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let one_less = |mut clients| {
+            decrease(&mut clients, 1);
+            Some(clients)
+        };
+        let clients = &self.gate.clients;
+        if clients.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) == Ok(1) {
             let _ = self.gate.empty.0.try_send(()); // full says the same
         }
         let Some(address) = self.address else { return };
         let mut addresses = self.gate.addresses();
         if let Some(streams) = addresses.get_mut(&address) {
-            *streams -= 1;
+            decrease(streams, 1);
             if *streams == 0 {
                 addresses.remove(&address);
             }

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::channels::Reader;
 use super::readable::Private;
+use crate::counters::decrease;
 
 /// A thread's doorbell: it says that there is news, never what.
 ///
@@ -93,9 +94,9 @@ impl Audience {
 
     /// A stream has gone.
     pub(super) fn leave(&mut self, reader: &Reader) {
-        self.subscribers -= 1;
+        decrease(&mut self.subscribers, 1);
         if let Some(streams) = self.readers.get_mut(reader) {
-            *streams -= 1;
+            decrease(streams, 1);
             if *streams == 0 {
                 self.readers.remove(reader);
             }

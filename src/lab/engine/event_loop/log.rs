@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::client::Gone;
 use super::{HISTORY_BYTES, HISTORY_EVENTS};
+use crate::counters::decrease;
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
 
@@ -38,7 +39,7 @@ impl Log {
         self.frames.push_back(frame);
         while self.frames.len() > HISTORY_EVENTS || self.bytes > HISTORY_BYTES {
             let Some(oldest) = self.frames.pop_front() else { return };
-            self.bytes -= oldest.len();
+            decrease(&mut self.bytes, oldest.len());
             self.first += 1;
         }
     }
