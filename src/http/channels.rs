@@ -15,7 +15,8 @@ pub(super) fn listen_or_list(exchange: &Exchange<'_>, reader: &Reader) -> Result
     let names = exchange.request.queries("channel");
     if names.is_empty() {
         reader.check_all(exchange)?;
-        let channels: Vec<Value> = exchange.server.hub.list().iter().map(info).collect();
+        let list = exchange.server.hub.list_for(&reader.readable());
+        let channels: Vec<Value> = list.iter().map(info).collect();
         return Ok(Reply::Answer(Answer::json(&json!({ "channels": channels }))));
     }
     let channels = Channels::new(names.iter().map(String::as_str))?;

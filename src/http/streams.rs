@@ -62,28 +62,29 @@ pub(super) fn channels(
 ) -> Result<Reply, Refusal> {
     let presence = presence(exchange, channels, reader)?;
     let place = admit(exchange)?;
-    let subscription = subscribe(exchange, channels, reader, presence)?;
+    let start = start(&exchange.request)?;
+    if exchange.request.is_head() {
+        return Ok(Reply::Head(opening(exchange, &[], Headers::new()))); // it subscribes to nothing
+    }
+    let subscription = subscribe(exchange, channels, &start, reader, presence)?;
     let first = [first_frame(&exchange.request, &subscription)];
     let opening = opening(exchange, &first, Headers::new());
-    if exchange.request.is_head() {
-        return Ok(Reply::Head(opening));
-    }
     Ok(reply(exchange, live(exchange, opening, subscription, reader), place, None))
 }
 
-/// Joins the channels from where the request says, announced under a name if there is one.
+/// Joins the channels from `start` on, announced under a name if there is one.
 #[inline(never)] // or the stream would be made on its frame; in a box, for copies are stack: a page more
 fn subscribe(
     exchange: &Exchange<'_>,
     channels: &Channels,
+    start: &Start,
     reader: &Reader,
     presence: Option<String>,
 ) -> Result<Box<Subscription>, Refusal> {
-    let start = start(&exchange.request)?;
     let hub: &Registry = &exchange.server.hub;
     let subscription = match reader.readable() {
-        Readable::Public => hub.subscribe(channels, &start),
-        readable => subscribe_by_right(hub, channels, readable, &start),
+        Readable::Public => hub.subscribe(channels, start),
+        readable => subscribe_by_right(hub, channels, readable, start),
     }?;
     Ok(Box::new(match presence {
         Some(name) => subscription.present_as(&name),
@@ -190,6 +191,7 @@ pub(super) fn first_frame(request: &Request, subscription: &Subscription) -> Fra
 /// The longest name that somebody may be present under, in bytes.
 const PRESENCE_MAX: usize = 256;
 
+/// Fails for what is no name. Called before the request changes anything.
 fn check_presence(name: &str) -> Result<(), Refusal> {
     if name.is_empty() || name.len() > PRESENCE_MAX || name.contains(char::is_control) {
         let detail = "presence must be 1 to 256 bytes of UTF-8 without control characters";

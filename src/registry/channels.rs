@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Readable;
 use super::readable::Private;
+use super::ring::{Lost, Ring};
 use crate::error::PublishError;
 use crate::matcher::Matcher;
 
@@ -123,6 +124,21 @@ impl Channels {
     /// Whether a stream of these may be given an event, `None` being a public one.
     pub(super) fn may_read(&self, private: Option<&Private>) -> bool {
         private.is_none() || self.rare.as_ref().is_some_and(|rare| rare.readable.allows(private))
+    }
+
+    /// Whether a stream of these may be given every private event.
+    pub(super) fn reads_all(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.readable.is_all())
+    }
+
+    /// Whether a stream of these may be given any private event.
+    pub(super) fn reads_some_private(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.readable != Readable::Public)
+    }
+
+    /// What is gone of a channel, as far as its streams may know.
+    pub(super) fn lost_of<'a>(&self, channel: &str, ring: &'a Ring) -> &'a Lost {
+        ring.lost_of(|other_topics| self.may_miss(channel, other_topics))
     }
 
     /// Whether its streams are to hear of the private events that are gone from a

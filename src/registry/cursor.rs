@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::read::{gap, group};
+use super::ring::Entry;
 use super::state::Channel;
 use super::{Channels, State};
 use crate::event::Frame;
@@ -77,6 +78,9 @@ impl std::error::Error for ParseStartError {}
 pub(crate) struct Position {
     /// The last event it was given, or came after.
     pub(crate) after: EventId,
+    /// The last id at or before that which the subscriber may know of: unlike `after`, it
+    /// never is the id of a private event that the subscriber may not read.
+    pub(super) known: EventId,
     /// Losses of which it is not to be told: what was gone before a stream of all that
     /// is kept began.
     pub(super) forgiven: Option<Box<Forgiven>>,
@@ -92,6 +96,11 @@ pub(super) struct Forgiven {
 }
 
 impl Position {
+    /// After an event that the subscriber may know of.
+    pub(super) fn at(after: EventId) -> Self {
+        Self { after, known: after, forgiven: None }
+    }
+
     /// From where losses of this channel are told.
     pub(super) fn told_from(&self, channel: &str) -> EventId {
         let Some(Forgiven { channels, others }) = self.forgiven.as_deref() else {
@@ -121,48 +130,69 @@ impl State {
     /// Where a stream of these channels begins.
     pub(super) fn begin(&self, channels: &Channels, start: &Start, now: Duration) -> Beginning {
         if matches!(start, Start::Now) {
-            let position = Position { after: self.last, forgiven: None };
-            let cursor = Some(self.newest_for(channels));
+            let position = self.now(channels);
+            let cursor = Some(position.known);
             return Beginning { position, cursor, unknown: Vec::new() };
         }
         self.resume(channels, start, now)
     }
 
+    /// After all that has been published.
+    fn now(&self, channels: &Channels) -> Position {
+        Position { after: self.last, known: self.last_known(channels), forgiven: None }
+    }
+
+    /// The newest id that a stream of these channels may know of.
+    pub(super) fn last_known(&self, channels: &Channels) -> EventId {
+        if channels.reads_all() { self.last } else { self.last_public }
+    }
+
     #[inline(never)] // most streams begin now: they need no frame for the rest
     fn resume(&self, channels: &Channels, start: &Start, now: Duration) -> Beginning {
-        let at = |after| Position { after, forgiven: None };
-        let found =
-            |after| Beginning { position: at(after), cursor: Some(after), unknown: Vec::new() };
+        let found = |position: Position| {
+            let cursor = Some(position.known.max(self.first_cursor()));
+            Beginning { position, cursor, unknown: Vec::new() }
+        };
         match start {
-            Start::Now => found(self.last),
+            Start::Now => found(self.now(channels)),
             Start::After(id) => match self.find(channels, id, now) {
-                Some(after) => found(after),
+                Some(after) => found(Position::at(after)),
                 None => Beginning {
-                    position: at(self.last),
+                    position: self.now(channels),
                     cursor: None,
                     unknown: self.unknown(channels, id),
                 },
             },
             Start::Age(age) => {
                 // Ids and times ascend together: after the newest that is too old.
-                let after = now.checked_sub(*age).and_then(|oldest| {
-                    self.selected(channels).filter_map(|(_, c)| c.ring.last_before(oldest)).max()
-                });
-                let position = at(after.unwrap_or(self.floor));
-                let cursor = Some(position.after.max(self.first_cursor()));
-                Beginning { position, cursor, unknown: Vec::new() }
+                let sees = |entry: &Entry| channels.may_read(entry.private.as_deref());
+                let last_before = |oldest| {
+                    let all = self.selected(channels).filter_map(|(name, channel)| {
+                        let lost = channels.lost_of(name, &channel.ring);
+                        channel.ring.last_before(oldest, lost, sees)
+                    });
+                    all.max()
+                };
+                let after = now.checked_sub(*age).and_then(last_before);
+                let floor = || Position {
+                    after: self.floor_of(channels),
+                    known: self.floor.public,
+                    forgiven: None,
+                };
+                found(after.map_or_else(floor, Position::at))
             }
             Start::All => {
+                let others = self.floor_of(channels);
                 let mut channels: Vec<_> = (self.selected(channels))
-                    .map(|(name, channel)| (Arc::clone(name), channel.ring.lost_to()))
+                    .map(|(name, channel)| {
+                        (Arc::clone(name), channels.lost_of(name, &channel.ring).to())
+                    })
                     .filter(|(_, lost)| *lost > EventId::ZERO)
                     .collect();
                 channels.sort_unstable();
-                let others = self.floor;
                 let any = !channels.is_empty() || others > EventId::ZERO;
                 let forgiven = any.then(|| Box::new(Forgiven { channels, others }));
-                let position = Position { after: EventId::ZERO, forgiven };
-                Beginning { position, cursor: Some(self.first_cursor()), unknown: Vec::new() }
+                found(Position { forgiven, ..Position::default() })
             }
         }
     }
@@ -170,6 +200,12 @@ impl State {
     /// A cursor before every event that is kept, and one that [`find`](Self::find) knows.
     fn first_cursor(&self) -> EventId {
         if self.shared { EventId::ZERO } else { EventId { n: 0, ..self.last } }
+    }
+
+    /// Below where a stream of these may have lost something in a channel that is
+    /// forgotten.
+    fn floor_of(&self, channels: &Channels) -> EventId {
+        if channels.reads_some_private() { self.floor.all } else { self.floor.public }
     }
 
     /// The event that an id means, if it can still be told.
@@ -182,7 +218,9 @@ impl State {
                 let latest = (now + AHEAD).as_millis();
                 return (id <= self.last || u128::from(id.epoch) <= latest).then_some(id);
             }
-            return (id.epoch == self.last.epoch && id <= self.last).then_some(id);
+            // What is private is no cursor for a reader of public events, newest or not.
+            let last = if channels.reads_some_private() { self.last } else { self.last_public };
+            return (id.epoch == last.epoch && id <= last).then_some(id);
         }
         // The earliest: to repeat an event of another channel is better than to lose it.
         // Who may not read the event is not to learn that there is one of this name.
@@ -204,7 +242,8 @@ impl State {
             patterns.chain(channels.patterns().iter().map(|matcher| matcher.text().to_owned()));
         let names: Vec<String> =
             channels.names.iter().map(ToString::to_string).chain(patterns).collect();
-        group(names.iter().map(|name| gap(name, None, id, self.last)), Some(self.last))
+        let last = self.last_known(channels);
+        group(names.iter().map(|name| gap(name, None, id, last)), Some(last))
     }
 }
 

@@ -241,7 +241,7 @@ impl Registry {
     pub fn forget(&self, channel: &str) -> Result<bool, PublishError> {
         match &self.shared.sequencer {
             Some(sequencer) => orders::forget(sequencer, channel),
-            None => Ok(self.lock().channels.get_mut(channel).map(Channel::clear).is_some()),
+            None => Ok(self.lock().clear(channel)),
         }
     }
 

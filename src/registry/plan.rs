@@ -18,6 +18,9 @@ use crate::store::Record;
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) records: Vec<Record>,
+    /// The channels of the records: held until the store has answered, so that they make
+    /// no room for others meanwhile.
+    pub(super) held: Vec<Arc<str>>,
 }
 
 /// What a publisher is to be answered once the store has the batch.
@@ -52,14 +55,16 @@ impl Plan {
         let topics: Vec<Arc<str>> = request.topics().cloned().collect();
         let private = request.is_private().then(|| Arc::new(Private::of(&topics)));
         let Request { channel, events, key, reach, presence, .. } = request;
+        if let Some(first) = state.answered(&topics, key.as_deref(), None) {
+            return Ok(Promise::Known(first));
+        }
         state.make_all(&topics, at, options)?;
+        state.hold(&topics);
         let subscribers = state.listeners(&topics, private.as_ref()).0;
         for topic in &topics {
             state.introduce(topic);
         }
-        if let Some(first) = state.answered(&topics, key.as_deref(), None) {
-            return Ok(Promise::Known(first));
-        }
+        self.held.extend(topics.iter().cloned());
         let count = if presence { 0 } else { events.len() };
         let begin = self.records.len();
         let mut last = Last::New(begin);

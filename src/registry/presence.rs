@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::orders::Order;
 use super::{Registry, Subscription};
+use crate::counters::decrease;
 use crate::event::Event;
 use crate::store::redis::Change;
 
@@ -29,7 +30,7 @@ impl Presence {
     /// Whether the name is not there any more.
     fn leave(&mut self, name: &str) -> bool {
         let Some(streams) = self.0.get_mut(name) else { return false };
-        *streams -= 1;
+        decrease(streams, 1);
         *streams == 0 && self.0.remove(name).is_some()
     }
 
@@ -76,6 +77,7 @@ impl Registry {
             state.changes += 1;
             let changed = (state.channels.get_mut(name))
                 .is_some_and(|channel| change(&mut channel.presence, username));
+            state.note_idle(name);
             if !changed {
                 continue;
             }

@@ -73,20 +73,27 @@ impl Registry {
                 break;
             }
             if gaps {
-                batch.gaps += write_gaps(&sources, next, id, Some(id), framing, out);
+                let told = Told { after: next, known: position.known, upto: id, next: Some(id) };
+                batch.gaps += write_gaps(&sources, &told, framing, out);
             }
             out.extend_from_slice(entry.frame.bytes(framing));
             batch.events += 1;
             batch.since.get_or_insert(entry.at);
             next = id;
+            position.known = id;
             sources[index].place += 1;
             order.extend(sources[index].next(upto).map(|entry| Reverse((entry.id, index))));
         }
         if !batch.more {
             if gaps {
-                batch.gaps += write_gaps(&sources, next, upto, None, framing, out);
+                let told = Told { after: next, known: position.known, upto, next: None };
+                batch.gaps += write_gaps(&sources, &told, framing, out);
             }
             next = next.max(upto);
+            let known = state.last_known(channels);
+            if known <= next {
+                position.known = position.known.max(known);
+            }
             position.forgiven = None;
         }
         position.after = next;
@@ -201,7 +208,7 @@ impl<'a> Source<'a> {
         let (ring, told_from) = (&channel.ring, position.told_from(name));
         let mut lost = ring.lost();
         if lost.to() > told_from {
-            lost = ring.lost_of(|others| channels.may_miss(name, others));
+            lost = channels.lost_of(name, ring);
         }
         let place = ring.place_after(position.after);
         let source = Source { name, ring, lost, place, told_from };
@@ -213,19 +220,23 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Writes what is missing after one id and up to another, before the event
-/// `next`, and says of how many channels something is.
-fn write_gaps(
-    sources: &[Source<'_>],
+/// Which losses are told.
+struct Told {
+    /// After this id, of which the stream may know nothing but `known`.
     after: EventId,
+    known: EventId,
     upto: EventId,
+    /// The event before which they are told.
     next: Option<EventId>,
-    framing: Framing,
-    out: &mut Vec<u8>,
-) -> u64 {
+}
+
+/// Writes what is missing, and says of how many channels something is.
+fn write_gaps(sources: &[Source<'_>], told: &Told, framing: Framing, out: &mut Vec<u8>) -> u64 {
+    let Told { after, known, upto, next } = *told;
     let losses = sources.iter().filter_map(|source| {
         let from = source.told_from.max(after);
-        source.lost.between(from, upto).map(|missed| (source.name, missed, from))
+        let shown = if from == after { known } else { from };
+        source.lost.between(from, upto).map(|missed| (source.name, missed, shown))
     });
     let losses: Vec<_> = losses.collect();
     let Some(newest) = losses.iter().map(|(_, missed, _)| missed.to).max() else { return 0 };

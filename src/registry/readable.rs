@@ -32,6 +32,15 @@ pub enum Readable {
 }
 
 impl Readable {
+    /// Whether every private event may be given.
+    pub(super) fn is_all(&self) -> bool {
+        match self {
+            Self::Public => false,
+            Self::Matching(matchers) => matchers.iter().any(Matcher::is_any),
+            Self::All => true,
+        }
+    }
+
     /// Whether an event of these topics may be given, `None` being a public one.
     pub(super) fn allows(&self, private: Option<&Private>) -> bool {
         match (private, self) {

@@ -8,8 +8,10 @@ use std::time::Duration;
 use super::History;
 use super::marks::Mark;
 use super::readable::Private;
+use crate::counters::decrease;
 use crate::event::Frame;
 use crate::id::EventId;
+use crate::store::{Floor, Readers};
 
 /// One kept event.
 #[derive(Debug, Clone)]
@@ -28,14 +30,27 @@ pub(super) struct Entry {
     pub(super) presence: bool,
 }
 
+impl Entry {
+    /// Who may learn that it is lost.
+    pub(super) fn readers(&self) -> Readers {
+        match &self.private {
+            None => Readers::All,
+            Some(private) if private.topics.len() > 1 => Readers::OfTopics,
+            Some(_) => Readers::OfChannel,
+        }
+    }
+}
+
 /// A channel's kept events in the order of their ids, and what is known of the
 /// ones that it let go.
 #[derive(Debug)]
 pub(super) struct Ring {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// How many of the entries are presence events, and how many of the bytes are theirs.
+    /// Of the entries and their bytes, those of presence events.
     presence: Amount,
+    /// The same of private events.
+    private: Amount,
     lost: Lost,
     /// Once a private event is lost.
     hidden: Option<Box<Hidden>>,
@@ -54,6 +69,16 @@ impl Amount {
     fn exceeds(self, history: &History) -> bool {
         self.events > 1 && (self.events > history.events || self.bytes > history.bytes)
     }
+
+    fn add(&mut self, entry: &Entry) {
+        self.events += 1;
+        self.bytes += entry.frame.len();
+    }
+
+    fn subtract(&mut self, entry: &Entry) {
+        decrease(&mut self.events, 1);
+        decrease(&mut self.bytes, entry.frame.len());
+    }
 }
 
 /// What a ring with private events also knows of its losses.
@@ -67,9 +92,15 @@ struct Hidden {
 
 impl Ring {
     /// An empty ring of a channel of whose events up to `floor` nothing is known.
-    pub(super) fn new(floor: EventId) -> Self {
-        let (presence, lost) = (Amount::default(), Lost::below(floor));
-        Self { entries: VecDeque::new(), bytes: 0, presence, lost, hidden: None }
+    pub(super) fn new(floor: Floor) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            bytes: 0,
+            presence: Amount::default(),
+            private: Amount::default(),
+            lost: Lost::below(floor.all),
+            hidden: Hidden::below(floor),
+        }
     }
 
     /// Takes the newest event in. What is then too much is still there until
@@ -77,8 +108,10 @@ impl Ring {
     pub(super) fn push(&mut self, entry: Entry) {
         self.bytes += entry.frame.len();
         if entry.presence {
-            self.presence.events += 1;
-            self.presence.bytes += entry.frame.len();
+            self.presence.add(&entry);
+        }
+        if entry.private.is_some() {
+            self.private.add(&entry);
         }
         self.entries.push_back(entry);
     }
@@ -112,7 +145,10 @@ impl Ring {
     /// The entries that are no presence events.
     fn published(&self) -> Amount {
         let Amount { events, bytes } = self.presence;
-        Amount { events: self.entries.len() - events, bytes: self.bytes - bytes }
+        Amount {
+            events: self.entries.len().saturating_sub(events),
+            bytes: self.bytes.saturating_sub(bytes),
+        }
     }
 
     /// Lets go of the oldest presence events, from between the others: of a tenth of what may be
@@ -125,8 +161,7 @@ impl Ring {
         self.entries.retain(|entry| {
             let goes = entry.presence && presence.exceeds(&enough);
             if goes {
-                presence.events -= 1;
-                presence.bytes -= entry.frame.len();
+                presence.subtract(entry);
                 thinned.push(entry.clone());
             }
             !goes
@@ -140,16 +175,18 @@ impl Ring {
 
     /// Counts an entry that has left.
     fn subtract(&mut self, entry: &Entry) {
-        self.bytes -= entry.frame.len();
+        decrease(&mut self.bytes, entry.frame.len());
         if entry.presence {
-            self.presence.events -= 1;
-            self.presence.bytes -= entry.frame.len();
+            self.presence.subtract(entry);
+        }
+        if entry.private.is_some() {
+            self.private.subtract(entry);
         }
     }
 
     /// Lets go of everything.
     pub(super) fn clear(&mut self) {
-        (self.bytes, self.presence) = (0, Amount::default());
+        (self.bytes, self.presence, self.private) = (0, Amount::default(), Amount::default());
         for entry in std::mem::take(&mut self.entries) {
             self.let_go(&entry);
         }
@@ -168,24 +205,36 @@ impl Ring {
         self.lost.add(entry.id, entry.at);
     }
 
-    /// From before this process it is known that events up to `to` are gone, the
-    /// newest of them of the time `at`, but not how many there were.
-    pub(super) fn lost_before(&mut self, to: EventId, at: Duration) {
-        self.lost = Lost { at, ..Lost::below(self.lost.to.max(to)) };
-        self.hidden = None; // and of those it is not known which were private
+    /// It is known that events up to a floor are gone, and when the newest of them came,
+    /// and the newest public one, but not how many there were.
+    pub(super) fn lost_before(&mut self, floor: Floor, at: Duration, public_at: Duration) {
+        let floor = self.floor().max(floor);
+        self.lost = Lost { at, ..Lost::below(floor.all) };
+        self.hidden = Hidden::below(floor);
+        if let Some(hidden) = &mut self.hidden {
+            hidden.public.at = public_at;
+        }
     }
 
     /// Nothing is known of what was before its events, up to `floor`.
-    pub(super) fn begin_at(&mut self, floor: EventId) {
-        if self.lost.to < floor {
-            self.lost_before(floor, Duration::ZERO);
+    pub(super) fn begin_at(&mut self, floor: Floor) {
+        let known = self.floor();
+        if known.max(floor) != known {
+            self.lost_before(floor, Duration::ZERO, Duration::ZERO);
         }
     }
 
     /// Lets go of everything, and of what may have been there up to `to`.
     pub(super) fn lose(&mut self, to: EventId) {
         self.clear();
-        self.lost_before(to, self.lost.at);
+        self.lost_before(Floor::unknown(to), self.lost.at, self.lost.at);
+    }
+
+    /// Up to where its events are gone.
+    pub(super) fn floor(&self) -> Floor {
+        let public = self.lost_of(|_| false).to;
+        let other_topics = self.hidden.as_ref().is_some_and(|hidden| hidden.other_topics);
+        Floor { all: self.lost.to, public, other_topics }
     }
 
     /// When the newest event came.
@@ -205,18 +254,41 @@ impl Ring {
         self.bytes
     }
 
+    /// How many of its events are public, and how many bytes these are.
+    pub(super) fn public(&self) -> (usize, usize) {
+        let Amount { events, bytes } = self.private;
+        (self.len().saturating_sub(events), self.bytes.saturating_sub(bytes))
+    }
+
+    /// Whether it has, or had, a private event.
+    pub(super) fn has_private(&self) -> bool {
+        self.private.events > 0 || self.hidden.is_some()
+    }
+
     /// The newest event there has been.
     pub(super) fn last_id(&self) -> EventId {
         self.entries.back().map_or(self.lost.to, |entry| entry.id)
     }
 
-    /// The newest event that came before `time`, kept or gone; `None` if there
-    /// was none, or if it cannot be told any more.
-    pub(super) fn last_before(&self, time: Duration) -> Option<EventId> {
+    /// The newest public event there has been.
+    pub(super) fn last_public_id(&self) -> EventId {
+        let kept = self.entries.iter().rev().find(|entry| entry.private.is_none());
+        kept.map_or(self.floor().public, |entry| entry.id)
+    }
+
+    /// The newest event that came before `time`, kept or gone, for a reader that sees
+    /// these events and may know of these losses. `None` if there was none, or if it
+    /// is no longer known.
+    pub(super) fn last_before(
+        &self,
+        time: Duration,
+        lost: &Lost,
+        sees: impl Fn(&Entry) -> bool,
+    ) -> Option<EventId> {
         let place = self.entries.partition_point(|entry| entry.at < time);
-        let kept = place.checked_sub(1).and_then(|place| self.get(place)).map(|entry| entry.id);
+        let newest = self.entries.range(..place).rev().find(|entry| sees(entry));
         // A presence event that is gone may be newer than one that is kept.
-        kept.max((self.lost.at < time).then_some(self.lost.to))
+        newest.map(|entry| entry.id).max((lost.at < time).then_some(lost.to))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -256,10 +328,14 @@ impl Ring {
             _ => &self.lost,
         }
     }
+}
 
-    /// The newest event that is gone.
-    pub(super) fn lost_to(&self) -> EventId {
-        self.lost.to
+impl Hidden {
+    /// `None` where no private event is the newest below this floor.
+    fn below(floor: Floor) -> Option<Box<Self>> {
+        let hidden =
+            || Self { public: Lost::below(floor.public), other_topics: floor.other_topics };
+        floor.hides_some().then(|| Box::new(hidden()))
     }
 }
 
@@ -412,7 +488,7 @@ mod tests {
         let by_bytes = History { bytes: 2 * entry(1).frame.len(), ..History::default() };
         let by_age = History { age: Duration::from_secs(1), ..History::default() };
         for history in [by_count, by_bytes, by_age] {
-            let mut ring = Ring::new(EventId::ZERO);
+            let mut ring = Ring::new(Floor::default());
             (1..=5).for_each(|n| push(&mut ring, n, &history));
             assert_eq!(ring.get(0).unwrap().id, id(4), "{history:?}");
             assert_eq!(ring.place_after(id(4)), 1);
@@ -423,7 +499,7 @@ mod tests {
     #[test]
     fn presence_events_leave_from_between_published_ones() {
         let history = History { events: 20, ..History::default() };
-        let mut ring = Ring::new(EventId::ZERO);
+        let mut ring = Ring::new(Floor::default());
         for n in 1..=100 {
             ring.push(Entry { presence: n % 10 != 0, ..entry(n) });
             ring.trim(Duration::from_secs(n), &history, |entry| assert!(entry.presence));
@@ -466,7 +542,7 @@ mod tests {
 
     #[test]
     fn the_newest_event_is_kept_even_if_it_alone_is_too_much() {
-        let mut ring = Ring::new(EventId::ZERO);
+        let mut ring = Ring::new(Floor::default());
         push(&mut ring, 1, &History { events: 0, bytes: 0, ..History::default() });
         assert_eq!(ring.place_after(id(0)), 0);
         assert_eq!(ring.get(0).unwrap().id, id(1));
@@ -474,7 +550,7 @@ mod tests {
 
     #[test]
     fn places_are_found_near_the_end_and_far_from_it() {
-        let mut ring = Ring::new(EventId::ZERO);
+        let mut ring = Ring::new(Floor::default());
         (1..=100).for_each(|n| ring.push(entry(2 * n)));
         for n in 0..=201 {
             let expected = (1..=100).filter(|m| 2 * m <= n).count();
@@ -484,7 +560,7 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_counted_between_any_two_ids() {
-        let mut ring = Ring::new(EventId::ZERO);
+        let mut ring = Ring::new(Floor::default());
         let gone = [1, 2, 3, 7, 9, 10];
         let history = History { events: 1, ..History::default() };
         gone.iter().chain(&[11]).for_each(|n| push(&mut ring, *n, &history));
@@ -499,7 +575,7 @@ mod tests {
 
     #[test]
     fn what_is_no_longer_known_is_not_counted() {
-        let mut ring = Ring::new(id(5));
+        let mut ring = Ring::new(Floor::unknown(id(5)));
         assert_eq!(ring.lost.between(id(4), id(9)), Some(Missed { count: None, to: id(5) }));
         assert_eq!(ring.lost.between(id(5), id(9)), None);
         let history = History { events: 1, ..History::default() };

@@ -36,7 +36,7 @@ use super::plan::{Names, Plan};
 use super::readable::Private;
 use super::ring::Entry;
 use super::state::{Losses, State};
-use super::{Channel, Published, Registry, RegistryOptions, time_of_day};
+use super::{Published, Registry, RegistryOptions, time_of_day};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::id::EventId;
@@ -158,6 +158,7 @@ impl Sequencer {
         if let Ok(ids) = &ids {
             self.enter(&plan.records, ids);
         }
+        self.registry.lock().release(&plan.held);
         for (answer, promise) in promises {
             let published = promise.and_then(|promise| promise.answer(&ids));
             match (answer, published) {
@@ -226,14 +227,13 @@ impl Sequencer {
             self.losses.truncate(told); // they are still in the ring
             return Err(error);
         }
-        self.registry.lock().channels.get_mut(name).map(Channel::clear);
-        Ok(true)
+        Ok(self.registry.lock().clear(name))
     }
 }
 
 impl Loss {
     pub(super) fn of(channel: &str, entry: &Entry) -> Self {
-        Self::Event { channel: channel.into(), id: entry.id, at: entry.at }
+        Self::Event { channel: channel.into(), id: entry.id, at: entry.at, who: entry.readers() }
     }
 }
 

@@ -37,8 +37,8 @@ use super::{Channels, Registry, RegistryOptions};
 use crate::counters::Counters;
 use crate::error::StoreError;
 use crate::id::EventId;
-use crate::store::RedisUrl;
 use crate::store::redis::{Bounds, News, Reader, Row, Writer};
+use crate::store::{Floor, RedisUrl};
 
 /// How many times the events that the most generous channel keeps the log holds, so
 /// that a busy channel does not at once push out the others' history.
@@ -162,7 +162,7 @@ impl Registry {
 /// News, with what is encoded of it.
 enum Heard {
     Event(Entered),
-    Forget(EventId, Arc<str>, EventId),
+    Forget(EventId, Arc<str>, Floor),
     Lost(EventId),
 }
 
@@ -193,19 +193,22 @@ impl State {
 
     /// What was before the log's beginning is not known, of any channel.
     pub(super) fn begin_at(&mut self, floor: EventId, last: EventId) {
-        self.floor = self.floor.max(floor);
+        self.floor = self.floor.max(Floor::unknown(floor));
         self.last = self.last.max(last);
+        self.last_public = self.last_public.max(floor);
         let floor = self.floor;
         self.channels.values_mut().for_each(|channel| channel.ring.begin_at(floor));
     }
 
     /// Whatever there was up to this id may be gone, of any channel.
     pub(super) fn lose(&mut self, upto: EventId) {
-        self.floor = self.floor.max(upto);
+        self.floor = self.floor.max(Floor::unknown(upto));
         self.last = self.last.max(upto);
-        for channel in self.channels.values_mut() {
+        self.last_public = self.last_public.max(upto);
+        for (name, channel) in &mut self.channels {
             channel.ring.lose(upto);
             channel.marks = Marks::default();
+            self.idle.insert(Arc::clone(name));
         }
     }
 
@@ -264,10 +267,12 @@ impl State {
             Heard::Event(entered) => self.enter(entered, options),
             Heard::Forget(id, channel, newest) => {
                 self.last = self.last.max(id);
+                self.last_public = self.last_public.max(id);
                 let target = self.channel_of_any_number(&channel, options);
                 target.clear();
                 // What was deleted before this node could read it is lost as well.
                 target.ring.begin_at(newest);
+                self.note_idle(&channel);
             }
             Heard::Lost(upto) => self.lose(upto),
         }

@@ -15,11 +15,12 @@ use super::readable::Private;
 use super::ring::{Entry, Ring};
 use super::sequencer::Entered;
 use super::{Channels, Closing, History, RegistryOptions};
+use crate::counters::decrease;
 use crate::error::PublishError;
 use crate::id::EventId;
 use crate::matcher::{Matcher, Topic};
 use crate::store::redis::Row;
-use crate::store::{Kept, Loss};
+use crate::store::{Floor, Kept, Loss, Readers};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -31,9 +32,16 @@ pub(super) struct State {
     pub(super) closing: Option<Arc<Closing>>,
     /// The newest event's id.
     pub(super) last: EventId,
+    /// The newest public event's id.
+    pub(super) last_public: EventId,
     /// Events up to here may have been in a channel that is forgotten.
-    pub(super) floor: EventId,
+    pub(super) floor: Floor,
     pub(super) channels: BTreeMap<Arc<str>, Channel>,
+    /// The channels that may be idle: every idle one is among them. It makes room for a
+    /// new channel without a look at all others.
+    pub(super) idle: BTreeSet<Arc<str>>,
+    /// When all channels were swept last.
+    pub(super) swept: Duration,
     pub(super) prefixes: BTreeMap<Arc<str>, Audience>,
     pub(super) patterns: Patterns,
     /// The newest listener's key.
@@ -62,7 +70,13 @@ pub(super) struct Channel {
     pub(super) watchers: Vec<Matcher>,
     /// Whether a store knows that there is such a channel.
     stored: bool,
+    /// How many requests under way need the channel to stay.
+    held: usize,
 }
+
+/// The least time between two sweeps of all channels that requests ask for which find no
+/// room. Without it, each such request would cost as much as there are channels.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// What was let go and is still in the store. Without a store, nothing is noted.
 #[derive(Debug, Default)]
@@ -79,14 +93,17 @@ impl Losses {
         }
     }
 
-    fn before(&mut self, channel: &str, lost: EventId) {
-        if let Some(losses) = self.0.as_mut().filter(|_| lost > EventId::ZERO) {
-            let channel = channel.into();
-            losses.push(Loss::Event { channel, id: lost, at: Duration::ZERO });
+    fn before(&mut self, channel: &str, floor: Floor) {
+        let Some(losses) = &mut self.0 else { return };
+        let who = if floor.other_topics { Readers::OfTopics } else { Readers::OfChannel };
+        let newest = (floor.public > EventId::ZERO).then_some((floor.public, Readers::All));
+        let hidden = floor.hides_some().then_some((floor.all, who));
+        for (id, who) in newest.into_iter().chain(hidden) {
+            losses.push(Loss::Event { channel: channel.into(), id, at: Duration::ZERO, who });
         }
     }
 
-    fn channel(&mut self, channel: &Arc<str>, floor: EventId) {
+    fn channel(&mut self, channel: &Arc<str>, floor: Floor) {
         if let Some(losses) = &mut self.0 {
             losses.push(Loss::Channel { channel: Arc::clone(channel), floor });
         }
@@ -102,7 +119,7 @@ impl Losses {
 }
 
 impl Channel {
-    fn new(floor: EventId, history: History) -> Self {
+    fn new(floor: Floor, history: History) -> Self {
         Self {
             ring: Ring::new(floor),
             history,
@@ -111,7 +128,16 @@ impl Channel {
             presence: Presence::default(),
             watchers: Vec::new(),
             stored: false,
+            held: 0,
         }
+    }
+
+    /// Whether nothing would be lost with it.
+    fn is_idle(&self) -> bool {
+        self.ring.is_empty()
+            && self.audience.is_empty()
+            && self.presence.is_empty()
+            && self.held == 0
     }
 
     /// Lets go of what is too much or too old, and says what that was.
@@ -138,8 +164,11 @@ impl State {
             calls: None,
             closing: None,
             last,
-            floor: EventId::ZERO,
+            last_public: last,
+            floor: Floor::default(),
             channels: BTreeMap::new(),
+            idle: BTreeSet::new(),
+            swept: Duration::ZERO,
             prefixes: BTreeMap::new(),
             patterns: Patterns::default(),
             last_key: 0,
@@ -151,25 +180,8 @@ impl State {
         }
     }
 
-    /// The newest event that a stream of these channels may know of.
-    pub(super) fn newest_for(&self, _channels: &Channels) -> EventId {
-        self.last
-    }
-
-    /// The channel of this name, made if need be.
-    pub(super) fn channel(
-        &mut self,
-        name: &str,
-        now: Duration,
-        options: &RegistryOptions,
-    ) -> Result<&mut Channel, PublishError> {
-        if !self.channels.contains_key(name) {
-            self.make(name, now, options)?;
-        }
-        Ok(self.channels.get_mut(name).expect("it was there or has just been made"))
-    }
-
-    /// The same beyond every limit, for events that are kept already.
+    /// The channel of this name, made if need be beyond every limit: for events that are
+    /// kept already.
     pub(super) fn channel_of_any_number(
         &mut self,
         name: &str,
@@ -181,6 +193,7 @@ impl State {
             if !self.patterns.is_empty() {
                 channel.watchers = self.patterns.greet(&name);
             }
+            self.idle.insert(Arc::clone(&name));
             self.channels.insert(name, channel);
         }
         self.channels.get_mut(name).expect("it was there or has just been made")
@@ -190,6 +203,9 @@ impl State {
     pub(super) fn enter(&mut self, entered: Entered, options: &RegistryOptions) {
         let Entered { channels, entry, published } = entered;
         self.last = self.last.max(entry.id);
+        if entry.private.is_none() {
+            self.last_public = self.last_public.max(entry.id);
+        }
         for channel in &channels {
             self.channel_of_any_number(channel, options);
             let target = self.introduce(channel);
@@ -204,17 +220,20 @@ impl State {
         let Self { channels, losses, .. } = self;
         let channel = channels.get_mut(name).expect("it has been made");
         if !std::mem::replace(&mut channel.stored, true) {
-            losses.before(name, channel.ring.lost_to());
+            losses.before(name, channel.ring.floor());
         }
         channel
     }
 
     /// Takes over what a store remembers besides the events.
     pub(super) fn restore(&mut self, kept: Kept, options: &RegistryOptions) {
-        for (channel, to, at) in kept.lost {
-            let target = self.channel_of_any_number(&channel, options);
-            target.ring.lost_before(to, at);
+        let begin = EventId { n: 0, ..kept.last };
+        self.last_public = self.last_public.max(begin).max(kept.floor.public);
+        for lost in kept.lost {
+            let target = self.channel_of_any_number(&lost.channel, options);
+            target.ring.lost_before(lost.floor, lost.at, lost.public_at);
             target.stored = true;
+            self.last_public = self.last_public.max(lost.floor.public);
         }
         self.last = self.last.max(kept.last);
         self.floor = kept.floor;
@@ -226,20 +245,18 @@ impl State {
         if let Some(channel) = channels.get_mut(name) {
             channel.trim(now, |entry| losses.event(name, entry));
         }
+        self.note_idle(name);
     }
 
-    #[inline(never)] // only a channel's first client has this on its stack
-    fn make(
-        &mut self,
-        name: &str,
-        now: Duration,
-        options: &RegistryOptions,
-    ) -> Result<(), PublishError> {
-        self.make_all(&[name], now, options)
+    /// Lets go of all events of a channel, and says whether there is one of this name.
+    pub(super) fn clear(&mut self, name: &str) -> bool {
+        let is_there = self.channels.get_mut(name).map(Channel::clear).is_some();
+        self.note_idle(name);
+        is_there
     }
 
     /// Makes those of these channels that are not there, or none of them.
-    #[inline(never)] // as above
+    #[inline(never)] // only a channel's first client has this on its stack
     pub(super) fn make_all<N: AsRef<str>>(
         &mut self,
         names: &[N],
@@ -247,15 +264,7 @@ impl State {
         options: &RegistryOptions,
     ) -> Result<(), PublishError> {
         let limit = options.max_channels;
-        let is_too_many = |state: &Self| {
-            let new = names.iter().filter(|name| !state.channels.contains_key(name.as_ref()));
-            let new = new.count();
-            new > 0 && state.channels.len() + new > limit
-        };
-        if is_too_many(self) {
-            self.sweep(now);
-        }
-        if is_too_many(self) {
+        if self.excess(names, limit) > 0 && !self.make_room(names, now, limit) {
             return Err(PublishError::TooManyChannels { limit });
         }
         for name in names {
@@ -264,19 +273,99 @@ impl State {
         Ok(())
     }
 
-    /// Sees to it that it is known which channels these patterns select, before
-    /// somebody listens to them. Only of channels that have come since it was foreseen
-    /// they are asked here.
-    #[inline(never)] // most streams have none
-    pub(super) fn watch(
-        &mut self,
+    /// How many channels there would be too many with these.
+    fn excess(&self, names: &[impl AsRef<str>], limit: usize) -> usize {
+        let new = names.iter().filter(|name| !self.channels.contains_key(name.as_ref()));
+        match new.count() {
+            0 => 0,
+            new => (self.channels.len() + new).saturating_sub(limit),
+        }
+    }
+
+    /// Removes as many idle channels as these need, none of these among them, and says
+    /// whether there were enough.
+    fn make_room(&mut self, names: &[impl AsRef<str>], now: Duration, limit: usize) -> bool {
+        for name in names {
+            self.idle.remove(name.as_ref());
+        }
+        let excess = self.excess(names, limit);
+        let found = (0..excess).all(|_| self.remove_idle());
+        if !found && now.abs_diff(self.swept) >= SWEEP_PAUSE {
+            self.sweep(now);
+        }
+        for name in names {
+            self.note_idle(name.as_ref());
+        }
+        self.excess(names, limit) == 0
+    }
+
+    /// Removes one idle channel, if there is one.
+    fn remove_idle(&mut self) -> bool {
+        while let Some(name) = self.idle.pop_first() {
+            if self.channels.get(&name).is_some_and(Channel::is_idle) {
+                self.remove(&name);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Removes a channel. Of what it has lost, the floor remains.
+    fn remove(&mut self, name: &str) {
+        let Self { channels, losses, floor, patterns, .. } = self;
+        let Some((name, channel)) = channels.remove_entry(name) else { return };
+        *floor = floor.max(channel.ring.floor());
+        if channel.stored {
+            losses.channel(&name, *floor);
+        }
+        patterns.dismiss(&name, &channel.watchers);
+    }
+
+    /// Notes that a channel may have become idle.
+    pub(super) fn note_idle(&mut self, name: &str) {
+        if let Some((name, channel)) = self.channels.get_key_value(name)
+            && channel.is_idle()
+        {
+            self.idle.insert(Arc::clone(name));
+        }
+    }
+
+    /// Keeps these channels until they are released, though nothing is in them yet.
+    pub(super) fn hold(&mut self, names: &[impl AsRef<str>]) {
+        for name in names {
+            if let Some(channel) = self.channels.get_mut(name.as_ref()) {
+                channel.held += 1;
+            }
+        }
+    }
+
+    /// Releases channels that were held.
+    pub(super) fn release(&mut self, names: &[impl AsRef<str>]) {
+        for name in names {
+            if let Some(channel) = self.channels.get_mut(name.as_ref()) {
+                decrease(&mut channel.held, 1);
+            }
+            self.note_idle(name.as_ref());
+        }
+    }
+
+    /// Fails if there would be too many patterns with these.
+    pub(super) fn check_patterns(
+        &self,
         patterns: &[Matcher],
-        foreseen: &Foreseen,
         limit: usize,
     ) -> Result<(), PublishError> {
         if self.patterns.len_with(patterns) > limit {
             return Err(PublishError::TooManyPatterns { limit });
         }
+        Ok(())
+    }
+
+    /// Sees to it that it is known which channels these patterns select, before
+    /// somebody listens to them. Only of channels that have come since it was foreseen
+    /// they are asked here.
+    #[inline(never)] // most streams have none
+    pub(super) fn watch(&mut self, patterns: &[Matcher], foreseen: &Foreseen) {
         for (at, pattern) in patterns.iter().enumerate() {
             if self.patterns.has(pattern) {
                 continue;
@@ -296,26 +385,19 @@ impl State {
             }
             self.patterns.add(pattern, selected);
         }
-        Ok(())
     }
 
     /// Lets go of what is too old, and of channels in which nothing is left.
     pub(super) fn sweep(&mut self, now: Duration) {
-        let Self { channels, losses, floor, patterns, .. } = self;
-        channels.retain(|name, channel| {
+        let Self { channels, losses, idle, .. } = self;
+        for (name, channel) in channels {
             channel.trim(now, |entry| losses.event(name, entry));
-            let idle = channel.ring.is_empty()
-                && channel.audience.is_empty()
-                && channel.presence.is_empty();
-            if idle {
-                *floor = (*floor).max(channel.ring.lost_to());
-                if channel.stored {
-                    losses.channel(name, *floor);
-                }
-                patterns.dismiss(name, &channel.watchers);
+            if channel.is_idle() {
+                idle.insert(Arc::clone(name));
             }
-            !idle
-        });
+        }
+        while self.remove_idle() {}
+        self.swept = now;
     }
 
     /// How many listen to a channel, by its name, by a prefix or by a pattern, and
@@ -357,6 +439,7 @@ impl State {
             if let Some(channel) = self.channels.get_mut(name) {
                 change(&mut channel.audience);
             }
+            self.note_idle(name);
         }
         for prefix in channels.prefixes.iter() {
             let audience = self.prefixes.entry(Arc::clone(prefix)).or_default();

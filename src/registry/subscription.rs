@@ -66,11 +66,11 @@ impl Registry {
         let patterns = channels.patterns();
         let foreseen = (!patterns.is_empty()).then(|| self.foresee(patterns));
         let mut state = self.lock();
-        for name in channels.names.iter() {
-            state.channel(name, now, &self.shared.options)?;
-        }
+        // All that can fail comes before the first change.
+        state.check_patterns(patterns, self.shared.options.max_channels)?;
+        state.make_all(&channels.names, now, &self.shared.options)?;
         if let Some(foreseen) = foreseen {
-            state.watch(patterns, &foreseen, self.shared.options.max_channels)?;
+            state.watch(patterns, &foreseen);
         }
         let Beginning { position, cursor, unknown } = state.begin(channels, start, now);
         let cursor = cursor.filter(|_| self.shared.options.ids);
@@ -114,6 +114,31 @@ impl Registry {
             bell.ring();
         }
         Listening { registry: self.clone(), channels: channels.clone(), key }
+    }
+}
+
+/// Channels that exist until this is dropped, though nothing is in them yet.
+#[derive(Debug)]
+#[must_use = "dropping this releases the channels at once"]
+pub(crate) struct Reserved<'a> {
+    registry: &'a Registry,
+    names: &'a [String],
+}
+
+impl Registry {
+    /// Makes all of these channels, or none of them, for what is published to them next.
+    pub(crate) fn reserve<'a>(&'a self, names: &'a [String]) -> Result<Reserved<'a>, PublishError> {
+        let now = self.now();
+        let mut state = self.lock();
+        state.make_all(names, now, &self.shared.options)?;
+        state.hold(names);
+        Ok(Reserved { registry: self, names })
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.registry.lock().release(self.names);
     }
 }
 

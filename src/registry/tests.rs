@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::event::Framing;
+use crate::matcher::Matcher;
 
 const ALL: usize = usize::MAX;
 
@@ -31,7 +32,7 @@ fn words(
 ) -> (String, EventId, Batch) {
     let channels = Channels::new(channels.iter().copied()).unwrap();
     let mut bytes = Vec::new();
-    let mut position = Position { after: from, forgiven: None };
+    let mut position = Position::at(from);
     let batch = registry.read(&channels, &mut position, None, limit, Framing::Plain, &mut bytes);
     let text = String::from_utf8(bytes).unwrap();
     let mut last = from;
@@ -110,7 +111,7 @@ fn a_forgotten_channel_leaves_a_floor() {
     registry.sweep();
     assert!(registry.lock().channels.is_empty());
     let now = last(&registry);
-    registry.lock().channel("a", Duration::ZERO, &registry.shared.options).unwrap();
+    registry.lock().make_all(&["a"], Duration::ZERO, &registry.shared.options).unwrap();
     let (text, ..) = words(&registry, &["a"], before, ALL);
     assert!(text.contains(r#""missed":null"#), "{text}");
     assert_eq!(words(&registry, &["a"], now, ALL).0, "");
@@ -126,6 +127,58 @@ fn idle_channels_make_room_for_new_ones() {
     assert_eq!(registry.publish("c", &Event::new("")), Err(full));
     drop(one);
     publish(&registry, "c", "fits");
+}
+
+#[test]
+fn a_request_without_room_sweeps_at_most_once_a_second() {
+    let options = RegistryOptions { max_channels: 2, ..RegistryOptions::default() };
+    let registry = Registry::with(options);
+    let _both = subscribe(&registry, &["a", "b"], &Start::Now);
+    let mut state = registry.lock();
+    let mut swept = Vec::new();
+    for tenth in 0..30 {
+        let now = Duration::from_millis(10_000 + tenth * 100);
+        let full = PublishError::TooManyChannels { limit: 2 };
+        assert_eq!(state.make_all(&["c"], now, &registry.shared.options), Err(full));
+        swept.push(state.swept);
+    }
+    swept.dedup();
+    assert_eq!(swept, [10, 11, 12].map(Duration::from_secs));
+}
+
+#[test]
+fn idle_channels_are_found_without_a_sweep() {
+    let options = RegistryOptions { max_channels: 100, ..RegistryOptions::default() };
+    let registry = Registry::with(options);
+    let names: Vec<String> = (0..100).map(|n| format!("old{n}")).collect();
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    drop(subscribe(&registry, &all, &Start::Now));
+    registry.lock().swept = registry.now();
+    let before = registry.lock().swept;
+    // Those that are asked for again make room for none of the new ones.
+    let kept = subscribe(&registry, &["old3", "new1", "new2"], &Start::Now);
+    assert_eq!(registry.subscribers("old3"), 1);
+    let state = registry.lock();
+    assert_eq!((state.channels.len(), state.swept), (100, before));
+    assert!(state.idle.len() <= 100, "one for each channel at most");
+    drop(state);
+    drop(kept);
+}
+
+#[test]
+fn a_subscription_that_fails_leaves_no_pattern_and_no_channel() {
+    let options = RegistryOptions { max_channels: 2, ..RegistryOptions::default() };
+    let registry = Registry::with(options);
+    let of = |texts: &[&str]| {
+        let all = texts.iter().map(|text| Matcher::selector(text).unwrap());
+        registry.subscribe(&Channels::of(&all.collect::<Vec<_>>()).unwrap(), &Start::Now).map(drop)
+    };
+    let many = PublishError::TooManyPatterns { limit: 2 };
+    assert_eq!(of(&["a", "/{x}", "/b/{x}", "/c/{x}"]), Err(many));
+    let full = PublishError::TooManyChannels { limit: 2 };
+    assert_eq!(of(&["a", "b", "c", "/{x}"]), Err(full));
+    let state = registry.lock();
+    assert!(state.channels.is_empty() && state.patterns.is_empty());
 }
 
 #[test]
@@ -204,7 +257,8 @@ fn a_cursor_that_means_nothing_here_is_answered_with_a_gap() {
         let gap = json!({ "channel": "a", "missed": null, "from": cursor, "to": id.to_string() });
         let text = read(&mut subscription);
         assert!(text.starts_with(&format!("{gap} ")) && text.ends_with("live"), "{text}");
-        registry.lock().last = id; // each cursor meets the same registry
+        let mut state = registry.lock(); // each cursor meets the same registry
+        (state.last, state.last_public) = (id, id);
     }
 }
 

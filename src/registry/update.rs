@@ -99,11 +99,11 @@ impl Registry {
         }
         let state = &mut *guard;
         let last = state.last;
-        if state.lacks(topics) {
-            state.make_all(topics, now, &self.shared.options)?;
-        }
         if let Some(first) = key.and_then(|key| state.answered(topics, Some(key), None)) {
             return Ok(first);
+        }
+        if state.lacks(topics) {
+            state.make_all(topics, now, &self.shared.options)?;
         }
         let (subscribers, bells) = state.listeners(topics, private.as_ref());
         let mut published = Published { id: last, subscribers, count: events.len() };
@@ -133,9 +133,12 @@ impl Registry {
             target.trim(now, |_| {});
         }
         state.last = newest;
+        if private.is_none() && newest > last {
+            state.last_public = newest;
+        }
         drop(guard);
         bells.iter().for_each(Bells::ring);
-        let events = usize::try_from(newest.n - last.n).unwrap_or_default();
+        let events = usize::try_from(newest.n.saturating_sub(last.n)).unwrap_or_default();
         self.shared.counters.publish(events, self.now().saturating_sub(now));
         Ok(published)
     }

@@ -99,10 +99,71 @@ impl Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Loss {
     /// An event has left its ring. That there was one is not forgotten.
-    Event { channel: Arc<str>, id: EventId, at: Duration },
+    Event { channel: Arc<str>, id: EventId, at: Duration, who: Readers },
     /// An idle channel is forgotten. What is remembered is the floor alone, below
     /// which any channel may have lost something.
-    Channel { channel: Arc<str>, floor: EventId },
+    Channel { channel: Arc<str>, floor: Floor },
+}
+
+/// Who may learn that an event is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readers {
+    /// Everybody: it was public.
+    All,
+    /// Those who may read private events of its channel, which was its only topic.
+    OfChannel,
+    /// The same, and those who may read one of its other topics.
+    OfTopics,
+}
+
+/// Up to which events are lost: private and public ones, and the public ones alone.
+/// A reader that may not read private events must learn nothing but the latter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Floor {
+    /// The newest lost event.
+    pub(crate) all: EventId,
+    /// The newest lost event that was public, at most `all`.
+    pub(crate) public: EventId,
+    /// Whether a private one had several topics.
+    pub(crate) other_topics: bool,
+}
+
+impl Floor {
+    /// The floor where it is not known which of the lost events were private.
+    pub(crate) fn unknown(id: EventId) -> Self {
+        Self { all: id, public: id, other_topics: false }
+    }
+
+    /// The floor below one lost event.
+    pub(crate) fn of(id: EventId, who: Readers) -> Self {
+        let public = if who == Readers::All { id } else { EventId::ZERO };
+        Self { all: id, public, other_topics: who == Readers::OfTopics }
+    }
+
+    /// The floor of two sets of lost events.
+    #[must_use]
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self {
+            all: self.all.max(other.all),
+            public: self.public.max(other.public),
+            other_topics: self.other_topics | other.other_topics,
+        }
+    }
+
+    /// Whether a private event is the newest that is lost.
+    pub(crate) fn hides_some(self) -> bool {
+        self.public < self.all
+    }
+}
+
+/// What a channel has lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) channel: Arc<str>,
+    pub(crate) floor: Floor,
+    /// When the newest of the lost events came, and the newest public one.
+    pub(crate) at: Duration,
+    pub(crate) public_at: Duration,
 }
 
 /// What a store remembers besides the events.
@@ -110,7 +171,7 @@ pub(crate) enum Loss {
 pub(crate) struct Kept {
     /// The newest id there has been.
     pub(crate) last: EventId,
-    pub(crate) floor: EventId,
-    /// Of each channel that has lost events, the newest one and its time.
-    pub(crate) lost: Vec<(Arc<str>, EventId, Duration)>,
+    pub(crate) floor: Floor,
+    /// Of each channel that has lost events, which.
+    pub(crate) lost: Vec<Lost>,
 }

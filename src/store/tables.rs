@@ -4,8 +4,13 @@
 //!  events   n        → channel, time, event, key, what was answered
 //!  topics   n        → whether it is private, its other channels, and who has lost it
 //!  lost     channel  → the newest event it has lost, and its time
-//!  meta     name     → format, epoch, last (n), floor (n)
+//!  public   channel  → the newest public event it has lost, where that is another one
+//!  meta     name     → format, epoch, last (n), floor (n), and the public floor
 //! ```
+//!
+//! What is said of public losses holds only together with the newest loss of which it was
+//! written. An older threadcast reads and writes a file without a look at it: what such a
+//! one has lost since counts as public.
 //!
 //! `topics` is of few events, and comes with the first of them. From then on the file is
 //! of another format: a threadcast that does not know the table would hand private
@@ -21,7 +26,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::{Kept, Loss, Reach, Record};
+use super::{Floor, Kept, Loss, Lost, Reach, Readers, Record};
 use crate::error::{EventError, StoreProblem};
 use crate::event::Event;
 use crate::id::EventId;
@@ -60,6 +65,12 @@ pub(crate) const TOPICS: TableDefinition<'_, u64, Topics<'_>> = TableDefinition:
 /// have let it go.
 pub(crate) type Topics<'a> = (bool, Vec<&'a str>, Vec<&'a str>);
 
+pub(crate) const PUBLIC: TableDefinition<'_, &str, PublicLoss> = TableDefinition::new("public");
+
+/// The newest loss of which this was written; the newest public one and its time; and
+/// whether a lost private event had several topics.
+pub(crate) type PublicLoss = (u64, u64, u64, bool);
+
 /// What stands in a new store.
 pub(super) fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -86,6 +97,8 @@ pub(super) fn write(
     }
     let has_topics = meta.get("format")?.is_some_and(|format| format.value() > PLAIN);
     let mut topics = has_topics.then(|| transaction.open_table(TOPICS)).transpose()?;
+    // Nothing private is in a file without topics.
+    let mut public = has_topics.then(|| transaction.open_table(PUBLIC)).transpose()?;
     for (record, id) in records.iter().zip(ids) {
         events.insert(id.n, row(record))?;
         if let Some((topics, reach)) = topics.as_mut().zip(record.reach.as_ref()) {
@@ -96,11 +109,11 @@ pub(super) fn write(
         meta.insert("last", last.n)?;
     }
     let mut gone = 0;
-    // Only the newest loss of a channel counts, so it is written once.
-    let mut newest: HashMap<&str, (u64, u64)> = HashMap::new();
+    // Only the newest losses of a channel count, so they are written once.
+    let mut newest: HashMap<&str, Newest> = HashMap::new();
     for loss in losses {
         match loss {
-            Loss::Event { channel, id, at } => {
+            Loss::Event { channel, id, at, who } => {
                 let is_last = match &mut topics {
                     Some(topics) => leave(&events, topics, channel, id.n)?,
                     None => true,
@@ -108,25 +121,110 @@ pub(super) fn write(
                 if is_last {
                     gone += events.remove(id.n)?.map_or(0, |row| row_size(&row.value()));
                 }
-                let at = milliseconds(*at);
-                let known = newest.entry(channel).or_default();
-                *known = (*known).max((id.n, at));
+                newest.entry(channel).or_default().add((id.n, milliseconds(*at)), *who);
             }
             Loss::Channel { channel, floor } => {
                 newest.remove(&**channel);
                 lost.remove(&**channel)?;
-                let known = meta.get("floor")?.map_or(0, |floor| floor.value());
-                meta.insert("floor", known.max(floor.n))?;
+                if let Some(public) = &mut public {
+                    public.remove(&**channel)?;
+                }
+                write_floor(&mut meta, *floor)?;
             }
         }
     }
-    for (channel, (n, at)) in newest {
-        let known = lost.get(channel)?.map_or(0, |row| row.value().0);
-        if n > known {
-            lost.insert(channel, (n, at))?;
+    for (channel, new) in newest {
+        let row = lost.get(channel)?.map(|row| row.value());
+        let hidden = public.as_ref().map(|public| public.get(channel)).transpose()?.flatten();
+        let known = Newest::known(row, hidden.map(|row| row.value()));
+        let Newest { all, public: newest_public, other_topics } = known.max(new);
+        if all > known.all {
+            lost.insert(channel, all)?;
+        }
+        match &mut public {
+            Some(public) if newest_public.0 < all.0 => {
+                let (n, at) = newest_public;
+                public.insert(channel, (all.0, n, at, other_topics))?;
+            }
+            Some(public) => drop(public.remove(channel)?),
+            None => {}
         }
     }
     Ok(gone)
+}
+
+/// The newest losses of a channel: numbers, with their times.
+#[derive(Clone, Copy, Default)]
+struct Newest {
+    all: (u64, u64),
+    public: (u64, u64),
+    other_topics: bool,
+}
+
+impl Newest {
+    /// What the rows of a channel say.
+    fn known(lost: Option<(u64, u64)>, public: Option<PublicLoss>) -> Self {
+        let all = lost.unwrap_or_default();
+        match public {
+            Some((of, n, at, other_topics)) if of == all.0 => {
+                Self { all, public: (n, at), other_topics }
+            }
+            _ => Self { all, public: all, other_topics: false },
+        }
+    }
+
+    fn add(&mut self, loss: (u64, u64), who: Readers) {
+        self.all = self.all.max(loss);
+        match who {
+            Readers::All => self.public = self.public.max(loss),
+            Readers::OfChannel => {}
+            Readers::OfTopics => self.other_topics = true,
+        }
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self {
+            all: if other.all.0 > self.all.0 { other.all } else { self.all },
+            public: if other.public.0 > self.public.0 { other.public } else { self.public },
+            other_topics: self.other_topics | other.other_topics,
+        }
+    }
+}
+
+/// The names in `meta` of the public floor, of the floor of which it was written, and of
+/// whether a lost private event had several topics.
+const PUBLIC_FLOOR: [&str; 3] = ["public floor", "public floor of", "public floor topics"];
+
+/// Raises the floor to this one.
+fn write_floor(meta: &mut Table<'_, &'static str, u64>, floor: Floor) -> Result<(), redb::Error> {
+    let number = |name: &'static str| Ok::<_, redb::Error>(meta.get(name)?.map(|row| row.value()));
+    let known = known_floor(number)?;
+    let new = Newest {
+        all: (floor.all.n, 0),
+        public: (floor.public.n, 0),
+        other_topics: floor.other_topics,
+    };
+    let Newest { all, public, other_topics } = known.max(new);
+    meta.insert("floor", all.0)?;
+    if public.0 < all.0 {
+        let values = [public.0, all.0, u64::from(other_topics)];
+        for (name, value) in PUBLIC_FLOOR.into_iter().zip(values) {
+            meta.insert(name, value)?;
+        }
+    } else {
+        for name in PUBLIC_FLOOR {
+            meta.remove(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The floor, of what `meta` has under `floor` and the [`PUBLIC_FLOOR`].
+fn known_floor<E>(number: impl Fn(&'static str) -> Result<Option<u64>, E>) -> Result<Newest, E> {
+    let [public, of, other_topics] = PUBLIC_FLOOR;
+    let other_topics = number(other_topics)?.is_some_and(|several| several > 0);
+    let public = number(public)?.zip(number(of)?).map(|(n, of)| (of, n, 0, other_topics));
+    Ok(Newest::known(number("floor")?.map(|floor| (floor, 0)), public))
 }
 
 /// Notes that a channel has let an event go, and says whether nobody has it now.
@@ -231,14 +329,34 @@ pub(super) fn read(
         let n = row.map_err(problem)?.0.value();
         return Err(StoreProblem::Corrupt { detail: format!("there are topics of no event: {n}") });
     }
+    let floor = |Newest { all, public, other_topics }: Newest, what: &str| {
+        let place = |n: u64| if n == 0 { Ok(EventId::ZERO) } else { place(what, n) };
+        let (all, public) = (place(all.0)?, place(public.0)?);
+        // A public loss later than all losses was never written.
+        if public > all {
+            let detail = format!("{what} {public} is later than {all}, the newest");
+            return Err(StoreProblem::Corrupt { detail });
+        }
+        Ok(Floor { all, public, other_topics })
+    };
+    let public = match transaction.open_table(PUBLIC) {
+        Err(TableError::TableDoesNotExist(_)) => None,
+        opened => Some(opened.map_err(problem)?),
+    };
     let mut losses = Vec::new();
     for entry in transaction.open_table(LOST).map_err(problem)?.iter().map_err(problem)? {
         let (channel, row) = entry.map_err(problem)?;
-        let (n, at) = row.value();
-        let to = place("a lost event", n)?;
-        losses.push((Arc::from(channel.value()), to, Duration::from_millis(at)));
+        let hidden = public.as_ref().map(|public| public.get(channel.value())).transpose();
+        let hidden = hidden.map_err(problem)?.flatten().map(|row| row.value());
+        let newest = Newest::known(Some(row.value()), hidden);
+        losses.push(Lost {
+            channel: Arc::from(channel.value()),
+            floor: floor(newest, "a lost event")?,
+            at: Duration::from_millis(newest.all.1),
+            public_at: Duration::from_millis(newest.public.1),
+        });
     }
-    let floor = number("floor")?.map_or(Ok(EventId::ZERO), |n| place("the floor", n))?;
+    let floor = floor(known_floor(number)?, "the floor")?;
     Ok(Kept { last, floor, lost: losses })
 }
 

@@ -3,7 +3,7 @@
 use super::common::jwt::{AUDIENCE, allowing, bearer, key};
 use super::common::{PATIENCE, Stream, TestServer, wait_until};
 use super::server::Redis;
-use threadcast::{Config, Mercure};
+use threadcast::{Config, EventId, Histories, History, Mercure};
 
 fn config(redis: &Redis, mercure: Mercure) -> Config {
     Config {
@@ -21,11 +21,12 @@ fn node(redis: &Redis) -> TestServer {
 }
 
 #[track_caller]
-fn publish(node: &TestServer, form: &str) {
+fn publish(node: &TestServer, form: &str) -> String {
     let headers = "Content-Type: application/x-www-form-urlencoded\r\n".to_owned()
         + &bearer(&allowing(&["*"], &[]));
     let answer = node.post("/.well-known/mercure", &headers, form);
     assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body
 }
 
 #[test]
@@ -89,5 +90,69 @@ fn a_list_of_subscriptions_is_not_taken_for_another_nodes() {
     // What a cache in between keeps of one node's list does not answer for the other's.
     for tag in [one.header("etag").unwrap_or("\"none\""), &format!("\"{newest}\"")] {
         assert_eq!(list(&there, tag).status, 200, "{tag}");
+    }
+}
+
+#[test]
+fn a_deleted_private_update_is_no_gap_on_any_node() {
+    let Some(redis) = Redis::start() else { return };
+    let short = Histories::all(History { events: 2, ..History::default() });
+    let of = || TestServer::with(Config { history: short.clone(), ..config(&redis, Mercure::On) });
+    let [here, there] = [(); 2].map(|()| of());
+    let read = |node: &TestServer, id: &str| {
+        let id = id.parse().expect("an id of ours");
+        wait_until(PATIENCE, "the node has read as far", || node.registry.last_id() >= id);
+    };
+    let begin = publish(&here, "topic=c&data=begin");
+    for form in ["topic=b&data=open", "topic=a&private=on&data=1", "topic=a&private=on&data=2"] {
+        publish(&here, form);
+    }
+    read(&here, &publish(&here, "topic=b&private=on&data=3"));
+    let [writer, reader] = [bearer(&allowing(&["*"], &[])), bearer(&allowing(&[], &["*"]))];
+    for topic in ["a", "b"] {
+        let request =
+            format!("DELETE /channels/{topic} HTTP/1.1\r\nHost: localhost\r\n{writer}\r\n");
+        assert_eq!(here.request(&request).status, 204);
+    }
+    publish(&here, "topic=a&data=last");
+    let last = publish(&here, "topic=b&data=last");
+    // The third has never had the events in its rings.
+    for (node, which) in [(&here, "here"), (&there, "there"), (&of(), "new")] {
+        read(node, &last);
+        let first = |topic: &str, token: &str| {
+            let target = format!("/channels/{topic}?last_event_id={begin}");
+            Stream::of(node, &target, token).event()
+        };
+        assert_eq!(first("a", "").data(), "last", "{which}");
+        assert!(first("a", &reader).gap().is_some(), "{which}");
+        // What was public is missed by everybody, and the gap ends with it.
+        let (public, all) = (first("b", "").gap(), first("b", &reader).gap());
+        let to = |gap: Option<serde_json::Value>| {
+            let gap = gap.unwrap_or_else(|| panic!("no gap: {which}"));
+            gap["to"].as_str().expect("an id").parse::<EventId>().expect("an id")
+        };
+        assert!(to(public) < to(all), "{which}");
+    }
+}
+
+#[test]
+fn a_long_history_is_deleted_as_a_whole() {
+    let Some(redis) = Redis::start() else { return };
+    let [here, there] = [(); 2].map(|()| TestServer::with(redis.node()));
+    let lines = "{\"data\":\"x\"}\n".repeat(2_500);
+    let many = "Content-Type: application/x-ndjson\r\n";
+    let last = here.post("/channels/a", many, &lines).json()["id"].to_string();
+    let last: EventId = last.trim_matches('"').parse().expect("an id");
+    wait_until(PATIENCE, "the events are read", || here.registry.last_id() >= last);
+    let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(here.request(delete).status, 204);
+    // One marker for all of them, and nothing else is left in Redis.
+    let length: u64 = redis.ask(&["XLEN", "threadcast:events"]);
+    assert_eq!(length, 1);
+    let begin = there.registry.last_id();
+    assert_eq!(here.post("/channels/a", "", "next").status, 200);
+    wait_until(PATIENCE, "the event is read", || there.registry.last_id() > begin);
+    for node in [&here, &there, &TestServer::with(redis.node())] {
+        Stream::of(node, "/channels/a?since=all", "").expect_data(&["next"]);
     }
 }

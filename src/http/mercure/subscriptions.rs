@@ -62,17 +62,23 @@ impl Active {
     ) -> Result<Option<Box<Self>>, Refusal> {
         let Some(subscriptions) = &server.subscriptions else { return Ok(None) };
         let subscriber = subscriber();
+        let topic_of = |Selected { kind, matcher }: &Selected| {
+            let parts: Vec<&str> =
+                kind.iter().copied().chain([matcher.text(), &subscriber]).collect();
+            topic(&parts)
+        };
+        let topics: Vec<String> = selected.iter().map(topic_of).collect();
+        if topics.iter().any(|topic| topic.len() > NAME_MAX) {
+            let detail = "a matcher is so long that nobody could be told of its subscription; \
+                          shorten it, or have the server started without --mercure-subscriptions";
+            return Err(Refusal::new(400, detail));
+        }
+        // Before the first is told: there is a channel for each of them, or for none.
+        let _reserved = server.hub.reserve(&topics)?;
         let mut active = Box::new(Self { server: Arc::clone(server), topics: Vec::new() });
-        for Selected { kind, matcher } in selected {
+        for (Selected { kind, matcher }, topic) in selected.iter().zip(&topics) {
             let text = matcher.text();
             let mut document = json!({ "@context": "https://mercure.rocks/" });
-            let parts: Vec<&str> = kind.iter().copied().chain([text, &subscriber]).collect();
-            let topic = topic(&parts);
-            if topic.len() > NAME_MAX {
-                let detail = "a matcher is so long that nobody could be told of its subscription; \
-                              shorten it, or have the server started without --mercure-subscriptions";
-                return Err(Refusal::new(400, detail));
-            }
             document["id"] = topic.as_str().into();
             document["type"] = "Subscription".into();
             match kind {
@@ -89,11 +95,11 @@ impl Active {
             }
             // Listed first: who reads the list, and follows from the id it tells, misses none.
             subscriptions.lock().insert(topic.clone(), document.clone());
-            if let Err(error) = tell_all(server, &topic, &document) {
-                subscriptions.lock().remove(&topic);
+            if let Err(error) = tell_all(server, topic, &document) {
+                subscriptions.lock().remove(topic);
                 return Err(error.into());
             }
-            active.topics.push(topic);
+            active.topics.push(topic.clone());
         }
         Ok(Some(active))
     }

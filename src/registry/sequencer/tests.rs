@@ -8,6 +8,7 @@ use crossbeam_channel::{Sender, bounded};
 use super::*;
 use crate::event::{Event, Framing};
 use crate::registry::{Channels, Histories, History, Published, Start, Subscription};
+use crate::store::{Floor, Lost, Readers};
 
 /// What the store is asked to keep, and to let go of.
 type Asked = (Vec<Record>, Vec<Loss>);
@@ -201,17 +202,19 @@ fn a_floor_outlives_the_restart_that_follows_it() {
     let gone = world.registry.publish("a", &Event::new("gone")).unwrap().id;
     world.registry.sweep();
     let (_, losses) = world.asked.iter().nth(1).unwrap();
-    let forgotten = Loss::Channel { channel: "a".into(), floor: gone };
+    let forgotten = Loss::Channel { channel: "a".into(), floor: Floor::unknown(gone) };
     assert_eq!(losses.last(), Some(&forgotten));
     // The channel is new again, and what it may have lost is kept with its first event.
     world.registry.publish("a", &Event::new("next")).unwrap();
     let (_, losses) = world.asked.recv().unwrap();
-    let floor = Loss::Event { channel: "a".into(), id: gone, at: Duration::ZERO };
+    let (channel, at) = ("a".into(), Duration::ZERO);
+    let floor = Loss::Event { channel, id: gone, at, who: Readers::All };
     assert_eq!(losses.first(), Some(&floor));
     drop(world);
 
-    let lost = vec![("a".into(), gone, Duration::ZERO)];
-    let kept = Kept { last: gone.next(), floor: gone, lost };
+    let (floor, at) = (Floor::unknown(gone), Duration::ZERO);
+    let lost = vec![Lost { channel: "a".into(), floor, at, public_at: at }];
+    let kept = Kept { last: gone.next(), floor, lost };
     let world = World::with(History::default(), kept);
     let channels = Channels::new(["a"]).unwrap();
     let start = Start::After(BEGIN.to_string());
@@ -220,6 +223,23 @@ fn a_floor_outlives_the_restart_that_follows_it() {
     assert!(text.contains(r#""missed":null"#), "{text}");
     let start = Start::After(gone.to_string());
     assert_eq!(read(&mut world.registry.subscribe(&channels, &start).unwrap()), "");
+}
+
+#[test]
+fn a_channel_stays_while_the_store_is_asked() {
+    let world = World::keeping(History::default());
+    let one = world.publish(Event::new("x"), None);
+    world.asked.recv().unwrap(); // the store has been asked, and has not answered
+    world.registry.sweep();
+    assert!(world.registry.lock().channels.contains_key("a"), "it was swept");
+    world.tell(Err(PublishError::Store { reason: "full".into() }));
+    assert!(one.join().unwrap().is_err());
+    // What the store has refused leaves nothing behind that cannot be swept.
+    world.tell(Ok(()));
+    while world.registry.lock().channels.contains_key("a") {
+        world.registry.sweep();
+        thread::yield_now();
+    }
 }
 
 #[test]

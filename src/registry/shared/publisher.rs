@@ -1,6 +1,6 @@
 //! The thread that publishes for this node, and says who listens to it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use crate::registry::readable::Private;
 
 use crate::registry::{Published, Registry};
 use crate::store::redis::{Asked, Change, Row, Trouble, Writer};
+use crate::store::{Floor, Readers};
 
 /// How often the other nodes are told who listens here, if that has changed; and if
 /// not.
@@ -97,10 +98,13 @@ impl Publisher {
         self.registry.foresee_channels(&topics);
         let mut state = self.registry.lock();
         let (last, mut taken, mut listeners) = (state.last, Vec::new(), Vec::new());
+        let mut held: Vec<Arc<str>> = Vec::new();
         for request in requests {
             let topics: Vec<Arc<str>> = request.topics().cloned().collect();
             match state.make_all(&topics, now, options) {
                 Ok(()) => {
+                    state.hold(&topics);
+                    held.extend(topics.iter().cloned());
                     let private = request.is_private().then(|| Arc::new(Private::of(&topics)));
                     listeners.push(state.listeners_everywhere(&topics, private.as_ref()));
                     taken.push(request);
@@ -123,6 +127,7 @@ impl Publisher {
         let asked: Vec<Asked<'_>> = asked.collect();
         let began = Instant::now();
         let published = self.log.publish(last, &asked);
+        self.registry.lock().release(&held);
         self.registry.counters().commit(began.elapsed());
         self.note(published.as_ref().err());
         self.told.known &= published.is_ok();
@@ -158,7 +163,8 @@ impl Publisher {
     }
 
     /// Forgets what is in the ring, and what stands in the log: that keeps far more, even
-    /// of a channel that this node has let go of.
+    /// of a channel that this node has let go of. The first step has every node forget all
+    /// of it; the others only take it out of Redis.
     fn forget_all(&mut self, name: &str) -> Result<bool, Trouble> {
         let state = self.registry.lock();
         let last = state.last;
@@ -166,21 +172,26 @@ impl Publisher {
         let is_here = channel.is_some();
         let (own_ids, keys) = channel.map(|channel| channel.marks.names()).unwrap_or_default();
         let entries = channel.into_iter().flat_map(|channel| channel.ring.entries());
-        let mut ids: BTreeSet<EventId> = entries.map(|entry| entry.id).collect();
+        let mut found: BTreeMap<EventId, Readers> =
+            entries.map(|entry| (entry.id, entry.readers())).collect();
         drop(state);
         let mut after = Some(EventId::ZERO);
         while let Some(begin) = after {
-            after = self.log.find(last, name, begin, &mut ids)?;
+            after = self.log.find(last, name, begin, &mut found)?;
             self.tell_in_time();
         }
-        if !is_here && ids.is_empty() {
+        if !is_here && found.is_empty() {
             return Ok(false);
         }
-        let ids: Vec<EventId> = ids.into_iter().collect();
-        let mut rest = &ids[..];
+        let floors = found.iter().map(|(id, who)| Floor::of(*id, *who));
+        let floor = floors.fold(Floor::default(), Floor::max);
+        let ids: Vec<EventId> = found.into_keys().collect();
+        let (mut rest, mut told) = (&ids[..], Some(floor));
         loop {
             let (piece, later) = rest.split_at(rest.len().min(FORGOTTEN_AT_ONCE));
-            self.log.forget(last, name, piece, (&own_ids, &keys))?;
+            let is_first = told.is_some();
+            let forgotten = self.log.forget(last, name, told.take(), piece, (&own_ids, &keys));
+            forgotten.map_err(|trouble| if is_first { trouble } else { half_done(&trouble) })?;
             if later.is_empty() {
                 return Ok(true);
             }
@@ -227,4 +238,11 @@ impl Publisher {
         let known = told.is_ok();
         self.told = Told { row, changes, at: Instant::now(), known };
     }
+}
+
+/// No reader is given the history any more, and some of it still is in Redis.
+fn half_done(trouble: &Trouble) -> Trouble {
+    let what = "the history is forgotten, but not all of it is deleted from Redis yet; \
+                delete it again";
+    Trouble::Unanswered(format!("{what} ({trouble})"))
 }

@@ -200,6 +200,60 @@ fn an_event_of_several_topics_is_given_once_to_each_stream() {
 }
 
 #[test]
+fn a_gap_names_no_id_of_a_private_event() {
+    for start in [Start::Now, Start::All, Start::Age(Duration::ZERO)] {
+        for readable in [Readable::Public, matching(&["elsewhere"])] {
+            let registry = keeping(1);
+            tell(&registry, &["b"], "open", false);
+            let public = tell(&registry, &["a"], "open", false).id;
+            let private = [(); 2].map(|()| tell(&registry, &["a"], "secret", true).id);
+            let mut slow = subscribe(&registry, &["a", "b"], readable.clone(), &start);
+            if start != Start::All {
+                assert_eq!(read(&mut slow), "", "{start:?} {readable:?}");
+            }
+            let lost = tell(&registry, &["a"], "lost", false).id;
+            tell(&registry, &["a"], "next", false);
+            let text = read(&mut slow);
+            assert!(
+                text.ends_with("next") && text.contains(&format!("\"to\":\"{lost}\"")),
+                "{text}"
+            );
+            for id in private {
+                assert!(!text.contains(&format!("\"{id}\"")), "{start:?} {readable:?}: {text}");
+            }
+            let from = format!("\"from\":\"{public}\"");
+            assert!(start == Start::All || text.contains(&from), "{start:?} {readable:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_private_loss_below_the_floor_is_told_to_its_readers_alone() {
+    let history = Histories::all(History { age: Duration::ZERO, ..History::default() });
+    let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
+    let begin = registry.last_id();
+    let secret = tell(&registry, &["a"], "secret", true).id;
+    registry.sweep();
+    assert!(registry.list().is_empty());
+    let resumed = |readable| {
+        let start = Start::After(begin.to_string());
+        read(&mut subscribe(&registry, &["a"], readable, &start))
+    };
+    let to = format!("\"to\":\"{secret}\"");
+    for readable in [Readable::All, matching(&["a"])] {
+        assert!(resumed(readable.clone()).contains(&to), "{readable:?}");
+    }
+    for readable in [Readable::Public, matching(&["b"])] {
+        assert_eq!(resumed(readable.clone()), "", "{readable:?}");
+    }
+    // Of several topics, it could have been in any channel that its readers listen to.
+    tell(&registry, &["b", "c"], "secret", true);
+    registry.sweep();
+    assert!(resumed(matching(&["b"])).contains("missed"));
+    assert_eq!(resumed(Readable::Public), "");
+}
+
+#[test]
 fn several_topics_are_all_or_nothing_and_one_repeat_is_one_in_each() {
     let options = RegistryOptions { max_channels: 2, ..RegistryOptions::default() };
     let registry = Registry::with(options);

@@ -3,7 +3,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::super::tables::{EVENTS, FORMAT, LOST, META};
+use super::super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC};
+use super::super::{Floor, Lost, Reach, Readers};
 use super::*;
 use crate::event::Event;
 
@@ -86,6 +87,14 @@ impl Machine {
         went
     }
 
+    /// Changes the file as another program would.
+    fn change(&self, change: impl FnOnce(&redb::WriteTransaction)) {
+        let database = builder().create_with_backend(self.clone()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        change(&transaction);
+        transaction.commit().unwrap();
+    }
+
     fn open(&self) -> Result<Opened, StoreProblem> {
         let mut events = Vec::new();
         let machine = self.clone();
@@ -133,14 +142,15 @@ fn event(channel: &str, data: &str) -> Record {
 }
 
 fn loss(channel: &str, id: EventId) -> Loss {
-    Loss::Event { channel: channel.into(), id, at: Duration::from_secs(1) }
+    let at = Duration::from_secs(1);
+    Loss::Event { channel: channel.into(), id, at, who: Readers::All }
 }
 
 #[test]
 fn what_is_kept_comes_back_as_it_was() {
     let machine = Machine::with_a_store();
     let (mut file, kept, events) = machine.open().unwrap();
-    assert_eq!((kept.last.n, kept.floor, events.len()), (0, EventId::ZERO, 0));
+    assert_eq!((kept.last.n, kept.floor, events.len()), (0, Floor::default(), 0));
     let mut named = event("b/ü", "two\nlines");
     named.event = named.event.with_id("order-7").unwrap();
     named.key = Some("key".into());
@@ -151,15 +161,102 @@ fn what_is_kept_comes_back_as_it_was() {
     drop(file);
     let (mut file, kept, events) = machine.open().unwrap();
     assert_eq!(kept.last, ids[2]);
-    assert_eq!(kept.lost, [("a".into(), ids[0], Duration::from_secs(1))]);
+    let (floor, at) = (Floor::unknown(ids[0]), Duration::from_secs(1));
+    assert_eq!(kept.lost, [Lost { channel: "a".into(), floor, at, public_at: at }]);
     let [_, named, last] = records;
     assert_eq!(events, [(ids[1], named), (ids[2], last)]);
     // A forgotten channel leaves the floor alone.
-    let forgotten = Loss::Channel { channel: "a".into(), floor: ids[2] };
+    let forgotten = Loss::Channel { channel: "a".into(), floor: Floor::unknown(ids[2]) };
     file.append(&[], &[loss("a", ids[2]), forgotten]).unwrap();
     drop(file);
     let (_, kept, events) = machine.open().unwrap();
-    assert_eq!((kept.floor, kept.lost.len(), events.len()), (ids[2], 0, 1));
+    assert_eq!((kept.floor, kept.lost.len(), events.len()), (Floor::unknown(ids[2]), 0, 1));
+}
+
+fn private(channel: &str) -> Record {
+    let reach = Reach { private: true, ..Reach::default() };
+    Record { reach: Some(Arc::new(reach)), ..event(channel, "secret") }
+}
+
+/// A store in which `a` has lost a public event and then a private one, and so has a
+/// channel that is forgotten; and the events' ids.
+fn with_hidden_losses(machine: &Machine) -> (File, Vec<EventId>) {
+    let (mut file, ..) = machine.open().unwrap();
+    let records = [event("a", ""), private("a"), event("b", ""), private("b"), event("c", "")];
+    let ids = file.append(&records, &[]).unwrap();
+    let hidden = |channel: &str, id| {
+        let (channel, at) = (channel.into(), Duration::from_secs(2));
+        Loss::Event { channel, id, at, who: Readers::OfChannel }
+    };
+    let losses = [loss("a", ids[0]), hidden("a", ids[1]), loss("b", ids[2])];
+    file.append(&[], &losses).unwrap();
+    let floor = Floor { all: ids[3], public: ids[2], other_topics: false };
+    file.append(&[], &[hidden("b", ids[3]), Loss::Channel { channel: "b".into(), floor }]).unwrap();
+    (file, ids)
+}
+
+#[test]
+fn public_losses_are_kept_apart_from_private_ones() {
+    let machine = Machine::with_a_store();
+    let (mut file, ids) = with_hidden_losses(&machine);
+    // A loss of another channel changes nothing of these.
+    file.append(&[], &[loss("c", ids[4])]).unwrap();
+    drop(file);
+    let (mut file, kept, _) = machine.open().unwrap();
+    let floor = Floor { all: ids[1], public: ids[0], other_topics: false };
+    let (at, public_at) = (Duration::from_secs(2), Duration::from_secs(1));
+    assert_eq!(kept.lost[0], Lost { channel: "a".into(), floor, at, public_at });
+    let of_c = (kept.lost[1].floor, kept.lost[1].public_at);
+    assert_eq!(of_c, (Floor::unknown(ids[4]), Duration::from_secs(1)));
+    let below_all = Floor { all: ids[3], public: ids[2], other_topics: false };
+    assert_eq!(kept.floor, below_all);
+    // A later public loss is everybody's again.
+    let next = file.append(&[event("a", "")], &[]).unwrap()[0];
+    let floor = Floor::unknown(next);
+    let forgotten = Loss::Channel { channel: "d".into(), floor };
+    file.append(&[], &[loss("a", next), forgotten]).unwrap();
+    drop(file);
+    let (_, kept, _) = machine.open().unwrap();
+    assert_eq!((kept.lost[0].floor, kept.floor), (floor, floor));
+}
+
+#[test]
+fn losses_that_an_older_threadcast_noted_count_as_public() {
+    let machine = Machine::with_a_store();
+    let (file, ids) = with_hidden_losses(&machine);
+    drop(file);
+    // It knows of these two alone.
+    machine.change(|transaction| {
+        let mut lost = transaction.open_table(LOST).unwrap();
+        lost.insert("a", (ids[4].n, 3_000)).unwrap();
+        let mut meta = transaction.open_table(META).unwrap();
+        meta.insert("floor", ids[4].n).unwrap();
+    });
+    let (mut file, kept, _) = machine.open().unwrap();
+    assert_eq!((kept.lost[0].floor, kept.floor), (Floor::unknown(ids[4]), Floor::unknown(ids[4])));
+    assert_eq!(kept.lost[0].public_at, Duration::from_secs(3));
+    // What is noted from there on builds on that.
+    let id = file.append(&[private("a")], &[]).unwrap()[0];
+    let (channel, at) = ("a".into(), Duration::from_secs(4));
+    let hidden = Loss::Event { channel, id, at, who: Readers::OfTopics };
+    file.append(&[], &[hidden]).unwrap();
+    drop(file);
+    let (_, kept, _) = machine.open().unwrap();
+    let floor = Floor { all: id, public: ids[4], other_topics: true };
+    assert_eq!(kept.lost[0].floor, floor);
+}
+
+#[test]
+fn a_public_loss_later_than_all_losses_is_damage() {
+    let machine = Machine::with_a_store();
+    let (file, ids) = with_hidden_losses(&machine);
+    drop(file);
+    machine.change(|transaction| {
+        let mut public = transaction.open_table(PUBLIC).unwrap();
+        public.insert("a", (ids[1].n, ids[4].n, 0, false)).unwrap();
+    });
+    let problem = machine.open().map(drop).unwrap_err();
+    assert!(matches!(problem, StoreProblem::Corrupt { .. }), "{problem:?}");
 }
 
 /// Some publishing that lets a channel fall off its end, and what of it was
@@ -204,7 +301,7 @@ fn what_was_acknowledged_is_there_after_a_power_cut_at_every_step() {
                 if let Some((_, record)) = events.iter().find(|(found, _)| found == id) {
                     assert_eq!(record.event.data(), data, "cut {cut}");
                 } else {
-                    let told = kept.lost.iter().any(|(_, lost, _)| lost >= id);
+                    let told = kept.lost.iter().any(|lost| lost.floor.all >= *id);
                     assert!(told, "{id} is gone in silence; seed {seed}, cut {cut}");
                 }
             }

@@ -1,10 +1,20 @@
--- Takes a channel's events out of the log, and has every node forget them. ARGV:
--- channel, the newest of them, how many names follow, which may be used again,
--- and the events' ids. An event with other topics stays in the log, for them. What
--- the publishers called the events may be used again as well.
-local names = tonumber(ARGV[7])
-for place = 8, 7 + names do redis.call('DEL', ARGV[place]) end
-for place = 8 + names, #ARGV do
+-- Has every node forget a channel, and takes its events out of the log. ARGV: channel;
+-- the newest of the events, or nothing if the nodes have been told already; the newest
+-- public one, and `1` if a private one has several topics; how many names follow, which
+-- may be used again, and the events' ids. An event with other topics stays in the log,
+-- for them. What the publishers called the events may be used again as well.
+--
+-- Once the nodes are told, no reader is given any of it, however much of it is deleted yet.
+local names = tonumber(ARGV[9])
+for place = 10, 9 + names do redis.call('DEL', ARGV[place]) end
+if ARGV[6] ~= '' then
+  local fields = { 'c', ARGV[5], 'f', ARGV[6], 'g', ARGV[7] }
+  if ARGV[8] == '1' then
+    fields[7], fields[8] = 'h', '1'
+  end
+  add(fields)
+end
+for place = 10 + names, #ARGV do
   local entry = redis.call('XRANGE', EVENTS, ARGV[place], ARGV[place])[1]
   local has_others = false
   for field = 1, entry and #entry[2] or 0, 2 do
@@ -23,4 +33,4 @@ for place = 8 + names, #ARGV do
     redis.call('XDEL', EVENTS, ARGV[place])
   end
 end
-return add({ 'c', ARGV[5], 'f', ARGV[6] })
+return 1

@@ -11,7 +11,7 @@ use super::presence::time_of_day;
 use super::{Bounds, Link, RedisUrl, Row, Trouble, begin, script};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::{Reach, Record};
+use crate::store::{Floor, Reach, Record};
 
 /// How many events are read at once.
 const COUNT: usize = 1_000;
@@ -24,8 +24,8 @@ const BLOCK: Duration = Duration::from_millis(250);
 pub(crate) enum News {
     /// An event.
     Event(EventId, Record),
-    /// A channel's history is to be forgotten: the newest event of it is the second id.
-    Forget(EventId, Arc<str>, EventId),
+    /// A channel's history is to be forgotten, up to this floor.
+    Forget(EventId, Arc<str>, Floor),
     /// Whatever there was up to this id is gone, and nobody knows what it was.
     Lost(EventId),
 }
@@ -84,7 +84,7 @@ impl Reader {
         let now = EventId { epoch: millisecond.saturating_sub(1), n: 0 };
         let last = if look.last > EventId::ZERO { look.last } else { now };
         if floor.is_none() {
-            self.next = Some(look.place + 1);
+            self.next = Some(look.place.saturating_add(1));
         }
         self.last = self.last.max(last);
         Ok((floor.unwrap_or(last), Look { last: self.last, ..look }))
@@ -116,7 +116,7 @@ impl Reader {
 
     /// Whether Redis has lost what this node has read.
     pub(crate) fn is_ahead_of(&self, look: &Look) -> bool {
-        look.last < self.last && self.next.is_some_and(|next| look.place + 1 != next)
+        look.last < self.last && self.next.is_some_and(|next| look.place.saturating_add(1) != next)
     }
 
     /// The next is an attempt, however fresh the last failure is.
@@ -149,7 +149,7 @@ impl Reader {
             {
                 news.push(News::Lost(id.before()));
             }
-            next = Some(place + 1);
+            next = Some(place.saturating_add(1));
             news.push(one);
         }
         (self.last, self.next) = (last, next);
@@ -191,7 +191,16 @@ fn one(id: EventId, fields: &[Value]) -> Option<(u64, News)> {
     let place = fields.get("q")?.parse().ok()?;
     let channel: Arc<str> = fields.get("c")?.as_str().into();
     if let Some(newest) = fields.get("f") {
-        return Some((place, News::Forget(id, channel, newest.parse().ok()?)));
+        let all = newest.parse().ok()?;
+        // An older threadcast does not say which of them were private.
+        let floor = match fields.get("g") {
+            None => Floor::unknown(all),
+            Some(public) => {
+                let public = public.parse::<EventId>().ok()?.min(all);
+                Floor { all, public, other_topics: fields.contains_key("h") }
+            }
+        };
+        return Some((place, News::Forget(id, channel, floor)));
     }
     let mut event = Event::new(fields.remove("d")?);
     if let Some(name) = fields.remove("e") {
@@ -255,6 +264,11 @@ mod tests {
         assert_eq!(one(id, &fields(&wide)), Some((7, News::Event(id, record))));
         let forget = one(id, &fields(&["c", "a", "f", "1500-1", "q", "8"]));
         let newest = EventId { n: 1, ..id };
-        assert_eq!(forget, Some((8, News::Forget(id, "a".into(), newest))));
+        let unknown = Floor::unknown(newest);
+        assert_eq!(forget, Some((8, News::Forget(id, "a".into(), unknown))));
+        let words = ["c", "a", "f", "1500-1", "g", "0-0", "h", "1", "q", "8"];
+        let hidden = Floor { public: EventId::ZERO, other_topics: true, ..unknown };
+        let forget = one(id, &fields(&words));
+        assert_eq!(forget, Some((8, News::Forget(id, "a".into(), hidden))));
     }
 }

@@ -1,6 +1,6 @@
 //! What a node writes to Redis, each in one round trip.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::presence::time_of_day;
 use super::{Link, RedisUrl, Row, Trouble, begin, script};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::Reach;
+use crate::store::{Floor, Reach, Readers};
 
 /// For how long a node counts that is not heard of, in milliseconds.
 const HOLDS: u64 = 15_000;
@@ -121,32 +121,36 @@ impl Writer {
         last: EventId,
         channel: &str,
         after: EventId,
-        found: &mut BTreeSet<EventId>,
+        found: &mut BTreeMap<EventId, Readers>,
     ) -> Result<Option<EventId>, Trouble> {
         let mut call = begin(&self.find, last, self.bounds);
         call.arg(channel).arg(after.to_string()).arg(last.to_string()).arg(STEP);
         let ids: Vec<String> =
             self.link.ask(Duration::ZERO, |connection| call.invoke(connection))?;
-        let ids: Option<Vec<EventId>> = ids.iter().map(|id| id.parse().ok()).collect();
+        let ids: Option<Vec<_>> = ids.iter().map(|id| found_one(id)).collect();
         let ids = ids.ok_or_else(|| {
             Trouble::Refused("what it answered is not what its script says".into())
         })?;
-        let Some((end, ids)) = ids.split_first() else { return Ok(None) };
-        found.extend(ids);
+        let Some(((end, _), ids)) = ids.split_first() else { return Ok(None) };
+        found.extend(ids.iter().copied());
         Ok(Some(*end))
     }
 
-    /// Has every node forget a channel's history, and the names of its events.
+    /// Has every node forget a channel's history up to `floor`, unless they have been told
+    /// already (`None`), and deletes these events and the names of its events.
     pub(crate) fn forget(
         &mut self,
         last: EventId,
         channel: &str,
+        floor: Option<Floor>,
         ids: &[EventId],
         (own_ids, keys): (&[Arc<str>], &[Arc<str>]),
     ) -> Result<(), Trouble> {
         let mut call = begin(&self.forget, last, self.bounds);
-        let newest = ids.last().copied().unwrap_or_default();
-        call.arg(channel).arg(newest.to_string()).arg(own_ids.len() + keys.len());
+        let told = floor.map(|floor| floor.all.to_string()).unwrap_or_default();
+        let Floor { public, other_topics, .. } = floor.unwrap_or_default();
+        call.arg(channel).arg(told).arg(public.to_string()).arg(u8::from(other_topics));
+        call.arg(own_ids.len() + keys.len());
         own_ids.iter().for_each(|own| {
             call.arg(format!("threadcast:own:{channel}\0{own}"));
         });
@@ -237,6 +241,18 @@ fn pack(requests: &[Asked<'_>]) -> Vec<u8> {
         }
     }
     packed
+}
+
+/// An event as `find.lua` answers it.
+fn found_one(answer: &str) -> Option<(EventId, Readers)> {
+    let (id, who) = if let Some(id) = answer.strip_suffix('p') {
+        (id, Readers::OfChannel)
+    } else if let Some(id) = answer.strip_suffix('s') {
+        (id, Readers::OfTopics)
+    } else {
+        (answer, Readers::All)
+    };
+    Some((id.parse().ok()?, who))
 }
 
 fn read(answer: &str) -> Option<Answered> {
