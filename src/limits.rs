@@ -66,6 +66,12 @@ pub(crate) const LINGER_BYTES: usize = 16 * 1024 * 1024;
 pub(crate) const LINGER_TIME: Duration = Duration::from_secs(5);
 pub(crate) const LINGER_SILENCE: Duration = Duration::from_secs(1);
 
+/// How much of a file is read at once to be sent, in bytes.
+pub(crate) const FILE_CHUNK: usize = 64 * 1024;
+
+/// How long a piece of a list is at least, but for the last, in bytes.
+pub(crate) const LIST_PIECE: usize = 16 * 1024;
+
 /// How long a connection that was accepted before the server stops has to say what
 /// it came for.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);

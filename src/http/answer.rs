@@ -3,15 +3,20 @@
 //!
 //! tiny_http writes the finite ones (RFC 9110: Content-Length, Date, HEAD, the
 //! reason phrase). What it cannot write is written here: `Connection` and
-//! `Upgrade`, which its builder drops on purpose, and the answers without a Content-Length.
+//! `Upgrade`, which its builder drops on purpose, and the bodies that are not in memory.
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::fmt;
+use std::fs;
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
 use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
 use super::request::{Request, reason};
+use crate::event::Framing;
+use crate::limits::FILE_CHUNK;
 
 /// Who we say we are.
 const SERVER: &str = concat!("threadcast/", env!("CARGO_PKG_VERSION"));
@@ -25,12 +30,62 @@ const VERSION: HTTPVersion = HTTPVersion(1, 1);
 pub(crate) struct Answer {
     status: u16,
     headers: Vec<(&'static str, Cow<'static, str>)>,
-    body: Cow<'static, [u8]>,
+    body: Body,
+}
+
+/// A body. Only the first kind is in memory as a whole.
+pub(crate) enum Body {
+    Bytes(Cow<'static, [u8]>),
+    File(FilePart),
+    /// Pieces of a body whose length is not known before it ends. Each is made when the
+    /// one before it has been written.
+    Pieces(Box<dyn Iterator<Item = Vec<u8>> + Send>),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::File(part) => part.fmt(f),
+            Self::Pieces(_) => f.write_str("pieces"),
+        }
+    }
+}
+
+/// A part of a file, which is read while it is sent.
+#[derive(Debug)]
+pub(crate) struct FilePart {
+    pub(crate) file: fs::File,
+    pub(crate) start: u64,
+    /// How many bytes are promised: fewer end the connection, more are not sent.
+    pub(crate) length: u64,
+}
+
+impl FilePart {
+    /// Writes the head and the part, the head and the first bytes in one `write`.
+    fn write(&self, out: &mut impl Write, mut head: &[u8]) -> io::Result<()> {
+        let mut chunk = vec![0; FILE_CHUNK.min(usize::try_from(self.length).unwrap_or(usize::MAX))];
+        let mut sent = 0;
+        while sent < self.length {
+            let left = usize::try_from(self.length - sent).unwrap_or(usize::MAX);
+            let most = chunk.len().min(left);
+            match self.file.read_at(&mut chunk[..most], self.start + sent) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    write_both(out, head, &chunk[..read])?;
+                    (head, sent) = (&[], sent + read as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        out.write_all(head)
+    }
 }
 
 impl Answer {
     pub(crate) fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Cow::Borrowed(b"") }
+        Self { status, headers: Vec::new(), body: Body::Bytes(Cow::Borrowed(b"")) }
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
@@ -39,8 +94,33 @@ impl Answer {
     }
 
     pub(crate) fn with_body(mut self, body: impl Into<Cow<'static, [u8]>>) -> Self {
-        self.body = body.into();
+        self.body = Body::Bytes(body.into());
         self
+    }
+
+    pub(crate) fn with_content(mut self, body: Body) -> Self {
+        self.body = body;
+        self
+    }
+
+    /// A body that is made while it is sent. If it is just one piece, it has a length.
+    pub(crate) fn with_pieces(
+        self,
+        mut pieces: impl Iterator<Item = Vec<u8>> + Send + 'static,
+    ) -> Self {
+        let first = pieces.next().unwrap_or_default();
+        match pieces.next() {
+            None => self.with_body(first),
+            Some(second) => {
+                let pieces = [first, second].into_iter().chain(pieces);
+                self.with_content(Body::Pieces(Box::new(pieces)))
+            }
+        }
+    }
+
+    /// Whether only the end of the connection ends the body.
+    pub(crate) fn ends_by_closing(&self, framing: Framing) -> bool {
+        framing == Framing::Plain && matches!(self.body, Body::Pieces(_))
     }
 
     pub(crate) fn json(value: &serde_json::Value) -> Self {
@@ -79,34 +159,116 @@ impl Answer {
         }
     }
 
-    /// The whole answer in one `write`.
-    // Not inlined: tiny_http copies by way of 8 KB of stack, which a thread that
-    // only streams would otherwise touch, and pay for as long as it lives.
+    /// Writes the answer: what is in memory in one `write`, a file or a list as it is read.
+    ///
+    /// Fails as soon as the client has left, and when it reads nothing within the write
+    /// deadline.
+    // Not inlined: tiny_http's frames are large, and a thread that only streams would
+    // otherwise touch them, and pay for them as long as it lives.
     #[inline(never)]
-    pub(crate) fn write(self, mut out: impl Write, close: bool, head_only: bool) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(512 + self.body.len());
+    pub(crate) fn write(
+        self,
+        mut out: impl Write,
+        close: bool,
+        head_only: bool,
+        framing: Framing,
+    ) -> io::Result<()> {
         let connection = if close { "close" } else { "keep-alive" };
+        let mut head_bytes = Vec::with_capacity(512);
         if matches!(self.status, 204 | 304) {
             // No body, and so no Content-Length (RFC 9110 §8.6): it would have
             // to be the one that a 200 would have had.
-            head(&mut bytes, self.status, connection, &self.headers);
-        } else {
-            let headers = self.headers.iter().map(|(name, value)| header(name, value));
-            let headers = headers.chain([header("Server", SERVER)]).collect();
-            let length = Some(self.body.len());
-            Response::new(StatusCode(self.status), headers, &*self.body, length, None)
-                .with_chunked_threshold(usize::MAX)
-                .raw_print(&mut bytes, VERSION, &[], head_only, None)?;
-            let status_line = bytes.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            let upgrade = self.headers.iter().find(|(name, _)| *name == "Upgrade");
-            let lines = match upgrade {
-                Some((_, to)) => format!("Connection: {connection}, upgrade\r\nUpgrade: {to}\r\n"),
-                None => format!("Connection: {connection}\r\n"),
-            };
-            bytes.splice(status_line..status_line, lines.into_bytes());
+            head(&mut head_bytes, self.status, connection, &self.headers);
+            return out.write_all(&head_bytes);
         }
-        out.write_all(&bytes)
+        match self.body {
+            Body::Bytes(body) => {
+                finite_head(&mut head_bytes, self.status, connection, &self.headers, body.len())?;
+                write_both(&mut out, &head_bytes, if head_only { &[] } else { &body })
+            }
+            Body::File(part) => {
+                head(&mut head_bytes, self.status, connection, &self.headers);
+                add_line(&mut head_bytes, "Content-Length", &part.length.to_string());
+                if head_only {
+                    return out.write_all(&head_bytes);
+                }
+                part.write(&mut out, &head_bytes)
+            }
+            Body::Pieces(pieces) => {
+                head(&mut head_bytes, self.status, connection, &self.headers);
+                if framing == Framing::Chunked {
+                    add_line(&mut head_bytes, "Transfer-Encoding", "chunked");
+                }
+                if head_only {
+                    return out.write_all(&head_bytes);
+                }
+                write_pieces(&mut out, head_bytes, pieces, framing)
+            }
+        }
     }
+}
+
+/// The head of an answer that is in memory, by tiny_http.
+fn finite_head(
+    out: &mut Vec<u8>,
+    status: u16,
+    connection: &str,
+    headers: &[(&'static str, Cow<'static, str>)],
+    length: usize,
+) -> io::Result<()> {
+    let all = headers.iter().map(|(name, value)| header(name, value));
+    let all = all.chain([header("Server", SERVER)]).collect();
+    Response::new(StatusCode(status), all, io::empty(), Some(length), None)
+        .with_chunked_threshold(usize::MAX)
+        .raw_print(&mut *out, VERSION, &[], true, None)?;
+    let status_line = out.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let upgrade = headers.iter().find(|(name, _)| *name == "Upgrade");
+    let lines = match upgrade {
+        Some((_, to)) => format!("Connection: {connection}, upgrade\r\nUpgrade: {to}\r\n"),
+        None => format!("Connection: {connection}\r\n"),
+    };
+    out.splice(status_line..status_line, lines.into_bytes());
+    Ok(())
+}
+
+/// Writes a head and what follows it without copying either, in one system call if the
+/// socket takes both.
+fn write_both(out: &mut impl Write, head: &[u8], body: &[u8]) -> io::Result<()> {
+    let sent = loop {
+        match out.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            sent => break sent?,
+        }
+    };
+    match head.get(sent..) {
+        Some(rest) => {
+            out.write_all(rest)?;
+            out.write_all(body)
+        }
+        None => out.write_all(&body[sent - head.len()..]),
+    }
+}
+
+fn write_pieces(
+    out: &mut impl Write,
+    head: Vec<u8>,
+    pieces: impl Iterator<Item = Vec<u8>>,
+    framing: Framing,
+) -> io::Result<()> {
+    let mut bytes = head;
+    for piece in pieces.filter(|piece| !piece.is_empty()) {
+        if framing == Framing::Chunked {
+            write!(bytes, "{:x}\r\n", piece.len())?;
+        }
+        bytes.extend_from_slice(&piece);
+        if framing == Framing::Chunked {
+            bytes.extend_from_slice(LINE_END);
+        }
+        out.write_all(&bytes)?;
+        bytes.clear();
+    }
+    bytes.extend_from_slice(framing.last());
+    out.write_all(&bytes)
 }
 
 /// More headers for an answer: those that depend on who asks.
@@ -120,14 +282,12 @@ pub(crate) fn stream_head(request: &Request, content_type: &str, headers: &Heade
     let chunked = request.minor_version > 0;
     let mut bytes = Vec::with_capacity(512);
     head(&mut bytes, 200, if chunked { "keep-alive" } else { "close" }, headers);
-    bytes.truncate(bytes.len() - LINE_END.len());
-    line(&mut bytes, "Content-Type", content_type);
-    line(&mut bytes, "Cache-Control", "no-cache, no-transform");
-    line(&mut bytes, "X-Accel-Buffering", "no");
+    add_line(&mut bytes, "Content-Type", content_type);
+    add_line(&mut bytes, "Cache-Control", "no-cache, no-transform");
+    add_line(&mut bytes, "X-Accel-Buffering", "no");
     if chunked {
-        line(&mut bytes, "Transfer-Encoding", "chunked");
+        add_line(&mut bytes, "Transfer-Encoding", "chunked");
     }
-    bytes.extend_from_slice(LINE_END);
     bytes
 }
 
@@ -163,6 +323,13 @@ fn head(out: &mut Vec<u8>, status: u16, connection: &str, headers: &[(&str, Cow<
     out.extend_from_slice(LINE_END);
 }
 
+/// Adds a line to a head that is complete.
+fn add_line(head: &mut Vec<u8>, name: &str, value: &str) {
+    head.truncate(head.len() - LINE_END.len());
+    line(head, name, value);
+    head.extend_from_slice(LINE_END);
+}
+
 fn line(out: &mut Vec<u8>, name: &str, value: &str) {
     for part in [name.as_bytes(), b": ", value.as_bytes(), LINE_END] {
         out.extend_from_slice(part);
@@ -181,7 +348,7 @@ mod tests {
 
     fn written(answer: Answer, head_only: bool) -> String {
         let mut bytes = Vec::new();
-        answer.write(&mut bytes, false, head_only).unwrap();
+        answer.write(&mut bytes, false, head_only, Framing::Chunked).unwrap();
         String::from_utf8(bytes).unwrap()
     }
 
@@ -201,5 +368,62 @@ mod tests {
             assert!(text.ends_with("\r\n\r\n") && text.contains("\r\nETag: \"x\"\r\n"), "{text}");
             assert!(!text.contains("Content-Length"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_body_of_one_piece_has_a_length_and_a_longer_one_is_chunked() {
+        let pieces = |n: usize| Answer::new(200).with_pieces((0..n).map(|_| b"piece".to_vec()));
+        let text = written(pieces(1), false);
+        assert!(text.contains("\r\nContent-Length: 5\r\n") && text.ends_with("\r\n\r\npiece"));
+        let text = written(pieces(3), false);
+        assert!(text.contains("\r\nTransfer-Encoding: chunked\r\n"), "{text}");
+        let chunk = "5\r\npiece\r\n";
+        assert!(text.ends_with(&format!("\r\n\r\n{chunk}{chunk}{chunk}0\r\n\r\n")), "{text}");
+        assert!(written(pieces(3), true).ends_with("chunked\r\n\r\n"));
+        assert!(pieces(3).ends_by_closing(Framing::Plain));
+        let mut bytes = Vec::new();
+        pieces(3).write(&mut bytes, true, false, Framing::Plain).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.ends_with("\r\n\r\npiecepiecepiece") && !text.contains("Transfer"), "{text}");
+    }
+
+    /// A socket that takes a few bytes at a time.
+    struct Narrow(Vec<u8>);
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.extend(&bytes[..bytes.len().min(3)]);
+            Ok(bytes.len().min(3))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_head_and_a_body_arrive_whole_however_little_is_taken_at_once() {
+        for (head, body) in [("", ""), ("", "body"), ("head", ""), ("head", "body"), ("hea", "bo")]
+        {
+            let mut out = Narrow(Vec::new());
+            write_both(&mut out, head.as_bytes(), body.as_bytes()).unwrap();
+            assert_eq!(out.0, format!("{head}{body}").into_bytes());
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_shorter_than_promised_is_an_error() {
+        let file = fs::File::open("Cargo.toml").unwrap();
+        let length = file.metadata().unwrap().len();
+        let send = |start, length| {
+            let file = file.try_clone().unwrap();
+            let body = Body::File(FilePart { file, start, length });
+            let mut bytes = Vec::new();
+            let answer = Answer::new(200).with_content(body);
+            answer.write(&mut bytes, false, false, Framing::Chunked).map(|()| bytes)
+        };
+        assert!(send(0, length).unwrap().starts_with(b"HTTP/1.1 200 OK\r\n"));
+        assert!(send(length, 0).unwrap().ends_with(b"\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(send(1, length).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

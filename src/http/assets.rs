@@ -1,7 +1,8 @@
 //! The demo page: from the binary, or from a folder while somebody edits it.
 //!
 //! What is in the binary is compressed once, when the server starts, and sent
-//! so to whoever takes it. A folder's files are sent as they are.
+//! so to whoever takes it. A folder's files are sent as they are: never compressed, in
+//! chunks of bounded size, and in part to a client that asks for a range.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,14 +10,17 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::Compression;
 use flate2::read::GzEncoder;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rust_embed::{EmbeddedFile, RustEmbed};
+use rustix::fs::{Mode, OFlags, open};
 
-use super::answer::Answer;
+use super::answer::{Answer, Body, FilePart};
+use super::conditional::{Part, Validators, Verdict};
+use super::refusal::Refusal;
 use super::request::Request;
 
 /// No script, style or request that is not ours, and nobody frames the page.
@@ -63,7 +67,7 @@ impl Assets {
         Ok(Self::Folder(folder.canonicalize()?))
     }
 
-    /// The file of this path, if there is one: 200, or 304 if the client has it.
+    /// The file of this path, if there is one, or what of it the client still needs.
     pub(super) fn get(&self, request: &Request) -> Option<Answer> {
         let path = file_path(&request.segments)?;
         let Some(file) = self.file(&path) else { return self.folder(&path) };
@@ -71,23 +75,23 @@ impl Assets {
             Self::Binary if takes_gzip(request) => file.packed(&path),
             _ => file,
         };
-        let unchanged = ["*", &file.tag].iter().any(|tag| {
-            request.has_token("if-none-match", tag)
-                || request.has_token("if-none-match", &format!("W/{tag}"))
-        });
-        let mut answer = if unchanged {
-            Answer::new(304)
-        } else {
-            let answer = Answer::new(200).with("Content-Type", content_type(&path));
-            let encoding = file.is_packed.then_some(("Content-Encoding", "gzip".into()));
-            let mut answer = answer.with_body(file.bytes);
-            answer.add(encoding.into_iter().collect());
-            answer
+        let File { validators, .. } = &file;
+        let (tag, modified) = (validators.tag.clone(), validators.last_modified());
+        let mut answer = match validators.verdict(request) {
+            Verdict::NotModified => Answer::new(304),
+            Verdict::Failed => {
+                let detail = "the file is not the version that the request names; leave out \
+                              If-Match and If-Unmodified-Since to get it as it is";
+                Refusal::new(412, detail).answer()
+            }
+            Verdict::Send => file.answer(request, content_type(&path)),
         };
         if matches!(self, Self::Binary) {
             answer = answer.with("Vary", "Accept-Encoding");
         }
-        Some(guarded(answer).with("Cache-Control", "no-cache").with("ETag", file.tag))
+        answer = guarded(answer).with("Cache-Control", "no-cache").with("ETag", tag);
+        answer.add(modified.map(|date| ("Last-Modified", date.into())).into_iter().collect());
+        Some(answer)
     }
 
     /// Where a folder's index is: its links are below the path with the slash.
@@ -102,14 +106,14 @@ impl Assets {
         let fallback = || {
             Cow::Borrowed(&b"<!doctype html><h1>404 - \xe9\xa1\xb5\xe9\x9d\xa2\xe6\x9c\xaa\xe6\x89\xbe\xe5\x88\xb0</h1>"[..])
         };
-        let page = self.file(NOT_FOUND).map_or_else(fallback, |file| file.bytes);
-        guarded(Answer::new(404)).with("Content-Type", content_type(NOT_FOUND)).with_body(page)
+        let page = self.file(NOT_FOUND).map_or_else(|| Body::Bytes(fallback()), |file| file.body);
+        guarded(Answer::new(404)).with("Content-Type", content_type(NOT_FOUND)).with_content(page)
     }
 
     fn file(&self, path: &str) -> Option<File> {
         match self {
             Self::Binary => Embedded::get(path).map(File::embedded),
-            Self::Folder(root) => File::read(root, path).or_else(|| {
+            Self::Folder(root) => File::open(root, path).or_else(|| {
                 // Whose page it is, it takes the client from us unless it has its own.
                 (path == CLIENT).then(|| Embedded::get(path).map(File::embedded))?
             }),
@@ -118,36 +122,79 @@ impl Assets {
 }
 
 struct File {
-    bytes: Cow<'static, [u8]>,
+    body: Body,
     is_packed: bool,
-    /// An entity tag, quotes included: it changes when the file does, and with
-    /// the encoding (RFC 9110 §8.8.3.3).
-    tag: String,
+    /// They change when the file does, and with the encoding (RFC 9110 §8.8.3.3).
+    validators: Validators,
 }
 
 impl File {
     fn embedded(file: EmbeddedFile) -> Self {
         let hash = file.metadata.sha256_hash();
         let start = u64::from_be_bytes(hash[..8].try_into().expect("a hash has 32 bytes"));
-        Self { bytes: file.data, is_packed: false, tag: format!("\"{start:016x}\"") }
+        let validators = Validators::of_tag(format!("\"{start:016x}\""));
+        Self { body: Body::Bytes(file.data), is_packed: false, validators }
     }
 
     /// The same file compressed, if that is smaller.
     fn packed(self, path: &str) -> Self {
         let Some(packed) = PACKED.get(path) else { return self };
-        let tag = format!("{}-gzip\"", self.tag.trim_end_matches('"'));
-        Self { bytes: packed.as_slice().into(), is_packed: true, tag }
+        let tag = format!("{}-gzip\"", self.validators.tag.trim_end_matches('"'));
+        let body = Body::Bytes(packed.as_slice().into());
+        Self { body, is_packed: true, validators: Validators::of_tag(tag) }
     }
 
-    fn read(root: &Path, path: &str) -> Option<Self> {
+    /// Opens a file of the folder; nothing of it is read yet.
+    fn open(root: &Path, path: &str) -> Option<Self> {
         let path = root.join(path).canonicalize().ok()?;
-        if !path.starts_with(root) {
-            return None; // a link that leads out of the folder
+        // What the path leads to, by whatever links, must be in the folder, and not hidden there.
+        let below = path.strip_prefix(root).ok()?;
+        if below.iter().any(|part| part.as_encoded_bytes().starts_with(b".")) {
+            return None;
         }
-        let metadata = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
-        let changed = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-        let tag = format!("\"{:x}-{:x}\"", changed.as_nanos(), metadata.len());
-        Some(Self { bytes: fs::read(&path).ok()?.into(), is_packed: false, tag })
+        // Asked first, for to open a device may be an act, and again of what was opened.
+        fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = fs::File::from(open(&path, flags, Mode::empty()).ok()?);
+        let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
+        let (length, modified) = (metadata.len(), metadata.modified().ok()?);
+        let nanos = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let tag = format!("\"{nanos:x}-{length:x}\"");
+        let validators = Validators::of_file(tag, modified, SystemTime::now());
+        let body = Body::File(FilePart { file, start: 0, length });
+        Some(Self { body, is_packed: false, validators })
+    }
+
+    /// The file, or the part of it that is asked for. Of what is in the binary there are no
+    /// parts: it is short.
+    fn answer(self, request: &Request, content_type: String) -> Answer {
+        let answer = Answer::new(200).with("Content-Type", content_type);
+        let (file, length) = match self.body {
+            Body::File(FilePart { file, length, .. }) => (file, length),
+            body if self.is_packed => {
+                return answer.with("Content-Encoding", "gzip").with_content(body);
+            }
+            body => return answer.with_content(body),
+        };
+        let answer = answer.with("Accept-Ranges", "bytes");
+        match self.validators.part(request, length) {
+            Part::Whole => answer.with_content(Body::File(FilePart { file, start: 0, length })),
+            Part::Range { first, last } => answer
+                .with_status(206)
+                .with("Content-Range", format!("bytes {first}-{last}/{length}"))
+                .with_content(Body::File(FilePart {
+                    file,
+                    start: first,
+                    length: last - first + 1,
+                })),
+            Part::Unsatisfiable => {
+                let detail = format!("the file has {length} bytes; ask for a range of these");
+                Refusal::new(416, detail)
+                    .with("Accept-Ranges", "bytes")
+                    .with("Content-Range", format!("bytes */{length}"))
+                    .answer()
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::answer::Answer;
 use super::connection::Exchange;
 use super::refusal::Refusal;
 use super::routes::Reply;
-use super::{publish, streams};
+use super::{listing, publish, streams};
 use crate::registry::{ChannelInfo, Channels};
 
 /// `GET /channels?channel=a&channel=b*` listens; without a channel it lists.
@@ -15,15 +15,14 @@ pub(super) fn listen_or_list(exchange: &Exchange<'_>, reader: &Reader) -> Result
     let names = exchange.request.queries("channel");
     if names.is_empty() {
         reader.check_all(exchange)?;
-        let list = exchange.server.hub.list_for(&reader.readable());
-        let channels: Vec<Value> = list.iter().map(info).collect();
-        return Ok(Reply::Answer(Answer::json(&json!({ "channels": channels }))));
+        let channels = exchange.server.hub.channels(&reader.readable()).map(info);
+        return Ok(Reply::Answer(listing::answer(&json!({}), "channels", channels)));
     }
     let channels = Channels::new(names.iter().map(String::as_str))?;
     streams::channels(exchange, &channels, reader)
 }
 
-fn info(channel: &ChannelInfo) -> Value {
+fn info(channel: ChannelInfo) -> Value {
     json!({
         "name": channel.name,
         "subscribers": channel.subscribers,
@@ -73,12 +72,9 @@ pub(super) fn forget(exchange: &Exchange<'_>, name: &str) -> Result<Reply, Refus
 /// `GET /channels/{name}/subscribers`: how many listen, and who said a name.
 pub(super) fn subscribers(exchange: &Exchange<'_>, name: &str) -> Reply {
     let hub = &exchange.server.hub;
-    let present = hub.present(name).into_iter();
-    let present: Vec<Value> = present
-        .map(|(username, streams)| json!({ "username": username, "streams": streams }))
-        .collect();
-    let subscribers = hub.subscribers(name);
-    Reply::Answer(Answer::json(
-        &json!({ "channel": name, "subscribers": subscribers, "present": present }),
-    ))
+    let present = hub.presence(name);
+    let present =
+        present.map(|(username, streams)| json!({ "username": username, "streams": streams }));
+    let document = json!({ "channel": name, "subscribers": hub.subscribers(name) });
+    Reply::Answer(listing::answer(&document, "present", present))
 }

@@ -20,6 +20,7 @@ use super::request::{BodyLength, Request};
 use super::routes::{self, Reply};
 use super::streams::Stream;
 use super::{Alive, Shared, body, cors, listener};
+use crate::event::Framing;
 use crate::hangup::Watch;
 use crate::limits::{LAST_WORDS, LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
 use crate::stream::Socket;
@@ -97,7 +98,8 @@ pub(crate) fn serve(
             Reply::Answer(answer) => {
                 let close = next.close || server.is_draining() || inbound.is_shed();
                 inbound.wait(Wait::Answer);
-                if answer.write(&*inbound.socket, close, next.head_only).is_err() {
+                let socket = &*inbound.socket;
+                if answer.write(socket, close, next.head_only, next.framing).is_err() {
                     return;
                 }
                 if close {
@@ -164,6 +166,7 @@ struct Next {
     reply: Reply,
     close: bool,
     head_only: bool,
+    framing: Framing,
 }
 
 impl Next {
@@ -171,7 +174,12 @@ impl Next {
     #[inline(never)] // its frame is gone by the time a stream begins
     fn refused(refusal: &Refusal, inbound: &Inbound) -> Self {
         let head_only = inbound.bytes.starts_with(b"HEAD ");
-        Self { reply: Reply::Answer(refusal.answer()), close: true, head_only }
+        Self {
+            reply: Reply::Answer(refusal.answer()),
+            close: true,
+            head_only,
+            framing: Framing::Plain,
+        }
     }
 }
 
@@ -185,17 +193,19 @@ fn answer(
     request: Box<Request>,
 ) -> Next {
     let (keeps_alive, head_only) = (request.keeps_alive(), request.is_head());
+    let framing = request.framing();
     let body_is_read = matches!(request.body, BodyLength::None | BodyLength::Fixed(0));
     let locality = Locality::of(&request, peer.ip(), on_loopback, &server.config);
     let mut exchange = Exchange { server, peer, locality, request, inbound, body_is_read };
-    let (mut reply, closes) = match handle(&mut exchange) {
+    let (mut reply, mut closes) = match handle(&mut exchange) {
         Ok(reply) => (reply, false),
         Err(refusal) => (Reply::Answer(refusal.answer()), refusal.closes),
     };
     if let Reply::Answer(answer) = &mut reply {
         answer.add(cors::headers(&exchange));
+        closes |= answer.ends_by_closing(framing);
     }
-    Next { reply, close: closes || !keeps_alive || !exchange.body_is_read, head_only }
+    Next { reply, close: closes || !keeps_alive || !exchange.body_is_read, head_only, framing }
 }
 
 fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {

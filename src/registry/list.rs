@@ -1,9 +1,24 @@
 //! What channels there are, and how many listen.
+//!
+//! A list is read in pages: each takes the lock for an amount of work that is bounded,
+//! however many channels there are and however long their names.
 
-use std::sync::Arc;
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::iter;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
-use super::{Channel, Readable, Registry};
+use super::{Channel, Readable, Registry, State};
 use crate::id::EventId;
+
+/// The most channels that are read under one hold of the lock.
+const PAGE_CHANNELS: usize = 32;
+
+/// How long one hold of the lock may last before no further channel is begun: to count who
+/// listens takes long where many prefixes or patterns select a channel.
+const PAGE_TIME: Duration = Duration::from_micros(200);
 
 /// One channel, as [`Registry::list`] tells it.
 ///
@@ -32,47 +47,168 @@ pub struct ChannelInfo {
 
 impl Registry {
     /// Every channel there is, in the order of their names.
+    ///
+    /// It is read in pages, so that publishers do not wait for all of it: a channel that
+    /// comes or goes meanwhile may be in it or not.
     pub fn list(&self) -> Vec<ChannelInfo> {
-        self.list_for(&Readable::All)
+        self.channels(&Readable::All).collect()
     }
 
-    /// The same for a reader. One that may not read every private event learns of none:
-    /// such events are not counted, and a channel that has nothing else is not listed.
-    pub(crate) fn list_for(&self, readable: &Readable) -> Vec<ChannelInfo> {
+    /// Every channel that this reader may know of, in the order of their names, read while the
+    /// iterator is. A reader that may not read every private event learns of none: such events are
+    /// not counted, and a channel that has nothing else is not listed.
+    pub(crate) fn channels(
+        &self,
+        readable: &Readable,
+    ) -> impl Iterator<Item = ChannelInfo> + Send + use<> {
+        let (registry, reads_all) = (self.clone(), readable.is_all());
+        let mut next = Some(None::<String>);
+        let pages = iter::from_fn(move || {
+            let page = registry.channels_after(next.take()?.as_deref(), reads_all);
+            next = page.last.map(Some);
+            Some(page.channels)
+        });
+        pages.flatten()
+    }
+
+    /// The next few channels after this name.
+    ///
+    /// One list at a time reads a page, and then leaves the lock to others for as long as
+    /// it held it: all lists together take at most half of the lock's time. Without the
+    /// pause they would take nearly all of it, for the lock is not fair.
+    fn channels_after(&self, last: Option<&str>, reads_all: bool) -> Page {
+        let _turn = self.shared.listing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.lock();
-        let reads_all = readable.is_all();
-        let info = |(name, channel): (&Arc<str>, &Channel)| ChannelInfo {
-            name: name.to_string(),
-            subscribers: state.listeners_everywhere(&[name], None),
-            events: if reads_all { channel.ring.len() } else { channel.ring.public().0 },
-            bytes: if reads_all { channel.ring.bytes() } else { channel.ring.public().1 },
-            last_id: if reads_all {
-                Some(channel.ring.last_id()).filter(|id| *id > state.floor.all)
-            } else {
-                Some(channel.ring.last_public_id()).filter(|id| *id > state.floor.public)
-            },
-        };
-        let is_shown = |info: &ChannelInfo| {
-            let hides = || state.channels.get(&*info.name).is_some_and(|it| it.ring.has_private());
-            reads_all || info.last_id.is_some() || info.subscribers > 0 || !hides()
-        };
-        let mut list: Vec<ChannelInfo> = state.channels.iter().map(info).filter(is_shown).collect();
-        let elsewhere = state.others.names.keys();
-        let elsewhere = elsewhere.filter(|name| !state.channels.contains_key(name.as_str()));
-        list.extend(elsewhere.map(|name| ChannelInfo {
-            name: name.clone(),
-            subscribers: state.listeners_everywhere(&[name], None),
-            events: 0,
-            bytes: 0,
-            last_id: None,
-        }));
-        list.sort_by(|one, other| one.name.cmp(&other.name));
-        list
+        let began = Instant::now();
+        let page = state.page(last, reads_all, began);
+        let held = began.elapsed();
+        drop(state);
+        if page.last.is_some() {
+            self.wait(held);
+        }
+        page
     }
 
     /// How many streams listen to a channel, by its name, by a prefix or by a pattern; if
     /// the log is shared, at every node of it.
     pub fn subscribers(&self, channel: &str) -> usize {
-        self.lock().listeners_everywhere(&[channel], None)
+        self.lock().subscribers(channel)
+    }
+}
+
+/// A part of the list of channels.
+struct Page {
+    channels: Vec<ChannelInfo>,
+    /// The name that the next page comes after; `None` if nothing is left.
+    last: Option<String>,
+}
+
+impl State {
+    fn page(&self, last: Option<&str>, reads_all: bool, began: Instant) -> Page {
+        let mut channels = Vec::with_capacity(PAGE_CHANNELS);
+        let (mut looked_at, mut last) = (0, last);
+        for (name, channel, _) in merged(&self.channels, &self.others.names, last) {
+            if looked_at == PAGE_CHANNELS || looked_at > 0 && began.elapsed() >= PAGE_TIME {
+                return Page { channels, last: last.map(str::to_owned) };
+            }
+            channels.extend(self.info(name, channel, reads_all));
+            (looked_at, last) = (looked_at + 1, Some(name));
+        }
+        Page { channels, last: None }
+    }
+
+    /// What a reader may know of a channel; `None` if not even that there is one.
+    fn info(&self, name: &str, channel: Option<&Channel>, reads_all: bool) -> Option<ChannelInfo> {
+        let subscribers = self.subscribers(name);
+        let name = name.to_owned();
+        let Some(ring) = channel.map(|channel| &channel.ring) else {
+            return Some(ChannelInfo { name, subscribers, events: 0, bytes: 0, last_id: None });
+        };
+        let (events, bytes) = if reads_all { (ring.len(), ring.bytes()) } else { ring.public() };
+        let last_id = if reads_all {
+            Some(ring.last_id()).filter(|id| *id > self.floor.all)
+        } else {
+            Some(ring.last_public_id()).filter(|id| *id > self.floor.public)
+        };
+        let is_shown = reads_all || last_id.is_some() || subscribers > 0 || !ring.has_private();
+        is_shown.then_some(ChannelInfo { name, subscribers, events, bytes, last_id })
+    }
+
+    /// How many streams listen to a channel, at every node.
+    fn subscribers(&self, channel: &str) -> usize {
+        let here: usize = self.audiences_of(channel).map(|audience| audience.count(None)).sum();
+        here + self.others.listeners(channel)
+    }
+}
+
+/// A key of two maps, and what each of them has of it.
+pub(super) type Merged<'a, V, W> = (&'a str, Option<&'a V>, Option<&'a W>);
+
+/// The keys of both maps after this one, in order, each once.
+pub(super) fn merged<'a, K: Borrow<str> + Ord, V, W>(
+    one: &'a BTreeMap<K, V>,
+    other: &'a BTreeMap<String, W>,
+    last: Option<&str>,
+) -> impl Iterator<Item = Merged<'a, V, W>> {
+    let after = (last.map_or(Unbounded, Excluded), Unbounded);
+    let mut one = one.range::<str, _>(after).peekable();
+    let mut other = other.range::<str, _>(after).peekable();
+    iter::from_fn(move || {
+        let names =
+            [one.peek().map(|(key, _)| (*key).borrow()), other.peek().map(|(key, _)| &***key)];
+        let name: &'a str = names.into_iter().flatten().min()?;
+        let in_one = one.next_if(|(key, _)| (*key).borrow() == name).map(|(_, value)| value);
+        let in_other = other.next_if(|(key, _)| *key == name).map(|(_, value)| value);
+        Some((name, in_one, in_other))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+
+    #[test]
+    fn both_maps_keys_come_in_order_and_once() {
+        let map = |keys: &[&str]| -> BTreeMap<String, ()> {
+            keys.iter().map(|key| ((*key).to_owned(), ())).collect()
+        };
+        let (one, other) = (map(&["a", "c", "d"]), map(&["b", "c", "e"]));
+        let keys = |last| -> String { merged(&one, &other, last).map(|(key, ..)| key).collect() };
+        assert_eq!(
+            (keys(None), keys(Some("b")), keys(Some("e"))),
+            ("abcde".into(), "cde".into(), String::new())
+        );
+        assert_eq!(merged(&one, &other, Some("b")).next(), Some(("c", Some(&()), Some(&()))));
+    }
+
+    #[test]
+    fn a_list_longer_than_a_page_is_whole_and_in_order() {
+        let registry = Registry::new();
+        let mut names: Vec<String> = (0..300).map(|n| format!("{n}{}", "x".repeat(n))).collect();
+        for name in &names {
+            registry.publish(name, &Event::new("x")).expect("there is room");
+        }
+        names.sort();
+        assert_eq!(registry.list().into_iter().map(|info| info.name).collect::<Vec<_>>(), names);
+        assert!(registry.channels_after(None, true).channels.len() <= PAGE_CHANNELS);
+    }
+
+    #[test]
+    fn channels_that_come_and_go_meanwhile_are_listed_at_most_once() {
+        let registry = Registry::new();
+        let publish = |name: &str| {
+            registry.publish(name, &Event::new("x")).expect("there is room");
+        };
+        (0..200).for_each(|n| publish(&format!("b{n:03}")));
+        let mut list = registry.channels(&Readable::All);
+        let mut names: Vec<String> = list.by_ref().take(PAGE_CHANNELS).map(|it| it.name).collect();
+        publish("a");
+        publish("c");
+        registry.forget("b199").expect("there is no store");
+        names.extend(list.map(|it| it.name));
+        let mut expected: Vec<String> = (0..200).map(|n| format!("b{n:03}")).collect();
+        expected.push("c".into());
+        assert_eq!(names, expected, "what came before the place is not in it");
     }
 }

@@ -142,6 +142,8 @@ impl Default for RegistryOptions {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// Held while a page of a list is read, and taken before the lock.
+    listing: std::sync::Mutex<()>,
     options: RegistryOptions,
     /// The way to the sequencer, if there is a store, or to the publisher of a log.
     sequencer: Option<Sender<Order>>,
@@ -191,6 +193,7 @@ impl Registry {
         let counters = Arc::clone(counters);
         let shared = Shared {
             state,
+            listing: std::sync::Mutex::default(),
             options,
             sequencer,
             contact,

@@ -4,16 +4,21 @@
 //! with two tabs has not come twice. The events are the articles' chat's.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::sync::Arc;
 
 use chrono::Local;
 use serde_json::json;
 
+use super::list::merged;
 use super::orders::Order;
 use super::{Registry, Subscription};
 use crate::counters::decrease;
 use crate::event::Event;
 use crate::store::redis::Change;
+
+/// The most names that are read under one hold of the lock.
+const PAGE: usize = 64;
 
 /// The names present on one channel, with the number of streams of each.
 #[derive(Debug, Default)]
@@ -53,13 +58,33 @@ impl Registry {
     /// The names that are present on a channel, with how many streams each has; if the
     /// log is shared, at every node of it.
     pub fn present(&self, channel: &str) -> Vec<(String, usize)> {
+        self.presence(channel).collect()
+    }
+
+    /// The same in the order of names, read while the iterator is.
+    pub(crate) fn presence(
+        &self,
+        channel: &str,
+    ) -> impl Iterator<Item = (String, usize)> + Send + use<> {
+        let (registry, channel, mut last) = (self.clone(), channel.to_owned(), None::<String>);
+        let pages = iter::from_fn(move || {
+            let page = registry.present_after(&channel, last.as_deref());
+            last = Some(page.last()?.0.clone());
+            Some(page)
+        });
+        pages.flatten()
+    }
+
+    fn present_after(&self, channel: &str, last: Option<&str>) -> Vec<(String, usize)> {
         let state = self.lock();
-        let here = state.channels.get(channel).map(|channel| &channel.presence.0);
-        let mut present = here.cloned().unwrap_or_default();
-        for (name, streams) in state.others.present.get(channel).into_iter().flatten() {
-            *present.entry(name.clone()).or_default() += streams;
-        }
-        present.into_iter().collect()
+        let none = BTreeMap::new();
+        let here = state.channels.get(channel).map_or(&none, |channel| &channel.presence.0);
+        let elsewhere = state.others.present.get(channel).unwrap_or(&none);
+        let names = merged(here, elsewhere, last).take(PAGE);
+        let streams = |here: Option<&usize>, elsewhere: Option<&usize>| {
+            here.copied().unwrap_or_default() + elsewhere.copied().unwrap_or_default()
+        };
+        names.map(|(name, here, there)| (name.to_owned(), streams(here, there))).collect()
     }
 
     pub(super) fn tell(

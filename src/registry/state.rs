@@ -19,7 +19,7 @@ use crate::counters::decrease;
 use crate::error::PublishError;
 use crate::id::EventId;
 use crate::matcher::{Matcher, Topic};
-use crate::store::redis::Row;
+use crate::store::redis::{Row, prefixes_of};
 use crate::store::{Floor, Kept, Loss, Readers};
 
 #[derive(Debug)]
@@ -402,26 +402,27 @@ impl State {
 
     /// How many listen to a channel, by its name, by a prefix or by a pattern, and
     /// their bells; of a private event, those who may read it.
-    ///
-    /// Looks up each prefix of the name: bounded by the name's length, however
-    /// many prefixes are listened to.
     pub(super) fn audience(
         &self,
         name: &str,
         private: Option<&Arc<Private>>,
     ) -> (usize, Vec<Bells>) {
-        let channel = self.channels.get(name);
-        let by_prefix = (0..=name.len())
-            .filter(|_| !self.prefixes.is_empty())
-            .filter_map(|end| self.prefixes.get(name.get(..end)?));
-        let watchers = channel.map_or(&[][..], |channel| &channel.watchers);
-        let by_pattern = watchers.iter().filter_map(|pattern| self.patterns.audience(pattern));
-        let by_name = channel.map(|channel| &channel.audience);
-        let all = by_name.into_iter().chain(by_prefix).chain(by_pattern);
-        all.fold((0, Vec::new()), |(subscribers, mut bells), audience| {
+        self.audiences_of(name).fold((0, Vec::new()), |(subscribers, mut bells), audience| {
             bells.push(audience.bells(private));
             (subscribers + audience.count(private.map(|private| &**private)), bells)
         })
+    }
+
+    /// Those who listen to a channel, by its name, by a prefix or by a pattern.
+    ///
+    /// The work is bounded by the name's length, however many prefixes there are, and by
+    /// the number of patterns that select the channel.
+    pub(super) fn audiences_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Audience> {
+        let channel = self.channels.get(name);
+        let watchers = channel.map_or(&[][..], |channel| &channel.watchers);
+        let by_pattern = watchers.iter().filter_map(|pattern| self.patterns.audience(pattern));
+        let by_name = channel.map(|channel| &channel.audience);
+        by_name.into_iter().chain(prefixes_of(&self.prefixes, name)).chain(by_pattern)
     }
 
     /// Everybody's bells.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::iter;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -16,6 +18,7 @@ use crate::http::Shared;
 use crate::http::access::{Door, Reader};
 use crate::http::answer::Answer;
 use crate::http::connection::Exchange;
+use crate::http::listing;
 use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
 use crate::id::EventId;
@@ -25,6 +28,9 @@ use crate::registry::{NAME_MAX, Update};
 
 /// A part of a path, percent-encoded once: all but what is unreserved (RFC 6570 §3.2.2).
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The most subscriptions that are read under one hold of their lock.
+const PAGE: usize = 64;
 
 /// One topic matcher of a subscriber.
 #[derive(Debug, PartialEq)]
@@ -36,11 +42,19 @@ pub(super) struct Selected {
 
 /// The subscriptions that are active: their documents, by their topics.
 #[derive(Debug, Default)]
-pub(in crate::http) struct Subscriptions(Mutex<BTreeMap<String, Value>>);
+pub(in crate::http) struct Subscriptions(Mutex<BTreeMap<String, Arc<Value>>>);
 
 impl Subscriptions {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Value>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Value>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next few documents after this topic, of those whose topic begins so.
+    fn page(&self, start: &str, last: &str) -> Vec<Arc<Value>> {
+        let subscriptions = self.lock();
+        let after = subscriptions.range::<str, _>((Excluded(last), Unbounded)).take(PAGE);
+        let below = after.take_while(|(topic, _)| topic.starts_with(start));
+        below.map(|(_, document)| Arc::clone(document)).collect()
     }
 }
 
@@ -94,7 +108,7 @@ impl Active {
                 document["payload"] = payload.clone();
             }
             // Listed first: who reads the list, and follows from the id it tells, misses none.
-            subscriptions.lock().insert(topic.clone(), document.clone());
+            subscriptions.lock().insert(topic.clone(), Arc::new(document.clone()));
             if let Err(error) = tell_all(server, topic, &document) {
                 subscriptions.lock().remove(topic);
                 return Err(error.into());
@@ -110,7 +124,8 @@ impl Drop for Active {
     fn drop(&mut self) {
         let Some(subscriptions) = &self.server.subscriptions else { return };
         for topic in &self.topics {
-            let Some(mut document) = subscriptions.lock().remove(topic) else { continue };
+            let Some(document) = subscriptions.lock().remove(topic) else { continue };
+            let mut document = Arc::unwrap_or_clone(document);
             document["active"] = false.into();
             if let Err(error) = tell_all(&self.server, topic, &document) {
                 log::warn!("nobody hears of the end of a subscription: {error}");
@@ -164,37 +179,54 @@ pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Ref
     let shared = hub.reaches_the_log().is_some();
     let nothing_yet = if shared { last == EventId::ZERO } else { last.n == 0 };
     let last = if nothing_yet { "earliest".to_owned() } else { last.to_string() };
-    let subscriptions = exchange.server.subscriptions.as_ref();
-    let subscriptions = subscriptions.map(Subscriptions::lock).ok_or_else(none)?;
-    let mut document = if let Some(document) = subscriptions.get(&path) {
-        document.clone()
-    } else if is_one(parts) {
+    let subscriptions = exchange.server.subscriptions.as_ref().ok_or_else(none)?;
+    let one = subscriptions.lock().get(&path).cloned();
+    if one.is_none() && is_one(parts) {
         return Err(none());
-    } else {
-        let below = format!("{path}/");
-        let chosen =
-            subscriptions.range(below.clone()..).take_while(|(id, _)| id.starts_with(&below));
-        let chosen = chosen.filter(|(_, document)| parts.is_empty() || is_of(document, parts));
-        let chosen: Vec<Value> = chosen.map(|(_, document)| document.clone()).collect();
-        json!({
-            "@context": "https://mercure.rocks/", "id": path, "type": "Subscriptions",
-            "subscriptions": chosen,
-        })
+    }
+    // The id is older than the list: who reads the list, and follows from the id, is told of
+    // every change that the list may not have.
+    let with_id = |document: &mut Value| {
+        document["last_event_id"] = last.as_str().into();
+        document["lastEventID"] = last.as_str().into(); // as 0.x calls it
     };
-    drop(subscriptions);
-    document["last_event_id"] = last.as_str().into();
-    document["lastEventID"] = last.as_str().into(); // as 0.x calls it
     let tag = format!("\"{last}\"");
     let answer = if !shared && exchange.request.has_token("if-none-match", &tag) {
         Answer::new(304)
+    } else if let Some(one) = one {
+        let mut document = Arc::unwrap_or_clone(one);
+        with_id(&mut document);
+        let answer = Answer::new(200).with("Content-Type", "application/ld+json");
+        answer.with_body(document.to_string().into_bytes())
     } else {
-        let body = document.to_string().into_bytes();
-        Answer::new(200).with("Content-Type", "application/ld+json").with_body(body)
+        let mut document =
+            json!({ "@context": "https://mercure.rocks/", "id": path, "type": "Subscriptions" });
+        with_id(&mut document);
+        let chosen = chosen(exchange.server, path, parts);
+        let answer = Answer::new(200).with("Content-Type", "application/ld+json");
+        answer.with_pieces(listing::pieces(&document, "subscriptions", chosen))
     };
     let answer = answer.with("Link", LINK);
     // Another node that has come as far lists others: its answer must not pass for this one.
     let answer = if shared { answer } else { answer.with("ETag", tag) };
     Ok(Reply::Answer(answer.with("Cache-Control", "private, must-revalidate")))
+}
+
+/// The documents below this path, read while the iterator is.
+fn chosen(
+    server: &Arc<Shared>,
+    path: String,
+    parts: &[&str],
+) -> impl Iterator<Item = Arc<Value>> + Send + use<> {
+    let parts: Vec<String> = parts.iter().map(|part| (*part).to_owned()).collect();
+    let (server, below) = (Arc::clone(server), path + "/");
+    let mut last = below.clone();
+    let pages = iter::from_fn(move || {
+        let page = server.subscriptions.as_ref()?.page(&below, &last);
+        page.last()?["id"].as_str()?.clone_into(&mut last);
+        Some(page)
+    });
+    pages.flatten().filter(move |document| parts.is_empty() || is_of(document, &parts))
 }
 
 fn none() -> Refusal {
@@ -215,7 +247,7 @@ fn is_one(parts: &[&str]) -> bool {
 }
 
 /// Whether a document is of just this matcher, not of one that goes on behind it.
-fn is_of(document: &Value, parts: &[&str]) -> bool {
+fn is_of(document: &Value, parts: &[String]) -> bool {
     match parts {
         [topic] => document["topic"] == *topic,
         [kind, text] => document["match_type"] == *kind && document["match"] == *text,

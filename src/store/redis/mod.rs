@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, ErrorKind, RedisError, RedisResult, Script, ScriptInvocation};
 
-pub(crate) use self::presence::Row;
+pub(crate) use self::presence::{Row, prefixes_of};
 pub(crate) use self::reader::{News, Reader};
 pub(crate) use self::writer::{Asked, Bounds, Change, Writer};
 use crate::error::{PublishError, StoreError, StoreProblem};

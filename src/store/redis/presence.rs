@@ -1,6 +1,9 @@
 //! Who listens to a node, as the others are told.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::iter;
+use std::ops::Bound::{Included, Unbounded};
 
 use chrono::Local;
 use serde_json::{Value, json};
@@ -19,10 +22,7 @@ impl Row {
     /// How many listen to a channel, by its name or by a prefix.
     pub(crate) fn listeners(&self, channel: &str) -> usize {
         let by_name = self.names.get(channel).copied().unwrap_or_default();
-        let by_prefix = (0..=channel.len())
-            .filter(|_| !self.prefixes.is_empty())
-            .filter_map(|end| self.prefixes.get(channel.get(..end)?));
-        by_name + by_prefix.sum::<usize>()
+        by_name + prefixes_of(&self.prefixes, channel).sum::<usize>()
     }
 
     /// Adds another node's.
@@ -51,6 +51,32 @@ impl Row {
     }
 }
 
+/// The values of all keys that are a prefix of `name`, the longest key first.
+///
+/// Each lookup finds a prefix or rules out every longer one, so there are at most
+/// `name.len() + 1` lookups, and usually one or two.
+pub(crate) fn prefixes_of<'a, K: Borrow<str> + Ord, V>(
+    map: &'a BTreeMap<K, V>,
+    name: &'a str,
+) -> impl Iterator<Item = &'a V> {
+    let mut longest = Some(name);
+    iter::from_fn(move || {
+        loop {
+            let below = (Unbounded, Included(longest?));
+            let (key, value) = map.range::<str, _>(below).next_back()?;
+            let key: &str = key.borrow();
+            let common = iter::zip(key.bytes(), name.bytes()).take_while(|(a, b)| a == b).count();
+            if common == key.len() {
+                longest = key.char_indices().next_back().map(|(end, _)| &name[..end]);
+                return Some(value);
+            }
+            // Every prefix of the name that is longer than this stands behind the key.
+            let end = (0..=common).rev().find(|end| name.is_char_boundary(*end));
+            longest = end.map(|end| &name[..end]);
+        }
+    })
+}
+
 fn add(to: &mut BTreeMap<String, usize>, from: BTreeMap<String, usize>) {
     for (name, count) in from {
         *to.entry(name).or_default() += count;
@@ -71,6 +97,20 @@ pub(super) fn time_of_day() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prefixes_of_a_name_are_found_among_neighbours() {
+        let keys = ["", "a", "a!", "aaa", "aab", "aaaa", "b", "aüx", "aü", "ü"];
+        let map: BTreeMap<&str, &str> = keys.into_iter().map(|key| (key, key)).collect();
+        for name in ["", "a", "aa", "aaa", "aaaaa", "aab", "aac", "aü", "aûa", "aüxy", "z", "a\"x"]
+        {
+            let found: Vec<&str> = prefixes_of(&map, name).copied().collect();
+            let mut expected: Vec<&str> = map.keys().copied().collect();
+            expected.retain(|key| name.starts_with(key));
+            expected.sort_by_key(|key| std::cmp::Reverse(key.len()));
+            assert_eq!(found, expected, "{name}");
+        }
+    }
 
     #[test]
     fn nodes_add_up_and_a_row_is_read_as_it_was_written() {

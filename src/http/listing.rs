@@ -1,0 +1,73 @@
+//! Answers that are a long list: they are made and sent piece by piece, so that their
+//! length costs no memory, and a client that has left no more work.
+
+use std::borrow::Borrow;
+use std::iter;
+use std::mem;
+
+use serde_json::Value;
+
+use super::answer::Answer;
+use crate::limits::LIST_PIECE;
+
+/// A JSON document that ends with a list, under `key`.
+pub(super) fn answer(
+    document: &Value,
+    key: &str,
+    items: impl Iterator<Item = Value> + Send + 'static,
+) -> Answer {
+    Answer::new(200)
+        .with("Content-Type", "application/json")
+        .with("Cache-Control", "no-store")
+        .with_pieces(pieces(document, key, items))
+}
+
+/// The text of this document, an object, with the list as one field more.
+pub(super) fn pieces<V: Borrow<Value>, I: Iterator<Item = V>>(
+    document: &Value,
+    key: &str,
+    items: I,
+) -> impl Iterator<Item = Vec<u8>> + use<V, I> {
+    let mut piece = document.to_string().into_bytes();
+    piece.pop(); // the closing brace
+    if piece.len() > 1 {
+        piece.push(b',');
+    }
+    piece.extend(format!("{}:[", Value::from(key)).into_bytes());
+    let (mut items, mut is_first) = (items.fuse(), true);
+    let mut end = Some(b"]}");
+    iter::from_fn(move || {
+        while piece.len() < LIST_PIECE {
+            let Some(item) = items.next() else {
+                piece.extend_from_slice(end.take()?);
+                break;
+            };
+            if !mem::replace(&mut is_first, false) {
+                piece.push(b',');
+            }
+            piece.extend(item.borrow().to_string().into_bytes());
+        }
+        Some(mem::take(&mut piece))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_pieces_are_one_document_and_none_is_long() {
+        for count in [0, 1, 2, 1_000] {
+            let items: Vec<Value> = (0..count).map(|n| json!({ "n": n, "of": "\"[,]" })).collect();
+            for mut document in [json!({}), json!({ "a": 1 })] {
+                let pieces: Vec<Vec<u8>> =
+                    pieces(&document, "list", items.clone().into_iter()).collect();
+                assert!(pieces.iter().all(|piece| piece.len() < LIST_PIECE + 100));
+                document["list"] = items.clone().into();
+                assert_eq!(pieces.concat(), document.to_string().into_bytes());
+            }
+        }
+    }
+}
