@@ -126,10 +126,19 @@ impl Process {
     }
 
     pub fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most that was ever resident.
+    pub fn peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(self.proc("status")).expect("the process runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        number.expect("VmRSS in kB")
+        number.unwrap_or_else(|| panic!("{field} in kB"))
     }
 
     /// User and system time so far; a tick is a hundredth of a second on Linux.

@@ -1,1 +1,328 @@
-//! TODO
+//! Files of `--public`: no size costs memory, no link leads to what is hidden, and a part
+//! is sent as the standard says.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{CWD, Mode, mkfifoat};
+use socket2::SockRef;
+use threadcast::{Config, Limits};
+
+use super::common::{Answer, PATIENCE, Process, TestClient, TestServer, wait_until};
+
+const BIG: u64 = 64 << 20;
+
+/// A folder to serve, and room beside it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hardening-files").join(name);
+        let _ = fs::remove_dir_all(&root); // left by a run that was killed
+        fs::create_dir_all(root.join("public")).expect("the target directory is ours");
+        Self(root)
+    }
+
+    fn public(&self) -> PathBuf {
+        self.0.join("public")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.public().join(name)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.path(name), text).expect("the folder is ours");
+    }
+
+    /// A file that takes no room on the disk.
+    fn sparse(&self, name: &str, length: u64) -> File {
+        let file = File::create(self.path(name)).expect("the folder is ours");
+        file.set_len(length).expect("holes cost nothing");
+        file
+    }
+
+    fn config(&self) -> Config {
+        Config { public: Some(self.public()), ..Config::default() }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0); // the target directory may be cleaned by hand
+    }
+}
+
+fn request(method: &str, path: &str, headers: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
+}
+
+/// A client whose socket takes in little before it is read.
+fn narrow(client: TestClient) -> TestClient {
+    SockRef::from(client.socket()).set_recv_buffer_size(4096).expect("a socket");
+    client
+}
+
+#[test]
+fn unread_large_files_cost_no_memory() {
+    let folder = Folder::new("unread");
+    folder.sparse("big.bin", BIG);
+    folder.sparse("404.html", BIG);
+    let server = Process::with(&format!("--public '{}'", folder.public().display()));
+    let before = server.peak_kib();
+    let mut clients = Vec::new();
+    for (method, path, status) in [("HEAD", "/big.bin", 200), ("GET", "/none", 404)]
+        .into_iter()
+        .chain([("GET", "/big.bin", 200); 8])
+    {
+        let mut client = narrow(server.connect());
+        client.send(&request(method, path, ""));
+        let head = client.head();
+        assert_eq!((head.status, length(&head)), (status, BIG), "{method} {path}");
+        clients.push(client);
+    }
+    // One is read to its end, so the server has come that far.
+    let mut body = clients.pop().expect("the last").reader.take(BIG);
+    assert_eq!(std::io::copy(&mut body, &mut std::io::sink()).expect("a whole file"), BIG);
+    let grown = server.peak_kib() - before;
+    assert!(grown < 16 << 10, "{grown} KiB more");
+}
+
+fn length(answer: &Answer) -> u64 {
+    answer.header("content-length").and_then(|n| n.parse().ok()).expect("a length")
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_cut_after_the_deadline() {
+    let folder = Folder::new("deadline");
+    folder.sparse("big.bin", BIG);
+    let limits = Limits { write_deadline: Duration::from_millis(200), ..Limits::default() };
+    let server = TestServer::with(Config { limits, ..folder.config() });
+    let mut client = narrow(server.connect());
+    client.send(&request("GET", "/big.bin", ""));
+    assert_eq!(client.head().status, 200);
+    let port = client.socket().local_addr().expect("a socket").port();
+    wait_until(PATIENCE, "its thread has ended", || !has_thread(&format!("sse-{port}")));
+    let mut rest = Vec::new();
+    let _ = client.reader.read_to_end(&mut rest); // cut off or reset: it is not whole
+    assert!((rest.len() as u64) < BIG);
+}
+
+/// Whether this process, which is the server too, has a thread of this name.
+fn has_thread(name: &str) -> bool {
+    let threads = fs::read_dir("/proc/self/task").expect("procfs").flatten();
+    let names = threads.flat_map(|thread| fs::read_to_string(thread.path().join("comm")));
+    names.into_iter().any(|found| found.trim() == name)
+}
+
+#[test]
+fn a_file_that_shrinks_meanwhile_ends_the_connection() {
+    let folder = Folder::new("shrinks");
+    let file = folder.sparse("big.bin", BIG);
+    let server = TestServer::with(folder.config());
+    let mut client = narrow(server.connect());
+    client.send(&request("GET", "/big.bin", ""));
+    assert_eq!(length(&client.head()), BIG);
+    file.set_len(1 << 20).expect("the file is ours");
+    client.socket().shutdown(Shutdown::Write).expect("a socket");
+    let mut rest = Vec::new();
+    let _ = client.reader.read_to_end(&mut rest);
+    assert!((rest.len() as u64) < BIG, "{} bytes", rest.len());
+}
+
+#[test]
+fn a_file_that_grows_meanwhile_is_sent_as_promised() {
+    let folder = Folder::new("grows");
+    let mut file = folder.sparse("big.bin", BIG);
+    let server = TestServer::with(folder.config());
+    let mut client = narrow(server.connect());
+    client.send(&request("GET", "/big.bin", ""));
+    assert_eq!(length(&client.head()), BIG);
+    file.set_len(BIG + 100).expect("the file is ours");
+    file.write_all(b"more").expect("the file is ours");
+    let mut body = (&mut client.reader).take(BIG);
+    assert_eq!(std::io::copy(&mut body, &mut std::io::sink()).expect("a whole file"), BIG);
+    client.send(&request("GET", "/healthz", ""));
+    assert_eq!(client.answer().body, "ok\n", "the next answer follows at once");
+}
+
+#[test]
+fn a_link_to_what_is_hidden_or_outside_is_404() {
+    let folder = Folder::new("links");
+    fs::create_dir_all(folder.path(".git/objects")).expect("the folder is ours");
+    folder.write(".git/objects/a", "secret");
+    folder.write(".env", "secret");
+    folder.write("open.txt", "open");
+    fs::write(folder.0.join("beside.txt"), "secret").expect("the folder is ours");
+    let links = [
+        (".env", "env.txt"),
+        ("env.txt", "twice.txt"),
+        (".git", "git"),
+        (".git/objects", "objects"),
+        (".git/objects/a", "a.txt"),
+        ("../beside.txt", "beside.txt"),
+        ("..", "up"),
+        ("open.txt", "within.txt"),
+    ];
+    for (to, from) in links {
+        symlink(to, folder.path(from)).expect("a new name");
+    }
+    let server = TestServer::with(folder.config());
+    for path in [
+        "/env.txt",
+        "/twice.txt",
+        "/git/objects/a",
+        "/objects/a",
+        "/a.txt",
+        "/beside.txt",
+        "/up/beside.txt",
+        "/up/public/.env",
+        "/up/public/env.txt",
+    ] {
+        let answer = server.get(path);
+        assert_eq!(answer.status, 404, "{path}");
+        assert!(!answer.body.contains("secret"), "{path}");
+    }
+    assert_eq!(server.get("/within.txt").body, "open");
+    assert_eq!(server.get("/up/public/open.txt").body, "open", "it leads back into the folder");
+}
+
+#[test]
+fn a_folder_whose_own_path_is_hidden_is_served() {
+    let folder = Folder::new("own-path");
+    let hidden = folder.0.join(".site/public");
+    fs::create_dir_all(&hidden).expect("the folder is ours");
+    fs::write(hidden.join("a.txt"), "open").expect("the folder is ours");
+    let server = TestServer::with(Config { public: Some(hidden), ..Config::default() });
+    assert_eq!(server.get("/a.txt").body, "open");
+}
+
+#[test]
+fn special_files_are_404_and_block_nothing() {
+    let folder = Folder::new("special");
+    mkfifoat(CWD, folder.path("fifo.txt"), Mode::RUSR | Mode::WUSR).expect("the folder is ours");
+    let _socket = UnixListener::bind(folder.path("socket.txt")).expect("the folder is ours");
+    symlink("/dev/zero", folder.path("device.txt")).expect("a new name");
+    symlink("fifo.txt", folder.path("link.txt")).expect("a new name");
+    fs::create_dir(folder.path("folder.txt")).expect("the folder is ours");
+    let server = TestServer::with(folder.config());
+    for path in ["/fifo.txt", "/socket.txt", "/device.txt", "/link.txt", "/folder.txt"] {
+        for method in ["GET", "HEAD"] {
+            let answer = server.head(&request(method, path, ""));
+            assert_eq!(answer.status, 404, "{method} {path}");
+        }
+    }
+}
+
+/// A file that was not changed within the last second.
+fn aged(folder: &Folder) -> TestServer {
+    folder.write("a.txt", "0123456789");
+    let file = File::options().write(true).open(folder.path("a.txt")).expect("the file is ours");
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    file.set_modified(hour_ago).expect("the file is ours");
+    TestServer::with(folder.config())
+}
+
+#[test]
+fn a_range_gets_the_part_and_only_the_part() {
+    let folder = Folder::new("ranges");
+    let server = aged(&folder);
+    for (range, status, content_range, body) in [
+        ("bytes=0-3", 206, Some("bytes 0-3/10"), "0123"),
+        ("bytes=7-", 206, Some("bytes 7-9/10"), "789"),
+        ("bytes=-2", 206, Some("bytes 8-9/10"), "89"),
+        ("bytes=3-99", 206, Some("bytes 3-9/10"), "3456789"),
+        ("bytes=0-1,4-5", 200, None, "0123456789"),
+        ("lines=0-1", 200, None, "0123456789"),
+        ("bytes=4-3", 200, None, "0123456789"),
+    ] {
+        // Gzip is never chosen for a folder's files, so a range is of the file itself.
+        let headers = format!("Range: {range}\r\nAccept-Encoding: gzip\r\n");
+        let answer = server.request(&request("GET", "/a.txt", &headers));
+        assert_eq!((answer.status, &*answer.body), (status, body), "{range}");
+        assert_eq!(answer.header("content-range"), content_range, "{range}");
+        assert_eq!(answer.header("accept-ranges"), Some("bytes"), "{range}");
+        assert_eq!(answer.header("content-encoding"), None, "{range}");
+        assert!(answer.header("etag").is_some(), "{range}");
+    }
+    for range in ["bytes=10-", "bytes=-0"] {
+        let answer = server.request(&request("GET", "/a.txt", &format!("Range: {range}\r\n")));
+        assert_eq!(answer.status, 416, "{range}");
+        assert_eq!(answer.header("content-range"), Some("bytes */10"), "{range}");
+        answer.check_problem();
+    }
+    let head = server.head(&request("HEAD", "/a.txt", "Range: bytes=0-3\r\n"));
+    assert_eq!((head.status, length(&head)), (200, 10), "a range is for GET alone");
+    folder.write("empty.txt", "");
+    let empty = server.request(&request("GET", "/empty.txt", "Range: bytes=0-\r\n"));
+    assert_eq!((empty.status, empty.header("content-range")), (416, Some("bytes */0")));
+    assert_eq!(server.get("/empty.txt").status, 200);
+}
+
+#[test]
+fn a_part_of_a_changed_file_is_the_whole_new_one() {
+    let folder = Folder::new("if-range");
+    let server = aged(&folder);
+    let first = server.get("/a.txt");
+    let tag = first.header("etag").expect("a tag").to_owned();
+    let date = first.header("last-modified").expect("a date").to_owned();
+    let get = |condition: &str| {
+        let headers = format!("Range: bytes=8-\r\nIf-Range: {condition}\r\n");
+        server.request(&request("GET", "/a.txt", &headers))
+    };
+    for condition in [&tag, &date] {
+        let answer = get(condition);
+        assert_eq!((answer.status, &*answer.body), (206, "89"), "{condition}");
+    }
+    assert_eq!(get(&format!("W/{tag}")).status, 200, "a weak tag says nothing of bytes");
+    folder.write("a.txt", "abcdefghij");
+    for condition in [&tag, &date] {
+        let answer = get(condition);
+        assert_eq!((answer.status, &*answer.body), (200, "abcdefghij"), "{condition}");
+    }
+}
+
+#[test]
+fn conditions_of_a_file_are_answered_without_it() {
+    let folder = Folder::new("conditions");
+    let server = aged(&folder);
+    let first = server.get("/a.txt");
+    let tag = first.header("etag").expect("a tag").to_owned();
+    let date = first.header("last-modified").expect("a date").to_owned();
+    let past = "Sun, 06 Nov 1994 08:49:37 GMT";
+    for (headers, status) in [
+        (format!("If-None-Match: {tag}\r\n"), 304),
+        (format!("If-Modified-Since: {date}\r\n"), 304),
+        (format!("If-Modified-Since: {past}\r\n"), 200),
+        (format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {date}\r\n"), 200),
+        (format!("If-None-Match: {tag}\r\nRange: bytes=0-1\r\n"), 304),
+        (format!("If-Match: {tag}\r\n"), 200),
+        ("If-Match: \"x\"\r\n".into(), 412),
+        (format!("If-Unmodified-Since: {past}\r\n"), 412),
+    ] {
+        let answer = server.head(&request("GET", "/a.txt", &headers));
+        assert_eq!(answer.status, status, "{headers}");
+        assert_eq!(answer.header("etag"), Some(&*tag), "{headers}");
+    }
+}
+
+/// A client that resets while a file is sent costs no more work.
+#[test]
+fn a_reset_ends_the_sending_of_a_file() {
+    let folder = Folder::new("reset");
+    folder.sparse("big.bin", BIG);
+    let server = TestServer::with(folder.config());
+    let mut client = narrow(server.connect());
+    client.send(&request("GET", "/big.bin", ""));
+    assert_eq!(client.head().status, 200);
+    let port = client.socket().local_addr().expect("a socket").port();
+    let socket: TcpStream = client.reader.into_inner();
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket");
+    drop(socket);
+    wait_until(PATIENCE / 4, "its thread has ended", || !has_thread(&format!("sse-{port}")));
+}

@@ -1,1 +1,233 @@
-//! TODO
+//! Lists: however long they are, they cost no memory, and no publisher waits for one.
+
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use serde_json::{Value, json};
+use socket2::SockRef;
+use threadcast::{Channels, Config, Event, Mercure, Registry, Start};
+
+use super::common::jwt::{AUDIENCE, allowing, bearer};
+use super::common::{Answer, Process, Stream, TestClient, TestServer, jwt};
+
+const SUBSCRIPTIONS: &str = "/.well-known/mercure/subscriptions";
+
+fn request(method: &str, path: &str, headers: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
+}
+
+/// A name as long as they may be, nearly.
+fn long_name(n: usize) -> String {
+    format!("{n:05}{}", "x".repeat(995))
+}
+
+/// The next answer to its end, whether it has a length or comes in chunks.
+fn whole(client: &mut TestClient) -> Answer {
+    let mut answer = client.head();
+    if answer.header("transfer-encoding") == Some("chunked") {
+        answer.body = std::iter::from_fn(|| client.chunk()).collect();
+    } else {
+        let length = answer.header("content-length").and_then(|n| n.parse().ok());
+        let mut body = vec![0; length.expect("a length")];
+        client.reader.read_exact(&mut body).expect("a whole body");
+        answer.body = String::from_utf8(body).expect("JSON is UTF-8");
+    }
+    answer
+}
+
+/// Has `count` clients ask, read the head alone, and says how much more memory the server took
+/// at most, in KiB.
+fn cost_of_unread(server: &Process, request: &str, count: usize) -> u64 {
+    let before = server.peak_kib();
+    let mut clients: Vec<TestClient> = (0..count)
+        .map(|_| {
+            let mut client = server.connect();
+            SockRef::from(client.socket()).set_recv_buffer_size(4096).expect("a socket");
+            client.send(request);
+            assert_eq!(client.head().status, 200);
+            client
+        })
+        .collect();
+    // One is read to its end, so the server has come that far.
+    let last = clients.last_mut().expect("several");
+    while last.chunk().is_some() {}
+    server.peak_kib() - before
+}
+
+#[test]
+fn unread_lists_of_channels_cost_no_memory() {
+    let server = Process::with("");
+    let mut publisher = server.connect();
+    for n in 0..3_000 {
+        let path = format!("/channels/{}", long_name(n));
+        publisher.send(&request("POST", &path, "Content-Length: 1\r\n"));
+        publisher.send("x");
+        assert_eq!(publisher.answer().status, 200);
+    }
+    let grown = cost_of_unread(&server, &request("GET", "/channels", ""), 20);
+    assert!(grown < 16 << 10, "{grown} KiB more");
+}
+
+#[test]
+fn unread_lists_of_subscriptions_cost_no_memory() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let key = folder.join("lists.key");
+    std::fs::write(&key, jwt::SECRET).expect("the target directory is ours");
+    let server = Process::with(&format!(
+        "--mercure --mercure-subscriptions --anonymous --jwt-key-file '{}' --jwt-audience {AUDIENCE}",
+        key.display()
+    ));
+    let topics: String = (0..40).map(|n| format!("match={n:02}{}&", "x".repeat(298))).collect();
+    let _streams: Vec<TestClient> =
+        (0..60).map(|_| server.stream(&format!("/.well-known/mercure?{topics}"))).collect();
+    let follow = bearer(&allowing(&[], &["*"]));
+    let grown = cost_of_unread(&server, &request("GET", SUBSCRIPTIONS, &follow), 20);
+    assert!(grown < 16 << 10, "{grown} KiB more");
+}
+
+#[test]
+fn a_long_list_is_whole_in_order_and_in_every_framing() {
+    let server = TestServer::start();
+    let mut names: Vec<String> =
+        (0..300).map(|n| format!("{n} \u{1} \" ü {}", "x".repeat(n))).collect();
+    for name in &names {
+        server.registry.publish(name, &Event::new("x")).expect("there is room");
+    }
+    names.sort();
+    let mut client = server.connect();
+    client.send(&request("HEAD", "/channels", ""));
+    let head = client.head();
+    client.send(&request("GET", "/channels", ""));
+    let chunked = whole(&mut client);
+    for answer in [&head, &chunked] {
+        assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+        assert_eq!(answer.header("content-length"), None);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+    }
+    let listed = |text: &str| -> Vec<String> {
+        let document: Value = serde_json::from_str(text).expect("JSON");
+        let channels = document["channels"].as_array().expect("a list").iter();
+        channels.map(|channel| channel["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(listed(&chunked.body), names);
+    client.send(&request("GET", "/healthz", ""));
+    assert_eq!(client.answer().status, 200, "the connection goes on");
+
+    let mut client = server.connect();
+    client.send("GET /channels HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n");
+    let head = client.head();
+    assert_eq!(head.header("transfer-encoding"), None);
+    assert_eq!(head.header("connection"), Some("close"));
+    let mut body = String::new();
+    client.reader.read_to_string(&mut body).expect("an end, not a reset");
+    assert_eq!(listed(&body), names);
+}
+
+#[test]
+fn a_short_list_has_a_length() {
+    let server = TestServer::start();
+    server.registry.publish("news", &Event::new("x")).expect("there is room");
+    for path in ["/channels", "/channels/news/subscribers"] {
+        let answer = server.get(path);
+        let length = answer.header("content-length").and_then(|n| n.parse().ok());
+        assert_eq!(length, Some(answer.body.len()), "{path}");
+    }
+    assert_eq!(server.get("/channels").json()["channels"][0]["name"], "news");
+    let nobody = json!({ "channel": "news", "subscribers": 0, "present": [] });
+    assert_eq!(server.get("/channels/news/subscribers").json(), nobody);
+}
+
+#[test]
+fn a_long_list_of_those_present_is_whole() {
+    let server = TestServer::start();
+    let room = Channels::new(["room"]).expect("a name");
+    let names: Vec<String> = (0..500).map(|n| format!("{n:03}{}", "x".repeat(200))).collect();
+    let _present: Vec<_> = (names.iter())
+        .map(|name| {
+            let subscription = server.registry.subscribe(&room, &Start::Now);
+            subscription.expect("there is room").present_as(name)
+        })
+        .collect();
+    let mut client = server.connect();
+    client.send(&request("GET", "/channels/room/subscribers", ""));
+    let answer = whole(&mut client);
+    assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+    let list = answer.json();
+    let present = list["present"].as_array().expect("a list").iter();
+    let present: Vec<&str> = present.map(|it| it["username"].as_str().expect("a name")).collect();
+    assert_eq!(present, names);
+    assert_eq!(list["subscribers"], 500);
+}
+
+#[test]
+fn a_long_list_of_subscriptions_is_whole() {
+    let server = TestServer::with(Config {
+        mercure: Mercure::WithSubscriptions,
+        subscribe_key: Some(jwt::key()),
+        publish_key: Some(jwt::key()),
+        jwt_audience: Some(AUDIENCE.into()),
+        anonymous: true,
+        ..Config::default()
+    });
+    let topics: String = (0..100).map(|n| format!("match=a{n}&")).collect();
+    let mut streams: Vec<Stream> = (0..2)
+        .map(|_| Stream::of(&server, &format!("/.well-known/mercure?{topics}"), ""))
+        .collect();
+    let follow = bearer(&allowing(&[], &["*"]));
+    let mut client = server.connect();
+    let mut list = |path: &str| {
+        client.send(&request("GET", path, &follow));
+        whole(&mut client)
+    };
+    let answer = list(SUBSCRIPTIONS);
+    assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+    let document = answer.json();
+    let listed = document["subscriptions"].as_array().expect("a list");
+    let mut ids: Vec<&str> = listed.iter().map(|it| it["id"].as_str().expect("its id")).collect();
+    assert_eq!(ids.len(), 200);
+    assert!(ids.is_sorted());
+    ids.dedup();
+    assert_eq!(ids.len(), 200);
+    let tag = answer.header("etag").expect("a tag").to_owned();
+    assert_eq!(format!("\"{}\"", document["last_event_id"].as_str().expect("an id")), tag);
+    let of_one = list(&format!("{SUBSCRIPTIONS}/exact/a7"));
+    assert_eq!(of_one.json()["subscriptions"].as_array().map(Vec::len), Some(2));
+    streams.pop();
+    server.registry.publish("other", &Event::new("x")).expect("there is room");
+    assert_ne!(list(SUBSCRIPTIONS).header("etag"), Some(&*tag), "the tag is the newest id");
+}
+
+/// Counts publishes, not time: each page of the list costs the most that it can, for every
+/// beginning of every name is listened to.
+#[test]
+fn publishers_go_on_while_a_list_is_read() {
+    let registry = Registry::new();
+    let stem = "a".repeat(1_000);
+    let _listeners: Vec<_> = (1..=1_000)
+        .map(|end| {
+            let channels = Channels::new([&*format!("{}*", &stem[..end])]).expect("a prefix");
+            registry.subscribe(&channels, &Start::Now).expect("there is room")
+        })
+        .collect();
+    for n in 0..500 {
+        registry.publish(&format!("{stem}{n:03}"), &Event::new("x")).expect("there is room");
+    }
+    let (is_over, published) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let lists: Vec<_> = (0..4).map(|_| scope.spawn(|| registry.list().len())).collect();
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                registry.publish("z", &Event::new("x")).expect("there is room");
+                published.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for list in lists {
+            assert!(list.join().expect("it does not panic") >= 500);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    // Under one lock for each list there were room for a handful.
+    let published = published.into_inner();
+    assert!(published > 200, "{published} events");
+}
