@@ -65,11 +65,11 @@ pub(crate) fn prefixes_of<'a, K: Borrow<str> + Ord, V>(
             let below = (Unbounded, Included(longest?));
             let (key, value) = map.range::<str, _>(below).next_back()?;
             let key: &str = key.borrow();
-            let common = iter::zip(key.bytes(), name.bytes()).take_while(|(a, b)| a == b).count();
-            if common == key.len() {
+            if name.starts_with(key) {
                 longest = key.char_indices().next_back().map(|(end, _)| &name[..end]);
                 return Some(value);
             }
+            let common = iter::zip(key.bytes(), name.bytes()).take_while(|(a, b)| a == b).count();
             // Every prefix of the name that is longer than this stands behind the key.
             let end = (0..=common).rev().find(|end| name.is_char_boundary(*end));
             longest = end.map(|end| &name[..end]);
