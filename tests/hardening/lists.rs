@@ -10,7 +10,7 @@ use socket2::SockRef;
 use threadcast::{Channels, Config, Event, Mercure, Registry, Start};
 
 use super::common::jwt::{AUDIENCE, allowing, bearer};
-use super::common::{Answer, Process, Stream, TestClient, TestServer, jwt};
+use super::common::{Process, Stream, TestClient, TestServer, jwt};
 
 const SUBSCRIPTIONS: &str = "/.well-known/mercure/subscriptions";
 
@@ -21,20 +21,6 @@ fn request(method: &str, path: &str, headers: &str) -> String {
 /// A name as long as they may be, nearly.
 fn long_name(n: u32) -> String {
     format!("{n:05}{}", "x".repeat(995))
-}
-
-/// The next answer to its end, whether it has a length or comes in chunks.
-fn whole(client: &mut TestClient) -> Answer {
-    let mut answer = client.head();
-    if answer.header("transfer-encoding") == Some("chunked") {
-        answer.body = std::iter::from_fn(|| client.chunk()).collect();
-    } else {
-        let length = answer.header("content-length").and_then(|n| n.parse().ok());
-        let mut body = vec![0; length.expect("a length")];
-        client.reader.read_exact(&mut body).expect("a whole body");
-        answer.body = String::from_utf8(body).expect("JSON is UTF-8");
-    }
-    answer
 }
 
 /// Has `count` clients ask, read the head alone, and says how much more memory the server took
@@ -53,8 +39,7 @@ fn cost_of_unread(server: &Process, request: &str, count: usize) -> u64 {
     // One is read to its end, so the server has come that far.
     let mut reads = server.connect();
     reads.send(request);
-    assert_eq!(reads.head().status, 200);
-    while reads.chunk().is_some() {}
+    assert_eq!(reads.answer().status, 200);
     server.peak_kib() - before
 }
 
@@ -104,7 +89,7 @@ fn a_long_list_is_whole_in_order_and_in_every_framing() {
     client.send(&request("HEAD", "/channels", ""));
     let head = client.head();
     client.send(&request("GET", "/channels", ""));
-    let chunked = whole(&mut client);
+    let chunked = client.answer();
     for answer in [&head, &chunked] {
         assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
         assert_eq!(answer.header("content-length"), None);
@@ -156,7 +141,7 @@ fn a_long_list_of_those_present_is_whole() {
         .collect();
     let mut client = server.connect();
     client.send(&request("GET", "/channels/room/subscribers", ""));
-    let answer = whole(&mut client);
+    let answer = client.answer();
     assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
     let list = answer.json();
     let present = list["present"].as_array().expect("a list").iter();
@@ -183,7 +168,7 @@ fn a_long_list_of_subscriptions_is_whole() {
     let mut client = server.connect();
     let mut list = |path: &str| {
         client.send(&request("GET", path, &follow));
-        whole(&mut client)
+        client.answer()
     };
     let answer = list(SUBSCRIPTIONS);
     assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
