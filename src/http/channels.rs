@@ -15,14 +15,15 @@ pub(super) fn listen_or_list(exchange: &Exchange<'_>, reader: &Reader) -> Result
     let names = exchange.request.queries("channel");
     if names.is_empty() {
         reader.check_all(exchange)?;
-        let channels = exchange.server.hub.channels(&reader.readable()).map(info);
+        let channels =
+            exchange.server.hub.channels(&reader.readable()).map(|channel| info(&channel));
         return Ok(Reply::Answer(listing::answer(&json!({}), "channels", channels)));
     }
     let channels = Channels::new(names.iter().map(String::as_str))?;
     streams::channels(exchange, &channels, reader)
 }
 
-fn info(channel: ChannelInfo) -> Value {
+fn info(channel: &ChannelInfo) -> Value {
     json!({
         "name": channel.name,
         "subscribers": channel.subscribers,

@@ -170,8 +170,8 @@ mod tests {
 
     #[test]
     fn both_maps_keys_come_in_order_and_once() {
-        let map = |keys: &[&str]| -> BTreeMap<String, ()> {
-            keys.iter().map(|key| ((*key).to_owned(), ())).collect()
+        let map = |keys: &[&str]| -> BTreeMap<String, u8> {
+            keys.iter().map(|key| ((*key).to_owned(), 1)).collect()
         };
         let (one, other) = (map(&["a", "c", "d"]), map(&["b", "c", "e"]));
         let keys = |last| -> String { merged(&one, &other, last).map(|(key, ..)| key).collect() };
@@ -179,7 +179,7 @@ mod tests {
             (keys(None), keys(Some("b")), keys(Some("e"))),
             ("abcde".into(), "cde".into(), String::new())
         );
-        assert_eq!(merged(&one, &other, Some("b")).next(), Some(("c", Some(&()), Some(&()))));
+        assert_eq!(merged(&one, &other, Some("b")).next(), Some(("c", Some(&1), Some(&1))));
     }
 
     #[test]
