@@ -42,6 +42,7 @@ pub mod fuzzing;
 mod hangup;
 mod http;
 mod id;
+mod json;
 pub mod jwt;
 pub mod lab;
 mod limits;

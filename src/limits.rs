@@ -59,6 +59,10 @@ pub(crate) const ID_MAX: usize = 1_024;
 /// How many header lines a request may have.
 pub(crate) const HEADERS_MAX: usize = 100;
 
+/// How deep JSON from outside may nest, in arrays and objects within each other. `serde_json`
+/// takes about 600 bytes of a connection's stack for each level.
+pub(crate) const JSON_DEPTH_MAX: usize = 32;
+
 /// After a connection's last answer: how many bytes of what the client still sends are
 /// read and discarded, so that a client that writes its whole body first gets the
 /// answer; how long that takes at most; and how long the client may send nothing.

@@ -14,7 +14,6 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
 use ureq::config::ConfigBuilder;
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use ureq::http::uri::{Authority, Scheme};
@@ -24,6 +23,7 @@ use ureq::{Agent, Body};
 
 use super::ClientError;
 use super::redirect::redirect;
+use crate::json;
 use crate::token::Token;
 
 /// How long a name may take to be looked up, and again a connection to be made.
@@ -242,7 +242,7 @@ pub(super) fn refusal(mut answer: Answer) -> ClientError {
     let body = body.unwrap_or_default(); // the status has been said anyway
     let detail = match media_type(answer.headers()).as_str() {
         "application/problem+json" | "application/json" => {
-            let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let problem = json::parse(&body).unwrap_or_default();
             let sentence = problem["detail"].as_str().or(problem["title"].as_str());
             sentence.unwrap_or_default().to_owned()
         }

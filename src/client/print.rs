@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::DecodedEvent;
+use crate::json;
 
 /// Prints an event, and says whether it is one to be counted.
 pub(super) fn print(
@@ -32,7 +33,7 @@ fn gap(event: &DecodedEvent) -> Option<String> {
     if event.event != "gap" {
         return None;
     }
-    let gap: Value = serde_json::from_str(&event.data).ok()?;
+    let gap = json::parse(event.data.as_bytes()).ok()?;
     let channel = gap["channel"].as_str()?;
     let events = match gap.get("missed")? {
         Value::Null => "an unknown number of events is".into(),

@@ -22,6 +22,7 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::http::{self, Answer, Http, NoAnswer};
 use super::lines::{Line, Lines};
 use super::{ClientError, ServerUrl, jittered};
+use crate::json;
 use crate::token::Token;
 
 /// How many bytes may go together.
@@ -382,7 +383,7 @@ impl ClientError {
 fn publication(mut answer: Answer) -> Result<Result<Publication, ClientError>, String> {
     let body = answer.body_mut().with_config().limit(ANSWER_MAX).read_to_vec();
     let body = body.map_err(|error| format!("the answer was cut off: {error}"))?;
-    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let value = json::parse(&body).unwrap_or_default();
     let ours = value["id"].as_str().map(|id| Publication { id: id.into() });
     Ok(ours.ok_or_else(|| {
         let status = answer.status();
@@ -395,11 +396,11 @@ fn check_object(text: &str) -> Result<(), String> {
     let wrong = |what: &str| {
         format!("must be a JSON object with `data`, as in {{\"data\":\"hi\"}}: {what}")
     };
-    match serde_json::from_str(text) {
+    match json::parse(text.as_bytes()) {
         Ok(Value::Object(object)) if object.contains_key("data") => Ok(()),
         Ok(Value::Object(_)) => Err(wrong("it has no `data`")),
         Ok(_) => Err(wrong("it is no object")),
-        Err(error) => Err(wrong(&format!("it is not JSON: {error}"))),
+        Err(error) => Err(wrong(&error.of("it"))),
     }
 }
 

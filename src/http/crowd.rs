@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Shared, status};
 use crate::event::Event;
+use crate::json;
 use crate::ticker;
 
 /// The channel of the clients that stop reading.
@@ -148,7 +149,7 @@ fn hear(mut child: Child, server: &Arc<Shared>, turn: u64) {
                 let _ = server.hub.publish(channel, &Event::new(data));
             }
             Some(("report", report)) => {
-                let Ok(report) = serde_json::from_str::<Value>(report) else { continue };
+                let Ok(report) = json::parse(report.as_bytes()) else { continue };
                 let settled = report["settled"] == true;
                 let mut state = lab.crowd.lock();
                 if state.turn == turn && state.orders.is_some() {

@@ -9,6 +9,7 @@ use super::connection::Exchange;
 use super::refusal::Refusal;
 use super::request::Request;
 use crate::event::Event;
+use crate::json;
 
 /// The longest body of many events, in bytes.
 const BATCH_LIMIT: usize = 1024 * 1024;
@@ -83,8 +84,7 @@ pub(super) fn content_type(request: &Request) -> String {
 
 /// A body as JSON, or where it is not.
 pub(super) fn json(body: &[u8]) -> Result<Value, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::new(400, format!("the body is not JSON: {error}")))
+    json::parse(body).map_err(|error| Refusal::new(400, error.of("the body")))
 }
 
 /// Text is the data, and the query may say the rest.
@@ -139,8 +139,8 @@ fn lines(body: &[u8]) -> Result<Vec<Event>, Refusal> {
     let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
     lines
         .map(|(place, line)| {
-            let event = serde_json::from_slice(line)
-                .map_err(|error| Refusal::new(400, format!("not JSON: {error}")))
+            let event = json::parse(line)
+                .map_err(|error| Refusal::new(400, error.to_string()))
                 .and_then(|value| object(&value));
             event.map_err(|refusal| refusal.at(&format!("line {}", place + 1)))
         })

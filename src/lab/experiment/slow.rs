@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Engine, Experiment, Lab, PATIENCE, Running, SMALL, Sample};
+use crate::json;
 use crate::lab::load::Load;
 
 /// Enough that somebody is always about to be served.
@@ -44,7 +45,7 @@ fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec
         lab.read_for(&mut load, Duration::from_millis(50))?;
         note(&mut sample, &load, names);
         let answer = caller.join().map_err(|_| io::Error::other("the caller has panicked"))??;
-        let told: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
+        let told = json::parse(answer.as_bytes()).unwrap_or_default();
         if let (Some(all), Some(computed)) = (told["ms"].as_f64(), told["computed_ms"].as_f64())
             && how == "disk"
         {

@@ -8,6 +8,8 @@ use std::ops::Bound::{Included, Unbounded};
 use chrono::Local;
 use serde_json::{Value, json};
 
+use crate::json;
+
 /// How many listen to what, and who said a name: at one node, or at several.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Row {
@@ -41,7 +43,7 @@ impl Row {
 
     /// What it does not understand, it leaves out.
     pub(super) fn from_json(text: &str) -> Self {
-        let row: Value = serde_json::from_str(text).unwrap_or_default();
+        let row = json::parse(text.as_bytes()).unwrap_or_default();
         let present = row["present"].as_object().into_iter().flatten();
         Self {
             names: counts(&row["names"]),
@@ -123,5 +125,7 @@ mod tests {
         assert_eq!((both.listeners("chat"), both.listeners("chx")), (10, 6));
         assert_eq!(both.present["chat"]["ada"], 2);
         assert_eq!(Row::from_json("of a later version"), Row::default());
+        let deep = format!(r#"{{"names":{{"a":1}},"x":{}{}}}"#, "[".repeat(100), "]".repeat(100));
+        assert_eq!(Row::from_json(&deep), Row::default(), "a damaged row is left out");
     }
 }
