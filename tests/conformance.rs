@@ -296,6 +296,13 @@ const TABLE: &[Row] = &[
     ("7.1.2", chunked!("0\r\nX: a\r\n folded\r\n\r\n"), 400, CLOSED),
     ("7.1.2", chunked!("0\r\nX: a\rb\r\n\r\n"), 400, CLOSED),
     ("7.1.2", chunked!("0\r\nGET / HTTP/1.1\r\n\r\n"), 400, CLOSED),
+    ("7.1.2", chunked!("0\r\n\n"), 400, CLOSED), // a bare LF ends no line of a chunked body
+    ("7.1.2", chunked!("0\n\r\n"), 400, CLOSED),
+    ("7.1.2", chunked!("0\r\nX: a\n\r\n"), 400, CLOSED),
+    ("7.1.2", chunked!("0\r\nX: a\r\n\n"), 400, CLOSED),
+    ("7.1.2", chunked!("0\r\nX: a\n\n"), 400, CLOSED),
+    ("7.1.2", chunked!("0\r\n\r\r\n\r\n"), 400, CLOSED),
+    ("7.1.2", chunked!("0\r\n\rX: a\r\n\r\n"), 400, CLOSED),
 
     // Persistence.
     ("9.3", get!("Connection: keep-alive"), 200, OPEN),

@@ -92,8 +92,7 @@ fn by_the_letter(mut bytes: &[u8]) -> Vec<u8> {
         }
     }
     loop {
-        let line = line(&mut bytes);
-        match line.strip_suffix(b"\r").unwrap_or(line) {
+        match line(&mut bytes).strip_suffix(b"\r").expect("CRLF") {
             [] => break,
             field => assert!(field.contains(&b':'), "{field:?}"),
         }

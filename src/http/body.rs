@@ -149,21 +149,50 @@ impl<S: Source> Reader<'_, S> {
 
     /// Trailers are read and left: nothing here needs one.
     fn trailers(&mut self) -> Result<(), Refusal> {
+        let malformed =
+            || Refusal::malformed("the trailer must be a few header lines, each ended with CRLF");
         loop {
-            let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
             let bytes = self.source.bytes();
-            match httparse::parse_headers(bytes, &mut headers) {
-                Ok(Status::Complete((used, _))) => {
-                    bytes.drain(..used);
+            match trailer_length(bytes) {
+                Trailer::Whole(length) => {
+                    let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
+                    let parsed = httparse::parse_headers(&bytes[..length], &mut headers);
+                    if !matches!(parsed, Ok(Status::Complete((used, _))) if used == length) {
+                        return Err(malformed());
+                    }
+                    bytes.drain(..length);
                     return Ok(());
                 }
-                Ok(Status::Partial) if bytes.len() <= LINE_MAX => self.fill()?,
-                Ok(Status::Partial) | Err(_) => {
-                    return Err(Refusal::malformed("the trailer must be a few header lines"));
-                }
+                Trailer::Partial if bytes.len() <= LINE_MAX => self.fill()?,
+                Trailer::Partial | Trailer::BareLineFeed => return Err(malformed()),
             }
         }
     }
+}
+
+/// Where a trailer ends in the bytes at hand.
+enum Trailer {
+    /// After this many bytes, the empty line included.
+    Whole(usize),
+    /// Further on.
+    Partial,
+    /// A line ends without CR. A proxy that takes only CRLF for the end of a line would see
+    /// the body end elsewhere, and so the next request begin elsewhere.
+    BareLineFeed,
+}
+
+fn trailer_length(bytes: &[u8]) -> Trailer {
+    let mut length = 0;
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        length += line.len();
+        match line {
+            b"\r\n" => return Trailer::Whole(length),
+            [.., b'\r', b'\n'] => {}
+            [.., b'\n'] => return Trailer::BareLineFeed,
+            _ => return Trailer::Partial,
+        }
+    }
+    Trailer::Partial
 }
 
 /// The parser takes white space after the digits, which may stand only before an
