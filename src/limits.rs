@@ -101,7 +101,10 @@ pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// How many connections the kernel holds for us until they are accepted.
 pub(crate) const BACKLOG: i32 = 4_096;
 
-/// The stack of a connection's thread, twice what was measured to be touched
-/// at most (see ARCHITECTURE.md); an overflow ends the process, and a build
-/// without optimisation needs several times as much.
-pub(crate) const STACK: usize = if cfg!(debug_assertions) { 512 * 1024 } else { 64 * 1024 };
+/// The stack of a connection's thread in an optimized build, in bytes. At most three quarters of
+/// it may be touched (`make stack`); an overflow ends the process.
+pub(crate) const STACK_OPTIMIZED: usize = 64 * 1024;
+
+/// The stack of a connection's thread, in bytes. A build without optimization needs several times
+/// as much.
+pub(crate) const STACK: usize = if cfg!(debug_assertions) { 512 * 1024 } else { STACK_OPTIMIZED };

@@ -87,7 +87,7 @@ impl fmt::Display for ServerUrl {
 
 impl ServerUrl {
     /// Where one channel is, without a query.
-    pub(super) fn channel(&self, name: &str) -> String {
+    pub(crate) fn channel(&self, name: &str) -> String {
         // Bare dots would be taken for folders by every proxy on the way.
         let name = match name {
             "." => "%2E".into(),

@@ -14,7 +14,7 @@ mod lines;
 mod listen;
 mod print;
 mod publish;
-mod redirect;
+pub(crate) mod redirect;
 
 use std::time::Duration;
 use std::{error, fmt, io};

@@ -21,7 +21,7 @@ pub(super) fn redirect(answer: &Answer, method: &Method, from: &Uri) -> Option<U
 }
 
 /// A reference as RFC 3986 §5.2 resolves it; `None` if it leads nowhere we can go.
-fn resolve(base: &Uri, location: &str) -> Option<Uri> {
+pub(crate) fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     let location = location.split('#').next().unwrap_or_default().trim();
     let (scheme, authority) = (base.scheme_str()?, base.authority()?);
     let is_scheme = |text: &str| {

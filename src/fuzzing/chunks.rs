@@ -14,7 +14,7 @@ const LIMIT: usize = 1_000;
 const SHORT: usize = 64;
 
 /// Checks a chunked body.
-pub fn check(bytes: &[u8]) {
+pub(super) fn check(bytes: &[u8]) {
     let whole = read([bytes]);
     assert_eq!(read(bytes.chunks(1)), whole, "a byte at a time");
     for at in 1..bytes.len().min(SHORT) {

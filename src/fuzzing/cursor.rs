@@ -29,7 +29,7 @@ static HUB: LazyLock<(Registry, EventId)> = LazyLock::new(|| {
 });
 
 /// Checks a query and the cursor in it.
-pub fn check(bytes: &[u8]) {
+pub(super) fn check(bytes: &[u8]) {
     if let Some(request) = get(b"/channels?", bytes) {
         let names = request.queries("channel");
         assert_eq!(request.query("channel").as_ref(), names.first());

@@ -5,7 +5,7 @@ use crate::http::refusal::Refusal;
 use crate::http::request::{BodyLength, Request};
 
 /// Checks a request's head.
-pub fn check(bytes: &[u8]) {
+pub(super) fn check(bytes: &[u8]) {
     let whole = parse(bytes);
     // As `http::connection` does: whenever a line has ended, it looks again.
     let line_ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');

@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Checks a pattern, a topic and a value.
-pub fn check(bytes: &[u8]) {
+pub(super) fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut lines = text.split('\n');
     let (pattern, topic) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());

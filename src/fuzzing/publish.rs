@@ -12,7 +12,7 @@ use crate::http::publish::events;
 use crate::http::request::Request;
 
 /// Checks a body that is published.
-pub fn check(bytes: &[u8]) {
+pub(super) fn check(bytes: &[u8]) {
     let Some((kind, body)) = bytes.split_first() else { return };
     let (query, kind, body) = match kind {
         b'f' => (&b""[..], "application/x-www-form-urlencoded", body),

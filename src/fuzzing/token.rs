@@ -19,7 +19,7 @@ static KEY: LazyLock<VerifyingKey> =
     LazyLock::new(|| VerifyingKey::new(SECRET).expect("long enough"));
 
 /// Checks bytes as a token, and as a token's header and, on the next line, its claims.
-pub fn check(bytes: &[u8]) {
+pub(super) fn check(bytes: &[u8]) {
     assert!(KEY.check(bytes, Some(AUDIENCE)).is_err(), "believed without its secret");
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
     let (header, claims) = (&bytes[..end], &bytes[end + 1..]);

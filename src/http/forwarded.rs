@@ -15,7 +15,7 @@ use super::request::Request;
 ///
 /// Where both headers are given `X-Forwarded-For` is read, for it is what proxies
 /// write; one that writes `Forwarded` must take the other away.
-pub(super) fn client(request: &Request, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+pub(crate) fn client(request: &Request, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let peer = peer.to_canonical();
     if is_trusted(peer, trusted) { behind(peer, request, trusted) } else { peer }
 }

@@ -68,7 +68,7 @@ pub(crate) fn events(request: &Request, body: Vec<u8>) -> Result<Vec<Event>, Ref
 }
 
 /// The key that makes a repeated request one.
-pub(super) fn idempotency_key(request: &Request) -> Result<Option<String>, Refusal> {
+pub(crate) fn idempotency_key(request: &Request) -> Result<Option<String>, Refusal> {
     match request.header("idempotency-key").map(std::str::from_utf8) {
         None => Ok(None),
         Some(Ok(key)) if (1..=KEY_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
@@ -77,7 +77,7 @@ pub(super) fn idempotency_key(request: &Request) -> Result<Option<String>, Refus
 }
 
 /// The essence of the content type, in lower case.
-pub(super) fn content_type(request: &Request) -> String {
+pub(crate) fn content_type(request: &Request) -> String {
     let value = request.text("content-type").unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

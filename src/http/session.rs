@@ -45,7 +45,7 @@ fn set(value: String) -> Reply {
 }
 
 /// The token of a request's session.
-pub(super) fn token(request: &Request) -> Option<Vec<u8>> {
+pub(crate) fn token(request: &Request) -> Option<Vec<u8>> {
     cookie(request, COOKIE)
 }
 

@@ -49,7 +49,12 @@ pub(super) struct WebSocket {
 
 /// Checks the opening handshake.
 pub(super) fn handshake(exchange: &Exchange<'_>) -> Result<WebSocket, Refusal> {
-    let request = &exchange.request;
+    let accept = accept_key(&exchange.request)?;
+    Ok(WebSocket { accept, tab: lab::tab(exchange), until: None })
+}
+
+/// The value that accepts a request's handshake (RFC 6455 §4.2.2).
+pub(crate) fn accept_key(request: &Request) -> Result<String, Refusal> {
     if !is_asked_for(request) {
         let detail = "this path is a WebSocket; open it with new WebSocket(…)";
         return Err(Refusal::new(426, detail)
@@ -73,7 +78,7 @@ pub(super) fn handshake(exchange: &Exchange<'_>) -> Result<WebSocket, Refusal> {
     }
     match request.header("sec-websocket-key") {
         Some(key) if STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16) => {
-            Ok(WebSocket { accept: derive_accept_key(key), tab: lab::tab(exchange), until: None })
+            Ok(derive_accept_key(key))
         }
         _ => Err(Refusal::new(400, "Sec-WebSocket-Key must be 16 bytes in base64")),
     }

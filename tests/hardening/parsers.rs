@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use threadcast::client::{ClientError, PublishOptions, Publisher};
+use threadcast::client::{ClientError, OnError, PublishOptions, Publisher};
 use threadcast::{Config, Mercure};
 
 use crate::common::jwt::{self, AUDIENCE, bearer, current, in_seconds, older, signed};
@@ -242,6 +242,7 @@ fn a_publisher_does_not_follow_a_deep_answer() {
             retry: None,
             json: false,
             timeout: Duration::from_secs(30),
+            on_error: OnError::Stop,
         });
         publisher.publish("hello", None)
     };

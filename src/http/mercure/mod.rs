@@ -5,7 +5,7 @@
 //! Only with `--mercure`; without it these paths are 404, which names the flag. What is
 //! served and where it differs from the drafts is told in `docs/mercure.md`.
 
-mod publish;
+pub(crate) mod publish;
 mod reserved;
 mod subscribe;
 mod subscriptions;

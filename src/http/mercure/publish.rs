@@ -48,15 +48,15 @@ pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
 
 /// What a publisher's form says.
 #[derive(Debug, PartialEq)]
-struct Form {
+pub(crate) struct Form {
     /// The first is what the update is about, the others what else it is called (0.x).
-    topics: Vec<String>,
-    private: bool,
-    event: Event,
+    pub(crate) topics: Vec<String>,
+    pub(crate) private: bool,
+    pub(crate) event: Event,
 }
 
 impl Form {
-    fn read(body: &[u8]) -> Result<Self, Refusal> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, Refusal> {
         if percent_decode(body).decode_utf8().is_err() {
             return Err(Refusal::new(400, "the form must be UTF-8, percent-encoded"));
         }

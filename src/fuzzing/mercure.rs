@@ -1,0 +1,38 @@
+//! A publisher's form: it is an update or an error, and an update that is written as a form again
+//! is the same.
+
+use form_urlencoded::Serializer;
+
+use crate::http::mercure::publish::Form;
+use crate::matcher::check_topic;
+use crate::registry::NAME_MAX;
+
+/// Checks a form.
+pub(super) fn check(bytes: &[u8]) {
+    let form = match Form::read(bytes) {
+        Ok(form) => form,
+        Err(refusal) => {
+            assert!(matches!(refusal.status, 400 | 413) && !refusal.closes, "{refusal}");
+            return;
+        }
+    };
+    assert!(!form.topics.is_empty(), "an update is about something");
+    let mut again = Serializer::new(String::new());
+    for topic in &form.topics {
+        assert!(topic.len() <= NAME_MAX && check_topic(topic).is_ok(), "{topic:?}");
+        again.append_pair("topic", topic);
+    }
+    if form.private {
+        again.append_pair("private", "on");
+    }
+    let retry = form.event.retry().map(|retry| retry.as_millis().to_string());
+    for (name, value) in [
+        ("data", Some(form.event.data())),
+        ("id", form.event.id()),
+        ("type", form.event.name()),
+        ("retry", retry.as_deref()),
+    ] {
+        value.map(|value| again.append_pair(name, value));
+    }
+    assert_eq!(Form::read(again.finish().as_bytes()), Ok(form));
+}

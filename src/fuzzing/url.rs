@@ -1,0 +1,30 @@
+//! URLs that the client is given: a server's, and where an answer redirects to.
+//!
+//! The first line is the server, the second a location, the third a channel's name.
+
+use percent_encoding::percent_decode_str;
+use ureq::http::Uri;
+
+use crate::client::{ServerUrl, redirect};
+
+/// Checks a server, a location and a name.
+pub fn check(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.split('\n');
+    let (server, location) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let name = lines.next().unwrap_or_default();
+    let Ok(server) = server.parse::<ServerUrl>() else { return };
+    let shown = server.to_string();
+    assert_eq!(shown.parse::<ServerUrl>().map(|again| again.to_string()).ok(), Some(shown));
+    let channel = server.channel(name);
+    let last = channel.rsplit('/').next().unwrap_or_default();
+    assert_eq!(percent_decode_str(last).decode_utf8().ok().as_deref(), Some(name), "{channel}");
+    assert!(!matches!(last, "." | ".."), "{channel}");
+    let Ok(base) = channel.parse::<Uri>() else { return };
+    let Some(place) = redirect::resolve(&base, location) else { return };
+    assert!(matches!(place.scheme_str(), Some("http" | "https")), "{place}");
+    assert!(place.host().is_some_and(|host| !host.is_empty()), "{place}");
+    let written = place.to_string();
+    assert!(!written.contains(|c: char| c.is_control() || c == ' '), "{written}");
+    assert_eq!(redirect::resolve(&base, &written).map(|uri| uri.to_string()), Some(written));
+}
