@@ -86,16 +86,20 @@ promtool: ## Install promtool and faketime for two tests, where that is possible
 	$(call debian,command -v promtool && command -v faketime,prometheus faketime,\
 	  No promtool or no faketime here: a test will be skipped.)
 
+stack: ## Send every route its worst input, optimized, and measure what is touched of the threads' stacks
+	$(CARGO) test --locked --profile quick --test stack
+
 slow: ## The tests that take their time: a client that vanishes without a word (40 s)
 	$(CARGO) test --locked --test vanishing -- --ignored --nocapture
 
 soak: ## Half an hour of coming and going, after which all is as it was (SOAK=180: seconds)
 	SOAK=$(SOAK) $(CARGO) test --release --locked --test soak -- --ignored --nocapture
 
+# A stack overflow ends the process before libFuzzer can save the input: it is then in fuzz/artifacts/TARGET.last.
 fuzz: ## Fuzz what reads strangers' bytes: a minute each (FUZZ_SECONDS=600; needs cargo-fuzz, g++)
 	@for target in $$(ls fuzz/corpus); do \
-	  mkdir -p fuzz/grown/$$target; \
-	  $(CARGO) fuzz run -s none $$target fuzz/grown/$$target fuzz/corpus/$$target -- -timeout=10 \
+	  mkdir -p fuzz/grown/$$target fuzz/artifacts; \
+	  THREADCAST_FUZZ_LAST=$(CURDIR)/fuzz/artifacts/$$target.last $(CARGO) fuzz run -s none $$target fuzz/grown/$$target fuzz/corpus/$$target -- -timeout=10 \
 	    -max_total_time=$(or $(FUZZ_SECONDS),60) -verbosity=0 -print_final_stats=1 || exit 1; \
 	done
 
@@ -135,4 +139,4 @@ help: ## Show this help
 	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
 	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: run test fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help
+.PHONY: run test stack fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help

@@ -1,0 +1,704 @@
+//! How much of its stack a connection's thread touches, with the worst input that is accepted.
+//!
+//! A connection's thread has 64 KiB of stack in an optimized build. An overflow ends the process
+//! and all its streams, so every handler gets its deepest and longest input here, from a real
+//! process. While the connection is still open, `/proc/PID/smaps` tells how much of each stack is
+//! resident: a thread keeps what it has touched.
+//!
+//! `make stack` runs this optimized and prints the figures. A debug build's frames are larger and
+//! its stacks too (512 KiB): there, the tests only check that the process lives.
+
+mod common;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use common::jwt::{self, AUDIENCE, SECRET, bearer, current, in_seconds, older, signed};
+use common::{PATIENCE, Process, TestClient, say, wait_until};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use threadcast::Matcher;
+
+/// The stack of a connection's thread, in KiB.
+const STACK: u64 = if cfg!(debug_assertions) { 512 } else { 64 };
+
+/// How much of it may be touched in an optimized build, in KiB: a quarter is kept as a margin.
+const TOUCHED_MAX: u64 = 48;
+
+/// The bounds of the server: a body, many events, a head, its lines, JSON's depth, a token.
+const BODY: usize = 64 * 1024;
+const BATCH: usize = 1024 * 1024;
+const HEAD: usize = 16 * 1024;
+const HEADERS: usize = 100;
+const DEPTH: usize = 32;
+const TOKEN: usize = 8 * 1024;
+
+const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+const JSON: &str = "Content-Type: application/json\r\n";
+const NDJSON: &str = "Content-Type: application/x-ndjson\r\n";
+const HUB: &str = "/.well-known/mercure";
+
+/// A server that is attacked, and the most that any of its connections' stacks has held.
+struct Attacked {
+    process: Process,
+    touched: u64,
+}
+
+impl Attacked {
+    /// Sends a request on a connection of its own and measures before that is closed.
+    #[track_caller]
+    fn ask(&mut self, request: impl AsRef<[u8]>, status: u16) {
+        let request = request.as_ref();
+        let mut client = self.process.connect();
+        client.send(request);
+        let answer = client.head();
+        let length = answer.header("content-length").map_or(0, |n| n.parse().expect("a length"));
+        if !request.starts_with(b"HEAD") {
+            client.reader.read_exact(&mut vec![0; length]).expect("a whole body");
+        }
+        self.measure();
+        let start = String::from_utf8_lossy(&request[..request.len().min(200)]);
+        assert_eq!(answer.status, status, "{start:?} {answer:?}");
+    }
+
+    #[track_caller]
+    fn get(&mut self, target: &str, headers: &str, status: u16) {
+        self.ask(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"), status);
+    }
+
+    #[track_caller]
+    fn post(&mut self, target: &str, headers: &str, body: &str, status: u16) {
+        self.ask(post(target, headers, body), status);
+    }
+
+    /// Opens a stream, and returns once its head has been read.
+    #[track_caller]
+    fn stream(&mut self, target: &str, headers: &str) -> TestClient {
+        let mut client = self.process.connect();
+        client.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"));
+        let answer = client.head();
+        assert_eq!(answer.status, 200, "{target} {answer:?}");
+        self.measure();
+        client
+    }
+
+    fn measure(&mut self) {
+        self.touched = self.touched.max(touched(self.process.child.id()));
+    }
+}
+
+/// The most that is resident of a connection's stack, in KiB: of the mappings of its size right
+/// above a guard page. Other threads have larger stacks.
+fn touched(pid: u32) -> u64 {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the process lives");
+    let (mut guard_end, mut is_stack, mut most) = (0, false, 0);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if let Some((start, end)) = first.split_once('-') {
+            let address = |text| u64::from_str_radix(text, 16).expect("an address in hex");
+            let (start, end) = (address(start), address(end));
+            is_stack = second == "rw-p" && start == guard_end && end - start == STACK * 1024;
+            guard_end = if second == "---p" && end - start == 4096 { end } else { 0 };
+        } else if is_stack && matches!(first, "Rss:" | "Swap:") {
+            most = most.max(second.parse().expect("a number of kB"));
+        }
+    }
+    most
+}
+
+/// Attacks a server of its own, which must live, and prints what its stacks have held.
+#[track_caller]
+fn attack(name: &str, options: &str, act: impl FnOnce(&mut Attacked)) {
+    // All is logged: a line is formatted on the connection's thread.
+    let process = Process::shell("RUST_LOG=trace exec", &format!("--log-format json {options}"));
+    let mut attacked = Attacked { process, touched: 0 };
+    act(&mut attacked);
+    attacked.get("/healthz", "", 200);
+    let touched = attacked.touched;
+    if touched == 0 {
+        return say(&format!("SKIPPED: no stack of {STACK} KiB with a guard page is mapped here"));
+    }
+    say(&format!("{touched:>4} KiB of {STACK} KiB: {name}"));
+    if cfg!(not(debug_assertions)) {
+        assert!(touched <= TOUCHED_MAX, "{name}: {touched} KiB of {STACK} KiB were touched");
+    }
+}
+
+fn post(target: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST {target} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+fn escaped(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// A file or folder of this test, that is not there yet.
+fn fresh(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stack-{name}"));
+    let _ = fs::remove_file(&path);
+    let _ = fs::remove_dir_all(&path);
+    path
+}
+
+/// JSON of this depth: arrays and objects in turn.
+fn nested(depth: usize) -> String {
+    let open: String = (0..depth).map(|n| ["[", "{\"a\":"][n % 2]).collect();
+    let close: String = (0..depth).rev().map(|n| ["]", "}"][n % 2]).collect();
+    let inner = if depth.is_multiple_of(2) { "1.5" } else { "\"\\u00fc\"" };
+    format!("{open}{inner}{close}")
+}
+
+/// Events as JSON, of the greatest depth and size.
+fn deep_events() -> Vec<String> {
+    let event = |data: String| format!("{{\"data\":{data}}}");
+    let depth = DEPTH - 1;
+    let many = |item: String| {
+        let count = (BODY - 200) / (item.len() + 1);
+        event(format!("[{}]", vec![item; count].join(",")))
+    };
+    let padding = "x".repeat(BODY - 500);
+    vec![
+        event(format!("{}{}", "[".repeat(depth), "]".repeat(depth))),
+        event(format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth))),
+        event(nested(depth)),
+        event(nested(depth).replace("\"\\u00fc\"", &format!("\"{padding}\""))),
+        many(nested(depth - 1)),
+        many("[]".to_owned()),
+        many("{\"k\":null}".to_owned()),
+        many("1e-300".to_owned()),
+        many("\"\\ud83d\\ude00\\n\"".to_owned()),
+        event(format!("\"{}\"", "\\u0001".repeat(10_000))),
+    ]
+}
+
+#[test]
+fn published_bodies_of_every_kind_fit_the_stack() {
+    for delivery in ["direct", "wake"] {
+        attack(
+            &format!("publishing, --delivery {delivery}"),
+            &format!("--delivery {delivery}"),
+            |it| {
+                let _streams: Vec<_> =
+                    (0..3).map(|_| it.stream("/channels/x?presence=a", "")).collect();
+                it.post(
+                    "/channels/x?event=e&id=own&retry=1",
+                    "Idempotency-Key: k\r\n",
+                    &"y\n".repeat(BODY / 2),
+                    200,
+                );
+                it.post(
+                    "/channels/x",
+                    FORM,
+                    &format!("data={}&event=e&retry=1", "%0A".repeat(20_000)),
+                    200,
+                );
+                it.post("/channels/x", "Content-Type: text/plain\r\n", "", 200);
+                it.post(
+                    "/channels/x",
+                    "Content-Type: multipart/form-data; boundary=x\r\n",
+                    "--x",
+                    415,
+                );
+                it.post("/channels/x", FORM, "data=fish&chips", 400);
+                it.ask(format!("DELETE /channels/x HTTP/1.1\r\nHost: localhost\r\n\r\n"), 204);
+            },
+        );
+        attack(
+            &format!("publishing JSON, --delivery {delivery}"),
+            &format!("--delivery {delivery}"),
+            |it| {
+                let _streams: Vec<_> = (0..3).map(|_| it.stream("/channels/x", "")).collect();
+                for event in deep_events() {
+                    it.post("/channels/x", JSON, &event, 200);
+                    let message = event.replacen('{', "{\"message\":\"hi\",\"username\":\"u\",", 1);
+                    it.post(
+                        "/send-data",
+                        JSON,
+                        &message[..],
+                        if message.len() > BODY { 413 } else { 200 },
+                    );
+                }
+            },
+        );
+    }
+    attack("publishing NDJSON", "", |it| {
+        let _stream = it.stream("/channels/x", "");
+        for line in [format!("{{\"data\":{}}}\n", nested(DEPTH - 1)), "{\"data\":1}\n".to_owned()] {
+            it.post("/channels/x", NDJSON, &line.repeat(BATCH / line.len()), 200);
+        }
+        let long: String = deep_events().join("\n");
+        it.post("/channels/x", NDJSON, &long, 200);
+    });
+    attack("JSON that nests too deep", "", |it| {
+        for deep in ["[".repeat(103), "[".repeat(BODY - 10), "{\"a\":".repeat(BODY / 5 - 10)] {
+            it.post("/channels/x", JSON, &deep, 400);
+            it.post("/channels/x", JSON, &format!("{{\"data\":{}", &deep[..deep.len() - 20]), 400);
+            it.post("/channels/x", NDJSON, &deep, 400);
+            it.post("/send-data", JSON, &deep, 400);
+        }
+        it.post("/channels/x", NDJSON, &"[".repeat(BATCH), 400);
+    });
+    let store = fresh("store.redb");
+    attack("publishing with a store", &format!("--store {}", store.display()), |it| {
+        let _stream = it.stream("/channels/x", "");
+        for event in deep_events() {
+            it.post(
+                "/channels/x",
+                &format!("{JSON}Idempotency-Key: k{}\r\n", event.len()),
+                &event,
+                200,
+            );
+        }
+        let line = format!("{{\"data\":{}}}\n", nested(DEPTH - 1));
+        it.post("/channels/x", NDJSON, &line.repeat(1_000), 200);
+        it.stream("/channels/x?since=all", "");
+        it.get("/channels", "", 200);
+        it.ask("DELETE /channels/x HTTP/1.1\r\nHost: localhost\r\n\r\n", 204);
+    });
+}
+
+#[test]
+fn heads_and_chunked_bodies_fit_the_stack() {
+    let many = |count: usize, size: usize| -> String {
+        (0..count).map(|n| format!("X-{n:03}: {}\r\n", "v".repeat(size))).collect()
+    };
+    attack("the longest heads", "--trusted-proxy 127.0.0.0/8", |it| {
+        let size = (HEAD - 400) / (HEADERS - 1) - 9;
+        let longest = many(HEADERS - 1, size);
+        let query = |length| format!("/channels/x?since=all&x={}", "%41".repeat(length / 3));
+        for target in ["/", "/healthz", "/status", "/metrics", "/channels", "/nothing"] {
+            let status = if target == "/nothing" { 404 } else { 200 };
+            it.get(target, &longest, status);
+        }
+        it.stream("/channels/x", &longest);
+        it.stream(&query(HEAD - 200), "");
+        it.stream("/channels/x", &format!("Last-Event-ID: {}\r\n", "i".repeat(HEAD - 200)));
+        it.stream("/channels/x", &format!("Cookie: {}\r\n", "a=b; ".repeat(3_000)));
+        let hops = "10.0.0.1, ".repeat(1_500);
+        it.stream("/channels/x", &format!("X-Forwarded-For: {hops}127.0.0.1\r\n"));
+        let hops = "for=\"[::1]:1\";proto=http, ".repeat(600);
+        it.stream("/channels/x", &format!("Forwarded: {hops}for=127.0.0.1\r\n"));
+        it.get(&format!("/{}", "a/".repeat(HEAD / 2 - 100)), "", 404);
+        it.get(&format!("/channels/{}", "%C3%BC".repeat(500)), "", 200);
+        it.get(&format!("/channels?{}", "channel=a&".repeat(1_000)), "", 200);
+        it.ask(format!("GET / HTTP/1.9\r\nHost: localhost\r\n{longest}\r\n"), 200);
+        it.ask("\r\n".repeat(5_000) + "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
+        it.get("/", &many(HEADERS, 1), 431);
+        it.get("/", &format!("X: {}\r\n", "x".repeat(HEAD)), 431);
+        it.ask(format!("GET /{}", "x".repeat(HEAD)), 414);
+    });
+    attack("chunked bodies", "", |it| {
+        let mut chunked = |chunks: String, status| {
+            let head = "POST /channels/x HTTP/1.1\r\nHost: localhost\r\n\
+                        Transfer-Encoding: chunked\r\n\r\n";
+            it.ask(format!("{head}{chunks}"), status);
+        };
+        chunked("1\r\nx\r\n".repeat(BODY) + "0\r\n\r\n", 200);
+        chunked(format!("{BODY:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(BODY)), 200);
+        chunked(format!("1;{}\r\nx\r\n", "e".repeat(3_000)).repeat(50) + "0\r\n\r\n", 200);
+        chunked(format!("0\r\n{}\r\n", many(HEADERS, 20)), 200);
+        chunked(format!("0\r\nX: {}\r\n\r\n", "t".repeat(3_900)), 200);
+        chunked(format!("0\r\n{}\r\n", many(HEADERS + 1, 1)), 400);
+        chunked("0\r\n\n".to_owned(), 400);
+        chunked(format!("{:x}\r\n", BODY + 1), 413);
+    });
+}
+
+#[test]
+fn answers_of_every_route_fit_the_stack() {
+    let pages: Vec<String> = fs::read_dir("public")
+        .expect("the pages")
+        .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
+        .collect();
+    let folder = fs::canonicalize("public").expect("the pages");
+    for options in [String::new(), format!("--public {}", folder.display())] {
+        attack(&format!("pages {options}"), &options, |it| {
+            for page in pages.iter().map(String::as_str).chain([""]) {
+                for headers in ["", "Accept-Encoding: gzip\r\n", "Connection: close\r\n"] {
+                    it.get(&format!("/{page}"), headers, 200);
+                }
+                it.get(&format!("/{page}"), "If-None-Match: *\r\n", 304);
+                it.ask(format!("HEAD /{page} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 200);
+            }
+            it.get("/nothing/at/all", "", 404);
+        });
+    }
+    attack("status, metrics and lists", "--lab --cors-origin https://a.example", |it| {
+        for n in 0..200 {
+            it.post(&format!("/channels/{n}{}", "n".repeat(1_000)), "", "x", 200);
+        }
+        let present: Vec<_> = (0..50)
+            .map(|n| it.stream(&format!("/channels/x?presence={n}{}", "p".repeat(250)), ""))
+            .collect();
+        let targets =
+            ["/status", "/metrics", "/healthz", "/readyz", "/channels", "/channels/x/subscribers"];
+        for target in targets {
+            for headers in ["", "Origin: https://a.example\r\n", "Connection: close\r\n"] {
+                it.get(target, headers, 200);
+            }
+            it.ask(format!("HEAD {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 200);
+            let preflight = "Origin: https://a.example\r\nAccess-Control-Request-Method: GET\r\n";
+            it.ask(format!("OPTIONS {target} HTTP/1.1\r\nHost: localhost\r\n{preflight}\r\n"), 204);
+        }
+        drop(present);
+    });
+    attack("errors", "", |it| {
+        let host = "Host: localhost\r\n";
+        for (request, status) in [
+            ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
+            ("\0\r\n\r\n".to_owned(), 400),
+            (format!("GET /%zz HTTP/1.1\r\n{host}\r\n"), 400),
+            (format!("POST /channels/x HTTP/1.1\r\n{host}Origin: http://b.example\r\n\r\n"), 403),
+            (format!("PUT /channels/x HTTP/1.1\r\n{host}\r\n"), 405),
+            (format!("POST /channels/x HTTP/1.1\r\n{host}\r\n"), 411),
+            (format!("POST /channels/x HTTP/1.1\r\n{host}Content-Length: 999999\r\n\r\n"), 413),
+            (format!("POST /send-data HTTP/1.1\r\n{host}Content-Length: 0\r\n\r\n"), 415),
+            (format!("GET / HTTP/1.1\r\n{host}Expect: x\r\n\r\n"), 417),
+            ("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), 421),
+            (format!("GET /ws HTTP/1.1\r\n{host}\r\n"), 426),
+            (format!("FROB / HTTP/1.1\r\n{host}\r\n"), 501),
+            (format!("GET / HTTP/2.0\r\n{host}\r\n"), 505),
+            (format!("POST /session HTTP/1.1\r\n{host}\r\n"), 404),
+            (format!("POST /lab/drop HTTP/1.1\r\n{host}\r\n"), 404),
+        ] {
+            it.ask(request, status);
+        }
+    });
+    attack("a rejected stream", "--max-clients 1", |it| {
+        let _first = it.stream("/channels/x", "");
+        it.get("/channels/x", "", 503);
+        it.get("/channels/x", "Accept: text/event-stream\r\n", 200);
+    });
+}
+
+#[test]
+fn streams_of_every_kind_fit_the_stack() {
+    for delivery in ["direct", "wake"] {
+        let options = format!("--delivery {delivery} --heartbeat 1s");
+        attack(&format!("streams, --delivery {delivery}"), &options, |it| {
+            let line = format!("{{\"data\":\"{}\"}}\n", "d".repeat(1_000));
+            for channel in ["x", "y"] {
+                it.post(&format!("/channels/{channel}"), NDJSON, &line.repeat(900), 200);
+            }
+            let many: String = (0..100).map(|n| format!("channel=c{n}*&")).collect();
+            let mut streams: Vec<TestClient> = [
+                "/stream",
+                "/sse",
+                "/api/sse",
+                "/events",
+                "/count",
+                "/status/stream",
+                "/channels/x?heartbeat=event&presence=a",
+                "/channels?channel=x&channel=y&since=all",
+                "/channels/x?since=1h",
+                "/channels/x?last_event_id=unknown",
+            ]
+            .iter()
+            .map(|target| it.stream(target, ""))
+            .collect();
+            streams.push(it.stream(&format!("/channels?{many}channel=x&since=all"), ""));
+            streams.push(it.stream("/channels/x", "Last-Event-ID: 1-1\r\n"));
+            it.ask("GET /channels/x?since=all HTTP/1.0\r\nHost: localhost\r\n\r\n", 200);
+            it.ask("HEAD /channels/x?since=all HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
+            it.post("/channels/x", "", "live", 200);
+            for stream in &mut streams {
+                assert!(stream.chunk().is_some());
+                it.measure();
+            }
+        });
+    }
+    attack("a WebSocket", "--lab", |it| {
+        let mut client = it.process.connect();
+        client.send(
+            "GET /ws?tab=t HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        assert_eq!(client.head().status, 101);
+        let size = BODY - 100;
+        let mut frame = vec![0x81, 0xff];
+        frame.extend_from_slice(&(size as u64).to_be_bytes());
+        frame.extend_from_slice(&[0; 4]); // the mask
+        frame.resize(frame.len() + size, b'm');
+        client.send(&frame);
+        client.reader.read_exact(&mut vec![0; size]).expect("a welcome and the echo");
+        it.measure();
+        client.send(&[0x89, 0x80, 0, 0, 0, 0, 0x88, 0x80, 0, 0, 0, 0]); // a ping, and the end
+        it.measure();
+    });
+}
+
+#[test]
+fn the_lab_fits_the_stack() {
+    attack("the lab", "--lab", |it| {
+        let _stream = it.stream("/channels/x?tab=t", "");
+        for (target, status) in [
+            ("/lab/flood?channel=x&events=100&bytes=64KiB", 200),
+            ("/lab/flood?channel=x&events=x", 400),
+            ("/lab/delivery?to=wake", 200),
+            ("/lab/delivery?to=direct", 200),
+            ("/lab/drop?tab=t", 200),
+            ("/lab/drop?for=1h", 400),
+            ("/lab/clients?count=2&rate=10", 200),
+            ("/lab/stuck", 200),
+            ("/lab/clients?count=0", 200),
+            ("/lab/drop", 200),
+        ] {
+            it.post(target, "", "", status);
+            it.get("/status", "", 200);
+        }
+        it.get("/lab/slow/cpu", "", 200);
+        it.get("/lab/slow/disk", "", 200);
+    });
+}
+
+/// The deepest URL patterns that are taken, in each way to nest, and the longest.
+fn patterns() -> Vec<String> {
+    let nested = |open: &str, close: &str| {
+        let pattern = |depth| format!("/({}a{})", open.repeat(depth), close.repeat(depth));
+        let taken = |depth: &usize| Matcher::url_pattern(&pattern(*depth)).is_ok();
+        pattern((1..100).take_while(taken).last().unwrap_or(0))
+    };
+    let mut patterns = vec![
+        nested("(?:", ")"),
+        nested("(?:", ")*"),
+        nested("(?:", ")+?"),
+        nested("(?:", "|b)"),
+        nested("(?:a|", ")"),
+        nested("(?:", "){0,2}"),
+        nested("(?:", "){1}"),
+        nested("(?i:", ")"),
+        nested("[b[c", "]]"),
+        nested("[^b&&[^c", "]]"),
+        nested("", "{1}"),
+        nested("", "*"),
+        "https://:a.example.com:*/:b/*?:c#:d".to_owned(),
+        "https://*.xn--bcher-kva.example/:a".to_owned(),
+        format!("https://{}/", "ü".repeat(60)),
+        format!("https://{}example/", "a.".repeat(100)),
+        "https://[2001:db8::1]/:a".to_owned(),
+    ];
+    for part in [":a/", "{/:a}?", "*/", "(a|b)/", "%C3%BC/", "\\:x/"] {
+        patterns.push(format!("/{}", part.repeat(1_000 / part.len())));
+        patterns.push(format!("/{}", part.repeat(20)));
+    }
+    patterns.retain(|pattern| Matcher::url_pattern(pattern).is_ok());
+    assert!(patterns.len() > 15, "{patterns:?}");
+    patterns
+}
+
+/// URI templates in each form, the largest that are taken.
+fn templates() -> Vec<String> {
+    let names: Vec<String> = (0..16).map(|n| format!("n{n}")).collect();
+    let mut templates = Vec::new();
+    for operator in ["", "+", "#", ".", "/", ";", "?", "&"] {
+        for modifier in ["", "*", ":9"] {
+            for count in [16, 3] {
+                let list: Vec<_> =
+                    names[..count].iter().map(|name| format!("{name}{modifier}")).collect();
+                templates.push(format!("https://a.example/{{{operator}{}}}ü", list.join(",")));
+            }
+        }
+    }
+    templates.push(format!("a{}", "{b}".repeat(300)));
+    templates.push(format!("a{}", "{b*}/".repeat(60)));
+    templates.push("{a:9999}".to_owned());
+    templates.retain(|template| {
+        Matcher::selector(template).is_ok_and(|matcher| matcher.match_type() == "template")
+    });
+    assert!(templates.len() > 20, "{templates:?}");
+    templates
+}
+
+/// As many of these, over and over, as fit into this many bytes, but at most 100.
+fn filled(items: &[String], bytes: usize, cost: impl Fn(&str) -> usize) -> Vec<String> {
+    let mut left = bytes;
+    let fits = |item: &&String| {
+        let cost = cost(item);
+        let fits = cost <= left;
+        left -= if fits { cost } else { 0 };
+        fits
+    };
+    items.iter().cycle().take(2_000).filter(fits).take(100).cloned().collect()
+}
+
+/// A token of the current generation for these matchers, with the deepest payload.
+fn detailed(matchers: &[String], kind: &str) -> String {
+    let topics: Vec<Value> =
+        matchers.iter().map(|text| json!({ "match": text, "match_type": kind })).collect();
+    let payload = (0..12).fold(json!({}), |inner, _| json!({ "a": inner }));
+    let detail = json!({ "type": "mercure", "actions": ["publish", "subscribe"],
+        "topics": topics, "payload": payload });
+    let more = json!({ "type": "mercure", "actions": ["publish", "subscribe"],
+        "topics": [{ "match": "*" }] });
+    current(
+        &json!({ "aud": AUDIENCE, "exp": in_seconds(3600), "authorization_details": [detail, more] }),
+    )
+}
+
+/// Tokens that are taken, with as many matchers as fit, and the deepest JSON.
+fn tokens() -> Vec<String> {
+    let room = TOKEN * 3 / 4 - 700;
+    let json_size = |text: &str| json!(text).to_string().len();
+    let mut tokens = Vec::new();
+    let patterns = patterns();
+    let mut lists = vec![filled(&patterns, room, |text| json_size(text) + 40)];
+    lists.extend(
+        patterns
+            .iter()
+            .map(|one| filled(std::slice::from_ref(one), room, |text| json_size(text) + 40)),
+    );
+    lists.push((0..60).map(|n| format!("/a{n}/:b/(c|d)*")).collect());
+    tokens.extend(lists.iter().map(|list| detailed(list, "urlpattern")));
+    for list in templates().chunks(8) {
+        let list = filled(list, room / 2, |text| json_size(text) + 1);
+        let payload: Value = serde_json::from_str(&nested(13)).expect("JSON");
+        let publish = [&list[..list.len().min(99)], &["*".to_owned()]].concat();
+        let mercure = json!({ "publish": publish, "subscribe": ["*"], "payload": payload });
+        tokens.push(older(&json!({ "mercure": mercure, "exp": in_seconds(3600) })));
+    }
+    let claims = json!({ "mercure": { "publish": ["*"], "subscribe": ["*"] },
+        "exp": in_seconds(3600), "aud": vec!["x"; 500], "x": nested(DEPTH) });
+    let header = format!(r#"{{"alg":"HS256","x":{}}}"#, nested(15));
+    tokens.push(signed(&header, &claims.to_string(), SECRET));
+    for token in &tokens {
+        assert!(token.len() <= TOKEN, "{} bytes", token.len());
+    }
+    tokens
+}
+
+/// What Mercure with JWTs takes, its key in a file.
+fn mercure() -> String {
+    let key = fresh(&format!("key-{:?}", std::thread::current().id()));
+    fs::write(&key, SECRET).expect("a writable folder");
+    format!(
+        "--mercure --mercure-subscriptions --anonymous --jwt-audience {AUDIENCE} \
+         --jwt-key-file '{}' --max-per-address 1000",
+        key.display()
+    )
+}
+
+/// Topics that are asked of every pattern: long, and read as a URL.
+fn topics() -> [String; 4] {
+    [
+        format!("https://{}.example/{}", "ü".repeat(50), "ä".repeat(300)),
+        format!("/{}", "a/../".repeat(200)),
+        format!("/{}", "b".repeat(1_000)),
+        format!("https://a.example/?{}", "n=%C3%BC&".repeat(90)),
+    ]
+}
+
+#[test]
+fn tokens_fit_the_stack() {
+    let tokens = tokens();
+    attack("JWTs", &mercure(), |it| {
+        for token in &tokens {
+            let headers = bearer(token);
+            it.post("/channels/x", &headers, "x", 200);
+            for topic in topics() {
+                it.post(
+                    HUB,
+                    &format!("{FORM}{headers}"),
+                    &format!("topic={}", escaped(&topic)),
+                    200,
+                );
+            }
+            it.get("/channels", &headers, 200);
+            it.get("/status", &headers, 200);
+            it.stream("/channels/x", &headers);
+            it.stream(&format!("{HUB}?match=x"), &headers);
+            it.stream(&format!("{HUB}?match=x&access_token={token}"), "");
+            it.stream(
+                &format!("{HUB}?topic=x"),
+                &format!("Cookie: mercureAuthorization={token}\r\n"),
+            );
+            let status = if token.len() > 3_900 { 413 } else { 204 };
+            it.ask(post("/session", &headers, ""), status);
+            it.stream("/channels/x", &format!("Cookie: threadcast_token={}\r\n", escaped(token)));
+        }
+        let upgrade = "Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        for token in &tokens {
+            it.get("/ws", &format!("{upgrade}{}", bearer(token)), 101);
+        }
+    });
+    attack("JWTs that are invalid", &mercure(), |it| {
+        let deep = "[".repeat(4_000);
+        for token in [
+            signed(&format!("{{\"alg\":\"HS256\",\"x\":{deep}"), "{}", SECRET),
+            signed(r#"{"alg":"HS256"}"#, &format!("{{\"x\":{deep}"), SECRET),
+            signed(r#"{"alg":"HS256"}"#, &deep, SECRET),
+            signed(r#"{"alg":"HS256"}"#, &"x".repeat(6_000), SECRET),
+            ".".repeat(TOKEN),
+        ] {
+            it.post("/channels/x", &bearer(&token), "x", 401);
+            it.get(&format!("{HUB}?match=x"), &bearer(&token), 401);
+        }
+    });
+}
+
+#[test]
+fn mercure_fits_the_stack() {
+    let all = bearer(&jwt::allowing(&["*"], &["*"]));
+    attack("patterns of one stream", &mercure(), |it| {
+        let query = |name: &str, list: &[String]| {
+            let mut query = String::new();
+            for text in filled(list, HEAD - 1_000, |text| escaped(text).len() + name.len() + 2) {
+                write!(query, "{name}={}&", escaped(&text)).expect("a String takes it");
+            }
+            query
+        };
+        let (patterns, templates) = (patterns(), templates());
+        let mut queries = vec![query("match_urlpattern", &patterns), query("topic", &templates)];
+        let one = std::slice::from_ref;
+        queries.extend(patterns.iter().map(|text| query("match_urlpattern", one(text))));
+        queries.extend(templates.iter().map(|text| query("topic", one(text))));
+        for query in queries {
+            // A matcher that is too long to be told of is 400.
+            let mut client = it.process.connect();
+            client.send(&format!("GET {HUB}?{query} HTTP/1.1\r\nHost: localhost\r\n{all}\r\n"));
+            let status = client.head().status;
+            assert!(matches!(status, 200 | 400 | 507), "{status}: {query}");
+            it.measure();
+            for topic in topics() {
+                let form = format!("topic={}&data=x", escaped(&topic));
+                it.post(HUB, &format!("{FORM}{all}"), &form, 200);
+            }
+        }
+    });
+    attack("Mercure's forms and its API", &mercure(), |it| {
+        let form = |size: usize| {
+            let topics: String = (0..10).map(|n| format!("topic=t{n}&")).collect();
+            format!("{topics}private&type=t&retry=1&id=urn:x&data={}", "%0A".repeat(size / 3))
+        };
+        it.post(HUB, &format!("{FORM}{all}"), &form(BODY - 200), 200);
+        it.post(HUB, &format!("{FORM}{all}"), &"topic=a&".repeat(8_000), 400);
+        it.post(HUB, &format!("{FORM}{all}"), &"topic=&".repeat(9_000), 400);
+        it.post(HUB, &format!("{FORM}{all}"), &"&".repeat(BODY - 10), 400);
+        it.post(HUB, &format!("{JSON}{all}"), "{}", 415);
+        let many: String = (0..100).map(|n| format!("match=m{n}&")).collect();
+        let payload = detailed(&["*".to_owned()], "exact");
+        let streams: Vec<_> =
+            (0..4).map(|_| it.stream(&format!("{HUB}?{many}"), &bearer(&payload))).collect();
+        it.stream(&format!("{HUB}?match=m1&last_event_id=earliest"), &all);
+        for path in ["", "/exact/m1", "/m1"] {
+            it.get(&format!("{HUB}/subscriptions{path}"), &all, 200);
+            it.get(&format!("{HUB}/subscriptions{path}"), "", 401);
+        }
+        it.get(&format!("{HUB}/subscriptions/exact/m1/urn%3Auuid%3Ax"), &all, 404);
+        it.get("/.well-known/oauth-protected-resource/.well-known/mercure", "", 200);
+        drop(streams);
+        wait_until(PATIENCE, "the subscriptions have ended", || {
+            let list = it.process.request(&format!(
+                "GET {HUB}/subscriptions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{all}\r\n"
+            ));
+            list.json()["subscriptions"].as_array().is_some_and(Vec::is_empty)
+        });
+        it.measure();
+    });
+}
