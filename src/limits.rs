@@ -60,7 +60,7 @@ pub(crate) const ID_MAX: usize = 1_024;
 pub(crate) const HEADERS_MAX: usize = 100;
 
 /// How deep JSON from outside may nest, in arrays and objects within each other. `serde_json`
-/// takes about 600 bytes of a connection's stack for each level.
+/// takes about 500 bytes of a connection's stack for each level.
 pub(crate) const JSON_DEPTH_MAX: usize = 32;
 
 /// After a connection's last answer: how many bytes of what the client still sends are

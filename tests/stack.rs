@@ -134,6 +134,11 @@ fn post(target: &str, headers: &str, body: &str) -> String {
     )
 }
 
+/// As many texts, one after the other.
+fn numbered(count: usize, text: impl Fn(usize) -> String) -> String {
+    (0..count).map(text).collect()
+}
+
 fn escaped(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
@@ -206,7 +211,7 @@ fn published_bodies_of_every_kind_fit_the_stack() {
                     415,
                 );
                 it.post("/channels/x", FORM, "data=fish&chips", 400);
-                it.ask(format!("DELETE /channels/x HTTP/1.1\r\nHost: localhost\r\n\r\n"), 204);
+                it.ask("DELETE /channels/x HTTP/1.1\r\nHost: localhost\r\n\r\n", 204);
             },
         );
         attack(
@@ -266,7 +271,7 @@ fn published_bodies_of_every_kind_fit_the_stack() {
 #[test]
 fn heads_and_chunked_bodies_fit_the_stack() {
     let many = |count: usize, size: usize| -> String {
-        (0..count).map(|n| format!("X-{n:03}: {}\r\n", "v".repeat(size))).collect()
+        numbered(count, |n| format!("X-{n:03}: {}\r\n", "v".repeat(size)))
     };
     attack("the longest heads", "--trusted-proxy 127.0.0.0/8", |it| {
         let size = (HEAD - 400) / (HEADERS - 1) - 9;
@@ -386,7 +391,7 @@ fn streams_of_every_kind_fit_the_stack() {
             for channel in ["x", "y"] {
                 it.post(&format!("/channels/{channel}"), NDJSON, &line.repeat(900), 200);
             }
-            let many: String = (0..100).map(|n| format!("channel=c{n}*&")).collect();
+            let many = numbered(100, |n| format!("channel=c{n}*&"));
             let mut streams: Vec<TestClient> = [
                 "/stream",
                 "/sse",
@@ -673,7 +678,7 @@ fn mercure_fits_the_stack() {
     });
     attack("Mercure's forms and its API", &mercure(), |it| {
         let form = |size: usize| {
-            let topics: String = (0..10).map(|n| format!("topic=t{n}&")).collect();
+            let topics = numbered(10, |n| format!("topic=t{n}&"));
             format!("{topics}private&type=t&retry=1&id=urn:x&data={}", "%0A".repeat(size / 3))
         };
         it.post(HUB, &format!("{FORM}{all}"), &form(BODY - 200), 200);
@@ -681,7 +686,7 @@ fn mercure_fits_the_stack() {
         it.post(HUB, &format!("{FORM}{all}"), &"topic=&".repeat(9_000), 400);
         it.post(HUB, &format!("{FORM}{all}"), &"&".repeat(BODY - 10), 400);
         it.post(HUB, &format!("{JSON}{all}"), "{}", 415);
-        let many: String = (0..100).map(|n| format!("match=m{n}&")).collect();
+        let many = numbered(100, |n| format!("match=m{n}&"));
         let payload = detailed(&["*".to_owned()], "exact");
         let streams: Vec<_> =
             (0..4).map(|_| it.stream(&format!("{HUB}?{many}"), &bearer(&payload))).collect();
