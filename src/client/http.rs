@@ -67,7 +67,9 @@ impl FromStr for ServerUrl {
             .scheme
             .filter(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
             .ok_or_else(|| wrong("start it with http:// or https://"))?;
-        let authority = parts.authority.ok_or_else(|| wrong("it names no host"))?;
+        // The parser takes `::1[]` for an authority, and then finds no host in it.
+        let authority = parts.authority.filter(|authority| !authority.host().is_empty());
+        let authority = authority.ok_or_else(|| wrong("it names no host"))?;
         if authority.as_str().contains('@') {
             return Err(wrong("take the user out of it; a token is given with --token"));
         }
@@ -303,6 +305,7 @@ mod tests {
             "http://u:p@a",
             "http://a?b",
             "http://a#b",
+            "http://::1[]:1",
         ] {
             assert!(text.parse::<ServerUrl>().is_err(), "{text}");
         }

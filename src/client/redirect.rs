@@ -43,8 +43,8 @@ pub(crate) fn resolve(base: &Uri, location: &str) -> Option<Uri> {
         }
     };
     let url: Uri = utf8_percent_encode(&absolute, UNWRITABLE).to_string().parse().ok()?;
-    let fine = matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some();
-    fine.then_some(url)
+    let has_host = url.host().is_some_and(|host| !host.is_empty());
+    (has_host && matches!(url.scheme_str(), Some("http" | "https"))).then_some(url)
 }
 
 /// `.` and `..` taken out of a path (RFC 3986 §5.2.4), its query left alone.
@@ -91,6 +91,7 @@ mod tests {
             ("/ü x", Some("http://a:1/%C3%BC%20x")),
             ("ftp://x/", None),
             ("mailto:x", None),
+            ("//::1[]:1/", None),
         ] {
             let resolved = resolve(&base, location).map(|url| url.to_string());
             assert_eq!(resolved.as_deref(), url, "{location}");

@@ -47,7 +47,8 @@ macro_rules! on_a_connections_stack {
 
 on_a_connections_stack! { chunks cursor head headers json matcher mercure publish token }
 
-/// The stack of a check. cargo-fuzz builds with optimization and with debug assertions.
+/// The stack of a check, in bytes. cargo-fuzz builds with optimization and with debug assertions.
+/// Frames that are instrumented for coverage fit as well: no target needs more.
 const CHECK_STACK: usize = if cfg!(test) { STACK } else { STACK_OPTIMIZED };
 
 /// Where each input is written before it is checked, if this names a file. An overflow of the
