@@ -6,6 +6,7 @@
 //! divided by what a client costs. The least of them is the ceiling.
 
 mod cgroup;
+mod costs;
 mod system;
 
 use std::fmt;
@@ -14,21 +15,18 @@ use std::str::FromStr;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::delivery::Delivery;
-use system::SELF;
-
-/// What a client takes of the machine's memory, in bytes, by `MemAvailable` with
-/// 10,000 clients (`docs/performance.md`): one whose thread never sends, and one
-/// whose thread does (for that the kernel keeps 33 KB more).
-const MEMORY_DIRECT: u64 = 38 * 1024;
-const MEMORY_WAKE: u64 = 71 * 1024;
+pub use self::costs::{Cost, Costs};
+use self::costs::{IDLE_KERNEL, THREAD_GUARDS};
+use self::system::SELF;
 
 /// What a server uses before its first client: descriptors besides standard input,
 /// output and error (epoll, the watcher's end, the drain event, two for signals; a
 /// listener and a reserve for each address), and threads (six, and one for each address).
 const OWN_DESCRIPTORS: u64 = 5;
 const OWN_THREADS: u64 = 6;
-const OWN_MEMORY: u64 = 8 << 20;
+
+/// What a thread of the server's own maps: the standard library's default stack, in bytes.
+const OWN_STACK: u64 = 2 << 20;
 
 /// What is kept from streams, so that pages and publishing are always answered: a
 /// tenth of the ceiling, and these many at least.
@@ -37,9 +35,9 @@ const RESERVE: usize = 4;
 /// One bound on the number of clients.
 ///
 /// ```
-/// use threadcast::{Ceiling, Delivery};
+/// use threadcast::{Ceiling, Costs};
 ///
-/// let ceiling = Ceiling::of_a_server(Delivery::Direct, 1);
+/// let ceiling = Ceiling::of_a_server(&Costs::default(), 1);
 /// let first = ceiling.binding();
 /// assert!(ceiling.bounds().iter().all(|bound| bound.clients >= first.clients));
 /// ```
@@ -60,9 +58,9 @@ pub struct Bound {
 /// How many clients a server can hold here.
 ///
 /// ```
-/// use threadcast::{Ceiling, Delivery};
+/// use threadcast::{Ceiling, Costs};
 ///
-/// let ceiling = Ceiling::of_a_server(Delivery::Direct, 1);
+/// let ceiling = Ceiling::of_a_server(&Costs::default(), 1);
 /// let bound = ceiling.binding();
 /// println!("{} clients, by {}: {}", ceiling.clients(), bound.name, bound.raise);
 /// ```
@@ -73,29 +71,29 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// The ceiling of a server that has not begun yet, on this many addresses.
-    pub fn of_a_server(delivery: Delivery, addresses: usize) -> Self {
-        Self::to_come(Share::of(delivery), addresses)
+    /// The capacity of a server that has not started yet, on this many addresses.
+    pub fn of_a_server(costs: &Costs, addresses: usize) -> Self {
+        Self::to_come(Share::of(costs), Some(costs), addresses)
     }
 
-    /// The same of any server that has not begun, of which a client takes this much.
-    pub(crate) fn to_come(share: Share, addresses: usize) -> Self {
+    /// The same of any engine that has not started, of which a client takes this much.
+    pub(crate) fn to_come(share: Share, costs: Option<&Costs>, addresses: usize) -> Self {
         let addresses = addresses as u64;
+        let threads = OWN_THREADS + addresses;
         let own = Own {
-            clients: 0,
             descriptors: OWN_DESCRIPTORS + 2 * addresses,
-            threads: OWN_THREADS + addresses - 1, // one runs already: it reads this
-            mappings: (OWN_THREADS + addresses) * MAPPINGS,
-            memory: OWN_MEMORY,
+            threads: threads - 1, // one runs already: it reads this
+            mappings: threads * MAPPINGS,
+            ..Own::reserved(costs, addresses)
         };
         Self::measure(SELF, share, &own)
     }
 
-    /// The ceiling of the server that runs in this process and holds this many
-    /// clients now.
-    pub(crate) fn of_this_server(delivery: Delivery, clients: usize) -> Self {
-        let own = Own { clients: clients as u64, ..Own::default() };
-        Self::measure(SELF, Share::of(delivery), &own)
+    /// The capacity of the server that runs in this process on this many addresses, and holds
+    /// this many clients now.
+    pub(crate) fn of_this_server(costs: &Costs, addresses: usize, clients: usize) -> Self {
+        let own = Own { clients: clients as u64, ..Own::reserved(Some(costs), addresses as u64) };
+        Self::measure(SELF, Share::of(costs), &own)
     }
 
     /// The ceiling of a server that runs in another process, in the same control
@@ -133,6 +131,8 @@ impl Ceiling {
             system::user_threads(process),
             system::mappings(process),
             system::memory(),
+            system::address_space(process),
+            system::data(process),
         ]
         .into_iter()
         .flatten()
@@ -177,22 +177,21 @@ pub fn raise_own_limits() {
 }
 
 /// What one client takes of a server's process and of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Share {
     pub descriptors: u64,
     pub threads: u64,
-    /// In bytes, by `MemAvailable`.
+    /// In bytes.
     pub memory: u64,
+    /// In bytes.
+    pub address_space: u64,
 }
 
 impl Share {
     /// What a client of ours takes.
-    pub(crate) fn of(delivery: Delivery) -> Self {
-        let memory = match delivery {
-            Delivery::Direct => MEMORY_DIRECT,
-            Delivery::Wake => MEMORY_WAKE,
-        };
-        Self { descriptors: 1, threads: 1, memory }
+    pub(crate) fn of(costs: &Costs) -> Self {
+        let address_space = costs.client_address_space();
+        Self { descriptors: 1, threads: 1, memory: costs.client_memory(), address_space }
     }
 
     fn units(self, unit: Unit) -> u64 {
@@ -201,6 +200,7 @@ impl Share {
             Unit::Thread => self.threads,
             Unit::Mapping => self.threads * MAPPINGS,
             Unit::Byte => self.memory,
+            Unit::Address | Unit::Data => self.address_space,
         }
     }
 }
@@ -215,7 +215,23 @@ struct Own {
     descriptors: u64,
     threads: u64,
     mappings: u64,
+    /// What is reserved, in bytes, whether it is in use already or not.
     memory: u64,
+    /// What this process holds of the machine's memory now, in bytes: it is part of what is
+    /// reserved, and of its clients' share.
+    held: u64,
+    /// What the own threads map, and what is reserved, in bytes.
+    address_space: u64,
+}
+
+impl Own {
+    fn reserved(costs: Option<&Costs>, addresses: u64) -> Self {
+        let Some(costs) = costs else { return Self::default() };
+        let memory = costs.reserved_memory();
+        let stacks = (OWN_THREADS + addresses) * OWN_STACK;
+        let held = system::resident();
+        Self { memory, held, address_space: memory + stacks, ..Self::default() }
+    }
 }
 
 /// What a client takes one of, or several.
@@ -224,7 +240,18 @@ enum Unit {
     Descriptor,
     Thread,
     Mapping,
+    /// Of memory.
     Byte,
+    /// A byte of address space.
+    Address,
+    /// A byte of address space that is private and writable.
+    Data,
+}
+
+impl Unit {
+    fn is_bytes(self) -> bool {
+        matches!(self, Self::Byte | Self::Address | Self::Data)
+    }
 }
 
 /// A bound as the system tells it, our clients' share not yet taken off.
@@ -241,14 +268,21 @@ struct Reading {
 impl Reading {
     fn bound(self, own: &Own, share: Share) -> Bound {
         let Self { name, limit, used, unit, raise } = self;
-        let own_use = match unit {
-            Unit::Descriptor => own.descriptors,
-            Unit::Thread => own.threads,
-            Unit::Mapping => own.mappings,
-            Unit::Byte => own.memory,
-        };
         let each = share.units(unit);
-        let used = (used + own_use).saturating_sub(own.clients * each);
+        let (own_use, clients_use) = match unit {
+            Unit::Descriptor => (own.descriptors, own.clients * each),
+            Unit::Thread => (own.threads, own.clients * each),
+            Unit::Mapping => (own.mappings, own.clients * each),
+            // A client may not have cost its whole share yet, so what it holds now is taken off.
+            Unit::Byte => (own.memory, 0),
+            Unit::Address => (own.address_space, own.clients * THREAD_GUARDS),
+            Unit::Data => (own.address_space, 0),
+        };
+        let now = match unit {
+            Unit::Byte => used.saturating_sub(own.held + own.clients * IDLE_KERNEL),
+            _ => used.saturating_sub(clients_use),
+        };
+        let used = now + own_use;
         // Who takes none of it is not bounded by it.
         let clients = limit.saturating_sub(used).checked_div(each).unwrap_or(u64::MAX);
         let clients = usize::try_from(clients).unwrap_or(usize::MAX);
@@ -275,7 +309,7 @@ mod tests {
         let reading =
             |unit| Reading { name: "x", limit: 1_000, used: 500, unit, raise: "x={}".into() };
         let own = Own { clients: 100, descriptors: 20, ..Own::default() };
-        let share = Share { descriptors: 1, threads: 1, memory: 50 };
+        let share = Share { descriptors: 1, threads: 1, memory: 50, address_space: 0 };
         let bound = reading(Unit::Descriptor).bound(&own, share);
         assert_eq!((bound.used, bound.clients), (420, 580));
         assert_eq!(bound.raise, "x=2000");
@@ -286,7 +320,7 @@ mod tests {
     #[test]
     fn who_takes_two_of_it_is_half_as_many_and_who_takes_none_is_not_bounded() {
         let clients = |threads| {
-            let share = Share { descriptors: 1, threads, memory: 0 };
+            let share = Share { descriptors: 1, threads, ..Share::default() };
             let reading = Reading {
                 name: "x",
                 limit: 1_000,
@@ -307,7 +341,7 @@ mod tests {
         let mut shell = shell.spawn().expect("there is a shell");
         let out = shell.stdout.as_mut().expect("it is piped");
         std::io::Read::read_exact(out, &mut [0]).expect("it has set its limit");
-        let share = Share { descriptors: 1, threads: 0, memory: 1 };
+        let share = Share { descriptors: 1, memory: 1, ..Share::default() };
         let ceiling = Ceiling::of_the_process(shell.id(), share);
         let Bound { name, limit, used, clients, .. } = ceiling.binding();
         assert_eq!((*name, *limit, *clients as u64), ("RLIMIT_NOFILE", 100, 100 - used));
@@ -331,8 +365,8 @@ mod tests {
     #[test]
     fn a_running_server_and_one_to_come_have_nearly_the_same_ceiling() {
         let (to_come, running) = (
-            Ceiling::of_a_server(Delivery::Direct, 1),
-            Ceiling::of_this_server(Delivery::Direct, 0),
+            Ceiling::of_a_server(&Costs::default(), 1),
+            Ceiling::of_this_server(&Costs::default(), 1, 0),
         );
         for bound in to_come.bounds() {
             let same = running.bounds().iter().find(|other| other.name == bound.name).unwrap();

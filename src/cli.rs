@@ -15,7 +15,7 @@ use bytesize::ByteSize;
 use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use threadcast::{Config, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt};
+use threadcast::{Config, Costs, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt};
 
 use self::access::{Access, token_file};
 pub(crate) use self::client::{Listen, Publish};
@@ -82,23 +82,48 @@ impl Cli {
 
 /// Say how many clients a server can hold here, what ends it, and how to raise that
 ///
-/// A client is a thread and a descriptor. This reads every bound on those, and on
-/// memory, as a server would that is started in this place: by the same user, in the
+/// A client is a thread and a descriptor, and memory: as much as one that does not read takes.
+/// This reads every bound on those as a server would that is started in this place: by the same user, in the
 /// same control group, with the same limits.
 ///
 /// Exit codes: 0 it is said, 2 wrong arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Doctor {
-    /// Who writes to a client that has caught up, as in `serve`: a thread that writes
-    /// takes more memory
-    #[arg(long, value_name = "HOW", env = "THREADCAST_DELIVERY", default_value = "direct")]
-    delivery: How,
+    /// The bound on the memory of all histories together, as in `serve`
+    #[arg(long, value_name = "SIZE", env = "THREADCAST_HISTORY_TOTAL")]
+    history_total: Option<ByteSize>,
+
+    /// The bound on the number of channels, as in `serve`
+    #[arg(long, value_name = "N", env = "THREADCAST_MAX_CHANNELS", default_value_t = 10_000)]
+    max_channels: usize,
+
+    /// The bound on a request's head, as in `serve`
+    #[arg(long, value_name = "SIZE", env = "THREADCAST_HEAD_LIMIT", default_value = "16KiB")]
+    head_limit: ByteSize,
+
+    /// The bound on a request's body, as in `serve`
+    #[arg(long, value_name = "SIZE", env = "THREADCAST_BODY_LIMIT", default_value = "64KiB")]
+    body_limit: ByteSize,
+
+    /// The bound on an event's data, as in `serve`
+    #[arg(long, value_name = "SIZE", env = "THREADCAST_EVENT_LIMIT", default_value = "64KiB")]
+    event_limit: ByteSize,
 }
 
 impl Doctor {
-    pub(crate) fn delivery(&self) -> Delivery {
-        self.delivery.into()
+    pub(crate) fn costs(&self) -> Costs {
+        let limits = Limits {
+            head: bytes(self.head_limit),
+            body: bytes(self.body_limit),
+            event: bytes(self.event_limit),
+            ..Limits::default()
+        };
+        Costs::new(&limits, self.max_channels, self.history_total.map(bytes))
     }
+}
+
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
 /// Serve streams and the demo page (this is what no command does)
@@ -141,6 +166,11 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "[PATTERN=]EVENTS[,BYTES[,AGE]]", env = "THREADCAST_HISTORY")]
     #[arg(value_delimiter = ';', value_parser = history, default_value = "1000,1MiB,1h")]
     history: Vec<(Option<String>, History)>,
+
+    /// Let all channels' histories together take this much memory; over that, the oldest events
+    /// of all channels leave first. Default: 256MiB, or a quarter of the memory there is
+    #[arg(long, value_name = "SIZE", env = "THREADCAST_HISTORY_TOTAL")]
+    history_total: Option<ByteSize>,
 
     /// Keep the channels' events in this file, over a restart and a power cut; it is made if
     /// need be. Or in this Redis (redis://[:PASSWORD@]HOST, rediss://, redis+unix://), shared
@@ -234,7 +264,6 @@ pub(crate) struct Serve {
 
 impl From<Serve> for Config {
     fn from(serve: Serve) -> Self {
-        let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let history = serve.history.into_iter().fold(Histories::default(), |all, one| match one {
             (Some(pattern), history) => all.with(pattern, history),
             (None, history) => all.with("*", history),
@@ -245,6 +274,7 @@ impl From<Serve> for Config {
             hosts: serve.host,
             history,
             max_channels: serve.max_channels,
+            history_total: serve.history_total.map(bytes),
             store: serve.store,
             delivery: serve.delivery.into(),
             slow_client: match serve.slow_client {

@@ -61,7 +61,7 @@ mod token;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-pub use ceiling::{Bound, Ceiling, raise_own_limits};
+pub use ceiling::{Bound, Ceiling, Cost, Costs, raise_own_limits};
 pub use counters::{count_dropped_log_line, dropped_log_lines};
 pub use delivery::Delivery;
 pub use error::{EventError, PublishError, StartError, StoreError, StoreProblem};

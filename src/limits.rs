@@ -83,9 +83,35 @@ pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long the store may take after the drain to write what it was asked before.
 pub(crate) const LAST_WRITES: Duration = Duration::from_secs(1);
 
-/// What the kernel may hold unsent for one client. Without it, it takes 4 MB
-/// before a client that stopped reading is noticed.
+/// Unsent bytes in a client's socket, in bytes: with more, the socket is not writable. So a client
+/// that stopped reading is noticed early, although [`SEND_BUFFER`] has room for more.
 pub(crate) const NOTSENT_LOWAT: u32 = 64 * 1024;
+
+/// A socket's send buffer, in bytes. Linux doubles it, for its own bookkeeping (socket(7),
+/// `SO_SNDBUF`), and otherwise lets it grow to 4 MB (tcp(7), `tcp_wmem`).
+///
+/// This is the least with which loopback does not stall: its segments are 64 KiB long, and with
+/// half of this a stream of 64 KiB events gets 5 MB/s instead of 360 MB/s.
+pub(crate) const SEND_BUFFER: usize = 64 * 1024;
+
+/// What the kernel then holds unsent or unacknowledged for one client, in bytes: the doubled
+/// buffer, and one segment more, because the buffer is looked at before a segment begins.
+pub(crate) const SEND_BUFFER_HELD: u64 = 2 * SEND_BUFFER as u64 + 64 * 1024;
+
+/// A socket's receive buffer, in bytes. Linux doubles it too, and otherwise lets it grow to 32 MB
+/// (tcp(7), `tcp_rmem`). A client may fill it behind the request of a stream, and nobody reads it.
+pub(crate) const RECEIVE_BUFFER: usize = 32 * 1024;
+
+/// What the kernel then holds that was received from one client and not read, in bytes.
+pub(crate) const RECEIVE_BUFFER_HELD: u64 = 2 * RECEIVE_BUFFER as u64;
+
+/// How many times `--event-limit` an event may take in a stream, where each line of its data begins
+/// with `data: `; and what it may take besides, in bytes.
+pub(crate) const EVENT_EXPANSION: usize = 2;
+pub(crate) const EVENT_OVERHEAD: usize = 1024;
+
+/// How much memory the compiled patterns of all streams may take, in bytes.
+pub(crate) const PATTERNS_TOTAL: u64 = 16 << 20;
 
 /// How long sent bytes may stay unacknowledged before the peer counts as gone, and
 /// how long a silent one may leave probes unanswered. They begin just after the

@@ -10,7 +10,8 @@ use std::env;
 use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::process::{self, ExitCode};
+use std::os::unix::process::CommandExt;
+use std::process::{self, Command as Process, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -20,6 +21,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use threadcast::client::{ClientError, ListenOptions, Listener, Publisher, Stop};
@@ -36,6 +38,9 @@ const GRACE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let command = Cli::parse().command();
+    if matches!(command, Command::Serve(_) | Command::Doctor(_)) {
+        save_address_space();
+    }
     let log = match command.log_format() {
         Some(format) => Log::queued(format),
         None => Ok(Log::direct()),
@@ -53,7 +58,11 @@ fn main() -> ExitCode {
         Command::Listen(options) => listen(options.into()),
         Command::Store(look) => store(look),
         Command::Token(wish) => token(wish),
-        Command::Doctor(options) => say(&Ceiling::of_a_server(options.delivery(), 1)),
+        Command::Doctor(options) => {
+            let costs = options.costs();
+            let ceiling = Ceiling::of_a_server(&costs, 1);
+            say(&format_args!("{ceiling}\n\n{costs}"))
+        }
         Command::Lab(options) => lab(options),
     };
     let code = outcome.map_or_else(|error| failure(&*error, &log), |()| ExitCode::SUCCESS);
@@ -74,6 +83,23 @@ fn failure(error: &(dyn Error + 'static), log: &Log) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Starts this program anew with a single arena for the allocator, where its address space is
+/// bounded: otherwise arenas of 64 MiB take all of it, and a thread that then cannot map its signal
+/// stack aborts the process. glibc reads this setting only when a program starts (mallopt(3)).
+fn save_address_space() {
+    const ARENAS: &str = "MALLOC_ARENA_MAX";
+    if getrlimit(Resource::As).current.is_none() || env::var_os(ARENAS).is_some() {
+        return;
+    }
+    let mut arguments = env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "threadcast".into());
+    let error = match env::current_exe() {
+        Ok(program) => Process::new(program).arg0(name).args(arguments).env(ARENAS, "1").exec(),
+        Err(error) => error,
+    };
+    log::warn!("cannot start with {ARENAS}=1, which saves address space: {error}");
 }
 
 /// Prints a line. `println!` would panic where nothing takes it.

@@ -99,6 +99,61 @@ pub(super) fn memory() -> Option<Reading> {
     })
 }
 
+/// The bound on all that a process maps, where there is one. What it maps privately and writably is
+/// left out of what is used: the heap and the stacks are reserved, or the clients'.
+pub(super) fn address_space(process: &str) -> Option<Reading> {
+    let used = kilobytes(process, "VmSize:")?.saturating_sub(kilobytes(process, "VmData:")?) * 1024;
+    Some(Reading {
+        name: "RLIMIT_AS",
+        limit: soft_limit(process, "Max address space")?,
+        used: used + arenas() * ARENA,
+        unit: Unit::Address,
+        raise:
+            "LimitAS={}   (in its unit's [Service]; in a shell: ulimit -v, in units of 1024 bytes)"
+                .into(),
+    })
+}
+
+/// The bound on what a process maps privately and writably, where there is one.
+pub(super) fn data(process: &str) -> Option<Reading> {
+    Some(Reading {
+        name: "RLIMIT_DATA",
+        limit: soft_limit(process, "Max data size")?,
+        used: 0,
+        unit: Unit::Data,
+        raise: "LimitDATA={}   (in its unit's [Service]; in a shell: ulimit -d, in units of 1024 bytes)"
+            .into(),
+    })
+}
+
+/// What the allocator reserves for each arena but the first, in bytes (glibc's `HEAP_MAX_SIZE`).
+const ARENA: u64 = 64 << 20;
+
+/// How many arenas the allocator may make besides the first: for threads, up to eight for each
+/// processor, unless `MALLOC_ARENA_MAX` says less (mallopt(3)).
+fn arenas() -> u64 {
+    let most = std::env::var("MALLOC_ARENA_MAX").ok().and_then(|most| most.parse().ok());
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    most.unwrap_or(8 * processors).saturating_sub(1)
+}
+
+/// What this process holds of the machine's memory, in bytes.
+pub(super) fn resident() -> u64 {
+    kilobytes(SELF, "VmRSS:").unwrap_or(0) * 1024
+}
+
+/// A line of a process's status.
+pub(super) fn kilobytes(process: &str, key: &str) -> Option<u64> {
+    field(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, key)?.parse().ok()
+}
+
+/// One of a process's own limits as it is now; `None` when there is none.
+fn soft_limit(process: &str, name: &str) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// How far a process may raise one of its own limits; `None` when there is none.
 fn hard_limit(process: &str, name: &str) -> Option<u64> {
     let limits = fs::read_to_string(format!("/proc/{process}/limits")).ok()?;

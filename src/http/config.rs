@@ -35,6 +35,10 @@ pub struct Config {
     pub history: Histories,
     /// How many channels there may be.
     pub max_channels: usize,
+    /// How much memory all histories may take together, in bytes: over that, the oldest events of
+    /// all channels leave first. Without a number, 256 MiB or a quarter of the memory that the
+    /// process may have.
+    pub history_total: Option<usize>,
     /// Where the channels' events are kept over a restart: in a file, or in a Redis that
     /// this node shares with others.
     pub store: Option<StoreAt>,
@@ -124,6 +128,7 @@ impl Default for Config {
             hosts: Vec::new(),
             history: registry.history,
             max_channels: registry.max_channels,
+            history_total: None,
             store: None,
             delivery: Delivery::default(),
             slow_client: SlowClient::default(),

@@ -25,7 +25,8 @@ use super::gate::{Reason, limited};
 use super::{Alive, Shared};
 use crate::counters::{CONNECTIONS_OF_ADDRESS, SYSTEM};
 use crate::limits::{
-    BACKLOG, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, Limits, NOTSENT_LOWAT, STACK, TCP_USER_TIMEOUT,
+    BACKLOG, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, Limits, NOTSENT_LOWAT, RECEIVE_BUFFER,
+    SEND_BUFFER, STACK, TCP_USER_TIMEOUT,
 };
 use crate::process::check_address_space;
 
@@ -70,6 +71,8 @@ fn set_options(socket: &Socket, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_keepalive(&probes)?;
     socket.set_read_timeout(Some(limits.keep_alive))?;
     socket.set_write_timeout(Some(limits.write_deadline))?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)
 }
 
@@ -284,6 +287,8 @@ mod tests {
         assert_eq!(socket.write_timeout().unwrap(), Some(limits.write_deadline));
         let socket = SockRef::from(&socket);
         assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT);
+        assert_eq!(socket.send_buffer_size().unwrap(), 2 * SEND_BUFFER);
+        assert_eq!(socket.recv_buffer_size().unwrap(), 2 * RECEIVE_BUFFER);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(TCP_USER_TIMEOUT));
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);

@@ -51,7 +51,7 @@ use self::listener::Stop;
 use self::mercure::Subscriptions;
 pub(crate) use self::shared::Shared;
 use self::store_writer::{ShutdownOnPanic, StoreWriter, hub};
-use crate::ceiling::Ceiling;
+use crate::ceiling::{Ceiling, Costs};
 use crate::counters::Counters;
 use crate::delivery::{Deliverer, Delivery};
 use crate::error::StartError;
@@ -121,13 +121,15 @@ impl Server {
             folder: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
             source,
         })?;
-        let ceiling = Ceiling::of_a_server(config.delivery, listeners.len());
+        let costs = Costs::new(&config.limits, config.max_channels, config.history_total);
+        let ceiling = Ceiling::of_a_server(&costs, listeners.len());
         let max_clients = max_clients(&config, &ceiling);
         warn_of_strangers(&config);
         warn_of_limits(&config.limits);
         let options = RegistryOptions {
             history: config.history.clone(),
             max_channels: config.max_channels,
+            history_total: costs.history_total(),
             ids: true,
         };
         let counters = Arc::<Counters>::default();
@@ -162,6 +164,7 @@ impl Server {
             lab,
             subscriptions,
             gate,
+            costs,
             counters,
             looking: AtomicU64::new(0),
             stop: Stop::new(inherited).map_err(StartError::Watch)?,

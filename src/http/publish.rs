@@ -10,9 +10,13 @@ use super::refusal::Refusal;
 use super::request::Request;
 use crate::event::Event;
 use crate::json;
+use crate::limits::{EVENT_EXPANSION, EVENT_OVERHEAD};
 
 /// The longest body of many events, in bytes.
 const BATCH_LIMIT: usize = 1024 * 1024;
+
+/// What each line of data costs in a stream besides its text: `data: `, in bytes.
+const LINE: usize = "data: ".len();
 
 /// The longest idempotency key, in bytes.
 const KEY_MAX: usize = 256;
@@ -51,6 +55,18 @@ pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, Refusal> {
 pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), Refusal> {
     if event.data().len() > limit {
         let detail = format!("the data is longer than {limit} bytes (--event-limit); send less");
+        return Err(Refusal::new(413, detail));
+    }
+    // A line costs six bytes more in the stream, and an unsent event is held for each slow client.
+    let breaks = event.data().matches(['\n', '\r']).count();
+    let lines = 1 + breaks - event.data().matches("\r\n").count();
+    let texts = [Some(event.data()), event.name(), event.id()];
+    let texts: usize = texts.into_iter().flatten().map(str::len).sum();
+    if texts + LINE * lines > EVENT_OVERHEAD + limit.saturating_mul(EVENT_EXPANSION) {
+        let detail = format!(
+            "the event takes more than {EVENT_EXPANSION} times {limit} bytes (--event-limit) in a stream, \
+             because its data has {lines} lines; send fewer lines"
+        );
         return Err(Refusal::new(413, detail));
     }
     Ok(())

@@ -18,6 +18,7 @@ use super::listener::{Burst, Stop};
 use super::mercure::Subscriptions;
 use super::refusal::Refusal;
 use super::request::Request;
+use crate::ceiling::{Ceiling, Costs};
 use crate::counters::{ADDRESS, CONNECTIONS, Counters, DRAINING, FULL};
 use crate::delivery::{Delivery, Mailbox};
 use crate::hangup::Watcher;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     /// The same.
     pub(super) subscriptions: Option<Subscriptions>,
     pub(super) gate: Arc<Gate>,
+    /// What it is built to cost at most.
+    pub(super) costs: Costs,
     pub(super) counters: Arc<Counters>,
     /// What telling the status has taken of the processor, in nanoseconds.
     pub(super) looking: AtomicU64,
@@ -89,6 +92,11 @@ impl Shared {
             log::warn!("a stream of {client} is refused (more follow in silence): {detail}");
         }
         Refusal::later(detail, self.gate.wait(reason), request)
+    }
+
+    /// How many clients it can hold, of which it holds this many.
+    pub(super) fn capacity(&self, clients: usize) -> Ceiling {
+        Ceiling::of_this_server(&self.costs, self.listeners.len(), clients)
     }
 
     /// Who writes to the clients that have caught up, now.

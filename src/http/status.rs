@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::{Shared, crowd};
-use crate::ceiling::{Bound, Ceiling};
+use crate::ceiling::{Bound, Cost};
 use crate::counters::{Label, dropped_log_lines};
 use crate::event::Event;
 use crate::process::{self, Group, Process, thread_time};
@@ -30,7 +30,7 @@ fn look(server: &Shared) -> Value {
     let looking = Duration::from_nanos(server.looking.load(Ordering::Relaxed));
     let (process, groups) = Process::with_threads();
     let clients = server.gate.clients();
-    let ceiling = Ceiling::of_this_server(server.delivery(), clients);
+    let ceiling = server.capacity(clients);
     let machine = process::machine().unwrap_or_default();
     let counters = &server.counters;
     let switches = process.switches.map(
@@ -64,6 +64,10 @@ fn look(server: &Shared) -> Value {
         "binds": ceiling.binding().name,
         "raise": ceiling.binding().raise,
         "limits": ceiling.bounds().iter().map(limit).collect::<Vec<_>>(),
+        "client_bytes": costs(server.costs.client()),
+        "reserved_bytes": costs(server.costs.reserved()),
+        "history_bytes": server.hub.history_bytes(),
+        "history_total": server.costs.history_total(),
         "waiting": groups.iter().map(group).collect::<Vec<_>>(),
     });
     if let Some(reachable) = server.hub.reaches_the_log() {
@@ -86,6 +90,11 @@ fn group(group: &Group) -> Value {
         "name": name, "threads": threads, "state": state.to_string(), "waits": waits,
         "voluntary": waited, "involuntary": made, "named": named,
     })
+}
+
+/// The parts by their names.
+fn costs(parts: &[Cost]) -> Value {
+    parts.iter().map(|cost| (cost.name.to_owned(), Value::from(cost.memory))).collect()
 }
 
 fn limit(bound: &Bound) -> Value {
@@ -111,7 +120,7 @@ pub(super) fn metrics(server: &Shared) -> Answer {
     let mut page = Page::with_prefix("threadcast");
     server.counters.register(&mut page);
     let clients = server.gate.clients();
-    let ceiling = Ceiling::of_this_server(server.delivery(), clients);
+    let ceiling = server.capacity(clients);
     let process = Process::now();
     let bytes = i64::try_from(process.resident).unwrap_or(i64::MAX);
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);

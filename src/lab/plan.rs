@@ -173,7 +173,7 @@ impl Options {
     #[must_use]
     pub fn ceiling(&self, engines: &[Engine]) -> (usize, &'static str) {
         let of = |engine: &Engine| {
-            let ceiling = Ceiling::to_come(engine.share(), 1);
+            let ceiling = Ceiling::to_come(engine.share(), None, 1);
             let clients = engine.clients_under(&ceiling).saturating_sub(OWN).max(1);
             // Who is never asked for so many lowers nobody's ceiling.
             (clients < engine.most_clients()).then(|| (clients, ceiling.binding().name))

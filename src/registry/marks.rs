@@ -50,9 +50,18 @@ impl Marks {
     pub(super) fn forget(&mut self, mark: &Mark) {
         if let Some(own) = &mark.own {
             self.own.remove(own);
+            shrink(&mut self.own);
         }
         if let Some(key) = &mark.key {
             self.keys.remove(key);
+            shrink(&mut self.keys);
         }
+    }
+}
+
+/// An index that held many names once does not keep the room for them.
+fn shrink(index: &mut HashMap<Arc<str>, Published>) {
+    if index.capacity() > 32.max(4 * index.len()) {
+        index.shrink_to(2 * index.len());
     }
 }

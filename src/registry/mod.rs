@@ -30,6 +30,7 @@ mod channels;
 mod closing;
 mod cursor;
 mod history;
+mod kept;
 mod list;
 mod marks;
 mod orders;
@@ -64,6 +65,7 @@ pub(crate) use self::closing::{Closing, Ending};
 pub(crate) use self::cursor::Position;
 pub use self::cursor::{ParseStartError, Start};
 pub use self::history::{Histories, History};
+pub(crate) use self::kept::HISTORY_TOTAL;
 pub use self::list::ChannelInfo;
 use self::orders::Order;
 pub(crate) use self::read::Batch;
@@ -129,13 +131,21 @@ pub struct RegistryOptions {
     pub history: Histories,
     /// How many channels there may be at once.
     pub max_channels: usize,
+    /// How much memory all histories may take together, in bytes. Over that, the oldest
+    /// events of all channels leave first; only the newest event is exempt.
+    pub history_total: usize,
     /// Whether events carry an `id:`. A clock's do not: nobody resumes a clock.
     pub ids: bool,
 }
 
 impl Default for RegistryOptions {
     fn default() -> Self {
-        Self { history: Histories::default(), max_channels: 10_000, ids: true }
+        Self {
+            history: Histories::default(),
+            max_channels: 10_000,
+            history_total: HISTORY_TOTAL,
+            ids: true,
+        }
     }
 }
 
@@ -298,6 +308,11 @@ impl Registry {
     /// Disconnected once the registry is closed, for who waits for more than that.
     pub(crate) fn closed(&self) -> &Receiver<Infallible> {
         &self.shared.closed
+    }
+
+    /// How much memory all histories take together, in bytes.
+    pub(crate) fn history_bytes(&self) -> usize {
+        self.lock().kept.bytes()
     }
 
     /// The newest event's id, or the place before the first.

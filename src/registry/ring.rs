@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::History;
+use super::kept::Cost;
 use super::marks::Mark;
 use super::readable::Private;
 use crate::counters::decrease;
@@ -51,6 +52,10 @@ pub(super) struct Ring {
     presence: Amount,
     /// The same of private events.
     private: Amount,
+    /// What the entries cost in memory, in bytes.
+    entries_cost: usize,
+    /// That and the runs of lost ids, as part of the registry's total.
+    cost: Cost,
     lost: Lost,
     /// Once a private event is lost.
     hidden: Option<Box<Hidden>>,
@@ -98,9 +103,22 @@ impl Ring {
             bytes: 0,
             presence: Amount::default(),
             private: Amount::default(),
+            entries_cost: 0,
+            cost: Cost::default(),
             lost: Lost::below(floor.all),
             hidden: Hidden::below(floor),
         }
+    }
+
+    /// Has it count its cost as part of a total. It is empty.
+    pub(super) fn counted(self, cost: Cost) -> Self {
+        Self { cost, ..self }
+    }
+
+    /// Brings the total up to date. Called at the end of whatever changes the ring.
+    fn settle(&mut self) {
+        let hidden = self.hidden.as_ref().map_or(0, |hidden| hidden.public.runs.len());
+        self.cost.set(self.entries_cost + RUN * (self.lost.runs.len() + hidden));
     }
 
     /// Takes the newest event in. What is then too much is still there until
@@ -113,13 +131,18 @@ impl Ring {
         if entry.private.is_some() {
             self.private.add(&entry);
         }
+        self.entries_cost += entry.cost();
         self.entries.push_back(entry);
+        self.settle();
     }
 
     /// Calls the newest event by an idempotency key.
     pub(super) fn mark_newest(&mut self, key: Arc<str>) {
         if let Some(entry) = self.entries.back_mut() {
+            self.entries_cost -= entry.cost();
             entry.mark.get_or_insert_default().key = Some(key);
+            self.entries_cost += entry.cost();
+            self.settle();
         }
     }
 
@@ -134,11 +157,7 @@ impl Ring {
             if !too_many && now.saturating_sub(oldest.at) <= history.age {
                 return;
             }
-            if let Some(entry) = self.entries.pop_front() {
-                self.subtract(&entry);
-                self.let_go(&entry);
-                gone(&entry);
-            }
+            self.evict(&mut gone);
         }
     }
 
@@ -171,11 +190,26 @@ impl Ring {
             self.let_go(entry);
             gone(entry);
         }
+        self.settle();
+    }
+
+    /// Evicts the oldest event.
+    pub(super) fn evict(&mut self, mut gone: impl FnMut(&Entry)) {
+        let Some(entry) = self.entries.pop_front() else { return };
+        self.subtract(&entry);
+        self.let_go(&entry);
+        gone(&entry);
+        // A ring that was full once does not keep the room for it.
+        if self.entries.capacity() > SPARE.max(4 * self.entries.len()) {
+            self.entries.shrink_to(2 * self.entries.len());
+        }
+        self.settle();
     }
 
     /// Counts an entry that has left.
     fn subtract(&mut self, entry: &Entry) {
         decrease(&mut self.bytes, entry.frame.len());
+        decrease(&mut self.entries_cost, entry.cost());
         if entry.presence {
             self.presence.subtract(entry);
         }
@@ -184,12 +218,28 @@ impl Ring {
         }
     }
 
+    /// The oldest event that is kept.
+    pub(super) fn oldest(&self) -> Option<EventId> {
+        self.entries.front().map(|entry| entry.id)
+    }
+
+    /// Forgets all but the newest runs of lost ids, and says whether there were more. A gap
+    /// before them is not counted any more.
+    pub(super) fn forget_runs(&mut self, keep: usize) -> bool {
+        let hidden = self.hidden.as_mut().is_some_and(|hidden| hidden.public.forget_runs(keep));
+        let forgot = self.lost.forget_runs(keep) || hidden;
+        self.settle();
+        forgot
+    }
+
     /// Lets go of everything.
     pub(super) fn clear(&mut self) {
-        (self.bytes, self.presence, self.private) = (0, Amount::default(), Amount::default());
+        (self.bytes, self.entries_cost) = (0, 0);
+        (self.presence, self.private) = (Amount::default(), Amount::default());
         for entry in std::mem::take(&mut self.entries) {
             self.let_go(&entry);
         }
+        self.settle();
     }
 
     fn let_go(&mut self, entry: &Entry) {
@@ -214,6 +264,7 @@ impl Ring {
         if let Some(hidden) = &mut self.hidden {
             hidden.public.at = public_at;
         }
+        self.settle();
     }
 
     /// Nothing is known of what was before its events, up to `floor`.
@@ -366,6 +417,12 @@ pub(super) struct Lost {
 /// counted any more.
 const RUNS_MAX: usize = 4_096;
 
+/// What a run costs in memory, in bytes: its place, where there is room for up to twice as many.
+const RUN: usize = 2 * size_of::<Run>();
+
+/// Room for this many events or runs is kept, however few there are.
+const SPARE: usize = 32;
+
 #[derive(Debug, Clone, Copy)]
 struct Run {
     first: EventId,
@@ -426,6 +483,14 @@ impl Lost {
             self.runs.remove(place);
             self.runs[place - 1].count += count;
         }
+    }
+
+    fn forget_runs(&mut self, keep: usize) -> bool {
+        let forgotten = self.runs.len().saturating_sub(keep);
+        let Some(last) = self.runs.drain(..forgotten).last() else { return false };
+        self.unknown_to = last.last();
+        self.runs.shrink_to_fit();
+        true
     }
 
     /// The newest event that is gone.

@@ -52,13 +52,14 @@ impl Registry {
         open: impl FnOnce(&mut dyn FnMut(EventId, Record)) -> Result<(S, Kept), StoreError>,
     ) -> Result<(Self, Sequencer), StoreError> {
         let mut state = State::new(EventId::ZERO);
+        state.losses = Losses::noted(); // what does not fit leaves the file as well
         let mut began = time_of_day();
         let (store, kept) = open(&mut |id, record| {
             began = began.max(record.at);
             state.enter(Entered::new(id, &record, &options), &options);
+            state.evict(options.history_total);
         })?;
         state.restore(kept, &options);
-        state.losses = Losses::noted();
         let names: Vec<Arc<str>> = state.channels.keys().cloned().collect();
         names.iter().for_each(|name| state.trim(name, began));
         let (mailbox, orders) = Orders::new();
@@ -208,6 +209,7 @@ impl Sequencer {
         let mut state = self.registry.lock();
         entered.into_iter().for_each(|entered| state.enter(entered, options));
         names.iter().for_each(|name| state.trim(name, now));
+        state.evict(options.history_total);
         let bells =
             rings.iter().flat_map(|(name, private)| state.audience(name, private.as_ref()).1);
         let bells: Vec<Bells> = bells.collect();

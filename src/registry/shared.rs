@@ -148,6 +148,7 @@ impl Registry {
             let newest = state.channels.get(name).and_then(|channel| channel.ring.newest_at());
             state.trim(name, newest.map_or(now, |newest| newest.min(now)));
         }
+        state.evict(options.history_total);
         let bells: Vec<Bells> = if lost {
             state.all_bells()
         } else {
@@ -260,6 +261,7 @@ impl State {
         self.take_in(heard, options);
         // The log keeps far more than the rings do, and it is not yet known how old it is.
         rings.iter().for_each(|(name, _)| self.trim(name, Duration::ZERO));
+        self.evict(options.history_total);
     }
 
     fn take_in(&mut self, heard: Heard, options: &RegistryOptions) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::audience::{Audience, Bells};
+use super::kept::{Cost, Kept as Total};
 use super::marks::Marks;
 use super::patterns::{Foreseen, Patterns};
 use super::presence::Presence;
@@ -42,6 +43,8 @@ pub(super) struct State {
     pub(super) idle: BTreeSet<Arc<str>>,
     /// When all channels were swept last.
     pub(super) swept: Duration,
+    /// What all histories cost together.
+    pub(super) kept: Total,
     pub(super) prefixes: BTreeMap<Arc<str>, Audience>,
     pub(super) patterns: Patterns,
     /// The newest listener's key.
@@ -72,6 +75,8 @@ pub(super) struct Channel {
     stored: bool,
     /// How many requests under way need the channel to stay.
     held: usize,
+    /// Its place in the queue of [`kept`](super::kept), if it has one.
+    pub(super) place: Option<EventId>,
 }
 
 /// The least time between two sweeps of all channels that requests ask for which find no
@@ -87,7 +92,7 @@ impl Losses {
         Self(Some(Vec::new()))
     }
 
-    fn event(&mut self, channel: &str, entry: &Entry) {
+    pub(super) fn event(&mut self, channel: &str, entry: &Entry) {
         if let Some(losses) = &mut self.0 {
             losses.push(Loss::of(channel, entry));
         }
@@ -119,9 +124,9 @@ impl Losses {
 }
 
 impl Channel {
-    fn new(floor: Floor, history: History) -> Self {
+    fn new(floor: Floor, history: History, cost: Cost) -> Self {
         Self {
-            ring: Ring::new(floor),
+            ring: Ring::new(floor).counted(cost),
             history,
             marks: Marks::default(),
             audience: Audience::default(),
@@ -129,6 +134,7 @@ impl Channel {
             watchers: Vec::new(),
             stored: false,
             held: 0,
+            place: None,
         }
     }
 
@@ -144,6 +150,15 @@ impl Channel {
     pub(super) fn trim(&mut self, now: Duration, mut gone: impl FnMut(&Entry)) {
         let Self { ring, history, marks, .. } = self;
         ring.trim(now, history, |entry| {
+            entry.mark.iter().for_each(|mark| marks.forget(mark));
+            gone(entry);
+        });
+    }
+
+    /// Evicts the oldest event.
+    pub(super) fn evict(&mut self, mut gone: impl FnMut(&Entry)) {
+        let Self { ring, marks, .. } = self;
+        ring.evict(|entry| {
             entry.mark.iter().for_each(|mark| marks.forget(mark));
             gone(entry);
         });
@@ -169,6 +184,7 @@ impl State {
             channels: BTreeMap::new(),
             idle: BTreeSet::new(),
             swept: Duration::ZERO,
+            kept: Total::default(),
             prefixes: BTreeMap::new(),
             patterns: Patterns::default(),
             last_key: 0,
@@ -188,7 +204,7 @@ impl State {
         options: &RegistryOptions,
     ) -> &mut Channel {
         if !self.channels.contains_key(name) {
-            let mut channel = Channel::new(self.floor, options.history.of(name));
+            let mut channel = Channel::new(self.floor, options.history.of(name), self.kept.part());
             let name: Arc<str> = name.into();
             if !self.patterns.is_empty() {
                 channel.watchers = self.patterns.greet(&name);
@@ -209,8 +225,12 @@ impl State {
         for channel in &channels {
             self.channel_of_any_number(channel, options);
             let target = self.introduce(channel);
+            let is_queued = target.place.is_some();
             entry.mark.iter().for_each(|mark| target.marks.add(mark, published));
             target.ring.push(entry.clone());
+            if !is_queued {
+                self.queue(channel, entry.id);
+            }
         }
     }
 
@@ -312,8 +332,9 @@ impl State {
 
     /// Removes a channel. Of what it has lost, the floor remains.
     fn remove(&mut self, name: &str) {
-        let Self { channels, losses, floor, patterns, .. } = self;
+        let Self { channels, losses, floor, patterns, kept, .. } = self;
         let Some((name, channel)) = channels.remove_entry(name) else { return };
+        kept.remove(channel.place, &name);
         *floor = floor.max(channel.ring.floor());
         if channel.stored {
             losses.channel(&name, *floor);

@@ -127,8 +127,9 @@ impl Registry {
             let Some(target) = state.channels.get_mut(*topic) else { continue };
             if let Some(key) = key.filter(|_| newest > last) {
                 // The key is known for as long as the newest event of its batch is.
-                target.ring.mark_newest(key.into());
-                target.marks.add(&Mark { own: None, key: Some(key.into()) }, published);
+                let key: Arc<str> = key.into();
+                target.ring.mark_newest(Arc::clone(&key));
+                target.marks.add(&Mark { own: None, key: Some(key) }, published);
             }
             target.trim(now, |_| {});
         }
@@ -136,6 +137,7 @@ impl Registry {
         if private.is_none() && newest > last {
             state.last_public = newest;
         }
+        state.evict(self.shared.options.history_total);
         drop(guard);
         bells.iter().for_each(Bells::ring);
         let events = usize::try_from(newest.n.saturating_sub(last.n)).unwrap_or_default();
@@ -200,8 +202,12 @@ impl State {
         let Some((first, others)) = topics.split_first() else { return };
         let mut push = |topic, entry: Entry| {
             let Some(target) = self.channels.get_mut(topic) else { return };
+            let (id, is_queued) = (entry.id, target.place.is_some());
             entry.mark.iter().for_each(|mark| target.marks.add(mark, published));
             target.ring.push(entry);
+            if !is_queued {
+                self.queue(topic, id);
+            }
         };
         others.iter().for_each(|topic| push(*topic, entry.clone()));
         push(first, entry);

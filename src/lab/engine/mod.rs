@@ -30,7 +30,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::ceiling::{Ceiling, Share};
+use crate::ceiling::{Ceiling, Costs, Share};
 use crate::delivery::Delivery;
 use apache::Mpm;
 
@@ -129,8 +129,7 @@ impl Engine {
     /// What a client takes. The memory is what `docs/threads.md` and a run of the lab found.
     pub(crate) fn share(self) -> Share {
         let (descriptors, threads, kilobytes) = match self {
-            Self::Direct => return Share::of(Delivery::Direct),
-            Self::Wake => return Share::of(Delivery::Wake),
+            Self::Direct | Self::Wake => return Share::of(&Costs::default()),
             Self::TinyHttp => (2, 2, 127),
             Self::EventLoop => (1, 0, 5),
             Self::Node => (1, 0, 27),
@@ -138,7 +137,7 @@ impl Engine {
             Self::ApachePrefork => (1, 3, 4_000),
             Self::ApacheEvent => (1, 2, 240),
         };
-        Share { descriptors, threads, memory: kilobytes * 1024 }
+        Share { descriptors, threads, memory: kilobytes * 1024, address_space: 0 }
     }
 
     /// How many clients it holds under this ceiling: threadcast keeps a tenth for pages and publishing,

@@ -1,0 +1,154 @@
+//! The bound on the sum of all histories.
+//!
+//! Each ring counts what it costs in memory, and adds that to one total. When the total is over
+//! its bound, the registry evicts the oldest event of all channels, then the next oldest, until
+//! the total fits. An evicted event becomes part of a gap, as does an event that leaves its ring
+//! because of the channel's own bounds.
+//!
+//! # Invariants
+//!
+//! * **A channel that is not queued costs nothing.** Each channel that has events, or remembers
+//!   the ids of lost ones, has exactly one place in the queue.
+//! * **A place in the queue is never later than its channel's oldest event.** It may be earlier,
+//!   because publishing does not correct it; eviction does.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::marks::Mark;
+use super::ring::Entry;
+use super::state::State;
+use crate::id::EventId;
+
+/// The default bound on the sum of all histories, in bytes.
+pub(crate) const HISTORY_TOTAL: usize = 256 << 20;
+
+/// What a kept event costs besides its frame, in bytes: its place in the ring (which has room for
+/// up to twice as many), the frame's two counters, and the allocator's part.
+const ENTRY: usize = 2 * size_of::<Entry>() + 32;
+
+/// What a client-supplied id or a key costs besides its text, in bytes: its places in the event
+/// and in the dedup index, and the allocator's part.
+const NAME: usize = 160;
+
+/// What a topic of a private event costs besides its text, in bytes.
+const TOPIC: usize = 48;
+
+/// How many runs of lost ids a channel keeps when memory is short.
+const RUNS_KEPT: usize = 64;
+
+impl Entry {
+    /// What it costs in memory, in bytes. An event of several topics is counted in full in each
+    /// of its channels, although the rings share its frame.
+    pub(super) fn cost(&self) -> usize {
+        let names = |mark: &Mark| -> usize {
+            [&mark.own, &mark.key].into_iter().flatten().map(|name| NAME + name.len()).sum()
+        };
+        let topics = self.private.iter().flat_map(|private| private.topics.iter());
+        ENTRY
+            + self.frame.len()
+            + self.mark.as_deref().map_or(0, names)
+            + topics.map(|topic| TOPIC + topic.len()).sum::<usize>()
+    }
+}
+
+/// A ring's part of the total. Dropping it takes the part off.
+#[derive(Debug, Default)]
+pub(super) struct Cost {
+    bytes: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Cost {
+    /// Sets the ring's part. The registry's lock is held, so no order of memory is needed.
+    pub(super) fn set(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        let total = self.total.load(Ordering::Relaxed);
+        self.total.store(total + bytes - before, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Cost {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// What all rings cost together, and which channel has the oldest event.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    total: Arc<AtomicUsize>,
+    /// For each channel with a cost: an id that is not later than its oldest event.
+    queue: BTreeSet<(EventId, Arc<str>)>,
+}
+
+impl Kept {
+    /// The part of a new ring.
+    pub(super) fn part(&self) -> Cost {
+        Cost { bytes: 0, total: Arc::clone(&self.total) }
+    }
+
+    /// What all rings cost together, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Removes the place of a channel that is gone.
+    pub(super) fn remove(&mut self, place: Option<EventId>, name: &Arc<str>) {
+        if let Some(place) = place {
+            self.queue.remove(&(place, Arc::clone(name)));
+        }
+    }
+}
+
+impl State {
+    /// Gives a channel its place in the queue, unless it has one. It has just got this event.
+    pub(super) fn queue(&mut self, name: &str, id: EventId) {
+        let Some((name, _)) = self.channels.get_key_value(name) else { return };
+        let name = Arc::clone(name);
+        let Some(channel) = self.channels.get_mut(&name) else { return };
+        if channel.place.is_none() {
+            channel.place = Some(id);
+            self.kept.queue.insert((id, name));
+        }
+    }
+
+    /// Evicts the oldest events of all channels until the histories cost no more than `limit`
+    /// bytes. Only the newest event of all is exempt.
+    ///
+    /// O(log channels), amortized over the events that have left their rings.
+    pub(super) fn evict(&mut self, limit: usize) {
+        if self.kept.bytes() > limit {
+            self.evict_oldest(limit);
+        }
+    }
+
+    #[inline(never)] // the common case is the comparison above
+    fn evict_oldest(&mut self, limit: usize) {
+        let Self { kept: Kept { total, queue }, channels, losses, last, .. } = self;
+        while total.load(Ordering::Relaxed) > limit {
+            let Some((id, name)) = queue.pop_first() else { return };
+            let Some(channel) = channels.get_mut(&name) else { continue };
+            channel.place = match channel.ring.oldest() {
+                Some(oldest) if oldest != id => Some(oldest),
+                // Counts are worth less than events.
+                Some(oldest) if oldest != *last && !channel.ring.forget_runs(RUNS_KEPT) => {
+                    channel.evict(|entry| losses.event(&name, entry));
+                    Some(id)
+                }
+                Some(_) => Some(id),
+                None => {
+                    channel.ring.forget_runs(0);
+                    None
+                }
+            };
+            if let Some(place) = channel.place {
+                queue.insert((place, name));
+            }
+            if id == *last {
+                return;
+            }
+        }
+    }
+}
