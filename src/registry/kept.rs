@@ -8,7 +8,7 @@
 //! # Invariants
 //!
 //! * **A channel that is not queued costs nothing.** Each channel that has events, or remembers
-//!   the ids of lost ones, has exactly one place in the queue.
+//!   more than one run of lost ids, has exactly one place in the queue.
 //! * **A place in the queue is never later than its channel's oldest event.** It may be earlier,
 //!   because publishing does not correct it; eviction does.
 
@@ -139,7 +139,7 @@ impl State {
                 }
                 Some(_) => Some(id),
                 None => {
-                    channel.ring.forget_runs(0);
+                    channel.ring.forget_runs(1);
                     None
                 }
             };

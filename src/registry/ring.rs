@@ -117,8 +117,10 @@ impl Ring {
 
     /// Brings the total up to date. Called at the end of whatever changes the ring.
     fn settle(&mut self) {
-        let hidden = self.hidden.as_ref().map_or(0, |hidden| hidden.public.runs.len());
-        self.cost.set(self.entries_cost + RUN * (self.lost.runs.len() + hidden));
+        // One run is part of what each channel costs anyway.
+        let more = |lost: &Lost| lost.runs.len().saturating_sub(1);
+        let runs = more(&self.lost) + self.hidden.as_ref().map_or(0, |hidden| more(&hidden.public));
+        self.cost.set(self.entries_cost + RUN * runs);
     }
 
     /// Takes the newest event in. What is then too much is still there until
