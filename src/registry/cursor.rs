@@ -14,6 +14,9 @@ use crate::id::EventId;
 /// node has told.
 const AHEAD: Duration = Duration::from_secs(60);
 
+/// Of how many channels a stream remembers up to where their losses are not reported: 32 bytes each.
+const FORGIVEN_MAX: usize = 1_024;
+
 /// Where a stream begins.
 ///
 /// ```
@@ -33,7 +36,8 @@ pub enum Start {
     After(String),
     /// With what is kept of this long ago and later.
     Age(Duration),
-    /// With all that is kept. This alone never begins with a gap.
+    /// With all that is kept. This alone does not begin with a gap, unless more than 1,024 of its
+    /// channels have lost events: a stream does not remember more of them.
     All,
 }
 
@@ -191,6 +195,7 @@ impl State {
                     .collect();
                 channels.sort_unstable();
                 let any = !channels.is_empty() || others > EventId::ZERO;
+                let any = any && channels.len() <= FORGIVEN_MAX;
                 let forgiven = any.then(|| Box::new(Forgiven { channels, others }));
                 found(Position { forgiven, ..Position::default() })
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::readable::Private;
-use super::ring::{Entry, Lost, Ring};
+use super::ring::{Entry, Lost, Missed, Ring};
 use super::{Channel, Channels, Position, Registry, State};
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
@@ -74,7 +74,7 @@ impl Registry {
             }
             if gaps {
                 let told = Told { after: next, known: position.known, upto: id, next: Some(id) };
-                batch.gaps += write_gaps(&sources, &told, framing, out);
+                batch.gaps += write_gaps(channels, &sources, &told, framing, out);
             }
             out.extend_from_slice(entry.frame.bytes(framing));
             batch.events += 1;
@@ -87,7 +87,7 @@ impl Registry {
         if !batch.more {
             if gaps {
                 let told = Told { after: next, known: position.known, upto, next: None };
-                batch.gaps += write_gaps(&sources, &told, framing, out);
+                batch.gaps += write_gaps(channels, &sources, &told, framing, out);
             }
             next = next.max(upto);
             let known = state.last_known(channels);
@@ -231,25 +231,74 @@ struct Told {
 }
 
 /// Writes what is missing, and says of how many channels something is.
-fn write_gaps(sources: &[Source<'_>], told: &Told, framing: Framing, out: &mut Vec<u8>) -> u64 {
+fn write_gaps(
+    channels: &Channels,
+    sources: &[Source<'_>],
+    told: &Told,
+    framing: Framing,
+    out: &mut Vec<u8>,
+) -> u64 {
     let Told { after, known, upto, next } = *told;
     let losses = sources.iter().filter_map(|source| {
         let from = source.told_from.max(after);
         let shown = if from == after { known } else { from };
         source.lost.between(from, upto).map(|missed| (source.name, missed, shown))
     });
-    let losses: Vec<_> = losses.collect();
+    let losses: Vec<Loss<'_>> = losses.collect();
     let Some(newest) = losses.iter().map(|(_, missed, _)| missed.to).max() else { return 0 };
     // Where it is not known which are gone, the newest may be the event that comes
     // next. Its id must not be said before it is.
     let id = (next != Some(newest)).then_some(newest);
-    let gaps = losses
-        .iter()
-        .map(|(name, missed, from)| gap(name, missed.count, &from.to_string(), missed.to));
-    for frame in group(gaps, id) {
+    let gaps = if losses.len() > GAPS_MAX {
+        summary(channels, &losses, known, newest)
+    } else {
+        let gap =
+            |(name, missed, from): &Loss<'_>| gap(name, missed.count, &from.to_string(), missed.to);
+        losses.iter().map(gap).collect()
+    };
+    for frame in group(gaps.into_iter(), id) {
         out.extend_from_slice(frame.bytes(framing));
     }
     losses.len() as u64
+}
+
+/// How many channels have a gap event each. Where more have lost events at once, each name, prefix
+/// and pattern of the stream has one instead, so that a stream's unsent bytes are bounded: a gap
+/// names its channel, which takes up to 6 KiB.
+const GAPS_MAX: usize = 16;
+
+/// What is missing of a channel, and after which event.
+type Loss<'a> = (&'a str, Missed, EventId);
+
+/// One gap for each name and prefix of a stream that has lost events, and for each pattern.
+#[inline(never)] // few streams ever need it
+fn summary(
+    channels: &Channels,
+    losses: &[Loss<'_>],
+    after: EventId,
+    newest: EventId,
+) -> Vec<Event> {
+    let (names, prefixes) = (&channels.names, &channels.prefixes);
+    let mut gaps = Vec::new();
+    let mut by_prefix: Vec<Option<Missed>> = vec![None; prefixes.len()];
+    for (name, missed, from) in losses {
+        // Both are sorted, and no prefix begins with another.
+        let place = prefixes.partition_point(|prefix| **prefix <= **name).checked_sub(1);
+        if let Some(place) = place.filter(|place| name.starts_with(&*prefixes[*place])) {
+            let sum = by_prefix[place].get_or_insert(Missed { count: Some(0), to: missed.to });
+            sum.count = sum.count.zip(missed.count).map(|(sum, count)| sum + count);
+            sum.to = sum.to.max(missed.to);
+        } else if names.binary_search_by(|known| (**known).cmp(name)).is_ok() {
+            gaps.push(gap(name, missed.count, &from.to_string(), missed.to));
+        }
+    }
+    let from = after.to_string();
+    gaps.extend(prefixes.iter().zip(by_prefix).filter_map(|(prefix, missed)| {
+        missed.map(|missed| gap(&format!("{prefix}*"), missed.count, &from, missed.to))
+    }));
+    // To ask a pattern of each channel would take long, and the lock is held.
+    gaps.extend(channels.patterns().iter().map(|it| gap(it.text(), None, &from, newest)));
+    gaps
 }
 
 /// Gaps that belong together: the last alone carries the id, so that a client

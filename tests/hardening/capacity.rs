@@ -204,6 +204,19 @@ fn histories_of_many_channels_are_bounded_together() {
 }
 
 #[test]
+fn gaps_of_many_channels_are_summarized() {
+    let server = bounded(100_000, None);
+    let begin = server.registry.last_id();
+    publish_to_many(&server, 1_000, 1_000);
+    let mut stream = Stream::of(&server, &format!("/channels/*?last_event_id={begin}"), "");
+    let gap = stream.event().gap().expect("most events are gone");
+    assert_eq!(gap["channel"], "*", "{gap}");
+    let missed = gap["missed"].as_u64().expect("each channel has lost one");
+    assert!((800..1_000).contains(&missed), "{gap}");
+    assert_eq!(stream.event().data().len(), 1_000, "the rest follows");
+}
+
+#[test]
 fn empty_events_and_their_names_have_a_cost() {
     const TOTAL: usize = 200_000;
     let server = bounded(TOTAL, None);
