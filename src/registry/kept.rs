@@ -133,22 +133,96 @@ impl State {
             channel.place = match channel.ring.oldest() {
                 Some(oldest) if oldest != id => Some(oldest),
                 // Counts are worth less than events.
-                Some(oldest) if oldest != *last && !channel.ring.forget_runs(RUNS_KEPT) => {
+                Some(_) if channel.ring.forget_runs(RUNS_KEPT) => Some(id),
+                Some(oldest) if oldest == *last => {
+                    queue.insert((id, name));
+                    return;
+                }
+                Some(_) => {
                     channel.evict(|entry| losses.event(&name, entry));
                     Some(id)
                 }
-                Some(_) => Some(id),
                 None => {
                     channel.ring.forget_runs(1);
                     None
                 }
             };
-            if let Some(place) = channel.place {
-                queue.insert((place, name));
-            }
-            if id == *last {
-                return;
+            queue.extend(channel.place.map(|place| (place, name)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::Event;
+    use crate::registry::{Histories, History, Registry, RegistryOptions, Update};
+
+    /// What the rings cost by themselves, the queue's invariants checked.
+    fn recount(registry: &Registry) -> usize {
+        let state = registry.lock();
+        for (name, channel) in &state.channels {
+            let places = state.kept.queue.iter().filter(|Reverse((_, queued))| queued == name);
+            let places: Vec<EventId> = places.map(|Reverse((id, _))| *id).collect();
+            assert_eq!(places.len(), usize::from(channel.queued), "{name}");
+            let oldest = channel.ring.oldest();
+            assert!(oldest.is_none_or(|oldest| places.iter().all(|id| *id <= oldest)), "{name}");
+            assert!(channel.queued || channel.ring.is_empty(), "{name}");
+        }
+        let rings = state.channels.values().map(|channel| &channel.ring);
+        rings.map(|ring| ring.entries().map(Entry::cost).sum::<usize>() + ring.runs_cost()).sum()
+    }
+
+    #[test]
+    fn the_total_is_what_the_rings_cost_whatever_happens() {
+        let rule = History { events: 5, age: Duration::from_millis(20), ..History::default() };
+        for history_total in [2_000, 20_000, usize::MAX] {
+            let history = Histories::default().with("short*", rule);
+            let options = RegistryOptions { history, history_total, ..Default::default() };
+            let registry = Registry::with(options);
+            let mut random = fastrand::Rng::with_seed(7);
+            for step in 0..3_000 {
+                let topics = ["a", "short/a", "short/b", "c", "d"];
+                let begin = random.usize(..topics.len());
+                let topics = &topics[begin..(begin + random.usize(1..3)).min(topics.len())];
+                let key = random.bool().then(|| format!("key-{step}"));
+                let event = Event::new("x".repeat(random.usize(..300)));
+                let event = event.with_id(format!("id-{step}")).expect("an id");
+                let update = Update {
+                    topics,
+                    events: &[event],
+                    private: random.bool(),
+                    key: key.as_deref(),
+                };
+                registry.publish_update(&update).expect("all are names");
+                match random.usize(..50) {
+                    0 => registry.sweep(),
+                    1 => drop(registry.forget(topics[0]).expect("there is no store")),
+                    _ => {}
+                }
+                let counted = registry.history_bytes();
+                assert_eq!(counted, recount(&registry), "after step {step}");
+                let newest = 2 * 1_500; // exempt, in at most two channels
+                assert!(counted <= history_total.saturating_add(newest), "{counted}");
             }
         }
+    }
+
+    #[test]
+    fn runs_of_lost_ids_are_bounded_with_the_events() {
+        let rule = History { events: 1, ..History::default() };
+        let history_total = 100_000;
+        let history = Histories::all(rule);
+        let options = RegistryOptions { history, history_total, ..Default::default() };
+        let registry = Registry::with(options);
+        // Each channel loses every tenth id: no run is longer than one.
+        for n in 0..50_000 {
+            let name = format!("channel-{}", n % 10);
+            registry.publish(&name, &Event::new("")).expect("a name");
+            assert!(registry.history_bytes() <= history_total + 1_000);
+        }
+        assert_eq!(registry.history_bytes(), recount(&registry));
     }
 }

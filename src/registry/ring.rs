@@ -117,10 +117,15 @@ impl Ring {
 
     /// Brings the total up to date. Called at the end of whatever changes the ring.
     fn settle(&mut self) {
-        // One run is part of what each channel costs anyway.
+        self.cost.set(self.entries_cost + self.runs_cost());
+    }
+
+    /// What the runs of lost ids cost in memory, in bytes. One run is part of what each channel
+    /// costs anyway.
+    pub(super) fn runs_cost(&self) -> usize {
         let more = |lost: &Lost| lost.runs.len().saturating_sub(1);
-        let runs = more(&self.lost) + self.hidden.as_ref().map_or(0, |hidden| more(&hidden.public));
-        self.cost.set(self.entries_cost + RUN * runs);
+        let hidden = self.hidden.as_ref().map_or(0, |hidden| more(&hidden.public));
+        RUN * (more(&self.lost) + hidden)
     }
 
     /// Takes the newest event in. What is then too much is still there until
