@@ -494,7 +494,7 @@ impl Lost {
 
     fn forget_runs(&mut self, keep: usize) -> bool {
         let forgotten = self.runs.len().saturating_sub(keep);
-        let Some(last) = self.runs.drain(..forgotten).last() else { return false };
+        let Some(last) = self.runs.drain(..forgotten).next_back() else { return false };
         self.unknown_to = last.last();
         self.runs.shrink_to_fit();
         true
