@@ -164,12 +164,12 @@ mod tests {
     fn recount(registry: &Registry) -> usize {
         let state = registry.lock();
         for (name, channel) in &state.channels {
-            let places = state.kept.queue.iter().filter(|Reverse((_, queued))| queued == name);
-            let places: Vec<EventId> = places.map(|Reverse((id, _))| *id).collect();
-            assert_eq!(places.len(), usize::from(channel.queued), "{name}");
+            let places = state.kept.queue.iter().filter(|(_, queued)| queued == name);
+            let places: Vec<EventId> = places.map(|(id, _)| *id).collect();
+            assert_eq!(places, Vec::from_iter(channel.place), "{name}");
             let oldest = channel.ring.oldest();
             assert!(oldest.is_none_or(|oldest| places.iter().all(|id| *id <= oldest)), "{name}");
-            assert!(channel.queued || channel.ring.is_empty(), "{name}");
+            assert!(channel.place.is_some() || channel.ring.is_empty(), "{name}");
         }
         let rings = state.channels.values().map(|channel| &channel.ring);
         rings.map(|ring| ring.entries().map(Entry::cost).sum::<usize>() + ring.runs_cost()).sum()
