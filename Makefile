@@ -23,7 +23,7 @@ fmt: ## Format the code
 
 ## Before a commit
 
-check: fmt-check lint licences test doc ## Everything CI checks, fastest first
+check: fmt-check lint licences test stack clients doc ## Everything CI checks, fastest first
 	@echo "check: all good"
 
 fmt-check: ## Fail if `make fmt` would change anything
@@ -89,6 +89,24 @@ promtool: ## Install promtool and faketime for two tests, where that is possible
 stack: ## Send every route its worst input, optimized, and measure what is touched of the threads' stacks
 	$(CARGO) test --locked --profile quick --test stack
 
+attack: ## Run every attack at once beside 1,000 clients, for two minutes (ATTACK=120: seconds)
+	ATTACK=$(or $(ATTACK),120) $(CARGO) test --release --locked --test attack -- --nocapture
+
+clients: target/clients/complete ## Run client libraries from npm and PyPI against the server: the table of docs/clients.md
+	$(CARGO) test --locked --test clients -- --ignored --nocapture
+
+# sseclient and sseclient-py have a module of the same name, so one of them has a folder of its own.
+target/clients/complete: tests/clients/package-lock.json tests/clients/requirements.txt
+	$(call debian,command -v node && command -v npm && python3 -m pip --version,nodejs npm python3 python3-pip,\
+	  No Node.js with npm or no Python with pip here.)
+	@mkdir -p target/clients && cp tests/clients/package.json tests/clients/package-lock.json target/clients
+	@cd target/clients && npm ci --silent --no-audit --no-fund
+	@python3 -m pip install -q --disable-pip-version-check --target target/clients/python --upgrade \
+	  -r tests/clients/requirements.txt
+	@python3 -m pip install -q --disable-pip-version-check --target target/clients/python-sseclient --upgrade \
+	  --no-deps sseclient==0.0.27
+	@touch $@
+
 slow: ## The tests that take their time: a client that vanishes without a word (40 s)
 	$(CARGO) test --locked --test vanishing -- --ignored --nocapture
 
@@ -139,4 +157,4 @@ help: ## Show this help
 	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
 	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: run test stack fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help
+.PHONY: run test stack attack clients fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help

@@ -70,5 +70,6 @@ fn the_same_registry_works_inside_tiny_http() {
     let mut publisher = TestClient::connect(example.addr);
     publisher.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
     let id = publisher.answer().body;
+    client.first_frame();
     assert_eq!(client.chunk(), Some(format!("id: {id}\ndata: hi\n\n")));
 }

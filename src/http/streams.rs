@@ -67,7 +67,7 @@ pub(super) fn channels(
         return Ok(Reply::Head(opening(exchange, &[], Headers::new()))); // it subscribes to nothing
     }
     let subscription = subscribe(exchange, channels, &start, reader, presence)?;
-    let first = [first_frame(&exchange.request, &subscription)];
+    let first = [first_frame(&exchange.request, &subscription, &CURSOR_AS_EVENT)];
     let opening = opening(exchange, &first, Headers::new());
     Ok(reply(exchange, live(exchange, opening, subscription, reader), place, None))
 }
@@ -182,10 +182,17 @@ fn start(request: &Request) -> Result<Start, Refusal> {
 /// Node.js, and those of Python.
 const CURSOR_AS_EVENT: [&str; 4] = ["Mozilla/", "node", "python-", "Python/"];
 
-/// The frame that the stream of a subscription begins with.
-pub(super) fn first_frame(request: &Request, subscription: &Subscription) -> Frame {
+/// Of these, the clients of Mercure that ignore an event of a type that they do not listen for.
+pub(super) const MERCURE_CURSOR_AS_EVENT: [&str; 2] = ["Mozilla/", "node"];
+
+/// The frame that the stream of a subscription begins with: as an event for these clients.
+pub(super) fn first_frame(
+    request: &Request,
+    subscription: &Subscription,
+    as_event: &[&str],
+) -> Frame {
     let agent = request.text("user-agent").unwrap_or_default();
-    subscription.first_frame(CURSOR_AS_EVENT.iter().any(|start| agent.starts_with(start)))
+    subscription.first_frame(as_event.iter().any(|start| agent.starts_with(start)))
 }
 
 /// The longest name that somebody may be present under, in bytes.

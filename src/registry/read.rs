@@ -74,7 +74,7 @@ impl Registry {
             }
             if gaps {
                 let told = Told { after: next, known: position.known, upto: id, next: Some(id) };
-                batch.gaps += write_gaps(channels, &sources, &told, framing, out);
+                batch.gaps += write_gaps(channels, &sources, &told, framing, out).0;
             }
             out.extend_from_slice(entry.frame.bytes(framing));
             batch.events += 1;
@@ -87,7 +87,9 @@ impl Registry {
         if !batch.more {
             if gaps {
                 let told = Told { after: next, known: position.known, upto, next: None };
-                batch.gaps += write_gaps(channels, &sources, &told, framing, out);
+                let (count, newest) = write_gaps(channels, &sources, &told, framing, out);
+                batch.gaps += count;
+                position.known = position.known.max(newest);
             }
             next = next.max(upto);
             let known = state.last_known(channels);
@@ -230,14 +232,14 @@ struct Told {
     next: Option<EventId>,
 }
 
-/// Writes what is missing, and says of how many channels something is.
+/// Writes what is missing, and says of how many channels something is, and the newest id of it.
 fn write_gaps(
     channels: &Channels,
     sources: &[Source<'_>],
     told: &Told,
     framing: Framing,
     out: &mut Vec<u8>,
-) -> u64 {
+) -> (u64, EventId) {
     let Told { after, known, upto, next } = *told;
     let losses = sources.iter().filter_map(|source| {
         let from = source.told_from.max(after);
@@ -245,7 +247,9 @@ fn write_gaps(
         source.lost.between(from, upto).map(|missed| (source.name, missed, shown))
     });
     let losses: Vec<Loss<'_>> = losses.collect();
-    let Some(newest) = losses.iter().map(|(_, missed, _)| missed.to).max() else { return 0 };
+    let Some(newest) = losses.iter().map(|(_, missed, _)| missed.to).max() else {
+        return (0, EventId::ZERO);
+    };
     // Where it is not known which are gone, the newest may be the event that comes
     // next. Its id must not be said before it is.
     let id = (next != Some(newest)).then_some(newest);
@@ -259,7 +263,7 @@ fn write_gaps(
     for frame in group(gaps.into_iter(), id) {
         out.extend_from_slice(frame.bytes(framing));
     }
-    losses.len() as u64
+    (losses.len() as u64, newest)
 }
 
 /// How many channels have a gap event each. Where more have lost events at once, each name, prefix

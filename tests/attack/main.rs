@@ -54,7 +54,7 @@ fn all_attacks_at_once_cost_no_client_an_event() {
     let server = Process::shell(
         &format!("mkfifo {log}; exec 2<>{log}; rm {log}; ulimit -n 3000; exec"),
         &format!(
-            "--mercure --mercure-subscriptions --log-format json --log-streams --public {}",
+            "--mercure --mercure-subscriptions --log-format json --public {}",
             public.display()
         ),
     );

@@ -134,6 +134,11 @@ impl Process {
         self.status_kib("VmHWM:")
     }
 
+    /// The address space in use, which `ulimit -v` bounds.
+    pub fn virtual_kib(&self) -> u64 {
+        self.status_kib("VmSize:")
+    }
+
     fn status_kib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(self.proc("status")).expect("the process runs");
         let line = status.lines().find_map(|line| line.strip_prefix(field));

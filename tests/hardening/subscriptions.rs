@@ -86,7 +86,11 @@ fn head_creates_no_channel_and_counts_no_subscriber() {
     for target in ["/channels/b", "/channels/b?presence=ada", "/channels?channel=b&channel=c"] {
         let answer = server.head(&format!("HEAD {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         assert_eq!(answer.status, 200, "{target}: {answer:?}");
-        assert_eq!(answer.header("content-type"), Some("text/event-stream"), "{target}");
+        assert_eq!(
+            answer.header("content-type"),
+            Some("text/event-stream; charset=utf-8"),
+            "{target}"
+        );
     }
     let bad = "HEAD /channels/b?presence=%00 HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(server.head(bad).status, 400);

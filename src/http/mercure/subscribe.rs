@@ -49,7 +49,8 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     if reader.by_query {
         headers.push(("Cache-Control", "private".into()));
     }
-    let first = [streams::first_frame(&exchange.request, &subscription)];
+    let first =
+        [streams::first_frame(&exchange.request, &subscription, &streams::MERCURE_CURSOR_AS_EVENT)];
     let opening = streams::opening(exchange, &first, headers);
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
