@@ -194,13 +194,13 @@ fn published_bodies_of_every_kind_fit_the_stack() {
                 it.post(
                     "/channels/x?event=e&id=own&retry=1",
                     "Idempotency-Key: k\r\n",
-                    &"y\n".repeat(BODY / 2),
+                    &"yyyyyyy\n".repeat(BODY / 8),
                     200,
                 );
                 it.post(
                     "/channels/x",
                     FORM,
-                    &format!("data={}&event=e&retry=1", "%0A".repeat(20_000)),
+                    &format!("data={}&event=e&retry=1", "%0A".repeat(18_000)),
                     200,
                 );
                 it.post("/channels/x", "Content-Type: text/plain\r\n", "", 200);
@@ -677,11 +677,11 @@ fn mercure_fits_the_stack() {
         }
     });
     attack("Mercure's forms and its API", &mercure(), |it| {
-        let form = |size: usize| {
+        let form = |lines: usize| {
             let topics = numbered(10, |n| format!("topic=t{n}&"));
-            format!("{topics}private&type=t&retry=1&id=urn:x&data={}", "%0A".repeat(size / 3))
+            format!("{topics}private&type=t&retry=1&id=urn:x&data={}", "%0A".repeat(lines))
         };
-        it.post(HUB, &format!("{FORM}{all}"), &form(BODY - 200), 200);
+        it.post(HUB, &format!("{FORM}{all}"), &form(18_000), 200);
         it.post(HUB, &format!("{FORM}{all}"), &"topic=a&".repeat(8_000), 400);
         it.post(HUB, &format!("{FORM}{all}"), &"topic=&".repeat(9_000), 400);
         it.post(HUB, &format!("{FORM}{all}"), &"&".repeat(BODY - 10), 400);
