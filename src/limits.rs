@@ -134,3 +134,22 @@ pub(crate) const STACK_OPTIMIZED: usize = 64 * 1024;
 /// The stack of a connection's thread, in bytes. A build without optimization needs several times
 /// as much.
 pub(crate) const STACK: usize = if cfg!(debug_assertions) { 512 * 1024 } else { STACK_OPTIMIZED };
+
+/// How many channels, prefixes and patterns one stream may name.
+pub(crate) const NAMES_MAX: usize = 100;
+
+/// What the names, prefixes and patterns of one stream may take together, in bytes, and
+/// what the patterns of one token may. A pattern counts in full for each stream, although
+/// equal patterns share one program.
+pub(crate) const PATTERNS_PER_STREAM: usize = 64 * 1024;
+
+/// What all patterns in use may take together, in bytes.
+pub(crate) const PATTERNS_TOTAL: usize = 16 * 1024 * 1024;
+
+/// How much of that is for the patterns of tokens alone, in bytes: without it, streams of
+/// clients without a token could keep out a publisher whose token names patterns.
+pub(crate) const PATTERNS_FOR_TOKENS: usize = 4 * 1024 * 1024;
+
+/// How many different patterns may be in use by streams. A new channel's name is matched
+/// against all of them: 4,096 of the slowest and the longest name take 20 ms.
+pub(crate) const PATTERNS_MAX: usize = 4_096;

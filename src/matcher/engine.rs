@@ -1,34 +1,59 @@
-//! Regular expressions that cannot be slow.
+//! Regular expressions that cannot be slow: deterministic automata with a bounded table.
 //!
-//! Each state of a program is visited at most once for each byte of the topic, and a
-//! program has a bounded number of states. Nothing is kept between two searches: ten
-//! thousand patterns cost what their programs take.
+//! A search reads one table cell for each byte of the topic, whatever the pattern is, and
+//! stops at the first byte that rules a match out. Nothing is kept between two searches.
 //!
-//! They are of bytes, not of characters: what they are asked of is ASCII, as URLs are.
+//! They match bytes, not characters: topics are matched as URLs, which are ASCII.
 
-use regex_automata::nfa::thompson::backtrack::{BoundedBacktracker, Cache, Config};
-use regex_automata::nfa::thompson::{self, WhichCaptures};
+use std::collections::HashMap;
+
+use regex_automata::dfa::{Automaton, StartKind, dense};
+use regex_automata::nfa::thompson::{self, NFA, WhichCaptures};
+use regex_automata::util::primitives::StateID;
 use regex_automata::util::syntax;
-use regex_automata::{Anchored, Input};
+use regex_automata::{Anchored, Input, MatchKind};
 use urlpattern::RegexSyntax;
 use urlpattern::regexp::RegExp;
 
-/// How many bytes a compiled program may take: some thousand states.
-const PROGRAM_MAX: usize = 32 * 1024;
+/// The largest table of one pattern, in cells of two bytes. An offset into it fits a `u16`.
+const CELLS_MAX: usize = 16 * 1024;
 
-/// How deep a pattern's syntax may be nested, of which a group takes up to four: the
-/// compiler calls itself for each, on the small stack of a connection's thread.
+/// The most memory that each step of a compilation may take, in bytes: the expression's
+/// program, and the automaton before it is packed. One compilation runs at a time.
+const PROGRAM_MAX: usize = 32 * 1024;
+const AUTOMATON_MAX: usize = 256 * 1024;
+const DETERMINIZE_MAX: usize = 128 * 1024;
+
+/// How many steps of a compilation count as one byte: 64 KiB of steps take about 30 ms.
+const STEPS_PER_BYTE: usize = 32;
+
+/// How deep a pattern's syntax may nest; a group takes up to four levels. The compiler
+/// recurses for each, on the small stack of a connection's thread.
 const NEST_MAX: u32 = 32;
 
-/// How many bytes the marks of visited states may take: enough for the biggest program
-/// and the longest topic, escaped.
-const VISITED_MAX: usize = 1024 * 1024;
+/// The state from which nothing matches: the table's first row.
+const DEAD: u16 = 0;
 
-/// A compiled program.
+/// A compiled regular expression.
 #[derive(Debug)]
-pub(super) struct Engine(BoundedBacktracker);
+pub(super) struct Engine(Box<Table>);
 
-/// It is no regular expression, or one that is too big.
+#[derive(Debug)]
+struct Table {
+    /// The class of each byte: bytes that no pattern tells apart share one.
+    classes: [u8; 256],
+    /// A row for each state: for each class the offset of the next state's row, and in the
+    /// last cell whether a text that ends here matches.
+    cells: Box<[u16]>,
+    /// How many cells a row has.
+    width: usize,
+    start: u16,
+    /// How many steps it took to compile, about: for each cell, the branches of the program
+    /// that may have been followed.
+    steps: usize,
+}
+
+/// The text is no regular expression, or one that is too big.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
     Invalid,
@@ -40,27 +65,109 @@ impl Engine {
         if switches_unicode_on(pattern) {
             return Err(Refused::Invalid);
         }
-        let compiler = thompson::Config::new()
+        let syntax = syntax::Config::new().unicode(false).utf8(false).nest_limit(NEST_MAX);
+        let program = thompson::Config::new()
             .utf8(false)
             .which_captures(WhichCaptures::None)
             .nfa_size_limit(Some(PROGRAM_MAX));
-        let syntax = syntax::Config::new().unicode(false).utf8(false).nest_limit(NEST_MAX);
-        let built = BoundedBacktracker::builder()
-            .configure(Config::new().visited_capacity(VISITED_MAX))
-            .syntax(syntax)
-            .thompson(compiler)
-            .build(pattern);
-        built.map(Self).map_err(|error| match error.size_limit() {
+        let built = thompson::Compiler::new().syntax(syntax).configure(program).build(pattern);
+        let nfa = built.map_err(|error| match error.size_limit() {
             Some(_) => Refused::TooBig,
             None => Refused::Invalid,
-        })
+        })?;
+        let automaton = dense::Config::new()
+            .start_kind(StartKind::Anchored)
+            .match_kind(MatchKind::All)
+            .accelerate(false)
+            .dfa_size_limit(Some(AUTOMATON_MAX))
+            .determinize_size_limit(Some(DETERMINIZE_MAX));
+        let built = dense::Builder::new().configure(automaton).build_from_nfa(&nfa);
+        let dfa = built.map_err(|error| {
+            if error.is_size_limit_exceeded() { Refused::TooBig } else { Refused::Invalid }
+        })?;
+        Table::pack(&nfa, &dfa).map(|table| Self(Box::new(table)))
     }
 
-    /// Whether it matches from the first byte on.
+    /// Whether the expression matches from the first byte on.
     pub(super) fn matches(&self, text: &str) -> bool {
-        let input = Input::new(text).anchored(Anchored::Yes).earliest(true);
-        // A text too long for the marks is longer than any topic.
-        self.0.try_is_match(&mut Cache::new(&self.0), input).unwrap_or(false)
+        let Table { classes, cells, width, start, .. } = &*self.0;
+        let mut state = usize::from(*start);
+        for byte in text.bytes() {
+            state = usize::from(cells[state + usize::from(classes[usize::from(byte)])]);
+            if state == usize::from(DEAD) {
+                return false;
+            }
+        }
+        cells[state + width - 1] != DEAD
+    }
+
+    /// What it counts, in bytes: its heap memory, or more if it took long to compile. So
+    /// one bound holds for the memory of a stream's patterns and for the time they take.
+    pub(super) fn bytes(&self) -> usize {
+        let heap = size_of::<Table>() + size_of_val(&*self.0.cells);
+        heap.max(self.0.steps / STEPS_PER_BYTE)
+    }
+}
+
+impl Table {
+    /// Copies the reachable states of an automaton: a quarter of its size, or less.
+    fn pack(nfa: &NFA, dfa: &dense::DFA<Vec<u32>>) -> Result<Self, Refused> {
+        let byte_classes = nfa.byte_classes();
+        let mut classes = [0; 256];
+        let mut width = 1;
+        for byte in 0..=u8::MAX {
+            let class = byte_classes.get(byte);
+            classes[usize::from(byte)] = class;
+            width = width.max(usize::from(class) + 2);
+        }
+        let mut one_of_each: Vec<u8> = vec![0; width - 1];
+        (0..=u8::MAX).for_each(|byte| one_of_each[usize::from(byte_classes.get(byte))] = byte);
+        let input = Input::new("").anchored(Anchored::Yes);
+        let start = dfa.start_state_forward(&input).map_err(|_| Refused::Invalid)?;
+        let mut states = States { rows: HashMap::new(), found: Vec::new(), width };
+        let start = states.row_of(dfa, start)?;
+        let mut cells = vec![DEAD; width];
+        while let Some(state) = states.found.get(cells.len() / width - 1).copied() {
+            if dfa.is_match_state(state) {
+                // It matches whatever follows.
+                let row = states.row_of(dfa, state)?;
+                cells.extend(std::iter::repeat_n(row, width));
+                continue;
+            }
+            for byte in &one_of_each {
+                cells.push(states.row_of(dfa, dfa.next_state(state, *byte))?);
+            }
+            let end = dfa.next_eoi_state(state);
+            cells.push(u16::from(dfa.is_match_state(end)));
+        }
+        let branches = nfa.states().iter().filter(|state| state.is_epsilon()).count();
+        let steps = cells.len() * (branches + 1);
+        Ok(Self { classes, cells: cells.into(), width, start, steps })
+    }
+}
+
+/// The states that are reachable, in the order in which they were found.
+struct States {
+    rows: HashMap<StateID, u16>,
+    found: Vec<StateID>,
+    width: usize,
+}
+
+impl States {
+    /// The offset of this state's row, behind the row of the dead state.
+    fn row_of(&mut self, dfa: &dense::DFA<Vec<u32>>, state: StateID) -> Result<u16, Refused> {
+        if dfa.is_dead_state(state) {
+            return Ok(DEAD);
+        }
+        if let Some(row) = self.rows.get(&state) {
+            return Ok(*row);
+        }
+        self.found.push(state);
+        let row = self.found.len() * self.width;
+        let row = u16::try_from(row).ok().filter(|_| row + self.width <= CELLS_MAX);
+        let row = row.ok_or(Refused::TooBig)?;
+        self.rows.insert(state, row);
+        Ok(row)
     }
 }
 
@@ -123,9 +230,28 @@ mod tests {
     }
 
     #[test]
-    fn the_biggest_program_has_room_for_the_longest_topic() {
-        let sized = |n| Engine::new(&format!("^(?:a?){{{n}}}$"));
-        let most = (1..10_000).rev().step_by(7).find_map(|n| sized(n).ok()).unwrap();
-        assert!(most.0.max_haystack_len() >= 3 * 1_024 + 64, "{}", most.0.max_haystack_len());
+    fn an_expression_matches_the_whole_text() {
+        for (pattern, matching, others) in [
+            ("^a*b$", &["b", "aab"][..], &["", "a", "ba", "bb", "ab\n"][..]),
+            ("^$", &[""], &["a"]),
+            ("^(?:a|ab)(?:c|bcd)$", &["ac", "abc", "abcd"], &["ab", "abd"]),
+            (r"^\bab\b$", &["ab"], &["abc", "-ab"]),
+            ("^(?:(?m:^a$)|b)$", &["a", "b"], &["a\na", ""]),
+            (r"^[^\x00-\x7f]+$", &["\u{e9}"], &["e"]),
+        ] {
+            let engine = Engine::new(pattern).unwrap();
+            matching.iter().for_each(|text| assert!(engine.matches(text), "{pattern} {text:?}"));
+            others.iter().for_each(|text| assert!(!engine.matches(text), "{pattern} {text:?}"));
+        }
+    }
+
+    #[test]
+    fn an_automaton_that_explodes_is_refused() {
+        for explodes in ["^(?:a|b)*a(?:a|b){20}$", "^(?:[ab]*a[ab]{300})$", "^(?:a?){500}b$"] {
+            assert_eq!(Engine::new(explodes).unwrap_err(), Refused::TooBig, "{explodes}");
+        }
+        let most =
+            (1..2_000).rev().step_by(9).find_map(|n| Engine::new(&format!("^a{{{n}}}$")).ok());
+        assert!(most.unwrap().0.cells.len() <= CELLS_MAX);
     }
 }

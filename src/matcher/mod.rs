@@ -2,12 +2,18 @@
 //!
 //! # Invariants
 //!
-//! * **No pattern is slow.** What it is compiled to has a bound, and what it costs to
-//!   match is at most that bound times the topic's length ([`engine`]).
+//! * **No pattern is slow.** Its program has a bounded size, and matching takes one step
+//!   for each byte of the topic ([`engine`]).
+//! * **No pattern is matched under a lock of the registry**: debug builds panic
+//!   ([`unlocked`]).
+//! * **Equal patterns share one program**, and all of them together have a bound
+//!   ([`shared`]).
 //! * **What cannot be told to match does not**: a pattern may stand in a token.
 
 mod engine;
+mod shared;
 mod template;
+pub(crate) mod unlocked;
 mod url_pattern;
 
 use std::cell::OnceCell;
@@ -17,11 +23,16 @@ use std::{error, fmt};
 
 use url::Url;
 
+pub(crate) use self::shared::Purpose;
+use self::shared::Syntax;
 use self::template::Template;
 use self::url_pattern::UrlPattern;
 
 /// The longest pattern, in bytes.
 const PATTERN_MAX: usize = 1_024;
+
+/// What a pattern takes in tables and by its allocations, besides their contents, in bytes.
+const OVERHEAD: usize = 160;
 
 /// What selects topics. Cloning it is cheap, and two of the same kind and text are
 /// equal.
@@ -42,6 +53,28 @@ pub struct Matcher(Arc<Inner>);
 struct Inner {
     text: Box<str>,
     kind: Kind,
+    /// How much of the memory for patterns it takes, in bytes.
+    counted: usize,
+}
+
+impl Inner {
+    /// A pattern, with what it takes: the allocations are rounded up.
+    fn counted(text: &str, kind: Kind) -> Self {
+        let program = match &kind {
+            Kind::Any | Kind::Exact => 0,
+            Kind::Template(template) => template.bytes(),
+            Kind::UrlPattern(pattern) => pattern.bytes(),
+        };
+        // Its text stands in the table of patterns too.
+        let counted = size_of::<Self>() + 2 * text.len() + program + OVERHEAD;
+        Self { text: text.into(), kind, counted }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        shared::forget(self);
+    }
 }
 
 enum Kind {
@@ -68,30 +101,46 @@ impl Matcher {
     /// A topic selector of Mercure 0.x: `*`, a URI template (RFC 6570, all levels), or
     /// what is neither, which is compared byte for byte.
     ///
-    /// Fails if it is too long or compiles too big, and as [`check_topic`] does.
+    /// Fails if it is too long or compiles too big, if the patterns in use take all the
+    /// memory they may, and as [`check_topic`] does.
     pub fn selector(text: &str) -> Result<Self, MatcherError> {
+        Self::selector_for(Purpose::Stream, text)
+    }
+
+    pub(crate) fn selector_for(purpose: Purpose, text: &str) -> Result<Self, MatcherError> {
         check(text)?;
-        Ok(match Template::new(text)? {
-            Some(template) => Self::of(text, Kind::Template(template)),
-            None => Self::exact(text)?,
-        })
+        if !template::is_one(text) {
+            return Self::exact(text);
+        }
+        let compile = || Template::new(text).map(Kind::Template);
+        shared::pattern(Syntax::Template, text, purpose, compile).map(Self)
     }
 
     /// A URL pattern of the WHATWG's; `*` is every topic. It and the topics may be
     /// relative: both are then below one base.
     ///
-    /// Fails if it is none, is too long or compiles too big, and as [`check_topic`]
-    /// does.
+    /// Fails if it is none, is too long or compiles too big, if the patterns in use take
+    /// all the memory they may, and as [`check_topic`] does.
     pub fn url_pattern(text: &str) -> Result<Self, MatcherError> {
+        Self::url_pattern_for(Purpose::Stream, text)
+    }
+
+    pub(crate) fn url_pattern_for(purpose: Purpose, text: &str) -> Result<Self, MatcherError> {
         check(text)?;
         if text == "*" {
             return Ok(Self::any());
         }
-        Ok(Self::of(text, Kind::UrlPattern(UrlPattern::new(text)?)))
+        let compile = || UrlPattern::new(text).map(Kind::UrlPattern);
+        shared::pattern(Syntax::UrlPattern, text, purpose, compile).map(Self)
     }
 
     fn of(text: &str, kind: Kind) -> Self {
-        Self(Arc::new(Inner { text: text.into(), kind }))
+        Self(Arc::new(Inner { text: text.into(), kind, counted: 0 }))
+    }
+
+    /// The memory it holds, in bytes, however many share it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.counted.max(self.0.text.len())
     }
 
     /// Whether it selects this topic.
@@ -101,6 +150,9 @@ impl Matcher {
 
     /// The same, for who has many to ask of one topic.
     pub(crate) fn is_of(&self, topic: &Topic<'_>) -> bool {
+        if !self.is_any() && !self.is_exact() {
+            unlocked::check();
+        }
         match &self.0.kind {
             Kind::Any => true,
             Kind::Exact => *self.0.text == *topic.text,
@@ -208,8 +260,10 @@ pub enum MatcherError {
         /// What the matter is.
         detail: String,
     },
-    /// It would be slow: what it is compiled to is too big.
+    /// Its program is too big.
     TooBig,
+    /// The patterns in use take all the memory that patterns may.
+    Full,
 }
 
 impl fmt::Display for MatcherError {
@@ -230,6 +284,10 @@ impl fmt::Display for MatcherError {
             ),
             Self::TooBig => f.write_str(
                 "this pattern is too big when it is compiled; repeat less, or write it shorter",
+            ),
+            Self::Full => f.write_str(
+                "the patterns in use take all the memory that patterns may; name topics exactly, \
+                 or try again later",
             ),
         }
     }
@@ -305,6 +363,41 @@ mod tests {
         assert_eq!([exact("*"), selector("*")], [pattern("*"), Matcher::any()]);
         let types = [exact("a"), selector("a{b}"), pattern("a"), Matcher::any()];
         assert_eq!(types.map(|m| m.match_type()), ["exact", "template", "urlpattern", "exact"]);
+    }
+
+    #[test]
+    fn equal_patterns_share_one_program() {
+        let [one, other] = [(); 2].map(|()| Matcher::url_pattern("/shared/:a/x/:b").unwrap());
+        assert!(Arc::ptr_eq(&one.0, &other.0));
+        let [template, again] = [(); 2].map(|()| Matcher::selector("/shared/{a}").unwrap());
+        assert!(Arc::ptr_eq(&template.0, &again.0));
+        let weak = Arc::downgrade(&one.0);
+        drop((one, other));
+        assert!(weak.upgrade().is_none(), "the table keeps nothing alive");
+        assert!(Matcher::url_pattern("/shared/:a/x/:b").unwrap().matches("/shared/1/x/2"));
+    }
+
+    /// So that usual ones fit into a stream's 64 KiB.
+    #[test]
+    fn usual_patterns_are_small() {
+        for (text, at_most) in [
+            ("/books/:id", 700),
+            ("https://example.com/books/*", 700),
+            ("https://example.com/users/:id/orders/:order", 1_600),
+            ("https://*.example.com/:year(\\d+)/:month(\\d+)/*", 2_000),
+        ] {
+            let bytes = Matcher::url_pattern(text).unwrap().bytes();
+            assert!(bytes <= at_most, "{text} takes {bytes} bytes");
+        }
+        for (text, at_most) in [
+            ("https://example.com/{a}/{b}", 1_600),
+            ("https://example.com/users/{id}{?page,size}", 4_000),
+            ("https://example.com/search{?q,page,size,sort,order}", 16_000),
+            ("/{+path}", 1_600),
+        ] {
+            let bytes = Matcher::selector(text).unwrap().bytes();
+            assert!(bytes <= at_most, "{text} takes {bytes} bytes");
+        }
     }
 
     #[test]

@@ -22,17 +22,21 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// `None` if the text has no expression, or one that is wrong: it is then not a
-    /// template, and means itself.
-    pub(super) fn new(text: &str) -> Result<Option<Self>, MatcherError> {
-        let Some(first) = text.find('{') else { return Ok(None) };
+    /// Compiles a text that [`is_one`].
+    pub(super) fn new(text: &str) -> Result<Self, MatcherError> {
+        let first = text.find('{').unwrap_or_default();
         // What would be escaped in an expansion is not compared as it stands.
         let plain = text[..first].bytes().take_while(|byte| is_kept(char::from(*byte))).count();
         let (prefix, rest) = text.split_at(plain);
-        let Some(pattern) = pattern(rest)? else { return Ok(None) };
-        // It is ours, so that it is sound: it can only be too big.
+        // The expression is ours and sound: it can only be too big.
+        let pattern = pattern(rest)?.ok_or(MatcherError::TooBig)?;
         let rest = Engine::new(&pattern).map_err(|_| MatcherError::TooBig)?;
-        Ok(Some(Self { prefix: prefix.into(), rest }))
+        Ok(Self { prefix: prefix.into(), rest })
+    }
+
+    /// The heap memory it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.prefix.len() + self.rest.bytes()
     }
 
     pub(super) fn matches(&self, topic: &str) -> bool {
@@ -146,12 +150,14 @@ impl Operator {
     }
 }
 
-/// At most so many characters of a value, of which each may be escaped: up to four
-/// bytes in UTF-8.
+/// At most so many characters of a value. An escaped character is up to four bytes of
+/// UTF-8, of which all but the first begin with the bits 10: so a text has one number of
+/// characters only, and its automaton stays small.
 fn prefix(operator: &Operator, length: u16) -> String {
     let one = operator.character();
     let kept = one.strip_suffix("|%[0-9A-Fa-f]{2})").unwrap_or(one);
-    format!("{kept}|(?:%[0-9A-Fa-f]{{2}}){{1,4}}){{0,{length}}}")
+    let escaped = "%[0-7C-Fc-f][0-9A-Fa-f](?:%[89ABab][0-9A-Fa-f]){0,3}";
+    format!("{kept}|{escaped}){{0,{length}}}")
 }
 
 #[derive(Debug)]
@@ -204,6 +210,25 @@ fn is_name(part: &str) -> bool {
     }
 }
 
+/// Whether a text is a template: it has expressions, and all of them are right. Anything
+/// else means itself.
+pub(super) fn is_one(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        let Some((_, _, behind)) = expression(&rest[at..]) else { return false };
+        rest = behind;
+    }
+    text.contains('{')
+}
+
+/// The expression that a text begins with, and the text behind it.
+fn expression(text: &str) -> Option<(Operator, Vec<Variable<'_>>, &str)> {
+    let (expression, behind) = text.strip_prefix('{')?.split_once('}')?;
+    let (operator, variables) = Operator::of(expression)?;
+    let variables: Option<Vec<_>> = variables.split(',').map(Variable::of).collect();
+    Some((operator, variables?, behind))
+}
+
 /// The regular expression of a template; `None` if it is none.
 ///
 /// Fails if it would be too long.
@@ -213,11 +238,7 @@ fn pattern(template: &str) -> Result<Option<String>, MatcherError> {
     while let Some(at) = rest.find(['{', '}']) {
         let (literal, behind) = rest.split_at(at);
         pattern += &literal_of(literal);
-        let expression = behind.strip_prefix('{').and_then(|behind| behind.split_once('}'));
-        let Some((expression, behind)) = expression else { return Ok(None) };
-        let Some((operator, variables)) = Operator::of(expression) else { return Ok(None) };
-        let variables: Option<Vec<_>> = variables.split(',').map(Variable::of).collect();
-        let Some(variables) = variables else { return Ok(None) };
+        let Some((operator, variables, behind)) = expression(behind) else { return Ok(None) };
         pattern += &operator.expansion(&variables).ok_or(MatcherError::TooBig)?;
         rest = behind;
     }

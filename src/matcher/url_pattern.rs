@@ -1,5 +1,6 @@
 //! URL patterns as the WHATWG has them, without their captured groups.
 
+use std::cell::OnceCell;
 use std::sync::LazyLock;
 
 use url::Url;
@@ -22,7 +23,39 @@ pub(super) fn resolve(topic: &str) -> Option<Url> {
 
 /// A compiled pattern: protocol, user name, password, host name, port, path, query and
 /// fragment.
-pub(super) struct UrlPattern(Box<[Matcher<Engine>; 8]>);
+pub(super) struct UrlPattern([Part; 8]);
+
+/// What one part of a URL has to be. Most patterns leave most parts open.
+enum Part {
+    Any,
+    Text(Box<str>),
+    Like(Box<Matcher<Engine>>),
+}
+
+impl Part {
+    fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Text(only) => **only == *text,
+            Self::Like(matcher) => matcher.matches(text).is_some(),
+        }
+    }
+
+    /// The heap memory it takes, in bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Any => 0,
+            Self::Text(text) => text.len(),
+            Self::Like(matcher) => {
+                let engine = match &matcher.inner {
+                    InnerMatcher::RegExp { regexp: Ok(engine) } => engine.bytes(),
+                    _ => 0,
+                };
+                size_of_val(&**matcher) + matcher.prefix.len() + matcher.suffix.len() + engine
+            }
+        }
+    }
+}
 
 impl UrlPattern {
     pub(super) fn new(text: &str) -> Result<Self, MatcherError> {
@@ -46,8 +79,13 @@ impl UrlPattern {
         ];
         let parts: Result<Vec<_>, _> =
             parts.into_iter().map(|part| compiled(part.matcher)).collect();
-        let parts: Box<[_; 8]> = parts?.try_into().map_err(|_| refused("it has eight parts"))?;
+        let parts: [Part; 8] = parts?.try_into().map_err(|_| refused("it has eight parts"))?;
         Ok(Self(parts))
+    }
+
+    /// The heap memory it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(Part::bytes).sum()
     }
 
     pub(super) fn matches(&self, url: &Url) -> bool {
@@ -62,37 +100,55 @@ impl UrlPattern {
             url.query().unwrap_or_default(),
             url.fragment().unwrap_or_default(),
         ];
-        self.0.iter().zip(parts).all(|(matcher, part)| matcher.matches(part).is_some())
+        self.0.iter().zip(parts).all(|(part, text)| part.matches(text))
     }
 }
 
-fn compiled(matcher: Matcher<Source>) -> Result<Matcher<Engine>, MatcherError> {
-    let Matcher { prefix, suffix, inner, ignore_case } = matcher;
+fn compiled(matcher: Matcher<Source>) -> Result<Part, MatcherError> {
+    let Matcher { mut prefix, mut suffix, inner, ignore_case } = matcher;
     let inner = match inner {
-        InnerMatcher::Literal { literal } => InnerMatcher::Literal { literal },
+        InnerMatcher::Literal { literal } => return Ok(Part::Text(literal.into())),
+        InnerMatcher::SingleCapture { filter: None, allow_empty: true }
+            if prefix.is_empty() && suffix.is_empty() =>
+        {
+            return Ok(Part::Any);
+        }
         InnerMatcher::SingleCapture { filter, allow_empty } => {
             InnerMatcher::SingleCapture { filter, allow_empty }
         }
         InnerMatcher::RegExp { regexp } => {
-            let Source(regexp) = regexp.map_err(|error| refused(&error.to_string()))?;
-            let regexp = Engine::new(&regexp).map_err(|error| match error {
+            let source = regexp.map_err(|error| refused(&error.to_string()))?;
+            source.engine();
+            let regexp = source.engine.into_inner().unwrap_or(Err(Refused::Invalid));
+            let regexp = regexp.map_err(|error| match error {
                 Refused::Invalid => refused("a group is no regular expression, or nests too deep"),
                 Refused::TooBig => MatcherError::TooBig,
             })?;
             InnerMatcher::RegExp { regexp: Ok(regexp) }
         }
     };
-    Ok(Matcher { prefix, suffix, inner, ignore_case })
+    prefix.shrink_to_fit();
+    suffix.shrink_to_fit();
+    Ok(Part::Like(Box::new(Matcher { prefix, suffix, inner, ignore_case })))
 }
 
 fn refused(detail: &str) -> MatcherError {
     MatcherError::Pattern { detail: detail.into() }
 }
 
-/// A regular expression that is not compiled yet: the crate has each of them twice, and
-/// of the one we need it takes the fixed text off its ends first.
+/// A regular expression that is compiled once, if it is needed: the crate has each of
+/// them twice, and takes the fixed text off the ends of the one that is used.
 #[derive(Debug)]
-struct Source(String);
+struct Source {
+    text: String,
+    engine: OnceCell<Result<Engine, Refused>>,
+}
+
+impl Source {
+    fn engine(&self) -> &Result<Engine, Refused> {
+        self.engine.get_or_init(|| Engine::new(&self.text))
+    }
+}
 
 impl RegExp for Source {
     fn syntax() -> RegexSyntax {
@@ -100,16 +156,16 @@ impl RegExp for Source {
     }
 
     fn parse(pattern: &str, _flags: &str, _force_eval: bool) -> Result<Self, ()> {
-        Ok(Self(pattern.to_owned()))
+        Ok(Self { text: pattern.to_owned(), engine: OnceCell::new() })
     }
 
-    /// Asked of a scheme, to find out what kind of path comes.
+    /// The crate matches the six special schemes, to find out what kind of path follows.
     fn matches<'a>(&self, text: &'a str) -> Option<Vec<Option<&'a str>>> {
-        Engine::new(&self.0).ok().filter(|engine| engine.matches(text)).map(|_| Vec::new())
+        self.engine().as_ref().ok().filter(|engine| engine.matches(text)).map(|_| Vec::new())
     }
 
     fn pattern_string(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
