@@ -327,9 +327,19 @@ pub enum PublishError {
         /// How many that is.
         limit: usize,
     },
-    /// There are as many patterns listened to as the server keeps.
+    /// There are as many patterns in use as the server keeps.
     TooManyPatterns {
         /// How many that is.
+        limit: usize,
+    },
+    /// One stream names more channels, prefixes and patterns than that.
+    TooManyNames {
+        /// How many it may name.
+        limit: usize,
+    },
+    /// What one stream names takes more memory than that.
+    NamesTooBig {
+        /// How many bytes it may take.
         limit: usize,
     },
     /// One event has more topics than that.
@@ -366,8 +376,17 @@ impl fmt::Display for PublishError {
             ),
             Self::TooManyPatterns { limit } => write!(
                 f,
-                "{limit} different patterns are listened to already; \
-                 listen to a channel's name, or raise --max-channels"
+                "{limit} different patterns are in use already; name a channel, or a pattern that \
+                 is in use"
+            ),
+            Self::TooManyNames { limit } => write!(
+                f,
+                "name at most {limit} channels; open another stream, or use a prefix NAME*"
+            ),
+            Self::NamesTooBig { limit } => write!(
+                f,
+                "the channels and patterns of one stream take more than {limit} bytes when they \
+                 are compiled; name fewer, write simpler patterns, or open another stream"
             ),
             Self::TooManyTopics { limit } => {
                 write!(f, "one event has at most {limit} topics; send several events")

@@ -110,9 +110,6 @@ pub(crate) const RECEIVE_BUFFER_HELD: u64 = 2 * RECEIVE_BUFFER as u64;
 pub(crate) const EVENT_EXPANSION: usize = 2;
 pub(crate) const EVENT_OVERHEAD: usize = 1024;
 
-/// How much memory the compiled patterns of all streams may take, in bytes.
-pub(crate) const PATTERNS_TOTAL: u64 = 16 << 20;
-
 /// How long sent bytes may stay unacknowledged before the peer counts as gone, and
 /// how long a silent one may leave probes unanswered. They begin just after the
 /// heartbeat would have come, so they cost nothing where it does.

@@ -99,7 +99,12 @@ impl Costs {
             cost("own", OWN, OWN, "the server without clients"),
             cost("histories", history, history, "all channels' events: --history-total"),
             cost("channels", channels, channels, "names and tables: --max-channels"),
-            cost("patterns", PATTERNS_TOTAL, PATTERNS_TOTAL, "compiled patterns of all streams"),
+            cost(
+                "patterns",
+                PATTERNS_TOTAL as u64,
+                PATTERNS_TOTAL as u64,
+                "compiled patterns of all streams",
+            ),
         ];
         Self { client, reserved, history_total }
     }

@@ -9,6 +9,7 @@ use super::answer::Answer;
 use super::request::{Request, reason};
 use crate::error::{EventError, PublishError};
 use crate::event::{Frame, Framing};
+use crate::matcher::MatcherError;
 
 /// What an `EventSource` says that it accepts.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
@@ -112,12 +113,21 @@ impl From<EventError> for Refusal {
     }
 }
 
+impl From<MatcherError> for Refusal {
+    fn from(error: MatcherError) -> Self {
+        let status = if error == MatcherError::Full { 507 } else { 400 };
+        Self::new(status, error.to_string())
+    }
+}
+
 impl From<PublishError> for Refusal {
     fn from(error: PublishError) -> Self {
         let status = match error {
             PublishError::Name
             | PublishError::Wildcard
             | PublishError::Nothing
+            | PublishError::TooManyNames { .. }
+            | PublishError::NamesTooBig { .. }
             | PublishError::TooManyTopics { .. } => 400,
             PublishError::TooManyChannels { .. }
             | PublishError::TooManyPatterns { .. }

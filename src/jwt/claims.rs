@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Generation, Invalid};
-use crate::matcher::Matcher;
+use super::Rejected::Invalid;
+use super::{Generation, Rejected};
+use crate::limits::PATTERNS_PER_STREAM;
+use crate::matcher::{Matcher, MatcherError, Purpose};
 
 /// The most topics that one token may name. Each may be a pattern, to be compiled at
 /// each request.
@@ -34,7 +36,7 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
-    pub(super) fn of(claims: &Value, generation: Generation) -> Result<Self, Invalid> {
+    pub(super) fn of(claims: &Value, generation: Generation) -> Result<Self, Rejected> {
         let mut gathered = Gathered::default();
         match generation {
             Generation::Current => gathered.details(&claims["authorization_details"])?,
@@ -61,11 +63,13 @@ struct Gathered {
     subscribe: Vec<Matcher>,
     payloads: Vec<(Vec<Matcher>, Value)>,
     topics: usize,
+    /// What their patterns take.
+    bytes: usize,
 }
 
 impl Gathered {
     /// `authorization_details`; without it a token is valid, and grants nothing.
-    fn details(&mut self, details: &Value) -> Result<(), Invalid> {
+    fn details(&mut self, details: &Value) -> Result<(), Rejected> {
         let details = match details {
             Value::Null => return Ok(()),
             Value::Array(details) => details,
@@ -80,7 +84,7 @@ impl Gathered {
         Ok(())
     }
 
-    fn detail(&mut self, detail: &Value) -> Result<(), Invalid> {
+    fn detail(&mut self, detail: &Value) -> Result<(), Rejected> {
         let actions: Vec<&str> = not_empty(&detail["actions"])?
             .iter()
             .map(|action| action.as_str().ok_or(Invalid))
@@ -103,7 +107,7 @@ impl Gathered {
     }
 
     /// `{"match": …, "match_type": …}`.
-    fn topic(&mut self, topic: &Value) -> Result<Matcher, Invalid> {
+    fn topic(&mut self, topic: &Value) -> Result<Matcher, Rejected> {
         let text = topic.get("match").and_then(Value::as_str).ok_or(Invalid)?;
         self.count()?;
         let matcher = match topic.get("match_type").map(Value::as_str) {
@@ -111,14 +115,24 @@ impl Gathered {
                 Matcher::exact(text)
             }
             None | Some(Some("exact")) => Matcher::exact(text),
-            Some(Some("urlpattern")) => Matcher::url_pattern(text),
+            Some(Some("urlpattern")) => Matcher::url_pattern_for(Purpose::Token, text),
             Some(_) => return Err(Invalid),
         };
-        matcher.map_err(|_| Invalid)
+        self.check(matcher)
+    }
+
+    /// At once, so that what is too much is not compiled.
+    fn check(&mut self, matcher: Result<Matcher, MatcherError>) -> Result<Matcher, Rejected> {
+        let matcher = matcher.map_err(|error| match error {
+            MatcherError::Full => Rejected::Full,
+            _ => Invalid,
+        })?;
+        self.bytes += matcher.bytes();
+        if self.bytes > PATTERNS_PER_STREAM { Err(Invalid) } else { Ok(matcher) }
     }
 
     /// `{"publish": […], "subscribe": […], "payload": …}`, all of it optional.
-    fn claim(&mut self, claim: &Value) -> Result<(), Invalid> {
+    fn claim(&mut self, claim: &Value) -> Result<(), Rejected> {
         let claim = match claim {
             Value::Null => return Ok(()),
             Value::Object(claim) => claim,
@@ -133,7 +147,7 @@ impl Gathered {
         Ok(())
     }
 
-    fn selectors(&mut self, selectors: Option<&Value>) -> Result<Vec<Matcher>, Invalid> {
+    fn selectors(&mut self, selectors: Option<&Value>) -> Result<Vec<Matcher>, Rejected> {
         let selectors = match selectors {
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Array(selectors)) => selectors,
@@ -141,18 +155,20 @@ impl Gathered {
         };
         let selector = |selector: &Value| {
             self.count()?;
-            Matcher::selector(selector.as_str().ok_or(Invalid)?).map_err(|_| Invalid)
+            let text = selector.as_str().ok_or(Invalid)?;
+            let matcher = Matcher::selector_for(Purpose::Token, text);
+            self.check(matcher)
         };
         selectors.iter().map(selector).collect()
     }
 
-    fn count(&mut self) -> Result<(), Invalid> {
+    fn count(&mut self) -> Result<(), Rejected> {
         self.topics += 1;
         if self.topics > TOPICS_MAX { Err(Invalid) } else { Ok(()) }
     }
 }
 
-fn not_empty(value: &Value) -> Result<&Vec<Value>, Invalid> {
+fn not_empty(value: &Value) -> Result<&Vec<Value>, Rejected> {
     value.as_array().filter(|values| !values.is_empty()).ok_or(Invalid)
 }
 
@@ -162,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    fn current(details: &Value) -> Result<Rights, Invalid> {
+    fn current(details: &Value) -> Result<Rights, Rejected> {
         Rights::of(&json!({ "authorization_details": details }), Generation::Current)
     }
 
@@ -192,6 +208,19 @@ mod tests {
         assert!(may(&rights.subscribe, "c"));
         assert_eq!(rights.payload("b"), Some(&json!({ "for": "b" })));
         assert_eq!(rights.payload("c"), Some(&json!({ "for": "all" })));
+    }
+
+    #[test]
+    fn the_patterns_of_a_token_have_a_bound() {
+        let of = |count: usize| {
+            let topics = (0..count).map(|n| {
+                json!({ "match": format!("/t{n}/(a{{300}}b{{300}})"), "match_type": "urlpattern" })
+            });
+            let topics: Vec<Value> = topics.collect();
+            current(&json!([{ "type": "mercure", "actions": ["publish"], "topics": topics }]))
+        };
+        assert!(of(5).is_ok());
+        assert_eq!(of(30), Err(Invalid));
     }
 
     #[test]

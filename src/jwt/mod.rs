@@ -24,6 +24,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::Value;
 
+use self::Rejected::Invalid;
 pub(crate) use self::claims::Rights;
 pub use self::draft::{Draft, DraftError};
 pub use self::keys::{KeyError, SigningKey, VerifyingKey};
@@ -39,9 +40,14 @@ const DEPTH_MAX: usize = 16;
 /// valid so much earlier than it says. It is never valid later.
 const SKEW: Duration = Duration::from_secs(10);
 
-/// The token is not one that we believe.
+/// Why a token is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Invalid;
+pub(crate) enum Rejected {
+    /// It is not one that we believe.
+    Invalid,
+    /// It may be valid: there is no memory for its patterns.
+    Full,
+}
 
 /// Which of the protocol's drafts a token is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +71,7 @@ impl VerifyingKey {
     /// `audience` is how the current generation calls us, and without one its tokens are
     /// invalid.
     #[inline(never)] // its frame is gone by the time a stream begins
-    pub(crate) fn check(&self, token: &[u8], audience: Option<&str>) -> Result<Believed, Invalid> {
+    pub(crate) fn check(&self, token: &[u8], audience: Option<&str>) -> Result<Believed, Rejected> {
         check_shape(token)?;
         let header = decode_header(token).map_err(|_| Invalid)?;
         if header.crit.is_some() {
@@ -94,7 +100,7 @@ impl VerifyingKey {
 }
 
 /// Whether it is three parts of base64, short and flat.
-fn check_shape(token: &[u8]) -> Result<(), Invalid> {
+fn check_shape(token: &[u8]) -> Result<(), Rejected> {
     if token.len() > TOKEN_MAX {
         return Err(Invalid);
     }
@@ -109,7 +115,7 @@ fn check_shape(token: &[u8]) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn generation(typ: Option<&str>) -> Result<Generation, Invalid> {
+fn generation(typ: Option<&str>) -> Result<Generation, Rejected> {
     let typ = typ.unwrap_or("JWT").to_ascii_lowercase();
     match typ.strip_prefix("application/").unwrap_or(&typ) {
         "at+jwt" => Ok(Generation::Current),
@@ -122,7 +128,7 @@ fn generation(typ: Option<&str>) -> Result<Generation, Invalid> {
 const LATEST: f64 = 253_402_300_799.0;
 
 /// A `NumericDate` (RFC 7519 §2).
-fn moment(date: &Value) -> Result<SystemTime, Invalid> {
+fn moment(date: &Value) -> Result<SystemTime, Rejected> {
     let seconds = date.as_f64().filter(|seconds| *seconds >= 0.0).ok_or(Invalid)?;
     Ok(UNIX_EPOCH + Duration::from_secs_f64(seconds.min(LATEST)))
 }

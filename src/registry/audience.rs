@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::channels::Reader;
-use super::readable::Private;
+use super::readable::{Private, Readers};
 use crate::counters::decrease;
 
 /// A thread's doorbell: it says that there is news, never what.
@@ -103,11 +103,16 @@ impl Audience {
         }
     }
 
-    /// How many streams may be given an event.
-    pub(super) fn count(&self, private: Option<&Private>) -> usize {
-        let Some(private) = private else { return self.subscribers };
-        let readers = self.readers.iter().filter(|(reader, _)| reader.may_read(private));
+    /// How many streams may be given an event, which for a private one is known of some.
+    pub(super) fn count(&self, readers: Option<&Readers>) -> usize {
+        let Some(known) = readers else { return self.subscribers };
+        let readers = self.readers.iter().filter(|(reader, _)| known.include(reader));
         readers.map(|(_, streams)| streams).sum()
+    }
+
+    /// Those of its streams that may be given private events.
+    pub(super) fn readers(&self) -> impl Iterator<Item = &Reader> {
+        self.readers.keys()
     }
 
     pub(super) fn add(&mut self, key: u64, bell: Arc<Doorbell>, reader: Reader) {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::Readable;
-use super::readable::Private;
+use super::readable::{Private, Verdicts};
 use super::ring::{Lost, Ring};
 use crate::error::PublishError;
+use crate::limits::{NAMES_MAX, PATTERNS_PER_STREAM};
 use crate::matcher::Matcher;
 
 /// The longest name of a channel, in bytes: topics of Mercure are URLs, and those of its
@@ -45,11 +46,14 @@ struct Rare {
 impl Channels {
     /// The channels of these names and prefixes.
     ///
-    /// Fails if there is none, or if a name is not 1 to 1,024 bytes without NUL.
+    /// Fails if there is none, or more than 100, or if a name is not 1 to 1,024 bytes
+    /// without NUL.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, PublishError> {
         let (mut names, mut prefixes) = (Vec::new(), Vec::new());
+        let mut bounds = Bounds::default();
         for pattern in patterns {
             check_length(pattern)?;
+            bounds.add(pattern.len())?;
             match pattern.strip_suffix('*') {
                 Some(prefix) => prefixes.push(prefix),
                 None => names.push(pattern),
@@ -77,8 +81,11 @@ impl Channels {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Fails if there is none, or if the name of one is too long.
+    /// Fails if there is none, or more than 100, if the name of one is too long, or if
+    /// they take too much memory together.
     pub fn of(matchers: &[Matcher]) -> Result<Self, PublishError> {
+        let mut bounds = Bounds::default();
+        matchers.iter().try_for_each(|matcher| bounds.add(matcher.bytes()))?;
         if matchers.iter().any(Matcher::is_any) {
             return Self::new(["*"]);
         }
@@ -136,21 +143,36 @@ impl Channels {
         self.rare.as_ref().is_some_and(|rare| rare.readable != Readable::Public)
     }
 
-    /// What is gone of a channel, as far as its streams may know.
-    pub(super) fn lost_of<'a>(&self, channel: &str, ring: &'a Ring) -> &'a Lost {
-        ring.lost_of(|other_topics| self.may_miss(channel, other_topics))
+    /// What is gone of a channel, as far as its streams may know. It is the answer only if
+    /// nothing is left to be asked.
+    pub(super) fn lost_of<'a>(
+        &self,
+        channel: &str,
+        ring: &'a Ring,
+        verdicts: &mut Verdicts,
+    ) -> &'a Lost {
+        ring.lost_of(|others| self.may_miss(channel, others, verdicts) == Some(true))
     }
 
-    /// Whether its streams are to hear of the private events that are gone from a
-    /// channel, though it is not known any more what else these were called.
-    #[inline(never)] // its URL must not lie under every stream's reading
-    pub(super) fn may_miss(&self, channel: &str, had_other_topics: bool) -> bool {
-        match self.rare.as_ref().map(|rare| &rare.readable) {
-            None | Some(Readable::Public) => false,
-            Some(Readable::All) => true,
-            Some(Readable::Matching(matchers)) => {
-                had_other_topics || matchers.iter().any(|matcher| matcher.matches(channel))
-            }
+    /// Whether a stream of these may be given private events, if that is the same for
+    /// all of them.
+    pub(super) fn may_read_all(&self) -> Option<bool> {
+        self.rare.as_ref().map_or(Some(false), |rare| rare.readable.of_all())
+    }
+
+    /// Whether its streams are to be told of the private events that are gone from a
+    /// channel, though it is not known any more what their other topics were; `None` if
+    /// that is still to be asked.
+    fn may_miss(
+        &self,
+        channel: &str,
+        had_other_topics: bool,
+        verdicts: &mut Verdicts,
+    ) -> Option<bool> {
+        match self.may_read_all() {
+            None if had_other_topics => Some(true),
+            None => verdicts.of(self, &Arc::new(Private::of(&[channel]))),
+            known => known,
         }
     }
 
@@ -169,9 +191,41 @@ impl Reader {
         self.0.as_ref().is_some_and(|rare| rare.readable.allows(Some(private)))
     }
 
+    /// Whether it may read private events, if that is the same for all of them.
+    pub(super) fn may_read_all(&self) -> Option<bool> {
+        self.0.as_ref().map_or(Some(false), |rare| rare.readable.of_all())
+    }
+
+    /// What tells it from others, for as long as it is held.
+    pub(super) fn address(&self) -> usize {
+        self.0.as_ref().map_or(0, |rare| Arc::as_ptr(rare).addr())
+    }
+
     /// Whether there are private events at all that it may read.
     pub(super) fn has_rights(&self) -> bool {
         self.0.is_some()
+    }
+}
+
+/// What one stream names, as it is counted.
+#[derive(Debug, Default)]
+pub(crate) struct Bounds {
+    names: usize,
+    bytes: usize,
+}
+
+impl Bounds {
+    /// Counts one more, which takes so many bytes. Fails if it is too much.
+    pub(crate) fn add(&mut self, bytes: usize) -> Result<(), PublishError> {
+        self.names += 1;
+        self.bytes += bytes;
+        if self.names > NAMES_MAX {
+            return Err(PublishError::TooManyNames { limit: NAMES_MAX });
+        }
+        if self.bytes > PATTERNS_PER_STREAM {
+            return Err(PublishError::NamesTooBig { limit: PATTERNS_PER_STREAM });
+        }
+        Ok(())
     }
 }
 

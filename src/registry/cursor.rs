@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::read::{gap, group};
+use super::readable::Verdicts;
 use super::ring::Entry;
 use super::state::Channel;
 use super::{Channels, State};
@@ -131,14 +132,21 @@ pub(super) struct Beginning {
 }
 
 impl State {
-    /// Where a stream of these channels begins.
-    pub(super) fn begin(&self, channels: &Channels, start: &Start, now: Duration) -> Beginning {
+    /// The position of a start; and if it cannot be found, what to say of that. It is
+    /// right once there is nothing left to be asked.
+    pub(super) fn begin(
+        &self,
+        channels: &Channels,
+        start: &Start,
+        now: Duration,
+        verdicts: &mut Verdicts,
+    ) -> Beginning {
         if matches!(start, Start::Now) {
             let position = self.now(channels);
             let cursor = Some(position.known);
             return Beginning { position, cursor, unknown: Vec::new() };
         }
-        self.resume(channels, start, now)
+        self.resume(channels, start, now, verdicts)
     }
 
     /// After all that has been published.
@@ -152,14 +160,20 @@ impl State {
     }
 
     #[inline(never)] // most streams begin now: they need no frame for the rest
-    fn resume(&self, channels: &Channels, start: &Start, now: Duration) -> Beginning {
+    fn resume(
+        &self,
+        channels: &Channels,
+        start: &Start,
+        now: Duration,
+        verdicts: &mut Verdicts,
+    ) -> Beginning {
         let found = |position: Position| {
             let cursor = Some(position.known.max(self.first_cursor()));
             Beginning { position, cursor, unknown: Vec::new() }
         };
         match start {
             Start::Now => found(self.now(channels)),
-            Start::After(id) => match self.find(channels, id, now) {
+            Start::After(id) => match self.find(channels, id, now, verdicts) {
                 Some(after) => found(Position::at(after)),
                 None => Beginning {
                     position: self.now(channels),
@@ -169,10 +183,10 @@ impl State {
             },
             Start::Age(age) => {
                 // Ids and times ascend together: after the newest that is too old.
-                let sees = |entry: &Entry| channels.may_read(entry.private.as_deref());
                 let last_before = |oldest| {
                     let all = self.selected(channels).filter_map(|(name, channel)| {
-                        let lost = channels.lost_of(name, &channel.ring);
+                        let lost = channels.lost_of(name, &channel.ring, verdicts);
+                        let sees = |entry: &Entry| verdicts.may_give(channels, entry);
                         channel.ring.last_before(oldest, lost, sees)
                     });
                     all.max()
@@ -189,7 +203,8 @@ impl State {
                 let others = self.floor_of(channels);
                 let mut channels: Vec<_> = (self.selected(channels))
                     .map(|(name, channel)| {
-                        (Arc::clone(name), channels.lost_of(name, &channel.ring).to())
+                        let lost = channels.lost_of(name, &channel.ring, verdicts);
+                        (Arc::clone(name), lost.to())
                     })
                     .filter(|(_, lost)| *lost > EventId::ZERO)
                     .collect();
@@ -213,8 +228,15 @@ impl State {
         if channels.reads_some_private() { self.floor.all } else { self.floor.public }
     }
 
-    /// The event that an id means, if it can still be told.
-    pub(super) fn find(&self, channels: &Channels, id: &str, now: Duration) -> Option<EventId> {
+    /// The event that an id means, if it can still be told; as far as it is known what
+    /// the stream may be given.
+    pub(super) fn find(
+        &self,
+        channels: &Channels,
+        id: &str,
+        now: Duration,
+        verdicts: &mut Verdicts,
+    ) -> Option<EventId> {
         if let Ok(id) = id.parse::<EventId>() {
             if self.shared {
                 // Another node may have come further than this one, which gets there too.
@@ -229,12 +251,12 @@ impl State {
         }
         // The earliest: to repeat an event of another channel is better than to lose it.
         // Who may not read the event is not to learn that there is one of this name.
-        let own = |channel: &Channel| {
+        let mut own = |channel: &Channel| {
             let id = channel.marks.own(id)?;
-            channel
-                .ring
-                .get_exactly(id)
-                .and_then(|entry| channels.may_read(entry.private.as_deref()).then_some(id))
+            let entry = channel.ring.get_exactly(id)?;
+            let private = entry.private.as_ref();
+            let given = private.map_or(Some(true), |private| verdicts.of(channels, private));
+            (given == Some(true)).then_some(id)
         };
         self.selected(channels).filter_map(|(_, channel)| own(channel)).min()
     }

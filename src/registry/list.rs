@@ -135,9 +135,8 @@ impl State {
     }
 
     /// How many streams listen to a channel, at every node.
-    fn subscribers(&self, channel: &str) -> usize {
-        let here: usize = self.audiences_of(channel).map(|audience| audience.count(None)).sum();
-        here + self.others.listeners(channel)
+    pub(super) fn subscribers(&self, channel: &str) -> usize {
+        self.count(channel, None) + self.others.listeners(channel)
     }
 }
 

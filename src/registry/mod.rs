@@ -22,10 +22,12 @@
 //!   thing: somebody who reads after his position.
 //! * **A publisher never waits for a subscriber.** It appends, lets go of the
 //!   lock and rings doorbells, which never block.
-//! * **No I/O and no caller's code under the lock.**
+//! * **No I/O and no caller's code under the lock**, and no pattern is matched there: debug
+//!   builds panic.
 //! * **Leaving is a `Drop`**, on every path out, panics included.
 
 mod audience;
+mod bits;
 mod channels;
 mod closing;
 mod cursor;
@@ -47,6 +49,7 @@ mod subscription;
 mod update;
 
 use std::convert::Infallible;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 #[cfg(not(feature = "loom"))]
@@ -59,6 +62,7 @@ use loom::sync::{Mutex, MutexGuard};
 
 use self::audience::Bells;
 pub(crate) use self::audience::Doorbell;
+pub(crate) use self::channels::Bounds;
 pub use self::channels::Channels;
 pub(crate) use self::channels::NAME_MAX;
 pub(crate) use self::closing::{Closing, Ending};
@@ -81,6 +85,7 @@ use crate::counters::Counters;
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::id::EventId;
+use crate::matcher::unlocked::Locked;
 
 /// Channels, their histories and who listens. Cloning it makes another handle
 /// to the same registry.
@@ -331,10 +336,31 @@ impl Registry {
         Arc::as_ptr(&self.shared) as usize
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> Guard<'_> {
         // No caller's code runs under the lock, so a panic there is ours, and
         // one that left the rings and audiences whole: each is changed last.
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Guard { state, _locked: Locked::new() }
+    }
+}
+
+/// The registry's lock, held.
+struct Guard<'a> {
+    state: MutexGuard<'a, State>,
+    _locked: Locked,
+}
+
+impl Deref for Guard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Guard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
     }
 }
 

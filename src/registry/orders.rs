@@ -48,6 +48,8 @@ pub(super) struct Request {
     pub(super) key: Option<Arc<str>>,
     /// As in a [`Record`](crate::store::Record).
     pub(super) reach: Option<Arc<Reach>>,
+    /// How many streams may read it, if it is private.
+    pub(super) subscribers: Option<usize>,
     /// `None`: nobody waits for the answer.
     pub(super) answer: Option<Answer<Published>>,
     /// Whether the events announce who comes or goes.
@@ -66,10 +68,6 @@ impl Request {
     pub(super) fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
         let others = self.reach.iter().flat_map(|reach| &reach.others);
         std::iter::once(&self.channel).chain(others)
-    }
-
-    pub(super) fn is_private(&self) -> bool {
-        self.reach.as_ref().is_some_and(|reach| reach.private)
     }
 
     /// What it costs a commit. A name that its publisher gave an event is looked for in
@@ -172,6 +170,7 @@ impl Orders {
 pub(super) fn publish(
     mailbox: &Sender<Order>,
     update: &Update<'_>,
+    subscribers: Option<usize>,
 ) -> Result<Published, PublishError> {
     let Update { topics, events, private, key } = *update;
     let (first, others) = topics.split_first().ok_or(PublishError::Nothing)?;
@@ -181,7 +180,15 @@ pub(super) fn publish(
     ask(mailbox, |answer| {
         let (channel, events, key) = (Arc::from(*first), events.to_vec(), key.map(Arc::from));
         let answer = Some(answer);
-        Order::Publish(Request { channel, events, key, reach, answer, presence: false })
+        Order::Publish(Request {
+            channel,
+            events,
+            key,
+            reach,
+            subscribers,
+            answer,
+            presence: false,
+        })
     })
 }
 
@@ -212,9 +219,10 @@ impl Registry {
             let update = Update { topics: &[channel], events, private: false, key: None };
             return self.publish_here(&update, true).map(drop);
         }
+        self.prepare(&[channel], false, None)?;
         let (channel, events) = (channel.into(), vec![event.clone()]);
-        let request =
-            Request { channel, events, key: None, reach: None, answer: None, presence: true };
+        let (key, reach, subscribers, answer) = (None, None, None, None);
+        let request = Request { channel, events, key, reach, subscribers, answer, presence: true };
         self.order(Order::Publish(request))
     }
 
@@ -232,8 +240,9 @@ mod tests {
 
     fn request(events: usize, event: &Event) -> Request {
         let events = vec![event.clone(); events];
+        let (key, reach, subscribers, answer) = (None, None, None, None);
         let (channel, presence) = ("a".into(), false);
-        Request { channel, events, key: None, reach: None, answer: None, presence }
+        Request { channel, events, key, reach, subscribers, answer, presence }
     }
 
     fn comes() -> Order {

@@ -1,144 +1,396 @@
-//! Which channels the patterns select that somebody listens to.
+//! Which channels the patterns of streams select.
 //!
-//! A pattern is asked of a channel's name once: when the channel comes, or when the
-//! pattern does. A read and a publish look up what was answered.
+//! A pattern is matched against a channel's name once: when the channel gets its first
+//! event, or when the first stream with the pattern comes. Reading and publishing look up
+//! the outcome.
+//!
+//! # Invariants
+//!
+//! * **No pattern is matched under the registry's lock.** A publisher matches the name of a
+//!   new channel on its own thread, and takes the lock again: patterns that have come
+//!   meanwhile are matched next, and so on. Streams that come do the same, a page of
+//!   channels at a time.
+//! * **A channel without events is matched by no pattern**: a client that names channels
+//!   costs nothing here. It is *unindexed* until its first event.
+//! * **What selects what has a bound**: two bits for each pattern and channel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::audience::Audience;
+use super::bits::{Bits, Slots};
+use super::readable::Readers;
+use super::state::State;
+use super::{Guard, Registry};
+use crate::counters::decrease;
+use crate::error::PublishError;
+use crate::limits::PATTERNS_MAX;
 use crate::matcher::{Matcher, Topic};
 
-/// The patterns that somebody listens to.
+/// How many patterns or channels are handed out under one lock, so that nobody waits
+/// long for it.
+const PAGE: usize = 256;
+
+/// The patterns of streams.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
-    by_text: BTreeMap<Matcher, Watched>,
-    /// Of channels that were about to come the last time.
-    foreseen: Option<Answers>,
+    slots: Slots<Watched>,
+    /// Those in use.
+    by_matcher: HashMap<Matcher, usize>,
+    /// The same, in the order in which they came.
+    by_serial: BTreeMap<u64, usize>,
+    last_serial: u64,
+    /// Those that nothing uses any more, until no channel refers to them.
+    retired: Vec<usize>,
 }
 
 /// One pattern.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Watched {
+    matcher: Matcher,
+    serial: u64,
     audience: Audience,
-    /// The channels there are that it selects.
-    channels: BTreeSet<Arc<str>>,
+    /// How many streams with it are about to begin.
+    arriving: usize,
+    /// Whether all channels are known that it selects.
+    complete: bool,
+    /// The slots of these channels.
+    channels: Bits,
 }
 
-/// What some patterns answered of some channels, in the order of their names.
-pub(super) type Foreseen = Vec<(Arc<str>, Box<[bool]>)>;
+impl Watched {
+    fn is_unused(&self) -> bool {
+        self.arriving == 0 && self.audience.is_empty()
+    }
+}
 
-/// What all patterns answered of some channels.
-#[derive(Debug)]
+/// A pattern to be matched: when it came, its slot, and itself.
+type Question = (u64, usize, Matcher);
+
+/// Which patterns select some channels, of the patterns up to one of them.
+#[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// In their order.
-    patterns: Vec<Matcher>,
-    channels: Vec<(Box<str>, Box<[bool]>)>,
+    upto: u64,
+    /// The slots of the patterns that select a name.
+    names: HashMap<Box<str>, Bits>,
 }
 
 impl Answers {
-    /// Asks the patterns of each name.
-    pub(super) fn new<'a>(patterns: Vec<Matcher>, names: impl Iterator<Item = &'a str>) -> Self {
-        let ask = |name: &'a str| {
-            let topic = Topic::new(name);
-            (name.into(), patterns.iter().map(|pattern| pattern.is_of(&topic)).collect())
-        };
-        let channels = names.map(ask).collect();
-        Self { patterns, channels }
+    /// The slots of the patterns that select this name.
+    pub(super) fn of(&self, name: &str) -> Option<&Bits> {
+        self.names.get(name)
     }
 
-    fn of(&self, name: &str) -> Option<impl Iterator<Item = (&Matcher, bool)>> {
-        let (_, answers) = self.channels.iter().find(|(known, _)| **known == *name)?;
-        Some(self.patterns.iter().zip(answers.iter().copied()))
+    /// Matches patterns; not under the lock.
+    fn ask(&mut self, questions: &[Question]) {
+        for (name, selecting) in &mut self.names {
+            let topic = Topic::new(name);
+            for (_, slot, pattern) in questions {
+                // Another pattern may have had this slot.
+                if pattern.is_of(&topic) {
+                    selecting.insert(*slot);
+                } else {
+                    selecting.remove(*slot);
+                }
+            }
+        }
+        self.upto = questions.last().map_or(self.upto, |(serial, ..)| *serial);
     }
 }
 
 impl Patterns {
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.by_text.is_empty()
+        self.slots.len() == 0
     }
 
     /// How many there would be with these.
-    pub(super) fn len_with(&self, patterns: &[Matcher]) -> usize {
-        self.by_text.len()
-            + patterns.iter().filter(|pattern| !self.by_text.contains_key(*pattern)).count()
+    fn len_with(&self, patterns: &[Matcher]) -> usize {
+        let new = patterns.iter().filter(|pattern| !self.by_matcher.contains_key(*pattern));
+        self.slots.len() + new.count()
     }
 
-    /// All of them, to be asked without the lock.
-    pub(super) fn all(&self) -> Vec<Matcher> {
-        self.by_text.keys().cloned().collect()
+    /// The next ones of those that came after another.
+    fn after(&self, serial: u64) -> Vec<Question> {
+        let next = self.by_serial.range((Bound::Excluded(serial), Bound::Unbounded)).take(PAGE);
+        let question = |(serial, slot): (&u64, &usize)| {
+            let watched = self.slots.get(*slot)?;
+            Some((*serial, *slot, watched.matcher.clone()))
+        };
+        next.filter_map(question).collect()
     }
 
-    /// Notes what these answered of channels that may come.
-    pub(super) fn foretell(&mut self, foreseen: Answers) {
-        self.foreseen = Some(foreseen);
+    fn has_any_after(&self, serial: u64) -> bool {
+        self.by_serial.last_key_value().is_some_and(|(last, _)| *last > serial)
     }
 
-    /// Which of them select a channel that has come.
-    pub(super) fn greet(&mut self, name: &Arc<str>) -> Vec<Matcher> {
-        let topic = Topic::new(name);
-        let foreseen = self.foreseen.as_ref().and_then(|answers| answers.of(name));
-        let mut foreseen = foreseen.into_iter().flatten().peekable();
-        let mut selecting = Vec::new();
-        for (pattern, watched) in &mut self.by_text {
-            while foreseen.next_if(|(before, _)| *before < pattern).is_some() {}
-            let selects = match foreseen.next_if(|(known, _)| *known == pattern) {
-                Some((_, selects)) => selects,
-                None => pattern.is_of(&topic),
-            };
-            if selects {
-                watched.channels.insert(Arc::clone(name));
-                selecting.push(pattern.clone());
+    /// Takes part in a pattern, which is made if need be; `true` if it is not known yet
+    /// which channels it selects.
+    fn arrive(&mut self, matcher: &Matcher) -> (usize, bool) {
+        let slot = self.by_matcher.get(matcher).copied().unwrap_or_else(|| {
+            self.last_serial += 1;
+            let slot = self.slots.add(Watched {
+                matcher: matcher.clone(),
+                serial: self.last_serial,
+                audience: Audience::default(),
+                arriving: 0,
+                complete: false,
+                channels: Bits::default(),
+            });
+            self.by_matcher.insert(matcher.clone(), slot);
+            self.by_serial.insert(self.last_serial, slot);
+            slot
+        });
+        let watched = self.slots.get_mut(slot).expect("it is in use");
+        watched.arriving += 1;
+        (slot, !watched.complete)
+    }
+
+    /// Ends what `arrive` began.
+    fn arrived(&mut self, slot: usize) {
+        if let Some(watched) = self.slots.get_mut(slot) {
+            decrease(&mut watched.arriving, 1);
+            self.retire_if_unused(slot);
+        }
+    }
+
+    /// Changes the audience of a pattern in use.
+    pub(super) fn change(&mut self, pattern: &Matcher, change: impl FnOnce(&mut Audience)) {
+        let Some(slot) = self.by_matcher.get(pattern).copied() else { return };
+        if let Some(watched) = self.slots.get_mut(slot) {
+            change(&mut watched.audience);
+            self.retire_if_unused(slot);
+        }
+    }
+
+    fn retire_if_unused(&mut self, slot: usize) {
+        if let Some(watched) = self.slots.get(slot).filter(|watched| watched.is_unused()) {
+            self.by_serial.remove(&watched.serial);
+            self.by_matcher.remove(&watched.matcher);
+            self.retired.push(slot);
+        }
+    }
+
+    fn is_in_use(&self, slot: usize) -> bool {
+        self.slots.get(slot).is_some_and(|watched| self.by_serial.contains_key(&watched.serial))
+    }
+
+    /// Notes that these patterns select a channel, and gives back those still in use.
+    fn index(&mut self, selecting: &Bits, channel: usize) -> Bits {
+        let mut watchers = Bits::default();
+        for slot in selecting.iter().filter(|slot| self.is_in_use(*slot)).collect::<Vec<_>>() {
+            if let Some(watched) = self.slots.get_mut(slot) {
+                watched.channels.insert(channel);
+                watchers.insert(slot);
             }
         }
-        selecting
+        watchers
     }
 
-    /// Takes a channel out that has gone.
-    pub(super) fn dismiss(&mut self, name: &str, watchers: &[Matcher]) {
-        for pattern in watchers {
-            if let Some(watched) = self.by_text.get_mut(pattern) {
-                watched.channels.remove(name);
+    /// Forgets a channel that these select, and that is gone.
+    pub(super) fn dismiss(&mut self, channel: usize, watchers: &Bits) {
+        for slot in watchers.iter() {
+            if let Some(watched) = self.slots.get_mut(slot) {
+                watched.channels.remove(channel);
             }
         }
     }
 
-    /// Whether somebody listens to this one.
-    pub(super) fn has(&self, pattern: &Matcher) -> bool {
-        self.by_text.contains_key(pattern)
-    }
-
-    /// Adds a pattern that selects these channels.
-    pub(super) fn add(&mut self, pattern: &Matcher, channels: BTreeSet<Arc<str>>) {
-        let watched = Watched { audience: Audience::default(), channels };
-        self.by_text.insert(pattern.clone(), watched);
-    }
-
-    /// Changes the audience of one; if nobody listens to it any more, it is forgotten,
-    /// and the channels are given back that it selected.
-    pub(super) fn change(
-        &mut self,
-        pattern: &Matcher,
-        change: impl FnOnce(&mut Audience),
-    ) -> BTreeSet<Arc<str>> {
-        let Some(watched) = self.by_text.get_mut(pattern) else { return BTreeSet::new() };
-        change(&mut watched.audience);
-        if !watched.audience.is_empty() {
-            return BTreeSet::new();
-        }
-        self.by_text.remove(pattern).map(|watched| watched.channels).unwrap_or_default()
-    }
-
-    pub(super) fn audience(&self, pattern: &Matcher) -> Option<&Audience> {
-        self.by_text.get(pattern).map(|watched| &watched.audience)
+    /// The audience of the pattern in a slot, if it is in use.
+    pub(super) fn audience(&self, slot: usize) -> Option<&Audience> {
+        self.slots.get(slot).map(|watched| &watched.audience)
     }
 
     pub(super) fn audiences(&self) -> impl Iterator<Item = &Audience> {
-        self.by_text.values().map(|watched| &watched.audience)
+        self.slots.iter().map(|watched| &watched.audience)
     }
 
-    /// The channels there are that a pattern selects.
-    pub(super) fn selected(&self, pattern: &Matcher) -> impl Iterator<Item = &Arc<str>> {
-        self.by_text.get(pattern).into_iter().flat_map(|watched| &watched.channels)
+    /// The slots of the channels that some patterns select.
+    pub(super) fn selected(&self, patterns: &[Matcher]) -> Bits {
+        let mut selected = Bits::default();
+        let slots = patterns.iter().filter_map(|pattern| self.by_matcher.get(pattern));
+        slots.filter_map(|slot| self.slots.get(*slot)).for_each(|it| selected.extend(&it.channels));
+        selected
+    }
+}
+
+impl State {
+    /// Those of these channels that no pattern has been matched against: they are not
+    /// there, or have had no event.
+    fn unindexed<'a, N: AsRef<str>>(&self, names: &'a [N]) -> impl Iterator<Item = &'a str> {
+        let is_unindexed =
+            |name: &&str| self.channels.get(*name).is_none_or(|channel| !channel.indexed);
+        names.iter().map(AsRef::as_ref).filter(is_unindexed)
+    }
+
+    /// The patterns that are still to be matched against channels that are to get events.
+    fn questions(&self, names: &[impl AsRef<str>], answers: &mut Answers) -> Vec<Question> {
+        if !self.patterns.has_any_after(0) {
+            return Vec::new();
+        }
+        let missing = |name: &str| !answers.names.contains_key(name);
+        if self.unindexed(names).any(missing) {
+            let names = self.unindexed(names).map(|name| (name.into(), Bits::default()));
+            *answers = Answers { upto: 0, names: names.collect() };
+        }
+        if answers.names.is_empty() { Vec::new() } else { self.patterns.after(answers.upto) }
+    }
+
+    /// Notes what selects a channel that is to get an event.
+    pub(super) fn index(&mut self, name: &str, answers: &Answers) {
+        let Self { channels, patterns, .. } = self;
+        let Some(channel) = channels.get_mut(name).filter(|channel| !channel.indexed) else {
+            return;
+        };
+        channel.indexed = true;
+        match answers.of(name) {
+            Some(selecting) => channel.watchers = patterns.index(selecting, channel.slot),
+            None => debug_assert!(!patterns.has_any_after(0), "no pattern was matched: {name:?}"),
+        }
+    }
+}
+
+impl Registry {
+    /// Locks the registry at a moment when all its patterns have been matched against the
+    /// new ones of these channels, and when it is known who may read a private event.
+    ///
+    /// It ends: to match a pattern takes less time than to bring a new one.
+    pub(super) fn lock_to_publish(
+        &self,
+        names: &[impl AsRef<str>],
+        readers: &mut Option<Readers>,
+    ) -> (Guard<'_>, Answers) {
+        let mut answers = Answers::default();
+        loop {
+            let guard = self.lock();
+            let questions = guard.questions(names, &mut answers);
+            if !questions.is_empty() {
+                drop(guard);
+                answers.ask(&questions);
+                continue;
+            }
+            let Some(readers) = readers.as_mut() else { return (guard, answers) };
+            let audiences =
+                names.iter().flat_map(|name| guard.audiences_of(name.as_ref(), &answers));
+            if !readers.meet(audiences) {
+                return (guard, answers);
+            }
+            drop(guard);
+            readers.ask();
+        }
+    }
+
+    /// The same, for events that are let in already.
+    pub(super) fn lock_to_enter(&self, names: &[impl AsRef<str>]) -> (Guard<'_>, Answers) {
+        self.lock_to_publish(names, &mut None)
+    }
+
+    /// Finds out which channels these patterns select, before a stream has them.
+    ///
+    /// Fails if there would be too many patterns.
+    #[inline(never)] // most streams have none
+    pub(super) fn watch(&self, patterns: &[Matcher]) -> Result<Watching<'_>, PublishError> {
+        let limit = self.shared.options.max_channels.min(PATTERNS_MAX);
+        let mut state = self.lock();
+        if state.patterns.len_with(patterns) > limit {
+            return Err(PublishError::TooManyPatterns { limit });
+        }
+        let arrived: Vec<_> = patterns.iter().map(|it| state.patterns.arrive(it)).collect();
+        drop(state);
+        let slots = arrived.iter().map(|(slot, _)| *slot).collect();
+        let watching = Watching { registry: self, slots };
+        let new = arrived.into_iter().zip(patterns).filter(|((_, is_new), _)| *is_new);
+        let new: Vec<(usize, &Matcher)> = new.map(|((slot, _), it)| (slot, it)).collect();
+        if !new.is_empty() {
+            self.index_patterns(&new);
+        }
+        Ok(watching)
+    }
+
+    /// Matches new patterns against all indexed channels. A channel that is indexed
+    /// meanwhile is matched by its publisher: the patterns are in use already.
+    fn index_patterns(&self, patterns: &[(usize, &Matcher)]) {
+        let mut last: Option<Arc<str>> = None;
+        let mut found: Vec<(Arc<str>, Bits)> = Vec::new();
+        loop {
+            let mut state = self.lock();
+            for (name, selecting) in found.drain(..) {
+                let State { channels, patterns, .. } = &mut *state;
+                if let Some(channel) = channels.get_mut(&name).filter(|channel| channel.indexed) {
+                    let more = patterns.index(&selecting, channel.slot);
+                    channel.watchers.extend(&more);
+                }
+            }
+            let begin = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let page = state.channels.range::<Arc<str>, _>((begin, Bound::Unbounded)).take(PAGE);
+            let page: Vec<(Arc<str>, bool)> =
+                page.map(|(name, channel)| (Arc::clone(name), channel.indexed)).collect();
+            let Some((name, _)) = page.last() else {
+                for (slot, _) in patterns {
+                    if let Some(watched) = state.patterns.slots.get_mut(*slot) {
+                        watched.complete = true;
+                    }
+                }
+                return;
+            };
+            last = Some(Arc::clone(name));
+            drop(state);
+            for (name, _) in page.into_iter().filter(|(_, indexed)| *indexed) {
+                let topic = Topic::new(&name);
+                let mut selecting = Bits::default();
+                let all = patterns.iter().filter(|(_, pattern)| pattern.is_of(&topic));
+                all.for_each(|(slot, _)| selecting.insert(*slot));
+                if !selecting.is_empty() {
+                    found.push((Arc::clone(&name), selecting));
+                }
+            }
+        }
+    }
+
+    /// Removes the patterns that nothing uses any more from the channels that they
+    /// selected: a page at a time, as there may be many.
+    #[inline(never)] // most streams have none
+    pub(super) fn forget_patterns(&self) {
+        let mut state = self.lock();
+        let slots = std::mem::take(&mut state.patterns.retired);
+        let (mut retired, mut channels) = (Bits::default(), Bits::default());
+        for slot in &slots {
+            retired.insert(*slot);
+            if let Some(watched) = state.patterns.slots.get(*slot) {
+                channels.extend(&watched.channels);
+            }
+        }
+        drop(state);
+        let channels: Vec<usize> = channels.iter().collect();
+        for page in channels.chunks(PAGE) {
+            let State { slots, channels, .. } = &mut *self.lock();
+            for name in page.iter().filter_map(|slot| slots.get(*slot)) {
+                if let Some(channel) = channels.get_mut(name) {
+                    channel.watchers.subtract(&retired);
+                }
+            }
+        }
+        let mut state = self.lock();
+        slots.into_iter().for_each(|slot| state.patterns.slots.free(slot));
+    }
+}
+
+/// The patterns of a stream that is about to begin.
+#[must_use = "dropping this may forget the patterns"]
+pub(super) struct Watching<'a> {
+    registry: &'a Registry,
+    slots: Vec<usize>,
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        let mut state = self.registry.lock();
+        self.slots.iter().for_each(|slot| state.patterns.arrived(*slot));
+        let any_retired = !state.patterns.retired.is_empty();
+        drop(state);
+        if any_retired {
+            self.registry.forget_patterns();
+        }
     }
 }

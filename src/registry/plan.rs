@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::orders::Request;
-use super::readable::Private;
 use super::state::State;
 use super::{Published, RegistryOptions};
 use crate::error::PublishError;
@@ -53,14 +52,14 @@ impl Plan {
         options: &RegistryOptions,
     ) -> Result<Promise, PublishError> {
         let topics: Vec<Arc<str>> = request.topics().cloned().collect();
-        let private = request.is_private().then(|| Arc::new(Private::of(&topics)));
-        let Request { channel, events, key, reach, presence, .. } = request;
+        let Request { channel, events, key, reach, presence, subscribers, .. } = request;
         if let Some(first) = state.answered(&topics, key.as_deref(), None) {
             return Ok(Promise::Known(first));
         }
         state.make_all(&topics, at, options)?;
         state.hold(&topics);
-        let subscribers = state.listeners(&topics, private.as_ref()).0;
+        let count = || topics.iter().map(|topic| state.count(topic, None)).sum();
+        let subscribers = subscribers.unwrap_or_else(count);
         for topic in &topics {
             state.introduce(topic);
         }

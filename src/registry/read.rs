@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::readable::Private;
+use super::readable::Verdicts;
 use super::ring::{Entry, Lost, Missed, Ring};
 use super::{Channel, Channels, Position, Registry, State};
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
+
+/// How many events of each channel are looked at ahead of one that is to be asked about.
+const LOOK_AHEAD: usize = 64;
 
 /// What one read gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,27 +51,59 @@ impl Registry {
         framing: Framing,
         out: &mut Vec<u8>,
     ) -> Batch {
-        let state = self.lock();
         let mut batch = Batch { events: 0, gaps: 0, since: None, more: false, ending: false };
+        let mut verdicts = Verdicts::default();
+        let reading =
+            Reading { channels, upto, limit: out.len() + limit.min(usize::MAX / 2), framing };
+        // Until nothing is left to be asked about private events.
+        while !self.read_known(&reading, position, out, &mut batch, &mut verdicts) {
+            verdicts.ask(channels);
+        }
+        batch
+    }
+
+    /// Reads up to an event of which it is not known whether the stream may be given it:
+    /// then it is `false`.
+    fn read_known(
+        &self,
+        reading: &Reading<'_>,
+        position: &mut Position,
+        out: &mut Vec<u8>,
+        batch: &mut Batch,
+        verdicts: &mut Verdicts,
+    ) -> bool {
+        let Reading { channels, upto, limit, framing } = *reading;
+        let state = self.lock();
         let upto = upto.map_or(state.last, |upto| upto.min(state.last));
         // Nobody resumes a clock: a tick that is gone is not missed.
         let gaps = self.shared.options.ids;
-        let mut sources = state.sources(channels, position, upto);
+        let mut sources = state.sources(channels, position, upto, verdicts);
+        if verdicts.lacks_some() {
+            return false;
+        }
         let mut order: BinaryHeap<_> = (sources.iter().enumerate())
             .filter_map(|(index, source)| Some(Reverse((source.next(upto)?.id, index))))
             .collect();
-        let (start, mut next) = (out.len(), position.after);
-        let mut verdict = None;
+        let mut next = position.after;
         while let Some(Reverse((id, index))) = order.pop() {
             let Some(entry) = sources[index].next(upto) else { continue };
+            let given = match &entry.private {
+                None => Some(true),
+                Some(private) => verdicts.of(channels, private),
+            };
+            let Some(given) = given else {
+                sources.iter().for_each(|source| source.look_ahead(channels, upto, verdicts));
+                position.after = next;
+                return false;
+            };
             // An event of several topics stands in several rings. And what is not for
             // this stream is not there for it: no gap, no id, nothing counted.
-            if id == next || !channels.may_be_given(entry, &mut verdict) {
+            if id == next || !given {
                 sources[index].place += 1;
                 order.extend(sources[index].next(upto).map(|entry| Reverse((entry.id, index))));
                 continue;
             }
-            if out.len() > start && out.len() - start + entry.frame.len() > limit {
+            if batch.events > 0 && out.len() + entry.frame.len() > limit {
                 batch.more = true;
                 break;
             }
@@ -101,18 +136,36 @@ impl Registry {
         position.after = next;
         let is_ending = state.open.is_none() || state.closing.is_some();
         batch.ending = is_ending && next >= state.last;
-        batch
+        true
     }
+}
+
+/// What is to be read, and in which form.
+#[derive(Clone, Copy)]
+struct Reading<'a> {
+    channels: &'a Channels,
+    upto: Option<EventId>,
+    /// How long the output may become, if it has an event.
+    limit: usize,
+    framing: Framing,
 }
 
 impl Registry {
     /// Whether a stream that begins here is given all that came after, without a gap.
     pub(super) fn is_whole_after(&self, channels: &Channels, position: &Position) -> bool {
-        let state = self.lock();
-        let sources = state.sources(channels, position, state.last);
-        let misses =
-            |source: &Source<'_>| source.lost.between(source.told_from, state.last).is_some();
-        !sources.iter().any(misses)
+        let mut verdicts = Verdicts::default();
+        loop {
+            let state = self.lock();
+            let sources = state.sources(channels, position, state.last, &mut verdicts);
+            if !verdicts.lacks_some() {
+                let misses = |source: &Source<'_>| {
+                    source.lost.between(source.told_from, state.last).is_some()
+                };
+                return !sources.iter().any(misses);
+            }
+            drop(state);
+            verdicts.ask(channels);
+        }
     }
 }
 
@@ -124,10 +177,11 @@ impl State {
         channels: &Channels,
         position: &Position,
         upto: EventId,
+        verdicts: &mut Verdicts,
     ) -> Vec<Source<'a>> {
         let mut sources = Vec::with_capacity(channels.names.len());
         let mut add = |name, channel: &'a Channel| {
-            sources.extend(Source::of(name, channel, channels, position, upto));
+            sources.extend(Source::of((name, channel), channels, position, upto, verdicts));
         };
         for name in channels.names.iter() {
             if let Some((name, channel)) = self.channels.get_key_value(name) {
@@ -143,7 +197,7 @@ impl State {
             }
         }
         if !channels.patterns().is_empty() {
-            self.add_selected(&mut sources, channels, position, upto);
+            self.add_selected(&mut sources, channels, position, upto, verdicts);
         }
         sources
     }
@@ -156,34 +210,15 @@ impl State {
         channels: &Channels,
         position: &Position,
         upto: EventId,
+        verdicts: &mut Verdicts,
     ) {
-        for pattern in channels.patterns() {
-            for name in self.patterns.selected(pattern) {
-                if let Some(channel) = self.channels.get(name) {
-                    sources.extend(Source::of(name, channel, channels, position, upto));
-                }
-            }
+        for slot in self.patterns.selected(channels.patterns()).iter() {
+            let channel = self.slots.get(slot).and_then(|name| self.channels.get_key_value(name));
+            let Some((name, channel)) = channel else { continue };
+            sources.extend(Source::of((name, channel), channels, position, upto, verdicts));
         }
         sources.sort_unstable_by_key(|source| source.name);
         sources.dedup_by_key(|source| source.name);
-    }
-}
-
-/// The last private event that was looked at, and whether it may be given.
-type Verdict<'a> = Option<(&'a Arc<Private>, bool)>;
-
-impl Channels {
-    /// Whether an event is for this stream. Neighbours often have the same topics.
-    fn may_be_given<'a>(&self, entry: &'a Entry, verdict: &mut Verdict<'a>) -> bool {
-        let Some(private) = &entry.private else { return true };
-        if let Some((known, given)) = verdict
-            && (Arc::ptr_eq(known, private) || *known == private)
-        {
-            return *given;
-        }
-        let given = self.may_read(Some(private));
-        *verdict = Some((private, given));
-        given
     }
 }
 
@@ -201,16 +236,16 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     /// `None` if it has nothing after this position.
     fn of(
-        name: &'a str,
-        channel: &'a Channel,
+        (name, channel): (&'a str, &'a Channel),
         channels: &Channels,
         position: &Position,
         upto: EventId,
+        verdicts: &mut Verdicts,
     ) -> Option<Self> {
         let (ring, told_from) = (&channel.ring, position.told_from(name));
         let mut lost = ring.lost();
         if lost.to() > told_from {
-            lost = channels.lost_of(name, ring);
+            lost = channels.lost_of(name, ring, verdicts);
         }
         let place = ring.place_after(position.after);
         let source = Source { name, ring, lost, place, told_from };
@@ -219,6 +254,20 @@ impl<'a> Source<'a> {
 
     fn next(&self, upto: EventId) -> Option<&'a Entry> {
         self.ring.get(self.place).filter(|entry| entry.id <= upto)
+    }
+
+    /// Notes the next private events that are still to be asked about, so that few locks
+    /// are taken for many of them.
+    fn look_ahead(&self, channels: &Channels, upto: EventId, verdicts: &mut Verdicts) {
+        let ahead = (self.place..).map_while(|place| self.ring.get(place));
+        for entry in ahead.take_while(|entry| entry.id <= upto).take(LOOK_AHEAD) {
+            if verdicts.is_full() {
+                return;
+            }
+            if let Some(private) = &entry.private {
+                verdicts.of(channels, private);
+            }
+        }
     }
 }
 

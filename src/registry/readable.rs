@@ -1,7 +1,11 @@
 //! Which private events a stream may be given.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::audience::Audience;
+use super::channels::{Channels, Reader};
+use super::ring::Entry;
 use crate::matcher::{Matcher, Topic};
 
 /// Which private events a stream may be given. What is public, everybody may.
@@ -49,10 +53,19 @@ impl Readable {
             (Some(private), Self::Matching(matchers)) => private.is_selected_by(matchers),
         }
     }
+
+    /// Whether private events may be given, if that is the same for all of them.
+    pub(super) fn of_all(&self) -> Option<bool> {
+        match self {
+            Self::Public => Some(false),
+            Self::All => Some(true),
+            Self::Matching(_) => None,
+        }
+    }
 }
 
 /// All topics of a private event.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Private {
     pub(super) topics: Box<[Arc<str>]>,
 }
@@ -68,5 +81,92 @@ impl Private {
             let topic = Topic::new(topic);
             matchers.iter().any(|matcher| matcher.is_of(&topic))
         })
+    }
+}
+
+/// How many questions are noted under one lock, so that nobody waits long for it.
+const PAGE: usize = 64;
+
+/// Which private events one stream may be given. Its matchers are asked without the
+/// registry's lock: what is not known is noted under it, asked, and looked up the next
+/// time.
+#[derive(Debug, Default)]
+pub(super) struct Verdicts {
+    known: HashMap<Arc<Private>, bool>,
+    unknown: Vec<Arc<Private>>,
+}
+
+impl Verdicts {
+    /// Whether an event may be given; `None` if that is still to be asked.
+    pub(super) fn of(&mut self, channels: &Channels, private: &Arc<Private>) -> Option<bool> {
+        let known = channels.may_read_all().or_else(|| self.known.get(private).copied());
+        if known.is_none() && !self.is_full() && !self.unknown.contains(private) {
+            self.unknown.push(Arc::clone(private));
+        }
+        known
+    }
+
+    /// Whether a stream of these channels may be given an event. A full list of questions ends a
+    /// search for such an event: what it has found until then is no answer anyway.
+    pub(super) fn may_give(&mut self, channels: &Channels, entry: &Entry) -> bool {
+        let Some(private) = &entry.private else { return true };
+        self.of(channels, private) == Some(true) || self.is_full()
+    }
+
+    /// Whether something is still to be asked.
+    pub(super) fn lacks_some(&self) -> bool {
+        !self.unknown.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.unknown.len() >= PAGE
+    }
+
+    /// Asks what was noted; not under the lock.
+    #[inline(never)] // its URL must not lie under every stream's reading
+    pub(super) fn ask(&mut self, channels: &Channels) {
+        for private in std::mem::take(&mut self.unknown) {
+            let may = channels.may_read(Some(&private));
+            self.known.insert(private, may);
+        }
+    }
+}
+
+/// Which streams may be given one private event; found out in the same way.
+#[derive(Debug)]
+pub(super) struct Readers {
+    private: Arc<Private>,
+    /// By the addresses of those that are held here.
+    known: HashMap<usize, (Reader, bool)>,
+    unknown: Vec<Reader>,
+}
+
+impl Readers {
+    pub(super) fn of(private: &Arc<Private>) -> Self {
+        Self { private: Arc::clone(private), known: HashMap::new(), unknown: Vec::new() }
+    }
+
+    /// Notes whoever is still to be asked; `false` if nobody is.
+    pub(super) fn meet<'a>(&mut self, audiences: impl Iterator<Item = &'a Audience>) -> bool {
+        let readers = audiences.flat_map(Audience::readers);
+        let is_unknown = |reader: &&Reader| {
+            reader.may_read_all().is_none() && !self.known.contains_key(&reader.address())
+        };
+        self.unknown.extend(readers.filter(is_unknown).take(PAGE).cloned());
+        !self.unknown.is_empty()
+    }
+
+    /// Asks those that were noted; not under the lock.
+    pub(super) fn ask(&mut self) {
+        for reader in std::mem::take(&mut self.unknown) {
+            let may = reader.may_read(&self.private);
+            self.known.insert(reader.address(), (reader, may));
+        }
+    }
+
+    /// Whether this one may be given the event, as far as that is known.
+    pub(super) fn include(&self, reader: &Reader) -> bool {
+        let known = || self.known.get(&reader.address()).is_some_and(|(_, may)| *may);
+        reader.may_read_all().unwrap_or_else(known)
     }
 }

@@ -341,7 +341,7 @@ impl Ring {
         &self,
         time: Duration,
         lost: &Lost,
-        sees: impl Fn(&Entry) -> bool,
+        mut sees: impl FnMut(&Entry) -> bool,
     ) -> Option<EventId> {
         let place = self.entries.partition_point(|entry| entry.at < time);
         let newest = self.entries.range(..place).rev().find(|entry| sees(entry));

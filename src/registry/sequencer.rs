@@ -32,6 +32,7 @@ use crossbeam_channel::Receiver;
 use super::audience::Bells;
 use super::marks::Mark;
 use super::orders::{Order, Orders, Request};
+use super::patterns::Answers;
 use super::plan::{Names, Plan};
 use super::readable::Private;
 use super::ring::Entry;
@@ -56,7 +57,7 @@ impl Registry {
         let mut began = time_of_day();
         let (store, kept) = open(&mut |id, record| {
             began = began.max(record.at);
-            state.enter(Entered::new(id, &record, &options), &options);
+            state.enter(Entered::new(id, &record, &options), &options, &Answers::default());
             state.evict(options.history_total);
         })?;
         state.restore(kept, &options);
@@ -147,8 +148,6 @@ impl Sequencer {
         let mut plan = Plan::default();
         let now = self.registry.now();
         let options = &self.registry.shared.options;
-        let topics: Vec<&Arc<str>> = requests.iter().flat_map(Request::topics).collect();
-        self.registry.foresee_channels(&topics);
         let mut state = self.registry.lock();
         let promises: Vec<_> = (requests.into_iter())
             .map(|mut request| (request.answer.take(), plan.add(request, &mut state, now, options)))
@@ -206,12 +205,13 @@ impl Sequencer {
         // Once for each channel; but who is to hear of a private event is its own question.
         let rings: BTreeSet<_> = entered.iter().flat_map(Entered::rings).collect();
         let now = self.registry.now();
-        let mut state = self.registry.lock();
-        entered.into_iter().for_each(|entered| state.enter(entered, options));
+        // The publishers have matched the patterns, unless a channel has gone meanwhile.
+        let all: Vec<&Arc<str>> = rings.iter().map(|(name, _)| name).collect();
+        let (mut state, answers) = self.registry.lock_to_enter(&all);
+        entered.into_iter().for_each(|entered| state.enter(entered, options, &answers));
         names.iter().for_each(|name| state.trim(name, now));
         state.evict(options.history_total);
-        let bells =
-            rings.iter().flat_map(|(name, private)| state.audience(name, private.as_ref()).1);
+        let bells = rings.iter().flat_map(|(name, private)| state.bells(name, private.as_ref()));
         let bells: Vec<Bells> = bells.collect();
         drop(state);
         bells.iter().for_each(Bells::ring);

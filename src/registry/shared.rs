@@ -30,7 +30,8 @@ pub(crate) use self::publisher::Publisher;
 use super::audience::{Bells, Doorbell};
 use super::marks::Marks;
 use super::orders::Orders;
-use super::readable::Private;
+use super::patterns::Answers;
+use super::readable::{Private, Verdicts};
 use super::sequencer::Entered;
 use super::state::{Channel, State};
 use super::{Channels, Registry, RegistryOptions};
@@ -112,10 +113,20 @@ impl Registry {
         let bell = Doorbell::new(door, 0);
         let _listening = self.listen(channels, &bell);
         let deadline = Instant::now() + CATCH_UP;
-        while self.lock().find(channels, id, self.now()).is_none()
-            && visitors.recv_deadline(deadline).is_ok()
-        {
+        while self.find(channels, id).is_none() && visitors.recv_deadline(deadline).is_ok() {
             bell.answer();
+        }
+    }
+
+    /// The event that an id means, if it can still be told.
+    fn find(&self, channels: &Channels, id: &str) -> Option<EventId> {
+        let mut verdicts = Verdicts::default();
+        loop {
+            let found = self.lock().find(channels, id, self.now(), &mut verdicts);
+            if !verdicts.lacks_some() {
+                return found;
+            }
+            verdicts.ask(channels);
         }
     }
 
@@ -140,10 +151,9 @@ impl Registry {
             heard.iter().flat_map(Heard::rings).collect();
         let lost = heard.iter().any(|one| matches!(one, Heard::Lost(_)));
         let names: Vec<&Arc<str>> = rings.iter().map(|(name, _)| name).collect();
-        self.foresee_channels(&names);
         let now = self.now();
-        let mut state = self.lock();
-        heard.into_iter().for_each(|one| state.take_in(one, options));
+        let (mut state, answers) = self.lock_to_enter(&names);
+        heard.into_iter().for_each(|one| state.take_in(one, options, &answers));
         for (name, _) in &rings {
             let newest = state.channels.get(name).and_then(|channel| channel.ring.newest_at());
             state.trim(name, newest.map_or(now, |newest| newest.min(now)));
@@ -152,8 +162,7 @@ impl Registry {
         let bells: Vec<Bells> = if lost {
             state.all_bells()
         } else {
-            let audiences = rings.iter().map(|(name, who)| state.audience(name, who.as_ref()));
-            audiences.flat_map(|(_, bells)| bells).collect()
+            rings.iter().flat_map(|(name, who)| state.bells(name, who.as_ref())).collect()
         };
         drop(state);
         bells.iter().for_each(Bells::ring);
@@ -213,25 +222,13 @@ impl State {
         }
     }
 
-    /// How many listen to these channels, at every node; of a private event, how many do
-    /// here that may read it, for of the others' it is not known.
-    pub(super) fn listeners_everywhere(
-        &self,
-        topics: &[impl AsRef<str>],
-        private: Option<&Arc<Private>>,
-    ) -> usize {
-        let elsewhere = topics.iter().filter(|_| private.is_none());
-        let elsewhere: usize = elsewhere.map(|name| self.others.listeners(name.as_ref())).sum();
-        self.listeners(topics, private).0 + elsewhere
-    }
-
     /// Who listens here, for the other nodes.
     pub(super) fn row(&self) -> Row {
         let counted = |(name, subscribers): (&Arc<str>, usize)| {
             (subscribers > 0).then(|| (name.to_string(), subscribers))
         };
         let by_name = |channel: &Channel| {
-            let watchers = channel.watchers.iter().filter_map(|it| self.patterns.audience(it));
+            let watchers = channel.watchers.iter().filter_map(|slot| self.patterns.audience(slot));
             let watching: usize = watchers.map(|audience| audience.count(None)).sum();
             channel.audience.count(None) + watching
         };
@@ -258,19 +255,19 @@ impl State {
     fn hear(&mut self, news: News, options: &RegistryOptions) {
         let heard = Heard::of(news, options);
         let rings = heard.rings();
-        self.take_in(heard, options);
+        self.take_in(heard, options, &Answers::default());
         // The log keeps far more than the rings do, and it is not yet known how old it is.
         rings.iter().for_each(|(name, _)| self.trim(name, Duration::ZERO));
         self.evict(options.history_total);
     }
 
-    fn take_in(&mut self, heard: Heard, options: &RegistryOptions) {
+    fn take_in(&mut self, heard: Heard, options: &RegistryOptions, answers: &Answers) {
         match heard {
-            Heard::Event(entered) => self.enter(entered, options),
+            Heard::Event(entered) => self.enter(entered, options, answers),
             Heard::Forget(id, channel, newest) => {
                 self.last = self.last.max(id);
                 self.last_public = self.last_public.max(id);
-                let target = self.channel_of_any_number(&channel, options);
+                let target = self.channel_of_any_number(&channel, options, answers);
                 target.clear();
                 // What was deleted before this node could read it is lost as well.
                 target.ring.begin_at(newest);

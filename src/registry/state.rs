@@ -8,20 +8,20 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::audience::{Audience, Bells};
+use super::bits::{Bits, Slots};
 use super::kept::{Cost, Kept as Total};
 use super::marks::Marks;
-use super::patterns::{Foreseen, Patterns};
+use super::patterns::{Answers, Patterns};
 use super::presence::Presence;
-use super::readable::Private;
+use super::readable::{Private, Readers};
 use super::ring::{Entry, Ring};
 use super::sequencer::Entered;
 use super::{Channels, Closing, History, RegistryOptions};
 use crate::counters::decrease;
 use crate::error::PublishError;
 use crate::id::EventId;
-use crate::matcher::{Matcher, Topic};
 use crate::store::redis::{Row, prefixes_of};
-use crate::store::{Floor, Kept, Loss, Readers};
+use crate::store::{self, Floor, Kept, Loss};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) swept: Duration,
     /// What all histories cost together.
     pub(super) kept: Total,
+    /// The names of the channels, by slots that are smaller to note.
+    pub(super) slots: Slots<Arc<str>>,
     pub(super) prefixes: BTreeMap<Arc<str>, Audience>,
     pub(super) patterns: Patterns,
     /// The newest listener's key.
@@ -69,8 +71,12 @@ pub(super) struct Channel {
     pub(super) marks: Marks,
     pub(super) audience: Audience,
     pub(super) presence: Presence,
-    /// The patterns that somebody listens to and that select it.
-    pub(super) watchers: Vec<Matcher>,
+    /// Its slot.
+    pub(super) slot: usize,
+    /// The slots of the patterns that select it.
+    pub(super) watchers: Bits,
+    /// Whether the patterns have been matched against its name: before it has any event.
+    pub(super) indexed: bool,
     /// Whether a store knows that there is such a channel.
     stored: bool,
     /// How many requests under way need the channel to stay.
@@ -100,8 +106,9 @@ impl Losses {
 
     fn before(&mut self, channel: &str, floor: Floor) {
         let Some(losses) = &mut self.0 else { return };
-        let who = if floor.other_topics { Readers::OfTopics } else { Readers::OfChannel };
-        let newest = (floor.public > EventId::ZERO).then_some((floor.public, Readers::All));
+        let who =
+            if floor.other_topics { store::Readers::OfTopics } else { store::Readers::OfChannel };
+        let newest = (floor.public > EventId::ZERO).then_some((floor.public, store::Readers::All));
         let hidden = floor.hides_some().then_some((floor.all, who));
         for (id, who) in newest.into_iter().chain(hidden) {
             losses.push(Loss::Event { channel: channel.into(), id, at: Duration::ZERO, who });
@@ -124,14 +131,16 @@ impl Losses {
 }
 
 impl Channel {
-    fn new(floor: Floor, history: History, cost: Cost) -> Self {
+    fn new(floor: Floor, history: History, cost: Cost, slot: usize) -> Self {
         Self {
             ring: Ring::new(floor).counted(cost),
             history,
             marks: Marks::default(),
             audience: Audience::default(),
             presence: Presence::default(),
-            watchers: Vec::new(),
+            slot,
+            watchers: Bits::default(),
+            indexed: false,
             stored: false,
             held: 0,
             place: None,
@@ -185,6 +194,7 @@ impl State {
             idle: BTreeSet::new(),
             swept: Duration::ZERO,
             kept: Total::default(),
+            slots: Slots::default(),
             prefixes: BTreeMap::new(),
             patterns: Patterns::default(),
             last_key: 0,
@@ -202,28 +212,33 @@ impl State {
         &mut self,
         name: &str,
         options: &RegistryOptions,
+        answers: &Answers,
     ) -> &mut Channel {
-        if !self.channels.contains_key(name) {
-            let mut channel = Channel::new(self.floor, options.history.of(name), self.kept.part());
-            let name: Arc<str> = name.into();
-            if !self.patterns.is_empty() {
-                channel.watchers = self.patterns.greet(&name);
-            }
-            self.idle.insert(Arc::clone(&name));
-            self.channels.insert(name, channel);
-        }
+        self.insert(name, options);
+        self.index(name, answers);
         self.channels.get_mut(name).expect("it was there or has just been made")
     }
 
+    fn insert(&mut self, name: &str, options: &RegistryOptions) {
+        if !self.channels.contains_key(name) {
+            let name: Arc<str> = name.into();
+            let slot = self.slots.add(Arc::clone(&name));
+            let (history, cost) = (options.history.of(&name), self.kept.part());
+            let channel = Channel::new(self.floor, history, cost, slot);
+            self.idle.insert(Arc::clone(&name));
+            self.channels.insert(name, channel);
+        }
+    }
+
     /// Lets an event that a store keeps into its rings.
-    pub(super) fn enter(&mut self, entered: Entered, options: &RegistryOptions) {
+    pub(super) fn enter(&mut self, entered: Entered, options: &RegistryOptions, answers: &Answers) {
         let Entered { channels, entry, published } = entered;
         self.last = self.last.max(entry.id);
         if entry.private.is_none() {
             self.last_public = self.last_public.max(entry.id);
         }
         for channel in &channels {
-            self.channel_of_any_number(channel, options);
+            self.channel_of_any_number(channel, options, answers);
             let target = self.introduce(channel);
             let is_queued = target.place.is_some();
             entry.mark.iter().for_each(|mark| target.marks.add(mark, published));
@@ -250,7 +265,7 @@ impl State {
         let begin = EventId { n: 0, ..kept.last };
         self.last_public = self.last_public.max(begin).max(kept.floor.public);
         for lost in kept.lost {
-            let target = self.channel_of_any_number(&lost.channel, options);
+            let target = self.channel_of_any_number(&lost.channel, options, &Answers::default());
             target.ring.lost_before(lost.floor, lost.at, lost.public_at);
             target.stored = true;
             self.last_public = self.last_public.max(lost.floor.public);
@@ -287,9 +302,7 @@ impl State {
         if self.excess(names, limit) > 0 && !self.make_room(names, now, limit) {
             return Err(PublishError::TooManyChannels { limit });
         }
-        for name in names {
-            self.channel_of_any_number(name.as_ref(), options);
-        }
+        names.iter().for_each(|name| self.insert(name.as_ref(), options));
         Ok(())
     }
 
@@ -305,17 +318,13 @@ impl State {
     /// Removes as many idle channels as these need, none of these among them, and says
     /// whether there were enough.
     fn make_room(&mut self, names: &[impl AsRef<str>], now: Duration, limit: usize) -> bool {
-        for name in names {
-            self.idle.remove(name.as_ref());
-        }
+        self.hold(names);
         let excess = self.excess(names, limit);
         let found = (0..excess).all(|_| self.remove_idle());
         if !found && now.abs_diff(self.swept) >= SWEEP_PAUSE {
             self.sweep(now);
         }
-        for name in names {
-            self.note_idle(name.as_ref());
-        }
+        self.release(names);
         self.excess(names, limit) == 0
     }
 
@@ -332,14 +341,15 @@ impl State {
 
     /// Removes a channel. Of what it has lost, the floor remains.
     fn remove(&mut self, name: &str) {
-        let Self { channels, losses, floor, patterns, kept, .. } = self;
+        let Self { channels, losses, floor, patterns, kept, slots, .. } = self;
         let Some((name, channel)) = channels.remove_entry(name) else { return };
         kept.remove(channel.place, &name);
         *floor = floor.max(channel.ring.floor());
         if channel.stored {
             losses.channel(&name, *floor);
         }
-        patterns.dismiss(&name, &channel.watchers);
+        patterns.dismiss(channel.slot, &channel.watchers);
+        slots.free(channel.slot);
     }
 
     /// Notes that a channel may have become idle.
@@ -370,42 +380,17 @@ impl State {
         }
     }
 
-    /// Fails if there would be too many patterns with these.
-    pub(super) fn check_patterns(
-        &self,
-        patterns: &[Matcher],
-        limit: usize,
+    /// The same, for channels that are to get events.
+    pub(super) fn make_all_for_events<N: AsRef<str>>(
+        &mut self,
+        names: &[N],
+        now: Duration,
+        options: &RegistryOptions,
+        answers: &Answers,
     ) -> Result<(), PublishError> {
-        if self.patterns.len_with(patterns) > limit {
-            return Err(PublishError::TooManyPatterns { limit });
-        }
+        self.make_all(names, now, options)?;
+        names.iter().for_each(|name| self.index(name.as_ref(), answers));
         Ok(())
-    }
-
-    /// Sees to it that it is known which channels these patterns select, before
-    /// somebody listens to them. Only of channels that have come since it was foreseen
-    /// they are asked here.
-    #[inline(never)] // most streams have none
-    pub(super) fn watch(&mut self, patterns: &[Matcher], foreseen: &Foreseen) {
-        for (at, pattern) in patterns.iter().enumerate() {
-            if self.patterns.has(pattern) {
-                continue;
-            }
-            let mut selected = BTreeSet::new();
-            let mut known = foreseen.iter().peekable();
-            for (name, channel) in &mut self.channels {
-                while known.next_if(|(before, _)| before < name).is_some() {}
-                let selects = match known.next_if(|(known, _)| known == name) {
-                    Some((_, answers)) => answers[at],
-                    None => pattern.is_of(&Topic::new(name)),
-                };
-                if selects {
-                    channel.watchers.push(pattern.clone());
-                    selected.insert(Arc::clone(name));
-                }
-            }
-            self.patterns.add(pattern, selected);
-        }
     }
 
     /// Lets go of what is too old, and of channels in which nothing is left.
@@ -421,27 +406,33 @@ impl State {
         self.swept = now;
     }
 
-    /// How many listen to a channel, by its name, by a prefix or by a pattern, and
-    /// their bells; of a private event, those who may read it.
-    pub(super) fn audience(
-        &self,
-        name: &str,
-        private: Option<&Arc<Private>>,
-    ) -> (usize, Vec<Bells>) {
-        self.audiences_of(name).fold((0, Vec::new()), |(subscribers, mut bells), audience| {
-            bells.push(audience.bells(private));
-            (subscribers + audience.count(private.map(|private| &**private)), bells)
-        })
+    /// How many streams a channel has; for a private event, how many of them may read it.
+    pub(super) fn count(&self, name: &str, readers: Option<&Readers>) -> usize {
+        self.audiences_of(name, &Answers::default()).map(|it| it.count(readers)).sum()
+    }
+
+    /// The bells of a channel's streams; for a private event, of those that may read it.
+    pub(super) fn bells(&self, name: &str, private: Option<&Arc<Private>>) -> Vec<Bells> {
+        self.audiences_of(name, &Answers::default()).map(|it| it.bells(private)).collect()
     }
 
     /// Those who listen to a channel, by its name, by a prefix or by a pattern.
     ///
     /// The work is bounded by the name's length, however many prefixes there are, and by
     /// the number of patterns that select the channel.
-    pub(super) fn audiences_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Audience> {
+    /// Of a channel without events it is not known which do, except where `answers` say so.
+    pub(super) fn audiences_of<'a>(
+        &'a self,
+        name: &'a str,
+        answers: &'a Answers,
+    ) -> impl Iterator<Item = &'a Audience> {
         let channel = self.channels.get(name);
-        let watchers = channel.map_or(&[][..], |channel| &channel.watchers);
-        let by_pattern = watchers.iter().filter_map(|pattern| self.patterns.audience(pattern));
+        let watchers = match channel {
+            Some(channel) if channel.indexed => Some(&channel.watchers),
+            _ => answers.of(name),
+        };
+        let by_pattern = watchers.into_iter().flat_map(Bits::iter);
+        let by_pattern = by_pattern.filter_map(|slot| self.patterns.audience(slot));
         let by_name = channel.map(|channel| &channel.audience);
         by_name.into_iter().chain(prefixes_of(&self.prefixes, name)).chain(by_pattern)
     }
@@ -471,11 +462,7 @@ impl State {
             }
         }
         for pattern in channels.patterns() {
-            for name in self.patterns.change(pattern, &mut change) {
-                if let Some(channel) = self.channels.get_mut(&name) {
-                    channel.watchers.retain(|watcher| watcher != pattern);
-                }
-            }
+            self.patterns.change(pattern, &mut change);
         }
     }
 
@@ -490,8 +477,9 @@ impl State {
             (self.channels.range(Arc::clone(prefix)..))
                 .take_while(move |(name, _)| name.starts_with(&**prefix))
         });
-        let by_pattern = (channels.patterns().iter())
-            .flat_map(|pattern| self.patterns.selected(pattern))
+        let by_pattern = self.patterns.selected(channels.patterns());
+        let by_pattern: Vec<usize> = by_pattern.iter().collect();
+        let by_pattern = (by_pattern.into_iter().filter_map(|slot| self.slots.get(slot)))
             .filter_map(|name| self.channels.get_key_value(name));
         by_name.chain(by_prefix).chain(by_pattern)
     }

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use super::audience::Doorbell;
+use super::audience::{Audience, Doorbell};
 use super::cursor::Beginning;
-use super::patterns::Foreseen;
+use super::readable::Verdicts;
 use super::{Channels, Position, Registry, Start};
 use crate::error::PublishError;
 use crate::event::Frame;
 use crate::id::EventId;
 use crate::limits::RETRY;
-use crate::matcher::{Matcher, Topic};
 
 /// A subscriber: its channels, counted, and its position. Dropping it is
 /// leaving.
@@ -43,7 +42,7 @@ pub struct Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let reader = self.channels.reader();
-        self.registry.lock().audiences(&self.channels, |audience| audience.leave(&reader));
+        self.registry.change(&self.channels, |audience| audience.leave(&reader));
         self.registry.tell_of_leaving(self);
     }
 }
@@ -64,38 +63,35 @@ impl Registry {
         let now = self.now();
         let reader = channels.reader();
         let patterns = channels.patterns();
-        let foreseen = (!patterns.is_empty()).then(|| self.foresee(patterns));
-        let mut state = self.lock();
-        // All that can fail comes before the first change.
-        state.check_patterns(patterns, self.shared.options.max_channels)?;
-        state.make_all(&channels.names, now, &self.shared.options)?;
-        if let Some(foreseen) = foreseen {
-            state.watch(patterns, &foreseen);
-        }
-        let Beginning { position, cursor, unknown } = state.begin(channels, start, now);
+        // All that can fail comes before the first change that lasts: dropping `watching` ends
+        // what `watch` began.
+        let watching = (!patterns.is_empty()).then(|| self.watch(patterns)).transpose()?;
+        let mut verdicts = Verdicts::default();
+        let beginning = loop {
+            let mut state = self.lock();
+            state.make_all(&channels.names, now, &self.shared.options)?;
+            let beginning = state.begin(channels, start, now, &mut verdicts);
+            if !verdicts.lacks_some() {
+                state.audiences(channels, |audience| audience.enter(&reader));
+                break beginning;
+            }
+            drop(state);
+            verdicts.ask(channels);
+        };
+        drop(watching);
+        let Beginning { position, cursor, unknown } = beginning;
         let cursor = cursor.filter(|_| self.shared.options.ids);
-        state.audiences(channels, |audience| audience.enter(&reader));
-        drop(state);
         let (registry, channels) = (self.clone(), channels.clone());
         Ok(Subscription { registry, channels, position, cursor, unknown, presence: None })
     }
 
-    /// Asks the patterns that nobody listens to yet of every channel there is, without
-    /// the lock.
-    #[inline(never)] // most streams have none
-    fn foresee(&self, patterns: &[Matcher]) -> Foreseen {
-        let state = self.lock();
-        if patterns.iter().all(|pattern| state.patterns.has(pattern)) {
-            return Foreseen::new();
+    /// Changes the audiences of these channels, and forgets the patterns that are then
+    /// not used any more.
+    fn change(&self, channels: &Channels, change: impl FnMut(&mut Audience)) {
+        self.lock().audiences(channels, change);
+        if !channels.patterns().is_empty() {
+            self.forget_patterns();
         }
-        let names: Vec<Arc<str>> = state.channels.keys().cloned().collect();
-        drop(state);
-        let answers = names.into_iter().map(|name| {
-            let topic = Topic::new(&name);
-            let answers = patterns.iter().map(|pattern| pattern.is_of(&topic)).collect();
-            (Arc::clone(&name), answers)
-        });
-        answers.collect()
     }
 
     /// Has a doorbell rung for each event of these channels, and once when the
@@ -166,6 +162,6 @@ pub(crate) struct Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.registry.lock().audiences(&self.channels, |audience| audience.remove(self.key));
+        self.registry.change(&self.channels, |audience| audience.remove(self.key));
     }
 }

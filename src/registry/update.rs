@@ -7,8 +7,7 @@ use std::time::Instant;
 
 use super::audience::Bells;
 use super::marks::Mark;
-use super::patterns::Answers;
-use super::readable::Private;
+use super::readable::{Private, Readers};
 use super::ring::Entry;
 use super::state::State;
 use super::{Published, Registry, channels, orders};
@@ -56,7 +55,7 @@ impl Registry {
     /// Fails as [`publish_all`](Self::publish_all) does, and if there are too many
     /// topics.
     pub fn publish_update(&self, update: &Update<'_>) -> Result<Published, PublishError> {
-        let Update { topics, events, .. } = *update;
+        let Update { topics, events, private, key } = *update;
         topics.iter().try_for_each(|topic| channels::check_name(topic))?;
         if events.is_empty() || topics.is_empty() {
             return Err(PublishError::Nothing);
@@ -74,7 +73,9 @@ impl Registry {
         };
         if let Some(sequencer) = &self.shared.sequencer {
             let asked = Instant::now();
-            let published = orders::publish(sequencer, &Update { topics, ..*update })?;
+            let subscribers = self.prepare(topics, private, key)?;
+            let update = Update { topics, ..*update };
+            let published = orders::publish(sequencer, &update, subscribers)?;
             self.shared.counters.publish(events.len(), asked.elapsed());
             return Ok(published);
         }
@@ -90,22 +91,18 @@ impl Registry {
     ) -> Result<Published, PublishError> {
         let Update { topics, events, private, key } = *update;
         let private = private.then(|| Arc::new(Private::of(topics)));
+        let mut readers = private.as_ref().map(Readers::of);
         let now = self.now();
-        let mut guard = self.lock();
-        if !guard.patterns.is_empty() && guard.lacks(topics) {
-            drop(guard);
-            self.foresee_channels(topics);
-            guard = self.lock();
-        }
+        let (mut guard, answers) = self.lock_to_publish(topics, &mut readers);
         let state = &mut *guard;
         let last = state.last;
         if let Some(first) = key.and_then(|key| state.answered(topics, Some(key), None)) {
             return Ok(first);
         }
-        if state.lacks(topics) {
-            state.make_all(topics, now, &self.shared.options)?;
-        }
-        let (subscribers, bells) = state.listeners(topics, private.as_ref());
+        state.make_all_for_events(topics, now, &self.shared.options, &answers)?;
+        let subscribers = topics.iter().map(|topic| state.count(topic, readers.as_ref())).sum();
+        let bells = topics.iter().flat_map(|topic| state.bells(topic, private.as_ref()));
+        let bells: Vec<Bells> = bells.collect();
         let mut published = Published { id: last, subscribers, count: events.len() };
         let mut newest = last;
         for event in events {
@@ -147,27 +144,31 @@ impl Registry {
 }
 
 impl Registry {
-    /// Asks the patterns that somebody listens to of channels that are about to come:
-    /// without the lock, which nobody is to wait for meanwhile. What was not foreseen is
-    /// asked under it.
-    pub(super) fn foresee_channels(&self, names: &[impl AsRef<str>]) {
-        let state = self.lock();
-        if state.patterns.is_empty() || !state.lacks(names) {
-            return;
+    /// Makes the channels of an event that the thread of a store is to publish, so that
+    /// this one matches the patterns and that one only looks them up; and of a private
+    /// event, says how many streams may read it.
+    ///
+    /// Fails if there would be too many channels.
+    pub(super) fn prepare(
+        &self,
+        topics: &[&str],
+        private: bool,
+        key: Option<&str>,
+    ) -> Result<Option<usize>, PublishError> {
+        let private = private.then(|| Arc::new(Private::of(topics)));
+        let mut readers = private.as_ref().map(Readers::of);
+        let now = self.now();
+        let (mut state, answers) = self.lock_to_publish(topics, &mut readers);
+        // A repeat is answered though there is no room for its channels.
+        if key.is_none_or(|key| state.answered(topics, Some(key), None).is_none()) {
+            state.make_all_for_events(topics, now, &self.shared.options, &answers)?;
         }
-        let patterns = state.patterns.all();
-        drop(state);
-        let answers = Answers::new(patterns, names.iter().map(AsRef::as_ref));
-        self.lock().patterns.foretell(answers);
+        let count = |readers| topics.iter().map(|topic| state.count(topic, Some(readers))).sum();
+        Ok(readers.as_ref().map(count))
     }
 }
 
 impl State {
-    /// Whether one of these channels is not there.
-    fn lacks(&self, names: &[impl AsRef<str>]) -> bool {
-        names.iter().any(|name| !self.channels.contains_key(name.as_ref()))
-    }
-
     /// What was answered to the first request with this key, or of this id, that came
     /// to one of these channels.
     pub(super) fn answered(
@@ -178,23 +179,6 @@ impl State {
     ) -> Option<Published> {
         let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
         channels.find_map(|channel| channel.marks.answered(key, own))
-    }
-
-    /// How many listen to these channels, and their bells: see
-    /// [`audience`](Self::audience).
-    pub(super) fn listeners(
-        &self,
-        topics: &[impl AsRef<str>],
-        private: Option<&Arc<Private>>,
-    ) -> (usize, Vec<Bells>) {
-        let Some((first, others)) = topics.split_first() else { return (0, Vec::new()) };
-        let mut all = self.audience(first.as_ref(), private);
-        for topic in others {
-            let (subscribers, bells) = self.audience(topic.as_ref(), private);
-            all.0 += subscribers;
-            all.1.extend(bells);
-        }
-        all
     }
 
     /// Lets an event into the rings of its topics, which have been made.

@@ -15,8 +15,8 @@ use crate::http::Config;
 use crate::http::connection::Exchange;
 use crate::http::mercure::is_reserved;
 use crate::http::refusal::Refusal;
-use crate::jwt::{Believed, Rights, VerifyingKey};
-use crate::matcher::Matcher;
+use crate::jwt::{Believed, Rejected, Rights, VerifyingKey};
+use crate::matcher::{Matcher, MatcherError};
 use crate::registry::Readable;
 use crate::token::Token;
 
@@ -224,8 +224,11 @@ impl<'a> Lock<'a> {
             return Ok(None);
         }
         let audience = config.jwt_audience.as_deref();
-        let believed = self.key.and_then(|key| key.check(&presented.token, audience).ok());
-        believed.map(Some).ok_or_else(|| invalid(config))
+        match self.key.map(|key| key.check(&presented.token, audience)) {
+            Some(Ok(believed)) => Ok(Some(believed)),
+            Some(Err(Rejected::Full)) => Err(MatcherError::Full.into()),
+            Some(Err(Rejected::Invalid)) | None => Err(invalid(config)),
+        }
     }
 }
 

@@ -12,10 +12,7 @@ use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
 use crate::http::streams;
 use crate::matcher::{Matcher, MatcherError};
-use crate::registry::{Channels, Start};
-
-/// The most topics that one stream may name.
-const MATCHERS_MAX: usize = 100;
+use crate::registry::{Bounds, Channels, Start};
 
 /// The id that stands before the first of all that are kept.
 const EARLIEST: &str = "earliest";
@@ -33,12 +30,19 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
         Some(id) => Start::After(id.to_owned()),
     };
     let place = streams::admit(exchange)?;
-    let subscription = exchange.server.hub.subscribe(&channels, &start)?;
+    // HEAD joins nothing, so it cannot tell whether anything is missing behind a cursor.
+    let is_head = exchange.request.is_head();
+    let subscription = if is_head {
+        None
+    } else {
+        Some(Box::new(exchange.server.hub.subscribe(&channels, &start)?))
+    };
+    let is_whole = subscription.as_ref().is_none_or(|subscription| subscription.is_whole());
     let mut headers = Headers::new();
-    if let Some(cursor) = cursor {
+    if let Some(cursor) = cursor.filter(|cursor| !is_head || cursor == EARLIEST) {
         // The id that precedes the first that is sent: the one that was asked for, unless
         // something is missing behind it.
-        let preceding = if subscription.is_whole() { cursor } else { EARLIEST.to_owned() };
+        let preceding = if is_whole { cursor } else { EARLIEST.to_owned() };
         if selected.iter().any(|one| one.kind.is_some()) {
             headers.push(("Mercure-Last-Event-ID", preceding.clone().into()));
         }
@@ -49,14 +53,14 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     if reader.by_query {
         headers.push(("Cache-Control", "private".into()));
     }
+    let Some(subscription) = subscription else {
+        return Ok(Reply::Head(streams::opening(exchange, &[], headers)));
+    };
     let first =
         [streams::first_frame(&exchange.request, &subscription, &streams::MERCURE_CURSOR_AS_EVENT)];
     let opening = streams::opening(exchange, &first, headers);
-    if exchange.request.is_head() {
-        return Ok(Reply::Head(opening));
-    }
     let active = Active::begin(exchange.server, &selected, reader.rights())?;
-    let source = streams::live(exchange, opening, Box::new(subscription), &reader);
+    let source = streams::live(exchange, opening, subscription, &reader);
     Ok(streams::reply(exchange, source, place, active))
 }
 
@@ -66,6 +70,7 @@ type Read = fn(&str) -> Result<Matcher, MatcherError>;
 /// The topics that a query selects.
 fn selected(query: &str) -> Result<Vec<Selected>, Refusal> {
     let mut selected: Vec<Selected> = Vec::new();
+    let mut bounds = Bounds::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let (kind, read): (_, Read) = match &*name {
             "match" | "match_exact" => (Some("exact"), Matcher::exact),
@@ -80,15 +85,12 @@ fn selected(query: &str) -> Result<Vec<Selected>, Refusal> {
             }
             _ => continue,
         };
-        let matcher =
-            read(&value).map_err(|error| Refusal::new(400, format!("{name}: {error}")))?;
+        let matcher = read(&value).map_err(|error| Refusal::from(error).at(&name))?;
         let one = Selected { kind, matcher };
         if !selected.contains(&one) {
+            // At once, so that what is too much is not compiled.
+            bounds.add(one.matcher.bytes())?;
             selected.push(one);
-        }
-        if selected.len() > MATCHERS_MAX {
-            let detail = format!("a stream names at most {MATCHERS_MAX} topics; open another");
-            return Err(Refusal::new(400, detail));
         }
     }
     if selected.is_empty() {
@@ -116,6 +118,7 @@ fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::NAMES_MAX;
 
     #[test]
     fn both_generations_select_topics_and_a_misspelled_one_is_told() {
@@ -124,7 +127,7 @@ mod tests {
         let found: Vec<_> = found.iter().map(|one| (one.kind, one.matcher.text())).collect();
         let expected = [(Some("exact"), "a"), (Some("urlpattern"), "/b/:c"), (None, "/d/{e}")];
         assert_eq!(found, expected);
-        let many: Vec<String> = (0..=MATCHERS_MAX).map(|n| format!("match={n}")).collect();
+        let many: Vec<String> = (0..=NAMES_MAX).map(|n| format!("match={n}")).collect();
         let many = many.join("&");
         for bad in [
             "",

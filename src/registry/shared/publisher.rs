@@ -10,8 +10,6 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use crate::error::PublishError;
 use crate::id::EventId;
 use crate::registry::orders::{Order, Orders, Request};
-use crate::registry::readable::Private;
-
 use crate::registry::{Published, Registry};
 use crate::store::redis::{Asked, Change, Row, Trouble, Writer};
 use crate::store::{Floor, Readers};
@@ -94,8 +92,6 @@ impl Publisher {
     fn publish(&mut self, requests: Vec<Request>) {
         let options = &self.registry.shared.options;
         let now = self.registry.now();
-        let topics: Vec<&Arc<str>> = requests.iter().flat_map(Request::topics).collect();
-        self.registry.foresee_channels(&topics);
         let mut state = self.registry.lock();
         let (last, mut taken, mut listeners) = (state.last, Vec::new(), Vec::new());
         let mut held: Vec<Arc<str>> = Vec::new();
@@ -105,8 +101,9 @@ impl Publisher {
                 Ok(()) => {
                     state.hold(&topics);
                     held.extend(topics.iter().cloned());
-                    let private = request.is_private().then(|| Arc::new(Private::of(&topics)));
-                    listeners.push(state.listeners_everywhere(&topics, private.as_ref()));
+                    let everywhere = || topics.iter().map(|topic| state.subscribers(topic)).sum();
+                    // Of the other nodes it is not known how many may read what is private.
+                    listeners.push(request.subscribers.unwrap_or_else(everywhere));
                     taken.push(request);
                 }
                 Err(error) => request.answer(Err(error)),

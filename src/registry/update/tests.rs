@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::PublishError;
 use crate::event::{Event, Framing};
+use crate::id::EventId;
 use crate::matcher::Matcher;
 use crate::registry::{
     Channels, Doorbell, Histories, History, Published, Readable, Registry, RegistryOptions, Start,
@@ -323,4 +324,79 @@ fn equal_sets_of_matchers_are_equal_however_they_are_written() {
     assert_ne!(of(&["a"]).readable(Readable::All), of(&["a"]));
     assert_eq!(of(&["a{x}"]).readable(Readable::All).readable(Readable::Public), of(&["a{x}"]));
     assert_eq!(Channels::of(&[]), Err(PublishError::Name));
+}
+
+#[test]
+fn patterns_miss_no_event_of_channels_that_come_at_the_same_time() {
+    let registry = Registry::new();
+    let expected = |from: EventId, upto: EventId| (from.n + 1..=upto.n).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        for publisher in 0..2 {
+            let registry = &registry;
+            scope.spawn(move || {
+                for n in 0..400 {
+                    tell(registry, &[&format!("/books/{publisher}/{n}")], "", false);
+                }
+            });
+        }
+        for reader in 0..2 {
+            let registry = &registry;
+            scope.spawn(move || {
+                for n in 0..60 {
+                    // One is always new, the other one is often in use.
+                    let topics = [format!("/books/{{a}}/{{b{n}{reader}}}"), "/books{/c,d}".into()];
+                    let topics = [topics[0].as_str(), topics[1].as_str()];
+                    let topics = &topics[..=n % 2];
+                    let mut stream = subscribe(registry, topics, Readable::Public, &Start::Now);
+                    let from = stream.position.after;
+                    (0..n % 7).for_each(|_| std::thread::yield_now());
+                    let Subscription { registry, channels, position, .. } = &mut stream;
+                    let (upto, mut bytes) = (registry.last_id(), Vec::new());
+                    let upto = upto.max(from);
+                    let plain = Framing::Plain;
+                    while registry
+                        .read(channels, position, Some(upto), 1_000, plain, &mut bytes)
+                        .more
+                    {}
+                    let text = String::from_utf8(bytes).unwrap();
+                    assert!(!text.contains("gap"), "{text}");
+                    let ids = text.lines().filter_map(|line| line.strip_prefix("id: "));
+                    let ids: Vec<u64> = ids.map(|id| id.parse::<EventId>().unwrap().n).collect();
+                    assert_eq!(ids, expected(from, upto));
+                }
+            });
+        }
+    });
+    let mut state = registry.lock();
+    assert!(state.patterns.is_empty());
+    assert!(state.channels.values().all(|channel| channel.indexed && channel.watchers.is_empty()));
+    state.sweep(Duration::MAX);
+}
+
+#[test]
+fn a_channel_without_events_is_matched_with_its_first_one() {
+    let registry = Registry::new();
+    let named = subscribe(&registry, &["/users/7"], Readable::Public, &Start::Now);
+    let mut before = subscribe(&registry, &["/users/{id}"], Readable::Public, &Start::Now);
+    assert!(!registry.lock().channels["/users/7"].indexed);
+    assert_eq!(tell(&registry, &["/users/7"], "first", false).subscribers, 2);
+    let mut after = subscribe(&registry, &["/users/{name}"], Readable::Public, &Start::All);
+    assert_eq!(tell(&registry, &["/users/7"], "second", false).subscribers, 3);
+    assert_eq!((&*read(&mut before), &*read(&mut after)), ("first second", "first second"));
+    drop(named);
+}
+
+#[test]
+fn room_is_not_made_of_a_channel_of_the_same_event() {
+    let short = History { age: Duration::ZERO, ..History::default() };
+    let history = Histories::all(short);
+    let registry =
+        Registry::with(RegistryOptions { history, max_channels: 2, ..RegistryOptions::default() });
+    let mut stream = subscribe(&registry, &["/users/{id}"], Readable::Public, &Start::Now);
+    for topic in ["/users/1", "/users/2"] {
+        tell(&registry, &[topic], "first", false);
+    }
+    assert_eq!(read(&mut stream), "first first");
+    assert_eq!(tell(&registry, &["/users/1", "/users/3"], "second", false).subscribers, 2);
+    assert_eq!(read(&mut stream), "second", "its pattern still selects the channel");
 }
