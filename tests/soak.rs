@@ -193,7 +193,7 @@ fn after_half_an_hour_of_coming_and_going_everything_is_as_it_was() {
         let all_leave = |crowd: &mut Crowd| {
             crowd.clients.clear();
             // The publisher stays, and is counted.
-            wait_until(PATIENCE, "all their threads are gone", || server.count("task") <= 7);
+            wait_until(PATIENCE, "all their threads are gone", || server.count("task") <= 8);
             let (threads, descriptors) = server.threads_and_descriptors();
             (threads, descriptors, server.resident_kib())
         };

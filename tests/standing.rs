@@ -60,7 +60,7 @@ fn fill(server: &Process, others: usize, most: usize) -> Vec<TcpStream> {
 
 /// The threads of a server without clients: its own, and one for each address.
 fn base_threads() -> usize {
-    6
+    7
 }
 
 fn is_open(socket: &TcpStream) -> bool {
