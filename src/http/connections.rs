@@ -122,7 +122,7 @@ impl Connections {
         if address.is_some_and(|address| table.of(address) >= self.max_per_address) {
             return Err(CONNECTIONS_OF_ADDRESS);
         }
-        if self.used(&table) - table.leaving >= self.total {
+        if self.used(&table).saturating_sub(table.leaving) >= self.total {
             drop(table);
             self.shed();
             table = self.lock();
