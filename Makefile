@@ -53,9 +53,11 @@ cluster: ## Run three nodes that share a Redis, behind HAProxy, until Ctrl-C: do
 model: ## Try every interleaving of the hand-over between threads (loom)
 	$(CARGO) test --locked --lib --features loom interleavings
 
-browser: ## Install Chromium for the tests of the page, where that is possible
+browser: ## Install Chromium and Firefox for the tests of the pages, where that is possible
 	$(call debian,command -v chromium || command -v chromium-browser || command -v google-chrome,chromium,\
 	  No Chromium here: the tests of the page will be skipped.)
+	$(call debian,command -v firefox-esr || command -v firefox,firefox-esr,\
+	  No Firefox here: its tests will be skipped.)
 
 curl: ## Install curl and openssl for the test that follows the documents, where that is possible
 	$(call debian,command -v curl && command -v openssl,curl openssl,\

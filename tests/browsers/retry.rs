@@ -1,0 +1,74 @@
+//! `retry: N` without a blank line after it, as the server sends it: the wait before a reconnection.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::{Browser, CHROMIUM, FIREFOX, PATIENCE};
+use crate::common::say;
+
+/// Far from what browsers wait by themselves: Chromium 3 s, Firefox 5 s.
+const WAIT: Duration = Duration::from_millis(1_500);
+
+/// Timers may be a little early; a wait that was not applied is at least 3 s.
+const APPLIED: std::ops::Range<Duration> =
+    Duration::from_millis(1_400)..Duration::from_millis(2_900);
+
+/// How many waits are measured: a busy machine delays some of them.
+const WAITS: usize = 4;
+
+const PAGE: &str = "<!doctype html><script>new EventSource('/stream')</script>";
+
+fn check(browser: &Browser) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let (sender, waits) = crossbeam_channel::unbounded();
+    thread::spawn(move || serve(&listener, &sender));
+    let Some(_running) = browser.open(&format!("http://{addr}/")) else { return };
+    let waits: Vec<Duration> =
+        (0..WAITS).map(|_| waits.recv_timeout(PATIENCE).expect("it reconnects")).collect();
+    say(&format!("{}: retry: {} is applied: {waits:.0?}", browser.name, WAIT.as_millis()));
+    assert!(waits.iter().any(|wait| APPLIED.contains(wait)), "{waits:?}");
+    assert!(waits.iter().all(|wait| *wait >= APPLIED.start), "{waits:?}");
+}
+
+/// Answers with the page or a stream that ends, and measures from its end to the next request.
+fn serve(listener: &TcpListener, waits: &Sender<Duration>) {
+    let mut ended = None;
+    for socket in listener.incoming() {
+        let socket = socket.expect("a connection");
+        let mut lines = BufReader::new(&socket).lines().map_while(Result::ok);
+        let first = lines.next().unwrap_or_default();
+        let _head = lines.find(String::is_empty);
+        if !first.starts_with("GET /stream ") {
+            answer(&socket, "text/html", PAGE);
+            continue;
+        }
+        if let Some(ended) = ended.take() {
+            let _ = waits.send(Instant::elapsed(&ended));
+        }
+        answer(&socket, "text/event-stream", &format!("retry: {}\n", WAIT.as_millis()));
+        ended = Some(Instant::now());
+    }
+}
+
+fn answer(mut socket: &TcpStream, kind: &str, body: &str) {
+    // A browser that was closed no longer reads.
+    let _ = write!(
+        socket,
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n{body}"
+    );
+}
+
+#[test]
+fn chromium_applies_a_retry_without_a_blank_line() {
+    check(&CHROMIUM);
+}
+
+#[test]
+fn firefox_applies_a_retry_without_a_blank_line() {
+    check(&FIREFOX);
+}
