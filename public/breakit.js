@@ -56,8 +56,12 @@ export function breakIt() {
   const panel = new StreamPanel('break', {
     route: () => `/channels/${CHANNEL}${after && `?last_event_id=${encodeURIComponent(after)}`}`,
     types: ['gap'],
+    onid(id) {
+      const first = after === '';
+      after = id;
+      if (first) tick();
+    },
     onevent(_, event, replayed) {
-      after = event.lastEventId;
       if (event.type === 'gap') return gap(JSON.parse(event.data).missed ?? 0);
       if (flood.on && /^\d+ \.+$/.test(event.data)) {
         flood.came += 1;
@@ -83,7 +87,9 @@ export function breakIt() {
   };
   let ticking;
 
+  // Not before the stream has an id to resume from: what is published earlier is not the stream's.
   const publish = async (retry) => {
+    if (!after) await panel.stream?.begun;
     ledger.published += 1;
     const answer = await fetch(`/channels/${CHANNEL}`, {
       method: 'POST', headers: { 'Content-Type': 'application/json' },
@@ -95,7 +101,7 @@ export function breakIt() {
 
   const tick = () => {
     clearInterval(ticking);
-    if (panel.part('tick').checked && panel.connected) ticking = setInterval(() => publish().catch(failed), 1000);
+    if (panel.part('tick').checked && panel.connected && after) ticking = setInterval(() => publish().catch(failed), 1000);
   };
   const failed = error => panel.note(['not-sent', { why: error.message }]);
   const controls = () => {
@@ -116,21 +122,28 @@ export function breakIt() {
     panel.note(['retry-is', { waits: duration(retry) }]);
   });
   on('resume', async () => {
+    await panel.stream.begun;
     panel.close();
     for (let n = 0; n < AWAY; n += 1) await publish();
     panel.connect();
     panel.note(['resumed', { count: AWAY, after: after || '–' }]);
   });
   on('gap', async () => {
-    if (!after) await publish();
+    await panel.stream.begun;
     panel.close();
     for (let n = 0; n < AWAY; n += 1) await publish();
     await fetch(`/channels/${CHANNEL}`, { method: 'DELETE' });
     panel.connect();
     panel.note(['forgotten', { count: AWAY }]);
   });
-  on('drop', async () => panel.note(['dropped', await act('drop', { tab: lab.tab })]));
-  on('drop-all', async () => panel.note(['dropped-all', await act('drop', { for: '5s' })]));
+  on('drop', async () => {
+    if (!after) await panel.stream?.begun;
+    panel.note(['dropped', await act('drop', { tab: lab.tab })]);
+  });
+  on('drop-all', async () => {
+    if (!after) await panel.stream?.begun;
+    panel.note(['dropped-all', await act('drop', { for: '5s' })]);
+  });
   on('slow', async () => {
     panel.part('tick').checked = false;
     tick();

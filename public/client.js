@@ -65,6 +65,7 @@ export class Threadcast extends EventTarget {
   #source = null;                    // of the tab that leads
   #types = new Set(['message']);     // every tab's: the one that leads listens for all
   #kept = [];                        // the last messages
+  #cursor = null;                    // the event that the connection began with, which is no message
   #seen = new Set();
   #patience = 60_000;                // until the first heartbeat says how often they come
   #heard = Date.now();
@@ -158,15 +159,17 @@ export class Threadcast extends EventTarget {
   #connect(after = this.#at) {
     this.#disconnect();
     const url = new URL(this.#url);
-    // Whoever has seen no event yet has no id to resume from, but knows how long it has been waiting for one.
+    // Before its first connection a tab has no id to resume from, but it knows how long it has been waiting.
     if (after) url.searchParams.set('last_event_id', after);
     else url.searchParams.set('since', this.#options.since ?? `${Date.now() - this.#began}ms`);
     this.#at = after;
     const source = this.#source = new EventSource(url, { withCredentials: Boolean(this.#options.withCredentials) });
     this.#heard = Date.now();
     let spoke = false;
+    this.#cursor = null;
     source.onopen = () => {
       spoke = true;
+      this.#cursor = null;
       this.#is(OPEN);
     };
     source.onerror = () => {
@@ -186,7 +189,19 @@ export class Threadcast extends EventTarget {
       this.#alive();
       this.#tell({ beat: this.#patience, at: this.#at });
     });
+    source.addEventListener('cursor', event => this.#begin(event));
     for (const type of ['gap', ...this.#types]) this.#listen(type);
+  }
+
+  // A stream of channels begins with the id to resume from until an event has come, in an event named `cursor`. A
+  // publisher's events may have that name too: only the first one of a connection is the server's.
+  #begin(event) {
+    if (this.#cursor) return;
+    this.#cursor = event;
+    if (this.#at) return;            // it is resumed already
+    this.#at = event.lastEventId;
+    this.lastEventId ||= this.#at;
+    this.#tell({ at: this.#at });
   }
 
   #disconnect() {
@@ -196,7 +211,10 @@ export class Threadcast extends EventTarget {
   }
 
   #listen(type) {
-    this.#source?.addEventListener(type, ({ data, lastEventId, origin }) => {
+    this.#source?.addEventListener(type, event => {
+      if (event === this.#cursor) return;
+      this.#cursor ??= event;        // a stream that begins with a gap has no cursor
+      const { data, lastEventId, origin } = event;
       const id = lastEventId || this.#at;
       const message = { type, data, id, origin, after: this.#at };
       this.#at = id;

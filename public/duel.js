@@ -39,8 +39,8 @@ export function duel(socket, stream) {
       await welcome;
     }
     stream.connected || stream.connect();
-    if (stream.stream?.readyState === 1) return;
-    await within(done => stream.stream.source.addEventListener('open', done, { once: true }));
+    // Until there is an id to resume from, a cut may lose what is sent next.
+    await within(done => stream.stream?.begun.then(done));
   };
 
   const tryOut = (role, doing) => part(`try-${role}`).addEventListener('click', async ({ currentTarget }) => {

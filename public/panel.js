@@ -52,12 +52,12 @@ export class StreamPanel extends Panel {
   #lostAt;
   #opened;                                      // since connect()
 
-  // types: the named events it listens to, besides `message`. onconnect, onevent and onclose are the panel's own, and
+  // types: the named events it listens to, besides `message`. onconnect, onevent, onid and onclose are the panel's own, and
   // onrefused, for a stream that never opened; `source` makes the source, where that is neither the browser's
   // EventSource nor the bytes'.
-  constructor(id, { route, types = [], withCredentials = false, source, onconnect, onevent, onclose, onrefused }) {
+  constructor(id, { route, types = [], withCredentials = false, source, onconnect, onevent, onid, onclose, onrefused }) {
     super(id, 'stream-controls');
-    Object.assign(this, { route, types, withCredentials, source, onconnect, onevent, onclose, onrefused });
+    Object.assign(this, { route, types, withCredentials, source, onconnect, onevent, onid, onclose, onrefused });
     this.#bytes = new ByteView(this.part('raw'));
     this.on('raw-toggle', 'change', () => {
       const raw = this.part('raw-toggle').checked;
@@ -130,6 +130,11 @@ export class StreamPanel extends Panel {
     else this.log('event', { type, id, data, replayed });
     this.#counted(this.#count + 1);
     this.onevent?.(this, event, replayed);
+  }
+
+  at(id) {
+    this.part('last-id').textContent = id;
+    this.onid?.(id);
   }
 
   failed(readyState, reason) {

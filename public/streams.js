@@ -3,7 +3,7 @@
 // A browser opens at most six HTTP/1.1 connections to an origin, all its tabs together. Four streams leave
 // two for pages, POSTs and one more tab's beginning. Panels that read the same URL share one source.
 //
-// A member is { name, dye, types, opened(), failed(readyState, reason), received(event, replayed), bytes(array),
+// A member is { name, dye, types, opened(), failed(readyState, reason), received(event, replayed), at(id), bytes(array),
 // mark(text), reading(raw, readyState), evicted(why) }.
 
 import { RawSource } from './raw.js';
@@ -47,7 +47,7 @@ class Stream {
   #members = new Map();                         // each with what takes its listeners away
   #source;
   #resumes;                                     // whether what comes next may have been there before
-  #lastId = '';
+  #lastId;                                      // what a source that is made anew resumes from
   #lane;
   #openedAt = -Infinity;
 
@@ -55,6 +55,9 @@ class Stream {
     Object.assign(this, { url: url.href, withCredentials, raw, make });
     this.#lane = laneOf(url);
     this.#resumes = url.searchParams.has('last_event_id') || url.searchParams.has('since');
+    this.#lastId = url.searchParams.get('last_event_id') ?? '';
+    // Resolved once a cut loses nothing: when there is an id to resume from.
+    this.begun = new Promise(begin => { this.begin = begin; });
     this.#open();
   }
 
@@ -78,10 +81,12 @@ class Stream {
     changed();
   }
 
-  // By EventSource, or by fetch so that the bytes can be seen. A source cannot change over: it starts again.
+  // By EventSource, or by fetch so that the bytes can be seen. A source cannot change over: another one is made,
+  // which resumes a channel after the last event, and starts anything else again.
   read(raw) {
     if (raw === this.raw) return;
     this.raw = raw;
+    this.#resumes ||= this.#lastId !== '';
     this.#source.close();
     this.#open();
     for (const [member, listening] of [...this.#members]) {
@@ -100,7 +105,12 @@ class Stream {
   #open() {
     const Source = this.raw ? RawSource : EventSource;
     const options = { withCredentials: this.withCredentials };
-    const source = this.#source = (!this.raw && this.make?.()) || new Source(this.url, options);
+    const url = new URL(this.url);
+    if (this.#lastId && url.pathname.startsWith('/channels')) url.searchParams.set('last_event_id', this.#lastId);
+    const made = !this.raw && this.make?.();
+    const source = this.#source = made || new Source(url.href, options);
+    // No message: the id to resume from until one has come. What was made by others has its own way to resume.
+    if (!made) source.addEventListener('cursor', event => this.#at(event.lastEventId));
     // Before the members': one that hears of the end may connect again at once.
     source.addEventListener('open', () => {
       this.#openedAt = this.#resumes ? performance.now() : -Infinity;
@@ -112,6 +122,13 @@ class Stream {
       this.#mark(closed ? 'closed' : 'lost');
       if (closed) this.#close();
     });
+  }
+
+  #at(id) {
+    this.#lastId = id;
+    if (!id) return;
+    this.begin();
+    for (const member of this.#members.keys()) member.at?.(id);
   }
 
   #close() {
@@ -134,9 +151,11 @@ class Stream {
   #received(member, event) {
     const replayed = event.lastEventId !== '' && performance.now() - this.#openedAt < REPLAY_COMES_WITHIN;
     // Several members may hear it, and one that listens to more names may alone: it is one mark in any case.
-    if (event !== this.lastEvent) this.#mark(event.type === 'gap' ? 'gap' : replayed ? 'replayed' : 'event', event);
+    if (event !== this.lastEvent) {
+      this.#mark(event.type === 'gap' ? 'gap' : replayed ? 'replayed' : 'event', event);
+      this.#at(event.lastEventId);
+    }
     this.lastEvent = event;
-    this.#lastId = event.lastEventId;
     member.received(event, replayed);
   }
 

@@ -1,6 +1,9 @@
 //! The connection of the tab that leads: silent, refused, cut off, or the server gone.
 
-use super::{assert_got, first, listen, publish, server};
+use threadcast::{Config, Event, Histories, History};
+
+use super::{assert_connections, assert_got, first, listen, publish, server};
+use crate::common::TestServer;
 
 /// iOS cuts a stream without a word, a laptop sleeps: the connection is there and
 /// nothing comes. Here it is the leader whose source is deaf.
@@ -33,6 +36,30 @@ fn a_connection_that_misses_its_heartbeats_is_made_anew_and_resumes() {
     publish(&server.registry, 1..4);
     page.wait_until("made === 2");
     assert_got(&page, 0..4);
+}
+
+/// A stream begins with the id to resume from, in an event of the server's. An event of a publisher's
+/// with the same name is a message.
+#[test]
+fn a_client_cut_before_its_first_event_loses_nothing() {
+    let history = Histories::default().with("*", History { events: 1_000, ..History::default() });
+    let server = TestServer::with(Config { lab: true, history, ..Config::default() });
+    let Some(page) = first(&server) else { return };
+    listen(&page, "'news'", "{ url: '/channels?tab=cut' }");
+    page.eval("client.addEventListener('cursor', event => got.push(`cursor ${event.data}`))");
+    page.wait_until("client.readyState === 1 && client.lastEventId !== ''");
+    for _ in 0..2 {
+        assert_connections(&server, 1);
+        assert_eq!(server.post("/lab/drop?tab=cut", "", "").json()["dropped"], 1);
+        assert_connections(&server, 0);
+    }
+    let pointer = Event::new("{}").with_name("cursor").expect("one line");
+    server.registry.publish("news", &pointer).expect("a name");
+    publish(&server.registry, 0..2);
+    page.wait_until("got.length >= 3");
+    assert_eq!(page.eval("got.join()"), "cursor {},0,1");
+    assert_eq!(page.eval("gaps.length"), 0);
+    page.eval("client.close()");
 }
 
 /// A refusal is a stream that ends at once with a `retry`, which only the browser can read.

@@ -25,6 +25,96 @@ const LEDGER: &str =
         .filter(row => row.dataset.kind === kind).map(row => row.textContent);
      window.nothing_is_wrong = () => ledger('missing') === 0 && ledger('twice') === 0;";
 
+/// Connects and presses a button at once, before the stream is open.
+fn connect_and_click(page: &Page, role: &str) {
+    page.eval("document.getElementById('break-open').click()");
+    page.eval(&format!("part('break', 'connect').click(); part('break', '{role}').click()"));
+}
+
+/// The stream was cut before its first event, and what was published meanwhile came by replay.
+fn check_drop_as_first_click(role: &str, raw: bool) {
+    let Some((_server, page)) = page(true) else { return };
+    page.eval(LEDGER);
+    page.eval(&format!("part('break', 'raw-toggle').checked = {raw}"));
+    connect_and_click(&page, role);
+    page.wait_until("rows('break').some(row => row.type === 'error')");
+    assert_eq!(page.eval("ledger('came')"), 0, "no event came before the cut");
+    page.wait_until("state('break') === '1' && ledger('came') >= 3");
+    page.wait_until("ledger('replayed') >= 1 && nothing_is_wrong() && ledger('told') === 0");
+    assert_eq!(page.eval("rows('break').some(row => row.type === 'cursor')"), false);
+    assert_eq!(page.eval("part('break', 'raw').textContent.includes('event: cursor')"), raw);
+}
+
+#[test]
+fn drop_as_the_first_click_loses_nothing() {
+    check_drop_as_first_click("drop", false);
+}
+
+#[test]
+fn drop_as_the_first_click_loses_no_raw_bytes() {
+    check_drop_as_first_click("drop", true);
+}
+
+#[test]
+fn drop_everybody_as_the_first_click_loses_nothing() {
+    check_drop_as_first_click("drop-all", false);
+}
+
+#[test]
+fn resume_as_the_first_click_replays_all_three() {
+    let Some((_server, page)) = page(false) else { return };
+    page.eval(LEDGER);
+    connect_and_click(&page, "resume");
+    page.wait_until("state('break') === '1' && ledger('replayed') === 3");
+    page.wait_until("ledger('came') > 3 && nothing_is_wrong() && ledger('told') === 0");
+    page.assert_nothing_went_wrong();
+}
+
+#[test]
+fn a_gap_as_the_first_click_is_shown() {
+    let Some((_server, page)) = page(false) else { return };
+    page.eval(LEDGER);
+    connect_and_click(&page, "gap");
+    page.wait_until("ledger('told') === 3 && state('break') === '1'");
+    page.wait_until("ledger('came') >= 1 && nothing_is_wrong()");
+    page.assert_nothing_went_wrong();
+}
+
+#[test]
+fn showing_raw_bytes_loses_no_event() {
+    let Some((_server, page)) = page(false) else { return };
+    page.eval(LEDGER);
+    page.eval(
+        "document.getElementById('break-open').click(); part('break', 'tick').checked = false",
+    );
+    page.click("break", "connect");
+    page.wait_until("part('break', 'last-id').textContent !== ''");
+    // An event is published while the one source is closed and the other is not open.
+    let switched = |raw| {
+        page.eval(&format!(
+            "part('break', 'raw-toggle').checked = {raw};
+             part('break', 'raw-toggle').dispatchEvent(new Event('change'));
+             part('break', 'retry-set').click()"
+        ));
+    };
+    switched(true);
+    page.wait_until("ledger('came') === 1");
+    switched(false);
+    page.wait_until("ledger('came') === 2 && nothing_is_wrong()");
+    page.assert_nothing_went_wrong();
+}
+
+#[test]
+fn cut_both_as_the_first_click_loses_nothing() {
+    let Some((_server, page)) = page(true) else { return };
+    let tried = "document.querySelector('[data-role=tried-cut]')";
+    page.eval("document.querySelector('[data-role=try-cut]').click()");
+    page.wait_until(&format!("({tried}.dataset.say ?? 'trying') !== 'trying'"));
+    assert_eq!(page.eval(&format!("{tried}.dataset.say")), "cut-result");
+    page.wait_until("state('h-sse') === '1' && state('h-ws') === '3'");
+    assert_eq!(page.eval("events('h-sse').length"), 1);
+}
+
 #[test]
 fn closing_and_resuming_replays_what_was_published_meanwhile() {
     let Some((_server, page)) = page(false) else { return };
