@@ -396,6 +396,7 @@ fn leaving_is_seen_within_the_documented_heartbeats() {
     let unaware = haproxy.replace("    option abortonclose\n", "");
     assert_ne!(unaware, haproxy);
     let plain = haproxy.replace(" ssl crt /etc/ssl/push.pem alpn h2,http/1.1", "");
+    let undelayed = format!("{plain}    option http-no-delay\n");
     let cases = [
         (&NGINX, &nginx, "https", "--http2", 0),
         (&NGINX, &nginx, "https", "--http1.1", 0),
@@ -406,6 +407,7 @@ fn leaving_is_seen_within_the_documented_heartbeats() {
         (&HAPROXY, &unaware, "https", "--http2", 2),
         (&HAPROXY, &unaware, "https", "--http1.1", 2),
         (&HAPROXY, &plain, "http", "--http1.1", 0),
+        (&HAPROXY, &undelayed, "http", "--http1.1", 0),
         (&APACHE, &apache, "https", "--http2", 1),
         (&APACHE, &apache, "https", "--http1.1", 2),
     ];

@@ -30,7 +30,7 @@ fn check(browser: &Browser) {
     let Some(_running) = browser.open(&format!("http://{addr}/")) else { return };
     let waits: Vec<Duration> =
         (0..WAITS).map(|_| waits.recv_timeout(PATIENCE).expect("it reconnects")).collect();
-    say(&format!("{}: retry: {} is applied: {waits:.0?}", browser.name, WAIT.as_millis()));
+    say(&format!("{}: retry: {} is applied: {waits:.2?}", browser.name, WAIT.as_millis()));
     assert!(waits.iter().any(|wait| APPLIED.contains(wait)), "{waits:?}");
     assert!(waits.iter().all(|wait| *wait >= APPLIED.start), "{waits:?}");
 }
