@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Rejected::Invalid;
 use super::{Generation, Rejected};
 use crate::limits::PATTERNS_PER_STREAM;
-use crate::matcher::{Matcher, MatcherError, Purpose};
+use crate::matcher::{Base, Matcher, MatcherError, Purpose};
 
 /// The most topics that one token may name. Each may be a pattern, to be compiled at
 /// each request.
@@ -115,7 +115,9 @@ impl Gathered {
                 Matcher::exact(text)
             }
             None | Some(Some("exact")) => Matcher::exact(text),
-            Some(Some("urlpattern")) => Matcher::url_pattern_for(Purpose::Token, text),
+            Some(Some("urlpattern")) => {
+                Matcher::url_pattern_for(Purpose::Token, text, &Base::default())
+            }
             Some(_) => return Err(Invalid),
         };
         self.check(matcher)

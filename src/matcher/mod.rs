@@ -10,6 +10,7 @@
 //!   ([`shared`]).
 //! * **What cannot be told to match does not**: a pattern may stand in a token.
 
+mod base;
 mod engine;
 mod shared;
 mod template;
@@ -23,6 +24,7 @@ use std::{error, fmt};
 
 use url::Url;
 
+pub(crate) use self::base::Base;
 pub(crate) use self::shared::Purpose;
 use self::shared::Syntax;
 use self::template::Template;
@@ -117,21 +119,27 @@ impl Matcher {
     }
 
     /// A URL pattern of the WHATWG's; `*` is every topic. It and the topics may be
-    /// relative: both are then below one base.
+    /// relative: both are then resolved against `https://localhost/.well-known/mercure`.
     ///
     /// Fails if it is none, is too long or compiles too big, if the patterns in use take
     /// all the memory they may, and as [`check_topic`] does.
     pub fn url_pattern(text: &str) -> Result<Self, MatcherError> {
-        Self::url_pattern_for(Purpose::Stream, text)
+        Self::url_pattern_for(Purpose::Stream, text, &Base::default())
     }
 
-    pub(crate) fn url_pattern_for(purpose: Purpose, text: &str) -> Result<Self, MatcherError> {
+    /// The same, with relative patterns and topics resolved against the hub's URL.
+    pub(crate) fn url_pattern_for(
+        purpose: Purpose,
+        text: &str,
+        base: &Base,
+    ) -> Result<Self, MatcherError> {
         check(text)?;
         if text == "*" {
             return Ok(Self::any());
         }
-        let compile = || UrlPattern::new(text).map(Kind::UrlPattern);
-        shared::pattern(Syntax::UrlPattern, text, purpose, compile).map(Self)
+        let compile = || UrlPattern::new(text, base).map(Kind::UrlPattern);
+        let syntax = Syntax::UrlPattern(base.clone());
+        shared::pattern(syntax, text, purpose, compile).map(Self)
     }
 
     fn of(text: &str, kind: Kind) -> Self {
@@ -158,7 +166,7 @@ impl Matcher {
             Kind::Exact => *self.0.text == *topic.text,
             // An update may be called by the very text of a template.
             Kind::Template(template) => *self.0.text == *topic.text || template.matches(topic.text),
-            Kind::UrlPattern(pattern) => topic.url().is_some_and(|url| pattern.matches(url)),
+            Kind::UrlPattern(pattern) => topic.resolved(pattern.base(), |url| pattern.matches(url)),
         }
     }
 
@@ -182,6 +190,16 @@ impl Matcher {
         matches!(self.0.kind, Kind::Any)
     }
 
+    /// What it has in common with every matcher that selects the same: its text, its kind,
+    /// and the URL that a URL pattern and its topics are resolved against.
+    fn identity(&self) -> (&str, &'static str, &str) {
+        let base = match &self.0.kind {
+            Kind::UrlPattern(pattern) => pattern.base().url().as_str(),
+            Kind::Any | Kind::Exact | Kind::Template(_) => "",
+        };
+        (self.text(), self.match_type(), base)
+    }
+
     /// Whether it selects one topic and no other.
     pub(crate) fn is_exact(&self) -> bool {
         matches!(self.0.kind, Kind::Exact)
@@ -190,8 +208,7 @@ impl Matcher {
 
 impl PartialEq for Matcher {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-            || (self.text() == other.text() && self.match_type() == other.match_type())
+        Arc::ptr_eq(&self.0, &other.0) || self.identity() == other.identity()
     }
 }
 
@@ -205,13 +222,13 @@ impl PartialOrd for Matcher {
 
 impl Ord for Matcher {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.text(), self.match_type()).cmp(&(other.text(), other.match_type()))
+        self.identity().cmp(&other.identity())
     }
 }
 
 impl Hash for Matcher {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.text(), self.match_type()).hash(state);
+        self.identity().hash(state);
     }
 }
 
@@ -225,7 +242,7 @@ impl fmt::Debug for Matcher {
 /// one of them wants to know.
 pub(crate) struct Topic<'a> {
     text: &'a str,
-    url: OnceCell<Option<Url>>,
+    url: OnceCell<(Base, Option<Url>)>,
 }
 
 impl<'a> Topic<'a> {
@@ -233,8 +250,14 @@ impl<'a> Topic<'a> {
         Self { text, url: OnceCell::new() }
     }
 
-    fn url(&self) -> Option<&Url> {
-        self.url.get_or_init(|| url_pattern::resolve(self.text)).as_ref()
+    /// Whether it is a URL, resolved against this one, of which `matches` says yes. One
+    /// base is usual: the first that is asked for is kept.
+    fn resolved(&self, base: &Base, matches: impl FnOnce(&Url) -> bool) -> bool {
+        let (known, url) = self.url.get_or_init(|| (base.clone(), base.resolve(self.text)));
+        if known == base {
+            return url.as_ref().is_some_and(matches);
+        }
+        base.resolve(self.text).as_ref().is_some_and(matches)
     }
 }
 
@@ -361,6 +384,9 @@ mod tests {
         assert_ne!(selector("a{b}"), exact("a{b}"));
         assert_ne!(pattern("a"), exact("a"));
         assert_eq!([exact("*"), selector("*")], [pattern("*"), Matcher::any()]);
+        let there = Base::new("https://hub.example/x?y").unwrap();
+        assert_eq!(there, Base::new("https://hub.example").unwrap());
+        assert_ne!(pattern("a"), Matcher::url_pattern_at("a", &there).unwrap());
         let types = [exact("a"), selector("a{b}"), pattern("a"), Matcher::any()];
         assert_eq!(types.map(|m| m.match_type()), ["exact", "template", "urlpattern", "exact"]);
     }
@@ -398,6 +424,30 @@ mod tests {
             let bytes = Matcher::selector(text).unwrap().bytes();
             assert!(bytes <= at_most, "{text} takes {bytes} bytes");
         }
+    }
+
+    #[test]
+    fn a_relative_pattern_is_resolved_against_the_hub() {
+        let base = |url| Base::new(url).unwrap();
+        let at = |text, url| Matcher::url_pattern_for(Purpose::Stream, text, &base(url)).unwrap();
+        let (hub, other) = ("https://hub.example/", "http://other.example:8080");
+        for (pattern, topic, hub, matches) in [
+            ("/books/:id", "/books/7", hub, true),
+            ("/books/:id", "https://hub.example/books/7", hub, true),
+            ("/books/:id", "https://other.example/books/7", hub, false),
+            ("/books/:id", "https://localhost/books/7", hub, false),
+            ("https://hub.example/books/:id", "/books/7", hub, true),
+            ("https://hub.example/books/:id", "/books/7", other, false),
+            ("http://other.example:8080/.well-known/:name", "chat", other, true),
+        ] {
+            assert_eq!(at(pattern, hub).matches(topic), matches, "{pattern} {topic} {hub}");
+        }
+        let topic = Topic::new("/books/7");
+        let absolute = "https://hub.example/books/:id";
+        assert!(!at(absolute, other).is_of(&topic) && at(absolute, hub).is_of(&topic));
+        assert!(!at(absolute, other).is_of(&topic), "one base must not answer for another");
+        assert_eq!(Base::new("mailto:a@b"), None);
+        assert_eq!(Base::new("https://a b"), None);
     }
 
     #[test]

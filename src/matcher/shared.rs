@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Inner, Kind, MatcherError};
+use super::{Base, Inner, Kind, MatcherError};
 use crate::limits::{PATTERNS_FOR_TOKENS, PATTERNS_TOTAL};
 
 /// Patterns by what they are written in and their text.
@@ -21,10 +21,11 @@ static TOTAL: AtomicUsize = AtomicUsize::new(0);
 static COMPILER: Mutex<()> = Mutex::new(());
 
 /// What a pattern is written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Syntax {
     Template,
-    UrlPattern,
+    /// Of which a relative one is resolved against this.
+    UrlPattern(Base),
 }
 
 /// What a pattern is needed for. Tokens may use memory that streams may not fill: whoever
@@ -83,9 +84,9 @@ pub(super) fn forget(inner: &Inner) {
         return;
     }
     TOTAL.fetch_sub(inner.counted, Ordering::Relaxed);
-    let syntax = match inner.kind {
+    let syntax = match &inner.kind {
         Kind::Template(_) => Syntax::Template,
-        Kind::UrlPattern(_) => Syntax::UrlPattern,
+        Kind::UrlPattern(pattern) => Syntax::UrlPattern(pattern.base().clone()),
         Kind::Any | Kind::Exact => return,
     };
     let key = (syntax, inner.text.clone());

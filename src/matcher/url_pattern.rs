@@ -1,29 +1,21 @@
 //! URL patterns as the WHATWG has them, without their captured groups.
 
 use std::cell::OnceCell;
-use std::sync::LazyLock;
 
 use url::Url;
 use urlpattern::matcher::{InnerMatcher, Matcher};
 use urlpattern::regexp::RegExp;
 use urlpattern::{RegexSyntax, UrlPatternInit, UrlPatternOptions};
 
-use super::MatcherError;
 use super::engine::{Engine, Refused};
-
-/// What relative topics and patterns are below: the hub. Any host would do, as both
-/// are below the same one.
-static BASE: LazyLock<Url> =
-    LazyLock::new(|| Url::parse("https://localhost/.well-known/mercure").expect("a literal URL"));
-
-/// A topic as a URL; `None` if it is none.
-pub(super) fn resolve(topic: &str) -> Option<Url> {
-    BASE.join(topic).ok()
-}
+use super::{Base, MatcherError};
 
 /// A compiled pattern: protocol, user name, password, host name, port, path, query and
 /// fragment.
-pub(super) struct UrlPattern([Part; 8]);
+pub(super) struct UrlPattern {
+    parts: [Part; 8],
+    base: Base,
+}
 
 /// What one part of a URL has to be. Most patterns leave most parts open.
 enum Part {
@@ -58,11 +50,11 @@ impl Part {
 }
 
 impl UrlPattern {
-    pub(super) fn new(text: &str) -> Result<Self, MatcherError> {
+    pub(super) fn new(text: &str, base: &Base) -> Result<Self, MatcherError> {
         // Only what is relative has a base: the path of `urn:x` is not below that of the hub.
         let parse = UrlPatternInit::parse_constructor_string::<Source>;
         let init = match parse(text, None) {
-            Err(urlpattern::Error::BaseUrlRequired) => parse(text, Some(BASE.clone())),
+            Err(urlpattern::Error::BaseUrlRequired) => parse(text, Some(base.url().clone())),
             init => init,
         };
         let parse = |init| urlpattern::UrlPattern::parse(init, UrlPatternOptions::default());
@@ -80,12 +72,18 @@ impl UrlPattern {
         let parts: Result<Vec<_>, _> =
             parts.into_iter().map(|part| compiled(part.matcher)).collect();
         let parts: [Part; 8] = parts?.try_into().map_err(|_| refused("it has eight parts"))?;
-        Ok(Self(parts))
+        Ok(Self { parts, base: base.clone() })
+    }
+
+    /// What it is resolved against, if it is relative, and its topics are.
+    pub(super) fn base(&self) -> &Base {
+        &self.base
     }
 
     /// The heap memory it takes, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.0.iter().map(Part::bytes).sum()
+        let parts: usize = self.parts.iter().map(Part::bytes).sum();
+        parts + self.base.url().as_str().len()
     }
 
     pub(super) fn matches(&self, url: &Url) -> bool {
@@ -100,7 +98,7 @@ impl UrlPattern {
             url.query().unwrap_or_default(),
             url.fragment().unwrap_or_default(),
         ];
-        self.0.iter().zip(parts).all(|(part, text)| part.matches(text))
+        self.parts.iter().zip(parts).all(|(part, text)| part.matches(text))
     }
 }
 
