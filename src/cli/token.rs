@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::Value;
 use threadcast::jwt::{Draft, SigningKey, VerifyingKey};
 
@@ -14,18 +14,22 @@ use super::positive;
 /// the key that checks it: `serve --jwt-key-file`. Nothing is asked of a server, and no server
 /// needs to run.
 ///
-/// With --audience it is of the protocol's current generation (`at+jwt`), for servers with the
-/// same --jwt-audience; without, of the 0.x one, in which topics are URI templates too.
+/// The token is of the protocol's current generation (`at+jwt`) and names the server it is for:
+/// --audience is what that server has as --jwt-audience. With --legacy it is of the 0.x one, which
+/// names no server and in which topics are URI templates too.
 ///
 /// Examples:
 ///
 ///     openssl rand -hex 32 > key
-///     threadcast token --key-file key --publish '*'
-///     threadcast token --key-file key --subscribe 'https://example.com/books/{id}' --expires 5m
+///     hub=https://hub.example.com/.well-known/mercure
+///     threadcast token --key-file key --audience $hub --publish '*'
+///     threadcast token --key-file key --audience $hub --subscribe-urlpattern '/books/:id' --expires 5m
+///     threadcast token --key-file key --legacy --subscribe 'https://example.com/books/{id}'
 ///
 /// Exit codes: 0 it is printed, 2 wrong arguments.
 #[derive(Debug, Clone, Args)]
 #[command(verbatim_doc_comment)]
+#[command(group(ArgGroup::new("generation").required(true).args(["audience", "legacy"])))]
 pub(crate) struct MakeToken {
     /// Sign with the key in this file: a private key in PEM (RSA: RS256; EC on P-256:
     /// ES256; Ed25519: `EdDSA`), or else the bytes of a secret, 32 or more (HS256)
@@ -56,7 +60,25 @@ pub(crate) struct MakeToken {
     #[arg(long, value_name = "URL", value_parser = audience)]
     audience: Option<String>,
 
-    /// What is told of its bearer's subscriptions to who may follow them
+    /// Make a token of Mercure 0.x: the claim `mercure`, without an audience
+    #[arg(long)]
+    legacy: bool,
+
+    /// The URL of who makes it (`iss`); without this the audience
+    #[arg(long, value_name = "URL", value_parser = audience, conflicts_with = "legacy")]
+    issuer: Option<String>,
+
+    /// The person or program that it is about (`sub`), as ?presence= names it; without this a
+    /// random name
+    #[arg(long, value_name = "NAME")]
+    subject: Option<String>,
+
+    /// The program that it is made for (`client_id`); without this the issuer
+    #[arg(long, value_name = "NAME", conflicts_with = "legacy")]
+    client_id: Option<String>,
+
+    /// What is told of its bearer's subscriptions to who may follow them; without --legacy a
+    /// JSON object
     #[arg(long, value_name = "JSON", value_parser = json)]
     payload: Option<Value>,
 }
@@ -71,6 +93,9 @@ impl MakeToken {
             subscribe_urlpattern: self.subscribe_urlpattern,
             expires: self.expires,
             audience: self.audience,
+            issuer: self.issuer,
+            subject: self.subject,
+            client_id: self.client_id,
             payload: self.payload,
         };
         (self.key_file, draft)

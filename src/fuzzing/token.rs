@@ -38,6 +38,7 @@ pub(super) fn check(bytes: &[u8]) {
     let typ = header["typ"].as_str().unwrap_or_default().to_ascii_lowercase();
     if typ.ends_with("at+jwt") {
         assert!(ends.is_some() && claims["aud"].to_string().contains(AUDIENCE), "{claims}");
+        assert!(claims["iss"].as_str().is_some_and(|iss| !iss.is_empty()), "{claims}");
     } else if KEY.check(token.as_bytes(), None).is_err() {
         panic!("a token of 0.x needs no audience: {claims}");
     }

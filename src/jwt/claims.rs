@@ -17,9 +17,12 @@ use crate::matcher::{Base, Matcher, MatcherError, Purpose};
 /// each request.
 const TOPICS_MAX: usize = 100;
 
-/// The types of `authorization_details` that are ours; the second is what hubs of 1.x
-/// document.
-const DETAIL_TYPES: [&str; 2] = ["mercure", "https://mercure.rocks/authorization-detail"];
+/// The type of the `authorization_details` that are Mercure's.
+pub(crate) const DETAIL_TYPE: &str = "https://mercure.rocks/authorization-detail";
+
+/// The types that are taken for it: `mercure` is what earlier revisions of the draft wrote, and
+/// earlier versions of `threadcast token`.
+const DETAIL_TYPES: [&str; 2] = [DETAIL_TYPE, "mercure"];
 
 /// The 0.x claim, and its name in full.
 const CLAIM: [&str; 2] = ["mercure", "https://mercure.rocks/"];
@@ -33,11 +36,18 @@ pub(crate) struct Rights {
     pub(crate) payloads: Vec<(Vec<Matcher>, Value)>,
     /// The person or program that it is about (`sub`, RFC 7519 §4.1.2).
     pub(crate) subject: Option<Box<str>>,
+    /// Whether the token is of the 0.x generation.
+    pub(crate) is_older: bool,
 }
 
 impl Rights {
-    pub(super) fn of(claims: &Value, generation: Generation) -> Result<Self, Rejected> {
-        let mut gathered = Gathered::default();
+    /// `base` is what relative URL patterns are resolved against.
+    pub(super) fn of(
+        claims: &Value,
+        generation: Generation,
+        base: &Base,
+    ) -> Result<Self, Rejected> {
+        let mut gathered = Gathered { base: base.clone(), ..Gathered::default() };
         match generation {
             Generation::Current => gathered.details(&claims["authorization_details"])?,
             Generation::Older => {
@@ -47,7 +57,9 @@ impl Rights {
         }
         let Gathered { publish, subscribe, payloads, .. } = gathered;
         let subject = claims["sub"].as_str().map(Box::from);
-        Ok(Self { publish: publish.into(), subscribe: subscribe.into(), payloads, subject })
+        let (publish, subscribe) = (publish.into(), subscribe.into());
+        let is_older = generation == Generation::Older;
+        Ok(Self { publish, subscribe, payloads, subject, is_older })
     }
 
     /// What is attached to the subscription of this matcher: the first that fits.
@@ -65,6 +77,7 @@ struct Gathered {
     topics: usize,
     /// What their patterns take.
     bytes: usize,
+    base: Base,
 }
 
 impl Gathered {
@@ -115,9 +128,7 @@ impl Gathered {
                 Matcher::exact(text)
             }
             None | Some(Some("exact")) => Matcher::exact(text),
-            Some(Some("urlpattern")) => {
-                Matcher::url_pattern_for(Purpose::Token, text, &Base::default())
-            }
+            Some(Some("urlpattern")) => Matcher::url_pattern_for(Purpose::Token, text, &self.base),
             Some(_) => return Err(Invalid),
         };
         self.check(matcher)
@@ -180,8 +191,12 @@ mod tests {
 
     use super::*;
 
+    fn of(claims: &Value, generation: Generation) -> Result<Rights, Rejected> {
+        Rights::of(claims, generation, &Base::default())
+    }
+
     fn current(details: &Value) -> Result<Rights, Rejected> {
-        Rights::of(&json!({ "authorization_details": details }), Generation::Current)
+        of(&json!({ "authorization_details": details }), Generation::Current)
     }
 
     fn may(matchers: &[Matcher], topic: &str) -> bool {
@@ -191,11 +206,11 @@ mod tests {
     #[test]
     fn each_generation_says_it_in_its_own_words() {
         let of_old = json!({ "mercure": { "publish": ["a"], "subscribe": ["*"], "payload": 7 } });
-        let rights = Rights::of(&of_old, Generation::Older).unwrap();
+        let rights = of(&of_old, Generation::Older).unwrap();
         assert!(may(&rights.publish, "a") && !may(&rights.publish, "b"));
-        assert!(may(&rights.subscribe, "b"));
+        assert!(rights.is_older && may(&rights.subscribe, "b"));
         assert_eq!(rights.payload("anything"), Some(&json!(7)));
-        assert_eq!(Rights::of(&of_old, Generation::Current).unwrap(), Rights::default());
+        assert_eq!(of(&of_old, Generation::Current).unwrap(), Rights::default());
 
         let rights = current(&json!([
             { "type": "other", "actions": 1 },
@@ -255,7 +270,7 @@ mod tests {
         assert_eq!(current(&json!({})), Err(Invalid));
         for claim in [json!([]), json!({ "publish": "a" }), json!({ "subscribe": [7] })] {
             let claims = json!({ "mercure": claim });
-            assert_eq!(Rights::of(&claims, Generation::Older), Err(Invalid), "{claims}");
+            assert_eq!(of(&claims, Generation::Older), Err(Invalid), "{claims}");
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Header, encode};
 use serde_json::{Value, json};
 
-use super::SigningKey;
-use crate::matcher::{Matcher, MatcherError};
+use super::{DETAIL_TYPE, SigningKey, random_urn};
+use crate::matcher::{Base, Matcher, MatcherError, Purpose};
 
 /// What a token is to say.
 ///
@@ -39,6 +39,15 @@ pub struct Draft {
     pub expires: Duration,
     /// The hub it is for. With it the token is of the current generation, without of 0.x.
     pub audience: Option<String>,
+    /// Who makes it (`iss`), as a URL; of the current generation alone. Without one it is the
+    /// audience.
+    pub issuer: Option<String>,
+    /// The person or program that it is about (`sub`). Without one a token of the current
+    /// generation has a random name.
+    pub subject: Option<String>,
+    /// The program that it is made for (`client_id`), of the current generation alone. Without
+    /// one it is the issuer.
+    pub client_id: Option<String>,
     /// What is told of its bearer's subscriptions to who may follow them.
     pub payload: Option<Value>,
 }
@@ -52,6 +61,9 @@ impl Default for Draft {
             subscribe_urlpattern: Vec::new(),
             expires: Duration::from_secs(60 * 60),
             audience: None,
+            issuer: None,
+            subject: None,
+            client_id: None,
             payload: None,
         }
     }
@@ -62,16 +74,27 @@ impl SigningKey {
     ///
     /// Fails if no server would take it.
     pub fn sign(&self, draft: &Draft) -> Result<String, DraftError> {
-        let expires =
-            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + draft.expires;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let expires = now + draft.expires;
         let mut header = Header::new(self.algorithm);
-        let mut claims = match &draft.audience {
-            Some(audience) => {
-                header.typ = Some("at+jwt".into());
-                json!({ "aud": audience, "authorization_details": draft.details()? })
-            }
-            None => json!({ "mercure": draft.claim()? }),
+        let mut claims = if let Some(audience) = &draft.audience {
+            header.typ = Some("at+jwt".into());
+            let issuer = draft.issuer.as_ref().unwrap_or(audience);
+            json!({
+                "iss": issuer,
+                "aud": audience,
+                "sub": random_urn(),
+                "client_id": draft.client_id.as_ref().unwrap_or(issuer),
+                "iat": now.as_secs(),
+                "jti": random_urn(),
+                "authorization_details": draft.details(audience)?,
+            })
+        } else {
+            json!({ "mercure": draft.claim()? })
         };
+        if let Some(subject) = &draft.subject {
+            claims["sub"] = subject.as_str().into();
+        }
         claims["exp"] = expires.as_secs().into();
         encode(&header, &claims, &self.key).map_err(|error| DraftError::Signing(error.to_string()))
     }
@@ -79,7 +102,8 @@ impl SigningKey {
 
 impl Draft {
     /// `authorization_details` of the current generation.
-    fn details(&self) -> Result<Vec<Value>, DraftError> {
+    fn details(&self, audience: &str) -> Result<Vec<Value>, DraftError> {
+        let base = Base::new(audience).unwrap_or_default();
         let payload = match &self.payload {
             Some(Value::Object(_)) | None => self.payload.as_ref(),
             Some(_) => return Err(DraftError::Payload),
@@ -95,13 +119,14 @@ impl Draft {
                 matchers.push(json!({ "match": topic }));
             }
             for pattern in patterns {
-                check(pattern, Matcher::url_pattern)?;
+                check(pattern, |text| Matcher::url_pattern_for(Purpose::Token, text, &base))?;
                 matchers.push(json!({ "match": pattern, "match_type": "urlpattern" }));
             }
             if matchers.is_empty() {
                 continue;
             }
-            let mut detail = json!({ "type": "mercure", "actions": [action], "topics": matchers });
+            let mut detail =
+                json!({ "type": DETAIL_TYPE, "actions": [action], "topics": matchers });
             if let Some(payload) = payload.filter(|_| action == "subscribe") {
                 detail["payload"] = payload.clone();
             }
@@ -180,7 +205,9 @@ impl fmt::Display for DraftError {
                 "URL patterns are for tokens that name their hub; add --audience, or write a URI \
                  template as --publish or --subscribe",
             ),
-            Self::Payload => f.write_str("with --audience a payload is a JSON object, as in {\"a\":1}"),
+            Self::Payload => f.write_str(
+                "a payload of the current generation is a JSON object, as in {\"a\":1}",
+            ),
             Self::Topic { topic, reason } => write!(f, "{topic:?}: {reason}"),
             Self::Signing(reason) => write!(f, "the key does not sign: {reason}"),
         }

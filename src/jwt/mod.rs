@@ -16,6 +16,7 @@ mod claims;
 mod draft;
 mod keys;
 mod provider;
+mod uuid;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,10 +26,12 @@ use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::Value;
 
 use self::Rejected::Invalid;
-pub(crate) use self::claims::Rights;
+pub(crate) use self::claims::{DETAIL_TYPE, Rights};
 pub use self::draft::{Draft, DraftError};
 pub use self::keys::{KeyError, SigningKey, VerifyingKey};
+pub(crate) use self::uuid::random_urn;
 use crate::json::nests_deeper;
+use crate::matcher::Base;
 
 /// The longest token, in bytes. A head is longer, and a cookie shorter.
 const TOKEN_MAX: usize = 8 * 1024;
@@ -84,7 +87,7 @@ impl VerifyingKey {
         validation.required_spec_claims.clear();
         match (generation, audience) {
             (Generation::Current, Some(audience)) => {
-                validation.set_required_spec_claims(&["exp", "aud"]);
+                validation.set_required_spec_claims(&["exp", "aud", "iss"]);
                 validation.set_audience(&[audience]);
             }
             (Generation::Current, None) => return Err(Invalid),
@@ -95,7 +98,12 @@ impl VerifyingKey {
         if expires.is_some_and(|expires| expires <= SystemTime::now()) {
             return Err(Invalid); // to the moment: the skew is not for the end
         }
-        Ok(Believed { rights: Rights::of(&claims, generation)?, expires })
+        // RFC 9068 §4. Whose name it is does not matter here: one key has one issuer.
+        if generation == Generation::Current && claims["iss"].as_str().is_none_or(str::is_empty) {
+            return Err(Invalid);
+        }
+        let base = audience.and_then(Base::new).unwrap_or_default();
+        Ok(Believed { rights: Rights::of(&claims, generation, &base)?, expires })
     }
 }
 

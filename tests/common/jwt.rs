@@ -44,6 +44,12 @@ pub fn allowing(publish: &[&str], subscribe: &[&str]) -> String {
     older(&json!({ "mercure": claim, "exp": in_seconds(3600) }))
 }
 
+/// Who makes the tokens of the current generation here.
+pub const ISSUER: &str = "https://issuer.example";
+
+/// The type of the `authorization_details` that are Mercure's.
+pub const DETAIL: &str = "https://mercure.rocks/authorization-detail";
+
 /// A token of the current generation.
 pub fn current(claims: &Value) -> String {
     signed(r#"{"alg":"HS256","typ":"at+jwt"}"#, &claims.to_string(), SECRET)
@@ -51,8 +57,9 @@ pub fn current(claims: &Value) -> String {
 
 /// One that may do these with the topics of these matchers, for an hour.
 pub fn detailed(actions: &[&str], topics: &Value) -> String {
-    let details = json!([{ "type": "mercure", "actions": actions, "topics": topics }]);
-    current(&json!({ "aud": AUDIENCE, "exp": in_seconds(3600), "authorization_details": details }))
+    let details = json!([{ "type": DETAIL, "actions": actions, "topics": topics }]);
+    current(&json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": in_seconds(3600),
+        "authorization_details": details }))
 }
 
 pub fn bearer(token: &str) -> String {

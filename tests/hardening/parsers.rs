@@ -110,9 +110,10 @@ fn with_keys() -> TestServer {
 
 /// A token of the current generation, with this payload in its only detail.
 fn with_payload(payload: &Value) -> String {
-    let detail = json!({ "type": "mercure", "actions": ["publish", "subscribe"],
+    let detail = json!({ "type": jwt::DETAIL, "actions": ["publish", "subscribe"],
         "topics": [{ "match": "*" }], "payload": payload });
-    current(&json!({ "aud": AUDIENCE, "exp": in_seconds(3600), "authorization_details": [detail] }))
+    current(&json!({ "iss": jwt::ISSUER, "aud": AUDIENCE, "exp": in_seconds(3600),
+        "authorization_details": [detail] }))
 }
 
 /// As many levels of objects.

@@ -5,7 +5,9 @@
 use serde_json::{Value, json};
 
 use super::RSA_PUBLIC;
-use super::common::jwt::{self, AUDIENCE, SECRET, current, in_seconds, older, signed};
+use super::common::jwt::{
+    self, AUDIENCE, DETAIL, ISSUER, SECRET, current, in_seconds, older, signed,
+};
 
 /// A token for all, for an hour, in which one claim is another.
 pub fn with(claim: &str, value: Value) -> String {
@@ -18,10 +20,8 @@ pub fn with(claim: &str, value: Value) -> String {
 /// The same of the current generation.
 pub fn with_current(claim: &str, value: Option<Value>) -> String {
     let topics = json!([{ "match": "*" }]);
-    let detail =
-        json!({ "type": "mercure", "actions": ["publish", "subscribe"], "topics": topics });
-    let mut claims =
-        json!({ "aud": AUDIENCE, "exp": in_seconds(3600), "authorization_details": [detail] });
+    let detail = json!({ "type": DETAIL, "actions": ["publish", "subscribe"], "topics": topics });
+    let mut claims = json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": in_seconds(3600), "authorization_details": [detail] });
     let fields = claims.as_object_mut().expect("an object");
     match value {
         Some(value) => drop(fields.insert(claim.to_owned(), value)),
@@ -96,6 +96,10 @@ pub fn bad_tokens() -> Vec<(&'static str, String)> {
         ("a selector is a number", with("mercure", json!({ "subscribe": [7] }))),
         ("too many selectors", with("mercure", json!({ "publish": vec!["a"; 101] }))),
         ("current without exp", with_current("exp", None)),
+        ("current without iss", with_current("iss", None)),
+        ("iss is empty", with_current("iss", Some("".into()))),
+        ("iss is a number", with_current("iss", Some(7.into()))),
+        ("iss is a list", with_current("iss", Some(json!([ISSUER])))),
         ("current without aud", with_current("aud", None)),
         ("another aud", with_current("aud", Some("https://other.example/".into()))),
         ("aud is a number", with_current("aud", Some(7.into()))),
@@ -105,14 +109,14 @@ pub fn bad_tokens() -> Vec<(&'static str, String)> {
             "a detail without topics",
             with_current(
                 "authorization_details",
-                Some(json!([{ "type": "mercure", "actions": ["publish"] }])),
+                Some(json!([{ "type": DETAIL, "actions": ["publish"] }])),
             ),
         ),
         (
             "an unknown matcher",
             with_current(
                 "authorization_details",
-                Some(json!([{ "type": "mercure",
+                Some(json!([{ "type": DETAIL,
             "actions": ["publish"], "topics": [{ "match": "a", "match_type": "regex" }] }])),
             ),
         ),

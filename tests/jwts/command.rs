@@ -2,6 +2,10 @@
 
 use std::process::Command;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
 use super::common::Process;
 use super::common::jwt::{AUDIENCE, bearer};
 
@@ -20,8 +24,16 @@ fn the_command_makes_what_a_server_takes() {
         let server = Process::with(&options);
         let key_file = format!("tests/keys/{kind}.pem");
         let wish = ["token", "--key-file", &key_file, "--publish", "a"];
+        let current = ["--audience", AUDIENCE];
         let pattern = ["--audience", AUDIENCE, "--publish-urlpattern", "/:page"];
-        for (more, channel) in [(&[][..], "a"), (&pattern, "%2Fb")] {
+        let template = ["--legacy", "--publish", "/{page}"];
+        for (more, channel) in [
+            (&["--legacy"][..], "a"),
+            (&template, "%2Fb"),
+            (&current, "a"),
+            (&pattern, "%2Fb"),
+            (&pattern, "https:%2F%2Fhub.example%2Fb"),
+        ] {
             let (code, token, errors) = threadcast(&[&wish, more].concat());
             assert_eq!((code, &*errors), (Some(0), ""), "{kind}");
             let publish = |channel: &str| {
@@ -36,17 +48,69 @@ fn the_command_makes_what_a_server_takes() {
     }
 }
 
+/// The header and the claims of a token.
+fn parts(token: &str) -> (Value, Value) {
+    let mut parts = token.split('.').map(|part| {
+        let json = URL_SAFE_NO_PAD.decode(part).expect("base64");
+        serde_json::from_slice::<Value>(&json)
+    });
+    let mut next = || parts.next().expect("three parts").expect("JSON");
+    (next(), next())
+}
+
+#[test]
+fn the_command_writes_every_claim_of_an_access_token() {
+    let wish =
+        ["token", "--key-file", "tests/keys/ec.pem", "--audience", AUDIENCE, "--publish", "a"];
+    let made = |more: &[&str]| {
+        let (code, token, errors) = threadcast(&[&wish[..], more].concat());
+        assert_eq!((code, &*errors), (Some(0), ""));
+        parts(token.trim_end())
+    };
+    let (header, claims) = made(&[]);
+    assert_eq!(header["typ"], "at+jwt");
+    assert_eq!((&claims["iss"], &claims["client_id"]), (&AUDIENCE.into(), &AUDIENCE.into()));
+    assert_eq!(claims["aud"], AUDIENCE);
+    let (iat, exp) = (claims["iat"].as_i64(), claims["exp"].as_i64());
+    assert_eq!(exp.zip(iat).map(|(exp, iat)| exp - iat), Some(3600));
+    for claim in ["sub", "jti"] {
+        assert!(claims[claim].as_str().is_some_and(|it| it.starts_with("urn:uuid:")), "{claims}");
+    }
+    assert_ne!(claims["jti"], made(&[]).1["jti"], "each token has a name of its own");
+    let detail = &claims["authorization_details"][0];
+    assert_eq!(detail["type"], "https://mercure.rocks/authorization-detail");
+    let issuer = "https://issuer.example";
+    let (_, claims) = made(&["--issuer", issuer, "--subject", "ada", "--client-id", "shop"]);
+    assert_eq!(
+        (&claims["iss"], &claims["sub"], &claims["client_id"]),
+        (&issuer.into(), &"ada".into(), &"shop".into())
+    );
+    let legacy = ["token", "--key-file", "tests/keys/ec.pem", "--legacy", "--publish", "a"];
+    let (code, token, _) = threadcast(&[&legacy[..], &["--subject", "ada"]].concat());
+    let (header, claims) = parts(token.trim_end());
+    assert_eq!((code, &header["typ"], &claims["sub"]), (Some(0), &"JWT".into(), &"ada".into()));
+    assert_eq!((claims.get("iss"), &claims["mercure"]["publish"]), (None, &Value::from(vec!["a"])));
+}
+
 #[test]
 fn a_token_that_nobody_would_take_is_not_made() {
     let key = ["--key-file", "tests/keys/ec.pem"];
+    let legacy = [&key[..], &["--legacy"]].concat();
     for (arguments, expected) in [
-        (&key[..], "--publish or --subscribe"),
-        (&["--publish", "a"], "--key-file"),
+        (&legacy[..], "--publish or --subscribe"),
+        (&[&key[..], &["--audience", AUDIENCE]].concat(), "--publish or --subscribe"),
+        (&[&key[..], &["--publish", "a"]].concat(), "<--audience <URL>|--legacy>"),
+        (&[&legacy[..], &["--audience", AUDIENCE, "--publish", "a"]].concat(), "cannot be used"),
+        (
+            &[&legacy[..], &["--issuer", "https://a.example", "--publish", "a"]].concat(),
+            "cannot be used",
+        ),
+        (&["--publish", "a", "--legacy"], "--key-file"),
         (&["--key-file", "tests/keys/ec.pub.pem", "--publish", "a"], "private one"),
         (&["--key-file", "tests/keys/none.pem", "--publish", "a"], "No such file"),
-        (&[&key[..], &["--publish", ""]].concat(), "\"\""),
-        (&[&key[..], &["--subscribe", "a\u{200b}"]].concat(), "\"a\\u{200b}\""),
-        (&[&key[..], &["--subscribe-urlpattern", "/:a"]].concat(), "add --audience"),
+        (&[&legacy[..], &["--publish", ""]].concat(), "\"\""),
+        (&[&legacy[..], &["--subscribe", "a\u{200b}"]].concat(), "\"a\\u{200b}\""),
+        (&[&legacy[..], &["--subscribe-urlpattern", "/:a"]].concat(), "add --audience"),
         (&[&key[..], &["--publish", "a", "--audience", "nowhere"]].concat(), "it is a URL"),
         (&[&key[..], &["--publish", "a", "--payload", "{"]].concat(), "it is JSON"),
         (

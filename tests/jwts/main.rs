@@ -8,7 +8,8 @@ mod common;
 
 use bad::{all, bad_tokens, with, with_current};
 use common::jwt::{
-    AUDIENCE, SECRET, allowing, bearer, current, detailed, in_seconds, older, signed,
+    AUDIENCE, DETAIL, ISSUER, SECRET, allowing, bearer, current, detailed, in_seconds, older,
+    signed,
 };
 use common::{Stream, TestServer, jwt};
 use serde_json::{Value, json};
@@ -68,7 +69,7 @@ fn a_bad_token_is_refused_everywhere_and_nobody_hears_why() {
             server.request(&format!("GET /channels HTTP/1.1\r\nHost: localhost\r\n{cookie}\r\n"));
         assert_eq!(answer.status, 401, "{name}: in a cookie: {answer:?}");
         let encoded: String = form_urlencoded::byte_serialize(token.as_bytes()).collect();
-        let target = format!("/.well-known/mercure?match=a&access_token={encoded}");
+        let target = format!("/.well-known/mercure?match=a&authorization={encoded}");
         assert_eq!(server.get(&target).status, 401, "{name}: in the query");
     }
     details.dedup();
@@ -128,11 +129,13 @@ fn what_may_be_left_out_or_written_otherwise_is_believed() {
         ("aud is nobody's business in 0.x", with("aud", "x".into())),
         ("several audiences", with_current("aud", Some(json!(["x", AUDIENCE])))),
         ("a type in capitals", signed(r#"{"alg":"HS256","typ":"application/AT+JWT"}"#,
-            &json!({ "aud": AUDIENCE, "exp": in_seconds(60), "authorization_details": [{ "type":
-            "https://mercure.rocks/authorization-detail", "actions": ["publish"], "topics":
+            &json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": in_seconds(60), "authorization_details": [{ "type":
+            DETAIL, "actions": ["publish"], "topics":
             [{ "match": "a" }] }] }).to_string(), SECRET)),
         ("a detail of another type", with_current("authorization_details", Some(json!([{ "type": "x" },
-            { "type": "mercure", "actions": ["publish", "x"], "topics": [{ "match": "a" }] }])))),
+            { "type": DETAIL, "actions": ["publish", "x"], "topics": [{ "match": "a" }] }])))),
+        ("a detail as earlier drafts write it", with_current("authorization_details", Some(json!([
+            { "type": "mercure", "actions": ["publish"], "topics": [{ "match": "a" }] }])))),
     ] {
         let answer = server.post("/channels/a", &bearer(&token), "x");
         assert_eq!(answer.status, 200, "{name}: {answer:?}");
@@ -149,7 +152,7 @@ fn a_token_that_allows_something_else_is_told_so() {
         older(&json!({})),
         detailed(&["publish"], &json!([{ "match": "b" }])),
         detailed(&["subscribe", "tomorrow's"], &json!([{ "match": "a" }])),
-        current(&json!({ "aud": AUDIENCE, "exp": in_seconds(60) })),
+        current(&json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": in_seconds(60) })),
     ] {
         for request in ["POST /channels/a", "DELETE /channels/a"] {
             let answer = server.request(&format!(

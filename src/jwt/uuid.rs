@@ -1,0 +1,39 @@
+//! Random names: UUIDs of version 4 (RFC 9562 §5.4).
+
+use std::fmt::Write as _;
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// A new `urn:uuid:…`. It is a name, not a secret.
+pub(crate) fn random_urn() -> String {
+    let mut bytes = [0; 16];
+    if SystemRandom::new().fill(&mut bytes).is_err() {
+        fastrand::fill(&mut bytes); // good enough for a name
+    }
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut urn = "urn:uuid:".to_owned();
+    for (place, byte) in bytes.iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            urn.push('-');
+        }
+        write!(urn, "{byte:02x}").expect("a String takes everything");
+    }
+    urn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_a_uuid_of_its_own() {
+        let (one, other) = (random_urn(), random_urn());
+        assert_ne!(one, other);
+        let uuid = one.strip_prefix("urn:uuid:").unwrap();
+        let lengths: Vec<usize> = uuid.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12], "{uuid}");
+        assert_eq!(&uuid[14..15], "4", "{uuid}");
+        assert!(uuid[19..20].contains(['8', '9', 'a', 'b']), "{uuid}");
+    }
+}
