@@ -41,6 +41,8 @@ const SUBSCRIBER: &str = r#"
 import json, sys
 from pymcure.client.subscriber.subscriber import Subscriber
 def heard(message):
+    if message.event_type == "cursor":
+        return  # where the stream begins, told to clients that drop an id without data
     print(json.dumps([message.message_id, message.event_type, message.data]), flush=True)
 subscriber = Subscriber(sys.argv[1], sys.argv[2:], heard)
 subscriber.start_consumption()

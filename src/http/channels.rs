@@ -5,9 +5,11 @@ use serde_json::{Value, json};
 use super::access::{Door, Publisher, Reader};
 use super::answer::Answer;
 use super::connection::Exchange;
+use super::mercure::check_event_name;
 use super::refusal::Refusal;
 use super::routes::Reply;
 use super::{listing, publish, streams};
+use crate::event::Event;
 use crate::registry::{ChannelInfo, Channels};
 
 /// `GET /channels?channel=a&channel=b*` listens; without a channel it lists.
@@ -47,6 +49,9 @@ pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, 
     Publisher::of(exchange, Door::Own)?.check(exchange, [name])?;
     let key = publish::idempotency_key(&exchange.request)?;
     let batch = publish::read(exchange)?;
+    if exchange.server.config.mercure.is_on() {
+        batch.events.iter().filter_map(Event::name).try_for_each(check_event_name)?;
+    }
     let published = exchange.server.hub.publish_all(name, &batch.events, key.as_deref())?;
     let mut answer = json!({ "id": published.id.to_string() });
     if let [event] = &batch.events[..]

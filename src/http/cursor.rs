@@ -23,6 +23,12 @@ pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, Refusal
     Ok(given.find(|id| !id.is_empty()))
 }
 
+/// Whether a request has a last event id, even an empty one.
+pub(super) fn is_given(request: &Request) -> bool {
+    let in_query = || PARAMETERS.iter().any(|name| request.query(name).is_some());
+    request.header("last-event-id").is_some() || in_query()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -106,7 +106,7 @@ fn presence(
     check_presence(&name)?;
     if exchange.server.config.mercure.is_on() && channels.names().any(is_reserved) {
         let detail = "presence is not available on reserved topics; remove ?presence=";
-        return Err(Refusal::new(403, detail));
+        return Err(Refusal::new(400, detail));
     }
     exchange.locality.check_page()?;
     if !reader.is_of(&name, channels.names()) {

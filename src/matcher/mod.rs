@@ -386,7 +386,7 @@ mod tests {
         assert_eq!([exact("*"), selector("*")], [pattern("*"), Matcher::any()]);
         let there = Base::new("https://hub.example/x?y").unwrap();
         assert_eq!(there, Base::new("https://hub.example").unwrap());
-        assert_ne!(pattern("a"), Matcher::url_pattern_at("a", &there).unwrap());
+        assert_ne!(pattern("a"), Matcher::url_pattern_for(Purpose::Stream, "a", &there).unwrap());
         let types = [exact("a"), selector("a{b}"), pattern("a"), Matcher::any()];
         assert_eq!(types.map(|m| m.match_type()), ["exact", "template", "urlpattern", "exact"]);
     }

@@ -1,5 +1,6 @@
 //! Where a subscriber begins, and how far it has come.
 
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,13 +8,16 @@ use super::read::{gap, group};
 use super::readable::Verdicts;
 use super::ring::Entry;
 use super::state::Channel;
-use super::{Channels, State};
+use super::{Channels, Registry, State};
 use crate::event::Frame;
 use crate::id::EventId;
 
 /// How much later than Redis's clock, as this node knows it, an id may be that another
 /// node has told.
 const AHEAD: Duration = Duration::from_secs(60);
+
+/// The most channels whose client-supplied ids are looked up under one hold of the lock.
+const PAGE_CHANNELS: usize = 256;
 
 /// Of how many channels a stream remembers up to where their losses are not reported: 32 bytes each.
 const FORGIVEN_MAX: usize = 1_024;
@@ -271,6 +275,40 @@ impl State {
             channels.names.iter().map(ToString::to_string).chain(patterns).collect();
         let last = self.last_known(channels);
         group(names.iter().map(|name| gap(name, None, id, last)), Some(last))
+    }
+}
+
+impl Registry {
+    /// The earliest event that a publisher gave this id, in whatever channel: the cursor that a
+    /// hub-wide id means. `None` if there is none that a stream of these may read.
+    pub(crate) fn earliest(&self, channels: &Channels, id: &str) -> Option<EventId> {
+        let public = |channel: &Channel| {
+            let id = channel.marks.own(id)?;
+            let entry = channel.ring.get_exactly(id)?;
+            (entry.private.is_none() || channels.reads_all()).then_some(id)
+        };
+        // Among its own channels a stream also finds what is private, if it may read that.
+        let mut verdicts = Verdicts::default();
+        let mut earliest = loop {
+            let found = self.lock().find(channels, id, self.now(), &mut verdicts);
+            if !verdicts.lacks_some() {
+                break found;
+            }
+            verdicts.ask(channels);
+        };
+        let mut last: Option<Arc<str>> = None;
+        loop {
+            let state = self.lock();
+            let from = last.as_deref().map_or(Unbounded, Excluded);
+            let mut page = state.channels.range::<str, _>((from, Unbounded));
+            for (name, channel) in page.by_ref().take(PAGE_CHANNELS) {
+                earliest = earliest.into_iter().chain(public(channel)).min();
+                last = Some(Arc::clone(name));
+            }
+            if page.next().is_none() {
+                return earliest;
+            }
+        }
     }
 }
 

@@ -80,6 +80,7 @@ pub(crate) use self::shared::{Follower, Publisher};
 use self::state::{Channel, State};
 pub(crate) use self::subscription::Listening;
 pub use self::subscription::Subscription;
+pub(crate) use self::update::TOPICS_MAX;
 pub use self::update::Update;
 use crate::counters::Counters;
 use crate::error::PublishError;

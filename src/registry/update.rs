@@ -15,7 +15,7 @@ use crate::error::PublishError;
 use crate::event::Event;
 
 /// The most topics that one event may have.
-const TOPICS_MAX: usize = 100;
+pub(crate) const TOPICS_MAX: usize = 100;
 
 /// Events to be published at once, each to all of some channels.
 ///

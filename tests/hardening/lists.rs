@@ -181,7 +181,7 @@ fn a_long_list_of_subscriptions_is_whole() {
     ids.dedup();
     assert_eq!(ids.len(), 200);
     let tag = answer.header("etag").expect("a tag").to_owned();
-    assert_eq!(format!("\"{}\"", document["last_event_id"].as_str().expect("an id")), tag);
+    assert_eq!(format!("\"{}\"", document["lastEventID"].as_str().expect("an id")), tag);
     let of_one = list(&format!("{SUBSCRIPTIONS}/exact/a7"));
     assert_eq!(of_one.json()["subscriptions"].as_array().map(Vec::len), Some(2));
     streams.pop();

@@ -3,7 +3,7 @@
 use serde_json::json;
 use threadcast::{Config, Event, Mercure};
 
-use super::common::jwt::{AUDIENCE, bearer, detailed, in_seconds};
+use super::common::jwt::{AUDIENCE, DETAIL, ISSUER, bearer, detailed, in_seconds};
 use super::common::{Stream, TestServer, jwt};
 use super::{HUB, config, get};
 
@@ -29,9 +29,9 @@ fn subscriptions_are_told_to_who_may_follow_them() {
             return event;
         }
     };
-    let payload = json!([{ "type": "mercure", "actions": ["subscribe"], "topics": [{ "match": "a b" }], "payload": { "x": 1 } }]);
+    let payload = json!([{ "type": DETAIL, "actions": ["subscribe"], "topics": [{ "match": "a b" }], "payload": { "x": 1 } }]);
     let token = jwt::current(
-        &json!({ "aud": AUDIENCE, "exp": in_seconds(60), "authorization_details": payload }),
+        &json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": in_seconds(60), "authorization_details": payload }),
     );
     let subscriber = Stream::of(&server, &format!("{HUB}?match=a+b"), &bearer(&token));
     let event = told("a b");
@@ -41,7 +41,7 @@ fn subscriptions_are_told_to_who_may_follow_them() {
         "{topic}"
     );
     assert_eq!((&event["active"], &event["payload"]), (&json!(true), &json!({ "x": 1 })));
-    assert_eq!((&event["type"], &event["match_type"]), (&json!("Subscription"), &json!("exact")));
+    assert_eq!((&event["type"], &event["match_type"]), (&json!("subscription"), &json!("exact")));
 
     let api = |path: &str, headers: &str| get(&server, path, headers);
     for path in [&topic, "/.well-known/mercure/subscriptions"] {
@@ -49,19 +49,20 @@ fn subscriptions_are_told_to_who_may_follow_them() {
         assert_eq!(api(path, &bearer(&token)).status, 403, "{path}");
     }
     let answer = api(&topic, &bearer(&follow));
-    assert_eq!(answer.header("content-type"), Some("application/ld+json"));
-    assert_eq!(answer.header("link"), Some("</.well-known/mercure>; rel=\"mercure\""));
+    assert_eq!(answer.header("content-type"), Some("application/json"));
     let tag = answer.header("etag").expect("a tag").to_owned();
-    let document = answer.json();
-    assert_eq!(document["subscriber"], event["subscriber"]);
-    assert_eq!(format!("\"{}\"", document["last_event_id"].as_str().expect("an id")), tag);
+    let link = format!(
+        "</.well-known/mercure>; rel=\"mercure\"; last-event-id={tag}; type=\"mercure\"; content-type=\"application/json\""
+    );
+    assert_eq!(answer.header("link"), Some(&*link));
+    assert_eq!(answer.json(), event, "the document of the event, and nothing else");
     let unchanged = api(&topic, &format!("{}If-None-Match: {tag}\r\n", bearer(&follow)));
     assert_eq!(unchanged.status, 304);
     let of_matcher = api("/.well-known/mercure/subscriptions/exact/a%20b", &bearer(&follow)).json();
     assert_eq!(of_matcher["subscriptions"].as_array().map(Vec::len), Some(1), "{of_matcher}");
     assert_eq!(of_matcher["id"], "/.well-known/mercure/subscriptions/exact/a%20b");
     let collection = api("/.well-known/mercure/subscriptions", &bearer(&follow)).json();
-    assert_eq!(collection["type"], "Subscriptions");
+    assert_eq!(collection["type"], "subscriptions");
     assert_eq!(collection["subscriptions"].as_array().map(Vec::len), Some(5), "{collection}");
 
     let older = Stream::of(&server, &format!("{HUB}?topic=/c/%7Bd%7D"), "");

@@ -81,11 +81,11 @@ fn a_list_of_subscriptions_is_not_taken_for_another_nodes() {
     let _stream = Stream::of(&here, "/.well-known/mercure?match=a", "");
     let one = list(&here, "");
     let document = one.json();
-    let newest = document["last_event_id"].as_str().expect("an id").to_owned();
+    let newest = document["lastEventID"].as_str().expect("an id").to_owned();
     assert_ne!(newest, "earliest", "an id of Redis's ends in 0, and is one");
     assert_eq!(document["subscriptions"].as_array().map(Vec::len), Some(1));
     wait_until(PATIENCE, "the other node has come as far", || {
-        list(&there, "").json()["last_event_id"] == *newest
+        list(&there, "").json()["lastEventID"] == *newest
     });
     // What a cache in between keeps of one node's list does not answer for the other's.
     for tag in [one.header("etag").unwrap_or("\"none\""), &format!("\"{newest}\"")] {

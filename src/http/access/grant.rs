@@ -175,7 +175,8 @@ impl Publisher {
         Ok(believed.map_or(Self::All, |believed| Self::These(believed.rights.publish)))
     }
 
-    /// Fails unless he may publish to each of these; nobody may to the hub's own.
+    /// Fails unless he may publish to each of these. The hub's own topics are refused whatever
+    /// the token says.
     #[inline(never)] // as above
     pub(in crate::http) fn check<'a>(
         &self,
@@ -185,8 +186,8 @@ impl Publisher {
         let config = &exchange.server.config;
         let topics: Vec<&str> = topics.into_iter().collect();
         if config.mercure.is_on() && topics.iter().any(|topic| is_reserved(topic)) {
-            let detail = "/.well-known/mercure and what is below it is the hub's own; publish to another topic";
-            return Err(Refusal::new(403, detail));
+            let detail = "/.well-known/mercure and the topics below it are reserved for the hub; publish to another topic";
+            return Err(Refusal::new(400, detail));
         }
         let may = |topic: &&str| match self {
             Self::All => true,
@@ -225,9 +226,12 @@ impl<'a> Lock<'a> {
         }
         let audience = config.jwt_audience.as_deref();
         match self.key.map(|key| key.check(&presented.token, audience)) {
-            Some(Ok(believed)) => Ok(Some(believed)),
+            // RFC 9700 §2.4 forbids tokens in URLs; 0.x has them there.
+            Some(Ok(believed)) if believed.rights.is_older || presented.by != By::Query => {
+                Ok(Some(believed))
+            }
             Some(Err(Rejected::Full)) => Err(MatcherError::Full.into()),
-            Some(Err(Rejected::Invalid)) | None => Err(invalid(config)),
+            Some(Ok(_) | Err(Rejected::Invalid)) | None => Err(invalid(config)),
         }
     }
 }

@@ -11,4 +11,4 @@ mod presented;
 
 pub(super) use self::grant::{Publisher, Reader};
 pub(super) use self::local::Locality;
-pub(super) use self::presented::Door;
+pub(super) use self::presented::{COOKIE, Door};

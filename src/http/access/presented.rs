@@ -9,11 +9,15 @@ use crate::http::refusal::Refusal;
 use crate::http::request::Request;
 use crate::http::session;
 
-/// Where a browser's token is, in the current generation and in 0.x.
-const COOKIES: [&str; 2] = ["__Secure-mercure_access_token", "mercureAuthorization"];
+/// The cookie of a browser's token in the current generation.
+pub(in crate::http) const COOKIE: &str = "__Secure-mercure_access_token";
 
-/// The names of the token in a query, in the same order.
-const PARAMETERS: [&str; 2] = ["access_token", "authorization"];
+/// The cookies of both generations, in the order in which they are looked for.
+const COOKIES: [&str; 2] = [COOKIE, "mercureAuthorization"];
+
+/// The name of the token in a query, in 0.x alone: the current generation has none, because
+/// RFC 9700 §2.4 forbids tokens in URLs. `access_token` is ignored.
+const PARAMETER: &str = "authorization";
 
 /// Whose rules say where a token may stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +57,7 @@ pub(super) fn token(request: &Request, door: Door) -> Result<Option<Presented>, 
         return some(token.to_vec(), By::Header);
     }
     if door == Door::Mercure {
-        let mut queries = PARAMETERS.iter().flat_map(|name| request.queries(name));
+        let mut queries = request.queries(PARAMETER).into_iter();
         if let Some(token) = queries.next() {
             if queries.next().is_some() {
                 return Err(malformed("give one token in the query, once"));
@@ -108,19 +112,21 @@ mod tests {
     }
 
     const HEADER: &str = "Authorization: bEARER h\r\n";
-    const COOKIE: &str = "Cookie: threadcast_token=o; mercureAuthorization=c\r\n";
+    const BOTH: &str = "Cookie: threadcast_token=o; mercureAuthorization=c\r\n";
 
     #[test]
     fn one_place_goes_before_another() {
         for (door, target, headers, expected) in [
             (Door::Own, "/", "", None),
             (Door::Own, "/?access_token=q", "", None),
-            (Door::Own, "/", COOKIE, Some(("o", By::Cookie))),
+            (Door::Own, "/", BOTH, Some(("o", By::Cookie))),
             (Door::Own, "/", "Authorization: Basic eA==\r\n", None),
             (Door::Own, "/", "Authorization: Bearerx y\r\n", None),
-            (Door::Mercure, "/?access_token=q", COOKIE, Some(("q", By::Query))),
+            (Door::Mercure, "/?access_token=q", "", None),
+            (Door::Mercure, "/?access_token=q", BOTH, Some(("c", By::Cookie))),
+            (Door::Mercure, "/?authorization=q", BOTH, Some(("q", By::Query))),
             (Door::Mercure, "/?authorization=q", "", Some(("q", By::Query))),
-            (Door::Mercure, "/", COOKIE, Some(("c", By::Cookie))),
+            (Door::Mercure, "/", BOTH, Some(("c", By::Cookie))),
             (
                 Door::Mercure,
                 "/",
@@ -130,7 +136,7 @@ mod tests {
         ] {
             check(door, target, headers, expected);
         }
-        let all = format!("{HEADER}{COOKIE}");
+        let all = format!("{HEADER}{BOTH}");
         check(Door::Mercure, "/?access_token=q&authorization=q", &all, Some(("h", By::Header)));
         check(Door::Own, "/", &all, Some(("h", By::Header)));
     }
@@ -141,9 +147,8 @@ mod tests {
             ("/", "Authorization: Bearer\r\n"),
             ("/", "Authorization: Bearer \r\n"),
             ("/", "Authorization: Bearer a\r\nAuthorization: Bearer a\r\n"),
-            ("/?access_token=a&access_token=a", ""),
-            ("/?access_token=a&authorization=a", ""),
-            ("/?access_token=", ""),
+            ("/?authorization=a&authorization=a", ""),
+            ("/?authorization=", ""),
         ] {
             let refusal = token(&request(target, headers), Door::Mercure).unwrap_err();
             assert_eq!(refusal.status, 400, "{target} {headers}");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode;
 
+use super::reserved::check_event_name;
 use crate::event::Event;
 use crate::http::access::{Door, Publisher};
 use crate::http::answer::Answer;
@@ -13,7 +14,7 @@ use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
 use crate::id::EventId;
 use crate::matcher::check_topic;
-use crate::registry::{NAME_MAX, Update};
+use crate::registry::{NAME_MAX, TOPICS_MAX, Update};
 
 /// `POST /.well-known/mercure`.
 pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
@@ -49,7 +50,7 @@ pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
 /// What a publisher's form says.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Form {
-    /// The first is what the update is about, the others what else it is called (0.x).
+    /// The first is the canonical topic, the others are alternate topics.
     pub(crate) topics: Vec<String>,
     pub(crate) private: bool,
     pub(crate) event: Event,
@@ -76,6 +77,10 @@ impl Form {
                 _ => {} // what is not known is for another day
             }
         }
+        if topics.len() > TOPICS_MAX {
+            let detail = format!("an update has at most {TOPICS_MAX} topics; send several updates");
+            return Err(Refusal::new(413, detail));
+        }
         if topics.is_empty() {
             return Err(Refusal::new(
                 400,
@@ -85,6 +90,7 @@ impl Form {
         let mut event = Event::new(data.unwrap_or_default());
         if let Some(kind) = kind {
             check_field("type", &kind)?;
+            check_event_name(&kind)?;
             event = event.with_name(kind)?;
         }
         // An id of the shape of ours would be taken for one: the update gets its own.
@@ -103,6 +109,10 @@ fn check_name(topic: &str) -> Result<(), Refusal> {
     if topic.len() > NAME_MAX {
         let detail = format!("a topic has at most {NAME_MAX} bytes; shorten it");
         return Err(Refusal::new(413, detail));
+    }
+    if topic == "*" {
+        let detail = "the topic * is reserved: it selects every topic; publish to another one";
+        return Err(Refusal::new(400, detail));
     }
     check_field("topic", topic)
 }
@@ -162,6 +172,10 @@ mod tests {
             ("topic=a&id=a%00", 400),
             ("topic=a&type=a%0Db", 400),
             ("topic=a&type=%E2%80%AE", 400),
+            ("topic=a&type=mercure", 400),
+            ("topic=*", 400),
+            ("topic=a&topic=*", 400),
+            (&"topic=a&".repeat(TOPICS_MAX + 1), 413),
             ("topic=a&retry=-1", 400),
             ("topic=a&retry=1e3", 400),
             ("topic=a&retry=99999999999999999999", 400),

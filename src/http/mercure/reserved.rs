@@ -1,5 +1,5 @@
-//! The topics that are the hub's own: it tells of subscriptions there, and nobody else
-//! may, or he could forge them.
+//! What is reserved for the hub: the topics of subscriptions and the name of their events.
+//! A publisher that could use them could forge subscription events.
 
 use std::sync::LazyLock;
 
@@ -7,20 +7,41 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::HUB;
+use crate::http::refusal::Refusal;
 
-/// What relative topics are below: the hub's own URL. Its host does not count.
-static BASE: LazyLock<Url> =
-    LazyLock::new(|| Url::parse(&format!("https://localhost{HUB}")).expect("a literal"));
+/// The event name of subscription events in the current generation.
+pub(super) const EVENT_NAME: &str = "mercure";
+
+/// The hub's own URL, which relative topics are resolved against. Its host does not count.
+/// Its scheme does: `http:mercure` is relative to the one, and an absolute URL to the other.
+static BASES: LazyLock<[Url; 2]> = LazyLock::new(|| {
+    ["https", "http"]
+        .map(|scheme| Url::parse(&format!("{scheme}://localhost{HUB}")).expect("a literal"))
+});
+
+/// Fails if an event has the name that is reserved for the hub's own.
+pub(in crate::http) fn check_event_name(name: &str) -> Result<(), Refusal> {
+    if name == EVENT_NAME {
+        let detail = "the event type `mercure` is reserved for the hub's subscription events; \
+                      publish with another type";
+        return Err(Refusal::new(400, detail));
+    }
+    Ok(())
+}
 
 /// Whether a topic names the hub's path or one below it, however that is written.
 ///
 /// Whatever is decoded here that a stricter reader would leave encoded is refused with
 /// the rest: nobody needs such a topic.
 pub(in crate::http) fn is_reserved(topic: &str) -> bool {
-    let Ok(url) = BASE.join(topic) else { return false };
+    BASES.iter().any(|base| is_reserved_at(base, topic))
+}
+
+fn is_reserved_at(base: &Url, topic: &str) -> bool {
+    let Ok(url) = base.join(topic) else { return false };
     let path = percent_decode_str(url.path()).decode_utf8_lossy();
     // Decoded, dots may be segments once more.
-    let Ok(again) = BASE.join(&path.replace(['?', '#', '%'], "_")) else { return false };
+    let Ok(again) = base.join(&path.replace(['?', '#', '%'], "_")) else { return false };
     let below = again.path().strip_prefix(HUB);
     below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -50,6 +71,9 @@ mod tests {
             "?x",
             "#x",
             "x:/.well-known/mercure/y",
+            "https:mercure",
+            "http:mercure/subscriptions/x",
+            "HTTP:/.well-known/mercure",
         ] {
             assert!(is_reserved(reserved), "{reserved}");
         }

@@ -3,15 +3,17 @@
 //! A subscription is a stream as any other: its prelude, its heartbeat and its gap
 //! events (`gap`, which nobody hears who did not ask for it) are those of our channels.
 
+use super::base;
 use super::subscriptions::{Active, Selected};
 use crate::http::access::{Door, Reader};
 use crate::http::answer::Headers;
 use crate::http::connection::Exchange;
-use crate::http::cursor::last_event_id;
+use crate::http::cursor::{is_given, last_event_id};
 use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
 use crate::http::streams;
-use crate::matcher::{Matcher, MatcherError};
+use crate::id::EventId;
+use crate::matcher::{Base, Matcher, Purpose};
 use crate::registry::{Bounds, Channels, Start};
 
 /// The id that stands before the first of all that are kept.
@@ -20,16 +22,16 @@ const EARLIEST: &str = "earliest";
 /// `GET /.well-known/mercure`.
 pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     let reader = Reader::of(exchange, Door::Mercure)?;
-    let selected = selected(&exchange.request.query)?;
+    let selected = selected(&exchange.request.query, &base(exchange))?;
     let cursor = cursor(exchange)?;
     let matchers: Vec<Matcher> = selected.iter().map(|one| one.matcher.clone()).collect();
     let channels = Channels::of(&matchers)?.readable(reader.readable());
-    let start = match cursor.as_deref() {
-        None => Start::Now,
-        Some(EARLIEST) => Start::All,
-        Some(id) => Start::After(id.to_owned()),
-    };
     let place = streams::admit(exchange)?;
+    let start = match cursor.as_deref() {
+        None | Some("") => Start::Now,
+        Some(EARLIEST) => Start::All,
+        Some(id) => Start::After(earliest(exchange, &channels, id)),
+    };
     // HEAD joins nothing, so it cannot tell whether anything is missing behind a cursor.
     let is_head = exchange.request.is_head();
     let subscription = if is_head {
@@ -37,12 +39,15 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     } else {
         Some(Box::new(exchange.server.hub.subscribe(&channels, &start)?))
     };
-    let is_whole = subscription.as_ref().is_none_or(|subscription| subscription.is_whole());
     let mut headers = Headers::new();
     if let Some(cursor) = cursor.filter(|cursor| !is_head || cursor == EARLIEST) {
         // The id that precedes the first that is sent: the one that was asked for, unless
         // something is missing behind it.
-        let preceding = if is_whole { cursor } else { EARLIEST.to_owned() };
+        let preceding = match &subscription {
+            Some(subscription) if !subscription.is_whole() => EARLIEST.to_owned(),
+            Some(subscription) if cursor.is_empty() => newest(exchange, subscription.cursor),
+            _ => cursor,
+        };
         if selected.iter().any(|one| one.kind.is_some()) {
             headers.push(("Mercure-Last-Event-ID", preceding.clone().into()));
         }
@@ -64,18 +69,34 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     Ok(streams::reply(exchange, source, place, active))
 }
 
-/// What makes a matcher of the value of a parameter.
-type Read = fn(&str) -> Result<Matcher, MatcherError>;
+/// The cursor that an id means: of several updates with a client-supplied id the earliest,
+/// in whatever topic.
+#[inline(never)] // most streams have none
+fn earliest(exchange: &Exchange<'_>, channels: &Channels, id: &str) -> String {
+    let is_ours = id.parse::<EventId>().is_ok();
+    let found = (!is_ours).then(|| exchange.server.hub.earliest(channels, id)).flatten();
+    found.map_or_else(|| id.to_owned(), |found| found.to_string())
+}
+
+/// The id before the first event of a stream that begins now.
+fn newest(exchange: &Exchange<'_>, cursor: Option<EventId>) -> String {
+    // Ids of our own count from 0; Redis's only begin there.
+    let shared = exchange.server.hub.reaches_the_log().is_some();
+    let known = cursor.filter(|id| if shared { *id != EventId::ZERO } else { id.n > 0 });
+    known.map_or_else(|| EARLIEST.to_owned(), |id| id.to_string())
+}
 
 /// The topics that a query selects.
-fn selected(query: &str) -> Result<Vec<Selected>, Refusal> {
+fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, Refusal> {
     let mut selected: Vec<Selected> = Vec::new();
     let mut bounds = Bounds::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let (kind, read): (_, Read) = match &*name {
-            "match" | "match_exact" => (Some("exact"), Matcher::exact),
-            "match_urlpattern" => (Some("urlpattern"), Matcher::url_pattern),
-            "topic" => (None, Matcher::selector),
+        let (kind, matcher) = match &*name {
+            "match" | "match_exact" => (Some("exact"), Matcher::exact(&value)),
+            "match_urlpattern" => {
+                (Some("urlpattern"), Matcher::url_pattern_for(Purpose::Stream, &value, base))
+            }
+            "topic" => (None, Matcher::selector(&value)),
             other if is_reserved_name(other) => {
                 let detail = format!(
                     "there is no parameter {other:?}; topics are named by match, match_exact, \
@@ -85,7 +106,7 @@ fn selected(query: &str) -> Result<Vec<Selected>, Refusal> {
             }
             _ => continue,
         };
-        let matcher = read(&value).map_err(|error| Refusal::from(error).at(&name))?;
+        let matcher = matcher.map_err(|error| Refusal::from(error).at(&name))?;
         let one = Selected { kind, matcher };
         if !selected.contains(&one) {
             // At once, so that what is too much is not compiled.
@@ -105,9 +126,11 @@ fn is_reserved_name(name: &str) -> bool {
     name.as_bytes().get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"match"))
 }
 
-/// The event that the client has seen last.
+/// The event that the client has seen last; an empty id is one that was given too, and asks
+/// for an answer.
 fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, Refusal> {
-    let cursor = last_event_id(&exchange.request)?;
+    let is_given = || is_given(&exchange.request).then(String::new);
+    let cursor = last_event_id(&exchange.request)?.or_else(is_given);
     // It goes back in a header. What of it an id may not have today, it may have had once.
     if cursor.as_deref().is_some_and(|id| id.contains(char::is_control)) {
         return Err(Refusal::new(400, "the last event id must not contain control characters"));
@@ -120,10 +143,13 @@ mod tests {
     use super::*;
     use crate::limits::NAMES_MAX;
 
+    fn of(query: &str) -> Result<Vec<Selected>, Refusal> {
+        selected(query, &Base::default())
+    }
+
     #[test]
     fn both_generations_select_topics_and_a_misspelled_one_is_told() {
-        let found =
-            selected("match=a&match_urlpattern=/b/:c&topic=/d/{e}&match_exact=a&x=y").unwrap();
+        let found = of("match=a&match_urlpattern=/b/:c&topic=/d/{e}&match_exact=a&x=y").unwrap();
         let found: Vec<_> = found.iter().map(|one| (one.kind, one.matcher.text())).collect();
         let expected = [(Some("exact"), "a"), (Some("urlpattern"), "/b/:c"), (None, "/d/{e}")];
         assert_eq!(found, expected);
@@ -144,7 +170,7 @@ mod tests {
             "match=a&topics&matchx",
             &many,
         ] {
-            assert_eq!(selected(bad).map_err(|refusal| refusal.status).err(), Some(400), "{bad}");
+            assert_eq!(of(bad).map_err(|refusal| refusal.status).err(), Some(400), "{bad}");
         }
     }
 }

@@ -2,15 +2,14 @@
 //! begins and ends, and by an API. Only with `--mercure-subscriptions`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::iter;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 
+use super::reserved::EVENT_NAME;
 use super::{HUB, LINK};
 use crate::error::PublishError;
 use crate::event::Event;
@@ -22,12 +21,15 @@ use crate::http::listing;
 use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
 use crate::id::EventId;
-use crate::jwt::Rights;
+use crate::jwt::{Rights, random_urn};
 use crate::matcher::Matcher;
 use crate::registry::{NAME_MAX, Update};
 
 /// A part of a path, percent-encoded once: all but what is unreserved (RFC 6570 §3.2.2).
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What the terms of a document of 0.x mean.
+const CONTEXT: &str = "https://mercure.rocks/";
 
 /// The most subscriptions that are read under one hold of their lock.
 const PAGE: usize = 64;
@@ -75,7 +77,8 @@ impl Active {
         rights: Option<&Rights>,
     ) -> Result<Option<Box<Self>>, Refusal> {
         let Some(subscriptions) = &server.subscriptions else { return Ok(None) };
-        let subscriber = subscriber();
+        // It says nothing of who it is.
+        let subscriber = random_urn();
         let topic_of = |Selected { kind, matcher }: &Selected| {
             let parts: Vec<&str> =
                 kind.iter().copied().chain([matcher.text(), &subscriber]).collect();
@@ -92,15 +95,15 @@ impl Active {
         let mut active = Box::new(Self { server: Arc::clone(server), topics: Vec::new() });
         for (Selected { kind, matcher }, topic) in selected.iter().zip(&topics) {
             let text = matcher.text();
-            let mut document = json!({ "@context": "https://mercure.rocks/" });
-            document["id"] = topic.as_str().into();
-            document["type"] = "Subscription".into();
-            match kind {
-                Some(kind) => {
-                    document["match_type"] = (*kind).into();
-                    document["match"] = text.into();
-                }
-                None => document["topic"] = text.into(),
+            let mut document = json!({ "id": topic });
+            if let Some(kind) = kind {
+                document["type"] = "subscription".into();
+                document["match_type"] = (*kind).into();
+                document["match"] = text.into();
+            } else {
+                document["@context"] = CONTEXT.into();
+                document["type"] = "Subscription".into();
+                document["topic"] = text.into();
             }
             document["subscriber"] = subscriber.as_str().into();
             document["active"] = true.into();
@@ -109,7 +112,7 @@ impl Active {
             }
             // Listed first: who reads the list, and follows from the id it tells, misses none.
             subscriptions.lock().insert(topic.clone(), Arc::new(document.clone()));
-            if let Err(error) = tell_all(server, topic, &document) {
+            if let Err(error) = publish(server, topic, &document) {
                 subscriptions.lock().remove(topic);
                 return Err(error.into());
             }
@@ -127,15 +130,20 @@ impl Drop for Active {
             let Some(document) = subscriptions.lock().remove(topic) else { continue };
             let mut document = Arc::unwrap_or_clone(document);
             document["active"] = false.into();
-            if let Err(error) = tell_all(&self.server, topic, &document) {
-                log::warn!("nobody hears of the end of a subscription: {error}");
+            if let Err(error) = publish(&self.server, topic, &document) {
+                log::warn!("failed to publish a subscription-ended update: {error}");
             }
         }
     }
 }
 
-fn tell_all(server: &Shared, topic: &str, document: &Value) -> Result<(), PublishError> {
-    let event = Event::new(document.to_string());
+/// Publishes a subscription event: privately, and in the current generation under the
+/// reserved event name.
+fn publish(server: &Shared, topic: &str, document: &Value) -> Result<(), PublishError> {
+    let mut event = Event::new(document.to_string());
+    if !is_older(document) {
+        event = event.with_name(EVENT_NAME).expect("a name without a line break");
+    }
     let update = Update { topics: &[topic], events: &[event], private: true, key: None };
     server.hub.publish_update(&update).map(drop)
 }
@@ -150,29 +158,24 @@ fn topic(parts: &[&str]) -> String {
     topic
 }
 
-/// A new name for a subscriber, which says nothing of who it is: a UUID of version 4.
-fn subscriber() -> String {
-    let mut bytes = [0; 16];
-    // Without randomness from the system, what is at hand must do: it is a name, no secret.
-    if SystemRandom::new().fill(&mut bytes).is_err() {
-        fastrand::fill(&mut bytes);
-    }
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let mut uuid = "urn:uuid:".to_owned();
-    for (place, byte) in bytes.iter().enumerate() {
-        if matches!(place, 4 | 6 | 8 | 10) {
-            uuid.push('-');
-        }
-        write!(uuid, "{byte:02x}").expect("a String takes everything");
-    }
-    uuid
+/// Whether a subscription is one of 0.x, which names a topic, and no kind of matcher.
+fn is_older(document: &Value) -> bool {
+    document.get("topic").is_some()
 }
 
 /// `GET /.well-known/mercure/subscriptions` and what is below it.
+///
+/// The path says which generation the answer is of. That of all subscriptions is the same in
+/// both: there the token says it.
 pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Refusal> {
     let path = topic(parts);
-    Reader::of(exchange, Door::Mercure)?.check_private(exchange, &path)?;
+    let reader = Reader::of(exchange, Door::Mercure)?;
+    reader.check_private(exchange, &path)?;
+    let is_older = match parts {
+        [] => reader.rights().is_some_and(|rights| rights.is_older),
+        ["exact" | "urlpattern", _] | [_, _, _] => false,
+        _ => true,
+    };
     let hub = &exchange.server.hub;
     let last = hub.last_id();
     // Ids of our own count from 0; Redis's only begin there.
@@ -187,26 +190,34 @@ pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Ref
     // The id is older than the list: who reads the list, and follows from the id, is told of
     // every change that the list may not have.
     let with_id = |document: &mut Value| {
-        document["last_event_id"] = last.as_str().into();
-        document["lastEventID"] = last.as_str().into(); // as 0.x calls it
+        if is_older {
+            document["lastEventID"] = last.as_str().into();
+        }
     };
+    let content_type = if is_older { "application/ld+json" } else { "application/json" };
     let tag = format!("\"{last}\"");
     let answer = if !shared && exchange.request.has_token("if-none-match", &tag) {
         Answer::new(304)
     } else if let Some(one) = one {
         let mut document = Arc::unwrap_or_clone(one);
         with_id(&mut document);
-        let answer = Answer::new(200).with("Content-Type", "application/ld+json");
+        let answer = Answer::new(200).with("Content-Type", content_type);
         answer.with_body(document.to_string().into_bytes())
     } else {
-        let mut document =
-            json!({ "@context": "https://mercure.rocks/", "id": path, "type": "Subscriptions" });
+        let mut document = if is_older {
+            json!({ "@context": CONTEXT, "id": path, "type": "Subscriptions" })
+        } else {
+            json!({ "id": path, "type": "subscriptions" })
+        };
         with_id(&mut document);
         let chosen = chosen(exchange.server, path, parts);
-        let answer = Answer::new(200).with("Content-Type", "application/ld+json");
+        let answer = Answer::new(200).with("Content-Type", content_type);
         answer.with_pieces(listing::pieces(&document, "subscriptions", chosen))
     };
-    let answer = answer.with("Link", LINK);
+    let link = format!(
+        "{LINK}; last-event-id=\"{last}\"; type=\"{EVENT_NAME}\"; content-type=\"application/json\""
+    );
+    let answer = answer.with("Link", if is_older { LINK.to_owned() } else { link });
     // Another node that has come as far lists others: its answer must not pass for this one.
     let answer = if shared { answer } else { answer.with("ETag", tag) };
     Ok(Reply::Answer(answer.with("Cache-Control", "private, must-revalidate")))
@@ -263,16 +274,5 @@ mod tests {
     fn a_topic_is_encoded_once_and_as_a_whole() {
         let expected = "/.well-known/mercure/subscriptions/exact/a%2Fb%3A%25c%20%C3%BC~-._%7Bd%7D";
         assert_eq!(topic(&["exact", "a/b:%c ü~-._{d}"]), expected);
-    }
-
-    #[test]
-    fn each_subscriber_has_a_uuid_of_its_own() {
-        let (one, other) = (subscriber(), subscriber());
-        assert_ne!(one, other);
-        let uuid = one.strip_prefix("urn:uuid:").unwrap();
-        let lengths: Vec<usize> = uuid.split('-').map(str::len).collect();
-        assert_eq!(lengths, [8, 4, 4, 4, 12], "{uuid}");
-        assert_eq!(&uuid[14..15], "4", "{uuid}");
-        assert!(uuid[19..20].contains(['8', '9', 'a', 'b']), "{uuid}");
     }
 }
