@@ -347,6 +347,8 @@ pub enum PublishError {
         /// How many it may have.
         limit: usize,
     },
+    /// The idempotency key was used before, for other events.
+    KeyReused,
     /// The store has no room on its disk. Nothing of the event is published.
     StoreFull,
     /// The store cannot be written. Nothing of the event is published.
@@ -391,6 +393,10 @@ impl fmt::Display for PublishError {
             Self::TooManyTopics { limit } => {
                 write!(f, "one event has at most {limit} topics; send several events")
             }
+            Self::KeyReused => f.write_str(
+                "this Idempotency-Key was used for another request; repeat a request unchanged, or \
+                 send a new key with a new one",
+            ),
             Self::StoreFull => f.write_str(
                 "the store's disk is full, and nothing was published; make room on it, and try again",
             ),

@@ -4,9 +4,12 @@
 //! value is written or dropped. A connection's thread has a stack of 64 KiB, and an overflow ends
 //! the process. Depth is therefore checked by a loop before `serde_json` reads the text.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
 
 use crate::limits::JSON_DEPTH_MAX;
 
@@ -44,6 +47,41 @@ pub(crate) fn parse(text: &[u8]) -> Result<Value, JsonError> {
         return Err(JsonError::TooDeep);
     }
     serde_json::from_slice(text).map_err(JsonError::Syntax)
+}
+
+/// The members of an object of at most [`JSON_DEPTH_MAX`] levels, each as it was written; of
+/// several with the same name the last one. `None` if the text is another value than an object.
+pub(crate) fn members(text: &[u8]) -> Result<Option<BTreeMap<String, &RawValue>>, JsonError> {
+    if nests_deeper(text, JSON_DEPTH_MAX) {
+        return Err(JsonError::TooDeep);
+    }
+    match serde_json::from_slice(text) {
+        Ok(members) => Ok(Some(members)),
+        // No member has a type that does not fit, so it is the whole that is no object.
+        Err(error) if error.classify() == Category::Data => parse(text).map(|_| None),
+        Err(error) => Err(JsonError::Syntax(error)),
+    }
+}
+
+/// The value without the white space between its tokens; numbers and strings stay as they are
+/// written. A number with more digits than any machine type holds keeps all of them.
+pub(crate) fn compact(value: &RawValue) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    let is_kept = |character: &char| {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if in_string => escaped = true,
+            '"' => in_string = !in_string,
+            _ => {}
+        }
+        in_string || !matches!(character, ' ' | '\t' | '\n' | '\r')
+    };
+    value.get().chars().filter(is_kept).collect()
+}
+
+/// The text without the byte order mark that it may begin with (RFC 8259 §8.1).
+pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }
 
 /// Whether arrays and objects nest deeper than `levels`, anywhere in the text.
@@ -89,6 +127,26 @@ mod tests {
             assert!(!nests_deeper(json.as_bytes(), depth), "{json}");
             assert!(depth == 0 || nests_deeper(json.as_bytes(), depth - 1), "{json}");
         }
+    }
+
+    #[test]
+    fn a_compact_value_is_spelled_as_it_was_written() {
+        let text = "{ \"data\" : [ 1.50E+2, -0,\n\t\"a \\\" b\\\\\" ,{ } , 123456789012345678901234567890 ]}";
+        let members = members(text.as_bytes()).unwrap().unwrap();
+        let expected = r#"[1.50E+2,-0,"a \" b\\",{},123456789012345678901234567890]"#;
+        assert_eq!(compact(members["data"]), expected);
+    }
+
+    #[test]
+    fn members_are_of_objects_alone() {
+        for text in ["[]", "7", "null", "\"{}\"", "[{\"a\":1}]"] {
+            assert!(members(text.as_bytes()).unwrap().is_none(), "{text}");
+        }
+        for text in ["", "{", "[", "{\"a\":}", "{\"a\":1}x", "{a:1}", "[1", "{\"a\":01}"] {
+            assert!(matches!(members(text.as_bytes()), Err(JsonError::Syntax(_))), "{text}");
+        }
+        let last = members(br#"{"a":1,"a":2}"#).unwrap().unwrap();
+        assert_eq!(last["a"].get(), "2");
     }
 
     #[test]

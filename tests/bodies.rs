@@ -3,10 +3,10 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 
-use common::{CLOSED, OPEN, TestServer, check as check_request};
+use common::{CLOSED, OPEN, Stream, TestServer, check as check_request};
 use threadcast::{Config, Limits, Mercure, Token};
 
 const MESSAGE: &str = r#"{"message":"hi"}"#;
@@ -212,4 +212,109 @@ fn an_early_error_reaches_a_client_that_writes_first() {
             client.assert_ended();
         }
     }
+}
+
+/// Compresses with gzip, as `gzip -9` does.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::read::GzEncoder::new(bytes, flate2::Compression::best());
+    let mut packed = Vec::new();
+    gzip.read_to_end(&mut packed).expect("memory is read");
+    packed
+}
+
+/// A POST of these bytes with these header lines.
+fn coded(target: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "POST {target} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+const JSON: &str = "Content-Type: application/json\r\n";
+const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+const NDJSON: &str = "Content-Type: application/x-ndjson\r\n";
+const TEXT: &str = "Content-Type: text/plain\r\n";
+
+/// Each route that reads a body, with one that it takes.
+const BODIES: [(&str, &str, &str); 6] = [
+    ("/channels/a", TEXT, "text"),
+    ("/channels/a", JSON, "{\"data\":1}"),
+    ("/channels/a", FORM, "data=x"),
+    ("/channels/a", NDJSON, "{\"data\":1}\n{\"data\":2}"),
+    ("/send-data", JSON, MESSAGE),
+    ("/.well-known/mercure", FORM, "topic=a&data=x"),
+];
+
+#[test]
+fn a_gzip_body_is_decompressed_on_every_route() {
+    let server = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
+    let mut stream = Stream::of(&server, "/channels/a", "");
+    for (target, kind, body) in BODIES {
+        for coding in ["gzip", "GZIP", "x-gzip", "identity, gzip"] {
+            let headers = format!("{kind}Content-Encoding: {coding}\r\n");
+            check_request(&server, coded(target, &headers, &gzip(body.as_bytes())), 200, OPEN);
+        }
+        let headers = format!("{kind}Content-Encoding: identity\r\n");
+        check_request(&server, coded(target, &headers, body.as_bytes()), 200, OPEN);
+    }
+    stream.expect_data(&["text"; 5]);
+    // As a chunked body too.
+    let packed = gzip(b"chunked");
+    let mut client = server.connect();
+    client.send(
+        "POST /channels/b HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n\
+         Transfer-Encoding: chunked\r\n\r\n",
+    );
+    client.send(&format!("{:x}\r\n", packed.len()));
+    client.send(&packed);
+    client.send("\r\n0\r\n\r\n");
+    client.check("chunks", 200, OPEN);
+    let mut stream = Stream::of(&server, "/channels/b?since=all", "");
+    stream.expect_data(&["chunked"]);
+}
+
+#[test]
+fn a_body_that_is_no_gzip_is_400() {
+    let server = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
+    for (target, kind, body) in BODIES {
+        let whole = gzip(body.as_bytes());
+        let mut damaged = whole.clone();
+        let checksum = damaged.len() - 8;
+        damaged[checksum] ^= 1;
+        let headers = format!("{kind}Content-Encoding: gzip\r\n");
+        for bad in [body.as_bytes(), &whole[..whole.len() - 1], &damaged, b""] {
+            let answer = check_request(&server, coded(target, &headers, bad), 400, OPEN);
+            assert!(answer.body.contains("gzip"), "{answer:?}");
+        }
+    }
+    assert_eq!(server.registry.last_id().n, 0, "nothing is published");
+}
+
+#[test]
+fn another_content_encoding_is_415_with_what_is_accepted() {
+    let server = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
+    for (target, kind, body) in BODIES {
+        for coding in ["br", "deflate", "zstd", "gzip, gzip", "x"] {
+            let headers = format!("{kind}Content-Encoding: {coding}\r\n");
+            let request = coded(target, &headers, body.as_bytes());
+            let answer = check_request(&server, request, 415, CLOSED);
+            assert_eq!(answer.header("accept-encoding"), Some("gzip"), "{answer:?}");
+        }
+    }
+    assert_eq!(server.registry.last_id().n, 0, "nothing is published");
+}
+
+#[test]
+fn a_decompressed_body_obeys_the_limit_of_bodies() {
+    let limits = Limits { body: 1_000, event: 1_000, ..Limits::default() };
+    let server = TestServer::with(Config { limits, ..Config::default() });
+    let headers = format!("{TEXT}Content-Encoding: gzip\r\n");
+    let of_length = |length: usize| coded("/channels/a", &headers, &gzip(&vec![b'x'; length]));
+    check_request(&server, of_length(1_000), 200, OPEN);
+    for length in [1_001, 500_000] {
+        let answer = check_request(&server, of_length(length), 413, OPEN);
+        assert!(answer.body.contains("the decompressed body is longer than 1000"), "{answer:?}");
+    }
+    check_request(&server, of_length(2_000_000), 413, CLOSED); // it is too long as it comes
 }

@@ -5,13 +5,16 @@ mod common;
 
 use common::{CLOSED, OPEN, Stream, TestServer, check};
 use serde_json::{Value, json};
-use threadcast::{Config, Event};
+use threadcast::{Config, Event, Mercure, StoreAt};
 
 const TEXT: &str = "Content-Type: text/plain\r\n";
 const JSON: &str = "Content-Type: application/json\r\n";
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 const MULTIPART: &str = "Content-Type: Multipart/Form-Data; boundary=b\r\n";
 const NDJSON: &str = "Content-Type: application/x-ndjson\r\n";
+
+/// Numbers that no machine type holds, or that are not spelled as a program would.
+const BIG: &str = r#"{"data":{"wei": 123456789012345678901234567890, "e": [-0, 1E+400, 0.10]}}"#;
 
 /// Publishes, and gives the answer's body.
 #[track_caller]
@@ -72,10 +75,15 @@ fn data_goes_out_as_it_was_said() {
         (TEXT, "", ""),
         (TEXT, " {\"data\":1} ", " {\"data\":1} "),
         (JSON, r#"{"data":" text "}"#, " text "),
-        (JSON, r#"{"data":{"b":1, "a":[1.50, null]}}"#, r#"{"b":1,"a":[1.5,null]}"#),
+        (JSON, r#"{"data":{"b":1, "a":[1.50, null]}}"#, r#"{"b":1,"a":[1.50,null]}"#),
         (JSON, r#"{"data":null,"id":null,"event":null,"retry":null}"#, "null"),
         (JSON, r#"{"data":"\u00fc\ud83d\ude00"}"#, "ü😀"),
         (NDJSON, r#"{"data":[1, 2]}"#, "[1,2]"),
+        (JSON, BIG, r#"{"wei":123456789012345678901234567890,"e":[-0,1E+400,0.10]}"#),
+        (NDJSON, BIG, r#"{"wei":123456789012345678901234567890,"e":[-0,1E+400,0.10]}"#),
+        (JSON, "{\"data\":\n{\t\"a \\\" b\" : 1}}", r#"{"a \" b":1}"#),
+        (JSON, "\u{feff}{\"data\":1}", "1"),
+        (NDJSON, "\u{feff}{\"data\":2}\n", "2"),
     ] {
         let id = publish(&server, "/channels/a", headers, body)["id"].to_string();
         stream.expect(&format!("id: {}\ndata: {data}", id.trim_matches('"')));
@@ -243,7 +251,6 @@ fn a_request_repeated_with_its_key_is_answered_the_same_and_published_once() {
     let first = publish(&server, "/channels/a", &key("k"), "1");
     let _second = Stream::of(&server, "/channels/a", "");
     assert_eq!(publish(&server, "/channels/a", &key("k"), "1"), first);
-    assert_eq!(publish(&server, "/channels/a", &key("k"), "something else"), first);
     assert_ne!(publish(&server, "/channels/b", &key("k"), "1")["id"], first["id"]);
     publish(&server, "/channels/a", &key("K"), "2");
     publish(&server, "/channels/a", TEXT, "3");
@@ -254,6 +261,56 @@ fn a_request_repeated_with_its_key_is_answered_the_same_and_published_once() {
     assert_eq!(publish(&server, "/channels/a", &with_key, batch), first);
     publish(&server, "/channels/a", TEXT, "end");
     stream.expect_data(&["1", "2", "3", "4", "5", "end"]);
+}
+
+/// Publishes with the key `k`: `first` is answered once more, and `other` is refused.
+#[track_caller]
+fn check_key(server: &TestServer, target: &str, headers: &str, first: &str, other: &str) {
+    let headers = format!("{headers}Idempotency-Key: k\r\n");
+    let answer = server.post(target, &headers, first);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let refused = server.post(target, &headers, other);
+    assert_eq!(refused.status, 422, "{refused:?}");
+    refused.check_problem();
+    assert!(refused.body.contains("send a new key"), "{refused:?}");
+    let again = server.post(target, &headers, first);
+    assert_eq!((again.status, again.body), (200, answer.body));
+}
+
+#[test]
+fn a_key_repeated_with_another_body_is_422() {
+    let server = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
+    let mut stream = Stream::of(&server, "/channels/*", "");
+    check_key(&server, "/channels/a", TEXT, "1", "2");
+    check_key(&server, "/channels/b", JSON, r#"{"data":"2"}"#, r#"{"data":"2","event":"x"}"#);
+    check_key(&server, "/channels/c", FORM, "data=3", "data=3&id=x");
+    check_key(&server, "/channels/d", NDJSON, "{\"data\":4}\n{\"data\":5}", "{\"data\":4}");
+    let hub = "/.well-known/mercure";
+    check_key(&server, hub, FORM, "topic=e&data=6", "topic=e&data=7");
+    let private = format!("{FORM}Idempotency-Key: k\r\n");
+    assert_eq!(server.post(hub, &private, "topic=e&data=6&private=on").status, 422);
+    // What is the same in another kind of body is the same.
+    let text = format!("{TEXT}Idempotency-Key: k\r\n");
+    assert_eq!(server.post("/channels/b", &text, "2").status, 200);
+    publish(&server, "/channels/a", TEXT, "end");
+    stream.expect_data(&["1", "2", "3", "4", "5", "6", "end"]);
+}
+
+#[test]
+fn a_key_is_known_with_its_body_after_a_restart() {
+    let name = format!("threadcast-key-{}.redb", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let config = || Config { store: Some(StoreAt::File(path.clone())), ..Config::default() };
+    let first = TestServer::with(config());
+    check_key(&first, "/channels/a", TEXT, "1", "2");
+    drop(first);
+    let second = TestServer::with(config());
+    check_key(&second, "/channels/a", TEXT, "1", "2");
+    let mut stream = Stream::of(&second, "/channels/a?since=all", "");
+    publish(&second, "/channels/a", TEXT, "end");
+    stream.expect_data(&["1", "end"]);
+    drop((stream, second));
+    std::fs::remove_file(&path).expect("it was made");
 }
 
 /// Whatever else is in the batch: here its last event has been published before.

@@ -30,7 +30,7 @@ use crate::id::EventId;
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::file::{self, File};
 use crate::store::tables::{EVENTS, LOST, META, TOPICS};
-use crate::store::{Floor, Kept, Loss, Reach, Readers, Record, Store};
+use crate::store::{Floor, Kept, Key, Loss, Reach, Readers, Record, Store};
 
 /// Steps of one script: each that writes is a transaction.
 const STEPS: usize = 24;
@@ -179,7 +179,8 @@ fn record(channel: &str, data: &str, rest: &[&str]) -> Option<Record> {
     if let Some(retry) = field(2) {
         event = event.with_retry(Duration::from_millis(number(retry)));
     }
-    let (channel, key, at) = (channel.into(), field(3).map(Arc::from), Duration::from_millis(1));
+    let (channel, key, at) =
+        (channel.into(), field(3).map(Key::from_stored), Duration::from_millis(1));
     let others: Vec<Arc<str>> =
         names(rest.get(5).unwrap_or(&"")).into_iter().map(Arc::from).collect();
     let reach = Reach { private: field(4).is_some(), others, gone: Vec::new() };

@@ -30,7 +30,7 @@ pub(super) fn read(
     time: Duration,
 ) -> Result<Vec<u8>, Refusal> {
     if matches!(request.body, BodyLength::Fixed(length) if length > limit.bytes as u64) {
-        return Err(too_large(limit));
+        return Err(too_long(limit));
     }
     // 1.0 does not know the expectation, and has it ignored (RFC 9110 §10.1.1).
     let expects = request.header("expect").is_some() && request.minor_version > 0;
@@ -41,7 +41,7 @@ pub(super) fn read(
     match request.body {
         BodyLength::None => Ok(Vec::new()),
         BodyLength::Fixed(length) => {
-            let length = usize::try_from(length).map_err(|_| too_large(limit))?;
+            let length = usize::try_from(length).map_err(|_| too_long(limit))?;
             Reader { source: inbound, deadline }.exactly(length)
         }
         BodyLength::Chunked => chunks(inbound, limit, deadline),
@@ -107,13 +107,13 @@ impl<S: Source> Reader<'_, S> {
         loop {
             let size = self.size()?;
             if size > (limit.bytes - body.len()) as u64 {
-                return Err(too_large(limit));
+                return Err(too_long(limit));
             }
             if size == 0 {
                 self.trailers()?;
                 return Ok(body);
             }
-            let size = usize::try_from(size).map_err(|_| too_large(limit))?;
+            let size = usize::try_from(size).map_err(|_| too_long(limit))?;
             let chunk = self.exactly(size + 2)?;
             let Some(chunk) = chunk.strip_suffix(b"\r\n") else {
                 return Err(Refusal::malformed(
@@ -203,9 +203,13 @@ fn is_size_line(line: &[u8]) -> bool {
         && !line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
 }
 
-fn too_large(Limit { bytes, set_by }: Limit) -> Refusal {
-    let detail = format!("the body is longer than {bytes} bytes ({set_by}); send less");
-    Refusal::new(413, detail).closing()
+/// Fails before all of the body is read.
+fn too_long(limit: Limit) -> Refusal {
+    too_large("the body", limit).closing()
+}
+
+pub(super) fn too_large(what: &str, Limit { bytes, set_by }: Limit) -> Refusal {
+    Refusal::new(413, format!("{what} is longer than {bytes} bytes ({set_by}); send less"))
 }
 
 fn cut_off() -> Refusal {

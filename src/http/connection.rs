@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::access::Locality;
+use super::coding::Coding;
 use super::connections::{Permit, Wait};
 use super::refusal::Refusal;
 use super::request::{BodyLength, Request};
@@ -41,12 +42,13 @@ pub(crate) struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Reads the body, having said that it is wanted if the client waits to hear
-    /// that. Fails if it is longer than `limit`, too slow, or none.
+    /// that. Fails if it is longer than `limit`, compressed or not, if it is too slow, or none.
     pub(crate) fn body(&mut self, limit: usize) -> Result<Vec<u8>, Refusal> {
         if self.request.body == BodyLength::None {
             let detail = "this request needs a body; send it with Content-Length or chunked";
             return Err(Refusal::new(411, detail).closing());
         }
+        let coding = Coding::of(&self.request)?;
         let limits = &self.server.config.limits;
         // NDJSON's has a size of its own, unless the flag goes beyond it.
         let set_by = if limit > limits.body { "for NDJSON" } else { "--body-limit" };
@@ -57,7 +59,7 @@ impl Exchange<'_> {
             return Err(Refusal::new(503, detail).closing());
         }
         self.body_is_read = true;
-        Ok(body)
+        coding.decode(body, limit)
     }
 
     /// Whether the connection gives its place to another, and so cannot become a stream:

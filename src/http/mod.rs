@@ -7,6 +7,7 @@ mod answer;
 mod assets;
 pub(crate) mod body;
 mod channels;
+mod coding;
 mod conditional;
 mod config;
 mod connection;

@@ -1,9 +1,11 @@
 //! What a publisher sends: an event in one of four kinds of body.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use percent_encoding::percent_decode;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::connection::Exchange;
 use super::refusal::Refusal;
@@ -100,7 +102,7 @@ pub(crate) fn content_type(request: &Request) -> String {
 
 /// A body as JSON, or where it is not.
 pub(super) fn json(body: &[u8]) -> Result<Value, Refusal> {
-    json::parse(body).map_err(|error| Refusal::new(400, error.of("the body")))
+    json::parse(json::without_bom(body)).map_err(|error| Refusal::new(400, error.of("the body")))
 }
 
 /// Text is the data, and the query may say the rest.
@@ -146,18 +148,19 @@ fn form(body: &[u8]) -> Result<Event, Refusal> {
 }
 
 fn one_json(body: &[u8]) -> Result<Event, Refusal> {
-    object(&json(body)?)
+    let members = json::members(json::without_bom(body));
+    object(members.map_err(|error| Refusal::new(400, error.of("the body")))?)
 }
 
 /// One event a line; all of them are right, or none is published.
 fn lines(body: &[u8]) -> Result<Vec<Event>, Refusal> {
-    let lines = body.split(|byte| *byte == b'\n').enumerate();
+    let lines = json::without_bom(body).split(|byte| *byte == b'\n').enumerate();
     let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
     lines
         .map(|(place, line)| {
-            let event = json::parse(line)
+            let event = json::members(line)
                 .map_err(|error| Refusal::new(400, error.to_string()))
-                .and_then(|value| object(&value));
+                .and_then(object);
             event.map_err(|refusal| refusal.at(&format!("line {}", place + 1)))
         })
         .collect()
@@ -166,25 +169,32 @@ fn lines(body: &[u8]) -> Result<Vec<Event>, Refusal> {
 const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
 
 /// `{"data": …, "event": …, "id": …, "retry": …}`; data that is no string goes
-/// out as compact JSON.
-fn object(value: &Value) -> Result<Event, Refusal> {
-    let Some(fields) = value.as_object() else {
+/// out as compact JSON, with its numbers and strings as they were written.
+fn object(fields: Option<BTreeMap<String, &RawValue>>) -> Result<Event, Refusal> {
+    let Some(fields) = fields else {
         return Err(Refusal::new(400, "an event must be an object: {\"data\": …}"));
     };
     if let Some(name) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         return Err(Refusal::new(400, unknown(name)));
     }
+    let value = |raw: &RawValue| {
+        json::parse(raw.get().as_bytes())
+            .map_err(|error| Refusal::new(400, error.of("a field of the event")))
+    };
     let data = match fields.get("data") {
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+        Some(text) if text.get().starts_with('"') => match value(text)? {
+            Value::String(text) => text,
+            other => other.to_string(),
+        },
+        Some(other) => json::compact(other),
         None => return Err(Refusal::new(400, "the event has no field `data`")),
     };
-    let string = |name: &str| match fields.get(name) {
+    let string = |name: &str| match fields.get(name).map(|raw| value(raw)).transpose()? {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(Refusal::new(400, format!("the field `{name}` must be a string"))),
     };
-    let retry = match fields.get("retry") {
+    let retry = match fields.get("retry").map(|raw| value(raw)).transpose()? {
         None | Some(Value::Null) => None,
         Some(value) => Some(value.as_u64().map(Duration::from_millis).ok_or_else(bad_retry)?),
     };

@@ -129,6 +129,7 @@ impl From<PublishError> for Refusal {
             | PublishError::TooManyNames { .. }
             | PublishError::NamesTooBig { .. }
             | PublishError::TooManyTopics { .. } => 400,
+            PublishError::KeyReused => 422,
             PublishError::TooManyChannels { .. }
             | PublishError::TooManyPatterns { .. }
             | PublishError::StoreFull => 507,

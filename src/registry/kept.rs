@@ -20,6 +20,7 @@ use super::marks::Mark;
 use super::ring::Entry;
 use super::state::State;
 use crate::id::EventId;
+use crate::store::Key;
 
 /// The default bound on the sum of all histories, in bytes.
 pub(crate) const HISTORY_TOTAL: usize = 256 << 20;
@@ -43,7 +44,8 @@ impl Entry {
     /// of its channels, although the rings share its frame.
     pub(super) fn cost(&self) -> usize {
         let names = |mark: &Mark| -> usize {
-            [&mark.own, &mark.key].into_iter().flatten().map(|name| NAME + name.len()).sum()
+            let texts = [mark.own.as_deref(), mark.key.as_ref().map(Key::stored)];
+            texts.into_iter().flatten().map(|name| NAME + name.len()).sum()
         };
         let topics = self.private.iter().flat_map(|private| private.topics.iter());
         ENTRY

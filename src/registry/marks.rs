@@ -2,23 +2,26 @@
 //! repeated request is known to be one.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use super::Published;
+use crate::error::PublishError;
 use crate::id::EventId;
+use crate::store::Key;
 
 /// The names of one channel's kept events.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     own: HashMap<Arc<str>, Published>,
-    keys: HashMap<Arc<str>, Published>,
+    keys: HashMap<Key, Published>,
 }
 
 /// The names of one event, to be forgotten with it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Mark {
     pub(super) own: Option<Arc<str>>,
-    pub(super) key: Option<Arc<str>>,
+    pub(super) key: Option<Key>,
 }
 
 impl Marks {
@@ -27,15 +30,24 @@ impl Marks {
         self.own.get(id).map(|published| published.id)
     }
 
-    /// What was answered to the first request with this key, or of this id.
-    pub(super) fn answered(&self, key: Option<&str>, own: Option<&str>) -> Option<Published> {
-        let by_key = key.and_then(|key| self.keys.get(key));
-        by_key.or_else(|| own.and_then(|own| self.own.get(own))).copied()
+    /// What was answered to the first request that published an event with this id.
+    pub(super) fn answered(&self, own: &str) -> Option<Published> {
+        self.own.get(own).copied()
+    }
+
+    /// What was answered to the first request with this key. Fails if that request published
+    /// something else.
+    pub(super) fn repeated(&self, key: &Key) -> Result<Option<Published>, PublishError> {
+        match self.keys.get_key_value(key) {
+            Some((first, _)) if !first.fits(key) => Err(PublishError::KeyReused),
+            first => Ok(first.map(|(_, published)| *published)),
+        }
     }
 
     /// Every own id, and every key.
     pub(super) fn names(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
-        (self.own.keys().cloned().collect(), self.keys.keys().cloned().collect())
+        let keys = self.keys.keys().map(|key| Arc::from(key.name()));
+        (self.own.keys().cloned().collect(), keys.collect())
     }
 
     pub(super) fn add(&mut self, mark: &Mark, published: Published) {
@@ -43,7 +55,7 @@ impl Marks {
             self.own.insert(Arc::clone(own), published);
         }
         if let Some(key) = &mark.key {
-            self.keys.insert(Arc::clone(key), published);
+            self.keys.insert(key.clone(), published);
         }
     }
 
@@ -60,7 +72,7 @@ impl Marks {
 }
 
 /// An index that held many names once does not keep the room for them.
-fn shrink(index: &mut HashMap<Arc<str>, Published>) {
+fn shrink<K: Eq + Hash>(index: &mut HashMap<K, Published>) {
     if index.capacity() > 32.max(4 * index.len()) {
         index.shrink_to(2 * index.len());
     }

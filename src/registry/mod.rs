@@ -241,9 +241,10 @@ impl Registry {
     ///
     /// `key` makes the call idempotent: repeated with the same key while the
     /// history holds it, it is answered as the first was, and published once.
+    /// The events of the repeat must be the same.
     ///
-    /// Fails if the channel cannot be, if there is no event, or if the store
-    /// cannot keep them.
+    /// Fails if the channel cannot be, if there is no event, if the key was used
+    /// for other events, or if the store cannot keep them.
     pub fn publish_all(
         &self,
         channel: &str,

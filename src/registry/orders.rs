@@ -13,8 +13,8 @@ use crossbeam_channel::{
 use super::{Published, Registry, Update};
 use crate::error::PublishError;
 use crate::event::Event;
-use crate::store::Reach;
 use crate::store::redis::Change;
+use crate::store::{Key, Reach};
 
 /// How many orders may wait. Each publisher waits for the answer to its one, so
 /// this is how many publish at once before they wait to give their order.
@@ -45,7 +45,7 @@ pub(super) enum Order {
 pub(super) struct Request {
     pub(super) channel: Arc<str>,
     pub(super) events: Vec<Event>,
-    pub(super) key: Option<Arc<str>>,
+    pub(super) key: Option<Key>,
     /// As in a [`Record`](crate::store::Record).
     pub(super) reach: Option<Arc<Reach>>,
     /// How many streams may read it, if it is private.
@@ -177,8 +177,9 @@ pub(super) fn publish(
     let others: Vec<Arc<str>> = others.iter().map(|topic| Arc::from(*topic)).collect();
     let reach = Reach { private, others, gone: Vec::new() };
     let reach = (reach != Reach::default()).then(|| Arc::new(reach));
+    let key = key.map(|key| Key::new(key, events, private));
     ask(mailbox, |answer| {
-        let (channel, events, key) = (Arc::from(*first), events.to_vec(), key.map(Arc::from));
+        let (channel, events, key) = (Arc::from(*first), events.to_vec(), key);
         let answer = Some(answer);
         Order::Publish(Request {
             channel,

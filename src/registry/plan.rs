@@ -11,7 +11,7 @@ use super::{Published, RegistryOptions};
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::Record;
+use crate::store::{Key, Record};
 
 /// The events of a batch, on their way to the store.
 #[derive(Default)]
@@ -53,7 +53,9 @@ impl Plan {
     ) -> Result<Promise, PublishError> {
         let topics: Vec<Arc<str>> = request.topics().cloned().collect();
         let Request { channel, events, key, reach, presence, subscribers, .. } = request;
-        if let Some(first) = state.answered(&topics, key.as_deref(), None) {
+        if let Some(key) = &key
+            && let Some(first) = state.repeated(&topics, key)?
+        {
             return Ok(Promise::Known(first));
         }
         state.make_all(&topics, at, options)?;
@@ -71,7 +73,7 @@ impl Plan {
         for event in events {
             let place = self.records.len();
             if let Some(own) = event.id() {
-                let known = state.answered(&topics, None, Some(own));
+                let known = state.answered(&topics, own);
                 let known = known.map(|published| Last::Known(published.id));
                 if let Some(known) = known.or_else(|| own_ids.get(own).copied().map(Last::New)) {
                     last = known;
@@ -120,14 +122,14 @@ pub(super) struct Names(HashSet<(Arc<str>, Name)>);
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Name {
     Own(Box<str>),
-    Key(Arc<str>),
+    Key(Key),
 }
 
 impl Names {
     /// Adds a request's names; `false`, and none, if one is there already.
     pub(super) fn add(&mut self, request: &Request) -> bool {
         let own = request.events.iter().filter_map(Event::id).map(|own| Name::Own(own.into()));
-        let key = request.key.iter().map(|key| Name::Key(Arc::clone(key)));
+        let key = request.key.iter().map(|key| Name::Key(key.clone()));
         let names = own
             .chain(key)
             .flat_map(|name| request.topics().map(move |topic| (Arc::clone(topic), name.clone())));

@@ -12,7 +12,7 @@ use super::readable::Private;
 use crate::counters::decrease;
 use crate::event::Frame;
 use crate::id::EventId;
-use crate::store::{Floor, Readers};
+use crate::store::{Floor, Key, Readers};
 
 /// One kept event.
 #[derive(Debug, Clone)]
@@ -144,7 +144,7 @@ impl Ring {
     }
 
     /// Calls the newest event by an idempotency key.
-    pub(super) fn mark_newest(&mut self, key: Arc<str>) {
+    pub(super) fn mark_newest(&mut self, key: Key) {
         if let Some(entry) = self.entries.back_mut() {
             self.entries_cost -= entry.cost();
             entry.mark.get_or_insert_default().key = Some(key);

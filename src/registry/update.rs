@@ -13,6 +13,7 @@ use super::state::State;
 use super::{Published, Registry, channels, orders};
 use crate::error::PublishError;
 use crate::event::Event;
+use crate::store::Key;
 
 /// The most topics that one event may have.
 pub(crate) const TOPICS_MAX: usize = 100;
@@ -73,7 +74,8 @@ impl Registry {
         };
         if let Some(sequencer) = &self.shared.sequencer {
             let asked = Instant::now();
-            let subscribers = self.prepare(topics, private, key)?;
+            let key = key.map(|key| Key::new(key, events, private));
+            let subscribers = self.prepare(topics, private, key.as_ref())?;
             let update = Update { topics, ..*update };
             let published = orders::publish(sequencer, &update, subscribers)?;
             self.shared.counters.publish(events.len(), asked.elapsed());
@@ -93,10 +95,13 @@ impl Registry {
         let private = private.then(|| Arc::new(Private::of(topics)));
         let mut readers = private.as_ref().map(Readers::of);
         let now = self.now();
+        let key = key.map(|key| Key::new(key, events, private.is_some()));
         let (mut guard, answers) = self.lock_to_publish(topics, &mut readers);
         let state = &mut *guard;
         let last = state.last;
-        if let Some(first) = key.and_then(|key| state.answered(topics, Some(key), None)) {
+        if let Some(key) = &key
+            && let Some(first) = state.repeated(topics, key)?
+        {
             return Ok(first);
         }
         state.make_all_for_events(topics, now, &self.shared.options, &answers)?;
@@ -107,7 +112,7 @@ impl Registry {
         let mut newest = last;
         for event in events {
             let own = event.id();
-            if let Some(first) = own.and_then(|own| state.answered(topics, None, Some(own))) {
+            if let Some(first) = own.and_then(|own| state.answered(topics, own)) {
                 published.id = first.id;
                 continue;
             }
@@ -122,11 +127,10 @@ impl Registry {
         }
         for topic in topics {
             let Some(target) = state.channels.get_mut(*topic) else { continue };
-            if let Some(key) = key.filter(|_| newest > last) {
+            if let Some(key) = key.as_ref().filter(|_| newest > last) {
                 // The key is known for as long as the newest event of its batch is.
-                let key: Arc<str> = key.into();
-                target.ring.mark_newest(Arc::clone(&key));
-                target.marks.add(&Mark { own: None, key: Some(key) }, published);
+                target.ring.mark_newest(key.clone());
+                target.marks.add(&Mark { own: None, key: Some(key.clone()) }, published);
             }
             target.trim(now, |_| {});
         }
@@ -153,14 +157,15 @@ impl Registry {
         &self,
         topics: &[&str],
         private: bool,
-        key: Option<&str>,
+        key: Option<&Key>,
     ) -> Result<Option<usize>, PublishError> {
         let private = private.then(|| Arc::new(Private::of(topics)));
         let mut readers = private.as_ref().map(Readers::of);
         let now = self.now();
         let (mut state, answers) = self.lock_to_publish(topics, &mut readers);
         // A repeat is answered though there is no room for its channels.
-        if key.is_none_or(|key| state.answered(topics, Some(key), None).is_none()) {
+        let first = key.map(|key| state.repeated(topics, key)).transpose()?;
+        if first.flatten().is_none() {
             state.make_all_for_events(topics, now, &self.shared.options, &answers)?;
         }
         let count = |readers| topics.iter().map(|topic| state.count(topic, Some(readers))).sum();
@@ -169,16 +174,22 @@ impl Registry {
 }
 
 impl State {
-    /// What was answered to the first request with this key, or of this id, that came
-    /// to one of these channels.
-    pub(super) fn answered(
+    /// What was answered to the first request that published an event with this id to one of
+    /// these channels.
+    pub(super) fn answered(&self, topics: &[impl AsRef<str>], own: &str) -> Option<Published> {
+        let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
+        channels.find_map(|channel| channel.marks.answered(own))
+    }
+
+    /// What was answered to the first request with this key that came to one of these channels.
+    /// Fails if that request published something else.
+    pub(super) fn repeated(
         &self,
         topics: &[impl AsRef<str>],
-        key: Option<&str>,
-        own: Option<&str>,
-    ) -> Option<Published> {
+        key: &Key,
+    ) -> Result<Option<Published>, PublishError> {
         let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
-        channels.find_map(|channel| channel.marks.answered(key, own))
+        channels.find_map(|channel| channel.marks.repeated(key).transpose()).transpose()
     }
 
     /// Lets an event into the rings of its topics, which have been made.

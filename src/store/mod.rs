@@ -15,6 +15,7 @@
 mod disk;
 pub(crate) mod file;
 mod inspect;
+mod key;
 mod quiet;
 pub(crate) mod redis;
 pub(crate) mod tables;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub(crate) use self::file::File;
 pub use self::inspect::{ChannelStats, Stats, export, stats};
+pub(crate) use self::key::Key;
 pub use self::redis::{RedisUrl, StoreAt};
 use crate::error::PublishError;
 use crate::event::Event;
@@ -52,7 +54,7 @@ pub(crate) struct Record {
     pub(crate) at: Duration,
     pub(crate) event: Event,
     /// The idempotency key of the batch that it is the last of.
-    pub(crate) key: Option<Arc<str>>,
+    pub(crate) key: Option<Key>,
     /// What its publisher was answered, to be answered again. A count of 0 is a presence event:
     /// the server itself has published it, and nobody was answered.
     pub(crate) subscribers: usize,

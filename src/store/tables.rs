@@ -26,7 +26,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::{Floor, Kept, Loss, Lost, Reach, Readers, Record};
+use super::{Floor, Kept, Key, Loss, Lost, Reach, Readers, Record};
 use crate::error::{EventError, StoreProblem};
 use crate::event::Event;
 use crate::id::EventId;
@@ -46,7 +46,7 @@ pub(crate) const EVENTS: TableDefinition<'_, u64, Row<'_>> = TableDefinition::ne
 pub(crate) const LOST: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("lost");
 
 /// Channel, milliseconds since 1970, name, own id, retry in milliseconds, data,
-/// key, and what was answered: subscribers, count.
+/// key with its fingerprint (see [`Key`]), and what was answered: subscribers, count.
 pub(crate) type Row<'a> = (
     &'a str,
     u64,
@@ -370,7 +370,7 @@ fn row(record: &Record) -> Row<'_> {
         event.id(),
         event.retry().map(milliseconds),
         event.data(),
-        key.as_deref(),
+        key.as_ref().map(Key::stored),
         number(subscribers),
         number(count),
     )
@@ -393,7 +393,7 @@ fn record(row: Row<'_>) -> Result<Record, EventError> {
         channel: channel.into(),
         at: Duration::from_millis(at),
         event,
-        key: key.map(Arc::from),
+        key: key.map(Key::from_stored),
         subscribers: number(subscribers),
         count: number(count),
         reach: None,

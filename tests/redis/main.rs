@@ -110,6 +110,8 @@ fn a_repeat_is_one_event_whichever_node_it_comes_to() {
     assert_eq!(published.json()["count"], 3);
     drop(first);
     assert_eq!(second.post("/channels/a", key, lines).json(), published.json());
+    let reused = second.post("/channels/a", key, "{\"data\":\"1\"}");
+    assert_eq!(reused.status, 422, "{reused:?}");
     assert_eq!(second.post("/channels/a?id=order-7", "", "own").json(), own.json());
     assert_ne!(id_of(&second.post("/channels/b?id=order-7", "", "own")), id_of(&own));
     // All at once, in one batch and in several.

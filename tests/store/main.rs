@@ -44,7 +44,7 @@ fn a_restart_goes_on_where_it_was() {
     all.expect(&format!("id: {begin}\nevent: n\nretry: 5\ndata: one"));
     all.expect("id: order-7\ndata: two");
     // A repeat is answered as the first was.
-    assert_eq!(id_of(&second.post("/channels/a", key, "one")), begin);
+    assert_eq!(id_of(&second.post("/channels/a?event=n&retry=5", key, "one")), begin);
     let again = second.post("/channels/a?id=order-7", "", "two").json();
     assert_eq!((&again["id"], &again["own_id"]), (&own["id"], &own["own_id"]));
     let mut resumed = Stream::of(&second, "/channels/a", "Last-Event-ID: order-7\r\n");

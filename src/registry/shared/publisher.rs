@@ -116,7 +116,7 @@ impl Publisher {
         let asked = taken.iter().zip(&listeners).map(|(request, subscribers)| Asked {
             channel: &request.channel,
             reach: request.reach.as_deref(),
-            key: request.key.as_deref(),
+            key: request.key.as_ref(),
             events: &request.events,
             subscribers: *subscribers,
             known_for: options.history.of(&request.channel).age,
@@ -130,8 +130,10 @@ impl Publisher {
         self.told.known &= published.is_ok();
         match published {
             Ok(answers) => {
-                for (request, (id, subscribers, count)) in taken.into_iter().zip(answers) {
-                    request.answer(Ok(Published { id, subscribers, count }));
+                for (request, answer) in taken.into_iter().zip(answers) {
+                    let published =
+                        answer.map(|(id, subscribers, count)| Published { id, subscribers, count });
+                    request.answer(published.ok_or(PublishError::KeyReused));
                 }
             }
             Err(trouble) => {

@@ -269,8 +269,12 @@ fn several_topics_are_all_or_nothing_and_one_repeat_is_one_in_each() {
     assert!(first.is_ok());
     for topics in [&["a", "b"][..], &["b", "a"], &["a"], &["b"]] {
         assert_eq!(update(topics, None), first, "{topics:?}");
-        let keyed = Update { topics, events: &[Event::new("y")], private: true, key: Some("key") };
-        assert_eq!(registry.publish_update(&keyed), first, "{topics:?}");
+        assert_eq!(update(topics, Some("key")), first, "{topics:?}");
+        let keyed = Update { topics, events: &[Event::new("y")], private: false, key: Some("key") };
+        let reused = Err(PublishError::KeyReused);
+        assert_eq!(registry.publish_update(&keyed), reused, "{topics:?}");
+        let hidden = Update { events: &order, private: true, ..keyed };
+        assert_eq!(registry.publish_update(&hidden), reused, "{topics:?}");
     }
     assert_eq!(update(&["b", "c"], None), full);
     assert_eq!(update(&[], None), Err(PublishError::Nothing));

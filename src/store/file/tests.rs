@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC};
-use super::super::{Floor, Lost, Reach, Readers};
+use super::super::{Floor, Key, Lost, Reach, Readers};
 use super::*;
 use crate::event::Event;
 
@@ -153,7 +153,7 @@ fn what_is_kept_comes_back_as_it_was() {
     assert_eq!((kept.last.n, kept.floor, events.len()), (0, Floor::default(), 0));
     let mut named = event("b/ü", "two\nlines");
     named.event = named.event.with_id("order-7").unwrap();
-    named.key = Some("key".into());
+    named.key = Some(Key::from_stored("key"));
     let records = [event("a", ""), named, event("a", "\u{feff} x")];
     let ids = file.append(&records, &[]).unwrap();
     assert_eq!(ids.iter().map(|id| id.n).collect::<Vec<_>>(), [1, 2, 3]);

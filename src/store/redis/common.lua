@@ -5,7 +5,7 @@
 --  threadcast:seq                 number  the newest event's place, without a hole
 --  threadcast:deleted             zset    places of events that were deleted
 --  threadcast:own:CHANNEL\0ID     answer  an event with an id of its publisher's
---  threadcast:key:CHANNEL\0KEY    answer  a request with an idempotency key
+--  threadcast:key:CHANNEL\0KEY    answer  a request with an idempotency key, and its fingerprint
 --  threadcast:nodes               zset    each node, and until when it counts
 --  threadcast:node:NODE           JSON    who listens there, for a while
 --  threadcast:names:NODE          set     CHANNEL\0NAME of who is present there

@@ -1,8 +1,11 @@
--- Publishes requests, each answered with its id, subscribers and count. ARGV[5]:
--- fields with their length before them, of each request: channel, its other
--- topics with a NUL between them, whether it is private, key, for how long its
--- names are known, subscribers, how many events; and of each event: name, id,
--- retry, data.
+-- Publishes requests, each answered with its id, subscribers and count, or with
+-- "reused" if its key was used for other events. ARGV[5]: fields with their length
+-- before them, of each request: channel, its other topics with a NUL between them,
+-- whether it is private, key, fingerprint of its events, for how long its names are
+-- known, subscribers, how many events; and of each event: name, id, retry, data.
+--
+-- The answer stored for a key has the fingerprint as its fourth word. An answer
+-- without one is of an older node, and fits any request.
 local packed, at = ARGV[5], 1
 
 local function take()
@@ -28,7 +31,7 @@ local function name(kind, topics, name, answer, known_for)
 end
 
 local function request()
-  local channel, others, private, key = take(), take(), take(), take()
+  local channel, others, private, key, print = take(), take(), take(), take(), take()
   local known_for, subscribers, count = take(), take(), tonumber(take())
   local topics = { channel }
   for other in (others or ''):gmatch('[^%z]+') do topics[#topics + 1] = other end
@@ -53,7 +56,11 @@ local function request()
       end
     end
   end
-  if answered then return answered end
+  if answered then
+    local before = answered:match('^%S+ %S+ %S+ (%S+)$')
+    if before and print and before ~= print then return 'reused' end
+    return answered
+  end
   if key and #new > 0 then -- it is known for as long as the newest event of its batch is
     local fields = new[#new].fields
     fields[#fields + 1] = 'k'
@@ -65,7 +72,7 @@ local function request()
     if one.own then name('own', topics, one.own, one.id .. rest, known_for) end
   end
   local id = type(last) == 'table' and last.id or last:match('^%S+')
-  if key and #new > 0 then name('key', topics, key, id .. rest, known_for) end
+  if key and #new > 0 then name('key', topics, key, id .. rest .. (print and ' ' .. print or ''), known_for) end
   return id .. rest
 end
 

@@ -11,7 +11,7 @@ use super::presence::time_of_day;
 use super::{Bounds, Link, RedisUrl, Row, Trouble, begin, script};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::{Floor, Reach, Record};
+use crate::store::{Floor, Key, Reach, Record};
 
 /// How many events are read at once.
 const COUNT: usize = 1_000;
@@ -221,7 +221,7 @@ fn one(id: EventId, fields: &[Value]) -> Option<(u64, News)> {
         channel,
         at: Duration::from_millis(id.epoch),
         event,
-        key: fields.get("k").map(|key| key.as_str().into()),
+        key: fields.get("k").map(|key| Key::from_stored(key)),
         subscribers: number("s").unwrap_or(0),
         count: number("n").unwrap_or(0), // `common.lua` gives presence events none
         reach: (reach != Reach::default()).then(|| Arc::new(reach)),
@@ -252,7 +252,7 @@ mod tests {
             channel: "a".into(),
             at: Duration::from_millis(1_500),
             event: Event::new("x").with_id("own").unwrap(),
-            key: Some("key".into()),
+            key: Some(Key::from_stored("key")),
             subscribers: 3,
             count: 2,
             reach: None,

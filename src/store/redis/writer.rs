@@ -11,7 +11,7 @@ use super::presence::time_of_day;
 use super::{Link, RedisUrl, Row, Trouble, begin, script};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::{Floor, Reach, Readers};
+use crate::store::{Floor, Key, Reach, Readers};
 
 /// For how long a node counts that is not heard of, in milliseconds.
 const HOLDS: u64 = 15_000;
@@ -48,7 +48,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) channel: &'a str,
     /// Its other topics, and who may read it.
     pub(crate) reach: Option<&'a Reach>,
-    pub(crate) key: Option<&'a str>,
+    pub(crate) key: Option<&'a Key>,
     pub(crate) events: &'a [Event],
     pub(crate) subscribers: usize,
     /// For how long a repeat is known to be one.
@@ -57,6 +57,9 @@ pub(crate) struct Asked<'a> {
 
 /// What it is answered: the id, and how many listened and were published.
 pub(crate) type Answered = (EventId, usize, usize);
+
+/// What the script answers to a key that was used for another request.
+const REUSED: &str = "reused";
 
 /// A name comes to a channel of this node, or leaves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,19 +98,20 @@ impl Writer {
         }
     }
 
-    /// Publishes what is new of these, all of it or nothing, and answers each. Once it
-    /// returns, it is in Redis. `last` is the newest id that this node knows.
+    /// Publishes what is new of these, all of it or nothing, and answers each: `None` if its
+    /// key was used for another request. Once it returns, it is in Redis. `last` is the newest id that this node knows.
     pub(crate) fn publish(
         &mut self,
         last: EventId,
         requests: &[Asked<'_>],
-    ) -> Result<Vec<Answered>, Trouble> {
+    ) -> Result<Vec<Option<Answered>>, Trouble> {
         let packed = pack(requests);
         let mut call = begin(&self.publish, last, self.bounds);
         call.arg(packed);
         let answers: Vec<String> =
             self.link.ask(Duration::ZERO, |connection| call.invoke(connection))?;
-        let read: Option<Vec<Answered>> = answers.iter().map(|answer| read(answer)).collect();
+        let read: Option<Vec<Option<Answered>>> =
+            answers.iter().map(|answer| read(answer)).collect();
         read.filter(|read| read.len() == requests.len()).ok_or_else(|| {
             Trouble::Unanswered("what it answered is not what its script says".into())
         })
@@ -229,7 +233,8 @@ fn pack(requests: &[Asked<'_>]) -> Vec<u8> {
         put(Some(channel));
         put(others.as_deref());
         put(reach.filter(|reach| reach.private).map(|_| "1"));
-        put(*key);
+        put(key.map(Key::name));
+        put(key.and_then(Key::fingerprint));
         put(Some(&milliseconds(*known_for).to_string()));
         put(Some(&subscribers.to_string()));
         put(Some(&events.len().to_string()));
@@ -255,8 +260,11 @@ fn found_one(answer: &str) -> Option<(EventId, Readers)> {
     Some((id.parse().ok()?, who))
 }
 
-fn read(answer: &str) -> Option<Answered> {
+fn read(answer: &str) -> Option<Option<Answered>> {
+    if answer == REUSED {
+        return Some(None);
+    }
     let mut words = answer.split(' ');
     let mut next = || words.next();
-    Some((next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?))
+    Some(Some((next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?)))
 }

@@ -1,0 +1,139 @@
+//! Idempotency keys, each with a fingerprint of what was published with it.
+
+use std::borrow::Borrow;
+use std::fmt::Write;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use crate::event::Event;
+
+/// What separates a key from its fingerprint in a store. A header cannot contain it.
+const SEPARATOR: char = '\0';
+
+/// How many hex digits a fingerprint has.
+const DIGITS: usize = 16;
+
+/// An idempotency key as a store keeps it: the key, NUL, and 16 hex digits of the
+/// fingerprint. A key that an older threadcast stored has none, and fits any request.
+///
+/// Keys are equal if their names are, whatever was published with them.
+#[derive(Debug, Clone)]
+pub(crate) struct Key(Arc<str>);
+
+impl Key {
+    /// The key of a request that publishes these events.
+    pub(crate) fn new(name: &str, events: &[Event], private: bool) -> Self {
+        let mut stored = String::with_capacity(name.len() + 1 + DIGITS);
+        let print = fingerprint(events, private);
+        // A String takes everything.
+        let _ = write!(stored, "{name}{SEPARATOR}{print:0DIGITS$x}");
+        Self(stored.into())
+    }
+
+    /// A key as a store kept it.
+    pub(crate) fn from_stored(stored: &str) -> Self {
+        Self(stored.into())
+    }
+
+    pub(crate) fn stored(&self) -> &str {
+        &self.0
+    }
+
+    /// What the publisher sent.
+    pub(crate) fn name(&self) -> &str {
+        self.parts().0
+    }
+
+    /// The fingerprint in hex; `None` if an older threadcast stored the key.
+    pub(crate) fn fingerprint(&self) -> Option<&str> {
+        self.parts().1
+    }
+
+    /// Whether both may be of the same request: a missing fingerprint fits any other.
+    pub(crate) fn fits(&self, other: &Self) -> bool {
+        self.fingerprint().zip(other.fingerprint()).is_none_or(|(one, two)| one == two)
+    }
+
+    fn parts(&self) -> (&str, Option<&str>) {
+        match self.0.rsplit_once(SEPARATOR) {
+            Some((name, print)) if print.len() == DIGITS => (name, Some(print)),
+            _ => (&self.0, None),
+        }
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name().hash(state);
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        self.name()
+    }
+}
+
+/// FNV-1a of what subscribers would get, in 64 bits: stable, because stores keep it. It tells
+/// mistakes apart, not attacks: a publisher could only deceive itself.
+fn fingerprint(events: &[Event], private: bool) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    add(&[u8::from(private)]);
+    for event in events {
+        let retry = event.retry().map(|retry| retry.as_millis().to_string());
+        for text in [Some(event.data()), event.name(), event.id(), retry.as_deref()] {
+            // With its length, so that no text runs into the next one.
+            add(&text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
+            add(text.unwrap_or_default().as_bytes());
+        }
+    }
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_it_was_stored() {
+        let key = Key::new("k ü", &[Event::new("x")], false);
+        let again = Key::from_stored(key.stored());
+        assert_eq!((again.name(), again.fingerprint()), ("k ü", key.fingerprint()));
+        let older = Key::from_stored("k ü");
+        assert_eq!((older.name(), older.fingerprint()), ("k ü", None));
+        assert!(older == key && older.fits(&key) && key.fits(&older));
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_everything_that_is_published() {
+        let event = Event::new("x");
+        let all = [
+            (vec![event.clone()], false),
+            (vec![event.clone()], true),
+            (vec![event.clone(), Event::new("")], false),
+            (vec![Event::new("y")], false),
+            (vec![Event::new("")], false),
+            (vec![Event::new("").with_name("x").unwrap()], false),
+            (vec![Event::new("").with_id("x").unwrap()], false),
+            (vec![event.with_retry(std::time::Duration::ZERO)], false),
+        ];
+        let prints: std::collections::HashSet<u64> =
+            all.iter().map(|(events, private)| fingerprint(events, *private)).collect();
+        assert_eq!(prints.len(), all.len());
+        // Stores of earlier versions hold such values: this one must never change.
+        assert_eq!(fingerprint(&[Event::new("hello")], false), 10_892_765_705_434_266_970);
+    }
+}
