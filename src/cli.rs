@@ -138,7 +138,8 @@ fn bytes(size: ByteSize) -> usize {
 /// arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Serve {
-    /// Listen here; repeat it for more addresses. Port 0 is any free one
+    /// Listen here; repeat it for more addresses. Port 0 is any free one; [::] takes IPv4 too,
+    /// unless net.ipv6.bindv6only is set or an IPv4 address is given with the same port
     #[arg(long, value_name = "ADDR", env = "THREADCAST_LISTEN", value_delimiter = ',')]
     #[arg(default_value = "127.0.0.1:8844", value_parser = address)]
     listen: Vec<SocketAddr>,
@@ -375,7 +376,7 @@ fn history(text: &str) -> Result<(Option<String>, History), String> {
 
 /// A network, or one address.
 fn network(text: &str) -> Result<IpNet, String> {
-    let one = text.parse::<IpAddr>().map(IpNet::from);
+    let one = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
     one.or_else(|_| text.parse()).map_err(|_| {
         "a proxy is named by its address or its network, as in 10.0.0.1 or 10.0.0.0/8".into()
     })

@@ -2,9 +2,14 @@
 
 mod common;
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
 
-use common::{Answer, TestClient, TestServer};
+use common::{Answer, PATIENCE, Process, TestClient, TestServer, jwt, wait_until};
+use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use threadcast::{Config, CorsOrigins, Event, Token};
 
@@ -339,4 +344,170 @@ fn a_preflight_says_what_may_be_sent_and_needs_no_token() {
     let plain = ask(servers.open.addr, Ipv4Addr::LOCALHOST, "OPTIONS /channels/x", "");
     assert_eq!(plain.header("access-control-allow-methods"), None, "that was no preflight");
     assert_eq!(plain.header("allow"), Some("GET, HEAD, POST, DELETE, OPTIONS"));
+}
+
+/// A GET by a page of this origin.
+fn by(origin: &str) -> String {
+    format!("GET /channels HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n\r\n")
+}
+
+#[test]
+fn cors_origins_may_be_of_any_scheme_and_of_subdomains() {
+    let server = Process::with(
+        "--cors-origin capacitor://localhost --cors-origin 'HTTPS://*.Example.com,http://a.b:80'",
+    );
+    for origin in [
+        "capacitor://localhost",
+        "https://a.example.com",
+        "https://b-1.a.example.com",
+        "http://a.b", // browsers leave the scheme's own port out
+    ] {
+        let answer = server.request(&by(origin));
+        assert_eq!(cors(&answer), (Some(origin), true, true), "{origin}");
+        let post = format!(
+            "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n\
+             Content-Length: 1\r\n\r\nx"
+        );
+        assert_eq!(server.request(&post).status, 200, "{origin} may publish too");
+    }
+    for origin in [
+        "https://example.com",
+        "http://a.example.com",
+        "https://a.example.com:8443",
+        "https://.example.com",
+        "https://aexample.com",
+        "https://a.example.com.evil.example",
+        "https://evil.example/.example.com",
+        "capacitor://localhost:1",
+        "null",
+    ] {
+        let answer = server.request(&by(origin));
+        assert_eq!(cors(&answer), (None, false, true), "{origin}");
+    }
+}
+
+#[test]
+fn an_origin_or_header_that_cannot_work_stops_the_start() {
+    for (option, value, part) in [
+        ("--cors-origin", "null", "every sandboxed frame and local file"),
+        ("--cors-origin", "https://a.example/", "without a path"),
+        ("--cors-origin", "a.example", "https://host"),
+        ("--cors-origin", "https://a.*.example", "https://*.host"),
+        ("--cors-header", "x y", "letters, digits and hyphens"),
+        ("--cors-header", "*", "such as traceparent"),
+        ("--cors-header", "x:y", "such as traceparent"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_threadcast")).args([option, value]).output();
+        let output = output.expect("it runs");
+        let told = String::from_utf8(output.stderr).expect("UTF-8");
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(2), "{option} {value}: {told}");
+        assert!(told.contains(part), "{option} {value}: {told}");
+    }
+}
+
+#[test]
+fn a_preflight_allows_the_headers_of_cors_header() {
+    let server = Process::with(
+        "--cors-origin https://a.example --cors-header traceparent,x-requested-with \
+         --cors-header X-Trace",
+    );
+    let answer = server.request(
+        "OPTIONS /channels/a HTTP/1.1\r\nHost: localhost\r\nOrigin: https://a.example\r\n\
+         Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: traceparent\r\n\r\n",
+    );
+    let allowed = answer.header("access-control-allow-headers").expect("headers");
+    let expected = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, \
+                    traceparent, x-requested-with, X-Trace";
+    assert_eq!(allowed, expected);
+}
+
+/// A file for a server, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("threadcast-{name}-{}", std::process::id())))
+    }
+
+    /// The words of shell that make it a program's standard error.
+    fn as_stderr(&self) -> String {
+        format!("exec 2>'{}'; exec", self.0.display())
+    }
+
+    fn lines(&self, part: &str) -> Vec<String> {
+        let log = fs::read_to_string(&self.0).expect("UTF-8");
+        log.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn the_log_says_why_a_token_was_rejected_and_never_the_token() {
+    let (log, key) = (Scratch::new("rejected"), Scratch::new("key"));
+    fs::write(&key.0, jwt::SECRET).expect("a file");
+    let options = format!(
+        "--mercure --jwt-audience {} --jwt-key-file '{}' --trusted-proxy 127.0.0.0/8",
+        jwt::AUDIENCE,
+        key.0.display()
+    );
+    let server = Process::shell(&log.as_stderr(), &options);
+    let now = jwt::in_seconds(0);
+    let mercure = json!({ "publish": ["a"] });
+    let older = |claims: Value| jwt::older(&claims);
+    let (header, claims) = ("{\"alg\":\"HS256\"}", "{}");
+    let elsewhere = json!({ "exp": now + 60, "aud": "https://other.example" });
+    let cases = [
+        (older(json!({ "exp": now - 60, "mercure": mercure })), "it is expired"),
+        (older(json!({ "nbf": now + 600, "mercure": mercure })), "not valid yet"),
+        (older(json!({ "mercure": { "publish": 7 } })), "rights"),
+        (older(json!({ "mercure": { "publish": ["b"] } })), "no right to this topic"),
+        (jwt::current(&elsewhere), "audience"),
+        (jwt::signed("{\"typ\":\"at+jwt\",\"alg\":\"HS256\"}", claims, jwt::SECRET), "no exp"),
+        (jwt::signed(header, claims, b"the secret of another server, just as long"), "signature"),
+        (jwt::signed("{\"alg\":\"HS512\"}", claims, jwt::SECRET), "another algorithm"),
+        ("s3cret-but-no-jwt".to_owned(), "not a JWT"),
+    ];
+    for (place, (token, reason)) in cases.iter().enumerate() {
+        let client = format!("192.0.2.{place}");
+        let answer = server.request(&format!(
+            "POST /channels/a?in-the-query HTTP/1.1\r\nHost: localhost\r\n\
+             Authorization: Bearer {token}\r\nX-Forwarded-For: {client}\r\n\
+             Content-Length: 1\r\n\r\nx"
+        ));
+        assert!([401, 403].contains(&answer.status), "{reason}: {answer:?}");
+        assert!(!answer.body.contains(reason), "the bearer is not told: {answer:?}");
+        let name = format!("{client} ");
+        // Here are fewer requests than lines that one second may have.
+        wait_until(PATIENCE, "a line is written", || !log.lines(&name).is_empty());
+        let lines = log.lines(&name);
+        assert!(lines[0].contains(reason) && lines[0].contains("\"/channels/a\""), "{lines:?}");
+        assert!(lines.len() == 1 && lines[0].contains("INFO"), "{lines:?}");
+    }
+    for secret in cases.iter().map(|(token, _)| token.as_str()).chain(["in-the-query"]) {
+        assert!(log.lines(secret).is_empty(), "{secret} is in the log");
+    }
+}
+
+#[test]
+fn a_flood_of_wrong_tokens_is_a_few_lines_a_second() {
+    let log = Scratch::new("flood");
+    let server = Process::shell(&log.as_stderr(), &format!("--publish-token {PUBLISH}"));
+    let began = Instant::now();
+    let mut client = server.connect();
+    let wrong = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer wrong\r\n\
+                 Content-Length: 0\r\n\r\n";
+    for _ in 0..1_000 {
+        client.send(wrong);
+        assert_eq!(client.answer().status, 401);
+    }
+    let seconds = usize::try_from(began.elapsed().as_secs()).expect("not for ever") + 2;
+    wait_until(PATIENCE, "a line is written", || !log.lines("it is another token").is_empty());
+    let lines = log.lines("it is another token").len();
+    assert!(lines <= 10 * seconds, "{lines} lines in {seconds} s");
 }

@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::fs;
 use std::io::Read;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use common::{TestServer, before_the_end};
-use threadcast::Event;
+use common::{PATIENCE, Process, TestClient, TestServer, before_the_end, say, wait_until};
+use threadcast::{Config, Event};
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const MESSAGE: &str = r#"{"message":"hi"}"#;
@@ -166,4 +168,98 @@ fn a_stream_in_1_0_has_no_chunks_and_ends_by_closing() {
     let cursor = id.n - 1;
     let expected = format!("retry: 3000\nid: {}-{cursor}\n\nid: {id}\ndata: x\n\n", id.epoch);
     assert_eq!(before_the_end(&stream), expected);
+}
+
+/// A server on these addresses, of which there must be two.
+fn listening_on(addresses: [SocketAddr; 2]) -> TestServer {
+    TestServer::with(Config { listen: addresses.to_vec(), ..Config::default() })
+}
+
+/// Whether the system has `[::]` take IPv4 connections too.
+fn takes_both() -> bool {
+    let both = fs::read_to_string("/proc/sys/net/ipv6/bindv6only");
+    let both = both.is_ok_and(|text| text.trim() == "0") && TcpListener::bind("[::1]:0").is_ok();
+    if !both {
+        say("no IPv6, or [::] is IPv6 alone by the system's setting: left out");
+    }
+    both
+}
+
+/// This machine's addresses of both families, with a port.
+fn loopback(port: u16) -> [SocketAddr; 2] {
+    [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+}
+
+#[test]
+fn an_ipv6_wildcard_takes_ipv4_clients_as_ipv4() {
+    if !takes_both() {
+        return;
+    }
+    let server = listening_on([(Ipv6Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::LOCALHOST, 0).into()]);
+    for address in loopback(server.addr.port()) {
+        let mut client = TestClient::connect(address);
+        client.send(&post());
+        assert_eq!(client.answer().status, 200, "{address} is this machine, which may publish");
+    }
+}
+
+#[test]
+fn both_wildcards_are_bound_on_one_port() {
+    if !takes_both() {
+        return;
+    }
+    let free = TcpListener::bind("[::]:0").expect("IPv6 is on");
+    let port = free.local_addr().expect("it is bound").port();
+    drop(free);
+    let both = [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
+    for addresses in [both, [both[1], both[0]]] {
+        let server = listening_on(addresses);
+        for address in loopback(port) {
+            let mut client = TestClient::connect(address);
+            client.send(HEALTH);
+            assert_eq!(client.answer().status, 200, "{address}");
+        }
+        drop(server);
+    }
+}
+
+/// What the log calls a client whose stream has ended. The server listens on `listen` alone.
+fn logged(listen: &str, options: &str, headers: &str) -> String {
+    let name = format!("threadcast-{}-{}", listen.len() + options.len(), std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let before = format!(
+        "exec 2>'{}'; exec sh -c 'exec \"$0\" --log-format json --listen {listen} {options}'",
+        path.display()
+    );
+    let server = Process::shell(&before, "");
+    let mut client = TestClient::connect((Ipv4Addr::LOCALHOST, server.addr.port()).into());
+    client.send(&format!("GET /channels/a HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"));
+    assert_eq!(client.head().status, 200);
+    drop(client);
+    let line = || {
+        let log = fs::read_to_string(&path).expect("UTF-8");
+        log.lines().find(|line| line.contains("ended after")).map(str::to_owned)
+    };
+    wait_until(PATIENCE, "the stream's end is logged", || line().is_some());
+    let line: serde_json::Value =
+        serde_json::from_str(&line().expect("it is there")).expect("JSON");
+    fs::remove_file(&path).expect("it was made");
+    let client = line["client"].as_str().expect("a client").to_owned();
+    assert!(line["message"].as_str().expect("text").starts_with(&format!("{client} ")), "{line}");
+    client
+}
+
+#[test]
+fn the_log_names_the_client_and_not_its_proxy() {
+    let forwarded = "X-Forwarded-For: 203.0.113.7, 192.0.2.1\r\n";
+    let trusted = "--trusted-proxy 127.0.0.1";
+    assert_eq!(logged("127.0.0.1:0", trusted, forwarded), "192.0.2.1");
+    let peer = logged("127.0.0.1:0", "", forwarded);
+    assert!(peer.starts_with("127.0.0.1:"), "{peer}");
+    if takes_both() {
+        let peer = logged("[::]:0", "", "");
+        assert!(peer.starts_with("127.0.0.1:"), "{peer}");
+        let mapped = "--trusted-proxy ::ffff:127.0.0.1";
+        assert_eq!(logged("[::]:0", mapped, forwarded), "192.0.2.1");
+    }
 }

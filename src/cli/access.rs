@@ -1,5 +1,7 @@
 //! `serve`: who may do what, as the command line says it.
 
+use std::net::Ipv6Addr;
+
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use threadcast::jwt::VerifyingKey;
@@ -65,11 +67,16 @@ pub(super) struct Access {
     #[arg(long, env = "THREADCAST_ANONYMOUS", value_parser = BoolishValueParser::new())]
     anonymous: bool,
 
-    /// Let pages of this origin read, with credentials, and publish; repeat it for
-    /// more. Or `*`: every page may read, without credentials
+    /// Let pages of this origin read, with credentials, and publish; repeat it for more.
+    /// `https://*.example.com` is every subdomain, `*` lets every page read, without credentials
     #[arg(long, value_name = "URL", env = "THREADCAST_CORS_ORIGIN", value_delimiter = ',')]
     #[arg(value_parser = origin)]
     cors_origin: Vec<String>,
+
+    /// Let pages of other origins send this header too, such as traceparent; repeat it for more
+    #[arg(long, value_name = "NAME", env = "THREADCAST_CORS_HEADER", value_delimiter = ',')]
+    #[arg(value_parser = header_name)]
+    cors_header: Vec<String>,
 }
 
 impl Access {
@@ -102,6 +109,7 @@ impl Access {
                 (true, true) => Mercure::WithSubscriptions,
             },
             cors_origins,
+            cors_headers: self.cors_header,
             ..config
         }
     }
@@ -113,15 +121,102 @@ pub(super) fn token_file(path: &str) -> Result<Token, String> {
     Token::new(text.lines().next().unwrap_or_default().trim()).map_err(|error| error.to_string())
 }
 
-/// An origin as browsers write it: scheme, host, and the port if it is not the
-/// scheme's own.
+/// An origin as browsers write it: scheme, host, and the port if it is not the scheme's own.
 fn origin(text: &str) -> Result<String, String> {
-    let authority = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    match authority {
-        _ if text == "*" => Ok(text.to_owned()),
-        Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']) => {
-            Ok(text.to_owned())
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    let origin = text.to_ascii_lowercase();
+    if origin == "null" {
+        return Err("every sandboxed frame and local file sends the origin null, so it names \
+                    nobody; serve the page from a host and name that, or let every page read with *"
+            .into());
+    }
+    let parts = origin.split_once("://").filter(|(scheme, host)| {
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+        is_scheme && is_host(host.strip_prefix("*.").unwrap_or(host))
+    });
+    let Some((scheme, host)) = parts else {
+        return Err(
+            "an origin is written https://host, https://host:port or https://*.host, with \
+                    any scheme and without a path"
+                .into(),
+        );
+    };
+    let port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return Ok(origin),
+    };
+    // Browsers leave it out.
+    Ok(format!("{scheme}://{}", host.strip_suffix(port).unwrap_or(host)))
+}
+
+/// A host, and a port if there is one.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((inside, port)) if inside.parse::<Ipv6Addr>().is_ok() => ("v6", port),
+        _ => text.find(':').map_or((text, ""), |colon| text.split_at(colon)),
+    };
+    let is_port = port.is_empty()
+        || port.strip_prefix(':').is_some_and(|digits| digits.parse::<u16>().is_ok());
+    let is_of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    is_port && host.split('.').all(|label| !label.is_empty() && label.bytes().all(is_of_a_name))
+}
+
+/// A header's name (RFC 9110 §5.6.2). `*` is one too, and would mean any: it must be named.
+fn header_name(text: &str) -> Result<String, String> {
+    let is_of_a_token =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_of_a_token) {
+        return Ok(text.to_owned());
+    }
+    Err("a header's name is letters, digits and hyphens, such as traceparent or \
+         x-requested-with; give each name by itself"
+        .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_any_scheme_and_host() {
+        for (text, expected) in [
+            ("*", "*"),
+            ("https://a.example", "https://a.example"),
+            ("HTTPS://A.example:443", "https://a.example"),
+            ("http://a.example:443", "http://a.example:443"),
+            ("http://[::1]:80", "http://[::1]"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("chrome-extension://abc", "chrome-extension://abc"),
+            ("https://*.a.example:8443", "https://*.a.example:8443"),
+        ] {
+            assert_eq!(origin(text).as_deref(), Ok(expected), "{text}");
         }
-        _ => Err("an origin is written https://host or https://host:port, without a path".into()),
+        for bad in [
+            "",
+            "null",
+            "NULL",
+            "a.example",
+            "https://",
+            "https://a/",
+            "https://a/b",
+            "://a",
+            "1a://b",
+            "https://*",
+            "https://*.",
+            "https://a.*.b",
+            "https://*a.b",
+            "https://u@a",
+            "https://a:x",
+            "https://a:65536",
+            "https://a b",
+            "https://*.*.a",
+            "file:///",
+        ] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -76,6 +76,8 @@ pub struct Config {
     pub mercure: Mercure,
     /// The pages of other origins that may read, and if named publish.
     pub cors_origins: CorsOrigins,
+    /// The names of the headers that those pages may send besides the ones that every page may.
+    pub cors_headers: Vec<String>,
     /// Whether the end of each stream is logged at `info`, and not at `debug`.
     pub log_streams: bool,
     /// What one client may cost.
@@ -144,6 +146,7 @@ impl Default for Config {
             anonymous: false,
             mercure: Mercure::default(),
             cors_origins: CorsOrigins::default(),
+            cors_headers: Vec::new(),
             log_streams: false,
             limits: Limits::default(),
             lab: false,

@@ -16,6 +16,7 @@ use crossbeam_channel::Sender;
 use super::access::Locality;
 use super::coding::Coding;
 use super::connections::{Permit, Wait};
+use super::forwarded::Client;
 use super::refusal::Refusal;
 use super::request::{BodyLength, Request};
 use super::routes::{self, Reply};
@@ -60,6 +61,16 @@ impl Exchange<'_> {
         }
         self.body_is_read = true;
         coding.decode(body, limit)
+    }
+
+    /// The client, as logs name it: behind a trusted proxy not that.
+    pub(crate) fn client(&self) -> Client {
+        Client::of(&self.request, self.peer, &self.server.config.trusted_proxies)
+    }
+
+    /// The path without its query, as logs name it.
+    pub(crate) fn path(&self) -> String {
+        format!("/{}", self.request.segments.join("/"))
     }
 
     /// Whether the connection gives its place to another, and so cannot become a stream:
@@ -129,13 +140,13 @@ pub(crate) fn serve(
                 if has_sent && server.mailbox.is_some() || stream.is_deep() {
                     return begin_elsewhere(stream, inbound, server, peer, alive);
                 }
-                stream.run(&inbound.socket, server, peer);
+                stream.run(&inbound.socket, server);
                 return inbound.linger_as(server.connections.rejoin());
             }
             Reply::WebSocket(websocket, place) => {
                 let ahead = std::mem::take(&mut inbound.bytes);
                 inbound.permit = None;
-                websocket.run(&inbound.socket, ahead, server, peer);
+                websocket.run(&inbound.socket, ahead, server);
                 drop(place);
                 return inbound.linger_as(server.connections.rejoin());
             }
@@ -154,7 +165,7 @@ fn begin_elsewhere(
 ) {
     let (server, alive) = (Arc::clone(server), alive.clone());
     let spawned = listener::spawn(peer, move || {
-        stream.run(&inbound.socket, &server, peer);
+        stream.run(&inbound.socket, &server);
         inbound.linger_as(server.connections.rejoin());
         drop(alive);
     });
@@ -201,13 +212,34 @@ fn answer(
     let mut exchange = Exchange { server, peer, locality, request, inbound, body_is_read };
     let (mut reply, mut closes) = match handle(&mut exchange) {
         Ok(reply) => (reply, false),
-        Err(refusal) => (Reply::Answer(refusal.answer()), refusal.closes),
+        Err(refusal) => {
+            if let Some(problem) = refusal.token_problem {
+                log_token(&exchange, problem);
+            }
+            (Reply::Answer(refusal.answer()), refusal.closes)
+        }
     };
     if let Reply::Answer(answer) = &mut reply {
         answer.add(cors::headers(&exchange));
         closes |= answer.ends_by_closing(framing);
     }
     Next { reply, close: closes || !keeps_alive || !exchange.body_is_read, head_only, framing }
+}
+
+/// Logs that a token was not enough, and why; never the token.
+#[cold]
+#[inline(never)] // its frame must not lie under a stream
+fn log_token(exchange: &Exchange<'_>, problem: &'static str) {
+    let Some(silent) = exchange.server.token_lines.line() else { return };
+    let (client, path) = (exchange.client(), exchange.path());
+    let silent = match silent {
+        0 => String::new(),
+        more => format!(" ({more} more were rejected without a line)"),
+    };
+    log::info!(
+        client:% = client, path:% = path, reason:% = problem;
+        "token of {client} for {path:?} rejected: {problem}{silent}",
+    );
 }
 
 fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {

@@ -27,7 +27,8 @@ pub enum CorsOrigins {
     /// None: a page reads its own server's channels alone.
     #[default]
     Own,
-    /// Exactly these, written as browsers write them: `https://a.example:8443`.
+    /// These, written as browsers write them: `https://a.example:8443`. In
+    /// `https://*.a.example` the `*` stands for one label or more.
     These(Vec<String>),
     /// Every one, without credentials.
     Any,
@@ -41,8 +42,21 @@ impl CorsOrigins {
 
     /// Whether this origin is one of these by name.
     pub(super) fn has(&self, origin: &str) -> bool {
-        matches!(self, Self::These(these) if these.iter().any(|known| known == origin))
+        matches!(self, Self::These(these) if these.iter().any(|known| fits(known, origin)))
     }
+}
+
+/// Whether `pattern` names this origin, itself or by `*` in place of the first labels of its host.
+fn fits(pattern: &str, origin: &str) -> bool {
+    let Some((scheme, parent)) = pattern.split_once("://*.") else { return pattern == origin };
+    let host = origin.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
+    let labels = host.and_then(|host| host.strip_suffix(parent)?.strip_suffix('.'));
+    labels.is_some_and(|labels| {
+        labels.split('.').all(|label| {
+            let is_of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+            !label.is_empty() && label.bytes().all(is_of_a_name)
+        })
+    })
 }
 
 /// The headers by which a page of the request's origin may read the answer.
@@ -75,13 +89,46 @@ pub(super) fn preflight(exchange: &Exchange<'_>, allow: &'static str) -> Answer 
     }
     // A recipe allows what the article's B allows.
     let methods = if is_recipe(&exchange.request) { "GET, POST, PUT, DELETE" } else { allow };
+    let more = exchange.server.config.cors_headers.iter().map(String::as_str);
+    let headers: Vec<&str> = std::iter::once(HEADERS).chain(more).collect();
     answer
         .with("Access-Control-Allow-Methods", methods)
-        .with("Access-Control-Allow-Headers", HEADERS)
+        .with("Access-Control-Allow-Headers", headers.join(", "))
         .with("Access-Control-Max-Age", "86400")
 }
 
 fn is_recipe(request: &Request) -> bool {
     let parts: Vec<&str> = request.segments.iter().map(String::as_str).collect();
     Recipe::at(&parts).is_some() || parts == ["send-data"]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_whole_labels() {
+        let pattern = "https://*.a.example:8443";
+        for origin in ["https://x.a.example:8443", "https://x-1.y_2.a.example:8443"] {
+            assert!(fits(pattern, origin), "{origin}");
+        }
+        for origin in [
+            "https://a.example:8443",
+            "https://.a.example:8443",
+            "https://x..a.example:8443",
+            "https://xa.example:8443",
+            "https://x.a.example",
+            "https://x.a.example:84430",
+            "http://x.a.example:8443",
+            "xhttps://x.a.example:8443",
+            "https://evil.example/.a.example:8443",
+            "https://evil.example:1.a.example:8443",
+            "https://evil@x.a.example:8443",
+            "https://*.a.example:8443",
+            "null",
+            "",
+        ] {
+            assert!(!fits(pattern, origin), "{origin}");
+        }
+    }
 }

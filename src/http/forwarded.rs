@@ -5,6 +5,7 @@
 //! that is no such proxy's is the client's. What stands before it the client may
 //! have written.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -18,6 +19,33 @@ use super::request::Request;
 pub(crate) fn client(request: &Request, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let peer = peer.to_canonical();
     if is_trusted(peer, trusted) { behind(peer, request, trusted) } else { peer }
+}
+
+/// Whose a request is, as logs name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// The peer of the connection.
+    Peer(SocketAddr),
+    /// The client that a trusted proxy names; its port is not known.
+    Behind(IpAddr),
+}
+
+impl Client {
+    pub(super) fn of(request: &Request, peer: SocketAddr, trusted: &[IpNet]) -> Self {
+        match client(request, peer.ip(), trusted) {
+            address if address == peer.ip() => Self::Peer(peer),
+            address => Self::Behind(address),
+        }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(peer) => peer.fmt(f),
+            Self::Behind(address) => address.fmt(f),
+        }
+    }
 }
 
 /// Whether this is the address of a proxy that `--trusted-proxy` names.

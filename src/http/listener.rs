@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -38,10 +38,18 @@ const BURST: Duration = Duration::from_secs(5);
 
 /// Opens a listening socket. Its options are those of every connection: Linux
 /// hands them on to accepted sockets, which saves five system calls on each.
-pub(super) fn bind(addr: SocketAddr, limits: &Limits) -> io::Result<TcpListener> {
+///
+/// `[::]` takes IPv4 connections too where the system has it so (`net.ipv6.bindv6only` is 0),
+/// unless one of the `other` addresses needs its port for IPv4.
+pub(super) fn bind(
+    addr: SocketAddr,
+    others: &[SocketAddr],
+    limits: &Limits,
+) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    if addr.is_ipv6() {
-        // `[::]` means IPv6: who wants both says both, on any system's settings.
+    let shares_port =
+        |other: &SocketAddr| other.is_ipv4() && other.port() == addr.port() && addr.port() != 0;
+    if addr.is_ipv6() && addr.ip().is_unspecified() && others.iter().any(shares_port) {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
@@ -138,6 +146,8 @@ pub(super) fn run(server: &Arc<Shared>, listener: &TcpListener, alive: &Sender<A
         let trouble = match taken {
             Ok((socket, peer)) => {
                 server.counters.accepted.inc();
+                // IPv4 through a listener of both is shown, counted and trusted as IPv4.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 start(server, socket, peer, on_loopback, alive, &mut refusing)
                     .map_err(Trouble::Dropped)
                     .err()
@@ -185,7 +195,7 @@ fn start(
     refusing: &mut Burst,
 ) -> io::Result<()> {
     let socket = Arc::new(socket);
-    let address = peer.ip().to_canonical();
+    let address = peer.ip();
     let is_trusted = is_trusted(address, &server.config.trusted_proxies);
     let counted = if is_trusted { None } else { limited(address) };
     let permit = match server.connections.enter(&socket, counted) {
@@ -272,13 +282,57 @@ impl Burst {
     }
 }
 
+/// How many lines a [`Pace`] lets through in a second.
+const LINES_A_SECOND: u32 = 10;
+
+/// Bounds how often the log tells of something that each request can cause.
+#[derive(Debug, Default)]
+pub(super) struct Pace(Mutex<Second>);
+
+#[derive(Debug, Default)]
+struct Second {
+    began: Option<Instant>,
+    lines: u32,
+    silent: u64,
+}
+
+impl Pace {
+    /// How many there were without a line since the last line; `None` if this is to be one more.
+    pub(super) fn line(&self) -> Option<u64> {
+        let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if second.began.is_none_or(|began| now - began >= Duration::from_secs(1)) {
+            (second.began, second.lines) = (Some(now), 0);
+        }
+        if second.lines == LINES_A_SECOND {
+            second.silent += 1;
+            return None;
+        }
+        second.lines += 1;
+        Some(std::mem::take(&mut second.silent))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn a_flood_is_a_few_lines_and_a_number() {
+        let pace = Pace::default();
+        let lines = (0..1_000).filter_map(|_| pace.line()).count();
+        let most = LINES_A_SECOND as usize;
+        assert!((most..=10 * most).contains(&lines), "{lines}");
+        let mut second = pace.0.lock().unwrap();
+        assert!(second.silent > 0);
+        (second.began, second.silent) = (None, 7);
+        drop(second);
+        assert_eq!((pace.line(), pace.line()), (Some(7), Some(0)));
+    }
+
+    #[test]
     fn accepted_sockets_inherit_the_listeners_options() {
-        let listener = bind("127.0.0.1:0".parse().unwrap(), &Limits::default()).unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap(), &[], &Limits::default()).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
         let limits = Limits::default();

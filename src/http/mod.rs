@@ -48,7 +48,7 @@ use self::connections::Connections;
 pub use self::cors::CorsOrigins;
 use self::gate::Gate;
 use self::lab::Lab;
-use self::listener::Stop;
+use self::listener::{Pace, Stop};
 use self::mercure::Subscriptions;
 pub(crate) use self::shared::Shared;
 use self::store_writer::{ShutdownOnPanic, StoreWriter, hub};
@@ -88,7 +88,7 @@ impl Server {
     pub fn bind(config: Config) -> Result<Self, StartError> {
         let listeners = (config.listen.iter())
             .map(|addr| {
-                listener::bind(*addr, &config.limits)
+                listener::bind(*addr, &config.listen, &config.limits)
                     .map_err(|source| StartError::Bind { addr: *addr, source })
             })
             .collect::<Result<_, _>>()?;
@@ -173,6 +173,7 @@ impl Server {
             accepts_no_more: AtomicBool::new(false),
             told_to_stop: (Mutex::new(Some(tell)), told),
             refusing: Mutex::default(),
+            token_lines: Pace::default(),
             started: Instant::now(),
         };
         let shared = Arc::new(shared);

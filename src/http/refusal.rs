@@ -23,6 +23,8 @@ pub(crate) struct Refusal {
     headers: Vec<(&'static str, Cow<'static, str>)>,
     /// Where the next request starts is not certain any more.
     pub(crate) closes: bool,
+    /// Why a token was not enough: for the log alone.
+    pub(crate) token_problem: Option<&'static str>,
     /// For an `EventSource`, which gives up for ever on an error status: when it is
     /// to come back.
     retry: Option<Duration>,
@@ -30,11 +32,24 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(status: u16, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, detail: detail.into(), headers: Vec::new(), closes: false, retry: None }
+        Self {
+            status,
+            detail: detail.into(),
+            headers: Vec::new(),
+            closes: false,
+            token_problem: None,
+            retry: None,
+        }
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Has the log say what is wrong with the request's token.
+    pub(crate) fn logged(mut self, token_problem: &'static str) -> Self {
+        self.token_problem = Some(token_problem);
         self
     }
 

@@ -193,7 +193,7 @@ fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
         return Err(Refusal::new(400, "the body must be {\"message\": \"…\"}"));
     };
     let username = body["username"].as_str().filter(|name| !name.is_empty()).unwrap_or("guest");
-    log::debug!("{} sent {message:?}", exchange.peer);
+    log::debug!("{} sent {message:?}", exchange.client());
     exchange.server.hub.publish(CHAT, &recipes::chat_message(username, message))?;
     let answer = json!({ "status": "success", "receivedMessage": message });
     Ok(Reply::Answer(Answer::json(&answer)))

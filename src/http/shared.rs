@@ -14,7 +14,7 @@ use super::assets::Assets;
 use super::connections::Connections;
 use super::gate::{Gate, Place, Reason};
 use super::lab::Lab;
-use super::listener::{Burst, Stop};
+use super::listener::{Burst, Pace, Stop};
 use super::mercure::Subscriptions;
 use super::refusal::Refusal;
 use super::request::Request;
@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(super) told_to_stop: (Mutex<Option<Sender<Infallible>>>, Receiver<Infallible>),
     /// Whether many are being refused, of which the first is told of.
     pub(super) refusing: Mutex<Burst>,
+    /// How often the log tells of a rejected token.
+    pub(super) token_lines: Pace,
     pub(super) started: Instant,
 }
 

@@ -1,7 +1,7 @@
 //! A stream that is about to begin: from a request to the bytes that open it,
 //! and on to the thread's life in [`crate::stream`].
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use super::access::{Door, Publisher, Reader};
 use super::answer::{Headers, stream_head};
 use super::connection::Exchange;
 use super::cursor::last_event_id;
+use super::forwarded::Client;
 use super::gate::Place;
 use super::mercure::{Active, is_reserved};
 use super::refusal::Refusal;
@@ -112,10 +113,14 @@ fn presence(
     if !reader.is_of(&name, channels.names()) {
         let publisher = Publisher::of(exchange, Door::Own);
         let may_publish = publisher.and_then(|it| it.check(exchange, channels.names()));
-        may_publish.map_err(|_| {
+        may_publish.map_err(|refused| {
             let detail = "presence needs what publishing to these channels needs, or a JWT that \
                           may read them and whose sub is the name; remove ?presence= to read only";
-            Refusal::new(403, detail)
+            let refusal = Refusal::new(403, detail);
+            match refused.token_problem {
+                Some(problem) => refusal.logged(problem),
+                None => refusal,
+            }
         })?;
     }
     Ok(Some(name).filter(|_| !exchange.request.is_head()))
@@ -225,10 +230,11 @@ pub(super) fn reply(
     place: Option<Place>,
     active: Option<Box<Active>>,
 ) -> Reply {
-    let path = format!("/{}", exchange.request.segments.join("/"));
+    let path = exchange.path();
     let config = &exchange.server.config;
     let deep = config.subscribe_key.is_some() || config.mercure.is_on() && path.starts_with("/.");
-    Reply::Stream(Box::new(Stream { path, source, place, active, tab: lab::tab(exchange), deep }))
+    let (client, tab) = (exchange.client(), lab::tab(exchange));
+    Reply::Stream(Box::new(Stream { client, path, source, place, active, tab, deep }))
 }
 
 #[inline(never)] // so that a clock does not stand on its frame
@@ -264,7 +270,8 @@ pub(super) fn live(
 
 /// A stream that is about to begin.
 pub(super) struct Stream {
-    /// Where it is, for the log.
+    /// Whose it is and where, for the log.
+    client: Client,
     path: String,
     source: Source,
     place: Option<Place>,
@@ -301,10 +308,10 @@ impl Stream {
 
     /// The rest of the connection's life, but for its closing.
     #[inline(never)] // its caller's frame stays small for those who only ask
-    pub(super) fn run(self, socket: &Arc<TcpStream>, server: &Shared, peer: SocketAddr) {
-        let Self { path, source, place, active, tab, deep: _ } = self;
+    pub(super) fn run(self, socket: &Arc<TcpStream>, server: &Shared) {
+        let Self { client, path, source, place, active, tab, deep: _ } = self;
         let started = Instant::now();
-        log::trace!("{peer} {path:?} begins");
+        log::trace!("{client} {path:?} begins");
         let Ok(_guest) = lab::admit(server, socket, tab) else { return };
         // Held to the end: what it measures is when all is free that a hang-up frees.
         let watch = source.socket().place();
@@ -312,7 +319,7 @@ impl Stream {
             Source::Live(writer) => follow(writer, server),
             Source::Story(story) => story.tell(&server.hub),
         };
-        log_end(server, peer, &path, started.elapsed(), &end, tally);
+        log_end(server, client, &path, started.elapsed(), &end, tally);
         server.counters.end(end.reason());
         drop((place, watch, active));
     }
@@ -359,13 +366,13 @@ fn follow(mut writer: Box<Writer<Socket>>, server: &Shared) -> (End, Tally) {
 }
 
 #[inline(never)] // or its frame would lie under every stream
-fn log_end(server: &Shared, peer: SocketAddr, path: &str, took: Duration, end: &End, tally: Tally) {
+fn log_end(server: &Shared, client: Client, path: &str, took: Duration, end: &End, tally: Tally) {
     let level = if server.config.log_streams { Level::Info } else { Level::Debug };
     log::log!(
         level,
-        client:% = peer, path:% = path, seconds = took.as_secs_f64(), events = tally.events,
+        client:% = client, path:% = path, seconds = took.as_secs_f64(), events = tally.events,
         bytes = tally.bytes, end:% = end;
-        "{peer} {path:?} ended after {took:.3?}: {} events, {} bytes, {end}",
+        "{client} {path:?} ended after {took:.3?}: {} events, {} bytes, {end}",
         tally.events,
         tally.bytes,
     );

@@ -2,7 +2,7 @@
 //! on its connection's own thread as well.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use tungstenite::{Error, Message, WebSocket as Tungstenite};
 
 use super::answer::switch_head;
 use super::connection::{Exchange, is_timeout};
+use super::forwarded::Client;
 use super::refusal::Refusal;
 use super::request::{BodyLength, Request};
 use super::{Shared, lab};
@@ -43,6 +44,7 @@ pub(super) struct WebSocket {
     accept: String,
     /// The page that opens it, if there is a lab.
     tab: Option<Box<str>>,
+    client: Client,
     /// When its token ends.
     until: Option<Instant>,
 }
@@ -50,7 +52,7 @@ pub(super) struct WebSocket {
 /// Checks the opening handshake.
 pub(super) fn handshake(exchange: &Exchange<'_>) -> Result<WebSocket, Refusal> {
     let accept = accept_key(&exchange.request)?;
-    Ok(WebSocket { accept, tab: lab::tab(exchange), until: None })
+    Ok(WebSocket { accept, tab: lab::tab(exchange), client: exchange.client(), until: None })
 }
 
 /// The value that accepts a request's handshake (RFC 6455 §4.2.2).
@@ -93,22 +95,16 @@ impl WebSocket {
     /// The life of the connection from here on: a welcome, then an answer to
     /// each message, until somebody closes.
     #[inline(never)] // nobody else's stack needs its frame
-    pub(super) fn run(
-        self,
-        socket: &Arc<TcpStream>,
-        ahead: Vec<u8>,
-        server: &Shared,
-        peer: SocketAddr,
-    ) {
+    pub(super) fn run(self, socket: &Arc<TcpStream>, ahead: Vec<u8>, server: &Shared) {
         let started = Instant::now();
-        let Self { accept, tab, until } = self;
+        let Self { accept, tab, client, until } = self;
         let Ok(_guest) = lab::admit(server, socket, tab) else { return };
         let (messages, end) = match talk(socket, ahead, &accept, until, server) {
             Ok(messages) => (messages, "closed".to_owned()),
             Err((messages, error)) => (messages, error.to_string()),
         };
         let elapsed = started.elapsed();
-        log::debug!("{peer} /ws ended after {elapsed:.3?}: {messages} messages, {end}");
+        log::debug!("{client} /ws ended after {elapsed:.3?}: {messages} messages, {end}");
     }
 }
 

@@ -13,6 +13,9 @@ use super::{Generation, Rejected};
 use crate::limits::PATTERNS_PER_STREAM;
 use crate::matcher::{Base, Matcher, MatcherError, Purpose};
 
+/// What every wrong claim comes to.
+const WRONG: Rejected = Invalid("what it says of its rights is not as Mercure has it");
+
 /// The most topics that one token may name. Each may be a pattern, to be compiled at
 /// each request.
 const TOPICS_MAX: usize = 100;
@@ -86,10 +89,10 @@ impl Gathered {
         let details = match details {
             Value::Null => return Ok(()),
             Value::Array(details) => details,
-            _ => return Err(Invalid),
+            _ => return Err(WRONG),
         };
         for detail in details {
-            let kind = detail.get("type").and_then(Value::as_str).ok_or(Invalid)?;
+            let kind = detail.get("type").and_then(Value::as_str).ok_or(WRONG)?;
             if DETAIL_TYPES.contains(&kind) {
                 self.detail(detail)?;
             }
@@ -100,14 +103,14 @@ impl Gathered {
     fn detail(&mut self, detail: &Value) -> Result<(), Rejected> {
         let actions: Vec<&str> = not_empty(&detail["actions"])?
             .iter()
-            .map(|action| action.as_str().ok_or(Invalid))
+            .map(|action| action.as_str().ok_or(WRONG))
             .collect::<Result<_, _>>()?;
         let topics = not_empty(&detail["topics"])?;
         let topics = topics.iter().map(|topic| self.topic(topic)).collect::<Result<Vec<_>, _>>()?;
         let payload = match detail.get("payload") {
             None => None,
             Some(payload @ Value::Object(_)) => Some(payload.clone()),
-            Some(_) => return Err(Invalid),
+            Some(_) => return Err(WRONG),
         };
         if actions.contains(&"publish") {
             self.publish.extend_from_slice(&topics);
@@ -121,7 +124,7 @@ impl Gathered {
 
     /// `{"match": …, "match_type": …}`.
     fn topic(&mut self, topic: &Value) -> Result<Matcher, Rejected> {
-        let text = topic.get("match").and_then(Value::as_str).ok_or(Invalid)?;
+        let text = topic.get("match").and_then(Value::as_str).ok_or(WRONG)?;
         self.count()?;
         let matcher = match topic.get("match_type").map(Value::as_str) {
             _ if text == "*" && topic.get("match_type").is_none_or(Value::is_string) => {
@@ -129,7 +132,7 @@ impl Gathered {
             }
             None | Some(Some("exact")) => Matcher::exact(text),
             Some(Some("urlpattern")) => Matcher::url_pattern_for(Purpose::Token, text, &self.base),
-            Some(_) => return Err(Invalid),
+            Some(_) => return Err(WRONG),
         };
         self.check(matcher)
     }
@@ -138,10 +141,10 @@ impl Gathered {
     fn check(&mut self, matcher: Result<Matcher, MatcherError>) -> Result<Matcher, Rejected> {
         let matcher = matcher.map_err(|error| match error {
             MatcherError::Full => Rejected::Full,
-            _ => Invalid,
+            _ => WRONG,
         })?;
         self.bytes += matcher.bytes();
-        if self.bytes > PATTERNS_PER_STREAM { Err(Invalid) } else { Ok(matcher) }
+        if self.bytes > PATTERNS_PER_STREAM { Err(WRONG) } else { Ok(matcher) }
     }
 
     /// `{"publish": […], "subscribe": […], "payload": …}`, all of it optional.
@@ -149,12 +152,12 @@ impl Gathered {
         let claim = match claim {
             Value::Null => return Ok(()),
             Value::Object(claim) => claim,
-            _ => return Err(Invalid),
+            _ => return Err(WRONG),
         };
         self.publish = self.selectors(claim.get("publish"))?;
         self.subscribe = self.selectors(claim.get("subscribe"))?;
         if let Some(payload) = claim.get("payload").filter(|payload| !payload.is_null()) {
-            let all = Matcher::exact("*").map_err(|_| Invalid)?;
+            let all = Matcher::exact("*").map_err(|_| WRONG)?;
             self.payloads.push((vec![all], payload.clone()));
         }
         Ok(())
@@ -164,11 +167,11 @@ impl Gathered {
         let selectors = match selectors {
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Array(selectors)) => selectors,
-            Some(_) => return Err(Invalid),
+            Some(_) => return Err(WRONG),
         };
         let selector = |selector: &Value| {
             self.count()?;
-            let text = selector.as_str().ok_or(Invalid)?;
+            let text = selector.as_str().ok_or(WRONG)?;
             let matcher = Matcher::selector_for(Purpose::Token, text);
             self.check(matcher)
         };
@@ -177,12 +180,12 @@ impl Gathered {
 
     fn count(&mut self) -> Result<(), Rejected> {
         self.topics += 1;
-        if self.topics > TOPICS_MAX { Err(Invalid) } else { Ok(()) }
+        if self.topics > TOPICS_MAX { Err(WRONG) } else { Ok(()) }
     }
 }
 
 fn not_empty(value: &Value) -> Result<&Vec<Value>, Rejected> {
-    value.as_array().filter(|values| !values.is_empty()).ok_or(Invalid)
+    value.as_array().filter(|values| !values.is_empty()).ok_or(WRONG)
 }
 
 #[cfg(test)]
@@ -237,7 +240,7 @@ mod tests {
             current(&json!([{ "type": "mercure", "actions": ["publish"], "topics": topics }]))
         };
         assert!(of(5).is_ok());
-        assert_eq!(of(30), Err(Invalid));
+        assert_eq!(of(30), Err(WRONG));
     }
 
     #[test]
@@ -265,12 +268,12 @@ mod tests {
             ("payload", json!("text")),
             ("topics", Value::Array(vec![json!({ "match": "a" }); TOPICS_MAX])),
         ] {
-            assert_eq!(spoilt(field, value.clone()), Err(Invalid), "{field}: {value}");
+            assert_eq!(spoilt(field, value.clone()), Err(WRONG), "{field}: {value}");
         }
-        assert_eq!(current(&json!({})), Err(Invalid));
+        assert_eq!(current(&json!({})), Err(WRONG));
         for claim in [json!([]), json!({ "publish": "a" }), json!({ "subscribe": [7] })] {
             let claims = json!({ "mercure": claim });
-            assert_eq!(of(&claims, Generation::Older), Err(Invalid), "{claims}");
+            assert_eq!(of(&claims, Generation::Older), Err(WRONG), "{claims}");
         }
     }
 }

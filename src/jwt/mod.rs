@@ -10,7 +10,8 @@
 //!   key material in a token is never looked at.
 //! * **Nothing is parsed before it is known to be short and flat.** A connection's thread
 //!   has little stack, and a token may come from anybody.
-//! * **Nobody hears why a token is invalid**, for that would help him who guesses.
+//! * **The bearer of an invalid token does not learn why**, because that would help an attacker
+//!   who guesses. The server's log says why.
 
 mod claims;
 mod draft;
@@ -22,6 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::Value;
 
@@ -43,13 +45,32 @@ const DEPTH_MAX: usize = 16;
 /// valid so much earlier than it says. It is never valid later.
 const SKEW: Duration = Duration::from_secs(10);
 
-/// Why a token is of no use.
+/// Why the server does not accept a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rejected {
-    /// It is not one that we believe.
-    Invalid,
+    /// It is not valid: why, for the server's log, never for the token's bearer.
+    Invalid(&'static str),
     /// It may be valid: there is no memory for its patterns.
     Full,
+}
+
+impl Rejected {
+    const MALFORMED: Self = Self::Invalid("it is not a JWT");
+    const EXPIRED: Self = Self::Invalid("it is expired");
+    const TYPE: Self = Self::Invalid("its typ is neither JWT nor at+jwt");
+
+    /// What `jsonwebtoken` found.
+    fn of(error: &jsonwebtoken::errors::Error) -> Self {
+        Self::Invalid(match error.kind() {
+            ErrorKind::ExpiredSignature => return Self::EXPIRED,
+            ErrorKind::ImmatureSignature => "it is not valid yet (nbf)",
+            ErrorKind::InvalidSignature => "its signature is bad, or of another key",
+            ErrorKind::InvalidAlgorithm => "it is signed with another algorithm than the key's",
+            ErrorKind::InvalidAudience => "its audience is another than --jwt-audience",
+            ErrorKind::MissingRequiredClaim(_) => "it has no exp or no aud",
+            _ => return Self::MALFORMED,
+        })
+    }
 }
 
 /// Which of the protocol's drafts a token is written to.
@@ -76,9 +97,9 @@ impl VerifyingKey {
     #[inline(never)] // its frame is gone by the time a stream begins
     pub(crate) fn check(&self, token: &[u8], audience: Option<&str>) -> Result<Believed, Rejected> {
         check_shape(token)?;
-        let header = decode_header(token).map_err(|_| Invalid)?;
+        let header = decode_header(token).map_err(|error| Rejected::of(&error))?;
         if header.crit.is_some() {
-            return Err(Invalid); // there is no extension that we understand
+            return Err(Invalid("it needs an extension (crit), and none is known here"));
         }
         let generation = generation(header.typ.as_deref())?;
         let mut validation = Validation::new(self.algorithm);
@@ -90,17 +111,20 @@ impl VerifyingKey {
                 validation.set_required_spec_claims(&["exp", "aud", "iss"]);
                 validation.set_audience(&[audience]);
             }
-            (Generation::Current, None) => return Err(Invalid),
+            (Generation::Current, None) => {
+                return Err(Invalid("it is an at+jwt, which takes --jwt-audience"));
+            }
             (Generation::Older, _) => validation.validate_aud = false,
         }
-        let claims = decode::<Value>(token, &self.key, &validation).map_err(|_| Invalid)?.claims;
+        let decoded = decode::<Value>(token, &self.key, &validation);
+        let claims = decoded.map_err(|error| Rejected::of(&error))?.claims;
         let expires = claims.get("exp").filter(|exp| !exp.is_null()).map(moment).transpose()?;
         if expires.is_some_and(|expires| expires <= SystemTime::now()) {
-            return Err(Invalid); // to the moment: the skew is not for the end
+            return Err(Rejected::EXPIRED); // to the moment: the skew is not for the end
         }
         // RFC 9068 §4. Whose name it is does not matter here: one key has one issuer.
         if generation == Generation::Current && claims["iss"].as_str().is_none_or(str::is_empty) {
-            return Err(Invalid);
+            return Err(Invalid("it has no iss"));
         }
         let base = audience.and_then(Base::new).unwrap_or_default();
         Ok(Believed { rights: Rights::of(&claims, generation, &base)?, expires })
@@ -110,14 +134,14 @@ impl VerifyingKey {
 /// Whether it is three parts of base64, short and flat.
 fn check_shape(token: &[u8]) -> Result<(), Rejected> {
     if token.len() > TOKEN_MAX {
-        return Err(Invalid);
+        return Err(Invalid("it is longer than 8 KiB"));
     }
     let parts: Vec<&[u8]> = token.split(|byte| *byte == b'.').collect();
-    let [header, claims, _signature] = parts[..] else { return Err(Invalid) };
+    let [header, claims, _signature] = parts[..] else { return Err(Rejected::MALFORMED) };
     for part in [header, claims] {
-        let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| Invalid)?;
+        let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| Rejected::MALFORMED)?;
         if nests_deeper(&json, DEPTH_MAX) {
-            return Err(Invalid);
+            return Err(Invalid("its JSON nests too deep"));
         }
     }
     Ok(())
@@ -128,7 +152,7 @@ fn generation(typ: Option<&str>) -> Result<Generation, Rejected> {
     match typ.strip_prefix("application/").unwrap_or(&typ) {
         "at+jwt" => Ok(Generation::Current),
         "jwt" => Ok(Generation::Older),
-        _ => Err(Invalid),
+        _ => Err(Rejected::TYPE),
     }
 }
 
@@ -137,7 +161,8 @@ const LATEST: f64 = 253_402_300_799.0;
 
 /// A `NumericDate` (RFC 7519 §2).
 fn moment(date: &Value) -> Result<SystemTime, Rejected> {
-    let seconds = date.as_f64().filter(|seconds| *seconds >= 0.0).ok_or(Invalid)?;
+    let seconds =
+        date.as_f64().filter(|seconds| *seconds >= 0.0).ok_or(Invalid("its exp is not a time"))?;
     Ok(UNIX_EPOCH + Duration::from_secs_f64(seconds.min(LATEST)))
 }
 
@@ -156,7 +181,7 @@ mod tests {
         for typ in
             ["", "at", "application/", "dpop+jwt", "text/at+jwt", "application/application/jwt"]
         {
-            assert_eq!(generation(Some(typ)), Err(Invalid), "{typ:?}");
+            assert_eq!(generation(Some(typ)), Err(Rejected::TYPE), "{typ:?}");
         }
     }
 }

@@ -13,15 +13,17 @@ pub(super) fn missing(config: &Config) -> Refusal {
     refusal.with(CHALLENGE, challenge(None, config))
 }
 
-/// It is not believed; nobody hears why.
-pub(super) fn invalid(config: &Config) -> Refusal {
+/// It is not believed. `reason` is for the log alone: it would help an attacker who guesses.
+pub(super) fn invalid(reason: &'static str, config: &Config) -> Refusal {
     let refusal = Refusal::new(401, "this is not the token; ask who runs the server for it");
+    let refusal = refusal.logged(reason);
     refusal.with(CHALLENGE, challenge(Some("invalid_token"), config))
 }
 
 /// It is believed, and is for something else.
 pub(super) fn insufficient(config: &Config) -> Refusal {
     let refusal = Refusal::new(403, "the token does not allow this; ask who made it for another");
+    let refusal = refusal.logged("it gives no right to this topic or action");
     refusal.with(CHALLENGE, challenge(Some("insufficient_scope"), config))
 }
 

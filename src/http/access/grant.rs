@@ -225,13 +225,15 @@ impl<'a> Lock<'a> {
             return Ok(None);
         }
         let audience = config.jwt_audience.as_deref();
-        match self.key.map(|key| key.check(&presented.token, audience)) {
+        let Some(key) = self.key else { return Err(invalid("it is another token", config)) };
+        match key.check(&presented.token, audience) {
             // RFC 9700 §2.4 forbids tokens in URLs; 0.x has them there.
-            Some(Ok(believed)) if believed.rights.is_older || presented.by != By::Query => {
-                Ok(Some(believed))
+            Ok(believed) if presented.by == By::Query && !believed.rights.is_older => {
+                Err(invalid("it is a token of the current generation in the query", config))
             }
-            Some(Err(Rejected::Full)) => Err(MatcherError::Full.into()),
-            Some(Ok(_) | Err(Rejected::Invalid)) | None => Err(invalid(config)),
+            Ok(believed) => Ok(Some(believed)),
+            Err(Rejected::Full) => Err(MatcherError::Full.into()),
+            Err(Rejected::Invalid(reason)) => Err(invalid(reason, config)),
         }
     }
 }
