@@ -11,7 +11,7 @@ use crate::error::PublishError;
 use crate::id::EventId;
 use crate::registry::orders::{Order, Orders, Request};
 use crate::registry::{Published, Registry};
-use crate::store::redis::{Asked, Change, Row, Trouble, Writer};
+use crate::store::redis::{Answered, Asked, Change, Row, Trouble, Writer};
 use crate::store::{Floor, Readers};
 
 /// How often the other nodes are told who listens here, if that has changed; and if
@@ -131,9 +131,12 @@ impl Publisher {
         match published {
             Ok(answers) => {
                 for (request, answer) in taken.into_iter().zip(answers) {
-                    let published =
-                        answer.map(|(id, subscribers, count)| Published { id, subscribers, count });
-                    request.answer(published.ok_or(PublishError::KeyReused));
+                    request.answer(match answer {
+                        Answered::Published { id, subscribers, count } => {
+                            Ok(Published { id, subscribers, count })
+                        }
+                        Answered::KeyReused => Err(PublishError::KeyReused),
+                    });
                 }
             }
             Err(trouble) => {

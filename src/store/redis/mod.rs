@@ -28,7 +28,7 @@ use redis::{Client, Connection, ErrorKind, RedisError, RedisResult, Script, Scri
 
 pub(crate) use self::presence::{Row, prefixes_of};
 pub(crate) use self::reader::{News, Reader};
-pub(crate) use self::writer::{Asked, Bounds, Change, Writer};
+pub(crate) use self::writer::{Answered, Asked, Bounds, Change, Writer};
 use crate::error::{PublishError, StoreError, StoreProblem};
 use crate::id::EventId;
 

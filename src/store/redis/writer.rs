@@ -55,8 +55,14 @@ pub(crate) struct Asked<'a> {
     pub(crate) known_for: Duration,
 }
 
-/// What it is answered: the id, and how many listened and were published.
-pub(crate) type Answered = (EventId, usize, usize);
+/// What it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answered {
+    /// The events are published, now or before.
+    Published { id: EventId, subscribers: usize, count: usize },
+    /// The key was used for other events: nothing is published.
+    KeyReused,
+}
 
 /// What the script answers to a key that was used for another request.
 const REUSED: &str = "reused";
@@ -98,20 +104,19 @@ impl Writer {
         }
     }
 
-    /// Publishes what is new of these, all of it or nothing, and answers each: `None` if its
-    /// key was used for another request. Once it returns, it is in Redis. `last` is the newest id that this node knows.
+    /// Publishes what is new of these, all of it or nothing, and answers each. Once it
+    /// returns, it is in Redis. `last` is the newest id that this node knows.
     pub(crate) fn publish(
         &mut self,
         last: EventId,
         requests: &[Asked<'_>],
-    ) -> Result<Vec<Option<Answered>>, Trouble> {
+    ) -> Result<Vec<Answered>, Trouble> {
         let packed = pack(requests);
         let mut call = begin(&self.publish, last, self.bounds);
         call.arg(packed);
         let answers: Vec<String> =
             self.link.ask(Duration::ZERO, |connection| call.invoke(connection))?;
-        let read: Option<Vec<Option<Answered>>> =
-            answers.iter().map(|answer| read(answer)).collect();
+        let read: Option<Vec<Answered>> = answers.iter().map(|answer| read(answer)).collect();
         read.filter(|read| read.len() == requests.len()).ok_or_else(|| {
             Trouble::Unanswered("what it answered is not what its script says".into())
         })
@@ -260,11 +265,13 @@ fn found_one(answer: &str) -> Option<(EventId, Readers)> {
     Some((id.parse().ok()?, who))
 }
 
-fn read(answer: &str) -> Option<Option<Answered>> {
+fn read(answer: &str) -> Option<Answered> {
     if answer == REUSED {
-        return Some(None);
+        return Some(Answered::KeyReused);
     }
     let mut words = answer.split(' ');
     let mut next = || words.next();
-    Some(Some((next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?)))
+    let id = next()?.parse().ok()?;
+    let (subscribers, count) = (next()?.parse().ok()?, next()?.parse().ok()?);
+    Some(Answered::Published { id, subscribers, count })
 }
