@@ -72,6 +72,15 @@ impl Attacked {
         self.ask(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"), status);
     }
 
+    /// The status of a GET.
+    fn status(&mut self, target: &str, headers: &str) -> u16 {
+        let mut client = self.process.connect();
+        client.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"));
+        let status = client.answer().status;
+        self.measure();
+        status
+    }
+
     #[track_caller]
     fn post(&mut self, target: &str, headers: &str, body: &str, status: u16) {
         self.ask(post(target, headers, body), status);
@@ -310,7 +319,8 @@ fn heads_and_chunked_bodies_fit_the_stack() {
         it.stream("/channels/x", &format!("Forwarded: {hops}for=127.0.0.1\r\n"));
         it.get(&format!("/{}", "a/".repeat(HEAD / 2 - 100)), "", 404);
         it.get(&format!("/channels/{}", "%C3%BC".repeat(500)), "", 200);
-        it.get(&format!("/channels?{}", "channel=a&".repeat(1_000)), "", 200);
+        it.get(&format!("/channels?{}", "channel=a&".repeat(100)), "", 200);
+        it.get(&format!("/channels?{}", "channel=a&".repeat(1_000)), "", 400);
         it.ask(format!("GET / HTTP/1.9\r\nHost: localhost\r\n{longest}\r\n"), 200);
         it.ask("\r\n".repeat(5_000) + "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
         it.get("/", &many(HEADERS, 1), 431);
@@ -410,7 +420,7 @@ fn streams_of_every_kind_fit_the_stack() {
             for channel in ["x", "y"] {
                 it.post(&format!("/channels/{channel}"), NDJSON, &line.repeat(900), 200);
             }
-            let many = numbered(100, |n| format!("channel=c{n}*&"));
+            let many = numbered(99, |n| format!("channel=c{n}*&"));
             let mut streams: Vec<TestClient> = [
                 "/stream",
                 "/sse",
@@ -625,8 +635,14 @@ fn topics() -> [String; 4] {
 fn tokens_fit_the_stack() {
     let tokens = tokens();
     attack("JWTs", &mercure(), |it| {
+        let mut accepted = Vec::new();
         for token in &tokens {
             let headers = bearer(token);
+            // Patterns that compile too big are rejected with their token: that is measured too.
+            if it.status("/channels", &headers) == 401 {
+                continue;
+            }
+            accepted.push(token);
             it.post("/channels/x", &headers, "x", 200);
             for topic in topics() {
                 it.post(
@@ -653,7 +669,8 @@ fn tokens_fit_the_stack() {
         }
         let upgrade = "Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        for token in &tokens {
+        assert!(accepted.len() > 3, "{} of {}", accepted.len(), tokens.len());
+        for token in accepted {
             it.get("/ws", &format!("{upgrade}{}", bearer(token)), 101);
         }
     });
