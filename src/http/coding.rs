@@ -1,12 +1,18 @@
 //! Content codings of a request's body (RFC 9110 §8.4): gzip, or none.
 
 use std::io::Read;
+use std::thread;
 
 use flate2::read::MultiGzDecoder;
 
 use super::body::{Limit, too_large};
 use super::refusal::Refusal;
 use super::request::Request;
+use crate::limits::STACK;
+use crate::process::check_address_space;
+
+/// The stack of a thread that decompresses, in bytes.
+const DECODER_STACK: usize = 4 * STACK;
 
 /// How the body of a request is coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +44,7 @@ impl Coding {
     pub(super) fn decode(self, body: Vec<u8>, limit: Limit) -> Result<Vec<u8>, Refusal> {
         match self {
             Self::Identity => Ok(body),
-            Self::Gzip => gunzip(&body, limit),
+            Self::Gzip => apart(|| gunzip(&body, limit)),
         }
     }
 }
@@ -48,8 +54,23 @@ fn is_gzip(coding: &[u8]) -> bool {
     [&b"gzip"[..], b"x-gzip"].iter().any(|name| coding.eq_ignore_ascii_case(name))
 }
 
+/// Runs this on a short-lived thread with a larger stack: the decompressor puts its 43 KB of
+/// state together on the stack, and a connection's thread has 64 KiB of it in all.
+fn apart(decode: impl FnOnce() -> Result<Vec<u8>, Refusal> + Send) -> Result<Vec<u8>, Refusal> {
+    let no_thread = || {
+        let detail = "the system has no thread to decompress the body; send it again, or without \
+                      Content-Encoding";
+        Refusal::new(503, detail).with("Retry-After", "1")
+    };
+    thread::scope(|scope| {
+        check_address_space(DECODER_STACK).map_err(|_| no_thread())?;
+        let thread = thread::Builder::new().name("gunzip".into()).stack_size(DECODER_STACK);
+        let thread = thread.spawn_scoped(scope, decode).map_err(|_| no_thread())?;
+        thread.join().unwrap_or_else(|_panic| Err(damaged()))
+    })
+}
+
 /// Stops at the limit: a small body cannot be made to fill the memory.
-#[inline(never)] // its frame must not lie under other handlers
 fn gunzip(body: &[u8], limit: Limit) -> Result<Vec<u8>, Refusal> {
     let mut decoded = Vec::new();
     let most = u64::try_from(limit.bytes).unwrap_or(u64::MAX).saturating_add(1);
@@ -59,10 +80,12 @@ fn gunzip(body: &[u8], limit: Limit) -> Result<Vec<u8>, Refusal> {
     }
     match read {
         Ok(_) if !body.is_empty() => Ok(decoded),
-        _ => Err(Refusal::new(
-            400,
-            "the body is not gzip, as its Content-Encoding says, or is damaged or cut off; \
-             compress it again, or send it without Content-Encoding",
-        )),
+        _ => Err(damaged()),
     }
+}
+
+fn damaged() -> Refusal {
+    let detail = "the body is not gzip, as its Content-Encoding says, or is damaged or cut off; \
+                  compress it again, or send it without Content-Encoding";
+    Refusal::new(400, detail)
 }
