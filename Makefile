@@ -92,7 +92,7 @@ stack: ## Send every route its worst input, optimized, and measure what is touch
 	$(CARGO) test --locked --profile quick --test stack
 
 attack: ## Run every attack at once beside 1,000 clients, for two minutes (ATTACK=120: seconds)
-	ATTACK=$(or $(ATTACK),120) $(CARGO) test --release --locked --test attack -- --nocapture
+	ATTACK=$(or $(ATTACK),120) $(CARGO) test --profile quick --locked --test attack -- --nocapture
 
 clients: target/clients/complete ## Run client libraries from npm and PyPI against the server: the table of docs/clients.md
 	$(CARGO) test --locked --test clients -- --ignored --nocapture

@@ -461,7 +461,7 @@ fn the_log_says_why_a_token_was_rejected_and_never_the_token() {
     let mercure = json!({ "publish": ["a"] });
     let older = |claims: Value| jwt::older(&claims);
     let (header, claims) = ("{\"alg\":\"HS256\"}", "{}");
-    let elsewhere = json!({ "exp": now + 60, "aud": "https://other.example" });
+    let elsewhere = json!({ "iss": jwt::ISSUER, "exp": now + 60, "aud": "https://other.example" });
     let cases = [
         (older(json!({ "exp": now - 60, "mercure": mercure })), "it is expired"),
         (older(json!({ "nbf": now + 600, "mercure": mercure })), "not valid yet"),

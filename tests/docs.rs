@@ -43,6 +43,32 @@ fn the_server_behind_a_proxy_starts_as_its_page_says() {
 }
 
 #[test]
+fn every_test_that_a_promise_names_exists() {
+    let mut sources = String::new();
+    let mut folders = vec![PathBuf::from("src"), PathBuf::from("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the project").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources += &read(&path);
+            }
+        }
+    }
+    let promises = read("docs/security.md");
+    let names = promises.split('`').skip(1).step_by(2).filter(|name| {
+        name.contains('_')
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b))
+    });
+    let names: Vec<&str> = names.filter(|name| !name.starts_with("threadcast_")).collect();
+    assert!(names.len() > 40, "{names:?}");
+    for name in names {
+        assert!(sources.contains(&format!("fn {name}(")), "docs/security.md names {name}");
+    }
+}
+
+#[test]
 fn every_make_target_that_a_document_names_exists() {
     let makefile = read("Makefile");
     for document in ["README.md", "CONTRIBUTING.md", "docs/deploy.md", "docs/performance.md"] {

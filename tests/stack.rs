@@ -284,13 +284,8 @@ fn published_bodies_of_every_kind_fit_the_stack() {
     let store = fresh("store.redb");
     attack("publishing with a store", &format!("--store {}", store.display()), |it| {
         let _stream = it.stream("/channels/x", "");
-        for event in deep_events() {
-            it.post(
-                "/channels/x",
-                &format!("{JSON}Idempotency-Key: k{}\r\n", event.len()),
-                &event,
-                200,
-            );
+        for (number, event) in deep_events().into_iter().enumerate() {
+            it.post("/channels/x", &format!("{JSON}Idempotency-Key: k{number}\r\n"), &event, 200);
         }
         let line = format!("{{\"data\":{}}}\n", nested(DEPTH - 1));
         it.post("/channels/x", NDJSON, &line.repeat(1_000), 200);

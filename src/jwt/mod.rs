@@ -67,7 +67,11 @@ impl Rejected {
             ErrorKind::InvalidSignature => "its signature is bad, or of another key",
             ErrorKind::InvalidAlgorithm => "it is signed with another algorithm than the key's",
             ErrorKind::InvalidAudience => "its audience is another than --jwt-audience",
-            ErrorKind::MissingRequiredClaim(_) => "it has no exp or no aud",
+            ErrorKind::MissingRequiredClaim(name) => match &**name {
+                "exp" => "it has no exp",
+                "aud" => "it has no aud",
+                _ => "it has no iss",
+            },
             _ => return Self::MALFORMED,
         })
     }
