@@ -184,9 +184,14 @@ impl Frame {
     /// named `cursor`, which an `EventSource` without a listener of that name ignores. Its data is
     /// JSON, so that a handler that parses every message as JSON does not fail.
     pub(crate) fn cursor(retry: Duration, id: EventId, as_event: bool) -> Self {
-        let retry = retry.as_millis();
-        let (name, data) = if as_event { ("event: cursor\n", "data: {}\n") } else { ("", "") };
-        Self::of(format!("retry: {retry}\nid: {id}\n{name}{data}\n").as_bytes())
+        // Room for all of it: to grow would take the thread's stack a page deeper.
+        let mut text = String::with_capacity(128);
+        push(&mut text, format_args!("retry: {}\nid: {id}\n", retry.as_millis()));
+        if as_event {
+            text.push_str("event: cursor\ndata: {}\n");
+        }
+        text.push('\n');
+        Self::of(text.as_bytes())
     }
 
     /// The bytes as this kind of body carries them.

@@ -83,14 +83,14 @@ fn subscribe(
     presence: Option<String>,
 ) -> Result<Box<Subscription>, Refusal> {
     let hub: &Registry = &exchange.server.hub;
-    let subscription = match reader.readable() {
-        Readable::Public => hub.subscribe(channels, start),
+    let mut subscription = match reader.readable() {
+        Readable::Public => hub.subscribe_boxed(channels, start),
         readable => subscribe_by_right(hub, channels, readable, start),
     }?;
-    Ok(Box::new(match presence {
-        Some(name) => subscription.present_as(&name),
-        None => subscription,
-    }))
+    if let Some(name) = presence {
+        subscription.announce(&name);
+    }
+    Ok(subscription)
 }
 
 /// The name that the request is to be announced under, if it asks for that.
@@ -132,8 +132,8 @@ fn subscribe_by_right(
     channels: &Channels,
     readable: Readable,
     start: &Start,
-) -> Result<Subscription, PublishError> {
-    hub.subscribe(&channels.clone().readable(readable), start)
+) -> Result<Box<Subscription>, PublishError> {
+    hub.subscribe_boxed(&channels.clone().readable(readable), start)
 }
 
 /// Answers with the server's status, each second.
@@ -150,7 +150,7 @@ pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, 
 /// What the ticker says, from now on.
 fn of_clock(exchange: &Exchange<'_>, channel: &'static str) -> Result<Box<Subscription>, Refusal> {
     let channels = Channels::new([channel])?;
-    Ok(Box::new(exchange.server.clock.subscribe(&channels, &Start::Now)?))
+    Ok(exchange.server.clock.subscribe_boxed(&channels, &Start::Now)?)
 }
 
 /// A place for one more stream, before it has subscribed to anything; `HEAD` needs

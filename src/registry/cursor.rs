@@ -146,11 +146,16 @@ impl State {
         verdicts: &mut Verdicts,
     ) -> Beginning {
         if matches!(start, Start::Now) {
-            let position = self.now(channels);
-            let cursor = Some(position.known);
-            return Beginning { position, cursor, unknown: Vec::new() };
+            return self.begin_now(channels);
         }
         self.resume(channels, start, now, verdicts)
+    }
+
+    /// Where a stream of these channels begins that gets what is published from now on.
+    pub(super) fn begin_now(&self, channels: &Channels) -> Beginning {
+        let position = self.now(channels);
+        let cursor = Some(position.known);
+        Beginning { position, cursor, unknown: Vec::new() }
     }
 
     /// After all that has been published.

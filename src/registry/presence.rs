@@ -48,9 +48,15 @@ impl Subscription {
     /// Tells the channels that somebody of this name is here, until this
     /// subscription is dropped. Prefixes are not told.
     pub fn present_as(mut self, name: &str) -> Self {
-        self.presence = Some(name.to_owned());
-        self.registry.tell(&self, "userconnect", Presence::enter);
+        self.announce(name);
         self
+    }
+
+    /// The same, for a subscription that stays where it is.
+    #[inline(never)] // few streams have a name
+    pub(crate) fn announce(&mut self, name: &str) {
+        self.presence = Some(name.to_owned());
+        self.registry.tell(self, "userconnect", Presence::enter);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which private events a stream may be given.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::audience::Audience;
@@ -92,7 +92,7 @@ const PAGE: usize = 64;
 /// time.
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
-    known: HashMap<Arc<Private>, bool>,
+    known: BTreeMap<Arc<Private>, bool>,
     unknown: Vec<Arc<Private>>,
 }
 
@@ -137,13 +137,13 @@ impl Verdicts {
 pub(super) struct Readers {
     private: Arc<Private>,
     /// By the addresses of those that are held here.
-    known: HashMap<usize, (Reader, bool)>,
+    known: BTreeMap<usize, (Reader, bool)>,
     unknown: Vec<Reader>,
 }
 
 impl Readers {
     pub(super) fn of(private: &Arc<Private>) -> Self {
-        Self { private: Arc::clone(private), known: HashMap::new(), unknown: Vec::new() }
+        Self { private: Arc::clone(private), known: BTreeMap::new(), unknown: Vec::new() }
     }
 
     /// Notes whoever is still to be asked; `false` if nobody is.

@@ -57,6 +57,53 @@ impl Registry {
         channels: &Channels,
         start: &Start,
     ) -> Result<Subscription, PublishError> {
+        self.subscribe_boxed(channels, start).map(|subscription| *subscription)
+    }
+
+    /// The same in a box, which is not copied from frame to frame.
+    #[inline(never)] // its frame is gone when the stream begins
+    pub(crate) fn subscribe_boxed(
+        &self,
+        channels: &Channels,
+        start: &Start,
+    ) -> Result<Box<Subscription>, PublishError> {
+        let beginning = match start {
+            Start::Now => self.join_now(channels),
+            _ => None,
+        };
+        let beginning = match beginning {
+            Some(beginning) => beginning,
+            None => self.join(channels, start)?,
+        };
+        let Beginning { position, cursor, unknown } = beginning;
+        let cursor = cursor.filter(|_| self.shared.options.ids);
+        let (registry, channels) = (self.clone(), channels.clone());
+        let presence = None;
+        Ok(Box::new(Subscription { registry, channels, position, cursor, unknown, presence }))
+    }
+
+    /// Joins channels that exist, from now on. `None` if one of them does not, or if patterns
+    /// select some: then nothing has changed.
+    ///
+    /// What most streams need, and no more: a stream's thread keeps what its stack has touched.
+    #[inline(never)]
+    fn join_now(&self, channels: &Channels) -> Option<Beginning> {
+        if !channels.patterns().is_empty() {
+            return None;
+        }
+        let reader = channels.reader();
+        let mut state = self.lock();
+        if channels.names.iter().any(|name| !state.channels.contains_key(name)) {
+            return None;
+        }
+        let beginning = state.begin_now(channels);
+        state.audiences(channels, |audience| audience.enter(&reader));
+        Some(beginning)
+    }
+
+    /// Joins channels from any start, and makes those that do not exist.
+    #[inline(never)] // most streams need none of this
+    fn join(&self, channels: &Channels, start: &Start) -> Result<Beginning, PublishError> {
         if let Start::After(id) = start {
             self.await_own_id(channels, id);
         }
@@ -79,10 +126,7 @@ impl Registry {
             verdicts.ask(channels);
         };
         drop(watching);
-        let Beginning { position, cursor, unknown } = beginning;
-        let cursor = cursor.filter(|_| self.shared.options.ids);
-        let (registry, channels) = (self.clone(), channels.clone());
-        Ok(Subscription { registry, channels, position, cursor, unknown, presence: None })
+        Ok(beginning)
     }
 
     /// Changes the audiences of these channels, and forgets the patterns that are then

@@ -34,11 +34,8 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     };
     // HEAD joins nothing, so it cannot tell whether anything is missing behind a cursor.
     let is_head = exchange.request.is_head();
-    let subscription = if is_head {
-        None
-    } else {
-        Some(Box::new(exchange.server.hub.subscribe(&channels, &start)?))
-    };
+    let subscription =
+        if is_head { None } else { Some(exchange.server.hub.subscribe_boxed(&channels, &start)?) };
     let mut headers = Headers::new();
     if let Some(cursor) = cursor.filter(|cursor| !is_head || cursor == EARLIEST) {
         // The id that precedes the first that is sent: the one that was asked for, unless
