@@ -85,6 +85,7 @@ impl Cli {
 /// A client is a thread and a descriptor, and memory: as much as one that does not read takes.
 /// This reads every bound on those as a server would that is started in this place: by the same user, in the
 /// same control group, with the same limits.
+/// Its options are those of `serve`: give it the values that the server has.
 ///
 /// Exit codes: 0 it is said, 2 wrong arguments.
 #[derive(Debug, Clone, Args)]
@@ -93,32 +94,45 @@ pub(crate) struct Doctor {
     #[arg(long, value_name = "SIZE", env = "THREADCAST_HISTORY_TOTAL")]
     history_total: Option<ByteSize>,
 
-    /// The bound on the number of channels, as in `serve`
+    #[command(flatten)]
+    sizes: Sizes,
+}
+
+/// What bounds the memory of one client and of the channels, for `serve` and `doctor` alike.
+#[derive(Debug, Clone, Args)]
+struct Sizes {
+    /// Keep at most this many channels; idle empty ones are forgotten
     #[arg(long, value_name = "N", env = "THREADCAST_MAX_CHANNELS", default_value_t = 10_000)]
     max_channels: usize,
 
-    /// The bound on a request's head, as in `serve`
+    /// Refuse a request whose head is longer
     #[arg(long, value_name = "SIZE", env = "THREADCAST_HEAD_LIMIT", default_value = "16KiB")]
     head_limit: ByteSize,
 
-    /// The bound on a request's body, as in `serve`
+    /// Refuse a request whose body is longer
     #[arg(long, value_name = "SIZE", env = "THREADCAST_BODY_LIMIT", default_value = "64KiB")]
     body_limit: ByteSize,
 
-    /// The bound on an event's data, as in `serve`
+    /// Refuse an event whose data is longer
     #[arg(long, value_name = "SIZE", env = "THREADCAST_EVENT_LIMIT", default_value = "64KiB")]
     event_limit: ByteSize,
 }
 
-impl Doctor {
-    pub(crate) fn costs(&self) -> Costs {
-        let limits = Limits {
+impl Sizes {
+    fn limits(&self) -> Limits {
+        Limits {
             head: bytes(self.head_limit),
             body: bytes(self.body_limit),
             event: bytes(self.event_limit),
             ..Limits::default()
-        };
-        Costs::new(&limits, self.max_channels, self.history_total.map(bytes))
+        }
+    }
+}
+
+impl Doctor {
+    pub(crate) fn costs(&self) -> Costs {
+        let history_total = self.history_total.map(bytes);
+        Costs::new(&self.sizes.limits(), self.sizes.max_channels, history_total)
     }
 }
 
@@ -210,21 +224,8 @@ pub(crate) struct Serve {
     #[command(flatten)]
     access: Access,
 
-    /// Keep at most this many channels; idle empty ones are forgotten
-    #[arg(long, value_name = "N", env = "THREADCAST_MAX_CHANNELS", default_value_t = 10_000)]
-    max_channels: usize,
-
-    /// Refuse a request whose head is longer
-    #[arg(long, value_name = "SIZE", env = "THREADCAST_HEAD_LIMIT", default_value = "16KiB")]
-    head_limit: ByteSize,
-
-    /// Refuse a request whose body is longer
-    #[arg(long, value_name = "SIZE", env = "THREADCAST_BODY_LIMIT", default_value = "64KiB")]
-    body_limit: ByteSize,
-
-    /// Refuse an event whose data is longer
-    #[arg(long, value_name = "SIZE", env = "THREADCAST_EVENT_LIMIT", default_value = "64KiB")]
-    event_limit: ByteSize,
+    #[command(flatten)]
+    sizes: Sizes,
 
     /// Wait this long for a request's head, and again for its body
     #[arg(long, value_name = "TIME", env = "THREADCAST_REQUEST_DEADLINE", default_value = "10s")]
@@ -274,7 +275,7 @@ impl From<Serve> for Config {
             public: serve.public,
             hosts: serve.host,
             history,
-            max_channels: serve.max_channels,
+            max_channels: serve.sizes.max_channels,
             history_total: serve.history_total.map(bytes),
             store: serve.store,
             delivery: serve.delivery.into(),
@@ -288,15 +289,13 @@ impl From<Serve> for Config {
             trusted_proxies: serve.trusted_proxy,
             log_streams: serve.log_format == Format::Json,
             limits: Limits {
-                head: bytes(serve.head_limit),
-                body: bytes(serve.body_limit),
-                event: bytes(serve.event_limit),
                 request_deadline: serve.request_deadline,
                 keep_alive: serve.keep_alive,
                 write_deadline: serve.write_deadline,
                 heartbeat: serve.heartbeat,
                 stream_age: serve.max_stream_age,
                 drain: serve.drain,
+                ..serve.sizes.limits()
             },
             lab: serve.lab,
             ..Self::default()
