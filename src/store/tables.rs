@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redb::{
-    AccessGuard, ReadTransaction, ReadableTable, Table, TableDefinition, TableError,
+    AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableError,
     WriteTransaction,
 };
 
@@ -302,7 +302,12 @@ pub(super) fn read(
     };
     let last = place("the last event", last)?;
     let events = transaction.open_table(EVENTS).map_err(problem)?;
-    let topics = has_topics.then(|| transaction.open_table(TOPICS)).transpose().map_err(problem)?;
+    let (topics, public) = (optional(transaction, TOPICS)?, optional(transaction, PUBLIC)?);
+    // Both come with the format that has topics, in the same transaction.
+    if topics.is_some() != has_topics || (public.is_some() && !has_topics) {
+        let detail = "its tables are not those of its format".into();
+        return Err(StoreProblem::Corrupt { detail });
+    }
     let topics = topics.as_ref().map(ReadableTable::iter).transpose().map_err(problem)?;
     let mut topics = topics.into_iter().flatten().peekable();
     for entry in events.iter().map_err(problem)? {
@@ -339,10 +344,6 @@ pub(super) fn read(
         }
         Ok(Floor { all, public, other_topics })
     };
-    let public = match transaction.open_table(PUBLIC) {
-        Err(TableError::TableDoesNotExist(_)) => None,
-        opened => Some(opened.map_err(problem)?),
-    };
     let mut losses = Vec::new();
     for entry in transaction.open_table(LOST).map_err(problem)?.iter().map_err(problem)? {
         let (channel, row) = entry.map_err(problem)?;
@@ -358,6 +359,17 @@ pub(super) fn read(
     }
     let floor = floor(known_floor(number)?, "the floor")?;
     Ok(Kept { last, floor, lost: losses })
+}
+
+/// A table that not every file has.
+fn optional<K: redb::Key + 'static, V: redb::Value + 'static>(
+    transaction: &ReadTransaction,
+    table: TableDefinition<'_, K, V>,
+) -> Result<Option<ReadOnlyTable<K, V>>, StoreProblem> {
+    match transaction.open_table(table) {
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        opened => opened.map(Some).map_err(problem),
+    }
 }
 
 fn row(record: &Record) -> Row<'_> {

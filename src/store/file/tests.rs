@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC};
+use super::super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC, TOPICS};
 use super::super::{Floor, Key, Lost, Reach, Readers};
 use super::*;
 use crate::event::Event;
@@ -257,6 +257,28 @@ fn a_public_loss_later_than_all_losses_is_damage() {
     });
     let problem = machine.open().map(drop).unwrap_err();
     assert!(matches!(problem, StoreProblem::Corrupt { .. }), "{problem:?}");
+}
+
+/// A later event of that number would find topics that are not its own.
+#[test]
+fn tables_that_the_format_does_not_have_are_damage() {
+    let forgeries: [fn(&redb::WriteTransaction); 3] = [
+        |file| {
+            file.open_table(TOPICS).unwrap().insert(1, (true, vec!["b"], vec![])).unwrap();
+        },
+        |file| {
+            file.open_table(PUBLIC).unwrap().insert("a", (0, 0, 0, false)).unwrap();
+        },
+        |file| {
+            file.open_table(META).unwrap().insert("format", FORMAT).unwrap();
+        },
+    ];
+    for forge in forgeries {
+        let machine = Machine::with_a_store();
+        machine.change(forge);
+        let problem = machine.open().map(drop).unwrap_err();
+        assert!(matches!(problem, StoreProblem::Corrupt { .. }), "{problem:?}");
+    }
 }
 
 /// Some publishing that lets a channel fall off its end, and what of it was
