@@ -5,9 +5,8 @@
 //! * **The cuts do not matter.** However the network cuts the bytes, in the
 //!   middle of a CRLF or of a character, the same events come out.
 //! * **Memory is bounded.** An event with a line or data above the limit is skipped,
-//!   and an error takes its place; the events after it are read as ever. The skipped
-//!   event's id counts,
-//!   unless the id's own line is above the limit: then the id before it stays.
+//!   and an error takes its place; the events after it are read as usual. The id of a
+//!   skipped event is stored, unless the line of the id is itself above the limit.
 //! * **A whole line is never copied to be read.** Only what stands before a cut is
 //!   kept, and a value is copied once, to where it stays.
 

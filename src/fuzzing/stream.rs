@@ -15,16 +15,16 @@ pub fn check(bytes: &[u8]) {
     assert_eq!(read(Decoder::LIMIT, [before, b"", behind]), whole);
 
     // With a bound it gives the same events, or fewer and an error. An id whose line is
-    // above the bound is passed over, so the events after it keep the one before.
+    // above the bound is skipped, so later events have the id before it.
     let bound = 8 + at;
     let bounded = read(bound, [bytes]);
     assert_eq!(read(bound, bytes.chunks(1)), bounded);
-    let passes_an_id = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).any(|line| {
+    let skips_an_id = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).any(|line| {
         line.len() > bound && line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line).starts_with(b"id")
     });
     let is_same = |one: &DecodedEvent, other: &DecodedEvent| {
         (&one.event, &one.data) == (&other.event, &other.data)
-            && (passes_an_id || one.id == other.id)
+            && (skips_an_id || one.id == other.id)
     };
     let mut others = whole.events.iter();
     assert!(
