@@ -99,7 +99,7 @@ pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 pub(crate) const SEND_BUFFER_HELD: u64 = 2 * SEND_BUFFER as u64 + 64 * 1024;
 
 /// A socket's receive buffer, in bytes. Linux doubles it too, and otherwise lets it grow to 32 MB
-/// (tcp(7), `tcp_rmem`). A client may fill it behind the request of a stream, and nobody reads it.
+/// (tcp(7), `tcp_rmem`). A client may fill it behind the request of a stream; the server does not read it.
 pub(crate) const RECEIVE_BUFFER: usize = 32 * 1024;
 
 /// What the kernel then holds that was received from one client and not read, in bytes.

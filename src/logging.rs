@@ -3,7 +3,7 @@
 //! Much of what is logged a client has written. In neither format can it end a line
 //! and begin another that looks like ours, and no line is longer than [`LINE_MAX`].
 //!
-//! The server logs through a [`Queue`], so that no thread of it waits for whoever reads
+//! The server logs through a [`Queue`], so that no thread of it waits for what reads
 //! the log. The other commands write to standard error themselves.
 
 mod queue;

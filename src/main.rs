@@ -85,7 +85,7 @@ fn failure(error: &(dyn Error + 'static), log: &Log) -> ExitCode {
     }
 }
 
-/// Starts this program anew with a single arena for the allocator, where its address space is
+/// Re-executes this program with a single allocator arena, where its address space is
 /// bounded: otherwise arenas of 64 MiB take all of it, and a thread that then cannot map its signal
 /// stack aborts the process. glibc reads this setting only when a program starts (mallopt(3)).
 fn save_address_space() {

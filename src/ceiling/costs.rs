@@ -2,7 +2,7 @@
 //!
 //! A client is counted as one that does not read, because that is what a stranger can make of
 //! it: its send buffer is full, what it was sent last waits behind that, and its receive buffer
-//! holds what nobody reads.
+//! holds unread bytes.
 
 use std::fmt;
 
@@ -89,7 +89,7 @@ impl Costs {
         let client = [
             cost("thread", THREAD, maps, "a thread, a socket, their kernel objects"),
             cost("send_buffer", SEND_BUFFER_HELD, 0, "sent, and not taken by the client"),
-            cost("receive_buffer", RECEIVE_BUFFER_HELD, 0, "received, and read by nobody"),
+            cost("receive_buffer", RECEIVE_BUFFER_HELD, 0, "received but not read"),
             cost("unsent", unsent, unsent, "one unsent event: --event-limit"),
             cost("requests", requests, requests, "a tenth of a longer request: --body-limit"),
         ];

@@ -128,8 +128,8 @@ fn origin(text: &str) -> Result<String, String> {
     }
     let origin = text.to_ascii_lowercase();
     if origin == "null" {
-        return Err("every sandboxed frame and local file sends the origin null, so it names \
-                    nobody; serve the page from a host and name that, or let every page read with *"
+        return Err("every sandboxed frame and local file sends the origin null, so it identifies \
+                    none of them; serve the page from a host and name that, or let every page read with *"
             .into());
     }
     let parts = origin.split_once("://").filter(|(scheme, host)| {

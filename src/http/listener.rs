@@ -285,7 +285,7 @@ impl Burst {
 /// How many lines a [`Pace`] lets through in a second.
 const LINES_A_SECOND: u32 = 10;
 
-/// Bounds how often the log tells of something that each request can cause.
+/// Limits the rate of a log line that any request can cause.
 #[derive(Debug, Default)]
 pub(super) struct Pace(Mutex<Second>);
 

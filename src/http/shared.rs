@@ -59,7 +59,7 @@ pub(crate) struct Shared {
     pub(super) told_to_stop: (Mutex<Option<Sender<Infallible>>>, Receiver<Infallible>),
     /// Whether many are being refused, of which the first is told of.
     pub(super) refusing: Mutex<Burst>,
-    /// How often the log tells of a rejected token.
+    /// Limits the rate of the log lines about rejected tokens.
     pub(super) token_lines: Pace,
     pub(super) started: Instant,
 }

@@ -1,5 +1,5 @@
 //! Debug builds check that no pattern is matched while a registry is locked: a pattern's
-//! cost is set by whoever sent it, and everybody waits for that lock.
+//! cost is set by the client that sent it, and all other threads wait for that lock.
 
 #[cfg(debug_assertions)]
 use std::cell::Cell;

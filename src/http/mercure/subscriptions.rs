@@ -86,7 +86,7 @@ impl Active {
         };
         let topics: Vec<String> = selected.iter().map(topic_of).collect();
         if topics.iter().any(|topic| topic.len() > NAME_MAX) {
-            let detail = "a matcher is so long that nobody could be told of its subscription; \
+            let detail = "a matcher is too long to be announced as a subscription; \
                           shorten it, or have the server started without --mercure-subscriptions";
             return Err(Refusal::new(400, detail));
         }
