@@ -29,7 +29,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use crate::counters::Counters;
-use crate::registry::Doorbell;
+use crate::registry::Notifier;
 
 /// How many hang-ups are taken from the kernel at once.
 const BATCH: usize = 256;
@@ -64,7 +64,7 @@ pub(crate) struct Watcher {
 #[derive(Debug, Default)]
 struct Watched {
     /// Its own thread's bell; without one, the deliverer is told.
-    bell: Option<Arc<Doorbell>>,
+    notifier: Option<Arc<Notifier>>,
     /// When its peer was seen to have hung up.
     since: Option<Instant>,
 }
@@ -108,15 +108,15 @@ impl Watcher {
 
     /// Tells who has the stream's writer. Nobody is told under the lock.
     fn tell(&self, id: u64) {
-        let bell = match self.lock().get_mut(&id) {
+        let notifier = match self.lock().get_mut(&id) {
             Some(watched) => {
                 watched.since.get_or_insert_with(Instant::now);
-                watched.bell.clone()
+                watched.notifier.clone()
             }
             None => return, // it has ended by itself
         };
-        match bell {
-            Some(bell) => bell.ring(),
+        match notifier {
+            Some(notifier) => notifier.notify(),
             // A deliverer that is gone has let go of all its streams.
             None => drop(self.deliverer.send(Word::Gone(id))),
         }
@@ -167,24 +167,24 @@ impl Watch {
         if self.known.load(Ordering::Relaxed)
             && let Some(watched) = self.watcher.lock().get_mut(&self.id)
         {
-            watched.bell = None;
+            watched.notifier = None;
         }
         self.arm(socket);
     }
 
     /// Has this bell rung instead.
-    pub(crate) fn ring(&self, socket: &TcpStream, bell: &Arc<Doorbell>) {
+    pub(crate) fn notify_on_disconnect(&self, socket: &TcpStream, notifier: &Arc<Notifier>) {
         if let Some(watched) = self.watcher.lock().get_mut(&self.id) {
-            watched.bell = Some(Arc::clone(bell));
+            watched.notifier = Some(Arc::clone(notifier));
         }
         self.arm(socket);
     }
 
     /// Where the stream's own thread hears of it.
-    pub(crate) fn door(&self, socket: &TcpStream) -> Receiver<u64> {
-        let (door, visitors) = crossbeam_channel::bounded(1);
-        self.ring(socket, &Doorbell::new(door, self.id));
-        visitors
+    pub(crate) fn notifications(&self, socket: &TcpStream) -> Receiver<u64> {
+        let (sender, notifications) = crossbeam_channel::bounded(1);
+        self.notify_on_disconnect(socket, &Notifier::new(sender, self.id));
+        notifications
     }
 }
 
@@ -253,8 +253,8 @@ mod tests {
                     Ok(watch.id),
                     "armed too late, told all the same"
                 );
-                let door = watch.door(&server);
-                assert_eq!(door.recv_timeout(Duration::from_secs(10)), Ok(watch.id));
+                let notifications = watch.notifications(&server);
+                assert_eq!(notifications.recv_timeout(Duration::from_secs(10)), Ok(watch.id));
             }
             assert!(watcher.lock().is_empty(), "nobody is kept");
             watcher.stop();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::event::Framing;
 use crate::id::EventId;
-use crate::registry::{Channels, Doorbell, Listening, Position, Registry};
+use crate::registry::{Channels, Listening, Notifier, Position, Registry};
 use crate::stream::{End, Lent, READ_LIMIT, Sink, Tally};
 
 /// What makes two streams the same to the deliverer. The registry is told by
@@ -41,7 +41,7 @@ pub(super) struct Feed<W> {
     /// What every member has been sent.
     pub(super) position: Position,
     pub(super) members: Vec<Member<W>>,
-    pub(super) bell: Arc<Doorbell>,
+    pub(super) notifier: Arc<Notifier>,
     pub(super) _listening: Listening,
 }
 

@@ -37,7 +37,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 
 use self::feed::{Feed, Key, Member, Sent};
 use crate::hangup::Word;
-use crate::registry::Doorbell;
+use crate::registry::Notifier;
 use crate::stream::{Lent, Refilled, Sink, Socket, hung_up};
 
 /// How many writers may wait to be taken in.
@@ -113,8 +113,8 @@ pub(crate) struct Deliverer<W = Socket> {
     mailbox: Receiver<Lent<W>>,
     /// Who has hung up, and who asks whether we are there.
     words: Receiver<Word>,
-    /// Each feed has one bell at this door, so it never holds more than the feeds.
-    door: Sender<u64>,
+    /// Each feed has one bell at this sender, so it never holds more than the feeds.
+    sender: Sender<u64>,
     news: Receiver<u64>,
     feeds: HashMap<u64, Feed<W>>,
     by_key: HashMap<Key, u64>,
@@ -132,12 +132,12 @@ impl<W: Sink> Deliverer<W> {
     pub(crate) fn new() -> (Self, Mailbox<W>, Sender<Word>) {
         let (lent, mailbox) = crossbeam_channel::bounded(MAILBOX);
         let (hang_ups, words) = crossbeam_channel::bounded(MAILBOX);
-        let (door, news) = crossbeam_channel::unbounded();
+        let (sender, news) = crossbeam_channel::unbounded();
         let wakes = Arc::<AtomicBool>::default();
         let deliverer = Self {
             mailbox,
             words,
-            door,
+            sender,
             news,
             feeds: HashMap::new(),
             by_key: HashMap::new(),
@@ -218,7 +218,7 @@ impl<W: Sink> Deliverer<W> {
     /// Brings a feed's members up to date.
     fn deliver(&mut self, name: u64) {
         let Some(feed) = self.feeds.get_mut(&name) else { return };
-        feed.bell.answer();
+        feed.notifier.answer();
         for _ in 0..BATCHES {
             match feed.send_batch(&mut self.batch) {
                 Sent::More => {}
@@ -240,7 +240,7 @@ impl<W: Sink> Deliverer<W> {
                 }
             }
         }
-        feed.bell.ring(); // there is more: after the others
+        feed.notifier.notify(); // there is more: after the others
     }
 
     /// Takes a client in: sends what it owes, then what it has not read up to
@@ -287,14 +287,14 @@ impl<W: Sink> Deliverer<W> {
             return feed.members.push(member);
         }
         self.last_name += 1;
-        let bell = Doorbell::new(self.door.clone(), self.last_name);
+        let notifier = Notifier::new(self.sender.clone(), self.last_name);
         let subscription = &member.lent.writer.subscription;
         let (registry, position) = (subscription.registry.clone(), subscription.position.clone());
-        let listening = registry.listen(&key.channels, &bell);
-        bell.ring(); // for what came before it was hung up
+        let listening = registry.listen(&key.channels, &notifier);
+        notifier.notify(); // for what came before it was hung up
         let members = vec![member];
         let feed =
-            Feed { key: key.clone(), registry, position, members, bell, _listening: listening };
+            Feed { key: key.clone(), registry, position, members, notifier, _listening: listening };
         self.feeds.insert(self.last_name, feed);
         self.by_key.insert(key, self.last_name);
     }

@@ -338,7 +338,7 @@ impl Story {
     #[inline(never)] // or its frame would lie under every stream
     fn tell(self, hub: &Registry) -> (End, Tally) {
         let Self { socket, framing, opening, recipe, last_event_id } = self;
-        let gone = socket.door();
+        let gone = socket.notifications();
         Outlet::tell(socket, framing, hub, &gone, &opening, |out| recipe.tell(out, &last_event_id))
     }
 }
@@ -355,7 +355,7 @@ fn follow(mut writer: Box<Writer<Socket>>, server: &Shared) -> (End, Tally) {
             }
             _ => {
                 let socket = writer.socket().clone();
-                stream::wake(writer, |bell| socket.ring(bell), stays)
+                stream::wake(writer, |notifier| socket.notify_on_disconnect(notifier), stays)
             }
         };
         match outcome {

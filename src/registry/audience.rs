@@ -21,18 +21,18 @@ use crate::counters::decrease;
 /// its thread gets up has rung once, and the queue behind it needs no more
 /// room than one place for each bell.
 #[derive(Debug)]
-pub(crate) struct Doorbell {
-    door: Sender<u64>,
+pub(crate) struct Notifier {
+    sender: Sender<u64>,
     /// What the thread behind the door tells its bells apart by.
     name: u64,
-    rung: AtomicBool,
+    is_notified: AtomicBool,
 }
 
-impl Doorbell {
+impl Notifier {
     /// A bell called `name` at a door. The door must have room for every bell
     /// at it once.
-    pub(crate) fn new(door: Sender<u64>, name: u64) -> Arc<Self> {
-        Arc::new(Self { door, name, rung: AtomicBool::new(false) })
+    pub(crate) fn new(sender: Sender<u64>, name: u64) -> Arc<Self> {
+        Arc::new(Self { sender, name, is_notified: AtomicBool::new(false) })
     }
 
     /// What the second of two bells is called.
@@ -41,15 +41,15 @@ impl Doorbell {
     /// Two bells at a door of their own.
     #[inline(never)] // a crossbeam channel is made on the stack and then moved
     pub(crate) fn two() -> ([Arc<Self>; 2], Receiver<u64>) {
-        let (door, visitors) = crossbeam_channel::bounded(2);
-        ([Self::new(door.clone(), 0), Self::new(door, Self::SECOND)], visitors)
+        let (sender, notifications) = crossbeam_channel::bounded(2);
+        ([Self::new(sender.clone(), 0), Self::new(sender, Self::SECOND)], notifications)
     }
 
     /// Wakes the thread, unless it has been woken and has not answered yet.
-    pub(crate) fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
+    pub(crate) fn notify(&self) {
+        if !self.is_notified.swap(true, Ordering::AcqRel) {
             // A full door cannot be, a closed one means that the thread has left.
-            let _ = self.door.try_send(self.name);
+            let _ = self.sender.try_send(self.name);
         }
     }
 
@@ -59,7 +59,7 @@ impl Doorbell {
     /// A swap, not a store: whoever found the bell rung has published before, and
     /// only by reading what he left there is this thread sure to see that.
     pub(crate) fn answer(&self) {
-        self.rung.swap(false, Ordering::AcqRel);
+        self.is_notified.swap(false, Ordering::AcqRel);
     }
 }
 
@@ -72,14 +72,14 @@ pub(super) struct Audience {
     readers: HashMap<Reader, usize>,
     /// In the order of their keys, which is the order in which they came.
     /// Shared, so that a publisher can ring them after it let go of the lock.
-    bells: Arc<Vec<Hung>>,
+    notifiers: Arc<Vec<Registered>>,
 }
 
 /// A doorbell at its place.
 #[derive(Debug, Clone)]
-struct Hung {
+struct Registered {
     key: u64,
-    bell: Arc<Doorbell>,
+    notifier: Arc<Notifier>,
     reader: Reader,
 }
 
@@ -115,39 +115,39 @@ impl Audience {
         self.readers.keys()
     }
 
-    pub(super) fn add(&mut self, key: u64, bell: Arc<Doorbell>, reader: Reader) {
-        Arc::make_mut(&mut self.bells).push(Hung { key, bell, reader });
+    pub(super) fn add(&mut self, key: u64, notifier: Arc<Notifier>, reader: Reader) {
+        Arc::make_mut(&mut self.notifiers).push(Registered { key, notifier, reader });
     }
 
     pub(super) fn remove(&mut self, key: u64) {
-        if let Ok(place) = self.bells.binary_search_by_key(&key, |hung| hung.key) {
-            Arc::make_mut(&mut self.bells).remove(place);
+        if let Ok(place) = self.notifiers.binary_search_by_key(&key, |registered| registered.key) {
+            Arc::make_mut(&mut self.notifiers).remove(place);
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.subscribers == 0 && self.bells.is_empty()
+        self.subscribers == 0 && self.notifiers.is_empty()
     }
 
     /// Everybody's bells, or those of whoever may read a private event.
-    pub(super) fn bells(&self, private: Option<&Arc<Private>>) -> Bells {
-        Bells { hung: Arc::clone(&self.bells), private: private.cloned() }
+    pub(super) fn notifiers(&self, private: Option<&Arc<Private>>) -> Notifiers {
+        Notifiers { registered: Arc::clone(&self.notifiers), private: private.cloned() }
     }
 }
 
 /// Doorbells to ring once the registry's lock is free: ringing wakes a thread,
 /// which is a system call.
-#[must_use = "nobody hears of the news until these are rung"]
-pub(super) struct Bells {
-    hung: Arc<Vec<Hung>>,
+#[must_use = "nobody hears of the news until these are notified"]
+pub(super) struct Notifiers {
+    registered: Arc<Vec<Registered>>,
     private: Option<Arc<Private>>,
 }
 
-impl Bells {
-    pub(super) fn ring(&self) {
-        for Hung { bell, reader, .. } in self.hung.iter() {
+impl Notifiers {
+    pub(super) fn notify(&self) {
+        for Registered { notifier, reader, .. } in self.registered.iter() {
             if self.private.as_ref().is_none_or(|private| reader.may_read(private)) {
-                bell.ring();
+                notifier.notify();
             }
         }
     }
@@ -158,15 +158,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bell_rung_twice_is_heard_once_until_it_is_answered() {
-        let (door, visitors) = crossbeam_channel::bounded(1);
-        let bell = Doorbell::new(door, 7);
-        bell.ring();
-        bell.ring();
-        assert_eq!(visitors.try_recv(), Ok(7));
-        assert!(visitors.is_empty());
-        bell.answer();
-        bell.ring();
-        assert_eq!(visitors.try_recv(), Ok(7));
+    fn repeated_notify_sends_one_message_until_answered() {
+        let (sender, notifications) = crossbeam_channel::bounded(1);
+        let notifier = Notifier::new(sender, 7);
+        notifier.notify();
+        notifier.notify();
+        assert_eq!(notifications.try_recv(), Ok(7));
+        assert!(notifications.is_empty());
+        notifier.answer();
+        notifier.notify();
+        assert_eq!(notifications.try_recv(), Ok(7));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Registry;
-use super::audience::Bells;
+use super::audience::Notifiers;
 
 /// How many may come back in a second (see `http::gate`).
 const RETURNS: u32 = 500;
@@ -66,10 +66,10 @@ impl Registry {
         }
         state.closing = Some(Arc::clone(closing));
         let calls = state.calls.take();
-        let bells = state.all_bells();
+        let notifiers = state.all_notifiers();
         drop(state);
         drop(calls);
-        bells.iter().for_each(Bells::ring);
+        notifiers.iter().for_each(Notifiers::notify);
     }
 
     pub(crate) fn ending(&self) -> Ending {

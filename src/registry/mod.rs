@@ -60,8 +60,8 @@ use crossbeam_channel::{Receiver, Sender};
 #[cfg(feature = "loom")]
 use loom::sync::{Mutex, MutexGuard};
 
-use self::audience::Bells;
-pub(crate) use self::audience::Doorbell;
+pub(crate) use self::audience::Notifier;
+use self::audience::Notifiers;
 pub(crate) use self::channels::Bounds;
 pub use self::channels::Channels;
 pub(crate) use self::channels::NAME_MAX;
@@ -281,9 +281,9 @@ impl Registry {
     pub fn close(&self) {
         let mut state = self.lock();
         state.open = None;
-        let bells = state.all_bells();
+        let notifiers = state.all_notifiers();
         drop(state);
-        bells.iter().for_each(Bells::ring);
+        notifiers.iter().for_each(Notifiers::notify);
     }
 
     /// Whether [`close`](Self::close) has been called.

@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-use super::audience::Bells;
+use super::audience::Notifiers;
 use super::marks::Mark;
 use super::orders::{Order, Orders, Request};
 use super::patterns::Answers;
@@ -211,10 +211,11 @@ impl Sequencer {
         entered.into_iter().for_each(|entered| state.enter(entered, options, &answers));
         names.iter().for_each(|name| state.trim(name, now));
         state.evict(options.history_total);
-        let bells = rings.iter().flat_map(|(name, private)| state.bells(name, private.as_ref()));
-        let bells: Vec<Bells> = bells.collect();
+        let notifiers =
+            rings.iter().flat_map(|(name, private)| state.notifiers(name, private.as_ref()));
+        let notifiers: Vec<Notifiers> = notifiers.collect();
         drop(state);
-        bells.iter().for_each(Bells::ring);
+        notifiers.iter().for_each(Notifiers::notify);
     }
 
     /// The store forgets first: what is forgotten must not come back.

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::follower::Follower;
 pub(crate) use self::publisher::Publisher;
-use super::audience::{Bells, Doorbell};
+use super::audience::{Notifier, Notifiers};
 use super::marks::Marks;
 use super::orders::Orders;
 use super::patterns::Answers;
@@ -109,12 +109,12 @@ impl Registry {
         if self.shared.contact.is_none() || id.parse::<EventId>().is_ok() {
             return;
         }
-        let (door, visitors) = crossbeam_channel::bounded(1);
-        let bell = Doorbell::new(door, 0);
-        let _listening = self.listen(channels, &bell);
+        let (sender, notifications) = crossbeam_channel::bounded(1);
+        let notifier = Notifier::new(sender, 0);
+        let _listening = self.listen(channels, &notifier);
         let deadline = Instant::now() + CATCH_UP;
-        while self.find(channels, id).is_none() && visitors.recv_deadline(deadline).is_ok() {
-            bell.answer();
+        while self.find(channels, id).is_none() && notifications.recv_deadline(deadline).is_ok() {
+            notifier.answer();
         }
     }
 
@@ -159,13 +159,13 @@ impl Registry {
             state.trim(name, newest.map_or(now, |newest| newest.min(now)));
         }
         state.evict(options.history_total);
-        let bells: Vec<Bells> = if lost {
-            state.all_bells()
+        let notifiers: Vec<Notifiers> = if lost {
+            state.all_notifiers()
         } else {
-            rings.iter().flat_map(|(name, who)| state.bells(name, who.as_ref())).collect()
+            rings.iter().flat_map(|(name, who)| state.notifiers(name, who.as_ref())).collect()
         };
         drop(state);
-        bells.iter().for_each(Bells::ring);
+        notifiers.iter().for_each(Notifiers::notify);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::audience::{Audience, Bells};
+use super::audience::{Audience, Notifiers};
 use super::bits::{Bits, Slots};
 use super::kept::{Cost, Kept as Total};
 use super::marks::Marks;
@@ -417,8 +417,8 @@ impl State {
     }
 
     /// The bells of a channel's streams; for a private event, of those that may read it.
-    pub(super) fn bells(&self, name: &str, private: Option<&Arc<Private>>) -> Vec<Bells> {
-        self.audiences_of(name, &Answers::default()).map(|it| it.bells(private)).collect()
+    pub(super) fn notifiers(&self, name: &str, private: Option<&Arc<Private>>) -> Vec<Notifiers> {
+        self.audiences_of(name, &Answers::default()).map(|it| it.notifiers(private)).collect()
     }
 
     /// Those who listen to a channel, by its name, by a prefix or by a pattern.
@@ -443,10 +443,10 @@ impl State {
     }
 
     /// Everybody's bells.
-    pub(super) fn all_bells(&self) -> Vec<Bells> {
+    pub(super) fn all_notifiers(&self) -> Vec<Notifiers> {
         let by_name = self.channels.values().map(|channel| &channel.audience);
         let all = by_name.chain(self.prefixes.values()).chain(self.patterns.audiences());
-        all.map(|audience| audience.bells(None)).collect()
+        all.map(|audience| audience.notifiers(None)).collect()
     }
 
     /// Changes the audience of each name, prefix and pattern, and forgets the prefixes

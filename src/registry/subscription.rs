@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::audience::{Audience, Doorbell};
+use super::audience::{Audience, Notifier};
 use super::cursor::Beginning;
 use super::readable::Verdicts;
 use super::{Channels, Position, Registry, Start};
@@ -140,18 +140,18 @@ impl Registry {
 
     /// Has a doorbell rung for each event of these channels, and once when the
     /// registry is closed.
-    pub(crate) fn listen(&self, channels: &Channels, bell: &Arc<Doorbell>) -> Listening {
+    pub(crate) fn listen(&self, channels: &Channels, notifier: &Arc<Notifier>) -> Listening {
         let mut state = self.lock();
         state.last_key += 1;
         let key = state.last_key;
         let reader = channels.reader();
         state.audiences(channels, |audience| {
-            audience.add(key, Arc::clone(bell), reader.clone());
+            audience.add(key, Arc::clone(notifier), reader.clone());
         });
         let is_ending = state.open.is_none() || state.closing.is_some();
         drop(state);
         if is_ending {
-            bell.ring();
+            notifier.notify();
         }
         Listening { registry: self.clone(), channels: channels.clone(), key }
     }

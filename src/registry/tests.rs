@@ -193,15 +193,15 @@ fn subscribers_are_counted_by_name_and_by_prefix() {
 }
 
 #[test]
-fn a_doorbell_rings_for_its_channels_and_for_the_end() {
+fn a_notifier_is_notified_of_its_channels_and_of_the_end() {
     let registry = Registry::new();
-    let (door, visitors) = crossbeam_channel::bounded(1);
-    let bell = Doorbell::new(door, 0);
+    let (sender, notifications) = crossbeam_channel::bounded(1);
+    let notifier = Notifier::new(sender, 0);
     let channels = Channels::new(["a", "b*"]).unwrap();
-    let listening = registry.listen(&channels, &bell);
+    let listening = registry.listen(&channels, &notifier);
     let rings = || {
-        bell.answer();
-        visitors.try_iter().count()
+        notifier.answer();
+        notifications.try_iter().count()
     };
     publish(&registry, "other", "");
     assert_eq!(rings(), 0);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::audience::Bells;
+use super::audience::Notifiers;
 use super::marks::Mark;
 use super::readable::{Private, Readers};
 use super::ring::Entry;
@@ -106,8 +106,8 @@ impl Registry {
         }
         state.make_all_for_events(topics, now, &self.shared.options, &answers)?;
         let subscribers = topics.iter().map(|topic| state.count(topic, readers.as_ref())).sum();
-        let bells = topics.iter().flat_map(|topic| state.bells(topic, private.as_ref()));
-        let bells: Vec<Bells> = bells.collect();
+        let notifiers = topics.iter().flat_map(|topic| state.notifiers(topic, private.as_ref()));
+        let notifiers: Vec<Notifiers> = notifiers.collect();
         let mut published = Published { id: last, subscribers, count: events.len() };
         let mut newest = last;
         for event in events {
@@ -140,7 +140,7 @@ impl Registry {
         }
         state.evict(self.shared.options.history_total);
         drop(guard);
-        bells.iter().for_each(Bells::ring);
+        notifiers.iter().for_each(Notifiers::notify);
         let events = usize::try_from(newest.n.saturating_sub(last.n)).unwrap_or_default();
         self.shared.counters.publish(events, self.now().saturating_sub(now));
         Ok(published)

@@ -30,7 +30,7 @@ pub use self::writer::SlowClient;
 pub(crate) use self::writer::{Heartbeat, READ_LIMIT, Refilled, Writer};
 use crate::counters::Counters;
 use crate::event::{Frame, Framing};
-use crate::registry::{Doorbell, Subscription};
+use crate::registry::{Notifier, Subscription};
 
 /// Why a stream ended.
 #[derive(Debug)]
@@ -119,25 +119,25 @@ impl Tally {
 #[inline(never)] // a stream has the frames of its own kind on its stack, and no others
 pub(crate) fn wake<W: Write>(
     mut writer: Box<Writer<W>>,
-    watch: impl FnOnce(&Arc<Doorbell>),
+    watch: impl FnOnce(&Arc<Notifier>),
     stays: impl Fn() -> bool,
 ) -> Outcome<W> {
-    let ([bell, gone], visitors) = Doorbell::two();
+    let ([notifier, gone], notifications) = Notifier::two();
     watch(&gone);
     let Subscription { registry, channels, .. } = &writer.subscription;
-    let listening = registry.listen(channels, &bell);
+    let listening = registry.listen(channels, &notifier);
     while stays() {
         if let Err(error) = catch_up(&mut writer) {
             return writer.over(error);
         }
-        match visitors.recv_deadline(writer.due) {
-            Ok(Doorbell::SECOND) => return writer.over(Some(hung_up())),
+        match notifications.recv_deadline(writer.due) {
+            Ok(Notifier::SECOND) => return writer.over(Some(hung_up())),
             Ok(_) => {
-                bell.answer();
+                notifier.answer();
                 writer.leaves_now(Instant::now()); // however busy it is
             }
             Err(RecvTimeoutError::Timeout) => writer.beat(Instant::now()),
-            Err(RecvTimeoutError::Disconnected) => unreachable!("the bell holds the door"),
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the notifier holds the sender"),
         }
     }
     drop(listening);
@@ -173,7 +173,7 @@ pub(crate) fn lend<W: Write>(
 #[derive(Debug)]
 pub(crate) struct Lent<W> {
     pub(crate) writer: Box<Writer<W>>,
-    bell: Sender<Turn<W>>,
+    notifier: Sender<Turn<W>>,
 }
 
 /// What the deliverer tells a client's thread. It tells one thing at a time, so
@@ -204,23 +204,23 @@ impl<W> Lent<W> {
     /// A writer to lend, and where its turns come.
     #[inline(never)] // a crossbeam channel is made on the stack and then moved
     pub(crate) fn new(writer: Box<Writer<W>>) -> (Self, Receiver<Turn<W>>) {
-        let (bell, turns) = crossbeam_channel::bounded(1);
-        (Self { writer, bell }, turns)
+        let (notifier, turns) = crossbeam_channel::bounded(1);
+        (Self { writer, notifier }, turns)
     }
 
     /// Gives the writer back to its own thread.
     pub(crate) fn give_back(self) {
-        let bell = self.bell.clone();
+        let notifier = self.notifier.clone();
         // A thread that is gone (it panicked) lets go of its writer here.
-        let _ = bell.try_send(Turn::Write(self));
+        let _ = notifier.try_send(Turn::Write(self));
     }
 
     /// Ends the stream, and tells its thread why.
     pub(crate) fn end(self, error: Option<io::Error>) {
-        let Self { mut writer, bell } = self;
+        let Self { mut writer, notifier } = self;
         let (end, tally) = writer.ended(error);
         drop(writer); // it has left when its thread hears of it
-        let _ = bell.try_send(Turn::Over(end, tally));
+        let _ = notifier.try_send(Turn::Over(end, tally));
     }
 }
 

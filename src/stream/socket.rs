@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use crate::hangup::Watch;
-use crate::registry::Doorbell;
+use crate::registry::Notifier;
 
 /// A client's socket: its own thread writes and waits, the deliverer sends and
 /// does not.
@@ -36,13 +36,13 @@ impl Socket {
     }
 
     /// Has this bell rung when the peer hangs up.
-    pub(crate) fn ring(&self, bell: &Arc<Doorbell>) {
-        self.watch.ring(&self.stream, bell);
+    pub(crate) fn notify_on_disconnect(&self, notifier: &Arc<Notifier>) {
+        self.watch.notify_on_disconnect(&self.stream, notifier);
     }
 
     /// Where its own thread hears of a hang-up.
-    pub(crate) fn door(&self) -> Receiver<u64> {
-        self.watch.door(&self.stream)
+    pub(crate) fn notifications(&self) -> Receiver<u64> {
+        self.watch.notifications(&self.stream)
     }
 }
 

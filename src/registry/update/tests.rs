@@ -7,7 +7,7 @@ use crate::event::{Event, Framing};
 use crate::id::EventId;
 use crate::matcher::Matcher;
 use crate::registry::{
-    Channels, Doorbell, Histories, History, Published, Readable, Registry, RegistryOptions, Start,
+    Channels, Histories, History, Notifier, Published, Readable, Registry, RegistryOptions, Start,
     Subscription, Update,
 };
 
@@ -145,19 +145,19 @@ fn a_loss_that_had_other_topics_is_told_to_whoever_may_have_read_it_by_those() {
 #[test]
 fn nobody_is_woken_for_what_he_may_not_read() {
     let registry = Registry::new();
-    let (door, visitors) = crossbeam_channel::bounded(3);
+    let (sender, notifications) = crossbeam_channel::bounded(3);
     let hang = |name, readable: Readable| {
         let channels = Channels::of(&selectors(&["/users/{id}"])).unwrap().readable(readable);
         let held = registry.subscribe(&channels, &Start::Now).unwrap();
-        let bell = Doorbell::new(door.clone(), name);
-        let listening = registry.listen(&channels, &bell);
-        (held, bell, listening)
+        let notifier = Notifier::new(sender.clone(), name);
+        let listening = registry.listen(&channels, &notifier);
+        (held, notifier, listening)
     };
     let streams =
         [hang(0, Readable::Public), hang(1, matching(&["/users/7"])), hang(2, Readable::All)];
     let rung = || {
-        streams.iter().for_each(|(_, bell, _)| bell.answer());
-        let mut rung: Vec<u64> = visitors.try_iter().collect();
+        streams.iter().for_each(|(_, notifier, _)| notifier.answer());
+        let mut rung: Vec<u64> = notifications.try_iter().collect();
         rung.sort_unstable();
         rung
     };
