@@ -48,7 +48,7 @@ pub enum StartError {
     /// The system gave no thread for one of the server's own.
     Spawn(io::Error),
     /// The thread that delivers to everybody has panicked.
-    Deliverer,
+    Broadcaster,
     /// What was given with `--store` cannot be used.
     Store(StoreError),
     /// A thread that writes or reads the store has panicked.
@@ -74,7 +74,7 @@ impl fmt::Display for StartError {
                 "cannot listen on {addr} with --lab: who reaches the lab can cut everybody off, \
                  so it is for loopback alone; leave --lab out, or listen on 127.0.0.1"
             ),
-            Self::Deliverer => {
+            Self::Broadcaster => {
                 f.write_str("the delivering thread has panicked; this is a bug, please report it")
             }
             Self::Store(error) => error.fmt(f),
@@ -105,7 +105,7 @@ impl error::Error for StartError {
             | Self::Watch(source)
             | Self::Spawn(source) => Some(source),
             Self::Store(error) => error.source(),
-            Self::Lab { .. } | Self::Deliverer | Self::Sequencer => None,
+            Self::Lab { .. } | Self::Broadcaster | Self::Sequencer => None,
         }
     }
 }

@@ -10,7 +10,7 @@
 //! Go, though not for Node: no `EventSource` does it, and from a FIN nobody can
 //! tell whether the other half is still read.
 //!
-//! Who is told depends on who has the client's writer: the deliverer, or the
+//! Who is told depends on who has the client's writer: the broadcaster, or the
 //! client's own thread at its doorbell. A thread that waits on a full socket sees
 //! it by itself (`Socket::write`).
 
@@ -37,7 +37,7 @@ const BATCH: usize = 256;
 /// The number of what ends the watching; streams count from 1.
 const STOP: u64 = 0;
 
-/// What the deliverer is told besides what it is lent.
+/// What the broadcaster is told besides what it is lent.
 #[derive(Debug, Clone)]
 pub(crate) enum Word {
     /// The stream of this number has lost its client.
@@ -56,30 +56,33 @@ pub(crate) struct Watcher {
     last: AtomicU64,
     watched: Mutex<HashMap<u64, Watched>>,
     /// Told of those who have no bell of their own.
-    deliverer: Sender<Word>,
+    broadcaster: Sender<Word>,
     counters: Arc<Counters>,
 }
 
 /// One stream, as the watcher knows it.
 #[derive(Debug, Default)]
 struct Watched {
-    /// Its own thread's bell; without one, the deliverer is told.
+    /// Its own thread's bell; without one, the broadcaster is told.
     notifier: Option<Arc<Notifier>>,
     /// When its peer was seen to have hung up.
     since: Option<Instant>,
 }
 
 impl Watcher {
-    /// A watcher that tells the deliverer by `deliverer`.
+    /// A watcher that tells the broadcaster by `broadcaster`.
     ///
     /// Fails if there is no descriptor left for it.
-    pub(crate) fn new(deliverer: Sender<Word>, counters: &Arc<Counters>) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(
+        broadcaster: Sender<Word>,
+        counters: &Arc<Counters>,
+    ) -> io::Result<Arc<Self>> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
         let (last, watched) = (AtomicU64::new(STOP), Mutex::default());
         let counters = Arc::clone(counters);
-        Ok(Arc::new(Self { epoll, stop, last, watched, deliverer, counters }))
+        Ok(Arc::new(Self { epoll, stop, last, watched, broadcaster, counters }))
     }
 
     /// Watches until it is told to stop. Reads nothing, writes to nobody.
@@ -117,8 +120,8 @@ impl Watcher {
         };
         match notifier {
             Some(notifier) => notifier.notify(),
-            // A deliverer that is gone has let go of all its streams.
-            None => drop(self.deliverer.send(Word::Gone(id))),
+            // a broadcaster that has ended has let go of all its streams.
+            None => drop(self.broadcaster.send(Word::Gone(id))),
         }
     }
 
@@ -144,7 +147,7 @@ impl Watch {
         Self { watcher: Arc::clone(watcher), id, known: AtomicBool::new(false) }
     }
 
-    /// Has the deliverer told, once, when the socket's peer hangs up, or at once
+    /// Has the broadcaster told, once, when the socket's peer hangs up, or at once
     /// if it has already.
     pub(crate) fn arm(&self, socket: &TcpStream) {
         // Once: the level stays, and would keep the watcher awake until the socket closes.
@@ -161,9 +164,9 @@ impl Watch {
         }
     }
 
-    /// As [`arm`](Self::arm), after a bell was rung perhaps: from now on the deliverer
+    /// As [`arm`](Self::arm), after a bell was rung perhaps: from now on the broadcaster
     /// is told. Whatever the bell was rung for is told again.
-    pub(crate) fn tell_the_deliverer(&self, socket: &TcpStream) {
+    pub(crate) fn report_to_broadcaster(&self, socket: &TcpStream) {
         if self.known.load(Ordering::Relaxed)
             && let Some(watched) = self.watcher.lock().get_mut(&self.id)
         {
@@ -221,8 +224,8 @@ mod tests {
 
     #[test]
     fn every_kind_of_hang_up_is_seen_once_and_talk_is_none() {
-        let (deliverer, gone) = crossbeam_channel::bounded(8);
-        let watcher = Watcher::new(deliverer, &Arc::default()).unwrap();
+        let (broadcaster, gone) = crossbeam_channel::bounded(8);
+        let watcher = Watcher::new(broadcaster, &Arc::default()).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| watcher.run());
             let leave: [fn(&TcpStream); 3] = [

@@ -30,10 +30,10 @@
 //! `store::file` stand before the ring; where nodes share one, `registry::shared` and
 //! `store::redis`.
 
+mod broadcast;
 mod ceiling;
 pub mod client;
 mod counters;
-mod delivery;
 mod error;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -61,9 +61,9 @@ mod token;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+pub use broadcast::Delivery;
 pub use ceiling::{Bound, Ceiling, Cost, Costs, raise_own_limits};
 pub use counters::{count_dropped_log_line, dropped_log_lines};
-pub use delivery::Delivery;
 pub use error::{EventError, PublishError, StartError, StoreError, StoreProblem};
 pub use event::{Event, Framing};
 pub use http::{Config, CorsOrigins, Handle, Mercure, Server};

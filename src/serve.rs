@@ -111,7 +111,7 @@ fn watch(handle: &Handle, every: Duration) {
         if handle.answers(every) {
             tell_systemd(&NotifyState::Watchdog);
         } else {
-            log::error!("the deliverer does not answer");
+            log::error!("the broadcaster does not answer");
         }
         thread::sleep(every);
     }

@@ -1,5 +1,5 @@
 //! What a client sees does not tell who wrote it: everything here holds whether
-//! the deliverer sends (`direct`) or each client's own thread writes (`wake`).
+//! the broadcaster sends (`direct`) or each client's own thread writes (`wake`).
 
 mod common;
 

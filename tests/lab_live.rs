@@ -219,7 +219,7 @@ fn the_status_has_every_thread_in_a_group() {
         let sum: u64 = groups.iter().filter_map(|group| group["threads"].as_u64()).sum();
         let twenty = groups.iter().any(|group| group["name"] == "sse-*" && group["threads"] == 20);
         let named = |name: &str| groups.iter().any(|group| group["name"] == name);
-        twenty && Some(sum) == status["threads"].as_u64() && named("deliverer") && named("ticker")
+        twenty && Some(sum) == status["threads"].as_u64() && named("broadcaster") && named("ticker")
     });
     assert_eq!(status(&server)["lab"]["stuck"], 0);
     assert!(Process::with("").get("/status").json().get("lab").is_none());

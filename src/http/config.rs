@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::CorsOrigins;
-use crate::delivery::Delivery;
+use crate::broadcast::Delivery;
 use crate::jwt::VerifyingKey;
 use crate::limits::Limits;
 use crate::registry::{Histories, RegistryOptions};

@@ -34,7 +34,7 @@ use super::connection::Exchange;
 use super::crowd::Crowd;
 use super::refusal::Refusal;
 use super::routes::Reply;
-use crate::delivery::Delivery;
+use crate::broadcast::Delivery;
 use crate::event::Event;
 use crate::slow::Slow;
 

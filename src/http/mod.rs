@@ -52,9 +52,9 @@ use self::listener::{Pace, Stop};
 use self::mercure::Subscriptions;
 pub(crate) use self::shared::Shared;
 use self::store_writer::{ShutdownOnPanic, StoreWriter, hub};
+use crate::broadcast::{Broadcaster, Delivery};
 use crate::ceiling::{Ceiling, Costs};
 use crate::counters::Counters;
-use crate::delivery::{Deliverer, Delivery};
 use crate::error::StartError;
 use crate::hangup::Watcher;
 use crate::limits::Limits;
@@ -78,7 +78,7 @@ use crate::ticker;
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
-    deliverer: Option<Deliverer>,
+    broadcaster: Option<Broadcaster>,
     writer: Option<StoreWriter>,
 }
 
@@ -136,13 +136,13 @@ impl Server {
         let counters = Arc::<Counters>::default();
         let (hub, keeper) = hub(&config, options.clone(), &counters)?;
         let clock = Registry::counted(RegistryOptions { ids: false, ..options }, &counters);
-        let (deliverer, mailbox, hang_ups) = Deliverer::new();
+        let (broadcaster, mailbox, hang_ups) = Broadcaster::new();
         let watcher = Watcher::new(hang_ups, &counters).map_err(StartError::Watch)?;
-        let (deliverer, mailbox) = match config.delivery {
+        let (broadcaster, mailbox) = match config.delivery {
             Delivery::Wake if !config.lab => (None, None),
             delivery => {
                 mailbox.switch(delivery);
-                (Some(deliverer), Some(mailbox))
+                (Some(broadcaster), Some(mailbox))
             }
         };
         let (tell, told) = crossbeam_channel::bounded(0);
@@ -180,7 +180,7 @@ impl Server {
         let handle = Handle { shared: Arc::clone(&shared) };
         let writer = keeper.map(|keeper| StoreWriter::start(keeper, &handle));
         let writer = writer.transpose().map_err(StartError::Spawn)?;
-        Ok(Self { shared, deliverer, writer })
+        Ok(Self { shared, broadcaster, writer })
     }
 
     /// The addresses that are listened on, with the ports that were free.
@@ -202,18 +202,18 @@ impl Server {
     /// drain time is over. A store that does not answer is left after that.
     ///
     /// Fails if the system has no thread for one of the server's own, or if the
-    /// deliverer has panicked, which is not one client's matter.
+    /// broadcaster has panicked, which is not one client's matter.
     pub fn run(mut self) -> Result<(), StartError> {
         let (running, stop) = crossbeam_channel::bounded(0);
-        let deliverer = self.deliverer.take().map(|deliverer| {
+        let broadcaster = self.broadcaster.take().map(|broadcaster| {
             let ends_with = ShutdownOnPanic(self.handle());
-            let thread = thread::Builder::new().name("deliverer".into());
+            let thread = thread::Builder::new().name("broadcaster".into());
             thread.spawn(move || {
                 let _ends_with = ends_with;
-                deliverer.run(&stop);
+                broadcaster.run(&stop);
             })
         });
-        let deliverer = deliverer.transpose().map_err(StartError::Spawn)?;
+        let broadcaster = broadcaster.transpose().map_err(StartError::Spawn)?;
         let watcher = Arc::clone(&self.shared.watcher);
         let thread = thread::Builder::new().name("hang-ups".into());
         let watching = thread.spawn(move || watcher.run()).map_err(StartError::Spawn)?;
@@ -221,11 +221,11 @@ impl Server {
         drop(running);
         self.shared.watcher.stop();
         drop(watching.join()); // had it panicked, hang-ups were found by heartbeats
-        let delivery = deliverer.map(JoinHandle::join);
+        let delivery = broadcaster.map(JoinHandle::join);
         // Last, so that it takes what the ends of the streams still had to say.
         let writing = self.writer.take().map(|writer| writer.stop(deadline));
         match (delivery, writing) {
-            (Some(Err(_panic)), _) => Err(StartError::Deliverer),
+            (Some(Err(_panic)), _) => Err(StartError::Broadcaster),
             (_, Some(Err(_panic))) => Err(StartError::Sequencer),
             _ => ran,
         }

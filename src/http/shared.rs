@@ -18,9 +18,9 @@ use super::listener::{Burst, Pace, Stop};
 use super::mercure::Subscriptions;
 use super::refusal::Refusal;
 use super::request::Request;
+use crate::broadcast::{Delivery, Mailbox};
 use crate::ceiling::{Ceiling, Costs};
 use crate::counters::{ADDRESS, CONNECTIONS, Counters, DRAINING, FULL};
-use crate::delivery::{Delivery, Mailbox};
 use crate::hangup::Watcher;
 use crate::limits::LAST_WORDS;
 use crate::registry::{Closing, Registry};
@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     pub(super) hub: Registry,
     /// The ticker's own.
     pub(super) clock: Registry,
-    /// The way to the deliverer, if there is one: always with the lab, which may want it yet.
+    /// The way to the broadcaster, if there is one: always with the lab, which may want it yet.
     pub(super) mailbox: Option<Mailbox>,
     pub(super) watcher: Arc<Watcher>,
     pub(super) connections: Arc<Connections>,

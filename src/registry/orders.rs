@@ -213,7 +213,7 @@ fn stopped() -> PublishError {
 
 impl Registry {
     /// Publishes a presence event, without waiting for a store: for the threads of streams and
-    /// the deliverer, which have others to serve.
+    /// the broadcaster, which have others to serve.
     pub(super) fn announce(&self, channel: &str, event: &Event) -> Result<(), PublishError> {
         if self.shared.sequencer.is_none() {
             let events = std::slice::from_ref(event);

@@ -7,7 +7,7 @@
 //!
 //! [`wake`] is the textbook's thread per connection: a loop that blocks in two
 //! places, on its doorbell and on its socket. [`lend`] gives the writer to the
-//! deliverer instead and sleeps until it is given it back, because the socket
+//! broadcaster instead and sleeps until it is given it back, because the socket
 //! is full. A finite recipe needs no registry at all: it is a straight line of
 //! sends and waits on an [`Outlet`].
 //!
@@ -144,9 +144,9 @@ pub(crate) fn wake<W: Write>(
     Outcome::Switched(writer)
 }
 
-/// The life of a stream whose writer the deliverer has: its thread sleeps until
+/// The life of a stream whose writer the broadcaster has: its thread sleeps until
 /// it is needed, and it is needed when the socket is full. `join` hands a
-/// writer to the deliverer, and says if that is gone; `stays` is asked each time
+/// writer to the broadcaster, and says if that is gone; `stays` is asked each time
 /// before it is handed over again.
 #[inline(never)] // as above
 pub(crate) fn lend<W: Write>(
@@ -156,7 +156,7 @@ pub(crate) fn lend<W: Write>(
 ) -> Outcome<W> {
     let (mut lent, turns) = Lent::new(writer);
     loop {
-        // A deliverer that is gone drops what it was lent, and the bell with it.
+        // a broadcaster that has ended drops what it was lent, and the bell with it.
         join(lent);
         match turns.recv() {
             Ok(turn) => match turn.take() {
@@ -169,14 +169,14 @@ pub(crate) fn lend<W: Write>(
     }
 }
 
-/// A writer in the deliverer's hands, and the way back.
+/// A writer in the broadcaster's hands, and the way back.
 #[derive(Debug)]
 pub(crate) struct Lent<W> {
     pub(crate) writer: Box<Writer<W>>,
     notifier: Sender<Turn<W>>,
 }
 
-/// What the deliverer tells a client's thread. It tells one thing at a time, so
+/// What the broadcaster tells a client's thread. It tells one thing at a time, so
 /// there is always room for it.
 #[derive(Debug)]
 pub(crate) enum Turn<W> {

@@ -13,7 +13,7 @@ use rustix::net::SendFlags;
 use crate::hangup::Watch;
 use crate::registry::Notifier;
 
-/// A client's socket: its own thread writes and waits, the deliverer sends and
+/// A client's socket: its own thread writes and waits, the broadcaster sends and
 /// does not.
 #[derive(Debug, Clone)]
 pub(crate) struct Socket {
@@ -85,7 +85,7 @@ pub(crate) trait Sink {
     /// How many of the bytes were taken, which may be none.
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Has the deliverer told when the peer hangs up, or has hung up already, and
+    /// Has the broadcaster told when the peer hangs up, or has hung up already, and
     /// by which number.
     fn watch(&self) -> u64;
 }
@@ -100,7 +100,7 @@ impl Sink for Socket {
     }
 
     fn watch(&self) -> u64 {
-        self.watch.tell_the_deliverer(&self.stream);
+        self.watch.report_to_broadcaster(&self.stream);
         self.watch.id
     }
 }

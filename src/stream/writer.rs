@@ -17,7 +17,7 @@ pub(crate) const READ_LIMIT: usize = 64 * 1024;
 const AGED_RETRY: Duration = Duration::from_secs(1);
 
 /// A client's own thread gives back a buffer above this between events. The
-/// deliverer, whose members owe nothing, gives back any.
+/// broadcaster, whose members owe nothing, gives back any.
 const KEEP_BUFFER: usize = 4 * 1024;
 
 /// Writes to one client. Not `Clone`: whoever holds it is the only one who may
@@ -310,7 +310,7 @@ impl<W: Write> Writer<W> {
 }
 
 impl<W: Sink> Writer<W> {
-    /// Has the deliverer told of a hang-up: see [`Sink::watch`].
+    /// Has the broadcaster told of a hang-up: see [`Sink::watch`].
     pub(crate) fn watch(&self) -> u64 {
         self.out.watch()
     }

@@ -188,7 +188,7 @@ fn without_the_lab_it_shows_all_the_same_and_there_is_nothing_to_act_with() {
     let server = TestServer::start();
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     page.wait_until("shown('clients') === 1 && shown('threads') > 5 && shown('memory') > 1e6");
-    page.wait_until("[...document.querySelectorAll('#waiting th code')].some(name => name.textContent === 'deliverer')");
+    page.wait_until("[...document.querySelectorAll('#waiting th code')].some(name => name.textContent === 'broadcaster')");
     assert_eq!(page.eval("document.querySelectorAll('#acts, main input, #delivery').length"), 0);
     assert_eq!(page.requests("/acts.js"), 0);
     page.assert_nothing_went_wrong();

@@ -30,8 +30,8 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use crate::broadcast::Delivery;
 use crate::ceiling::{Ceiling, Costs, Share};
-use crate::delivery::Delivery;
 use apache::Mpm;
 
 /// The server of the `node` engine.

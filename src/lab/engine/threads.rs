@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::thread;
 
 use super::{HISTORY_BYTES, HISTORY_EVENTS, publisher};
-use crate::delivery::Delivery;
+use crate::broadcast::Delivery;
 use crate::http::{Config, Server};
 use crate::registry::{Histories, History};
 

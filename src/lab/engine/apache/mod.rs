@@ -24,7 +24,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 
 use super::{PATH, find, publisher, threads};
-use crate::delivery::Delivery;
+use crate::broadcast::Delivery;
 use crate::lab::process::wait_until;
 
 /// Where Debian has them.

@@ -9,7 +9,7 @@ use crate::id::EventId;
 use crate::registry::{Channels, Listening, Notifier, Position, Registry};
 use crate::stream::{End, Lent, READ_LIMIT, Sink, Tally};
 
-/// What makes two streams the same to the deliverer. The registry is told by
+/// What makes two streams the same to the broadcaster. The registry is told by
 /// its address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {

@@ -1,5 +1,5 @@
 //! The hand-over on real threads' terms: loom tries every way in which the
-//! deliverer, a client's thread and a publisher can come between each other, at
+//! broadcaster, a client's thread and a publisher can come between each other, at
 //! each lock of the registry and each ring of a doorbell.
 //!
 //! [`model`](super::model) takes a step for a whole; here steps overlap. So
@@ -14,7 +14,7 @@ use loom::model::Builder;
 use loom::thread;
 
 use super::model::Wire;
-use super::{Deliverer, Mailbox};
+use super::{Broadcaster, Mailbox};
 use crate::event::{Event, Frame, Framing};
 use crate::registry::{Channels, Registry, Start};
 use crate::stream::{End, Heartbeat, Lent, Turn, Writer};
@@ -31,7 +31,7 @@ fn model(order: impl Fn() + Sync + Send + 'static) {
 
 struct World {
     registry: Registry,
-    deliverer: Deliverer<Wire>,
+    broadcaster: Broadcaster<Wire>,
     mailbox: Mailbox<Wire>,
     wire: Wire,
     lent: Lent<Wire>,
@@ -42,14 +42,14 @@ impl World {
     /// A client that is about to lend its writer, with so much room in its socket.
     fn new(room: usize) -> Self {
         let registry = Registry::new();
-        let (deliverer, mailbox, _hang_ups) = Deliverer::new();
+        let (broadcaster, mailbox, _hang_ups) = Broadcaster::new();
         let channels = Channels::new(["a"]).expect("a name");
         let subscription = registry.subscribe(&channels, &Start::Now).expect("there is room");
         let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
         let wire = Wire::with_room(room);
         let writer = Writer::new(wire.clone(), Framing::Plain, Vec::new(), subscription, heartbeat);
         let (lent, turns) = Lent::new(writer);
-        Self { registry, deliverer, mailbox, wire, lent, turns }
+        Self { registry, broadcaster, mailbox, wire, lent, turns }
     }
 }
 
@@ -57,15 +57,15 @@ fn publish(registry: &Registry, data: &str) {
     registry.publish("a", &Event::new(data)).expect("a name");
 }
 
-fn is_idle(deliverer: &Deliverer<Wire>) -> bool {
-    deliverer.news.is_empty() && deliverer.mailbox.is_empty() && deliverer.joining.is_empty()
+fn is_idle(broadcaster: &Broadcaster<Wire>) -> bool {
+    broadcaster.news.is_empty() && broadcaster.mailbox.is_empty() && broadcaster.joining.is_empty()
 }
 
 /// What a client's thread does when it is told to; `Some` is its stream's end.
 fn take_turn(turns: &Receiver<Turn<Wire>>, mailbox: &Mailbox<Wire>) -> Option<End> {
     match turns.try_recv().ok()?.take() {
         Ok(lent) => {
-            mailbox.join(lent).expect("the deliverer is there");
+            mailbox.join(lent).expect("the broadcaster is there");
             None
         }
         Err((end, _)) => Some(end),
@@ -81,18 +81,18 @@ fn data(wire: &Wire) -> Vec<String> {
 #[test]
 fn no_news_is_lost_while_a_feed_is_made() {
     model(|| {
-        let World { registry, mut deliverer, mailbox, wire, lent, turns: _turns } =
+        let World { registry, mut broadcaster, mailbox, wire, lent, turns: _turns } =
             World::new(10_000);
-        mailbox.join(lent).expect("the deliverer is there");
+        mailbox.join(lent).expect("the broadcaster is there");
         let publisher = thread::spawn(move || {
             publish(&registry, "1");
             publish(&registry, "2");
         });
-        deliverer.work();
-        deliverer.work();
+        broadcaster.work();
+        broadcaster.work();
         publisher.join().expect("it is published");
-        while !is_idle(&deliverer) {
-            deliverer.work();
+        while !is_idle(&broadcaster) {
+            broadcaster.work();
         }
         assert_eq!(data(&wire), ["1", "2"]);
     });
@@ -101,9 +101,9 @@ fn no_news_is_lost_while_a_feed_is_made() {
 #[test]
 fn nothing_is_lost_or_doubled_while_a_full_socket_changes_hands() {
     model(|| {
-        let World { registry, mut deliverer, mailbox, wire, lent, turns } = World::new(5);
-        mailbox.join(lent).expect("the deliverer is there");
-        deliverer.work(); // a member, of a socket that takes five bytes
+        let World { registry, mut broadcaster, mailbox, wire, lent, turns } = World::new(5);
+        mailbox.join(lent).expect("the broadcaster is there");
+        broadcaster.work(); // a member, of a socket that takes five bytes
         publish(&registry, "1");
         let publisher = thread::spawn(move || publish(&registry, "2"));
         let again = mailbox.clone();
@@ -111,14 +111,14 @@ fn nothing_is_lost_or_doubled_while_a_full_socket_changes_hands() {
             take_turn(&turns, &again);
             turns
         });
-        deliverer.work();
-        deliverer.work();
+        broadcaster.work();
+        broadcaster.work();
         publisher.join().expect("it is published");
         let turns = client.join().expect("it has had its turn");
         loop {
-            deliverer.work();
+            broadcaster.work();
             take_turn(&turns, &mailbox);
-            if is_idle(&deliverer) && turns.is_empty() {
+            if is_idle(&broadcaster) && turns.is_empty() {
                 break;
             }
         }
@@ -129,19 +129,19 @@ fn nothing_is_lost_or_doubled_while_a_full_socket_changes_hands() {
 #[test]
 fn a_drain_ends_a_stream_that_is_just_joining() {
     model(|| {
-        let World { registry, mut deliverer, mailbox, wire, lent, turns } = World::new(10_000);
+        let World { registry, mut broadcaster, mailbox, wire, lent, turns } = World::new(10_000);
         let drain = thread::spawn(move || {
             publish(&registry, "1");
             registry.close();
         });
-        mailbox.join(lent).expect("the deliverer is there");
-        deliverer.work();
-        deliverer.work();
+        mailbox.join(lent).expect("the broadcaster is there");
+        broadcaster.work();
+        broadcaster.work();
         drain.join().expect("it is closed");
         let mut end = take_turn(&turns, &mailbox);
         while end.is_none() {
-            assert!(!is_idle(&deliverer), "nobody comes to end the stream");
-            deliverer.work();
+            assert!(!is_idle(&broadcaster), "nobody comes to end the stream");
+            broadcaster.work();
             end = take_turn(&turns, &mailbox);
         }
         assert!(matches!(end, Some(End::Closed)), "{end:?}");

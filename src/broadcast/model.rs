@@ -1,10 +1,10 @@
 //! Every order of join, news, full socket, hang-up, change of the delivery and drain.
 //!
-//! The deliverer, the clients' threads and the publishers share nothing but the
+//! The broadcaster, the clients' threads and the publishers share nothing but the
 //! registry, which has one lock, and channels. So every run of theirs is some
 //! order of their steps, each from one wait to the next, and a schedule is a
 //! list of choices. Here the choices are made by hand: all lists up to a length,
-//! and many long ones at random, over the real deliverer and the real writers
+//! and many long ones at random, over the real broadcaster and the real writers
 //! with sockets that take as much as they are told to.
 //!
 //! What this leaves out: a step may take the registry's lock more than once, and
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::{Deliverer, Delivery, Mailbox};
+use super::{Broadcaster, Delivery, Mailbox};
 use crate::event::{Event, Frame, Framing};
 use crate::hangup::Word;
 use crate::registry::{
@@ -35,7 +35,7 @@ struct Kernel {
     received: Vec<u8>,
     room: usize,
     gone: bool,
-    /// Whether the deliverer is to be told when the peer leaves.
+    /// Whether the broadcaster is to be told when the peer leaves.
     watched: Cell<bool>,
 }
 
@@ -86,7 +86,7 @@ impl Write for Wire {
 struct Client {
     wire: Wire,
     turns: Receiver<Turn<Wire>>,
-    /// On its way to the deliverer, or to be lent again, or its own thread's to write.
+    /// On its way to the broadcaster, or to be lent again, or its own thread's to write.
     lent: Option<Lent<Wire>>,
     end: Option<End>,
     from: usize,
@@ -94,7 +94,7 @@ struct Client {
 
 struct World {
     registry: Registry,
-    deliverer: Deliverer<Wire>,
+    broadcaster: Broadcaster<Wire>,
     mailbox: Mailbox<Wire>,
     hang_ups: Sender<Word>,
     clients: Vec<Client>,
@@ -121,9 +121,9 @@ impl World {
         let history = Histories::all(History { events: history, ..History::default() });
         let options = RegistryOptions { history, ..RegistryOptions::default() };
         let registry = if log { Registry::of_a_log(options) } else { Registry::with(options) };
-        let (deliverer, mailbox, hang_ups) = Deliverer::new();
+        let (broadcaster, mailbox, hang_ups) = Broadcaster::new();
         let clients = Vec::new();
-        let mut world = Self { registry, deliverer, mailbox, hang_ups, clients, published: 0 };
+        let mut world = Self { registry, broadcaster, mailbox, hang_ups, clients, published: 0 };
         world.publish();
         let second = if log { Start::After(format!("7-{AHEAD}")) } else { Start::All };
         for start in [Start::Now, second] {
@@ -160,7 +160,7 @@ impl World {
             // What is published once the streams are ending is for those who come back.
             PUBLISH if !matches!(self.registry.ending(), Ending::No) => {}
             PUBLISH => self.publish(),
-            DELIVER => self.deliverer.work(),
+            DELIVER => self.broadcaster.work(),
             CLOSE => self.registry.close_over(&Closing::new(Duration::ZERO, CLIENTS)),
             WATCH => self.watch(),
             SWITCH => self.mailbox.switch(match self.mailbox.delivery() {
@@ -198,7 +198,7 @@ impl World {
                 }
                 self.registry.close();
             }
-            self.deliverer.work();
+            self.broadcaster.work();
             self.watch();
             for client in &mut self.clients {
                 client.wire.0.borrow_mut().room += 10_000;

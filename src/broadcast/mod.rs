@@ -1,7 +1,7 @@
 //! Direct delivery: one thread that sends to every client that has caught up.
 //!
 //! Waking a thread for each event costs more than writing it. So a client's
-//! thread lends its writer to the deliverer and sleeps; the deliverer sends
+//! thread lends its writer to the broadcaster and sleeps; the broadcaster sends
 //! without blocking, and gives the writer back only when the socket is full.
 //! That is an event loop's write half, with a thread behind every socket for
 //! when it matters.
@@ -19,7 +19,7 @@
 //!
 //! # Invariants
 //!
-//! * **The deliverer never blocks on a client.** Its mailbox is bounded, so it
+//! * **The broadcaster never blocks on a client.** Its mailbox is bounded, so it
 //!   is the clients' threads that wait for it, never the other way round.
 //! * **A member owes nothing.** What a socket did not take leaves with the
 //!   writer, in one piece, so no event is halved, lost or doubled.
@@ -49,7 +49,7 @@ const BATCHES: usize = 16;
 /// How many joining clients are served in one go before the news have theirs.
 const JOINS: usize = 64;
 
-/// The longest that the deliverer sleeps if nobody is due.
+/// The longest that the broadcaster sleeps if nobody is due.
 const LONG: Duration = Duration::from_secs(3_600);
 
 /// Who writes to a client that has caught up.
@@ -69,7 +69,7 @@ pub enum Delivery {
     Wake,
 }
 
-/// The way to the deliverer.
+/// The way to the broadcaster.
 #[derive(Debug, Clone)]
 pub(crate) struct Mailbox<W = Socket> {
     lent: Sender<Lent<W>>,
@@ -79,7 +79,7 @@ pub(crate) struct Mailbox<W = Socket> {
 }
 
 impl<W> Mailbox<W> {
-    /// Hands a writer over; `None` if the deliverer is gone, and the writer with
+    /// Hands a writer over; `None` if the broadcaster is gone, and the writer with
     /// it.
     pub(crate) fn join(&self, lent: Lent<W>) -> Option<()> {
         self.lent.send(lent).ok()
@@ -90,16 +90,16 @@ impl<W> Mailbox<W> {
         if self.wakes.load(Ordering::Acquire) { Delivery::Wake } else { Delivery::Direct }
     }
 
-    /// Has it be so from now on. With [`Delivery::Wake`] the deliverer gives back what it was
+    /// Has it be so from now on. With [`Delivery::Wake`] the broadcaster gives back what it was
     /// lent; with [`Delivery::Direct`] each thread lends when it is woken next.
     pub(crate) fn switch(&self, delivery: Delivery) {
         self.wakes.store(delivery == Delivery::Wake, Ordering::Release);
         if delivery == Delivery::Wake {
-            let _ = self.words.send(Word::GiveBack); // a deliverer that is gone has none
+            let _ = self.words.send(Word::GiveBack); // a broadcaster that has ended has none
         }
     }
 
-    /// Whether the deliverer answers within this time.
+    /// Whether the broadcaster answers within this time.
     pub(crate) fn ping(&self, within: Duration) -> bool {
         let (answer, answered) = crossbeam_channel::bounded(1);
         let asked = self.words.send_timeout(Word::Ping(answer), within);
@@ -107,9 +107,9 @@ impl<W> Mailbox<W> {
     }
 }
 
-/// The deliverer, before it has a thread.
+/// The broadcaster, before it has a thread.
 #[derive(Debug)]
-pub(crate) struct Deliverer<W = Socket> {
+pub(crate) struct Broadcaster<W = Socket> {
     mailbox: Receiver<Lent<W>>,
     /// Who has hung up, and who asks whether we are there.
     words: Receiver<Word>,
@@ -127,14 +127,14 @@ pub(crate) struct Deliverer<W = Socket> {
     batch: Vec<u8>,
 }
 
-impl<W: Sink> Deliverer<W> {
-    /// A deliverer, the way to it, and where it is told who has hung up.
+impl<W: Sink> Broadcaster<W> {
+    /// A broadcaster, the way to it, and where it is told who has hung up.
     pub(crate) fn new() -> (Self, Mailbox<W>, Sender<Word>) {
         let (lent, mailbox) = crossbeam_channel::bounded(MAILBOX);
         let (hang_ups, words) = crossbeam_channel::bounded(MAILBOX);
         let (sender, news) = crossbeam_channel::unbounded();
         let wakes = Arc::<AtomicBool>::default();
-        let deliverer = Self {
+        let broadcaster = Self {
             mailbox,
             words,
             sender,
@@ -147,7 +147,7 @@ impl<W: Sink> Deliverer<W> {
             due: Instant::now() + LONG,
             batch: Vec::new(),
         };
-        (deliverer, Mailbox { lent, words: hang_ups.clone(), wakes }, hang_ups)
+        (broadcaster, Mailbox { lent, words: hang_ups.clone(), wakes }, hang_ups)
     }
 
     /// Delivers until `running` is disconnected.
