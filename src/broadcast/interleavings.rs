@@ -4,7 +4,7 @@
 //!
 //! [`model`](super::model) takes a step for a whole; here steps overlap. So
 //! this finds what that cannot: news between a client's last read and the
-//! doorbell of its new feed. `make model` runs it, for under the feature `loom`
+//! doorbell of its new group. `make model` runs it, for under the feature `loom`
 //! nothing else can.
 
 use std::time::Duration;

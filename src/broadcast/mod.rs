@@ -8,13 +8,13 @@
 //!
 //! ```text
 //!  a client's thread ── Join(writer) ──▶ joining: its rest, then what it has
-//!        ▲                               not read yet, up to where its feed is
+//!        ▲                               not read yet, up to where its group is
 //!        │                                      │ all gone out
 //!        │ Write(writer)                        ▼
-//!        └──── the socket is full ◀──── a member of its feed
+//!        └──── the socket is full ◀──── a member of its group
 //! ```
 //!
-//! A *feed* is a set of channels in one framing. Its members have all caught up,
+//! A *group* is a set of channels in one framing. Its members have all caught up,
 //! so they share one position, and what is new is read once for all of them.
 //!
 //! # Invariants
@@ -23,9 +23,9 @@
 //!   is the clients' threads that wait for it, never the other way round.
 //! * **A member owes nothing.** What a socket did not take leaves with the
 //!   writer, in one piece, so no event is halved, lost or doubled.
-//! * **A feed's position never passes what its members were sent.**
+//! * **A group's position never passes what its members were sent.**
 
-mod feed;
+mod group;
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
 
-use self::feed::{Feed, Key, Member, Sent};
+use self::group::{BroadcastGroup, Key, Member, Sent};
 use crate::hangup::Word;
 use crate::registry::Notifier;
 use crate::stream::{Lent, Refilled, Sink, Socket, hung_up};
@@ -43,7 +43,7 @@ use crate::stream::{Lent, Refilled, Sink, Socket, hung_up};
 /// How many writers may wait to be taken in.
 const MAILBOX: usize = 1_024;
 
-/// How many batches a feed is sent in one go before others have their turn.
+/// How many batches a group is sent in one go before others have their turn.
 const BATCHES: usize = 16;
 
 /// How many joining clients are served in one go before the news have theirs.
@@ -113,10 +113,10 @@ pub(crate) struct Broadcaster<W = Socket> {
     mailbox: Receiver<Lent<W>>,
     /// Who has hung up, and who asks whether we are there.
     words: Receiver<Word>,
-    /// Each feed has one bell at this sender, so it never holds more than the feeds.
+    /// Each group has one bell at this sender, so it never holds more than the groups.
     sender: Sender<u64>,
     news: Receiver<u64>,
-    feeds: HashMap<u64, Feed<W>>,
+    groups: HashMap<u64, BroadcastGroup<W>>,
     by_key: HashMap<Key, u64>,
     last_name: u64,
     joining: VecDeque<Lent<W>>,
@@ -139,7 +139,7 @@ impl<W: Sink> Broadcaster<W> {
             words,
             sender,
             news,
-            feeds: HashMap::new(),
+            groups: HashMap::new(),
             by_key: HashMap::new(),
             last_name: 0,
             joining: VecDeque::new(),
@@ -197,30 +197,30 @@ impl<W: Sink> Broadcaster<W> {
                 Word::Ping(answer) => drop(answer.try_send(())), // or nobody waits any more
                 Word::GiveBack => {
                     self.by_key.clear();
-                    self.feeds.drain().for_each(|(_, feed)| feed.give_back());
+                    self.groups.drain().for_each(|(_, group)| group.give_back());
                 }
             }
         }
         gone.sort_unstable();
         let mut empty = Vec::new();
-        for (name, feed) in &mut self.feeds {
+        for (name, group) in &mut self.groups {
             let is_gone = |member: &mut Member<W>| gone.binary_search(&member.number).is_ok();
-            for member in feed.members.extract_if(.., is_gone) {
+            for member in group.members.extract_if(.., is_gone) {
                 member.lent.end(Some(hung_up()));
             }
-            if feed.members.is_empty() {
+            if group.members.is_empty() {
                 empty.push(*name);
             }
         }
         empty.into_iter().for_each(|name| self.forget_if_empty(name));
     }
 
-    /// Brings a feed's members up to date.
+    /// Brings a group's members up to date.
     fn deliver(&mut self, name: u64) {
-        let Some(feed) = self.feeds.get_mut(&name) else { return };
-        feed.notifier.answer();
+        let Some(group) = self.groups.get_mut(&name) else { return };
+        group.notifier.answer();
         for _ in 0..BATCHES {
-            match feed.send_batch(&mut self.batch) {
+            match group.send_batch(&mut self.batch) {
                 Sent::More => {}
                 Sent::All => {
                     self.let_on(name);
@@ -228,23 +228,23 @@ impl<W: Sink> Broadcaster<W> {
                 }
                 Sent::Ending => {
                     let now = Instant::now();
-                    for member in &mut feed.members {
+                    for member in &mut group.members {
                         member.lent.writer.hear_of_the_end();
                         self.due = self.due.min(member.lent.writer.due);
                     }
                     let leaves = |member: &mut Member<W>| member.lent.writer.leaves_now(now);
                     // Joining sends what is owed.
-                    let leaving = feed.members.extract_if(.., leaves).map(|member| member.lent);
+                    let leaving = group.members.extract_if(.., leaves).map(|member| member.lent);
                     self.joining.extend(leaving);
                     return self.forget_if_empty(name);
                 }
             }
         }
-        feed.notifier.notify(); // there is more: after the others
+        group.notifier.notify(); // there is more: after the others
     }
 
     /// Takes a client in: sends what it owes, then what it has not read up to
-    /// where its feed is; then it is a member.
+    /// where its group is; then it is a member.
     fn join(&mut self, mut lent: Lent<W>) {
         if self.wakes.load(Ordering::Acquire) {
             return lent.give_back(); // lent before its thread knew
@@ -261,14 +261,14 @@ impl<W: Sink> Broadcaster<W> {
         let key = Key::of(&lent);
         let position = lent.writer.subscription.position.after;
         if let Some(name) = self.by_key.get(&key)
-            && self.feeds[name].position.after < position
+            && self.groups[name].position.after < position
         {
-            self.deliver(*name); // the client came after what its feed has read
+            self.deliver(*name); // the client came after what its group has read
         }
-        let feed = self.by_key.get(&key).map(|name| &self.feeds[name]);
-        let upto = feed.map(|feed| feed.position.after);
+        let group = self.by_key.get(&key).map(|name| &self.groups[name]);
+        let upto = group.map(|group| group.position.after);
         if upto.is_some_and(|upto| upto < position) {
-            return self.joining.push_back(lent); // and the feed has a lot to read
+            return self.joining.push_back(lent); // and the group has a lot to read
         }
         let before = lent.writer.tally;
         let refilled = lent.writer.refill(upto);
@@ -279,12 +279,12 @@ impl<W: Sink> Broadcaster<W> {
         }
     }
 
-    /// Makes a member of a client that is where its feed is.
+    /// Makes a member of a client that is where its group is.
     fn add(&mut self, key: Key, lent: Lent<W>) {
         self.due = self.due.min(lent.writer.due);
         let member = Member { number: lent.writer.watch(), lent };
-        if let Some(feed) = self.by_key.get(&key).and_then(|name| self.feeds.get_mut(name)) {
-            return feed.members.push(member);
+        if let Some(group) = self.by_key.get(&key).and_then(|name| self.groups.get_mut(name)) {
+            return group.members.push(member);
         }
         self.last_name += 1;
         let notifier = Notifier::new(self.sender.clone(), self.last_name);
@@ -293,31 +293,37 @@ impl<W: Sink> Broadcaster<W> {
         let listening = registry.listen(&key.channels, &notifier);
         notifier.notify(); // for what came before it was hung up
         let members = vec![member];
-        let feed =
-            Feed { key: key.clone(), registry, position, members, notifier, _listening: listening };
-        self.feeds.insert(self.last_name, feed);
+        let group = BroadcastGroup {
+            key: key.clone(),
+            registry,
+            position,
+            members,
+            notifier,
+            _listening: listening,
+        };
+        self.groups.insert(self.last_name, group);
         self.by_key.insert(key, self.last_name);
     }
 
-    /// Has the members of a feed that was ahead of this node, and is so no more, join
+    /// Has the members of a group that was ahead of this node, and is so no more, join
     /// those that have caught up.
     fn let_on(&mut self, name: u64) {
-        let Some(feed) = self.feeds.get_mut(&name) else { return };
-        if feed.key.ahead.is_none() || feed.registry.is_ahead(feed.position.after) {
+        let Some(group) = self.groups.get_mut(&name) else { return };
+        if group.key.ahead.is_none() || group.registry.is_ahead(group.position.after) {
             return;
         }
-        for Member { mut lent, .. } in feed.members.drain(..) {
-            lent.writer.subscription.position = feed.position.clone();
+        for Member { mut lent, .. } in group.members.drain(..) {
+            lent.writer.subscription.position = group.position.clone();
             self.joining.push_back(lent);
         }
     }
 
     fn forget_if_empty(&mut self, name: u64) {
-        if let Some(feed) = self.feeds.get(&name)
-            && feed.members.is_empty()
+        if let Some(group) = self.groups.get(&name)
+            && group.members.is_empty()
         {
-            self.by_key.remove(&feed.key);
-            self.feeds.remove(&name);
+            self.by_key.remove(&group.key);
+            self.groups.remove(&name);
         }
     }
 
@@ -329,8 +335,8 @@ impl<W: Sink> Broadcaster<W> {
         }
         self.due = now + LONG;
         let mut empty = Vec::new();
-        for (name, feed) in &mut self.feeds {
-            feed.each(|lent| {
+        for (name, group) in &mut self.groups {
+            group.each(|lent| {
                 if lent.writer.due > now {
                     return Ok(true);
                 }
@@ -341,7 +347,7 @@ impl<W: Sink> Broadcaster<W> {
                 }
                 Ok(all)
             });
-            let first = feed.members.iter().map(|member| member.lent.writer.due).min();
+            let first = group.members.iter().map(|member| member.lent.writer.due).min();
             match first {
                 Some(first) => self.due = self.due.min(first),
                 None => empty.push(*name),

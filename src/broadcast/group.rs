@@ -1,4 +1,4 @@
-//! A feed: a set of channels in one framing, and who has caught up with it.
+//! A group: a set of channels in one framing, and who has caught up with it.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(super) struct Key {
     pub(super) channels: Channels,
     pub(super) framing: Framing,
     /// Where its members are, if this node has not come there yet: another one has told
-    /// them. A feed of those that have caught up would pass what they still have to get.
+    /// them. A group of those that have caught up would pass what they still have to get.
     pub(super) ahead: Option<EventId>,
 }
 
@@ -35,7 +35,7 @@ impl Key {
 }
 
 #[derive(Debug)]
-pub(super) struct Feed<W> {
+pub(super) struct BroadcastGroup<W> {
     pub(super) key: Key,
     pub(super) registry: Registry,
     /// What every member has been sent.
@@ -61,7 +61,7 @@ pub(super) enum Sent {
     Ending,
 }
 
-impl<W: Sink> Feed<W> {
+impl<W: Sink> BroadcastGroup<W> {
     pub(super) fn send_batch(&mut self, bytes: &mut Vec<u8>) -> Sent {
         bytes.clear();
         let Self { registry, key, position, .. } = self;
@@ -89,7 +89,7 @@ impl<W: Sink> Feed<W> {
         }
     }
 
-    /// Gives every member its writer back, where this feed is now.
+    /// Gives every member its writer back, where this group is now.
     pub(super) fn give_back(self) {
         for Member { mut lent, .. } in self.members {
             lent.writer.subscription.position = self.position.clone();
@@ -98,7 +98,7 @@ impl<W: Sink> Feed<W> {
     }
 
     /// Does something with each member, and lets go of those it did not work out
-    /// with: an error, or the stream's own end (`None`); `Ok(false)` goes back to its own thread, where this feed is now.
+    /// with: an error, or the stream's own end (`None`); `Ok(false)` goes back to its own thread, where this group is now.
     pub(super) fn each(
         &mut self,
         mut send: impl FnMut(&mut Lent<W>) -> Result<bool, Option<io::Error>>,
