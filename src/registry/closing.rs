@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Registry;
-use super::audience::Notifiers;
+use super::subscribers::Notifiers;
 
 /// How many may come back in a second (see `http::gate`).
 const RETURNS: u32 = 500;

@@ -5,7 +5,7 @@
 //!                  ┌────────────────────────┐
 //!  publish(event) ─▶ channel "news"          ├─ doorbell ──▶ wakes,
 //!   id, append,    │  ring: last events ─────┼─ read ◀─────  reads after its
-//!   unlock, ring   │  audience: doorbells    │               own position
+//!   unlock, ring   │  subscribers: doorbells    │               own position
 //!                  └────────────────────────┘
 //! ```
 //!
@@ -26,7 +26,6 @@
 //!   builds panic.
 //! * **Leaving is a `Drop`**, on every path out, panics included.
 
-mod audience;
 mod bits;
 mod channels;
 mod closing;
@@ -45,6 +44,7 @@ mod ring;
 mod sequencer;
 mod shared;
 mod state;
+mod subscribers;
 mod subscription;
 mod update;
 
@@ -60,8 +60,6 @@ use crossbeam_channel::{Receiver, Sender};
 #[cfg(feature = "loom")]
 use loom::sync::{Mutex, MutexGuard};
 
-pub(crate) use self::audience::Notifier;
-use self::audience::Notifiers;
 pub(crate) use self::channels::Bounds;
 pub use self::channels::Channels;
 pub(crate) use self::channels::NAME_MAX;
@@ -78,6 +76,8 @@ pub(crate) use self::sequencer::Sequencer;
 use self::shared::Contact;
 pub(crate) use self::shared::{Follower, Publisher};
 use self::state::{Channel, State};
+pub(crate) use self::subscribers::Notifier;
+use self::subscribers::Notifiers;
 pub(crate) use self::subscription::Listening;
 pub use self::subscription::Subscription;
 pub(crate) use self::update::TOPICS_MAX;
@@ -340,7 +340,7 @@ impl Registry {
 
     fn lock(&self) -> Guard<'_> {
         // No caller's code runs under the lock, so a panic there is ours, and
-        // one that left the rings and audiences whole: each is changed last.
+        // one that left the rings and all_subscribers whole: each is changed last.
         let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         Guard { state, _locked: Locked::new() }
     }

@@ -18,10 +18,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::audience::Audience;
 use super::bits::{Bits, Slots};
 use super::readable::Readers;
 use super::state::State;
+use super::subscribers::Subscribers;
 use super::{Guard, Registry};
 use crate::counters::decrease;
 use crate::error::PublishError;
@@ -50,7 +50,7 @@ pub(super) struct Patterns {
 struct Watched {
     matcher: Matcher,
     serial: u64,
-    audience: Audience,
+    subscribers: Subscribers,
     /// How many streams with it are about to begin.
     arriving: usize,
     /// Whether all channels are known that it selects.
@@ -61,7 +61,7 @@ struct Watched {
 
 impl Watched {
     fn is_unused(&self) -> bool {
-        self.arriving == 0 && self.audience.is_empty()
+        self.arriving == 0 && self.subscribers.is_empty()
     }
 }
 
@@ -133,7 +133,7 @@ impl Patterns {
             let slot = self.slots.add(Watched {
                 matcher: matcher.clone(),
                 serial: self.last_serial,
-                audience: Audience::default(),
+                subscribers: Subscribers::default(),
                 arriving: 0,
                 complete: false,
                 channels: Bits::default(),
@@ -155,11 +155,11 @@ impl Patterns {
         }
     }
 
-    /// Changes the audience of a pattern in use.
-    pub(super) fn change(&mut self, pattern: &Matcher, change: impl FnOnce(&mut Audience)) {
+    /// Changes the subscribers of a pattern in use.
+    pub(super) fn change(&mut self, pattern: &Matcher, change: impl FnOnce(&mut Subscribers)) {
         let Some(slot) = self.by_matcher.get(pattern).copied() else { return };
         if let Some(watched) = self.slots.get_mut(slot) {
-            change(&mut watched.audience);
+            change(&mut watched.subscribers);
             self.retire_if_unused(slot);
         }
     }
@@ -197,13 +197,13 @@ impl Patterns {
         }
     }
 
-    /// The audience of the pattern in a slot, if it is in use.
-    pub(super) fn audience(&self, slot: usize) -> Option<&Audience> {
-        self.slots.get(slot).map(|watched| &watched.audience)
+    /// The subscribers of the pattern in a slot, if it is in use.
+    pub(super) fn subscribers(&self, slot: usize) -> Option<&Subscribers> {
+        self.slots.get(slot).map(|watched| &watched.subscribers)
     }
 
-    pub(super) fn audiences(&self) -> impl Iterator<Item = &Audience> {
-        self.slots.iter().map(|watched| &watched.audience)
+    pub(super) fn all_subscribers(&self) -> impl Iterator<Item = &Subscribers> {
+        self.slots.iter().map(|watched| &watched.subscribers)
     }
 
     /// The slots of the channels that some patterns select.
@@ -271,9 +271,9 @@ impl Registry {
                 continue;
             }
             let Some(readers) = readers.as_mut() else { return (guard, answers) };
-            let audiences =
-                names.iter().flat_map(|name| guard.audiences_of(name.as_ref(), &answers));
-            if !readers.meet(audiences) {
+            let all_subscribers =
+                names.iter().flat_map(|name| guard.subscribers_of(name.as_ref(), &answers));
+            if !readers.meet(all_subscribers) {
                 return (guard, answers);
             }
             drop(guard);

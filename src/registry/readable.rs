@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::audience::Audience;
 use super::channels::{Channels, Reader};
 use super::ring::Entry;
+use super::subscribers::Subscribers;
 use crate::matcher::{Matcher, Topic};
 
 /// Which private events a stream may be given. What is public, everybody may.
@@ -147,8 +147,11 @@ impl Readers {
     }
 
     /// Notes whoever is still to be asked; `false` if nobody is.
-    pub(super) fn meet<'a>(&mut self, audiences: impl Iterator<Item = &'a Audience>) -> bool {
-        let readers = audiences.flat_map(Audience::readers);
+    pub(super) fn meet<'a>(
+        &mut self,
+        all_subscribers: impl Iterator<Item = &'a Subscribers>,
+    ) -> bool {
+        let readers = all_subscribers.flat_map(Subscribers::readers);
         let is_unknown = |reader: &&Reader| {
             reader.may_read_all().is_none() && !self.known.contains_key(&reader.address())
         };

@@ -29,7 +29,6 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-use super::audience::Notifiers;
 use super::marks::Mark;
 use super::orders::{Order, Orders, Request};
 use super::patterns::Answers;
@@ -37,6 +36,7 @@ use super::plan::{Names, Plan};
 use super::readable::Private;
 use super::ring::Entry;
 use super::state::{Losses, State};
+use super::subscribers::Notifiers;
 use super::{Published, Registry, RegistryOptions, time_of_day};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};

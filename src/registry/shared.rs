@@ -27,13 +27,13 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::follower::Follower;
 pub(crate) use self::publisher::Publisher;
-use super::audience::{Notifier, Notifiers};
 use super::marks::Marks;
 use super::orders::Orders;
 use super::patterns::Answers;
 use super::readable::{Private, Verdicts};
 use super::sequencer::Entered;
 use super::state::{Channel, State};
+use super::subscribers::{Notifier, Notifiers};
 use super::{Channels, Registry, RegistryOptions};
 use crate::counters::Counters;
 use crate::error::StoreError;
@@ -228,9 +228,10 @@ impl State {
             (subscribers > 0).then(|| (name.to_string(), subscribers))
         };
         let by_name = |channel: &Channel| {
-            let watchers = channel.watchers.iter().filter_map(|slot| self.patterns.audience(slot));
-            let watching: usize = watchers.map(|audience| audience.count(None)).sum();
-            channel.audience.count(None) + watching
+            let watchers =
+                channel.watchers.iter().filter_map(|slot| self.patterns.subscribers(slot));
+            let watching: usize = watchers.map(|subscribers| subscribers.count(None)).sum();
+            channel.subscribers.count(None) + watching
         };
         let present = self.channels.iter().filter(|(_, channel)| !channel.presence.is_empty());
         Row {

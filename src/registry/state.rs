@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::audience::{Audience, Notifiers};
 use super::bits::{Bits, Slots};
 use super::kept::{Cost, Kept as Total};
 use super::marks::Marks;
@@ -16,6 +15,7 @@ use super::presence::Presence;
 use super::readable::{Private, Readers};
 use super::ring::{Entry, Ring};
 use super::sequencer::Entered;
+use super::subscribers::{Notifiers, Subscribers};
 use super::{Channels, Closing, History, RegistryOptions};
 use crate::counters::decrease;
 use crate::error::PublishError;
@@ -47,7 +47,7 @@ pub(super) struct State {
     pub(super) kept: Total,
     /// The names of the channels, by slots that are smaller to note.
     pub(super) slots: Slots<Arc<str>>,
-    pub(super) prefixes: BTreeMap<Arc<str>, Audience>,
+    pub(super) prefixes: BTreeMap<Arc<str>, Subscribers>,
     pub(super) patterns: Patterns,
     /// The newest listener's key.
     pub(super) last_key: u64,
@@ -69,7 +69,7 @@ pub(super) struct Channel {
     pub(super) ring: Ring,
     pub(super) history: History,
     pub(super) marks: Marks,
-    pub(super) audience: Audience,
+    pub(super) subscribers: Subscribers,
     pub(super) presence: Presence,
     /// Its slot.
     pub(super) slot: usize,
@@ -136,7 +136,7 @@ impl Channel {
             ring: Ring::new(floor).counted(cost),
             history,
             marks: Marks::default(),
-            audience: Audience::default(),
+            subscribers: Subscribers::default(),
             presence: Presence::default(),
             slot,
             watchers: Bits::default(),
@@ -150,7 +150,7 @@ impl Channel {
     /// Whether nothing would be lost with it.
     fn is_idle(&self) -> bool {
         self.ring.is_empty()
-            && self.audience.is_empty()
+            && self.subscribers.is_empty()
             && self.presence.is_empty()
             && self.held == 0
     }
@@ -413,12 +413,12 @@ impl State {
 
     /// How many streams a channel has; for a private event, how many of them may read it.
     pub(super) fn count(&self, name: &str, readers: Option<&Readers>) -> usize {
-        self.audiences_of(name, &Answers::default()).map(|it| it.count(readers)).sum()
+        self.subscribers_of(name, &Answers::default()).map(|it| it.count(readers)).sum()
     }
 
     /// The bells of a channel's streams; for a private event, of those that may read it.
     pub(super) fn notifiers(&self, name: &str, private: Option<&Arc<Private>>) -> Vec<Notifiers> {
-        self.audiences_of(name, &Answers::default()).map(|it| it.notifiers(private)).collect()
+        self.subscribers_of(name, &Answers::default()).map(|it| it.notifiers(private)).collect()
     }
 
     /// Those who listen to a channel, by its name, by a prefix or by a pattern.
@@ -426,44 +426,48 @@ impl State {
     /// The work is bounded by the name's length, however many prefixes there are, and by
     /// the number of patterns that select the channel.
     /// Of a channel without events it is not known which do, except where `answers` say so.
-    pub(super) fn audiences_of<'a>(
+    pub(super) fn subscribers_of<'a>(
         &'a self,
         name: &'a str,
         answers: &'a Answers,
-    ) -> impl Iterator<Item = &'a Audience> {
+    ) -> impl Iterator<Item = &'a Subscribers> {
         let channel = self.channels.get(name);
         let watchers = match channel {
             Some(channel) if channel.indexed => Some(&channel.watchers),
             _ => answers.of(name),
         };
         let by_pattern = watchers.into_iter().flat_map(Bits::iter);
-        let by_pattern = by_pattern.filter_map(|slot| self.patterns.audience(slot));
-        let by_name = channel.map(|channel| &channel.audience);
+        let by_pattern = by_pattern.filter_map(|slot| self.patterns.subscribers(slot));
+        let by_name = channel.map(|channel| &channel.subscribers);
         by_name.into_iter().chain(prefixes_of(&self.prefixes, name)).chain(by_pattern)
     }
 
     /// Everybody's bells.
     pub(super) fn all_notifiers(&self) -> Vec<Notifiers> {
-        let by_name = self.channels.values().map(|channel| &channel.audience);
-        let all = by_name.chain(self.prefixes.values()).chain(self.patterns.audiences());
-        all.map(|audience| audience.notifiers(None)).collect()
+        let by_name = self.channels.values().map(|channel| &channel.subscribers);
+        let all = by_name.chain(self.prefixes.values()).chain(self.patterns.all_subscribers());
+        all.map(|subscribers| subscribers.notifiers(None)).collect()
     }
 
-    /// Changes the audience of each name, prefix and pattern, and forgets the prefixes
+    /// Changes the subscribers of each name, prefix and pattern, and forgets the prefixes
     /// and patterns to which nobody listens any more.
-    pub(super) fn audiences(&mut self, channels: &Channels, mut change: impl FnMut(&mut Audience)) {
+    pub(super) fn all_subscribers(
+        &mut self,
+        channels: &Channels,
+        mut change: impl FnMut(&mut Subscribers),
+    ) {
         self.changes += 1;
         for name in channels.names.iter() {
             let Some(channel) = self.channels.get_mut(name) else { continue };
-            change(&mut channel.audience);
-            if channel.audience.is_empty() {
+            change(&mut channel.subscribers);
+            if channel.subscribers.is_empty() {
                 self.note_idle(name);
             }
         }
         for prefix in channels.prefixes.iter() {
-            let audience = self.prefixes.entry(Arc::clone(prefix)).or_default();
-            change(audience);
-            if audience.is_empty() {
+            let subscribers = self.prefixes.entry(Arc::clone(prefix)).or_default();
+            change(subscribers);
+            if subscribers.is_empty() {
                 self.prefixes.remove(prefix);
             }
         }

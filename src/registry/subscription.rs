@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::audience::{Audience, Notifier};
 use super::cursor::Beginning;
 use super::readable::Verdicts;
+use super::subscribers::{Notifier, Subscribers};
 use super::{Channels, Position, Registry, Start};
 use crate::error::PublishError;
 use crate::event::Frame;
@@ -42,7 +42,7 @@ pub struct Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let reader = self.channels.reader();
-        self.registry.change(&self.channels, |audience| audience.leave(&reader));
+        self.registry.change(&self.channels, |subscribers| subscribers.leave(&reader));
         self.registry.tell_of_leaving(self);
     }
 }
@@ -97,7 +97,7 @@ impl Registry {
             return None;
         }
         let beginning = state.begin_now(channels);
-        state.audiences(channels, |audience| audience.enter(&reader));
+        state.all_subscribers(channels, |subscribers| subscribers.enter(&reader));
         Some(beginning)
     }
 
@@ -119,7 +119,7 @@ impl Registry {
             state.make_all(&channels.names, now, &self.shared.options)?;
             let beginning = state.begin(channels, start, now, &mut verdicts);
             if !verdicts.lacks_some() {
-                state.audiences(channels, |audience| audience.enter(&reader));
+                state.all_subscribers(channels, |subscribers| subscribers.enter(&reader));
                 break beginning;
             }
             drop(state);
@@ -129,10 +129,10 @@ impl Registry {
         Ok(beginning)
     }
 
-    /// Changes the audiences of these channels, and forgets the patterns that are then
+    /// Changes the all_subscribers of these channels, and forgets the patterns that are then
     /// not used any more.
-    fn change(&self, channels: &Channels, change: impl FnMut(&mut Audience)) {
-        self.lock().audiences(channels, change);
+    fn change(&self, channels: &Channels, change: impl FnMut(&mut Subscribers)) {
+        self.lock().all_subscribers(channels, change);
         if !channels.patterns().is_empty() {
             self.forget_patterns();
         }
@@ -145,8 +145,8 @@ impl Registry {
         state.last_key += 1;
         let key = state.last_key;
         let reader = channels.reader();
-        state.audiences(channels, |audience| {
-            audience.add(key, Arc::clone(notifier), reader.clone());
+        state.all_subscribers(channels, |subscribers| {
+            subscribers.add(key, Arc::clone(notifier), reader.clone());
         });
         let is_ending = state.open.is_none() || state.closing.is_some();
         drop(state);
@@ -206,6 +206,6 @@ pub(crate) struct Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.registry.change(&self.channels, |audience| audience.remove(self.key));
+        self.registry.change(&self.channels, |subscribers| subscribers.remove(self.key));
     }
 }

@@ -5,11 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::audience::Notifiers;
 use super::marks::Mark;
 use super::readable::{Private, Readers};
 use super::ring::Entry;
 use super::state::State;
+use super::subscribers::Notifiers;
 use super::{Published, Registry, channels, orders};
 use crate::error::PublishError;
 use crate::event::Event;

@@ -65,7 +65,7 @@ impl Notifier {
 
 /// The listeners of one name or prefix.
 #[derive(Debug, Default)]
-pub(super) struct Audience {
+pub(super) struct Subscribers {
     /// Streams, however many share a doorbell.
     subscribers: usize,
     /// Those of them that may read something private.
@@ -83,7 +83,7 @@ struct Registered {
     reader: Reader,
 }
 
-impl Audience {
+impl Subscribers {
     /// A stream has come.
     pub(super) fn enter(&mut self, reader: &Reader) {
         self.subscribers += 1;
