@@ -45,7 +45,7 @@ pub(crate) enum Word {
     /// Say that you are there.
     Ping(Sender<()>),
     /// Give every writer back to its own thread.
-    GiveBack,
+    ReturnWriters,
 }
 
 /// Sees the peers of all streams hang up.
@@ -218,7 +218,7 @@ mod tests {
     fn number(word: &Word) -> u64 {
         match *word {
             Word::Gone(number) => number,
-            Word::Ping(_) | Word::GiveBack => panic!("nobody asks"),
+            Word::Ping(_) | Word::ReturnWriters => panic!("nobody asks"),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::event::Framing;
 use crate::id::EventId;
 use crate::registry::{Channels, Listening, Notifier, Position, Registry};
-use crate::stream::{End, Lent, READ_LIMIT, Sink, Tally};
+use crate::stream::{End, Handover, READ_LIMIT, Sink, Tally};
 
 /// What makes two streams the same to the broadcaster. The registry is told by
 /// its address.
@@ -22,12 +22,12 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn of<W>(lent: &Lent<W>) -> Self {
-        let subscription = &lent.writer.subscription;
+    pub(super) fn of<W>(handover: &Handover<W>) -> Self {
+        let subscription = &handover.writer.subscription;
         Self {
             registry: subscription.registry.address(),
             channels: subscription.channels.clone(),
-            framing: lent.writer.framing,
+            framing: handover.writer.framing,
             ahead: Some(subscription.position.after)
                 .filter(|position| subscription.registry.is_ahead(*position)),
         }
@@ -50,7 +50,7 @@ pub(super) struct BroadcastGroup<W> {
 #[derive(Debug)]
 pub(super) struct Member<W> {
     pub(super) number: u64,
-    pub(super) lent: Lent<W>,
+    pub(super) handover: Handover<W>,
 }
 
 /// What became of a batch.
@@ -69,12 +69,12 @@ impl<W: Sink> BroadcastGroup<W> {
         if !bytes.is_empty() {
             let now = Instant::now();
             let members = self.members.len() as u64;
-            self.each(|lent| {
-                if lent.writer.must_leave(&batch) {
-                    lent.writer.finish(End::FellBehind);
+            self.each(|handover| {
+                if handover.writer.must_leave(&batch) {
+                    handover.writer.finish(End::FellBehind);
                     return Ok(false);
                 }
-                Ok(lent.writer.send_shared(bytes, batch.events, now)?)
+                Ok(handover.writer.send_shared(bytes, batch.events, now)?)
             });
             let counters = self.registry.counters();
             counters.gaps.inc_by(batch.gaps * members);
@@ -90,10 +90,10 @@ impl<W: Sink> BroadcastGroup<W> {
     }
 
     /// Gives every member its writer back, where this group is now.
-    pub(super) fn give_back(self) {
-        for Member { mut lent, .. } in self.members {
-            lent.writer.subscription.position = self.position.clone();
-            lent.give_back();
+    pub(super) fn return_writer(self) {
+        for Member { mut handover, .. } in self.members {
+            handover.writer.subscription.position = self.position.clone();
+            handover.return_writer();
         }
     }
 
@@ -101,22 +101,22 @@ impl<W: Sink> BroadcastGroup<W> {
     /// with: an error, or the stream's own end (`None`); `Ok(false)` goes back to its own thread, where this group is now.
     pub(super) fn each(
         &mut self,
-        mut send: impl FnMut(&mut Lent<W>) -> Result<bool, Option<io::Error>>,
+        mut send: impl FnMut(&mut Handover<W>) -> Result<bool, Option<io::Error>>,
     ) {
         let (mut place, mut all) = (0, Tally::default());
         while let Some(member) = self.members.get_mut(place) {
-            let before = member.lent.writer.tally;
-            let outcome = send(&mut member.lent);
-            all.events += member.lent.writer.tally.events - before.events;
-            all.bytes += member.lent.writer.tally.bytes - before.bytes;
+            let before = member.handover.writer.tally;
+            let outcome = send(&mut member.handover);
+            all.events += member.handover.writer.tally.events - before.events;
+            all.bytes += member.handover.writer.tally.bytes - before.bytes;
             match outcome {
                 Ok(true) => place += 1,
                 Ok(false) => {
-                    let Member { mut lent, .. } = self.members.swap_remove(place);
-                    lent.writer.subscription.position = self.position.clone();
-                    lent.give_back();
+                    let Member { mut handover, .. } = self.members.swap_remove(place);
+                    handover.writer.subscription.position = self.position.clone();
+                    handover.return_writer();
                 }
-                Err(error) => self.members.swap_remove(place).lent.end(error),
+                Err(error) => self.members.swap_remove(place).handover.end(error),
             }
         }
         all.count_since(Tally::default(), self.registry.counters());

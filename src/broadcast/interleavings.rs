@@ -17,7 +17,7 @@ use super::model::Wire;
 use super::{Broadcaster, Mailbox};
 use crate::event::{Event, Frame, Framing};
 use crate::registry::{Channels, Registry, Start};
-use crate::stream::{End, Heartbeat, Lent, Turn, Writer};
+use crate::stream::{End, Handover, Heartbeat, Turn, Writer};
 
 /// How often within one order a thread is stopped that could go on. Most faults
 /// need two.
@@ -34,7 +34,7 @@ struct World {
     broadcaster: Broadcaster<Wire>,
     mailbox: Mailbox<Wire>,
     wire: Wire,
-    lent: Lent<Wire>,
+    handover: Handover<Wire>,
     turns: Receiver<Turn<Wire>>,
 }
 
@@ -48,8 +48,8 @@ impl World {
         let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
         let wire = Wire::with_room(room);
         let writer = Writer::new(wire.clone(), Framing::Plain, Vec::new(), subscription, heartbeat);
-        let (lent, turns) = Lent::new(writer);
-        Self { registry, broadcaster, mailbox, wire, lent, turns }
+        let (handover, turns) = Handover::new(writer);
+        Self { registry, broadcaster, mailbox, wire, handover, turns }
     }
 }
 
@@ -64,8 +64,8 @@ fn is_idle(broadcaster: &Broadcaster<Wire>) -> bool {
 /// What a client's thread does when it is told to; `Some` is its stream's end.
 fn take_turn(turns: &Receiver<Turn<Wire>>, mailbox: &Mailbox<Wire>) -> Option<End> {
     match turns.try_recv().ok()?.take() {
-        Ok(lent) => {
-            mailbox.join(lent).expect("the broadcaster is there");
+        Ok(handover) => {
+            mailbox.join(handover).expect("the broadcaster is there");
             None
         }
         Err((end, _)) => Some(end),
@@ -81,9 +81,9 @@ fn data(wire: &Wire) -> Vec<String> {
 #[test]
 fn no_news_is_lost_while_a_feed_is_made() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, lent, turns: _turns } =
+        let World { registry, mut broadcaster, mailbox, wire, handover, turns: _turns } =
             World::new(10_000);
-        mailbox.join(lent).expect("the broadcaster is there");
+        mailbox.join(handover).expect("the broadcaster is there");
         let publisher = thread::spawn(move || {
             publish(&registry, "1");
             publish(&registry, "2");
@@ -101,8 +101,8 @@ fn no_news_is_lost_while_a_feed_is_made() {
 #[test]
 fn nothing_is_lost_or_doubled_while_a_full_socket_changes_hands() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, lent, turns } = World::new(5);
-        mailbox.join(lent).expect("the broadcaster is there");
+        let World { registry, mut broadcaster, mailbox, wire, handover, turns } = World::new(5);
+        mailbox.join(handover).expect("the broadcaster is there");
         broadcaster.work(); // a member, of a socket that takes five bytes
         publish(&registry, "1");
         let publisher = thread::spawn(move || publish(&registry, "2"));
@@ -129,12 +129,13 @@ fn nothing_is_lost_or_doubled_while_a_full_socket_changes_hands() {
 #[test]
 fn a_drain_ends_a_stream_that_is_just_joining() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, lent, turns } = World::new(10_000);
+        let World { registry, mut broadcaster, mailbox, wire, handover, turns } =
+            World::new(10_000);
         let drain = thread::spawn(move || {
             publish(&registry, "1");
             registry.close();
         });
-        mailbox.join(lent).expect("the broadcaster is there");
+        mailbox.join(handover).expect("the broadcaster is there");
         broadcaster.work();
         broadcaster.work();
         drain.join().expect("it is closed");

@@ -38,7 +38,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use self::group::{BroadcastGroup, Key, Member, Sent};
 use crate::hangup::Word;
 use crate::registry::Notifier;
-use crate::stream::{Lent, Refilled, Sink, Socket, hung_up};
+use crate::stream::{Handover, Refilled, Sink, Socket, hung_up};
 
 /// How many writers may wait to be taken in.
 const MAILBOX: usize = 1_024;
@@ -72,7 +72,7 @@ pub enum Delivery {
 /// The way to the broadcaster.
 #[derive(Debug, Clone)]
 pub(crate) struct Mailbox<W = Socket> {
-    lent: Sender<Lent<W>>,
+    handover: Sender<Handover<W>>,
     words: Sender<Word>,
     /// Whether each client's own thread is to write.
     wakes: Arc<AtomicBool>,
@@ -81,8 +81,8 @@ pub(crate) struct Mailbox<W = Socket> {
 impl<W> Mailbox<W> {
     /// Hands a writer over; `None` if the broadcaster is gone, and the writer with
     /// it.
-    pub(crate) fn join(&self, lent: Lent<W>) -> Option<()> {
-        self.lent.send(lent).ok()
+    pub(crate) fn join(&self, handover: Handover<W>) -> Option<()> {
+        self.handover.send(handover).ok()
     }
 
     /// Who writes, now.
@@ -95,7 +95,7 @@ impl<W> Mailbox<W> {
     pub(crate) fn switch(&self, delivery: Delivery) {
         self.wakes.store(delivery == Delivery::Wake, Ordering::Release);
         if delivery == Delivery::Wake {
-            let _ = self.words.send(Word::GiveBack); // a broadcaster that has ended has none
+            let _ = self.words.send(Word::ReturnWriters); // a broadcaster that has ended has none
         }
     }
 
@@ -110,7 +110,7 @@ impl<W> Mailbox<W> {
 /// The broadcaster, before it has a thread.
 #[derive(Debug)]
 pub(crate) struct Broadcaster<W = Socket> {
-    mailbox: Receiver<Lent<W>>,
+    mailbox: Receiver<Handover<W>>,
     /// Who has hung up, and who asks whether we are there.
     words: Receiver<Word>,
     /// Each group has one bell at this sender, so it never holds more than the groups.
@@ -119,7 +119,7 @@ pub(crate) struct Broadcaster<W = Socket> {
     groups: HashMap<u64, BroadcastGroup<W>>,
     by_key: HashMap<Key, u64>,
     last_name: u64,
-    joining: VecDeque<Lent<W>>,
+    joining: VecDeque<Handover<W>>,
     /// See [`Mailbox::switch`].
     wakes: Arc<AtomicBool>,
     /// No member is due before this.
@@ -130,7 +130,7 @@ pub(crate) struct Broadcaster<W = Socket> {
 impl<W: Sink> Broadcaster<W> {
     /// A broadcaster, the way to it, and where it is told who has hung up.
     pub(crate) fn new() -> (Self, Mailbox<W>, Sender<Word>) {
-        let (lent, mailbox) = crossbeam_channel::bounded(MAILBOX);
+        let (handover, mailbox) = crossbeam_channel::bounded(MAILBOX);
         let (hang_ups, words) = crossbeam_channel::bounded(MAILBOX);
         let (sender, news) = crossbeam_channel::unbounded();
         let wakes = Arc::<AtomicBool>::default();
@@ -147,7 +147,7 @@ impl<W: Sink> Broadcaster<W> {
             due: Instant::now() + LONG,
             batch: Vec::new(),
         };
-        (broadcaster, Mailbox { lent, words: hang_ups.clone(), wakes }, hang_ups)
+        (broadcaster, Mailbox { handover, words: hang_ups.clone(), wakes }, hang_ups)
     }
 
     /// Delivers until `running` is disconnected.
@@ -157,7 +157,7 @@ impl<W: Sink> Broadcaster<W> {
                 let wait = self.due.saturating_duration_since(Instant::now());
                 select! {
                     recv(self.news) -> name => name.into_iter().for_each(|name| self.deliver(name)),
-                    recv(self.mailbox) -> lent => self.joining.extend(lent),
+                    recv(self.mailbox) -> handover => self.joining.extend(handover),
                     recv(self.words) -> first => self.hear(first.ok()),
                     recv(running) -> _ => return,
                     default(wait) => {}
@@ -176,7 +176,7 @@ impl<W: Sink> Broadcaster<W> {
         }
         for _ in 0..JOINS {
             match self.joining.pop_front().or_else(|| self.mailbox.try_recv().ok()) {
-                Some(lent) => self.join(lent),
+                Some(handover) => self.join(handover),
                 None => break,
             }
         }
@@ -195,9 +195,9 @@ impl<W: Sink> Broadcaster<W> {
             match word {
                 Word::Gone(number) => gone.push(number),
                 Word::Ping(answer) => drop(answer.try_send(())), // or nobody waits any more
-                Word::GiveBack => {
+                Word::ReturnWriters => {
                     self.by_key.clear();
-                    self.groups.drain().for_each(|(_, group)| group.give_back());
+                    self.groups.drain().for_each(|(_, group)| group.return_writer());
                 }
             }
         }
@@ -206,7 +206,7 @@ impl<W: Sink> Broadcaster<W> {
         for (name, group) in &mut self.groups {
             let is_gone = |member: &mut Member<W>| gone.binary_search(&member.number).is_ok();
             for member in group.members.extract_if(.., is_gone) {
-                member.lent.end(Some(hung_up()));
+                member.handover.end(Some(hung_up()));
             }
             if group.members.is_empty() {
                 empty.push(*name);
@@ -229,12 +229,13 @@ impl<W: Sink> Broadcaster<W> {
                 Sent::Ending => {
                     let now = Instant::now();
                     for member in &mut group.members {
-                        member.lent.writer.hear_of_the_end();
-                        self.due = self.due.min(member.lent.writer.due);
+                        member.handover.writer.hear_of_the_end();
+                        self.due = self.due.min(member.handover.writer.due);
                     }
-                    let leaves = |member: &mut Member<W>| member.lent.writer.leaves_now(now);
+                    let leaves = |member: &mut Member<W>| member.handover.writer.leaves_now(now);
                     // Joining sends what is owed.
-                    let leaving = group.members.extract_if(.., leaves).map(|member| member.lent);
+                    let leaving =
+                        group.members.extract_if(.., leaves).map(|member| member.handover);
                     self.joining.extend(leaving);
                     return self.forget_if_empty(name);
                 }
@@ -245,21 +246,21 @@ impl<W: Sink> Broadcaster<W> {
 
     /// Takes a client in: sends what it owes, then what it has not read up to
     /// where its group is; then it is a member.
-    fn join(&mut self, mut lent: Lent<W>) {
+    fn join(&mut self, mut handover: Handover<W>) {
         if self.wakes.load(Ordering::Acquire) {
-            return lent.give_back(); // lent before its thread knew
+            return handover.return_writer(); // handed over before its thread knew
         }
-        let before = lent.writer.tally;
-        let sent = lent.writer.send_rest(Instant::now());
-        lent.writer.tally.count_since(before, lent.writer.subscription.registry.counters());
+        let before = handover.writer.tally;
+        let sent = handover.writer.send_rest(Instant::now());
+        handover.writer.tally.count_since(before, handover.writer.subscription.registry.counters());
         match sent {
-            Ok(true) if lent.writer.is_over() => return lent.end(None),
+            Ok(true) if handover.writer.is_over() => return handover.end(None),
             Ok(true) => {}
-            Ok(false) => return lent.give_back(),
-            Err(error) => return lent.end(Some(error)),
+            Ok(false) => return handover.return_writer(),
+            Err(error) => return handover.end(Some(error)),
         }
-        let key = Key::of(&lent);
-        let position = lent.writer.subscription.position.after;
+        let key = Key::of(&handover);
+        let position = handover.writer.subscription.position.after;
         if let Some(name) = self.by_key.get(&key)
             && self.groups[name].position.after < position
         {
@@ -268,27 +269,27 @@ impl<W: Sink> Broadcaster<W> {
         let group = self.by_key.get(&key).map(|name| &self.groups[name]);
         let upto = group.map(|group| group.position.after);
         if upto.is_some_and(|upto| upto < position) {
-            return self.joining.push_back(lent); // and the group has a lot to read
+            return self.joining.push_back(handover); // and the group has a lot to read
         }
-        let before = lent.writer.tally;
-        let refilled = lent.writer.refill(upto);
-        lent.writer.tally.count_since(before, lent.writer.subscription.registry.counters());
+        let before = handover.writer.tally;
+        let refilled = handover.writer.refill(upto);
+        handover.writer.tally.count_since(before, handover.writer.subscription.registry.counters());
         match refilled {
-            Refilled::Nothing => self.add(key, lent),
-            Refilled::Some | Refilled::Over => self.joining.push_back(lent),
+            Refilled::Nothing => self.add(key, handover),
+            Refilled::Some | Refilled::Over => self.joining.push_back(handover),
         }
     }
 
     /// Makes a member of a client that is where its group is.
-    fn add(&mut self, key: Key, lent: Lent<W>) {
-        self.due = self.due.min(lent.writer.due);
-        let member = Member { number: lent.writer.watch(), lent };
+    fn add(&mut self, key: Key, handover: Handover<W>) {
+        self.due = self.due.min(handover.writer.due);
+        let member = Member { number: handover.writer.watch(), handover };
         if let Some(group) = self.by_key.get(&key).and_then(|name| self.groups.get_mut(name)) {
             return group.members.push(member);
         }
         self.last_name += 1;
         let notifier = Notifier::new(self.sender.clone(), self.last_name);
-        let subscription = &member.lent.writer.subscription;
+        let subscription = &member.handover.writer.subscription;
         let (registry, position) = (subscription.registry.clone(), subscription.position.clone());
         let listening = registry.listen(&key.channels, &notifier);
         notifier.notify(); // for what came before it was hung up
@@ -312,9 +313,9 @@ impl<W: Sink> Broadcaster<W> {
         if group.key.ahead.is_none() || group.registry.is_ahead(group.position.after) {
             return;
         }
-        for Member { mut lent, .. } in group.members.drain(..) {
-            lent.writer.subscription.position = group.position.clone();
-            self.joining.push_back(lent);
+        for Member { mut handover, .. } in group.members.drain(..) {
+            handover.writer.subscription.position = group.position.clone();
+            self.joining.push_back(handover);
         }
     }
 
@@ -336,18 +337,18 @@ impl<W: Sink> Broadcaster<W> {
         self.due = now + LONG;
         let mut empty = Vec::new();
         for (name, group) in &mut self.groups {
-            group.each(|lent| {
-                if lent.writer.due > now {
+            group.each(|handover| {
+                if handover.writer.due > now {
                     return Ok(true);
                 }
-                lent.writer.beat(now);
-                let all = lent.writer.send_rest(now)?;
-                if all && lent.writer.is_over() {
+                handover.writer.beat(now);
+                let all = handover.writer.send_rest(now)?;
+                if all && handover.writer.is_over() {
                     return Err(None);
                 }
                 Ok(all)
             });
-            let first = group.members.iter().map(|member| member.lent.writer.due).min();
+            let first = group.members.iter().map(|member| member.handover.writer.due).min();
             match first {
                 Some(first) => self.due = self.due.min(first),
                 None => empty.push(*name),

@@ -23,7 +23,7 @@ use crate::hangup::Word;
 use crate::registry::{
     Channels, Closing, Ending, Histories, History, Registry, RegistryOptions, Start,
 };
-use crate::stream::{End, Heartbeat, Lent, Sink, SlowClient, Turn, Writer, hung_up};
+use crate::stream::{End, Handover, Heartbeat, Sink, SlowClient, Turn, Writer, hung_up};
 
 /// A socket as the kernel has it: a buffer with room, and a peer that may leave.
 #[derive(Debug, Clone, Default)]
@@ -87,7 +87,7 @@ struct Client {
     wire: Wire,
     turns: Receiver<Turn<Wire>>,
     /// On its way to the broadcaster, or to be lent again, or its own thread's to write.
-    lent: Option<Lent<Wire>>,
+    handover: Option<Handover<Wire>>,
     end: Option<End>,
     from: usize,
 }
@@ -140,8 +140,8 @@ impl World {
             let opening = b"retry: 3000\n\n".to_vec();
             let writer =
                 Writer::new(wire.clone(), Framing::Plain, opening, subscription, heartbeat);
-            let (lent, turns) = Lent::new(writer.when_slow(slow));
-            world.clients.push(Client { wire, turns, lent: Some(lent), end: None, from });
+            let (handover, turns) = Handover::new(writer.when_slow(slow));
+            world.clients.push(Client { wire, turns, handover: Some(handover), end: None, from });
         }
         world
     }
@@ -245,20 +245,20 @@ impl Client {
     /// A step of its own thread: lends its writer, or takes its turn; or writes, where it is
     /// its own thread that does.
     fn run(&mut self, mailbox: &Mailbox<Wire>) {
-        let turn = match (self.lent.take(), mailbox.delivery()) {
-            (Some(lent), Delivery::Direct) => {
-                mailbox.join(lent);
+        let turn = match (self.handover.take(), mailbox.delivery()) {
+            (Some(handover), Delivery::Direct) => {
+                mailbox.join(handover);
                 return;
             }
             // Its bell has been rung.
-            (Some(mut lent), Delivery::Wake) if self.wire.0.borrow().gone => {
-                return self.end = Some(lent.writer.ended(Some(hung_up())).0);
+            (Some(mut handover), Delivery::Wake) if self.wire.0.borrow().gone => {
+                return self.end = Some(handover.writer.ended(Some(hung_up())).0);
             }
-            (Some(lent), Delivery::Wake) => Some(Turn::Write(lent)),
+            (Some(handover), Delivery::Wake) => Some(Turn::Write(handover)),
             (None, _) => self.turns.try_recv().ok(),
         };
         match turn.map(Turn::take) {
-            Some(Ok(lent)) => self.lent = Some(lent),
+            Some(Ok(handover)) => self.handover = Some(handover),
             Some(Err((end, _))) => self.end = Some(end),
             None => {}
         }

@@ -351,7 +351,7 @@ fn follow(mut writer: Box<Writer<Socket>>, server: &Shared) -> (End, Tally) {
         let stays = || server.delivery() == delivery;
         let outcome = match &server.mailbox {
             Some(mailbox) if delivery == Delivery::Direct => {
-                stream::lend(writer, |lent| mailbox.join(lent), stays)
+                stream::direct(writer, |handover| mailbox.join(handover), stays)
             }
             _ => {
                 let socket = writer.socket().clone();

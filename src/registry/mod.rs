@@ -340,7 +340,7 @@ impl Registry {
 
     fn lock(&self) -> Guard<'_> {
         // No caller's code runs under the lock, so a panic there is ours, and
-        // one that left the rings and all_subscribers whole: each is changed last.
+        // one that left the rings and subscriber counts whole: each is changed last.
         let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         Guard { state, _locked: Locked::new() }
     }

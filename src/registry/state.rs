@@ -451,7 +451,7 @@ impl State {
 
     /// Changes the subscribers of each name, prefix and pattern, and forgets the prefixes
     /// and patterns to which nobody listens any more.
-    pub(super) fn all_subscribers(
+    pub(super) fn change_subscribers(
         &mut self,
         channels: &Channels,
         mut change: impl FnMut(&mut Subscribers),

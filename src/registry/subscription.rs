@@ -97,7 +97,7 @@ impl Registry {
             return None;
         }
         let beginning = state.begin_now(channels);
-        state.all_subscribers(channels, |subscribers| subscribers.enter(&reader));
+        state.change_subscribers(channels, |subscribers| subscribers.enter(&reader));
         Some(beginning)
     }
 
@@ -119,7 +119,7 @@ impl Registry {
             state.make_all(&channels.names, now, &self.shared.options)?;
             let beginning = state.begin(channels, start, now, &mut verdicts);
             if !verdicts.lacks_some() {
-                state.all_subscribers(channels, |subscribers| subscribers.enter(&reader));
+                state.change_subscribers(channels, |subscribers| subscribers.enter(&reader));
                 break beginning;
             }
             drop(state);
@@ -129,10 +129,10 @@ impl Registry {
         Ok(beginning)
     }
 
-    /// Changes the all_subscribers of these channels, and forgets the patterns that are then
+    /// Changes the subscribers of these channels, and forgets the patterns that are then
     /// not used any more.
     fn change(&self, channels: &Channels, change: impl FnMut(&mut Subscribers)) {
-        self.lock().all_subscribers(channels, change);
+        self.lock().change_subscribers(channels, change);
         if !channels.patterns().is_empty() {
             self.forget_patterns();
         }
@@ -145,7 +145,7 @@ impl Registry {
         state.last_key += 1;
         let key = state.last_key;
         let reader = channels.reader();
-        state.all_subscribers(channels, |subscribers| {
+        state.change_subscribers(channels, |subscribers| {
             subscribers.add(key, Arc::clone(notifier), reader.clone());
         });
         let is_ending = state.open.is_none() || state.closing.is_some();

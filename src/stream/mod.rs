@@ -149,18 +149,18 @@ pub(crate) fn wake<W: Write>(
 /// writer to the broadcaster, and says if that is gone; `stays` is asked each time
 /// before it is handed over again.
 #[inline(never)] // as above
-pub(crate) fn lend<W: Write>(
+pub(crate) fn direct<W: Write>(
     writer: Box<Writer<W>>,
-    join: impl Fn(Lent<W>) -> Option<()>,
+    join: impl Fn(Handover<W>) -> Option<()>,
     stays: impl Fn() -> bool,
 ) -> Outcome<W> {
-    let (mut lent, turns) = Lent::new(writer);
+    let (mut handover, turns) = Handover::new(writer);
     loop {
         // a broadcaster that has ended drops what it was lent, and the bell with it.
-        join(lent);
+        join(handover);
         match turns.recv() {
             Ok(turn) => match turn.take() {
-                Ok(again) if stays() => lent = again,
+                Ok(again) if stays() => handover = again,
                 Ok(again) => return Outcome::Switched(again.writer),
                 Err((end, tally)) => return Outcome::Over(end, tally),
             },
@@ -171,7 +171,7 @@ pub(crate) fn lend<W: Write>(
 
 /// A writer in the broadcaster's hands, and the way back.
 #[derive(Debug)]
-pub(crate) struct Lent<W> {
+pub(crate) struct Handover<W> {
     pub(crate) writer: Box<Writer<W>>,
     notifier: Sender<Turn<W>>,
 }
@@ -181,7 +181,7 @@ pub(crate) struct Lent<W> {
 #[derive(Debug)]
 pub(crate) enum Turn<W> {
     /// Your socket is full: write until you have caught up, then lend again.
-    Write(Lent<W>),
+    Write(Handover<W>),
     /// The stream has ended.
     Over(End, Tally),
 }
@@ -189,7 +189,7 @@ pub(crate) enum Turn<W> {
 impl<W: Write> Turn<W> {
     /// What a client's thread does with it: writes, and has the writer to lend
     /// again; or the stream has ended.
-    pub(crate) fn take(self) -> Result<Lent<W>, (End, Tally)> {
+    pub(crate) fn take(self) -> Result<Handover<W>, (End, Tally)> {
         match self {
             Self::Write(mut back) => match catch_up(&mut back.writer) {
                 Ok(()) => Ok(back),
@@ -200,7 +200,7 @@ impl<W: Write> Turn<W> {
     }
 }
 
-impl<W> Lent<W> {
+impl<W> Handover<W> {
     /// A writer to lend, and where its turns come.
     #[inline(never)] // a crossbeam channel is made on the stack and then moved
     pub(crate) fn new(writer: Box<Writer<W>>) -> (Self, Receiver<Turn<W>>) {
@@ -209,7 +209,7 @@ impl<W> Lent<W> {
     }
 
     /// Gives the writer back to its own thread.
-    pub(crate) fn give_back(self) {
+    pub(crate) fn return_writer(self) {
         let notifier = self.notifier.clone();
         // A thread that is gone (it panicked) lets go of its writer here.
         let _ = notifier.try_send(Turn::Write(self));
@@ -322,8 +322,9 @@ mod tests {
         let Outcome::Over(end, _) = wake(writer, |_| {}, || true) else { panic!("it stays") };
         assert!(matches!(end, End::Expired), "{end}");
         let writer = self::writer(&registry, Behind(registry.clone(), 0));
-        let lent = Lent::new(writer.until(Some(Instant::now() + Duration::from_millis(1)))).0;
-        let Err((end, _)) = Turn::Write(lent).take() else { panic!("it is lent again") };
+        let handover =
+            Handover::new(writer.until(Some(Instant::now() + Duration::from_millis(1)))).0;
+        let Err((end, _)) = Turn::Write(handover).take() else { panic!("it is handover again") };
         assert!(matches!(end, End::Expired), "{end}");
     }
 
