@@ -34,6 +34,7 @@ mod broadcast;
 mod ceiling;
 pub mod client;
 mod counters;
+mod demo;
 mod error;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -48,7 +49,6 @@ pub mod lab;
 mod limits;
 mod matcher;
 mod process;
-mod recipes;
 mod registry;
 mod slow;
 pub mod store;

@@ -86,7 +86,7 @@ fn every_make_target_that_a_document_names_exists() {
 #[test]
 fn each_route_and_each_error_has_its_place_in_the_documentation() {
     let page = read("docs/http.md");
-    let (routes, recipes) = (read("src/http/routes.rs"), read("src/recipes.rs"));
+    let (routes, recipes) = (read("src/http/routes.rs"), read("src/demo.rs"));
     let mut known = BTreeSet::new();
     for function in
         [between(&routes, "fn allowed(", "\n}\n"), between(&recipes, "fn at(", "\n    }\n")]

@@ -9,7 +9,7 @@ const HOUSE: [&str; 23] = [
     "lab",
     "client",
     "http",
-    "recipes",
+    "demo",
     "ticker",
     "ceiling",
     "broadcast",

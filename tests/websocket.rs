@@ -1,4 +1,4 @@
-//! Recipe H: the WebSocket, with tungstenite at the other end.
+//! DemoStream H: the WebSocket, with tungstenite at the other end.
 
 mod common;
 

@@ -9,7 +9,7 @@ use super::answer::{Answer, Headers};
 use super::connection::Exchange;
 use super::mercure;
 use super::request::Request;
-use crate::recipes::Recipe;
+use crate::demo::DemoStream;
 
 /// What a page may send besides what it always may.
 const HEADERS: &str = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID";
@@ -99,7 +99,7 @@ pub(super) fn preflight(exchange: &Exchange<'_>, allow: &'static str) -> Answer 
 
 fn is_recipe(request: &Request) -> bool {
     let parts: Vec<&str> = request.segments.iter().map(String::as_str).collect();
-    Recipe::at(&parts).is_some() || parts == ["send-data"]
+    DemoStream::at(&parts).is_some() || parts == ["send-data"]
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::websocket::WebSocket;
 use super::{
     Config, Shared, channels, cors, lab, mercure, publish, session, status, streams, websocket,
 };
-use crate::recipes::{self, Recipe};
+use crate::demo::{self, DemoStream};
 
 /// The channel of the articles' chat.
 const CHAT: &str = "chat";
@@ -62,7 +62,7 @@ const PAGE: &str = "GET, HEAD, OPTIONS";
 
 /// The methods of a path; `None` for what is no route: a page, or nothing.
 fn allowed(parts: &[&str], config: &Config) -> Option<&'static str> {
-    if Recipe::at(parts).is_some() {
+    if DemoStream::at(parts).is_some() {
         return Some(PAGE);
     }
     match parts {
@@ -96,9 +96,9 @@ fn dispatch(
     parts: &[&str],
     method: &Method,
 ) -> Result<Reply, Refusal> {
-    if let Some(recipe) = Recipe::at(parts) {
+    if let Some(demo) = DemoStream::at(parts) {
         let reader = Reader::of(exchange, Door::Own)?;
-        return streams::recipe(exchange, recipe, &reader);
+        return streams::demo(exchange, demo, &reader);
     }
     match (parts, method) {
         (["send-data"], _) => send_data(exchange),
@@ -179,7 +179,7 @@ fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
     Ok(Reply::WebSocket(Box::new(websocket.until(reader.until)), place))
 }
 
-/// Recipe F: a message in, its echo out, and everybody in the chat hears it.
+/// DemoStream F: a message in, its echo out, and everybody in the chat hears it.
 #[inline(never)] // as above
 fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
     Publisher::of(exchange, Door::Own)?.check(exchange, [CHAT])?;
@@ -194,7 +194,7 @@ fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
     };
     let username = body["username"].as_str().filter(|name| !name.is_empty()).unwrap_or("guest");
     log::debug!("{} sent {message:?}", exchange.client());
-    exchange.server.hub.publish(CHAT, &recipes::chat_message(username, message))?;
+    exchange.server.hub.publish(CHAT, &demo::chat_message(username, message))?;
     let answer = json!({ "status": "success", "receivedMessage": message });
     Ok(Reply::Answer(Answer::json(&answer)))
 }

@@ -20,10 +20,10 @@ use super::routes::Reply;
 use super::{Shared, cors, forwarded, lab};
 use crate::broadcast::Delivery;
 use crate::counters::CONNECTIONS;
+use crate::demo::DemoStream;
 use crate::error::PublishError;
 use crate::event::{Frame, Framing};
 use crate::limits::RETRY;
-use crate::recipes::Recipe;
 use crate::registry::{Channels, Readable, Registry, Start, Subscription};
 use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, Tally, Writer};
 use crate::ticker;
@@ -33,24 +33,24 @@ pub(super) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
 /// Answers with one of the articles' streams.
 #[inline(never)] // so that no other answer stands on its frame
-pub(super) fn recipe(
+pub(super) fn demo(
     exchange: &Exchange<'_>,
-    recipe: Recipe,
+    demo: DemoStream,
     reader: &Reader,
 ) -> Result<Reply, Refusal> {
     let last_event_id = last_event_id(&exchange.request)?.unwrap_or_default().into_bytes();
-    if recipe.is_over(&last_event_id) {
+    if demo.is_over(&last_event_id) {
         // The one status that tells a browser not to come back.
         return Ok(Reply::Answer(super::answer::Answer::new(204)));
     }
     let place = admit(exchange)?;
-    let opening = opening(exchange, &recipe.prelude(), Headers::new());
+    let opening = opening(exchange, &demo.preamble(), Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
-    let source = match recipe.clock() {
+    let source = match demo.clock() {
         Some(channel) => live(exchange, opening, of_clock(exchange, channel)?, reader),
-        None => story(exchange, opening, recipe, last_event_id),
+        None => scripted(exchange, opening, demo, last_event_id),
     };
     Ok(reply(exchange, source, place, None))
 }
@@ -212,14 +212,18 @@ fn check_presence(name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The head and the prelude: they leave at once, so that `open` fires.
-pub(super) fn opening(exchange: &Exchange<'_>, prelude: &[Frame], mut headers: Headers) -> Vec<u8> {
+/// The head and the preamble: they leave at once, so that `open` fires.
+pub(super) fn opening(
+    exchange: &Exchange<'_>,
+    preamble: &[Frame],
+    mut headers: Headers,
+) -> Vec<u8> {
     let request = &exchange.request;
     headers.extend(cors::headers(exchange));
     let mut opening = stream_head(request, EVENT_STREAM, &headers);
     if !request.is_head() {
         let framing = request.framing();
-        prelude.iter().for_each(|frame| opening.extend_from_slice(frame.bytes(framing)));
+        preamble.iter().for_each(|frame| opening.extend_from_slice(frame.bytes(framing)));
     }
     opening
 }
@@ -238,14 +242,14 @@ pub(super) fn reply(
 }
 
 #[inline(never)] // so that a clock does not stand on its frame
-fn story(
+fn scripted(
     exchange: &Exchange<'_>,
     opening: Vec<u8>,
-    recipe: Recipe,
+    demo: DemoStream,
     last_event_id: Vec<u8>,
 ) -> Source {
     let (socket, framing) = (exchange.socket(), exchange.request.framing());
-    Source::Story(Box::new(Story { socket, framing, opening, recipe, last_event_id }))
+    Source::Scripted(Box::new(ScriptedStream { socket, framing, opening, demo, last_event_id }))
 }
 
 #[expect(clippy::boxed_local)] // unboxed, it would be copied on its caller's frame too
@@ -288,14 +292,14 @@ pub(super) enum Source {
     /// A registry: what is published to some channels.
     Live(Box<Writer<Socket>>),
     /// A straight line of sends and waits.
-    Story(Box<Story>),
+    Scripted(Box<ScriptedStream>),
 }
 
-pub(super) struct Story {
+pub(super) struct ScriptedStream {
     socket: Socket,
     framing: Framing,
     opening: Vec<u8>,
-    recipe: Recipe,
+    demo: DemoStream,
     /// Where the client has got to.
     last_event_id: Vec<u8>,
 }
@@ -317,7 +321,7 @@ impl Stream {
         let watch = source.socket().place();
         let (end, tally) = match source {
             Source::Live(writer) => follow(writer, server),
-            Source::Story(story) => story.tell(&server.hub),
+            Source::Scripted(scripted) => scripted.run(&server.hub),
         };
         log_end(server, client, &path, started.elapsed(), &end, tally);
         server.counters.end(end.reason());
@@ -329,17 +333,17 @@ impl Source {
     fn socket(&self) -> &Socket {
         match self {
             Self::Live(writer) => writer.socket(),
-            Self::Story(story) => &story.socket,
+            Self::Scripted(scripted) => &scripted.socket,
         }
     }
 }
 
-impl Story {
+impl ScriptedStream {
     #[inline(never)] // or its frame would lie under every stream
-    fn tell(self, hub: &Registry) -> (End, Tally) {
-        let Self { socket, framing, opening, recipe, last_event_id } = self;
+    fn run(self, hub: &Registry) -> (End, Tally) {
+        let Self { socket, framing, opening, demo, last_event_id } = self;
         let gone = socket.notifications();
-        Outlet::tell(socket, framing, hub, &gone, &opening, |out| recipe.tell(out, &last_event_id))
+        Outlet::run(socket, framing, hub, &gone, &opening, |out| demo.run(out, &last_event_id))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Recipe H, the two-way one: a WebSocket (RFC 6455) on the same listener, and
+//! DemoStream H, the two-way one: a WebSocket (RFC 6455) on the same listener, and
 //! on its connection's own thread as well.
 
 use std::io::{self, Read, Write};

@@ -28,18 +28,18 @@ pub(crate) struct Outlet<'a, W> {
 impl<'a, W: Write> Outlet<'a, W> {
     /// Writes the opening, then hands the outlet to `story`, then the end.
     #[inline(never)] // its frame is under finite stories only
-    pub(crate) fn tell(
+    pub(crate) fn run(
         out: W,
         framing: Framing,
         registry: &'a Registry,
         gone: &'a Receiver<u64>,
         opening: &[u8],
-        story: impl FnOnce(&mut Self) -> Result<(), End>,
+        scripted: impl FnOnce(&mut Self) -> Result<(), End>,
     ) -> (End, Tally) {
         let mut outlet =
             Self { out, framing, registry, gone, leaves: None, tally: Tally::default() };
         let mut last = Vec::new();
-        let end = match outlet.write(opening).and_then(|()| story(&mut outlet)) {
+        let end = match outlet.write(opening).and_then(|()| scripted(&mut outlet)) {
             Ok(()) => End::Finished,
             Err(end) => end,
         };
@@ -108,7 +108,7 @@ mod tests {
             let mut bytes = Vec::new();
             let framing = Framing::Chunked;
             let gone = crossbeam_channel::never();
-            let (end, _) = Outlet::tell(&mut bytes, framing, &registry, &gone, b"", |out| {
+            let (end, _) = Outlet::run(&mut bytes, framing, &registry, &gone, b"", |out| {
                 out.send(&Event::new("x"))?;
                 out.wait(Duration::from_millis(1))
             });

@@ -27,7 +27,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// One of the articles' streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Recipe {
+pub(crate) enum DemoStream {
     /// A, `/stream`: the date, each second.
     Time,
     /// B, `/sse`: hello, then the time of day each 2 s.
@@ -40,7 +40,7 @@ pub(crate) enum Recipe {
     Count,
 }
 
-impl Recipe {
+impl DemoStream {
     /// The recipe that is served on this path.
     pub(crate) fn at(segments: &[&str]) -> Option<Self> {
         match segments {
@@ -75,7 +75,7 @@ impl Recipe {
     /// What each client of this stream gets first: the wait before it
     /// reconnects, and a clock's own greeting.
     #[inline(never)] // a stream's thread never gives back what its stack has once touched
-    pub(crate) fn prelude(self) -> Vec<Frame> {
+    pub(crate) fn preamble(self) -> Vec<Frame> {
         match self {
             Self::Time => {
                 let date = ticker::date_string(Utc::now());
@@ -95,7 +95,7 @@ impl Recipe {
     }
 
     /// A story, from where this client has read it. A clock tells none.
-    pub(crate) fn tell<W: Write>(
+    pub(crate) fn run<W: Write>(
         self,
         out: &mut Outlet<'_, W>,
         last_event_id: &[u8],
@@ -172,24 +172,24 @@ mod tests {
     use crate::event::Framing;
     use crate::registry::Registry;
 
-    fn tell(recipe: Recipe, last_event_id: &[u8]) -> String {
+    fn run(demo: DemoStream, last_event_id: &[u8]) -> String {
         let mut bytes = Vec::new();
         let registry = Registry::new();
         registry.close(); // the first wait ends the story: what comes before it is looked at
         let gone = crossbeam_channel::never();
-        Outlet::tell(&mut bytes, Framing::Plain, &registry, &gone, b"", |out| {
-            recipe.tell(out, last_event_id)
+        Outlet::run(&mut bytes, Framing::Plain, &registry, &gone, b"", |out| {
+            demo.run(out, last_event_id)
         });
         String::from_utf8(bytes).unwrap()
     }
 
     #[test]
     fn counting_goes_on_after_what_was_seen() {
-        assert_eq!(tell(Recipe::Count, b""), "id: 0\ndata: 0\n\n");
-        assert_eq!(tell(Recipe::Count, b"4"), "id: 5\ndata: 5\n\n");
-        assert_eq!(tell(Recipe::Count, b"nonsense"), "id: 0\ndata: 0\n\n");
-        assert_eq!(tell(Recipe::Count, b"4294967295"), "");
-        assert!(Recipe::Count.is_over(b"9") && !Recipe::Count.is_over(b"8"));
+        assert_eq!(run(DemoStream::Count, b""), "id: 0\ndata: 0\n\n");
+        assert_eq!(run(DemoStream::Count, b"4"), "id: 5\ndata: 5\n\n");
+        assert_eq!(run(DemoStream::Count, b"nonsense"), "id: 0\ndata: 0\n\n");
+        assert_eq!(run(DemoStream::Count, b"4294967295"), "");
+        assert!(DemoStream::Count.is_over(b"9") && !DemoStream::Count.is_over(b"8"));
     }
 
     #[test]
