@@ -103,7 +103,7 @@ fn each_route_and_each_error_has_its_place_in_the_documentation() {
     }
     for file in sources(Path::new("src/http")) {
         let source = read(file);
-        for status in source.split("Refusal::new(").skip(1) {
+        for status in source.split("HttpError::new(").skip(1) {
             let Some(status) = status.split(|c: char| !c.is_ascii_digit()).find(|n| n.len() == 3)
             else {
                 continue;

@@ -21,15 +21,15 @@ fn get(server: &TestServer, target: &str, headers: &str) -> Answer {
 
 /// What an `EventSource` survives: 200, a stream, and when to come back.
 #[track_caller]
-fn retry_of(refusal: &Answer) -> Duration {
-    assert_eq!(refusal.status, 200, "{refusal:?}");
-    assert_eq!(refusal.header("content-type"), Some("text/event-stream; charset=utf-8"));
-    assert_eq!(refusal.header("access-control-allow-origin"), None);
+fn retry_of(error: &Answer) -> Duration {
+    assert_eq!(error.status, 200, "{error:?}");
+    assert_eq!(error.header("content-type"), Some("text/event-stream; charset=utf-8"));
+    assert_eq!(error.header("access-control-allow-origin"), None);
     // A comment and a retry: no blank line, which some clients would deliver as an empty message.
-    let lines: Vec<&str> = refusal.body.split_terminator('\n').collect();
-    let [comment, retry] = lines[..] else { panic!("{refusal:?}") };
-    assert!(comment.starts_with(": "), "{refusal:?}");
-    let retry = retry.strip_prefix("retry: ").unwrap_or_else(|| panic!("{refusal:?}"));
+    let lines: Vec<&str> = error.body.split_terminator('\n').collect();
+    let [comment, retry] = lines[..] else { panic!("{error:?}") };
+    assert!(comment.starts_with(": "), "{error:?}");
+    let retry = retry.strip_prefix("retry: ").unwrap_or_else(|| panic!("{error:?}"));
     Duration::from_millis(retry.parse().expect("milliseconds"))
 }
 
@@ -44,11 +44,11 @@ fn one_too_many_is_told_to_come_back_in_a_way_that_it_survives() {
     assert_ne!(retry_of(&other), wait, "it is jittered");
     // Who is no EventSource is told as HTTP tells it.
     for target in ["/channels/a", "/count", "/status/stream", "/channels?channel=a"] {
-        let refusal =
+        let error =
             check(&server, format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 503, OPEN);
-        let seconds: u64 = refusal.header("retry-after").expect("when").parse().expect("seconds");
-        assert!((1..=4).contains(&seconds), "{refusal:?}");
-        assert!(refusal.body.contains("--max-clients"), "it says what to do: {refusal:?}");
+        let seconds: u64 = error.header("retry-after").expect("when").parse().expect("seconds");
+        assert!((1..=4).contains(&seconds), "{error:?}");
+        assert!(error.body.contains("--max-clients"), "it says what to do: {error:?}");
     }
     let upgrade = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -88,8 +88,8 @@ fn an_address_may_have_so_many_behind_a_proxy_that_is_trusted() {
     for full in ["192.0.2.1", "2001:db8::2"] {
         let wait = retry_of(&get(&server, "/channels/a", &format!("{BROWSER}{}", of(full))));
         assert!(wait >= Duration::from_secs(15), "{wait:?}");
-        let refusal = get(&server, "/channels/a", &of(full));
-        assert!(refusal.status == 503 && refusal.body.contains("--max-per-address"), "{refusal:?}");
+        let error = get(&server, "/channels/a", &of(full));
+        assert!(error.status == 503 && error.body.contains("--max-per-address"), "{error:?}");
     }
     // Loopback may have any number, and so it is for a proxy that is not trusted.
     let _own: Vec<_> = (0..3).map(|_| Stream::of(&server, "/channels/a", "")).collect();

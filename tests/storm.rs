@@ -89,12 +89,12 @@ fn come_in(addr: SocketAddr, since: Instant) -> (TcpStream, Duration, u32) {
                 return (socket, since.elapsed(), refused);
             }
             Ok((_, cut)) if cut.is_empty() => Duration::from_secs(3),
-            Ok((_, refusal)) => {
-                let retry = refusal
+            Ok((_, error)) => {
+                let retry = error
                     .split("retry: ")
                     .nth(1)
                     .and_then(|rest| rest.split('\n').next()?.parse().ok());
-                Duration::from_millis(retry.unwrap_or_else(|| panic!("a retry: {refusal:?}")))
+                Duration::from_millis(retry.unwrap_or_else(|| panic!("a retry: {error:?}")))
             }
             Err(_) => Duration::from_secs(3), // as a browser does when it cannot connect
         };

@@ -237,7 +237,7 @@ fn because(error: &ureq::Error) -> String {
 }
 
 /// What a refusal says: its status, and the sentence of its problem if it has one.
-pub(super) fn refusal(mut answer: Answer) -> ClientError {
+pub(super) fn error_of(mut answer: Answer) -> ClientError {
     let status = answer.status();
     let reason = status.canonical_reason().unwrap_or_default();
     let body = answer.body_mut().with_config().limit(PROBLEM_MAX).read_to_vec();

@@ -246,9 +246,9 @@ impl Listener {
             StatusCode::NO_CONTENT => return Ok(Connected::Over),
             status if http::may_pass(status) => {
                 let asked = http::retry_after(answer.headers());
-                return Ok(Connected::Later(http::refusal(answer).to_string(), asked));
+                return Ok(Connected::Later(http::error_of(answer).to_string(), asked));
             }
-            _ => return Err(NoAnswer::Hopeless(http::refusal(answer))),
+            _ => return Err(NoAnswer::Hopeless(http::error_of(answer))),
         }
         let media_type = http::media_type(answer.headers());
         if media_type != "text/event-stream" {

@@ -320,9 +320,9 @@ impl Publisher {
                     },
                     Ok(answer) if http::may_pass(answer.status()) => {
                         let asked = http::retry_after(answer.headers());
-                        (http::refusal(answer).to_string(), asked)
+                        (http::error_of(answer).to_string(), asked)
                     }
-                    Ok(answer) => return Err(http::refusal(answer)),
+                    Ok(answer) => return Err(http::error_of(answer)),
                     Err(NoAnswer::Unreachable(cause)) => (cause, None),
                     Err(NoAnswer::Hopeless(error)) => return Err(error),
                 };

@@ -6,7 +6,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::http::body::{self, Limit, Source};
-use crate::http::refusal::Refusal;
+use crate::http::error::HttpError;
 
 const LIMIT: usize = 1_000;
 
@@ -46,9 +46,9 @@ fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
         Parts { here: Vec::new(), to_come: parts.into_iter().filter(|p| !p.is_empty()).collect() };
     let deadline = Instant::now() + Duration::from_secs(60);
     let limit = Limit { bytes: LIMIT, set_by: "--body-limit" };
-    let body = body::chunks(&mut parts, limit, deadline).map_err(|refusal: Refusal| {
-        assert!(refusal.closes, "where the next request starts is in doubt");
-        refusal.status
+    let body = body::chunks(&mut parts, limit, deadline).map_err(|error: HttpError| {
+        assert!(error.closes, "where the next request starts is in doubt");
+        error.status
     })?;
     Ok((body, parts.to_come.into_iter().fold(parts.here, |rest, part| [&rest, part].concat())))
 }

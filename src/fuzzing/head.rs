@@ -1,7 +1,7 @@
 //! A request's head: where it is cut does not matter, and what is accepted is
 //! what a naive reader of RFC 9112 accepts too.
 
-use crate::http::refusal::Refusal;
+use crate::http::error::HttpError;
 use crate::http::request::{BodyLength, Request};
 
 /// Checks a request's head.
@@ -22,7 +22,7 @@ pub(super) fn check(bytes: &[u8]) {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Option<(String, usize)>, Refusal> {
+fn parse(bytes: &[u8]) -> Result<Option<(String, usize)>, HttpError> {
     Request::parse(bytes).map(|read| read.map(|(head, length)| (format!("{head:?}"), length)))
 }
 

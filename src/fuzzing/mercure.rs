@@ -11,8 +11,8 @@ use crate::registry::NAME_MAX;
 pub(super) fn check(bytes: &[u8]) {
     let form = match Form::read(bytes) {
         Ok(form) => form,
-        Err(refusal) => {
-            assert!(matches!(refusal.status, 400 | 413) && !refusal.closes, "{refusal}");
+        Err(error) => {
+            assert!(matches!(error.status, 400 | 413) && !error.closes, "{error}");
             return;
         }
     };

@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags, open};
 
 use super::answer::{Answer, Body, FilePart};
 use super::conditional::{Part, Validators, Verdict};
-use super::refusal::Refusal;
+use super::error::HttpError;
 use super::request::Request;
 
 /// No script, style or request that is not ours, and nobody frames the page.
@@ -82,7 +82,7 @@ impl Assets {
             Verdict::Failed => {
                 let detail = "the file is not the version that the request names; leave out \
                               If-Match and If-Unmodified-Since to get it as it is";
-                Refusal::new(412, detail).answer()
+                HttpError::new(412, detail).answer()
             }
             Verdict::Send => file.answer(request, content_type(&path)),
         };
@@ -189,7 +189,7 @@ impl File {
                 })),
             Part::Unsatisfiable => {
                 let detail = format!("the file has {length} bytes; ask for a range of these");
-                Refusal::new(416, detail)
+                HttpError::new(416, detail)
                     .with("Accept-Ranges", "bytes")
                     .with("Content-Range", format!("bytes */{length}"))
                     .answer()

@@ -8,7 +8,7 @@ use httparse::Status;
 
 use super::answer::CONTINUE;
 use super::connection::{Inbound, is_timeout};
-use super::refusal::Refusal;
+use super::error::HttpError;
 use super::request::{BodyLength, Request};
 use crate::limits::HEADERS_MAX;
 
@@ -28,7 +28,7 @@ pub(super) fn read(
     request: &Request,
     limit: Limit,
     time: Duration,
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<Vec<u8>, HttpError> {
     if matches!(request.body, BodyLength::Fixed(length) if length > limit.bytes as u64) {
         return Err(too_long(limit));
     }
@@ -53,7 +53,7 @@ pub(crate) fn chunks(
     source: &mut impl Source,
     limit: Limit,
     deadline: Instant,
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<Vec<u8>, HttpError> {
     Reader { source, deadline }.chunks(limit)
 }
 
@@ -82,18 +82,19 @@ struct Reader<'a, S> {
 }
 
 impl<S: Source> Reader<'_, S> {
-    fn fill(&mut self) -> Result<(), Refusal> {
+    fn fill(&mut self) -> Result<(), HttpError> {
         match self.source.fill(self.deadline) {
             Ok(0) => Err(cut_off()),
             Ok(_) => Ok(()),
             Err(error) if is_timeout(&error) => {
-                Err(Refusal::new(408, "the body did not arrive in time; send it at once").closing())
+                Err(HttpError::new(408, "the body did not arrive in time; send it at once")
+                    .closing())
             }
             Err(_) => Err(cut_off()),
         }
     }
 
-    fn exactly(&mut self, length: usize) -> Result<Vec<u8>, Refusal> {
+    fn exactly(&mut self, length: usize) -> Result<Vec<u8>, HttpError> {
         while self.source.bytes().len() < length {
             self.fill()?;
         }
@@ -102,7 +103,7 @@ impl<S: Source> Reader<'_, S> {
         Ok(std::mem::replace(bytes, rest))
     }
 
-    fn chunks(&mut self, limit: Limit) -> Result<Vec<u8>, Refusal> {
+    fn chunks(&mut self, limit: Limit) -> Result<Vec<u8>, HttpError> {
         let mut body = Vec::new();
         loop {
             let size = self.size()?;
@@ -116,7 +117,7 @@ impl<S: Source> Reader<'_, S> {
             let size = usize::try_from(size).map_err(|_| too_long(limit))?;
             let chunk = self.exactly(size + 2)?;
             let Some(chunk) = chunk.strip_suffix(b"\r\n") else {
-                return Err(Refusal::malformed(
+                return Err(HttpError::malformed(
                     "a chunk must be as long as it says and end in CRLF",
                 ));
             };
@@ -124,9 +125,10 @@ impl<S: Source> Reader<'_, S> {
         }
     }
 
-    fn size(&mut self) -> Result<u64, Refusal> {
-        let malformed =
-            || Refusal::malformed("a chunk must start with its size: up to 16 hex digits and CRLF");
+    fn size(&mut self) -> Result<u64, HttpError> {
+        let malformed = || {
+            HttpError::malformed("a chunk must start with its size: up to 16 hex digits and CRLF")
+        };
         loop {
             let bytes = self.source.bytes();
             // The parser takes an empty size for 0, and so for the last chunk.
@@ -148,9 +150,9 @@ impl<S: Source> Reader<'_, S> {
     }
 
     /// Trailers are read and left: nothing here needs one.
-    fn trailers(&mut self) -> Result<(), Refusal> {
+    fn trailers(&mut self) -> Result<(), HttpError> {
         let malformed =
-            || Refusal::malformed("the trailer must be a few header lines, each ended with CRLF");
+            || HttpError::malformed("the trailer must be a few header lines, each ended with CRLF");
         loop {
             let bytes = self.source.bytes();
             match trailer_length(bytes) {
@@ -204,14 +206,14 @@ fn is_size_line(line: &[u8]) -> bool {
 }
 
 /// Fails before all of the body is read.
-fn too_long(limit: Limit) -> Refusal {
+fn too_long(limit: Limit) -> HttpError {
     too_large("the body", limit).closing()
 }
 
-pub(super) fn too_large(what: &str, Limit { bytes, set_by }: Limit) -> Refusal {
-    Refusal::new(413, format!("{what} is longer than {bytes} bytes ({set_by}); send less"))
+pub(super) fn too_large(what: &str, Limit { bytes, set_by }: Limit) -> HttpError {
+    HttpError::new(413, format!("{what} is longer than {bytes} bytes ({set_by}); send less"))
 }
 
-fn cut_off() -> Refusal {
-    Refusal::malformed("the body ended before it was whole")
+fn cut_off() -> HttpError {
+    HttpError::malformed("the body ended before it was whole")
 }

@@ -5,15 +5,15 @@ use serde_json::{Value, json};
 use super::access::{Door, Publisher, Reader};
 use super::answer::Answer;
 use super::connection::Exchange;
+use super::error::HttpError;
 use super::mercure::check_event_name;
-use super::refusal::Refusal;
 use super::routes::Reply;
 use super::{listing, publish, streams};
 use crate::event::Event;
 use crate::registry::{ChannelInfo, Channels};
 
 /// `GET /channels?channel=a&channel=b*` listens; without a channel it lists.
-pub(super) fn listen_or_list(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, Refusal> {
+pub(super) fn listen_or_list(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, HttpError> {
     let names = exchange.request.queries("channel");
     if names.is_empty() {
         reader.check_all(exchange)?;
@@ -40,12 +40,12 @@ pub(super) fn listen(
     exchange: &Exchange<'_>,
     name: &str,
     reader: &Reader,
-) -> Result<Reply, Refusal> {
+) -> Result<Reply, HttpError> {
     streams::channels(exchange, &Channels::new([name])?, reader)
 }
 
 /// `POST /channels/{name}`: one event, or many as NDJSON.
-pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, Refusal> {
+pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
     Publisher::of(exchange, Door::Own)?.check(exchange, [name])?;
     let key = publish::idempotency_key(&exchange.request)?;
     let batch = publish::read(exchange)?;
@@ -67,10 +67,10 @@ pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, 
 }
 
 /// `DELETE /channels/{name}`: forget its history.
-pub(super) fn forget(exchange: &Exchange<'_>, name: &str) -> Result<Reply, Refusal> {
+pub(super) fn forget(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
     Publisher::of(exchange, Door::Own)?.check(exchange, [name])?;
     if !exchange.server.hub.forget(name)? {
-        return Err(Refusal::new(404, "there is no such channel; GET /channels lists them"));
+        return Err(HttpError::new(404, "there is no such channel; GET /channels lists them"));
     }
     Ok(Reply::Answer(Answer::new(204)))
 }

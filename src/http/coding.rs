@@ -6,7 +6,7 @@ use std::thread;
 use flate2::read::MultiGzDecoder;
 
 use super::body::{Limit, too_large};
-use super::refusal::Refusal;
+use super::error::HttpError;
 use super::request::Request;
 use crate::limits::STACK;
 use crate::process::check_address_space;
@@ -23,7 +23,7 @@ pub(super) enum Coding {
 
 impl Coding {
     /// The coding that a request names. Fails with 415 for any other, and for several at once.
-    pub(super) fn of(request: &Request) -> Result<Self, Refusal> {
+    pub(super) fn of(request: &Request) -> Result<Self, HttpError> {
         let values = request.headers("content-encoding");
         let codings = values.flat_map(|value| value.split(|byte| *byte == b','));
         let codings = codings.map(<[u8]>::trim_ascii);
@@ -35,13 +35,13 @@ impl Coding {
             _ => {
                 let detail = "the body has a Content-Encoding that is not known here; send it with \
                               gzip alone, or without one";
-                Err(Refusal::new(415, detail).with("Accept-Encoding", "gzip"))
+                Err(HttpError::new(415, detail).with("Accept-Encoding", "gzip"))
             }
         }
     }
 
     /// The body without its coding, of at most `limit` bytes.
-    pub(super) fn decode(self, body: Vec<u8>, limit: Limit) -> Result<Vec<u8>, Refusal> {
+    pub(super) fn decode(self, body: Vec<u8>, limit: Limit) -> Result<Vec<u8>, HttpError> {
         match self {
             Self::Identity => Ok(body),
             Self::Gzip => apart(|| gunzip(&body, limit)),
@@ -56,11 +56,11 @@ fn is_gzip(coding: &[u8]) -> bool {
 
 /// Runs this on a short-lived thread with a larger stack: the decompressor puts its 43 KB of
 /// state together on the stack, and a connection's thread has 64 KiB of it in all.
-fn apart(decode: impl FnOnce() -> Result<Vec<u8>, Refusal> + Send) -> Result<Vec<u8>, Refusal> {
+fn apart(decode: impl FnOnce() -> Result<Vec<u8>, HttpError> + Send) -> Result<Vec<u8>, HttpError> {
     let no_thread = || {
         let detail = "the system has no thread to decompress the body; send it again, or without \
                       Content-Encoding";
-        Refusal::new(503, detail).with("Retry-After", "1")
+        HttpError::new(503, detail).with("Retry-After", "1")
     };
     thread::scope(|scope| {
         check_address_space(DECODER_STACK).map_err(|_| no_thread())?;
@@ -71,7 +71,7 @@ fn apart(decode: impl FnOnce() -> Result<Vec<u8>, Refusal> + Send) -> Result<Vec
 }
 
 /// Stops at the limit: a small body cannot be made to fill the memory.
-fn gunzip(body: &[u8], limit: Limit) -> Result<Vec<u8>, Refusal> {
+fn gunzip(body: &[u8], limit: Limit) -> Result<Vec<u8>, HttpError> {
     let mut decoded = Vec::new();
     let most = u64::try_from(limit.bytes).unwrap_or(u64::MAX).saturating_add(1);
     let read = MultiGzDecoder::new(body).take(most).read_to_end(&mut decoded);
@@ -84,8 +84,8 @@ fn gunzip(body: &[u8], limit: Limit) -> Result<Vec<u8>, Refusal> {
     }
 }
 
-fn damaged() -> Refusal {
+fn damaged() -> HttpError {
     let detail = "the body is not gzip, as its Content-Encoding says, or is damaged or cut off; \
                   compress it again, or send it without Content-Encoding";
-    Refusal::new(400, detail)
+    HttpError::new(400, detail)
 }

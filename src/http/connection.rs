@@ -16,8 +16,8 @@ use crossbeam_channel::Sender;
 use super::access::Locality;
 use super::coding::Coding;
 use super::connections::{Permit, Wait};
+use super::error::HttpError;
 use super::forwarded::Client;
-use super::refusal::Refusal;
 use super::request::{BodyLength, Request};
 use super::routes::{self, Reply};
 use super::streams::Stream;
@@ -44,10 +44,10 @@ pub(crate) struct Exchange<'a> {
 impl Exchange<'_> {
     /// Reads the body, having said that it is wanted if the client waits to hear
     /// that. Fails if it is longer than `limit`, compressed or not, if it is too slow, or none.
-    pub(crate) fn body(&mut self, limit: usize) -> Result<Vec<u8>, Refusal> {
+    pub(crate) fn body(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
         if self.request.body == BodyLength::None {
             let detail = "this request needs a body; send it with Content-Length or chunked";
-            return Err(Refusal::new(411, detail).closing());
+            return Err(HttpError::new(411, detail).closing());
         }
         let coding = Coding::of(&self.request)?;
         let limits = &self.server.config.limits;
@@ -57,7 +57,7 @@ impl Exchange<'_> {
         let body = body::read(self.inbound, &self.request, limit, limits.request_deadline)?;
         if !self.inbound.resume() {
             let detail = "the connection was closed to make room for others; send it again";
-            return Err(Refusal::new(503, detail).closing());
+            return Err(HttpError::new(503, detail).closing());
         }
         self.body_is_read = true;
         coding.decode(body, limit)
@@ -105,7 +105,7 @@ pub(crate) fn serve(
     while let Some(request) = read_request(server, &mut inbound) {
         let next = match request {
             Ok(request) => answer(server, &mut inbound, peer, on_loopback, request),
-            Err(refusal) => Next::refused(&refusal, &inbound),
+            Err(error) => Next::refused(&error, &inbound),
         };
         match next.reply {
             Reply::Answer(answer) => {
@@ -185,10 +185,10 @@ struct Next {
 impl Next {
     /// To what is no request.
     #[inline(never)] // its frame is gone by the time a stream begins
-    fn refused(refusal: &Refusal, inbound: &Inbound) -> Self {
+    fn refused(error: &HttpError, inbound: &Inbound) -> Self {
         let head_only = inbound.bytes.starts_with(b"HEAD ");
         Self {
-            reply: Reply::Answer(refusal.answer()),
+            reply: Reply::Answer(error.answer()),
             close: true,
             head_only,
             framing: Framing::Plain,
@@ -212,11 +212,11 @@ fn answer(
     let mut exchange = Exchange { server, peer, locality, request, inbound, body_is_read };
     let (mut reply, mut closes) = match handle(&mut exchange) {
         Ok(reply) => (reply, false),
-        Err(refusal) => {
-            if let Some(problem) = refusal.token_problem {
+        Err(error) => {
+            if let Some(problem) = error.token_problem {
                 log_token(&exchange, problem);
             }
-            (Reply::Answer(refusal.answer()), refusal.closes)
+            (Reply::Answer(error.answer()), error.closes)
         }
     };
     if let Reply::Answer(answer) = &mut reply {
@@ -242,14 +242,14 @@ fn log_token(exchange: &Exchange<'_>, problem: &'static str) {
     );
 }
 
-fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
+fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     if exchange
         .request
         .headers("expect")
         .any(|expectation| !expectation.eq_ignore_ascii_case(b"100-continue"))
     {
         let detail = "100-continue is the only expectation that can be met here";
-        return Err(Refusal::new(417, detail));
+        return Err(HttpError::new(417, detail));
     }
     exchange.locality.check_host()?;
     routes::route(exchange)
@@ -257,7 +257,7 @@ fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
 
 /// The next request on this connection; `None` once there will be none.
 #[inline(never)] // so that finding a reply does not stand on its frame
-fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Request>, Refusal>> {
+fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Request>, HttpError>> {
     let limits = &server.config.limits;
     if inbound.bytes.is_empty() && !wait_for_first_byte(server, inbound) {
         return None;
@@ -279,7 +279,7 @@ fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Req
                 }
                 Ok(Some(_)) => return Some(Err(head_too_long(&inbound.bytes, limits.head))),
                 Ok(None) => {}
-                Err(refusal) => return Some(Err(refusal)),
+                Err(error) => return Some(Err(error)),
             }
         }
         if inbound.bytes.len() >= limits.head {
@@ -290,7 +290,7 @@ fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Req
             Ok(_) => {}
             Err(error) if is_timeout(&error) => {
                 let detail = "the request's head did not arrive in time; send it at once";
-                return Some(Err(Refusal::new(408, detail).closing()));
+                return Some(Err(HttpError::new(408, detail).closing()));
             }
             Err(_) => return None,
         }
@@ -309,11 +309,14 @@ fn wait_for_first_byte(server: &Shared, inbound: &mut Inbound) -> bool {
     matches!(inbound.fill(Instant::now() + wait), Ok(1..))
 }
 
-fn head_too_long(bytes: &[u8], limit: usize) -> Refusal {
+fn head_too_long(bytes: &[u8], limit: usize) -> HttpError {
     if bytes.contains(&b'\n') {
-        Refusal::new(431, format!("the request's head is longer than {limit} bytes; send less"))
+        HttpError::new(431, format!("the request's head is longer than {limit} bytes; send less"))
     } else {
-        Refusal::new(414, format!("the request's target is longer than {limit} bytes; shorten it"))
+        HttpError::new(
+            414,
+            format!("the request's target is longer than {limit} bytes; shorten it"),
+        )
     }
     .closing()
 }

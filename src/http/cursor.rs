@@ -1,6 +1,6 @@
 //! The event that a client has seen last, under each name that clients send it by.
 
-use super::refusal::Refusal;
+use super::error::HttpError;
 use super::request::Request;
 
 /// The names in a query: ours and Mercure's, event-source-polyfill's and
@@ -13,10 +13,10 @@ const PARAMETERS: [&str; 5] =
 /// The header goes before the query: a page keeps its URL for as long as it is open, so the header
 /// is newer.
 #[inline(never)] // its frame is gone by the time a stream begins
-pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, Refusal> {
+pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, HttpError> {
     if let Some(id) = request.header("last-event-id").filter(|id| !id.is_empty()) {
         let id = std::str::from_utf8(id)
-            .map_err(|_| Refusal::new(400, "Last-Event-ID must be UTF-8"))?;
+            .map_err(|_| HttpError::new(400, "Last-Event-ID must be UTF-8"))?;
         return Ok(Some(id.to_owned()));
     }
     let mut given = PARAMETERS.iter().filter_map(|name| request.query(name));

@@ -32,7 +32,7 @@ use super::access::{Door, Publisher};
 use super::answer::Answer;
 use super::connection::Exchange;
 use super::crowd::Crowd;
-use super::refusal::Refusal;
+use super::error::HttpError;
 use super::routes::Reply;
 use crate::broadcast::Delivery;
 use crate::event::Event;
@@ -142,7 +142,7 @@ pub(super) fn answer(
     exchange: &Exchange<'_>,
     path: &[&str],
     method: &Method,
-) -> Result<Reply, Refusal> {
+) -> Result<Reply, HttpError> {
     let publisher = Publisher::of(exchange, Door::Own)?;
     publisher.check_any(exchange)?;
     match (path, method, &exchange.server.lab) {
@@ -157,37 +157,37 @@ pub(super) fn answer(
 }
 
 /// A handler that takes its time, on the connection's own thread.
-fn slow(exchange: &Exchange<'_>, how: &str) -> Result<Reply, Refusal> {
+fn slow(exchange: &Exchange<'_>, how: &str) -> Result<Reply, HttpError> {
     let Some(slow) = Slow::named(how) else {
         return Ok(Reply::Answer(exchange.server.assets.not_found()));
     };
-    let answer = slow.work().map_err(|error| Refusal::new(503, error.to_string()))?;
+    let answer = slow.work().map_err(|error| HttpError::new(503, error.to_string()))?;
     Ok(Reply::Answer(Answer::json(&answer)))
 }
 
-fn drop_streams(exchange: &Exchange<'_>, lab: &Lab) -> Result<Reply, Refusal> {
+fn drop_streams(exchange: &Exchange<'_>, lab: &Lab) -> Result<Reply, HttpError> {
     let request = &exchange.request;
     let closed_for = match request.query("for") {
         Some(text) => humantime::parse_duration(&text)
-            .map_err(|error| Refusal::new(400, format!("for: {error}; write it as 5s")))?,
+            .map_err(|error| HttpError::new(400, format!("for: {error}; write it as 5s")))?,
         None => Duration::ZERO,
     };
     if closed_for > LONGEST {
-        return Err(Refusal::new(400, "nobody is kept out for longer than 60s"));
+        return Err(HttpError::new(400, "nobody is kept out for longer than 60s"));
     }
     let tab = request.query(TAB);
     if tab.is_some() && !closed_for.is_zero() {
         let detail = "either one tab is dropped, or everybody for a time; leave out tab or for";
-        return Err(Refusal::new(400, detail));
+        return Err(HttpError::new(400, detail));
     }
     let dropped = lab.drop_streams(tab.as_deref(), closed_for);
     Ok(Reply::Answer(Answer::json(&json!({ "dropped": dropped }))))
 }
 
-fn flood(exchange: &Exchange<'_>, publisher: &Publisher) -> Result<Reply, Refusal> {
+fn flood(exchange: &Exchange<'_>, publisher: &Publisher) -> Result<Reply, HttpError> {
     let request = &exchange.request;
     let Some(channel) = request.query("channel") else {
-        return Err(Refusal::new(400, "say which channel to flood: ?channel=NAME"));
+        return Err(HttpError::new(400, "say which channel to flood: ?channel=NAME"));
     };
     publisher.check(exchange, [&*channel])?;
     let events: usize = parsed(request.query("events"), 1_000)?;
@@ -195,7 +195,7 @@ fn flood(exchange: &Exchange<'_>, publisher: &Publisher) -> Result<Reply, Refusa
     let size = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     if size > exchange.server.config.limits.event || events.saturating_mul(size) > MOST {
         let detail = "a flood is at most 128MiB, of events that are at most --event-limit each";
-        return Err(Refusal::new(400, detail));
+        return Err(HttpError::new(400, detail));
     }
     for n in 1..=events {
         let number = n.to_string();
@@ -205,26 +205,29 @@ fn flood(exchange: &Exchange<'_>, publisher: &Publisher) -> Result<Reply, Refusa
     Ok(Reply::Answer(Answer::json(&json!({ "published": events }))))
 }
 
-fn switch(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+fn switch(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let to = exchange.request.query("to").unwrap_or_default();
     let delivery = match &*to {
         "direct" => Delivery::Direct,
         "wake" => Delivery::Wake,
-        _ => return Err(Refusal::new(400, "there are two deliveries: ?to=direct and ?to=wake")),
+        _ => return Err(HttpError::new(400, "there are two deliveries: ?to=direct and ?to=wake")),
     };
     exchange.server.switch(delivery);
     Ok(Reply::Answer(Answer::json(&json!({ "delivery": to }))))
 }
 
-fn open_clients(exchange: &Exchange<'_>, crowd: &Crowd) -> Result<Reply, Refusal> {
+fn open_clients(exchange: &Exchange<'_>, crowd: &Crowd) -> Result<Reply, HttpError> {
     let (server, request) = (exchange.server, &exchange.request);
     let Some(count) = request.query("count") else {
-        return Err(Refusal::new(400, "say how many clients there are to be: ?count=1000"));
+        return Err(HttpError::new(400, "say how many clients there are to be: ?count=1000"));
     };
     let asked = parsed(Some(count), 0)?;
     let rate = request.query("rate").map(|rate| parsed(Some(rate), 0)).transpose()?;
     if rate.is_some_and(|rate| rate > FASTEST) {
-        return Err(Refusal::new(400, "at most 100 events a second are published for the clients"));
+        return Err(HttpError::new(
+            400,
+            "at most 100 events a second are published for the clients",
+        ));
     }
     let others = server.gate.clients().saturating_sub(crowd.clients());
     let most = server.gate.max_clients.saturating_sub(others);
@@ -235,19 +238,19 @@ fn open_clients(exchange: &Exchange<'_>, crowd: &Crowd) -> Result<Reply, Refusal
     Ok(Reply::Answer(Answer::json(&answer)))
 }
 
-fn stick(exchange: &Exchange<'_>, crowd: &Crowd) -> Result<Reply, Refusal> {
+fn stick(exchange: &Exchange<'_>, crowd: &Crowd) -> Result<Reply, HttpError> {
     let stuck = exchange.our_address().and_then(|at| crowd.stick(exchange.server, at));
     stuck.map_err(|error| no_clients(&error))?;
     Ok(Reply::Answer(Answer::json(&json!({ "opening": 1 }))))
 }
 
 /// There is no process for the clients.
-fn no_clients(error: &io::Error) -> Refusal {
+fn no_clients(error: &io::Error) -> HttpError {
     let detail = format!("the local clients cannot be started: {error}; open them elsewhere");
-    Refusal::new(503, detail)
+    HttpError::new(503, detail)
 }
 
-fn parsed<T: FromStr>(text: Option<String>, default: T) -> Result<T, Refusal> {
+fn parsed<T: FromStr>(text: Option<String>, default: T) -> Result<T, HttpError> {
     let Some(text) = text else { return Ok(default) };
-    text.parse().map_err(|_| Refusal::new(400, format!("{text:?} is no number; see the README")))
+    text.parse().map_err(|_| HttpError::new(400, format!("{text:?} is no number; see the README")))
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::connection::Exchange;
-use super::refusal::Refusal;
+use super::error::HttpError;
 use super::request::Request;
 use crate::event::Event;
 use crate::json;
@@ -31,14 +31,14 @@ pub(super) struct Batch {
 }
 
 /// Reads the body as its type says.
-pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, Refusal> {
+pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, HttpError> {
     let limits = exchange.server.config.limits;
     let kind = content_type(&exchange.request);
     // What `curl -F` sends: its parts and their boundaries are nobody's data.
     if kind == "multipart/form-data" {
         let detail = "send text (text/plain), JSON (application/json), a form \
             (application/x-www-form-urlencoded, as curl -d does) or NDJSON (application/x-ndjson)";
-        return Err(Refusal::new(415, detail));
+        return Err(HttpError::new(415, detail));
     }
     let is_many = kind == "application/x-ndjson";
     let limit = if is_many { BATCH_LIMIT.max(limits.body) } else { limits.body };
@@ -46,18 +46,20 @@ pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, Refusal> {
     let events = events(&exchange.request, body)?;
     for (place, event) in events.iter().enumerate() {
         let checked = check_size(event, limits.event);
-        checked.map_err(|refusal| {
-            if is_many { refusal.at(&format!("line {}", place + 1)) } else { refusal }
-        })?;
+        checked.map_err(
+            |error| {
+                if is_many { error.at(&format!("line {}", place + 1)) } else { error }
+            },
+        )?;
     }
     Ok(Batch { events, is_many })
 }
 
 /// Refuses an event that is longer than events may be.
-pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), Refusal> {
+pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), HttpError> {
     if event.data().len() > limit {
         let detail = format!("the data is longer than {limit} bytes (--event-limit); send less");
-        return Err(Refusal::new(413, detail));
+        return Err(HttpError::new(413, detail));
     }
     // A line costs six bytes more in the stream, and an unsent event is held for each slow client.
     let breaks = event.data().matches(['\n', '\r']).count();
@@ -69,13 +71,13 @@ pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), Refusal> {
             "the event takes more than {EVENT_EXPANSION} times {limit} bytes (--event-limit) in a stream, \
              because its data has {lines} lines; send fewer lines"
         );
-        return Err(Refusal::new(413, detail));
+        return Err(HttpError::new(413, detail));
     }
     Ok(())
 }
 
 /// What a body of the request's type says.
-pub(crate) fn events(request: &Request, body: Vec<u8>) -> Result<Vec<Event>, Refusal> {
+pub(crate) fn events(request: &Request, body: Vec<u8>) -> Result<Vec<Event>, HttpError> {
     Ok(match &*content_type(request) {
         "application/x-ndjson" => lines(&body)?,
         "application/json" => vec![one_json(&body)?],
@@ -86,11 +88,11 @@ pub(crate) fn events(request: &Request, body: Vec<u8>) -> Result<Vec<Event>, Ref
 }
 
 /// The key that makes a repeated request one.
-pub(crate) fn idempotency_key(request: &Request) -> Result<Option<String>, Refusal> {
+pub(crate) fn idempotency_key(request: &Request) -> Result<Option<String>, HttpError> {
     match request.header("idempotency-key").map(std::str::from_utf8) {
         None => Ok(None),
         Some(Ok(key)) if (1..=KEY_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
-        Some(_) => Err(Refusal::new(400, "Idempotency-Key must be 1 to 256 bytes of UTF-8")),
+        Some(_) => Err(HttpError::new(400, "Idempotency-Key must be 1 to 256 bytes of UTF-8")),
     }
 }
 
@@ -101,14 +103,14 @@ pub(crate) fn content_type(request: &Request) -> String {
 }
 
 /// A body as JSON, or where it is not.
-pub(super) fn json(body: &[u8]) -> Result<Value, Refusal> {
-    json::parse(json::without_bom(body)).map_err(|error| Refusal::new(400, error.of("the body")))
+pub(super) fn json(body: &[u8]) -> Result<Value, HttpError> {
+    json::parse(json::without_bom(body)).map_err(|error| HttpError::new(400, error.of("the body")))
 }
 
 /// Text is the data, and the query may say the rest.
-fn text(request: &Request, body: Vec<u8>) -> Result<Event, Refusal> {
+fn text(request: &Request, body: Vec<u8>) -> Result<Event, HttpError> {
     let data = String::from_utf8(body).map_err(|_| {
-        Refusal::new(400, "the body must be UTF-8, which is all a stream can carry")
+        HttpError::new(400, "the body must be UTF-8, which is all a stream can carry")
     })?;
     let retry = request.query("retry").map(|retry| milliseconds(&retry)).transpose()?;
     build(data, request.query("event"), request.query("id"), retry)
@@ -116,9 +118,9 @@ fn text(request: &Request, body: Vec<u8>) -> Result<Event, Refusal> {
 
 /// The same in a form. What stands behind a bare `&` is a field too: unless it were
 /// refused, `data=fish&chips` would lose the chips.
-fn form(body: &[u8]) -> Result<Event, Refusal> {
+fn form(body: &[u8]) -> Result<Event, HttpError> {
     if percent_decode(body).decode_utf8().is_err() {
-        return Err(Refusal::new(400, "the form must be UTF-8, percent-encoded"));
+        return Err(HttpError::new(400, "the form must be UTF-8, percent-encoded"));
     }
     let (mut values, mut wrong) = ([const { None }; FIELDS.len()], None);
     for (name, value) in form_urlencoded::parse(body) {
@@ -134,34 +136,34 @@ fn form(body: &[u8]) -> Result<Event, Refusal> {
     }
     let [data, event, id, retry] = values;
     let data = data.ok_or_else(|| {
-        Refusal::new(
+        HttpError::new(
             400,
             "the form has no field `data`; send data=…, \
         or text with Content-Type: text/plain",
         )
     })?;
     if let Some(problem) = wrong {
-        return Err(Refusal::new(400, problem));
+        return Err(HttpError::new(400, problem));
     }
     let retry = retry.map(|retry| milliseconds(&retry)).transpose()?;
     build(data, event, id, retry)
 }
 
-fn one_json(body: &[u8]) -> Result<Event, Refusal> {
+fn one_json(body: &[u8]) -> Result<Event, HttpError> {
     let members = json::members(json::without_bom(body));
-    object(members.map_err(|error| Refusal::new(400, error.of("the body")))?)
+    object(members.map_err(|error| HttpError::new(400, error.of("the body")))?)
 }
 
 /// One event a line; all of them are right, or none is published.
-fn lines(body: &[u8]) -> Result<Vec<Event>, Refusal> {
+fn lines(body: &[u8]) -> Result<Vec<Event>, HttpError> {
     let lines = json::without_bom(body).split(|byte| *byte == b'\n').enumerate();
     let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
     lines
         .map(|(place, line)| {
             let event = json::members(line)
-                .map_err(|error| Refusal::new(400, error.to_string()))
+                .map_err(|error| HttpError::new(400, error.to_string()))
                 .and_then(object);
-            event.map_err(|refusal| refusal.at(&format!("line {}", place + 1)))
+            event.map_err(|error| error.at(&format!("line {}", place + 1)))
         })
         .collect()
 }
@@ -170,16 +172,16 @@ const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
 
 /// `{"data": …, "event": …, "id": …, "retry": …}`; data that is no string goes
 /// out as compact JSON, with its numbers and strings as they were written.
-fn object(fields: Option<BTreeMap<String, &RawValue>>) -> Result<Event, Refusal> {
+fn object(fields: Option<BTreeMap<String, &RawValue>>) -> Result<Event, HttpError> {
     let Some(fields) = fields else {
-        return Err(Refusal::new(400, "an event must be an object: {\"data\": …}"));
+        return Err(HttpError::new(400, "an event must be an object: {\"data\": …}"));
     };
     if let Some(name) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-        return Err(Refusal::new(400, unknown(name)));
+        return Err(HttpError::new(400, unknown(name)));
     }
     let value = |raw: &RawValue| {
         json::parse(raw.get().as_bytes())
-            .map_err(|error| Refusal::new(400, error.of("a field of the event")))
+            .map_err(|error| HttpError::new(400, error.of("a field of the event")))
     };
     let data = match fields.get("data") {
         Some(text) if text.get().starts_with('"') => match value(text)? {
@@ -187,12 +189,12 @@ fn object(fields: Option<BTreeMap<String, &RawValue>>) -> Result<Event, Refusal>
             other => other.to_string(),
         },
         Some(other) => json::compact(other),
-        None => return Err(Refusal::new(400, "the event has no field `data`")),
+        None => return Err(HttpError::new(400, "the event has no field `data`")),
     };
     let string = |name: &str| match fields.get(name).map(|raw| value(raw)).transpose()? {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(Refusal::new(400, format!("the field `{name}` must be a string"))),
+        Some(_) => Err(HttpError::new(400, format!("the field `{name}` must be a string"))),
     };
     let retry = match fields.get("retry").map(|raw| value(raw)).transpose()? {
         None | Some(Value::Null) => None,
@@ -210,7 +212,7 @@ fn build(
     name: Option<String>,
     id: Option<String>,
     retry: Option<Duration>,
-) -> Result<Event, Refusal> {
+) -> Result<Event, HttpError> {
     let mut event = Event::new(data);
     if let Some(name) = name {
         event = event.with_name(name)?;
@@ -224,14 +226,14 @@ fn build(
     })
 }
 
-fn milliseconds(text: &str) -> Result<Duration, Refusal> {
+fn milliseconds(text: &str) -> Result<Duration, HttpError> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let number = digits.then(|| text.parse().ok()).flatten();
     number.map(Duration::from_millis).ok_or_else(bad_retry)
 }
 
-fn bad_retry() -> Refusal {
-    Refusal::new(400, "the field `retry` must be a whole number of milliseconds")
+fn bad_retry() -> HttpError {
+    HttpError::new(400, "the field `retry` must be a whole number of milliseconds")
 }
 
 #[cfg(test)]
@@ -240,9 +242,9 @@ mod tests {
 
     #[track_caller]
     fn refused(body: &str, part: &str) {
-        let refusal = lines(body.as_bytes()).unwrap_err();
-        let detail = refusal.to_string();
-        assert!(refusal.status == 400 && detail.contains(part), "{detail}");
+        let error = lines(body.as_bytes()).unwrap_err();
+        let detail = error.to_string();
+        assert!(error.status == 400 && detail.contains(part), "{detail}");
     }
 
     #[test]
@@ -273,8 +275,8 @@ mod tests {
             (b"data=a&id=b&id=", "`id` is there twice"),
             (b"temp=21", "no field `data`"),
         ] {
-            let refusal = form(body).unwrap_err();
-            assert!(refusal.status == 400 && refusal.to_string().contains(part), "{refusal}");
+            let error = form(body).unwrap_err();
+            assert!(error.status == 400 && error.to_string().contains(part), "{error}");
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 use tiny_http::{Method, StatusCode};
 
-use super::refusal::Refusal;
+use super::error::HttpError;
 use crate::event::Framing;
 use crate::limits::HEADERS_MAX;
 
@@ -89,7 +89,7 @@ impl Request {
     /// Parses the head at the start of `bytes`, and says how long it is; `None`
     /// if it is not all there yet.
     #[inline(never)] // its frame is gone by the time a stream begins
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, Refusal> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, HttpError> {
         // On the heap: what a thread's stack has once touched it never gives back.
         let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut head = httparse::Request::new(&mut headers);
@@ -108,7 +108,7 @@ impl Request {
         let (authority, path) = split_target(target, &method)?;
         let (path, query) = path.split_once('?').unwrap_or((&path, ""));
         if percent_decode_str(query).decode_utf8().is_err() {
-            return Err(Refusal::new(400, "the query must be UTF-8, percent-encoded"));
+            return Err(HttpError::new(400, "the query must be UTF-8, percent-encoded"));
         }
         let segments = segments(path)?;
         let query = query.to_owned();
@@ -120,7 +120,7 @@ impl Request {
     /// A head whose version the parser does not know. A later 1.x is read as 1.1,
     /// which it must be compatible with (RFC 9110 §2.5).
     #[cold]
-    fn parse_version(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, Refusal> {
+    fn parse_version(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, HttpError> {
         let start = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         let line = bytes[start..].split(|byte| matches!(byte, b'\r' | b'\n')).next();
         let words: Vec<&[u8]> = line.unwrap_or_default().split(|byte| *byte == b' ').collect();
@@ -132,9 +132,9 @@ impl Request {
                 Self::parse(&bytes)
             }
             [_, _, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']] => {
-                Err(Refusal::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here").closing())
+                Err(HttpError::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here").closing())
             }
-            _ => Err(Refusal::malformed("the request line must be METHOD SP TARGET SP HTTP/1.1")),
+            _ => Err(HttpError::malformed("the request line must be METHOD SP TARGET SP HTTP/1.1")),
         }
     }
 
@@ -197,35 +197,35 @@ pub(crate) fn reason(status: u16) -> &'static str {
     StatusCode(status).default_reason_phrase()
 }
 
-fn grammar(error: httparse::Error) -> Refusal {
+fn grammar(error: httparse::Error) -> HttpError {
     use httparse::Error;
     match error {
-        Error::TooManyHeaders => Refusal::new(
+        Error::TooManyHeaders => HttpError::new(
             431,
             format!("the request has more than {HEADERS_MAX} header lines; send fewer"),
         )
         .closing(),
-        Error::HeaderName => Refusal::malformed(
+        Error::HeaderName => HttpError::malformed(
             "a header's name must be a token right before its colon; \
              white space before it and folded lines are not allowed",
         ),
-        Error::HeaderValue => Refusal::malformed(
+        Error::HeaderValue => HttpError::malformed(
             "a header's value must not contain control characters; end lines with CRLF",
         ),
-        Error::NewLine => Refusal::malformed("a CR must be followed by LF; end lines with CRLF"),
+        Error::NewLine => HttpError::malformed("a CR must be followed by LF; end lines with CRLF"),
         Error::Token | Error::Status | Error::Version => {
-            Refusal::malformed("the request line must be METHOD SP TARGET SP HTTP/1.1")
+            HttpError::malformed("the request line must be METHOD SP TARGET SP HTTP/1.1")
         }
     }
 }
 
-fn method(name: &str, target: &str) -> Result<Method, Refusal> {
+fn method(name: &str, target: &str) -> Result<Method, HttpError> {
     match Method::from_str(name) {
         Ok(Method::NonStandard(_)) | Err(()) => {
-            Err(Refusal::new(501, "this method is not known here; see Allow on a 405").closing())
+            Err(HttpError::new(501, "this method is not known here; see Allow on a 405").closing())
         }
         Ok(Method::Connect) => {
-            Err(Refusal::new(501, format!("this is no proxy: no tunnel to {target:?}")).closing())
+            Err(HttpError::new(501, format!("this is no proxy: no tunnel to {target:?}")).closing())
         }
         Ok(method) => Ok(method),
     }
@@ -236,7 +236,7 @@ fn method(name: &str, target: &str) -> Result<Method, Refusal> {
 fn split_target<'a>(
     target: &'a str,
     method: &Method,
-) -> Result<(Option<&'a str>, Cow<'a, str>), Refusal> {
+) -> Result<(Option<&'a str>, Cow<'a, str>), HttpError> {
     if target.starts_with('/') {
         return Ok((None, target.into()));
     }
@@ -254,77 +254,77 @@ fn split_target<'a>(
             return Ok((Some(authority), path));
         }
     }
-    Err(Refusal::malformed("the request's target must start with / or be an http URL"))
+    Err(HttpError::malformed("the request's target must start with / or be an http URL"))
 }
 
-fn segments(path: &str) -> Result<Arc<[String]>, Refusal> {
+fn segments(path: &str) -> Result<Arc<[String]>, HttpError> {
     path[1..].split('/').map(decode).collect()
 }
 
 /// Decodes one part of a path. Every `%` must be an escape, and the whole UTF-8
 /// without NUL.
-fn decode(part: &str) -> Result<String, Refusal> {
+fn decode(part: &str) -> Result<String, HttpError> {
     let escapes_are_whole = part.split('%').skip(1).all(|after| {
         after.len() >= 2 && after.bytes().take(2).all(|byte| byte.is_ascii_hexdigit())
     });
     if !escapes_are_whole {
-        return Err(Refusal::new(400, "a % in the path must be followed by two hex digits"));
+        return Err(HttpError::new(400, "a % in the path must be followed by two hex digits"));
     }
     if part.contains('#') {
-        return Err(Refusal::new(400, "a fragment (#…) is the client's own; leave it out"));
+        return Err(HttpError::new(400, "a fragment (#…) is the client's own; leave it out"));
     }
     match percent_decode_str(part).decode_utf8() {
         Ok(part) if part.contains('\0') => {
-            Err(Refusal::new(400, "the path must not contain NUL (%00)"))
+            Err(HttpError::new(400, "the path must not contain NUL (%00)"))
         }
         Ok(part) => Ok(part.into_owned()),
-        Err(_) => Err(Refusal::new(400, "the path must be UTF-8, percent-encoded")),
+        Err(_) => Err(HttpError::new(400, "the path must be UTF-8, percent-encoded")),
     }
 }
 
-fn body_length(headers: &Headers, minor_version: u8) -> Result<BodyLength, Refusal> {
+fn body_length(headers: &Headers, minor_version: u8) -> Result<BodyLength, HttpError> {
     let all = |name| headers.all(name).map(<[u8]>::trim_ascii);
     let lengths: Vec<&[u8]> = all("content-length").collect();
     let encodings: Vec<&[u8]> = all("transfer-encoding").collect();
     match (&lengths[..], &encodings[..]) {
         ([], []) => Ok(BodyLength::None),
         ([length], []) => fixed(length),
-        ([_, _, ..], []) => Err(Refusal::malformed("Content-Length must be given once")),
+        ([_, _, ..], []) => Err(HttpError::malformed("Content-Length must be given once")),
         ([_, ..], [_, ..]) => {
-            Err(Refusal::malformed("give Content-Length or Transfer-Encoding, not both"))
+            Err(HttpError::malformed("give Content-Length or Transfer-Encoding, not both"))
         }
         ([], _) if minor_version == 0 => {
-            Err(Refusal::malformed("HTTP/1.0 has no Transfer-Encoding; give a Content-Length"))
+            Err(HttpError::malformed("HTTP/1.0 has no Transfer-Encoding; give a Content-Length"))
         }
         ([], [encoding]) if encoding.eq_ignore_ascii_case(b"chunked") => Ok(BodyLength::Chunked),
         ([], _) => {
             let detail = "chunked, given once, is the only Transfer-Encoding known here";
-            Err(Refusal::new(501, detail).closing())
+            Err(HttpError::new(501, detail).closing())
         }
     }
 }
 
-fn fixed(length: &[u8]) -> Result<BodyLength, Refusal> {
+fn fixed(length: &[u8]) -> Result<BodyLength, HttpError> {
     if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
-        return Err(Refusal::malformed("Content-Length must be one decimal number"));
+        return Err(HttpError::malformed("Content-Length must be one decimal number"));
     }
     let digits = std::str::from_utf8(length).unwrap_or_default();
     match digits.parse() {
         Ok(length) => Ok(BodyLength::Fixed(length)),
-        Err(_) => Err(Refusal::new(413, "the body is longer than any that is taken").closing()),
+        Err(_) => Err(HttpError::new(413, "the body is longer than any that is taken").closing()),
     }
 }
 
-fn host(headers: &Headers, minor_version: u8) -> Result<Option<String>, Refusal> {
+fn host(headers: &Headers, minor_version: u8) -> Result<Option<String>, HttpError> {
     let mut hosts = headers.all("host");
     let host = hosts.next();
     if hosts.next().is_some() || (host.is_none() && minor_version > 0) {
-        return Err(Refusal::malformed("a request must have exactly one Host header"));
+        return Err(HttpError::malformed("a request must have exactly one Host header"));
     }
     let Some(host) = host else { return Ok(None) };
     match std::str::from_utf8(host.trim_ascii()) {
         Ok(host) if is_authority(host) => Ok(Some(host.to_owned())),
-        _ => Err(Refusal::malformed("the Host header must be a host and, if need be, a port")),
+        _ => Err(HttpError::malformed("the Host header must be a host and, if need be, a port")),
     }
 }
 
@@ -345,7 +345,7 @@ mod tests {
     use super::*;
 
     fn parse(head: &str) -> Result<Box<Request>, u16> {
-        let parsed = Request::parse(head.as_bytes()).map_err(|refusal| refusal.status)?;
+        let parsed = Request::parse(head.as_bytes()).map_err(|error| error.status)?;
         Ok(parsed.expect("the head is whole").0)
     }
 

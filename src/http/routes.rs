@@ -8,8 +8,8 @@ use tiny_http::Method;
 use super::access::{Door, Publisher, Reader};
 use super::answer::Answer;
 use super::connection::Exchange;
+use super::error::HttpError;
 use super::gate::Place;
-use super::refusal::Refusal;
 use super::streams::Stream;
 use super::websocket::WebSocket;
 use super::{
@@ -34,7 +34,7 @@ pub(super) enum Reply {
 }
 
 /// Finds what answers a request.
-pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
+pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     let segments = Arc::clone(&exchange.request.segments);
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
     let allow = match parts[..] {
@@ -48,7 +48,7 @@ pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
     if let Some(allow) = allow {
         let known = allow.split(", ").any(|known| known == method.as_str());
         if !known {
-            return Err(Refusal::method(allow));
+            return Err(HttpError::method(allow));
         }
     }
     if let ([".well-known", ..], Some(_)) = (&parts[..], allow) {
@@ -95,7 +95,7 @@ fn dispatch(
     exchange: &mut Exchange<'_>,
     parts: &[&str],
     method: &Method,
-) -> Result<Reply, Refusal> {
+) -> Result<Reply, HttpError> {
     if let Some(demo) = DemoStream::at(parts) {
         let reader = Reader::of(exchange, Door::Own)?;
         return streams::demo(exchange, demo, &reader);
@@ -116,7 +116,7 @@ fn dispatch(
                 [_] => channels::listen_or_list(exchange, &reader),
                 _ => {
                     let detail = "a channel is /channels/NAME; write a / in its name as %2F";
-                    Err(Refusal::new(404, detail))
+                    Err(HttpError::new(404, detail))
                 }
             }
         }
@@ -138,16 +138,16 @@ fn dispatch(
 }
 
 #[inline(never)] // or its frame would lie under every stream
-fn page(exchange: &Exchange<'_>, parts: &[&str], method: &Method) -> Result<Reply, Refusal> {
+fn page(exchange: &Exchange<'_>, parts: &[&str], method: &Method) -> Result<Reply, HttpError> {
     let assets = &exchange.server.assets;
     match assets.get(&exchange.request) {
         Some(page) if matches!(method, Method::Get | Method::Head) => {
             let is_hub = exchange.server.config.mercure.is_on();
             Ok(Reply::Answer(if is_hub { page.with("Link", mercure::LINK) } else { page }))
         }
-        Some(_) => Err(Refusal::method(PAGE)),
+        Some(_) => Err(HttpError::method(PAGE)),
         None => match sleeping(parts, exchange.server) {
-            Some(detail) => Err(Refusal::new(404, detail)),
+            Some(detail) => Err(HttpError::new(404, detail)),
             None => Ok(Reply::Answer(assets.not_found())),
         },
     }
@@ -171,7 +171,7 @@ fn sleeping(parts: &[&str], server: &Shared) -> Option<&'static str> {
 }
 
 #[inline(never)] // as above
-fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let websocket = websocket::handshake(exchange)?;
     let reader = Reader::of(exchange, Door::Own)?;
     Publisher::of(exchange, Door::Own)?.check_any(exchange)?;
@@ -181,16 +181,16 @@ fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
 
 /// DemoStream F: a message in, its echo out, and everybody in the chat hears it.
 #[inline(never)] // as above
-fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
+fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     Publisher::of(exchange, Door::Own)?.check(exchange, [CHAT])?;
     if publish::content_type(&exchange.request) != "application/json" {
         let detail = "send JSON, with Content-Type: application/json";
-        return Err(Refusal::new(415, detail));
+        return Err(HttpError::new(415, detail));
     }
     let body = exchange.body(exchange.server.config.limits.body)?;
     let body = publish::json(&body)?;
     let Some(message) = body["message"].as_str() else {
-        return Err(Refusal::new(400, "the body must be {\"message\": \"…\"}"));
+        return Err(HttpError::new(400, "the body must be {\"message\": \"…\"}"));
     };
     let username = body["username"].as_str().filter(|name| !name.is_empty()).unwrap_or("guest");
     log::debug!("{} sent {message:?}", exchange.client());

@@ -6,7 +6,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode, percent_encode};
 use super::access::Reader;
 use super::answer::Answer;
 use super::connection::Exchange;
-use super::refusal::Refusal;
+use super::error::HttpError;
 use super::request::Request;
 use super::routes::Reply;
 
@@ -18,19 +18,19 @@ const LONGEST: usize = 4_000;
 
 /// `POST /session` with the bearer token sets the cookie. Scripts cannot read
 /// it, and it is sent with requests of our own pages alone.
-pub(super) fn open(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+pub(super) fn open(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     exchange.locality.check_origin()?;
     let config = &exchange.server.config;
     if config.subscribe_token.is_none() && config.subscribe_key.is_none() {
         let detail = "no session is needed: the server was started without --subscribe-token \
                       and without a key for JWTs";
-        return Err(Refusal::new(404, detail));
+        return Err(HttpError::new(404, detail));
     }
     let token = Reader::bearer(exchange)?;
     let value = percent_encode(&token, NON_ALPHANUMERIC).to_string();
     if value.len() > LONGEST {
         let detail = "the token is too long for a cookie; have one made that names less";
-        return Err(Refusal::new(413, detail));
+        return Err(HttpError::new(413, detail));
     }
     Ok(set(format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict")))
 }

@@ -12,11 +12,11 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Config;
 use super::assets::Assets;
 use super::connections::Connections;
+use super::error::HttpError;
 use super::gate::{Gate, Place, Reason};
 use super::lab::Lab;
 use super::listener::{Burst, Pace, Stop};
 use super::mercure::Subscriptions;
-use super::refusal::Refusal;
 use super::request::Request;
 use crate::broadcast::{Delivery, Mailbox};
 use crate::ceiling::{Ceiling, Costs};
@@ -66,13 +66,13 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Lets one more stream in, or says when to come back.
-    pub(super) fn enter(&self, client: IpAddr, request: &Request) -> Result<Place, Refusal> {
+    pub(super) fn enter(&self, client: IpAddr, request: &Request) -> Result<Place, HttpError> {
         let place = self.gate.enter(client, self.is_draining());
         place.map_err(|reason| self.refuse(reason, client, request))
     }
 
     #[cold]
-    pub(super) fn refuse(&self, reason: Reason, client: IpAddr, request: &Request) -> Refusal {
+    pub(super) fn refuse(&self, reason: Reason, client: IpAddr, request: &Request) -> HttpError {
         self.counters.refuse(reason);
         let detail = match reason {
             FULL => {
@@ -93,7 +93,7 @@ impl Shared {
         if refusing.begins() && reason != DRAINING {
             log::warn!("a stream of {client} is refused (more follow in silence): {detail}");
         }
-        Refusal::later(detail, self.gate.wait(reason), request)
+        HttpError::later(detail, self.gate.wait(reason), request)
     }
 
     /// How many clients it can hold, of which it holds this many.

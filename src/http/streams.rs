@@ -11,10 +11,10 @@ use super::access::{Door, Publisher, Reader};
 use super::answer::{Headers, stream_head};
 use super::connection::Exchange;
 use super::cursor::last_event_id;
+use super::error::HttpError;
 use super::forwarded::Client;
 use super::gate::Place;
 use super::mercure::{Active, is_reserved};
-use super::refusal::Refusal;
 use super::request::Request;
 use super::routes::Reply;
 use super::{Shared, cors, forwarded, lab};
@@ -37,7 +37,7 @@ pub(super) fn demo(
     exchange: &Exchange<'_>,
     demo: DemoStream,
     reader: &Reader,
-) -> Result<Reply, Refusal> {
+) -> Result<Reply, HttpError> {
     let last_event_id = last_event_id(&exchange.request)?.unwrap_or_default().into_bytes();
     if demo.is_over(&last_event_id) {
         // The one status that tells a browser not to come back.
@@ -60,7 +60,7 @@ pub(super) fn channels(
     exchange: &Exchange<'_>,
     channels: &Channels,
     reader: &Reader,
-) -> Result<Reply, Refusal> {
+) -> Result<Reply, HttpError> {
     let presence = presence(exchange, channels, reader)?;
     let place = admit(exchange)?;
     let start = start(&exchange.request)?;
@@ -81,7 +81,7 @@ fn subscribe(
     start: &Start,
     reader: &Reader,
     presence: Option<String>,
-) -> Result<Box<Subscription>, Refusal> {
+) -> Result<Box<Subscription>, HttpError> {
     let hub: &Registry = &exchange.server.hub;
     let mut subscription = match reader.readable() {
         Readable::Public => hub.subscribe_boxed(channels, start),
@@ -102,12 +102,12 @@ fn presence(
     exchange: &Exchange<'_>,
     channels: &Channels,
     reader: &Reader,
-) -> Result<Option<String>, Refusal> {
+) -> Result<Option<String>, HttpError> {
     let Some(name) = exchange.request.query("presence") else { return Ok(None) };
     check_presence(&name)?;
     if exchange.server.config.mercure.is_on() && channels.names().any(is_reserved) {
         let detail = "presence is not available on reserved topics; remove ?presence=";
-        return Err(Refusal::new(400, detail));
+        return Err(HttpError::new(400, detail));
     }
     exchange.locality.check_page()?;
     if !reader.is_of(&name, channels.names()) {
@@ -116,10 +116,10 @@ fn presence(
         may_publish.map_err(|refused| {
             let detail = "presence needs what publishing to these channels needs, or a JWT that \
                           may read them and whose sub is the name; remove ?presence= to read only";
-            let refusal = Refusal::new(403, detail);
+            let error = HttpError::new(403, detail);
             match refused.token_problem {
-                Some(problem) => refusal.logged(problem),
-                None => refusal,
+                Some(problem) => error.logged(problem),
+                None => error,
             }
         })?;
     }
@@ -137,7 +137,7 @@ fn subscribe_by_right(
 }
 
 /// Answers with the server's status, each second.
-pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, Refusal> {
+pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, HttpError> {
     let place = admit(exchange)?;
     let opening = opening(exchange, &[Frame::retry(RETRY)], Headers::new());
     if exchange.request.is_head() {
@@ -148,14 +148,17 @@ pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, 
 }
 
 /// What the ticker says, from now on.
-fn of_clock(exchange: &Exchange<'_>, channel: &'static str) -> Result<Box<Subscription>, Refusal> {
+fn of_clock(
+    exchange: &Exchange<'_>,
+    channel: &'static str,
+) -> Result<Box<Subscription>, HttpError> {
     let channels = Channels::new([channel])?;
     Ok(exchange.server.clock.subscribe_boxed(&channels, &Start::Now)?)
 }
 
 /// A place for one more stream, before it has subscribed to anything; `HEAD` needs
 /// none.
-pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<Place>, Refusal> {
+pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<Place>, HttpError> {
     let Exchange { server, request, peer, .. } = exchange;
     if request.is_head() {
         return Ok(None);
@@ -168,7 +171,7 @@ pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<Place>, Refusal> {
 }
 
 /// Where the stream begins: after the client's last event, or where `?since=` says.
-fn start(request: &Request) -> Result<Start, Refusal> {
+fn start(request: &Request) -> Result<Start, HttpError> {
     if let Some(id) = last_event_id(request)? {
         return Ok(Start::After(id));
     }
@@ -178,7 +181,7 @@ fn start(request: &Request) -> Result<Start, Refusal> {
     since.parse().map_err(|_| {
         let detail = "since must be all, a duration such as 30s or 10m, or an id of this server; \
                       send a publisher's own id as last_event_id";
-        Refusal::new(400, detail)
+        HttpError::new(400, detail)
     })
 }
 
@@ -204,10 +207,10 @@ pub(super) fn first_frame(
 const PRESENCE_MAX: usize = 256;
 
 /// Fails for what is no name. Called before the request changes anything.
-fn check_presence(name: &str) -> Result<(), Refusal> {
+fn check_presence(name: &str) -> Result<(), HttpError> {
     if name.is_empty() || name.len() > PRESENCE_MAX || name.contains(char::is_control) {
         let detail = "presence must be 1 to 256 bytes of UTF-8 without control characters";
-        return Err(Refusal::new(400, detail));
+        return Err(HttpError::new(400, detail));
     }
     Ok(())
 }

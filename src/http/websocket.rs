@@ -19,8 +19,8 @@ use tungstenite::{Error, Message, WebSocket as Tungstenite};
 
 use super::answer::switch_head;
 use super::connection::{Exchange, is_timeout};
+use super::error::HttpError;
 use super::forwarded::Client;
-use super::refusal::Refusal;
 use super::request::{BodyLength, Request};
 use super::{Shared, lab};
 
@@ -50,31 +50,31 @@ pub(super) struct WebSocket {
 }
 
 /// Checks the opening handshake.
-pub(super) fn handshake(exchange: &Exchange<'_>) -> Result<WebSocket, Refusal> {
+pub(super) fn handshake(exchange: &Exchange<'_>) -> Result<WebSocket, HttpError> {
     let accept = accept_key(&exchange.request)?;
     Ok(WebSocket { accept, tab: lab::tab(exchange), client: exchange.client(), until: None })
 }
 
 /// The value that accepts a request's handshake (RFC 6455 §4.2.2).
-pub(crate) fn accept_key(request: &Request) -> Result<String, Refusal> {
+pub(crate) fn accept_key(request: &Request) -> Result<String, HttpError> {
     if !is_asked_for(request) {
         let detail = "this path is a WebSocket; open it with new WebSocket(…)";
-        return Err(Refusal::new(426, detail)
+        return Err(HttpError::new(426, detail)
             .with("Upgrade", "websocket")
             .with("Sec-WebSocket-Version", "13"));
     }
     if !matches!(request.body, BodyLength::None | BodyLength::Fixed(0)) {
         // Its bytes would be taken for frames.
-        return Err(Refusal::malformed("a WebSocket's handshake has no body"));
+        return Err(HttpError::malformed("a WebSocket's handshake has no body"));
     }
     for name in ["sec-websocket-version", "sec-websocket-key"] {
         if request.headers(name).count() > 1 {
-            return Err(Refusal::new(400, format!("{name} must be given once")));
+            return Err(HttpError::new(400, format!("{name} must be given once")));
         }
     }
     if request.header("sec-websocket-version") != Some(b"13") {
         let detail = "WebSocket version 13 is the one spoken here";
-        return Err(Refusal::new(426, detail)
+        return Err(HttpError::new(426, detail)
             .with("Upgrade", "websocket")
             .with("Sec-WebSocket-Version", "13"));
     }
@@ -82,7 +82,7 @@ pub(crate) fn accept_key(request: &Request) -> Result<String, Refusal> {
         Some(key) if STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16) => {
             Ok(derive_accept_key(key))
         }
-        _ => Err(Refusal::new(400, "Sec-WebSocket-Key must be 16 bytes in base64")),
+        _ => Err(HttpError::new(400, "Sec-WebSocket-Key must be 16 bytes in base64")),
     }
 }
 

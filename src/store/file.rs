@@ -178,7 +178,7 @@ impl Store for File {
         {
             return Err(error.clone());
         }
-        let appended = self.try_append(records, losses).map_err(refusal);
+        let appended = self.try_append(records, losses).map_err(error);
         self.broken = appended.as_ref().err().map(|error| (error.clone(), Instant::now()));
         if self.broken.is_some() {
             self.open = None;
@@ -298,7 +298,7 @@ fn name(unfinished: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// What a publisher is told.
-fn refusal(problem: StoreProblem) -> PublishError {
+fn error(problem: StoreProblem) -> PublishError {
     match problem {
         StoreProblem::Io(error) if is_full(&error) => PublishError::StoreFull,
         StoreProblem::Io(error) => PublishError::Store { reason: error.to_string() },

@@ -2,34 +2,34 @@
 //! reach far enough (RFC 6750 §3).
 
 use crate::http::Config;
-use crate::http::refusal::Refusal;
+use crate::http::error::HttpError;
 
 /// The header that tells a client which token it needs.
 const CHALLENGE: &str = "WWW-Authenticate";
 
 /// None was brought, and one is needed.
-pub(super) fn missing(config: &Config) -> Refusal {
-    let refusal = Refusal::new(401, "this needs a token; send Authorization: Bearer TOKEN");
-    refusal.with(CHALLENGE, challenge(None, config))
+pub(super) fn missing(config: &Config) -> HttpError {
+    let error = HttpError::new(401, "this needs a token; send Authorization: Bearer TOKEN");
+    error.with(CHALLENGE, challenge(None, config))
 }
 
 /// It is not believed. `reason` is for the log alone: it would help an attacker who guesses.
-pub(super) fn invalid(reason: &'static str, config: &Config) -> Refusal {
-    let refusal = Refusal::new(401, "this is not the token; ask who runs the server for it");
-    let refusal = refusal.logged(reason);
-    refusal.with(CHALLENGE, challenge(Some("invalid_token"), config))
+pub(super) fn invalid(reason: &'static str, config: &Config) -> HttpError {
+    let error = HttpError::new(401, "this is not the token; ask who runs the server for it");
+    let error = error.logged(reason);
+    error.with(CHALLENGE, challenge(Some("invalid_token"), config))
 }
 
 /// It is believed, and is for something else.
-pub(super) fn insufficient(config: &Config) -> Refusal {
-    let refusal = Refusal::new(403, "the token does not allow this; ask who made it for another");
-    let refusal = refusal.logged("it gives no right to this topic or action");
-    refusal.with(CHALLENGE, challenge(Some("insufficient_scope"), config))
+pub(super) fn insufficient(config: &Config) -> HttpError {
+    let error = HttpError::new(403, "the token does not allow this; ask who made it for another");
+    let error = error.logged("it gives no right to this topic or action");
+    error.with(CHALLENGE, challenge(Some("insufficient_scope"), config))
 }
 
 /// It cannot be told which token is meant.
-pub(super) fn malformed(detail: &'static str) -> Refusal {
-    Refusal::new(400, detail).with(CHALLENGE, "Bearer error=\"invalid_request\"")
+pub(super) fn malformed(detail: &'static str) -> HttpError {
+    HttpError::new(400, detail).with(CHALLENGE, "Bearer error=\"invalid_request\"")
 }
 
 fn challenge(error: Option<&str>, config: &Config) -> String {

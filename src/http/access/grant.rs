@@ -13,8 +13,8 @@ use super::local::{is_foreign, origin_of};
 use super::presented::{self, By, Door, Presented};
 use crate::http::Config;
 use crate::http::connection::Exchange;
+use crate::http::error::HttpError;
 use crate::http::mercure::is_reserved;
-use crate::http::refusal::Refusal;
 use crate::jwt::{Believed, Rejected, Rights, VerifyingKey};
 use crate::matcher::{Matcher, MatcherError};
 use crate::registry::Readable;
@@ -42,14 +42,14 @@ enum Sight {
 impl Reader {
     /// The reader that this request is of. Fails if reading takes a token, and it has
     /// none; or if it has one that is not believed, even where none is needed.
-    pub(in crate::http) fn of(exchange: &Exchange<'_>, door: Door) -> Result<Self, Refusal> {
+    pub(in crate::http) fn of(exchange: &Exchange<'_>, door: Door) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
         let lock = Lock::new(config.subscribe_token.as_ref(), config.subscribe_key.as_ref());
         lock.map_or(Ok(Self::default()), |lock| Self::behind(&lock, exchange, door))
     }
 
     #[inline(never)] // where there is no lock, there is no frame for it
-    fn behind(lock: &Lock<'_>, exchange: &Exchange<'_>, door: Door) -> Result<Self, Refusal> {
+    fn behind(lock: &Lock<'_>, exchange: &Exchange<'_>, door: Door) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
         // On our own routes a session reads although a header publishes, as for a WebSocket.
         if door == Door::Own
@@ -65,7 +65,7 @@ impl Reader {
         Self::bearing(&presented, lock, config)
     }
 
-    fn bearing(presented: &Presented, lock: &Lock<'_>, config: &Config) -> Result<Self, Refusal> {
+    fn bearing(presented: &Presented, lock: &Lock<'_>, config: &Config) -> Result<Self, HttpError> {
         let by_query = presented.by == By::Query;
         match lock.open(presented, config)? {
             None => Ok(Self { sight: Sight::All, until: None, by_query }),
@@ -77,7 +77,7 @@ impl Reader {
     }
 
     /// The bearer token in the header, if it lets its bearer read: for a session.
-    pub(in crate::http) fn bearer(exchange: &Exchange<'_>) -> Result<Vec<u8>, Refusal> {
+    pub(in crate::http) fn bearer(exchange: &Exchange<'_>) -> Result<Vec<u8>, HttpError> {
         let config = &exchange.server.config;
         let presented = presented::token(&exchange.request, Door::Own)?;
         let presented = presented.filter(|it| it.by == By::Header);
@@ -117,7 +117,7 @@ impl Reader {
     /// Fails unless he may hear of every channel there is: where updates are private, so are
     /// their topics' names.
     #[inline(never)] // as above
-    pub(in crate::http) fn check_all(&self, exchange: &Exchange<'_>) -> Result<(), Refusal> {
+    pub(in crate::http) fn check_all(&self, exchange: &Exchange<'_>) -> Result<(), HttpError> {
         let config = &exchange.server.config;
         let is_open = config.subscribe_token.is_none() && config.subscribe_key.is_none();
         match &self.sight {
@@ -134,7 +134,7 @@ impl Reader {
         &self,
         exchange: &Exchange<'_>,
         topic: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), HttpError> {
         let config = &exchange.server.config;
         match &self.sight {
             Sight::All => Ok(()),
@@ -157,7 +157,7 @@ impl Publisher {
     /// The publisher that this request is of. A page of another origin is none. Without a token
     /// a request must be local (see [`Locality`](super::Locality)); with one everybody needs it.
     #[inline(never)] // as above
-    pub(in crate::http) fn of(exchange: &Exchange<'_>, door: Door) -> Result<Self, Refusal> {
+    pub(in crate::http) fn of(exchange: &Exchange<'_>, door: Door) -> Result<Self, HttpError> {
         let (request, config) = (&exchange.request, &exchange.server.config);
         exchange.locality.check_origin()?;
         let lock = Lock::new(config.publish_token.as_ref(), config.publish_key.as_ref());
@@ -182,12 +182,12 @@ impl Publisher {
         &self,
         exchange: &Exchange<'_>,
         topics: impl IntoIterator<Item = &'a str>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), HttpError> {
         let config = &exchange.server.config;
         let topics: Vec<&str> = topics.into_iter().collect();
         if config.mercure.is_on() && topics.iter().any(|topic| is_reserved(topic)) {
             let detail = "/.well-known/mercure and the topics below it are reserved for the hub; publish to another topic";
-            return Err(Refusal::new(400, detail));
+            return Err(HttpError::new(400, detail));
         }
         let may = |topic: &&str| match self {
             Self::All => true,
@@ -197,7 +197,7 @@ impl Publisher {
     }
 
     /// Fails if there is nothing that he may publish to.
-    pub(in crate::http) fn check_any(&self, exchange: &Exchange<'_>) -> Result<(), Refusal> {
+    pub(in crate::http) fn check_any(&self, exchange: &Exchange<'_>) -> Result<(), HttpError> {
         match self {
             Self::These(matchers) if matchers.is_empty() => {
                 Err(insufficient(&exchange.server.config))
@@ -220,7 +220,7 @@ impl<'a> Lock<'a> {
     }
 
     /// What the token opens: all, or what it says.
-    fn open(&self, presented: &Presented, config: &Config) -> Result<Option<Believed>, Refusal> {
+    fn open(&self, presented: &Presented, config: &Config) -> Result<Option<Believed>, HttpError> {
         if self.token.is_some_and(|token| token.is(&presented.token)) {
             return Ok(None);
         }
@@ -240,7 +240,7 @@ impl<'a> Lock<'a> {
 
 /// A cookie comes with whatever any page asks for: that it was one of ours, or one that
 /// is named, must be said. Browsers say it with every POST.
-fn check_page(exchange: &Exchange<'_>) -> Result<(), Refusal> {
+fn check_page(exchange: &Exchange<'_>) -> Result<(), HttpError> {
     let (request, config) = (&exchange.request, &exchange.server.config);
     if request.header("origin").is_some() {
         return Ok(()); // and it is no foreign one
@@ -251,7 +251,7 @@ fn check_page(exchange: &Exchange<'_>) -> Result<(), Refusal> {
     }
     let detail = "with a cookie, publishing takes an Origin or a Referer of this server or of \
                   one that --cors-origin names; send the token as a header instead";
-    Err(Refusal::new(403, detail))
+    Err(HttpError::new(403, detail))
 }
 
 fn any(matchers: &[Matcher], topic: &str) -> bool {

@@ -15,8 +15,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::http::Config;
+use crate::http::error::HttpError;
 use crate::http::forwarded::is_trusted;
-use crate::http::refusal::Refusal;
 use crate::http::request::Request;
 
 /// Where a request comes from.
@@ -65,44 +65,44 @@ impl Locality {
     }
 
     /// Fails with 421 if the Host is foreign and the connection is over loopback.
-    pub(in crate::http) fn check_host(self) -> Result<(), Refusal> {
+    pub(in crate::http) fn check_host(self) -> Result<(), HttpError> {
         if self != Self::Misdirected {
             return Ok(());
         }
         let detail = "the Host is not a name of this server, and the connection is over loopback; \
                       ask for localhost, or start the server with --host NAME";
-        Err(Refusal::new(421, detail))
+        Err(HttpError::new(421, detail))
     }
 
     /// Fails if the request is from a page whose `Origin` is foreign, whatever token it has.
-    pub(in crate::http) fn check_origin(self) -> Result<(), Refusal> {
+    pub(in crate::http) fn check_origin(self) -> Result<(), HttpError> {
         if self != Self::ForeignOrigin {
             return Ok(());
         }
         let detail = "a page of another origin must not publish here; --cors-origin lets one";
-        Err(Refusal::new(403, detail))
+        Err(HttpError::new(403, detail))
     }
 
     /// Fails if any page of another origin sent the request.
-    pub(in crate::http) fn check_page(self) -> Result<(), Refusal> {
+    pub(in crate::http) fn check_page(self) -> Result<(), HttpError> {
         self.check_origin()?;
         if self != Self::ForeignPage {
             return Ok(());
         }
         let detail = "a page of another origin sent this (Sec-Fetch-Site, Referer) and must not \
                       act here; send the request from a page of this server or from a program";
-        Err(Refusal::new(403, detail))
+        Err(HttpError::new(403, detail))
     }
 
     /// Fails if the request is not local.
-    pub(in crate::http) fn check_local(self) -> Result<(), Refusal> {
+    pub(in crate::http) fn check_local(self) -> Result<(), HttpError> {
         self.check_page()?;
         if self == Self::Local {
             return Ok(());
         }
         let detail = "publishing is open to this machine alone, and not through a proxy; \
                       start the server with --publish-token to publish from elsewhere";
-        Err(Refusal::new(403, detail))
+        Err(HttpError::new(403, detail))
     }
 }
 

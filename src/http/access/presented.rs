@@ -5,7 +5,7 @@
 //! Mercure's paths alone: a token in a URL ends up in logs.
 
 use super::challenge::malformed;
-use crate::http::refusal::Refusal;
+use crate::http::error::HttpError;
 use crate::http::request::Request;
 use crate::http::session;
 
@@ -45,7 +45,7 @@ pub(super) enum By {
 }
 
 /// The token that this request brings. Fails if it cannot be told which that is.
-pub(super) fn token(request: &Request, door: Door) -> Result<Option<Presented>, Refusal> {
+pub(super) fn token(request: &Request, door: Door) -> Result<Option<Presented>, HttpError> {
     let mut bearers = request.headers("authorization").filter_map(bearer);
     if let Some(token) = bearers.next() {
         if bearers.next().is_some() {
@@ -81,7 +81,7 @@ fn cookie(token: Option<Vec<u8>>) -> Option<Presented> {
     token.filter(|token| !token.is_empty()).map(|token| Presented { token, by: By::Cookie })
 }
 
-fn some(token: Vec<u8>, by: By) -> Result<Option<Presented>, Refusal> {
+fn some(token: Vec<u8>, by: By) -> Result<Option<Presented>, HttpError> {
     if token.is_empty() {
         return Err(malformed("there is no token where one should be; send Bearer TOKEN"));
     }
@@ -150,8 +150,8 @@ mod tests {
             ("/?authorization=a&authorization=a", ""),
             ("/?authorization=", ""),
         ] {
-            let refusal = token(&request(target, headers), Door::Mercure).unwrap_err();
-            assert_eq!(refusal.status, 400, "{target} {headers}");
+            let error = token(&request(target, headers), Door::Mercure).unwrap_err();
+            assert_eq!(error.status, 400, "{target} {headers}");
         }
     }
 }

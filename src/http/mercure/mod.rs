@@ -18,8 +18,8 @@ pub(super) use self::subscriptions::{Active, Subscriptions};
 use super::access::COOKIE;
 use super::answer::Answer;
 use super::connection::Exchange;
+use super::error::HttpError;
 use super::forwarded::is_trusted;
-use super::refusal::Refusal;
 use super::routes::Reply;
 use crate::jwt::DETAIL_TYPE;
 use crate::matcher::Base;
@@ -39,7 +39,7 @@ pub(super) fn answer(
     exchange: &mut Exchange<'_>,
     parts: &[&str],
     method: &Method,
-) -> Result<Reply, Refusal> {
+) -> Result<Reply, HttpError> {
     match (parts, method) {
         ([_, "mercure"], Method::Post) => publish::publish(exchange),
         ([_, "mercure"], _) => subscribe::subscribe(exchange),

@@ -9,20 +9,20 @@ use crate::event::Event;
 use crate::http::access::{Door, Publisher};
 use crate::http::answer::Answer;
 use crate::http::connection::Exchange;
+use crate::http::error::HttpError;
 use crate::http::publish::{check_size, content_type, idempotency_key};
-use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
 use crate::id::EventId;
 use crate::matcher::check_topic;
 use crate::registry::{NAME_MAX, TOPICS_MAX, Update};
 
 /// `POST /.well-known/mercure`.
-pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, Refusal> {
+pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     let publisher = Publisher::of(exchange, Door::Mercure)?;
     if content_type(&exchange.request) != "application/x-www-form-urlencoded" {
         let detail = "send a form: Content-Type: application/x-www-form-urlencoded, with the \
                       fields `topic` and `data`";
-        return Err(Refusal::new(415, detail));
+        return Err(HttpError::new(415, detail));
     }
     let key = idempotency_key(&exchange.request)?;
     let limits = exchange.server.config.limits;
@@ -57,9 +57,9 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    pub(crate) fn read(body: &[u8]) -> Result<Self, Refusal> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, HttpError> {
         if percent_decode(body).decode_utf8().is_err() {
-            return Err(Refusal::new(400, "the form must be UTF-8, percent-encoded"));
+            return Err(HttpError::new(400, "the form must be UTF-8, percent-encoded"));
         }
         let (mut topics, mut private) = (Vec::new(), false);
         let (mut data, mut id, mut kind, mut retry) = (None, None, None, None);
@@ -79,10 +79,10 @@ impl Form {
         }
         if topics.len() > TOPICS_MAX {
             let detail = format!("an update has at most {TOPICS_MAX} topics; send several updates");
-            return Err(Refusal::new(413, detail));
+            return Err(HttpError::new(413, detail));
         }
         if topics.is_empty() {
-            return Err(Refusal::new(
+            return Err(HttpError::new(
                 400,
                 "the form has no field `topic`; say what the update is about",
             ));
@@ -105,35 +105,35 @@ impl Form {
     }
 }
 
-fn check_name(topic: &str) -> Result<(), Refusal> {
+fn check_name(topic: &str) -> Result<(), HttpError> {
     if topic.len() > NAME_MAX {
         let detail = format!("a topic has at most {NAME_MAX} bytes; shorten it");
-        return Err(Refusal::new(413, detail));
+        return Err(HttpError::new(413, detail));
     }
     if topic == "*" {
         let detail = "the topic * is reserved: it selects every topic; publish to another one";
-        return Err(Refusal::new(400, detail));
+        return Err(HttpError::new(400, detail));
     }
     check_field("topic", topic)
 }
 
-fn check_id(id: &str) -> Result<(), Refusal> {
+fn check_id(id: &str) -> Result<(), HttpError> {
     if id.starts_with('#') || id == "earliest" {
         let detail = "the field `id` must not begin with #, nor be `earliest`: these are the hub's";
-        return Err(Refusal::new(400, detail));
+        return Err(HttpError::new(400, detail));
     }
     check_field("id", id)
 }
 
-fn check_field(name: &str, value: &str) -> Result<(), Refusal> {
-    check_topic(value).map_err(|error| Refusal::new(400, format!("the field `{name}`: {error}")))
+fn check_field(name: &str, value: &str) -> Result<(), HttpError> {
+    check_topic(value).map_err(|error| HttpError::new(400, format!("the field `{name}`: {error}")))
 }
 
-fn milliseconds(digits: &str) -> Result<Duration, Refusal> {
+fn milliseconds(digits: &str) -> Result<Duration, HttpError> {
     let are_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
     let number = are_digits.then(|| digits.parse().ok()).flatten();
     number.map(Duration::from_millis).ok_or_else(|| {
-        Refusal::new(400, "the field `retry` must be a whole number of milliseconds, in digits")
+        HttpError::new(400, "the field `retry` must be a whole number of milliseconds, in digits")
     })
 }
 
@@ -181,8 +181,8 @@ mod tests {
             ("topic=a&retry=99999999999999999999", 400),
             (&long, 413),
         ] {
-            let refusal = Form::read(form.as_bytes()).unwrap_err();
-            assert_eq!(refusal.status, status, "{form}: {refusal}");
+            let error = Form::read(form.as_bytes()).unwrap_err();
+            assert_eq!(error.status, status, "{form}: {error}");
         }
     }
 }

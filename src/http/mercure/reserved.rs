@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::HUB;
-use crate::http::refusal::Refusal;
+use crate::http::error::HttpError;
 
 /// The event name of subscription events in the current generation.
 pub(super) const EVENT_NAME: &str = "mercure";
@@ -20,11 +20,11 @@ static BASES: LazyLock<[Url; 2]> = LazyLock::new(|| {
 });
 
 /// Fails if an event has the name that is reserved for the hub's own.
-pub(in crate::http) fn check_event_name(name: &str) -> Result<(), Refusal> {
+pub(in crate::http) fn check_event_name(name: &str) -> Result<(), HttpError> {
     if name == EVENT_NAME {
         let detail = "the event type `mercure` is reserved for the hub's subscription events; \
                       publish with another type";
-        return Err(Refusal::new(400, detail));
+        return Err(HttpError::new(400, detail));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::http::access::{Door, Reader};
 use crate::http::answer::Headers;
 use crate::http::connection::Exchange;
 use crate::http::cursor::{is_given, last_event_id};
-use crate::http::refusal::Refusal;
+use crate::http::error::HttpError;
 use crate::http::routes::Reply;
 use crate::http::streams;
 use crate::id::EventId;
@@ -20,7 +20,7 @@ use crate::registry::{Bounds, Channels, Start};
 const EARLIEST: &str = "earliest";
 
 /// `GET /.well-known/mercure`.
-pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, Refusal> {
+pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let reader = Reader::of(exchange, Door::Mercure)?;
     let selected = selected(&exchange.request.query, &base(exchange))?;
     let cursor = cursor(exchange)?;
@@ -84,7 +84,7 @@ fn newest(exchange: &Exchange<'_>, cursor: Option<EventId>) -> String {
 }
 
 /// The topics that a query selects.
-fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, Refusal> {
+fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, HttpError> {
     let mut selected: Vec<Selected> = Vec::new();
     let mut bounds = Bounds::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -99,11 +99,11 @@ fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, Refusal> {
                     "there is no parameter {other:?}; topics are named by match, match_exact, \
                      match_urlpattern and topic"
                 );
-                return Err(Refusal::new(400, detail));
+                return Err(HttpError::new(400, detail));
             }
             _ => continue,
         };
-        let matcher = matcher.map_err(|error| Refusal::from(error).at(&name))?;
+        let matcher = matcher.map_err(|error| HttpError::from(error).at(&name))?;
         let one = Selected { kind, matcher };
         if !selected.contains(&one) {
             // At once, so that what is too much is not compiled.
@@ -113,7 +113,7 @@ fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, Refusal> {
     }
     if selected.is_empty() {
         let detail = "say which topics: ?match=TOPIC, ?match_urlpattern=PATTERN or ?topic=TEMPLATE";
-        return Err(Refusal::new(400, detail));
+        return Err(HttpError::new(400, detail));
     }
     Ok(selected)
 }
@@ -125,12 +125,12 @@ fn is_reserved_name(name: &str) -> bool {
 
 /// The event that the client has seen last; an empty id is one that was given too, and asks
 /// for an answer.
-fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, Refusal> {
+fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, HttpError> {
     let is_given = || is_given(&exchange.request).then(String::new);
     let cursor = last_event_id(&exchange.request)?.or_else(is_given);
     // It goes back in a header. What of it an id may not have today, it may have had once.
     if cursor.as_deref().is_some_and(|id| id.contains(char::is_control)) {
-        return Err(Refusal::new(400, "the last event id must not contain control characters"));
+        return Err(HttpError::new(400, "the last event id must not contain control characters"));
     }
     Ok(cursor)
 }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::limits::NAMES_MAX;
 
-    fn of(query: &str) -> Result<Vec<Selected>, Refusal> {
+    fn of(query: &str) -> Result<Vec<Selected>, HttpError> {
         selected(query, &Base::default())
     }
 
@@ -167,7 +167,7 @@ mod tests {
             "match=a&topics&matchx",
             &many,
         ] {
-            assert_eq!(of(bad).map_err(|refusal| refusal.status).err(), Some(400), "{bad}");
+            assert_eq!(of(bad).map_err(|error| error.status).err(), Some(400), "{bad}");
         }
     }
 }

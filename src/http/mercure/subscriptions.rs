@@ -17,8 +17,8 @@ use crate::http::Shared;
 use crate::http::access::{Door, Reader};
 use crate::http::answer::Answer;
 use crate::http::connection::Exchange;
+use crate::http::error::HttpError;
 use crate::http::listing;
-use crate::http::refusal::Refusal;
 use crate::http::routes::Reply;
 use crate::id::EventId;
 use crate::jwt::{Rights, random_urn};
@@ -75,7 +75,7 @@ impl Active {
         server: &Arc<Shared>,
         selected: &[Selected],
         rights: Option<&Rights>,
-    ) -> Result<Option<Box<Self>>, Refusal> {
+    ) -> Result<Option<Box<Self>>, HttpError> {
         let Some(subscriptions) = &server.subscriptions else { return Ok(None) };
         // It says nothing of who it is.
         let subscriber = random_urn();
@@ -88,7 +88,7 @@ impl Active {
         if topics.iter().any(|topic| topic.len() > NAME_MAX) {
             let detail = "a matcher is too long to be announced as a subscription; \
                           shorten it, or have the server started without --mercure-subscriptions";
-            return Err(Refusal::new(400, detail));
+            return Err(HttpError::new(400, detail));
         }
         // Before the first is told: there is a channel for each of them, or for none.
         let _reserved = server.hub.reserve(&topics)?;
@@ -167,7 +167,7 @@ fn is_older(document: &Value) -> bool {
 ///
 /// The path says which generation the answer is of. That of all subscriptions is the same in
 /// both: there the token says it.
-pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Refusal> {
+pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, HttpError> {
     let path = topic(parts);
     let reader = Reader::of(exchange, Door::Mercure)?;
     reader.check_private(exchange, &path)?;
@@ -240,8 +240,8 @@ fn chosen(
     pages.flatten().filter(move |document| parts.is_empty() || is_of(document, &parts))
 }
 
-fn none() -> Refusal {
-    Refusal::new(
+fn none() -> HttpError {
+    HttpError::new(
         404,
         "there is no such subscription now; GET /.well-known/mercure/subscriptions lists them",
     )

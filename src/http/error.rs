@@ -16,7 +16,7 @@ const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// An error status, its sentence, and what becomes of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct HttpError {
     pub(crate) status: u16,
     /// What is wrong and what to do about it.
     detail: Cow<'static, str>,
@@ -30,7 +30,7 @@ pub(crate) struct Refusal {
     retry: Option<Duration>,
 }
 
-impl Refusal {
+impl HttpError {
     pub(crate) fn new(status: u16, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -63,11 +63,11 @@ impl Refusal {
     /// survives: by a stream that ends at once.
     pub(crate) fn later(detail: &'static str, wait: Duration, request: &Request) -> Self {
         let seconds = wait.as_secs_f64().ceil().to_string();
-        let refusal = Self::new(503, detail).with("Retry-After", seconds);
+        let error = Self::new(503, detail).with("Retry-After", seconds);
         let accepts = request.headers("accept").any(|types| {
             types.to_ascii_lowercase().windows(EVENT_STREAM.len()).any(|part| part == EVENT_STREAM)
         });
-        Self { retry: accepts.then_some(wait), ..refusal }
+        Self { retry: accepts.then_some(wait), ..error }
     }
 
     /// A request that breaks the grammar of RFC 9112: what follows it cannot be
@@ -103,7 +103,7 @@ impl Refusal {
     }
 }
 
-impl Refusal {
+impl HttpError {
     fn ended_stream(&self, wait: Duration) -> Answer {
         let retry = Frame::retry(wait);
         let mut body = format!(": {}\n", self.detail).into_bytes();
@@ -116,26 +116,26 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for HttpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
     }
 }
 
-impl From<EventError> for Refusal {
+impl From<EventError> for HttpError {
     fn from(error: EventError) -> Self {
         Self::new(400, error.to_string())
     }
 }
 
-impl From<MatcherError> for Refusal {
+impl From<MatcherError> for HttpError {
     fn from(error: MatcherError) -> Self {
         let status = if error == MatcherError::Full { 507 } else { 400 };
         Self::new(status, error.to_string())
     }
 }
 
-impl From<PublishError> for Refusal {
+impl From<PublishError> for HttpError {
     fn from(error: PublishError) -> Self {
         let status = match error {
             PublishError::Name
@@ -150,10 +150,10 @@ impl From<PublishError> for Refusal {
             | PublishError::StoreFull => 507,
             PublishError::Store { .. } | PublishError::Unanswered { .. } => 503,
         };
-        let refusal = Self::new(status, error.to_string());
+        let error = Self::new(status, error.to_string());
         match status {
-            503 => refusal.with("Retry-After", "1"),
-            _ => refusal,
+            503 => error.with("Retry-After", "1"),
+            _ => error,
         }
     }
 }
