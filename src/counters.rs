@@ -35,8 +35,8 @@ pub(crate) type Label = [(&'static str, &'static str); 1];
 pub(crate) struct Counters {
     /// Connections that were accepted.
     pub(crate) accepted: Counter,
-    /// Streams that were refused, and connections that could not be served.
-    refused: Family<Label, Counter>,
+    /// Streams that were rejected, and connections that could not be served.
+    rejected: Family<Label, Counter>,
     /// Connections without a stream that were closed to make room for others.
     pub(crate) shed: Counter,
     /// Streams that have ended.
@@ -58,13 +58,13 @@ impl Default for Counters {
     fn default() -> Self {
         // From 1 µs, 10 µs and 100 µs up, each bucket four times the last.
         let seconds = |first| Histogram::new(exponential_buckets(first, 4.0, 10));
-        let refused = Family::<Label, Counter>::default();
+        let rejected = Family::<Label, Counter>::default();
         for reason in REASONS {
-            drop(refused.get_or_create(&[("reason", reason)])); // none yet is 0, not nothing
+            drop(rejected.get_or_create(&[("reason", reason)])); // none yet is 0, not nothing
         }
         Self {
             accepted: Counter::default(),
-            refused,
+            rejected,
             shed: Counter::default(),
             ended: Family::default(),
             published: Counter::default(),
@@ -80,9 +80,9 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Somebody was refused, for this reason.
-    pub(crate) fn refuse(&self, reason: &'static str) {
-        self.refused.get_or_create(&[("reason", reason)]).inc();
+    /// Somebody was rejected, for this reason.
+    pub(crate) fn reject(&self, reason: &'static str) {
+        self.rejected.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// A stream has ended, for this reason.
@@ -116,19 +116,19 @@ impl Counters {
         self.hang_ups.observe(took.as_secs_f64());
     }
 
-    /// How many were refused so far, for whatever reason.
-    pub(crate) fn refused(&self) -> u64 {
+    /// How many were rejected so far, for whatever reason.
+    pub(crate) fn rejected(&self) -> u64 {
         REASONS
             .iter()
-            .filter_map(|reason| Some(self.refused.get(&[("reason", reason)])?.get()))
+            .filter_map(|reason| Some(self.rejected.get(&[("reason", reason)])?.get()))
             .sum()
     }
 
     /// Puts all of them on a page.
     pub(crate) fn register(&self, page: &mut Registry) {
         page.register("accepts", "Connections that were accepted", self.accepted.clone());
-        let help = "Streams that were refused, and connections that could not be served";
-        page.register("refusals", help, self.refused.clone());
+        let help = "Streams that were rejected, and connections that could not be served";
+        page.register("rejections", help, self.rejected.clone());
         let help = "Connections without a stream that were closed to make room for others";
         page.register("shed_connections", help, self.shed.clone());
         page.register("stream_ends", "Streams that have ended", self.ended.clone());
@@ -163,7 +163,7 @@ pub(crate) fn decrease(count: &mut usize, by: usize) {
     *count = count.saturating_sub(by);
 }
 
-/// Why somebody may be refused.
+/// Why somebody may be rejected.
 pub(crate) const REASONS: [&str; 6] =
     [FULL, ADDRESS, CONNECTIONS, CONNECTIONS_OF_ADDRESS, DRAINING, SYSTEM];
 /// There are as many clients as there may be.

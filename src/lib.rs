@@ -31,7 +31,7 @@
 //! `store::redis`.
 
 mod broadcast;
-mod ceiling;
+mod capacity;
 pub mod client;
 mod counters;
 mod demo;
@@ -62,7 +62,7 @@ mod token;
 struct Readme;
 
 pub use broadcast::Delivery;
-pub use ceiling::{Bound, Ceiling, Cost, Costs, raise_own_limits};
+pub use capacity::{Bound, Capacity, Cost, Costs, raise_own_limits};
 pub use counters::{count_dropped_log_line, dropped_log_lines};
 pub use error::{EventError, PublishError, StartError, StoreError, StoreProblem};
 pub use event::{Event, Framing};

@@ -28,7 +28,7 @@ use threadcast::client::{ClientError, ListenOptions, Listener, Publisher, Stop};
 use threadcast::jwt::DraftError;
 use threadcast::lab::{self, LabError};
 use threadcast::store::{ChannelStats, Stats};
-use threadcast::{Ceiling, StartError, StoreError, StoreProblem};
+use threadcast::{Capacity, StartError, StoreError, StoreProblem};
 
 use crate::cli::{Cli, Command, Lab, MakeToken, Publish, Store};
 use crate::logging::Log;
@@ -60,8 +60,8 @@ fn main() -> ExitCode {
         Command::Token(wish) => token(wish),
         Command::Doctor(options) => {
             let costs = options.costs();
-            let ceiling = Ceiling::of_a_server(&costs, 1);
-            say(&format_args!("{ceiling}\n\n{costs}"))
+            let capacity = Capacity::of_a_server(&costs, 1);
+            say(&format_args!("{capacity}\n\n{costs}"))
         }
         Command::Lab(options) => lab(options),
     };

@@ -179,7 +179,7 @@ fn asked_for_more_clients_than_may_be_it_says_so_and_opens_as_many_as_may_be() {
     );
     wait_until(PATIENCE, "as many as may be are open", || status(&server)["lab"]["clients"] == 28);
     let status = status(&server);
-    assert_eq!((&status["clients"], &status["refusals"]), (&30.into(), &0.into()));
+    assert_eq!((&status["clients"], &status["rejections"]), (&30.into(), &0.into()));
     assert_eq!((&status["lab"]["asked"], &status["lab"]["most"]), (&1000.into(), &28.into()));
 }
 
@@ -191,15 +191,15 @@ fn a_client_that_stops_reading_is_waited_for_by_its_own_thread_and_given_up() {
         post(&server, &format!("/lab/delivery?to={to}"));
         post(&server, "/lab/stuck");
         let waits_for_room = |group: &Value| {
-            let (name, waits) = (group["name"].as_str(), group["waits"].as_str());
+            let (name, waits) = (group["name"].as_str(), group["waits_for"].as_str());
             name.is_some_and(|name| name.starts_with("sse-"))
                 && waits.is_some_and(|waits| waits.contains("poll") && !waits.contains("epoll"))
         };
         wait_until(PATIENCE, "a thread waits for room", || {
             let status = status(&server);
             // A kernel that does not tell what is waited for cannot be asked.
-            let all = status["waiting"].as_array().expect("a list");
-            all.iter().any(waits_for_room) || all.iter().all(|group| group["waits"] == "")
+            let all = status["thread_groups"].as_array().expect("a list");
+            all.iter().any(waits_for_room) || all.iter().all(|group| group["waits_for"] == "")
         });
         assert_eq!(status(&server)["lab"]["stuck"], 1);
         wait_until(PATIENCE, "it is given up", || {
@@ -215,7 +215,7 @@ fn the_status_has_every_thread_in_a_group() {
     let _streams: Vec<_> = (0..20).map(|_| server.stream("/channels/x")).collect();
     wait_until(PATIENCE, "the twenty are one group", || {
         let status = status(&server);
-        let groups = status["waiting"].as_array().expect("a list");
+        let groups = status["thread_groups"].as_array().expect("a list");
         let sum: u64 = groups.iter().filter_map(|group| group["threads"].as_u64()).sum();
         let twenty = groups.iter().any(|group| group["name"] == "sse-*" && group["threads"] == 20);
         let named = |name: &str| groups.iter().any(|group| group["name"] == name);
@@ -230,7 +230,7 @@ fn the_status_has_every_thread_in_a_group() {
 fn nobody_looks_while_nobody_listens_to_the_status() {
     let server = TestServer::start();
     let _threads: Vec<_> = (0..200).map(|_| server.stream("/channels/x")).collect();
-    let looking = || server.get("/status").json()["looking_ms"].as_f64().expect("a number");
+    let looking = || server.get("/status").json()["status_cpu_ms"].as_f64().expect("a number");
     let mut clock = server.stream("/stream");
     let mut ticks = |count: usize| (0..count).for_each(|_| drop(clock.chunk()));
     let (first, second) = (looking(), looking());

@@ -112,8 +112,8 @@ fn the_status_says_what_binds_and_is_a_stream_too() {
         );
         assert_eq!(status["draining"], false);
         let limits = status["limits"].as_array().expect("a list");
-        assert_eq!(limits[0]["name"], status["binds"], "the least is the first: {status}");
-        assert_eq!(limits[0]["clients"], status["ceiling"]);
+        assert_eq!(limits[0]["name"], status["binding_limit"], "the least is the first: {status}");
+        assert_eq!(limits[0]["clients"], status["capacity"]);
         assert!(limits.iter().any(|limit| limit["name"] == "RLIMIT_NOFILE"), "{status}");
         assert!(status["raise"].as_str().is_some_and(|line| !line.is_empty()));
         assert!(status["threads"].as_u64() > Some(6) && status["memory_bytes"].as_u64() > Some(0));
@@ -157,11 +157,11 @@ fn the_metrics_count_what_has_happened_and_promtool_has_no_complaint() {
     for line in [
         "threadcast_clients 0\n",
         "threadcast_max_clients 1\n",
-        "threadcast_refusals_total{reason=\"max_clients\"} 1\n",
-        "threadcast_refusals_total{reason=\"draining\"} 0\n",
+        "threadcast_rejections_total{reason=\"max_clients\"} 1\n",
+        "threadcast_rejections_total{reason=\"draining\"} 0\n",
         "threadcast_events_out_total 1\n",
-        "threadcast_hang_up_seconds_count 1\n",
-        "threadcast_gap_events_total 0\n",
+        "threadcast_disconnect_seconds_count 1\n",
+        "threadcast_gaps_total 0\n",
         "# TYPE threadcast_accepts_total counter\n",
         "threadcast_limit_clients{limit=\"RLIMIT_NOFILE\"} ",
     ] {
@@ -169,7 +169,7 @@ fn the_metrics_count_what_has_happened_and_promtool_has_no_complaint() {
     }
     let binding: Vec<&str> = text
         .lines()
-        .filter(|line| line.starts_with("threadcast_limit_binds") && line.ends_with(" 1"))
+        .filter(|line| line.starts_with("threadcast_limit_is_binding") && line.ends_with(" 1"))
         .collect();
     assert_eq!(binding.len(), 1, "{binding:?}");
     let promtool =

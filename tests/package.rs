@@ -25,7 +25,7 @@ const INSTALLED: &str = "/usr/lib/systemd/system";
 const NOBODY: u32 = 65_534;
 
 /// What `vm.max_map_count` is where nobody has raised it, and how much of that a
-/// client's thread takes (`src/ceiling.rs`).
+/// client's thread takes (`src/capacity.rs`).
 const MAPPINGS: usize = 65_530;
 const MAPPINGS_OF_A_CLIENT: usize = 4;
 

@@ -223,8 +223,8 @@ fn after_half_an_hour_of_coming_and_going_everything_is_as_it_was() {
         ));
         for line in server.get("/metrics").body.lines().filter(|line| {
             line.contains("stream_ends_total{")
-                || line.contains("hang_up_seconds_sum")
-                || line.contains("hang_up_seconds_count")
+                || line.contains("disconnect_seconds_sum")
+                || line.contains("disconnect_seconds_count")
         }) {
             say(line);
         }

@@ -185,7 +185,7 @@ fn a_thread_that_cannot_be_spawned_costs_one_client_and_no_other() {
         assert!(stream.chunk().is_some_and(|event| event.ends_with("\ndata: x\n\n")));
     }
     let metrics = server.get("/metrics").body;
-    assert!(!metrics.contains("refusals_total{reason=\"system\"} 0"), "it is counted: {metrics}");
+    assert!(!metrics.contains("rejections_total{reason=\"system\"} 0"), "it is counted: {metrics}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ const HOUSE: [&str; 23] = [
     "http",
     "demo",
     "ticker",
-    "ceiling",
+    "capacity",
     "broadcast",
     "stream",
     "hangup",

@@ -13,7 +13,7 @@ use threadcast::lab::{Options, Pace};
 /// Runs each engine as a process of its own, with the same bytes and the same load, and
 /// measures it from outside. Six questions: what an idle client costs, what an event
 /// costs, how late the last client is, what others feel when one connection does
-/// something slow, who pays when a client stops reading, and where the ceiling is.
+/// something slow, who pays when a client stops reading, and where the capacity is.
 ///
 /// It takes about 14 minutes, a minute with --quick. Ctrl-C ends it with a report of
 /// what is done. For figures that can be trusted, nothing else should run meanwhile.

@@ -47,7 +47,7 @@ pub struct Config {
     /// What becomes of a client that falls off the end of a history.
     pub slow_client: SlowClient,
     /// How many streams there may be; without a number, nine tenths of what
-    /// [`Ceiling`](crate::Ceiling) finds.
+    /// [`Capacity`](crate::Capacity) finds.
     pub max_clients: Option<usize>,
     /// How many streams one address may have; in IPv6, 64 bits of it. Loopback may have
     /// any number.

@@ -15,7 +15,7 @@ use crossbeam_channel::Sender;
 
 use super::access::Locality;
 use super::coding::Coding;
-use super::connections::{Permit, Wait};
+use super::connections::{ConnectionPermit, Wait};
 use super::error::HttpError;
 use super::forwarded::Client;
 use super::request::{BodyLength, Request};
@@ -95,7 +95,7 @@ impl Exchange<'_> {
 pub(crate) fn serve(
     server: &Arc<Shared>,
     socket: Arc<TcpStream>,
-    permit: Box<Permit>,
+    permit: Box<ConnectionPermit>,
     peer: SocketAddr,
     on_loopback: bool,
     alive: &Sender<Alive>,
@@ -335,12 +335,12 @@ pub(crate) struct Inbound {
     timeout: Duration,
     /// Its place among the connections; a stream has none. Dropped after the socket, so
     /// that a free place is a free descriptor.
-    permit: Option<Box<Permit>>,
+    permit: Option<Box<ConnectionPermit>>,
 }
 
 impl Inbound {
     /// `timeout` is what the listener has set and the socket inherited.
-    fn new(socket: Arc<TcpStream>, permit: Box<Permit>, timeout: Duration) -> Self {
+    fn new(socket: Arc<TcpStream>, permit: Box<ConnectionPermit>, timeout: Duration) -> Self {
         Self { socket, bytes: Vec::new(), is_fresh: true, timeout, permit: Some(permit) }
     }
 
@@ -399,7 +399,7 @@ impl Inbound {
     }
 
     /// [`linger`](Self::linger), for a connection whose stream has ended.
-    fn linger_as(mut self, permit: Permit) {
+    fn linger_as(mut self, permit: ConnectionPermit) {
         self.permit = Some(Box::new(permit));
         self.linger();
     }

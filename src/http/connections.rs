@@ -22,7 +22,7 @@ use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::gate::{Gate, Reason};
+use super::admission::{Admission, Reason};
 use crate::counters::{CONNECTIONS, CONNECTIONS_OF_ADDRESS, Counters};
 
 /// A connection that waits for less than this is shed only if there is no other: its
@@ -41,7 +41,7 @@ const SPARE_MOST: usize = 32;
 /// Admits connections and sheds them.
 #[derive(Debug)]
 pub(super) struct Connections {
-    gate: Arc<Gate>,
+    admission: Arc<Admission>,
     counters: Arc<Counters>,
     /// How many connections and streams there may be before one is shed.
     total: usize,
@@ -90,17 +90,17 @@ pub(super) enum Wait {
 impl Connections {
     /// Room for `capacity` streams and connections together.
     pub(super) fn new(
-        gate: &Arc<Gate>,
+        admission: &Arc<Admission>,
         capacity: usize,
         max_per_address: usize,
         counters: &Arc<Counters>,
     ) -> Arc<Self> {
-        let reserve = capacity.saturating_sub(gate.max_clients);
+        let reserve = capacity.saturating_sub(admission.max_clients);
         let spare = (reserve / SPARE_PART).clamp(1, SPARE_MOST);
         Arc::new(Self {
-            gate: Arc::clone(gate),
+            admission: Arc::clone(admission),
             counters: Arc::clone(counters),
-            total: capacity.saturating_sub(spare).max(gate.max_clients + 1),
+            total: capacity.saturating_sub(spare).max(admission.max_clients + 1),
             spare,
             max_per_address,
             table: Mutex::default(),
@@ -117,7 +117,7 @@ impl Connections {
         self: &Arc<Self>,
         socket: &Arc<TcpStream>,
         address: Option<IpAddr>,
-    ) -> Result<Permit, Reason> {
+    ) -> Result<ConnectionPermit, Reason> {
         let mut table = self.lock();
         if address.is_some_and(|address| table.of(address) >= self.max_per_address) {
             return Err(CONNECTIONS_OF_ADDRESS);
@@ -141,14 +141,14 @@ impl Connections {
             *table.addresses.entry(address).or_default() += 1;
         }
         let at = Some((Wait::Silent, table.begin(Wait::Silent, socket, true)));
-        Ok(Permit { connections: Arc::clone(self), address, at, is_shed: false })
+        Ok(ConnectionPermit { connections: Arc::clone(self), address, at, is_shed: false })
     }
 
     /// Admits a connection again whose stream has ended. It is here already, so it is
     /// never refused.
-    pub(super) fn rejoin(self: &Arc<Self>) -> Permit {
+    pub(super) fn rejoin(self: &Arc<Self>) -> ConnectionPermit {
         self.lock().open += 1;
-        Permit { connections: Arc::clone(self), address: None, at: None, is_shed: false }
+        ConnectionPermit { connections: Arc::clone(self), address: None, at: None, is_shed: false }
     }
 
     /// Sheds the connection that has waited longest, if one waits.
@@ -170,7 +170,7 @@ impl Connections {
 
     /// How many there may be, as many streams as there are now.
     pub(super) fn most(&self) -> usize {
-        self.total.saturating_sub(self.gate.clients())
+        self.total.saturating_sub(self.admission.clients())
     }
 
     /// Ends the waits of connections that are silent after an answer.
@@ -191,7 +191,7 @@ impl Connections {
     }
 
     fn used(&self, table: &Table) -> usize {
-        self.gate.clients() + table.open
+        self.admission.clients() + table.open
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -249,7 +249,7 @@ impl Waiting {
 /// A connection's place, until it is dropped: when its socket is closed, or when it
 /// becomes a stream.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(super) struct ConnectionPermit {
     connections: Arc<Connections>,
     address: Option<IpAddr>,
     /// What it waits for, and its number in that queue.
@@ -257,7 +257,7 @@ pub(super) struct Permit {
     is_shed: bool,
 }
 
-impl Permit {
+impl ConnectionPermit {
     /// Begins to wait for the client, and ends the wait before. Returns false if the
     /// server is draining and the connection may not be silent any more.
     #[inline(never)] // its frame is gone by the time a stream begins
@@ -294,7 +294,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut table = self.connections.lock();
         if let Some(at) = self.at.take() {
@@ -332,12 +332,12 @@ mod tests {
     }
 
     fn connections(capacity: usize, max_per_address: usize) -> Arc<Connections> {
-        let gate = Gate::new(capacity * 9 / 10, 100);
-        Connections::new(&gate, capacity, max_per_address, &Arc::default())
+        let admission = Admission::new(capacity * 9 / 10, 100);
+        Connections::new(&admission, capacity, max_per_address, &Arc::default())
     }
 
     /// Whether its wait was ended by [`Connections::shed`].
-    fn is_shed(connections: &Connections, permit: &Permit) -> bool {
+    fn is_shed(connections: &Connections, permit: &ConnectionPermit) -> bool {
         let (wait, number) = permit.at.expect("it waits");
         !connections.lock().waiting[wait as usize].contains_key(&number)
     }
@@ -422,7 +422,7 @@ mod tests {
         }
         assert_eq!(connections.open(), connections.total);
         // A stream takes a place too.
-        let _stream = connections.gate.enter("127.0.0.1".parse().unwrap(), false).unwrap();
+        let _stream = connections.admission.enter("127.0.0.1".parse().unwrap(), false).unwrap();
         assert_eq!(connections.most(), connections.total - 1);
     }
 

@@ -229,8 +229,8 @@ fn open_clients(exchange: &Exchange<'_>, crowd: &Crowd) -> Result<Reply, HttpErr
             "at most 100 events a second are published for the clients",
         ));
     }
-    let others = server.gate.clients().saturating_sub(crowd.clients());
-    let most = server.gate.max_clients.saturating_sub(others);
+    let others = server.admission.clients().saturating_sub(crowd.clients());
+    let most = server.admission.max_clients.saturating_sub(others);
     let address = exchange.our_address();
     let opened = address.and_then(|at| crowd.open(server, at, (asked, most), rate));
     opened.map_err(|error| no_clients(&error))?;

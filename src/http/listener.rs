@@ -19,9 +19,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use super::admission::{Reason, limited};
 use super::connection;
 use super::forwarded::is_trusted;
-use super::gate::{Reason, limited};
 use super::{Alive, Shared};
 use crate::counters::{CONNECTIONS_OF_ADDRESS, SYSTEM};
 use crate::limits::{
@@ -159,7 +159,7 @@ pub(super) fn run(server: &Arc<Shared>, listener: &TcpListener, alive: &Sender<A
             return;
         }
         let Some(trouble) = trouble else { continue };
-        server.counters.refuse(SYSTEM);
+        server.counters.reject(SYSTEM);
         // The system has less than was computed: the next one gets this one's place.
         server.connections.shed();
         let (Trouble::Dropped(error) | Trouble::NothingTaken(error)) = &trouble;
@@ -201,7 +201,7 @@ fn start(
     let permit = match server.connections.enter(&socket, counted) {
         Ok(permit) => Box::new(permit),
         Err(reason) => {
-            server.counters.refuse(reason);
+            server.counters.reject(reason);
             if refusing.begins() {
                 log::warn!("a connection of {address} is refused: {}", advice(reason));
             }

@@ -3,6 +3,7 @@
 //! request is.
 
 mod access;
+mod admission;
 mod answer;
 mod assets;
 pub(crate) mod body;
@@ -17,7 +18,6 @@ mod crowd;
 mod cursor;
 pub(crate) mod error;
 pub(crate) mod forwarded;
-mod gate;
 mod lab;
 mod listener;
 mod listing;
@@ -42,18 +42,18 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 use rustix::event::{EventfdFlags, eventfd};
 
+use self::admission::Admission;
 use self::assets::Assets;
 pub use self::config::{Config, Mercure};
 use self::connections::Connections;
 pub use self::cors::CorsOrigins;
-use self::gate::Gate;
 use self::lab::Lab;
 use self::listener::{Pace, Stop};
 use self::mercure::Subscriptions;
 pub(crate) use self::shared::Shared;
 use self::store_writer::{ShutdownOnPanic, StoreWriter, hub};
 use crate::broadcast::{Broadcaster, Delivery};
-use crate::ceiling::{Ceiling, Costs};
+use crate::capacity::{Capacity, Costs};
 use crate::counters::Counters;
 use crate::error::StartError;
 use crate::hangup::Watcher;
@@ -123,8 +123,8 @@ impl Server {
             source,
         })?;
         let costs = Costs::new(&config.limits, config.max_channels, config.history_total);
-        let ceiling = Ceiling::of_a_server(&costs, listeners.len());
-        let max_clients = max_clients(&config, &ceiling);
+        let capacity = Capacity::of_a_server(&costs, listeners.len());
+        let max_clients = max_clients(&config, &capacity);
         warn_of_strangers(&config);
         warn_of_limits(&config.limits);
         let options = RegistryOptions {
@@ -146,9 +146,9 @@ impl Server {
             }
         };
         let (tell, told) = crossbeam_channel::bounded(0);
-        let gate = Gate::new(max_clients, config.max_per_address);
+        let admission = Admission::new(max_clients, config.max_per_address);
         let per_address = config.max_connections_per_address;
-        let connections = Connections::new(&gate, ceiling.clients(), per_address, &counters);
+        let connections = Connections::new(&admission, capacity.clients(), per_address, &counters);
         let lab = config.lab.then(Lab::default);
         let subscriptions = config.mercure.tells().then(Subscriptions::default);
         let shared = Shared {
@@ -164,7 +164,7 @@ impl Server {
                 .map_err(|errno| StartError::Watch(errno.into()))?,
             lab,
             subscriptions,
-            gate,
+            admission,
             costs,
             counters,
             looking: AtomicU64::new(0),
@@ -255,7 +255,7 @@ impl Server {
             }
             let Err(_told) = shared.told_to_stop.1.recv();
             let deadline = Instant::now() + shared.config.limits.drain;
-            shared.gate.wait_empty(deadline);
+            shared.admission.wait_empty(deadline);
             shared.close(deadline);
             (spawned.map_err(StartError::Spawn), deadline)
         });
@@ -272,9 +272,9 @@ impl Server {
 }
 
 /// How many streams there may be; says so, and what keeps it from being more.
-fn max_clients(config: &Config, ceiling: &Ceiling) -> usize {
-    let most = ceiling.max_clients(config.max_clients);
-    let bound = ceiling.binding();
+fn max_clients(config: &Config, capacity: &Capacity) -> usize {
+    let most = capacity.max_clients(config.max_clients);
+    let bound = capacity.binding();
     log::info!("up to {most} clients; {} leaves room for {}", bound.name, bound.clients);
     if let Some(asked) = config.max_clients.filter(|asked| *asked > most) {
         log::warn!(

@@ -6,10 +6,10 @@ use serde_json::json;
 use tiny_http::Method;
 
 use super::access::{Door, Publisher, Reader};
+use super::admission::StreamPermit;
 use super::answer::Answer;
 use super::connection::Exchange;
 use super::error::HttpError;
-use super::gate::Place;
 use super::streams::Stream;
 use super::websocket::WebSocket;
 use super::{
@@ -30,7 +30,7 @@ pub(super) enum Reply {
     Stream(Box<Stream>),
     /// The connection is something else from here on, and has its place among the
     /// clients.
-    WebSocket(Box<WebSocket>, Option<Place>),
+    WebSocket(Box<WebSocket>, Option<StreamPermit>),
 }
 
 /// Finds what answers a request.
@@ -175,8 +175,8 @@ fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let websocket = websocket::handshake(exchange)?;
     let reader = Reader::of(exchange, Door::Own)?;
     Publisher::of(exchange, Door::Own)?.check_any(exchange)?;
-    let place = streams::admit(exchange)?;
-    Ok(Reply::WebSocket(Box::new(websocket.until(reader.until)), place))
+    let permit = streams::admit(exchange)?;
+    Ok(Reply::WebSocket(Box::new(websocket.until(reader.until)), permit))
 }
 
 /// DemoStream F: a message in, its echo out, and everybody in the chat hears it.

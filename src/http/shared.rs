@@ -10,16 +10,16 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Config;
+use super::admission::{Admission, Reason, StreamPermit};
 use super::assets::Assets;
 use super::connections::Connections;
 use super::error::HttpError;
-use super::gate::{Gate, Place, Reason};
 use super::lab::Lab;
 use super::listener::{Burst, Pace, Stop};
 use super::mercure::Subscriptions;
 use super::request::Request;
 use crate::broadcast::{Delivery, Mailbox};
-use crate::ceiling::{Ceiling, Costs};
+use crate::capacity::{Capacity, Costs};
 use crate::counters::{ADDRESS, CONNECTIONS, Counters, DRAINING, FULL};
 use crate::hangup::Watcher;
 use crate::limits::LAST_WORDS;
@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     pub(super) lab: Option<Lab>,
     /// The same.
     pub(super) subscriptions: Option<Subscriptions>,
-    pub(super) gate: Arc<Gate>,
+    pub(super) admission: Arc<Admission>,
     /// What it is built to cost at most.
     pub(super) costs: Costs,
     pub(super) counters: Arc<Counters>,
@@ -66,14 +66,18 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Lets one more stream in, or says when to come back.
-    pub(super) fn enter(&self, client: IpAddr, request: &Request) -> Result<Place, HttpError> {
-        let place = self.gate.enter(client, self.is_draining());
-        place.map_err(|reason| self.refuse(reason, client, request))
+    pub(super) fn enter(
+        &self,
+        client: IpAddr,
+        request: &Request,
+    ) -> Result<StreamPermit, HttpError> {
+        let permit = self.admission.enter(client, self.is_draining());
+        permit.map_err(|reason| self.refuse(reason, client, request))
     }
 
     #[cold]
     pub(super) fn refuse(&self, reason: Reason, client: IpAddr, request: &Request) -> HttpError {
-        self.counters.refuse(reason);
+        self.counters.reject(reason);
         let detail = match reason {
             FULL => {
                 "the server holds as many streams as it may; come back later, \
@@ -93,12 +97,12 @@ impl Shared {
         if refusing.begins() && reason != DRAINING {
             log::warn!("a stream of {client} is refused (more follow in silence): {detail}");
         }
-        HttpError::later(detail, self.gate.wait(reason), request)
+        HttpError::later(detail, self.admission.wait(reason), request)
     }
 
     /// How many clients it can hold, of which it holds this many.
-    pub(super) fn capacity(&self, clients: usize) -> Ceiling {
-        Ceiling::of_this_server(&self.costs, self.listeners.len(), clients)
+    pub(super) fn capacity(&self, clients: usize) -> Capacity {
+        Capacity::of_this_server(&self.costs, self.listeners.len(), clients)
     }
 
     /// Who writes to the clients that have caught up, now.
@@ -133,7 +137,7 @@ impl Shared {
         if self.draining.swap(true, Ordering::AcqRel) {
             return;
         }
-        let closing = Closing::new(self.config.limits.drain / 2, self.gate.clients());
+        let closing = Closing::new(self.config.limits.drain / 2, self.admission.clients());
         self.hub.close_over(&closing);
         self.clock.close_over(&closing);
         self.connections.drain();

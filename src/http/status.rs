@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::{Shared, crowd};
-use crate::ceiling::{Bound, Cost};
+use crate::capacity::{Bound, Cost};
 use crate::counters::{Label, dropped_log_lines};
 use crate::event::Event;
 use crate::process::{self, Group, Process, thread_time};
@@ -29,8 +29,8 @@ pub(super) fn json(server: &Shared) -> Value {
 fn look(server: &Shared) -> Value {
     let looking = Duration::from_nanos(server.looking.load(Ordering::Relaxed));
     let (process, groups) = Process::with_threads();
-    let clients = server.gate.clients();
-    let ceiling = server.capacity(clients);
+    let clients = server.admission.clients();
+    let capacity = server.capacity(clients);
     let machine = process::machine().unwrap_or_default();
     let counters = &server.counters;
     let switches = process.switches.map(
@@ -43,7 +43,7 @@ fn look(server: &Shared) -> Value {
         "draining": server.is_draining(),
         "delivery": format!("{:?}", server.delivery()).to_lowercase(),
         "clients": clients,
-        "max_clients": server.gate.max_clients,
+        "max_clients": server.admission.max_clients,
         "connections": server.connections.open(),
         "max_connections": server.connections.most(),
         "connections_shed": counters.shed.get(),
@@ -53,22 +53,22 @@ fn look(server: &Shared) -> Value {
         "kernel_stack_bytes": machine.kernel_stack,
         "context_switches": switches,
         "cpu_ms": millis(process.cpu),
-        "looking_ms": millis(looking),
+        "status_cpu_ms": millis(looking),
         "accepts": counters.accepted.get(),
-        "refusals": counters.refused(),
+        "rejections": counters.rejected(),
         "events_in": counters.published.get(),
         "events_out": counters.delivered.get(),
         "bytes_out": counters.sent_bytes.get(),
         "log_lines_dropped": dropped_log_lines(),
-        "ceiling": ceiling.clients(),
-        "binds": ceiling.binding().name,
-        "raise": ceiling.binding().raise,
-        "limits": ceiling.bounds().iter().map(limit).collect::<Vec<_>>(),
+        "capacity": capacity.clients(),
+        "binding_limit": capacity.binding().name,
+        "raise": capacity.binding().raise,
+        "limits": capacity.bounds().iter().map(limit).collect::<Vec<_>>(),
         "client_bytes": costs(server.costs.client()),
         "reserved_bytes": costs(server.costs.reserved()),
         "history_bytes": server.hub.history_bytes(),
         "history_total": server.costs.history_total(),
-        "waiting": groups.iter().map(group).collect::<Vec<_>>(),
+        "thread_groups": groups.iter().map(group).collect::<Vec<_>>(),
     });
     if let Some(reachable) = server.hub.reaches_the_log() {
         status["redis"] = json!({ "reachable": reachable });
@@ -87,7 +87,7 @@ fn millis(time: Duration) -> f64 {
 fn group(group: &Group) -> Value {
     let Group { name, waits, state, threads, switches: (waited, made), named } = group;
     json!({
-        "name": name, "threads": threads, "state": state.to_string(), "waits": waits,
+        "name": name, "threads": threads, "state": state.to_string(), "waits_for": waits,
         "voluntary": waited, "involuntary": made, "named": named,
     })
 }
@@ -119,8 +119,8 @@ pub(super) fn ready(server: &Shared) -> Answer {
 pub(super) fn metrics(server: &Shared) -> Answer {
     let mut page = Page::with_prefix("threadcast");
     server.counters.register(&mut page);
-    let clients = server.gate.clients();
-    let ceiling = server.capacity(clients);
+    let clients = server.admission.clients();
+    let capacity = server.capacity(clients);
     let process = Process::now();
     let bytes = i64::try_from(process.resident).unwrap_or(i64::MAX);
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -130,7 +130,7 @@ pub(super) fn metrics(server: &Shared) -> Answer {
         page.register(name, help, gauge);
     };
     gauge("clients", "Streams that are open", number(clients));
-    gauge("max_clients", "Streams that may be open", number(server.gate.max_clients));
+    gauge("max_clients", "Streams that may be open", number(server.admission.max_clients));
     let (open, most) = (server.connections.open(), server.connections.most());
     gauge("connections", "Connections that are open and not streams", number(open));
     let help = "Connections that may be open besides the streams that are open now";
@@ -138,16 +138,16 @@ pub(super) fn metrics(server: &Shared) -> Answer {
     gauge("threads", "Threads of this process", i64::try_from(process.threads).unwrap_or(0));
     gauge("resident_memory_bytes", "Memory of this process that is resident", bytes);
     gauge("draining", "Whether the server is about to stop", i64::from(server.is_draining()));
-    gauge("ceiling_clients", "Clients that this process could hold", number(ceiling.clients()));
+    gauge("capacity_clients", "Clients that this process could hold", number(capacity.clients()));
     let (each, binds) = (Family::<Label, Gauge>::default(), Family::<Label, Gauge>::default());
-    for bound in ceiling.bounds().iter().rev() {
+    for bound in capacity.bounds().iter().rev() {
         // Of two control groups the narrower one is the limit.
         each.get_or_create(&[("limit", bound.name)]).set(number(bound.clients));
         binds.get_or_create(&[("limit", bound.name)]).set(0);
     }
-    binds.get_or_create(&[("limit", ceiling.binding().name)]).set(1);
+    binds.get_or_create(&[("limit", capacity.binding().name)]).set(1);
     page.register("limit_clients", "Clients that each limit leaves room for", each);
-    page.register("limit_binds", "Which limit is reached first", binds);
+    page.register("limit_is_binding", "Which limit is reached first", binds);
     let mut openmetrics = String::new();
     text::encode(&mut openmetrics, &page).expect("a String takes everything");
     Answer::metrics(classic(&openmetrics))

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::access::{Door, Publisher, Reader};
+use super::admission::StreamPermit;
 use super::answer::{Headers, stream_head};
 use super::connection::Exchange;
 use super::cursor::last_event_id;
 use super::error::HttpError;
 use super::forwarded::Client;
-use super::gate::Place;
 use super::mercure::{Active, is_reserved};
 use super::request::Request;
 use super::routes::Reply;
@@ -43,7 +43,7 @@ pub(super) fn demo(
         // The one status that tells a browser not to come back.
         return Ok(Reply::Answer(super::answer::Answer::new(204)));
     }
-    let place = admit(exchange)?;
+    let permit = admit(exchange)?;
     let opening = opening(exchange, &demo.preamble(), Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
@@ -52,7 +52,7 @@ pub(super) fn demo(
         Some(channel) => live(exchange, opening, of_clock(exchange, channel)?, reader),
         None => scripted(exchange, opening, demo, last_event_id),
     };
-    Ok(reply(exchange, source, place, None))
+    Ok(reply(exchange, source, permit, None))
 }
 
 /// Answers with what is published to some channels of the hub.
@@ -62,7 +62,7 @@ pub(super) fn channels(
     reader: &Reader,
 ) -> Result<Reply, HttpError> {
     let presence = presence(exchange, channels, reader)?;
-    let place = admit(exchange)?;
+    let permit = admit(exchange)?;
     let start = start(&exchange.request)?;
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening(exchange, &[], Headers::new()))); // it subscribes to nothing
@@ -70,7 +70,7 @@ pub(super) fn channels(
     let subscription = subscribe(exchange, channels, &start, reader, presence)?;
     let first = [first_frame(&exchange.request, &subscription, &CURSOR_AS_EVENT)];
     let opening = opening(exchange, &first, Headers::new());
-    Ok(reply(exchange, live(exchange, opening, subscription, reader), place, None))
+    Ok(reply(exchange, live(exchange, opening, subscription, reader), permit, None))
 }
 
 /// Joins the channels from `start` on, announced under a name if there is one.
@@ -138,13 +138,13 @@ fn subscribe_by_right(
 
 /// Answers with the server's status, each second.
 pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, HttpError> {
-    let place = admit(exchange)?;
+    let permit = admit(exchange)?;
     let opening = opening(exchange, &[Frame::retry(RETRY)], Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(opening));
     }
     let source = live(exchange, opening, of_clock(exchange, ticker::STATUS)?, reader);
-    Ok(reply(exchange, source, place, None))
+    Ok(reply(exchange, source, permit, None))
 }
 
 /// What the ticker says, from now on.
@@ -158,7 +158,7 @@ fn of_clock(
 
 /// A place for one more stream, before it has subscribed to anything; `HEAD` needs
 /// none.
-pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<Place>, HttpError> {
+pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<StreamPermit>, HttpError> {
     let Exchange { server, request, peer, .. } = exchange;
     if request.is_head() {
         return Ok(None);
@@ -234,14 +234,14 @@ pub(super) fn opening(
 pub(super) fn reply(
     exchange: &Exchange<'_>,
     source: Source,
-    place: Option<Place>,
+    permit: Option<StreamPermit>,
     active: Option<Box<Active>>,
 ) -> Reply {
     let path = exchange.path();
     let config = &exchange.server.config;
     let deep = config.subscribe_key.is_some() || config.mercure.is_on() && path.starts_with("/.");
     let (client, tab) = (exchange.client(), lab::tab(exchange));
-    Reply::Stream(Box::new(Stream { client, path, source, place, active, tab, deep }))
+    Reply::Stream(Box::new(Stream { client, path, source, permit, active, tab, deep }))
 }
 
 #[inline(never)] // so that a clock does not stand on its frame
@@ -281,7 +281,7 @@ pub(super) struct Stream {
     client: Client,
     path: String,
     source: Source,
-    place: Option<Place>,
+    permit: Option<StreamPermit>,
     /// What is told of it to those who follow Mercure's subscriptions.
     active: Option<Box<Active>>,
     /// The page that opens it, if there is a lab.
@@ -316,7 +316,7 @@ impl Stream {
     /// The rest of the connection's life, but for its closing.
     #[inline(never)] // its caller's frame stays small for those who only ask
     pub(super) fn run(self, socket: &Arc<TcpStream>, server: &Shared) {
-        let Self { client, path, source, place, active, tab, deep: _ } = self;
+        let Self { client, path, source, permit, active, tab, deep: _ } = self;
         let started = Instant::now();
         log::trace!("{client} {path:?} begins");
         let Ok(_guest) = lab::admit(server, socket, tab) else { return };
@@ -328,7 +328,7 @@ impl Stream {
         };
         log_end(server, client, &path, started.elapsed(), &end, tally);
         server.counters.end(end.reason());
-        drop((place, watch, active));
+        drop((permit, watch, active));
     }
 }
 

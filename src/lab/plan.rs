@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::engine::Engine;
 use super::experiment::Experiment;
-use crate::ceiling::Ceiling;
+use crate::capacity::Capacity;
 
 /// What to measure.
 ///
@@ -171,12 +171,12 @@ impl Options {
     /// How many clients every engine can hold at most, and what bounds them: what `threadcast doctor`
     /// would say of the one that holds the fewest.
     #[must_use]
-    pub fn ceiling(&self, engines: &[Engine]) -> (usize, &'static str) {
+    pub fn capacity(&self, engines: &[Engine]) -> (usize, &'static str) {
         let of = |engine: &Engine| {
-            let ceiling = Ceiling::to_come(engine.share(), None, 1);
-            let clients = engine.clients_under(&ceiling).saturating_sub(OWN).max(1);
-            // Who is never asked for so many lowers nobody's ceiling.
-            (clients < engine.most_clients()).then(|| (clients, ceiling.binding().name))
+            let capacity = Capacity::to_come(engine.share(), None, 1);
+            let clients = engine.clients_under(&capacity).saturating_sub(OWN).max(1);
+            // Who is never asked for so many lowers nobody's capacity.
+            (clients < engine.most_clients()).then(|| (clients, capacity.binding().name))
         };
         engines.iter().filter_map(of).min().unwrap_or((usize::MAX, ""))
     }
@@ -199,8 +199,8 @@ mod tests {
     #[test]
     fn an_engine_with_two_descriptors_a_client_holds_half() {
         let options = Options::new("threadcast".into(), Pace::QUICK);
-        let (one, _) = options.ceiling(&[Engine::Direct]);
-        let (half, name) = options.ceiling(&[Engine::Direct, Engine::TinyHttp]);
+        let (one, _) = options.capacity(&[Engine::Direct]);
+        let (half, name) = options.capacity(&[Engine::Direct, Engine::TinyHttp]);
         assert!(half < one && half > one / 4 && !name.is_empty(), "{half} of {one} by {name}");
     }
 }

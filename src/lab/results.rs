@@ -59,7 +59,7 @@ impl Sample {
 ///
 /// let options = Options {
 ///     engines: vec![Engine::Direct],
-///     experiments: vec![Experiment::Ceiling],
+///     experiments: vec![Experiment::Capacity],
 ///     ..Options::new("/nowhere/threadcast".into(), Pace::QUICK)
 /// };
 ///

@@ -29,13 +29,13 @@ use super::results::{Failure, Results};
 ///
 /// let options = Options {
 ///     engines: vec![Engine::Direct],
-///     experiments: vec![Experiment::Ceiling],
+///     experiments: vec![Experiment::Capacity],
 ///     ..Options::new("/nowhere/threadcast".into(), Pace::QUICK)
 /// };
 ///
 /// let mut told = Vec::new();
 /// run(&options, &AtomicBool::new(false), &mut |progress| told.push(progress.what.clone()))?;
-/// assert_eq!(told, ["ceiling: direct, run 1 of 1"]);
+/// assert_eq!(told, ["capacity: direct, run 1 of 1"]);
 /// # Ok::<(), threadcast::lab::LabError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -75,8 +75,8 @@ pub fn run(
     process::raise_the_descriptor_limit().map_err(LabError::System)?;
     let cores = Cores::choose();
     process::pin(cores.load).map_err(LabError::System)?;
-    let (ceiling, bound) = options.ceiling(&engines);
-    let clients = options.clients.min(ceiling);
+    let (capacity, bound) = options.capacity(&engines);
+    let clients = options.clients.min(capacity);
     let clamped = (clients < options.clients).then(|| {
         format!(
             "{} clients were asked for; {bound} lets these engines hold {clients} each",

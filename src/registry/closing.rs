@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Registry;
 use super::subscribers::Notifiers;
 
-/// How many may come back in a second (see `http::gate`).
+/// How many may come back in a second (see `http::admission`).
 const RETURNS: u32 = 500;
 
 /// The least wait before a client comes back.

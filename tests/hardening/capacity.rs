@@ -41,7 +41,7 @@ fn full_address_space_rejects_clients_and_does_not_abort() {
     assert!(allow_descriptors(2_048), "the hard limit is below 2,048");
     let mut server = Process::shell("ulimit -v 524288; exec", "");
     let status = server.get("/status").json();
-    assert_eq!(status["binds"], "RLIMIT_AS", "{status}");
+    assert_eq!(status["binding_limit"], "RLIMIT_AS", "{status}");
     let most = max_clients(&server);
     say(&format!("ulimit -v 524288: {most} clients"));
     let mut clients: Vec<TestClient> = (0..most).map(|_| server.stream("/channels/a")).collect();

@@ -174,7 +174,7 @@ fn an_address_has_so_many_connections_and_no_more() {
         again.iter().all(|line| line.as_ref().is_ok_and(|line| line.ends_with(" 200 OK")))
     });
     let metrics = ask_for_metrics(loopback);
-    let refused = "threadcast_refusals_total{reason=\"max_connections_per_address\"} ";
+    let refused = "threadcast_rejections_total{reason=\"max_connections_per_address\"} ";
     assert!(!metrics.contains(&format!("{refused}0\n")) && metrics.contains(refused), "{metrics}");
     // A proxy has one address for many clients.
     let trusted_proxies = vec![own.into()];
@@ -208,7 +208,7 @@ fn connections_are_in_the_status_and_the_metrics() {
         "threadcast_connections ",
         "threadcast_max_connections ",
         "threadcast_shed_connections_total 0\n",
-        "threadcast_refusals_total{reason=\"max_connections\"} 0\n",
+        "threadcast_rejections_total{reason=\"max_connections\"} 0\n",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }

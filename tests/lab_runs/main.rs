@@ -107,18 +107,18 @@ fn every_question_is_answered_for_every_engine_that_is_here() {
 
 #[test]
 fn the_ceiling_is_where_doctor_says_and_who_comes_when_some_have_left_is_served() {
-    let results = measure(&options(&[Engine::Direct, Engine::EventLoop], &[Experiment::Ceiling]));
+    let results = measure(&options(&[Engine::Direct, Engine::EventLoop], &[Experiment::Capacity]));
     assert_eq!(results.failures, []);
     for engine in [Engine::Direct, Engine::EventLoop] {
         let figure = |name| {
-            let found = results.shown(Experiment::Ceiling, engine, name);
+            let found = results.shown(Experiment::Capacity, engine, name);
             found.expect("it was measured").median
         };
         let (predicted, held) = (figure("predicted"), figure("held"));
         assert!((predicted - held).abs() <= 5.0, "{predicted} predicted, {held} held");
         assert!(figure("come_back") >= 1.0, "{} turned somebody away", engine.name());
     }
-    let told = results.shown(Experiment::Ceiling, Engine::Direct, "told");
+    let told = results.shown(Experiment::Capacity, Engine::Direct, "told");
     assert!(told.is_some_and(|told| told.median >= 1.0), "nobody waits without a word");
 }
 
@@ -180,7 +180,7 @@ fn who_stops_it_gets_what_is_done() {
 #[test]
 fn more_clients_than_it_holds_are_measured_up_to_the_ceiling_and_it_says_so() {
     let options = options(&[Engine::EventLoop], &[Experiment::Event]);
-    let (most, bound) = options.ceiling(&options.engines);
+    let (most, bound) = options.capacity(&options.engines);
     let asked = Options { clients: most + 1, ..options };
     let stop = AtomicBool::new(true); // so many need not be opened to see it
     let results = run(&asked, &stop, &mut |_| ()).expect("a report");

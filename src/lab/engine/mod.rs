@@ -31,7 +31,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::broadcast::Delivery;
-use crate::ceiling::{Ceiling, Costs, Share};
+use crate::capacity::{Capacity, Costs, Share};
 use apache::Mpm;
 
 /// The server of the `node` engine.
@@ -140,13 +140,13 @@ impl Engine {
         Share { descriptors, threads, memory: kilobytes * 1024, address_space: 0 }
     }
 
-    /// How many clients it holds under this ceiling: threadcast keeps a tenth for pages and publishing,
+    /// How many clients it holds under this capacity: threadcast keeps a tenth for pages and publishing,
     /// the others keep nothing.
-    pub(crate) fn clients_under(self, ceiling: &Ceiling) -> usize {
+    pub(crate) fn clients_under(self, capacity: &Capacity) -> usize {
         match self {
-            Self::TinyHttp | Self::EventLoop | Self::Node => ceiling.clients(),
+            Self::TinyHttp | Self::EventLoop | Self::Node => capacity.clients(),
             Self::Direct | Self::Wake | Self::ApachePrefork | Self::ApacheEvent => {
-                ceiling.max_clients(None)
+                capacity.max_clients(None)
             }
         }
     }
@@ -176,7 +176,7 @@ impl Engine {
         }
     }
 
-    /// What its ceiling is set by.
+    /// What its capacity is set by.
     #[must_use]
     pub fn bound(self) -> Bound {
         if self.is_apache() { Bound::Workers } else { Bound::Descriptors }

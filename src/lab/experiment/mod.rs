@@ -1,6 +1,6 @@
 //! The six questions, and how each is put to an engine.
 
-mod ceiling;
+mod capacity;
 mod event;
 mod idle;
 mod slow;
@@ -37,7 +37,7 @@ const SOON: Duration = Duration::from_millis(500);
 /// use threadcast::lab::experiment::Experiment;
 ///
 /// let names = Experiment::ALL.map(Experiment::name);
-/// assert_eq!(names, ["idle", "event", "latency", "slow", "stuck", "ceiling"]);
+/// assert_eq!(names, ["idle", "event", "latency", "slow", "stuck", "capacity"]);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Experiment {
@@ -51,14 +51,14 @@ pub enum Experiment {
     Slow,
     /// One client stops reading: who pays?
     Stuck,
-    /// Where is the ceiling, and what happens one client past it?
-    Ceiling,
+    /// Where is the capacity, and what happens one client past it?
+    Capacity,
 }
 
 impl Experiment {
     /// All of them, in the order in which they are made and told.
     pub const ALL: [Self; 6] =
-        [Self::Idle, Self::Event, Self::Latency, Self::Slow, Self::Stuck, Self::Ceiling];
+        [Self::Idle, Self::Event, Self::Latency, Self::Slow, Self::Stuck, Self::Capacity];
 
     /// What it is called on the command line and in the JSON.
     #[must_use]
@@ -69,7 +69,7 @@ impl Experiment {
             Self::Latency => "latency",
             Self::Slow => "slow",
             Self::Stuck => "stuck",
-            Self::Ceiling => "ceiling",
+            Self::Capacity => "capacity",
         }
     }
 
@@ -93,7 +93,7 @@ impl Experiment {
             Self::Event | Self::Stuck => "cpu_us",
             Self::Latency => "p50_ms",
             Self::Slow => "disk_silence_ms",
-            Self::Ceiling => "held",
+            Self::Capacity => "held",
         }
     }
 
@@ -107,7 +107,7 @@ impl Experiment {
             Self::Latency => (0, 0.0, 0.0),
             Self::Slow => (3, measured.as_secs_f64().max(0.6), 1.0),
             Self::Stuck => (2, measured.as_secs_f64(), 1.0),
-            Self::Ceiling => (1, 2.5, 0.5),
+            Self::Capacity => (1, 2.5, 0.5),
         };
         super::figures::float(points as u64) * each + fixed
     }
@@ -120,7 +120,7 @@ impl Experiment {
             Self::Latency => Ok(Vec::new()),
             Self::Slow => slow::ask(lab, engine),
             Self::Stuck => stuck::ask(lab, engine),
-            Self::Ceiling => ceiling::ask(lab, engine),
+            Self::Capacity => capacity::ask(lab, engine),
         }
     }
 }

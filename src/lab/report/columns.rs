@@ -97,7 +97,7 @@ pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
                 ]
             }
         }
-        Experiment::Ceiling => {
+        Experiment::Capacity => {
             const {
                 &[
                     column("descriptors", 1.0, 0, "descriptors", "描述符"),

@@ -89,8 +89,8 @@ pub(super) fn plots(results: &Results, experiment: Experiment, language: Languag
             },
             svg: bars(results, experiment, language, &HELD_BACK),
         }],
-        Experiment::Ceiling => vec![Plot {
-            name: "ceiling",
+        Experiment::Capacity => vec![Plot {
+            name: "capacity",
             title: Text {
                 en: "Clients with 200 descriptors (Apache: 32 workers): predicted, and held",
                 zh: "200 个描述符（Apache：32 个工作者）时的客户端数：预测与实际",

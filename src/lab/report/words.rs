@@ -60,8 +60,8 @@ pub(super) fn question(experiment: Experiment) -> Text {
             en: "One client stops reading: who pays?",
             zh: "一个客户端不再读取：谁来付出代价？",
         },
-        Experiment::Ceiling => Text {
-            en: "Where is the ceiling, and what happens one client past it?",
+        Experiment::Capacity => Text {
+            en: "Where is the capacity, and what happens one client past it?",
             zh: "上限在哪里？超过一个客户端会怎样？",
         },
     }
@@ -89,8 +89,8 @@ pub(super) fn prediction(experiment: Experiment) -> Text {
             en: "a blocked writer costs a sleeping thread; without one, either a buffer grows or events are left out.",
             zh: "被阻塞的写者只占一个睡着的线程；没有它，要么缓冲区增长，要么丢弃事件。",
         },
-        Experiment::Ceiling => Text {
-            en: "descriptors bind first, in Apache what its configuration says; what matters is whether the server survives its ceiling.",
+        Experiment::Capacity => Text {
+            en: "descriptors bind first, in Apache what its configuration says; what matters is whether the server survives its capacity.",
             zh: "最先用完的是描述符，Apache 则是其配置所定的数目；要紧的是服务器能否在上限之后活下来。",
         },
     }
@@ -285,7 +285,7 @@ pub(super) fn meaning(results: &Results, experiment: Experiment, language: Langu
                 format!("direct 增长 {} MB：慢客户端自己的线程在等它，事件留在共享的历史里。node 增长 {} MB：没发出去的都留着，没有尽头。", mb(ours), mb(node)),
             )
         }),
-        Experiment::Ceiling => Some(ceiling(results, language)),
+        Experiment::Capacity => Some(capacity(results, language)),
     };
     said.unwrap_or_default()
 }
@@ -316,9 +316,9 @@ fn crossings(results: &Results, language: Language) -> String {
     others.collect()
 }
 
-fn ceiling(results: &Results, language: Language) -> String {
+fn capacity(results: &Results, language: Language) -> String {
     let found = results.engines.iter().filter_map(|engine| {
-        let of = |name| results.shown(Experiment::Ceiling, *engine, name).map(|it| it.median);
+        let of = |name| results.shown(Experiment::Capacity, *engine, name).map(|it| it.median);
         let (held, back) = (digits(of("held")?, 0), of("come_back")? > 0.5);
         let name = engine.name();
         Some(match (language, back) {

@@ -3,7 +3,7 @@
 //! A client is a thread and a descriptor, and both are bounded in more places than
 //! anybody remembers: by the process, its user, its control group, the kernel. Each
 //! bound is read, what is used of it already is taken off, and what is left is
-//! divided by what a client costs. The least of them is the ceiling.
+//! divided by what a client costs. The least of them is the capacity.
 
 mod cgroup;
 mod costs;
@@ -29,17 +29,17 @@ const OWN_THREADS: u64 = 6;
 const OWN_STACK: u64 = 2 << 20;
 
 /// What is kept from streams, so that pages and publishing are always answered: a
-/// tenth of the ceiling, and these many at least.
+/// tenth of the capacity, and these many at least.
 const RESERVE: usize = 4;
 
 /// One bound on the number of clients.
 ///
 /// ```
-/// use threadcast::{Ceiling, Costs};
+/// use threadcast::{Capacity, Costs};
 ///
-/// let ceiling = Ceiling::of_a_server(&Costs::default(), 1);
-/// let first = ceiling.binding();
-/// assert!(ceiling.bounds().iter().all(|bound| bound.clients >= first.clients));
+/// let capacity = Capacity::of_a_server(&Costs::default(), 1);
+/// let first = capacity.binding();
+/// assert!(capacity.bounds().iter().all(|bound| bound.clients >= first.clients));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bound {
@@ -58,19 +58,19 @@ pub struct Bound {
 /// How many clients a server can hold here.
 ///
 /// ```
-/// use threadcast::{Ceiling, Costs};
+/// use threadcast::{Capacity, Costs};
 ///
-/// let ceiling = Ceiling::of_a_server(&Costs::default(), 1);
-/// let bound = ceiling.binding();
-/// println!("{} clients, by {}: {}", ceiling.clients(), bound.name, bound.raise);
+/// let capacity = Capacity::of_a_server(&Costs::default(), 1);
+/// let bound = capacity.binding();
+/// println!("{} clients, by {}: {}", capacity.clients(), bound.name, bound.raise);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ceiling {
+pub struct Capacity {
     /// Every bound that could be read, the least first.
     bounds: Vec<Bound>,
 }
 
-impl Ceiling {
+impl Capacity {
     /// The capacity of a server that has not started yet, on this many addresses.
     pub fn of_a_server(costs: &Costs, addresses: usize) -> Self {
         Self::to_come(Share::of(costs), Some(costs), addresses)
@@ -96,7 +96,7 @@ impl Ceiling {
         Self::measure(SELF, Share::of(costs), &own)
     }
 
-    /// The ceiling of a server that runs in another process, in the same control
+    /// The capacity of a server that runs in another process, in the same control
     /// group as we, and holds nobody yet.
     pub(crate) fn of_the_process(process: u32, share: Share) -> Self {
         Self::measure(&process.to_string(), share, &Own::default())
@@ -118,10 +118,10 @@ impl Ceiling {
     }
 
     /// How many streams there may be, so that pages and publishing are always
-    /// answered: as many as are asked for, but a tenth of the ceiling is kept.
+    /// answered: as many as are asked for, but a tenth of the capacity is kept.
     pub fn max_clients(&self, asked: Option<usize>) -> usize {
-        let ceiling = self.clients();
-        let most = (ceiling * 9 / 10).min(ceiling.saturating_sub(RESERVE)).max(1);
+        let capacity = self.clients();
+        let most = (capacity * 9 / 10).min(capacity.saturating_sub(RESERVE)).max(1);
         asked.map_or(most, |asked| asked.min(most))
     }
 
@@ -144,7 +144,7 @@ impl Ceiling {
     }
 }
 
-impl fmt::Display for Ceiling {
+impl fmt::Display for Capacity {
     /// What `threadcast doctor` prints.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (clients, most) = (self.clients(), self.max_clients(None));
@@ -342,8 +342,8 @@ mod tests {
         let out = shell.stdout.as_mut().expect("it is piped");
         std::io::Read::read_exact(out, &mut [0]).expect("it has set its limit");
         let share = Share { descriptors: 1, memory: 1, ..Share::default() };
-        let ceiling = Ceiling::of_the_process(shell.id(), share);
-        let Bound { name, limit, used, clients, .. } = ceiling.binding();
+        let capacity = Capacity::of_the_process(shell.id(), share);
+        let Bound { name, limit, used, clients, .. } = capacity.binding();
         assert_eq!((*name, *limit, *clients as u64), ("RLIMIT_NOFILE", 100, 100 - used));
         assert!((3..50).contains(used), "{used}");
         drop(shell.stdin.take());
@@ -352,21 +352,21 @@ mod tests {
 
     #[test]
     fn streams_never_get_all() {
-        let ceiling = |clients| Ceiling {
+        let capacity = |clients| Capacity {
             bounds: vec![Bound { name: "x", limit: 0, used: 0, clients, raise: String::new() }],
         };
-        assert_eq!(ceiling(1_000).max_clients(None), 900);
-        assert_eq!(ceiling(1_000).max_clients(Some(10)), 10);
-        assert_eq!(ceiling(1_000).max_clients(Some(5_000)), 900);
-        assert_eq!(ceiling(10).max_clients(None), 6);
-        assert_eq!(ceiling(0).max_clients(None), 1);
+        assert_eq!(capacity(1_000).max_clients(None), 900);
+        assert_eq!(capacity(1_000).max_clients(Some(10)), 10);
+        assert_eq!(capacity(1_000).max_clients(Some(5_000)), 900);
+        assert_eq!(capacity(10).max_clients(None), 6);
+        assert_eq!(capacity(0).max_clients(None), 1);
     }
 
     #[test]
     fn a_running_server_and_one_to_come_have_nearly_the_same_ceiling() {
         let (to_come, running) = (
-            Ceiling::of_a_server(&Costs::default(), 1),
-            Ceiling::of_this_server(&Costs::default(), 1, 0),
+            Capacity::of_a_server(&Costs::default(), 1),
+            Capacity::of_this_server(&Costs::default(), 1, 0),
         );
         for bound in to_come.bounds() {
             let same = running.bounds().iter().find(|other| other.name == bound.name).unwrap();

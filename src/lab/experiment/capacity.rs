@@ -1,6 +1,6 @@
-//! (f) Where is the ceiling, and what happens past it?
+//! (f) Where is the capacity, and what happens past it?
 //!
-//! The engine is started with few descriptors, so that its ceiling is near, and clients come until
+//! The engine is started with few descriptors, so that its capacity is near, and clients come until
 //! one is not served; Apache with few workers, for its configuration ends it before the system does.
 //! Figures: `descriptors`, or `workers`; `predicted`, how many clients that should be; `held`,
 //! how many had the stream; `told`, the share of the others that were told so at once (0: they wait
@@ -11,7 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{Bound, Engine, Experiment, Lab, Running, SMALL, Sample};
-use crate::ceiling::Ceiling;
+use crate::capacity::Capacity;
 use crate::lab::figures::float;
 use crate::lab::load::{Load, Plan};
 
@@ -45,8 +45,8 @@ fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec
     let (predicted, by) = match engine.bound() {
         Bound::Descriptors => {
             // What `threadcast doctor` would say, were it the engine.
-            let ceiling = Ceiling::of_the_process(running.process.id(), engine.share());
-            (engine.clients_under(&ceiling), ("descriptors", float(DESCRIPTORS)))
+            let capacity = Capacity::of_the_process(running.process.id(), engine.share());
+            (engine.clients_under(&capacity), ("descriptors", float(DESCRIPTORS)))
         }
         Bound::Workers => {
             (usize::try_from(WORKERS).unwrap_or(usize::MAX), ("workers", float(WORKERS)))
@@ -72,7 +72,7 @@ fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec
     let mut newcomers = Load::open(&Plan { patience: LONG_ENOUGH, ..running.plan(NEWCOMERS) })?;
     newcomers.read_first_events(Duration::from_millis(500))?;
     let share = |part: usize, whole: usize| float(part as u64) / float(whole.max(1) as u64);
-    let mut sample = lab.sample(Experiment::Ceiling, engine, (predicted, 20));
+    let mut sample = lab.sample(Experiment::Capacity, engine, (predicted, 20));
     sample.figures = vec![
         by,
         ("predicted", float(predicted as u64)),

@@ -27,7 +27,7 @@ const SURPLUS: Duration = Duration::from_secs(20);
 
 /// Who gets in.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct Admission {
     /// How many streams there may be.
     pub(super) max_clients: usize,
     max_per_address: usize,
@@ -43,7 +43,7 @@ pub(super) struct Gate {
 /// Why a stream does not get in, as the counters call it.
 pub(super) type Reason = &'static str;
 
-impl Gate {
+impl Admission {
     pub(super) fn new(max_clients: usize, max_per_address: usize) -> Arc<Self> {
         Arc::new(Self {
             max_clients,
@@ -60,7 +60,7 @@ impl Gate {
         self: &Arc<Self>,
         address: IpAddr,
         draining: bool,
-    ) -> Result<Place, Reason> {
+    ) -> Result<StreamPermit, Reason> {
         if draining {
             return Err(DRAINING);
         }
@@ -69,7 +69,7 @@ impl Gate {
             return Err(FULL);
         }
         // From here on leaving is the place's.
-        let mut place = Place { gate: Arc::clone(self), address: None };
+        let mut permit = StreamPermit { admission: Arc::clone(self), address: None };
         if let Some(address) = limited(address) {
             let mut addresses = self.addresses();
             let streams = addresses.entry(address).or_default();
@@ -78,9 +78,9 @@ impl Gate {
                 return Err(ADDRESS);
             }
             *streams += 1;
-            place.address = Some(address);
+            permit.address = Some(address);
         }
-        Ok(place)
+        Ok(permit)
     }
 
     /// How many streams there are.
@@ -121,23 +121,23 @@ impl Gate {
 
 /// A stream's place, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    gate: Arc<Gate>,
+pub(super) struct StreamPermit {
+    admission: Arc<Admission>,
     address: Option<IpAddr>,
 }
 
-impl Drop for Place {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         let one_less = |mut clients| {
             decrease(&mut clients, 1);
             Some(clients)
         };
-        let clients = &self.gate.clients;
+        let clients = &self.admission.clients;
         if clients.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) == Ok(1) {
-            let _ = self.gate.empty.0.try_send(()); // full says the same
+            let _ = self.admission.empty.0.try_send(()); // full says the same
         }
         let Some(address) = self.address else { return };
-        let mut addresses = self.gate.addresses();
+        let mut addresses = self.admission.addresses();
         if let Some(streams) = addresses.get_mut(&address) {
             decrease(streams, 1);
             if *streams == 0 {
@@ -167,32 +167,32 @@ mod tests {
 
     #[test]
     fn as_many_get_in_as_may_and_one_more_for_each_that_leaves() {
-        let gate = Gate::new(3, 2);
-        let first = gate.enter(ip("192.0.2.1"), false).unwrap();
-        let _second = gate.enter(ip("::ffff:192.0.2.1"), false).unwrap();
-        assert_eq!(gate.enter(ip("192.0.2.1"), false).unwrap_err(), ADDRESS);
-        let _third = gate.enter(ip("192.0.2.2"), false).unwrap();
-        assert_eq!(gate.enter(ip("127.0.0.1"), false).unwrap_err(), FULL);
+        let admission = Admission::new(3, 2);
+        let first = admission.enter(ip("192.0.2.1"), false).unwrap();
+        let _second = admission.enter(ip("::ffff:192.0.2.1"), false).unwrap();
+        assert_eq!(admission.enter(ip("192.0.2.1"), false).unwrap_err(), ADDRESS);
+        let _third = admission.enter(ip("192.0.2.2"), false).unwrap();
+        assert_eq!(admission.enter(ip("127.0.0.1"), false).unwrap_err(), FULL);
         drop(first);
-        assert_eq!(gate.enter(ip("127.0.0.1"), true).unwrap_err(), DRAINING);
-        assert_eq!(gate.clients(), 2, "who is refused leaves nothing behind");
-        let _again = gate.enter(ip("192.0.2.1"), false).unwrap();
-        assert_eq!(gate.clients(), 3);
+        assert_eq!(admission.enter(ip("127.0.0.1"), true).unwrap_err(), DRAINING);
+        assert_eq!(admission.clients(), 2, "who is refused leaves nothing behind");
+        let _again = admission.enter(ip("192.0.2.1"), false).unwrap();
+        assert_eq!(admission.clients(), 3);
     }
 
     #[test]
     fn one_network_of_ipv6_counts_as_one_and_loopback_not_at_all() {
-        let gate = Gate::new(100, 1);
-        let _one = gate.enter(ip("2001:db8::1"), false).unwrap();
-        assert!(gate.enter(ip("2001:db8::ffff:2"), false).is_err());
-        let _other = gate.enter(ip("2001:db8:0:1::1"), false).unwrap();
-        let _own: Vec<_> = (0..5).map(|_| gate.enter(ip("::1"), false).unwrap()).collect();
+        let admission = Admission::new(100, 1);
+        let _one = admission.enter(ip("2001:db8::1"), false).unwrap();
+        assert!(admission.enter(ip("2001:db8::ffff:2"), false).is_err());
+        let _other = admission.enter(ip("2001:db8:0:1::1"), false).unwrap();
+        let _own: Vec<_> = (0..5).map(|_| admission.enter(ip("::1"), false).unwrap()).collect();
     }
 
     #[test]
     fn a_crowd_comes_back_one_by_one() {
-        let gate = Gate::new(0, 0);
-        let mut waits: Vec<_> = (0..5_000).map(|_| gate.wait(FULL)).collect();
+        let admission = Admission::new(0, 0);
+        let mut waits: Vec<_> = (0..5_000).map(|_| admission.wait(FULL)).collect();
         assert!(waits[0] < SOONEST * 2, "one alone is not kept long: {:?}", waits[0]);
         waits.sort_unstable();
         let most = waits
@@ -200,8 +200,8 @@ mod tests {
             .map(|two| two[two.len() - 1].saturating_sub(two[0]));
         assert!(most.min().unwrap() > Duration::from_millis(1_500), "1,000 take 2 s");
         assert!(waits[4_999] < Duration::from_secs(14), "{:?}", waits[4_999]);
-        let most = (0..100_000).map(|_| gate.wait(FULL)).max();
+        let most = (0..100_000).map(|_| admission.wait(FULL)).max();
         assert!(most.unwrap() <= LATEST + SOONEST * 2);
-        assert!(gate.wait(ADDRESS) < SURPLUS * 2, "which has nothing to do with the crowd");
+        assert!(admission.wait(ADDRESS) < SURPLUS * 2, "which has nothing to do with the crowd");
     }
 }
