@@ -51,7 +51,7 @@ pub(crate) struct Counters {
     publishing: Histogram,
     committing: Histogram,
     lag: Histogram,
-    hang_ups: Histogram,
+    disconnects: Histogram,
 }
 
 impl Default for Counters {
@@ -74,7 +74,7 @@ impl Default for Counters {
             publishing: seconds(1e-6),
             committing: seconds(1e-5),
             lag: seconds(1e-5),
-            hang_ups: seconds(1e-4),
+            disconnects: seconds(1e-4),
         }
     }
 }
@@ -112,8 +112,8 @@ impl Counters {
     }
 
     /// This long after its peer hung up, a stream's thread and descriptor are free.
-    pub(crate) fn hang_up(&self, took: Duration) {
-        self.hang_ups.observe(took.as_secs_f64());
+    pub(crate) fn disconnect(&self, took: Duration) {
+        self.disconnects.observe(took.as_secs_f64());
     }
 
     /// How many were rejected so far, for whatever reason.
@@ -140,7 +140,7 @@ impl Counters {
         let help = "Events that were sent, once for each client";
         page.register("events_out", help, self.delivered.clone());
         page.register("sent_bytes", "Bytes of streams that were sent", self.sent_bytes.clone());
-        page.register("gap_events", "Losses that clients were told of", self.gaps.clone());
+        page.register("gaps", "Losses that clients were told of", self.gaps.clone());
         let help = "From a publish to its answer being known";
         page.register("publish_seconds", help, self.publishing.clone());
         let help = "What a commit of the store takes, the sync to the disk included";
@@ -148,7 +148,7 @@ impl Counters {
         let help = "From an event's publish to its batch having been sent to all who had caught up";
         page.register("delivery_lag_seconds", help, self.lag.clone());
         let help = "From a peer's hang-up being seen to its thread and descriptor being free";
-        page.register("hang_up_seconds", help, self.hang_ups.clone());
+        page.register("disconnect_seconds", help, self.disconnects.clone());
         let dropped: Counter = Counter::default();
         dropped.inc_by(dropped_log_lines());
         let help = "Lines of the log that were dropped because nothing took them";

@@ -35,12 +35,12 @@ mod capacity;
 pub mod client;
 mod counters;
 mod demo;
+mod disconnect;
 mod error;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod hangup;
 mod http;
 mod id;
 mod json;

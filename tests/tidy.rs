@@ -14,7 +14,7 @@ const HOUSE: [&str; 23] = [
     "capacity",
     "broadcast",
     "stream",
-    "hangup",
+    "disconnect",
     "registry",
     "store",
     "event",

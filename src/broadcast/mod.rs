@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 
 use self::group::{BroadcastGroup, Key, Member, Sent};
-use crate::hangup::Word;
+use crate::disconnect::Message;
 use crate::registry::Notifier;
 use crate::stream::{Handover, Refilled, Sink, Socket, hung_up};
 
@@ -73,7 +73,7 @@ pub enum Delivery {
 #[derive(Debug, Clone)]
 pub(crate) struct Mailbox<W = Socket> {
     handover: Sender<Handover<W>>,
-    words: Sender<Word>,
+    messages: Sender<Message>,
     /// Whether each client's own thread is to write.
     wakes: Arc<AtomicBool>,
 }
@@ -95,14 +95,14 @@ impl<W> Mailbox<W> {
     pub(crate) fn switch(&self, delivery: Delivery) {
         self.wakes.store(delivery == Delivery::Wake, Ordering::Release);
         if delivery == Delivery::Wake {
-            let _ = self.words.send(Word::ReturnWriters); // a broadcaster that has ended has none
+            let _ = self.messages.send(Message::ReturnWriters); // a broadcaster that has ended has none
         }
     }
 
     /// Whether the broadcaster answers within this time.
     pub(crate) fn ping(&self, within: Duration) -> bool {
         let (answer, answered) = crossbeam_channel::bounded(1);
-        let asked = self.words.send_timeout(Word::Ping(answer), within);
+        let asked = self.messages.send_timeout(Message::Ping(answer), within);
         asked.is_ok() && answered.recv_timeout(within).is_ok()
     }
 }
@@ -112,7 +112,7 @@ impl<W> Mailbox<W> {
 pub(crate) struct Broadcaster<W = Socket> {
     mailbox: Receiver<Handover<W>>,
     /// Who has hung up, and who asks whether we are there.
-    words: Receiver<Word>,
+    messages: Receiver<Message>,
     /// Each group has one bell at this sender, so it never holds more than the groups.
     sender: Sender<u64>,
     news: Receiver<u64>,
@@ -129,14 +129,14 @@ pub(crate) struct Broadcaster<W = Socket> {
 
 impl<W: Sink> Broadcaster<W> {
     /// A broadcaster, the way to it, and where it is told who has hung up.
-    pub(crate) fn new() -> (Self, Mailbox<W>, Sender<Word>) {
+    pub(crate) fn new() -> (Self, Mailbox<W>, Sender<Message>) {
         let (handover, mailbox) = crossbeam_channel::bounded(MAILBOX);
-        let (hang_ups, words) = crossbeam_channel::bounded(MAILBOX);
+        let (disconnects, messages) = crossbeam_channel::bounded(MAILBOX);
         let (sender, news) = crossbeam_channel::unbounded();
         let wakes = Arc::<AtomicBool>::default();
         let broadcaster = Self {
             mailbox,
-            words,
+            messages,
             sender,
             news,
             groups: HashMap::new(),
@@ -147,7 +147,7 @@ impl<W: Sink> Broadcaster<W> {
             due: Instant::now() + LONG,
             batch: Vec::new(),
         };
-        (broadcaster, Mailbox { handover, words: hang_ups.clone(), wakes }, hang_ups)
+        (broadcaster, Mailbox { handover, messages: disconnects.clone(), wakes }, disconnects)
     }
 
     /// Delivers until `running` is disconnected.
@@ -158,7 +158,7 @@ impl<W: Sink> Broadcaster<W> {
                 select! {
                     recv(self.news) -> name => name.into_iter().for_each(|name| self.deliver(name)),
                     recv(self.mailbox) -> handover => self.joining.extend(handover),
-                    recv(self.words) -> first => self.hear(first.ok()),
+                    recv(self.messages) -> first => self.hear(first.ok()),
                     recv(running) -> _ => return,
                     default(wait) => {}
                 }
@@ -180,7 +180,7 @@ impl<W: Sink> Broadcaster<W> {
                 None => break,
             }
         }
-        if !self.words.is_empty() {
+        if !self.messages.is_empty() {
             self.hear(None);
         }
         self.beat();
@@ -189,13 +189,13 @@ impl<W: Sink> Broadcaster<W> {
     /// Hears this word and all that wait behind it, and ends the streams of those
     /// who have hung up: a crowd that leaves at once costs one sweep. Who is not a
     /// member any more is seen again when it comes to be one.
-    fn hear(&mut self, first: Option<Word>) {
+    fn hear(&mut self, first: Option<Message>) {
         let mut gone = Vec::new();
-        for word in first.into_iter().chain(self.words.try_iter()) {
+        for word in first.into_iter().chain(self.messages.try_iter()) {
             match word {
-                Word::Gone(number) => gone.push(number),
-                Word::Ping(answer) => drop(answer.try_send(())), // or nobody waits any more
-                Word::ReturnWriters => {
+                Message::Gone(number) => gone.push(number),
+                Message::Ping(answer) => drop(answer.try_send(())), // or nobody waits any more
+                Message::ReturnWriters => {
                     self.by_key.clear();
                     self.groups.drain().for_each(|(_, group)| group.return_writer());
                 }

@@ -18,8 +18,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::{Broadcaster, Delivery, Mailbox};
+use crate::disconnect::Message;
 use crate::event::{Event, Frame, Framing};
-use crate::hangup::Word;
 use crate::registry::{
     Channels, Closing, Ending, Histories, History, Registry, RegistryOptions, Start,
 };
@@ -96,7 +96,7 @@ struct World {
     registry: Registry,
     broadcaster: Broadcaster<Wire>,
     mailbox: Mailbox<Wire>,
-    hang_ups: Sender<Word>,
+    disconnects: Sender<Message>,
     clients: Vec<Client>,
     published: usize,
 }
@@ -121,9 +121,9 @@ impl World {
         let history = Histories::all(History { events: history, ..History::default() });
         let options = RegistryOptions { history, ..RegistryOptions::default() };
         let registry = if log { Registry::of_a_log(options) } else { Registry::with(options) };
-        let (broadcaster, mailbox, hang_ups) = Broadcaster::new();
+        let (broadcaster, mailbox, disconnects) = Broadcaster::new();
         let clients = Vec::new();
-        let mut world = Self { registry, broadcaster, mailbox, hang_ups, clients, published: 0 };
+        let mut world = Self { registry, broadcaster, mailbox, disconnects, clients, published: 0 };
         world.publish();
         let second = if log { Start::After(format!("7-{AHEAD}")) } else { Start::All };
         for start in [Start::Now, second] {
@@ -183,7 +183,7 @@ impl World {
         for client in &self.clients {
             let kernel = client.wire.0.borrow();
             if kernel.gone && kernel.watched.replace(false) {
-                self.hang_ups.send(Word::Gone(kernel.number)).unwrap();
+                self.disconnects.send(Message::Gone(kernel.number)).unwrap();
             }
         }
     }

@@ -22,8 +22,8 @@ use super::request::{BodyLength, Request};
 use super::routes::{self, Reply};
 use super::streams::Stream;
 use super::{Alive, Shared, body, cors, listener};
+use crate::disconnect::Watch;
 use crate::event::Framing;
-use crate::hangup::Watch;
 use crate::limits::{LAST_WORDS, LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
 use crate::stream::Socket;
 

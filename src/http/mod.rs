@@ -55,8 +55,8 @@ use self::store_writer::{ShutdownOnPanic, StoreWriter, hub};
 use crate::broadcast::{Broadcaster, Delivery};
 use crate::capacity::{Capacity, Costs};
 use crate::counters::Counters;
+use crate::disconnect::Watcher;
 use crate::error::StartError;
-use crate::hangup::Watcher;
 use crate::limits::Limits;
 use crate::registry::{Registry, RegistryOptions};
 use crate::ticker;
@@ -136,8 +136,8 @@ impl Server {
         let counters = Arc::<Counters>::default();
         let (hub, keeper) = hub(&config, options.clone(), &counters)?;
         let clock = Registry::counted(RegistryOptions { ids: false, ..options }, &counters);
-        let (broadcaster, mailbox, hang_ups) = Broadcaster::new();
-        let watcher = Watcher::new(hang_ups, &counters).map_err(StartError::Watch)?;
+        let (broadcaster, mailbox, disconnects) = Broadcaster::new();
+        let watcher = Watcher::new(disconnects, &counters).map_err(StartError::Watch)?;
         let (broadcaster, mailbox) = match config.delivery {
             Delivery::Wake if !config.lab => (None, None),
             delivery => {
@@ -215,7 +215,7 @@ impl Server {
         });
         let broadcaster = broadcaster.transpose().map_err(StartError::Spawn)?;
         let watcher = Arc::clone(&self.shared.watcher);
-        let thread = thread::Builder::new().name("hang-ups".into());
+        let thread = thread::Builder::new().name("disconnects".into());
         let watching = thread.spawn(move || watcher.run()).map_err(StartError::Spawn)?;
         let (ran, deadline) = self.accept();
         drop(running);

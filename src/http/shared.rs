@@ -21,7 +21,7 @@ use super::request::Request;
 use crate::broadcast::{Delivery, Mailbox};
 use crate::capacity::{Capacity, Costs};
 use crate::counters::{ADDRESS, CONNECTIONS, Counters, DRAINING, FULL};
-use crate::hangup::Watcher;
+use crate::disconnect::Watcher;
 use crate::limits::LAST_WORDS;
 use crate::registry::{Closing, Registry};
 

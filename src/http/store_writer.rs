@@ -66,11 +66,11 @@ impl StoreWriter {
         let mut threads = Self { running, threads: Vec::new(), alive, ended };
         match keeper {
             Keeper::Alone(sequencer) => {
-                threads.spawn("store", handle, &stop, move |stop| sequencer.run(stop))?;
+                threads.spawn("store-writer", handle, &stop, move |stop| sequencer.run(stop))?;
             }
             Keeper::Shared(both) => {
                 let (publisher, follower) = *both;
-                threads.spawn("store", handle, &stop, move |stop| publisher.run(stop))?;
+                threads.spawn("store-writer", handle, &stop, move |stop| publisher.run(stop))?;
                 threads.spawn("redis-reader", handle, &stop, move |stop| follower.run(stop))?;
             }
         }

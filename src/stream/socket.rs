@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-use crate::hangup::Watch;
+use crate::disconnect::Watch;
 use crate::registry::Notifier;
 
 /// A client's socket: its own thread writes and waits, the broadcaster sends and

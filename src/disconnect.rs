@@ -39,7 +39,7 @@ const STOP: u64 = 0;
 
 /// What the broadcaster is told besides what it is lent.
 #[derive(Debug, Clone)]
-pub(crate) enum Word {
+pub(crate) enum Message {
     /// The stream of this number has lost its client.
     Gone(u64),
     /// Say that you are there.
@@ -56,7 +56,7 @@ pub(crate) struct Watcher {
     last: AtomicU64,
     watched: Mutex<HashMap<u64, Watched>>,
     /// Told of those who have no bell of their own.
-    broadcaster: Sender<Word>,
+    broadcaster: Sender<Message>,
     counters: Arc<Counters>,
 }
 
@@ -74,7 +74,7 @@ impl Watcher {
     ///
     /// Fails if there is no descriptor left for it.
     pub(crate) fn new(
-        broadcaster: Sender<Word>,
+        broadcaster: Sender<Message>,
         counters: &Arc<Counters>,
     ) -> io::Result<Arc<Self>> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -121,7 +121,7 @@ impl Watcher {
         match notifier {
             Some(notifier) => notifier.notify(),
             // a broadcaster that has ended has let go of all its streams.
-            None => drop(self.broadcaster.send(Word::Gone(id))),
+            None => drop(self.broadcaster.send(Message::Gone(id))),
         }
     }
 
@@ -196,7 +196,7 @@ impl Drop for Watch {
         // Closing the socket is what the kernel needs to forget it.
         let watched = self.watcher.lock().remove(&self.id);
         if let Some(since) = watched.and_then(|watched| watched.since) {
-            self.watcher.counters.hang_up(since.elapsed());
+            self.watcher.counters.disconnect(since.elapsed());
         }
     }
 }
@@ -215,10 +215,10 @@ mod tests {
         (listener.accept().unwrap().0, client)
     }
 
-    fn number(word: &Word) -> u64 {
+    fn number(word: &Message) -> u64 {
         match *word {
-            Word::Gone(number) => number,
-            Word::Ping(_) | Word::ReturnWriters => panic!("nobody asks"),
+            Message::Gone(number) => number,
+            Message::Ping(_) | Message::ReturnWriters => panic!("nobody asks"),
         }
     }
 
