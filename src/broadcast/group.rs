@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::event::Framing;
 use crate::id::EventId;
 use crate::registry::{Channels, Listening, Notifier, Position, Registry};
-use crate::stream::{End, Handover, READ_LIMIT, Sink, Tally};
+use crate::stream::{End, Handover, READ_LIMIT, Sink, StreamCounts};
 
 /// What makes two streams the same to the broadcaster. The registry is told by
 /// its address.
@@ -103,12 +103,12 @@ impl<W: Sink> BroadcastGroup<W> {
         &mut self,
         mut send: impl FnMut(&mut Handover<W>) -> Result<bool, Option<io::Error>>,
     ) {
-        let (mut place, mut all) = (0, Tally::default());
+        let (mut place, mut all) = (0, StreamCounts::default());
         while let Some(member) = self.members.get_mut(place) {
-            let before = member.handover.writer.tally;
+            let before = member.handover.writer.counts;
             let outcome = send(&mut member.handover);
-            all.events += member.handover.writer.tally.events - before.events;
-            all.bytes += member.handover.writer.tally.bytes - before.bytes;
+            all.events += member.handover.writer.counts.events - before.events;
+            all.bytes += member.handover.writer.counts.bytes - before.bytes;
             match outcome {
                 Ok(true) => place += 1,
                 Ok(false) => {
@@ -119,6 +119,6 @@ impl<W: Sink> BroadcastGroup<W> {
                 Err(error) => self.members.swap_remove(place).handover.end(error),
             }
         }
-        all.count_since(Tally::default(), self.registry.counters());
+        all.count_since(StreamCounts::default(), self.registry.counters());
     }
 }

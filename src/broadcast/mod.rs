@@ -229,7 +229,7 @@ impl<W: Sink> Broadcaster<W> {
                 Sent::Ending => {
                     let now = Instant::now();
                     for member in &mut group.members {
-                        member.handover.writer.hear_of_the_end();
+                        member.handover.writer.note_closing();
                         self.due = self.due.min(member.handover.writer.due);
                     }
                     let leaves = |member: &mut Member<W>| member.handover.writer.leaves_now(now);
@@ -250,9 +250,12 @@ impl<W: Sink> Broadcaster<W> {
         if self.wakes.load(Ordering::Acquire) {
             return handover.return_writer(); // handed over before its thread knew
         }
-        let before = handover.writer.tally;
-        let sent = handover.writer.send_rest(Instant::now());
-        handover.writer.tally.count_since(before, handover.writer.subscription.registry.counters());
+        let before = handover.writer.counts;
+        let sent = handover.writer.send_unsent(Instant::now());
+        handover
+            .writer
+            .counts
+            .count_since(before, handover.writer.subscription.registry.counters());
         match sent {
             Ok(true) if handover.writer.is_over() => return handover.end(None),
             Ok(true) => {}
@@ -271,9 +274,12 @@ impl<W: Sink> Broadcaster<W> {
         if upto.is_some_and(|upto| upto < position) {
             return self.joining.push_back(handover); // and the group has a lot to read
         }
-        let before = handover.writer.tally;
+        let before = handover.writer.counts;
         let refilled = handover.writer.refill(upto);
-        handover.writer.tally.count_since(before, handover.writer.subscription.registry.counters());
+        handover
+            .writer
+            .counts
+            .count_since(before, handover.writer.subscription.registry.counters());
         match refilled {
             Refilled::Nothing => self.add(key, handover),
             Refilled::Some | Refilled::Over => self.joining.push_back(handover),
@@ -342,7 +348,7 @@ impl<W: Sink> Broadcaster<W> {
                     return Ok(true);
                 }
                 handover.writer.beat(now);
-                let all = handover.writer.send_rest(now)?;
+                let all = handover.writer.send_unsent(now)?;
                 if all && handover.writer.is_over() {
                     return Err(None);
                 }

@@ -137,9 +137,9 @@ impl World {
             let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
             let wire = Wire::default();
             wire.0.borrow_mut().number = world.clients.len() as u64;
-            let opening = b"retry: 3000\n\n".to_vec();
+            let preamble = b"retry: 3000\n\n".to_vec();
             let writer =
-                Writer::new(wire.clone(), Framing::Plain, opening, subscription, heartbeat);
+                Writer::new(wire.clone(), Framing::Plain, preamble, subscription, heartbeat);
             let (handover, turns) = Handover::new(writer.when_slow(slow));
             world.clients.push(Client { wire, turns, handover: Some(handover), end: None, from });
         }

@@ -25,7 +25,7 @@ use crate::error::PublishError;
 use crate::event::{Frame, Framing};
 use crate::limits::RETRY;
 use crate::registry::{Channels, Readable, Registry, Start, Subscription};
-use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, Tally, Writer};
+use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, StreamCounts, Writer};
 use crate::ticker;
 
 /// With the charset: some clients read `text/*` without one as Latin-1 (RFC 2616 §3.7.1).
@@ -44,13 +44,13 @@ pub(super) fn demo(
         return Ok(Reply::Answer(super::answer::Answer::new(204)));
     }
     let permit = admit(exchange)?;
-    let opening = opening(exchange, &demo.preamble(), Headers::new());
+    let preamble = preamble(exchange, &demo.preamble(), Headers::new());
     if exchange.request.is_head() {
-        return Ok(Reply::Head(opening));
+        return Ok(Reply::Head(preamble));
     }
     let source = match demo.clock() {
-        Some(channel) => live(exchange, opening, of_clock(exchange, channel)?, reader),
-        None => scripted(exchange, opening, demo, last_event_id),
+        Some(channel) => live(exchange, preamble, of_clock(exchange, channel)?, reader),
+        None => scripted(exchange, preamble, demo, last_event_id),
     };
     Ok(reply(exchange, source, permit, None))
 }
@@ -65,12 +65,12 @@ pub(super) fn channels(
     let permit = admit(exchange)?;
     let start = start(&exchange.request)?;
     if exchange.request.is_head() {
-        return Ok(Reply::Head(opening(exchange, &[], Headers::new()))); // it subscribes to nothing
+        return Ok(Reply::Head(preamble(exchange, &[], Headers::new()))); // it subscribes to nothing
     }
     let subscription = subscribe(exchange, channels, &start, reader, presence)?;
     let first = [first_frame(&exchange.request, &subscription, &CURSOR_AS_EVENT)];
-    let opening = opening(exchange, &first, Headers::new());
-    Ok(reply(exchange, live(exchange, opening, subscription, reader), permit, None))
+    let preamble = preamble(exchange, &first, Headers::new());
+    Ok(reply(exchange, live(exchange, preamble, subscription, reader), permit, None))
 }
 
 /// Joins the channels from `start` on, announced under a name if there is one.
@@ -139,11 +139,11 @@ fn subscribe_by_right(
 /// Answers with the server's status, each second.
 pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, HttpError> {
     let permit = admit(exchange)?;
-    let opening = opening(exchange, &[Frame::retry(RETRY)], Headers::new());
+    let preamble = preamble(exchange, &[Frame::retry(RETRY)], Headers::new());
     if exchange.request.is_head() {
-        return Ok(Reply::Head(opening));
+        return Ok(Reply::Head(preamble));
     }
-    let source = live(exchange, opening, of_clock(exchange, ticker::STATUS)?, reader);
+    let source = live(exchange, preamble, of_clock(exchange, ticker::STATUS)?, reader);
     Ok(reply(exchange, source, permit, None))
 }
 
@@ -216,19 +216,15 @@ fn check_presence(name: &str) -> Result<(), HttpError> {
 }
 
 /// The head and the preamble: they leave at once, so that `open` fires.
-pub(super) fn opening(
-    exchange: &Exchange<'_>,
-    preamble: &[Frame],
-    mut headers: Headers,
-) -> Vec<u8> {
+pub(super) fn preamble(exchange: &Exchange<'_>, frames: &[Frame], mut headers: Headers) -> Vec<u8> {
     let request = &exchange.request;
     headers.extend(cors::headers(exchange));
-    let mut opening = stream_head(request, EVENT_STREAM, &headers);
+    let mut preamble = stream_head(request, EVENT_STREAM, &headers);
     if !request.is_head() {
         let framing = request.framing();
-        preamble.iter().for_each(|frame| opening.extend_from_slice(frame.bytes(framing)));
+        frames.iter().for_each(|frame| preamble.extend_from_slice(frame.bytes(framing)));
     }
-    opening
+    preamble
 }
 
 pub(super) fn reply(
@@ -247,18 +243,18 @@ pub(super) fn reply(
 #[inline(never)] // so that a clock does not stand on its frame
 fn scripted(
     exchange: &Exchange<'_>,
-    opening: Vec<u8>,
+    preamble: Vec<u8>,
     demo: DemoStream,
     last_event_id: Vec<u8>,
 ) -> Source {
     let (socket, framing) = (exchange.socket(), exchange.request.framing());
-    Source::Scripted(Box::new(ScriptedStream { socket, framing, opening, demo, last_event_id }))
+    Source::Scripted(Box::new(ScriptedStream { socket, framing, preamble, demo, last_event_id }))
 }
 
 #[expect(clippy::boxed_local)] // unboxed, it would be copied on its caller's frame too
 pub(super) fn live(
     exchange: &Exchange<'_>,
-    opening: Vec<u8>,
+    preamble: Vec<u8>,
     subscription: Box<Subscription>,
     reader: &Reader,
 ) -> Source {
@@ -270,7 +266,7 @@ pub(super) fn live(
     };
     let heartbeat = Heartbeat::new(every, frame);
     let writer =
-        Writer::new(exchange.socket(), request.framing(), opening, *subscription, heartbeat);
+        Writer::new(exchange.socket(), request.framing(), preamble, *subscription, heartbeat);
     let writer = writer.when_slow(config.slow_client);
     Source::Live(writer.for_at_most(config.limits.stream_age).until(reader.until))
 }
@@ -301,7 +297,7 @@ pub(super) enum Source {
 pub(super) struct ScriptedStream {
     socket: Socket,
     framing: Framing,
-    opening: Vec<u8>,
+    preamble: Vec<u8>,
     demo: DemoStream,
     /// Where the client has got to.
     last_event_id: Vec<u8>,
@@ -322,11 +318,11 @@ impl Stream {
         let Ok(_guest) = lab::admit(server, socket, tab) else { return };
         // Held to the end: what it measures is when all is free that a hang-up frees.
         let watch = source.socket().place();
-        let (end, tally) = match source {
+        let (end, counts) = match source {
             Source::Live(writer) => follow(writer, server),
             Source::Scripted(scripted) => scripted.run(&server.hub),
         };
-        log_end(server, client, &path, started.elapsed(), &end, tally);
+        log_end(server, client, &path, started.elapsed(), &end, counts);
         server.counters.end(end.reason());
         drop((permit, watch, active));
     }
@@ -343,16 +339,16 @@ impl Source {
 
 impl ScriptedStream {
     #[inline(never)] // or its frame would lie under every stream
-    fn run(self, hub: &Registry) -> (End, Tally) {
-        let Self { socket, framing, opening, demo, last_event_id } = self;
+    fn run(self, hub: &Registry) -> (End, StreamCounts) {
+        let Self { socket, framing, preamble, demo, last_event_id } = self;
         let gone = socket.notifications();
-        Outlet::run(socket, framing, hub, &gone, &opening, |out| demo.run(out, &last_event_id))
+        Outlet::run(socket, framing, hub, &gone, &preamble, |out| demo.run(out, &last_event_id))
     }
 }
 
 /// The life of a live stream, in the way that is wanted, and in the other one from when the lab
 /// wants that.
-fn follow(mut writer: Box<Writer<Socket>>, server: &Shared) -> (End, Tally) {
+fn follow(mut writer: Box<Writer<Socket>>, server: &Shared) -> (End, StreamCounts) {
     loop {
         let delivery = server.delivery();
         let stays = || server.delivery() == delivery;
@@ -366,21 +362,28 @@ fn follow(mut writer: Box<Writer<Socket>>, server: &Shared) -> (End, Tally) {
             }
         };
         match outcome {
-            Outcome::Over(end, tally) => return (end, tally),
+            Outcome::Over(end, counts) => return (end, counts),
             Outcome::Switched(again) => writer = again,
         }
     }
 }
 
 #[inline(never)] // or its frame would lie under every stream
-fn log_end(server: &Shared, client: Client, path: &str, took: Duration, end: &End, tally: Tally) {
+fn log_end(
+    server: &Shared,
+    client: Client,
+    path: &str,
+    took: Duration,
+    end: &End,
+    counts: StreamCounts,
+) {
     let level = if server.config.log_streams { Level::Info } else { Level::Debug };
     log::log!(
         level,
-        client:% = client, path:% = path, seconds = took.as_secs_f64(), events = tally.events,
-        bytes = tally.bytes, end:% = end;
+        client:% = client, path:% = path, seconds = took.as_secs_f64(), events = counts.events,
+        bytes = counts.bytes, end:% = end;
         "{client} {path:?} ended after {took:.3?}: {} events, {} bytes, {end}",
-        tally.events,
-        tally.bytes,
+        counts.events,
+        counts.bytes,
     );
 }

@@ -93,19 +93,19 @@ impl From<io::Error> for End {
 /// What became of a stream that was written in one way.
 pub(crate) enum Outcome<W> {
     /// It has ended.
-    Over(End, Tally),
+    Over(End, StreamCounts),
     /// The other way of writing is wanted from here on; nothing was lost between them.
     Switched(Box<Writer<W>>),
 }
 
 /// What a stream has carried.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Tally {
+pub(crate) struct StreamCounts {
     pub(crate) events: u64,
     pub(crate) bytes: u64,
 }
 
-impl Tally {
+impl StreamCounts {
     /// Adds to the server's counters what came on top since `before`.
     pub(crate) fn count_since(self, before: Self, counters: &Counters) {
         counters.delivered.inc_by(self.events - before.events);
@@ -162,9 +162,9 @@ pub(crate) fn direct<W: Write>(
             Ok(turn) => match turn.take() {
                 Ok(again) if stays() => handover = again,
                 Ok(again) => return Outcome::Switched(again.writer),
-                Err((end, tally)) => return Outcome::Over(end, tally),
+                Err((end, counts)) => return Outcome::Over(end, counts),
             },
-            Err(_) => return Outcome::Over(End::Closed, Tally::default()),
+            Err(_) => return Outcome::Over(End::Closed, StreamCounts::default()),
         }
     }
 }
@@ -183,19 +183,19 @@ pub(crate) enum Turn<W> {
     /// Your socket is full: write until you have caught up, then lend again.
     Write(Handover<W>),
     /// The stream has ended.
-    Over(End, Tally),
+    Over(End, StreamCounts),
 }
 
 impl<W: Write> Turn<W> {
     /// What a client's thread does with it: writes, and has the writer to lend
     /// again; or the stream has ended.
-    pub(crate) fn take(self) -> Result<Handover<W>, (End, Tally)> {
+    pub(crate) fn take(self) -> Result<Handover<W>, (End, StreamCounts)> {
         match self {
             Self::Write(mut back) => match catch_up(&mut back.writer) {
                 Ok(()) => Ok(back),
                 Err(error) => Err(back.writer.ended(error)),
             },
-            Self::Over(end, tally) => Err((end, tally)),
+            Self::Over(end, counts) => Err((end, counts)),
         }
     }
 }
@@ -218,9 +218,9 @@ impl<W> Handover<W> {
     /// Ends the stream, and tells its thread why.
     pub(crate) fn end(self, error: Option<io::Error>) {
         let Self { mut writer, notifier } = self;
-        let (end, tally) = writer.ended(error);
+        let (end, counts) = writer.ended(error);
         drop(writer); // it has left when its thread hears of it
-        let _ = notifier.try_send(Turn::Over(end, tally));
+        let _ = notifier.try_send(Turn::Over(end, counts));
     }
 }
 
@@ -229,10 +229,10 @@ impl<W> Handover<W> {
 #[inline(never)] // or its frame would lie under every stream that is lent
 fn catch_up<W: Write>(writer: &mut Writer<W>) -> Result<(), Option<io::Error>> {
     loop {
-        let before = writer.tally;
-        writer.write_rest()?;
+        let before = writer.counts;
+        writer.write_unsent()?;
         let refilled = writer.refill(None);
-        writer.tally.count_since(before, writer.subscription.registry.counters());
+        writer.counts.count_since(before, writer.subscription.registry.counters());
         match refilled {
             Refilled::Some => {}
             Refilled::Nothing => return Ok(()),
@@ -287,9 +287,9 @@ mod tests {
         let writer = writer(&registry, &mut bytes);
         let id = registry.publish("a", &Event::new("x")).unwrap().id;
         registry.close();
-        let Outcome::Over(end, tally) = wake(writer, |_| {}, || true) else { panic!("it stays") };
+        let Outcome::Over(end, counts) = wake(writer, |_| {}, || true) else { panic!("it stays") };
         assert!(matches!(end, End::Closed), "{end}");
-        assert_eq!((tally.events, tally.bytes), (1, bytes.len() as u64));
+        assert_eq!((counts.events, counts.bytes), (1, bytes.len() as u64));
         let event = format!("id: {id}\ndata: x\n\n");
         let wire = String::from_utf8(bytes).unwrap();
         let begins = format!("hi\n\n{:x}\r\n{event}\r\n", event.len());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
-use super::{End, Tally, hung_up};
+use super::{End, StreamCounts, hung_up};
 use crate::event::{Event, Frame, Framing};
 use crate::registry::{Ending, Registry};
 
@@ -22,24 +22,24 @@ pub(crate) struct Outlet<'a, W> {
     gone: &'a Receiver<u64>,
     /// When the server is to end it, and how long the client is told to stay away.
     leaves: Option<(Instant, Duration)>,
-    tally: Tally,
+    counts: StreamCounts,
 }
 
 impl<'a, W: Write> Outlet<'a, W> {
-    /// Writes the opening, then hands the outlet to `story`, then the end.
+    /// Writes the preamble, then hands the outlet to `story`, then the end.
     #[inline(never)] // its frame is under finite stories only
     pub(crate) fn run(
         out: W,
         framing: Framing,
         registry: &'a Registry,
         gone: &'a Receiver<u64>,
-        opening: &[u8],
+        preamble: &[u8],
         scripted: impl FnOnce(&mut Self) -> Result<(), End>,
-    ) -> (End, Tally) {
+    ) -> (End, StreamCounts) {
         let mut outlet =
-            Self { out, framing, registry, gone, leaves: None, tally: Tally::default() };
+            Self { out, framing, registry, gone, leaves: None, counts: StreamCounts::default() };
         let mut last = Vec::new();
-        let end = match outlet.write(opening).and_then(|()| scripted(&mut outlet)) {
+        let end = match outlet.write(preamble).and_then(|()| scripted(&mut outlet)) {
             Ok(()) => End::Finished,
             Err(end) => end,
         };
@@ -51,14 +51,14 @@ impl<'a, W: Write> Outlet<'a, W> {
             End::Finished | End::Closed | End::Aged | End::Expired => outlet.write(&last),
             End::Stuck | End::FellBehind | End::Left(_) => Ok(()),
         };
-        outlet.tally.count_since(Tally::default(), registry.counters());
-        (last.err().unwrap_or(end), outlet.tally)
+        outlet.counts.count_since(StreamCounts::default(), registry.counters());
+        (last.err().unwrap_or(end), outlet.counts)
     }
 
     /// Sends one event now.
     pub(crate) fn send(&mut self, event: &Event) -> Result<(), End> {
         self.write(event.frame(None).bytes(self.framing))?;
-        self.tally.events += 1;
+        self.counts.events += 1;
         Ok(())
     }
 
@@ -89,7 +89,7 @@ impl<'a, W: Write> Outlet<'a, W> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.out.write_all(bytes)?;
         self.out.flush()?;
-        self.tally.bytes += bytes.len() as u64;
+        self.counts.bytes += bytes.len() as u64;
         Ok(())
     }
 }

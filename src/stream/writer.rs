@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use super::{End, Outcome, Sink, Socket, Tally};
+use super::{End, Outcome, Sink, Socket, StreamCounts};
 use crate::event::{Frame, Framing};
 use crate::id::EventId;
 use crate::registry::{Batch, Ending, Subscription};
@@ -28,7 +28,7 @@ pub(crate) struct Writer<W> {
     out: W,
     pub(crate) framing: Framing,
     pub(crate) subscription: Subscription,
-    rest: Rest,
+    unsent: Unsent,
     /// How this stream ends once the rest has left.
     last: Option<End>,
     heartbeat: Heartbeat,
@@ -39,7 +39,7 @@ pub(crate) struct Writer<W> {
     slow: SlowClient,
     /// Whether it has once read all there was: from then on a gap is its own.
     caught_up: bool,
-    pub(crate) tally: Tally,
+    pub(crate) counts: StreamCounts,
 }
 
 /// When and how the server ends a stream that could go on.
@@ -64,7 +64,7 @@ enum Why {
 
 /// What has to leave before anything else is read. Frames enter it whole.
 #[derive(Debug, Default)]
-struct Rest {
+struct Unsent {
     bytes: Vec<u8>,
     /// How many of them have left.
     sent: usize,
@@ -114,33 +114,33 @@ pub(crate) enum Refilled {
 }
 
 impl<W> Writer<W> {
-    /// A writer that first sends `opening`, then what the subscription reads. In
+    /// A writer that first sends `preamble`, then what the subscription reads. In
     /// a box, because it moves from stack to stack.
     #[inline(never)] // made on a frame that is gone when the stream begins
     pub(crate) fn new(
         out: W,
         framing: Framing,
-        opening: Vec<u8>,
+        preamble: Vec<u8>,
         mut subscription: Subscription,
         heartbeat: Heartbeat,
     ) -> Box<Self> {
-        let mut rest = Rest { bytes: opening, sent: 0 };
+        let mut unsent = Unsent { bytes: preamble, sent: 0 };
         for frame in std::mem::take(&mut subscription.unknown) {
-            rest.bytes.extend_from_slice(frame.bytes(framing));
+            unsent.bytes.extend_from_slice(frame.bytes(framing));
         }
         let due = Instant::now() + heartbeat.every;
         Box::new(Self {
             out,
             framing,
             subscription,
-            rest,
+            unsent,
             last: None,
             heartbeat,
             due,
             leaves: None,
             slow: SlowClient::default(),
             caught_up: false,
-            tally: Tally::default(),
+            counts: StreamCounts::default(),
         })
     }
 
@@ -177,7 +177,7 @@ impl<W> Writer<W> {
 
     /// Hears that the streams are to end, and when this one is. It may hear it more
     /// than once.
-    pub(crate) fn hear_of_the_end(&mut self) {
+    pub(crate) fn note_closing(&mut self) {
         let now = Instant::now();
         let (at, retry) = match self.subscription.registry.ending() {
             Ending::No => return,
@@ -199,7 +199,7 @@ impl<W> Writer<W> {
             return false;
         };
         if self.last.is_none() {
-            self.rest.bytes.extend_from_slice(Frame::retry(retry).bytes(self.framing));
+            self.unsent.bytes.extend_from_slice(Frame::retry(retry).bytes(self.framing));
             self.finish(match why {
                 Why::Drained => End::Closed,
                 Why::Aged => End::Aged,
@@ -221,21 +221,21 @@ impl<W> Writer<W> {
             return Refilled::Some;
         }
         let Subscription { registry, channels, position, .. } = &mut self.subscription;
-        let out = &mut self.rest.bytes;
+        let out = &mut self.unsent.bytes;
         let batch = registry.read(channels, position, upto, READ_LIMIT, self.framing, out);
         registry.counters().gaps.inc_by(batch.gaps);
         if self.must_leave(&batch) {
-            self.rest.bytes.clear();
+            self.unsent.bytes.clear();
             self.finish(End::FellBehind);
             return Refilled::Some;
         }
-        self.tally.events += batch.events;
-        if !self.rest.bytes.is_empty() {
+        self.counts.events += batch.events;
+        if !self.unsent.bytes.is_empty() {
             return Refilled::Some;
         }
         self.caught_up = true;
         if batch.ending {
-            self.hear_of_the_end();
+            self.note_closing();
             if self.leaves_now(Instant::now()) {
                 return Refilled::Some;
             }
@@ -250,7 +250,7 @@ impl<W> Writer<W> {
 
     /// Ends the stream so that the client knows it was not cut off.
     pub(crate) fn finish(&mut self, end: End) {
-        self.rest.bytes.extend_from_slice(self.framing.last());
+        self.unsent.bytes.extend_from_slice(self.framing.last());
         self.last = Some(end);
     }
 
@@ -259,23 +259,23 @@ impl<W> Writer<W> {
         if self.leaves_now(now) {
             return;
         }
-        self.rest.bytes.extend_from_slice(self.heartbeat.frame.bytes(self.framing));
+        self.unsent.bytes.extend_from_slice(self.heartbeat.frame.bytes(self.framing));
     }
 
     /// How the stream has ended, and what it carried.
-    pub(crate) fn ended(&mut self, error: Option<io::Error>) -> (End, Tally) {
+    pub(crate) fn ended(&mut self, error: Option<io::Error>) -> (End, StreamCounts) {
         let end = error.map(End::from).or(self.last.take());
-        (end.unwrap_or(End::Closed), self.tally)
+        (end.unwrap_or(End::Closed), self.counts)
     }
 
     /// The same, for the stream's own thread.
     pub(crate) fn over(&mut self, error: Option<io::Error>) -> Outcome<W> {
-        let (end, tally) = self.ended(error);
-        Outcome::Over(end, tally)
+        let (end, counts) = self.ended(error);
+        Outcome::Over(end, counts)
     }
 
     fn has_sent(&mut self, count: usize, now: Instant) {
-        self.tally.bytes += count as u64;
+        self.counts.bytes += count as u64;
         self.due = now + self.heartbeat.every;
         if let Some(leaves) = self.leaves {
             self.due = self.due.min(leaves.at);
@@ -293,18 +293,18 @@ impl Writer<Socket> {
 impl<W: Write> Writer<W> {
     /// Writes all that is owed, for as long as `out` makes progress within its
     /// deadline.
-    pub(crate) fn write_rest(&mut self) -> io::Result<()> {
-        if self.rest.bytes.is_empty() {
+    pub(crate) fn write_unsent(&mut self) -> io::Result<()> {
+        if self.unsent.bytes.is_empty() {
             return Ok(());
         }
-        let rest = &self.rest.bytes[self.rest.sent..];
-        self.out.write_all(rest)?;
+        let unsent = &self.unsent.bytes[self.unsent.sent..];
+        self.out.write_all(unsent)?;
         self.out.flush()?;
-        let count = rest.len();
+        let count = unsent.len();
         self.has_sent(count, Instant::now());
-        self.rest.sent = 0;
-        self.rest.bytes.clear();
-        self.rest.bytes.shrink_to(KEEP_BUFFER);
+        self.unsent.sent = 0;
+        self.unsent.bytes.clear();
+        self.unsent.bytes.shrink_to(KEEP_BUFFER);
         Ok(())
     }
 }
@@ -316,18 +316,18 @@ impl<W: Sink> Writer<W> {
     }
 
     /// Sends of the rest what can leave now, and says whether that was all.
-    pub(crate) fn send_rest(&mut self, now: Instant) -> io::Result<bool> {
-        let rest = &self.rest.bytes[self.rest.sent..];
-        if rest.is_empty() {
+    pub(crate) fn send_unsent(&mut self, now: Instant) -> io::Result<bool> {
+        let unsent = &self.unsent.bytes[self.unsent.sent..];
+        if unsent.is_empty() {
             return Ok(true);
         }
-        let sent = self.out.send(rest)?;
-        let all = sent == rest.len();
+        let sent = self.out.send(unsent)?;
+        let all = sent == unsent.len();
         self.has_sent(sent, now);
         if all {
-            self.rest = Rest::default();
+            self.unsent = Unsent::default();
         } else {
-            self.rest.sent += sent;
+            self.unsent.sent += sent;
         }
         Ok(all)
     }
@@ -340,12 +340,12 @@ impl<W: Sink> Writer<W> {
         events: u64,
         now: Instant,
     ) -> io::Result<bool> {
-        debug_assert!(self.rest.bytes.is_empty(), "a member owes nothing");
+        debug_assert!(self.unsent.bytes.is_empty(), "a member owes nothing");
         let sent = self.out.send(bytes)?;
-        self.tally.events += events;
+        self.counts.events += events;
         self.has_sent(sent, now);
         if sent < bytes.len() {
-            self.rest.bytes.extend_from_slice(&bytes[sent..]);
+            self.unsent.bytes.extend_from_slice(&bytes[sent..]);
             return Ok(false);
         }
         Ok(true)

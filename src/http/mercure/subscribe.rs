@@ -56,13 +56,13 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
         headers.push(("Cache-Control", "private".into()));
     }
     let Some(subscription) = subscription else {
-        return Ok(Reply::Head(streams::opening(exchange, &[], headers)));
+        return Ok(Reply::Head(streams::preamble(exchange, &[], headers)));
     };
     let first =
         [streams::first_frame(&exchange.request, &subscription, &streams::MERCURE_CURSOR_AS_EVENT)];
-    let opening = streams::opening(exchange, &first, headers);
+    let preamble = streams::preamble(exchange, &first, headers);
     let active = Active::begin(exchange.server, &selected, reader.rights())?;
-    let source = streams::live(exchange, opening, subscription, &reader);
+    let source = streams::live(exchange, preamble, subscription, &reader);
     Ok(streams::reply(exchange, source, place, active))
 }
 
