@@ -261,7 +261,7 @@ impl State {
         // The earliest: to repeat an event of another channel is better than to lose it.
         // Who may not read the event is not to learn that there is one of this name.
         let mut own = |channel: &Channel| {
-            let id = channel.marks.own(id)?;
+            let id = channel.dedup.own(id)?;
             let entry = channel.ring.get_exactly(id)?;
             let private = entry.private.as_ref();
             let given = private.map_or(Some(true), |private| verdicts.of(channels, private));
@@ -288,7 +288,7 @@ impl Registry {
     /// hub-wide id means. `None` if there is none that a stream of these may read.
     pub(crate) fn earliest(&self, channels: &Channels, id: &str) -> Option<EventId> {
         let public = |channel: &Channel| {
-            let id = channel.marks.own(id)?;
+            let id = channel.dedup.own(id)?;
             let entry = channel.ring.get_exactly(id)?;
             (entry.private.is_none() || channels.reads_all()).then_some(id)
         };

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::marks::Mark;
+use super::dedup::DedupEntry;
 use super::ring::Entry;
 use super::state::State;
 use crate::id::EventId;
@@ -43,7 +43,7 @@ impl Entry {
     /// What it costs in memory, in bytes. An event of several topics is counted in full in each
     /// of its channels, although the rings share its frame.
     pub(super) fn cost(&self) -> usize {
-        let names = |mark: &Mark| -> usize {
+        let names = |mark: &DedupEntry| -> usize {
             let texts = [mark.own.as_deref(), mark.key.as_ref().map(Key::stored)];
             texts.into_iter().flatten().map(|name| NAME + name.len()).sum()
         };

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::History;
+use super::dedup::DedupEntry;
 use super::kept::Cost;
-use super::marks::Mark;
 use super::readable::Private;
 use crate::counters::decrease;
 use crate::event::Frame;
@@ -22,7 +22,7 @@ pub(super) struct Entry {
     pub(super) at: Duration,
     pub(super) frame: Frame,
     /// What its publisher called it, if anything.
-    pub(super) mark: Option<Box<Mark>>,
+    pub(super) mark: Option<Box<DedupEntry>>,
     /// Its topics, if it is not for everybody.
     pub(super) private: Option<Arc<Private>>,
     /// Whether it announces who comes or goes. The bounds of a history hold for such events and

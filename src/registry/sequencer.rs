@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-use super::marks::Mark;
+use super::dedup::DedupEntry;
 use super::orders::{Order, Orders, Request};
 use super::patterns::Answers;
 use super::plan::{Names, Plan};
@@ -83,7 +83,7 @@ pub(super) struct Entered {
 impl Entered {
     pub(super) fn new(id: EventId, record: &Record, options: &RegistryOptions) -> Self {
         let Record { at, event, key, subscribers, count, .. } = record;
-        let mark = Mark { own: event.id().map(Arc::from), key: key.clone() };
+        let mark = DedupEntry { own: event.id().map(Arc::from), key: key.clone() };
         let mark = (mark.own.is_some() || mark.key.is_some()).then(|| Box::new(mark));
         let visible = options.ids.then_some(&id as &dyn std::fmt::Display);
         let frame = event.frame(visible);

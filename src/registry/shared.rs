@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::follower::Follower;
 pub(crate) use self::publisher::Publisher;
-use super::marks::Marks;
+use super::dedup::DedupIndex;
 use super::orders::Orders;
 use super::patterns::Answers;
 use super::readable::{Private, Verdicts};
@@ -217,7 +217,7 @@ impl State {
         self.last_public = self.last_public.max(upto);
         for (name, channel) in &mut self.channels {
             channel.ring.lose(upto);
-            channel.marks = Marks::default();
+            channel.dedup = DedupIndex::default();
             self.idle.insert(Arc::clone(name));
         }
     }

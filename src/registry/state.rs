@@ -8,8 +8,8 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::bits::{Bits, Slots};
+use super::dedup::DedupIndex;
 use super::kept::{Cost, Kept as Total};
-use super::marks::Marks;
 use super::patterns::{Answers, Patterns};
 use super::presence::Presence;
 use super::readable::{Private, Readers};
@@ -68,7 +68,7 @@ pub(super) struct State {
 pub(super) struct Channel {
     pub(super) ring: Ring,
     pub(super) history: History,
-    pub(super) marks: Marks,
+    pub(super) dedup: DedupIndex,
     pub(super) subscribers: Subscribers,
     pub(super) presence: Presence,
     /// Its slot.
@@ -135,7 +135,7 @@ impl Channel {
         Self {
             ring: Ring::new(floor).counted(cost),
             history,
-            marks: Marks::default(),
+            dedup: DedupIndex::default(),
             subscribers: Subscribers::default(),
             presence: Presence::default(),
             slot,
@@ -157,18 +157,18 @@ impl Channel {
 
     /// Lets go of what is too much or too old, and says what that was.
     pub(super) fn trim(&mut self, now: Duration, mut gone: impl FnMut(&Entry)) {
-        let Self { ring, history, marks, .. } = self;
+        let Self { ring, history, dedup, .. } = self;
         ring.trim(now, history, |entry| {
-            entry.mark.iter().for_each(|mark| marks.forget(mark));
+            entry.mark.iter().for_each(|mark| dedup.forget(mark));
             gone(entry);
         });
     }
 
     /// Evicts the oldest event.
     pub(super) fn evict(&mut self, mut gone: impl FnMut(&Entry)) {
-        let Self { ring, marks, .. } = self;
+        let Self { ring, dedup, .. } = self;
         ring.evict(|entry| {
-            entry.mark.iter().for_each(|mark| marks.forget(mark));
+            entry.mark.iter().for_each(|mark| dedup.forget(mark));
             gone(entry);
         });
     }
@@ -176,7 +176,7 @@ impl Channel {
     /// Lets go of everything.
     pub(super) fn clear(&mut self) {
         self.ring.clear();
-        self.marks = Marks::default();
+        self.dedup = DedupIndex::default();
     }
 }
 
@@ -246,7 +246,7 @@ impl State {
             self.channel_of_any_number(channel, options, answers);
             let target = self.introduce(channel);
             let is_queued = target.place.is_some();
-            entry.mark.iter().for_each(|mark| target.marks.add(mark, published));
+            entry.mark.iter().for_each(|mark| target.dedup.add(mark, published));
             target.ring.push(entry.clone());
             if !is_queued {
                 self.queue(channel, entry.id);

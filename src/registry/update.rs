@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::marks::Mark;
+use super::dedup::DedupEntry;
 use super::readable::{Private, Readers};
 use super::ring::Entry;
 use super::state::State;
@@ -120,7 +120,7 @@ impl Registry {
             published.id = newest;
             let visible = self.shared.options.ids.then_some(&newest as &dyn fmt::Display);
             let frame = event.frame(visible);
-            let mark = own.map(|own| Box::new(Mark { own: Some(own.into()), key: None }));
+            let mark = own.map(|own| Box::new(DedupEntry { own: Some(own.into()), key: None }));
             let entry =
                 Entry { id: newest, at: now, frame, mark, private: private.clone(), presence };
             state.push(topics, entry, published);
@@ -130,7 +130,7 @@ impl Registry {
             if let Some(key) = key.as_ref().filter(|_| newest > last) {
                 // The key is known for as long as the newest event of its batch is.
                 target.ring.mark_newest(key.clone());
-                target.marks.add(&Mark { own: None, key: Some(key.clone()) }, published);
+                target.dedup.add(&DedupEntry { own: None, key: Some(key.clone()) }, published);
             }
             target.trim(now, |_| {});
         }
@@ -178,7 +178,7 @@ impl State {
     /// these channels.
     pub(super) fn answered(&self, topics: &[impl AsRef<str>], own: &str) -> Option<Published> {
         let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
-        channels.find_map(|channel| channel.marks.answered(own))
+        channels.find_map(|channel| channel.dedup.answered(own))
     }
 
     /// What was answered to the first request with this key that came to one of these channels.
@@ -189,7 +189,7 @@ impl State {
         key: &Key,
     ) -> Result<Option<Published>, PublishError> {
         let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
-        channels.find_map(|channel| channel.marks.repeated(key).transpose()).transpose()
+        channels.find_map(|channel| channel.dedup.repeated(key).transpose()).transpose()
     }
 
     /// Lets an event into the rings of its topics, which have been made.
@@ -198,7 +198,7 @@ impl State {
         let mut push = |topic, entry: Entry| {
             let Some(target) = self.channels.get_mut(topic) else { return };
             let (id, is_queued) = (entry.id, target.place.is_some());
-            entry.mark.iter().for_each(|mark| target.marks.add(mark, published));
+            entry.mark.iter().for_each(|mark| target.dedup.add(mark, published));
             target.ring.push(entry);
             if !is_queued {
                 self.queue(topic, id);

@@ -172,7 +172,7 @@ impl Publisher {
         let last = state.last;
         let channel = state.channels.get(name);
         let is_here = channel.is_some();
-        let (own_ids, keys) = channel.map(|channel| channel.marks.names()).unwrap_or_default();
+        let (own_ids, keys) = channel.map(|channel| channel.dedup.names()).unwrap_or_default();
         let entries = channel.into_iter().flat_map(|channel| channel.ring.entries());
         let mut found: BTreeMap<EventId, Readers> =
             entries.map(|entry| (entry.id, entry.readers())).collect();

@@ -12,19 +12,19 @@ use crate::store::Key;
 
 /// The names of one channel's kept events.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct DedupIndex {
     own: HashMap<Arc<str>, Published>,
     keys: HashMap<Key, Published>,
 }
 
 /// The names of one event, to be forgotten with it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Mark {
+pub(super) struct DedupEntry {
     pub(super) own: Option<Arc<str>>,
     pub(super) key: Option<Key>,
 }
 
-impl Marks {
+impl DedupIndex {
     /// The event that a publisher called so.
     pub(super) fn own(&self, id: &str) -> Option<EventId> {
         self.own.get(id).map(|published| published.id)
@@ -50,7 +50,7 @@ impl Marks {
         (self.own.keys().cloned().collect(), keys.collect())
     }
 
-    pub(super) fn add(&mut self, mark: &Mark, published: Published) {
+    pub(super) fn add(&mut self, mark: &DedupEntry, published: Published) {
         if let Some(own) = &mark.own {
             self.own.insert(Arc::clone(own), published);
         }
@@ -59,7 +59,7 @@ impl Marks {
         }
     }
 
-    pub(super) fn forget(&mut self, mark: &Mark) {
+    pub(super) fn forget(&mut self, mark: &DedupEntry) {
         if let Some(own) = &mark.own {
             self.own.remove(own);
             shrink(&mut self.own);
