@@ -52,7 +52,7 @@ pub enum StartError {
     /// What was given with `--store` cannot be used.
     Store(StoreError),
     /// A thread that writes or reads the store has panicked.
-    Sequencer,
+    StoreWriter,
 }
 
 impl fmt::Display for StartError {
@@ -78,7 +78,7 @@ impl fmt::Display for StartError {
                 f.write_str("the delivering thread has panicked; this is a bug, please report it")
             }
             Self::Store(error) => error.fmt(f),
-            Self::Sequencer => f.write_str(
+            Self::StoreWriter => f.write_str(
                 "a thread that writes or reads the store has panicked; this is a bug, please report it",
             ),
             Self::Inherit(source) => write!(
@@ -105,7 +105,7 @@ impl error::Error for StartError {
             | Self::Watch(source)
             | Self::Spawn(source) => Some(source),
             Self::Store(error) => error.source(),
-            Self::Lab { .. } | Self::Broadcaster | Self::Sequencer => None,
+            Self::Lab { .. } | Self::Broadcaster | Self::StoreWriter => None,
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::id::EventId;
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::file::{self, File};
 use crate::store::tables::{EVENTS, LOST, META, TOPICS};
-use crate::store::{Floor, Kept, Key, Loss, Reach, Readers, Record, Store};
+use crate::store::{Eviction, Floor, Kept, Key, Reach, Readers, Record, Store};
 
 /// Steps of one script: each that writes is a transaction.
 const STEPS: usize = 24;
@@ -70,13 +70,13 @@ pub fn check(bytes: &[u8]) {
             ["lose", channel, n] => {
                 let id = EventId { n: number(n).min(last.n), ..last };
                 let who = Readers::All;
-                let loss = Loss::Event { channel: channel.into(), id, at: Duration::ZERO, who };
+                let loss = Eviction::Event { channel: channel.into(), id, at: Duration::ZERO, who };
                 file.append(&[], &[loss]).expect("a loss is noted");
                 lose(&mut model, id, channel);
             }
             ["forget", channel, n] => {
                 let floor = Floor::unknown(EventId { n: number(n).min(last.n), ..last });
-                let loss = Loss::Channel { channel: channel.into(), floor };
+                let loss = Eviction::Channel { channel: channel.into(), floor };
                 file.append(&[], &[loss]).expect("a loss is noted");
             }
             ["open"] => {

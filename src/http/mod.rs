@@ -28,7 +28,7 @@ mod routes;
 pub(crate) mod session;
 mod shared;
 mod status;
-mod store_writer;
+mod store_threads;
 mod streams;
 pub(crate) mod websocket;
 
@@ -51,7 +51,7 @@ use self::lab::Lab;
 use self::listener::{Pace, Stop};
 use self::mercure::Subscriptions;
 pub(crate) use self::shared::Shared;
-use self::store_writer::{ShutdownOnPanic, StoreWriter, hub};
+use self::store_threads::{ShutdownOnPanic, StoreThreads, hub};
 use crate::broadcast::{Broadcaster, Delivery};
 use crate::capacity::{Capacity, Costs};
 use crate::counters::Counters;
@@ -79,7 +79,7 @@ use crate::ticker;
 pub struct Server {
     shared: Arc<Shared>,
     broadcaster: Option<Broadcaster>,
-    writer: Option<StoreWriter>,
+    writer: Option<StoreThreads>,
 }
 
 impl Server {
@@ -134,7 +134,7 @@ impl Server {
             ids: true,
         };
         let counters = Arc::<Counters>::default();
-        let (hub, keeper) = hub(&config, options.clone(), &counters)?;
+        let (hub, owner) = hub(&config, options.clone(), &counters)?;
         let clock = Registry::counted(RegistryOptions { ids: false, ..options }, &counters);
         let (broadcaster, mailbox, disconnects) = Broadcaster::new();
         let watcher = Watcher::new(disconnects, &counters).map_err(StartError::Watch)?;
@@ -178,7 +178,7 @@ impl Server {
         };
         let shared = Arc::new(shared);
         let handle = Handle { shared: Arc::clone(&shared) };
-        let writer = keeper.map(|keeper| StoreWriter::start(keeper, &handle));
+        let writer = owner.map(|owner| StoreThreads::start(owner, &handle));
         let writer = writer.transpose().map_err(StartError::Spawn)?;
         Ok(Self { shared, broadcaster, writer })
     }
@@ -226,7 +226,7 @@ impl Server {
         let writing = self.writer.take().map(|writer| writer.stop(deadline));
         match (delivery, writing) {
             (Some(Err(_panic)), _) => Err(StartError::Broadcaster),
-            (_, Some(Err(_panic))) => Err(StartError::Sequencer),
+            (_, Some(Err(_panic))) => Err(StartError::StoreWriter),
             _ => ran,
         }
     }

@@ -90,7 +90,7 @@ pub(crate) struct Position {
     /// The last id at or before that which the subscriber may know of: unlike `after`, it
     /// never is the id of a private event that the subscriber may not read.
     pub(super) known: EventId,
-    /// Losses of which it is not to be told: what was gone before a stream of all that
+    /// Evictions of which it is not to be told: what was gone before a stream of all that
     /// is kept began.
     pub(super) forgiven: Option<Box<Forgiven>>,
 }

@@ -34,16 +34,16 @@ mod dedup;
 mod history;
 mod kept;
 mod list;
-mod orders;
 mod patterns;
-mod plan;
 mod presence;
+mod publish_batch;
+mod publish_queue;
 mod read;
 mod readable;
 mod ring;
-mod sequencer;
-mod shared;
+mod shared_log;
 mod state;
+mod store_writer;
 mod subscribers;
 mod subscription;
 mod update;
@@ -69,13 +69,13 @@ pub use self::cursor::{ParseStartError, Start};
 pub use self::history::{Histories, History};
 pub(crate) use self::kept::HISTORY_TOTAL;
 pub use self::list::ChannelInfo;
-use self::orders::Order;
+use self::publish_queue::StoreRequest;
 pub(crate) use self::read::Batch;
 pub use self::readable::Readable;
-pub(crate) use self::sequencer::Sequencer;
-use self::shared::Contact;
-pub(crate) use self::shared::{Follower, Publisher};
+use self::shared_log::Contact;
+pub(crate) use self::shared_log::{LogFollower, LogPublisher};
 use self::state::{Channel, State};
+pub(crate) use self::store_writer::StoreWriter;
 pub(crate) use self::subscribers::Notifier;
 use self::subscribers::Notifiers;
 pub(crate) use self::subscription::Listening;
@@ -162,7 +162,7 @@ struct Shared {
     listing: std::sync::Mutex<()>,
     options: RegistryOptions,
     /// The way to the sequencer, if there is a store, or to the publisher of a log.
-    sequencer: Option<Sender<Order>>,
+    store_writer: Option<Sender<StoreRequest>>,
     /// There only if the log is shared with other nodes.
     contact: Option<Contact>,
     started: Instant,
@@ -198,7 +198,7 @@ impl Registry {
         mut state: State,
         options: RegistryOptions,
         counters: &Arc<Counters>,
-        sequencer: Option<Sender<Order>>,
+        store_writer: Option<Sender<StoreRequest>>,
         began: Duration,
     ) -> Self {
         let (open, closed) = crossbeam_channel::bounded(0);
@@ -211,7 +211,7 @@ impl Registry {
             state,
             listing: std::sync::Mutex::default(),
             options,
-            sequencer,
+            store_writer,
             contact,
             started,
             began: AtomicU64::new(nanoseconds(began)),
@@ -259,8 +259,8 @@ impl Registry {
     ///
     /// Fails if the store cannot forget it; the history is then as it was.
     pub fn forget(&self, channel: &str) -> Result<bool, PublishError> {
-        match &self.shared.sequencer {
-            Some(sequencer) => orders::forget(sequencer, channel),
+        match &self.shared.store_writer {
+            Some(store_writer) => publish_queue::forget(store_writer, channel),
             None => Ok(self.lock().clear(channel)),
         }
     }
@@ -271,9 +271,9 @@ impl Registry {
         state.sweep(self.now());
         let has_losses = !state.losses.is_empty();
         drop(state);
-        if let Some(sequencer) = self.shared.sequencer.as_ref().filter(|_| has_losses) {
+        if let Some(store_writer) = self.shared.store_writer.as_ref().filter(|_| has_losses) {
             // Where there is no room, a commit is to come anyway.
-            let _ = sequencer.try_send(Order::Sweep);
+            let _ = store_writer.try_send(StoreRequest::Sweep);
         }
     }
 

@@ -505,7 +505,7 @@ impl Lost {
         self.to
     }
 
-    /// What is gone of the events after one id and up to another. Losses of which it is not known
+    /// What is gone of the events after one id and up to another. Evictions of which it is not known
     /// which they are count as one, where the newest of them was: a reader is told of them once,
     /// as it passes that.
     pub(super) fn between(&self, after: EventId, upto: EventId) -> Option<Missed> {

@@ -14,14 +14,14 @@ use super::patterns::{Answers, Patterns};
 use super::presence::Presence;
 use super::readable::{Private, Readers};
 use super::ring::{Entry, Ring};
-use super::sequencer::Entered;
+use super::store_writer::Entered;
 use super::subscribers::{Notifiers, Subscribers};
 use super::{Channels, Closing, History, RegistryOptions};
 use crate::counters::decrease;
 use crate::error::PublishError;
 use crate::id::EventId;
 use crate::store::redis::{Row, prefixes_of};
-use crate::store::{self, Floor, Kept, Loss};
+use crate::store::{self, Eviction, Floor, Kept};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -52,7 +52,7 @@ pub(super) struct State {
     /// The newest listener's key.
     pub(super) last_key: u64,
     /// What a store still has to be told.
-    pub(super) losses: Losses,
+    pub(super) losses: Evictions,
     /// Whether the events are in a log that other nodes write too.
     pub(super) shared: bool,
     /// Who listens at those.
@@ -91,16 +91,16 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// What was let go and is still in the store. Without a store, nothing is noted.
 #[derive(Debug, Default)]
-pub(super) struct Losses(Option<Vec<Loss>>);
+pub(super) struct Evictions(Option<Vec<Eviction>>);
 
-impl Losses {
+impl Evictions {
     pub(super) fn noted() -> Self {
         Self(Some(Vec::new()))
     }
 
     pub(super) fn event(&mut self, channel: &str, entry: &Entry) {
         if let Some(losses) = &mut self.0 {
-            losses.push(Loss::of(channel, entry));
+            losses.push(Eviction::of(channel, entry));
         }
     }
 
@@ -111,13 +111,13 @@ impl Losses {
         let newest = (floor.public > EventId::ZERO).then_some((floor.public, store::Readers::All));
         let hidden = floor.hides_some().then_some((floor.all, who));
         for (id, who) in newest.into_iter().chain(hidden) {
-            losses.push(Loss::Event { channel: channel.into(), id, at: Duration::ZERO, who });
+            losses.push(Eviction::Event { channel: channel.into(), id, at: Duration::ZERO, who });
         }
     }
 
     fn channel(&mut self, channel: &Arc<str>, floor: Floor) {
         if let Some(losses) = &mut self.0 {
-            losses.push(Loss::Channel { channel: Arc::clone(channel), floor });
+            losses.push(Eviction::Channel { channel: Arc::clone(channel), floor });
         }
     }
 
@@ -125,7 +125,7 @@ impl Losses {
         self.0.as_ref().is_none_or(Vec::is_empty)
     }
 
-    pub(super) fn take(&mut self) -> Vec<Loss> {
+    pub(super) fn take(&mut self) -> Vec<Eviction> {
         self.0.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
@@ -198,7 +198,7 @@ impl State {
             prefixes: BTreeMap::new(),
             patterns: Patterns::default(),
             last_key: 0,
-            losses: Losses::default(),
+            losses: Evictions::default(),
             shared: false,
             others: Row::default(),
             changes: 0,

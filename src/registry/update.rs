@@ -10,7 +10,7 @@ use super::readable::{Private, Readers};
 use super::ring::Entry;
 use super::state::State;
 use super::subscribers::Notifiers;
-use super::{Published, Registry, channels, orders};
+use super::{Published, Registry, channels, publish_queue};
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::store::Key;
@@ -72,12 +72,12 @@ impl Registry {
         } else {
             topics
         };
-        if let Some(sequencer) = &self.shared.sequencer {
+        if let Some(store_writer) = &self.shared.store_writer {
             let asked = Instant::now();
             let key = key.map(|key| Key::new(key, events, private));
             let subscribers = self.prepare(topics, private, key.as_ref())?;
             let update = Update { topics, ..*update };
-            let published = orders::publish(sequencer, &update, subscribers)?;
+            let published = publish_queue::publish(store_writer, &update, subscribers)?;
             self.shared.counters.publish(events.len(), asked.elapsed());
             return Ok(published);
         }

@@ -25,7 +25,7 @@ use rustix::fs::{Advice, CWD, RenameFlags};
 use super::disk::{Disk, Hold};
 use super::quiet::unless_it_panics;
 use super::tables::{begin, problem, read, size, undo, write};
-use super::{Kept, Loss, Record, Store};
+use super::{Eviction, Kept, Record, Store};
 use crate::error::{PublishError, StoreError, StoreProblem, is_full};
 use crate::id::EventId;
 
@@ -128,7 +128,7 @@ impl File {
     fn try_append(
         &mut self,
         records: &[Record],
-        losses: &[Loss],
+        losses: &[Eviction],
     ) -> Result<Vec<EventId>, StoreProblem> {
         let transaction = self.reopen()?.database.begin_write().map_err(problem)?;
         let mut id = self.last;
@@ -171,7 +171,7 @@ impl Store for File {
     fn append(
         &mut self,
         records: &[Record],
-        losses: &[Loss],
+        losses: &[Eviction],
     ) -> Result<Vec<EventId>, PublishError> {
         if let Some((error, since)) = &self.broken
             && since.elapsed() < PAUSE

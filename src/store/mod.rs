@@ -39,8 +39,11 @@ pub(crate) trait Store: fmt::Debug + Send {
     /// no power cut takes it back.
     ///
     /// After an error it can be tried again.
-    fn append(&mut self, records: &[Record], losses: &[Loss])
-    -> Result<Vec<EventId>, PublishError>;
+    fn append(
+        &mut self,
+        records: &[Record],
+        losses: &[Eviction],
+    ) -> Result<Vec<EventId>, PublishError>;
 
     /// Puts the house in order, while no publisher waits.
     fn tidy(&mut self) {}
@@ -99,7 +102,7 @@ impl Record {
 
 /// Something that need not be kept any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub(crate) enum Eviction {
     /// An event has left its ring. That there was one is not forgotten.
     Event { channel: Arc<str>, id: EventId, at: Duration, who: Readers },
     /// An idle channel is forgotten. What is remembered is the floor alone, below

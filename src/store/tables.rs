@@ -26,7 +26,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::{Floor, Kept, Key, Loss, Lost, Reach, Readers, Record};
+use super::{Eviction, Floor, Kept, Key, Lost, Reach, Readers, Record};
 use crate::error::{EventError, StoreProblem};
 use crate::event::Event;
 use crate::id::EventId;
@@ -87,7 +87,7 @@ pub(super) fn write(
     transaction: &WriteTransaction,
     records: &[Record],
     ids: &[EventId],
-    losses: &[Loss],
+    losses: &[Eviction],
 ) -> Result<u64, redb::Error> {
     let mut meta = transaction.open_table(META)?;
     let mut events = transaction.open_table(EVENTS)?;
@@ -113,7 +113,7 @@ pub(super) fn write(
     let mut newest: HashMap<&str, Newest> = HashMap::new();
     for loss in losses {
         match loss {
-            Loss::Event { channel, id, at, who } => {
+            Eviction::Event { channel, id, at, who } => {
                 let is_last = match &mut topics {
                     Some(topics) => leave(&events, topics, channel, id.n)?,
                     None => true,
@@ -123,7 +123,7 @@ pub(super) fn write(
                 }
                 newest.entry(channel).or_default().add((id.n, milliseconds(*at)), *who);
             }
-            Loss::Channel { channel, floor } => {
+            Eviction::Channel { channel, floor } => {
                 newest.remove(&**channel);
                 lost.remove(&**channel)?;
                 if let Some(public) = &mut public {

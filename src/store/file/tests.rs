@@ -141,9 +141,9 @@ fn event(channel: &str, data: &str) -> Record {
     Record { channel: channel.into(), at, event, key: None, subscribers: 3, count: 1, reach: None }
 }
 
-fn loss(channel: &str, id: EventId) -> Loss {
+fn loss(channel: &str, id: EventId) -> Eviction {
     let at = Duration::from_secs(1);
-    Loss::Event { channel: channel.into(), id, at, who: Readers::All }
+    Eviction::Event { channel: channel.into(), id, at, who: Readers::All }
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn what_is_kept_comes_back_as_it_was() {
     let [_, named, last] = records;
     assert_eq!(events, [(ids[1], named), (ids[2], last)]);
     // A forgotten channel leaves the floor alone.
-    let forgotten = Loss::Channel { channel: "a".into(), floor: Floor::unknown(ids[2]) };
+    let forgotten = Eviction::Channel { channel: "a".into(), floor: Floor::unknown(ids[2]) };
     file.append(&[], &[loss("a", ids[2]), forgotten]).unwrap();
     drop(file);
     let (_, kept, events) = machine.open().unwrap();
@@ -186,12 +186,13 @@ fn with_hidden_losses(machine: &Machine) -> (File, Vec<EventId>) {
     let ids = file.append(&records, &[]).unwrap();
     let hidden = |channel: &str, id| {
         let (channel, at) = (channel.into(), Duration::from_secs(2));
-        Loss::Event { channel, id, at, who: Readers::OfChannel }
+        Eviction::Event { channel, id, at, who: Readers::OfChannel }
     };
     let losses = [loss("a", ids[0]), hidden("a", ids[1]), loss("b", ids[2])];
     file.append(&[], &losses).unwrap();
     let floor = Floor { all: ids[3], public: ids[2], other_topics: false };
-    file.append(&[], &[hidden("b", ids[3]), Loss::Channel { channel: "b".into(), floor }]).unwrap();
+    file.append(&[], &[hidden("b", ids[3]), Eviction::Channel { channel: "b".into(), floor }])
+        .unwrap();
     (file, ids)
 }
 
@@ -213,7 +214,7 @@ fn public_losses_are_kept_apart_from_private_ones() {
     // A later public loss is everybody's again.
     let next = file.append(&[event("a", "")], &[]).unwrap()[0];
     let floor = Floor::unknown(next);
-    let forgotten = Loss::Channel { channel: "d".into(), floor };
+    let forgotten = Eviction::Channel { channel: "d".into(), floor };
     file.append(&[], &[loss("a", next), forgotten]).unwrap();
     drop(file);
     let (_, kept, _) = machine.open().unwrap();
@@ -238,7 +239,7 @@ fn losses_that_an_older_threadcast_noted_count_as_public() {
     // What is noted from there on builds on that.
     let id = file.append(&[private("a")], &[]).unwrap()[0];
     let (channel, at) = ("a".into(), Duration::from_secs(4));
-    let hidden = Loss::Event { channel, id, at, who: Readers::OfTopics };
+    let hidden = Eviction::Event { channel, id, at, who: Readers::OfTopics };
     file.append(&[], &[hidden]).unwrap();
     drop(file);
     let (_, kept, _) = machine.open().unwrap();
@@ -289,7 +290,7 @@ fn publish(file: &mut File, rounds: u64) -> Vec<(EventId, String)> {
         let data: Vec<String> = (0..=round % 3).map(|n| format!("{round}/{n}")).collect();
         let records: Vec<Record> = data.iter().map(|data| event("a", data)).collect();
         let too_many = acknowledged.len().saturating_sub(4);
-        let losses: Vec<Loss> =
+        let losses: Vec<Eviction> =
             acknowledged[..too_many].iter().map(|(id, _)| loss("a", *id)).collect();
         let Ok(ids) = file.append(&records, &losses) else { break };
         acknowledged.extend(ids.into_iter().zip(data));
@@ -468,7 +469,7 @@ fn a_file_that_is_half_free_gets_shorter() {
     let records = vec![event("a", &"x".repeat(10_000)); 1_000];
     let ids = file.append(&records, &[]).unwrap();
     let before = machine.len().unwrap();
-    let losses: Vec<Loss> = ids[..900].iter().map(|id| loss("a", *id)).collect();
+    let losses: Vec<Eviction> = ids[..900].iter().map(|id| loss("a", *id)).collect();
     file.append(&[], &losses).unwrap();
     for _ in 0..TIDY_EVERY {
         file.append(&[event("a", "x")], &[]).unwrap();

@@ -29,7 +29,7 @@ const EVENT_BYTES: usize = 128;
 
 /// What the thread that publishes is asked to do.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum StoreRequest {
     Publish(Request),
     Forget {
         channel: Arc<str>,
@@ -84,17 +84,17 @@ impl Request {
 
 /// The orders that wait, at the end where they are taken.
 #[derive(Debug)]
-pub(super) struct Orders {
-    mailbox: Receiver<Order>,
+pub(super) struct PublishQueue {
+    mailbox: Receiver<StoreRequest>,
     /// One that was found behind a batch it is no part of.
-    held: Option<Order>,
+    held: Option<StoreRequest>,
 }
 
-impl Orders {
+impl PublishQueue {
     /// With the end where they are given.
-    pub(super) fn new() -> (Sender<Order>, Self) {
-        let (orders, mailbox) = bounded(MAILBOX);
-        (orders, Self { mailbox, held: None })
+    pub(super) fn new() -> (Sender<StoreRequest>, Self) {
+        let (queue, mailbox) = bounded(MAILBOX);
+        (queue, Self { mailbox, held: None })
     }
 
     /// The next one, for which it waits until it is time for something else (`Timeout`), or
@@ -103,7 +103,7 @@ impl Orders {
         &mut self,
         stop: &Receiver<Infallible>,
         due: Option<Instant>,
-    ) -> Result<Order, RecvTimeoutError> {
+    ) -> Result<StoreRequest, RecvTimeoutError> {
         if stop.try_recv() == Err(TryRecvError::Disconnected) {
             return Err(RecvTimeoutError::Disconnected);
         }
@@ -114,14 +114,14 @@ impl Orders {
             return Ok(held);
         }
         select! {
-            recv(self.mailbox) -> order => order.map_err(RecvTimeoutError::from),
+            recv(self.mailbox) -> request => request.map_err(RecvTimeoutError::from),
             recv(stop) -> _ => Err(RecvTimeoutError::Disconnected),
             recv(due.map_or_else(never, at)) -> _ => Err(RecvTimeoutError::Timeout),
         }
     }
 
     /// The next of those that wait already.
-    pub(super) fn waiting(&mut self) -> Option<Order> {
+    pub(super) fn waiting(&mut self) -> Option<StoreRequest> {
         self.held.take().or_else(|| self.mailbox.try_recv().ok())
     }
 
@@ -136,12 +136,12 @@ impl Orders {
         let mut requests = vec![first];
         while bytes < BATCH_BYTES {
             match self.mailbox.try_recv() {
-                Ok(Order::Publish(request)) if fits(&request) => {
+                Ok(StoreRequest::Publish(request)) if fits(&request) => {
                     bytes += request.size();
                     requests.push(request);
                 }
                 // Each batch does what it asks for.
-                Ok(Order::Sweep) => {}
+                Ok(StoreRequest::Sweep) => {}
                 Ok(other) => {
                     self.held = Some(other);
                     break;
@@ -157,7 +157,7 @@ impl Orders {
         let mut changes = vec![first];
         while self.held.is_none() && changes.len() < MAILBOX {
             match self.mailbox.try_recv() {
-                Ok(Order::Presence(change)) => changes.push(change),
+                Ok(StoreRequest::Presence(change)) => changes.push(change),
                 Ok(other) => self.held = Some(other),
                 Err(_) => break,
             }
@@ -168,7 +168,7 @@ impl Orders {
 
 /// Publishes by way of that thread, and waits for its answer.
 pub(super) fn publish(
-    mailbox: &Sender<Order>,
+    mailbox: &Sender<StoreRequest>,
     update: &Update<'_>,
     subscribers: Option<usize>,
 ) -> Result<Published, PublishError> {
@@ -181,7 +181,7 @@ pub(super) fn publish(
     ask(mailbox, |answer| {
         let (channel, events, key) = (Arc::from(*first), events.to_vec(), key);
         let answer = Some(answer);
-        Order::Publish(Request {
+        StoreRequest::Publish(Request {
             channel,
             events,
             key,
@@ -194,16 +194,16 @@ pub(super) fn publish(
 }
 
 /// Forgets in the same way.
-pub(super) fn forget(mailbox: &Sender<Order>, channel: &str) -> Result<bool, PublishError> {
-    ask(mailbox, |answer| Order::Forget { channel: channel.into(), answer })
+pub(super) fn forget(mailbox: &Sender<StoreRequest>, channel: &str) -> Result<bool, PublishError> {
+    ask(mailbox, |answer| StoreRequest::Forget { channel: channel.into(), answer })
 }
 
 fn ask<T>(
-    mailbox: &Sender<Order>,
-    order: impl FnOnce(Answer<T>) -> Order,
+    mailbox: &Sender<StoreRequest>,
+    request: impl FnOnce(Answer<T>) -> StoreRequest,
 ) -> Result<T, PublishError> {
     let (answer, answered) = bounded(1);
-    mailbox.send(order(answer)).map_err(|_| stopped())?;
+    mailbox.send(request(answer)).map_err(|_| stopped())?;
     answered.recv().unwrap_or_else(|_| Err(stopped()))
 }
 
@@ -215,7 +215,7 @@ impl Registry {
     /// Publishes a presence event, without waiting for a store: for the threads of streams and
     /// the broadcaster, which have others to serve.
     pub(super) fn announce(&self, channel: &str, event: &Event) -> Result<(), PublishError> {
-        if self.shared.sequencer.is_none() {
+        if self.shared.store_writer.is_none() {
             let events = std::slice::from_ref(event);
             let update = Update { topics: &[channel], events, private: false, key: None };
             return self.publish_here(&update, true).map(drop);
@@ -224,13 +224,14 @@ impl Registry {
         let (channel, events) = (channel.into(), vec![event.clone()]);
         let (key, reach, subscribers, answer) = (None, None, None, None);
         let request = Request { channel, events, key, reach, subscribers, answer, presence: true };
-        self.order(Order::Publish(request))
+        self.request(StoreRequest::Publish(request))
     }
 
     /// Gives an order for whose outcome nobody waits.
-    pub(super) fn order(&self, order: Order) -> Result<(), PublishError> {
+    pub(super) fn request(&self, request: StoreRequest) -> Result<(), PublishError> {
         let busy = || PublishError::Store { reason: "its mailbox is full".into() };
-        let sent = self.shared.sequencer.as_ref().map(|sequencer| sequencer.try_send(order));
+        let sent =
+            self.shared.store_writer.as_ref().map(|store_writer| store_writer.try_send(request));
         sent.unwrap_or(Ok(())).map_err(|_| busy())
     }
 }
@@ -246,53 +247,63 @@ mod tests {
         Request { channel, events, key, reach, subscribers, answer, presence }
     }
 
-    fn comes() -> Order {
-        Order::Presence(Change { channel: "a".into(), name: "ada".into(), comes: true })
+    fn comes() -> StoreRequest {
+        StoreRequest::Presence(Change { channel: "a".into(), name: "ada".into(), comes: true })
     }
 
     #[test]
     fn a_batch_of_events_that_say_nothing_has_an_end() {
-        let (give, mut orders) = Orders::new();
+        let (give, mut queue) = PublishQueue::new();
         for _ in 0..100 {
-            give.send(Order::Publish(request(1_000, &Event::new("")))).unwrap();
+            give.send(StoreRequest::Publish(request(1_000, &Event::new("")))).unwrap();
         }
         let first = request(1_000, &Event::new(""));
-        let batch = orders.gather(first, |_| true);
+        let batch = queue.gather(first, |_| true);
         let most = BATCH_BYTES / EVENT_BYTES / 1_000 + 1;
         assert!((2..=most).contains(&batch.len()), "{} of {most}", batch.len());
-        assert_eq!(orders.mailbox.len(), 101 - batch.len(), "the others wait");
+        assert_eq!(queue.mailbox.len(), 101 - batch.len(), "the others wait");
     }
 
     #[test]
     fn a_request_costs_what_is_looked_for_on_its_account() {
-        let named = Event::new("x").with_id("order-7").unwrap();
+        let named = Event::new("x").with_id("request-7").unwrap();
         let one = request(1, &named);
         let others = ["b", "c"].map(Arc::from).to_vec();
         let reach = Some(Arc::new(Reach { others, ..Reach::default() }));
         let wide = Request { reach, ..request(1, &named) };
         assert!(request(1, &Event::new("x")).size() < one.size());
-        assert_eq!(wide.size() - one.size(), 2 * (EVENT_BYTES + "order-7".len()));
+        assert_eq!(wide.size() - one.size(), 2 * (EVENT_BYTES + "request-7".len()));
     }
 
     #[test]
     fn what_is_due_comes_before_the_orders_and_what_was_held_before_the_others() {
-        let ((give, mut orders), (running, stop)) = (Orders::new(), bounded(0));
-        let publish = || Order::Publish(request(1, &Event::new("")));
+        let ((give, mut queue), (running, stop)) = (PublishQueue::new(), bounded(0));
+        let publish = || StoreRequest::Publish(request(1, &Event::new("")));
         for _ in 0..3 {
             give.send(comes()).unwrap();
             give.send(publish()).unwrap();
         }
-        let Ok(Order::Presence(first)) = orders.next(&stop, None) else { panic!("it waits") };
-        assert_eq!(orders.gather_changes(first).len(), 1, "the order behind it is of another kind");
+        let Ok(StoreRequest::Presence(first)) = queue.next(&stop, None) else { panic!("it waits") };
+        assert_eq!(
+            queue.gather_changes(first).len(),
+            1,
+            "the request behind it is of another kind"
+        );
         let now = Some(Instant::now());
-        assert_eq!(orders.next(&stop, now).unwrap_err(), RecvTimeoutError::Timeout);
-        let Ok(Order::Publish(held)) = orders.next(&stop, None) else { panic!("it was held") };
-        assert_eq!(orders.gather(held, |_| true).len(), 1);
+        assert_eq!(queue.next(&stop, now).unwrap_err(), RecvTimeoutError::Timeout);
+        let Ok(StoreRequest::Publish(held)) = queue.next(&stop, None) else {
+            panic!("it was held")
+        };
+        assert_eq!(queue.gather(held, |_| true).len(), 1);
         drop(running);
-        assert_eq!(orders.next(&stop, None).unwrap_err(), RecvTimeoutError::Disconnected);
-        let rest: Vec<Order> = std::iter::from_fn(|| orders.waiting()).collect();
-        let [Order::Presence(_), Order::Publish(_), Order::Presence(_), Order::Publish(_)] =
-            &rest[..]
+        assert_eq!(queue.next(&stop, None).unwrap_err(), RecvTimeoutError::Disconnected);
+        let rest: Vec<StoreRequest> = std::iter::from_fn(|| queue.waiting()).collect();
+        let [
+            StoreRequest::Presence(_),
+            StoreRequest::Publish(_),
+            StoreRequest::Presence(_),
+            StoreRequest::Publish(_),
+        ] = &rest[..]
         else {
             panic!("{rest:?}");
         };
@@ -300,9 +311,9 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_an_order_longer_than_until_something_is_due() {
-        let ((_give, mut orders), (_running, stop)) = (Orders::new(), bounded(0));
+        let ((_give, mut queue), (_running, stop)) = (PublishQueue::new(), bounded(0));
         let due = Instant::now() + std::time::Duration::from_millis(20);
-        assert_eq!(orders.next(&stop, Some(due)).unwrap_err(), RecvTimeoutError::Timeout);
+        assert_eq!(queue.next(&stop, Some(due)).unwrap_err(), RecvTimeoutError::Timeout);
         assert!(Instant::now() >= due);
     }
 }

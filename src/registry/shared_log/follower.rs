@@ -19,14 +19,14 @@ const LATER: Duration = Duration::from_secs(1);
 /// Follows the log, wherever it is.
 #[derive(Debug)]
 #[must_use = "nothing is read until it runs"]
-pub(crate) struct Follower {
+pub(crate) struct LogFollower {
     registry: Registry,
     reader: Reader,
     /// Whether it has said that Redis has lost what was in it.
     warned: bool,
 }
 
-impl Follower {
+impl LogFollower {
     pub(super) fn new(registry: Registry, reader: Reader) -> Self {
         Self { registry, reader, warned: false }
     }

@@ -2,7 +2,7 @@
 //! then lets events into the rings.
 //!
 //! ```text
-//!  publishers         Sequencer, one thread                        subscribers
+//!  publishers         StoreWriter, one thread                        subscribers
 //!  order ──mailbox──▶ plan     what of the batch is new, under the lock
 //!                     append   the store gives ids, and syncs: no lock is held
 //!                     enter    into the rings, under the lock ──bells──▶ read
@@ -30,18 +30,18 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 
 use super::dedup::DedupEntry;
-use super::orders::{Order, Orders, Request};
 use super::patterns::Answers;
-use super::plan::{Names, Plan};
+use super::publish_batch::{Names, PublishBatch};
+use super::publish_queue::{PublishQueue, Request, StoreRequest};
 use super::readable::Private;
 use super::ring::Entry;
-use super::state::{Losses, State};
+use super::state::{Evictions, State};
 use super::subscribers::Notifiers;
 use super::{Published, Registry, RegistryOptions, time_of_day};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::id::EventId;
-use crate::store::{Kept, Loss, Record, Store};
+use crate::store::{Eviction, Kept, Record, Store};
 
 impl Registry {
     /// A registry whose events are kept by a store, with what it kept; and who is
@@ -51,9 +51,9 @@ impl Registry {
         options: RegistryOptions,
         counters: &Arc<Counters>,
         open: impl FnOnce(&mut dyn FnMut(EventId, Record)) -> Result<(S, Kept), StoreError>,
-    ) -> Result<(Self, Sequencer), StoreError> {
+    ) -> Result<(Self, StoreWriter), StoreError> {
         let mut state = State::new(EventId::ZERO);
-        state.losses = Losses::noted(); // what does not fit leaves the file as well
+        state.losses = Evictions::noted(); // what does not fit leaves the file as well
         let mut began = time_of_day();
         let (store, kept) = open(&mut |id, record| {
             began = began.max(record.at);
@@ -63,12 +63,13 @@ impl Registry {
         state.restore(kept, &options);
         let names: Vec<Arc<str>> = state.channels.keys().cloned().collect();
         names.iter().for_each(|name| state.trim(name, began));
-        let (mailbox, orders) = Orders::new();
+        let (mailbox, queue) = PublishQueue::new();
         let registry = Self::of(state, options, counters, Some(mailbox), began);
         let (store, losses) = (Box::new(store), Vec::new());
         let refuses = false;
-        let sequencer = Sequencer { registry: registry.clone(), store, orders, losses, refuses };
-        Ok((registry, sequencer))
+        let store_writer =
+            StoreWriter { registry: registry.clone(), store, queue, losses, refuses };
+        Ok((registry, store_writer))
     }
 }
 
@@ -105,60 +106,62 @@ impl Entered {
 /// The thread that gives ids, and all that it needs.
 #[derive(Debug)]
 #[must_use = "nothing is published until it runs"]
-pub(crate) struct Sequencer {
+pub(crate) struct StoreWriter {
     registry: Registry,
     store: Box<dyn Store>,
-    orders: Orders,
+    queue: PublishQueue,
     /// What was let go, as far as the store has not been told.
-    losses: Vec<Loss>,
+    losses: Vec<Eviction>,
     /// Whether the store took nothing the last time.
     refuses: bool,
 }
 
-impl Sequencer {
+impl StoreWriter {
     /// Takes orders until `stop` is disconnected, and those that wait then.
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
-        while let Ok(order) = self.orders.next(stop, None) {
-            self.obey(order);
+        while let Ok(request) = self.queue.next(stop, None) {
+            self.handle(request);
         }
-        while let Some(order) = self.orders.waiting() {
-            self.obey(order);
+        while let Some(request) = self.queue.waiting() {
+            self.handle(request);
         }
     }
 
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Forget { channel, answer } => {
+    fn handle(&mut self, request: StoreRequest) {
+        match request {
+            StoreRequest::Forget { channel, answer } => {
                 // Who asked may have left.
                 let _ = answer.send(self.forget(&channel));
             }
-            Order::Publish(request) => {
+            StoreRequest::Publish(request) => {
                 let mut names = Names::default();
                 names.add(&request);
                 // Up to an order that must see this batch in the rings before it is looked at.
-                let requests = self.orders.gather(request, |next| names.add(next));
+                let requests = self.queue.gather(request, |next| names.add(next));
                 self.publish(requests);
             }
             // A file is one node's: there are no others to tell.
-            Order::Sweep | Order::Presence(_) => self.publish(Vec::new()),
+            StoreRequest::Sweep | StoreRequest::Presence(_) => self.publish(Vec::new()),
         }
     }
 
     fn publish(&mut self, requests: Vec<Request>) {
-        let mut plan = Plan::default();
+        let mut batch = PublishBatch::default();
         let now = self.registry.now();
         let options = &self.registry.shared.options;
         let mut state = self.registry.lock();
         let promises: Vec<_> = (requests.into_iter())
-            .map(|mut request| (request.answer.take(), plan.add(request, &mut state, now, options)))
+            .map(|mut request| {
+                (request.answer.take(), batch.add(request, &mut state, now, options))
+            })
             .collect();
         self.losses.append(&mut state.losses.take());
         drop(state);
-        let ids = self.append(&plan.records);
+        let ids = self.append(&batch.records);
         if let Ok(ids) = &ids {
-            self.enter(&plan.records, ids);
+            self.enter(&batch.records, ids);
         }
-        self.registry.lock().release(&plan.held);
+        self.registry.lock().release(&batch.held);
         for (answer, promise) in promises {
             let published = promise.and_then(|promise| promise.answer(&ids));
             match (answer, published) {
@@ -224,7 +227,7 @@ impl Sequencer {
         self.losses.append(&mut state.losses.take());
         let Some(channel) = state.channels.get(name) else { return Ok(false) };
         let told = self.losses.len();
-        self.losses.extend(channel.ring.entries().map(|entry| Loss::of(name, entry)));
+        self.losses.extend(channel.ring.entries().map(|entry| Eviction::of(name, entry)));
         drop(state);
         if let Err(error) = self.append(&[]) {
             self.losses.truncate(told); // they are still in the ring
@@ -234,7 +237,7 @@ impl Sequencer {
     }
 }
 
-impl Loss {
+impl Eviction {
     pub(super) fn of(channel: &str, entry: &Entry) -> Self {
         Self::Event { channel: channel.into(), id: entry.id, at: entry.at, who: entry.readers() }
     }

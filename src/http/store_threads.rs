@@ -13,16 +13,16 @@ use super::{Config, Handle};
 use crate::counters::Counters;
 use crate::error::StartError;
 use crate::limits::LAST_WRITES;
-use crate::registry::{Follower, Publisher, Registry, RegistryOptions, Sequencer};
+use crate::registry::{LogFollower, LogPublisher, Registry, RegistryOptions, StoreWriter};
 use crate::store::{self, StoreAt};
 
 /// Who writes the store.
 #[derive(Debug)]
-pub(super) enum Keeper {
+pub(super) enum StoreOwner {
     /// A file, which is this node's own.
-    Alone(Sequencer),
+    File(StoreWriter),
     /// A log that other nodes write too, so that it has to be read.
-    Shared(Box<(Publisher, Follower)>),
+    Redis(Box<(LogPublisher, LogFollower)>),
 }
 
 /// The channels that anybody may publish to, and who is to write the store if there
@@ -31,26 +31,26 @@ pub(super) fn hub(
     config: &Config,
     options: RegistryOptions,
     counters: &Arc<Counters>,
-) -> Result<(Registry, Option<Keeper>), StartError> {
+) -> Result<(Registry, Option<StoreOwner>), StartError> {
     let opened = match &config.store {
         None => return Ok((Registry::counted(options, counters), None)),
         Some(StoreAt::File(path)) => {
             Registry::with_store(options, counters, |each| store::File::open(path, each))
-                .map(|(hub, sequencer)| (hub, Keeper::Alone(sequencer)))
+                .map(|(hub, writer)| (hub, StoreOwner::File(writer)))
         }
         Some(StoreAt::Redis(url)) => {
             Registry::with_redis(options, counters, url).map(|(hub, publisher, follower)| {
-                (hub, Keeper::Shared(Box::new((publisher, follower))))
+                (hub, StoreOwner::Redis(Box::new((publisher, follower))))
             })
         }
     };
-    let (hub, keeper) = opened.map_err(StartError::Store)?;
-    Ok((hub, Some(keeper)))
+    let (hub, owner) = opened.map_err(StartError::Store)?;
+    Ok((hub, Some(owner)))
 }
 
 /// The store's threads. Dropping it ends them, and closes the store.
 #[derive(Debug)]
-pub(super) struct StoreWriter {
+pub(super) struct StoreThreads {
     running: Option<Sender<Infallible>>,
     threads: Vec<JoinHandle<()>>,
     /// Each thread holds a sender until it ends.
@@ -58,17 +58,17 @@ pub(super) struct StoreWriter {
     ended: Receiver<Infallible>,
 }
 
-impl StoreWriter {
-    pub(super) fn start(keeper: Keeper, handle: &Handle) -> io::Result<Self> {
+impl StoreThreads {
+    pub(super) fn start(owner: StoreOwner, handle: &Handle) -> io::Result<Self> {
         let (running, stop) = crossbeam_channel::bounded(0);
         let (alive, ended) = crossbeam_channel::bounded(0);
         let (running, alive) = (Some(running), Some(alive));
         let mut threads = Self { running, threads: Vec::new(), alive, ended };
-        match keeper {
-            Keeper::Alone(sequencer) => {
-                threads.spawn("store-writer", handle, &stop, move |stop| sequencer.run(stop))?;
+        match owner {
+            StoreOwner::File(writer) => {
+                threads.spawn("store-writer", handle, &stop, move |stop| writer.run(stop))?;
             }
-            Keeper::Shared(both) => {
+            StoreOwner::Redis(both) => {
                 let (publisher, follower) = *both;
                 threads.spawn("store-writer", handle, &stop, move |stop| publisher.run(stop))?;
                 threads.spawn("redis-reader", handle, &stop, move |stop| follower.run(stop))?;
@@ -113,7 +113,7 @@ impl StoreWriter {
     }
 }
 
-impl Drop for StoreWriter {
+impl Drop for StoreThreads {
     fn drop(&mut self) {
         // A panic has stopped the server already, and is told there.
         let _ = self.end(Instant::now());

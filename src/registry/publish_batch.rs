@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::orders::Request;
+use super::publish_queue::Request;
 use super::state::State;
 use super::{Published, RegistryOptions};
 use crate::error::PublishError;
@@ -15,7 +15,7 @@ use crate::store::{Key, Record};
 
 /// The events of a batch, on their way to the store.
 #[derive(Default)]
-pub(super) struct Plan {
+pub(super) struct PublishBatch {
     pub(super) records: Vec<Record>,
     /// The channels of the records: held until the store has answered, so that they make
     /// no room for others meanwhile.
@@ -39,7 +39,7 @@ pub(super) enum Last {
     New(usize),
 }
 
-impl Plan {
+impl PublishBatch {
     /// Takes what is new of a request, as [`Registry::publish_update`] does without a
     /// store.
     ///

@@ -1,7 +1,7 @@
 //! A registry whose events are in a log that several nodes share.
 //!
 //! ```text
-//!  publishers        Publisher, one thread          Redis           Follower, one thread
+//!  publishers        LogPublisher, one thread          Redis           LogFollower, one thread
 //!  order ──mailbox─▶ gather ── one script a batch ─▶ log ── XREAD ─▶ enter, under the lock
 //!  answer ◀───────── each publisher's own ◀─── ids                    └─bells─▶ read
 //! ```
@@ -25,14 +25,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub(crate) use self::follower::Follower;
-pub(crate) use self::publisher::Publisher;
+pub(crate) use self::follower::LogFollower;
+pub(crate) use self::publisher::LogPublisher;
 use super::dedup::DedupIndex;
-use super::orders::Orders;
 use super::patterns::Answers;
+use super::publish_queue::PublishQueue;
 use super::readable::{Private, Verdicts};
-use super::sequencer::Entered;
 use super::state::{Channel, State};
+use super::store_writer::Entered;
 use super::subscribers::{Notifier, Notifiers};
 use super::{Channels, Registry, RegistryOptions};
 use crate::counters::Counters;
@@ -65,7 +65,7 @@ impl Registry {
         options: RegistryOptions,
         counters: &Arc<Counters>,
         url: &RedisUrl,
-    ) -> Result<(Self, Publisher, Follower), StoreError> {
+    ) -> Result<(Self, LogPublisher, LogFollower), StoreError> {
         let rules = || options.history.all_rules();
         let bounds = Bounds {
             events: rules().map(|rule| rule.events).max().unwrap_or_default().max(1) * CHANNELS,
@@ -85,10 +85,10 @@ impl Registry {
         let newest = state.channels.values().filter_map(|channel| channel.ring.newest_at()).max();
         let now = look.now.max(newest.unwrap_or_default());
         names.iter().for_each(|name| state.trim(name, now));
-        let (mailbox, orders) = Orders::new();
+        let (mailbox, queue) = PublishQueue::new();
         let registry = Self::of(state, options, counters, Some(mailbox), now);
-        let publisher = Publisher::new(registry.clone(), log, orders);
-        let follower = Follower::new(registry.clone(), reader);
+        let publisher = LogPublisher::new(registry.clone(), log, queue);
+        let follower = LogFollower::new(registry.clone(), reader);
         Ok((registry, publisher, follower))
     }
 

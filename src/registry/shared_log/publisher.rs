@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::error::PublishError;
 use crate::id::EventId;
-use crate::registry::orders::{Order, Orders, Request};
+use crate::registry::publish_queue::{PublishQueue, Request, StoreRequest};
 use crate::registry::{Published, Registry};
 use crate::store::redis::{Answered, Asked, Change, Row, Trouble, Writer};
 use crate::store::{Floor, Readers};
@@ -25,10 +25,10 @@ const FORGOTTEN_AT_ONCE: usize = 1_000;
 /// Publishes for this node, one batch after the other.
 #[derive(Debug)]
 #[must_use = "nothing is published until it runs"]
-pub(crate) struct Publisher {
+pub(crate) struct LogPublisher {
     registry: Registry,
     log: Writer,
-    orders: Orders,
+    queue: PublishQueue,
     told: Told,
     /// Whether Redis has refused the last time.
     refuses: bool,
@@ -45,10 +45,10 @@ struct Told {
     known: bool,
 }
 
-impl Publisher {
-    pub(super) fn new(registry: Registry, log: Writer, orders: Orders) -> Self {
+impl LogPublisher {
+    pub(super) fn new(registry: Registry, log: Writer, queue: PublishQueue) -> Self {
         let told = Told { row: Row::default(), changes: 0, at: Instant::now(), known: true };
-        Self { registry, log, orders, told, refuses: false }
+        Self { registry, log, queue, told, refuses: false }
     }
 
     /// Takes orders until `stop` is disconnected, and those that wait then; and says
@@ -56,8 +56,8 @@ impl Publisher {
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
         let mut due = Instant::now() + TELL;
         loop {
-            match self.orders.next(stop, Some(due)) {
-                Ok(order) => self.obey(order),
+            match self.queue.next(stop, Some(due)) {
+                Ok(request) => self.handle(request),
                 Err(RecvTimeoutError::Timeout) => {
                     self.tell();
                     due = Instant::now() + TELL;
@@ -65,8 +65,8 @@ impl Publisher {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        while let Some(order) = self.orders.waiting() {
-            self.obey(order);
+        while let Some(request) = self.queue.waiting() {
+            self.handle(request);
         }
         // A node that cannot say so is forgotten after a while.
         let _ = self.log.bury(self.registry.last_id());
@@ -74,18 +74,18 @@ impl Publisher {
 
     /// One batch, and no more: with a Redis that is slow, the others must hear in time that
     /// this node lives.
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Publish(request) => {
-                let requests = self.orders.gather(request, |_| true);
+    fn handle(&mut self, request: StoreRequest) {
+        match request {
+            StoreRequest::Publish(request) => {
+                let requests = self.queue.gather(request, |_| true);
                 self.publish(requests);
             }
-            Order::Forget { channel, answer } => {
+            StoreRequest::Forget { channel, answer } => {
                 // Who asked may have left.
                 let _ = answer.send(self.forget(&channel));
             }
-            Order::Presence(change) => self.change(change),
-            Order::Sweep => {}
+            StoreRequest::Presence(change) => self.change(change),
+            StoreRequest::Sweep => {}
         }
     }
 
@@ -211,7 +211,7 @@ impl Publisher {
 
     /// Tells Redis who has come and gone, with all others who wait to be told of.
     fn change(&mut self, first: Change) {
-        let changes = self.orders.gather_changes(first);
+        let changes = self.queue.gather_changes(first);
         let told = self.log.change(self.registry.last_id(), &changes);
         self.told.known &= told.is_ok(); // else it is told all of it later
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event::{Event, Framing};
-use crate::registry::orders::Order;
+use crate::registry::publish_queue::StoreRequest;
 use crate::registry::{Histories, History, Start, Subscription};
 use crate::store::Record;
 
@@ -89,7 +89,7 @@ fn events_of_several_milliseconds_are_counted_as_they_leave_the_ring() {
 
 #[test]
 fn who_comes_and_goes_at_once_is_told_in_that_order() {
-    let (give, mut orders) = Orders::new();
+    let (give, mut queue) = PublishQueue::new();
     let (state, options) = (State::of_a_log(), RegistryOptions::default());
     let registry = Registry::of(state, options, &Arc::default(), Some(give), Duration::ZERO);
     std::thread::scope(|scope| {
@@ -104,7 +104,7 @@ fn who_comes_and_goes_at_once_is_told_in_that_order() {
         }
     });
     let mut told = Vec::new();
-    while let Some(Order::Presence(change)) = orders.waiting() {
+    while let Some(StoreRequest::Presence(change)) = queue.waiting() {
         told.push(change.comes);
     }
     let (came, went) = (told.iter().step_by(2), told.iter().skip(1).step_by(2));

@@ -11,7 +11,7 @@ use crate::registry::{Channels, Histories, History, Published, Start, Subscripti
 use crate::store::{Floor, Lost, Readers};
 
 /// What the store is asked to keep, and to let go of.
-type Asked = (Vec<Record>, Vec<Loss>);
+type Asked = (Vec<Record>, Vec<Eviction>);
 
 /// Tells what it is asked for, and waits to be told what comes of it.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Store for Fake {
     fn append(
         &mut self,
         records: &[Record],
-        losses: &[Loss],
+        losses: &[Eviction],
     ) -> Result<Vec<EventId>, PublishError> {
         self.asked.send((records.to_vec(), losses.to_vec())).expect("the test listens");
         self.verdicts.recv().unwrap_or(Ok(()))?;
@@ -43,7 +43,7 @@ struct World {
     /// Gone once the store is to take everything.
     verdicts: Option<Sender<Result<(), PublishError>>>,
     running: Option<Sender<Infallible>>,
-    sequencer: Option<JoinHandle<()>>,
+    store_writer: Option<JoinHandle<()>>,
 }
 
 const BEGIN: EventId = EventId { epoch: 7, n: 0 };
@@ -59,12 +59,12 @@ impl World {
         let (asks, asked) = crossbeam_channel::unbounded();
         let (verdicts, told) = bounded(100);
         let fake = Fake { last: kept.last, asked: asks, verdicts: told };
-        let (registry, sequencer) =
+        let (registry, store_writer) =
             Registry::with_store(options, &Arc::default(), |_| Ok((fake, kept))).unwrap();
         let (running, stop) = bounded(0);
-        let sequencer = thread::spawn(move || sequencer.run(&stop));
-        let (verdicts, running, sequencer) = (Some(verdicts), Some(running), Some(sequencer));
-        Self { registry, asked, verdicts, running, sequencer }
+        let store_writer = thread::spawn(move || store_writer.run(&stop));
+        let (verdicts, running, store_writer) = (Some(verdicts), Some(running), Some(store_writer));
+        Self { registry, asked, verdicts, running, store_writer }
     }
 
     /// Publishes, on a thread of its own.
@@ -78,8 +78,8 @@ impl World {
     }
 
     /// Until so many orders wait.
-    fn gathered(&self, orders: usize) {
-        while self.registry.shared.sequencer.as_ref().unwrap().len() < orders {
+    fn gathered(&self, queue: usize) {
+        while self.registry.shared.store_writer.as_ref().unwrap().len() < queue {
             thread::yield_now();
         }
     }
@@ -93,7 +93,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         (self.verdicts, self.running) = (None, None);
-        let ended = self.sequencer.take().unwrap().join();
+        let ended = self.store_writer.take().unwrap().join();
         assert!(thread::panicking() || ended.is_ok());
     }
 }
@@ -151,7 +151,7 @@ fn what_the_store_refuses_nobody_sees_and_it_is_told_of_the_losses_again() {
     assert_eq!(read(&mut world.subscribe()), "2");
     world.tell(Ok(()));
     assert_eq!(world.registry.publish("a", &Event::new("3")).unwrap().id.n, 4);
-    let losses: Vec<Vec<Loss>> = world.asked.try_iter().map(|(_, losses)| losses).collect();
+    let losses: Vec<Vec<Eviction>> = world.asked.try_iter().map(|(_, losses)| losses).collect();
     let told: Vec<usize> = losses.iter().map(Vec::len).collect();
     assert_eq!(told, [0, 0, 1, 1, 1], "each is told with the batch after it");
     assert!(losses[2] != losses[3] && losses[3] == losses[4]);
@@ -162,7 +162,7 @@ fn repeats_are_one_event_in_the_same_batch_too() {
     let world = World::keeping(History::default());
     let first = world.publish(Event::new("first"), None);
     world.asked.recv().unwrap();
-    let own = || Event::new("own").with_id("order-7").unwrap();
+    let own = || Event::new("own").with_id("request-7").unwrap();
     let twice = [own(), own()].map(|event| world.publish(event, None));
     let keyed = [(); 2].map(|()| world.publish(Event::new("keyed"), Some("key")));
     world.gathered(4);
@@ -202,13 +202,13 @@ fn a_floor_outlives_the_restart_that_follows_it() {
     let gone = world.registry.publish("a", &Event::new("gone")).unwrap().id;
     world.registry.sweep();
     let (_, losses) = world.asked.iter().nth(1).unwrap();
-    let forgotten = Loss::Channel { channel: "a".into(), floor: Floor::unknown(gone) };
+    let forgotten = Eviction::Channel { channel: "a".into(), floor: Floor::unknown(gone) };
     assert_eq!(losses.last(), Some(&forgotten));
     // The channel is new again, and what it may have lost is kept with its first event.
     world.registry.publish("a", &Event::new("next")).unwrap();
     let (_, losses) = world.asked.recv().unwrap();
     let (channel, at) = ("a".into(), Duration::ZERO);
-    let floor = Loss::Event { channel, id: gone, at, who: Readers::All };
+    let floor = Eviction::Event { channel, id: gone, at, who: Readers::All };
     assert_eq!(losses.first(), Some(&floor));
     drop(world);
 
