@@ -21,7 +21,7 @@ use super::forwarded::Client;
 use super::request::{BodyLength, Request};
 use super::routes::{self, Reply};
 use super::streams::Stream;
-use super::{Alive, Shared, body, cors, listener};
+use super::{Alive, ServerState, body, cors, listener};
 use crate::disconnect::Watch;
 use crate::event::Framing;
 use crate::limits::{LAST_WORDS, LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
@@ -32,7 +32,7 @@ const READ_SIZE: usize = 4 * 1024;
 
 /// A request, and what a handler may ask of the connection that carries it.
 pub(crate) struct Exchange<'a> {
-    pub(crate) server: &'a Arc<Shared>,
+    pub(crate) server: &'a Arc<ServerState>,
     pub(crate) peer: SocketAddr,
     /// Where the request comes from.
     pub(crate) locality: Locality,
@@ -93,7 +93,7 @@ impl Exchange<'_> {
 
 /// Serves one connection until it ends.
 pub(crate) fn serve(
-    server: &Arc<Shared>,
+    server: &Arc<ServerState>,
     socket: Arc<TcpStream>,
     permit: Box<ConnectionPermit>,
     peer: SocketAddr,
@@ -159,7 +159,7 @@ pub(crate) fn serve(
 fn begin_elsewhere(
     stream: Box<Stream>,
     inbound: Inbound,
-    server: &Arc<Shared>,
+    server: &Arc<ServerState>,
     peer: SocketAddr,
     alive: &Sender<Alive>,
 ) {
@@ -199,7 +199,7 @@ impl Next {
 /// Finds the reply to a request.
 #[inline(never)] // as above
 fn answer(
-    server: &Arc<Shared>,
+    server: &Arc<ServerState>,
     inbound: &mut Inbound,
     peer: SocketAddr,
     on_loopback: bool,
@@ -257,7 +257,10 @@ fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
 
 /// The next request on this connection; `None` once there will be none.
 #[inline(never)] // so that finding a reply does not stand on its frame
-fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Request>, HttpError>> {
+fn read_request(
+    server: &ServerState,
+    inbound: &mut Inbound,
+) -> Option<Result<Box<Request>, HttpError>> {
     let limits = &server.config.limits;
     if inbound.bytes.is_empty() && !wait_for_first_byte(server, inbound) {
         return None;
@@ -299,7 +302,7 @@ fn read_request(server: &Shared, inbound: &mut Inbound) -> Option<Result<Box<Req
 
 /// Waits for a request to begin. A client that says nothing is not owed an
 /// answer: browsers open connections ahead of need.
-fn wait_for_first_byte(server: &Shared, inbound: &mut Inbound) -> bool {
+fn wait_for_first_byte(server: &ServerState, inbound: &mut Inbound) -> bool {
     // The first of these waits has begun with the connection.
     let has_begun = inbound.is_fresh && inbound.is_waiting();
     if !has_begun && !inbound.wait(Wait::Silent) {

@@ -12,7 +12,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use super::{Shared, status};
+use super::{ServerState, status};
 use crate::event::Event;
 use crate::json;
 use crate::ticker;
@@ -42,7 +42,7 @@ impl Crowd {
     /// Has this many clients open, of which at most `most` have room, `rate` events a second come.
     pub(super) fn open(
         &self,
-        server: &Arc<Shared>,
+        server: &Arc<ServerState>,
         at: SocketAddr,
         (asked, most): (usize, usize),
         rate: Option<u32>,
@@ -60,7 +60,7 @@ impl Crowd {
     }
 
     /// Opens one more client, which then reads nothing.
-    pub(super) fn stick(&self, server: &Arc<Shared>, at: SocketAddr) -> io::Result<()> {
+    pub(super) fn stick(&self, server: &Arc<ServerState>, at: SocketAddr) -> io::Result<()> {
         self.lock().order(server, at, format_args!("stuck 1"))
     }
 
@@ -97,7 +97,7 @@ impl State {
     /// Gives an order, to a new process if there is none.
     fn order(
         &mut self,
-        server: &Arc<Shared>,
+        server: &Arc<ServerState>,
         at: SocketAddr,
         order: std::fmt::Arguments<'_>,
     ) -> io::Result<()> {
@@ -112,7 +112,7 @@ impl State {
 
 /// Starts the process, on the thread that then hears it: a connection's own has too little
 /// stack to start one.
-fn start(server: &Arc<Shared>, at: SocketAddr, turn: u64) -> io::Result<ChildStdin> {
+fn start(server: &Arc<ServerState>, at: SocketAddr, turn: u64) -> io::Result<ChildStdin> {
     let (tell, told) = crossbeam_channel::bounded(1);
     let server = Arc::clone(server);
     thread::Builder::new().name("lab-clients".into()).spawn(move || {
@@ -137,7 +137,7 @@ fn spawn(program: &Path, at: SocketAddr) -> io::Result<(Child, ChildStdin)> {
 }
 
 /// Does what the process says, until it ends.
-fn hear(mut child: Child, server: &Arc<Shared>, turn: u64) {
+fn hear(mut child: Child, server: &Arc<ServerState>, turn: u64) {
     let Some(lab) = &server.lab else { return };
     let out = child.stdout.take().map(BufReader::new);
     let lines = out.into_iter().flat_map(BufRead::lines).map_while(Result::ok);

@@ -27,7 +27,7 @@ use bytesize::ByteSize;
 use serde_json::json;
 use tiny_http::Method;
 
-use super::Shared;
+use super::ServerState;
 use super::access::{Door, Publisher};
 use super::answer::Answer;
 use super::connection::Exchange;
@@ -93,7 +93,7 @@ pub(super) fn tab(exchange: &Exchange<'_>) -> Option<Box<str>> {
 /// Makes a stream known to the lab, if there is one. While everybody is cut
 /// off it is cut as well, without an answer, as if the server were not there.
 pub(super) fn admit<'a>(
-    server: &'a Shared,
+    server: &'a ServerState,
     socket: &Arc<TcpStream>,
     tab: Option<Box<str>>,
 ) -> Result<Option<Guest<'a>>, CutOff> {

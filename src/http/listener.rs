@@ -22,7 +22,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use super::admission::{Reason, limited};
 use super::connection;
 use super::forwarded::is_trusted;
-use super::{Alive, Shared};
+use super::{Alive, ServerState};
 use crate::counters::{CONNECTIONS_OF_ADDRESS, SYSTEM};
 use crate::limits::{
     BACKLOG, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, Limits, NOTSENT_LOWAT, RECEIVE_BUFFER,
@@ -133,7 +133,7 @@ impl Stop {
 }
 
 /// Accepts until the server closes. Every connection gets a thread of its own.
-pub(super) fn run(server: &Arc<Shared>, listener: &TcpListener, alive: &Sender<Alive>) {
+pub(super) fn run(server: &Arc<ServerState>, listener: &TcpListener, alive: &Sender<Alive>) {
     let on_loopback =
         listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
     let mut reserve = File::open("/dev/null").ok();
@@ -187,7 +187,7 @@ enum Trouble {
 /// Starts a connection's thread. One that is over a limit is closed without a thread.
 /// Fails if the system has no thread.
 fn start(
-    server: &Arc<Shared>,
+    server: &Arc<ServerState>,
     socket: TcpStream,
     peer: SocketAddr,
     on_loopback: bool,

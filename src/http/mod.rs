@@ -25,8 +25,8 @@ pub(crate) mod mercure;
 pub(crate) mod publish;
 pub(crate) mod request;
 mod routes;
+mod server_state;
 pub(crate) mod session;
-mod shared;
 mod status;
 mod store_threads;
 mod streams;
@@ -50,7 +50,7 @@ pub use self::cors::CorsOrigins;
 use self::lab::Lab;
 use self::listener::{Pace, Stop};
 use self::mercure::Subscriptions;
-pub(crate) use self::shared::Shared;
+pub(crate) use self::server_state::ServerState;
 use self::store_threads::{ShutdownOnPanic, StoreThreads, hub};
 use crate::broadcast::{Broadcaster, Delivery};
 use crate::capacity::{Capacity, Costs};
@@ -77,7 +77,7 @@ use crate::ticker;
 /// ```
 #[derive(Debug)]
 pub struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     broadcaster: Option<Broadcaster>,
     writer: Option<StoreThreads>,
 }
@@ -151,7 +151,7 @@ impl Server {
         let connections = Connections::new(&admission, capacity.clients(), per_address, &counters);
         let lab = config.lab.then(Lab::default);
         let subscriptions = config.mercure.tells().then(Subscriptions::default);
-        let shared = Shared {
+        let shared = ServerState {
             config,
             listeners,
             assets,
@@ -332,7 +332,7 @@ type Alive = Infallible;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
 }
 
 impl Handle {

@@ -13,7 +13,7 @@ use super::error::HttpError;
 use super::streams::Stream;
 use super::websocket::WebSocket;
 use super::{
-    Config, Shared, channels, cors, lab, mercure, publish, session, status, streams, websocket,
+    Config, ServerState, channels, cors, lab, mercure, publish, session, status, streams, websocket,
 };
 use crate::demo::{self, DemoStream};
 
@@ -155,7 +155,7 @@ fn page(exchange: &Exchange<'_>, parts: &[&str], method: &Method) -> Result<Repl
 
 /// Which flag a path waits for that would be a route with it: who asks for one of these is
 /// a program, and no page helps it.
-fn sleeping(parts: &[&str], server: &Shared) -> Option<&'static str> {
+fn sleeping(parts: &[&str], server: &ServerState) -> Option<&'static str> {
     match parts {
         [lab::ROOT, _, ..] if server.lab.is_none() => {
             Some("the lab is off; start the server with --lab")

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry as Page;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
-use super::{Shared, crowd};
+use super::{ServerState, crowd};
 use crate::capacity::{Bound, Cost};
 use crate::counters::{Label, dropped_log_lines};
 use crate::event::Event;
@@ -18,7 +18,7 @@ use crate::process::{self, Group, Process, thread_time};
 
 /// `GET /status`. What the looking has cost so far is told too, so that whoever watches the
 /// processor's time can take it off.
-pub(super) fn json(server: &Shared) -> Value {
+pub(super) fn json(server: &ServerState) -> Value {
     let began = thread_time();
     let status = look(server);
     let nanos = thread_time().saturating_sub(began).as_nanos();
@@ -26,7 +26,7 @@ pub(super) fn json(server: &Shared) -> Value {
     status
 }
 
-fn look(server: &Shared) -> Value {
+fn look(server: &ServerState) -> Value {
     let looking = Duration::from_nanos(server.looking.load(Ordering::Relaxed));
     let (process, groups) = Process::with_threads();
     let clients = server.admission.clients();
@@ -103,12 +103,12 @@ fn limit(bound: &Bound) -> Value {
 }
 
 /// The same, for those who listen to `/status/stream`.
-pub(super) fn event(server: &Shared) -> Event {
+pub(super) fn event(server: &ServerState) -> Event {
     Event::new(json(server).to_string())
 }
 
 /// `GET /readyz`: whether whoever spreads the load should send somebody here.
-pub(super) fn ready(server: &Shared) -> Answer {
+pub(super) fn ready(server: &ServerState) -> Answer {
     if server.is_draining() {
         return Answer::text("draining\n").with_status(503);
     }
@@ -116,7 +116,7 @@ pub(super) fn ready(server: &Shared) -> Answer {
 }
 
 /// `GET /metrics`, in the text format that every collector reads.
-pub(super) fn metrics(server: &Shared) -> Answer {
+pub(super) fn metrics(server: &ServerState) -> Answer {
     let mut page = Page::with_prefix("threadcast");
     server.counters.register(&mut page);
     let clients = server.admission.clients();

@@ -17,7 +17,7 @@ use super::forwarded::Client;
 use super::mercure::{Active, is_reserved};
 use super::request::Request;
 use super::routes::Reply;
-use super::{Shared, cors, forwarded, lab};
+use super::{ServerState, cors, forwarded, lab};
 use crate::broadcast::Delivery;
 use crate::counters::CONNECTIONS;
 use crate::demo::DemoStream;
@@ -311,7 +311,7 @@ impl Stream {
 
     /// The rest of the connection's life, but for its closing.
     #[inline(never)] // its caller's frame stays small for those who only ask
-    pub(super) fn run(self, socket: &Arc<TcpStream>, server: &Shared) {
+    pub(super) fn run(self, socket: &Arc<TcpStream>, server: &ServerState) {
         let Self { client, path, source, permit, active, tab, deep: _ } = self;
         let started = Instant::now();
         log::trace!("{client} {path:?} begins");
@@ -348,7 +348,7 @@ impl ScriptedStream {
 
 /// The life of a live stream, in the way that is wanted, and in the other one from when the lab
 /// wants that.
-fn follow(mut writer: Box<Writer<Socket>>, server: &Shared) -> (End, StreamCounts) {
+fn follow(mut writer: Box<Writer<Socket>>, server: &ServerState) -> (End, StreamCounts) {
     loop {
         let delivery = server.delivery();
         let stays = || server.delivery() == delivery;
@@ -370,7 +370,7 @@ fn follow(mut writer: Box<Writer<Socket>>, server: &Shared) -> (End, StreamCount
 
 #[inline(never)] // or its frame would lie under every stream
 fn log_end(
-    server: &Shared,
+    server: &ServerState,
     client: Client,
     path: &str,
     took: Duration,

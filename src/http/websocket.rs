@@ -22,7 +22,7 @@ use super::connection::{Exchange, is_timeout};
 use super::error::HttpError;
 use super::forwarded::Client;
 use super::request::{BodyLength, Request};
-use super::{Shared, lab};
+use super::{ServerState, lab};
 
 /// The shortest wait for a client.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -95,7 +95,7 @@ impl WebSocket {
     /// The life of the connection from here on: a welcome, then an answer to
     /// each message, until somebody closes.
     #[inline(never)] // nobody else's stack needs its frame
-    pub(super) fn run(self, socket: &Arc<TcpStream>, ahead: Vec<u8>, server: &Shared) {
+    pub(super) fn run(self, socket: &Arc<TcpStream>, ahead: Vec<u8>, server: &ServerState) {
         let started = Instant::now();
         let Self { accept, tab, client, until } = self;
         let Ok(_guest) = lab::admit(server, socket, tab) else { return };
@@ -113,7 +113,7 @@ fn talk(
     ahead: Vec<u8>,
     accept: &str,
     until: Option<Instant>,
-    server: &Shared,
+    server: &ServerState,
 ) -> Result<u64, (u64, Error)> {
     let limits = &server.config.limits;
     let mut messages = 0;

@@ -8,7 +8,7 @@ use super::read::{gap, group};
 use super::readable::Verdicts;
 use super::ring::Entry;
 use super::state::Channel;
-use super::{Channels, Registry, State};
+use super::{Channels, HubState, Registry};
 use crate::event::Frame;
 use crate::id::EventId;
 
@@ -135,7 +135,7 @@ pub(super) struct Beginning {
     pub(super) unknown: Vec<Frame>,
 }
 
-impl State {
+impl HubState {
     /// The position of a start; and if it cannot be found, what to say of that. It is
     /// right once there is nothing left to be asked.
     pub(super) fn begin(
@@ -228,7 +228,7 @@ impl State {
 
     /// A cursor before every event that is kept, and one that [`find`](Self::find) knows.
     fn first_cursor(&self) -> EventId {
-        if self.shared { EventId::ZERO } else { EventId { n: 0, ..self.last } }
+        if self.is_shared { EventId::ZERO } else { EventId { n: 0, ..self.last } }
     }
 
     /// Below where a stream of these may have lost something in a channel that is
@@ -247,7 +247,7 @@ impl State {
         verdicts: &mut Verdicts,
     ) -> Option<EventId> {
         if let Ok(id) = id.parse::<EventId>() {
-            if self.shared {
+            if self.is_shared {
                 // Another node may have come further than this one, which gets there too.
                 // Ids do not go back where Redis's clock does.
                 let now = now.max(Duration::from_millis(self.last.epoch));

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::dedup::DedupEntry;
 use super::ring::Entry;
-use super::state::State;
+use super::state::HubState;
 use crate::id::EventId;
 use crate::store::Key;
 
@@ -104,7 +104,7 @@ impl Kept {
     }
 }
 
-impl State {
+impl HubState {
     /// Gives a channel its place in the queue, unless it has one. It has just got this event.
     pub(super) fn queue(&mut self, name: &str, id: EventId) {
         let Some((name, _)) = self.channels.get_key_value(name) else { return };

@@ -10,7 +10,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::{Channel, Readable, Registry, State};
+use super::{Channel, HubState, Readable, Registry};
 use crate::id::EventId;
 
 /// The most channels that are read under one hold of the lock.
@@ -77,7 +77,7 @@ impl Registry {
     /// it held it: all lists together take at most half of the lock's time. Without the
     /// pause they would take nearly all of it, for the lock is not fair.
     fn channels_after(&self, last: Option<&str>, reads_all: bool) -> Page {
-        let _turn = self.shared.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.inner.listing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.lock();
         let began = Instant::now();
         let page = state.page(last, reads_all, began);
@@ -103,7 +103,7 @@ struct Page {
     last: Option<String>,
 }
 
-impl State {
+impl HubState {
     fn page(&self, last: Option<&str>, reads_all: bool, began: Instant) -> Page {
         let mut channels = Vec::with_capacity(PAGE_CHANNELS);
         let (mut looked_at, mut last) = (0, last);

@@ -74,7 +74,7 @@ pub(crate) use self::read::Batch;
 pub use self::readable::Readable;
 use self::shared_log::Contact;
 pub(crate) use self::shared_log::{LogFollower, LogPublisher};
-use self::state::{Channel, State};
+use self::state::{Channel, HubState};
 pub(crate) use self::store_writer::StoreWriter;
 pub(crate) use self::subscribers::Notifier;
 use self::subscribers::Notifiers;
@@ -101,7 +101,7 @@ use crate::matcher::unlocked::Locked;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Registry {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
 /// What [`Registry::publish`] answers.
@@ -156,8 +156,8 @@ impl Default for RegistryOptions {
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct Inner {
+    state: Mutex<HubState>,
     /// Held while a page of a list is read, and taken before the lock.
     listing: std::sync::Mutex<()>,
     options: RegistryOptions,
@@ -191,11 +191,11 @@ impl Registry {
     /// A registry with these settings, which counts what it does.
     pub(crate) fn counted(options: RegistryOptions, counters: &Arc<Counters>) -> Self {
         let epoch = u64::try_from(time_of_day().as_millis()).unwrap_or(u64::MAX);
-        Self::of(State::new(EventId { epoch, n: 0 }), options, counters, None, time_of_day())
+        Self::of(HubState::new(EventId { epoch, n: 0 }), options, counters, None, time_of_day())
     }
 
     fn of(
-        mut state: State,
+        mut state: HubState,
         options: RegistryOptions,
         counters: &Arc<Counters>,
         store_writer: Option<Sender<StoreRequest>>,
@@ -204,10 +204,10 @@ impl Registry {
         let (open, closed) = crossbeam_channel::bounded(0);
         let (calls, closing) = crossbeam_channel::bounded(0);
         (state.open, state.calls) = (Some(open), Some(calls));
-        let contact = state.shared.then(Contact::new);
+        let contact = state.is_shared.then(Contact::new);
         let (state, started) = (Mutex::new(state), Instant::now());
         let counters = Arc::clone(counters);
-        let shared = Shared {
+        let inner = Inner {
             state,
             listing: std::sync::Mutex::default(),
             options,
@@ -219,7 +219,7 @@ impl Registry {
             closing,
             closed,
         };
-        Self { shared: Arc::new(shared) }
+        Self { inner: Arc::new(inner) }
     }
 
     /// Publishes to everybody who listens to `channel`.
@@ -259,7 +259,7 @@ impl Registry {
     ///
     /// Fails if the store cannot forget it; the history is then as it was.
     pub fn forget(&self, channel: &str) -> Result<bool, PublishError> {
-        match &self.shared.store_writer {
+        match &self.inner.store_writer {
             Some(store_writer) => publish_queue::forget(store_writer, channel),
             None => Ok(self.lock().clear(channel)),
         }
@@ -271,7 +271,7 @@ impl Registry {
         state.sweep(self.now());
         let has_losses = !state.losses.is_empty();
         drop(state);
-        if let Some(store_writer) = self.shared.store_writer.as_ref().filter(|_| has_losses) {
+        if let Some(store_writer) = self.inner.store_writer.as_ref().filter(|_| has_losses) {
             // Where there is no room, a commit is to come anyway.
             let _ = store_writer.try_send(StoreRequest::Sweep);
         }
@@ -294,17 +294,17 @@ impl Registry {
     /// Waits, and says whether the registry is still open: everything that
     /// waits in this server waits here, so that it can be told to leave.
     pub fn wait(&self, time: Duration) -> bool {
-        self.shared.closed.recv_timeout(time).is_err_and(|error| error.is_timeout())
+        self.inner.closed.recv_timeout(time).is_err_and(|error| error.is_timeout())
     }
 
     /// Disconnected once the streams begin to end.
     pub(crate) fn closing(&self) -> &Receiver<Infallible> {
-        &self.shared.closing
+        &self.inner.closing
     }
 
     /// What is counted of it.
     pub(crate) fn counters(&self) -> &Counters {
-        &self.shared.counters
+        &self.inner.counters
     }
 
     /// How old an event is that was published then.
@@ -314,7 +314,7 @@ impl Registry {
 
     /// Disconnected once the registry is closed, for who waits for more than that.
     pub(crate) fn closed(&self) -> &Receiver<Infallible> {
-        &self.shared.closed
+        &self.inner.closed
     }
 
     /// How much memory all histories take together, in bytes.
@@ -329,39 +329,39 @@ impl Registry {
 
     /// The time on the registry's own clock.
     fn now(&self) -> Duration {
-        let began = self.shared.began.load(Ordering::Relaxed);
-        Duration::from_nanos(began) + self.shared.started.elapsed()
+        let began = self.inner.began.load(Ordering::Relaxed);
+        Duration::from_nanos(began) + self.inner.started.elapsed()
     }
 
     /// What tells two registries apart.
     pub(crate) fn address(&self) -> usize {
-        Arc::as_ptr(&self.shared) as usize
+        Arc::as_ptr(&self.inner) as usize
     }
 
     fn lock(&self) -> Guard<'_> {
         // No caller's code runs under the lock, so a panic there is ours, and
         // one that left the rings and subscriber counts whole: each is changed last.
-        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
         Guard { state, _locked: Locked::new() }
     }
 }
 
 /// The registry's lock, held.
 struct Guard<'a> {
-    state: MutexGuard<'a, State>,
+    state: MutexGuard<'a, HubState>,
     _locked: Locked,
 }
 
 impl Deref for Guard<'_> {
-    type Target = State;
+    type Target = HubState;
 
-    fn deref(&self) -> &State {
+    fn deref(&self) -> &HubState {
         &self.state
     }
 }
 
 impl DerefMut for Guard<'_> {
-    fn deref_mut(&mut self) -> &mut State {
+    fn deref_mut(&mut self) -> &mut HubState {
         &mut self.state
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::bits::{Bits, Slots};
 use super::readable::Readers;
-use super::state::State;
+use super::state::HubState;
 use super::subscribers::Subscribers;
 use super::{Guard, Registry};
 use crate::counters::decrease;
@@ -215,7 +215,7 @@ impl Patterns {
     }
 }
 
-impl State {
+impl HubState {
     /// Those of these channels that no pattern has been matched against: they are not
     /// there, or have had no event.
     fn unindexed<'a, N: AsRef<str>>(&self, names: &'a [N]) -> impl Iterator<Item = &'a str> {
@@ -291,7 +291,7 @@ impl Registry {
     /// Fails if there would be too many patterns.
     #[inline(never)] // most streams have none
     pub(super) fn watch(&self, patterns: &[Matcher]) -> Result<Watching<'_>, PublishError> {
-        let limit = self.shared.options.max_channels.min(PATTERNS_MAX);
+        let limit = self.inner.options.max_channels.min(PATTERNS_MAX);
         let mut state = self.lock();
         if state.patterns.len_with(patterns) > limit {
             return Err(PublishError::TooManyPatterns { limit });
@@ -316,7 +316,7 @@ impl Registry {
         loop {
             let mut state = self.lock();
             for (name, selecting) in found.drain(..) {
-                let State { channels, patterns, .. } = &mut *state;
+                let HubState { channels, patterns, .. } = &mut *state;
                 if let Some(channel) = channels.get_mut(&name).filter(|channel| channel.indexed) {
                     let more = patterns.index(&selecting, channel.slot);
                     channel.watchers.extend(&more);
@@ -364,7 +364,7 @@ impl Registry {
         drop(state);
         let channels: Vec<usize> = channels.iter().collect();
         for page in channels.chunks(PAGE) {
-            let State { slots, channels, .. } = &mut *self.lock();
+            let HubState { slots, channels, .. } = &mut *self.lock();
             for name in page.iter().filter_map(|slot| slots.get(*slot)) {
                 if let Some(channel) = channels.get_mut(name) {
                     channel.watchers.subtract(&retired);

@@ -112,7 +112,7 @@ impl Registry {
             if !changed {
                 continue;
             }
-            if state.shared {
+            if state.is_shared {
                 // Whether the name is also at another node, Redis knows.
                 let comes = what == "userconnect";
                 let change = Change { channel: Arc::clone(name), name: username.clone(), comes };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::publish_queue::Request;
-use super::state::State;
+use super::state::HubState;
 use super::{Published, RegistryOptions};
 use crate::error::PublishError;
 use crate::event::Event;
@@ -47,7 +47,7 @@ impl PublishBatch {
     pub(super) fn add(
         &mut self,
         request: Request,
-        state: &mut State,
+        state: &mut HubState,
         at: Duration,
         options: &RegistryOptions,
     ) -> Result<Promise, PublishError> {

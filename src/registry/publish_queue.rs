@@ -215,7 +215,7 @@ impl Registry {
     /// Publishes a presence event, without waiting for a store: for the threads of streams and
     /// the broadcaster, which have others to serve.
     pub(super) fn announce(&self, channel: &str, event: &Event) -> Result<(), PublishError> {
-        if self.shared.store_writer.is_none() {
+        if self.inner.store_writer.is_none() {
             let events = std::slice::from_ref(event);
             let update = Update { topics: &[channel], events, private: false, key: None };
             return self.publish_here(&update, true).map(drop);
@@ -231,7 +231,7 @@ impl Registry {
     pub(super) fn request(&self, request: StoreRequest) -> Result<(), PublishError> {
         let busy = || PublishError::Store { reason: "its mailbox is full".into() };
         let sent =
-            self.shared.store_writer.as_ref().map(|store_writer| store_writer.try_send(request));
+            self.inner.store_writer.as_ref().map(|store_writer| store_writer.try_send(request));
         sent.unwrap_or(Ok(())).map_err(|_| busy())
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::readable::Verdicts;
 use super::ring::{Entry, Lost, Missed, Ring};
-use super::{Channel, Channels, Position, Registry, State};
+use super::{Channel, Channels, HubState, Position, Registry};
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
 
@@ -76,7 +76,7 @@ impl Registry {
         let state = self.lock();
         let upto = upto.map_or(state.last, |upto| upto.min(state.last));
         // Nobody resumes a clock: a tick that is gone is not missed.
-        let gaps = self.shared.options.ids;
+        let gaps = self.inner.options.ids;
         let mut sources = state.sources(channels, position, upto, verdicts);
         if verdicts.lacks_some() {
             return false;
@@ -169,7 +169,7 @@ impl Registry {
     }
 }
 
-impl State {
+impl HubState {
     /// The channels that have something after `from`. Plain loops: this is the
     /// deepest that a stream's thread gets, and it pays for its stack for life.
     fn sources<'a>(

@@ -31,7 +31,7 @@ use super::dedup::DedupIndex;
 use super::patterns::Answers;
 use super::publish_queue::PublishQueue;
 use super::readable::{Private, Verdicts};
-use super::state::{Channel, State};
+use super::state::{Channel, HubState};
 use super::store_writer::Entered;
 use super::subscribers::{Notifier, Notifiers};
 use super::{Channels, Registry, RegistryOptions};
@@ -74,7 +74,7 @@ impl Registry {
         let node = format!("{:016x}", fastrand::u64(..));
         let mut log = Writer::new(url, bounds, node.clone());
         let mut reader = Reader::new(url, bounds, node);
-        let mut state = State::of_a_log();
+        let mut state = HubState::of_a_log();
         let began = reader.begin(&mut |news| state.hear(news, &options));
         let (floor, look) = began.map_err(|trouble| trouble.at_start(url))?;
         state.begin_at(floor, look.last);
@@ -94,19 +94,19 @@ impl Registry {
 
     /// Whether the log that it shares can be reached; `None` if it shares none.
     pub(crate) fn reaches_the_log(&self) -> Option<bool> {
-        self.shared.contact.as_ref().map(|contact| contact.0.load(Ordering::Relaxed))
+        self.inner.contact.as_ref().map(|contact| contact.0.load(Ordering::Relaxed))
     }
 
     /// Whether a position is one that this node has not come to yet.
     pub(crate) fn is_ahead(&self, id: EventId) -> bool {
-        self.shared.contact.is_some() && id > self.last_id()
+        self.inner.contact.is_some() && id > self.last_id()
     }
 
     /// Gives this node a moment to read an event that another one has told, where its id
     /// does not say how new it is.
     #[inline(never)] // most streams do without
     pub(super) fn await_own_id(&self, channels: &Channels, id: &str) {
-        if self.shared.contact.is_none() || id.parse::<EventId>().is_ok() {
+        if self.inner.contact.is_none() || id.parse::<EventId>().is_ok() {
             return;
         }
         let (sender, notifications) = crossbeam_channel::bounded(1);
@@ -134,8 +134,8 @@ impl Registry {
     /// that clock, so how old they are is told by no other: not even by this node's from
     /// before it was set back, or from before another Redis took over.
     fn set_clock(&self, now: Duration) {
-        let began = super::nanoseconds(now.saturating_sub(self.shared.started.elapsed()));
-        self.shared.began.store(began, Ordering::Relaxed);
+        let began = super::nanoseconds(now.saturating_sub(self.inner.started.elapsed()));
+        self.inner.began.store(began, Ordering::Relaxed);
     }
 
     /// Lets what was read from the log into the rings.
@@ -144,7 +144,7 @@ impl Registry {
     /// has come, even where it seems to be old: until the next look at Redis's clock, this
     /// node's may be ahead of it, and whoever is awake would get a gap in its place.
     fn enter(&self, read: Vec<News>) {
-        let options = &self.shared.options;
+        let options = &self.inner.options;
         // Encoded before the lock is taken.
         let heard: Vec<Heard> = read.into_iter().map(|news| Heard::of(news, options)).collect();
         let rings: BTreeSet<(Arc<str>, Option<Arc<Private>>)> =
@@ -195,10 +195,10 @@ impl Heard {
     }
 }
 
-impl State {
+impl HubState {
     /// The same, for events that are in a log which other nodes write too.
     pub(super) fn of_a_log() -> Self {
-        Self { shared: true, ..Self::new(EventId::ZERO) }
+        Self { is_shared: true, ..Self::new(EventId::ZERO) }
     }
 
     /// What was before the log's beginning is not known, of any channel.

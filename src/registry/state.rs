@@ -24,7 +24,7 @@ use crate::store::redis::{Row, prefixes_of};
 use crate::store::{self, Eviction, Floor, Kept};
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct HubState {
     /// Gone once the registry is closed.
     pub(super) open: Option<Sender<Infallible>>,
     /// Gone once the streams begin to end.
@@ -54,7 +54,7 @@ pub(super) struct State {
     /// What a store still has to be told.
     pub(super) losses: Evictions,
     /// Whether the events are in a log that other nodes write too.
-    pub(super) shared: bool,
+    pub(super) is_shared: bool,
     /// Who listens at those.
     pub(super) others: Row,
     /// How often it has changed who listens here.
@@ -180,7 +180,7 @@ impl Channel {
     }
 }
 
-impl State {
+impl HubState {
     /// Nothing yet but the place before the first event. It is not open.
     pub(super) fn new(last: EventId) -> Self {
         Self {
@@ -199,7 +199,7 @@ impl State {
             patterns: Patterns::default(),
             last_key: 0,
             losses: Evictions::default(),
-            shared: false,
+            is_shared: false,
             others: Row::default(),
             changes: 0,
             untold: false,

@@ -35,7 +35,7 @@ use super::publish_batch::{Names, PublishBatch};
 use super::publish_queue::{PublishQueue, Request, StoreRequest};
 use super::readable::Private;
 use super::ring::Entry;
-use super::state::{Evictions, State};
+use super::state::{Evictions, HubState};
 use super::subscribers::Notifiers;
 use super::{Published, Registry, RegistryOptions, time_of_day};
 use crate::counters::Counters;
@@ -52,7 +52,7 @@ impl Registry {
         counters: &Arc<Counters>,
         open: impl FnOnce(&mut dyn FnMut(EventId, Record)) -> Result<(S, Kept), StoreError>,
     ) -> Result<(Self, StoreWriter), StoreError> {
-        let mut state = State::new(EventId::ZERO);
+        let mut state = HubState::new(EventId::ZERO);
         state.losses = Evictions::noted(); // what does not fit leaves the file as well
         let mut began = time_of_day();
         let (store, kept) = open(&mut |id, record| {
@@ -148,7 +148,7 @@ impl StoreWriter {
     fn publish(&mut self, requests: Vec<Request>) {
         let mut batch = PublishBatch::default();
         let now = self.registry.now();
-        let options = &self.registry.shared.options;
+        let options = &self.registry.inner.options;
         let mut state = self.registry.lock();
         let promises: Vec<_> = (requests.into_iter())
             .map(|mut request| {
@@ -199,7 +199,7 @@ impl StoreWriter {
     }
 
     fn enter(&self, records: &[Record], ids: &[EventId]) {
-        let options = &self.registry.shared.options;
+        let options = &self.registry.inner.options;
         // Encoded before the lock is taken.
         let entered =
             records.iter().zip(ids).map(|(record, id)| Entered::new(*id, record, options));

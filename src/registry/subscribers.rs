@@ -71,7 +71,7 @@ pub(super) struct Subscribers {
     /// Those of them that may read something private.
     readers: HashMap<Reader, usize>,
     /// In the order of their keys, which is the order in which they came.
-    /// Shared, so that a publisher can ring them after it let go of the lock.
+    /// Inner, so that a publisher can ring them after it let go of the lock.
     notifiers: Arc<Vec<Registered>>,
 }
 

@@ -76,7 +76,7 @@ impl Registry {
             None => self.join(channels, start)?,
         };
         let Beginning { position, cursor, unknown } = beginning;
-        let cursor = cursor.filter(|_| self.shared.options.ids);
+        let cursor = cursor.filter(|_| self.inner.options.ids);
         let (registry, channels) = (self.clone(), channels.clone());
         let presence = None;
         Ok(Box::new(Subscription { registry, channels, position, cursor, unknown, presence }))
@@ -116,7 +116,7 @@ impl Registry {
         let mut verdicts = Verdicts::default();
         let beginning = loop {
             let mut state = self.lock();
-            state.make_all(&channels.names, now, &self.shared.options)?;
+            state.make_all(&channels.names, now, &self.inner.options)?;
             let beginning = state.begin(channels, start, now, &mut verdicts);
             if !verdicts.lacks_some() {
                 state.change_subscribers(channels, |subscribers| subscribers.enter(&reader));
@@ -170,7 +170,7 @@ impl Registry {
     pub(crate) fn reserve<'a>(&'a self, names: &'a [String]) -> Result<Reserved<'a>, PublishError> {
         let now = self.now();
         let mut state = self.lock();
-        state.make_all(names, now, &self.shared.options)?;
+        state.make_all(names, now, &self.inner.options)?;
         state.hold(names);
         Ok(Reserved { registry: self, names })
     }

@@ -111,7 +111,7 @@ fn a_forgotten_channel_leaves_a_floor() {
     registry.sweep();
     assert!(registry.lock().channels.is_empty());
     let now = last(&registry);
-    registry.lock().make_all(&["a"], Duration::ZERO, &registry.shared.options).unwrap();
+    registry.lock().make_all(&["a"], Duration::ZERO, &registry.inner.options).unwrap();
     let (text, ..) = words(&registry, &["a"], before, ALL);
     assert!(text.contains(r#""missed":null"#), "{text}");
     assert_eq!(words(&registry, &["a"], now, ALL).0, "");
@@ -139,7 +139,7 @@ fn a_request_without_room_sweeps_at_most_once_a_second() {
     for tenth in 0..30 {
         let now = Duration::from_millis(10_000 + tenth * 100);
         let full = PublishError::TooManyChannels { limit: 2 };
-        assert_eq!(state.make_all(&["c"], now, &registry.shared.options), Err(full));
+        assert_eq!(state.make_all(&["c"], now, &registry.inner.options), Err(full));
         swept.push(state.swept);
     }
     swept.dedup();

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::dedup::DedupEntry;
 use super::readable::{Private, Readers};
 use super::ring::Entry;
-use super::state::State;
+use super::state::HubState;
 use super::subscribers::Notifiers;
 use super::{Published, Registry, channels, publish_queue};
 use crate::error::PublishError;
@@ -72,13 +72,13 @@ impl Registry {
         } else {
             topics
         };
-        if let Some(store_writer) = &self.shared.store_writer {
+        if let Some(store_writer) = &self.inner.store_writer {
             let asked = Instant::now();
             let key = key.map(|key| Key::new(key, events, private));
             let subscribers = self.prepare(topics, private, key.as_ref())?;
             let update = Update { topics, ..*update };
             let published = publish_queue::publish(store_writer, &update, subscribers)?;
-            self.shared.counters.publish(events.len(), asked.elapsed());
+            self.inner.counters.publish(events.len(), asked.elapsed());
             return Ok(published);
         }
         self.publish_here(&Update { topics, ..*update }, false)
@@ -104,7 +104,7 @@ impl Registry {
         {
             return Ok(first);
         }
-        state.make_all_for_events(topics, now, &self.shared.options, &answers)?;
+        state.make_all_for_events(topics, now, &self.inner.options, &answers)?;
         let subscribers = topics.iter().map(|topic| state.count(topic, readers.as_ref())).sum();
         let notifiers = topics.iter().flat_map(|topic| state.notifiers(topic, private.as_ref()));
         let notifiers: Vec<Notifiers> = notifiers.collect();
@@ -118,7 +118,7 @@ impl Registry {
             }
             newest = newest.next();
             published.id = newest;
-            let visible = self.shared.options.ids.then_some(&newest as &dyn fmt::Display);
+            let visible = self.inner.options.ids.then_some(&newest as &dyn fmt::Display);
             let frame = event.frame(visible);
             let mark = own.map(|own| Box::new(DedupEntry { own: Some(own.into()), key: None }));
             let entry =
@@ -138,11 +138,11 @@ impl Registry {
         if private.is_none() && newest > last {
             state.last_public = newest;
         }
-        state.evict(self.shared.options.history_total);
+        state.evict(self.inner.options.history_total);
         drop(guard);
         notifiers.iter().for_each(Notifiers::notify);
         let events = usize::try_from(newest.n.saturating_sub(last.n)).unwrap_or_default();
-        self.shared.counters.publish(events, self.now().saturating_sub(now));
+        self.inner.counters.publish(events, self.now().saturating_sub(now));
         Ok(published)
     }
 }
@@ -166,14 +166,14 @@ impl Registry {
         // A repeat is answered though there is no room for its channels.
         let first = key.map(|key| state.repeated(topics, key)).transpose()?;
         if first.flatten().is_none() {
-            state.make_all_for_events(topics, now, &self.shared.options, &answers)?;
+            state.make_all_for_events(topics, now, &self.inner.options, &answers)?;
         }
         let count = |readers| topics.iter().map(|topic| state.count(topic, Some(readers))).sum();
         Ok(readers.as_ref().map(count))
     }
 }
 
-impl State {
+impl HubState {
     /// What was answered to the first request that published an event with this id to one of
     /// these channels.
     pub(super) fn answered(&self, topics: &[impl AsRef<str>], own: &str) -> Option<Published> {

@@ -13,7 +13,7 @@ use super::reserved::EVENT_NAME;
 use super::{HUB, LINK};
 use crate::error::PublishError;
 use crate::event::Event;
-use crate::http::Shared;
+use crate::http::ServerState;
 use crate::http::access::{Door, Reader};
 use crate::http::answer::Answer;
 use crate::http::connection::Exchange;
@@ -63,7 +63,7 @@ impl Subscriptions {
 /// The subscriptions of one stream. Dropping it ends them, and says so.
 #[must_use = "dropping this ends the subscriptions at once"]
 pub(in crate::http) struct Active {
-    server: Arc<Shared>,
+    server: Arc<ServerState>,
     topics: Vec<String>,
 }
 
@@ -72,7 +72,7 @@ impl Active {
     ///
     /// Fails if that cannot be said; what was said of it is then taken back.
     pub(super) fn begin(
-        server: &Arc<Shared>,
+        server: &Arc<ServerState>,
         selected: &[Selected],
         rights: Option<&Rights>,
     ) -> Result<Option<Box<Self>>, HttpError> {
@@ -139,7 +139,7 @@ impl Drop for Active {
 
 /// Publishes a subscription event: privately, and in the current generation under the
 /// reserved event name.
-fn publish(server: &Shared, topic: &str, document: &Value) -> Result<(), PublishError> {
+fn publish(server: &ServerState, topic: &str, document: &Value) -> Result<(), PublishError> {
     let mut event = Event::new(document.to_string());
     if !is_older(document) {
         event = event.with_name(EVENT_NAME).expect("a name without a line break");
@@ -225,7 +225,7 @@ pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Htt
 
 /// The documents below this path, read while the iterator is.
 fn chosen(
-    server: &Arc<Shared>,
+    server: &Arc<ServerState>,
     path: String,
     parts: &[&str],
 ) -> impl Iterator<Item = Arc<Value>> + Send + use<> {

@@ -102,7 +102,7 @@ impl LogFollower {
     }
 
     fn reach(&self, reaches: bool) {
-        if let Some(contact) = &self.registry.shared.contact {
+        if let Some(contact) = &self.registry.inner.contact {
             contact.0.store(reaches, Ordering::Relaxed);
         }
     }

@@ -90,7 +90,7 @@ impl LogPublisher {
     }
 
     fn publish(&mut self, requests: Vec<Request>) {
-        let options = &self.registry.shared.options;
+        let options = &self.registry.inner.options;
         let now = self.registry.now();
         let mut state = self.registry.lock();
         let (last, mut taken, mut listeners) = (state.last, Vec::new(), Vec::new());

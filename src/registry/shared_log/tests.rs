@@ -10,7 +10,7 @@ impl Registry {
     /// One that reads a log of which nothing is known before the first event.
     pub(crate) fn of_a_log(options: RegistryOptions) -> Self {
         let began = Duration::from_secs(1);
-        Self::of(State::of_a_log(), options, &Arc::default(), None, began)
+        Self::of(HubState::of_a_log(), options, &Arc::default(), None, began)
     }
 
     /// Reads the next event of the log.
@@ -90,7 +90,7 @@ fn events_of_several_milliseconds_are_counted_as_they_leave_the_ring() {
 #[test]
 fn who_comes_and_goes_at_once_is_told_in_that_order() {
     let (give, mut queue) = PublishQueue::new();
-    let (state, options) = (State::of_a_log(), RegistryOptions::default());
+    let (state, options) = (HubState::of_a_log(), RegistryOptions::default());
     let registry = Registry::of(state, options, &Arc::default(), Some(give), Duration::ZERO);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -116,7 +116,7 @@ fn who_comes_and_goes_at_once_is_told_in_that_order() {
 #[test]
 fn a_name_for_which_there_was_no_room_is_to_be_told_later() {
     let (give, _mailbox) = crossbeam_channel::bounded(1);
-    let (state, options) = (State::of_a_log(), RegistryOptions::default());
+    let (state, options) = (HubState::of_a_log(), RegistryOptions::default());
     let registry = Registry::of(state, options, &Arc::default(), Some(give), Duration::ZERO);
     let channels = Channels::new(["a"]).unwrap();
     let one = registry.subscribe(&channels, &Start::Now).unwrap().present_as("ada");

@@ -79,7 +79,7 @@ impl World {
 
     /// Until so many orders wait.
     fn gathered(&self, queue: usize) {
-        while self.registry.shared.store_writer.as_ref().unwrap().len() < queue {
+        while self.registry.inner.store_writer.as_ref().unwrap().len() < queue {
             thread::yield_now();
         }
     }

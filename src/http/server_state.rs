@@ -27,7 +27,7 @@ use crate::registry::{Closing, Registry};
 
 /// What every connection's thread knows.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct ServerState {
     pub(super) config: Config,
     pub(super) listeners: Vec<TcpListener>,
     pub(super) assets: Assets,
@@ -64,7 +64,7 @@ pub(crate) struct Shared {
     pub(super) started: Instant,
 }
 
-impl Shared {
+impl ServerState {
     /// Lets one more stream in, or says when to come back.
     pub(super) fn enter(
         &self,
