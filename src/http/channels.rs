@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::access::{Door, Publisher, Reader};
+use super::access::{Api, PublishAccess, ReadAccess};
 use super::answer::Answer;
 use super::connection::Exchange;
 use super::error::HttpError;
@@ -13,7 +13,10 @@ use crate::event::Event;
 use crate::registry::{ChannelInfo, Channels};
 
 /// `GET /channels?channel=a&channel=b*` listens; without a channel it lists.
-pub(super) fn listen_or_list(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, HttpError> {
+pub(super) fn listen_or_list(
+    exchange: &Exchange<'_>,
+    reader: &ReadAccess,
+) -> Result<Reply, HttpError> {
     let names = exchange.request.queries("channel");
     if names.is_empty() {
         reader.check_all(exchange)?;
@@ -39,14 +42,14 @@ fn info(channel: &ChannelInfo) -> Value {
 pub(super) fn listen(
     exchange: &Exchange<'_>,
     name: &str,
-    reader: &Reader,
+    reader: &ReadAccess,
 ) -> Result<Reply, HttpError> {
     streams::channels(exchange, &Channels::new([name])?, reader)
 }
 
 /// `POST /channels/{name}`: one event, or many as NDJSON.
 pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
-    Publisher::of(exchange, Door::Own)?.check(exchange, [name])?;
+    PublishAccess::of(exchange, Api::Own)?.check(exchange, [name])?;
     let key = publish::idempotency_key(&exchange.request)?;
     let batch = publish::read(exchange)?;
     if exchange.server.config.mercure.is_on() {
@@ -68,7 +71,7 @@ pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, 
 
 /// `DELETE /channels/{name}`: forget its history.
 pub(super) fn forget(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
-    Publisher::of(exchange, Door::Own)?.check(exchange, [name])?;
+    PublishAccess::of(exchange, Api::Own)?.check(exchange, [name])?;
     if !exchange.server.hub.forget(name)? {
         return Err(HttpError::new(404, "there is no such channel; GET /channels lists them"));
     }

@@ -28,7 +28,7 @@ use serde_json::json;
 use tiny_http::Method;
 
 use super::ServerState;
-use super::access::{Door, Publisher};
+use super::access::{Api, PublishAccess};
 use super::answer::Answer;
 use super::connection::Exchange;
 use super::crowd::Crowd;
@@ -143,7 +143,7 @@ pub(super) fn answer(
     path: &[&str],
     method: &Method,
 ) -> Result<Reply, HttpError> {
-    let publisher = Publisher::of(exchange, Door::Own)?;
+    let publisher = PublishAccess::of(exchange, Api::Own)?;
     publisher.check_any(exchange)?;
     match (path, method, &exchange.server.lab) {
         (["drop"], Method::Post, Some(lab)) => drop_streams(exchange, lab),
@@ -184,7 +184,7 @@ fn drop_streams(exchange: &Exchange<'_>, lab: &Lab) -> Result<Reply, HttpError> 
     Ok(Reply::Answer(Answer::json(&json!({ "dropped": dropped }))))
 }
 
-fn flood(exchange: &Exchange<'_>, publisher: &Publisher) -> Result<Reply, HttpError> {
+fn flood(exchange: &Exchange<'_>, publisher: &PublishAccess) -> Result<Reply, HttpError> {
     let request = &exchange.request;
     let Some(channel) = request.query("channel") else {
         return Err(HttpError::new(400, "say which channel to flood: ?channel=NAME"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tiny_http::Method;
 
-use super::access::{Door, Publisher, Reader};
+use super::access::{Api, PublishAccess, ReadAccess};
 use super::admission::StreamPermit;
 use super::answer::Answer;
 use super::connection::Exchange;
@@ -97,7 +97,7 @@ fn dispatch(
     method: &Method,
 ) -> Result<Reply, HttpError> {
     if let Some(demo) = DemoStream::at(parts) {
-        let reader = Reader::of(exchange, Door::Own)?;
+        let reader = ReadAccess::of(exchange, Api::Own)?;
         return streams::demo(exchange, demo, &reader);
     }
     match (parts, method) {
@@ -109,7 +109,7 @@ fn dispatch(
         (["channels", name], Method::Post) => channels::publish(exchange, name),
         (["channels", name], Method::Delete) => channels::forget(exchange, name),
         (["channels", ..], _) => {
-            let reader = Reader::of(exchange, Door::Own)?;
+            let reader = ReadAccess::of(exchange, Api::Own)?;
             match parts {
                 [_, name, "subscribers"] => Ok(channels::subscribers(exchange, name)),
                 [_, name] => channels::listen(exchange, name, &reader),
@@ -126,7 +126,7 @@ fn dispatch(
         (["healthz"], _) => Ok(Reply::Answer(Answer::text("ok\n"))),
         (["readyz"], _) => Ok(Reply::Answer(status::ready(exchange.server))),
         (["status" | "metrics"] | ["status", "stream"], _) => {
-            let reader = Reader::of(exchange, Door::Own)?;
+            let reader = ReadAccess::of(exchange, Api::Own)?;
             match parts {
                 [_, _] => streams::status(exchange, &reader),
                 ["status"] => Ok(Reply::Answer(Answer::json(&status::json(exchange.server)))),
@@ -173,8 +173,8 @@ fn sleeping(parts: &[&str], server: &ServerState) -> Option<&'static str> {
 #[inline(never)] // as above
 fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let websocket = websocket::handshake(exchange)?;
-    let reader = Reader::of(exchange, Door::Own)?;
-    Publisher::of(exchange, Door::Own)?.check_any(exchange)?;
+    let reader = ReadAccess::of(exchange, Api::Own)?;
+    PublishAccess::of(exchange, Api::Own)?.check_any(exchange)?;
     let permit = streams::admit(exchange)?;
     Ok(Reply::WebSocket(Box::new(websocket.until(reader.until)), permit))
 }
@@ -182,7 +182,7 @@ fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
 /// DemoStream F: a message in, its echo out, and everybody in the chat hears it.
 #[inline(never)] // as above
 fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
-    Publisher::of(exchange, Door::Own)?.check(exchange, [CHAT])?;
+    PublishAccess::of(exchange, Api::Own)?.check(exchange, [CHAT])?;
     if publish::content_type(&exchange.request) != "application/json" {
         let detail = "send JSON, with Content-Type: application/json";
         return Err(HttpError::new(415, detail));

@@ -3,7 +3,7 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode, percent_encode};
 
-use super::access::Reader;
+use super::access::ReadAccess;
 use super::answer::Answer;
 use super::connection::Exchange;
 use super::error::HttpError;
@@ -26,7 +26,7 @@ pub(super) fn open(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
                       and without a key for JWTs";
         return Err(HttpError::new(404, detail));
     }
-    let token = Reader::bearer(exchange)?;
+    let token = ReadAccess::bearer(exchange)?;
     let value = percent_encode(&token, NON_ALPHANUMERIC).to_string();
     if value.len() > LONGEST {
         let detail = "the token is too long for a cookie; have one made that names less";

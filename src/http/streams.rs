@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
-use super::access::{Door, Publisher, Reader};
+use super::access::{Api, PublishAccess, ReadAccess};
 use super::admission::StreamPermit;
 use super::answer::{Headers, stream_head};
 use super::connection::Exchange;
@@ -36,7 +36,7 @@ pub(super) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 pub(super) fn demo(
     exchange: &Exchange<'_>,
     demo: DemoStream,
-    reader: &Reader,
+    reader: &ReadAccess,
 ) -> Result<Reply, HttpError> {
     let last_event_id = last_event_id(&exchange.request)?.unwrap_or_default().into_bytes();
     if demo.is_over(&last_event_id) {
@@ -59,7 +59,7 @@ pub(super) fn demo(
 pub(super) fn channels(
     exchange: &Exchange<'_>,
     channels: &Channels,
-    reader: &Reader,
+    reader: &ReadAccess,
 ) -> Result<Reply, HttpError> {
     let presence = presence(exchange, channels, reader)?;
     let permit = admit(exchange)?;
@@ -79,7 +79,7 @@ fn subscribe(
     exchange: &Exchange<'_>,
     channels: &Channels,
     start: &Start,
-    reader: &Reader,
+    reader: &ReadAccess,
     presence: Option<String>,
 ) -> Result<Box<Subscription>, HttpError> {
     let hub: &Registry = &exchange.server.hub;
@@ -101,7 +101,7 @@ fn subscribe(
 fn presence(
     exchange: &Exchange<'_>,
     channels: &Channels,
-    reader: &Reader,
+    reader: &ReadAccess,
 ) -> Result<Option<String>, HttpError> {
     let Some(name) = exchange.request.query("presence") else { return Ok(None) };
     check_presence(&name)?;
@@ -111,7 +111,7 @@ fn presence(
     }
     exchange.locality.check_page()?;
     if !reader.is_of(&name, channels.names()) {
-        let publisher = Publisher::of(exchange, Door::Own);
+        let publisher = PublishAccess::of(exchange, Api::Own);
         let may_publish = publisher.and_then(|it| it.check(exchange, channels.names()));
         may_publish.map_err(|refused| {
             let detail = "presence needs what publishing to these channels needs, or a JWT that \
@@ -137,7 +137,7 @@ fn subscribe_by_right(
 }
 
 /// Answers with the server's status, each second.
-pub(super) fn status(exchange: &Exchange<'_>, reader: &Reader) -> Result<Reply, HttpError> {
+pub(super) fn status(exchange: &Exchange<'_>, reader: &ReadAccess) -> Result<Reply, HttpError> {
     let permit = admit(exchange)?;
     let preamble = preamble(exchange, &[Frame::retry(RETRY)], Headers::new());
     if exchange.request.is_head() {
@@ -256,7 +256,7 @@ pub(super) fn live(
     exchange: &Exchange<'_>,
     preamble: Vec<u8>,
     subscription: Box<Subscription>,
-    reader: &Reader,
+    reader: &ReadAccess,
 ) -> Source {
     let (request, config) = (&exchange.request, &exchange.server.config);
     let every = config.limits.heartbeat;

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode;
 
 use super::reserved::check_event_name;
 use crate::event::Event;
-use crate::http::access::{Door, Publisher};
+use crate::http::access::{Api, PublishAccess};
 use crate::http::answer::Answer;
 use crate::http::connection::Exchange;
 use crate::http::error::HttpError;
@@ -18,7 +18,7 @@ use crate::registry::{NAME_MAX, TOPICS_MAX, Update};
 
 /// `POST /.well-known/mercure`.
 pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
-    let publisher = Publisher::of(exchange, Door::Mercure)?;
+    let publisher = PublishAccess::of(exchange, Api::Mercure)?;
     if content_type(&exchange.request) != "application/x-www-form-urlencoded" {
         let detail = "send a form: Content-Type: application/x-www-form-urlencoded, with the \
                       fields `topic` and `data`";

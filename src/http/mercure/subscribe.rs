@@ -5,7 +5,7 @@
 
 use super::base;
 use super::subscriptions::{Active, Selected};
-use crate::http::access::{Door, Reader};
+use crate::http::access::{Api, ReadAccess};
 use crate::http::answer::Headers;
 use crate::http::connection::Exchange;
 use crate::http::cursor::{is_given, last_event_id};
@@ -21,7 +21,7 @@ const EARLIEST: &str = "earliest";
 
 /// `GET /.well-known/mercure`.
 pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
-    let reader = Reader::of(exchange, Door::Mercure)?;
+    let reader = ReadAccess::of(exchange, Api::Mercure)?;
     let selected = selected(&exchange.request.query, &base(exchange))?;
     let cursor = cursor(exchange)?;
     let matchers: Vec<Matcher> = selected.iter().map(|one| one.matcher.clone()).collect();

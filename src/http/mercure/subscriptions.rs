@@ -14,7 +14,7 @@ use super::{HUB, LINK};
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::http::ServerState;
-use crate::http::access::{Door, Reader};
+use crate::http::access::{Api, ReadAccess};
 use crate::http::answer::Answer;
 use crate::http::connection::Exchange;
 use crate::http::error::HttpError;
@@ -169,7 +169,7 @@ fn is_older(document: &Value) -> bool {
 /// both: there the token says it.
 pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, HttpError> {
     let path = topic(parts);
-    let reader = Reader::of(exchange, Door::Mercure)?;
+    let reader = ReadAccess::of(exchange, Api::Mercure)?;
     reader.check_private(exchange, &path)?;
     let is_older = match parts {
         [] => reader.rights().is_some_and(|rights| rights.is_older),

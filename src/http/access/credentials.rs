@@ -21,7 +21,7 @@ const PARAMETER: &str = "authorization";
 
 /// Whose rules say where a token may stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum Door {
+pub(in crate::http) enum Api {
     /// The server's own routes.
     Own,
     /// The Mercure protocol's.
@@ -30,14 +30,14 @@ pub(in crate::http) enum Door {
 
 /// A token as it came, before anybody has looked into it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Presented {
+pub(super) struct Credentials {
     pub(super) token: Vec<u8>,
-    pub(super) by: By,
+    pub(super) by: Carrier,
 }
 
 /// What carried it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum Carrier {
     Header,
     Query,
     /// Which browsers send along with whatever a page asks for.
@@ -45,47 +45,47 @@ pub(super) enum By {
 }
 
 /// The token that this request brings. Fails if it cannot be told which that is.
-pub(super) fn token(request: &Request, door: Door) -> Result<Option<Presented>, HttpError> {
+pub(super) fn token(request: &Request, api: Api) -> Result<Option<Credentials>, HttpError> {
     let mut bearers = request.headers("authorization").filter_map(bearer);
     if let Some(token) = bearers.next() {
         if bearers.next().is_some() {
             return Err(malformed("send one Authorization header, with one token"));
         }
-        if token.is_empty() && door == Door::Own {
+        if token.is_empty() && api == Api::Own {
             return Ok(None); // who says nothing there has said nothing
         }
-        return some(token.to_vec(), By::Header);
+        return some(token.to_vec(), Carrier::Header);
     }
-    if door == Door::Mercure {
+    if api == Api::Mercure {
         let mut queries = request.queries(PARAMETER).into_iter();
         if let Some(token) = queries.next() {
             if queries.next().is_some() {
                 return Err(malformed("give one token in the query, once"));
             }
-            return some(token.into_bytes(), By::Query);
+            return some(token.into_bytes(), Carrier::Query);
         }
     }
-    Ok(match door {
-        Door::Own => session(request),
-        Door::Mercure => cookie(COOKIES.iter().find_map(|name| session::cookie(request, name))),
+    Ok(match api {
+        Api::Own => session(request),
+        Api::Mercure => cookie(COOKIES.iter().find_map(|name| session::cookie(request, name))),
     })
 }
 
 /// The token of the session that the request is of.
-pub(super) fn session(request: &Request) -> Option<Presented> {
+pub(super) fn session(request: &Request) -> Option<Credentials> {
     cookie(session::token(request))
 }
 
 /// An empty cookie is one that was taken back.
-fn cookie(token: Option<Vec<u8>>) -> Option<Presented> {
-    token.filter(|token| !token.is_empty()).map(|token| Presented { token, by: By::Cookie })
+fn cookie(token: Option<Vec<u8>>) -> Option<Credentials> {
+    token.filter(|token| !token.is_empty()).map(|token| Credentials { token, by: Carrier::Cookie })
 }
 
-fn some(token: Vec<u8>, by: By) -> Result<Option<Presented>, HttpError> {
+fn some(token: Vec<u8>, by: Carrier) -> Result<Option<Credentials>, HttpError> {
     if token.is_empty() {
         return Err(malformed("there is no token where one should be; send Bearer TOKEN"));
     }
-    Ok(Some(Presented { token, by }))
+    Ok(Some(Credentials { token, by }))
 }
 
 /// What follows `Bearer`. Another scheme is somebody else's: a proxy's, perhaps.
@@ -105,9 +105,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(door: Door, target: &str, headers: &str, expected: Option<(&str, By)>) {
-        let found = token(&request(target, headers), door).unwrap();
-        let expected = expected.map(|(token, by)| Presented { token: token.into(), by });
+    fn check(api: Api, target: &str, headers: &str, expected: Option<(&str, Carrier)>) {
+        let found = token(&request(target, headers), api).unwrap();
+        let expected = expected.map(|(token, by)| Credentials { token: token.into(), by });
         assert_eq!(found, expected, "{target} {headers}");
     }
 
@@ -116,29 +116,29 @@ mod tests {
 
     #[test]
     fn one_place_goes_before_another() {
-        for (door, target, headers, expected) in [
-            (Door::Own, "/", "", None),
-            (Door::Own, "/?access_token=q", "", None),
-            (Door::Own, "/", BOTH, Some(("o", By::Cookie))),
-            (Door::Own, "/", "Authorization: Basic eA==\r\n", None),
-            (Door::Own, "/", "Authorization: Bearerx y\r\n", None),
-            (Door::Mercure, "/?access_token=q", "", None),
-            (Door::Mercure, "/?access_token=q", BOTH, Some(("c", By::Cookie))),
-            (Door::Mercure, "/?authorization=q", BOTH, Some(("q", By::Query))),
-            (Door::Mercure, "/?authorization=q", "", Some(("q", By::Query))),
-            (Door::Mercure, "/", BOTH, Some(("c", By::Cookie))),
+        for (api, target, headers, expected) in [
+            (Api::Own, "/", "", None),
+            (Api::Own, "/?access_token=q", "", None),
+            (Api::Own, "/", BOTH, Some(("o", Carrier::Cookie))),
+            (Api::Own, "/", "Authorization: Basic eA==\r\n", None),
+            (Api::Own, "/", "Authorization: Bearerx y\r\n", None),
+            (Api::Mercure, "/?access_token=q", "", None),
+            (Api::Mercure, "/?access_token=q", BOTH, Some(("c", Carrier::Cookie))),
+            (Api::Mercure, "/?authorization=q", BOTH, Some(("q", Carrier::Query))),
+            (Api::Mercure, "/?authorization=q", "", Some(("q", Carrier::Query))),
+            (Api::Mercure, "/", BOTH, Some(("c", Carrier::Cookie))),
             (
-                Door::Mercure,
+                Api::Mercure,
                 "/",
                 "Cookie: __Secure-mercure_access_token=s\r\n",
-                Some(("s", By::Cookie)),
+                Some(("s", Carrier::Cookie)),
             ),
         ] {
-            check(door, target, headers, expected);
+            check(api, target, headers, expected);
         }
         let all = format!("{HEADER}{BOTH}");
-        check(Door::Mercure, "/?access_token=q&authorization=q", &all, Some(("h", By::Header)));
-        check(Door::Own, "/", &all, Some(("h", By::Header)));
+        check(Api::Mercure, "/?access_token=q&authorization=q", &all, Some(("h", Carrier::Header)));
+        check(Api::Own, "/", &all, Some(("h", Carrier::Header)));
     }
 
     #[test]
@@ -150,7 +150,7 @@ mod tests {
             ("/?authorization=a&authorization=a", ""),
             ("/?authorization=", ""),
         ] {
-            let error = token(&request(target, headers), Door::Mercure).unwrap_err();
+            let error = token(&request(target, headers), Api::Mercure).unwrap_err();
             assert_eq!(error.status, 400, "{target} {headers}");
         }
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::challenge::{insufficient, invalid, missing};
+use super::credentials::{self, Api, Carrier, Credentials};
 use super::local::{is_foreign, origin_of};
-use super::presented::{self, By, Door, Presented};
 use crate::http::Config;
 use crate::http::connection::Exchange;
 use crate::http::error::HttpError;
@@ -22,8 +22,8 @@ use crate::token::Token;
 
 /// What somebody may read.
 #[derive(Debug, Default)]
-pub(in crate::http) struct Reader {
-    sight: Sight,
+pub(in crate::http) struct ReadAccess {
+    scope: ReadScope,
     /// When his streams end at the latest.
     pub(in crate::http) until: Option<Instant>,
     /// Whether the token stood in the URL: no cache may keep the answer for others.
@@ -32,46 +32,50 @@ pub(in crate::http) struct Reader {
 
 /// Which private updates.
 #[derive(Debug, Default)]
-enum Sight {
+enum ReadScope {
     #[default]
     None,
     These(Box<Rights>),
     All,
 }
 
-impl Reader {
+impl ReadAccess {
     /// The reader that this request is of. Fails if reading takes a token, and it has
     /// none; or if it has one that is not believed, even where none is needed.
-    pub(in crate::http) fn of(exchange: &Exchange<'_>, door: Door) -> Result<Self, HttpError> {
+    pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
-        let lock = Lock::new(config.subscribe_token.as_ref(), config.subscribe_key.as_ref());
-        lock.map_or(Ok(Self::default()), |lock| Self::behind(&lock, exchange, door))
+        let keys = RoleKeys::new(config.subscribe_token.as_ref(), config.subscribe_key.as_ref());
+        keys.map_or(Ok(Self::default()), |keys| Self::behind(&keys, exchange, api))
     }
 
     #[inline(never)] // where there is no lock, there is no frame for it
-    fn behind(lock: &Lock<'_>, exchange: &Exchange<'_>, door: Door) -> Result<Self, HttpError> {
+    fn behind(keys: &RoleKeys<'_>, exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
         // On our own routes a session reads although a header publishes, as for a WebSocket.
-        if door == Door::Own
-            && let Some(session) = presented::session(&exchange.request)
-            && let Ok(reader) = Self::bearing(&session, lock, config)
+        if api == Api::Own
+            && let Some(session) = credentials::session(&exchange.request)
+            && let Ok(reader) = Self::bearing(&session, keys, config)
         {
             return Ok(reader);
         }
-        let Some(presented) = presented::token(&exchange.request, door)? else {
+        let Some(credentials) = credentials::token(&exchange.request, api)? else {
             let anonymous = config.anonymous.then(Self::default);
             return anonymous.ok_or_else(|| missing(config));
         };
-        Self::bearing(&presented, lock, config)
+        Self::bearing(&credentials, keys, config)
     }
 
-    fn bearing(presented: &Presented, lock: &Lock<'_>, config: &Config) -> Result<Self, HttpError> {
-        let by_query = presented.by == By::Query;
-        match lock.open(presented, config)? {
-            None => Ok(Self { sight: Sight::All, until: None, by_query }),
+    fn bearing(
+        credentials: &Credentials,
+        keys: &RoleKeys<'_>,
+        config: &Config,
+    ) -> Result<Self, HttpError> {
+        let by_query = credentials.by == Carrier::Query;
+        match keys.check(credentials, config)? {
+            None => Ok(Self { scope: ReadScope::All, until: None, by_query }),
             Some(Believed { rights, expires }) => {
-                let sight = Sight::These(Box::new(rights));
-                Ok(Self { sight, until: expires.map(instant), by_query })
+                let scope = ReadScope::These(Box::new(rights));
+                Ok(Self { scope, until: expires.map(instant), by_query })
             }
         }
     }
@@ -79,28 +83,28 @@ impl Reader {
     /// The bearer token in the header, if it lets its bearer read: for a session.
     pub(in crate::http) fn bearer(exchange: &Exchange<'_>) -> Result<Vec<u8>, HttpError> {
         let config = &exchange.server.config;
-        let presented = presented::token(&exchange.request, Door::Own)?;
-        let presented = presented.filter(|it| it.by == By::Header);
-        let presented = presented.ok_or_else(|| missing(config))?;
-        let lock =
-            Lock { token: config.subscribe_token.as_ref(), key: config.subscribe_key.as_ref() };
-        lock.open(&presented, config).map(|_| presented.token)
+        let credentials = credentials::token(&exchange.request, Api::Own)?;
+        let credentials = credentials.filter(|it| it.by == Carrier::Header);
+        let credentials = credentials.ok_or_else(|| missing(config))?;
+        let keys =
+            RoleKeys { token: config.subscribe_token.as_ref(), key: config.subscribe_key.as_ref() };
+        keys.check(&credentials, config).map(|_| credentials.token)
     }
 
     /// The private updates that he may read.
     pub(in crate::http) fn readable(&self) -> Readable {
-        match &self.sight {
-            Sight::None => Readable::Public,
-            Sight::These(rights) => Readable::Matching(Arc::clone(&rights.subscribe)),
-            Sight::All => Readable::All,
+        match &self.scope {
+            ReadScope::None => Readable::Public,
+            ReadScope::These(rights) => Readable::Matching(Arc::clone(&rights.subscribe)),
+            ReadScope::All => Readable::All,
         }
     }
 
     /// The rights that his token names, if it names any.
     pub(in crate::http) fn rights(&self) -> Option<&Rights> {
-        match &self.sight {
-            Sight::These(rights) => Some(rights),
-            Sight::None | Sight::All => None,
+        match &self.scope {
+            ReadScope::These(rights) => Some(rights),
+            ReadScope::None | ReadScope::All => None,
         }
     }
 
@@ -120,12 +124,12 @@ impl Reader {
     pub(in crate::http) fn check_all(&self, exchange: &Exchange<'_>) -> Result<(), HttpError> {
         let config = &exchange.server.config;
         let is_open = config.subscribe_token.is_none() && config.subscribe_key.is_none();
-        match &self.sight {
+        match &self.scope {
             _ if !config.mercure.is_on() || is_open => Ok(()),
-            Sight::All => Ok(()),
-            Sight::These(rights) if rights.subscribe.iter().any(Matcher::is_any) => Ok(()),
-            Sight::These(_) => Err(insufficient(config)),
-            Sight::None => Err(missing(config)),
+            ReadScope::All => Ok(()),
+            ReadScope::These(rights) if rights.subscribe.iter().any(Matcher::is_any) => Ok(()),
+            ReadScope::These(_) => Err(insufficient(config)),
+            ReadScope::None => Err(missing(config)),
         }
     }
 
@@ -136,42 +140,42 @@ impl Reader {
         topic: &str,
     ) -> Result<(), HttpError> {
         let config = &exchange.server.config;
-        match &self.sight {
-            Sight::All => Ok(()),
-            Sight::These(rights) if any(&rights.subscribe, topic) => Ok(()),
-            Sight::These(_) => Err(insufficient(config)),
-            Sight::None => Err(missing(config)),
+        match &self.scope {
+            ReadScope::All => Ok(()),
+            ReadScope::These(rights) if any(&rights.subscribe, topic) => Ok(()),
+            ReadScope::These(_) => Err(insufficient(config)),
+            ReadScope::None => Err(missing(config)),
         }
     }
 }
 
 /// Who may publish, and what to.
 #[derive(Debug)]
-pub(in crate::http) enum Publisher {
+pub(in crate::http) enum PublishAccess {
     /// To everything.
     All,
     These(Arc<[Matcher]>),
 }
 
-impl Publisher {
+impl PublishAccess {
     /// The publisher that this request is of. A page of another origin is none. Without a token
     /// a request must be local (see [`Locality`](super::Locality)); with one everybody needs it.
     #[inline(never)] // as above
-    pub(in crate::http) fn of(exchange: &Exchange<'_>, door: Door) -> Result<Self, HttpError> {
+    pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let (request, config) = (&exchange.request, &exchange.server.config);
         exchange.locality.check_origin()?;
-        let lock = Lock::new(config.publish_token.as_ref(), config.publish_key.as_ref());
-        let Some(lock) = lock else {
+        let keys = RoleKeys::new(config.publish_token.as_ref(), config.publish_key.as_ref());
+        let Some(keys) = keys else {
             return exchange.locality.check_local().map(|()| Self::All);
         };
         // A session is for reading: its cookie publishes nothing.
-        let presented = presented::token(request, door)?;
-        let presented = presented.filter(|it| door == Door::Mercure || it.by != By::Cookie);
-        let presented = presented.ok_or_else(|| missing(config))?;
-        if presented.by == By::Cookie {
+        let credentials = credentials::token(request, api)?;
+        let credentials = credentials.filter(|it| api == Api::Mercure || it.by != Carrier::Cookie);
+        let credentials = credentials.ok_or_else(|| missing(config))?;
+        if credentials.by == Carrier::Cookie {
             check_page(exchange)?;
         }
-        let believed = lock.open(&presented, config)?;
+        let believed = keys.check(&credentials, config)?;
         Ok(believed.map_or(Self::All, |believed| Self::These(believed.rights.publish)))
     }
 
@@ -208,27 +212,31 @@ impl Publisher {
 }
 
 /// What opens one of the two roles.
-struct Lock<'a> {
+struct RoleKeys<'a> {
     token: Option<&'a Token>,
     key: Option<&'a VerifyingKey>,
 }
 
-impl<'a> Lock<'a> {
+impl<'a> RoleKeys<'a> {
     /// `None` if the role has none.
     fn new(token: Option<&'a Token>, key: Option<&'a VerifyingKey>) -> Option<Self> {
         (token.is_some() || key.is_some()).then_some(Self { token, key })
     }
 
     /// What the token opens: all, or what it says.
-    fn open(&self, presented: &Presented, config: &Config) -> Result<Option<Believed>, HttpError> {
-        if self.token.is_some_and(|token| token.is(&presented.token)) {
+    fn check(
+        &self,
+        credentials: &Credentials,
+        config: &Config,
+    ) -> Result<Option<Believed>, HttpError> {
+        if self.token.is_some_and(|token| token.is(&credentials.token)) {
             return Ok(None);
         }
         let audience = config.jwt_audience.as_deref();
         let Some(key) = self.key else { return Err(invalid("it is another token", config)) };
-        match key.check(&presented.token, audience) {
+        match key.check(&credentials.token, audience) {
             // RFC 9700 §2.4 forbids tokens in URLs; 0.x has them there.
-            Ok(believed) if presented.by == By::Query && !believed.rights.is_older => {
+            Ok(believed) if credentials.by == Carrier::Query && !believed.rights.is_older => {
                 Err(invalid("it is a token of the current generation in the query", config))
             }
             Ok(believed) => Ok(Some(believed)),
