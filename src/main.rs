@@ -211,7 +211,7 @@ fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
         return Ok(engine.run(room, io::stdout())?);
     }
     if let Some(server) = options.clients_of() {
-        return Ok(lab::crowd::run(server, io::stdout())?);
+        return Ok(lab::load_clients::run(server, io::stdout())?);
     }
     let options = options.options(env::current_exe()?);
     let stop = Arc::new(AtomicBool::new(false));

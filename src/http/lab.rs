@@ -31,8 +31,8 @@ use super::ServerState;
 use super::access::{Api, PublishAccess};
 use super::answer::Answer;
 use super::connection::Exchange;
-use super::crowd::Crowd;
 use super::error::HttpError;
+use super::load_clients::LoadClients;
 use super::routes::Reply;
 use crate::broadcast::Delivery;
 use crate::event::Event;
@@ -56,7 +56,7 @@ const MOST: usize = 128 * 1024 * 1024;
 /// The streams that can be cut.
 #[derive(Debug, Default)]
 pub(super) struct Lab {
-    pub(super) crowd: Crowd,
+    pub(super) load_clients: LoadClients,
     state: Mutex<State>,
 }
 
@@ -149,8 +149,8 @@ pub(super) fn answer(
         (["drop"], Method::Post, Some(lab)) => drop_streams(exchange, lab),
         (["flood"], Method::Post, Some(_)) => flood(exchange, &publisher),
         (["delivery"], Method::Post, Some(_)) => switch(exchange),
-        (["clients"], Method::Post, Some(lab)) => open_clients(exchange, &lab.crowd),
-        (["stuck"], Method::Post, Some(lab)) => stick(exchange, &lab.crowd),
+        (["clients"], Method::Post, Some(lab)) => open_clients(exchange, &lab.load_clients),
+        (["stuck"], Method::Post, Some(lab)) => stick(exchange, &lab.load_clients),
         (["slow", how], Method::Get, Some(_)) => slow(exchange, how),
         _ => Ok(Reply::Answer(exchange.server.assets.not_found())),
     }
@@ -216,7 +216,7 @@ fn switch(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     Ok(Reply::Answer(Answer::json(&json!({ "delivery": to }))))
 }
 
-fn open_clients(exchange: &Exchange<'_>, crowd: &Crowd) -> Result<Reply, HttpError> {
+fn open_clients(exchange: &Exchange<'_>, load_clients: &LoadClients) -> Result<Reply, HttpError> {
     let (server, request) = (exchange.server, &exchange.request);
     let Some(count) = request.query("count") else {
         return Err(HttpError::new(400, "say how many clients there are to be: ?count=1000"));
@@ -229,17 +229,17 @@ fn open_clients(exchange: &Exchange<'_>, crowd: &Crowd) -> Result<Reply, HttpErr
             "at most 100 events a second are published for the clients",
         ));
     }
-    let others = server.admission.clients().saturating_sub(crowd.clients());
+    let others = server.admission.clients().saturating_sub(load_clients.clients());
     let most = server.admission.max_clients.saturating_sub(others);
     let address = exchange.our_address();
-    let opened = address.and_then(|at| crowd.open(server, at, (asked, most), rate));
+    let opened = address.and_then(|at| load_clients.open(server, at, (asked, most), rate));
     opened.map_err(|error| no_clients(&error))?;
     let answer = json!({ "asked": asked, "opening": asked.min(most), "most": most });
     Ok(Reply::Answer(Answer::json(&answer)))
 }
 
-fn stick(exchange: &Exchange<'_>, crowd: &Crowd) -> Result<Reply, HttpError> {
-    let stuck = exchange.our_address().and_then(|at| crowd.stick(exchange.server, at));
+fn stick(exchange: &Exchange<'_>, load_clients: &LoadClients) -> Result<Reply, HttpError> {
+    let stuck = exchange.our_address().and_then(|at| load_clients.stick(exchange.server, at));
     stuck.map_err(|error| no_clients(&error))?;
     Ok(Reply::Answer(Answer::json(&json!({ "opening": 1 }))))
 }

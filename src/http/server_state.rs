@@ -144,7 +144,7 @@ impl ServerState {
         // It can only be full, which says the same.
         let _ = rustix::io::write(&self.drain_event, &1_u64.to_ne_bytes());
         if let Some(lab) = &self.lab {
-            lab.crowd.end();
+            lab.load_clients.end();
         }
         if self.stop.spares_the_listener() {
             // The next server takes over at once: nobody needs to be refused by this one.

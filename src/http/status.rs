@@ -10,11 +10,11 @@ use prometheus_client::registry::Registry as Page;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
-use super::{ServerState, crowd};
+use super::{ServerState, load_clients};
 use crate::capacity::{Bound, Cost};
 use crate::counters::{Label, dropped_log_lines};
 use crate::event::Event;
-use crate::process::{self, Group, Process, thread_time};
+use crate::process::{self, Process, ThreadGroup, thread_time};
 
 /// `GET /status`. What the looking has cost so far is told too, so that whoever watches the
 /// processor's time can take it off.
@@ -74,8 +74,8 @@ fn look(server: &ServerState) -> Value {
         status["redis"] = json!({ "reachable": reachable });
     }
     if let Some(lab) = &server.lab {
-        let stuck = server.hub.subscribers(crowd::STUCK);
-        status["lab"] = lab.crowd.json(stuck, counters.ended("stuck"));
+        let stuck = server.hub.subscribers(load_clients::STUCK);
+        status["lab"] = lab.load_clients.json(stuck, counters.ended("stuck"));
     }
     status
 }
@@ -84,8 +84,8 @@ fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn group(group: &Group) -> Value {
-    let Group { name, waits, state, threads, switches: (waited, made), named } = group;
+fn group(group: &ThreadGroup) -> Value {
+    let ThreadGroup { name, waits, state, threads, switches: (waited, made), named } = group;
     json!({
         "name": name, "threads": threads, "state": state.to_string(), "waits_for": waits,
         "voluntary": waited, "involuntary": made, "named": named,

@@ -13,11 +13,11 @@
 //! Reading order: [`engine`] is what is measured, [`process`] where it runs, [`tick`] what it sends;
 //! [`load`], [`procfs`] and [`meter`] are the instruments.
 
-pub mod crowd;
 pub mod engine;
 pub mod experiment;
 pub mod figures;
 pub mod load;
+pub mod load_clients;
 pub mod machine;
 pub mod meter;
 pub mod plan;

@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub(crate) use self::address_space::check_address_space;
 pub use self::machine::{Machine, machine};
 pub(crate) use self::machine::{kilobytes_after, malformed, number_after};
-pub(crate) use self::threads::{Group, groups};
+pub(crate) use self::threads::{ThreadGroup, groups};
 
 /// Reading what a thread says of itself takes 10 to 20 µs: above this many threads the others are
 /// left out, for a look must not cost what it looks at.
@@ -39,7 +39,7 @@ impl Process {
 
     /// The same, with what each thread waits for: it is what costs, so the threads are read once.
     /// Above the limit nobody's are counted, and the first of them are looked at.
-    pub(crate) fn with_threads() -> (Self, Vec<Group>) {
+    pub(crate) fn with_threads() -> (Self, Vec<ThreadGroup>) {
         let all = Self::without_switches();
         let groups = groups(THREADS_READ);
         let counted =

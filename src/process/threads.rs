@@ -12,7 +12,7 @@ const NAMED: usize = 4;
 
 /// Threads that are called the same but for a number, and wait for the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Group {
+pub(crate) struct ThreadGroup {
     /// Their name, with `*` for the number at its end if they are several.
     pub(crate) name: String,
     /// The kernel's function that they sleep in; nothing, if they do not sleep or it is not told.
@@ -27,9 +27,9 @@ pub(crate) struct Group {
 }
 
 /// The first `most` threads, in groups: the server's own, which are the oldest, are among them.
-pub(crate) fn groups(most: u64) -> Vec<Group> {
+pub(crate) fn groups(most: u64) -> Vec<ThreadGroup> {
     let most = usize::try_from(most).unwrap_or(usize::MAX);
-    let mut groups = BTreeMap::<(String, String, char), Group>::new();
+    let mut groups = BTreeMap::<(String, String, char), ThreadGroup>::new();
     each_thread(most, ["status", "wchan"], |[status, waits]| {
         let field = |key| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("");
         let name = field("Name:").trim();
@@ -38,7 +38,7 @@ pub(crate) fn groups(most: u64) -> Vec<Group> {
         let family = name.trim_end_matches(|c: char| c.is_ascii_digit());
         let family = if family.ends_with('-') { format!("{family}*") } else { name.to_owned() };
         let key = (family, waits.to_owned(), state);
-        let group = groups.entry(key).or_insert_with_key(|(family, waits, _)| Group {
+        let group = groups.entry(key).or_insert_with_key(|(family, waits, _)| ThreadGroup {
             name: family.clone(),
             waits: waits.clone(),
             state,
@@ -117,7 +117,7 @@ mod tests {
                 named.spawn_scoped(scope, sleeps).expect("a thread");
             }
             told.iter().take(5).for_each(drop);
-            let ours = || -> Vec<Group> {
+            let ours = || -> Vec<ThreadGroup> {
                 let all = groups(u64::MAX).into_iter();
                 all.filter(|group| group.name.starts_with("asleep-")).collect()
             };

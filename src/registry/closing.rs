@@ -40,8 +40,8 @@ impl Closing {
     /// How long a client is to wait before it comes back, so that as many come in a
     /// second as can be taken in.
     pub(crate) fn retry(&self) -> Duration {
-        let crowd = Duration::from_secs(1) * self.streams / RETURNS;
-        SOONEST + crowd.max(SOONEST * 2).mul_f64(fastrand::f64())
+        let load_clients = Duration::from_secs(1) * self.streams / RETURNS;
+        SOONEST + load_clients.max(SOONEST * 2).mul_f64(fastrand::f64())
     }
 }
 

@@ -189,7 +189,7 @@ impl Patterns {
     }
 
     /// Forgets a channel that these select, and that is gone.
-    pub(super) fn dismiss(&mut self, channel: usize, watchers: &Bits) {
+    pub(super) fn unindex(&mut self, channel: usize, watchers: &Bits) {
         for slot in watchers.iter() {
             if let Some(watched) = self.slots.get_mut(slot) {
                 watched.channels.remove(channel);

@@ -353,7 +353,7 @@ impl HubState {
         if channel.stored {
             losses.channel(&name, *floor);
         }
-        patterns.dismiss(channel.slot, &channel.watchers);
+        patterns.unindex(channel.slot, &channel.watchers);
         slots.free(channel.slot);
     }
 

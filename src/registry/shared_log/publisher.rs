@@ -69,7 +69,7 @@ impl LogPublisher {
             self.handle(request);
         }
         // A node that cannot say so is forgotten after a while.
-        let _ = self.log.bury(self.registry.last_id());
+        let _ = self.log.evict_node(self.registry.last_id());
     }
 
     /// One batch, and no more: with a Redis that is slow, the others must hear in time that

@@ -74,7 +74,7 @@ local function leave(node, member, time)
 end
 
 -- Forgets a node. Who was present there alone has left.
-local function bury(node, time)
+local function evict_node(node, time)
   redis.call('ZREM', NODES, node)
   for _, member in ipairs(redis.call('SMEMBERS', 'threadcast:names:' .. node)) do
     leave(node, member, time)

@@ -5,7 +5,7 @@
 begin()
 trim()
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', NODES, '-inf', number(now))) do
-  bury(node, ARGV[6])
+  evict_node(node, ARGV[6])
 end
 local last = '0-0'
 if redis.call('EXISTS', EVENTS) == 1 then

@@ -86,7 +86,7 @@ pub(crate) struct Writer {
     forget: Script,
     presence: Script,
     refresh: Script,
-    bury: Script,
+    evict_node: Script,
 }
 
 impl Writer {
@@ -100,7 +100,7 @@ impl Writer {
             forget: script!("forget.lua"),
             presence: script!("presence.lua"),
             refresh: script!("refresh.lua"),
-            bury: script!("bury.lua"),
+            evict_node: script!("evict_node.lua"),
         }
     }
 
@@ -208,8 +208,8 @@ impl Writer {
     }
 
     /// Says goodbye: whoever is present here alone has left.
-    pub(crate) fn bury(&mut self, last: EventId) -> Result<(), Trouble> {
-        let mut call = begin(&self.bury, last, self.bounds);
+    pub(crate) fn evict_node(&mut self, last: EventId) -> Result<(), Trouble> {
+        let mut call = begin(&self.evict_node, last, self.bounds);
         call.arg(&self.node).arg(time_of_day());
         self.link.ask(Duration::ZERO, |connection| call.invoke(connection))
     }

@@ -22,7 +22,7 @@ pub(super) const STUCK: &str = "lab-stuck";
 
 /// The local clients, if there are any.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
+pub(super) struct LoadClients {
     state: Mutex<State>,
 }
 
@@ -38,7 +38,7 @@ struct State {
     report: Value,
 }
 
-impl Crowd {
+impl LoadClients {
     /// Has this many clients open, of which at most `most` have room, `rate` events a second come.
     pub(super) fn open(
         &self,
@@ -151,7 +151,7 @@ fn hear(mut child: Child, server: &Arc<ServerState>, turn: u64) {
             Some(("report", report)) => {
                 let Ok(report) = json::parse(report.as_bytes()) else { continue };
                 let settled = report["settled"] == true;
-                let mut state = lab.crowd.lock();
+                let mut state = lab.load_clients.lock();
                 if state.turn == turn && state.orders.is_some() {
                     state.report = report;
                 }
@@ -165,7 +165,7 @@ fn hear(mut child: Child, server: &Arc<ServerState>, turn: u64) {
         }
     }
     let _ = child.wait(); // it closed its stdout, so it has ended, or is about to
-    let mut state = lab.crowd.lock();
+    let mut state = lab.load_clients.lock();
     if state.turn == turn {
         *state = State { turn, ..State::default() };
     }

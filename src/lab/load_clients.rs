@@ -50,7 +50,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_millis(20);
 
 /// The clients, as they were ordered.
-struct Crowd<W> {
+struct LoadClients<W> {
     plan: Plan,
     load: Option<Load>,
     /// How many there are to be, and the most that this process could open.
@@ -84,7 +84,7 @@ fn serve(server: SocketAddr, out: impl Write) -> io::Result<()> {
     raise_the_descriptor_limit()?;
     let limit = getrlimit(Resource::Nofile).current;
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let mut crowd = Crowd {
+    let mut load_clients = LoadClients {
         plan: Plan { patience: Duration::from_secs(5), ..Plan::new(server, "/channels/lab") },
         load: None,
         wanted: 0,
@@ -101,9 +101,9 @@ fn serve(server: SocketAddr, out: impl Write) -> io::Result<()> {
     let orders = orders()?;
     loop {
         match orders.try_recv() {
-            Ok(order) => crowd.obey(&order)?,
+            Ok(order) => load_clients.obey(&order)?,
             Err(TryRecvError::Disconnected) => return Ok(()),
-            Err(TryRecvError::Empty) => crowd.turn(&orders)?,
+            Err(TryRecvError::Empty) => load_clients.turn(&orders)?,
         }
     }
 }
@@ -118,7 +118,7 @@ fn orders() -> io::Result<Receiver<String>> {
     Ok(orders)
 }
 
-impl<W: Write> Crowd<W> {
+impl<W: Write> LoadClients<W> {
     fn obey(&mut self, order: &str) -> io::Result<()> {
         let (what, number) = order.split_once(' ').unwrap_or((order, ""));
         let number: usize = number.parse().map_err(io::Error::other)?;

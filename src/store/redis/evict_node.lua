@@ -1,2 +1,2 @@
 -- A node says goodbye. ARGV: node, time of day.
-bury(ARGV[5], ARGV[6])
+evict_node(ARGV[5], ARGV[6])
