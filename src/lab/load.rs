@@ -132,15 +132,20 @@ impl Load {
     /// As [`open`](Self::open).
     pub fn grow(&mut self, plan: &Plan, clients: usize) -> io::Result<()> {
         let request = client::request(plan);
-        let deadline = Instant::now() + plan.patience;
+        let mut deadline = Instant::now() + plan.patience;
         self.planned = clients;
-        while self.clients.len() < clients && Instant::now() < deadline {
+        while (self.clients.len() < clients || self.waiting_for_head > 0)
+            && Instant::now() < deadline
+        {
             while self.clients.len() < clients && self.waiting_for_head < plan.in_flight.max(1) {
                 self.connect(plan.server, &request)?;
             }
+            let waiting = self.waiting_for_head;
             self.turn(deadline)?;
+            if self.waiting_for_head < waiting {
+                deadline = Instant::now() + plan.patience;
+            }
         }
-        self.read_while(deadline, |load| load.waiting_for_head > 0)?;
         self.give_up_on_the_unanswered();
         for _ in self.stuck.len()..plan.stuck {
             let mut socket = std::net::TcpStream::connect(plan.server)?;
@@ -156,16 +161,28 @@ impl Load {
     ///
     /// When `epoll` fails. A client whose connection fails is counted as closed.
     pub fn read_for(&mut self, span: Duration) -> io::Result<()> {
-        self.read_while(Instant::now() + span, |_| true)
+        let deadline = Instant::now() + span;
+        while Instant::now() < deadline {
+            self.turn(deadline)?;
+        }
+        Ok(())
     }
 
-    /// Reads until every answered client has had an event; `false` when `patience` ended first.
+    /// Reads until every answered client has had an event; `false` if no client got its first event
+    /// for as long as `patience`.
     ///
     /// # Errors
     ///
     /// As [`read_for`](Self::read_for).
     pub fn read_first_events(&mut self, patience: Duration) -> io::Result<bool> {
-        self.read_while(Instant::now() + patience, |load| load.waiting_for_event > 0)?;
+        let mut deadline = Instant::now() + patience;
+        while self.waiting_for_event > 0 && Instant::now() < deadline {
+            let waiting = self.waiting_for_event;
+            self.turn(deadline)?;
+            if self.waiting_for_event < waiting {
+                deadline = Instant::now() + patience;
+            }
+        }
         Ok(self.waiting_for_event == 0)
     }
 
@@ -227,17 +244,6 @@ impl Load {
         self.clients.push(Client::new(socket, request));
         self.waiting_for_head += 1;
         self.waiting_for_event += 1;
-        Ok(())
-    }
-
-    fn read_while(
-        &mut self,
-        deadline: Instant,
-        mut wanted: impl FnMut(&Self) -> bool,
-    ) -> io::Result<()> {
-        while wanted(self) && Instant::now() < deadline {
-            self.turn(deadline)?;
-        }
         Ok(())
     }
 

@@ -8,9 +8,9 @@
 //! `come_back`, the share of new clients that are served after twice as many have left.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Bound, Engine, Experiment, Lab, Running, SMALL, Sample};
+use super::{Bound, Engine, Experiment, GLANCE, Lab, Running, SMALL, Sample};
 use crate::capacity::Capacity;
 use crate::lab::figures::float;
 use crate::lab::load::{Load, Plan};
@@ -27,11 +27,12 @@ const BEYOND: usize = 10;
 /// After which there is room for these.
 const NEWCOMERS: usize = 5;
 
-/// A client that has heard nothing by then counts as left waiting.
-const ENOUGH: Duration = Duration::from_millis(500);
+/// A client counts as left waiting if the engine answers no client for this long.
+const SILENCE: Duration = Duration::from_secs(2);
 
-/// A newcomer may wait longer: a script's process must end, and another begin.
-const LONG_ENOUGH: Duration = Duration::from_secs(2);
+/// How long the engine may take to send an event to every client, and to serve new clients
+/// after others have left: Apache first ends a script's process and starts another.
+const RECOVERY: Duration = Duration::from_secs(5);
 
 pub(super) fn ask(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
     let room = match engine.bound() {
@@ -53,24 +54,25 @@ fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec
         }
     };
     running.order(20, SMALL)?;
-    let plan = |clients| Plan { patience: ENOUGH, ..running.plan(clients) };
+    let plan = |clients| Plan { patience: SILENCE, ..running.plan(clients) };
     // All who have room, in their own time; who comes then is in nobody's way.
     let mut load = Load::open(&running.plan(predicted.saturating_sub(BEYOND)))?;
     lab.go_on()?;
     load.grow(&plan(predicted + BEYOND), predicted + BEYOND)?;
-    load.read_first_events(Duration::from_millis(300))?;
+    load.read_first_events(RECOVERY)?;
     let held = load.streaming();
-    let turned_away = (predicted + BEYOND).saturating_sub(held);
+    // Some may not have been opened: after a client that is left waiting no other is tried.
+    let turned_away = load.opened().saturating_sub(held);
     // Those who were answered and sent away, and those whose connection was closed.
     let told = turned_away.saturating_sub(load.unanswered());
     load.mark();
-    load.read_for(Duration::from_millis(200))?;
+    let deadline = Instant::now() + RECOVERY;
+    while load.window().served < held && Instant::now() < deadline {
+        lab.read_for(&mut load, GLANCE)?;
+    }
     let served = load.window().served;
     load.leave(BEYOND);
-    lab.go_on()?;
-    load.read_for(Duration::from_millis(100))?;
-    let mut newcomers = Load::open(&Plan { patience: LONG_ENOUGH, ..running.plan(NEWCOMERS) })?;
-    newcomers.read_first_events(Duration::from_millis(500))?;
+    let come_back = serve_newcomers(lab, running, &mut load)?;
     let share = |part: usize, whole: usize| float(part as u64) / float(whole.max(1) as u64);
     let mut sample = lab.sample(Experiment::Capacity, engine, (predicted, 20));
     sample.figures = vec![
@@ -79,7 +81,27 @@ fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec
         ("held", float(held as u64)),
         ("told", share(told, turned_away)),
         ("served_on", share(served, held)),
-        ("come_back", share(newcomers.streaming(), NEWCOMERS)),
+        ("come_back", share(come_back, NEWCOMERS)),
     ];
     Ok(vec![sample])
+}
+
+/// Opens new clients and returns how many of them are served.
+///
+/// A new client that is turned away tries again, because the engine may not have noticed yet that
+/// others have left.
+fn serve_newcomers(lab: &Lab<'_>, running: &Running, load: &mut Load) -> io::Result<usize> {
+    let plan = |clients| Plan { patience: SILENCE, ..running.plan(clients) };
+    let deadline = Instant::now() + RECOVERY;
+    let mut newcomers = Load::open(&plan(0))?;
+    loop {
+        lab.read_for(load, GLANCE)?;
+        let missing = NEWCOMERS.saturating_sub(newcomers.streaming());
+        if missing == 0 || Instant::now() >= deadline {
+            return Ok(NEWCOMERS - missing);
+        }
+        let clients = newcomers.opened() + missing;
+        newcomers.grow(&plan(clients), clients)?;
+        newcomers.read_first_events(SILENCE)?;
+    }
 }

@@ -19,7 +19,7 @@ use super::process::{Cores, Process};
 use super::results::Sample;
 use super::tick::Order;
 
-/// Nobody is waited for longer: all must be answered, and have their first event, by then.
+/// How long to wait for the next answer, and for the next client's first event.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes of a small event's frame.
@@ -107,7 +107,7 @@ impl Experiment {
             Self::Latency => (0, 0.0, 0.0),
             Self::Slow => (3, measured.as_secs_f64().max(0.6), 1.0),
             Self::Stuck => (2, measured.as_secs_f64(), 1.0),
-            Self::Capacity => (1, 2.5, 0.5),
+            Self::Capacity => (1, 4.0, 0.5),
         };
         super::figures::float(points as u64) * each + fixed
     }

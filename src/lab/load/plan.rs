@@ -26,7 +26,8 @@ pub struct Plan {
     /// (128 in Rust's `TcpListener`, 511 in Node and nginx) the kernel drops connection attempts,
     /// and a retry takes a second.
     pub in_flight: usize,
-    /// How long to wait for the answers of all.
+    /// How long to wait for the next answer. Each answer and each refusal starts the wait again, so
+    /// that a slow machine delays the opening and does not cut it short.
     pub patience: Duration,
 }
 

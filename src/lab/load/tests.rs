@@ -85,3 +85,31 @@ fn a_stuck_client_is_connected_and_reads_nothing() {
     assert_eq!((load.stuck_ports().len(), load.window().delivered), (1, 0));
     thread.join().expect("the server did not panic");
 }
+
+#[test]
+fn each_answer_renews_the_patience_for_the_others() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let patience = Duration::from_secs(2);
+    let thread = thread::spawn(move || {
+        let sockets: Vec<_> =
+            (0..10).map(|_| listener.accept().expect("a client comes").0).collect();
+        for mut socket in sockets {
+            thread::sleep(patience / 8); // all answers together take longer than the patience
+            socket.write_all(stream(1..=1).as_bytes()).expect("it listens");
+        }
+    });
+    let plan = Plan { clients: 10, patience, ..Plan::new(addr, "/") };
+    let load = Load::open(&plan).expect("ten sockets");
+    assert_eq!((load.opening().answered, load.unanswered()), (10, 0));
+    thread.join().expect("the server did not panic");
+}
+
+#[test]
+fn a_client_without_an_answer_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let plan = Plan { patience: Duration::from_millis(50), ..Plan::new(addr, "/") };
+    let load = Load::open(&plan).expect("a socket");
+    assert_eq!((load.opening().answered, load.unanswered()), (0, 1));
+}
