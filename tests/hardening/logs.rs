@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+
 use crate::common::{Answer, PATIENCE, Process, wait_until};
 
 /// Streams that end: with the names they have, several times what a pipe and the queue hold.
@@ -44,6 +47,16 @@ impl Pipe {
             }
         }
         lines
+    }
+
+    /// Leaves it without a reader, so that every later write to it fails.
+    fn stop_reading(&mut self) {
+        self.end = File::open("/dev/null").expect("it is there");
+        // A child that another test is starting holds a copy of the end until its program runs.
+        wait_until(PATIENCE, "no process reads", || {
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            open(&self.path, flags, Mode::empty()).is_err_and(|error| error == Errno::NXIO)
+        });
     }
 }
 
@@ -116,24 +129,58 @@ fn dropped_log_lines_are_reported_when_the_log_is_read_again() {
     pipe.lines_until("SIGHUP ignored");
 }
 
-#[test]
-fn a_closed_or_full_standard_error_costs_only_log_lines() {
-    for stderr in ["2>&-", "2>/dev/full", "2> >(true)"] {
-        let before = format!("exec bash -c 'exec \"$0\" \"$@\" {stderr}'");
-        let mut server = Process::shell(&before, "--log-format json");
-        end_streams(&server, 20);
-        wait_until(PATIENCE, "the streams are gone", || {
+/// How many lines the server logs before the first stream ends.
+fn lines_at_start() -> u64 {
+    let pipe = Pipe::new("start");
+    let server = Process::shell(&pipe.as_stderr(), "--log-format json");
+    end_streams(&server, 1);
+    pipe.lines_until(" ended after ").len() as u64 - 1
+}
+
+/// Ends streams one after the other, and checks how many lines each of them adds to those that
+/// are dropped. Further drops caused by a drop would come before those of the next stream.
+#[track_caller]
+fn assert_dropped_for_each_stream(server: &Process, each: u64, before: u64) {
+    for ended in 1..=10 {
+        end_streams(server, 1);
+        wait_until(PATIENCE, "the stream is gone", || {
             server.get("/status").json()["clients"].as_u64() == Some(0)
         });
-        if stderr != "2>&-" {
-            wait_until(PATIENCE, "lines are counted", || dropped(&server) > 0);
-        }
-        let counted = dropped(&server);
+        let expected = before + ended * each;
+        let what = format!("{expected} lines are dropped after {ended} streams");
+        wait_until(PATIENCE, &what, || dropped(server) >= expected);
+        assert_eq!(dropped(server), expected, "{what}");
         assert_eq!(server.get("/healthz").status, 200);
-        assert_eq!(dropped(&server), counted, "{stderr}: a drop is not the cause of another");
-        server.signal("TERM");
-        assert_eq!(server.child.wait().expect("it is our child").code(), Some(0), "{stderr}");
     }
+}
+
+#[track_caller]
+fn assert_drains(mut server: Process) {
+    server.signal("TERM");
+    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+}
+
+#[test]
+fn a_closed_or_full_standard_error_costs_only_log_lines() {
+    let at_start = lines_at_start();
+    // A descriptor that is closed at the start is `/dev/null` from then on.
+    for (stderr, each) in [("2>&-", 0), ("2>/dev/full", 1), ("2> >(true); wait $!", 1)] {
+        let before = format!("exec bash -c 'exec {stderr}; exec \"$0\" \"$@\"'");
+        let server = Process::shell(&before, "--log-format json");
+        assert_dropped_for_each_stream(&server, each, at_start * each);
+        assert_drains(server);
+    }
+}
+
+#[test]
+fn a_log_reader_that_leaves_costs_only_log_lines() {
+    let mut pipe = Pipe::new("reader-leaves");
+    let server = Process::shell(&pipe.as_stderr(), "--log-format json");
+    end_streams(&server, 1);
+    pipe.lines_until(" ended after ");
+    pipe.stop_reading();
+    assert_dropped_for_each_stream(&server, 1, 0);
+    assert_drains(server);
 }
 
 #[test]
