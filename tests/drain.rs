@@ -133,7 +133,8 @@ fn a_second_signal_stops_at_once() {
     let told = Instant::now();
     server.signal("INT");
     assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
-    assert!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
+    // Shorter than every deadline of the server but that of the log (1 s).
+    assert!(told.elapsed() < Duration::from_secs(4), "{:?}", told.elapsed());
     drop(streams);
 }
 

@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{BufRead, ErrorKind, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Answer, PATIENCE, Process, TestClient, allow_descriptors, wait_until};
 
@@ -45,16 +45,25 @@ fn a_hundred_clients_that_leave_are_gone_with_their_threads_and_descriptors() {
     let mut idle = server.connect();
     assert_eq!(answer(&mut idle, "/healthz").status, 200);
     let base = server.threads_and_descriptors();
-    // A clock, a story that waits, and a channel on which nobody says anything.
+    // A clock, a scripted stream, and a channel without events.
     let paths = ["/stream", "/count", "/channels/a"];
-    let clients: Vec<_> = paths.iter().cycle().take(100).map(|path| server.stream(path)).collect();
-    let (threads, descriptors) = server.threads_and_descriptors();
-    assert_eq!((threads, descriptors), (base.0 + 100, base.1 + 100));
-    drop(clients);
-    // Nobody waits for a tick or a heartbeat: 100 ms, and as much for a busy machine.
-    wait_until(Duration::from_millis(200), "all threads and descriptors are free", || {
-        server.threads_and_descriptors() == base
-    });
+    let round = |_| {
+        let clients: Vec<_> =
+            paths.iter().cycle().take(100).map(|path| server.stream(path)).collect();
+        let (threads, descriptors) = server.threads_and_descriptors();
+        assert_eq!((threads, descriptors), (base.0 + 100, base.1 + 100));
+        let left = Instant::now();
+        drop(clients);
+        wait_until(PATIENCE, "all threads and descriptors are free", || {
+            server.threads_and_descriptors() == base
+        });
+        left.elapsed()
+    };
+    // No stream waits for a tick or a heartbeat to end. A busy machine may delay some rounds; a
+    // server that waits delays all of them.
+    let took: Vec<_> = (0..10).map(round).collect();
+    let fastest = took.iter().min().expect("ten rounds");
+    assert!(*fastest < Duration::from_millis(200), "{took:?}");
 }
 
 #[test]

@@ -190,7 +190,9 @@ fn a_thread_that_cannot_be_spawned_costs_one_client_and_no_other() {
 
 #[test]
 fn every_client_may_be_stuck_at_once() {
-    let limits = Limits { write_deadline: Duration::from_millis(400), ..Limits::default() };
+    // A publisher on a busy machine does not take as long unless it waits for a client.
+    let deadline = Duration::from_secs(2);
+    let limits = Limits { write_deadline: deadline, ..Limits::default() };
     let server = TestServer::with(Config { limits, ..Config::default() });
     let stuck: Vec<TestClient> = (0..50).map(|_| server.stream("/channels/a")).collect();
     let event = Event::new("x".repeat(60_000));
@@ -208,7 +210,7 @@ fn every_client_may_be_stuck_at_once() {
             assert_eq!(reads.event().data(), "y");
         }
     }
-    assert!(slowest < Duration::from_millis(400), "no publisher waits for them: {slowest:?}");
+    assert!(slowest < deadline, "no publisher waits for them: {slowest:?}");
     drop(stuck);
 }
 
