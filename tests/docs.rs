@@ -1,10 +1,11 @@
-//! The README and `docs/` say what is so: their commands are run in order, by a shell and
-//! a real curl, and the answers compared with those in the text.
+//! Runs the commands of the README and `docs/` in order, with a shell and curl, and compares
+//! their output with the text.
 //!
-//! A block of `sh` is one command, and the block right behind it is the answer; in a
-//! `console` block the commands have a `$`. In an answer `…` is any text, alone on its line
-//! any lines; dates are not compared; [`EPOCH`] stands for the server's own. A stream
-//! is read until it has said what the text says; without an answer it stays open.
+//! - An `sh` block is one command, and the block directly after it is its output. In a
+//!   `console` block, commands begin with `$`.
+//! - In an output, `…` matches any text; alone on a line it matches any lines. Dates are not
+//!   compared. [`EPOCH`] stands for the server's own epoch.
+//! - A stream is read until it matches the output. A stream without an output stays open.
 
 mod common;
 
@@ -16,38 +17,38 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use common::say;
 
-/// What stands before the dash of an id in every document.
+/// The part before the dash of every id in the documents.
 const EPOCH: &str = "1795228590121";
 
-/// Where the documents' server is; another one says its own `--listen`.
+/// The address of the documents' server. Further servers have `--listen`.
 const SERVER: &str = "127.0.0.1:8844";
 
 #[test]
-fn the_readme_says_what_happens() {
+fn readme_commands_give_the_output_shown() {
     follow("README.md");
 }
 
 #[test]
-fn each_route_answers_as_its_page_says() {
+fn http_page_commands_give_the_output_shown() {
     follow("docs/http.md");
 }
 
 #[test]
-fn the_mercure_protocol_is_spoken_as_its_page_says() {
+fn mercure_page_commands_give_the_output_shown() {
     follow("docs/mercure.md");
 }
 
 #[test]
-fn the_server_behind_a_proxy_starts_as_its_page_says() {
+fn deploy_page_commands_work() {
     follow("docs/deploy.md");
 }
 
 #[test]
-fn every_test_that_a_promise_names_exists() {
+fn every_test_named_in_the_security_page_exists() {
     let mut sources = String::new();
     let mut folders = vec![PathBuf::from("src"), PathBuf::from("tests")];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder of the project").flatten() {
+        for entry in fs::read_dir(&folder).expect("a readable folder").flatten() {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
@@ -64,18 +65,21 @@ fn every_test_that_a_promise_names_exists() {
     let names: Vec<&str> = names.filter(|name| !name.starts_with("threadcast_")).collect();
     assert!(names.len() > 40, "{names:?}");
     for name in names {
-        assert!(sources.contains(&format!("fn {name}(")), "docs/security.md names {name}");
+        assert!(
+            sources.contains(&format!("fn {name}(")),
+            "docs/security.md names {name}, which is no test"
+        );
     }
 }
 
 #[test]
-fn every_make_target_that_a_document_names_exists() {
+fn every_make_target_in_a_document_exists() {
     let makefile = read("Makefile");
     for document in ["README.md", "CONTRIBUTING.md", "docs/deploy.md", "docs/performance.md"] {
         let text = read(document);
         let named = text.split(['`', '\n']).filter_map(|code| code.strip_prefix("make "));
         let targets: Vec<&str> = named.filter_map(|code| code.split_whitespace().next()).collect();
-        assert!(!targets.is_empty(), "{document} names none");
+        assert!(!targets.is_empty(), "{document} names no make target");
         for target in targets {
             let rule = format!("\n{target}:");
             assert!(makefile.contains(&rule), "{document}: there is no `make {target}`");
@@ -84,7 +88,7 @@ fn every_make_target_that_a_document_names_exists() {
 }
 
 #[test]
-fn each_route_and_each_error_has_its_place_in_the_documentation() {
+fn every_route_and_error_status_is_documented() {
     let page = read("docs/http.md");
     let (routes, recipes) = (read("src/http/routes.rs"), read("src/demo.rs"));
     let mut known = BTreeSet::new();
@@ -113,33 +117,33 @@ fn each_route_and_each_error_has_its_place_in_the_documentation() {
     }
 }
 
-/// The files of a folder of the source, and of those in it.
+/// All files below a folder.
 fn sources(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("the source is here");
+    let entries = fs::read_dir(folder).expect("a readable folder");
     let paths = entries.map(|entry| entry.expect("a readable entry").path());
     paths.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
 #[test]
-fn the_chinese_readme_shows_the_same_commands_answers_and_routes() {
+fn chinese_readme_has_the_same_code_blocks_and_links() {
     let (english, chinese) = (read("README.md"), read("README.zh-CN.md"));
     let fences =
         |text: &str| -> Vec<String> { blocks(text).into_iter().map(|block| block.text).collect() };
-    let routes = |text: &str| -> Vec<String> {
-        let rows = text.lines().filter(|line| line.starts_with("| `"));
-        rows.filter_map(|row| row.split('|').nth(1)).map(str::to_owned).collect()
+    let links = |text: &str| -> Vec<String> {
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        targets.filter(|target| !target.starts_with("README")).map(str::to_owned).collect()
     };
-    for parts in [fences, routes] {
+    for parts in [fences, links] {
         let (english, chinese) = (parts(&english), parts(&chinese));
         assert_eq!(english.len(), chinese.len());
         english.iter().zip(&chinese).for_each(|(ours, theirs)| assert_eq!(ours, theirs));
     }
 }
 
-/// Runs a document's commands from the top down.
+/// Runs a document's commands in order.
 fn follow(document: &str) {
     if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err() {
-        return say("SKIPPED: there is no curl here; sudo apt-get install curl");
+        return say("SKIPPED: curl is missing; install it with: sudo apt-get install curl");
     }
     let mut terminal = Terminal::new(document);
     let steps = steps(&read(document));
@@ -153,7 +157,7 @@ fn follow(document: &str) {
     }
 }
 
-/// Whether the command is a server, which goes on while the next ones are typed.
+/// Whether the command starts a server, which keeps running during the commands after it.
 fn is_server(command: &str) -> bool {
     let mut words = command.split_whitespace();
     words.next() == Some("threadcast")
@@ -165,13 +169,13 @@ struct Step {
     answer: Option<String>,
 }
 
-/// What a document tells its reader to type, and what it says will be answered.
+/// A document's commands, each with the output that the document shows for it.
 fn steps(document: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut blocks = blocks(document).into_iter().peekable();
     while let Some(Block { language, text, .. }) = blocks.next() {
         match &*language {
-            "sh" if text.starts_with("make ") => {} // it would build what is being tested
+            "sh" if text.starts_with("make ") => {} // it would rebuild the program under test
             "sh" => {
                 let is_answer = |next: &Block| next.is_adjacent && next.language != "sh";
                 let answer = blocks.next_if(is_answer).map(|block| block.text);
@@ -192,7 +196,7 @@ fn steps(document: &str) -> Vec<Step> {
 struct Block {
     language: String,
     text: String,
-    /// Whether nothing but its fence parts it from the block before.
+    /// Whether only blank lines separate it from the block before.
     is_adjacent: bool,
 }
 
@@ -212,24 +216,23 @@ fn blocks(document: &str) -> Vec<Block> {
     blocks
 }
 
-/// A reader's terminal: his folder, the servers he has started, and the streams
-/// that he has left open.
+/// A reader's terminal: a folder, the servers started in it, and the streams left open.
 struct Terminal {
     folder: PathBuf,
-    /// Addresses as in the document, and where those servers are in truth.
+    /// The address of each server in the document, and its actual address.
     servers: Vec<(String, String)>,
-    /// The epoch of the last server, once it has shown it.
+    /// The epoch of the server started last, once an output has shown it.
     epoch: Option<String>,
     open: Vec<Running>,
 }
 
 impl Terminal {
-    /// With a server running, as a reader has at the top of each page.
+    /// Starts the server that a reader of any page has running.
     fn new(document: &str) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(document.replace('/', "-"));
         let _ = fs::remove_dir_all(&folder); // left by an earlier run
         fs::create_dir_all(&folder).expect("the target directory is ours");
-        // On a terminal it draws nothing beside a stream either; what hangs has to end.
+        // Curl shows no progress meter on a terminal; `max-time` ends a command that hangs.
         fs::write(folder.join(".curlrc"), "silent\nshow-error\nmax-time = 20\nnoproxy = *\n")
             .expect("the folder was just made");
         fs::write(folder.join("token"), "s3cret\n").expect("the folder was just made");
@@ -244,42 +247,42 @@ impl Terminal {
         let command = command.replace(&format!("--listen {address}"), "");
         let mut server = Running::start(&command.replace("/etc/threadcast/", ""), self);
         let line = server.lines.next().unwrap_or_else(|| panic!("{command:?} did not start"));
-        let url = line.expect("it speaks UTF-8");
-        let place = url.split('/').nth(2).expect("it says where it is").to_owned();
+        let url = line.expect("the output is UTF-8");
+        let place = url.split('/').nth(2).expect("the first line has the URL").to_owned();
         self.servers.retain(|(known, _)| *known != address);
         self.servers.push((address, place));
         self.epoch = None;
         self.open.push(server);
     }
 
-    /// Runs the command and compares; without an answer it has only to succeed, or,
-    /// if it is a stream, to begin.
+    /// Runs the command and compares its output. Without an output in the document, a command
+    /// must only succeed, and a stream must only begin.
     fn run(&mut self, command: &str, answer: Option<&str>) {
         let mut running = Running::start(command, self);
         let is_stream = command.contains("curl -N");
         if is_stream && answer.is_none() {
-            assert!(running.lines.next().is_some(), "{command} says nothing");
+            assert!(running.lines.next().is_some(), "{command} printed nothing");
             return self.open.push(running);
         }
         let expected: Vec<String> = answer.unwrap_or("…").lines().map(dateless).collect();
-        let mut said = Vec::new();
+        let mut printed = Vec::new();
         for line in running.lines.by_ref() {
-            let line = line.expect("answers are UTF-8");
-            said.push(dateless(&self.in_the_documents_words(line.trim_end())));
-            if is_stream && matches(&expected, &said) {
+            let line = line.expect("the output is UTF-8");
+            printed.push(dateless(&self.with_the_documents_epoch(line.trim_end())));
+            if is_stream && matches(&expected, &printed) {
                 return;
             }
         }
         assert!(
-            matches(&expected, &said),
-            "{command}\n--- the text says\n{}\n--- it says\n{}\n",
+            matches(&expected, &printed),
+            "{command}\n--- in the document\n{}\n--- printed\n{}\n",
             expected.join("\n"),
-            said.join("\n")
+            printed.join("\n")
         );
         assert!(running.child.wait().expect("a child of ours").success(), "{command} failed");
     }
 
-    fn in_the_documents_words(&mut self, line: &str) -> String {
+    fn with_the_documents_epoch(&mut self, line: &str) -> String {
         let numbers = line.split(|c: char| !c.is_ascii_digit());
         let mut epochs = numbers.filter(|number| number.len() == EPOCH.len());
         if let Some(first) = epochs.next() {
@@ -291,18 +294,18 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        while self.open.pop().is_some() {} // the last first: streams before their servers
+        while self.open.pop().is_some() {} // last opened first: streams before their servers
     }
 }
 
-/// A command that runs, killed when it is dropped.
+/// A running command, killed when this is dropped.
 struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Running {
-    /// In a shell, as the document has it, but for addresses and ids.
+    /// Runs the document's command in a shell, with the actual addresses and ids.
     fn start(command: &str, terminal: &Terminal) -> Self {
         let mut command = command.to_owned();
         for (address, place) in &terminal.servers {
@@ -314,7 +317,7 @@ impl Running {
         let binary = Path::new(env!("CARGO_BIN_EXE_threadcast"));
         let path = std::env::var("PATH").unwrap_or_default();
         let path = format!("{}:{path}", binary.parent().expect("it is in a folder").display());
-        // What is to be killed must be the command, not the shell around it.
+        // `exec` makes the child the command itself, so that `kill` ends it and not only a shell.
         let exec = if command.contains('|') { "" } else { "exec " };
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(format!("{exec}{command}")).current_dir(&terminal.folder);
@@ -336,12 +339,12 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // one that has ended is not harmed
+        let _ = self.child.kill(); // has no effect if it has exited
         let _ = self.child.wait();
     }
 }
 
-/// Whether these lines are the text's, in which a `…` is any lines.
+/// Whether the lines match the text, in which a line `…` matches any lines.
 fn matches(text: &[String], lines: &[String]) -> bool {
     match text {
         [] => lines.is_empty(),
@@ -352,14 +355,14 @@ fn matches(text: &[String], lines: &[String]) -> bool {
     }
 }
 
-/// Whether this line is the text's, in which a `…` is anything.
+/// Whether the line matches the text, in which `…` matches anything.
 fn is_like(text: &str, line: &str) -> bool {
     let Some((before, behind)) = text.split_once('…') else { return text == line };
     let Some(rest) = line.strip_prefix(before) else { return false };
     rest.char_indices().any(|(at, _)| is_like(behind, &rest[at..])) || is_like(behind, "")
 }
 
-/// The line without the date between its name and GMT.
+/// Replaces the date between a field's name and GMT by `…`.
 fn dateless(line: &str) -> String {
     let Some((before, behind)) = line.split_once("GMT") else { return line.to_owned() };
     let name = before.split_once(": ").map_or("", |(name, _)| name);
@@ -367,8 +370,8 @@ fn dateless(line: &str) -> String {
 }
 
 fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
-    let (_, behind) = text.split_once(from).expect("the source has it");
-    behind.split_once(to).expect("it ends").0
+    let (_, behind) = text.split_once(from).expect("the source contains the start");
+    behind.split_once(to).expect("the source contains the end").0
 }
 
 fn read(path: impl AsRef<Path>) -> String {

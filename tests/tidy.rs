@@ -1,9 +1,9 @@
-//! Checks on the source itself, so that they run wherever the tests run.
+//! Rules for the source text, checked by `cargo test`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the top down: a room may import only what stands below it.
+/// The modules, from the top layer down. A module may import only from itself and those after it.
 const HOUSE: [&str; 23] = [
     "fuzzing",
     "lab",
@@ -30,43 +30,49 @@ const HOUSE: [&str; 23] = [
     "error",
 ];
 
-/// Who else may stand in `src/`, and imports as it likes.
+/// The modules of the binary and `lib.rs`, which may import from every module.
 const FRONT: [&str; 5] = ["main", "cli", "serve", "logging", "lib"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("a folder of the source");
+    let entries = fs::read_dir(folder).expect("a readable folder");
     let paths = entries.map(|entry| entry.expect("a readable entry").path());
     paths.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
 fn room(path: &Path) -> String {
-    let below = path.strip_prefix("src").expect("a file of the source");
+    let below = path.strip_prefix("src").expect("a path in src/");
     let first = below.components().next().expect("a name").as_os_str();
     Path::new(first).file_stem().expect("a name").to_string_lossy().into_owned()
 }
 
 #[test]
-fn imports_point_down() {
+fn modules_import_only_from_lower_layers() {
     let level = |room: &str| HOUSE.iter().position(|known| *known == room);
     for path in sources(Path::new("src")) {
         let from = room(&path);
         if FRONT.contains(&&*from) {
             continue;
         }
-        let own = level(&from).unwrap_or_else(|| panic!("{} is in no room", path.display()));
+        let own =
+            level(&from).unwrap_or_else(|| panic!("{} is not listed in HOUSE", path.display()));
         let source = fs::read_to_string(&path).expect("a readable file");
         for import in source.split("crate::").skip(1) {
             let to: String =
                 import.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             let Some(to_level) = level(&to) else { continue };
-            assert!(to_level >= own, "{} imports `{to}`, which is not below it", path.display());
+            assert!(
+                to_level >= own,
+                "{} imports `{to}`, which is in a higher layer",
+                path.display()
+            );
         }
     }
 }
 
-/// `src/json.rs` checks the depth first. The front reads the operator's own text, on the main thread.
+/// `src/json.rs` rejects deep nesting before it parses. [`FRONT`] is exempt: it parses the
+/// operator's own text, on the main thread, which has a full-size stack.
 #[test]
-fn json_is_parsed_in_one_place() {
+fn json_is_parsed_only_after_a_depth_check() {
     for path in sources(Path::new("src")) {
         let source = fs::read_to_string(&path).expect("a readable file");
         let is_exempt = path == Path::new("src/json.rs")
@@ -82,41 +88,7 @@ fn json_is_parsed_in_one_place() {
 }
 
 #[test]
-fn every_public_type_has_an_example_that_runs() {
-    for path in sources(Path::new("src")) {
-        let source = fs::read_to_string(&path).expect("a readable file");
-        let lines: Vec<&str> = source.lines().collect();
-        for (at, line) in lines.iter().enumerate() {
-            if !["pub struct ", "pub enum ", "pub trait "].iter().any(|item| line.starts_with(item))
-            {
-                continue;
-            }
-            let above = lines[..at].iter().rev();
-            let docs = above.take_while(|line| line.starts_with("///") || line.starts_with("#["));
-            // From below, each second fence opens a block; what does not run says so there.
-            let fences = docs.filter(|line| line.starts_with("/// ```"));
-            let runs = fences.skip(1).step_by(2).any(|fence| *fence == "/// ```");
-            assert!(runs, "no example that runs: {}: {line}", path.display());
-        }
-    }
-}
-
-#[test]
-fn the_changelog_has_a_place_for_what_comes_next() {
+fn changelog_has_an_unreleased_section() {
     let changelog = fs::read_to_string("CHANGELOG.md").expect("a changelog");
     assert!(changelog.contains("\n## Unreleased\n"));
-}
-
-#[test]
-fn the_readme_shows_the_options_as_they_are() {
-    let readme = fs::read_to_string("README.md").expect("a README");
-    let mut serve = std::process::Command::new(env!("CARGO_BIN_EXE_threadcast"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("THREADCAST_") {
-            serve.env_remove(name); // it would be shown as the value that is set
-        }
-    }
-    let help = serve.args(["serve", "-h"]).output().expect("it runs");
-    let help = String::from_utf8(help.stdout).expect("help is UTF-8");
-    assert!(readme.contains(&help), "paste this into the README:\n{help}");
 }
