@@ -10,6 +10,7 @@ use crate::client::Decoder;
 use crate::event::{Event, Framing};
 use crate::http::request::Request;
 use crate::id::EventId;
+use crate::limits::NAMES_MAX;
 use crate::registry::{Channels, Registry, Start};
 
 /// How many events there are to resume from.
@@ -35,7 +36,10 @@ pub(super) fn check(bytes: &[u8]) {
         assert_eq!(request.query("channel").as_ref(), names.first());
         if let Ok(channels) = Channels::new(names.iter().map(String::as_str)) {
             let again = names.iter().rev().chain(&names).map(String::as_str);
-            assert_eq!(Channels::new(again), Ok(channels.clone()), "order and repeats matter");
+            // A repeated name counts, so twice as many names may be too many.
+            if names.len() * 2 <= NAMES_MAX {
+                assert_eq!(Channels::new(again), Ok(channels.clone()), "order and repeats matter");
+            }
             resume(&channels, &request.query("since").unwrap_or_default());
         }
     }
