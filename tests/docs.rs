@@ -39,8 +39,8 @@ fn mercure_page_commands_give_the_output_shown() {
 }
 
 #[test]
-fn deploy_page_commands_work() {
-    follow("docs/deploy.md");
+fn proxies_page_commands_work() {
+    follow("docs/proxies.md");
 }
 
 #[test]
@@ -75,7 +75,13 @@ fn every_test_named_in_the_security_page_exists() {
 #[test]
 fn every_make_target_in_a_document_exists() {
     let makefile = read("Makefile");
-    for document in ["README.md", "CONTRIBUTING.md", "docs/deploy.md", "docs/performance.md"] {
+    for document in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/systemd.md",
+        "docs/proxies.md",
+        "docs/performance.md",
+    ] {
         let text = read(document);
         let named = text.split(['`', '\n']).filter_map(|code| code.strip_prefix("make "));
         let targets: Vec<&str> = named.filter_map(|code| code.split_whitespace().next()).collect();

@@ -1,5 +1,5 @@
 //! Behind the proxies that people have, as their packages configure them, with TLS and
-//! HTTP/2: the lines of `docs/deploy.md`, and nothing else that would help.
+//! HTTP/2: the lines of `docs/proxies.md`, and nothing else that would help.
 //!
 //! `make proxies` installs nginx, Caddy, HAProxy and Apache first. A proxy that
 //! is not here is named aloud and left out.
@@ -133,7 +133,7 @@ struct Running {
 impl Proxy {
     /// What its reader is told to write.
     fn site(&self) -> String {
-        let page = fs::read_to_string("docs/deploy.md").expect("the page is here");
+        let page = fs::read_to_string("docs/proxies.md").expect("the page is here");
         let (_, block) =
             page.split_once(&format!("\n```{}\n", self.language)).expect("each proxy has a block");
         block.split_once("```").expect("it ends").0.to_owned()
@@ -388,7 +388,7 @@ fn heartbeats_until_leaving_is_seen(
     Some((took + every / 3).as_secs() / every.as_secs())
 }
 
-/// The last column of the table in docs/deploy.md. All at the same time: it takes two heartbeats.
+/// The last column of the table in docs/proxies.md. All at the same time: it takes two heartbeats.
 #[test]
 fn leaving_is_seen_within_the_documented_heartbeats() {
     let (nginx, caddy, haproxy, apache) =
@@ -510,7 +510,7 @@ fn without_a_token_haproxy_publishes_for_nobody() {
     check_without_token(&HAPROXY, &HAPROXY.site(), false);
 }
 
-/// The limit that docs/deploy.md states: nothing tells this proxy from a program on this machine,
+/// The limit that docs/proxies.md states: nothing tells this proxy from a program on this machine,
 /// but that `--trusted-proxy` names it.
 #[test]
 fn haproxy_that_adds_no_header_looks_local() {

@@ -10,7 +10,7 @@
 //! pages are recognised by the headers that browsers add and pages cannot change.
 //!
 //! A proxy that adds no header, speaks HTTP/1.1 and sends a loopback name as the Host cannot be
-//! recognised. Behind a proxy, publishing needs a token (`docs/deploy.md`).
+//! recognised. Behind a proxy, publishing needs a token (`docs/proxies.md`).
 
 use std::net::{IpAddr, Ipv6Addr};
 
