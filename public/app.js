@@ -1,23 +1,23 @@
-// The page: which panel reads which recipe, and what each does beyond showing its events.
-// The way of an event: raw.js or the browser's EventSource → streams.js → panel.js → log.js, and timeline.js.
+// The demo page: the panels, the demo stream that each reads, and what a panel does besides showing events.
+// The path of an event: raw.js or the browser's EventSource → streams.js → panel.js → log.js and timeline.js.
 
 import { StreamPanel } from './panel.js';
 import { WebSocketPanel } from './websocket.js';
 import { CHAT, sendForm, showInChat } from './chat.js';
 import { append, item } from './log.js';
 import { budget, LIMIT, openStreams } from './streams.js';
-import { offerTheOtherOrigin } from './server.js';
+import { offerOtherOrigin } from './server.js';
 import { channelPanel } from './channel.js';
 import { breakIt } from './breakit.js';
 import { copyButtons } from './copy.js';
-import { duel } from './duel.js';
+import { compare } from './comparison.js';
 import { findLab } from './lab.js';
 import { settings } from './settings.js';
 import { timeline } from './timeline.js';
-import { say, speak } from './words.js';
+import { setText, setLanguage } from './words.js';
 
 const root = document.documentElement;
-await Promise.all([speak(root.lang), findLab()]);
+await Promise.all([setLanguage(root.lang), findLab()]);
 
 timeline();
 copyButtons();
@@ -33,11 +33,11 @@ new StreamPanel('c', {
   route: '/api/sse', types: ['update', 'hi', 'end'], withCredentials: true,
   onevent(panel, event) {
     list(panel, `[${event.lastEventId || 0}] ${event.data}`);
-    if (event.type === 'end') panel.close('said-end');
+    if (event.type === 'end') panel.close('closed-on-end');
   },
 });
 
-// D does not ask for customEvent, so it never sees it, though E's events come by the same source.
+// D has no listener for customEvent, so it never gets one, although it shares its EventSource with E.
 new StreamPanel('d', { route: '/events', onevent: (panel, event) => list(panel, event.data) });
 
 const ARTICLE_CLOSES_AFTER = 10_000;
@@ -60,23 +60,23 @@ new StreamPanel('g', { route: '/count', onevent: (panel, event) => list(panel, e
 const socket = new WebSocketPanel('h-ws');
 const stream = new StreamPanel('h-sse', { ...CHAT });
 sendForm(stream);
-duel(socket, stream);
+compare(socket, stream);
 
 sendForm(new StreamPanel('i', { ...CHAT, onevent: showInChat }));
 
 channelPanel();
 breakIt();
 
-const shown = document.getElementById('budget');
+const budgetText = document.getElementById('budget');
 const showBudget = () => {
   const open = openStreams();
-  shown.dataset.open = open.length;
-  say(shown, open.length ? 'budget-of' : 'budget', { open: open.length, limit: LIMIT, names: open.join(', ') });
+  budgetText.dataset.open = open.length;
+  setText(budgetText, open.length ? 'budget-of' : 'budget', { open: open.length, limit: LIMIT, names: open.join(', ') });
 };
 budget.addEventListener('change', showBudget);
 showBudget();
 
 document.getElementById('has-eventsource').textContent = 'EventSource' in window;
-offerTheOtherOrigin();
+offerOtherOrigin();
 a.connect();
 root.dataset.ready = '';

@@ -1,13 +1,13 @@
-// Before anything is painted: the language, the colours and the size that were chosen last.
-// No module, and not deferred, so that the page never shows itself in another way first.
+// Applies the stored language, colours and size before the first paint.
+// It is a classic script without `defer`, because a module would run after the page is painted.
 {
   const root = document.documentElement;
-  const chosen = name => { try { return localStorage.getItem(`threadcast.${name}`); } catch { return null; } };
-  root.lang = chosen('lang') ?? (navigator.language.startsWith('zh') ? 'zh-Hans' : 'en');
-  root.dataset.theme = chosen('theme') ?? 'auto';
-  root.dataset.size = chosen('size') ?? 'normal';
+  const stored = name => { try { return localStorage.getItem(`threadcast.${name}`); } catch { return null; } };
+  root.lang = stored('lang') ?? (navigator.language.startsWith('zh') ? 'zh-Hans' : 'en');
+  root.dataset.theme = stored('theme') ?? 'auto';
+  root.dataset.size = stored('size') ?? 'normal';
   if (root.lang !== 'en') {
-    root.dataset.wait = '';           // words.js takes it away; after a second it has no effect in any case
+    root.dataset.wait = '';           // hides the page until words.js has translated it, for at most a second
     setTimeout(() => delete root.dataset.wait, 1000);
   }
 }

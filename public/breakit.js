@@ -1,28 +1,28 @@
-// The drawer in which things are broken: a stream of numbered events, what may happen to it, and a ledger that
-// says whether any number is missing or came twice.
+// The drawer "Break it": a stream of numbered events, ways to disturb it, and a ledger that counts missing and
+// duplicate numbers.
 
 import { StreamPanel } from './panel.js';
-import { RawSource, problemOf } from './raw.js';
+import { RawSource, problemText } from './raw.js';
 import { lab, act } from './lab.js';
-import { duration, number, say } from './words.js';
+import { duration, number, setText } from './words.js';
 
 const CHANNEL = `break-${lab.tab}`;
-const AWAY = 3;                      // how many are published while nobody listens
-const SLOW = 5000;                   // milliseconds of reading nothing
-const FLOOD = 4000;                  // of 32 KiB each: twice what kernels and a browser keep for who does not read
+const WHILE_CLOSED = 3;              // events published while the stream is closed
+const SLOW = 5000;                   // milliseconds without reading
+const FLOOD = 4000;                  // events of 32 KiB: twice what kernels and a browser buffer for a slow client
 
 class Ledger {
   published = 0;
-  #came = new Map();                 // by number, how often
+  #received = new Map();             // how often, by number
   #replayed = 0;
-  #lost = 0;
+  #lost = 0;                         // as reported by the server
 
   constructor(panel) { this.panel = panel; }
 
   received(data, replayed) {
     const n = Number(/^#(\d+)$/.exec(data)?.[1]);
     if (!n) return;
-    this.#came.set(n, (this.#came.get(n) ?? 0) + 1);
+    this.#received.set(n, (this.#received.get(n) ?? 0) + 1);
     if (replayed) this.#replayed += 1;
     this.show();
   }
@@ -32,21 +32,21 @@ class Ledger {
     this.show();
   }
 
-  // Without a word: what the server has said to be lost is not missing.
+  // Numbers that the server has reported lost are not missing.
   get missing() {
-    const newest = Math.max(0, ...this.#came.keys());
-    const holes = [...Array(newest).keys()].filter(n => !this.#came.has(n + 1)).length;
+    const newest = Math.max(0, ...this.#received.keys());
+    const holes = [...Array(newest).keys()].filter(n => !this.#received.has(n + 1)).length;
     return Math.max(0, holes - this.#lost);
   }
 
   show() {
-    const twice = [...this.#came.values()].filter(times => times > 1).length;
-    const facts = { published: this.published, came: this.#came.size, missing: this.missing, twice,
-      replayed: this.#replayed, told: this.#lost };
-    for (const [name, value] of Object.entries(facts)) {
-      const place = this.panel.part(`ledger-${name}`);
-      place.textContent = number(value);
-      place.dataset.value = value;
+    const duplicates = [...this.#received.values()].filter(times => times > 1).length;
+    const counts = { published: this.published, received: this.#received.size, replayed: this.#replayed,
+      missing: this.missing, duplicates, lost: this.#lost };
+    for (const [name, value] of Object.entries(counts)) {
+      const part = this.panel.part(`ledger-${name}`);
+      part.textContent = number(value);
+      part.dataset.value = value;
     }
   }
 }
@@ -64,8 +64,8 @@ export function breakIt() {
     onevent(_, event, replayed) {
       if (event.type === 'gap') return gap(JSON.parse(event.data).missed ?? 0);
       if (flood.on && /^\d+ \.+$/.test(event.data)) {
-        flood.came += 1;
-        return flooded();
+        flood.received += 1;
+        return checkFlood();
       }
       ledger.received(event.data, replayed);
     },
@@ -73,29 +73,29 @@ export function breakIt() {
     onconnect: () => controls(),
   });
   const ledger = new Ledger(panel);
-  const flood = { came: 0, lost: 0, on: false };
-  // Of a flood, what is lost is no number of the ledger's.
+  const flood = { received: 0, lost: 0, on: false };
+  // Events of a flood have no number in the ledger, so their gaps are counted apart.
   const gap = missed => {
     if (!flood.on) return ledger.gap(missed);
     flood.lost += missed;
-    flooded();
+    checkFlood();
   };
-  const flooded = () => {
-    if (!flood.on || flood.came + flood.lost < FLOOD) return;
+  const checkFlood = () => {
+    if (!flood.on || flood.received + flood.lost < FLOOD) return;
     flood.on = false;
-    panel.note(['slow-done', { count: FLOOD, came: flood.came, lost: flood.lost }]);
+    panel.note(['slow-done', { count: FLOOD, received: flood.received, lost: flood.lost }]);
   };
   let ticking;
 
-  // Not before the stream has an id to resume from: what is published earlier is not the stream's.
+  // Waits until the stream has an id to resume from: it would miss an event published before that.
   const publish = async (retry) => {
     if (!after) await panel.stream?.begun;
     ledger.published += 1;
-    const answer = await fetch(`/channels/${CHANNEL}`, {
+    const response = await fetch(`/channels/${CHANNEL}`, {
       method: 'POST', headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify({ data: `#${ledger.published}`, ...(retry !== undefined && { retry }) }),
     });
-    if (!answer.ok) throw new Error(problemOf(answer.status, await answer.text()));
+    if (!response.ok) throw new Error(problemText(response.status, await response.text()));
     ledger.show();
   };
 
@@ -111,8 +111,8 @@ export function breakIt() {
     }
     tick();
   };
-  const on = (role, doing) => panel.on(role, 'click', async () => {
-    try { await doing(); } catch (error) { failed(error); }
+  const on = (role, action) => panel.on(role, 'click', async () => {
+    try { await action(); } catch (error) { failed(error); }
   });
 
   panel.on('tick', 'change', tick);
@@ -124,17 +124,17 @@ export function breakIt() {
   on('resume', async () => {
     await panel.stream.begun;
     panel.close();
-    for (let n = 0; n < AWAY; n += 1) await publish();
+    for (let n = 0; n < WHILE_CLOSED; n += 1) await publish();
     panel.connect();
-    panel.note(['resumed', { count: AWAY, after: after || '–' }]);
+    panel.note(['resumed', { count: WHILE_CLOSED, after: after || '–' }]);
   });
   on('gap', async () => {
     await panel.stream.begun;
     panel.close();
-    for (let n = 0; n < AWAY; n += 1) await publish();
+    for (let n = 0; n < WHILE_CLOSED; n += 1) await publish();
     await fetch(`/channels/${CHANNEL}`, { method: 'DELETE' });
     panel.connect();
-    panel.note(['forgotten', { count: AWAY }]);
+    panel.note(['forgotten', { count: WHILE_CLOSED }]);
   });
   on('drop', async () => {
     if (!after) await panel.stream?.begun;
@@ -151,10 +151,10 @@ export function breakIt() {
     const { source } = panel.stream;
     if (!(source instanceof RawSource)) return;
     if (source.readyState !== 1) await new Promise(done => source.addEventListener('open', done, { once: true }));
-    Object.assign(flood, { came: 0, lost: 0, on: true });
+    Object.assign(flood, { received: 0, lost: 0, on: true });
     panel.note(['slow', { waits: duration(SLOW), count: FLOOD }]);
-    const flooded = act('flood', { channel: CHANNEL, events: FLOOD, bytes: '32KiB' });
-    await source.hold(Promise.all([flooded, new Promise(done => setTimeout(done, SLOW))]));
+    const published = act('flood', { channel: CHANNEL, events: FLOOD, bytes: '32KiB' });
+    await source.hold(Promise.all([published, new Promise(done => setTimeout(done, SLOW))]));
   });
 
   const drawer = panel.root, open = document.getElementById('break-open');
@@ -169,7 +169,7 @@ export function breakIt() {
   panel.on('hide', 'click', () => show(false));
   drawer.addEventListener('keydown', event => { if (event.key === 'Escape') show(false); });
   document.getElementById('lab-note').hidden = lab.on;
-  say(panel.part('channel'));
+  setText(panel.part('channel'));
   panel.part('channel').textContent = `/channels/${CHANNEL}`;
   controls();
   ledger.show();

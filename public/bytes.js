@@ -1,4 +1,4 @@
-// The bytes of a stream made visible: one block for each read, line ends and control characters as \n, \r, \x00.
+// Shows the bytes of a stream: one block for each read, with line ends and control characters as \n, \r, \x00.
 
 import { append, clip, empty } from './log.js';
 import { clock } from './words.js';
@@ -11,7 +11,7 @@ export class ByteView {
     this.restart();
   }
 
-  // A new connection: no half character of the last one may leak into it.
+  // Starts a new connection. An incomplete character of the last one must not leak into it.
   restart() {
     this.#utf8 = new TextDecoder('utf-8', { ignoreBOM: true });
   }
@@ -40,14 +40,14 @@ export class ByteView {
   }
 }
 
-const SIGNS = { '\r\n': '\\r\\n\n', '\n': '\\n\n', '\r': '\\r\n', '\uFEFF': '\\uFEFF' };
+const ESCAPES = { '\r\n': '\\r\\n\n', '\n': '\\n\n', '\r': '\\r\n', '\uFEFF': '\\uFEFF' };
 
-// In an element of its own, a sign does not pass for a backslash that was sent.
+// Each escape has its own element, so that it looks different from a backslash in the data.
 function visible(text) {
   return text.split(/(\r\n|[\0-\x08\n-\x1F\x7F\uFEFF])/).map((part, index) => {
     if (index % 2 === 0) return part;
-    const sign = document.createElement('i');
-    sign.textContent = SIGNS[part] ?? `\\x${part.charCodeAt(0).toString(16).padStart(2, '0')}`;
-    return sign;
+    const escape = document.createElement('i');
+    escape.textContent = ESCAPES[part] ?? `\\x${part.charCodeAt(0).toString(16).padStart(2, '0')}`;
+    return escape;
   });
 }

@@ -1,10 +1,10 @@
-// Any channel: listened to by client.js, so that all tabs share one connection; published to by a form, and the
-// same request as a line of curl.
+// The panel for any channel. It subscribes with client.js, so that all tabs share one connection, publishes with a
+// form, and shows the curl command for each of the two requests.
 
 import { StreamPanel } from './panel.js';
-import { problemOf } from './raw.js';
+import { problemText } from './raw.js';
 import { Threadcast } from './client.js';
-import { say } from './words.js';
+import { setText } from './words.js';
 
 export function channelPanel() {
   let client;
@@ -16,20 +16,20 @@ export function channelPanel() {
     source() {
       const since = panel.part('since').value;
       client = new Threadcast(names(), since ? { since } : {});
-      client.addEventListener('lead', () => role());
-      client.addEventListener('open', () => role());
+      client.addEventListener('lead', showRole);
+      client.addEventListener('open', showRole);
       return client;
     },
     onclose() {
       client = undefined;
-      role();
+      showRole();
     },
   });
 
   const names = (field = 'name') => panel.part(field).value.split(/[\s,]+/).filter(Boolean);
-  const role = () => {
+  const showRole = () => {
     const lead = client?.readyState === 1 && (client.leading ? 'leads' : 'follows');
-    say(panel.part('lead'), lead || 'lead-none');
+    setText(panel.part('lead'), lead || 'lead-none');
     panel.part('lead').dataset.lead = lead || '';
   };
   const request = () => {
@@ -46,10 +46,10 @@ export function channelPanel() {
     const { url, data } = request();
     panel.part('curl').textContent = `curl -H 'Content-Type: text/plain' --data-binary ${quoted(data)} ${quoted(url)}`;
     const [first, ...more] = names();
-    const listening = new URL(more.length ? '/channels' : `/channels/${encodeURIComponent(first ?? '')}`, location.origin);
-    if (more.length) for (const name of names()) listening.searchParams.append('channel', name);
-    if (panel.part('since').value) listening.searchParams.set('since', panel.part('since').value);
-    panel.part('curl-listen').textContent = `curl -N ${quoted(listening.href)}`;
+    const subscription = new URL(more.length ? '/channels' : `/channels/${encodeURIComponent(first ?? '')}`, location.origin);
+    if (more.length) for (const name of names()) subscription.searchParams.append('channel', name);
+    if (panel.part('since').value) subscription.searchParams.set('since', panel.part('since').value);
+    panel.part('curl-listen').textContent = `curl -N ${quoted(subscription.href)}`;
   };
 
   panel.root.addEventListener('input', showCurl);
@@ -57,18 +57,18 @@ export function channelPanel() {
     event.preventDefault();
     const { url, data } = request();
     try {
-      const answer = await fetch(url, { method: 'POST', headers: { 'Content-Type': 'text/plain' }, body: data });
-      const text = await answer.text();
-      if (!answer.ok) throw new Error(problemOf(answer.status, text));
-      say(panel.part('answer'));
-      panel.part('answer').textContent = `${answer.status} ${text}`;
+      const response = await fetch(url, { method: 'POST', headers: { 'Content-Type': 'text/plain' }, body: data });
+      const text = await response.text();
+      if (!response.ok) throw new Error(problemText(response.status, text));
+      setText(panel.part('answer'));
+      panel.part('answer').textContent = `${response.status} ${text}`;
     } catch (error) {
-      say(panel.part('answer'), 'not-sent', { why: error.message });
+      setText(panel.part('answer'), 'not-sent', { why: error.message });
     }
   });
   showCurl();
-  role();
+  showRole();
 }
 
-// As a shell reads it: nothing in single quotes means anything but the quote.
+// Quotes a text for a shell. Within single quotes only the single quote is special.
 const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;

@@ -1,11 +1,11 @@
-// The charts: a line for each figure, the last two minutes of it, and the same as a table.
-// A chart is drawn anew with each status, which is once a second, and costs one attribute for each line.
+// The charts: the last two minutes of each figure as a line, and the same figures as a table.
+// Each status redraws every chart, once a second. A redraw sets one attribute per line.
 
-import { number, said, spoken, t } from './words.js';
+import { number, textSpan, languageChanges, t } from './words.js';
 
 const SPAN = 120_000;               // milliseconds from one edge to the other
-const WIDTH = 120, HEIGHT = 40;     // of a picture, in its own units; it is stretched
-const ROWS = 20;                    // of the table
+const WIDTH = 120, HEIGHT = 40;     // of a chart's view box, which is stretched
+const ROWS = 20;                    // in the table
 const SVG = 'http://www.w3.org/2000/svg';
 
 const plain = value => number(Math.round(value));
@@ -13,13 +13,13 @@ const mega = bytes => number(Math.round(bytes / 1e5) / 10);
 const tenth = value => number(value < 100 ? Math.round(value * 10) / 10 : Math.round(value));
 const percent = share => number(Math.round(share * 1000) / 10);
 
-// What is drawn: the first line is the one that is told. `floor` is whether the scale begins at nought.
+// `floor: false`: the scale does not begin at 0.
 const CHARTS = [
   { name: 'clients', lines: ['clients'], dye: 'indigo', write: plain },
   { name: 'threads', lines: ['threads'], dye: 'woad', write: plain },
   { name: 'memory', lines: ['memory'], dye: 'plum', write: mega },
   { name: 'kernel', lines: ['kernel'], dye: 'walnut', write: mega, floor: false },
-  { name: 'switches', lines: ['waited', 'forced'], dye: 'madder', write: plain },
+  { name: 'switches', lines: ['voluntary', 'involuntary'], dye: 'madder', write: plain },
   { name: 'events', lines: ['out', 'in'], dye: 'moss', write: plain },
   { name: 'micros', lines: ['micros'], dye: 'weld', write: tenth },
   { name: 'busy', lines: ['busy'], dye: 'slate', write: percent },
@@ -34,7 +34,7 @@ export function charts() {
     all.forEach(chart => chart.draw(samples));
     table.draw(samples);
   };
-  spoken.addEventListener('change', draw);
+  languageChanges.addEventListener('change', draw);
   return (figures, delivery) => {
     const at = performance.now();
     samples.push({ at, delivery, ...figures });
@@ -74,16 +74,16 @@ class Chart {
     svg.append(this.#marks, ...this.#paths);
     const caption = document.createElement('figcaption');
     const title = document.createElement('h3');
-    title.append(said(`chart.${chart.name}`));
-    const told = document.createElement('p');
+    title.append(textSpan(`chart.${chart.name}`));
+    const legend = document.createElement('p');
     for (const [index, line] of chart.lines.entries()) {
       const unit = chart.lines.length > 1 ? `unit.${line}` : `unit.${chart.name}`;
       const one = document.createElement('span');
       one.dataset.line = line;
-      one.append(this.#values[index], ' ', said(unit));
-      told.append(one);
+      one.append(this.#values[index], ' ', textSpan(unit));
+      legend.append(one);
     }
-    caption.append(title, told);
+    caption.append(title, legend);
     const picture = document.createElement('div');
     picture.className = 'picture';
     picture.append(svg, this.#top, this.#bottom);
@@ -109,22 +109,22 @@ class Chart {
     const y = value => (HEIGHT - 1 - (value - low) / (high - low) * (HEIGHT - 2)).toFixed(2);
     lines.forEach((line, index) => {
       let pen = 'M';
-      let way = '';
+      let path = '';
       for (const sample of samples) {
         if (sample[line] == null) pen = 'M';
         else {
-          way += `${pen}${x(sample.at)} ${y(sample[line])}`;
+          path += `${pen}${x(sample.at)} ${y(sample[line])}`;
           pen = 'L';
         }
       }
-      this.#paths[index].setAttribute('d', way);
+      this.#paths[index].setAttribute('d', path);
     });
     const changed = samples.filter((sample, index) => index > 0 && sample.delivery !== samples[index - 1].delivery);
     this.#marks.setAttribute('d', changed.map(sample => `M${x(sample.at)} 0V${HEIGHT}`).join(''));
   }
 }
 
-// From nought, or from a little below the least, to a round number above the most.
+// Returns the ends of the scale: 0 or a little below the least value, and a round number above the largest.
 function scale(values, floor) {
   const most = Math.max(0, ...values);
   if (floor) return [0, round(most) || 1];

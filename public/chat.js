@@ -1,32 +1,32 @@
-// Sending back: POST /send-data, and the chat that shows what everybody sent.
+// Sends data back to the server with POST /send-data, and shows the messages of all clients in the chat.
 
 import { address } from './server.js';
-import { problemOf } from './raw.js';
+import { problemText } from './raw.js';
 import { append, clip } from './log.js';
-import { said, say } from './words.js';
+import { textSpan, setText } from './words.js';
 
 export const CHAT = {
-  route: chatRoute, types: ['userconnect', 'usermessage', 'userdisconnect', 'gap'], onrefused: readWithoutName,
+  route: chatRoute, types: ['userconnect', 'usermessage', 'userdisconnect', 'gap'], onrejected: readWithoutName,
 };
 
 let name;
 
-// Who has filled in a name when the chat is first opened is present under it, until the page is closed:
-// panels share the stream by its URL, so that has to stay the same.
+// The name in panel I when the chat is first opened stays in use until the page is closed.
+// Panels with the same URL share a stream, so the URL must not change.
 function chatRoute() {
   name ??= document.querySelector('#panel-i [data-role=username]').value.trim();
   this.present = name !== '';
   return '/channels/chat' + (name && `?presence=${encodeURIComponent(name)}`);
 }
 
-// Presence needs what publishing needs. A page that may not publish reads the chat without a name.
+// Presence needs permission to publish. Without it, the page reads the chat without a name.
 function readWithoutName(panel) {
   if (!panel.present) return;
   name = '';
   panel.connect();
 }
 
-// The panel's form has `text`, `send`, an `answer`, and perhaps a `username`.
+// The panel has the parts `form`, `text`, `send` and `answer`, and optionally `username`.
 export function sendForm(panel) {
   panel.on('form', 'submit', async event => {
     event.preventDefault();
@@ -34,15 +34,15 @@ export function sendForm(panel) {
     const message = text.value;
     const username = panel.part('username')?.value.trim();
     panel.part('send').disabled = true;
-    say(panel.part('answer'), 'sending');
+    setText(panel.part('answer'), 'sending');
     try {
-      const answer = await sendData({ message, ...(username && { username }) });
-      say(panel.part('answer'));
-      panel.part('answer').textContent = clip(answer);
+      const response = await sendData({ message, ...(username && { username }) });
+      setText(panel.part('answer'));
+      panel.part('answer').textContent = clip(response);
       if (text.value === message) text.value = '';
-      panel.note(panel.connected ? null : 'sent-unheard');
+      panel.note(panel.connected ? null : 'sent-not-connected');
     } catch (error) {
-      say(panel.part('answer'), 'not-sent', { why: error.message });
+      setText(panel.part('answer'), 'not-sent', { why: error.message });
     }
     panel.part('send').disabled = false;
     text.focus();
@@ -52,14 +52,14 @@ export function sendForm(panel) {
 export const sendData = body => post('/send-data', body);
 
 export async function post(route, body) {
-  const answer = await fetch(address(route), {
+  const response = await fetch(address(route), {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
     body: JSON.stringify(body),
   });
-  const text = await answer.text();
-  if (!answer.ok) throw new Error(problemOf(answer.status, text));
-  return `${answer.status} ${text}`;
+  const text = await response.text();
+  if (!response.ok) throw new Error(problemText(response.status, text));
+  return `${response.status} ${text}`;
 }
 
 export function showInChat(panel, event) {
@@ -73,10 +73,10 @@ export function showInChat(panel, event) {
 function sentence({ type, data }) {
   try {
     const { username, time, text } = JSON.parse(data);
-    if (type === 'userconnect') return said('came', { username, time });
-    if (type === 'userdisconnect') return said('left', { username, time });
+    if (type === 'userconnect') return textSpan('joined', { username, time });
+    if (type === 'userdisconnect') return textSpan('left', { username, time });
     return clip(`${time} ${username}: ${text}`);
   } catch {
-    return clip(data);      // anybody may publish to the channel, and not all of it need be JSON
+    return clip(data);      // other publishers to the channel need not send JSON
   }
 }

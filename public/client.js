@@ -1,86 +1,91 @@
-// threadcast's client, to take home: one connection for all tabs of an origin.
+// threadcast's client: one connection for all tabs of an origin. You may copy it.
 //
 //   import { Threadcast } from './client.js';
 //   const news = new Threadcast('news');
 //   news.addEventListener('message', event => console.log(event.data));
 //   news.addEventListener('gap', event => console.log('lost', event.detail.missed));
 //
-// It is used like an EventSource. A browser opens six HTTP/1.1 connections to an origin, all tabs together, so a
-// seventh tab with an EventSource waits for ever. Here the tabs that listen to the same channels elect one that
-// leads (Web Locks): it alone is connected, and tells the others (BroadcastChannel). When it is closed, another leads
-// at once and resumes where its own events ended. Where a browser lacks either, each tab has its own EventSource.
+// Use it like an EventSource. A browser opens at most six HTTP/1.1 connections to one origin, over all its tabs, so an
+// EventSource in a seventh tab never connects. Here the tabs that listen to the same channels elect a leading tab
+// (Web Locks). Only the leading tab is connected; it forwards the messages to the other tabs (BroadcastChannel). When
+// it closes, another tab takes the lead at once and resumes after its own last event. In a browser without Web Locks or
+// BroadcastChannel each tab has its own EventSource.
 //
-// Nothing is lost or doubled: each message says after which it came. A tab that has not seen that one asks for
-// what is between; one that has seen the event drops it. It needs ids, which every event of a channel has.
+// No message is lost or duplicated: each message carries the id before it. A tab that has not received that id requests
+// the messages in between. A tab that has already received a message drops it. This needs ids, which every event of a
+// channel has.
 //
-// Beyond EventSource: a watchdog (the server sends a `heartbeat`; a connection that misses it is made anew, which is
-// what iOS needs, for it cuts streams silently), looks after itself when a laptop wakes up, backs off with jitter
-// when the server is away, and `gap` events say what the server could not replay.
+// Further differences from EventSource:
+// - A watchdog replaces a connection on which the server's `heartbeat` event is overdue. iOS needs this: it cuts streams
+//   without an error.
+// - The connection is checked when a laptop wakes up.
+// - Reconnections to an unavailable server back off, with jitter.
+// - `gap` events report what the server could not replay.
 
 /**
  * @typedef {object} Options
- * @property {string} [url] Where the channels are; by default `/channels` of this page's origin.
- * @property {string} [since] Where the first tab begins: an id, `30s`, `10m` or `all`; by default now. A tab that joins
- *   later is given the last events that the leading one has.
- * @property {string} [lastEventId] The id after which to begin, if the page has kept one.
- * @property {boolean} [share] Whether tabs share a connection; by default they do.
- * @property {boolean} [withCredentials] As of EventSource.
+ * @property {string} [url] The address of the channels; default: `/channels` of this page's origin.
+ * @property {string} [since] Where the first tab begins: an id, `30s`, `10m` or `all`; default: now. A tab that joins
+ *   later gets the recent messages of the leading tab.
+ * @property {string} [lastEventId] The id to resume after, if the page has stored one.
+ * @property {boolean} [share] Whether tabs share a connection; default: true.
+ * @property {boolean} [withCredentials] As for EventSource; default: false.
  */
 
 /**
- * A `gap` event's detail: what the server could not replay.
+ * The detail of a `gap` event: what the server could not replay.
  * @typedef {object} Gap
  * @property {string} channel
- * @property {number | null} missed How many events; null if nobody knows.
+ * @property {number | null} missed How many events; null if unknown.
  * @property {string} from
  * @property {string} to
  */
 
 const CONNECTING = 0, OPEN = 1, CLOSED = 2;
-const KEPT = 256;                    // how many events each tab keeps for one that missed some
-const SEEN = 10_000;                 // how many ids are remembered
-const PATIENCE = 2.5;                // heartbeats that may be missed before a connection counts as dead
-const OURS = /^\d+-\d+$/;            // the server's ids, which have an order
-const FIRST_WAIT = 1000, LONGEST_WAIT = 30_000;
+const RECENT = 256;                  // messages that each tab keeps for tabs that missed some
+const SEEN = 10_000;                 // ids that each tab keeps to drop duplicates
+const MISSED_HEARTBEATS = 2.5;       // after these a connection counts as dead
+const SERVER_ID = /^\d+-\d+$/;       // an id that the server assigned; these have an order
+const FIRST_WAIT = 1000, LONGEST_WAIT = 30_000;    // milliseconds before a reconnection
 
 /**
- * Listens to channels. Dispatches `open`, `error`, `message`, the named events that somebody listens to, `gap`
- * (a CustomEvent with a {@link Gap}) and `lead` (when this tab becomes the one that is connected).
+ * Listens to channels. Dispatches `open`, `error`, `message`, named events that have a listener, `gap`
+ * (a CustomEvent with a {@link Gap}) and `lead` (when this tab becomes the leading tab).
  */
 export class Threadcast extends EventTarget {
   static CONNECTING = CONNECTING;
   static OPEN = OPEN;
   static CLOSED = CLOSED;
 
-  /** @type {0 | 1 | 2} As of EventSource; of a tab that follows, the leader's. */
+  /** @type {0 | 1 | 2} As of EventSource. A tab that follows has the leading tab's. */
   readyState = CONNECTING;
-  /** @type {string} The id of the last event: what a reconnection goes on from. */
+  /** @type {string} The id of the last event, after which a reconnection resumes. */
   lastEventId = '';
-  /** @type {boolean} Whether this tab is the one that is connected. */
+  /** @type {boolean} Whether this tab is the leading tab, which is connected. */
   leading = false;
 
-  #me = Math.random().toString(36).slice(2);
+  #tabId = Math.random().toString(36).slice(2);
   #url;
   #options;
-  #source = null;                    // of the tab that leads
-  #types = new Set(['message']);     // every tab's: the one that leads listens for all
-  #kept = [];                        // the last messages
-  #cursor = null;                    // the event that the connection began with, which is no message
+  #source = null;                    // the EventSource, in the leading tab
+  #types = new Set(['message']);     // event types of all tabs: the leading tab listens for all of them
+  #recent = [];                      // the last messages
+  #cursorEvent = null;               // the first event of the connection, which is no message
   #seen = new Set();
-  #patience = 60_000;                // until the first heartbeat says how often they come
-  #heard = Date.now();
-  #began = Date.now();
-  #at = '';                          // where the connection is, maybe back for another tab: the id before the next event's
-  #joining = false;                  // whether the leader's last events are still to come
-  #asked = { id: null, at: 0 };
+  #timeout = 60_000;                 // milliseconds; until the first heartbeat states the period
+  #lastActivity = Date.now();
+  #createdAt = Date.now();
+  #position = '';                    // the id before the connection's next event; may lie behind lastEventId
+  #joining = false;                  // whether this tab still waits for the leading tab's recent messages
+  #requested = { id: null, at: 0 };
   #failures = 0;
-  #retry;                            // a timer
-  #watch = setInterval(() => this.#look(), 1000);
-  #room = null;                      // the BroadcastChannel
-  #end = new AbortController();
+  #retryTimer;
+  #watchdog = setInterval(() => this.#checkActivity(), 1000);
+  #tabs = null;                      // the BroadcastChannel
+  #abort = new AbortController();
 
   /**
-   * @param {string | string[]} channels One name or several; `chat*` is all that begin so.
+   * @param {string | string[]} channels One name or several; `chat*` matches every name that begins with `chat`.
    * @param {Options} [options]
    */
   constructor(channels, options = {}) {
@@ -91,140 +96,140 @@ export class Threadcast extends EventTarget {
     this.#url.searchParams.set('heartbeat', 'event');
     this.url = this.#url.href;
     this.lastEventId = options.lastEventId ?? '';
-    const signal = this.#end.signal;
-    addEventListener('online', () => this.#look(true), { signal });
-    addEventListener('pageshow', event => event.persisted && this.#look(true), { signal });
-    document.addEventListener('visibilitychange', () => document.hidden || this.#look(true), { signal });
+    const signal = this.#abort.signal;
+    addEventListener('online', () => this.#checkActivity(true), { signal });
+    addEventListener('pageshow', event => event.persisted && this.#checkActivity(true), { signal });
+    document.addEventListener('visibilitychange', () => document.hidden || this.#checkActivity(true), { signal });
 
     const shares = options.share !== false && navigator.locks && globalThis.BroadcastChannel;
-    if (!shares) return this.#lead();
-    this.#room = new BroadcastChannel(`threadcast ${this.url}`);
-    this.#room.onmessage = ({ data }) => this.#told(data);
+    if (!shares) return this.#takeLead();
+    this.#tabs = new BroadcastChannel(`threadcast ${this.url}`);
+    this.#tabs.onmessage = ({ data }) => this.#receive(data);
     this.#joining = Boolean(options.since);
-    this.#hello();
-    this.#stand();
+    this.#join();
+    this.#requestLead();
   }
 
-  /** Ends it for this tab; another one leads on if this one did. */
+  /** Ends the subscription of this tab. If it was the leading tab, another tab takes the lead. */
   close() {
-    if (this.readyState === CLOSED && !this.#room && !this.#source) return;
+    if (this.readyState === CLOSED && !this.#tabs && !this.#source) return;
     this.readyState = CLOSED;
     this.leading = false;
-    this.#end.abort();               // gives the lock back, if it was held or waited for
-    clearInterval(this.#watch);
+    this.#abort.abort();             // releases the lock, or cancels the request for it
+    clearInterval(this.#watchdog);
     this.#disconnect();
-    this.#room?.close();
-    this.#room = null;
+    this.#tabs?.close();
+    this.#tabs = null;
   }
 
-  /** @override Whoever leads has to listen for the name too. */
+  /** @override The leading tab must listen for the type too. */
   addEventListener(type, listener, options) {
     super.addEventListener(type, listener, options);
     if (['open', 'error', 'gap', 'lead'].includes(type) || this.#types.has(type)) return;
-    this.#learn([type]);
-    this.#tell({ types: [type] });
+    this.#addTypes([type]);
+    this.#send({ types: [type] });
   }
 
-  // The lead: whoever holds the lock. The browser gives it to the next as soon as a tab is gone.
+  // The lead. The tab that holds the lock leads; when it closes, the browser gives the lock to the next tab.
 
-  async #stand(steal = false) {
+  async #requestLead(steal = false) {
     const until = new Promise((_, reject) => {
-      this.#end.signal.addEventListener('abort', () => reject(this.#end.signal.reason));
+      this.#abort.signal.addEventListener('abort', () => reject(this.#abort.signal.reason));
     });
-    until.catch(() => {});           // it may be closed before anybody waits for this
+    until.catch(() => {});           // close() may reject it before it is awaited
     try {
-      const how = steal ? { steal } : { signal: this.#end.signal };
+      const how = steal ? { steal } : { signal: this.#abort.signal };
       await navigator.locks.request(`threadcast ${this.url}`, how, () => {
-        if (!this.#end.signal.aborted) this.#lead();
+        if (!this.#abort.signal.aborted) this.#takeLead();
         return until;
       });
     } catch {
-      if (this.#end.signal.aborted) return;
-      this.leading = false;          // another tab took the lead from one that had been silent for too long
+      if (this.#abort.signal.aborted) return;
+      this.leading = false;          // another tab took the lead, because this one was silent for too long
       this.#disconnect();
-      this.#stand();
+      this.#requestLead();
     }
   }
 
-  #lead() {
+  #takeLead() {
     this.leading = true;
     this.#joining = false;
-    this.#tell({ lead: true });
+    this.#send({ lead: true });
     this.dispatchEvent(new Event('lead'));
     this.#connect(this.lastEventId);
   }
 
-  // The connection. One that is made anew goes on where the last one was.
+  // The connection. A new one resumes where the last one ended.
 
-  #connect(after = this.#at) {
+  #connect(after = this.#position) {
     this.#disconnect();
     const url = new URL(this.#url);
-    // Before its first connection a tab has no id to resume from, but it knows how long it has been waiting.
+    // Without an id to resume from, the stream begins when this tab was created.
     if (after) url.searchParams.set('last_event_id', after);
-    else url.searchParams.set('since', this.#options.since ?? `${Date.now() - this.#began}ms`);
-    this.#at = after;
+    else url.searchParams.set('since', this.#options.since ?? `${Date.now() - this.#createdAt}ms`);
+    this.#position = after;
     const source = this.#source = new EventSource(url, { withCredentials: Boolean(this.#options.withCredentials) });
-    this.#heard = Date.now();
-    let spoke = false;
-    this.#cursor = null;
+    this.#lastActivity = Date.now();
+    let opened = false;
+    this.#cursorEvent = null;
     source.onopen = () => {
-      spoke = true;
-      this.#cursor = null;
-      this.#is(OPEN);
+      opened = true;
+      this.#cursorEvent = null;
+      this.#setReadyState(OPEN);
     };
     source.onerror = () => {
-      this.#is(CONNECTING);
-      // From a server that has spoken, if only to refuse, the browser comes back by itself when its `retry` says. If
-      // there is none, or the browser has given up, or has no id, we come back: later each time, and not all at once.
-      const hasSpoken = spoke;
-      spoke = false;
-      if (source.readyState !== CLOSED && this.lastEventId && (hasSpoken || this.#failures++ === 0)) return;
+      this.#setReadyState(CONNECTING);
+      // After a stream that has opened, even one that was rejected, the browser reconnects when the stream's `retry` says.
+      // Otherwise, or if the browser does not reconnect or has no id, this code reconnects, with backoff and jitter.
+      const hasOpened = opened;
+      opened = false;
+      if (source.readyState !== CLOSED && this.lastEventId && (hasOpened || this.#failures++ === 0)) return;
       this.#disconnect();
       const wait = Math.min(FIRST_WAIT * 2 ** this.#failures++, LONGEST_WAIT) * (0.5 + Math.random());
-      this.#retry = setTimeout(() => this.#connect(), wait);
+      this.#retryTimer = setTimeout(() => this.#connect(), wait);
     };
     source.addEventListener('heartbeat', ({ data }) => {
-      this.#patience = Number(data) * PATIENCE || this.#patience;
+      this.#timeout = Number(data) * MISSED_HEARTBEATS || this.#timeout;
       this.#failures = 0;
-      this.#alive();
-      this.#tell({ beat: this.#patience, at: this.#at });
+      this.#noteActivity();
+      this.#send({ timeout: this.#timeout, position: this.#position });
     });
-    source.addEventListener('cursor', event => this.#begin(event));
+    source.addEventListener('cursor', event => this.#storeCursor(event));
     for (const type of ['gap', ...this.#types]) this.#listen(type);
   }
 
-  // A stream of channels begins with the id to resume from until an event has come, in an event named `cursor`. A
-  // publisher's events may have that name too: only the first one of a connection is the server's.
-  #begin(event) {
-    if (this.#cursor) return;
-    this.#cursor = event;
-    if (this.#at) return;            // it is resumed already
-    this.#at = event.lastEventId;
-    this.lastEventId ||= this.#at;
-    this.#tell({ at: this.#at });
+  // Stores the id to resume from until the first event. A stream of channels begins with an event named `cursor` that
+  // carries this id. Publishers may use the name too: only the first event of a connection is the server's.
+  #storeCursor(event) {
+    if (this.#cursorEvent) return;
+    this.#cursorEvent = event;
+    if (this.#position) return;      // the connection has been resumed at a known id
+    this.#position = event.lastEventId;
+    this.lastEventId ||= this.#position;
+    this.#send({ position: this.#position });
   }
 
   #disconnect() {
-    clearTimeout(this.#retry);
+    clearTimeout(this.#retryTimer);
     this.#source?.close();
     this.#source = null;
   }
 
   #listen(type) {
     this.#source?.addEventListener(type, event => {
-      if (event === this.#cursor) return;
-      this.#cursor ??= event;        // a stream that begins with a gap has no cursor
+      if (event === this.#cursorEvent) return;
+      this.#cursorEvent ??= event; // a stream that begins with a gap has no cursor event
       const { data, lastEventId, origin } = event;
-      const id = lastEventId || this.#at;
-      const message = { type, data, id, origin, after: this.#at };
-      this.#at = id;
+      const id = lastEventId || this.#position;
+      const message = { type, data, id, origin, after: this.#position };
+      this.#position = id;
       this.#failures = 0;
-      this.#tell({ message });       // also what this tab has seen: another may not have
-      this.#take(message);
+      this.#send({ message });       // even if this tab has seen it: another may not have
+      this.#deliver(message);
     });
   }
 
-  #learn(types) {
+  #addTypes(types) {
     for (const type of types) {
       if (this.#types.has(type)) continue;
       this.#types.add(type);
@@ -232,98 +237,103 @@ export class Threadcast extends EventTarget {
     }
   }
 
-  #is(readyState) {
-    this.#alive();
+  #setReadyState(readyState) {
+    this.#noteActivity();
     this.readyState = readyState;
-    this.#tell({ readyState });
+    this.#send({ readyState });
     this.dispatchEvent(new Event(readyState === OPEN ? 'open' : 'error'));
   }
 
-  #alive() { this.#heard = Date.now(); }
+  #noteActivity() { this.#lastActivity = Date.now(); }
 
-  // A connection that has been silent for too long is dead, whatever the browser says; so is a leader.
-  #look(woken = false) {
-    const silence = Date.now() - this.#heard;
-    const dead = silence > (woken ? this.#patience / 2 : this.#patience);
+  // Replaces a connection that has been silent for too long, even if the browser reports it as open. In the same way
+  // another tab replaces a leading tab that has been silent.
+  #checkActivity(woken = false) {
+    const silence = Date.now() - this.#lastActivity;
+    const dead = silence > (woken ? this.#timeout / 2 : this.#timeout);
     if (this.leading) {
       if (dead && this.#source) this.#connect();
       return;
     }
-    if (!this.#room) return;
+    if (!this.#tabs) return;
     if (dead) {
-      this.#alive();
-      this.#stand(true);
+      this.#noteActivity();
+      this.#requestLead(true);
     } else if (woken) {
-      this.#ask();
+      this.#requestMissed();
     }
   }
 
-  // What the tabs tell each other.
+  // Messages between the tabs.
 
-  #hello() { this.#tell({ hello: true, types: [...this.#types], wants: this.#joining }); }
+  #join() { this.#send({ hello: true, types: [...this.#types], wantsRecent: this.#joining }); }
 
-  #tell(what) { this.#room?.postMessage({ ...what, from: this.#me }); }
+  #send(fields) { this.#tabs?.postMessage({ ...fields, from: this.#tabId }); }
 
-  #told({ from, to, lead, hello, types, wants, readyState, beat, at, message, ask, again, back }) {
-    if (to && to !== this.#me) return;
-    if (types) this.#learn(types);
-    if (lead && this.#joining) this.#hello();
+  #receive({ from, to, lead, hello, types, wantsRecent, readyState, timeout, position, message, missedAfter, recent, rewindTo }) {
+    if (to && to !== this.#tabId) return;
+    if (types) this.#addTypes(types);
+    if (lead && this.#joining) this.#join();
     if (hello) {
-      this.#tell({ to: from, types: [...this.#types] });
+      this.#send({ to: from, types: [...this.#types] });
       if (this.leading) {
         const { readyState } = this;
-        this.#tell({ to: from, readyState, beat: this.#patience, again: wants ? this.#kept : [], at: this.#at });
+        const recent = wantsRecent ? this.#recent : [];
+        this.#send({ to: from, readyState, timeout: this.#timeout, recent, position: this.#position });
       }
     }
-    if (beat) this.#patience = beat;
-    if (beat || message || readyState !== undefined) this.#alive();
-    if (again) {
+    if (timeout) this.#timeout = timeout;
+    if (timeout || message || readyState !== undefined) this.#noteActivity();
+    if (recent) {
       this.#joining = false;
-      again.forEach(message => this.#take(message));
+      recent.forEach(message => this.#deliver(message));
     }
-    if (back) this.lastEventId = back;
-    if (at) {
-      this.lastEventId ||= at;
-      if (this.lastEventId !== at) this.#ask();
+    if (rewindTo) this.lastEventId = rewindTo;
+    if (position) {
+      this.lastEventId ||= position;
+      if (this.lastEventId !== position) this.#requestMissed();
     }
-    // What comes before the last events have, is one of them.
-    if (message && !this.#joining) this.#follow(message);
-    if (ask !== undefined && this.leading && ask !== this.lastEventId) this.#answer(from, ask);
+    // A message that arrives while this tab joins is also one of the recent messages.
+    if (message && !this.#joining) this.#deliverInOrder(message);
+    if (missedAfter !== undefined && this.leading && missedAfter !== this.lastEventId) this.#resend(from, missedAfter);
     if (readyState !== undefined && readyState !== this.readyState) {
       this.readyState = readyState;
       this.dispatchEvent(new Event(readyState === OPEN ? 'open' : 'error'));
     }
   }
 
-  // A message of the leader's: if one is missing before it, that is asked for, and this one comes with it.
-  #follow(message) {
-    const whole = !this.lastEventId || !message.after || message.after === this.lastEventId;
-    if (whole || this.#seen.has(key(message))) this.#take(message);
-    else this.#ask();
+  // Delivers a message from the leading tab, unless messages before it are missing. Then it requests those, and gets this
+  // one again with them.
+  #deliverInOrder(message) {
+    const isNext = !this.lastEventId || !message.after || message.after === this.lastEventId;
+    if (isNext || this.#seen.has(key(message))) this.#deliver(message);
+    else this.#requestMissed();
   }
 
-  #ask() {
+  #requestMissed() {
     const id = this.lastEventId, now = Date.now();
-    if (this.#asked.id === id && now - this.#asked.at < 2000) return;
-    this.#asked = { id, at: now };
-    this.#tell({ ask: id });
+    if (this.#requested.id === id && now - this.#requested.at < 2000) return;
+    this.#requested = { id, at: now };
+    this.#send({ missedAfter: id });
   }
 
-  #answer(who, id) {
-    const place = this.#kept.findIndex(message => message.id === id);
-    if (place >= 0) this.#tell({ to: who, again: this.#kept.slice(place + 1) });
-    else if (isBefore(this.#at, id)) this.#tell({ to: who, back: this.#at });  // nobody loses what it need not hear
-    else if (id) this.#connect(id);  // it is long gone: the server has it, and whoever has seen it drops it
+  // Sends a tab the messages after an id. If this tab does not have them, it gets them from the server again, and the tabs
+  // that have seen them drop them. A tab that is ahead of the connection goes back to its position.
+  #resend(tab, id) {
+    const index = this.#recent.findIndex(message => message.id === id);
+    if (index >= 0) this.#send({ to: tab, recent: this.#recent.slice(index + 1) });
+    else if (isBefore(this.#position, id)) this.#send({ to: tab, rewindTo: this.#position });
+    else if (id) this.#connect(id);
   }
 
-  #take(message) {
-    this.#alive();
+  #deliver(message) {
+    this.#noteActivity();
     const id = key(message);
     if (this.#seen.has(id) || this.readyState === CLOSED) return;
     this.#seen.add(id);
     if (this.#seen.size > SEEN) this.#seen.delete(this.#seen.values().next().value);
-    this.#kept.push(message);
-    if (this.#kept.length > KEPT) this.#kept.shift();
+    this.#recent.push(message);
+    if (this.#recent.length > RECENT) this.#recent.shift();
     this.lastEventId = message.id;
     const { type, data, origin } = message;
     this.dispatchEvent(type === 'gap'
@@ -332,13 +342,13 @@ export class Threadcast extends EventTarget {
   }
 }
 
-// Whether one id is known to come before another; a publisher's own ids have no order.
+// Returns whether one id is known to be before another. Client-supplied ids have no order.
 const isBefore = (one, other) => {
-  if (!OURS.test(one) || !OURS.test(other)) return false;
-  const [[time, place], [otherTime, otherPlace]] = [one, other].map(id => id.split('-').map(BigInt));
-  return time < otherTime || (time === otherTime && place < otherPlace);
+  if (!SERVER_ID.test(one) || !SERVER_ID.test(other)) return false;
+  const [[epoch, number], [otherEpoch, otherNumber]] = [one, other].map(id => id.split('-').map(BigInt));
+  return epoch < otherEpoch || (epoch === otherEpoch && number < otherNumber);
 };
 
-// What makes an event the same. A gap has the id that it goes on from, which may be an event's; a publisher's own id
-// may be another's on another channel.
-const key = ({ type, id, data }) => OURS.test(id) && type !== 'gap' ? id : `${id} ${type} ${data.slice(0, 200)}`;
+// Returns the key by which duplicates are recognized. The id alone is not enough for a gap, which carries the id of the
+// event before it, nor for a client-supplied id, which may occur on another channel too.
+const key = ({ type, id, data }) => SERVER_ID.test(id) && type !== 'gap' ? id : `${id} ${type} ${data.slice(0, 200)}`;

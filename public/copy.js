@@ -1,6 +1,6 @@
-// Code that can be taken along: a button at each sample copies its text.
+// A button at each code sample that copies its text.
 
-import { say } from './words.js';
+import { setText } from './words.js';
 
 export function copyButtons() {
   document.addEventListener('click', async ({ target }) => {
@@ -10,11 +10,11 @@ export function copyButtons() {
     try {
       await navigator.clipboard.writeText(sample.textContent);
     } catch {
-      // No clipboard without https or permission: the text is selected, and the keyboard copies it.
+      // Without https or permission there is no clipboard: select the text, so that the user can copy it.
       getSelection().selectAllChildren(sample);
-      return say(button, 'selected');
+      return setText(button, 'selected');
     }
-    say(button, 'copied');
-    setTimeout(() => say(button, 'copy'), 2000);
+    setText(button, 'copied');
+    setTimeout(() => setText(button, 'copy'), 2000);
   });
 }

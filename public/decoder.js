@@ -1,16 +1,16 @@
-// An event stream's bytes into events: WHATWG HTML §9.2.6, "Interpreting an event stream".
-// One Decoder reads one connection; an event that is not finished when it ends is lost, as the standard says.
+// Decodes the bytes of an event stream into events: WHATWG HTML §9.2.6, "Interpreting an event stream".
+// One Decoder reads one connection. An event that is incomplete when the connection ends is discarded, as the standard says.
 
 export class Decoder {
-  #utf8 = new TextDecoder();          // drops one leading BOM, puts U+FFFD for what is not UTF-8
-  #rest = '';                         // the line that has not ended yet
-  #afterCr = false;                   // a LF that comes next belongs to a line that has already ended
+  #utf8 = new TextDecoder();          // drops one leading BOM, replaces invalid UTF-8 with U+FFFD
+  #partial = '';                      // the last line, which has not ended yet
+  #afterCr = false;                   // a LF that comes next belongs to the last CR
   #data = null;
   #type = '';
   #id;
 
-  // `lastEventId` carries over from the connection before. The standard starts it empty on each;
-  // browsers carry it over, and without that a second drop would forget where the reader was.
+  // `lastEventId` is that of the previous connection. By the standard it starts empty on each connection; browsers
+  // carry it over. Otherwise a connection that is lost before its first id could not be resumed.
   constructor({ lastEventId = '', onevent, onretry = () => {} }) {
     this.lastEventId = this.#id = lastEventId;
     this.onevent = onevent;
@@ -19,12 +19,12 @@ export class Decoder {
 
   push(bytes) {
     let text = this.#utf8.decode(bytes, { stream: true });
-    if (text === '') return;          // half a character: still nothing new
+    if (text === '') return;          // an incomplete character
     if (this.#afterCr && text[0] === '\n') text = text.slice(1);
-    // A line ends at its CR. Waiting to see whether a LF follows would hold a finished event back.
+    // A line ends at its CR. Waiting for a possible LF would delay a complete event.
     this.#afterCr = text.endsWith('\r');
-    const lines = (this.#rest + text).split(/\r\n|\n|\r/);
-    this.#rest = lines.pop();
+    const lines = (this.#partial + text).split(/\r\n|\n|\r/);
+    this.#partial = lines.pop();
     for (const line of lines) this.#line(line);
   }
 
@@ -42,7 +42,7 @@ export class Decoder {
 
   #dispatch() {
     const event = { type: this.#type || 'message', data: this.#data, lastEventId: this.#id };
-    this.lastEventId = this.#id;      // also when there was no data: a bare id moves the reader on
+    this.lastEventId = this.#id;      // an event without data sets the id too
     this.#data = null;
     this.#type = '';
     if (event.data !== null) this.onevent(event);

@@ -1,19 +1,19 @@
-// What the server lets this page break, which is nothing unless it was started with --lab.
+// The lab of the server, which exists only if the server was started with --lab.
 
 export const lab = { on: false, tab: Math.random().toString(36).slice(2, 10) };
 
-// Asked for by OPTIONS: a path that is not there answers that too, and no error stands in the console.
+// Sends OPTIONS, which succeeds for a path that does not exist too, so the console shows no error.
 export async function findLab() {
   try {
-    const answer = await fetch('/lab/drop', { method: 'OPTIONS' });
-    lab.on = /\bPOST\b/.test(answer.headers.get('Allow') ?? '');
+    const response = await fetch('/lab/drop', { method: 'OPTIONS' });
+    lab.on = /\bPOST\b/.test(response.headers.get('Allow') ?? '');
   } catch {
     lab.on = false;
   }
 }
 
-export async function act(what, query) {
-  const answer = await fetch(`/lab/${what}?${new URLSearchParams(query)}`, { method: 'POST' });
-  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail ?? answer.status);
-  return answer.json();
+export async function act(action, query) {
+  const response = await fetch(`/lab/${action}?${new URLSearchParams(query)}`, { method: 'POST' });
+  if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail ?? response.status);
+  return response.json();
 }

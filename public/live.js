@@ -1,23 +1,23 @@
-// The live view: the server's status, each second, as charts and as a list of its threads.
-// The way of a figure: /status/stream → sample() here → charts.js; and waiting.js.
+// The live view: the server's status, every second, as charts and as a list of threads.
+// The path of a figure: /status/stream → sample() here → charts.js and threads.js.
 
 import { charts } from './charts.js';
 import { findLab, lab } from './lab.js';
 import { settings } from './settings.js';
-import { waiting } from './waiting.js';
-import { say, speak } from './words.js';
+import { threadList } from './threads.js';
+import { setText, setLanguage } from './words.js';
 
 const root = document.documentElement;
-await Promise.all([speak(root.lang), findLab()]);
+await Promise.all([setLanguage(root.lang), findLab()]);
 
 settings();
 const draw = charts();
-const list = waiting();
-const controls = lab.on ? (await import('./acts.js')).controls() : () => {};
+const list = threadList();
+const controls = lab.on ? (await import('./controls.js')).controls() : () => {};
 
-// Rates need a while between two looks: one that comes sooner than this tells only how things stand.
+// The shortest time between two statuses from which rates are computed, in milliseconds.
 const SHORTEST = 500;
-// With fewer events than this, or more newcomers, the processor's time is nearly all for something else.
+// With fewer events than this, or more new connections, nearly all CPU time is spent on other work.
 const FEW = 20;
 const MANY_NEW = 10;
 
@@ -41,8 +41,8 @@ source.onmessage = ({ data }) => {
 
 function show(readyState, status) {
   state.dataset.state = readyState;
-  if (status) say(state, 'state', { clients: status.clients, most: status.max_clients, delivery: status.delivery });
-  else say(state, `state.${readyState}`);
+  if (status) setText(state, 'state', { clients: status.clients, most: status.max_clients, delivery: status.delivery });
+  else setText(state, `state.${readyState}`);
 }
 
 function sample(now) {
@@ -60,13 +60,13 @@ function sample(now) {
 
 function ratesOf(a, b, seconds) {
   const out = b.events_out - a.events_out;
-  // A thread that ends takes its count with it: when a crowd leaves, nobody knows for that second.
+  // A thread that ends takes its count with it. When many end, there is no figure for that second.
   const ended = a.threads - b.threads;
   const counted = a.context_switches && b.context_switches && ended <= Math.max(5, a.threads / 50);
   const switches = kind => counted ? Math.max(0, b.context_switches[kind] - a.context_switches[kind]) / seconds : null;
-  const computed = b.cpu_ms - a.cpu_ms - (b.looking_ms - a.looking_ms);
+  const computed = b.cpu_ms - a.cpu_ms - (b.status_cpu_ms - a.status_cpu_ms);
   return {
-    waited: switches('voluntary'), forced: switches('involuntary'),
+    voluntary: switches('voluntary'), involuntary: switches('involuntary'),
     out: out / seconds, in: (b.events_in - a.events_in) / seconds,
     micros: out >= FEW && b.accepts - a.accepts <= MANY_NEW ? Math.max(0, computed) * 1000 / out : null,
     busy: (b.cpu_ms - a.cpu_ms) / seconds / 1000,

@@ -1,52 +1,52 @@
-// Lists that grow: every one is capped, follows its end unless the reader has scrolled away, and takes text only.
-// What comes is written a few times a second, together: a list that is laid out anew for each of ten thousand
-// events would show none of them.
+// Lists that grow. Each has at most CAP items, scrolls to its end unless the user has scrolled up, and takes text only.
+// New items are added in batches, a few times a second: with a layout for each item, a list could not keep up
+// with ten thousand events.
 
-import { clock, said } from './words.js';
+import { clock, textSpan } from './words.js';
 
 export const CAP = 200;
 const LONGEST = 1000;
 const WRITE_EVERY = 40;             // milliseconds
 
-const readers = new WeakMap();      // how far each list was scrolled, and whether it follows its end
-const waiting = new Map();          // by list, what makes each item that is still to be written
+const positions = new WeakMap();    // by list: how far it is scrolled, and whether it follows its end
+const pending = new Map();          // by list: the functions that make the items not yet added
 let timer;
 
-// `make` makes the item, if it is not pushed out of the list before it is ever shown.
+// Adds an item. `make` creates it, unless newer items push it out of the list first.
 export function append(list, make) {
-  let items = waiting.get(list);
-  if (!items) waiting.set(list, items = []);
+  let items = pending.get(list);
+  if (!items) pending.set(list, items = []);
   items.push(make);
   if (items.length >= 2 * CAP) items.splice(0, CAP);
   timer ??= setTimeout(settle, WRITE_EVERY);
 }
 
-// Writes what is waiting now.
+// Adds all pending items now.
 export function settle() {
   clearTimeout(timer);
   timer = undefined;
-  for (const [list, items] of waiting) {
-    if (!readers.has(list)) watch(list);
+  for (const [list, items] of pending) {
+    if (!positions.has(list)) watch(list);
     list.append(...items.slice(-CAP).map(make => make()));
     while (list.childElementCount > CAP) list.firstElementChild.remove();
-    if (readers.get(list).following) list.scrollTop = list.scrollHeight;
+    if (positions.get(list).following) list.scrollTop = list.scrollHeight;
   }
-  waiting.clear();
+  pending.clear();
 }
 
 export function empty(list) {
-  waiting.delete(list);
+  pending.delete(list);
   list.replaceChildren();
 }
 
-// Only going up ends the following: a list that grows narrower is also off its end, and nobody scrolled it.
+// Only scrolling up stops following: a list that becomes narrower is not at its end either.
 function watch(list) {
-  const reader = { top: 0, following: true };
-  readers.set(list, reader);
+  const position = { top: 0, following: true };
+  positions.set(list, position);
   list.addEventListener('scroll', () => {
-    if (list.scrollHeight - list.scrollTop - list.clientHeight < 24) reader.following = true;
-    else if (list.scrollTop < reader.top) reader.following = false;
-    reader.top = list.scrollTop;
+    if (list.scrollHeight - list.scrollTop - list.clientHeight < 24) position.following = true;
+    else if (list.scrollTop < position.top) position.following = false;
+    position.top = list.scrollTop;
   }, { passive: true });
 }
 
@@ -59,8 +59,8 @@ export function item(text) {
   };
 }
 
-// kind: `event` (came), `replayed` (came again after a loss), `gap` (is said to be lost), `sent` (went), `state`
-// (happened to the connection). `words` is what is said instead of data: a key and its values.
+// kind: `event`, `gap` (events that the server reports lost), `sent`, or `state` (a change of the connection).
+// `words` replaces `data`: the key of a text and its values.
 export function row(kind, { type = '', id = '', data = '', words, replayed = false }) {
   const at = new Date(), clipped = clip(data);
   return () => {
@@ -68,7 +68,7 @@ export function row(kind, { type = '', id = '', data = '', words, replayed = fal
     li.dataset.kind = kind;
     if (replayed) li.dataset.replayed = '';
     const text = field('data', clipped);
-    if (words) text.append(said(...words));
+    if (words) text.append(textSpan(...words));
     li.append(field('time', clock(at)), field('type', type), field('id', id), text);
     return li;
   };

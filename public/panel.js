@@ -1,10 +1,10 @@
-// A panel: the controls of one stream, and what it shows of it.
+// A panel: the controls of one stream, and the view of its events and bytes.
 
 import { address } from './server.js';
 import { append, empty, row, settle } from './log.js';
 import { ByteView } from './bytes.js';
 import { join, CLOSED } from './streams.js';
-import { duration, number, said, say } from './words.js';
+import { duration, number, textSpan, setText } from './words.js';
 
 export class Panel {
   constructor(id, template) {
@@ -23,16 +23,16 @@ export class Panel {
   on(role, type, listener) { this.part(role).addEventListener(type, listener); }
 
   state(readyState, words = 'state') {
-    say(this.part('state'), `${words}.${readyState}`);
+    setText(this.part('state'), `${words}.${readyState}`);
     this.part('state').dataset.state = this.root.dataset.live = readyState;
     const card = this.root.closest('.panel');
     const sign = card && document.querySelector(`[data-sign="${card.id}"]`);
     if (sign) sign.dataset.state = readyState;
   }
 
-  // One sentence or several: each a key, or a key with its values.
+  // Shows sentences. Each is a key, or an array of a key and its values.
   note(...sentences) {
-    const all = sentences.filter(Boolean).map(one => Array.isArray(one) ? said(...one) : said(one));
+    const all = sentences.filter(Boolean).map(one => Array.isArray(one) ? textSpan(...one) : textSpan(one));
     this.part('note').replaceChildren(...all.flatMap(one => [one, ' ']).slice(0, -1));
   }
 
@@ -50,14 +50,13 @@ export class StreamPanel extends Panel {
   #bytes;
   #count = 0;
   #lostAt;
-  #opened;                                      // since connect()
+  #opened;                                      // whether the stream has opened since connect()
 
-  // types: the named events it listens to, besides `message`. onconnect, onevent, onid and onclose are the panel's own, and
-  // onrefused, for a stream that never opened; `source` makes the source, where that is neither the browser's
-  // EventSource nor the bytes'.
-  constructor(id, { route, types = [], withCredentials = false, source, onconnect, onevent, onid, onclose, onrefused }) {
+  // `types`: the named events to listen for, besides `message`. `source`: creates the source, instead of EventSource or
+  // RawSource. onconnect, onevent, onid and onclose are called for this panel; onrejected if a stream closes before it opens.
+  constructor(id, { route, types = [], withCredentials = false, source, onconnect, onevent, onid, onclose, onrejected }) {
     super(id, 'stream-controls');
-    Object.assign(this, { route, types, withCredentials, source, onconnect, onevent, onid, onclose, onrefused });
+    Object.assign(this, { route, types, withCredentials, source, onconnect, onevent, onid, onclose, onrejected });
     this.#bytes = new ByteView(this.part('raw'));
     this.on('raw-toggle', 'change', () => {
       const raw = this.part('raw-toggle').checked;
@@ -103,7 +102,7 @@ export class StreamPanel extends Panel {
     this.#counted(0);
   }
 
-  // What the stream tells its members.
+  // The stream calls these methods of its members.
 
   reading(raw, readyState) {
     this.#show(raw);
@@ -145,7 +144,7 @@ export class StreamPanel extends Panel {
     this.#bytes.restart();
     if (readyState !== CLOSED) return;
     this.#end();
-    if (!this.#opened) this.onrefused?.(this);
+    if (!this.#opened) this.onrejected?.(this);
   }
 
   evicted(why) {
@@ -173,11 +172,11 @@ export class StreamPanel extends Panel {
   #show(raw) {
     this.part('raw-toggle').checked = raw;
     this.part('raw-view').hidden = !raw;
-    say(this.part('maker'), raw ? 'made-of-bytes' : 'made-by-browser');
+    setText(this.part('decoded-by'), raw ? 'decoded-by-page' : 'decoded-by-browser');
   }
 }
 
-// What a gap says: how many events of which channel are lost, if that is known.
+// Returns the sentence for a gap: how many events of which channel are lost, if known.
 export function gapWords(data) {
   try {
     const { channel, missed } = JSON.parse(data);

@@ -1,6 +1,6 @@
-// RawSource: an EventSource that also shows its bytes. Same interface, made of fetch() and decoder.js.
-// Besides open, message, error and the named events it dispatches `bytes` (detail: one read's Uint8Array)
-// and `mark` (detail: a line about the request or the answer).
+// RawSource: an EventSource that also exposes its bytes. It has the same interface, on fetch() and decoder.js.
+// Besides open, message, error and the named events it dispatches `bytes` (detail: the Uint8Array of one read)
+// and `mark` (detail: a line about the request or the response).
 
 import { Decoder } from './decoder.js';
 
@@ -8,7 +8,7 @@ const CONNECTING = 0, OPEN = 1, CLOSED = 2;
 
 export class RawSource extends EventTarget {
   #lastEventId = '';
-  #retry = 3000;                      // until the stream says otherwise, as in Chromium
+  #retry = 3000;                      // until the stream sets it; Chromium's default
   #abort = new AbortController();
   #held = null;
 
@@ -25,44 +25,45 @@ export class RawSource extends EventTarget {
     this.#abort.abort();
   }
 
-  // Reads nothing until then, as a slow client does: the bytes pile up, here, in both kernels and at the server.
+  // Reads nothing until the promise is settled, as a slow client does. The bytes queue up in the browser, in both
+  // kernels and in the server.
   async hold(until) {
     this.#held = until.catch(() => {});
     await until;
   }
 
   async #run() {
-    await null;                       // whoever made this source adds its listeners first
+    await null;                       // the caller adds its listeners first
     while (this.readyState !== CLOSED) {
       let reason = 'EOF';
       try {
-        const refusal = await this.#read();
+        const rejection = await this.#read();
         if (this.readyState === CLOSED) return;
-        if (refusal) return this.#error(CLOSED, refusal);
+        if (rejection) return this.#error(CLOSED, rejection);
       } catch (error) {
         if (this.readyState === CLOSED) return;
-        reason = error.message;       // fetch does not tell a refused connection from a refused origin
+        reason = error.message;       // the same for a failed connection and a blocked origin
       }
       this.#error(CONNECTING, reason);
       await new Promise(done => setTimeout(done, this.#retry));
     }
   }
 
-  // One connection. Returns why there must be no other, or nothing when the response has just ended.
+  // Reads one connection. Returns the reason not to reconnect, or undefined if the response has ended.
   async #read() {
     const headers = { Accept: 'text/event-stream' };
-    // In UTF-8, as EventSource sends it; fetch takes one character for one byte.
+    // EventSource sends the id in UTF-8. In fetch, one character of a header is one byte.
     const id = String.fromCharCode(...new TextEncoder().encode(this.#lastEventId));
     if (id) headers['Last-Event-ID'] = id;
     this.#mark(`GET ${new URL(this.url).pathname}${id && ` with Last-Event-ID: ${this.#lastEventId}`}`);
 
-    const answer = await fetch(this.url, {
+    const response = await fetch(this.url, {
       headers, cache: 'no-store', signal: this.#abort.signal,
       credentials: this.withCredentials ? 'include' : 'same-origin',
     });
-    this.#mark([`${answer.status} ${answer.statusText}`, ...[...answer.headers].map(h => h.join(': '))].join('\n'));
-    if (answer.status !== 200) return refusalOf(answer);
-    const type = answer.headers.get('Content-Type') ?? '';
+    this.#mark([`${response.status} ${response.statusText}`, ...[...response.headers].map(h => h.join(': '))].join('\n'));
+    if (response.status !== 200) return errorOf(response);
+    const type = response.headers.get('Content-Type') ?? '';
     if (!/^text\/event-stream\s*(;|$)/i.test(type)) return `Content-Type: ${type}`;
 
     this.readyState = OPEN;
@@ -75,7 +76,7 @@ export class RawSource extends EventTarget {
       },
       onretry: milliseconds => { this.#retry = milliseconds; },
     });
-    const reader = answer.body.getReader();
+    const reader = response.body.getReader();
     try {
       for (;;) {
         await this.#held;
@@ -99,13 +100,13 @@ export class RawSource extends EventTarget {
   }
 }
 
-async function refusalOf(answer) {
-  if (answer.status === 204) return '204 No Content';
-  return problemOf(answer.status, await answer.text());
+async function errorOf(response) {
+  if (response.status === 204) return '204 No Content';
+  return problemText(response.status, await response.text());
 }
 
-// The server's errors are application/problem+json; what stands before it (a proxy) may answer anything.
-export function problemOf(status, body) {
+// Returns one line about an error response: from problem+json, which the server sends, or else (from a proxy) the status.
+export function problemText(status, body) {
   try {
     const { title, detail } = JSON.parse(body);
     return [`${status} ${title ?? ''}`.trim(), detail].filter(Boolean).join(': ');

@@ -1,4 +1,4 @@
-// Which server the panels talk to: the page's own origin, unless the reader names another.
+// The server that the panels connect to: the page's origin, unless the user enters another.
 
 import { lab } from './lab.js';
 
@@ -10,13 +10,13 @@ export function address(route) {
   return url;
 }
 
-// 127.0.0.1 and localhost are one machine and two origins: the nearest cross-origin server there is.
-export function offerTheOtherOrigin() {
+// Suggests this server under its other name: 127.0.0.1 and localhost are one machine, but two origins.
+export function offerOtherOrigin() {
   field.placeholder = location.origin;
-  const twin = { '127.0.0.1': 'localhost', localhost: '127.0.0.1' }[location.hostname];
-  if (!twin) return;
+  const otherName = { '127.0.0.1': 'localhost', localhost: '127.0.0.1' }[location.hostname];
+  if (!otherName) return;
   const other = new URL(location.origin);
-  other.hostname = twin;
+  other.hostname = otherName;
   const option = document.createElement('option');
   option.value = other.origin;
   document.getElementById('servers').append(option);

@@ -1,17 +1,17 @@
-// Language, colours and size: three rows of buttons, of which one each is pressed. boot.js reads what is kept here.
+// Language, colours and size: three rows of buttons. The choices are stored; boot.js reads them at the next load.
 
-import { speak } from './words.js';
+import { setLanguage } from './words.js';
 
 const root = document.documentElement;
 
-export function remember(name, value) {
-  try { localStorage.setItem(`threadcast.${name}`, value); } catch { /* a browser that keeps nothing still shows it */ }
+export function saveSetting(name, value) {
+  try { localStorage.setItem(`threadcast.${name}`, value); } catch { /* without storage the choice holds until the page is closed */ }
 }
 
 const apply = {
-  lang: value => speak(value),
-  theme(value) { root.dataset.theme = value; remember('theme', value); },
-  size(value) { root.dataset.size = value; remember('size', value); },
+  lang: value => setLanguage(value),
+  theme(value) { root.dataset.theme = value; saveSetting('theme', value); },
+  size(value) { root.dataset.size = value; saveSetting('size', value); },
 };
 
 export function settings() {

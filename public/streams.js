@@ -1,9 +1,9 @@
-// The connection budget: which streams are open, who reads each, and which has to go.
+// The open streams and the panels that read each. At most LIMIT streams are open: a new one closes the oldest.
 //
-// A browser opens at most six HTTP/1.1 connections to an origin, all its tabs together. Four streams leave
-// two for pages, POSTs and one more tab's beginning. Panels that read the same URL share one source.
+// A browser opens at most six HTTP/1.1 connections to one origin, over all its tabs. Four streams leave two for pages
+// and POSTs. Panels that read the same URL share one source.
 //
-// A member is { name, dye, types, opened(), failed(readyState, reason), received(event, replayed), at(id), bytes(array),
+// A member is a panel: { name, dye, types, opened(), failed(readyState, reason), received(event, replayed), at(id), bytes(array),
 // mark(text), reading(raw, readyState), evicted(why) }.
 
 import { RawSource } from './raw.js';
@@ -12,28 +12,29 @@ export const LIMIT = 4;
 export const CLOSED = 2;
 export const budget = new EventTarget();        // dispatches `change`
 
-// What happens to any stream, for the timeline: dispatches `mark`, detail { lane, name, dye, kind, event }.
+// Reports what happens to each stream to the timeline: dispatches `mark`, detail { lane, name, dye, kind, event }.
 // kind: open, lost, closed, event, replayed, gap, sent.
-export const happenings = new EventTarget();
+export const timelineEvents = new EventTarget();
 
 const streams = new Map();                      // by URL, the oldest first
 
-// The wire does not say which event is a replay. What comes this soon after a stream came back was waiting for it.
-const REPLAY_COMES_WITHIN = 250;
+// An event does not state that it is a replay. One that arrives this soon after a reconnection, in milliseconds, counts
+// as replayed.
+const REPLAY_WITHIN = 250;
 
 export function openStreams() {
   return [...streams.values()].map(stream => stream.names());
 }
 
-export function happened(lane, name, dye, kind, event) {
-  happenings.dispatchEvent(new CustomEvent('mark', { detail: { lane, name, dye, kind, event } }));
+export function markTimeline(lane, name, dye, kind, event) {
+  timelineEvents.dispatchEvent(new CustomEvent('mark', { detail: { lane, name, dye, kind, event } }));
 }
 
 export function join(url, { withCredentials, raw, source }, member) {
   let stream = streams.get(url.href);
   if (!stream) {
-    if (streams.size >= LIMIT) evictTheOldestFor(member);
-    stream = new Stream(url, { withCredentials, raw, make: source });
+    if (streams.size >= LIMIT) evictOldest(member);
+    stream = new Stream(url, { withCredentials, raw, create: source });
     streams.set(url.href, stream);
   } else if (raw) {
     stream.read(true);
@@ -44,19 +45,19 @@ export function join(url, { withCredentials, raw, source }, member) {
 }
 
 class Stream {
-  #members = new Map();                         // each with what takes its listeners away
+  #members = new Map();                         // each with the AbortController of its listeners
   #source;
-  #resumes;                                     // whether what comes next may have been there before
-  #lastId;                                      // what a source that is made anew resumes from
+  #resumes;                                     // whether the next events may be replayed
+  #lastId;                                      // the id that a new source resumes from
   #lane;
   #openedAt = -Infinity;
 
-  constructor(url, { withCredentials, raw, make }) {
-    Object.assign(this, { url: url.href, withCredentials, raw, make });
+  constructor(url, { withCredentials, raw, create }) {
+    Object.assign(this, { url: url.href, withCredentials, raw, create });
     this.#lane = laneOf(url);
     this.#resumes = url.searchParams.has('last_event_id') || url.searchParams.has('since');
     this.#lastId = url.searchParams.get('last_event_id') ?? '';
-    // Resolved once a cut loses nothing: when there is an id to resume from.
+    // Resolved when there is an id to resume from: from then on a lost connection loses no event.
     this.begun = new Promise(begin => { this.begin = begin; });
     this.#open();
   }
@@ -81,8 +82,8 @@ class Stream {
     changed();
   }
 
-  // By EventSource, or by fetch so that the bytes can be seen. A source cannot change over: another one is made,
-  // which resumes a channel after the last event, and starts anything else again.
+  // Switches between EventSource and RawSource. The new source resumes a channel after the last event, and starts any
+  // other stream again.
   read(raw) {
     if (raw === this.raw) return;
     this.raw = raw;
@@ -107,11 +108,12 @@ class Stream {
     const options = { withCredentials: this.withCredentials };
     const url = new URL(this.url);
     if (this.#lastId && url.pathname.startsWith('/channels')) url.searchParams.set('last_event_id', this.#lastId);
-    const made = !this.raw && this.make?.();
-    const source = this.#source = made || new Source(url.href, options);
-    // No message: the id to resume from until one has come. What was made by others has its own way to resume.
-    if (!made) source.addEventListener('cursor', event => this.#at(event.lastEventId));
-    // Before the members': one that hears of the end may connect again at once.
+    const own = !this.raw && this.create?.();
+    const source = this.#source = own || new Source(url.href, options);
+    // The event `cursor` is no message: its id is the one to resume from until an event arrives. A source that the panel
+    // created resumes by itself.
+    if (!own) source.addEventListener('cursor', event => this.#at(event.lastEventId));
+    // Added before the members' listeners: a member may connect again as soon as it is notified of the end.
     source.addEventListener('open', () => {
       this.#openedAt = this.#resumes ? performance.now() : -Infinity;
       this.#mark('open');
@@ -149,8 +151,8 @@ class Stream {
   }
 
   #received(member, event) {
-    const replayed = event.lastEventId !== '' && performance.now() - this.#openedAt < REPLAY_COMES_WITHIN;
-    // Several members may hear it, and one that listens to more names may alone: it is one mark in any case.
+    const replayed = event.lastEventId !== '' && performance.now() - this.#openedAt < REPLAY_WITHIN;
+    // Several members may receive the same event. It is one mark in the timeline.
     if (event !== this.lastEvent) {
       this.#mark(event.type === 'gap' ? 'gap' : replayed ? 'replayed' : 'event', event);
       this.#at(event.lastEventId);
@@ -161,18 +163,18 @@ class Stream {
 
   #mark(kind, event) {
     const [first] = this.#members.keys();
-    if (first) happened(this.#lane, this.names(), first.dye, kind, event);
+    if (first) markTimeline(this.#lane, this.names(), first.dye, kind, event);
   }
 }
 
-// A stream that was closed and is resumed by its URL goes on in the same lane.
+// Returns the lane of a URL. A stream that is resumed by its URL continues in the same lane.
 function laneOf(url) {
   const lane = new URL(url);
   for (const name of ['last_event_id', 'tab']) lane.searchParams.delete(name);
   return lane.href;
 }
 
-function evictTheOldestFor(member) {
+function evictOldest(member) {
   const [oldest] = streams.values();
   oldest.evict(['evicted', { name: member.name, limit: LIMIT }]);
 }

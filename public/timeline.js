@@ -1,29 +1,29 @@
-// The timeline: a thread for each open stream, a knot for each event, the last minute of it. What has happened is
-// told to it by streams.js; it knows no stream itself. Beside the picture stands the same as a list.
+// The timeline of the last minute: a line for each open stream and a dot for each event. It draws the `mark` events of
+// streams.js and has no access to the streams. The same marks are shown as a list.
 
-import { happenings } from './streams.js';
+import { timelineEvents } from './streams.js';
 import { append, clip } from './log.js';
-import { clock, said, t } from './words.js';
+import { clock, textSpan, t } from './words.js';
 
 const SPAN = 60_000;                // milliseconds from one edge to the other
-const TOGETHER = 200;               // knots closer than this are one, and thicker
+const TOGETHER = 200;               // milliseconds; dots closer than this become one larger dot
 const SVG = 'http://www.w3.org/2000/svg';
 
-const still = matchMedia('(prefers-reduced-motion: reduce)');
-const loom = document.getElementById('loom');
+const reducedMotion = matchMedia('(prefers-reduced-motion: reduce)');
+const section = document.getElementById('timeline');
 const place = document.getElementById('lanes');
-const list = document.getElementById('loom-list');
+const list = document.getElementById('timeline-list');
 const lanes = new Map();
 
-let perMillisecond = 0;             // pixels; 0 until it has been measured
+let perMillisecond = 0;             // pixels; 0 until measured
 let timer;
 
 export function timeline() {
-  happenings.addEventListener('mark', ({ detail }) => {
+  timelineEvents.addEventListener('mark', ({ detail }) => {
     if (!lanes.has(detail.lane)) lanes.set(detail.lane, new Lane(detail));
     lanes.get(detail.lane).mark(detail);
     append(list, row(detail));
-    loom.dataset.empty = 'no';
+    section.dataset.empty = 'no';
     move();
   });
   new ResizeObserver(() => {
@@ -31,14 +31,14 @@ export function timeline() {
     move();
   }).observe(place);
   document.addEventListener('visibilitychange', move);
-  const toggle = document.getElementById('loom-toggle');
+  const toggle = document.getElementById('timeline-toggle');
   toggle.addEventListener('click', () => {
     list.hidden = !list.hidden;
     toggle.setAttribute('aria-expanded', !list.hidden);
   });
 }
 
-// Only as often as anything moves by a pixel, and once a second for who does not want it to move.
+// Redraws once for each pixel that the lines move, or once a second if the user prefers reduced motion.
 function move() {
   clearTimeout(timer);
   if (document.hidden || lanes.size === 0) return;
@@ -51,15 +51,15 @@ function move() {
       lanes.delete(name);
     }
   }
-  if (lanes.size === 0) loom.dataset.empty = '';
-  timer = setTimeout(move, still.matches ? 1000 : Math.max(50, 1 / (perMillisecond || 1)));
+  if (lanes.size === 0) section.dataset.empty = '';
+  timer = setTimeout(move, reducedMotion.matches ? 1000 : Math.max(50, 1 / (perMillisecond || 1)));
 }
 
 class Lane {
   #moving = element('g');
-  #thread = null;                   // the piece that is being spun
-  #knot = null;
-  #pieces = [];                     // each { node, from, to }, times; knots have from = to
+  #line = null;                     // the line that is growing
+  #dot = null;                      // the last dot
+  #pieces = [];                     // each { node, from, to }, in milliseconds; dots have from = to
   #scale = 0;
 
   constructor({ dye }) {
@@ -77,54 +77,54 @@ class Lane {
   mark({ kind, name, event }) {
     const now = performance.now();
     if (name) this.label.textContent = name;
-    if (kind === 'open') this.#spin('open', now);
-    else if (kind === 'lost') this.#spin('lost', now);
-    else if (kind === 'closed') this.#cutOff(now);
-    else if (!this.#thread) this.#spin('open', now);      // the page has joined a stream that was open already
+    if (kind === 'open') this.#startLine('open', now);
+    else if (kind === 'lost') this.#startLine('lost', now);
+    else if (kind === 'closed') this.#endLine(now);
+    else if (!this.#line) this.#startLine('open', now);      // the stream was open before this mark
     if (kind === 'open' || kind === 'lost') return;
-    const last = this.#knot;
+    const last = this.#dot;
     if (last?.kind === kind && now - last.from < TOGETHER) {
       last.count += 1;
       last.node.setAttribute('r', Math.min(7, 4 + last.count / 4));
       return;
     }
-    this.#knot = { node: knot(kind), kind, from: now, to: now, count: 1 };
+    this.#dot = { node: shape(kind), kind, from: now, to: now, count: 1 };
     const title = element('title');
     title.textContent = [clock(), t(`mark.${kind}`), event?.type, clip(String(event?.data ?? '')).slice(0, 80)]
       .filter(Boolean).join(' · ');
-    this.#knot.node.append(title);
-    this.#add(this.#knot);
+    this.#dot.node.append(title);
+    this.#add(this.#dot);
   }
 
-  // Moves everything, and says whether there is still anything to see.
+  // Moves the pieces and returns whether any is still visible.
   move(now) {
-    if (this.#thread) this.#thread.to = now;
+    if (this.#line) this.#line.to = now;
     while (this.#pieces.length > 0 && this.#pieces[0].to < now - SPAN) this.#pieces.shift().node.remove();
-    if (this.#thread && !this.#pieces.includes(this.#thread)) this.#pieces.unshift(this.#thread);
+    if (this.#line && !this.#pieces.includes(this.#line)) this.#pieces.unshift(this.#line);
     if (this.#scale !== perMillisecond) {
       this.#scale = perMillisecond;
       this.#pieces.forEach(piece => this.#draw(piece));
-    } else if (this.#thread) {
-      this.#draw(this.#thread);
+    } else if (this.#line) {
+      this.#draw(this.#line);
     }
     const width = SPAN * perMillisecond;
     this.#moving.setAttribute('transform', `translate(${(width - 8 - now * perMillisecond).toFixed(1)} 0)`);
     return this.#pieces.length > 0;
   }
 
-  #spin(kind, now) {
-    this.#cutOff(now);
+  #startLine(kind, now) {
+    this.#endLine(now);
     const node = element('line');
     node.setAttribute('class', kind);
-    this.#thread = { node, from: now, to: now };
-    this.#add(this.#thread);
+    this.#line = { node, from: now, to: now };
+    this.#add(this.#line);
   }
 
-  #cutOff(now) {
-    if (!this.#thread) return;
-    this.#thread.to = now;
-    this.#draw(this.#thread);
-    this.#thread = null;
+  #endLine(now) {
+    if (!this.#line) return;
+    this.#line.to = now;
+    this.#draw(this.#line);
+    this.#line = null;
   }
 
   #add(piece) {
@@ -149,8 +149,8 @@ class Lane {
   }
 }
 
-// A knot, a ring for what came again, a cross for what is lost, an end.
-function knot(kind) {
+// A dot for an event (a ring if replayed), a cross for a gap, a bar for the end of a stream, a triangle for a message sent.
+function shape(kind) {
   const shapes = { gap: 'M-6-6L6 6M-6 6L6-6', closed: 'M0-7V7', sent: 'M-4 4L0-5L4 4Z' };
   const node = element(shapes[kind] ? 'path' : 'circle');
   if (shapes[kind]) node.setAttribute('d', shapes[kind]);
@@ -169,7 +169,7 @@ function row({ name, kind, event }) {
     li.dataset.kind = kind;
     const time = document.createElement('span');
     time.textContent = clock(at);
-    li.append(time, ` ${name} `, said(`mark.${kind}`), data);
+    li.append(time, ` ${name} `, textSpan(`mark.${kind}`), data);
     return li;
   };
 }

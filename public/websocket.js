@@ -1,8 +1,8 @@
-// Recipe H's other half: the same page, by WebSocket.
+// The WebSocket half of panel H.
 
 import { Panel } from './panel.js';
 import { address } from './server.js';
-import { happened } from './streams.js';
+import { markTimeline } from './streams.js';
 
 export class WebSocketPanel extends Panel {
   #socket = null;
@@ -65,7 +65,7 @@ export class WebSocketPanel extends Panel {
     this.#mark('sent');
   }
 
-  #mark(kind, event) { happened('/ws', this.name, 'walnut', kind, event); }
+  #mark(kind, event) { markTimeline('/ws', this.name, 'walnut', kind, event); }
 }
 
 function described(data) {

@@ -1,54 +1,57 @@
-// A page in two languages. What stands in the HTML is English, and each such element has a key (data-t, or
-// data-t-label and data-t-placeholder for attributes); what scripts say is in en.js; zh.js has both in Chinese. Another page has words of its own: its root says
-// what their files' names begin with (data-words).
-// What was said can be said again in the other language: it keeps its key and its values.
+// The texts of a page in two languages. The HTML holds the English texts, and each such element has a key: `data-t`, or
+// `data-t-label` and `data-t-placeholder` for attributes. en.js holds the English texts that scripts insert, and zh.js
+// all texts in Chinese. `data-words` on the root element is the prefix of these two file names.
+//
+// A text that a script has inserted keeps its key and values, so that it can be translated later.
 
-import { remember } from './settings.js';
+import { saveSetting } from './settings.js';
 
 const root = document.documentElement;
-const of = root.dataset.words ?? '';
-const { default: en } = await import(`./${of}en.js`);
+const prefix = root.dataset.words ?? '';
+const { default: en } = await import(`./${prefix}en.js`);
 const dictionaries = { en };
-const english = new Map();            // what stood in the HTML, by key
+const english = new Map();            // the texts of the HTML, by key
 
-let words = en;
+let texts = en;
 let numbers, seconds, times;
 
-export const spoken = new EventTarget();        // dispatches `change`
+export const languageChanges = new EventTarget();        // dispatches `change`
 
 export const number = value => numbers.format(value);
 export const duration = milliseconds => seconds.format(milliseconds / 1000);
 export const clock = (date = new Date()) => times.format(date);
 
+// Returns the text of a key, with its values inserted.
 export function t(key, values = {}) {
-  const text = words[key];
-  if (text === undefined) console.error(`no word for ${key}`);
+  const text = texts[key];
+  if (text === undefined) console.error(`no text for ${key}`);
   return String(text).replace(/\{(\w+)\}/g, (_, name) => shown(values[name]));
 }
 
 const shown = value => typeof value === 'number' ? number(value) : value;
 
-export function say(element, key, values) {
+// Sets an element's text. Without a key, the element becomes empty.
+export function setText(element, key, values) {
   if (!key) {
-    delete element.dataset.say;
+    delete element.dataset.key;
     element.textContent = '';
     return element;
   }
-  element.dataset.say = key;
-  if (values) element.dataset.with = JSON.stringify(values);
-  else delete element.dataset.with;
+  element.dataset.key = key;
+  if (values) element.dataset.values = JSON.stringify(values);
+  else delete element.dataset.values;
   element.textContent = t(key, values);
   return element;
 }
 
-export const said = (key, values) => say(document.createElement('span'), key, values);
+export const said = (key, values) => setText(document.createElement('span'), key, values);
 
-export async function speak(lang) {
+export async function setLanguage(lang) {
   const name = lang === 'en' ? 'en' : 'zh';
-  if (!dictionaries[name]) dictionaries.zh = (await import(`./${of}zh.js`)).default;
-  words = dictionaries[name];
+  if (!dictionaries[name]) dictionaries.zh = (await import(`./${prefix}zh.js`)).default;
+  texts = dictionaries[name];
   root.lang = lang;
-  remember('lang', lang);
+  saveSetting('lang', lang);
   numbers = new Intl.NumberFormat(lang);
   seconds = new Intl.NumberFormat(lang, {
     style: 'unit', unit: 'second', unitDisplay: 'narrow', minimumFractionDigits: 1, maximumFractionDigits: 1,
@@ -56,32 +59,32 @@ export async function speak(lang) {
   times = new Intl.DateTimeFormat(lang, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 
   document.title = t('title');
-  for (const element of everywhere('[data-t]')) translate(element.dataset.t, text => { element.innerHTML = text; },
+  for (const element of selectAll('[data-t]')) translate(element.dataset.t, text => { element.innerHTML = text; },
     () => element.innerHTML);
   for (const attribute of ['label', 'placeholder']) {
     const real = attribute === 'label' ? 'aria-label' : attribute;
-    for (const element of everywhere(`[data-t-${attribute}]`)) {
+    for (const element of selectAll(`[data-t-${attribute}]`)) {
       translate(element.getAttribute(`data-t-${attribute}`), text => element.setAttribute(real, text),
         () => element.getAttribute(real));
     }
   }
-  for (const element of everywhere('[data-say]')) {
-    element.textContent = t(element.dataset.say, JSON.parse(element.dataset.with ?? '{}'));
+  for (const element of selectAll('[data-key]')) {
+    element.textContent = t(element.dataset.key, JSON.parse(element.dataset.values ?? '{}'));
   }
   delete root.dataset.wait;
-  spoken.dispatchEvent(new Event('change'));
+  languageChanges.dispatchEvent(new Event('change'));
 }
 
-// Templates hold words too, for panels that are still to be made.
-function everywhere(selector) {
+// Finds elements in the document and in its templates.
+function selectAll(selector) {
   const within = [document, ...[...document.querySelectorAll('template')].map(template => template.content)];
   return within.flatMap(part => [...part.querySelectorAll(selector)]);
 }
 
-// The HTML is the English dictionary: it is read off before it is first replaced.
+// Replaces a text of the HTML. The first call for a key stores the English text.
 function translate(key, write, read) {
   if (!english.has(key)) english.set(key, read());
-  const text = words === en ? english.get(key) : words[key];
-  if (text === undefined) console.error(`no word for ${key}`);
+  const text = texts === en ? english.get(key) : texts[key];
+  if (text === undefined) console.error(`no text for ${key}`);
   else write(text);
 }

@@ -1,5 +1,5 @@
-//! What the live view is made of: the status, the change of delivery while clients listen, and
-//! the local clients, which are a process of their own.
+//! The server's side of the live view: the status, changes of the delivery mode, and the load clients, which
+//! run in a separate process.
 
 mod common;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use threadcast::lab::procfs;
 use threadcast::{Config, Delivery, Event, Histories, History, Limits, Registry};
 
-/// Much, so that what is not read fills a socket.
+/// Bytes of an event: enough that unread events fill a socket buffer.
 const EVENT: usize = 1_000;
 const TURNS: usize = 60;
 const EVENTS_A_TURN: usize = 40;
@@ -50,16 +50,16 @@ fn numbers(mut client: TestClient) -> Vec<usize> {
     numbers
 }
 
-/// Some read at once, some not before all is over, some come late: all the while events are
-/// published and the delivery is changed under them.
+/// Some clients read at once, some only at the end, and some connect late, while events are published and the
+/// delivery mode changes.
 #[test]
-fn changing_the_delivery_loses_and_repeats_nothing() {
+fn changing_the_delivery_mode_loses_and_repeats_nothing() {
     for begins_with in [Delivery::Direct, Delivery::Wake] {
-        let much = History { events: EVENTS, bytes: 64 << 20, ..History::default() };
+        let large = History { events: EVENTS, bytes: 64 << 20, ..History::default() };
         let server = TestServer::with(Config {
             lab: true,
             delivery: begins_with,
-            history: Histories::default().with("*", much),
+            history: Histories::default().with("*", large),
             limits: Limits { write_deadline: 6 * PATIENCE, ..Limits::default() },
             ..Config::default()
         });
@@ -99,13 +99,15 @@ fn changing_the_delivery_loses_and_repeats_nothing() {
     }
 }
 
-/// Nothing is published, so that only a hang-up can tell of it.
+/// Nothing is published, so that only the disconnect itself can be noticed.
 #[test]
-fn who_leaves_after_a_change_of_the_delivery_is_seen_to_leave() {
+fn disconnects_are_noticed_after_a_change_of_the_delivery() {
     let limits = Limits { heartbeat: 10 * PATIENCE, ..Limits::default() };
     let server = TestServer::with(Config { lab: true, limits, ..Config::default() });
     let clients = |many: usize| {
-        wait_until(PATIENCE, "they are seen", || server.get("/status").json()["clients"] == many);
+        wait_until(PATIENCE, "the count is right", || {
+            server.get("/status").json()["clients"] == many
+        });
     };
     for changes in [&["wake"][..], &["direct"], &["wake", "direct"], &["direct", "wake"]] {
         let streams: Vec<_> = (0..5).map(|_| server.stream("/channels/x")).collect();
@@ -119,20 +121,20 @@ fn who_leaves_after_a_change_of_the_delivery_is_seen_to_leave() {
 }
 
 #[test]
-fn the_local_clients_are_another_process_and_end_with_the_server() {
+fn load_clients_are_a_process_that_ends_with_the_server() {
     let server = Process::with("--lab");
     let all = || procfs::tree(server.child.id()).expect("there is /proc");
     assert_eq!(all().len(), 1);
     assert_eq!(post(&server, "/lab/clients?count=200&rate=20")["opening"], 200);
     let open = |many: usize| {
-        wait_until(PATIENCE, "so many are open", || {
+        wait_until(PATIENCE, "that many are open", || {
             let status = status(&server);
             status["clients"] == many && status["lab"]["clients"] == many
         });
     };
     open(200);
     assert_eq!(all().len(), 2);
-    wait_until(PATIENCE, "events come to them", || {
+    wait_until(PATIENCE, "they receive events", || {
         let status = status(&server);
         status["events_out"].as_u64() > Some(2_000) && status["lab"]["late_ms"]["half"].is_f64()
     });
@@ -141,35 +143,35 @@ fn the_local_clients_are_another_process_and_end_with_the_server() {
     open(50);
     post(&server, "/lab/clients?count=120");
     open(120);
-    // Cut off, they are opened anew when they are asked for.
+    // After they are cut, the next request opens them again.
     post(&server, "/lab/drop?for=1ms");
-    wait_until(PATIENCE, "they are cut off", || status(&server)["clients"] == 0);
+    wait_until(PATIENCE, "they are cut", || status(&server)["clients"] == 0);
     post(&server, "/lab/clients?count=60");
     open(60);
     post(&server, "/lab/clients?count=0");
     wait_until(PATIENCE, "the process has ended", || all().len() == 1);
-    wait_until(PATIENCE, "their hang-ups are seen", || status(&server)["clients"] == 0);
+    wait_until(PATIENCE, "their disconnects are noticed", || status(&server)["clients"] == 0);
 
     post(&server, "/lab/clients?count=5");
     wait_until(PATIENCE, "the process is there", || all().len() == 2);
     let of_the_clients = all()[1];
-    drop(server); // by SIGKILL: it cannot tell anybody
-    wait_until(PATIENCE, "nothing is left behind", || procfs::usage(&[of_the_clients]).is_err());
+    drop(server); // by SIGKILL: it cannot notify the process
+    wait_until(PATIENCE, "the process has ended", || procfs::usage(&[of_the_clients]).is_err());
 }
 
 #[test]
-fn told_to_stop_the_server_leaves_no_clients_behind() {
+fn a_stopped_server_leaves_no_load_clients() {
     let mut server = Process::with("--lab --drain 2s");
     post(&server, "/lab/clients?count=20");
     wait_until(PATIENCE, "they are open", || status(&server)["clients"] == 20);
     let of_the_clients = procfs::tree(server.child.id()).expect("there is /proc")[1];
     server.signal("TERM");
     assert!(server.child.wait().expect("it ends").success());
-    wait_until(PATIENCE, "nothing is left behind", || procfs::usage(&[of_the_clients]).is_err());
+    wait_until(PATIENCE, "the process has ended", || procfs::usage(&[of_the_clients]).is_err());
 }
 
 #[test]
-fn asked_for_more_clients_than_may_be_it_says_so_and_opens_as_many_as_may_be() {
+fn too_many_load_clients_are_limited_and_reported() {
     let server = Process::with("--lab --max-clients 30");
     let _two = [server.stream("/channels/x"), server.stream("/channels/x")];
     let answer = post(&server, "/lab/clients?count=1000");
@@ -177,15 +179,17 @@ fn asked_for_more_clients_than_may_be_it_says_so_and_opens_as_many_as_may_be() {
         (&answer["asked"], &answer["opening"], &answer["most"]),
         (&1000.into(), &28.into(), &28.into())
     );
-    wait_until(PATIENCE, "as many as may be are open", || status(&server)["lab"]["clients"] == 28);
+    wait_until(PATIENCE, "as many as admitted are open", || {
+        status(&server)["lab"]["clients"] == 28
+    });
     let status = status(&server);
     assert_eq!((&status["clients"], &status["rejections"]), (&30.into(), &0.into()));
     assert_eq!((&status["lab"]["asked"], &status["lab"]["most"]), (&1000.into(), &28.into()));
 }
 
-/// In both deliveries it is its own thread that waits for it, and is seen to.
+/// In both delivery modes the client's own thread waits for it, and the status shows this.
 #[test]
-fn a_client_that_stops_reading_is_waited_for_by_its_own_thread_and_given_up() {
+fn a_stuck_client_blocks_its_own_thread_until_the_deadline() {
     let server = Process::with("--lab --write-deadline 2s");
     for (turn, to) in ["direct", "wake"].into_iter().enumerate() {
         post(&server, &format!("/lab/delivery?to={to}"));
@@ -197,12 +201,12 @@ fn a_client_that_stops_reading_is_waited_for_by_its_own_thread_and_given_up() {
         };
         wait_until(PATIENCE, "a thread waits for room", || {
             let status = status(&server);
-            // A kernel that does not tell what is waited for cannot be asked.
+            // Some kernels do not report what a thread waits for.
             let all = status["thread_groups"].as_array().expect("a list");
             all.iter().any(waits_for_room) || all.iter().all(|group| group["waits_for"] == "")
         });
         assert_eq!(status(&server)["lab"]["stuck"], 1);
-        wait_until(PATIENCE, "it is given up", || {
+        wait_until(PATIENCE, "it is disconnected", || {
             let lab = &status(&server)["lab"];
             lab["given_up"] == turn + 1 && lab["stuck"] == 0
         });
@@ -225,27 +229,27 @@ fn the_status_has_every_thread_in_a_group() {
     assert!(Process::with("").get("/status").json().get("lab").is_none());
 }
 
-/// What a look takes is known; so it is known too that none was taken.
+/// `status_cpu_ms` shows whether a status was collected.
 #[test]
-fn nobody_looks_while_nobody_listens_to_the_status() {
+fn status_is_not_collected_without_subscribers() {
     let server = TestServer::start();
     let _threads: Vec<_> = (0..200).map(|_| server.stream("/channels/x")).collect();
-    let looking = || server.get("/status").json()["status_cpu_ms"].as_f64().expect("a number");
+    let status_cpu = || server.get("/status").json()["status_cpu_ms"].as_f64().expect("a number");
     let mut clock = server.stream("/stream");
     let mut ticks = |count: usize| (0..count).for_each(|_| drop(clock.chunk()));
-    let (first, second) = (looking(), looking());
+    let (first, second) = (status_cpu(), status_cpu());
     let one = second - first;
     ticks(8);
-    let third = looking();
+    let third = status_cpu();
     assert!(third - second < 4.0 * one, "{first} {second} {third}");
     let _listener = server.stream("/status/stream");
-    wait_until(PATIENCE, "with a listener there are looks", || looking() - third > 4.0 * one);
+    wait_until(PATIENCE, "with a subscriber it is collected", || status_cpu() - third > 4.0 * one);
     ticks(1);
     assert!(one > 0.0);
 }
 
 #[test]
-fn a_status_comes_each_second_and_once_more_when_the_clients_are_all_there() {
+fn status_is_sent_every_second_and_when_all_clients_are_open() {
     let server = Process::with("--lab");
     let mut stream = server.stream("/status/stream");
     let mut next = || -> Value {
@@ -260,6 +264,6 @@ fn a_status_comes_each_second_and_once_more_when_the_clients_are_all_there() {
         (0..3).map(|_| next()["uptime_ms"].as_f64().expect("milliseconds")).collect();
     assert!(times.windows(2).all(|two| two[0] < two[1]), "{times:?}");
     post(&server, "/lab/clients?count=10");
-    let all_there = (0..20).map(|_| next()).find(|status| status["lab"]["settled"] == true);
-    assert_eq!(all_there.expect("it is said")["lab"]["clients"], 10);
+    let settled = (0..20).map(|_| next()).find(|status| status["lab"]["settled"] == true);
+    assert_eq!(settled.expect("a settled status")["lab"]["clients"], 10);
 }

@@ -366,8 +366,8 @@ const LIVE: [&str; 8] = [
     "live-en.js",
     "live-zh.js",
     "charts.js",
-    "waiting.js",
-    "acts.js",
+    "threads.js",
+    "controls.js",
 ];
 
 /// Everything that the browser loads for a page, in both languages, as sent.

@@ -1,5 +1,4 @@
-//! `make screenshots`: pictures of the page, to be looked at. Two of them are
-//! the README's.
+//! Screenshots of the pages, for people to look at: `make screenshots`. The README shows two of them.
 
 mod browser;
 mod common;
@@ -11,14 +10,14 @@ use browser::Page;
 use common::TestServer;
 use threadcast::Config;
 
-/// Where they are looked at, and where the README's is.
+/// The folder of the screenshots, and the two files for the README.
 const SCREENSHOTS: &str = "target/screenshots";
 const README: &str = "docs/page.png";
 const LIVE: &str = "docs/live.png";
 
 #[test]
-#[ignore = "they are for people to look at; see `make screenshots`"]
-fn the_page_has_its_picture_taken() {
+#[ignore = "writes screenshots; run `make screenshots`"]
+fn demo_page_screenshots() {
     let server =
         TestServer::with(Config { public: Some("public".into()), lab: true, ..Config::default() });
     let Some(page) = Page::open(&format!("http://{}/", server.addr)) else { return };
@@ -28,7 +27,7 @@ fn the_page_has_its_picture_taken() {
         fs::write(path, page.picture()).expect("the target directory is ours");
     };
     page.resize(1440, 900);
-    happenings(&page);
+    fill_timeline(&page);
     for (name, theme, lang) in
         [("light", "light", "en"), ("dark", "dark", "en"), ("chinese", "light", "zh-Hans")]
     {
@@ -78,8 +77,8 @@ fn the_page_has_its_picture_taken() {
 }
 
 #[test]
-#[ignore = "they are for people to look at; see `make screenshots`"]
-fn the_live_view_has_its_picture_taken() {
+#[ignore = "writes screenshots; run `make screenshots`"]
+fn live_view_screenshots() {
     let server = TestServer::with(Config {
         public: Some("public".into()),
         lab: true,
@@ -118,7 +117,7 @@ fn the_live_view_has_its_picture_taken() {
     show(&page, "document.getElementById('acts')");
     fs::write(LIVE, page.picture()).expect("the project is ours");
     let parts = [("top", "document.body"), ("threads", "document.getElementById('threads')")];
-    for (size, dresses) in [
+    for (size, themes) in [
         (
             (1440, 1000),
             &[("light", "light", "en"), ("dark", "dark", "en"), ("zh", "light", "zh-Hans")],
@@ -133,7 +132,7 @@ fn the_live_view_has_its_picture_taken() {
         ),
     ] {
         page.resize(size.0, size.1);
-        for (name, theme, lang) in dresses {
+        for (name, theme, lang) in themes {
             page.set("theme", theme);
             page.set("lang", lang);
             for (part, place) in
@@ -146,17 +145,17 @@ fn the_live_view_has_its_picture_taken() {
     }
 }
 
-/// Enough has come for the timeline to show every sign it has.
-fn happenings(page: &Page) {
+/// Fills the timeline until it shows every kind of mark.
+fn fill_timeline(page: &Page) {
     drawer(page, true);
     page.click("break", "connect");
     page.click("b", "connect");
     page.click("g", "connect");
-    page.wait_until("Number(part('break', 'ledger-came').textContent) >= 3");
+    page.wait_until("Number(part('break', 'ledger-received').textContent) >= 3");
     page.click("break", "retry-set");
     page.click("break", "gap");
-    page.wait_until("part('break', 'ledger-told').textContent !== '0' && state('break') === '1'");
-    page.wait_until("Number(part('break', 'ledger-came').textContent) >= 6");
+    page.wait_until("part('break', 'ledger-lost').textContent !== '0' && state('break') === '1'");
+    page.wait_until("Number(part('break', 'ledger-received').textContent) >= 6");
     page.click("break", "drop");
     page.wait_until("part('break', 'ledger-replayed').textContent !== '0'");
     page.wait_until("state('g') === '2'");
@@ -178,7 +177,7 @@ fn drawer(page: &Page, open: bool) {
     ));
 }
 
-/// Scrolls there, and waits until it is painted.
+/// Scrolls to an element and waits until it is painted.
 fn show(page: &Page, place: &str) {
     page.eval(&format!(
         "new Promise(painted => {{

@@ -1,4 +1,4 @@
-//! The browser itself: found, started with a profile of its own, and shared.
+//! Finds Chromium, starts it with its own profile, and shares it between tests.
 
 use std::env;
 use std::ffi::OsStr;
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use headless_chrome::{Browser, LaunchOptions};
 
-use super::{LOOK_EVERY, PATIENCE};
+use super::{PATIENCE, POLL_EVERY};
 use crate::common::say;
 
-/// A browser with a profile of its own, both gone when it is dropped.
+/// A browser with its own profile. Dropping it ends the browser and deletes the profile.
 pub(super) struct Chromium {
     driver: Option<Browser>,
     profile: PathBuf,
@@ -30,12 +30,12 @@ impl Chromium {
         let quiet = ["--disable-quic", "--disable-component-update", "--no-proxy-server"];
         let options = LaunchOptions {
             path: Some(path),
-            // Chromium's sandbox refuses to be root's.
+            // Chromium's sandbox does not start as root.
             sandbox: fs::metadata("/proc/self").expect("this is Linux").uid() != 0,
-            // A test that looks at nothing for a while keeps its browser.
+            // Long enough that the browser survives a test that does not use it for a while.
             idle_browser_timeout: PATIENCE * 2,
             user_data_dir: Some(profile.clone()),
-            // Besides headless_chrome's own, which switch background traffic off.
+            // In addition to headless_chrome's own arguments, which disable background traffic.
             args: quiet.iter().map(OsStr::new).collect(),
             ..LaunchOptions::default()
         };
@@ -51,18 +51,20 @@ impl Chromium {
 impl Drop for Chromium {
     fn drop(&mut self) {
         self.driver = None;
-        // Its helpers outlive it by a moment, and still write.
+        // Its child processes end a moment later, and write files until then.
         let deadline = Instant::now() + Duration::from_secs(5);
         while self.profile.exists() && Instant::now() < deadline {
             if fs::remove_dir_all(&self.profile).is_err() {
-                thread::sleep(LOOK_EVERY);
+                thread::sleep(POLL_EVERY);
             }
         }
     }
 }
 
-/// The browser that the tests of a file share, each with a tab of its own. It
-/// ends with the last test that holds it: a static's end would never come.
+/// Returns the browser that the tests of a program share, each with its own tab.
+///
+/// The browser ends with the last test that uses it. Statics are never dropped, so only a weak reference is
+/// kept.
 pub(super) fn browser() -> Option<Arc<Chromium>> {
     static SHARED: Mutex<Weak<Chromium>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,7 +76,7 @@ pub(super) fn browser() -> Option<Arc<Chromium>> {
     Some(browser)
 }
 
-/// One that nobody shares; `None`, said aloud, where there is no Chromium.
+/// Starts a browser that is not shared. Returns `None`, with a message, if Chromium is not installed.
 pub(super) fn another() -> Option<Arc<Chromium>> {
     let Some(path) = executable() else {
         let skipped = "SKIPPED: no Chromium; install it with `apt-get install chromium`";

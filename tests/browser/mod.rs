@@ -1,6 +1,6 @@
-//! A real Chromium, driven synchronously, and the demo page in it.
+//! Drives the demo page in a real Chromium, synchronously.
 
-#![allow(dead_code, unreachable_pub)] // each test file uses its own part of this
+#![allow(dead_code, unreachable_pub)] // each test program uses a part of this
 
 mod chromium;
 
@@ -22,13 +22,13 @@ use serde_json::Value;
 use self::chromium::{Chromium, browser};
 use crate::common::say;
 
-/// Long enough for a busy machine; no test waits for it unless it fails.
+/// The longest wait for a condition: only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two looks at the page. A wait is for a condition, never for a time.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The time between two polls of a condition.
+const POLL_EVERY: Duration = Duration::from_millis(20);
 
-/// Runs before any script of the page, and keeps what went wrong in it.
+/// Collects errors. It runs before any script of the page.
 const WATCH: &str = "
     window.wrongs = [];
     const wrong = (kind, text) => window.wrongs.push(`${kind}: ${text}`);
@@ -39,8 +39,8 @@ const WATCH: &str = "
     for (const level of ['error', 'warn'])
         console[level] = (...words) => wrong(`console.${level}`, words.join(' '));";
 
-/// What the tests' own scripts look at a panel with.
-const LOOK: &str = "
+/// Helper functions in the page that read a panel.
+const HELPERS: &str = "
     window.part = (panel, role) =>
         document.querySelector(`#panel-${panel} [data-role=\"${role}\"]`);
     window.state = panel => part(panel, 'state').dataset.state;
@@ -51,17 +51,17 @@ const LOOK: &str = "
     window.events = panel => rows(panel).filter(row => row.kind === 'event');
     window.budget = () => document.getElementById('budget').dataset.open;";
 
-/// When the demo page is.
+/// True when the demo page is ready.
 const READY: &str = "'ready' in document.documentElement.dataset && part('a', 'state')";
 
-/// The demo page, open in a tab of its own.
+/// A page in its own tab.
 pub struct Page {
     tab: Arc<Tab>,
     log: Arc<Mutex<Log>>,
     browser: Arc<Chromium>,
 }
 
-/// What the browser itself says of the page.
+/// What the browser reports about the page.
 #[derive(Default)]
 struct Log {
     requests: Vec<String>,
@@ -69,27 +69,27 @@ struct Log {
 }
 
 impl Page {
-    /// Opens the page of this origin; `None`, said aloud, without a browser.
+    /// Opens the demo page of an origin. Returns `None`, with a message, if no browser is installed.
     pub fn open(origin: &str) -> Option<Self> {
         Self::open_at(origin, READY)
     }
 
-    /// The same, in a browser of its own: tabs of one site share a process, and its memory is theirs.
+    /// Opens the demo page in a separate browser. Tabs of one site share a process and its memory.
     pub fn open_alone(origin: &str) -> Option<Self> {
         Some(Self::tab(chromium::another()?).opened(origin, READY))
     }
 
-    /// Opens any page, which is there when the expression is true.
+    /// Opens any page and waits until the expression is true.
     pub fn open_at(url: &str, ready: &str) -> Option<Self> {
         Some(Self::tab(browser()?).opened(url, ready))
     }
 
-    /// Another tab of the same browser, on a page of the same origin.
+    /// Opens another tab of the same browser.
     pub fn another(&self, url: &str) -> Self {
         Self::tab(Arc::clone(&self.browser)).opened(url, "document.readyState === 'complete'")
     }
 
-    /// Shows the page as on a screen of this size, in CSS pixels.
+    /// Sets the size of the screen, in CSS pixels.
     pub fn resize(&self, width: u32, height: u32) {
         let mobile = width < 600;
         let call = Emulation::SetDeviceMetricsOverride {
@@ -111,8 +111,9 @@ impl Page {
         self.tab.call_method(call).expect("Chromium takes any size");
     }
 
-    /// Nothing is wider than the screen, on any screen, in either language and size, but
-    /// for what may be scrolled by itself: `may_scroll` is the selector of that.
+    /// Asserts that nothing is wider than the screen, for several screens, both sizes and both languages.
+    ///
+    /// `may_scroll` is a selector of elements that scroll by themselves and are exempt.
     #[track_caller]
     pub fn assert_fits_every_screen(&self, may_scroll: &str) {
         let too_wide = format!(
@@ -134,22 +135,22 @@ impl Page {
         }
     }
 
-    /// axe-core, which is on the page, finds nothing that keeps anybody out.
+    /// Asserts that axe-core, which the page has loaded, finds no serious problem.
     #[track_caller]
-    pub fn assert_axe_finds_nothing(&self, dress: &str) {
-        // In the middle of a change of colours the contrast is nobody's.
+    pub fn assert_axe_finds_nothing(&self, theme: &str) {
+        // During a change of colours the contrast is not that of any theme.
         self.finish_animations();
         let found = self.eval(
             "axe.run().then(({ violations }) => violations
                 .filter(({ impact }) => ['serious', 'critical'].includes(impact))
                 .map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(node => node.html).join(' ')}`))",
         );
-        assert_eq!(found, Value::Array(Vec::new()), "{dress}");
+        assert_eq!(found, Value::Array(Vec::new()), "{theme}");
     }
 
-    /// Two files of words have the same ones, with the same gaps to fill, and all that the page asks for.
+    /// Asserts that both languages have the same keys and placeholders, and a text for each key of the page.
     #[track_caller]
-    pub fn assert_same_words(&self, english: &str, chinese: &str) {
+    pub fn assert_same_texts(&self, english: &str, chinese: &str) {
         let missing = self.eval(&format!(
             "Promise.all([{english:?}, {chinese:?}].map(file => import(file))).then(([en, zh]) => {{
                 const holds = text => [...text.matchAll(/\\{{(\\w+)\\}}/g)].map(match => match[1]).sort().join();
@@ -166,28 +167,31 @@ impl Page {
         assert_eq!(missing, Value::Array(Vec::new()));
     }
 
-    /// Changes one of the page's settings, as its reader does.
+    /// Changes one of the page's settings with a click.
     pub fn set(&self, setting: &str, value: &str) {
         self.eval(&format!(
             "document.querySelector('[data-setting={setting}] [value=\"{value}\"]').click()"
         ));
         let attribute = if setting == "lang" { "lang" } else { &format!("dataset.{setting}") };
         self.wait_until(&format!("document.documentElement.{attribute} === '{value}'"));
-        // The words of another language come a moment later.
+        // The texts of another language are loaded first.
         self.wait_until("!('wait' in document.documentElement.dataset)");
     }
 
-    /// What is on the screen, as PNG.
+    /// Takes a screenshot, as PNG.
     pub fn picture(&self) -> Vec<u8> {
         let png = Document::CaptureScreenshotFormatOption::Png;
-        self.tab.capture_screenshot(png, None, None, true).expect("there is a screen")
+        self.tab.capture_screenshot(png, None, None, true).expect("Chromium takes a screenshot")
     }
 
-    /// What the page holds once all that it has let go of is gone: bytes of
-    /// script, and nodes. Nodes go in several rounds.
+    /// Returns the page's memory after garbage collection: bytes of script, and nodes.
+    ///
+    /// Nodes need several collections.
     pub fn memory(&self) -> (f64, u32) {
         let rounds = (0..5).map(|_| {
-            self.tab.call_method(HeapProfiler::CollectGarbage(None)).expect("it can be asked to");
+            self.tab
+                .call_method(HeapProfiler::CollectGarbage(None))
+                .expect("Chromium collects garbage");
             let heap = self.tab.call_method(Runtime::GetHeapUsage(None)).expect("it is known");
             let nodes = self.tab.call_method(Memory::GetDOMCounters(None)).expect("they count");
             (heap.used_size, nodes.nodes)
@@ -237,9 +241,9 @@ impl Page {
             report_direct_socket_traffic: None,
             enable_durable_messages: None,
         })
-        .expect("Chromium tells its requests");
+        .expect("Chromium reports requests");
         tab.call_method(Document::AddScriptToEvaluateOnNewDocument {
-            source: format!("{WATCH}{LOOK}"),
+            source: format!("{WATCH}{HELPERS}"),
             world_name: None,
             include_command_line_api: None,
             run_immediately: None,
@@ -247,7 +251,7 @@ impl Page {
         .expect("a script before all others");
     }
 
-    /// What an expression comes to; a promise, to what it is resolved with.
+    /// Evaluates an expression in the page. If it is a promise, the result is its resolution.
     pub fn eval(&self, expression: &str) -> Value {
         self.try_eval(expression).unwrap_or_else(|error| panic!("{expression}\n{error}"))
     }
@@ -278,10 +282,9 @@ impl Page {
         }
     }
 
-    /// Looks at the page until the expression is true.
+    /// Polls until the expression is true.
     ///
-    /// An expression that throws is not true yet: while the page is loading,
-    /// what it speaks of may not be there.
+    /// An expression that throws counts as false: the elements may not exist while the page is loading.
     #[track_caller]
     pub fn wait_until(&self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -293,12 +296,11 @@ impl Page {
                 let page = page.unwrap_or_default();
                 panic!("never true: {expression}\nit is {last:?}, in\n{page}");
             }
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(POLL_EVERY);
         }
     }
 
-    /// Brings everything that moves to its end: a tab behind others is not drawn, and would
-    /// never get there by itself.
+    /// Finishes all animations. A tab in the background is not drawn, so its animations would never end.
     #[track_caller]
     pub fn finish_animations(&self) {
         self.wait_until(
@@ -307,7 +309,7 @@ impl Page {
         );
     }
 
-    /// A key, pressed for what has the focus.
+    /// Presses a key for the focused element.
     pub fn press(&self, key: &str) {
         self.tab.press_key(key).expect("a key that keyboards have");
     }
@@ -316,7 +318,7 @@ impl Page {
         self.tab.get_url()
     }
 
-    /// Presses what has this role in this panel.
+    /// Clicks the element with this role in a panel.
     #[track_caller]
     pub fn click(&self, panel: &str, role: &str) {
         self.eval(&format!("part('{panel}', '{role}').click()"));
@@ -328,22 +330,22 @@ impl Page {
         self.eval(&format!("part('{panel}', '{role}').value = {text}"));
     }
 
-    /// How often the browser has asked for this path since the page was opened.
+    /// Returns how often the browser has requested this path since the page was opened.
     pub fn requests(&self, path: &str) -> usize {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.requests.iter().filter(|url| url.ends_with(path)).count()
     }
 
-    /// All that went wrong so far, by the page's account and by the browser's.
+    /// Returns the errors so far, from the page and from the browser.
     pub fn wrongs(&self) -> Vec<String> {
-        let said = self.eval("window.wrongs");
-        let said = said.as_array().expect("it is a list").iter();
-        let mut wrongs: Vec<String> = said.map(Value::to_string).collect();
+        let errors = self.eval("window.wrongs");
+        let errors = errors.as_array().expect("it is a list").iter();
+        let mut wrongs: Vec<String> = errors.map(Value::to_string).collect();
         wrongs.extend_from_slice(&self.log.lock().expect("no listener panicked").wrongs);
         wrongs
     }
 
-    /// On a page that is the 404 page, which a browser remarks upon.
+    /// Asserts that there was no error but the 404 of the page itself.
     pub fn assert_only_the_missing_page_went_wrong(&self) {
         let others = |wrong: &String| !wrong.contains("404 (Not Found)");
         assert_eq!(self.wrongs().into_iter().find(others), None);
@@ -357,12 +359,12 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // A tab that cannot be closed goes with its browser.
+        // A tab that cannot be closed ends with its browser.
         let _ = self.tab.close_target();
     }
 }
 
-/// axe-core's file, fetched by npm if need be; `None`, said aloud, without npm.
+/// Returns axe-core's source, which npm fetches if needed. Returns `None`, with a message, without npm.
 pub fn axe() -> Option<String> {
     let file = PathBuf::from("target/axe/node_modules/axe-core/axe.min.js");
     if !file.exists() {

@@ -69,7 +69,7 @@ const CHROMIUM: Browser = Browser {
     ],
 };
 
-/// What a profile of Firefox sets: no request but the page's, and no look at the machine's network.
+/// Preferences of the Firefox profile: no requests but the page's, and no check of the machine's network.
 const PREFERENCES: &str = r#"
 user_pref("app.normandy.enabled", false);
 user_pref("app.update.enabled", false);
@@ -98,7 +98,7 @@ struct Running {
 }
 
 impl Browser {
-    /// Opens a page. `None`, said aloud, where the browser is not installed.
+    /// Opens a page. Returns `None`, with a message, if the browser is not installed.
     fn open(&self, url: &str) -> Option<Running> {
         static STARTS: AtomicUsize = AtomicUsize::new(0);
         let Some(program) = self.program() else {
@@ -173,15 +173,15 @@ impl Session {
         Some(session)
     }
 
-    /// What the page reports next.
+    /// Waits for the page's next report.
     fn report(&self) -> Value {
         let report = self.reports.recv_timeout(PATIENCE);
         let report = report.unwrap_or_else(|_| panic!("{} reports within {PATIENCE:?}", self.name));
-        assert_eq!(report["closed"], Value::Null, "{} gave a stream up: {report}", self.name);
+        assert_eq!(report["closed"], Value::Null, "{} stopped reconnecting: {report}", self.name);
         report
     }
 
-    /// Cuts a tab's stream, and says whether there was one.
+    /// Cuts a tab's stream, and returns whether there was one.
     fn cut(&self, tab: &str) -> bool {
         self.server.post(&format!("/lab/drop?tab={tab}"), "", "").json()["dropped"] == 1
     }
@@ -197,9 +197,9 @@ impl Session {
         });
     }
 
-    /// Every stream of the page has the first `count` numbers, each once and in order.
+    /// Asserts that every stream of the page received the first `count` numbers, each once and in order.
     fn assert_each_got(&self, count: usize) {
-        self.wait_for_streams(TABS.len()); // a page that has lost events still gets the end
+        self.wait_for_streams(TABS.len()); // so that each stream gets the end, even if it has lost events
         self.publish("end");
         for _ in TABS {
             let report = self.report();
@@ -214,13 +214,15 @@ impl Session {
             distinct.dedup();
             let doubled = got.len() - distinct.len();
             let (name, tab) = (self.name, &report["tab"]);
-            say(&format!("{name}, stream {tab}: {count} events, {lost} lost, {doubled} doubled"));
+            say(&format!(
+                "{name}, stream {tab}: {count} events, {lost} lost, {doubled} duplicates"
+            ));
             assert!(got.iter().copied().eq(0..count), "{name}, {tab}: {got:?}");
         }
     }
 }
 
-/// What pages publish to the channel `report`, as it comes.
+/// Returns a receiver of the reports that pages publish to the channel `report`.
 fn reports(server: &TestServer) -> Receiver<Value> {
     let mut stream = Stream::of(server, "/channels/report", "");
     let (sender, reports) = crossbeam_channel::unbounded();
@@ -234,7 +236,7 @@ fn reports(server: &TestServer) -> Receiver<Value> {
     reports
 }
 
-/// Twice, so that the second connection is cut before an event as well.
+/// Cuts every stream twice, so that the second connection is cut before an event as well.
 fn check_cuts_before_the_first_event(browser: &Browser) {
     let Some(session) = Session::start(browser) else { return };
     for _ in 0..2 {

@@ -1,17 +1,17 @@
-//! The connection of the tab that leads: silent, refused, cut off, or the server gone.
+//! The connection of the leading tab: silent, rejected, cut, or without a server.
 
 use threadcast::{Config, Event, Histories, History};
 
 use super::{assert_got, first, listen, publish, server};
 use crate::common::TestServer;
 
-/// iOS cuts a stream without a word, a laptop sleeps: the connection is there and
-/// nothing comes. Here it is the leader whose source is deaf.
+/// iOS cuts a stream without an error, and a laptop sleeps: the connection is open, but nothing arrives.
+/// Here the leading tab's `EventSource` stops receiving.
 #[test]
-fn a_connection_that_misses_its_heartbeats_is_made_anew_and_resumes() {
+fn client_replaces_a_connection_without_heartbeats() {
     let server = server();
     let Some(page) = first(&server) else { return };
-    // The first source is one that never hears anything after its first event.
+    // Keeps the created sources, so that the first can be closed without the client's knowledge.
     page.eval(
         "window.Real = EventSource; window.made = 0;
          window.EventSource = class extends Real {
@@ -26,11 +26,11 @@ fn a_connection_that_misses_its_heartbeats_is_made_anew_and_resumes() {
     page.wait_until("client.readyState === 1");
     publish(&server.registry, 0..1);
     assert_got(&page, 0..1);
-    // Its listeners hear one heartbeat, which says how often they come, and no more.
+    // The first source receives one heartbeat, which states the period, and nothing more.
     page.eval(
-        "new Promise(heard => sources[0].addEventListener('heartbeat', () => {
+        "new Promise(received => sources[0].addEventListener('heartbeat', () => {
             sources[0].close();
-            heard();
+            received();
         }, { once: true }))",
     );
     publish(&server.registry, 1..4);
@@ -38,8 +38,8 @@ fn a_connection_that_misses_its_heartbeats_is_made_anew_and_resumes() {
     assert_got(&page, 0..4);
 }
 
-/// A stream begins with the id to resume from, in an event of the server's. An event of a publisher's
-/// with the same name is a message.
+/// A stream begins with the server's event `cursor`, which carries the id to resume from. A published event
+/// with this name is a message.
 #[test]
 fn a_client_cut_before_its_first_event_loses_nothing() {
     let history = Histories::default().with("*", History { events: 1_000, ..History::default() });
@@ -62,9 +62,9 @@ fn a_client_cut_before_its_first_event_loses_nothing() {
     page.eval("client.close()");
 }
 
-/// A refusal is a stream that ends at once with a `retry`, which only the browser can read.
+/// A rejection is a stream that ends at once with a `retry`, which only the browser can read.
 #[test]
-fn a_server_that_refuses_by_a_stream_is_asked_again_when_its_retry_says() {
+fn rejected_client_leaves_the_wait_to_the_browser() {
     let server = server();
     let Some(page) = first(&server) else { return };
     page.eval(
@@ -85,44 +85,44 @@ fn a_server_that_refuses_by_a_stream_is_asked_again_when_its_retry_says() {
     page.eval(
         "source.onopen();
          source.dispatchEvent(new MessageEvent('message', { data: '0', lastEventId: 'a-1' }));
-         for (let refused = 0; refused < 5; refused += 1) {
+         for (let rejected = 0; rejected < 5; rejected += 1) {
             source.onerror();
             source.onopen();
          }
          source.onerror()",
     );
-    // It is left to the browser. A server that is gone is not: that wait is the client's own.
+    // The browser reconnects after a rejection. Without a server, the client waits and reconnects itself.
     assert_eq!(page.eval("source.isClosed"), false);
     page.eval("source.onerror(); source.onerror()");
     assert_eq!(page.eval("source.isClosed"), true);
     page.eval("client.close()");
 }
 
-/// A server that is away is asked again later each time, and not by all at once.
+/// The waits for an unavailable server grow, with jitter.
 #[test]
-fn a_server_that_refuses_is_asked_again_with_growing_waits() {
+fn client_backs_off_when_the_server_is_unavailable() {
     let server = server();
     let Some(page) = first(&server) else { return };
     page.eval(
-        "window.asked = [];
+        "window.created = [];
          window.EventSource = class extends EventTarget {
             constructor() {
                 super();
                 this.readyState = 2;
-                asked.push(performance.now());
+                created.push(performance.now());
                 setTimeout(() => this.onerror(new Event('error')));
             }
             close() {}
          }",
     );
     listen(&page, "'news'", "{}");
-    page.wait_until("asked.length === 3");
-    let waits = page.eval("asked.slice(1).map((at, n) => at - asked[n])");
+    page.wait_until("created.length === 3");
+    let waits = page.eval("created.slice(1).map((at, n) => at - created[n])");
     let waits: Vec<f64> =
         waits.as_array().expect("a list").iter().filter_map(serde_json::Value::as_f64).collect();
     for (n, wait) in waits.iter().enumerate() {
         let middle = 1_000.0 * 2_f64.powi(i32::try_from(n).expect("few"));
-        // A machine may be busy, but nobody comes back too soon.
+        // A busy machine may reconnect late, but never early.
         assert!(*wait >= middle * 0.5, "{waits:?}");
     }
     page.eval("client.close()");

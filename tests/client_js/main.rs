@@ -1,5 +1,5 @@
-//! `/client.js`, which people take home: one connection for all tabs of an
-//! origin, and every tab sees every event once, whatever becomes of the others.
+//! `/client.js`: all tabs of an origin share one connection, and every tab gets every event once, even when
+//! other tabs close.
 
 #[path = "../browser/mod.rs"]
 mod browser;
@@ -13,7 +13,7 @@ use browser::Page;
 use common::TestServer;
 use threadcast::{Channels, Config, Event, Histories, History, Limits, Registry, Start};
 
-/// In a tab: listens, and keeps what comes.
+/// Subscribes in a tab and keeps the received events.
 const LISTEN: &str = "
     import('/client.js').then(({ Threadcast }) => {
         window.got = [], window.gaps = [], window.led = 0;
@@ -25,14 +25,14 @@ const LISTEN: &str = "
         return true;
     })";
 
-/// A server whose channels keep enough for any of these tests.
+/// Starts a server whose channels keep enough events for these tests.
 fn server() -> TestServer {
     let history = Histories::default().with("*", History { events: 20_000, ..History::default() });
     let limits = Limits { heartbeat: Duration::from_millis(400), ..Limits::default() };
     TestServer::with(Config { history, limits, ..Config::default() })
 }
 
-/// A page without streams of its own, at an address of the same origin.
+/// Returns the address of a page of the same origin that opens no streams: the 404 page.
 fn blank(server: &TestServer) -> String {
     format!("http://{}/nothing", server.addr)
 }
@@ -52,7 +52,7 @@ fn publish(registry: &Registry, numbers: std::ops::Range<usize>) {
     }
 }
 
-/// Every number once, in order.
+/// Asserts that the tab has received every number once, in order.
 #[track_caller]
 fn assert_got(page: &Page, numbers: std::ops::Range<usize>) {
     page.wait_until(&format!("got.length >= {}", numbers.len()));
@@ -61,7 +61,7 @@ fn assert_got(page: &Page, numbers: std::ops::Range<usize>) {
     assert_eq!(got, all.join(","));
 }
 
-/// Waits until so many streams are open at the server.
+/// Waits until the server has this many open streams.
 #[track_caller]
 fn assert_connections(server: &TestServer, count: usize) {
     let deadline = Instant::now() + common::PATIENCE;
@@ -72,7 +72,7 @@ fn assert_connections(server: &TestServer, count: usize) {
 }
 
 #[test]
-fn eight_tabs_have_one_connection_and_the_leaders_closing_loses_and_repeats_nothing() {
+fn eight_tabs_share_one_connection_and_lose_nothing() {
     let server = server();
     let Some(page) = first(&server) else { return };
     let mut tabs = vec![page];
@@ -84,12 +84,12 @@ fn eight_tabs_have_one_connection_and_the_leaders_closing_loses_and_repeats_noth
         tab.wait_until("client.readyState === 1");
     }
     assert_connections(&server, 1);
-    assert_eq!(server.get("/healthz").status, 200, "there are connections left for requests");
+    assert_eq!(server.get("/healthz").status, 200, "a connection is left for requests");
     publish(&server.registry, 0..100);
     tabs.iter().for_each(|tab| assert_got(tab, 0..100));
     assert_connections(&server, 1);
 
-    // Published all the while, so that some fall between the two leaders.
+    // Publishes all the time, so that some events fall between two leading tabs.
     let (registry, numbers) = (server.registry.clone(), 100..2_100);
     let publisher = std::thread::spawn({
         let numbers = numbers.clone();
@@ -108,7 +108,7 @@ fn eight_tabs_have_one_connection_and_the_leaders_closing_loses_and_repeats_noth
         drop(leader);
         while !tabs.iter().any(|tab| tab.eval("client.leading && client.readyState === 1") == true)
         {
-            assert!(closed.elapsed() < common::PATIENCE, "nobody leads on");
+            assert!(closed.elapsed() < common::PATIENCE, "no tab takes the lead");
         }
         takeovers.push(closed.elapsed());
     }
@@ -116,22 +116,21 @@ fn eight_tabs_have_one_connection_and_the_leaders_closing_loses_and_repeats_noth
     tabs.iter().for_each(|tab| assert_got(tab, 0..2_100));
     tabs.iter().for_each(|tab| assert_eq!(tab.eval("gaps.length"), 0));
     assert_connections(&server, 1);
-    // From outside, and a busy machine adds to it: what takes a second takes it each time.
+    // A busy machine may delay one of them, so the fastest counts.
     let fastest = takeovers.iter().min().expect("there were three");
     assert!(*fastest < Duration::from_secs(1), "another led after {takeovers:?}");
     common::say(&format!("the lead moved in {takeovers:?}"));
     tabs.iter().for_each(Page::assert_only_the_missing_page_went_wrong);
 }
 
-/// In a tab: what it tells the others does not reach them, or does again.
+/// Stops and restarts the messages from a tab to the others.
 const MUTE: &str = "window.post ??= BroadcastChannel.prototype.postMessage;
     BroadcastChannel.prototype.postMessage = () => {};";
 const UNMUTE: &str = "BroadcastChannel.prototype.postMessage = post;";
 
-/// A tab that has seen no event has no id to resume from, but knows since when
-/// it has been waiting for one.
+/// A tab without an event has no id to resume from. It resumes from the time when it was created.
 #[test]
-fn a_tab_that_has_seen_nothing_takes_the_lead_without_a_loss_too() {
+fn a_tab_without_any_event_takes_the_lead_without_loss() {
     let server = server();
     let Some(leader) = first(&server) else { return };
     let tab = leader.another(&blank(&server));
@@ -147,11 +146,11 @@ fn a_tab_that_has_seen_nothing_takes_the_lead_without_a_loss_too() {
     assert_got(&tab, 0..3);
     publish(&server.registry, 3..5);
     assert_got(&tab, 0..5);
-    assert_eq!(leader.eval("got.length"), 3, "closed is closed");
+    assert_eq!(leader.eval("got.length"), 3, "a closed tab gets no events");
 }
 
 #[test]
-fn a_tab_that_missed_some_asks_for_them_and_has_them_in_order() {
+fn a_tab_requests_missed_events_and_gets_them_in_order() {
     let server = server();
     let Some(leader) = first(&server) else { return };
     let tab = leader.another(&blank(&server));
@@ -169,10 +168,10 @@ fn a_tab_that_missed_some_asks_for_them_and_has_them_in_order() {
     assert_got(&tab, 0..7);
 }
 
-/// What the leader does not keep any more it asks the server for, and so comes
-/// to everybody again, who has it already.
+/// The leading tab gets events that it does not keep any more from the server, which sends them to all tabs
+/// again.
 #[test]
-fn what_a_tab_has_seen_and_comes_again_for_another_is_dropped() {
+fn a_tab_drops_events_that_it_has_already_received() {
     let server = server();
     let Some(leader) = first(&server) else { return };
     let tab = leader.another(&blank(&server));
@@ -187,22 +186,22 @@ fn what_a_tab_has_seen_and_comes_again_for_another_is_dropped() {
         assert_got(tab, 0..400);
     }
     tab.eval(&format!(
-        "window.heard = 0;
+        "window.received = 0;
          const room = new BroadcastChannel(`threadcast ${{client.url}}`);
-         room.onmessage = ({{ data }}) => {{ heard += Boolean(data.message); }};
-         room.postMessage({{ ask: '{old}', from: 'another tab' }});"
+         room.onmessage = ({{ data }}) => {{ received += Boolean(data.message); }};
+         room.postMessage({{ missedAfter: '{old}', from: 'another tab' }});"
     ));
-    tab.wait_until("heard === 399");
+    tab.wait_until("received === 399");
     publish(&server.registry, 400..401);
     for tab in [&leader, &tab] {
         assert_got(tab, 0..401);
     }
 }
 
-/// Named events reach a tab that alone listens to the name, though another leads;
-/// a tab that joins with `since` is given what the leader has.
+/// Named events reach the only tab that listens for the name, although it does not lead. A tab that joins
+/// with `since` gets the recent events of the leading tab.
 #[test]
-fn a_tab_that_follows_hears_its_own_names_and_what_came_before_it() {
+fn a_joining_tab_gets_recent_and_named_events() {
     let server = server();
     let Some(leader) = first(&server) else { return };
     leader.eval(
@@ -223,9 +222,9 @@ fn a_tab_that_follows_hears_its_own_names_and_what_came_before_it() {
     assert_connections(&server, 1);
 }
 
-/// Without locks each tab has a connection of its own, as with an `EventSource`.
+/// Without Web Locks each tab has its own connection.
 #[test]
-fn without_sharing_it_is_an_event_source() {
+fn without_sharing_each_tab_has_its_own_connection() {
     let server = server();
     let Some(page) = first(&server) else { return };
     let other = page.another(&blank(&server));
@@ -244,16 +243,15 @@ fn without_sharing_it_is_an_event_source() {
     }
 }
 
-/// What the server cannot replay is told, to every tab.
 #[test]
-fn a_gap_is_an_event_of_every_tab() {
+fn every_tab_gets_the_gap_event() {
     let server = server();
     let Some(leader) = first(&server) else { return };
     let tab = leader.another(&blank(&server));
     publish(&server.registry, 0..5);
     let after = server.registry.last_id();
     publish(&server.registry, 5..10);
-    // A channel that is empty and that nobody listens to is forgotten, with how much it has lost.
+    // An empty channel without subscribers would be removed, and with it the number of lost events.
     let channels = Channels::new(["news"]).expect("a name");
     let _listener = server.registry.subscribe(&channels, &Start::Now).expect("there is room");
     server.registry.forget("news").expect("there is no store to fail");
@@ -269,16 +267,16 @@ fn a_gap_is_an_event_of_every_tab() {
     }
 }
 
-/// The connection went back for another tab and died before that tab had anything of it.
+/// The connection went back for another tab, and died before that tab got an event.
 #[test]
-fn a_connection_made_anew_goes_on_where_it_was_for_the_tab_that_missed_some() {
+fn a_new_connection_resumes_for_the_tab_that_missed_events() {
     let server = server();
     let Some(leader) = first(&server) else { return };
     let tab = leader.another(&blank(&server));
     publish(&server.registry, 0..1);
     let after = server.registry.last_id();
     publish(&server.registry, 1..4);
-    // The leader's second connection is deaf: it is the one that goes back.
+    // The leading tab's second connection, the one that goes back, receives nothing.
     leader.eval(
         "window.Real = EventSource; window.made = 0; window.beats = 0;
          window.EventSource = class extends Real {
@@ -292,17 +290,17 @@ fn a_connection_made_anew_goes_on_where_it_was_for_the_tab_that_missed_some() {
     );
     listen(&leader, "'news'", &format!("{{ lastEventId: '{after}' }}"));
     assert_got(&leader, 1..4);
-    leader.wait_until("beats >= 2"); // it says how long to wait for one
-    // Or it would take the lead from one that it has not heard of for so long.
+    leader.wait_until("beats >= 2"); // a heartbeat states the period
+    // Without its watchdog, because it would take the lead from a tab that is silent for so long.
     tab.eval("window.setInterval = () => 0");
     listen(&tab, "'news'", &format!("{{ lastEventId: '{after}' }}"));
     assert_got(&tab, 1..4);
     assert_got(&leader, 1..4);
 }
 
-/// A tab that has kept a later id than the leader's does not take it along.
+/// A tab with a later id than the leading tab's must not move the leading tab forward.
 #[test]
-fn a_tab_that_is_ahead_of_the_leader_costs_it_nothing() {
+fn a_tab_that_is_ahead_does_not_cost_the_leader_events() {
     let server = server();
     let Some(leader) = first(&server) else { return };
     let tab = leader.another(&blank(&server));
@@ -310,14 +308,14 @@ fn a_tab_that_is_ahead_of_the_leader_costs_it_nothing() {
     let after = server.registry.last_id();
     publish(&server.registry, 1..4);
     let later = server.registry.last_id();
-    // The leader has no connection until the other tab has asked for what comes after its own.
+    // The leading tab has no connection until the other tab has requested the events after its own id.
     leader.eval(
         "window.Real = EventSource;
          window.EventSource = class extends EventTarget {
             readyState = 2;
             constructor(url) {
                 super();
-                window.wanted = new URL(url).searchParams.get('last_event_id');
+                window.resumedAfter = new URL(url).searchParams.get('last_event_id');
                 window.source = this;
             }
             close() {}
@@ -326,15 +324,15 @@ fn a_tab_that_is_ahead_of_the_leader_costs_it_nothing() {
     listen(&leader, "'news'", &format!("{{ lastEventId: '{after}' }}"));
     leader.wait_until("window.source?.onerror");
     leader.eval(
-        "window.asked = new Promise(asked => {
+        "window.requested = new Promise(requested => {
             const room = new BroadcastChannel(`threadcast ${client.url}`);
-            room.onmessage = ({ data }) => data.ask && asked(true);
+            room.onmessage = ({ data }) => data.missedAfter && requested(true);
          });
          0",
     );
     listen(&tab, "'news'", &format!("{{ lastEventId: '{later}' }}"));
-    assert_eq!(leader.eval("asked"), true);
-    assert_eq!(leader.eval("wanted"), after.to_string());
+    assert_eq!(leader.eval("requested"), true);
+    assert_eq!(leader.eval("resumedAfter"), after.to_string());
     leader.eval("window.EventSource = Real; source.onerror()");
     assert_got(&leader, 1..4);
     publish(&server.registry, 4..5);

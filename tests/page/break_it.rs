@@ -1,5 +1,4 @@
-//! What the page lets its reader break and try, and that each control does what
-//! its text says.
+//! The drawer "Break it" and the comparison table: each control does what its text says.
 
 use crate::browser::Page;
 use crate::common::{TestServer, say};
@@ -11,36 +10,36 @@ fn page(lab: bool) -> Option<(TestServer, Page)> {
     Some((server, page))
 }
 
-/// The drawer is open, its stream too, and a few numbers have come.
+/// Opens the drawer and its stream, and waits for two numbers.
 fn open_drawer(page: &Page) {
     page.eval("document.getElementById('break-open').click()");
     page.wait_until("!document.getElementById('panel-break').hidden");
     page.click("break", "connect");
-    page.wait_until("state('break') === '1' && ledger('came') >= 2");
+    page.wait_until("state('break') === '1' && ledger('received') >= 2");
 }
 
 const LEDGER: &str =
     "window.ledger = name => Number(part('break', `ledger-${name}`).dataset.value);
-     window.marks = kind => [...document.querySelectorAll('#loom-list li')]
+     window.marks = kind => [...document.querySelectorAll('#timeline-list li')]
         .filter(row => row.dataset.kind === kind).map(row => row.textContent);
-     window.nothing_is_wrong = () => ledger('missing') === 0 && ledger('twice') === 0;";
+     window.nothingIsWrong = () => ledger('missing') === 0 && ledger('duplicates') === 0;";
 
-/// Connects and presses a button at once, before the stream is open.
+/// Connects and clicks a button at once, before the stream is open.
 fn connect_and_click(page: &Page, role: &str) {
     page.eval("document.getElementById('break-open').click()");
     page.eval(&format!("part('break', 'connect').click(); part('break', '{role}').click()"));
 }
 
-/// The stream was cut before its first event, and what was published meanwhile came by replay.
+/// Cuts the stream before its first event. The events published meanwhile must be replayed.
 fn check_drop_as_first_click(role: &str, raw: bool) {
     let Some((_server, page)) = page(true) else { return };
     page.eval(LEDGER);
     page.eval(&format!("part('break', 'raw-toggle').checked = {raw}"));
     connect_and_click(&page, role);
     page.wait_until("rows('break').some(row => row.type === 'error')");
-    assert_eq!(page.eval("ledger('came')"), 0, "no event came before the cut");
-    page.wait_until("state('break') === '1' && ledger('came') >= 3");
-    page.wait_until("ledger('replayed') >= 1 && nothing_is_wrong() && ledger('told') === 0");
+    assert_eq!(page.eval("ledger('received')"), 0, "no event came before the cut");
+    page.wait_until("state('break') === '1' && ledger('received') >= 3");
+    page.wait_until("ledger('replayed') >= 1 && nothingIsWrong() && ledger('lost') === 0");
     assert_eq!(page.eval("rows('break').some(row => row.type === 'cursor')"), false);
     assert_eq!(page.eval("part('break', 'raw').textContent.includes('event: cursor')"), raw);
 }
@@ -56,7 +55,7 @@ fn drop_as_the_first_click_loses_no_raw_bytes() {
 }
 
 #[test]
-fn drop_everybody_as_the_first_click_loses_nothing() {
+fn drop_all_clients_as_the_first_click_loses_nothing() {
     check_drop_as_first_click("drop-all", false);
 }
 
@@ -66,7 +65,7 @@ fn resume_as_the_first_click_replays_all_three() {
     page.eval(LEDGER);
     connect_and_click(&page, "resume");
     page.wait_until("state('break') === '1' && ledger('replayed') === 3");
-    page.wait_until("ledger('came') > 3 && nothing_is_wrong() && ledger('told') === 0");
+    page.wait_until("ledger('received') > 3 && nothingIsWrong() && ledger('lost') === 0");
     page.assert_nothing_went_wrong();
 }
 
@@ -75,8 +74,8 @@ fn a_gap_as_the_first_click_is_shown() {
     let Some((_server, page)) = page(false) else { return };
     page.eval(LEDGER);
     connect_and_click(&page, "gap");
-    page.wait_until("ledger('told') === 3 && state('break') === '1'");
-    page.wait_until("ledger('came') >= 1 && nothing_is_wrong()");
+    page.wait_until("ledger('lost') === 3 && state('break') === '1'");
+    page.wait_until("ledger('received') >= 1 && nothingIsWrong()");
     page.assert_nothing_went_wrong();
 }
 
@@ -89,7 +88,7 @@ fn showing_raw_bytes_loses_no_event() {
     );
     page.click("break", "connect");
     page.wait_until("part('break', 'last-id').textContent !== ''");
-    // An event is published while the one source is closed and the other is not open.
+    // Publishes an event while the old source is closed and the new one is not open yet.
     let switched = |raw| {
         page.eval(&format!(
             "part('break', 'raw-toggle').checked = {raw};
@@ -98,9 +97,9 @@ fn showing_raw_bytes_loses_no_event() {
         ));
     };
     switched(true);
-    page.wait_until("ledger('came') === 1");
+    page.wait_until("ledger('received') === 1");
     switched(false);
-    page.wait_until("ledger('came') === 2 && nothing_is_wrong()");
+    page.wait_until("ledger('received') === 2 && nothingIsWrong()");
     page.assert_nothing_went_wrong();
 }
 
@@ -109,41 +108,41 @@ fn cut_both_as_the_first_click_loses_nothing() {
     let Some((_server, page)) = page(true) else { return };
     let tried = "document.querySelector('[data-role=tried-cut]')";
     page.eval("document.querySelector('[data-role=try-cut]').click()");
-    page.wait_until(&format!("({tried}.dataset.say ?? 'trying') !== 'trying'"));
-    assert_eq!(page.eval(&format!("{tried}.dataset.say")), "cut-result");
+    page.wait_until(&format!("({tried}.dataset.key ?? 'trying') !== 'trying'"));
+    assert_eq!(page.eval(&format!("{tried}.dataset.key")), "cut-result");
     page.wait_until("state('h-sse') === '1' && state('h-ws') === '3'");
     assert_eq!(page.eval("events('h-sse').length"), 1);
 }
 
 #[test]
-fn closing_and_resuming_replays_what_was_published_meanwhile() {
+fn resuming_replays_the_events_published_meanwhile() {
     let Some((_server, page)) = page(false) else { return };
     page.eval(LEDGER);
     open_drawer(&page);
     page.click("break", "resume");
     page.wait_until("state('break') === '1' && ledger('replayed') === 3");
-    page.wait_until("ledger('came') > 6 && nothing_is_wrong() && ledger('told') === 0");
+    page.wait_until("ledger('received') > 6 && nothingIsWrong() && ledger('lost') === 0");
     page.wait_until("marks('replayed').length === 3 && marks('closed').length === 1");
     page.assert_nothing_went_wrong();
 }
 
 #[test]
-fn resuming_too_late_is_a_gap_that_is_told_and_shown() {
+fn resuming_too_late_shows_a_gap() {
     let Some((_server, page)) = page(false) else { return };
     page.eval(LEDGER);
     open_drawer(&page);
     page.click("break", "gap");
-    page.wait_until("ledger('told') >= 3 && state('break') === '1'");
+    page.wait_until("ledger('lost') >= 3 && state('break') === '1'");
     page.wait_until(
         "rows('break').some(row => row.kind === 'gap' && row.data.startsWith('missed '))",
     );
     page.wait_until("marks('gap').length === 1 && document.querySelector('.lane path.gap')");
-    page.wait_until("ledger('came') >= 4 && nothing_is_wrong()");
+    page.wait_until("ledger('received') >= 4 && nothingIsWrong()");
     page.assert_nothing_went_wrong();
 }
 
 #[test]
-fn without_the_lab_its_controls_are_off_and_the_page_says_why() {
+fn lab_controls_are_disabled_without_the_lab() {
     let Some((_server, page)) = page(false) else { return };
     page.eval("document.getElementById('break-open').click()");
     page.wait_until("['drop', 'drop-all', 'slow'].every(role => part('break', role).disabled)");
@@ -154,10 +153,9 @@ fn without_the_lab_its_controls_are_off_and_the_page_says_why() {
     page.assert_nothing_went_wrong();
 }
 
-/// The wait that an event sets is the wait that the browser keeps: the page
-/// measures it, from the loss to the next `open`.
+/// The page measures the wait from the lost connection to the next `open`.
 #[test]
-fn a_dropped_stream_comes_back_after_the_wait_that_was_set_and_misses_nothing() {
+fn dropped_stream_reconnects_after_the_published_retry() {
     let Some((_server, page)) = page(true) else { return };
     page.eval(LEDGER);
     open_drawer(&page);
@@ -167,93 +165,95 @@ fn a_dropped_stream_comes_back_after_the_wait_that_was_set_and_misses_nothing() 
             if (state('break') === '1' && lost) back ||= performance.now();
         }).observe(part('break', 'state'), { attributes: true })",
     );
-    // Each connection's prelude asks for 3 s again. Machines are noisy, so there
-    // are three tries; a wait that was not set is too long each time.
+    // Each connection's preamble sets `retry` to 3 s again. A busy machine may delay a
+    // reconnection, so there are three tries; without the published `retry` all three are too long.
     let mut waits = Vec::new();
     while !waits.iter().any(|waited| *waited < 2_500.0) {
-        assert!(waits.len() < 3, "it came back after {waits:?} ms");
+        assert!(waits.len() < 3, "it reconnected after {waits:?} ms");
         page.write("break", "retry", "400");
         page.click("break", "retry-set");
         page.wait_until("part('break', 'note').textContent.includes('0.4')");
         page.wait_until("events('break').some(event => event.data === '#' + ledger('published'))");
         page.eval("lost = back = 0");
         page.click("break", "drop");
-        page.wait_until("back && nothing_is_wrong()");
+        page.wait_until("back && nothingIsWrong()");
         let waited = page.eval("back - lost").as_f64().expect("milliseconds");
-        assert!(waited >= 350.0, "it came back after {waited} ms");
+        assert!(waited >= 350.0, "it reconnected after {waited} ms");
         waits.push(waited);
     }
     page.wait_until(
         "rows('break').some(row => row.type === 'open' && row.data.includes(', after '))",
     );
     page.wait_until("marks('lost').some(mark => mark.includes('↯'))");
-    page.wait_until("marks('lost').some(mark => mark.includes(' A '))"); // the page's others too
+    page.wait_until("marks('lost').some(mark => mark.includes(' A '))"); // the page's other streams too
 }
 
 #[test]
-fn everybody_is_dropped_and_comes_back_with_all_that_was_missed() {
+fn all_clients_are_dropped_and_miss_nothing() {
     let Some((server, page)) = page(true) else { return };
     page.eval(LEDGER);
     open_drawer(&page);
     page.click("b", "connect");
     page.wait_until("state('b') === '1'");
-    let mut bystander = server.stream("/channels/other");
+    let mut other_client = server.stream("/channels/other");
     page.eval("part('break', 'tick').checked = true");
     page.click("break", "drop-all");
     page.wait_until("state('break') === '0' && state('b') === '0'");
-    let _ = bystander.chunk();
-    assert!(bystander.is_closed());
+    let _ = other_client.chunk();
+    assert!(other_client.is_closed());
     page.wait_until("ledger('replayed') >= 3 && state('break') === '1'");
-    page.wait_until("nothing_is_wrong() && ledger('told') === 0");
+    page.wait_until("nothingIsWrong() && ledger('lost') === 0");
     page.wait_until("state('b') === '1'");
 }
 
 #[test]
-fn a_slow_reader_is_told_what_it_was_too_slow_for_and_every_event_is_accounted_for() {
+fn slow_client_accounts_for_every_event() {
     let Some((_server, page)) = page(true) else { return };
     page.eval(LEDGER);
     open_drawer(&page);
     page.click("break", "slow");
     page.wait_until("part('break', 'note').textContent.startsWith('For ')");
-    page.wait_until("part('break', 'note').textContent.startsWith('Of 4,000 events ')");
+    page.wait_until("part('break', 'note').textContent.startsWith('Of 4,000 events')");
     let lost = page.eval(
-        "Number(/([\\d,]+) are said/.exec(part('break', 'note').textContent)[1].replace(',', ''))",
+        "Number(/([\\d,]+) are reported/.exec(part('break', 'note').textContent)[1].replace(',', ''))",
     );
-    say(&format!("{lost} of a flood of 4,000 are lost"));
+    say(&format!("{lost} of 4,000 events are reported lost"));
     assert!(lost.as_u64().is_some_and(|lost| (1..4_000).contains(&lost)), "{lost}");
     page.wait_until("document.querySelector('.lane path.gap')");
-    page.wait_until("nothing_is_wrong() && state('break') === '1'");
+    page.wait_until("nothingIsWrong() && state('break') === '1'");
 }
 
-/// The comparison's claims.
 #[test]
-fn what_the_table_claims_can_be_tried() {
+fn comparison_buttons_confirm_the_table() {
     let Some((_server, page)) = page(true) else { return };
-    let tried = |what: &str| {
+    let result = |what: &str| {
         page.eval(&format!("document.querySelector('[data-role=try-{what}]').click()"));
         let out = format!("document.querySelector('[data-role=tried-{what}]')");
-        page.wait_until(&format!("({out}.dataset.say ?? 'trying') !== 'trying'"));
-        assert_eq!(page.eval(&format!("{out}.dataset.say")), format!("{what}-result"));
+        page.wait_until(&format!("({out}.dataset.key ?? 'trying') !== 'trying'"));
+        assert_eq!(page.eval(&format!("{out}.dataset.key")), format!("{what}-result"));
         page.eval(&format!("{out}.textContent")).as_str().expect("a sentence").to_owned()
     };
-    let binary = tried("binary");
-    assert!(binary.contains("4 bytes went as 4 bytes") && binary.contains("AP+Afw=="), "{binary}");
-    let count = tried("count");
-    // `count xxxx` is 10 bytes; a masked frame adds 6, the echo's words 38 and 2.
+    let binary = result("binary");
+    assert!(
+        binary.contains("4 bytes were sent as 4 bytes") && binary.contains("AP+Afw=="),
+        "{binary}"
+    );
+    let count = result("count");
+    // `count xxxx` is 10 bytes. A masked frame adds 6; the echo adds 38 and its frame 2.
     assert!(count.contains("10 bytes of text. WebSocket: 16 up, 50 down"), "{count}");
     page.wait_until("events('h-sse').length === 2");
-    let cut = tried("cut");
+    let cut = result("cut");
     assert!(cut.contains("(code 1006)"), "{cut}");
     page.wait_until(
         "events('h-sse').length === 3 && state('h-sse') === '1' && state('h-ws') === '3'",
     );
-    let heard =
+    let received =
         "rows('h-ws').filter(row => row.kind === 'event' && row.data.includes('away')).length";
-    assert_eq!(page.eval(heard), 0);
+    assert_eq!(page.eval(received), 0);
 }
 
 #[test]
-fn any_channel_is_listened_to_and_published_to_and_the_curl_lines_say_the_same() {
+fn channel_panel_and_its_curl_command_publish_the_same() {
     let history = Histories::default().with("*", History { events: 10, ..History::default() });
     let server = TestServer::with(Config { history, ..Config::default() });
     let Some(page) = Page::open(&format!("http://{}/", server.addr)) else { return };
@@ -279,14 +279,14 @@ fn any_channel_is_listened_to_and_published_to_and_the_curl_lines_say_the_same()
         "events('channel').some(({ type, id, data }) => \
          type === 'headline' && id === 'ski-1' && data === \"it's <b>snowing</b>\")",
     );
-    // And the line itself, by a shell.
+    // The shown command must work in a shell.
     let other = line.replace("ski-1", "ski-2");
-    if let Ok(said) = std::process::Command::new("sh").args(["-c", &other]).output()
-        && said.status.success()
+    if let Ok(output) = std::process::Command::new("sh").args(["-c", &other]).output()
+        && output.status.success()
     {
         page.wait_until("events('channel').some(event => event.id === 'ski-2')");
     } else {
-        say("SKIPPED: no curl, so its line was not run");
+        say("SKIPPED: no curl, so the command was not run");
     }
     page.assert_nothing_went_wrong();
 }

@@ -1,5 +1,4 @@
-//! The page for everybody: in both languages, with a screen reader, on a narrow
-//! screen, by keyboard alone.
+//! Accessibility of the page: both languages, screen readers, narrow screens, keyboard only.
 
 use crate::browser::{Page, axe};
 use crate::common::TestServer;
@@ -12,8 +11,9 @@ fn page() -> Option<(TestServer, Page)> {
     Some((server, page))
 }
 
-/// What is still English: words of three letters and more in the page's own text
-/// (code, names and what came over the wire are nobody's language).
+/// Finds English words of three letters and more in the page's texts.
+///
+/// Code, names and received data are excluded.
 const ENGLISH: &str = "(() => {
     const known = /^(threadcast|server-sent|events?|websocket|eventsource|sse|http|node|apache|json|javascript|\
         html|utf-8|base64|curl|client\\.js|decoder\\.js|end|utf|base|prefork|tcp|ping|pong|english|readystate|last-event-id|\
@@ -23,12 +23,12 @@ const ENGLISH: &str = "(() => {
         for (const word of text.match(/[A-Za-z][A-Za-z.-]*[A-Za-z]{2}/g) ?? [])
             if (!known.test(word)) found.push(`${word} in ${where}`);
     };
-    const nobodys = 'code, pre, textarea, script, style, noscript, datalist, [lang=en], #lanes, #budget, #loom-list, \
-        [data-role=log] [data-field]:not(:has([data-say])), [data-role=list], [data-role=last-id], h1';
+    const excluded = 'code, pre, textarea, script, style, noscript, datalist, [lang=en], #lanes, #budget, #timeline-list, \
+        [data-role=log] [data-field]:not(:has([data-key])), [data-role=list], [data-role=last-id], h1';
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
         const element = walker.currentNode.parentElement;
-        if (!element.closest(nobodys)) look(walker.currentNode.data, element.outerHTML.slice(0, 80));
+        if (!element.closest(excluded)) look(walker.currentNode.data, element.outerHTML.slice(0, 80));
     }
     for (const element of document.querySelectorAll('[aria-label]'))
         look(element.getAttribute('aria-label').replace('retry', ''), 'aria-label');
@@ -37,29 +37,29 @@ const ENGLISH: &str = "(() => {
 })()";
 
 #[test]
-fn nothing_english_is_left_in_the_chinese_page_and_the_switch_is_remembered() {
+fn chinese_page_has_no_english_and_the_choice_is_stored() {
     let Some((_server, page)) = page() else { return };
-    // What was said before the switch is said again after it.
+    // Texts inserted before the switch are translated.
     page.eval("document.getElementById('break-open').click()");
     page.click("break", "connect");
     page.click("c", "connect");
     page.click("h-ws", "connect");
     page.wait_until("state('break') === '1' && state('h-ws') === '1'");
     page.click("break", "resume");
-    page.wait_until("part('break', 'note').textContent.startsWith('Closed, 3 published')");
+    page.wait_until("part('break', 'note').textContent.startsWith('Closed, 3 events published')");
     page.click("h-ws", "close");
     page.wait_until("state('c') === '2'");
     page.set("lang", "zh-Hans");
     assert_eq!(page.eval(ENGLISH), Value::Array(Vec::new()));
-    page.wait_until("part('c', 'note').textContent === '服务器说了 end，于是页面关闭了它。'");
-    page.wait_until("part('break', 'note').textContent.startsWith('已关闭，其间发布了 3 个')");
+    page.wait_until("part('c', 'note').textContent === '服务器发送了事件 end，于是页面关闭了流。'");
+    page.wait_until("part('break', 'note').textContent.startsWith('已关闭，发布了 3 个事件')");
     page.wait_until("part('c', 'state').textContent === '2 已关闭'");
-    // And what is said from then on.
+    // Texts inserted after the switch are Chinese.
     page.click("b", "connect");
     page.click("h-ws", "connect");
     page.click("f", "send");
     page.click("break", "drop");
-    page.wait_until("rows('b').some(row => row.data.includes('它会自己再次连接'))");
+    page.wait_until("rows('b').some(row => row.data.includes('会自动重连'))");
     page.wait_until("rows('b').some(row => /，经过 [\\d.]+秒/.test(row.data))");
     assert_eq!(page.eval(ENGLISH), Value::Array(Vec::new()));
 
@@ -73,13 +73,13 @@ fn nothing_english_is_left_in_the_chinese_page_and_the_switch_is_remembered() {
 }
 
 #[test]
-fn both_languages_have_the_same_words() {
+fn both_languages_have_the_same_texts() {
     let Some((_server, page)) = page() else { return };
-    page.assert_same_words("/en.js", "/zh.js");
+    page.assert_same_texts("/en.js", "/zh.js");
 }
 
 #[test]
-fn axe_finds_nothing_serious_in_any_dress() {
+fn axe_finds_nothing_serious_in_any_theme() {
     let Some((_server, page)) = page() else { return };
     let Some(axe) = axe() else { return };
     page.eval(&axe);
@@ -95,7 +95,7 @@ fn axe_finds_nothing_serious_in_any_dress() {
         page.assert_axe_finds_nothing(&format!("{theme} {lang}"));
     }
     page.eval("document.getElementById('break-open').click()");
-    page.eval("document.getElementById('loom-toggle').click()");
+    page.eval("document.getElementById('timeline-toggle').click()");
     page.click("break", "connect");
     page.wait_until("state('break') === '1'");
     page.assert_axe_finds_nothing("the drawer, dark");
@@ -105,7 +105,7 @@ fn axe_finds_nothing_serious_in_any_dress() {
 }
 
 #[test]
-fn nothing_is_wider_than_a_phone_or_a_projector() {
+fn page_fits_a_phone_and_a_projector() {
     let Some((_server, page)) = page() else { return };
     page.click("b", "raw-toggle");
     page.click("b", "connect");
@@ -118,7 +118,7 @@ fn nothing_is_wider_than_a_phone_or_a_projector() {
 }
 
 #[test]
-fn the_drawer_is_opened_and_put_away_by_keyboard_and_gives_the_focus_back() {
+fn drawer_works_by_keyboard_and_returns_the_focus() {
     let Some((_server, page)) = page() else { return };
     page.eval("document.getElementById('break-open').focus()");
     page.press("Enter");

@@ -1,5 +1,4 @@
-//! The live view: that it follows, that it is right, that only the lab may act, and that it is for
-//! everybody.
+//! The live view: it follows the server, its figures are right, its controls need the lab, and it is accessible.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,10 +13,10 @@ use threadcast::lab::procfs;
 const READY: &str = "'ready' in document.documentElement.dataset \
     && document.querySelector('#chart-clients output').dataset.value";
 
-/// What the tests look at the page with.
+/// Helper functions in the page.
 const LOOK: &str = "
     window.shown = line => Number(document.querySelector(`output[data-line=${line}]`).dataset.value || NaN);
-    window.order = clients => {
+    window.setClients = clients => {
         const field = document.getElementById('clients-number');
         field.value = clients;
         field.dispatchEvent(new Event('change'));
@@ -29,7 +28,7 @@ fn page(origin: &str) -> Option<Page> {
     Some(page)
 }
 
-/// The server in this process, whose clients are another.
+/// A server in this process, with its load clients in another.
 fn lab() -> TestServer {
     let lab_program = Some(PathBuf::from(env!("CARGO_BIN_EXE_threadcast")));
     TestServer::with(Config { lab: true, lab_program, ..Config::default() })
@@ -48,16 +47,16 @@ fn assert_near(what: &str, shown: f64, is: f64, within: f64) {
     assert!((shown - is).abs() <= is * within, "{what}: the page shows {shown}, it is {is}");
 }
 
-/// How far the page is behind the slider, in milliseconds, at best of three: a machine may be busy.
+/// Measures the delay from the slider to the chart, as the best of three: a machine may be busy.
 #[test]
-fn it_follows_a_thousand_clients_and_its_charts_are_what_proc_says() {
+fn charts_follow_1_000_clients_and_agree_with_proc() {
     let server = Process::with("--lab");
     if server.get("/status").json()["max_clients"].as_u64() < Some(1_010) {
         return say("SKIPPED: this machine does not hold a thousand clients");
     }
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     let follow = || {
-        page.eval("order(0)");
+        page.eval("setClients(0)");
         page.wait_until("shown('clients') === 1");
         let took = number(
             &page,
@@ -82,7 +81,7 @@ fn it_follows_a_thousand_clients_and_its_charts_are_what_proc_says() {
     let best = (0..3).map(|_| follow()).find(|took| *took <= 2_000.0);
     assert!(best.is_some(), "within 2 s");
 
-    // How things stand. A connection may have come to its end meanwhile, so it is looked at again.
+    // The current figures. A connection may end between two reads, so they are compared repeatedly.
     wait_until(PATIENCE, "as many threads as there are", || {
         page.eval("shown('threads')") == server.count("task")
     });
@@ -95,22 +94,22 @@ fn it_follows_a_thousand_clients_and_its_charts_are_what_proc_says() {
         let shown = whole(&page, "shown('kernel')");
         shown.abs_diff(is) < shown / 20
     });
-    page.wait_until("shown('micros') > 0 && shown('waited') >= 0");
+    page.wait_until("shown('micros') > 0 && shown('voluntary') >= 0");
     let drawn = page.eval(
         "[...document.querySelectorAll('figure')].flatMap(figure => [...figure.querySelectorAll('path[data-line]')]
             .map(path => {
                 const { low, high } = figure.dataset;
                 const last = Number(path.getAttribute('d').split(/[ML]/).at(-1).split(' ')[1]);
                 const value = Number(low) + (39 - last) / 38 * (high - low);
-                const told = shown(path.dataset.line);
-                return [path.dataset.line, Math.abs(value - told) <= (high - low) / 100, value, told];
+                const figure = shown(path.dataset.line);
+                return [path.dataset.line, Math.abs(value - figure) <= (high - low) / 100, value, figure];
             })).filter(([, right]) => !right)",
     );
-    assert_eq!(drawn, Value::Array(Vec::new()), "the line ends where the figure says");
+    assert_eq!(drawn, Value::Array(Vec::new()), "each line ends at the shown figure");
 
-    // And how fast it goes: the same seconds, by the page and by /proc.
+    // The rates: the same seconds, by the page and by /proc.
     page.eval("document.querySelector('#delivery [value=wake]').click()");
-    page.wait_until("shown('waited') + shown('forced') > 1000");
+    page.wait_until("shown('voluntary') + shown('involuntary') > 1000");
     let pid = [server.child.id()];
     let usage = || (Instant::now(), procfs::usage(&pid).expect("it runs"));
     let before = usage();
@@ -119,7 +118,7 @@ fn it_follows_a_thousand_clients_and_its_charts_are_what_proc_says() {
             const last = document.querySelector('output[data-line=busy]');
             const sums = { switches: 0, busy: 0, seen: 0 };
             const look = new MutationObserver(() => {
-                sums.switches += shown('waited') + shown('forced');
+                sums.switches += shown('voluntary') + shown('involuntary');
                 sums.busy += shown('busy');
                 if (++sums.seen < 6) return;
                 look.disconnect();
@@ -142,7 +141,7 @@ fn it_follows_a_thousand_clients_and_its_charts_are_what_proc_says() {
 }
 
 #[test]
-fn each_control_does_what_it_says() {
+fn each_control_acts_on_the_server() {
     let server = Process::with("--lab --write-deadline 1s --max-clients 50");
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     page.wait_until("document.querySelector('#delivery [value=direct]').ariaPressed === 'true'");
@@ -153,30 +152,30 @@ fn each_control_does_what_it_says() {
     assert_eq!(server.get("/status").json()["delivery"], "wake");
     page.wait_until("document.querySelector('#chart-clients .changed').getAttribute('d') !== ''");
 
-    page.eval("order(1000)");
+    page.eval("setClients(1000)");
     page.wait_until(
-        "document.getElementById('clients-said').textContent === \
-         '1,000 are more than this server may hold: 49 are opened.'",
+        "document.getElementById('clients-result').textContent === \
+         '1,000 clients are more than this server admits: 49 are opened.'",
     );
     page.wait_until("shown('clients') === 50");
-    page.wait_until("document.getElementById('clients-fare').dataset.clients === '49'");
-    page.eval("order(20)");
+    page.wait_until("document.getElementById('clients-latency').dataset.clients === '49'");
+    page.eval("setClients(20)");
     page.wait_until("shown('clients') === 21");
-    page.wait_until("document.getElementById('clients-said').textContent === ''");
+    page.wait_until("document.getElementById('clients-result').textContent === ''");
 
     page.eval("document.getElementById('stuck').click()");
     page.wait_until(
-        "document.getElementById('stuck-said').textContent === 'Not reading now: 1. Given up so far: 0.'",
+        "document.getElementById('stuck-result').textContent === 'Not reading now: 1. Disconnected so far: 0.'",
     );
     page.wait_until(
-        "document.getElementById('stuck-said').textContent === 'Not reading now: 0. Given up so far: 1.'",
+        "document.getElementById('stuck-result').textContent === 'Not reading now: 0. Disconnected so far: 1.'",
     );
 
     page.eval("document.querySelector('.slow[value=cpu]').click()");
-    page.wait_until("document.getElementById('slow-said').textContent.startsWith('5 of 5: 2')");
+    page.wait_until("document.getElementById('slow-result').textContent.startsWith('5 of 5: 2')");
     page.wait_until("!document.querySelector('.slow[value=cpu]').disabled");
 
-    page.eval("order(0)");
+    page.eval("setClients(0)");
     page.wait_until("shown('clients') === 1");
     page.eval("document.getElementById('table-toggle').click()");
     page.wait_until("document.querySelectorAll('#table tbody tr').length > 5");
@@ -184,19 +183,18 @@ fn each_control_does_what_it_says() {
 }
 
 #[test]
-fn without_the_lab_it_shows_all_the_same_and_there_is_nothing_to_act_with() {
+fn live_view_has_no_controls_without_the_lab() {
     let server = TestServer::start();
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     page.wait_until("shown('clients') === 1 && shown('threads') > 5 && shown('memory') > 1e6");
-    page.wait_until("[...document.querySelectorAll('#waiting th code')].some(name => name.textContent === 'broadcaster')");
+    page.wait_until("[...document.querySelectorAll('#thread-list th code')].some(name => name.textContent === 'broadcaster')");
     assert_eq!(page.eval("document.querySelectorAll('#acts, main input, #delivery').length"), 0);
-    assert_eq!(page.requests("/acts.js"), 0);
+    assert_eq!(page.requests("/controls.js"), 0);
     page.assert_nothing_went_wrong();
 }
 
-/// The server goes, and another one comes in its place.
 #[test]
-fn it_says_when_the_server_is_gone() {
+fn live_view_shows_that_the_server_is_gone() {
     let server = Process::with("");
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     drop(server);
@@ -205,7 +203,7 @@ fn it_says_when_the_server_is_gone() {
 }
 
 #[test]
-fn the_main_page_leads_to_it_and_it_leads_back() {
+fn demo_page_and_live_view_link_to_each_other() {
     let server = TestServer::start();
     let Some(page) = Page::open(&format!("http://{}/", server.addr)) else { return };
     page.eval("document.querySelector('nav a[href=\"lab.html\"]').click()");
@@ -215,7 +213,7 @@ fn the_main_page_leads_to_it_and_it_leads_back() {
     page.wait_until("'ready' in document.documentElement.dataset");
 }
 
-/// What is still English: see `everybody`.
+/// Finds English words, as in `everybody`.
 const ENGLISH: &str = "(() => {
     const known = /^(threadcast|direct|wake|english|systemd)$/;
     const found = [];
@@ -223,11 +221,11 @@ const ENGLISH: &str = "(() => {
         for (const word of text.match(/[A-Za-z][A-Za-z.-]*[A-Za-z]{2}/g) ?? [])
             if (!known.test(word.toLowerCase())) found.push(`${word} in ${where}`);
     };
-    const nobodys = 'code, script, style, noscript, template, [lang=en], h1, th small';
+    const excluded = 'code, script, style, noscript, template, [lang=en], h1, th small';
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
         const element = walker.currentNode.parentElement;
-        if (!element.closest(nobodys)) look(walker.currentNode.data, element.outerHTML.slice(0, 80));
+        if (!element.closest(excluded)) look(walker.currentNode.data, element.outerHTML.slice(0, 80));
     }
     for (const element of document.querySelectorAll('[aria-label]')) look(element.getAttribute('aria-label'), 'aria-label');
     look(document.title, 'title');
@@ -235,58 +233,60 @@ const ENGLISH: &str = "(() => {
 })()";
 
 #[test]
-fn nothing_english_is_left_in_chinese_and_both_languages_have_the_same_words() {
+fn chinese_live_view_has_no_english_and_no_text_is_missing() {
     let server = lab();
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
-    page.eval("order(10); document.getElementById('stuck').click(); \
+    page.eval("setClients(10); document.getElementById('stuck').click(); \
         document.querySelector('.slow[value=disk]').click(); document.getElementById('table-toggle').click()");
-    page.wait_until("document.getElementById('clients-fare').textContent.includes('ms; lost: 0')");
-    page.wait_until("document.getElementById('stuck-said').textContent !== ''");
-    page.wait_until("document.getElementById('slow-said').textContent.startsWith('5 of 5')");
+    page.wait_until(
+        "document.getElementById('clients-latency').textContent.includes('ms; lost: 0')",
+    );
+    page.wait_until("document.getElementById('stuck-result').textContent !== ''");
+    page.wait_until("document.getElementById('slow-result').textContent.startsWith('5 of 5')");
     page.set("lang", "zh-Hans");
     page.wait_until("document.querySelector('#title-threads').textContent === '线程'");
-    page.wait_until("document.getElementById('clients-fare').textContent.startsWith('已打开')");
+    page.wait_until("document.getElementById('clients-latency').textContent.startsWith('已打开')");
     assert_eq!(page.eval(ENGLISH), Value::Array(Vec::new()));
-    page.assert_same_words("/live-en.js", "/live-zh.js");
+    page.assert_same_texts("/live-en.js", "/live-zh.js");
     page.assert_nothing_went_wrong();
 }
 
 #[test]
-fn nothing_is_wider_than_the_screen_in_either_language() {
+fn live_view_fits_every_screen_in_both_languages() {
     let server = lab();
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
-    page.eval("order(10); document.getElementById('table-toggle').click()");
-    page.wait_until("document.getElementById('clients-fare').textContent.includes('lost: 0')");
+    page.eval("setClients(10); document.getElementById('table-toggle').click()");
+    page.wait_until("document.getElementById('clients-latency').textContent.includes('lost: 0')");
     page.wait_until("document.querySelectorAll('#table tbody tr').length > 0");
-    page.assert_fits_every_screen("#table-place, .skip, svg, #waiting thead");
+    page.assert_fits_every_screen("#table-place, .skip, svg, #thread-list thead");
 }
 
 #[test]
-fn axe_finds_nothing_serious_in_any_dress() {
+fn axe_finds_nothing_serious_in_the_live_view() {
     let server = lab();
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     let Some(axe) = axe() else { return };
     page.eval(&axe);
-    page.eval("order(10); document.getElementById('stuck').click(); document.getElementById('table-toggle').click()");
-    page.wait_until("document.getElementById('clients-fare').textContent.includes('lost: 0')");
+    page.eval("setClients(10); document.getElementById('stuck').click(); document.getElementById('table-toggle').click()");
+    page.wait_until("document.getElementById('clients-latency').textContent.includes('lost: 0')");
     for (theme, lang) in [("light", "en"), ("dark", "en"), ("dark", "zh-Hans"), ("light", "en")] {
         page.set("theme", theme);
         page.set("lang", lang);
         page.assert_axe_finds_nothing(&format!("{theme} {lang}"));
-        page.resize(360, 740); // from the second dress on
+        page.resize(360, 740); // from the second theme on
     }
 }
 
-/// Ten seconds of a thousand clients, by Chromium's own account of the page's renderer.
+/// Measures the CPU time of the page's renderer process for ten seconds with a thousand clients.
 #[test]
-#[ignore = "a figure of a quiet machine: `cargo test --test page live -- --ignored --nocapture`"]
-fn the_page_itself_takes_less_than_a_twentieth_of_a_core() {
+#[ignore = "needs an idle machine: `cargo test --test page live -- --ignored --nocapture`"]
+fn live_view_takes_less_than_5_percent_of_a_core() {
     let server = Process::with("--lab");
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     page.resize(1440, 1000);
-    page.eval("order(1000)");
+    page.eval("setClients(1000)");
     page.wait_until("shown('clients') >= 1001");
-    // The charts at their fullest, which is after two minutes; ten seconds are enough of a sample.
+    // The charts are full after two minutes. Ten seconds are enough of a sample.
     let renderers = || -> Duration {
         let all = procfs::tree(std::process::id()).expect("/proc").into_iter();
         let chrome = all.filter(|pid| {

@@ -1,5 +1,6 @@
-//! The pages in a real browser. One program, so that its tests are tabs of one browser and wait side by
-//! side: most of what a page's test does is to wait.
+//! The pages in a real browser.
+//!
+//! This is one test program, so that all tests are tabs of one browser and run in parallel: they mostly wait.
 
 #[path = "../browser/mod.rs"]
 mod browser;

@@ -1,22 +1,22 @@
-//! A page of another origin in a real browser: what it may read and publish is
-//! exactly what the server's settings say.
+//! Cross-origin access in a real browser: a page may read and publish exactly what the server's
+//! settings allow.
 
 use crate::browser::Page;
 use crate::common::TestServer;
 use threadcast::{Config, CorsOrigins, Event, Token};
 
-/// In the page: whether a stream of this URL opens and gives an event.
+/// Helper functions in the page: they read a stream or send a request, and return the outcome.
 const SCRIPT: &str = "
     window.reads = (url, withCredentials) => new Promise(resolve => {
         const source = new EventSource(url, { withCredentials });
         const done = what => { source.close(); resolve(what); };
         source.onmessage = event => done(event.data);
-        source.onerror = () => done('refused');
+        source.onerror = () => done('blocked');
     });
-    window.asks = (url, options) => fetch(url, options)
-        .then(answer => answer.type === 'opaque' ? 'opaque' : answer.status, () => 'refused');";
+    window.requests = (url, options) => fetch(url, options)
+        .then(answer => answer.type === 'opaque' ? 'opaque' : answer.status, () => 'blocked');";
 
-/// The page's own server, and another in which something is to be read.
+/// A page, its own server, and another server that the page reads from.
 struct Visit {
     _home: TestServer,
     other: TestServer,
@@ -24,8 +24,8 @@ struct Visit {
 }
 
 impl Visit {
-    /// `None`, said aloud, without a browser. The page stands at this name of
-    /// this machine, and the other server is made for its origin.
+    /// Opens the page at this host name of the machine. `config` gets the page's origin and configures
+    /// the other server. Returns `None`, with a message, if no browser is installed.
     fn at(name: &str, config: impl Fn(&str) -> Config) -> Option<Self> {
         let home = TestServer::start();
         let origin = format!("http://{name}:{}", home.addr.port());
@@ -44,13 +44,13 @@ impl Visit {
     }
 
     #[track_caller]
-    fn asks(&self, path: &str, options: &str, expected: impl Into<serde_json::Value>) {
+    fn requests(&self, path: &str, options: &str, expected: impl Into<serde_json::Value>) {
         let url = format!("http://{}{path}", self.other.addr);
-        let answered = self.page.eval(&format!("asks('{url}', {options})"));
+        let answered = self.page.eval(&format!("requests('{url}', {options})"));
         assert_eq!(answered, expected.into(), "{path} {options}");
     }
 
-    /// Publishes as a page can, and says how many of them have come through.
+    /// Publishes in the three ways that a page can, and returns how many events the server has accepted.
     fn published(&self) -> usize {
         for options in [
             "{ method: 'POST', body: 'simple' }",
@@ -58,7 +58,7 @@ impl Visit {
             "{ method: 'POST', body: '{\"data\":1}', headers: { 'Content-Type': 'application/json' } }",
         ] {
             let url = format!("http://{}/channels/b", self.other.addr);
-            self.page.eval(&format!("asks('{url}', {options})"));
+            self.page.eval(&format!("requests('{url}', {options})"));
         }
         let channels = self.other.registry.list();
         channels.iter().find(|channel| channel.name == "b").map_or(0, |channel| channel.events)
@@ -73,57 +73,57 @@ fn these(origin: &str) -> CorsOrigins {
 }
 
 #[test]
-fn by_default_a_foreign_page_reads_the_recipes_alone_and_without_credentials() {
+fn by_default_other_origins_read_demo_streams_only() {
     let Some(visit) = Visit::at("localhost", |_| Config::default()) else { return };
     visit.reads("/sse", false, HELLO);
-    visit.reads("/sse", true, "refused");
-    visit.reads(CHANNEL, false, "refused");
-    visit.reads(CHANNEL, true, "refused");
-    visit.asks("/channels", "{}", "refused");
-    visit.asks("/channels", "{ mode: 'no-cors' }", "opaque");
+    visit.reads("/sse", true, "blocked");
+    visit.reads(CHANNEL, false, "blocked");
+    visit.reads(CHANNEL, true, "blocked");
+    visit.requests("/channels", "{}", "blocked");
+    visit.requests("/channels", "{ mode: 'no-cors' }", "opaque");
     assert_eq!(visit.published(), 0);
 }
 
 #[test]
-fn a_page_of_an_origin_that_was_named_reads_and_publishes_with_and_without_credentials() {
+fn allowed_origin_reads_and_publishes() {
     let config = |origin: &str| Config { cors_origins: these(origin), ..Config::default() };
     let Some(visit) = Visit::at("localhost", config) else { return };
     for with_credentials in [false, true] {
         visit.reads("/sse", with_credentials, HELLO);
         visit.reads(CHANNEL, with_credentials, "secret");
     }
-    visit.asks("/channels", "{ credentials: 'include' }", 200);
-    visit.asks("/channels/nothing", "{ method: 'DELETE' }", 404);
+    visit.requests("/channels", "{ credentials: 'include' }", 200);
+    visit.requests("/channels/nothing", "{ method: 'DELETE' }", 404);
     assert_eq!(visit.published(), 3);
 }
 
 #[test]
-fn a_page_of_another_origin_than_the_named_is_as_foreign_as_ever() {
+fn an_origin_that_is_not_listed_is_blocked() {
     let config = |_: &str| Config { cors_origins: these("http://a.example"), ..Config::default() };
     let Some(visit) = Visit::at("localhost", config) else { return };
     visit.reads("/sse", false, HELLO);
-    visit.reads(CHANNEL, false, "refused");
-    visit.reads(CHANNEL, true, "refused");
+    visit.reads(CHANNEL, false, "blocked");
+    visit.reads(CHANNEL, true, "blocked");
     assert_eq!(visit.published(), 0);
 }
 
 #[test]
-fn with_a_star_any_page_reads_without_credentials_and_none_publishes() {
+fn any_origin_reads_without_credentials_but_cannot_publish() {
     let config = |_: &str| Config { cors_origins: CorsOrigins::Any, ..Config::default() };
     let Some(visit) = Visit::at("localhost", config) else { return };
     visit.reads("/sse", false, HELLO);
-    visit.reads("/sse", true, "refused");
+    visit.reads("/sse", true, "blocked");
     visit.reads(CHANNEL, false, "secret");
-    visit.reads(CHANNEL, true, "refused");
-    visit.asks("/channels", "{}", 200);
-    visit.asks("/channels", "{ credentials: 'include' }", "refused");
+    visit.reads(CHANNEL, true, "blocked");
+    visit.requests("/channels", "{}", 200);
+    visit.requests("/channels", "{ credentials: 'include' }", "blocked");
     assert_eq!(visit.published(), 0);
 }
 
-/// The cookie is `SameSite=Strict`. Another port is another origin of the same
-/// site; another name is another site.
+/// The cookie is `SameSite=Strict`. Another port is another origin of the same site; another host name is
+/// another site.
 #[test]
-fn a_page_with_the_cookie_reads_with_credentials_from_the_same_site_alone() {
+fn the_cookie_works_on_the_same_site_only() {
     for (name, same_site) in [("127.0.0.1", true), ("localhost", false)] {
         let config = |origin: &str| Config {
             cors_origins: these(origin),
@@ -131,18 +131,22 @@ fn a_page_with_the_cookie_reads_with_credentials_from_the_same_site_alone() {
             ..Config::default()
         };
         let Some(visit) = Visit::at(name, config) else { return };
-        visit.reads(CHANNEL, true, "refused");
-        visit.asks("/channels", "{ credentials: 'include' }", 401);
+        visit.reads(CHANNEL, true, "blocked");
+        visit.requests("/channels", "{ credentials: 'include' }", 401);
         let bearer = "headers: { Authorization: 'Bearer s3cret' }";
-        visit.asks("/channels", &format!("{{ {bearer} }}"), 200);
+        visit.requests("/channels", &format!("{{ {bearer} }}"), 200);
         let session = format!("{{ method: 'POST', credentials: 'include', {bearer} }}");
-        visit.asks("/session", &session, 204);
-        visit.reads(CHANNEL, true, if same_site { "secret" } else { "refused" });
-        visit.reads("/sse", true, if same_site { HELLO } else { "refused" });
-        visit.reads(CHANNEL, false, "refused");
-        visit.asks("/channels", "{ credentials: 'include' }", if same_site { 200 } else { 401 });
-        assert_eq!(visit.page.eval("document.cookie"), "", "no script sees it");
-        visit.asks("/session", "{ method: 'DELETE', credentials: 'include' }", 204);
-        visit.reads(CHANNEL, true, "refused");
+        visit.requests("/session", &session, 204);
+        visit.reads(CHANNEL, true, if same_site { "secret" } else { "blocked" });
+        visit.reads("/sse", true, if same_site { HELLO } else { "blocked" });
+        visit.reads(CHANNEL, false, "blocked");
+        visit.requests(
+            "/channels",
+            "{ credentials: 'include' }",
+            if same_site { 200 } else { 401 },
+        );
+        assert_eq!(visit.page.eval("document.cookie"), "", "no script can read it");
+        visit.requests("/session", "{ method: 'DELETE', credentials: 'include' }", 204);
+        visit.reads(CHANNEL, true, "blocked");
     }
 }

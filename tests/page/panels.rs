@@ -1,5 +1,4 @@
-//! The demo page in a real browser: every panel, and what a browser does by
-//! itself when a stream ends or a server goes.
+//! The panels of the demo page in a real browser, and its reconnections when a stream or the server ends.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +9,7 @@ use crate::common::{TestServer, say};
 use serde_json::Value;
 use threadcast::{Config, Limits};
 
-/// The page of a server of its own; `None` without a browser.
+/// Opens the page of a new server. Returns `None` if no browser is installed.
 fn page() -> Option<(TestServer, Page)> {
     let server = TestServer::start();
     let page = Page::open(&format!("http://{}/", server.addr))?;
@@ -37,15 +36,15 @@ fn each_endless_stream_reaches_its_panel() {
         "rows('d', 'list').length > 1 && rows('d', 'list')[0] === '{message}'"
     ));
     page.wait_until(&format!("events('e').some(event => event.data === '{message}')"));
-    // The same source, but D does not listen to that name.
+    // D shares the source with E, but does not listen for that name.
     page.wait_until("events('d').every(event => event.type === 'message')");
     page.wait_until("['a', 'b', 'd', 'e'].every(panel => state(panel) === '1')");
-    assert_eq!(page.requests("/events"), 1, "D and E share one");
+    assert_eq!(page.requests("/events"), 1, "D and E share one connection");
     page.assert_nothing_went_wrong();
 }
 
 #[test]
-fn a_conversation_or_a_count_ends_once_and_is_not_asked_for_again() {
+fn a_finished_stream_is_not_requested_again() {
     let Some((_server, page)) = page() else { return };
     page.click("c", "connect");
     page.click("g", "connect");
@@ -58,10 +57,10 @@ fn a_conversation_or_a_count_ends_once_and_is_not_asked_for_again() {
     assert!(list[1].ends_with("] bye-bye") && list[2] == "[100] hi", "{list:?}");
     assert!(list[7].contains("hi,这是第 5 条消息。") && list[8] == "[9999] 结束通信。", "{list:?}");
     page.wait_until("rows('g', 'list').join() === '0,1,2,3,4,5,6,7,8,9'");
-    // The browser comes back once, with the last ID, and is told to stay away.
+    // The browser reconnects once, with the last id, and gets 204.
     page.wait_until("state('g') === '2' && part('g', 'last-id').textContent === '9'");
     assert_eq!(page.requests("/count"), 2);
-    // A further request would come within the retry of 3 s.
+    // Another reconnection would follow after the `retry` of 3 s.
     page.eval("window.ended = performance.now()");
     page.wait_until("performance.now() - ended > 3500");
     assert_eq!((page.requests("/api/sse"), page.requests("/count")), (1, 2));
@@ -69,7 +68,7 @@ fn a_conversation_or_a_count_ends_once_and_is_not_asked_for_again() {
     page.assert_nothing_went_wrong();
 }
 
-/// The binary itself, so that it can be killed.
+/// The server as a process that the test can kill.
 struct Victim {
     child: Child,
     addr: String,
@@ -85,7 +84,7 @@ impl Victim {
             .expect("the binary starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
+        BufReader::new(stdout).read_line(&mut line).expect("it prints its address");
         let addr = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
         let addr = addr.unwrap_or_else(|| panic!("an address, not {line:?}")).to_owned();
         Self { child, addr }
@@ -99,7 +98,7 @@ impl Drop for Victim {
 }
 
 #[test]
-fn a_server_that_was_killed_and_started_again_is_come_back_to() {
+fn page_reconnects_to_a_restarted_server() {
     let first = Victim::start("127.0.0.1:0");
     let Some(page) = Page::open(&format!("http://{}/", first.addr)) else { return };
     page.click("b", "connect");
@@ -117,14 +116,14 @@ fn a_server_that_was_killed_and_started_again_is_come_back_to() {
     page.wait_until(
         "events('b').filter(event => event.data.startsWith('Hello, this')).length === 2",
     );
-    // The stream has asked for 3 s. More is a second attempt, or a busy machine.
+    // The stream's `retry` is 3 s. A longer wait is a second attempt, or a busy machine.
     let waited = page.eval("changes.find(c => c.state === '1').at - changes[0].at");
     let waited = waited.as_f64().expect("milliseconds");
-    assert!((2_900.0..15_000.0).contains(&waited), "it came back after {waited} ms");
+    assert!((2_900.0..15_000.0).contains(&waited), "it reconnected after {waited} ms");
 }
 
-/// From `new EventSource` to its `open`, inside the page. Machines are noisy, so
-/// a stream has three tries; one that answers late answers late each time.
+/// Measures from `new EventSource` to its `open`, in the page. A machine may be busy, so each stream has
+/// three tries.
 #[test]
 fn open_fires_within_100_ms_of_connecting() {
     let Some((_server, page)) = page() else { return };
@@ -151,7 +150,7 @@ fn open_fires_within_100_ms_of_connecting() {
 }
 
 #[test]
-fn a_fifth_stream_closes_the_oldest_and_says_why() {
+fn a_fifth_stream_closes_the_oldest_and_explains_it() {
     let Some((_server, page)) = page() else { return };
     for (panel, open) in [("b", "2"), ("e", "3"), ("d", "3"), ("f", "4"), ("i", "4")] {
         page.click(panel, "connect");
@@ -167,7 +166,7 @@ fn a_fifth_stream_closes_the_oldest_and_says_why() {
 }
 
 #[test]
-fn what_is_sent_back_is_answered_and_comes_to_everybody() {
+fn a_sent_message_is_answered_and_reaches_all_panels() {
     let Some((_server, page)) = page() else { return };
     ["f", "i", "h-sse"].iter().for_each(|panel| page.click(panel, "connect"));
     page.wait_until("['f', 'i', 'h-sse'].every(panel => state(panel) === '1')");
@@ -181,30 +180,30 @@ fn what_is_sent_back_is_answered_and_comes_to_everybody() {
     page.wait_until("rows('i', 'list').length === 2");
     page.write("h-sse", "text", "from H");
     page.click("h-sse", "send");
-    let said = ["guest: from <b>F</b>", "Ada: from I", "guest: from H"];
+    let messages = ["guest: from <b>F</b>", "Ada: from I", "guest: from H"];
     page.wait_until("rows('i', 'list').length === 3");
-    for (line, said) in said.iter().enumerate() {
+    for (line, message) in messages.iter().enumerate() {
         let row = format!("rows('i', 'list')[{line}]");
-        page.wait_until(&format!("/^[0-9:]{{8}} /.test({row}) && {row}.slice(9) === '{said}'"));
+        page.wait_until(&format!("/^[0-9:]{{8}} /.test({row}) && {row}.slice(9) === '{message}'"));
     }
     page.wait_until(
         "['f', 'i', 'h-sse'].every(panel => \
          events(panel).map(event => event.type).join() === 'usermessage,usermessage,usermessage')",
     );
     assert_eq!(page.eval("document.querySelectorAll('#panel-i li b').length"), 0);
-    assert_eq!(page.requests("/channels/chat"), 1, "the three share one");
+    assert_eq!(page.requests("/channels/chat"), 1, "the three share one connection");
     page.assert_nothing_went_wrong();
 }
 
 #[test]
-fn who_has_a_name_is_said_to_come_and_to_leave() {
-    // That somebody left is noticed when there is something to write.
+fn chat_shows_when_a_named_client_joins_and_leaves() {
+    // A short heartbeat, so that the server soon notices the disconnect.
     let limits = Limits { heartbeat: Duration::from_millis(200), ..Limits::default() };
     let server = TestServer::with(Config { limits, ..Config::default() });
     let Some(page) = Page::open(&format!("http://{}/", server.addr)) else { return };
     page.write("i", "username", "ada");
     page.click("i", "connect");
-    page.wait_until("part('i', 'list').textContent.includes('ada came')");
+    page.wait_until("part('i', 'list').textContent.includes('ada joined')");
     let mut watcher = server.stream("/channels/chat");
     watcher.first_frame();
     page.click("i", "close");
@@ -234,7 +233,7 @@ fn the_websocket_echoes_text_and_bytes() {
 }
 
 #[test]
-fn raw_bytes_are_shown_beside_the_events_made_of_them() {
+fn raw_bytes_are_shown_beside_the_decoded_events() {
     let Some((_server, page)) = page() else { return };
     page.click("b", "connect");
     page.wait_until("events('b').length > 0");
@@ -249,9 +248,8 @@ fn raw_bytes_are_shown_beside_the_events_made_of_them() {
     page.assert_nothing_went_wrong();
 }
 
-/// The other name of this machine is another origin.
 #[test]
-fn a_recipe_may_be_read_from_another_origin_but_not_with_credentials() {
+fn demo_stream_is_readable_cross_origin_without_credentials() {
     let Some((server, page)) = page() else { return };
     let other = format!("http://localhost:{}", server.addr.port());
     page.eval(&format!("document.getElementById('server').value = '{other}'"));
@@ -261,9 +259,9 @@ fn a_recipe_may_be_read_from_another_origin_but_not_with_credentials() {
     page.wait_until("state('c') === '2' && events('c').length === 0");
 }
 
-/// What the other tests find no trace of can be found.
+/// Proves that the other tests would detect a violation of the policy.
 #[test]
-fn the_policy_refuses_a_script_within_the_page_and_that_is_seen() {
+fn inline_script_is_blocked_and_detected() {
     let Some((_server, page)) = page() else { return };
     page.assert_nothing_went_wrong();
     page.eval(

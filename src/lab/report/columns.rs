@@ -1,4 +1,4 @@
-//! Which figures answer which question, and how they are shown.
+//! The columns of each experiment's table: the figures, their units and their titles.
 
 use super::words::Text;
 use crate::lab::engine::Engine;
@@ -6,13 +6,13 @@ use crate::lab::experiment::Experiment;
 use crate::lab::figures::digits;
 use crate::lab::results::{Results, Summary};
 
-/// A figure, as people read it.
+/// A column of a table.
 #[derive(Debug)]
 pub(super) struct Column {
     pub title: Text,
-    /// Its name in the samples.
+    /// The name of the figure in the samples.
     pub figure: &'static str,
-    /// What it is multiplied with, to be in the unit of the title.
+    /// The factor from the figure's unit to the unit in the title.
     scale: f64,
     digits: usize,
 }
@@ -30,18 +30,18 @@ const fn column(
     Column { title: Text { en, zh }, figure, scale, digits }
 }
 
-/// The columns of an experiment's table.
+/// Returns the columns of an experiment's table.
 pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
     match experiment {
         Experiment::Idle => {
             const {
                 &[
                     column("threads", 1.0, 0, "threads", "线程数"),
-                    column("base_bytes", MB, 1, "without clients, MB", "空载 MB"),
+                    column("base_bytes", MB, 1, "without clients, MB", "无客户端 MB"),
                     column("rss", KB, 1, "RSS KB/client", "RSS KB/客户端"),
                     column("kernel_stack", KB, 1, "kernel stack KB", "内核栈 KB"),
                     column("slab", KB, 1, "slab KB", "slab KB"),
-                    column("kernel", KB, 1, "kernel in all KB", "内核合计 KB"),
+                    column("kernel", KB, 1, "kernel total KB", "内核合计 KB"),
                     column("client_bytes", KB, 1, "RSS + kernel KB", "RSS + 内核 KB"),
                     column("whole", KB, 1, "by MemAvailable KB", "按 MemAvailable KB"),
                 ]
@@ -51,9 +51,15 @@ pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
             const {
                 &[
                     column("cpu_us", 1.0, 2, "µs CPU/event", "每事件 CPU µs"),
-                    column("voluntary", 1.0, 3, "sleeps/event", "每事件休眠次数"),
-                    column("involuntary", 1.0, 3, "preempted/event", "每事件被抢占次数"),
-                    column("delivered", 1.0, 0, "delivered/s", "每秒送达"),
+                    column("voluntary", 1.0, 3, "voluntary switches/event", "每事件自愿切换次数"),
+                    column(
+                        "involuntary",
+                        1.0,
+                        3,
+                        "involuntary switches/event",
+                        "每事件非自愿切换次数",
+                    ),
+                    column("delivered", 1.0, 0, "delivered/s", "每秒送达数"),
                     column("busy", 100.0, 0, "core busy %", "核占用 %"),
                 ]
             }
@@ -61,39 +67,39 @@ pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
         Experiment::Latency => {
             const {
                 &[
-                    column("p50_ms", 1.0, 2, "median ms", "中位 ms"),
+                    column("p50_ms", 1.0, 2, "median ms", "中位数 ms"),
                     column("p90_ms", 1.0, 2, "90 % ms", "90 % ms"),
                     column("p99_ms", 1.0, 2, "99 % ms", "99 % ms"),
                     column("p99.9_ms", 1.0, 2, "99.9 % ms", "99.9 % ms"),
-                    column("p100_ms", 1.0, 2, "last ms", "最晚 ms"),
+                    column("p100_ms", 1.0, 2, "maximum ms", "最大 ms"),
                 ]
             }
         }
         Experiment::Slow => {
             const {
                 &[
-                    column("calm_silence_ms", 1.0, 1, "silence ms: calm", "静默 ms：平时"),
-                    column("disk_silence_ms", 1.0, 1, "one reads a disk", "有人读盘"),
-                    column("cpu_silence_ms", 1.0, 1, "one computes", "有人计算"),
-                    column("cpu_p50_ms", 1.0, 1, "median event late, ms", "此时事件中位延迟 ms"),
+                    column("calm_silence_ms", 1.0, 1, "silence ms: nothing slow", "静默 ms：平时"),
+                    column("disk_silence_ms", 1.0, 1, "one reads a disk", "一个在读盘"),
+                    column("cpu_silence_ms", 1.0, 1, "one computes", "一个在计算"),
+                    column("cpu_p50_ms", 1.0, 1, "median latency then, ms", "此时延迟中位数 ms"),
                 ]
             }
         }
         Experiment::Stuck => {
             const {
                 &[
-                    column("offered_bytes", MB, 0, "sent at it, MB", "发给它的 MB"),
-                    column("queue_bytes", MB, 1, "waiting in the kernel, MB", "内核中等待 MB"),
-                    column("grown_bytes", MB, 1, "engine grew by MB", "进程增长 MB"),
+                    column("offered_bytes", MB, 0, "sent to it, MB", "发给它 MB"),
+                    column("queue_bytes", MB, 1, "unsent in the kernel, MB", "内核中未发送 MB"),
+                    column("grown_bytes", MB, 1, "growth of the engine, MB", "引擎增长 MB"),
                     column(
                         "calm_p99_ms",
                         1.0,
                         1,
-                        "others before: 99 % ms",
-                        "其他客户端之前 99 % ms",
+                        "others before, 99 % ms",
+                        "其他客户端，之前 99 % ms",
                     ),
-                    column("p99_ms", 1.0, 1, "others with it: 99 % ms", "其他客户端之后 99 % ms"),
-                    column("cut", 100.0, 0, "let go of it %", "已断开 %"),
+                    column("p99_ms", 1.0, 1, "others with it, 99 % ms", "其他客户端，期间 99 % ms"),
+                    column("cut", 100.0, 0, "disconnected %", "已断开 %"),
                 ]
             }
         }
@@ -102,15 +108,21 @@ pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
                 &[
                     column("descriptors", 1.0, 0, "descriptors", "描述符"),
                     column("predicted", 1.0, 0, "predicted clients", "预测客户端数"),
-                    column("held", 1.0, 0, "held", "实际"),
-                    column("told", 100.0, 0, "of the rest told at once %", "其余被立即告知 %"),
-                    column("served_on", 100.0, 0, "the others served on %", "原有继续收到 %"),
+                    column("held", 1.0, 0, "held", "实际容纳"),
+                    column("told", 100.0, 0, "others rejected at once %", "其余立即被拒绝 %"),
+                    column(
+                        "served_on",
+                        100.0,
+                        0,
+                        "held and still served %",
+                        "已容纳的仍收到事件 %",
+                    ),
                     column(
                         "come_back",
                         100.0,
                         0,
-                        "newcomers served after some left %",
-                        "有人离开后新来者 %",
+                        "new ones served after disconnects %",
+                        "断开一些后新客户端得到服务 %",
                     ),
                 ]
             }
@@ -119,7 +131,7 @@ pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
 }
 
 impl Column {
-    /// What an engine's cell says; a dash where nothing was measured.
+    /// Returns the text of an engine's cell; a dash if nothing was measured.
     pub(super) fn cell(&self, results: &Results, experiment: Experiment, engine: Engine) -> String {
         let found = results.shown(experiment, engine, self.figure);
         found.map_or("–".into(), |Summary { median, least, most, count }| {

@@ -1,5 +1,6 @@
-//! The report as one page that asks nobody for anything: no script, no font, no picture from
-//! elsewhere. Both languages are in it; a switch that is plain CSS shows one.
+//! The report as one HTML page in both languages. A switch in plain CSS selects the language.
+//!
+//! The page has no script and loads nothing: no font, no picture, no style sheet.
 
 use std::fmt::Write as _;
 
@@ -13,7 +14,7 @@ use crate::lab::results::Results;
 
 const STYLE: &str = include_str!("report.css");
 
-/// The whole page.
+/// Returns the page.
 pub(super) fn html(results: &Results) -> String {
     let mut page = String::from(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -35,8 +36,8 @@ pub(super) fn html(results: &Results) -> String {
 
 fn body(page: &mut String, results: &Results, language: Language) {
     let title = Text {
-        en: "What a thread for each connection costs here",
-        zh: "在这台机器上，每个连接一个线程要花多少",
+        en: "What one thread for each connection costs on this machine",
+        zh: "在这台机器上，每个连接一个线程的开销",
     };
     let _ = writeln!(page, "<h1>{}</h1>", title.of(language));
     let machine = results.machine.iter().map(|(name, it)| format!("{name}: {it}"));
@@ -65,8 +66,8 @@ fn body(page: &mut String, results: &Results, language: Language) {
     }
     engines(page, results, language);
     let heading = Text {
-        en: "The sentence, in this machine's figures",
-        zh: "用本机的数字重写那句话",
+        en: "The articles' sentence, with this machine's figures",
+        zh: "用本机的数字重写文章里的那句话",
     };
     let _ = writeln!(page, "<h2>{}</h2>", heading.of(language));
     let _ = writeln!(page, "<blockquote>{}</blockquote>", words::SENTENCE.of(language));
@@ -101,8 +102,10 @@ fn section(page: &mut String, results: &Results, experiment: Experiment, languag
 }
 
 fn engines(page: &mut String, results: &Results, language: Language) {
-    let heading =
-        Text { en: "The engines, and how to check", zh: "各个引擎，以及如何核对" };
+    let heading = Text {
+        en: "The engines, and how to check the figures",
+        zh: "各个引擎，以及如何核对数字",
+    };
     let _ = writeln!(page, "<section>\n<h2>{}</h2>\n<dl>", heading.of(language));
     for engine in &results.engines {
         let about = words::engine(*engine).of(language);
@@ -147,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn the_page_needs_nobody_and_speaks_both_languages() {
+    fn report_page_loads_nothing_and_has_both_languages() {
         let page = html(&results());
         for foreign in ["<script", "<link", "<img", "url(", "@import", "src="] {
             assert!(!page.contains(foreign), "{foreign}");
         }
         let addresses = page.matches("http").count();
         assert_eq!(addresses, page.matches("http://www.w3.org/2000/svg").count());
-        assert!(page.contains("What does an event cost?") && page.contains("一个事件要花费多少"));
+        assert!(page.contains("What does an event cost?") && page.contains("一个事件的开销是多少"));
         assert!(page.contains("12.50") && page.contains("<svg") && page.contains("&lt;killed&gt;"));
         assert!(!page.contains("NaN") && !page.contains("What does an idle client cost?"));
     }

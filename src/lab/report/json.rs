@@ -1,11 +1,11 @@
-//! Every sample, for a program.
+//! The report as JSON, with every sample.
 
 use serde_json::{Map, Value, json};
 
 use super::words;
 use crate::lab::results::{Failure, Results, Sample};
 
-/// The whole of it; sizes are bytes.
+/// Returns the report as JSON. Sizes are in bytes.
 pub(super) fn json(results: &Results) -> String {
     let machine: Map<_, _> =
         results.machine.iter().map(|(name, it)| ((*name).into(), it.clone().into())).collect();

@@ -1,4 +1,4 @@
-//! The report: for the terminal, for a reader, for a program.
+//! The report of a lab run: as text, as an HTML page, as JSON and as plots.
 
 mod columns;
 mod html;
@@ -16,15 +16,16 @@ pub use text::text;
 use super::results::Results;
 use words::Language;
 
-/// What is always written into the folder of a report; plots are, of what was measured.
+/// The files that every report has. Plots are written only for the experiments that were measured.
 pub(super) const FILES: [&str; 2] = ["samples.json", "report.html"];
 
-/// Writes `report.html`, `samples.json` and the plots of the page as SVG into a folder that is there.
-/// The page's path is the answer.
+/// Writes `report.html`, `samples.json` and the plots as SVG into an existing folder.
+///
+/// Returns the path of the page.
 ///
 /// # Errors
 ///
-/// When one of them cannot be written.
+/// If a file cannot be written.
 pub fn write(results: &Results, folder: &Path) -> io::Result<PathBuf> {
     let [samples, page] = FILES.map(|name| folder.join(name));
     fs::write(samples, json::json(results))?;

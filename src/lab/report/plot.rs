@@ -1,4 +1,4 @@
-//! The plots: what a person would rather look at than read.
+//! The plots of the report, as SVG.
 
 use plotters::coord::Shift;
 use plotters::element::Text as Label;
@@ -11,14 +11,14 @@ use crate::lab::experiment::{Experiment, QUANTILES};
 use crate::lab::figures::{digits, float};
 use crate::lab::results::{Results, USUAL_RATE};
 
-/// Small enough that its letters can be read when a phone shows all of it.
+/// The size in pixels. Its text stays readable when a phone shows the whole plot.
 const SIZE: (u32, u32) = (560, 380);
 const LETTERS: (&str, i32) = ("sans-serif", 14);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// A picture, and the name of its file.
+/// A plot and the name of its file.
 #[derive(Debug)]
 pub(super) struct Plot {
     pub name: &'static str,
@@ -26,23 +26,23 @@ pub(super) struct Plot {
     pub svg: String,
 }
 
-/// The pictures of an experiment's answer.
+/// Returns the plots of an experiment.
 pub(super) fn plots(results: &Results, experiment: Experiment, language: Language) -> Vec<Plot> {
     match experiment {
         Experiment::Idle => vec![
             Plot {
                 name: "idle-memory",
                 title: Text {
-                    en: "Memory of the process and of the kernel for it",
-                    zh: "进程内存与内核为它占用的内存",
+                    en: "Memory of the process, and of the kernel for it",
+                    zh: "进程的内存，以及内核为它占用的内存",
                 },
                 svg: against_clients(results, language, &MEMORY),
             },
             Plot {
                 name: "idle-client",
                 title: Text {
-                    en: "What one client takes, part by part",
-                    zh: "一个客户端占用的各部分",
+                    en: "Memory of one client, part by part",
+                    zh: "一个客户端占用的内存，按部分",
                 },
                 svg: bars(results, experiment, language, &PARTS),
             },
@@ -51,16 +51,16 @@ pub(super) fn plots(results: &Results, experiment: Experiment, language: Languag
             Plot {
                 name: "event-cpu",
                 title: Text {
-                    en: "Processor time for one event to one client, at 50 events/s",
-                    zh: "每秒 50 个事件时，一个事件送到一个客户端的处理器时间",
+                    en: "CPU time for one event to one client, at 50 events/s",
+                    zh: "一个事件发给一个客户端的 CPU 时间，每秒 50 个事件",
                 },
                 svg: against_clients(results, language, &CPU),
             },
             Plot {
                 name: "event-rate",
                 title: Text {
-                    en: "The same with the most clients, against the rate",
-                    zh: "客户端最多时，随事件频率的变化",
+                    en: "CPU time for one event with the most clients, by event rate",
+                    zh: "客户端最多时一个事件的 CPU 时间，随事件频率变化",
                 },
                 svg: against_rate(results, language),
             },
@@ -68,39 +68,39 @@ pub(super) fn plots(results: &Results, experiment: Experiment, language: Languag
         Experiment::Latency => vec![Plot {
             name: "latency",
             title: Text {
-                en: "How late events are: the share that has arrived by then",
-                zh: "事件延迟：到此时已到达的比例",
+                en: "Latency: the share of events that has arrived by then",
+                zh: "延迟：到这时已到达的事件比例",
             },
             svg: latency(results, language),
         }],
         Experiment::Slow => vec![Plot {
             name: "slow",
             title: Text {
-                en: "The longest that another client heard nothing (an event is due every 10 ms)",
-                zh: "其他客户端最长的静默（每 10 ms 应有一个事件）",
+                en: "The longest time without an event for another client (one is due every 10 ms)",
+                zh: "另一个客户端收不到事件的最长时间（每 10 ms 应有一个）",
             },
             svg: bars(results, experiment, language, &SILENCE),
         }],
         Experiment::Stuck => vec![Plot {
             name: "stuck",
             title: Text {
-                en: "Where the events of the client that does not read pile up",
-                zh: "不读取的客户端的事件堆积在哪里",
+                en: "Where the events for the client that does not read are held",
+                zh: "客户端不读取时，它的事件存放在哪里",
             },
             svg: bars(results, experiment, language, &HELD_BACK),
         }],
         Experiment::Capacity => vec![Plot {
             name: "capacity",
             title: Text {
-                en: "Clients with 200 descriptors (Apache: 32 workers): predicted, and held",
-                zh: "200 个描述符（Apache：32 个工作者）时的客户端数：预测与实际",
+                en: "Clients with 200 descriptors (Apache: 32 workers): predicted and held",
+                zh: "200 个描述符（Apache：32 个工作进程或线程）时的客户端数：预测与实际容纳",
             },
             svg: bars(results, experiment, language, &CLIENTS),
         }],
     }
 }
 
-/// An engine's colour, everywhere. They can be told apart by the colour-blind.
+/// Returns an engine's colour, from a palette that colour-blind readers can distinguish.
 pub(super) fn colour(engine: Engine) -> RGBColor {
     match engine {
         Engine::Direct => RGBColor(0, 114, 178),
@@ -132,37 +132,37 @@ const CPU: (Experiment, Axis) = (Experiment::Event, axis("cpu_us", 1.0, "µs", "
 const PARTS: [Axis; 4] = [
     axis("rss", KB, "RSS, KB", "RSS KB"),
     axis("kernel_stack", KB, "kernel stack", "内核栈"),
-    axis("kernel", KB, "kernel in all", "内核合计"),
+    axis("kernel", KB, "kernel total", "内核合计"),
     axis("client_bytes", KB, "RSS + kernel", "RSS + 内核"),
 ];
 const SILENCE: [Axis; 3] = [
-    axis("calm_silence_ms", 1.0, "calm, ms", "平时 ms"),
-    axis("disk_silence_ms", 1.0, "one reads a disk", "有人读盘"),
-    axis("cpu_silence_ms", 1.0, "one computes", "有人计算"),
+    axis("calm_silence_ms", 1.0, "nothing slow, ms", "平时 ms"),
+    axis("disk_silence_ms", 1.0, "one reads a disk", "一个在读盘"),
+    axis("cpu_silence_ms", 1.0, "one computes", "一个在计算"),
 ];
 const HELD_BACK: [Axis; 3] = [
-    axis("offered_bytes", MB, "sent at it, MB", "发给它 MB"),
-    axis("queue_bytes", MB, "in the kernel", "在内核"),
-    axis("grown_bytes", MB, "in the process", "在进程"),
+    axis("offered_bytes", MB, "sent to it, MB", "发给它 MB"),
+    axis("queue_bytes", MB, "in the kernel", "在内核中"),
+    axis("grown_bytes", MB, "in the process", "在进程中"),
 ];
 const CLIENTS: [Axis; 2] =
-    [axis("predicted", 1.0, "predicted", "预测"), axis("held", 1.0, "held", "实际")];
+    [axis("predicted", 1.0, "predicted", "预测"), axis("held", 1.0, "held", "实际容纳")];
 
-/// Draws, and gives the picture; what cannot be drawn is left out.
+/// Draws a plot and returns its SVG. After an error it contains what was drawn before.
 fn drawn(draw: impl FnOnce(&Area<'_>) -> Drawn) -> String {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let outcome = area.fill(&WHITE).map_err(Into::into).and_then(|()| draw(&area));
         if let Err(error) = outcome.and_then(|()| Ok(area.present()?)) {
-            log::warn!("a plot is not whole: {error}");
+            log::warn!("plot is incomplete: {error}");
         }
     }
-    // Without a size of its own it takes that of the page.
+    // Without a fixed size the plot scales with the page.
     svg.replacen(&format!("width=\"{}\" height=\"{}\" ", SIZE.0, SIZE.1), "", 1)
 }
 
-/// A line for an engine.
+/// The points of an engine's line.
 type Line = (Engine, Vec<(f64, f64)>);
 
 fn lines_of(
@@ -221,12 +221,12 @@ fn latency(results: &Results, language: Language) -> String {
     drawn(|area| curves(area, &lines, "ms", y.of(language)))
 }
 
-/// The end of an axis that shows all of these.
+/// Returns the end of an axis on which all values fit.
 fn end(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(0.0, f64::max).max(1e-3) * 1.08
 }
 
-/// Writes which colour is which engine, and gives the area below.
+/// Draws the legend and returns the area below it.
 fn below_key<'a>(
     area: &Area<'a>,
     engines: impl Iterator<Item = Engine>,
@@ -279,21 +279,20 @@ fn curves(area: &Area<'_>, lines: &[Line], x: &str, y: &str) -> Drawn {
     Ok(())
 }
 
-/// As few digits as an axis needs.
+/// Formats a value for an axis.
 fn short(value: f64) -> String {
     let small = value.abs() < 10.0 && value != 0.0;
     digits(value, usize::from(small))
 }
 
-/// A group of bars for each figure, a bar for each engine.
-/// A giant leaves nothing to be seen of the others, so its bar is cut, and its number says how large
-/// it is.
-const GIANT: f64 = 5.0;
+/// How many times the next engine's highest bar an outlier is. An outlier's bars are cut off, because the
+/// other engines' bars would be too low to see; the label states the value.
+const OUTLIER: f64 = 5.0;
 
-fn all_but_a_giant(mut heights: Vec<f64>) -> Vec<f64> {
+fn without_outlier(mut heights: Vec<f64>) -> Vec<f64> {
     heights.sort_by(f64::total_cmp);
     if let [.., next, last] = heights[..]
-        && last > next * GIANT
+        && last > next * OUTLIER
         && next > 0.0
     {
         heights.pop();
@@ -301,6 +300,7 @@ fn all_but_a_giant(mut heights: Vec<f64>) -> Vec<f64> {
     heights
 }
 
+/// Draws a group of bars for each figure, with a bar for each engine.
 fn bars(results: &Results, experiment: Experiment, language: Language, groups: &[Axis]) -> String {
     let engines: Vec<Engine> =
         lines_of(results, experiment, |_| Vec::new()).into_iter().map(|line| line.0).collect();
@@ -314,7 +314,7 @@ fn bars(results: &Results, experiment: Experiment, language: Language, groups: &
     };
     drawn(|area| {
         let area = below_key(area, engines.iter().copied())?;
-        let most = end(all_but_a_giant(engines.iter().map(tallest).collect()).into_iter());
+        let most = end(without_outlier(engines.iter().map(tallest).collect()).into_iter());
         let mut chart = ChartBuilder::on(&area)
             .margin(8)
             .x_label_area_size(28)

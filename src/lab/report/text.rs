@@ -1,4 +1,4 @@
-//! The report in a terminal.
+//! The report as text for a terminal.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use super::columns::columns;
 use super::words::{self, Language};
 use crate::lab::results::Results;
 
-/// All that was found, as text: a table for each question, and the sentence.
+/// Returns the whole report as text: the notes, a table for each question, and the measured sentence.
 #[must_use]
 pub fn text(results: &Results) -> String {
     let mut text = String::new();
@@ -33,7 +33,7 @@ pub fn text(results: &Results) -> String {
     text
 }
 
-/// Columns as wide as their widest cell: the first to the left, the others to the right.
+/// Formats rows as aligned columns: the first to the left, the others to the right.
 fn table(rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
@@ -60,9 +60,9 @@ mod tests {
     use crate::lab::results::Sample;
 
     #[test]
-    fn runs_that_differ_are_called_noisy_and_a_single_one_is_not_trusted() {
+    fn report_marks_noisy_and_single_runs() {
         let (experiment, engine) = (Experiment::Event, Engine::Wake);
-        let told = |values: &[f64]| {
+        let report = |values: &[f64]| {
             let sample = |(run, value): (usize, &f64)| Sample {
                 experiment,
                 engine,
@@ -76,13 +76,13 @@ mod tests {
             text(&Results { engines: vec![engine], samples, ..Results::default() })
         };
         let differ = "noisy: event of wake: runs differ by more than 15 %";
-        assert!(told(&[10.0, 12.0]).contains(differ));
-        assert!(!told(&[10.0, 11.0]).contains("noisy"));
-        assert!(told(&[10.0]).contains("measured once") && !told(&[1.0, 1.0]).contains("once"));
+        assert!(report(&[10.0, 12.0]).contains(differ));
+        assert!(!report(&[10.0, 11.0]).contains("noisy"));
+        assert!(report(&[10.0]).contains("measured once") && !report(&[1.0, 1.0]).contains("once"));
     }
 
     #[test]
-    fn a_tables_cells_stand_below_each_other() {
+    fn table_columns_are_aligned() {
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         let text = table(&[row(["engine", "µs"]), row(["wake", "12.5"])]);
         assert_eq!(text, "  engine    µs\n  wake    12.5\n");

@@ -1,12 +1,13 @@
-// The list of threads: who they are, and what each waits for, in the kernel's word and in ours.
+// The list of threads: their names, what each does, and what it waits for.
 
-import { number, say, said } from './words.js';
+import { number, setText, textSpan } from './words.js';
 
-// What the kernel's functions wait for; the first that fits. Their names differ a little from one Linux to another.
+// What a thread waits for, by the kernel function in which it sleeps; the first match counts. The names differ between
+// kernel versions.
 const WAITS = [
-  [/futex/, 'bell'],
+  [/futex/, 'notify'],
   [/accept/, 'accept'],
-  [/epoll|ep_poll/, 'hang-up'],
+  [/epoll|ep_poll/, 'disconnect'],
   [/poll|stream_wait_memory/, 'room'],
   [/wait_woken|sk_wait_data|inet_recvmsg|tcp_recvmsg/, 'request'],
   [/pipe/, 'pipe'],
@@ -14,22 +15,22 @@ const WAITS = [
   [/nanosleep/, 'time'],
   [/io_schedule|folio|bit_wait|blk|jbd2/, 'disk'],
 ];
-const ROLES = /^(accept|deliverer|hang-ups|lab-clients|redis-reader|signals|sse|store|threadcast|ticker|watchdog)(-|$)/;
+const ROLES = /^(accept|broadcaster|disconnects|lab-clients|redis-reader|signals|sse|store-writer|threadcast|ticker|watchdog)(-|$)/;
 
-export function waiting() {
-  const table = document.getElementById('waiting').tBodies[0];
-  const seen = document.getElementById('threads-seen');
-  const rows = new Map();           // by what stands in them: most stay as they are from second to second
+export function threadList() {
+  const table = document.getElementById('thread-list').tBodies[0];
+  const count = document.getElementById('thread-count');
+  const rows = new Map();           // by group: most groups do not change from second to second
 
-  return ({ threads, waiting: groups }) => {
+  return ({ threads, thread_groups: groups }) => {
     const looked = groups.reduce((sum, group) => sum + group.threads, 0);
-    seen.dataset.value = looked;
-    say(seen, threads > looked + 10 ? 'threads.some' : 'threads.all', { threads, looked });
-    // Own threads first, and of the many the largest group.
+    count.dataset.value = looked;
+    setText(count, threads > looked + 10 ? 'threads.some' : 'threads.all', { threads, looked });
+    // The server's own threads first, then the connections' threads; the largest groups first.
     const order = [...groups].sort((a, b) => (a.name.startsWith('sse') - b.name.startsWith('sse')) || b.threads - a.threads);
     const kept = new Map();
     const now = order.map(group => {
-      const key = `${group.name} ${group.state} ${group.waits}`;
+      const key = `${group.name} ${group.state} ${group.waits_for}`;
       const row = rows.get(key) ?? new Row(group);
       kept.set(key, row);
       row.show(group);
@@ -48,7 +49,7 @@ class Row {
   #count = document.createElement('td');
   #named = document.createElement('small');
 
-  constructor({ name, state, waits }) {
+  constructor({ name, state, waits_for: waitsFor }) {
     const head = document.createElement('th');
     head.scope = 'row';
     const code = document.createElement('code');
@@ -57,12 +58,12 @@ class Row {
     this.#count.className = 'count';
     const role = document.createElement('td');
     const known = name.match(ROLES);
-    if (known) role.append(said(`role.${known[1]}`));
+    if (known) role.append(textSpan(`role.${known[1]}`));
     const what = document.createElement('td');
-    what.append(said(`wait.${meaning(state, waits)}`));
-    if (waits) {
+    what.append(textSpan(`wait.${meaning(state, waitsFor)}`));
+    if (waitsFor) {
       const raw = document.createElement('code');
-      raw.textContent = waits;
+      raw.textContent = waitsFor;
       what.append(' ', raw);
     }
     this.root.dataset.state = state;
@@ -77,8 +78,8 @@ class Row {
   }
 }
 
-function meaning(state, waits) {
+function meaning(state, waitsFor) {
   if (state === 'R') return 'running';
   if (state === 'D') return 'disk';
-  return WAITS.find(([pattern]) => pattern.test(waits))?.[1] ?? 'unknown';
+  return WAITS.find(([pattern]) => pattern.test(waitsFor))?.[1] ?? 'unknown';
 }

@@ -1,35 +1,35 @@
-// The comparison's claims, tried: each button does the same thing to the WebSocket and to the stream beside it, and
-// says what came of it.
+// The buttons of the comparison table: each does the same with the WebSocket and with the stream beside it, and shows
+// the results.
 
 import { sendData } from './chat.js';
 import { lab, act } from './lab.js';
-import { duration, say } from './words.js';
+import { duration, setText } from './words.js';
 
-const PATIENCE = 15_000;
+const TIMEOUT = 15_000;             // milliseconds
 
-export function duel(socket, stream) {
+export function compare(socket, stream) {
   const root = document.getElementById('panel-h');
   const part = role => root.querySelector(`[data-role="${role}"]`);
-  const heard = [];                  // who waits for an event of the stream, and for which
-  const echoed = [];
+  const eventWaiters = [];           // each returns whether the event is the one it waits for
+  const echoWaiters = [];
 
-  const listen = stream.onevent;
+  const onevent = stream.onevent;
   stream.onevent = (panel, event, replayed) => {
-    listen?.(panel, event, replayed);
-    for (const one of heard.splice(0)) if (!one(event)) heard.push(one);
+    onevent?.(panel, event, replayed);
+    for (const waiter of eventWaiters.splice(0)) if (!waiter(event)) eventWaiters.push(waiter);
   };
-  socket.onmessage = data => echoed.splice(0).forEach(one => one(data));
+  socket.onmessage = data => echoWaiters.splice(0).forEach(done => done(data));
 
-  // The event that carries this text; the chat may carry others'.
-  const event = text => within(done => heard.push(event => {
+  // Resolves to the event with this text. Other clients may send to the chat too.
+  const event = text => within(done => eventWaiters.push(event => {
     const mine = event.type === 'usermessage' && JSON.parse(event.data).text === text;
     if (mine) done(event);
     return mine;
   }));
-  const echo = () => within(done => echoed.push(done));
+  const echo = () => within(done => echoWaiters.push(done));
   const within = wait => new Promise((done, fail) => {
     wait(done);
-    setTimeout(() => fail(new Error('–')), PATIENCE);
+    setTimeout(() => fail(new Error('–')), TIMEOUT);
   });
 
   const connected = async () => {
@@ -39,19 +39,19 @@ export function duel(socket, stream) {
       await welcome;
     }
     stream.connected || stream.connect();
-    // Until there is an id to resume from, a cut may lose what is sent next.
+    // Until the stream has an id to resume from, it would lose a message sent while it is cut.
     await within(done => stream.stream?.begun.then(done));
   };
 
-  const tryOut = (role, doing) => part(`try-${role}`).addEventListener('click', async ({ currentTarget }) => {
-    const out = part(`tried-${role}`);
+  const tryOut = (role, action) => part(`try-${role}`).addEventListener('click', async ({ currentTarget }) => {
+    const result = part(`tried-${role}`);
     currentTarget.disabled = true;
-    say(out, 'trying');
+    setText(result, 'trying');
     try {
       await connected();
-      say(out, ...await doing());
+      setText(result, ...await action());
     } catch (error) {
-      say(out, 'try-failed', { why: error.message });
+      setText(result, 'try-failed', { why: error.message });
     }
     currentTarget.disabled = false;
   });
@@ -60,33 +60,33 @@ export function duel(socket, stream) {
     if (!lab.on) return ['cut-by-hand'];
     const began = performance.now(), text = `away ${stamp()}`;
     const closed = within(done => { socket.onclose = done; });
-    const comes = event(text);
+    const received = event(text);
     await act('drop', { tab: lab.tab });
     await sendData({ message: text });
     const code = await closed;
-    await comes;
+    await received;
     return ['cut-result', { waited: duration(performance.now() - began), code: String(code) }];
   });
 
   tryOut('binary', async () => {
     const bytes = Uint8Array.of(0, 255, 128, 127);
     const base64 = btoa(String.fromCharCode(...bytes));
-    const [came] = await Promise.all([event(base64), sendData({ message: base64 })]);
-    const answered = echo();
+    const [received] = await Promise.all([event(base64), sendData({ message: base64 })]);
+    const echoed = echo();
     socket.send(bytes);
-    await answered;
-    const same = atob(JSON.parse(came.data).text) === String.fromCharCode(...bytes);
+    await echoed;
+    const same = atob(JSON.parse(received.data).text) === String.fromCharCode(...bytes);
     return [same ? 'binary-result' : 'try-failed', { count: bytes.length, base64, length: base64.length, why: base64 }];
   });
 
   tryOut('count', async () => {
     const text = `count ${stamp()}`;
-    const [came] = await Promise.all([event(text), sendData({ message: text })]);
-    const answered = echo();
+    const [received] = await Promise.all([event(text), sendData({ message: text })]);
+    const echoed = echo();
     socket.send(text);
-    const answer = await answered;
+    const answer = await echoed;
     const size = string => new TextEncoder().encode(string).length;
-    const frame = size(`id: ${came.lastEventId}\nevent: ${came.type}\ndata: ${came.data}\n\n`);
+    const frame = size(`id: ${received.lastEventId}\nevent: ${received.type}\ndata: ${received.data}\n\n`);
     const body = size(JSON.stringify({ message: text }));
     const posted = performance.getEntriesByType('resource').filter(one => one.name.includes('/send-data')).at(-1);
     performance.clearResourceTimings();
