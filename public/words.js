@@ -44,7 +44,8 @@ export function setText(element, key, values) {
   return element;
 }
 
-export const said = (key, values) => setText(document.createElement('span'), key, values);
+// Returns a new element with a text.
+export const textSpan = (key, values) => setText(document.createElement('span'), key, values);
 
 export async function setLanguage(lang) {
   const name = lang === 'en' ? 'en' : 'zh';
