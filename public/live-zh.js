@@ -34,7 +34,7 @@ export default {
   'chart.switches': '每秒上下文切换', 'unit.voluntary': '自愿', 'unit.involuntary': '非自愿',
   'chart.events': '每秒事件数', 'unit.out': '发送', 'unit.in': '发布',
   'chart.micros': '每个事件的 CPU 时间', 'unit.micros': '微秒，发给一个客户端',
-  'chart.busy': 'CPU', 'unit.busy': '%（单个核心）',
+  'chart.busy': 'CPU', 'unit.busy': '%，单个核心',
   'table.ago': '几秒前',
 
   'threads.all': '{threads} 个线程',

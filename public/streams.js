@@ -3,8 +3,8 @@
 // A browser opens at most six HTTP/1.1 connections to one origin, over all its tabs. Four streams leave two for pages
 // and POSTs. Panels that read the same URL share one source.
 //
-// A member is a panel: { name, dye, types, opened(), failed(readyState, reason), received(event, replayed), at(id), bytes(array),
-// mark(text), reading(raw, readyState), evicted(why) }.
+// A member is a panel: { name, dye, types, opened(), failed(readyState, reason), received(event, replayed), at(id),
+// bytes(array), mark(text), reading(raw, readyState), evicted(why) }.
 
 import { RawSource } from './raw.js';
 

@@ -121,7 +121,7 @@ pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
                         "come_back",
                         100.0,
                         0,
-                        "new ones served after disconnects %",
+                        "new clients served after disconnects %",
                         "断开一些后新客户端得到服务 %",
                     ),
                 ]

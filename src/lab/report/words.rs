@@ -59,7 +59,7 @@ pub(super) fn question(experiment: Experiment) -> Text {
             zh: "一个连接做慢的事情时，其他连接受到什么影响？",
         },
         Experiment::Stuck => Text {
-            en: "One client stops reading: what does it cost, and whom?",
+            en: "One client stops reading: what does it cost, and which client pays?",
             zh: "一个客户端停止读取：代价是什么，由谁承担？",
         },
         Experiment::Capacity => Text {
@@ -86,7 +86,7 @@ pub(super) fn prediction(experiment: Experiment) -> Text {
         },
         Experiment::Slow => Text {
             en: "with threads, a disk read delays no other connection, and a computation shares the CPU with them; on one thread all connections wait for both.",
-            zh: "多线程时，读盘不影响其他连接，计算则与它们分享 CPU；单线程时，读盘和计算都让所有连接等待。",
+            zh: "多线程时，读盘不会耽误其他连接，计算则与它们分享 CPU；单线程时，读盘和计算都让所有连接等待。",
         },
         Experiment::Stuck => Text {
             en: "a blocked write costs one sleeping thread; without such a thread, either a buffer grows or events are dropped.",
@@ -94,7 +94,7 @@ pub(super) fn prediction(experiment: Experiment) -> Text {
         },
         Experiment::Capacity => Text {
             en: "descriptors run out first; Apache stops at the number in its configuration. What matters is that the server goes on when it is full.",
-            zh: "最先用完的是描述符；Apache 则止于其配置的数目。重要的是，容量用尽之后服务器还能继续工作。",
+            zh: "最先用完的是描述符；Apache 的上限则由其配置决定。重要的是，容量用尽之后服务器还能继续工作。",
         },
     }
 }
@@ -146,13 +146,13 @@ pub(super) fn engine(engine: Engine) -> Text {
                  script's. The script subscribes to threadcast, as a PHP page subscribes to Redis. The figures include all of \
                  these processes and threadcast. See src/lab/engine/apache.",
             zh: "Debian 的 Apache，mpm_prefork 加一个流式 CGI 脚本：每个客户端两个进程，一个是 Apache 的，一个是脚本的；脚本向 threadcast \
-                 订阅，就像 PHP 页面向 Redis 订阅。数字包含所有这些进程和 threadcast。见 src/lab/engine/apache。",
+                 订阅，就像 PHP 页面向 Redis 订阅。数字包括所有这些进程和 threadcast。见 src/lab/engine/apache。",
         },
         Engine::ApacheEvent => Text {
             en: "Debian's Apache with mpm_event and mod_proxy, in front of direct: for each client one thread in Apache and one in \
                  threadcast. The figures include both; subtract those of direct to get Apache alone. See src/lab/engine/apache.",
             zh: "Debian 的 Apache，mpm_event 加 mod_proxy，后面是 direct：每个客户端在 Apache 中一个线程，在 threadcast 中一个线程。\
-                 数字包含两者；减去 direct 的数字，就是 Apache 单独的开销。见 src/lab/engine/apache。",
+                 数字包括两者；减去 direct 的数字，就是 Apache 单独的开销。见 src/lab/engine/apache。",
         },
     }
 }
@@ -169,24 +169,24 @@ pub(super) fn noise(noise: Noise) -> Text {
 
 /// Returns the limits of the measurement, such as missing engines, failures and noise.
 pub(super) fn notes(results: &Results, language: Language) -> Vec<String> {
-    let say = |en: String, zh: String| match language {
+    let choose = |en: String, zh: String| match language {
         Language::English => en,
         Language::Chinese => zh,
     };
     let mut notes = Vec::new();
     if results.interrupted {
-        notes.push(say(
+        notes.push(choose(
             "the run ended before it was done; the report covers the finished part".into(),
             "测量提前结束；报告只包含已完成的部分".into(),
         ));
     }
     if let Some(clamped) = &results.clamped {
-        notes.push(say(clamped.clone(), format!("客户端数受限：{clamped}")));
+        notes.push(choose(clamped.clone(), format!("客户端数受限：{clamped}")));
     }
     for engine in &results.engines {
         let (name, most) = (engine.name(), engine.most_clients());
         if most < results.clients {
-            notes.push(say(
+            notes.push(choose(
                 format!(
                     "{name} was measured with {most} clients at most, the others with {}",
                     results.clients
@@ -197,18 +197,19 @@ pub(super) fn notes(results: &Results, language: Language) -> Vec<String> {
     }
     for (engine, how) in &results.missing {
         let name = engine.name();
-        notes.push(say(format!("{name} was not measured: {how}"), format!("未测 {name}：{how}")));
+        notes
+            .push(choose(format!("{name} was not measured: {how}"), format!("未测 {name}：{how}")));
     }
     for failure in &results.failures {
         let (name, why, run) = (failure.engine.name(), &failure.why, failure.run);
         let experiment = failure.experiment.name();
-        notes.push(say(
+        notes.push(choose(
             format!("{name} failed in {experiment}, run {run}: {why}"),
             format!("{name} 在 {experiment} 第 {run} 轮失败：{why}"),
         ));
     }
     if !results.samples.is_empty() && results.samples.iter().all(|sample| sample.run == 1) {
-        notes.push(say(
+        notes.push(choose(
             "everything was measured once, so the difference between runs is unknown; pass --runs 3 to see it".into(),
             "全部只测了一轮，看不出各轮相差多少；加上 --runs 3 就能看到".into(),
         ));
@@ -223,7 +224,7 @@ pub(super) fn notes(results: &Results, language: Language) -> Vec<String> {
     for (experiment, why, engines) in noisy {
         let (experiment, engines) = (experiment.name(), engines.join(", "));
         let Text { en, zh } = noise(why);
-        notes.push(say(
+        notes.push(choose(
             format!("noisy: {experiment} of {engines}: {en}; the error may exceed 15 %"),
             format!("有干扰：{experiment}（{engines}）：{zh}；误差可能超过 15 %"),
         ));
@@ -235,15 +236,15 @@ pub(super) fn notes(results: &Results, language: Language) -> Vec<String> {
 pub(super) fn meaning(results: &Results, experiment: Experiment, language: Language) -> String {
     let figure = |engine, name| results.shown(experiment, engine, name).map(|it| it.median);
     let kb = |bytes: f64| digits(bytes / 1024.0, 0);
-    let say = |en: String, zh: String| match language {
+    let choose = |en: String, zh: String| match language {
         Language::English => en,
         Language::Chinese => zh,
     };
     let (direct, wake, event_loop) = (Engine::Direct, Engine::Wake, Engine::EventLoop);
     let both = |name| Some((figure(wake, name)?, figure(event_loop, name)?));
-    let said = match experiment {
+    let meaning = match experiment {
         Experiment::Idle => figure(direct, "client_bytes").zip(both("client_bytes")).map(|(direct, (wake, one))| {
-            let text = say(
+            let text = choose(
                 format!(
                     "A client takes {} KB of memory if its own thread sends, {} KB if its own thread never sends, and {} KB with one \
                      thread for all. RSS shows little of this, and nothing of what the kernel keeps for a thread that has sent once.",
@@ -259,41 +260,41 @@ pub(super) fn meaning(results: &Results, experiment: Experiment, language: Langu
         Experiment::Event => figure(direct, "cpu_us").zip(both("cpu_us")).map(|(direct, (wake, one))| {
             let (wake_us, direct_us, one_us) = (digits(wake, 1), digits(direct, 1), digits(one, 1));
             let times = digits(wake / direct.max(1e-9), 1);
-            say(
+            choose(
                 format!(
                     "An event costs {wake_us} µs if it wakes a thread, {direct_us} µs if it does not, and {one_us} µs in an event loop: \
-                     the context switch is expensive ({times} times as much), not the thread."
+                     the difference is the context switch ({times} times the CPU time), not the thread."
                 ),
                 format!(
                     "一个事件若唤醒一个线程，要 {wake_us} µs；不唤醒线程，要 {direct_us} µs；在事件循环中，要 {one_us} µs：\
-                     开销大的是上下文切换（{times} 倍），不是线程。"
+                     差别在于上下文切换（CPU 时间是 {times} 倍），而不在于线程。"
                 ),
             )
         }),
         Experiment::Latency => figure(direct, "p99_ms").zip(both("p99_ms")).map(|(direct, (wake, one))| {
             let [wake, direct, one] = [wake, direct, one].map(|late| digits(late, 1));
-            say(
+            choose(
                 format!("99 % of the events arrived within {wake} ms from woken threads, {direct} ms from the broadcaster, and {one} ms from the event loop."),
                 format!("99 % 的事件的到达时间：唤醒线程时在 {wake} ms 内，由广播线程发送时在 {direct} ms 内，事件循环在 {one} ms 内。"),
             )
         }),
         Experiment::Slow => both("disk_silence_ms").zip(both("cpu_silence_ms")).map(|((wake, one), (busy, busy_one))| {
             let [wake, one, busy, busy_one] = [wake, one, busy, busy_one].map(|late| digits(late, 0));
-            say(
+            choose(
                 format!("While one handler waited for the disk, another client got no event for up to {wake} ms with threads (wake) and {one} ms on the event loop. While one handler computed, it was {busy} and {busy_one} ms. An event was due every 10 ms."),
                 format!("一个处理函数等待磁盘时，另一个客户端收不到事件的最长时间：多线程（wake）{wake} ms，事件循环 {one} ms；一个处理函数计算时，分别为 {busy} 和 {busy_one} ms。每 10 ms 应有一个事件。"),
             )
         }),
         Experiment::Stuck => figure(direct, "grown_bytes").zip(figure(Engine::Node, "grown_bytes")).map(|(ours, node)| {
             let mb = |bytes: f64| digits(bytes / 1024.0 / 1024.0, 0);
-            say(
+            choose(
                 format!("direct grew by {} MB: the slow client's own thread waits for it, and its events stay in the shared history. node grew by {} MB: it buffers all unsent events, without a limit.", mb(ours), mb(node)),
                 format!("direct 增长 {} MB：慢客户端自己的线程在等它，事件留在共享的历史里。node 增长 {} MB：未发送的事件都放在缓冲区里，没有限制。", mb(ours), mb(node)),
             )
         }),
         Experiment::Capacity => Some(capacity(results, language)),
     };
-    said.unwrap_or_default()
+    meaning.unwrap_or_default()
 }
 
 /// Returns up to how many clients `direct` takes less memory than each engine that starts larger.
@@ -358,14 +359,14 @@ pub(super) fn sentence(results: &Results, language: Language) -> String {
     let memory = |engine| of(Experiment::Idle, engine, "client_bytes");
     let cpu = |engine| of(Experiment::Event, engine, "cpu_us");
     let mut parts = Vec::new();
-    let say = |en: String, zh: String| match language {
+    let choose = |en: String, zh: String| match language {
         Language::English => en,
         Language::Chinese => zh,
     };
     if let (Some(wake), Some(direct), Some(one)) =
         (memory(Engine::Wake), memory(Engine::Direct), memory(other))
     {
-        parts.push(say(
+        parts.push(choose(
             format!("With a thread for each connection, {clients} clients take {} KB each ({} KB if the thread does not send); with one thread for all ({name}) they take {} KB each.", kb(wake), kb(direct), kb(one)),
             format!("每个连接一个线程时，{clients} 个客户端每个占 {} KB（线程不发送时 {} KB）；所有连接共用一个线程（{name}）时每个占 {} KB。", kb(wake), kb(direct), kb(one)),
         ));
@@ -374,7 +375,7 @@ pub(super) fn sentence(results: &Results, language: Language) -> String {
         (cpu(Engine::Wake), cpu(Engine::Direct), cpu(other))
     {
         let [wake, direct, one] = [wake, direct, one].map(|micros| digits(micros, 1));
-        parts.push(say(
+        parts.push(choose(
             format!("An event costs {wake} µs if it wakes a thread, {direct} µs if it does not, and {one} µs in {name}."),
             format!("一个事件若唤醒线程，要 {wake} µs；不唤醒，要 {direct} µs；在 {name} 中，要 {one} µs。"),
         ));
@@ -382,7 +383,7 @@ pub(super) fn sentence(results: &Results, language: Language) -> String {
     let slow = |engine| of(Experiment::Slow, engine, "disk_silence_ms");
     if let (Some(threads), Some(one)) = (slow(Engine::Direct), slow(other)) {
         let [threads, one] = [threads, one].map(|millis| digits(millis, 0));
-        parts.push(say(
+        parts.push(choose(
             format!("When one connection waits for a disk, the others get no event for up to {threads} ms with threads, and {one} ms in {name}."),
             format!("一个连接等待磁盘时，其他连接收不到事件的最长时间：多线程 {threads} ms，{name} {one} ms。"),
         ));
