@@ -79,8 +79,8 @@ pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
             const {
                 &[
                     column("calm_silence_ms", 1.0, 1, "silence ms: nothing slow", "静默 ms：平时"),
-                    column("disk_silence_ms", 1.0, 1, "one reads a disk", "一个在读盘"),
-                    column("cpu_silence_ms", 1.0, 1, "one computes", "一个在计算"),
+                    column("disk_silence_ms", 1.0, 1, "silence ms: disk read", "静默 ms：读盘"),
+                    column("cpu_silence_ms", 1.0, 1, "silence ms: computation", "静默 ms：计算"),
                     column("cpu_p50_ms", 1.0, 1, "median latency then, ms", "此时延迟中位数 ms"),
                 ]
             }

@@ -137,8 +137,8 @@ const PARTS: [Axis; 4] = [
 ];
 const SILENCE: [Axis; 3] = [
     axis("calm_silence_ms", 1.0, "nothing slow, ms", "平时 ms"),
-    axis("disk_silence_ms", 1.0, "one reads a disk", "一个在读盘"),
-    axis("cpu_silence_ms", 1.0, "one computes", "一个在计算"),
+    axis("disk_silence_ms", 1.0, "disk read", "读盘"),
+    axis("cpu_silence_ms", 1.0, "computation", "计算"),
 ];
 const HELD_BACK: [Axis; 3] = [
     axis("offered_bytes", MB, "sent to it, MB", "发给它 MB"),
