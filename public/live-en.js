@@ -26,7 +26,7 @@ export default {
   'role.lab-clients': 'reads what the load clients’ process reports',
   'role.signals': 'waits for a signal to stop the server',
   'role.redis-reader': 'reads what the nodes have published',
-  'role.sse': 'one for each connection',
+  'role.sse': 'each serves one connection',
   'role.store-writer': 'writes to the store: a file, or Redis',
   'role.threadcast': 'the main thread: waits for the others to end',
   'role.ticker': 'publishes every full second, and collected this list',

@@ -45,7 +45,7 @@ export default {
   'role.lab-clients': '读取负载客户端进程的报告',
   'role.signals': '等待停止服务器的信号',
   'role.redis-reader': '读取各节点发布的事件',
-  'role.sse': '每个连接一个',
+  'role.sse': '每个线程服务一个连接',
   'role.store-writer': '写入存储：文件或 Redis',
   'role.threadcast': '主线程：等待其他线程结束',
   'role.ticker': '每到整秒发布一次，本列表也由它收集',

@@ -76,10 +76,10 @@ fn body(page: &mut String, results: &Results, language: Language) {
 }
 
 fn section(page: &mut String, results: &Results, experiment: Experiment, language: Language) {
-    let expected = Text { en: "Expected", zh: "预测" }.of(language);
+    let expected = Text { en: "Expected:", zh: "预测：" }.of(language);
     let _ = writeln!(page, "<section>\n<h2>{}</h2>", words::question(experiment).of(language));
     let prediction = words::prediction(experiment).of(language);
-    let _ = writeln!(page, "<p class=\"expected\"><b>{expected}:</b> {prediction}</p>");
+    let _ = writeln!(page, "<p class=\"expected\"><b>{expected}</b> {prediction}</p>");
     let _ = writeln!(page, "<p>{}</p>", escape(&words::meaning(results, experiment, language)));
     page.push_str("<div class=\"plots\">\n");
     for plot in plots(results, experiment, language) {
