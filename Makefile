@@ -72,7 +72,7 @@ fonts: ## Install a Chinese font for the screenshots (as root on Debian)
 	$(call debian,fc-list :lang=zh | grep .,fontconfig fonts-wqy-zenhei,A Chinese font is missing; the screenshots will show boxes.)
 
 screenshots: browser fonts ## Take screenshots of the pages, in target/screenshots and docs/*.png
-	$(CARGO) test --locked --test screenshots -- --ignored
+	$(CARGO) test --locked --test screenshots -- --ignored --test-threads 1
 
 axe: ## Fetch axe-core for the accessibility tests, with npm
 	@mkdir -p target/axe && cd target/axe && npm install --silent --no-audit --no-fund --no-save axe-core@4
