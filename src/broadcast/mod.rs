@@ -218,7 +218,7 @@ impl<W: Sink> Broadcaster<W> {
     /// Brings a group's members up to date.
     fn deliver(&mut self, name: u64) {
         let Some(group) = self.groups.get_mut(&name) else { return };
-        group.notifier.answer();
+        group.notifier.rearm();
         for _ in 0..BATCHES {
             match group.send_batch(&mut self.batch) {
                 Sent::More => {}

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Readable;
-use super::readable::{Private, Verdicts};
-use super::ring::{Lost, Ring};
+use super::readable::{Private, StreamAccess};
+use super::ring::{LostIds, Ring};
 use crate::error::PublishError;
 use crate::limits::{NAMES_MAX, PATTERNS_PER_STREAM};
 use crate::matcher::Matcher;
@@ -149,9 +149,9 @@ impl Channels {
         &self,
         channel: &str,
         ring: &'a Ring,
-        verdicts: &mut Verdicts,
-    ) -> &'a Lost {
-        ring.lost_of(|others| self.may_miss(channel, others, verdicts) == Some(true))
+        access: &mut StreamAccess,
+    ) -> &'a LostIds {
+        ring.lost_of(|others| self.may_miss(channel, others, access) == Some(true))
     }
 
     /// Whether a stream of these may be given private events, if that is the same for
@@ -167,26 +167,26 @@ impl Channels {
         &self,
         channel: &str,
         had_other_topics: bool,
-        verdicts: &mut Verdicts,
+        access: &mut StreamAccess,
     ) -> Option<bool> {
         match self.may_read_all() {
             None if had_other_topics => Some(true),
-            None => verdicts.of(self, &Arc::new(Private::of(&[channel]))),
+            None => access.check(self, &Arc::new(Private::of(&[channel]))),
             known => known,
         }
     }
 
     /// What may be given to its streams, for who has to ask without them.
-    pub(super) fn reader(&self) -> Reader {
-        Reader(self.rare.as_ref().filter(|rare| rare.readable != Readable::Public).cloned())
+    pub(super) fn read_rights(&self) -> ReadRights {
+        ReadRights(self.rare.as_ref().filter(|rare| rare.readable != Readable::Public).cloned())
     }
 }
 
 /// Who listens, as far as private events are concerned: `None` may read none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Reader(Option<Arc<Rare>>);
+pub(super) struct ReadRights(Option<Arc<Rare>>);
 
-impl Reader {
+impl ReadRights {
     pub(super) fn may_read(&self, private: &Private) -> bool {
         self.0.as_ref().is_some_and(|rare| rare.readable.allows(Some(private)))
     }
@@ -202,7 +202,7 @@ impl Reader {
     }
 
     /// Whether there are private events at all that it may read.
-    pub(super) fn has_rights(&self) -> bool {
+    pub(super) fn reads_some_private(&self) -> bool {
         self.0.is_some()
     }
 }

@@ -65,10 +65,10 @@ impl Registry {
             return;
         }
         state.closing = Some(Arc::clone(closing));
-        let calls = state.calls.take();
+        let closing_sender = state.closing_sender.take();
         let notifiers = state.all_notifiers();
         drop(state);
-        drop(calls);
+        drop(closing_sender);
         notifiers.iter().for_each(Notifiers::notify);
     }
 

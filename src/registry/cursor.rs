@@ -1,26 +1,26 @@
-//! Where a subscriber begins, and how far it has come.
+//! Where a stream begins, and how far it has read.
 
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::read::{gap, group};
-use super::readable::Verdicts;
+use super::readable::StreamAccess;
 use super::ring::Entry;
 use super::state::Channel;
 use super::{Channels, HubState, Registry};
 use crate::event::Frame;
 use crate::id::EventId;
 
-/// How much later than Redis's clock, as this node knows it, an id may be that another
-/// node has told.
+/// The maximum by which another node's id may be ahead of this node's estimate of Redis's clock.
 const AHEAD: Duration = Duration::from_secs(60);
 
-/// The most channels whose client-supplied ids are looked up under one hold of the lock.
+/// The maximum number of channels that are searched for a client-supplied id under one hold of the
+/// lock.
 const PAGE_CHANNELS: usize = 256;
 
-/// Of how many channels a stream remembers up to where their losses are not reported: 32 bytes each.
-const FORGIVEN_MAX: usize = 1_024;
+/// For how many channels a stream remembers which losses are not reported: 32 bytes each.
+const SUPPRESSED_MAX: usize = 1_024;
 
 /// Where a stream begins.
 ///
@@ -33,24 +33,26 @@ const FORGIVEN_MAX: usize = 1_024;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Start {
-    /// From now on.
+    /// With the next event.
     #[default]
     Now,
-    /// After the event of this id, the server's or the publisher's own. An id
-    /// that is not known is answered with a gap and the live stream.
+    /// After the event with this id, which is the server's or client-supplied. For an unknown id,
+    /// the stream begins with a gap and continues with the next event.
     After(String),
-    /// With what is kept of this long ago and later.
+    /// With the events of the last so many seconds that are still in the history.
     Age(Duration),
-    /// With all that is kept. This alone does not begin with a gap, unless more than 1,024 of its
-    /// channels have lost events: a stream does not remember more of them.
+    /// With all events in the history. Such a stream does not begin with a gap, unless more than
+    /// 1,024 of its channels have lost events: it does not remember more of them.
     All,
 }
 
 impl std::str::FromStr for Start {
     type Err = ParseStartError;
 
-    /// Reads `all`, a duration such as `30s`, or an id that the server gave. A publisher's own id
-    /// can be any text, so it is no start by itself: make a [`Start::After`] of it.
+    /// Parses `all`, a duration such as `30s`, or an id that the server assigned.
+    ///
+    /// A client-supplied id can be any text, so it is not parsed: create a [`Start::After`] from
+    /// it.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "all" {
             return Ok(Self::All);
@@ -62,7 +64,9 @@ impl std::str::FromStr for Start {
     }
 }
 
-/// The text is neither `all`, nor a duration, nor an id that the server gave.
+/// The error for a text that is no [`Start`].
+///
+/// A start is `all`, a duration, or an id that the server assigned.
 ///
 /// ```
 /// let error = "yesterday".parse::<threadcast::Start>().unwrap_err();
@@ -82,37 +86,36 @@ impl std::fmt::Display for ParseStartError {
 
 impl std::error::Error for ParseStartError {}
 
-/// How far a subscriber has come in the order of all events.
+/// A subscriber's position in the order of all events.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Position {
-    /// The last event it was given, or came after.
+    /// The last event that was read or skipped.
     pub(crate) after: EventId,
-    /// The last id at or before that which the subscriber may know of: unlike `after`, it
-    /// never is the id of a private event that the subscriber may not read.
+    /// The last id at or before `after` that the subscriber may know of. Unlike `after`, it is
+    /// never the id of a private event that the subscriber may not read.
     pub(super) known: EventId,
-    /// Evictions of which it is not to be told: what was gone before a stream of all that
-    /// is kept began.
-    pub(super) forgiven: Option<Box<Forgiven>>,
+    /// Losses that are not reported: those from before a stream of all history began.
+    pub(super) suppressed: Option<Box<Suppressed>>,
 }
 
-/// Up to which id losses are not told.
+/// Up to which id the losses of each channel are not reported.
 #[derive(Debug, Clone)]
-pub(super) struct Forgiven {
-    /// Of these channels, sorted by name.
+pub(super) struct Suppressed {
+    /// Existing channels, sorted by name.
     channels: Vec<(Arc<str>, EventId)>,
-    /// Of those that there were none of yet.
+    /// Channels that did not exist when the stream began.
     others: EventId,
 }
 
 impl Position {
-    /// After an event that the subscriber may know of.
+    /// A position after an event that the subscriber may know of.
     pub(super) fn at(after: EventId) -> Self {
-        Self { after, known: after, forgiven: None }
+        Self { after, known: after, suppressed: None }
     }
 
-    /// From where losses of this channel are told.
-    pub(super) fn told_from(&self, channel: &str) -> EventId {
-        let Some(Forgiven { channels, others }) = self.forgiven.as_deref() else {
+    /// The id after which losses of this channel are reported.
+    pub(super) fn gaps_from(&self, channel: &str) -> EventId {
+        let Some(Suppressed { channels, others }) = self.suppressed.as_deref() else {
             return self.after;
         };
         let upto = match channels.binary_search_by(|(name, _)| (**name).cmp(channel)) {
@@ -123,44 +126,46 @@ impl Position {
     }
 }
 
-/// What a stream begins with.
+/// The position and the first frames of a stream.
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub(super) position: Position,
-    /// What the client resumes from if it is cut off before its first event: everything that
-    /// `position` still has to give comes after it. `None` where the client has to keep the cursor
-    /// that it brought, so that it is told of the gap again.
+    /// The cursor of a client that is cut off before its first event: everything that is still to
+    /// be read at `position` comes after it.
+    ///
+    /// `None` if the client must keep the cursor that it sent, so that it receives the gap again.
     pub(super) cursor: Option<EventId>,
-    /// What is said of a start that could not be found.
+    /// The gap frames for a start that could not be found.
     pub(super) unknown: Vec<Frame>,
 }
 
 impl HubState {
-    /// The position of a start; and if it cannot be found, what to say of that. It is
-    /// right once there is nothing left to be asked.
+    /// Finds the position of a start, or writes gaps if it cannot be found.
+    ///
+    /// The result is final only if `access` has nothing pending.
     pub(super) fn begin(
         &self,
         channels: &Channels,
         start: &Start,
         now: Duration,
-        verdicts: &mut Verdicts,
+        access: &mut StreamAccess,
     ) -> Beginning {
         if matches!(start, Start::Now) {
             return self.begin_now(channels);
         }
-        self.resume(channels, start, now, verdicts)
+        self.resume(channels, start, now, access)
     }
 
-    /// Where a stream of these channels begins that gets what is published from now on.
+    /// The beginning of a stream that receives only what is published from now on.
     pub(super) fn begin_now(&self, channels: &Channels) -> Beginning {
         let position = self.now(channels);
         let cursor = Some(position.known);
         Beginning { position, cursor, unknown: Vec::new() }
     }
 
-    /// After all that has been published.
+    /// The position after all published events.
     fn now(&self, channels: &Channels) -> Position {
-        Position { after: self.last, known: self.last_known(channels), forgiven: None }
+        Position { after: self.last, known: self.last_known(channels), suppressed: None }
     }
 
     /// The newest id that a stream of these channels may know of.
@@ -168,13 +173,13 @@ impl HubState {
         if channels.reads_all() { self.last } else { self.last_public }
     }
 
-    #[inline(never)] // most streams begin now: they need no frame for the rest
+    #[inline(never)] // most streams begin now and do not need this stack
     fn resume(
         &self,
         channels: &Channels,
         start: &Start,
         now: Duration,
-        verdicts: &mut Verdicts,
+        access: &mut StreamAccess,
     ) -> Beginning {
         let found = |position: Position| {
             let cursor = Some(position.known.max(self.first_cursor()));
@@ -182,7 +187,7 @@ impl HubState {
         };
         match start {
             Start::Now => found(self.now(channels)),
-            Start::After(id) => match self.find(channels, id, now, verdicts) {
+            Start::After(id) => match self.find(channels, id, now, access) {
                 Some(after) => found(Position::at(after)),
                 None => Beginning {
                     position: self.now(channels),
@@ -191,11 +196,11 @@ impl HubState {
                 },
             },
             Start::Age(age) => {
-                // Ids and times ascend together: after the newest that is too old.
+                // Ids and times ascend together: begin after the newest event that is too old.
                 let last_before = |oldest| {
                     let all = self.selected(channels).filter_map(|(name, channel)| {
-                        let lost = channels.lost_of(name, &channel.ring, verdicts);
-                        let sees = |entry: &Entry| verdicts.may_give(channels, entry);
+                        let lost = channels.lost_of(name, &channel.ring, access);
+                        let sees = |entry: &Entry| access.may_read(channels, entry);
                         channel.ring.last_before(oldest, lost, sees)
                     });
                     all.max()
@@ -204,7 +209,7 @@ impl HubState {
                 let floor = || Position {
                     after: self.floor_of(channels),
                     known: self.floor.public,
-                    forgiven: None,
+                    suppressed: None,
                 };
                 found(after.map_or_else(floor, Position::at))
             }
@@ -212,66 +217,66 @@ impl HubState {
                 let others = self.floor_of(channels);
                 let mut channels: Vec<_> = (self.selected(channels))
                     .map(|(name, channel)| {
-                        let lost = channels.lost_of(name, &channel.ring, verdicts);
+                        let lost = channels.lost_of(name, &channel.ring, access);
                         (Arc::clone(name), lost.to())
                     })
                     .filter(|(_, lost)| *lost > EventId::ZERO)
                     .collect();
                 channels.sort_unstable();
                 let any = !channels.is_empty() || others > EventId::ZERO;
-                let any = any && channels.len() <= FORGIVEN_MAX;
-                let forgiven = any.then(|| Box::new(Forgiven { channels, others }));
-                found(Position { forgiven, ..Position::default() })
+                let any = any && channels.len() <= SUPPRESSED_MAX;
+                let suppressed = any.then(|| Box::new(Suppressed { channels, others }));
+                found(Position { suppressed, ..Position::default() })
             }
         }
     }
 
-    /// A cursor before every event that is kept, and one that [`find`](Self::find) knows.
+    /// A cursor before every event in the history, which [`find`](Self::find) accepts.
     fn first_cursor(&self) -> EventId {
         if self.is_shared { EventId::ZERO } else { EventId { n: 0, ..self.last } }
     }
 
-    /// Below where a stream of these may have lost something in a channel that is
-    /// forgotten.
+    /// The newest event that a stream of these channels may have lost in a channel that has been
+    /// removed.
     fn floor_of(&self, channels: &Channels) -> EventId {
         if channels.reads_some_private() { self.floor.all } else { self.floor.public }
     }
 
-    /// The event that an id means, if it can still be told; as far as it is known what
-    /// the stream may be given.
+    /// Finds the event with this id. The result is final only if `access` has nothing pending.
     pub(super) fn find(
         &self,
         channels: &Channels,
         id: &str,
         now: Duration,
-        verdicts: &mut Verdicts,
+        access: &mut StreamAccess,
     ) -> Option<EventId> {
         if let Ok(id) = id.parse::<EventId>() {
             if self.is_shared {
-                // Another node may have come further than this one, which gets there too.
-                // Ids do not go back where Redis's clock does.
+                // Another node may have read further; this node will catch up. Ids do not go back
+                // when Redis's clock does.
                 let now = now.max(Duration::from_millis(self.last.epoch));
                 let latest = (now + AHEAD).as_millis();
                 return (id <= self.last || u128::from(id.epoch) <= latest).then_some(id);
             }
-            // What is private is no cursor for a reader of public events, newest or not.
+            // A private event's id is no cursor for a reader of public events, whether it is the
+            // newest or not.
             let last = if channels.reads_some_private() { self.last } else { self.last_public };
             return (id.epoch == last.epoch && id <= last).then_some(id);
         }
-        // The earliest: to repeat an event of another channel is better than to lose it.
-        // Who may not read the event is not to learn that there is one of this name.
+        // Take the earliest: a repeated event is better than a lost one. A stream that may not read
+        // the event must not learn that one with this id exists.
         let mut own = |channel: &Channel| {
             let id = channel.dedup.own(id)?;
             let entry = channel.ring.get_exactly(id)?;
             let private = entry.private.as_ref();
-            let given = private.map_or(Some(true), |private| verdicts.of(channels, private));
+            let given = private.map_or(Some(true), |private| access.check(channels, private));
             (given == Some(true)).then_some(id)
         };
         self.selected(channels).filter_map(|(_, channel)| own(channel)).min()
     }
 
-    /// What is said of an id that means nothing here: nobody can know what has
-    /// been missed. The stream goes on from now.
+    /// Returns the gaps for an unknown id: how many events are lost cannot be known. The stream
+    /// continues with the next event.
     fn unknown(&self, channels: &Channels, id: &str) -> Vec<Frame> {
         let patterns = channels.prefixes.iter().map(|prefix| format!("{prefix}*"));
         let patterns =
@@ -284,22 +289,22 @@ impl HubState {
 }
 
 impl Registry {
-    /// The earliest event that a publisher gave this id, in whatever channel: the cursor that a
-    /// hub-wide id means. `None` if there is none that a stream of these may read.
+    /// Returns the earliest event with this client-supplied id in any channel: the cursor for an id
+    /// that is unique in the hub. `None` if a stream of these channels may read no such event.
     pub(crate) fn earliest(&self, channels: &Channels, id: &str) -> Option<EventId> {
         let public = |channel: &Channel| {
             let id = channel.dedup.own(id)?;
             let entry = channel.ring.get_exactly(id)?;
             (entry.private.is_none() || channels.reads_all()).then_some(id)
         };
-        // Among its own channels a stream also finds what is private, if it may read that.
-        let mut verdicts = Verdicts::default();
+        // In its own channels, a stream may also find private events that it may read.
+        let mut access = StreamAccess::default();
         let mut earliest = loop {
-            let found = self.lock().find(channels, id, self.now(), &mut verdicts);
-            if !verdicts.lacks_some() {
+            let found = self.lock().find(channels, id, self.now(), &mut access);
+            if !access.has_pending() {
                 break found;
             }
-            verdicts.ask(channels);
+            access.resolve(channels);
         };
         let mut last: Option<Arc<str>> = None;
         loop {
@@ -322,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_start_is_read_as_people_write_it() {
+    fn a_start_is_parsed_from_text() {
         assert_eq!("all".parse(), Ok(Start::All));
         assert_eq!("30s".parse(), Ok(Start::Age(Duration::from_secs(30))));
         assert_eq!("7-41".parse(), Ok(Start::After("7-41".into())));

@@ -43,14 +43,14 @@ impl Entry {
     /// What it costs in memory, in bytes. An event of several topics is counted in full in each
     /// of its channels, although the rings share its frame.
     pub(super) fn cost(&self) -> usize {
-        let names = |mark: &DedupEntry| -> usize {
-            let texts = [mark.own.as_deref(), mark.key.as_ref().map(Key::stored)];
+        let names = |entry: &DedupEntry| -> usize {
+            let texts = [entry.own.as_deref(), entry.key.as_ref().map(Key::stored)];
             texts.into_iter().flatten().map(|name| NAME + name.len()).sum()
         };
         let topics = self.private.iter().flat_map(|private| private.topics.iter());
         ENTRY
             + self.frame.len()
-            + self.mark.as_deref().map_or(0, names)
+            + self.dedup.as_deref().map_or(0, names)
             + topics.map(|topic| TOPIC + topic.len()).sum::<usize>()
     }
 }
@@ -79,13 +79,13 @@ impl Drop for Cost {
 
 /// What all rings cost together, and which channel has the oldest event.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct HistoryTotal {
     total: Arc<AtomicUsize>,
     /// For each channel with a cost: an id that is not later than its oldest event.
     queue: BTreeSet<(EventId, Arc<str>)>,
 }
 
-impl Kept {
+impl HistoryTotal {
     /// The part of a new ring.
     pub(super) fn part(&self) -> Cost {
         Cost { bytes: 0, total: Arc::clone(&self.total) }
@@ -128,7 +128,7 @@ impl HubState {
 
     #[inline(never)] // the common case is the comparison above
     fn evict_oldest(&mut self, limit: usize) {
-        let Self { kept: Kept { total, queue }, channels, losses, last, .. } = self;
+        let Self { kept: HistoryTotal { total, queue }, channels, losses, last, .. } = self;
         while total.load(Ordering::Relaxed) > limit {
             let Some((id, name)) = queue.pop_first() else { return };
             let Some(channel) = channels.get_mut(&name) else { continue };

@@ -1,30 +1,28 @@
-//! Who listens to what: the only state that threads share.
+//! The registry: channels, their subscribers and their histories. The only state threads share.
 //!
 //! ```text
-//!  publishers             Registry                          subscribers
-//!                  ┌────────────────────────┐
-//!  publish(event) ─▶ channel "news"          ├─ doorbell ──▶ wakes,
-//!   id, append,    │  ring: last events ─────┼─ read ◀─────  reads after its
-//!   unlock, ring   │  subscribers: doorbells    │               own position
-//!                  └────────────────────────┘
+//!  publishers             Registry                           subscribers
+//!                  ┌─────────────────────────┐
+//!  publish(event) ─▶ channel "news"           ├─ notify ──▶ wake,
+//!   assign id,     │  ring: last events ──────┼─ read ◀───  read after their
+//!   append, unlock,│  subscribers: notifiers  │             own position
+//!   notify         └─────────────────────────┘
 //! ```
 //!
-//! In this crate a *channel* is a named stream of events. What
-//! `crossbeam-channel` calls a channel is a *doorbell* or a *mailbox* here.
+//! In this crate a *channel* is a named stream of events. What `crossbeam-channel` calls a
+//! channel is a *notifier* or a *mailbox* here.
 //!
 //! # Invariants
 //!
-//! * **One lock decides the order.** An event gets its id and enters its ring
-//!   under one lock, so everybody reads the same order, and a stream of several
-//!   channels has one cursor.
-//! * **The ring is the only thing ever read.** A subscriber has no queue of its
-//!   own, only a position. Replay, live events and a slow client are the same
-//!   thing: somebody who reads after his position.
-//! * **A publisher never waits for a subscriber.** It appends, lets go of the
-//!   lock and rings doorbells, which never block.
-//! * **No I/O and no caller's code under the lock**, and no pattern is matched there: debug
-//!   builds panic.
-//! * **Leaving is a `Drop`**, on every path out, panics included.
+//! * **One lock decides the order.** An event gets its id and enters its ring under one lock.
+//!   All subscribers read the same order, and a stream of several channels has one cursor.
+//! * **Subscribers read from the ring and from nothing else.** A subscriber has a position and
+//!   no queue. Replay, live events and slow clients are one mechanism: reading after a position.
+//! * **A publisher never waits for a subscriber.** It appends, releases the lock and notifies
+//!   the subscribers, which never blocks.
+//! * **No I/O, no caller's code and no pattern matching under the lock.** Debug builds panic if
+//!   a pattern is matched there.
+//! * **A subscriber leaves by `Drop`**, on every path, panics included.
 
 mod bits;
 mod channels;
@@ -88,8 +86,9 @@ use crate::event::Event;
 use crate::id::EventId;
 use crate::matcher::unlocked::Locked;
 
-/// Channels, their histories and who listens. Cloning it makes another handle
-/// to the same registry.
+/// A hub of channels, with their histories and subscribers.
+///
+/// Cloning it creates another handle to the same registry.
 ///
 /// ```
 /// use threadcast::{Event, Registry};
@@ -104,7 +103,7 @@ pub struct Registry {
     inner: Arc<Inner>,
 }
 
-/// What [`Registry::publish`] answers.
+/// The result of [`Registry::publish`].
 ///
 /// ```
 /// use threadcast::{Event, Registry};
@@ -116,9 +115,9 @@ pub struct Registry {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
-    /// The id the server gave; of several events, the last one's.
+    /// The id that the server assigned; for several events, the id of the last one.
     pub id: EventId,
-    /// How many streams were listening to the channel.
+    /// How many streams were subscribed to the channel.
     pub subscribers: usize,
     /// How many events were published.
     pub count: usize,
@@ -133,14 +132,16 @@ pub struct Published {
 /// ```
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
-    /// How much each channel keeps.
+    /// How much history each channel keeps.
     pub history: Histories,
-    /// How many channels there may be at once.
+    /// The maximum number of channels at one time. Default: 10,000.
     pub max_channels: usize,
-    /// How much memory all histories may take together, in bytes. Over that, the oldest
-    /// events of all channels leave first; only the newest event is exempt.
+    /// The memory limit of all histories together, in bytes. Default: 256 MiB.
+    ///
+    /// Above it, the oldest events of all channels are evicted first. Only the newest event is
+    /// exempt.
     pub history_total: usize,
-    /// Whether events carry an `id:`. A clock's do not: nobody resumes a clock.
+    /// Whether events carry an `id:` line. Clock ticks do not, because no client resumes a clock.
     pub ids: bool,
 }
 
@@ -158,17 +159,19 @@ impl Default for RegistryOptions {
 #[derive(Debug)]
 struct Inner {
     state: Mutex<HubState>,
-    /// Held while a page of a list is read, and taken before the lock.
+    /// Held while one page of a list is read. Lock order: this before `state`.
     listing: std::sync::Mutex<()>,
     options: RegistryOptions,
-    /// The way to the sequencer, if there is a store, or to the publisher of a log.
+    /// Sends requests to the store writer, or to the log publisher if the log is shared.
     store_writer: Option<Sender<StoreRequest>>,
-    /// There only if the log is shared with other nodes.
+    /// Present only if the log is shared with other nodes.
     contact: Option<Contact>,
     started: Instant,
-    /// What the clock said then, in nanoseconds: the time of day, or a little more if the
-    /// events of a store are of later. From there on it never goes back; but if the log
-    /// is shared, it is Redis's clock, and goes where that does.
+    /// The time at `started`, in nanoseconds since 1970.
+    ///
+    /// It is the time of day, or slightly more if the store has events with later times. The
+    /// registry's clock continues from there and never goes back. With a shared log it is Redis's
+    /// clock instead, and follows that one in both directions.
     began: AtomicU64,
     counters: Arc<Counters>,
     /// Disconnected when the streams begin to end.
@@ -178,17 +181,17 @@ struct Inner {
 }
 
 impl Registry {
-    /// A registry with the default settings.
+    /// Creates a registry with the default settings.
     pub fn new() -> Self {
         Self::with(RegistryOptions::default())
     }
 
-    /// A registry with these settings.
+    /// Creates a registry with these settings.
     pub fn with(options: RegistryOptions) -> Self {
         Self::counted(options, &Arc::default())
     }
 
-    /// A registry with these settings, which counts what it does.
+    /// Creates a registry with these settings that counts into `counters`.
     pub(crate) fn counted(options: RegistryOptions, counters: &Arc<Counters>) -> Self {
         let epoch = u64::try_from(time_of_day().as_millis()).unwrap_or(u64::MAX);
         Self::of(HubState::new(EventId { epoch, n: 0 }), options, counters, None, time_of_day())
@@ -202,8 +205,8 @@ impl Registry {
         began: Duration,
     ) -> Self {
         let (open, closed) = crossbeam_channel::bounded(0);
-        let (calls, closing) = crossbeam_channel::bounded(0);
-        (state.open, state.calls) = (Some(open), Some(calls));
+        let (closing_sender, closing) = crossbeam_channel::bounded(0);
+        (state.open, state.closing_sender) = (Some(open), Some(closing_sender));
         let contact = state.is_shared.then(Contact::new);
         let (state, started) = (Mutex::new(state), Instant::now());
         let counters = Arc::clone(counters);
@@ -222,29 +225,28 @@ impl Registry {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Publishes to everybody who listens to `channel`.
+    /// Publishes one event to the subscribers of `channel`.
     ///
-    /// An id of the publisher's own is unique within the channel's history: a
-    /// repeat is answered as the first was, and published once.
+    /// An event's client-supplied id is unique within the channel's history. A repeat returns the
+    /// result of the first call and publishes nothing.
     ///
-    /// With a store it returns once the event is on the disk, and nobody sees it
+    /// With a store, the call returns once the event is durable. No subscriber sees the event
     /// before.
     ///
-    /// Fails if the channel cannot be, or the store not keep the event; nobody
-    /// then sees anything of it.
+    /// Fails if the channel cannot be created, or if the store cannot keep the event. In both cases
+    /// no subscriber sees the event.
     pub fn publish(&self, channel: &str, event: &Event) -> Result<Published, PublishError> {
         self.publish_all(channel, std::slice::from_ref(event), None)
     }
 
-    /// Publishes several events, all or none, next to each other in the order
-    /// of ids.
+    /// Publishes several events with consecutive ids: all of them or none.
     ///
-    /// `key` makes the call idempotent: repeated with the same key while the
-    /// history holds it, it is answered as the first was, and published once.
-    /// The events of the repeat must be the same.
+    /// `key` makes the call idempotent. A repeat with the same key returns the result of the first
+    /// call and publishes nothing, for as long as the history holds the key. The repeat must have
+    /// the same events.
     ///
-    /// Fails if the channel cannot be, if there is no event, if the key was used
-    /// for other events, or if the store cannot keep them.
+    /// Fails if the channel cannot be created, if `events` is empty, if the key was used for other
+    /// events, or if the store cannot keep the events.
     pub fn publish_all(
         &self,
         channel: &str,
@@ -254,10 +256,11 @@ impl Registry {
         self.publish_update(&Update { topics: &[channel], events, private: false, key })
     }
 
-    /// Forgets a channel's history, and says whether there was such a channel.
-    /// A subscriber that had not read it yet is told so by a gap.
+    /// Deletes a channel's history, and returns whether the channel existed.
     ///
-    /// Fails if the store cannot forget it; the history is then as it was.
+    /// A subscriber that had not read all of it receives a gap.
+    ///
+    /// Fails if the store cannot delete it. The history then stays as it was.
     pub fn forget(&self, channel: &str) -> Result<bool, PublishError> {
         match &self.inner.store_writer {
             Some(store_writer) => publish_queue::forget(store_writer, channel),
@@ -265,19 +268,19 @@ impl Registry {
         }
     }
 
-    /// Lets go of what is too old, and of channels in which nothing is left.
+    /// Evicts expired events, and removes idle channels.
     pub(crate) fn sweep(&self) {
         let mut state = self.lock();
         state.sweep(self.now());
         let has_losses = !state.losses.is_empty();
         drop(state);
         if let Some(store_writer) = self.inner.store_writer.as_ref().filter(|_| has_losses) {
-            // Where there is no room, a commit is to come anyway.
+            // If the mailbox is full, a commit follows anyway.
             let _ = store_writer.try_send(StoreRequest::Sweep);
         }
     }
 
-    /// Ends every stream and every wait, now and from now on.
+    /// Ends every stream and every wait, current and future.
     pub fn close(&self) {
         let mut state = self.lock();
         state.open = None;
@@ -286,43 +289,45 @@ impl Registry {
         notifiers.iter().for_each(Notifiers::notify);
     }
 
-    /// Whether [`close`](Self::close) has been called.
+    /// Returns whether [`close`](Self::close) has been called.
     pub fn is_closed(&self) -> bool {
         self.lock().open.is_none()
     }
 
-    /// Waits, and says whether the registry is still open: everything that
-    /// waits in this server waits here, so that it can be told to leave.
+    /// Waits for `time`, and returns whether the registry is still open.
+    ///
+    /// [`close`](Self::close) ends the wait early. Every pause in this server uses this function,
+    /// so that shutdown never waits for one.
     pub fn wait(&self, time: Duration) -> bool {
         self.inner.closed.recv_timeout(time).is_err_and(|error| error.is_timeout())
     }
 
-    /// Disconnected once the streams begin to end.
+    /// Returns a channel that is disconnected once the streams begin to end.
     pub(crate) fn closing(&self) -> &Receiver<Infallible> {
         &self.inner.closing
     }
 
-    /// What is counted of it.
+    /// The counters that this registry updates.
     pub(crate) fn counters(&self) -> &Counters {
         &self.inner.counters
     }
 
-    /// How old an event is that was published then.
+    /// The age of an event that was published at `at`, on the registry's clock.
     pub(crate) fn age(&self, at: Duration) -> Duration {
         self.now().saturating_sub(at)
     }
 
-    /// Disconnected once the registry is closed, for who waits for more than that.
+    /// Returns a channel that is disconnected once the registry is closed, for use in a `select!`.
     pub(crate) fn closed(&self) -> &Receiver<Infallible> {
         &self.inner.closed
     }
 
-    /// How much memory all histories take together, in bytes.
+    /// The memory that all histories take together, in bytes.
     pub(crate) fn history_bytes(&self) -> usize {
         self.lock().kept.bytes()
     }
 
-    /// The newest event's id, or the place before the first.
+    /// The newest event's id, or the position before the first event.
     pub fn last_id(&self) -> EventId {
         self.lock().last
     }
@@ -333,20 +338,20 @@ impl Registry {
         Duration::from_nanos(began) + self.inner.started.elapsed()
     }
 
-    /// What tells two registries apart.
+    /// Identifies the registry: clones have the same address, other registries another.
     pub(crate) fn address(&self) -> usize {
         Arc::as_ptr(&self.inner) as usize
     }
 
     fn lock(&self) -> Guard<'_> {
-        // No caller's code runs under the lock, so a panic there is ours, and
-        // one that left the rings and subscriber counts whole: each is changed last.
+        // No caller's code runs under the lock, so a panic there is a bug of this module. It leaves
+        // the rings and the subscriber counts consistent, because each is changed last.
         let state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
         Guard { state, _locked: Locked::new() }
     }
 }
 
-/// The registry's lock, held.
+/// A guard of the registry's lock. In debug builds, pattern matching panics while it is held.
 struct Guard<'a> {
     state: MutexGuard<'a, HubState>,
     _locked: Locked,
@@ -372,12 +377,12 @@ impl Default for Registry {
     }
 }
 
-/// As many as there are in five hundred years, at most.
+/// Nanoseconds as a `u64`, which overflows (and saturates) after more than 500 years.
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The time since 1970.
+/// The time since 1970 on the system clock.
 fn time_of_day() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -19,7 +19,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::bits::{Bits, Slots};
-use super::readable::Readers;
+use super::readable::EventAccess;
 use super::state::HubState;
 use super::subscribers::Subscribers;
 use super::{Guard, Registry};
@@ -52,7 +52,7 @@ struct Watched {
     serial: u64,
     subscribers: Subscribers,
     /// How many streams with it are about to begin.
-    arriving: usize,
+    starting: usize,
     /// Whether all channels are known that it selects.
     complete: bool,
     /// The slots of these channels.
@@ -61,32 +61,32 @@ struct Watched {
 
 impl Watched {
     fn is_unused(&self) -> bool {
-        self.arriving == 0 && self.subscribers.is_empty()
+        self.starting == 0 && self.subscribers.is_empty()
     }
 }
 
 /// A pattern to be matched: when it came, its slot, and itself.
-type Question = (u64, usize, Matcher);
+type PendingPattern = (u64, usize, Matcher);
 
 /// Which patterns select some channels, of the patterns up to one of them.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(super) struct PatternMatches {
     upto: u64,
     /// The slots of the patterns that select a name.
     names: HashMap<Box<str>, Bits>,
 }
 
-impl Answers {
+impl PatternMatches {
     /// The slots of the patterns that select this name.
     pub(super) fn of(&self, name: &str) -> Option<&Bits> {
         self.names.get(name)
     }
 
     /// Matches patterns; not under the lock.
-    fn ask(&mut self, questions: &[Question]) {
+    fn resolve(&mut self, pending: &[PendingPattern]) {
         for (name, selecting) in &mut self.names {
             let topic = Topic::new(name);
-            for (_, slot, pattern) in questions {
+            for (_, slot, pattern) in pending {
                 // Another pattern may have had this slot.
                 if pattern.is_of(&topic) {
                     selecting.insert(*slot);
@@ -95,7 +95,7 @@ impl Answers {
                 }
             }
         }
-        self.upto = questions.last().map_or(self.upto, |(serial, ..)| *serial);
+        self.upto = pending.last().map_or(self.upto, |(serial, ..)| *serial);
     }
 }
 
@@ -112,13 +112,13 @@ impl Patterns {
     }
 
     /// The next ones of those that came after another.
-    fn after(&self, serial: u64) -> Vec<Question> {
+    fn after(&self, serial: u64) -> Vec<PendingPattern> {
         let next = self.by_serial.range((Bound::Excluded(serial), Bound::Unbounded)).take(PAGE);
-        let question = |(serial, slot): (&u64, &usize)| {
+        let to_pending = |(serial, slot): (&u64, &usize)| {
             let watched = self.slots.get(*slot)?;
             Some((*serial, *slot, watched.matcher.clone()))
         };
-        next.filter_map(question).collect()
+        next.filter_map(to_pending).collect()
     }
 
     fn has_any_after(&self, serial: u64) -> bool {
@@ -127,14 +127,14 @@ impl Patterns {
 
     /// Takes part in a pattern, which is made if need be; `true` if it is not known yet
     /// which channels it selects.
-    fn arrive(&mut self, matcher: &Matcher) -> (usize, bool) {
+    fn acquire(&mut self, matcher: &Matcher) -> (usize, bool) {
         let slot = self.by_matcher.get(matcher).copied().unwrap_or_else(|| {
             self.last_serial += 1;
             let slot = self.slots.add(Watched {
                 matcher: matcher.clone(),
                 serial: self.last_serial,
                 subscribers: Subscribers::default(),
-                arriving: 0,
+                starting: 0,
                 complete: false,
                 channels: Bits::default(),
             });
@@ -143,14 +143,14 @@ impl Patterns {
             slot
         });
         let watched = self.slots.get_mut(slot).expect("it is in use");
-        watched.arriving += 1;
+        watched.starting += 1;
         (slot, !watched.complete)
     }
 
-    /// Ends what `arrive` began.
-    fn arrived(&mut self, slot: usize) {
+    /// Ends what `acquire` began.
+    fn release(&mut self, slot: usize) {
         if let Some(watched) = self.slots.get_mut(slot) {
-            decrease(&mut watched.arriving, 1);
+            decrease(&mut watched.starting, 1);
             self.retire_if_unused(slot);
         }
     }
@@ -225,26 +225,30 @@ impl HubState {
     }
 
     /// The patterns that are still to be matched against channels that are to get events.
-    fn questions(&self, names: &[impl AsRef<str>], answers: &mut Answers) -> Vec<Question> {
+    fn pending(
+        &self,
+        names: &[impl AsRef<str>],
+        matches: &mut PatternMatches,
+    ) -> Vec<PendingPattern> {
         if !self.patterns.has_any_after(0) {
             return Vec::new();
         }
-        let missing = |name: &str| !answers.names.contains_key(name);
+        let missing = |name: &str| !matches.names.contains_key(name);
         if self.unindexed(names).any(missing) {
             let names = self.unindexed(names).map(|name| (name.into(), Bits::default()));
-            *answers = Answers { upto: 0, names: names.collect() };
+            *matches = PatternMatches { upto: 0, names: names.collect() };
         }
-        if answers.names.is_empty() { Vec::new() } else { self.patterns.after(answers.upto) }
+        if matches.names.is_empty() { Vec::new() } else { self.patterns.after(matches.upto) }
     }
 
     /// Notes what selects a channel that is to get an event.
-    pub(super) fn index(&mut self, name: &str, answers: &Answers) {
+    pub(super) fn index(&mut self, name: &str, matches: &PatternMatches) {
         let Self { channels, patterns, .. } = self;
         let Some(channel) = channels.get_mut(name).filter(|channel| !channel.indexed) else {
             return;
         };
         channel.indexed = true;
-        match answers.of(name) {
+        match matches.of(name) {
             Some(selecting) => channel.watchers = patterns.index(selecting, channel.slot),
             None => debug_assert!(!patterns.has_any_after(0), "no pattern was matched: {name:?}"),
         }
@@ -259,48 +263,48 @@ impl Registry {
     pub(super) fn lock_to_publish(
         &self,
         names: &[impl AsRef<str>],
-        readers: &mut Option<Readers>,
-    ) -> (Guard<'_>, Answers) {
-        let mut answers = Answers::default();
+        access: &mut Option<EventAccess>,
+    ) -> (Guard<'_>, PatternMatches) {
+        let mut matches = PatternMatches::default();
         loop {
             let guard = self.lock();
-            let questions = guard.questions(names, &mut answers);
-            if !questions.is_empty() {
+            let pending = guard.pending(names, &mut matches);
+            if !pending.is_empty() {
                 drop(guard);
-                answers.ask(&questions);
+                matches.resolve(&pending);
                 continue;
             }
-            let Some(readers) = readers.as_mut() else { return (guard, answers) };
+            let Some(access) = access.as_mut() else { return (guard, matches) };
             let all_subscribers =
-                names.iter().flat_map(|name| guard.subscribers_of(name.as_ref(), &answers));
-            if !readers.meet(all_subscribers) {
-                return (guard, answers);
+                names.iter().flat_map(|name| guard.subscribers_of(name.as_ref(), &matches));
+            if !access.note_pending(all_subscribers) {
+                return (guard, matches);
             }
             drop(guard);
-            readers.ask();
+            access.resolve();
         }
     }
 
     /// The same, for events that are let in already.
-    pub(super) fn lock_to_enter(&self, names: &[impl AsRef<str>]) -> (Guard<'_>, Answers) {
+    pub(super) fn lock_to_enter(&self, names: &[impl AsRef<str>]) -> (Guard<'_>, PatternMatches) {
         self.lock_to_publish(names, &mut None)
     }
 
     /// Finds out which channels these patterns select, before a stream has them.
     ///
     /// Fails if there would be too many patterns.
-    #[inline(never)] // most streams have none
+    #[inline(never)] // most streams have no patterns
     pub(super) fn watch(&self, patterns: &[Matcher]) -> Result<Watching<'_>, PublishError> {
         let limit = self.inner.options.max_channels.min(PATTERNS_MAX);
         let mut state = self.lock();
         if state.patterns.len_with(patterns) > limit {
             return Err(PublishError::TooManyPatterns { limit });
         }
-        let arrived: Vec<_> = patterns.iter().map(|it| state.patterns.arrive(it)).collect();
+        let acquired: Vec<_> = patterns.iter().map(|it| state.patterns.acquire(it)).collect();
         drop(state);
-        let slots = arrived.iter().map(|(slot, _)| *slot).collect();
+        let slots = acquired.iter().map(|(slot, _)| *slot).collect();
         let watching = Watching { registry: self, slots };
-        let new = arrived.into_iter().zip(patterns).filter(|((_, is_new), _)| *is_new);
+        let new = acquired.into_iter().zip(patterns).filter(|((_, is_new), _)| *is_new);
         let new: Vec<(usize, &Matcher)> = new.map(|((slot, _), it)| (slot, it)).collect();
         if !new.is_empty() {
             self.index_patterns(&new);
@@ -350,7 +354,7 @@ impl Registry {
 
     /// Removes the patterns that nothing uses any more from the channels that they
     /// selected: a page at a time, as there may be many.
-    #[inline(never)] // most streams have none
+    #[inline(never)] // most streams have no patterns
     pub(super) fn forget_patterns(&self) {
         let mut state = self.lock();
         let slots = std::mem::take(&mut state.patterns.retired);
@@ -386,7 +390,7 @@ pub(super) struct Watching<'a> {
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
         let mut state = self.registry.lock();
-        self.slots.iter().for_each(|slot| state.patterns.arrived(*slot));
+        self.slots.iter().for_each(|slot| state.patterns.release(*slot));
         let any_retired = !state.patterns.retired.is_empty();
         drop(state);
         if any_retired {

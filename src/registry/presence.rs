@@ -118,7 +118,7 @@ impl Registry {
                 let change = Change { channel: Arc::clone(name), name: username.clone(), comes };
                 // Still under the lock, so that who comes and goes at once is told in the
                 // order in which he did: the mailbox takes it, or refuses it, at once.
-                state.untold |= self.request(StoreRequest::Presence(change)).is_err();
+                state.presence_unsent |= self.request(StoreRequest::Presence(change)).is_err();
                 continue;
             }
             drop(state);

@@ -63,7 +63,7 @@ impl PublishBatch {
         let count = || topics.iter().map(|topic| state.count(topic, None)).sum();
         let subscribers = subscribers.unwrap_or_else(count);
         for topic in &topics {
-            state.introduce(topic);
+            state.ensure_stored(topic);
         }
         self.held.extend(topics.iter().cloned());
         let count = if presence { 0 } else { events.len() };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::channels::{Channels, Reader};
+use super::channels::{Channels, ReadRights};
 use super::ring::Entry;
 use super::subscribers::Subscribers;
 use crate::matcher::{Matcher, Topic};
@@ -91,41 +91,41 @@ const PAGE: usize = 64;
 /// registry's lock: what is not known is noted under it, asked, and looked up the next
 /// time.
 #[derive(Debug, Default)]
-pub(super) struct Verdicts {
+pub(super) struct StreamAccess {
     known: BTreeMap<Arc<Private>, bool>,
-    unknown: Vec<Arc<Private>>,
+    pending: Vec<Arc<Private>>,
 }
 
-impl Verdicts {
+impl StreamAccess {
     /// Whether an event may be given; `None` if that is still to be asked.
-    pub(super) fn of(&mut self, channels: &Channels, private: &Arc<Private>) -> Option<bool> {
+    pub(super) fn check(&mut self, channels: &Channels, private: &Arc<Private>) -> Option<bool> {
         let known = channels.may_read_all().or_else(|| self.known.get(private).copied());
-        if known.is_none() && !self.is_full() && !self.unknown.contains(private) {
-            self.unknown.push(Arc::clone(private));
+        if known.is_none() && !self.is_full() && !self.pending.contains(private) {
+            self.pending.push(Arc::clone(private));
         }
         known
     }
 
     /// Whether a stream of these channels may be given an event. A full list of questions ends a
     /// search for such an event: what it has found until then is no answer anyway.
-    pub(super) fn may_give(&mut self, channels: &Channels, entry: &Entry) -> bool {
+    pub(super) fn may_read(&mut self, channels: &Channels, entry: &Entry) -> bool {
         let Some(private) = &entry.private else { return true };
-        self.of(channels, private) == Some(true) || self.is_full()
+        self.check(channels, private) == Some(true) || self.is_full()
     }
 
     /// Whether something is still to be asked.
-    pub(super) fn lacks_some(&self) -> bool {
-        !self.unknown.is_empty()
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.unknown.len() >= PAGE
+        self.pending.len() >= PAGE
     }
 
     /// Asks what was noted; not under the lock.
     #[inline(never)] // its URL must not lie under every stream's reading
-    pub(super) fn ask(&mut self, channels: &Channels) {
-        for private in std::mem::take(&mut self.unknown) {
+    pub(super) fn resolve(&mut self, channels: &Channels) {
+        for private in std::mem::take(&mut self.pending) {
             let may = channels.may_read(Some(&private));
             self.known.insert(private, may);
         }
@@ -134,42 +134,42 @@ impl Verdicts {
 
 /// Which streams may be given one private event; found out in the same way.
 #[derive(Debug)]
-pub(super) struct Readers {
+pub(super) struct EventAccess {
     private: Arc<Private>,
     /// By the addresses of those that are held here.
-    known: BTreeMap<usize, (Reader, bool)>,
-    unknown: Vec<Reader>,
+    known: BTreeMap<usize, (ReadRights, bool)>,
+    pending: Vec<ReadRights>,
 }
 
-impl Readers {
+impl EventAccess {
     pub(super) fn of(private: &Arc<Private>) -> Self {
-        Self { private: Arc::clone(private), known: BTreeMap::new(), unknown: Vec::new() }
+        Self { private: Arc::clone(private), known: BTreeMap::new(), pending: Vec::new() }
     }
 
     /// Notes whoever is still to be asked; `false` if nobody is.
-    pub(super) fn meet<'a>(
+    pub(super) fn note_pending<'a>(
         &mut self,
         all_subscribers: impl Iterator<Item = &'a Subscribers>,
     ) -> bool {
-        let readers = all_subscribers.flat_map(Subscribers::readers);
-        let is_unknown = |reader: &&Reader| {
-            reader.may_read_all().is_none() && !self.known.contains_key(&reader.address())
+        let rights = all_subscribers.flat_map(Subscribers::private_rights);
+        let is_unknown = |rights: &&ReadRights| {
+            rights.may_read_all().is_none() && !self.known.contains_key(&rights.address())
         };
-        self.unknown.extend(readers.filter(is_unknown).take(PAGE).cloned());
-        !self.unknown.is_empty()
+        self.pending.extend(rights.filter(is_unknown).take(PAGE).cloned());
+        !self.pending.is_empty()
     }
 
     /// Asks those that were noted; not under the lock.
-    pub(super) fn ask(&mut self) {
-        for reader in std::mem::take(&mut self.unknown) {
-            let may = reader.may_read(&self.private);
-            self.known.insert(reader.address(), (reader, may));
+    pub(super) fn resolve(&mut self) {
+        for rights in std::mem::take(&mut self.pending) {
+            let may = rights.may_read(&self.private);
+            self.known.insert(rights.address(), (rights, may));
         }
     }
 
     /// Whether this one may be given the event, as far as that is known.
-    pub(super) fn include(&self, reader: &Reader) -> bool {
-        let known = || self.known.get(&reader.address()).is_some_and(|(_, may)| *may);
-        reader.may_read_all().unwrap_or_else(known)
+    pub(super) fn allows(&self, rights: &ReadRights) -> bool {
+        let known = || self.known.get(&rights.address()).is_some_and(|(_, may)| *may);
+        rights.may_read_all().unwrap_or_else(known)
     }
 }

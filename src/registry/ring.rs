@@ -1,5 +1,6 @@
-//! One channel's last events: its history, the replay source and the slow
-//! client's buffer, all in one.
+//! A channel's latest events.
+//!
+//! The ring is the channel's history, the source of replays, and the buffer of slow clients.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,25 +15,24 @@ use crate::event::Frame;
 use crate::id::EventId;
 use crate::store::{Floor, Key, Readers};
 
-/// One kept event.
+/// An event in a ring.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) id: EventId,
-    /// When it came, on the registry's clock.
+    /// When it was published, on the registry's clock.
     pub(super) at: Duration,
     pub(super) frame: Frame,
-    /// What its publisher called it, if anything.
-    pub(super) mark: Option<Box<DedupEntry>>,
-    /// Its topics, if it is not for everybody.
+    /// The client-supplied id and the idempotency key, if any.
+    pub(super) dedup: Option<Box<DedupEntry>>,
+    /// The topics of a private event; `None` if it is public.
     pub(super) private: Option<Arc<Private>>,
-    /// Whether it announces who comes or goes. The bounds of a history hold for such events and
-    /// for published ones each on their own, so that nobody's coming and going evicts what was
-    /// published.
+    /// Whether it is a presence event. A history's limits apply to presence events and to published
+    /// events separately, so that presence never evicts what was published.
     pub(super) presence: bool,
 }
 
 impl Entry {
-    /// Who may learn that it is lost.
+    /// Which streams may learn that this event is lost.
     pub(super) fn readers(&self) -> Readers {
         match &self.private {
             None => Readers::All,
@@ -42,26 +42,25 @@ impl Entry {
     }
 }
 
-/// A channel's kept events in the order of their ids, and what is known of the
-/// ones that it let go.
+/// A channel's events in the order of their ids, and a record of the evicted ones.
 #[derive(Debug)]
 pub(super) struct Ring {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// Of the entries and their bytes, those of presence events.
+    /// The part of presence events in the entries and bytes.
     presence: Amount,
-    /// The same of private events.
+    /// The part of private events.
     private: Amount,
     /// What the entries cost in memory, in bytes.
     entries_cost: usize,
-    /// That and the runs of lost ids, as part of the registry's total.
+    /// `entries_cost` and the cost of the runs of lost ids, as a part of the registry's total.
     cost: Cost,
-    lost: Lost,
-    /// Once a private event is lost.
+    lost: LostIds,
+    /// Present once a private event is lost.
     hidden: Option<Box<Hidden>>,
 }
 
-/// Some of a ring's entries.
+/// The number and size of some of a ring's entries.
 #[derive(Debug, Default, Clone, Copy)]
 struct Amount {
     events: usize,
@@ -69,8 +68,8 @@ struct Amount {
 }
 
 impl Amount {
-    /// Whether this is more than a history keeps. One event never is: whoever is awake must get
-    /// to read it.
+    /// Whether this exceeds the history's limits. One event never does: every caught-up subscriber
+    /// must get to read it.
     fn exceeds(self, history: &History) -> bool {
         self.events > 1 && (self.events > history.events || self.bytes > history.bytes)
     }
@@ -86,17 +85,17 @@ impl Amount {
     }
 }
 
-/// What a ring with private events also knows of its losses.
+/// The additional record of losses in a ring with private events.
 #[derive(Debug)]
 struct Hidden {
-    /// Those that were public.
-    public: Lost,
-    /// Whether a private one had several topics.
+    /// The lost events that were public.
+    public: LostIds,
+    /// Whether a lost private event had several topics.
     other_topics: bool,
 }
 
 impl Ring {
-    /// An empty ring of a channel of whose events up to `floor` nothing is known.
+    /// Creates an empty ring. Events up to `floor` count as lost, in unknown number.
     pub(super) fn new(floor: Floor) -> Self {
         Self {
             entries: VecDeque::new(),
@@ -105,31 +104,30 @@ impl Ring {
             private: Amount::default(),
             entries_cost: 0,
             cost: Cost::default(),
-            lost: Lost::below(floor.all),
+            lost: LostIds::below(floor.all),
             hidden: Hidden::below(floor),
         }
     }
 
-    /// Has it count its cost as part of a total. It is empty.
+    /// Makes the ring, which must be empty, count its cost as part of a total.
     pub(super) fn counted(self, cost: Cost) -> Self {
         Self { cost, ..self }
     }
 
-    /// Brings the total up to date. Called at the end of whatever changes the ring.
+    /// Updates the total. Every change of the ring ends with this call.
     fn settle(&mut self) {
         self.cost.set(self.entries_cost + self.runs_cost());
     }
 
-    /// What the runs of lost ids cost in memory, in bytes. One run is part of what each channel
-    /// costs anyway.
+    /// The memory of the runs of lost ids, in bytes. The first run is free: it is part of the fixed
+    /// cost of a channel.
     pub(super) fn runs_cost(&self) -> usize {
-        let more = |lost: &Lost| lost.runs.len().saturating_sub(1);
+        let more = |lost: &LostIds| lost.runs.len().saturating_sub(1);
         let hidden = self.hidden.as_ref().map_or(0, |hidden| more(&hidden.public));
         RUN * (more(&self.lost) + hidden)
     }
 
-    /// Takes the newest event in. What is then too much is still there until
-    /// [`trim`](Self::trim).
+    /// Appends the newest event. The limits are enforced only by [`trim`](Self::trim).
     pub(super) fn push(&mut self, entry: Entry) {
         self.bytes += entry.frame.len();
         if entry.presence {
@@ -143,18 +141,19 @@ impl Ring {
         self.settle();
     }
 
-    /// Calls the newest event by an idempotency key.
-    pub(super) fn mark_newest(&mut self, key: Key) {
+    /// Gives the newest event an idempotency key.
+    pub(super) fn set_newest_key(&mut self, key: Key) {
         if let Some(entry) = self.entries.back_mut() {
             self.entries_cost -= entry.cost();
-            entry.mark.get_or_insert_default().key = Some(key);
+            entry.dedup.get_or_insert_default().key = Some(key);
             self.entries_cost += entry.cost();
             self.settle();
         }
     }
 
-    /// Lets go of what is too much or too old, and says what it was. The newest
-    /// event is never too much: whoever is awake must get to read it.
+    /// Evicts what exceeds the history's limits, and calls `gone` with each event.
+    ///
+    /// The newest event is never too much: every caught-up subscriber must get to read it.
     pub(super) fn trim(&mut self, now: Duration, history: &History, mut gone: impl FnMut(&Entry)) {
         if self.presence.exceeds(history) {
             self.thin(history, &mut gone);
@@ -168,7 +167,7 @@ impl Ring {
         }
     }
 
-    /// The entries that are no presence events.
+    /// The number and size of the entries that are not presence events.
     fn published(&self) -> Amount {
         let Amount { events, bytes } = self.presence;
         Amount {
@@ -177,8 +176,9 @@ impl Ring {
         }
     }
 
-    /// Lets go of the oldest presence events, from between the others: of a tenth of what may be
-    /// kept, because each time all entries are looked at.
+    /// Evicts the oldest presence events from between the others.
+    ///
+    /// Each call examines all entries, so it makes room for a tenth of the history at once.
     #[cold]
     fn thin(&mut self, history: &History, gone: &mut impl FnMut(&Entry)) {
         let (events, bytes) = (history.events / 10 * 9, history.bytes / 10 * 9);
@@ -194,26 +194,26 @@ impl Ring {
         });
         for entry in &thinned {
             self.subtract(entry);
-            self.let_go(entry);
+            self.record_loss(entry);
             gone(entry);
         }
         self.settle();
     }
 
-    /// Evicts the oldest event.
+    /// Evicts the oldest event, and calls `gone` with it.
     pub(super) fn evict(&mut self, mut gone: impl FnMut(&Entry)) {
         let Some(entry) = self.entries.pop_front() else { return };
         self.subtract(&entry);
-        self.let_go(&entry);
+        self.record_loss(&entry);
         gone(&entry);
-        // A ring that was full once does not keep the room for it.
+        // Release the memory of a ring that was once full.
         if self.entries.capacity() > SPARE.max(4 * self.entries.len()) {
             self.entries.shrink_to(2 * self.entries.len());
         }
         self.settle();
     }
 
-    /// Counts an entry that has left.
+    /// Subtracts an entry that has left the ring.
     fn subtract(&mut self, entry: &Entry) {
         decrease(&mut self.bytes, entry.frame.len());
         decrease(&mut self.entries_cost, entry.cost());
@@ -225,13 +225,14 @@ impl Ring {
         }
     }
 
-    /// The oldest event that is kept.
+    /// The id of the oldest event in the ring.
     pub(super) fn oldest(&self) -> Option<EventId> {
         self.entries.front().map(|entry| entry.id)
     }
 
-    /// Forgets all but the newest runs of lost ids, and says whether there were more. A gap
-    /// before them is not counted any more.
+    /// Forgets all but the newest runs of lost ids, and returns whether there were more.
+    ///
+    /// A gap before the remaining runs has no count.
     pub(super) fn forget_runs(&mut self, keep: usize) -> bool {
         let hidden = self.hidden.as_mut().is_some_and(|hidden| hidden.public.forget_runs(keep));
         let forgot = self.lost.forget_runs(keep) || hidden;
@@ -239,17 +240,17 @@ impl Ring {
         forgot
     }
 
-    /// Lets go of everything.
+    /// Deletes all events.
     pub(super) fn clear(&mut self) {
         (self.bytes, self.entries_cost) = (0, 0);
         (self.presence, self.private) = (Amount::default(), Amount::default());
         for entry in std::mem::take(&mut self.entries) {
-            self.let_go(&entry);
+            self.record_loss(&entry);
         }
         self.settle();
     }
 
-    fn let_go(&mut self, entry: &Entry) {
+    fn record_loss(&mut self, entry: &Entry) {
         if let Some(private) = &entry.private {
             let public = &self.lost;
             let hidden = self.hidden.get_or_insert_with(|| {
@@ -262,11 +263,13 @@ impl Ring {
         self.lost.add(entry.id, entry.at);
     }
 
-    /// It is known that events up to a floor are gone, and when the newest of them came,
-    /// and the newest public one, but not how many there were.
+    /// Records that events up to a floor are lost, in unknown number.
+    ///
+    /// `at` is when the newest of them was published, and `public_at` when the newest public one
+    /// was.
     pub(super) fn lost_before(&mut self, floor: Floor, at: Duration, public_at: Duration) {
         let floor = self.floor().max(floor);
-        self.lost = Lost { at, ..Lost::below(floor.all) };
+        self.lost = LostIds { at, ..LostIds::below(floor.all) };
         self.hidden = Hidden::below(floor);
         if let Some(hidden) = &mut self.hidden {
             hidden.public.at = public_at;
@@ -274,7 +277,7 @@ impl Ring {
         self.settle();
     }
 
-    /// Nothing is known of what was before its events, up to `floor`.
+    /// Records that events up to `floor` may have been lost, unless that is known already.
     pub(super) fn begin_at(&mut self, floor: Floor) {
         let known = self.floor();
         if known.max(floor) != known {
@@ -282,20 +285,20 @@ impl Ring {
         }
     }
 
-    /// Lets go of everything, and of what may have been there up to `to`.
+    /// Deletes all events, and records that others up to `to` may have been lost.
     pub(super) fn lose(&mut self, to: EventId) {
         self.clear();
         self.lost_before(Floor::unknown(to), self.lost.at, self.lost.at);
     }
 
-    /// Up to where its events are gone.
+    /// The newest lost event: of all, and of the public ones.
     pub(super) fn floor(&self) -> Floor {
         let public = self.lost_of(|_| false).to;
         let other_topics = self.hidden.as_ref().is_some_and(|hidden| hidden.other_topics);
         Floor { all: self.lost.to, public, other_topics }
     }
 
-    /// When the newest event came.
+    /// When the newest event in the ring was published.
     pub(super) fn newest_at(&self) -> Option<Duration> {
         self.entries.back().map(|entry| entry.at)
     }
@@ -312,40 +315,41 @@ impl Ring {
         self.bytes
     }
 
-    /// How many of its events are public, and how many bytes these are.
+    /// The number of public events, and their size in bytes.
     pub(super) fn public(&self) -> (usize, usize) {
         let Amount { events, bytes } = self.private;
         (self.len().saturating_sub(events), self.bytes.saturating_sub(bytes))
     }
 
-    /// Whether it has, or had, a private event.
+    /// Whether the ring has, or once had, a private event.
     pub(super) fn has_private(&self) -> bool {
         self.private.events > 0 || self.hidden.is_some()
     }
 
-    /// The newest event there has been.
+    /// The id of the newest event so far, in the ring or lost.
     pub(super) fn last_id(&self) -> EventId {
         self.entries.back().map_or(self.lost.to, |entry| entry.id)
     }
 
-    /// The newest public event there has been.
+    /// The id of the newest public event so far, in the ring or lost.
     pub(super) fn last_public_id(&self) -> EventId {
         let kept = self.entries.iter().rev().find(|entry| entry.private.is_none());
         kept.map_or(self.floor().public, |entry| entry.id)
     }
 
-    /// The newest event that came before `time`, kept or gone, for a reader that sees
-    /// these events and may know of these losses. `None` if there was none, or if it
-    /// is no longer known.
+    /// The newest event that was published before `time`, in the ring or lost.
+    ///
+    /// Considers only the events that the reader `sees` and the losses in `lost`. Returns `None` if
+    /// there was no such event, or if it is not known.
     pub(super) fn last_before(
         &self,
         time: Duration,
-        lost: &Lost,
+        lost: &LostIds,
         mut sees: impl FnMut(&Entry) -> bool,
     ) -> Option<EventId> {
         let place = self.entries.partition_point(|entry| entry.at < time);
         let newest = self.entries.range(..place).rev().find(|entry| sees(entry));
-        // A presence event that is gone may be newer than one that is kept.
+        // A lost presence event may be newer than an event in the ring.
         newest.map(|entry| entry.id).max((lost.at < time).then_some(lost.to))
     }
 
@@ -353,9 +357,9 @@ impl Ring {
         self.entries.is_empty()
     }
 
-    /// The place of the first kept event after `id`.
+    /// The index of the first entry after `id`.
     pub(super) fn place_after(&self, id: EventId) -> usize {
-        // Most readers are at the end, or one event before it.
+        // Most readers are at the end, or a few events before it.
         let behind = self.entries.iter().rev().take(4).take_while(|entry| entry.id > id).count();
         if behind < 4 {
             return self.entries.len() - behind;
@@ -367,20 +371,22 @@ impl Ring {
         self.entries.get(place)
     }
 
-    /// The event of this id, if it is kept.
+    /// The event with this id, if it is in the ring.
     pub(super) fn get_exactly(&self, id: EventId) -> Option<&Entry> {
         let place = self.place_after(id).checked_sub(1)?;
         self.get(place).filter(|entry| entry.id == id)
     }
 
-    /// What is gone.
-    pub(super) fn lost(&self) -> &Lost {
+    /// All lost events.
+    pub(super) fn lost(&self) -> &LostIds {
         &self.lost
     }
 
-    /// What is gone, for a stream that is not to hear of the private events unless it
-    /// `may_miss` them, which is asked with whether one of these had other topics.
-    pub(super) fn lost_of(&self, may_miss: impl FnOnce(bool) -> bool) -> &Lost {
+    /// The lost events that a stream may know of.
+    ///
+    /// `may_miss` decides whether that includes private events. Its argument says whether one of
+    /// these had other topics.
+    pub(super) fn lost_of(&self, may_miss: impl FnOnce(bool) -> bool) -> &LostIds {
         match &self.hidden {
             Some(hidden) if !may_miss(hidden.other_topics) => &hidden.public,
             _ => &self.lost,
@@ -389,45 +395,45 @@ impl Ring {
 }
 
 impl Hidden {
-    /// `None` where no private event is the newest below this floor.
+    /// Returns `None` if the newest event below this floor is public.
     fn below(floor: Floor) -> Option<Box<Self>> {
         let hidden =
-            || Self { public: Lost::below(floor.public), other_topics: floor.other_topics };
+            || Self { public: LostIds::below(floor.public), other_topics: floor.other_topics };
         floor.hides_some().then(|| Box::new(hidden()))
     }
 }
 
-/// Events that a reader can no longer have.
+/// Events that a reader has lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Missed {
-    /// How many, where that is still known.
+    /// How many, if known.
     pub(super) count: Option<u64>,
-    /// The newest of them, or if that is not known, of what may be missing.
+    /// The newest of them; if unknown, the newest that may be lost.
     pub(super) to: EventId,
 }
 
-/// The ids of the events let go, as runs of neighbours: what a gap says exactly
-/// costs sixteen bytes where one channel speaks alone, and never more than
-/// [`RUNS_MAX`] runs.
+/// The ids of lost events, as runs of consecutive ids.
+///
+/// They make the counts in gaps exact. One run suffices while a single channel is published to;
+/// there are never more than [`RUNS_MAX`].
 #[derive(Debug, Clone)]
-pub(super) struct Lost {
+pub(super) struct LostIds {
     runs: VecDeque<Run>,
-    /// Of the events up to this id it is not known which there were.
+    /// Which events up to this id were lost is unknown.
     unknown_to: EventId,
-    /// The newest event let go.
+    /// The newest lost event.
     to: EventId,
-    /// When that one came.
+    /// When that event was published.
     at: Duration,
 }
 
-/// How many runs of lost ids a channel remembers. Before them, a gap is not
-/// counted any more.
+/// The maximum number of runs that a channel remembers. Gaps before them have no count.
 const RUNS_MAX: usize = 4_096;
 
-/// What a run costs in memory, in bytes: its place, where there is room for up to twice as many.
+/// The memory of one run, in bytes. A deque has room for up to twice as many as it holds.
 const RUN: usize = 2 * size_of::<Run>();
 
-/// Room for this many events or runs is kept, however few there are.
+/// A deque keeps room for this many items, however few it holds.
 const SPARE: usize = 32;
 
 #[derive(Debug, Clone, Copy)]
@@ -442,13 +448,13 @@ impl Run {
     }
 }
 
-impl Lost {
+impl LostIds {
     fn below(floor: EventId) -> Self {
         Self { runs: VecDeque::new(), unknown_to: floor, to: floor, at: Duration::ZERO }
     }
 
-    /// Takes in an event. Those that leave the front of a ring come in the order of their ids;
-    /// presence events leave from between the others.
+    /// Adds a lost event. Ids from the front of a ring arrive in order; presence events leave from
+    /// between the others.
     fn add(&mut self, id: EventId, at: Duration) {
         if id > self.to {
             (self.to, self.at) = (id, at);
@@ -478,7 +484,7 @@ impl Lost {
         self.join(place + 1);
     }
 
-    /// Makes one run of the one at this place and the one before it, if they are neighbours.
+    /// Merges the runs at `place - 1` and `place` if they are consecutive.
     fn join(&mut self, place: usize) {
         let (Some(before), Some(run)) =
             (place.checked_sub(1).and_then(|before| self.runs.get(before)), self.runs.get(place))
@@ -500,17 +506,18 @@ impl Lost {
         true
     }
 
-    /// The newest event that is gone.
+    /// The id of the newest lost event.
     pub(super) fn to(&self) -> EventId {
         self.to
     }
 
-    /// What is gone of the events after one id and up to another. Evictions of which it is not known
-    /// which they are count as one, where the newest of them was: a reader is told of them once,
-    /// as it passes that.
+    /// The events lost after one id and up to another.
+    ///
+    /// Losses of unknown ids count as one loss, at the newest of these ids: a reader gets one
+    /// report, when it passes that id.
     pub(super) fn between(&self, after: EventId, upto: EventId) -> Option<Missed> {
         if self.to <= after {
-            return None; // the common case, and a quick one
+            return None; // the common case
         }
         let until = self.runs.partition_point(|run| run.first <= upto);
         let newest = until.checked_sub(1).map(|place| self.runs[place].last().min(upto));
@@ -542,7 +549,7 @@ mod tests {
     fn entry(n: u64) -> Entry {
         let frame = Event::new("x").frame(Some(&id(n)));
         let at = Duration::from_secs(n);
-        Entry { id: id(n), at, frame, mark: None, private: None, presence: false }
+        Entry { id: id(n), at, frame, dedup: None, private: None, presence: false }
     }
 
     fn push(ring: &mut Ring, n: u64, history: &History) {
@@ -555,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_bound_reached_counts() {
+    fn the_first_limit_reached_applies() {
         let by_count = History { events: 2, ..History::default() };
         let by_bytes = History { bytes: 2 * entry(1).frame.len(), ..History::default() };
         let by_age = History { age: Duration::from_secs(1), ..History::default() };
@@ -569,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn presence_events_leave_from_between_published_ones() {
+    fn presence_events_are_evicted_before_published_ones() {
         let history = History { events: 20, ..History::default() };
         let mut ring = Ring::new(Floor::default());
         for n in 1..=100 {
@@ -590,12 +597,15 @@ mod tests {
         for n in 101..=130 {
             push(&mut ring, n, &history);
         }
-        assert!(ring.entries().all(|entry| entry.id.n > 110), "the bound of the others holds");
+        assert!(
+            ring.entries().all(|entry| entry.id.n > 110),
+            "the limit of published events still applies"
+        );
     }
 
     #[test]
-    fn losses_in_any_order_are_runs_in_the_order_of_ids() {
-        let mut lost = Lost::below(EventId::ZERO);
+    fn losses_in_any_order_become_sorted_runs() {
+        let mut lost = LostIds::below(EventId::ZERO);
         for n in [5, 9, 7, 8, 1, 6, 3, 2, 20] {
             lost.add(id(n), Duration::from_secs(n));
         }
@@ -605,15 +615,19 @@ mod tests {
     }
 
     #[test]
-    fn losses_that_are_not_known_are_told_once() {
-        let lost = Lost::below(id(8));
-        assert_eq!(lost.between(id(5), id(7)), None, "it is told as the reader passes 8");
+    fn unknown_losses_are_reported_once() {
+        let lost = LostIds::below(id(8));
+        assert_eq!(
+            lost.between(id(5), id(7)),
+            None,
+            "the loss is reported when the reader passes 8"
+        );
         assert_eq!(lost.between(id(7), id(8)), Some(Missed { count: None, to: id(8) }));
         assert_eq!(lost.between(id(8), id(9)), None);
     }
 
     #[test]
-    fn the_newest_event_is_kept_even_if_it_alone_is_too_much() {
+    fn the_newest_event_is_never_evicted() {
         let mut ring = Ring::new(Floor::default());
         push(&mut ring, 1, &History { events: 0, bytes: 0, ..History::default() });
         assert_eq!(ring.place_after(id(0)), 0);
@@ -621,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_found_near_the_end_and_far_from_it() {
+    fn indexes_are_found_near_the_end_and_far_from_it() {
         let mut ring = Ring::new(Floor::default());
         (1..=100).for_each(|n| ring.push(entry(2 * n)));
         for n in 0..=201 {
@@ -631,7 +645,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_counted_between_any_two_ids() {
+    fn losses_are_counted_between_any_two_ids() {
         let mut ring = Ring::new(Floor::default());
         let gone = [1, 2, 3, 7, 9, 10];
         let history = History { events: 1, ..History::default() };
@@ -646,7 +660,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_longer_known_is_not_counted() {
+    fn unknown_losses_have_no_count() {
         let mut ring = Ring::new(Floor::unknown(id(5)));
         assert_eq!(ring.lost.between(id(4), id(9)), Some(Missed { count: None, to: id(5) }));
         assert_eq!(ring.lost.between(id(5), id(9)), None);

@@ -28,9 +28,9 @@ use std::time::{Duration, Instant};
 pub(crate) use self::follower::LogFollower;
 pub(crate) use self::publisher::LogPublisher;
 use super::dedup::DedupIndex;
-use super::patterns::Answers;
+use super::patterns::PatternMatches;
 use super::publish_queue::PublishQueue;
-use super::readable::{Private, Verdicts};
+use super::readable::{Private, StreamAccess};
 use super::state::{Channel, HubState};
 use super::store_writer::Entered;
 use super::subscribers::{Notifier, Notifiers};
@@ -114,19 +114,19 @@ impl Registry {
         let _listening = self.listen(channels, &notifier);
         let deadline = Instant::now() + CATCH_UP;
         while self.find(channels, id).is_none() && notifications.recv_deadline(deadline).is_ok() {
-            notifier.answer();
+            notifier.rearm();
         }
     }
 
     /// The event that an id means, if it can still be told.
     fn find(&self, channels: &Channels, id: &str) -> Option<EventId> {
-        let mut verdicts = Verdicts::default();
+        let mut access = StreamAccess::default();
         loop {
-            let found = self.lock().find(channels, id, self.now(), &mut verdicts);
-            if !verdicts.lacks_some() {
+            let found = self.lock().find(channels, id, self.now(), &mut access);
+            if !access.has_pending() {
                 return found;
             }
-            verdicts.ask(channels);
+            access.resolve(channels);
         }
     }
 
@@ -256,19 +256,19 @@ impl HubState {
     fn hear(&mut self, news: News, options: &RegistryOptions) {
         let heard = Heard::of(news, options);
         let rings = heard.rings();
-        self.take_in(heard, options, &Answers::default());
+        self.take_in(heard, options, &PatternMatches::default());
         // The log keeps far more than the rings do, and it is not yet known how old it is.
         rings.iter().for_each(|(name, _)| self.trim(name, Duration::ZERO));
         self.evict(options.history_total);
     }
 
-    fn take_in(&mut self, heard: Heard, options: &RegistryOptions, answers: &Answers) {
+    fn take_in(&mut self, heard: Heard, options: &RegistryOptions, answers: &PatternMatches) {
         match heard {
             Heard::Event(entered) => self.enter(entered, options, answers),
             Heard::Forget(id, channel, newest) => {
                 self.last = self.last.max(id);
                 self.last_public = self.last_public.max(id);
-                let target = self.channel_of_any_number(&channel, options, answers);
+                let target = self.channel_without_limit(&channel, options, answers);
                 target.clear();
                 // What was deleted before this node could read it is lost as well.
                 target.ring.begin_at(newest);

@@ -1,4 +1,4 @@
-//! What the registry's lock guards.
+//! The data under the registry's lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -9,10 +9,10 @@ use crossbeam_channel::Sender;
 
 use super::bits::{Bits, Slots};
 use super::dedup::DedupIndex;
-use super::kept::{Cost, Kept as Total};
-use super::patterns::{Answers, Patterns};
+use super::kept::{Cost, HistoryTotal};
+use super::patterns::{PatternMatches, Patterns};
 use super::presence::Presence;
-use super::readable::{Private, Readers};
+use super::readable::{EventAccess, Private};
 use super::ring::{Entry, Ring};
 use super::store_writer::Entered;
 use super::subscribers::{Notifiers, Subscribers};
@@ -25,43 +25,44 @@ use crate::store::{self, Eviction, Floor, Kept};
 
 #[derive(Debug)]
 pub(super) struct HubState {
-    /// Gone once the registry is closed.
+    /// `None` once the registry is closed. Dropping it disconnects `Registry::closed`.
     pub(super) open: Option<Sender<Infallible>>,
-    /// Gone once the streams begin to end.
-    pub(super) calls: Option<Sender<Infallible>>,
-    /// When each stream is to end, once they do.
+    /// `None` once the streams begin to end. Dropping it disconnects `Registry::closing`.
+    pub(super) closing_sender: Option<Sender<Infallible>>,
+    /// When each stream ends, once the streams begin to end.
     pub(super) closing: Option<Arc<Closing>>,
     /// The newest event's id.
     pub(super) last: EventId,
     /// The newest public event's id.
     pub(super) last_public: EventId,
-    /// Events up to here may have been in a channel that is forgotten.
+    /// Events up to here may have been in a channel that has been removed.
     pub(super) floor: Floor,
     pub(super) channels: BTreeMap<Arc<str>, Channel>,
-    /// The channels that may be idle: every idle one is among them. It makes room for a
-    /// new channel without a look at all others.
+    /// The channels that may be idle; it contains every idle one. With it, a new channel gets room
+    /// without a look at all other channels.
     pub(super) idle: BTreeSet<Arc<str>>,
-    /// When all channels were swept last.
+    /// When all channels were last swept.
     pub(super) swept: Duration,
-    /// What all histories cost together.
-    pub(super) kept: Total,
-    /// The names of the channels, by slots that are smaller to note.
+    /// What all histories cost together, in bytes.
+    pub(super) kept: HistoryTotal,
+    /// The channels' names by slot. Bit sets refer to a channel by its slot, which takes less
+    /// memory.
     pub(super) slots: Slots<Arc<str>>,
     pub(super) prefixes: BTreeMap<Arc<str>, Subscribers>,
     pub(super) patterns: Patterns,
-    /// The newest listener's key.
+    /// The key of the newest registered notifier.
     pub(super) last_key: u64,
-    /// What a store still has to be told.
+    /// Evictions that the store has not recorded yet.
     pub(super) losses: Evictions,
     /// Whether the events are in a log that other nodes write too.
     pub(super) is_shared: bool,
-    /// Who listens at those.
+    /// The subscribers at the other nodes.
     pub(super) others: Row,
-    /// How often it has changed who listens here.
+    /// How often the subscribers of this node have changed.
     pub(super) changes: u64,
-    /// Whether the others are to be told anew of every name that is present here, for
-    /// there was no room for the order to tell them of one.
-    pub(super) untold: bool,
+    /// Whether all names present at this node must be sent to the other nodes again, because the
+    /// queue had no room for a change.
+    pub(super) presence_unsent: bool,
 }
 
 #[derive(Debug)]
@@ -71,25 +72,26 @@ pub(super) struct Channel {
     pub(super) dedup: DedupIndex,
     pub(super) subscribers: Subscribers,
     pub(super) presence: Presence,
-    /// Its slot.
+    /// The channel's slot in [`HubState::slots`].
     pub(super) slot: usize,
-    /// The slots of the patterns that select it.
+    /// The slots of the patterns that select this channel.
     pub(super) watchers: Bits,
-    /// Whether the patterns have been matched against its name: before it has any event.
+    /// Whether the patterns have been matched against the name. Always true before the first event.
     pub(super) indexed: bool,
-    /// Whether a store knows that there is such a channel.
+    /// Whether the store has a record of this channel.
     stored: bool,
-    /// How many requests under way need the channel to stay.
+    /// How many requests in progress need the channel to stay.
     held: usize,
-    /// Its place in the queue of [`kept`](super::kept), if it has one.
+    /// The channel's place in the queue of [`kept`](super::kept), if it has one.
     pub(super) place: Option<EventId>,
 }
 
-/// The least time between two sweeps of all channels that requests ask for which find no
-/// room. Without it, each such request would cost as much as there are channels.
+/// The minimum time between two sweeps of all channels by requests that find no room.
+///
+/// Without it, each such request would cost O(channels).
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
-/// What was let go and is still in the store. Without a store, nothing is noted.
+/// Evictions that are not in the store yet. Without a store, none are recorded.
 #[derive(Debug, Default)]
 pub(super) struct Evictions(Option<Vec<Eviction>>);
 
@@ -147,7 +149,7 @@ impl Channel {
         }
     }
 
-    /// Whether nothing would be lost with it.
+    /// Whether removing the channel would lose nothing.
     fn is_idle(&self) -> bool {
         self.ring.is_empty()
             && self.subscribers.is_empty()
@@ -155,25 +157,25 @@ impl Channel {
             && self.held == 0
     }
 
-    /// Lets go of what is too much or too old, and says what that was.
+    /// Evicts what exceeds the history's limits, and calls `gone` with each event.
     pub(super) fn trim(&mut self, now: Duration, mut gone: impl FnMut(&Entry)) {
         let Self { ring, history, dedup, .. } = self;
         ring.trim(now, history, |entry| {
-            entry.mark.iter().for_each(|mark| dedup.forget(mark));
+            entry.dedup.iter().for_each(|names| dedup.forget(names));
             gone(entry);
         });
     }
 
-    /// Evicts the oldest event.
+    /// Evicts the oldest event, and calls `gone` with it.
     pub(super) fn evict(&mut self, mut gone: impl FnMut(&Entry)) {
         let Self { ring, dedup, .. } = self;
         ring.evict(|entry| {
-            entry.mark.iter().for_each(|mark| dedup.forget(mark));
+            entry.dedup.iter().for_each(|names| dedup.forget(names));
             gone(entry);
         });
     }
 
-    /// Lets go of everything.
+    /// Deletes all events.
     pub(super) fn clear(&mut self) {
         self.ring.clear();
         self.dedup = DedupIndex::default();
@@ -181,11 +183,11 @@ impl Channel {
 }
 
 impl HubState {
-    /// Nothing yet but the place before the first event. It is not open.
+    /// An empty state at the position before the first event. It is closed until `open` is set.
     pub(super) fn new(last: EventId) -> Self {
         Self {
             open: None,
-            calls: None,
+            closing_sender: None,
             closing: None,
             last,
             last_public: last,
@@ -193,7 +195,7 @@ impl HubState {
             channels: BTreeMap::new(),
             idle: BTreeSet::new(),
             swept: Duration::ZERO,
-            kept: Total::default(),
+            kept: HistoryTotal::default(),
             slots: Slots::default(),
             prefixes: BTreeMap::new(),
             patterns: Patterns::default(),
@@ -202,21 +204,21 @@ impl HubState {
             is_shared: false,
             others: Row::default(),
             changes: 0,
-            untold: false,
+            presence_unsent: false,
         }
     }
 
-    /// The channel of this name, made if need be beyond every limit: for events that are
-    /// kept already.
-    pub(super) fn channel_of_any_number(
+    /// Returns the channel, which is created if necessary, even beyond the limit: its events are in
+    /// the history already.
+    pub(super) fn channel_without_limit(
         &mut self,
         name: &str,
         options: &RegistryOptions,
-        answers: &Answers,
+        matches: &PatternMatches,
     ) -> &mut Channel {
         self.insert(name, options);
-        self.index(name, answers);
-        self.channels.get_mut(name).expect("it was there or has just been made")
+        self.index(name, matches);
+        self.channels.get_mut(name).expect("it exists or has just been created")
     }
 
     fn insert(&mut self, name: &str, options: &RegistryOptions) {
@@ -225,7 +227,7 @@ impl HubState {
         }
     }
 
-    #[inline(never)] // its frame is 4 KB: only a channel's first client has it on its stack
+    #[inline(never)] // 4 KB of stack, which only a channel's first client needs
     fn insert_new(&mut self, name: &str, options: &RegistryOptions) {
         let name: Arc<str> = name.into();
         let slot = self.slots.add(Arc::clone(&name));
@@ -235,18 +237,23 @@ impl HubState {
         self.channels.insert(name, channel);
     }
 
-    /// Lets an event that a store keeps into its rings.
-    pub(super) fn enter(&mut self, entered: Entered, options: &RegistryOptions, answers: &Answers) {
+    /// Adds an event that is in the store to the rings of its channels.
+    pub(super) fn enter(
+        &mut self,
+        entered: Entered,
+        options: &RegistryOptions,
+        matches: &PatternMatches,
+    ) {
         let Entered { channels, entry, published } = entered;
         self.last = self.last.max(entry.id);
         if entry.private.is_none() {
             self.last_public = self.last_public.max(entry.id);
         }
         for channel in &channels {
-            self.channel_of_any_number(channel, options, answers);
-            let target = self.introduce(channel);
+            self.channel_without_limit(channel, options, matches);
+            let target = self.ensure_stored(channel);
             let is_queued = target.place.is_some();
-            entry.mark.iter().for_each(|mark| target.dedup.add(mark, published));
+            entry.dedup.iter().for_each(|names| target.dedup.add(names, published));
             target.ring.push(entry.clone());
             if !is_queued {
                 self.queue(channel, entry.id);
@@ -254,23 +261,26 @@ impl HubState {
         }
     }
 
-    /// The channel, of which the store is to know. What it has lost so far goes with
-    /// its first event: after a restart it could not be told any more.
-    pub(super) fn introduce(&mut self, name: &str) -> &mut Channel {
+    /// Returns the channel, and makes sure that the store has a record of it.
+    ///
+    /// With the channel's first event, the store records what the channel has lost so far. After a
+    /// restart, this loss could not be reported otherwise.
+    pub(super) fn ensure_stored(&mut self, name: &str) -> &mut Channel {
         let Self { channels, losses, .. } = self;
-        let channel = channels.get_mut(name).expect("it has been made");
+        let channel = channels.get_mut(name).expect("it has been created");
         if !std::mem::replace(&mut channel.stored, true) {
             losses.before(name, channel.ring.floor());
         }
         channel
     }
 
-    /// Takes over what a store remembers besides the events.
+    /// Restores what a store keeps besides the events.
     pub(super) fn restore(&mut self, kept: Kept, options: &RegistryOptions) {
         let begin = EventId { n: 0, ..kept.last };
         self.last_public = self.last_public.max(begin).max(kept.floor.public);
         for lost in kept.lost {
-            let target = self.channel_of_any_number(&lost.channel, options, &Answers::default());
+            let target =
+                self.channel_without_limit(&lost.channel, options, &PatternMatches::default());
             target.ring.lost_before(lost.floor, lost.at, lost.public_at);
             target.stored = true;
             self.last_public = self.last_public.max(lost.floor.public);
@@ -279,7 +289,7 @@ impl HubState {
         self.floor = kept.floor;
     }
 
-    /// Lets go of what is too much or too old of one channel.
+    /// Evicts what exceeds the limits of one channel's history.
     pub(super) fn trim(&mut self, name: &str, now: Duration) {
         let Self { channels, losses, .. } = self;
         if let Some(channel) = channels.get_mut(name) {
@@ -288,15 +298,15 @@ impl HubState {
         self.note_idle(name);
     }
 
-    /// Lets go of all events of a channel, and says whether there is one of this name.
+    /// Deletes all events of a channel, and returns whether the channel exists.
     pub(super) fn clear(&mut self, name: &str) -> bool {
         let is_there = self.channels.get_mut(name).map(Channel::clear).is_some();
         self.note_idle(name);
         is_there
     }
 
-    /// Makes those of these channels that are not there, or none of them.
-    #[inline(never)] // only a channel's first client has this on its stack
+    /// Creates those of these channels that do not exist: all of them or none.
+    #[inline(never)] // stack that only a channel's first client needs
     pub(super) fn make_all<N: AsRef<str>>(
         &mut self,
         names: &[N],
@@ -311,7 +321,7 @@ impl HubState {
         Ok(())
     }
 
-    /// How many channels there would be too many with these.
+    /// By how many channels the limit would be exceeded if these were created.
     fn excess(&self, names: &[impl AsRef<str>], limit: usize) -> usize {
         let new = names.iter().filter(|name| !self.channels.contains_key(name.as_ref()));
         match new.count() {
@@ -320,8 +330,8 @@ impl HubState {
         }
     }
 
-    /// Removes as many idle channels as these need, none of these among them, and says
-    /// whether there were enough.
+    /// Removes as many idle channels as the new ones need, and returns whether there were enough.
+    /// Channels in `names` stay.
     fn make_room(&mut self, names: &[impl AsRef<str>], now: Duration, limit: usize) -> bool {
         self.hold(names);
         let excess = self.excess(names, limit);
@@ -333,7 +343,7 @@ impl HubState {
         self.excess(names, limit) == 0
     }
 
-    /// Removes one idle channel, if there is one.
+    /// Removes one idle channel, and returns whether there was one.
     fn remove_idle(&mut self) -> bool {
         while let Some(name) = self.idle.pop_first() {
             if self.channels.get(&name).is_some_and(Channel::is_idle) {
@@ -344,7 +354,7 @@ impl HubState {
         false
     }
 
-    /// Removes a channel. Of what it has lost, the floor remains.
+    /// Removes a channel. Its losses raise the common floor.
     fn remove(&mut self, name: &str) {
         let Self { channels, losses, floor, patterns, kept, slots, .. } = self;
         let Some((name, channel)) = channels.remove_entry(name) else { return };
@@ -357,7 +367,7 @@ impl HubState {
         slots.free(channel.slot);
     }
 
-    /// Notes that a channel may have become idle.
+    /// Records that a channel may have become idle.
     pub(super) fn note_idle(&mut self, name: &str) {
         if let Some((name, channel)) = self.channels.get_key_value(name)
             && channel.is_idle()
@@ -366,7 +376,7 @@ impl HubState {
         }
     }
 
-    /// Keeps these channels until they are released, though nothing is in them yet.
+    /// Keeps these channels, even while they are empty, until they are [released](Self::release).
     pub(super) fn hold(&mut self, names: &[impl AsRef<str>]) {
         for name in names {
             if let Some(channel) = self.channels.get_mut(name.as_ref()) {
@@ -375,7 +385,7 @@ impl HubState {
         }
     }
 
-    /// Releases channels that were held.
+    /// Releases channels that were [held](Self::hold).
     pub(super) fn release(&mut self, names: &[impl AsRef<str>]) {
         for name in names {
             if let Some(channel) = self.channels.get_mut(name.as_ref()) {
@@ -385,20 +395,20 @@ impl HubState {
         }
     }
 
-    /// The same, for channels that are to get events.
+    /// Creates channels as [`make_all`](Self::make_all) does, and indexes them: events follow.
     pub(super) fn make_all_for_events<N: AsRef<str>>(
         &mut self,
         names: &[N],
         now: Duration,
         options: &RegistryOptions,
-        answers: &Answers,
+        matches: &PatternMatches,
     ) -> Result<(), PublishError> {
         self.make_all(names, now, options)?;
-        names.iter().for_each(|name| self.index(name.as_ref(), answers));
+        names.iter().for_each(|name| self.index(name.as_ref(), matches));
         Ok(())
     }
 
-    /// Lets go of what is too old, and of channels in which nothing is left.
+    /// Evicts expired events, and removes idle channels.
     pub(super) fn sweep(&mut self, now: Duration) {
         let Self { channels, losses, idle, .. } = self;
         for (name, channel) in channels {
@@ -411,30 +421,34 @@ impl HubState {
         self.swept = now;
     }
 
-    /// How many streams a channel has; for a private event, how many of them may read it.
-    pub(super) fn count(&self, name: &str, readers: Option<&Readers>) -> usize {
-        self.subscribers_of(name, &Answers::default()).map(|it| it.count(readers)).sum()
+    /// Counts a channel's streams. With `access`, counts only those that may read the private
+    /// event.
+    pub(super) fn count(&self, name: &str, access: Option<&EventAccess>) -> usize {
+        self.subscribers_of(name, &PatternMatches::default()).map(|it| it.count(access)).sum()
     }
 
-    /// The bells of a channel's streams; for a private event, of those that may read it.
+    /// The notifiers of a channel's streams; for a private event, of those that may read it.
     pub(super) fn notifiers(&self, name: &str, private: Option<&Arc<Private>>) -> Vec<Notifiers> {
-        self.subscribers_of(name, &Answers::default()).map(|it| it.notifiers(private)).collect()
+        self.subscribers_of(name, &PatternMatches::default())
+            .map(|it| it.notifiers(private))
+            .collect()
     }
 
-    /// Those who listen to a channel, by its name, by a prefix or by a pattern.
+    /// The subscribers of a channel, by name, by prefix and by pattern.
     ///
-    /// The work is bounded by the name's length, however many prefixes there are, and by
-    /// the number of patterns that select the channel.
-    /// Of a channel without events it is not known which do, except where `answers` say so.
+    /// The cost is bounded by the name's length, regardless of how many prefixes exist, and by the
+    /// number of patterns that select the channel.
+    ///
+    /// A channel without events is not indexed. Its patterns are found only if `matches` has them.
     pub(super) fn subscribers_of<'a>(
         &'a self,
         name: &'a str,
-        answers: &'a Answers,
+        matches: &'a PatternMatches,
     ) -> impl Iterator<Item = &'a Subscribers> {
         let channel = self.channels.get(name);
         let watchers = match channel {
             Some(channel) if channel.indexed => Some(&channel.watchers),
-            _ => answers.of(name),
+            _ => matches.of(name),
         };
         let by_pattern = watchers.into_iter().flat_map(Bits::iter);
         let by_pattern = by_pattern.filter_map(|slot| self.patterns.subscribers(slot));
@@ -442,15 +456,15 @@ impl HubState {
         by_name.into_iter().chain(prefixes_of(&self.prefixes, name)).chain(by_pattern)
     }
 
-    /// Everybody's bells.
+    /// The notifiers of all streams.
     pub(super) fn all_notifiers(&self) -> Vec<Notifiers> {
         let by_name = self.channels.values().map(|channel| &channel.subscribers);
         let all = by_name.chain(self.prefixes.values()).chain(self.patterns.all_subscribers());
         all.map(|subscribers| subscribers.notifiers(None)).collect()
     }
 
-    /// Changes the subscribers of each name, prefix and pattern, and forgets the prefixes
-    /// and patterns to which nobody listens any more.
+    /// Changes the subscribers of each name, prefix and pattern, and removes the prefixes and
+    /// patterns that are left without subscribers.
     pub(super) fn change_subscribers(
         &mut self,
         channels: &Channels,
@@ -476,8 +490,8 @@ impl HubState {
         }
     }
 
-    /// The channels there are of these names, prefixes and patterns, some of them
-    /// perhaps more than once.
+    /// The existing channels of these names, prefixes and patterns. A channel may occur more than
+    /// once.
     pub(super) fn selected<'a>(
         &'a self,
         channels: &'a Channels,

@@ -30,7 +30,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 
 use super::dedup::DedupEntry;
-use super::patterns::Answers;
+use super::patterns::PatternMatches;
 use super::publish_batch::{Names, PublishBatch};
 use super::publish_queue::{PublishQueue, Request, StoreRequest};
 use super::readable::Private;
@@ -57,7 +57,7 @@ impl Registry {
         let mut began = time_of_day();
         let (store, kept) = open(&mut |id, record| {
             began = began.max(record.at);
-            state.enter(Entered::new(id, &record, &options), &options, &Answers::default());
+            state.enter(Entered::new(id, &record, &options), &options, &PatternMatches::default());
             state.evict(options.history_total);
         })?;
         state.restore(kept, &options);
@@ -92,7 +92,14 @@ impl Entered {
         let private = record.is_private().then(|| Arc::new(Private::of(&topics())));
         Self {
             channels: record.channels().cloned().collect(),
-            entry: Entry { id, at: *at, frame, mark, private, presence: record.is_presence() },
+            entry: Entry {
+                id,
+                at: *at,
+                frame,
+                dedup: mark,
+                private,
+                presence: record.is_presence(),
+            },
             published: Published { id, subscribers: *subscribers, count: *count },
         }
     }

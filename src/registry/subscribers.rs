@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicBool;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::channels::Reader;
-use super::readable::{Private, Readers};
+use super::channels::ReadRights;
+use super::readable::{EventAccess, Private};
 use crate::counters::decrease;
 
 /// A thread's doorbell: it says that there is news, never what.
@@ -58,7 +58,7 @@ impl Notifier {
     ///
     /// A swap, not a store: whoever found the bell rung has published before, and
     /// only by reading what he left there is this thread sure to see that.
-    pub(crate) fn answer(&self) {
+    pub(crate) fn rearm(&self) {
         self.is_notified.swap(false, Ordering::AcqRel);
     }
 }
@@ -69,7 +69,7 @@ pub(super) struct Subscribers {
     /// Streams, however many share a doorbell.
     subscribers: usize,
     /// Those of them that may read something private.
-    readers: HashMap<Reader, usize>,
+    by_rights: HashMap<ReadRights, usize>,
     /// In the order of their keys, which is the order in which they came.
     /// Inner, so that a publisher can ring them after it let go of the lock.
     notifiers: Arc<Vec<Registered>>,
@@ -80,43 +80,43 @@ pub(super) struct Subscribers {
 struct Registered {
     key: u64,
     notifier: Arc<Notifier>,
-    reader: Reader,
+    rights: ReadRights,
 }
 
 impl Subscribers {
     /// A stream has come.
-    pub(super) fn enter(&mut self, reader: &Reader) {
+    pub(super) fn enter(&mut self, rights: &ReadRights) {
         self.subscribers += 1;
-        if reader.has_rights() {
-            *self.readers.entry(reader.clone()).or_default() += 1;
+        if rights.reads_some_private() {
+            *self.by_rights.entry(rights.clone()).or_default() += 1;
         }
     }
 
     /// A stream has gone.
-    pub(super) fn leave(&mut self, reader: &Reader) {
+    pub(super) fn leave(&mut self, rights: &ReadRights) {
         decrease(&mut self.subscribers, 1);
-        if let Some(streams) = self.readers.get_mut(reader) {
+        if let Some(streams) = self.by_rights.get_mut(rights) {
             decrease(streams, 1);
             if *streams == 0 {
-                self.readers.remove(reader);
+                self.by_rights.remove(rights);
             }
         }
     }
 
     /// How many streams may be given an event, which for a private one is known of some.
-    pub(super) fn count(&self, readers: Option<&Readers>) -> usize {
-        let Some(known) = readers else { return self.subscribers };
-        let readers = self.readers.iter().filter(|(reader, _)| known.include(reader));
-        readers.map(|(_, streams)| streams).sum()
+    pub(super) fn count(&self, access: Option<&EventAccess>) -> usize {
+        let Some(access) = access else { return self.subscribers };
+        let streams = self.by_rights.iter().filter(|(rights, _)| access.allows(rights));
+        streams.map(|(_, count)| count).sum()
     }
 
     /// Those of its streams that may be given private events.
-    pub(super) fn readers(&self) -> impl Iterator<Item = &Reader> {
-        self.readers.keys()
+    pub(super) fn private_rights(&self) -> impl Iterator<Item = &ReadRights> {
+        self.by_rights.keys()
     }
 
-    pub(super) fn add(&mut self, key: u64, notifier: Arc<Notifier>, reader: Reader) {
-        Arc::make_mut(&mut self.notifiers).push(Registered { key, notifier, reader });
+    pub(super) fn add(&mut self, key: u64, notifier: Arc<Notifier>, rights: ReadRights) {
+        Arc::make_mut(&mut self.notifiers).push(Registered { key, notifier, rights });
     }
 
     pub(super) fn remove(&mut self, key: u64) {
@@ -145,8 +145,8 @@ pub(super) struct Notifiers {
 
 impl Notifiers {
     pub(super) fn notify(&self) {
-        for Registered { notifier, reader, .. } in self.registered.iter() {
-            if self.private.as_ref().is_none_or(|private| reader.may_read(private)) {
+        for Registered { notifier, rights, .. } in self.registered.iter() {
+            if self.private.as_ref().is_none_or(|private| rights.may_read(private)) {
                 notifier.notify();
             }
         }
@@ -165,7 +165,7 @@ mod tests {
         notifier.notify();
         assert_eq!(notifications.try_recv(), Ok(7));
         assert!(notifications.is_empty());
-        notifier.answer();
+        notifier.rearm();
         notifier.notify();
         assert_eq!(notifications.try_recv(), Ok(7));
     }

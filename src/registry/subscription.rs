@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::cursor::Beginning;
-use super::readable::Verdicts;
+use super::readable::StreamAccess;
 use super::subscribers::{Notifier, Subscribers};
 use super::{Channels, Position, Registry, Start};
 use crate::error::PublishError;
@@ -41,8 +41,8 @@ pub struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let reader = self.channels.reader();
-        self.registry.change(&self.channels, |subscribers| subscribers.leave(&reader));
+        let rights = self.channels.read_rights();
+        self.registry.change(&self.channels, |subscribers| subscribers.leave(&rights));
         self.registry.tell_of_leaving(self);
     }
 }
@@ -91,13 +91,13 @@ impl Registry {
         if !channels.patterns().is_empty() {
             return None;
         }
-        let reader = channels.reader();
+        let rights = channels.read_rights();
         let mut state = self.lock();
         if channels.names.iter().any(|name| !state.channels.contains_key(name)) {
             return None;
         }
         let beginning = state.begin_now(channels);
-        state.change_subscribers(channels, |subscribers| subscribers.enter(&reader));
+        state.change_subscribers(channels, |subscribers| subscribers.enter(&rights));
         Some(beginning)
     }
 
@@ -108,22 +108,22 @@ impl Registry {
             self.await_own_id(channels, id);
         }
         let now = self.now();
-        let reader = channels.reader();
+        let rights = channels.read_rights();
         let patterns = channels.patterns();
         // All that can fail comes before the first change that lasts: dropping `watching` ends
         // what `watch` began.
         let watching = (!patterns.is_empty()).then(|| self.watch(patterns)).transpose()?;
-        let mut verdicts = Verdicts::default();
+        let mut access = StreamAccess::default();
         let beginning = loop {
             let mut state = self.lock();
             state.make_all(&channels.names, now, &self.inner.options)?;
-            let beginning = state.begin(channels, start, now, &mut verdicts);
-            if !verdicts.lacks_some() {
-                state.change_subscribers(channels, |subscribers| subscribers.enter(&reader));
+            let beginning = state.begin(channels, start, now, &mut access);
+            if !access.has_pending() {
+                state.change_subscribers(channels, |subscribers| subscribers.enter(&rights));
                 break beginning;
             }
             drop(state);
-            verdicts.ask(channels);
+            access.resolve(channels);
         };
         drop(watching);
         Ok(beginning)
@@ -144,9 +144,9 @@ impl Registry {
         let mut state = self.lock();
         state.last_key += 1;
         let key = state.last_key;
-        let reader = channels.reader();
+        let rights = channels.read_rights();
         state.change_subscribers(channels, |subscribers| {
-            subscribers.add(key, Arc::clone(notifier), reader.clone());
+            subscribers.add(key, Arc::clone(notifier), rights.clone());
         });
         let is_ending = state.open.is_none() || state.closing.is_some();
         drop(state);

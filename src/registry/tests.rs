@@ -200,7 +200,7 @@ fn a_notifier_is_notified_of_its_channels_and_of_the_end() {
     let channels = Channels::new(["a", "b*"]).unwrap();
     let listening = registry.listen(&channels, &notifier);
     let rings = || {
-        notifier.answer();
+        notifier.rearm();
         notifications.try_iter().count()
     };
     publish(&registry, "other", "");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::dedup::DedupEntry;
-use super::readable::{Private, Readers};
+use super::readable::{EventAccess, Private};
 use super::ring::Entry;
 use super::state::HubState;
 use super::subscribers::Notifiers;
@@ -93,7 +93,7 @@ impl Registry {
     ) -> Result<Published, PublishError> {
         let Update { topics, events, private, key } = *update;
         let private = private.then(|| Arc::new(Private::of(topics)));
-        let mut readers = private.as_ref().map(Readers::of);
+        let mut readers = private.as_ref().map(EventAccess::of);
         let now = self.now();
         let key = key.map(|key| Key::new(key, events, private.is_some()));
         let (mut guard, answers) = self.lock_to_publish(topics, &mut readers);
@@ -121,15 +121,21 @@ impl Registry {
             let visible = self.inner.options.ids.then_some(&newest as &dyn fmt::Display);
             let frame = event.frame(visible);
             let mark = own.map(|own| Box::new(DedupEntry { own: Some(own.into()), key: None }));
-            let entry =
-                Entry { id: newest, at: now, frame, mark, private: private.clone(), presence };
+            let entry = Entry {
+                id: newest,
+                at: now,
+                frame,
+                dedup: mark,
+                private: private.clone(),
+                presence,
+            };
             state.push(topics, entry, published);
         }
         for topic in topics {
             let Some(target) = state.channels.get_mut(*topic) else { continue };
             if let Some(key) = key.as_ref().filter(|_| newest > last) {
                 // The key is known for as long as the newest event of its batch is.
-                target.ring.mark_newest(key.clone());
+                target.ring.set_newest_key(key.clone());
                 target.dedup.add(&DedupEntry { own: None, key: Some(key.clone()) }, published);
             }
             target.trim(now, |_| {});
@@ -160,7 +166,7 @@ impl Registry {
         key: Option<&Key>,
     ) -> Result<Option<usize>, PublishError> {
         let private = private.then(|| Arc::new(Private::of(topics)));
-        let mut readers = private.as_ref().map(Readers::of);
+        let mut readers = private.as_ref().map(EventAccess::of);
         let now = self.now();
         let (mut state, answers) = self.lock_to_publish(topics, &mut readers);
         // A repeat is answered though there is no room for its channels.
@@ -198,7 +204,7 @@ impl HubState {
         let mut push = |topic, entry: Entry| {
             let Some(target) = self.channels.get_mut(topic) else { return };
             let (id, is_queued) = (entry.id, target.place.is_some());
-            entry.mark.iter().for_each(|mark| target.dedup.add(mark, published));
+            entry.dedup.iter().for_each(|names| target.dedup.add(names, published));
             target.ring.push(entry);
             if !is_queued {
                 self.queue(topic, id);

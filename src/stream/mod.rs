@@ -133,7 +133,7 @@ pub(crate) fn wake<W: Write>(
         match notifications.recv_deadline(writer.due) {
             Ok(Notifier::SECOND) => return writer.over(Some(hung_up())),
             Ok(_) => {
-                notifier.answer();
+                notifier.rearm();
                 writer.leaves_now(Instant::now()); // however busy it is
             }
             Err(RecvTimeoutError::Timeout) => writer.beat(Instant::now()),

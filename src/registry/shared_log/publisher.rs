@@ -220,7 +220,7 @@ impl LogPublisher {
     fn tell(&mut self) {
         let mut state = self.registry.lock();
         let changes = state.changes;
-        self.told.known &= !std::mem::take(&mut state.untold);
+        self.told.known &= !std::mem::take(&mut state.presence_unsent);
         drop(state);
         let due = self.told.at.elapsed() >= REFRESH || !self.told.known;
         if !due && changes == self.told.changes {

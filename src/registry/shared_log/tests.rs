@@ -110,7 +110,7 @@ fn who_comes_and_goes_at_once_is_told_in_that_order() {
     let (came, went) = (told.iter().step_by(2), told.iter().skip(1).step_by(2));
     assert!(told.len() >= 2 && told.len().is_multiple_of(2), "{} changes", told.len());
     assert!(came.into_iter().all(|comes| *comes) && went.into_iter().all(|comes| !*comes));
-    assert!(!registry.lock().untold, "there was room for each");
+    assert!(!registry.lock().presence_unsent, "there was room for each");
 }
 
 #[test]
@@ -120,9 +120,9 @@ fn a_name_for_which_there_was_no_room_is_to_be_told_later() {
     let registry = Registry::of(state, options, &Arc::default(), Some(give), Duration::ZERO);
     let channels = Channels::new(["a"]).unwrap();
     let one = registry.subscribe(&channels, &Start::Now).unwrap().present_as("ada");
-    assert!(!registry.lock().untold);
+    assert!(!registry.lock().presence_unsent);
     drop(one);
-    assert!(registry.lock().untold);
+    assert!(registry.lock().presence_unsent);
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn nobody_is_woken_for_what_he_may_not_read() {
     let streams =
         [hang(0, Readable::Public), hang(1, matching(&["/users/7"])), hang(2, Readable::All)];
     let rung = || {
-        streams.iter().for_each(|(_, notifier, _)| notifier.answer());
+        streams.iter().for_each(|(_, notifier, _)| notifier.rearm());
         let mut rung: Vec<u64> = notifications.try_iter().collect();
         rung.sort_unstable();
         rung
