@@ -1,6 +1,6 @@
-//! Sets of small numbers, one bit each.
+//! Sets of small numbers, and slots that assign such numbers.
 
-/// A set of slots.
+/// A set of slots, with one bit for each.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Bits(Vec<u64>);
 
@@ -35,7 +35,7 @@ impl Bits {
         self.0.iter().all(|word| *word == 0)
     }
 
-    /// In ascending order.
+    /// Iterates in ascending order.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
         self.0.iter().enumerate().flat_map(|(place, word)| {
             let mut rest = *word;
@@ -48,7 +48,7 @@ impl Bits {
     }
 }
 
-/// Values by slots, of which free ones are used again.
+/// Values by slot. Free slots are reused.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
     values: Vec<Option<T>>,
@@ -89,7 +89,7 @@ impl<T> Slots<T> {
         self.values.iter().flatten()
     }
 
-    /// How many slots are taken.
+    /// How many slots are in use.
     pub(super) fn len(&self) -> usize {
         self.values.len() - self.free.len()
     }
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_of_bits_is_a_set() {
+    fn bits_behave_as_a_set() {
         let mut bits = Bits::default();
         [0, 63, 64, 200, 63].into_iter().for_each(|slot| bits.insert(slot));
         bits.remove(64);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_slot_is_used_again() {
+    fn free_slots_are_reused() {
         let mut slots = Slots::default();
         assert_eq!([slots.add("a"), slots.add("b"), slots.add("c")], [0, 1, 2]);
         slots.free(1);

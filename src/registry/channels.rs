@@ -1,4 +1,4 @@
-//! Which channels a stream is of.
+//! The set of channels of one stream.
 
 use std::sync::Arc;
 
@@ -9,14 +9,15 @@ use crate::error::PublishError;
 use crate::limits::{NAMES_MAX, PATTERNS_PER_STREAM};
 use crate::matcher::Matcher;
 
-/// The longest name of a channel, in bytes: topics of Mercure are URLs, and those of its
-/// subscriptions have one within another.
+/// The maximum length of a channel's name, in bytes.
+///
+/// Topics of Mercure are URLs, and the topics of its subscriptions contain other URLs.
 pub(crate) const NAME_MAX: usize = 1_024;
 
-/// The channels of one stream: some by name, some by prefix, some by pattern.
+/// The channels of one stream, by name, by prefix and by pattern.
 ///
-/// A trailing `*` matches a prefix: `chat*` is every channel whose name starts
-/// with `chat`, those of tomorrow included.
+/// A trailing `*` matches a prefix: `chat*` is every channel whose name starts with `chat`,
+/// including channels that are created later.
 ///
 /// ```
 /// use threadcast::Channels;
@@ -27,27 +28,27 @@ pub(crate) const NAME_MAX: usize = 1_024;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Channels {
-    /// Sorted and without repeats, so that equal sets are equal.
+    /// Sorted and without duplicates, so that equal sets compare equal.
     pub(super) names: Arc<[Arc<str>]>,
-    /// The same, without the `*`, and none a prefix of another.
+    /// Sorted, without the `*`, and none is a prefix of another.
     pub(super) prefixes: Arc<[Arc<str>]>,
-    /// What only few streams have: in a place of its own, so that the others carry a
+    /// What only few streams have. It is allocated separately, so that the others carry only a
     /// pointer.
     rare: Option<Arc<Rare>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Rare {
-    /// Sorted and without repeats; none of them means one channel, or all.
+    /// Sorted and without duplicates. None of them is an exact name or matches everything.
     patterns: Box<[Matcher]>,
     readable: Readable,
 }
 
 impl Channels {
-    /// The channels of these names and prefixes.
+    /// Creates a set from names and prefixes.
     ///
-    /// Fails if there is none, or more than 100, or if a name is not 1 to 1,024 bytes
-    /// without NUL.
+    /// Fails if there is none, if there are more than 100, or if a name is not 1 to 1,024 bytes or
+    /// contains NUL.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, PublishError> {
         let (mut names, mut prefixes) = (Vec::new(), Vec::new());
         let mut bounds = Bounds::default();
@@ -63,7 +64,7 @@ impl Channels {
             return Err(PublishError::Name);
         }
         prefixes.sort_unstable();
-        // Sorted, a prefix of another stands right before it.
+        // In sorted order, a prefix comes right before the names that start with it.
         prefixes.dedup_by(|longer, shorter| longer.starts_with(*shorter));
         names.retain(|name| !prefixes.iter().any(|prefix| name.starts_with(prefix)));
         names.sort_unstable();
@@ -71,7 +72,8 @@ impl Channels {
         Ok(Self { names: shared(&names), prefixes: shared(&prefixes), rare: None })
     }
 
-    /// The channels that these select, those of tomorrow included.
+    /// Creates a set of the channels that matchers select, including channels that are created
+    /// later.
     ///
     /// ```
     /// use threadcast::{Channels, Matcher, PublishError};
@@ -81,8 +83,8 @@ impl Channels {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Fails if there is none, or more than 100, if the name of one is too long, or if
-    /// they take too much memory together.
+    /// Fails if there is none, if there are more than 100, if a name is too long, or if the
+    /// matchers take too much memory together.
     pub fn of(matchers: &[Matcher]) -> Result<Self, PublishError> {
         let mut bounds = Bounds::default();
         matchers.iter().try_for_each(|matcher| bounds.add(matcher.bytes()))?;
@@ -105,7 +107,7 @@ impl Channels {
         Ok(channels.with(|rare| rare.patterns = patterns.into()))
     }
 
-    /// Has a stream of these be given private events too.
+    /// Allows streams of these channels to read private events.
     #[must_use = "the channels themselves stay as they are"]
     pub fn readable(self, readable: Readable) -> Self {
         self.with(|rare| rare.readable = readable)
@@ -114,12 +116,12 @@ impl Channels {
     fn with(mut self, change: impl FnOnce(&mut Rare)) -> Self {
         let mut rare = self.rare.take().map_or_else(Rare::default, |rare| (*rare).clone());
         change(&mut rare);
-        // Equal sets are equal: what says nothing is not there.
+        // Equal sets must compare equal: drop an empty part.
         self.rare = (rare != Rare::default()).then(|| Arc::new(rare));
         self
     }
 
-    /// The channels that are given by their names.
+    /// The channels that are listed by name.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(|name| &**name)
     }
@@ -128,23 +130,23 @@ impl Channels {
         self.rare.as_ref().map_or(&[], |rare| &rare.patterns)
     }
 
-    /// Whether a stream of these may be given an event, `None` being a public one.
+    /// Whether a stream of these channels may read an event; `None` is a public event.
     pub(super) fn may_read(&self, private: Option<&Private>) -> bool {
         private.is_none() || self.rare.as_ref().is_some_and(|rare| rare.readable.allows(private))
     }
 
-    /// Whether a stream of these may be given every private event.
+    /// Whether a stream of these channels may read every private event.
     pub(super) fn reads_all(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| rare.readable.is_all())
     }
 
-    /// Whether a stream of these may be given any private event.
+    /// Whether a stream of these channels may read any private event.
     pub(super) fn reads_some_private(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| rare.readable != Readable::Public)
     }
 
-    /// What is gone of a channel, as far as its streams may know. It is the answer only if
-    /// nothing is left to be asked.
+    /// The lost events of a channel that its streams may know of. The result is final only if
+    /// `access` has nothing pending.
     pub(super) fn lost_of<'a>(
         &self,
         channel: &str,
@@ -154,15 +156,15 @@ impl Channels {
         ring.lost_of(|others| self.may_miss(channel, others, access) == Some(true))
     }
 
-    /// Whether a stream of these may be given private events, if that is the same for
-    /// all of them.
+    /// Whether a stream of these channels may read private events; `None` if that depends on the
+    /// event.
     pub(super) fn may_read_all(&self) -> Option<bool> {
         self.rare.as_ref().map_or(Some(false), |rare| rare.readable.of_all())
     }
 
-    /// Whether its streams are to be told of the private events that are gone from a
-    /// channel, though it is not known any more what their other topics were; `None` if
-    /// that is still to be asked.
+    /// Whether streams of these channels may learn that private events of a channel are lost,
+    /// although the other topics of these events are not known any more. `None` if the check is
+    /// pending.
     fn may_miss(
         &self,
         channel: &str,
@@ -176,13 +178,13 @@ impl Channels {
         }
     }
 
-    /// What may be given to its streams, for who has to ask without them.
+    /// The rights of these streams to private events, without the set itself.
     pub(super) fn read_rights(&self) -> ReadRights {
         ReadRights(self.rare.as_ref().filter(|rare| rare.readable != Readable::Public).cloned())
     }
 }
 
-/// Who listens, as far as private events are concerned: `None` may read none.
+/// The rights of a stream to private events. `None`: it may read none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ReadRights(Option<Arc<Rare>>);
 
@@ -191,23 +193,23 @@ impl ReadRights {
         self.0.as_ref().is_some_and(|rare| rare.readable.allows(Some(private)))
     }
 
-    /// Whether it may read private events, if that is the same for all of them.
+    /// Whether private events may be read; `None` if that depends on the event.
     pub(super) fn may_read_all(&self) -> Option<bool> {
         self.0.as_ref().map_or(Some(false), |rare| rare.readable.of_all())
     }
 
-    /// What tells it from others, for as long as it is held.
+    /// Identifies these rights, for as long as they are held.
     pub(super) fn address(&self) -> usize {
         self.0.as_ref().map_or(0, |rare| Arc::as_ptr(rare).addr())
     }
 
-    /// Whether there are private events at all that it may read.
+    /// Whether any private event may be read.
     pub(super) fn reads_some_private(&self) -> bool {
         self.0.is_some()
     }
 }
 
-/// What one stream names, as it is counted.
+/// Counts the names of one stream, to enforce the limits.
 #[derive(Debug, Default)]
 pub(crate) struct Bounds {
     names: usize,
@@ -215,7 +217,7 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// Counts one more, which takes so many bytes. Fails if it is too much.
+    /// Counts one more name of `bytes` bytes. Fails if a limit is exceeded.
     pub(crate) fn add(&mut self, bytes: usize) -> Result<(), PublishError> {
         self.names += 1;
         self.bytes += bytes;
@@ -233,7 +235,7 @@ fn shared(names: &[&str]) -> Arc<[Arc<str>]> {
     names.iter().map(|name| Arc::from(*name)).collect()
 }
 
-/// The name of one channel, as a publisher must give it.
+/// Checks the name of one channel to publish to.
 pub(super) fn check_name(name: &str) -> Result<(), PublishError> {
     check_length(name)?;
     if name.ends_with('*') {
@@ -254,14 +256,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_sets_are_equal_however_they_are_written() {
+    fn equal_channel_sets_compare_equal() {
         let one = Channels::new(["b", "a", "chat*", "chat/7", "chat/*", "a"]).unwrap();
         assert_eq!(one, Channels::new(["a", "b", "chat*"]).unwrap());
         assert_eq!(Channels::new(["*", "a"]).unwrap(), Channels::new(["*"]).unwrap());
     }
 
     #[test]
-    fn a_name_has_bounds() {
+    fn invalid_channel_names_are_rejected() {
         let long = "x".repeat(NAME_MAX);
         assert!(check_name(&long).is_ok());
         for bad in ["", "a\0b", &format!("{long}x")] {

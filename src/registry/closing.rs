@@ -1,5 +1,6 @@
-//! The end of a registry, spread over some time: streams that all ended at once would
-//! all come back at once.
+//! Ends the streams of a registry one after the other.
+//!
+//! If all streams ended at once, all clients would reconnect at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,13 +9,13 @@ use std::time::{Duration, Instant};
 use super::Registry;
 use super::subscribers::Notifiers;
 
-/// How many may come back in a second (see `http::admission`).
-const RETURNS: u32 = 500;
+/// How many clients can reconnect in a second (see `http::admission`).
+const RECONNECTS_PER_SECOND: u32 = 500;
 
-/// The least wait before a client comes back.
-const SOONEST: Duration = Duration::from_secs(1);
+/// The minimum time before a client reconnects.
+const MIN_RETRY: Duration = Duration::from_secs(1);
 
-/// Gives each stream a moment at which it is to end.
+/// Assigns each stream the time at which it ends.
 #[derive(Debug)]
 pub(crate) struct Closing {
     since: Instant,
@@ -24,31 +25,30 @@ pub(crate) struct Closing {
 }
 
 impl Closing {
-    /// From now on, for this many streams.
+    /// Begins now to end this many streams over the time `over`.
     pub(crate) fn new(over: Duration, streams: usize) -> Arc<Self> {
         let streams = u32::try_from(streams).unwrap_or(u32::MAX);
         Arc::new(Self { since: Instant::now(), over, streams, given: AtomicU32::new(0) })
     }
 
-    /// The next moment: the first is now, and each later one is as long after the
-    /// one before.
+    /// Returns the next end time. The first is now; the others follow at equal intervals.
     pub(crate) fn moment(&self) -> Instant {
         let given = self.given.fetch_add(1, Ordering::Relaxed).min(self.streams);
         self.since + self.over.mul_f64(f64::from(given) / f64::from(self.streams.max(1)))
     }
 
-    /// How long a client is to wait before it comes back, so that as many come in a
-    /// second as can be taken in.
+    /// The reconnection time for one client. It is random, and longer for more streams, so that the
+    /// server can accept all clients that reconnect in the same second.
     pub(crate) fn retry(&self) -> Duration {
-        let load_clients = Duration::from_secs(1) * self.streams / RETURNS;
-        SOONEST + load_clients.max(SOONEST * 2).mul_f64(fastrand::f64())
+        let spread = Duration::from_secs(1) * self.streams / RECONNECTS_PER_SECOND;
+        MIN_RETRY + spread.max(MIN_RETRY * 2).mul_f64(fastrand::f64())
     }
 }
 
-/// Whether a registry goes on.
+/// Whether and how a registry is ending.
 #[derive(Debug, Clone)]
 pub(crate) enum Ending {
-    /// It does.
+    /// The registry is open.
     No,
     /// Its streams end one after the other.
     Over(Arc<Closing>),
@@ -57,8 +57,8 @@ pub(crate) enum Ending {
 }
 
 impl Registry {
-    /// Has the streams end one after the other, at the moments that are given to
-    /// them. Until then they go on: events are published, read and delivered.
+    /// Ends the streams one after the other, at the times that `closing` assigns. Until then they
+    /// continue: events are published, read and delivered.
     pub(crate) fn close_over(&self, closing: &Arc<Closing>) {
         let mut state = self.lock();
         if state.closing.is_some() {
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_moments_are_spread_evenly_and_the_first_is_now() {
+    fn end_times_are_spread_evenly_from_now() {
         let closing = Closing::new(Duration::from_secs(4), 4);
         let after: Vec<_> = (0..6).map(|_| (closing.moment() - closing.since).as_secs()).collect();
         assert_eq!(after, [0, 1, 2, 3, 4, 4]);
@@ -95,12 +95,12 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_crowd_takes_longer_to_come_back() {
+    fn more_streams_reconnect_over_a_longer_time() {
         let longest = |streams| {
             let closing = Closing::new(Duration::ZERO, streams);
             (0..1_000).map(|_| closing.retry()).max().unwrap_or_default()
         };
-        assert!(longest(1) <= SOONEST * 3);
+        assert!(longest(1) <= MIN_RETRY * 3);
         assert!(longest(5_000) > Duration::from_secs(9), "{:?}", longest(5_000));
     }
 }

@@ -1,8 +1,8 @@
-//! How much the channels keep.
+//! Limits of the channels' histories.
 
 use std::time::Duration;
 
-/// How much a channel keeps. The first bound that is reached counts.
+/// The limits of a channel's history. The limit that is reached first applies.
 ///
 /// ```
 /// use threadcast::History;
@@ -12,11 +12,11 @@ use std::time::Duration;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct History {
-    /// How many events.
+    /// The maximum number of events. Default: 1,000.
     pub events: usize,
-    /// How many bytes, as they stand on the wire.
+    /// The maximum size of the encoded events, in bytes. Default: 1 MiB.
     pub bytes: usize,
-    /// For how long.
+    /// The maximum age of an event. Default: 1 hour.
     pub age: Duration,
 }
 
@@ -26,9 +26,9 @@ impl Default for History {
     }
 }
 
-/// Which channel keeps how much.
+/// The history limits of all channels, by name pattern.
 ///
-/// A name goes before a prefix, and a longer prefix before a shorter.
+/// A name takes precedence over a prefix, and a longer prefix over a shorter one.
 ///
 /// ```
 /// use threadcast::{Histories, History};
@@ -46,13 +46,14 @@ pub struct Histories {
 }
 
 impl Histories {
-    /// Every channel keeps this much.
+    /// Applies the same limits to every channel.
     pub fn all(default: History) -> Self {
         Self { default, patterns: Vec::new() }
     }
 
-    /// A channel that matches `pattern` (a name, or a prefix and `*`) keeps this
-    /// much. Said again of the same pattern, the last word counts.
+    /// Sets the limits of the channels that match `pattern`: a name, or a prefix and `*`.
+    ///
+    /// For the same pattern, the last call applies.
     #[must_use]
     pub fn with(mut self, pattern: impl Into<String>, history: History) -> Self {
         let pattern = pattern.into();
@@ -61,7 +62,7 @@ impl Histories {
         self
     }
 
-    /// How much this channel keeps.
+    /// Returns the limits of this channel.
     pub fn of(&self, channel: &str) -> History {
         let matching =
             self.patterns.iter().filter(|(pattern, _)| match pattern.strip_suffix('*') {
@@ -72,7 +73,7 @@ impl Histories {
         closest.map_or(self.default, |(_, history)| *history)
     }
 
-    /// Every rule there is.
+    /// All limits, of patterns and the default.
     pub(super) fn all_rules(&self) -> impl Iterator<Item = &History> {
         self.patterns.iter().map(|(_, history)| history).chain([&self.default])
     }
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_closest_pattern_counts() {
+    fn the_most_specific_pattern_applies() {
         let keeping = |events| History { events, ..History::default() };
         let histories = Histories::all(keeping(1))
             .with("chat*", keeping(2))

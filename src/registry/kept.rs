@@ -1,9 +1,9 @@
-//! The bound on the sum of all histories.
+//! The memory limit of all histories together.
 //!
-//! Each ring counts what it costs in memory, and adds that to one total. When the total is over
-//! its bound, the registry evicts the oldest event of all channels, then the next oldest, until
-//! the total fits. An evicted event becomes part of a gap, as does an event that leaves its ring
-//! because of the channel's own bounds.
+//! Each ring counts its memory cost and adds it to one total. When the total exceeds its limit,
+//! the registry evicts the oldest event of all channels, then the next oldest, until the total
+//! fits. An evicted event becomes part of a gap, like an event that leaves its ring because of
+//! the channel's own limits.
 //!
 //! # Invariants
 //!
@@ -22,26 +22,28 @@ use super::state::HubState;
 use crate::id::EventId;
 use crate::store::Key;
 
-/// The default bound on the sum of all histories, in bytes.
+/// The default memory limit of all histories together, in bytes.
 pub(crate) const HISTORY_TOTAL: usize = 256 << 20;
 
-/// What a kept event costs besides its frame, in bytes: its place in the ring (which has room for
-/// up to twice as many), the frame's two counters, and the allocator's part.
+/// The cost of an event besides its frame, in bytes: its entry in the ring (which has room for up
+/// to twice as many), the frame's two counters, and the allocator's overhead.
 const ENTRY: usize = 2 * size_of::<Entry>() + 32;
 
-/// What a client-supplied id or a key costs besides its text, in bytes: its places in the event
-/// and in the dedup index, and the allocator's part.
+/// The cost of a client-supplied id or a key besides its text, in bytes: its places in the event
+/// and in the dedup index, and the allocator's overhead.
 const NAME: usize = 160;
 
-/// What a topic of a private event costs besides its text, in bytes.
+/// The cost of a private event's topic besides its text, in bytes.
 const TOPIC: usize = 48;
 
 /// How many runs of lost ids a channel keeps when memory is short.
 const RUNS_KEPT: usize = 64;
 
 impl Entry {
-    /// What it costs in memory, in bytes. An event of several topics is counted in full in each
-    /// of its channels, although the rings share its frame.
+    /// The memory of this event, in bytes.
+    ///
+    /// An event of several topics is counted in full in each of its channels, although the rings
+    /// share its frame.
     pub(super) fn cost(&self) -> usize {
         let names = |entry: &DedupEntry| -> usize {
             let texts = [entry.own.as_deref(), entry.key.as_ref().map(Key::stored)];
@@ -55,7 +57,7 @@ impl Entry {
     }
 }
 
-/// A ring's part of the total. Dropping it takes the part off.
+/// A ring's part of the total. Dropping it subtracts the part.
 #[derive(Debug, Default)]
 pub(super) struct Cost {
     bytes: usize,
@@ -63,7 +65,7 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    /// Sets the ring's part. The registry's lock is held, so no order of memory is needed.
+    /// Sets the ring's part. The registry's lock is held, so relaxed operations suffice.
     pub(super) fn set(&mut self, bytes: usize) {
         let before = std::mem::replace(&mut self.bytes, bytes);
         let total = self.total.load(Ordering::Relaxed);
@@ -77,7 +79,7 @@ impl Drop for Cost {
     }
 }
 
-/// What all rings cost together, and which channel has the oldest event.
+/// The cost of all rings together, and a queue of the channels by their oldest event.
 #[derive(Debug, Default)]
 pub(super) struct HistoryTotal {
     total: Arc<AtomicUsize>,
@@ -86,17 +88,17 @@ pub(super) struct HistoryTotal {
 }
 
 impl HistoryTotal {
-    /// The part of a new ring.
+    /// Returns the part of a new ring.
     pub(super) fn part(&self) -> Cost {
         Cost { bytes: 0, total: Arc::clone(&self.total) }
     }
 
-    /// What all rings cost together, in bytes.
+    /// The cost of all rings together, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Removes the place of a channel that is gone.
+    /// Removes the place of a channel that has been removed.
     pub(super) fn remove(&mut self, place: Option<EventId>, name: &Arc<str>) {
         if let Some(place) = place {
             self.queue.remove(&(place, Arc::clone(name)));
@@ -105,7 +107,7 @@ impl HistoryTotal {
 }
 
 impl HubState {
-    /// Gives a channel its place in the queue, unless it has one. It has just got this event.
+    /// Queues a channel that has just received the event `id`, unless it is queued already.
     pub(super) fn queue(&mut self, name: &str, id: EventId) {
         let Some((name, _)) = self.channels.get_key_value(name) else { return };
         let name = Arc::clone(name);
@@ -116,8 +118,9 @@ impl HubState {
         }
     }
 
-    /// Evicts the oldest events of all channels until the histories cost no more than `limit`
-    /// bytes. Only the newest event of all is exempt.
+    /// Evicts the oldest events of all channels until all histories cost at most `limit` bytes.
+    ///
+    /// Only the newest event of all is exempt.
     ///
     /// O(log channels), amortized over the events that have left their rings.
     pub(super) fn evict(&mut self, limit: usize) {
@@ -134,7 +137,7 @@ impl HubState {
             let Some(channel) = channels.get_mut(&name) else { continue };
             channel.place = match channel.ring.oldest() {
                 Some(oldest) if oldest != id => Some(oldest),
-                // Counts are worth less than events.
+                // Give up the counts in gaps before giving up events.
                 Some(_) if channel.ring.forget_runs(RUNS_KEPT) => Some(id),
                 Some(oldest) if oldest == *last => {
                     queue.insert((id, name));
@@ -162,7 +165,7 @@ mod tests {
     use crate::event::Event;
     use crate::registry::{Histories, History, Registry, RegistryOptions, Update};
 
-    /// What the rings cost by themselves, the queue's invariants checked.
+    /// Computes the cost of the rings from scratch, and checks the queue's invariants.
     fn recount(registry: &Registry) -> usize {
         let state = registry.lock();
         for (name, channel) in &state.channels {
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_total_is_what_the_rings_cost_whatever_happens() {
+    fn history_total_equals_the_cost_of_the_rings() {
         let rule = History { events: 5, age: Duration::from_millis(20), ..History::default() };
         for history_total in [2_000, 20_000, usize::MAX] {
             let history = Histories::default().with("short*", rule);
@@ -206,14 +209,14 @@ mod tests {
                 }
                 let counted = registry.history_bytes();
                 assert_eq!(counted, recount(&registry), "after step {step}");
-                let newest = 2 * 1_500; // exempt, in at most two channels
+                let newest = 2 * 1_500; // the newest event is exempt, in at most two channels
                 assert!(counted <= history_total.saturating_add(newest), "{counted}");
             }
         }
     }
 
     #[test]
-    fn runs_of_lost_ids_are_bounded_with_the_events() {
+    fn history_total_bounds_runs_of_lost_ids() {
         let rule = History { events: 1, ..History::default() };
         let history_total = 100_000;
         let history = Histories::all(rule);

@@ -1,7 +1,7 @@
-//! What channels there are, and how many listen.
+//! Lists of channels, with their numbers of subscribers.
 //!
-//! A list is read in pages: each takes the lock for an amount of work that is bounded,
-//! however many channels there are and however long their names.
+//! A list is read in pages. Each page holds the lock for a bounded amount of work, regardless of
+//! the number of channels and the length of their names.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -13,14 +13,15 @@ use std::time::{Duration, Instant};
 use super::{Channel, HubState, Readable, Registry};
 use crate::id::EventId;
 
-/// The most channels that are read under one hold of the lock.
+/// The maximum number of channels that are read under one hold of the lock.
 const PAGE_CHANNELS: usize = 32;
 
-/// How long one hold of the lock may last before no further channel is begun: to count who
-/// listens takes long where many prefixes or patterns select a channel.
+/// How long the lock may be held before the page ends.
+///
+/// Counting subscribers takes long if many prefixes or patterns select a channel.
 const PAGE_TIME: Duration = Duration::from_micros(200);
 
-/// One channel, as [`Registry::list`] tells it.
+/// One channel in the result of [`Registry::list`].
 ///
 /// ```
 /// use threadcast::{Event, Registry};
@@ -33,30 +34,32 @@ const PAGE_TIME: Duration = Duration::from_micros(200);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelInfo {
-    /// Its name.
+    /// The channel's name.
     pub name: String,
-    /// How many streams listen to it.
+    /// How many streams are subscribed to it.
     pub subscribers: usize,
-    /// How many events it keeps.
+    /// How many events its history has.
     pub events: usize,
-    /// How many bytes these are.
+    /// The size of these events, in bytes.
     pub bytes: usize,
-    /// Its newest event, if there has been one.
+    /// The id of its newest event, if it ever had one.
     pub last_id: Option<EventId>,
 }
 
 impl Registry {
-    /// Every channel there is, in the order of their names.
+    /// Returns all channels in the order of their names.
     ///
-    /// It is read in pages, so that publishers do not wait for all of it: a channel that
-    /// comes or goes meanwhile may be in it or not.
+    /// The list is read in pages, so that publishers do not wait for all of it. A channel that is
+    /// created or removed meanwhile may be in it or not.
     pub fn list(&self) -> Vec<ChannelInfo> {
         self.channels(&Readable::All).collect()
     }
 
-    /// Every channel that this reader may know of, in the order of their names, read while the
-    /// iterator is. A reader that may not read every private event learns of none: such events are
-    /// not counted, and a channel that has nothing else is not listed.
+    /// Iterates over the channels that this reader may know of, in the order of their names.
+    ///
+    /// The pages are read while the iterator advances. A reader that may not read every private
+    /// event learns of no private event: they are not counted, and a channel that has nothing else
+    /// is not listed.
     pub(crate) fn channels(
         &self,
         readable: &Readable,
@@ -71,11 +74,11 @@ impl Registry {
         pages.flatten()
     }
 
-    /// The next few channels after this name.
+    /// Reads the next channels after this name.
     ///
-    /// One list at a time reads a page, and then leaves the lock to others for as long as
-    /// it held it: all lists together take at most half of the lock's time. Without the
-    /// pause they would take nearly all of it, for the lock is not fair.
+    /// One list at a time reads a page, and then leaves the lock free for as long as it held it. So
+    /// all lists together take at most half of the lock's time. Without the pause they would take
+    /// nearly all of it, because the lock is not fair.
     fn channels_after(&self, last: Option<&str>, reads_all: bool) -> Page {
         let _turn = self.inner.listing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.lock();
@@ -89,17 +92,17 @@ impl Registry {
         page
     }
 
-    /// How many streams listen to a channel, by its name, by a prefix or by a pattern; if
-    /// the log is shared, at every node of it.
+    /// How many streams are subscribed to a channel, by name, by prefix and by pattern. If the log
+    /// is shared, the streams of all nodes are counted.
     pub fn subscribers(&self, channel: &str) -> usize {
         self.lock().subscribers(channel)
     }
 }
 
-/// A part of the list of channels.
+/// One page of the list of channels.
 struct Page {
     channels: Vec<ChannelInfo>,
-    /// The name that the next page comes after; `None` if nothing is left.
+    /// The next page begins after this name; `None` if this is the last page.
     last: Option<String>,
 }
 
@@ -117,7 +120,7 @@ impl HubState {
         Page { channels, last: None }
     }
 
-    /// What a reader may know of a channel; `None` if not even that there is one.
+    /// What a reader may know of a channel; `None` if it may not know that the channel exists.
     fn info(&self, name: &str, channel: Option<&Channel>, reads_all: bool) -> Option<ChannelInfo> {
         let subscribers = self.subscribers(name);
         let name = name.to_owned();
@@ -134,16 +137,16 @@ impl HubState {
         is_shown.then_some(ChannelInfo { name, subscribers, events, bytes, last_id })
     }
 
-    /// How many streams listen to a channel, at every node.
+    /// How many streams are subscribed to a channel, at all nodes.
     pub(super) fn subscribers(&self, channel: &str) -> usize {
         self.count(channel, None) + self.others.listeners(channel)
     }
 }
 
-/// A key of two maps, and what each of them has of it.
+/// A key of two maps, and its value in each of them.
 pub(super) type Merged<'a, V, W> = (&'a str, Option<&'a V>, Option<&'a W>);
 
-/// The keys of both maps after this one, in order, each once.
+/// Iterates over the keys of both maps after `last`, in order and each once.
 pub(super) fn merged<'a, K: Borrow<str> + Ord, V, W>(
     one: &'a BTreeMap<K, V>,
     other: &'a BTreeMap<String, W>,
@@ -168,7 +171,7 @@ mod tests {
     use crate::event::Event;
 
     #[test]
-    fn both_maps_keys_come_in_order_and_once() {
+    fn two_maps_merge_in_order_without_repeats() {
         let map = |keys: &[&str]| -> BTreeMap<String, u8> {
             keys.iter().map(|key| ((*key).to_owned(), 1)).collect()
         };
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_longer_than_a_page_is_whole_and_in_order() {
+    fn a_list_of_several_pages_is_complete_and_sorted() {
         let registry = Registry::new();
         let mut names: Vec<String> = (0..300).map(|n| format!("{n}{}", "x".repeat(n))).collect();
         for name in &names {
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_that_come_and_go_meanwhile_are_listed_at_most_once() {
+    fn channels_changed_meanwhile_are_listed_at_most_once() {
         let registry = Registry::new();
         let publish = |name: &str| {
             registry.publish(name, &Event::new("x")).expect("there is room");
@@ -208,6 +211,6 @@ mod tests {
         names.extend(list.map(|it| it.name));
         let mut expected: Vec<String> = (0..200).map(|n| format!("b{n:03}")).collect();
         expected.push("c".into());
-        assert_eq!(names, expected, "what came before the place is not in it");
+        assert_eq!(names, expected, "a channel before the current page is not listed");
     }
 }

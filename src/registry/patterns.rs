@@ -1,18 +1,18 @@
-//! Which channels the patterns of streams select.
+//! The index of which patterns select which channels.
 //!
-//! A pattern is matched against a channel's name once: when the channel gets its first
-//! event, or when the first stream with the pattern comes. Reading and publishing look up
-//! the outcome.
+//! A pattern is matched against a channel's name once: when the channel gets its first event,
+//! or when the first stream with the pattern subscribes. Reading and publishing look up the
+//! result.
 //!
 //! # Invariants
 //!
-//! * **No pattern is matched under the registry's lock.** A publisher matches the name of a
-//!   new channel on its own thread, and takes the lock again: patterns that have come
-//!   meanwhile are matched next, and so on. Streams that come do the same, a page of
+//! * **No pattern is matched under the registry's lock.** A publisher matches the name of a new
+//!   channel on its own thread, and takes the lock again. If new patterns were added meanwhile,
+//!   it matches them too, and so on. A new stream does the same with its patterns, one page of
 //!   channels at a time.
-//! * **A channel without events is matched by no pattern**: a client that names channels
-//!   costs nothing here. It is *unindexed* until its first event.
-//! * **What selects what has a bound**: two bits for each pattern and channel.
+//! * **A channel without events is matched against no pattern**, so a client that names channels
+//!   costs nothing here. Such a channel is *unindexed* until its first event.
+//! * **The index is bounded**: two bits for each pattern and channel.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -28,34 +28,34 @@ use crate::error::PublishError;
 use crate::limits::PATTERNS_MAX;
 use crate::matcher::{Matcher, Topic};
 
-/// How many patterns or channels are handed out under one lock, so that nobody waits
-/// long for it.
+/// How many patterns or channels are processed under one hold of the lock, so that the hold is
+/// short.
 const PAGE: usize = 256;
 
-/// The patterns of streams.
+/// All patterns of all streams.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
     slots: Slots<Watched>,
-    /// Those in use.
+    /// The slots of the patterns in use.
     by_matcher: HashMap<Matcher, usize>,
-    /// The same, in the order in which they came.
+    /// The same, in the order in which they were added.
     by_serial: BTreeMap<u64, usize>,
     last_serial: u64,
-    /// Those that nothing uses any more, until no channel refers to them.
+    /// Unused patterns to which channels may still refer. Their slots are not free yet.
     retired: Vec<usize>,
 }
 
-/// One pattern.
+/// A pattern and the channels that it selects.
 #[derive(Debug)]
 struct Watched {
     matcher: Matcher,
     serial: u64,
     subscribers: Subscribers,
-    /// How many streams with it are about to begin.
+    /// How many streams with this pattern are being set up.
     starting: usize,
-    /// Whether all channels are known that it selects.
+    /// Whether `channels` has all selected channels.
     complete: bool,
-    /// The slots of these channels.
+    /// The slots of the selected channels.
     channels: Bits,
 }
 
@@ -65,14 +65,14 @@ impl Watched {
     }
 }
 
-/// A pattern to be matched: when it came, its slot, and itself.
+/// A pattern to be matched: its serial number, its slot, and the matcher.
 type PendingPattern = (u64, usize, Matcher);
 
-/// Which patterns select some channels, of the patterns up to one of them.
+/// The patterns that select some channels, among the patterns up to the serial number `upto`.
 #[derive(Debug, Default)]
 pub(super) struct PatternMatches {
     upto: u64,
-    /// The slots of the patterns that select a name.
+    /// For each name, the slots of the patterns that select it.
     names: HashMap<Box<str>, Bits>,
 }
 
@@ -82,12 +82,12 @@ impl PatternMatches {
         self.names.get(name)
     }
 
-    /// Matches patterns; not under the lock.
+    /// Matches these patterns against all names. Must not be called under the lock.
     fn resolve(&mut self, pending: &[PendingPattern]) {
         for (name, selecting) in &mut self.names {
             let topic = Topic::new(name);
             for (_, slot, pattern) in pending {
-                // Another pattern may have had this slot.
+                // The slot may have belonged to another pattern before.
                 if pattern.is_of(&topic) {
                     selecting.insert(*slot);
                 } else {
@@ -105,13 +105,13 @@ impl Patterns {
         self.slots.len() == 0
     }
 
-    /// How many there would be with these.
+    /// How many patterns there would be with these.
     fn len_with(&self, patterns: &[Matcher]) -> usize {
         let new = patterns.iter().filter(|pattern| !self.by_matcher.contains_key(*pattern));
         self.slots.len() + new.count()
     }
 
-    /// The next ones of those that came after another.
+    /// The next page of patterns that were added after this serial number.
     fn after(&self, serial: u64) -> Vec<PendingPattern> {
         let next = self.by_serial.range((Bound::Excluded(serial), Bound::Unbounded)).take(PAGE);
         let to_pending = |(serial, slot): (&u64, &usize)| {
@@ -125,8 +125,8 @@ impl Patterns {
         self.by_serial.last_key_value().is_some_and(|(last, _)| *last > serial)
     }
 
-    /// Takes part in a pattern, which is made if need be; `true` if it is not known yet
-    /// which channels it selects.
+    /// Uses a pattern, which is added if necessary. Returns its slot, and whether the channels that
+    /// it selects are still to be found.
     fn acquire(&mut self, matcher: &Matcher) -> (usize, bool) {
         let slot = self.by_matcher.get(matcher).copied().unwrap_or_else(|| {
             self.last_serial += 1;
@@ -147,7 +147,7 @@ impl Patterns {
         (slot, !watched.complete)
     }
 
-    /// Ends what `acquire` began.
+    /// Ends a use that [`acquire`](Self::acquire) began.
     fn release(&mut self, slot: usize) {
         if let Some(watched) = self.slots.get_mut(slot) {
             decrease(&mut watched.starting, 1);
@@ -176,7 +176,7 @@ impl Patterns {
         self.slots.get(slot).is_some_and(|watched| self.by_serial.contains_key(&watched.serial))
     }
 
-    /// Notes that these patterns select a channel, and gives back those still in use.
+    /// Records that these patterns select a channel, and returns those of them still in use.
     fn index(&mut self, selecting: &Bits, channel: usize) -> Bits {
         let mut watchers = Bits::default();
         for slot in selecting.iter().filter(|slot| self.is_in_use(*slot)).collect::<Vec<_>>() {
@@ -188,7 +188,7 @@ impl Patterns {
         watchers
     }
 
-    /// Forgets a channel that these select, and that is gone.
+    /// Removes a channel from the patterns that select it.
     pub(super) fn unindex(&mut self, channel: usize, watchers: &Bits) {
         for slot in watchers.iter() {
             if let Some(watched) = self.slots.get_mut(slot) {
@@ -197,7 +197,7 @@ impl Patterns {
         }
     }
 
-    /// The subscribers of the pattern in a slot, if it is in use.
+    /// The subscribers of the pattern in this slot.
     pub(super) fn subscribers(&self, slot: usize) -> Option<&Subscribers> {
         self.slots.get(slot).map(|watched| &watched.subscribers)
     }
@@ -206,7 +206,7 @@ impl Patterns {
         self.slots.iter().map(|watched| &watched.subscribers)
     }
 
-    /// The slots of the channels that some patterns select.
+    /// The slots of the channels that these patterns select.
     pub(super) fn selected(&self, patterns: &[Matcher]) -> Bits {
         let mut selected = Bits::default();
         let slots = patterns.iter().filter_map(|pattern| self.by_matcher.get(pattern));
@@ -216,15 +216,14 @@ impl Patterns {
 }
 
 impl HubState {
-    /// Those of these channels that no pattern has been matched against: they are not
-    /// there, or have had no event.
+    /// The unindexed ones of these channels. They do not exist, or have had no event.
     fn unindexed<'a, N: AsRef<str>>(&self, names: &'a [N]) -> impl Iterator<Item = &'a str> {
         let is_unindexed =
             |name: &&str| self.channels.get(*name).is_none_or(|channel| !channel.indexed);
         names.iter().map(AsRef::as_ref).filter(is_unindexed)
     }
 
-    /// The patterns that are still to be matched against channels that are to get events.
+    /// The next patterns to be matched against channels that are about to get events.
     fn pending(
         &self,
         names: &[impl AsRef<str>],
@@ -241,7 +240,7 @@ impl HubState {
         if matches.names.is_empty() { Vec::new() } else { self.patterns.after(matches.upto) }
     }
 
-    /// Notes what selects a channel that is to get an event.
+    /// Records the patterns that select a channel that is about to get an event.
     pub(super) fn index(&mut self, name: &str, matches: &PatternMatches) {
         let Self { channels, patterns, .. } = self;
         let Some(channel) = channels.get_mut(name).filter(|channel| !channel.indexed) else {
@@ -256,10 +255,13 @@ impl HubState {
 }
 
 impl Registry {
-    /// Locks the registry at a moment when all its patterns have been matched against the
-    /// new ones of these channels, and when it is known who may read a private event.
+    /// Locks the registry to publish to these channels, with all pattern matches and access checks
+    /// done.
     ///
-    /// It ends: to match a pattern takes less time than to bring a new one.
+    /// When it returns, all patterns have been matched against the new ones of these channels. For
+    /// a private event, it is known which subscribers may read it.
+    ///
+    /// The loop ends, because matching a pattern takes less time than adding one.
     pub(super) fn lock_to_publish(
         &self,
         names: &[impl AsRef<str>],
@@ -285,12 +287,12 @@ impl Registry {
         }
     }
 
-    /// The same, for events that are let in already.
+    /// Locks the registry to add events that have been accepted already.
     pub(super) fn lock_to_enter(&self, names: &[impl AsRef<str>]) -> (Guard<'_>, PatternMatches) {
         self.lock_to_publish(names, &mut None)
     }
 
-    /// Finds out which channels these patterns select, before a stream has them.
+    /// Finds the channels that these patterns select, before a stream subscribes to them.
     ///
     /// Fails if there would be too many patterns.
     #[inline(never)] // most streams have no patterns
@@ -312,8 +314,10 @@ impl Registry {
         Ok(watching)
     }
 
-    /// Matches new patterns against all indexed channels. A channel that is indexed
-    /// meanwhile is matched by its publisher: the patterns are in use already.
+    /// Matches new patterns against all indexed channels.
+    ///
+    /// If a channel is indexed meanwhile, its publisher matches these patterns, because they are in
+    /// use already.
     fn index_patterns(&self, patterns: &[(usize, &Matcher)]) {
         let mut last: Option<Arc<str>> = None;
         let mut found: Vec<(Arc<str>, Bits)> = Vec::new();
@@ -352,8 +356,9 @@ impl Registry {
         }
     }
 
-    /// Removes the patterns that nothing uses any more from the channels that they
-    /// selected: a page at a time, as there may be many.
+    /// Frees unused patterns, after removing them from the channels that they selected.
+    ///
+    /// There may be many such channels, so the lock is taken for one page at a time.
     #[inline(never)] // most streams have no patterns
     pub(super) fn forget_patterns(&self) {
         let mut state = self.lock();
@@ -380,8 +385,8 @@ impl Registry {
     }
 }
 
-/// The patterns of a stream that is about to begin.
-#[must_use = "dropping this may forget the patterns"]
+/// The patterns of a stream that is being set up.
+#[must_use = "dropping this may remove the patterns"]
 pub(super) struct Watching<'a> {
     registry: &'a Registry,
     slots: Vec<usize>,

@@ -1,4 +1,4 @@
-//! Which private events a stream may be given.
+//! Which streams may read which private events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::ring::Entry;
 use super::subscribers::Subscribers;
 use crate::matcher::{Matcher, Topic};
 
-/// Which private events a stream may be given. What is public, everybody may.
+/// Which private events a stream may read. Every stream may read public events.
 ///
 /// ```
 /// use threadcast::{Channels, Event, Matcher, Readable, Registry, Start, Update};
@@ -26,17 +26,17 @@ use crate::matcher::{Matcher, Topic};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Readable {
-    /// None.
+    /// No private events.
     #[default]
     Public,
-    /// Those of which at least one topic is selected by at least one of these.
+    /// Private events with at least one topic that at least one of these matchers selects.
     Matching(Arc<[Matcher]>),
-    /// All.
+    /// All private events.
     All,
 }
 
 impl Readable {
-    /// Whether every private event may be given.
+    /// Whether every private event may be read.
     pub(super) fn is_all(&self) -> bool {
         match self {
             Self::Public => false,
@@ -45,7 +45,7 @@ impl Readable {
         }
     }
 
-    /// Whether an event of these topics may be given, `None` being a public one.
+    /// Whether an event with these topics may be read; `None` is a public event.
     pub(super) fn allows(&self, private: Option<&Private>) -> bool {
         match (private, self) {
             (None, _) | (_, Self::All) => true,
@@ -54,7 +54,7 @@ impl Readable {
         }
     }
 
-    /// Whether private events may be given, if that is the same for all of them.
+    /// Whether private events may be read; `None` if that depends on the event.
     pub(super) fn of_all(&self) -> Option<bool> {
         match self {
             Self::Public => Some(false),
@@ -64,7 +64,7 @@ impl Readable {
     }
 }
 
-/// All topics of a private event.
+/// The topics of a private event.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Private {
     pub(super) topics: Box<[Arc<str>]>,
@@ -75,7 +75,7 @@ impl Private {
         Self { topics: topics.iter().map(|topic| topic.as_ref().into()).collect() }
     }
 
-    #[inline(never)] // its URL must not lie under every stream's reading
+    #[inline(never)] // its large frame must not be on the stack of every read
     fn is_selected_by(&self, matchers: &[Matcher]) -> bool {
         self.topics.iter().any(|topic| {
             let topic = Topic::new(topic);
@@ -84,12 +84,14 @@ impl Private {
     }
 }
 
-/// How many questions are noted under one lock, so that nobody waits long for it.
+/// How many checks are collected under one hold of the lock, so that the hold is short.
 const PAGE: usize = 64;
 
-/// Which private events one stream may be given. Its matchers are asked without the
-/// registry's lock: what is not known is noted under it, asked, and looked up the next
-/// time.
+/// Which private events one stream may read: a cache of access checks.
+///
+/// Matchers never run under the registry's lock. Under the lock, a check looks in the cache and
+/// records what is missing as pending. Without the lock, [`resolve`](Self::resolve) runs the
+/// matchers. Then the caller tries again.
 #[derive(Debug, Default)]
 pub(super) struct StreamAccess {
     known: BTreeMap<Arc<Private>, bool>,
@@ -97,7 +99,7 @@ pub(super) struct StreamAccess {
 }
 
 impl StreamAccess {
-    /// Whether an event may be given; `None` if that is still to be asked.
+    /// Whether an event may be read; `None` if the check is pending.
     pub(super) fn check(&mut self, channels: &Channels, private: &Arc<Private>) -> Option<bool> {
         let known = channels.may_read_all().or_else(|| self.known.get(private).copied());
         if known.is_none() && !self.is_full() && !self.pending.contains(private) {
@@ -106,14 +108,14 @@ impl StreamAccess {
         known
     }
 
-    /// Whether a stream of these channels may be given an event. A full list of questions ends a
-    /// search for such an event: what it has found until then is no answer anyway.
+    /// Whether a stream of these channels may read an event. If the list of pending checks is full,
+    /// `true` ends the caller's search early: its result is not final anyway.
     pub(super) fn may_read(&mut self, channels: &Channels, entry: &Entry) -> bool {
         let Some(private) = &entry.private else { return true };
         self.check(channels, private) == Some(true) || self.is_full()
     }
 
-    /// Whether something is still to be asked.
+    /// Whether a check is pending. Results so far are then not final.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -122,8 +124,8 @@ impl StreamAccess {
         self.pending.len() >= PAGE
     }
 
-    /// Asks what was noted; not under the lock.
-    #[inline(never)] // its URL must not lie under every stream's reading
+    /// Runs the pending checks. Must not be called under the lock.
+    #[inline(never)] // its large frame must not be on the stack of every read
     pub(super) fn resolve(&mut self, channels: &Channels) {
         for private in std::mem::take(&mut self.pending) {
             let may = channels.may_read(Some(&private));
@@ -132,11 +134,11 @@ impl StreamAccess {
     }
 }
 
-/// Which streams may be given one private event; found out in the same way.
+/// Which streams may read one private event: a cache like [`StreamAccess`].
 #[derive(Debug)]
 pub(super) struct EventAccess {
     private: Arc<Private>,
-    /// By the addresses of those that are held here.
+    /// By address. The entry holds the rights, so that the address stays theirs.
     known: BTreeMap<usize, (ReadRights, bool)>,
     pending: Vec<ReadRights>,
 }
@@ -146,7 +148,7 @@ impl EventAccess {
         Self { private: Arc::clone(private), known: BTreeMap::new(), pending: Vec::new() }
     }
 
-    /// Notes whoever is still to be asked; `false` if nobody is.
+    /// Records the subscribers whose checks are pending, and returns whether there are any.
     pub(super) fn note_pending<'a>(
         &mut self,
         all_subscribers: impl Iterator<Item = &'a Subscribers>,
@@ -159,7 +161,7 @@ impl EventAccess {
         !self.pending.is_empty()
     }
 
-    /// Asks those that were noted; not under the lock.
+    /// Runs the pending checks. Must not be called under the lock.
     pub(super) fn resolve(&mut self) {
         for rights in std::mem::take(&mut self.pending) {
             let may = rights.may_read(&self.private);
@@ -167,7 +169,7 @@ impl EventAccess {
         }
     }
 
-    /// Whether this one may be given the event, as far as that is known.
+    /// Whether a stream with these rights may read the event; `false` if that is not known.
     pub(super) fn allows(&self, rights: &ReadRights) -> bool {
         let known = || self.known.get(&rights.address()).is_some_and(|(_, may)| *may);
         rights.may_read_all().unwrap_or_else(known)

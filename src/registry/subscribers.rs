@@ -1,4 +1,4 @@
-//! Who is listening to a channel: how many, and whose doorbells ring.
+//! The subscribers of a channel: their number and their notifiers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,67 +15,70 @@ use super::channels::ReadRights;
 use super::readable::{EventAccess, Private};
 use crate::counters::decrease;
 
-/// A thread's doorbell: it says that there is news, never what.
+/// Wakes a sleeping thread. It says that there are new events, not which.
 ///
-/// The news is read from the registry. So a bell that rings ten times before
-/// its thread gets up has rung once, and the queue behind it needs no more
-/// room than one place for each bell.
+/// The thread reads the events from the registry. So ten calls of [`notify`](Self::notify) before
+/// the thread runs have the effect of one, and the queue needs no more room than one place for each
+/// notifier.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     sender: Sender<u64>,
-    /// What the thread behind the door tells its bells apart by.
-    name: u64,
+    /// Identifies the notifier to the thread that receives from the queue.
+    id: u64,
     is_notified: AtomicBool,
 }
 
 impl Notifier {
-    /// A bell called `name` at a door. The door must have room for every bell
-    /// at it once.
-    pub(crate) fn new(sender: Sender<u64>, name: u64) -> Arc<Self> {
-        Arc::new(Self { sender, name, is_notified: AtomicBool::new(false) })
+    /// Creates a notifier that sends `id`. The queue must have room for one message of each of its
+    /// notifiers.
+    pub(crate) fn new(sender: Sender<u64>, id: u64) -> Arc<Self> {
+        Arc::new(Self { sender, id, is_notified: AtomicBool::new(false) })
     }
 
-    /// What the second of two bells is called.
+    /// The id of the second notifier of [`two`](Self::two).
     pub(crate) const SECOND: u64 = 1;
 
-    /// Two bells at a door of their own.
-    #[inline(never)] // a crossbeam channel is made on the stack and then moved
+    /// Creates two notifiers with a queue of their own.
+    #[inline(never)] // crossbeam builds a channel on the stack and then moves it
     pub(crate) fn two() -> ([Arc<Self>; 2], Receiver<u64>) {
         let (sender, notifications) = crossbeam_channel::bounded(2);
         ([Self::new(sender.clone(), 0), Self::new(sender, Self::SECOND)], notifications)
     }
 
-    /// Wakes the thread, unless it has been woken and has not answered yet.
+    /// Wakes the thread, unless it has been notified since it last called [`rearm`](Self::rearm).
     pub(crate) fn notify(&self) {
         if !self.is_notified.swap(true, Ordering::AcqRel) {
-            // A full door cannot be, a closed one means that the thread has left.
-            let _ = self.sender.try_send(self.name);
+            // The queue cannot be full. If it is disconnected, the thread has ended.
+            let _ = self.sender.try_send(self.id);
         }
     }
 
-    /// The thread is up. It must say so *before* it reads the registry: what is
-    /// published after this rings again, what came before is read.
+    /// Makes the next [`notify`](Self::notify) wake the thread again.
     ///
-    /// A swap, not a store: whoever found the bell rung has published before, and
-    /// only by reading what he left there is this thread sure to see that.
+    /// The thread must call this *before* it reads the registry. An event that is published later
+    /// then notifies again, and an event that was published earlier is read.
+    ///
+    /// A swap, not a store: a publisher that found the flag set had published before. Only by
+    /// reading the value that this publisher's swap wrote does this thread synchronize with it, and
+    /// is sure to see the event.
     pub(crate) fn rearm(&self) {
         self.is_notified.swap(false, Ordering::AcqRel);
     }
 }
 
-/// The listeners of one name or prefix.
+/// The subscribers of one name, prefix or pattern.
 #[derive(Debug, Default)]
 pub(super) struct Subscribers {
-    /// Streams, however many share a doorbell.
+    /// The number of streams, several of which may share a notifier.
     subscribers: usize,
-    /// Those of them that may read something private.
+    /// The number of streams by rights, for streams that may read private events.
     by_rights: HashMap<ReadRights, usize>,
-    /// In the order of their keys, which is the order in which they came.
-    /// Inner, so that a publisher can ring them after it let go of the lock.
+    /// In the order of their keys, which is the order of registration. Shared, so that a publisher
+    /// can notify them after it has released the lock.
     notifiers: Arc<Vec<Registered>>,
 }
 
-/// A doorbell at its place.
+/// A registered notifier.
 #[derive(Debug, Clone)]
 struct Registered {
     key: u64,
@@ -84,7 +87,7 @@ struct Registered {
 }
 
 impl Subscribers {
-    /// A stream has come.
+    /// Counts a new stream.
     pub(super) fn enter(&mut self, rights: &ReadRights) {
         self.subscribers += 1;
         if rights.reads_some_private() {
@@ -92,7 +95,7 @@ impl Subscribers {
         }
     }
 
-    /// A stream has gone.
+    /// Subtracts a stream that has ended.
     pub(super) fn leave(&mut self, rights: &ReadRights) {
         decrease(&mut self.subscribers, 1);
         if let Some(streams) = self.by_rights.get_mut(rights) {
@@ -103,14 +106,15 @@ impl Subscribers {
         }
     }
 
-    /// How many streams may be given an event, which for a private one is known of some.
+    /// Counts the streams. With `access`, counts only those that are known to be allowed to read
+    /// the private event.
     pub(super) fn count(&self, access: Option<&EventAccess>) -> usize {
         let Some(access) = access else { return self.subscribers };
         let streams = self.by_rights.iter().filter(|(rights, _)| access.allows(rights));
         streams.map(|(_, count)| count).sum()
     }
 
-    /// Those of its streams that may be given private events.
+    /// The rights of the streams that may read private events.
     pub(super) fn private_rights(&self) -> impl Iterator<Item = &ReadRights> {
         self.by_rights.keys()
     }
@@ -129,15 +133,15 @@ impl Subscribers {
         self.subscribers == 0 && self.notifiers.is_empty()
     }
 
-    /// Everybody's bells, or those of whoever may read a private event.
+    /// The notifiers of all streams; for a private event, of those that may read it.
     pub(super) fn notifiers(&self, private: Option<&Arc<Private>>) -> Notifiers {
         Notifiers { registered: Arc::clone(&self.notifiers), private: private.cloned() }
     }
 }
 
-/// Doorbells to ring once the registry's lock is free: ringing wakes a thread,
-/// which is a system call.
-#[must_use = "nobody hears of the news until these are notified"]
+/// Notifiers to be notified once the registry's lock is free, because waking a thread is a system
+/// call.
+#[must_use = "subscribers are not woken until `notify` is called"]
 pub(super) struct Notifiers {
     registered: Arc<Vec<Registered>>,
     private: Option<Arc<Private>>,
@@ -158,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_notify_sends_one_message_until_answered() {
+    fn repeated_notify_sends_one_message_until_rearmed() {
         let (sender, notifications) = crossbeam_channel::bounded(1);
         let notifier = Notifier::new(sender, 7);
         notifier.notify();

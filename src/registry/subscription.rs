@@ -1,4 +1,4 @@
-//! A subscriber: what it listens to, how far it has read, and a bell that rings.
+//! Subscriptions: the channels of a stream, its position, and its notifier.
 
 use std::sync::Arc;
 
@@ -11,8 +11,7 @@ use crate::event::Frame;
 use crate::id::EventId;
 use crate::limits::RETRY;
 
-/// A subscriber: its channels, counted, and its position. Dropping it is
-/// leaving.
+/// A subscription to channels, from a position on. Dropping it ends it.
 ///
 /// ```
 /// use threadcast::{Channels, Registry, Start};
@@ -25,17 +24,17 @@ use crate::limits::RETRY;
 /// # Ok::<(), threadcast::PublishError>(())
 /// ```
 #[derive(Debug)]
-#[must_use = "dropping a subscription leaves the channels at once"]
+#[must_use = "dropping a subscription ends it at once"]
 pub struct Subscription {
     pub(crate) registry: Registry,
     pub(crate) channels: Channels,
     pub(crate) position: Position,
-    /// What a client resumes from that is cut off before its first event; `None` if it keeps the
-    /// cursor that it brought, or if these events have no ids.
+    /// The cursor of a client that is cut off before its first event. `None` if the client keeps
+    /// the cursor that it sent, or if these events have no ids.
     pub(crate) cursor: Option<EventId>,
-    /// What is to be said of a start that could not be found.
+    /// The gap frames for a start that could not be found.
     pub(crate) unknown: Vec<Frame>,
-    /// The name that its channels were told.
+    /// The name under which the subscriber is present on its channels.
     pub(super) presence: Option<String>,
 }
 
@@ -48,10 +47,9 @@ impl Drop for Subscription {
 }
 
 impl Registry {
-    /// Joins these channels, from `start` on.
+    /// Subscribes to these channels, beginning at `start`.
     ///
-    /// Fails if there would be more channels than the registry keeps, or as many
-    /// patterns.
+    /// Fails if that would exceed the maximum number of channels or of patterns.
     pub fn subscribe(
         &self,
         channels: &Channels,
@@ -60,8 +58,8 @@ impl Registry {
         self.subscribe_boxed(channels, start).map(|subscription| *subscription)
     }
 
-    /// The same in a box, which is not copied from frame to frame.
-    #[inline(never)] // its frame is gone when the stream begins
+    /// Subscribes like [`subscribe`](Self::subscribe). The box is not copied from frame to frame.
+    #[inline(never)] // its frame is off the stack when the stream begins
     pub(crate) fn subscribe_boxed(
         &self,
         channels: &Channels,
@@ -82,10 +80,13 @@ impl Registry {
         Ok(Box::new(Subscription { registry, channels, position, cursor, unknown, presence }))
     }
 
-    /// Joins channels that exist, from now on. `None` if one of them does not, or if patterns
-    /// select some: then nothing has changed.
+    /// Subscribes to existing channels from the next event on.
     ///
-    /// What most streams need, and no more: a stream's thread keeps what its stack has touched.
+    /// Returns `None` if one of the channels does not exist, or if the set has patterns. Nothing
+    /// has changed in this case.
+    ///
+    /// Does what most streams need, and no more, because a stream's thread keeps the stack memory
+    /// that it has touched.
     #[inline(never)]
     fn join_now(&self, channels: &Channels) -> Option<Beginning> {
         if !channels.patterns().is_empty() {
@@ -101,8 +102,8 @@ impl Registry {
         Some(beginning)
     }
 
-    /// Joins channels from any start, and makes those that do not exist.
-    #[inline(never)] // most streams need none of this
+    /// Subscribes from any start, and creates the channels that do not exist.
+    #[inline(never)] // most streams do not need this stack
     fn join(&self, channels: &Channels, start: &Start) -> Result<Beginning, PublishError> {
         if let Start::After(id) = start {
             self.await_own_id(channels, id);
@@ -110,8 +111,8 @@ impl Registry {
         let now = self.now();
         let rights = channels.read_rights();
         let patterns = channels.patterns();
-        // All that can fail comes before the first change that lasts: dropping `watching` ends
-        // what `watch` began.
+        // Everything that can fail precedes the first lasting change: dropping `watching` undoes
+        // what `watch` did.
         let watching = (!patterns.is_empty()).then(|| self.watch(patterns)).transpose()?;
         let mut access = StreamAccess::default();
         let beginning = loop {
@@ -129,8 +130,7 @@ impl Registry {
         Ok(beginning)
     }
 
-    /// Changes the subscribers of these channels, and forgets the patterns that are then
-    /// not used any more.
+    /// Changes the subscribers of these channels, and frees the patterns that are then unused.
     fn change(&self, channels: &Channels, change: impl FnMut(&mut Subscribers)) {
         self.lock().change_subscribers(channels, change);
         if !channels.patterns().is_empty() {
@@ -138,8 +138,8 @@ impl Registry {
         }
     }
 
-    /// Has a doorbell rung for each event of these channels, and once when the
-    /// registry is closed.
+    /// Registers a notifier for the events of these channels. The end of the registry notifies it
+    /// too.
     pub(crate) fn listen(&self, channels: &Channels, notifier: &Arc<Notifier>) -> Listening {
         let mut state = self.lock();
         state.last_key += 1;
@@ -157,7 +157,7 @@ impl Registry {
     }
 }
 
-/// Channels that exist until this is dropped, though nothing is in them yet.
+/// Keeps channels in existence, even while they are empty, until it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping this releases the channels at once"]
 pub(crate) struct Reserved<'a> {
@@ -166,7 +166,7 @@ pub(crate) struct Reserved<'a> {
 }
 
 impl Registry {
-    /// Makes all of these channels, or none of them, for what is published to them next.
+    /// Creates all of these channels, or none of them, for events that are published next.
     pub(crate) fn reserve<'a>(&'a self, names: &'a [String]) -> Result<Reserved<'a>, PublishError> {
         let now = self.now();
         let mut state = self.lock();
@@ -183,21 +183,20 @@ impl Drop for Reserved<'_> {
 }
 
 impl Subscription {
-    /// The frame that its stream begins with; `as_event` is what some clients need (see
-    /// [`Frame::cursor`]).
+    /// The first frame of the stream. Some clients need it `as_event` (see [`Frame::cursor`]).
     pub(crate) fn first_frame(&self, as_event: bool) -> Frame {
         self.cursor.map_or_else(|| Frame::retry(RETRY), |id| Frame::cursor(RETRY, id, as_event))
     }
 
-    /// Whether its start was found, and nothing is missing behind it.
+    /// Whether the start was found, and no event after it is lost.
     pub(crate) fn is_whole(&self) -> bool {
         self.unknown.is_empty() && self.registry.is_whole_after(&self.channels, &self.position)
     }
 }
 
-/// A doorbell that hangs at its channels until this is dropped.
+/// Keeps a notifier registered at its channels until it is dropped.
 #[derive(Debug)]
-#[must_use = "dropping this takes the doorbell off at once"]
+#[must_use = "dropping this unregisters the notifier at once"]
 pub(crate) struct Listening {
     registry: Registry,
     channels: Channels,
