@@ -3,14 +3,14 @@
 //! ```text
 //!  publishers             Registry                           subscribers
 //!                  ┌─────────────────────────┐
-//!  publish(event) ─▶ channel "news"           ├─ notify ──▶ wake,
-//!   assign id,     │  ring: last events ──────┼─ read ◀───  read after their
-//!   append, unlock,│  subscribers: notifiers  │             own position
+//!  publish(event) ─▶ channel "news"          ├─ notify ──▶ wake,
+//!   assign id,     │  ring: last events ─────┼─ read ◀───  read after their
+//!   append, unlock,│  subscribers: notifiers │             own position
 //!   notify         └─────────────────────────┘
 //! ```
 //!
 //! In this crate a *channel* is a named stream of events. What `crossbeam-channel` calls a
-//! channel is a *notifier* or a *mailbox* here.
+//! channel is a *queue* or a *mailbox* here.
 //!
 //! # Invariants
 //!
@@ -302,7 +302,7 @@ impl Registry {
         self.inner.closed.recv_timeout(time).is_err_and(|error| error.is_timeout())
     }
 
-    /// Returns a channel that is disconnected once the streams begin to end.
+    /// Returns a receiver that is disconnected once the streams begin to end.
     pub(crate) fn closing(&self) -> &Receiver<Infallible> {
         &self.inner.closing
     }
@@ -317,7 +317,7 @@ impl Registry {
         self.now().saturating_sub(at)
     }
 
-    /// Returns a channel that is disconnected once the registry is closed, for use in a `select!`.
+    /// Returns a receiver that is disconnected once the registry is closed, for use in a `select!`.
     pub(crate) fn closed(&self) -> &Receiver<Infallible> {
         &self.inner.closed
     }

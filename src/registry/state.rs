@@ -76,7 +76,7 @@ pub(super) struct Channel {
     pub(super) slot: usize,
     /// The slots of the patterns that select this channel.
     pub(super) watchers: Bits,
-    /// Whether the patterns have been matched against the name. They are matched before its first event.
+    /// Whether the patterns have been matched against the name: always, once it has an event.
     pub(super) indexed: bool,
     /// Whether the store has a record of this channel.
     stored: bool,

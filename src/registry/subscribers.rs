@@ -70,7 +70,7 @@ impl Notifier {
 #[derive(Debug, Default)]
 pub(super) struct Subscribers {
     /// The number of streams, several of which may share a notifier.
-    subscribers: usize,
+    streams: usize,
     /// The number of streams by rights, for streams that may read private events.
     by_rights: HashMap<ReadRights, usize>,
     /// In the order of their keys, which is the order of registration. Shared, so that a publisher
@@ -89,7 +89,7 @@ struct Registered {
 impl Subscribers {
     /// Counts a new stream.
     pub(super) fn enter(&mut self, rights: &ReadRights) {
-        self.subscribers += 1;
+        self.streams += 1;
         if rights.reads_some_private() {
             *self.by_rights.entry(rights.clone()).or_default() += 1;
         }
@@ -97,7 +97,7 @@ impl Subscribers {
 
     /// Subtracts a stream that has ended.
     pub(super) fn leave(&mut self, rights: &ReadRights) {
-        decrease(&mut self.subscribers, 1);
+        decrease(&mut self.streams, 1);
         if let Some(streams) = self.by_rights.get_mut(rights) {
             decrease(streams, 1);
             if *streams == 0 {
@@ -109,7 +109,7 @@ impl Subscribers {
     /// Counts the streams. With `access`, counts only those that are known to be allowed to read
     /// the private event.
     pub(super) fn count(&self, access: Option<&EventAccess>) -> usize {
-        let Some(access) = access else { return self.subscribers };
+        let Some(access) = access else { return self.streams };
         let streams = self.by_rights.iter().filter(|(rights, _)| access.allows(rights));
         streams.map(|(_, count)| count).sum()
     }
@@ -130,7 +130,7 @@ impl Subscribers {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.subscribers == 0 && self.notifiers.is_empty()
+        self.streams == 0 && self.notifiers.is_empty()
     }
 
     /// The notifiers of all streams; for a private event, of those that may read it.
