@@ -39,7 +39,7 @@ pub enum Start {
     /// After the event with this id, which is the server's or client-supplied. For an unknown id,
     /// the stream begins with a gap and continues with the next event.
     After(String),
-    /// With the events of the last so many seconds that are still in the history.
+    /// With the events in the history that are at most this old.
     Age(Duration),
     /// With all events in the history. Such a stream does not begin with a gap, unless more than
     /// 1,024 of its channels have lost events: it does not remember more of them.
@@ -64,7 +64,7 @@ impl std::str::FromStr for Start {
     }
 }
 
-/// The error for a text that is no [`Start`].
+/// The error for a text that is not a [`Start`].
 ///
 /// A start is `all`, a duration, or an id that the server assigned.
 ///
