@@ -1,91 +1,92 @@
-//! What a token says that its bearer may do, in the words of either generation.
+//! The rights that a token grants, in either generation of Mercure.
 //!
-//! The current draft of Mercure says it by `authorization_details` (RFC 9396), the
-//! 0.x one by the claim `mercure`. Whatever of it is wrong makes the whole token
-//! invalid: to act on the rest would change what its issuer meant.
+//! The current draft lists them in `authorization_details` (RFC 9396), and 0.x in the claim
+//! `mercure`. One error there makes the whole token invalid: to accept the rest would change
+//! what its issuer meant.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Rejected::Invalid;
-use super::{Generation, Rejected};
+use super::JwtError::Invalid;
+use super::{Generation, JwtError};
 use crate::limits::PATTERNS_PER_STREAM;
 use crate::matcher::{Base, Matcher, MatcherError, Purpose};
 
-/// What every wrong claim comes to.
-const WRONG: Rejected = Invalid("what it says of its rights is not as Mercure has it");
+/// The error for every malformed claim.
+const WRONG: JwtError = Invalid("its rights are not in a form that Mercure defines");
 
-/// The most topics that one token may name. Each may be a pattern, to be compiled at
+/// The most topics that one token may name. Each may be a pattern that the server compiles for
 /// each request.
 const TOPICS_MAX: usize = 100;
 
-/// The type of the `authorization_details` that are Mercure's.
+/// The type of Mercure's `authorization_details`.
 pub(crate) const DETAIL_TYPE: &str = "https://mercure.rocks/authorization-detail";
 
-/// The types that are taken for it: `mercure` is what earlier revisions of the draft wrote, and
-/// earlier versions of `threadcast token`.
+/// The accepted types. Earlier revisions of the draft, and earlier versions of
+/// `threadcast token`, wrote `mercure`.
 const DETAIL_TYPES: [&str; 2] = [DETAIL_TYPE, "mercure"];
 
-/// The 0.x claim, and its name in full.
+/// The short and the full name of the 0.x claim.
 const CLAIM: [&str; 2] = ["mercure", "https://mercure.rocks/"];
 
-/// What the bearer of a token may do.
+/// The rights that a token grants.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Rights {
     pub(crate) publish: Arc<[Matcher]>,
     pub(crate) subscribe: Arc<[Matcher]>,
-    /// What its issuer attaches to its subscriptions, and to which.
+    /// Payloads that the issuer attaches to subscriptions, each with the topics it applies to.
     pub(crate) payloads: Vec<(Vec<Matcher>, Value)>,
-    /// The person or program that it is about (`sub`, RFC 7519 §4.1.2).
+    /// The subject of the token (`sub`, RFC 7519 §4.1.2).
     pub(crate) subject: Option<Box<str>>,
     /// Whether the token is of the 0.x generation.
     pub(crate) is_older: bool,
 }
 
 impl Rights {
-    /// `base` is what relative URL patterns are resolved against.
+    /// Reads the rights from a token's claims. Relative URL patterns are resolved against `base`.
     pub(super) fn of(
         claims: &Value,
         generation: Generation,
         base: &Base,
-    ) -> Result<Self, Rejected> {
-        let mut gathered = Gathered { base: base.clone(), ..Gathered::default() };
+    ) -> Result<Self, JwtError> {
+        let mut reader = ClaimsReader { base: base.clone(), ..ClaimsReader::default() };
         match generation {
-            Generation::Current => gathered.details(&claims["authorization_details"])?,
+            Generation::Current => reader.details(&claims["authorization_details"])?,
             Generation::Older => {
                 let claim = CLAIM.iter().find_map(|name| claims.get(name));
-                gathered.claim(claim.unwrap_or(&Value::Null))?;
+                reader.claim(claim.unwrap_or(&Value::Null))?;
             }
         }
-        let Gathered { publish, subscribe, payloads, .. } = gathered;
+        let ClaimsReader { publish, subscribe, payloads, .. } = reader;
         let subject = claims["sub"].as_str().map(Box::from);
         let (publish, subscribe) = (publish.into(), subscribe.into());
         let is_older = generation == Generation::Older;
         Ok(Self { publish, subscribe, payloads, subject, is_older })
     }
 
-    /// What is attached to the subscription of this matcher: the first that fits.
+    /// The payload for a subscription to this matcher: the first one that applies.
     pub(crate) fn payload(&self, matcher: &str) -> Option<&Value> {
-        let fits = |topics: &[Matcher]| topics.iter().any(|topic| topic.matches(matcher));
-        self.payloads.iter().find(|(topics, _)| fits(topics)).map(|(_, payload)| payload)
+        let applies = |topics: &[Matcher]| topics.iter().any(|topic| topic.matches(matcher));
+        self.payloads.iter().find(|(topics, _)| applies(topics)).map(|(_, payload)| payload)
     }
 }
 
+/// Collects the rights while it reads the claims.
 #[derive(Default)]
-struct Gathered {
+struct ClaimsReader {
     publish: Vec<Matcher>,
     subscribe: Vec<Matcher>,
     payloads: Vec<(Vec<Matcher>, Value)>,
     topics: usize,
-    /// What their patterns take.
+    /// The memory of their patterns, in bytes.
     bytes: usize,
     base: Base,
 }
 
-impl Gathered {
-    /// `authorization_details`; without it a token is valid, and grants nothing.
-    fn details(&mut self, details: &Value) -> Result<(), Rejected> {
+impl ClaimsReader {
+    /// Reads `authorization_details`. A token without it is valid and grants nothing.
+    fn details(&mut self, details: &Value) -> Result<(), JwtError> {
         let details = match details {
             Value::Null => return Ok(()),
             Value::Array(details) => details,
@@ -100,7 +101,7 @@ impl Gathered {
         Ok(())
     }
 
-    fn detail(&mut self, detail: &Value) -> Result<(), Rejected> {
+    fn detail(&mut self, detail: &Value) -> Result<(), JwtError> {
         let actions: Vec<&str> = not_empty(&detail["actions"])?
             .iter()
             .map(|action| action.as_str().ok_or(WRONG))
@@ -122,8 +123,8 @@ impl Gathered {
         Ok(())
     }
 
-    /// `{"match": …, "match_type": …}`.
-    fn topic(&mut self, topic: &Value) -> Result<Matcher, Rejected> {
+    /// Reads `{"match": …, "match_type": …}`.
+    fn topic(&mut self, topic: &Value) -> Result<Matcher, JwtError> {
         let text = topic.get("match").and_then(Value::as_str).ok_or(WRONG)?;
         self.count()?;
         let matcher = match topic.get("match_type").map(Value::as_str) {
@@ -137,18 +138,19 @@ impl Gathered {
         self.check(matcher)
     }
 
-    /// At once, so that what is too much is not compiled.
-    fn check(&mut self, matcher: Result<Matcher, MatcherError>) -> Result<Matcher, Rejected> {
+    /// Adds a pattern's memory to the total. The caller checks each pattern before it compiles
+    /// the next, so that a token over the limit costs little.
+    fn check(&mut self, matcher: Result<Matcher, MatcherError>) -> Result<Matcher, JwtError> {
         let matcher = matcher.map_err(|error| match error {
-            MatcherError::Full => Rejected::Full,
+            MatcherError::Full => JwtError::Full,
             _ => WRONG,
         })?;
         self.bytes += matcher.bytes();
         if self.bytes > PATTERNS_PER_STREAM { Err(WRONG) } else { Ok(matcher) }
     }
 
-    /// `{"publish": […], "subscribe": […], "payload": …}`, all of it optional.
-    fn claim(&mut self, claim: &Value) -> Result<(), Rejected> {
+    /// Reads `{"publish": […], "subscribe": […], "payload": …}`. Every field is optional.
+    fn claim(&mut self, claim: &Value) -> Result<(), JwtError> {
         let claim = match claim {
             Value::Null => return Ok(()),
             Value::Object(claim) => claim,
@@ -163,7 +165,7 @@ impl Gathered {
         Ok(())
     }
 
-    fn selectors(&mut self, selectors: Option<&Value>) -> Result<Vec<Matcher>, Rejected> {
+    fn selectors(&mut self, selectors: Option<&Value>) -> Result<Vec<Matcher>, JwtError> {
         let selectors = match selectors {
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Array(selectors)) => selectors,
@@ -178,13 +180,13 @@ impl Gathered {
         selectors.iter().map(selector).collect()
     }
 
-    fn count(&mut self) -> Result<(), Rejected> {
+    fn count(&mut self) -> Result<(), JwtError> {
         self.topics += 1;
         if self.topics > TOPICS_MAX { Err(WRONG) } else { Ok(()) }
     }
 }
 
-fn not_empty(value: &Value) -> Result<&Vec<Value>, Rejected> {
+fn not_empty(value: &Value) -> Result<&Vec<Value>, JwtError> {
     value.as_array().filter(|values| !values.is_empty()).ok_or(WRONG)
 }
 
@@ -194,11 +196,11 @@ mod tests {
 
     use super::*;
 
-    fn of(claims: &Value, generation: Generation) -> Result<Rights, Rejected> {
+    fn of(claims: &Value, generation: Generation) -> Result<Rights, JwtError> {
         Rights::of(claims, generation, &Base::default())
     }
 
-    fn current(details: &Value) -> Result<Rights, Rejected> {
+    fn current(details: &Value) -> Result<Rights, JwtError> {
         of(&json!({ "authorization_details": details }), Generation::Current)
     }
 
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn each_generation_says_it_in_its_own_words() {
+    fn rights_of_both_generations_are_read() {
         let of_old = json!({ "mercure": { "publish": ["a"], "subscribe": ["*"], "payload": 7 } });
         let rights = of(&of_old, Generation::Older).unwrap();
         assert!(may(&rights.publish, "a") && !may(&rights.publish, "b"));
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_detail_spoils_the_token() {
+    fn one_wrong_detail_makes_the_token_invalid() {
         let fine =
             json!({ "type": "mercure", "actions": ["publish"], "topics": [{ "match": "a" }] });
         let spoilt = |field: &str, value: Value| {

@@ -1,4 +1,4 @@
-//! A token that is to be made.
+//! The claims of a token to sign.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{DETAIL_TYPE, SigningKey, random_urn};
 use crate::matcher::{Base, Matcher, MatcherError, Purpose};
 
-/// What a token is to say.
+/// The claims of a token to sign.
 ///
 /// ```
 /// use threadcast::jwt::{Draft, SigningKey};
@@ -21,34 +21,34 @@ use crate::matcher::{Base, Matcher, MatcherError, Purpose};
 ///     ..Draft::default()
 /// };
 /// assert!(key.sign(&draft)?.starts_with("ey"));
-/// assert!(key.sign(&Draft::default()).is_err(), "it would allow nothing");
+/// assert!(key.sign(&Draft::default()).is_err(), "the token would allow nothing");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct Draft {
-    /// What its bearer may publish to: topics, `*`, or without an audience URI templates.
+    /// Topics that the token may publish to, or `*`. Without an audience, URI templates too.
     pub publish: Vec<String>,
-    /// The same, as URL patterns; these take an audience.
+    /// URL patterns of topics that the token may publish to. They need an audience.
     pub publish_urlpattern: Vec<String>,
-    /// Whose private updates its bearer may read: topics, `*`, or without an audience URI
-    /// templates.
+    /// Topics whose private updates the token may read, or `*`. Without an audience, URI
+    /// templates too.
     pub subscribe: Vec<String>,
-    /// The same, as URL patterns; these take an audience.
+    /// URL patterns of topics whose private updates the token may read. They need an audience.
     pub subscribe_urlpattern: Vec<String>,
-    /// How long it is valid.
+    /// How long the token is valid. The default is one hour.
     pub expires: Duration,
-    /// The hub it is for. With it the token is of the current generation, without of 0.x.
+    /// The hub that the token is for (`aud`). A token with an audience is of Mercure's current
+    /// generation, one without of 0.x.
     pub audience: Option<String>,
-    /// Who makes it (`iss`), as a URL; of the current generation alone. Without one it is the
-    /// audience.
+    /// The issuer (`iss`), as a URL. The default is the audience. Current generation only.
     pub issuer: Option<String>,
-    /// The person or program that it is about (`sub`). Without one a token of the current
-    /// generation has a random name.
+    /// The person or program that the token identifies (`sub`). The default is a random name in
+    /// the current generation, and none in 0.x.
     pub subject: Option<String>,
-    /// The program that it is made for (`client_id`), of the current generation alone. Without
-    /// one it is the issuer.
+    /// The client program (`client_id`). The default is the issuer. Current generation only.
     pub client_id: Option<String>,
-    /// What is told of its bearer's subscriptions to who may follow them.
+    /// Data that the hub adds to its subscription events and lists for this token's
+    /// subscriptions.
     pub payload: Option<Value>,
 }
 
@@ -70,9 +70,9 @@ impl Default for Draft {
 }
 
 impl SigningKey {
-    /// Makes the token.
+    /// Signs a token with these claims.
     ///
-    /// Fails if no server would take it.
+    /// Fails if the claims are such that no server would accept the token.
     pub fn sign(&self, draft: &Draft) -> Result<String, DraftError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let expires = now + draft.expires;
@@ -101,7 +101,7 @@ impl SigningKey {
 }
 
 impl Draft {
-    /// `authorization_details` of the current generation.
+    /// Returns `authorization_details` of the current generation.
     fn details(&self, audience: &str) -> Result<Vec<Value>, DraftError> {
         let base = Base::new(audience).unwrap_or_default();
         let payload = match &self.payload {
@@ -135,7 +135,7 @@ impl Draft {
         if details.is_empty() { Err(DraftError::Nothing) } else { Ok(details) }
     }
 
-    /// The claim `mercure` of 0.x.
+    /// Returns the claim `mercure` of 0.x.
     fn claim(&self) -> Result<Value, DraftError> {
         if !self.publish_urlpattern.is_empty() || !self.subscribe_urlpattern.is_empty() {
             return Err(DraftError::Audience);
@@ -167,7 +167,7 @@ fn check(
     }
 }
 
-/// A token cannot be made so that a server would take it.
+/// A token cannot be signed, or no server would accept it.
 ///
 /// ```
 /// use threadcast::jwt::{Draft, DraftError, SigningKey};
@@ -178,38 +178,38 @@ fn check(
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DraftError {
-    /// It would allow nothing.
+    /// The token would allow nothing.
     Nothing,
-    /// URL patterns are of the current generation, which names its audience.
+    /// The token has URL patterns and no audience.
     Audience,
-    /// A payload of the current generation is an object.
+    /// The payload of a token of the current generation is not an object.
     Payload,
-    /// A topic or a pattern is none.
+    /// A topic or a pattern is malformed.
     Topic {
-        /// As it was given.
+        /// The topic or pattern.
         topic: String,
-        /// What is the matter with it.
+        /// Why it is malformed.
         reason: String,
     },
-    /// The key does not sign.
+    /// Signing failed.
     Signing(String),
 }
 
 impl fmt::Display for DraftError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing => f.write_str(
-                "the token would allow nothing; say what its bearer may do, by --publish or --subscribe",
-            ),
+            Self::Nothing => {
+                f.write_str("the token would allow nothing; add --publish or --subscribe")
+            }
             Self::Audience => f.write_str(
-                "URL patterns are for tokens that name their hub; add --audience, or write a URI \
-                 template as --publish or --subscribe",
+                "URL patterns need a token with an audience; add --audience, or pass a URI \
+                 template to --publish or --subscribe",
             ),
             Self::Payload => f.write_str(
-                "a payload of the current generation is a JSON object, as in {\"a\":1}",
+                "the payload of a token with --audience must be a JSON object, such as {\"a\":1}",
             ),
             Self::Topic { topic, reason } => write!(f, "{topic:?}: {reason}"),
-            Self::Signing(reason) => write!(f, "the key does not sign: {reason}"),
+            Self::Signing(reason) => write!(f, "cannot sign with this key: {reason}"),
         }
     }
 }

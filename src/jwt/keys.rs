@@ -1,7 +1,7 @@
-//! The keys that tokens are signed and checked with, as they stand in files.
+//! The keys that sign and verify tokens, read from files.
 //!
-//! A file with a PEM section holds an asymmetric key, and any other the bytes of a
-//! secret. What kind of key it is decides the algorithm, never the token.
+//! A file with a PEM section holds an asymmetric key; any other file holds the bytes of a
+//! secret. The kind of key decides the algorithm; the token never does.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const SECRET_MIN: usize = 32;
 /// The shortest modulus of an RSA key, in bytes.
 const MODULUS_MIN: usize = 256;
 
-/// A key that tokens are checked with: the public one of a pair, or a shared secret.
+/// A key that verifies tokens: the public key of a pair, or a shared secret.
 ///
 /// ```
 /// use threadcast::jwt::{KeyError, VerifyingKey};
@@ -35,10 +35,12 @@ pub struct VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// The key of a file: `PUBLIC KEY` in PEM, for RS256, ES256 or `EdDSA`; or else the bytes
-    /// of a secret for HS256, without the line break that ends them.
+    /// Reads a key from the bytes of a file.
     ///
-    /// Fails if it is no key, or one that is too weak.
+    /// A `PUBLIC KEY` in PEM is for RS256, ES256 or `EdDSA`. Any other bytes are a secret for
+    /// HS256; a line break at the end is not part of it.
+    ///
+    /// Fails if the file is not a key, or if the key is too weak.
     pub fn new(file: &[u8]) -> Result<Self, KeyError> {
         let (algorithm, key) = if is_pem(file) {
             let info = SubjectPublicKeyInfoDer::from_pem_slice(file).map_err(|_| {
@@ -67,7 +69,7 @@ impl fmt::Debug for VerifyingKey {
     }
 }
 
-/// A key that tokens are signed with: the private one of a pair, or a shared secret.
+/// A key that signs tokens: the private key of a pair, or a shared secret.
 ///
 /// ```
 /// use threadcast::jwt::{Draft, SigningKey};
@@ -84,10 +86,12 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// The key of a file: `PRIVATE KEY` in PEM, for RS256, ES256 or `EdDSA`; or else the bytes
-    /// of a secret for HS256, without the line break that ends them.
+    /// Reads a key from the bytes of a file.
     ///
-    /// Fails if it is no key, or one that is too weak.
+    /// A `PRIVATE KEY` in PEM is for RS256, ES256 or `EdDSA`. Any other bytes are a secret for
+    /// HS256; a line break at the end is not part of it.
+    ///
+    /// Fails if the file is not a key, or if the key is too weak.
     pub fn new(file: &[u8]) -> Result<Self, KeyError> {
         let (algorithm, key) = if is_pem(file) {
             let key = PrivateKeyDer::from_pem_slice(file).map_err(|_| {
@@ -118,7 +122,7 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// A file is no key that tokens can be signed or checked with.
+/// A file does not contain a usable key.
 ///
 /// ```
 /// use threadcast::jwt::{KeyError, SigningKey};
@@ -132,13 +136,13 @@ impl fmt::Debug for SigningKey {
 pub enum KeyError {
     /// The secret or the modulus is too short to be safe.
     Short,
-    /// There is PEM in it, but no key.
+    /// The file has a PEM section that is not a key.
     NotAKey,
-    /// It is a key, of a kind that is not known here.
+    /// The kind of key is not supported.
     Unsupported,
-    /// It is the private key where the public one is wanted.
+    /// The file has a private key, and verification needs the public one.
     Private,
-    /// It is the public key where the private one is wanted.
+    /// The file has a public key, and signing needs the private one.
     Public,
 }
 
@@ -146,19 +150,19 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Short => {
-                "the key is too short: a secret has at least 32 bytes (`openssl rand -hex 32` \
+                "the key is too short: a secret needs at least 32 bytes (`openssl rand -hex 32` \
                  makes one), an RSA key 2048 bits"
             }
-            Self::NotAKey => "there is no key in its PEM; it must be a PUBLIC KEY or PRIVATE KEY",
+            Self::NotAKey => "the PEM has no key; it must be a PUBLIC KEY or a PRIVATE KEY",
             Self::Unsupported => {
-                "it must be an RSA key of 2048 to 8192 bits, an EC key on P-256 or an Ed25519 key, \
-                 a private one in PKCS#8 (`openssl pkcs8 -topk8 -nocrypt` makes it so)"
+                "the key is not supported; use an RSA key of 2048 to 8192 bits, an EC key on P-256 \
+                 or an Ed25519 key, and PKCS#8 for a private one (`openssl pkcs8 -topk8 -nocrypt`)"
             }
             Self::Private => {
-                "it is a private key, which a server does not need to have; give it the public \
-                 one (`openssl pkey -pubout` makes it)"
+                "this is a private key, and the server needs only the public one; \
+                 `openssl pkey -pubout` makes it"
             }
-            Self::Public => "it is a public key; tokens are signed with the private one",
+            Self::Public => "this is a public key; sign tokens with the private one",
         })
     }
 }
@@ -176,8 +180,8 @@ fn secret(file: &[u8]) -> Result<&[u8], KeyError> {
     if secret.len() < SECRET_MIN { Err(KeyError::Short) } else { Ok(secret) }
 }
 
-/// What ring wants of a `SubjectPublicKeyInfo` (RFC 5280 §4.1.2.7): an RSA key in
-/// PKCS#1, a point on P-256, or one of Ed25519.
+/// Extracts the key in ring's format from a `SubjectPublicKeyInfo` (RFC 5280 §4.1.2.7): an RSA
+/// key in PKCS#1, a point on P-256, or an Ed25519 key.
 fn public_key(info: &[u8]) -> Option<(Algorithm, &[u8])> {
     const RSA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
     const P256: &[u8] =
@@ -200,7 +204,7 @@ fn modulus_size(key: &[u8]) -> Option<usize> {
     Some(modulus.iter().skip_while(|byte| **byte == 0).count())
 }
 
-/// The content of an element of DER with this tag, and what stands behind it.
+/// Splits off a DER element with this tag: returns its content and the remaining bytes.
 fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match bytes.strip_prefix(&[tag])? {
         [length @ 0..=0x7f, rest @ ..] | [0x81, length, rest @ ..] => (usize::from(*length), rest),

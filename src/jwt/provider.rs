@@ -1,5 +1,6 @@
-//! The cryptography that `jsonwebtoken` is given: ring's, which TLS has brought
-//! along. Four algorithms, each bound to one kind of key; there is no fifth.
+//! Makes `jsonwebtoken` use ring's cryptography, which the TLS library depends on anyway.
+//!
+//! It supports four algorithms, each for exactly one kind of key.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
@@ -12,8 +13,9 @@ use ring::signature::{
 use ring::{hmac, signature as schemes};
 use signature::{Error, Signer, Verifier};
 
-/// Has `jsonwebtoken` use ring. Who has given it something else before, in the same
-/// process, keeps that: the keys are written the same for all.
+/// Installs ring as the provider of `jsonwebtoken`.
+///
+/// Does nothing if the process has installed another provider before; the keys work with any.
 pub(super) fn install() {
     let _ = PROVIDER.install_default();
 }
@@ -21,11 +23,11 @@ pub(super) fn install() {
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |algorithm, key| Ok(Box::new(Signing::new(*algorithm, key)?)),
     verifier_factory: |algorithm, key| Ok(Box::new(Verifying::new(*algorithm, key)?)),
-    key_utils: KeyUtils::new_unimplemented(), // for JWKs, which are not read here
+    key_utils: KeyUtils::new_unimplemented(), // only for JWKs, which the server does not read
 };
 
-/// Whether a key of this kind signs in this way: a public RSA key must never be taken
-/// for the secret of an HMAC.
+/// Checks that the algorithm fits the kind of key: a public RSA key must never be used as the
+/// secret of an HMAC.
 fn check(algorithm: Algorithm, family: AlgorithmFamily) -> Result<()> {
     let expected = match algorithm {
         Algorithm::HS256 => AlgorithmFamily::Hmac,
@@ -71,7 +73,7 @@ impl JwtVerifier for Verifying {
     }
 }
 
-/// What signs, made of its key.
+/// A signing key of each kind.
 enum Signing {
     Secret(hmac::Key),
     Rsa(RsaKeyPair),
@@ -93,18 +95,18 @@ impl Signing {
     }
 }
 
-/// A private RSA key, in PKCS#8 or in PKCS#1.
+/// Reads a private RSA key, in PKCS#8 or in PKCS#1.
 pub(super) fn rsa(der: &[u8]) -> Option<RsaKeyPair> {
     RsaKeyPair::from_pkcs8(der).or_else(|_| RsaKeyPair::from_der(der)).ok()
 }
 
-/// A private key on the curve P-256, in PKCS#8.
+/// Reads a private key on the curve P-256, in PKCS#8.
 pub(super) fn ec(der: &[u8]) -> Option<EcdsaKeyPair> {
     let random = SystemRandom::new();
     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &random).ok()
 }
 
-/// A private Ed25519 key, in PKCS#8: OpenSSL leaves the public half out.
+/// Reads a private Ed25519 key, in PKCS#8. The public half may be missing: OpenSSL omits it.
 pub(super) fn ed(der: &[u8]) -> Option<Ed25519KeyPair> {
     Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()
 }

@@ -1,23 +1,23 @@
-//! Random names: UUIDs of version 4 (RFC 9562 §5.4).
+//! Random UUIDs (version 4, RFC 9562 §5.4).
 
 use std::fmt::Write as _;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// A new `urn:uuid:…`. It is a name, not a secret.
+/// Returns a new `urn:uuid:…`. It is a name, not a secret.
 pub(crate) fn random_urn() -> String {
     let mut bytes = [0; 16];
     if SystemRandom::new().fill(&mut bytes).is_err() {
-        fastrand::fill(&mut bytes); // good enough for a name
+        fastrand::fill(&mut bytes); // a name needs no secure randomness
     }
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let mut urn = "urn:uuid:".to_owned();
-    for (place, byte) in bytes.iter().enumerate() {
-        if matches!(place, 4 | 6 | 8 | 10) {
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
             urn.push('-');
         }
-        write!(urn, "{byte:02x}").expect("a String takes everything");
+        write!(urn, "{byte:02x}").expect("writing to a String cannot fail");
     }
     urn
 }
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_is_a_uuid_of_its_own() {
+    fn names_are_distinct_version_4_uuids() {
         let (one, other) = (random_urn(), random_urn());
         assert_ne!(one, other);
         let uuid = one.strip_prefix("urn:uuid:").unwrap();

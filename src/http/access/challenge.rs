@@ -1,33 +1,34 @@
-//! What is said to a request that has no token, a wrong one, or one that does not
-//! reach far enough (RFC 6750 §3).
+//! Error responses to requests without a token, or with a wrong or insufficient one (RFC 6750 §3).
 
 use crate::http::Config;
 use crate::http::error::HttpError;
 
-/// The header that tells a client which token it needs.
+/// The header that describes the token that a request needs.
 const CHALLENGE: &str = "WWW-Authenticate";
 
-/// None was brought, and one is needed.
+/// Returns the 401 for a request without the token that it needs.
 pub(super) fn missing(config: &Config) -> HttpError {
-    let error = HttpError::new(401, "this needs a token; send Authorization: Bearer TOKEN");
+    let error = HttpError::new(401, "this request needs a token; send Authorization: Bearer TOKEN");
     error.with(CHALLENGE, challenge(None, config))
 }
 
-/// It is not believed. `reason` is for the log alone: it would help an attacker who guesses.
+/// Returns the 401 for an invalid token. Only the log gets `reason`: it would help an attacker
+/// to guess a token.
 pub(super) fn invalid(reason: &'static str, config: &Config) -> HttpError {
-    let error = HttpError::new(401, "this is not the token; ask who runs the server for it");
+    let error =
+        HttpError::new(401, "the token is not valid; ask the operator of this server for one");
     let error = error.logged(reason);
     error.with(CHALLENGE, challenge(Some("invalid_token"), config))
 }
 
-/// It is believed, and is for something else.
+/// Returns the 403 for a valid token that does not allow the request.
 pub(super) fn insufficient(config: &Config) -> HttpError {
-    let error = HttpError::new(403, "the token does not allow this; ask who made it for another");
+    let error = HttpError::new(403, "the token does not allow this; send one that does");
     let error = error.logged("it gives no right to this topic or action");
     error.with(CHALLENGE, challenge(Some("insufficient_scope"), config))
 }
 
-/// It cannot be told which token is meant.
+/// Returns the 400 for a request whose token is empty or ambiguous.
 pub(super) fn malformed(detail: &'static str) -> HttpError {
     HttpError::new(400, detail).with(CHALLENGE, "Bearer error=\"invalid_request\"")
 }
@@ -36,8 +37,8 @@ fn challenge(error: Option<&str>, config: &Config) -> String {
     let mut challenge = "Bearer".to_owned();
     let error = error.map(|error| format!("error=\"{error}\""));
     let metadata = config.metadata_url().map(|url| format!("resource_metadata=\"{url}\""));
-    for (place, parameter) in error.into_iter().chain(metadata).enumerate() {
-        challenge.push_str(if place == 0 { " " } else { ", " });
+    for (index, parameter) in error.into_iter().chain(metadata).enumerate() {
+        challenge.push_str(if index == 0 { " " } else { ", " });
         challenge.push_str(&parameter);
     }
     challenge
@@ -49,7 +50,7 @@ mod tests {
     use crate::http::Mercure;
 
     #[test]
-    fn a_challenge_says_where_to_read_on() {
+    fn challenge_names_the_resource_metadata() {
         let config = Config {
             mercure: Mercure::On,
             jwt_audience: Some("https://a.example/.well-known/mercure".into()),

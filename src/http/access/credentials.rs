@@ -1,58 +1,62 @@
-//! The token that a request brings, wherever it stands (RFC 6750, and Mercure's cookies).
+//! Finds the token of a request (RFC 6750, and Mercure's cookies).
 //!
-//! The header goes first, then the query, then a cookie; one of them is looked at, and
-//! what stands behind it is not. The query and Mercure's cookies are looked at on
-//! Mercure's paths alone: a token in a URL ends up in logs.
+//! The first of header, query and cookie that has a token decides; the rest is not read. The
+//! query and Mercure's cookies are read on Mercure's paths only, because a token in a URL ends
+//! up in logs.
 
 use super::challenge::malformed;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
 use crate::http::session;
 
-/// The cookie of a browser's token in the current generation.
+/// The cookie with a browser's token, in Mercure's current generation.
 pub(in crate::http) const COOKIE: &str = "__Secure-mercure_access_token";
 
-/// The cookies of both generations, in the order in which they are looked for.
+/// The cookies of both generations. The first one present is used.
 const COOKIES: [&str; 2] = [COOKIE, "mercureAuthorization"];
 
-/// The name of the token in a query, in 0.x alone: the current generation has none, because
-/// RFC 9700 §2.4 forbids tokens in URLs. `access_token` is ignored.
+/// The query parameter with a token, in 0.x only.
+///
+/// The current generation has none, because RFC 9700 §2.4 forbids tokens in URLs.
+/// `access_token` is ignored.
 const PARAMETER: &str = "authorization";
 
-/// Whose rules say where a token may stand.
+/// The API that a request uses. It decides where a token may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) enum Api {
     /// The server's own routes.
     Own,
-    /// The Mercure protocol's.
+    /// The routes of the Mercure protocol.
     Mercure,
 }
 
-/// A token as it came, before anybody has looked into it.
+/// A token that is not verified yet, and where the request had it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Credentials {
     pub(super) token: Vec<u8>,
-    pub(super) by: Carrier,
+    pub(super) carrier: Carrier,
 }
 
-/// What carried it.
+/// The part of a request that carried the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Carrier {
     Header,
     Query,
-    /// Which browsers send along with whatever a page asks for.
+    /// Browsers send cookies with requests of any page.
     Cookie,
 }
 
-/// The token that this request brings. Fails if it cannot be told which that is.
+/// Returns the token of this request, if there is one.
+///
+/// Fails if the token is empty or ambiguous.
 pub(super) fn token(request: &Request, api: Api) -> Result<Option<Credentials>, HttpError> {
     let mut bearers = request.headers("authorization").filter_map(bearer);
     if let Some(token) = bearers.next() {
         if bearers.next().is_some() {
-            return Err(malformed("send one Authorization header, with one token"));
+            return Err(malformed("there are several Authorization headers; send one"));
         }
         if token.is_empty() && api == Api::Own {
-            return Ok(None); // who says nothing there has said nothing
+            return Ok(None); // an empty header counts as none
         }
         return some(token.to_vec(), Carrier::Header);
     }
@@ -60,7 +64,7 @@ pub(super) fn token(request: &Request, api: Api) -> Result<Option<Credentials>, 
         let mut queries = request.queries(PARAMETER).into_iter();
         if let Some(token) = queries.next() {
             if queries.next().is_some() {
-                return Err(malformed("give one token in the query, once"));
+                return Err(malformed("the query has several tokens; send one"));
             }
             return some(token.into_bytes(), Carrier::Query);
         }
@@ -71,26 +75,27 @@ pub(super) fn token(request: &Request, api: Api) -> Result<Option<Credentials>, 
     })
 }
 
-/// The token of the session that the request is of.
+/// Returns the token in the request's session cookie.
 pub(super) fn session(request: &Request) -> Option<Credentials> {
     cookie(session::token(request))
 }
 
-/// An empty cookie is one that was taken back.
+/// A cookie's token. An empty cookie is one that the server has deleted.
 fn cookie(token: Option<Vec<u8>>) -> Option<Credentials> {
-    token.filter(|token| !token.is_empty()).map(|token| Credentials { token, by: Carrier::Cookie })
+    let token = token.filter(|token| !token.is_empty());
+    token.map(|token| Credentials { token, carrier: Carrier::Cookie })
 }
 
-fn some(token: Vec<u8>, by: Carrier) -> Result<Option<Credentials>, HttpError> {
+fn some(token: Vec<u8>, carrier: Carrier) -> Result<Option<Credentials>, HttpError> {
     if token.is_empty() {
-        return Err(malformed("there is no token where one should be; send Bearer TOKEN"));
+        return Err(malformed("the token is empty; send Authorization: Bearer TOKEN"));
     }
-    Ok(Some(Credentials { token, by }))
+    Ok(Some(Credentials { token, carrier }))
 }
 
-/// What follows `Bearer`. Another scheme is somebody else's: a proxy's, perhaps.
-fn bearer(credentials: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = credentials.split_at_checked(6)?;
+/// The token after `Bearer`. Other schemes are ignored: they may be meant for a proxy.
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = header.split_at_checked(6)?;
     let is_bearer = scheme.eq_ignore_ascii_case(b"bearer") && matches!(token, [] | [b' ', ..]);
     is_bearer.then(|| token.trim_ascii())
 }
@@ -107,7 +112,8 @@ mod tests {
     #[track_caller]
     fn check(api: Api, target: &str, headers: &str, expected: Option<(&str, Carrier)>) {
         let found = token(&request(target, headers), api).unwrap();
-        let expected = expected.map(|(token, by)| Credentials { token: token.into(), by });
+        let expected =
+            expected.map(|(token, carrier)| Credentials { token: token.into(), carrier });
         assert_eq!(found, expected, "{target} {headers}");
     }
 
@@ -115,7 +121,7 @@ mod tests {
     const BOTH: &str = "Cookie: threadcast_token=o; mercureAuthorization=c\r\n";
 
     #[test]
-    fn one_place_goes_before_another() {
+    fn header_wins_over_query_and_query_over_cookie() {
         for (api, target, headers, expected) in [
             (Api::Own, "/", "", None),
             (Api::Own, "/?access_token=q", "", None),
@@ -142,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_certain_is_refused() {
+    fn empty_or_ambiguous_token_is_rejected() {
         for (target, headers) in [
             ("/", "Authorization: Bearer\r\n"),
             ("/", "Authorization: Bearer \r\n"),

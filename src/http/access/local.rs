@@ -1,13 +1,13 @@
-//! Whether a request is local: the fact that decides who may publish without a token.
+//! Decides whether a request is local. Only a local request may publish without a token.
 //!
-//! [`Locality::of`] decides it once for each request, from all that says where the request comes
-//! from: the accepted socket, the Host, the page that sent it (`Origin`, `Sec-Fetch-Site`,
-//! `Referer`), the forwarding headers and the HTTP version. Every route asks the result; none
-//! looks at these again.
+//! [`Locality::of`] decides it once for each request, from everything that shows the request's
+//! origin: the accepted socket, the Host, the page that sent it (`Origin`, `Sec-Fetch-Site`,
+//! `Referer`), the forwarding headers and the HTTP version. Routes use the result and do not
+//! read these again.
 //!
-//! A server on loopback is reached by every page that its user's browser opens. A page that has
-//! its own name resolved to 127.0.0.1 (DNS rebinding) still sends its own name as the Host; other
-//! pages are recognised by the headers that browsers add and pages cannot change.
+//! Any page in the user's browser can reach a server on loopback. A page whose name resolves to
+//! 127.0.0.1 (DNS rebinding) still sends its own name as the Host. Other pages are recognised by
+//! headers that browsers add and pages cannot change.
 //!
 //! A proxy that adds no header, speaks HTTP/1.1 and sends a loopback name as the Host cannot be
 //! recognised. Behind a proxy, publishing needs a token (`docs/proxies.md`).
@@ -26,11 +26,12 @@ pub(crate) enum Locality {
     Local,
     /// Another machine, or a proxy.
     Remote,
-    /// A page of another origin, which its `Origin` names.
+    /// A page of another origin, with an `Origin` header.
     ForeignOrigin,
-    /// A page of another origin, which sent no `Origin`: `<img>`, `fetch` with `no-cors`, a link.
+    /// A page of another origin, without an `Origin` header: `<img>`, `fetch` with `no-cors`, a
+    /// link.
     ForeignPage,
-    /// A connection over loopback, and a Host that is not a name of this server.
+    /// A connection over loopback with a Host that is not a name of this server.
     Misdirected,
 }
 
@@ -45,7 +46,7 @@ impl Locality {
         config: &Config,
     ) -> Self {
         let peer = peer.to_canonical();
-        // Without a Host it is HTTP/1.0; a browser always sends one.
+        // Only HTTP/1.0 may omit the Host. Browsers always send one.
         let name = request.host.as_deref().map(host_name);
         let is_loopback_host = name.is_none_or(is_loopback_name);
         let is_named = |name: &str| config.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(name));
@@ -70,20 +71,21 @@ impl Locality {
             return Ok(());
         }
         let detail = "the Host is not a name of this server, and the connection is over loopback; \
-                      ask for localhost, or start the server with --host NAME";
+                      use localhost, or start the server with --host NAME";
         Err(HttpError::new(421, detail))
     }
 
-    /// Fails if the request is from a page whose `Origin` is foreign, whatever token it has.
+    /// Fails with 403 if the request's `Origin` is foreign. No token changes that.
     pub(in crate::http) fn check_origin(self) -> Result<(), HttpError> {
         if self != Self::ForeignOrigin {
             return Ok(());
         }
-        let detail = "a page of another origin must not publish here; --cors-origin lets one";
+        let detail = "a page of another origin sent this and must not publish here; start the \
+                      server with --cors-origin ORIGIN to allow it";
         Err(HttpError::new(403, detail))
     }
 
-    /// Fails if any page of another origin sent the request.
+    /// Fails with 403 if a page of another origin sent the request.
     pub(in crate::http) fn check_page(self) -> Result<(), HttpError> {
         self.check_origin()?;
         if self != Self::ForeignPage {
@@ -94,24 +96,24 @@ impl Locality {
         Err(HttpError::new(403, detail))
     }
 
-    /// Fails if the request is not local.
+    /// Fails with 403 if the request is not local.
     pub(in crate::http) fn check_local(self) -> Result<(), HttpError> {
         self.check_page()?;
         if self == Self::Local {
             return Ok(());
         }
-        let detail = "publishing is open to this machine alone, and not through a proxy; \
+        let detail = "only programs on this machine may publish here, and not through a proxy; \
                       start the server with --publish-token to publish from elsewhere";
         Err(HttpError::new(403, detail))
     }
 }
 
-/// The page of another origin that sent a request, if one did. Origins of `--cors-origin` are
-/// not foreign.
+/// Returns which kind of foreign page sent a request, if one did. Origins of `--cors-origin`
+/// are not foreign.
 ///
-/// Browsers send `Origin` with every request of a WebSocket and of CORS, and with every method
-/// but GET and HEAD; `Sec-Fetch-Site` with everything; older browsers `Referer` at best. Another
-/// port of this host is the same site, and another origin.
+/// Browsers send `Origin` with WebSocket and CORS requests, and with all methods except GET and
+/// HEAD. They send `Sec-Fetch-Site` with every request; older browsers send `Referer` at best.
+/// Another port of this host is the same site, but another origin.
 fn foreign_page(request: &Request, config: &Config) -> Option<Locality> {
     let is_ours = |origin: &str| !is_foreign(request, origin) || config.cors_origins.has(origin);
     let text = |value| std::str::from_utf8(value).unwrap_or_default();
@@ -120,7 +122,7 @@ fn foreign_page(request: &Request, config: &Config) -> Option<Locality> {
         return is_foreign.then_some(Locality::ForeignOrigin);
     }
     let is_foreign = if request.header("sec-fetch-site").is_some() {
-        // `none` is the user's own doing: an address that was typed, a bookmark.
+        // `none` means that the user typed the address or opened a bookmark.
         !request.headers("sec-fetch-site").all(|site| matches!(site, b"same-origin" | b"none"))
     } else {
         let from = |referer| origin_of(text(referer)).is_some_and(is_ours);
@@ -152,9 +154,10 @@ pub(super) fn origin_of(url: &str) -> Option<&str> {
     Some(&url[..end])
 }
 
-/// Headers that proxies, load balancers, CDNs and tunnels add to what they forward; a program that
-/// talks to the server itself sends none of them. One of them too many only means that its sender
-/// needs a token.
+/// Headers that proxies, load balancers, CDNs and tunnels add to the requests that they forward.
+///
+/// A direct client sends none of them. A header that is wrongly on this list costs little: its
+/// sender needs a token.
 const FORWARDING: [&str; 21] = [
     "ali-cdn-real-ip",
     "cdn-loop",
@@ -179,8 +182,8 @@ const FORWARDING: [&str; 21] = [
     "x-varnish",
 ];
 
-/// How the names of such headers begin that come in groups, as `X-Forwarded-For` and
-/// `CF-Connecting-IP` do.
+/// Prefixes of forwarding headers that come in groups, such as `X-Forwarded-For` and
+/// `CF-Connecting-IP`.
 const FORWARDING_GROUPS: [&str; 20] = [
     "akamai-",
     "cf-",
@@ -208,7 +211,7 @@ fn is_forwarding(name: &str) -> bool {
     FORWARDING.contains(&name) || FORWARDING_GROUPS.iter().any(|group| name.starts_with(group))
 }
 
-/// The host without its port, which does not count.
+/// Returns a Host without its port.
 fn host_name(host: &str) -> &str {
     match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((inside, _)) => inside,
@@ -253,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn host_and_socket_are_judged_together() {
+    fn locality_depends_on_host_and_socket() {
         use Locality::{Local, Misdirected, Remote};
         let mapped = IpAddr::V6(Ipv4Addr::new(127, 0, 0, 9).to_ipv6_mapped());
         for (host, peer, on_loopback, expected) in [
@@ -270,7 +273,7 @@ mod tests {
             ("192.168.1.7", HERE, false, Misdirected),
             ("", HERE, false, Misdirected),
             ("evil.example", LAN, false, Remote),
-            // A name of --host is answered; a proxy sends it too, so it is not local.
+            // A proxy may send a name of --host too, so it is not local.
             ("BOX.example:443", HERE, false, Remote),
             ("box.example", LAN, false, Remote),
         ] {
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_is_never_local() {
+    fn trusted_proxy_is_never_local() {
         let trusted = vec!["127.0.0.0/8".parse().unwrap()];
         let config = Config { trusted_proxies: trusted, ..Config::default() };
         let request = request("GET / HTTP/1.1\r\nHost: localhost");
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_origin_is_recognised() {
+    fn page_of_another_origin_is_recognised() {
         use Locality::{ForeignOrigin, ForeignPage, Local};
         for (headers, expected) in [
             ("", Local),
@@ -323,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarding_headers_of_all_vendors_are_known() {
+    fn forwarding_headers_of_all_vendors_are_recognised() {
         for name in [
             "Forwarded",
             "Via",

@@ -1,8 +1,7 @@
-//! Who may do what.
+//! Access control: which requests may read and publish.
 //!
-//! What a request may do is found once, by the token it brings: [`ReadAccess`] and
-//! [`PublishAccess`] are the two roles, and every route asks one of them. Where it comes from is
-//! found once as well: [`Locality`].
+//! [`ReadAccess`] and [`PublishAccess`] are computed once from the request's token, and
+//! [`Locality`] once from the request's origin. Every route checks one of them.
 
 mod challenge;
 mod credentials;

@@ -1,9 +1,8 @@
-//! What the bearer of a request may do: found once, by its token, and then asked by
-//! whatever route it takes.
+//! The permissions of a request, computed once from its token.
 //!
-//! A token is a static one, which grants all of its role, or a JWT, which says itself
-//! what it grants. Without either on the server reading is open, and publishing is for
-//! this machine.
+//! A token is static or a JWT. A static token grants everything that its role can do; a JWT
+//! lists what it grants. If the server has no token and no key for a role, every client may
+//! read, and only local requests may publish.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -15,22 +14,22 @@ use crate::http::Config;
 use crate::http::connection::Exchange;
 use crate::http::error::HttpError;
 use crate::http::mercure::is_reserved;
-use crate::jwt::{Believed, Rejected, Rights, VerifyingKey};
+use crate::jwt::{JwtError, Rights, VerifiedToken, VerifyingKey};
 use crate::matcher::{Matcher, MatcherError};
 use crate::registry::Readable;
 use crate::token::Token;
 
-/// What somebody may read.
+/// What a request may read.
 #[derive(Debug, Default)]
 pub(in crate::http) struct ReadAccess {
     scope: ReadScope,
-    /// When his streams end at the latest.
+    /// When the token expires: the server ends its streams then.
     pub(in crate::http) until: Option<Instant>,
-    /// Whether the token stood in the URL: no cache may keep the answer for others.
-    pub(in crate::http) by_query: bool,
+    /// Whether the token was in the URL. No shared cache may then store the response.
+    pub(in crate::http) token_in_url: bool,
 }
 
-/// Which private updates.
+/// Which private updates a request may read.
 #[derive(Debug, Default)]
 enum ReadScope {
     #[default]
@@ -40,21 +39,28 @@ enum ReadScope {
 }
 
 impl ReadAccess {
-    /// The reader that this request is of. Fails if reading takes a token, and it has
-    /// none; or if it has one that is not believed, even where none is needed.
+    /// Computes what this request may read.
+    ///
+    /// Fails if reading needs a token and the request has none, or if the request has an
+    /// invalid token. With `--anonymous` an invalid token is an error too.
     pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
         let keys = RoleKeys::new(config.subscribe_token.as_ref(), config.subscribe_key.as_ref());
-        keys.map_or(Ok(Self::default()), |keys| Self::behind(&keys, exchange, api))
+        keys.map_or(Ok(Self::default()), |keys| Self::with_keys(&keys, exchange, api))
     }
 
-    #[inline(never)] // where there is no lock, there is no frame for it
-    fn behind(keys: &RoleKeys<'_>, exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
+    #[inline(never)] // a server without keys needs no stack for this frame
+    fn with_keys(
+        keys: &RoleKeys<'_>,
+        exchange: &Exchange<'_>,
+        api: Api,
+    ) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
-        // On our own routes a session reads although a header publishes, as for a WebSocket.
+        // A request may read with its session cookie and publish with its header, as a
+        // WebSocket does.
         if api == Api::Own
             && let Some(session) = credentials::session(&exchange.request)
-            && let Ok(reader) = Self::bearing(&session, keys, config)
+            && let Ok(reader) = Self::from_credentials(&session, keys, config)
         {
             return Ok(reader);
         }
@@ -62,36 +68,38 @@ impl ReadAccess {
             let anonymous = config.anonymous.then(Self::default);
             return anonymous.ok_or_else(|| missing(config));
         };
-        Self::bearing(&credentials, keys, config)
+        Self::from_credentials(&credentials, keys, config)
     }
 
-    fn bearing(
+    fn from_credentials(
         credentials: &Credentials,
         keys: &RoleKeys<'_>,
         config: &Config,
     ) -> Result<Self, HttpError> {
-        let by_query = credentials.by == Carrier::Query;
+        let token_in_url = credentials.carrier == Carrier::Query;
         match keys.check(credentials, config)? {
-            None => Ok(Self { scope: ReadScope::All, until: None, by_query }),
-            Some(Believed { rights, expires }) => {
+            None => Ok(Self { scope: ReadScope::All, until: None, token_in_url }),
+            Some(VerifiedToken { rights, expires }) => {
                 let scope = ReadScope::These(Box::new(rights));
-                Ok(Self { scope, until: expires.map(instant), by_query })
+                Ok(Self { scope, until: expires.map(instant), token_in_url })
             }
         }
     }
 
-    /// The bearer token in the header, if it lets its bearer read: for a session.
-    pub(in crate::http) fn bearer(exchange: &Exchange<'_>) -> Result<Vec<u8>, HttpError> {
+    /// Returns the bearer token in the header, for a session.
+    ///
+    /// Fails if there is none, or if it is not valid for reading.
+    pub(in crate::http) fn bearer_token(exchange: &Exchange<'_>) -> Result<Vec<u8>, HttpError> {
         let config = &exchange.server.config;
         let credentials = credentials::token(&exchange.request, Api::Own)?;
-        let credentials = credentials.filter(|it| it.by == Carrier::Header);
+        let credentials = credentials.filter(|it| it.carrier == Carrier::Header);
         let credentials = credentials.ok_or_else(|| missing(config))?;
         let keys =
             RoleKeys { token: config.subscribe_token.as_ref(), key: config.subscribe_key.as_ref() };
         keys.check(&credentials, config).map(|_| credentials.token)
     }
 
-    /// The private updates that he may read.
+    /// The updates that the request may read.
     pub(in crate::http) fn readable(&self) -> Readable {
         match &self.scope {
             ReadScope::None => Readable::Public,
@@ -100,7 +108,7 @@ impl ReadAccess {
         }
     }
 
-    /// The rights that his token names, if it names any.
+    /// The rights in the request's JWT, if it has one.
     pub(in crate::http) fn rights(&self) -> Option<&Rights> {
         match &self.scope {
             ReadScope::These(rights) => Some(rights),
@@ -108,8 +116,8 @@ impl ReadAccess {
         }
     }
 
-    /// Whether its token is a JWT about this person (`sub`) that may read each of these topics.
-    pub(in crate::http) fn is_of<'a>(
+    /// Whether the JWT has this subject (`sub`) and may read each of these topics.
+    pub(in crate::http) fn is_subject<'a>(
         &self,
         name: &str,
         mut topics: impl Iterator<Item = &'a str>,
@@ -118,9 +126,9 @@ impl ReadAccess {
         rights.subject.as_deref() == Some(name) && topics.all(|topic| any(&rights.subscribe, topic))
     }
 
-    /// Fails unless he may hear of every channel there is: where updates are private, so are
-    /// their topics' names.
-    #[inline(never)] // as above
+    /// Fails unless the request may list every channel. If updates can be private, the names of
+    /// their topics are private too.
+    #[inline(never)] // its frame is gone by the time a stream begins
     pub(in crate::http) fn check_all(&self, exchange: &Exchange<'_>) -> Result<(), HttpError> {
         let config = &exchange.server.config;
         let is_open = config.subscribe_token.is_none() && config.subscribe_key.is_none();
@@ -133,7 +141,7 @@ impl ReadAccess {
         }
     }
 
-    /// Fails unless he may read what is private to this topic.
+    /// Fails unless the request may read private updates of this topic.
     pub(in crate::http) fn check_private(
         &self,
         exchange: &Exchange<'_>,
@@ -149,18 +157,21 @@ impl ReadAccess {
     }
 }
 
-/// Who may publish, and what to.
+/// Where a request may publish.
 #[derive(Debug)]
 pub(in crate::http) enum PublishAccess {
-    /// To everything.
     All,
+    /// The topics that one of these matchers selects.
     These(Arc<[Matcher]>),
 }
 
 impl PublishAccess {
-    /// The publisher that this request is of. A page of another origin is none. Without a token
-    /// a request must be local (see [`Locality`](super::Locality)); with one everybody needs it.
-    #[inline(never)] // as above
+    /// Computes where this request may publish.
+    ///
+    /// Fails for a page of another origin. If the server has a token or key for publishing, the
+    /// request needs a valid token; if not, it must be local (see
+    /// [`Locality`](super::Locality)).
+    #[inline(never)] // its frame is gone by the time a stream begins
     pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let (request, config) = (&exchange.request, &exchange.server.config);
         exchange.locality.check_origin()?;
@@ -168,20 +179,21 @@ impl PublishAccess {
         let Some(keys) = keys else {
             return exchange.locality.check_local().map(|()| Self::All);
         };
-        // A session is for reading: its cookie publishes nothing.
+        // A session is for reading only: its cookie cannot publish.
         let credentials = credentials::token(request, api)?;
-        let credentials = credentials.filter(|it| api == Api::Mercure || it.by != Carrier::Cookie);
+        let credentials =
+            credentials.filter(|it| api == Api::Mercure || it.carrier != Carrier::Cookie);
         let credentials = credentials.ok_or_else(|| missing(config))?;
-        if credentials.by == Carrier::Cookie {
-            check_page(exchange)?;
+        if credentials.carrier == Carrier::Cookie {
+            check_cookie_origin(exchange)?;
         }
-        let believed = keys.check(&credentials, config)?;
-        Ok(believed.map_or(Self::All, |believed| Self::These(believed.rights.publish)))
+        let verified = keys.check(&credentials, config)?;
+        Ok(verified.map_or(Self::All, |verified| Self::These(verified.rights.publish)))
     }
 
-    /// Fails unless he may publish to each of these. The hub's own topics are refused whatever
-    /// the token says.
-    #[inline(never)] // as above
+    /// Fails unless the request may publish to each of these topics. No token may publish to
+    /// the hub's reserved topics.
+    #[inline(never)] // its frame is gone by the time a stream begins
     pub(in crate::http) fn check<'a>(
         &self,
         exchange: &Exchange<'_>,
@@ -200,7 +212,7 @@ impl PublishAccess {
         if topics.iter().all(may) { Ok(()) } else { Err(insufficient(&exchange.server.config)) }
     }
 
-    /// Fails if there is nothing that he may publish to.
+    /// Fails if the request may publish to no topic at all.
     pub(in crate::http) fn check_any(&self, exchange: &Exchange<'_>) -> Result<(), HttpError> {
         match self {
             Self::These(matchers) if matchers.is_empty() => {
@@ -211,54 +223,58 @@ impl PublishAccess {
     }
 }
 
-/// What opens one of the two roles.
+/// The static token and the JWT key of one role: reading or publishing.
 struct RoleKeys<'a> {
     token: Option<&'a Token>,
     key: Option<&'a VerifyingKey>,
 }
 
 impl<'a> RoleKeys<'a> {
-    /// `None` if the role has none.
+    /// Returns `None` if the role has neither.
     fn new(token: Option<&'a Token>, key: Option<&'a VerifyingKey>) -> Option<Self> {
         (token.is_some() || key.is_some()).then_some(Self { token, key })
     }
 
-    /// What the token opens: all, or what it says.
+    /// Verifies a token. Returns `None` for the static token, which grants everything.
     fn check(
         &self,
         credentials: &Credentials,
         config: &Config,
-    ) -> Result<Option<Believed>, HttpError> {
+    ) -> Result<Option<VerifiedToken>, HttpError> {
         if self.token.is_some_and(|token| token.is(&credentials.token)) {
             return Ok(None);
         }
         let audience = config.jwt_audience.as_deref();
-        let Some(key) = self.key else { return Err(invalid("it is another token", config)) };
+        let Some(key) = self.key else {
+            return Err(invalid("it differs from the server's token", config));
+        };
         match key.check(&credentials.token, audience) {
-            // RFC 9700 §2.4 forbids tokens in URLs; 0.x has them there.
-            Ok(believed) if credentials.by == Carrier::Query && !believed.rights.is_older => {
+            // RFC 9700 §2.4 forbids tokens in URLs; only 0.x allows them.
+            Ok(verified) if credentials.carrier == Carrier::Query && !verified.rights.is_older => {
                 Err(invalid("it is a token of the current generation in the query", config))
             }
-            Ok(believed) => Ok(Some(believed)),
-            Err(Rejected::Full) => Err(MatcherError::Full.into()),
-            Err(Rejected::Invalid(reason)) => Err(invalid(reason, config)),
+            Ok(verified) => Ok(Some(verified)),
+            Err(JwtError::Full) => Err(MatcherError::Full.into()),
+            Err(JwtError::Invalid(reason)) => Err(invalid(reason, config)),
         }
     }
 }
 
-/// A cookie comes with whatever any page asks for: that it was one of ours, or one that
-/// is named, must be said. Browsers say it with every POST.
-fn check_page(exchange: &Exchange<'_>) -> Result<(), HttpError> {
+/// Fails with 403 unless the request names the page that sent it, and the page is allowed.
+///
+/// Browsers send a cookie with requests of any page, so the cookie alone proves nothing. They
+/// name the page in every POST.
+fn check_cookie_origin(exchange: &Exchange<'_>) -> Result<(), HttpError> {
     let (request, config) = (&exchange.request, &exchange.server.config);
     if request.header("origin").is_some() {
-        return Ok(()); // and it is no foreign one
+        return Ok(()); // `check_origin` has rejected foreign ones
     }
     let origin = request.text("referer").and_then(origin_of);
     if origin.is_some_and(|page| !is_foreign(request, page) || config.cors_origins.has(page)) {
         return Ok(());
     }
-    let detail = "with a cookie, publishing takes an Origin or a Referer of this server or of \
-                  one that --cors-origin names; send the token as a header instead";
+    let detail = "publishing with a cookie needs an Origin or a Referer of this server or of a \
+                  --cors-origin; send the token in the Authorization header instead";
     Err(HttpError::new(403, detail))
 }
 
@@ -266,7 +282,7 @@ fn any(matchers: &[Matcher], topic: &str) -> bool {
     matchers.iter().any(|matcher| matcher.matches(topic))
 }
 
-/// The same moment on the clock that waits are counted by.
+/// Converts a time of day to the monotonic clock. A time in the past becomes now.
 fn instant(expires: SystemTime) -> Instant {
     let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
     let now = Instant::now();
