@@ -1,4 +1,4 @@
-//! The channels over HTTP: listen, publish, list, forget.
+//! The HTTP API of channels: subscribe, publish, list, delete.
 
 use serde_json::{Value, json};
 
@@ -12,8 +12,8 @@ use super::{listing, publish, streams};
 use crate::event::Event;
 use crate::registry::{ChannelInfo, Channels};
 
-/// `GET /channels?channel=a&channel=b*` listens; without a channel it lists.
-pub(super) fn listen_or_list(
+/// `GET /channels?channel=a&channel=b*`: subscribes. Without a channel, lists all channels.
+pub(super) fn subscribe_or_list(
     exchange: &Exchange<'_>,
     reader: &ReadAccess,
 ) -> Result<Reply, HttpError> {
@@ -38,8 +38,8 @@ fn info(channel: &ChannelInfo) -> Value {
     })
 }
 
-/// `GET /channels/{name}`, which may be a prefix and `*`.
-pub(super) fn listen(
+/// `GET /channels/{name}`: subscribes. The name may be a prefix and `*`.
+pub(super) fn subscribe(
     exchange: &Exchange<'_>,
     name: &str,
     reader: &ReadAccess,
@@ -47,7 +47,7 @@ pub(super) fn listen(
     streams::channels(exchange, &Channels::new([name])?, reader)
 }
 
-/// `POST /channels/{name}`: one event, or many as NDJSON.
+/// `POST /channels/{name}`: publishes one event, or many as NDJSON.
 pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
     PublishAccess::of(exchange, Api::Own)?.check(exchange, [name])?;
     let key = publish::idempotency_key(&exchange.request)?;
@@ -58,9 +58,9 @@ pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, 
     let published = exchange.server.hub.publish_all(name, &batch.events, key.as_deref())?;
     let mut answer = json!({ "id": published.id.to_string() });
     if let [event] = &batch.events[..]
-        && let Some(own) = event.id()
+        && let Some(id) = event.id()
     {
-        answer["own_id"] = own.into();
+        answer["own_id"] = id.into();
     }
     answer["subscribers"] = published.subscribers.into();
     if batch.is_many {
@@ -69,16 +69,16 @@ pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, 
     Ok(Reply::Answer(Answer::json(&answer)))
 }
 
-/// `DELETE /channels/{name}`: forget its history.
-pub(super) fn forget(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
+/// `DELETE /channels/{name}`: deletes the channel's history.
+pub(super) fn delete(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
     PublishAccess::of(exchange, Api::Own)?.check(exchange, [name])?;
     if !exchange.server.hub.forget(name)? {
-        return Err(HttpError::new(404, "there is no such channel; GET /channels lists them"));
+        return Err(HttpError::new(404, "there is no such channel; GET /channels lists all"));
     }
     Ok(Reply::Answer(Answer::new(204)))
 }
 
-/// `GET /channels/{name}/subscribers`: how many listen, and who said a name.
+/// `GET /channels/{name}/subscribers`: the number of subscribers, and the names of those present.
 pub(super) fn subscribers(exchange: &Exchange<'_>, name: &str) -> Reply {
     let hub = &exchange.server.hub;
     let present = hub.presence(name);

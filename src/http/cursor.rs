@@ -1,17 +1,17 @@
-//! The event that a client has seen last, under each name that clients send it by.
+//! Reads a client's last event id, under every name that clients use for it.
 
 use super::error::HttpError;
 use super::request::Request;
 
-/// The names in a query: ours and Mercure's, event-source-polyfill's and
-/// reconnecting-eventsource's, and two of Mercure 0.x.
+/// Its names in a query: this server's and Mercure's, those of event-source-polyfill and
+/// reconnecting-eventsource, and two of Mercure 0.x.
 const PARAMETERS: [&str; 5] =
     ["last_event_id", "lastEventId", "lastEventID", "last-event-id", "Last-Event-ID"];
 
-/// The last event id of a request; `None` if there is none, or an empty one.
+/// Returns the last event id of a request; `None` if it is absent or empty.
 ///
-/// The header goes before the query: a page keeps its URL for as long as it is open, so the header
-/// is newer.
+/// The header wins over the query: a browser reconnects with the same URL but updates the
+/// header, so the header is newer. Fails if the header is not UTF-8.
 #[inline(never)] // its frame is gone by the time a stream begins
 pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, HttpError> {
     if let Some(id) = request.header("last-event-id").filter(|id| !id.is_empty()) {
@@ -23,7 +23,7 @@ pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, HttpErr
     Ok(given.find(|id| !id.is_empty()))
 }
 
-/// Whether a request has a last event id, even an empty one.
+/// Whether a request has a last event id, empty or not.
 pub(super) fn is_given(request: &Request) -> bool {
     let in_query = || PARAMETERS.iter().any(|name| request.query(name).is_some());
     request.header("last-event-id").is_some() || in_query()
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_has_many_names_and_the_header_wins() {
+    fn cursor_has_many_names_and_the_header_wins() {
         for name in PARAMETERS {
             assert_eq!(found(&format!("/?{name}=7-1"), "").as_deref(), Some("7-1"), "{name}");
         }

@@ -1,20 +1,19 @@
-//! What a page may do to the server, so that its reader sees what happens then:
-//! cut streams as a bad network does, flood a channel until a slow reader
-//! falls behind, have local clients come, and change who writes to them. Only with
-//! `--lab`, and `--lab` only on loopback; without it these paths are 404.
+//! The HTTP API of the lab: experiments with the running server.
+//!
+//! It exists only with `--lab`, which requires loopback. Without it, these paths are 404.
 //!
 //! | route | does |
 //! |---|---|
 //! | `POST /lab/drop?tab=ID` | cuts the streams and WebSockets that were opened with `?tab=ID` |
-//! | `POST /lab/drop?for=5s` | cuts everybody's, and refuses new ones for that long |
+//! | `POST /lab/drop?for=5s` | cuts all of them, and cuts new ones for that time |
 //! | `GET /lab/slow/disk`, `/lab/slow/cpu` | takes 200 ms, waiting for the disk or computing |
-//! | `POST /lab/flood?channel=NAME` | publishes `events=1000` events of `bytes=16KiB` each, numbered from 1 |
-//! | `POST /lab/delivery?to=direct`, `to=wake` | has the clients written to in this way from now on |
-//! | `POST /lab/clients?count=N` | opens N local clients, `rate=10` events a second come to them |
-//! | `POST /lab/stuck` | opens one more, which reads nothing |
+//! | `POST /lab/flood?channel=NAME` | publishes `events=1000` events of `bytes=16KiB`, numbered from 1 |
+//! | `POST /lab/delivery?to=direct`, `to=wake` | switches the delivery mode of all clients |
+//! | `POST /lab/clients?count=N` | opens N local clients, which get `rate=10` events a second |
+//! | `POST /lab/stuck` | opens one more client, which reads nothing |
 //!
-//! Every path and method here takes what publishing takes: a page of another origin could send a
-//! GET as well.
+//! Every path and method needs the right to publish, GET included, because a page of another
+//! origin can send a GET.
 
 use std::collections::HashMap;
 use std::io;
@@ -41,19 +40,19 @@ use crate::slow::Slow;
 /// The first part of every path of the lab.
 pub(super) const ROOT: &str = "lab";
 
-/// The query parameter by which a page's streams are known as its own.
+/// The query parameter that assigns a stream to the page that opened it.
 const TAB: &str = "tab";
 
-/// The longest that everybody may be kept out.
-const LONGEST: Duration = Duration::from_secs(60);
+/// The longest time for which new streams may be cut.
+const CLOSED_MAX: Duration = Duration::from_secs(60);
 
-/// The most events a second that are published for the local clients.
-const FASTEST: u32 = 100;
+/// The most events a second that the server publishes to the local clients.
+const RATE_MAX: u32 = 100;
 
-/// The most that one flood may publish.
-const MOST: usize = 128 * 1024 * 1024;
+/// The most data that one flood may publish, in bytes.
+const FLOOD_MAX: usize = 128 * 1024 * 1024;
 
-/// The streams that can be cut.
+/// The state of the lab: the streams that it can cut, and the local clients.
 #[derive(Debug, Default)]
 pub(super) struct Lab {
     pub(super) load_clients: LoadClients,
@@ -62,41 +61,44 @@ pub(super) struct Lab {
 
 #[derive(Debug, Default)]
 struct State {
-    guests: HashMap<u64, (Arc<TcpStream>, Option<Box<str>>)>,
+    /// The socket of each tracked stream, and the page that opened it.
+    streams: HashMap<u64, (Arc<TcpStream>, Option<Box<str>>)>,
     last_key: u64,
     closed_until: Option<Instant>,
 }
 
-/// A stream that the lab knows of, until this is dropped.
+/// Keeps a stream tracked by the lab until it is dropped.
 #[derive(Debug)]
-#[must_use = "dropping this takes the stream out of the lab's reach"]
-pub(super) struct Guest<'a> {
+#[must_use = "dropping this untracks the stream"]
+pub(super) struct Tracked<'a> {
     lab: &'a Lab,
     key: u64,
 }
 
-impl Drop for Guest<'_> {
+impl Drop for Tracked<'_> {
     fn drop(&mut self) {
-        self.lab.lock().guests.remove(&self.key);
+        self.lab.lock().streams.remove(&self.key);
     }
 }
 
-/// Everybody was cut off a moment ago, and so is this one.
+/// The stream was cut because `?for=` cuts new streams at the moment.
 #[derive(Debug)]
 pub(super) struct CutOff;
 
-/// The page that a stream is opened by, if there is a lab to know it by.
+/// Returns the page that opened a stream (`?tab=`), with `--lab`.
 pub(super) fn tab(exchange: &Exchange<'_>) -> Option<Box<str>> {
     exchange.server.lab.as_ref().and_then(|_| exchange.request.query(TAB)).map(Into::into)
 }
 
-/// Makes a stream known to the lab, if there is one. While everybody is cut
-/// off it is cut as well, without an answer, as if the server were not there.
+/// Tracks a stream, with `--lab`.
+///
+/// Fails while new streams are cut. The stream is then cut without a response, as if the server
+/// were down.
 pub(super) fn admit<'a>(
     server: &'a ServerState,
     socket: &Arc<TcpStream>,
     tab: Option<Box<str>>,
-) -> Result<Option<Guest<'a>>, CutOff> {
+) -> Result<Option<Tracked<'a>>, CutOff> {
     let Some(lab) = &server.lab else { return Ok(None) };
     let mut state = lab.lock();
     if state.closed_until.is_some_and(|until| Instant::now() < until) {
@@ -105,25 +107,25 @@ pub(super) fn admit<'a>(
     }
     state.last_key += 1;
     let key = state.last_key;
-    state.guests.insert(key, (Arc::clone(socket), tab));
-    Ok(Some(Guest { lab, key }))
+    state.streams.insert(key, (Arc::clone(socket), tab));
+    Ok(Some(Tracked { lab, key }))
 }
 
-/// Without the last chunk: a client must see that this was no end.
+/// Closes a socket without the last chunk, so that the client sees an error and not an end.
 fn cut(socket: &TcpStream) {
-    // A socket that is no longer connected needs no cutting.
-    let _ = socket.shutdown(Shutdown::Both);
+    let _ = socket.shutdown(Shutdown::Both); // fails only if the socket is not connected
 }
 
 impl Lab {
-    /// Cuts one page's streams, or all, and says how many.
+    /// Cuts one page's streams, or all, and returns their number.
     fn drop_streams(&self, tab: Option<&str>, closed_for: Duration) -> usize {
         let mut state = self.lock();
         if !closed_for.is_zero() {
             state.closed_until = Some(Instant::now() + closed_for);
         }
-        let meant = state.guests.values().filter(|(_, its)| tab.is_none() || its.as_deref() == tab);
-        meant.inspect(|(socket, _)| cut(socket)).count()
+        let selected =
+            state.streams.values().filter(|(_, its)| tab.is_none() || its.as_deref() == tab);
+        selected.inspect(|(socket, _)| cut(socket)).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,13 +133,13 @@ impl Lab {
     }
 }
 
-/// The methods of a path of the lab.
+/// Returns the `Allow` header of a path of the lab.
 pub(super) fn allowed(what: &str) -> Option<&'static str> {
     matches!(what, "drop" | "flood" | "delivery" | "clients" | "stuck").then_some("POST, OPTIONS")
 }
 
-/// Answers a request to a path of the lab, which begins behind its first part.
-#[inline(never)] // or its frame would lie under every stream
+/// Answers a request to a path of the lab. `path` is without the first part.
+#[inline(never)] // inlined, its frame would lie under every stream
 pub(super) fn answer(
     exchange: &Exchange<'_>,
     path: &[&str],
@@ -148,15 +150,15 @@ pub(super) fn answer(
     match (path, method, &exchange.server.lab) {
         (["drop"], Method::Post, Some(lab)) => drop_streams(exchange, lab),
         (["flood"], Method::Post, Some(_)) => flood(exchange, &publisher),
-        (["delivery"], Method::Post, Some(_)) => switch(exchange),
+        (["delivery"], Method::Post, Some(_)) => switch_delivery(exchange),
         (["clients"], Method::Post, Some(lab)) => open_clients(exchange, &lab.load_clients),
-        (["stuck"], Method::Post, Some(lab)) => stick(exchange, &lab.load_clients),
+        (["stuck"], Method::Post, Some(lab)) => open_stuck_client(exchange, &lab.load_clients),
         (["slow", how], Method::Get, Some(_)) => slow(exchange, how),
         _ => Ok(Reply::Answer(exchange.server.assets.not_found())),
     }
 }
 
-/// A handler that takes its time, on the connection's own thread.
+/// Runs a slow handler on the connection's own thread.
 fn slow(exchange: &Exchange<'_>, how: &str) -> Result<Reply, HttpError> {
     let Some(slow) = Slow::named(how) else {
         return Ok(Reply::Answer(exchange.server.assets.not_found()));
@@ -168,16 +170,17 @@ fn slow(exchange: &Exchange<'_>, how: &str) -> Result<Reply, HttpError> {
 fn drop_streams(exchange: &Exchange<'_>, lab: &Lab) -> Result<Reply, HttpError> {
     let request = &exchange.request;
     let closed_for = match request.query("for") {
-        Some(text) => humantime::parse_duration(&text)
-            .map_err(|error| HttpError::new(400, format!("for: {error}; write it as 5s")))?,
+        Some(text) => humantime::parse_duration(&text).map_err(|error| {
+            HttpError::new(400, format!("for: {error}; send a time such as 5s"))
+        })?,
         None => Duration::ZERO,
     };
-    if closed_for > LONGEST {
-        return Err(HttpError::new(400, "nobody is kept out for longer than 60s"));
+    if closed_for > CLOSED_MAX {
+        return Err(HttpError::new(400, "for must be at most 60s"));
     }
     let tab = request.query(TAB);
     if tab.is_some() && !closed_for.is_zero() {
-        let detail = "either one tab is dropped, or everybody for a time; leave out tab or for";
+        let detail = "tab and for cannot be used together; remove one of them";
         return Err(HttpError::new(400, detail));
     }
     let dropped = lab.drop_streams(tab.as_deref(), closed_for);
@@ -187,30 +190,31 @@ fn drop_streams(exchange: &Exchange<'_>, lab: &Lab) -> Result<Reply, HttpError> 
 fn flood(exchange: &Exchange<'_>, publisher: &PublishAccess) -> Result<Reply, HttpError> {
     let request = &exchange.request;
     let Some(channel) = request.query("channel") else {
-        return Err(HttpError::new(400, "say which channel to flood: ?channel=NAME"));
+        return Err(HttpError::new(400, "the parameter channel is missing; add ?channel=NAME"));
     };
     publisher.check(exchange, [&*channel])?;
     let events: usize = parsed(request.query("events"), 1_000)?;
     let size = parsed(request.query("bytes"), ByteSize::kib(16))?;
     let size = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
-    if size > exchange.server.config.limits.event || events.saturating_mul(size) > MOST {
-        let detail = "a flood is at most 128MiB, of events that are at most --event-limit each";
+    if size > exchange.server.config.limits.event || events.saturating_mul(size) > FLOOD_MAX {
+        let detail = "a flood has at most 128MiB, and each event at most --event-limit; lower \
+                      events or bytes";
         return Err(HttpError::new(400, detail));
     }
     for n in 1..=events {
         let number = n.to_string();
-        let filling = ".".repeat(size.saturating_sub(number.len() + 1));
-        exchange.server.hub.publish(&channel, &Event::new(format!("{number} {filling}")))?;
+        let padding = ".".repeat(size.saturating_sub(number.len() + 1));
+        exchange.server.hub.publish(&channel, &Event::new(format!("{number} {padding}")))?;
     }
     Ok(Reply::Answer(Answer::json(&json!({ "published": events }))))
 }
 
-fn switch(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+fn switch_delivery(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let to = exchange.request.query("to").unwrap_or_default();
     let delivery = match &*to {
         "direct" => Delivery::Direct,
         "wake" => Delivery::Wake,
-        _ => return Err(HttpError::new(400, "there are two deliveries: ?to=direct and ?to=wake")),
+        _ => return Err(HttpError::new(400, "to must be direct or wake; send ?to=direct")),
     };
     exchange.server.switch(delivery);
     Ok(Reply::Answer(Answer::json(&json!({ "delivery": to }))))
@@ -219,38 +223,41 @@ fn switch(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
 fn open_clients(exchange: &Exchange<'_>, load_clients: &LoadClients) -> Result<Reply, HttpError> {
     let (server, request) = (exchange.server, &exchange.request);
     let Some(count) = request.query("count") else {
-        return Err(HttpError::new(400, "say how many clients there are to be: ?count=1000"));
+        return Err(HttpError::new(400, "the parameter count is missing; add ?count=1000"));
     };
     let asked = parsed(Some(count), 0)?;
     let rate = request.query("rate").map(|rate| parsed(Some(rate), 0)).transpose()?;
-    if rate.is_some_and(|rate| rate > FASTEST) {
-        return Err(HttpError::new(
-            400,
-            "at most 100 events a second are published for the clients",
-        ));
+    if rate.is_some_and(|rate| rate > RATE_MAX) {
+        return Err(HttpError::new(400, "rate must be at most 100 events a second"));
     }
     let others = server.admission.clients().saturating_sub(load_clients.clients());
     let most = server.admission.max_clients.saturating_sub(others);
     let address = exchange.our_address();
     let opened = address.and_then(|at| load_clients.open(server, at, (asked, most), rate));
-    opened.map_err(|error| no_clients(&error))?;
+    opened.map_err(|error| cannot_start(&error))?;
     let answer = json!({ "asked": asked, "opening": asked.min(most), "most": most });
     Ok(Reply::Answer(Answer::json(&answer)))
 }
 
-fn stick(exchange: &Exchange<'_>, load_clients: &LoadClients) -> Result<Reply, HttpError> {
-    let stuck = exchange.our_address().and_then(|at| load_clients.stick(exchange.server, at));
-    stuck.map_err(|error| no_clients(&error))?;
+fn open_stuck_client(
+    exchange: &Exchange<'_>,
+    load_clients: &LoadClients,
+) -> Result<Reply, HttpError> {
+    let opened = exchange.our_address().and_then(|at| load_clients.open_stuck(exchange.server, at));
+    opened.map_err(|error| cannot_start(&error))?;
     Ok(Reply::Answer(Answer::json(&json!({ "opening": 1 }))))
 }
 
-/// There is no process for the clients.
-fn no_clients(error: &io::Error) -> HttpError {
-    let detail = format!("the local clients cannot be started: {error}; open them elsewhere");
+/// Returns the 503 for local clients whose process cannot be started.
+fn cannot_start(error: &io::Error) -> HttpError {
+    let detail =
+        format!("cannot start the local clients: {error}; open clients from another program");
     HttpError::new(503, detail)
 }
 
 fn parsed<T: FromStr>(text: Option<String>, default: T) -> Result<T, HttpError> {
     let Some(text) = text else { return Ok(default) };
-    text.parse().map_err(|_| HttpError::new(400, format!("{text:?} is no number; see the README")))
+    text.parse().map_err(|_| {
+        HttpError::new(400, format!("{text:?} is not a valid number; see docs/http.md"))
+    })
 }

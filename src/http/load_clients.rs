@@ -1,7 +1,8 @@
-//! The lab's local clients: a process of their own, so that what they take is not taken for the
-//! server's. It takes orders on its stdin and says on its stdout what is to be published and how
-//! its clients fare (`lab/crowd.rs` is that process). The end of its stdin ends it, and so it
-//! does not outlive us, however we end.
+//! Controls the lab's local clients, which are a separate process (`src/lab/load_clients.rs`).
+//!
+//! A separate process keeps its CPU time and memory out of the server's figures. It reads
+//! commands from its stdin, and writes events to publish and reports to its stdout. It exits when
+//! its stdin closes, so it cannot outlive the server, even if the server is killed.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -17,10 +18,10 @@ use crate::event::Event;
 use crate::json;
 use crate::ticker;
 
-/// The channel of the clients that stop reading.
+/// The channel of the clients that read nothing.
 pub(super) const STUCK: &str = "lab-stuck";
 
-/// The local clients, if there are any.
+/// The local clients of a server with `--lab`.
 #[derive(Debug, Default)]
 pub(super) struct LoadClients {
     state: Mutex<State>,
@@ -28,18 +29,22 @@ pub(super) struct LoadClients {
 
 #[derive(Debug, Default)]
 struct State {
-    orders: Option<ChildStdin>,
-    /// Which process this is: an earlier one may still be about to end.
-    turn: u64,
-    /// What was asked for, and what of it there is room for.
+    /// The stdin of the process, if it runs.
+    commands: Option<ChildStdin>,
+    /// The number of the current process. An earlier one may not have exited yet.
+    generation: u64,
+    /// The requested number of clients.
     asked: usize,
+    /// The number of clients that the server has room for.
     most: usize,
-    /// What the process has said last.
+    /// The last report of the process.
     report: Value,
 }
 
 impl LoadClients {
-    /// Has this many clients open, of which at most `most` have room, `rate` events a second come.
+    /// Opens or closes clients until there are `asked`, or `most` if that is less.
+    ///
+    /// Without a `rate`, the number of events a second stays as it is.
     pub(super) fn open(
         &self,
         server: &Arc<ServerState>,
@@ -54,29 +59,29 @@ impl LoadClients {
         let mut state = self.lock();
         (state.asked, state.most) = (asked, most);
         if let Some(rate) = rate {
-            state.order(server, at, format_args!("rate {rate}"))?;
+            state.send(server, at, format_args!("rate {rate}"))?;
         }
-        state.order(server, at, format_args!("clients {}", asked.min(most)))
+        state.send(server, at, format_args!("clients {}", asked.min(most)))
     }
 
     /// Opens one more client, which then reads nothing.
-    pub(super) fn stick(&self, server: &Arc<ServerState>, at: SocketAddr) -> io::Result<()> {
-        self.lock().order(server, at, format_args!("stuck 1"))
+    pub(super) fn open_stuck(&self, server: &Arc<ServerState>, at: SocketAddr) -> io::Result<()> {
+        self.lock().send(server, at, format_args!("stuck 1"))
     }
 
-    /// Has them all leave, and their process end.
+    /// Closes all clients and ends their process.
     pub(super) fn end(&self) {
         let mut state = self.lock();
-        *state = State { turn: state.turn, ..State::default() };
+        *state = State { generation: state.generation, ..State::default() };
     }
 
-    /// How many there are now.
+    /// Returns the number of open clients, as of the last report.
     pub(super) fn clients(&self) -> usize {
         let clients = self.lock().report["clients"].as_u64().unwrap_or(0);
         usize::try_from(clients).unwrap_or(usize::MAX)
     }
 
-    /// How they fare, for `/status`.
+    /// Returns the state of the clients, for `/status`.
     pub(super) fn json(&self, stuck: usize, given_up: u64) -> Value {
         let state = self.lock();
         let mut json = json!({
@@ -94,79 +99,82 @@ impl LoadClients {
 }
 
 impl State {
-    /// Gives an order, to a new process if there is none.
-    fn order(
+    /// Sends a command. Starts a process if there is none.
+    fn send(
         &mut self,
         server: &Arc<ServerState>,
         at: SocketAddr,
-        order: std::fmt::Arguments<'_>,
+        command: std::fmt::Arguments<'_>,
     ) -> io::Result<()> {
-        if self.orders.is_none() {
-            self.turn += 1;
-            self.orders = Some(start(server, at, self.turn)?);
+        if self.commands.is_none() {
+            self.generation += 1;
+            self.commands = Some(start(server, at, self.generation)?);
         }
-        let Some(orders) = &mut self.orders else { return Ok(()) };
-        writeln!(orders, "{order}").inspect_err(|_| self.orders = None)
+        let Some(commands) = &mut self.commands else { return Ok(()) };
+        writeln!(commands, "{command}").inspect_err(|_| self.commands = None)
     }
 }
 
-/// Starts the process, on the thread that then hears it: a connection's own has too little
-/// stack to start one.
-fn start(server: &Arc<ServerState>, at: SocketAddr, turn: u64) -> io::Result<ChildStdin> {
-    let (tell, told) = crossbeam_channel::bounded(1);
+/// Starts the process and returns its stdin.
+///
+/// The thread that reads its output starts it, because a connection's thread has too little stack
+/// to do so.
+fn start(server: &Arc<ServerState>, at: SocketAddr, generation: u64) -> io::Result<ChildStdin> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
     let server = Arc::clone(server);
     thread::Builder::new().name("lab-clients".into()).spawn(move || {
         let program = server.config.lab_program.as_deref();
         match program.ok_or(io::ErrorKind::Unsupported.into()).and_then(|it| spawn(it, at)) {
-            Ok((child, orders)) => {
-                let _ = tell.send(Ok(orders)); // or nobody waits, and its stdin ends
-                hear(child, &server, turn);
+            Ok((child, commands)) => {
+                // If the receiver is gone, this drops the process's stdin, and it exits.
+                let _ = sender.send(Ok(commands));
+                read_output(child, &server, generation);
             }
-            Err(error) => drop(tell.send(Err(error))),
+            Err(error) => drop(sender.send(Err(error))),
         }
     })?;
-    told.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+    receiver.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
 }
 
 fn spawn(program: &Path, at: SocketAddr) -> io::Result<(Child, ChildStdin)> {
     let mut command = Command::new(program);
     command.args(["lab", "clients", &at.to_string()]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let orders = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    Ok((child, orders))
+    let commands = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    Ok((child, commands))
 }
 
-/// Does what the process says, until it ends.
-fn hear(mut child: Child, server: &Arc<ServerState>, turn: u64) {
+/// Publishes the events and stores the reports of the process, until it exits.
+fn read_output(mut child: Child, server: &Arc<ServerState>, generation: u64) {
     let Some(lab) = &server.lab else { return };
-    let out = child.stdout.take().map(BufReader::new);
-    let lines = out.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
+    let stdout = child.stdout.take().map(BufReader::new);
+    let lines = stdout.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
     for line in lines {
         match line.split_once(' ') {
             Some(("publish", event)) => {
                 let Some((channel, data)) = event.split_once(' ') else { continue };
-                // A registry that is closed ends the process with the rest.
+                // Fails once the registry is closed; then the process ends with the server.
                 let _ = server.hub.publish(channel, &Event::new(data));
             }
             Some(("report", report)) => {
                 let Ok(report) = json::parse(report.as_bytes()) else { continue };
                 let settled = report["settled"] == true;
                 let mut state = lab.load_clients.lock();
-                if state.turn == turn && state.orders.is_some() {
+                if state.generation == generation && state.commands.is_some() {
                     state.report = report;
                 }
                 drop(state);
                 if settled && server.clock.subscribers(ticker::STATUS) > 0 {
-                    // Who watches sees it at once, and not at the next full second.
+                    // Subscribers of /status get it at once, not at the next second.
                     let _ = server.clock.publish(ticker::STATUS, &status::event(server));
                 }
             }
-            _ => log::warn!("the lab's clients say {line:?}"),
+            _ => log::warn!("ignored an unknown line from the lab's clients: {line:?}"),
         }
     }
-    let _ = child.wait(); // it closed its stdout, so it has ended, or is about to
+    let _ = child.wait(); // it closed its stdout, so it has exited or is about to
     let mut state = lab.load_clients.lock();
-    if state.turn == turn {
-        *state = State { turn, ..State::default() };
+    if state.generation == generation {
+        *state = State { generation, ..State::default() };
     }
 }

@@ -1,4 +1,4 @@
-//! What a publisher sends: an event in one of four kinds of body.
+//! Reads the body of a publish request: text, JSON, a form or NDJSON.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,51 +17,54 @@ use crate::limits::{EVENT_EXPANSION, EVENT_OVERHEAD};
 /// The longest body of many events, in bytes.
 const BATCH_LIMIT: usize = 1024 * 1024;
 
-/// What each line of data costs in a stream besides its text: `data: `, in bytes.
+/// The overhead of each line of data in a stream, in bytes.
 const LINE: usize = "data: ".len();
 
 /// The longest idempotency key, in bytes.
 const KEY_MAX: usize = 256;
 
-/// What one request publishes.
+/// The events of one publish request.
 pub(super) struct Batch {
     pub(super) events: Vec<Event>,
-    /// Whether it came as many, if only of one.
+    /// Whether the body was NDJSON, even if it has only one event.
     pub(super) is_many: bool,
 }
 
-/// Reads the body as its type says.
+/// Reads the body according to its content type.
+///
+/// Fails if the body or an event is malformed or too long. Then none of its events counts.
 pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, HttpError> {
     let limits = exchange.server.config.limits;
     let kind = content_type(&exchange.request);
-    // What `curl -F` sends: its parts and their boundaries are nobody's data.
+    // `curl -F` sends this. Read as text, its boundaries would be published as data.
     if kind == "multipart/form-data" {
-        let detail = "send text (text/plain), JSON (application/json), a form \
-            (application/x-www-form-urlencoded, as curl -d does) or NDJSON (application/x-ndjson)";
+        let detail = "multipart/form-data is not supported; send text (text/plain), JSON \
+            (application/json), a form (application/x-www-form-urlencoded, as curl -d does) or \
+            NDJSON (application/x-ndjson)";
         return Err(HttpError::new(415, detail));
     }
     let is_many = kind == "application/x-ndjson";
     let limit = if is_many { BATCH_LIMIT.max(limits.body) } else { limits.body };
     let body = exchange.body(limit)?;
     let events = events(&exchange.request, body)?;
-    for (place, event) in events.iter().enumerate() {
+    for (index, event) in events.iter().enumerate() {
         let checked = check_size(event, limits.event);
         checked.map_err(
             |error| {
-                if is_many { error.at(&format!("line {}", place + 1)) } else { error }
+                if is_many { error.at(&format!("line {}", index + 1)) } else { error }
             },
         )?;
     }
     Ok(Batch { events, is_many })
 }
 
-/// Refuses an event that is longer than events may be.
+/// Fails with 413 if an event is longer than `limit` allows, as data or in a stream.
 pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), HttpError> {
     if event.data().len() > limit {
         let detail = format!("the data is longer than {limit} bytes (--event-limit); send less");
         return Err(HttpError::new(413, detail));
     }
-    // A line costs six bytes more in the stream, and an unsent event is held for each slow client.
+    // Each line costs six bytes more in a stream, and each slow client holds an unsent event.
     let breaks = event.data().matches(['\n', '\r']).count();
     let lines = 1 + breaks - event.data().matches("\r\n").count();
     let texts = [Some(event.data()), event.name(), event.id()];
@@ -76,18 +79,18 @@ pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// What a body of the request's type says.
+/// Reads the events of a body, according to the request's content type.
 pub(crate) fn events(request: &Request, body: Vec<u8>) -> Result<Vec<Event>, HttpError> {
     Ok(match &*content_type(request) {
         "application/x-ndjson" => lines(&body)?,
         "application/json" => vec![one_json(&body)?],
-        // `curl -d hello` says that `hello` is a form; without a `=` it is none.
+        // `curl -d hello` sends text with the content type of a form. A form has a `=`.
         "application/x-www-form-urlencoded" if body.contains(&b'=') => vec![form(&body)?],
         _ => vec![text(request, body)?],
     })
 }
 
-/// The key that makes a repeated request one.
+/// Returns the `Idempotency-Key`. A repeated request with the same key publishes only once.
 pub(crate) fn idempotency_key(request: &Request) -> Result<Option<String>, HttpError> {
     match request.header("idempotency-key").map(std::str::from_utf8) {
         None => Ok(None),
@@ -96,28 +99,30 @@ pub(crate) fn idempotency_key(request: &Request) -> Result<Option<String>, HttpE
     }
 }
 
-/// The essence of the content type, in lower case.
+/// Returns the content type in lower case, without parameters.
 pub(crate) fn content_type(request: &Request) -> String {
     let value = request.text("content-type").unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// A body as JSON, or where it is not.
+/// Parses a body as JSON. The error names the position.
 pub(super) fn json(body: &[u8]) -> Result<Value, HttpError> {
     json::parse(json::without_bom(body)).map_err(|error| HttpError::new(400, error.of("the body")))
 }
 
-/// Text is the data, and the query may say the rest.
+/// Reads a text body. The text is the data; the query has the other fields.
 fn text(request: &Request, body: Vec<u8>) -> Result<Event, HttpError> {
     let data = String::from_utf8(body).map_err(|_| {
-        HttpError::new(400, "the body must be UTF-8, which is all a stream can carry")
+        HttpError::new(400, "the body must be UTF-8, because streams are; encode binary data")
     })?;
     let retry = request.query("retry").map(|retry| milliseconds(&retry)).transpose()?;
     build(data, request.query("event"), request.query("id"), retry)
 }
 
-/// The same in a form. What stands behind a bare `&` is a field too: unless it were
-/// refused, `data=fish&chips` would lose the chips.
+/// Reads a form body.
+///
+/// Unknown fields are errors, because an unescaped `&` in the data starts a new field: without
+/// the error, `data=fish&chips` would lose `chips`.
 fn form(body: &[u8]) -> Result<Event, HttpError> {
     if percent_decode(body).decode_utf8().is_err() {
         return Err(HttpError::new(400, "the form must be UTF-8, percent-encoded"));
@@ -125,12 +130,12 @@ fn form(body: &[u8]) -> Result<Event, HttpError> {
     let (mut values, mut wrong) = ([const { None }; FIELDS.len()], None);
     for (name, value) in form_urlencoded::parse(body) {
         let problem = match FIELDS.iter().position(|known| *known == name) {
-            Some(place) if values[place].is_none() => {
-                values[place] = Some(value.into_owned());
+            Some(index) if values[index].is_none() => {
+                values[index] = Some(value.into_owned());
                 continue;
             }
             Some(_) => format!("the field `{name}` is there twice; send it once"),
-            None => format!("{}; a & in data is written %26", unknown(&name)),
+            None => format!("{}; write & in data as %26", unknown(&name)),
         };
         wrong.get_or_insert(problem);
     }
@@ -154,27 +159,29 @@ fn one_json(body: &[u8]) -> Result<Event, HttpError> {
     object(members.map_err(|error| HttpError::new(400, error.of("the body")))?)
 }
 
-/// One event a line; all of them are right, or none is published.
+/// Reads NDJSON, one event a line. One malformed line rejects the whole body.
 fn lines(body: &[u8]) -> Result<Vec<Event>, HttpError> {
     let lines = json::without_bom(body).split(|byte| *byte == b'\n').enumerate();
     let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
     lines
-        .map(|(place, line)| {
+        .map(|(index, line)| {
             let event = json::members(line)
                 .map_err(|error| HttpError::new(400, error.to_string()))
                 .and_then(object);
-            event.map_err(|error| error.at(&format!("line {}", place + 1)))
+            event.map_err(|error| error.at(&format!("line {}", index + 1)))
         })
         .collect()
 }
 
 const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
 
-/// `{"data": …, "event": …, "id": …, "retry": …}`; data that is no string goes
-/// out as compact JSON, with its numbers and strings as they were written.
+/// Reads `{"data": …, "event": …, "id": …, "retry": …}`.
+///
+/// Data that is not a string is published as compact JSON. Numbers and strings in it keep their
+/// spelling.
 fn object(fields: Option<BTreeMap<String, &RawValue>>) -> Result<Event, HttpError> {
     let Some(fields) = fields else {
-        return Err(HttpError::new(400, "an event must be an object: {\"data\": …}"));
+        return Err(HttpError::new(400, "an event must be an object, such as {\"data\": …}"));
     };
     if let Some(name) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         return Err(HttpError::new(400, unknown(name)));
@@ -189,7 +196,7 @@ fn object(fields: Option<BTreeMap<String, &RawValue>>) -> Result<Event, HttpErro
             other => other.to_string(),
         },
         Some(other) => json::compact(other),
-        None => return Err(HttpError::new(400, "the event has no field `data`")),
+        None => return Err(HttpError::new(400, "the event has no field `data`; add one")),
     };
     let string = |name: &str| match fields.get(name).map(|raw| value(raw)).transpose()? {
         None | Some(Value::Null) => Ok(None),
@@ -241,28 +248,28 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn refused(body: &str, part: &str) {
+    fn check_error(body: &str, part: &str) {
         let error = lines(body.as_bytes()).unwrap_err();
         let detail = error.to_string();
         assert!(error.status == 400 && detail.contains(part), "{detail}");
     }
 
     #[test]
-    fn a_batch_is_all_right_or_refused_with_its_line() {
+    fn batch_with_a_malformed_line_is_rejected() {
         let events =
             lines(b"{\"data\":\"a\"}\n\n{\"data\":{\"b\":1},\"event\":\"x\"}\r\n").unwrap();
         assert_eq!(events, [Event::new("a"), Event::new("{\"b\":1}").with_name("x").unwrap()]);
-        refused("{\"data\":1}\n{\"data\":", "line 2: not JSON");
-        refused("{\"data\":1}\n\n[]", "line 3: an event must be an object");
-        refused("{\"event\":\"x\"}", "line 1: the event has no field `data`");
-        refused("{\"data\":1,\"evnt\":\"x\"}", "\"evnt\" is not one of");
-        refused("{\"data\":1,\"event\":\"a\\nb\"}", "line 1: the field `event`");
-        refused("{\"data\":1,\"id\":7}", "`id` must be a string");
-        refused("{\"data\":1,\"retry\":-1}", "whole number of milliseconds");
+        check_error("{\"data\":1}\n{\"data\":", "line 2: not JSON");
+        check_error("{\"data\":1}\n\n[]", "line 3: an event must be an object");
+        check_error("{\"event\":\"x\"}", "line 1: the event has no field `data`");
+        check_error("{\"data\":1,\"evnt\":\"x\"}", "\"evnt\" is not one of");
+        check_error("{\"data\":1,\"event\":\"a\\nb\"}", "line 1: the field `event`");
+        check_error("{\"data\":1,\"id\":7}", "`id` must be a string");
+        check_error("{\"data\":1,\"retry\":-1}", "whole number of milliseconds");
     }
 
     #[test]
-    fn a_form_says_what_an_object_says() {
+    fn form_has_the_same_fields_as_an_object() {
         let event = form(b"data=a+b%0Ac&event=x&retry=10").unwrap();
         let expected = Event::new("a b\nc").with_name("x").unwrap();
         assert_eq!(event, expected.with_retry(Duration::from_millis(10)));

@@ -105,15 +105,15 @@ fn dispatch(
         (["session"], Method::Post) => session::open(exchange),
         (["session"], _) => Ok(session::close()),
         (["ws"], _) => web_socket(exchange),
-        ([""], Method::Get) if websocket::is_asked_for(&exchange.request) => web_socket(exchange),
+        ([""], Method::Get) if websocket::is_handshake(&exchange.request) => web_socket(exchange),
         (["channels", name], Method::Post) => channels::publish(exchange, name),
-        (["channels", name], Method::Delete) => channels::forget(exchange, name),
+        (["channels", name], Method::Delete) => channels::delete(exchange, name),
         (["channels", ..], _) => {
             let reader = ReadAccess::of(exchange, Api::Own)?;
             match parts {
                 [_, name, "subscribers"] => Ok(channels::subscribers(exchange, name)),
-                [_, name] => channels::listen(exchange, name, &reader),
-                [_] => channels::listen_or_list(exchange, &reader),
+                [_, name] => channels::subscribe(exchange, name, &reader),
+                [_] => channels::subscribe_or_list(exchange, &reader),
                 _ => {
                     let detail = "a channel is /channels/NAME; write a / in its name as %2F";
                     Err(HttpError::new(404, detail))

@@ -1,5 +1,6 @@
-//! A browser's way in: a cookie, because an `EventSource` can send no header
-//! and a token in a URL ends up in logs.
+//! Sessions for browsers: a cookie that holds the reading token.
+//!
+//! `EventSource` cannot send an `Authorization` header, and a token in a URL ends up in logs.
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode, percent_encode};
 
@@ -13,29 +14,31 @@ use super::routes::Reply;
 /// The cookie's name. Its value is the token, percent-encoded.
 const COOKIE: &str = "threadcast_token";
 
-/// The longest value that browsers keep, with its name and attributes.
-const LONGEST: usize = 4_000;
+/// The longest value, in bytes. Browsers keep cookies of up to 4,096 bytes, including name and
+/// attributes (RFC 6265 §6.1).
+const VALUE_MAX: usize = 4_000;
 
-/// `POST /session` with the bearer token sets the cookie. Scripts cannot read
-/// it, and it is sent with requests of our own pages alone.
+/// `POST /session` with the bearer token: sets the cookie.
+///
+/// Scripts cannot read the cookie, and browsers send it with requests of this server's pages only.
 pub(super) fn open(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     exchange.locality.check_origin()?;
     let config = &exchange.server.config;
     if config.subscribe_token.is_none() && config.subscribe_key.is_none() {
-        let detail = "no session is needed: the server was started without --subscribe-token \
-                      and without a key for JWTs";
+        let detail = "there are no sessions, because reading needs no token; open the stream \
+                      without one";
         return Err(HttpError::new(404, detail));
     }
-    let token = ReadAccess::bearer(exchange)?;
+    let token = ReadAccess::bearer_token(exchange)?;
     let value = percent_encode(&token, NON_ALPHANUMERIC).to_string();
-    if value.len() > LONGEST {
-        let detail = "the token is too long for a cookie; have one made that names less";
+    if value.len() > VALUE_MAX {
+        let detail = "the token is too long for a cookie; get one with fewer topics or claims";
         return Err(HttpError::new(413, detail));
     }
     Ok(set(format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict")))
 }
 
-/// `DELETE /session` takes the cookie back.
+/// `DELETE /session`: deletes the cookie.
 pub(super) fn close() -> Reply {
     set(format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"))
 }
@@ -44,12 +47,12 @@ fn set(value: String) -> Reply {
     Reply::Answer(Answer::new(204).with("Set-Cookie", value))
 }
 
-/// The token of a request's session.
+/// Returns the token in a request's session cookie.
 pub(crate) fn token(request: &Request) -> Option<Vec<u8>> {
     cookie(request, COOKIE)
 }
 
-/// The value of a request's cookie.
+/// Returns the value of a request's cookie.
 pub(super) fn cookie(request: &Request, wanted: &str) -> Option<Vec<u8>> {
     let mut cookies = request.headers("cookie").flat_map(|list| list.split(|byte| *byte == b';'));
     let value = cookies.find_map(|pair| {
@@ -64,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_is_found_among_other_cookies() {
+    fn session_token_is_found_among_other_cookies() {
         for (cookie, expected) in [
             ("threadcast_token=a%2Db", Some(&b"a-b"[..])),
             ("x=1; threadcast_token=a; y=2", Some(b"a")),

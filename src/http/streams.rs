@@ -1,5 +1,4 @@
-//! A stream that is about to begin: from a request to the bytes that open it,
-//! and on to the thread's life in [`crate::stream`].
+//! Starts streams: from a request to the preamble, and on to the loop in [`crate::stream`].
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use super::connection::Exchange;
 use super::cursor::last_event_id;
 use super::error::HttpError;
 use super::forwarded::Client;
-use super::mercure::{Active, is_reserved};
+use super::mercure::{StreamSubscriptions, is_reserved};
 use super::request::Request;
 use super::routes::Reply;
 use super::{ServerState, cors, forwarded, lab};
@@ -28,11 +27,12 @@ use crate::registry::{Channels, Readable, Registry, Start, Subscription};
 use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, StreamCounts, Writer};
 use crate::ticker;
 
-/// With the charset: some clients read `text/*` without one as Latin-1 (RFC 2616 §3.7.1).
+/// The content type of streams. It has a charset because some clients read `text/*` without one
+/// as Latin-1 (RFC 2616 §3.7.1).
 pub(super) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
-/// Answers with one of the articles' streams.
-#[inline(never)] // so that no other answer stands on its frame
+/// Answers with a demo stream.
+#[inline(never)] // inlined, its frame would lie under other streams
 pub(super) fn demo(
     exchange: &Exchange<'_>,
     demo: DemoStream,
@@ -40,7 +40,7 @@ pub(super) fn demo(
 ) -> Result<Reply, HttpError> {
     let last_event_id = last_event_id(&exchange.request)?.unwrap_or_default().into_bytes();
     if demo.is_over(&last_event_id) {
-        // The one status that tells a browser not to come back.
+        // 204 is the only status that stops a browser from reconnecting (WHATWG HTML §9.2.3).
         return Ok(Reply::Answer(super::answer::Answer::new(204)));
     }
     let permit = admit(exchange)?;
@@ -49,13 +49,13 @@ pub(super) fn demo(
         return Ok(Reply::Head(preamble));
     }
     let source = match demo.clock() {
-        Some(channel) => live(exchange, preamble, of_clock(exchange, channel)?, reader),
+        Some(channel) => live(exchange, preamble, subscribe_to_clock(exchange, channel)?, reader),
         None => scripted(exchange, preamble, demo, last_event_id),
     };
     Ok(reply(exchange, source, permit, None))
 }
 
-/// Answers with what is published to some channels of the hub.
+/// Answers with a stream of the events of these channels.
 pub(super) fn channels(
     exchange: &Exchange<'_>,
     channels: &Channels,
@@ -65,7 +65,7 @@ pub(super) fn channels(
     let permit = admit(exchange)?;
     let start = start(&exchange.request)?;
     if exchange.request.is_head() {
-        return Ok(Reply::Head(preamble(exchange, &[], Headers::new()))); // it subscribes to nothing
+        return Ok(Reply::Head(preamble(exchange, &[], Headers::new()))); // HEAD does not subscribe
     }
     let subscription = subscribe(exchange, channels, &start, reader, presence)?;
     let first = [first_frame(&exchange.request, &subscription, &CURSOR_AS_EVENT)];
@@ -73,8 +73,10 @@ pub(super) fn channels(
     Ok(reply(exchange, live(exchange, preamble, subscription, reader), permit, None))
 }
 
-/// Joins the channels from `start` on, announced under a name if there is one.
-#[inline(never)] // or the stream would be made on its frame; in a box, for copies are stack: a page more
+/// Subscribes to the channels from `start` on, and announces the presence name if there is one.
+///
+/// The subscription is in a box because a copy of it on the stack costs a page.
+#[inline(never)] // inlined, its frame would lie under the stream
 fn subscribe(
     exchange: &Exchange<'_>,
     channels: &Channels,
@@ -85,7 +87,7 @@ fn subscribe(
     let hub: &Registry = &exchange.server.hub;
     let mut subscription = match reader.readable() {
         Readable::Public => hub.subscribe_boxed(channels, start),
-        readable => subscribe_by_right(hub, channels, readable, start),
+        readable => subscribe_with_rights(hub, channels, readable, start),
     }?;
     if let Some(name) = presence {
         subscription.announce(&name);
@@ -93,11 +95,11 @@ fn subscribe(
     Ok(subscription)
 }
 
-/// The name that the request is to be announced under, if it asks for that.
+/// Returns the request's presence name, if it has one and may use it.
 ///
-/// An announcement is an event that all subscribers get, and a GET can come from any page: it
-/// needs what publishing needs. A JWT that names the person is enough where it may read.
-#[inline(never)] // as above
+/// An announcement is an event for all subscribers, and any page can send a GET. So presence
+/// needs the right to publish, or a JWT that may read the channels and has this name as `sub`.
+#[inline(never)] // inlined, its frame would lie under the stream
 fn presence(
     exchange: &Exchange<'_>,
     channels: &Channels,
@@ -110,14 +112,14 @@ fn presence(
         return Err(HttpError::new(400, detail));
     }
     exchange.locality.check_page()?;
-    if !reader.is_of(&name, channels.names()) {
+    if !reader.is_subject(&name, channels.names()) {
         let publisher = PublishAccess::of(exchange, Api::Own);
         let may_publish = publisher.and_then(|it| it.check(exchange, channels.names()));
-        may_publish.map_err(|refused| {
-            let detail = "presence needs what publishing to these channels needs, or a JWT that \
-                          may read them and whose sub is the name; remove ?presence= to read only";
+        may_publish.map_err(|cause| {
+            let detail = "presence needs the right to publish to these channels, or a JWT that \
+                          may read them and has the name as its sub; remove ?presence= to read only";
             let error = HttpError::new(403, detail);
-            match refused.token_problem {
+            match cause.token_problem {
                 Some(problem) => error.logged(problem),
                 None => error,
             }
@@ -126,8 +128,8 @@ fn presence(
     Ok(Some(name).filter(|_| !exchange.request.is_head()))
 }
 
-#[inline(never)] // most readers have no token
-fn subscribe_by_right(
+#[inline(never)] // most readers have no token and need no stack for this frame
+fn subscribe_with_rights(
     hub: &Registry,
     channels: &Channels,
     readable: Readable,
@@ -136,19 +138,19 @@ fn subscribe_by_right(
     hub.subscribe_boxed(&channels.clone().readable(readable), start)
 }
 
-/// Answers with the server's status, each second.
+/// Answers with a stream of the server's status, once a second.
 pub(super) fn status(exchange: &Exchange<'_>, reader: &ReadAccess) -> Result<Reply, HttpError> {
     let permit = admit(exchange)?;
     let preamble = preamble(exchange, &[Frame::retry(RETRY)], Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(preamble));
     }
-    let source = live(exchange, preamble, of_clock(exchange, ticker::STATUS)?, reader);
+    let source = live(exchange, preamble, subscribe_to_clock(exchange, ticker::STATUS)?, reader);
     Ok(reply(exchange, source, permit, None))
 }
 
-/// What the ticker says, from now on.
-fn of_clock(
+/// Subscribes to a channel of the ticker, from now on.
+fn subscribe_to_clock(
     exchange: &Exchange<'_>,
     channel: &'static str,
 ) -> Result<Box<Subscription>, HttpError> {
@@ -156,8 +158,9 @@ fn of_clock(
     Ok(exchange.server.clock.subscribe_boxed(&channels, &Start::Now)?)
 }
 
-/// A place for one more stream, before it has subscribed to anything; `HEAD` needs
-/// none.
+/// Returns a permit for one more stream, before the stream subscribes. `HEAD` needs none.
+///
+/// Fails if the server or the client's address has no free stream.
 pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<StreamPermit>, HttpError> {
     let Exchange { server, request, peer, .. } = exchange;
     if request.is_head() {
@@ -170,7 +173,7 @@ pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<StreamPermit>, Htt
     server.enter(client, request).map(Some)
 }
 
-/// Where the stream begins: after the client's last event, or where `?since=` says.
+/// Returns where the stream begins: after the last event id, at `?since=`, or now.
 fn start(request: &Request) -> Result<Start, HttpError> {
     if let Some(id) = last_event_id(request)? {
         return Ok(Start::After(id));
@@ -180,20 +183,21 @@ fn start(request: &Request) -> Result<Start, HttpError> {
     };
     since.parse().map_err(|_| {
         let detail = "since must be all, a duration such as 30s or 10m, or an id of this server; \
-                      send a publisher's own id as last_event_id";
+                      send an id that a publisher chose as last_event_id";
         HttpError::new(400, detail)
     })
 }
 
-/// How the `User-Agent` of the clients begins that may not store the id of a block without data, as
-/// `make clients` measured: Firefox and the polyfills that run in any browser, the libraries of
-/// Node.js, and those of Python.
+/// `User-Agent` prefixes of clients that may ignore the id of a block without data.
+///
+/// `make clients` measures this. These are Firefox, the polyfills that run in any browser, and
+/// the libraries for Node.js and Python.
 const CURSOR_AS_EVENT: [&str; 4] = ["Mozilla/", "node", "python-", "Python/"];
 
-/// Of these, the clients of Mercure that ignore an event of a type that they do not listen for.
+/// The subset for Mercure: only clients that ignore events whose type has no listener.
 pub(super) const MERCURE_CURSOR_AS_EVENT: [&str; 2] = ["Mozilla/", "node"];
 
-/// The frame that the stream of a subscription begins with: as an event for these clients.
+/// Returns the first frame of a subscription's stream. Clients in `as_event` get it as an event.
 pub(super) fn first_frame(
     request: &Request,
     subscription: &Subscription,
@@ -203,10 +207,10 @@ pub(super) fn first_frame(
     subscription.first_frame(as_event.iter().any(|start| agent.starts_with(start)))
 }
 
-/// The longest name that somebody may be present under, in bytes.
+/// The longest presence name, in bytes.
 const PRESENCE_MAX: usize = 256;
 
-/// Fails for what is no name. Called before the request changes anything.
+/// Fails with 400 if the presence name is malformed. Called before the request changes anything.
 fn check_presence(name: &str) -> Result<(), HttpError> {
     if name.is_empty() || name.len() > PRESENCE_MAX || name.contains(char::is_control) {
         let detail = "presence must be 1 to 256 bytes of UTF-8 without control characters";
@@ -215,7 +219,8 @@ fn check_presence(name: &str) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// The head and the preamble: they leave at once, so that `open` fires.
+/// Returns the response head and the first frames. They are sent at once, so that the browser
+/// fires `open`.
 pub(super) fn preamble(exchange: &Exchange<'_>, frames: &[Frame], mut headers: Headers) -> Vec<u8> {
     let request = &exchange.request;
     headers.extend(cors::headers(exchange));
@@ -231,16 +236,16 @@ pub(super) fn reply(
     exchange: &Exchange<'_>,
     source: Source,
     permit: Option<StreamPermit>,
-    active: Option<Box<Active>>,
+    subscriptions: Option<Box<StreamSubscriptions>>,
 ) -> Reply {
     let path = exchange.path();
     let config = &exchange.server.config;
     let deep = config.subscribe_key.is_some() || config.mercure.is_on() && path.starts_with("/.");
     let (client, tab) = (exchange.client(), lab::tab(exchange));
-    Reply::Stream(Box::new(Stream { client, path, source, permit, active, tab, deep }))
+    Reply::Stream(Box::new(Stream { client, path, source, permit, subscriptions, tab, deep }))
 }
 
-#[inline(never)] // so that a clock does not stand on its frame
+#[inline(never)] // inlined, its frame would lie under a stream of the clock
 fn scripted(
     exchange: &Exchange<'_>,
     preamble: Vec<u8>,
@@ -251,7 +256,7 @@ fn scripted(
     Source::Scripted(Box::new(ScriptedStream { socket, framing, preamble, demo, last_event_id }))
 }
 
-#[expect(clippy::boxed_local)] // unboxed, it would be copied on its caller's frame too
+#[expect(clippy::boxed_local)] // unboxed, it would be copied to the caller's frame too
 pub(super) fn live(
     exchange: &Exchange<'_>,
     preamble: Vec<u8>,
@@ -273,24 +278,24 @@ pub(super) fn live(
 
 /// A stream that is about to begin.
 pub(super) struct Stream {
-    /// Whose it is and where, for the log.
+    /// The client and the path, for the log.
     client: Client,
     path: String,
     source: Source,
     permit: Option<StreamPermit>,
-    /// What is told of it to those who follow Mercure's subscriptions.
-    active: Option<Box<Active>>,
-    /// The page that opens it, if there is a lab.
+    /// The Mercure subscriptions that are announced for it. Dropping them ends them.
+    subscriptions: Option<Box<StreamSubscriptions>>,
+    /// The page that opened it (`?tab=`), with `--lab`.
     tab: Option<Box<str>>,
-    /// Whether a JWT or a pattern was looked at on the way to it.
+    /// Whether the request may have parsed a JWT or a pattern, which takes more stack.
     deep: bool,
 }
 
-/// Where a stream's events come from, and the way to its client.
+/// The source of a stream's events, with the connection to its client.
 pub(super) enum Source {
-    /// A registry: what is published to some channels.
+    /// The events of channels, from a registry.
     Live(Box<Writer<Socket>>),
-    /// A straight line of sends and waits.
+    /// A demo stream: a fixed sequence of sends and waits.
     Scripted(Box<ScriptedStream>),
 }
 
@@ -299,24 +304,24 @@ pub(super) struct ScriptedStream {
     framing: Framing,
     preamble: Vec<u8>,
     demo: DemoStream,
-    /// Where the client has got to.
     last_event_id: Vec<u8>,
 }
 
 impl Stream {
-    /// Whether the way to it took more stack than a stream's thread should keep.
+    /// Whether starting it took more stack than a stream's thread should keep.
     pub(super) fn is_deep(&self) -> bool {
         self.deep
     }
 
-    /// The rest of the connection's life, but for its closing.
-    #[inline(never)] // its caller's frame stays small for those who only ask
+    /// Runs the stream until it ends. The caller closes the connection.
+    #[inline(never)] // inlined, it would make the caller's frame larger for short requests too
     pub(super) fn run(self, socket: &Arc<TcpStream>, server: &ServerState) {
-        let Self { client, path, source, permit, active, tab, deep: _ } = self;
+        let Self { client, path, source, permit, subscriptions, tab, deep: _ } = self;
         let started = Instant::now();
         log::trace!("{client} {path:?} begins");
-        let Ok(_guest) = lab::admit(server, socket, tab) else { return };
-        // Held to the end: what it measures is when all is free that a hang-up frees.
+        let Ok(_tracked) = lab::admit(server, socket, tab) else { return };
+        // Held until everything else is released: it measures how long a disconnect takes to
+        // free the stream's resources.
         let watch = source.socket().place();
         let (end, counts) = match source {
             Source::Live(writer) => follow(writer, server),
@@ -324,7 +329,7 @@ impl Stream {
         };
         log_end(server, client, &path, started.elapsed(), &end, counts);
         server.counters.end(end.reason());
-        drop((permit, watch, active));
+        drop((permit, watch, subscriptions));
     }
 }
 
@@ -338,37 +343,39 @@ impl Source {
 }
 
 impl ScriptedStream {
-    #[inline(never)] // or its frame would lie under every stream
+    #[inline(never)] // inlined, its frame would lie under every stream
     fn run(self, hub: &Registry) -> (End, StreamCounts) {
         let Self { socket, framing, preamble, demo, last_event_id } = self;
-        let gone = socket.notifications();
-        Outlet::run(socket, framing, hub, &gone, &preamble, |out| demo.run(out, &last_event_id))
+        let disconnects = socket.notifications();
+        Outlet::run(socket, framing, hub, &disconnects, &preamble, |out| {
+            demo.run(out, &last_event_id)
+        })
     }
 }
 
-/// The life of a live stream, in the way that is wanted, and in the other one from when the lab
-/// wants that.
+/// Runs a live stream until it ends, in the current delivery mode. If the lab switches the mode,
+/// the stream continues in the other one.
 fn follow(mut writer: Box<Writer<Socket>>, server: &ServerState) -> (End, StreamCounts) {
     loop {
         let delivery = server.delivery();
-        let stays = || server.delivery() == delivery;
+        let is_current = || server.delivery() == delivery;
         let outcome = match &server.mailbox {
             Some(mailbox) if delivery == Delivery::Direct => {
-                stream::direct(writer, |handover| mailbox.join(handover), stays)
+                stream::direct(writer, |handover| mailbox.join(handover), is_current)
             }
             _ => {
                 let socket = writer.socket().clone();
-                stream::wake(writer, |notifier| socket.notify_on_disconnect(notifier), stays)
+                stream::wake(writer, |notifier| socket.notify_on_disconnect(notifier), is_current)
             }
         };
         match outcome {
             Outcome::Over(end, counts) => return (end, counts),
-            Outcome::Switched(again) => writer = again,
+            Outcome::Switched(returned) => writer = returned,
         }
     }
 }
 
-#[inline(never)] // or its frame would lie under every stream
+#[inline(never)] // inlined, its frame would lie under every stream
 fn log_end(
     server: &ServerState,
     client: Client,

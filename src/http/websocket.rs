@@ -1,5 +1,6 @@
-//! DemoStream H, the two-way one: a WebSocket (RFC 6455) on the same listener, and
-//! on its connection's own thread as well.
+//! Demo stream H: a WebSocket (RFC 6455) on the same listener.
+//!
+//! It runs on its connection's own thread, like a stream.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -24,28 +25,28 @@ use super::forwarded::Client;
 use super::request::{BodyLength, Request};
 use super::{ServerState, lab};
 
-/// The shortest wait for a client.
-const SHORTEST: Duration = Duration::from_millis(1);
+/// The shortest wait for a read.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// How long the server waits for the client's close frame after its own.
-const GOODBYE: Duration = Duration::from_secs(1);
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
-/// Whether the request asks for a WebSocket at all. HTTP/1.0 has no `Upgrade`: there it
-/// is ignored (RFC 9110 §7.8).
-pub(super) fn is_asked_for(request: &Request) -> bool {
+/// Whether a request is a WebSocket handshake. The server ignores `Upgrade` in HTTP/1.0
+/// (RFC 9110 §7.8).
+pub(super) fn is_handshake(request: &Request) -> bool {
     request.minor_version > 0
         && request.has_token("upgrade", "websocket")
         && request.has_token("connection", "upgrade")
 }
 
-/// A WebSocket that is about to be.
+/// A WebSocket that is about to begin.
 pub(super) struct WebSocket {
     /// The value of the handshake's accept header.
     accept: String,
-    /// The page that opens it, if there is a lab.
+    /// The page that opened it (`?tab=`), with `--lab`.
     tab: Option<Box<str>>,
     client: Client,
-    /// When its token ends.
+    /// When its token expires.
     until: Option<Instant>,
 }
 
@@ -55,17 +56,17 @@ pub(super) fn handshake(exchange: &Exchange<'_>) -> Result<WebSocket, HttpError>
     Ok(WebSocket { accept, tab: lab::tab(exchange), client: exchange.client(), until: None })
 }
 
-/// The value that accepts a request's handshake (RFC 6455 §4.2.2).
+/// Returns the `Sec-WebSocket-Accept` value for a request's handshake (RFC 6455 §4.2.2).
 pub(crate) fn accept_key(request: &Request) -> Result<String, HttpError> {
-    if !is_asked_for(request) {
+    if !is_handshake(request) {
         let detail = "this path is a WebSocket; open it with new WebSocket(…)";
         return Err(HttpError::new(426, detail)
             .with("Upgrade", "websocket")
             .with("Sec-WebSocket-Version", "13"));
     }
     if !matches!(request.body, BodyLength::None | BodyLength::Fixed(0)) {
-        // Its bytes would be taken for frames.
-        return Err(HttpError::malformed("a WebSocket's handshake has no body"));
+        // The bytes of a body would be parsed as frames.
+        return Err(HttpError::malformed("a WebSocket handshake must not have a body"));
     }
     for name in ["sec-websocket-version", "sec-websocket-key"] {
         if request.headers(name).count() > 1 {
@@ -73,7 +74,7 @@ pub(crate) fn accept_key(request: &Request) -> Result<String, HttpError> {
         }
     }
     if request.header("sec-websocket-version") != Some(b"13") {
-        let detail = "WebSocket version 13 is the one spoken here";
+        let detail = "only WebSocket version 13 is supported; send Sec-WebSocket-Version: 13";
         return Err(HttpError::new(426, detail)
             .with("Upgrade", "websocket")
             .with("Sec-WebSocket-Version", "13"));
@@ -87,18 +88,17 @@ pub(crate) fn accept_key(request: &Request) -> Result<String, HttpError> {
 }
 
 impl WebSocket {
-    /// Has it end then at the latest.
+    /// Closes the WebSocket at this time at the latest.
     pub(super) fn until(self, until: Option<Instant>) -> Self {
         Self { until, ..self }
     }
 
-    /// The life of the connection from here on: a welcome, then an answer to
-    /// each message, until somebody closes.
-    #[inline(never)] // nobody else's stack needs its frame
+    /// Runs the connection until it closes: a welcome, then an answer to each message.
+    #[inline(never)] // inlined, its frame would lie under every stream
     pub(super) fn run(self, socket: &Arc<TcpStream>, ahead: Vec<u8>, server: &ServerState) {
         let started = Instant::now();
         let Self { accept, tab, client, until } = self;
-        let Ok(_guest) = lab::admit(server, socket, tab) else { return };
+        let Ok(_tracked) = lab::admit(server, socket, tab) else { return };
         let (messages, end) = match talk(socket, ahead, &accept, until, server) {
             Ok(messages) => (messages, "closed".to_owned()),
             Err((messages, error)) => (messages, error.to_string()),
@@ -153,8 +153,8 @@ fn talk(
                     return close(&mut ws, CloseCode::Away, "the server is closing");
                 }
                 Err(error) => {
-                    if let Some((code, reason)) = fault(&error) {
-                        say_close(&mut ws, code, reason)?;
+                    if let Some((code, reason)) = close_reason(&error) {
+                        send_close(&mut ws, code, reason)?;
                     }
                     return Err(error);
                 }
@@ -167,20 +167,22 @@ fn talk(
     }
 }
 
-/// What a client is told that breaks the protocol (RFC 6455 §7.4.1); `None` if it has left.
-fn fault(error: &Error) -> Option<(CloseCode, &'static str)> {
+/// Returns the close code for a protocol error (RFC 6455 §7.4.1), `None` if the client has left.
+fn close_reason(error: &Error) -> Option<(CloseCode, &'static str)> {
     match error {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
-        Error::Protocol(_) => Some((CloseCode::Protocol, "this breaks RFC 6455")),
+        Error::Protocol(_) => Some((CloseCode::Protocol, "the frame violates RFC 6455")),
         Error::Utf8(_) => Some((CloseCode::Invalid, "text must be UTF-8")),
         Error::Capacity(_) => Some((CloseCode::Size, "the message is too long; send less")),
         _ => None,
     }
 }
 
-/// Sends a close frame. That is all after a fault, for what follows one is not parsed
-/// (RFC 6455 §7.1.7): the connection discards it, as after any last answer.
-fn say_close(
+/// Sends a close frame and does not wait for the client's.
+///
+/// After a protocol error the server must not parse further frames (RFC 6455 §7.1.7). The
+/// connection discards them, as after any last response.
+fn send_close(
     ws: &mut Tungstenite<Wire<'_>>,
     code: CloseCode,
     reason: &'static str,
@@ -189,23 +191,23 @@ fn say_close(
     ws.flush()
 }
 
-/// Begins the closing handshake, and waits for the client's half of it for [`GOODBYE`].
+/// Sends a close frame, and waits up to [`CLOSE_WAIT`] for the client's.
 fn close(
     ws: &mut Tungstenite<Wire<'_>>,
     code: CloseCode,
     reason: &'static str,
 ) -> Result<(), Error> {
-    say_close(ws, code, reason)?;
+    send_close(ws, code, reason)?;
     let wire = ws.get_mut();
-    (wire.drain, wire.deadline) = (None, Instant::now() + GOODBYE);
+    (wire.drain, wire.deadline) = (None, Instant::now() + CLOSE_WAIT);
     while ws.read().is_ok() {}
     Ok(())
 }
 
-/// A socket whose reads have a deadline, and end when the server drains.
+/// A socket whose reads have a deadline and fail when the server drains.
 struct Wire<'a> {
     socket: &'a TcpStream,
-    /// Readable once the server drains; `None` if that is known.
+    /// Readable once the server drains; `None` once the closing handshake has begun.
     drain: Option<&'a OwnedFd>,
     deadline: Instant,
 }
@@ -213,8 +215,8 @@ struct Wire<'a> {
 impl Read for Wire<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
-            let left = self.deadline.saturating_duration_since(Instant::now()).max(SHORTEST);
-            let left = Timespec::try_from(left).ok(); // longer than a clock: no deadline
+            let left = self.deadline.saturating_duration_since(Instant::now()).max(WAIT_MIN);
+            let left = Timespec::try_from(left).ok(); // too long for a `Timespec`: no deadline
             let mut either = vec![PollFd::new(self.socket, PollFlags::IN)];
             either.extend(self.drain.map(|drain| PollFd::new(drain, PollFlags::IN)));
             match poll(&mut either, left.as_ref()) {
@@ -228,7 +230,7 @@ impl Read for Wire<'_> {
     }
 }
 
-/// Whether a read of a [`Wire`] ended because the server drains.
+/// Whether a read of a [`Wire`] failed because the server drains.
 fn is_draining(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionAborted
 }

@@ -1,9 +1,9 @@
-//! The Mercure protocol, in both its generations: the current draft
-//! (draft-dunglas-mercure-08, as of August 2026) and 0.x (draft-07). Its topics are
-//! channels: what is published in one way reaches the subscribers of the other.
+//! The Mercure protocol, in both generations.
 //!
-//! Only with `--mercure`; without it these paths are 404, which names the flag. What is
-//! served and where it differs from the drafts is told in `docs/mercure.md`.
+//! These are the current draft (draft-dunglas-mercure-08, as of August 2026) and 0.x (draft-07).
+//! Topics are channels: an event that is published with one API reaches the subscribers of the
+//! other. Without `--mercure`, these paths are 404, and the response names the flag.
+//! `docs/mercure.md` lists what the server implements and where it differs from the drafts.
 
 pub(crate) mod publish;
 mod reserved;
@@ -14,7 +14,7 @@ use serde_json::json;
 use tiny_http::Method;
 
 pub(super) use self::reserved::{check_event_name, is_reserved};
-pub(super) use self::subscriptions::{Active, Subscriptions};
+pub(super) use self::subscriptions::{StreamSubscriptions, Subscriptions};
 use super::access::COOKIE;
 use super::answer::Answer;
 use super::connection::Exchange;
@@ -24,17 +24,17 @@ use super::routes::Reply;
 use crate::jwt::DETAIL_TYPE;
 use crate::matcher::Base;
 
-/// The path of the hub, which every path of the protocol begins with.
+/// The path of the hub. Every path of the protocol begins with it.
 const HUB: &str = "/.well-known/mercure";
 
-/// How a page tells its reader where the hub is.
+/// The `Link` header with which a page announces the hub.
 pub(super) const LINK: &str = "</.well-known/mercure>; rel=\"mercure\"";
 
-/// The headers of ours that a page of another origin may read.
+/// The response headers that a page of another origin may read.
 pub(super) const EXPOSED: &str = "Link, Mercure-Last-Event-ID, Last-Event-ID";
 
 /// Answers a request to one of the protocol's paths.
-#[inline(never)] // or its frame would lie under every stream
+#[inline(never)] // inlined, its frame would lie under every stream
 pub(super) fn answer(
     exchange: &mut Exchange<'_>,
     parts: &[&str],
@@ -43,14 +43,15 @@ pub(super) fn answer(
     match (parts, method) {
         ([_, "mercure"], Method::Post) => publish::publish(exchange),
         ([_, "mercure"], _) => subscribe::subscribe(exchange),
-        ([_, "mercure", "subscriptions", which @ ..], _) => subscriptions::tell(exchange, which),
+        ([_, "mercure", "subscriptions", parts @ ..], _) => subscriptions::answer(exchange, parts),
         _ => Ok(Reply::Answer(metadata(exchange))),
     }
 }
 
-/// The URL that relative topics and URL patterns are resolved against: the one that tokens
-/// name, or else the one that the request was sent to.
-#[inline(never)] // or its frame would lie under every stream
+/// The URL against which relative topics and URL patterns are resolved.
+///
+/// It is `--jwt-audience` if that is set, and otherwise the URL that the request was sent to.
+#[inline(never)] // inlined, its frame would lie under every stream
 fn base(exchange: &Exchange<'_>) -> Base {
     let config = &exchange.server.config;
     if let Some(base) = config.jwt_audience.as_deref().and_then(Base::new) {
@@ -64,7 +65,7 @@ fn base(exchange: &Exchange<'_>) -> Base {
     Base::new(&format!("{scheme}://{host}")).unwrap_or_default()
 }
 
-/// What a client has to know to get a token for this server (RFC 9728).
+/// Returns the metadata that a client needs to get a token for this server (RFC 9728).
 fn metadata(exchange: &Exchange<'_>) -> Answer {
     let config = &exchange.server.config;
     let mut document = json!({

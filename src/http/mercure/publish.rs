@@ -1,4 +1,4 @@
-//! Publishing: a form, answered by the id of the update.
+//! Publishes an update from a form. The response is the id of the update.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
         key: key.as_deref(),
     };
     let done = exchange.server.hub.publish_update(&update)?;
-    // What subscribers see, and may resume from.
+    // The id that subscribers see and can resume from.
     let id = event.id().map_or_else(|| done.id.to_string(), str::to_owned);
     let answer = Answer::new(200)
         .with("Content-Type", "text/plain; charset=utf-8")
@@ -47,10 +47,10 @@ pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     Ok(Reply::Answer(answer))
 }
 
-/// What a publisher's form says.
+/// The update in a publisher's form.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Form {
-    /// The first is the canonical topic, the others are alternate topics.
+    /// The canonical topic, then the alternate topics.
     pub(crate) topics: Vec<String>,
     pub(crate) private: bool,
     pub(crate) event: Event,
@@ -74,7 +74,7 @@ impl Form {
                 "id" if !value.is_empty() => drop(id.get_or_insert(value)),
                 "type" if !value.is_empty() => drop(kind.get_or_insert(value)),
                 "retry" if !value.is_empty() => drop(retry.get_or_insert(value)),
-                _ => {} // what is not known is for another day
+                _ => {} // unknown fields are ignored: later drafts may add some
             }
         }
         if topics.len() > TOPICS_MAX {
@@ -84,7 +84,7 @@ impl Form {
         if topics.is_empty() {
             return Err(HttpError::new(
                 400,
-                "the form has no field `topic`; say what the update is about",
+                "the form has no field `topic`; add the topic of the update",
             ));
         }
         let mut event = Event::new(data.unwrap_or_default());
@@ -93,7 +93,8 @@ impl Form {
             check_event_name(&kind)?;
             event = event.with_name(kind)?;
         }
-        // An id of the shape of ours would be taken for one: the update gets its own.
+        // A client-supplied id in the server's own format could not be told from a server's id,
+        // so it is ignored.
         if let Some(id) = id.filter(|id| id.parse::<EventId>().is_err()) {
             check_id(&id)?;
             event = event.with_id(id)?;
@@ -111,7 +112,7 @@ fn check_name(topic: &str) -> Result<(), HttpError> {
         return Err(HttpError::new(413, detail));
     }
     if topic == "*" {
-        let detail = "the topic * is reserved: it selects every topic; publish to another one";
+        let detail = "the topic * is reserved: it selects every topic; publish to another topic";
         return Err(HttpError::new(400, detail));
     }
     check_field("topic", topic)
@@ -119,7 +120,8 @@ fn check_name(topic: &str) -> Result<(), HttpError> {
 
 fn check_id(id: &str) -> Result<(), HttpError> {
     if id.starts_with('#') || id == "earliest" {
-        let detail = "the field `id` must not begin with #, nor be `earliest`: these are the hub's";
+        let detail = "the field `id` must not begin with # or be `earliest`: these are reserved for \
+                      the hub; choose another id";
         return Err(HttpError::new(400, detail));
     }
     check_field("id", id)
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_says_it_all() {
+    fn form_fields_become_an_update() {
         let form = Form::read(b"topic=a&topic=b&data=x%0Ay&private&id=7&type=t&retry=10&new=1");
         let event = Event::new("x\ny").with_name("t").unwrap().with_id("7").unwrap();
         let event = event.with_retry(Duration::from_millis(10));
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_update_may_say_is_refused() {
+    fn malformed_update_is_rejected() {
         let long = format!("topic={}", "x".repeat(NAME_MAX + 1));
         for (form, status) in [
             ("", 400),

@@ -1,4 +1,5 @@
-//! What is reserved for the hub: the topics of subscriptions and the name of their events.
+//! Names that are reserved for the hub: the topics of subscriptions and their event type.
+//!
 //! A publisher that could use them could forge subscription events.
 
 use std::sync::LazyLock;
@@ -12,14 +13,16 @@ use crate::http::error::HttpError;
 /// The event name of subscription events in the current generation.
 pub(super) const EVENT_NAME: &str = "mercure";
 
-/// The hub's own URL, which relative topics are resolved against. Its host does not count.
-/// Its scheme does: `http:mercure` is relative to the one, and an absolute URL to the other.
+/// The hub's URL with both schemes. Relative topics are resolved against it.
+///
+/// The host does not matter, but the scheme does: `http:mercure` is relative to an `http` URL,
+/// and absolute otherwise.
 static BASES: LazyLock<[Url; 2]> = LazyLock::new(|| {
     ["https", "http"]
-        .map(|scheme| Url::parse(&format!("{scheme}://localhost{HUB}")).expect("a literal"))
+        .map(|scheme| Url::parse(&format!("{scheme}://localhost{HUB}")).expect("a valid URL"))
 });
 
-/// Fails if an event has the name that is reserved for the hub's own.
+/// Fails with 400 if the event type is reserved for the hub.
 pub(in crate::http) fn check_event_name(name: &str) -> Result<(), HttpError> {
     if name == EVENT_NAME {
         let detail = "the event type `mercure` is reserved for the hub's subscription events; \
@@ -29,10 +32,9 @@ pub(in crate::http) fn check_event_name(name: &str) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// Whether a topic names the hub's path or one below it, however that is written.
+/// Whether a topic names the hub's path or one below it, in any spelling.
 ///
-/// Whatever is decoded here that a stricter reader would leave encoded is refused with
-/// the rest: nobody needs such a topic.
+/// It decodes more than a strict URL parser would, so a few harmless topics count as reserved too.
 pub(in crate::http) fn is_reserved(topic: &str) -> bool {
     BASES.iter().any(|base| is_reserved_at(base, topic))
 }
@@ -40,9 +42,9 @@ pub(in crate::http) fn is_reserved(topic: &str) -> bool {
 fn is_reserved_at(base: &Url, topic: &str) -> bool {
     let Ok(url) = base.join(topic) else { return false };
     let path = percent_decode_str(url.path()).decode_utf8_lossy();
-    // Decoded, dots may be segments once more.
-    let Ok(again) = base.join(&path.replace(['?', '#', '%'], "_")) else { return false };
-    let below = again.path().strip_prefix(HUB);
+    // Decoding may have produced new dot segments.
+    let Ok(resolved) = base.join(&path.replace(['?', '#', '%'], "_")) else { return false };
+    let below = resolved.path().strip_prefix(HUB);
     below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
@@ -51,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hubs_own_path_is_known_in_every_disguise() {
+    fn every_spelling_of_the_hubs_path_is_reserved() {
         for reserved in [
             "/.well-known/mercure",
             "/.well-known/mercure/",

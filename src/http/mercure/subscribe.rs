@@ -1,10 +1,10 @@
-//! Subscribing: which topics, from which event on, and as whom.
+//! Subscribing with the Mercure protocol.
 //!
-//! A subscription is a stream as any other: its prelude, its heartbeat and its gap
-//! events (`gap`, which nobody hears who did not ask for it) are those of our channels.
+//! A subscription is a stream like that of a channel, with the same preamble, heartbeat and
+//! `gap` events. `EventSource` ignores a `gap` event unless the page listens for that name.
 
 use super::base;
-use super::subscriptions::{Active, Selected};
+use super::subscriptions::{Selected, StreamSubscriptions};
 use crate::http::access::{Api, ReadAccess};
 use crate::http::answer::Headers;
 use crate::http::connection::Exchange;
@@ -16,7 +16,7 @@ use crate::id::EventId;
 use crate::matcher::{Base, Matcher, Purpose};
 use crate::registry::{Bounds, Channels, Start};
 
-/// The id that stands before the first of all that are kept.
+/// The reserved id that selects the whole history.
 const EARLIEST: &str = "earliest";
 
 /// `GET /.well-known/mercure`.
@@ -26,20 +26,20 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let cursor = cursor(exchange)?;
     let matchers: Vec<Matcher> = selected.iter().map(|one| one.matcher.clone()).collect();
     let channels = Channels::of(&matchers)?.readable(reader.readable());
-    let place = streams::admit(exchange)?;
+    let permit = streams::admit(exchange)?;
     let start = match cursor.as_deref() {
         None | Some("") => Start::Now,
         Some(EARLIEST) => Start::All,
         Some(id) => Start::After(earliest(exchange, &channels, id)),
     };
-    // HEAD joins nothing, so it cannot tell whether anything is missing behind a cursor.
+    // HEAD does not subscribe, so it cannot find out whether events after the cursor are missing.
     let is_head = exchange.request.is_head();
     let subscription =
         if is_head { None } else { Some(exchange.server.hub.subscribe_boxed(&channels, &start)?) };
     let mut headers = Headers::new();
     if let Some(cursor) = cursor.filter(|cursor| !is_head || cursor == EARLIEST) {
-        // The id that precedes the first that is sent: the one that was asked for, unless
-        // something is missing behind it.
+        // The id before the first event that is sent: the requested one, unless events after
+        // it are missing.
         let preceding = match &subscription {
             Some(subscription) if !subscription.is_whole() => EARLIEST.to_owned(),
             Some(subscription) if cursor.is_empty() => newest(exchange, subscription.cursor),
@@ -52,7 +52,7 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
             headers.push(("Last-Event-ID", preceding.into()));
         }
     }
-    if reader.by_query {
+    if reader.token_in_url {
         headers.push(("Cache-Control", "private".into()));
     }
     let Some(subscription) = subscription else {
@@ -61,29 +61,29 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let first =
         [streams::first_frame(&exchange.request, &subscription, &streams::MERCURE_CURSOR_AS_EVENT)];
     let preamble = streams::preamble(exchange, &first, headers);
-    let active = Active::begin(exchange.server, &selected, reader.rights())?;
+    let subscriptions = StreamSubscriptions::begin(exchange.server, &selected, reader.rights())?;
     let source = streams::live(exchange, preamble, subscription, &reader);
-    Ok(streams::reply(exchange, source, place, active))
+    Ok(streams::reply(exchange, source, permit, subscriptions))
 }
 
-/// The cursor that an id means: of several updates with a client-supplied id the earliest,
-/// in whatever topic.
-#[inline(never)] // most streams have none
+/// Converts a client-supplied id to a cursor: the earliest update with that id in any of the
+/// topics. Ids of the server are returned unchanged.
+#[inline(never)] // most streams have no cursor and need no stack for this frame
 fn earliest(exchange: &Exchange<'_>, channels: &Channels, id: &str) -> String {
     let is_ours = id.parse::<EventId>().is_ok();
     let found = (!is_ours).then(|| exchange.server.hub.earliest(channels, id)).flatten();
     found.map_or_else(|| id.to_owned(), |found| found.to_string())
 }
 
-/// The id before the first event of a stream that begins now.
+/// Returns the id before the first event of a stream that begins now.
 fn newest(exchange: &Exchange<'_>, cursor: Option<EventId>) -> String {
-    // Ids of our own count from 0; Redis's only begin there.
+    // Before the first event, a local id ends in 0, and the shared log's id is 0-0.
     let shared = exchange.server.hub.reaches_the_log().is_some();
     let known = cursor.filter(|id| if shared { *id != EventId::ZERO } else { id.n > 0 });
     known.map_or_else(|| EARLIEST.to_owned(), |id| id.to_string())
 }
 
-/// The topics that a query selects.
+/// Returns the topic matchers of a query.
 fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, HttpError> {
     let mut selected: Vec<Selected> = Vec::new();
     let mut bounds = Bounds::default();
@@ -96,8 +96,8 @@ fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, HttpError> {
             "topic" => (None, Matcher::selector(&value)),
             other if is_reserved_name(other) => {
                 let detail = format!(
-                    "there is no parameter {other:?}; topics are named by match, match_exact, \
-                     match_urlpattern and topic"
+                    "unknown parameter {other:?}; select topics with match, match_exact, \
+                     match_urlpattern or topic"
                 );
                 return Err(HttpError::new(400, detail));
             }
@@ -106,29 +106,32 @@ fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, HttpError> {
         let matcher = matcher.map_err(|error| HttpError::from(error).at(&name))?;
         let one = Selected { kind, matcher };
         if !selected.contains(&one) {
-            // At once, so that what is too much is not compiled.
+            // Checked before the next one is compiled, so that a query over the limit costs little.
             bounds.add(one.matcher.bytes())?;
             selected.push(one);
         }
     }
     if selected.is_empty() {
-        let detail = "say which topics: ?match=TOPIC, ?match_urlpattern=PATTERN or ?topic=TEMPLATE";
+        let detail = "no topic is selected; add ?match=TOPIC, ?match_urlpattern=PATTERN or \
+                      ?topic=TEMPLATE";
         return Err(HttpError::new(400, detail));
     }
     Ok(selected)
 }
 
-/// Names that begin like this are kept for matchers, so that a misspelled one is found.
+/// Whether a parameter's name is reserved for matchers. An unknown one is an error, so that
+/// misspellings are found.
 fn is_reserved_name(name: &str) -> bool {
     name.as_bytes().get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"match"))
 }
 
-/// The event that the client has seen last; an empty id is one that was given too, and asks
-/// for an answer.
+/// Returns the last event id of the request. An empty id counts: its sender gets the current id
+/// in the response header.
 fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, HttpError> {
     let is_given = || is_given(&exchange.request).then(String::new);
     let cursor = last_event_id(&exchange.request)?.or_else(is_given);
-    // It goes back in a header. What of it an id may not have today, it may have had once.
+    // The response repeats the id in a header, where a control character would be an injection.
+    // Other characters that are not allowed in ids today may be in ids of earlier versions.
     if cursor.as_deref().is_some_and(|id| id.contains(char::is_control)) {
         return Err(HttpError::new(400, "the last event id must not contain control characters"));
     }
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn both_generations_select_topics_and_a_misspelled_one_is_told() {
+    fn both_generations_select_topics_and_misspellings_are_400() {
         let found = of("match=a&match_urlpattern=/b/:c&topic=/d/{e}&match_exact=a&x=y").unwrap();
         let found: Vec<_> = found.iter().map(|one| (one.kind, one.matcher.text())).collect();
         let expected = [(Some("exact"), "a"), (Some("urlpattern"), "/b/:c"), (None, "/d/{e}")];

@@ -1,5 +1,7 @@
-//! Who listens, told to those who may know: by private updates when a subscription
-//! begins and ends, and by an API. Only with `--mercure-subscriptions`.
+//! Mercure's subscription events and the API that lists active subscriptions.
+//!
+//! The hub publishes a private update when a subscription begins and when it ends. Only with
+//! `--mercure-subscriptions`.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -25,24 +27,25 @@ use crate::jwt::{Rights, random_urn};
 use crate::matcher::Matcher;
 use crate::registry::{NAME_MAX, Update};
 
-/// A part of a path, percent-encoded once: all but what is unreserved (RFC 6570 §3.2.2).
+/// The characters to percent-encode in a path segment: all but the unreserved ones
+/// (RFC 6570 §3.2.2).
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// What the terms of a document of 0.x mean.
+/// The JSON-LD context of documents of 0.x.
 const CONTEXT: &str = "https://mercure.rocks/";
 
-/// The most subscriptions that are read under one hold of their lock.
+/// How many subscriptions a list reads at most before it releases their lock.
 const PAGE: usize = 64;
 
 /// One topic matcher of a subscriber.
 #[derive(Debug, PartialEq)]
 pub(super) struct Selected {
-    /// How the current generation calls its kind; `None` in 0.x, which has one.
+    /// The match type in the current generation; `None` in 0.x, which has only one.
     pub(super) kind: Option<&'static str>,
     pub(super) matcher: Matcher,
 }
 
-/// The subscriptions that are active: their documents, by their topics.
+/// All active subscriptions: their documents, by topic.
 #[derive(Debug, Default)]
 pub(in crate::http) struct Subscriptions(Mutex<BTreeMap<String, Arc<Value>>>);
 
@@ -51,33 +54,34 @@ impl Subscriptions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next few documents after this topic, of those whose topic begins so.
-    fn page(&self, start: &str, last: &str) -> Vec<Arc<Value>> {
+    /// Returns up to [`PAGE`] documents after the topic `last` whose topics begin with `prefix`.
+    fn page(&self, prefix: &str, last: &str) -> Vec<Arc<Value>> {
         let subscriptions = self.lock();
         let after = subscriptions.range::<str, _>((Excluded(last), Unbounded)).take(PAGE);
-        let below = after.take_while(|(topic, _)| topic.starts_with(start));
+        let below = after.take_while(|(topic, _)| topic.starts_with(prefix));
         below.map(|(_, document)| Arc::clone(document)).collect()
     }
 }
 
-/// The subscriptions of one stream. Dropping it ends them, and says so.
+/// The subscriptions of one stream. Dropping this ends them and publishes that they ended.
 #[must_use = "dropping this ends the subscriptions at once"]
-pub(in crate::http) struct Active {
+pub(in crate::http) struct StreamSubscriptions {
     server: Arc<ServerState>,
     topics: Vec<String>,
 }
 
-impl Active {
-    /// Says that these begin, if anybody is to be told at all.
+impl StreamSubscriptions {
+    /// Lists these subscriptions and publishes that they begin.
     ///
-    /// Fails if that cannot be said; what was said of it is then taken back.
+    /// Returns `None` without `--mercure-subscriptions`. If one of them cannot be published,
+    /// the function fails and ends those before it.
     pub(super) fn begin(
         server: &Arc<ServerState>,
         selected: &[Selected],
         rights: Option<&Rights>,
     ) -> Result<Option<Box<Self>>, HttpError> {
         let Some(subscriptions) = &server.subscriptions else { return Ok(None) };
-        // It says nothing of who it is.
+        // A random name does not identify the client.
         let subscriber = random_urn();
         let topic_of = |Selected { kind, matcher }: &Selected| {
             let parts: Vec<&str> =
@@ -86,13 +90,13 @@ impl Active {
         };
         let topics: Vec<String> = selected.iter().map(topic_of).collect();
         if topics.iter().any(|topic| topic.len() > NAME_MAX) {
-            let detail = "a matcher is too long to be announced as a subscription; \
-                          shorten it, or have the server started without --mercure-subscriptions";
+            let detail = "a matcher is too long for a subscription event; shorten it, or start the \
+                          server without --mercure-subscriptions";
             return Err(HttpError::new(400, detail));
         }
-        // Before the first is told: there is a channel for each of them, or for none.
+        // Reserves the channels of all subscriptions, or of none, before anything is published.
         let _reserved = server.hub.reserve(&topics)?;
-        let mut active = Box::new(Self { server: Arc::clone(server), topics: Vec::new() });
+        let mut begun = Box::new(Self { server: Arc::clone(server), topics: Vec::new() });
         for (Selected { kind, matcher }, topic) in selected.iter().zip(&topics) {
             let text = matcher.text();
             let mut document = json!({ "id": topic });
@@ -110,20 +114,21 @@ impl Active {
             if let Some(payload) = rights.and_then(|rights| rights.payload(text)) {
                 document["payload"] = payload.clone();
             }
-            // Listed first: who reads the list, and follows from the id it tells, misses none.
+            // Listed before it is published: a client that reads the list and then subscribes
+            // from the list's id misses no subscription.
             subscriptions.lock().insert(topic.clone(), Arc::new(document.clone()));
             if let Err(error) = publish(server, topic, &document) {
                 subscriptions.lock().remove(topic);
                 return Err(error.into());
             }
-            active.topics.push(topic.clone());
+            begun.topics.push(topic.clone());
         }
-        Ok(Some(active))
+        Ok(Some(begun))
     }
 }
 
-impl Drop for Active {
-    #[inline(never)] // or its frame would lie under every stream
+impl Drop for StreamSubscriptions {
+    #[inline(never)] // inlined, its frame would lie under every stream
     fn drop(&mut self) {
         let Some(subscriptions) = &self.server.subscriptions else { return };
         for topic in &self.topics {
@@ -131,24 +136,25 @@ impl Drop for Active {
             let mut document = Arc::unwrap_or_clone(document);
             document["active"] = false.into();
             if let Err(error) = publish(&self.server, topic, &document) {
-                log::warn!("failed to publish a subscription-ended update: {error}");
+                log::warn!("failed to publish the end of a Mercure subscription: {error}");
             }
         }
     }
 }
 
-/// Publishes a subscription event: privately, and in the current generation under the
-/// reserved event name.
+/// Publishes a subscription event as a private update. In the current generation it has the
+/// reserved event type.
 fn publish(server: &ServerState, topic: &str, document: &Value) -> Result<(), PublishError> {
     let mut event = Event::new(document.to_string());
     if !is_older(document) {
-        event = event.with_name(EVENT_NAME).expect("a name without a line break");
+        event = event.with_name(EVENT_NAME).expect("the name has no line break");
     }
     let update = Update { topics: &[topic], events: &[event], private: true, key: None };
     server.hub.publish_update(&update).map(drop)
 }
 
-/// The topic of a subscription, which is the path of its document, or the path of several.
+/// Returns the topic of a subscription, which is also the path of its document. Fewer parts make
+/// the path of a list.
 fn topic(parts: &[&str]) -> String {
     let mut topic = format!("{HUB}/subscriptions");
     for part in parts {
@@ -158,16 +164,16 @@ fn topic(parts: &[&str]) -> String {
     topic
 }
 
-/// Whether a subscription is one of 0.x, which names a topic, and no kind of matcher.
+/// Whether a document is of 0.x: only there does it have a `topic`.
 fn is_older(document: &Value) -> bool {
     document.get("topic").is_some()
 }
 
-/// `GET /.well-known/mercure/subscriptions` and what is below it.
+/// Answers `GET /.well-known/mercure/subscriptions` and the paths below it.
 ///
-/// The path says which generation the answer is of. That of all subscriptions is the same in
-/// both: there the token says it.
-pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, HttpError> {
+/// The path decides the generation of the response. The path of all subscriptions is the same
+/// in both generations: there the token decides.
+pub(super) fn answer(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, HttpError> {
     let path = topic(parts);
     let reader = ReadAccess::of(exchange, Api::Mercure)?;
     reader.check_private(exchange, &path)?;
@@ -178,7 +184,7 @@ pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Htt
     };
     let hub = &exchange.server.hub;
     let last = hub.last_id();
-    // Ids of our own count from 0; Redis's only begin there.
+    // Before the first event, a local id ends in 0, and the shared log's id is 0-0.
     let shared = hub.reaches_the_log().is_some();
     let nothing_yet = if shared { last == EventId::ZERO } else { last.n == 0 };
     let last = if nothing_yet { "earliest".to_owned() } else { last.to_string() };
@@ -187,9 +193,9 @@ pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Htt
     if one.is_none() && is_one(parts) {
         return Err(none());
     }
-    // The id is older than the list: who reads the list, and follows from the id, is told of
-    // every change that the list may not have.
-    let with_id = |document: &mut Value| {
+    // The id was read before the list: a client that subscribes from this id gets every change
+    // that the list may lack.
+    let add_id = |document: &mut Value| {
         if is_older {
             document["lastEventID"] = last.as_str().into();
         }
@@ -200,7 +206,7 @@ pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Htt
         Answer::new(304)
     } else if let Some(one) = one {
         let mut document = Arc::unwrap_or_clone(one);
-        with_id(&mut document);
+        add_id(&mut document);
         let answer = Answer::new(200).with("Content-Type", content_type);
         answer.with_body(document.to_string().into_bytes())
     } else {
@@ -209,31 +215,32 @@ pub(super) fn tell(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, Htt
         } else {
             json!({ "id": path, "type": "subscriptions" })
         };
-        with_id(&mut document);
-        let chosen = chosen(exchange.server, path, parts);
+        add_id(&mut document);
+        let documents = below(exchange.server, path, parts);
         let answer = Answer::new(200).with("Content-Type", content_type);
-        answer.with_pieces(listing::pieces(&document, "subscriptions", chosen))
+        answer.with_pieces(listing::pieces(&document, "subscriptions", documents))
     };
     let link = format!(
         "{LINK}; last-event-id=\"{last}\"; type=\"{EVENT_NAME}\"; content-type=\"application/json\""
     );
     let answer = answer.with("Link", if is_older { LINK.to_owned() } else { link });
-    // Another node that has come as far lists others: its answer must not pass for this one.
+    // Another node with the same last id lists other subscriptions, so it must not validate this
+    // node's responses.
     let answer = if shared { answer } else { answer.with("ETag", tag) };
     Ok(Reply::Answer(answer.with("Cache-Control", "private, must-revalidate")))
 }
 
-/// The documents below this path, read while the iterator is.
-fn chosen(
+/// Returns the documents below this path. The iterator reads them page by page.
+fn below(
     server: &Arc<ServerState>,
     path: String,
     parts: &[&str],
 ) -> impl Iterator<Item = Arc<Value>> + Send + use<> {
     let parts: Vec<String> = parts.iter().map(|part| (*part).to_owned()).collect();
-    let (server, below) = (Arc::clone(server), path + "/");
-    let mut last = below.clone();
+    let (server, prefix) = (Arc::clone(server), path + "/");
+    let mut last = prefix.clone();
     let pages = iter::from_fn(move || {
-        let page = server.subscriptions.as_ref()?.page(&below, &last);
+        let page = server.subscriptions.as_ref()?.page(&prefix, &last);
         page.last()?["id"].as_str()?.clone_into(&mut last);
         Some(page)
     });
@@ -243,12 +250,12 @@ fn chosen(
 fn none() -> HttpError {
     HttpError::new(
         404,
-        "there is no such subscription now; GET /.well-known/mercure/subscriptions lists them",
+        "no such subscription is active; GET /.well-known/mercure/subscriptions lists them",
     )
 }
 
-/// Whether a path is of one subscription, and not of several: of the current
-/// generation, `type/match/subscriber`; of 0.x, `topic/subscriber`.
+/// Whether a path names one subscription: `type/match/subscriber` in the current generation,
+/// `topic/subscriber` in 0.x.
 fn is_one(parts: &[&str]) -> bool {
     match parts {
         ["exact" | "urlpattern", _] => false,
@@ -257,7 +264,7 @@ fn is_one(parts: &[&str]) -> bool {
     }
 }
 
-/// Whether a document is of just this matcher, not of one that goes on behind it.
+/// Whether a document is of exactly this matcher, not of a longer one.
 fn is_of(document: &Value, parts: &[String]) -> bool {
     match parts {
         [topic] => document["topic"] == *topic,
@@ -271,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_is_encoded_once_and_as_a_whole() {
+    fn each_part_of_a_subscription_topic_is_encoded_once() {
         let expected = "/.well-known/mercure/subscriptions/exact/a%2Fb%3A%25c%20%C3%BC~-._%7Bd%7D";
         assert_eq!(topic(&["exact", "a/b:%c ü~-._{d}"]), expected);
     }
