@@ -1,4 +1,4 @@
-//! The URL that relative topics and URL patterns are resolved against.
+//! The URL against which relative topics and URL patterns are resolved.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -9,15 +9,15 @@ use url::Url;
 const HUB: &str = "/.well-known/mercure";
 
 static LOCALHOST: LazyLock<Base> =
-    LazyLock::new(|| Base::new("https://localhost").expect("a literal URL"));
+    LazyLock::new(|| Base::new("https://localhost").expect("a valid URL"));
 
 /// The hub's URL. Cloning it is cheap.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Base(Arc<Url>);
 
 impl Base {
-    /// The hub at this origin; a path, query or fragment of `url` does not count. `None` if
-    /// it is no URL of HTTP.
+    /// Returns the hub's URL at the origin of `url`, whose path, query and fragment are ignored.
+    /// `None` if `url` is not an HTTP URL.
     pub(crate) fn new(url: &str) -> Option<Self> {
         let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "https" | "http"))?;
         url.join(HUB).ok().map(|url| Self(Arc::new(url)))
@@ -27,13 +27,13 @@ impl Base {
         &self.0
     }
 
-    /// A topic as a URL; `None` if it is none.
+    /// Resolves a topic to a URL; `None` if the topic is not a valid URL reference.
     pub(super) fn resolve(&self, topic: &str) -> Option<Url> {
         self.0.join(topic).ok()
     }
 }
 
-/// Where no hub is known.
+/// The hub on `https://localhost`, for patterns without a known hub.
 impl Default for Base {
     fn default() -> Self {
         LOCALHOST.clone()

@@ -1,9 +1,9 @@
-//! Regular expressions that cannot be slow: deterministic automata with a bounded table.
+//! Regular expressions with bounded cost: deterministic automata with a bounded table.
 //!
-//! A search reads one table cell for each byte of the topic, whatever the pattern is, and
-//! stops at the first byte that rules a match out. Nothing is kept between two searches.
+//! For any pattern, a search reads one table cell for each byte of the topic, and stops at the
+//! first byte that excludes a match. A search keeps no state.
 //!
-//! They match bytes, not characters: topics are matched as URLs, which are ASCII.
+//! Expressions match bytes, not characters: topics are matched as URLs, which are ASCII.
 
 use std::collections::HashMap;
 
@@ -18,20 +18,22 @@ use urlpattern::regexp::RegExp;
 /// The largest table of one pattern, in cells of two bytes. An offset into it fits a `u16`.
 const CELLS_MAX: usize = 16 * 1024;
 
-/// The most memory that each step of a compilation may take, in bytes: the expression's
-/// program, and the automaton before it is packed. One compilation runs at a time.
+/// The most memory that each step of a compilation may use, in bytes: for the expression's
+/// program, for the unpacked automaton, and while the automaton is built. Only one compilation
+/// runs at a time.
 const PROGRAM_MAX: usize = 32 * 1024;
 const AUTOMATON_MAX: usize = 256 * 1024;
 const DETERMINIZE_MAX: usize = 128 * 1024;
 
-/// How many steps of a compilation count as one byte: 64 KiB of steps take about 30 ms.
+/// How many steps of a compilation count as one byte. Steps that count as 64 KiB take about 30 ms.
 const STEPS_PER_BYTE: usize = 32;
 
-/// How deep a pattern's syntax may nest; a group takes up to four levels. The compiler
-/// recurses for each, on the small stack of a connection's thread.
+/// How deeply a pattern's syntax may nest. A group takes up to four levels.
+///
+/// The compiler recurses for each level, on the small stack of a connection's thread.
 const NEST_MAX: u32 = 32;
 
-/// The state from which nothing matches: the table's first row.
+/// The state from which no text matches: the table's first row.
 const DEAD: u16 = 0;
 
 /// A compiled regular expression.
@@ -40,30 +42,30 @@ pub(super) struct Engine(Box<Table>);
 
 #[derive(Debug)]
 struct Table {
-    /// The class of each byte: bytes that no pattern tells apart share one.
+    /// The class of each byte. Bytes that the pattern does not distinguish share a class.
     classes: [u8; 256],
-    /// A row for each state: for each class the offset of the next state's row, and in the
-    /// last cell whether a text that ends here matches.
+    /// A row for each state. It has the offset of the next state's row for each class; its last
+    /// cell is non-zero if a text that ends here matches.
     cells: Box<[u16]>,
-    /// How many cells a row has.
+    /// The number of cells of a row.
     width: usize,
     start: u16,
-    /// How many steps it took to compile, about: for each cell, the branches of the program
+    /// An estimate of the steps of the compilation: for each cell, the branches of the program
     /// that may have been followed.
     steps: usize,
 }
 
-/// The text is no regular expression, or one that is too big.
+/// A regular expression cannot be compiled: it is malformed or too big.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum EngineError {
     Invalid,
     TooBig,
 }
 
 impl Engine {
-    pub(super) fn new(pattern: &str) -> Result<Self, Refused> {
+    pub(super) fn new(pattern: &str) -> Result<Self, EngineError> {
         if switches_unicode_on(pattern) {
-            return Err(Refused::Invalid);
+            return Err(EngineError::Invalid);
         }
         let syntax = syntax::Config::new().unicode(false).utf8(false).nest_limit(NEST_MAX);
         let program = thompson::Config::new()
@@ -72,8 +74,8 @@ impl Engine {
             .nfa_size_limit(Some(PROGRAM_MAX));
         let built = thompson::Compiler::new().syntax(syntax).configure(program).build(pattern);
         let nfa = built.map_err(|error| match error.size_limit() {
-            Some(_) => Refused::TooBig,
-            None => Refused::Invalid,
+            Some(_) => EngineError::TooBig,
+            None => EngineError::Invalid,
         })?;
         let automaton = dense::Config::new()
             .start_kind(StartKind::Anchored)
@@ -83,7 +85,7 @@ impl Engine {
             .determinize_size_limit(Some(DETERMINIZE_MAX));
         let built = dense::Builder::new().configure(automaton).build_from_nfa(&nfa);
         let dfa = built.map_err(|error| {
-            if error.is_size_limit_exceeded() { Refused::TooBig } else { Refused::Invalid }
+            if error.is_size_limit_exceeded() { EngineError::TooBig } else { EngineError::Invalid }
         })?;
         Table::pack(&nfa, &dfa).map(|table| Self(Box::new(table)))
     }
@@ -101,8 +103,9 @@ impl Engine {
         cells[state + width - 1] != DEAD
     }
 
-    /// What it counts, in bytes: its heap memory, or more if it took long to compile. So
-    /// one bound holds for the memory of a stream's patterns and for the time they take.
+    /// Its cost in bytes: the heap memory, or more if it took long to compile.
+    ///
+    /// One limit therefore bounds both the memory and the compile time of a stream's patterns.
     pub(super) fn bytes(&self) -> usize {
         let heap = size_of::<Table>() + size_of_val(&*self.0.cells);
         heap.max(self.0.steps / STEPS_PER_BYTE)
@@ -110,8 +113,8 @@ impl Engine {
 }
 
 impl Table {
-    /// Copies the reachable states of an automaton: a quarter of its size, or less.
-    fn pack(nfa: &NFA, dfa: &dense::DFA<Vec<u32>>) -> Result<Self, Refused> {
+    /// Copies the reachable states of an automaton, to at most a quarter of its size.
+    fn pack(nfa: &NFA, dfa: &dense::DFA<Vec<u32>>) -> Result<Self, EngineError> {
         let byte_classes = nfa.byte_classes();
         let mut classes = [0; 256];
         let mut width = 1;
@@ -123,13 +126,13 @@ impl Table {
         let mut one_of_each: Vec<u8> = vec![0; width - 1];
         (0..=u8::MAX).for_each(|byte| one_of_each[usize::from(byte_classes.get(byte))] = byte);
         let input = Input::new("").anchored(Anchored::Yes);
-        let start = dfa.start_state_forward(&input).map_err(|_| Refused::Invalid)?;
+        let start = dfa.start_state_forward(&input).map_err(|_| EngineError::Invalid)?;
         let mut states = States { rows: HashMap::new(), found: Vec::new(), width };
         let start = states.row_of(dfa, start)?;
         let mut cells = vec![DEAD; width];
         while let Some(state) = states.found.get(cells.len() / width - 1).copied() {
             if dfa.is_match_state(state) {
-                // It matches whatever follows.
+                // A match state matches any continuation.
                 let row = states.row_of(dfa, state)?;
                 cells.extend(std::iter::repeat_n(row, width));
                 continue;
@@ -146,7 +149,7 @@ impl Table {
     }
 }
 
-/// The states that are reachable, in the order in which they were found.
+/// The reachable states, in the order of discovery.
 struct States {
     rows: HashMap<StateID, u16>,
     found: Vec<StateID>,
@@ -154,8 +157,8 @@ struct States {
 }
 
 impl States {
-    /// The offset of this state's row, behind the row of the dead state.
-    fn row_of(&mut self, dfa: &dense::DFA<Vec<u32>>, state: StateID) -> Result<u16, Refused> {
+    /// Returns the offset of this state's row. The rows start after that of the dead state.
+    fn row_of(&mut self, dfa: &dense::DFA<Vec<u32>>, state: StateID) -> Result<u16, EngineError> {
         if dfa.is_dead_state(state) {
             return Ok(DEAD);
         }
@@ -165,23 +168,25 @@ impl States {
         self.found.push(state);
         let row = self.found.len() * self.width;
         let row = u16::try_from(row).ok().filter(|_| row + self.width <= CELLS_MAX);
-        let row = row.ok_or(Refused::TooBig)?;
+        let row = row.ok_or(EngineError::TooBig)?;
         self.rows.insert(state, row);
         Ok(row)
     }
 }
 
-/// Whether a group has a flag that ECMAScript does not know, and that would have
-/// Unicode's tables compiled: some of those, again and again, take seconds.
+/// Whether a group has the flag `u`, which ECMAScript does not have there.
+///
+/// With it, the compiler would use Unicode's tables, and a pattern that repeats some of them
+/// takes seconds to compile.
 fn switches_unicode_on(pattern: &str) -> bool {
     let mut rest = pattern;
     while let Some(at) = rest.find(['\\', '(']) {
         let is_escape = rest.as_bytes()[at] == b'\\';
         rest = &rest[at + 1..];
         if is_escape {
-            let mut behind = rest.chars();
-            behind.next();
-            rest = behind.as_str();
+            let mut chars = rest.chars();
+            chars.next();
+            rest = chars.as_str();
         } else if let Some(flags) = rest.strip_prefix('?') {
             let end = flags.find(|c: char| !c.is_ascii_alphabetic() && c != '-');
             if flags[..end.unwrap_or(flags.len())].contains('u') {
@@ -192,7 +197,7 @@ fn switches_unicode_on(pattern: &str) -> bool {
     false
 }
 
-/// How the URL patterns' crate asks it.
+/// The interface that the crate `urlpattern` uses.
 impl RegExp for Engine {
     fn syntax() -> RegexSyntax {
         RegexSyntax::Rust
@@ -216,21 +221,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_compiles_too_big_or_nests_too_deep_is_refused() {
+    fn too_big_or_too_deep_expression_is_rejected() {
         assert!(Engine::new("^(?:a{10}){10}$").is_ok());
         for big in ["^(?:a{1000}){1000}$", "^(?:(?:a?){99}){99}$"] {
-            assert_eq!(Engine::new(big).unwrap_err(), Refused::TooBig, "{big}");
+            assert_eq!(Engine::new(big).unwrap_err(), EngineError::TooBig, "{big}");
         }
         for unicode in [r"^(?u:\p{L})$", "^(?iu)a$", "^(a(?i-su:b))$", r"^\\(?u:a)$", r"^\p{L}$"] {
-            assert_eq!(Engine::new(unicode).unwrap_err(), Refused::Invalid, "{unicode}");
+            assert_eq!(Engine::new(unicode).unwrap_err(), EngineError::Invalid, "{unicode}");
         }
         assert!(Engine::new(r"^\(?u:(?i:a)(?-s:b)$").is_ok());
         let deep = format!("{}a{}", "(?:".repeat(300), ")".repeat(300));
-        assert_eq!(Engine::new(&deep).unwrap_err(), Refused::Invalid);
+        assert_eq!(Engine::new(&deep).unwrap_err(), EngineError::Invalid);
     }
 
     #[test]
-    fn an_expression_matches_the_whole_text() {
+    fn expression_matches_the_whole_text() {
         for (pattern, matching, others) in [
             ("^a*b$", &["b", "aab"][..], &["", "a", "ba", "bb", "ab\n"][..]),
             ("^$", &[""], &["a"]),
@@ -246,9 +251,9 @@ mod tests {
     }
 
     #[test]
-    fn an_automaton_that_explodes_is_refused() {
+    fn expression_with_too_many_states_is_rejected() {
         for explodes in ["^(?:a|b)*a(?:a|b){20}$", "^(?:[ab]*a[ab]{300})$", "^(?:a?){500}b$"] {
-            assert_eq!(Engine::new(explodes).unwrap_err(), Refused::TooBig, "{explodes}");
+            assert_eq!(Engine::new(explodes).unwrap_err(), EngineError::TooBig, "{explodes}");
         }
         let most =
             (1..2_000).rev().step_by(9).find_map(|n| Engine::new(&format!("^a{{{n}}}$")).ok());

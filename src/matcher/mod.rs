@@ -1,4 +1,4 @@
-//! Which topics are meant: all, one, or those of a template or a URL pattern.
+//! Matchers select topics: all, one, or those that fit a URI template or a URL pattern.
 //!
 //! # Invariants
 //!
@@ -6,9 +6,9 @@
 //!   for each byte of the topic ([`engine`]).
 //! * **No pattern is matched under a lock of the registry**: debug builds panic
 //!   ([`unlocked`]).
-//! * **Equal patterns share one program**, and all of them together have a bound
+//! * **Equal patterns share one program**, and the memory of all programs is bounded
 //!   ([`shared`]).
-//! * **What cannot be told to match does not**: a pattern may stand in a token.
+//! * **In doubt, a pattern does not match**, because a token's rights may depend on it.
 
 mod base;
 mod engine;
@@ -33,11 +33,12 @@ use self::url_pattern::UrlPattern;
 /// The longest pattern, in bytes.
 const PATTERN_MAX: usize = 1_024;
 
-/// What a pattern takes in tables and by its allocations, besides their contents, in bytes.
+/// The overhead of a pattern in bytes: its table entries and the headers of its allocations.
 const OVERHEAD: usize = 160;
 
-/// What selects topics. Cloning it is cheap, and two of the same kind and text are
-/// equal.
+/// A selector of topics.
+///
+/// Cloning it is cheap. Two matchers of the same kind and text are equal.
 ///
 /// ```
 /// use threadcast::Matcher;
@@ -55,19 +56,19 @@ pub struct Matcher(Arc<Inner>);
 struct Inner {
     text: Box<str>,
     kind: Kind,
-    /// How much of the memory for patterns it takes, in bytes.
+    /// Its share of the memory for patterns, in bytes.
     counted: usize,
 }
 
 impl Inner {
-    /// A pattern, with what it takes: the allocations are rounded up.
+    /// Returns a pattern with its memory, rounded up for allocations.
     fn counted(text: &str, kind: Kind) -> Self {
         let program = match &kind {
             Kind::Any | Kind::Exact => 0,
             Kind::Template(template) => template.bytes(),
             Kind::UrlPattern(pattern) => pattern.bytes(),
         };
-        // Its text stands in the table of patterns too.
+        // The table of patterns has a second copy of the text.
         let counted = size_of::<Self>() + 2 * text.len() + program + OVERHEAD;
         Self { text: text.into(), kind, counted }
     }
@@ -75,7 +76,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        shared::forget(self);
+        shared::remove(self);
     }
 }
 
@@ -87,47 +88,59 @@ enum Kind {
 }
 
 impl Matcher {
-    /// Every topic.
+    /// Returns a matcher of every topic.
     pub fn any() -> Self {
         Self::of("*", Kind::Any)
     }
 
-    /// The topic of exactly these bytes; `*` is every topic.
+    /// Returns a matcher of the topic with exactly these bytes; `*` is every topic.
     ///
-    /// Fails as [`check_topic`] does.
+    /// # Errors
+    ///
+    /// Those of [`check_topic`].
     pub fn exact(text: &str) -> Result<Self, MatcherError> {
         check(text)?;
         Ok(if text == "*" { Self::any() } else { Self::of(text, Kind::Exact) })
     }
 
-    /// A topic selector of Mercure 0.x: `*`, a URI template (RFC 6570, all levels), or
-    /// what is neither, which is compared byte for byte.
+    /// Returns a matcher of a topic selector of Mercure 0.x.
     ///
-    /// Fails if it is too long or compiles too big, if the patterns in use take all the
-    /// memory they may, and as [`check_topic`] does.
+    /// A selector is `*`, a URI template (RFC 6570, all levels), or any other text, which is
+    /// compared byte for byte.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check_topic`]; [`MatcherError::TooBig`] if the template is too big when it is
+    /// compiled; [`MatcherError::Full`] if there is no memory for it.
     pub fn selector(text: &str) -> Result<Self, MatcherError> {
         Self::selector_for(Purpose::Stream, text)
     }
 
     pub(crate) fn selector_for(purpose: Purpose, text: &str) -> Result<Self, MatcherError> {
         check(text)?;
-        if !template::is_one(text) {
+        if !template::is_template(text) {
             return Self::exact(text);
         }
         let compile = || Template::new(text).map(Kind::Template);
         shared::pattern(Syntax::Template, text, purpose, compile).map(Self)
     }
 
-    /// A URL pattern of the WHATWG's; `*` is every topic. It and the topics may be
-    /// relative: both are then resolved against `https://localhost/.well-known/mercure`.
+    /// Returns a matcher of a URL pattern (WHATWG URL Pattern); `*` is every topic.
     ///
-    /// Fails if it is none, is too long or compiles too big, if the patterns in use take
-    /// all the memory they may, and as [`check_topic`] does.
+    /// The pattern and the topics may be relative. Both are then resolved against
+    /// `https://localhost/.well-known/mercure`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check_topic`]; [`MatcherError::Pattern`] if the text is not a URL pattern;
+    /// [`MatcherError::TooBig`] if it is too big when it is compiled; [`MatcherError::Full`] if
+    /// there is no memory for it.
     pub fn url_pattern(text: &str) -> Result<Self, MatcherError> {
         Self::url_pattern_for(Purpose::Stream, text, &Base::default())
     }
 
-    /// The same, with relative patterns and topics resolved against the hub's URL.
+    /// Like [`url_pattern`](Self::url_pattern), but relative patterns and topics are resolved
+    /// against `base`.
     pub(crate) fn url_pattern_for(
         purpose: Purpose,
         text: &str,
@@ -146,37 +159,37 @@ impl Matcher {
         Self(Arc::new(Inner { text: text.into(), kind, counted: 0 }))
     }
 
-    /// The memory it holds, in bytes, however many share it.
+    /// Its memory in bytes. It counts in full for each user, although users share it.
     pub(crate) fn bytes(&self) -> usize {
         self.0.counted.max(self.0.text.len())
     }
 
     /// Whether it selects this topic.
     pub fn matches(&self, topic: &str) -> bool {
-        self.is_of(&Topic::new(topic))
+        self.matches_topic(&Topic::new(topic))
     }
 
-    /// The same, for who has many to ask of one topic.
-    pub(crate) fn is_of(&self, topic: &Topic<'_>) -> bool {
+    /// Like [`matches`](Self::matches), for a topic that several matchers are compared with.
+    pub(crate) fn matches_topic(&self, topic: &Topic<'_>) -> bool {
         if !self.is_any() && !self.is_exact() {
             unlocked::check();
         }
         match &self.0.kind {
             Kind::Any => true,
             Kind::Exact => *self.0.text == *topic.text,
-            // An update may be called by the very text of a template.
+            // A topic may be the literal text of a template.
             Kind::Template(template) => *self.0.text == *topic.text || template.matches(topic.text),
             Kind::UrlPattern(pattern) => topic.resolved(pattern.base(), |url| pattern.matches(url)),
         }
     }
 
-    /// What it was made of.
+    /// The text that the matcher was made from.
     pub fn text(&self) -> &str {
         &self.0.text
     }
 
-    /// Its kind, as Mercure calls it: `exact`, `template` or `urlpattern`; every topic
-    /// is `exact`.
+    /// Its kind, in Mercure's words: `exact`, `template` or `urlpattern`. The matcher of every
+    /// topic is `exact`.
     pub fn match_type(&self) -> &'static str {
         match self.0.kind {
             Kind::Any | Kind::Exact => "exact",
@@ -190,8 +203,7 @@ impl Matcher {
         matches!(self.0.kind, Kind::Any)
     }
 
-    /// What it has in common with every matcher that selects the same: its text, its kind,
-    /// and the URL that a URL pattern and its topics are resolved against.
+    /// The values that equal matchers share: the text, the kind, and the base of a URL pattern.
     fn identity(&self) -> (&str, &'static str, &str) {
         let base = match &self.0.kind {
             Kind::UrlPattern(pattern) => pattern.base().url().as_str(),
@@ -200,7 +212,7 @@ impl Matcher {
         (self.text(), self.match_type(), base)
     }
 
-    /// Whether it selects one topic and no other.
+    /// Whether it selects exactly one topic.
     pub(crate) fn is_exact(&self) -> bool {
         matches!(self.0.kind, Kind::Exact)
     }
@@ -238,8 +250,9 @@ impl fmt::Debug for Matcher {
     }
 }
 
-/// A topic that several matchers are asked of: as a URL it is read once, and only if
-/// one of them wants to know.
+/// A topic that several matchers are compared with.
+///
+/// It is parsed as a URL only if a matcher needs that, and only once.
 pub(crate) struct Topic<'a> {
     text: &'a str,
     url: OnceCell<(Base, Option<Url>)>,
@@ -250,8 +263,9 @@ impl<'a> Topic<'a> {
         Self { text, url: OnceCell::new() }
     }
 
-    /// Whether it is a URL, resolved against this one, of which `matches` says yes. One
-    /// base is usual: the first that is asked for is kept.
+    /// Whether the topic, resolved against `base`, is a URL that `matches` accepts.
+    ///
+    /// Only the URL for the first base is kept, because most topics are used with one base.
     fn resolved(&self, base: &Base, matches: impl FnOnce(&Url) -> bool) -> bool {
         let (known, url) = self.url.get_or_init(|| (base.clone(), base.resolve(self.text)));
         if known == base {
@@ -261,7 +275,7 @@ impl<'a> Topic<'a> {
     }
 }
 
-/// What cannot be a topic, or select any.
+/// A text cannot be a topic or a matcher.
 ///
 /// ```
 /// use threadcast::{Matcher, MatcherError};
@@ -272,20 +286,20 @@ impl<'a> Topic<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MatcherError {
-    /// It is empty.
+    /// The text is empty.
     Empty,
-    /// It has more than 1,024 bytes.
+    /// The text has more than 1,024 bytes.
     TooLong,
-    /// A control or format character is in it, which nobody could see.
+    /// The text has an invisible character: a control or format character.
     Character(char),
-    /// It is no URL pattern.
+    /// The text is not a URL pattern.
     Pattern {
-        /// What the matter is.
+        /// Why it is not.
         detail: String,
     },
-    /// Its program is too big.
+    /// The compiled pattern is too big.
     TooBig,
-    /// The patterns in use take all the memory that patterns may.
+    /// The patterns in use take all the memory for patterns.
     Full,
 }
 
@@ -294,23 +308,23 @@ impl fmt::Display for MatcherError {
         match self {
             Self::Empty => f.write_str("a topic must not be empty; name one, or `*` for all"),
             Self::TooLong => {
-                write!(f, "a topic or pattern has at most {PATTERN_MAX} bytes; write it shorter")
+                write!(f, "the topic or pattern is longer than {PATTERN_MAX} bytes; shorten it")
             }
             Self::Character(found) => write!(
                 f,
-                "a topic must not contain the character U+{:04X}; take it out, or percent-encode it",
+                "a topic must not contain the character U+{:04X}; remove or percent-encode it",
                 u32::from(*found)
             ),
             Self::Pattern { detail } => write!(
                 f,
-                "this is no URL pattern: {detail}; see the URL Pattern standard of the WHATWG"
+                "this is not a URL pattern: {detail}; see the URL Pattern standard of the WHATWG"
             ),
             Self::TooBig => f.write_str(
-                "this pattern is too big when it is compiled; repeat less, or write it shorter",
+                "the pattern is too big when it is compiled; use fewer repetitions or shorten it",
             ),
             Self::Full => f.write_str(
-                "the patterns in use take all the memory that patterns may; name topics exactly, \
-                 or try again later",
+                "the patterns in use take all the memory for patterns; use exact topics, or try \
+                 again later",
             ),
         }
     }
@@ -318,8 +332,12 @@ impl fmt::Display for MatcherError {
 
 impl error::Error for MatcherError {}
 
-/// Whether this can be a topic: not empty, not longer than 1,024 bytes, and without
-/// control and format characters.
+/// Checks that a text can be a topic.
+///
+/// # Errors
+///
+/// [`MatcherError::Empty`], [`MatcherError::TooLong`] above 1,024 bytes, and
+/// [`MatcherError::Character`] for a control or format character.
 pub fn check_topic(text: &str) -> Result<(), MatcherError> {
     check(text)
 }
@@ -337,7 +355,7 @@ fn check(text: &str) -> Result<(), MatcherError> {
     }
 }
 
-/// Unicode's general category Cf, which std does not know.
+/// Unicode's general category Cf. The standard library has no test for it.
 const FORMAT: [(char, char); 21] = [
     ('\u{ad}', '\u{ad}'),
     ('\u{600}', '\u{605}'),
@@ -362,8 +380,7 @@ const FORMAT: [(char, char); 21] = [
     ('\u{e0020}', '\u{e007f}'),
 ];
 
-/// Whether it is a character of format alone, such as one that turns the direction of
-/// writing.
+/// Whether a character is a format character, such as one that changes the writing direction.
 pub(crate) fn is_format(c: char) -> bool {
     c >= FORMAT[0].0 && FORMAT.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
@@ -375,7 +392,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_texts_of_one_kind_are_equal_and_each_kind_is_its_own() {
+    fn matchers_of_one_kind_and_text_are_equal() {
         let exact = |text| Matcher::exact(text).unwrap();
         let selector = |text| Matcher::selector(text).unwrap();
         let pattern = |text| Matcher::url_pattern(text).unwrap();
@@ -399,11 +416,11 @@ mod tests {
         assert!(Arc::ptr_eq(&template.0, &again.0));
         let weak = Arc::downgrade(&one.0);
         drop((one, other));
-        assert!(weak.upgrade().is_none(), "the table keeps nothing alive");
+        assert!(weak.upgrade().is_none(), "the table must not keep a pattern alive");
         assert!(Matcher::url_pattern("/shared/:a/x/:b").unwrap().matches("/shared/1/x/2"));
     }
 
-    /// So that usual ones fit into a stream's 64 KiB.
+    /// Usual patterns must fit into the 64 KiB of a stream.
     #[test]
     fn usual_patterns_are_small() {
         for (text, at_most) in [
@@ -427,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relative_pattern_is_resolved_against_the_hub() {
+    fn relative_pattern_is_resolved_against_the_hub() {
         let base = |url| Base::new(url).unwrap();
         let at = |text, url| Matcher::url_pattern_for(Purpose::Stream, text, &base(url)).unwrap();
         let (hub, other) = ("https://hub.example/", "http://other.example:8080");
@@ -444,14 +461,15 @@ mod tests {
         }
         let topic = Topic::new("/books/7");
         let absolute = "https://hub.example/books/:id";
-        assert!(!at(absolute, other).is_of(&topic) && at(absolute, hub).is_of(&topic));
-        assert!(!at(absolute, other).is_of(&topic), "one base must not answer for another");
+        assert!(!at(absolute, other).matches_topic(&topic));
+        assert!(at(absolute, hub).matches_topic(&topic));
+        assert!(!at(absolute, other).matches_topic(&topic), "each base has its own result");
         assert_eq!(Base::new("mailto:a@b"), None);
         assert_eq!(Base::new("https://a b"), None);
     }
 
     #[test]
-    fn a_topic_has_bounds_and_no_character_that_cannot_be_seen() {
+    fn too_long_topic_or_invisible_character_is_rejected() {
         assert_eq!(check_topic(""), Err(MatcherError::Empty));
         assert_eq!(check_topic(&"x".repeat(PATTERN_MAX)), Ok(()));
         assert_eq!(check_topic(&"x".repeat(PATTERN_MAX + 1)), Err(MatcherError::TooLong));
@@ -468,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn the_format_characters_are_those_of_unicode() {
+    fn format_characters_are_those_of_unicode() {
         let class = regex_syntax::parse(r"\p{Cf}").unwrap();
         let HirKind::Class(Class::Unicode(class)) = class.kind() else { panic!("{class:?}") };
         let known: Vec<_> = class.iter().map(|range| (range.start(), range.end())).collect();

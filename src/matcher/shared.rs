@@ -1,4 +1,4 @@
-//! The compiled patterns of this process: equal patterns share one program.
+//! The table of this process's compiled patterns. Equal patterns share one program.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,29 +7,31 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use super::{Base, Inner, Kind, MatcherError};
 use crate::limits::{PATTERNS_FOR_TOKENS, PATTERNS_TOTAL};
 
-/// Patterns by what they are written in and their text.
+/// Patterns, by syntax and text.
 type Table = HashMap<(Syntax, Box<str>), Weak<Inner>>;
 
 /// The patterns in use.
 static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
 
-/// The memory that all of them take, in bytes.
+/// The memory of all patterns in use, in bytes.
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
 
-/// Held while a pattern is compiled: what that takes is taken once, however many requests
-/// bring patterns at a time.
+/// Held while a pattern is compiled, so that concurrent requests cannot multiply the memory of a
+/// compilation.
 static COMPILER: Mutex<()> = Mutex::new(());
 
-/// What a pattern is written in.
+/// The syntax of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Syntax {
     Template,
-    /// Of which a relative one is resolved against this.
+    /// A URL pattern. If it is relative, it is resolved against this base.
     UrlPattern(Base),
 }
 
-/// What a pattern is needed for. Tokens may use memory that streams may not fill: whoever
-/// opens streams must not be able to keep out a publisher whose token names patterns.
+/// The use of a pattern: in a stream or in a token.
+///
+/// Part of the memory is reserved for tokens, so that clients with many streams cannot lock out
+/// a publisher whose token has patterns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Stream,
@@ -45,9 +47,9 @@ impl Purpose {
     }
 }
 
-/// The pattern of this text; compiled only if nothing in this process has it already.
+/// Returns the pattern of this text. Compiles it only if it is not in the table.
 ///
-/// Fails as `compile` does, and if the patterns in use take all the memory they may.
+/// Fails if `compile` fails, or with [`MatcherError::Full`] if there is no memory for the pattern.
 pub(super) fn pattern(
     syntax: Syntax,
     text: &str,
@@ -59,7 +61,7 @@ pub(super) fn pattern(
         return Ok(known);
     }
     let compiled = {
-        let _alone = COMPILER.lock().unwrap_or_else(PoisonError::into_inner);
+        let _compiling = COMPILER.lock().unwrap_or_else(PoisonError::into_inner);
         compile()?
     };
     let new = Inner::counted(text, compiled);
@@ -69,17 +71,17 @@ pub(super) fn pattern(
         return Err(MatcherError::Full);
     }
     let mut table = table();
-    let place = table.entry(key).or_default();
-    if let Some(known) = place.upgrade() {
-        drop(table); // another thread was faster; to drop ours takes the lock
+    let entry = table.entry(key).or_default();
+    if let Some(known) = entry.upgrade() {
+        drop(table); // another thread was faster; dropping `new` takes the lock
         return Ok(known);
     }
-    *place = Arc::downgrade(&new);
+    *entry = Arc::downgrade(&new);
     Ok(new)
 }
 
-/// Forgets a pattern that nothing uses any more.
-pub(super) fn forget(inner: &Inner) {
+/// Removes a pattern from the table when its last user drops it.
+pub(super) fn remove(inner: &Inner) {
     if inner.counted == 0 {
         return;
     }
@@ -91,7 +93,7 @@ pub(super) fn forget(inner: &Inner) {
     };
     let key = (syntax, inner.text.clone());
     let mut table = table();
-    // The same pattern may have come again meanwhile.
+    // Another thread may have added the same pattern again.
     if table.get(&key).is_some_and(|weak| weak.strong_count() == 0) {
         table.remove(&key);
     }

@@ -1,40 +1,39 @@
-//! URI templates (RFC 6570, all levels) as regular expressions: what each expression
-//! can expand to, whatever its variables hold.
+//! URI templates (RFC 6570, all levels), compiled to regular expressions.
 //!
-//! A variable may hold a string, a list, an associative array or nothing, and nothing
-//! expands to nothing. That the same variable holds the same everywhere is not looked
-//! at.
+//! The regular expression of a template matches every possible expansion. A variable may be a
+//! string, a list, an associative array or undefined; an undefined one expands to nothing. A
+//! variable that occurs twice may match two different values.
 
 use std::fmt::Write;
 
 use super::MatcherError;
 use super::engine::Engine;
 
-/// The most variables of an expression of which each may be the first: what is compiled
-/// grows by their square.
+/// The most variables of an expression in which any of them may come first. The compiled size
+/// grows with the square of their number.
 const CASES_MAX: usize = 16;
 
 /// A compiled template.
 pub(super) struct Template {
-    /// What every expansion begins with: most topics are told apart by it alone.
+    /// The literal start of every expansion. Most topics differ here already.
     prefix: Box<str>,
     rest: Engine,
 }
 
 impl Template {
-    /// Compiles a text that [`is_one`].
+    /// Compiles a template. The text must be one ([`is_template`]).
     pub(super) fn new(text: &str) -> Result<Self, MatcherError> {
         let first = text.find('{').unwrap_or_default();
-        // What would be escaped in an expansion is not compared as it stands.
+        // Characters that an expansion may escape cannot be compared literally.
         let plain = text[..first].bytes().take_while(|byte| is_kept(char::from(*byte))).count();
         let (prefix, rest) = text.split_at(plain);
-        // The expression is ours and sound: it can only be too big.
+        // The generated expression is well-formed, so it can only be too big.
         let pattern = pattern(rest)?.ok_or(MatcherError::TooBig)?;
         let rest = Engine::new(&pattern).map_err(|_| MatcherError::TooBig)?;
         Ok(Self { prefix: prefix.into(), rest })
     }
 
-    /// The heap memory it takes, in bytes.
+    /// The heap memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.prefix.len() + self.rest.bytes()
     }
@@ -44,19 +43,18 @@ impl Template {
     }
 }
 
-/// What an operator makes of its variables (RFC 6570, appendix A).
+/// How an operator expands its variables (RFC 6570, appendix A).
 struct Operator {
     first: &'static str,
     separator: &'static str,
-    /// Whether each value stands behind its name, and what then follows the name of an
-    /// empty one.
+    /// Whether each value follows its name. The text follows the name of an empty value.
     named: Option<&'static str>,
-    /// Whether reserved characters stay as they are.
+    /// Whether reserved characters are not escaped.
     reserved: bool,
 }
 
 impl Operator {
-    /// The operator and the text behind it.
+    /// Splits an expression into its operator and its variables.
     fn of(expression: &str) -> Option<(Self, &str)> {
         let (first, separator, named, reserved) = match expression.chars().next()? {
             '+' => ("", ",", None, true),
@@ -74,7 +72,7 @@ impl Operator {
         Some((Self { first, separator, named, reserved }, &expression[1..]))
     }
 
-    /// One character of a value.
+    /// Returns the expression of one character of a value.
     fn character(&self) -> &'static str {
         if self.reserved {
             r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
@@ -83,8 +81,8 @@ impl Operator {
         }
     }
 
-    /// One character of a list that stands there as one value, and with `pairs` of an
-    /// associative array.
+    /// Returns the expression of one character of a list that is written as one value. With
+    /// `pairs`, the value may be an associative array too.
     fn listed(&self, pairs: bool) -> &'static str {
         match (self.reserved, pairs) {
             (true, _) => self.character(),
@@ -93,7 +91,7 @@ impl Operator {
         }
     }
 
-    /// What a variable can expand to, if it is defined.
+    /// Returns the expression of a defined variable.
     fn value(&self, variable: &Variable<'_>) -> String {
         let (one, separator) = (self.character(), escaped(self.separator));
         let Some(empty) = self.named else {
@@ -106,53 +104,56 @@ impl Operator {
                 }
             };
         };
-        let behind = |value: &str| match empty {
+        let assigned = |value: &str| match empty {
             "" => format!("(?:={value})?"),
             sign => format!("{sign}{value}"),
         };
         let name = escaped(variable.name);
         match variable.modifier {
-            Modifier::Prefix(length) => name + &behind(&prefix(self, length)),
-            Modifier::None => name + &behind(&format!("{}*", self.listed(false))),
+            Modifier::Prefix(length) => name + &assigned(&prefix(self, length)),
+            Modifier::None => name + &assigned(&format!("{}*", self.listed(false))),
             Modifier::Explode => {
-                // A list repeats the name, an associative array has names of its own.
-                let item = format!("{one}+{}", behind(&format!("{one}*")));
+                // A list repeats the variable's name; an associative array has its own names.
+                let item = format!("{one}+{}", assigned(&format!("{one}*")));
                 format!("{item}(?:{separator}{item})*")
             }
         }
     }
 
-    /// What all the variables can expand to, of which each may be undefined; `None` if
-    /// there are too many.
+    /// Returns the expression of all variables, any of which may be undefined; `None` if there
+    /// are too many.
     fn expansion(&self, variables: &[Variable<'_>]) -> Option<String> {
         let values: Vec<String> = variables.iter().map(|variable| self.value(variable)).collect();
         let separator = escaped(self.separator);
-        let behind = |values: &[String]| -> String {
+        let separated = |values: &[String]| -> String {
             let open = format!("(?:{separator}");
             values.iter().flat_map(|value| [open.as_str(), value.as_str(), ")?"]).collect()
         };
         if self.first == self.separator {
-            return Some(behind(&values));
+            return Some(separated(&values));
         }
         let first = escaped(self.first);
         if self.named.is_none() && variables.iter().all(Variable::is_a_list) {
-            // A list of any length is any number of values.
+            // A list can have any length, so one list covers any number of values.
             let pairs = variables.iter().any(|variable| variable.modifier == Modifier::Explode);
             return Some(format!("(?:{first}{}*)?", self.listed(pairs)));
         }
         if variables.len() > CASES_MAX {
             return None;
         }
-        // The first that is defined stands behind `first`, and the others behind it.
+        // One case for each variable that may be the first defined one: it follows `first`, and
+        // the others follow it.
         let cases = (0..values.len())
-            .map(|at| format!("{first}{}{}", values[at], behind(&values[at + 1..])));
+            .map(|at| format!("{first}{}{}", values[at], separated(&values[at + 1..])));
         Some(format!("(?:{})?", cases.collect::<Vec<_>>().join("|")))
     }
 }
 
-/// At most so many characters of a value. An escaped character is up to four bytes of
-/// UTF-8, of which all but the first begin with the bits 10: so a text has one number of
-/// characters only, and its automaton stays small.
+/// Returns the expression of at most `length` characters of a value.
+///
+/// An escaped character is up to four bytes of UTF-8, and all but the first begin with the bits
+/// 10. The expression uses that, so that every text has exactly one number of characters and the
+/// automaton stays small.
 fn prefix(operator: &Operator, length: u16) -> String {
     let one = operator.character();
     let kept = one.strip_suffix("|%[0-9A-Fa-f]{2})").unwrap_or(one);
@@ -191,7 +192,7 @@ impl<'a> Variable<'a> {
     }
 }
 
-/// 1 to 9999, without leading zeros.
+/// Parses a prefix length: 1 to 9999, without leading zeros.
 fn prefix_length(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let is_sound = digits && (1..=4).contains(&text.len()) && !text.starts_with('0');
@@ -210,50 +211,50 @@ fn is_name(part: &str) -> bool {
     }
 }
 
-/// Whether a text is a template: it has expressions, and all of them are right. Anything
-/// else means itself.
-pub(super) fn is_one(text: &str) -> bool {
+/// Whether a text is a template: it has expressions, and all of them are well-formed. Any other
+/// text is a literal topic.
+pub(super) fn is_template(text: &str) -> bool {
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
-        let Some((_, _, behind)) = expression(&rest[at..]) else { return false };
-        rest = behind;
+        let Some((_, _, after)) = expression(&rest[at..]) else { return false };
+        rest = after;
     }
     text.contains('{')
 }
 
-/// The expression that a text begins with, and the text behind it.
+/// Parses the expression at the start of a text, and returns it with the remaining text.
 fn expression(text: &str) -> Option<(Operator, Vec<Variable<'_>>, &str)> {
-    let (expression, behind) = text.strip_prefix('{')?.split_once('}')?;
+    let (expression, after) = text.strip_prefix('{')?.split_once('}')?;
     let (operator, variables) = Operator::of(expression)?;
     let variables: Option<Vec<_>> = variables.split(',').map(Variable::of).collect();
-    Some((operator, variables?, behind))
+    Some((operator, variables?, after))
 }
 
-/// The regular expression of a template; `None` if it is none.
+/// Returns the regular expression of a template; `None` if the text is not a template.
 ///
-/// Fails if it would be too long.
+/// Fails if an expression has too many variables.
 fn pattern(template: &str) -> Result<Option<String>, MatcherError> {
     let mut pattern = String::from("^");
     let mut rest = template;
     while let Some(at) = rest.find(['{', '}']) {
-        let (literal, behind) = rest.split_at(at);
+        let (literal, after) = rest.split_at(at);
         pattern += &literal_of(literal);
-        let Some((operator, variables, behind)) = expression(behind) else { return Ok(None) };
+        let Some((operator, variables, after)) = expression(after) else { return Ok(None) };
         pattern += &operator.expansion(&variables).ok_or(MatcherError::TooBig)?;
-        rest = behind;
+        rest = after;
     }
     pattern += &literal_of(rest);
     pattern.push('$');
     Ok(Some(pattern))
 }
 
-/// Whether an expansion has this character of the template's own as it stands.
+/// Whether an expansion keeps this literal character of the template unescaped.
 fn is_kept(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-._~:/?#[]@!$&'()*+,;=%".contains(c)
 }
 
-/// Text outside of expressions: an expansion may have escaped what is not allowed in a
-/// URL.
+/// Returns the expression of literal text. It also matches the escaped form of characters that
+/// are not allowed in a URL.
 fn literal_of(text: &str) -> String {
     let mut pattern = String::new();
     for c in text.chars() {
@@ -278,7 +279,7 @@ fn literal_of(text: &str) -> String {
     pattern
 }
 
-/// ASCII that means itself.
+/// Escapes ASCII text for use in a regular expression.
 fn escaped(text: &str) -> String {
     let mut pattern = String::new();
     for byte in text.bytes() {
@@ -291,9 +292,9 @@ fn escaped(text: &str) -> String {
     pattern
 }
 
-/// A byte as regular expressions write it.
+/// Appends a byte as a hexadecimal escape.
 fn hex(byte: u8, pattern: &mut String) {
-    write!(pattern, r"\x{byte:02x}").expect("a String takes what is written to it");
+    write!(pattern, r"\x{byte:02x}").expect("writing to a String cannot fail");
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
-//! Debug builds check that no pattern is matched while a registry is locked: a pattern's
-//! cost is set by the client that sent it, and all other threads wait for that lock.
+//! Debug builds check that no pattern is matched while a registry is locked.
+//!
+//! The client that sends a pattern decides its cost, and all other threads wait for that lock.
 
 #[cfg(debug_assertions)]
 use std::cell::Cell;
 
 #[cfg(debug_assertions)]
 thread_local! {
-    /// How many registries this thread has locked.
+    /// The number of registries that this thread has locked.
     static LOCKED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Says that this thread holds a registry's lock, until it is dropped.
+/// Marks this thread as holding a registry's lock, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Locked(());
 
@@ -42,11 +43,11 @@ mod tests {
 
     #[test]
     #[cfg_attr(debug_assertions, should_panic(expected = "under the registry's lock"))]
-    fn a_pattern_matched_under_the_lock_is_found_out() {
+    fn matching_a_pattern_under_the_lock_panics() {
         let pattern = Matcher::selector("/a/{b}").unwrap();
         assert!(pattern.matches("/a/b"));
         let _locked = Locked::new();
-        assert!(Matcher::exact("/a/b").unwrap().matches("/a/b"), "a name costs nothing");
+        assert!(Matcher::exact("/a/b").unwrap().matches("/a/b"), "an exact topic is allowed");
         let _ = pattern.matches("/a/b");
     }
 }

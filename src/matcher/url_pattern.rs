@@ -1,4 +1,4 @@
-//! URL patterns as the WHATWG has them, without their captured groups.
+//! URL patterns (WHATWG URL Pattern), without captured groups.
 
 use std::cell::OnceCell;
 
@@ -7,7 +7,7 @@ use urlpattern::matcher::{InnerMatcher, Matcher};
 use urlpattern::regexp::RegExp;
 use urlpattern::{RegexSyntax, UrlPatternInit, UrlPatternOptions};
 
-use super::engine::{Engine, Refused};
+use super::engine::{Engine, EngineError};
 use super::{Base, MatcherError};
 
 /// A compiled pattern: protocol, user name, password, host name, port, path, query and
@@ -17,11 +17,11 @@ pub(super) struct UrlPattern {
     base: Base,
 }
 
-/// What one part of a URL has to be. Most patterns leave most parts open.
+/// The condition on one part of a URL. Most patterns allow any text in most parts.
 enum Part {
     Any,
     Text(Box<str>),
-    Like(Box<Matcher<Engine>>),
+    Pattern(Box<Matcher<Engine>>),
 }
 
 impl Part {
@@ -29,16 +29,16 @@ impl Part {
         match self {
             Self::Any => true,
             Self::Text(only) => **only == *text,
-            Self::Like(matcher) => matcher.matches(text).is_some(),
+            Self::Pattern(matcher) => matcher.matches(text).is_some(),
         }
     }
 
-    /// The heap memory it takes, in bytes.
+    /// The heap memory, in bytes.
     fn bytes(&self) -> usize {
         match self {
             Self::Any => 0,
             Self::Text(text) => text.len(),
-            Self::Like(matcher) => {
+            Self::Pattern(matcher) => {
                 let engine = match &matcher.inner {
                     InnerMatcher::RegExp { regexp: Ok(engine) } => engine.bytes(),
                     _ => 0,
@@ -51,14 +51,14 @@ impl Part {
 
 impl UrlPattern {
     pub(super) fn new(text: &str, base: &Base) -> Result<Self, MatcherError> {
-        // Only what is relative has a base: the path of `urn:x` is not below that of the hub.
+        // Only a relative pattern gets the base: `urn:x` must not inherit the hub's path.
         let parse = UrlPatternInit::parse_constructor_string::<Source>;
         let init = match parse(text, None) {
             Err(urlpattern::Error::BaseUrlRequired) => parse(text, Some(base.url().clone())),
             init => init,
         };
         let parse = |init| urlpattern::UrlPattern::parse(init, UrlPatternOptions::default());
-        let pattern = init.and_then(parse).map_err(|error| refused(&error.to_string()))?;
+        let pattern = init.and_then(parse).map_err(|error| invalid(&error.to_string()))?;
         let parts = [
             pattern.protocol,
             pattern.username,
@@ -71,16 +71,17 @@ impl UrlPattern {
         ];
         let parts: Result<Vec<_>, _> =
             parts.into_iter().map(|part| compiled(part.matcher)).collect();
-        let parts: [Part; 8] = parts?.try_into().map_err(|_| refused("it has eight parts"))?;
+        let parts: [Part; 8] =
+            parts?.try_into().map_err(|_| invalid("it must have eight parts"))?;
         Ok(Self { parts, base: base.clone() })
     }
 
-    /// What it is resolved against, if it is relative, and its topics are.
+    /// The URL against which the pattern and its topics are resolved if they are relative.
     pub(super) fn base(&self) -> &Base {
         &self.base
     }
 
-    /// The heap memory it takes, in bytes.
+    /// The heap memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let parts: usize = self.parts.iter().map(Part::bytes).sum();
         parts + self.base.url().as_str().len()
@@ -115,35 +116,39 @@ fn compiled(matcher: Matcher<Source>) -> Result<Part, MatcherError> {
             InnerMatcher::SingleCapture { filter, allow_empty }
         }
         InnerMatcher::RegExp { regexp } => {
-            let source = regexp.map_err(|error| refused(&error.to_string()))?;
+            let source = regexp.map_err(|error| invalid(&error.to_string()))?;
             source.engine();
-            let regexp = source.engine.into_inner().unwrap_or(Err(Refused::Invalid));
+            let regexp = source.engine.into_inner().unwrap_or(Err(EngineError::Invalid));
             let regexp = regexp.map_err(|error| match error {
-                Refused::Invalid => refused("a group is no regular expression, or nests too deep"),
-                Refused::TooBig => MatcherError::TooBig,
+                EngineError::Invalid => {
+                    invalid("a group is not a valid regular expression, or nests too deeply")
+                }
+                EngineError::TooBig => MatcherError::TooBig,
             })?;
             InnerMatcher::RegExp { regexp: Ok(regexp) }
         }
     };
     prefix.shrink_to_fit();
     suffix.shrink_to_fit();
-    Ok(Part::Like(Box::new(Matcher { prefix, suffix, inner, ignore_case })))
+    Ok(Part::Pattern(Box::new(Matcher { prefix, suffix, inner, ignore_case })))
 }
 
-fn refused(detail: &str) -> MatcherError {
+fn invalid(detail: &str) -> MatcherError {
     MatcherError::Pattern { detail: detail.into() }
 }
 
-/// A regular expression that is compiled once, if it is needed: the crate has each of
-/// them twice, and takes the fixed text off the ends of the one that is used.
+/// A regular expression that is compiled when it is first used, and only once.
+///
+/// The crate creates each expression twice, and uses only one of them, without the fixed text at
+/// its ends.
 #[derive(Debug)]
 struct Source {
     text: String,
-    engine: OnceCell<Result<Engine, Refused>>,
+    engine: OnceCell<Result<Engine, EngineError>>,
 }
 
 impl Source {
-    fn engine(&self) -> &Result<Engine, Refused> {
+    fn engine(&self) -> &Result<Engine, EngineError> {
         self.engine.get_or_init(|| Engine::new(&self.text))
     }
 }
@@ -157,7 +162,7 @@ impl RegExp for Source {
         Ok(Self { text: pattern.to_owned(), engine: OnceCell::new() })
     }
 
-    /// The crate matches the six special schemes, to find out what kind of path follows.
+    /// The crate calls this with the six special schemes, to find out the kind of the path.
     fn matches<'a>(&self, text: &'a str) -> Option<Vec<Option<&'a str>>> {
         self.engine().as_ref().ok().filter(|engine| engine.matches(text)).map(|_| Vec::new())
     }

@@ -88,7 +88,7 @@ impl PatternMatches {
             let topic = Topic::new(name);
             for (_, slot, pattern) in pending {
                 // The slot may have belonged to another pattern before.
-                if pattern.is_of(&topic) {
+                if pattern.matches_topic(&topic) {
                     selecting.insert(*slot);
                 } else {
                     selecting.remove(*slot);
@@ -347,7 +347,7 @@ impl Registry {
             for (name, _) in page.into_iter().filter(|(_, indexed)| *indexed) {
                 let topic = Topic::new(&name);
                 let mut selecting = Bits::default();
-                let all = patterns.iter().filter(|(_, pattern)| pattern.is_of(&topic));
+                let all = patterns.iter().filter(|(_, pattern)| pattern.matches_topic(&topic));
                 all.for_each(|(slot, _)| selecting.insert(*slot));
                 if !selecting.is_empty() {
                     found.push((Arc::clone(&name), selecting));

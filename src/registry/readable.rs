@@ -79,7 +79,7 @@ impl Private {
     fn is_selected_by(&self, matchers: &[Matcher]) -> bool {
         self.topics.iter().any(|topic| {
             let topic = Topic::new(topic);
-            matchers.iter().any(|matcher| matcher.is_of(&topic))
+            matchers.iter().any(|matcher| matcher.matches_topic(&topic))
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Templates beside their expansions: those of the RFC, and any others.
+//! Tests of templates with the expansions of RFC 6570 and with random ones.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
@@ -6,13 +6,13 @@ use proptest::prelude::*;
 use super::*;
 
 fn matches(template: &str, topic: &str) -> bool {
-    assert!(is_one(template), "{template}");
+    assert!(is_template(template), "{template}");
     Template::new(template).unwrap().matches(topic)
 }
 
-/// From the RFC, section 3.2, with what its variables hold there.
+/// The examples of RFC 6570 §3.2, with the values of its variables.
 #[test]
-fn the_rfcs_own_expansions_match() {
+fn expansions_of_rfc_6570_match() {
     let table: [(&str, &[&str]); 36] = [
         ("{var}", &["value"]),
         ("{hello}", &["Hello%20World%21"]),
@@ -59,7 +59,7 @@ fn the_rfcs_own_expansions_match() {
 }
 
 #[test]
-fn what_no_variables_could_expand_to_does_not_match() {
+fn impossible_expansion_does_not_match() {
     let table: [(&str, &[&str]); 17] = [
         (
             "/a/{id}",
@@ -91,7 +91,7 @@ fn what_no_variables_could_expand_to_does_not_match() {
 }
 
 #[test]
-fn what_is_wrong_is_no_template_and_what_is_too_big_is_refused() {
+fn malformed_or_too_big_template_is_rejected() {
     for wrong in [
         "a",
         "{",
@@ -116,7 +116,7 @@ fn what_is_wrong_is_no_template_and_what_is_too_big_is_refused() {
         "{%4}",
         "{ü}",
     ] {
-        assert!(!is_one(wrong), "{wrong}");
+        assert!(!is_template(wrong), "{wrong}");
     }
     assert!(Template::new("{a.b,%41_,c:9999}").is_err());
     let many: Vec<String> = (0..20).map(|n| format!("v{n}")).collect();
@@ -156,7 +156,7 @@ const RESERVED: &AsciiSet = &UNRESERVED
     .remove(b';')
     .remove(b'=');
 
-/// The RFC's algorithm (section 3.2.1, appendix A), written down once more.
+/// A second implementation of expansion, by RFC 6570 §3.2.1 and appendix A.
 fn expand(operator: &str, variables: &[(String, Modifier, Value)]) -> String {
     let (first, separator, named, if_empty, set) = match operator {
         "+" => ("", ",", false, "", RESERVED),
@@ -228,9 +228,9 @@ fn any_variable() -> impl Strategy<Value = (String, Modifier, Value)> {
         Just(Modifier::Explode),
         (1..6_u16).prop_map(Modifier::Prefix)
     ];
-    // A prefix is of a text alone.
+    // Only a text can have a prefix modifier.
     ("[a-z_]{1,3}(\\.[a-z])?", modifier, any_value()).prop_filter(
-        "a prefix is of text",
+        "only a text has a prefix",
         |(_, modifier, value)| {
             !matches!(modifier, Modifier::Prefix(_))
                 || matches!(value, Value::Text(_) | Value::Undefined)
@@ -240,7 +240,7 @@ fn any_variable() -> impl Strategy<Value = (String, Modifier, Value)> {
 
 proptest! {
     #[test]
-    fn whatever_a_template_expands_to_it_matches(
+    fn template_matches_all_its_expansions(
         pieces in proptest::collection::vec(
             ("[a-z/?. é]{0,4}", "[+#./;?&]?", proptest::collection::vec(any_variable(), 1..4)),
             1..3,
@@ -260,7 +260,7 @@ proptest! {
             topic += &expand(operator, variables);
         }
         match Template::new(&template) {
-            // Many prefixes in one template are more than it may take.
+            // A template with many prefixes may be too big.
             Err(error) => prop_assert_eq!(error, MatcherError::TooBig),
             Ok(compiled) => {
                 let matches = compiled.matches(&topic);

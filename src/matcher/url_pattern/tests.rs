@@ -1,4 +1,4 @@
-//! URL patterns, by the shapes that the web platform's own tests have.
+//! Tests of URL patterns, with the kinds of pattern in the web platform tests.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn matches(pattern: &str, topic: &str) -> bool {
 }
 
 #[test]
-fn patterns_match_as_the_standard_says() {
+fn patterns_match_as_in_the_standard() {
     let table: [(&str, &[&str], &[&str]); 27] = [
         (
             "/foo/bar",
@@ -88,7 +88,7 @@ fn patterns_match_as_the_standard_says() {
 }
 
 #[test]
-fn a_topic_that_is_no_url_matches_no_pattern() {
+fn topic_that_is_not_a_url_matches_no_pattern() {
     for topic in ["https://", "http://[", "https://example.com:99999/", "https://a b/"] {
         assert!(resolve(topic).is_none(), "{topic}");
         assert!(!matches("*://*/*", topic), "{topic}");
@@ -96,7 +96,7 @@ fn a_topic_that_is_no_url_matches_no_pattern() {
 }
 
 #[test]
-fn what_is_no_pattern_is_refused_with_a_reason() {
+fn malformed_pattern_is_rejected_with_a_reason() {
     for wrong in [
         "/:",
         "/(",
@@ -118,16 +118,16 @@ fn what_is_no_pattern_is_refused_with_a_reason() {
     assert!(matches!(no_pattern, MatcherError::Pattern { .. }), "{no_pattern}");
 }
 
-/// The parser counts below zero there, which must not be a panic.
+/// The crate's parser counts below zero there, which must not panic.
 #[test]
-fn a_bracket_that_closes_nothing_in_a_host_is_no_pattern() {
+fn unbalanced_bracket_in_a_host_is_rejected() {
     for host in ["*.exa]mple", "]", "a]:80", "]["] {
         assert!(new(&format!("https://{host}/a")).is_err(), "{host}");
     }
 }
 
-/// The worst that could be thought of, each as long as it may be.
-fn evil() -> Vec<String> {
+/// Patterns that are built to be slow, each of the greatest allowed length.
+fn hostile() -> Vec<String> {
     let fill = |begin: &str, part: &str, end: &str| {
         let count = (PATTERN_MAX - begin.len() - end.len()) / part.len();
         format!("{begin}{}{end}", part.repeat(count))
@@ -141,7 +141,7 @@ fn evil() -> Vec<String> {
             }
             pattern += &next;
         }
-        unreachable!("each part is longer than nothing")
+        unreachable!("every part makes the pattern longer")
     };
     vec![
         "/((?:a{1000}){1000})".into(),
@@ -171,11 +171,11 @@ fn evil() -> Vec<String> {
 
 #[test]
 fn no_pattern_is_slow_to_compile_or_to_match() {
-    // Far above what it takes, far below what an attack would want.
+    // Far above the usual time, and far below the time that would help an attack.
     let bound = Duration::from_millis(if cfg!(debug_assertions) { 1_500 } else { 150 });
     let long = |part: &str| format!("/{}", part.repeat((PATTERN_MAX - 2) / part.len()));
     let topics = [long("a"), long("ab"), long("\u{e9}"), long("a/"), long("x.")];
-    for pattern in evil() {
+    for pattern in hostile() {
         let started = Instant::now();
         let compiled = new(&pattern);
         let took = started.elapsed();
