@@ -81,7 +81,7 @@ impl Drop for Tracked<'_> {
     }
 }
 
-/// The stream was cut because `?for=` cuts new streams at the moment.
+/// The error of a stream that was cut because `?for=` cuts all new streams.
 #[derive(Debug)]
 pub(super) struct CutOff;
 

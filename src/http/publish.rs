@@ -32,7 +32,7 @@ pub(super) struct Batch {
 
 /// Reads the body according to its content type.
 ///
-/// Fails if the body or an event is malformed or too long. Then none of its events counts.
+/// Fails if the body or any of its events is malformed or too long.
 pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, HttpError> {
     let limits = exchange.server.config.limits;
     let kind = content_type(&exchange.request);

@@ -40,7 +40,7 @@ pub(super) fn demo(
 ) -> Result<Reply, HttpError> {
     let last_event_id = last_event_id(&exchange.request)?.unwrap_or_default().into_bytes();
     if demo.is_over(&last_event_id) {
-        // 204 is the only status that stops a browser from reconnecting (WHATWG HTML §9.2.3).
+        // 204 tells a browser not to reconnect (WHATWG HTML §9.2).
         return Ok(Reply::Answer(super::answer::Answer::new(204)));
     }
     let permit = admit(exchange)?;

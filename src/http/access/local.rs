@@ -1,9 +1,9 @@
 //! Decides whether a request is local. Only a local request may publish without a token.
 //!
-//! [`Locality::of`] decides it once for each request, from everything that shows the request's
-//! origin: the accepted socket, the Host, the page that sent it (`Origin`, `Sec-Fetch-Site`,
-//! `Referer`), the forwarding headers and the HTTP version. Routes use the result and do not
-//! read these again.
+//! [`Locality::of`] decides it once for each request, from everything that shows where the
+//! request comes from: the accepted socket, the Host, the page that sent it (`Origin`,
+//! `Sec-Fetch-Site`, `Referer`), the forwarding headers and the HTTP version. Routes use the
+//! result and do not read these again.
 //!
 //! Any page in the user's browser can reach a server on loopback. A page whose name resolves to
 //! 127.0.0.1 (DNS rebinding) still sends its own name as the Host. Other pages are recognised by
@@ -131,8 +131,8 @@ fn foreign_page(request: &Request, config: &Config) -> Option<Locality> {
     is_foreign.then_some(Locality::ForeignPage)
 }
 
-/// Whether an origin is not the one that the request was sent to. `null` is the origin of a page
-/// that has none to show.
+/// Whether an origin differs from the one that the request was sent to. Browsers send `null` for
+/// a page without an origin.
 pub(super) fn is_foreign(request: &Request, origin: &str) -> bool {
     let ours = || {
         let (scheme, authority) = origin.split_once("://")?;
@@ -147,7 +147,7 @@ pub(super) fn is_foreign(request: &Request, origin: &str) -> bool {
     ours() != Some(true)
 }
 
-/// The origin of an http URL, without what follows its authority.
+/// Returns the origin of an HTTP URL: its scheme and authority.
 pub(super) fn origin_of(url: &str) -> Option<&str> {
     let start = url.find("://")? + 3;
     let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |end| start + end);

@@ -1,7 +1,7 @@
 //! Access control: which requests may read and publish.
 //!
 //! [`ReadAccess`] and [`PublishAccess`] are computed once from the request's token, and
-//! [`Locality`] once from the request's origin. Every route checks one of them.
+//! [`Locality`] once from the connection and the headers. Every route checks one of them.
 
 mod challenge;
 mod credentials;

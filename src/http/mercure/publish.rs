@@ -93,7 +93,7 @@ impl Form {
             check_event_name(&kind)?;
             event = event.with_name(kind)?;
         }
-        // A client-supplied id in the server's own format could not be told from a server's id,
+        // A client-supplied id in the server's own format could not be distinguished from a server's id,
         // so it is ignored.
         if let Some(id) = id.filter(|id| id.parse::<EventId>().is_err()) {
             check_id(&id)?;
