@@ -1,8 +1,8 @@
 //! The permissions of a request, computed once from its token.
 //!
 //! A token is static or a JWT. A static token grants everything that its role can do; a JWT
-//! lists what it grants. If the server has no token and no key for a role, every client may
-//! read, and only local requests may publish.
+//! lists what it grants. Without a token or key for reading, every client may read; without one
+//! for publishing, only local requests may publish.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};

@@ -93,8 +93,8 @@ impl Form {
             check_event_name(&kind)?;
             event = event.with_name(kind)?;
         }
-        // A client-supplied id in the server's own format could not be distinguished from a server's id,
-        // so it is ignored.
+        // An id in the server's own format is ignored, because it could not be distinguished from
+        // an id of the server.
         if let Some(id) = id.filter(|id| id.parse::<EventId>().is_err()) {
             check_id(&id)?;
             event = event.with_id(id)?;
