@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use common::{Answer, PATIENCE, Process, TestClient, TestServer, jwt, wait_until};
+use common::{Answer, TIMEOUT, Process, TestClient, TestServer, jwt, wait_until};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use threadcast::{Config, CorsOrigins, Event, Token};
@@ -488,7 +488,7 @@ fn the_log_says_why_a_token_was_rejected_and_never_the_token() {
         assert!(!answer.body.contains(reason), "the bearer is not told: {answer:?}");
         let name = format!("{client} ");
         // Here are fewer requests than lines that one second may have.
-        wait_until(PATIENCE, "a line is written", || !log.lines(&name).is_empty());
+        wait_until(TIMEOUT, "a line is written", || !log.lines(&name).is_empty());
         let lines = log.lines(&name);
         assert!(lines[0].contains(reason) && lines[0].contains("\"/channels/a\""), "{lines:?}");
         assert!(lines.len() == 1 && lines[0].contains("INFO"), "{lines:?}");
@@ -511,7 +511,7 @@ fn a_flood_of_wrong_tokens_is_a_few_lines_a_second() {
         assert_eq!(client.answer().status, 401);
     }
     let seconds = usize::try_from(began.elapsed().as_secs()).expect("not for ever") + 2;
-    wait_until(PATIENCE, "a line is written", || {
+    wait_until(TIMEOUT, "a line is written", || {
         !log.lines("it differs from the server's token").is_empty()
     });
     let lines = log.lines("it differs from the server's token").len();

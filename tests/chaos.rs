@@ -14,7 +14,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use common::{Decoder, PATIENCE, Received, TestClient, TestServer, say};
+use common::{Decoder, Received, TIMEOUT, TestClient, TestServer, say};
 use fastrand::Rng;
 use socket2::SockRef;
 use threadcast::{Config, Event, EventId, Histories, History, SlowClient};
@@ -290,7 +290,7 @@ impl Client {
     /// One connection, cut after a random number of bytes.
     fn read_some(&mut self, ready: &mut Option<&Barrier>, open: &mut BTreeSet<usize>) {
         let mut socket = TcpStream::connect(self.addr).expect("the server listens");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a positive timeout");
+        socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
         let cursor = self.last_event_id.as_ref();
         let cursor = cursor.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
         let request = format!(

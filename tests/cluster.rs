@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Decoder, PATIENCE, Process, Received, allow_descriptors, say, wait_until};
+use common::{Decoder, Process, Received, TIMEOUT, allow_descriptors, say, wait_until};
 use server::{Redis, free_port};
 use threadcast::EventId;
 
@@ -90,7 +90,7 @@ impl World {
             if last.is_some() && position >= last {
                 return seen;
             }
-            assert!(started.elapsed() < PATIENCE * 3, "stuck at {position:?} of {last:?}");
+            assert!(started.elapsed() < TIMEOUT * 3, "stuck at {position:?} of {last:?}");
             seen.hops += 1;
             let _ = self.stay(position, last, &mut seen); // however it ends, there is a next
         }
@@ -140,7 +140,7 @@ impl World {
 /// The id that an event was given, if it is said to be published.
 fn post(node: SocketAddr, publisher: usize, n: usize) -> io::Result<Option<EventId>> {
     let mut socket = TcpStream::connect(node)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     let data = format!("{publisher} {n}");
     let (channel, length) = (publisher % 4, data.len());
     write!(
@@ -194,14 +194,14 @@ fn who_hops_between_nodes_misses_nothing_whatever_is_killed() {
         let mut expected = 0;
         let mut some_more = || {
             expected = world.acknowledged().max(expected) + EVENTS;
-            wait_until(PATIENCE, "publishing goes on", || world.acknowledged() >= expected);
+            wait_until(TIMEOUT, "publishing goes on", || world.acknowledged() >= expected);
         };
         some_more();
         for killed in 0..2 {
             let refused = world.refused.load(Ordering::Relaxed);
             redis.kill();
             let told = || world.refused.load(Ordering::Relaxed) > refused + PUBLISHERS;
-            wait_until(PATIENCE, "publishers are told", told);
+            wait_until(TIMEOUT, "publishers are told", told);
             redis.again();
             some_more();
             if killed == 0 {
@@ -285,7 +285,7 @@ fn behind_the_proxy_of_the_page_a_client_goes_on_at_another_node() {
     let front = SocketAddr::from(([127, 0, 0, 1], front));
     let publish = |n| {
         let mut id = None;
-        wait_until(PATIENCE, "it is published", || {
+        wait_until(TIMEOUT, "it is published", || {
             id = post(front, 0, n).ok().flatten();
             id.is_some()
         });
@@ -293,7 +293,7 @@ fn behind_the_proxy_of_the_page_a_client_goes_on_at_another_node() {
     };
     let listen = |after: EventId| {
         let mut socket = TcpStream::connect(front).expect("it listens");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        socket.set_read_timeout(Some(TIMEOUT)).expect("a socket");
         let head = format!("Host: localhost\r\nLast-Event-ID: {after}\r\n");
         write!(socket, "GET /channels/c0 HTTP/1.1\r\n{head}\r\n").expect("it reads");
         (socket, Decoder::default())

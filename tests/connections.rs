@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use common::{PATIENCE, Process, TestClient, TestServer, before_the_end, say, wait_until};
+use common::{Process, TIMEOUT, TestClient, TestServer, before_the_end, say, wait_until};
 use threadcast::{Config, Event};
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -240,7 +240,7 @@ fn logged(listen: &str, options: &str, headers: &str) -> String {
         let log = fs::read_to_string(&path).expect("UTF-8");
         log.lines().find(|line| line.contains("ended after")).map(str::to_owned)
     };
-    wait_until(PATIENCE, "the stream's end is logged", || line().is_some());
+    wait_until(TIMEOUT, "the stream's end is logged", || line().is_some());
     let line: serde_json::Value =
         serde_json::from_str(&line().expect("it is there")).expect("JSON");
     fs::remove_file(&path).expect("it was made");

@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, TestClient, TestServer, before_the_end};
+use common::{TIMEOUT, TestClient, TestServer, before_the_end};
 use socket2::{Domain, SockRef, Socket, Type};
 use threadcast::{Config, Delivery, Event, Histories, History, Limits};
 
@@ -40,7 +40,7 @@ fn narrow_stream(server: &TestServer, target: &str) -> TestClient {
     socket.set_recv_buffer_size(8 * 1024).expect("an open socket");
     socket.connect(&server.addr.into()).expect("the server listens");
     let socket = TcpStream::from(socket);
-    socket.set_read_timeout(Some(PATIENCE)).expect("a positive timeout");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
     let client = TestClient { reader: BufReader::with_capacity(512, socket) };
     open(client, target, "1.1")
 }
@@ -200,7 +200,7 @@ fn a_client_that_stops_reading_is_cut_at_its_deadline_and_resumes_exactly() {
         let started = Instant::now();
         let mut last = 0;
         while server.registry.subscribers("a") > others.len() {
-            assert!(started.elapsed() < PATIENCE, "{delivery:?}: it is never given up");
+            assert!(started.elapsed() < TIMEOUT, "{delivery:?}: it is never given up");
             // Enough to fill its socket, then little: there is only time to pass.
             let padding = "x".repeat(if last < 50 { 20_000 } else { 0 });
             last += 1;
@@ -314,7 +314,7 @@ fn thread_of(client: &TestClient) -> String {
         if threads.len() == 1 {
             return threads.pop_first().expect("there is one");
         }
-        assert!(started.elapsed() < PATIENCE, "one thread per client, not {threads:?}");
+        assert!(started.elapsed() < TIMEOUT, "one thread per client, not {threads:?}");
         thread::yield_now();
     }
 }
@@ -390,7 +390,7 @@ fn clients_that_leave_are_counted_no_more() {
             // It is noticed when they are next written to: an event, or a heartbeat.
             let started = Instant::now();
             while server.registry.subscribers("a") > 1 {
-                assert!(started.elapsed() < PATIENCE, "{delivery:?}: they are still counted");
+                assert!(started.elapsed() < TIMEOUT, "{delivery:?}: they are still counted");
                 if published {
                     publish(&server, "a", "1");
                 }

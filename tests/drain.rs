@@ -104,7 +104,7 @@ fn sigterm_under_load_loses_nothing_that_was_acknowledged_to_those_who_are_there
         });
         let readers: Vec<_> =
             streams.into_iter().map(|stream| scope.spawn(|| end_of(stream))).collect();
-        wait_until(common::PATIENCE, "there is load", || {
+        wait_until(common::TIMEOUT, "there is load", || {
             server.get("/status").json()["events_out"].as_u64() > Some(500)
         });
         stop.store(true, Ordering::Release);
@@ -129,7 +129,7 @@ fn a_second_signal_stops_at_once() {
     let mut server = Process::with("--drain 1h");
     let streams: Vec<_> = (0..4).map(|_| server.stream("/channels/a")).collect();
     server.signal("TERM");
-    wait_until(common::PATIENCE, "it drains", || server.get("/readyz").status == 503);
+    wait_until(common::TIMEOUT, "it drains", || server.get("/readyz").status == 503);
     let told = Instant::now();
     server.signal("INT");
     assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
@@ -239,7 +239,7 @@ impl Drop for StopOnDrop<'_> {
 fn systemd_is_told_when_it_is_ready_that_it_is_well_and_that_it_stops() {
     let path = std::env::temp_dir().join(format!("threadcast-notify-{}", std::process::id()));
     let socket = UnixDatagram::bind(&path).expect("a socket of our own");
-    socket.set_read_timeout(Some(common::PATIENCE)).expect("a positive timeout");
+    socket.set_read_timeout(Some(common::TIMEOUT)).expect("a positive timeout");
     let next = || {
         let mut word = [0; 256];
         let length = socket.recv(&mut word).expect("a word in time");
@@ -273,7 +273,7 @@ fn clients_beyond_a_full_backlog_are_served_when_their_turn_comes() {
     let addr = server.addr;
     thread::scope(|scope| {
         let asking: Vec<_> = (0..12).map(|_| scope.spawn(move || ask(addr))).collect();
-        wait_until(common::PATIENCE, "the backlog is full", || {
+        wait_until(common::TIMEOUT, "the backlog is full", || {
             let sockets = std::fs::read_to_string("/proc/net/tcp").expect("this is Linux");
             let port = format!(":{:04X} ", addr.port());
             // State 02: a SYN that nobody has answered.

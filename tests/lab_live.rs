@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use common::{PATIENCE, Process, TestClient, TestServer, wait_until};
+use common::{TIMEOUT, Process, TestClient, TestServer, wait_until};
 use serde_json::Value;
 use threadcast::lab::procfs;
 use threadcast::{Config, Delivery, Event, Histories, History, Limits, Registry};
@@ -60,7 +60,7 @@ fn changing_the_delivery_mode_loses_and_repeats_nothing() {
             lab: true,
             delivery: begins_with,
             history: Histories::default().with("*", large),
-            limits: Limits { write_deadline: 6 * PATIENCE, ..Limits::default() },
+            limits: Limits { write_deadline: 6 * TIMEOUT, ..Limits::default() },
             ..Config::default()
         });
         let open = || server.stream("/channels/x?since=all");
@@ -102,10 +102,10 @@ fn changing_the_delivery_mode_loses_and_repeats_nothing() {
 /// Nothing is published, so that only the disconnect itself can be noticed.
 #[test]
 fn disconnects_are_noticed_after_a_change_of_the_delivery() {
-    let limits = Limits { heartbeat: 10 * PATIENCE, ..Limits::default() };
+    let limits = Limits { heartbeat: 10 * TIMEOUT, ..Limits::default() };
     let server = TestServer::with(Config { lab: true, limits, ..Config::default() });
     let clients = |many: usize| {
-        wait_until(PATIENCE, "the count is right", || {
+        wait_until(TIMEOUT, "the count is right", || {
             server.get("/status").json()["clients"] == many
         });
     };
@@ -127,14 +127,14 @@ fn load_clients_are_a_process_that_ends_with_the_server() {
     assert_eq!(all().len(), 1);
     assert_eq!(post(&server, "/lab/clients?count=200&rate=20")["opening"], 200);
     let open = |many: usize| {
-        wait_until(PATIENCE, "that many are open", || {
+        wait_until(TIMEOUT, "that many are open", || {
             let status = status(&server);
             status["clients"] == many && status["lab"]["clients"] == many
         });
     };
     open(200);
     assert_eq!(all().len(), 2);
-    wait_until(PATIENCE, "they receive events", || {
+    wait_until(TIMEOUT, "they receive events", || {
         let status = status(&server);
         status["events_out"].as_u64() > Some(2_000) && status["lab"]["late_ms"]["half"].is_f64()
     });
@@ -145,29 +145,29 @@ fn load_clients_are_a_process_that_ends_with_the_server() {
     open(120);
     // After they are cut, the next request opens them again.
     post(&server, "/lab/drop?for=1ms");
-    wait_until(PATIENCE, "they are cut", || status(&server)["clients"] == 0);
+    wait_until(TIMEOUT, "they are cut", || status(&server)["clients"] == 0);
     post(&server, "/lab/clients?count=60");
     open(60);
     post(&server, "/lab/clients?count=0");
-    wait_until(PATIENCE, "the process has ended", || all().len() == 1);
-    wait_until(PATIENCE, "their disconnects are noticed", || status(&server)["clients"] == 0);
+    wait_until(TIMEOUT, "the process has ended", || all().len() == 1);
+    wait_until(TIMEOUT, "their disconnects are noticed", || status(&server)["clients"] == 0);
 
     post(&server, "/lab/clients?count=5");
-    wait_until(PATIENCE, "the process is there", || all().len() == 2);
+    wait_until(TIMEOUT, "the process is there", || all().len() == 2);
     let of_the_clients = all()[1];
     drop(server); // by SIGKILL: it cannot notify the process
-    wait_until(PATIENCE, "the process has ended", || procfs::usage(&[of_the_clients]).is_err());
+    wait_until(TIMEOUT, "the process has ended", || procfs::usage(&[of_the_clients]).is_err());
 }
 
 #[test]
 fn a_stopped_server_leaves_no_load_clients() {
     let mut server = Process::with("--lab --drain 2s");
     post(&server, "/lab/clients?count=20");
-    wait_until(PATIENCE, "they are open", || status(&server)["clients"] == 20);
+    wait_until(TIMEOUT, "they are open", || status(&server)["clients"] == 20);
     let of_the_clients = procfs::tree(server.child.id()).expect("there is /proc")[1];
     server.signal("TERM");
     assert!(server.child.wait().expect("it ends").success());
-    wait_until(PATIENCE, "the process has ended", || procfs::usage(&[of_the_clients]).is_err());
+    wait_until(TIMEOUT, "the process has ended", || procfs::usage(&[of_the_clients]).is_err());
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn too_many_load_clients_are_limited_and_reported() {
         (&answer["asked"], &answer["opening"], &answer["most"]),
         (&1000.into(), &28.into(), &28.into())
     );
-    wait_until(PATIENCE, "as many as admitted are open", || {
+    wait_until(TIMEOUT, "as many as admitted are open", || {
         status(&server)["lab"]["clients"] == 28
     });
     let status = status(&server);
@@ -199,14 +199,14 @@ fn a_stuck_client_blocks_its_own_thread_until_the_deadline() {
             name.is_some_and(|name| name.starts_with("sse-"))
                 && waits.is_some_and(|waits| waits.contains("poll") && !waits.contains("epoll"))
         };
-        wait_until(PATIENCE, "a thread waits for room", || {
+        wait_until(TIMEOUT, "a thread waits for room", || {
             let status = status(&server);
             // Some kernels do not report what a thread waits for.
             let all = status["thread_groups"].as_array().expect("a list");
             all.iter().any(waits_for_room) || all.iter().all(|group| group["waits_for"] == "")
         });
         assert_eq!(status(&server)["lab"]["stuck"], 1);
-        wait_until(PATIENCE, "it is disconnected", || {
+        wait_until(TIMEOUT, "it is disconnected", || {
             let lab = &status(&server)["lab"];
             lab["given_up"] == turn + 1 && lab["stuck"] == 0
         });
@@ -217,7 +217,7 @@ fn a_stuck_client_blocks_its_own_thread_until_the_deadline() {
 fn the_status_has_every_thread_in_a_group() {
     let server = Process::with("--lab");
     let _streams: Vec<_> = (0..20).map(|_| server.stream("/channels/x")).collect();
-    wait_until(PATIENCE, "the twenty are one group", || {
+    wait_until(TIMEOUT, "the twenty are one group", || {
         let status = status(&server);
         let groups = status["thread_groups"].as_array().expect("a list");
         let sum: u64 = groups.iter().filter_map(|group| group["threads"].as_u64()).sum();
@@ -243,7 +243,7 @@ fn status_is_not_collected_without_subscribers() {
     let third = status_cpu();
     assert!(third - second < 4.0 * one, "{first} {second} {third}");
     let _listener = server.stream("/status/stream");
-    wait_until(PATIENCE, "with a subscriber it is collected", || status_cpu() - third > 4.0 * one);
+    wait_until(TIMEOUT, "with a subscriber it is collected", || status_cpu() - third > 4.0 * one);
     ticks(1);
     assert!(one > 0.0);
 }

@@ -65,7 +65,7 @@ fn one_too_many_is_told_to_come_back_in_a_way_that_it_survives() {
     assert_eq!(server.post("/channels/a", "", "still here").status, 200);
     // Whoever leaves makes room.
     drop(first);
-    wait_until(common::PATIENCE, "there is room again", || {
+    wait_until(common::TIMEOUT, "there is room again", || {
         server.get("/status").json()["clients"] == 1
     });
     let mut third = Stream::of(&server, "/channels/a", "");
@@ -150,7 +150,7 @@ fn the_metrics_count_what_has_happened_and_promtool_has_no_complaint() {
     get(&server, "/channels/a", BROWSER);
     drop(stream);
     let metrics = || server.get("/metrics").body;
-    wait_until(common::PATIENCE, "the stream has ended", || {
+    wait_until(common::TIMEOUT, "the stream has ended", || {
         metrics().contains("threadcast_stream_ends_total{reason=\"left\"} 1\n")
     });
     let text = metrics();

@@ -6,7 +6,7 @@ mod common;
 use std::io::{BufRead, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use common::{Answer, PATIENCE, Process, TestClient, allow_descriptors, wait_until};
+use common::{Answer, Process, TIMEOUT, TestClient, allow_descriptors, wait_until};
 
 #[test]
 fn a_header_line_that_never_ends_is_cut_off_and_memory_stays_flat() {
@@ -54,7 +54,7 @@ fn a_hundred_clients_that_leave_are_gone_with_their_threads_and_descriptors() {
         assert_eq!((threads, descriptors), (base.0 + 100, base.1 + 100));
         let left = Instant::now();
         drop(clients);
-        wait_until(PATIENCE, "all threads and descriptors are free", || {
+        wait_until(TIMEOUT, "all threads and descriptors are free", || {
             server.threads_and_descriptors() == base
         });
         left.elapsed()
@@ -103,7 +103,7 @@ fn with_200_descriptors_and_300_clients_most_are_served_and_stay_served() {
     assert!(cpu < Duration::from_secs(1), "{cpu:?} of CPU");
 
     drop(lucky);
-    wait_until(PATIENCE, "new clients are served after the others have left", || {
+    wait_until(TIMEOUT, "new clients are served after the others have left", || {
         let mut client = server.connect();
         let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let mut answer = Vec::new();
@@ -112,7 +112,7 @@ fn with_200_descriptors_and_300_clients_most_are_served_and_stay_served() {
         let _ = client.reader.read_to_end(&mut answer);
         answer.starts_with(b"HTTP/1.1 200 ")
     });
-    wait_until(PATIENCE, "all their descriptors are free", || server.count("fd") < 20);
+    wait_until(TIMEOUT, "all their descriptors are free", || server.count("fd") < 20);
     let again: Vec<_> = (0..150).map(|_| server.stream("/events")).collect();
     assert_eq!(again.len(), 150);
 }
@@ -133,7 +133,7 @@ fn newcomers_are_served_while_every_place_is_taken() {
     assert!(clients[0].is_closed(), "the oldest was closed");
     let full = server.count("fd");
     clients.drain(..75);
-    wait_until(PATIENCE, "descriptors are free", || server.count("fd") < full - 10);
+    wait_until(TIMEOUT, "descriptors are free", || server.count("fd") < full - 10);
     assert_eq!(answer(&mut server.connect(), "/healthz").status, 200);
 }
 

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{PATIENCE, Process, say};
+use common::{Process, TIMEOUT, say};
 
 const UNITS: [&str; 2] = ["threadcast.socket", "threadcast.service"];
 
@@ -202,7 +202,7 @@ fn serve_as_the_unit_does(folder: &Path) {
     }
     let notified = folder.join("notify");
     let notifications = UnixDatagram::bind(&notified).expect("a socket of our own");
-    notifications.set_read_timeout(Some(PATIENCE)).expect("a positive timeout");
+    notifications.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
     fs::set_permissions(&notified, fs::Permissions::from_mode(0o666)).expect("ours");
     let next = || {
         let mut word = [0; 256];

@@ -14,7 +14,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Decoder, PATIENCE, Received, TestServer, say, wait_until};
+use common::{Decoder, Received, TIMEOUT, TestServer, say, wait_until};
 use threadcast::{Config, Event, Limits, Token};
 
 const TOKEN: &str = "s3cret";
@@ -196,7 +196,7 @@ fn make_certificate(dir: &Path) {
 
 impl Running {
     fn wait_until_it_listens(&mut self, name: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.front).is_err() {
             let ended = self.process.try_wait().expect("our own child");
             if ended.is_some() || Instant::now() > deadline {
@@ -206,7 +206,7 @@ impl Running {
             thread::park_timeout(LOOK_EVERY);
         }
         // Caddy listens before it has made its certificate.
-        wait_until(PATIENCE, "the proxy answers", || {
+        wait_until(TIMEOUT, "the proxy answers", || {
             let answer = self.curl("--http1.1", "/healthz").stdout(Stdio::null()).status();
             answer.expect("curl is here").success()
         });
@@ -347,7 +347,7 @@ fn check(proxy: &Proxy, site: &str, scheme: &'static str) {
         assert!(median < AT_ONCE, "{by} holds events back: {times:?}");
 
         drop(stream);
-        wait_until(PATIENCE, "the client's leaving is seen", || {
+        wait_until(TIMEOUT, "the client's leaving is seen", || {
             server.registry.subscribers("news") == 0
         });
 

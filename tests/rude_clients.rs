@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, TestClient, TestServer};
+use common::{TIMEOUT, TestClient, TestServer};
 use socket2::SockRef;
 use threadcast::{Config, Event, Limits};
 
@@ -34,7 +34,7 @@ fn drip(client: &mut TestClient, bytes: &str) -> Duration {
     let socket = client.socket();
     socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a positive timeout");
     for byte in bytes.bytes().cycle() {
-        assert!(started.elapsed() < PATIENCE, "the server never lost its patience");
+        assert!(started.elapsed() < TIMEOUT, "the server never lost its patience");
         match socket.peek(&mut [0]) {
             Ok(_) => break,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
@@ -44,7 +44,7 @@ fn drip(client: &mut TestClient, bytes: &str) -> Duration {
             break; // closed between the look and the byte
         }
     }
-    socket.set_read_timeout(Some(PATIENCE)).expect("a positive timeout");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
     started.elapsed()
 }
 
@@ -153,7 +153,7 @@ fn a_client_that_stops_reading_is_given_up_and_another_reads_on_undisturbed() {
         if published.subscribers == 1 {
             break;
         }
-        assert!(started.elapsed() < PATIENCE, "the stuck client is never given up");
+        assert!(started.elapsed() < TIMEOUT, "the stuck client is never given up");
     }
     // What it was sent is still there, but not the last chunk: it was cut off.
     let mut sent = Vec::new();
@@ -196,7 +196,7 @@ fn one_that_stays_misses_nothing_while_300_come_and_go() {
         });
         let started = Instant::now();
         while !gone.load(Ordering::Acquire) || published < 1_000 {
-            assert!(started.elapsed() < PATIENCE, "300 clients take no longer than this");
+            assert!(started.elapsed() < TIMEOUT, "300 clients take no longer than this");
             // Fewer at a time than the history keeps: whatever is missing was lost.
             for _ in 0..50 {
                 server.registry.publish("a", &Event::new(published.to_string())).expect("a name");
@@ -216,7 +216,7 @@ fn one_that_stays_misses_nothing_while_300_come_and_go() {
     // A client that has left is counted until its thread has tried to write to it.
     let started = Instant::now();
     while server.registry.publish("a", &Event::new("?")).expect("a name").subscribers > 1 {
-        assert!(started.elapsed() < PATIENCE, "those who left are still counted");
+        assert!(started.elapsed() < TIMEOUT, "those who left are still counted");
         thread::yield_now();
     }
 }

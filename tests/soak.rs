@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Process, TestClient, allow_descriptors, say, wait_until};
+use common::{Process, TIMEOUT, TestClient, allow_descriptors, say, wait_until};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
@@ -193,7 +193,7 @@ fn after_half_an_hour_of_coming_and_going_everything_is_as_it_was() {
         let all_leave = |crowd: &mut Crowd| {
             crowd.clients.clear();
             // The publisher stays, and is counted.
-            wait_until(PATIENCE, "all their threads are gone", || server.count("task") <= 8);
+            wait_until(TIMEOUT, "all their threads are gone", || server.count("task") <= 8);
             let (threads, descriptors) = server.threads_and_descriptors();
             (threads, descriptors, server.resident_kib())
         };

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use common::jwt::{
     self, AUDIENCE, DETAIL, ISSUER, SECRET, base64, bearer, current, in_seconds, older, signed,
 };
-use common::{PATIENCE, Process, TestClient, say, wait_until};
+use common::{Process, TIMEOUT, TestClient, say, wait_until};
 use flate2::Compression;
 use flate2::read::GzEncoder;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -739,7 +739,7 @@ fn mercure_fits_the_stack() {
         it.get(&format!("{HUB}/subscriptions/exact/m1/urn%3Auuid%3Ax"), &all, 404);
         it.get("/.well-known/oauth-protected-resource/.well-known/mercure", "", 200);
         drop(streams);
-        wait_until(PATIENCE, "the subscriptions have ended", || {
+        wait_until(TIMEOUT, "the subscriptions have ended", || {
             let list = it.process.request(&format!(
                 "GET {HUB}/subscriptions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{all}\r\n"
             ));

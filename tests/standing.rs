@@ -12,7 +12,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use common::{
-    PATIENCE, Process, Stream, TestClient, TestServer, allow_descriptors, say, wait_until,
+    Process, Stream, TIMEOUT, TestClient, TestServer, allow_descriptors, say, wait_until,
 };
 use serde_json::Value;
 use threadcast::{Config, Event, Limits};
@@ -46,7 +46,7 @@ fn fill(server: &Process, others: usize, most: usize) -> Vec<TcpStream> {
         let socket = TcpStream::connect(server.addr).expect("it listens");
         let before = held.len();
         held.push(socket);
-        wait_until(PATIENCE, "it is taken or refused", || {
+        wait_until(TIMEOUT, "it is taken or refused", || {
             // Whoever is refused is reset or closed before anything was asked.
             held.retain(is_open);
             held.len() == before || server.count("task") >= base_threads() + others + held.len()
@@ -133,7 +133,7 @@ fn in_a_cgroup_with_200_threads_the_doctor_is_right() {
     assert_within_5_percent(said, held.len());
     // Those who were taken are still there, and pages are answered once one leaves.
     drop(held);
-    wait_until(PATIENCE, "it serves again", || server.count("task") <= base_threads());
+    wait_until(TIMEOUT, "it serves again", || server.count("task") <= base_threads());
     assert_eq!(server.get("/healthz").status, 200);
 }
 
@@ -177,7 +177,7 @@ fn a_thread_that_cannot_be_spawned_costs_one_client_and_no_other() {
     }
     limit(60);
     drop(held);
-    wait_until(PATIENCE, "the threads are free", || server.count("task") <= base_threads() + 20);
+    wait_until(TIMEOUT, "the threads are free", || server.count("task") <= base_threads() + 20);
     let body = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx";
     assert_eq!(server.request(body).status, 200);
     for stream in &mut streams {
@@ -202,7 +202,7 @@ fn every_client_may_be_stuck_at_once() {
         let asked = Instant::now();
         let id = server.registry.publish("a", &event).expect("a name").id;
         slowest = slowest.max(asked.elapsed());
-        assert!(started.elapsed() < PATIENCE, "they are never given up");
+        assert!(started.elapsed() < TIMEOUT, "they are never given up");
         if id.n.is_multiple_of(50) {
             // Whoever can read is served meanwhile.
             let mut reads = Stream::of(&server, "/channels/b", "");
@@ -222,7 +222,7 @@ fn pages_are_answered_beside_2_000_clients_that_send_a_byte_now_and_then() {
     for client in &mut slow {
         client.send("GET / HTTP/1.1\r\nHost: local");
     }
-    wait_until(PATIENCE, "all have a thread", || server.count("task") >= 2_000);
+    wait_until(TIMEOUT, "all have a thread", || server.count("task") >= 2_000);
     let mut took: Vec<Duration> = (0..100)
         .map(|n| {
             for client in slow.iter_mut().skip(n * 20).take(20) {
@@ -276,7 +276,7 @@ fn a_thread_that_panics_ends_its_own_stream_and_no_other() {
         // Its name, its subscription and its place went with it.
         assert_eq!(staying.event().name.as_deref(), Some("userconnect"));
         assert_eq!(staying.event().name.as_deref(), Some("userdisconnect"));
-        wait_until(PATIENCE, "its place is free", || server.get("/status").json()["clients"] == 1);
+        wait_until(TIMEOUT, "its place is free", || server.get("/status").json()["clients"] == 1);
     }
     server.registry.publish("panics", &Event::new("on it goes")).expect("a name");
     assert_eq!(staying.event().data(), "on it goes");
@@ -358,7 +358,7 @@ fn what_a_client_sends_cannot_forge_a_line_of_the_log() {
         rude.send(&format!("POST /send-data HTTP/1.1\r\n{headers}\r\n\r\n{body}"));
         rude.answer();
         server.request(&format!("POST /send-data HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"));
-        wait_until(PATIENCE, "the end of the stream is logged", || {
+        wait_until(TIMEOUT, "the end of the stream is logged", || {
             fs::read_to_string(&log).expect("UTF-8").contains("ended after")
         });
         let text = fs::read_to_string(&log).expect("UTF-8");

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Process, allow_descriptors, say};
+use common::{Process, TIMEOUT, allow_descriptors, say};
 
 /// In how long all clients of a storm are served: their number over what comes back in a
 /// second, the least wait, and a machine that does nothing else.
@@ -69,7 +69,7 @@ fn come_in(addr: SocketAddr, since: Instant) -> (TcpStream, Duration, u32) {
     let mut refused = 0;
     loop {
         let opened = TcpStream::connect(addr).and_then(|mut socket| {
-            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.set_read_timeout(Some(TIMEOUT))?;
             socket.write_all(
                 b"GET /channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n",
             )?;

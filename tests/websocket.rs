@@ -6,7 +6,7 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{Answer, PATIENCE, TestClient, TestServer};
+use common::{Answer, TIMEOUT, TestClient, TestServer};
 use threadcast::{Config, Limits};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -17,7 +17,7 @@ type Client = WebSocket<TcpStream>;
 /// An open WebSocket that has been welcomed.
 fn open(server: &TestServer, path: &str) -> Client {
     let socket = TcpStream::connect(server.addr).expect("the server listens");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a positive timeout");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
     let url = format!("ws://{}{path}", server.addr);
     let (mut client, answer) = tungstenite::client(url, socket).expect("it is upgraded");
     assert_eq!(answer.status(), 101);
@@ -26,7 +26,7 @@ fn open(server: &TestServer, path: &str) -> Client {
 }
 
 fn read(client: &mut Client) -> Message {
-    client.read().expect("a message within PATIENCE")
+    client.read().expect("a message within TIMEOUT")
 }
 
 fn send(client: &mut Client, message: Message) {
@@ -122,7 +122,7 @@ fn a_client_that_answers_no_ping_is_let_go() {
     let head = client.head();
     assert_eq!(head.status, 101, "{head:?}");
     let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut client.reader, &mut bytes).expect("an end within PATIENCE");
+    std::io::Read::read_to_end(&mut client.reader, &mut bytes).expect("an end within TIMEOUT");
     assert!(bytes.windows(2).any(|pair| pair == [0x89, 0]), "a ping came first: {bytes:?}");
 }
 
@@ -221,7 +221,7 @@ fn raw(server: &TestServer) -> TestClient {
 /// The next frame of the server: its first byte, and its payload.
 fn frame(client: &mut TestClient) -> (u8, Vec<u8>) {
     let mut head = [0; 2];
-    client.reader.read_exact(&mut head).expect("a frame within PATIENCE");
+    client.reader.read_exact(&mut head).expect("a frame within TIMEOUT");
     assert!(head[1] < 126, "short, and not masked: {head:?}");
     let mut payload = vec![0; head[1].into()];
     client.reader.read_exact(&mut payload).expect("a whole frame");

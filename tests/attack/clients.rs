@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::common::{Decoder, PATIENCE, TestClient};
+use crate::common::{Decoder, TIMEOUT, TestClient};
 
 struct Client {
     socket: TcpStream,
@@ -31,7 +31,7 @@ impl Clients {
             let mut socket = opened.socket().try_clone().expect("there are descriptors");
             socket.write_all(request.as_bytes()).expect("the server reads");
             let mut first = [0; 1];
-            socket.read_exact(&mut first).expect("an answer within PATIENCE");
+            socket.read_exact(&mut first).expect("an answer within TIMEOUT");
             socket.set_nonblocking(true).expect("a TCP socket");
             let mut socket = TcpStream::from_std(socket);
             let token = Token(number);
@@ -63,7 +63,7 @@ impl Clients {
     pub(crate) fn read_until(&mut self, number: u64) {
         let started = Instant::now();
         while self.clients.iter().any(|client| client.last < number) {
-            assert!(started.elapsed() < PATIENCE, "a client still waits for event {number}");
+            assert!(started.elapsed() < TIMEOUT, "a client still waits for event {number}");
             self.read(Duration::from_millis(20));
         }
     }

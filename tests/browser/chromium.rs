@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use headless_chrome::{Browser, LaunchOptions};
 
-use super::{PATIENCE, POLL_EVERY};
+use super::{TIMEOUT, POLL_EVERY};
 use crate::common::say;
 
 /// A browser with its own profile. Dropping it ends the browser and deletes the profile.
@@ -33,7 +33,7 @@ impl Chromium {
             // Chromium's sandbox does not start as root.
             sandbox: fs::metadata("/proc/self").expect("this is Linux").uid() != 0,
             // Long enough that the browser survives a test that does not use it for a while.
-            idle_browser_timeout: PATIENCE * 2,
+            idle_browser_timeout: TIMEOUT * 2,
             user_data_dir: Some(profile.clone()),
             // In addition to headless_chrome's own arguments, which disable background traffic.
             args: quiet.iter().map(OsStr::new).collect(),

@@ -23,7 +23,7 @@ use self::chromium::{Chromium, browser};
 use crate::common::say;
 
 /// The longest wait for a condition: only a failing test waits so long.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The time between two polls of a condition.
 const POLL_EVERY: Duration = Duration::from_millis(20);
@@ -207,7 +207,7 @@ impl Page {
 
     fn tab(browser: Arc<Chromium>) -> Self {
         let tab = browser.driver().new_tab().expect("the browser opens a tab");
-        tab.set_default_timeout(PATIENCE);
+        tab.set_default_timeout(TIMEOUT);
         let page = Self { tab, log: Arc::default(), browser };
         page.watch();
         page
@@ -287,7 +287,7 @@ impl Page {
     /// An expression that throws counts as false: the elements may not exist while the page is loading.
     #[track_caller]
     pub fn wait_until(&self, expression: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let truth = format!("Boolean({expression})");
         while self.try_eval(&truth) != Ok(Value::Bool(true)) {
             if Instant::now() > deadline {

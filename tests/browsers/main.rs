@@ -20,7 +20,7 @@ use serde_json::Value;
 use threadcast::{Config, Event, Histories, History};
 
 /// How long a browser may take on a busy machine: to start, to reconnect, to report.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The streams of the page. A browser opens six connections to an origin; the reports need the others.
 const TABS: [&str; 4] = ["a", "b", "c", "d"];
@@ -175,8 +175,8 @@ impl Session {
 
     /// Waits for the page's next report.
     fn report(&self) -> Value {
-        let report = self.reports.recv_timeout(PATIENCE);
-        let report = report.unwrap_or_else(|_| panic!("{} reports within {PATIENCE:?}", self.name));
+        let report = self.reports.recv_timeout(TIMEOUT);
+        let report = report.unwrap_or_else(|_| panic!("{} reports within {TIMEOUT:?}", self.name));
         assert_eq!(report["closed"], Value::Null, "{} stopped reconnecting: {report}", self.name);
         report
     }
@@ -192,7 +192,7 @@ impl Session {
     }
 
     fn wait_for_streams(&self, count: usize) {
-        wait_until(PATIENCE, "the page's streams are cut or open", || {
+        wait_until(TIMEOUT, "the page's streams are cut or open", || {
             self.server.registry.subscribers("news") == count
         });
     }
@@ -253,7 +253,7 @@ fn check_random_cuts(browser: &Browser) {
     let seed = fastrand::u64(..);
     let mut rng = Rng::with_seed(seed);
     let (mut cuts, mut published) = (0, 0);
-    let deadline = Instant::now() + PATIENCE * 2;
+    let deadline = Instant::now() + TIMEOUT * 2;
     let mut next_cut = Instant::now();
     while cuts < CUTS {
         assert!(Instant::now() < deadline, "only {cuts} cuts; seed {seed}");

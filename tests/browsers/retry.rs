@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::{Browser, CHROMIUM, FIREFOX, PATIENCE};
+use super::{Browser, CHROMIUM, FIREFOX, TIMEOUT};
 use crate::common::say;
 
 /// Far from what browsers wait by themselves: Chromium 3 s, Firefox 5 s.
@@ -29,7 +29,7 @@ fn check(browser: &Browser) {
     thread::spawn(move || serve(&listener, &sender));
     let Some(_running) = browser.open(&format!("http://{addr}/")) else { return };
     let waits: Vec<Duration> =
-        (0..WAITS).map(|_| waits.recv_timeout(PATIENCE).expect("it reconnects")).collect();
+        (0..WAITS).map(|_| waits.recv_timeout(TIMEOUT).expect("it reconnects")).collect();
     say(&format!("{}: retry: {} is applied: {waits:.2?}", browser.name, WAIT.as_millis()));
     assert!(waits.iter().any(|wait| APPLIED.contains(wait)), "{waits:?}");
     assert!(waits.iter().all(|wait| *wait >= APPLIED.start), "{waits:?}");

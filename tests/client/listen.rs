@@ -5,7 +5,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use crate::running::{Outcome, Running, run, said};
 use crate::script::{HOLD, Script, answer, stream};
 use threadcast::client::{Decoder, ListenOptions, Listener};
@@ -167,9 +167,9 @@ fn every_wait_ends_at_once_when_it_is_asked_to_stop() {
         let stop = listener.stopper();
         let ((told, heard), (done, ended)) = (channel(), channel());
         thread::spawn(move || done.send(listener.run(&mut Tell(told), &mut io::sink()).is_ok()));
-        heard.recv_timeout(PATIENCE).expect("an event");
+        heard.recv_timeout(TIMEOUT).expect("an event");
         stop.stop();
-        assert_eq!(ended.recv_timeout(PATIENCE), Ok(true));
+        assert_eq!(ended.recv_timeout(TIMEOUT), Ok(true));
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 
 /// What a program has said, and how it ended; no code if it had to be killed.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Running {
         let (out, err) = (self.out.take(), self.child.stderr.take());
         let (done, ended) = channel::<()>();
         let watch = thread::spawn(move || {
-            let _ = ended.recv_timeout(PATIENCE);
+            let _ = ended.recv_timeout(TIMEOUT);
             let _ = self.child.kill(); // one that has ended is not harmed
             self.child.wait().expect("a child of ours").code()
         });

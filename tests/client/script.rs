@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 
 /// Before a script's answer: the connection stays open after it, until the client
 /// has closed it; or until it has sent the next request.
@@ -75,7 +75,7 @@ impl Script {
 
     /// What was asked, once the script has been played.
     pub(crate) fn requests(self) -> impl Iterator<Item = Request> {
-        std::iter::from_fn(move || self.requests.recv_timeout(PATIENCE).ok())
+        std::iter::from_fn(move || self.requests.recv_timeout(TIMEOUT).ok())
     }
 }
 

@@ -64,7 +64,7 @@ fn assert_got(page: &Page, numbers: std::ops::Range<usize>) {
 /// Waits until the server has this many open streams.
 #[track_caller]
 fn assert_connections(server: &TestServer, count: usize) {
-    let deadline = Instant::now() + common::PATIENCE;
+    let deadline = Instant::now() + common::TIMEOUT;
     while server.registry.subscribers("news") != count {
         assert!(Instant::now() < deadline, "{} streams", server.registry.subscribers("news"));
         std::thread::yield_now();
@@ -108,7 +108,7 @@ fn eight_tabs_share_one_connection_and_lose_nothing() {
         drop(leader);
         while !tabs.iter().any(|tab| tab.eval("client.leading && client.readyState === 1") == true)
         {
-            assert!(closed.elapsed() < common::PATIENCE, "no tab takes the lead");
+            assert!(closed.elapsed() < common::TIMEOUT, "no tab takes the lead");
         }
         takeovers.push(closed.elapsed());
     }

@@ -19,7 +19,7 @@ use crossbeam_channel::Receiver;
 use serde_json::Value;
 
 /// Longer than the longest wait of a library before it comes back, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a stream is watched for messages that should not come. The server of these tests sends
 /// a heartbeat each second.
@@ -165,7 +165,7 @@ impl Listener {
 
     /// Whether the next messages have these data, each once.
     fn gets(&self, expected: &[&str]) -> bool {
-        expected.iter().all(|data| self.next(PATIENCE).is_some_and(|line| line["data"] == *data))
+        expected.iter().all(|data| self.next(TIMEOUT).is_some_and(|line| line["data"] == *data))
     }
 }
 
@@ -235,11 +235,11 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether it holds within [`PATIENCE`]. The other side is another process: this polls.
+/// Whether it holds within [`TIMEOUT`]. The other side is another process: this polls.
 fn within(mut holds: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
     while !holds() {
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > TIMEOUT {
             return false;
         }
         thread::sleep(Duration::from_millis(50));
@@ -254,7 +254,7 @@ fn subscribes(servers: &Servers, library: &str) -> bool {
     }
     session.publish("one");
     session.publish_as("?event=named", "two\nlines");
-    let messages = [session.listener.next(PATIENCE), session.listener.next(PATIENCE)];
+    let messages = [session.listener.next(TIMEOUT), session.listener.next(TIMEOUT)];
     let [Some(one), Some(two)] = messages else { return false };
     one["data"] == "one" && two["event"] == "named" && two["data"] == "two\nlines"
 }
@@ -299,14 +299,14 @@ fn sees_a_gap(servers: &Servers, library: &str) -> bool {
         return false;
     }
     (1..=8).for_each(|number| session.publish(&number.to_string()));
-    let gap = session.listener.next(PATIENCE);
+    let gap = session.listener.next(TIMEOUT);
     gap.is_some_and(|line| line["event"] == "gap") && session.listener.gets(&["6", "7", "8"])
 }
 
 fn stops_on_204(servers: &Servers, library: &str) -> bool {
     let url = format!("http://{}/api/sse", servers.open.addr);
     let listener = servers.listen(library, &url, None);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut lines = std::iter::from_fn(|| listener.lines.recv_deadline(deadline).ok());
     lines.any(|line| line.get("end").is_some())
 }

@@ -17,8 +17,8 @@ mod stream;
 pub use process::{Process, allow_descriptors};
 pub use stream::{Decoder, Received, Stream};
 
-/// Long enough for a busy machine; no test waits for it unless it fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for anything: long enough for a busy machine, and reached only by a failure.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What follows an answer: the next request on its connection is answered too.
 pub const OPEN: bool = true;
@@ -216,7 +216,7 @@ impl TestClient {
 
     /// On a connection that is there already.
     pub fn of(socket: TcpStream) -> Self {
-        socket.set_read_timeout(Some(PATIENCE)).expect("a positive timeout");
+        socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
         Self { reader: BufReader::new(socket) }
     }
 
@@ -319,7 +319,7 @@ impl TestClient {
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.reader.read_line(&mut line).expect("a line within PATIENCE");
+        self.reader.read_line(&mut line).expect("a line within TIMEOUT");
         line.truncate(line.trim_end().len());
         line
     }

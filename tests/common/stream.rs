@@ -136,7 +136,7 @@ impl Stream {
                 event.truncate(event.len() - 1);
                 return Some(event);
             }
-            if self.client.reader.read_line(&mut event).expect("UTF-8 within PATIENCE") == 0 {
+            if self.client.reader.read_line(&mut event).expect("UTF-8 within TIMEOUT") == 0 {
                 assert_eq!(event, "", "no event is cut off");
                 return None;
             }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use threadcast::{Config, Event, StoreAt};
 
 use crate::common::{
-    PATIENCE, Process, Stream, TestClient, TestServer, allow_descriptors, say, wait_until,
+    Process, Stream, TIMEOUT, TestClient, TestServer, allow_descriptors, say, wait_until,
 };
 
 /// What a test publishes: nearly the longest body.
@@ -84,7 +84,7 @@ fn kernel_buffers_of_a_client_that_does_not_read_are_bounded() {
         }
     }
     (0..20).for_each(|_| publish(&server, "a", &"x".repeat(EVENT)));
-    wait_until(PATIENCE, "all that was sent waits in the kernel", || {
+    wait_until(TIMEOUT, "all that was sent waits in the kernel", || {
         queues(server.addr.port()).iter().filter(|(send, _)| *send > 0).count() >= 5
     });
     for (send, receive) in queues(server.addr.port()) {

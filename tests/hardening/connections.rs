@@ -7,9 +7,7 @@ use std::{fs, io};
 
 use threadcast::Config;
 
-use crate::common::{
-    PATIENCE, Process, TestClient, TestServer, allow_descriptors, say, wait_until,
-};
+use crate::common::{Process, TIMEOUT, TestClient, TestServer, allow_descriptors, say, wait_until};
 
 /// Before the reserve was real, a request waited for the end of an attack, 10 s at least.
 const SOON: Duration = Duration::from_secs(5);
@@ -169,7 +167,7 @@ fn an_address_has_so_many_connections_and_no_more() {
         client.send("GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!(client.head().status, 200);
     }
-    wait_until(PATIENCE, "there is room for three more", || {
+    wait_until(TIMEOUT, "there is room for three more", || {
         let again: Vec<_> = (0..3).map(|_| ask(server.addr, "GET / HTTP/1.0\r\n\r\n")).collect();
         again.iter().all(|line| line.as_ref().is_ok_and(|line| line.ends_with(" 200 OK")))
     });
@@ -197,7 +195,7 @@ fn connections_are_in_the_status_and_the_metrics() {
     let server = TestServer::start();
     let _silent: Vec<_> = (0..3).map(|_| server.connect()).collect();
     let _stream = server.stream("/events");
-    wait_until(PATIENCE, "three that are silent and the one that asks", || {
+    wait_until(TIMEOUT, "three that are silent and the one that asks", || {
         server.get("/status").json()["connections"] == 4
     });
     let status = server.get("/status").json();
@@ -230,7 +228,7 @@ impl FewThreads {
 impl Drop for FewThreads {
     fn drop(&mut self) {
         // It can go once its last process has.
-        wait_until(PATIENCE, "the control group is empty", || fs::remove_dir(&self.0).is_ok());
+        wait_until(TIMEOUT, "the control group is empty", || fs::remove_dir(&self.0).is_ok());
     }
 }
 
@@ -251,7 +249,7 @@ fn a_burst_beyond_the_thread_limit_delays_nobody() {
     assert_eq!(answered_of_10(server.addr), 10);
     // Now the system has fewer threads than was computed: none.
     let own_threads = 7;
-    wait_until(PATIENCE, "only its own threads are left", || server.count("task") <= own_threads);
+    wait_until(TIMEOUT, "only its own threads are left", || server.count("task") <= own_threads);
     let limit = format!("{}/pids.max", group.0);
     fs::write(&limit, own_threads.to_string()).expect("our group");
     let began = Instant::now();

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 use socket2::SockRef;
 use threadcast::{Config, Limits};
 
-use super::common::{Answer, PATIENCE, Process, TestClient, TestServer, wait_until};
+use super::common::{Answer, Process, TIMEOUT, TestClient, TestServer, wait_until};
 
 const BIG: u64 = 64 << 20;
 
@@ -110,7 +110,7 @@ fn a_client_that_reads_nothing_is_cut_after_the_deadline() {
     client.send(&request("GET", "/big.bin", ""));
     assert_eq!(client.head().status, 200);
     let port = client.socket().local_addr().expect("a socket").port();
-    wait_until(PATIENCE, "its thread has ended", || !has_thread(&format!("sse-{port}")));
+    wait_until(TIMEOUT, "its thread has ended", || !has_thread(&format!("sse-{port}")));
     let mut rest = Vec::new();
     let _ = client.reader.read_to_end(&mut rest); // cut off or reset: it is not whole
     assert!((rest.len() as u64) < BIG);
@@ -327,5 +327,5 @@ fn a_reset_ends_the_sending_of_a_file() {
     let socket: TcpStream = client.reader.into_inner();
     SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket");
     drop(socket);
-    wait_until(PATIENCE / 4, "its thread has ended", || !has_thread(&format!("sse-{port}")));
+    wait_until(TIMEOUT / 4, "its thread has ended", || !has_thread(&format!("sse-{port}")));
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
-use crate::common::{Answer, PATIENCE, Process, wait_until};
+use crate::common::{Answer, Process, TIMEOUT, wait_until};
 
 /// Streams that end: with the names they have, several times what a pipe and the queue hold.
 const STREAMS: usize = 1_800;
@@ -53,7 +53,7 @@ impl Pipe {
     fn stop_reading(&mut self) {
         self.end = File::open("/dev/null").expect("it is there");
         // A child that another test is starting holds a copy of the end until its program runs.
-        wait_until(PATIENCE, "no process reads", || {
+        wait_until(TIMEOUT, "no process reads", || {
             let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
             open(&self.path, flags, Mode::empty()).is_err_and(|error| error == Errno::NXIO)
         });
@@ -86,8 +86,8 @@ fn an_unread_log_stops_neither_answers_nor_the_drain() {
     let pipe = Pipe::new("unread-log");
     let mut server = Process::shell(&pipe.as_stderr(), "--log-format json --drain 5s");
     end_streams(&server, STREAMS);
-    wait_until(PATIENCE, "lines are dropped", || dropped(&server) > 0);
-    wait_until(PATIENCE, "the streams are gone", || {
+    wait_until(TIMEOUT, "lines are dropped", || dropped(&server) > 0);
+    wait_until(TIMEOUT, "the streams are gone", || {
         server.get("/status").json()["clients"].as_u64() == Some(0)
     });
     assert_eq!(server.get("/readyz").status, 200);
@@ -96,7 +96,7 @@ fn an_unread_log_stops_neither_answers_nor_the_drain() {
     server.signal("TERM");
     let asked = Instant::now();
     assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
-    assert!(asked.elapsed() < PATIENCE, "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < TIMEOUT, "{:?}", asked.elapsed());
 }
 
 #[test]
@@ -104,11 +104,11 @@ fn a_second_signal_exits_though_nobody_reads_the_log() {
     let pipe = Pipe::new("second-signal");
     let mut server = Process::shell(&pipe.as_stderr(), "--log-format json --drain 1h");
     end_streams(&server, STREAMS);
-    wait_until(PATIENCE, "lines are dropped", || dropped(&server) > 0);
+    wait_until(TIMEOUT, "lines are dropped", || dropped(&server) > 0);
     // The first ends at once, the last after half an hour.
     let streams = [(); 3].map(|()| server.stream("/channels/a"));
     server.signal("TERM");
-    wait_until(PATIENCE, "it drains", || server.get("/readyz").status == 503);
+    wait_until(TIMEOUT, "it drains", || server.get("/readyz").status == 503);
     server.signal("TERM");
     assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
     drop(streams);
@@ -119,7 +119,7 @@ fn dropped_log_lines_are_reported_when_the_log_is_read_again() {
     let pipe = Pipe::new("read-again");
     let server = Process::shell(&pipe.as_stderr(), "--log-format json");
     end_streams(&server, STREAMS);
-    wait_until(PATIENCE, "lines are dropped", || dropped(&server) > 0);
+    wait_until(TIMEOUT, "lines are dropped", || dropped(&server) > 0);
     let lines = pipe.lines_until("log lines dropped: the log's reader was too slow");
     let objects = lines.iter().map(|line| serde_json::from_str::<serde_json::Value>(line));
     assert!(objects.clone().all(|object| object.is_ok()), "no line is torn");
@@ -143,12 +143,12 @@ fn lines_at_start() -> u64 {
 fn assert_dropped_for_each_stream(server: &Process, each: u64, before: u64) {
     for ended in 1..=10 {
         end_streams(server, 1);
-        wait_until(PATIENCE, "the stream is gone", || {
+        wait_until(TIMEOUT, "the stream is gone", || {
             server.get("/status").json()["clients"].as_u64() == Some(0)
         });
         let expected = before + ended * each;
         let what = format!("{expected} lines are dropped after {ended} streams");
-        wait_until(PATIENCE, &what, || dropped(server) >= expected);
+        wait_until(TIMEOUT, &what, || dropped(server) >= expected);
         assert_eq!(dropped(server), expected, "{what}");
         assert_eq!(server.get("/healthz").status, 200);
     }
@@ -213,7 +213,7 @@ fn a_server_starts_though_standard_output_is_closed_or_full() {
         pipe.lines_until("up to ");
         // A first SIGTERM before it is handled would end it otherwise than with 0.
         let status = PathBuf::from(format!("/proc/{}/status", child.id()));
-        wait_until(PATIENCE, "it handles SIGTERM", || {
+        wait_until(TIMEOUT, "it handles SIGTERM", || {
             let status = fs::read_to_string(&status).expect("it runs");
             let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"));
             let caught = caught.and_then(|mask| u64::from_str_radix(mask, 16).ok());
@@ -254,7 +254,7 @@ fn listen_ends_when_its_reader_leaves_without_another_event() {
     let mut out = listen.stdout.take().expect("it is piped");
     out.read_exact(&mut [0; 4]).expect("an event");
     drop(out);
-    wait_until(PATIENCE, "it has ended", || {
+    wait_until(TIMEOUT, "it has ended", || {
         listen.try_wait().expect("it is our child").is_some_and(|status| status.code() == Some(0))
     });
 }

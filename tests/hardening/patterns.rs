@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use threadcast::{Config, Event, Mercure};
 
-use crate::common::{PATIENCE, Process, Stream, TestServer, wait_until};
+use crate::common::{Process, Stream, TIMEOUT, TestServer, wait_until};
 
 const HUB: &str = "/.well-known/mercure";
 
@@ -97,7 +97,7 @@ fn all_patterns_together_have_a_bound() {
     let _shared = server.stream(&query([big(0)]));
     let _named = server.stream("/channels/news");
     drop(streams);
-    wait_until(PATIENCE, "the patterns are forgotten", || {
+    wait_until(TIMEOUT, "the patterns are forgotten", || {
         let mut client = server.connect();
         let target = query([big(1_000_000)]);
         client.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));

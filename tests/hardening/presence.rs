@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::common::jwt::{bearer, in_seconds, key, older};
-use crate::common::{Answer, PATIENCE, Received, Stream, TestServer, wait_until};
+use crate::common::{Answer, Received, Stream, TIMEOUT, TestServer, wait_until};
 use serde_json::json;
 use threadcast::{Config, CorsOrigins, Histories, History, Token};
 
@@ -102,7 +102,7 @@ fn small() -> Histories {
 fn churn(server: &TestServer, names: usize) {
     for n in 0..names {
         drop(server.stream(&format!("/channels/news?presence=p{n}")));
-        wait_until(PATIENCE, "it has left", || server.registry.present("news").is_empty());
+        wait_until(TIMEOUT, "it has left", || server.registry.present("news").is_empty());
     }
 }
 

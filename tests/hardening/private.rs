@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::common::jwt::{AUDIENCE, allowing, bearer, key};
-use super::common::{PATIENCE, Received, Stream, TestServer, wait_until};
+use super::common::{Received, Stream, TIMEOUT, TestServer, wait_until};
 use threadcast::{Config, Delivery, EventId, Histories, History, Mercure};
 
 const HUB: &str = "/.well-known/mercure";
@@ -100,7 +100,7 @@ fn gap_to(event: &Received) -> String {
 
 /// Opens a stream of `topic` once the channels before it have made room.
 fn room_for(server: &TestServer, topic: &str) {
-    wait_until(PATIENCE, "the older channel is swept", || {
+    wait_until(TIMEOUT, "the older channel is swept", || {
         let request = format!("GET /channels/{topic} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         server.head(&request).status == 200
     });

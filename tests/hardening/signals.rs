@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{PATIENCE, Process, TestClient, say, wait_until};
+use crate::common::{Process, TIMEOUT, TestClient, say, wait_until};
 
 /// A folder of its own, deleted when it is dropped.
 struct Folder(PathBuf);
@@ -77,7 +77,7 @@ fn a_store_at_the_file_size_limit_answers_507_and_recovers() {
     let pid = server.child.id().to_string();
     let raised = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status();
     assert!(raised.expect("there is a prlimit").success());
-    wait_until(PATIENCE, "the store takes events again", || publish(&server, "a", "x") == 200);
+    wait_until(TIMEOUT, "the store takes events again", || publish(&server, "a", "x") == 200);
     server.signal("TERM");
     assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
 }
@@ -130,7 +130,7 @@ impl Redis {
         let mut command = Command::new("redis-server");
         command.args(options).arg(&socket).stdout(Stdio::null());
         let redis = Self(command.spawn().expect("there is a Redis"));
-        wait_until(PATIENCE, "Redis listens", || UnixStream::connect(&socket).is_ok());
+        wait_until(TIMEOUT, "Redis listens", || UnixStream::connect(&socket).is_ok());
         (redis, format!("--store 'redis+unix://{}'", socket.display()))
     }
 
@@ -182,7 +182,7 @@ fn a_full_address_space_refuses_connections_and_does_not_abort() {
     drop(refused);
     assert!(server.child.try_wait().expect("it is our child").is_none(), "it runs");
     streams.truncate(streams.len() / 2);
-    wait_until(PATIENCE, "there is room again", || ask(&server, "/healthz").0);
+    wait_until(TIMEOUT, "there is room again", || ask(&server, "/healthz").0);
     server.signal("TERM");
     drop(streams);
     assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));

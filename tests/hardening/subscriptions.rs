@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::common::jwt::{self, allowing, bearer};
-use super::common::{PATIENCE, Stream, TestServer, wait_until};
+use super::common::{Stream, TIMEOUT, TestServer, wait_until};
 use threadcast::{Config, Histories, History, Mercure};
 
 const HUB: &str = "/.well-known/mercure";
@@ -54,7 +54,7 @@ fn a_stream_gets_all_of_its_channels_or_none() {
     }
     drop(stream);
     for name in first.iter().chain(&second) {
-        wait_until(PATIENCE, "the streams have left", || subscribers(&server, name) == 0);
+        wait_until(TIMEOUT, "the streams have left", || subscribers(&server, name) == 0);
     }
 }
 
@@ -71,7 +71,7 @@ fn channels_of_streams_that_left_make_room_at_once() {
         assert_eq!(server.head(one_more).status, 507);
         drop(streams);
         for name in &strangers {
-            wait_until(PATIENCE, "the streams have left", || subscribers(&server, name) == 0);
+            wait_until(TIMEOUT, "the streams have left", || subscribers(&server, name) == 0);
         }
     }
     let all = names("b", 10);
@@ -168,7 +168,7 @@ fn expired_channels_make_room_for_new_ones() {
     for name in names("a", 3) {
         assert_eq!(server.post(&format!("/channels/{name}"), "", "x").status, 200);
     }
-    wait_until(PATIENCE, "the events are too old", || {
+    wait_until(TIMEOUT, "the events are too old", || {
         server.post("/channels/b", "", "x").status == 200
     });
 }

@@ -295,7 +295,7 @@ fn a_websocket_ends_with_its_token() {
         handshake(&older(&json!({ "mercure": { "publish": ["*"] }, "exp": in_seconds(2) })));
     assert_eq!(client.head().status, 101);
     let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut client.reader, &mut bytes).expect("an end within PATIENCE");
+    std::io::Read::read_to_end(&mut client.reader, &mut bytes).expect("an end within TIMEOUT");
     let text = String::from_utf8_lossy(&bytes);
     assert!(text.contains("Welcome") && text.ends_with("the token has expired"), "{text:?}");
 }

@@ -9,7 +9,7 @@ mod subscriptions;
 mod tokens;
 
 use common::jwt::{AUDIENCE, allowing, bearer};
-use common::{Answer, PATIENCE, Process, Stream, TestServer, jwt, wait_until};
+use common::{Answer, Process, Stream, TIMEOUT, TestServer, jwt, wait_until};
 use threadcast::{Config, CorsOrigins, Mercure};
 
 const HUB: &str = "/.well-known/mercure";
@@ -260,7 +260,7 @@ fn it_takes_no_thread_and_no_descriptor_of_its_own() {
         "--mercure --mercure-subscriptions --jwt-key-file tests/keys/ec.pub.pem --anonymous",
     );
     // The last of them begin after the server has said where it listens.
-    wait_until(PATIENCE, "as many threads and descriptors with it as without", || {
+    wait_until(TIMEOUT, "as many threads and descriptors with it as without", || {
         without.threads_and_descriptors() == with.threads_and_descriptors()
     });
     assert_eq!(with.get(HUB).status, 400, "it is there");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::browser::{Page, axe};
-use crate::common::{PATIENCE, Process, TestServer, say, wait_until};
+use crate::common::{TIMEOUT, Process, TestServer, say, wait_until};
 use serde_json::Value;
 use threadcast::Config;
 use threadcast::lab::procfs;
@@ -82,14 +82,14 @@ fn charts_follow_1_000_clients_and_agree_with_proc() {
     assert!(best.is_some(), "within 2 s");
 
     // The current figures. A connection may end between two reads, so they are compared repeatedly.
-    wait_until(PATIENCE, "as many threads as there are", || {
+    wait_until(TIMEOUT, "as many threads as there are", || {
         page.eval("shown('threads')") == server.count("task")
     });
-    wait_until(PATIENCE, "as much memory as there is", || {
+    wait_until(TIMEOUT, "as much memory as there is", || {
         let (shown, is) = (whole(&page, "shown('memory')") / 1024, server.resident_kib());
         shown.abs_diff(is) < shown / 50
     });
-    wait_until(PATIENCE, "the kernel's memory", || {
+    wait_until(TIMEOUT, "the kernel's memory", || {
         let is = procfs::machine().expect("/proc").kernel;
         let shown = whole(&page, "shown('kernel')");
         shown.abs_diff(is) < shown / 20

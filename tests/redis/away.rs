@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::common::{Answer, PATIENCE, Stream, TestServer, wait_until};
+use super::common::{Answer, Stream, TIMEOUT, TestServer, wait_until};
 use super::server::Redis;
 use super::{has_read, id_of};
 use threadcast::{Event, EventId};
@@ -10,7 +10,7 @@ use threadcast::{Event, EventId};
 /// Publishes as somebody does who was told to try again.
 fn publish(node: &TestServer, data: &str) -> EventId {
     let mut answer = None;
-    wait_until(PATIENCE, "it is published", || {
+    wait_until(TIMEOUT, "it is published", || {
         let this = node.post("/channels/a", &format!("Idempotency-Key: {data}\r\n"), data);
         if this.status == 503 {
             refused(&this);
@@ -40,7 +40,7 @@ fn while_redis_is_gone_streams_stay_open_and_nothing_is_answered() {
         redis.kill();
         for node in &nodes {
             refused(&node.post("/channels/a", "", "never"));
-            wait_until(PATIENCE, "the status says so", || {
+            wait_until(TIMEOUT, "the status says so", || {
                 node.get("/status").json()["redis"]["reachable"] == false
             });
             assert_eq!(node.get("/readyz").status, 200, "its streams go on");

@@ -11,7 +11,7 @@ mod topics;
 use std::collections::BTreeSet;
 use std::thread;
 
-use common::{Answer, PATIENCE, Stream, TestServer, wait_until};
+use common::{Answer, Stream, TIMEOUT, TestServer, wait_until};
 use server::Redis;
 use threadcast::{Config, Event, EventId, Histories, History};
 
@@ -29,7 +29,7 @@ fn after(node: &TestServer, channel: &str, id: EventId) -> Stream {
 
 /// Until this node has read so far.
 fn has_read(node: &TestServer, id: EventId) {
-    wait_until(PATIENCE, "it has read what was published", || node.registry.last_id() >= id);
+    wait_until(TIMEOUT, "it has read what was published", || node.registry.last_id() >= id);
 }
 
 #[test]

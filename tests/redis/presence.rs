@@ -1,6 +1,6 @@
 //! Who is present, over all nodes.
 
-use super::common::{PATIENCE, Stream, TestServer, wait_until};
+use super::common::{Stream, TIMEOUT, TestServer, wait_until};
 use super::server::Redis;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn a_name_comes_to_its_first_node_and_leaves_its_last() {
     assert_eq!(told(&mut watch), told_as("userconnect", "ada \"/"));
     let other = Stream::of(&there, "/channels/chat?presence=ada%20%22%2F", "");
     for node in [&here, &there] {
-        wait_until(PATIENCE, "it counts both nodes", || {
+        wait_until(TIMEOUT, "it counts both nodes", || {
             present(node)["present"] == json!([{ "username": "ada \"/", "streams": 2 }])
                 && present(node)["subscribers"] == 3
         });
@@ -50,7 +50,7 @@ fn a_name_comes_to_its_first_node_and_leaves_its_last() {
         assert_eq!(told(&mut watch), told_as("", "hi"));
     }
     drop(one);
-    wait_until(PATIENCE, "one is gone", || present(&there)["subscribers"] == 2);
+    wait_until(TIMEOUT, "one is gone", || present(&there)["subscribers"] == 2);
     drop(other);
     assert_eq!(told(&mut watch), told_as("userdisconnect", "ada \"/"));
 }
@@ -63,7 +63,7 @@ fn the_names_of_a_node_that_was_killed_leave_once() {
     let mut watch = Stream::of(&nodes[0], "/channels/chat?since=all", "");
     let guest = killed.stream("/channels/chat?presence=ada");
     assert_eq!(told(&mut watch), told_as("userconnect", "ada"));
-    wait_until(PATIENCE, "it is counted", || present(&nodes[1])["subscribers"] == 2);
+    wait_until(TIMEOUT, "it is counted", || present(&nodes[1])["subscribers"] == 2);
     drop(killed); // with SIGKILL
     drop(guest);
     // The others would wait for fifteen seconds; its time is made to be over now.
@@ -73,7 +73,7 @@ fn the_names_of_a_node_that_was_killed_leave_once() {
         let _: u64 = redis.ask(&["ZADD", "threadcast:nodes", "0", node]);
     });
     assert_eq!(told(&mut watch), told_as("userdisconnect", "ada"));
-    wait_until(PATIENCE, "the others are back and it is not", || {
+    wait_until(TIMEOUT, "the others are back and it is not", || {
         present(&nodes[1])["subscribers"] == 1 && present(&nodes[1])["present"] == json!([])
     });
     nodes[1].post("/channels/chat", "", "last");
@@ -91,14 +91,14 @@ fn who_was_present_is_so_again_after_redis_was_gone() {
     redis.kill();
     drop(gone);
     let _new = Stream::of(&here, "/channels/chat?presence=new", "");
-    wait_until(PATIENCE, "the node itself knows", || {
+    wait_until(TIMEOUT, "the node itself knows", || {
         here.registry.present("chat").iter().all(|(name, _)| name != "gone")
     });
     redis.again();
     let mut heard = [told(&mut watch), told(&mut watch)];
     heard.sort();
     assert_eq!(heard, [told_as("userconnect", "new"), told_as("userdisconnect", "gone")]);
-    wait_until(PATIENCE, "the other node knows them again", || {
+    wait_until(TIMEOUT, "the other node knows them again", || {
         present(&there)["present"].as_array().is_some_and(|names| names.len() == 2)
     });
 }
@@ -118,11 +118,11 @@ fn names_that_came_while_redis_hung_are_all_told_in_the_end() {
     redis.signal("CONT");
     let known = names(&redis);
     let told = || redis.ask::<usize>(&["SCARD", &known]);
-    wait_until(PATIENCE, "Redis knows all of them", || told() == here.len());
+    wait_until(TIMEOUT, "Redis knows all of them", || told() == here.len());
     redis.signal("STOP");
     drop(here);
     redis.signal("CONT");
-    wait_until(PATIENCE, "Redis knows that they have left", || told() == 0);
+    wait_until(TIMEOUT, "Redis knows that they have left", || told() == 0);
 }
 
 /// Where the names of the only node stand.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::{fs, io};
 
-use super::common::{PATIENCE, Process, TestServer, wait_until};
+use super::common::{Process, TIMEOUT, TestServer, wait_until};
 use super::id_of;
 use super::server::{Redis, free_port};
 use threadcast::Config;
@@ -57,7 +57,7 @@ fn without_the_flag_there_is_no_thread_of_it() {
         fs::read_to_string(task.expect("a thread").path().join("comm")).expect("its name")
     };
     let names = || fs::read_dir(&tasks).expect("it runs").map(name).collect::<Vec<String>>();
-    wait_until(PATIENCE, "all its threads run", || {
+    wait_until(TIMEOUT, "all its threads run", || {
         names().iter().any(|name| name.starts_with("accept-"))
     });
     let names = names();

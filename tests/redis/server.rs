@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::common::{PATIENCE, say, wait_until};
+use super::common::{TIMEOUT, say, wait_until};
 use threadcast::Config;
 
 /// A Redis in a folder of its own, on a UNIX socket, with every write on the disk before
@@ -66,7 +66,7 @@ impl Redis {
             .stderr(Stdio::null())
             .spawn();
         self.child = Some(child.expect("it is there"));
-        wait_until(PATIENCE, "Redis answers", || self.is_there());
+        wait_until(TIMEOUT, "Redis answers", || self.is_there());
     }
 
     fn is_there(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Updates that are private or of several topics, over nodes.
 
 use super::common::jwt::{AUDIENCE, allowing, bearer, key};
-use super::common::{PATIENCE, Stream, TestServer, wait_until};
+use super::common::{Stream, TIMEOUT, TestServer, wait_until};
 use super::server::Redis;
 use threadcast::{Config, EventId, Histories, History, Mercure};
 
@@ -84,7 +84,7 @@ fn a_list_of_subscriptions_is_not_taken_for_another_nodes() {
     let newest = document["lastEventID"].as_str().expect("an id").to_owned();
     assert_ne!(newest, "earliest", "an id of Redis's ends in 0, and is one");
     assert_eq!(document["subscriptions"].as_array().map(Vec::len), Some(1));
-    wait_until(PATIENCE, "the other node has come as far", || {
+    wait_until(TIMEOUT, "the other node has come as far", || {
         list(&there, "").json()["lastEventID"] == *newest
     });
     // What a cache in between keeps of one node's list does not answer for the other's.
@@ -101,7 +101,7 @@ fn a_deleted_private_update_is_no_gap_on_any_node() {
     let [here, there] = [(); 2].map(|()| of());
     let read = |node: &TestServer, id: &str| {
         let id = id.parse().expect("an id of ours");
-        wait_until(PATIENCE, "the node has read as far", || node.registry.last_id() >= id);
+        wait_until(TIMEOUT, "the node has read as far", || node.registry.last_id() >= id);
     };
     let begin = publish(&here, "topic=c&data=begin");
     for form in ["topic=b&data=open", "topic=a&private=on&data=1", "topic=a&private=on&data=2"] {
@@ -143,7 +143,7 @@ fn a_long_history_is_deleted_as_a_whole() {
     let many = "Content-Type: application/x-ndjson\r\n";
     let last = here.post("/channels/a", many, &lines).json()["id"].to_string();
     let last: EventId = last.trim_matches('"').parse().expect("an id");
-    wait_until(PATIENCE, "the events are read", || here.registry.last_id() >= last);
+    wait_until(TIMEOUT, "the events are read", || here.registry.last_id() >= last);
     let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(here.request(delete).status, 204);
     // One marker for all of them, and nothing else is left in Redis.
@@ -151,7 +151,7 @@ fn a_long_history_is_deleted_as_a_whole() {
     assert_eq!(length, 1);
     let begin = there.registry.last_id();
     assert_eq!(here.post("/channels/a", "", "next").status, 200);
-    wait_until(PATIENCE, "the event is read", || there.registry.last_id() > begin);
+    wait_until(TIMEOUT, "the event is read", || there.registry.last_id() > begin);
     for node in [&here, &there, &TestServer::with(redis.node())] {
         Stream::of(node, "/channels/a?since=all", "").expect_data(&["next"]);
     }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::common;
-use crate::common::{PATIENCE, Received, TestClient};
+use crate::common::{Received, TIMEOUT, TestClient};
 use crate::serving::{Folder, Serving, id_of, post};
 use threadcast::EventId;
 
@@ -43,7 +43,7 @@ fn what_was_acknowledged_survives_being_killed_again_and_again() {
             let started = Instant::now();
             while usize::try_from(counted.load(Ordering::Acquire)).expect("few") < least {
                 assert!(
-                    started.elapsed() < PATIENCE,
+                    started.elapsed() < TIMEOUT,
                     "{} published",
                     counted.load(Ordering::Acquire)
                 );

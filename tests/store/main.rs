@@ -15,7 +15,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Stream, TestServer, say};
+use common::{Stream, TIMEOUT, TestServer, say};
 use serving::{Folder, Serving, id_of, post, threadcast, with_store};
 use threadcast::{Config, Event, EventId, Histories, History, Limits};
 
@@ -263,7 +263,7 @@ fn a_full_disk_refuses_publishing_until_there_is_room_and_loses_nothing() {
         if answer.status == 200 {
             break id_of(&answer);
         }
-        assert!(started.elapsed() < PATIENCE, "{answer:?}");
+        assert!(started.elapsed() < TIMEOUT, "{answer:?}");
         thread::yield_now();
     };
     acknowledged.push((again, "room".into()));
