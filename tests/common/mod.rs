@@ -1,7 +1,6 @@
-//! A server of its own for every test, and a client that reads its streams the
-//! way they stand on the wire.
+//! Test support: a server for each test, and a client that reads the bytes on the wire.
 
-#![allow(dead_code, unreachable_pub, unused_imports)] // each test file uses its own part of this
+#![allow(dead_code, unreachable_pub, unused_imports)] // each test program uses a part of this
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,43 +16,45 @@ mod stream;
 pub use process::{Process, allow_descriptors};
 pub use stream::{Decoder, Received, Stream};
 
-/// How long a test waits for anything: long enough for a busy machine, and reached only by a failure.
+/// How long a test waits for an outcome. Only a test that fails waits this long.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What follows an answer: the next request on its connection is answered too.
+/// The response keeps its connection: the server answers the next request on it.
 pub const OPEN: bool = true;
-/// The answer says `Connection: close`, and the stream of bytes ends after it.
+/// The response has `Connection: close`, and the server closes the connection after it.
 pub const CLOSED: bool = false;
 
-/// Says something aloud: the test harness swallows what `eprintln!` says in a
-/// test that passes.
+/// Prints a line to standard error, even if the test passes.
+///
+/// The test harness captures the output of `eprintln!` and shows it only for failed tests.
 pub fn say(text: &str) {
     writeln!(io::stderr(), "{text}").expect("stderr is open");
 }
 
-/// The longest request that is also sent a byte at a time.
+/// The longest request, in bytes, that [`check`] also sends byte by byte.
 const FRAGMENTED_MAX: usize = 2_048;
 
-/// Asks until it holds. The process is another one: nothing here could be rung
-/// by it, so its files in `/proc` are read again, a little later each time.
+/// Polls every 10 ms until the condition holds; panics after `within`.
+///
+/// Only for state that cannot notify the test, such as that of another process.
 #[track_caller]
 pub fn wait_until(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
-    let (_never, bell) = crossbeam_channel::bounded::<()>(0);
     while !holds() {
         assert!(started.elapsed() < within, "not within {within:?}: {what}");
-        let _ = bell.recv_timeout(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// Waits before the next attempt of what is done at a pace; no outcome depends on it.
+/// Sleeps between repeated attempts, to limit their rate; no outcome may depend on it.
 pub fn pace(time: Duration) {
     thread::sleep(time);
 }
 
-/// Sends the request on a connection of its own, and looks at the answer and at
-/// what becomes of the connection. Then the same once more, a byte at a time:
-/// where a request is cut on its way must not matter.
+/// Sends a request on a new connection; checks the response and whether the connection stays open.
+///
+/// A short request is first sent byte by byte on another connection: the result must not depend
+/// on how the network splits a request.
 #[track_caller]
 pub fn check(
     server: &TestServer,
@@ -74,11 +75,12 @@ pub fn check(
     client.check(&name, status, stays_open)
 }
 
-/// A running server on a port of its own. Dropping it stops it and re-raises a
-/// panic of its thread.
+/// A running server on its own port.
+///
+/// Dropping it stops the server, and panics if the server's thread has panicked.
 pub struct TestServer {
     pub addr: SocketAddr,
-    /// All that it listens on; the first is `addr`.
+    /// Every address on which it listens; the first is `addr`.
     pub addresses: Vec<SocketAddr>,
     pub registry: Registry,
     handle: Handle,
@@ -90,9 +92,9 @@ impl TestServer {
         Self::with(Config::default())
     }
 
-    /// Binding happens here, on the test's thread: the port is known and
-    /// connectable when this returns. One address is any free port; who wants
-    /// more than one says which.
+    /// Starts a server; when this returns, clients can connect.
+    ///
+    /// The server listens on a free port of 127.0.0.1, unless `config` has more than one address.
     pub fn with(config: Config) -> Self {
         let listen = match config.listen {
             several if several.len() > 1 => several,
@@ -109,7 +111,7 @@ impl TestServer {
         TestClient::connect(self.addr)
     }
 
-    /// Opens a stream with HTTP/1.1, and returns once its head has been read.
+    /// Opens a stream with HTTP/1.1, and reads the response head.
     pub fn stream(&self, target: &str) -> TestClient {
         let mut client = self.connect();
         client.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
@@ -118,14 +120,14 @@ impl TestServer {
         client
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection, and reads the whole response.
     pub fn request(&self, request: &(impl AsRef<[u8]> + ?Sized)) -> Answer {
         let mut client = self.connect();
         client.send(request);
         client.answer()
     }
 
-    /// The head alone of what a request is answered with.
+    /// Sends one request on a new connection, and reads only the response head.
     pub fn head(&self, request: &(impl AsRef<[u8]> + ?Sized)) -> Answer {
         let mut client = self.connect();
         client.send(request);
@@ -143,7 +145,7 @@ impl TestServer {
         ))
     }
 
-    /// Tells the server to stop, without waiting for it.
+    /// Starts the shutdown, without waiting for its end.
     pub fn shutdown(&self) {
         self.handle.shutdown();
     }
@@ -159,11 +161,11 @@ impl Drop for TestServer {
     }
 }
 
-/// A finite answer, or the head of a stream.
+/// A complete response, or the head of a stream.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// Names in lower case.
+    /// Header names are in lower case.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
@@ -178,12 +180,13 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// An error is a problem (RFC 9457) that says what to do; an unknown path has
-    /// a page for people instead.
+    /// Asserts that an error response is a problem document (RFC 9457) with a title and a detail.
+    ///
+    /// An unknown path may have an HTML page instead.
     #[track_caller]
     pub fn check_problem(&self) {
-        let for_people = self.header("content-type") == Some("text/html; charset=utf-8");
-        if self.status < 400 || self.status == 404 && for_people {
+        let is_page = self.header("content-type") == Some("text/html; charset=utf-8");
+        if self.status < 400 || self.status == 404 && is_page {
             return;
         }
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
@@ -195,16 +198,16 @@ impl Answer {
     }
 }
 
-/// A stream that the server has ended, without the `retry:` that it ended with.
+/// Strips the final `retry:` line that the server writes when it ends a stream.
 #[track_caller]
 pub fn before_the_end(stream: &str) -> &str {
-    let (before, retry) = stream.rsplit_once("retry: ").expect("when to come back");
+    let (before, retry) = stream.rsplit_once("retry: ").expect("a final retry");
     let retry = retry.strip_suffix('\n').unwrap_or_else(|| panic!("{retry:?}"));
     assert!(retry.parse::<u64>().is_ok(), "milliseconds: {retry:?}");
     before
 }
 
-/// One connection, byte by byte.
+/// One connection, with access to its bytes.
 pub struct TestClient {
     pub reader: BufReader<TcpStream>,
 }
@@ -214,7 +217,7 @@ impl TestClient {
         Self::of(TcpStream::connect(addr).expect("the server listens"))
     }
 
-    /// On a connection that is there already.
+    /// Wraps an open connection.
     pub fn of(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
         Self { reader: BufReader::new(socket) }
@@ -228,11 +231,12 @@ impl TestClient {
         self.socket().write_all(bytes.as_ref()).expect("the server reads");
     }
 
-    /// The next head; its body is left to be read.
+    /// Reads the next response head, and leaves the body unread.
     pub fn head(&mut self) -> Answer {
         let status_line = self.line();
         let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("a status line, not {status_line:?}"));
+        let status =
+            status.unwrap_or_else(|| panic!("expected a status line, found {status_line:?}"));
         let mut headers = Vec::new();
         loop {
             let line = self.line();
@@ -242,7 +246,7 @@ impl TestClient {
         Answer { status, headers, body: String::new() }
     }
 
-    /// The next whole answer: with a length, or a list in chunks. A stream is not read.
+    /// Reads the next response, with a `Content-Length` or in chunks; of a stream, only the head.
     pub fn answer(&mut self) -> Answer {
         let mut answer = self.head();
         let is_stream =
@@ -253,38 +257,38 @@ impl TestClient {
         }
         let length = answer.header("content-length").map_or(0, |n| n.parse().expect("a length"));
         let mut body = vec![0; length];
-        self.reader.read_exact(&mut body).expect("a whole body");
+        self.reader.read_exact(&mut body).expect("a complete body");
         answer.body = String::from_utf8(body).expect("bodies are UTF-8");
         answer
     }
 
-    /// The next chunk of a stream; `None` is its end.
+    /// Reads the next chunk of a stream; `None` is the last chunk.
     pub fn chunk(&mut self) -> Option<String> {
         let size = usize::from_str_radix(&self.line(), 16).expect("a chunk size");
         let mut chunk = vec![0; size + 2];
-        self.reader.read_exact(&mut chunk).expect("a whole chunk");
-        assert!(chunk.ends_with(b"\r\n"), "a chunk ends as it should");
+        self.reader.read_exact(&mut chunk).expect("a complete chunk");
+        assert!(chunk.ends_with(b"\r\n"), "a chunk ends with CRLF");
         chunk.truncate(size);
         (size > 0).then(|| String::from_utf8(chunk).expect("event streams are UTF-8"))
     }
 
-    /// The first chunk of a stream of channels, and the cursor in it.
+    /// Reads the first frame of a stream of channels, and returns its cursor.
     #[track_caller]
     pub fn first_frame(&mut self) -> String {
         let chunk = self.chunk().expect("a first frame");
         let cursor = chunk.strip_prefix("retry: 3000\nid: ").and_then(|id| id.strip_suffix("\n\n"));
-        cursor.unwrap_or_else(|| panic!("a first frame, not {chunk:?}")).to_owned()
+        cursor.unwrap_or_else(|| panic!("expected a first frame, found {chunk:?}")).to_owned()
     }
 
-    /// The end of a stream that the server ends: when to come back, and the last chunk.
+    /// Asserts that the server ends the stream: a `retry:` line, and the last chunk.
     #[track_caller]
     pub fn assert_drained(&mut self) {
-        let last = self.chunk().expect("when to come back");
-        assert_eq!(before_the_end(&last), "", "nothing but a retry");
+        let last = self.chunk().expect("a final retry");
+        assert_eq!(before_the_end(&last), "", "the last event is only a retry");
         assert_eq!(self.chunk(), None);
     }
 
-    /// The next whole answer, and what becomes of the connection after it.
+    /// Reads the next response; checks its status and whether the connection stays open.
     #[track_caller]
     pub fn check(&mut self, request: &str, status: u16, stays_open: bool) -> Answer {
         let answer = self.answer();
@@ -301,17 +305,19 @@ impl TestClient {
         answer
     }
 
-    /// An orderly end: nothing more, and not a reset, which could cost a client
-    /// the answer.
+    /// Asserts that the server closes the connection with FIN and sends nothing more.
+    ///
+    /// A reset could discard the response before the client has read it.
     #[track_caller]
     pub fn assert_ended(&mut self) {
         let mut rest = Vec::new();
-        self.reader.read_to_end(&mut rest).expect("an end, not a reset");
-        assert_eq!(String::from_utf8_lossy(&rest), "", "nothing follows the last answer");
+        self.reader.read_to_end(&mut rest).expect("FIN, not RST");
+        assert_eq!(String::from_utf8_lossy(&rest), "", "nothing follows the last response");
     }
 
-    /// Whether the server has closed its side, and said nothing before: in order,
-    /// or by a reset, which it may be where the client was still sending.
+    /// Whether the server has closed the connection without sending anything.
+    ///
+    /// A reset counts too: the kernel sends one if the server closes before it has read everything.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.reader.fill_buf(), Ok([]))
             || self.reader.fill_buf().is_err_and(|e| e.kind() == io::ErrorKind::ConnectionReset)

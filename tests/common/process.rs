@@ -1,4 +1,4 @@
-//! The server in a process of its own: the real binary, with limits of its own.
+//! The server as a separate process: the real binary, with its own limits.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ use super::{Answer, TestClient};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_threadcast");
 
-/// The server in a process of its own. Dropping it kills it.
+/// A server process. Dropping it kills the process.
 pub struct Process {
     pub child: Child,
     pub addr: SocketAddr,
@@ -21,40 +21,42 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with at most this many descriptors.
+    /// Starts the server with at most this many file descriptors.
     pub fn start(descriptors: u32) -> Self {
         Self::shell(&format!("ulimit -n {descriptors}; exec"), "")
     }
 
-    /// Starts it with these options.
+    /// Starts the server with these options.
     pub fn with(options: &str) -> Self {
         Self::shell("exec", options)
     }
 
-    /// Starts it behind some words of shell, with these options.
+    /// Starts the server with these options, after the shell commands in `before`.
+    ///
+    /// `before` ends with `exec`, so that the server replaces the shell.
     pub fn shell(before: &str, options: &str) -> Self {
         Self::spawn(BINARY, before, &format!("--listen 127.0.0.1:0 {options}"), Stdio::null())
     }
 
-    /// Starts a copy of it, behind some words of shell.
+    /// Starts another copy of the binary, after the shell commands in `before`.
     pub fn copy(binary: &str, before: &str) -> Self {
         Self::spawn(binary, before, "--listen 127.0.0.1:0", Stdio::null())
     }
 
-    /// Starts it on a listener that somebody else holds, as systemd passes it.
+    /// Starts the server on an inherited listener, as systemd's socket activation does.
     pub fn on(listener: &TcpListener, options: &str) -> Self {
         Self::unit(BINARY, "exec", listener, options)
     }
 
-    /// Starts a copy of it, behind some words of shell, on a listener that somebody else
-    /// holds.
+    /// Starts another copy of the binary on an inherited listener, after the shell commands in
+    /// `before`.
     pub fn unit(binary: &str, before: &str, listener: &TcpListener, options: &str) -> Self {
         let passed = listener.try_clone().expect("there are descriptors");
         let before = format!("exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ {before}");
         Self::spawn(binary, &before, options, OwnedFd::from(passed).into())
     }
 
-    /// Starts it, and reads from its first line where it listens.
+    /// Starts the process, and reads its address from its first line of output.
     fn spawn(binary: &str, before: &str, options: &str, stdin: Stdio) -> Self {
         let script = format!("{before} '{binary}' {options}");
         let mut child = Command::new("sh")
@@ -63,7 +65,7 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .expect("there is a shell");
+            .expect("sh is installed");
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("UTF-8");
@@ -92,7 +94,7 @@ impl Process {
         fs::read_dir(self.proc(folder)).expect("the process runs").count()
     }
 
-    /// The kernel's function in which the thread of this name waits.
+    /// The kernel function in which the thread with this name sleeps (`/proc/PID/task/TID/wchan`).
     pub fn waits_in(&self, name: &str) -> String {
         let threads = fs::read_dir(self.proc("task")).expect("the process runs").flatten();
         let read = |thread: &fs::DirEntry, file| {
@@ -102,11 +104,11 @@ impl Process {
         read(&thread.expect("there is such a thread"), "wchan")
     }
 
-    /// Sends it a signal, by the name that `kill` knows.
+    /// Sends a signal, named as for `kill`.
     pub fn signal(&self, name: &str) {
         let (signal, pid) = (format!("-{name}"), self.child.id().to_string());
-        let told = Command::new("kill").args([signal, pid]).status().expect("there is a kill");
-        assert!(told.success());
+        let status = Command::new("kill").args([signal, pid]).status().expect("kill is installed");
+        assert!(status.success());
     }
 
     pub fn request(&self, request: &str) -> Answer {
@@ -129,12 +131,12 @@ impl Process {
         self.status_kib("VmRSS:")
     }
 
-    /// The most that was ever resident.
+    /// The peak resident memory.
     pub fn peak_kib(&self) -> u64 {
         self.status_kib("VmHWM:")
     }
 
-    /// The address space in use, which `ulimit -v` bounds.
+    /// The address space in use, which `ulimit -v` limits.
     pub fn virtual_kib(&self) -> u64 {
         self.status_kib("VmSize:")
     }
@@ -146,7 +148,7 @@ impl Process {
         number.unwrap_or_else(|| panic!("{field} in kB"))
     }
 
-    /// User and system time so far; a tick is a hundredth of a second on Linux.
+    /// User plus system CPU time so far; one tick is 10 ms on Linux.
     pub fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(self.proc("stat")).expect("the process runs");
         let after_name = stat.rsplit(')').next().expect("a name in brackets");
@@ -158,13 +160,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended by itself
+        let _ = self.child.kill(); // the process may have exited already
         let _ = self.child.wait();
     }
 }
 
-/// Clients are descriptors of this process, of which a shell gives 1,024: as many as
-/// are allowed, and whether these are enough.
+/// Raises this process's limit on descriptors to the hard limit; returns whether it is enough.
+///
+/// Each test client takes one descriptor, and a shell allows 1,024 by default.
 pub fn allow_descriptors(enough: u64) -> bool {
     threadcast::raise_own_limits();
     getrlimit(Resource::Nofile).current.is_none_or(|limit| limit >= enough)

@@ -1,4 +1,4 @@
-//! What a stream says, event by event, whatever it is framed in.
+//! Reads a stream event by event, from HTTP/1.1 chunks or from an HTTP/1.0 body.
 
 use std::collections::VecDeque;
 use std::io::BufRead;
@@ -7,25 +7,26 @@ use serde_json::Value;
 
 use super::{Answer, TestClient, TestServer};
 
-/// One event as the server writes it: its fields, each on its line.
+/// One event as the server writes it, one field per line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Received {
     pub id: Option<String>,
     pub name: Option<String>,
     pub retry: Option<String>,
-    /// `None` for a block without data, which dispatches nothing.
+    /// `None` for a block without data, for which a browser dispatches no event.
     pub data: Option<String>,
 }
 
 impl Received {
-    /// Reads a block without the blank line that ends it. What the server never
-    /// writes is no event.
+    /// Parses a block, given without its final blank line.
+    ///
+    /// Panics on syntax that the server never writes, even if the standard allows it.
     #[track_caller]
     pub fn parse(block: &str) -> Self {
         let mut event = Self::default();
         for line in block.split('\n').filter(|line| !line.starts_with(':')) {
             let (field, value) = line.split_once(": ").unwrap_or_else(|| panic!("{block:?}"));
-            let place = match field {
+            let slot = match field {
                 "id" => &mut event.id,
                 "event" => &mut event.name,
                 "retry" => &mut event.retry,
@@ -36,9 +37,9 @@ impl Received {
                     });
                     continue;
                 }
-                _ => panic!("no field of ours: {block:?}"),
+                _ => panic!("unexpected field: {block:?}"),
             };
-            assert_eq!(place.replace(value.to_owned()), None, "{block:?}");
+            assert_eq!(slot.replace(value.to_owned()), None, "{block:?}");
         }
         event
     }
@@ -47,14 +48,14 @@ impl Received {
         self.data.as_deref().unwrap_or_default()
     }
 
-    /// What a gap event says; `None` of any other.
+    /// The data of a gap event; `None` for any other event.
     pub fn gap(&self) -> Option<Value> {
         (self.name.as_deref() == Some("gap"))
             .then(|| serde_json::from_str(self.data()).expect("a gap is JSON"))
     }
 }
 
-/// Whether a block begins with a line that takes effect without a blank line after it.
+/// Whether a block begins with a line that needs no blank line to take effect.
 fn is_alone(block: &str) -> bool {
     block.starts_with("retry: ") || block.starts_with(':')
 }
@@ -64,7 +65,8 @@ pub struct Stream {
     pub head: Answer,
     pub client: TestClient,
     chunked: bool,
-    whole: VecDeque<String>,
+    /// Complete events that have been read and not yet returned.
+    complete: VecDeque<String>,
 }
 
 impl Stream {
@@ -75,58 +77,61 @@ impl Stream {
         assert_eq!(head.status, 200, "{target}: {head:?}");
         let chunked = head.header("transfer-encoding") == Some("chunked");
         assert_eq!(chunked, version == "1.1", "{head:?}");
-        Self { head, client, chunked, whole: VecDeque::new() }
+        Self { head, client, chunked, complete: VecDeque::new() }
     }
 
-    /// The same stream by both versions: they are told at the same time, so
-    /// reading one after the other costs no time.
+    /// Opens the same stream with HTTP/1.1 and with HTTP/1.0.
+    ///
+    /// The server sends to both at the same time, so a test may read one after the other.
     pub fn both(server: &TestServer, target: &str, headers: &str) -> [Self; 2] {
         ["1.1", "1.0"].map(|version| Self::open(server, version, target, headers))
     }
 
-    /// A stream of channels, past its first frame.
+    /// Opens a stream of channels, and reads its first frame.
     pub fn of(server: &TestServer, target: &str, headers: &str) -> Self {
         let mut stream = Self::open(server, "1.1", target, headers);
         stream.first_frame();
         stream
     }
 
-    /// Reads the first frame of a stream of channels, and returns its cursor. A stream that begins
-    /// with a gap has none: its client keeps the cursor that it brought.
+    /// Reads the first frame of a stream of channels, and returns its cursor.
+    ///
+    /// Returns `None` if the stream begins with a gap: the client then keeps its own cursor.
     #[track_caller]
     pub fn first_frame(&mut self) -> Option<String> {
         self.expect("retry: 3000");
-        let block = self.next().expect("the stream goes on");
+        let block = self.next().expect("the stream is still open");
         let first = Received::parse(&block);
         if first.data.is_some() {
-            self.whole.push_front(block);
+            self.complete.push_front(block);
             return None;
         }
         assert_eq!(first.name, None, "{block:?}");
         first.id
     }
 
-    /// The next event, without the blank line that ends it, or the next line that means something
-    /// by itself: a `retry:` before a block, or a comment. `None` once the stream has ended as its
-    /// version ends a stream.
+    /// The next event without its final blank line, or the next line that stands alone.
+    ///
+    /// A `retry:` before a block and a comment stand alone. Returns `None` at the regular end of
+    /// the stream: the last chunk in HTTP/1.1, the end of the connection in HTTP/1.0.
     pub fn next(&mut self) -> Option<String> {
         if !self.chunked {
-            return self.whole.pop_front().or_else(|| self.next_unframed());
+            return self.complete.pop_front().or_else(|| self.next_unframed());
         }
-        while self.whole.is_empty() {
+        while self.complete.is_empty() {
             let Some(chunk) = self.client.chunk() else {
-                self.client.assert_ended(); // a stream is its connection's last answer
+                self.client.assert_ended(); // a stream is the connection's last response
                 return None;
             };
             let mut rest = &*chunk;
             while !rest.is_empty() {
                 let end = if is_alone(rest) { "\n" } else { "\n\n" };
-                let (event, after) = rest.split_once(end).expect("a chunk holds whole events");
-                self.whole.push_back(event.to_owned());
+                let (event, after) = rest.split_once(end).expect("a chunk holds complete events");
+                self.complete.push_back(event.to_owned());
                 rest = after;
             }
         }
-        self.whole.pop_front()
+        self.complete.pop_front()
     }
 
     fn next_unframed(&mut self) -> Option<String> {
@@ -150,22 +155,21 @@ impl Stream {
         assert_eq!(self.next().as_deref(), Some(event));
     }
 
-    /// The next event, which has data on one line and nothing else.
+    /// The data of the next event, which must be one line and the only field.
     #[track_caller]
     pub fn data(&mut self) -> String {
-        let event = self.next().expect("the stream goes on");
+        let event = self.next().expect("the stream is still open");
         let data = event.strip_prefix("data: ").filter(|data| !data.contains('\n'));
-        data.unwrap_or_else(|| panic!("nothing but data, not {event:?}")).to_owned()
+        data.unwrap_or_else(|| panic!("expected one data field, found {event:?}")).to_owned()
     }
 
-    /// The next event's fields.
+    /// The next event, parsed.
     #[track_caller]
     pub fn event(&mut self) -> Received {
-        Received::parse(&self.next().expect("the stream goes on"))
+        Received::parse(&self.next().expect("the stream is still open"))
     }
 
-    /// The data of as many events as are expected, each after the other, and
-    /// none of them a gap.
+    /// Asserts that the next events have these data, in this order, without a gap.
     #[track_caller]
     pub fn expect_data(&mut self, expected: &[&str]) {
         let events: Vec<_> = expected.iter().map(|_| self.event()).collect();
@@ -175,16 +179,16 @@ impl Stream {
     }
 }
 
-/// A stream's bytes, cut anywhere: what of it is whole events.
+/// Decodes a response, from bytes cut anywhere, into complete events.
 #[derive(Default)]
 pub struct Decoder {
     raw: Vec<u8>,
     head_is_read: bool,
     chunked: bool,
-    /// What is left of the chunk, with the CRLF that ends it.
+    /// Unread bytes of the current chunk, including its final CRLF.
     chunk: usize,
     text: Vec<u8>,
-    /// Whether the last chunk has come.
+    /// Whether the last chunk has arrived.
     pub ended: bool,
 }
 
@@ -202,8 +206,8 @@ impl Decoder {
         std::iter::from_fn(|| {
             let alone = text.starts_with(b"retry: ") || text.starts_with(b":");
             let end: &[u8] = if alone { b"\n" } else { b"\n\n" };
-            let place = text.windows(end.len()).position(|found| found == end)?;
-            let block = text.drain(..place + end.len()).take(place).collect();
+            let at = text.windows(end.len()).position(|found| found == end)?;
+            let block = text.drain(..at + end.len()).take(at).collect();
             Some(Received::parse(&String::from_utf8(block).expect("streams are UTF-8")))
         })
         .collect()
@@ -231,8 +235,8 @@ impl Decoder {
     }
 
     fn take_line(&mut self, end: &[u8]) -> Option<String> {
-        let place = self.raw.windows(end.len()).position(|found| found == end)?;
-        let line = self.raw.drain(..place + end.len()).take(place).collect();
+        let at = self.raw.windows(end.len()).position(|found| found == end)?;
+        let line = self.raw.drain(..at + end.len()).take(at).collect();
         Some(String::from_utf8(line).expect("ASCII"))
     }
 }
