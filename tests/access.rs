@@ -136,7 +136,7 @@ fn ask(to: SocketAddr, from: Ipv4Addr, route: &str, headers: &str) -> Answer {
 /// The matrix: on which server, from where and with what, and how reading and
 /// publishing are answered. The WebSocket takes both; pages are everybody's.
 #[test]
-fn who_may_do_what() {
+fn access_matrix_holds_on_every_route() {
     let servers = &Servers::start();
     let Servers { open, publish, subscribe, both, listed, any, everywhere } = servers;
     let here = Ipv4Addr::LOCALHOST;
@@ -277,7 +277,7 @@ fn cors(answer: &Answer) -> (Option<&str>, bool, bool) {
 }
 
 #[test]
-fn each_answer_says_whose_pages_may_read_it() {
+fn cors_headers_match_the_configured_origins() {
     let servers = &Servers::start();
     let (open, listed, any) = (&servers.open, &servers.listed, &servers.any);
     let (nobody, star) = ((None, false, false), (Some("*"), false, false));
@@ -316,7 +316,7 @@ fn each_answer_says_whose_pages_may_read_it() {
 }
 
 #[test]
-fn a_preflight_says_what_may_be_sent_and_needs_no_token() {
+fn preflight_lists_methods_and_headers_without_a_token() {
     let servers = &Servers::start();
     for server in [&servers.open, &servers.both, &servers.listed, &servers.any] {
         for (path, methods) in [
@@ -352,7 +352,7 @@ fn by(origin: &str) -> String {
 }
 
 #[test]
-fn cors_origins_may_be_of_any_scheme_and_of_subdomains() {
+fn cors_origins_accept_any_scheme_and_subdomains() {
     let server = Process::with(
         "--cors-origin capacitor://localhost --cors-origin 'HTTPS://*.Example.com,http://a.b:80'",
     );
@@ -387,7 +387,7 @@ fn cors_origins_may_be_of_any_scheme_and_of_subdomains() {
 }
 
 #[test]
-fn an_origin_or_header_that_cannot_work_stops_the_start() {
+fn invalid_cors_option_stops_the_start() {
     for (option, value, part) in [
         ("--cors-origin", "null", "every sandboxed frame and local file"),
         ("--cors-origin", "https://a.example/", "without a path"),
@@ -407,7 +407,7 @@ fn an_origin_or_header_that_cannot_work_stops_the_start() {
 }
 
 #[test]
-fn a_preflight_allows_the_headers_of_cors_header() {
+fn preflight_allows_the_headers_of_cors_header() {
     let server = Process::with(
         "--cors-origin https://a.example --cors-header traceparent,x-requested-with \
          --cors-header X-Trace",
@@ -448,7 +448,7 @@ impl Drop for Scratch {
 }
 
 #[test]
-fn the_log_says_why_a_token_was_rejected_and_never_the_token() {
+fn log_names_the_reason_for_a_rejected_token_not_the_token() {
     let (log, key) = (Scratch::new("rejected"), Scratch::new("key"));
     fs::write(&key.0, jwt::SECRET).expect("a file");
     let options = format!(
@@ -499,7 +499,7 @@ fn the_log_says_why_a_token_was_rejected_and_never_the_token() {
 }
 
 #[test]
-fn a_flood_of_wrong_tokens_is_a_few_lines_a_second() {
+fn log_lines_about_wrong_tokens_are_rate_limited() {
     let log = Scratch::new("flood");
     let server = Process::shell(&log.as_stderr(), &format!("--publish-token {PUBLISH}"));
     let began = Instant::now();

@@ -29,7 +29,7 @@ fn chunked(body: &str) -> String {
 }
 
 #[test]
-fn a_body_of_another_type_is_415_and_ends_the_connection_if_it_is_not_read() {
+fn unsupported_media_type_is_415_and_closes_if_unread() {
     let server = TestServer::start();
     let head = "POST /send-data HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n";
     check_request(&server, format!("{head}Content-Length: 2\r\n\r\nhi"), 415, CLOSED);
@@ -37,7 +37,7 @@ fn a_body_of_another_type_is_415_and_ends_the_connection_if_it_is_not_read() {
 }
 
 #[test]
-fn a_body_that_was_read_whole_leaves_the_connection_usable_whatever_it_says() {
+fn connection_stays_open_after_a_fully_read_bad_body() {
     let server = TestServer::start();
     for body in ["", "{", "[]", "null", "{\"message\":1}", "\u{1}"] {
         let length = body.len();
@@ -51,7 +51,7 @@ fn a_body_that_was_read_whole_leaves_the_connection_usable_whatever_it_says() {
 }
 
 #[test]
-fn a_body_longer_than_allowed_is_413() {
+fn body_over_the_limit_is_413() {
     let limits = Limits { body: MESSAGE.len(), ..Limits::default() };
     let server = TestServer::with(Config { limits, ..Config::default() });
     let longer = format!("{MESSAGE} ");
@@ -68,7 +68,7 @@ fn a_body_longer_than_allowed_is_413() {
 }
 
 #[test]
-fn a_chunks_size_line_and_a_trailer_are_short() {
+fn oversized_chunk_line_or_trailer_is_400() {
     let server = TestServer::start();
     let endless = format!("10;{}", "x".repeat(20 * 1024));
     check(&server, &chunked(&endless), 400, CLOSED);
@@ -77,7 +77,7 @@ fn a_chunks_size_line_and_a_trailer_are_short() {
 }
 
 #[test]
-fn chunks_may_have_extensions_and_a_trailer() {
+fn chunk_extensions_and_trailers_are_accepted() {
     let server = TestServer::start();
     for chunks in [
         "10\r\n{\"message\":\"hi\"}\r\n0\r\n\r\n",
@@ -93,7 +93,7 @@ fn chunks_may_have_extensions_and_a_trailer() {
 }
 
 #[test]
-fn a_body_that_is_cut_off_is_400_and_says_nothing_to_the_chat() {
+fn truncated_body_is_400_and_publishes_nothing() {
     let server = TestServer::start();
     let mut chat = server.stream("/channels/chat");
     for rest in [
@@ -113,7 +113,7 @@ fn a_body_that_is_cut_off_is_400_and_says_nothing_to_the_chat() {
 }
 
 #[test]
-fn a_client_that_waits_to_be_told_is_told_to_send_its_body() {
+fn expect_100_continue_gets_100() {
     let server = TestServer::start();
     let mut client = server.connect();
     for expectation in ["100-continue", "100-Continue"] {
@@ -130,7 +130,7 @@ fn a_client_that_waits_to_be_told_is_told_to_send_its_body() {
 }
 
 #[test]
-fn a_body_that_is_here_already_is_not_asked_for() {
+fn no_100_continue_if_the_body_has_arrived() {
     let server = TestServer::start();
     // In one write only: of a body that comes a byte at a time, none may be here yet.
     let mut client = server.connect();
@@ -139,7 +139,7 @@ fn a_body_that_is_here_already_is_not_asked_for() {
 }
 
 #[test]
-fn a_body_that_will_be_refused_is_not_asked_for() {
+fn no_100_continue_before_an_error_response() {
     let server = TestServer::start();
     check(&server, "Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n", 413, CLOSED);
     check(&server, "Expect: 100-continue\r\n\r\n", 411, CLOSED);
@@ -158,7 +158,7 @@ fn a_body_that_will_be_refused_is_not_asked_for() {
 
 /// RFC 9110 §10.1.1: what an HTTP/1.0 client cannot understand is not sent to it.
 #[test]
-fn a_1_0_client_is_never_sent_an_interim_answer() {
+fn http_1_0_client_gets_no_interim_response() {
     // HTTP/1.0 is not local, so publishing needs a token.
     let publish_token = Some(Token::new("s3cret").expect("visible ASCII"));
     let server = TestServer::with(Config { publish_token, ..Config::default() });
@@ -173,7 +173,7 @@ fn a_1_0_client_is_never_sent_an_interim_answer() {
 /// A client that reads nothing before it has written everything. Before, the server
 /// closed after 64 KiB, and the reset cost the client the answer.
 #[test]
-fn an_early_error_reaches_a_client_that_writes_first() {
+fn early_error_reaches_a_client_that_writes_first() {
     const BODY: usize = 5_000_000;
     let publish_token = Some("secret".parse().expect("a token"));
     let open = TestServer::start();
@@ -247,7 +247,7 @@ const BODIES: [(&str, &str, &str); 6] = [
 ];
 
 #[test]
-fn a_gzip_body_is_decompressed_on_every_route() {
+fn gzip_body_is_decompressed_on_every_route() {
     let server = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
     let mut stream = Stream::of(&server, "/channels/a", "");
     for (target, kind, body) in BODIES {
@@ -275,7 +275,7 @@ fn a_gzip_body_is_decompressed_on_every_route() {
 }
 
 #[test]
-fn a_body_that_is_no_gzip_is_400() {
+fn invalid_gzip_body_is_400() {
     let server = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
     for (target, kind, body) in BODIES {
         let whole = gzip(body.as_bytes());
@@ -292,7 +292,7 @@ fn a_body_that_is_no_gzip_is_400() {
 }
 
 #[test]
-fn another_content_encoding_is_415_with_what_is_accepted() {
+fn unsupported_content_encoding_is_415_and_lists_gzip() {
     let server = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
     for (target, kind, body) in BODIES {
         for coding in ["br", "deflate", "zstd", "gzip, gzip", "x"] {
@@ -306,7 +306,7 @@ fn another_content_encoding_is_415_with_what_is_accepted() {
 }
 
 #[test]
-fn a_decompressed_body_obeys_the_limit_of_bodies() {
+fn body_limit_applies_after_decompression() {
     let limits = Limits { body: 1_000, event: 1_000, ..Limits::default() };
     let server = TestServer::with(Config { limits, ..Config::default() });
     let headers = format!("{TEXT}Content-Encoding: gzip\r\n");

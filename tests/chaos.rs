@@ -48,14 +48,14 @@ struct Chaos {
 }
 
 #[test]
-fn clients_that_are_cut_at_random_get_every_event_once_and_in_order() {
+fn reconnecting_clients_get_every_event_once_in_order() {
     let told =
         Chaos { history: EVENTS, slow_client: SlowClient::Gap, longest: 60, own_ids: true }.run();
     assert!(told.iter().all(|told| told.gaps.is_empty()), "nothing was lost");
 }
 
 #[test]
-fn a_history_too_small_for_it_is_told_exactly_by_gaps() {
+fn gaps_count_exactly_what_a_small_history_evicted() {
     for slow_client in [SlowClient::Gap, SlowClient::Disconnect] {
         let told = Chaos { history: 40, slow_client, longest: 600, own_ids: false }.run();
         assert!(told.iter().any(|told| !told.gaps.is_empty()), "the history was too small");

@@ -322,7 +322,7 @@ const TABLE: &[Row] = &[
 ];
 
 #[test]
-fn every_row_has_its_status_and_its_connections_fate() {
+fn every_row_gets_its_status_and_connection_state() {
     let server = TestServer::start();
     for (_, request, status, stays_open) in TABLE {
         check(&server, request, *status, *stays_open); // a byte at a time too
@@ -330,7 +330,7 @@ fn every_row_has_its_status_and_its_connections_fate() {
 }
 
 #[test]
-fn where_a_request_is_cut_in_two_does_not_matter() {
+fn request_split_at_any_byte_gets_the_same_result() {
     let server = TestServer::start();
     let mut before: &[u8] = b"";
     for (section, request, status, stays_open) in TABLE {

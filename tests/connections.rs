@@ -22,7 +22,7 @@ fn post() -> String {
 }
 
 #[test]
-fn requests_sent_ahead_are_answered_in_order() {
+fn pipelined_requests_are_answered_in_order() {
     let server = TestServer::start();
     let mut client = server.connect();
     let nothing = "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -41,7 +41,7 @@ fn requests_sent_ahead_are_answered_in_order() {
 }
 
 #[test]
-fn a_thousand_requests_in_one_go_are_all_answered() {
+fn thousand_pipelined_requests_are_all_answered() {
     let server = TestServer::start();
     let mut client = server.connect();
     client.send(&HEALTH.repeat(1_000));
@@ -51,7 +51,7 @@ fn a_thousand_requests_in_one_go_are_all_answered() {
 }
 
 #[test]
-fn what_was_sent_ahead_of_an_error_is_answered_and_what_follows_it_is_not() {
+fn pipelined_requests_after_an_error_are_not_answered() {
     let server = TestServer::start();
     let mut client = server.connect();
     client.send(&format!("{HEALTH}GET / HTTP/1.1\r\n\r\n{HEALTH}"));
@@ -61,7 +61,7 @@ fn what_was_sent_ahead_of_an_error_is_answered_and_what_follows_it_is_not() {
 }
 
 #[test]
-fn a_request_may_come_in_two_pieces_cut_anywhere() {
+fn request_may_arrive_in_two_pieces() {
     let server = TestServer::start();
     let mut client = server.connect();
     client.socket().set_nodelay(true).expect("a TCP socket");
@@ -76,7 +76,7 @@ fn a_request_may_come_in_two_pieces_cut_anywhere() {
 }
 
 #[test]
-fn a_request_may_come_byte_by_byte() {
+fn request_may_arrive_byte_by_byte() {
     let server = TestServer::start();
     let mut client = server.connect();
     client.socket().set_nodelay(true).expect("a TCP socket");
@@ -93,7 +93,7 @@ fn a_request_may_come_byte_by_byte() {
 
 /// Two lines of HTTP must not stop the server, as they stop `tiny_http::Server`.
 #[test]
-fn a_request_sent_behind_a_stream_is_never_answered_and_blocks_nobody() {
+fn request_after_a_stream_request_is_ignored() {
     let server = TestServer::start();
     let mut rude = server.connect();
     let stream = "GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -115,7 +115,7 @@ fn a_request_sent_behind_a_stream_is_never_answered_and_blocks_nobody() {
 /// Bytes that nobody has read turn a close into a reset, and a reset may take the
 /// last chunk with it (RFC 9112 §9.6).
 #[test]
-fn what_a_client_says_during_its_stream_does_not_reset_it() {
+fn bytes_sent_during_a_stream_do_not_reset_it() {
     let server = TestServer::start();
     let mut client = server.stream("/channels/a");
     client.send(HEALTH);
@@ -126,7 +126,7 @@ fn what_a_client_says_during_its_stream_does_not_reset_it() {
 }
 
 #[test]
-fn a_1_1_client_that_says_close_is_closed() {
+fn http_1_1_connection_closes_after_connection_close() {
     let server = TestServer::start();
     for option in ["close", "Close", "keep-alive, close", "x\r\nConnection: close"] {
         let mut client = server.connect();
@@ -139,7 +139,7 @@ fn a_1_1_client_that_says_close_is_closed() {
 }
 
 #[test]
-fn a_1_0_client_is_closed_unless_it_asks_to_stay() {
+fn http_1_0_connection_closes_without_keep_alive() {
     let server = TestServer::start();
     let mut client = server.connect();
     for _ in 0..2 {
@@ -154,7 +154,7 @@ fn a_1_0_client_is_closed_unless_it_asks_to_stay() {
 }
 
 #[test]
-fn a_stream_in_1_0_has_no_chunks_and_ends_by_closing() {
+fn http_1_0_stream_is_unchunked_and_ends_by_closing() {
     let server = TestServer::start();
     let mut client = server.connect();
     client.send("GET /channels/a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
@@ -191,7 +191,7 @@ fn loopback(port: u16) -> [SocketAddr; 2] {
 }
 
 #[test]
-fn an_ipv6_wildcard_takes_ipv4_clients_as_ipv4() {
+fn ipv6_wildcard_treats_ipv4_clients_as_ipv4() {
     if !takes_both() {
         return;
     }
@@ -204,7 +204,7 @@ fn an_ipv6_wildcard_takes_ipv4_clients_as_ipv4() {
 }
 
 #[test]
-fn both_wildcards_are_bound_on_one_port() {
+fn both_wildcards_bind_the_same_port() {
     if !takes_both() {
         return;
     }
@@ -250,7 +250,7 @@ fn logged(listen: &str, options: &str, headers: &str) -> String {
 }
 
 #[test]
-fn the_log_names_the_client_and_not_its_proxy() {
+fn log_names_the_client_behind_a_trusted_proxy() {
     let forwarded = "X-Forwarded-For: 203.0.113.7, 192.0.2.1\r\n";
     let trusted = "--trusted-proxy 127.0.0.1";
     assert_eq!(logged("127.0.0.1:0", trusted, forwarded), "192.0.2.1");

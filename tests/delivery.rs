@@ -146,7 +146,7 @@ fn number(event: &str) -> Option<usize> {
 }
 
 #[test]
-fn a_client_that_reads_in_small_bites_sees_the_same_bytes_in_both_modes() {
+fn slow_reader_gets_the_same_bytes_in_both_modes() {
     let published = mixed(200);
     for delivery in BOTH {
         let server = server(delivery, Limits::default());
@@ -165,7 +165,7 @@ fn a_client_that_reads_in_small_bites_sees_the_same_bytes_in_both_modes() {
 }
 
 #[test]
-fn both_versions_of_http_see_the_same_events_in_one_channel() {
+fn http_1_0_and_1_1_clients_get_the_same_events() {
     let published = mixed(100);
     for delivery in BOTH {
         let server = server(delivery, Limits::default());
@@ -192,7 +192,7 @@ fn both_versions_of_http_see_the_same_events_in_one_channel() {
 }
 
 #[test]
-fn a_client_that_stops_reading_is_cut_at_its_deadline_and_resumes_exactly() {
+fn stalled_client_is_cut_at_the_deadline_and_resumes() {
     for delivery in BOTH {
         let server = server(delivery, Limits { write_deadline: SOON, ..Limits::default() });
         let mut stuck = narrow_stream(&server, "/channels/a");
@@ -224,7 +224,7 @@ fn a_client_that_stops_reading_is_cut_at_its_deadline_and_resumes_exactly() {
 }
 
 #[test]
-fn a_long_replay_joins_the_live_stream_without_a_hole_or_a_repeat() {
+fn long_replay_joins_live_events_without_gap_or_repeat() {
     const KEPT: usize = 5_000;
     const ALL: usize = 7_000;
     for delivery in BOTH {
@@ -245,7 +245,7 @@ fn a_long_replay_joins_the_live_stream_without_a_hole_or_a_repeat() {
 }
 
 #[test]
-fn every_feed_gets_its_own_channels_and_no_others() {
+fn every_broadcast_group_gets_only_its_channels() {
     const CHANNELS: usize = 200;
     const ROUNDS: usize = 3;
     let name = |n: usize| format!("room-{n:03}");
@@ -275,7 +275,7 @@ fn every_feed_gets_its_own_channels_and_no_others() {
 }
 
 #[test]
-fn silence_is_broken_by_heartbeats() {
+fn idle_stream_gets_heartbeats() {
     const EVERY: Duration = Duration::from_millis(200);
     for delivery in BOTH {
         let server = server(delivery, Limits { heartbeat: EVERY, ..Limits::default() });
@@ -320,7 +320,7 @@ fn thread_of(client: &TestClient) -> String {
 }
 
 #[test]
-fn a_thread_that_has_answered_a_request_is_not_lent_a_stream_to_sleep_on() {
+fn keep_alive_thread_is_replaced_for_a_direct_stream() {
     for delivery in BOTH {
         for answers_first in [false, true] {
             let server = server(delivery, Limits::default());
@@ -375,7 +375,7 @@ fn shutdown_ends_clients_in_every_state_within_the_drain_time() {
 }
 
 #[test]
-fn clients_that_leave_are_counted_no_more() {
+fn disconnected_clients_leave_the_subscriber_count() {
     for delivery in BOTH {
         let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
         let server = server(delivery, limits);

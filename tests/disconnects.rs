@@ -31,7 +31,7 @@ fn server(delivery: Delivery) -> TestServer {
 }
 
 #[test]
-fn a_silent_client_that_leaves_is_gone_within_100_ms() {
+fn idle_client_disconnect_is_detected_within_100_ms() {
     for delivery in [Delivery::Direct, Delivery::Wake] {
         let server = server(delivery);
         let mut staying = Stream::of(&server, "/channels/a", "");
@@ -58,7 +58,7 @@ fn a_silent_client_that_leaves_is_gone_within_100_ms() {
 }
 
 #[test]
-fn a_client_that_talks_on_has_not_left() {
+fn client_that_sends_bytes_is_not_disconnected() {
     for delivery in [Delivery::Direct, Delivery::Wake] {
         let server = server(delivery);
         let mut talking = Stream::of(&server, "/channels/a", "");
@@ -73,7 +73,7 @@ fn a_client_that_talks_on_has_not_left() {
 }
 
 #[test]
-fn a_client_that_leaves_while_its_own_thread_waits_for_it_is_gone_at_once() {
+fn disconnect_with_a_full_socket_is_detected_at_once() {
     // Its socket is full, and the write deadline is an hour away.
     let limits = Limits { write_deadline: Duration::from_secs(3_600), ..Limits::default() };
     for delivery in [Delivery::Direct, Delivery::Wake] {

@@ -29,7 +29,7 @@ fn end_of(mut stream: TestClient) -> (Instant, Vec<Received>, Duration) {
 }
 
 #[test]
-fn sigterm_ends_the_streams_one_after_the_other_and_the_process_with_0() {
+fn sigterm_staggers_stream_ends_and_exits_with_0() {
     for delivery in ["direct", "wake"] {
         let mut server = Process::with(&format!("--drain 3s --delivery {delivery}"));
         let paths = ["/events", "/stream", "/sse", "/count", "/api/sse", "/channels/a"];
@@ -81,7 +81,7 @@ fn sigterm_ends_the_streams_one_after_the_other_and_the_process_with_0() {
 }
 
 #[test]
-fn sigterm_under_load_loses_nothing_that_was_acknowledged_to_those_who_are_there() {
+fn acknowledged_events_reach_clients_during_sigterm() {
     let mut server = Process::with("--drain 2s");
     let streams: Vec<_> = (0..20).map(|_| server.stream("/channels/a")).collect();
     let (addr, stop) = (server.addr, AtomicBool::new(false));
@@ -125,7 +125,7 @@ fn sigterm_under_load_loses_nothing_that_was_acknowledged_to_those_who_are_there
 }
 
 #[test]
-fn a_second_signal_stops_at_once() {
+fn second_signal_exits_immediately() {
     let mut server = Process::with("--drain 1h");
     let streams: Vec<_> = (0..4).map(|_| server.stream("/channels/a")).collect();
     server.signal("TERM");
@@ -139,7 +139,7 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
-fn a_stream_ends_at_its_age_however_busy_it_is() {
+fn stream_ends_at_its_maximum_age() {
     let age = Duration::from_millis(500);
     let (_never, bell) = crossbeam_channel::bounded::<()>(0);
     for delivery in [Delivery::Direct, Delivery::Wake] {
@@ -189,7 +189,7 @@ fn ask(addr: std::net::SocketAddr) -> String {
 }
 
 #[test]
-fn a_restart_under_socket_activation_refuses_no_connection() {
+fn restart_under_socket_activation_drops_no_connection() {
     let listener = listener(1_024);
     let addr = listener.local_addr().expect("it is bound");
     let (stop, mut first) = (AtomicBool::new(false), Process::on(&listener, "--drain 5s"));
@@ -236,7 +236,7 @@ impl Drop for StopOnDrop<'_> {
 }
 
 #[test]
-fn systemd_is_told_when_it_is_ready_that_it_is_well_and_that_it_stops() {
+fn systemd_gets_ready_watchdog_and_stopping_messages() {
     let path = std::env::temp_dir().join(format!("threadcast-notify-{}", std::process::id()));
     let socket = UnixDatagram::bind(&path).expect("a socket of our own");
     socket.set_read_timeout(Some(common::TIMEOUT)).expect("a positive timeout");
@@ -258,7 +258,7 @@ fn systemd_is_told_when_it_is_ready_that_it_is_well_and_that_it_stops() {
 }
 
 #[test]
-fn what_is_passed_in_and_is_no_listener_is_said_to_be_none() {
+fn inherited_socket_that_is_not_listening_is_an_error() {
     let connected = TcpStream::connect(listener(1).local_addr().expect("it is bound"));
     let not_one = std::os::fd::OwnedFd::from(connected.expect("it listens"));
     let error = threadcast::Server::on(vec![not_one.into()], Config::default()).unwrap_err();
@@ -266,7 +266,7 @@ fn what_is_passed_in_and_is_no_listener_is_said_to_be_none() {
 }
 
 #[test]
-fn clients_beyond_a_full_backlog_are_served_when_their_turn_comes() {
+fn clients_beyond_a_full_backlog_are_served_later() {
     let listener = listener(4);
     let server = Process::on(&listener, "");
     server.signal("STOP");

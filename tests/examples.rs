@@ -50,7 +50,7 @@ impl Drop for Example {
 }
 
 #[test]
-fn an_embedded_server_publishes_what_its_program_says() {
+fn embed_example_publishes_its_standard_input() {
     let mut example = Example::start("embed");
     let mut client = example.listen("/channels/greetings");
     client.first_frame();
@@ -64,7 +64,7 @@ fn an_embedded_server_publishes_what_its_program_says() {
 }
 
 #[test]
-fn the_same_registry_works_inside_tiny_http() {
+fn tiny_http_example_streams_from_the_registry() {
     let example = Example::start("tiny_http_server");
     let mut client = example.listen("/");
     let mut publisher = TestClient::connect(example.addr);

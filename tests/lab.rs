@@ -28,7 +28,7 @@ fn dropped(server: &TestServer, query: &str) -> serde_json::Value {
 }
 
 #[test]
-fn without_the_lab_its_paths_are_like_any_that_is_not_there() {
+fn lab_routes_are_404_without_the_lab() {
     let server = TestServer::start();
     let mut stream = server.stream("/channels/a?tab=a");
     for act in ACTS {
@@ -42,7 +42,7 @@ fn without_the_lab_its_paths_are_like_any_that_is_not_there() {
 }
 
 #[test]
-fn the_lab_is_refused_beyond_loopback() {
+fn lab_requires_loopback_addresses() {
     let listen = vec!["127.0.0.1:0".parse().expect("one"), "0.0.0.0:0".parse().expect("one")];
     let refused = Server::bind(Config { listen, lab: true, ..Config::default() });
     let error = refused.expect_err("anybody could cut everybody off");
@@ -50,7 +50,7 @@ fn the_lab_is_refused_beyond_loopback() {
 }
 
 #[test]
-fn the_lab_takes_what_publishing_takes() {
+fn lab_actions_need_the_right_to_publish() {
     let server = lab();
     for mark in ["Origin: http://a.example\r\n", "X-Forwarded-For: 10.0.0.1\r\n"] {
         for act in ACTS {
@@ -89,7 +89,7 @@ fn the_lab_takes_what_publishing_takes() {
 /// A stream of one event a second, a story, and a WebSocket are all cut: in the
 /// middle, as by a bad network, and nobody else's are.
 #[test]
-fn one_tabs_streams_are_cut_without_an_end_and_no_others() {
+fn drop_cuts_only_the_streams_of_one_tab() {
     let server = lab();
     let mut cut = [
         server.stream("/stream?tab=a"),
@@ -117,7 +117,7 @@ fn one_tabs_streams_are_cut_without_an_end_and_no_others() {
 }
 
 #[test]
-fn everybody_is_cut_and_kept_out_for_a_while_but_pages_are_not() {
+fn drop_for_a_time_rejects_streams_but_not_pages() {
     let server = lab();
     let mut streams = [server.stream("/channels/x?tab=a"), server.stream("/channels/x")];
     let began = Instant::now();
@@ -144,7 +144,7 @@ fn everybody_is_cut_and_kept_out_for_a_while_but_pages_are_not() {
 
 /// The reader takes nothing while more is published than its channel keeps.
 #[test]
-fn a_flood_makes_a_slow_reader_fall_behind_and_it_is_told() {
+fn slow_reader_of_a_flood_gets_gap_events() {
     let server = lab();
     let mut slow = server.stream("/channels/x");
     slow.first_frame();

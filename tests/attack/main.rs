@@ -41,7 +41,7 @@ struct Seen {
 }
 
 #[test]
-fn all_attacks_at_once_cost_no_client_an_event() {
+fn clients_lose_no_event_under_all_attacks_at_once() {
     let seconds = env::var("ATTACK").ok().and_then(|text| text.parse().ok());
     let (time, clients) = match seconds {
         Some(seconds) => (Duration::from_secs(seconds), 1_000),

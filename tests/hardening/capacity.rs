@@ -68,7 +68,7 @@ fn queues(port: u16) -> Vec<(usize, usize)> {
 }
 
 #[test]
-fn kernel_buffers_of_a_client_that_does_not_read_are_bounded() {
+fn kernel_buffers_of_a_stalled_client_are_bounded() {
     let server = Process::with("");
     let status = server.get("/status").json();
     let counted = |name: &str| {
@@ -128,7 +128,7 @@ impl Drop for Group {
 }
 
 #[test]
-fn a_small_memory_cgroup_holds_as_many_clients_as_promised() {
+fn small_memory_cgroup_holds_the_promised_clients() {
     const MEMORY: usize = 128 << 20;
     let Some(group) = Group::new(MEMORY) else {
         return say("SKIPPED: no right to make a memory control group here");
@@ -149,7 +149,7 @@ fn a_small_memory_cgroup_holds_as_many_clients_as_promised() {
 }
 
 #[test]
-fn an_event_of_many_lines_is_rejected() {
+fn event_with_too_many_lines_is_rejected() {
     let server = TestServer::start();
     let post = |body: &str| server.post("/channels/a", "Content-Type: text/plain\r\n", body);
     let answer = post(&"\n".repeat(EVENT));
@@ -217,7 +217,7 @@ fn gaps_of_many_channels_are_summarized() {
 }
 
 #[test]
-fn empty_events_and_their_names_have_a_cost() {
+fn empty_events_and_their_ids_count_toward_the_total() {
     const TOTAL: usize = 200_000;
     let server = bounded(TOTAL, None);
     for n in 0..2_000 {
@@ -236,7 +236,7 @@ fn empty_events_and_their_names_have_a_cost() {
 }
 
 #[test]
-fn a_file_store_keeps_no_more_than_the_total() {
+fn file_store_stays_within_the_history_total() {
     const TOTAL: usize = 1 << 20;
     let folder = std::env::temp_dir().join(format!("threadcast-total-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder of our own");

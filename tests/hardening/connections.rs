@@ -63,7 +63,7 @@ fn idle_sockets_leave_room_for_requests() {
 }
 
 #[test]
-fn ever_new_idle_sockets_leave_room_for_requests() {
+fn repeated_idle_sockets_leave_room_for_requests() {
     assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
     for sent in [SILENT, SLOW_HEAD, SLOW_BODY] {
         let server = Process::start(200);
@@ -97,7 +97,7 @@ fn streams_and_idle_sockets_fit_together() {
 
 /// A connection is shed by ending its input: what the kernel has of it is still read.
 #[test]
-fn a_request_that_has_arrived_is_answered_when_shed() {
+fn shed_connection_still_gets_its_response() {
     assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
     let server = Process::start(100);
     server.signal("STOP");
@@ -113,7 +113,7 @@ fn a_request_that_has_arrived_is_answered_when_shed() {
 
 /// Its input has ended, which in a stream means that the client has left.
 #[test]
-fn a_stream_asked_for_when_shed_is_told_to_come_back() {
+fn shed_stream_request_gets_a_retry() {
     assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
     let server = Process::start(100);
     server.signal("STOP");
@@ -146,7 +146,7 @@ fn own_address() -> Option<IpAddr> {
 }
 
 #[test]
-fn an_address_has_so_many_connections_and_no_more() {
+fn connections_per_address_are_limited() {
     let Some(own) = own_address() else {
         return say("SKIPPED: this machine has no address but loopback");
     };
@@ -234,7 +234,7 @@ impl Drop for FewThreads {
 
 /// Each connection that could not be served cost the accepting thread 20 ms.
 #[test]
-fn a_burst_beyond_the_thread_limit_delays_nobody() {
+fn burst_beyond_the_thread_limit_is_rejected_quickly() {
     let Some(group) = FewThreads::new(60) else {
         return say("SKIPPED: no control group for threads can be made here");
     };

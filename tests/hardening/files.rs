@@ -101,7 +101,7 @@ fn length(answer: &Answer) -> u64 {
 }
 
 #[test]
-fn a_client_that_reads_nothing_is_cut_after_the_deadline() {
+fn stalled_file_download_is_cut_at_the_deadline() {
     let folder = Folder::new("deadline");
     folder.sparse("big.bin", BIG);
     let limits = Limits { write_deadline: Duration::from_millis(200), ..Limits::default() };
@@ -124,7 +124,7 @@ fn has_thread(name: &str) -> bool {
 }
 
 #[test]
-fn a_file_that_shrinks_meanwhile_ends_the_connection() {
+fn file_that_shrinks_while_sent_ends_the_connection() {
     let folder = Folder::new("shrinks");
     let file = folder.sparse("big.bin", BIG);
     let server = TestServer::with(folder.config());
@@ -139,7 +139,7 @@ fn a_file_that_shrinks_meanwhile_ends_the_connection() {
 }
 
 #[test]
-fn a_file_that_grows_meanwhile_is_sent_as_promised() {
+fn file_that_grows_while_sent_keeps_its_length() {
     let folder = Folder::new("grows");
     let mut file = folder.sparse("big.bin", BIG);
     let server = TestServer::with(folder.config());
@@ -155,7 +155,7 @@ fn a_file_that_grows_meanwhile_is_sent_as_promised() {
 }
 
 #[test]
-fn a_link_to_what_is_hidden_or_outside_is_404() {
+fn symlink_to_a_hidden_or_outside_file_is_404() {
     let folder = Folder::new("links");
     fs::create_dir_all(folder.path(".git/objects")).expect("the folder is ours");
     folder.write(".git/objects/a", "secret");
@@ -196,7 +196,7 @@ fn a_link_to_what_is_hidden_or_outside_is_404() {
 }
 
 #[test]
-fn a_folder_whose_own_path_is_hidden_is_served() {
+fn public_folder_with_a_hidden_path_is_served() {
     let folder = Folder::new("own-path");
     let hidden = folder.0.join(".site/public");
     fs::create_dir_all(&hidden).expect("the folder is ours");
@@ -232,7 +232,7 @@ fn aged(folder: &Folder) -> TestServer {
 }
 
 #[test]
-fn a_range_gets_the_part_and_only_the_part() {
+fn range_request_gets_only_its_range() {
     let folder = Folder::new("ranges");
     let server = aged(&folder);
     for (range, status, content_range, body) in [
@@ -268,7 +268,7 @@ fn a_range_gets_the_part_and_only_the_part() {
 }
 
 #[test]
-fn a_part_of_a_changed_file_is_the_whole_new_one() {
+fn if_range_on_a_changed_file_sends_the_whole_file() {
     let folder = Folder::new("if-range");
     let server = aged(&folder);
     let first = server.get("/a.txt");
@@ -291,7 +291,7 @@ fn a_part_of_a_changed_file_is_the_whole_new_one() {
 }
 
 #[test]
-fn conditions_of_a_file_are_answered_without_it() {
+fn conditional_requests_are_answered_without_the_file() {
     let folder = Folder::new("conditions");
     let server = aged(&folder);
     let first = server.get("/a.txt");
@@ -316,7 +316,7 @@ fn conditions_of_a_file_are_answered_without_it() {
 
 /// A client that resets while a file is sent costs no more work.
 #[test]
-fn a_reset_ends_the_sending_of_a_file() {
+fn reset_ends_a_file_download() {
     let folder = Folder::new("reset");
     folder.sparse("big.bin", BIG);
     let server = TestServer::with(folder.config());

@@ -78,7 +78,7 @@ fn unread_lists_of_subscriptions_cost_no_memory() {
 }
 
 #[test]
-fn a_long_list_is_whole_in_order_and_in_every_framing() {
+fn long_channel_list_is_complete_in_every_framing() {
     let server = TestServer::start();
     let mut names: Vec<String> =
         (0..300).map(|n| format!("{n} \u{1} \" ü {}", "x".repeat(n))).collect();
@@ -116,7 +116,7 @@ fn a_long_list_is_whole_in_order_and_in_every_framing() {
 }
 
 #[test]
-fn a_short_list_has_a_length() {
+fn short_list_has_a_content_length() {
     let server = TestServer::start();
     server.registry.publish("news", &Event::new("x")).expect("there is room");
     for path in ["/channels", "/channels/news/subscribers"] {
@@ -130,7 +130,7 @@ fn a_short_list_has_a_length() {
 }
 
 #[test]
-fn a_long_list_of_those_present_is_whole() {
+fn long_presence_list_is_complete() {
     let server = TestServer::start();
     let room = Channels::new(["room"]).expect("a name");
     let names: Vec<String> = (0..500).map(|n| format!("{n:03}{}", "x".repeat(200))).collect();
@@ -152,7 +152,7 @@ fn a_long_list_of_those_present_is_whole() {
 }
 
 #[test]
-fn a_long_list_of_subscriptions_is_whole() {
+fn long_subscription_list_is_complete() {
     let server = TestServer::with(Config {
         mercure: Mercure::WithSubscriptions,
         subscribe_key: Some(jwt::key()),
@@ -195,7 +195,7 @@ const LISTS: usize = 10;
 /// Each channel of the list costs a lot, for every beginning of its name is listened to. The
 /// publisher must not wait as long as a list takes, whatever that is on this machine.
 #[test]
-fn publishers_do_not_wait_until_a_list_is_read() {
+fn publishers_do_not_wait_for_a_list() {
     let registry = Registry::new();
     let stem = "a".repeat(400);
     let _listeners: Vec<_> = (1..=stem.len())

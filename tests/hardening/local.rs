@@ -67,7 +67,7 @@ fn check(server: &TestServer, version: &str, host: &str, headers: &str, status: 
 }
 
 #[test]
-fn a_local_request_may_act() {
+fn local_request_may_act() {
     let server = open();
     for headers in [
         "",
@@ -154,7 +154,7 @@ fn http_1_0_requests_need_a_token() {
 }
 
 #[test]
-fn a_rebound_name_is_421_on_every_address() {
+fn dns_rebinding_host_is_421_on_every_address() {
     let v6 = TcpListener::bind("[::1]:0").is_ok();
     let mut listen = vec!["0.0.0.0:0", "127.0.0.1:0"];
     listen.extend(v6.then_some("[::]:0"));
@@ -190,7 +190,7 @@ fn outer_address() -> Option<Ipv4Addr> {
 }
 
 #[test]
-fn another_machine_reads_by_any_name_and_changes_nothing() {
+fn remote_client_reads_by_any_host_but_changes_nothing() {
     let Some(outer) = outer_address() else {
         return say("SKIPPED: this machine has no address but loopback");
     };
@@ -217,7 +217,7 @@ fn another_machine_reads_by_any_name_and_changes_nothing() {
 
 /// A proxy sends the same Host, so a name of `--host` is answered and is not local.
 #[test]
-fn a_name_of_the_host_flag_reads_and_needs_a_token() {
+fn name_from_host_flag_reads_but_needs_a_token() {
     let hosts = vec!["push.example.org".to_owned()];
     let config = Config { hosts, lab: true, mercure: Mercure::On, ..Config::default() };
     let server = TestServer::with(config);
@@ -230,7 +230,7 @@ fn a_name_of_the_host_flag_reads_and_needs_a_token() {
 }
 
 #[test]
-fn nothing_from_a_trusted_proxy_is_local() {
+fn request_from_a_trusted_proxy_is_not_local() {
     let trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
     let config = Config { trusted_proxies, lab: true, mercure: Mercure::On, ..Config::default() };
     let server = TestServer::with(config);
@@ -239,7 +239,7 @@ fn nothing_from_a_trusted_proxy_is_local() {
 }
 
 #[test]
-fn a_session_is_not_opened_by_a_foreign_origin() {
+fn foreign_origin_cannot_open_a_session() {
     let subscribe_token = Some(Token::new("s3cret").expect("visible ASCII"));
     let server = TestServer::with(Config { subscribe_token, ..Config::default() });
     let bearer = "Authorization: Bearer s3cret\r\n";

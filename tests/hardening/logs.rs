@@ -82,7 +82,7 @@ fn end_streams(server: &Process, count: usize) {
 }
 
 #[test]
-fn an_unread_log_stops_neither_answers_nor_the_drain() {
+fn unread_log_blocks_neither_responses_nor_the_drain() {
     let pipe = Pipe::new("unread-log");
     let mut server = Process::shell(&pipe.as_stderr(), "--log-format json --drain 5s");
     end_streams(&server, STREAMS);
@@ -100,7 +100,7 @@ fn an_unread_log_stops_neither_answers_nor_the_drain() {
 }
 
 #[test]
-fn a_second_signal_exits_though_nobody_reads_the_log() {
+fn second_signal_exits_with_an_unread_log() {
     let pipe = Pipe::new("second-signal");
     let mut server = Process::shell(&pipe.as_stderr(), "--log-format json --drain 1h");
     end_streams(&server, STREAMS);
@@ -161,7 +161,7 @@ fn assert_drains(mut server: Process) {
 }
 
 #[test]
-fn a_closed_or_full_standard_error_costs_only_log_lines() {
+fn closed_or_full_stderr_costs_only_log_lines() {
     let at_start = lines_at_start();
     // A descriptor that is closed at the start is `/dev/null` from then on.
     for (stderr, each) in [("2>&-", 0), ("2>/dev/full", 1), ("2> >(true); wait $!", 1)] {
@@ -173,7 +173,7 @@ fn a_closed_or_full_standard_error_costs_only_log_lines() {
 }
 
 #[test]
-fn a_log_reader_that_leaves_costs_only_log_lines() {
+fn log_reader_that_exits_costs_only_log_lines() {
     let mut pipe = Pipe::new("reader-leaves");
     let server = Process::shell(&pipe.as_stderr(), "--log-format json");
     end_streams(&server, 1);
@@ -184,7 +184,7 @@ fn a_log_reader_that_leaves_costs_only_log_lines() {
 }
 
 #[test]
-fn a_long_request_makes_a_log_line_within_its_bound() {
+fn log_line_of_a_long_request_is_bounded() {
     let pipe = Pipe::new("long-line");
     let server = Process::shell(&pipe.as_stderr(), "--log-format json");
     // A name is at most 1,024 bytes; a query is not.
@@ -200,7 +200,7 @@ fn a_long_request_makes_a_log_line_within_its_bound() {
 }
 
 #[test]
-fn a_server_starts_though_standard_output_is_closed_or_full() {
+fn server_starts_with_closed_or_full_stdout() {
     for stdout in ["1>&-", "1>/dev/full", "1> >(exec sleep 60)"] {
         let pipe = Pipe::new("no-stdout");
         let script =
@@ -227,7 +227,7 @@ fn a_server_starts_though_standard_output_is_closed_or_full() {
 }
 
 #[test]
-fn commands_end_quietly_when_their_output_is_closed() {
+fn commands_exit_quietly_when_their_output_is_closed() {
     for arguments in ["doctor", "token --publish-key-file /dev/null x", "doctor --delivery wake"] {
         let script = format!("exec \"$0\" {arguments} | true; exit ${{PIPESTATUS[0]}}");
         let output = Command::new("bash")
@@ -241,7 +241,7 @@ fn commands_end_quietly_when_their_output_is_closed() {
 }
 
 #[test]
-fn listen_ends_when_its_reader_leaves_without_another_event() {
+fn listen_exits_when_its_reader_exits() {
     let server = Process::with("");
     let body = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 3\r\n\r\none";
     assert_eq!(server.request(body).status, 200);

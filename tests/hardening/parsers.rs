@@ -49,7 +49,7 @@ fn deep_texts() -> [String; 6] {
 }
 
 #[test]
-fn deep_json_is_rejected_and_other_streams_go_on() {
+fn deep_json_is_rejected_and_streams_continue() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/x", "");
     for deep in deep_texts() {
@@ -74,7 +74,7 @@ fn deep_json_is_rejected_and_other_streams_go_on() {
 }
 
 #[test]
-fn a_deep_line_among_many_is_named() {
+fn error_names_the_deep_line_of_a_batch() {
     let server = TestServer::start();
     let lines = "{\"data\":1}\n".repeat(1_000);
     let body = format!("{lines}{{\"data\":{}}}", "[".repeat(1_000 * 1_000));
@@ -84,7 +84,7 @@ fn a_deep_line_among_many_is_named() {
 }
 
 #[test]
-fn json_of_the_greatest_depth_is_published() {
+fn json_of_the_maximum_depth_is_published() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/x", "");
     let data = nested(DEPTH_MAX - 1);
@@ -122,7 +122,7 @@ fn levels(count: usize) -> Value {
 }
 
 #[test]
-fn a_token_that_nests_deep_is_invalid_in_every_part() {
+fn deeply_nested_token_is_invalid() {
     let server = with_keys();
     let mut stream = Stream::of(&server, "/channels/x", &bearer(&jwt::allowing(&["*"], &["*"])));
     let status = |token: &str| server.post("/channels/x", &bearer(token), "published").status;
@@ -152,7 +152,7 @@ fn a_token_that_nests_deep_is_invalid_in_every_part() {
 }
 
 #[test]
-fn a_pattern_that_nests_deep_is_rejected() {
+fn deeply_nested_pattern_is_rejected() {
     let server = with_keys();
     let token = bearer(&jwt::allowing(&["*"], &["*"]));
     for pattern in [
@@ -179,7 +179,7 @@ fn a_pattern_that_nests_deep_is_rejected() {
 /// RFC 9112 §7.1: a chunked body's lines end with CRLF. A proxy that takes nothing else for the
 /// end of a line would see the next request begin elsewhere than this server does.
 #[test]
-fn a_bare_line_feed_ends_no_line_of_a_chunked_body() {
+fn bare_lf_in_a_chunked_body_is_rejected() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/x", "");
     let smuggled = post("/channels/x", "text/plain", "smuggled");
@@ -234,7 +234,7 @@ fn answering(body: String) -> std::net::SocketAddr {
 }
 
 #[test]
-fn a_publisher_does_not_follow_a_deep_answer() {
+fn publisher_rejects_a_deeply_nested_response() {
     let publish = |answer: String| {
         let publisher = Publisher::new(PublishOptions {
             server: format!("http://{}", answering(answer)).parse().expect("a URL"),

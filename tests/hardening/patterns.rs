@@ -39,7 +39,7 @@ fn big(number: usize) -> String {
 }
 
 #[test]
-fn patterns_that_compile_big_are_rejected() {
+fn patterns_over_the_compiled_size_are_rejected() {
     let server = hub();
     let table: [(Vec<String>, u16); 7] = [
         ((0..100).map(|n| format!("((?:a?){{300}}b)://x{n}")).collect(), 400),
@@ -80,7 +80,7 @@ fn streams_with_hostile_patterns_take_little_memory() {
 }
 
 #[test]
-fn all_patterns_together_have_a_bound() {
+fn compiled_patterns_have_a_total_limit() {
     let server = Process::with("--mercure --max-channels 100000");
     let mut streams = Vec::new();
     let rejected = (0..400).find_map(|stream| {
@@ -106,7 +106,7 @@ fn all_patterns_together_have_a_bound() {
 }
 
 #[test]
-fn a_stream_names_at_most_100_channels() {
+fn stream_is_limited_to_100_channels() {
     let server = hub();
     let names = |count: usize| {
         let names: Vec<String> = (0..count).map(|n| format!("channel=c{n}")).collect();
@@ -121,7 +121,7 @@ fn a_stream_names_at_most_100_channels() {
 }
 
 #[test]
-fn head_joins_no_channel() {
+fn head_request_joins_no_channel() {
     let server = hub();
     for target in [
         "/channels/a?presence=eve&since=all".to_owned(),
@@ -138,7 +138,7 @@ fn head_joins_no_channel() {
 /// The test build panics where a pattern is matched under the registry's lock; here is
 /// every way to it, and no event is lost on it.
 #[test]
-fn no_path_matches_a_pattern_under_the_lock() {
+fn no_pattern_is_matched_under_the_lock() {
     let store = std::env::temp_dir().join(format!("threadcast-patterns-{}", std::process::id()));
     let _ = std::fs::remove_file(&store);
     for store in [None, Some(store.clone())] {

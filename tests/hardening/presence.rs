@@ -19,7 +19,7 @@ fn get(server: &TestServer, target: &str, headers: &str) -> Answer {
 }
 
 #[test]
-fn presence_needs_what_publishing_needs() {
+fn presence_needs_the_right_to_publish() {
     let server =
         TestServer::with(Config { publish_token: Some(token(PUBLISH)), ..Config::default() });
     let before = server.registry.last_id();
@@ -39,7 +39,7 @@ fn presence_needs_what_publishing_needs() {
 }
 
 #[test]
-fn a_subscribe_token_announces_nobody() {
+fn subscribe_token_cannot_announce_presence() {
     let (publish_token, subscribe_token) = (Some(token(PUBLISH)), Some(token(SUBSCRIBE)));
     let server = TestServer::with(Config { publish_token, subscribe_token, ..Config::default() });
     let cookie = format!("Cookie: threadcast_token={SUBSCRIBE}\r\n");
@@ -54,7 +54,7 @@ fn a_subscribe_token_announces_nobody() {
 }
 
 #[test]
-fn a_jwt_announces_its_own_subject_where_it_may_read() {
+fn jwt_announces_only_its_subject_on_readable_channels() {
     let cors_origins = CorsOrigins::These(vec!["https://app.example".into()]);
     let (publish_key, subscribe_key) = (Some(key()), Some(key()));
     let config = Config { publish_key, subscribe_key, cors_origins, ..Config::default() };
@@ -84,7 +84,7 @@ fn a_jwt_announces_its_own_subject_where_it_may_read() {
 
 /// The origins of `--cors-origin` keep their right to act.
 #[test]
-fn a_page_of_a_named_origin_announces_itself() {
+fn page_of_an_allowed_origin_may_announce_presence() {
     let cors_origins = CorsOrigins::These(vec!["http://localhost:3000".into()]);
     let server = TestServer::with(Config { cors_origins, ..Config::default() });
     let page = "Origin: http://localhost:3000\r\nSec-Fetch-Site: same-site\r\n";
@@ -174,7 +174,7 @@ impl Drop for File {
 }
 
 #[test]
-fn a_restart_keeps_what_presence_did_not_evict() {
+fn restart_keeps_events_that_presence_did_not_evict() {
     let name = format!("threadcast-presence-{}.redb", std::process::id());
     let file = File(std::env::temp_dir().join(name));
     let store = || Some(file.0.clone().into());

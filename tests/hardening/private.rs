@@ -107,7 +107,7 @@ fn room_for(server: &TestServer, topic: &str) {
 }
 
 #[test]
-fn an_expired_private_update_is_no_gap_on_any_topic() {
+fn expired_private_update_causes_no_gap_on_other_topics() {
     let folder = Folder::new();
     for variant in variants(&folder) {
         let what = format!("{:?} {:?}", variant.delivery, variant.store);
@@ -136,7 +136,7 @@ fn an_expired_private_update_is_no_gap_on_any_topic() {
 }
 
 #[test]
-fn a_lost_private_update_is_no_gap_on_its_topic() {
+fn evicted_private_update_is_a_gap_only_for_its_readers() {
     let folder = Folder::new();
     for variant in variants(&folder) {
         let what = format!("{:?} {:?}", variant.delivery, variant.store);
@@ -174,7 +174,7 @@ fn a_lost_private_update_is_no_gap_on_its_topic() {
 }
 
 #[test]
-fn the_id_of_a_private_update_is_no_cursor() {
+fn private_update_id_is_not_a_cursor() {
     let folder = Folder::new();
     for variant in variants(&folder) {
         let stored = variant.store.is_some();
@@ -211,7 +211,7 @@ fn the_id_of_a_private_update_is_no_cursor() {
 }
 
 #[test]
-fn the_list_of_channels_counts_no_private_update() {
+fn channel_list_excludes_private_updates() {
     let folder = Folder::new();
     for variant in variants(&folder) {
         // Without a key for reading, private updates reach nobody, and all may list.

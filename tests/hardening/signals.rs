@@ -46,7 +46,7 @@ fn fail_to_start(before: &str, options: &str) -> Output {
 }
 
 #[test]
-fn signals_without_a_meaning_keep_the_streams_open() {
+fn unused_signals_keep_streams_open() {
     let mut server = Process::with("--drain 5s");
     let mut stream = server.stream("/channels/a");
     let mut idle = server.connect();
@@ -64,7 +64,7 @@ fn signals_without_a_meaning_keep_the_streams_open() {
 }
 
 #[test]
-fn a_store_at_the_file_size_limit_answers_507_and_recovers() {
+fn full_store_returns_507_and_recovers() {
     let folder = Folder::new("fsize");
     // In blocks of 512 bytes, and no higher later on: only the soft limit.
     let mut server = Process::shell("ulimit -S -f 8192; exec", &folder.store());
@@ -83,7 +83,7 @@ fn a_store_at_the_file_size_limit_answers_507_and_recovers() {
 }
 
 #[test]
-fn a_start_without_room_for_the_store_names_the_full_disk() {
+fn start_error_names_the_full_disk() {
     let folder = Folder::new("no-room");
     let Output { status, stderr, .. } = fail_to_start("ulimit -f 8", &folder.store());
     let stderr = String::from_utf8_lossy(&stderr);
@@ -94,7 +94,7 @@ fn a_start_without_room_for_the_store_names_the_full_disk() {
 }
 
 #[test]
-fn a_start_with_few_descriptors_fails_with_a_sentence_or_serves() {
+fn start_with_few_descriptors_serves_or_exits_with_an_error() {
     for descriptors in 4..24 {
         let before = format!("ulimit -n {descriptors}");
         let script = format!("{before}; exec timeout -s TERM 0.3 \"$0\" --listen 127.0.0.1:0");
@@ -148,7 +148,7 @@ impl Drop for Redis {
 }
 
 #[test]
-fn a_hanging_redis_does_not_prolong_the_drain() {
+fn hanging_redis_does_not_prolong_the_drain() {
     if Command::new("redis-server").arg("--version").output().is_err() {
         return say("no redis-server here: not tested");
     }
@@ -168,7 +168,7 @@ fn a_hanging_redis_does_not_prolong_the_drain() {
 }
 
 #[test]
-fn a_full_address_space_refuses_connections_and_does_not_abort() {
+fn full_address_space_closes_connections_without_an_abort() {
     // One arena: glibc reserves 64 MiB of address space for each, whatever is left of it.
     let mut server = Process::shell("MALLOC_ARENA_MAX=1 exec", "--drain 5s");
     // Less than was there when the server computed how many clients fit.

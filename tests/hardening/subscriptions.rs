@@ -37,7 +37,7 @@ fn listed(server: &TestServer) -> Vec<String> {
 }
 
 #[test]
-fn a_stream_gets_all_of_its_channels_or_none() {
+fn stream_gets_all_of_its_channels_or_none() {
     let server = with_room_for(10);
     let (first, second) = (names("a", 6), names("b", 6));
     let mut stream = Stream::of(&server, &of(&first), "");
@@ -59,7 +59,7 @@ fn a_stream_gets_all_of_its_channels_or_none() {
 }
 
 #[test]
-fn channels_of_streams_that_left_make_room_at_once() {
+fn channels_of_closed_streams_free_room_at_once() {
     let server = with_room_for(10);
     for round in 0..3 {
         let strangers = names(&format!("x{round}-"), 10);
@@ -80,7 +80,7 @@ fn channels_of_streams_that_left_make_room_at_once() {
 }
 
 #[test]
-fn head_creates_no_channel_and_counts_no_subscriber() {
+fn head_request_creates_no_channel_or_subscriber() {
     let server = with_room_for(1);
     let mut watch = Stream::of(&server, "/channels/a", "");
     for target in ["/channels/b", "/channels/b?presence=ada", "/channels?channel=b&channel=c"] {
@@ -100,7 +100,7 @@ fn head_creates_no_channel_and_counts_no_subscriber() {
 }
 
 #[test]
-fn a_rejected_presence_name_leaves_no_channel() {
+fn rejected_presence_name_creates_no_channel() {
     let server = TestServer::start();
     let refused = server.get("/channels/a?presence=%07");
     assert_eq!(refused.status, 400, "{refused:?}");
@@ -108,7 +108,7 @@ fn a_rejected_presence_name_leaves_no_channel() {
 }
 
 #[test]
-fn a_rejected_batch_publishes_nothing() {
+fn rejected_batch_publishes_nothing() {
     let server = TestServer::start();
     let many = "Content-Type: application/x-ndjson\r\n";
     let large = "x".repeat(70_000);
@@ -125,7 +125,7 @@ fn a_rejected_batch_publishes_nothing() {
 }
 
 #[test]
-fn an_update_reaches_all_of_its_topics_or_none() {
+fn update_reaches_all_of_its_topics_or_none() {
     let server =
         TestServer::with(Config { max_channels: 5, mercure: Mercure::On, ..Config::default() });
     let _stream = Stream::of(&server, "/channels/a0", "");
@@ -137,7 +137,7 @@ fn an_update_reaches_all_of_its_topics_or_none() {
 }
 
 #[test]
-fn a_rejected_mercure_stream_announces_nothing() {
+fn rejected_mercure_stream_announces_no_subscription() {
     let server = TestServer::with(Config {
         max_channels: 6,
         mercure: Mercure::WithSubscriptions,

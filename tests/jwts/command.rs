@@ -18,7 +18,7 @@ fn threadcast(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn the_command_makes_what_a_server_takes() {
+fn token_command_makes_tokens_that_the_server_accepts() {
     for kind in ["rsa", "ec", "ed"] {
         let options = format!("--jwt-key-file tests/keys/{kind}.pub.pem --jwt-audience {AUDIENCE}");
         let server = Process::with(&options);
@@ -59,7 +59,7 @@ fn parts(token: &str) -> (Value, Value) {
 }
 
 #[test]
-fn the_command_writes_every_claim_of_an_access_token() {
+fn token_command_writes_every_claim() {
     let wish =
         ["token", "--key-file", "tests/keys/ec.pem", "--audience", AUDIENCE, "--publish", "a"];
     let made = |more: &[&str]| {
@@ -93,7 +93,7 @@ fn the_command_writes_every_claim_of_an_access_token() {
 }
 
 #[test]
-fn a_token_that_nobody_would_take_is_not_made() {
+fn token_command_rejects_useless_tokens() {
     let key = ["--key-file", "tests/keys/ec.pem"];
     let legacy = [&key[..], &["--legacy"]].concat();
     for (arguments, expected) in [
@@ -125,7 +125,7 @@ fn a_token_that_nobody_would_take_is_not_made() {
 }
 
 #[test]
-fn a_server_does_not_start_with_a_key_that_is_none() {
+fn server_does_not_start_with_an_invalid_key() {
     for (file, expected) in [
         ("tests/keys/rsa.pem", "openssl pkey -pubout"),
         ("tests/keys/weak.pub.pem", "too short"),

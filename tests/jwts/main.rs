@@ -40,7 +40,7 @@ fn server_with(key: &VerifyingKey) -> TestServer {
 const METADATA: &str = "resource_metadata=\"https://hub.example/.well-known/oauth-protected-resource/.well-known/mercure\"";
 
 #[test]
-fn a_bad_token_is_refused_everywhere_and_nobody_hears_why() {
+fn invalid_token_is_401_everywhere_without_a_reason() {
     let server = server_with(&jwt::key());
     let expected = format!("Bearer error=\"invalid_token\", {METADATA}");
     let mut details = Vec::new();
@@ -78,7 +78,7 @@ fn a_bad_token_is_refused_everywhere_and_nobody_hears_why() {
 }
 
 #[test]
-fn a_good_token_is_believed_whatever_signed_it() {
+fn valid_token_is_accepted_for_every_key_type() {
     for (private, public) in [(RSA, RSA_PUBLIC), (EC, EC_PUBLIC), (ED, ED_PUBLIC), (SECRET, SECRET)]
     {
         let server = server_with(&verifying(public));
@@ -115,7 +115,7 @@ fn a_good_token_is_believed_whatever_signed_it() {
 }
 
 #[test]
-fn what_may_be_left_out_or_written_otherwise_is_believed() {
+fn optional_and_variant_claims_are_accepted() {
     let server = server_with(&jwt::key());
     let mut endless = all();
     endless.as_object_mut().expect("an object").remove("exp");
@@ -143,7 +143,7 @@ fn what_may_be_left_out_or_written_otherwise_is_believed() {
 }
 
 #[test]
-fn a_token_that_allows_something_else_is_told_so() {
+fn token_without_the_right_is_403_insufficient_scope() {
     let server = server_with(&jwt::key());
     let expected = format!("Bearer error=\"insufficient_scope\", {METADATA}");
     for token in [
@@ -172,7 +172,7 @@ fn a_token_that_allows_something_else_is_told_so() {
 }
 
 #[test]
-fn without_a_token_the_challenge_names_no_error() {
+fn challenge_without_a_token_has_no_error() {
     let server = server_with(&jwt::key());
     let answer = server.post("/channels/a", "", "x");
     assert_eq!(
@@ -185,7 +185,7 @@ fn without_a_token_the_challenge_names_no_error() {
 }
 
 #[test]
-fn a_key_and_a_token_open_the_same_door_and_each_role_has_its_own() {
+fn jwt_key_and_token_work_side_by_side_for_each_role() {
     let token = |secret: &str| Some(Token::new(secret).expect("visible ASCII"));
     let other = b"the secret of those who read, and no other one";
     let server = TestServer::with(Config {
@@ -216,7 +216,7 @@ fn a_key_and_a_token_open_the_same_door_and_each_role_has_its_own() {
 }
 
 #[test]
-fn anonymous_readers_are_let_in_where_that_was_said_and_bad_tokens_never() {
+fn anonymous_allows_no_token_but_not_an_invalid_one() {
     let config = Config { subscribe_key: Some(jwt::key()), anonymous: true, ..Config::default() };
     let server = TestServer::with(config);
     drop(Stream::of(&server, "/channels/a", ""));
@@ -229,7 +229,7 @@ fn anonymous_readers_are_let_in_where_that_was_said_and_bad_tokens_never() {
 }
 
 #[test]
-fn a_stream_ends_with_its_token_and_cleanly() {
+fn stream_ends_cleanly_when_its_token_expires() {
     for delivery in [threadcast::Delivery::Direct, threadcast::Delivery::Wake] {
         let server = TestServer::with(Config {
             subscribe_key: Some(jwt::key()),
@@ -274,7 +274,7 @@ fn token_end(token: &str) -> i64 {
 }
 
 #[test]
-fn a_websocket_ends_with_its_token() {
+fn websocket_ends_when_its_token_expires() {
     let key = Some(jwt::key());
     let server = TestServer::with(Config {
         subscribe_key: key.clone(),
@@ -301,7 +301,7 @@ fn a_websocket_ends_with_its_token() {
 }
 
 #[test]
-fn a_file_that_holds_no_key_says_what_to_do() {
+fn bad_key_file_gets_a_specific_error() {
     for (file, expected) in [
         (&b"short\n"[..], KeyError::Short),
         (b"thirty-one bytes are too few...\r\n", KeyError::Short),

@@ -95,7 +95,7 @@ fn timeless(text: &str) -> String {
 }
 
 #[test]
-fn the_rust_engines_send_the_same_bytes() {
+fn rust_engines_send_the_same_bytes() {
     let expected = stream(Engine::Direct);
     assert!(
         expected.starts_with("retry: 3000\nid: 0000000000000-0\n\nid: 0000000000000-1\ndata: 1 0"),
@@ -116,7 +116,7 @@ fn apache_sends_the_same_events() {
 }
 
 #[test]
-fn nothing_of_apache_is_left_whoever_ends_it() {
+fn apache_leaves_no_process_or_folder() {
     for engine in APACHES.into_iter().filter(|engine| is_here(*engine)) {
         for killed in [false, true] {
             let mut started = Started::new(engine);
@@ -147,7 +147,7 @@ fn nothing_of_apache_is_left_whoever_ends_it() {
 
 /// Apache's processes end by themselves too: then the engine has ended.
 #[test]
-fn an_apache_that_dies_is_told() {
+fn engine_exits_when_apache_exits() {
     for engine in APACHES.into_iter().filter(|engine| is_here(*engine)) {
         let mut started = Started::new(engine);
         let apache = procfs::tree(started.child.id()).expect("it runs")[1];
@@ -165,7 +165,7 @@ fn an_apache_that_dies_is_told() {
 }
 
 #[test]
-fn an_engine_ends_with_its_orders() {
+fn engine_exits_when_its_input_closes() {
     for engine in [Engine::Direct, Engine::TinyHttp, Engine::EventLoop] {
         let mut started = Started::new(engine);
         drop(started.child.stdin.take());
@@ -176,7 +176,7 @@ fn an_engine_ends_with_its_orders() {
 /// tiny_http takes two descriptors a client. Whether the first or the second one is missing depends on
 /// how many it began with.
 #[test]
-fn tiny_http_without_descriptors_keeps_those_it_has() {
+fn tiny_http_keeps_its_streams_without_descriptors() {
     for room in [60, 61] {
         let mut started = Started::with_room(Engine::TinyHttp, Some(room));
         let client = |_| {

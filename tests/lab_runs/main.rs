@@ -62,7 +62,7 @@ fn side_by_side(engines: &[Engine], experiments: &[Experiment]) -> Results {
 }
 
 #[test]
-fn every_question_is_answered_for_every_engine_that_is_here() {
+fn every_experiment_measures_every_installed_engine() {
     let engines: Vec<Engine> = Engine::ALL.into_iter().filter(|engine| is_here(*engine)).collect();
     let results = side_by_side(&engines, &Experiment::ALL);
     assert_eq!(results.failures, []);
@@ -106,7 +106,7 @@ fn every_question_is_answered_for_every_engine_that_is_here() {
 }
 
 #[test]
-fn the_ceiling_is_where_doctor_says_and_who_comes_when_some_have_left_is_served() {
+fn measured_capacity_matches_doctor() {
     let results = measure(&options(&[Engine::Direct, Engine::EventLoop], &[Experiment::Capacity]));
     assert_eq!(results.failures, []);
     for engine in [Engine::Direct, Engine::EventLoop] {
@@ -123,7 +123,7 @@ fn the_ceiling_is_where_doctor_says_and_who_comes_when_some_have_left_is_served(
 }
 
 #[test]
-fn the_slow_handler_is_there_only_with_the_lab() {
+fn slow_handler_exists_only_with_the_lab() {
     let ask = |lab| TestServer::with(Config { lab, ..Config::default() }).get("/lab/slow/cpu");
     assert_eq!(ask(false).status, 404);
     let told = ask(true);
@@ -131,7 +131,7 @@ fn the_slow_handler_is_there_only_with_the_lab() {
 }
 
 #[test]
-fn a_slow_handler_stops_the_event_loop_and_no_thread() {
+fn slow_handler_stalls_the_event_loop_but_no_thread() {
     let silence = |engine| {
         let results = measure(&options(&[engine], &[Experiment::Slow]));
         let found = results.shown(Experiment::Slow, engine, "disk_silence_ms");
@@ -146,7 +146,7 @@ fn a_slow_handler_stops_the_event_loop_and_no_thread() {
 }
 
 #[test]
-fn an_engine_that_dies_midway_is_named_and_the_rest_goes_on() {
+fn failed_engine_is_reported_and_the_run_continues() {
     let folder = tempdir("dies");
     // Says where it is, as an engine does, and is gone.
     let program = folder.join("dying");
@@ -169,7 +169,7 @@ fn an_engine_that_dies_midway_is_named_and_the_rest_goes_on() {
 }
 
 #[test]
-fn who_stops_it_gets_what_is_done() {
+fn interrupted_run_keeps_finished_results() {
     let stop = AtomicBool::new(false);
     let options = options(&[Engine::EventLoop, Engine::Wake], &[Experiment::Event]);
     let mut after_the_first = |progress: &Progress| {
@@ -182,7 +182,7 @@ fn who_stops_it_gets_what_is_done() {
 }
 
 #[test]
-fn more_clients_than_it_holds_are_measured_up_to_the_ceiling_and_it_says_so() {
+fn client_count_is_capped_at_the_capacity() {
     let options = options(&[Engine::EventLoop], &[Experiment::Event]);
     let (most, bound) = options.capacity(&options.engines);
     let asked = Options { clients: most + 1, ..options };
@@ -193,7 +193,7 @@ fn more_clients_than_it_holds_are_measured_up_to_the_ceiling_and_it_says_so() {
 
 /// By the program itself, for the limit must be its own.
 #[test]
-fn more_clients_than_descriptors_are_measured_as_far_as_they_go() {
+fn client_count_is_capped_by_descriptors() {
     let limited = format!(
         "ulimit -n 120; exec {PROGRAM} lab --quick --clients 5000 --engines direct --experiments event"
     );
@@ -207,7 +207,7 @@ fn more_clients_than_descriptors_are_measured_as_far_as_they_go() {
 }
 
 #[test]
-fn ctrl_c_leaves_a_report_of_what_is_done() {
+fn ctrl_c_leaves_a_partial_report() {
     let folder = tempdir("ctrl-c");
     let mut command = Command::new(PROGRAM);
     command.args(["lab", "--engines", "event-loop,wake", "--clients", "8", "--out"]).arg(&folder);
@@ -229,7 +229,7 @@ fn lab(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn bad_arguments_are_told_before_anything_is_measured() {
+fn bad_arguments_fail_before_any_measurement() {
     let told = |arguments: &[&str], status: i32, what: &str| {
         let output = lab(arguments);
         let error = String::from_utf8_lossy(&output.stderr);
