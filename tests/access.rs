@@ -1,4 +1,4 @@
-//! Who may read, who may publish, and whose pages may see the answers.
+//! Access control: reading, publishing, and the CORS headers of responses.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn token(secret: &str) -> Token {
     Token::new(secret).expect("visible ASCII")
 }
 
-/// The servers of the table.
+/// The servers of the access matrix, one for each configuration.
 struct Servers {
     open: TestServer,
     publish: TestServer,
@@ -56,37 +56,40 @@ impl Servers {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
-    Reads,
-    Publishes,
-    Does,
-    IsFree,
+enum Needs {
+    Read,
+    Publish,
+    /// Both the right to read and the right to publish.
+    Both,
+    Nothing,
 }
 
-const ROUTES: [(Kind, &str, u16); 18] = [
-    (Kind::Reads, "GET /channels/x", 200),
-    (Kind::Reads, "HEAD /channels/x", 200),
-    (Kind::Reads, "GET /channels?channel=x&channel=y*", 200),
-    (Kind::Reads, "GET /channels", 200),
-    (Kind::Reads, "GET /channels/x/subscribers", 200),
-    (Kind::Reads, "GET /stream", 200),
-    (Kind::Reads, "GET /count", 200),
-    (Kind::Reads, "GET /api/sse", 200),
-    (Kind::Publishes, "POST /channels/x", 200),
-    (Kind::Publishes, "DELETE /channels/x", 204),
-    (Kind::Publishes, "POST /send-data", 200),
-    (Kind::Does, "GET /ws", 101),
-    (Kind::IsFree, "GET /", 200),
-    (Kind::IsFree, "GET /app.js", 200),
-    (Kind::IsFree, "GET /nothing", 404),
-    (Kind::IsFree, "GET /healthz", 200),
-    (Kind::IsFree, "OPTIONS /channels/x", 204),
-    (Kind::IsFree, "DELETE /session", 204),
+/// Routes, the right that each needs, and its status on success.
+const ROUTES: [(Needs, &str, u16); 18] = [
+    (Needs::Read, "GET /channels/x", 200),
+    (Needs::Read, "HEAD /channels/x", 200),
+    (Needs::Read, "GET /channels?channel=x&channel=y*", 200),
+    (Needs::Read, "GET /channels", 200),
+    (Needs::Read, "GET /channels/x/subscribers", 200),
+    (Needs::Read, "GET /stream", 200),
+    (Needs::Read, "GET /count", 200),
+    (Needs::Read, "GET /api/sse", 200),
+    (Needs::Publish, "POST /channels/x", 200),
+    (Needs::Publish, "DELETE /channels/x", 204),
+    (Needs::Publish, "POST /send-data", 200),
+    (Needs::Both, "GET /ws", 101),
+    (Needs::Nothing, "GET /", 200),
+    (Needs::Nothing, "GET /app.js", 200),
+    (Needs::Nothing, "GET /nothing", 404),
+    (Needs::Nothing, "GET /healthz", 200),
+    (Needs::Nothing, "OPTIONS /channels/x", 204),
+    (Needs::Nothing, "DELETE /session", 204),
 ];
 
+/// Stands for the route's own status on success.
 const OK: u16 = 0;
 
-/// What opens with the token, however it is written (RFC 9110 §11.1, RFC 6750 §2.1).
+/// Values of `Authorization` and their result (RFC 9110 §11.1, RFC 6750 §2.1).
 const AUTHORIZATIONS: [(&str, u16); 17] = [
     ("Bearer publish-s3cret", OK),
     ("bearer publish-s3cret", OK),
@@ -107,10 +110,10 @@ const AUTHORIZATIONS: [(&str, u16); 17] = [
     ("Bearer subscribe-s3cret", 401),
 ];
 
-/// Asks for a route from this address of the machine.
+/// Sends a request for a route from this local address.
 fn ask(to: SocketAddr, from: Ipv4Addr, route: &str, headers: &str) -> Answer {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address of ours");
+    socket.bind(&SocketAddr::from((from, 0)).into()).expect("a local address");
     socket.connect(&to.into()).expect("the server listens");
     let mut client = TestClient::of(socket.into());
     let (more, body) = match route {
@@ -133,8 +136,7 @@ fn ask(to: SocketAddr, from: Ipv4Addr, route: &str, headers: &str) -> Answer {
     client.answer()
 }
 
-/// The matrix: on which server, from where and with what, and how reading and
-/// publishing are answered. The WebSocket takes both; pages are everybody's.
+/// Each row: server, client address, headers, result of reading, result of publishing.
 #[test]
 fn access_matrix_holds_on_every_route() {
     let servers = &Servers::start();
@@ -144,22 +146,22 @@ fn access_matrix_holds_on_every_route() {
     let cookie = |token: &str| format!("Cookie: a=b; threadcast_token={token}; c=d\r\n");
     let line = |text: &str| format!("{text}\r\n");
     let mut rows = vec![
-        // Every address of loopback is this machine.
+        // Every loopback address is local.
         (open, here, String::new(), OK, OK),
         (open, Ipv4Addr::new(127, 0, 0, 2), String::new(), OK, OK),
         (open, Ipv4Addr::new(127, 255, 255, 254), String::new(), OK, OK),
         (everywhere, here, String::new(), OK, OK),
-        // While bound to loopback, the Host must be its own; the port does not count.
+        // On a loopback listener, the Host must be a loopback name; its port does not matter.
         (open, here, line("Host: 127.0.0.1"), OK, OK),
         (open, here, line("Host: [::1]:1"), OK, OK),
         (open, here, line("Host: evil.example"), 421, 421),
         (open, here, line("Host: localhost.evil.example:8844"), 421, 421),
         (both, here, line("Host: evil.example") + &bearer(SUBSCRIBE), 421, 421),
         (any, here, line("Host: evil.example"), 421, 421),
-        // Over loopback it must be on every other address as well.
+        // The same holds for a loopback connection to a wildcard listener.
         (everywhere, here, line("Host: box.example"), 421, 421),
         (everywhere, here, line("Host: box.example\r\nOrigin: http://box.example"), 421, 421),
-        // A page of another origin does not publish, whatever else it has.
+        // A page of another origin cannot publish, even with a token.
         (open, here, line("Origin: http://localhost:8844"), OK, OK),
         (open, here, line("Origin: http://LOCALHOST:8844"), OK, OK),
         (open, here, line("Host: localhost\r\nOrigin: http://localhost:80"), OK, OK),
@@ -172,7 +174,7 @@ fn access_matrix_holds_on_every_route() {
         (publish, here, line("Origin: null") + &bearer(PUBLISH), OK, 403),
         (publish, here, line("Origin: http://other.example") + &bearer(PUBLISH), OK, 403),
         (publish, here, line("Origin: http://localhost:8844") + &bearer(PUBLISH), OK, OK),
-        // Unless it was named; a star names nobody.
+        // Unless the origin is listed; `*` allows only reading.
         (listed, here, line("Origin: http://other.example"), OK, OK),
         (listed, here, line("Origin: http://other.example:80"), OK, 403),
         (listed, here, line("Origin: http://OTHER.example"), OK, 403),
@@ -181,7 +183,7 @@ fn access_matrix_holds_on_every_route() {
         (any, here, line("Origin: http://other.example"), OK, 403),
         (any, here, line("Origin: null"), OK, 403),
         (any, here, String::new(), OK, OK),
-        // Subscribing by token.
+        // A subscribe token.
         (subscribe, here, String::new(), 401, OK),
         (subscribe, here, bearer(SUBSCRIBE), OK, OK),
         (subscribe, here, bearer(PUBLISH), 401, OK),
@@ -191,7 +193,7 @@ fn access_matrix_holds_on_every_route() {
         (subscribe, here, cookie(""), 401, OK),
         (subscribe, here, cookie("wrong") + &bearer(SUBSCRIBE), OK, OK),
         (subscribe, here, line("Cookie: threadcast_tokens=subscribe-s3cret"), 401, OK),
-        // Both, each with its own.
+        // A subscribe token and a publish token.
         (both, here, String::new(), 401, 401),
         (both, here, bearer(SUBSCRIBE), OK, 401),
         (both, here, bearer(PUBLISH), 401, OK),
@@ -199,8 +201,8 @@ fn access_matrix_holds_on_every_route() {
         (both, here, cookie(PUBLISH), 401, 401),
         (both, here, cookie(SUBSCRIBE) + &bearer(PUBLISH), OK, OK),
     ];
-    // What came through a proxy is not from this machine, unless it has the token.
-    for mark in [
+    // A request that a proxy has forwarded is not local; it needs the token.
+    for header in [
         "Forwarded: for=127.0.0.1",
         "X-Forwarded-For: 127.0.0.1",
         "x-forwarded-proto: https",
@@ -208,40 +210,40 @@ fn access_matrix_holds_on_every_route() {
         "X-Real-IP: 127.0.0.1",
         "VIA: 1.1 proxy",
     ] {
-        rows.push((open, here, line(mark), OK, 403));
-        rows.push((everywhere, here, line(mark), OK, 403));
-        rows.push((publish, here, line(mark) + &bearer(PUBLISH), OK, OK));
+        rows.push((open, here, line(header), OK, 403));
+        rows.push((everywhere, here, line(header), OK, 403));
+        rows.push((publish, here, line(header) + &bearer(PUBLISH), OK, OK));
     }
     for (authorization, status) in AUTHORIZATIONS {
         rows.push((publish, here, format!("Authorization: {authorization}\r\n"), OK, status));
     }
     rows.push((publish, here, String::new(), OK, 401));
-    // Another address of this machine's is no loopback, and so anybody's.
+    // A client at a non-loopback address of this machine is not local.
     match outer_address() {
         Some(outer) => rows.push((everywhere, outer, String::new(), OK, 403)),
-        None => common::say("SKIPPED: this machine has no address but loopback"),
+        None => common::say("SKIPPED: this machine has only loopback addresses"),
     }
     for (server, from, headers, read, publish) in rows {
         let to = if from.is_loopback() { server.addr.port() } else { everywhere.addr.port() };
         let to = SocketAddr::from((if from.is_loopback() { here } else { from }, to));
-        for (kind, route, success) in ROUTES {
+        for (needs, route, success) in ROUTES {
             server.registry.publish("x", &Event::new("")).expect("a name");
-            let refused = match kind {
-                Kind::Reads => read,
-                Kind::Publishes => publish,
-                Kind::Does => [read, publish].into_iter().find(|s| *s != OK).unwrap_or(OK),
-                // Of every route a foreign Host is refused.
-                Kind::IsFree => [OK, 421][usize::from(read == 421)],
+            let result = match needs {
+                Needs::Read => read,
+                Needs::Publish => publish,
+                Needs::Both => [read, publish].into_iter().find(|s| *s != OK).unwrap_or(OK),
+                // Every route rejects a foreign Host.
+                Needs::Nothing => [OK, 421][usize::from(read == 421)],
             };
             let answer = ask(to, from, route, &headers);
-            let expected = if refused == OK { success } else { refused };
+            let expected = if result == OK { success } else { result };
             assert_eq!(answer.status, expected, "{route} from {from} with {headers:?} {answer:?}");
-            check_refusal(&answer, route);
+            check_error(&answer, route);
         }
     }
 }
 
-/// An address of this machine that is not loopback's. Nothing is sent.
+/// A non-loopback address of this machine. Sends no packet.
 fn outer_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
@@ -252,7 +254,7 @@ fn outer_address() -> Option<Ipv4Addr> {
 }
 
 #[track_caller]
-fn check_refusal(answer: &Answer, route: &str) {
+fn check_error(answer: &Answer, route: &str) {
     if answer.status == 401 {
         let challenge = answer.header("www-authenticate").expect("RFC 9110 §15.5.2");
         assert!(challenge.starts_with("Bearer"), "{route} {challenge}");
@@ -266,8 +268,8 @@ fn check_refusal(answer: &Answer, route: &str) {
     }
 }
 
-/// What CORS says of a request from this origin: the origin that may read it, and
-/// whether with credentials.
+/// The CORS headers of a response: the allowed origin, whether credentials are allowed, and
+/// whether the response varies by origin.
 fn cors(answer: &Answer) -> (Option<&str>, bool, bool) {
     let credentials = answer.header("access-control-allow-credentials");
     assert!(credentials.is_none_or(|value| value == "true"), "{answer:?}");
@@ -280,35 +282,35 @@ fn cors(answer: &Answer) -> (Option<&str>, bool, bool) {
 fn cors_headers_match_the_configured_origins() {
     let servers = &Servers::start();
     let (open, listed, any) = (&servers.open, &servers.listed, &servers.any);
-    let (nobody, star) = ((None, false, false), (Some("*"), false, false));
-    let named = (Some(OTHER), true, true);
-    for (server, origin, of_recipes, of_others) in [
-        (open, OTHER, star, nobody),
-        (open, "null", star, nobody),
-        (open, "http://localhost:8844", star, nobody),
+    let (none, star) = ((None, false, false), (Some("*"), false, false));
+    let listed_origin = (Some(OTHER), true, true);
+    for (server, origin, demo, others) in [
+        (open, OTHER, star, none),
+        (open, "null", star, none),
+        (open, "http://localhost:8844", star, none),
         (any, OTHER, star, star),
         (any, "null", star, star),
-        (listed, OTHER, named, named),
+        (listed, OTHER, listed_origin, listed_origin),
         (listed, "null", (Some("*"), false, true), (None, false, true)),
         (listed, "http://other.example:80", (Some("*"), false, true), (None, false, true)),
         (listed, "http://other.example.evil", (Some("*"), false, true), (None, false, true)),
     ] {
         let headers = format!("Origin: {origin}\r\n");
-        for (route, expected) in ROUTES.iter().map(|(_, route, _)| (*route, of_others)).chain([
-            ("GET /stream", of_recipes),
-            ("GET /sse", of_recipes),
-            ("GET /events", of_recipes),
-            ("GET /api/sse", of_recipes),
-            ("GET /count", of_recipes),
-            ("POST /send-data", of_recipes),
-            ("PUT /channels/x", of_others),
+        for (route, expected) in ROUTES.iter().map(|(_, route, _)| (*route, others)).chain([
+            ("GET /stream", demo),
+            ("GET /sse", demo),
+            ("GET /events", demo),
+            ("GET /api/sse", demo),
+            ("GET /count", demo),
+            ("POST /send-data", demo),
+            ("PUT /channels/x", others),
         ]) {
-            let is_recipe = ["/stream", "/count", "/api/sse", "/send-data"];
-            let is_recipe = is_recipe.iter().any(|recipe| route.ends_with(recipe));
-            let expected = if is_recipe { of_recipes } else { expected };
+            let is_demo = ["/stream", "/count", "/api/sse", "/send-data"];
+            let is_demo = is_demo.iter().any(|path| route.ends_with(path));
+            let expected = if is_demo { demo } else { expected };
             let answer = ask(server.addr, Ipv4Addr::LOCALHOST, route, &headers);
             if answer.status == 101 {
-                continue; // CORS does not know WebSockets
+                continue; // CORS does not apply to WebSockets
             }
             assert_eq!(cors(&answer), expected, "{route} for {origin}: {answer:?}");
         }
@@ -342,12 +344,12 @@ fn preflight_lists_methods_and_headers_without_a_token() {
         }
     }
     let plain = ask(servers.open.addr, Ipv4Addr::LOCALHOST, "OPTIONS /channels/x", "");
-    assert_eq!(plain.header("access-control-allow-methods"), None, "that was no preflight");
+    assert_eq!(plain.header("access-control-allow-methods"), None, "not a preflight request");
     assert_eq!(plain.header("allow"), Some("GET, HEAD, POST, DELETE, OPTIONS"));
 }
 
-/// A GET by a page of this origin.
-fn by(origin: &str) -> String {
+/// A GET request from a page of this origin.
+fn get_from(origin: &str) -> String {
     format!("GET /channels HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n\r\n")
 }
 
@@ -360,9 +362,9 @@ fn cors_origins_accept_any_scheme_and_subdomains() {
         "capacitor://localhost",
         "https://a.example.com",
         "https://b-1.a.example.com",
-        "http://a.b", // browsers leave the scheme's own port out
+        "http://a.b", // browsers omit the default port of the scheme
     ] {
-        let answer = server.request(&by(origin));
+        let answer = server.request(&get_from(origin));
         assert_eq!(cors(&answer), (Some(origin), true, true), "{origin}");
         let post = format!(
             "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n\
@@ -381,7 +383,7 @@ fn cors_origins_accept_any_scheme_and_subdomains() {
         "capacitor://localhost:1",
         "null",
     ] {
-        let answer = server.request(&by(origin));
+        let answer = server.request(&get_from(origin));
         assert_eq!(cors(&answer), (None, false, true), "{origin}");
     }
 }
@@ -399,10 +401,10 @@ fn invalid_cors_option_stops_the_start() {
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_threadcast")).args([option, value]).output();
         let output = output.expect("it runs");
-        let told = String::from_utf8(output.stderr).expect("UTF-8");
-        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(output.status.code(), Some(2), "{option} {value}: {told}");
-        assert!(told.contains(part), "{option} {value}: {told}");
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+        let stderr = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(2), "{option} {value}: {stderr}");
+        assert!(stderr.contains(part), "{option} {value}: {stderr}");
     }
 }
 
@@ -422,7 +424,7 @@ fn preflight_allows_the_headers_of_cors_header() {
     assert_eq!(allowed, expected);
 }
 
-/// A file for a server, removed at the end.
+/// A temporary file for a server. Dropping it removes the file.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -430,7 +432,7 @@ impl Scratch {
         Self(std::env::temp_dir().join(format!("threadcast-{name}-{}", std::process::id())))
     }
 
-    /// The words of shell that make it a program's standard error.
+    /// Shell commands that redirect a program's standard error to the file.
     fn as_stderr(&self) -> String {
         format!("exec 2>'{}'; exec", self.0.display())
     }
@@ -459,15 +461,15 @@ fn log_names_the_reason_for_a_rejected_token_not_the_token() {
     let server = Process::shell(&log.as_stderr(), &options);
     let now = jwt::in_seconds(0);
     let mercure = json!({ "publish": ["a"] });
-    let older = |claims: Value| jwt::older(&claims);
+    let legacy = |claims: Value| jwt::older(&claims);
     let (header, claims) = ("{\"alg\":\"HS256\"}", "{}");
     let without_exp = json!({ "iss": jwt::ISSUER, "aud": jwt::AUDIENCE }).to_string();
     let elsewhere = json!({ "iss": jwt::ISSUER, "exp": now + 60, "aud": "https://other.example" });
     let cases = [
-        (older(json!({ "exp": now - 60, "mercure": mercure })), "it is expired"),
-        (older(json!({ "nbf": now + 600, "mercure": mercure })), "not valid yet"),
-        (older(json!({ "mercure": { "publish": 7 } })), "rights"),
-        (older(json!({ "mercure": { "publish": ["b"] } })), "no right to this topic"),
+        (legacy(json!({ "exp": now - 60, "mercure": mercure })), "it is expired"),
+        (legacy(json!({ "nbf": now + 600, "mercure": mercure })), "not valid yet"),
+        (legacy(json!({ "mercure": { "publish": 7 } })), "rights"),
+        (legacy(json!({ "mercure": { "publish": ["b"] } })), "no right to this topic"),
         (jwt::current(&elsewhere), "audience"),
         (
             jwt::signed("{\"typ\":\"at+jwt\",\"alg\":\"HS256\"}", &without_exp, jwt::SECRET),
@@ -477,17 +479,17 @@ fn log_names_the_reason_for_a_rejected_token_not_the_token() {
         (jwt::signed("{\"alg\":\"HS512\"}", claims, jwt::SECRET), "another algorithm"),
         ("s3cret-but-no-jwt".to_owned(), "not a JWT"),
     ];
-    for (place, (token, reason)) in cases.iter().enumerate() {
-        let client = format!("192.0.2.{place}");
+    for (number, (token, reason)) in cases.iter().enumerate() {
+        let client = format!("192.0.2.{number}");
         let answer = server.request(&format!(
             "POST /channels/a?in-the-query HTTP/1.1\r\nHost: localhost\r\n\
              Authorization: Bearer {token}\r\nX-Forwarded-For: {client}\r\n\
              Content-Length: 1\r\n\r\nx"
         ));
         assert!([401, 403].contains(&answer.status), "{reason}: {answer:?}");
-        assert!(!answer.body.contains(reason), "the bearer is not told: {answer:?}");
+        assert!(!answer.body.contains(reason), "the response omits the reason: {answer:?}");
         let name = format!("{client} ");
-        // Here are fewer requests than lines that one second may have.
+        // These requests stay below the limit on log lines per second, so each has its line.
         wait_until(TIMEOUT, "a line is written", || !log.lines(&name).is_empty());
         let lines = log.lines(&name);
         assert!(lines[0].contains(reason) && lines[0].contains("\"/channels/a\""), "{lines:?}");
@@ -510,7 +512,7 @@ fn log_lines_about_wrong_tokens_are_rate_limited() {
         client.send(wrong);
         assert_eq!(client.answer().status, 401);
     }
-    let seconds = usize::try_from(began.elapsed().as_secs()).expect("not for ever") + 2;
+    let seconds = usize::try_from(began.elapsed().as_secs()).expect("a short time") + 2;
     wait_until(TIMEOUT, "a line is written", || {
         !log.lines("it differs from the server's token").is_empty()
     });

@@ -1,5 +1,6 @@
-//! Bodies: how long they may be, what becomes of one that is refused or cut off, and
-//! the client that asks before it sends one. Their grammar is in `conformance.rs`.
+//! Request bodies: limits, truncation, errors, compression, and `Expect: 100-continue`.
+//!
+//! `conformance.rs` covers the syntax of bodies.
 
 mod common;
 
@@ -11,8 +12,8 @@ use threadcast::{Config, Limits, Mercure, Token};
 
 const MESSAGE: &str = r#"{"message":"hi"}"#;
 
-/// Sends a request to `/send-data` that goes on like this after its Host line,
-/// and looks at the answer and at what becomes of the connection.
+/// Sends a request to `/send-data` with these further headers and this body; checks the response
+/// and whether the connection stays open.
 #[track_caller]
 fn check(server: &TestServer, rest: &str, status: u16, stays_open: bool) {
     check_request(server, post(rest), status, stays_open);
@@ -47,7 +48,7 @@ fn connection_stays_open_after_a_fully_read_bad_body() {
     let mut client = server.connect();
     client.send(&post(&format!("Content-Length: {}\r\n\r\n", bytes.len())));
     client.send(bytes);
-    client.check("it", 400, OPEN);
+    client.check("invalid UTF-8", 400, OPEN);
 }
 
 #[test]
@@ -57,7 +58,7 @@ fn body_over_the_limit_is_413() {
     let longer = format!("{MESSAGE} ");
     check(&server, &format!("Content-Length: 16\r\n\r\n{MESSAGE}"), 200, OPEN);
     check(&server, &format!("Content-Length: 17\r\n\r\n{longer}"), 413, CLOSED);
-    check(&server, "Content-Length: 17\r\n\r\n", 413, CLOSED); // before it is sent
+    check(&server, "Content-Length: 17\r\n\r\n", 413, CLOSED); // before the body arrives
     for digits in [19, 20, 21, 400] {
         check(&server, &format!("Content-Length: {}\r\n\r\n", "9".repeat(digits)), 413, CLOSED);
     }
@@ -105,11 +106,11 @@ fn truncated_body_is_400_and_publishes_nothing() {
         let mut client = server.connect();
         client.send(&post(&rest));
         client.socket().shutdown(Shutdown::Write).expect("connected");
-        client.check("it", 400, CLOSED);
+        client.check("a truncated body", 400, CLOSED);
     }
     server.shutdown();
     chat.first_frame();
-    chat.assert_drained(); // nobody said anything
+    chat.assert_drained(); // no message was published
 }
 
 #[test]
@@ -126,16 +127,16 @@ fn expect_100_continue_gets_100() {
     client.send(&post("Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"));
     assert_eq!(client.head().status, 100);
     client.send(&format!("10\r\n{MESSAGE}\r\n0\r\n\r\n"));
-    client.check("it", 200, OPEN);
+    client.check("a chunked body after 100", 200, OPEN);
 }
 
 #[test]
 fn no_100_continue_if_the_body_has_arrived() {
     let server = TestServer::start();
-    // In one write only: of a body that comes a byte at a time, none may be here yet.
+    // One write only: byte by byte, the server could read the head before any of the body.
     let mut client = server.connect();
     client.send(&post(&format!("Expect: 100-continue\r\nContent-Length: 16\r\n\r\n{MESSAGE}")));
-    client.check("a body with its head", 200, OPEN);
+    client.check("a head and body in one write", 200, OPEN);
 }
 
 #[test]
@@ -143,9 +144,9 @@ fn no_100_continue_before_an_error_response() {
     let server = TestServer::start();
     check(&server, "Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n", 413, CLOSED);
     check(&server, "Expect: 100-continue\r\n\r\n", 411, CLOSED);
-    let from_afar =
+    let foreign =
         "Origin: http://evil.example\r\nExpect: 100-continue\r\nContent-Length: 16\r\n\r\n";
-    check(&server, from_afar, 403, CLOSED);
+    check(&server, foreign, 403, CLOSED);
     for (head, status) in [
         ("POST /healthz HTTP/1.1\r\nHost: localhost\r\n", 405),
         ("POST /send-data HTTP/1.1\r\nHost: evil.example\r\n", 421),
@@ -156,10 +157,10 @@ fn no_100_continue_before_an_error_response() {
     }
 }
 
-/// RFC 9110 §10.1.1: what an HTTP/1.0 client cannot understand is not sent to it.
+/// RFC 9110 §10.1.1: a server ignores 100-continue in an HTTP/1.0 request.
 #[test]
 fn http_1_0_client_gets_no_interim_response() {
-    // HTTP/1.0 is not local, so publishing needs a token.
+    // An HTTP/1.0 request is not local, so publishing needs a token.
     let publish_token = Some(Token::new("s3cret").expect("visible ASCII"));
     let server = TestServer::with(Config { publish_token, ..Config::default() });
     let mut client = server.connect();
@@ -167,11 +168,13 @@ fn http_1_0_client_gets_no_interim_response() {
     client.send("Authorization: Bearer s3cret\r\n");
     client.send("Expect: 100-continue\r\nContent-Length: 16\r\n\r\n");
     client.send(MESSAGE);
-    client.check("it", 200, CLOSED);
+    client.check("an HTTP/1.0 body", 200, CLOSED);
 }
 
-/// A client that reads nothing before it has written everything. Before, the server
-/// closed after 64 KiB, and the reset cost the client the answer.
+/// The client writes its whole body before it reads.
+///
+/// Guards against a regression: the server once closed after 64 KiB, and the reset discarded the
+/// response.
 #[test]
 fn early_error_reaches_a_client_that_writes_first() {
     const BODY: usize = 5_000_000;
@@ -205,7 +208,7 @@ fn early_error_reaches_a_client_that_writes_first() {
         for request in [fixed, chunked.into_bytes()] {
             let mut client = server.connect();
             let sent = client.socket().write_all(&request);
-            sent.unwrap_or_else(|error| panic!("{head} {status}: {error} before the answer"));
+            sent.unwrap_or_else(|error| panic!("{head} {status}: {error} before the response"));
             let answer = client.answer();
             assert_eq!(answer.status, status, "{head} {answer:?}");
             answer.check_problem();
@@ -214,15 +217,15 @@ fn early_error_reaches_a_client_that_writes_first() {
     }
 }
 
-/// Compresses with gzip, as `gzip -9` does.
+/// Compresses with gzip at the highest level.
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut gzip = flate2::read::GzEncoder::new(bytes, flate2::Compression::best());
     let mut packed = Vec::new();
-    gzip.read_to_end(&mut packed).expect("memory is read");
+    gzip.read_to_end(&mut packed).expect("reading from memory succeeds");
     packed
 }
 
-/// A POST of these bytes with these header lines.
+/// A POST request with these headers and this body.
 fn coded(target: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
@@ -236,7 +239,7 @@ const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 const NDJSON: &str = "Content-Type: application/x-ndjson\r\n";
 const TEXT: &str = "Content-Type: text/plain\r\n";
 
-/// Each route that reads a body, with one that it takes.
+/// Each route that reads a body, with a valid body for it.
 const BODIES: [(&str, &str, &str); 6] = [
     ("/channels/a", TEXT, "text"),
     ("/channels/a", JSON, "{\"data\":1}"),
@@ -259,7 +262,7 @@ fn gzip_body_is_decompressed_on_every_route() {
         check_request(&server, coded(target, &headers, body.as_bytes()), 200, OPEN);
     }
     stream.expect_data(&["text"; 5]);
-    // As a chunked body too.
+    // The same with a chunked body.
     let packed = gzip(b"chunked");
     let mut client = server.connect();
     client.send(
@@ -269,7 +272,7 @@ fn gzip_body_is_decompressed_on_every_route() {
     client.send(&format!("{:x}\r\n", packed.len()));
     client.send(&packed);
     client.send("\r\n0\r\n\r\n");
-    client.check("chunks", 200, OPEN);
+    client.check("a chunked gzip body", 200, OPEN);
     let mut stream = Stream::of(&server, "/channels/b?since=all", "");
     stream.expect_data(&["chunked"]);
 }
@@ -316,5 +319,5 @@ fn body_limit_applies_after_decompression() {
         let answer = check_request(&server, of_length(length), 413, OPEN);
         assert!(answer.body.contains("the decompressed body is longer than 1000"), "{answer:?}");
     }
-    check_request(&server, of_length(2_000_000), 413, CLOSED); // it is too long as it comes
+    check_request(&server, of_length(2_000_000), 413, CLOSED); // too long even compressed
 }

@@ -1,8 +1,8 @@
-//! Clients that are cut and come back, at random, while publishers publish:
-//! nothing is lost in silence, nothing comes twice, and all of it in one order.
+//! Cuts and reconnects clients at random while publishers publish.
 //!
-//! The seed is printed when it fails; `THREADCAST_SEED=…` plays the same cuts
-//! again, though not the same interleaving of threads.
+//! No event is lost without a gap, none arrives twice, and all arrive in one order. A failing test
+//! prints its seed; `THREADCAST_SEED=…` repeats the same cuts, but not the same interleaving of
+//! threads.
 
 mod common;
 
@@ -24,7 +24,7 @@ const PUBLISHERS: usize = 8;
 const EVENTS: usize = 20_000;
 const CLIENTS: usize = 20;
 
-/// What each client listens to; the rest of them, to one channel alone.
+/// Streams of several channels and their indexes; the other clients read one channel each.
 const SEVERAL: [(&str, &[usize]); 5] = [
     ("/channels?channel=a1&channel=b2", &[0, 4]),
     ("/channels/a*?", &[0, 1, 2]),
@@ -33,36 +33,38 @@ const SEVERAL: [(&str, &[usize]); 5] = [
     ("/channels?channel=b1&channel=a*&channel=b2", &[0, 1, 2, 3, 4]),
 ];
 
-/// The last event of each channel: who has read it has read all.
+/// The last event of each channel; a client that has read it has read the whole channel.
 const END: &str = "end";
 
 struct Chaos {
-    /// How many events a channel keeps.
+    /// The number of events that a channel keeps.
     history: usize,
     slow_client: SlowClient,
-    /// The longest data.
+    /// The longest data, in bytes.
     longest: usize,
-    /// Whether publishers give ids of their own. A lost one is no cursor any
-    /// more, so only where nothing is lost.
-    own_ids: bool,
+    /// Whether some events have client-supplied ids.
+    ///
+    /// Only if no event is evicted: the id of an evicted event is not a valid cursor.
+    client_ids: bool,
 }
 
 #[test]
 fn reconnecting_clients_get_every_event_once_in_order() {
-    let told =
-        Chaos { history: EVENTS, slow_client: SlowClient::Gap, longest: 60, own_ids: true }.run();
-    assert!(told.iter().all(|told| told.gaps.is_empty()), "nothing was lost");
+    let chaos =
+        Chaos { history: EVENTS, slow_client: SlowClient::Gap, longest: 60, client_ids: true };
+    let received = chaos.run();
+    assert!(received.iter().all(|client| client.gaps.is_empty()), "no event was evicted");
 }
 
 #[test]
 fn gaps_count_exactly_what_a_small_history_evicted() {
     for slow_client in [SlowClient::Gap, SlowClient::Disconnect] {
-        let told = Chaos { history: 40, slow_client, longest: 600, own_ids: false }.run();
-        assert!(told.iter().any(|told| !told.gaps.is_empty()), "the history was too small");
+        let received = Chaos { history: 40, slow_client, longest: 600, client_ids: false }.run();
+        assert!(received.iter().any(|client| !client.gaps.is_empty()), "events were evicted");
     }
 }
 
-/// Says which seed it was if the test fails.
+/// The random seed. Dropping it prints the seed if the test has failed.
 struct Seed(u64);
 
 impl Seed {
@@ -75,16 +77,16 @@ impl Seed {
 impl Drop for Seed {
     fn drop(&mut self) {
         if thread::panicking() {
-            say(&format!("THREADCAST_SEED={} made this fail", self.0));
+            say(&format!("failed with THREADCAST_SEED={}", self.0));
         }
     }
 }
 
-/// The channel and the id that an event of this data was given.
+/// The channel index and the id of each event, by the event's name.
 type Published = HashMap<String, (usize, EventId)>;
 
 impl Chaos {
-    fn run(&self) -> Vec<Told> {
+    fn run(&self) -> Vec<Delivered> {
         let seed = Seed::any();
         let mut rng = Rng::with_seed(seed.0);
         let history =
@@ -96,7 +98,7 @@ impl Chaos {
         });
         let start = server.registry.publish("start", &Event::new("")).expect("a name").id;
         let ready = Barrier::new(CLIENTS + PUBLISHERS);
-        let (published, told) = thread::scope(|scope| {
+        let (published, delivered) = thread::scope(|scope| {
             let clients: Vec<_> = (0..CLIENTS)
                 .map(|n| {
                     let mut client = Client::new(n, server.addr, start, rng.fork());
@@ -113,62 +115,66 @@ impl Chaos {
                     })
                 })
                 .collect();
-            let publishers = publishers.into_iter().map(|p| p.join().expect("all is published"));
+            let publishers =
+                publishers.into_iter().map(|p| p.join().expect("all publishes succeed"));
             let mut published: Published = publishers.flatten().collect();
-            for (place, channel) in CHANNELS.iter().enumerate() {
+            for (index, channel) in CHANNELS.iter().enumerate() {
                 let data = format!("{END} {channel}");
                 let id = server.registry.publish(channel, &Event::new(&*data)).expect("a name").id;
-                published.insert(data, (place, id));
+                published.insert(data, (index, id));
             }
-            let told: Vec<Told> =
+            let delivered: Vec<Delivered> =
                 clients.into_iter().map(|c| c.join().expect("a client reads all")).collect();
-            (published, told)
+            (published, delivered)
         });
-        assert_eq!(published.len(), EVENTS + CHANNELS.len(), "each has its own name");
-        told.iter().for_each(|told| told.check(&published));
-        let cuts: usize = told.iter().map(|told| told.cuts).sum();
-        assert!(cuts > 10 * CLIENTS, "{cuts} cuts are no chaos");
-        told
+        assert_eq!(published.len(), EVENTS + CHANNELS.len(), "each event has its own name");
+        delivered.iter().for_each(|client| client.check(&published));
+        let cuts: usize = delivered.iter().map(|client| client.cuts).sum();
+        assert!(cuts > 10 * CLIENTS, "only {cuts} cuts");
+        delivered
     }
 
-    /// Publishes its share: every other one by HTTP, alone and in batches.
+    /// Publishes one publisher's share, alone and in batches.
+    ///
+    /// Publishers with an even number use HTTP, the others the registry.
     fn publish(&self, number: usize, server: &TestServer, mut rng: Rng) -> Published {
         let mut published = Published::new();
         let mut http = number.is_multiple_of(2).then(|| server.connect());
         let share = EVENTS / PUBLISHERS;
         while published.len() < share {
-            let place = rng.usize(..CHANNELS.len());
+            let index = rng.usize(..CHANNELS.len());
             let many = rng.usize(1..=8).min(share - published.len());
             let names: Vec<String> =
                 (0..many).map(|n| format!("{number}.{}", published.len() + n)).collect();
             let mut padding = || "x".repeat(rng.usize(..self.longest));
             let data: Vec<String> =
                 names.iter().map(|name| format!("{name} {}", padding())).collect();
-            let own = (self.own_ids && rng.u8(..) < 64).then(|| format!("own {}", names[many - 1]));
+            let client_id =
+                (self.client_ids && rng.u8(..) < 64).then(|| format!("own {}", names[many - 1]));
             let last = if let Some(http) = &mut http {
-                post(http, CHANNELS[place], &data, own.as_deref())
+                post(http, CHANNELS[index], &data, client_id.as_deref())
             } else {
                 let mut events: Vec<Event> = data.iter().map(Event::new).collect();
-                if let Some(own) = own {
+                if let Some(client_id) = client_id {
                     let last = events.pop().expect("at least one");
-                    events.push(last.with_id(own).expect("an id"));
+                    events.push(last.with_id(client_id).expect("an id"));
                 }
-                server.registry.publish_all(CHANNELS[place], &events, None).expect("a name").id
+                server.registry.publish_all(CHANNELS[index], &events, None).expect("a name").id
             };
-            // Those of a batch stand next to each other.
+            // The ids of a batch are consecutive.
             for (before_last, name) in names.into_iter().rev().enumerate() {
                 let id = EventId { n: last.n - before_last as u64, ..last };
-                assert_eq!(published.insert(name, (place, id)), None);
+                assert_eq!(published.insert(name, (index, id)), None);
             }
         }
         published
     }
 }
 
-fn post(http: &mut TestClient, channel: &str, data: &[String], own: Option<&str>) -> EventId {
+fn post(http: &mut TestClient, channel: &str, data: &[String], client_id: Option<&str>) -> EventId {
     let mut lines: Vec<_> = data.iter().map(|data| serde_json::json!({ "data": data })).collect();
-    if let (Some(own), Some(last)) = (own, lines.last_mut()) {
-        last["id"] = own.into();
+    if let (Some(client_id), Some(last)) = (client_id, lines.last_mut()) {
+        last["id"] = client_id.into();
     }
     let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
     let kind = if lines.len() == 1 { "json" } else { "x-ndjson" };
@@ -180,13 +186,17 @@ fn post(http: &mut TestClient, channel: &str, data: &[String], own: Option<&str>
     ));
     let answer = http.answer();
     assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()["id"].as_str().and_then(|id| id.parse().ok()).expect("an id of the server's")
+    answer.json()["id"]
+        .as_str()
+        .and_then(|id| id.parse().ok())
+        .expect("an id assigned by the server")
 }
 
-/// What one client was told, over all of its connections.
-struct Told {
-    places: &'static [usize],
-    /// The names of the events, as they came, and the gaps between them.
+/// What one client received over all of its connections.
+struct Delivered {
+    /// The indexes of its channels in [`CHANNELS`].
+    channels: &'static [usize],
+    /// The names of the events, in order of arrival.
     events: Vec<String>,
     gaps: Vec<Gap>,
     cuts: usize,
@@ -200,49 +210,50 @@ struct Gap {
     to: EventId,
 }
 
-impl Told {
+impl Delivered {
     fn check(&self, published: &Published) {
         let ids: Vec<EventId> = self.events.iter().map(|name| published[name].1).collect();
         for (n, pair) in ids.windows(2).enumerate() {
             assert!(pair[0] < pair[1], "{} after {}", self.events[n + 1], self.events[n]);
         }
-        for place in self.places {
-            let all = published.values().filter(|(found, _)| found == place);
+        for index in self.channels {
+            let all = published.values().filter(|(found, _)| found == index);
             let all: BTreeSet<EventId> = all.map(|(_, id)| *id).collect();
             let received: BTreeSet<EventId> =
                 ids.iter().copied().filter(|id| all.contains(id)).collect();
             let mut missed = BTreeSet::new();
-            let mut told_to = EventId::ZERO;
-            for gap in self.gaps.iter().filter(|gap| gap.channel == CHANNELS[*place]) {
-                assert!(gap.from < gap.to && told_to <= gap.from, "overlaps one before: {gap:?}");
-                told_to = gap.to;
+            let mut reported_to = EventId::ZERO;
+            for gap in self.gaps.iter().filter(|gap| gap.channel == CHANNELS[*index]) {
+                let follows = gap.from < gap.to && reported_to <= gap.from;
+                assert!(follows, "a gap overlaps an earlier one: {gap:?}");
+                reported_to = gap.to;
                 let range = (Bound::Excluded(gap.from), Bound::Included(gap.to));
                 let within: Vec<EventId> = all.range(range).copied().collect();
-                assert_eq!(gap.missed, within.len(), "miscounts: {gap:?}");
+                assert_eq!(gap.missed, within.len(), "a gap has a wrong count: {gap:?}");
                 missed.extend(within);
             }
-            assert!(received.is_disjoint(&missed), "what came is called missing");
-            let silent: Vec<EventId> = all
+            assert!(received.is_disjoint(&missed), "a gap counts a received event");
+            let unreported: Vec<EventId> = all
                 .iter()
                 .filter(|id| !received.contains(id) && !missed.contains(id))
                 .copied()
                 .collect();
             assert!(
-                silent.is_empty(),
-                "of {} events in {}, {} came and {} were said to be missing, and {} were lost \
-                 in silence, the first {:?}; listening to {:?}, {} cuts",
+                unreported.is_empty(),
+                "of {} events in {}: {} received, {} reported lost, {} lost without a gap, \
+                 the first {:?}; channels {:?}, {} cuts",
                 all.len(),
-                CHANNELS[*place],
+                CHANNELS[*index],
                 received.len(),
                 missed.len(),
-                silent.len(),
-                silent[0],
-                self.places,
+                unreported.len(),
+                unreported[0],
+                self.channels,
                 self.cuts,
             );
             assert_eq!(received.len() + missed.len(), all.len());
         }
-        let mine = published.values().filter(|(place, _)| self.places.contains(place)).count();
+        let mine = published.values().filter(|(index, _)| self.channels.contains(index)).count();
         let missed: usize = self.gaps.iter().map(|gap| gap.missed).sum();
         assert_eq!(self.events.len() + missed, mine, "received + missed = published");
     }
@@ -253,41 +264,40 @@ struct Client {
     target: String,
     version: u8,
     last_event_id: Option<String>,
-    /// Gaps without an id: until one follows, a client that is cut hears them again.
+    /// Gaps since the last id; after a cut, the server sends these again.
     pending: Vec<Gap>,
     rng: Rng,
-    told: Told,
+    delivered: Delivered,
 }
 
 impl Client {
     fn new(n: usize, addr: SocketAddr, start: EventId, rng: Rng) -> Self {
-        let one = (n % CHANNELS.len(), n / CHANNELS.len());
-        let (path, places) = match one {
-            (place, 0) => {
-                (format!("/channels/{}?", CHANNELS[place]), &[0, 1, 2, 3, 4][place..=place])
-            }
-            (place, _) => (SEVERAL[place].0.to_owned(), SEVERAL[place].1),
+        let (index, round) = (n % CHANNELS.len(), n / CHANNELS.len());
+        let (path, channels) = match round {
+            0 => (format!("/channels/{}?", CHANNELS[index]), &[0, 1, 2, 3, 4][index..=index]),
+            _ => (SEVERAL[index].0.to_owned(), SEVERAL[index].1),
         };
         let target = format!("{path}&last_event_id={start}");
-        let told = Told { places, events: Vec::new(), gaps: Vec::new(), cuts: 0 };
-        // One in four speaks HTTP/1.0.
-        let version = u8::from(one.1 != 2);
-        Self { addr, target, version, last_event_id: None, pending: Vec::new(), rng, told }
+        let delivered = Delivered { channels, events: Vec::new(), gaps: Vec::new(), cuts: 0 };
+        // One client in four uses HTTP/1.0.
+        let version = u8::from(round != 2);
+        Self { addr, target, version, last_event_id: None, pending: Vec::new(), rng, delivered }
     }
 
-    fn read_all(&mut self, ready: &Barrier) -> Told {
+    /// Reads, with cuts and reconnects, until every channel has ended.
+    fn read_all(&mut self, ready: &Barrier) -> Delivered {
         let mut waits = Some(ready);
-        let mut open: BTreeSet<usize> = self.told.places.iter().copied().collect();
+        let mut open: BTreeSet<usize> = self.delivered.channels.iter().copied().collect();
         while !open.is_empty() {
             self.read_some(&mut waits, &mut open);
             self.pending.clear();
-            self.told.cuts += 1;
+            self.delivered.cuts += 1;
         }
-        let nothing = Told { places: &[], events: Vec::new(), gaps: Vec::new(), cuts: 0 };
-        std::mem::replace(&mut self.told, nothing)
+        let empty = Delivered { channels: &[], events: Vec::new(), gaps: Vec::new(), cuts: 0 };
+        std::mem::replace(&mut self.delivered, empty)
     }
 
-    /// One connection, cut after a random number of bytes.
+    /// Reads one connection, and cuts it after a random number of bytes.
     fn read_some(&mut self, ready: &mut Option<&Barrier>, open: &mut BTreeSet<usize>) {
         let mut socket = TcpStream::connect(self.addr).expect("the server listens");
         socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
@@ -308,42 +318,45 @@ impl Client {
         while left > 0 && !open.is_empty() {
             let room = left.min(buffer.len());
             match socket.read(&mut buffer[..room]) {
-                // The server's own cut, which it does to a slow client.
-                Ok(0) => return assert!(decoder.ended || self.version == 0, "cut by the server"),
+                // The server may end the stream of a slow client.
+                Ok(0) => return assert!(decoder.ended || self.version == 0, "no last chunk"),
                 Ok(n) => {
                     left -= n;
-                    decoder.push(&buffer[..n]).into_iter().for_each(|event| self.hear(event, open));
+                    for event in decoder.push(&buffer[..n]) {
+                        self.receive(event, open);
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => panic!("the stream goes on, without {error}"),
+                Err(error) => panic!("the stream failed: {error}"),
             }
         }
         match self.rng.u8(..3) {
             0 => socket.shutdown(Shutdown::Both).expect("connected"),
             1 => SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a TCP socket"),
-            _ => {} // dropped, and so reset or not by what is unread
+            _ => {} // dropping the socket resets it if unread bytes remain
         }
     }
 
-    fn hear(&mut self, event: Received, open: &mut BTreeSet<usize>) {
+    fn receive(&mut self, event: Received, open: &mut BTreeSet<usize>) {
         if let Some(gap) = event.gap() {
             let id = |name: &str| gap[name].as_str().and_then(|id| id.parse().ok()).expect("an id");
-            let missed = gap["missed"].as_u64().unwrap_or_else(|| panic!("uncounted: {gap}"));
+            let missed =
+                gap["missed"].as_u64().unwrap_or_else(|| panic!("a gap without a count: {gap}"));
             self.pending.push(Gap {
                 channel: gap["channel"].as_str().expect("a name").to_owned(),
-                missed: usize::try_from(missed).expect("not that many"),
+                missed: usize::try_from(missed).expect("a small number"),
                 from: id("from"),
                 to: id("to"),
             });
         } else if let Some(data) = &event.data {
             let name = data.split(" x").next().unwrap_or_default().trim_end();
             if let Some(channel) = name.strip_prefix("end ") {
-                open.retain(|place| CHANNELS[*place] != channel);
+                open.retain(|index| CHANNELS[*index] != channel);
             }
-            self.told.events.push(name.to_owned());
+            self.delivered.events.push(name.to_owned());
         }
         if event.id.is_some() {
-            self.told.gaps.append(&mut self.pending);
+            self.delivered.gaps.append(&mut self.pending);
             self.last_event_id = event.id;
         }
     }

@@ -1,16 +1,16 @@
-//! RFC 9112 as a table: requests as they stand on the wire, the status each gets, and
-//! whether the connection lives on.
+//! RFC 9112 as a table: raw requests, their status, and whether the connection stays open.
 //!
-//! Whatever leaves the next request's start in doubt ends the connection, and says so
-//! first; whatever does not leaves it usable. Where a request is cut on its way
-//! must not matter: each is sent whole, a byte at a time, and in two at every place.
+//! If the start of the next request would be uncertain, the server sends `Connection: close` and
+//! closes the connection; otherwise it keeps the connection open. The result must not depend on
+//! how the network splits a request: each is sent whole, byte by byte, and in two pieces split at
+//! every byte.
 
 mod common;
 
 use common::{CLOSED, OPEN, TestServer, check};
 
-/// A section (of RFC 9112, unless it says otherwise), a request, its status, and what
-/// becomes of the connection.
+/// A section (of RFC 9112, unless another RFC is named), a request, its status, and whether the
+/// connection stays open.
 type Row = (&'static str, &'static [u8], u16, bool);
 
 /// A GET with these header lines besides Host.
@@ -41,7 +41,7 @@ macro_rules! host {
     };
 }
 
-/// A POST that goes on like this after its Host.
+/// A POST with these further headers and this body after its Host line.
 macro_rules! post {
     ($rest:literal) => {
         concat!("POST /channels/a HTTP/1.1\r\nHost: localhost\r\n", $rest).as_bytes()
@@ -61,7 +61,7 @@ macro_rules! chunked {
 
 #[rustfmt::skip] // a table: one row a line
 const TABLE: &[Row] = &[
-    // Message parsing: a line may end with LF alone, and empty lines may come first.
+    // Message parsing: a line may end with a bare LF, and empty lines may precede the request.
     ("2.2", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, OPEN),
     ("2.2", b"GET /healthz HTTP/1.1\nHost: localhost\n\n", 200, OPEN),
     ("2.2", b"GET /healthz HTTP/1.1\nHost: localhost\r\n\n", 200, OPEN),
@@ -94,11 +94,11 @@ const TABLE: &[Row] = &[
     ("2.3", first!("GET /healthz HTTPS/1.1"), 400, CLOSED),
     ("2.3", first!("GET /healthz ICY/1.1"), 400, CLOSED),
     ("2.3", first!("GET /healthz XYZZY"), 400, CLOSED),
-    ("9110 2.5", first!("GET /healthz HTTP/1.2"), 200, OPEN), // a later minor is read as 1.1
+    ("9110 2.5", first!("GET /healthz HTTP/1.2"), 200, OPEN), // a later minor version counts as 1.1
     ("9110 2.5", first!("GET /healthz HTTP/1.9"), 200, OPEN),
-    ("9110 2.5", b"GET /healthz HTTP/1.9\r\n\r\n", 400, CLOSED), // and so needs a Host
+    ("9110 2.5", b"GET /healthz HTTP/1.9\r\n\r\n", 400, CLOSED), // so it needs a Host
 
-    // The request line: three words, a space between.
+    // The request line: three words, separated by single spaces.
     ("3", b"GET /healthz\r\n\r\n", 400, CLOSED), // HTTP/0.9
     ("3", first!("GET"), 400, CLOSED),
     ("3", first!("GET "), 400, CLOSED),
@@ -122,9 +122,9 @@ const TABLE: &[Row] = &[
     ("3.1", first!("GETT /healthz HTTP/1.1"), 501, CLOSED),
     ("3.1", first!("BREW /healthz HTTP/1.1"), 501, CLOSED),
     ("3.1", first!("PROPFIND /healthz HTTP/1.1"), 501, CLOSED),
-    ("3.1", first!("!#$%&'*+-.^_`|~ /healthz HTTP/1.1"), 501, CLOSED), // a token, if an odd one
+    ("3.1", first!("!#$%&'*+-.^_`|~ /healthz HTTP/1.1"), 501, CLOSED), // an unusual but valid token
 
-    // The target in its four forms.
+    // The four forms of the request target.
     ("3.2", first!("GET healthz HTTP/1.1"), 400, CLOSED),
     ("3.2", first!("GET ?x HTTP/1.1"), 400, CLOSED),
     ("3.2", first!("GET /\0 HTTP/1.1"), 400, CLOSED),
@@ -140,19 +140,19 @@ const TABLE: &[Row] = &[
     ("3.2.1", first!("GET /a%00b HTTP/1.1"), 400, CLOSED),
     ("3.2.1", first!("GET /channels/%ff HTTP/1.1"), 400, CLOSED),
     ("3.2.1", first!("GET /%c3 HTTP/1.1"), 400, CLOSED),
-    ("3.2.1", first!("GET /%ed%a0%80 HTTP/1.1"), 400, CLOSED), // half a UTF-16 pair
+    ("3.2.1", first!("GET /%ed%a0%80 HTTP/1.1"), 400, CLOSED), // one half of a surrogate pair
     ("3.2.1", first!("GET /a#b HTTP/1.1"), 400, CLOSED),
     ("3.2.2", first!("GET http://localhost/healthz HTTP/1.1"), 200, OPEN),
     ("3.2.2", first!("GET HTTP://LOCALHOST:80/healthz HTTP/1.1"), 200, OPEN),
     ("3.2.2", first!("GET http://localhost HTTP/1.1"), 200, OPEN),
     ("3.2.2", first!("GET https://localhost/healthz?x=http://a/ HTTP/1.1"), 200, OPEN),
-    ("3.2.2", first!("GET http://evil.example/healthz HTTP/1.1"), 421, OPEN), // its host counts
+    ("3.2.2", first!("GET http://evil.example/healthz HTTP/1.1"), 421, OPEN), // the target's host overrides Host
     ("3.2.2", b"GET http://localhost/healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n", 200, OPEN),
-    ("3.2.2", b"GET http://localhost/healthz HTTP/1.1\r\n\r\n", 400, CLOSED), // one is needed still
+    ("3.2.2", b"GET http://localhost/healthz HTTP/1.1\r\n\r\n", 400, CLOSED), // Host is still required
     ("3.2.2", first!("GET ftp://localhost/ HTTP/1.1"), 400, CLOSED),
     ("3.2.2", first!("GET http:///healthz HTTP/1.1"), 400, CLOSED),
     ("3.2.2", first!("GET http:/healthz HTTP/1.1"), 400, CLOSED),
-    ("3.2.2", first!("GET //localhost/healthz HTTP/1.1"), 404, OPEN), // a path that begins so
+    ("3.2.2", first!("GET //localhost/healthz HTTP/1.1"), 404, OPEN), // a path that begins with two slashes
     ("9110 4.2.4", first!("GET http://me@localhost/ HTTP/1.1"), 400, CLOSED),
     ("3.2.3", first!("CONNECT /healthz HTTP/1.1"), 501, CLOSED),
     ("3.2.3", b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 501, CLOSED),
@@ -161,7 +161,7 @@ const TABLE: &[Row] = &[
     ("3.2.4", first!("GET * HTTP/1.1"), 400, CLOSED),
     ("3.2.4", first!("OPTIONS ** HTTP/1.1"), 400, CLOSED),
 
-    // Exactly one Host; HTTP/1.0 knew none.
+    // Exactly one Host; optional in HTTP/1.0.
     ("3.2", host!(""), 400, CLOSED),
     ("3.2", host!("Host: localhost\r\nHost: localhost\r\n"), 400, CLOSED),
     ("3.2", host!("Host: localhost\r\nhost: other\r\n"), 400, CLOSED),
@@ -181,7 +181,7 @@ const TABLE: &[Row] = &[
     ("3.2", host!("Host:\r\n"), 421, OPEN),
     ("3.2", old!("Host: a\r\nHost: b\r\n"), 400, CLOSED),
 
-    // Fields: a token, a colon right behind it, text without control characters.
+    // Header fields: a token, directly followed by a colon, then text without control characters.
     ("5", get!("X:"), 200, OPEN),
     ("5", get!("X:a"), 200, OPEN),
     ("5", get!("X: \t a tab\tand \u{fc} are text \t "), 200, OPEN),
@@ -210,7 +210,7 @@ const TABLE: &[Row] = &[
     ("9110 5.5", get!("X: a\x1bb"), 400, CLOSED),
     ("9110 5.5", get!("X: a\x7fb"), 400, CLOSED),
 
-    // Transfer-Encoding: chunked, once, alone.
+    // Transfer-Encoding: only `chunked`, once.
     ("6.1", post!("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), 200, OPEN),
     ("6.1", post!("Transfer-Encoding: \tCHUNKED \r\n\r\n5\r\nhello\r\n0\r\n\r\n"), 200, OPEN),
     ("6.1", post!("Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n"), 501, CLOSED),
@@ -246,12 +246,12 @@ const TABLE: &[Row] = &[
     ("6.2", post!("Content-Length: 5;\r\n\r\nhello"), 400, CLOSED),
     ("6.2", post!("Content-Length: five\r\n\r\nhello"), 400, CLOSED),
     ("6.2", post!("Content-Length: \u{ff15}\r\n\r\nhello"), 400, CLOSED),
-    ("6.2", post!("Content-Length: 18446744073709551621\r\n\r\nhello"), 413, CLOSED), // 5 in 64 bits
+    ("6.2", post!("Content-Length: 18446744073709551621\r\n\r\nhello"), 413, CLOSED), // 5, if it wraps around 64 bits
     ("6.3", post!("Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"), 400, CLOSED),
     ("6.3", post!("Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"), 400, CLOSED),
     ("6.3", post!("Content-Length: 5\r\nContent-Length:\r\n\r\nhello"), 400, CLOSED),
     ("6.3", post!("\r\n"), 411, CLOSED),
-    ("6.3", get!("Content-Length: +5"), 400, CLOSED), // of a request without a body too
+    ("6.3", get!("Content-Length: +5"), 400, CLOSED), // also in a request without a body
     ("6.3", get!("Content-Length: 5, 5"), 400, CLOSED),
     ("6.3", get!("Content-Length:"), 400, CLOSED),
     ("6.3", get!("Content-Length: 0"), 200, OPEN),
@@ -264,7 +264,7 @@ const TABLE: &[Row] = &[
     ("7.1", chunked!("A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n"), 200, OPEN),
     ("7.1", chunked!("0000000000000005\r\nhello\r\n0\r\n\r\n"), 200, OPEN),
     ("7.1", chunked!("00000000000000005\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // 17 digits
-    ("7.1", chunked!("10000000000000005\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // 5 in 64 bits
+    ("7.1", chunked!("10000000000000005\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // 5, if it wraps around 64 bits
     ("7.1", chunked!("ffffffffffffffff\r\nhello\r\n0\r\n\r\n"), 413, CLOSED),
     ("7.1", chunked!("\r\n\r\n"), 400, CLOSED),
     ("7.1", chunked!(" 5\r\nhello\r\n0\r\n\r\n"), 400, CLOSED),
@@ -280,12 +280,12 @@ const TABLE: &[Row] = &[
     ("7.1", chunked!("5\rhello\r\n0\r\n\r\n"), 400, CLOSED),
     ("7.1", chunked!("5\r\nhello0\r\n\r\n"), 400, CLOSED), // no CRLF after the chunk
     ("7.1", chunked!("5\r\nhello\n0\r\n\r\n"), 400, CLOSED),
-    ("7.1", chunked!("4\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // longer than it says
-    ("7.1", chunked!("6\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // shorter
+    ("7.1", chunked!("4\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // longer than its size
+    ("7.1", chunked!("6\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // shorter than its size
     ("7.1.1", chunked!("5;name=value;other=\"quoted; \\\" too\"\r\nhello\r\n0;last\r\n\r\n"), 200, OPEN),
     ("7.1.1", chunked!("5 \t; name = value\r\nhello\r\n0\r\n\r\n"), 200, OPEN),
     ("7.1.1", chunked!(";x=y\r\nhello\r\n0\r\n\r\n"), 400, CLOSED),
-    ("7.1.1", chunked!("5;x\ny\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // a line to one, two to another
+    ("7.1.1", chunked!("5;x\ny\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // parsers disagree: one line or two
     ("7.1.1", chunked!("5;\n\r\nhello\r\n0\r\n\r\n"), 400, CLOSED),
     ("7.1.1", chunked!("5;x=\"a\nb\"\r\nhello\r\n0\r\n\r\n"), 400, CLOSED),
     ("7.1.1", chunked!("5;x\ry\r\nhello\r\n0\r\n\r\n"), 400, CLOSED),
@@ -296,7 +296,7 @@ const TABLE: &[Row] = &[
     ("7.1.2", chunked!("0\r\nX: a\r\n folded\r\n\r\n"), 400, CLOSED),
     ("7.1.2", chunked!("0\r\nX: a\rb\r\n\r\n"), 400, CLOSED),
     ("7.1.2", chunked!("0\r\nGET / HTTP/1.1\r\n\r\n"), 400, CLOSED),
-    ("7.1.2", chunked!("0\r\n\n"), 400, CLOSED), // a bare LF ends no line of a chunked body
+    ("7.1.2", chunked!("0\r\n\n"), 400, CLOSED), // a bare LF does not end a line of a chunked body
     ("7.1.2", chunked!("0\n\r\n"), 400, CLOSED),
     ("7.1.2", chunked!("0\r\nX: a\n\r\n"), 400, CLOSED),
     ("7.1.2", chunked!("0\r\nX: a\r\n\n"), 400, CLOSED),
@@ -317,15 +317,15 @@ const TABLE: &[Row] = &[
     ("9.3", old!("Connection: keep-alive, close\r\n"), 200, CLOSED),
     ("9110 10.1.1", get!("Expect: 200-ok"), 417, OPEN),
     ("9110 10.1.1", get!("Expect: 100-continue, x=y"), 417, OPEN),
-    ("9110 10.1.1", post!("Expect: x=y\r\nContent-Length: 5\r\n\r\nhello"), 417, CLOSED), // not read
-    ("9110 10.1.1", get!("Expect: 100-continue\r\nExpect: x=y"), 417, OPEN), // lines are a list
+    ("9110 10.1.1", post!("Expect: x=y\r\nContent-Length: 5\r\n\r\nhello"), 417, CLOSED), // the body is not read
+    ("9110 10.1.1", get!("Expect: 100-continue\r\nExpect: x=y"), 417, OPEN), // repeated lines form a list
 ];
 
 #[test]
 fn every_row_gets_its_status_and_connection_state() {
     let server = TestServer::start();
     for (_, request, status, stays_open) in TABLE {
-        check(&server, request, *status, *stays_open); // a byte at a time too
+        check(&server, request, *status, *stays_open); // also sends it byte by byte
     }
 }
 
@@ -334,7 +334,7 @@ fn request_split_at_any_byte_gets_the_same_result() {
     let server = TestServer::start();
     let mut before: &[u8] = b"";
     for (section, request, status, stays_open) in TABLE {
-        // Where the row before is the same up to the cut, it has been tried.
+        // Skip a cut if the previous row has the same bytes up to it.
         let same = request.iter().zip(before).take_while(|(byte, other)| byte == other).count();
         for cut in same.max(1)..request.len() {
             let mut client = server.connect();

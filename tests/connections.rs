@@ -1,5 +1,4 @@
-//! What one connection carries: requests sent ahead, in pieces, in HTTP/1.0, and
-//! behind a stream.
+//! Connections: pipelined and split requests, HTTP/1.0, requests after a stream, and addresses.
 
 mod common;
 
@@ -91,20 +90,20 @@ fn request_may_arrive_byte_by_byte() {
     }
 }
 
-/// Two lines of HTTP must not stop the server, as they stop `tiny_http::Server`.
+/// `tiny_http::Server` stops accepting connections after such a request.
 #[test]
 fn request_after_a_stream_request_is_ignored() {
     let server = TestServer::start();
-    let mut rude = server.connect();
+    let mut pipelining = server.connect();
     let stream = "GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    rude.send(&format!("{stream}{HEALTH}{stream}"));
-    assert_eq!(rude.head().status, 200);
+    pipelining.send(&format!("{stream}{HEALTH}{stream}"));
+    assert_eq!(pipelining.head().status, 200);
 
-    let mut polite = server.stream("/channels/a");
+    let mut other = server.stream("/channels/a");
     assert_eq!(server.get("/healthz").status, 200);
     let id = server.registry.publish("a", &Event::new("x")).expect("a name").id;
     server.shutdown();
-    for client in [&mut rude, &mut polite] {
+    for client in [&mut pipelining, &mut other] {
         client.first_frame();
         assert_eq!(client.chunk(), Some(format!("id: {id}\ndata: x\n\n")));
         client.assert_drained();
@@ -112,8 +111,7 @@ fn request_after_a_stream_request_is_ignored() {
     }
 }
 
-/// Bytes that nobody has read turn a close into a reset, and a reset may take the
-/// last chunk with it (RFC 9112 §9.6).
+/// Unread input turns a close into a reset, which can discard the last chunk (RFC 9112 §9.6).
 #[test]
 fn bytes_sent_during_a_stream_do_not_reset_it() {
     let server = TestServer::start();
@@ -164,51 +162,51 @@ fn http_1_0_stream_is_unchunked_and_ends_by_closing() {
     let id = server.registry.publish("a", &Event::new("x")).expect("a name").id;
     server.shutdown();
     let mut stream = String::new();
-    client.reader.read_to_string(&mut stream).expect("an end, not a reset");
+    client.reader.read_to_string(&mut stream).expect("FIN, not RST");
     let cursor = id.n - 1;
     let expected = format!("retry: 3000\nid: {}-{cursor}\n\nid: {id}\ndata: x\n\n", id.epoch);
     assert_eq!(before_the_end(&stream), expected);
 }
 
-/// A server on these addresses, of which there must be two.
+/// Starts a server on these two addresses.
 fn listening_on(addresses: [SocketAddr; 2]) -> TestServer {
     TestServer::with(Config { listen: addresses.to_vec(), ..Config::default() })
 }
 
-/// Whether the system has `[::]` take IPv4 connections too.
-fn takes_both() -> bool {
+/// Whether a listener on `[::]` also accepts IPv4 connections on this system.
+fn is_dual_stack() -> bool {
     let both = fs::read_to_string("/proc/sys/net/ipv6/bindv6only");
     let both = both.is_ok_and(|text| text.trim() == "0") && TcpListener::bind("[::1]:0").is_ok();
     if !both {
-        say("no IPv6, or [::] is IPv6 alone by the system's setting: left out");
+        say("SKIPPED: no IPv6, or net.ipv6.bindv6only is 1");
     }
     both
 }
 
-/// This machine's addresses of both families, with a port.
+/// The IPv4 and the IPv6 loopback address with this port.
 fn loopback(port: u16) -> [SocketAddr; 2] {
     [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
 }
 
 #[test]
 fn ipv6_wildcard_treats_ipv4_clients_as_ipv4() {
-    if !takes_both() {
+    if !is_dual_stack() {
         return;
     }
     let server = listening_on([(Ipv6Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::LOCALHOST, 0).into()]);
     for address in loopback(server.addr.port()) {
         let mut client = TestClient::connect(address);
         client.send(&post());
-        assert_eq!(client.answer().status, 200, "{address} is this machine, which may publish");
+        assert_eq!(client.answer().status, 200, "{address} is local, so it may publish");
     }
 }
 
 #[test]
 fn both_wildcards_bind_the_same_port() {
-    if !takes_both() {
+    if !is_dual_stack() {
         return;
     }
-    let free = TcpListener::bind("[::]:0").expect("IPv6 is on");
+    let free = TcpListener::bind("[::]:0").expect("IPv6 is available");
     let port = free.local_addr().expect("it is bound").port();
     drop(free);
     let both = [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
@@ -223,7 +221,7 @@ fn both_wildcards_bind_the_same_port() {
     }
 }
 
-/// What the log calls a client whose stream has ended. The server listens on `listen` alone.
+/// The address of a client in the log line at the end of its stream.
 fn logged(listen: &str, options: &str, headers: &str) -> String {
     let name = format!("threadcast-{}-{}", listen.len() + options.len(), std::process::id());
     let path = std::env::temp_dir().join(name);
@@ -242,8 +240,8 @@ fn logged(listen: &str, options: &str, headers: &str) -> String {
     };
     wait_until(TIMEOUT, "the stream's end is logged", || line().is_some());
     let line: serde_json::Value =
-        serde_json::from_str(&line().expect("it is there")).expect("JSON");
-    fs::remove_file(&path).expect("it was made");
+        serde_json::from_str(&line().expect("a logged line")).expect("JSON");
+    fs::remove_file(&path).expect("a removable log file");
     let client = line["client"].as_str().expect("a client").to_owned();
     assert!(line["message"].as_str().expect("text").starts_with(&format!("{client} ")), "{line}");
     client
@@ -256,7 +254,7 @@ fn log_names_the_client_behind_a_trusted_proxy() {
     assert_eq!(logged("127.0.0.1:0", trusted, forwarded), "192.0.2.1");
     let peer = logged("127.0.0.1:0", "", forwarded);
     assert!(peer.starts_with("127.0.0.1:"), "{peer}");
-    if takes_both() {
+    if is_dual_stack() {
         let peer = logged("[::]:0", "", "");
         assert!(peer.starts_with("127.0.0.1:"), "{peer}");
         let mapped = "--trusted-proxy ::ffff:127.0.0.1";

@@ -1,5 +1,7 @@
-//! What a client sees does not tell who wrote it: everything here holds whether
-//! the broadcaster sends (`direct`) or each client's own thread writes (`wake`).
+//! A client receives the same bytes in both delivery modes.
+//!
+//! In `direct` mode, the broadcaster writes to all caught-up clients; in `wake` mode, each
+//! client's own thread writes.
 
 mod common;
 
@@ -16,13 +18,13 @@ use threadcast::{Config, Delivery, Event, Histories, History, Limits};
 
 const BOTH: [Delivery; 2] = [Delivery::Direct, Delivery::Wake];
 
-/// A deadline short enough to be waited for.
+/// A deadline short enough for a test to wait for.
 const SOON: Duration = Duration::from_millis(400);
 
-/// How late a busy machine may wake somebody up.
+/// How late a busy machine may wake a thread.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// A server that keeps all that a test publishes: what is missing was lost.
+/// Starts a server whose history keeps every event that a test publishes.
 fn server(delivery: Delivery, limits: Limits) -> TestServer {
     let history = History { events: 100_000, bytes: 256 << 20, ..History::default() };
     let history = Histories::all(history);
@@ -34,7 +36,7 @@ fn publish(server: &TestServer, channel: &str, data: impl Into<String>) {
     server.registry.publish(channel, &Event::new(data)).expect("a name");
 }
 
-/// A stream through a socket that holds little and is read in small pieces.
+/// Opens a stream on a socket with a small receive buffer, read in small pieces.
 fn narrow_stream(server: &TestServer, target: &str) -> TestClient {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(8 * 1024).expect("an open socket");
@@ -52,29 +54,29 @@ fn open(mut client: TestClient, target: &str, version: &str) -> TestClient {
     client
 }
 
-/// All up to the end of the connection; a reset is as good an end as any.
+/// Reads to the end of the connection; a reset counts as an end.
 fn read_to_end(client: &mut TestClient) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Err(error) = client.reader.read_to_end(&mut bytes) {
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "it ends");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "the connection ends");
     }
     bytes
 }
 
-/// The same in bites of all sizes.
-fn read_in_bites(client: &mut TestClient) -> Vec<u8> {
-    let (mut bytes, mut bite) = (Vec::new(), [0; 4 * 1024]);
+/// Reads to the regular end of the stream, in pieces of random size.
+fn read_in_pieces(client: &mut TestClient) -> Vec<u8> {
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4 * 1024]);
     let mut dice = fastrand::Rng::with_seed(4);
     loop {
-        let most = dice.usize(1..=bite.len());
-        match client.reader.read(&mut bite[..most]).expect("a stream that ends well") {
+        let most = dice.usize(1..=piece.len());
+        match client.reader.read(&mut piece[..most]).expect("FIN, not RST") {
             0 => return bytes,
-            read => bytes.extend_from_slice(&bite[..read]),
+            read => bytes.extend_from_slice(&piece[..read]),
         }
     }
 }
 
-/// The events of the chunks that are whole, and whether the last chunk was there.
+/// The events of the complete chunks, and whether the last chunk has arrived.
 fn dechunked(mut bytes: &[u8]) -> (String, bool) {
     let mut events = String::new();
     while let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") {
@@ -82,38 +84,38 @@ fn dechunked(mut bytes: &[u8]) -> (String, bool) {
         let size = usize::from_str_radix(size, 16).expect("hex digits");
         let Some(chunk) = bytes.get(end + 2..end + 4 + size) else { break };
         let text = str::from_utf8(&chunk[..size]).expect("event streams are UTF-8");
-        assert!(chunk.ends_with(b"\r\n"), "a chunk ends as it should");
+        assert!(chunk.ends_with(b"\r\n"), "a chunk ends with CRLF");
         bytes = &bytes[end + 4 + size..];
         if text.is_empty() {
-            assert!(bytes.is_empty(), "nothing comes after the last chunk");
+            assert!(bytes.is_empty(), "nothing follows the last chunk");
             return (events, true);
         }
-        assert!(text.ends_with('\n'), "events are whole: {text:?}");
+        assert!(text.ends_with('\n'), "a chunk holds complete events: {text:?}");
         events.push_str(text);
     }
     (events, false)
 }
 
-/// What a stream begins with before anything was published, as [`without_epoch`] leaves it.
+/// The first frame of a stream on an empty server, after [`without_epoch`].
 const FIRST_FRAME: &str = "retry: 3000\nid: 0\n\n";
 
-/// Ids without the part that no two servers have in common.
+/// Removes the epoch from ids, because it differs between servers.
 fn without_epoch(server: &TestServer, events: &str) -> String {
     let last = server.registry.last_id().to_string();
     let (epoch, _) = last.split_once('-').expect("an id");
     events.replace(&format!("id: {epoch}-"), "id: ")
 }
 
-/// What a client sees of these, published first of all.
+/// The bytes of a stream, if these are the first events published.
 fn on_the_wire(published: &[String]) -> String {
     let mut text = FIRST_FRAME.to_owned();
-    for (place, data) in published.iter().enumerate() {
-        text.extend(["id: ", &(place + 1).to_string(), "\ndata: ", data, "\n\n"]);
+    for (index, data) in published.iter().enumerate() {
+        text.extend(["id: ", &(index + 1).to_string(), "\ndata: ", data, "\n\n"]);
     }
     text
 }
 
-/// Data of all sizes, every tenth close to the most that an event may be.
+/// Data of many sizes; every tenth is close to the limit for an event.
 fn mixed(count: usize) -> Vec<String> {
     let mut dice = fastrand::Rng::with_seed(7);
     let size = |n| if n % 10 == 9 { 60 * 1024 } else { dice.usize(0..3_000) };
@@ -121,28 +123,28 @@ fn mixed(count: usize) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_same(seen: &str, expected: &str, who: &str) {
-    // Not assert_eq!, which would print megabytes.
+fn assert_same(seen: &str, expected: &str, context: &str) {
+    // assert_eq! would print megabytes.
     let differ = seen.bytes().zip(expected.bytes()).position(|(a, b)| a != b);
-    assert!(differ.is_none(), "{who}: another byte at {differ:?}");
-    assert_eq!(seen.len(), expected.len(), "{who}");
+    assert!(differ.is_none(), "{context}: first difference at byte {differ:?}");
+    assert_eq!(seen.len(), expected.len(), "{context}");
 }
 
-/// Reads on until an event's data is this, and gives the numbers that came.
+/// Reads numbered events up to this number, and returns all numbers read.
 fn numbers_until(client: &mut TestClient, last: usize) -> Vec<usize> {
     let mut numbers = Vec::new();
     while numbers.last() != Some(&last) {
-        let chunk = client.chunk().expect("the stream goes on");
+        let chunk = client.chunk().expect("the stream is still open");
         numbers.extend(number(&chunk));
     }
     numbers
 }
 
-/// The number that an event's data begins with; none in a prelude.
+/// The number at the start of an event's data; `None` for a preamble.
 fn number(event: &str) -> Option<usize> {
     let (_, data) = event.split_once("\ndata: ")?;
     let digits = data.split([' ', '\n']).next()?;
-    Some(digits.parse().unwrap_or_else(|_| panic!("a number, not {event:?}")))
+    Some(digits.parse().unwrap_or_else(|_| panic!("expected a number, found {event:?}")))
 }
 
 #[test]
@@ -152,13 +154,13 @@ fn slow_reader_gets_the_same_bytes_in_both_modes() {
         let server = server(delivery, Limits::default());
         let mut client = narrow_stream(&server, "/channels/a");
         let bytes = thread::scope(|scope| {
-            let reading = scope.spawn(|| read_in_bites(&mut client));
+            let reading = scope.spawn(|| read_in_pieces(&mut client));
             published.iter().for_each(|data| publish(&server, "a", data));
             server.shutdown();
-            reading.join().expect("the client read to its end")
+            reading.join().expect("the client reads to the end")
         });
-        let (events, whole) = dechunked(&bytes);
-        assert!(whole, "{delivery:?}: the end was said");
+        let (events, ended) = dechunked(&bytes);
+        assert!(ended, "{delivery:?}: the last chunk arrived");
         let events = without_epoch(&server, before_the_end(&events));
         assert_same(&events, &on_the_wire(&published), &format!("{delivery:?}"));
     }
@@ -176,17 +178,17 @@ fn http_1_0_and_1_1_clients_get_the_same_events() {
             let readers = clients.map(|mut client| scope.spawn(move || read_to_end(&mut client)));
             published.iter().for_each(|data| publish(&server, "a", data));
             server.shutdown();
-            readers.map(|reader| reader.join().expect("the client read to its end"))
+            readers.map(|reader| reader.join().expect("the client reads to the end"))
         });
         for (bytes, version) in all.iter().zip(versions) {
-            let (events, whole) = match version {
+            let (events, ended) = match version {
                 "1.0" => (str::from_utf8(bytes).expect("UTF-8").to_owned(), true),
                 _ => dechunked(bytes),
             };
-            let who = format!("{delivery:?} {version}");
-            assert!(whole, "{who}: the end was said");
+            let context = format!("{delivery:?} {version}");
+            assert!(ended, "{context}: the last chunk arrived");
             let events = without_epoch(&server, before_the_end(&events));
-            assert_same(&events, &on_the_wire(&published), &who);
+            assert_same(&events, &on_the_wire(&published), &context);
         }
     }
 }
@@ -200,21 +202,25 @@ fn stalled_client_is_cut_at_the_deadline_and_resumes() {
         let started = Instant::now();
         let mut last = 0;
         while server.registry.subscribers("a") > others.len() {
-            assert!(started.elapsed() < TIMEOUT, "{delivery:?}: it is never given up");
-            // Enough to fill its socket, then little: there is only time to pass.
+            assert!(started.elapsed() < TIMEOUT, "{delivery:?}: the stalled client is never cut");
+            // Large events fill its socket; then small ones suffice while the deadline passes.
             let padding = "x".repeat(if last < 50 { 20_000 } else { 0 });
             last += 1;
             publish(&server, "a", format!("{last} {padding}"));
             for other in &mut others {
-                assert_eq!(numbers_until(other, last), [last], "{delivery:?}: in the same feed");
+                assert_eq!(
+                    numbers_until(other, last),
+                    [last],
+                    "{delivery:?}: same broadcast group"
+                );
             }
         }
         let took = started.elapsed();
         assert!((SOON..SOON + SLACK).contains(&took), "{delivery:?}: cut after {took:?}");
-        let (events, whole) = dechunked(&read_to_end(&mut stuck));
-        assert!(!whole, "{delivery:?}: it was cut, not ended");
+        let (events, ended) = dechunked(&read_to_end(&mut stuck));
+        assert!(!ended, "{delivery:?}: cut without a last chunk");
         let mut seen: Vec<_> = events.split_inclusive("\n\n").filter_map(number).collect();
-        assert!(seen.len() < last, "{delivery:?}: its socket was full");
+        assert!(seen.len() < last, "{delivery:?}: its socket became full");
         let (_, id) = events.rsplit_once("id: ").expect("some events arrived");
         let id = id.lines().next().expect("a line");
         let mut back = server.stream(&format!("/channels/a?last_event_id={id}"));
@@ -260,13 +266,13 @@ fn every_broadcast_group_gets_only_its_channels() {
                 [7].into_iter().chain(190..200).collect()
             }),
         ];
-        let feeds: Vec<(String, Vec<usize>)> = one_each.chain(of_many).collect();
-        let mut clients: Vec<_> = feeds.iter().map(|(target, _)| server.stream(target)).collect();
+        let groups: Vec<(String, Vec<usize>)> = one_each.chain(of_many).collect();
+        let mut clients: Vec<_> = groups.iter().map(|(target, _)| server.stream(target)).collect();
         for _ in 0..ROUNDS {
             (0..CHANNELS).for_each(|n| publish(&server, &name(n), n.to_string()));
         }
         server.shutdown();
-        for (client, (target, expected)) in clients.iter_mut().zip(feeds) {
+        for (client, (target, expected)) in clients.iter_mut().zip(groups) {
             let chunks = std::iter::from_fn(|| client.chunk());
             let seen: Vec<_> = chunks.filter_map(|chunk| number(&chunk)).collect();
             assert_eq!(seen, expected.repeat(ROUNDS), "{delivery:?}: {target}");
@@ -295,26 +301,26 @@ fn idle_stream_gets_heartbeats() {
     }
 }
 
-/// The ids of the threads that serve this client.
+/// The thread ids of the threads that serve this client.
 fn threads_of(client: &TestClient) -> BTreeSet<String> {
     let port = client.socket().local_addr().expect("a connected socket").port();
     let tasks = fs::read_dir("/proc/self/task").expect("Linux").filter_map(Result::ok);
-    let comm = |path| fs::read_to_string(path).unwrap_or_default(); // it may have ended
+    let comm = |path| fs::read_to_string(path).unwrap_or_default(); // the thread may have ended
     tasks
         .filter(|task| comm(task.path().join("comm")).trim_end() == format!("sse-{port}"))
         .map(|task| task.file_name().to_string_lossy().into_owned())
         .collect()
 }
 
-/// The one thread that serves this client, once there is only one.
+/// Waits until exactly one thread serves this client, and returns its thread id.
 fn thread_of(client: &TestClient) -> String {
     let started = Instant::now();
     loop {
         let mut threads = threads_of(client);
         if threads.len() == 1 {
-            return threads.pop_first().expect("there is one");
+            return threads.pop_first().expect("one thread");
         }
-        assert!(started.elapsed() < TIMEOUT, "one thread per client, not {threads:?}");
+        assert!(started.elapsed() < TIMEOUT, "expected one thread, found {threads:?}");
         thread::yield_now();
     }
 }
@@ -351,25 +357,25 @@ fn shutdown_ends_clients_in_every_state_within_the_drain_time() {
         let loud = vec!["x".repeat(60_000); 20];
         loud.iter().for_each(|data| publish(&server, "loud", data));
         let mut joining = narrow_stream(&server, "/channels/loud?since=all");
-        let mut late = narrow_stream(&server, "/channels/loud?since=all"); // its time is running
+        let mut late = narrow_stream(&server, "/channels/loud?since=all"); // reads after shutdown
         let started = Instant::now();
         server.shutdown();
-        let (events, whole) = dechunked(&read_to_end(&mut late));
-        assert!(whole, "{delivery:?}: who reads on gets the end");
+        let (events, ended) = dechunked(&read_to_end(&mut late));
+        assert!(ended, "{delivery:?}: a client that reads gets the last chunk");
         let events = without_epoch(&server, before_the_end(&events));
         assert_same(&events, &on_the_wire(&loud), "late");
         let [old, new] = members.each_mut().map(read_to_end);
-        let (new, whole) = dechunked(&new);
-        assert!(whole, "{delivery:?}: the end was said");
+        let (new, ended) = dechunked(&new);
+        assert!(ended, "{delivery:?}: the last chunk arrived");
         for stream in [str::from_utf8(&old).expect("UTF-8"), &new] {
             let stream = without_epoch(&server, before_the_end(stream));
             assert_eq!(stream, FIRST_FRAME, "{delivery:?}");
         }
-        drop(server); // waits for its connections to end
+        drop(server); // waits until all connections have ended
         let took = started.elapsed();
         assert!(took < limits.drain / 2, "{delivery:?}: all ended after {took:?}");
         for client in [&mut stuck, &mut joining] {
-            assert!(!dechunked(&read_to_end(client)).1, "{delivery:?}: it was cut");
+            assert!(!dechunked(&read_to_end(client)).1, "{delivery:?}: cut without a last chunk");
         }
     }
 }
@@ -387,14 +393,17 @@ fn disconnected_clients_leave_the_subscriber_count() {
                 let reset = (n % 2 == 0).then_some(Duration::ZERO);
                 SockRef::from(client.socket()).set_linger(reset).expect("a TCP socket");
             }
-            // It is noticed when they are next written to: an event, or a heartbeat.
+            // The server detects it at the next write: an event, or a heartbeat.
             let started = Instant::now();
             while server.registry.subscribers("a") > 1 {
-                assert!(started.elapsed() < TIMEOUT, "{delivery:?}: they are still counted");
+                assert!(
+                    started.elapsed() < TIMEOUT,
+                    "{delivery:?}: disconnected clients are still counted"
+                );
                 if published {
                     publish(&server, "a", "1");
                 }
-                assert!(staying.chunk().is_some(), "{delivery:?}: others stream on");
+                assert!(staying.chunk().is_some(), "{delivery:?}: other streams continue");
             }
         }
     }

@@ -1,5 +1,6 @@
-//! A client that leaves is seen to leave, though nothing is written to it: its
-//! name goes at once, whoever had its writer.
+//! The server detects a disconnect at once, even if it writes nothing to the client.
+//!
+//! This holds in both delivery modes, whichever thread owns the client's writer.
 
 mod common;
 
@@ -11,21 +12,21 @@ use common::{Stream, TestServer};
 use socket2::SockRef;
 use threadcast::{Config, Delivery, Event, Limits};
 
-/// How soon a client's thread, descriptor and name are free.
+/// How soon the server must detect a disconnect.
 const SOON: Duration = Duration::from_millis(100);
 
 type Leave = (&'static str, fn(&TcpStream));
 
 const LEAVE: [Leave; 3] = [
     ("by FIN", |client| client.shutdown(Shutdown::Both).expect("connected")),
-    ("by half a FIN", |client| client.shutdown(Shutdown::Write).expect("connected")),
+    ("by a half-close", |client| client.shutdown(Shutdown::Write).expect("connected")),
     ("by RST", |client| {
         SockRef::from(client).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
     }),
 ];
 
 fn server(delivery: Delivery) -> TestServer {
-    // Nothing but a hang-up ends a stream here: no heartbeat is due.
+    // No heartbeat is due during the test, so only a disconnect ends a stream.
     let limits = Limits { heartbeat: Duration::from_secs(3_600), ..Limits::default() };
     TestServer::with(Config { delivery, limits, ..Config::default() })
 }
@@ -50,7 +51,7 @@ fn idle_client_disconnect_is_detected_within_100_ms() {
                 })
                 .collect();
             took.sort_unstable();
-            // The median: another program may have the processor at any one time.
+            // The median, because another program may delay single measurements.
             assert!(took[4] < SOON, "{delivery:?}, {how}: {took:?}");
         }
         assert_eq!(server.registry.subscribers("a"), 1);
@@ -64,7 +65,7 @@ fn client_that_sends_bytes_is_not_disconnected() {
         let mut talking = Stream::of(&server, "/channels/a", "");
         let mut silent = Stream::of(&server, "/channels/a", "");
         talking.client.socket().write_all(&[b'x'; 10_000]).expect("connected");
-        drop(Stream::of(&server, "/channels/a", "")); // a hang-up, and not theirs
+        drop(Stream::of(&server, "/channels/a", "")); // another client disconnects
         server.registry.publish("a", &Event::new("still here")).expect("a name");
         for stream in [&mut talking, &mut silent] {
             assert_eq!(stream.event().data(), "still here");
@@ -74,7 +75,7 @@ fn client_that_sends_bytes_is_not_disconnected() {
 
 #[test]
 fn disconnect_with_a_full_socket_is_detected_at_once() {
-    // Its socket is full, and the write deadline is an hour away.
+    // The client's own thread waits for its full socket, with a write deadline of one hour.
     let limits = Limits { write_deadline: Duration::from_secs(3_600), ..Limits::default() };
     for delivery in [Delivery::Direct, Delivery::Wake] {
         let server = TestServer::with(Config { delivery, limits, ..Config::default() });
@@ -86,8 +87,8 @@ fn disconnect_with_a_full_socket_is_detected_at_once() {
         let mut watching = Stream::of(&server, "/channels/b", "");
         stuck.client.socket().shutdown(Shutdown::Write).expect("connected");
         assert_eq!(watching.event().name.as_deref(), Some("userdisconnect"));
-        server.registry.publish("a", &Event::new("nobody else")).expect("a name");
-        assert_eq!(staying.event().data(), "nobody else");
+        server.registry.publish("a", &Event::new("still here")).expect("a name");
+        assert_eq!(staying.event().data(), "still here");
         drop(stuck);
     }
 }

@@ -1,4 +1,4 @@
-//! The end of the server, and of streams that are told to come back.
+//! Drain and restart: how the server ends its streams and its process.
 
 mod common;
 
@@ -13,11 +13,10 @@ use common::{Process, Received, TestClient, TestServer, wait_until};
 use socket2::{Domain, SockRef, Socket, Type};
 use threadcast::{Config, Delivery, Event, Limits};
 
-/// The rest of a stream that ends as a drained one does: when, its whole events, and
-/// how long the client is to stay away.
+/// Reads a drained stream to its end; returns the time of its end, its events, and its last retry.
 fn end_of(mut stream: TestClient) -> (Instant, Vec<Received>, Duration) {
     let mut rest = Vec::new();
-    stream.reader.read_to_end(&mut rest).expect("an end, not a reset");
+    stream.reader.read_to_end(&mut rest).expect("FIN, not RST");
     let ended = Instant::now();
     drop(stream);
     let mut decoder = common::Decoder::default();
@@ -40,28 +39,28 @@ fn sigterm_staggers_stream_ends_and_exits_with_0() {
         assert_eq!(idle.answer().status, 200);
         let mut silent = server.connect();
 
-        let told = Instant::now();
+        let signalled = Instant::now();
         server.signal("TERM");
         idle.assert_ended();
         let ends: Vec<_> = thread::scope(|scope| {
             let readers: Vec<_> =
                 streams.into_iter().map(|stream| scope.spawn(|| end_of(stream))).collect();
-            // Meanwhile whoever comes is answered, and told where things stand.
+            // During the drain, the server still answers requests and reports its state.
             let ready = server.get("/readyz");
             assert_eq!((ready.status, &*ready.body), (503, "draining\n"));
             assert_eq!(server.get("/healthz").status, 200);
-            let refused = server.request(
+            let rejected = server.request(
                 "GET /channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n",
             );
-            assert_eq!((refused.status, refused.header("connection")), (200, Some("close")));
-            assert!(refused.body.contains("\nretry: "), "{refused:?}");
+            assert_eq!((rejected.status, rejected.header("connection")), (200, Some("close")));
+            assert!(rejected.body.contains("\nretry: "), "{rejected:?}");
             let body = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx";
             assert_eq!(server.request(body).status, 200);
-            readers.into_iter().map(|reader| reader.join().expect("it reads")).collect()
+            readers.into_iter().map(|reader| reader.join().expect("a drained stream")).collect()
         });
-        let mut after: Vec<_> = ends.iter().map(|(ended, ..)| *ended - told).collect();
+        let mut after: Vec<_> = ends.iter().map(|(ended, ..)| *ended - signalled).collect();
         after.sort_unstable();
-        assert!(after[5] < Duration::from_millis(600), "the first end at once: {after:?}");
+        assert!(after[5] < Duration::from_millis(600), "the first streams end at once: {after:?}");
         assert!(
             (Duration::from_millis(450)..Duration::from_millis(1_200)).contains(&after[30]),
             "{after:?}"
@@ -73,10 +72,10 @@ fn sigterm_staggers_stream_ends_and_exits_with_0() {
         let mut waits: Vec<_> = ends.iter().map(|(_, _, retry)| *retry).collect();
         waits.sort_unstable();
         waits.dedup();
-        assert!(waits.len() > 20, "they are jittered: {waits:?}");
+        assert!(waits.len() > 20, "the retry times are jittered: {waits:?}");
         silent.assert_ended();
-        assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
-        assert!(told.elapsed() < Duration::from_secs(3), "within --drain");
+        assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
+        assert!(signalled.elapsed() < Duration::from_secs(3), "within --drain");
     }
 }
 
@@ -95,7 +94,7 @@ fn acknowledged_events_reach_clients_during_sigterm() {
                 let mut answer = String::new();
                 let answered = socket.write_all(request.as_bytes()).and_then(|()| socket.read_to_string(&mut answer));
                 if answered.is_err() || !answer.starts_with("HTTP/1.1 200 ") {
-                    assert!(stop.load(Ordering::Acquire), "answered until the end: {answer}");
+                    assert!(stop.load(Ordering::Acquire), "the server answers until the signal: {answer}");
                     break;
                 }
                 acknowledged.push(Instant::now());
@@ -104,24 +103,24 @@ fn acknowledged_events_reach_clients_during_sigterm() {
         });
         let readers: Vec<_> =
             streams.into_iter().map(|stream| scope.spawn(|| end_of(stream))).collect();
-        wait_until(common::TIMEOUT, "there is load", || {
+        wait_until(common::TIMEOUT, "500 events are sent", || {
             server.get("/status").json()["events_out"].as_u64() > Some(500)
         });
         stop.store(true, Ordering::Release);
-        let told = Instant::now();
+        let signalled = Instant::now();
         server.signal("TERM");
-        let acknowledged = publisher.join().expect("it publishes");
-        let before = acknowledged.iter().filter(|when| **when < told).count();
-        assert!(acknowledged.len() > before, "publishing went on while it drained");
+        let acknowledged = publisher.join().expect("the publisher does not panic");
+        let before = acknowledged.iter().filter(|when| **when < signalled).count();
+        assert!(acknowledged.len() > before, "publishes succeed during the drain");
         for reader in readers {
-            let (_, events, _) = reader.join().expect("it reads");
+            let (_, events, _) = reader.join().expect("a drained stream");
             let data: Vec<_> = events.iter().filter_map(|event| event.data.clone()).collect();
             let expected: Vec<_> = (0..data.len()).map(|n| n.to_string()).collect();
-            assert_eq!(data, expected, "in order, without a hole");
+            assert_eq!(data, expected, "in order, without a gap");
             assert!(data.len() >= before, "{} of {before}", data.len());
         }
     });
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
 }
 
 #[test]
@@ -129,32 +128,31 @@ fn second_signal_exits_immediately() {
     let mut server = Process::with("--drain 1h");
     let streams: Vec<_> = (0..4).map(|_| server.stream("/channels/a")).collect();
     server.signal("TERM");
-    wait_until(common::TIMEOUT, "it drains", || server.get("/readyz").status == 503);
-    let told = Instant::now();
+    wait_until(common::TIMEOUT, "the drain begins", || server.get("/readyz").status == 503);
+    let signalled = Instant::now();
     server.signal("INT");
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
-    // Shorter than every deadline of the server but that of the log (1 s).
-    assert!(told.elapsed() < Duration::from_secs(4), "{:?}", told.elapsed());
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
+    // Shorter than every deadline of the server except that of the log (1 s).
+    assert!(signalled.elapsed() < Duration::from_secs(4), "{:?}", signalled.elapsed());
     drop(streams);
 }
 
 #[test]
 fn stream_ends_at_its_maximum_age() {
     let age = Duration::from_millis(500);
-    let (_never, bell) = crossbeam_channel::bounded::<()>(0);
     for delivery in [Delivery::Direct, Delivery::Wake] {
         let limits = Limits { stream_age: Some(age), ..Limits::default() };
         let server = TestServer::with(Config { delivery, limits, ..Config::default() });
         for busy in [false, true] {
             let (started, done) = (Instant::now(), AtomicBool::new(false));
             thread::scope(|scope| {
-                let (server, done, bell) = (&server, &done, &bell);
+                let (server, done) = (&server, &done);
                 if busy {
                     scope.spawn(move || {
                         while !done.load(Ordering::Acquire) {
                             server.registry.publish("a", &Event::new("x")).expect("a name");
-                            // As often as a client in a test can read it.
-                            let _ = bell.recv_timeout(Duration::from_millis(1));
+                            // A rate at which the test client keeps up.
+                            common::pace(Duration::from_millis(1));
                         }
                     });
                 }
@@ -169,7 +167,7 @@ fn stream_ends_at_its_maximum_age() {
     }
 }
 
-/// A listener of ours, with room for this many connections that nobody has accepted.
+/// Binds a listener whose backlog holds this many connections.
 fn listener(backlog: i32) -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
@@ -178,13 +176,13 @@ fn listener(backlog: i32) -> TcpListener {
     socket.into()
 }
 
-/// Asks once, on a connection of its own.
+/// Sends one request on a new connection, and returns the response.
 fn ask(addr: std::net::SocketAddr) -> String {
-    let mut socket = TcpStream::connect(addr).expect("nobody is refused");
+    let mut socket = TcpStream::connect(addr).expect("the connection is accepted");
     let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    socket.write_all(request).expect("nobody is reset");
+    socket.write_all(request).expect("the connection is not reset");
     let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("nobody is reset");
+    socket.read_to_string(&mut answer).expect("the connection is not reset");
     answer
 }
 
@@ -212,21 +210,24 @@ fn restart_under_socket_activation_drops_no_connection() {
         for _ in 0..3 {
             let mut stream = first.stream("/channels/a");
             first.signal("TERM");
-            assert_eq!(first.child.wait().expect("it is our child").code(), Some(0));
-            stream.reader.read_to_end(&mut Vec::new()).expect("an end, not a reset");
-            // Nobody serves now: whoever comes waits in the listener.
+            assert_eq!(first.child.wait().expect("a child process").code(), Some(0));
+            stream.reader.read_to_end(&mut Vec::new()).expect("FIN, not RST");
+            // No process accepts now: new connections wait in the listener's backlog.
             first = Process::on(&listener, "--drain 5s");
         }
         assert_eq!(first.get("/healthz").status, 200);
         stop.store(true, Ordering::Release);
         for asking in asking {
-            assert!(asking.join().expect("all were answered") > 3);
+            assert!(asking.join().expect("every request is answered") > 3);
         }
     });
-    assert!(SockRef::from(&listener).is_listener().expect("a socket"), "it was never shut down");
+    assert!(
+        SockRef::from(&listener).is_listener().expect("a socket"),
+        "the shared listener was never shut down"
+    );
 }
 
-/// Lets the others end too if the test fails.
+/// Stops the other threads when it is dropped, so that they also stop when the test fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -238,29 +239,30 @@ impl Drop for StopOnDrop<'_> {
 #[test]
 fn systemd_gets_ready_watchdog_and_stopping_messages() {
     let path = std::env::temp_dir().join(format!("threadcast-notify-{}", std::process::id()));
-    let socket = UnixDatagram::bind(&path).expect("a socket of our own");
+    let socket = UnixDatagram::bind(&path).expect("a free socket path");
     socket.set_read_timeout(Some(common::TIMEOUT)).expect("a positive timeout");
     let next = || {
-        let mut word = [0; 256];
-        let length = socket.recv(&mut word).expect("a word in time");
-        String::from_utf8_lossy(&word[..length]).trim().to_owned()
+        let mut message = [0; 256];
+        let length = socket.recv(&mut message).expect("a message within TIMEOUT");
+        String::from_utf8_lossy(&message[..length]).trim().to_owned()
     };
     let before = format!("NOTIFY_SOCKET='{}' WATCHDOG_USEC=300000 exec", path.display());
     let mut server = Process::shell(&before, "");
-    // The watchdog is a thread of its own, and may be first.
-    let words: Vec<_> = (0..4).map(|_| next()).collect();
-    assert_eq!(words.iter().filter(|word| *word == "READY=1").count(), 1, "{words:?}");
-    assert_eq!(words.iter().filter(|word| *word == "WATCHDOG=1").count(), 3, "{words:?}");
+    // The watchdog thread may send its first message before READY=1.
+    let messages: Vec<_> = (0..4).map(|_| next()).collect();
+    let count = |text: &str| messages.iter().filter(|message| *message == text).count();
+    assert_eq!(count("READY=1"), 1, "{messages:?}");
+    assert_eq!(count("WATCHDOG=1"), 3, "{messages:?}");
     server.signal("TERM");
     while next() != "STOPPING=1" {}
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
-    std::fs::remove_file(path).expect("ours");
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
+    std::fs::remove_file(path).expect("a removable socket");
 }
 
 #[test]
 fn inherited_socket_that_is_not_listening_is_an_error() {
     let connected = TcpStream::connect(listener(1).local_addr().expect("it is bound"));
-    let not_one = std::os::fd::OwnedFd::from(connected.expect("it listens"));
+    let not_one = std::os::fd::OwnedFd::from(connected.expect("the listener accepts"));
     let error = threadcast::Server::on(vec![not_one.into()], Config::default()).unwrap_err();
     assert!(error.to_string().contains("ListenStream="), "{error}");
 }
@@ -276,13 +278,13 @@ fn clients_beyond_a_full_backlog_are_served_later() {
         wait_until(common::TIMEOUT, "the backlog is full", || {
             let sockets = std::fs::read_to_string("/proc/net/tcp").expect("this is Linux");
             let port = format!(":{:04X} ", addr.port());
-            // State 02: a SYN that nobody has answered.
+            // State 02 is SYN_SENT: the full backlog drops the SYN.
             sockets.lines().filter(|line| line.contains(&port) && line.contains(" 02 ")).count()
                 >= 5
         });
         server.signal("CONT");
         for asking in asking {
-            assert!(asking.join().expect("nobody is refused").starts_with("HTTP/1.1 200 "));
+            assert!(asking.join().expect("a response").starts_with("HTTP/1.1 200 "));
         }
     });
 }

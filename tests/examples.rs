@@ -1,4 +1,4 @@
-//! The examples do what they say.
+//! The examples in `examples/` work as documented.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::TestClient;
 
-/// An example that runs, and the address it printed.
+/// A running example, and the address that it printed. Dropping it kills the process.
 struct Example {
     child: Child,
     addr: std::net::SocketAddr,
@@ -16,7 +16,7 @@ struct Example {
 
 impl Example {
     fn start(name: &str) -> Self {
-        // Examples are built beside the tests: `target/debug/examples`.
+        // Cargo puts examples next to the tests: `target/debug/examples`.
         let mut path = PathBuf::from(env!("CARGO_BIN_EXE_threadcast"));
         path.set_file_name("examples");
         let mut child = Command::new(path.join(name))
@@ -24,12 +24,10 @@ impl Example {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect(
-                "`cargo test` builds the examples; for one test, `cargo build --examples` does",
-            );
+            .expect("built examples: `cargo test` builds them, or run `cargo build --examples`");
         let mut url = String::new();
         let stdout = child.stdout.as_mut().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut url).expect("it prints where it is");
+        BufReader::new(stdout).read_line(&mut url).expect("the example prints its URL");
         let addr = url.split('/').nth(2).expect("a URL").trim().parse().expect("an address");
         Self { child, addr }
     }
@@ -44,7 +42,7 @@ impl Example {
 
 impl Drop for Example {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it has ended already, or is told so now
+        let _ = self.child.kill(); // the process may have exited already
         let _ = self.child.wait();
     }
 }
@@ -55,12 +53,12 @@ fn embed_example_publishes_its_standard_input() {
     let mut client = example.listen("/channels/greetings");
     client.first_frame();
     let mut stdin = example.child.stdin.take().expect("it is piped");
-    writeln!(stdin, "hello").expect("it reads");
+    writeln!(stdin, "hello").expect("the example reads its input");
     let chunk = client.chunk().expect("an event");
     assert!(chunk.ends_with("data: hello\n\n"), "{chunk}");
     drop(stdin);
     client.assert_drained();
-    assert!(example.child.wait().expect("it ends").success());
+    assert!(example.child.wait().expect("the example exits").success());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the attackers do: one row of a table and one function for each attack.
+//! The attacks: a table row and a function for each.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -10,24 +10,24 @@ use std::time::Duration;
 
 use crate::common::pace;
 
-/// One attack, which one thread repeats at a pace.
+/// One attack, which one thread repeats at a fixed rate.
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
-    /// How often it is repeated.
+    /// The time between two attempts.
     period: Duration,
-    /// How many of its connections stay open; the oldest is closed then.
+    /// The number of connections to keep open; the attacker then closes the oldest one.
     held: usize,
-    /// Whether it asks for what it may not have: no such request may be accepted.
+    /// Whether the server must reject every request of this attack.
     pub(crate) is_forged: bool,
-    /// The bytes that one attempt sends.
+    /// Returns the bytes to send in one attempt.
     bytes: fn() -> Vec<u8>,
     then: Then,
 }
 
-/// What an attacker does once its bytes are sent.
+/// What an attacker does after it has sent its bytes.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
-    /// Reads the status of the answer.
+    /// Reads the status of the response.
     Read,
     /// Reads nothing, and keeps the connection.
     Hold,
@@ -79,8 +79,9 @@ impl Attack {
         self
     }
 
-    /// Repeats it until `stop`; returns how many attempts there were, and how many of those whose
-    /// answer was read had a status below 400.
+    /// Repeats the attack until `stop` is set.
+    ///
+    /// Returns the number of attempts, and the number of responses read with a status below 400.
     pub(crate) fn run(&self, addr: SocketAddr, stop: &AtomicBool) -> (u64, u64) {
         let (mut sent, mut accepted, mut held) = (0, 0, Vec::new());
         while !stop.load(Ordering::Acquire) {
@@ -92,7 +93,7 @@ impl Attack {
             if self.then == Then::Trickle {
                 held.iter_mut().for_each(|socket: &mut TcpStream| drop(socket.write(b"x")));
             }
-            // The server may answer and close before it has read everything.
+            // The server may respond and close before it has read everything.
             let _ = socket.write_all(&(self.bytes)());
             match self.then {
                 Then::Read => accepted += u64::from(status(&mut socket).is_some_and(|it| it < 400)),
@@ -120,7 +121,7 @@ fn reset(socket: &TcpStream) {
     let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-/// A folder with a large file in it, for `--public`.
+/// Creates a folder for `--public` that contains a large file.
 pub(crate) fn public_folder() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("threadcast-attack-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a temporary folder");
@@ -130,7 +131,7 @@ pub(crate) fn public_folder() -> PathBuf {
     folder
 }
 
-/// Makes what the attacks need: many channels with long names, and large events.
+/// Publishes what the attacks need: many channels with long names, and large events.
 pub(crate) fn fill(addr: SocketAddr) {
     let mut client = crate::common::TestClient::connect(addr);
     let mut publish = |channel: &str, data: &str| {

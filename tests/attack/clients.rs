@@ -1,4 +1,4 @@
-//! The well-behaved clients: all of them on one thread, each event of each one checked.
+//! The well-behaved clients. One thread reads all of them and checks every event.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::common::{Decoder, TIMEOUT, TestClient};
 struct Client {
     socket: TcpStream,
     decoder: Decoder,
-    /// The number of its last event.
+    /// The number in the last event received.
     last: u64,
 }
 
@@ -22,16 +22,16 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Opens `count` streams of one channel, and returns when the server has answered each.
+    /// Opens `count` streams of one channel, and returns when each has a response.
     pub(crate) fn connect(addr: SocketAddr, channel: &str, count: usize) -> Self {
-        let poll = Poll::new().expect("there are descriptors");
+        let poll = Poll::new().expect("a free descriptor");
         let request = format!("GET /channels/{channel} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let clients = (0..count).map(|number| {
             let opened = TestClient::connect(addr);
-            let mut socket = opened.socket().try_clone().expect("there are descriptors");
+            let mut socket = opened.socket().try_clone().expect("a free descriptor");
             socket.write_all(request.as_bytes()).expect("the server reads");
             let mut first = [0; 1];
-            socket.read_exact(&mut first).expect("an answer within TIMEOUT");
+            socket.read_exact(&mut first).expect("a response within TIMEOUT");
             socket.set_nonblocking(true).expect("a TCP socket");
             let mut socket = TcpStream::from_std(socket);
             let token = Token(number);
@@ -46,7 +46,7 @@ impl Clients {
         all
     }
 
-    /// Reads what comes within this time.
+    /// Reads the events that arrive within this time.
     pub(crate) fn read(&mut self, time: Duration) {
         let mut events = Events::with_capacity(1_024);
         let ends = Instant::now() + time;
@@ -59,11 +59,11 @@ impl Clients {
         }
     }
 
-    /// Reads until each client has the event of this number.
+    /// Reads until each client has received the event with this number.
     pub(crate) fn read_until(&mut self, number: u64) {
         let started = Instant::now();
         while self.clients.iter().any(|client| client.last < number) {
-            assert!(started.elapsed() < TIMEOUT, "a client still waits for event {number}");
+            assert!(started.elapsed() < TIMEOUT, "a client has not received event {number}");
             self.read(Duration::from_millis(20));
         }
     }
@@ -81,16 +81,16 @@ impl Client {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => panic!("the server cut a well-behaved client off: {error}"),
+                Err(error) => panic!("the server disconnected a well-behaved client: {error}"),
             }
         }
     }
 
     fn take(&mut self, event: &crate::common::Received) {
-        assert_eq!(event.gap(), None, "a well-behaved client misses an event");
+        assert_eq!(event.gap(), None, "a well-behaved client missed an event");
         let Some(number) = event.data.as_deref().filter(|data| !data.is_empty()) else { return };
         let number = number.parse().expect("a number");
-        assert_eq!(number, self.last + 1, "each event comes once, in order");
+        assert_eq!(number, self.last + 1, "each event arrives once, in order");
         self.last = number;
     }
 }

@@ -1,12 +1,12 @@
-//! Every attack of `tests/hardening` at once, beside well-behaved clients.
+//! Runs every attack of `tests/hardening` at once, beside well-behaved clients.
 //!
-//! `make attack` runs it for two minutes on a release build and prints the figures; the test suite
-//! runs its short form. Clients and attackers connect to loopback only, each attack has a pace, and
-//! all of them stop with the test.
+//! `make attack` runs it for two minutes on a release build and prints the results; the test suite
+//! runs a short version. Clients and attackers connect only to loopback, each attack has a fixed
+//! rate, and all of them stop with the test.
 //!
-//! It fails if the server ends, if a well-behaved client misses an event or is told of a gap, or if
-//! a forged request is accepted. How long a publish took is printed and not asserted: a slow machine
-//! is no fault of the server.
+//! The test fails if the server exits, if a well-behaved client misses an event or receives a gap,
+//! or if the server accepts a forged request. It prints the times of publishes but does not assert
+//! them, because they depend on the machine.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -27,16 +27,16 @@ use common::{Process, TestClient, allow_descriptors, say};
 /// The channel of the well-behaved clients.
 const CHANNEL: &str = "good";
 
-/// How often the publisher publishes, and asks for a page.
+/// The time between two publishes, and between two page requests.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// What the publisher and the operator saw.
+/// The publisher's measurements.
 #[derive(Default)]
-struct Seen {
+struct Measured {
     published: u64,
-    /// How long each publish took, on one kept connection.
+    /// The duration of each publish, on one persistent connection.
     publishes: Vec<Duration>,
-    /// How long each `GET /healthz` took, each on a connection of its own.
+    /// The duration of each `GET /healthz`, on a new connection.
     pages: Vec<Duration>,
 }
 
@@ -49,7 +49,7 @@ fn clients_lose_no_event_under_all_attacks_at_once() {
     };
     assert!(allow_descriptors(4_096), "the hard limit on descriptors is below 4,096");
     let public = attacks::public_folder();
-    // Its log goes to a pipe that nothing reads.
+    // The server's log goes to a pipe that nothing reads.
     let log = public.with_extension("log").display().to_string();
     let server = Process::shell(
         &format!("mkfifo {log}; exec 2<>{log}; rm {log}; ulimit -n 3000; exec"),
@@ -61,7 +61,7 @@ fn clients_lose_no_event_under_all_attacks_at_once() {
     attacks::fill(server.addr);
     let mut readers = Clients::connect(server.addr, CHANNEL, clients);
     let stop = AtomicBool::new(false);
-    let (seen, accepted, peak) = thread::scope(|scope| {
+    let (measured, accepted, peak) = thread::scope(|scope| {
         let _stopped = StopOnDrop(&stop);
         let publisher = scope.spawn(|| publish(&server, time));
         let attackers: Vec<_> =
@@ -72,17 +72,19 @@ fn clients_lose_no_event_under_all_attacks_at_once() {
             readers.read(Duration::from_millis(50));
             peak = peak.max(server.resident_kib() + socket_memory_kib());
         }
-        let seen = publisher.join().expect("the publisher is served throughout");
-        readers.read_until(seen.published);
+        let measured = publisher.join().expect("every publish succeeds");
+        readers.read_until(measured.published);
         stop.store(true, Ordering::Release);
-        let attacks = attackers.into_iter().map(|attacker| attacker.join().expect("it only sends"));
-        (seen, attacks.collect::<Vec<_>>(), peak)
+        let attacks = attackers
+            .into_iter()
+            .map(|attacker| attacker.join().expect("an attacker does not panic"));
+        (measured, attacks.collect::<Vec<_>>(), peak)
     });
     let status = server.get("/status").json();
-    say(&format!("{clients} clients, {} events each, none missing", seen.published));
-    say(&format!("publish: {}", percentiles(seen.publishes)));
-    say(&format!("page:    {}", percentiles(seen.pages)));
-    say(&format!("memory:  at most {} MB resident and in socket buffers", peak / 1024));
+    say(&format!("{clients} clients, {} events each, none missing", measured.published));
+    say(&format!("publish: {}", percentiles(measured.publishes)));
+    say(&format!("page:    {}", percentiles(measured.pages)));
+    say(&format!("memory:  at most {} MiB resident and in socket buffers", peak / 1024));
     for (attack, (sent, accepted)) in ATTACKS.iter().zip(&accepted) {
         say(&format!("{:<46} sent {sent:>6}, accepted {accepted:>6}", attack.name));
     }
@@ -93,30 +95,30 @@ fn clients_lose_no_event_under_all_attacks_at_once() {
     let _ = fs::remove_dir_all(public);
 }
 
-/// Publishes numbered events at a steady pace, and asks for a page beside each.
-fn publish(server: &Process, time: Duration) -> Seen {
-    let mut seen = Seen::default();
+/// Publishes numbered events at a fixed rate, and requests a page after each.
+fn publish(server: &Process, time: Duration) -> Measured {
+    let mut measured = Measured::default();
     let mut client = TestClient::connect(server.addr);
     let started = Instant::now();
     while started.elapsed() < time {
-        seen.published += 1;
-        let data = seen.published.to_string();
+        measured.published += 1;
+        let data = measured.published.to_string();
         let length = data.len();
-        let asked = Instant::now();
+        let sent = Instant::now();
         client.send(&format!(
             "POST /channels/{CHANNEL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{data}"
         ));
         assert_eq!(client.answer().status, 200);
-        seen.publishes.push(asked.elapsed());
-        let asked = Instant::now();
+        measured.publishes.push(sent.elapsed());
+        let sent = Instant::now();
         assert_eq!(server.get("/healthz").status, 200);
-        seen.pages.push(asked.elapsed());
-        common::pace(PERIOD.saturating_sub(asked.elapsed()));
+        measured.pages.push(sent.elapsed());
+        common::pace(PERIOD.saturating_sub(sent.elapsed()));
     }
-    seen
+    measured
 }
 
-/// What the kernel holds in TCP buffers for everybody on this machine.
+/// The memory of all TCP buffers on this machine.
 fn socket_memory_kib() -> u64 {
     let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let line = sockets.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
@@ -137,7 +139,7 @@ fn percentiles(mut times: Vec<Duration>) -> String {
     )
 }
 
-/// Lets the attackers end too if the test fails.
+/// Stops the attackers when it is dropped, so that they also stop when the test fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {

@@ -20,11 +20,11 @@ const message = ({data, event, type, id, lastEventId}) =>
   print({data, event: event ?? type ?? 'message', id: id ?? lastEventId ?? null})
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
-/** For the libraries that have the interface of the browser's EventSource. */
+/** Listens with a library that has the interface of the browser's EventSource. */
 function listen(source) {
   source.onmessage = message
   NAMES.forEach((name) => source.addEventListener(name, message))
-  // Some of them report the error first and close after it.
+  // Some libraries report the error before they close.
   source.onerror = (error) => setImmediate(() => {
     if (source.readyState !== 2) return
     print({end: String(error?.message ?? error?.status ?? 'closed')})
@@ -49,19 +49,19 @@ const LIBRARIES = {
     listen(new ReconnectingEventSource(url, {eventSourceClass: require('eventsource-2'), headers}))
   },
   '@microsoft/fetch-event-source': async () => {
-    // The library is for browsers; it asks for these two.
+    // The library is for browsers and needs these two globals.
     globalThis.window = globalThis
     globalThis.document = {hidden: false, addEventListener() {}, removeEventListener() {}}
     const {fetchEventSource} = require('@microsoft/fetch-event-source')
-    class Over extends Error {}
+    class Ended extends Error {}
     await fetchEventSource(url, {
       headers,
       onmessage: message,
       onopen: async (response) => {
-        if (response.status === 204 || response.status >= 400) throw new Over(response.status)
+        if (response.status === 204 || response.status >= 400) throw new Ended(response.status)
       },
-      onclose: () => { throw new Error('the stream ended; come back') },
-      onerror: (error) => { if (error instanceof Over) throw error },
+      onclose: () => { throw new Error('the stream ended; reconnect') },
+      onerror: (error) => { if (error instanceof Ended) throw error },
     }).catch((error) => print({end: error.message}))
   },
   'eventsource-parser': async () => {

@@ -14,7 +14,7 @@ import time
 
 LIBRARY, URL = sys.argv[1:3]
 HEADERS = {"Authorization": f"Bearer {sys.argv[3]}"} if len(sys.argv) > 3 else {}
-RETRY = 1.0  # seconds until the application comes back, where that is its own choice
+RETRY = 1.0  # seconds before a reconnect, if the application chooses the delay
 
 
 def output(**line):
@@ -73,7 +73,7 @@ def sseclient():
     import requests
     from sseclient import SSEClient
 
-    with contextlib.redirect_stdout(sys.stderr):  # it prints the reason of each reconnection
+    with contextlib.redirect_stdout(sys.stderr):  # the library prints the reason of each reconnect
         try:
             for event in SSEClient(URL, retry=1000, headers=dict(HEADERS)):
                 with contextlib.redirect_stdout(sys.__stdout__):
@@ -131,7 +131,7 @@ async def aiohttp_sse_client():
             return output(end="stopped")
         except (ConnectionAbortedError, ConnectionRefusedError, ConnectionError) as error:
             return output(end=str(error))
-        except aiohttp.ClientError:  # it does not come back after a cut by itself
+        except aiohttp.ClientError:  # the library does not reconnect after a cut
             await asyncio.sleep(RETRY)
 
 

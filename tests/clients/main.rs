@@ -1,7 +1,7 @@
-//! Client libraries from npm and `PyPI`, unchanged, against the real server: `make clients`.
+//! Runs unchanged client libraries from npm and `PyPI` against the real server: `make clients`.
 //!
-//! Each library is a process (`listen.mjs`, `listen.py`) that prints what the library delivers. The
-//! outcome is the table of `docs/clients.md`; a cell that changes fails the test.
+//! Each library runs in a process (`listen.mjs`, `listen.py`) that prints the messages that the
+//! library delivers. The result must equal the table in `docs/clients.md`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -18,11 +18,10 @@ use common::{Process, say};
 use crossbeam_channel::Receiver;
 use serde_json::Value;
 
-/// Longer than the longest wait of a library before it comes back, on a busy machine.
+/// How long to wait for a library: longer than the longest reconnection time of any of them.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a stream is watched for messages that should not come. The server of these tests sends
-/// a heartbeat each second.
+/// How long to watch a stream for unexpected messages. The server sends a heartbeat every second.
 const WATCHED: Duration = Duration::from_millis(2_500);
 
 const JAVASCRIPT: [&str; 8] = [
@@ -60,10 +59,13 @@ const SITUATIONS: [Situation; 9] = [
 ];
 
 #[test]
-#[ignore = "with the client libraries: `make clients`"]
+#[ignore = "needs the client libraries: `make clients`"]
 fn client_libraries_behave_as_documented() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
-    assert!(folder.join("complete").exists(), "they are not installed; run `make clients`");
+    assert!(
+        folder.join("complete").exists(),
+        "the client libraries are not installed; run `make clients`"
+    );
     let servers = Servers::start(folder);
     let libraries = JAVASCRIPT.iter().chain(&PYTHON);
     let rows: Vec<String> = thread::scope(|scope| {
@@ -86,17 +88,17 @@ fn row(servers: &Servers, library: &str) -> String {
     let mut row = format!("| {library} |");
     for (_, holds) in &SITUATIONS {
         let cell = if holds(servers, library) { "yes" } else { "**no**" };
-        write!(row, " {cell} |").expect("a String takes it");
+        write!(row, " {cell} |").expect("writing to a String succeeds");
     }
     row + "\n"
 }
 
-/// The servers that the libraries listen to.
+/// The servers that the libraries connect to.
 struct Servers {
     folder: PathBuf,
-    /// With a heartbeat each second, a history of three events, and the lab to cut streams.
+    /// Has a heartbeat every second, a history of three events, and the lab to cut streams.
     open: Process,
-    /// Which requires a token to read.
+    /// Requires a token to read.
     secret: Process,
 }
 
@@ -118,7 +120,7 @@ impl Servers {
             python.arg(script("listen.py"));
             python
         };
-        // sseclient and sseclient-py have a module of the same name.
+        // The packages sseclient and sseclient-py have modules of the same name.
         let python = if library == "sseclient" { "python-sseclient" } else { "python" };
         let python = [self.folder.join(python), self.folder.join("python")];
         command
@@ -130,7 +132,7 @@ impl Servers {
     }
 }
 
-/// A library's process. Dropping it kills it.
+/// The process of one library. Dropping it kills the process.
 struct Listener {
     child: Child,
     lines: Receiver<Value>,
@@ -145,13 +147,13 @@ impl Listener {
         thread::spawn(move || {
             let lines = stdout.lines().map_while(Result::ok);
             lines.filter_map(|line| serde_json::from_str(&line).ok()).for_each(|line| {
-                let _ = sender.send(line); // the test may have seen enough
+                let _ = sender.send(line); // the test may have finished
             });
         });
         Self { child, lines }
     }
 
-    /// The next message that has data, and is not the cursor that a stream begins with.
+    /// The next message that has data and is not the stream's initial cursor event.
     fn next(&self, within: Duration) -> Option<Value> {
         let deadline = Instant::now() + within;
         loop {
@@ -163,7 +165,7 @@ impl Listener {
         }
     }
 
-    /// Whether the next messages have these data, each once.
+    /// Whether the next messages have exactly these data.
     fn gets(&self, expected: &[&str]) -> bool {
         expected.iter().all(|data| self.next(TIMEOUT).is_some_and(|line| line["data"] == *data))
     }
@@ -176,7 +178,7 @@ impl Drop for Listener {
     }
 }
 
-/// One library that listens to a channel of its own.
+/// One library that reads its own channel.
 struct Session<'a> {
     server: &'a Process,
     channel: String,
@@ -202,8 +204,8 @@ impl<'a> Session<'a> {
         Self { server, channel, listener }
     }
 
-    /// Waits until the library's stream is open, or is not.
-    fn waits_for_streams(&self, count: u64) -> bool {
+    /// Waits until the channel has this number of subscribers; returns whether it does.
+    fn has_subscribers(&self, count: u64) -> bool {
         let subscribers = format!("/channels/{}/subscribers", self.channel);
         let headers = "Host: localhost\r\nConnection: close\r\nAuthorization: Bearer s3cret\r\n";
         let request = format!("GET {subscribers} HTTP/1.1\r\n{headers}\r\n");
@@ -223,7 +225,7 @@ impl<'a> Session<'a> {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
 
-    /// Cuts the library's stream without its last chunk, as a network would.
+    /// Cuts the library's stream without the last chunk, as a network failure would.
     fn cut(&self) -> bool {
         let answer = self.server.request(&format!(
             "POST /lab/drop?tab={} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
@@ -231,11 +233,11 @@ impl<'a> Session<'a> {
             self.channel
         ));
         assert_eq!(answer.status, 200, "{answer:?}");
-        self.waits_for_streams(0)
+        self.has_subscribers(0)
     }
 }
 
-/// Whether it holds within [`TIMEOUT`]. The other side is another process: this polls.
+/// Polls until the condition holds; returns whether it does within [`TIMEOUT`].
 fn within(mut holds: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
     while !holds() {
@@ -249,7 +251,7 @@ fn within(mut holds: impl FnMut() -> bool) -> bool {
 
 fn subscribes(servers: &Servers, library: &str) -> bool {
     let session = Session::open(servers, library, "subscribe");
-    if !session.waits_for_streams(1) {
+    if !session.has_subscribers(1) {
         return false;
     }
     session.publish("one");
@@ -261,7 +263,7 @@ fn subscribes(servers: &Servers, library: &str) -> bool {
 
 fn resumes(servers: &Servers, library: &str) -> bool {
     let session = Session::open(servers, library, "resume");
-    if !session.waits_for_streams(1) {
+    if !session.has_subscribers(1) {
         return false;
     }
     session.publish("before");
@@ -278,11 +280,11 @@ fn resumes(servers: &Servers, library: &str) -> bool {
 
 fn resumes_before_the_first_event(servers: &Servers, library: &str) -> bool {
     let session = Session::open(servers, library, "first");
-    if !session.waits_for_streams(1) || !session.cut() {
+    if !session.has_subscribers(1) || !session.cut() {
         return false;
     }
     session.publish("while away");
-    if !session.waits_for_streams(1) {
+    if !session.has_subscribers(1) {
         return false;
     }
     session.publish("after");
@@ -291,7 +293,7 @@ fn resumes_before_the_first_event(servers: &Servers, library: &str) -> bool {
 
 fn sees_a_gap(servers: &Servers, library: &str) -> bool {
     let session = Session::open(servers, library, "gap");
-    if !session.waits_for_streams(1) {
+    if !session.has_subscribers(1) {
         return false;
     }
     session.publish("before");
@@ -319,7 +321,7 @@ fn returns_after_a_rejection(servers: &Servers, library: &str) -> bool {
         return false;
     }
     drop(occupant);
-    if !session.waits_for_streams(1) {
+    if !session.has_subscribers(1) {
         return false;
     }
     session.publish("at last");
@@ -334,7 +336,7 @@ fn rejections(server: &Process) -> u64 {
 
 fn sends_a_token(servers: &Servers, library: &str) -> bool {
     let session = Session::on(servers, &servers.secret, library, "token", Some("s3cret"));
-    if !session.waits_for_streams(1) {
+    if !session.has_subscribers(1) {
         return false;
     }
     session.publish("for readers");
@@ -343,7 +345,7 @@ fn sends_a_token(servers: &Servers, library: &str) -> bool {
 
 fn reads_chinese(servers: &Servers, library: &str) -> bool {
     let session = Session::open(servers, library, "chinese");
-    if !session.waits_for_streams(1) {
+    if !session.has_subscribers(1) {
         return false;
     }
     session.publish("你好，世界");
@@ -353,7 +355,7 @@ fn reads_chinese(servers: &Servers, library: &str) -> bool {
 fn gets_no_empty_message(servers: &Servers, library: &str) -> bool {
     let session = Session::open(servers, library, "empty");
     let deadline = Instant::now() + WATCHED;
-    session.waits_for_streams(1)
+    session.has_subscribers(1)
         && !std::iter::from_fn(|| session.listener.lines.recv_deadline(deadline).ok())
             .any(|line| line["data"] == "")
 }
