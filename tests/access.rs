@@ -400,7 +400,7 @@ fn invalid_cors_option_stops_the_start() {
         ("--cors-header", "x:y", "such as traceparent"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_threadcast")).args([option, value]).output();
-        let output = output.expect("it runs");
+        let output = output.expect("the binary starts");
         let stderr = String::from_utf8(output.stderr).expect("UTF-8");
         let stderr = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(output.status.code(), Some(2), "{option} {value}: {stderr}");

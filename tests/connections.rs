@@ -207,7 +207,7 @@ fn both_wildcards_bind_the_same_port() {
         return;
     }
     let free = TcpListener::bind("[::]:0").expect("IPv6 is available");
-    let port = free.local_addr().expect("it is bound").port();
+    let port = free.local_addr().expect("a bound socket").port();
     drop(free);
     let both = [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
     for addresses in [both, [both[1], both[0]]] {

@@ -172,7 +172,7 @@ fn listener(backlog: i32) -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
     socket.bind(&any.into()).expect("a free port");
-    socket.listen(backlog).expect("it listens");
+    socket.listen(backlog).expect("a listening socket");
     socket.into()
 }
 
@@ -189,7 +189,7 @@ fn ask(addr: std::net::SocketAddr) -> String {
 #[test]
 fn restart_under_socket_activation_drops_no_connection() {
     let listener = listener(1_024);
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = listener.local_addr().expect("a bound socket");
     let (stop, mut first) = (AtomicBool::new(false), Process::on(&listener, "--drain 5s"));
     assert_eq!(first.addr, addr);
     thread::scope(|scope| {
@@ -261,7 +261,7 @@ fn systemd_gets_ready_watchdog_and_stopping_messages() {
 
 #[test]
 fn inherited_socket_that_is_not_listening_is_an_error() {
-    let connected = TcpStream::connect(listener(1).local_addr().expect("it is bound"));
+    let connected = TcpStream::connect(listener(1).local_addr().expect("a bound socket"));
     let not_one = std::os::fd::OwnedFd::from(connected.expect("the listener accepts"));
     let error = threadcast::Server::on(vec![not_one.into()], Config::default()).unwrap_err();
     assert!(error.to_string().contains("ListenStream="), "{error}");

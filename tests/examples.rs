@@ -26,7 +26,7 @@ impl Example {
             .spawn()
             .expect("built examples: `cargo test` builds them, or run `cargo build --examples`");
         let mut url = String::new();
-        let stdout = child.stdout.as_mut().expect("it is piped");
+        let stdout = child.stdout.as_mut().expect("a pipe");
         BufReader::new(stdout).read_line(&mut url).expect("the example prints its URL");
         let addr = url.split('/').nth(2).expect("a URL").trim().parse().expect("an address");
         Self { child, addr }
@@ -52,7 +52,7 @@ fn embed_example_publishes_its_standard_input() {
     let mut example = Example::start("embed");
     let mut client = example.listen("/channels/greetings");
     client.first_frame();
-    let mut stdin = example.child.stdin.take().expect("it is piped");
+    let mut stdin = example.child.stdin.take().expect("a pipe");
     writeln!(stdin, "hello").expect("the example reads its input");
     let chunk = client.chunk().expect("an event");
     assert!(chunk.ends_with("data: hello\n\n"), "{chunk}");

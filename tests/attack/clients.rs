@@ -35,7 +35,9 @@ impl Clients {
             socket.set_nonblocking(true).expect("a TCP socket");
             let mut socket = TcpStream::from_std(socket);
             let token = Token(number);
-            poll.registry().register(&mut socket, token, Interest::READABLE).expect("it polls");
+            poll.registry()
+                .register(&mut socket, token, Interest::READABLE)
+                .expect("a working poll");
             let mut decoder = Decoder::default();
             decoder.push(&first);
             Client { socket, decoder, last: 0 }
@@ -53,7 +55,7 @@ impl Clients {
         while let Some(left) = ends.checked_duration_since(Instant::now()) {
             match self.poll.poll(&mut events, Some(left)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                polled => polled.expect("it polls"),
+                polled => polled.expect("a working poll"),
             }
             events.iter().for_each(|event| self.clients[event.token().0].read());
         }

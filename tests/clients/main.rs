@@ -142,7 +142,7 @@ impl Listener {
     fn start(mut command: Command) -> Self {
         let started = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = started.expect("node and python3 are installed");
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let (sender, lines) = crossbeam_channel::unbounded();
         thread::spawn(move || {
             let lines = stdout.lines().map_while(Result::ok);

@@ -51,7 +51,7 @@ impl Process {
     /// Starts another copy of the binary on an inherited listener, after the shell commands in
     /// `before`.
     pub fn unit(binary: &str, before: &str, listener: &TcpListener, options: &str) -> Self {
-        let passed = listener.try_clone().expect("there are descriptors");
+        let passed = listener.try_clone().expect("a free descriptor");
         let before = format!("exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ {before}");
         Self::spawn(binary, &before, options, OwnedFd::from(passed).into())
     }
@@ -66,7 +66,7 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .expect("sh is installed");
-        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("UTF-8");
         let addr = line.trim().strip_prefix("threadcast is listening on http://");
@@ -101,7 +101,7 @@ impl Process {
             fs::read_to_string(thread.path().join(file)).unwrap_or_default()
         };
         let thread = threads.into_iter().find(|thread| read(thread, "comm").starts_with(name));
-        read(&thread.expect("there is such a thread"), "wchan")
+        read(&thread.expect("a thread with this name"), "wchan")
     }
 
     /// Sends a signal, named as for `kill`.

@@ -1,5 +1,6 @@
-//! Memory that a client can make the server spend: kernel buffers, unsent events, histories,
-//! address space. Each is bounded, and counted in the capacity.
+//! Memory that a client can make the server use is bounded, and counted in the capacity.
+//!
+//! That is: kernel buffers, unsent events, histories, and address space.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,12 +11,12 @@ use crate::common::{
     Process, Stream, TIMEOUT, TestClient, TestServer, allow_descriptors, say, wait_until,
 };
 
-/// What a test publishes: nearly the longest body.
+/// The size of published events, in bytes: close to the limit for a body.
 const EVENT: usize = 60_000;
 
 fn max_clients(server: &Process) -> usize {
     let most = server.get("/status").json()["max_clients"].as_u64().expect("a number");
-    usize::try_from(most).expect("it is a capacity")
+    usize::try_from(most).expect("a small number")
 }
 
 fn publish(server: &Process, channel: &str, data: &str) {
@@ -27,7 +28,7 @@ fn publish(server: &Process, channel: &str, data: &str) {
     assert!((200..300).contains(&answer.status), "{answer:?}");
 }
 
-/// Opens a stream that the server has no place for.
+/// Requests a stream from a full server, and asserts that it is rejected with a `retry:`.
 fn assert_rejected(server: &Process) {
     let mut client = server.connect();
     client.send("GET /channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
@@ -46,15 +47,15 @@ fn full_address_space_rejects_clients_and_does_not_abort() {
     say(&format!("ulimit -v 524288: {most} clients"));
     let mut clients: Vec<TestClient> = (0..most).map(|_| server.stream("/channels/a")).collect();
     (0..50).for_each(|_| assert_rejected(&server));
-    // None of them has read, so each of them holds an unsent event.
+    // No client has read, so each holds an unsent event.
     (0..6).for_each(|_| publish(&server, "a", &"x".repeat(EVENT)));
     assert_eq!(server.get("/healthz").status, 200);
-    assert!(server.child.try_wait().expect("it is our child").is_none(), "it has not aborted");
+    assert!(server.child.try_wait().expect("a child process").is_none(), "the server still runs");
     clients.truncate(1);
     assert!(clients[0].chunk().is_some(), "a client that reads again gets its events");
 }
 
-/// The bytes in the kernel's queues of the server's sockets: to be sent, and to be read.
+/// The bytes in the kernel's send and receive queue of each server socket.
 fn queues(port: u16) -> Vec<(usize, usize)> {
     let tcp = fs::read_to_string("/proc/net/tcp").expect("this is Linux");
     let hex = |text: &str| usize::from_str_radix(text, 16).expect("proc(5): tcp");
@@ -72,31 +73,32 @@ fn kernel_buffers_of_a_stalled_client_are_bounded() {
     let server = Process::with("");
     let status = server.get("/status").json();
     let counted = |name: &str| {
-        let bytes = status["client_bytes"][name].as_u64().expect("it is counted");
-        usize::try_from(bytes).expect("it is small")
+        let bytes = status["client_bytes"][name].as_u64().expect("a number");
+        usize::try_from(bytes).expect("a small number")
     };
     let clients: Vec<TestClient> = (0..5).map(|_| server.stream("/channels/a")).collect();
     for client in &clients {
         client.socket().set_nonblocking(true).expect("a socket");
-        // Behind its request, a client sends what nobody reads.
+        // The server does not read these bytes after the request.
         for _ in 0..100 {
             let _ = std::io::Write::write(&mut client.socket(), &[b'x'; 10_000]);
         }
     }
     (0..20).for_each(|_| publish(&server, "a", &"x".repeat(EVENT)));
-    wait_until(TIMEOUT, "all that was sent waits in the kernel", || {
+    wait_until(TIMEOUT, "each client has bytes in the send queue", || {
         queues(server.addr.port()).iter().filter(|(send, _)| *send > 0).count() >= 5
     });
     for (send, receive) in queues(server.addr.port()) {
-        assert!(send <= counted("send_buffer"), "{send} bytes wait to be sent");
-        assert!(receive <= counted("receive_buffer"), "{receive} bytes wait to be read");
+        assert!(send <= counted("send_buffer"), "{send} bytes in the send queue");
+        assert!(receive <= counted("receive_buffer"), "{receive} bytes in the receive queue");
     }
 }
 
-/// A memory control group of our own, if we may make one.
+/// A memory control group for the test. Dropping it removes the group.
 struct Group(PathBuf);
 
 impl Group {
+    /// Creates a group with this memory limit; `None` without permission.
     fn new(bytes: usize) -> Option<Self> {
         let name = format!("threadcast-memory-{}", std::process::id());
         let groups =
@@ -105,13 +107,13 @@ impl Group {
             let group = Self(PathBuf::from(above).join(&name));
             fs::create_dir(&group.0).ok()?;
             fs::write(group.0.join(limit), bytes.to_string()).ok()?;
-            // Version 1 counts the sockets' buffers only where they have a limit of their own.
+            // Version 1 counts socket buffers only if they have their own limit.
             let _ = fs::write(group.0.join("memory.kmem.tcp.limit_in_bytes"), "1073741824");
             Some(group)
         })
     }
 
-    /// What is used now, with the sockets' buffers.
+    /// The memory in use, including socket buffers, in bytes.
     fn used(&self) -> usize {
         let number = |file| fs::read_to_string(self.0.join(file)).ok()?.trim().parse().ok();
         number("memory.current").unwrap_or_else(|| {
@@ -123,7 +125,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0); // the server may still be ending
+        let _ = fs::remove_dir(&self.0); // fails while the server is still exiting
     }
 }
 
@@ -131,7 +133,7 @@ impl Drop for Group {
 fn small_memory_cgroup_holds_the_promised_clients() {
     const MEMORY: usize = 128 << 20;
     let Some(group) = Group::new(MEMORY) else {
-        return say("SKIPPED: no right to make a memory control group here");
+        return say("SKIPPED: no permission to create a memory control group");
     };
     let enter = format!("echo $$ > {}/cgroup.procs; exec", group.0.display());
     let mut server = Process::shell(&enter, "");
@@ -141,9 +143,9 @@ fn small_memory_cgroup_holds_the_promised_clients() {
     assert_rejected(&server);
     (0..20).for_each(|_| publish(&server, "a", &"x".repeat(EVENT)));
     assert_eq!(server.get("/healthz").status, 200);
-    assert!(server.child.try_wait().expect("it is our child").is_none(), "it was not killed");
+    assert!(server.child.try_wait().expect("a child process").is_none(), "the server still runs");
     let used = group.used();
-    say(&format!("128 MiB: {most} clients that do not read, {} MiB used", used >> 20));
+    say(&format!("128 MiB: {most} stalled clients, {} MiB used", used >> 20));
     assert!(used <= MEMORY, "{used} bytes");
     drop(server);
 }
@@ -163,7 +165,7 @@ fn bounded(history_total: usize, store: Option<StoreAt>) -> TestServer {
     TestServer::with(Config { history_total: Some(history_total), store, ..Config::default() })
 }
 
-/// Publishes an event of this size to each of so many channels.
+/// Publishes one event of this size to each channel.
 fn publish_to_many(server: &TestServer, channels: usize, size: usize) {
     let event = Event::new("x".repeat(size));
     for n in 0..channels {
@@ -173,13 +175,13 @@ fn publish_to_many(server: &TestServer, channels: usize, size: usize) {
 
 fn history_bytes(server: &TestServer) -> usize {
     let bytes = server.get("/status").json()["history_bytes"].as_u64().expect("a number");
-    usize::try_from(bytes).expect("it is bounded")
+    usize::try_from(bytes).expect("a small number")
 }
 
 fn assert_bounded(server: &TestServer, total: usize) {
     let bytes = history_bytes(server);
     assert!(bytes <= total, "{bytes} bytes are kept");
-    assert!(bytes >= total / 2, "no more than necessary is evicted: {bytes} bytes are kept");
+    assert!(bytes >= total / 2, "too much is evicted: {bytes} bytes are kept");
 }
 
 #[test]
@@ -189,14 +191,14 @@ fn histories_of_many_channels_are_bounded_together() {
     let begin = server.registry.last_id();
     publish_to_many(&server, 100, EVENT);
     assert_bounded(&server, TOTAL);
-    // The oldest have left, and that is told; the newest are there.
+    // The oldest events are evicted and reported as a gap; the newest are kept.
     let after = format!("?last_event_id={begin}");
     let mut oldest = Stream::of(&server, &format!("/channels/channel-0{after}"), "");
-    let gap = oldest.event().gap().expect("its event is gone");
+    let gap = oldest.event().gap().expect("its event is evicted");
     assert_eq!((&gap["channel"], &gap["missed"]), (&"channel-0".into(), &1.into()));
     let mut newest = Stream::of(&server, "/channels/channel-99?since=all", "");
     assert_eq!(newest.event().data().len(), EVENT);
-    // An event alone may be more than the total.
+    // A single event may exceed the total.
     let tiny = bounded(1_000, None);
     publish_to_many(&tiny, 2, EVENT);
     let mut newest = Stream::of(&tiny, "/channels/channel-1?since=all", "");
@@ -209,11 +211,11 @@ fn gaps_of_many_channels_are_summarized() {
     let begin = server.registry.last_id();
     publish_to_many(&server, 1_000, 1_000);
     let mut stream = Stream::of(&server, &format!("/channels/*?last_event_id={begin}"), "");
-    let gap = stream.event().gap().expect("most events are gone");
+    let gap = stream.event().gap().expect("most events are evicted");
     assert_eq!(gap["channel"], "*", "{gap}");
-    let missed = gap["missed"].as_u64().expect("each channel has lost one");
+    let missed = gap["missed"].as_u64().expect("a count");
     assert!((800..1_000).contains(&missed), "{gap}");
-    assert_eq!(stream.event().data().len(), 1_000, "the rest follows");
+    assert_eq!(stream.event().data().len(), 1_000, "the kept events follow");
 }
 
 #[test]
@@ -227,19 +229,19 @@ fn empty_events_and_their_ids_count_toward_the_total() {
     assert_bounded(&server, TOTAL);
     publish_to_many(&server, 5_000, 0);
     assert_bounded(&server, TOTAL);
-    server.registry.forget("a").expect("no store can refuse");
+    server.registry.forget("a").expect("no store can fail");
     (0..5_000).for_each(|n| {
-        server.registry.forget(&format!("channel-{n}")).expect("no store can refuse");
+        server.registry.forget(&format!("channel-{n}")).expect("no store can fail");
     });
     let left = history_bytes(&server);
-    assert!(left < 5_000 * 100, "no more than the ids of the lost events: {left}");
+    assert!(left < 5_000 * 100, "only the ids of the evicted events remain: {left} bytes");
 }
 
 #[test]
 fn file_store_stays_within_the_history_total() {
     const TOTAL: usize = 1 << 20;
     let folder = std::env::temp_dir().join(format!("threadcast-total-{}", std::process::id()));
-    fs::create_dir_all(&folder).expect("a folder of our own");
+    fs::create_dir_all(&folder).expect("a temporary folder");
     let path = folder.join("history.redb");
     let store = || Some(StoreAt::from(path.clone().into_os_string()));
     let server = bounded(4 * TOTAL, store());
@@ -247,20 +249,20 @@ fn file_store_stays_within_the_history_total() {
     publish_to_many(&server, 60, EVENT);
     assert!(history_bytes(&server) > 3 * TOTAL);
     drop(server);
-    // What a smaller bound evicts at the start leaves the file with the next event.
+    // A smaller bound evicts events at the start; the next event removes them from the file.
     let server = bounded(TOTAL, store());
     assert_bounded(&server, TOTAL);
     let after = format!("/channels/channel-0?last_event_id={begin}");
     let mut oldest = Stream::of(&server, &after, "");
-    assert!(oldest.event().gap().is_some(), "its event is gone");
+    assert!(oldest.event().gap().is_some(), "its event is evicted");
     drop(oldest);
     publish_to_many(&server, 1, EVENT);
     assert_bounded(&server, TOTAL);
     drop(server);
-    let stats = threadcast::store::stats(&path).expect("it is sound");
+    let stats = threadcast::store::stats(&path).expect("a valid store");
     let bytes: u64 = stats.channels.iter().map(|channel| channel.bytes).sum();
-    // What the newest event has evicted leaves with the next one.
+    // The events that the newest event evicts stay in the file until the next write.
     let most = TOTAL + EVENT;
     assert!(bytes <= most as u64, "{bytes} bytes are in the file");
-    fs::remove_dir_all(&folder).expect("it is ours");
+    fs::remove_dir_all(&folder).expect("a removable folder");
 }

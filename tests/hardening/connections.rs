@@ -1,4 +1,4 @@
-//! Connections that are not streams: whatever they do, there is room for requests.
+//! Connections that are not streams always leave room for requests.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -9,7 +9,7 @@ use threadcast::Config;
 
 use crate::common::{Process, TIMEOUT, TestClient, TestServer, allow_descriptors, say, wait_until};
 
-/// Before the reserve was real, a request waited for the end of an attack, 10 s at least.
+/// How soon a request must be answered. Without the reserve, it would wait at least 10 s.
 const SOON: Duration = Duration::from_secs(5);
 
 const SILENT: &str = "";
@@ -17,7 +17,7 @@ const SLOW_HEAD: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nX: ";
 const SLOW_BODY: &str =
     "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\nx";
 
-/// One request on a connection of its own: its answer's first line, if it came soon.
+/// Sends one request on a new connection; returns the status line if it arrives in time.
 fn ask(addr: SocketAddr, request: &str) -> io::Result<String> {
     let mut socket = TcpStream::connect(addr)?;
     socket.set_read_timeout(Some(SOON))?;
@@ -27,7 +27,7 @@ fn ask(addr: SocketAddr, request: &str) -> io::Result<String> {
     Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
 
-/// How many of 10 requests are answered soon: pages, and publishes.
+/// Sends 10 requests, pages and publishes; returns how many succeed in time.
 fn answered_of_10(addr: SocketAddr) -> usize {
     let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let post = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
@@ -38,11 +38,11 @@ fn answered_of_10(addr: SocketAddr) -> usize {
         .count()
 }
 
-/// Opens connections that send this and then nothing. The server may close any of them.
+/// Opens connections that send these bytes and then stay idle. The server may close any of them.
 fn attack(addr: SocketAddr, sent: &str, connections: usize) -> Vec<TcpStream> {
     let open = |_| {
         let socket = TcpStream::connect(addr).expect("the server listens");
-        let _ = (&socket).write(sent.as_bytes()); // closed already, perhaps
+        let _ = (&socket).write(sent.as_bytes()); // the server may have closed it already
         socket
     };
     (0..connections).map(open).collect()
@@ -50,21 +50,21 @@ fn attack(addr: SocketAddr, sent: &str, connections: usize) -> Vec<TcpStream> {
 
 #[test]
 fn idle_sockets_leave_room_for_requests() {
-    assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
+    assert!(allow_descriptors(4_096), "the hard limit on descriptors is below 4,096");
     let unread = "GET /style.css HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(400);
     for sent in [SILENT, SLOW_HEAD, SLOW_BODY, &unread] {
         let server = Process::start(600);
         let attackers = attack(server.addr, sent, 640);
         let answered = answered_of_10(server.addr);
-        assert!(answered >= 9, "{answered} of 10 while they send {sent:.20?}");
+        assert!(answered >= 9, "{answered} of 10 during the attack {sent:.20?}");
         drop(attackers);
-        assert_eq!(answered_of_10(server.addr), 10, "and all of them afterwards");
+        assert_eq!(answered_of_10(server.addr), 10, "after the attack");
     }
 }
 
 #[test]
 fn repeated_idle_sockets_leave_room_for_requests() {
-    assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
+    assert!(allow_descriptors(4_096), "the hard limit on descriptors is below 4,096");
     for sent in [SILENT, SLOW_HEAD, SLOW_BODY] {
         let server = Process::start(200);
         let mut attackers = attack(server.addr, sent, 200);
@@ -79,7 +79,7 @@ fn repeated_idle_sockets_leave_room_for_requests() {
 
 #[test]
 fn streams_and_idle_sockets_fit_together() {
-    assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
+    assert!(allow_descriptors(4_096), "the hard limit on descriptors is below 4,096");
     let server = Process::start(200);
     let most = server.get("/status").json()["max_clients"].as_u64().expect("a number");
     let mut streams: Vec<_> = (0..most).map(|_| server.stream("/events")).collect();
@@ -90,15 +90,15 @@ fn streams_and_idle_sockets_fit_together() {
             assert!(stream.chunk().is_some(), "no stream is shed");
         }
     }
-    let refused = server.get("/status").json()["connections_shed"].as_u64();
-    assert!(refused >= Some(200), "{refused:?}");
+    let shed = server.get("/status").json()["connections_shed"].as_u64();
+    assert!(shed >= Some(200), "{shed:?}");
     drop(attackers);
 }
 
-/// A connection is shed by ending its input: what the kernel has of it is still read.
+/// The server sheds a connection by shutting down its input, and still reads what has arrived.
 #[test]
 fn shed_connection_still_gets_its_response() {
-    assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
+    assert!(allow_descriptors(4_096), "the hard limit on descriptors is below 4,096");
     let server = Process::start(100);
     server.signal("STOP");
     let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -111,10 +111,10 @@ fn shed_connection_still_gets_its_response() {
     }
 }
 
-/// Its input has ended, which in a stream means that the client has left.
+/// A shed connection cannot become a stream: its closed input would count as a disconnect.
 #[test]
 fn shed_stream_request_gets_a_retry() {
-    assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
+    assert!(allow_descriptors(4_096), "the hard limit on descriptors is below 4,096");
     let server = Process::start(100);
     server.signal("STOP");
     let get = "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
@@ -132,12 +132,13 @@ fn shed_stream_request_gets_a_retry() {
         }
     }
     for stream in &mut streams {
-        assert!((0..3).all(|_| stream.chunk().is_some()), "a stream that has begun goes on");
+        assert!((0..3).all(|_| stream.chunk().is_some()), "an open stream continues");
     }
-    assert!(streams.len() > 50 && rejected > 100, "{} and {rejected}", streams.len());
+    let open = streams.len();
+    assert!(open > 50 && rejected > 100, "{open} streams, {rejected} rejected");
 }
 
-/// An address of this machine that others would connect to, if it has one.
+/// A non-loopback address of this machine, if there is one.
 fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?; // sends nothing
@@ -148,7 +149,7 @@ fn own_address() -> Option<IpAddr> {
 #[test]
 fn connections_per_address_are_limited() {
     let Some(own) = own_address() else {
-        return say("SKIPPED: this machine has no address but loopback");
+        return say("SKIPPED: this machine has only loopback addresses");
     };
     let config = Config {
         listen: vec![(own, 0).into(), "127.0.0.1:0".parse().expect("an address")],
@@ -157,24 +158,24 @@ fn connections_per_address_are_limited() {
     };
     let server = TestServer::with(config.clone());
     let mut held: Vec<_> = (0..3).map(|_| server.connect()).collect();
-    assert!(server.connect().is_closed(), "one too many is closed");
-    // Loopback has no such limit.
+    assert!(server.connect().is_closed(), "the fourth connection is closed");
+    // Loopback is exempt.
     let loopback = server.addresses[1];
     let _many: Vec<_> = (0..10).map(|_| TestClient::connect(loopback)).collect();
     assert_eq!(answered_of_10(loopback), 10);
-    // A stream is counted as a stream.
+    // A stream does not count as a connection.
     for client in &mut held {
         client.send("GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!(client.head().status, 200);
     }
-    wait_until(TIMEOUT, "there is room for three more", || {
+    wait_until(TIMEOUT, "three more connections are accepted", || {
         let again: Vec<_> = (0..3).map(|_| ask(server.addr, "GET / HTTP/1.0\r\n\r\n")).collect();
         again.iter().all(|line| line.as_ref().is_ok_and(|line| line.ends_with(" 200 OK")))
     });
     let metrics = ask_for_metrics(loopback);
-    let refused = "threadcast_rejections_total{reason=\"max_connections_per_address\"} ";
-    assert!(!metrics.contains(&format!("{refused}0\n")) && metrics.contains(refused), "{metrics}");
-    // A proxy has one address for many clients.
+    let counter = "threadcast_rejections_total{reason=\"max_connections_per_address\"} ";
+    assert!(!metrics.contains(&format!("{counter}0\n")) && metrics.contains(counter), "{metrics}");
+    // A trusted proxy is exempt, because it has one address for many clients.
     let trusted_proxies = vec![own.into()];
     let server = TestServer::with(Config { trusted_proxies, ..config });
     let mut many: Vec<_> = (0..10).map(|_| server.connect()).collect();
@@ -195,7 +196,7 @@ fn connections_are_in_the_status_and_the_metrics() {
     let server = TestServer::start();
     let _silent: Vec<_> = (0..3).map(|_| server.connect()).collect();
     let _stream = server.stream("/events");
-    wait_until(TIMEOUT, "three that are silent and the one that asks", || {
+    wait_until(TIMEOUT, "three idle connections and this request's", || {
         server.get("/status").json()["connections"] == 4
     });
     let status = server.get("/status").json();
@@ -208,14 +209,15 @@ fn connections_are_in_the_status_and_the_metrics() {
         "threadcast_shed_connections_total 0\n",
         "threadcast_rejections_total{reason=\"max_connections\"} 0\n",
     ] {
-        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+        assert!(metrics.contains(line), "no {line} in\n{metrics}");
     }
 }
 
-/// A control group of our own that has few threads, if we may make one.
+/// A control group with a limit on threads. Dropping it removes the group.
 struct FewThreads(String);
 
 impl FewThreads {
+    /// Creates a group with this limit on threads; `None` without permission.
     fn new(most: u32) -> Option<Self> {
         let group = format!("/sys/fs/cgroup/pids/threadcast-test-{}", std::process::id());
         fs::create_dir(&group).ok()?;
@@ -227,38 +229,40 @@ impl FewThreads {
 
 impl Drop for FewThreads {
     fn drop(&mut self) {
-        // It can go once its last process has.
+        // The group can be removed once its last process has exited.
         wait_until(TIMEOUT, "the control group is empty", || fs::remove_dir(&self.0).is_ok());
     }
 }
 
-/// Each connection that could not be served cost the accepting thread 20 ms.
+/// Guards against a regression: the accepting thread once slept 20 ms for each such connection.
 #[test]
 fn burst_beyond_the_thread_limit_is_rejected_quickly() {
     let Some(group) = FewThreads::new(60) else {
-        return say("SKIPPED: no control group for threads can be made here");
+        return say("SKIPPED: no permission to create a control group for threads");
     };
     let join = format!("echo $$ > {}/cgroup.procs; exec", group.0);
     let server = Process::shell(&join, "");
-    // More than there are threads, and they stay: streams, and then silent sockets.
+    // More connections than threads, all kept open: streams, then silent sockets.
     let stream = "GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let streams = attack(server.addr, stream, 100);
     let silent = attack(server.addr, SILENT, 300);
     assert!(answered_of_10(server.addr) >= 9);
     drop((streams, silent));
     assert_eq!(answered_of_10(server.addr), 10);
-    // Now the system has fewer threads than was computed: none.
+    // Lower the limit below the computed capacity, so that no thread is free.
     let own_threads = 7;
-    wait_until(TIMEOUT, "only its own threads are left", || server.count("task") <= own_threads);
+    wait_until(TIMEOUT, "only the server's own threads remain", || {
+        server.count("task") <= own_threads
+    });
     let limit = format!("{}/pids.max", group.0);
-    fs::write(&limit, own_threads.to_string()).expect("our group");
+    fs::write(&limit, own_threads.to_string()).expect("a writable control group");
     let began = Instant::now();
     for socket in attack(server.addr, SILENT, 600) {
         assert!(TestClient::of(socket).is_closed());
     }
     let took = began.elapsed();
-    assert!(took < SOON, "600 connections were closed in {took:?}; a pause for each makes 12 s");
-    fs::write(&limit, "60").expect("our group");
+    assert!(took < SOON, "closing 600 connections took {took:?}; with 20 ms for each, 12 s");
+    fs::write(&limit, "60").expect("a writable control group");
     assert_eq!(answered_of_10(server.addr), 10);
     drop(server);
 }

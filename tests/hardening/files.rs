@@ -1,5 +1,4 @@
-//! Files of `--public`: no size costs memory, no link leads to what is hidden, and a part
-//! is sent as the standard says.
+//! Files of `--public`: bounded memory, no way to hidden files, and ranges as RFC 9110 requires.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -17,14 +16,14 @@ use super::common::{Answer, Process, TIMEOUT, TestClient, TestServer, wait_until
 
 const BIG: u64 = 64 << 20;
 
-/// A folder to serve, and room beside it.
+/// A temporary folder with a `public` folder in it. Dropping it removes both.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hardening-files").join(name);
-        let _ = fs::remove_dir_all(&root); // left by a run that was killed
-        fs::create_dir_all(root.join("public")).expect("the target directory is ours");
+        let _ = fs::remove_dir_all(&root); // left over from a killed run
+        fs::create_dir_all(root.join("public")).expect("a writable target directory");
         Self(root)
     }
 
@@ -37,13 +36,13 @@ impl Folder {
     }
 
     fn write(&self, name: &str, text: impl AsRef<[u8]>) {
-        fs::write(self.path(name), text).expect("the folder is ours");
+        fs::write(self.path(name), text).expect("a writable folder");
     }
 
-    /// A file that takes no room on the disk.
+    /// Creates a sparse file, which takes no space on the disk.
     fn sparse(&self, name: &str, length: u64) -> File {
-        let file = File::create(self.path(name)).expect("the folder is ours");
-        file.set_len(length).expect("holes cost nothing");
+        let file = File::create(self.path(name)).expect("a writable folder");
+        file.set_len(length).expect("a sparse file");
         file
     }
 
@@ -54,7 +53,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // the target directory may be cleaned by hand
+        let _ = fs::remove_dir_all(&self.0); // `cargo clean` may have removed it
     }
 }
 
@@ -62,7 +61,7 @@ fn request(method: &str, path: &str, headers: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
 }
 
-/// A client whose socket takes in little before it is read.
+/// Gives a client a small receive buffer.
 fn narrow(client: TestClient) -> TestClient {
     SockRef::from(client.socket()).set_recv_buffer_size(4096).expect("a socket");
     client
@@ -86,14 +85,14 @@ fn unread_large_files_cost_no_memory() {
         assert_eq!((head.status, length(&head)), (status, BIG), "{method} {path}");
         clients.push(client);
     }
-    // One is read to its end, so the server has come that far.
+    // This client reads its whole file, so the server has handled the requests before it.
     let mut reads = server.connect();
     reads.send(&request("GET", "/big.bin", ""));
     assert_eq!(length(&reads.head()), BIG);
     let mut body = reads.reader.take(BIG);
-    assert_eq!(std::io::copy(&mut body, &mut std::io::sink()).expect("a whole file"), BIG);
+    assert_eq!(std::io::copy(&mut body, &mut std::io::sink()).expect("a complete file"), BIG);
     let grown = server.peak_kib() - before;
-    assert!(grown < 16 << 10, "{grown} KiB more");
+    assert!(grown < 16 << 10, "memory grew by {grown} KiB");
 }
 
 fn length(answer: &Answer) -> u64 {
@@ -112,11 +111,11 @@ fn stalled_file_download_is_cut_at_the_deadline() {
     let port = client.socket().local_addr().expect("a socket").port();
     wait_until(TIMEOUT, "its thread has ended", || !has_thread(&format!("sse-{port}")));
     let mut rest = Vec::new();
-    let _ = client.reader.read_to_end(&mut rest); // cut off or reset: it is not whole
+    let _ = client.reader.read_to_end(&mut rest); // FIN or RST
     assert!((rest.len() as u64) < BIG);
 }
 
-/// Whether this process, which is the server too, has a thread of this name.
+/// Whether this process, which also runs the server, has a thread with this name.
 fn has_thread(name: &str) -> bool {
     let threads = fs::read_dir("/proc/self/task").expect("procfs").flatten();
     let names = threads.flat_map(|thread| fs::read_to_string(thread.path().join("comm")));
@@ -131,7 +130,7 @@ fn file_that_shrinks_while_sent_ends_the_connection() {
     let mut client = narrow(server.connect());
     client.send(&request("GET", "/big.bin", ""));
     assert_eq!(length(&client.head()), BIG);
-    file.set_len(1 << 20).expect("the file is ours");
+    file.set_len(1 << 20).expect("a writable file");
     client.socket().shutdown(Shutdown::Write).expect("a socket");
     let mut rest = Vec::new();
     let _ = client.reader.read_to_end(&mut rest);
@@ -146,22 +145,22 @@ fn file_that_grows_while_sent_keeps_its_length() {
     let mut client = server.connect();
     client.send(&request("GET", "/big.bin", ""));
     assert_eq!(length(&client.head()), BIG);
-    file.set_len(BIG + 100).expect("the file is ours");
-    file.write_all(b"more").expect("the file is ours");
+    file.set_len(BIG + 100).expect("a writable file");
+    file.write_all(b"more").expect("a writable file");
     let mut body = (&mut client.reader).take(BIG);
-    assert_eq!(std::io::copy(&mut body, &mut std::io::sink()).expect("a whole file"), BIG);
+    assert_eq!(std::io::copy(&mut body, &mut std::io::sink()).expect("a complete file"), BIG);
     client.send(&request("GET", "/healthz", ""));
-    assert_eq!(client.answer().body, "ok\n", "the next answer follows at once");
+    assert_eq!(client.answer().body, "ok\n", "the next response follows directly");
 }
 
 #[test]
 fn symlink_to_a_hidden_or_outside_file_is_404() {
     let folder = Folder::new("links");
-    fs::create_dir_all(folder.path(".git/objects")).expect("the folder is ours");
+    fs::create_dir_all(folder.path(".git/objects")).expect("a writable folder");
     folder.write(".git/objects/a", "secret");
     folder.write(".env", "secret");
     folder.write("open.txt", "open");
-    fs::write(folder.0.join("beside.txt"), "secret").expect("the folder is ours");
+    fs::write(folder.0.join("beside.txt"), "secret").expect("a writable folder");
     let links = [
         (".env", "env.txt"),
         ("env.txt", "twice.txt"),
@@ -192,15 +191,19 @@ fn symlink_to_a_hidden_or_outside_file_is_404() {
         assert!(!answer.body.contains("secret"), "{path}");
     }
     assert_eq!(server.get("/within.txt").body, "open");
-    assert_eq!(server.get("/up/public/open.txt").body, "open", "it leads back into the folder");
+    assert_eq!(
+        server.get("/up/public/open.txt").body,
+        "open",
+        "the path leads back into the folder"
+    );
 }
 
 #[test]
 fn public_folder_with_a_hidden_path_is_served() {
     let folder = Folder::new("own-path");
     let hidden = folder.0.join(".site/public");
-    fs::create_dir_all(&hidden).expect("the folder is ours");
-    fs::write(hidden.join("a.txt"), "open").expect("the folder is ours");
+    fs::create_dir_all(&hidden).expect("a writable folder");
+    fs::write(hidden.join("a.txt"), "open").expect("a writable folder");
     let server = TestServer::with(Config { public: Some(hidden), ..Config::default() });
     assert_eq!(server.get("/a.txt").body, "open");
 }
@@ -208,11 +211,11 @@ fn public_folder_with_a_hidden_path_is_served() {
 #[test]
 fn special_files_are_404_and_block_nothing() {
     let folder = Folder::new("special");
-    mkfifoat(CWD, folder.path("fifo.txt"), Mode::RUSR | Mode::WUSR).expect("the folder is ours");
-    let _socket = UnixListener::bind(folder.path("socket.txt")).expect("the folder is ours");
+    mkfifoat(CWD, folder.path("fifo.txt"), Mode::RUSR | Mode::WUSR).expect("a writable folder");
+    let _socket = UnixListener::bind(folder.path("socket.txt")).expect("a writable folder");
     symlink("/dev/zero", folder.path("device.txt")).expect("a new name");
     symlink("fifo.txt", folder.path("link.txt")).expect("a new name");
-    fs::create_dir(folder.path("folder.txt")).expect("the folder is ours");
+    fs::create_dir(folder.path("folder.txt")).expect("a writable folder");
     let server = TestServer::with(folder.config());
     for path in ["/fifo.txt", "/socket.txt", "/device.txt", "/link.txt", "/folder.txt"] {
         for method in ["GET", "HEAD"] {
@@ -222,12 +225,14 @@ fn special_files_are_404_and_block_nothing() {
     }
 }
 
-/// A file that was not changed within the last second.
+/// Starts a server with a file modified an hour ago.
+///
+/// The server uses the modification time as a validator only after that second is over.
 fn aged(folder: &Folder) -> TestServer {
     folder.write("a.txt", "0123456789");
-    let file = File::options().write(true).open(folder.path("a.txt")).expect("the file is ours");
+    let file = File::options().write(true).open(folder.path("a.txt")).expect("a writable file");
     let hour_ago = SystemTime::now() - Duration::from_secs(3600);
-    file.set_modified(hour_ago).expect("the file is ours");
+    file.set_modified(hour_ago).expect("a writable file");
     TestServer::with(folder.config())
 }
 
@@ -244,7 +249,7 @@ fn range_request_gets_only_its_range() {
         ("lines=0-1", 200, None, "0123456789"),
         ("bytes=4-3", 200, None, "0123456789"),
     ] {
-        // Gzip is never chosen for a folder's files, so a range is of the file itself.
+        // The server never compresses files of `--public`, so a range applies to the file itself.
         let headers = format!("Range: {range}\r\nAccept-Encoding: gzip\r\n");
         let answer = server.request(&request("GET", "/a.txt", &headers));
         assert_eq!((answer.status, &*answer.body), (status, body), "{range}");
@@ -260,7 +265,7 @@ fn range_request_gets_only_its_range() {
         answer.check_problem();
     }
     let head = server.head(&request("HEAD", "/a.txt", "Range: bytes=0-3\r\n"));
-    assert_eq!((head.status, length(&head)), (200, 10), "a range is for GET alone");
+    assert_eq!((head.status, length(&head)), (200, 10), "a range applies only to GET");
     folder.write("empty.txt", "");
     let empty = server.request(&request("GET", "/empty.txt", "Range: bytes=0-\r\n"));
     assert_eq!((empty.status, empty.header("content-range")), (416, Some("bytes */0")));
@@ -282,7 +287,7 @@ fn if_range_on_a_changed_file_sends_the_whole_file() {
         let answer = get(condition);
         assert_eq!((answer.status, &*answer.body), (206, "89"), "{condition}");
     }
-    assert_eq!(get(&format!("W/{tag}")).status, 200, "a weak tag says nothing of bytes");
+    assert_eq!(get(&format!("W/{tag}")).status, 200, "a weak tag does not match");
     folder.write("a.txt", "abcdefghij");
     for condition in [&tag, &date] {
         let answer = get(condition);
@@ -314,7 +319,7 @@ fn conditional_requests_are_answered_without_the_file() {
     }
 }
 
-/// A client that resets while a file is sent costs no more work.
+/// The server stops sending a file when the client resets the connection.
 #[test]
 fn reset_ends_a_file_download() {
     let folder = Folder::new("reset");

@@ -1,4 +1,4 @@
-//! Lists: however long they are, they cost no memory, and no publisher waits for one.
+//! A list of any length takes bounded memory, and no publisher waits for it.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,13 +18,13 @@ fn request(method: &str, path: &str, headers: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
 }
 
-/// A name as long as they may be, nearly.
+/// A name close to the limit of 1,024 bytes.
 fn long_name(n: u32) -> String {
     format!("{n:05}{}", "x".repeat(995))
 }
 
-/// Has `count` clients ask, read the head alone, and says how much more memory the server took
-/// at most, in KiB.
+/// Sends the request from `count` clients that read only the response head; returns the growth of
+/// the server's peak memory, in KiB.
 fn cost_of_unread(server: &Process, request: &str, count: usize) -> u64 {
     let before = server.peak_kib();
     let _unread: Vec<TestClient> = (0..count)
@@ -36,7 +36,7 @@ fn cost_of_unread(server: &Process, request: &str, count: usize) -> u64 {
             client
         })
         .collect();
-    // One is read to its end, so the server has come that far.
+    // This client reads its whole response, so the server has handled the requests before it.
     let mut reads = server.connect();
     reads.send(request);
     assert_eq!(reads.answer().status, 200);
@@ -56,14 +56,14 @@ fn unread_lists_of_channels_cost_no_memory() {
         batch.iter().for_each(|_| assert_eq!(publisher.answer().status, 200));
     }
     let grown = cost_of_unread(&server, &request("GET", "/channels", ""), 20);
-    assert!(grown < 16 << 10, "{grown} KiB more");
+    assert!(grown < 16 << 10, "memory grew by {grown} KiB");
 }
 
 #[test]
 fn unread_lists_of_subscriptions_cost_no_memory() {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let key = folder.join("lists.key");
-    std::fs::write(&key, jwt::SECRET).expect("the target directory is ours");
+    std::fs::write(&key, jwt::SECRET).expect("a writable target directory");
     let server = Process::with(&format!(
         "--mercure --mercure-subscriptions --anonymous --jwt-key-file '{}' --jwt-audience {AUDIENCE}",
         key.display()
@@ -72,9 +72,9 @@ fn unread_lists_of_subscriptions_cost_no_memory() {
     let topics = (0..40).map(topic).collect::<Vec<_>>().join("&");
     let _streams: Vec<TestClient> =
         (0..60).map(|_| server.stream(&format!("/.well-known/mercure?{topics}"))).collect();
-    let follow = bearer(&allowing(&[], &["*"]));
-    let grown = cost_of_unread(&server, &request("GET", SUBSCRIPTIONS, &follow), 20);
-    assert!(grown < 16 << 10, "{grown} KiB more");
+    let token = bearer(&allowing(&[], &["*"]));
+    let grown = cost_of_unread(&server, &request("GET", SUBSCRIPTIONS, &token), 20);
+    assert!(grown < 16 << 10, "memory grew by {grown} KiB");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn long_channel_list_is_complete_in_every_framing() {
     };
     assert_eq!(listed(&chunked.body), names);
     client.send(&request("GET", "/healthz", ""));
-    assert_eq!(client.answer().status, 200, "the connection goes on");
+    assert_eq!(client.answer().status, 200, "the connection stays open");
 
     let mut client = server.connect();
     client.send("GET /channels HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n");
@@ -111,7 +111,7 @@ fn long_channel_list_is_complete_in_every_framing() {
     assert_eq!(head.header("transfer-encoding"), None);
     assert_eq!(head.header("connection"), Some("close"));
     let mut body = String::new();
-    client.reader.read_to_string(&mut body).expect("an end, not a reset");
+    client.reader.read_to_string(&mut body).expect("FIN, not RST");
     assert_eq!(listed(&body), names);
 }
 
@@ -125,8 +125,8 @@ fn short_list_has_a_content_length() {
         assert_eq!(length, Some(answer.body.len()), "{path}");
     }
     assert_eq!(server.get("/channels").json()["channels"][0]["name"], "news");
-    let nobody = json!({ "channel": "news", "subscribers": 0, "present": [] });
-    assert_eq!(server.get("/channels/news/subscribers").json(), nobody);
+    let empty = json!({ "channel": "news", "subscribers": 0, "present": [] });
+    assert_eq!(server.get("/channels/news/subscribers").json(), empty);
 }
 
 #[test]
@@ -165,10 +165,10 @@ fn long_subscription_list_is_complete() {
     let mut streams: Vec<Stream> = (0..2)
         .map(|_| Stream::of(&server, &format!("/.well-known/mercure?{topics}"), ""))
         .collect();
-    let follow = bearer(&allowing(&[], &["*"]));
+    let token = bearer(&allowing(&[], &["*"]));
     let mut client = server.connect();
     let mut list = |path: &str| {
-        client.send(&request("GET", path, &follow));
+        client.send(&request("GET", path, &token));
         client.answer()
     };
     let answer = list(SUBSCRIPTIONS);
@@ -189,18 +189,20 @@ fn long_subscription_list_is_complete() {
     assert_ne!(list(SUBSCRIPTIONS).header("etag"), Some(&*tag), "the tag is the newest id");
 }
 
-/// How many lists are read, one after the other.
+/// The number of lists to build, one after the other.
 const LISTS: usize = 10;
 
-/// Each channel of the list costs a lot, for every beginning of its name is listened to. The
-/// publisher must not wait as long as a list takes, whatever that is on this machine.
+/// No publish may take as long as building a list.
+///
+/// Each channel in the list is expensive, because subscribers match every prefix of its name. The
+/// limit is relative to the duration of a list on this machine.
 #[test]
 fn publishers_do_not_wait_for_a_list() {
     let registry = Registry::new();
     let stem = "a".repeat(400);
     let _listeners: Vec<_> = (1..=stem.len())
         .map(|end| {
-            let channels = Channels::new([&*format!("{}*", &stem[..end])]).expect("a prefix");
+            let channels = Channels::new([&*format!("{}*", &stem[..end])]).expect("a valid prefix");
             registry.subscribe(&channels, &Start::Now).expect("there is room")
         })
         .collect();
@@ -225,10 +227,10 @@ fn publishers_do_not_wait_for_a_list() {
         };
         let lists: Vec<Duration> = (0..LISTS).map(list).collect();
         is_over.store(true, Ordering::Relaxed);
-        (lists, publisher.join().expect("it does not panic"))
+        (lists, publisher.join().expect("the publisher does not panic"))
     });
     let shortest = lists.into_iter().min().expect("several");
     let long = waits.iter().filter(|wait| **wait > shortest / 2).count();
-    // One for each list, if the lock were held for as long. A few may be the machine's fault.
+    // If building a list held the lock, each list would delay a publish. Scheduling may delay a few.
     assert!(long < LISTS / 2, "{long} publishes waited for more than half of {shortest:?}");
 }

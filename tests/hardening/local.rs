@@ -1,4 +1,4 @@
-//! Requests that are not local, or not from a page of this server, change nothing without a token.
+//! Without a token, only local requests that no foreign page has sent may change anything.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
@@ -6,8 +6,8 @@ use crate::common::{Answer, TestClient, TestServer, say};
 use socket2::{Domain, Socket, Type};
 use threadcast::{Config, Mercure, Token};
 
-/// Every request that changes something others see, or that the lab answers.
-const ACTS: [&str; 12] = [
+/// Every request that changes something visible to others, and those of the lab.
+const ACTIONS: [&str; 12] = [
     "POST /channels/x",
     "DELETE /channels/x",
     "POST /send-data",
@@ -22,14 +22,14 @@ const ACTS: [&str; 12] = [
     "POST /lab/flood?channel=x&events=1&bytes=16B",
 ];
 
-/// A server without a token, on which every one of [`ACTS`] succeeds for a local request.
+/// Starts a server without a token; each of [`ACTIONS`] succeeds for a local request.
 fn open() -> TestServer {
     let server = TestServer::with(Config { lab: true, mercure: Mercure::On, ..Config::default() });
     server.post("/channels/x", "", "first");
     server
 }
 
-/// Sends one of [`ACTS`] over a connection, with this version, Host and header lines.
+/// Sends one of [`ACTIONS`] on a connection, with this HTTP version, Host and header lines.
 fn act(mut client: TestClient, act: &str, version: &str, host: &str, headers: &str) -> Answer {
     let (more, body) = match act.split_once('/') {
         Some((_, "channels/x")) if act.starts_with("POST") => ("", "hi"),
@@ -58,11 +58,11 @@ fn newest(server: &TestServer) -> threadcast::EventId {
 #[track_caller]
 fn check(server: &TestServer, version: &str, host: &str, headers: &str, status: u16) {
     let before = newest(server);
-    for route in ACTS {
+    for route in ACTIONS {
         let answer = act(server.connect(), route, version, host, headers);
         assert_eq!(answer.status, status, "{route} {version} {host} {headers:?}: {answer:?}");
     }
-    assert_eq!(newest(server), before, "nothing was published: {host} {headers:?}");
+    assert_eq!(newest(server), before, "an event was published: {host} {headers:?}");
     assert_eq!(server.registry.present("x"), [], "{host} {headers:?}");
 }
 
@@ -76,7 +76,7 @@ fn local_request_may_act() {
         "Referer: http://localhost:1/lab.html\r\n",
         "Origin: http://localhost:1\r\nSec-Fetch-Site: same-origin\r\n",
     ] {
-        for route in ACTS {
+        for route in ACTIONS {
             let answer = act(server.connect(), route, "1.1", "localhost:1", headers);
             assert!(matches!(answer.status, 101 | 200 | 204), "{route} {headers:?}: {answer:?}");
         }
@@ -143,11 +143,11 @@ fn forwarding_headers_of_all_vendors_need_a_token() {
     }
 }
 
-/// nginx forwards as HTTP/1.0 by default, and adds nothing.
+/// nginx forwards requests as HTTP/1.0 by default, without a forwarding header.
 #[test]
 fn http_1_0_requests_need_a_token() {
     let server = open();
-    for route in ACTS.iter().filter(|route| !route.contains("/ws")) {
+    for route in ACTIONS.iter().filter(|route| !route.contains("/ws")) {
         let answer = act(server.connect(), route, "1.0", "localhost", "");
         assert_eq!(answer.status, 403, "{route}: {answer:?}");
     }
@@ -179,7 +179,7 @@ fn dns_rebinding_host_is_421_on_every_address() {
     }
 }
 
-/// An address of this machine that is not loopback's. Nothing is sent.
+/// A non-loopback address of this machine. Sends no packet.
 fn outer_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
@@ -192,14 +192,16 @@ fn outer_address() -> Option<Ipv4Addr> {
 #[test]
 fn remote_client_reads_by_any_host_but_changes_nothing() {
     let Some(outer) = outer_address() else {
-        return say("SKIPPED: this machine has no address but loopback");
+        return say("SKIPPED: this machine has only loopback addresses");
     };
     let listen = ["0.0.0.0:0", "127.0.0.1:0"].map(|addr| addr.parse().expect("an address"));
     let server = TestServer::with(Config { listen: listen.to_vec(), ..Config::default() });
     let connect = || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        socket.bind(&SocketAddr::from((outer, 0)).into()).expect("an address of ours");
-        socket.connect(&SocketAddr::from((outer, server.addr.port())).into()).expect("it listens");
+        socket.bind(&SocketAddr::from((outer, 0)).into()).expect("a local address");
+        socket
+            .connect(&SocketAddr::from((outer, server.addr.port())).into())
+            .expect("the server listens");
         TestClient::of(socket.into())
     };
     for host in ["push.example.org", "localhost", &outer.to_string()] {
@@ -207,7 +209,9 @@ fn remote_client_reads_by_any_host_but_changes_nothing() {
         assert_eq!(answer.status, 200, "{host}");
         let same = format!("Origin: http://{host}\r\n");
         for headers in ["", &same] {
-            for route in ACTS.iter().filter(|route| route.contains('x') && !route.contains("lab")) {
+            for route in
+                ACTIONS.iter().filter(|route| route.contains('x') && !route.contains("lab"))
+            {
                 let answer = act(connect(), route, "1.1", host, headers);
                 assert_eq!(answer.status, 403, "{route} {host}: {answer:?}");
             }
@@ -215,7 +219,7 @@ fn remote_client_reads_by_any_host_but_changes_nothing() {
     }
 }
 
-/// A proxy sends the same Host, so a name of `--host` is answered and is not local.
+/// A request for a name of `--host` is answered, but is not local: a proxy sends the same Host.
 #[test]
 fn name_from_host_flag_reads_but_needs_a_token() {
     let hosts = vec!["push.example.org".to_owned()];

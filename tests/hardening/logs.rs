@@ -1,4 +1,4 @@
-//! A log that nobody reads costs lines of the log, and nothing else.
+//! A log that is not read loses lines, and has no other effect.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
@@ -11,10 +11,11 @@ use rustix::io::Errno;
 
 use crate::common::{Answer, Process, TIMEOUT, wait_until};
 
-/// Streams that end: with the names they have, several times what a pipe and the queue hold.
+/// The number of streams to end. Their log lines exceed several times what a pipe and the log's
+/// queue hold, because the channel name is long.
 const STREAMS: usize = 1_800;
 
-/// A pipe with a name, open for reading so that a server can open it too.
+/// A named pipe, open for reading so that a server can open it for writing.
 struct Pipe {
     path: PathBuf,
     end: File,
@@ -24,18 +25,18 @@ impl Pipe {
     fn new(name: &str) -> Self {
         let name = format!("threadcast-{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        let made = Command::new("mkfifo").arg(&path).status().expect("there is a mkfifo");
+        let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo is installed");
         assert!(made.success());
-        let end = OpenOptions::new().read(true).write(true).open(&path).expect("ours");
+        let end = OpenOptions::new().read(true).write(true).open(&path).expect("a new pipe");
         Self { path, end }
     }
 
-    /// The words of shell that make it a program's standard error.
+    /// Shell commands that redirect a program's standard error to the pipe.
     fn as_stderr(&self) -> String {
         format!("exec 2>'{}'; exec", self.path.display())
     }
 
-    /// The lines that are in it, and those that come, until one of them contains `last`.
+    /// Reads lines until one contains `last`; returns all of them.
     fn lines_until(&self, last: &str) -> Vec<String> {
         let mut lines = Vec::new();
         for line in BufReader::new(&self.end).lines() {
@@ -49,11 +50,11 @@ impl Pipe {
         lines
     }
 
-    /// Leaves it without a reader, so that every later write to it fails.
+    /// Closes the reading end, so that every later write fails.
     fn stop_reading(&mut self) {
-        self.end = File::open("/dev/null").expect("it is there");
-        // A child that another test is starting holds a copy of the end until its program runs.
-        wait_until(TIMEOUT, "no process reads", || {
+        self.end = File::open("/dev/null").expect("/dev/null exists");
+        // A child that another test has forked holds a copy of the reading end until it calls exec.
+        wait_until(TIMEOUT, "the pipe has no reader", || {
             let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
             open(&self.path, flags, Mode::empty()).is_err_and(|error| error == Errno::NXIO)
         });
@@ -73,7 +74,7 @@ fn dropped(server: &Process) -> u64 {
     line.and_then(|count| count.parse().ok()).expect("a counter")
 }
 
-/// Opens streams and ends them, each a line of the JSON log.
+/// Opens and ends streams, which writes one log line for each.
 fn end_streams(server: &Process, count: usize) {
     let target = format!("/channels/{}", "x".repeat(900));
     for _ in 0..count {
@@ -87,16 +88,16 @@ fn unread_log_blocks_neither_responses_nor_the_drain() {
     let mut server = Process::shell(&pipe.as_stderr(), "--log-format json --drain 5s");
     end_streams(&server, STREAMS);
     wait_until(TIMEOUT, "lines are dropped", || dropped(&server) > 0);
-    wait_until(TIMEOUT, "the streams are gone", || {
+    wait_until(TIMEOUT, "all streams have ended", || {
         server.get("/status").json()["clients"].as_u64() == Some(0)
     });
     assert_eq!(server.get("/readyz").status, 200);
-    let told = server.get("/status").json()["log_lines_dropped"].as_u64();
-    assert!(told.is_some_and(|told| told > 0), "{told:?}");
+    let reported = server.get("/status").json()["log_lines_dropped"].as_u64();
+    assert!(reported.is_some_and(|count| count > 0), "{reported:?}");
     server.signal("TERM");
-    let asked = Instant::now();
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
-    assert!(asked.elapsed() < TIMEOUT, "{:?}", asked.elapsed());
+    let signalled = Instant::now();
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
+    assert!(signalled.elapsed() < TIMEOUT, "{:?}", signalled.elapsed());
 }
 
 #[test]
@@ -105,12 +106,12 @@ fn second_signal_exits_with_an_unread_log() {
     let mut server = Process::shell(&pipe.as_stderr(), "--log-format json --drain 1h");
     end_streams(&server, STREAMS);
     wait_until(TIMEOUT, "lines are dropped", || dropped(&server) > 0);
-    // The first ends at once, the last after half an hour.
+    // The drain ends the first stream at once, and the last after half an hour.
     let streams = [(); 3].map(|()| server.stream("/channels/a"));
     server.signal("TERM");
-    wait_until(TIMEOUT, "it drains", || server.get("/readyz").status == 503);
+    wait_until(TIMEOUT, "the drain begins", || server.get("/readyz").status == 503);
     server.signal("TERM");
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
     drop(streams);
 }
 
@@ -122,14 +123,14 @@ fn dropped_log_lines_are_reported_when_the_log_is_read_again() {
     wait_until(TIMEOUT, "lines are dropped", || dropped(&server) > 0);
     let lines = pipe.lines_until("log lines dropped: the log's reader was too slow");
     let objects = lines.iter().map(|line| serde_json::from_str::<serde_json::Value>(line));
-    assert!(objects.clone().all(|object| object.is_ok()), "no line is torn");
-    assert!(objects.count() > 100, "what was queued is written");
-    // And the log goes on.
+    assert!(objects.clone().all(|object| object.is_ok()), "every line is complete JSON");
+    assert!(objects.count() > 100, "the queued lines are written");
+    // Logging continues.
     server.signal("HUP");
     pipe.lines_until("SIGHUP ignored");
 }
 
-/// How many lines the server logs before the first stream ends.
+/// The number of lines that the server logs before the end of the first stream.
 fn lines_at_start() -> u64 {
     let pipe = Pipe::new("start");
     let server = Process::shell(&pipe.as_stderr(), "--log-format json");
@@ -137,13 +138,14 @@ fn lines_at_start() -> u64 {
     pipe.lines_until(" ended after ").len() as u64 - 1
 }
 
-/// Ends streams one after the other, and checks how many lines each of them adds to those that
-/// are dropped. Further drops caused by a drop would come before those of the next stream.
+/// Ends streams one after the other; checks how many dropped log lines each adds.
+///
+/// A dropped line must not cause further drops; these would appear before those of the next stream.
 #[track_caller]
 fn assert_dropped_for_each_stream(server: &Process, each: u64, before: u64) {
     for ended in 1..=10 {
         end_streams(server, 1);
-        wait_until(TIMEOUT, "the stream is gone", || {
+        wait_until(TIMEOUT, "the stream has ended", || {
             server.get("/status").json()["clients"].as_u64() == Some(0)
         });
         let expected = before + ended * each;
@@ -157,13 +159,13 @@ fn assert_dropped_for_each_stream(server: &Process, each: u64, before: u64) {
 #[track_caller]
 fn assert_drains(mut server: Process) {
     server.signal("TERM");
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
 }
 
 #[test]
 fn closed_or_full_stderr_costs_only_log_lines() {
     let at_start = lines_at_start();
-    // A descriptor that is closed at the start is `/dev/null` from then on.
+    // The server replaces a descriptor that is closed at the start by `/dev/null`.
     for (stderr, each) in [("2>&-", 0), ("2>/dev/full", 1), ("2> >(true); wait $!", 1)] {
         let before = format!("exec bash -c 'exec {stderr}; exec \"$0\" \"$@\"'");
         let server = Process::shell(&before, "--log-format json");
@@ -187,7 +189,7 @@ fn log_reader_that_exits_costs_only_log_lines() {
 fn log_line_of_a_long_request_is_bounded() {
     let pipe = Pipe::new("long-line");
     let server = Process::shell(&pipe.as_stderr(), "--log-format json");
-    // A name is at most 1,024 bytes; a query is not.
+    // A channel name is limited to 1,024 bytes; the whole query may be longer.
     let channel = format!("&channel={}", "%01".repeat(300));
     let channels = channel.repeat(10);
     let mut client = server.connect();
@@ -209,12 +211,12 @@ fn server_starts_with_closed_or_full_stdout() {
             .args(["-c", &script, env!("CARGO_BIN_EXE_threadcast")])
             .stdin(Stdio::null())
             .spawn()
-            .expect("there is a bash");
+            .expect("bash is installed");
         pipe.lines_until("up to ");
-        // A first SIGTERM before it is handled would end it otherwise than with 0.
+        // A SIGTERM before the handler is installed would kill the process.
         let status = PathBuf::from(format!("/proc/{}/status", child.id()));
-        wait_until(TIMEOUT, "it handles SIGTERM", || {
-            let status = fs::read_to_string(&status).expect("it runs");
+        wait_until(TIMEOUT, "the SIGTERM handler is installed", || {
+            let status = fs::read_to_string(&status).expect("the process runs");
             let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"));
             let caught = caught.and_then(|mask| u64::from_str_radix(mask, 16).ok());
             caught.is_some_and(|mask| mask & (1 << 14) != 0)
@@ -222,7 +224,7 @@ fn server_starts_with_closed_or_full_stdout() {
         let pid = child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
         pipe.lines_until("draining (SIGTERM)");
-        assert_eq!(child.wait().expect("it is our child").code(), Some(0), "{stdout}");
+        assert_eq!(child.wait().expect("a child process").code(), Some(0), "{stdout}");
     }
 }
 
@@ -233,7 +235,7 @@ fn commands_exit_quietly_when_their_output_is_closed() {
         let output = Command::new("bash")
             .args(["-c", &script, env!("CARGO_BIN_EXE_threadcast")])
             .output()
-            .expect("there is a bash");
+            .expect("bash is installed");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!stderr.contains("panicked"), "{arguments}: {stderr}");
         assert_ne!(output.status.code(), Some(101), "{arguments}");
@@ -251,10 +253,10 @@ fn listen_exits_when_its_reader_exits() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("the binary starts");
-    let mut out = listen.stdout.take().expect("it is piped");
+    let mut out = listen.stdout.take().expect("a pipe");
     out.read_exact(&mut [0; 4]).expect("an event");
     drop(out);
-    wait_until(TIMEOUT, "it has ended", || {
-        listen.try_wait().expect("it is our child").is_some_and(|status| status.code() == Some(0))
+    wait_until(TIMEOUT, "listen has exited", || {
+        listen.try_wait().expect("a child process").is_some_and(|status| status.code() == Some(0))
     });
 }

@@ -1,5 +1,6 @@
-//! What a hostile client tries, through the socket: each test is one attack and the
-//! promise that stands against it. `docs/security.md` lists the promises.
+//! Attacks by a hostile client over the network, one for each test.
+//!
+//! `docs/security.md` lists the guarantees that these tests check.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,5 +1,6 @@
-//! What a client writes to make a parser recurse, or to make two parsers disagree about where a
-//! request ends. `tests/stack.rs` measures how much stack the accepted inputs take.
+//! Inputs that make a parser recurse, or that two parsers would read differently.
+//!
+//! `tests/stack.rs` measures the stack that accepted inputs use.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -14,7 +15,7 @@ use threadcast::{Config, Mercure};
 use crate::common::jwt::{self, AUDIENCE, bearer, current, in_seconds, older, signed};
 use crate::common::{CLOSED, OPEN, Stream, TestServer, check};
 
-/// How deep JSON may nest.
+/// The maximum nesting depth of JSON.
 const DEPTH_MAX: usize = 32;
 
 const TOO_DEEP: &str = "nests deeper than 32 levels; flatten it";
@@ -22,7 +23,7 @@ const TOO_DEEP: &str = "nests deeper than 32 levels; flatten it";
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 
-/// As many levels of arrays.
+/// Arrays nested to this depth.
 fn nested(levels: usize) -> String {
     format!("{}{}", "[".repeat(levels), "]".repeat(levels))
 }
@@ -35,8 +36,7 @@ fn post(target: &str, content_type: &str, body: &str) -> String {
     )
 }
 
-/// A text that nests too deep, in each way to write one. The shortest is the one that once
-/// overflowed the stack.
+/// Texts that nest too deep, in several forms. `nested(103)` once overflowed the stack.
 fn deep_texts() -> [String; 6] {
     [
         nested(DEPTH_MAX + 1),
@@ -68,7 +68,7 @@ fn deep_json_is_rejected_and_streams_continue() {
             assert!(answer.body.contains(TOO_DEEP), "{target} {content_type}: {answer:?}");
         }
     }
-    // Nothing was published of all that, and publishing goes on.
+    // None of these was published, and publishing still works.
     assert_eq!(server.post("/channels/x", "", "still here").status, 200);
     stream.expect_data(&["still here"]);
 }
@@ -108,7 +108,7 @@ fn with_keys() -> TestServer {
     })
 }
 
-/// A token of the current generation, with this payload in its only detail.
+/// An access token with this payload in its only authorization detail.
 fn with_payload(payload: &Value) -> String {
     let detail = json!({ "type": jwt::DETAIL, "actions": ["publish", "subscribe"],
         "topics": [{ "match": "*" }], "payload": payload });
@@ -116,7 +116,7 @@ fn with_payload(payload: &Value) -> String {
         "authorization_details": [detail] }))
 }
 
-/// As many levels of objects.
+/// Objects nested to this depth.
 fn levels(count: usize) -> Value {
     (1..count).fold(json!({}), |inner, _| json!({ "a": inner }))
 }
@@ -126,7 +126,7 @@ fn deeply_nested_token_is_invalid() {
     let server = with_keys();
     let mut stream = Stream::of(&server, "/channels/x", &bearer(&jwt::allowing(&["*"], &["*"])));
     let status = |token: &str| server.post("/channels/x", &bearer(token), "published").status;
-    // The claims, the list and the detail are three of a token's 16 levels.
+    // The claims, the list and the detail use three of the 16 levels that a token may have.
     assert_eq!(status(&with_payload(&levels(13))), 200);
     assert_eq!(status(&with_payload(&levels(14))), 401);
     let deep = nested(103);
@@ -176,8 +176,9 @@ fn deeply_nested_pattern_is_rejected() {
     }
 }
 
-/// RFC 9112 §7.1: a chunked body's lines end with CRLF. A proxy that takes nothing else for the
-/// end of a line would see the next request begin elsewhere than this server does.
+/// Lines of a chunked body end with CRLF (RFC 9112 §7.1).
+///
+/// If this server accepted a bare LF, a strict proxy would see the next request begin elsewhere.
 #[test]
 fn bare_lf_in_a_chunked_body_is_rejected() {
     let server = TestServer::start();
@@ -208,13 +209,13 @@ fn bare_lf_in_a_chunked_body_is_rejected() {
     stream.expect_data(&["next"]);
 }
 
-/// Answers one request with this JSON, and returns where it listens.
-fn answering(body: String) -> std::net::SocketAddr {
+/// Starts a server that answers one request with this JSON; returns its address.
+fn answer_once(body: String) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = listener.local_addr().expect("a bound socket");
     thread::spawn(move || {
-        let (mut socket, _) = listener.accept().expect("a client comes");
-        let mut reader = BufReader::new(socket.try_clone().expect("there are descriptors"));
+        let (mut socket, _) = listener.accept().expect("a client connects");
+        let mut reader = BufReader::new(socket.try_clone().expect("a free descriptor"));
         let mut length = 0;
         loop {
             let mut line = String::new();
@@ -237,7 +238,7 @@ fn answering(body: String) -> std::net::SocketAddr {
 fn publisher_rejects_a_deeply_nested_response() {
     let publish = |answer: String| {
         let publisher = Publisher::new(PublishOptions {
-            server: format!("http://{}", answering(answer)).parse().expect("a URL"),
+            server: format!("http://{}", answer_once(answer)).parse().expect("a URL"),
             token: None,
             channel: "x".into(),
             event: None,
@@ -251,7 +252,7 @@ fn publisher_rejects_a_deeply_nested_response() {
     let answer = |deep: String| format!("{{\"id\":\"7-1\",\"x\":{deep}}}");
     assert_eq!(publish(answer(nested(DEPTH_MAX - 1))).expect("an id").id, "7-1");
     for deep in [nested(DEPTH_MAX), nested(103), "[".repeat(60_000)] {
-        let error = publish(answer(deep)).expect_err("no id can be read from it");
+        let error = publish(answer(deep)).expect_err("the response nests too deep");
         assert!(matches!(error, ClientError::NotOurs { .. }), "{error}");
     }
 }

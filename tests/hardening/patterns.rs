@@ -1,5 +1,4 @@
-//! Patterns and lists of channels that cost more than they should: each has a bound, and
-//! nobody else waits for them.
+//! Expensive patterns and lists of channels are bounded, and do not delay other clients.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,7 +14,7 @@ fn hub() -> TestServer {
     TestServer::with(Config { mercure: Mercure::On, ..Config::default() })
 }
 
-/// Characters of patterns, as a query has them.
+/// Percent-encodes the characters of a pattern that a query cannot contain.
 fn escaped(pattern: &str) -> String {
     let escape = |c: char| match c {
         '{' => "%7B".into(),
@@ -33,7 +32,7 @@ fn query(patterns: impl IntoIterator<Item = String>) -> String {
     format!("{HUB}?{}", parameters.collect::<Vec<_>>().join("&"))
 }
 
-/// A pattern that takes 8 KB, like no other.
+/// A distinct pattern whose compiled form takes 8 KB.
 fn big(number: usize) -> String {
     format!("/{number}/(a{{600}})")
 }
@@ -93,11 +92,11 @@ fn compiled_patterns_have_a_total_limit() {
     });
     assert_eq!(rejected, Some(507), "after {} streams", streams.len());
     assert!(server.resident_kib() < 160 * 1024, "{} KiB", server.resident_kib());
-    // Whoever names a pattern that is in use, or none, still gets a stream.
+    // A stream with a pattern that is already in use, or without one, is still accepted.
     let _shared = server.stream(&query([big(0)]));
     let _named = server.stream("/channels/news");
     drop(streams);
-    wait_until(TIMEOUT, "the patterns are forgotten", || {
+    wait_until(TIMEOUT, "the patterns of closed streams are freed", || {
         let mut client = server.connect();
         let target = query([big(1_000_000)]);
         client.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
@@ -117,7 +116,7 @@ fn stream_is_limited_to_100_channels() {
     answer.check_problem();
     assert_eq!(answer.status, 400);
     assert!(answer.body.contains("at most 100 channels"), "{answer:?}");
-    assert_eq!(server.registry.list().len(), 100, "a rejected request makes no channel");
+    assert_eq!(server.registry.list().len(), 100, "a rejected request creates no channel");
 }
 
 #[test]
@@ -135,8 +134,9 @@ fn head_request_joins_no_channel() {
     }
 }
 
-/// The test build panics where a pattern is matched under the registry's lock; here is
-/// every way to it, and no event is lost on it.
+/// Runs every code path that matches patterns, and checks that no event is lost.
+///
+/// A debug build panics if a pattern is matched while the registry's lock is held.
 #[test]
 fn no_pattern_is_matched_under_the_lock() {
     let store = std::env::temp_dir().join(format!("threadcast-patterns-{}", std::process::id()));

@@ -1,4 +1,4 @@
-//! A GET that announces somebody needs what publishing needs, and evicts nothing that was published.
+//! Presence needs the right to publish, and never evicts published events.
 
 use std::path::PathBuf;
 
@@ -32,8 +32,8 @@ fn presence_needs_the_right_to_publish() {
             assert!(answer.body.contains("?presence="), "{answer:?}");
         }
     }
-    assert_eq!(server.registry.last_id(), before, "nobody was announced");
-    assert_eq!(get(&server, "/channels/news", "").status, 200, "reading is open");
+    assert_eq!(server.registry.last_id(), before, "no presence event was published");
+    assert_eq!(get(&server, "/channels/news", "").status, 200, "reading needs no token");
     let mut ada = Stream::of(&server, "/channels/news?presence=ada", &bearer(PUBLISH));
     assert_eq!(ada.event().name.as_deref(), Some("userconnect"));
 }
@@ -48,7 +48,7 @@ fn subscribe_token_cannot_announce_presence() {
         assert_eq!(get(&server, "/channels/news?presence=eve", headers).status, 403);
     }
     assert_eq!(server.registry.present("news"), []);
-    // A session reads, and the header may publish: that is both.
+    // The session cookie allows reading and the header allows publishing: together, both.
     let both = cookie + &bearer(PUBLISH);
     assert_eq!(get(&server, "/channels/news?presence=eve", &both).status, 200);
 }
@@ -77,12 +77,12 @@ fn jwt_announces_only_its_subject_on_readable_channels() {
             assert_eq!(answer.status, status, "{target} {more:?}");
         }
     }
-    let nobody = older(&json!({ "mercure": claim, "exp": in_seconds(3600) }));
-    let answer = get(&server, "/channels/chat?presence=ada", &bearer(&nobody));
-    assert_eq!(answer.status, 403, "it names nobody");
+    let without_sub = older(&json!({ "mercure": claim, "exp": in_seconds(3600) }));
+    let answer = get(&server, "/channels/chat?presence=ada", &bearer(&without_sub));
+    assert_eq!(answer.status, 403, "the token has no subject");
 }
 
-/// The origins of `--cors-origin` keep their right to act.
+/// Pages of the origins in `--cors-origin` may act, even though they are cross-origin.
 #[test]
 fn page_of_an_allowed_origin_may_announce_presence() {
     let cors_origins = CorsOrigins::These(vec!["http://localhost:3000".into()]);
@@ -93,20 +93,22 @@ fn page_of_an_allowed_origin_may_announce_presence() {
     assert_eq!(get(&server, "/channels/chat?presence=ada", other).status, 403);
 }
 
-/// As many as five published events are kept, and as many of presence.
+/// Keeps five published events and five presence events in `news`.
 fn small() -> Histories {
     Histories::default().with("news", History { events: 5, ..History::default() })
 }
 
-/// Names come and go, one after the other.
+/// Connects and disconnects this many presence names, one after the other.
 fn churn(server: &TestServer, names: usize) {
     for n in 0..names {
         drop(server.stream(&format!("/channels/news?presence=p{n}")));
-        wait_until(TIMEOUT, "it has left", || server.registry.present("news").is_empty());
+        wait_until(TIMEOUT, "the client has disconnected", || {
+            server.registry.present("news").is_empty()
+        });
     }
 }
 
-/// All that a stream gives, up to the newest event there is.
+/// Reads a stream up to the newest event, and returns its events with data.
 fn all(server: &TestServer, target: &str, headers: &str) -> Vec<Received> {
     let newest = Some(server.registry.last_id().to_string());
     let mut stream = Stream::of(server, target, headers);
@@ -114,7 +116,7 @@ fn all(server: &TestServer, target: &str, headers: &str) -> Vec<Received> {
     while events.last().is_none_or(|event: &Received| event.id != newest) {
         events.push(stream.event());
     }
-    events.retain(|event| event.data.is_some()); // no heartbeats
+    events.retain(|event| event.data.is_some()); // drops heartbeats
     events
 }
 
@@ -124,7 +126,7 @@ fn published(events: &[Received]) -> Vec<&str> {
 
 fn missed(events: &[Received]) -> u64 {
     let gaps = events.iter().filter_map(Received::gap);
-    gaps.map(|gap| gap["missed"].as_u64().expect("it is known how many")).sum()
+    gaps.map(|gap| gap["missed"].as_u64().expect("a count")).sum()
 }
 
 #[test]
@@ -136,7 +138,7 @@ fn presence_never_evicts_published_events() {
     assert_eq!(published(&events), ["0", "1", "2", "3", "4"]);
     let list = server.get("/channels").json();
     let kept = list["channels"][0]["events"].as_u64().expect("a number");
-    assert!((6..=10).contains(&kept), "both kinds have a bound of five: {list}");
+    assert!((6..=10).contains(&kept), "each kind has a limit of five: {list}");
     // A published event evicts a published one.
     server.post("/channels/news", "", "5");
     let events = all(&server, "/channels/news?since=all", "");
@@ -154,17 +156,17 @@ fn evicted_presence_events_are_reported_exactly() {
     let cursor = format!("Last-Event-ID: {}\r\n", first["id"].as_str().expect("an id"));
     let events = all(&server, "/channels/news", &cursor);
     assert_eq!(published(&events), ["middle", "last"]);
-    let given = events.iter().filter(|event| event.gap().is_none()).count() as u64;
+    let received = events.iter().filter(|event| event.gap().is_none()).count() as u64;
     assert!(missed(&events) >= 15, "{events:?}");
-    // All ids after the first one are this channel's: each was given, or reported as missed.
-    assert_eq!(given + missed(&events), server.registry.last_id().n - 1);
-    // Whoever has all that is kept is told of nothing.
+    // All later ids belong to this channel: each event was received or reported lost.
+    assert_eq!(received + missed(&events), server.registry.last_id().n - 1);
+    // A client that resumes after the last gap gets no gap.
     let after = events.iter().rev().filter_map(|event| event.id.as_deref()).nth(1).expect("ids");
     let again = all(&server, "/channels/news", &format!("Last-Event-ID: {after}\r\n"));
     assert_eq!(missed(&again), 0, "{again:?}");
 }
 
-/// A store that goes with the test.
+/// The file of a store. Dropping it removes the file.
 struct File(PathBuf);
 
 impl Drop for File {
@@ -190,13 +192,13 @@ fn restart_keeps_events_that_presence_did_not_evict() {
 
     let server = TestServer::with(config());
     let kept = all(&server, "/channels/news?since=all", "");
-    assert_eq!(kept, before, "what was kept is kept");
+    assert_eq!(kept, before, "the same events as before the restart");
     let cursor = format!("Last-Event-ID: {}\r\n", first["id"].as_str().expect("an id"));
     let events = all(&server, "/channels/news", &cursor);
-    assert_eq!(published(&events), ["1", "2", "3", "4"], "nothing twice, nothing left out");
+    assert_eq!(published(&events), ["1", "2", "3", "4"], "each once, none missing");
     let gaps: Vec<_> = events.iter().filter_map(Received::gap).collect();
     assert_eq!(gaps.len(), 1, "the evicted presence events are reported once: {events:?}");
-    // A presence event is one after the restart too.
+    // After the restart, stored presence events still count as presence events.
     churn(&server, 20);
     let events = all(&server, "/channels/news?since=all", "");
     assert_eq!(published(&events), ["0", "1", "2", "3", "4"]);

@@ -1,4 +1,4 @@
-//! A private update leaves no trace for a reader that may not read it.
+//! A private update is invisible to subscribers that may not read it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use threadcast::{Config, Delivery, EventId, Histories, History, Mercure};
 const HUB: &str = "/.well-known/mercure";
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 
-/// A file for a store, in a folder that is removed with this.
+/// A temporary folder for stores. Dropping it removes the folder.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -49,13 +49,13 @@ fn keeping(events: usize) -> Histories {
     Histories::all(History { events, ..History::default() })
 }
 
-/// What is published to all but `other` is too old at once.
+/// Histories in which events expire after 1 ms, except in the channel `other`.
 fn short_lived() -> Histories {
     let history = History { age: Duration::from_millis(1), ..History::default() };
     Histories::all(history).with("other", History::default())
 }
 
-/// Every place in which events are kept, with every way in which they are delivered.
+/// Configurations with every kind of history and every delivery mode.
 fn variants(folder: &Folder) -> Vec<Config> {
     let stores = [None, Some(folder.0.join("history.redb"))];
     let deliveries = [Delivery::Direct, Delivery::Wake];
@@ -66,21 +66,21 @@ fn variants(folder: &Folder) -> Vec<Config> {
     stores.iter().flat_map(|store| deliveries.map(|delivery| with(store, delivery))).collect()
 }
 
-/// Publishes a form, and answers the update's id.
+/// Publishes an update from a form, and returns its id.
 #[track_caller]
 fn publish(server: &TestServer, form: &str) -> EventId {
     let headers = format!("{FORM}{}", bearer(&allowing(&["*"], &[])));
     let answer = server.post(HUB, &headers, form);
     assert_eq!(answer.status, 200, "{form}: {answer:?}");
-    answer.body.parse().expect("an id of the server's own")
+    answer.body.parse().expect("an id assigned by the server")
 }
 
+/// The header of a subscriber that may read the private updates of a topic.
 fn reader(topic: &str) -> String {
     bearer(&allowing(&[], &[topic]))
 }
 
-/// Opens a stream of a topic after an id, and returns its first event with data. The
-/// word `end` is published first, so that there is one.
+/// Opens a stream of a topic after an id, and returns its first event with data.
 #[track_caller]
 fn first_after(server: &TestServer, topic: &str, after: &str, headers: &str) -> Received {
     let route = format!("/channels/{topic}?last_event_id={after}");
@@ -98,9 +98,9 @@ fn gap_to(event: &Received) -> String {
     gap["to"].as_str().expect("an id").to_owned()
 }
 
-/// Opens a stream of `topic` once the channels before it have made room.
+/// Waits until the server has removed older channels and has room for this topic.
 fn room_for(server: &TestServer, topic: &str) {
-    wait_until(TIMEOUT, "the older channel is swept", || {
+    wait_until(TIMEOUT, "the older channel is removed", || {
         let request = format!("GET /channels/{topic} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         server.head(&request).status == 200
     });
@@ -111,7 +111,7 @@ fn expired_private_update_causes_no_gap_on_other_topics() {
     let folder = Folder::new();
     for variant in variants(&folder) {
         let what = format!("{:?} {:?}", variant.delivery, variant.store);
-        // With room for one channel, the next stream sweeps the channel before it.
+        // With room for one channel, the next stream removes the channel before it.
         let variant = Config { max_channels: 1, history: short_lived(), ..variant };
         let stored = variant.store.is_some();
         let server = TestServer::with(variant.clone());
@@ -150,7 +150,7 @@ fn evicted_private_update_is_a_gap_only_for_its_readers() {
         let public = publish(&server, "topic=b&data=lost");
         let hidden = publish(&server, "topic=b&private=on&data=lost");
         publish(&server, "topic=b&data=open");
-        // What was lost last is written with this one.
+        // The store writes the last eviction together with this event.
         publish(&server, "topic=c&data=x");
         let check = |server: &TestServer, when: &str| {
             let first = |topic, token: &str| first_after(server, topic, &begin, token);
@@ -160,7 +160,7 @@ fn evicted_private_update_is_a_gap_only_for_its_readers() {
             assert_eq!(elsewhere.data(), "open", "{what}, {when}: {elsewhere:?}");
             let with_rights = first("a", &reader("a"));
             assert_eq!(gap_to(&with_rights), private.to_string(), "{what}, {when}");
-            // A public loss is reported to everybody, and ends with a public event.
+            // The loss of a public event is reported to all, up to that event.
             assert_eq!(gap_to(&first("b", "")), public.to_string(), "{what}, {when}");
             assert_eq!(gap_to(&first("b", &reader("b"))), hidden.to_string(), "{what}, {when}");
         };
@@ -168,7 +168,7 @@ fn evicted_private_update_is_a_gap_only_for_its_readers() {
         drop(server);
         if stored {
             check(&TestServer::with(variant.clone()), "after the restart");
-            check(&TestServer::with(variant), "after another one");
+            check(&TestServer::with(variant), "after a second restart");
         }
     }
 }
@@ -190,12 +190,12 @@ fn private_update_id_is_not_a_cursor() {
             }
             let mut mine =
                 Stream::of(server, &format!("{HUB}?match=a&last_event_id={private}"), &reader("a"));
-            let told = mine.head.header("mercure-last-event-id");
-            assert_eq!(told, Some(&*private.to_string()));
+            let last_event_id = mine.head.header("mercure-last-event-id");
+            assert_eq!(last_event_id, Some(&*private.to_string()));
             publish(server, "topic=b&data=x");
             let mut other =
                 Stream::of(server, &format!("{HUB}?match=a&last_event_id={private}"), "");
-            // Public events have passed it by now: it is a place in the order of ids.
+            // A public event has a later id now, so this id is a valid position for all.
             assert_eq!(other.head.header("mercure-last-event-id"), Some(&*private.to_string()));
             publish(server, "topic=a&data=next");
             mine.expect_data(&["next"]);
@@ -214,7 +214,7 @@ fn private_update_id_is_not_a_cursor() {
 fn channel_list_excludes_private_updates() {
     let folder = Folder::new();
     for variant in variants(&folder) {
-        // Without a key for reading, private updates reach nobody, and all may list.
+        // Without a subscribe key, private updates reach no subscriber, and anyone may list.
         let open = Config { subscribe_key: None, anonymous: false, ..variant };
         let server = TestServer::with(open);
         let public = publish(&server, "topic=a&data=open");
@@ -222,7 +222,7 @@ fn channel_list_excludes_private_updates() {
         publish(&server, "topic=secret&private=on&data=secret");
         let list = server.get("/channels").json();
         let channels = list["channels"].as_array().expect("a list");
-        let [only] = &channels[..] else { panic!("one channel, not {list}") };
+        let [only] = &channels[..] else { panic!("expected one channel, found {list}") };
         let field = |name: &str| -> &Value { &only[name] };
         assert_eq!((field("name"), field("events")), (&"a".into(), &1.into()), "{list}");
         assert_eq!(field("last_id"), &Value::from(public.to_string()), "{list}");

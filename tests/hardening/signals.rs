@@ -1,4 +1,4 @@
-//! Signals and limits of the system: none ends the server without a drain.
+//! Signals and system limits: none of them ends the server without a drain.
 
 use std::fs;
 use std::io::{BufRead, Write};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Process, TIMEOUT, TestClient, say, wait_until};
 
-/// A folder of its own, deleted when it is dropped.
+/// A temporary folder. Dropping it removes the folder.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("threadcast-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).expect("a folder of our own");
+        fs::create_dir_all(&path).expect("a temporary folder");
         Self(path)
     }
 
@@ -38,11 +38,11 @@ fn publish(server: &Process, channel: &str, data: &str) -> u16 {
     server.request(&request).status
 }
 
-/// Runs the server behind some words of shell, where it cannot start.
+/// Runs the server after these shell commands, under which it cannot start.
 fn fail_to_start(before: &str, options: &str) -> Output {
     let script = format!("{before}; exec timeout 20 \"$0\" --listen 127.0.0.1:0 {options}");
     let binary = env!("CARGO_BIN_EXE_threadcast");
-    Command::new("sh").args(["-c", &script, binary]).output().expect("there is a shell")
+    Command::new("sh").args(["-c", &script, binary]).output().expect("sh is installed")
 }
 
 #[test]
@@ -55,31 +55,31 @@ fn unused_signals_keep_streams_open() {
     }
     stream.chunk().expect("the preamble");
     assert_eq!(publish(&server, "a", "still there"), 200);
-    let chunk = stream.chunk().expect("the stream goes on");
+    let chunk = stream.chunk().expect("the stream is still open");
     assert!(chunk.contains("data: still there\n"), "{chunk}");
     idle.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert_eq!(idle.answer().status, 200);
     server.signal("TERM");
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
 }
 
 #[test]
 fn full_store_returns_507_and_recovers() {
     let folder = Folder::new("fsize");
-    // In blocks of 512 bytes, and no higher later on: only the soft limit.
+    // 4 MiB, in blocks of 512 bytes. Only the soft limit, so that the test can raise it again.
     let mut server = Process::shell("ulimit -S -f 8192; exec", &folder.store());
     let data = "x".repeat(60_000);
     let mut sent = 0..300;
-    let refused = sent.find(|n| publish(&server, &format!("a{}", n % 60), &data) != 200);
-    let refused = refused.expect("4 MiB are full after some of 18");
-    assert_eq!(publish(&server, &format!("a{}", refused % 60), &data), 507);
+    let failed = sent.find(|n| publish(&server, &format!("a{}", n % 60), &data) != 200);
+    let failed = failed.expect("18 MB do not fit in 4 MiB");
+    assert_eq!(publish(&server, &format!("a{}", failed % 60), &data), 507);
     assert_eq!(server.get("/healthz").status, 200);
     let pid = server.child.id().to_string();
     let raised = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status();
-    assert!(raised.expect("there is a prlimit").success());
-    wait_until(TIMEOUT, "the store takes events again", || publish(&server, "a", "x") == 200);
+    assert!(raised.expect("prlimit is installed").success());
+    wait_until(TIMEOUT, "the store accepts events again", || publish(&server, "a", "x") == 200);
     server.signal("TERM");
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn start_error_names_the_full_disk() {
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("cannot use the store") && stderr.contains("full"), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
-    assert_eq!(fs::read_dir(&folder.0).expect("ours").count(), 0, "nothing is left");
+    assert_eq!(fs::read_dir(&folder.0).expect("the folder").count(), 0, "no file is left");
 }
 
 #[test]
@@ -100,10 +100,10 @@ fn start_with_few_descriptors_serves_or_exits_with_an_error() {
         let script = format!("{before}; exec timeout -s TERM 0.3 \"$0\" --listen 127.0.0.1:0");
         let binary = env!("CARGO_BIN_EXE_threadcast");
         let output = Command::new("sh").args(["-c", &script, binary]).output();
-        let Output { status, stderr, .. } = output.expect("there is a shell");
+        let Output { status, stderr, .. } = output.expect("sh is installed");
         let stderr = String::from_utf8_lossy(&stderr);
         assert!(!stderr.contains("panicked"), "{descriptors}: {stderr}");
-        // 124: it served until the timeout. 127: the loader had no descriptor for a library.
+        // 124: the server ran until the timeout. 127: the loader had no descriptor for a library.
         match status.code() {
             Some(1) => assert!(stderr.contains("threadcast: "), "{descriptors}: {stderr}"),
             other => assert!(matches!(other, Some(124 | 127)), "{descriptors}: {status} {stderr}"),
@@ -111,16 +111,16 @@ fn start_with_few_descriptors_serves_or_exits_with_an_error() {
     }
 }
 
-/// Whether the server answers on a connection of its own, rather than close it; the connection.
+/// Sends a request on a new connection; returns whether the server responds, and the connection.
 fn ask(server: &Process, target: &str) -> (bool, TestClient) {
     let mut client = server.connect();
     let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let _ = client.socket().write_all(request.as_bytes()); // it may be closed already
+    let _ = client.socket().write_all(request.as_bytes()); // the server may have closed it already
     let answers = client.reader.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
     (answers, client)
 }
 
-/// A Redis of the test's own, on a UNIX socket. Dropping it kills it.
+/// A Redis server for the test, on a UNIX socket. Dropping it kills the process.
 struct Redis(Child);
 
 impl Redis {
@@ -129,7 +129,7 @@ impl Redis {
         let options = ["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"];
         let mut command = Command::new("redis-server");
         command.args(options).arg(&socket).stdout(Stdio::null());
-        let redis = Self(command.spawn().expect("there is a Redis"));
+        let redis = Self(command.spawn().expect("redis-server starts"));
         wait_until(TIMEOUT, "Redis listens", || UnixStream::connect(&socket).is_ok());
         (redis, format!("--store 'redis+unix://{}'", socket.display()))
     }
@@ -150,7 +150,7 @@ impl Drop for Redis {
 #[test]
 fn hanging_redis_does_not_prolong_the_drain() {
     if Command::new("redis-server").arg("--version").output().is_err() {
-        return say("no redis-server here: not tested");
+        return say("SKIPPED: redis-server is not installed");
     }
     let folder = Folder::new("hanging-redis");
     let (redis, store) = Redis::start(&folder);
@@ -160,30 +160,30 @@ fn hanging_redis_does_not_prolong_the_drain() {
     let mut publisher = server.connect();
     publisher.send("POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx");
     server.signal("TERM");
-    let asked = Instant::now();
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
-    // Redis's own deadline is 5 s; the drain and the last writes take one second each.
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    let signalled = Instant::now();
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
+    // The deadline for Redis is 5 s; the drain and the last writes take one second each.
+    assert!(signalled.elapsed() < Duration::from_secs(4), "{:?}", signalled.elapsed());
     drop(stream);
 }
 
 #[test]
 fn full_address_space_closes_connections_without_an_abort() {
-    // One arena: glibc reserves 64 MiB of address space for each, whatever is left of it.
+    // One arena, because glibc reserves 64 MiB of address space for each.
     let mut server = Process::shell("MALLOC_ARENA_MAX=1 exec", "--drain 5s");
-    // Less than was there when the server computed how many clients fit.
+    // Less address space than when the server computed its capacity.
     let limit = (server.virtual_kib() + 40 * 1024) * 1024;
     let process = server.child.id().to_string();
     let set = Command::new("prlimit").args(["--pid", &process, &format!("--as={limit}")]).status();
     assert!(set.expect("util-linux is installed").success());
-    let asked = (0..250).map(|_| ask(&server, "/channels/a"));
-    let (mut streams, refused): (Vec<_>, Vec<_>) = asked.partition(|(answers, _)| *answers);
-    assert!(!refused.is_empty() && !streams.is_empty(), "{} were refused", refused.len());
-    drop(refused);
-    assert!(server.child.try_wait().expect("it is our child").is_none(), "it runs");
+    let clients = (0..250).map(|_| ask(&server, "/channels/a"));
+    let (mut streams, closed): (Vec<_>, Vec<_>) = clients.partition(|(answers, _)| *answers);
+    assert!(!closed.is_empty() && !streams.is_empty(), "{} were closed", closed.len());
+    drop(closed);
+    assert!(server.child.try_wait().expect("a child process").is_none(), "the server still runs");
     streams.truncate(streams.len() / 2);
-    wait_until(TIMEOUT, "there is room again", || ask(&server, "/healthz").0);
+    wait_until(TIMEOUT, "a request is answered again", || ask(&server, "/healthz").0);
     server.signal("TERM");
     drop(streams);
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
 }

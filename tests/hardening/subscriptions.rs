@@ -1,4 +1,4 @@
-//! A request changes nothing, or all of what it asks for.
+//! A request takes effect completely or not at all.
 
 use std::time::Duration;
 
@@ -41,8 +41,8 @@ fn stream_gets_all_of_its_channels_or_none() {
     let server = with_room_for(10);
     let (first, second) = (names("a", 6), names("b", 6));
     let mut stream = Stream::of(&server, &of(&first), "");
-    let refused = server.head(&format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", of(&second)));
-    assert_eq!(refused.status, 507, "{refused:?}");
+    let rejected = server.head(&format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", of(&second)));
+    assert_eq!(rejected.status, 507, "{rejected:?}");
     assert_eq!(listed(&server), first);
     for name in &second {
         assert_eq!(subscribers(&server, name), 0, "{name}");
@@ -54,7 +54,7 @@ fn stream_gets_all_of_its_channels_or_none() {
     }
     drop(stream);
     for name in first.iter().chain(&second) {
-        wait_until(TIMEOUT, "the streams have left", || subscribers(&server, name) == 0);
+        wait_until(TIMEOUT, "the streams have ended", || subscribers(&server, name) == 0);
     }
 }
 
@@ -62,16 +62,16 @@ fn stream_gets_all_of_its_channels_or_none() {
 fn channels_of_closed_streams_free_room_at_once() {
     let server = with_room_for(10);
     for round in 0..3 {
-        let strangers = names(&format!("x{round}-"), 10);
-        let streams: Vec<Stream> = strangers
+        let unused = names(&format!("x{round}-"), 10);
+        let streams: Vec<Stream> = unused
             .iter()
             .map(|name| Stream::of(&server, &format!("/channels/{name}"), ""))
             .collect();
         let one_more = "GET /channels/one-more HTTP/1.1\r\nHost: localhost\r\n\r\n";
         assert_eq!(server.head(one_more).status, 507);
         drop(streams);
-        for name in &strangers {
-            wait_until(TIMEOUT, "the streams have left", || subscribers(&server, name) == 0);
+        for name in &unused {
+            wait_until(TIMEOUT, "the streams have ended", || subscribers(&server, name) == 0);
         }
     }
     let all = names("b", 10);
@@ -102,8 +102,8 @@ fn head_request_creates_no_channel_or_subscriber() {
 #[test]
 fn rejected_presence_name_creates_no_channel() {
     let server = TestServer::start();
-    let refused = server.get("/channels/a?presence=%07");
-    assert_eq!(refused.status, 400, "{refused:?}");
+    let rejected = server.get("/channels/a?presence=%07");
+    assert_eq!(rejected.status, 400, "{rejected:?}");
     assert!(listed(&server).is_empty());
 }
 
@@ -118,8 +118,8 @@ fn rejected_batch_publishes_nothing() {
         ("{\"data\":".to_owned(), 400),
     ] {
         let body = format!("{{\"data\":\"first\"}}\n{bad}\n{{\"data\":\"last\"}}\n");
-        let refused = server.post("/channels/a", many, &body);
-        assert_eq!(refused.status, status, "{refused:?}");
+        let rejected = server.post("/channels/a", many, &body);
+        assert_eq!(rejected.status, status, "{rejected:?}");
     }
     assert!(listed(&server).is_empty());
 }
@@ -131,8 +131,8 @@ fn update_reaches_all_of_its_topics_or_none() {
     let _stream = Stream::of(&server, "/channels/a0", "");
     let topics: Vec<String> = names("a", 6).iter().map(|name| format!("topic={name}")).collect();
     let form = "Content-Type: application/x-www-form-urlencoded\r\n";
-    let refused = server.post(HUB, form, &format!("{}&data=x", topics.join("&")));
-    assert_eq!(refused.status, 507, "{refused:?}");
+    let rejected = server.post(HUB, form, &format!("{}&data=x", topics.join("&")));
+    assert_eq!(rejected.status, 507, "{rejected:?}");
     assert_eq!(listed(&server), ["a0"]);
 }
 
@@ -147,15 +147,15 @@ fn rejected_mercure_stream_announces_no_subscription() {
     });
     let reader = bearer(&allowing(&[], &["*"]));
     let before = server.registry.last_id();
-    // Three channels, and three more for their subscriptions; the first one is taken.
+    // The stream needs three channels and three for its subscription events; five are free.
     let _stream = Stream::of(&server, "/channels/taken", "");
     let target = format!("{HUB}?match=a&match=b&match=c");
-    let refused = server.head(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-    assert_eq!(refused.status, 507, "{refused:?}");
+    let rejected = server.head(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    assert_eq!(rejected.status, 507, "{rejected:?}");
     let long = format!("{HUB}?match=a&match={}", "x".repeat(1_000));
-    let refused = server.head(&format!("GET {long} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-    assert_eq!(refused.status, 400, "{refused:?}");
-    assert_eq!(server.registry.last_id(), before, "something was announced");
+    let rejected = server.head(&format!("GET {long} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    assert_eq!(rejected.status, 400, "{rejected:?}");
+    assert_eq!(server.registry.last_id(), before, "a subscription event was published");
     let list = server
         .request(&format!("GET {HUB}/subscriptions HTTP/1.1\r\nHost: localhost\r\n{reader}\r\n"));
     assert_eq!(list.json()["subscriptions"], Value::Array(Vec::new()));
@@ -168,7 +168,7 @@ fn expired_channels_make_room_for_new_ones() {
     for name in names("a", 3) {
         assert_eq!(server.post(&format!("/channels/{name}"), "", "x").status, 200);
     }
-    wait_until(TIMEOUT, "the events are too old", || {
+    wait_until(TIMEOUT, "the events have expired", || {
         server.post("/channels/b", "", "x").status == 200
     });
 }

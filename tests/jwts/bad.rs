@@ -1,6 +1,6 @@
-//! Tokens that are nearly right: one claim, one header, one byte is not.
+//! Invalid tokens that differ from a valid one in one claim, one header field or one byte.
 
-#![allow(unreachable_pub)] // a program of its own
+#![allow(unreachable_pub)] // a separate test program
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use super::common::jwt::{
     self, AUDIENCE, DETAIL, ISSUER, SECRET, current, in_seconds, older, signed,
 };
 
-/// A token for all, for an hour, in which one claim is another.
+/// A Mercure 0.x token for all topics and one hour, with one claim replaced.
 pub fn with(claim: &str, value: Value) -> String {
     let mut claims = json!({ "mercure": { "publish": ["*"], "subscribe": ["*"] } });
     claims["exp"] = in_seconds(3600).into();
@@ -17,7 +17,7 @@ pub fn with(claim: &str, value: Value) -> String {
     older(&claims)
 }
 
-/// The same of the current generation.
+/// An access token for all topics and one hour, with one claim replaced or removed.
 pub fn with_current(claim: &str, value: Option<Value>) -> String {
     let topics = json!([{ "match": "*" }]);
     let detail = json!({ "type": DETAIL, "actions": ["publish", "subscribe"], "topics": topics });
@@ -30,11 +30,12 @@ pub fn with_current(claim: &str, value: Option<Value>) -> String {
     current(&claims)
 }
 
+/// The claims of a Mercure 0.x token for all topics and one hour.
 pub fn all() -> Value {
     json!({ "mercure": { "publish": ["*"], "subscribe": ["*"] }, "exp": in_seconds(3600) })
 }
 
-/// Every token here is signed as it should be or nearly so, and none is believed.
+/// Invalid tokens with their names. Most are correctly signed; the server must reject all of them.
 pub fn bad_tokens() -> Vec<(&'static str, String)> {
     let claims = all().to_string();
     let good = older(&all());

@@ -1,4 +1,4 @@
-//! `threadcast token`, and the keys that a server is started with.
+//! The command `threadcast token`, and the key files of a server.
 
 use std::process::Command;
 
@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::common::Process;
 use super::common::jwt::{AUDIENCE, bearer};
 
-/// What `threadcast` says to these arguments: its exit code, its output, and its errors.
+/// Runs `threadcast` with these arguments; returns its exit code, output, and error output.
 fn threadcast(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
-    let output = command.args(arguments).output().expect("it runs");
+    let output = command.args(arguments).output().expect("the binary starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -23,7 +23,7 @@ fn token_command_makes_tokens_that_the_server_accepts() {
         let options = format!("--jwt-key-file tests/keys/{kind}.pub.pem --jwt-audience {AUDIENCE}");
         let server = Process::with(&options);
         let key_file = format!("tests/keys/{kind}.pem");
-        let wish = ["token", "--key-file", &key_file, "--publish", "a"];
+        let base = ["token", "--key-file", &key_file, "--publish", "a"];
         let current = ["--audience", AUDIENCE];
         let pattern = ["--audience", AUDIENCE, "--publish-urlpattern", "/:page"];
         let template = ["--legacy", "--publish", "/{page}"];
@@ -34,7 +34,7 @@ fn token_command_makes_tokens_that_the_server_accepts() {
             (&pattern, "%2Fb"),
             (&pattern, "https:%2F%2Fhub.example%2Fb"),
         ] {
-            let (code, token, errors) = threadcast(&[&wish, more].concat());
+            let (code, token, errors) = threadcast(&[&base, more].concat());
             assert_eq!((code, &*errors), (Some(0), ""), "{kind}");
             let publish = |channel: &str| {
                 server.request(&format!(
@@ -60,14 +60,14 @@ fn parts(token: &str) -> (Value, Value) {
 
 #[test]
 fn token_command_writes_every_claim() {
-    let wish =
+    let base =
         ["token", "--key-file", "tests/keys/ec.pem", "--audience", AUDIENCE, "--publish", "a"];
-    let made = |more: &[&str]| {
-        let (code, token, errors) = threadcast(&[&wish[..], more].concat());
+    let make = |more: &[&str]| {
+        let (code, token, errors) = threadcast(&[&base[..], more].concat());
         assert_eq!((code, &*errors), (Some(0), ""));
         parts(token.trim_end())
     };
-    let (header, claims) = made(&[]);
+    let (header, claims) = make(&[]);
     assert_eq!(header["typ"], "at+jwt");
     assert_eq!((&claims["iss"], &claims["client_id"]), (&AUDIENCE.into(), &AUDIENCE.into()));
     assert_eq!(claims["aud"], AUDIENCE);
@@ -76,11 +76,11 @@ fn token_command_writes_every_claim() {
     for claim in ["sub", "jti"] {
         assert!(claims[claim].as_str().is_some_and(|it| it.starts_with("urn:uuid:")), "{claims}");
     }
-    assert_ne!(claims["jti"], made(&[]).1["jti"], "each token has a name of its own");
+    assert_ne!(claims["jti"], make(&[]).1["jti"], "each token has its own jti");
     let detail = &claims["authorization_details"][0];
     assert_eq!(detail["type"], "https://mercure.rocks/authorization-detail");
     let issuer = "https://issuer.example";
-    let (_, claims) = made(&["--issuer", issuer, "--subject", "ada", "--client-id", "shop"]);
+    let (_, claims) = make(&["--issuer", issuer, "--subject", "ada", "--client-id", "shop"]);
     assert_eq!(
         (&claims["iss"], &claims["sub"], &claims["client_id"]),
         (&issuer.into(), &"ada".into(), &"shop".into())

@@ -1,5 +1,6 @@
-//! JWTs: which are believed, wherever they stand, and what is said to who brings
-//! another. By the socket, on the server's own routes and the Mercure protocol's.
+//! JWT authentication over HTTP, on the server's own routes and those of the Mercure protocol.
+//!
+//! Covers valid and invalid tokens in every place, and the error responses.
 
 mod bad;
 mod command;
@@ -73,8 +74,8 @@ fn invalid_token_is_401_everywhere_without_a_reason() {
         assert_eq!(server.get(&target).status, 401, "{name}: in the query");
     }
     details.dedup();
-    assert_eq!(details.len(), 1, "the same for all: {details:?}");
-    assert!(server.registry.list().is_empty(), "nothing was published");
+    assert_eq!(details.len(), 1, "the same detail for every token: {details:?}");
+    assert!(server.registry.list().is_empty(), "no event was published");
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn valid_token_is_accepted_for_every_key_type() {
                 audience,
                 ..Draft::default()
             };
-            let token = key.sign(&draft).expect("it allows something");
+            let token = key.sign(&draft).expect("a signed token");
             let headers = bearer(&token);
             assert_eq!(server.post("/channels/a", &headers, "x").status, 200, "{key:?} {draft:?}");
             assert_eq!(server.post("/channels/b", &headers, "x").status, 403, "{key:?}");
@@ -101,8 +102,8 @@ fn valid_token_is_accepted_for_every_key_type() {
             let cookie = format!("Cookie: {}\r\n", cookie.expect("split gives one"));
             drop(Stream::of(&server, "/channels/a", &cookie));
             let answer = server.post("/channels/a", &cookie, "x");
-            assert_eq!(answer.status, 401, "a session is for reading: {answer:?}");
-            // By another kind of key nothing of it holds, and nothing of the others here.
+            assert_eq!(answer.status, 401, "a session allows only reading: {answer:?}");
+            // A server with a key of another kind rejects the token.
             for other in [RSA_PUBLIC, EC_PUBLIC, ED_PUBLIC, SECRET]
                 .into_iter()
                 .filter(|other| *other != public)
@@ -123,10 +124,10 @@ fn optional_and_variant_claims_are_accepted() {
         ("no typ", signed(r#"{"alg":"HS256"}"#, &all().to_string(), SECRET)),
         ("no exp, in 0.x", older(&endless)),
         ("a fraction of a second", with("exp", json!(f64::from(i32::MAX) + 0.5))),
-        ("the end of time", with("exp", json!(1e15))),
-        ("clocks differ a little", with("nbf", in_seconds(5).into())),
-        ("the claim's name in full", older(&json!({ "https://mercure.rocks/": { "publish": ["*"] } }))),
-        ("aud is nobody's business in 0.x", with("aud", "x".into())),
+        ("exp in the far future", with("exp", json!(1e15))),
+        ("nbf within the clock skew", with("nbf", in_seconds(5).into())),
+        ("the claim's full name", older(&json!({ "https://mercure.rocks/": { "publish": ["*"] } }))),
+        ("aud is ignored in 0.x", with("aud", "x".into())),
         ("several audiences", with_current("aud", Some(json!(["x", AUDIENCE])))),
         ("a type in capitals", signed(r#"{"alg":"HS256","typ":"application/AT+JWT"}"#,
             &json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": in_seconds(60), "authorization_details": [{ "type":
@@ -187,7 +188,7 @@ fn challenge_without_a_token_has_no_error() {
 #[test]
 fn jwt_key_and_token_work_side_by_side_for_each_role() {
     let token = |secret: &str| Some(Token::new(secret).expect("visible ASCII"));
-    let other = b"the secret of those who read, and no other one";
+    let other = b"the subscribe key, which differs from the other";
     let server = TestServer::with(Config {
         publish_key: Some(jwt::key()),
         publish_token: token("publishes"),
@@ -249,23 +250,23 @@ fn stream_ends_cleanly_when_its_token_expires() {
         for client in &mut streams {
             let mut last = None;
             while let Some(chunk) = client.chunk() {
-                assert!(in_seconds(-10) < token_end(&token), "it goes on: {chunk}");
+                assert!(in_seconds(-10) < token_end(&token), "the stream did not end: {chunk}");
                 last = Some(chunk);
             }
-            let last = last.expect("when to come back");
+            let last = last.expect("a final retry");
             assert!(last.contains("retry: "), "{last}");
             client.assert_ended();
         }
-        assert!(in_seconds(0) >= token_end(&token), "not before its time");
+        assert!(in_seconds(0) >= token_end(&token), "the stream ended too early");
         let again = server.request(&format!(
             "GET /channels HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
             bearer(&token)
         ));
-        assert_eq!(again.status, 401, "and not once more");
+        assert_eq!(again.status, 401, "the expired token is rejected");
     }
 }
 
-/// The second that a token names as its last.
+/// The `exp` claim of a token.
 fn token_end(token: &str) -> i64 {
     use base64::Engine;
     let claims = token.split('.').nth(1).expect("three parts");

@@ -1,4 +1,4 @@
-//! `threadcast lab` through its own program: whole runs of a few clients.
+//! Complete runs of `threadcast lab` with a few clients.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::TestServer;
-use engines::is_here;
+use engines::is_installed;
 use threadcast::Config;
 use threadcast::lab::engine::Engine;
 use threadcast::lab::experiment::Experiment;
@@ -23,7 +23,7 @@ use threadcast::lab::{Options, Pace, Progress, process, procfs, report, run};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_threadcast");
 
-/// Hardly anything, once.
+/// A very short pace, with one repetition.
 const TINY: Pace = Pace {
     measured: Duration::from_millis(60),
     warm_up: Duration::from_millis(20),
@@ -41,16 +41,16 @@ fn options(engines: &[Engine], experiments: &[Experiment]) -> Options {
 }
 
 fn measure(options: &Options) -> Results {
-    run(options, &AtomicBool::new(false), &mut |_| ()).expect("it measures")
+    run(options, &AtomicBool::new(false), &mut |_| ()).expect("a finished run")
 }
 
-/// Three at a time: what they are measured for is not how fast they are, and most of it is waiting.
-fn side_by_side(engines: &[Engine], experiments: &[Experiment]) -> Results {
+/// Measures three engines at a time. The tests do not check speed, and most of a run is waiting.
+fn measure_in_parallel(engines: &[Engine], experiments: &[Experiment]) -> Results {
     let groups = engines.chunks(engines.len().div_ceil(3));
     let measured: Vec<Results> = thread::scope(|scope| {
         let groups = groups.map(|group| scope.spawn(|| measure(&options(group, experiments))));
         let groups: Vec<_> = groups.collect();
-        groups.into_iter().map(|group| group.join().expect("it measures")).collect()
+        groups.into_iter().map(|group| group.join().expect("a finished run")).collect()
     });
     let all = measured.into_iter().reduce(|mut all, next| {
         all.engines.extend(next.engines);
@@ -58,13 +58,14 @@ fn side_by_side(engines: &[Engine], experiments: &[Experiment]) -> Results {
         all.failures.extend(next.failures);
         all
     });
-    all.expect("some are here")
+    all.expect("at least one engine")
 }
 
 #[test]
 fn every_experiment_measures_every_installed_engine() {
-    let engines: Vec<Engine> = Engine::ALL.into_iter().filter(|engine| is_here(*engine)).collect();
-    let results = side_by_side(&engines, &Experiment::ALL);
+    let engines: Vec<Engine> =
+        Engine::ALL.into_iter().filter(|engine| is_installed(*engine)).collect();
+    let results = measure_in_parallel(&engines, &Experiment::ALL);
     assert_eq!(results.failures, []);
     assert_eq!(results.engines, engines);
     for engine in &results.engines {
@@ -74,35 +75,36 @@ fn every_experiment_measures_every_installed_engine() {
             let is_found = |results: &Results| {
                 results.shown(experiment, *engine, experiment.headline()).is_some()
             };
-            // On a machine that is busy nothing need come through in 60 ms: then it is asked again. With
-            // two of Apache's processes on the way that would be often.
+            // On a busy machine, 60 ms may pass without an event: then measure again. Not for Apache:
+            // its extra processes would make this frequent.
             let again = |_| is_found(&measure(&options(&[*engine], &[experiment])));
             assert!(is_found(&results) || engine.is_apache() || (0..5).any(again), "{name}");
         }
     }
-    let threads =
-        |engine| results.shown(Experiment::Idle, engine, "threads").expect("it was read").median;
-    assert!(threads(Engine::EventLoop) < 2.0, "one thread for all");
-    assert!(threads(Engine::Wake) >= 8.0, "a thread each");
-    assert!(threads(Engine::TinyHttp) >= 16.0, "two threads each");
+    let threads = |engine| {
+        results.shown(Experiment::Idle, engine, "threads").expect("a measured value").median
+    };
+    assert!(threads(Engine::EventLoop) < 2.0, "one thread for all clients");
+    assert!(threads(Engine::Wake) >= 8.0, "one thread for each client");
+    assert!(threads(Engine::TinyHttp) >= 16.0, "two threads for each client");
     if results.engines.contains(&Engine::ApachePrefork) {
-        assert!(threads(Engine::ApachePrefork) >= 24.0, "processes, and a thread each");
+        assert!(threads(Engine::ApachePrefork) >= 24.0, "processes, each with further threads");
     }
     let folder = tempdir("report");
-    let page = report::write(&results, &folder).expect("the folder is there");
-    let page = fs::read_to_string(page).expect("it was written");
+    let page = report::write(&results, &folder).expect("a written report");
+    let page = fs::read_to_string(page).expect("a readable report");
     let text = report::text(&results);
     for engine in &results.engines {
         assert!(text.contains(engine.name()) && page.contains(engine.name()), "{text}");
     }
-    assert!(!page.contains("NaN"), "nothing is shown that was not measured");
+    assert!(!page.contains("NaN"), "the report shows only measured values");
     assert_eq!(page.matches("<svg").count(), 2 * 8, "eight plots, in two languages");
-    let json = fs::read_to_string(folder.join("samples.json")).expect("it was written");
-    let json: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
-    let samples = json["samples"].as_array().expect("all of them").len();
+    let json = fs::read_to_string(folder.join("samples.json")).expect("a readable file");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let samples = json["samples"].as_array().expect("a list").len();
     assert_eq!(samples, results.samples.len());
     assert!(folder.join("event-cpu.svg").is_file());
-    fs::remove_dir_all(folder).expect("ours");
+    fs::remove_dir_all(folder).expect("a removable folder");
 }
 
 #[test]
@@ -112,22 +114,29 @@ fn measured_capacity_matches_doctor() {
     for engine in [Engine::Direct, Engine::EventLoop] {
         let figure = |name| {
             let found = results.shown(Experiment::Capacity, engine, name);
-            found.expect("it was measured").median
+            found.expect("a measured value").median
         };
         let (predicted, held) = (figure("predicted"), figure("held"));
         assert!((predicted - held).abs() <= 5.0, "{predicted} predicted, {held} held");
-        assert!(figure("come_back") >= 1.0, "{} turned somebody away", engine.name());
+        assert!(
+            figure("come_back") >= 1.0,
+            "{} serves a client after others disconnect",
+            engine.name()
+        );
     }
-    let told = results.shown(Experiment::Capacity, Engine::Direct, "told");
-    assert!(told.is_some_and(|told| told.median >= 1.0), "nobody waits without a word");
+    let rejected = results.shown(Experiment::Capacity, Engine::Direct, "told");
+    assert!(
+        rejected.is_some_and(|it| it.median >= 1.0),
+        "clients over the capacity get a response"
+    );
 }
 
 #[test]
 fn slow_handler_exists_only_with_the_lab() {
     let ask = |lab| TestServer::with(Config { lab, ..Config::default() }).get("/lab/slow/cpu");
     assert_eq!(ask(false).status, 404);
-    let told = ask(true);
-    assert!(told.status == 200 && told.json()["ms"].as_f64() >= Some(200.0), "{told:?}");
+    let answer = ask(true);
+    assert!(answer.status == 200 && answer.json()["ms"].as_f64() >= Some(200.0), "{answer:?}");
 }
 
 #[test]
@@ -135,26 +144,26 @@ fn slow_handler_stalls_the_event_loop_but_no_thread() {
     let silence = |engine| {
         let results = measure(&options(&[engine], &[Experiment::Slow]));
         let found = results.shown(Experiment::Slow, engine, "disk_silence_ms");
-        found.expect("it was measured").median
+        found.expect("a measured value").median
     };
-    // On a busy machine the load may read the last event late, which shortens the silence, and all
-    // processes may stand still, which prolongs it. What the engine causes it causes each time.
-    let stands_still = |_| silence(Engine::EventLoop) >= 190.0;
-    assert!((0..5).any(stands_still), "the loop stood still for 200 ms");
-    let is_served = |_| silence(Engine::Wake) < 190.0;
-    assert!((0..5).any(is_served), "others were served meanwhile");
+    // On a busy machine, a late read can shorten the measured silence, and a pause of all processes
+    // can prolong it. An effect of the engine itself appears in every repetition.
+    let stalls = |_| silence(Engine::EventLoop) >= 190.0;
+    assert!((0..5).any(stalls), "the event loop stalls for 200 ms");
+    let keeps_sending = |_| silence(Engine::Wake) < 190.0;
+    assert!((0..5).any(keeps_sending), "other clients are served meanwhile");
 }
 
 #[test]
 fn failed_engine_is_reported_and_the_run_continues() {
     let folder = tempdir("dies");
-    // Says where it is, as an engine does, and is gone.
+    // This program prints an address, as an engine does, and exits.
     let program = folder.join("dying");
     let script = format!(
         "#!/bin/sh\ntest $3 = direct && {{ echo 127.0.0.1:9; exit 3; }}\nexec {PROGRAM} \"$@\"\n"
     );
     fs::write(&program, script).expect("writable");
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("ours");
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("writable");
     let options =
         Options { program, ..options(&[Engine::Direct, Engine::Wake], &[Experiment::Event]) };
     let results = measure(&options);
@@ -165,7 +174,7 @@ fn failed_engine_is_reported_and_the_run_continues() {
     );
     assert!(results.shown(Experiment::Event, Engine::Wake, "cpu_us").is_some());
     assert!(report::text(&results).contains("direct failed in event, run 1: it ended"));
-    fs::remove_dir_all(folder).expect("ours");
+    fs::remove_dir_all(folder).expect("a removable folder");
 }
 
 #[test]
@@ -185,25 +194,25 @@ fn interrupted_run_keeps_finished_results() {
 fn client_count_is_capped_at_the_capacity() {
     let options = options(&[Engine::EventLoop], &[Experiment::Event]);
     let (most, bound) = options.capacity(&options.engines);
-    let asked = Options { clients: most + 1, ..options };
-    let stop = AtomicBool::new(true); // so many need not be opened to see it
-    let results = run(&asked, &stop, &mut |_| ()).expect("a report");
-    assert!(results.clients <= most && results.clamped.expect("it says so").contains(bound));
+    let too_many = Options { clients: most + 1, ..options };
+    let stop = AtomicBool::new(true); // the limit applies before any client connects
+    let results = run(&too_many, &stop, &mut |_| ()).expect("a report");
+    assert!(results.clients <= most && results.clamped.expect("a note").contains(bound));
 }
 
-/// By the program itself, for the limit must be its own.
+/// Runs the binary, because the limit must be that of its process.
 #[test]
 fn client_count_is_capped_by_descriptors() {
     let limited = format!(
         "ulimit -n 120; exec {PROGRAM} lab --quick --clients 5000 --engines direct --experiments event"
     );
-    let output = Command::new("sh").args(["-c", &limited]).output().expect("there is a shell");
+    let output = Command::new("sh").args(["-c", &limited]).output().expect("sh is installed");
     let text = String::from_utf8_lossy(&output.stdout);
     let note = text.lines().find(|line| line.contains("5000 clients were asked for"));
-    let note = note.unwrap_or_else(|| panic!("it does not say so: {text}"));
+    let note = note.unwrap_or_else(|| panic!("the output has no note: {text}"));
     assert!(note.contains("RLIMIT_NOFILE lets these engines hold"), "{note}");
     assert!(output.status.success() && !text.contains("failed"), "{text}");
-    assert!(text.contains("µs CPU/event"), "it measured up to there: {text}");
+    assert!(text.contains("µs CPU/event"), "it measures up to the limit: {text}");
 }
 
 #[test]
@@ -211,41 +220,41 @@ fn ctrl_c_leaves_a_partial_report() {
     let folder = tempdir("ctrl-c");
     let mut command = Command::new(PROGRAM);
     command.args(["lab", "--engines", "event-loop,wake", "--clients", "8", "--out"]).arg(&folder);
-    let mut lab = command.stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut lab = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
     process::wait_until(|| procfs::tree(lab.id()).is_ok_and(|it| it.len() > 1));
-    let asked = Command::new("kill").args(["-INT", &lab.id().to_string()]).status();
-    assert!(asked.expect("a shell has it").success());
+    let kill = Command::new("kill").args(["-INT", &lab.id().to_string()]).status();
+    assert!(kill.expect("kill is installed").success());
     let mut text = String::new();
-    lab.stdout.as_mut().expect("it is piped").read_to_string(&mut text).expect("it is text");
-    assert_eq!(lab.wait().expect("it ends").code(), Some(0));
+    lab.stdout.as_mut().expect("a pipe").read_to_string(&mut text).expect("UTF-8");
+    assert_eq!(lab.wait().expect("the lab exits").code(), Some(0));
     assert!(text.contains("ended before it was done"), "{text}");
-    let page = fs::read_to_string(folder.join("report.html")).expect("it was written");
+    let page = fs::read_to_string(folder.join("report.html")).expect("a readable report");
     assert!(page.contains("ended before it was done"));
-    fs::remove_dir_all(folder).expect("ours");
+    fs::remove_dir_all(folder).expect("a removable folder");
 }
 
 fn lab(arguments: &[&str]) -> Output {
-    Command::new(PROGRAM).arg("lab").args(arguments).output().expect("it runs")
+    Command::new(PROGRAM).arg("lab").args(arguments).output().expect("the binary starts")
 }
 
 #[test]
 fn bad_arguments_fail_before_any_measurement() {
-    let told = |arguments: &[&str], status: i32, what: &str| {
+    let check = |arguments: &[&str], status: i32, what: &str| {
         let output = lab(arguments);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(status) && error.contains(what), "{error}");
     };
-    told(&["--clients", "0"], 2, "--clients");
-    told(&["--engines", "warp"], 2, "event-loop");
-    told(&["--out", "/dev/null/report"], 2, "--out");
+    check(&["--clients", "0"], 2, "--clients");
+    check(&["--engines", "warp"], 2, "event-loop");
+    check(&["--out", "/dev/null/report"], 2, "--out");
     let folder = tempdir("in-the-way");
-    fs::create_dir(folder.join("samples.json")).expect("ours");
-    told(&["--out", folder.to_str().expect("UTF-8")], 2, "--out");
-    fs::remove_dir_all(folder).expect("ours");
+    fs::create_dir(folder.join("samples.json")).expect("a new folder");
+    check(&["--out", folder.to_str().expect("UTF-8")], 2, "--out");
+    fs::remove_dir_all(folder).expect("a removable folder");
 }
 
 fn tempdir(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("threadcast-lab-{name}-{}", std::process::id()));
-    fs::create_dir_all(&folder).expect("a folder of our own");
+    fs::create_dir_all(&folder).expect("a temporary folder");
     folder
 }
