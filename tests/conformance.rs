@@ -59,7 +59,7 @@ macro_rules! chunked {
     };
 }
 
-#[rustfmt::skip] // a table: one row a line
+#[rustfmt::skip] // a table: one row per line
 const TABLE: &[Row] = &[
     // Message parsing: a line may end with a bare LF, and empty lines may precede the request.
     ("2.2", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, OPEN),
