@@ -108,7 +108,7 @@ fn obey(signals: &mut Signals, handle: &Handle) {
 /// Tells systemd that the server is well for as long as it is: without that, systemd restarts it.
 fn watch(handle: &Handle, every: Duration) {
     loop {
-        if handle.answers(every) {
+        if handle.is_responsive(every) {
             tell_systemd(&NotifyState::Watchdog);
         } else {
             log::error!("the broadcaster does not answer");

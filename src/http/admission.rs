@@ -1,7 +1,7 @@
-//! How many streams there may be, and when those who are refused come back.
+//! Admission of streams: the limits, and when rejected clients may retry.
 //!
-//! A stream enters before it subscribes to anything, so that nobody who is refused
-//! was present for a moment. It leaves by a `Drop`, on every path out.
+//! A stream is admitted before it subscribes, so that a rejected client never appears in the
+//! presence of a channel. Its permit is returned on drop, on every path.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,34 +13,35 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::counters::{ADDRESS, DRAINING, FULL, decrease};
 
-/// How many of those who were refused come back in a second: few enough that
-/// refusing them again takes no more than a tenth of a slow processor (a
-/// connection, a thread and an answer are about 0.2 ms).
-const RETURNS: u32 = 500;
+/// How many rejected clients may retry per second.
+///
+/// Rejecting them again then takes at most a tenth of a slow core: a connection, a thread and a
+/// response take about 0.2 ms.
+const RETRIES_PER_SECOND: u32 = 500;
 
-/// The least wait, and the most.
-const SOONEST: Duration = Duration::from_secs(2);
-const LATEST: Duration = Duration::from_secs(120);
+/// The shortest and the longest wait of a rejected client.
+const MIN_WAIT: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(120);
 
-/// How long an address with too many streams is to wait.
-const SURPLUS: Duration = Duration::from_secs(20);
+/// The wait of a client whose address has too many streams.
+const ADDRESS_WAIT: Duration = Duration::from_secs(20);
 
-/// Who gets in.
+/// Admits streams.
 #[derive(Debug)]
 pub(super) struct Admission {
-    /// How many streams there may be.
+    /// Maximum number of streams.
     pub(super) max_clients: usize,
     max_per_address: usize,
     clients: AtomicUsize,
-    /// Told when there is none any more.
+    /// Receives a message when the last stream ends.
     empty: (Sender<()>, Receiver<()>),
-    /// Only those that are limited: loopback is not.
+    /// Streams by address; loopback has no limit and no entry.
     addresses: Mutex<HashMap<IpAddr, usize>>,
-    /// When the last of those who were refused is to come back.
-    last_return: Mutex<Instant>,
+    /// When the last of the rejected clients may retry.
+    last_retry: Mutex<Instant>,
 }
 
-/// Why a stream does not get in, as the counters call it.
+/// Why a stream or connection is rejected, as the label of the counter.
 pub(super) type Reason = &'static str;
 
 impl Admission {
@@ -51,12 +52,12 @@ impl Admission {
             clients: AtomicUsize::new(0),
             empty: crossbeam_channel::bounded(1),
             addresses: Mutex::default(),
-            last_return: Mutex::new(Instant::now()),
+            last_retry: Mutex::new(Instant::now()),
         })
     }
 
-    /// Lets a stream from this address in, or says why not.
-    pub(super) fn enter(
+    /// Admits a stream from this address, or returns why it is rejected.
+    pub(super) fn admit(
         self: &Arc<Self>,
         address: IpAddr,
         draining: bool,
@@ -68,9 +69,9 @@ impl Admission {
         if self.clients.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_err() {
             return Err(FULL);
         }
-        // From here on leaving is the place's.
+        // From here on, dropping the permit decreases the count, also on an early return.
         let mut permit = StreamPermit { admission: Arc::clone(self), address: None };
-        if let Some(address) = limited(address) {
+        if let Some(address) = limited_address(address) {
             let mut addresses = self.addresses();
             let streams = addresses.entry(address).or_default();
             if *streams >= self.max_per_address {
@@ -83,35 +84,37 @@ impl Admission {
         Ok(permit)
     }
 
-    /// How many streams there are.
+    /// Returns the number of streams.
     pub(super) fn clients(&self) -> usize {
         self.clients.load(Ordering::Acquire)
     }
 
-    /// Waits until there is no stream any more, or this moment.
-    pub(super) fn wait_empty(&self, until: Instant) {
+    /// Waits until the last stream has ended, at most until this moment.
+    pub(super) fn wait_until_empty(&self, until: Instant) {
         while self.clients() > 0 && self.empty.1.recv_deadline(until).is_ok() {}
     }
 
-    /// How long somebody who is refused is to stay away. Each is given a moment of
-    /// his own, so that a crowd that came at once does not come back at once; the
-    /// larger the crowd, the longer it takes. One address's surplus waits for itself.
-    pub(super) fn wait(&self, reason: Reason) -> Duration {
+    /// Returns how long a rejected client must wait before it retries.
+    ///
+    /// Each client gets a different moment, so that clients which were rejected together do not
+    /// return together. The more there are, the later the last one returns. An address with too
+    /// many streams has a fixed wait, which does not delay other clients.
+    pub(super) fn retry_after(&self, reason: Reason) -> Duration {
         let jitter = 0.75 + fastrand::f64() / 2.0;
         if reason == ADDRESS {
-            return SURPLUS.mul_f64(jitter);
+            return ADDRESS_WAIT.mul_f64(jitter);
         }
         let now = Instant::now();
-        let mut last = self.last_return.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = (*last).max(now) + Duration::from_secs(1) / RETURNS;
+        let mut last = self.last_retry.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = (*last).max(now) + Duration::from_secs(1) / RETRIES_PER_SECOND;
         let wait = next - now;
-        if wait > LATEST {
-            // A crowd that no waiting makes smaller: anywhere in the second half.
-            return LATEST.mul_f64(0.5 + fastrand::f64() / 2.0);
+        if wait > MAX_WAIT {
+            // Too many clients to give each a moment: spread them over the second half.
+            return MAX_WAIT.mul_f64(0.5 + fastrand::f64() / 2.0);
         }
         *last = next;
-        // Clocks and networks differ; who came in the same moment need not return in it.
-        SOONEST.mul_f64(jitter) + wait
+        // Jitter on the minimum too, so that two clients do not stay synchronized.
+        MIN_WAIT.mul_f64(jitter) + wait
     }
 
     fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -119,7 +122,7 @@ impl Admission {
     }
 }
 
-/// A stream's place, until it is dropped.
+/// Permit of a stream, returned on drop.
 #[derive(Debug)]
 pub(super) struct StreamPermit {
     admission: Arc<Admission>,
@@ -134,7 +137,7 @@ impl Drop for StreamPermit {
         };
         let clients = &self.admission.clients;
         if clients.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) == Ok(1) {
-            let _ = self.admission.empty.0.try_send(()); // full says the same
+            let _ = self.admission.empty.0.try_send(()); // fails only if a message is queued
         }
         let Some(address) = self.address else { return };
         let mut addresses = self.admission.addresses();
@@ -147,8 +150,10 @@ impl Drop for StreamPermit {
     }
 }
 
-/// What counts as one address: in IPv6 the 64 bits that one network is given.
-pub(super) fn limited(address: IpAddr) -> Option<IpAddr> {
+/// Returns the address that limits count, or `None` for loopback, which has no limit.
+///
+/// For IPv6 this is the /64 prefix, because one network gets a whole /64.
+pub(super) fn limited_address(address: IpAddr) -> Option<IpAddr> {
     let address = address.to_canonical();
     match address {
         _ if address.is_loopback() => None,
@@ -166,42 +171,45 @@ mod tests {
     }
 
     #[test]
-    fn as_many_get_in_as_may_and_one_more_for_each_that_leaves() {
+    fn streams_are_admitted_up_to_the_limits() {
         let admission = Admission::new(3, 2);
-        let first = admission.enter(ip("192.0.2.1"), false).unwrap();
-        let _second = admission.enter(ip("::ffff:192.0.2.1"), false).unwrap();
-        assert_eq!(admission.enter(ip("192.0.2.1"), false).unwrap_err(), ADDRESS);
-        let _third = admission.enter(ip("192.0.2.2"), false).unwrap();
-        assert_eq!(admission.enter(ip("127.0.0.1"), false).unwrap_err(), FULL);
+        let first = admission.admit(ip("192.0.2.1"), false).unwrap();
+        let _second = admission.admit(ip("::ffff:192.0.2.1"), false).unwrap();
+        assert_eq!(admission.admit(ip("192.0.2.1"), false).unwrap_err(), ADDRESS);
+        let _third = admission.admit(ip("192.0.2.2"), false).unwrap();
+        assert_eq!(admission.admit(ip("127.0.0.1"), false).unwrap_err(), FULL);
         drop(first);
-        assert_eq!(admission.enter(ip("127.0.0.1"), true).unwrap_err(), DRAINING);
-        assert_eq!(admission.clients(), 2, "who is refused leaves nothing behind");
-        let _again = admission.enter(ip("192.0.2.1"), false).unwrap();
+        assert_eq!(admission.admit(ip("127.0.0.1"), true).unwrap_err(), DRAINING);
+        assert_eq!(admission.clients(), 2, "a rejected stream was counted");
+        let _again = admission.admit(ip("192.0.2.1"), false).unwrap();
         assert_eq!(admission.clients(), 3);
     }
 
     #[test]
-    fn one_network_of_ipv6_counts_as_one_and_loopback_not_at_all() {
+    fn ipv6_network_counts_as_one_and_loopback_has_no_limit() {
         let admission = Admission::new(100, 1);
-        let _one = admission.enter(ip("2001:db8::1"), false).unwrap();
-        assert!(admission.enter(ip("2001:db8::ffff:2"), false).is_err());
-        let _other = admission.enter(ip("2001:db8:0:1::1"), false).unwrap();
-        let _own: Vec<_> = (0..5).map(|_| admission.enter(ip("::1"), false).unwrap()).collect();
+        let _one = admission.admit(ip("2001:db8::1"), false).unwrap();
+        assert!(admission.admit(ip("2001:db8::ffff:2"), false).is_err());
+        let _other = admission.admit(ip("2001:db8:0:1::1"), false).unwrap();
+        let _own: Vec<_> = (0..5).map(|_| admission.admit(ip("::1"), false).unwrap()).collect();
     }
 
     #[test]
-    fn a_crowd_comes_back_one_by_one() {
+    fn rejected_clients_retry_at_different_times() {
         let admission = Admission::new(0, 0);
-        let mut waits: Vec<_> = (0..5_000).map(|_| admission.wait(FULL)).collect();
-        assert!(waits[0] < SOONEST * 2, "one alone is not kept long: {:?}", waits[0]);
+        let mut waits: Vec<_> = (0..5_000).map(|_| admission.retry_after(FULL)).collect();
+        assert!(waits[0] < MIN_WAIT * 2, "a single client waits too long: {:?}", waits[0]);
         waits.sort_unstable();
-        let most = waits
-            .windows(RETURNS as usize * 2)
+        let spans = waits
+            .windows(RETRIES_PER_SECOND as usize * 2)
             .map(|two| two[two.len() - 1].saturating_sub(two[0]));
-        assert!(most.min().unwrap() > Duration::from_millis(1_500), "1,000 take 2 s");
+        assert!(spans.min().unwrap() > Duration::from_millis(1_500), "1,000 returned within 1.5 s");
         assert!(waits[4_999] < Duration::from_secs(14), "{:?}", waits[4_999]);
-        let most = (0..100_000).map(|_| admission.wait(FULL)).max();
-        assert!(most.unwrap() <= LATEST + SOONEST * 2);
-        assert!(admission.wait(ADDRESS) < SURPLUS * 2, "which has nothing to do with the crowd");
+        let longest = (0..100_000).map(|_| admission.retry_after(FULL)).max();
+        assert!(longest.unwrap() <= MAX_WAIT + MIN_WAIT * 2);
+        assert!(
+            admission.retry_after(ADDRESS) < ADDRESS_WAIT * 2,
+            "other clients delay the address"
+        );
     }
 }

@@ -1,9 +1,8 @@
-//! What a request is answered with: every finite answer, and the head of a
-//! stream.
+//! Finite responses, and the head of a stream.
 //!
-//! tiny_http writes the finite ones (RFC 9110: Content-Length, Date, HEAD, the
-//! reason phrase). What it cannot write is written here: `Connection` and
-//! `Upgrade`, which its builder drops on purpose, and the bodies that are not in memory.
+//! `tiny_http` writes the head of a response whose body is in memory. This module adds what
+//! `tiny_http` does not write: `Connection` and `Upgrade`, which its builder drops on purpose, and
+//! bodies that are not in memory.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,14 +17,15 @@ use super::request::{Request, reason};
 use crate::event::Framing;
 use crate::limits::FILE_CHUNK;
 
-/// Who we say we are.
+/// The value of the `Server` header.
 const SERVER: &str = concat!("threadcast/", env!("CARGO_PKG_VERSION"));
 
-/// The answers are HTTP/1.1 whatever the request was: a server says the
-/// highest version it speaks (RFC 9110 §2.5), and sends no chunks to 1.0.
+/// The version of all responses, also to an HTTP/1.0 request.
+///
+/// A server sends the highest version that it supports (RFC 9110 §2.5).
 const VERSION: HTTPVersion = HTTPVersion(1, 1);
 
-/// A finite answer.
+/// A finite response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     status: u16,
@@ -33,12 +33,14 @@ pub(crate) struct Answer {
     body: Body,
 }
 
-/// A body. Only the first kind is in memory as a whole.
+/// The body of a response.
 pub(crate) enum Body {
+    /// A body in memory.
     Bytes(Cow<'static, [u8]>),
+    /// A part of a file, read while it is sent.
     File(FilePart),
-    /// Pieces of a body whose length is not known before it ends. Each is made when the
-    /// one before it has been written.
+    /// Pieces of a body of unknown length. Each piece is created after the previous one has been
+    /// written.
     Pieces(Box<dyn Iterator<Item = Vec<u8>> + Send>),
 }
 
@@ -52,24 +54,24 @@ impl fmt::Debug for Body {
     }
 }
 
-/// A part of a file, which is read while it is sent.
+/// A part of a file.
 #[derive(Debug)]
 pub(crate) struct FilePart {
     pub(crate) file: fs::File,
     pub(crate) start: u64,
-    /// How many bytes are promised: fewer end the connection, more are not sent.
+    /// The promised number of bytes. If the file is shorter, the connection ends.
     pub(crate) length: u64,
 }
 
 impl FilePart {
-    /// Writes the head and the part, the head and the first bytes in one `write`.
+    /// Writes the head and the part; the head and the first bytes in one system call.
     fn write(&self, out: &mut impl Write, mut head: &[u8]) -> io::Result<()> {
         let mut chunk = vec![0; FILE_CHUNK.min(usize::try_from(self.length).unwrap_or(usize::MAX))];
         let mut sent = 0;
         while sent < self.length {
             let left = usize::try_from(self.length - sent).unwrap_or(usize::MAX);
-            let most = chunk.len().min(left);
-            match self.file.read_at(&mut chunk[..most], self.start + sent) {
+            let size = chunk.len().min(left);
+            match self.file.read_at(&mut chunk[..size], self.start + sent) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => {
                     write_both(out, head, &chunk[..read])?;
@@ -103,7 +105,7 @@ impl Answer {
         self
     }
 
-    /// A body that is made while it is sent. If it is just one piece, it has a length.
+    /// Sets a body that is created while it is sent. A single piece is sent with its length.
     pub(crate) fn with_pieces(
         self,
         mut pieces: impl Iterator<Item = Vec<u8>> + Send + 'static,
@@ -118,7 +120,7 @@ impl Answer {
         }
     }
 
-    /// Whether only the end of the connection ends the body.
+    /// Returns whether only the end of the connection marks the end of the body.
     pub(crate) fn ends_by_closing(&self, framing: Framing) -> bool {
         framing == Framing::Plain && matches!(self.body, Body::Pieces(_))
     }
@@ -137,7 +139,7 @@ impl Answer {
             .with_body(body.as_bytes())
     }
 
-    /// Numbers for a collector, in Prometheus' text format.
+    /// Returns a response in Prometheus' text format.
     pub(crate) fn metrics(body: String) -> Self {
         Self::new(200)
             .with("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
@@ -149,7 +151,7 @@ impl Answer {
         Self { status, ..self }
     }
 
-    /// More headers. What an answer varies with is one list.
+    /// Adds headers. The values of `Vary` become one list.
     pub(crate) fn add(&mut self, headers: Headers) {
         for (name, value) in headers {
             match self.headers.iter_mut().find(|(own, _)| *own == name && name == "Vary") {
@@ -159,12 +161,12 @@ impl Answer {
         }
     }
 
-    /// Writes the answer: what is in memory in one `write`, a file or a list as it is read.
+    /// Writes the response.
     ///
-    /// Fails as soon as the client has left, and when it reads nothing within the write
-    /// deadline.
-    // Not inlined: tiny_http's frames are large, and a thread that only streams would
-    // otherwise touch them, and pay for them as long as it lives.
+    /// A body in memory takes one `write` with the head; a file or a list is written as it is
+    /// read. Fails if the client disconnects, or reads nothing before the write deadline.
+    // Not inlined: `tiny_http` has large frames, and a stack never shrinks, so the thread of a
+    // stream would keep their memory.
     #[inline(never)]
     pub(crate) fn write(
         self,
@@ -176,8 +178,8 @@ impl Answer {
         let connection = if close { "close" } else { "keep-alive" };
         let mut head_bytes = Vec::with_capacity(512);
         if matches!(self.status, 204 | 304) {
-            // No body, and so no Content-Length (RFC 9110 §8.6): it would have
-            // to be the one that a 200 would have had.
+            // No Content-Length: 204 must not have one, and with 304 it would have to be that of
+            // the 200 response (RFC 9110 §8.6).
             head(&mut head_bytes, self.status, connection, &self.headers);
             return out.write_all(&head_bytes);
         }
@@ -208,7 +210,7 @@ impl Answer {
     }
 }
 
-/// The head of an answer that is in memory, by tiny_http.
+/// Writes the head of a response whose body is in memory, with `tiny_http`.
 fn finite_head(
     out: &mut Vec<u8>,
     status: u16,
@@ -231,8 +233,7 @@ fn finite_head(
     Ok(())
 }
 
-/// Writes a head and what follows it without copying either, in one system call if the
-/// socket takes both.
+/// Writes a head and a body without copying them, in one system call if the socket takes both.
 fn write_both(out: &mut impl Write, head: &[u8], body: &[u8]) -> io::Result<()> {
     let sent = loop {
         match out.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
@@ -241,8 +242,8 @@ fn write_both(out: &mut impl Write, head: &[u8], body: &[u8]) -> io::Result<()> 
         }
     };
     match head.get(sent..) {
-        Some(rest) => {
-            out.write_all(rest)?;
+        Some(unsent) => {
+            out.write_all(unsent)?;
             out.write_all(body)
         }
         None => out.write_all(&body[sent - head.len()..]),
@@ -271,13 +272,13 @@ fn write_pieces(
     out.write_all(&bytes)
 }
 
-/// More headers for an answer: those that depend on who asks.
+/// Additional headers of a response, which depend on the request.
 pub(crate) type Headers = Vec<(&'static str, Cow<'static, str>)>;
 
-/// The head of a stream, which has no length.
+/// Returns the head of a stream.
 ///
-/// `no-transform` keeps proxies from compressing it, `X-Accel-Buffering` nginx
-/// from holding it back.
+/// `no-transform` prevents compression by proxies, and `X-Accel-Buffering: no` prevents buffering
+/// by nginx.
 pub(crate) fn stream_head(request: &Request, content_type: &str, headers: &Headers) -> Vec<u8> {
     let chunked = request.minor_version > 0;
     let mut bytes = Vec::with_capacity(512);
@@ -291,7 +292,7 @@ pub(crate) fn stream_head(request: &Request, content_type: &str, headers: &Heade
     bytes
 }
 
-/// The head that turns the connection into a WebSocket (RFC 6455 §4.2.2).
+/// Returns the head that upgrades the connection to a WebSocket (RFC 6455 §4.2.2).
 pub(crate) fn switch_head(accept: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
     let headers =
@@ -300,13 +301,14 @@ pub(crate) fn switch_head(accept: &str) -> Vec<u8> {
     bytes
 }
 
-/// "Send the body, I want it" (RFC 9110 §15.2.1).
+/// The interim response that asks the client to send the body (RFC 9110 §15.2.1).
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 const LINE_END: &[u8] = b"\r\n";
 
-/// A head that tiny_http cannot write. Written piece by piece: a stream's
-/// thread keeps for life what its stack has once touched, and formatting is deep.
+/// Writes a head without `tiny_http` and without `format!`.
+///
+/// Both need much stack, which the thread of a stream would keep.
 fn head(out: &mut Vec<u8>, status: u16, connection: &str, headers: &[(&str, Cow<'_, str>)]) {
     let mut digits = [b'0'; 3];
     digits.iter_mut().rev().fold(status, |rest, digit| {
@@ -323,7 +325,7 @@ fn head(out: &mut Vec<u8>, status: u16, connection: &str, headers: &[(&str, Cow<
     out.extend_from_slice(LINE_END);
 }
 
-/// Adds a line to a head that is complete.
+/// Adds a line to a complete head.
 fn add_line(head: &mut Vec<u8>, name: &str, value: &str) {
     head.truncate(head.len() - LINE_END.len());
     line(head, name, value);
@@ -336,10 +338,9 @@ fn line(out: &mut Vec<u8>, name: &str, value: &str) {
     }
 }
 
-/// A header of ours. Whatever of it comes from a request has been checked to
-/// be visible ASCII before it got here.
+/// Creates a header. The caller has checked that values from a request are visible ASCII.
 fn header(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).expect("our headers are visible ASCII")
+    Header::from_bytes(name, value).expect("headers are visible ASCII")
 }
 
 #[cfg(test)]
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finite_answer_has_its_length_and_says_what_becomes_of_the_connection() {
+    fn finite_response_has_content_length_and_connection() {
         let text = written(Answer::text("ok\n"), false);
         assert!(text.starts_with("HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n"), "{text}");
         assert!(text.contains("\r\nContent-Length: 3\r\n") && text.ends_with("\r\n\r\nok\n"));
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_body_has_no_length() {
+    fn response_without_a_body_has_no_content_length() {
         for status in [204, 304] {
             let text = written(Answer::new(status).with("ETag", "\"x\""), false);
             assert!(text.ends_with("\r\n\r\n") && text.contains("\r\nETag: \"x\"\r\n"), "{text}");
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_one_piece_has_a_length_and_a_longer_one_is_chunked() {
+    fn single_piece_has_a_length_and_several_are_chunked() {
         let pieces = |n: usize| Answer::new(200).with_pieces((0..n).map(|_| b"piece".to_vec()));
         let text = written(pieces(1), false);
         assert!(text.contains("\r\nContent-Length: 5\r\n") && text.ends_with("\r\n\r\npiece"));
@@ -387,7 +388,7 @@ mod tests {
         assert!(text.ends_with("\r\n\r\npiecepiecepiece") && !text.contains("Transfer"), "{text}");
     }
 
-    /// A socket that takes a few bytes at a time.
+    /// A writer that takes at most three bytes at a time.
     struct Narrow(Vec<u8>);
 
     impl Write for Narrow {
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_and_a_body_arrive_whole_however_little_is_taken_at_once() {
+    fn short_writes_lose_no_byte_of_head_and_body() {
         for (head, body) in [("", ""), ("", "body"), ("head", ""), ("head", "body"), ("hea", "bo")]
         {
             let mut out = Narrow(Vec::new());
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_shorter_than_promised_is_an_error() {
+    fn file_shorter_than_promised_is_an_error() {
         let file = fs::File::open("Cargo.toml").unwrap();
         let length = file.metadata().unwrap().len();
         let send = |start, length| {

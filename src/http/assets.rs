@@ -1,8 +1,8 @@
-//! The demo page: from the binary, or from a folder while somebody edits it.
+//! Static files: the demo page in the binary, or the files of a folder (`--public`).
 //!
-//! What is in the binary is compressed once, when the server starts, and sent
-//! so to whoever takes it. A folder's files are sent as they are: never compressed, in
-//! chunks of bounded size, and in part to a client that asks for a range.
+//! Files in the binary are compressed once, when the server starts, and sent with gzip to clients
+//! that accept it. Files of a folder are sent uncompressed, in chunks of bounded size; a client
+//! can request a range of them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,8 +23,10 @@ use super::conditional::{Part, Validators, Verdict};
 use super::error::HttpError;
 use super::request::Request;
 
-/// No script, style or request that is not ours, and nobody frames the page.
-/// Streams may be opened anywhere: the page can show another server's.
+/// The Content Security Policy of all pages.
+///
+/// It allows only the server's own scripts and styles, and no framing. Connections to other
+/// servers are allowed, because the page can show their streams.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src *; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -36,43 +38,45 @@ const CLIENT: &str = "client.js";
 #[folder = "public/"]
 struct Embedded;
 
-/// The files of the binary as gzip, by their paths: those that it makes smaller.
-static PACKED: LazyLock<BTreeMap<Cow<'static, str>, Vec<u8>>> = LazyLock::new(|| {
-    let packed = |path: Cow<'static, str>| {
+/// The files of the binary as gzip, by path, if compression makes them smaller.
+static COMPRESSED: LazyLock<BTreeMap<Cow<'static, str>, Vec<u8>>> = LazyLock::new(|| {
+    let compress = |path: Cow<'static, str>| {
         let file = Embedded::get(&path)?.data;
         let mut bytes = Vec::with_capacity(file.len());
         GzEncoder::new(&*file, Compression::best()).read_to_end(&mut bytes).ok()?;
         (bytes.len() < file.len()).then_some((path, bytes))
     };
-    Embedded::iter().filter_map(packed).collect()
+    Embedded::iter().filter_map(compress).collect()
 });
 
-/// Where pages come from.
+/// The source of the files.
 #[derive(Debug)]
 pub(super) enum Assets {
     Binary,
-    /// A folder, as an absolute path without links.
+    /// A folder, as an absolute path without symbolic links.
     Folder(PathBuf),
 }
 
 impl Assets {
     pub(super) fn open(folder: Option<&Path>) -> io::Result<Self> {
         let Some(folder) = folder else {
-            // Here and not at the first request: it takes more stack than a
+            // At start and not at the first request, because compression needs more stack than a
             // connection's thread has.
-            LazyLock::force(&PACKED);
+            LazyLock::force(&COMPRESSED);
             return Ok(Self::Binary);
         };
         fs::read_dir(folder)?;
         Ok(Self::Folder(folder.canonicalize()?))
     }
 
-    /// The file of this path, if there is one, or what of it the client still needs.
+    /// Returns the response with the file of the request's path, or `None` if there is no file.
+    ///
+    /// Evaluates preconditions and ranges.
     pub(super) fn get(&self, request: &Request) -> Option<Answer> {
         let path = file_path(&request.segments)?;
         let Some(file) = self.file(&path) else { return self.folder(&path) };
         let file = match self {
-            Self::Binary if takes_gzip(request) => file.packed(&path),
+            Self::Binary if accepts_gzip(request) => file.compressed(&path),
             _ => file,
         };
         let File { validators, .. } = &file;
@@ -80,8 +84,8 @@ impl Assets {
         let mut answer = match validators.verdict(request) {
             Verdict::NotModified => Answer::new(304),
             Verdict::Failed => {
-                let detail = "the file is not the version that the request names; leave out \
-                              If-Match and If-Unmodified-Since to get it as it is";
+                let detail = "the file is not the version that the request requires; remove \
+                              If-Match and If-Unmodified-Since to get the current one";
                 HttpError::new(412, detail).answer()
             }
             Verdict::Send => file.answer(request, content_type(&path)),
@@ -89,32 +93,34 @@ impl Assets {
         if matches!(self, Self::Binary) {
             answer = answer.with("Vary", "Accept-Encoding");
         }
-        answer = guarded(answer).with("Cache-Control", "no-cache").with("ETag", tag);
+        answer = with_security_headers(answer).with("Cache-Control", "no-cache").with("ETag", tag);
         answer.add(modified.map(|date| ("Last-Modified", date.into())).into_iter().collect());
         Some(answer)
     }
 
-    /// Where a folder's index is: its links are below the path with the slash.
+    /// Redirects to a folder's index, whose relative links need the trailing slash.
     fn folder(&self, path: &str) -> Option<Answer> {
         self.file(&format!("{path}/{INDEX}"))?;
         let name = utf8_percent_encode(path.rsplit('/').next()?, NON_ALPHANUMERIC);
-        Some(guarded(Answer::new(308)).with("Location", format!("{name}/")))
+        Some(with_security_headers(Answer::new(308)).with("Location", format!("{name}/")))
     }
 
-    /// The answer to an unknown path, which is the article's page.
+    /// Returns the response to an unknown path: the 404 page of the tutorials.
     pub(super) fn not_found(&self) -> Answer {
         let fallback = || {
             Cow::Borrowed(&b"<!doctype html><h1>404 - \xe9\xa1\xb5\xe9\x9d\xa2\xe6\x9c\xaa\xe6\x89\xbe\xe5\x88\xb0</h1>"[..])
         };
         let page = self.file(NOT_FOUND).map_or_else(|| Body::Bytes(fallback()), |file| file.body);
-        guarded(Answer::new(404)).with("Content-Type", content_type(NOT_FOUND)).with_content(page)
+        with_security_headers(Answer::new(404))
+            .with("Content-Type", content_type(NOT_FOUND))
+            .with_content(page)
     }
 
     fn file(&self, path: &str) -> Option<File> {
         match self {
             Self::Binary => Embedded::get(path).map(File::embedded),
             Self::Folder(root) => File::open(root, path).or_else(|| {
-                // Whose page it is, it takes the client from us unless it has its own.
+                // A folder without its own `client.js` gets the built-in one.
                 (path == CLIENT).then(|| Embedded::get(path).map(File::embedded))?
             }),
         }
@@ -123,8 +129,8 @@ impl Assets {
 
 struct File {
     body: Body,
-    is_packed: bool,
-    /// They change when the file does, and with the encoding (RFC 9110 §8.8.3.3).
+    is_compressed: bool,
+    /// Different for each version and each encoding of the file (RFC 9110 §8.8.3.3).
     validators: Validators,
 }
 
@@ -133,26 +139,27 @@ impl File {
         let hash = file.metadata.sha256_hash();
         let start = u64::from_be_bytes(hash[..8].try_into().expect("a hash has 32 bytes"));
         let validators = Validators::of_tag(format!("\"{start:016x}\""));
-        Self { body: Body::Bytes(file.data), is_packed: false, validators }
+        Self { body: Body::Bytes(file.data), is_compressed: false, validators }
     }
 
-    /// The same file compressed, if that is smaller.
-    fn packed(self, path: &str) -> Self {
-        let Some(packed) = PACKED.get(path) else { return self };
+    /// Returns the compressed file, or the file itself if compression does not make it smaller.
+    fn compressed(self, path: &str) -> Self {
+        let Some(compressed) = COMPRESSED.get(path) else { return self };
         let tag = format!("{}-gzip\"", self.validators.tag.trim_end_matches('"'));
-        let body = Body::Bytes(packed.as_slice().into());
-        Self { body, is_packed: true, validators: Validators::of_tag(tag) }
+        let body = Body::Bytes(compressed.as_slice().into());
+        Self { body, is_compressed: true, validators: Validators::of_tag(tag) }
     }
 
-    /// Opens a file of the folder; nothing of it is read yet.
+    /// Opens a file of the folder, without reading it.
     fn open(root: &Path, path: &str) -> Option<Self> {
         let path = root.join(path).canonicalize().ok()?;
-        // What the path leads to, by whatever links, must be in the folder, and not hidden there.
+        // After all symbolic links, the file must be in the folder and not hidden.
         let below = path.strip_prefix(root).ok()?;
         if below.iter().any(|part| part.as_encoded_bytes().starts_with(b".")) {
             return None;
         }
-        // Asked first, for to open a device may be an act, and again of what was opened.
+        // Checked before opening, because opening a device can have effects, and again on the
+        // opened file, because the path may lead to another file by then.
         fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = fs::File::from(open(&path, flags, Mode::empty()).ok()?);
@@ -162,16 +169,17 @@ impl File {
         let tag = format!("\"{nanos:x}-{length:x}\"");
         let validators = Validators::of_file(tag, modified, SystemTime::now());
         let body = Body::File(FilePart { file, start: 0, length });
-        Some(Self { body, is_packed: false, validators })
+        Some(Self { body, is_compressed: false, validators })
     }
 
-    /// The file, or the part of it that is asked for. Of what is in the binary there are no
-    /// parts: it is short.
+    /// Returns the response with the file, or with the requested range of it.
+    ///
+    /// Files of the binary are short and have no ranges.
     fn answer(self, request: &Request, content_type: String) -> Answer {
         let answer = Answer::new(200).with("Content-Type", content_type);
         let (file, length) = match self.body {
             Body::File(FilePart { file, length, .. }) => (file, length),
-            body if self.is_packed => {
+            body if self.is_compressed => {
                 return answer.with("Content-Encoding", "gzip").with_content(body);
             }
             body => return answer.with_content(body),
@@ -188,7 +196,7 @@ impl File {
                     length: last - first + 1,
                 })),
             Part::Unsatisfiable => {
-                let detail = format!("the file has {length} bytes; ask for a range of these");
+                let detail = format!("the file has {length} bytes; request a range within these");
                 HttpError::new(416, detail)
                     .with("Accept-Ranges", "bytes")
                     .with("Content-Range", format!("bytes */{length}"))
@@ -198,18 +206,19 @@ impl File {
     }
 }
 
-/// The file's path below the root: parts that could lead out of it are none.
+/// Returns the file's path below the root, or `None` if it is hidden or could leave the root.
 fn file_path(segments: &[String]) -> Option<String> {
-    let harmless = |part: &str| !part.contains(['/', '\\']) && !part.starts_with('.');
+    let is_allowed = |part: &str| !part.contains(['/', '\\']) && !part.starts_with('.');
     let (name, folders) = segments.split_last()?;
     let name = if name.is_empty() { INDEX } else { name };
     let parts: Vec<&str> = folders.iter().map(String::as_str).chain([name]).collect();
-    parts.iter().all(|part| !part.is_empty() && harmless(part)).then(|| parts.join("/"))
+    parts.iter().all(|part| !part.is_empty() && is_allowed(part)).then(|| parts.join("/"))
 }
 
-/// Whether the client takes gzip (RFC 9110 §12.5.3): named, or meant by `*`,
-/// and not with a weight of zero.
-fn takes_gzip(request: &Request) -> bool {
+/// Returns whether the client accepts gzip (RFC 9110 §12.5.3).
+///
+/// `Accept-Encoding` must contain `gzip`, `x-gzip` or `*`, with a weight above zero.
+fn accepts_gzip(request: &Request) -> bool {
     let mut any = false;
     for coding in request.headers("accept-encoding").flat_map(|value| value.split(|b| *b == b',')) {
         let Ok(coding) = std::str::from_utf8(coding) else { continue };
@@ -234,7 +243,7 @@ fn content_type(path: &str) -> String {
     }
 }
 
-fn guarded(answer: Answer) -> Answer {
+fn with_security_headers(answer: Answer) -> Answer {
     answer
         .with("Content-Security-Policy", POLICY)
         .with("X-Content-Type-Options", "nosniff")
@@ -246,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_path_leads_out_of_the_folder() {
+    fn no_path_leaves_the_folder() {
         let path = |parts: &[&str]| {
             file_path(&parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>())
         };
@@ -266,10 +275,10 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_taken_by_name_or_by_star_and_refused_by_weight() {
+    fn gzip_needs_its_name_or_star_and_a_positive_weight() {
         let takes = |accept: &str| {
             let head = format!("GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: {accept}\r\n\r\n");
-            takes_gzip(&Request::parse(head.as_bytes()).unwrap().unwrap().0)
+            accepts_gzip(&Request::parse(head.as_bytes()).unwrap().unwrap().0)
         };
         for yes in ["gzip", "GZIP", "x-gzip", "br, gzip;q=0.5", "deflate,gzip", "*", "*;q=0.1"] {
             assert!(takes(yes), "{yes}");
@@ -282,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn text_says_its_charset() {
+    fn content_type_of_text_has_a_charset() {
         assert_eq!(content_type("a.html"), "text/html; charset=utf-8");
         assert_eq!(content_type("a.js"), "text/javascript; charset=utf-8");
         assert_eq!(content_type("a.svg"), "image/svg+xml");

@@ -1,5 +1,6 @@
-//! A request's body (RFC 9112 §6–§7), read whole before it is used: by its
-//! length or in chunks, bounded in size and time.
+//! Reading of a request's body (RFC 9112 §6–§7), by its length or in chunks.
+//!
+//! The whole body is read before it is used. Its size and the time to read it are limited.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,17 +13,20 @@ use super::error::HttpError;
 use super::request::{BodyLength, Request};
 use crate::limits::HEADERS_MAX;
 
-/// The longest size line of a chunk, extension included, and the longest trailer.
+/// The maximum length of a chunk's size line with its extension, and of the trailer, in bytes.
 const LINE_MAX: usize = 4 * 1024;
 
-/// How long a body may be, in bytes, and what says so.
+/// The maximum length of a body.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
     pub(crate) bytes: usize,
+    /// The flag that sets the limit, for the error response.
     pub(crate) set_by: &'static str,
 }
 
-/// Reads the body, of at most `limit` bytes and within `time`. A client that waits to be told so is told to send it.
+/// Reads the body, of at most `limit` bytes and within `time`.
+///
+/// First sends `100 Continue` if the client expects it and has not sent any of the body.
 pub(super) fn read(
     inbound: &mut Inbound,
     request: &Request,
@@ -32,7 +36,7 @@ pub(super) fn read(
     if matches!(request.body, BodyLength::Fixed(length) if length > limit.bytes as u64) {
         return Err(too_long(limit));
     }
-    // 1.0 does not know the expectation, and has it ignored (RFC 9110 §10.1.1).
+    // The expectation must be ignored in an HTTP/1.0 request (RFC 9110 §10.1.1).
     let expects = request.header("expect").is_some() && request.minor_version > 0;
     if expects && inbound.bytes.is_empty() {
         inbound.send(CONTINUE).map_err(|_| cut_off())?;
@@ -42,27 +46,27 @@ pub(super) fn read(
         BodyLength::None => Ok(Vec::new()),
         BodyLength::Fixed(length) => {
             let length = usize::try_from(length).map_err(|_| too_long(limit))?;
-            Reader { source: inbound, deadline }.exactly(length)
+            BodyReader { source: inbound, deadline }.exactly(length)
         }
         BodyLength::Chunked => chunks(inbound, limit, deadline),
     }
 }
 
-/// Reads a chunked body of at most `limit` bytes; what follows it stays in the source.
+/// Reads a chunked body of at most `limit` bytes; bytes after it stay in the source.
 pub(crate) fn chunks(
     source: &mut impl Source,
     limit: Limit,
     deadline: Instant,
 ) -> Result<Vec<u8>, HttpError> {
-    Reader { source, deadline }.chunks(limit)
+    BodyReader { source, deadline }.chunks(limit)
 }
 
-/// Where a body comes from: what has come of it, and the wait for more.
+/// A source of body bytes.
 pub(crate) trait Source {
-    /// What has come and is not yet used.
+    /// Returns the bytes that were received and not yet used.
     fn bytes(&mut self) -> &mut Vec<u8>;
 
-    /// Reads what there is, waiting for it until the deadline. 0 is the end.
+    /// Reads available bytes, or waits for some until the deadline. 0 means the end of input.
     fn fill(&mut self, deadline: Instant) -> io::Result<usize>;
 }
 
@@ -76,19 +80,20 @@ impl Source for Inbound {
     }
 }
 
-struct Reader<'a, S> {
+struct BodyReader<'a, S> {
     source: &'a mut S,
     deadline: Instant,
 }
 
-impl<S: Source> Reader<'_, S> {
+impl<S: Source> BodyReader<'_, S> {
     fn fill(&mut self) -> Result<(), HttpError> {
         match self.source.fill(self.deadline) {
             Ok(0) => Err(cut_off()),
             Ok(_) => Ok(()),
             Err(error) if is_timeout(&error) => {
-                Err(HttpError::new(408, "the body did not arrive in time; send it at once")
-                    .closing())
+                let detail = "the body did not arrive before the deadline (--request-deadline); \
+                              send it faster, or in several requests";
+                Err(HttpError::new(408, detail).closing())
             }
             Err(_) => Err(cut_off()),
         }
@@ -118,7 +123,7 @@ impl<S: Source> Reader<'_, S> {
             let chunk = self.exactly(size + 2)?;
             let Some(chunk) = chunk.strip_suffix(b"\r\n") else {
                 return Err(HttpError::malformed(
-                    "a chunk must be as long as it says and end in CRLF",
+                    "a chunk must have the length of its size line, and end with CRLF",
                 ));
             };
             body.extend_from_slice(chunk);
@@ -131,7 +136,7 @@ impl<S: Source> Reader<'_, S> {
         };
         loop {
             let bytes = self.source.bytes();
-            // The parser takes an empty size for 0, and so for the last chunk.
+            // `httparse` reads an empty size as 0, which would end the body.
             if bytes.first().is_some_and(|first| !first.is_ascii_hexdigit()) {
                 return Err(malformed());
             }
@@ -149,7 +154,7 @@ impl<S: Source> Reader<'_, S> {
         }
     }
 
-    /// Trailers are read and left: nothing here needs one.
+    /// Reads and discards the trailer; no handler needs it.
     fn trailers(&mut self) -> Result<(), HttpError> {
         let malformed =
             || HttpError::malformed("the trailer must be a few header lines, each ended with CRLF");
@@ -172,14 +177,14 @@ impl<S: Source> Reader<'_, S> {
     }
 }
 
-/// Where a trailer ends in the bytes at hand.
+/// Where the trailer ends in the received bytes.
 enum Trailer {
-    /// After this many bytes, the empty line included.
+    /// After this many bytes, including the empty line.
     Whole(usize),
-    /// Further on.
+    /// Not in these bytes.
     Partial,
-    /// A line ends without CR. A proxy that takes only CRLF for the end of a line would see
-    /// the body end elsewhere, and so the next request begin elsewhere.
+    /// A line ends without CR. A proxy that requires CRLF would see the body end, and the next
+    /// request begin, at a different byte.
     BareLineFeed,
 }
 
@@ -197,15 +202,17 @@ fn trailer_length(bytes: &[u8]) -> Trailer {
     Trailer::Partial
 }
 
-/// The parser takes white space after the digits, which may stand only before an
-/// extension, and anything at all for one, line ends included.
+/// Returns whether this is a valid size line.
+///
+/// `httparse` also accepts white space after the digits without an extension, and any bytes in an
+/// extension, even line ends.
 fn is_size_line(line: &[u8]) -> bool {
     let ends_with_digit = line.last().is_some_and(u8::is_ascii_hexdigit);
     (ends_with_digit || line.contains(&b';'))
         && !line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
 }
 
-/// Fails before all of the body is read.
+/// Returns the error for a body that is not read to its end, so that the connection must close.
 fn too_long(limit: Limit) -> HttpError {
     too_large("the body", limit).closing()
 }
@@ -215,5 +222,5 @@ pub(super) fn too_large(what: &str, Limit { bytes, set_by }: Limit) -> HttpError
 }
 
 fn cut_off() -> HttpError {
-    HttpError::malformed("the body ended before it was whole")
+    HttpError::malformed("the connection ended before the whole body arrived; send it again")
 }

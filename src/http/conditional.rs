@@ -1,5 +1,4 @@
-//! Conditional requests and ranges (RFC 9110 §13 and §14): which part of a file a client
-//! still needs, if any.
+//! Conditional requests and ranges (RFC 9110 §13 and §14).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,58 +6,61 @@ use tiny_http::Method;
 
 use super::request::Request;
 
-/// What identifies one version of a file.
+/// The validators of one version of a file.
 #[derive(Debug)]
 pub(super) struct Validators {
     /// A strong entity tag, quotes included.
     pub(super) tag: String,
-    /// When the file was changed last, in whole seconds since 1970. Only if that second is
-    /// over: then no later change has the same date, and the date is a strong validator.
+    /// Modification time, in whole seconds since 1970.
+    ///
+    /// `None` while that second is not over: a later change could then have the same date, and
+    /// the date would not be a strong validator.
     modified: Option<u64>,
 }
 
-/// What a request's conditions say of a file.
+/// The result of a request's preconditions.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
+    /// Send the file.
     Send,
     /// The client has this version: 304.
     NotModified,
-    /// The client wants another version: 412.
+    /// The client requires another version: 412.
     Failed,
 }
 
-/// Which part of a file a request is for.
+/// The part of a file that a request selects.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Whole,
-    /// From the first byte to the last one, both included.
+    /// From `first` to `last`, both inclusive.
     Range {
         first: u64,
         last: u64,
     },
-    /// No byte of the file is in the range: 416.
+    /// The range contains no byte of the file: 416.
     Unsatisfiable,
 }
 
 impl Validators {
-    /// Of what is never changed.
+    /// Creates the validators of a file that never changes.
     pub(super) fn of_tag(tag: String) -> Self {
         Self { tag, modified: None }
     }
 
-    /// Of a file that was changed then.
+    /// Creates the validators of a file with this modification time.
     pub(super) fn of_file(tag: String, modified: SystemTime, now: SystemTime) -> Self {
         let modified = seconds(modified);
         Self { tag, modified: modified.filter(|then| Some(*then) < seconds(now)) }
     }
 
-    /// The value of Last-Modified, if there is one.
+    /// Returns the value of Last-Modified, if the date is a strong validator.
     pub(super) fn last_modified(&self) -> Option<String> {
         let time = UNIX_EPOCH + Duration::from_secs(self.modified?);
         Some(httpdate::fmt_http_date(time))
     }
 
-    /// Evaluates the conditions in the order of RFC 9110 §13.2.2.
+    /// Evaluates the preconditions in the order of RFC 9110 §13.2.2.
     pub(super) fn verdict(&self, request: &Request) -> Verdict {
         let is_listed = |name| request.has_token(name, "*") || request.has_token(name, &self.tag);
         let date = |name| seconds(httpdate::parse_http_date(request.text(name)?).ok()?);
@@ -81,7 +83,7 @@ impl Validators {
         if is_known { Verdict::NotModified } else { Verdict::Send }
     }
 
-    /// The part that is asked for, of a file that has so many bytes.
+    /// Returns the part that the request selects of a file of `length` bytes.
     pub(super) fn part(&self, request: &Request, length: u64) -> Part {
         let mut ranges = request.headers("range");
         let (Some(range), None) = (ranges.next(), ranges.next()) else { return Part::Whole };
@@ -92,7 +94,7 @@ impl Validators {
         range.and_then(|range| part(range, length)).unwrap_or(Part::Whole)
     }
 
-    /// Whether If-Range allows a part: the tag or the date must be exactly this version's.
+    /// Returns whether If-Range, if present, names exactly this version.
     fn is_in_range(&self, request: &Request) -> bool {
         let mut conditions = request.headers("if-range");
         let Some(condition) = conditions.next() else { return true };
@@ -106,8 +108,9 @@ impl Validators {
     }
 }
 
-/// The part that a Range header means; `None` if it is to be ignored: another unit, several
-/// ranges, or a mistake.
+/// Parses a Range header.
+///
+/// Returns `None` if it must be ignored: another unit, several ranges, or a syntax error.
 fn part(range: &str, length: u64) -> Option<Part> {
     let (unit, range) = range.split_once('=')?;
     let (first, last) = range.trim().split_once('-')?;
@@ -117,7 +120,7 @@ fn part(range: &str, length: u64) -> Option<Part> {
     if first.is_empty() {
         return match number(last)? {
             0 => Some(Part::Unsatisfiable),
-            // A suffix of an empty file is all of it, and has no place to be named.
+            // A suffix of an empty file is the whole file, and no Content-Range can name it.
             _ if length == 0 => None,
             suffix => Some(Part::Range { first: length.saturating_sub(suffix), last: length - 1 }),
         };
@@ -133,7 +136,7 @@ fn part(range: &str, length: u64) -> Option<Part> {
     Some(Part::Range { first, last: last.min(length - 1) })
 }
 
-/// Digits alone. What is beyond the largest number is beyond every file.
+/// Parses decimal digits. A number above `u64::MAX` becomes `u64::MAX`, beyond every file.
 fn number(digits: &str) -> Option<u64> {
     let are_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     are_digits.then(|| digits.parse().unwrap_or(u64::MAX))
@@ -162,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_read_as_the_standard_says() {
+    fn ranges_are_parsed_as_the_standard_requires() {
         let range = |first, last| Some(Part::Range { first, last });
         for (text, expected) in [
             ("bytes=0-0", range(0, 0)),
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_only_of_the_version_that_if_range_names() {
+    fn if_range_allows_a_part_of_its_own_version_only() {
         for (condition, allowed) in [
             ("\"1-a\"", true),
             (DATE, true),
@@ -211,13 +214,13 @@ mod tests {
             httpdate::parse_http_date(DATE).unwrap(),
             httpdate::parse_http_date(DATE).unwrap() + Duration::from_millis(999),
         );
-        assert_eq!(fresh.last_modified(), None, "it may change again within this second");
+        assert_eq!(fresh.last_modified(), None, "the second is not over");
         let request = request(&format!("Range: bytes=1-\r\nIf-Range: {DATE}"));
         assert_eq!(fresh.part(&request, 10), Part::Whole);
     }
 
     #[test]
-    fn conditions_have_the_order_and_the_comparison_of_the_standard() {
+    fn preconditions_follow_order_and_comparison_of_the_rfc() {
         for (headers, verdict) in [
             (String::new(), Verdict::Send),
             ("If-None-Match: \"1-a\"".into(), Verdict::NotModified),
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn two_range_headers_and_other_methods_get_the_whole() {
+    fn two_range_headers_or_head_select_the_whole_file() {
         let two = request("Range: bytes=0-1\r\nRange: bytes=2-3");
         assert_eq!(validators().part(&two, 10), Part::Whole);
         let head = b"HEAD / HTTP/1.1\r\nHost: a\r\nRange: bytes=0-1\r\n\r\n";

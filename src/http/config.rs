@@ -1,4 +1,4 @@
-//! What a server is to be.
+//! Server configuration.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,7 +14,9 @@ use crate::store::StoreAt;
 use crate::stream::SlowClient;
 use crate::token::Token;
 
-/// What a [`Server`](crate::Server) is to be.
+/// Configuration of a [`Server`](crate::Server).
+///
+/// The defaults are those of `threadcast serve`: loopback only, no tokens, no store.
 ///
 /// ```
 /// use threadcast::Config;
@@ -24,73 +26,87 @@ use crate::token::Token;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen; port 0 is any free one.
+    /// Addresses to listen on; port 0 means any free port. Default: `127.0.0.1:8844`.
     pub listen: Vec<SocketAddr>,
-    /// A folder to serve in place of the pages in the binary.
+    /// Folder to serve instead of the built-in pages. Default: the built-in pages.
     pub public: Option<PathBuf>,
-    /// Names that the Host of a request over loopback may have besides those of loopback.
-    /// They are answered, but a request for one is not local: a proxy sends it too.
+    /// Host names that requests over loopback may use besides those of loopback. Default: none.
+    ///
+    /// A request with such a name is not local, because a proxy may have sent it.
     pub hosts: Vec<String>,
-    /// How much each channel keeps.
+    /// Size of each channel's history. Default: 1,000 events, 1 MiB, 1 h.
     pub history: Histories,
-    /// How many channels there may be.
+    /// Maximum number of channels. Default: 10,000.
+    ///
+    /// At the maximum, an idle empty channel makes room for a new one.
     pub max_channels: usize,
-    /// How much memory all histories may take together, in bytes: over that, the oldest events of
-    /// all channels leave first. Without a number, 256 MiB or a quarter of the memory that the
-    /// process may have.
+    /// Memory of all histories together, in bytes.
+    ///
+    /// Above it, the oldest events of all channels are removed first. Default: 256 MiB, or a
+    /// quarter of the memory available to the process if that is less.
     pub history_total: Option<usize>,
-    /// Where the channels' events are kept over a restart: in a file, or in a Redis that
-    /// this node shares with others.
+    /// Store that keeps the channels' events over a restart. Default: none.
+    ///
+    /// Either a file of this node, or a Redis that several nodes share.
     pub store: Option<StoreAt>,
-    /// Who writes to a client that has caught up.
+    /// Which thread writes to a client that has caught up. Default: [`Delivery::Direct`].
     pub delivery: Delivery,
-    /// What becomes of a client that falls off the end of a history.
+    /// What happens to a client whose next event has left the history. Default:
+    /// [`SlowClient::Gap`].
     pub slow_client: SlowClient,
-    /// How many streams there may be; without a number, nine tenths of what
-    /// [`Capacity`](crate::Capacity) finds.
+    /// Maximum number of streams. Default: nine tenths of [`Capacity`](crate::Capacity), which is
+    /// also the upper bound of any other value.
     pub max_clients: Option<usize>,
-    /// How many streams one address may have; in IPv6, 64 bits of it. Loopback may have
-    /// any number.
+    /// Maximum number of streams of one address. Default: 100.
+    ///
+    /// IPv6 addresses count by their first 64 bits. Loopback has no limit.
     pub max_per_address: usize,
-    /// How many connections without a stream one address may have; in IPv6, 64 bits of it.
-    /// Loopback and trusted proxies may have any number.
+    /// Maximum number of connections without a stream of one address. Default: 200.
+    ///
+    /// IPv6 addresses count by their first 64 bits. Loopback and trusted proxies have no limit.
     pub max_connections_per_address: usize,
-    /// The proxies that are believed when they say whose a request is. Nothing that comes from
-    /// one is local.
+    /// Proxies whose `X-Forwarded-For` or `Forwarded` header names the client. Default: none.
+    ///
+    /// A request from one of them is never local.
     pub trusted_proxies: Vec<IpNet>,
-    /// What it takes to publish; without it, only local requests may.
+    /// Token that allows publishing. Default: none; then only local requests can publish.
     pub publish_token: Option<Token>,
-    /// What it takes to read; without it, nothing.
+    /// Token that reads require. Default: none; then every client can read.
     pub subscribe_token: Option<Token>,
-    /// What JWTs are checked with that are to publish.
+    /// Key that verifies the JWTs of publishers. Default: none.
     pub publish_key: Option<VerifyingKey>,
-    /// What JWTs are checked with that are to read.
+    /// Key that verifies the JWTs of subscribers. Default: none; with a key, reads require a
+    /// token.
     pub subscribe_key: Option<VerifyingKey>,
-    /// How JWTs of the current generation (`at+jwt`) call this server: a URL. Without it
-    /// they are not believed.
+    /// URL that names this server in the `aud` claim of current JWTs (`at+jwt`). Default: none;
+    /// then the server rejects such JWTs.
     pub jwt_audience: Option<String>,
-    /// Whether who brings no token may still read what is not private, where reading takes
-    /// one.
+    /// Whether a client without a token can read public events where reads require a token.
+    /// Default: false.
     pub anonymous: bool,
-    /// Whether the Mercure protocol is spoken.
+    /// Whether the server speaks the Mercure protocol. Default: [`Mercure::Off`].
     pub mercure: Mercure,
-    /// The pages of other origins that may read, and if named publish.
+    /// Other origins whose pages may read, and may publish if they are listed by name. Default:
+    /// [`CorsOrigins::Own`].
     pub cors_origins: CorsOrigins,
-    /// The names of the headers that those pages may send besides the ones that every page may.
+    /// Request headers that those pages may send besides the built-in list. Default: none.
     pub cors_headers: Vec<String>,
-    /// Whether the end of each stream is logged at `info`, and not at `debug`.
+    /// Whether the end of each stream is logged at level `info` instead of `debug`. Default:
+    /// false.
     pub log_streams: bool,
-    /// What one client may cost.
+    /// Limits of one client.
     pub limits: Limits,
-    /// Whether pages may act on the server, to show what happens then: cut streams, flood
-    /// channels, change the delivery; on loopback alone.
+    /// Whether pages may act on the server: cut streams, flood channels, change the delivery.
+    /// Default: false.
+    ///
+    /// Only allowed if all addresses are loopback.
     pub lab: bool,
-    /// The `threadcast` program, which the lab's local clients are a process of; without it
-    /// there are none.
+    /// Path of the `threadcast` program, which runs the lab's load clients. Default: none; then
+    /// the lab has no load clients.
     pub lab_program: Option<PathBuf>,
 }
 
-/// Whether the Mercure protocol is spoken, on `/.well-known/mercure`.
+/// Whether the server speaks the Mercure protocol on `/.well-known/mercure`.
 ///
 /// ```
 /// use threadcast::{Config, Mercure};
@@ -100,13 +116,15 @@ pub struct Config {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mercure {
-    /// It is not: its paths are as unknown as any other.
+    /// The server does not; the paths of the protocol return 404.
     #[default]
     Off,
-    /// It is.
+    /// The server does.
     On,
-    /// It is, and who may know is told of subscriptions, by private updates and by an API;
-    /// each then costs a channel.
+    /// The server does, and reports subscriptions to authorized clients, by private updates and
+    /// by an API.
+    ///
+    /// Each subscription takes a channel.
     WithSubscriptions,
 }
 
@@ -115,8 +133,8 @@ impl Mercure {
         self != Self::Off
     }
 
-    /// Whether subscriptions are told of.
-    pub(super) fn tells(self) -> bool {
+    /// Returns whether the server reports subscriptions.
+    pub(super) fn has_subscriptions(self) -> bool {
         self == Self::WithSubscriptions
     }
 }
@@ -156,7 +174,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Where a client reads how to get a token for this server (RFC 9728).
+    /// Returns the URL of the metadata that describe how to get a token (RFC 9728).
     pub(super) fn metadata_url(&self) -> Option<String> {
         let audience = self.jwt_audience.as_deref().filter(|_| self.mercure.is_on())?;
         let start = audience.find("://")? + 3;

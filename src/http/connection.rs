@@ -1,10 +1,8 @@
-//! The life of one connection, on its own thread: a request, its answer, the
-//! next request, and at last perhaps a stream.
+//! One connection on its own thread: requests, responses, and possibly a stream at the end.
 //!
-//! This is the whole of "a thread per connection": it reads top to bottom, and
-//! where it waits it blocks. Each wait has a deadline. Requests that were sent
-//! ahead (pipelined) are answered in order; a stream is its connection's last
-//! answer, so what was sent behind it is never looked at.
+//! The code of a connection is sequential, and it blocks where it waits. Each wait has a
+//! deadline. Pipelined requests get their responses in order. A stream is the last response of
+//! its connection, so requests behind it are never read.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -27,10 +25,10 @@ use crate::event::Framing;
 use crate::limits::{LAST_WORDS, LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
 use crate::stream::Socket;
 
-/// How much is read from a socket at once.
+/// How many bytes one `read` takes at most.
 const READ_SIZE: usize = 4 * 1024;
 
-/// A request, and what a handler may ask of the connection that carries it.
+/// A request, with access to the server and the connection for its handler.
 pub(crate) struct Exchange<'a> {
     pub(crate) server: &'a Arc<ServerState>,
     pub(crate) peer: SocketAddr,
@@ -42,8 +40,10 @@ pub(crate) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Reads the body, having said that it is wanted if the client waits to hear
-    /// that. Fails if it is longer than `limit`, compressed or not, if it is too slow, or none.
+    /// Reads and decompresses the body, after a `100 Continue` if the client expects one.
+    ///
+    /// Fails if there is no body, if it is longer than `limit` bytes before or after
+    /// decompression, or if it does not arrive within the request deadline.
     pub(crate) fn body(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
         if self.request.body == BodyLength::None {
             let detail = "this request needs a body; send it with Content-Length or chunked";
@@ -51,40 +51,41 @@ impl Exchange<'_> {
         }
         let coding = Coding::of(&self.request)?;
         let limits = &self.server.config.limits;
-        // NDJSON's has a size of its own, unless the flag goes beyond it.
+        // NDJSON bodies have their own limit, which applies unless --body-limit is larger.
         let set_by = if limit > limits.body { "for NDJSON" } else { "--body-limit" };
         let limit = body::Limit { bytes: limit, set_by };
         let body = body::read(self.inbound, &self.request, limit, limits.request_deadline)?;
         if !self.inbound.resume() {
-            let detail = "the connection was closed to make room for others; send it again";
+            let detail = "the connection was closed to make room for others; retry the request";
             return Err(HttpError::new(503, detail).closing());
         }
         self.body_is_read = true;
         coding.decode(body, limit)
     }
 
-    /// The client, as logs name it: behind a trusted proxy not that.
+    /// Returns the client for the log; behind a trusted proxy, the address it forwards.
     pub(crate) fn client(&self) -> Client {
         Client::of(&self.request, self.peer, &self.server.config.trusted_proxies)
     }
 
-    /// The path without its query, as logs name it.
+    /// Returns the path without its query, for the log.
     pub(crate) fn path(&self) -> String {
         format!("/{}", self.request.segments.join("/"))
     }
 
-    /// Whether the connection gives its place to another, and so cannot become a stream:
-    /// its input has ended, which in a stream means that the client has left.
+    /// Returns whether the connection was shed, so that it cannot become a stream.
+    ///
+    /// Its input has ended, which a stream would take for a disconnect of the client.
     pub(crate) fn is_shed(&self) -> bool {
         self.inbound.is_shed()
     }
 
-    /// Where the client has found us.
-    pub(crate) fn our_address(&self) -> io::Result<SocketAddr> {
+    /// Returns the server's address of this connection.
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
         self.inbound.socket.local_addr()
     }
 
-    /// The connection, for a stream to write to.
+    /// Returns the socket for a stream to write to.
     pub(crate) fn socket(&self) -> Socket {
         let watch = Arc::new(Watch::new(&self.server.watcher));
         Socket::new(&self.inbound.socket, self.server.config.limits.write_deadline, &watch)
@@ -105,7 +106,7 @@ pub(crate) fn serve(
     while let Some(request) = read_request(server, &mut inbound) {
         let next = match request {
             Ok(request) => answer(server, &mut inbound, peer, on_loopback, request),
-            Err(error) => Next::refused(&error, &inbound),
+            Err(error) => Next::for_invalid_request(&error, &inbound),
         };
         match next.reply {
             Reply::Answer(answer) => {
@@ -132,31 +133,31 @@ pub(crate) fn serve(
                 inbound.is_fresh = false;
             }
             Reply::Stream(stream) => {
-                inbound.bytes = Vec::new(); // the buffer is given back
-                inbound.permit = None; // from here on it counts as a stream
-                // The kernel keeps 32 KB for a thread that has sent, for as long
-                // as it lives: a stream that is not to send gets one that has not. And a
-                // stack that was touched deep down stays so: it gets a fresh one.
+                inbound.bytes = Vec::new(); // frees the buffer
+                inbound.permit = None; // from here on the connection counts as a stream
+                // The kernel keeps 32 KB for a thread that has sent, until the thread ends, and a
+                // thread's stack never shrinks. So the stream moves to a new thread if this one
+                // has sent and the broadcaster will write, or if its stack has grown.
                 if has_sent && server.mailbox.is_some() || stream.is_deep() {
-                    return begin_elsewhere(stream, inbound, server, peer, alive);
+                    return run_on_new_thread(stream, inbound, server, peer, alive);
                 }
                 stream.run(&inbound.socket, server);
-                return inbound.linger_as(server.connections.rejoin());
+                return inbound.linger_as(server.connections.readmit());
             }
-            Reply::WebSocket(websocket, place) => {
-                let ahead = std::mem::take(&mut inbound.bytes);
+            Reply::WebSocket(websocket, permit) => {
+                let received = std::mem::take(&mut inbound.bytes);
                 inbound.permit = None;
-                websocket.run(&inbound.socket, ahead, server);
-                drop(place);
-                return inbound.linger_as(server.connections.rejoin());
+                websocket.run(&inbound.socket, received, server);
+                drop(permit);
+                return inbound.linger_as(server.connections.readmit());
             }
         }
     }
 }
 
-/// Gives a stream a thread of its own, and with it the rest of the connection.
-#[inline(never)] // or its frame would lie under every stream
-fn begin_elsewhere(
+/// Moves a stream, with its connection, to a new thread.
+#[inline(never)] // its frame must not lie under a stream
+fn run_on_new_thread(
     stream: Box<Stream>,
     inbound: Inbound,
     server: &Arc<ServerState>,
@@ -166,15 +167,18 @@ fn begin_elsewhere(
     let (server, alive) = (Arc::clone(server), alive.clone());
     let spawned = listener::spawn(peer, move || {
         stream.run(&inbound.socket, &server);
-        inbound.linger_as(server.connections.rejoin());
+        inbound.linger_as(server.connections.readmit());
         drop(alive);
     });
     if let Err(error) = spawned {
-        log::warn!("a client was refused: {error}");
+        log::warn!(
+            "cannot start the thread of a stream: {error}; `threadcast doctor` reports which \
+             limit to raise"
+        );
     }
 }
 
-/// A reply, and what becomes of the connection after it.
+/// A reply, and how to write it.
 struct Next {
     reply: Reply,
     close: bool,
@@ -183,9 +187,9 @@ struct Next {
 }
 
 impl Next {
-    /// To what is no request.
+    /// Returns the reply to input that is not a valid request.
     #[inline(never)] // its frame is gone by the time a stream begins
-    fn refused(error: &HttpError, inbound: &Inbound) -> Self {
+    fn for_invalid_request(error: &HttpError, inbound: &Inbound) -> Self {
         let head_only = inbound.bytes.starts_with(b"HEAD ");
         Self {
             reply: Reply::Answer(error.answer()),
@@ -196,8 +200,8 @@ impl Next {
     }
 }
 
-/// Finds the reply to a request.
-#[inline(never)] // as above
+/// Handles a request and returns the reply.
+#[inline(never)] // its frame is gone by the time a stream begins
 fn answer(
     server: &Arc<ServerState>,
     inbound: &mut Inbound,
@@ -214,7 +218,7 @@ fn answer(
         Ok(reply) => (reply, false),
         Err(error) => {
             if let Some(problem) = error.token_problem {
-                log_token(&exchange, problem);
+                log_token_problem(&exchange, problem);
             }
             (Reply::Answer(error.answer()), error.closes)
         }
@@ -226,19 +230,19 @@ fn answer(
     Next { reply, close: closes || !keeps_alive || !exchange.body_is_read, head_only, framing }
 }
 
-/// Logs that a token was not enough, and why; never the token.
+/// Logs why a token was rejected, but never the token itself.
 #[cold]
 #[inline(never)] // its frame must not lie under a stream
-fn log_token(exchange: &Exchange<'_>, problem: &'static str) {
-    let Some(silent) = exchange.server.token_lines.line() else { return };
+fn log_token_problem(exchange: &Exchange<'_>, problem: &'static str) {
+    let Some(suppressed) = exchange.server.token_log_limit.permit() else { return };
     let (client, path) = (exchange.client(), exchange.path());
-    let silent = match silent {
+    let suppressed = match suppressed {
         0 => String::new(),
-        more => format!(" ({more} more were rejected without a line)"),
+        more => format!(" ({more} more rejections were not logged)"),
     };
     log::info!(
         client:% = client, path:% = path, reason:% = problem;
-        "token of {client} for {path:?} rejected: {problem}{silent}",
+        "token of {client} for {path:?} rejected: {problem}{suppressed}",
     );
 }
 
@@ -248,15 +252,15 @@ fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
         .headers("expect")
         .any(|expectation| !expectation.eq_ignore_ascii_case(b"100-continue"))
     {
-        let detail = "100-continue is the only expectation that can be met here";
+        let detail = "the server supports no Expect but 100-continue; leave the header out";
         return Err(HttpError::new(417, detail));
     }
     exchange.locality.check_host()?;
     routes::route(exchange)
 }
 
-/// The next request on this connection; `None` once there will be none.
-#[inline(never)] // so that finding a reply does not stand on its frame
+/// Reads the next request of this connection; `None` if the connection must end.
+#[inline(never)] // its frame must not lie under a handler
 fn read_request(
     server: &ServerState,
     inbound: &mut Inbound,
@@ -265,16 +269,16 @@ fn read_request(
     if inbound.bytes.is_empty() && !wait_for_first_byte(server, inbound) {
         return None;
     }
-    // A connection that was shed while it was silent is answered if it is silent no more.
+    // A connection that was shed while idle gets a response if its request has arrived since.
     if !inbound.resume() {
         return None;
     }
     let deadline = Instant::now() + limits.request_deadline;
-    let mut looked_at = 0;
+    let mut searched = 0;
     loop {
-        // A head ends with a line break: without a new one, there is no need to look.
-        if inbound.bytes[looked_at..].contains(&b'\n') {
-            looked_at = inbound.bytes.len();
+        // A head ends with a line break, so without a new one it is not complete.
+        if inbound.bytes[searched..].contains(&b'\n') {
+            searched = inbound.bytes.len();
             match Request::parse(&inbound.bytes) {
                 Ok(Some((request, length))) if length <= limits.head => {
                     inbound.bytes.drain(..length);
@@ -292,7 +296,8 @@ fn read_request(
             Ok(0) => return None,
             Ok(_) => {}
             Err(error) if is_timeout(&error) => {
-                let detail = "the request's head did not arrive in time; send it at once";
+                let detail = "the request's head did not arrive before the deadline \
+                              (--request-deadline); send it in one piece";
                 return Some(Err(HttpError::new(408, detail).closing()));
             }
             Err(_) => return None,
@@ -300,12 +305,13 @@ fn read_request(
     }
 }
 
-/// Waits for a request to begin. A client that says nothing is not owed an
-/// answer: browsers open connections ahead of need.
+/// Waits for the first byte of a request, and returns whether it arrived.
+///
+/// A client that sends nothing gets no response: browsers open spare connections.
 fn wait_for_first_byte(server: &ServerState, inbound: &mut Inbound) -> bool {
-    // The first of these waits has begun with the connection.
+    // The first of these waits began when the connection was admitted.
     let has_begun = inbound.is_fresh && inbound.is_waiting();
-    if !has_begun && !inbound.wait(Wait::Silent) {
+    if !has_begun && !inbound.wait(Wait::Idle) {
         return false;
     }
     let wait = if server.is_draining() { LAST_WORDS } else { server.config.limits.keep_alive };
@@ -314,11 +320,14 @@ fn wait_for_first_byte(server: &ServerState, inbound: &mut Inbound) -> bool {
 
 fn head_too_long(bytes: &[u8], limit: usize) -> HttpError {
     if bytes.contains(&b'\n') {
-        HttpError::new(431, format!("the request's head is longer than {limit} bytes; send less"))
+        HttpError::new(
+            431,
+            format!("the request's head is longer than {limit} bytes (--head-limit); shorten it"),
+        )
     } else {
         HttpError::new(
             414,
-            format!("the request's target is longer than {limit} bytes; shorten it"),
+            format!("the request's target is longer than {limit} bytes (--head-limit); shorten it"),
         )
     }
     .closing()
@@ -328,33 +337,35 @@ pub(crate) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// The reading half of a connection: what has been read and not yet used.
+/// The reading half of a connection.
 pub(crate) struct Inbound {
     pub(crate) socket: Arc<TcpStream>,
+    /// Bytes that were received and not yet used.
     pub(crate) bytes: Vec<u8>,
-    /// Whether its first request is yet to be answered.
+    /// Whether the connection has not had a response yet.
     is_fresh: bool,
-    /// The socket's read time-out as it stands, to set it only when it changes.
+    /// The current read time-out of the socket, which is set only if it changes.
     timeout: Duration,
-    /// Its place among the connections; a stream has none. Dropped after the socket, so
-    /// that a free place is a free descriptor.
+    /// The connection's permit; `None` for a stream. Dropped after the socket, so that a free
+    /// permit implies a free descriptor.
     permit: Option<Box<ConnectionPermit>>,
 }
 
 impl Inbound {
-    /// `timeout` is what the listener has set and the socket inherited.
+    /// `timeout` is the read time-out that the socket has inherited from its listener.
     fn new(socket: Arc<TcpStream>, permit: Box<ConnectionPermit>, timeout: Duration) -> Self {
         Self { socket, bytes: Vec::new(), is_fresh: true, timeout, permit: Some(permit) }
     }
 
-    /// From now on it can be shed while it waits for this. Returns false if it may not
-    /// wait any more, because the server is draining.
+    /// Begins a wait, during which the connection can be shed.
+    ///
+    /// Returns false if the connection must end because the server is draining.
     fn wait(&mut self, wait: Wait) -> bool {
         let Some(permit) = &mut self.permit else { return true };
         permit.wait(wait, &self.socket, self.is_fresh)
     }
 
-    /// Ends the wait. Returns false if it was shed, and has no client any more.
+    /// Ends the wait. Returns false if the connection was shed and its socket is shut down.
     fn resume(&mut self) -> bool {
         self.permit.as_mut().is_none_or(|permit| permit.resume())
     }
@@ -367,14 +378,14 @@ impl Inbound {
         self.permit.as_ref().is_some_and(|permit| permit.is_shed())
     }
 
-    /// Writes these bytes, as a wait for the client to take them.
+    /// Writes these bytes; the connection can be shed while the client does not read.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.wait(Wait::Answer);
         (&*self.socket).write_all(bytes)?;
         if self.resume() { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
     }
 
-    /// Reads what there is, waiting for it until the deadline. 0 is the end.
+    /// Reads available bytes, or waits for some until the deadline. 0 means the end of input.
     pub(crate) fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
         if !self.is_waiting() {
             self.wait(Wait::Request);
@@ -383,7 +394,7 @@ impl Inbound {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        // A deadline that is only just beginning is the time-out the socket has.
+        // A system call is saved while the current time-out is close enough to the time left.
         if left > self.timeout || self.timeout.saturating_sub(left) > Duration::from_millis(100) {
             self.socket.set_read_timeout(Some(left))?;
             self.timeout = left;
@@ -392,7 +403,7 @@ impl Inbound {
         self.bytes.resize(filled + READ_SIZE, 0);
         let read = loop {
             match (&*self.socket).read(&mut self.bytes[filled..]) {
-                // By a signal that the server ignores: with a time-out, no read is restarted.
+                // By an ignored signal: the kernel restarts no `read` that has a time-out.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break read,
             }
@@ -401,17 +412,17 @@ impl Inbound {
         read
     }
 
-    /// [`linger`](Self::linger), for a connection whose stream has ended.
+    /// Lingers with a new permit, after the end of a stream.
     fn linger_as(mut self, permit: ConnectionPermit) {
         self.permit = Some(Box::new(permit));
         self.linger();
     }
 
-    /// Ends the server's side, then reads and discards what the client still sends:
-    /// closing a socket with unread bytes resets it, and the client might lose the answer
-    /// before it has read it (RFC 9112 §9.6).
+    /// Closes the sending side, then reads and discards what the client still sends.
     ///
-    /// Bounded in bytes, in time, and in silence.
+    /// Closing a socket with unread bytes resets the connection, and the client could lose the
+    /// response before it has read it (RFC 9112 §9.6). Bounded by [`LINGER_BYTES`],
+    /// [`LINGER_TIME`] and [`LINGER_SILENCE`].
     fn linger(mut self) {
         if self.socket.shutdown(Shutdown::Write).is_err() {
             return;

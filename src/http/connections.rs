@@ -1,21 +1,19 @@
-//! The connections that are not streams: how many there may be, and which one is
-//! closed when a newcomer needs its place.
+//! Admission of connections that are not streams, and which of them to close for a new one.
 //!
-//! Streams and connections share the capacity of the process. Streams take nine tenths
-//! of it at most (`gate`); connections take whatever streams do not use. When all of it
-//! is used, the connection that has waited longest for its client is shed, so that a
-//! newcomer always gets in.
+//! Streams and connections share the capacity of the process. Streams take at most nine tenths
+//! of it (`admission`); connections take what streams do not use. When the capacity is used up,
+//! the connection that has waited longest for its client is shed (closed to make room), so that a
+//! new one can be admitted.
 //!
 //! A connection waits for its client in one of these ways, and each has a deadline:
 //!
 //! | [`Wait`] | for | deadline |
 //! |---|---|---|
-//! | `Silent` | a request's first byte, after the connect or between two requests | `Limits::keep_alive` |
+//! | `Idle` | a request's first byte, after the connect or between two requests | `Limits::keep_alive` |
 //! | `Request` | the rest of a head or a body, or the end of a body that is discarded | `Limits::request_deadline`, `LINGER_TIME` |
-//! | `Answer` | the client to read a finite answer | `Limits::write_deadline` |
+//! | `Answer` | the client to read a finite response | `Limits::write_deadline` |
 //!
-//! A connection whose request is in a handler waits for nothing of its client's and is
-//! never shed.
+//! A connection whose request is in a handler does not wait for its client, and is never shed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Shutdown, TcpStream};
@@ -25,46 +23,49 @@ use std::time::{Duration, Instant};
 use super::admission::{Admission, Reason};
 use crate::counters::{CONNECTIONS, CONNECTIONS_OF_ADDRESS, Counters};
 
-/// A connection that waits for less than this is shed only if there is no other: its
-/// thread may not have run yet, and its request may be on its way.
+/// A connection that has waited for less than this is shed only if there is no other.
+///
+/// Its thread may not have run yet, and its request may be on its way.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How long a newcomer is held while every place is taken and none is about to be
-/// free. The threads of shed connections end within this time.
+/// How long a new connection waits for a permit when all are in use.
+///
+/// The threads of shed connections end within this time.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 
-/// How much of the reserve is kept for connections that are shed and not yet closed:
-/// one part of so many, and at most this number of connections.
-const SPARE_PART: usize = 4;
-const SPARE_MOST: usize = 32;
+/// The part of the reserve that is kept for connections that are shed and not yet closed: a
+/// quarter, and at most 32 connections.
+const SPARE_DIVISOR: usize = 4;
+const SPARE_MAX: usize = 32;
 
 /// Admits connections and sheds them.
 #[derive(Debug)]
 pub(super) struct Connections {
     admission: Arc<Admission>,
     counters: Arc<Counters>,
-    /// How many connections and streams there may be before one is shed.
+    /// Maximum number of connections and streams before one is shed.
     total: usize,
-    /// How many more there may be while shed ones are closing.
+    /// Additional connections that are allowed while shed ones are closing.
     spare: usize,
     max_per_address: usize,
     table: Mutex<Table>,
-    /// Notified when a connection has ended, or one has stopped to wait.
-    left: Condvar,
+    /// Notified when a connection ends, or ends a wait.
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     /// Connections without a stream.
     open: usize,
-    /// Those of them that were shed and have not noticed it yet.
-    leaving: usize,
-    /// Those that wait, by [`Wait`], the oldest first.
+    /// Those of them that were shed and whose threads have not noticed yet.
+    closing: usize,
+    /// Waiting connections by [`Wait`], the oldest first.
     waiting: [BTreeMap<u64, Waiting>; 3],
+    /// The number of the last wait.
     last: u64,
-    /// How many connections an address has. Loopback and trusted proxies are not counted.
+    /// Connections by address. Loopback and trusted proxies are not counted.
     addresses: HashMap<IpAddr, usize>,
-    /// Whether only connections without an answer may still be silent.
+    /// Whether the server is draining; then only fresh connections may be idle.
     draining: bool,
 }
 
@@ -72,23 +73,23 @@ struct Table {
 struct Waiting {
     socket: Weak<TcpStream>,
     since: Instant,
-    /// Whether its first request is yet to be answered.
+    /// Whether the connection has not had a response yet.
     is_fresh: bool,
 }
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// For a request to begin.
-    Silent,
-    /// For the rest of a request.
+    /// The first byte of a request.
+    Idle,
+    /// The rest of a request.
     Request,
-    /// For the client to take an answer.
+    /// The client to read a response.
     Answer,
 }
 
 impl Connections {
-    /// Room for `capacity` streams and connections together.
+    /// Creates the admission of `capacity` streams and connections together.
     pub(super) fn new(
         admission: &Arc<Admission>,
         capacity: usize,
@@ -96,7 +97,7 @@ impl Connections {
         counters: &Arc<Counters>,
     ) -> Arc<Self> {
         let reserve = capacity.saturating_sub(admission.max_clients);
-        let spare = (reserve / SPARE_PART).clamp(1, SPARE_MOST);
+        let spare = (reserve / SPARE_DIVISOR).clamp(1, SPARE_MAX);
         Arc::new(Self {
             admission: Arc::clone(admission),
             counters: Arc::clone(counters),
@@ -104,32 +105,31 @@ impl Connections {
             spare,
             max_per_address,
             table: Mutex::default(),
-            left: Condvar::new(),
+            changed: Condvar::new(),
         })
     }
 
-    /// Admits a new connection, or says why not. `address` is `None` if it is exempt
-    /// from the limit per address.
+    /// Admits a new connection, or returns why it is rejected.
     ///
-    /// Sheds one connection if there is no room. The cost does not grow with the number
-    /// of connections.
-    pub(super) fn enter(
+    /// `address` is `None` if the connection is exempt from the limit per address. Sheds one
+    /// connection if there is no room. The cost does not depend on the number of connections.
+    pub(super) fn admit(
         self: &Arc<Self>,
         socket: &Arc<TcpStream>,
         address: Option<IpAddr>,
     ) -> Result<ConnectionPermit, Reason> {
         let mut table = self.lock();
-        if address.is_some_and(|address| table.of(address) >= self.max_per_address) {
+        if address.is_some_and(|address| table.open_of(address) >= self.max_per_address) {
             return Err(CONNECTIONS_OF_ADDRESS);
         }
-        if self.used(&table).saturating_sub(table.leaving) >= self.total {
+        if self.used(&table).saturating_sub(table.closing) >= self.total {
             drop(table);
             self.shed();
             table = self.lock();
         }
         let is_full = |table: &mut Table| self.used(table) >= self.total + self.spare;
         if is_full(&mut table) {
-            let waited = self.left.wait_timeout_while(table, ROOM_WAIT, is_full);
+            let waited = self.changed.wait_timeout_while(table, ROOM_WAIT, is_full);
             let (waited, result) = waited.unwrap_or_else(PoisonError::into_inner);
             if result.timed_out() {
                 return Err(CONNECTIONS);
@@ -140,13 +140,12 @@ impl Connections {
         if let Some(address) = address {
             *table.addresses.entry(address).or_default() += 1;
         }
-        let at = Some((Wait::Silent, table.begin(Wait::Silent, socket, true)));
+        let at = Some((Wait::Idle, table.begin(Wait::Idle, socket, true)));
         Ok(ConnectionPermit { connections: Arc::clone(self), address, at, is_shed: false })
     }
 
-    /// Admits a connection again whose stream has ended. It is here already, so it is
-    /// never refused.
-    pub(super) fn rejoin(self: &Arc<Self>) -> ConnectionPermit {
+    /// Admits a connection whose stream has ended. It is never rejected, because it is open.
+    pub(super) fn readmit(self: &Arc<Self>) -> ConnectionPermit {
         self.lock().open += 1;
         ConnectionPermit { connections: Arc::clone(self), address: None, at: None, is_shed: false }
     }
@@ -157,37 +156,38 @@ impl Connections {
         let Some((wait, Waiting { socket, .. })) = oldest else { return };
         self.counters.shed.inc();
         let Some(socket) = socket.upgrade() else { return }; // its thread is ending
-        // A request that has arrived just now is answered: what is in the socket can be
-        // read. In the middle of one, nothing of it counts.
-        let end = if wait == Wait::Silent { Shutdown::Read } else { Shutdown::Both };
-        let _ = socket.shutdown(end); // it fails if the client has left
+        // An idle connection may have received a request just now: it stays readable, and the
+        // request gets a response. An incomplete request gets none.
+        let end = if wait == Wait::Idle { Shutdown::Read } else { Shutdown::Both };
+        let _ = socket.shutdown(end); // fails if the client has disconnected
     }
 
-    /// How many connections there are without a stream.
+    /// Returns the number of connections that are not streams.
     pub(super) fn open(&self) -> usize {
         self.lock().open
     }
 
-    /// How many there may be, as many streams as there are now.
-    pub(super) fn most(&self) -> usize {
+    /// Returns the maximum number of connections besides the current streams.
+    pub(super) fn max(&self) -> usize {
         self.total.saturating_sub(self.admission.clients())
     }
 
-    /// Ends the waits of connections that are silent after an answer.
+    /// Starts the drain: ends the waits of idle connections that have had a response.
     pub(super) fn drain(&self) {
         let mut table = self.lock();
         table.draining = true;
-        table.silent().filter(|waiting| !waiting.is_fresh).for_each(Waiting::hush);
+        table.idle().filter(|waiting| !waiting.is_fresh).for_each(Waiting::interrupt);
     }
 
-    /// Waits until this moment for the first requests of connections that have sent
-    /// none, then ends all silent waits. Requests that have arrived are answered.
+    /// Ends all idle waits, after a last wait for requests of fresh connections.
+    ///
+    /// That wait ends at `until`. Requests that have arrived get a response.
     pub(super) fn close(&self, until: Instant) {
         let time = until.saturating_duration_since(Instant::now());
-        let some_are_fresh = |table: &mut Table| table.silent().any(|waiting| waiting.is_fresh);
-        let waited = self.left.wait_timeout_while(self.lock(), time, some_are_fresh);
+        let some_are_fresh = |table: &mut Table| table.idle().any(|waiting| waiting.is_fresh);
+        let waited = self.changed.wait_timeout_while(self.lock(), time, some_are_fresh);
         let (table, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        table.silent().for_each(Waiting::hush);
+        table.idle().for_each(Waiting::interrupt);
     }
 
     fn used(&self, table: &Table) -> usize {
@@ -200,12 +200,13 @@ impl Connections {
 }
 
 impl Table {
-    fn of(&self, address: IpAddr) -> usize {
+    /// Returns how many connections this address has.
+    fn open_of(&self, address: IpAddr) -> usize {
         self.addresses.get(&address).copied().unwrap_or(0)
     }
 
-    fn silent(&self) -> impl Iterator<Item = &Waiting> {
-        self.waiting[Wait::Silent as usize].values()
+    fn idle(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting[Wait::Idle as usize].values()
     }
 
     fn begin(&mut self, wait: Wait, socket: &Arc<TcpStream>, is_fresh: bool) -> u64 {
@@ -218,55 +219,59 @@ impl Table {
     /// Ends a wait. Returns whether the connection was shed during it.
     fn end(&mut self, (wait, number): (Wait, u64)) -> bool {
         let is_shed = self.waiting[wait as usize].remove(&number).is_none();
-        self.leaving -= usize::from(is_shed);
+        self.closing -= usize::from(is_shed);
         is_shed
     }
 
-    /// Takes the connection out that is to be shed: first one that is silent, then one
-    /// whose request is slow, then one that does not read its answer, each only if it has
-    /// waited for [`GRACE`]. If all are younger, the oldest but an answer's.
+    /// Removes the connection to shed from its queue.
+    ///
+    /// The order is: the oldest idle one, the oldest with an incomplete request, the oldest that
+    /// does not read its response; each only after [`GRACE`]. If all are younger: the oldest idle
+    /// one, then the oldest with an incomplete request.
     fn take_oldest(&mut self, now: Instant) -> Option<(Wait, Waiting)> {
         let of = |wait: &Wait| self.waiting[*wait as usize].first_key_value();
         let is_old = |(_, waiting): (_, &Waiting)| now.duration_since(waiting.since) >= GRACE;
-        let waits = [Wait::Silent, Wait::Request, Wait::Answer];
+        let waits = [Wait::Idle, Wait::Request, Wait::Answer];
         let old = waits.iter().find(|wait| of(wait).is_some_and(is_old));
         let wait = *old.or_else(|| waits[..2].iter().find(|wait| of(wait).is_some()))?;
         let (_, waiting) = self.waiting[wait as usize].pop_first()?;
-        self.leaving += 1;
+        self.closing += 1;
         Some((wait, waiting))
     }
 }
 
 impl Waiting {
-    /// Ends a silent wait. What has arrived can still be read.
-    fn hush(&self) {
+    /// Ends an idle wait. Bytes that have arrived can still be read.
+    fn interrupt(&self) {
         if let Some(socket) = self.socket.upgrade() {
-            let _ = socket.shutdown(Shutdown::Read); // it fails if the client has left
+            let _ = socket.shutdown(Shutdown::Read); // fails if the client has disconnected
         }
     }
 }
 
-/// A connection's place, until it is dropped: when its socket is closed, or when it
-/// becomes a stream.
+/// Permit of a connection, returned on drop.
+///
+/// Dropped when the socket is closed, or when the connection becomes a stream.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     connections: Arc<Connections>,
     address: Option<IpAddr>,
-    /// What it waits for, and its number in that queue.
+    /// The queue that the connection waits in, and its number there.
     at: Option<(Wait, u64)>,
     is_shed: bool,
 }
 
 impl ConnectionPermit {
-    /// Begins to wait for the client, and ends the wait before. Returns false if the
-    /// server is draining and the connection may not be silent any more.
+    /// Begins a wait for the client, and ends the previous one.
+    ///
+    /// Returns false if the server is draining and the connection must not be idle again.
     #[inline(never)] // its frame is gone by the time a stream begins
     pub(super) fn wait(&mut self, wait: Wait, socket: &Arc<TcpStream>, is_fresh: bool) -> bool {
         let mut table = self.connections.lock();
         if let Some(at) = self.at.take() {
             self.is_shed |= table.end(at);
         }
-        let may_wait = wait != Wait::Silent || is_fresh || !table.draining;
+        let may_wait = wait != Wait::Idle || is_fresh || !table.draining;
         if may_wait {
             self.at = Some((wait, table.begin(wait, socket, is_fresh)));
         }
@@ -277,18 +282,20 @@ impl ConnectionPermit {
         self.at.is_some()
     }
 
-    /// Ends the wait. Returns false if the connection was shed in the middle of a request
-    /// or an answer, and has no client any more.
+    /// Ends the wait.
+    ///
+    /// Returns false if the connection was shed during a request or a response, so that its
+    /// socket is shut down.
     #[inline(never)] // its frame is gone by the time a stream begins
     pub(super) fn resume(&mut self) -> bool {
         let Some(at) = self.at.take() else { return true };
         let is_shed = self.connections.lock().end(at);
-        self.connections.left.notify_all();
+        self.connections.changed.notify_all();
         self.is_shed |= is_shed;
-        !is_shed || at.0 == Wait::Silent
+        !is_shed || at.0 == Wait::Idle
     }
 
-    /// Whether the connection was shed, so that its next answer is its last.
+    /// Returns whether the connection was shed, so that its next response is its last.
     pub(super) fn is_shed(&self) -> bool {
         self.is_shed
     }
@@ -310,7 +317,7 @@ impl Drop for ConnectionPermit {
             }
         }
         drop(table);
-        self.connections.left.notify_all();
+        self.connections.changed.notify_all();
     }
 }
 
@@ -321,7 +328,7 @@ mod tests {
 
     use super::*;
 
-    /// The server's end of a connection, and the client's.
+    /// Returns the server's and the client's end of a new connection.
     fn pair(listener: &TcpListener) -> (Arc<TcpStream>, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (Arc::new(listener.accept().unwrap().0), client)
@@ -336,13 +343,13 @@ mod tests {
         Connections::new(&admission, capacity, max_per_address, &Arc::default())
     }
 
-    /// Whether its wait was ended by [`Connections::shed`].
+    /// Returns whether [`Connections::shed`] has ended the wait of this connection.
     fn is_shed(connections: &Connections, permit: &ConnectionPermit) -> bool {
-        let (wait, number) = permit.at.expect("it waits");
+        let (wait, number) = permit.at.expect("the connection waits");
         !connections.lock().waiting[wait as usize].contains_key(&number)
     }
 
-    /// Makes all waits old.
+    /// Makes all waits older than [`GRACE`].
     fn age(connections: &Connections) {
         for queue in &mut connections.lock().waiting {
             for waiting in queue.values_mut() {
@@ -352,29 +359,29 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_a_limit_and_the_exempt_have_none() {
+    fn only_connections_of_limited_addresses_are_limited() {
         let (connections, listener) = (connections(100, 2), listener());
         let (socket, _client) = pair(&listener);
         let one = Some("192.0.2.1".parse().unwrap());
         let other = Some("192.0.2.2".parse().unwrap());
-        let first = connections.enter(&socket, one).unwrap();
-        let _second = connections.enter(&socket, one).unwrap();
-        assert_eq!(connections.enter(&socket, one).unwrap_err(), CONNECTIONS_OF_ADDRESS);
-        let _other = connections.enter(&socket, other).unwrap();
-        let exempt: Vec<_> = (0..5).map(|_| connections.enter(&socket, None).unwrap()).collect();
+        let first = connections.admit(&socket, one).unwrap();
+        let _second = connections.admit(&socket, one).unwrap();
+        assert_eq!(connections.admit(&socket, one).unwrap_err(), CONNECTIONS_OF_ADDRESS);
+        let _other = connections.admit(&socket, other).unwrap();
+        let exempt: Vec<_> = (0..5).map(|_| connections.admit(&socket, None).unwrap()).collect();
         assert_eq!(connections.open(), 8);
         drop((first, exempt));
-        let _third = connections.enter(&socket, one).unwrap();
+        let _third = connections.admit(&socket, one).unwrap();
         assert_eq!(connections.lock().addresses.len(), 2);
     }
 
     #[test]
-    fn silent_ones_are_shed_before_slow_requests_and_unread_answers() {
+    fn idle_connections_are_shed_first() {
         let (connections, listener) = (connections(1_000, 2), listener());
         let ends: Vec<_> = (0..6).map(|_| pair(&listener)).collect();
         let mut permits: Vec<_> =
-            ends.iter().map(|(socket, _)| connections.enter(socket, None).unwrap()).collect();
-        let waits = [Wait::Answer, Wait::Request, Wait::Silent, Wait::Silent, Wait::Request];
+            ends.iter().map(|(socket, _)| connections.admit(socket, None).unwrap()).collect();
+        let waits = [Wait::Answer, Wait::Request, Wait::Idle, Wait::Idle, Wait::Request];
         for ((permit, (socket, _)), wait) in permits.iter_mut().zip(&ends).zip(waits) {
             assert!(permit.wait(wait, socket, false));
         }
@@ -385,60 +392,60 @@ mod tests {
             assert!(is_shed(&connections, &permits[expected]), "{expected}");
         }
         connections.shed();
-        assert!(permits[5].resume() && !permits[5].is_shed(), "a handler is not interrupted");
+        assert!(permits[5].resume() && !permits[5].is_shed(), "a handler was interrupted");
         assert_eq!(connections.counters.shed.get(), 5);
         drop(permits);
         let table = connections.lock();
-        assert_eq!((table.open, table.leaving), (0, 0));
+        assert_eq!((table.open, table.closing), (0, 0));
     }
 
     #[test]
-    fn a_newcomer_is_not_shed_while_an_older_request_is_slow() {
+    fn new_connection_is_not_shed_before_an_older_slow_request() {
         let (connections, listener) = (connections(1_000, 2), listener());
         let (socket, _client) = pair(&listener);
-        let mut slow = connections.enter(&socket, None).unwrap();
+        let mut slow = connections.admit(&socket, None).unwrap();
         slow.wait(Wait::Request, &socket, false);
         age(&connections);
-        let newcomer = connections.enter(&socket, None).unwrap();
+        let new = connections.admit(&socket, None).unwrap();
         connections.shed();
-        assert!(is_shed(&connections, &slow) && !is_shed(&connections, &newcomer));
+        assert!(is_shed(&connections, &slow) && !is_shed(&connections, &new));
     }
 
     #[test]
-    fn a_full_server_sheds_one_for_each_newcomer() {
+    fn full_server_sheds_one_for_each_new_connection() {
         let (connections, listener) = (connections(20, 2), listener());
         let mut open = Vec::new();
         for n in 0..100 {
             let (socket, client) = pair(&listener);
-            let permit = connections.enter(&socket, None).unwrap();
+            let permit = connections.admit(&socket, None).unwrap();
             open.push((client, socket, permit));
             if n >= connections.total {
                 let (mut client, socket, mut permit) = open.remove(0);
                 permit.resume();
-                assert!(permit.is_shed(), "the oldest leaves");
+                assert!(permit.is_shed(), "the oldest connection was not shed");
                 drop((socket, permit));
                 assert_eq!(client.read(&mut [0]).unwrap(), 0);
             }
         }
         assert_eq!(connections.open(), connections.total);
-        // A stream takes a place too.
-        let _stream = connections.admission.enter("127.0.0.1".parse().unwrap(), false).unwrap();
-        assert_eq!(connections.most(), connections.total - 1);
+        // A stream reduces the number of connections.
+        let _stream = connections.admission.admit("127.0.0.1".parse().unwrap(), false).unwrap();
+        assert_eq!(connections.max(), connections.total - 1);
     }
 
     #[test]
-    fn a_newcomer_is_refused_if_every_place_is_in_a_handler() {
+    fn new_connection_is_rejected_if_all_others_are_in_handlers() {
         let (connections, listener) = (connections(20, 2), listener());
         let (socket, _client) = pair(&listener);
-        let enter = || connections.enter(&socket, None);
+        let admit = || connections.admit(&socket, None);
         let mut busy = Vec::new();
         for _ in 0..connections.total + connections.spare {
-            let mut permit = enter().unwrap();
+            let mut permit = admit().unwrap();
             permit.resume();
             busy.push(permit);
         }
-        assert_eq!(enter().unwrap_err(), CONNECTIONS);
+        assert_eq!(admit().unwrap_err(), CONNECTIONS);
         drop(busy.pop());
-        assert!(enter().is_ok());
+        assert!(admit().is_ok());
     }
 }

@@ -1,9 +1,8 @@
-//! What a page of another origin may read (the Fetch standard's CORS protocol).
+//! Access by pages of other origins (the CORS protocol of the Fetch standard).
 //!
-//! The recipes answer any origin, as the articles do, but never with
-//! credentials. The rest answers its own alone, which takes no header at all.
-//! `--cors-origin` opens everything to the origins it names, with credentials;
-//! or to `*`, without.
+//! Pages of any origin can read the demo streams, but not with credentials. Only pages of the
+//! server's own origin can read the other routes, which needs no header. `--cors-origin` opens all
+//! routes: to the origins it names, with credentials; or with `*` to all, without credentials.
 
 use super::answer::{Answer, Headers};
 use super::connection::Exchange;
@@ -11,10 +10,10 @@ use super::mercure;
 use super::request::Request;
 use crate::demo::DemoStream;
 
-/// What a page may send besides what it always may.
+/// Request headers that a page may send besides the CORS-safelisted ones.
 const HEADERS: &str = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID";
 
-/// The origins that `--cors-origin` names.
+/// The other origins whose pages may use the server (`--cors-origin`).
 ///
 /// ```
 /// use threadcast::{Config, CorsOrigins};
@@ -24,29 +23,33 @@ const HEADERS: &str = "Authorization, Cache-Control, Content-Type, Idempotency-K
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum CorsOrigins {
-    /// None: a page reads its own server's channels alone.
+    /// None: only pages of the server's own origin can read its channels.
     #[default]
     Own,
-    /// These, written as browsers write them: `https://a.example:8443`. In
-    /// `https://*.a.example` the `*` stands for one label or more.
+    /// The origins in this list, which may read and publish with credentials.
+    ///
+    /// The syntax is that of the `Origin` header: `https://a.example:8443`. In
+    /// `https://*.a.example` the `*` stands for one or more labels.
     These(Vec<String>),
-    /// Every one, without credentials.
+    /// All origins, which may read without credentials.
     Any,
 }
 
 impl CorsOrigins {
-    /// Whether the request's Origin is one of these by name.
+    /// Returns whether the list contains the request's `Origin`.
     pub(super) fn names(&self, request: &Request) -> bool {
         request.text("origin").is_some_and(|origin| self.has(origin))
     }
 
-    /// Whether this origin is one of these by name.
+    /// Returns whether the list contains this origin.
     pub(super) fn has(&self, origin: &str) -> bool {
         matches!(self, Self::These(these) if these.iter().any(|known| fits(known, origin)))
     }
 }
 
-/// Whether `pattern` names this origin, itself or by `*` in place of the first labels of its host.
+/// Returns whether `pattern` matches this origin.
+///
+/// A `*` at the start of the host matches one or more labels.
 fn fits(pattern: &str, origin: &str) -> bool {
     let Some((scheme, parent)) = pattern.split_once("://*.") else { return pattern == origin };
     let host = origin.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
@@ -59,7 +62,7 @@ fn fits(pattern: &str, origin: &str) -> bool {
     })
 }
 
-/// The headers by which a page of the request's origin may read the answer.
+/// Returns the headers that allow a page of the request's origin to read the response.
 pub(super) fn headers(exchange: &Exchange<'_>) -> Headers {
     let request = &exchange.request;
     let origins = &exchange.server.config.cors_origins;
@@ -68,7 +71,7 @@ pub(super) fn headers(exchange: &Exchange<'_>) -> Headers {
     if let Some(origin) = named {
         headers.push(("Access-Control-Allow-Origin", origin.to_owned().into()));
         headers.push(("Access-Control-Allow-Credentials", "true".into()));
-    } else if is_recipe(request) || *origins == CorsOrigins::Any {
+    } else if is_demo(request) || *origins == CorsOrigins::Any {
         headers.push(("Access-Control-Allow-Origin", "*".into()));
     }
     if exchange.server.config.mercure.is_on() && !headers.is_empty() {
@@ -80,15 +83,15 @@ pub(super) fn headers(exchange: &Exchange<'_>) -> Headers {
     headers
 }
 
-/// The answer to OPTIONS: what the path answers to, and to a preflight what the
-/// page may send.
+/// Returns the response to OPTIONS: the methods of the path, and for a preflight what the page may
+/// send.
 pub(super) fn preflight(exchange: &Exchange<'_>, allow: &'static str) -> Answer {
     let answer = Answer::new(204).with("Allow", allow);
     if exchange.request.header("access-control-request-method").is_none() {
         return answer;
     }
-    // A recipe allows what the article's B allows.
-    let methods = if is_recipe(&exchange.request) { "GET, POST, PUT, DELETE" } else { allow };
+    // The demo streams allow the methods that the tutorial's server allows.
+    let methods = if is_demo(&exchange.request) { "GET, POST, PUT, DELETE" } else { allow };
     let more = exchange.server.config.cors_headers.iter().map(String::as_str);
     let headers: Vec<&str> = std::iter::once(HEADERS).chain(more).collect();
     answer
@@ -97,7 +100,7 @@ pub(super) fn preflight(exchange: &Exchange<'_>, allow: &'static str) -> Answer 
         .with("Access-Control-Max-Age", "86400")
 }
 
-fn is_recipe(request: &Request) -> bool {
+fn is_demo(request: &Request) -> bool {
     let parts: Vec<&str> = request.segments.iter().map(String::as_str).collect();
     DemoStream::at(&parts).is_some() || parts == ["send-data"]
 }
@@ -107,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_whole_labels() {
+    fn star_matches_whole_labels_only() {
         let pattern = "https://*.a.example:8443";
         for origin in ["https://x.a.example:8443", "https://x-1.y_2.a.example:8443"] {
             assert!(fits(pattern, origin), "{origin}");

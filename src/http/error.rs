@@ -1,5 +1,4 @@
-//! A request that is answered with an error: to the one who sent it, with a
-//! sentence that says what to do.
+//! Error responses, each with a detail that names the problem and a remedy.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,22 +10,22 @@ use crate::error::{EventError, PublishError};
 use crate::event::{Frame, Framing};
 use crate::matcher::MatcherError;
 
-/// What an `EventSource` says that it accepts.
+/// The media type in the `Accept` header of an `EventSource`.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
-/// An error status, its sentence, and what becomes of the connection.
+/// An error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HttpError {
     pub(crate) status: u16,
-    /// What is wrong and what to do about it.
+    /// The problem, and what the client can do.
     detail: Cow<'static, str>,
     headers: Vec<(&'static str, Cow<'static, str>)>,
-    /// Where the next request starts is not certain any more.
+    /// Whether the connection must close, because the start of the next request is unknown.
     pub(crate) closes: bool,
-    /// Why a token was not enough: for the log alone.
+    /// Why a token was rejected; only logged, never sent.
     pub(crate) token_problem: Option<&'static str>,
-    /// For an `EventSource`, which gives up for ever on an error status: when it is
-    /// to come back.
+    /// When an `EventSource` must reconnect. It never reconnects after an error status, so it gets
+    /// a stream that ends at once.
     retry: Option<Duration>,
 }
 
@@ -47,20 +46,22 @@ impl HttpError {
         self
     }
 
-    /// Has the log say what is wrong with the request's token.
+    /// Adds why the request's token was rejected, for the log.
     pub(crate) fn logged(mut self, token_problem: &'static str) -> Self {
         self.token_problem = Some(token_problem);
         self
     }
 
-    /// Closes the connection after the answer.
+    /// Closes the connection after the response.
     pub(crate) fn closing(mut self) -> Self {
         self.closes = true;
         self
     }
 
-    /// Not now, but after a while. An `EventSource` is told so in the one way that it
-    /// survives: by a stream that ends at once.
+    /// Creates a 503 that asks the client to retry after `wait`.
+    ///
+    /// If the client accepts an event stream, the response is a stream that sends `retry:` and
+    /// ends, because an `EventSource` never reconnects after an error status.
     pub(crate) fn later(detail: &'static str, wait: Duration, request: &Request) -> Self {
         let seconds = wait.as_secs_f64().ceil().to_string();
         let error = Self::new(503, detail).with("Retry-After", seconds);
@@ -70,22 +71,24 @@ impl HttpError {
         Self { retry: accepts.then_some(wait), ..error }
     }
 
-    /// A request that breaks the grammar of RFC 9112: what follows it cannot be
-    /// trusted to be a request.
+    /// Creates a 400 for a violation of RFC 9112's grammar, and closes the connection.
+    ///
+    /// The bytes that follow may not be a request.
     pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, detail).closing()
     }
 
-    /// Says where in the body it is.
+    /// Prefixes the detail with the place in the body.
     pub(crate) fn at(self, place: &str) -> Self {
         Self { detail: format!("{place}: {}", self.detail).into(), ..self }
     }
 
     pub(crate) fn method(allow: &'static str) -> Self {
-        Self::new(405, format!("this path answers to {allow} only")).with("Allow", allow)
+        let detail = format!("this path does not support the method; use one of {allow}");
+        Self::new(405, detail).with("Allow", allow)
     }
 
-    /// The answer, as RFC 9457 writes problems.
+    /// Returns the response with a problem document (RFC 9457).
     pub(crate) fn answer(&self) -> Answer {
         if let Some(wait) = self.retry {
             return self.ended_stream(wait);

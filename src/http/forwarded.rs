@@ -1,9 +1,8 @@
-//! Whose a request is that comes through a proxy.
+//! The client of a request that comes through a proxy.
 //!
-//! Only a proxy that is trusted by name (`--trusted-proxy`) is believed, and only
-//! what it has added itself: the list is read from its end, and the first address
-//! that is no such proxy's is the client's. What stands before it the client may
-//! have written.
+//! The server uses forwarding headers only from proxies that `--trusted-proxy` names. It reads the
+//! list of addresses from the end; the first address that is not a trusted proxy is the client.
+//! The client itself may have written the entries before that, so they are ignored.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,21 +11,21 @@ use ipnet::IpNet;
 
 use super::request::Request;
 
-/// The client's address: the peer's own, or what trusted proxies say.
+/// Returns the client's address: the peer's, or the one that trusted proxies forward.
 ///
-/// Where both headers are given `X-Forwarded-For` is read, for it is what proxies
-/// write; one that writes `Forwarded` must take the other away.
+/// `X-Forwarded-For` takes precedence over `Forwarded`, because most proxies write that. A proxy
+/// that writes `Forwarded` must remove `X-Forwarded-For`.
 pub(crate) fn client(request: &Request, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let peer = peer.to_canonical();
     if is_trusted(peer, trusted) { behind(peer, request, trusted) } else { peer }
 }
 
-/// Whose a request is, as logs name it.
+/// The client of a request, as the log shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Client {
     /// The peer of the connection.
     Peer(SocketAddr),
-    /// The client that a trusted proxy names; its port is not known.
+    /// The client that a trusted proxy forwards; its port is unknown.
     Behind(IpAddr),
 }
 
@@ -48,13 +47,13 @@ impl fmt::Display for Client {
     }
 }
 
-/// Whether this is the address of a proxy that `--trusted-proxy` names.
+/// Returns whether `--trusted-proxy` names this address.
 pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 
-/// Who is behind a proxy that is trusted.
-#[inline(never)] // most streams have no proxy before them: they need no frame for this
+/// Returns the client behind a trusted proxy.
+#[inline(never)] // the frame of a stream without a proxy does not include this one
 fn behind(proxy: IpAddr, request: &Request, trusted: &[IpNet]) -> IpAddr {
     let mut client = proxy;
     let mut hops = hops(request, "x-forwarded-for", |hop| Some(hop));
@@ -62,7 +61,7 @@ fn behind(proxy: IpAddr, request: &Request, trusted: &[IpNet]) -> IpAddr {
         hops = self::hops(request, "forwarded", forwarded_for);
     }
     for hop in hops.into_iter().rev() {
-        // A proxy that hides who asks (`unknown`) is itself who asks.
+        // If a proxy hides its client (`unknown`), the proxy counts as the client.
         let Some(address) = hop.and_then(|hop| address(&hop)) else { break };
         client = address;
         if !is_trusted(client, trusted) {
@@ -72,7 +71,7 @@ fn behind(proxy: IpAddr, request: &Request, trusted: &[IpNet]) -> IpAddr {
     client
 }
 
-/// The elements of all headers of this name, in their order.
+/// Returns the elements of all headers of this name, in order.
 fn hops(request: &Request, name: &str, read: impl Fn(&str) -> Option<&str>) -> Vec<Option<String>> {
     let values = request.headers(name).map(String::from_utf8_lossy);
     values
@@ -83,7 +82,7 @@ fn hops(request: &Request, name: &str, read: impl Fn(&str) -> Option<&str>) -> V
         .collect()
 }
 
-/// `for=192.0.2.1;proto=http` (RFC 7239).
+/// Returns the `for` parameter of an element such as `for=192.0.2.1;proto=http` (RFC 7239).
 fn forwarded_for(element: &str) -> Option<&str> {
     element.split(';').find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
@@ -91,7 +90,7 @@ fn forwarded_for(element: &str) -> Option<&str> {
     })
 }
 
-/// An address with or without a port, in IPv6 with or without brackets.
+/// Parses an address with or without a port; an IPv6 address may have brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let address: Option<IpAddr> = bare.parse().ok();
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_is_believed_and_nobody_else() {
+    fn only_trusted_proxies_can_forward_an_address() {
         check("X-Forwarded-For: 192.0.2.1\r\n", "10.0.0.1", "192.0.2.1");
         check("X-Forwarded-For: 192.0.2.1\r\n", "192.0.2.9", "192.0.2.9");
         check("X-Forwarded-For: 192.0.2.1\r\n", "::ffff:10.0.0.1", "192.0.2.1");
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_wrote_itself_is_not_believed() {
+    fn forwarded_addresses_from_the_client_are_ignored() {
         check("X-Forwarded-For: 203.0.113.7, 192.0.2.1\r\n", "10.0.0.1", "192.0.2.1");
         check(
             "X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-For: 192.0.2.1, 10.0.0.2\r\n",
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn both_headers_are_read_with_ports_and_brackets() {
+    fn both_headers_may_have_ports_and_brackets() {
         check("Forwarded: proto=https;For=\"[2001:db8::1]:4711\"\r\n", "fd00::1", "2001:db8::1");
         check("Forwarded: for=192.0.2.1, for=10.1.1.1\r\n", "10.0.0.1", "192.0.2.1");
         check("X-Forwarded-For: [2001:db8::1]\r\n", "10.0.0.1", "2001:db8::1");

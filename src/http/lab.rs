@@ -232,7 +232,7 @@ fn open_clients(exchange: &Exchange<'_>, load_clients: &LoadClients) -> Result<R
     }
     let others = server.admission.clients().saturating_sub(load_clients.clients());
     let most = server.admission.max_clients.saturating_sub(others);
-    let address = exchange.our_address();
+    let address = exchange.local_address();
     let opened = address.and_then(|at| load_clients.open(server, at, (asked, most), rate));
     opened.map_err(|error| cannot_start(&error))?;
     let answer = json!({ "asked": asked, "opening": asked.min(most), "most": most });
@@ -243,7 +243,7 @@ fn open_stuck_client(
     exchange: &Exchange<'_>,
     load_clients: &LoadClients,
 ) -> Result<Reply, HttpError> {
-    let opened = exchange.our_address().and_then(|at| load_clients.open_stuck(exchange.server, at));
+    let opened = exchange.local_address().and_then(|at| load_clients.open_stuck(exchange.server, at));
     opened.map_err(|error| cannot_start(&error))?;
     Ok(Reply::Answer(Answer::json(&json!({ "opening": 1 }))))
 }

@@ -1,10 +1,9 @@
-//! The accepting thread: `accept`, then `spawn`, for ever.
+//! The accepting thread: a loop of `accept` and `spawn`.
 //!
-//! It never writes to a client and never stops accepting. An error of `accept` or
-//! `spawn` is logged once per burst and survived. One descriptor is held in reserve for
-//! the moment when there is none left: a connection that cannot be served is then taken
-//! and dropped, so that its client sees it closed at once. The thread pauses only when
-//! nothing could be taken: a queue of connections is never kept waiting by an error.
+//! This thread never writes to a client, and an error never ends the loop. Errors of `accept` and
+//! `spawn` are logged once per burst. The thread keeps one descriptor in reserve: when the process
+//! has no other left, it accepts a connection with the reserve and closes it, so that the client
+//! does not wait for a response. The thread pauses only if no connection could be accepted.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +18,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::admission::{Reason, limited};
+use super::admission::{Reason, limited_address};
 use super::connection;
 use super::forwarded::is_trusted;
 use super::{Alive, ServerState};
@@ -30,17 +29,18 @@ use crate::limits::{
 };
 use crate::process::check_address_space;
 
-/// How long to pause when `accept` fails and takes no connection.
+/// The pause after `accept` has failed without a connection.
 const BACK_OFF: Duration = Duration::from_millis(20);
 
-/// Errors that come closer together than this are one burst, and one log line.
+/// Errors at most this far apart form one burst, which gets one log line.
 const BURST: Duration = Duration::from_secs(5);
 
-/// Opens a listening socket. Its options are those of every connection: Linux
-/// hands them on to accepted sockets, which saves five system calls on each.
+/// Opens a listening socket with the options of all connections.
 ///
-/// `[::]` takes IPv4 connections too where the system has it so (`net.ipv6.bindv6only` is 0),
-/// unless one of the `other` addresses needs its port for IPv4.
+/// Accepted sockets inherit the options on Linux, which saves several system calls for each.
+///
+/// `[::]` also accepts IPv4 connections if the system allows it (`net.ipv6.bindv6only` is 0),
+/// unless one of the `others` is an IPv4 address with the same port.
 pub(super) fn bind(
     addr: SocketAddr,
     others: &[SocketAddr],
@@ -59,19 +59,19 @@ pub(super) fn bind(
     Ok(socket.into())
 }
 
-/// Takes a listener that somebody else has opened, and will give to the next
-/// server too.
+/// Prepares a listener that another program has opened and keeps open.
 pub(super) fn adopt(listener: &TcpListener, limits: &Limits) -> io::Result<()> {
     let socket = SockRef::from(listener);
     if !socket.is_listener()? {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+        let detail = "a socket that was passed in does not listen; pass listening sockets only";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, detail));
     }
     set_options(&socket, limits)?;
-    // Who else holds it may take the client that `poll` has told us of.
+    // Another process may accept the connection that `poll` has reported.
     socket.set_nonblocking(true)
 }
 
-/// The options that accepted sockets inherit.
+/// Sets the options that accepted sockets inherit.
 fn set_options(socket: &Socket, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
@@ -84,39 +84,41 @@ fn set_options(socket: &Socket, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)
 }
 
-/// What makes the accepting threads return.
+/// Makes the accepting threads return.
+///
+/// Holds an eventfd if the listeners are inherited, because those must not be shut down.
 #[derive(Debug)]
 pub(super) struct Stop(Option<OwnedFd>);
 
 impl Stop {
-    /// `inherited`: whether the listeners are not ours to be shut down.
     pub(super) fn new(inherited: bool) -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Self(inherited.then(|| eventfd(0, flags)).transpose()?))
     }
 
-    /// Whether accepting can stop while the listener goes on: connections then wait
-    /// in it for the next server.
-    pub(super) fn spares_the_listener(&self) -> bool {
+    /// Returns whether the listeners stay open, so that new connections wait for the next server.
+    pub(super) fn keeps_listeners_open(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Makes a blocked [`run`] return, now and on every later call.
+    /// Makes [`run`] return, if it blocks now and on every later call.
     pub(super) fn stop(&self, listeners: &[TcpListener]) {
         let Some(stop) = &self.0 else {
             for listener in listeners {
                 if let Err(error) = SockRef::from(listener).shutdown(std::net::Shutdown::Both) {
-                    log::error!("cannot stop listening: {error}");
+                    log::error!("cannot shut a listening socket down: {error}");
                 }
             }
             return;
         };
-        // It can only be full, which says the same.
+        // The write can only fail if the counter is full, and then the eventfd is readable too.
         let _ = rustix::io::write(stop, &1_u64.to_ne_bytes());
     }
 
-    /// `accept`, that returns when it is to stop. Our own listener blocks until a
-    /// client comes or it is shut down; one that is not ours must never be.
+    /// Accepts a connection, or returns an error after [`stop`](Self::stop).
+    ///
+    /// The server's own listener blocks until a client connects or the listener is shut down. An
+    /// inherited listener must never be shut down, so this waits for the eventfd too.
     fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
         let Some(stop) = &self.0 else { return listener.accept() };
         loop {
@@ -132,44 +134,44 @@ impl Stop {
     }
 }
 
-/// Accepts until the server closes. Every connection gets a thread of its own.
+/// Accepts connections until the server closes. Each connection gets a thread.
 pub(super) fn run(server: &Arc<ServerState>, listener: &TcpListener, alive: &Sender<Alive>) {
     let on_loopback =
         listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
     let mut reserve = File::open("/dev/null").ok();
-    let (mut burst, mut refusing) = (Burst::default(), Burst::default());
+    let (mut errors, mut rejections) = (Burst::default(), Burst::default());
     loop {
-        let mut taken = server.stop.accept(listener).map_err(Trouble::NothingTaken);
-        if matches!(&taken, Err(Trouble::NothingTaken(error)) if is_out_of_descriptors(error)) {
-            taken = take_with(&mut reserve, || server.stop.accept(listener));
+        let mut accepted = server.stop.accept(listener).map_err(Failure::NotAccepted);
+        if matches!(&accepted, Err(Failure::NotAccepted(error)) if is_out_of_descriptors(error)) {
+            accepted = accept_with_reserve(&mut reserve, || server.stop.accept(listener));
         }
-        let trouble = match taken {
+        let failure = match accepted {
             Ok((socket, peer)) => {
                 server.counters.accepted.inc();
-                // IPv4 through a listener of both is shown, counted and trusted as IPv4.
+                // An IPv4 client of an IPv6 listener is logged, counted and trusted as IPv4.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                start(server, socket, peer, on_loopback, alive, &mut refusing)
-                    .map_err(Trouble::Dropped)
+                start(server, socket, peer, on_loopback, alive, &mut rejections)
+                    .map_err(Failure::Closed)
                     .err()
             }
-            Err(Trouble::NothingTaken(error)) if is_nobody(&error) => None,
-            Err(trouble) => Some(trouble),
+            Err(Failure::NotAccepted(error)) if is_without_client(&error) => None,
+            Err(failure) => Some(failure),
         };
         if server.has_stopped_accepting() {
             return;
         }
-        let Some(trouble) = trouble else { continue };
+        let Some(failure) = failure else { continue };
         server.counters.reject(SYSTEM);
-        // The system has less than was computed: the next one gets this one's place.
+        // The system provides less than the computed capacity: make room for the next connection.
         server.connections.shed();
-        let (Trouble::Dropped(error) | Trouble::NothingTaken(error)) = &trouble;
-        if burst.begins() {
+        let (Failure::Closed(error) | Failure::NotAccepted(error)) = &failure;
+        if errors.begins() {
             log::warn!(
-                "a client was refused: {error}; `threadcast doctor` says which limit it is \
-                 and how to raise it (more of these follow in silence)"
+                "cannot serve a connection: {error}; `threadcast doctor` reports which limit to \
+                 raise (further errors in this burst are not logged)"
             );
         }
-        if matches!(trouble, Trouble::NothingTaken(_)) && !server.hub.wait(BACK_OFF) {
+        if matches!(failure, Failure::NotAccepted(_)) && !server.hub.wait(BACK_OFF) {
             return;
         }
     }
@@ -177,88 +179,94 @@ pub(super) fn run(server: &Arc<ServerState>, listener: &TcpListener, alive: &Sen
 
 /// Why a connection is not served.
 #[derive(Debug)]
-enum Trouble {
-    /// It was taken and closed: the next one's turn has come.
-    Dropped(io::Error),
-    /// It is still in the queue, if there is one.
-    NothingTaken(io::Error),
+enum Failure {
+    /// The connection was accepted and closed.
+    Closed(io::Error),
+    /// No connection was accepted; the client, if there is one, is still in the queue.
+    NotAccepted(io::Error),
 }
 
-/// Starts a connection's thread. One that is over a limit is closed without a thread.
-/// Fails if the system has no thread.
+/// Starts a connection's thread, or closes the connection if it exceeds a limit.
+///
+/// Fails if the system cannot create a thread.
 fn start(
     server: &Arc<ServerState>,
     socket: TcpStream,
     peer: SocketAddr,
     on_loopback: bool,
     alive: &Sender<Alive>,
-    refusing: &mut Burst,
+    rejections: &mut Burst,
 ) -> io::Result<()> {
     let socket = Arc::new(socket);
     let address = peer.ip();
     let is_trusted = is_trusted(address, &server.config.trusted_proxies);
-    let counted = if is_trusted { None } else { limited(address) };
-    let permit = match server.connections.enter(&socket, counted) {
+    let counted = if is_trusted { None } else { limited_address(address) };
+    let permit = match server.connections.admit(&socket, counted) {
         Ok(permit) => Box::new(permit),
         Err(reason) => {
             server.counters.reject(reason);
-            if refusing.begins() {
-                log::warn!("a connection of {address} is refused: {}", advice(reason));
+            if rejections.begins() {
+                log::warn!("rejected a connection of {address}: {}", advice(reason));
             }
             return Ok(());
         }
     };
     let (server, alive) = (Arc::clone(server), alive.clone());
-    // If it fails, the socket is closed with the closure.
+    // If `spawn` fails, it drops the closure, which closes the socket.
     spawn(peer, move || connection::serve(&server, socket, permit, peer, on_loopback, &alive))?;
     Ok(())
 }
 
-/// What the operator can do about a connection that is refused.
+/// Returns the cause of a rejected connection, and what the operator can do.
 fn advice(reason: Reason) -> &'static str {
     if reason == CONNECTIONS_OF_ADDRESS {
-        "it has as many as --max-connections-per-address allows; raise that, or name the proxy \
-         between us with --trusted-proxy (more of these follow in silence)"
+        "the address has reached its maximum number of connections; raise \
+         --max-connections-per-address, or name a proxy with --trusted-proxy (further rejections \
+         in this burst are not logged)"
     } else {
-        "all that this process can hold are in a handler; `threadcast doctor` says which limit \
-         to raise (more of these follow in silence)"
+        "all connections that fit are busy with a request; `threadcast doctor` reports which \
+         limit to raise (further rejections in this burst are not logged)"
     }
 }
 
-/// Gives a connection a thread, named after the client's port, so that `top -H`
-/// leads to `ss -tn`.
+/// Spawns a connection's thread, named after the client's port.
+///
+/// The name connects a line of `top -H` with a line of `ss -tn`.
 pub(super) fn spawn(
     peer: SocketAddr,
-    life: impl FnOnce() + Send + 'static,
+    serve: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     check_address_space(STACK)?;
     let name = format!("sse-{}", peer.port());
-    thread::Builder::new().name(name).stack_size(STACK).spawn(life)
+    thread::Builder::new().name(name).stack_size(STACK).spawn(serve)
 }
 
-/// Whether `accept` failed for want of a client: none came within the time-out
-/// that accepted sockets inherit, or the one that came has left again.
-fn is_nobody(error: &io::Error) -> bool {
+/// Returns whether `accept` failed because there was no client.
+///
+/// Either none connected within the time-out that accepted sockets inherit, or the client has
+/// already disconnected.
+fn is_without_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
     matches!(error.kind(), WouldBlock | ConnectionAborted | Interrupted)
 }
 
-/// Takes the next connection with the descriptor in reserve. `accept` fails for want of one whether
-/// a client waits or not, so there may be room again when one comes. If there is none, the
-/// connection is closed.
-fn take_with<T>(
+/// Accepts the next connection with the reserved descriptor.
+///
+/// Without a free descriptor, `accept` fails even if no client waits. By the time one connects,
+/// another descriptor may be free; if not, this closes the connection.
+fn accept_with_reserve<T>(
     reserve: &mut Option<File>,
     accept: impl FnOnce() -> io::Result<T>,
-) -> Result<T, Trouble> {
+) -> Result<T, Failure> {
     *reserve = None;
-    let taken = accept().map_err(Trouble::NothingTaken)?;
+    let accepted = accept().map_err(Failure::NotAccepted)?;
     if let Ok(spare) = File::open("/dev/null") {
         *reserve = Some(spare);
-        return Ok(taken);
+        return Ok(accepted);
     }
-    drop(taken);
+    drop(accepted);
     *reserve = File::open("/dev/null").ok();
-    Err(Trouble::Dropped(Errno::MFILE.into()))
+    Err(Failure::Closed(Errno::MFILE.into()))
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
@@ -266,14 +274,14 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Errors of the same time, told once.
+/// Groups events that happen close together, so that a group gets one log line.
 #[derive(Debug, Default)]
 pub(super) struct Burst {
     last: Option<Instant>,
 }
 
 impl Burst {
-    /// Whether this one is the first of a burst.
+    /// Records an event, and returns whether it is the first of a burst.
     pub(super) fn begins(&mut self) -> bool {
         let now = Instant::now();
         let begins = self.last.is_none_or(|last| now - last > BURST);
@@ -282,34 +290,36 @@ impl Burst {
     }
 }
 
-/// How many lines a [`Pace`] lets through in a second.
-const LINES_A_SECOND: u32 = 10;
+/// How many lines a [`LogRateLimit`] permits in a second.
+const LINES_PER_SECOND: u32 = 10;
 
 /// Limits the rate of a log line that any request can cause.
 #[derive(Debug, Default)]
-pub(super) struct Pace(Mutex<Second>);
+pub(super) struct LogRateLimit(Mutex<Second>);
 
 #[derive(Debug, Default)]
 struct Second {
     began: Option<Instant>,
     lines: u32,
-    silent: u64,
+    suppressed: u64,
 }
 
-impl Pace {
-    /// How many there were without a line since the last line; `None` if this is to be one more.
-    pub(super) fn line(&self) -> Option<u64> {
+impl LogRateLimit {
+    /// Permits a line, and returns how many were suppressed since the last one.
+    ///
+    /// Returns `None` if this line must be suppressed too.
+    pub(super) fn permit(&self) -> Option<u64> {
         let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if second.began.is_none_or(|began| now - began >= Duration::from_secs(1)) {
             (second.began, second.lines) = (Some(now), 0);
         }
-        if second.lines == LINES_A_SECOND {
-            second.silent += 1;
+        if second.lines == LINES_PER_SECOND {
+            second.suppressed += 1;
             return None;
         }
         second.lines += 1;
-        Some(std::mem::take(&mut second.silent))
+        Some(std::mem::take(&mut second.suppressed))
     }
 }
 
@@ -318,20 +328,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_a_few_lines_and_a_number() {
-        let pace = Pace::default();
-        let lines = (0..1_000).filter_map(|_| pace.line()).count();
-        let most = LINES_A_SECOND as usize;
-        assert!((most..=10 * most).contains(&lines), "{lines}");
-        let mut second = pace.0.lock().unwrap();
-        assert!(second.silent > 0);
-        (second.began, second.silent) = (None, 7);
+    fn log_rate_limit_permits_ten_lines_a_second() {
+        let limit = LogRateLimit::default();
+        let lines = (0..1_000).filter_map(|_| limit.permit()).count();
+        let max = LINES_PER_SECOND as usize;
+        assert!((max..=10 * max).contains(&lines), "{lines}");
+        let mut second = limit.0.lock().unwrap();
+        assert!(second.suppressed > 0);
+        (second.began, second.suppressed) = (None, 7);
         drop(second);
-        assert_eq!((pace.line(), pace.line()), (Some(7), Some(0)));
+        assert_eq!((limit.permit(), limit.permit()), (Some(7), Some(0)));
     }
 
     #[test]
-    fn accepted_sockets_inherit_the_listeners_options() {
+    fn accepted_sockets_inherit_options_of_the_listener() {
         let listener = bind("127.0.0.1:0".parse().unwrap(), &[], &Limits::default()).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();

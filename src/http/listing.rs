@@ -1,5 +1,6 @@
-//! Answers that are a long list: they are made and sent piece by piece, so that their
-//! length costs no memory, and a client that has left no more work.
+//! Responses with a long list, created and sent in pieces.
+//!
+//! So the memory does not depend on the length, and the work ends when the client disconnects.
 
 use std::borrow::Borrow;
 use std::iter;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::answer::Answer;
 use crate::limits::LIST_PIECE;
 
-/// A JSON document that ends with a list, under `key`.
+/// Returns a response with a JSON document that ends with a list, under `key`.
 pub(super) fn answer(
     document: &Value,
     key: &str,
@@ -22,7 +23,7 @@ pub(super) fn answer(
         .with_pieces(pieces(document, key, items))
 }
 
-/// The text of this document, an object, with the list as one field more.
+/// Returns the text of `document`, an object, with the list as an additional last field.
 pub(super) fn pieces<V: Borrow<Value>, I: Iterator<Item = V>>(
     document: &Value,
     key: &str,
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pieces_are_one_document_and_none_is_long() {
+    fn pieces_form_one_document_and_are_short() {
         for count in [0, 1, 2, 1_000] {
             let items: Vec<Value> = (0..count).map(|n| json!({ "n": n, "of": "\"[,]" })).collect();
             for mut document in [json!({}), json!({ "a": 1 })] {

@@ -1,6 +1,6 @@
-//! The server as the network sees it: listeners, connections, requests and
-//! answers. This room and the recipes are the only ones that know what a
-//! request is.
+//! The HTTP server: listeners, connections, requests and responses.
+//!
+//! Only this module and the demo streams know what a request is.
 
 mod access;
 mod admission;
@@ -48,10 +48,10 @@ pub use self::config::{Config, Mercure};
 use self::connections::Connections;
 pub use self::cors::CorsOrigins;
 use self::lab::Lab;
-use self::listener::{Pace, Stop};
+use self::listener::{LogRateLimit, Stop};
 use self::mercure::Subscriptions;
 pub(crate) use self::server_state::ServerState;
-use self::store_threads::{ShutdownOnPanic, StoreThreads, hub};
+use self::store_threads::{ShutdownOnPanic, StoreThreads, open_hub};
 use crate::broadcast::{Broadcaster, Delivery};
 use crate::capacity::{Capacity, Costs};
 use crate::counters::Counters;
@@ -61,7 +61,9 @@ use crate::limits::Limits;
 use crate::registry::{Registry, RegistryOptions};
 use crate::ticker;
 
-/// A server that is bound, and serves once it is [`run`](Self::run).
+/// A server that has bound its addresses and serves after [`run`](Self::run) is called.
+///
+/// The registry accepts events before `run` is called and after it has returned.
 ///
 /// ```
 /// use threadcast::{Config, Event, Server};
@@ -77,14 +79,22 @@ use crate::ticker;
 /// ```
 #[derive(Debug)]
 pub struct Server {
-    shared: Arc<ServerState>,
+    state: Arc<ServerState>,
     broadcaster: Option<Broadcaster>,
-    writer: Option<StoreThreads>,
+    store_threads: Option<StoreThreads>,
 }
 
 impl Server {
-    /// Binds every address, and reads the store if there is one. From here on
-    /// connections are queued by the system.
+    /// Binds every address of `config.listen`, and loads the store if there is one.
+    ///
+    /// The kernel queues connections from this moment; [`run`](Self::run) accepts them. Loading
+    /// takes time and memory in proportion to the events that the store holds.
+    ///
+    /// # Errors
+    ///
+    /// Fails if an address cannot be bound, the folder `config.public` cannot be read, the store
+    /// cannot be opened, the lab is enabled on an address that is not loopback, or the system
+    /// has no descriptor or thread left.
     pub fn bind(config: Config) -> Result<Self, StartError> {
         let listeners = (config.listen.iter())
             .map(|addr| {
@@ -95,11 +105,15 @@ impl Server {
         Self::new(config, listeners, false)
     }
 
-    /// Serves listeners that somebody else has opened and goes on to hold, as
-    /// systemd does; `config.listen` is not looked at. They are left as they are when
-    /// this server stops: connections then wait in them for the next one.
+    /// Serves listeners that another program has opened and keeps open, as systemd does.
     ///
-    /// Fails if one of them is no listening TCP socket.
+    /// `config.listen` is ignored. The server does not shut the listeners down when it stops, so
+    /// the kernel queues new connections for the next server.
+    ///
+    /// # Errors
+    ///
+    /// Fails if one of the sockets is not a listening TCP socket, and for the reasons of
+    /// [`bind`](Self::bind).
     pub fn on(listeners: Vec<TcpListener>, config: Config) -> Result<Self, StartError> {
         for listener in &listeners {
             listener::adopt(listener, &config.limits).map_err(StartError::Inherit)?;
@@ -114,7 +128,7 @@ impl Server {
         listeners: Vec<TcpListener>,
         inherited: bool,
     ) -> Result<Self, StartError> {
-        if let Some(addr) = strangers(&config).next().filter(|_| config.lab) {
+        if let Some(addr) = exposed_addresses(&config).next().filter(|_| config.lab) {
             return Err(StartError::Lab { addr: *addr });
         }
         let folder = config.public.as_deref();
@@ -125,8 +139,8 @@ impl Server {
         let costs = Costs::new(&config.limits, config.max_channels, config.history_total);
         let capacity = Capacity::of_a_server(&costs, listeners.len());
         let max_clients = max_clients(&config, &capacity);
-        warn_of_strangers(&config);
-        warn_of_limits(&config.limits);
+        warn_of_missing_tokens(&config);
+        warn_of_unreachable_event_limit(&config.limits);
         let options = RegistryOptions {
             history: config.history.clone(),
             max_channels: config.max_channels,
@@ -134,7 +148,7 @@ impl Server {
             ids: true,
         };
         let counters = Arc::<Counters>::default();
-        let (hub, owner) = hub(&config, options.clone(), &counters)?;
+        let (hub, owner) = open_hub(&config, options.clone(), &counters)?;
         let clock = Registry::counted(RegistryOptions { ids: false, ..options }, &counters);
         let (broadcaster, mailbox, disconnects) = Broadcaster::new();
         let watcher = Watcher::new(disconnects, &counters).map_err(StartError::Watch)?;
@@ -145,13 +159,13 @@ impl Server {
                 (Some(broadcaster), Some(mailbox))
             }
         };
-        let (tell, told) = crossbeam_channel::bounded(0);
+        let (shutdown_sender, shutdown) = crossbeam_channel::bounded(0);
         let admission = Admission::new(max_clients, config.max_per_address);
         let per_address = config.max_connections_per_address;
         let connections = Connections::new(&admission, capacity.clients(), per_address, &counters);
         let lab = config.lab.then(Lab::default);
-        let subscriptions = config.mercure.tells().then(Subscriptions::default);
-        let shared = ServerState {
+        let subscriptions = config.mercure.has_subscriptions().then(Subscriptions::default);
+        let state = ServerState {
             config,
             listeners,
             assets,
@@ -167,42 +181,47 @@ impl Server {
             admission,
             costs,
             counters,
-            looking: AtomicU64::new(0),
+            status_nanos: AtomicU64::new(0),
             stop: Stop::new(inherited).map_err(StartError::Watch)?,
             draining: AtomicBool::new(false),
-            accepts_no_more: AtomicBool::new(false),
-            told_to_stop: (Mutex::new(Some(tell)), told),
-            refusing: Mutex::default(),
-            token_lines: Pace::default(),
+            stopped_accepting: AtomicBool::new(false),
+            shutdown: (Mutex::new(Some(shutdown_sender)), shutdown),
+            rejections: Mutex::default(),
+            token_log_limit: LogRateLimit::default(),
             started: Instant::now(),
         };
-        let shared = Arc::new(shared);
-        let handle = Handle { shared: Arc::clone(&shared) };
-        let writer = owner.map(|owner| StoreThreads::start(owner, &handle));
-        let writer = writer.transpose().map_err(StartError::Spawn)?;
-        Ok(Self { shared, broadcaster, writer })
+        let state = Arc::new(state);
+        let handle = Handle { state: Arc::clone(&state) };
+        let store_threads = owner.map(|owner| StoreThreads::start(owner, &handle));
+        let store_threads = store_threads.transpose().map_err(StartError::Spawn)?;
+        Ok(Self { state, broadcaster, store_threads })
     }
 
-    /// The addresses that are listened on, with the ports that were free.
+    /// Returns the addresses that the server listens on, with the port that the system chose
+    /// where `config.listen` has port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.shared.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.state.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// The channels, to publish to from within the program.
+    /// Returns the registry of channels, through which this program can publish and subscribe.
     pub fn registry(&self) -> &Registry {
-        &self.shared.hub
+        &self.state.hub
     }
 
-    /// What stops the server from another thread.
+    /// Returns a handle that can stop the server from another thread.
     pub fn handle(&self) -> Handle {
-        Handle { shared: Arc::clone(&self.shared) }
+        Handle { state: Arc::clone(&self.state) }
     }
 
-    /// Serves until it is told to stop, and every connection has ended or the
-    /// drain time is over. A store that does not answer is left after that.
+    /// Serves until [`Handle::shutdown`] is called, then drains.
     ///
-    /// Fails if the system has no thread for one of the server's own, or if the
-    /// broadcaster has panicked, which is not one client's matter.
+    /// Returns when every connection has ended, or at the end of the drain time
+    /// ([`Limits::drain`]). A store that does not answer delays the return by at most 1 s more.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system cannot create one of the server's own threads, or if the broadcaster
+    /// or a thread of the store has panicked.
     pub fn run(mut self) -> Result<(), StartError> {
         let (running, stop) = crossbeam_channel::bounded(0);
         let broadcaster = self.broadcaster.take().map(|broadcaster| {
@@ -214,55 +233,61 @@ impl Server {
             })
         });
         let broadcaster = broadcaster.transpose().map_err(StartError::Spawn)?;
-        let watcher = Arc::clone(&self.shared.watcher);
+        let watcher = Arc::clone(&self.state.watcher);
         let thread = thread::Builder::new().name("disconnects".into());
         let watching = thread.spawn(move || watcher.run()).map_err(StartError::Spawn)?;
         let (ran, deadline) = self.accept();
         drop(running);
-        self.shared.watcher.stop();
-        drop(watching.join()); // had it panicked, hang-ups were found by heartbeats
-        let delivery = broadcaster.map(JoinHandle::join);
-        // Last, so that it takes what the ends of the streams still had to say.
-        let writing = self.writer.take().map(|writer| writer.stop(deadline));
-        match (delivery, writing) {
+        self.state.watcher.stop();
+        // A panic is ignored: without this thread, heartbeats have detected the disconnects.
+        drop(watching.join());
+        let broadcasting = broadcaster.map(JoinHandle::join);
+        // Last, so that the store receives the events that ending streams publish.
+        let storing = self.store_threads.take().map(|threads| threads.stop(deadline));
+        match (broadcasting, storing) {
             (Some(Err(_panic)), _) => Err(StartError::Broadcaster),
             (_, Some(Err(_panic))) => Err(StartError::StoreWriter),
             _ => ran,
         }
     }
 
-    /// Ticks and accepts until told to stop, then drains: first the streams, while
-    /// newcomers are still answered; then whatever else is open. Returns the drain's deadline too.
+    /// Runs the ticker and the accepting threads until shutdown, then drains.
+    ///
+    /// The streams end first, while new connections still get a response; the other connections
+    /// end after them. Also returns the deadline of the drain.
     fn accept(&self) -> (Result<(), StartError>, Instant) {
-        let shared = &self.shared;
-        let (alive, all_gone) = crossbeam_channel::bounded(0);
+        let state = &self.state;
+        let (alive, all_ended) = crossbeam_channel::bounded(0);
         let (ran, deadline) = thread::scope(|scope| {
             let ticker = thread::Builder::new().name("ticker".into());
             let mut threads = vec![ticker.spawn_scoped(scope, || {
-                ticker::run(&shared.clock, &shared.hub, || status::event(shared));
+                ticker::run(&state.clock, &state.hub, || status::event(state));
             })];
-            for listener in &shared.listeners {
+            for listener in &state.listeners {
                 let name = listener.local_addr().map(|addr| format!("accept-{}", addr.port()));
                 let thread = thread::Builder::new().name(name.unwrap_or_default());
                 let alive = &alive;
                 threads.push(
-                    thread.spawn_scoped(scope, move || listener::run(shared, listener, alive)),
+                    thread.spawn_scoped(scope, move || listener::run(state, listener, alive)),
                 );
             }
             let spawned = threads.into_iter().try_for_each(|thread| thread.map(drop));
             if spawned.is_err() {
-                shared.drain();
+                state.drain();
             }
-            let Err(_told) = shared.told_to_stop.1.recv();
-            let deadline = Instant::now() + shared.config.limits.drain;
-            shared.admission.wait_empty(deadline);
-            shared.close(deadline);
+            let Err(_disconnected) = state.shutdown.1.recv();
+            let deadline = Instant::now() + state.config.limits.drain;
+            state.admission.wait_until_empty(deadline);
+            state.close(deadline);
             (spawned.map_err(StartError::Spawn), deadline)
         });
         drop(alive);
-        match all_gone.recv_deadline(deadline) {
+        match all_ended.recv_deadline(deadline) {
             Err(RecvTimeoutError::Timeout) => {
-                log::warn!("some connections did not end within --drain; they are cut");
+                log::warn!(
+                    "drain timed out: closing the connections that are still open; \
+                     raise --drain to give them more time"
+                );
             }
             Err(RecvTimeoutError::Disconnected) => {}
             Ok(never) => match never {},
@@ -271,51 +296,60 @@ impl Server {
     }
 }
 
-/// How many streams there may be; says so, and what keeps it from being more.
+/// Computes and logs the maximum number of streams, and the limit that binds it.
 fn max_clients(config: &Config, capacity: &Capacity) -> usize {
-    let most = capacity.max_clients(config.max_clients);
+    let max = capacity.max_clients(config.max_clients);
     let bound = capacity.binding();
-    log::info!("up to {most} clients; {} leaves room for {}", bound.name, bound.clients);
-    if let Some(asked) = config.max_clients.filter(|asked| *asked > most) {
+    log::info!("accepting up to {max} clients; {} allows {}", bound.name, bound.clients);
+    if let Some(configured) = config.max_clients.filter(|configured| *configured > max) {
         log::warn!(
-            "--max-clients {asked} is more than can be held here; to raise {}: {}",
+            "--max-clients {configured} exceeds the capacity of {max}; to raise {}: {}",
             bound.name,
             bound.raise
         );
     }
-    most
+    max
 }
 
-/// The addresses that others than this machine can reach.
-fn strangers(config: &Config) -> impl Iterator<Item = &SocketAddr> {
+/// Returns the listening addresses that other machines can reach.
+fn exposed_addresses(config: &Config) -> impl Iterator<Item = &SocketAddr> {
     config.listen.iter().filter(|addr| !addr.ip().to_canonical().is_loopback())
 }
 
-/// Who listens beyond loopback should have meant to.
-fn warn_of_strangers(config: &Config) {
-    for addr in strangers(config) {
+/// Warns of an address beyond loopback where a token is missing.
+fn warn_of_missing_tokens(config: &Config) {
+    for addr in exposed_addresses(config) {
         if config.subscribe_token.is_none() && config.subscribe_key.is_none() {
-            log::warn!("anybody who reaches {addr} may READ every channel; see --subscribe-token");
+            log::warn!(
+                "every client that reaches {addr} can READ all channels; \
+                 set --subscribe-token to require a token"
+            );
         }
         if config.publish_token.is_none() && config.publish_key.is_none() {
-            log::warn!("nobody but this machine may publish on {addr}; see --publish-token");
+            log::warn!(
+                "only local requests can publish, none through {addr} from another machine; \
+                 set --publish-token to allow more"
+            );
         }
     }
 }
 
-/// An event comes in a body. Who has only made the bodies smaller knows that.
-fn warn_of_limits(limits: &Limits) {
+/// Warns if `--event-limit` was raised above `--body-limit`, which then rejects the event first.
+///
+/// Lowering `--body-limit` alone is deliberate, so it causes no warning.
+fn warn_of_unreachable_event_limit(limits: &Limits) {
     let Limits { body, event, .. } = limits;
     if event > body && *event != Limits::default().event {
         log::warn!(
-            "--event-limit is {event} bytes, but no body is longer than the {body} of --body-limit, \
-             which comes first; raise that too"
+            "--event-limit ({event} bytes) has no effect above --body-limit ({body} bytes); \
+             raise --body-limit too"
         );
     }
 }
 
-/// Never sent: each connection's thread holds a sender, and the last one to go
-/// disconnects the channel.
+/// The message type of the channel that tracks connection threads; no message is ever sent.
+///
+/// Each connection's thread holds a sender. When the last thread ends, the channel disconnects.
 type Alive = Infallible;
 
 /// Stops a [`Server`] from another thread.
@@ -332,20 +366,24 @@ type Alive = Infallible;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Handle {
-    shared: Arc<ServerState>,
+    state: Arc<ServerState>,
 }
 
 impl Handle {
-    /// Ends the streams over half of the drain time, each with a `retry:` and its last
-    /// chunk, and refuses new ones; then closes the other connections. Returns at once;
-    /// [`Server::run`] returns when it is done, within the drain time.
+    /// Starts the drain and returns at once; [`Server::run`] returns when the drain is over.
+    ///
+    /// The server rejects new streams, and ends the open ones over the first half of the drain
+    /// time ([`Limits::drain`]), each with a `retry:` and its last chunk. Then it closes the other
+    /// connections. Later calls have no effect.
     pub fn shutdown(&self) {
-        self.shared.drain();
+        self.state.drain();
     }
 
-    /// Whether the server still does its work: whether the thread that delivers to
-    /// everybody answers within this time. For a watchdog.
-    pub fn answers(&self, within: Duration) -> bool {
-        self.shared.mailbox.as_ref().is_none_or(|mailbox| mailbox.ping(within))
+    /// Returns whether the broadcaster responds within this time, for a watchdog.
+    ///
+    /// Blocks until the response or for the whole time. Always true if the server has no
+    /// broadcaster ([`Delivery::Wake`]).
+    pub fn is_responsive(&self, within: Duration) -> bool {
+        self.state.mailbox.as_ref().is_none_or(|mailbox| mailbox.ping(within))
     }
 }

@@ -1,9 +1,8 @@
-//! A request's head (RFC 9112 §2–§6): parsed, and refused where it is not
-//! certain what it means.
+//! Parser of a request's head (RFC 9112 §2–§6), which rejects every ambiguous one.
 //!
-//! What two programs read differently is what request smuggling is made of, so
-//! this is strict: exactly one Host, at most one Content-Length, no
-//! Transfer-Encoding but `chunked`, and an error always closes.
+//! Request smuggling needs a request that two programs read differently. So this parser is
+//! strict: exactly one Host, at most one Content-Length, no Transfer-Encoding but `chunked`, and
+//! an error in any of these closes the connection.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -20,27 +19,27 @@ use crate::limits::HEADERS_MAX;
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) method: Method,
-    /// The path between the slashes, each part decoded.
+    /// The segments of the path, each decoded.
     pub(crate) segments: Arc<[String]>,
-    /// The query as it came, still encoded.
+    /// The query, still percent-encoded.
     pub(crate) query: String,
-    /// 0 or 1.
+    /// 0 for HTTP/1.0, 1 for later versions.
     pub(crate) minor_version: u8,
-    /// The host that is asked for, from the target or else the Host header.
+    /// The host of the target, or else of the Host header.
     pub(crate) host: Option<String>,
     pub(crate) body: BodyLength,
     headers: Headers,
 }
 
-/// The header lines. Names in lower case; values stay the client's bytes (an
-/// event id may be any UTF-8).
+/// The header lines, with names in lower case and values as received.
 ///
-/// All in one piece: an allocator keeps a thread's small pieces for that thread
-/// alone, and a stream's thread never asks for them again.
+/// Values are bytes because an event id can be any UTF-8. All lines share one allocation: the
+/// allocator caches small freed pieces for each thread, and a stream's thread would never reuse
+/// them.
 #[derive(Debug)]
 struct Headers {
     bytes: Vec<u8>,
-    /// Where each name and its value end.
+    /// The end of each name and of its value in `bytes`.
     ends: Vec<(usize, usize)>,
 }
 
@@ -68,7 +67,7 @@ impl Headers {
         })
     }
 
-    /// The values of all headers of this name (in lower case).
+    /// Returns the values of all headers of this name, which must be in lower case.
     fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.iter().filter(move |(found, _)| *found == name).map(|(_, value)| value)
     }
@@ -77,27 +76,28 @@ impl Headers {
 /// How the body is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyLength {
-    /// Neither header: there is no body.
+    /// No body: the request has neither of the two headers.
     None,
-    /// Content-Length.
+    /// The length of `Content-Length`, in bytes.
     Fixed(u64),
-    /// Transfer-Encoding: chunked.
+    /// `Transfer-Encoding: chunked`.
     Chunked,
 }
 
 impl Request {
-    /// Parses the head at the start of `bytes`, and says how long it is; `None`
-    /// if it is not all there yet.
+    /// Parses the head at the start of `bytes`, and returns it with its length in bytes.
+    ///
+    /// Returns `None` if the head is incomplete.
     #[inline(never)] // its frame is gone by the time a stream begins
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, HttpError> {
-        // On the heap: what a thread's stack has once touched it never gives back.
+        // On the heap, because a thread's stack never shrinks.
         let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut head = httparse::Request::new(&mut headers);
         let length = match head.parse(bytes) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(httparse::Error::Version) => return Self::parse_version(bytes),
-            Err(error) => return Err(grammar(error)),
+            Err(error) => return Err(syntax_error(error)),
         };
         let target = head.path.unwrap_or_default();
         let method = method(head.method.unwrap_or_default(), target)?;
@@ -108,7 +108,7 @@ impl Request {
         let (authority, path) = split_target(target, &method)?;
         let (path, query) = path.split_once('?').unwrap_or((&path, ""));
         if percent_decode_str(query).decode_utf8().is_err() {
-            return Err(HttpError::new(400, "the query must be UTF-8, percent-encoded"));
+            return Err(HttpError::new(400, "the query must be percent-encoded UTF-8"));
         }
         let segments = segments(path)?;
         let query = query.to_owned();
@@ -117,8 +117,9 @@ impl Request {
         Ok(Some((Box::new(request), length)))
     }
 
-    /// A head whose version the parser does not know. A later 1.x is read as 1.1,
-    /// which it must be compatible with (RFC 9110 §2.5).
+    /// Parses a head whose version `httparse` does not know.
+    ///
+    /// A later 1.x is read as 1.1, because it must be compatible (RFC 9110 §2.5).
     #[cold]
     fn parse_version(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, HttpError> {
         let start = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -132,52 +133,53 @@ impl Request {
                 Self::parse(&bytes)
             }
             [_, _, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']] => {
-                Err(HttpError::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here").closing())
+                let detail = "the server supports HTTP/1.0 and HTTP/1.1 only; use one of these";
+                Err(HttpError::new(505, detail).closing())
             }
             _ => Err(HttpError::malformed("the request line must be METHOD SP TARGET SP HTTP/1.1")),
         }
     }
 
-    /// The value of the first header of this name (in lower case).
+    /// Returns the value of the first header of this name, which must be in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers.all(name).next()
     }
 
-    /// The values of all headers of this name.
+    /// Returns the values of all headers of this name, which must be in lower case.
     pub(crate) fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.headers.all(name)
     }
 
-    /// The value of a header, if it is UTF-8.
+    /// Returns the value of the first header of this name, if it is UTF-8.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.header(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
-    /// The names of all headers, in lower case.
+    /// Returns the names of all headers, in lower case.
     pub(crate) fn header_names(&self) -> impl Iterator<Item = &str> {
         self.headers.iter().map(|(name, _)| name)
     }
 
-    /// Whether a header that is a list of tokens has this one.
+    /// Returns whether a header that is a list of tokens contains this one, in any case.
     pub(crate) fn has_token(&self, name: &str, token: &str) -> bool {
         (self.headers.all(name))
             .flat_map(|value| value.split(|byte| *byte == b','))
             .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
     }
 
-    /// The value of a query parameter, decoded.
+    /// Returns the first value of a query parameter, decoded.
     pub(crate) fn query(&self, name: &str) -> Option<String> {
         let mut pairs = form_urlencoded::parse(self.query.as_bytes());
         pairs.find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
     }
 
-    /// All values of a query parameter, decoded.
+    /// Returns all values of a query parameter, decoded.
     pub(crate) fn queries(&self, name: &str) -> Vec<String> {
         let pairs = form_urlencoded::parse(self.query.as_bytes());
         pairs.filter(|(found, _)| found == name).map(|(_, value)| value.into_owned()).collect()
     }
 
-    /// Whether the client wants this connection for more requests.
+    /// Returns whether the client wants to reuse the connection.
     pub(crate) fn keeps_alive(&self) -> bool {
         let close = self.has_token("connection", "close");
         !close && (self.minor_version > 0 || self.has_token("connection", "keep-alive"))
@@ -192,12 +194,13 @@ impl Request {
     }
 }
 
-/// The reason phrase of a status.
+/// Returns the reason phrase of a status.
 pub(crate) fn reason(status: u16) -> &'static str {
     StatusCode(status).default_reason_phrase()
 }
 
-fn grammar(error: httparse::Error) -> HttpError {
+/// Returns the error response for a syntax error.
+fn syntax_error(error: httparse::Error) -> HttpError {
     use httparse::Error;
     match error {
         Error::TooManyHeaders => HttpError::new(
@@ -206,8 +209,8 @@ fn grammar(error: httparse::Error) -> HttpError {
         )
         .closing(),
         Error::HeaderName => HttpError::malformed(
-            "a header's name must be a token right before its colon; \
-             white space before it and folded lines are not allowed",
+            "a header's name must be a token, followed directly by a colon; \
+             leading white space and folded lines are not allowed",
         ),
         Error::HeaderValue => HttpError::malformed(
             "a header's value must not contain control characters; end lines with CRLF",
@@ -222,17 +225,24 @@ fn grammar(error: httparse::Error) -> HttpError {
 fn method(name: &str, target: &str) -> Result<Method, HttpError> {
     match Method::from_str(name) {
         Ok(Method::NonStandard(_)) | Err(()) => {
-            Err(HttpError::new(501, "this method is not known here; see Allow on a 405").closing())
+            let detail = "the server does not know this method; send OPTIONS to list the methods \
+                          of a path";
+            Err(HttpError::new(501, detail).closing())
         }
         Ok(Method::Connect) => {
-            Err(HttpError::new(501, format!("this is no proxy: no tunnel to {target:?}")).closing())
+            let detail = format!(
+                "the server is not a proxy and opens no tunnel to {target:?}; connect to it \
+                 directly"
+            );
+            Err(HttpError::new(501, detail).closing())
         }
         Ok(method) => Ok(method),
     }
 }
 
-/// The four forms of a target (RFC 9112 §3.2): what it says of the host, and
-/// its path with the query.
+/// Splits a target into its host, if it has one, and its path with the query.
+///
+/// Accepts origin-form, absolute-form and asterisk-form (RFC 9112 §3.2).
 fn split_target<'a>(
     target: &'a str,
     method: &Method,
@@ -261,8 +271,9 @@ fn segments(path: &str) -> Result<Arc<[String]>, HttpError> {
     path[1..].split('/').map(decode).collect()
 }
 
-/// Decodes one part of a path. Every `%` must be an escape, and the whole UTF-8
-/// without NUL.
+/// Decodes one segment of a path.
+///
+/// Every `%` must begin an escape, and the result must be UTF-8 without NUL.
 fn decode(part: &str) -> Result<String, HttpError> {
     let escapes_are_whole = part.split('%').skip(1).all(|after| {
         after.len() >= 2 && after.bytes().take(2).all(|byte| byte.is_ascii_hexdigit())
@@ -271,14 +282,15 @@ fn decode(part: &str) -> Result<String, HttpError> {
         return Err(HttpError::new(400, "a % in the path must be followed by two hex digits"));
     }
     if part.contains('#') {
-        return Err(HttpError::new(400, "a fragment (#…) is the client's own; leave it out"));
+        let detail = "the target must not contain a fragment (#…); leave it out";
+        return Err(HttpError::new(400, detail));
     }
     match percent_decode_str(part).decode_utf8() {
         Ok(part) if part.contains('\0') => {
             Err(HttpError::new(400, "the path must not contain NUL (%00)"))
         }
         Ok(part) => Ok(part.into_owned()),
-        Err(_) => Err(HttpError::new(400, "the path must be UTF-8, percent-encoded")),
+        Err(_) => Err(HttpError::new(400, "the path must be percent-encoded UTF-8")),
     }
 }
 
@@ -291,14 +303,15 @@ fn body_length(headers: &Headers, minor_version: u8) -> Result<BodyLength, HttpE
         ([length], []) => fixed(length),
         ([_, _, ..], []) => Err(HttpError::malformed("Content-Length must be given once")),
         ([_, ..], [_, ..]) => {
-            Err(HttpError::malformed("give Content-Length or Transfer-Encoding, not both"))
+            Err(HttpError::malformed("use Content-Length or Transfer-Encoding, not both"))
         }
         ([], _) if minor_version == 0 => {
-            Err(HttpError::malformed("HTTP/1.0 has no Transfer-Encoding; give a Content-Length"))
+            Err(HttpError::malformed("HTTP/1.0 has no Transfer-Encoding; use Content-Length"))
         }
         ([], [encoding]) if encoding.eq_ignore_ascii_case(b"chunked") => Ok(BodyLength::Chunked),
         ([], _) => {
-            let detail = "chunked, given once, is the only Transfer-Encoding known here";
+            let detail = "the server supports no Transfer-Encoding but chunked, given once; \
+                          use that or Content-Length";
             Err(HttpError::new(501, detail).closing())
         }
     }
@@ -311,7 +324,10 @@ fn fixed(length: &[u8]) -> Result<BodyLength, HttpError> {
     let digits = std::str::from_utf8(length).unwrap_or_default();
     match digits.parse() {
         Ok(length) => Ok(BodyLength::Fixed(length)),
-        Err(_) => Err(HttpError::new(413, "the body is longer than any that is taken").closing()),
+        Err(_) => {
+            let detail = "Content-Length exceeds every limit of this server; send a shorter body";
+            Err(HttpError::new(413, detail).closing())
+        }
     }
 }
 
@@ -324,11 +340,13 @@ fn host(headers: &Headers, minor_version: u8) -> Result<Option<String>, HttpErro
     let Some(host) = host else { return Ok(None) };
     match std::str::from_utf8(host.trim_ascii()) {
         Ok(host) if is_authority(host) => Ok(Some(host.to_owned())),
-        _ => Err(HttpError::malformed("the Host header must be a host and, if need be, a port")),
+        _ => Err(HttpError::malformed("the Host header must be a host, optionally with a port")),
     }
 }
 
-/// Host and port, without user information (RFC 9110 §4.2.4 has it refused).
+/// Returns whether `text` is a host with an optional port.
+///
+/// User information is not allowed (RFC 9110 §4.2.4).
 fn is_authority(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((inside, port)) if inside.parse::<std::net::Ipv6Addr>().is_ok() => ("", port),
@@ -346,7 +364,7 @@ mod tests {
 
     fn parse(head: &str) -> Result<Box<Request>, u16> {
         let parsed = Request::parse(head.as_bytes()).map_err(|error| error.status)?;
-        Ok(parsed.expect("the head is whole").0)
+        Ok(parsed.expect("the head is complete").0)
     }
 
     fn get(target: &str) -> Result<Box<Request>, u16> {
@@ -354,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_taken_apart_and_decoded() {
+    fn target_is_split_and_decoded() {
         let request = get("/channels/a%2Fb%20%C3%BC?since=10m&x=%26").unwrap();
         assert_eq!(*request.segments, ["channels", "a/b ü"]);
         assert_eq!(request.query("since").as_deref(), Some("10m"));
@@ -367,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_one_is_refused() {
+    fn malformed_path_is_rejected() {
         for bad in ["/%", "/%2", "/%zz", "/%00", "/%ff", "/%c3", "a", "*", "ftp://a/", "/a#b"] {
             assert_eq!(get(bad).unwrap_err(), 400, "{bad}");
         }
@@ -375,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_a_host() {
+    fn authority_is_a_host_with_an_optional_port() {
         for good in ["a", "a:80", "127.0.0.1:8844", "[::1]:80", "[::1]", "", "a:"] {
             assert!(is_authority(good), "{good}");
         }

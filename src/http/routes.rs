@@ -1,4 +1,4 @@
-//! What is where: a path and a method to what answers them.
+//! Routing: finds the handler for a path and a method.
 
 use std::sync::Arc;
 
@@ -17,23 +17,22 @@ use super::{
 };
 use crate::demo::{self, DemoStream};
 
-/// The channel of the articles' chat.
+/// The channel of the demo chat.
 const CHAT: &str = "chat";
 
-/// How a request is answered.
+/// The reply to a request.
 pub(super) enum Reply {
-    /// Finite: the connection may go on.
+    /// A finite response, after which the connection can be reused.
     Answer(Answer),
-    /// The head that a stream would have had, and nothing after it.
+    /// The head of a stream, as the response to HEAD.
     Head(Vec<u8>),
-    /// The connection's last answer.
+    /// A stream, which is the connection's last response.
     Stream(Box<Stream>),
-    /// The connection is something else from here on, and has its place among the
-    /// clients.
+    /// An upgrade to a WebSocket, which counts as a client.
     WebSocket(Box<WebSocket>, Option<StreamPermit>),
 }
 
-/// Finds what answers a request.
+/// Handles a request with the handler of its path and method.
 pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     let segments = Arc::clone(&exchange.request.segments);
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -57,10 +56,10 @@ pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     dispatch(exchange, &parts, &method)
 }
 
-/// What a page answers to, and any path where there is none.
+/// The methods of a page, and of an unknown path.
 const PAGE: &str = "GET, HEAD, OPTIONS";
 
-/// The methods of a path; `None` for what is no route: a page, or nothing.
+/// Returns the methods of a route, or `None` if the path is a page or unknown.
 fn allowed(parts: &[&str], config: &Config) -> Option<&'static str> {
     if DemoStream::at(parts).is_some() {
         return Some(PAGE);
@@ -78,7 +77,7 @@ fn allowed(parts: &[&str], config: &Config) -> Option<&'static str> {
         | [".well-known", "mercure", "subscriptions", _]
         | [".well-known", "mercure", "subscriptions", _, _]
         | [".well-known", "mercure", "subscriptions", _, _, _]
-            if config.mercure.tells() =>
+            if config.mercure.has_subscriptions() =>
         {
             Some(PAGE)
         }
@@ -137,7 +136,7 @@ fn dispatch(
     }
 }
 
-#[inline(never)] // or its frame would lie under every stream
+#[inline(never)] // its frame must not lie under a stream
 fn page(exchange: &Exchange<'_>, parts: &[&str], method: &Method) -> Result<Reply, HttpError> {
     let assets = &exchange.server.assets;
     match assets.get(&exchange.request) {
@@ -146,23 +145,28 @@ fn page(exchange: &Exchange<'_>, parts: &[&str], method: &Method) -> Result<Repl
             Ok(Reply::Answer(if is_hub { page.with("Link", mercure::LINK) } else { page }))
         }
         Some(_) => Err(HttpError::method(PAGE)),
-        None => match sleeping(parts, exchange.server) {
+        None => match disabled_route(parts, exchange.server) {
             Some(detail) => Err(HttpError::new(404, detail)),
             None => Ok(Reply::Answer(assets.not_found())),
         },
     }
 }
 
-/// Which flag a path waits for that would be a route with it: who asks for one of these is
-/// a program, and no page helps it.
-fn sleeping(parts: &[&str], server: &ServerState) -> Option<&'static str> {
+/// Returns the error detail for a path that is a route only with some flag.
+///
+/// Programs request these paths, so the response is not the HTML page.
+fn disabled_route(parts: &[&str], server: &ServerState) -> Option<&'static str> {
     match parts {
         [lab::ROOT, _, ..] if server.lab.is_none() => {
             Some("the lab is off; start the server with --lab")
         }
-        [".well-known", "mercure", "subscriptions", ..] if !server.config.mercure.tells() => Some(
-            "nobody is told of subscriptions; start the server with --mercure and --mercure-subscriptions",
-        ),
+        [".well-known", "mercure", "subscriptions", ..]
+            if !server.config.mercure.has_subscriptions() =>
+        {
+            Some(
+                "reports of subscriptions are off; start the server with --mercure and --mercure-subscriptions",
+            )
+        }
         [".well-known", "mercure"] if !server.config.mercure.is_on() => {
             Some("the Mercure protocol is off; start the server with --mercure")
         }
@@ -170,7 +174,7 @@ fn sleeping(parts: &[&str], server: &ServerState) -> Option<&'static str> {
     }
 }
 
-#[inline(never)] // as above
+#[inline(never)] // its frame must not lie under a stream
 fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let websocket = websocket::handshake(exchange)?;
     let reader = ReadAccess::of(exchange, Api::Own)?;
@@ -179,12 +183,12 @@ fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     Ok(Reply::WebSocket(Box::new(websocket.until(reader.until)), permit))
 }
 
-/// DemoStream F: a message in, its echo out, and everybody in the chat hears it.
-#[inline(never)] // as above
+/// Answers `POST /send-data`: publishes the message to the demo chat and returns it.
+#[inline(never)] // its frame must not lie under a stream
 fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     PublishAccess::of(exchange, Api::Own)?.check(exchange, [CHAT])?;
     if publish::content_type(&exchange.request) != "application/json" {
-        let detail = "send JSON, with Content-Type: application/json";
+        let detail = "the body must be JSON; send it with Content-Type: application/json";
         return Err(HttpError::new(415, detail));
     }
     let body = exchange.body(exchange.server.config.limits.body)?;

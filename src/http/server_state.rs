@@ -1,4 +1,4 @@
-//! What every connection's thread knows of its server, and how the server stops.
+//! State that all connection threads share, and the steps of a shutdown.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
@@ -15,7 +15,7 @@ use super::assets::Assets;
 use super::connections::Connections;
 use super::error::HttpError;
 use super::lab::Lab;
-use super::listener::{Burst, Pace, Stop};
+use super::listener::{Burst, LogRateLimit, Stop};
 use super::mercure::Subscriptions;
 use super::request::Request;
 use crate::broadcast::{Delivery, Mailbox};
@@ -25,114 +25,120 @@ use crate::disconnect::Watcher;
 use crate::limits::LAST_WORDS;
 use crate::registry::{Closing, Registry};
 
-/// What every connection's thread knows.
+/// State that all connection threads share.
 #[derive(Debug)]
 pub(crate) struct ServerState {
     pub(super) config: Config,
     pub(super) listeners: Vec<TcpListener>,
     pub(super) assets: Assets,
-    /// The channels that anybody may publish to.
+    /// The channels of the publishers.
     pub(super) hub: Registry,
-    /// The ticker's own.
+    /// The channels of the ticker.
     pub(super) clock: Registry,
-    /// The way to the broadcaster, if there is one: always with the lab, which may want it yet.
+    /// Sends to the broadcaster, if there is one. With the lab there always is one, because the
+    /// lab can change the delivery.
     pub(super) mailbox: Option<Mailbox>,
     pub(super) watcher: Arc<Watcher>,
     pub(super) connections: Arc<Connections>,
-    /// Readable once the server drains, for what waits by `poll`.
+    /// An eventfd that is readable while the server drains, for threads that wait in `poll`.
     pub(super) drain_event: OwnedFd,
-    /// There only if it was asked for.
+    /// `None` without `--lab`.
     pub(super) lab: Option<Lab>,
-    /// The same.
+    /// `None` without `--mercure-subscriptions`.
     pub(super) subscriptions: Option<Subscriptions>,
     pub(super) admission: Arc<Admission>,
-    /// What it is built to cost at most.
+    /// The memory that a client and the channels take at most.
     pub(super) costs: Costs,
     pub(super) counters: Arc<Counters>,
-    /// What telling the status has taken of the processor, in nanoseconds.
-    pub(super) looking: AtomicU64,
+    /// CPU time spent on computing the status so far, in nanoseconds.
+    pub(super) status_nanos: AtomicU64,
     pub(super) stop: Stop,
-    /// Set once the server has been told to stop, and once it accepts no more.
+    /// Set when the drain starts.
     pub(super) draining: AtomicBool,
-    pub(super) accepts_no_more: AtomicBool,
-    /// Disconnected when the server is told to stop.
-    pub(super) told_to_stop: (Mutex<Option<Sender<Infallible>>>, Receiver<Infallible>),
-    /// Whether many are being refused, of which the first is told of.
-    pub(super) refusing: Mutex<Burst>,
+    /// Set when the server stops accepting connections.
+    pub(super) stopped_accepting: AtomicBool,
+    /// Disconnected when the drain starts.
+    pub(super) shutdown: (Mutex<Option<Sender<Infallible>>>, Receiver<Infallible>),
+    /// Groups rejected streams, so that only the first of a burst is logged.
+    pub(super) rejections: Mutex<Burst>,
     /// Limits the rate of the log lines about rejected tokens.
-    pub(super) token_lines: Pace,
+    pub(super) token_log_limit: LogRateLimit,
     pub(super) started: Instant,
 }
 
 impl ServerState {
-    /// Lets one more stream in, or says when to come back.
-    pub(super) fn enter(
+    /// Admits one more stream, or returns the rejection with its `Retry-After`.
+    pub(super) fn admit(
         &self,
         client: IpAddr,
         request: &Request,
     ) -> Result<StreamPermit, HttpError> {
-        let permit = self.admission.enter(client, self.is_draining());
-        permit.map_err(|reason| self.refuse(reason, client, request))
+        let permit = self.admission.admit(client, self.is_draining());
+        permit.map_err(|reason| self.reject(reason, client, request))
     }
 
+    /// Counts and logs a rejected stream.
     #[cold]
-    pub(super) fn refuse(&self, reason: Reason, client: IpAddr, request: &Request) -> HttpError {
+    pub(super) fn reject(&self, reason: Reason, client: IpAddr, request: &Request) -> HttpError {
         self.counters.reject(reason);
         let detail = match reason {
             FULL => {
-                "the server holds as many streams as it may; come back later, \
-                 or have --max-clients raised (`threadcast doctor` says how far)"
+                "the server has reached its maximum number of streams; retry later, or ask the \
+                 operator to raise --max-clients (`threadcast doctor` reports how far)"
             }
             ADDRESS => {
-                "your address has as many streams as it may; close some, or have \
-                 --max-per-address raised, or the proxy between us named by --trusted-proxy"
+                "this address has reached its maximum number of streams; close some, or ask the \
+                 operator to raise --max-per-address or, behind a proxy, to set --trusted-proxy"
             }
             CONNECTIONS => {
-                "the server has as many connections as it can hold; come back in a moment \
-                 (`threadcast doctor` says which limit to raise)"
+                "the server has reached its maximum number of connections; retry in a moment \
+                 (`threadcast doctor` reports which limit to raise)"
             }
-            _ => "the server is stopping; come back in a moment",
+            _ => "the server is shutting down; retry in a moment",
         };
-        let mut refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner);
-        if refusing.begins() && reason != DRAINING {
-            log::warn!("a stream of {client} is refused (more follow in silence): {detail}");
+        let mut rejections = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        if rejections.begins() && reason != DRAINING {
+            log::warn!(
+                "rejected a stream of {client}: {detail} (further rejections in this burst are \
+                 not logged)"
+            );
         }
-        HttpError::later(detail, self.admission.wait(reason), request)
+        HttpError::later(detail, self.admission.retry_after(reason), request)
     }
 
-    /// How many clients it can hold, of which it holds this many.
+    /// Computes the capacity of this server, which holds this many clients now.
     pub(super) fn capacity(&self, clients: usize) -> Capacity {
         Capacity::of_this_server(&self.costs, self.listeners.len(), clients)
     }
 
-    /// Who writes to the clients that have caught up, now.
+    /// Returns the current delivery.
     pub(super) fn delivery(&self) -> Delivery {
         self.mailbox.as_ref().map_or(Delivery::Wake, Mailbox::delivery)
     }
 
-    /// Has them written to in this way from here on, without an event lost or repeated.
+    /// Changes the delivery from now on. No client loses an event or receives one twice.
     pub(super) fn switch(&self, delivery: Delivery) {
         if let Some(mailbox) = &self.mailbox {
             mailbox.switch(delivery);
         }
     }
 
-    /// Whether the server has been told to stop.
+    /// Returns whether the drain has started.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
     pub(super) fn has_stopped_accepting(&self) -> bool {
-        self.accepts_no_more.load(Ordering::Acquire)
+        self.stopped_accepting.load(Ordering::Acquire)
     }
 
-    /// Accepts no more connections, on any listener.
+    /// Stops accepting connections, on all listeners.
     pub(super) fn stop_accepting(&self) {
-        self.accepts_no_more.store(true, Ordering::Release);
+        self.stopped_accepting.store(true, Ordering::Release);
         self.stop.stop(&self.listeners);
     }
 
-    /// Tells the streams to end, one after the other.
+    /// Starts the drain: the streams end one after the other. Later calls have no effect.
     pub(super) fn drain(&self) {
         if self.draining.swap(true, Ordering::AcqRel) {
             return;
@@ -141,19 +147,19 @@ impl ServerState {
         self.hub.close_over(&closing);
         self.clock.close_over(&closing);
         self.connections.drain();
-        // It can only be full, which says the same.
+        // The write can only fail if the counter is full, and then the eventfd is readable too.
         let _ = rustix::io::write(&self.drain_event, &1_u64.to_ne_bytes());
         if let Some(lab) = &self.lab {
             lab.load_clients.end();
         }
-        if self.stop.spares_the_listener() {
-            // The next server takes over at once: nobody needs to be refused by this one.
+        if self.stop.keeps_listeners_open() {
+            // The next server accepts the connections that wait in the inherited listeners.
             self.stop_accepting();
         }
-        drop(self.told_to_stop.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.shutdown.0.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Ends everything that waits, by this moment.
+    /// Ends all waits of streams and connections, at the latest at `deadline`.
     pub(super) fn close(&self, deadline: Instant) {
         self.stop_accepting();
         self.hub.close();

@@ -1,4 +1,4 @@
-//! How the server is: for people and pages as JSON, for Prometheus as text.
+//! Status of the server: as JSON for people and pages, as text for Prometheus.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,18 +16,20 @@ use crate::counters::{Label, dropped_log_lines};
 use crate::event::Event;
 use crate::process::{self, Process, ThreadGroup, thread_time};
 
-/// `GET /status`. What the looking has cost so far is told too, so that whoever watches the
-/// processor's time can take it off.
+/// Returns the document of `GET /status`.
+///
+/// It contains the CPU time spent on computing it so far, so that a measurement of the server can
+/// subtract that.
 pub(super) fn json(server: &ServerState) -> Value {
     let began = thread_time();
-    let status = look(server);
+    let status = collect(server);
     let nanos = thread_time().saturating_sub(began).as_nanos();
-    server.looking.fetch_add(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+    server.status_nanos.fetch_add(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
     status
 }
 
-fn look(server: &ServerState) -> Value {
-    let looking = Duration::from_nanos(server.looking.load(Ordering::Relaxed));
+fn collect(server: &ServerState) -> Value {
+    let status_cpu = Duration::from_nanos(server.status_nanos.load(Ordering::Relaxed));
     let (process, groups) = Process::with_threads();
     let clients = server.admission.clients();
     let capacity = server.capacity(clients);
@@ -45,7 +47,7 @@ fn look(server: &ServerState) -> Value {
         "clients": clients,
         "max_clients": server.admission.max_clients,
         "connections": server.connections.open(),
-        "max_connections": server.connections.most(),
+        "max_connections": server.connections.max(),
         "connections_shed": counters.shed.get(),
         "threads": process.threads,
         "memory_bytes": process.resident,
@@ -53,7 +55,7 @@ fn look(server: &ServerState) -> Value {
         "kernel_stack_bytes": machine.kernel_stack,
         "context_switches": switches,
         "cpu_ms": millis(process.cpu),
-        "status_cpu_ms": millis(looking),
+        "status_cpu_ms": millis(status_cpu),
         "accepts": counters.accepted.get(),
         "rejections": counters.rejected(),
         "events_in": counters.published.get(),
@@ -85,14 +87,15 @@ fn millis(time: Duration) -> f64 {
 }
 
 fn group(group: &ThreadGroup) -> Value {
-    let ThreadGroup { name, waits, state, threads, switches: (waited, made), named } = group;
+    let ThreadGroup { name, waits, state, threads, switches, named } = group;
+    let (voluntary, involuntary) = switches;
     json!({
         "name": name, "threads": threads, "state": state.to_string(), "waits_for": waits,
-        "voluntary": waited, "involuntary": made, "named": named,
+        "voluntary": voluntary, "involuntary": involuntary, "named": named,
     })
 }
 
-/// The parts by their names.
+/// Returns an object with the bytes of each part by its name.
 fn costs(parts: &[Cost]) -> Value {
     parts.iter().map(|cost| (cost.name.to_owned(), Value::from(cost.memory))).collect()
 }
@@ -102,12 +105,12 @@ fn limit(bound: &Bound) -> Value {
     json!({ "name": name, "limit": limit, "used": used, "clients": clients })
 }
 
-/// The same, for those who listen to `/status/stream`.
+/// Returns the status as an event of `/status/stream`.
 pub(super) fn event(server: &ServerState) -> Event {
     Event::new(json(server).to_string())
 }
 
-/// `GET /readyz`: whether whoever spreads the load should send somebody here.
+/// Answers `GET /readyz`: whether a load balancer should send new clients to this server.
 pub(super) fn ready(server: &ServerState) -> Answer {
     if server.is_draining() {
         return Answer::text("draining\n").with_status(503);
@@ -115,7 +118,7 @@ pub(super) fn ready(server: &ServerState) -> Answer {
     Answer::text("ready\n")
 }
 
-/// `GET /metrics`, in the text format that every collector reads.
+/// Answers `GET /metrics`, in the text format of Prometheus.
 pub(super) fn metrics(server: &ServerState) -> Answer {
     let mut page = Page::with_prefix("threadcast");
     server.counters.register(&mut page);
@@ -129,32 +132,38 @@ pub(super) fn metrics(server: &ServerState) -> Answer {
         gauge.set(value);
         page.register(name, help, gauge);
     };
-    gauge("clients", "Streams that are open", number(clients));
-    gauge("max_clients", "Streams that may be open", number(server.admission.max_clients));
-    let (open, most) = (server.connections.open(), server.connections.most());
-    gauge("connections", "Connections that are open and not streams", number(open));
-    let help = "Connections that may be open besides the streams that are open now";
-    gauge("max_connections", help, number(most));
+    gauge("clients", "Open streams", number(clients));
+    gauge("max_clients", "Maximum number of streams", number(server.admission.max_clients));
+    let (open, max) = (server.connections.open(), server.connections.max());
+    gauge("connections", "Open connections that are not streams", number(open));
+    let help = "Maximum number of connections besides the open streams";
+    gauge("max_connections", help, number(max));
     gauge("threads", "Threads of this process", i64::try_from(process.threads).unwrap_or(0));
-    gauge("resident_memory_bytes", "Memory of this process that is resident", bytes);
-    gauge("draining", "Whether the server is about to stop", i64::from(server.is_draining()));
-    gauge("capacity_clients", "Clients that this process could hold", number(capacity.clients()));
-    let (each, binds) = (Family::<Label, Gauge>::default(), Family::<Label, Gauge>::default());
+    gauge("resident_memory_bytes", "Resident memory of this process in bytes", bytes);
+    gauge(
+        "draining",
+        "Whether the server is draining (1) or not (0)",
+        i64::from(server.is_draining()),
+    );
+    gauge("capacity_clients", "Clients that this process can hold", number(capacity.clients()));
+    let (each, binding) = (Family::<Label, Gauge>::default(), Family::<Label, Gauge>::default());
     for bound in capacity.bounds().iter().rev() {
-        // Of two control groups the narrower one is the limit.
+        // Two control groups have the same name; the narrower one, set last, is the limit.
         each.get_or_create(&[("limit", bound.name)]).set(number(bound.clients));
-        binds.get_or_create(&[("limit", bound.name)]).set(0);
+        binding.get_or_create(&[("limit", bound.name)]).set(0);
     }
-    binds.get_or_create(&[("limit", capacity.binding().name)]).set(1);
-    page.register("limit_clients", "Clients that each limit leaves room for", each);
-    page.register("limit_is_binding", "Which limit is reached first", binds);
+    binding.get_or_create(&[("limit", capacity.binding().name)]).set(1);
+    page.register("limit_clients", "Clients that each limit allows", each);
+    page.register("limit_is_binding", "Whether the limit is reached first (1) or not (0)", binding);
     let mut openmetrics = String::new();
-    text::encode(&mut openmetrics, &page).expect("a String takes everything");
+    text::encode(&mut openmetrics, &page).expect("writing to a String cannot fail");
     Answer::metrics(classic(&openmetrics))
 }
 
-/// The older text format: there a counter's own name ends with `_total`, not only
-/// its sample's, and the end is not marked.
+/// Converts `OpenMetrics` to the older text format of Prometheus.
+///
+/// There the name of a counter ends with `_total` in its `HELP` and `TYPE` lines too, and no line
+/// marks the end.
 fn classic(openmetrics: &str) -> String {
     let counters: Vec<&str> = (openmetrics.lines())
         .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
@@ -178,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_named_as_the_older_format_names_them() {
+    fn counters_end_with_total_in_the_text_format() {
         let text = "# HELP a Things.\n# TYPE a counter\na_total 1\n# HELP b B a.\n# TYPE b gauge\nb 2\n# EOF\n";
         let expected = "# HELP a_total Things.\n# TYPE a_total counter\na_total 1\n# HELP b B a.\n# TYPE b gauge\nb 2\n";
         assert_eq!(classic(text), expected);

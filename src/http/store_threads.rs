@@ -1,5 +1,4 @@
-//! The threads that write the store, and read it where it is shared, for as long as
-//! the server runs.
+//! The threads that write the store, and read it if several nodes share it.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,18 +15,17 @@ use crate::limits::LAST_WRITES;
 use crate::registry::{LogFollower, LogPublisher, Registry, RegistryOptions, StoreWriter};
 use crate::store::{self, StoreAt};
 
-/// Who writes the store.
+/// The parts of the store that need a thread.
 #[derive(Debug)]
 pub(super) enum StoreOwner {
-    /// A file, which is this node's own.
+    /// A file of this node alone, with a writer.
     File(StoreWriter),
-    /// A log that other nodes write too, so that it has to be read.
+    /// A log that other nodes write too, with a writer and a reader.
     Redis(Box<(LogPublisher, LogFollower)>),
 }
 
-/// The channels that anybody may publish to, and who is to write the store if there
-/// is one.
-pub(super) fn hub(
+/// Creates the registry of the publishers' channels, and opens the store if there is one.
+pub(super) fn open_hub(
     config: &Config,
     options: RegistryOptions,
     counters: &Arc<Counters>,
@@ -48,7 +46,7 @@ pub(super) fn hub(
     Ok((hub, Some(owner)))
 }
 
-/// The store's threads. Dropping it ends them, and closes the store.
+/// The store's threads. Dropping this value ends them and closes the store.
 #[derive(Debug)]
 pub(super) struct StoreThreads {
     running: Option<Sender<Infallible>>,
@@ -94,8 +92,9 @@ impl StoreThreads {
         Ok(())
     }
 
-    /// Has the threads take what waits for them, and end; until the deadline, or for
-    /// [`LAST_WRITES`] where that is later.
+    /// Ends the threads after they have processed their queues.
+    ///
+    /// Waits until the deadline, and at least for [`LAST_WRITES`].
     pub(super) fn stop(mut self, deadline: Instant) -> thread::Result<()> {
         self.end(deadline)
     }
@@ -105,8 +104,10 @@ impl StoreThreads {
         self.alive = None;
         let deadline = deadline.max(Instant::now() + LAST_WRITES);
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_deadline(deadline) {
-            log::warn!("the store did not answer in time; what it was asked last is not known");
-            self.threads.clear(); // they end with the process
+            log::warn!(
+                "store did not answer before shutdown; its last requests may or may not be stored"
+            );
+            self.threads.clear(); // the process ends them
         }
         let ended: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
         ended.into_iter().collect()
@@ -115,12 +116,12 @@ impl StoreThreads {
 
 impl Drop for StoreThreads {
     fn drop(&mut self) {
-        // A panic has stopped the server already, and is told there.
+        // A panic has already stopped the server, and `Server::run` reports it.
         let _ = self.end(Instant::now());
     }
 }
 
-/// Has the server stop if the thread that holds this panics.
+/// Shuts the server down if the thread that holds this value panics.
 pub(super) struct ShutdownOnPanic(pub(super) Handle);
 
 impl Drop for ShutdownOnPanic {

@@ -168,9 +168,9 @@ pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<StreamPermit>, Htt
     }
     let client = forwarded::client(request, peer.ip(), &server.config.trusted_proxies);
     if exchange.is_shed() {
-        return Err(server.refuse(CONNECTIONS, client, request));
+        return Err(server.reject(CONNECTIONS, client, request));
     }
-    server.enter(client, request).map(Some)
+    server.admit(client, request).map(Some)
 }
 
 /// Returns where the stream begins: after the last event id, at `?since=`, or now.

@@ -76,7 +76,7 @@ fn metadata(exchange: &Exchange<'_>) -> Answer {
         "mercure_cookie": COOKIE,
         "mercure_matcher_types_supported": ["exact", "urlpattern"],
     });
-    if config.mercure.tells() {
+    if config.mercure.has_subscriptions() {
         document["mercure_subscriptions"] = true.into();
     }
     Answer::json(&document)
