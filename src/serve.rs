@@ -43,7 +43,7 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let config = Config { lab_program: env::current_exe().ok(), ..config };
     let server = match inherited()? {
         none if none.is_empty() => Server::bind(config)?,
-        listeners => Server::on(listeners, config)?,
+        listeners => Server::with_listeners(listeners, config)?,
     };
     // Before anything learns that there is a server to be stopped.
     for signal in STOPPING {

@@ -81,7 +81,7 @@ fn said(arguments: &[&str]) -> String {
 
 #[test]
 fn events_that_no_body_can_bring_are_warned_of() {
-    let warning = "--event-limit is 1048576 bytes, but no body is longer than the 65536";
+    let warning = "--event-limit (1048576 bytes) has no effect above --body-limit (65536 bytes)";
     assert!(said(&["--event-limit", "1MiB"]).contains(warning));
     for fitting in
         [&[][..], &["--event-limit", "1MiB", "--body-limit", "1MiB"], &["--body-limit", "1KiB"]]

@@ -94,7 +94,7 @@ pub struct Config {
     /// Whether the end of each stream is logged at level `info` instead of `debug`. Default:
     /// false.
     pub log_streams: bool,
-    /// Limits of one client.
+    /// Sizes and times that one client may take. Default: [`Limits::default`].
     pub limits: Limits,
     /// Whether pages may act on the server: cut streams, flood channels, change the delivery.
     /// Default: false.
@@ -116,13 +116,13 @@ pub struct Config {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mercure {
-    /// The server does not; the paths of the protocol return 404.
+    /// Disabled: the paths of the protocol return 404.
     #[default]
     Off,
-    /// The server does.
+    /// Enabled, without reports of subscriptions.
     On,
-    /// The server does, and reports subscriptions to authorized clients, by private updates and
-    /// by an API.
+    /// Enabled; authorized clients can also receive reports of subscriptions, as private updates
+    /// and from an API.
     ///
     /// Each subscription takes a channel.
     WithSubscriptions,

@@ -101,7 +101,7 @@ impl Stop {
         self.0.is_some()
     }
 
-    /// Makes [`run`] return, if it blocks now and on every later call.
+    /// Makes [`run`] return at once, now and on every later call.
     pub(super) fn stop(&self, listeners: &[TcpListener]) {
         let Some(stop) = &self.0 else {
             for listener in listeners {

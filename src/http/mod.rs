@@ -63,7 +63,7 @@ use crate::ticker;
 
 /// A server that has bound its addresses and serves after [`run`](Self::run) is called.
 ///
-/// The registry accepts events before `run` is called and after it has returned.
+/// The registry accepts events from the start, even before `run` is called.
 ///
 /// ```
 /// use threadcast::{Config, Event, Server};
@@ -114,7 +114,7 @@ impl Server {
     ///
     /// Fails if one of the sockets is not a listening TCP socket, and for the reasons of
     /// [`bind`](Self::bind).
-    pub fn on(listeners: Vec<TcpListener>, config: Config) -> Result<Self, StartError> {
+    pub fn with_listeners(listeners: Vec<TcpListener>, config: Config) -> Result<Self, StartError> {
         for listener in &listeners {
             listener::adopt(listener, &config.limits).map_err(StartError::Inherit)?;
         }
@@ -327,8 +327,8 @@ fn warn_of_missing_tokens(config: &Config) {
         }
         if config.publish_token.is_none() && config.publish_key.is_none() {
             log::warn!(
-                "only local requests can publish, none through {addr} from another machine; \
-                 set --publish-token to allow more"
+                "other machines cannot publish through {addr}, only local requests can; \
+                 set --publish-token to allow them"
             );
         }
     }

@@ -179,7 +179,7 @@ impl Request {
         pairs.filter(|(found, _)| found == name).map(|(_, value)| value.into_owned()).collect()
     }
 
-    /// Returns whether the client wants to reuse the connection.
+    /// Returns whether the client allows more requests on the connection.
     pub(crate) fn keeps_alive(&self) -> bool {
         let close = self.has_token("connection", "close");
         !close && (self.minor_version > 0 || self.has_token("connection", "keep-alive"))
