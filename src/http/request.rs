@@ -322,13 +322,10 @@ fn fixed(length: &[u8]) -> Result<BodyLength, HttpError> {
         return Err(HttpError::malformed("Content-Length must be one decimal number"));
     }
     let digits = std::str::from_utf8(length).unwrap_or_default();
-    match digits.parse() {
-        Ok(length) => Ok(BodyLength::Fixed(length)),
-        Err(_) => {
-            let detail = "Content-Length exceeds every limit of this server; send a shorter body";
-            Err(HttpError::new(413, detail).closing())
-        }
-    }
+    digits.parse().map(BodyLength::Fixed).map_err(|_| {
+        let detail = "Content-Length exceeds every limit of this server; send a shorter body";
+        HttpError::new(413, detail).closing()
+    })
 }
 
 fn host(headers: &Headers, minor_version: u8) -> Result<Option<String>, HttpError> {
