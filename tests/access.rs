@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use common::{Answer, TIMEOUT, Process, TestClient, TestServer, jwt, wait_until};
+use common::{Answer, Process, TIMEOUT, TestClient, TestServer, jwt, wait_until};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use threadcast::{Config, CorsOrigins, Event, Token};

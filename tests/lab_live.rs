@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use common::{TIMEOUT, Process, TestClient, TestServer, wait_until};
+use common::{Process, TIMEOUT, TestClient, TestServer, wait_until};
 use serde_json::Value;
 use threadcast::lab::procfs;
 use threadcast::{Config, Delivery, Event, Histories, History, Limits, Registry};
@@ -179,9 +179,7 @@ fn too_many_load_clients_are_limited_and_reported() {
         (&answer["asked"], &answer["opening"], &answer["most"]),
         (&1000.into(), &28.into(), &28.into())
     );
-    wait_until(TIMEOUT, "as many as admitted are open", || {
-        status(&server)["lab"]["clients"] == 28
-    });
+    wait_until(TIMEOUT, "as many as admitted are open", || status(&server)["lab"]["clients"] == 28);
     let status = status(&server);
     assert_eq!((&status["clients"], &status["rejections"]), (&30.into(), &0.into()));
     assert_eq!((&status["lab"]["asked"], &status["lab"]["most"]), (&1000.into(), &28.into()));

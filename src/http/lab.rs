@@ -243,7 +243,8 @@ fn open_stuck_client(
     exchange: &Exchange<'_>,
     load_clients: &LoadClients,
 ) -> Result<Reply, HttpError> {
-    let opened = exchange.local_address().and_then(|at| load_clients.open_stuck(exchange.server, at));
+    let opened =
+        exchange.local_address().and_then(|at| load_clients.open_stuck(exchange.server, at));
     opened.map_err(|error| cannot_start(&error))?;
     Ok(Reply::Answer(Answer::json(&json!({ "opening": 1 }))))
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use headless_chrome::{Browser, LaunchOptions};
 
-use super::{TIMEOUT, POLL_EVERY};
+use super::{POLL_EVERY, TIMEOUT};
 use crate::common::say;
 
 /// A browser with its own profile. Dropping it ends the browser and deletes the profile.

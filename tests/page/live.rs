@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::browser::{Page, axe};
-use crate::common::{TIMEOUT, Process, TestServer, say, wait_until};
+use crate::common::{Process, TIMEOUT, TestServer, say, wait_until};
 use serde_json::Value;
 use threadcast::Config;
 use threadcast::lab::procfs;
