@@ -1,5 +1,5 @@
-//! Many clients, and what they cost: the real binary in a process of its own,
-//! so that its threads, descriptors, memory and CPU are nobody else's.
+//! The cost of many clients. The server runs in its own process, so its threads, descriptors,
+//! memory and CPU time can be measured.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Answer, Process, TIMEOUT, TestClient, allow_descriptors, wait_until};
 
 #[test]
-fn a_header_line_that_never_ends_is_cut_off_and_memory_stays_flat() {
+fn endless_header_line_is_cut_off_in_constant_memory() {
     let server = Process::start(200);
     assert_eq!(answer(&mut server.connect(), "/healthz").status, 200);
     let before = server.resident_kib();
@@ -21,16 +21,16 @@ fn a_header_line_that_never_ends_is_cut_off_and_memory_stays_flat() {
         client.send(&"a".repeat(16 * 1024));
         let answer = client.answer();
         assert_eq!((answer.status, answer.header("connection")), (status, Some("close")));
-        // It goes on all the same, until it is told by a reset.
+        // The client continues to send until the server resets the connection.
         let megabyte = vec![b'a'; 1 << 20];
         let mut sent = 0;
         while sent < 256 && client.socket().write_all(&megabyte).is_ok() {
             sent += 1;
         }
-        assert!(sent < 64, "{sent} MB were taken after the answer");
+        assert!(sent < 64, "the server accepted {sent} MB after its response");
     }
     let grown = server.resident_kib().saturating_sub(before);
-    assert!(grown < 1024, "the process has grown by {grown} KiB");
+    assert!(grown < 1024, "the process grew by {grown} KiB");
 }
 
 fn answer(client: &mut TestClient, target: &str) -> Answer {
@@ -39,13 +39,14 @@ fn answer(client: &mut TestClient, target: &str) -> Answer {
 }
 
 #[test]
-fn a_hundred_clients_that_leave_are_gone_with_their_threads_and_descriptors() {
+fn disconnected_clients_free_threads_and_descriptors() {
     let server = Process::start(1_024);
-    // Once one is answered, all of the server's own threads run; it stays, and is counted.
+    // After the first response all of the server's own threads run. This client stays, and is
+    // part of the base count.
     let mut idle = server.connect();
     assert_eq!(answer(&mut idle, "/healthz").status, 200);
     let base = server.threads_and_descriptors();
-    // A clock, a scripted stream, and a channel without events.
+    // A clock, a demo stream with a script, and a channel without events.
     let paths = ["/stream", "/count", "/channels/a"];
     let round = |_| {
         let clients: Vec<_> =
@@ -54,20 +55,20 @@ fn a_hundred_clients_that_leave_are_gone_with_their_threads_and_descriptors() {
         assert_eq!((threads, descriptors), (base.0 + 100, base.1 + 100));
         let left = Instant::now();
         drop(clients);
-        wait_until(TIMEOUT, "all threads and descriptors are free", || {
+        wait_until(TIMEOUT, "all threads and descriptors are released", || {
             server.threads_and_descriptors() == base
         });
         left.elapsed()
     };
-    // No stream waits for a tick or a heartbeat to end. A busy machine may delay some rounds; a
-    // server that waits delays all of them.
+    // No stream waits for a tick or a heartbeat before it ends. A busy machine may delay some
+    // rounds; a server that waits would delay all of them.
     let took: Vec<_> = (0..10).map(round).collect();
     let fastest = took.iter().min().expect("ten rounds");
     assert!(*fastest < Duration::from_millis(200), "{took:?}");
 }
 
 #[test]
-fn a_thousand_streams_cost_a_thread_and_a_descriptor_each() {
+fn each_stream_costs_one_thread_and_one_descriptor() {
     assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
     let server = Process::start(2_048);
     let mut clients: Vec<_> = (0..1_000).map(|_| server.stream("/events")).collect();
@@ -76,52 +77,53 @@ fn a_thousand_streams_cost_a_thread_and_a_descriptor_each() {
     assert!(descriptors <= 1_020, "{descriptors} descriptors");
     for client in &mut clients {
         assert_eq!(client.chunk().as_deref(), Some("retry: 3000\n"));
-        // A message; or a custom event, for who came between the two of a fifth second.
+        // A message, or a custom event if the client connected between the two events of every
+        // fifth second.
         let event = client.chunk();
         assert!(event.as_ref().is_some_and(|event| event.contains("data: ")), "{event:?}");
     }
 }
 
 #[test]
-fn with_200_descriptors_and_300_clients_most_are_served_and_stay_served() {
+fn full_server_keeps_its_streams_and_recovers() {
     assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
     let server = Process::start(200);
     let clients: Vec<_> = (0..300).map(|_| server.connect()).collect();
-    // Who is turned away has been reset or closed, or is yet to be.
+    // The server has closed or reset the rejected connections, or is about to.
     for client in &clients {
         let request = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let _ = client.socket().write_all(request);
     }
-    let mut lucky: Vec<TestClient> = clients.into_iter().filter_map(begun).collect();
-    assert!(lucky.len() >= 120, "{} of 300 were served", lucky.len());
-    for client in &mut lucky {
+    let mut served: Vec<TestClient> = clients.into_iter().filter_map(begun).collect();
+    assert!(served.len() >= 120, "{} of 300 were served", served.len());
+    for client in &mut served {
         for _ in 0..3 {
-            assert!(client.chunk().is_some(), "it stays served");
+            assert!(client.chunk().is_some(), "the stream continues");
         }
     }
     let cpu = server.cpu();
-    assert!(cpu < Duration::from_secs(1), "{cpu:?} of CPU");
+    assert!(cpu < Duration::from_secs(1), "{cpu:?} of CPU time");
 
-    drop(lucky);
-    wait_until(TIMEOUT, "new clients are served after the others have left", || {
+    drop(served);
+    wait_until(TIMEOUT, "new clients are served after the others disconnected", || {
         let mut client = server.connect();
         let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let mut answer = Vec::new();
-        // A reset is how one is turned away.
+        // A full server may reset the connection.
         let _ = client.socket().write_all(request);
         let _ = client.reader.read_to_end(&mut answer);
         answer.starts_with(b"HTTP/1.1 200 ")
     });
-    wait_until(TIMEOUT, "all their descriptors are free", || server.count("fd") < 20);
+    wait_until(TIMEOUT, "all their descriptors are released", || server.count("fd") < 20);
     let again: Vec<_> = (0..150).map(|_| server.stream("/events")).collect();
     assert_eq!(again.len(), 150);
 }
 
 #[test]
-fn newcomers_are_served_while_every_place_is_taken() {
+fn new_client_replaces_the_oldest_connection() {
     let server = Process::start(60);
-    // More than there are descriptors. Each has begun another request; the oldest of them
-    // gives way to the next.
+    // More clients than descriptors. Each has begun another request, and the server closes the
+    // oldest for each new one.
     let mut clients = Vec::new();
     for _ in 0..100 {
         let mut client = server.connect();
@@ -133,16 +135,16 @@ fn newcomers_are_served_while_every_place_is_taken() {
     assert!(clients[0].is_closed(), "the oldest was closed");
     let full = server.count("fd");
     clients.drain(..75);
-    wait_until(TIMEOUT, "descriptors are free", || server.count("fd") < full - 10);
+    wait_until(TIMEOUT, "descriptors are released", || server.count("fd") < full - 10);
     assert_eq!(answer(&mut server.connect(), "/healthz").status, 200);
 }
 
-/// The client, if its stream has begun; `None` if it was turned away.
+/// Returns the client if its stream has begun, and `None` if the server rejected it.
 fn begun(mut client: TestClient) -> Option<TestClient> {
     match client.reader.fill_buf() {
         Ok([]) => None,
         Ok(_) => (client.head().status == 200).then_some(client),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
-        Err(error) => panic!("neither served nor turned away: {error}"),
+        Err(error) => panic!("neither served nor rejected: {error}"),
     }
 }

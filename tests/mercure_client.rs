@@ -1,5 +1,5 @@
-//! A Mercure client library of somebody else's, as `PyPI` has it: a publisher and a
-//! subscriber in Python that know nothing of us.
+//! The `pymcure` client library from `PyPI` against the server: a publisher and a subscriber in
+//! Python, written independently of threadcast.
 
 mod common;
 
@@ -12,10 +12,10 @@ use common::jwt::{self, SECRET, allowing};
 use common::{Stream, TestServer, say};
 use threadcast::{Config, Mercure};
 
-/// Where `make pymcure` puts the library.
+/// The folder into which `make pymcure` installs the library.
 const LIBRARY: &str = "target/pymcure";
 
-/// Publishes what stands in each line of its input, and prints the ids.
+/// Publishes each line of its input and prints the ids.
 const PUBLISHER: &str = r#"
 import json, sys
 from contextlib import redirect_stdout
@@ -36,22 +36,23 @@ for line in sys.stdin:
     print(answer, flush=True)
 "#;
 
-/// Prints what it is given.
+/// Prints each received event as a line of JSON.
 const SUBSCRIBER: &str = r#"
 import json, sys
 from pymcure.client.subscriber.subscriber import Subscriber
-def heard(message):
+def received(message):
     if message.event_type == "cursor":
-        return  # where the stream begins, told to clients that drop an id without data
+        return  # the cursor at the start of the stream, for clients that drop an id without data
     print(json.dumps([message.message_id, message.event_type, message.data]), flush=True)
-subscriber = Subscriber(sys.argv[1], sys.argv[2:], heard)
+subscriber = Subscriber(sys.argv[1], sys.argv[2:], received)
 subscriber.start_consumption()
 print("listening", flush=True)
 "#;
 
-/// Whether the library is here, fetched by pip if need be; if not, that is said aloud.
+/// Returns whether the library is installed. Installs it with pip if necessary, and prints a
+/// notice if that fails.
 fn is_here() -> bool {
-    // One test fetches it, the others wait.
+    // One test installs it, the others wait.
     static IS_HERE: LazyLock<bool> = LazyLock::new(|| {
         let client = Path::new(LIBRARY).join("pymcure/client");
         client.exists()
@@ -64,7 +65,7 @@ fn is_here() -> bool {
     *IS_HERE
 }
 
-/// A script that is running; killed when it is dropped.
+/// A running script, killed when it is dropped.
 struct Python {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -99,7 +100,7 @@ impl Python {
         line
     }
 
-    /// Publishes, and returns what the library made of the answer.
+    /// Publishes, and returns what the library returns: the id, or the name of the exception.
     fn publish(&mut self, topics: &[&str], data: &str, private: bool) -> String {
         let update = serde_json::json!({ "topics": topics, "data": data, "private": private });
         let mut input = self.child.stdin.as_ref().expect("it is piped");
@@ -107,11 +108,11 @@ impl Python {
         self.line()
     }
 
-    /// What a subscriber hears next.
-    fn hears(&mut self, id: &str, data: &str) {
+    /// Checks the next event of a subscriber.
+    fn expect(&mut self, id: &str, data: &str) {
         let expected = serde_json::json!([id, "message", data]);
-        let heard: serde_json::Value = serde_json::from_str(&self.line()).expect("JSON");
-        assert_eq!(heard, expected);
+        let received: serde_json::Value = serde_json::from_str(&self.line()).expect("JSON");
+        assert_eq!(received, expected);
     }
 }
 
@@ -130,7 +131,7 @@ const BOOK: &str = "https://example.com/books/1";
 const BOOKS: &str = "https://example.com/books/{id}";
 
 #[test]
-fn a_client_library_works_anonymously() {
+fn client_library_works_anonymously() {
     if !is_here() {
         return;
     }
@@ -148,9 +149,9 @@ fn a_client_library_works_anonymously() {
     let last = publisher.publish(&[BOOK], "last", false);
     assert_ne!(secret, last);
     for subscriber in [&mut exact, &mut template, &mut all] {
-        subscriber.hears(&id, "one\ntwo é");
-        subscriber.hears(&both, "alternate");
-        subscriber.hears(&last, "last"); // and nobody has shown a token
+        subscriber.expect(&id, "one\ntwo é");
+        subscriber.expect(&both, "alternate");
+        subscriber.expect(&last, "last"); // no subscriber has a token
     }
     // A topic is a channel.
     let channel = "/channels/https%3A%2F%2Fexample.com%2Fbooks%2F1?since=all";
@@ -158,7 +159,7 @@ fn a_client_library_works_anonymously() {
 }
 
 #[test]
-fn a_client_library_works_with_tokens() {
+fn client_library_works_with_tokens() {
     if !is_here() {
         return;
     }
@@ -170,20 +171,20 @@ fn a_client_library_works_with_tokens() {
     };
     let server = TestServer::with(config);
     let hub = hub(&server);
-    // The library has no place for a subscriber's token: it goes with the hub's address,
-    // and the `?` that the library adds, with the first topic, is in a parameter nobody reads.
-    let with = |token: &str| format!("{hub}?authorization={token}&unread=");
-    let mut may = Python::subscriber(&with(&allowing(&[], &[BOOKS])), &["unread", "*"]);
+    // The library cannot send a subscriber's token, so the hub's address contains it. The library
+    // appends `?` and the first topic to that address: the ignored parameter absorbs them.
+    let with = |token: &str| format!("{hub}?authorization={token}&ignored=");
+    let mut permitted = Python::subscriber(&with(&allowing(&[], &[BOOKS])), &["ignored", "*"]);
     let mut other =
-        Python::subscriber(&with(&allowing(&[], &["https://example.com/x"])), &["unread", "*"]);
+        Python::subscriber(&with(&allowing(&[], &["https://example.com/x"])), &["ignored", "*"]);
     let mut publisher = Python::publisher(&hub, SECRET, &[BOOKS]);
     let secret = publisher.publish(&[BOOK], "secret", true);
     let open = publisher.publish(&[BOOK], "open", false);
-    may.hears(&secret, "secret");
-    may.hears(&open, "open");
-    other.hears(&open, "open");
-    // What it may not do, it is told in the library's own words.
+    permitted.expect(&secret, "secret");
+    permitted.expect(&open, "open");
+    other.expect(&open, "open");
+    // The library reports a rejected publish with its own exceptions.
     assert_eq!(publisher.publish(&["https://example.com/x"], "", false), "PublishRejectedError");
-    let mut forger = Python::publisher(&hub, b"another secret, which is as long as ours", &["*"]);
+    let mut forger = Python::publisher(&hub, b"another secret, as long as the real secret", &["*"]);
     assert_eq!(forger.publish(&[BOOK], "", false), "UnauthorizedPublishedError");
 }

@@ -1,8 +1,8 @@
 //! What an operator installs: the units, and the package and the binary of `make dist`.
 //!
-//! systemd does not run where tests run. So its own tools read the units, and the
-//! installed server is started the way the unit says, by hand. `make dist-check` runs
-//! all of it, as root; the units alone are looked at with every other test.
+//! Tests cannot rely on a running systemd. So `systemd-analyze` checks the units, and the tests
+//! start the installed server by hand as the unit describes. `make dist-check` runs all tests, as
+//! root; a plain test run checks only the units.
 
 mod common;
 
@@ -18,40 +18,40 @@ use common::{Process, TIMEOUT, say};
 
 const UNITS: [&str; 2] = ["threadcast.socket", "threadcast.service"];
 
-/// Where the package puts its units.
+/// The folder into which the package installs its units.
 const INSTALLED: &str = "/usr/lib/systemd/system";
 
-/// Nobody in particular, as the user of `DynamicUser=` is.
+/// The user id of `nobody`, an unprivileged user like that of `DynamicUser=`.
 const NOBODY: u32 = 65_534;
 
-/// What `vm.max_map_count` is where nobody has raised it, and how much of that a
-/// client's thread takes (`src/capacity.rs`).
+/// The default `vm.max_map_count`.
 const MAPPINGS: usize = 65_530;
+/// The memory mappings of a client's thread (`src/capacity.rs`).
 const MAPPINGS_OF_A_CLIENT: usize = 4;
 
 fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-/// Runs this in a shell; it has to succeed.
+/// Runs a command in a shell and returns its output. Panics if it fails.
 fn shell(command: &str) -> String {
     let output = run(Command::new("sh").args(["-c", command]));
-    let said = [&output.stdout[..], &output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(output.status.success(), "{command}: {said}");
-    said
+    let text = [&output.stdout[..], &output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(output.status.success(), "{command}: {text}");
+    text
 }
 
-/// A new folder that anybody may look into.
+/// Creates a folder that every user can read.
 fn folder(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("threadcast-{name}-{}", std::process::id()));
-    fs::create_dir_all(&folder).expect("a folder of our own");
+    fs::create_dir_all(&folder).expect("the folder is writable");
     folder
 }
 
-/// The values of a setting in a unit, in order.
+/// Returns the values of a setting in a unit, in order.
 fn settings(unit: &str, name: &str) -> Vec<String> {
-    let text = fs::read_to_string(unit).expect("the unit is there");
+    let text = fs::read_to_string(unit).expect("the unit exists");
     let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     values.map(str::to_owned).collect()
 }
@@ -60,45 +60,45 @@ fn setting(unit: &str, name: &str) -> String {
     settings(unit, name).pop().unwrap_or_else(|| panic!("{unit} has no {name}="))
 }
 
-/// What systemd says of the units in this folder, whose program is there.
-fn look_at_units(folder: &Path) {
+/// Checks the units in a folder with `systemd-analyze`. Their program must be installed.
+fn check_units(folder: &Path) {
     let units = UNITS.map(|unit| folder.join(unit));
     let verified = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units));
-    let complaints = String::from_utf8_lossy(&verified.stderr);
-    let ours: Vec<&str> = complaints.lines().filter(|line| line.contains("threadcast")).collect();
-    assert!(verified.status.success() && ours.is_empty(), "{complaints}");
+    let warnings = String::from_utf8_lossy(&verified.stderr);
+    let ours: Vec<&str> = warnings.lines().filter(|line| line.contains("threadcast")).collect();
+    assert!(verified.status.success() && ours.is_empty(), "{warnings}");
     let exposure = run(Command::new("systemd-analyze")
         .args(["security", "--no-pager", "--offline=true", "--threshold=20"])
         .arg(&units[1]));
     let table = String::from_utf8_lossy(&exposure.stdout);
-    assert!(exposure.status.success(), "an exposure of more than 2.0:\n{table}");
+    assert!(exposure.status.success(), "the exposure level is above 2.0:\n{table}");
     say(table.lines().last().expect("the sum is the last line"));
 }
 
 #[test]
-fn systemd_takes_the_units_and_finds_them_safe() {
+fn systemd_accepts_the_units_and_rates_them_safe() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        return say("SKIPPED: there is no systemd-analyze here; sudo apt-get install systemd");
+        return say("SKIPPED: systemd-analyze is not installed; sudo apt-get install systemd");
     }
     let folder = folder("units");
     for unit in UNITS {
         let text = fs::read_to_string(Path::new("packaging").join(unit)).expect("a unit");
         let here = text.replace("/usr/bin/threadcast", env!("CARGO_BIN_EXE_threadcast"));
-        fs::write(folder.join(unit), here).expect("a folder of our own");
+        fs::write(folder.join(unit), here).expect("the folder is writable");
     }
-    look_at_units(&folder);
-    fs::remove_dir_all(folder).expect("ours");
+    check_units(&folder);
+    fs::remove_dir_all(folder).expect("the folder is writable");
 }
 
 #[test]
-fn the_unit_does_not_bind_before_the_kernel_does() {
+fn unit_limits_are_above_the_kernel_limits() {
     for name in ["LimitNOFILE", "TasksMax"] {
         let limit: usize = setting("packaging/threadcast.service", name).parse().expect("a number");
         assert!(limit > MAPPINGS / MAPPINGS_OF_A_CLIENT + 100, "{name}={limit}");
     }
 }
 
-/// The files and folders of the system that are named after us.
+/// Returns the files and folders of the system whose name contains `threadcast`.
 fn traces() -> BTreeSet<String> {
     let places = "/etc /usr /var /run/systemd";
     shell(&format!(
@@ -109,7 +109,7 @@ fn traces() -> BTreeSet<String> {
     .collect()
 }
 
-/// The system calls that a set of systemd's lets through, those of the sets in it too.
+/// Returns the system calls of one of systemd's sets, including those of nested sets.
 fn system_calls(set: &str) -> BTreeSet<String> {
     let output = run(Command::new("systemd-analyze").args(["syscall-filter", "--no-pager", set]));
     let text = String::from_utf8(output.stdout).expect("names are ASCII");
@@ -124,8 +124,8 @@ fn system_calls(set: &str) -> BTreeSet<String> {
     })
 }
 
-/// Fails if the server did what the service's sandbox would have refused.
-fn look_at_system_calls(trace: &str) {
+/// Panics if the trace contains a call that the service's sandbox would reject.
+fn check_system_calls(trace: &str) {
     let mut allowed = BTreeSet::new();
     for filter in settings(&format!("{INSTALLED}/threadcast.service"), "SystemCallFilter") {
         let (sets, denied) =
@@ -138,7 +138,7 @@ fn look_at_system_calls(trace: &str) {
             };
         }
     }
-    // Each line begins with the thread's number.
+    // Each line begins with the thread's id.
     let calls = trace
         .lines()
         .filter_map(|line| line.split_once(char::is_whitespace))
@@ -146,68 +146,71 @@ fn look_at_system_calls(trace: &str) {
     let mut seen = 0;
     for call in calls.filter(|call| !call.starts_with(['<', '+', '-'])) {
         let name = call.split('(').next().expect("split gives one");
-        assert!(allowed.contains(name), "SystemCallFilter= refuses {call}");
+        assert!(allowed.contains(name), "SystemCallFilter= rejects {call}");
         assert!(
             name != "socket" || call.contains("AF_UNIX"),
-            "RestrictAddressFamilies= refuses {call}"
+            "RestrictAddressFamilies= rejects {call}"
         );
         assert!(
             !(call.contains("PROT_WRITE") && call.contains("PROT_EXEC")),
-            "MemoryDenyWriteExecute= refuses {call}"
+            "MemoryDenyWriteExecute= rejects {call}"
         );
         seen += 1;
     }
-    assert!(seen > 100, "this is no trace:\n{trace}");
+    assert!(seen > 100, "the trace is too short:\n{trace}");
 }
 
 #[test]
-#[ignore = "`make dist-check` makes the package first, and it takes root to install it"]
-fn the_package_is_clean_serves_by_its_units_and_leaves_nothing() {
-    let packages = fs::read_dir("target/dist").expect("`make dist` was run");
+#[ignore = "needs the package and root: run `make dist-check`"]
+fn package_installs_serves_and_uninstalls_cleanly() {
+    let packages = fs::read_dir("target/dist").expect("`make dist` has run");
     let mut packages = packages.map(|entry| entry.expect("a readable entry").path());
     let package = packages.find(|path| path.extension().is_some_and(|end| end == "deb"));
-    let package = package.expect("`make dist` makes one").display().to_string();
+    let package = package.expect("`make dist` has built a package").display().to_string();
     shell(&format!("lintian --allow-root --fail-on error,warning {package}"));
 
     let before = traces();
-    assert!(!before.contains("/usr/bin/threadcast"), "the package is here already");
+    assert!(!before.contains("/usr/bin/threadcast"), "the package is already installed");
     shell(&format!("dpkg --install {package}"));
     let folder = folder("package");
     let served = std::panic::catch_unwind(|| serve_as_the_unit_does(&folder));
     shell("dpkg --remove threadcast");
-    assert!(Path::new("/etc/default/threadcast").exists(), "what an operator wrote was removed");
+    assert!(
+        Path::new("/etc/default/threadcast").exists(),
+        "the operator's configuration was removed"
+    );
     shell("dpkg --purge threadcast");
     assert_eq!(traces(), before);
-    fs::remove_dir_all(folder).expect("ours");
+    fs::remove_dir_all(folder).expect("the folder is writable");
     if let Err(failure) = served {
         std::panic::resume_unwind(failure);
     }
 }
 
-/// Starts the installed server with what its units give it: a listener, a socket to
-/// notify, a network of its own, no rights, a folder.
+/// Runs the installed server in the environment of its units: a listener, a notification socket,
+/// its own network namespace, no capabilities, and a state directory.
 fn serve_as_the_unit_does(folder: &Path) {
-    look_at_units(Path::new(INSTALLED));
-    for wanted in
+    check_units(Path::new(INSTALLED));
+    for link in
         ["sockets.target.wants/threadcast.socket", "multi-user.target.wants/threadcast.service"]
     {
-        assert!(Path::new("/etc/systemd/system").join(wanted).exists(), "{wanted} is not enabled");
+        assert!(Path::new("/etc/systemd/system").join(link).exists(), "{link} does not exist");
     }
     let service = format!("{INSTALLED}/threadcast.service");
     let [program, descriptors] = ["ExecStart", "LimitNOFILE"].map(|name| setting(&service, name));
     let state = Path::new("/var/lib").join(setting(&service, "StateDirectory"));
-    fs::create_dir(&state).expect("it was not there");
-    for mine in [&state, folder] {
-        chown(mine, Some(NOBODY), Some(NOBODY)).expect("we are root");
+    fs::create_dir(&state).expect("the folder does not exist yet");
+    for owned in [&state, folder] {
+        chown(owned, Some(NOBODY), Some(NOBODY)).expect("the test runs as root");
     }
     let notified = folder.join("notify");
-    let notifications = UnixDatagram::bind(&notified).expect("a socket of our own");
+    let notifications = UnixDatagram::bind(&notified).expect("the path is free");
     notifications.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
-    fs::set_permissions(&notified, fs::Permissions::from_mode(0o666)).expect("ours");
+    fs::set_permissions(&notified, fs::Permissions::from_mode(0o666)).expect("the socket exists");
     let next = || {
-        let mut word = [0; 256];
-        let length = notifications.recv(&mut word).expect("a word in time");
-        String::from_utf8_lossy(&word[..length]).trim().to_owned()
+        let mut message = [0; 256];
+        let length = notifications.recv(&mut message).expect("a message before the timeout");
+        String::from_utf8_lossy(&message[..length]).trim().to_owned()
     };
 
     let (notified, trace, store) =
@@ -223,48 +226,52 @@ fn serve_as_the_unit_does(folder: &Path) {
     );
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let mut server = Process::unit(&program, &before, &listener, "");
-    let words: Vec<String> = (0..3).map(|_| next()).collect();
-    assert!(words.iter().any(|word| word == "READY=1"), "{words:?}");
-    assert!(words.iter().any(|word| word == "WATCHDOG=1"), "{words:?}");
+    let messages: Vec<String> = (0..3).map(|_| next()).collect();
+    assert!(messages.iter().any(|message| message == "READY=1"), "{messages:?}");
+    assert!(messages.iter().any(|message| message == "WATCHDOG=1"), "{messages:?}");
 
     let mut stream = server.stream("/channels/news");
     let published = server.request(
         "POST /channels/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
     );
     assert_eq!(published.status, 200);
-    let mut said = String::new();
-    while !said.contains("data: hello\n") {
-        said += &stream.chunk().expect("the stream goes on");
+    let mut received = String::new();
+    while !received.contains("data: hello\n") {
+        received += &stream.chunk().expect("the stream continues");
     }
     assert_eq!(server.get("/").status, 200);
 
     server.signal("TERM");
     while next() != "STOPPING=1" {}
-    assert_eq!(server.child.wait().expect("it is our child").code(), Some(0));
-    assert!(store.exists(), "the events were kept in the state directory");
-    look_at_system_calls(&fs::read_to_string(&trace).expect("strace wrote it"));
+    assert_eq!(server.child.wait().expect("the server is a child process").code(), Some(0));
+    assert!(store.exists(), "the store is in the state directory");
+    check_system_calls(&fs::read_to_string(&trace).expect("strace wrote it"));
 }
 
 #[test]
-#[ignore = "`make dist-check` makes the binary first, and it takes root to change the root"]
-fn the_binary_needs_nothing_beside_it() {
-    let dockerfile = fs::read_to_string("packaging/Dockerfile").expect("it is in the repository");
-    let word = |instruction: &str| {
+#[ignore = "needs the binary and root: run `make dist-check`"]
+fn binary_runs_in_an_empty_root_directory() {
+    let dockerfile =
+        fs::read_to_string("packaging/Dockerfile").expect("the file is in the repository");
+    let argument = |instruction: &str| {
         let line = dockerfile.lines().find_map(|line| line.strip_prefix(instruction));
         line.unwrap_or_else(|| panic!("no {instruction}")).trim().to_owned()
     };
-    assert_eq!((word("FROM"), word("COPY")), ("scratch".into(), "threadcast /threadcast".into()));
-    assert_eq!(word("ENTRYPOINT"), r#"["/threadcast"]"#);
+    assert_eq!(
+        (argument("FROM"), argument("COPY")),
+        ("scratch".into(), "threadcast /threadcast".into())
+    );
+    assert_eq!(argument("ENTRYPOINT"), r#"["/threadcast"]"#);
 
     let root = folder("scratch");
-    fs::copy("target/dist/threadcast", root.join("threadcast")).expect("`make dist` was run");
-    let inside = format!("exec chroot --userspec={} '{}'", word("USER"), root.display());
+    fs::copy("target/dist/threadcast", root.join("threadcast")).expect("`make dist` has run");
+    let inside = format!("exec chroot --userspec={} '{}'", argument("USER"), root.display());
     let server = Process::copy("/threadcast", &inside);
     assert_eq!(server.get("/").status, 200);
     let mut stream = server.stream("/stream");
-    stream.chunk().expect("the prelude");
+    stream.chunk().expect("the preamble");
     let date = stream.chunk().expect("the first event");
-    assert!(date.contains("GMT+0000"), "without time zones it is UTC: {date}");
+    assert!(date.contains("GMT+0000"), "without time zone files the time is UTC: {date}");
 
     let publish = |url: &str| {
         let publish = format!("{inside} /threadcast publish --url {url} news hello");
@@ -276,7 +283,7 @@ fn the_binary_needs_nothing_beside_it() {
     assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("\nthreadcast: "), "{unknown:?}");
     drop(server);
-    let left: Vec<_> = fs::read_dir(&root).expect("ours").collect();
+    let left: Vec<_> = fs::read_dir(&root).expect("the folder is readable").collect();
     assert_eq!(left.len(), 1, "{left:?}");
-    fs::remove_dir_all(root).expect("ours");
+    fs::remove_dir_all(root).expect("the folder is writable");
 }

@@ -1,5 +1,4 @@
-//! The page's files: what a client may keep, what HEAD says, and the paths that
-//! lead nowhere.
+//! The files of the page: caching, HEAD, compression, and paths that must not be served.
 
 mod common;
 
@@ -10,7 +9,7 @@ use std::path::{Path, PathBuf};
 use common::{Answer, TestServer};
 use threadcast::Config;
 
-/// A folder of pages with a secret beside it, as `Cargo.toml` is beside `public/`.
+/// A folder of pages with a secret file beside it, like `Cargo.toml` beside `public/`.
 struct Folder {
     root: PathBuf,
 }
@@ -18,8 +17,8 @@ struct Folder {
 impl Folder {
     fn new(name: &str) -> Self {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let _ = fs::remove_dir_all(&root); // left by a run that was killed
-        fs::create_dir_all(root.join("public/sub")).expect("the target directory is ours");
+        let _ = fs::remove_dir_all(&root); // a killed run may have left it
+        fs::create_dir_all(root.join("public/sub")).expect("the target directory is writable");
         for (path, text) in [
             ("Cargo.toml", SECRET),
             ("public/index.html", "index"),
@@ -42,14 +41,14 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.root); // the target directory may be cleaned by hand
+        let _ = fs::remove_dir_all(&self.root); // another program may have cleaned the target directory
     }
 }
 
-const SECRET: &str = "[package] not for you";
+const SECRET: &str = "[package] secret";
 
-/// `/../Cargo.toml` in every way to write it that has fooled a server.
-const WAYS_OUT: [&str; 30] = [
+/// Spellings of `/../Cargo.toml` that have bypassed the checks of other servers.
+const TRAVERSALS: [&str; 30] = [
     "/../Cargo.toml",
     "/../../Cargo.toml",
     "/./../Cargo.toml",
@@ -83,16 +82,16 @@ const WAYS_OUT: [&str; 30] = [
 ];
 
 #[test]
-fn no_path_leads_out_of_the_pages() {
+fn no_path_escapes_the_public_folder() {
     let folder = Folder::new("no_path_leads_out");
     let absolute = format!("/{}", folder.root.join("Cargo.toml").display());
     let encoded = absolute.replace('/', "%2f");
     let absolute =
         [absolute, format!("/{encoded}"), "//etc/passwd".into(), "/%2fetc%2fpasswd".into()];
     for server in [folder.serve(), TestServer::start()] {
-        for path in WAYS_OUT.into_iter().chain(absolute.iter().map(String::as_str)) {
+        for path in TRAVERSALS.into_iter().chain(absolute.iter().map(String::as_str)) {
             let answer = server.get(path);
-            // Behind a `?` there is no path: that is the index.
+            // Everything after `?` is the query, so this is the index.
             let status = if path.starts_with("/?") { 200 } else { 404 };
             assert_eq!(answer.status, status, "{path}");
             for secret in [SECRET, "[package]", "root:"] {
@@ -102,9 +101,9 @@ fn no_path_leads_out_of_the_pages() {
     }
 }
 
-/// Dots that no client should have sent are not cleaned away, as browsers do.
+/// Browsers remove dot segments before they send a path; the server does not.
 #[test]
-fn dots_and_double_slashes_are_no_other_name_for_a_page() {
+fn paths_with_dots_or_double_slashes_are_404() {
     let folder = Folder::new("dots_and_double_slashes");
     let server = folder.serve();
     assert_eq!(server.get("/sub/a.js").status, 200);
@@ -116,21 +115,25 @@ fn dots_and_double_slashes_are_no_other_name_for_a_page() {
 }
 
 #[test]
-fn a_folder_has_an_index_at_its_path_with_a_slash() {
+fn folder_path_with_a_slash_serves_its_index() {
     let folder = Folder::new("a_folder_has_an_index");
     let below = folder.public().join("sub/50% über");
-    fs::create_dir(&below).expect("it is ours");
-    fs::write(below.join("index.html"), "below").expect("the folder is ours");
+    fs::create_dir(&below).expect("the folder is writable");
+    fs::write(below.join("index.html"), "below").expect("the folder is writable");
     let server = folder.serve();
     assert_eq!(server.get("/sub/50%25%20%C3%BCber/").body, "below");
     let answer = server.get("/sub/50%25%20%C3%BCber");
     assert_eq!(answer.status, 308);
-    assert_eq!(answer.header("location"), Some("50%25%20%C3%BCber/"), "as a browser resolves it");
-    assert_eq!(server.get("/sub/").status, 404, "which has none");
+    assert_eq!(
+        answer.header("location"),
+        Some("50%25%20%C3%BCber/"),
+        "a relative URL, as browsers resolve it"
+    );
+    assert_eq!(server.get("/sub/").status, 404, "this folder has no index");
 }
 
 #[test]
-fn a_path_with_nul_a_bad_escape_or_no_utf_8_is_400() {
+fn path_with_nul_bad_escape_or_invalid_utf_8_is_400() {
     let folder = Folder::new("a_path_with_nul");
     for server in [folder.serve(), TestServer::start()] {
         for path in
@@ -146,7 +149,7 @@ fn a_path_with_nul_a_bad_escape_or_no_utf_8_is_400() {
 }
 
 #[test]
-fn a_link_that_leads_out_of_the_folder_is_404_and_one_within_is_followed() {
+fn symlinks_are_followed_only_inside_the_folder() {
     let folder = Folder::new("a_link_that_leads_out");
     let link = |to: &str, from: &str| symlink(to, folder.public().join(from)).expect("a new name");
     link("../Cargo.toml", "out.html");
@@ -164,7 +167,7 @@ fn a_link_that_leads_out_of_the_folder_is_404_and_one_within_is_followed() {
 }
 
 #[test]
-fn a_page_from_a_folder_is_the_file_as_it_is_now() {
+fn file_from_a_folder_is_served_in_its_current_version() {
     let folder = Folder::new("a_page_from_a_folder");
     let server = folder.serve();
     let first = server.get("/");
@@ -173,29 +176,29 @@ fn a_page_from_a_folder_is_the_file_as_it_is_now() {
     let tag = first.header("etag").expect("a page has a tag").to_owned();
     assert_eq!(server.get("/").header("etag"), Some(&*tag), "nothing has changed");
 
-    fs::write(folder.public().join("index.html"), "another").expect("the file is ours");
+    fs::write(folder.public().join("index.html"), "another").expect("the file is writable");
     let headers = format!("If-None-Match: {tag}\r\n");
     let second = server.request(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"));
     assert_eq!((second.status, second.body.as_str()), (200, "another"));
     assert_ne!(second.header("etag"), Some(&*tag), "the tag changes with the file");
 
-    fs::remove_file(folder.public().join("index.html")).expect("the file is ours");
+    fs::remove_file(folder.public().join("index.html")).expect("the file is writable");
     assert_eq!(server.get("/").status, 404);
 }
 
 #[test]
-fn a_folder_of_ones_own_needs_no_copy_of_the_client() {
+fn client_js_is_served_even_with_a_custom_folder() {
     let folder = Folder::new("client");
     let server = folder.serve();
-    let from_us = server.get("/client.js");
-    assert_eq!((from_us.status, from_us.body.contains("export class Threadcast")), (200, true));
-    fs::write(folder.public().join("client.js"), "its own").expect("the file is ours");
-    assert_eq!(server.get("/client.js").body, "its own");
-    assert_eq!(server.get("/app.js").status, 404, "the rest of our pages is not theirs");
+    let built_in = server.get("/client.js");
+    assert_eq!((built_in.status, built_in.body.contains("export class Threadcast")), (200, true));
+    fs::write(folder.public().join("client.js"), "custom").expect("the file is writable");
+    assert_eq!(server.get("/client.js").body, "custom");
+    assert_eq!(server.get("/app.js").status, 404, "the other built-in files are not served");
 }
 
 #[test]
-fn a_client_that_has_the_page_gets_304_without_it() {
+fn matching_etag_gets_304_without_a_body() {
     let server = TestServer::start();
     let mut client = server.connect();
     for path in ["/", "/style.css", "/app.js"] {
@@ -223,7 +226,7 @@ fn a_client_that_has_the_page_gets_304_without_it() {
 }
 
 #[test]
-fn head_says_what_get_would_and_sends_no_body() {
+fn head_returns_the_headers_of_get_without_a_body() {
     let server = TestServer::start();
     let mut client = server.connect();
     for path in ["/", "/app.js", "/nothing", "/healthz", "/send-data", "/%"] {
@@ -240,7 +243,7 @@ fn head_says_what_get_would_and_sends_no_body() {
 
 const STREAMS: [&str; 6] = ["/stream", "/sse", "/api/sse", "/events", "/count", "/channels/a"];
 
-/// The heads that HEAD and GET are answered with.
+/// Returns the response heads of HEAD and GET.
 fn both_heads(path: &str) -> [Answer; 2] {
     let server = TestServer::start();
     ["HEAD", "GET"].map(|method| {
@@ -253,7 +256,7 @@ fn both_heads(path: &str) -> [Answer; 2] {
 }
 
 #[test]
-fn head_of_a_stream_says_what_get_would() {
+fn head_of_a_stream_returns_the_headers_of_get() {
     for path in STREAMS {
         let [head, get] = both_heads(path);
         for name in
@@ -264,9 +267,9 @@ fn head_of_a_stream_says_what_get_would() {
     }
 }
 
-/// RFC 9110 §8.6: a HEAD's Content-Length is the GET's, or there is none.
+/// RFC 9110 §8.6: the Content-Length of HEAD is that of GET, or absent.
 #[test]
-fn head_of_a_stream_gives_no_length_because_a_stream_has_none() {
+fn head_of_a_stream_has_no_content_length() {
     for path in STREAMS {
         let [head, get] = both_heads(path);
         assert_eq!(get.header("content-length"), None, "{path}");
@@ -286,9 +289,9 @@ fn head_of_a_stream_leaves_the_connection_usable() {
     assert_eq!(client.answer().body, "ok\n");
 }
 
-/// RFC 9110 §9.3.2: whatever a HEAD is answered with, it has no body.
+/// RFC 9110 §9.3.2: no response to HEAD has a body.
 #[test]
-fn head_that_is_malformed_gets_no_body_either() {
+fn malformed_head_request_gets_no_body() {
     let server = TestServer::start();
     let mut client = server.connect();
     client.send("HEAD /healthz HTTP/1.1\r\n\r\n");
@@ -297,7 +300,7 @@ fn head_that_is_malformed_gets_no_body_either() {
 }
 
 #[test]
-fn every_page_says_what_it_is_and_what_it_may_load() {
+fn every_page_has_a_content_type_and_a_security_policy() {
     let server = TestServer::start();
     for (path, content_type) in [
         ("/", "text/html; charset=utf-8"),
@@ -314,10 +317,9 @@ fn every_page_says_what_it_is_and_what_it_may_load() {
     }
 }
 
-/// What a browser asks for, and what it gets: the whole of it decoded is what
-/// everybody else gets.
+/// A browser accepts gzip. The decoded page equals the page that other clients get.
 #[test]
-fn a_page_is_sent_compressed_to_who_takes_it_and_each_form_has_its_own_tag() {
+fn page_is_gzipped_on_request_with_its_own_etag() {
     let server = TestServer::start();
     for path in ["/", "/style.css", "/app.js", "/favicon.svg"] {
         let plain = server.get(path);
@@ -358,7 +360,7 @@ fn a_page_is_sent_compressed_to_who_takes_it_and_each_form_has_its_own_tag() {
     }
 }
 
-/// What only the live view loads.
+/// The files that only the live view loads.
 const LIVE: [&str; 8] = [
     "lab.html",
     "live.css",
@@ -370,9 +372,9 @@ const LIVE: [&str; 8] = [
     "controls.js",
 ];
 
-/// Everything that the browser loads for a page, in both languages, as sent.
+/// Counts the compressed bytes of all files of the page, in both languages.
 #[test]
-fn the_whole_page_is_sent_in_less_than_60_kb_and_the_live_view_in_15_more() {
+fn page_is_below_60_kb_and_live_view_below_15_kb() {
     let server = TestServer::start();
     let (mut sent, mut live, mut found) = (0, 0, 0);
     for file in fs::read_dir("public").expect("the pages") {

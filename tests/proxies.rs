@@ -1,8 +1,8 @@
-//! Behind the proxies that people have, as their packages configure them, with TLS and
-//! HTTP/2: the lines of `docs/proxies.md`, and nothing else that would help.
+//! The server behind common reverse proxies, with TLS and HTTP/2.
 //!
-//! `make proxies` installs nginx, Caddy, HAProxy and Apache first. A proxy that
-//! is not here is named aloud and left out.
+//! Each proxy runs with the defaults of its package and the lines of `docs/proxies.md`, without
+//! further settings. `make proxies` first installs nginx, Caddy, HAProxy and Apache. A test whose
+//! proxy is not installed prints a notice and passes.
 
 mod common;
 
@@ -19,23 +19,23 @@ use threadcast::{Config, Event, Limits, Token};
 
 const TOKEN: &str = "s3cret";
 
-/// What browsers call the server, in the document too.
+/// The host name of the server for browsers, the same as in the document.
 const NAME: &str = "push.example.org";
 
-/// Within this an event has to be there. A machine that is slow delays some of them, a
-/// proxy that holds events back delays all.
-const AT_ONCE: Duration = Duration::from_millis(100);
+/// The maximum of the median latency. A slow machine delays some events, a proxy that buffers
+/// delays all.
+const MAX_MEDIAN: Duration = Duration::from_millis(100);
 
-/// Between two looks at something that will be there soon.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// The interval of polling for a proxy that is starting.
+const POLL_EVERY: Duration = Duration::from_millis(5);
 
-/// What a proxy's package configures by itself: `SITE` is where the document's lines go,
-/// `FRONT` its port, `DIR` its folder.
+/// A proxy and the configuration of its package. In `base` and `arguments`, `SITE` stands for the
+/// lines of the document, `FRONT` for the port, and `DIR` for the folder.
 struct Proxy {
     name: &'static str,
     program: &'static str,
     arguments: &'static [&'static str],
-    /// The language of its block in the document.
+    /// The language of the proxy's code block in the document.
     language: &'static str,
     base: &'static str,
 }
@@ -47,7 +47,7 @@ const NGINX: Proxy = Proxy {
     language: "nginx",
     base: "
         daemon off;
-        master_process off; # it would outlive us
+        master_process off; # a worker would outlive the test
         pid DIR/pid;
         events {}
         http {
@@ -61,7 +61,7 @@ const NGINX: Proxy = Proxy {
         }",
 };
 
-/// Of itself it would ask a certificate authority, and listen on port 80 too.
+/// The options keep Caddy from contacting a certificate authority and from listening on port 80.
 const CADDY: Proxy = Proxy {
     name: "Caddy",
     program: "/usr/bin/caddy",
@@ -122,7 +122,7 @@ SITE
 ",
 };
 
-/// A proxy that runs, until it is dropped.
+/// A running proxy, stopped when it is dropped.
 struct Running {
     front: SocketAddr,
     scheme: &'static str,
@@ -131,22 +131,21 @@ struct Running {
 }
 
 impl Proxy {
-    /// What its reader is told to write.
+    /// Returns the lines that the document gives for this proxy.
     fn site(&self) -> String {
-        let page = fs::read_to_string("docs/proxies.md").expect("the page is here");
+        let page = fs::read_to_string("docs/proxies.md").expect("the document exists");
         let (_, block) =
             page.split_once(&format!("\n```{}\n", self.language)).expect("each proxy has a block");
-        block.split_once("```").expect("it ends").0.to_owned()
+        block.split_once("```").expect("the block ends").0.to_owned()
     }
 
-    /// Starts it with these lines. `None`, said aloud, where its program is not installed.
+    /// Starts the proxy with these lines. Prints a notice and returns `None` if a program is not
+    /// installed.
     fn start(&self, site: &str, scheme: &'static str, back: SocketAddr) -> Option<Running> {
         let missing = |tool| Command::new(tool).arg("--help").output().is_err();
         if !Path::new(self.program).exists() || missing("openssl") || missing("curl") {
             let name = self.name;
-            say(&format!(
-                "SKIPPED: {name}, openssl or curl is not here (`make proxies` does that)"
-            ));
+            say(&format!("SKIPPED: {name}, openssl or curl is not installed; run `make proxies`"));
             return None;
         }
         let front = free_port();
@@ -180,7 +179,7 @@ impl Proxy {
     }
 }
 
-/// A certificate and its key, and for `HAProxy` and Apache both in one.
+/// Writes a certificate and its key, and for `HAProxy` and Apache both into one file.
 fn make_certificate(dir: &Path) {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
@@ -188,31 +187,31 @@ fn make_certificate(dir: &Path) {
         .current_dir(dir)
         .stderr(Stdio::null())
         .status();
-    assert!(made.expect("openssl is here").success());
+    assert!(made.expect("openssl is installed").success());
     let [certificate, key] = ["push.pem", "push.key"]
         .map(|file| fs::read_to_string(dir.join(file)).expect("openssl wrote it"));
-    fs::write(dir.join("push.pem"), certificate + &key).expect("ours");
+    fs::write(dir.join("push.pem"), certificate + &key).expect("the folder is writable");
 }
 
 impl Running {
     fn wait_until_it_listens(&mut self, name: &str) {
         let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.front).is_err() {
-            let ended = self.process.try_wait().expect("our own child");
+            let ended = self.process.try_wait().expect("the proxy is a child process");
             if ended.is_some() || Instant::now() > deadline {
                 let log = |file| fs::read_to_string(self.dir.join(file)).unwrap_or_default();
                 panic!("{name} does not listen: {}{}", log("stderr"), log("error.log"));
             }
-            thread::park_timeout(LOOK_EVERY);
+            thread::park_timeout(POLL_EVERY);
         }
-        // Caddy listens before it has made its certificate.
+        // Caddy listens before its certificate exists.
         wait_until(TIMEOUT, "the proxy answers", || {
             let answer = self.curl("--http1.1", "/healthz").stdout(Stdio::null()).status();
-            answer.expect("curl is here").success()
+            answer.expect("curl is installed").success()
         });
     }
 
-    /// A client that speaks this version of HTTP. The certificate is nobody's.
+    /// Returns a client for this version of HTTP that accepts the self-signed certificate.
     fn curl(&self, version: &str, path: &str) -> Command {
         self.curl_to(NAME, version, path)
     }
@@ -222,18 +221,18 @@ impl Running {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--insecure", "--no-buffer", "--max-time", "60", "--noproxy", "*"])
             .args(["--resolve", &format!("{NAME}:{port}:127.0.0.1"), version])
-            .args(["--header", &format!("Host: {host}")]) // as from port 443
+            .args(["--header", &format!("Host: {host}")]) // as if the port were 443
             .arg(format!("{}://{NAME}:{port}{path}", self.scheme))
             .stdin(Stdio::null());
         curl
     }
 
-    /// The status that a publisher gets, and the version of HTTP in which it does.
+    /// Publishes, and returns the status and the HTTP version of the response.
     fn publish(&self, version: &str, path: &str, headers: &[&str]) -> String {
         self.publish_to(NAME, version, path, headers)
     }
 
-    /// The same, to this Host.
+    /// Like `publish`, with another Host.
     fn publish_to(&self, host: &str, version: &str, path: &str, headers: &[&str]) -> String {
         let mut curl = self.curl_to(host, version, path);
         let body = match path {
@@ -243,7 +242,7 @@ impl Running {
         curl.args(["--output", "/dev/null", "--write-out", "%{http_code} %{http_version}"])
             .args(["--data", body, "--header", "Content-Type: application/json"])
             .args(headers.iter().flat_map(|header| ["--header", header]));
-        let output = curl.output().expect("curl is here");
+        let output = curl.output().expect("curl is installed");
         String::from_utf8(output.stdout).expect("ASCII")
     }
 }
@@ -256,13 +255,13 @@ impl Drop for Running {
     }
 }
 
-/// A port that was free a moment ago. Whoever takes it first keeps it.
+/// Returns a port that was free. Another process may take it before the proxy does.
 fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("it is bound")
+    listener.local_addr().expect("the listener is bound")
 }
 
-/// A stream by way of a proxy, which may cut it anywhere. Dropping it is leaving.
+/// A stream through a proxy, which may split it anywhere. Dropping it disconnects.
 struct Stream {
     curl: Child,
     stdout: ChildStdout,
@@ -274,12 +273,12 @@ impl Stream {
     fn open(proxy: &Running, version: &str, header: &str) -> Self {
         let mut curl = proxy.curl(version, "/channels/news");
         curl.args(["--fail", "--header", header]).stdout(Stdio::piped());
-        let mut curl = curl.spawn().expect("curl is here");
-        let stdout = curl.stdout.take().expect("it is piped");
+        let mut curl = curl.spawn().expect("curl is installed");
+        let stdout = curl.stdout.take().expect("stdout is piped");
         let mut decoder = Decoder::default();
-        decoder.push(b"HTTP/1.1 200 OK\r\n\r\n"); // curl has read the real one
+        decoder.push(b"HTTP/1.1 200 OK\r\n\r\n"); // curl has already read the real head
         let mut stream = Self { curl, stdout, decoder, waiting: Vec::new() };
-        assert!(stream.event().retry.is_some(), "the prelude comes at once");
+        assert!(stream.event().retry.is_some(), "the preamble arrives at once");
         stream
     }
 
@@ -287,15 +286,15 @@ impl Stream {
         let mut buffer = [0; 4096];
         while self.waiting.is_empty() {
             let n = self.stdout.read(&mut buffer).expect("a pipe");
-            assert!(n > 0, "the stream goes on");
+            assert!(n > 0, "the stream continues");
             self.waiting.extend(self.decoder.push(&buffer[..n]));
-            // Heartbeats are not what is waited for.
+            // Skip heartbeats.
             self.waiting.retain(|event| event.data.is_some() || event.retry.is_some());
         }
         self.waiting.remove(0)
     }
 
-    /// What twenty events take, and the id of the last.
+    /// Publishes 20 events; returns their latencies in ascending order, and the last id.
     fn measure(&mut self, server: &TestServer) -> (Vec<Duration>, String) {
         let mut last = None;
         let mut times: Vec<Duration> = (0..20)
@@ -321,8 +320,8 @@ impl Drop for Stream {
     }
 }
 
-/// As the document starts it, but with heartbeats so often that the server soon notices that a
-/// client left. `leaving_is_seen_within_the_documented_heartbeats` has the default ones.
+/// Starts the server as in the document, but with short heartbeats, so that it soon notices a
+/// disconnect. `disconnect_is_seen_within_the_documented_heartbeats` uses the default interval.
 fn server() -> TestServer {
     let limits = Limits { heartbeat: Duration::from_millis(100), ..Limits::default() };
     let publish_token = Some(Token::new(TOKEN).expect("visible ASCII"));
@@ -344,10 +343,10 @@ fn check(proxy: &Proxy, site: &str, scheme: &'static str) {
         let (times, last) = stream.measure(&server);
         let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
         say(&format!("{by}: an event takes {median:.1?}, at most {slowest:.1?}"));
-        assert!(median < AT_ONCE, "{by} holds events back: {times:?}");
+        assert!(median < MAX_MEDIAN, "{by} buffers events: {times:?}");
 
         drop(stream);
-        wait_until(TIMEOUT, "the client's leaving is seen", || {
+        wait_until(TIMEOUT, "the server notices the disconnect", || {
             server.registry.subscribers("news") == 0
         });
 
@@ -359,16 +358,16 @@ fn check(proxy: &Proxy, site: &str, scheme: &'static str) {
             assert_eq!(running.publish(version, path, &[]), format!("401 {number}"), "by {by}");
         }
         let bearer = format!("Authorization: Bearer {TOKEN}");
-        // A page of the same name, which the proxy has to have passed on.
+        // A page of the same origin: the proxy must pass the Host header on.
         let origin = format!("Origin: {scheme}://{NAME}");
         let answer = running.publish(version, "/send-data", &[&bearer, &origin]);
         assert_eq!(answer, format!("200 {number}"), "by {by}");
     }
 }
 
-/// How many heartbeats it takes until the server notices that a client left by way of this proxy,
-/// with the default interval. A stream is left right after it was opened, so these are whole ones.
-fn heartbeats_until_leaving_is_seen(
+/// Returns after how many heartbeats the server notices a disconnect behind this proxy, with the
+/// default interval. The client disconnects right after it connected, so these are whole ones.
+fn heartbeats_until_disconnect_is_seen(
     proxy: &Proxy,
     site: &str,
     scheme: &'static str,
@@ -380,17 +379,21 @@ fn heartbeats_until_leaving_is_seen(
     let stream = Stream::open(&running, version, "Accept: text/event-stream");
     drop(stream);
     let left = Instant::now();
-    wait_until(every * 4, "the client's leaving is seen", || {
+    wait_until(every * 4, "the server notices the disconnect", || {
         server.registry.subscribers("news") == 0
     });
     let took = left.elapsed();
-    say(&format!("{}, {scheme} {version}: a leaving is seen after {took:.2?}", proxy.name));
+    say(&format!(
+        "{}, {scheme} {version}: the server notices a disconnect after {took:.2?}",
+        proxy.name
+    ));
     Some((took + every / 3).as_secs() / every.as_secs())
 }
 
-/// The last column of the table in docs/proxies.md. All at the same time: it takes two heartbeats.
+/// Checks the last column of the table in docs/proxies.md. The cases run in parallel, because one
+/// takes up to two heartbeats.
 #[test]
-fn leaving_is_seen_within_the_documented_heartbeats() {
+fn disconnect_is_seen_within_the_documented_heartbeats() {
     let (nginx, caddy, haproxy, apache) =
         (NGINX.site(), CADDY.site(), HAPROXY.site(), APACHE.site());
     let unaware = haproxy.replace("    option abortonclose\n", "");
@@ -414,7 +417,7 @@ fn leaving_is_seen_within_the_documented_heartbeats() {
     thread::scope(|scope| {
         for (proxy, site, scheme, version, documented) in cases {
             scope.spawn(move || {
-                let seen = heartbeats_until_leaving_is_seen(proxy, site, scheme, version);
+                let seen = heartbeats_until_disconnect_is_seen(proxy, site, scheme, version);
                 let (name, seen) = (proxy.name, seen.unwrap_or(documented));
                 assert_eq!(seen, documented, "heartbeats: {name}, {scheme} {version}");
             });
@@ -423,22 +426,22 @@ fn leaving_is_seen_within_the_documented_heartbeats() {
 }
 
 #[test]
-fn nginx_passes_streams_on() {
+fn streams_work_through_nginx() {
     check(&NGINX, &NGINX.site(), "https");
 }
 
 #[test]
-fn caddy_passes_streams_on() {
+fn streams_work_through_caddy() {
     check(&CADDY, &CADDY.site(), "https");
 }
 
 #[test]
-fn haproxy_passes_streams_on() {
+fn streams_work_through_haproxy() {
     check(&HAPROXY, &HAPROXY.site(), "https");
 }
 
 #[test]
-fn haproxy_without_tls_passes_streams_on_if_told_that_each_piece_counts() {
+fn streams_work_through_haproxy_without_tls() {
     let (site, tls) = (HAPROXY.site(), " ssl crt /etc/ssl/push.pem alpn h2,http/1.1");
     assert!(site.contains(tls), "{site}");
     let plain = site.replace(tls, "");
@@ -452,13 +455,13 @@ fn haproxy_without_tls_passes_streams_on_if_told_that_each_piece_counts() {
 }
 
 #[test]
-fn apache_passes_streams_on() {
+fn streams_work_through_apache() {
     check(&APACHE, &APACHE.site(), "https");
 }
 
-/// A stranger's requests through a proxy to servers without a token, with the public Host and with
-/// `Host: localhost`: they change nothing. Where the proxy `looks_local` they do with the latter,
-/// unless `--trusted-proxy` names it.
+/// Checks that requests through a proxy change nothing on servers without a token, neither with
+/// the public Host nor with `Host: localhost`. If the proxy `looks_local`, requests with
+/// `Host: localhost` succeed, unless `--trusted-proxy` names the proxy.
 fn check_without_token(proxy: &Proxy, site: &str, looks_local: bool) {
     let named = || vec![NAME.to_owned()];
     let trusted = || vec!["127.0.0.1/32".parse().expect("a network")];
@@ -483,17 +486,17 @@ fn check_without_token(proxy: &Proxy, site: &str, looks_local: bool) {
             for host in [NAME, "localhost"] {
                 let mut presence = running.curl_to(host, version, "/channels/chat?presence=eve");
                 presence.args(["--head", "--output", "/dev/null", "--write-out", "%{http_code}"]);
-                let status = presence.output().expect("curl is here").stdout;
-                let refused = [&b"403"[..], b"421"].contains(&&*status);
-                let is_ours = host == NAME || proxy.name != CADDY.name; // it has no such site
-                assert!(!is_ours || refused != (passes && host != NAME), "{host}: {status:?}");
+                let status = presence.output().expect("curl is installed").stdout;
+                let rejected = [&b"403"[..], b"421"].contains(&&*status);
+                let is_ours = host == NAME || proxy.name != CADDY.name; // Caddy serves only NAME
+                assert!(!is_ours || rejected != (passes && host != NAME), "{host}: {status:?}");
             }
         }
     }
 }
 
 #[test]
-fn without_a_token_nginx_publishes_for_nobody() {
+fn strangers_cannot_publish_through_nginx() {
     check_without_token(&NGINX, &NGINX.site(), false);
     let site = NGINX.site();
     let bare: String = site.lines().filter(|line| !line.contains("proxy_set_header")).collect();
@@ -501,26 +504,26 @@ fn without_a_token_nginx_publishes_for_nobody() {
 }
 
 #[test]
-fn without_a_token_caddy_publishes_for_nobody() {
+fn strangers_cannot_publish_through_caddy() {
     check_without_token(&CADDY, &CADDY.site(), false);
 }
 
 #[test]
-fn without_a_token_haproxy_publishes_for_nobody() {
+fn strangers_cannot_publish_through_haproxy() {
     check_without_token(&HAPROXY, &HAPROXY.site(), false);
 }
 
-/// The limit that docs/proxies.md states: nothing tells this proxy from a program on this machine,
-/// but that `--trusted-proxy` names it.
+/// The limitation that docs/proxies.md states: without `--trusted-proxy`, the server cannot
+/// distinguish this proxy from a local program.
 #[test]
-fn haproxy_that_adds_no_header_looks_local() {
+fn haproxy_without_forwarding_headers_looks_local() {
     let (site, forwards) = (HAPROXY.site(), "    option forwardfor\n");
     assert!(site.contains(forwards), "{site}");
     check_without_token(&HAPROXY, &site.replace(forwards, ""), true);
 }
 
 #[test]
-fn without_a_token_apache_publishes_for_nobody() {
+fn strangers_cannot_publish_through_apache() {
     check_without_token(&APACHE, &APACHE.site(), false);
     let site = APACHE.site().replace("    ProxyPreserveHost on\n", "");
     check_without_token(&APACHE, &site, false);

@@ -1,5 +1,4 @@
-//! Publishing over HTTP: the four kinds of body, what makes a repeated request
-//! one, who is present, and everything that is refused whole.
+//! Publishing over HTTP: the four body types, idempotency, presence, and rejected requests.
 
 mod common;
 
@@ -13,10 +12,10 @@ const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 const MULTIPART: &str = "Content-Type: Multipart/Form-Data; boundary=b\r\n";
 const NDJSON: &str = "Content-Type: application/x-ndjson\r\n";
 
-/// Numbers that no machine type holds, or that are not spelled as a program would.
+/// Numbers that no machine type holds, or that have an unusual spelling.
 const BIG: &str = r#"{"data":{"wei": 123456789012345678901234567890, "e": [-0, 1E+400, 0.10]}}"#;
 
-/// Publishes, and gives the answer's body.
+/// Publishes, and returns the body of the response.
 #[track_caller]
 fn publish(server: &TestServer, target: &str, headers: &str, body: &str) -> Value {
     let answer = server.post(target, headers, body);
@@ -34,19 +33,19 @@ fn request(method: &str, target: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn each_kind_of_body_says_the_same() {
+fn all_body_types_publish_the_same_event() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/a", "");
-    let object = r#"{"retry":1500,"event":"greet","data":"a\nb ü"}"#;
+    let object = r#"{"retry":1500,"event":"hello","data":"a\nb ü"}"#;
     let utf8 = "Content-Type: Application/JSON; charset=utf-8\r\n";
     let batch = "Content-Type: application/x-ndjson; charset=utf-8\r\n";
     for (query, headers, body) in [
-        ("?event=greet&retry=1500", TEXT, "a\nb ü"),
-        ("?event=greet&retry=1500", "", "a\r\nb ü"),
-        ("?event=greet&retry=1500", "Content-Type: image/png\r\n", "a\rb ü"),
+        ("?event=hello&retry=1500", TEXT, "a\nb ü"),
+        ("?event=hello&retry=1500", "", "a\r\nb ü"),
+        ("?event=hello&retry=1500", "Content-Type: image/png\r\n", "a\rb ü"),
         ("", JSON, object),
         ("", utf8, object),
-        ("", FORM, "event=greet&data=a%0Ab+%C3%BC&retry=1500"),
+        ("", FORM, "event=hello&data=a%0Ab+%C3%BC&retry=1500"),
         ("", NDJSON, object),
         ("", batch, &format!("\n{object}\r\n\n")),
     ] {
@@ -57,16 +56,16 @@ fn each_kind_of_body_says_the_same() {
             expected["count"] = 1.into();
         }
         assert_eq!(answer, expected, "{headers}");
-        stream.expect(&format!("id: {id}\nevent: greet\nretry: 1500\ndata: a\ndata: b ü"));
+        stream.expect(&format!("id: {id}\nevent: hello\nretry: 1500\ndata: a\ndata: b ü"));
     }
 }
 
 #[test]
-fn data_goes_out_as_it_was_said() {
+fn data_is_sent_exactly_as_published() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/a", "");
     for (headers, body, data) in [
-        // What `curl -d hello` sends: a form, it says, but there is no field in it.
+        // `curl -d hello` sends this: the content type of a form, but a body without a field.
         (FORM, "hello", "hello"),
         (FORM, "50%25+more", "50%25+more"),
         (FORM, "", ""),
@@ -90,11 +89,11 @@ fn data_goes_out_as_it_was_said() {
     }
     let whole = "x".repeat(64 * 1024);
     publish(&server, "/channels/a", TEXT, &whole);
-    assert_eq!(stream.event().data(), whole, "64 KiB are allowed");
+    assert_eq!(stream.event().data(), whole, "64 KiB is allowed");
 }
 
 #[test]
-fn a_chunked_body_is_published_whole() {
+fn chunked_body_is_published_whole() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/a%2Fb%20%C3%BC", "");
     let head = "POST /channels/a%2fb%20ü HTTP/1.1\r\nHost: localhost\r\n";
@@ -104,7 +103,7 @@ fn a_chunked_body_is_published_whole() {
 }
 
 #[test]
-fn a_batch_is_published_next_to_each_other_and_answered_with_the_last() {
+fn batch_has_consecutive_ids_and_returns_the_last() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/a", "");
     let lines: Vec<String> = (0..1_000).map(|n| json!({ "data": n }).to_string()).collect();
@@ -123,17 +122,16 @@ fn a_batch_is_published_next_to_each_other_and_answered_with_the_last() {
     assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]));
 }
 
-/// Everything that is refused: the status, whether the connection goes on, and
-/// what the answer's sentence says.
+/// Checks the status of each rejected request, and a part of its detail.
 #[test]
-fn what_is_wrong_is_refused_with_a_reason_and_nothing_is_published() {
+fn invalid_publish_is_rejected_with_a_reason() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/*", "");
     let post = |target: &str, headers: &str, body: &[u8]| request("POST", target, headers, body);
     let large = "x".repeat(65 * 1024);
     let large_line = format!("{{\"data\":1}}\n{{\"data\":\"{large}\"}}");
     let (a, long) = ("/channels/a", "n".repeat(1_025));
-    // It is refused before it is sent.
+    // The server rejects it before the body arrives.
     let too_many =
         format!("POST {a} HTTP/1.1\r\nHost: localhost\r\n{NDJSON}Content-Length: 1048577\r\n\r\n");
     let (header, key) = (format!("{TEXT}Idempotency-Key: {long}\r\n"), "Idempotency-Key:\r\n");
@@ -214,9 +212,9 @@ fn what_is_wrong_is_refused_with_a_reason_and_nothing_is_published() {
     assert_eq!(channels["channels"].as_array().map(Vec::len), Some(1), "{channels}");
 }
 
-/// A stream carries UTF-8 alone: other bytes are refused, never made into others.
+/// Streams are UTF-8. The server rejects other bytes and never replaces them.
 #[test]
-fn what_is_escaped_and_no_utf_8_is_refused_wherever_it_stands() {
+fn invalid_utf_8_in_escapes_is_rejected_everywhere() {
     let server = TestServer::start();
     for (target, headers, body) in [
         ("/channels/a", FORM, "data=%ff"),
@@ -234,7 +232,7 @@ fn what_is_escaped_and_no_utf_8_is_refused_wherever_it_stands() {
 }
 
 #[test]
-fn what_was_not_read_to_its_end_ends_the_connection_and_what_was_read_does_not() {
+fn connection_closes_only_if_the_body_was_not_read() {
     let server = TestServer::start();
     let large = "x".repeat(65 * 1024);
     check(&server, request("POST", "/channels/a", TEXT, large.as_bytes()), 413, CLOSED);
@@ -244,7 +242,7 @@ fn what_was_not_read_to_its_end_ends_the_connection_and_what_was_read_does_not()
 }
 
 #[test]
-fn a_request_repeated_with_its_key_is_answered_the_same_and_published_once() {
+fn request_repeated_with_its_key_is_published_once() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/a", "");
     let key = |key: &str| format!("{TEXT}Idempotency-Key: {key}\r\n");
@@ -263,22 +261,22 @@ fn a_request_repeated_with_its_key_is_answered_the_same_and_published_once() {
     stream.expect_data(&["1", "2", "3", "4", "5", "end"]);
 }
 
-/// Publishes with the key `k`: `first` is answered once more, and `other` is refused.
+/// Publishes with the key `k`. Repeating `first` returns the same response; `other` is rejected.
 #[track_caller]
 fn check_key(server: &TestServer, target: &str, headers: &str, first: &str, other: &str) {
     let headers = format!("{headers}Idempotency-Key: k\r\n");
     let answer = server.post(target, &headers, first);
     assert_eq!(answer.status, 200, "{answer:?}");
-    let refused = server.post(target, &headers, other);
-    assert_eq!(refused.status, 422, "{refused:?}");
-    refused.check_problem();
-    assert!(refused.body.contains("send a new key"), "{refused:?}");
+    let rejected = server.post(target, &headers, other);
+    assert_eq!(rejected.status, 422, "{rejected:?}");
+    rejected.check_problem();
+    assert!(rejected.body.contains("send a new key"), "{rejected:?}");
     let again = server.post(target, &headers, first);
     assert_eq!((again.status, again.body), (200, answer.body));
 }
 
 #[test]
-fn a_key_repeated_with_another_body_is_422() {
+fn key_repeated_with_another_body_is_422() {
     let server = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
     let mut stream = Stream::of(&server, "/channels/*", "");
     check_key(&server, "/channels/a", TEXT, "1", "2");
@@ -289,7 +287,7 @@ fn a_key_repeated_with_another_body_is_422() {
     check_key(&server, hub, FORM, "topic=e&data=6", "topic=e&data=7");
     let private = format!("{FORM}Idempotency-Key: k\r\n");
     assert_eq!(server.post(hub, &private, "topic=e&data=6&private=on").status, 422);
-    // What is the same in another kind of body is the same.
+    // The same event in another body type counts as the same body.
     let text = format!("{TEXT}Idempotency-Key: k\r\n");
     assert_eq!(server.post("/channels/b", &text, "2").status, 200);
     publish(&server, "/channels/a", TEXT, "end");
@@ -297,7 +295,7 @@ fn a_key_repeated_with_another_body_is_422() {
 }
 
 #[test]
-fn a_key_is_known_with_its_body_after_a_restart() {
+fn idempotency_key_survives_a_restart() {
     let name = format!("threadcast-key-{}.redb", std::process::id());
     let path = std::env::temp_dir().join(name);
     let config = || Config { store: Some(StoreAt::File(path.clone())), ..Config::default() };
@@ -310,12 +308,12 @@ fn a_key_is_known_with_its_body_after_a_restart() {
     publish(&second, "/channels/a", TEXT, "end");
     stream.expect_data(&["1", "end"]);
     drop((stream, second));
-    std::fs::remove_file(&path).expect("it was made");
+    std::fs::remove_file(&path).expect("the store exists");
 }
 
-/// Whatever else is in the batch: here its last event has been published before.
+/// The last event of the batch has been published before.
 #[test]
-fn a_batch_repeated_with_its_key_is_published_once_even_if_it_ends_with_a_known_id() {
+fn batch_with_a_key_and_a_known_id_is_published_once() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/a", "");
     publish(&server, "/channels/a?id=order-7", TEXT, "order");
@@ -328,7 +326,7 @@ fn a_batch_repeated_with_its_key_is_published_once_even_if_it_ends_with_a_known_
 }
 
 #[test]
-fn an_own_id_is_named_in_the_answer_and_published_once() {
+fn client_supplied_id_is_returned_and_published_once() {
     let server = TestServer::start();
     let mut stream = Stream::of(&server, "/channels/a", "");
     let first = publish(&server, "/channels/a?id=%C3%BC%201", TEXT, "one");
@@ -342,52 +340,52 @@ fn an_own_id_is_named_in_the_answer_and_published_once() {
         assert_eq!(publish(&server, target, headers, body), first, "{headers}");
     }
     let elsewhere = publish(&server, "/channels/b?id=%C3%BC%201", TEXT, "one");
-    assert_ne!(elsewhere["id"], first["id"], "it is unique within its channel");
+    assert_ne!(elsewhere["id"], first["id"], "an id is unique within its channel only");
     publish(&server, "/channels/a", TEXT, "end");
     stream.expect("id: ü 1\ndata: one");
     assert_eq!(stream.event().data(), "end");
 }
 
-/// The articles' chat: who comes and goes is told to the others.
+/// The chat of the article: subscribers get an event when a user connects or disconnects.
 #[test]
-fn who_says_a_name_is_present_until_the_last_of_its_streams_ends() {
+fn user_is_present_until_their_last_stream_ends() {
     let server = TestServer::start();
     let mut watcher = Stream::of(&server, "/channels/chat", "");
-    let here = |expected: Value| {
+    let check_present = |expected: Value| {
         let answer = server.get("/channels/chat/subscribers");
         assert_eq!((answer.status, answer.json()), (200, expected));
     };
-    here(json!({ "channel": "chat", "subscribers": 1, "present": [] }));
+    check_present(json!({ "channel": "chat", "subscribers": 1, "present": [] }));
     let one = Stream::of(&server, "/channels/chat?presence=Ada%20%C3%BC", "");
     let two = Stream::of(&server, "/channels?channel=chat&channel=x*&presence=Ada+%C3%BC", "");
     let _bob = Stream::of(&server, "/channels/chat?presence=bob", "");
-    here(json!({
+    check_present(json!({
         "channel": "chat", "subscribers": 4,
         "present": [{ "username": "Ada ü", "streams": 2 }, { "username": "bob", "streams": 1 }],
     }));
     let mut expect = |name: &str, username: &str| {
         let event = std::iter::repeat_with(|| watcher.event())
             .find(|event| event.name.is_some())
-            .expect("there is no end of them");
+            .expect("the iterator is infinite");
         assert_eq!(event.name.as_deref(), Some(name));
-        let said: Value = serde_json::from_str(event.data()).expect("JSON");
-        let time = said["time"].as_str().expect("a time").to_owned();
+        let data: Value = serde_json::from_str(event.data()).expect("JSON");
+        let time = data["time"].as_str().expect("a time").to_owned();
         assert!(time.len() == 8 && time.split(':').count() == 3, "{time}");
         assert_eq!(event.data(), json!({ "username": username, "time": time }).to_string());
     };
     expect("userconnect", "Ada ü");
     expect("userconnect", "bob");
     drop((one, two));
-    // A client that has left is noticed when it is written to, if not before.
+    // The server notices a disconnect at the next write, if not before.
     let gone = || server.registry.present("chat").iter().all(|(name, _)| name != "Ada ü");
     let started = std::time::Instant::now();
     while !gone() {
-        assert!(started.elapsed() < common::TIMEOUT, "who has left is still present");
+        assert!(started.elapsed() < common::TIMEOUT, "a disconnected user is still present");
         server.registry.publish("chat", &Event::new("?")).expect("a name");
         std::thread::yield_now();
     }
     expect("userdisconnect", "Ada ü");
-    here(json!({
+    check_present(json!({
         "channel": "chat", "subscribers": 2,
         "present": [{ "username": "bob", "streams": 1 }],
     }));
@@ -398,11 +396,11 @@ fn who_says_a_name_is_present_until_the_last_of_its_streams_ends() {
     }
     let head = "HEAD /channels/chat?presence=eve HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(server.head(head).status, 200);
-    assert_eq!(server.registry.present("chat").len(), 1, "HEAD is nobody's coming");
+    assert_eq!(server.registry.present("chat").len(), 1, "HEAD makes no user present");
 }
 
 #[test]
-fn the_channels_are_listed_and_their_histories_deleted() {
+fn channels_are_listed_and_histories_deleted() {
     let server = TestServer::start();
     assert_eq!(server.get("/channels").json(), json!({ "channels": [] }));
     publish(&server, "/channels/b", TEXT, "1");
@@ -425,7 +423,7 @@ fn the_channels_are_listed_and_their_histories_deleted() {
 }
 
 #[test]
-fn the_ten_thousand_and_first_channel_is_507_and_nothing_of_it_is_kept() {
+fn channel_beyond_the_maximum_is_507_and_not_created() {
     for (max_channels, config) in
         [(10_000, Config::default()), (2, Config { max_channels: 2, ..Config::default() })]
     {
@@ -437,10 +435,10 @@ fn the_ten_thousand_and_first_channel_is_507_and_nothing_of_it_is_kept() {
         let answer = check(&server, &new, 507, OPEN);
         assert!(answer.body.contains("--max-channels"), "{answer:?}");
         assert_eq!(server.get("/channels/new").status, 507);
-        publish(&server, "/channels/c0", TEXT, "those there are go on");
+        publish(&server, "/channels/c0", TEXT, "existing channels still work");
         let list = server.get("/channels").json();
         assert_eq!(list["channels"].as_array().map(Vec::len), Some(max_channels));
-        // One in which nothing is left makes room.
+        // An empty channel makes room.
         let delete = request("DELETE", "/channels/c1", "", b"");
         assert_eq!(server.request(&delete).status, 204);
         publish(&server, "/channels/new", TEXT, "yes");

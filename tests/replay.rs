@@ -1,5 +1,4 @@
-//! What a client that comes back is told: everything after its cursor, in one
-//! order and once, or exactly what is missing.
+//! Resuming: a client gets every event after its cursor, in order and once, or a gap event.
 
 mod common;
 
@@ -14,7 +13,7 @@ fn publish(server: &TestServer, channel: &str, data: &str) -> String {
     server.registry.publish(channel, &Event::new(data)).expect("a name").id.to_string()
 }
 
-/// A server whose channels keep this many events each.
+/// Starts a server that keeps this many events for each channel.
 fn keeping(events: usize, config: Config) -> TestServer {
     let history = Histories::all(History { events, bytes: 64 << 20, ..History::default() });
     TestServer::with(Config { history, ..config })
@@ -27,12 +26,12 @@ fn last_event_id(id: &str) -> String {
 #[track_caller]
 fn gap(stream: &mut Stream) -> (Option<String>, Value) {
     let event = stream.event();
-    let gap = event.gap().unwrap_or_else(|| panic!("a gap, not {event:?}"));
+    let gap = event.gap().unwrap_or_else(|| panic!("expected a gap, got {event:?}"));
     (event.id, gap)
 }
 
 #[test]
-fn a_cursor_is_taken_from_the_header_or_from_the_query() {
+fn cursor_is_read_from_header_or_query() {
     let server = TestServer::start();
     let [one, two, _] = ["1", "2", "3"].map(|data| publish(&server, "a", data));
     for (query, header, expected) in [
@@ -44,7 +43,7 @@ fn a_cursor_is_taken_from_the_header_or_from_the_query() {
         ("?since=2h", String::new(), &["1", "2", "3"]),
         ("?since=0s", String::new(), &[]),
         ("?since=all", String::new(), &["1", "2", "3"]),
-        // What a browser has seen since the page was made is newer than the page.
+        // The header is newer than the query, which a page has written into its URL.
         (&format!("?last_event_id={one}&since=all"), last_event_id(&two), &["3"]),
         (&format!("?since=all&last_event_id={one}"), String::new(), &["2", "3"]),
         ("?since=all", last_event_id(&two), &["3"]),
@@ -60,9 +59,9 @@ fn a_cursor_is_taken_from_the_header_or_from_the_query() {
     }
 }
 
-/// A replay goes over into the live stream with nothing between the two.
+/// No event is missing or repeated between the replay and the live stream.
 #[test]
-fn the_live_stream_follows_on_the_replay() {
+fn live_events_follow_the_replay_without_a_gap() {
     for (query, replayed) in [
         ("last_event_id=FIRST", &["2"][..]),
         ("since=all", &["1", "2"]),
@@ -82,10 +81,10 @@ fn the_live_stream_follows_on_the_replay() {
 }
 
 #[test]
-fn a_cursor_that_means_nothing_here_gets_a_gap_without_a_number_and_then_what_is_new() {
+fn unknown_cursor_gets_a_gap_without_a_count() {
     let server = TestServer::start();
     let last = publish(&server, "a", "old");
-    let id: EventId = last.parse().expect("an id of the server's");
+    let id: EventId = last.parse().expect("a generated id");
     let future = EventId { n: id.n + 1_000, ..id }.to_string();
     for cursor in ["7-1", "0-0", "order-7", "ü", "all ", &future] {
         let encoded = percent_encode(cursor.as_bytes(), NON_ALPHANUMERIC);
@@ -98,11 +97,11 @@ fn a_cursor_that_means_nothing_here_gets_a_gap_without_a_number_and_then_what_is
         }
         for (target, header) in ways {
             let mut stream = Stream::of(&server, &target, &header);
-            let (id, said) = gap(&mut stream);
-            let to = id.clone().expect("it is a cursor itself");
+            let (id, data) = gap(&mut stream);
+            let to = id.clone().expect("the gap's id is a cursor");
             let expected = json!({ "channel": "a", "missed": null, "from": cursor, "to": to });
-            assert_eq!(said, expected, "{target} {header}");
-            // Coming back with the gap's own id, nothing is said twice.
+            assert_eq!(data, expected, "{target} {header}");
+            // A client that resumes with the gap's id gets each event once.
             let new = publish(&server, "a", "new");
             stream.expect(&format!("id: {new}\ndata: new"));
             let mut again = Stream::of(&server, "/channels/a", &last_event_id(&to));
@@ -112,7 +111,7 @@ fn a_cursor_that_means_nothing_here_gets_a_gap_without_a_number_and_then_what_is
 }
 
 #[test]
-fn a_cursor_that_means_nothing_is_said_of_each_channel_and_prefix() {
+fn unknown_cursor_gets_a_gap_for_each_channel() {
     let server = TestServer::start();
     publish(&server, "a", "old");
     let mut stream = Stream::of(&server, "/channels?channel=b&channel=a&channel=c*", "");
@@ -126,27 +125,27 @@ fn a_cursor_that_means_nothing_is_said_of_each_channel_and_prefix() {
 }
 
 #[test]
-fn a_publishers_own_id_is_seen_and_is_a_cursor() {
-    for own in ["order-7", "Größe 1", "7", "a-1", "7-7-7"] {
+fn client_supplied_id_is_sent_and_is_a_cursor() {
+    for supplied in ["order-7", "Größe 1", "7", "a-1", "7-7-7"] {
         let server = TestServer::start();
         publish(&server, "a", "before");
-        let event = Event::new("mine").with_id(own).expect("an id that one may choose");
+        let event = Event::new("mine").with_id(supplied).expect("a valid client-supplied id");
         server.registry.publish("a", &event).expect("a name");
         publish(&server, "a", "after");
         let mut all = Stream::of(&server, "/channels/a?since=all", "");
         let seen: Vec<_> = [(); 3].iter().map(|()| all.event().id).collect();
-        assert_eq!(seen[1].as_deref(), Some(own));
-        let encoded = percent_encode(own.as_bytes(), NON_ALPHANUMERIC);
+        assert_eq!(seen[1].as_deref(), Some(supplied));
+        let encoded = percent_encode(supplied.as_bytes(), NON_ALPHANUMERIC);
         for query in [format!("last_event_id={encoded}"), format!("lastEventId={encoded}")] {
             Stream::of(&server, &format!("/channels/a?{query}"), "").expect_data(&["after"]);
         }
-        Stream::of(&server, "/channels/a", &last_event_id(own)).expect_data(&["after"]);
-        Stream::of(&server, "/channels/*", &last_event_id(own)).expect_data(&["after"]);
+        Stream::of(&server, "/channels/a", &last_event_id(supplied)).expect_data(&["after"]);
+        Stream::of(&server, "/channels/*", &last_event_id(supplied)).expect_data(&["after"]);
     }
 }
 
 #[test]
-fn several_channels_are_one_stream_in_the_order_of_ids() {
+fn several_channels_are_merged_in_id_order() {
     let server = TestServer::start();
     let channels = ["news", "chat/1", "chat/2", "other", "chat/ü"];
     let start = publish(&server, "news", "start");
@@ -167,14 +166,14 @@ fn several_channels_are_one_stream_in_the_order_of_ids() {
         let ids: Vec<EventId> =
             events.iter().map(|e| e.id.as_ref().expect("an id").parse().expect("ours")).collect();
         assert!(ids.is_sorted(), "{ids:?}");
-        // And from the middle of it, whatever channel that one was in.
+        // Resume from the middle: the id is a cursor for all channels.
         let mut rest = Stream::of(&server, &target, &last_event_id(&ids[49].to_string()));
         rest.expect_data(&expected[50..]);
     }
 }
 
 #[test]
-fn all_that_is_kept_never_begins_with_a_gap() {
+fn since_all_never_begins_with_a_gap() {
     let server = keeping(2, Config::default());
     for n in 0..5 {
         publish(&server, "a", &format!("a{n}"));
@@ -197,7 +196,7 @@ fn all_that_is_kept_never_begins_with_a_gap() {
 }
 
 #[test]
-fn a_cursor_older_than_the_history_gets_a_gap_with_the_number_of_the_lost() {
+fn cursor_older_than_the_history_gets_a_gap_with_a_count() {
     let server = keeping(3, Config::default());
     let ids: Vec<String> = (0..10).map(|n| publish(&server, "a", &n.to_string())).collect();
     for n in 0..10 {
@@ -216,56 +215,59 @@ fn a_cursor_older_than_the_history_gets_a_gap_with_the_number_of_the_lost() {
 }
 
 #[test]
-fn a_history_that_was_deleted_is_a_gap_for_who_had_not_read_it() {
+fn deleted_history_is_a_gap_for_unread_events() {
     let server = TestServer::start();
     let ids = ["1", "2", "3"].map(|data| publish(&server, "a", data));
-    // A channel that is empty and that nobody listens to is forgotten, with how much it has lost.
+    // The registry drops a channel without events and subscribers, together with its loss count.
     let _listener = Stream::of(&server, "/channels/a", "");
     let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(server.request(delete).status, 204);
     let mut late = Stream::of(&server, "/channels/a", &last_event_id(&ids[0]));
     let mut ready = Stream::of(&server, "/channels/a", &last_event_id(&ids[2]));
     let mut all = Stream::of(&server, "/channels/a?since=all", "");
-    let said = json!({ "channel": "a", "missed": 2, "from": ids[0], "to": ids[2] });
-    assert_eq!(gap(&mut late), (Some(ids[2].clone()), said));
+    let data = json!({ "channel": "a", "missed": 2, "from": ids[0], "to": ids[2] });
+    assert_eq!(gap(&mut late), (Some(ids[2].clone()), data));
     publish(&server, "a", "4");
     for stream in [&mut late, &mut ready, &mut all] {
         stream.expect_data(&["4"]);
     }
 }
 
-/// Wherever between two events a client is cut, it is told of every event once
-/// it is back: of two channels as of one.
+/// A client that is cut between any two events still accounts for every event once, received or
+/// reported lost, on two channels as on one.
 #[test]
-fn a_loss_is_told_before_anything_that_came_after_it() {
+fn gap_is_sent_before_any_later_event() {
     let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
     let server = keeping(1, Config { limits, ..Config::default() });
     let mut cursor = publish(&server, "start", "");
-    // Of `b` the first and the second are lost; of `a` nothing, which stands between.
+    // The history has lost `b1` and `b2`, but still has `a1`, which is between them.
     let all = [("b", "b1"), ("a", "a1"), ("b", "b2"), ("b", "b3")];
     all.iter().for_each(|(channel, data)| drop(publish(&server, channel, data)));
-    // It reads up to one id, is cut, and comes back with that.
-    let (mut told, mut said) = (0, Vec::new());
-    while told < all.len() as u64 {
+    // The client reads up to one id, is cut, and resumes with that id.
+    let (mut accounted, mut received) = (0, Vec::new());
+    while accounted < all.len() as u64 {
         let target = "/channels?channel=a&channel=b";
         let mut stream = Stream::of(&server, target, &last_event_id(&cursor));
         cursor = loop {
             let event = stream.event();
-            assert!(event.data.is_some(), "silence: {told} of 4 events were told: {said:#?}");
-            told += event.gap().map_or(1, |gap| gap["missed"].as_u64().expect("a number"));
-            said.push(event.clone());
+            assert!(
+                event.data.is_some(),
+                "only {accounted} of 4 events are accounted for: {received:#?}"
+            );
+            accounted += event.gap().map_or(1, |gap| gap["missed"].as_u64().expect("a number"));
+            received.push(event.clone());
             if let Some(id) = event.id {
                 break id;
             }
         };
     }
-    assert_eq!(told, all.len() as u64, "{said:#?}");
+    assert_eq!(accounted, all.len() as u64, "{received:#?}");
 }
 
 const BIG: usize = 60_000;
 
-/// Events until a client that reads nothing is sure to have lost some: more than
-/// any two sockets hold.
+/// Publishes more than the socket buffers hold, so that a client that does not read loses some.
+/// Returns the number of events.
 fn flood(server: &TestServer) -> u64 {
     let event = Event::new("x".repeat(BIG));
     for _ in 0..200 {
@@ -275,7 +277,7 @@ fn flood(server: &TestServer) -> u64 {
 }
 
 #[test]
-fn a_slow_client_that_falls_off_the_history_is_told_what_it_lost_and_goes_on() {
+fn slow_client_gets_a_gap_and_continues() {
     let server = keeping(3, Config::default());
     let mut slow = Stream::of(&server, "/channels/a", "");
     let published = flood(&server);
@@ -294,14 +296,14 @@ fn a_slow_client_that_falls_off_the_history_is_told_what_it_lost_and_goes_on() {
 }
 
 #[test]
-fn a_slow_client_that_is_to_be_disconnected_is_and_resumes() {
+fn disconnected_slow_client_resumes_with_a_gap() {
     let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
     let slow_client = SlowClient::Disconnect;
     let server = keeping(3, Config { limits, slow_client, ..Config::default() });
     let mut slow = Stream::of(&server, "/channels/a", "");
     let mut cursor = publish(&server, "a", "first");
     assert_eq!(slow.event().data(), "first");
-    slow.expect(":"); // a heartbeat: it has read all there is
+    slow.expect(":"); // a heartbeat: the client has read everything
     let published = flood(&server);
     let mut received = 0;
     while let Some(block) = slow.next() {
@@ -315,7 +317,7 @@ fn a_slow_client_that_is_to_be_disconnected_is_and_resumes() {
     let last = publish(&server, "a", "end");
     let mut back = Stream::of(&server, "/channels/a", &last_event_id(&cursor));
     let missed = gap(&mut back).1["missed"].as_u64().expect("a number");
-    let kept = 2; // and the last
+    let kept = 2; // besides the last event
     assert_eq!(received + missed + kept, published);
     (0..kept).for_each(|_| assert_eq!(back.event().data().len(), BIG));
     back.expect(&format!("id: {last}\ndata: end"));
@@ -354,7 +356,7 @@ fn clients_that_need_it_get_their_cursor_as_an_event() {
     }
 }
 
-/// The client keeps the cursor that it brought, so that it is told of the gap again.
+/// The client keeps its old cursor, so that it gets the gap again after a reconnect.
 #[test]
 fn stream_that_begins_with_a_gap_has_no_cursor_before_it() {
     let server = TestServer::start();
@@ -375,14 +377,14 @@ fn cursor_is_read_under_every_name_in_use() {
             Stream::of(&server, &target, "").expect_data(&["2"]);
         }
     }
-    // The demo streams read it too: their ends are final for polyfills as well.
+    // The demo streams read these names too, so that polyfills stop reconnecting after the end.
     for ended in ["/api/sse?lastEventId=9999", "/count?lastEventId=9"] {
         assert_eq!(server.get(ended).status, 204, "{ended}");
     }
 }
 
 #[test]
-fn since_that_means_nothing_is_rejected() {
+fn invalid_since_is_rejected() {
     let server = TestServer::start();
     for wrong in ["yesterday", "30", "order-7", "-1s", "all%20"] {
         let answer = server.get(&format!("/channels/a?since={wrong}"));

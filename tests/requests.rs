@@ -1,18 +1,17 @@
-//! Requests that are grammatical, and still not what is served: what they are told.
-//! The grammar itself is in `conformance.rs`.
+//! Error responses to requests with valid syntax. `conformance.rs` tests the syntax itself.
 
 mod common;
 
 use common::{CLOSED, OPEN, TestServer, check};
 use threadcast::{Config, Limits};
 
-/// A GET with these header lines besides Host.
+/// Returns a GET request with these header lines and a Host.
 fn with_headers(lines: &str) -> String {
     format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n")
 }
 
 #[test]
-fn a_known_method_on_the_wrong_path_is_405_and_told_which_are_right() {
+fn wrong_method_is_405_and_lists_the_allowed_ones() {
     let server = TestServer::start();
     for (method, path, allow) in [
         ("POST", "/", "GET, HEAD, OPTIONS"),
@@ -29,19 +28,19 @@ fn a_known_method_on_the_wrong_path_is_405_and_told_which_are_right() {
         let answer = check(&server, head, 405, OPEN);
         assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
     }
-    // Its body is not read: where the next request starts is not looked for.
+    // The server does not read the body, so it cannot find the next request.
     let post = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello";
     check(&server, post, 405, CLOSED);
 }
 
 #[test]
-fn an_unknown_path_is_404_for_every_method() {
+fn unknown_path_is_404_for_every_method() {
     let server = TestServer::start();
     for method in ["GET", "POST", "DELETE"] {
         let head = format!("{method} /nothing/here HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let answer = check(&server, head, 404, OPEN);
         assert!(answer.body.contains("404 - 页面未找到"), "{answer:?}");
-        // Below /channels it is a program that asks, to which a page says nothing.
+        // Below /channels the client is a program, so the body is JSON instead of a page.
         let head = format!("{method} /channels/a/b HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let answer = check(&server, head, 404, OPEN);
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
@@ -49,7 +48,7 @@ fn an_unknown_path_is_404_for_every_method() {
 }
 
 #[test]
-fn a_head_that_is_too_long_is_414_or_431() {
+fn request_head_that_is_too_long_is_414_or_431() {
     let server = TestServer::start();
     let long = "a".repeat(20 * 1024);
     check(&server, format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 414, CLOSED);
@@ -63,7 +62,7 @@ fn a_head_that_is_too_long_is_414_or_431() {
 }
 
 #[test]
-fn the_limit_of_a_head_is_exact() {
+fn request_head_limit_is_exact() {
     let limits = Limits { head: 1_000, ..Limits::default() };
     let server = TestServer::with(Config { limits, ..Config::default() });
     let fixed = with_headers("X: ").len();
@@ -73,7 +72,7 @@ fn the_limit_of_a_head_is_exact() {
 }
 
 #[test]
-fn a_web_socket_path_without_an_upgrade_says_how_to_upgrade() {
+fn websocket_path_without_an_upgrade_is_426() {
     let server = TestServer::start();
     let mut client = server.connect();
     for headers in [
@@ -91,10 +90,10 @@ fn a_web_socket_path_without_an_upgrade_says_how_to_upgrade() {
     }
 }
 
-/// RFC 9110 §15.5.22 and §7.8: with `Upgrade`, which must be listed in
-/// `Connection`, because the field is for this hop alone.
+/// RFC 9110 §15.5.22 requires `Upgrade`. §7.8 requires `Connection` to list it, because the field
+/// is only for this hop.
 #[test]
-fn a_426_names_the_protocol_and_lists_upgrade_in_connection() {
+fn response_426_names_the_protocol_to_upgrade_to() {
     let server = TestServer::start();
     for version in ["", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n"]
     {
@@ -123,7 +122,7 @@ const ROUTES: [&str; 13] = [
 ];
 
 #[test]
-fn on_loopback_a_foreign_host_is_421_on_every_route() {
+fn foreign_host_on_loopback_is_421_on_every_route() {
     let server = TestServer::start();
     for route in ROUTES {
         for host in ["evil.example", "evil.example:8844", "localhost.evil.example", "10.0.0.1", ""]
@@ -137,7 +136,7 @@ fn on_loopback_a_foreign_host_is_421_on_every_route() {
 }
 
 #[test]
-fn a_host_that_was_allowed_is_answered_and_no_other() {
+fn only_allowed_hosts_are_served() {
     let hosts = vec!["box.example".to_owned()];
     let server = TestServer::with(Config { hosts, ..Config::default() });
     for (host, status) in

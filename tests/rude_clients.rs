@@ -1,5 +1,5 @@
-//! Clients that are slow, silent, stuck or gone: each costs what its deadline
-//! says, and nobody else anything.
+//! Clients that are slow, silent, stuck or disconnected: deadlines end them, and they do not
+//! affect other clients.
 
 mod common;
 
@@ -13,35 +13,35 @@ use common::{TIMEOUT, TestClient, TestServer};
 use socket2::SockRef;
 use threadcast::{Config, Event, Limits};
 
-/// A deadline short enough to be waited for.
+/// A deadline short enough for a test.
 const SOON: Duration = Duration::from_millis(400);
 
-/// How late a busy machine may be. The deadlines that a test does not set are 10 s at least, so a
-/// server that waits for one of them is still found out.
+/// The tolerance for a busy machine. The default deadlines are at least 10 s, so a test still
+/// fails if the server waits for one of those.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// A write deadline that a publisher on a busy machine does not reach unless it waits for a client.
+/// A write deadline that a publisher reaches only if it waits for a client, even on a busy machine.
 const WRITE_DEADLINE: Duration = Duration::from_secs(2);
 
 fn server(limits: Limits) -> TestServer {
     TestServer::with(Config { limits, ..Config::default() })
 }
 
-/// Sends a byte every few milliseconds until the server answers or hangs up; says
-/// how long that took. The pause is the time-out of looking for the answer.
+/// Sends a byte every 20 ms until the server responds or disconnects; returns the time that took.
+/// The pause is the timeout of the check for a response.
 fn drip(client: &mut TestClient, bytes: &str) -> Duration {
     let started = Instant::now();
     let socket = client.socket();
     socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a positive timeout");
     for byte in bytes.bytes().cycle() {
-        assert!(started.elapsed() < TIMEOUT, "the server never lost its patience");
+        assert!(started.elapsed() < TIMEOUT, "the server never enforced its deadline");
         match socket.peek(&mut [0]) {
             Ok(_) => break,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(error) => panic!("an answer, not {error}"),
+            Err(error) => panic!("expected a response, got {error}"),
         }
         if (&mut &*socket).write_all(&[byte]).is_err() {
-            break; // closed between the look and the byte
+            break; // closed between the check and the byte
         }
     }
     socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
@@ -51,7 +51,7 @@ fn drip(client: &mut TestClient, bytes: &str) -> Duration {
 #[track_caller]
 fn assert_408_at_the_deadline(mut client: TestClient, bytes: &str) {
     let took = drip(&mut client, bytes);
-    assert!((SOON..SOON + SLACK).contains(&took), "answered after {took:?}");
+    assert!((SOON..SOON + SLACK).contains(&took), "responded after {took:?}");
     let answer = client.answer();
     assert_eq!((answer.status, answer.header("connection")), (408, Some("close")), "{answer:?}");
     assert_eq!(answer.header("content-type"), Some("application/problem+json"));
@@ -59,21 +59,21 @@ fn assert_408_at_the_deadline(mut client: TestClient, bytes: &str) {
 }
 
 #[test]
-fn a_head_sent_slowly_gets_408_at_its_deadline() {
+fn slow_head_gets_408_at_its_deadline() {
     let server = server(Limits { request_deadline: SOON, ..Limits::default() });
     let mut client = server.connect();
     client.send("GET / HTTP/1.1\r\nHost: localhost\r\nX: ");
     assert_408_at_the_deadline(client, "a");
-    // Lines that are whole do not start the time anew.
+    // Complete lines do not extend the deadline.
     let mut client = server.connect();
     client.send("GET / HTTP/1.1\r\nHost: localhost\r\n");
     assert_408_at_the_deadline(client, "X: y\r\n");
-    // Nor does it begin before the first byte.
+    // The deadline begins with the first byte.
     assert_408_at_the_deadline(server.connect(), "GET /healthz");
 }
 
 #[test]
-fn a_body_sent_slowly_gets_408_at_its_deadline() {
+fn slow_body_gets_408_at_its_deadline() {
     let server = server(Limits { request_deadline: SOON, ..Limits::default() });
     let post = "POST /send-data HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let mut client = server.connect();
@@ -88,7 +88,7 @@ fn a_body_sent_slowly_gets_408_at_its_deadline() {
 }
 
 #[test]
-fn a_client_that_says_nothing_is_closed_without_a_word() {
+fn silent_client_is_closed_without_a_response() {
     let server = server(Limits { keep_alive: SOON, ..Limits::default() });
     let started = Instant::now();
     let mut silent = server.connect();
@@ -103,17 +103,17 @@ fn a_client_that_says_nothing_is_closed_without_a_word() {
 }
 
 #[test]
-fn a_stream_is_not_idle_however_long_its_client_says_nothing() {
+fn stream_with_a_silent_client_is_not_idle() {
     let server = server(Limits { keep_alive: SOON, request_deadline: SOON, ..Limits::default() });
     let mut stream = server.stream("/events");
     let started = Instant::now();
     while started.elapsed() < SOON * 3 {
-        assert!(stream.chunk().is_some(), "it ticks on");
+        assert!(stream.chunk().is_some(), "the stream continues");
     }
 }
 
 #[test]
-fn clients_that_reset_while_they_are_accepted_stop_nobody() {
+fn resets_during_accept_do_not_affect_other_clients() {
     let server = TestServer::start();
     let mut staying = server.stream("/channels/a");
     for n in 0..200 {
@@ -126,7 +126,7 @@ fn clients_that_reset_while_they_are_accepted_stop_nobody() {
                 .expect("connected"),
             _ => (&mut &socket).write_all(b"BAD\r\n\r\n").expect("connected"),
         }
-        // Closing now resets the connection.
+        // With a linger time of 0, closing resets the connection.
         SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
     }
     assert_eq!(server.get("/healthz").status, 200);
@@ -137,32 +137,35 @@ fn clients_that_reset_while_they_are_accepted_stop_nobody() {
 }
 
 #[test]
-fn a_client_that_stops_reading_is_given_up_and_another_reads_on_undisturbed() {
+fn stuck_client_is_cut_and_does_not_delay_others() {
     let server = server(Limits { write_deadline: WRITE_DEADLINE, ..Limits::default() });
     let mut stuck = server.stream("/channels/a");
-    let mut polite = server.stream("/channels/a");
-    polite.first_frame();
+    let mut reading = server.stream("/channels/a");
+    reading.first_frame();
     let event = Event::new("x".repeat(60_000));
     let started = Instant::now();
     loop {
-        let asked = Instant::now();
+        let since = Instant::now();
         let published = server.registry.publish("a", &event).expect("a name");
-        let chunk = polite.chunk().expect("the stream goes on");
-        assert!(chunk.starts_with(&format!("id: {}\ndata: xxx", published.id)), "none is missing");
-        assert!(asked.elapsed() < WRITE_DEADLINE, "nobody waits for the one that is stuck");
+        let chunk = reading.chunk().expect("the stream continues");
+        assert!(
+            chunk.starts_with(&format!("id: {}\ndata: xxx", published.id)),
+            "no event is missing"
+        );
+        assert!(since.elapsed() < WRITE_DEADLINE, "a publisher waited for the stuck client");
         if published.subscribers == 1 {
             break;
         }
-        assert!(started.elapsed() < TIMEOUT, "the stuck client is never given up");
+        assert!(started.elapsed() < TIMEOUT, "the stuck client was never disconnected");
     }
-    // What it was sent is still there, but not the last chunk: it was cut off.
+    // The client can read the sent bytes, but the server sent no final chunk.
     let mut sent = Vec::new();
-    let _ = stuck.reader.read_to_end(&mut sent); // a reset is as good an end
+    let _ = stuck.reader.read_to_end(&mut sent); // a reset is fine too
     assert!(sent.len() > 60_000 && !sent.ends_with(b"\r\n0\r\n\r\n"), "{} bytes", sent.len());
 }
 
 #[test]
-fn a_stuck_client_does_not_hold_up_the_shutdown() {
+fn stuck_client_does_not_delay_shutdown() {
     let limits = Limits { write_deadline: SOON, ..Limits::default() };
     let server = server(limits);
     let stuck = server.stream("/channels/a");
@@ -177,7 +180,7 @@ fn a_stuck_client_does_not_hold_up_the_shutdown() {
 }
 
 #[test]
-fn one_that_stays_misses_nothing_while_300_come_and_go() {
+fn client_misses_nothing_while_others_come_and_go() {
     let server = TestServer::start();
     let mut staying = server.stream("/channels/a");
     staying.first_frame();
@@ -196,15 +199,15 @@ fn one_that_stays_misses_nothing_while_300_come_and_go() {
         });
         let started = Instant::now();
         while !gone.load(Ordering::Acquire) || published < 1_000 {
-            assert!(started.elapsed() < TIMEOUT, "300 clients take no longer than this");
-            // Fewer at a time than the history keeps: whatever is missing was lost.
+            assert!(started.elapsed() < TIMEOUT, "300 clients took too long");
+            // Each round is smaller than the history, so no event may be missing.
             for _ in 0..50 {
                 server.registry.publish("a", &Event::new(published.to_string())).expect("a name");
                 published += 1;
             }
             let mut read = published - 50;
             while read < published {
-                let chunk = staying.chunk().expect("the stream goes on");
+                let chunk = staying.chunk().expect("the stream continues");
                 for event in chunk.split_terminator("\n\n") {
                     let data = event.split_once("\ndata: ").map(|(_, data)| data);
                     assert_eq!(data, Some(&*read.to_string()), "{event:?}");
@@ -213,10 +216,10 @@ fn one_that_stays_misses_nothing_while_300_come_and_go() {
             }
         }
     });
-    // A client that has left is counted until its thread has tried to write to it.
+    // A disconnected client counts until the server has tried to write to it.
     let started = Instant::now();
     while server.registry.publish("a", &Event::new("?")).expect("a name").subscribers > 1 {
-        assert!(started.elapsed() < TIMEOUT, "those who left are still counted");
+        assert!(started.elapsed() < TIMEOUT, "disconnected clients still count");
         thread::yield_now();
     }
 }

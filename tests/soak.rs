@@ -1,8 +1,8 @@
-//! Half an hour of coming and going, after which everything must be as it was.
+//! Half an hour of clients that connect and disconnect. Resource usage must not grow.
 //!
-//! `make soak`, or for a shorter one `make soak SOAK=180` (seconds). 2,000 clients, each of which
-//! stays for some seconds and is followed by another; one in fifty never reads. What
-//! they read is checked: no event of a channel may be missing between two that came.
+//! Run it with `make soak`, or with `make soak SOAK=180` for 180 seconds. There are 2,000 clients;
+//! each stays for some seconds, and another replaces it. One in fifty never reads. The others
+//! check that no event is missing.
 
 mod common;
 
@@ -22,98 +22,99 @@ const CHANNELS: u64 = 100;
 const PUBLISHED_A_SECOND: u64 = 500;
 /// One client in this many never reads.
 const STUCK: usize = 50;
-/// How long a client stays: up to twice this.
+/// The average time that a client stays. The maximum is twice as long.
 const STAY: Duration = Duration::from_secs(10);
 
-/// After how many parts of the time all leave, and what is left is looked at.
+/// The number of parts of the test. After each, all clients disconnect, and the test measures the
+/// resources.
 const ROUNDS: u32 = 6;
 
 struct Client {
     socket: TcpStream,
     leaves: Instant,
     is_stuck: bool,
-    /// What was read and is no whole line yet.
+    /// Received bytes without a complete line.
     text: Vec<u8>,
-    /// The number of its channel's last event.
+    /// The number of the last event of the client's channel.
     last: Option<u64>,
-    wrote: bool,
+    has_requested: bool,
 }
 
-/// What all clients together have seen.
+/// Counters of all clients together.
 #[derive(Default)]
-struct Seen {
+struct Counters {
     joined: u64,
     events: u64,
     cut: u64,
-    refused: u64,
+    rejected: u64,
 }
 
-struct Crowd {
+struct LoadClients {
     poll: Poll,
     addr: SocketAddr,
     clients: HashMap<Token, Client>,
     last: usize,
-    seen: Seen,
+    counters: Counters,
 }
 
-impl Crowd {
+impl LoadClients {
     fn new(addr: SocketAddr) -> Self {
-        let poll = Poll::new().expect("there are descriptors");
-        Self { poll, addr, clients: HashMap::new(), last: 0, seen: Seen::default() }
+        let poll = Poll::new().expect("descriptors are available");
+        Self { poll, addr, clients: HashMap::new(), last: 0, counters: Counters::default() }
     }
 
     fn join(&mut self) {
         self.last += 1;
         let token = Token(self.last);
-        let mut socket = TcpStream::connect(self.addr).expect("there are descriptors");
+        let mut socket = TcpStream::connect(self.addr).expect("descriptors are available");
         let is_stuck = self.last.is_multiple_of(STUCK);
         if is_stuck {
-            // Little room, so that it is soon full.
+            // A small buffer, so that it is soon full.
             socket2::SockRef::from(&socket).set_recv_buffer_size(4_096).expect("a socket");
         }
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut socket, token, both).expect("it can be watched");
+        self.poll.registry().register(&mut socket, token, both).expect("the socket can be polled");
         let leaves = Instant::now() + STAY.mul_f64(2.0 * fastrand::f64());
         let client =
-            Client { socket, leaves, is_stuck, text: Vec::new(), last: None, wrote: false };
+            Client { socket, leaves, is_stuck, text: Vec::new(), last: None, has_requested: false };
         self.clients.insert(token, client);
-        self.seen.joined += 1;
+        self.counters.joined += 1;
     }
 
-    /// Keeps so many clients, who come and go, until this moment.
-    fn live(&mut self, clients: usize, until: Instant) {
+    /// Keeps this many clients connected until `until`. Each is replaced when its time is over.
+    fn run(&mut self, clients: usize, until: Instant) {
         let mut events = Events::with_capacity(1_024);
-        let mut looked = Instant::now();
+        let mut checked = Instant::now();
         while Instant::now() < until {
-            // A few at a time: they come one by one, not as a storm.
+            // A few at a time: this is not a reconnect storm.
             for _ in 0..20.min(clients.saturating_sub(self.clients.len())) {
                 self.join();
             }
-            self.poll.poll(&mut events, Some(Duration::from_millis(5))).expect("it polls");
+            self.poll.poll(&mut events, Some(Duration::from_millis(5))).expect("poll succeeds");
             for event in &events {
-                self.hear(event.token());
+                self.receive(event.token());
             }
-            if looked.elapsed() > Duration::from_millis(100) {
-                looked = Instant::now();
-                self.clients.retain(|_, client| client.leaves > looked);
+            if checked.elapsed() > Duration::from_millis(100) {
+                checked = Instant::now();
+                self.clients.retain(|_, client| client.leaves > checked);
             }
         }
     }
 
-    fn hear(&mut self, token: Token) {
+    fn receive(&mut self, token: Token) {
         let Some(client) = self.clients.get_mut(&token) else { return };
         let channel = if client.is_stuck {
             "big".to_owned()
         } else {
             format!("c{}", token.0 as u64 % CHANNELS)
         };
-        if !client.wrote {
+        if !client.has_requested {
             let request = format!("GET /channels/{channel} HTTP/1.0\r\n\r\n");
             match client.socket.write(request.as_bytes()) {
-                Ok(_) => client.wrote = true,
+                Ok(_) => client.has_requested = true,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == std::io::ErrorKind::NotConnected => return,
-                Err(error) => panic!("the server is there: {error}"),
+                Err(error) => panic!("the connection failed: {error}"),
             }
         }
         let mut bytes = [0; 16 * 1024];
@@ -121,7 +122,7 @@ impl Crowd {
             match client.socket.read(&mut bytes) {
                 Ok(0) | Err(_) if client.text.is_empty() && client.last.is_none() => break,
                 Ok(0) => {
-                    self.seen.cut += 1;
+                    self.counters.cut += 1;
                     self.clients.remove(&token);
                     return;
                 }
@@ -130,35 +131,35 @@ impl Crowd {
                     while let Some(end) = client.text.iter().position(|byte| *byte == b'\n') {
                         let line: Vec<u8> = client.text.drain(..=end).collect();
                         let line = String::from_utf8_lossy(&line);
-                        assert!(!line.starts_with("event: gap"), "nobody is so slow");
-                        self.seen.refused += u64::from(line.starts_with("HTTP/1.1 503"));
+                        assert!(!line.starts_with("event: gap"), "no reading client is slow");
+                        self.counters.rejected += u64::from(line.starts_with("HTTP/1.1 503"));
                         let Some(number) = line.strip_prefix("data: ") else { continue };
                         let number: u64 = number.trim().parse().expect("a number");
                         if let Some(last) = client.last.replace(number) {
                             assert_eq!(number, last + 1, "on {channel}");
                         }
-                        self.seen.events += 1;
+                        self.counters.events += 1;
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(error) => panic!("the server is there: {error}"),
+                Err(error) => panic!("the connection failed: {error}"),
             }
         }
     }
 }
 
-/// Publishes at a steady pace: small events to everybody's channels, and large ones for
-/// those who do not read.
+/// Publishes at a steady rate: small events to the channels of the reading clients, and large
+/// ones to the channel of the stuck clients.
 fn publish(addr: SocketAddr, stop: &AtomicBool, published: &AtomicU64) {
     let mut client = TestClient::connect(addr);
-    let (_never, bell) = crossbeam_channel::bounded::<()>(0);
+    let (_never, timer) = crossbeam_channel::bounded::<()>(0);
     let big = "x".repeat(30_000);
     let started = Instant::now();
     for number in 0_u64.. {
         if stop.load(Ordering::Acquire) {
             return;
         }
-        let _ = bell.recv_deadline(
+        let _ = timer.recv_deadline(
             started
                 + Duration::from_secs(1) * u32::try_from(number).expect("hours")
                     / u32::try_from(PUBLISHED_A_SECOND).expect("small"),
@@ -176,49 +177,49 @@ fn publish(addr: SocketAddr, stop: &AtomicBool, published: &AtomicU64) {
 }
 
 #[test]
-#[ignore = "half an hour: `make soak`"]
-fn after_half_an_hour_of_coming_and_going_everything_is_as_it_was() {
+#[ignore = "takes half an hour: `make soak`"]
+fn resources_do_not_grow_over_half_an_hour_of_churn() {
     let seconds = std::env::var("SOAK").ok().filter(|text| !text.is_empty());
     let time = Duration::from_secs(
-        seconds.map_or(1_800, |text| text.parse().expect("SOAK is in seconds")),
+        seconds.map_or(1_800, |text| text.parse().expect("SOAK must be a number of seconds")),
     );
     assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
     let server =
         Process::shell("ulimit -n 8192; exec", "--history 100,1MiB,10s --write-deadline 5s");
-    let mut crowd = Crowd::new(server.addr);
+    let mut clients = LoadClients::new(server.addr);
     let (stop, published) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| publish(server.addr, &stop, &published));
         let _stopped = StopOnDrop(&stop);
-        let all_leave = |crowd: &mut Crowd| {
-            crowd.clients.clear();
-            // The publisher stays, and is counted.
-            wait_until(TIMEOUT, "all their threads are gone", || server.count("task") <= 8);
+        let disconnect_all = |clients: &mut LoadClients| {
+            clients.clients.clear();
+            // The publisher stays connected, and is part of the count.
+            wait_until(TIMEOUT, "all their threads have ended", || server.count("task") <= 8);
             let (threads, descriptors) = server.threads_and_descriptors();
             (threads, descriptors, server.resident_kib())
         };
-        // Parts, after each of which all leave. The first make what is made once: channels,
-        // and what the allocator keeps to hand out again.
+        // All clients disconnect after each part. The first parts allocate what stays: channels, and
+        // free memory that the allocator keeps.
         let mut most = (0, 0, 0);
         let rounds: Vec<_> = (1..=ROUNDS)
             .map(|round| {
                 let started = Instant::now();
                 while started.elapsed() < time / ROUNDS {
-                    let look = started.elapsed() + Duration::from_secs(5);
-                    crowd.live(CLIENTS, started + look.min(time / ROUNDS));
+                    let next = started.elapsed() + Duration::from_secs(5);
+                    clients.run(CLIENTS, started + next.min(time / ROUNDS));
                     let (threads, descriptors) = server.threads_and_descriptors();
                     let resident = server.resident_kib();
                     most = (most.0.max(threads), most.1.max(descriptors), most.2.max(resident));
                 }
-                let after = all_leave(&mut crowd);
-                say(&format!("all have left, {round} of {ROUNDS}: {}", told(after)));
+                let after = disconnect_all(&mut clients);
+                say(&format!("after part {round} of {ROUNDS}: {}", figures(after)));
                 after
             })
             .collect();
-        let Seen { joined, events, cut, refused } = crowd.seen;
-        say(&format!("at most: {}", told(most)));
+        let Counters { joined, events, cut, rejected } = clients.counters;
+        say(&format!("at most: {}", figures(most)));
         say(&format!(
-            "{joined} clients came and went; {} events published, {events} read, none missing; {refused} refused, {cut} cut",
+            "{joined} clients connected; {} events published, {events} read, none missing; {rejected} rejected, {cut} cut",
             published.load(Ordering::Relaxed)
         ));
         for line in server.get("/metrics").body.lines().filter(|line| {
@@ -231,15 +232,15 @@ fn after_half_an_hour_of_coming_and_going_everything_is_as_it_was() {
         let (half, last) = (rounds[rounds.len() / 2 - 1], rounds[rounds.len() - 1]);
         assert_eq!((half.0, half.1), (last.0, last.1), "threads and descriptors");
         assert!(last.2 < half.2 + half.2 / 10 + 1_024, "memory grows: {rounds:?}");
-        assert!(most.0 > CLIENTS * 9 / 10 && cut == 0 && refused == 0);
+        assert!(most.0 > CLIENTS * 9 / 10 && cut == 0 && rejected == 0);
     });
 }
 
-fn told((threads, descriptors, resident): (usize, usize, u64)) -> String {
+fn figures((threads, descriptors, resident): (usize, usize, u64)) -> String {
     format!("{threads} threads, {descriptors} descriptors, {resident} KiB resident")
 }
 
-/// Lets the publisher end too if the test fails.
+/// Stops the publisher even if the test fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {

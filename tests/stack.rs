@@ -344,7 +344,7 @@ fn heads_and_chunked_bodies_fit_the_stack() {
 }
 
 #[test]
-fn answers_of_every_route_fit_the_stack() {
+fn responses_of_every_route_fit_the_stack() {
     let pages: Vec<String> = fs::read_dir("public")
         .expect("the pages")
         .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())

@@ -14,7 +14,7 @@ use common::{Process, TIMEOUT, allow_descriptors, say};
 const SETTLED: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_storm_of_5_000_settles() {
+fn reconnect_storm_of_5_000_clients_settles() {
     const CLIENTS: usize = 5_000;
     if !allow_descriptors(12_000) {
         return say("SKIPPED: not 12,000 descriptors for this process");

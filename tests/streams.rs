@@ -47,7 +47,7 @@ fn expected_headers(target: &str, version: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn shutdown_ends_every_wait_at_once_and_with_the_last_chunk() {
+fn shutdown_ends_every_stream_at_once_and_cleanly() {
     for target in streams() {
         let server = TestServer::start();
         let mut client = server.stream(target);
@@ -63,7 +63,7 @@ fn shutdown_ends_every_wait_at_once_and_with_the_last_chunk() {
 
 /// curl says 18 of a stream whose end it did not see.
 #[test]
-fn curl_is_content_with_the_end_of_every_stream() {
+fn curl_sees_a_clean_end_of_every_stream() {
     if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err() {
         return common::say("SKIPPED: no curl; install it with `apt-get install curl`");
     }
@@ -94,7 +94,7 @@ fn curl_is_content_with_the_end_of_every_stream() {
 }
 
 #[test]
-fn a_streams_head_says_what_proxies_and_browsers_must_know() {
+fn stream_response_has_the_expected_headers() {
     let server = TestServer::start();
     for version in ["1.1", "1.0"] {
         for target in streams() {
@@ -108,7 +108,7 @@ fn a_streams_head_says_what_proxies_and_browsers_must_know() {
 
 /// The head that GET has (RFC 9110 §9.3.2), and then the connection's next answer.
 #[test]
-fn head_gives_a_streams_head_alone() {
+fn head_of_a_stream_returns_only_its_headers() {
     let server = TestServer::start();
     for target in streams() {
         let mut client = server.connect();
@@ -125,7 +125,7 @@ fn head_gives_a_streams_head_alone() {
 }
 
 #[test]
-fn any_page_may_ask_for_a_recipe_and_read_it() {
+fn pages_of_any_origin_can_read_demo_streams() {
     let server = TestServer::start();
     let origin = "Origin: http://elsewhere.example\r\n";
     for target in RECIPES.into_iter().chain(["/send-data"]) {
@@ -150,7 +150,7 @@ fn any_page_may_ask_for_a_recipe_and_read_it() {
 
 /// The articles' own pages ask three different ports.
 #[test]
-fn every_listener_serves() {
+fn every_listener_serves_requests() {
     let listen = vec![(Ipv4Addr::LOCALHOST, 0).into(); 3];
     let server = TestServer::with(Config { listen, ..Config::default() });
     assert_eq!(server.addresses.len(), 3);

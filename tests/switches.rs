@@ -15,7 +15,7 @@ fn get(target: &str) -> String {
 }
 
 #[test]
-fn a_path_that_waits_for_a_flag_names_it_and_any_other_has_the_page() {
+fn path_that_needs_a_flag_names_it_in_its_404() {
     let plain = TestServer::start();
     let hub = TestServer::with(Config { mercure: Mercure::On, ..Config::default() });
     let subscriptions = format!("{HUB}/subscriptions");
@@ -41,7 +41,7 @@ fn a_path_that_waits_for_a_flag_names_it_and_any_other_has_the_page() {
 }
 
 #[test]
-fn in_the_environment_a_flag_is_said_in_any_usual_word() {
+fn environment_flags_accept_common_yes_and_no_words() {
     let yes = "THREADCAST_LAB=1 THREADCAST_MERCURE=Yes THREADCAST_MERCURE_SUBSCRIPTIONS=on";
     let no = "THREADCAST_LAB=0 THREADCAST_ANONYMOUS=false THREADCAST_MERCURE_SUBSCRIPTIONS=No";
     for (words, lab, hub) in [(yes, 200, 401), (no, 404, 404)] {
@@ -53,7 +53,7 @@ fn in_the_environment_a_flag_is_said_in_any_usual_word() {
 }
 
 #[test]
-fn a_word_that_is_neither_yes_nor_no_is_refused_and_so_is_a_yes_that_lacks_another() {
+fn invalid_or_incomplete_environment_flag_is_rejected() {
     let binary = env!("CARGO_BIN_EXE_threadcast");
     for (lab, mercure, subscriptions, part) in
         [("maybe", "no", "no", "--lab"), ("no", "no", "ON", "takes --mercure too")]
@@ -80,8 +80,8 @@ fn said(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn events_that_no_body_can_bring_are_warned_of() {
-    let warning = "--event-limit (1048576 bytes) has no effect above --body-limit (65536 bytes)";
+fn event_limit_above_body_limit_is_warned_about() {
+    let warning = "--event-limit is 1048576 bytes, but no body is longer than the 65536";
     assert!(said(&["--event-limit", "1MiB"]).contains(warning));
     for fitting in
         [&[][..], &["--event-limit", "1MiB", "--body-limit", "1MiB"], &["--body-limit", "1KiB"]]
@@ -92,7 +92,7 @@ fn events_that_no_body_can_bring_are_warned_of() {
 }
 
 #[test]
-fn an_address_that_is_none_of_redis_is_no_path_of_a_store() {
+fn url_that_is_not_redis_is_rejected_as_a_store() {
     for (url, refused) in [("http://foo", true), ("REDIS://a", true), ("./http://foo", false)] {
         let mut program = Command::new(env!("CARGO_BIN_EXE_threadcast"));
         program.args(["--listen", "127.0.0.1:0", "--store", url]);

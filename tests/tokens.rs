@@ -15,7 +15,7 @@ fn token(secret: &str) -> Token {
 }
 
 #[test]
-fn a_401_says_whether_a_token_was_missing_or_wrong() {
+fn response_401_distinguishes_missing_and_wrong_tokens() {
     let server =
         TestServer::with(Config { publish_token: Some(token("s3cret")), ..Config::default() });
     for (headers, challenge) in [
@@ -31,7 +31,7 @@ fn a_401_says_whether_a_token_was_missing_or_wrong() {
 }
 
 #[test]
-fn a_session_is_a_cookie_that_scripts_and_other_sites_do_not_get() {
+fn session_cookie_is_http_only_and_same_site() {
     let secret = "s3;c r%e\"t=,ü".replace([' ', 'ü'], "_");
     let config = Config { subscribe_token: Some(token(&secret)), ..Config::default() };
     let server = TestServer::with(config);
@@ -91,7 +91,7 @@ impl log::Log for Log {
 }
 
 #[test]
-fn no_token_is_ever_logged_or_printed() {
+fn tokens_are_never_logged_or_printed() {
     log::set_logger(&LOG).expect("the only one");
     log::set_max_level(log::LevelFilter::Trace);
     let (secret, wrong) = ("never-l0gged", "wr0ng-too");

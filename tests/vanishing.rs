@@ -73,7 +73,7 @@ fn vanish(heartbeat: &str) -> Option<Duration> {
 
 #[test]
 #[ignore = "takes 40 s: `make slow`"]
-fn a_client_that_vanishes_without_a_word_is_freed_within_45_s() {
+fn vanished_client_is_freed_within_45_s() {
     std::thread::scope(|scope| {
         // By an unanswered heartbeat; by the kernel's probes; by whichever comes first.
         for heartbeat in ["15s", "1h", "19s", "1s"] {

@@ -87,7 +87,7 @@ fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
 }
 
 #[test]
-fn our_decoder_reads_every_stream_as_the_standard_says_however_it_is_cut() {
+fn rust_decoder_reads_every_vector_at_any_split() {
     for vector in vectors().read {
         let (bytes, what) = (vector.bytes(), &vector.what);
         assert_eq!(read([&*bytes]), vector.outcome, "{what}");
@@ -102,7 +102,7 @@ fn our_decoder_reads_every_stream_as_the_standard_says_however_it_is_cut() {
 }
 
 #[test]
-fn our_events_are_written_as_these_bytes_and_read_back_by_another_decoder() {
+fn written_events_match_the_vectors_byte_for_byte() {
     for Written { what, event, wire } in vectors().written {
         let hub = Registry::with(RegistryOptions { ids: false, ..RegistryOptions::default() });
         hub.publish("a", &published(&event)).expect("a name");
@@ -174,7 +174,7 @@ const BY_OURS: &str = "(async () => {
 })()";
 
 #[test]
-fn our_decoder_in_the_page_reads_them_so_too() {
+fn javascript_decoder_reads_every_vector() {
     let Some(page) = open() else { return };
     assert_eq!(page.eval(BY_OURS), "[]");
 }
@@ -201,7 +201,7 @@ const BY_THE_BROWSER: &str = "(async () => {
 })()";
 
 #[test]
-fn the_browsers_own_event_source_reads_them_so_too() {
+fn browser_event_source_reads_every_vector() {
     let Some(page) = open() else { return };
     assert_eq!(page.eval(BY_THE_BROWSER), "[]");
 }

@@ -53,7 +53,7 @@ const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
 
 #[test]
-fn every_message_is_answered() {
+fn every_message_is_echoed() {
     let server = TestServer::start();
     for path in ["/ws", "/"] {
         let mut client = open(&server, path);
@@ -69,7 +69,7 @@ fn every_message_is_answered() {
 }
 
 #[test]
-fn a_ping_is_answered() {
+fn ping_gets_a_pong() {
     let server = TestServer::start();
     let mut client = open(&server, "/ws");
     send(&mut client, Message::Ping("are you there?".into()));
@@ -77,7 +77,7 @@ fn a_ping_is_answered() {
 }
 
 #[test]
-fn a_close_is_answered_with_its_own_code() {
+fn close_is_answered_with_the_same_code() {
     let server = TestServer::start();
     let mut client = open(&server, "/ws");
     let frame = CloseFrame { code: CloseCode::Normal, reason: "done".into() };
@@ -86,7 +86,7 @@ fn a_close_is_answered_with_its_own_code() {
 }
 
 #[test]
-fn shutdown_says_going_away() {
+fn shutdown_closes_with_going_away() {
     let server = TestServer::start();
     let mut client = open(&server, "/ws");
     server.shutdown();
@@ -94,7 +94,7 @@ fn shutdown_says_going_away() {
 }
 
 #[test]
-fn a_message_that_is_too_long_is_refused_by_code() {
+fn oversized_message_closes_with_1009() {
     let server = TestServer::with(Config {
         limits: Limits { body: 1024, ..Limits::default() },
         ..Config::default()
@@ -110,7 +110,7 @@ fn a_message_that_is_too_long_is_refused_by_code() {
 
 /// It would otherwise hold its thread for ever.
 #[test]
-fn a_client_that_answers_no_ping_is_let_go() {
+fn client_without_pongs_is_disconnected() {
     let server = TestServer::with(Config {
         limits: Limits { heartbeat: Duration::from_millis(100), ..Limits::default() },
         ..Config::default()
@@ -128,7 +128,7 @@ fn a_client_that_answers_no_ping_is_let_go() {
 
 /// The key and its answer are those of RFC 6455 §1.3.
 #[test]
-fn the_handshake_is_the_standards() {
+fn handshake_follows_rfc_6455() {
     let server = TestServer::start();
     let headers = format!("{UPGRADE}{KEY}Sec-WebSocket-Version: 13\r\n");
     for origin in [String::new(), format!("Origin: http://{}\r\n", server.addr)] {
@@ -142,7 +142,7 @@ fn the_handshake_is_the_standards() {
 }
 
 #[test]
-fn a_page_of_another_origin_opens_no_websocket() {
+fn page_of_another_origin_opens_no_websocket() {
     let server = TestServer::start();
     for path in ["/ws", "/"] {
         for origin in ["http://elsewhere.example", "null"] {
@@ -155,7 +155,7 @@ fn a_page_of_another_origin_opens_no_websocket() {
 
 /// A 426 always names what to upgrade to (RFC 9110 §15.5.22).
 #[test]
-fn who_does_not_ask_for_version_13_is_told_to() {
+fn handshake_without_version_13_is_426() {
     let server = TestServer::start();
     let wrong_version = format!("{UPGRADE}{KEY}Sec-WebSocket-Version: 8\r\n");
     for headers in ["", KEY, &wrong_version] {
@@ -170,7 +170,7 @@ fn who_does_not_ask_for_version_13_is_told_to() {
 
 /// Malformed and doubled lines of the handshake (RFC 6455 §4.2.1, §11.3).
 #[test]
-fn an_ambiguous_handshake_is_rejected() {
+fn ambiguous_handshake_is_rejected() {
     let server = TestServer::start();
     let key = |key: &str| format!("{UPGRADE}{VERSION}Sec-WebSocket-Key: {key}\r\n");
     for path in ["/ws", "/"] {
@@ -201,7 +201,7 @@ fn an_ambiguous_handshake_is_rejected() {
 
 /// RFC 9110 §7.8: a server ignores an Upgrade in HTTP/1.0.
 #[test]
-fn an_upgrade_in_http_1_0_is_ignored() {
+fn upgrade_in_http_1_0_is_ignored() {
     let server = TestServer::start();
     for (path, status) in [("/", 200), ("/ws", 426)] {
         let head = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{UPGRADE}{KEY}{VERSION}\r\n");
@@ -246,7 +246,7 @@ fn check_close(client: &mut TestClient, code: u16, what: &str) {
 
 /// RFC 6455 §7.1.7 and §7.4.1.
 #[test]
-fn a_websocket_fault_closes_with_its_code() {
+fn protocol_error_closes_with_its_code() {
     let limits = Limits { body: 100, ..Limits::default() };
     let server = TestServer::with(Config { limits, ..Config::default() });
     let ping = [vec![0x89, 0xfe, 0, 126, 0, 0, 0, 0], vec![b'x'; 126]].concat();
@@ -284,7 +284,7 @@ fn a_websocket_fault_closes_with_its_code() {
 }
 
 #[test]
-fn the_server_waits_for_the_other_half_of_a_close() {
+fn server_waits_for_the_close_reply() {
     let server = TestServer::start();
     let mut client = raw(&server);
     server.shutdown();
@@ -297,7 +297,7 @@ fn the_server_waits_for_the_other_half_of_a_close() {
 }
 
 #[test]
-fn frames_behind_a_fault_do_not_cost_its_close_frame() {
+fn close_frame_is_sent_despite_frames_after_an_error() {
     let server = TestServer::start();
     let mut client = raw(&server);
     client.send(&[masked(0x83, b"hi"), masked(0x81, &[b'x'; 100]).repeat(20_000)].concat());

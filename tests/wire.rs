@@ -44,7 +44,7 @@ fn decode(chunk: String) -> Decoded {
 }
 
 #[test]
-fn any_event_is_read_back_as_it_was_published() {
+fn any_event_is_decoded_as_it_was_published() {
     let server = TestServer::start();
     let client = RefCell::new(server.stream("/channels/wire"));
     client.borrow_mut().first_frame();

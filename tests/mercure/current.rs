@@ -1,5 +1,5 @@
-//! What the current generation says (draft-dunglas-mercure-08, as of August 2026), and what
-//! of it 0.x says otherwise.
+//! The current generation of the protocol (draft-dunglas-mercure-08, as of August 2026), and how
+//! 0.x differs from it.
 
 use serde_json::{Value, json};
 use threadcast::{Config, Event, Mercure};
@@ -10,13 +10,13 @@ use super::common::jwt::{
 use super::common::{Stream, TestServer, jwt};
 use super::{FORM, HUB, config, get, id_of, open, publish};
 
-/// A token of the current generation for everything.
+/// A token of the current generation that permits everything.
 fn all() -> String {
     detailed(&["publish", "subscribe"], &json!([{ "match": "*" }]))
 }
 
 #[test]
-fn reserved_topics_and_types_are_a_bad_request() {
+fn reserved_topics_and_types_are_rejected() {
     let server = TestServer::with(config());
     for token in [all(), allowing(&["*"], &["*"])] {
         for (form, detail) in [
@@ -48,25 +48,25 @@ fn reserved_topics_and_types_are_a_bad_request() {
 }
 
 #[test]
-fn too_many_topics_are_too_large() {
+fn more_than_100_topics_are_rejected() {
     let server = open();
     assert_eq!(publish(&server, &"topic=a&".repeat(100)).status, 200);
     assert_eq!(publish(&server, &"topic=a&".repeat(101)).status, 413);
 }
 
 #[test]
-fn a_token_in_the_url_is_taken_from_0x_alone() {
+fn only_0x_tokens_are_accepted_in_the_url() {
     let server = TestServer::with(Config { anonymous: false, ..config() });
     let status = |query: &str| get(&server, &format!("{HUB}?{query}"), "");
     for token in [all(), allowing(&["*"], &["*"])] {
         let ignored = status(&format!("match=a&access_token={token}"));
         assert_eq!(ignored.status, 401);
         let challenge = ignored.header("www-authenticate").expect("a challenge");
-        assert!(!challenge.contains("error="), "as without any token: {challenge}");
+        assert!(!challenge.contains("error="), "treated like no token: {challenge}");
     }
-    let refused = status(&format!("match=a&authorization={}", all()));
-    assert_eq!(refused.status, 401);
-    assert!(refused.header("www-authenticate").is_some_and(|it| it.contains("invalid_token")));
+    let rejected = status(&format!("match=a&authorization={}", all()));
+    assert_eq!(rejected.status, 401);
+    assert!(rejected.header("www-authenticate").is_some_and(|it| it.contains("invalid_token")));
     let older = allowing(&["*"], &["*"]);
     drop(Stream::of(&server, &format!("{HUB}?match=a&authorization={older}"), ""));
     drop(Stream::of(&server, &format!("{HUB}?match=a&access_token=x"), &bearer(&all())));
@@ -76,7 +76,7 @@ fn a_token_in_the_url_is_taken_from_0x_alone() {
 }
 
 #[test]
-fn the_metadata_says_what_is_taken() {
+fn metadata_lists_the_supported_features() {
     let metadata = |mercure| {
         let server = TestServer::with(Config { mercure, ..config() });
         server.get("/.well-known/oauth-protected-resource/.well-known/mercure").json()
@@ -94,7 +94,7 @@ fn the_metadata_says_what_is_taken() {
 }
 
 #[test]
-fn an_update_of_several_topics_needs_each_and_reaches_readers_of_one() {
+fn update_on_two_topics_needs_both_and_reaches_either() {
     let server = TestServer::with(config());
     let (book, alternate) = ("https://example.com/books/1", "https://example.com/users/42/books/1");
     let reader = detailed(
@@ -108,24 +108,25 @@ fn an_update_of_several_topics_needs_each_and_reaches_readers_of_one() {
         let headers = format!("{FORM}{}", bearer(&detailed(&["publish"], topics)));
         server.post(HUB, &headers, &form(data)).status
     };
-    assert_eq!(post(&json!([{ "match": book }]), "one-grant"), 403);
+    assert_eq!(post(&json!([{ "match": book }]), "one-permission"), 403);
     assert_eq!(post(&json!([{ "match": book }, { "match": alternate }]), "both"), 200);
     stream.expect_data(&["both"]);
 }
 
 #[test]
-fn a_repeated_id_resolves_to_its_earliest_update() {
+fn repeated_id_resolves_to_its_earliest_update() {
     let server = open();
     id_of(&publish(&server, "topic=a&data=1"));
     id_of(&publish(&server, "topic=b&data=first&id=urn:x"));
     id_of(&publish(&server, "topic=a&data=2"));
     id_of(&publish(&server, "topic=a&data=again&id=urn:x"));
     id_of(&publish(&server, "topic=a&data=3"));
-    // More channels than are looked through at a time.
+    // More channels than the server scans in one step.
     for n in 0..300 {
         server.registry.publish(&format!("a{n}"), &Event::new("x")).expect("there is room");
     }
-    // The earliest is in a topic that the stream does not select: the order is the hub's.
+    // The earliest update is in a topic that the stream does not select, because the order is
+    // that of the hub.
     for (query, expected) in [
         ("match=a", &["2", "again", "3"][..]),
         ("match=b&match=a", &["2", "again", "3"]),
@@ -138,7 +139,7 @@ fn a_repeated_id_resolves_to_its_earliest_update() {
 }
 
 #[test]
-fn a_private_update_elsewhere_is_no_cursor_for_others() {
+fn private_update_elsewhere_is_not_a_cursor_for_others() {
     let server = TestServer::with(config());
     id_of(&publish(&server, "topic=b&data=secret&id=urn:x&private=on"));
     id_of(&publish(&server, "topic=a&data=1"));
@@ -151,9 +152,9 @@ fn a_private_update_elsewhere_is_no_cursor_for_others() {
 }
 
 #[test]
-fn relative_patterns_are_below_the_audience() {
+fn relative_patterns_resolve_against_the_audience() {
     let server = TestServer::with(config());
-    for (pattern, topic, hears) in [
+    for (pattern, topic, matches) in [
         ("/books/:id", "/books/1", true),
         ("/books/:id", "https://hub.example/books/1", true),
         ("/books/:id", "https://localhost/books/1", false),
@@ -164,17 +165,17 @@ fn relative_patterns_are_below_the_audience() {
             Stream::of(&server, &format!("{HUB}?match_urlpattern={pattern}&match=end"), "");
         id_of(&publish(&server, &format!("topic={topic}&data=it")));
         id_of(&publish(&server, "topic=end&data=end"));
-        stream.expect_data(if hears { &["it", "end"] } else { &["end"] });
+        stream.expect_data(if matches { &["it", "end"] } else { &["end"] });
         let token =
             detailed(&["publish"], &json!([{ "match": pattern, "match_type": "urlpattern" }]));
         let headers = format!("{FORM}{}", bearer(&token));
         let answer = server.post(HUB, &headers, &format!("topic={topic}&data=x"));
-        assert_eq!(answer.status, if hears { 200 } else { 403 }, "{pattern} {topic}");
+        assert_eq!(answer.status, if matches { 200 } else { 403 }, "{pattern} {topic}");
     }
 }
 
 #[test]
-fn without_an_audience_patterns_are_below_the_host_of_the_request() {
+fn without_audience_patterns_resolve_against_the_host() {
     let trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
     let server = TestServer::with(Config {
         mercure: Mercure::On,
@@ -211,7 +212,7 @@ fn without_an_audience_patterns_are_below_the_host_of_the_request() {
     for (client, expected) in &mut streams {
         let mut found = Vec::new();
         while found.last().map(String::as_str) != Some("end") {
-            let chunk = client.chunk().expect("it goes on");
+            let chunk = client.chunk().expect("the stream continues");
             found.extend(
                 chunk.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned),
             );
@@ -222,14 +223,14 @@ fn without_an_audience_patterns_are_below_the_host_of_the_request() {
 }
 
 #[test]
-fn an_empty_last_event_id_is_answered() {
+fn empty_last_event_id_returns_the_last_id() {
     let server = open();
-    let preceding = |query: &str, headers: &str, name: &str| {
+    let preceding_id = |query: &str, headers: &str, name: &str| {
         let stream = Stream::of(&server, &format!("{HUB}?{query}"), headers);
         stream.head.header(name).map(str::to_owned)
     };
     let ours = "mercure-last-event-id";
-    assert_eq!(preceding("match=a&last_event_id=", "", ours).as_deref(), Some("earliest"));
+    assert_eq!(preceding_id("match=a&last_event_id=", "", ours).as_deref(), Some("earliest"));
     let last = id_of(&publish(&server, "topic=a&data=1"));
     for (query, headers, name) in [
         ("match=a&last_event_id=", "", ours),
@@ -237,20 +238,24 @@ fn an_empty_last_event_id_is_answered() {
         ("match=a", "Last-Event-ID: \r\n", ours),
         ("topic=a&lastEventID=", "", "last-event-id"),
     ] {
-        assert_eq!(preceding(query, headers, name).as_deref(), Some(&*last), "{query} {headers}");
+        assert_eq!(
+            preceding_id(query, headers, name).as_deref(),
+            Some(&*last),
+            "{query} {headers}"
+        );
     }
-    assert_eq!(preceding("match=a", "", ours), None);
+    assert_eq!(preceding_id("match=a", "", ours), None);
     let mut stream = Stream::of(&server, &format!("{HUB}?match=a&last_event_id="), "");
     id_of(&publish(&server, "topic=a&data=2"));
     stream.expect_data(&["2"]);
 }
 
 #[test]
-fn subscriptions_are_told_in_the_words_of_their_generation() {
+fn subscription_documents_match_their_protocol_generation() {
     let server = TestServer::with(Config { mercure: Mercure::WithSubscriptions, ..config() });
     let events = format!("{HUB}?match=*");
     let mut events = Stream::of(&server, &events, &bearer(&all()));
-    let mut told = |field: &str, text: &str| loop {
+    let mut subscription_event = |field: &str, text: &str| loop {
         let event = events.event();
         let document: Value = serde_json::from_str(event.data()).expect("JSON");
         if document[field] == text {
@@ -258,11 +263,11 @@ fn subscriptions_are_told_in_the_words_of_their_generation() {
         }
     };
     let _current = Stream::of(&server, &format!("{HUB}?match=a"), "");
-    let (name, current) = told("match", "a");
+    let (name, current) = subscription_event("match", "a");
     assert_eq!((name.as_deref(), &current["type"]), (Some("mercure"), &json!("subscription")));
     assert_eq!(current.get("@context"), None);
     let _older = Stream::of(&server, &format!("{HUB}?topic=b"), "");
-    let (name, older) = told("topic", "b");
+    let (name, older) = subscription_event("topic", "b");
     assert_eq!((name, &older["type"]), (None, &json!("Subscription")));
     assert_eq!(older["@context"], "https://mercure.rocks/");
 
@@ -301,7 +306,7 @@ fn subscriptions_are_told_in_the_words_of_their_generation() {
 }
 
 #[test]
-fn a_token_of_the_current_generation_names_its_issuer() {
+fn current_token_must_name_its_issuer() {
     let server = TestServer::with(config());
     let details = json!([{ "type": DETAIL, "actions": ["publish"], "topics": [{ "match": "*" }] }]);
     let claims =

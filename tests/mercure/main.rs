@@ -1,5 +1,4 @@
-//! The Mercure protocol by the socket: what each generation asks for, and what it is
-//! answered.
+//! The Mercure protocol over a socket: the requests of each generation and their responses.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -30,7 +29,7 @@ fn open() -> TestServer {
     TestServer::with(Config { mercure: Mercure::On, ..Config::default() })
 }
 
-/// Publishes a form, with whatever right it takes.
+/// Publishes a form with a token that may publish to every topic.
 fn publish(server: &TestServer, form: &str) -> Answer {
     let headers = format!("{FORM}{}", bearer(&allowing(&["*"], &[])));
     server.post(HUB, &headers, form)
@@ -46,7 +45,7 @@ fn get(server: &TestServer, target: &str, headers: &str) -> Answer {
 }
 
 #[test]
-fn an_update_is_a_form_and_its_answer_is_its_id() {
+fn update_is_a_form_and_the_response_is_its_id() {
     let server = open();
     let mut stream = Stream::of(&server, &format!("{HUB}?match=https://example.com/a"), "");
     let answer = publish(&server, "topic=https://example.com/a&data=one%0Atwo&type=t&retry=10&x=y");
@@ -61,7 +60,7 @@ fn an_update_is_a_form_and_its_answer_is_its_id() {
 }
 
 #[test]
-fn what_is_no_update_is_refused() {
+fn invalid_update_is_rejected() {
     let server = open();
     for (headers, form, status) in [
         (FORM, "data=x", 400),
@@ -82,14 +81,18 @@ fn what_is_no_update_is_refused() {
     assert_eq!(publish(&server, &long).status, 413);
     assert_eq!(publish(&server, &format!("topic=a&data={}", "x".repeat(70_000))).status, 413);
     let reserved = "/channels/%2F.well-known%2Fmercure%2Fsubscriptions%2Fx";
-    assert_eq!(server.post(reserved, "", "forged").status, 400, "by our own route neither");
+    assert_eq!(
+        server.post(reserved, "", "forged").status,
+        400,
+        "threadcast's own route rejects it too"
+    );
     let present = get(&server, &format!("{reserved}?presence=forged"), "");
-    assert_eq!(present.status, 400, "nor by being there");
+    assert_eq!(present.status, 400, "presence rejects it too");
     assert!(server.registry.list().is_empty(), "nothing was published");
 }
 
 #[test]
-fn topics_are_channels_and_channels_topics() {
+fn topics_and_channels_are_the_same() {
     let server = open();
     let mut ours = Stream::of(&server, "/channels/news", "");
     let mut theirs = Stream::of(&server, &format!("{HUB}?topic=news"), "");
@@ -101,10 +104,10 @@ fn topics_are_channels_and_channels_topics() {
 }
 
 #[test]
-fn every_kind_of_matcher_selects_and_an_update_of_several_topics_comes_once() {
+fn each_matcher_type_selects_and_updates_arrive_once() {
     let server = open();
     let book = "https://example.com/books/7";
-    for (query, hears) in [
+    for (query, matches) in [
         ("match=https://example.com/books/7", true),
         ("match_exact=https://example.com/books/7", true),
         ("match=https://example.com/books/:id", false),
@@ -122,13 +125,13 @@ fn every_kind_of_matcher_selects_and_an_update_of_several_topics_comes_once() {
         let mut stream = Stream::of(&server, &format!("{HUB}?{query}&match=last"), "");
         id_of(&publish(&server, &format!("topic={book}&topic=alternate&data=it")));
         id_of(&publish(&server, "topic=last&data=last"));
-        let expected: &[&str] = if hears { &["it", "last"] } else { &["last"] };
+        let expected: &[&str] = if matches { &["it", "last"] } else { &["last"] };
         stream.expect_data(expected);
     }
 }
 
 #[test]
-fn a_query_that_selects_nothing_is_refused() {
+fn query_without_a_valid_matcher_is_rejected() {
     let server = open();
     for query in [
         "",
@@ -149,18 +152,23 @@ fn a_query_that_selects_nothing_is_refused() {
 }
 
 #[test]
-fn a_stream_resumes_by_either_generations_words_and_says_from_where() {
+fn stream_resumes_in_both_generations_and_states_its_start() {
     let server = open();
     let first = id_of(&publish(&server, "topic=a&data=1"));
-    let own = id_of(&publish(&server, "topic=a&data=2&id=urn:two"));
+    let supplied = id_of(&publish(&server, "topic=a&data=2&id=urn:two"));
     id_of(&publish(&server, "topic=a&data=3"));
     let (all, rest, last) = (&["1", "2", "3"][..], &["2", "3"][..], &["3"][..]);
     for (query, headers, expected, preceding) in [
         (format!("match=a&last_event_id={first}"), String::new(), rest, &*first),
-        (format!("match=a&last_event_id={own}"), String::new(), last, &*own),
+        (format!("match=a&last_event_id={supplied}"), String::new(), last, &*supplied),
         ("match=a&last_event_id=earliest".into(), String::new(), all, "earliest"),
         ("match=a".into(), format!("Last-Event-ID: {first}\r\n"), rest, &*first),
-        ("match=a&last_event_id=earliest".into(), format!("Last-Event-ID: {own}\r\n"), last, &*own),
+        (
+            "match=a&last_event_id=earliest".into(),
+            format!("Last-Event-ID: {supplied}\r\n"),
+            last,
+            &*supplied,
+        ),
         (format!("topic=a&lastEventID={first}"), String::new(), rest, &*first),
         (format!("topic=a&Last-Event-ID={first}"), String::new(), rest, &*first),
     ] {
@@ -175,14 +183,14 @@ fn a_stream_resumes_by_either_generations_words_and_says_from_where() {
         assert_eq!(stream.head.header(other), None, "{query}");
     }
     let stream = Stream::of(&server, &format!("{HUB}?match=a"), "");
-    assert_eq!(stream.head.header("mercure-last-event-id"), None, "nobody asked");
+    assert_eq!(stream.head.header("mercure-last-event-id"), None, "the request has no cursor");
     let mut stream = Stream::of(&server, &format!("{HUB}?match=a&last_event_id=urn:lost"), "");
     assert_eq!(stream.head.header("mercure-last-event-id"), Some("earliest"));
-    assert!(stream.event().gap().is_some(), "and what is missing is said as ever");
+    assert!(stream.event().gap().is_some(), "the stream begins with a gap event");
 }
 
 #[test]
-fn what_has_fallen_out_of_the_history_is_not_passed_over() {
+fn cursor_before_the_history_resumes_from_earliest() {
     let history = threadcast::History { events: 2, ..Default::default() };
     let history = threadcast::Histories::default().with("*", history);
     let server = TestServer::with(Config { mercure: Mercure::On, history, ..Config::default() });
@@ -195,34 +203,36 @@ fn what_has_fallen_out_of_the_history_is_not_passed_over() {
 }
 
 #[test]
-fn the_paths_answer_to_their_methods_and_to_pages_of_named_origins() {
+fn hub_paths_check_methods_and_allowed_origins() {
     let cors_origins = CorsOrigins::These(vec!["https://app.example".into()]);
     let server = TestServer::with(Config { cors_origins, ..config() });
-    let ask = |request: &str, headers: &str| {
+    let send = |request: &str, headers: &str| {
         server.head(&format!("{request} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"))
     };
-    let head = ask(&format!("HEAD {HUB}?match=a&last_event_id=earliest"), "");
+    let head = send(&format!("HEAD {HUB}?match=a&last_event_id=earliest"), "");
     assert_eq!((head.status, head.header("mercure-last-event-id")), (200, Some("earliest")));
-    let wrong = ask(&format!("DELETE {HUB}"), "");
+    let wrong = send(&format!("DELETE {HUB}"), "");
     assert_eq!((wrong.status, wrong.header("allow")), (405, Some("GET, HEAD, POST, OPTIONS")));
     let origin = "Origin: https://app.example\r\n";
-    let preflight =
-        ask(&format!("OPTIONS {HUB}"), &format!("{origin}Access-Control-Request-Method: POST\r\n"));
+    let preflight = send(
+        &format!("OPTIONS {HUB}"),
+        &format!("{origin}Access-Control-Request-Method: POST\r\n"),
+    );
     assert_eq!(preflight.header("access-control-allow-origin"), Some("https://app.example"));
     assert!(
         preflight
             .header("access-control-allow-headers")
             .is_some_and(|it| it.contains("Authorization"))
     );
-    let stream = ask(&format!("GET {HUB}?match=a"), origin);
+    let stream = send(&format!("GET {HUB}?match=a"), origin);
     assert_eq!(stream.header("access-control-allow-credentials"), Some("true"));
     assert_eq!(
         stream.header("access-control-expose-headers"),
         Some("Link, Mercure-Last-Event-ID, Last-Event-ID")
     );
-    let foreign = ask(&format!("GET {HUB}?match=a"), "Origin: https://evil.example\r\n");
+    let foreign = send(&format!("GET {HUB}?match=a"), "Origin: https://evil.example\r\n");
     assert_eq!(foreign.header("access-control-allow-origin"), None);
-    let page = ask("GET /", "");
+    let page = send("GET /", "");
     assert_eq!(page.header("link"), Some("</.well-known/mercure>; rel=\"mercure\""));
     let metadata = server.get("/.well-known/oauth-protected-resource/.well-known/mercure").json();
     assert_eq!(metadata["resource"], AUDIENCE);
@@ -230,7 +240,7 @@ fn the_paths_answer_to_their_methods_and_to_pages_of_named_origins() {
 }
 
 #[test]
-fn without_its_flag_nothing_of_it_is_there() {
+fn hub_paths_are_404_without_their_flags() {
     let (server, hub) = (TestServer::start(), open());
     for path in [
         HUB,
@@ -238,31 +248,31 @@ fn without_its_flag_nothing_of_it_is_there() {
         "/.well-known/oauth-protected-resource/.well-known/mercure",
     ] {
         for method in ["GET", "POST"] {
-            let ask = |server: &TestServer, path: &str| {
+            let send = |server: &TestServer, path: &str| {
                 server.request(&format!(
                     "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
                 ))
             };
-            assert_eq!(ask(&server, path).status, 404, "{path}");
+            assert_eq!(send(&server, path).status, 404, "{path}");
             if path != HUB {
-                assert_eq!(ask(&hub, path).status, 404, "{path}: this takes a flag of its own");
+                assert_eq!(send(&hub, path).status, 404, "{path}: this path needs another flag");
             }
         }
     }
     assert_eq!(server.get("/").header("link"), None);
-    assert_eq!(server.post("/channels/mercure", "", "a name as any other").status, 200);
+    assert_eq!(server.post("/channels/mercure", "", "a name like any other").status, 200);
 }
 
 #[test]
-fn it_takes_no_thread_and_no_descriptor_of_its_own() {
+fn mercure_needs_no_extra_threads_or_descriptors() {
     let without = Process::with("");
     let with = Process::with(
         "--mercure --mercure-subscriptions --jwt-key-file tests/keys/ec.pub.pem --anonymous",
     );
-    // The last of them begin after the server has said where it listens.
-    wait_until(TIMEOUT, "as many threads and descriptors with it as without", || {
+    // Some threads start after the server has printed its address.
+    wait_until(TIMEOUT, "Mercure adds no threads and no descriptors", || {
         without.threads_and_descriptors() == with.threads_and_descriptors()
     });
-    assert_eq!(with.get(HUB).status, 400, "it is there");
-    assert_eq!(without.get(HUB).status, 404, "and it is not");
+    assert_eq!(with.get(HUB).status, 400, "the hub exists");
+    assert_eq!(without.get(HUB).status, 404, "the hub does not exist");
 }

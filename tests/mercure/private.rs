@@ -1,4 +1,4 @@
-//! An update that is private: who is given it, by every way there is to listen.
+//! Private updates: which subscribers receive them, on every route.
 
 use serde_json::json;
 use threadcast::{Config, Delivery};
@@ -7,11 +7,12 @@ use super::common::jwt::{allowing, bearer, detailed, in_seconds, older};
 use super::common::{Stream, TestServer};
 use super::{HUB, config, id_of, publish};
 
-/// Somebody who listens: what his token is, and which of the private updates he may read.
+/// A subscriber, its token, and the private updates that it may read.
 struct Listener {
     name: &'static str,
     headers: String,
-    /// `/books/1`, `/books/2`, `other`, and `mine` which is also called `/books/9`.
+    /// Whether it may read `/books/1`, `/books/2`, `other`, and `mine` (alternate topic
+    /// `/books/9`).
     reads: [bool; 4],
 }
 
@@ -22,7 +23,7 @@ fn listeners() -> Vec<Listener> {
         Listener { name: "anonymous", headers: String::new(), reads: [false; 4] },
         of("a claim for another topic", &allowing(&["*"], &["elsewhere"]), [false; 4]),
         of("no claim", &older(&json!({ "exp": in_seconds(60) })), [false; 4]),
-        of("publishes alone", &detailed(&["publish"], &json!([{ "match": "*" }])), [false; 4]),
+        of("publish only", &detailed(&["publish"], &json!([{ "match": "*" }])), [false; 4]),
         of("exact, of 0.x", &allowing(&[], &["/books/1"]), [true, false, false, false]),
         of("a template", &allowing(&[], &["/books/{id}"]), [true, true, false, true]),
         of("all, of 0.x", &allowing(&[], &["*"]), [true; 4]),
@@ -32,7 +33,7 @@ fn listeners() -> Vec<Listener> {
             [false, true, false, false],
         ),
         of(
-            "an alternate name",
+            "an alternate topic",
             &detailed(subscribe, &json!([{ "match": "mine" }])),
             [false, false, false, true],
         ),
@@ -42,7 +43,7 @@ fn listeners() -> Vec<Listener> {
             [true, true, false, true],
         ),
         of(
-            "a pattern that is not one",
+            "a pattern without its match type",
             &detailed(subscribe, &json!([{ "match": "/books/:id" }])),
             [false; 4],
         ),
@@ -52,7 +53,7 @@ fn listeners() -> Vec<Listener> {
 }
 
 #[test]
-fn a_private_update_never_reaches_who_may_not_read_it() {
+fn private_update_reaches_authorized_subscribers_only() {
     for delivery in [Delivery::Direct, Delivery::Wake] {
         let subscribe_token = Some("reads-all".parse().expect("visible ASCII"));
         let server = TestServer::with(Config { subscribe_token, delivery, ..config() });
@@ -96,28 +97,28 @@ fn a_private_update_never_reaches_who_may_not_read_it() {
         ] {
             id_of(&publish(&server, form));
         }
-        // The last word to all: whoever hears it has heard everything before it.
-        let everybody: Vec<_> = live.into_iter().chain(listen(true)).collect();
+        // The last update reaches every stream, after everything before it.
+        let all: Vec<_> = live.into_iter().chain(listen(true)).collect();
         id_of(&publish(&server, "topic=last&data=last"));
-        for (listener, streams) in everybody {
+        for (listener, streams) in all {
             let names = ["one", "two", "three", "four"];
             let private = names.iter().zip(listener.reads).filter(|(_, reads)| *reads);
             let expected: Vec<&str> =
                 private.map(|(name, _)| *name).chain(["open", "last"]).collect();
             for (target, mut stream) in streams {
-                let mut heard = Vec::new();
-                while heard.last().map(String::as_str) != Some("last") {
-                    heard.push(stream.event().data().to_owned());
+                let mut received = Vec::new();
+                while received.last().map(String::as_str) != Some("last") {
+                    received.push(stream.event().data().to_owned());
                 }
-                assert_eq!(heard, expected, "{}: {target}, {delivery:?}", listener.name);
+                assert_eq!(received, expected, "{}: {target}, {delivery:?}", listener.name);
             }
         }
     }
 }
 
-/// An id that a publisher has chosen may be guessed, unlike ours.
+/// A client-supplied id can be guessed, unlike a generated one.
 #[test]
-fn whether_a_private_update_has_an_id_of_its_own_is_not_told_to_who_may_not_read_it() {
+fn guessed_id_of_a_private_update_looks_unknown() {
     let server = TestServer::with(config());
     id_of(&publish(&server, "topic=a&private=on&id=order-1234&data=secret"));
     id_of(&publish(&server, "topic=a&id=order-9999&data=open"));
@@ -125,18 +126,18 @@ fn whether_a_private_update_has_an_id_of_its_own_is_not_told_to_who_may_not_read
         let joint = if route.contains('?') { '&' } else { '?' };
         let target = format!("{route}{joint}last_event_id={id}");
         let mut stream = Stream::of(&server, &target, headers);
-        let told = stream.head.header("mercure-last-event-id").map(str::to_owned);
+        let preceding = stream.head.header("mercure-last-event-id").map(str::to_owned);
         publish(&server, "topic=a&data=next");
-        (told, stream.event().data().replace(id, "ID"))
+        (preceding, stream.event().data().replace(id, "ID"))
     };
     for route in [&format!("{HUB}?match=a"), &format!("{HUB}?topic=a"), "/channels/a"] {
         let unknown = after(route, "order-0000", "");
         assert!(unknown.1.contains("ID"), "a gap: {unknown:?}");
-        // What was published meanwhile has moved the end of the gap.
-        let until = |(told, gap): (Option<String>, String)| {
-            (told, gap.split("\"to\"").next().map(str::to_owned))
+        // Events published in the meantime have moved the end of the gap.
+        let without_end = |(preceding, gap): (Option<String>, String)| {
+            (preceding, gap.split("\"to\"").next().map(str::to_owned))
         };
-        assert_eq!(until(after(route, "order-1234", "")), until(unknown), "{route}");
+        assert_eq!(without_end(after(route, "order-1234", "")), without_end(unknown), "{route}");
         let reader = bearer(&allowing(&[], &["a"]));
         assert_eq!(after(route, "order-1234", &reader).1, "open", "{route}");
         assert_eq!(after(route, "order-9999", "").1, "next", "{route}");

@@ -1,4 +1,4 @@
-//! Who listens, told to those who may know.
+//! Mercure's subscription events and subscription API.
 
 use serde_json::json;
 use threadcast::{Config, Event, Mercure};
@@ -8,7 +8,7 @@ use super::common::{Stream, TestServer, jwt};
 use super::{HUB, config, get};
 
 #[test]
-fn subscriptions_are_told_to_who_may_follow_them() {
+fn subscriptions_are_visible_with_permission_only() {
     let server = TestServer::with(Config { mercure: Mercure::WithSubscriptions, ..config() });
     let follow = detailed(
         &["subscribe"],
@@ -23,7 +23,7 @@ fn subscriptions_are_told_to_who_may_follow_them() {
     );
     let mut events = Stream::of(&server, &all, &bearer(&follow));
     let mut anonymous = Stream::of(&server, &all, "");
-    let mut told = |what: &str| loop {
+    let mut subscription_event = |what: &str| loop {
         let event: serde_json::Value = serde_json::from_str(events.event().data()).expect("JSON");
         if event["match"] == what || event["topic"] == what {
             return event;
@@ -34,8 +34,8 @@ fn subscriptions_are_told_to_who_may_follow_them() {
         &json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": in_seconds(60), "authorization_details": payload }),
     );
     let subscriber = Stream::of(&server, &format!("{HUB}?match=a+b"), &bearer(&token));
-    let event = told("a b");
-    let topic = event["id"].as_str().expect("its topic").to_owned();
+    let event = subscription_event("a b");
+    let topic = event["id"].as_str().expect("a topic").to_owned();
     assert!(
         topic.starts_with("/.well-known/mercure/subscriptions/exact/a%20b/urn%3Auuid%3A"),
         "{topic}"
@@ -55,7 +55,7 @@ fn subscriptions_are_told_to_who_may_follow_them() {
         "</.well-known/mercure>; rel=\"mercure\"; last-event-id={tag}; type=\"mercure\"; content-type=\"application/json\""
     );
     assert_eq!(answer.header("link"), Some(&*link));
-    assert_eq!(answer.json(), event, "the document of the event, and nothing else");
+    assert_eq!(answer.json(), event, "the API returns the document of the event");
     let unchanged = api(&topic, &format!("{}If-None-Match: {tag}\r\n", bearer(&follow)));
     assert_eq!(unchanged.status, 304);
     let of_matcher = api("/.well-known/mercure/subscriptions/exact/a%20b", &bearer(&follow)).json();
@@ -66,7 +66,7 @@ fn subscriptions_are_told_to_who_may_follow_them() {
     assert_eq!(collection["subscriptions"].as_array().map(Vec::len), Some(5), "{collection}");
 
     let older = Stream::of(&server, &format!("{HUB}?topic=/c/%7Bd%7D"), "");
-    let event = told("/c/{d}");
+    let event = subscription_event("/c/{d}");
     let path = "/.well-known/mercure/subscriptions/%2Fc%2F%7Bd%7D";
     assert!(event["id"].as_str().is_some_and(|id| id.starts_with(&format!("{path}/"))), "{event}");
     assert_eq!(event.get("match"), None);
@@ -75,10 +75,10 @@ fn subscriptions_are_told_to_who_may_follow_them() {
         Some(1)
     );
     drop(older);
-    assert_eq!(told("/c/{d}")["active"], false);
+    assert_eq!(subscription_event("/c/{d}")["active"], false);
 
     drop(subscriber);
-    assert_eq!(told("a b")["active"], false);
+    assert_eq!(subscription_event("a b")["active"], false);
     assert_eq!(api(&topic, &bearer(&follow)).status, 404);
     for what in ["exact/a%20b/x", "x/y"] {
         let path = format!("/.well-known/mercure/subscriptions/{what}");
@@ -87,6 +87,6 @@ fn subscriptions_are_told_to_who_may_follow_them() {
     server
         .registry
         .publish("/.well-known/mercure/subscriptions/exact/x/y", &Event::new("public"))
-        .expect("from within");
+        .expect("the registry accepts reserved topics");
     anonymous.expect_data(&["public"]);
 }

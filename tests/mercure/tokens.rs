@@ -1,4 +1,4 @@
-//! Tokens on the hub's paths: where they stand, and what they let their bearers do.
+//! Tokens on the hub's paths: where a request carries them, and what they permit.
 
 use serde_json::json;
 use threadcast::{Config, CorsOrigins};
@@ -8,7 +8,7 @@ use super::common::{Stream, TestServer};
 use super::{FORM, HUB, config};
 
 #[test]
-fn publishing_takes_a_token_that_grants_each_topic() {
+fn publishing_requires_permission_for_each_topic() {
     let server = TestServer::with(config());
     for (token, form, status) in [
         (allowing(&["a"], &[]), "topic=a", 200),
@@ -60,7 +60,7 @@ fn publishing_takes_a_token_that_grants_each_topic() {
 }
 
 #[test]
-fn a_token_stands_in_the_header_the_query_or_a_cookie_and_one_of_them_counts() {
+fn token_is_read_from_header_then_query_then_cookie() {
     let server = TestServer::with(Config { anonymous: false, ..config() });
     let good = allowing(&["*"], &["*"]);
     let cookie = |name: &str, token: &str| format!("Cookie: x=y; {name}={token}\r\n");
@@ -109,7 +109,7 @@ fn a_token_stands_in_the_header_the_query_or_a_cookie_and_one_of_them_counts() {
 }
 
 #[test]
-fn with_a_cookie_a_page_must_be_known_to_publish() {
+fn publishing_with_a_cookie_requires_a_known_origin() {
     let cors_origins = CorsOrigins::These(vec!["https://app.example".into()]);
     let server = TestServer::with(Config { cors_origins, ..config() });
     let cookie = format!("{FORM}Cookie: mercureAuthorization={}\r\n", allowing(&["*"], &[]));
@@ -130,10 +130,10 @@ fn with_a_cookie_a_page_must_be_known_to_publish() {
 }
 
 #[test]
-fn a_stream_of_the_hub_ends_with_its_token() {
+fn hub_stream_ends_when_its_token_expires() {
     let server = TestServer::with(config());
     let token = older(&json!({ "exp": in_seconds(2) }));
     let mut stream = Stream::of(&server, &format!("{HUB}?match=a"), &bearer(&token));
-    assert!(stream.next().expect("when to come back").contains("retry: "));
+    assert!(stream.next().expect("the reconnection delay").contains("retry: "));
     assert_eq!(stream.next(), None);
 }

@@ -1,4 +1,4 @@
-//! Each article's stream as it stands on the wire, over HTTP/1.1 and HTTP/1.0.
+//! The bytes of each demo stream, over HTTP/1.1 and HTTP/1.0.
 
 mod common;
 
@@ -6,9 +6,9 @@ use chrono::{DateTime, NaiveDateTime, NaiveTime, TimeDelta, Timelike, Utc};
 use common::{Stream, TestServer};
 use serde_json::{Value, json};
 
-/// One test for the three: their seconds pass at the same time.
+/// One test reads all three streams at the same time, to save seconds.
 #[test]
-fn the_clocks_greet_and_then_tick_at_their_own_multiples() {
+fn clock_streams_tick_at_their_own_intervals() {
     let server = TestServer::start();
     let times = Stream::both(&server, "/stream", "");
     let clocks = Stream::both(&server, "/sse", "");
@@ -18,19 +18,19 @@ fn the_clocks_greet_and_then_tick_at_their_own_multiples() {
     messages.into_iter().for_each(check_messages);
 }
 
-/// A: without a single id, in the article's order and form.
+/// Demo stream A: without ids, in the order and format of the article.
 fn check_time(mut stream: Stream) {
     let javascript = |date: &str| {
         let form = "%a %b %d %Y %H:%M:%S GMT+0000 (Coordinated Universal Time)";
         NaiveDateTime::parse_from_str(date, form).expect("a date as JavaScript writes it")
     };
     stream.expect("retry: 10000");
-    let connected = stream.next().expect("the stream goes on");
+    let connected = stream.next().expect("the stream continues");
     let connected = connected.strip_prefix("event: connecttime\ndata: ").expect("connecttime");
-    let (connected, greeting) = (javascript(connected), javascript(&stream.data()));
+    let (connected, first) = (javascript(connected), javascript(&stream.data()));
     let age = Utc::now().naive_utc() - connected;
-    assert!((0..10).contains(&age.num_seconds()), "the time is now, not {age} ago");
-    assert_eq!(greeting, connected);
+    assert!((0..10).contains(&age.num_seconds()), "the time is {age} old");
+    assert_eq!(first, connected);
     let mut last = javascript(&stream.data());
     assert!(last - connected <= TimeDelta::seconds(1), "{connected}, then {last}");
     for _ in 0..2 {
@@ -40,12 +40,12 @@ fn check_time(mut stream: Stream) {
     }
 }
 
-/// B: on even seconds, and on every tenth with the named event.
+/// Demo stream B: an event on even seconds, and the named event on every tenth second.
 fn check_clock(mut stream: Stream) {
     let tick = |stream: &mut Stream| {
         let written = stream.data();
         let time = NaiveTime::parse_from_str(&written, "%I:%M:%S %p").expect("a time of day");
-        assert!(!written.starts_with('0'), "{written}: English writes 9:05:00 AM");
+        assert!(!written.starts_with('0'), "{written}: the hour has a leading zero");
         if time.second().is_multiple_of(10) {
             stream.expect("event: custom-event\ndata: This is a custom event");
         }
@@ -59,7 +59,7 @@ fn check_clock(mut stream: Stream) {
     assert_eq!(apart.rem_euclid(24 * 60 * 60), 2);
 }
 
-/// D and E: the message each second, and within five of them the custom event.
+/// Demo streams D and E: a message each second, and the custom event every five seconds.
 fn check_messages(mut stream: Stream) {
     stream.expect("retry: 3000");
     let custom = "event: customEvent\ndata: This is a custom event";
@@ -68,31 +68,31 @@ fn check_messages(mut stream: Stream) {
         match stream.next().as_deref() {
             Some(r#"data: {"message":"Hello, World!"}"#) => messages += 1,
             Some(event) if event == custom && messages > 0 => break,
-            other => panic!("not {other:?} after {messages} messages"),
+            other => panic!("unexpected {other:?} after {messages} messages"),
         }
-        assert!(messages <= 5, "a custom event each 5 s");
+        assert!(messages <= 5, "a custom event follows within 5 s");
     }
 }
 
 #[test]
-fn the_conversation_is_told_whole_and_then_ends() {
+fn conversation_is_sent_completely_and_then_ends() {
     let server = TestServer::start();
     for mut stream in Stream::both(&server, "/api/sse", "") {
         assert_eq!(stream.head.header("content-type"), Some("text/event-stream; charset=utf-8"));
         stream.expect("retry: 3000");
-        let first = stream.next().expect("the stream goes on");
+        let first = stream.next().expect("the stream continues");
         let mut last = check_message(&first, "1", &json!(1), "Hello, world!");
-        let update = stream.next().expect("the stream goes on");
+        let update = stream.next().expect("the stream continues");
         let id = update.strip_suffix("\nevent: update\ndata: bye-bye").expect("the update");
         assert_nanoid(id.strip_prefix("id: ").expect("an id"));
         stream.expect("id: 100\nevent: hi\ndata: hi");
         for n in 1..=5 {
-            let event = stream.next().expect("the stream goes on");
+            let event = stream.next().expect("the stream continues");
             let id = event.strip_prefix("id: ").and_then(|rest| rest.get(..6)).expect("an id");
             assert_nanoid(id);
             let text = format!("hi,这是第 {n} 条消息。");
             let time = check_message(&event, id, &json!(id), &text);
-            // One millisecond less: the two are cut, not rounded, to whole ones.
+            // Timestamps are truncated to milliseconds, so the difference may be 1 ms too small.
             assert!(time - last >= TimeDelta::milliseconds(999), "{last}, then {time}");
             last = time;
         }
@@ -106,18 +106,21 @@ fn check_message(event: &str, id: &str, json_id: &Value, text: &str) -> DateTime
     let value: Value = serde_json::from_str(data).expect("data is JSON");
     let timestamp = value["timestamp"].as_str().expect("a timestamp").to_owned();
     let whole = json!({ "id": json_id, "message": text, "timestamp": timestamp });
-    assert_eq!(data, whole.to_string(), "the fields stand in the article's order");
-    assert!(timestamp.len() == 24 && timestamp.ends_with('Z'), "{timestamp}: as toISOString()");
+    assert_eq!(data, whole.to_string(), "the fields have the order of the article");
+    assert!(
+        timestamp.len() == 24 && timestamp.ends_with('Z'),
+        "{timestamp}: the format is not that of toISOString()"
+    );
     timestamp.parse().expect("ISO 8601")
 }
 
 fn assert_nanoid(id: &str) {
     let in_alphabet = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    assert!(id.len() == 6 && id.chars().all(in_alphabet), "{id:?} is no nanoid of 6 characters");
+    assert!(id.len() == 6 && id.chars().all(in_alphabet), "{id:?} is not a nanoid of 6 characters");
 }
 
 #[test]
-fn counting_goes_from_0_to_9_and_then_ends() {
+fn count_runs_from_0_to_9_and_then_ends() {
     let server = TestServer::start();
     for mut stream in Stream::both(&server, "/count", "") {
         stream.expect("retry: 3000");
@@ -127,7 +130,7 @@ fn counting_goes_from_0_to_9_and_then_ends() {
 }
 
 #[test]
-fn counting_goes_on_after_the_last_event_id() {
+fn count_resumes_after_the_last_event_id() {
     let server = TestServer::start();
     for mut stream in Stream::both(&server, "/count", "Last-Event-ID: 4\r\n") {
         stream.expect("retry: 3000");
@@ -136,9 +139,9 @@ fn counting_goes_on_after_the_last_event_id() {
     }
 }
 
-/// 204 is the one status that tells a browser to stay away.
+/// 204 is the only status that stops a browser from reconnecting.
 #[test]
-fn who_has_read_it_all_is_told_not_to_come_back() {
+fn reconnect_after_the_final_event_gets_204() {
     let server = TestServer::start();
     for (target, id) in [("/api/sse", "9999"), ("/count", "9")] {
         for version in ["1.1", "1.0"] {
@@ -154,7 +157,7 @@ fn who_has_read_it_all_is_told_not_to_come_back() {
 const JSON: &str = "Content-Type: application/json\r\n";
 
 #[test]
-fn a_message_sent_back_reaches_the_whole_chat() {
+fn posted_message_reaches_the_whole_chat() {
     let server = TestServer::start();
     let listeners = Stream::both(&server, "/channels/chat", "");
     let body = r#"{"message":"Grüße, \"all\"\n你好","username":"Ada"}"#;
@@ -169,7 +172,7 @@ fn a_message_sent_back_reaches_the_whole_chat() {
     for mut stream in listeners {
         stream.first_frame();
         for (username, text) in [("Ada", "Grüße, \"all\"\n你好"), ("guest", "hi")] {
-            let event = stream.next().expect("the stream goes on");
+            let event = stream.next().expect("the stream continues");
             let lines: Vec<&str> = event.lines().collect();
             let [id, "event: usermessage", data] = lines[..] else { panic!("{event:?}") };
             assert!(id.starts_with("id: "), "{event:?}");
@@ -182,7 +185,7 @@ fn a_message_sent_back_reaches_the_whole_chat() {
 }
 
 #[test]
-fn what_may_not_be_sent_back_is_refused_and_reaches_nobody() {
+fn rejected_message_reaches_no_subscriber() {
     let server = TestServer::start();
     let mut listener = Stream::open(&server, "1.1", "/channels/chat", "");
     listener.first_frame();
@@ -207,15 +210,15 @@ fn what_may_not_be_sent_back_is_refused_and_reaches_nobody() {
         assert_eq!(answer.status, status, "{headers}{body}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     }
-    // The next that arrives is the one that was allowed.
+    // The next event is the allowed message.
     assert_eq!(server.post("/send-data", JSON, r#"{"message":"yes"}"#).status, 200);
-    let event = listener.next().expect("the stream goes on");
+    let event = listener.next().expect("the stream continues");
     assert!(event.contains(r#""text":"yes""#), "{event:?}");
 }
 
-/// The article's answer to a path that it does not know.
+/// The article serves this page for unknown paths.
 #[test]
-fn an_unknown_path_is_answered_with_the_articles_page() {
+fn unknown_path_gets_the_404_page_of_the_article() {
     let answer = TestServer::start().get("/unknown");
     assert_eq!(answer.status, 404);
     assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
