@@ -77,7 +77,7 @@ impl Python {
         command.args(["-c", script]).args(arguments).env("PYTHONPATH", LIBRARY);
         command.env("NO_PROXY", "*").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::null()).spawn().expect("python3 starts");
-        let lines = BufReader::new(child.stdout.take().expect("it is piped"));
+        let lines = BufReader::new(child.stdout.take().expect("the stream is a pipe"));
         Self { child, lines }
     }
 
@@ -88,7 +88,7 @@ impl Python {
     }
 
     fn publisher(hub: &str, secret: &[u8], topics: &[&str]) -> Self {
-        let secret = std::str::from_utf8(secret).expect("it is text");
+        let secret = std::str::from_utf8(secret).expect("the secret is text");
         Self::run(PUBLISHER, &[&[hub, secret][..], topics].concat())
     }
 
@@ -103,8 +103,8 @@ impl Python {
     /// Publishes, and returns what the library returns: the id, or the name of the exception.
     fn publish(&mut self, topics: &[&str], data: &str, private: bool) -> String {
         let update = serde_json::json!({ "topics": topics, "data": data, "private": private });
-        let mut input = self.child.stdin.as_ref().expect("it is piped");
-        writeln!(input, "{update}").expect("the script reads");
+        let mut input = self.child.stdin.as_ref().expect("the stream is a pipe");
+        writeln!(input, "{update}").expect("the script reads stdin");
         self.line()
     }
 

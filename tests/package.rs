@@ -145,7 +145,7 @@ fn check_system_calls(trace: &str) {
         .map(|(_, call)| call.trim());
     let mut seen = 0;
     for call in calls.filter(|call| !call.starts_with(['<', '+', '-'])) {
-        let name = call.split('(').next().expect("split gives one");
+        let name = call.split('(').next().expect("split yields a part");
         assert!(allowed.contains(name), "SystemCallFilter= rejects {call}");
         assert!(
             name != "socket" || call.contains("AF_UNIX"),

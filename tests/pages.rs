@@ -340,7 +340,7 @@ fn page_is_gzipped_on_request_with_its_own_etag() {
         assert_eq!(head.header("content-type"), plain.header("content-type"), "{path}");
         let mut decoded = String::new();
         let mut gzip = flate2::read::GzDecoder::new(&*body);
-        std::io::Read::read_to_string(&mut gzip, &mut decoded).expect("it is gzip");
+        std::io::Read::read_to_string(&mut gzip, &mut decoded).expect("the body is gzip");
         assert_eq!(decoded, plain.body, "{path}");
         assert!(body.len() < plain.body.len(), "{path}");
 

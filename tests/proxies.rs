@@ -301,7 +301,7 @@ impl Stream {
             .map(|number| {
                 let published = Instant::now();
                 let event = Event::new(number.to_string());
-                server.registry.publish("news", &event).expect("a name");
+                server.registry.publish("news", &event).expect("a valid channel name");
                 let received = self.event();
                 assert_eq!(received.data(), number.to_string());
                 last = received.id;
@@ -350,7 +350,7 @@ fn check(proxy: &Proxy, site: &str, scheme: &'static str) {
             server.registry.subscribers("news") == 0
         });
 
-        server.registry.publish("news", &Event::new("missed")).expect("a name");
+        server.registry.publish("news", &Event::new("missed")).expect("a valid channel name");
         let mut resumed = Stream::open(&running, version, &format!("Last-Event-ID: {last}"));
         assert_eq!(resumed.event().data(), "missed", "by {by}");
 

@@ -381,7 +381,7 @@ fn user_is_present_until_their_last_stream_ends() {
     let started = std::time::Instant::now();
     while !gone() {
         assert!(started.elapsed() < common::TIMEOUT, "a disconnected user is still present");
-        server.registry.publish("chat", &Event::new("?")).expect("a name");
+        server.registry.publish("chat", &Event::new("?")).expect("a valid channel name");
         std::thread::yield_now();
     }
     expect("userdisconnect", "Ada ü");
@@ -429,7 +429,10 @@ fn channel_beyond_the_maximum_is_507_and_not_created() {
     {
         let server = TestServer::with(config);
         for n in 0..max_channels {
-            server.registry.publish(&format!("c{n}"), &Event::new("x")).expect("a name");
+            server
+                .registry
+                .publish(&format!("c{n}"), &Event::new("x"))
+                .expect("a valid channel name");
         }
         let new = request("POST", "/channels/new", TEXT, b"no");
         let answer = check(&server, &new, 507, OPEN);

@@ -10,7 +10,12 @@ use serde_json::{Value, json};
 use threadcast::{Config, Event, EventId, Histories, History, Limits, SlowClient};
 
 fn publish(server: &TestServer, channel: &str, data: &str) -> String {
-    server.registry.publish(channel, &Event::new(data)).expect("a name").id.to_string()
+    server
+        .registry
+        .publish(channel, &Event::new(data))
+        .expect("a valid channel name")
+        .id
+        .to_string()
 }
 
 /// Starts a server that keeps this many events for each channel.
@@ -130,7 +135,7 @@ fn client_supplied_id_is_sent_and_is_a_cursor() {
         let server = TestServer::start();
         publish(&server, "a", "before");
         let event = Event::new("mine").with_id(supplied).expect("a valid client-supplied id");
-        server.registry.publish("a", &event).expect("a name");
+        server.registry.publish("a", &event).expect("a valid channel name");
         publish(&server, "a", "after");
         let mut all = Stream::of(&server, "/channels/a?since=all", "");
         let seen: Vec<_> = [(); 3].iter().map(|()| all.event().id).collect();
@@ -163,8 +168,10 @@ fn several_channels_are_merged_in_id_order() {
         let events: Vec<Received> = expected.iter().map(|_| stream.event()).collect();
         let data: Vec<&str> = events.iter().map(Received::data).collect();
         assert_eq!(data, expected);
-        let ids: Vec<EventId> =
-            events.iter().map(|e| e.id.as_ref().expect("an id").parse().expect("ours")).collect();
+        let ids: Vec<EventId> = events
+            .iter()
+            .map(|e| e.id.as_ref().expect("an id").parse().expect("a generated id"))
+            .collect();
         assert!(ids.is_sorted(), "{ids:?}");
         // Resume from the middle: the id is a cursor for all channels.
         let mut rest = Stream::of(&server, &target, &last_event_id(&ids[49].to_string()));
@@ -185,7 +192,7 @@ fn since_all_never_begins_with_a_gap() {
     let mut prefix = Stream::of(&server, "/channels/*?since=all", "");
     both.expect_data(&kept);
     prefix.expect_data(&kept);
-    server.registry.forget("b").expect("no store");
+    server.registry.forget("b").expect("there is no store");
     let mut rest = Stream::of(&server, "/channels/*?since=all", "");
     rest.expect_data(&["a3", "a4"]);
     let mut nothing = Stream::of(&server, "/channels/b?since=all", "");
@@ -271,7 +278,7 @@ const BIG: usize = 60_000;
 fn flood(server: &TestServer) -> u64 {
     let event = Event::new("x".repeat(BIG));
     for _ in 0..200 {
-        server.registry.publish("a", &event).expect("a name");
+        server.registry.publish("a", &event).expect("a valid channel name");
     }
     200
 }

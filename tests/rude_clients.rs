@@ -130,7 +130,7 @@ fn resets_during_accept_do_not_affect_other_clients() {
         SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
     }
     assert_eq!(server.get("/healthz").status, 200);
-    let published = server.registry.publish("a", &Event::new("x")).expect("a name");
+    let published = server.registry.publish("a", &Event::new("x")).expect("a valid channel name");
     assert_eq!(published.subscribers, 1);
     staying.first_frame();
     assert_eq!(staying.chunk(), Some(format!("id: {}\ndata: x\n\n", published.id)));
@@ -146,7 +146,7 @@ fn stuck_client_is_cut_and_does_not_delay_others() {
     let started = Instant::now();
     loop {
         let since = Instant::now();
-        let published = server.registry.publish("a", &event).expect("a name");
+        let published = server.registry.publish("a", &event).expect("a valid channel name");
         let chunk = reading.chunk().expect("the stream continues");
         assert!(
             chunk.starts_with(&format!("id: {}\ndata: xxx", published.id)),
@@ -170,7 +170,10 @@ fn stuck_client_does_not_delay_shutdown() {
     let server = server(limits);
     let stuck = server.stream("/channels/a");
     for _ in 0..200 {
-        server.registry.publish("a", &Event::new("x".repeat(60_000))).expect("a name");
+        server
+            .registry
+            .publish("a", &Event::new("x".repeat(60_000)))
+            .expect("a valid channel name");
     }
     let started = Instant::now();
     drop(server); // waits for its connections to end
@@ -202,7 +205,10 @@ fn client_misses_nothing_while_others_come_and_go() {
             assert!(started.elapsed() < TIMEOUT, "300 clients took too long");
             // Each round is smaller than the history, so no event may be missing.
             for _ in 0..50 {
-                server.registry.publish("a", &Event::new(published.to_string())).expect("a name");
+                server
+                    .registry
+                    .publish("a", &Event::new(published.to_string()))
+                    .expect("a valid channel name");
                 published += 1;
             }
             let mut read = published - 50;
@@ -218,7 +224,9 @@ fn client_misses_nothing_while_others_come_and_go() {
     });
     // A disconnected client counts until the server has tried to write to it.
     let started = Instant::now();
-    while server.registry.publish("a", &Event::new("?")).expect("a name").subscribers > 1 {
+    while server.registry.publish("a", &Event::new("?")).expect("a valid channel name").subscribers
+        > 1
+    {
         assert!(started.elapsed() < TIMEOUT, "disconnected clients still count");
         thread::yield_now();
     }

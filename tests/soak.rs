@@ -161,8 +161,8 @@ fn publish(addr: SocketAddr, stop: &AtomicBool, published: &AtomicU64) {
         }
         let _ = timer.recv_deadline(
             started
-                + Duration::from_secs(1) * u32::try_from(number).expect("hours")
-                    / u32::try_from(PUBLISHED_A_SECOND).expect("small"),
+                + Duration::from_secs(1) * u32::try_from(number).expect("the number fits into u32")
+                    / u32::try_from(PUBLISHED_A_SECOND).expect("the rate fits into u32"),
         );
         let (channel, data) = match number % 50 {
             0 => ("big".to_owned(), big.clone()),

@@ -1,12 +1,12 @@
-//! How much of its stack a connection's thread touches, with the worst input that is accepted.
+//! The stack usage of a connection's thread with the worst accepted input.
 //!
 //! A connection's thread has 64 KiB of stack in an optimized build. An overflow ends the process
-//! and all its streams, so every handler gets its deepest and longest input here, from a real
-//! process. While the connection is still open, `/proc/PID/smaps` tells how much of each stack is
-//! resident: a thread keeps what it has touched.
+//! and all its streams, so these tests send the deepest and longest input to every handler of a
+//! real process. While the connection is open, `/proc/PID/smaps` shows how much of each stack is
+//! resident: touched pages stay resident.
 //!
-//! `make stack` runs this optimized and prints the figures. A debug build's frames are larger and
-//! its stacks too (512 KiB): there, the tests only check that the process lives.
+//! `make stack` runs this with an optimized build and prints the figures. A debug build has larger
+//! frames and larger stacks (512 KiB), so there the tests only check that the process survives.
 
 mod common;
 
@@ -25,13 +25,14 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use threadcast::Matcher;
 
-/// The stack of a connection's thread, in KiB.
+/// The stack size of a connection's thread, in KiB.
 const STACK: u64 = if cfg!(debug_assertions) { 512 } else { 64 };
 
-/// How much of it may be touched in an optimized build, in KiB: a quarter is kept as a margin.
+/// The maximum stack usage in an optimized build, in KiB. A quarter of the stack is the margin.
 const TOUCHED_MAX: u64 = 48;
 
-/// The bounds of the server: a body, many events, a head, its lines, JSON's depth, a token.
+// The server's limits: bytes of a body, of an NDJSON body, and of a head; header lines; the depth
+// of JSON; bytes of a token.
 const BODY: usize = 64 * 1024;
 const BATCH: usize = 1024 * 1024;
 const HEAD: usize = 16 * 1024;
@@ -44,16 +45,16 @@ const JSON: &str = "Content-Type: application/json\r\n";
 const NDJSON: &str = "Content-Type: application/x-ndjson\r\n";
 const HUB: &str = "/.well-known/mercure";
 
-/// A server that is attacked, and the most that any of its connections' stacks has held.
+/// A server under attack, and the highest stack usage of its connections, in KiB.
 struct Attacked {
     process: Process,
     touched: u64,
 }
 
 impl Attacked {
-    /// Sends a request on a connection of its own and measures before that is closed.
+    /// Sends a request on a new connection, and measures before the connection closes.
     #[track_caller]
-    fn ask(&mut self, request: impl AsRef<[u8]>, status: u16) {
+    fn send(&mut self, request: impl AsRef<[u8]>, status: u16) {
         let request = request.as_ref();
         let mut client = self.process.connect();
         client.send(request);
@@ -69,10 +70,10 @@ impl Attacked {
 
     #[track_caller]
     fn get(&mut self, target: &str, headers: &str, status: u16) {
-        self.ask(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"), status);
+        self.send(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"), status);
     }
 
-    /// The status of a GET.
+    /// Sends a GET request and returns the status.
     fn status(&mut self, target: &str, headers: &str) -> u16 {
         let mut client = self.process.connect();
         client.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"));
@@ -83,10 +84,10 @@ impl Attacked {
 
     #[track_caller]
     fn post(&mut self, target: &str, headers: &str, body: &str, status: u16) {
-        self.ask(post(target, headers, body), status);
+        self.send(post(target, headers, body), status);
     }
 
-    /// Opens a stream, and returns once its head has been read.
+    /// Opens a stream and reads the response head.
     #[track_caller]
     fn stream(&mut self, target: &str, headers: &str) -> TestClient {
         let mut client = self.process.connect();
@@ -102,10 +103,10 @@ impl Attacked {
     }
 }
 
-/// The most that is resident of a connection's stack, in KiB: of the mappings of its size right
-/// above a guard page. Other threads have larger stacks.
+/// Returns the highest resident size of a connection's stack, in KiB. A connection's stack is a
+/// mapping of the size `STACK` right above a guard page; other threads have larger stacks.
 fn touched(pid: u32) -> u64 {
-    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the process lives");
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the process is alive");
     let (mut guard_end, mut is_stack, mut most) = (0, false, 0);
     for line in maps.lines() {
         let mut words = line.split_whitespace();
@@ -122,21 +123,21 @@ fn touched(pid: u32) -> u64 {
     most
 }
 
-/// Attacks a server of its own, which must live, and prints what its stacks have held.
+/// Starts a server, attacks it, checks that it survives, and prints its stack usage.
 #[track_caller]
 fn attack(name: &str, options: &str, act: impl FnOnce(&mut Attacked)) {
-    // All is logged: a line is formatted on the connection's thread.
+    // Log everything: the connection's thread formats the log lines.
     let process = Process::shell("RUST_LOG=trace exec", &format!("--log-format json {options}"));
     let mut attacked = Attacked { process, touched: 0 };
     act(&mut attacked);
     attacked.get("/healthz", "", 200);
     let touched = attacked.touched;
     if touched == 0 {
-        return say(&format!("SKIPPED: no stack of {STACK} KiB with a guard page is mapped here"));
+        return say(&format!("SKIPPED: found no stack of {STACK} KiB with a guard page"));
     }
     say(&format!("{touched:>4} KiB of {STACK} KiB: {name}"));
     if cfg!(not(debug_assertions)) {
-        assert!(touched <= TOUCHED_MAX, "{name}: {touched} KiB of {STACK} KiB were touched");
+        assert!(touched <= TOUCHED_MAX, "{name}: the stack usage is {touched} KiB of {STACK} KiB");
     }
 }
 
@@ -147,7 +148,7 @@ fn post(target: &str, headers: &str, body: &str) -> String {
     )
 }
 
-/// As many texts, one after the other.
+/// Concatenates `count` numbered texts.
 fn numbered(count: usize, text: impl Fn(usize) -> String) -> String {
     (0..count).map(text).collect()
 }
@@ -156,7 +157,7 @@ fn escaped(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// A file or folder of this test, that is not there yet.
+/// Returns the path of a file or folder of this test, and deletes what an earlier run left there.
 fn fresh(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stack-{name}"));
     let _ = fs::remove_file(&path);
@@ -164,7 +165,7 @@ fn fresh(name: &str) -> PathBuf {
     path
 }
 
-/// JSON of this depth: arrays and objects in turn.
+/// Returns JSON of this depth, with alternating arrays and objects.
 fn nested(depth: usize) -> String {
     let open: String = (0..depth).map(|n| ["[", "{\"a\":"][n % 2]).collect();
     let close: String = (0..depth).rev().map(|n| ["]", "}"][n % 2]).collect();
@@ -172,7 +173,7 @@ fn nested(depth: usize) -> String {
     format!("{open}{inner}{close}")
 }
 
-/// Events as JSON, of the greatest depth and size.
+/// Returns events as JSON with the maximum depth and size.
 fn deep_events() -> Vec<String> {
     let event = |data: String| format!("{{\"data\":{data}}}");
     let depth = DEPTH - 1;
@@ -203,13 +204,13 @@ fn gzip_bodies_fit_the_stack() {
         {
             let mut packed = Vec::new();
             let mut gzip = GzEncoder::new(body.as_bytes(), Compression::best());
-            gzip.read_to_end(&mut packed).expect("memory is read");
+            gzip.read_to_end(&mut packed).expect("gzip reads from memory");
             let headers = format!("{kind}Content-Encoding: gzip\r\n");
             let mut request = post("/channels/x", &headers, "").into_bytes();
             let length = format!("Content-Length: {}\r\n\r\n", packed.len());
             request.truncate(request.len() - "Content-Length: 0\r\n\r\n".len());
             request.extend([length.as_bytes(), &packed].concat());
-            it.ask(request, 200);
+            it.send(request, 200);
         }
     });
 }
@@ -243,7 +244,7 @@ fn published_bodies_of_every_kind_fit_the_stack() {
                     415,
                 );
                 it.post("/channels/x", FORM, "data=fish&chips", 400);
-                it.ask("DELETE /channels/x HTTP/1.1\r\nHost: localhost\r\n\r\n", 204);
+                it.send("DELETE /channels/x HTTP/1.1\r\nHost: localhost\r\n\r\n", 204);
             },
         );
         attack(
@@ -291,7 +292,7 @@ fn published_bodies_of_every_kind_fit_the_stack() {
         it.post("/channels/x", NDJSON, &line.repeat(1_000), 200);
         it.stream("/channels/x?since=all", "");
         it.get("/channels", "", 200);
-        it.ask("DELETE /channels/x HTTP/1.1\r\nHost: localhost\r\n\r\n", 204);
+        it.send("DELETE /channels/x HTTP/1.1\r\nHost: localhost\r\n\r\n", 204);
     });
 }
 
@@ -320,17 +321,17 @@ fn heads_and_chunked_bodies_fit_the_stack() {
         it.get(&format!("/channels/{}", "%C3%BC".repeat(500)), "", 200);
         it.get(&format!("/channels?{}", "channel=a&".repeat(100)), "", 200);
         it.get(&format!("/channels?{}", "channel=a&".repeat(1_000)), "", 400);
-        it.ask(format!("GET / HTTP/1.9\r\nHost: localhost\r\n{longest}\r\n"), 200);
-        it.ask("\r\n".repeat(5_000) + "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
+        it.send(format!("GET / HTTP/1.9\r\nHost: localhost\r\n{longest}\r\n"), 200);
+        it.send("\r\n".repeat(5_000) + "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
         it.get("/", &many(HEADERS, 1), 431);
         it.get("/", &format!("X: {}\r\n", "x".repeat(HEAD)), 431);
-        it.ask(format!("GET /{}", "x".repeat(HEAD)), 414);
+        it.send(format!("GET /{}", "x".repeat(HEAD)), 414);
     });
     attack("chunked bodies", "", |it| {
         let mut chunked = |chunks: String, status| {
             let head = "POST /channels/x HTTP/1.1\r\nHost: localhost\r\n\
                         Transfer-Encoding: chunked\r\n\r\n";
-            it.ask(format!("{head}{chunks}"), status);
+            it.send(format!("{head}{chunks}"), status);
         };
         chunked("1\r\nx\r\n".repeat(BODY) + "0\r\n\r\n", 200);
         chunked(format!("{BODY:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(BODY)), 200);
@@ -357,7 +358,7 @@ fn responses_of_every_route_fit_the_stack() {
                     it.get(&format!("/{page}"), headers, 200);
                 }
                 it.get(&format!("/{page}"), "If-None-Match: *\r\n", 304);
-                it.ask(format!("HEAD /{page} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 200);
+                it.send(format!("HEAD /{page} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 200);
             }
             it.get("/nothing/at/all", "", 404);
         });
@@ -375,9 +376,12 @@ fn responses_of_every_route_fit_the_stack() {
             for headers in ["", "Origin: https://a.example\r\n", "Connection: close\r\n"] {
                 it.get(target, headers, 200);
             }
-            it.ask(format!("HEAD {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 200);
+            it.send(format!("HEAD {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 200);
             let preflight = "Origin: https://a.example\r\nAccess-Control-Request-Method: GET\r\n";
-            it.ask(format!("OPTIONS {target} HTTP/1.1\r\nHost: localhost\r\n{preflight}\r\n"), 204);
+            it.send(
+                format!("OPTIONS {target} HTTP/1.1\r\nHost: localhost\r\n{preflight}\r\n"),
+                204,
+            );
         }
         drop(present);
     });
@@ -400,7 +404,7 @@ fn responses_of_every_route_fit_the_stack() {
             (format!("POST /session HTTP/1.1\r\n{host}\r\n"), 404),
             (format!("POST /lab/drop HTTP/1.1\r\n{host}\r\n"), 404),
         ] {
-            it.ask(request, status);
+            it.send(request, status);
         }
     });
     attack("a rejected stream", "--max-clients 1", |it| {
@@ -437,8 +441,8 @@ fn streams_of_every_kind_fit_the_stack() {
             .collect();
             streams.push(it.stream(&format!("/channels?{many}channel=x&since=all"), ""));
             streams.push(it.stream("/channels/x", "Last-Event-ID: 1-1\r\n"));
-            it.ask("GET /channels/x?since=all HTTP/1.0\r\nHost: localhost\r\n\r\n", 200);
-            it.ask("HEAD /channels/x?since=all HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
+            it.send("GET /channels/x?since=all HTTP/1.0\r\nHost: localhost\r\n\r\n", 200);
+            it.send("HEAD /channels/x?since=all HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
             it.post("/channels/x", "", "live", 200);
             for stream in &mut streams {
                 assert!(stream.chunk().is_some());
@@ -459,9 +463,9 @@ fn streams_of_every_kind_fit_the_stack() {
         frame.extend_from_slice(&[0; 4]); // the mask
         frame.resize(frame.len() + size, b'm');
         client.send(&frame);
-        client.reader.read_exact(&mut vec![0; size]).expect("a welcome and the echo");
+        client.reader.read_exact(&mut vec![0; size]).expect("the welcome message and the echo");
         it.measure();
-        client.send(&[0x89, 0x80, 0, 0, 0, 0, 0x88, 0x80, 0, 0, 0, 0]); // a ping, and the end
+        client.send(&[0x89, 0x80, 0, 0, 0, 0, 0x88, 0x80, 0, 0, 0, 0]); // a ping and a close
         it.measure();
     });
 }
@@ -490,12 +494,12 @@ fn the_lab_fits_the_stack() {
     });
 }
 
-/// The deepest URL patterns that are taken, in each way to nest, and the longest.
+/// Returns the deepest accepted URL patterns for each kind of nesting, and the longest ones.
 fn patterns() -> Vec<String> {
     let nested = |open: &str, close: &str| {
         let pattern = |depth| format!("/({}a{})", open.repeat(depth), close.repeat(depth));
-        let taken = |depth: &usize| Matcher::url_pattern(&pattern(*depth)).is_ok();
-        pattern((1..100).take_while(taken).last().unwrap_or(0))
+        let is_accepted = |depth: &usize| Matcher::url_pattern(&pattern(*depth)).is_ok();
+        pattern((1..100).take_while(is_accepted).last().unwrap_or(0))
     };
     let mut patterns = vec![
         nested("(?:", ")"),
@@ -525,7 +529,7 @@ fn patterns() -> Vec<String> {
     patterns
 }
 
-/// URI templates in each form, the largest that are taken.
+/// Returns the largest accepted URI templates of each form.
 fn templates() -> Vec<String> {
     let names: Vec<String> = (0..16).map(|n| format!("n{n}")).collect();
     let mut templates = Vec::new();
@@ -548,7 +552,7 @@ fn templates() -> Vec<String> {
     templates
 }
 
-/// As many of these, over and over, as fit into this many bytes, but at most 100.
+/// Repeats the items as often as they fit into this many bytes; returns at most 100.
 fn filled(items: &[String], bytes: usize, cost: impl Fn(&str) -> usize) -> Vec<String> {
     let mut left = bytes;
     let fits = |item: &&String| {
@@ -560,7 +564,7 @@ fn filled(items: &[String], bytes: usize, cost: impl Fn(&str) -> usize) -> Vec<S
     items.iter().cycle().take(2_000).filter(fits).take(100).cloned().collect()
 }
 
-/// A token of the current generation for these matchers, with the deepest payload.
+/// Returns a token of the current generation with these matchers and the deepest payload.
 fn detailed(matchers: &[String], kind: &str) -> String {
     let topics: Vec<Value> =
         matchers.iter().map(|text| json!({ "match": text, "match_type": kind })).collect();
@@ -573,12 +577,12 @@ fn detailed(matchers: &[String], kind: &str) -> String {
             "authorization_details": [detail, more] }))
 }
 
-/// Whether a token is of 0.x, which may stand in a URL.
+/// Returns whether a token is of 0.x. URLs may contain only such tokens.
 fn is_older(token: &str) -> bool {
     !token.starts_with(&base64(r#"{"alg":"HS256","typ":"at+jwt"}"#))
 }
 
-/// Tokens that are taken, with as many matchers as fit, and the deepest JSON.
+/// Returns accepted tokens with the maximum number of matchers and the deepest JSON.
 fn tokens() -> Vec<String> {
     let room = TOKEN * 3 / 4 - 700;
     let json_size = |text: &str| json!(text).to_string().len();
@@ -609,7 +613,7 @@ fn tokens() -> Vec<String> {
     tokens
 }
 
-/// What Mercure with JWTs takes, its key in a file.
+/// Returns the options for Mercure with JWTs. Writes the key to a file.
 fn mercure() -> String {
     let key = fresh(&format!("key-{:?}", std::thread::current().id()));
     fs::write(&key, SECRET).expect("a writable folder");
@@ -620,7 +624,7 @@ fn mercure() -> String {
     )
 }
 
-/// Topics that are asked of every pattern: long, and read as a URL.
+/// Returns long topics that every pattern has to match as URLs.
 fn topics() -> [String; 4] {
     [
         format!("https://{}.example/{}", "ü".repeat(50), "ä".repeat(300)),
@@ -637,7 +641,7 @@ fn tokens_fit_the_stack() {
         let mut accepted = Vec::new();
         for token in &tokens {
             let headers = bearer(token);
-            // Patterns that compile too big are rejected with their token: that is measured too.
+            // The server rejects a token if its patterns compile to too much. This is measured too.
             if it.status("/channels", &headers) == 401 {
                 continue;
             }
@@ -663,7 +667,7 @@ fn tokens_fit_the_stack() {
                 &format!("Cookie: mercureAuthorization={token}\r\n"),
             );
             let status = if token.len() > 3_900 { 413 } else { 204 };
-            it.ask(post("/session", &headers, ""), status);
+            it.send(post("/session", &headers, ""), status);
             it.stream("/channels/x", &format!("Cookie: threadcast_token={}\r\n", escaped(token)));
         }
         let upgrade = "Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\n\
@@ -695,7 +699,7 @@ fn mercure_fits_the_stack() {
         let query = |name: &str, list: &[String]| {
             let mut query = String::new();
             for text in filled(list, HEAD - 1_000, |text| escaped(text).len() + name.len() + 2) {
-                write!(query, "{name}={}&", escaped(&text)).expect("a String takes it");
+                write!(query, "{name}={}&", escaped(&text)).expect("writing to a String succeeds");
             }
             query
         };
@@ -705,7 +709,7 @@ fn mercure_fits_the_stack() {
         queries.extend(patterns.iter().map(|text| query("match_urlpattern", one(text))));
         queries.extend(templates.iter().map(|text| query("topic", one(text))));
         for query in queries {
-            // A matcher that is too long to be told of is 400.
+            // A matcher that is too long for a subscription event gets 400.
             let mut client = it.process.connect();
             client.send(&format!("GET {HUB}?{query} HTTP/1.1\r\nHost: localhost\r\n{all}\r\n"));
             let status = client.head().status;

@@ -1,4 +1,4 @@
-//! Thousands of clients whose network blinks are back in the same moment, and all are let in.
+//! A reconnect storm: thousands of clients lose the network, and all reconnect at the same time.
 
 mod common;
 
@@ -9,64 +9,67 @@ use std::time::{Duration, Instant};
 
 use common::{Process, TIMEOUT, allow_descriptors, say};
 
-/// In how long all clients of a storm are served: their number over what comes back in a
-/// second, the least wait, and a machine that does nothing else.
+/// The expected time until all clients are served on an idle machine: the minimum delay, plus the
+/// number of clients divided by the clients that reconnect each second.
 const SETTLED: Duration = Duration::from_secs(20);
 
 #[test]
 fn reconnect_storm_of_5_000_clients_settles() {
     const CLIENTS: usize = 5_000;
     if !allow_descriptors(12_000) {
-        return say("SKIPPED: not 12,000 descriptors for this process");
+        return say("SKIPPED: this process may not open 12,000 descriptors");
     }
     let server = Process::shell("ulimit -n 12000; exec", &format!("--max-clients {CLIENTS}"));
     if server.get("/status").json()["max_clients"] != CLIENTS {
-        return say("SKIPPED: this machine does not hold 5,000 clients");
+        return say("SKIPPED: this machine has no capacity for 5,000 clients");
     }
-    // They are here; then their network blinks, and all are back in the same moment, while
-    // the server still holds the places that they had.
+    // The second storm begins while the server still holds the permits of the first connections.
     let storm = || {
         let (since, addr) = (Instant::now(), server.addr);
         let threads: Vec<_> = (0..CLIENTS)
             .map(|_| {
                 let thread = thread::Builder::new().stack_size(128 * 1024);
-                thread.spawn(move || come_in(addr, since)).expect("this process may have threads")
+                thread.spawn(move || connect(addr, since)).expect("this process may start threads")
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().expect("it comes in")).collect::<Vec<_>>()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("the client connects"))
+            .collect::<Vec<_>>()
     };
     let first = storm();
     let again = storm_while(first, storm);
     let mut took: Vec<Duration> = again.iter().map(|(_, took, _)| *took).collect();
     took.sort_unstable();
-    let refusals: u32 = again.iter().map(|(_, _, refused)| refused).sum();
+    let rejections: u32 = again.iter().map(|(_, _, rejected)| rejected).sum();
     say(&format!(
-        "a storm of {CLIENTS}: half are served after {:.1?}, all after {:.1?}, {refusals} refusals",
+        "a storm of {CLIENTS}: half are served after {:.1?}, all after {:.1?}, {rejections} rejections",
         took[CLIENTS / 2],
         took[CLIENTS - 1]
     ));
-    // Thrice on a machine that does something else: this is no benchmark.
+    // Three times the expected time, for a busy machine.
     assert!(took[CLIENTS - 1] < 3 * SETTLED, "{:?}", took[CLIENTS - 1]);
-    assert_eq!(server.get("/status").json()["clients"], CLIENTS, "all are in");
+    assert_eq!(server.get("/status").json()["clients"], CLIENTS, "all clients are connected");
 }
 
-/// Lets go of the old connections while the new ones come.
+/// Closes the old connections while the storm of new ones runs.
 fn storm_while<T>(old: Vec<(TcpStream, Duration, u32)>, storm: impl FnOnce() -> T) -> T {
     let leaving = thread::spawn(move || {
-        let (_never, bell) = crossbeam_channel::bounded::<()>(0);
-        let _ = bell.recv_timeout(Duration::from_millis(500)); // they are noticed to be gone half a second late
+        let (_never, timer) = crossbeam_channel::bounded::<()>(0);
+        // The server notices the disconnects half a second late.
+        let _ = timer.recv_timeout(Duration::from_millis(500));
         drop(old);
     });
     let all = storm();
-    leaving.join().expect("they leave");
+    leaving.join().expect("the thread ends");
     all
 }
 
-/// What an `EventSource` does, without the browser: opens, and comes back when it is
-/// told to. Says how long it took to be let in, and how often it was refused.
-fn come_in(addr: SocketAddr, since: Instant) -> (TcpStream, Duration, u32) {
-    let (_never, bell) = crossbeam_channel::bounded::<()>(0);
-    let mut refused = 0;
+/// Connects like an `EventSource`: reconnects after the delay in `retry:`. Returns the socket, the
+/// time until the stream was open, and the number of rejections.
+fn connect(addr: SocketAddr, since: Instant) -> (TcpStream, Duration, u32) {
+    let (_never, timer) = crossbeam_channel::bounded::<()>(0);
+    let mut rejected = 0;
     loop {
         let opened = TcpStream::connect(addr).and_then(|mut socket| {
             socket.set_read_timeout(Some(TIMEOUT))?;
@@ -74,7 +77,7 @@ fn come_in(addr: SocketAddr, since: Instant) -> (TcpStream, Duration, u32) {
                 b"GET /channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n",
             )?;
             let mut head = String::new();
-            // Streams and refusals alike say when to come back.
+            // Streams and rejections both contain a `retry:` line.
             while !head.split("\nretry: ").nth(1).is_some_and(|retry| retry.contains('\n')) {
                 let mut bytes = [0; 1_024];
                 match socket.read(&mut bytes)? {
@@ -86,7 +89,7 @@ fn come_in(addr: SocketAddr, since: Instant) -> (TcpStream, Duration, u32) {
         });
         let wait = match opened {
             Ok((socket, head)) if head.contains("Transfer-Encoding: chunked") => {
-                return (socket, since.elapsed(), refused);
+                return (socket, since.elapsed(), rejected);
             }
             Ok((_, cut)) if cut.is_empty() => Duration::from_secs(3),
             Ok((_, error)) => {
@@ -94,11 +97,11 @@ fn come_in(addr: SocketAddr, since: Instant) -> (TcpStream, Duration, u32) {
                     .split("retry: ")
                     .nth(1)
                     .and_then(|rest| rest.split('\n').next()?.parse().ok());
-                Duration::from_millis(retry.unwrap_or_else(|| panic!("a retry: {error:?}")))
+                Duration::from_millis(retry.unwrap_or_else(|| panic!("no retry: {error:?}")))
             }
-            Err(_) => Duration::from_secs(3), // as a browser does when it cannot connect
+            Err(_) => Duration::from_secs(3), // the delay of a browser that cannot connect
         };
-        refused += 1;
-        let _ = bell.recv_timeout(wait);
+        rejected += 1;
+        let _ = timer.recv_timeout(wait);
     }
 }

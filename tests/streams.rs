@@ -1,5 +1,4 @@
-//! What all streams have in common: their heads, who may read them, and how
-//! they end.
+//! Properties of all streams: response heads, CORS, and the end of a stream.
 
 mod common;
 
@@ -10,13 +9,13 @@ use std::process::{Command, Stdio};
 use common::{TestClient, TestServer};
 use threadcast::Config;
 
-const RECIPES: [&str; 5] = ["/stream", "/sse", "/api/sse", "/events", "/count"];
+const DEMO_STREAMS: [&str; 5] = ["/stream", "/sse", "/api/sse", "/events", "/count"];
 
 fn streams() -> impl Iterator<Item = &'static str> {
-    RECIPES.into_iter().chain(["/channels/chat"])
+    DEMO_STREAMS.into_iter().chain(["/channels/chat"])
 }
 
-/// Header lines that are the same each time, in no order that matters.
+/// Returns the header lines that are the same in each response, sorted.
 fn steady_headers(client: &mut TestClient) -> Vec<(String, String)> {
     let head = client.head();
     assert_eq!(head.status, 200, "{head:?}");
@@ -34,7 +33,7 @@ fn expected_headers(target: &str, version: &str) -> Vec<(String, String)> {
         ("content-type", content_type),
         ("x-accel-buffering", "no"),
     ];
-    if RECIPES.contains(&target) {
+    if DEMO_STREAMS.contains(&target) {
         headers.push(("access-control-allow-origin", "*"));
     }
     if version == "1.1" {
@@ -53,19 +52,19 @@ fn shutdown_ends_every_stream_at_once_and_cleanly() {
         let mut client = server.stream(target);
         assert!(client.chunk().is_some_and(|chunk| chunk.starts_with("retry: ")), "{target}");
         server.shutdown();
-        // A story is in the middle of its wait by now, and does not wait it out.
+        // A demo stream with a script is in a pause now, and must not finish the pause.
         let rest: Vec<String> = std::iter::from_fn(|| client.chunk()).collect();
         let waited = |event: &String| event.contains("第 1 条") || event.contains("\ndata: 1\n");
-        assert!(!rest.iter().any(waited), "{target} went on: {rest:?}");
+        assert!(!rest.iter().any(waited), "{target} continued: {rest:?}");
         client.assert_ended();
     }
 }
 
-/// curl says 18 of a stream whose end it did not see.
+/// curl exits with 18 if a stream ends without its last chunk.
 #[test]
 fn curl_sees_a_clean_end_of_every_stream() {
     if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err() {
-        return common::say("SKIPPED: no curl; install it with `apt-get install curl`");
+        return common::say("SKIPPED: curl is not installed; run `apt-get install curl`");
     }
     for version in ["--http1.1", "--http1.0"] {
         let server = TestServer::start();
@@ -77,9 +76,9 @@ fn curl_sees_a_clean_end_of_every_stream() {
                     .stdout(Stdio::piped())
                     .spawn()
                     .expect("curl starts");
-                let mut stdout = BufReader::new(curl.stdout.take().expect("it is piped"));
+                let mut stdout = BufReader::new(curl.stdout.take().expect("stdout is piped"));
                 let mut first = String::new();
-                stdout.read_line(&mut first).expect("curl writes what it reads");
+                stdout.read_line(&mut first).expect("curl passes the stream on");
                 assert!(first.starts_with("retry: "), "{target}: {first:?}");
                 (target, curl, stdout)
             })
@@ -106,7 +105,7 @@ fn stream_response_has_the_expected_headers() {
     }
 }
 
-/// The head that GET has (RFC 9110 §9.3.2), and then the connection's next answer.
+/// HEAD returns the head of GET (RFC 9110 §9.3.2); the connection then serves the next request.
 #[test]
 fn head_of_a_stream_returns_only_its_headers() {
     let server = TestServer::start();
@@ -116,7 +115,7 @@ fn head_of_a_stream_returns_only_its_headers() {
         client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let mut expected = expected_headers(target, "1.1");
         let mut headers = steady_headers(&mut client);
-        // Framing belongs to the content that HEAD leaves out.
+        // A response to HEAD has no content, so it needs no framing.
         expected.retain(|(name, _)| name != "transfer-encoding");
         headers.retain(|(name, _)| name != "transfer-encoding");
         assert_eq!(headers, expected, "{target}");
@@ -128,27 +127,27 @@ fn head_of_a_stream_returns_only_its_headers() {
 fn pages_of_any_origin_can_read_demo_streams() {
     let server = TestServer::start();
     let origin = "Origin: http://elsewhere.example\r\n";
-    for target in RECIPES.into_iter().chain(["/send-data"]) {
+    for target in DEMO_STREAMS.into_iter().chain(["/send-data"]) {
         let answer = server.request(&format!(
             "OPTIONS {target} HTTP/1.1\r\nHost: localhost\r\n{origin}\
              Access-Control-Request-Method: GET\r\n\r\n"
         ));
         assert_eq!(answer.status, 204, "{target}");
         assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{target}");
-        let allowed = |name| answer.header(name).expect("a preflight names what is allowed");
+        let allowed = |name| answer.header(name).expect("the preflight response has this header");
         for method in ["GET", "POST", "PUT", "DELETE"] {
             assert!(allowed("access-control-allow-methods").contains(method), "{target}");
         }
         assert!(allowed("access-control-allow-headers").contains("Content-Type"), "{target}");
     }
-    for target in RECIPES {
+    for target in DEMO_STREAMS {
         let mut client = server.connect();
         client.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{origin}\r\n"));
         assert_eq!(client.head().header("access-control-allow-origin"), Some("*"), "{target}");
     }
 }
 
-/// The articles' own pages ask three different ports.
+/// The pages of the articles use three different ports.
 #[test]
 fn every_listener_serves_requests() {
     let listen = vec![(Ipv4Addr::LOCALHOST, 0).into(); 3];
@@ -159,7 +158,7 @@ fn every_listener_serves_requests() {
         client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!(client.head().status, 200, "{addr}");
         assert_eq!(client.chunk().as_deref(), Some("retry: 3000\n"), "{addr}");
-        // Every fifth second the custom event comes too, and may come first.
+        // Every fifth second has a custom event too, which may come first.
         let mut ticks = std::iter::from_fn(|| client.chunk());
         assert!(ticks.any(|tick| tick.contains("Hello, World!")), "{addr}");
     }

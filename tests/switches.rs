@@ -1,5 +1,5 @@
-//! Flags, as their user meets them: twins in the environment, paths that wait for one, and
-//! what does not go together.
+//! Command line flags: their environment variables, paths that need a flag, and invalid
+//! combinations.
 
 mod common;
 
@@ -44,11 +44,11 @@ fn path_that_needs_a_flag_names_it_in_its_404() {
 fn environment_flags_accept_common_yes_and_no_words() {
     let yes = "THREADCAST_LAB=1 THREADCAST_MERCURE=Yes THREADCAST_MERCURE_SUBSCRIPTIONS=on";
     let no = "THREADCAST_LAB=0 THREADCAST_ANONYMOUS=false THREADCAST_MERCURE_SUBSCRIPTIONS=No";
-    for (words, lab, hub) in [(yes, 200, 401), (no, 404, 404)] {
-        let server = Process::shell(&format!("{words} exec"), "");
+    for (variables, lab, hub) in [(yes, 200, 401), (no, 404, 404)] {
+        let server = Process::shell(&format!("{variables} exec"), "");
         let status = |target: &str| server.request(&get(target)).status;
-        assert_eq!(status("/lab/slow/cpu"), lab, "{words}");
-        assert_eq!(status(&format!("{HUB}/subscriptions")), hub, "{words}");
+        assert_eq!(status("/lab/slow/cpu"), lab, "{variables}");
+        assert_eq!(status(&format!("{HUB}/subscriptions")), hub, "{variables}");
     }
 }
 
@@ -65,16 +65,16 @@ fn invalid_or_incomplete_environment_flag_is_rejected() {
             .env("THREADCAST_MERCURE_SUBSCRIPTIONS", subscriptions)
             .output()
             .expect("the binary runs");
-        let said = String::from_utf8(output.stderr).expect("UTF-8");
-        assert!(output.status.code() == Some(2) && said.contains(part), "{said}");
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(output.status.code() == Some(2) && stderr.contains(part), "{stderr}");
     }
 }
 
-/// What it says before it ends, for it is given a store that cannot be.
-fn said(arguments: &[&str]) -> String {
+/// Returns what the server writes to stderr. Its store path is invalid, so that it exits.
+fn stderr(arguments: &[&str]) -> String {
     let mut program = Command::new(env!("CARGO_BIN_EXE_threadcast"));
     program.args(["--listen", "127.0.0.1:0", "--store", "/no/such/folder/a.redb"]);
-    let output = program.args(arguments).env("RUST_LOG", "warn").output().expect("it runs");
+    let output = program.args(arguments).env("RUST_LOG", "warn").output().expect("the binary runs");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     String::from_utf8(output.stderr).expect("UTF-8")
 }
@@ -82,23 +82,24 @@ fn said(arguments: &[&str]) -> String {
 #[test]
 fn event_limit_above_body_limit_is_warned_about() {
     let warning = "--event-limit is 1048576 bytes, but no body is longer than the 65536";
-    assert!(said(&["--event-limit", "1MiB"]).contains(warning));
+    assert!(stderr(&["--event-limit", "1MiB"]).contains(warning));
     for fitting in
         [&[][..], &["--event-limit", "1MiB", "--body-limit", "1MiB"], &["--body-limit", "1KiB"]]
     {
-        let said = said(fitting);
-        assert!(!said.contains("limit"), "{fitting:?} {said}");
+        let stderr = stderr(fitting);
+        assert!(!stderr.contains("limit"), "{fitting:?} {stderr}");
     }
 }
 
 #[test]
 fn url_that_is_not_redis_is_rejected_as_a_store() {
-    for (url, refused) in [("http://foo", true), ("REDIS://a", true), ("./http://foo", false)] {
+    for (url, is_rejected) in [("http://foo", true), ("REDIS://a", true), ("./http://foo", false)] {
         let mut program = Command::new(env!("CARGO_BIN_EXE_threadcast"));
         program.args(["--listen", "127.0.0.1:0", "--store", url]);
         let output = program.output().expect("the binary runs");
-        let said = String::from_utf8(output.stderr).expect("UTF-8");
-        assert_eq!(said.contains("the path of a file, or a Redis: redis://"), refused, "{said}");
-        assert_eq!(output.status.code(), Some(1 + i32::from(refused)), "{said}");
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+        let message = "the path of a file, or a Redis: redis://";
+        assert_eq!(stderr.contains(message), is_rejected, "{stderr}");
+        assert_eq!(output.status.code(), Some(1 + i32::from(is_rejected)), "{stderr}");
     }
 }

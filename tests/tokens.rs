@@ -1,5 +1,5 @@
-//! Tokens: how they are asked for, the cookie that carries one, and where they
-//! must never be seen.
+//! Tokens: the `WWW-Authenticate` challenge, the session cookie, and what must never contain a
+//! token.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn response_401_distinguishes_missing_and_wrong_tokens() {
         let answer = server.post("/channels/x", headers, "no");
         assert_eq!(answer.status, 401, "{headers}");
         assert_eq!(answer.header("www-authenticate"), Some(challenge), "{headers}");
-        assert!(!answer.body.contains("wrong"), "what was sent is not sent back: {answer:?}");
+        assert!(!answer.body.contains("wrong"), "the response repeats the token: {answer:?}");
     }
 }
 
@@ -71,10 +71,14 @@ fn session_cookie_is_http_only_and_same_site() {
         assert!(cookie.split("; ").any(|found| found == attribute), "{cookie}");
     }
     let open = TestServer::start();
-    assert_eq!(open.post("/session", &bearer, "").status, 404, "there is nothing to open");
+    assert_eq!(
+        open.post("/session", &bearer, "").status,
+        404,
+        "without a token there are no sessions"
+    );
 }
 
-/// All that was logged by this process, whatever test it was in.
+/// The log of this process, from all tests.
 static LOG: Log = Log(Mutex::new(String::new()));
 
 struct Log(Mutex<String>);
@@ -85,14 +89,15 @@ impl log::Log for Log {
     }
     fn log(&self, record: &log::Record<'_>) {
         let mut text = self.0.lock().expect("no logger panics");
-        writeln!(text, "{} {}", record.level(), record.args()).expect("a String takes all");
+        writeln!(text, "{} {}", record.level(), record.args())
+            .expect("writing to a String succeeds");
     }
     fn flush(&self) {}
 }
 
 #[test]
 fn tokens_are_never_logged_or_printed() {
-    log::set_logger(&LOG).expect("the only one");
+    log::set_logger(&LOG).expect("no other logger is set");
     log::set_max_level(log::LevelFilter::Trace);
     let (secret, wrong) = ("never-l0gged", "wr0ng-too");
     let config = Config {
@@ -112,14 +117,14 @@ fn tokens_are_never_logged_or_printed() {
             for route in ROUTES {
                 let target = format!("{route}?access_token={token} HTTP/1.1");
                 let request = format!("{target}\r\nHost: localhost\r\n{headers}\r\n");
-                let answer = first_words(&server, &request);
+                let answer = response_start(&server, &request);
                 assert!(!answer.contains(token), "{request} {answer}");
             }
         }
     }
-    drop(server); // and every stream has said how it ended
+    drop(server); // each stream logs its end
     let log = LOG.0.lock().expect("no logger panics");
-    assert!(log.contains("ended after"), "streams are logged: {log}");
+    assert!(log.contains("ended after"), "the log has no end of a stream: {log}");
     let found = log.lines().find(|line| line.contains(secret) || line.contains(wrong));
     assert_eq!(found, None);
 }
@@ -135,8 +140,8 @@ const ROUTES: [&str; 8] = [
     "GET /nothing",
 ];
 
-/// What the server says to a request: the head, and what came with it.
-fn first_words(server: &TestServer, request: &str) -> String {
+/// Sends a request; returns the response head and the part of the body that came with it.
+fn response_start(server: &TestServer, request: &str) -> String {
     let mut client = server.connect();
     client.send(request);
     let head = client.head();

@@ -1,6 +1,6 @@
-//! A client that vanishes without a word: no FIN, no RST, only silence.
+//! A client that vanishes: it sends neither FIN nor RST.
 //!
-//! It takes as long as it takes (`make slow`), so it is none of the everyday tests.
+//! The test takes 40 s, so it runs only with `make slow`.
 
 mod common;
 
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use common::{say, wait_until};
 
-/// What the README promises.
+/// The time limit that the README states.
 const BOUND: Duration = Duration::from_secs(45);
 
-/// Two network namespaces with a wire between them: the server in one, `curl` in
-/// the other. Prints the server's process id; a line on its input cuts the wire.
+/// Runs the server and `curl` in two network namespaces with a virtual link between them. Prints
+/// the server's process id. A line on stdin takes the link down.
 const SCRIPT: &str = r#"
     set -e
     trap 'kill $server $client 2>/dev/null' EXIT
@@ -41,7 +41,7 @@ const SCRIPT: &str = r#"
 
 fn vanish(heartbeat: &str) -> Option<Duration> {
     let dir = std::env::temp_dir().join(format!("vanishing-{}-{heartbeat}", std::process::id()));
-    fs::create_dir(&dir).expect("a folder of our own");
+    fs::create_dir(&dir).expect("the folder does not exist yet");
     let mut script = Command::new("unshare")
         .args(["-rn", "sh", "-c", SCRIPT])
         .env("DIR", &dir)
@@ -51,23 +51,23 @@ fn vanish(heartbeat: &str) -> Option<Duration> {
         .stdout(Stdio::piped())
         .spawn()
         .ok()?;
-    let mut says = BufReader::new(script.stdout.take().expect("it is piped")).lines();
-    let pid = says.next()?.ok()?;
+    let mut output = BufReader::new(script.stdout.take().expect("the stream is a pipe")).lines();
+    let pid = output.next()?.ok()?;
     let streams = || {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the server runs");
         let names = tasks.flatten().map(|task| fs::read_to_string(task.path().join("comm")));
         names.flatten().filter(|name| name.starts_with("sse-")).count()
     };
     wait_until(Duration::from_secs(10), "the stream is open", || streams() == 1);
-    let mut input = script.stdin.take().expect("it is piped");
-    input.write_all(b"cut\n").expect("it reads");
-    assert_eq!(says.next().expect("it is cut").expect("UTF-8"), "cut");
+    let mut input = script.stdin.take().expect("the stream is a pipe");
+    input.write_all(b"cut\n").expect("the script reads stdin");
+    assert_eq!(output.next().expect("the script takes the link down").expect("UTF-8"), "cut");
     let cut = Instant::now();
-    wait_until(BOUND, "the stream is freed", || streams() == 0);
+    wait_until(BOUND, "the server frees the stream", || streams() == 0);
     let took = cut.elapsed();
     drop(input);
-    script.wait().expect("it is our child");
-    fs::remove_dir_all(dir).expect("it was ours");
+    script.wait().expect("the script is a child process");
+    fs::remove_dir_all(dir).expect("the folder is writable");
     Some(took)
 }
 
@@ -75,11 +75,12 @@ fn vanish(heartbeat: &str) -> Option<Duration> {
 #[ignore = "takes 40 s: `make slow`"]
 fn vanished_client_is_freed_within_45_s() {
     std::thread::scope(|scope| {
-        // By an unanswered heartbeat; by the kernel's probes; by whichever comes first.
+        // An unanswered heartbeat ends the stream, or the kernel's keep-alive probes do: the first of
+        // the two.
         for heartbeat in ["15s", "1h", "19s", "1s"] {
             scope.spawn(move || match vanish(heartbeat) {
                 Some(took) => say(&format!("heartbeat {heartbeat}: freed after {took:.1?}")),
-                None => say("SKIPPED: no network namespaces here (unshare -rn, ip, curl)"),
+                None => say("SKIPPED: network namespaces, ip or curl are not available"),
             });
         }
     });

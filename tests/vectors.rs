@@ -1,12 +1,11 @@
-//! Event streams as WHATWG HTML §9.2.6 has them read and written: one file of vectors,
-//! `vectors/event-streams.json`, for everybody who does either.
+//! Test vectors for parsing and writing event streams (WHATWG HTML §9.2.6), in
+//! `vectors/event-streams.json`.
 //!
-//! What is read is given to our decoders in Rust and in JavaScript, cut at every place,
-//! and to a browser's own `EventSource`, so that it is not only our reading of the
-//! standard that they agree with. What is written must be these very bytes, and
-//! is read back by a decoder that is not ours.
+//! The decoders in Rust and JavaScript parse the vectors of `read`, split at every position. The
+//! `EventSource` of a browser parses them too, as an independent check. The vectors of `written`
+//! must match the server's bytes exactly, and an independent decoder parses them.
 //!
-//! In the file one character of a stream is one byte.
+//! In the file, each character of `stream` is one byte.
 
 mod browser;
 mod common;
@@ -39,10 +38,10 @@ struct ToRead {
     outcome: Outcome,
 }
 
-/// What is left of a stream when it is over.
+/// The result of parsing a whole stream.
 #[derive(Debug, Deserialize, PartialEq)]
 struct Outcome {
-    /// Last event ID, name, data.
+    /// Last event ID, name, and data of each event.
     events: Vec<(String, String, String)>,
     last_event_id: String,
     retry: Option<u64>,
@@ -64,7 +63,7 @@ struct Fields {
 }
 
 fn vectors() -> Vectors {
-    serde_json::from_str(FILE).expect("the file is as it is described")
+    serde_json::from_str(FILE).expect("the file matches `Vectors`")
 }
 
 impl ToRead {
@@ -78,7 +77,7 @@ fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     let mut events = Vec::new();
     for part in parts {
         for event in decoder.push(part) {
-            let event = event.expect("no vector is long");
+            let event = event.expect("no vector exceeds the decoder's limits");
             events.push((event.id, event.event, event.data));
         }
     }
@@ -105,13 +104,13 @@ fn rust_decoder_reads_every_vector_at_any_split() {
 fn written_events_match_the_vectors_byte_for_byte() {
     for Written { what, event, wire } in vectors().written {
         let hub = Registry::with(RegistryOptions { ids: false, ..RegistryOptions::default() });
-        hub.publish("a", &published(&event)).expect("a name");
-        let channels = Channels::new(["a"]).expect("a name");
+        hub.publish("a", &published(&event)).expect("a valid channel name");
+        let channels = Channels::new(["a"]).expect("a valid channel name");
         let subscription = hub.subscribe(&channels, &Start::All).expect("room for a channel");
-        hub.close(); // so that the stream ends
+        hub.close(); // ends the stream
         let mut bytes = Vec::new();
         let end = subscription.stream_to(&mut bytes, Framing::Plain, Duration::from_secs(15));
-        end.expect("a Vec takes what is written to it");
+        end.expect("writing to a Vec succeeds");
         let sent = String::from_utf8(bytes).expect("event streams are UTF-8");
         let between = sent.strip_prefix("retry: 3000\n").and_then(|it| it.rsplit_once("retry: "));
         assert_eq!(between.map(|(event, _)| event), Some(&*wire), "{what}");
@@ -140,8 +139,8 @@ fn published(fields: &Fields) -> Event {
     }
 }
 
-/// In a page: what of the file `decoder.js` reads otherwise, with all its cuts.
-const BY_OURS: &str = "(async () => {
+/// A script for the page: lists the vectors that `decoder.js` parses differently, for all splits.
+const CHECK_DECODER: &str = "(async () => {
     const { Decoder } = await import('/decoder.js');
     const { read, written } = await (await fetch('/vectors')).json();
     const most = number => number && Math.min(number, Number.MAX_SAFE_INTEGER);
@@ -176,11 +175,11 @@ const BY_OURS: &str = "(async () => {
 #[test]
 fn javascript_decoder_reads_every_vector() {
     let Some(page) = open() else { return };
-    assert_eq!(page.eval(BY_OURS), "[]");
+    assert_eq!(page.eval(CHECK_DECODER), "[]");
 }
 
-/// In a page: what of the file the browser itself reads otherwise.
-const BY_THE_BROWSER: &str = "(async () => {
+/// A script for the page: lists the vectors that `EventSource` parses differently.
+const CHECK_EVENT_SOURCE: &str = "(async () => {
     const { read } = await (await fetch('/vectors')).json();
     const wrong = [];
     for (const [place, { what, events }] of read.entries()) {
@@ -203,18 +202,17 @@ const BY_THE_BROWSER: &str = "(async () => {
 #[test]
 fn browser_event_source_reads_every_vector() {
     let Some(page) = open() else { return };
-    assert_eq!(page.eval(BY_THE_BROWSER), "[]");
+    assert_eq!(page.eval(CHECK_EVENT_SOURCE), "[]");
 }
 
-/// A page of a server that has nothing but the vectors, each as a stream of those very
-/// bytes.
+/// Opens a page of a server that serves each vector as a stream of exactly its bytes.
 fn open() -> Option<Page> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = listener.local_addr().expect("the listener is bound");
     thread::spawn(move || {
         for socket in listener.incoming() {
             let socket = socket.expect("a connection");
-            thread::spawn(move || answer(&socket)); // the browser opens some ahead of need
+            thread::spawn(move || answer(&socket)); // the browser opens idle connections in advance
         }
     });
     Page::open_at(&format!("http://{addr}/"), "document.readyState === 'complete'")
@@ -239,6 +237,6 @@ fn answer(socket: &TcpStream) {
     };
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n");
     let mut out = socket;
-    // A tab that is closed no longer reads.
+    // Writing fails if the tab is closed.
     let _ = out.write_all(&[head.as_bytes(), &body].concat());
 }

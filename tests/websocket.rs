@@ -1,4 +1,4 @@
-//! DemoStream H: the WebSocket, with tungstenite at the other end.
+//! Demo stream H: the WebSocket echo, with tungstenite as the client.
 
 mod common;
 
@@ -14,12 +14,12 @@ use tungstenite::{Error, Message, WebSocket};
 
 type Client = WebSocket<TcpStream>;
 
-/// An open WebSocket that has been welcomed.
+/// Opens a WebSocket and reads the welcome message.
 fn open(server: &TestServer, path: &str) -> Client {
     let socket = TcpStream::connect(server.addr).expect("the server listens");
     socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
     let url = format!("ws://{}{path}", server.addr);
-    let (mut client, answer) = tungstenite::client(url, socket).expect("it is upgraded");
+    let (mut client, answer) = tungstenite::client(url, socket).expect("the server upgrades");
     assert_eq!(answer.status(), 101);
     assert_eq!(read(&mut client), Message::text("Welcome, Client!"));
     client
@@ -33,16 +33,19 @@ fn send(client: &mut Client, message: Message) {
     client.send(message).expect("the server reads");
 }
 
-/// Reads on to the end; the code is the server's.
+/// Reads the close frame and the end of the connection; returns the server's code.
 fn close_code(client: &mut Client) -> CloseCode {
     let message = read(client);
     let Message::Close(Some(frame)) = message else { panic!("a close frame, not {message:?}") };
-    assert!(matches!(client.read(), Err(Error::ConnectionClosed)), "and then the end");
+    assert!(
+        matches!(client.read(), Err(Error::ConnectionClosed)),
+        "the connection closes after the close frame"
+    );
     frame.code
 }
 
-/// A handshake by hand, which may be wrong.
-fn shake(server: &TestServer, path: &str, headers: &str) -> Answer {
+/// Sends a handshake, which may be invalid; returns the response head.
+fn handshake(server: &TestServer, path: &str, headers: &str) -> Answer {
     let mut client = server.connect();
     client.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", server.addr));
     client.head()
@@ -57,9 +60,9 @@ fn every_message_is_echoed() {
     let server = TestServer::start();
     for path in ["/ws", "/"] {
         let mut client = open(&server, path);
-        for said in ["hello", "", "Grüße 你好 \u{1f600}", &"long ".repeat(10_000)] {
-            send(&mut client, Message::text(said));
-            let answer = format!("Hello, Client! Received your message: {said}");
+        for text in ["hello", "", "Grüße 你好 \u{1f600}", &"long ".repeat(10_000)] {
+            send(&mut client, Message::text(text));
+            let answer = format!("Hello, Client! Received your message: {text}");
             assert_eq!(read(&mut client), Message::text(answer));
         }
         send(&mut client, Message::binary(&b"bytes"[..]));
@@ -108,14 +111,14 @@ fn oversized_message_closes_with_1009() {
     }
 }
 
-/// It would otherwise hold its thread for ever.
+/// Such a client would otherwise occupy its thread forever.
 #[test]
 fn client_without_pongs_is_disconnected() {
     let server = TestServer::with(Config {
         limits: Limits { heartbeat: Duration::from_millis(100), ..Limits::default() },
         ..Config::default()
     });
-    // tungstenite would answer by itself, so this client only looks at bytes.
+    // tungstenite answers pings by itself, so this client reads raw bytes.
     let mut client = server.connect();
     let version = "Sec-WebSocket-Version: 13\r\n";
     client.send(&format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{KEY}{version}\r\n"));
@@ -123,16 +126,16 @@ fn client_without_pongs_is_disconnected() {
     assert_eq!(head.status, 101, "{head:?}");
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut client.reader, &mut bytes).expect("an end within TIMEOUT");
-    assert!(bytes.windows(2).any(|pair| pair == [0x89, 0]), "a ping came first: {bytes:?}");
+    assert!(bytes.windows(2).any(|pair| pair == [0x89, 0]), "the server sent no ping: {bytes:?}");
 }
 
-/// The key and its answer are those of RFC 6455 §1.3.
+/// The key and the accept value are the example of RFC 6455 §1.3.
 #[test]
 fn handshake_follows_rfc_6455() {
     let server = TestServer::start();
     let headers = format!("{UPGRADE}{KEY}Sec-WebSocket-Version: 13\r\n");
     for origin in [String::new(), format!("Origin: http://{}\r\n", server.addr)] {
-        let answer = shake(&server, "/ws", &format!("{headers}{origin}"));
+        let answer = handshake(&server, "/ws", &format!("{headers}{origin}"));
         assert_eq!(answer.status, 101, "{answer:?}");
         assert_eq!(answer.header("upgrade"), Some("websocket"));
         assert_eq!(answer.header("connection"), Some("Upgrade"));
@@ -148,24 +151,24 @@ fn page_of_another_origin_opens_no_websocket() {
         for origin in ["http://elsewhere.example", "null"] {
             let version = "Sec-WebSocket-Version: 13\r\n";
             let headers = format!("{UPGRADE}{KEY}{version}Origin: {origin}\r\n");
-            assert_eq!(shake(&server, path, &headers).status, 403, "{path} {origin}");
+            assert_eq!(handshake(&server, path, &headers).status, 403, "{path} {origin}");
         }
     }
 }
 
-/// A 426 always names what to upgrade to (RFC 9110 §15.5.22).
+/// A 426 response must name the protocol to upgrade to (RFC 9110 §15.5.22).
 #[test]
 fn handshake_without_version_13_is_426() {
     let server = TestServer::start();
     let wrong_version = format!("{UPGRADE}{KEY}Sec-WebSocket-Version: 8\r\n");
     for headers in ["", KEY, &wrong_version] {
-        let answer = shake(&server, "/ws", headers);
+        let answer = handshake(&server, "/ws", headers);
         assert_eq!(answer.status, 426, "{headers}");
         assert_eq!(answer.header("sec-websocket-version"), Some("13"), "{headers}");
         assert_eq!(answer.header("upgrade"), Some("websocket"), "{headers}");
     }
     let headers = format!("{UPGRADE}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short\r\n");
-    assert_eq!(shake(&server, "/ws", &headers).status, 400);
+    assert_eq!(handshake(&server, "/ws", &headers).status, 400);
 }
 
 /// Malformed and doubled lines of the handshake (RFC 6455 §4.2.1, §11.3).
@@ -186,17 +189,17 @@ fn ambiguous_handshake_is_rejected() {
             (key(""), 400),
             (key("dGhlIHNhbXBsZSBub25jZQ"), 400),   // no padding
             (key("dGhlIHNhbXBsZSBub25jZSE="), 400), // 17 bytes
-            (key("dGhlIHNhbXBsZSBub25j!!=="), 400), // no base64
+            (key("dGhlIHNhbXBsZSBub25j!!=="), 400), // not base64
             (format!("{UPGRADE}{VERSION}{KEY}Content-Length: 5\r\n"), 400),
             (format!("{UPGRADE}{VERSION}{KEY}Transfer-Encoding: chunked\r\n"), 400),
         ] {
-            assert_eq!(shake(&server, path, &headers).status, status, "{path} {headers}");
+            assert_eq!(handshake(&server, path, &headers).status, status, "{path} {headers}");
         }
     }
-    // Without the token in Connection, it is a request like any other.
+    // Without `Upgrade` in Connection, this is a plain request.
     let headers = format!("Connection: keep-alive\r\nUpgrade: websocket\r\n{VERSION}{KEY}");
-    assert_eq!(shake(&server, "/ws", &headers).status, 426);
-    assert_eq!(shake(&server, "/", &headers).status, 200);
+    assert_eq!(handshake(&server, "/ws", &headers).status, 426);
+    assert_eq!(handshake(&server, "/", &headers).status, 200);
 }
 
 /// RFC 9110 §7.8: a server ignores an Upgrade in HTTP/1.0.
@@ -209,7 +212,7 @@ fn upgrade_in_http_1_0_is_ignored() {
     }
 }
 
-/// An open WebSocket, byte by byte, that has been welcomed.
+/// Opens a WebSocket on a raw connection and reads the welcome message.
 fn raw(server: &TestServer) -> TestClient {
     let mut client = server.connect();
     client.send(&format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{KEY}{VERSION}\r\n"));
@@ -218,23 +221,23 @@ fn raw(server: &TestServer) -> TestClient {
     client
 }
 
-/// The next frame of the server: its first byte, and its payload.
+/// Reads the next frame of the server; returns its first byte and its payload.
 fn frame(client: &mut TestClient) -> (u8, Vec<u8>) {
     let mut head = [0; 2];
     client.reader.read_exact(&mut head).expect("a frame within TIMEOUT");
-    assert!(head[1] < 126, "short, and not masked: {head:?}");
+    assert!(head[1] < 126, "the frame is long or masked: {head:?}");
     let mut payload = vec![0; head[1].into()];
     client.reader.read_exact(&mut payload).expect("a whole frame");
     (head[0], payload)
 }
 
-/// A client's short frame, masked with zeros.
+/// Returns a short frame of a client, masked with zeros.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let length = 0x80 | u8::try_from(payload.len()).expect("short");
     [&[first, length, 0, 0, 0, 0], payload].concat()
 }
 
-/// Looks at the server's close frame, answers it, and looks at the end.
+/// Checks the server's close frame, replies to it, and checks that the connection ends.
 #[track_caller]
 fn check_close(client: &mut TestClient, code: u16, what: &str) {
     let (first, payload) = frame(client);
@@ -290,7 +293,7 @@ fn server_waits_for_the_close_reply() {
     server.shutdown();
     let (first, payload) = frame(&mut client);
     assert_eq!((first, &payload[..2]), (0x88, &1001_u16.to_be_bytes()[..]));
-    // What was on its way is taken; nothing is reset, and nothing is answered.
+    // The server discards messages that are in flight; it neither replies nor resets.
     client.send(&masked(0x81, b"too late"));
     client.send(&masked(0x88, &payload[..2]));
     client.assert_ended();

@@ -1,5 +1,4 @@
-//! What is published arrives: any event, through a real socket, read back by a
-//! decoder that is not ours.
+//! Any published event arrives unchanged: through a real socket, parsed by an independent decoder.
 
 mod common;
 
@@ -12,10 +11,10 @@ use futures::{StreamExt, executor, stream};
 use proptest::prelude::*;
 use threadcast::Event;
 
-/// Text as nasty as it gets: line ends, NUL, BOM, colons, spaces, other planes.
+/// Generates difficult text: line ends, NUL, BOM, colons, spaces, characters outside the BMP.
 fn text() -> impl Strategy<Value = String> {
-    let nasty = "[\\n\\r\\x00: \u{feff}ab\u{2028}\u{1F600}]{0,12}";
-    prop_oneof![nasty, any::<String>()]
+    let difficult = "[\\n\\r\\x00: \u{feff}ab\u{2028}\u{1F600}]{0,12}";
+    prop_oneof![difficult, any::<String>()]
 }
 
 fn one_line() -> impl Strategy<Value = String> {
@@ -35,7 +34,7 @@ fn event() -> impl Strategy<Value = Event> {
     )
 }
 
-/// The one event of a chunk, as the standard has it read.
+/// Decodes the single event of a chunk.
 fn decode(chunk: String) -> Decoded {
     let bytes = stream::iter([Ok::<_, std::convert::Infallible>(chunk)]);
     let events: Vec<_> = executor::block_on(bytes.eventsource().collect());
@@ -49,9 +48,9 @@ fn any_event_is_decoded_as_it_was_published() {
     let client = RefCell::new(server.stream("/channels/wire"));
     client.borrow_mut().first_frame();
     proptest!(|(event in event())| {
-        server.registry.forget("wire").expect("no store"); // an id of its own may come again
+        server.registry.forget("wire").expect("there is no store"); // a client-supplied id may repeat
         let published = server.registry.publish("wire", &event).expect("a valid name");
-        let chunk = TestClient::chunk(&mut client.borrow_mut()).expect("the stream goes on");
+        let chunk = TestClient::chunk(&mut client.borrow_mut()).expect("the stream continues");
         let retry = chunk.lines().find_map(|line| line.strip_prefix("retry: ")).map(str::to_owned);
         let decoded = decode(chunk);
         let data = event.data().replace("\r\n", "\n").replace('\r', "\n");

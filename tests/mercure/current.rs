@@ -123,7 +123,7 @@ fn repeated_id_resolves_to_its_earliest_update() {
     id_of(&publish(&server, "topic=a&data=3"));
     // More channels than the server scans in one step.
     for n in 0..300 {
-        server.registry.publish(&format!("a{n}"), &Event::new("x")).expect("there is room");
+        server.registry.publish(&format!("a{n}"), &Event::new("x")).expect("the registry has room");
     }
     // The earliest update is in a topic that the stream does not select, because the order is
     // that of the hub.
