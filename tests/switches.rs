@@ -81,7 +81,7 @@ fn stderr(arguments: &[&str]) -> String {
 
 #[test]
 fn event_limit_above_body_limit_is_warned_about() {
-    let warning = "--event-limit is 1048576 bytes, but no body is longer than the 65536";
+    let warning = "--event-limit (1048576 bytes) has no effect above --body-limit (65536 bytes)";
     assert!(stderr(&["--event-limit", "1MiB"]).contains(warning));
     for fitting in
         [&[][..], &["--event-limit", "1MiB", "--body-limit", "1MiB"], &["--body-limit", "1KiB"]]
