@@ -1,15 +1,14 @@
-//! What can go wrong, sorted by who has to hear about it.
+//! The error types of the server.
 //!
-//! [`StartError`] goes to the operator and ends the process. [`EventError`] and
-//! [`PublishError`] go to the publisher, over HTTP as a status with a sentence,
-//! and cost nobody else anything. An error while writing a stream has no type
-//! here: the client has left, and the only thing to do is to stop writing.
+//! [`StartError`] is reported to the operator and ends the process. [`EventError`] and
+//! [`PublishError`] are reported to the publisher, over HTTP as an error response. An error while
+//! writing a stream has no type here: the client has disconnected, and the server only stops writing.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::{error, fmt, io};
 
-/// The server could not start.
+/// The server failed to start or to continue.
 ///
 /// ```
 /// use threadcast::{Config, Server, StartError};
@@ -22,34 +21,34 @@ use std::{error, fmt, io};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The address is taken, not ours, or not allowed.
+    /// The server cannot listen on an address.
     Bind {
-        /// The address that was asked for.
+        /// The requested address.
         addr: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The folder given with `--public` cannot be read.
     Public {
-        /// The folder as the operator wrote it.
+        /// The folder, as the operator wrote it.
         folder: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The lab was asked for on an address that is not loopback.
+    /// The lab is enabled on an address that is not loopback.
     Lab {
-        /// The address that was asked for.
+        /// The requested address.
         addr: SocketAddr,
     },
-    /// A listener that was passed in is none.
+    /// A file descriptor passed to the process is not a listening TCP socket.
     Inherit(io::Error),
-    /// The system gave no descriptors to watch for hang-ups with.
+    /// The descriptors that detect disconnects cannot be created.
     Watch(io::Error),
-    /// The system gave no thread for one of the server's own.
+    /// One of the server's threads cannot be started.
     Spawn(io::Error),
-    /// The thread that delivers to everybody has panicked.
+    /// The broadcaster thread has panicked.
     Broadcaster,
-    /// What was given with `--store` cannot be used.
+    /// The store given with `--store` cannot be used.
     Store(StoreError),
     /// A thread that writes or reads the store has panicked.
     StoreWriter,
@@ -60,37 +59,37 @@ impl fmt::Display for StartError {
         match self {
             Self::Bind { addr, source } if source.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
-                "cannot listen on {addr}: another program does already; \
-                 stop it, or choose another port with --listen"
+                "cannot listen on {addr}: address in use; stop the other program, or choose \
+                 another port with --listen"
             ),
             Self::Bind { addr, source } => {
                 write!(f, "cannot listen on {addr}: {source}; choose an address with --listen")
             }
             Self::Public { folder, source } => {
-                write!(f, "cannot serve the folder {folder:?}: {source}; see --public")
+                write!(f, "cannot read the folder {folder:?}: {source}; check --public")
             }
             Self::Lab { addr } => write!(
                 f,
-                "cannot listen on {addr} with --lab: who reaches the lab can cut everybody off, \
-                 so it is for loopback alone; leave --lab out, or listen on 127.0.0.1"
+                "cannot listen on {addr} with --lab: any client of the lab can cut all streams; \
+                 remove --lab, or listen on 127.0.0.1"
             ),
             Self::Broadcaster => {
-                f.write_str("the delivering thread has panicked; this is a bug, please report it")
+                f.write_str("the broadcaster thread has panicked; this is a bug, please report it")
             }
             Self::Store(error) => error.fmt(f),
-            Self::StoreWriter => f.write_str(
-                "a thread that writes or reads the store has panicked; this is a bug, please report it",
-            ),
+            Self::StoreWriter => {
+                f.write_str("a store thread has panicked; this is a bug, please report it")
+            }
             Self::Inherit(source) => write!(
                 f,
-                "cannot serve on a socket that was passed in: {source}; it must be a listening \
-                 TCP socket (in a systemd .socket unit: ListenStream=)"
+                "cannot use a socket passed to this process: {source}; pass a listening TCP socket \
+                 (in a systemd .socket unit: ListenStream=)"
             ),
             Self::Watch(source) => {
-                write!(f, "cannot watch for hang-ups: {source}; see `ulimit -n`")
+                write!(f, "cannot detect disconnects: {source}; check `ulimit -n`")
             }
             Self::Spawn(source) => {
-                write!(f, "cannot start a thread: {source}; see `ulimit -u` and pids.max")
+                write!(f, "cannot start a thread: {source}; check `ulimit -u` and pids.max")
             }
         }
     }
@@ -110,7 +109,7 @@ impl error::Error for StartError {
     }
 }
 
-/// A store cannot be used. It is as it was.
+/// A store cannot be used. It was not changed.
 ///
 /// ```
 /// let error = threadcast::store::stats("no/such/file.redb".as_ref()).unwrap_err();
@@ -118,13 +117,13 @@ impl error::Error for StartError {
 /// ```
 #[derive(Debug)]
 pub struct StoreError {
-    /// The file as the operator wrote it, or the address of a Redis, without its password.
+    /// The file, as the operator wrote it, or the URL of a Redis without its password.
     pub path: PathBuf,
-    /// What is the matter with it.
+    /// The reason.
     pub problem: StoreProblem,
 }
 
-/// What can be the matter with a store.
+/// The reason why a store cannot be used.
 ///
 /// ```
 /// use threadcast::{StoreProblem, store};
@@ -135,52 +134,52 @@ pub struct StoreError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StoreProblem {
-    /// There is no such file, where there should be one.
+    /// The file does not exist.
     Missing,
-    /// It is a folder, a device or a pipe.
+    /// The path is a folder, a device or a pipe.
     NotAFile,
-    /// It is a file, and has never been a store of ours.
+    /// The file is not a store of threadcast.
     NotAStore,
-    /// It was written by a later threadcast.
+    /// A later version of threadcast wrote the store.
     Newer {
-        /// The number of its format.
+        /// The version of its format.
         format: u64,
     },
-    /// Another process has it open.
-    Held,
-    /// It was a store, and has been damaged.
+    /// Another process has the file open.
+    Locked,
+    /// The file is a damaged store.
     Corrupt {
-        /// What was found first.
+        /// The first damage found.
         detail: String,
     },
-    /// There is no Redis, or it does not answer.
-    Away {
-        /// What was tried.
+    /// Redis cannot be reached, or does not respond.
+    Unreachable {
+        /// The failed step and its error.
         detail: String,
     },
-    /// Redis, or who answers in its place, has a certificate that we do not trust.
+    /// The certificate of the Redis server is not trusted.
     Untrusted {
-        /// What is the matter with it.
+        /// The reason.
         detail: String,
     },
-    /// Redis does not let us in.
+    /// Redis rejects the credentials.
     Denied {
-        /// What it said.
+        /// The error that Redis returned.
         detail: String,
     },
-    /// Redis has refused what it was asked.
-    Refused {
-        /// What it said.
+    /// Redis returned an error for a command.
+    Rejected {
+        /// The error that Redis returned.
         detail: String,
     },
-    /// It is sound, and has no such channel; or has several, and none was named.
+    /// The store has no such channel, or has several and none was named.
     Channel {
-        /// The channels it has.
+        /// The channels of the store.
         known: Vec<String>,
     },
-    /// The system let us not read or write it.
+    /// The file cannot be read or written.
     Io(io::Error),
-    /// What was read from it could not be written where it was to go.
+    /// The exported events cannot be written to the output.
     Output(io::Error),
 }
 
@@ -188,56 +187,56 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot use the store \"{}\": ", self.path.display())?;
         match &self.problem {
-            StoreProblem::Missing => f.write_str("there is no such file; `serve --store` makes it"),
+            StoreProblem::Missing => f.write_str("there is no such file; `serve --store` creates it"),
             StoreProblem::NotAFile => {
-                f.write_str("it is no regular file; name a file, which will be made if need be")
+                f.write_str("it is not a regular file; name a file, which is created if it does not exist")
             }
             StoreProblem::NotAStore => f.write_str(
-                "it is a file, but not a store of threadcast; name another, or move it away",
+                "the file is not a store of threadcast; name another file, or move this one away",
             ),
             StoreProblem::Newer { format } => write!(
                 f,
-                "it is of format {format}, which a later threadcast writes; \
-                 use that, or name another file"
+                "it has format {format}, which only a later version of threadcast reads; use that \
+                 version, or name another file"
             ),
-            StoreProblem::Held => f.write_str(
-                "another process has it open (`fuser` tells which); stop that, or name another file",
+            StoreProblem::Locked => f.write_str(
+                "another process has it open; stop that process (find it with `fuser`), or name another file",
             ),
             StoreProblem::Corrupt { detail } => write!(
                 f,
-                "it is damaged ({detail}); take it from a backup, or move it away to begin anew"
+                "it is damaged ({detail}); restore it from a backup, or move it away to start empty"
             ),
-            StoreProblem::Away { detail } => write!(
+            StoreProblem::Unreachable { detail } => write!(
                 f,
-                "no Redis answers there ({detail}); start it, or name another, as in \
+                "Redis cannot be reached ({detail}); start it, or name another one, such as \
                  redis://127.0.0.1:6379, rediss://:PASSWORD@HOST or redis+unix:///run/redis.sock"
             ),
             StoreProblem::Untrusted { detail } => write!(
                 f,
-                "its certificate is not trusted ({detail}); name the file of its authority in \
-                 SSL_CERT_FILE, or have this system trust that"
+                "its certificate is not trusted ({detail}); name the certificate file of its \
+                 authority in SSL_CERT_FILE, or add the authority to this system"
             ),
             StoreProblem::Denied { detail } => write!(
                 f,
-                "Redis does not let us in ({detail}); the password stands in the address, as in \
-                 redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST, percent-encoded"
+                "Redis rejects the credentials ({detail}); put them into the URL, percent-encoded: \
+                 redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST"
             ),
-            StoreProblem::Refused { detail } => write!(
+            StoreProblem::Rejected { detail } => write!(
                 f,
-                "Redis refuses ({detail}); it must be Redis 6.2 or later, or Valkey, no replica, and \
-                 what begins with `threadcast:` in it ours"
+                "Redis returned an error ({detail}); use Redis 6.2 or later, or Valkey, not a replica, \
+                 and leave the keys that begin with `threadcast:` to threadcast"
             ),
             StoreProblem::Channel { known } => {
                 let known: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
                 write!(f, "name one of its channels: {}", known.join(", "))
             }
             StoreProblem::Io(error) if is_full(error) => {
-                f.write_str("its disk is full; make room, or name a file on another disk")
+                f.write_str("its disk is full; free some space, or name a file on another disk")
             }
             StoreProblem::Io(source) => {
-                write!(f, "{source}; it must be a file that can be read and written, in a folder that is there")
+                write!(f, "{source}; name a readable and writable file in an existing folder")
             }
-            StoreProblem::Output(source) => write!(f, "its events go nowhere: {source}"),
+            StoreProblem::Output(source) => write!(f, "cannot write its events to the output: {source}"),
         }
     }
 }
@@ -251,7 +250,7 @@ impl error::Error for StoreError {
     }
 }
 
-/// Whether there is no room, as opposed to something being wrong.
+/// Whether an error means that there is no space left for the file.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -259,7 +258,7 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// A field of an event that cannot be written to a stream.
+/// An invalid field of an event.
 ///
 /// ```
 /// use threadcast::{Event, EventError};
@@ -270,18 +269,20 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventError {
-    /// A one-line field contains CR, LF or NUL: the first two would end it
-    /// early and forge another, with the third a client ignores the id.
+    /// A one-line field contains CR, LF or NUL.
+    ///
+    /// CR and LF would end the field and forge another one. A client ignores an id with NUL.
     LineBreak {
-        /// The field, as the standard names it: `event` or `id`.
+        /// The field's name in the standard: `event` or `id`.
         field: &'static str,
     },
-    /// An empty id would clear the client's cursor.
+    /// The id is empty, which would clear the client's cursor.
     EmptyId,
-    /// The id looks like one that the server gives.
+    /// The id has the form of an id that the server assigns.
     ReservedId,
-    /// A client could not send the id back as it is: it is longer than 1,024 bytes, has white
-    /// space at an end, or contains a control character.
+    /// A client could not send the id back unchanged.
+    ///
+    /// It is longer than 1,024 bytes, begins or ends with white space, or contains a control character.
     UnsendableId,
 }
 
@@ -289,11 +290,11 @@ impl fmt::Display for EventError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LineBreak { field } => {
-                write!(f, "the field `{field}` must not contain CR, LF or NUL; take them out")
+                write!(f, "the field `{field}` must not contain CR, LF or NUL; remove them")
             }
             Self::EmptyId => f.write_str("the field `id` must not be empty; leave it out instead"),
             Self::ReservedId => f.write_str(
-                "ids of the shape <digits>-<digits> are the server's own; choose another shape",
+                "ids of the form <digits>-<digits> are reserved for the server; choose another form",
             ),
             Self::UnsendableId => f.write_str(
                 "the field `id` must be at most 1,024 bytes, without control characters and without \
@@ -305,60 +306,60 @@ impl fmt::Display for EventError {
 
 impl error::Error for EventError {}
 
-/// An event could not be published, or a channel not be used.
+/// An event cannot be published, or a channel cannot be used.
 ///
 /// ```
 /// use threadcast::{Event, PublishError, Registry};
 ///
-/// let outcome = Registry::new().publish("news*", &Event::new("to whom?"));
+/// let outcome = Registry::new().publish("news*", &Event::new("hello"));
 /// assert_eq!(outcome, Err(PublishError::Wildcard));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The channel's name is empty, or longer than 1,024 bytes, or contains NUL.
+    /// The channel's name is empty, longer than 1,024 bytes, or contains NUL.
     Name,
-    /// A trailing `*` is for listening to many channels, not for publishing.
+    /// The name ends with `*`, which subscribes to many channels and cannot be published to.
     Wildcard,
     /// There is no event to publish.
     Nothing,
-    /// There are as many channels as the server keeps, and none is idle.
+    /// The limit on channels is reached, and none of them is idle.
     TooManyChannels {
-        /// How many that is.
+        /// The maximum number of channels.
         limit: usize,
     },
-    /// There are as many patterns in use as the server keeps.
+    /// The limit on patterns in use is reached.
     TooManyPatterns {
-        /// How many that is.
+        /// The maximum number of patterns.
         limit: usize,
     },
-    /// One stream names more channels, prefixes and patterns than that.
+    /// One stream names too many channels, prefixes and patterns.
     TooManyNames {
-        /// How many it may name.
+        /// The maximum number of names of one stream.
         limit: usize,
     },
-    /// What one stream names takes more memory than that.
+    /// The names and compiled patterns of one stream take too much memory.
     NamesTooBig {
-        /// How many bytes it may take.
+        /// The maximum memory, in bytes.
         limit: usize,
     },
-    /// One event has more topics than that.
+    /// One event has too many topics.
     TooManyTopics {
-        /// How many it may have.
+        /// The maximum number of topics.
         limit: usize,
     },
-    /// The idempotency key was used before, for other events.
+    /// The idempotency key was used for other events before.
     KeyReused,
-    /// The store has no room on its disk. Nothing of the event is published.
+    /// The store's disk is full. The event was not published.
     StoreFull,
-    /// The store cannot be written. Nothing of the event is published.
+    /// The store cannot be written. The event was not published.
     Store {
-        /// What is the matter.
+        /// The reason.
         reason: String,
     },
-    /// Redis was asked and has not answered: the event may be published or not.
-    Unanswered {
-        /// What is the matter.
+    /// Redis did not confirm the event: it may or may not be published.
+    Unconfirmed {
+        /// The reason.
         reason: String,
     },
 }
@@ -366,48 +367,47 @@ pub enum PublishError {
 impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name => f.write_str("a channel's name is 1 to 1,024 bytes of UTF-8 without NUL"),
+            Self::Name => f.write_str("a channel name must be 1 to 1,024 bytes of UTF-8 without NUL; choose another name"),
             Self::Wildcard => {
-                f.write_str("a name that ends with `*` means many channels; publish to one of them")
+                f.write_str("a name that ends with `*` means many channels; publish to one channel")
             }
-            Self::Nothing => f.write_str("there is no event in the request; send at least one"),
+            Self::Nothing => f.write_str("the request contains no event; send at least one"),
             Self::TooManyChannels { limit } => write!(
                 f,
-                "there are {limit} channels already and none is idle; use one of them, \
-                 or raise --max-channels"
+                "all {limit} channels are in use; use one of them, or raise --max-channels"
             ),
             Self::TooManyPatterns { limit } => write!(
                 f,
-                "{limit} different patterns are in use already; name a channel, or a pattern that \
-                 is in use"
+                "{limit} different patterns are in use; name a channel, or a pattern that is in use"
             ),
             Self::TooManyNames { limit } => write!(
                 f,
-                "name at most {limit} channels; open another stream, or use a prefix NAME*"
+                "one stream can name at most {limit} channels; open another stream, or use a prefix \
+                 NAME*"
             ),
             Self::NamesTooBig { limit } => write!(
                 f,
-                "the channels and patterns of one stream take more than {limit} bytes when they \
-                 are compiled; name fewer, write simpler patterns, or open another stream"
+                "the names and compiled patterns of this stream take more than {limit} bytes; name \
+                 fewer, write simpler patterns, or open another stream"
             ),
             Self::TooManyTopics { limit } => {
-                write!(f, "one event has at most {limit} topics; send several events")
+                write!(f, "one event can have at most {limit} topics; send several events")
             }
             Self::KeyReused => f.write_str(
-                "this Idempotency-Key was used for another request; repeat a request unchanged, or \
-                 send a new key with a new one",
+                "this Idempotency-Key was used for a different request; repeat a request unchanged, \
+                 or send a new key",
             ),
             Self::StoreFull => f.write_str(
-                "the store's disk is full, and nothing was published; make room on it, and try again",
+                "the store's disk is full, and nothing was published; free some space, and try again",
             ),
             Self::Store { reason } => write!(
                 f,
                 "the store cannot be written, and nothing was published: {reason}; try again later"
             ),
-            Self::Unanswered { reason } => write!(
+            Self::Unconfirmed { reason } => write!(
                 f,
-                "Redis has not answered, so it may be published or not: {reason}; try again with the \
-                 same Idempotency-Key, and it is published once"
+                "Redis did not confirm the event, so it may or may not be published: {reason}; repeat \
+                 the request with the same Idempotency-Key, so that it is published once"
             ),
         }
     }
@@ -420,7 +420,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_start_error_says_what_to_do() {
+    fn start_error_names_the_flag_to_change() {
         let addr = "127.0.0.1:80".parse().unwrap();
         let taken = StartError::Bind { addr, source: io::ErrorKind::AddrInUse.into() };
         assert!(taken.to_string().contains("--listen"), "{taken}");

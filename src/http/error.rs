@@ -151,7 +151,7 @@ impl From<PublishError> for HttpError {
             PublishError::TooManyChannels { .. }
             | PublishError::TooManyPatterns { .. }
             | PublishError::StoreFull => 507,
-            PublishError::Store { .. } | PublishError::Unanswered { .. } => 503,
+            PublishError::Store { .. } | PublishError::Unconfirmed { .. } => 503,
         };
         let error = Self::new(status, error.to_string());
         match status {

@@ -267,7 +267,7 @@ fn create(path: &Path) -> Result<(), StoreProblem> {
     let file = options.open(&unfinished).map_err(StoreProblem::Io)?;
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(StoreProblem::Held),
+        Err(TryLockError::WouldBlock) => return Err(StoreProblem::Locked),
         Err(TryLockError::Error(error)) => return Err(StoreProblem::Io(error)),
     }
     let made = file.set_len(0).map_err(StoreProblem::Io);
@@ -302,7 +302,9 @@ fn error(problem: StoreProblem) -> PublishError {
     match problem {
         StoreProblem::Io(error) if is_full(&error) => PublishError::StoreFull,
         StoreProblem::Io(error) => PublishError::Store { reason: error.to_string() },
-        StoreProblem::Held => PublishError::Store { reason: "another process has taken it".into() },
+        StoreProblem::Locked => {
+            PublishError::Store { reason: "another process has taken it".into() }
+        }
         StoreProblem::Corrupt { detail } => PublishError::Store { reason: detail },
         _ => PublishError::Store { reason: "its file is gone".into() },
     }

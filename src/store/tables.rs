@@ -443,7 +443,7 @@ fn milliseconds(time: Duration) -> u64 {
 
 pub(super) fn problem(error: impl Into<redb::Error>) -> StoreProblem {
     match error.into() {
-        redb::Error::DatabaseAlreadyOpen => StoreProblem::Held,
+        redb::Error::DatabaseAlreadyOpen => StoreProblem::Locked,
         redb::Error::Io(error) => match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
                 StoreProblem::Corrupt { detail: error.to_string() }

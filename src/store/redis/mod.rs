@@ -147,7 +147,7 @@ impl fmt::Display for Trouble {
 impl From<Trouble> for PublishError {
     fn from(trouble: Trouble) -> Self {
         match trouble {
-            Trouble::Unanswered(reason) => Self::Unanswered { reason },
+            Trouble::Unanswered(reason) => Self::Unconfirmed { reason },
             other => Self::Store { reason: other.to_string() },
         }
     }
@@ -177,9 +177,9 @@ impl Trouble {
             Self::Away(detail) | Self::Unanswered(detail) if detail.contains("certificate") => {
                 StoreProblem::Untrusted { detail }
             }
-            Self::Away(detail) | Self::Unanswered(detail) => StoreProblem::Away { detail },
+            Self::Away(detail) | Self::Unanswered(detail) => StoreProblem::Unreachable { detail },
             Self::Denied(detail) => StoreProblem::Denied { detail },
-            Self::Refused(detail) => StoreProblem::Refused { detail },
+            Self::Refused(detail) => StoreProblem::Rejected { detail },
         };
         StoreError { path: url.to_string().into(), problem }
     }
