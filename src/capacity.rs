@@ -1,9 +1,8 @@
-//! How many clients this process can hold, and what it is that ends it.
+//! Computes the capacity: how many clients this process can hold, and which limit determines it.
 //!
-//! A client is a thread and a descriptor, and both are bounded in more places than
-//! anybody remembers: by the process, its user, its control group, the kernel. Each
-//! bound is read, what is used of it already is taken off, and what is left is
-//! divided by what a client costs. The least of them is the capacity.
+//! A client takes one thread and one descriptor. The process, its user, its control groups and the
+//! kernel each limit those and the memory. This module reads every limit, subtracts the current use,
+//! and divides the remainder by the cost of a client. The smallest result is the capacity.
 
 mod cgroup;
 mod costs;
@@ -19,110 +18,114 @@ pub use self::costs::{Cost, Costs};
 use self::costs::{IDLE_KERNEL, THREAD_GUARDS};
 use self::system::SELF;
 
-/// What a server uses before its first client: descriptors besides standard input,
-/// output and error (epoll, the watcher's end, the drain event, two for signals; a
-/// listener and a reserve for each address), and threads (six, and one for each address).
+/// The descriptors and threads of a server without clients.
+///
+/// Descriptors besides standard input, output and error: epoll, the end event of the disconnects
+/// thread, the drain event, and two for signals; and for each address a listener and a reserve.
+/// Threads: six, and one for each address.
 const OWN_DESCRIPTORS: u64 = 5;
 const OWN_THREADS: u64 = 6;
 
-/// What a thread of the server's own maps: the standard library's default stack, in bytes.
+/// The stack of each of the server's own threads, in bytes: the standard library's default.
 const OWN_STACK: u64 = 2 << 20;
 
-/// What is kept from streams, so that pages and publishing are always answered: a
-/// tenth of the capacity, and these many at least.
+/// The minimum number of clients reserved for pages and publishing. The reserve is a tenth of the
+/// capacity if that is more.
 const RESERVE: usize = 4;
 
-/// One bound on the number of clients.
+/// One limit on the number of clients.
 ///
 /// ```
 /// use threadcast::{Capacity, Costs};
 ///
-/// let capacity = Capacity::of_a_server(&Costs::default(), 1);
+/// let capacity = Capacity::of_new_server(&Costs::default(), 1);
 /// let first = capacity.binding();
 /// assert!(capacity.bounds().iter().all(|bound| bound.clients >= first.clients));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bound {
-    /// What the system calls it: `RLIMIT_NOFILE`, `pids.max`, …
+    /// The limit's name in Linux: `RLIMIT_NOFILE`, `pids.max`, …
     pub name: &'static str,
-    /// The bound itself: descriptors, threads, mappings or bytes.
+    /// The limit itself, in descriptors, threads, mappings or bytes.
     pub limit: u64,
-    /// What is used of it by anything but clients.
+    /// The part that is used by anything but this server's clients, in the same unit.
     pub used: u64,
-    /// How many clients that leaves room for.
+    /// How many clients the remainder permits.
     pub clients: usize,
-    /// The line that raises it.
+    /// The setting or command that raises it.
     pub raise: String,
 }
 
-/// How many clients a server can hold here.
+/// The number of clients that a server can hold on this machine, with the limits that determine it.
 ///
 /// ```
 /// use threadcast::{Capacity, Costs};
 ///
-/// let capacity = Capacity::of_a_server(&Costs::default(), 1);
+/// let capacity = Capacity::of_new_server(&Costs::default(), 1);
 /// let bound = capacity.binding();
-/// println!("{} clients, by {}: {}", capacity.clients(), bound.name, bound.raise);
+/// println!("{} clients, limited by {}: {}", capacity.clients(), bound.name, bound.raise);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capacity {
-    /// Every bound that could be read, the least first.
+    /// All limits that could be read, the smallest number of clients first.
     bounds: Vec<Bound>,
 }
 
 impl Capacity {
-    /// The capacity of a server that has not started yet, on this many addresses.
-    pub fn of_a_server(costs: &Costs, addresses: usize) -> Self {
-        Self::to_come(Share::of(costs), Some(costs), addresses)
+    /// Returns the capacity of a server that has not started yet, on this many addresses.
+    pub fn of_new_server(costs: &Costs, addresses: usize) -> Self {
+        Self::of_new_engine(Share::of(costs), Some(costs), addresses)
     }
 
-    /// The same of any engine that has not started, of which a client takes this much.
-    pub(crate) fn to_come(share: Share, costs: Option<&Costs>, addresses: usize) -> Self {
+    /// Returns the capacity of an engine that has not started yet, with this cost per client.
+    pub(crate) fn of_new_engine(share: Share, costs: Option<&Costs>, addresses: usize) -> Self {
         let addresses = addresses as u64;
         let threads = OWN_THREADS + addresses;
         let own = Own {
             descriptors: OWN_DESCRIPTORS + 2 * addresses,
-            threads: threads - 1, // one runs already: it reads this
+            threads: threads - 1, // the current thread is counted as used
             mappings: threads * MAPPINGS,
             ..Own::reserved(costs, addresses)
         };
         Self::measure(SELF, share, &own)
     }
 
-    /// The capacity of the server that runs in this process on this many addresses, and holds
-    /// this many clients now.
-    pub(crate) fn of_this_server(costs: &Costs, addresses: usize, clients: usize) -> Self {
+    /// Returns the capacity of the server in this process, on this many addresses, with this many
+    /// clients now.
+    pub(crate) fn of_running_server(costs: &Costs, addresses: usize, clients: usize) -> Self {
         let own = Own { clients: clients as u64, ..Own::reserved(Some(costs), addresses as u64) };
         Self::measure(SELF, Share::of(costs), &own)
     }
 
-    /// The capacity of a server that runs in another process, in the same control
-    /// group as we, and holds nobody yet.
-    pub(crate) fn of_the_process(process: u32, share: Share) -> Self {
+    /// Returns the capacity of a server without clients in another process, which must be in the same
+    /// control group as this process.
+    pub(crate) fn of_process(process: u32, share: Share) -> Self {
         Self::measure(&process.to_string(), share, &Own::default())
     }
 
-    /// How many clients that is: what the least bound leaves room for.
+    /// Returns the capacity: the number of clients that the smallest limit permits.
     pub fn clients(&self) -> usize {
         self.binding().clients
     }
 
-    /// The bound that is reached first.
+    /// Returns the limit that is reached first.
     pub fn binding(&self) -> &Bound {
         &self.bounds[0]
     }
 
-    /// All bounds that could be read, the least first.
+    /// Returns all limits that could be read, the smallest number of clients first.
     pub fn bounds(&self) -> &[Bound] {
         &self.bounds
     }
 
-    /// How many streams there may be, so that pages and publishing are always
-    /// answered: as many as are asked for, but a tenth of the capacity is kept.
-    pub fn max_clients(&self, asked: Option<usize>) -> usize {
+    /// Returns the maximum number of streams: the requested number, or all but the reserve.
+    ///
+    /// A tenth of the capacity (at least four clients) is reserved, so that the server can always
+    /// respond to page requests and publishers. A greater request is reduced to that.
+    pub fn max_clients(&self, requested: Option<usize>) -> usize {
         let capacity = self.clients();
         let most = (capacity * 9 / 10).min(capacity.saturating_sub(RESERVE)).max(1);
-        asked.map_or(most, |asked| asked.min(most))
+        requested.map_or(most, |requested| requested.min(most))
     }
 
     fn measure(process: &str, share: Share, own: &Own) -> Self {
@@ -145,38 +148,38 @@ impl Capacity {
 }
 
 impl fmt::Display for Capacity {
-    /// What `threadcast doctor` prints.
+    /// Formats the table that `threadcast doctor` prints.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (clients, most) = (self.clients(), self.max_clients(None));
-        writeln!(f, "This machine lets one server hold {clients} clients.")?;
+        writeln!(f, "Capacity: {clients} clients.")?;
         writeln!(
             f,
-            "--max-clients is {most} unless you say less: the rest is for pages and publishing.\n"
+            "--max-clients defaults to {most}; the remainder is reserved for pages and publishing.\n"
         )?;
-        writeln!(f, "{:<24} {:>16} {:>14} {:>12}", "limit", "is", "used", "clients")?;
+        writeln!(f, "{:<24} {:>16} {:>14} {:>12}", "limit", "value", "used", "clients")?;
         for bound in &self.bounds {
             let Bound { name, limit, used, clients, .. } = bound;
             writeln!(f, "{name:<24} {limit:>16} {used:>14} {clients:>12}")?;
         }
         let Bound { name, raise, .. } = self.binding();
-        write!(f, "\n{name} binds. To raise it:\n\n    {raise}")
+        write!(f, "\n{name} is reached first. To raise it:\n\n    {raise}")
     }
 }
 
-/// Raises this process's own limits on descriptors and threads as far as it may
-/// without asking anybody: the soft ones to the hard ones.
+/// Raises this process's soft limits on descriptors and threads to its hard limits, which needs no
+/// privilege. Logs a warning if that fails.
 pub fn raise_own_limits() {
     for resource in [Resource::Nofile, Resource::Nproc] {
         let Rlimit { current, maximum } = getrlimit(resource);
         if current != maximum
             && let Err(error) = setrlimit(resource, Rlimit { current: maximum, maximum })
         {
-            log::warn!("cannot raise a limit of this process: {error}");
+            log::warn!("cannot raise the soft limit {resource:?}: {error}");
         }
     }
 }
 
-/// What one client takes of a server's process and of the machine.
+/// The resources that one client takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Share {
     pub descriptors: u64,
@@ -188,7 +191,7 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// What a client of ours takes.
+    /// Returns the resources that a client of threadcast takes.
     pub(crate) fn of(costs: &Costs) -> Self {
         let address_space = costs.client_address_space();
         Self { descriptors: 1, threads: 1, memory: costs.client_memory(), address_space }
@@ -205,22 +208,22 @@ impl Share {
     }
 }
 
-/// Mappings of a thread: its stack and its signal stack, each with a guard.
+/// The mappings of a thread: its stack and its signal stack, each with a guard.
 const MAPPINGS: u64 = 4;
 
-/// What the server itself takes, now or soon, and the clients it holds already.
+/// The resources that the server itself takes, now or soon, and the number of its clients.
 #[derive(Debug, Default)]
 struct Own {
     clients: u64,
     descriptors: u64,
     threads: u64,
     mappings: u64,
-    /// What is reserved, in bytes, whether it is in use already or not.
+    /// The reserved memory, in bytes, whether it is in use already or not.
     memory: u64,
-    /// What this process holds of the machine's memory now, in bytes: it is part of what is
-    /// reserved, and of its clients' share.
+    /// The resident memory of this process, in bytes. It is part of the reserved memory and of the
+    /// clients' memory.
     held: u64,
-    /// What the own threads map, and what is reserved, in bytes.
+    /// The address space of the server's own threads and of the reserved memory, in bytes.
     address_space: u64,
 }
 
@@ -234,13 +237,13 @@ impl Own {
     }
 }
 
-/// What a client takes one of, or several.
+/// The unit of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
     Descriptor,
     Thread,
     Mapping,
-    /// Of memory.
+    /// A byte of memory.
     Byte,
     /// A byte of address space.
     Address,
@@ -254,14 +257,14 @@ impl Unit {
     }
 }
 
-/// A bound as the system tells it, our clients' share not yet taken off.
+/// A limit and its current use as the system reports them, including the use by the clients.
 #[derive(Debug)]
 struct Reading {
     name: &'static str,
     limit: u64,
     used: u64,
     unit: Unit,
-    /// The line that raises it to the number in place of `{}`.
+    /// The setting or command that raises it, with `{}` in place of the new value.
     raise: String,
 }
 
@@ -273,7 +276,8 @@ impl Reading {
             Unit::Descriptor => (own.descriptors, own.clients * each),
             Unit::Thread => (own.threads, own.clients * each),
             Unit::Mapping => (own.mappings, own.clients * each),
-            // A client may not have cost its whole share yet, so what it holds now is taken off.
+            // A client may use less than its computed memory so far. Its current use is subtracted
+            // below, and its whole memory is counted instead.
             Unit::Byte => (own.memory, 0),
             Unit::Address => (own.address_space, own.clients * THREAD_GUARDS),
             Unit::Data => (own.address_space, 0),
@@ -283,19 +287,19 @@ impl Reading {
             _ => used.saturating_sub(clients_use),
         };
         let used = now + own_use;
-        // Who takes none of it is not bounded by it.
+        // A client that takes none of this resource is not limited by it.
         let clients = limit.saturating_sub(used).checked_div(each).unwrap_or(u64::MAX);
         let clients = usize::try_from(clients).unwrap_or(usize::MAX);
         Bound { name, limit, used, clients, raise: raise.replace("{}", &(limit * 2).to_string()) }
     }
 }
 
-/// The first word after a key at the beginning of a line.
+/// Returns the first word after a key that begins a line.
 fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()
 }
 
-/// A file that holds one number, or the word `max`, which is none.
+/// Reads a file that contains one number. Returns `None` for the word `max`, which means no limit.
 fn number<T: FromStr>(path: impl AsRef<std::path::Path>) -> Option<T> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
@@ -305,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_used_by_others_is_taken_off_and_what_our_clients_use_is_not() {
+    fn use_by_others_reduces_capacity_use_by_clients_does_not() {
         let reading =
             |unit| Reading { name: "x", limit: 1_000, used: 500, unit, raise: "x={}".into() };
         let own = Own { clients: 100, descriptors: 20, ..Own::default() };
@@ -318,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_two_of_it_is_half_as_many_and_who_takes_none_is_not_bounded() {
+    fn capacity_depends_on_the_units_that_a_client_takes() {
         let clients = |threads| {
             let share = Share { descriptors: 1, threads, ..Share::default() };
             let reading = Reading {
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn another_process_is_bounded_by_its_own_limits() {
+    fn capacity_of_another_process_uses_its_limits() {
         let mut shell = std::process::Command::new("sh");
         shell.args(["-c", "ulimit -n 100; echo; read line"]);
         shell.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
@@ -342,7 +346,7 @@ mod tests {
         let out = shell.stdout.as_mut().expect("it is piped");
         std::io::Read::read_exact(out, &mut [0]).expect("it has set its limit");
         let share = Share { descriptors: 1, memory: 1, ..Share::default() };
-        let capacity = Capacity::of_the_process(shell.id(), share);
+        let capacity = Capacity::of_process(shell.id(), share);
         let Bound { name, limit, used, clients, .. } = capacity.binding();
         assert_eq!((*name, *limit, *clients as u64), ("RLIMIT_NOFILE", 100, 100 - used));
         assert!((3..50).contains(used), "{used}");
@@ -351,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_never_get_all() {
+    fn max_clients_leaves_a_reserve() {
         let capacity = |clients| Capacity {
             bounds: vec![Bound { name: "x", limit: 0, used: 0, clients, raise: String::new() }],
         };
@@ -363,12 +367,12 @@ mod tests {
     }
 
     #[test]
-    fn a_running_server_and_one_to_come_have_nearly_the_same_ceiling() {
-        let (to_come, running) = (
-            Capacity::of_a_server(&Costs::default(), 1),
-            Capacity::of_this_server(&Costs::default(), 1, 0),
+    fn new_and_running_server_have_nearly_equal_capacity() {
+        let (new, running) = (
+            Capacity::of_new_server(&Costs::default(), 1),
+            Capacity::of_running_server(&Costs::default(), 1, 0),
         );
-        for bound in to_come.bounds() {
+        for bound in new.bounds() {
             let same = running.bounds().iter().find(|other| other.name == bound.name).unwrap();
             let off = bound.clients.abs_diff(same.clients);
             assert!(off * 20 <= bound.clients, "{bound:?} {same:?}");

@@ -21,13 +21,22 @@ use self::access::{Access, token_file};
 pub(crate) use self::client::{Listen, Publish};
 pub(crate) use self::lab::Lab;
 pub(crate) use self::store::Store;
-pub(crate) use self::token::MakeToken;
+pub(crate) use self::token::TokenArgs;
 use super::logging::Format;
 
-/// A Server-Sent Events server that gives every stream client one thread.
+// The headings of the options in the help of `serve`.
+const LISTENING: &str = "Listening";
+const STREAMS: &str = "Streams";
+const HISTORY: &str = "History";
+const LIMITS: &str = "Limits on clients";
+const SIZES: &str = "Limits on sizes";
+const TIMES: &str = "Time limits";
+const DIAGNOSTICS: &str = "Diagnostics";
+
+/// A Server-Sent Events server that runs one thread per stream client
 ///
-/// Without a command it serves: the demo page is then on <http://127.0.0.1:8844>,
-/// and every channel on /channels/NAME.
+/// Without a command, threadcast runs the server: the demo page is then at
+/// `http://127.0.0.1:8844`, and every channel at /channels/NAME.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -37,7 +46,8 @@ pub(crate) struct Cli {
     serve: Serve,
 }
 
-// What each does is said at its arguments: a comment here would replace all of that.
+// The help of each command is the doc comment of its arguments: a comment on a variant here would
+// replace it.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
     Serve(Box<Serve>),
@@ -45,13 +55,13 @@ pub(crate) enum Command {
     Listen(Listen),
     #[command(subcommand)]
     Store(Store),
-    Token(MakeToken),
+    Token(TokenArgs),
     Doctor(Doctor),
     Lab(Lab),
 }
 
 impl Command {
-    /// How the server's log is to be written. The other commands have none of their own.
+    /// The format of the server's log; `None` for the other commands, which log directly.
     pub(crate) fn log_format(&self) -> Option<Format> {
         match self {
             Self::Serve(serve) => Some(serve.log_format),
@@ -66,7 +76,7 @@ impl Command {
 }
 
 impl Cli {
-    /// The command. Ends the process if its flags do not go together.
+    /// Returns the command. Exits the process with 2 if its flags contradict each other.
     pub(crate) fn command(self) -> Command {
         let command = self.command.unwrap_or(Command::Serve(Box::new(self.serve)));
         if let Command::Serve(serve) = &command
@@ -80,40 +90,42 @@ impl Cli {
     }
 }
 
-/// Say how many clients a server can hold here, what ends it, and how to raise that
+/// Report how many clients a server can hold here, which limit is reached first, and how to raise it
 ///
-/// A client is a thread and a descriptor, and memory: as much as one that does not read takes.
-/// This reads every bound on those as a server would that is started in this place: by the same user, in the
-/// same control group, with the same limits.
-/// Its options are those of `serve`: give it the values that the server has.
+/// A client takes one thread, one descriptor and the memory of a client that does not read. This
+/// command reads every limit on those as a server would that is started in the same place: by the
+/// same user, in the same control group, with the same limits.
 ///
-/// Exit codes: 0 it is said, 2 wrong arguments.
+/// The options are those of `serve`. Pass the values that the server has.
+///
+/// Exit codes: 0 report printed, 2 invalid arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Doctor {
-    /// The bound on the memory of all histories together, as in `serve`
-    #[arg(long, value_name = "SIZE", env = "THREADCAST_HISTORY_TOTAL")]
+    /// Limit on the memory of all histories together, as in `serve`
+    #[arg(long, value_name = "SIZE", env = "THREADCAST_HISTORY_TOTAL", help_heading = SIZES)]
     history_total: Option<ByteSize>,
 
     #[command(flatten)]
     sizes: Sizes,
 }
 
-/// What bounds the memory of one client and of the channels, for `serve` and `doctor` alike.
+/// The options that bound the memory of a client and of the channels, for `serve` and `doctor`.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = SIZES)]
 struct Sizes {
-    /// Keep at most this many channels; idle empty ones are forgotten
-    #[arg(long, value_name = "N", env = "THREADCAST_MAX_CHANNELS", default_value_t = 10_000)]
+    /// Limit the number of channels; an idle channel without events is removed
+    #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_CHANNELS", default_value_t = 10_000)]
     max_channels: usize,
 
-    /// Refuse a request whose head is longer
+    /// Reject a request whose head (request line and headers) is longer
     #[arg(long, value_name = "SIZE", env = "THREADCAST_HEAD_LIMIT", default_value = "16KiB")]
     head_limit: ByteSize,
 
-    /// Refuse a request whose body is longer
+    /// Reject a request whose body is longer
     #[arg(long, value_name = "SIZE", env = "THREADCAST_BODY_LIMIT", default_value = "64KiB")]
     body_limit: ByteSize,
 
-    /// Refuse an event whose data is longer
+    /// Reject an event whose data is longer
     #[arg(long, value_name = "SIZE", env = "THREADCAST_EVENT_LIMIT", default_value = "64KiB")]
     event_limit: ByteSize,
 }
@@ -140,127 +152,147 @@ fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
-/// Serve streams and the demo page (this is what no command does)
+/// Run the server (default command)
 ///
-/// Durations are written as 15s, 10m or 1h30m; sizes as 64KiB or 8MiB.
+/// Durations are written as 15s, 10m or 1h30m; sizes as 64KiB or 8MiB. Every option can also be
+/// set by the environment variable that its help names; the command line has priority.
 ///
-/// Signals: SIGINT and SIGTERM drain (see --drain), a second one exits immediately. SIGHUP, SIGUSR1,
-/// SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO and SIGPIPE are ignored. SIGQUIT ends the process
-/// at once, with a core dump where the system allows one.
+/// Signals: SIGINT and SIGTERM start the drain (see --drain); a second one exits immediately.
+/// SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO and SIGPIPE are ignored. SIGQUIT
+/// ends the process at once, with a core dump if the system allows one.
 ///
-/// Exit codes: 0 asked to stop, by SIGINT or SIGTERM; 1 could not start or go on; 2 wrong
+/// Exit codes: 0 stopped by SIGINT or SIGTERM, 1 failed to start or to continue, 2 invalid
 /// arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Serve {
-    /// Listen here; repeat it for more addresses. Port 0 is any free one; [::] takes IPv4 too,
-    /// unless net.ipv6.bindv6only is set or an IPv4 address is given with the same port
-    #[arg(long, value_name = "ADDR", env = "THREADCAST_LISTEN", value_delimiter = ',')]
-    #[arg(default_value = "127.0.0.1:8844", value_parser = address)]
+    /// Listen on this address; repeat for more addresses
+    ///
+    /// Port 0 selects a free port. The address `[::]` also accepts IPv4, unless
+    /// net.ipv6.bindv6only is set or an IPv4 address with the same port is given.
+    #[arg(long, value_name = "ADDRESS:PORT", env = "THREADCAST_LISTEN", value_delimiter = ',')]
+    #[arg(default_value = "127.0.0.1:8844", value_parser = address, help_heading = LISTENING)]
     listen: Vec<SocketAddr>,
 
-    /// Serve this folder in place of the pages in the binary
-    #[arg(long, value_name = "DIR", env = "THREADCAST_PUBLIC")]
-    public: Option<PathBuf>,
-
-    /// Answer to this name too over loopback; repeat it for more
+    /// Accept this host name on loopback connections too; repeat for more names
     #[arg(long, value_name = "NAME", env = "THREADCAST_HOST", value_delimiter = ',')]
+    #[arg(help_heading = LISTENING)]
     host: Vec<String>,
 
-    /// Who writes to a client that has caught up: one thread for all of them, or its
-    /// own, woken for each event (the textbook's model)
-    #[arg(long, value_name = "HOW", env = "THREADCAST_DELIVERY", default_value = "direct")]
-    delivery: How,
+    /// Read the client's address from X-Forwarded-For or Forwarded if this proxy sends it; repeat
+    /// for more proxies
+    #[arg(long, value_name = "CIDR", env = "THREADCAST_TRUSTED_PROXY", value_delimiter = ',')]
+    #[arg(value_parser = network, help_heading = LISTENING)]
+    trusted_proxy: Vec<IpNet>,
 
-    /// Break a stream's silence with a comment after this long (± 10 %)
-    #[arg(long, value_name = "TIME", env = "THREADCAST_HEARTBEAT", default_value = "15s")]
-    #[arg(value_parser = positive)]
+    /// Serve the pages in this directory instead of the built-in ones
+    #[arg(long, value_name = "DIR", env = "THREADCAST_PUBLIC", help_heading = LISTENING)]
+    public: Option<PathBuf>,
+
+    /// Select which thread writes to clients that have received all earlier events
+    #[arg(long, value_name = "MODE", env = "THREADCAST_DELIVERY", default_value = "direct")]
+    #[arg(help_heading = STREAMS)]
+    delivery: DeliveryMode,
+
+    /// Send a comment on a stream that was silent for this long (± 10 %)
+    #[arg(long, value_name = "DURATION", env = "THREADCAST_HEARTBEAT", default_value = "15s")]
+    #[arg(value_parser = positive, help_heading = STREAMS)]
     heartbeat: Duration,
 
-    /// Keep this much of each channel: EVENTS[,BYTES[,AGE]], as in 5000,8MiB,1h; for
-    /// some channels as in 'chat*=100'. Repeat it for more
-    #[arg(long, value_name = "[PATTERN=]EVENTS[,BYTES[,AGE]]", env = "THREADCAST_HISTORY")]
+    /// Select what happens to a client that is so slow that its next event has left the history
+    #[arg(long, value_name = "ACTION", env = "THREADCAST_SLOW_CLIENT", default_value = "gap")]
+    #[arg(help_heading = STREAMS)]
+    slow_client: SlowClientAction,
+
+    /// End each stream at this age (± 10 %), so that its client reconnects [default: never]
+    ///
+    /// The stream ends cleanly, with a `retry` field. A load balancer can then send the client to
+    /// another server, or the client can present a new token.
+    #[arg(long, value_name = "DURATION", env = "THREADCAST_MAX_STREAM_AGE")]
+    #[arg(value_parser = positive, help_heading = STREAMS)]
+    max_stream_age: Option<Duration>,
+
+    /// Keep this many events of each channel, of this size in total, and up to this age
+    ///
+    /// Example: 5000,8MiB,1h. A limit that is left out has its default. Write 'chat*=100' to set
+    /// the limits of some channels only. Repeat the option, or separate values with a semicolon.
+    #[arg(long, value_name = "[PATTERN=]EVENTS[,SIZE[,DURATION]]", env = "THREADCAST_HISTORY")]
     #[arg(value_delimiter = ';', value_parser = history, default_value = "1000,1MiB,1h")]
+    #[arg(help_heading = HISTORY)]
     history: Vec<(Option<String>, History)>,
 
-    /// Let all channels' histories together take this much memory; over that, the oldest events
-    /// of all channels leave first. Default: 256MiB, or a quarter of the memory there is
-    #[arg(long, value_name = "SIZE", env = "THREADCAST_HISTORY_TOTAL")]
+    /// Limit the memory of all channels' histories together
+    ///
+    /// Above the limit, the oldest events of all channels are removed first. The default is 256MiB,
+    /// or a quarter of the memory limit if that is less.
+    #[arg(long, value_name = "SIZE", env = "THREADCAST_HISTORY_TOTAL", help_heading = HISTORY)]
     history_total: Option<ByteSize>,
 
-    /// Keep the channels' events in this file, over a restart and a power cut; it is made if
-    /// need be. Or in this Redis (redis://[:PASSWORD@]HOST, rediss://, redis+unix://), shared
-    /// with every node that names it. A publish is answered once its event is kept
+    /// Store events in this file or Redis, so that they survive a restart
+    ///
+    /// A file is created if it does not exist. A Redis (`redis://[:PASSWORD@]HOST`, rediss:// or
+    /// redis+unix://) is shared by all servers that name it. The server acknowledges a publish
+    /// after its event is stored.
     #[arg(long, value_name = "PATH|URL", env = "THREADCAST_STORE", hide_env_values = true)]
-    #[arg(value_parser = OsStringValueParser::new().try_map(store_at))]
+    #[arg(value_parser = OsStringValueParser::new().try_map(store_at), help_heading = HISTORY)]
     store: Option<StoreAt>,
-
-    /// What becomes of a client that is so slow that its next event is gone: it is
-    /// told by a gap event, or disconnected, to resume
-    #[arg(long, value_name = "WHAT", env = "THREADCAST_SLOW_CLIENT", default_value = "gap")]
-    slow_client: Slow,
-
-    /// Hold at most this many streams. Without it nine tenths of what `threadcast doctor`
-    /// finds possible, and never more: the rest is for pages and publishing
-    #[arg(long, value_name = "N", env = "THREADCAST_MAX_CLIENTS")]
-    max_clients: Option<usize>,
-
-    /// Hold at most this many streams of one address (in IPv6, of its first 64 bits);
-    /// loopback may have any number
-    #[arg(long, value_name = "N", env = "THREADCAST_MAX_PER_ADDRESS", default_value_t = 100)]
-    max_per_address: usize,
-
-    /// Hold at most this many connections without a stream of one address (in IPv6, of its
-    /// first 64 bits); loopback and trusted proxies may have any number
-    #[arg(long, value_name = "N", env = "THREADCAST_MAX_CONNECTIONS_PER_ADDRESS")]
-    #[arg(default_value_t = 200)]
-    max_connections_per_address: usize,
-
-    /// Believe this proxy when it says whose a request is (X-Forwarded-For, Forwarded);
-    /// repeat it for more
-    #[arg(long, value_name = "CIDR", env = "THREADCAST_TRUSTED_PROXY", value_delimiter = ',')]
-    #[arg(value_parser = network)]
-    trusted_proxy: Vec<IpNet>,
 
     #[command(flatten)]
     access: Access,
 
+    /// Limit the number of streams
+    ///
+    /// The default is nine tenths of the capacity that `threadcast doctor` reports, and no greater
+    /// value takes effect: the last tenth is reserved for pages and publishing.
+    #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_CLIENTS", help_heading = LIMITS)]
+    max_clients: Option<usize>,
+
+    /// Limit the number of streams of one address (in IPv6, of its first 64 bits); loopback is
+    /// exempt
+    #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_PER_ADDRESS", default_value_t = 100)]
+    #[arg(help_heading = LIMITS)]
+    max_per_address: usize,
+
+    /// Limit the number of connections without a stream of one address (in IPv6, of its first 64
+    /// bits); loopback and trusted proxies are exempt
+    #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_CONNECTIONS_PER_ADDRESS")]
+    #[arg(default_value_t = 200, help_heading = LIMITS)]
+    max_connections_per_address: usize,
+
     #[command(flatten)]
     sizes: Sizes,
 
-    /// Wait this long for a request's head, and again for its body
-    #[arg(long, value_name = "TIME", env = "THREADCAST_REQUEST_DEADLINE", default_value = "10s")]
-    #[arg(value_parser = positive)]
+    /// Wait at most this long for a request's head, and again for its body
+    #[arg(long, value_name = "DURATION", env = "THREADCAST_REQUEST_DEADLINE")]
+    #[arg(default_value = "10s", value_parser = positive, help_heading = TIMES)]
     request_deadline: Duration,
 
-    /// Wait this long for the next request on a connection
-    #[arg(long, value_name = "TIME", env = "THREADCAST_KEEP_ALIVE", default_value = "15s")]
-    #[arg(value_parser = positive)]
+    /// Close a connection on which no further request arrives for this long
+    #[arg(long, value_name = "DURATION", env = "THREADCAST_KEEP_ALIVE", default_value = "15s")]
+    #[arg(value_parser = positive, help_heading = TIMES)]
     keep_alive: Duration,
 
-    /// Give a client up that takes nothing for this long
-    #[arg(long, value_name = "TIME", env = "THREADCAST_WRITE_DEADLINE", default_value = "10s")]
-    #[arg(value_parser = positive)]
+    /// Disconnect a client that accepts no bytes for this long
+    #[arg(long, value_name = "DURATION", env = "THREADCAST_WRITE_DEADLINE", default_value = "10s")]
+    #[arg(value_parser = positive, help_heading = TIMES)]
     write_deadline: Duration,
 
-    /// End a stream at this age (± 10 %), with a retry and cleanly, so that its client comes
-    /// back: to another server behind the same name, perhaps, or with a fresh token
-    #[arg(long, value_name = "TIME", env = "THREADCAST_MAX_STREAM_AGE", value_parser = positive)]
-    max_stream_age: Option<Duration>,
-
-    /// Write the log for people, or as a JSON object a line, in which the end of each
-    /// stream is told at `info`
-    #[arg(long, value_name = "HOW", env = "THREADCAST_LOG_FORMAT", default_value = "text")]
-    log_format: Format,
-
-    /// When asked to stop, end the streams over half of this time, each with a retry, and
-    /// wait for no connection longer than all of it. A second signal stops at once
-    #[arg(long, value_name = "TIME", env = "THREADCAST_DRAIN", default_value = "10s")]
-    #[arg(value_parser = humantime::parse_duration)]
+    /// Limit the time to end all streams and connections after SIGINT or SIGTERM
+    ///
+    /// The streams end one after another over the first half of this time, each with a `retry`
+    /// field. Connections that remain at its end are cut. A second signal exits immediately.
+    #[arg(long, value_name = "DURATION", env = "THREADCAST_DRAIN", default_value = "10s")]
+    #[arg(value_parser = humantime::parse_duration, help_heading = TIMES)]
     drain: Duration,
 
-    /// Let the pages act on the server, to show what happens: cut streams, open clients, change
-    /// the delivery; on loopback alone
+    /// Select the format of the log on standard error
+    #[arg(long, value_name = "FORMAT", env = "THREADCAST_LOG_FORMAT", default_value = "text")]
+    #[arg(help_heading = DIAGNOSTICS)]
+    log_format: Format,
+
+    /// Let pages cut streams, open clients and change the delivery, as a demonstration; only on
+    /// loopback
     #[arg(long, env = "THREADCAST_LAB", value_parser = BoolishValueParser::new())]
+    #[arg(help_heading = DIAGNOSTICS)]
     lab: bool,
 }
 
@@ -280,8 +312,8 @@ impl From<Serve> for Config {
             store: serve.store,
             delivery: serve.delivery.into(),
             slow_client: match serve.slow_client {
-                Slow::Gap => SlowClient::Gap,
-                Slow::Disconnect => SlowClient::Disconnect,
+                SlowClientAction::Gap => SlowClient::Gap,
+                SlowClientAction::Disconnect => SlowClient::Disconnect,
             },
             max_clients: serve.max_clients,
             max_per_address: serve.max_per_address,
@@ -305,34 +337,41 @@ impl From<Serve> for Config {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum How {
+enum DeliveryMode {
+    /// One thread writes to all of these clients
     Direct,
+    /// Each event wakes the own thread of every client, as in the textbook
     Wake,
 }
 
-impl From<How> for Delivery {
-    fn from(how: How) -> Self {
-        match how {
-            How::Direct => Self::Direct,
-            How::Wake => Self::Wake,
+impl From<DeliveryMode> for Delivery {
+    fn from(mode: DeliveryMode) -> Self {
+        match mode {
+            DeliveryMode::Direct => Self::Direct,
+            DeliveryMode::Wake => Self::Wake,
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Slow {
+enum SlowClientAction {
+    /// Send a `gap` event that reports the missed events, and continue
     Gap,
+    /// End the stream; the client reconnects and resumes after its last event
     Disconnect,
 }
 
-/// Where to listen.
+/// Parses an address to listen on.
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let example = "it is an IP address and a port, as in 127.0.0.1:9000, 0.0.0.0:80 or [::1]:8844";
+    let example =
+        "expected an IP address and a port, such as 127.0.0.1:9000, 0.0.0.0:80 or [::1]:8844";
     text.parse().map_err(|_| example.into())
 }
 
-/// Where events are kept. What looks like an address, and is none of Redis, was hardly meant
-/// for a path; that can be written `./http://a`.
+/// Parses the path of a store file, or the URL of a Redis.
+///
+/// Any other URL is an error, because it is hardly meant as a path. Such a path can be written as
+/// `./http://a`.
 fn store_at(text: OsString) -> Result<StoreAt, String> {
     let store = StoreAt::from(text);
     if let StoreAt::File(path) = &store
@@ -341,14 +380,14 @@ fn store_at(text: OsString) -> Result<StoreAt, String> {
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
     {
         return Err(format!(
-            "no events are kept at {scheme}://; a store is the path of a file, or a Redis: \
-             redis://, rediss://, redis+unix:// or valkey://"
+            "{scheme}:// is not a store; give the path of a file, or a Redis: redis://, rediss://, \
+             redis+unix:// or valkey://"
         ));
     }
     Ok(store)
 }
 
-/// `[PATTERN=]EVENTS[,BYTES[,AGE]]`; a bound that is left out is the default's.
+/// Parses `[PATTERN=]EVENTS[,SIZE[,DURATION]]`; a limit that is left out has its default.
 fn history(text: &str) -> Result<(Option<String>, History), String> {
     let (pattern, bounds) = match text.rsplit_once('=') {
         Some((pattern, bounds)) => (Some(pattern.to_owned()), bounds),
@@ -357,8 +396,9 @@ fn history(text: &str) -> Result<(Option<String>, History), String> {
     let mut parts = bounds.split(',');
     let mut history = History::default();
     if let Some(events) = parts.next() {
-        history.events =
-            events.parse().map_err(|_| format!("{events:?} is no number of events, as in 5000"))?;
+        history.events = events
+            .parse()
+            .map_err(|_| format!("{events:?} is not a number of events, such as 5000"))?;
     }
     if let Some(bytes) = parts.next() {
         let size: ByteSize = bytes.parse()?;
@@ -368,20 +408,19 @@ fn history(text: &str) -> Result<(Option<String>, History), String> {
         history.age = humantime::parse_duration(age).map_err(|error| error.to_string())?;
     }
     match parts.next() {
-        Some(_) => Err("it is EVENTS[,BYTES[,AGE]], as in 5000,8MiB,1h".into()),
+        Some(_) => Err("expected EVENTS[,SIZE[,DURATION]], such as 5000,8MiB,1h".into()),
         None => Ok((pattern, history)),
     }
 }
 
-/// A network, or one address.
+/// Parses a network or a single address.
 fn network(text: &str) -> Result<IpNet, String> {
     let one = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
-    one.or_else(|_| text.parse()).map_err(|_| {
-        "a proxy is named by its address or its network, as in 10.0.0.1 or 10.0.0.0/8".into()
-    })
+    one.or_else(|_| text.parse())
+        .map_err(|_| "expected an address or a network, such as 10.0.0.1 or 10.0.0.0/8".into())
 }
 
-/// A duration that something can wait for: a socket's deadline cannot be zero.
+/// Parses a duration of at least 1 ms: a socket's timeout cannot be zero.
 fn positive(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration < Duration::from_millis(1) {
@@ -395,24 +434,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_holds() {
+    fn command_definition_is_valid() {
         <Cli as CommandFactory>::command().debug_assert();
     }
 
     #[test]
-    fn the_defaults_are_the_librarys() {
+    fn defaults_equal_those_of_the_library() {
         let Command::Serve(serve) = Cli::parse_from(["threadcast"]).command() else {
-            panic!("no command serves");
+            panic!("`serve` is the default command");
         };
-        let (ours, theirs) = (Config::from(*serve), Config::default());
-        assert_eq!(ours.limits, theirs.limits);
-        assert_eq!(ours.listen, theirs.listen);
-        assert_eq!(ours.max_channels, theirs.max_channels);
-        assert_eq!(ours.history.of("x"), theirs.history.of("x"));
+        let (command_line, library) = (Config::from(*serve), Config::default());
+        assert_eq!(command_line.limits, library.limits);
+        assert_eq!(command_line.listen, library.listen);
+        assert_eq!(command_line.max_channels, library.max_channels);
+        assert_eq!(command_line.history.of("x"), library.history.of("x"));
     }
 
     #[test]
-    fn a_history_is_read_as_people_write_it() {
+    fn history_option_is_parsed_with_defaults() {
         let whole = History { events: 5, bytes: 8 * 1024 * 1024, age: Duration::from_secs(3_600) };
         assert_eq!(history("5,8MiB,1h"), Ok((None, whole)));
         let short = History { events: 100, ..History::default() };

@@ -1,8 +1,7 @@
-//! A Server-Sent Events server that gives every stream client one thread.
+//! A Server-Sent Events server that runs one thread per stream client.
 //!
-//! It uses blocking I/O and no async runtime, because that keeps the path of a
-//! request and the path of an event readable from top to bottom, and because
-//! what a thread really costs can then be measured rather than repeated.
+//! It uses blocking I/O and no async runtime. The path of a request and the path of an event can
+//! therefore be read from top to bottom, and the real cost of a thread can be measured.
 //!
 //! ```
 //! use threadcast::{Config, Event, Server};
@@ -12,7 +11,7 @@
 //! let (handle, registry) = (server.handle(), server.registry().clone());
 //! let running = std::thread::spawn(move || server.run());
 //!
-//! registry.publish("news", &Event::new("hello"))?; // to all of GET /channels/news
+//! registry.publish("news", &Event::new("hello"))?; // to all clients of GET /channels/news
 //!
 //! handle.shutdown();
 //! running.join().expect("the server did not panic")?;
@@ -21,14 +20,13 @@
 //!
 //! # Reading order
 //!
-//! The way of a request: `http::listener` (accept, spawn), `http::connection`
-//! (read, answer, again), `http::routes`, and for a stream `stream`, where the
-//! client's thread spends its life.
+//! The path of a request: `http::listener` (accept, spawn), `http::connection` (read, respond, repeat),
+//! `http::routes`, and for a stream `stream`, where the client's thread stays until the stream ends.
 //!
-//! The way of an event: [`Registry::publish`], the channel's ring, a doorbell,
-//! `registry::read`, and again `stream`. With a [`store`], `registry::sequencer` and
-//! `store::file` stand before the ring; where nodes share one, `registry::shared` and
-//! `store::redis`.
+//! The path of an event: [`Registry::publish`], the channel's history, a notifier, `registry::read`,
+//! and then `broadcast` or `stream`. With a [`store`], the event first passes
+//! `registry::store_writer` and `store::file`; with a Redis that several servers share,
+//! `registry::shared_log` and `store::redis`.
 
 mod broadcast;
 mod capacity;
@@ -56,7 +54,7 @@ mod stream;
 mod ticker;
 mod token;
 
-/// The README's code, compiled.
+/// Compiles the code blocks of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,10 +1,10 @@
-//! The log: lines for people, or an object a line for programs.
+//! The log on standard error, as text lines or as one JSON object per line.
 //!
-//! Much of what is logged a client has written. In neither format can it end a line
-//! and begin another that looks like ours, and no line is longer than [`LINE_MAX`].
+//! Many messages contain text that a client sent. In both formats, such text cannot end a line and
+//! forge another one, and no line is longer than [`LINE_MAX`].
 //!
-//! The server logs through a [`Queue`], so that no thread of it waits for what reads
-//! the log. The other commands write to standard error themselves.
+//! The server logs through a [`Queue`], so that none of its threads waits for the reader of the log.
+//! The other commands write to standard error directly.
 
 mod queue;
 
@@ -22,29 +22,31 @@ use serde_json::{Map, json};
 
 use self::queue::{LINE_MAX, Queue};
 
-/// How a line of the log is written.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
+    /// Text lines for people
     Text,
+    /// One JSON object per line; the end of each stream is logged at `info`
     Json,
 }
 
-/// Where the process's last words go.
+/// The process's log.
 pub(crate) struct Log {
-    /// The server's; the other commands have none.
+    /// The server's queue; `None` for the other commands.
     queue: Option<Queue>,
 }
 
 impl Log {
-    /// Logs to standard error, directly, what `RUST_LOG` selects, or else `info`.
+    /// Logs directly to standard error what `RUST_LOG` selects; the default is `info`.
     pub(crate) fn direct() -> Self {
         builder(Format::Text).init();
         Self { queue: None }
     }
 
-    /// Logs the same through a queue, panics included: no thread waits for standard error.
+    /// Logs the same through a queue, including panics: no thread waits for standard error.
     ///
-    /// Fails if the system has no thread for the queue.
+    /// Fails if the queue's thread cannot be started.
     pub(crate) fn queued(format: Format) -> io::Result<Self> {
         let queue = Queue::start()?;
         let mut builder = builder(format);
@@ -56,16 +58,16 @@ impl Log {
         Ok(Self { queue: Some(queue) })
     }
 
-    /// Says on standard error why the command failed.
-    pub(crate) fn complain(&self, error: &dyn std::error::Error) {
+    /// Prints on standard error why the command failed.
+    pub(crate) fn print_error(&self, error: &dyn std::error::Error) {
         let line = format!("threadcast: {error}\n");
         let _ = match &self.queue {
             Some(queue) => queue.clone().write_all(line.as_bytes()),
-            None => io::stderr().write_all(line.as_bytes()), // there is no third place
+            None => io::stderr().write_all(line.as_bytes()), // an error here cannot be reported
         };
     }
 
-    /// Waits for the log to be written, for a second at most.
+    /// Waits until the log is written, for at most one second.
     pub(crate) fn flush(&self) {
         if let Some(queue) = &self.queue {
             queue.flush();
@@ -76,14 +78,14 @@ impl Log {
 fn builder(format: Format) -> Builder {
     let mut builder = Builder::from_env(Env::default().default_filter_or("info"));
     match format {
-        Format::Text => builder.format(text),
-        Format::Json => builder.format(object),
+        Format::Text => builder.format(write_text),
+        Format::Json => builder.format(write_json),
     };
     builder
 }
 
-/// Whether standard error is a terminal that shows colours. `env_logger` finds that out for
-/// standard error alone, not for a queue that leads there.
+/// Whether standard error is a terminal that shows colours. `env_logger` detects this only if it
+/// writes to standard error itself, not through a queue.
 fn is_colourful() -> bool {
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     io::stderr().is_terminal()
@@ -92,33 +94,34 @@ fn is_colourful() -> bool {
         && env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Logs a panic as the standard hook prints it, without waiting for standard error.
+/// Logs a panic with the text of the standard hook, without waiting for standard error.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let (name, panic) = (thread.name().unwrap_or_default(), panic.to_string());
     let panic = panic.replacen(":\n", ": ", 1);
-    let backtrace = Backtrace::capture(); // if RUST_BACKTRACE asks for it
+    let backtrace = Backtrace::capture(); // only if RUST_BACKTRACE is set
     match backtrace.status() {
         BacktraceStatus::Captured => log::error!("thread {name:?} {panic}\n{backtrace}"),
         _ => log::error!("thread {name:?} {panic}"),
     }
 }
 
-fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+fn write_text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let style = out.default_level_style(record.level());
     let (time, level, target) = (out.timestamp(), record.level(), record.target());
     let line = shortened(one_line(&record.args().to_string()), LINE_MAX - PREFIX_MAX);
     writeln!(out, "[{time} {style}{level:<5}{style:#} {target}] {line}")
 }
 
-/// What stands before a message, in bytes: the time, the level in its colour, a module's path.
+/// The longest prefix of a message, in bytes: the time, the level in its colour, a module's path.
 const PREFIX_MAX: usize = 256;
 
-/// To this many bytes each text is shortened of a JSON line that is too long. As escapes they
-/// are six times as many; a line has four such texts at most.
+/// The length, in bytes, to which each text of an overlong JSON line is shortened.
+///
+/// Escaping can multiply it by six, and a line has at most four such texts.
 const TEXT_MAX: usize = 256;
 
-fn object(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+fn write_json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let time = out.timestamp_millis().to_string();
     let mut line = json_line(&time, record, LINE_MAX);
     if line.len() >= LINE_MAX {
@@ -127,23 +130,23 @@ fn object(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     writeln!(out, "{line}")
 }
 
-/// A record as JSON, each of its texts shortened to `text_max` bytes.
+/// Returns a record as JSON, with each text shortened to `text_max` bytes.
 fn json_line(time: &str, record: &Record<'_>, text_max: usize) -> String {
     let mut fields = Map::new();
     fields.insert("time".into(), time.into());
     fields.insert("level".into(), record.level().as_str().to_lowercase().into());
     fields.insert("target".into(), record.target().into());
     fields.insert("message".into(), shortened(record.args().to_string(), text_max).into());
-    // Values of ours are numbers or text: nothing here can fail.
+    // This cannot fail: the values are numbers or text.
     let _ = record.key_values().visit(&mut Fields { fields: &mut fields, text_max });
-    // JSON leaves some of them as they are; inside a string, which is the only place
-    // where they can be, this is how it writes them.
+    // JSON permits some control characters (U+007F and above, U+2028, U+2029) unescaped. They can
+    // occur only inside strings, where this escape is valid.
     escape(&serde_json::Value::Object(fields).to_string(), |character, line| {
         line.extend(format!("\\u{:04x}", u32::from(character)).chars());
     })
 }
 
-/// A text of at most this many bytes, and an ellipsis where more was.
+/// Shortens a text to at most `max` bytes; an ellipsis marks the cut.
 fn shortened(mut text: String, max: usize) -> String {
     if text.len() > max {
         let whole = (0..=max - '…'.len_utf8()).rev().find(|end| text.is_char_boundary(*end));
@@ -153,17 +156,16 @@ fn shortened(mut text: String, max: usize) -> String {
     text
 }
 
-/// A message with every control character written as an escape.
+/// Returns a message with every control character escaped.
 fn one_line(message: &str) -> String {
     escape(message, |character, line| line.extend(character.escape_default()))
 }
 
-/// A text in which `write` has written what could end a line, or move a terminal's
-/// cursor.
+/// Escapes, with `write`, the characters that could end a line or move a terminal's cursor.
 fn escape(text: &str, write: impl Fn(char, &mut String)) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
-        // U+2028 and U+2029 end a line too, for who goes by Unicode.
+        // Unicode counts U+2028 and U+2029 as line ends too.
         if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
             write(character, &mut line);
         } else {
@@ -173,7 +175,7 @@ fn escape(text: &str, write: impl Fn(char, &mut String)) -> String {
     line
 }
 
-/// What a record says besides its message.
+/// The key-value pairs of a record.
 struct Fields<'a> {
     fields: &'a mut Map<String, serde_json::Value>,
     text_max: usize,
@@ -196,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_cannot_end_its_line() {
+    fn message_cannot_end_its_log_line() {
         let forged = "GET /\r\n[2026-11-21T00:00:00Z INFO  x] stopped\u{2028}\u{1b}[2J\u{85}";
         let line = one_line(forged);
         assert!(!line.contains(|c: char| c.is_control() || c == '\u{2028}'), "{line}");
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_shortened_to_its_bound() {
+    fn overlong_json_line_is_shortened() {
         let long = "\u{1}ü".repeat(LINE_MAX);
         let line = json_line(
             "t",

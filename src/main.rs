@@ -1,6 +1,7 @@
-//! Arguments → command → exit code.
+//! The `threadcast` program: parses the arguments, runs the command, returns the exit code.
 //!
-//! Exit codes: 0 asked to stop, 1 could not start or go on, 2 wrong arguments.
+//! Exit codes: 0 success or stopped by a signal, 1 failed to start or to continue, 2 invalid
+//! arguments.
 
 mod cli;
 mod logging;
@@ -24,22 +25,22 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use threadcast::client::{ClientError, ListenOptions, Listener, Publisher, Stop};
+use threadcast::client::{ClientError, ListenOptions, Listener, Publisher, StopHandle};
 use threadcast::jwt::DraftError;
 use threadcast::lab::{self, LabError};
 use threadcast::store::{ChannelStats, Stats};
 use threadcast::{Capacity, StartError, StoreError, StoreProblem};
 
-use crate::cli::{Cli, Command, Lab, MakeToken, Publish, Store};
+use crate::cli::{Cli, Command, Lab, Publish, Store, TokenArgs};
 use crate::logging::Log;
 
-/// How long a client that was asked to stop may take to finish what it is writing.
-const GRACE: Duration = Duration::from_millis(500);
+/// How long `listen` may take to finish a write after a signal, before the process exits.
+const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let command = Cli::parse().command();
     if matches!(command, Command::Serve(_) | Command::Doctor(_)) {
-        save_address_space();
+        limit_allocator_arenas();
     }
     let log = match command.log_format() {
         Some(format) => Log::queued(format),
@@ -56,12 +57,12 @@ fn main() -> ExitCode {
         Command::Serve(options) => serve::run((*options).into()),
         Command::Publish(options) => publish(options),
         Command::Listen(options) => listen(options.into()),
-        Command::Store(look) => store(look),
-        Command::Token(wish) => token(wish),
+        Command::Store(command) => store(command),
+        Command::Token(options) => token(options),
         Command::Doctor(options) => {
             let costs = options.costs();
-            let capacity = Capacity::of_a_server(&costs, 1);
-            say(&format_args!("{capacity}\n\n{costs}"))
+            let capacity = Capacity::of_new_server(&costs, 1);
+            print_line(&format_args!("{capacity}\n\n{costs}"))
         }
         Command::Lab(options) => lab(options),
     };
@@ -70,13 +71,13 @@ fn main() -> ExitCode {
     code
 }
 
-/// Says why a command failed, and finds its exit code.
+/// Reports the error of a command, and returns the exit code for it.
 fn failure(error: &(dyn Error + 'static), log: &Log) -> ExitCode {
     let kind = error.downcast_ref().map(io::Error::kind);
     if kind == Some(io::ErrorKind::BrokenPipe) {
-        return ExitCode::SUCCESS; // the reader of the output has enough, as `head` has
+        return ExitCode::SUCCESS; // the output was closed, as `head` does
     }
-    log.complain(error);
+    log.print_error(error);
     let is_data = matches!(error.downcast_ref(), Some(ClientError::Data { .. }));
     if is_data || error.is::<LabError>() || error.is::<DraftError>() {
         ExitCode::from(2)
@@ -85,10 +86,12 @@ fn failure(error: &(dyn Error + 'static), log: &Log) -> ExitCode {
     }
 }
 
-/// Re-executes this program with a single allocator arena, where its address space is
-/// bounded: otherwise arenas of 64 MiB take all of it, and a thread that then cannot map its signal
-/// stack aborts the process. glibc reads this setting only when a program starts (mallopt(3)).
-fn save_address_space() {
+/// Re-executes this program with one allocator arena if its address space is limited.
+///
+/// Each of glibc's arenas reserves 64 MiB. Several of them can use up a limited address space, and a
+/// thread that cannot map its signal stack then aborts the process. glibc reads this setting only
+/// when a program starts (mallopt(3)).
+fn limit_allocator_arenas() {
     const ARENAS: &str = "MALLOC_ARENA_MAX";
     if getrlimit(Resource::As).current.is_none() || env::var_os(ARENAS).is_some() {
         return;
@@ -99,11 +102,11 @@ fn save_address_space() {
         Ok(program) => Process::new(program).arg0(name).args(arguments).env(ARENAS, "1").exec(),
         Err(error) => error,
     };
-    log::warn!("cannot start with {ARENAS}=1, which saves address space: {error}");
+    log::warn!("cannot restart with {ARENAS}=1, which saves address space: {error}");
 }
 
-/// Prints a line. `println!` would panic where nothing takes it.
-fn say(line: &dyn Display) -> Result<(), Box<dyn Error>> {
+/// Prints a line. `println!` would panic if standard output is closed.
+fn print_line(line: &dyn Display) -> Result<(), Box<dyn Error>> {
     Ok(writeln!(io::stdout(), "{line}")?)
 }
 
@@ -112,8 +115,9 @@ fn publish(mut options: Publish) -> Result<(), Box<dyn Error>> {
     let publisher = Publisher::new(options.into());
     match data {
         Some(data) => {
-            let answer = publisher.publish(&data, id.as_deref())?;
-            let _ = writeln!(io::stdout(), "{}", answer.id); // published, whoever reads it
+            let publication = publisher.publish(&data, id.as_deref())?;
+            // The event is published even if its id cannot be printed.
+            let _ = writeln!(io::stdout(), "{}", publication.id);
         }
         None if verbose => publisher.publish_lines(io::stdin(), Some(&mut io::stdout()))?,
         None => publisher.publish_lines(io::stdin(), None)?,
@@ -121,21 +125,21 @@ fn publish(mut options: Publish) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn store(look: Store) -> Result<(), Box<dyn Error>> {
+fn store(command: Store) -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout().lock();
-    match look {
+    match command {
         Store::Check { path } => {
             let stats = threadcast::store::stats(&path)?;
             let events: u64 = stats.channels.iter().map(|channel| channel.events).sum();
             let channels = stats.channels.len();
             let last = stats.last_id;
-            writeln!(out, "sound; channels: {channels}, events: {events}, last id: {last}")?;
+            writeln!(out, "valid; channels: {channels}, events: {events}, last id: {last}")?;
         }
         Store::Stats { path } => print(&mut out, &threadcast::store::stats(&path)?)?,
         Store::Export { path, channel } => {
             let mut out = io::BufWriter::new(out);
             match threadcast::store::export(&path, channel.as_deref(), &mut out) {
-                // Whoever reads it has enough.
+                // The output was closed, as `head` does.
                 Err(StoreError { problem: StoreProblem::Output(error), .. })
                     if error.kind() == io::ErrorKind::BrokenPipe => {}
                 exported => exported?,
@@ -145,9 +149,10 @@ fn store(look: Store) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn token(wish: MakeToken) -> Result<(), Box<dyn Error>> {
-    let (key, draft) = wish.parts();
-    let _ = writeln!(io::stdout(), "{}", key.sign(&draft)?); // made, whoever reads it
+fn token(options: TokenArgs) -> Result<(), Box<dyn Error>> {
+    let (key, draft) = options.into_parts();
+    // A closed output is no error.
+    let _ = writeln!(io::stdout(), "{}", key.sign(&draft)?);
     Ok(())
 }
 
@@ -167,32 +172,33 @@ fn print(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
 
 fn listen(options: ListenOptions) -> Result<(), Box<dyn Error>> {
     let listener = Listener::new(options);
-    let (stop, reader_gone) = (listener.stopper(), listener.stopper());
+    let (on_signal, on_closed_output) = (listener.stop_handle(), listener.stop_handle());
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         signals.forever().next();
-        end(stop);
+        stop(on_signal);
     })?;
     thread::Builder::new().name("reader-gone".into()).spawn(move || {
-        wait_for_reader_to_leave();
-        end(reader_gone);
+        wait_for_closed_output();
+        stop(on_closed_output);
     })?;
     listener.run(&mut io::stdout(), &mut io::stderr())?;
     Ok(())
 }
 
-/// Ends `listen`, and the process where that does not.
-fn end(listener: Stop) {
+/// Stops `listen`, and exits the process if it has not stopped after [`STOP_TIMEOUT`].
+fn stop(listener: StopHandle) {
     listener.stop();
-    // What neither a doorbell nor a shut socket ends: looking a name up, or an
-    // output that nobody takes.
-    thread::sleep(GRACE);
+    // Neither the notification nor the closed socket ends a name lookup or a blocked write to
+    // standard output.
+    thread::sleep(STOP_TIMEOUT);
     process::exit(0);
 }
 
-/// Returns once what reads standard output has closed it: of a pipe the kernel reports that
-/// without a write. On a file it waits for ever.
-fn wait_for_reader_to_leave() {
+/// Returns when the reader of standard output has closed it.
+///
+/// For a pipe, the kernel reports this without a write. For a file, this never returns.
+fn wait_for_closed_output() {
     let stdout = io::stdout();
     loop {
         let mut out = [PollFd::new(&stdout, PollFlags::empty())];
@@ -200,7 +206,7 @@ fn wait_for_reader_to_leave() {
             Ok(_) if out[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => return,
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => loop {
-                thread::park(); // then a write reports it
+                thread::park(); // a write will report the closed output
             },
         }
     }
@@ -210,13 +216,13 @@ fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
     if let Some((engine, room)) = options.engine() {
         return Ok(engine.run(room, io::stdout())?);
     }
-    if let Some(server) = options.clients_of() {
+    if let Some(server) = options.load_clients_of() {
         return Ok(lab::load_clients::run(server, io::stdout())?);
     }
     let options = options.options(env::current_exe()?);
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // The first asks it to stop, which it does in a moment; the second does not ask.
+        // The first signal stops the lab after its current step; the second exits immediately.
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
@@ -230,9 +236,9 @@ fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
         bar.set_position(progress.done.as_secs());
     })?;
     bar.finish_and_clear();
-    say(&lab::report::text(&results))?;
+    print_line(&lab::report::text(&results))?;
     if let Some(folder) = &options.out {
-        say(&lab::report::write(&results, folder)?.display())?;
+        print_line(&lab::report::write(&results, folder)?.display())?;
     }
     Ok(())
 }

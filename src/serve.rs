@@ -1,4 +1,4 @@
-//! `threadcast serve`: the server as a process, with its signals and systemd.
+//! `threadcast serve`: runs the server as a process, and connects it to signals and systemd.
 
 use std::env;
 use std::error::Error;
@@ -23,21 +23,20 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 use threadcast::{Config, Handle, Server, StartError};
 
-/// Signals that ask the server to stop.
-const STOPPING: [c_int; 2] = [SIGINT, SIGTERM];
+/// Signals that start the drain.
+const STOP_SIGNALS: [c_int; 2] = [SIGINT, SIGTERM];
 
-/// Signals that would end the process without a drain if nothing handled them. SIGPIPE is
-/// ignored by Rust's runtime.
-const IGNORED: [c_int; 7] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO];
+/// Signals that would otherwise end the process without a drain. Rust's runtime ignores SIGPIPE.
+const IGNORED_SIGNALS: [c_int; 7] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO];
 
-/// How long a message to systemd may wait for room in its queue.
-const NOTIFY_MAX: Duration = Duration::from_secs(1);
+/// How long a message to systemd may wait for space in the socket's queue.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves until a signal asks it to stop, and then drains.
+/// Runs the server until a signal stops it, and then drains.
 pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
-    let mut signals = Signals::new(IGNORED)?;
-    // A write beyond `ulimit -f` fails then, as one to a full disk. It is not logged: the log
-    // may be that file.
+    let mut signals = Signals::new(IGNORED_SIGNALS)?;
+    // With this handler, a write beyond `ulimit -f` fails as a write to a full disk does. The signal
+    // is not logged, because the log may be that file.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     threadcast::raise_own_limits();
     let config = Config { lab_program: env::current_exe().ok(), ..config };
@@ -45,30 +44,30 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
         none if none.is_empty() => Server::bind(config)?,
         listeners => Server::with_listeners(listeners, config)?,
     };
-    // Before anything learns that there is a server to be stopped.
-    for signal in STOPPING {
+    // Before the address is announced: a reader may send a signal at once.
+    for signal in STOP_SIGNALS {
         signals.add_signal(signal)?;
     }
     announce(&server)?;
     let handle = server.handle();
-    spawn("signals", move || obey(&mut signals, &handle))?;
+    spawn("signals", move || handle_signals(&mut signals, &handle))?;
     if let Some(every) = sd_notify::watchdog_enabled() {
         let handle = server.handle();
-        spawn("watchdog", move || watch(&handle, every / 3))?;
+        spawn("watchdog", move || run_watchdog(&handle, every / 3))?;
     }
-    tell_systemd(&NotifyState::Ready);
+    notify_systemd(&NotifyState::Ready);
     server.run()?;
     log::info!("stopped");
     Ok(())
 }
 
-/// Starts a thread that ends by itself or with the process.
+/// Starts a detached thread.
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
     let thread = thread::Builder::new().name(name.into());
     thread.spawn(run).map(drop).map_err(StartError::Spawn)
 }
 
-/// The listeners that systemd holds for us, if it does.
+/// Returns the listeners that systemd passed to this process; empty without socket activation.
 fn inherited() -> Result<Vec<TcpListener>, StartError> {
     let mut passed = ListenFd::from_env();
     let listeners =
@@ -76,8 +75,7 @@ fn inherited() -> Result<Vec<TcpListener>, StartError> {
     listeners.filter_map(Result::transpose).collect()
 }
 
-/// Prints where the server listens, on a thread that ends with it: standard output may be
-/// closed, or a pipe that nobody reads.
+/// Prints the addresses, on a thread of its own: the write to standard output may block for ever.
 fn announce(server: &Server) -> Result<(), StartError> {
     let addresses = server.addresses();
     spawn("announce", move || {
@@ -87,51 +85,52 @@ fn announce(server: &Server) -> Result<(), StartError> {
     })
 }
 
-/// Does what signals ask for, until the process ends.
-fn obey(signals: &mut Signals, handle: &Handle) {
+/// Handles signals until the process ends.
+fn handle_signals(signals: &mut Signals, handle: &Handle) {
     let mut draining = false;
     for signal in signals.forever() {
         let name = signal_name(signal).unwrap_or("signal");
-        if !STOPPING.contains(&signal) {
+        if !STOP_SIGNALS.contains(&signal) {
             log::info!("{name} ignored");
         } else if draining {
             process::exit(0);
         } else {
             draining = true;
             log::info!("draining ({name}); a second signal exits immediately");
-            tell_systemd(&NotifyState::Stopping);
+            notify_systemd(&NotifyState::Stopping);
             handle.shutdown();
         }
     }
 }
 
-/// Tells systemd that the server is well for as long as it is: without that, systemd restarts it.
-fn watch(handle: &Handle, every: Duration) {
+/// Notifies systemd's watchdog for as long as the broadcaster responds. Without the notification,
+/// systemd restarts the server.
+fn run_watchdog(handle: &Handle, every: Duration) {
     loop {
         if handle.is_responsive(every) {
-            tell_systemd(&NotifyState::Watchdog);
+            notify_systemd(&NotifyState::Watchdog);
         } else {
-            log::error!("the broadcaster does not answer");
+            log::error!("the broadcaster does not respond; systemd will restart the server");
         }
         thread::sleep(every);
     }
 }
 
-/// Sends systemd a message, if it started this process.
-fn tell_systemd(state: &NotifyState<'_>) {
+/// Sends a message to systemd, if systemd started this process.
+fn notify_systemd(state: &NotifyState<'_>) {
     let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(&socket, state) {
-        log::warn!("cannot tell systemd how we are: {error}");
+        log::warn!("cannot notify systemd at $NOTIFY_SOCKET: {error}");
     }
 }
 
-/// `sd_notify::notify` would wait for systemd without a bound.
+/// Sends one message, with a timeout. `sd_notify::notify` would wait for systemd without a limit.
 fn send(path: &OsStr, state: &NotifyState<'_>) -> io::Result<()> {
     let addr = match path.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(path)?,
     };
     let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(NOTIFY_MAX))?;
+    socket.set_write_timeout(Some(NOTIFY_TIMEOUT))?;
     socket.send_to_addr(format!("{state}\n").as_bytes(), &addr).map(drop)
 }

@@ -1,15 +1,17 @@
-//! The bounds of the control groups that this process is in: of both versions, and
-//! of every group above it, for each may be the least.
+//! Reads the limits of the control groups of this process.
+//!
+//! It reads both versions of control groups, and every ancestor group, because any of them may have
+//! the smallest limit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Reading, Unit, field, number};
 
-/// Where a version keeps its numbers.
+/// The files of a controller, by version: index 0 is version 1, index 1 is version 2.
 struct Controller {
     name: &'static str,
-    /// In version 1, which hierarchy it is in.
+    /// The name of its hierarchy in version 1.
     v1: &'static str,
     limit: [&'static str; 2],
     used: [&'static str; 2],
@@ -33,7 +35,7 @@ const CONTROLLERS: [Controller; 2] = [
     },
 ];
 
-/// Version 1 says "no limit" with the largest number of pages that there is.
+/// A limit of at least this value means no limit: version 1 writes the largest number of pages.
 const NONE: u64 = 1 << 60;
 
 pub(super) fn bounds() -> Vec<Reading> {
@@ -61,7 +63,7 @@ fn bound(controller: &Controller, version: usize, folder: &Path) -> Option<Readi
     Some(Reading { name: controller.name, limit, used, unit, raise })
 }
 
-/// What of a group's memory the kernel gives back when it is asked to.
+/// Returns the page cache of a group, in bytes. The kernel reclaims it when memory runs short.
 fn page_cache(folder: &Path) -> u64 {
     let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
     let bytes = |key: &str| {
@@ -72,8 +74,8 @@ fn page_cache(folder: &Path) -> u64 {
     bytes("inactive_file") + bytes("active_file")
 }
 
-/// The folders of our group and of those above it, each with its version (0 is 1,
-/// as an index).
+/// Returns the folders of this process's group and of its ancestors, each with its version as an
+/// index.
 fn folders(groups: &str, mounts: &str, controller: &str) -> Vec<(usize, PathBuf)> {
     let mut folders = Vec::new();
     for line in groups.lines() {
@@ -88,7 +90,7 @@ fn folders(groups: &str, mounts: &str, controller: &str) -> Vec<(usize, PathBuf)
             continue;
         }
         let Some((root, mount)) = mount_point(mounts, version, controller) else { continue };
-        // Inside a container the path may begin above what is mounted there.
+        // Inside a container, the path may begin above the mounted part.
         let below = path.strip_prefix(&root).unwrap_or(path).trim_start_matches('/');
         let group: PathBuf = Path::new(&mount).join(below).components().collect();
         let above = group.ancestors().take_while(|folder| folder.starts_with(&mount));
@@ -97,18 +99,18 @@ fn folders(groups: &str, mounts: &str, controller: &str) -> Vec<(usize, PathBuf)
     folders
 }
 
-/// Which part of a hierarchy is mounted, and where (`proc_pid_mountinfo(5)`).
+/// Returns the mounted root of a hierarchy, and its mount point (`proc_pid_mountinfo(5)`).
 fn mount_point(mounts: &str, version: usize, controller: &str) -> Option<(String, String)> {
     mounts.lines().find_map(|line| {
-        let (ours, kernels) = line.split_once(" - ")?;
-        let mut kernels = kernels.split(' ');
-        let (kind, options) = (kernels.next()?, kernels.nth(1)?);
-        let is_it = match version {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut filesystem = filesystem.split(' ');
+        let (kind, options) = (filesystem.next()?, filesystem.nth(1)?);
+        let matches = match version {
             0 => kind == "cgroup" && options.split(',').any(|name| name == controller),
             _ => kind == "cgroup2",
         };
-        let mut ours = ours.split(' ').skip(3);
-        is_it.then_some((ours.next()?.to_owned(), ours.next()?.to_owned()))
+        let mut mount = mount.split(' ').skip(3);
+        matches.then_some((mount.next()?.to_owned(), mount.next()?.to_owned()))
     })
 }
 
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_both_versions_are_found_with_those_above_them() {
+    fn groups_of_both_versions_are_found_with_ancestors() {
         let mounts = "29 24 0:26 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup2 rw\n\
                       31 24 0:28 / /sys/fs/cgroup/pids rw,relatime shared:6 - cgroup cgroup rw,pids\n";
         let groups = "8:pids:/a/b\n4:memory:/m\n0::/c\n";
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_containers_own_group_is_at_the_top_of_what_it_sees() {
+    fn container_group_is_the_root_of_its_mount() {
         let mounts = "31 24 0:28 /docker/x /sys/fs/cgroup/pids ro - cgroup cgroup rw,pids\n";
         let found = paths("8:pids:/docker/x\n", mounts, "pids");
         assert_eq!(found, [(0, "/sys/fs/cgroup/pids".to_owned())]);

@@ -1,8 +1,7 @@
-//! What memory a server is built to take: in all, and for each client.
+//! Computes the memory that a server takes at most: in total, and for each client.
 //!
-//! A client is counted as one that does not read, because that is what a stranger can make of
-//! it: its send buffer is full, what it was sent last waits behind that, and its receive buffer
-//! holds unread bytes.
+//! Each client is counted as one that does not read, because any client may stop reading: its send
+//! buffer is full, unsent bytes wait behind it, and its receive buffer contains unread bytes.
 
 use std::fmt;
 
@@ -14,30 +13,32 @@ use crate::limits::{
 use crate::registry::{HISTORY_TOTAL, NAME_MAX, RegistryOptions};
 use crate::stream::READ_LIMIT;
 
-/// What a client's thread and socket cost, in bytes: the kernel's stack and objects (31 KB) and its
-/// send cache for the thread (33 KB) as measured in `docs/performance.md`, and of the thread's own
-/// stack the 36 KiB that were touched at most (ARCHITECTURE.md).
+/// The memory of a client's thread and socket, in bytes.
+///
+/// The kernel's stack and objects (31 KB) and its send cache for the thread (33 KB) are measured in
+/// `docs/performance.md`. The largest used part of the thread's own stack (36 KiB) is measured in
+/// ARCHITECTURE.md.
 const THREAD: u64 = 100 * 1024;
 
-/// Of that, what the kernel holds for a client that was sent nothing, in bytes.
+/// The part of it that the kernel holds for a client before the first event, in bytes.
 pub(super) const IDLE_KERNEL: u64 = 28 * 1024;
 
-/// What a thread maps besides its stack: the guard of the stack, and the signal stack with its
-/// own guard. As measured by `VmSize`, rounded up to whole pages of 4 KiB.
+/// The address space of a thread besides its stack, in bytes: two guards, and the signal stack.
+///
+/// Measured with `VmSize`, and rounded up to pages of 4 KiB.
 pub(super) const THREAD_GUARDS: u64 = 8 * 1024;
 const SIGNAL_STACK: u64 = 24 * 1024;
 
-/// What a server without clients and events holds, in bytes (`docs/performance.md`).
+/// The memory of a server without clients and events, in bytes (`docs/performance.md`).
 const OWN: u64 = 8 << 20;
 
-/// What a channel without events costs, in bytes: its name, its tables, its subscribers' list.
+/// The memory of a channel without events, in bytes: its name, its tables, its list of subscribers.
 const CHANNEL: u64 = NAME_MAX as u64 + 1024;
 
-/// One connection in so many is not a stream: the rest of the capacity that is kept for pages and
-/// publishing.
+/// One connection in this many is not a stream: the reserve for pages and publishing.
 const REQUESTS: u64 = 10;
 
-/// A part of what a server costs.
+/// One part of the cost of a server.
 ///
 /// ```
 /// use threadcast::Costs;
@@ -47,17 +48,17 @@ const REQUESTS: u64 = 10;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// Its name in `/status`.
+    /// The name in `/status`.
     pub name: &'static str,
-    /// Memory, in bytes: the process's or the kernel's.
+    /// Memory of the process or the kernel, in bytes.
     pub memory: u64,
     /// Address space of the process, in bytes.
     pub address_space: u64,
-    /// What it is, and how to change it.
+    /// A description, with the flag that changes it.
     pub what: &'static str,
 }
 
-/// What a server is built to cost at most.
+/// The maximum cost of a server: for each client, and reserved.
 ///
 /// ```
 /// use threadcast::{Costs, Limits};
@@ -74,24 +75,26 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// What a server with these bounds costs at most. Without a bound on the sum of its histories,
-    /// that is 256 MiB or a quarter of the memory that this process may have.
+    /// Computes the maximum cost of a server with these limits.
+    ///
+    /// `history_total` defaults to 256 MiB, or a quarter of this process's memory limit if that is
+    /// less.
     pub fn new(limits: &Limits, max_channels: usize, history_total: Option<usize>) -> Self {
         let history_total = history_total.unwrap_or_else(|| HISTORY_TOTAL.min(memory_limit() / 4));
-        // A buffer that grows may take twice what is in it.
+        // A growing buffer may take twice the size of its content.
         let event = EVENT_EXPANSION * limits.event.min(1 << 40) + EVENT_OVERHEAD;
         let unsent = (2 * READ_LIMIT).max(event) as u64;
-        // The body as it came, and the event made of it.
+        // The body, and the event made from it.
         let request = limits.head.saturating_add(limits.body.saturating_mul(2)) as u64;
         let requests = request.saturating_sub(unsent) / REQUESTS;
         let cost = |name, memory, address_space, what| Cost { name, memory, address_space, what };
         let maps = STACK as u64 + SIGNAL_STACK + THREAD_GUARDS;
         let client = [
-            cost("thread", THREAD, maps, "a thread, a socket, their kernel objects"),
-            cost("send_buffer", SEND_BUFFER_HELD, 0, "sent, and not taken by the client"),
+            cost("thread", THREAD, maps, "a thread, a socket and their kernel objects"),
+            cost("send_buffer", SEND_BUFFER_HELD, 0, "sent but not received by the client"),
             cost("receive_buffer", RECEIVE_BUFFER_HELD, 0, "received but not read"),
             cost("unsent", unsent, unsent, "one unsent event: --event-limit"),
-            cost("requests", requests, requests, "a tenth of a longer request: --body-limit"),
+            cost("requests", requests, requests, "a tenth of a request, if longer: --body-limit"),
         ];
         let channels = CHANNEL.saturating_mul(max_channels as u64);
         let history = history_total as u64;
@@ -109,32 +112,32 @@ impl Costs {
         Self { client, reserved, history_total }
     }
 
-    /// What a client costs that does not read.
+    /// Returns the parts of the cost of a client that does not read.
     pub fn client(&self) -> &[Cost] {
         &self.client
     }
 
-    /// What is reserved for everything else.
+    /// Returns the parts of the reserved cost: everything but the clients.
     pub fn reserved(&self) -> &[Cost] {
         &self.reserved
     }
 
-    /// The bound on the sum of all histories, in bytes.
+    /// Returns the limit on the memory of all histories together, in bytes.
     pub fn history_total(&self) -> usize {
         self.history_total
     }
 
-    /// What a client costs of the machine's memory, in bytes.
+    /// Returns the memory that a client takes, in bytes.
     pub fn client_memory(&self) -> u64 {
         self.client.iter().map(|cost| cost.memory).sum()
     }
 
-    /// What a client costs of the process's address space, in bytes.
+    /// Returns the address space that a client takes, in bytes.
     pub fn client_address_space(&self) -> u64 {
         self.client.iter().map(|cost| cost.address_space).sum()
     }
 
-    /// What is reserved of the machine's memory, in bytes.
+    /// Returns the reserved memory, in bytes.
     pub fn reserved_memory(&self) -> u64 {
         self.reserved.iter().fold(0, |sum, cost| sum.saturating_add(cost.memory))
     }
@@ -148,7 +151,7 @@ impl Default for Costs {
 }
 
 impl fmt::Display for Costs {
-    /// What `threadcast doctor` prints.
+    /// Formats the table that `threadcast doctor` prints.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sections = [
             ("a client that does not read", &self.client[..], self.client_memory()),
@@ -165,7 +168,7 @@ impl fmt::Display for Costs {
     }
 }
 
-/// How much memory this process may have, in bytes, by the least of all bounds on it.
+/// Returns the smallest limit on the memory of this process, in bytes.
 fn memory_limit() -> usize {
     let bounds =
         [system::memory(), system::address_space(system::SELF), system::data(system::SELF)];
@@ -179,35 +182,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_maps_no_more_than_is_counted() {
+    fn thread_maps_at_most_the_counted_address_space() {
         let mapped = || system::kilobytes(system::SELF, "VmSize:").expect("this is Linux") * 1024;
         let (end, ended) = crossbeam_channel::bounded::<()>(0);
-        let (tell, told) = crossbeam_channel::bounded(64);
+        let (start, started) = crossbeam_channel::bounded(64);
         let before = mapped();
         let threads: Vec<_> = (0..64)
             .map(|_| {
-                let (tell, ended) = (tell.clone(), ended.clone());
+                let (start, ended) = (start.clone(), ended.clone());
                 let thread = std::thread::Builder::new().stack_size(STACK);
                 thread.spawn(move || {
-                    let _ = tell.send(());
+                    let _ = start.send(());
                     let _ = ended.recv();
                 })
             })
             .collect();
-        told.iter().take(64).for_each(drop);
+        started.iter().take(64).for_each(drop);
         let each = mapped().saturating_sub(before) / 64;
         drop(end);
         for thread in threads {
-            thread.expect("there is room for it").join().expect("it does not panic");
+            thread.expect("the thread starts").join().expect("the thread does not panic");
         }
         let counted = Costs::default().client[0].address_space;
-        // Other tests' threads come and go meanwhile, and an arena may be made.
+        // Threads of other tests start and end meanwhile, and the allocator may create arenas.
         let arenas = 16 * (64 << 20) / 64;
         assert!(each <= counted + arenas, "{each} bytes are mapped, {counted} are counted");
     }
 
     #[test]
-    fn the_histories_take_a_quarter_of_the_memory_at_most() {
+    fn histories_take_at_most_a_quarter_of_the_memory() {
         assert!(Costs::default().history_total() <= memory_limit() / 4);
         assert_eq!(Costs::new(&Limits::default(), 10, Some(7)).history_total(), 7);
     }

@@ -1,4 +1,4 @@
-//! The bounds that a process, its user and the kernel set.
+//! Reads the limits of a process, its user, the kernel and the machine.
 
 use std::fs;
 
@@ -9,12 +9,13 @@ use super::{Reading, Unit, field, number};
 /// This process's name in `/proc`.
 pub(super) const SELF: &str = "self";
 
-/// The one bound that is known of ourselves without `/proc` too, as in an empty root: there
-/// is always one that binds.
+/// The limit on open descriptors. For this process it is known even without `/proc` (in an empty
+/// root directory), so that there is always at least one limit.
 pub(super) fn descriptors(process: &str) -> Option<Reading> {
     let open = fs::read_dir(format!("/proc/{process}/fd")).map(|open| open.count() as u64);
     let (limit, used) = if process == SELF {
-        // The kernel never lets it be infinite. Of the open ones, one is the folder's.
+        // The kernel does not permit an infinite limit. One of the open descriptors is that of the
+        // folder that is being read.
         let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::from(u32::MAX));
         (limit, open.map_or(3, |open| open.saturating_sub(1)))
     } else {
@@ -30,10 +31,10 @@ pub(super) fn descriptors(process: &str) -> Option<Reading> {
     })
 }
 
-/// `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`: who has one may have any number of threads.
+/// `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`: a process with one of them is exempt from the limit.
 const EXEMPT: u64 = 1 << 21 | 1 << 24;
 
-/// Threads of this user, unless we may have more than are allowed.
+/// The limit on the threads of a user; `None` if the process is exempt.
 pub(super) fn user_threads(process: &str) -> Option<Reading> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let capabilities = u64::from_str_radix(field(&status, "CapEff:")?, 16).ok()?;
@@ -57,7 +58,7 @@ pub(super) fn user_threads(process: &str) -> Option<Reading> {
     })
 }
 
-/// The kernel's two bounds on the threads of all processes.
+/// The kernel's two limits on the threads of all processes.
 pub(super) fn threads() -> Vec<Reading> {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let threads =
@@ -95,12 +96,14 @@ pub(super) fn memory() -> Option<Reading> {
         limit,
         used: limit.saturating_sub(bytes("MemAvailable:")?),
         unit: Unit::Byte,
-        raise: "a machine with {} bytes of memory, or fewer programs on this one".into(),
+        raise: "use a machine with {} bytes of memory, or stop other programs".into(),
     })
 }
 
-/// The bound on all that a process maps, where there is one. What it maps privately and writably is
-/// left out of what is used: the heap and the stacks are reserved, or the clients'.
+/// The limit on the address space of a process, if there is one.
+///
+/// The current use excludes private writable mappings: the heap and the stacks are counted as
+/// reserved memory or as memory of clients.
 pub(super) fn address_space(process: &str) -> Option<Reading> {
     let used = kilobytes(process, "VmSize:")?.saturating_sub(kilobytes(process, "VmData:")?) * 1024;
     Some(Reading {
@@ -114,7 +117,7 @@ pub(super) fn address_space(process: &str) -> Option<Reading> {
     })
 }
 
-/// The bound on what a process maps privately and writably, where there is one.
+/// The limit on private writable mappings of a process, if there is one.
 pub(super) fn data(process: &str) -> Option<Reading> {
     Some(Reading {
         name: "RLIMIT_DATA",
@@ -126,35 +129,35 @@ pub(super) fn data(process: &str) -> Option<Reading> {
     })
 }
 
-/// What the allocator reserves for each arena but the first, in bytes (glibc's `HEAP_MAX_SIZE`).
+/// The address space of each allocator arena except the first, in bytes (glibc's `HEAP_MAX_SIZE`).
 const ARENA: u64 = 64 << 20;
 
-/// How many arenas the allocator may make besides the first: for threads, up to eight for each
-/// processor, unless `MALLOC_ARENA_MAX` says less (mallopt(3)).
+/// The maximum number of allocator arenas besides the first: eight per processor in total, unless
+/// `MALLOC_ARENA_MAX` sets less (mallopt(3)).
 fn arenas() -> u64 {
     let most = std::env::var("MALLOC_ARENA_MAX").ok().and_then(|most| most.parse().ok());
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     most.unwrap_or(8 * processors).saturating_sub(1)
 }
 
-/// What this process holds of the machine's memory, in bytes.
+/// Returns the resident memory of this process, in bytes.
 pub(super) fn resident() -> u64 {
     kilobytes(SELF, "VmRSS:").unwrap_or(0) * 1024
 }
 
-/// A line of a process's status.
+/// Reads a value in KiB from a process's status.
 pub(super) fn kilobytes(process: &str, key: &str) -> Option<u64> {
     field(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, key)?.parse().ok()
 }
 
-/// One of a process's own limits as it is now; `None` when there is none.
+/// Reads a soft limit of a process; `None` if it is unlimited.
 fn soft_limit(process: &str, name: &str) -> Option<u64> {
     let limits = fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// How far a process may raise one of its own limits; `None` when there is none.
+/// Reads a hard limit of a process; `None` if it is unlimited.
 fn hard_limit(process: &str, name: &str) -> Option<u64> {
     let limits = fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix(name))?;

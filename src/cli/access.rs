@@ -1,4 +1,4 @@
-//! `serve`: who may do what, as the command line says it.
+//! The options of `serve` for tokens, keys and origins.
 
 use std::net::Ipv6Addr;
 
@@ -9,87 +9,98 @@ use threadcast::{Config, CorsOrigins, Mercure, Token};
 
 use super::token::{audience, verifying_key};
 
-/// The tokens, the keys and the origins.
+/// The options that control access.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Access")]
 pub(super) struct Access {
-    /// Let only those publish who send this as a bearer token (without it, only
-    /// this machine may)
+    /// Require this bearer token to publish
+    ///
+    /// Without a token or key for publishing, only this machine may publish.
     #[arg(long, value_name = "TOKEN", env = "THREADCAST_PUBLISH_TOKEN", hide_env_values = true)]
     publish_token: Option<Token>,
 
-    /// The same, read from the first line of a file
+    /// Read the publish token from the first line of this file
     #[arg(long, value_name = "FILE", env = "THREADCAST_PUBLISH_TOKEN_FILE")]
     #[arg(conflicts_with = "publish_token", value_parser = token_file)]
     publish_token_file: Option<Token>,
 
-    /// Let only those read who send this as a bearer token, or got the cookie for
-    /// it from POST /session (without it, anybody may)
+    /// Require this bearer token, or the cookie that POST /session sets for it, to read
+    ///
+    /// Without a token or key for reading, every client may read.
     #[arg(long, value_name = "TOKEN", env = "THREADCAST_SUBSCRIBE_TOKEN", hide_env_values = true)]
     subscribe_token: Option<Token>,
 
-    /// The same, read from the first line of a file
+    /// Read the subscribe token from the first line of this file
     #[arg(long, value_name = "FILE", env = "THREADCAST_SUBSCRIBE_TOKEN_FILE")]
     #[arg(conflicts_with = "subscribe_token", value_parser = token_file)]
     subscribe_token_file: Option<Token>,
 
-    /// Speak the Mercure protocol on /.well-known/mercure: its topics are the channels
-    #[arg(long, env = "THREADCAST_MERCURE", value_parser = BoolishValueParser::new())]
-    mercure: bool,
+    /// Allow reads of public events without a token
+    ///
+    /// This has an effect only if a token or key is set for reading.
+    #[arg(long, env = "THREADCAST_ANONYMOUS", value_parser = BoolishValueParser::new())]
+    anonymous: bool,
 
-    /// Tell of Mercure's subscriptions, by private updates and by its API; each costs a
-    /// channel
-    #[arg(long, env = "THREADCAST_MERCURE_SUBSCRIPTIONS", value_parser = BoolishValueParser::new())]
-    mercure_subscriptions: bool,
-
-    /// Take JWTs that this key checks, for reading and publishing, on all routes: a public key
-    /// in PEM (RSA, EC on P-256, Ed25519), or else a secret of 32 bytes or more
+    /// Verify JWTs with the key in this file, for reading and publishing on all routes
+    ///
+    /// The file contains a public key in PEM format (RSA, EC on P-256, or Ed25519), or a secret of
+    /// at least 32 bytes.
     #[arg(long, value_name = "FILE", env = "THREADCAST_JWT_KEY_FILE")]
     #[arg(value_parser = verifying_key)]
     jwt_key_file: Option<VerifyingKey>,
 
-    /// The same, for publishing alone (it goes before --jwt-key-file)
+    /// Verify JWTs of publishers with this key instead of --jwt-key-file
     #[arg(long, value_name = "FILE", env = "THREADCAST_PUBLISH_JWT_KEY_FILE")]
     #[arg(value_parser = verifying_key)]
     publish_jwt_key_file: Option<VerifyingKey>,
 
-    /// The same, for reading alone (it goes before --jwt-key-file)
+    /// Verify JWTs of subscribers with this key instead of --jwt-key-file
     #[arg(long, value_name = "FILE", env = "THREADCAST_SUBSCRIBE_JWT_KEY_FILE")]
     #[arg(value_parser = verifying_key)]
     subscribe_jwt_key_file: Option<VerifyingKey>,
 
-    /// How JWTs of the current generation (at+jwt) call this server, in `aud`; without it
-    /// they are not believed, and those of 0.x alone are
+    /// Accept JWTs of the current Mercure protocol (`at+jwt`) with this URL in `aud`
+    ///
+    /// Without this option, the server accepts only JWTs of Mercure 0.x.
     #[arg(long, value_name = "URL", env = "THREADCAST_JWT_AUDIENCE", value_parser = audience)]
     jwt_audience: Option<String>,
 
-    /// Let who brings no token read what is not private, although there is a token or a key
-    /// for reading
-    #[arg(long, env = "THREADCAST_ANONYMOUS", value_parser = BoolishValueParser::new())]
-    anonymous: bool,
+    /// Serve the Mercure protocol at /.well-known/mercure; its topics are the channels
+    #[arg(long, env = "THREADCAST_MERCURE", value_parser = BoolishValueParser::new())]
+    mercure: bool,
 
-    /// Let pages of this origin read, with credentials, and publish; repeat it for more.
-    /// `https://*.example.com` is every subdomain, `*` lets every page read, without credentials
-    #[arg(long, value_name = "URL", env = "THREADCAST_CORS_ORIGIN", value_delimiter = ',')]
+    /// Publish updates about Mercure subscriptions, and serve the subscription API
+    ///
+    /// Requires --mercure. The updates are private. Each subscription takes a channel.
+    #[arg(long, env = "THREADCAST_MERCURE_SUBSCRIPTIONS", value_parser = BoolishValueParser::new())]
+    mercure_subscriptions: bool,
+
+    /// Allow pages of this origin to read, with credentials, and to publish; repeat for more
+    ///
+    /// `https://*.example.com` means every subdomain. `*` allows pages of all origins to read,
+    /// without credentials.
+    #[arg(long, value_name = "ORIGIN", env = "THREADCAST_CORS_ORIGIN", value_delimiter = ',')]
     #[arg(value_parser = origin)]
     cors_origin: Vec<String>,
 
-    /// Let pages of other origins send this header too, such as traceparent; repeat it for more
+    /// Allow pages of other origins to send this request header, such as traceparent; repeat for
+    /// more
     #[arg(long, value_name = "NAME", env = "THREADCAST_CORS_HEADER", value_delimiter = ',')]
     #[arg(value_parser = header_name)]
     cors_header: Vec<String>,
 }
 
 impl Access {
-    /// What is missing beside what is said. `requires` would take `THREADCAST_MERCURE=no` for
-    /// a flag that is there.
+    /// Checks that --mercure-subscriptions comes with --mercure. clap's `requires` would count
+    /// `THREADCAST_MERCURE=no` as present.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         if self.mercure_subscriptions && !self.mercure {
-            return Err("--mercure-subscriptions takes --mercure too");
+            return Err("--mercure-subscriptions requires --mercure; add --mercure");
         }
         Ok(())
     }
 
-    /// The configuration with what is said here.
+    /// Returns `config` with these options applied.
     pub(super) fn apply(self, config: Config) -> Config {
         let cors_origins = match self.cors_origin {
             none if none.is_empty() => CorsOrigins::Own,
@@ -115,21 +126,21 @@ impl Access {
     }
 }
 
-/// A token from the first line of a file, so that it is on no command line.
+/// Reads a token from the first line of a file, so that no command line shows it.
 pub(super) fn token_file(path: &str) -> Result<Token, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     Token::new(text.lines().next().unwrap_or_default().trim()).map_err(|error| error.to_string())
 }
 
-/// An origin as browsers write it: scheme, host, and the port if it is not the scheme's own.
+/// Parses an origin as browsers write it: scheme, host, and the port unless it is the default.
 fn origin(text: &str) -> Result<String, String> {
     if text == "*" {
         return Ok(text.to_owned());
     }
     let origin = text.to_ascii_lowercase();
     if origin == "null" {
-        return Err("every sandboxed frame and local file sends the origin null, so it identifies \
-                    none of them; serve the page from a host and name that, or let every page read with *"
+        return Err("every sandboxed frame and local file has the origin null, so it identifies none of \
+                    them; serve the page from a host and name its origin, or use * to allow all pages to read"
             .into());
     }
     let parts = origin.split_once("://").filter(|(scheme, host)| {
@@ -139,8 +150,8 @@ fn origin(text: &str) -> Result<String, String> {
     });
     let Some((scheme, host)) = parts else {
         return Err(
-            "an origin is written https://host, https://host:port or https://*.host, with \
-                    any scheme and without a path"
+            "expected https://HOST, https://HOST:PORT or https://*.HOST, with any scheme and \
+                    without a path"
                 .into(),
         );
     };
@@ -149,11 +160,11 @@ fn origin(text: &str) -> Result<String, String> {
         "https" => ":443",
         _ => return Ok(origin),
     };
-    // Browsers leave it out.
+    // Browsers leave the default port out.
     Ok(format!("{scheme}://{}", host.strip_suffix(port).unwrap_or(host)))
 }
 
-/// A host, and a port if there is one.
+/// Whether this is a host, optionally with a port.
 fn is_host(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((inside, port)) if inside.parse::<Ipv6Addr>().is_ok() => ("v6", port),
@@ -161,19 +172,21 @@ fn is_host(text: &str) -> bool {
     };
     let is_port = port.is_empty()
         || port.strip_prefix(':').is_some_and(|digits| digits.parse::<u16>().is_ok());
-    let is_of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    is_port && host.split('.').all(|label| !label.is_empty() && label.bytes().all(is_of_a_name))
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    is_port && host.split('.').all(|label| !label.is_empty() && label.bytes().all(is_name_byte))
 }
 
-/// A header's name (RFC 9110 §5.6.2). `*` is one too, and would mean any: it must be named.
+/// Parses a header name (RFC 9110 §5.6.2).
+///
+/// `*` is a valid name too, but CORS would read it as "any header"; each header must be named.
 fn header_name(text: &str) -> Result<String, String> {
-    let is_of_a_token =
+    let is_token_byte =
         |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&byte);
-    if !text.is_empty() && text.bytes().all(is_of_a_token) {
+    if !text.is_empty() && text.bytes().all(is_token_byte) {
         return Ok(text.to_owned());
     }
-    Err("a header's name is letters, digits and hyphens, such as traceparent or \
-         x-requested-with; give each name by itself"
+    Err("a header name is letters, digits and hyphens, such as traceparent or \
+         x-requested-with; write each name in full"
         .into())
 }
 
@@ -182,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_any_scheme_and_host() {
+    fn origin_may_have_any_scheme_and_host() {
         for (text, expected) in [
             ("*", "*"),
             ("https://a.example", "https://a.example"),

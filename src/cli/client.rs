@@ -1,4 +1,4 @@
-//! `publish` and `listen`: the arguments of the client side.
+//! The arguments of `publish` and `listen`.
 
 use std::time::Duration;
 
@@ -9,74 +9,78 @@ use threadcast::{Channels, Event, PublishError, Token};
 
 use super::{positive, token_file};
 
-/// Where the server is, and what lets us in.
+/// The server's URL and the token to send to it.
 #[derive(Debug, Clone, Args)]
 struct Target {
-    /// The server; http or https, with a path if it lives below one
+    /// Connect to this server (http or https), with the path below which it is served, if any
     #[arg(long, value_name = "URL", env = "THREADCAST_URL")]
     #[arg(default_value = "http://127.0.0.1:8844")]
     url: ServerUrl,
 
-    /// The bearer token that the server asks for; it goes to this server's origin only.
-    /// Everybody on this machine sees it here: --token-file and the environment are safer
+    /// Send this bearer token, but only to the origin of --url
+    ///
+    /// Every user of this machine can see the command line: --token-file and the environment
+    /// variable are safer.
     #[arg(long, value_name = "TOKEN", env = "THREADCAST_TOKEN", hide_env_values = true)]
     token: Option<Token>,
 
-    /// Read the token from the first line of this file (it goes before --token)
+    /// Read the bearer token from the first line of this file; overrides --token
     #[arg(long, value_name = "FILE", value_parser = token_file)]
     token_file: Option<Token>,
 }
 
-/// Publish to a channel: DATA as one event, or each line of the standard input
+/// Publish DATA as one event, or each line of standard input as an event
 ///
-/// With DATA it prints the event's id. Without, every line becomes an event as soon as
-/// it is there, so that `tail -f log | threadcast publish log` works; lines that come
-/// faster than they can be sent go together.
+/// With DATA, prints the event's id. Without DATA, publishes each line as soon as it is read, so
+/// that `tail -f log | threadcast publish log` works; lines that arrive faster than they can be
+/// sent are sent together.
 ///
-/// What fails in a way that may pass (no connection, 408, 429, 502, 503, 504, 507) is tried
-/// again, with an idempotency key: nothing is published twice. A line that cannot be
-/// published is skipped with a warning, unless --on-error is stop; the others are published.
+/// Retries temporary failures (no connection, status 408, 429, 502, 503, 504 or 507) with the same
+/// idempotency key, so that no event is published twice. Skips a line that cannot be published,
+/// with a warning, and publishes the others; --on-error stop changes that.
 ///
-/// Exit codes: 0 all of it is published, 1 some of it is not, 2 wrong arguments.
+/// Exit codes: 0 everything published, 1 not everything published, 2 invalid arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Publish {
-    /// The channel's name
+    /// Publish to this channel
     #[arg(value_parser = channel)]
     channel: String,
 
-    /// The event's data; without it, each line of the standard input is an event
+    /// Publish this text as one event [default: each line of standard input is an event]
     #[arg(allow_hyphen_values = true)]
     pub(crate) data: Option<String>,
 
-    /// The events' type, which a page matches in addEventListener
-    #[arg(long, value_name = "NAME", value_parser = event)]
+    /// Set the event type, which pages pass to addEventListener
+    #[arg(long, value_name = "TYPE", value_parser = event)]
     event: Option<String>,
 
-    /// The event's own id, in place of the server's. It is published once: a repeat of the
-    /// id is answered with the first answer
+    /// Set the event's id, instead of an id that the server assigns
+    ///
+    /// The server publishes an id once: a repeated publish gets the response to the first one.
     #[arg(long, value_name = "ID", value_parser = id, requires = "data")]
     pub(crate) id: Option<String>,
 
-    /// Tell the subscribers to wait this long before they reconnect
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// Set the time that subscribers wait before they reconnect
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     retry: Option<Duration>,
 
-    /// DATA, or each line, is a JSON object: {"data":…,"event":…,"id":…,"retry":…}. Only
-    /// `data` must be there; if it is not a string, it goes out as compact JSON
+    /// Read DATA, or each line, as a JSON object: {"data":…,"event":…,"id":…,"retry":…}
+    ///
+    /// Only `data` is required. If `data` is not a string, it is published as compact JSON.
     #[arg(long, conflicts_with_all = ["event", "id", "retry"])]
     json: bool,
 
-    /// Try again for this long what may yet succeed
-    #[arg(long, value_name = "TIME", default_value = "30s")]
+    /// Retry temporary failures for this long
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = humantime::parse_duration)]
     timeout: Duration,
 
-    /// What to do with a line that cannot be an event, or that the server rejects (400, 413,
-    /// 422): skip it with a warning, or stop
+    /// Select what happens to a line that is not a valid event, or that the server rejects with
+    /// 400, 413 or 422
     #[arg(long, value_name = "ACTION", value_enum, default_value_t, conflicts_with = "data")]
     on_error: LineError,
 
-    /// Print each line's id too; every line is then sent by itself
+    /// Print the id of each line; each line is then sent in its own request
     #[arg(long, conflicts_with = "data")]
     pub(crate) verbose: bool,
 
@@ -84,39 +88,41 @@ pub(crate) struct Publish {
     target: Target,
 }
 
-/// Print what is published to channels, and come back after every interruption
+/// Print the events of channels, and reconnect after every interruption
 ///
-/// Prints each event's data, followed by a line break, as soon as it comes. After an
-/// interruption it goes on where it was, with the last event's id. Events that the server
-/// no longer has are told on the standard error output.
+/// Prints each event's data and a line break as soon as the event arrives. After an interruption,
+/// resumes after the last event. Reports events that the server no longer has on standard error.
 ///
-/// Exit codes: 0 asked to stop (by a signal, by --count, by the server's 204, or because
-/// nobody reads the output any more), 1 the server refuses or is none, 2 wrong arguments.
-/// A server that cannot be reached, or answers 408, 429, 502, 503, 504 or 507, is tried again for
-/// ever: after the time that it asks for in `Retry-After`, at most 5 minutes, or else after at most
-/// 30 s.
+/// Retries without end while the server cannot be reached, or responds with status 408, 429, 502,
+/// 503, 504 or 507. Waits for the time in `Retry-After`, but at most 5 minutes; without that
+/// header, at most 30 s.
+///
+/// Exit codes: 0 stopped (by a signal, by --count, by status 204 from the server, or because the
+/// output was closed), 1 the server returned an error or is not a threadcast server, 2 invalid
+/// arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Listen {
-    /// The channels' names; a trailing * means all whose names begin like that
+    /// Listen to these channels; a name that ends with * means all channels with that prefix
     #[arg(value_name = "CHANNEL", required = true, value_parser = pattern)]
     channels: Vec<String>,
 
-    /// Begin with what was published before: after this event id, in the last 30s, 10m or
-    /// 2h, or with `all` that is kept; without it, from now on
-    #[arg(long, value_name = "ID|TIME|all", value_parser = since)]
+    /// Start after this event id, at this age (such as 30s, 10m or 2h), or with all stored events
+    /// [default: new events only]
+    #[arg(long, value_name = "ID|DURATION|all", value_parser = since)]
     since: Option<String>,
 
-    /// Print each event as a JSON object on one line: {"id":…,"event":…,"data":…}. Missing
-    /// events are then told as an event too: `gap`
+    /// Print each event as a JSON object on one line: {"id":…,"event":…,"data":…}
+    ///
+    /// Missed events are then reported as a `gap` event on standard output.
     #[arg(long)]
     json: bool,
 
-    /// Stop after so many events
-    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    /// Exit after this many events
+    #[arg(long, value_name = "COUNT", value_parser = value_parser!(u64).range(1..))]
     count: Option<u64>,
 
-    /// Reconnect when nothing has come for so long, not even a heartbeat
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = positive)]
+    /// Reconnect if no bytes arrive for this long, not even a heartbeat
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive)]
     silence: Duration,
 
     /// Skip events whose data is longer than this, with a warning
@@ -127,13 +133,13 @@ pub(crate) struct Listen {
     target: Target,
 }
 
-/// What becomes of a line that cannot be published.
+/// What happens to a line that cannot be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum LineError {
-    /// Skip it with a warning and go on
+    /// Skip the line with a warning, and continue
     #[default]
     Skip,
-    /// Stop there
+    /// Stop at the line
     Stop,
 }
 
@@ -183,7 +189,7 @@ fn channel(text: &str) -> Result<String, PublishError> {
 
 fn event(text: &str) -> Result<String, String> {
     let event = Event::new("").with_name(text).map_err(|error| error.to_string())?;
-    event.name().map(str::to_owned).ok_or_else(|| "leave it out instead".into())
+    event.name().map(str::to_owned).ok_or_else(|| "the type is empty; leave --event out".into())
 }
 
 fn id(text: &str) -> Result<String, String> {
@@ -192,7 +198,7 @@ fn id(text: &str) -> Result<String, String> {
 
 fn since(text: &str) -> Result<String, String> {
     if text.is_empty() {
-        return Err("it is an id, a time such as 10m, or all".into());
+        return Err("expected an event id, a duration such as 10m, or all".into());
     }
     Ok(text.to_owned())
 }

@@ -1,4 +1,4 @@
-//! `lab`: its arguments.
+//! The arguments of `lab`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,72 +8,72 @@ use threadcast::lab::engine::Engine;
 use threadcast::lab::experiment::Experiment;
 use threadcast::lab::{Options, Pace};
 
-/// Measure on this machine what a thread for each client costs, beside an event loop
+/// Measure the cost of a thread per client on this machine, compared with an event loop
 ///
-/// Runs each engine as a process of its own, with the same bytes and the same load, and
-/// measures it from outside. Six questions: what an idle client costs, what an event
-/// costs, how late the last client is, what others feel when one connection does
-/// something slow, who pays when a client stops reading, and where the capacity is.
+/// Runs each engine in its own process with the same bytes and the same load, and measures it from
+/// outside. Six experiments measure: the cost of an idle client; the cost of an event; the delay of
+/// the last client; the delay of other clients while one connection does something slow; the
+/// effects of a client that stops reading; and the capacity.
 ///
-/// It takes about 14 minutes, a minute with --quick. Ctrl-C ends it with a report of
-/// what is done. For figures that can be trusted, nothing else should run meanwhile.
+/// Takes about 14 minutes, or one minute with --quick. Ctrl-C stops it and reports the finished
+/// measurements. For reliable figures, run nothing else meanwhile.
 ///
-/// Exit codes: 0 measured, or asked to stop; 1 the report could not be written; 2 wrong
-/// arguments, no engine to measure, or a folder that cannot be written.
+/// Exit codes: 0 measured, or stopped by a signal; 1 failed to write the report; 2 invalid
+/// arguments, no engine to measure, or an output directory that cannot be written.
 #[derive(Debug, Clone, Args)]
 #[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Lab {
     #[command(subcommand)]
     part: Option<Part>,
 
-    /// Measure less, in a minute; without Apache, unless --engines names it
+    /// Measure fewer values, in about a minute; without Apache, unless --engines names it
     #[arg(long)]
     quick: bool,
 
-    /// With so many clients at most (fewer, if this machine holds fewer)
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    /// Open at most this many clients (fewer if the capacity of this machine is lower)
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
     clients: usize,
 
-    /// Only these engines
+    /// Measure only these engines, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = engine)]
     engines: Vec<Engine>,
 
-    /// Only these questions
+    /// Run only these experiments, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = experiment)]
     experiments: Vec<Experiment>,
 
-    /// Measure everything so often; medians are shown
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=100))]
+    /// Repeat each measurement this many times, and report medians
+    #[arg(long, value_name = "COUNT", value_parser = value_parser!(u16).range(1..=100))]
     runs: Option<u16>,
 
-    /// Write report.html, every sample as samples.json, and the plots as SVG there
+    /// Write report.html, all samples as samples.json, and the plots as SVG to this directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-/// What is not for people.
+/// The processes that the lab and the server start.
 #[derive(Debug, Clone, Subcommand)]
 enum Part {
-    /// Be one of the engines
+    /// Run one of the engines
     #[command(hide = true)]
     Engine {
-        /// Which
+        /// The engine's name
         #[arg(value_parser = engine)]
         name: Engine,
-        /// How much it may have of what bounds it: descriptors, or Apache's workers
-        #[arg(long, value_name = "N")]
+        /// The limit on the resource that bounds it: descriptors, or Apache's workers
+        #[arg(long, value_name = "COUNT")]
         room: Option<u64>,
     },
-    /// Be the clients that a page with `serve --lab` opens
+    /// Run the load clients that a page opens with `serve --lab`
     #[command(hide = true)]
     Clients {
-        /// Where the server listens
+        /// The server's address
         server: SocketAddr,
     },
 }
 
 impl Lab {
-    /// The engine that this process is to be instead, and how much room it has.
+    /// Returns the engine that this process runs, with the limit on its resource.
     pub(crate) fn engine(&self) -> Option<(Engine, Option<u64>)> {
         match &self.part {
             Some(Part::Engine { name, room }) => Some((*name, *room)),
@@ -81,15 +81,15 @@ impl Lab {
         }
     }
 
-    /// The server whose local clients this process is to be instead.
-    pub(crate) fn clients_of(&self) -> Option<SocketAddr> {
+    /// Returns the server for which this process runs load clients.
+    pub(crate) fn load_clients_of(&self) -> Option<SocketAddr> {
         match &self.part {
             Some(Part::Clients { server }) => Some(*server),
             _ => None,
         }
     }
 
-    /// What to measure, with this program as most of the engines.
+    /// Returns what to measure; `program` runs most of the engines.
     pub(crate) fn options(self, program: PathBuf) -> Options {
         let pace = if self.quick { Pace::QUICK } else { Pace::FULL };
         let all = Options::new(program, pace);
@@ -110,10 +110,10 @@ impl Lab {
 
 fn engine(text: &str) -> Result<Engine, String> {
     let names = Engine::ALL.map(Engine::name).join(", ");
-    Engine::named(text).ok_or_else(|| format!("there are {names}"))
+    Engine::named(text).ok_or_else(|| format!("expected one of {names}"))
 }
 
 fn experiment(text: &str) -> Result<Experiment, String> {
     let names = Experiment::ALL.map(Experiment::name).join(", ");
-    Experiment::named(text).ok_or_else(|| format!("there are {names}"))
+    Experiment::named(text).ok_or_else(|| format!("expected one of {names}"))
 }

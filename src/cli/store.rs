@@ -1,33 +1,34 @@
-//! `store`: the arguments of the commands that look into one.
+//! The arguments of `store`.
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
-/// Look into a store that no server has open. None of these changes it.
+/// Inspect a store file that no server has open; the file is not changed
 ///
-/// Exit codes: 0 it is sound, 1 it is not or cannot be read, 2 wrong arguments.
+/// Exit codes: 0 the store is valid, 1 the store is damaged or cannot be read, 2 invalid arguments.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Store {
-    /// Read every page and every event, and see that they are what was written
+    /// Verify every page and every event of the file
     Check {
-        /// The file, as given to `serve --store`
+        /// The file, as passed to `serve --store`
         path: PathBuf,
     },
-    /// Print what is in it: a line of the file, and one of each channel
+    /// Print one line about the file and one about each channel
     Stats {
-        /// The file, as given to `serve --store`
+        /// The file, as passed to `serve --store`
         path: PathBuf,
     },
-    /// Print a channel's events as lines that `publish --json` takes
+    /// Print a channel's events as input for `publish --json`
     ///
-    /// As in `threadcast store export history.redb news | threadcast publish news --json`.
-    /// The server's own ids are not in the lines: events that are published again get new ones.
-    /// A private event's line says `"private":true`, and `publish` refuses it: it would be everybody's.
+    /// Example: `threadcast store export history.redb news | threadcast publish news --json`.
+    /// The lines contain no ids that the server assigned: events that are published again get new
+    /// ones. The line of a private event contains `"private":true`, and `publish` rejects it,
+    /// because the event would become public.
     Export {
-        /// The file, as given to `serve --store`
+        /// The file, as passed to `serve --store`
         path: PathBuf,
-        /// The channel; if there is only one, it need not be named
+        /// The channel to export; optional if the file has only one
         channel: Option<String>,
     },
 }

@@ -1,19 +1,19 @@
-//! Bytes of a `text/event-stream` in, events out (WHATWG HTML §9.2.6).
+//! Decodes the bytes of a `text/event-stream` into events (WHATWG HTML §9.2.6).
 //!
 //! # Invariants
 //!
-//! * **The cuts do not matter.** However the network cuts the bytes, in the
-//!   middle of a CRLF or of a character, the same events come out.
-//! * **Memory is bounded.** An event with a line or data above the limit is skipped,
-//!   and an error takes its place; the events after it are read as usual. The id of a
-//!   skipped event is stored, unless the line of the id is itself above the limit.
-//! * **A whole line is never copied to be read.** Only what stands before a cut is
-//!   kept, and a value is copied once, to where it stays.
+//! * **Chunk boundaries do not matter.** Wherever the network splits the bytes, even inside a CRLF or
+//!   a character, the decoder returns the same events.
+//! * **Memory is bounded.** If a line or the data of an event exceeds the limit, the decoder skips the
+//!   event and returns an error in its place; it decodes later events as usual. It stores the id of
+//!   a skipped event, unless the line of the id exceeds the limit.
+//! * **A line within one chunk is not buffered.** The decoder copies only the start of a line that
+//!   continues in the next chunk, and each value once, to its final place.
 
 use std::time::Duration;
 use std::{error, fmt, mem};
 
-/// An event as `EventSource` would hand it to a page.
+/// An event as `EventSource` dispatches it to a page.
 ///
 /// ```
 /// use threadcast::client::{DecodedEvent, Decoder};
@@ -24,15 +24,15 @@ use std::{error, fmt, mem};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedEvent {
-    /// The last event ID as of this event; empty if there is none.
+    /// The last event ID at this event; empty if the stream has not set one.
     pub id: String,
-    /// The event's type; `message` unless the stream names another.
+    /// The event type; `message` if the stream does not set one.
     pub event: String,
-    /// The payload, its lines joined with LF.
+    /// The data, with its lines joined by LF.
     pub data: String,
 }
 
-/// Reads an event stream, cut anywhere.
+/// Decodes an event stream that arrives in chunks of any size.
 ///
 /// ```
 /// use threadcast::client::Decoder;
@@ -41,50 +41,50 @@ pub struct DecodedEvent {
 /// assert_eq!(decoder.push(b"id: 7\r").count(), 0);
 /// let events: Vec<_> = decoder.push(b"\ndata: a\ndata: b\n\ndata: unfinished").collect();
 /// assert_eq!(events.len(), 1);
-/// let event = events[0].as_ref().expect("nothing here is too long");
+/// let event = events[0].as_ref().expect("the event is below the limit");
 /// assert_eq!((&*event.id, &*event.event, &*event.data), ("7", "message", "a\nb"));
 /// ```
 #[derive(Debug)]
 pub struct Decoder {
-    /// Bounds a line and an event's data each, in bytes.
+    /// The maximum length of a line, and of an event's data, in bytes.
     limit: usize,
-    /// The start of a line whose end has not come.
+    /// The start of a line whose end has not arrived.
     line: Vec<u8>,
-    /// The next byte, if it is LF, belongs to a CR before it.
+    /// The last byte was CR, so an LF that follows belongs to the same line end.
     after_cr: bool,
-    /// No line has ended yet, so the next one may begin with a BOM.
+    /// No line has ended yet, so the next line may begin with a BOM.
     at_start: bool,
-    /// Each data line with its LF: not empty as soon as there was one.
+    /// Each data line followed by LF, so that it is not empty after an empty data line.
     data: String,
     event: String,
-    /// What the next blank line makes the last event ID.
+    /// The id that the next blank line stores as the last event ID.
     id: String,
     last_event_id: String,
     retry: Option<Duration>,
     excess: Excess,
 }
 
-/// What of the event that is being read is above the limit.
+/// Which part of the current event exceeds the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Excess {
-    /// Nothing so far.
+    /// No part.
     None,
-    /// The line that is being read: the rest of it is passed over, and so is the event.
+    /// The current line: its remainder is skipped, and so is the event.
     Line,
-    /// An earlier line, or the data: the event is passed over.
+    /// An earlier line, or the data: the event is skipped.
     Event,
 }
 
 impl Decoder {
-    /// The default bound of a line, and of an event's data.
+    /// The default maximum length of a line, and of an event's data: 4 MiB.
     pub const LIMIT: usize = 4 << 20;
 
-    /// A decoder of a stream that has not begun.
+    /// Creates a decoder with the default limit.
     pub fn new() -> Self {
         Self::with_limit(Self::LIMIT)
     }
 
-    /// A decoder that skips events with a line, or data, of more bytes than this.
+    /// Creates a decoder that skips events with a line, or data, of more than `limit` bytes.
     pub fn with_limit(limit: usize) -> Self {
         Self {
             limit,
@@ -100,36 +100,37 @@ impl Decoder {
         }
     }
 
-    /// Takes the stream's next bytes, and gives the events that they complete.
+    /// Returns the events that these next bytes of the stream complete.
     ///
-    /// The iterator decodes as it is asked: take all it has before the next push.
+    /// The iterator decodes lazily: consume it before the next call.
     pub fn push<'a>(&'a mut self, bytes: &'a [u8]) -> Events<'a> {
         Events { decoder: self, bytes }
     }
 
-    /// Starts over with a new connection's stream. An unfinished event is
-    /// discarded; the last event ID and the reconnection time stay.
+    /// Prepares for the stream of a new connection.
     ///
-    /// To the letter, a new stream's first event without an id would clear the last
-    /// event ID. Browsers carry it over, and so does this: a reconnection that is
-    /// cut before its first id resumes from the same place again.
+    /// Discards an incomplete event, and keeps the last event ID and the reconnection time.
+    ///
+    /// Under the standard's text, the first event of a new stream without an id would clear the last
+    /// event ID. Browsers keep it, and so does this decoder: if the connection ends before its first
+    /// id, the next connection resumes from the same event.
     pub fn restart(&mut self) {
         let fresh = Self::with_limit(self.limit);
         let last_event_id = mem::take(&mut self.last_event_id);
         *self = Self { id: last_event_id.clone(), last_event_id, retry: self.retry, ..fresh };
     }
 
-    /// What a reconnection sends as `Last-Event-ID`; empty means not to send it.
+    /// The value for the `Last-Event-ID` header; if it is empty, do not send the header.
     pub fn last_event_id(&self) -> &str {
         &self.last_event_id
     }
 
-    /// How long the server wants a client to wait before it reconnects.
+    /// The reconnection time that the server set, if any.
     pub fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
-    /// Reads from `bytes` up to the end of the next event, and past it.
+    /// Consumes `bytes` up to the end of the next event.
     fn next_event(&mut self, bytes: &mut &[u8]) -> Result<Option<DecodedEvent>, DecodeError> {
         while let Some(first) = bytes.first() {
             if mem::take(&mut self.after_cr) && *first == b'\n' {
@@ -162,7 +163,7 @@ impl Decoder {
                 line.extend_from_slice(part);
                 let event = self.take_line(&line)?;
                 line.clear();
-                self.line = line; // its memory serves the next cut
+                self.line = line; // reuse its allocation
                 event
             };
             if event.is_some() {
@@ -173,8 +174,8 @@ impl Decoder {
     }
 
     fn take_line(&mut self, line: &[u8]) -> Result<Option<DecodedEvent>, DecodeError> {
-        let mark = mem::take(&mut self.at_start).then(|| line.strip_prefix(b"\xEF\xBB\xBF"));
-        let line = mark.flatten().unwrap_or(line);
+        let without_bom = mem::take(&mut self.at_start).then(|| line.strip_prefix(b"\xEF\xBB\xBF"));
+        let line = without_bom.flatten().unwrap_or(line);
         if line.is_empty() {
             return self.dispatch();
         }
@@ -197,12 +198,12 @@ impl Decoder {
             b"event" => replace(&mut self.event, value),
             b"id" if !value.contains(&0) => replace(&mut self.id, value),
             b"retry" => self.retry = milliseconds(value).or(self.retry),
-            _ => {} // a comment has an empty name; what the standard does not know is ignored
+            _ => {} // a comment (empty name) or an unknown field
         }
         Ok(None)
     }
 
-    /// What a blank line does.
+    /// Handles a blank line.
     fn dispatch(&mut self) -> Result<Option<DecodedEvent>, DecodeError> {
         if self.last_event_id != self.id {
             self.last_event_id.clone_from(&self.id);
@@ -215,7 +216,7 @@ impl Decoder {
         if data.is_empty() {
             return Ok(None);
         }
-        data.pop(); // the last line's LF
+        data.pop(); // the LF after the last line
         let event = if event.is_empty() { "message".into() } else { event };
         Ok(Some(DecodedEvent { id: self.last_event_id.clone(), event, data }))
     }
@@ -227,7 +228,7 @@ impl Default for Decoder {
     }
 }
 
-/// What [`Decoder::push`] gives: the events, and an error in place of each one that is too long.
+/// Iterator over decoded events, with an error in place of each event above the limit.
 ///
 /// ```
 /// use threadcast::client::Decoder;
@@ -239,7 +240,7 @@ impl Default for Decoder {
 /// # Ok::<(), threadcast::client::DecodeError>(())
 /// ```
 #[derive(Debug)]
-#[must_use = "nothing is decoded until the events are taken"]
+#[must_use = "the iterator decodes lazily"]
 pub struct Events<'a> {
     decoder: &'a mut Decoder,
     bytes: &'a [u8],
@@ -256,7 +257,7 @@ impl Iterator for Events<'_> {
     }
 }
 
-/// An event was skipped: a line of it, or its data, is longer than the decoder takes.
+/// The error for a skipped event: a line of it, or its data, exceeds the limit.
 ///
 /// ```
 /// use threadcast::client::Decoder;
@@ -286,7 +287,7 @@ fn replace(field: &mut String, value: &[u8]) {
     field.push_str(&String::from_utf8_lossy(value));
 }
 
-/// ASCII digits and nothing else; more of them than fit mean for ever.
+/// Parses ASCII digits. A number above `u64::MAX` becomes `u64::MAX`.
 fn milliseconds(value: &[u8]) -> Option<Duration> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let number = value.iter().fold(0_u64, |number, digit| {
@@ -295,14 +296,14 @@ fn milliseconds(value: &[u8]) -> Option<Duration> {
     digits.then(|| Duration::from_millis(number))
 }
 
-// What the standard says of each byte is in `tests/vectors`.
+// The rules of the standard are tested with `tests/vectors`.
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    /// What is left of a stream when it is over.
+    /// The result of decoding a whole stream.
     #[derive(Debug, Clone, PartialEq)]
     struct Read {
         events: Vec<Result<DecodedEvent, DecodeError>>,
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_an_error_and_not_memory() {
+    fn oversized_event_is_an_error_and_is_not_buffered() {
         let line = [b"data: 1\n\nid: 2\ndata: ".as_slice(), &[b'x'; 100], b"\n\n"].concat();
         let lines = [b"data: 1\n\nid: 2\n".as_slice(), &b"data: 23456789\n".repeat(3), b"\n"];
         for (bytes, limit) in [(line, 20), (lines.concat(), 20)] {
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_keeps_the_cursor_and_forgets_the_unfinished() {
+    fn restart_keeps_the_cursor_and_drops_a_partial_event() {
         let mut decoder = Decoder::new();
         assert_eq!(decoder.push(b"retry: 5\nid: 1\n\nid: 2\nevent: e\ndata: lost\r").count(), 0);
         decoder.restart();
@@ -355,7 +356,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_cutting_gives_the_same_events(
+        fn chunk_boundaries_do_not_change_the_events(
             lines in proptest::collection::vec(
                 prop_oneof![
                     Just(b"data: x".to_vec()),

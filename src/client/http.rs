@@ -1,10 +1,10 @@
-//! Requests to a threadcast server: where it is, who asks, and what it answers.
+//! HTTP requests to a threadcast server: URL, token, redirects and errors.
 //!
 //! # Invariants
 //!
-//! * **The token goes to the server it is for.** A redirect to another origin is
-//!   followed without it, and it stays off for the rest of that chain.
-//! * **Every wait has a deadline**: ureq has none of its own.
+//! * **The token is sent only to the origin of the server's URL.** After a redirect to another
+//!   origin, no request of that chain carries the token.
+//! * **Every wait has a deadline**, because ureq sets none by default.
 
 use std::error::Error as _;
 use std::fmt;
@@ -26,20 +26,20 @@ use super::redirect::redirect;
 use crate::json;
 use crate::token::Token;
 
-/// How long a name may take to be looked up, and again a connection to be made.
+/// The time limit for a name lookup, and again for a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How many redirects are followed before it counts as a circle.
+/// The maximum number of redirects of one request.
 const REDIRECTS_MAX: usize = 10;
 
-/// How much of an error's body is read to find out what it says.
+/// The maximum number of bytes read from the body of an error response.
 const PROBLEM_MAX: u64 = 64 * 1024;
 
-/// What needs no escape in a path's segment; `*` ends a pattern of channels.
+/// The characters to escape in a path segment. `*` is not one: it ends a channel prefix.
 const SEGMENT: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'*');
 
-/// Where the server is, as `http://host:port`, with a path if it lives below one.
+/// A server's base URL: `http://host:port`, optionally with a path.
 ///
 /// ```
 /// use threadcast::client::ServerUrl;
@@ -53,7 +53,7 @@ const SEGMENT: &AsciiSet =
 pub struct ServerUrl {
     scheme: Scheme,
     authority: Authority,
-    /// Without the `/` at its end.
+    /// Without the trailing `/`.
     path: String,
 }
 
@@ -62,20 +62,20 @@ impl FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self, ClientError> {
         let wrong = |reason| ClientError::Url { url: text.into(), reason };
-        let parts = text.parse::<Uri>().map_err(|_| wrong("it is not a URL"))?.into_parts();
+        let parts = text.parse::<Uri>().map_err(|_| wrong("it is not a valid URL"))?.into_parts();
         let scheme = parts
             .scheme
             .filter(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
             .ok_or_else(|| wrong("start it with http:// or https://"))?;
-        // The parser takes `::1[]` for an authority, and then finds no host in it.
+        // The parser accepts `::1[]` as an authority, but it has no host.
         let authority = parts.authority.filter(|authority| !authority.host().is_empty());
-        let authority = authority.ok_or_else(|| wrong("it names no host"))?;
+        let authority = authority.ok_or_else(|| wrong("it has no host"))?;
         if authority.as_str().contains('@') {
-            return Err(wrong("take the user out of it; a token is given with --token"));
+            return Err(wrong("remove the user name; pass a token with --token"));
         }
         let path = parts.path_and_query.as_ref().map_or("", |path| path.as_str());
         if path.contains('?') || text.contains('#') {
-            return Err(wrong("end it before the ? or #"));
+            return Err(wrong("remove the query or fragment, from ? or # on"));
         }
         Ok(Self { scheme, authority, path: path.trim_end_matches('/').into() })
     }
@@ -88,9 +88,9 @@ impl fmt::Display for ServerUrl {
 }
 
 impl ServerUrl {
-    /// Where one channel is, without a query.
+    /// Returns the URL of a channel, without a query.
     pub(crate) fn channel(&self, name: &str) -> String {
-        // Bare dots would be taken for folders by every proxy on the way.
+        // Proxies would remove these names as relative path segments.
         let name = match name {
             "." => "%2E".into(),
             ".." => "%2E%2E".into(),
@@ -99,32 +99,32 @@ impl ServerUrl {
         format!("{self}/channels/{name}")
     }
 
-    /// A proxy of the environment knows nothing of this machine's own servers.
+    /// Whether the host is loopback. A proxy from the environment cannot reach such a server.
     fn is_loopback(&self) -> bool {
         let host = self.authority.host().trim_matches(['[', ']']);
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
 
-/// The server and the way to it, connections kept alive.
+/// An HTTP client for one server, with keep-alive connections.
 #[derive(Debug, Clone)]
 pub(super) struct Http {
     pub(super) agent: Agent,
     pub(super) server: ServerUrl,
-    /// The whole of the header, marked as a secret.
+    /// The value of the `Authorization` header, marked as sensitive.
     token: Option<HeaderValue>,
 }
 
-/// An answer's head, its body still to be read.
-pub(super) type Answer = ureq::http::Response<Body>;
+/// A response whose body has not been read.
+pub(super) type Response = ureq::http::Response<Body>;
 
-/// There was no answer.
+/// A request got no response.
 #[derive(Debug)]
-pub(super) enum NoAnswer {
-    /// The server cannot be reached now.
+pub(super) enum SendError {
+    /// The server cannot be reached; a retry may succeed.
     Unreachable(String),
-    /// It never will.
-    Hopeless(ClientError),
+    /// A retry cannot succeed.
+    Permanent(ClientError),
 }
 
 impl Http {
@@ -136,8 +136,8 @@ impl Http {
         let mut config = Agent::config_builder()
             .user_agent(concat!("threadcast/", env!("CARGO_PKG_VERSION")))
             .http_status_as_error(false)
-            .max_redirects(0) // followed here: ureq would send the token to another port
-            .max_idle_age(Duration::from_secs(10)) // before the server's keep-alive is over
+            .max_redirects(0) // `send` follows them: ureq would send the token to another port
+            .max_idle_age(Duration::from_secs(10)) // less than the server's keep-alive
             .timeout_resolve(Some(CONNECT_DEADLINE))
             .timeout_connect(Some(CONNECT_DEADLINE));
         if server.is_loopback() {
@@ -152,7 +152,7 @@ impl Http {
         Self { agent: Agent::new_with_config(timeouts(config).build()), server, token }
     }
 
-    /// Asks, and asks where it is told to ask instead.
+    /// Sends a request, and follows redirects.
     pub(super) fn send(
         &self,
         method: &Method,
@@ -160,10 +160,12 @@ impl Http {
         headers: &HeaderMap,
         body: &[u8],
         deadline: Option<Duration>,
-    ) -> Result<Answer, NoAnswer> {
-        let bad_url =
-            |reason| NoAnswer::Hopeless(ClientError::Url { url: self.server.to_string(), reason });
-        let mut url: Uri = url.parse().map_err(|_| bad_url("what it leads to is too long"))?;
+    ) -> Result<Response, SendError> {
+        let bad_url = |reason| {
+            SendError::Permanent(ClientError::Url { url: self.server.to_string(), reason })
+        };
+        let mut url: Uri =
+            url.parse().map_err(|_| bad_url("the URL of the channel is too long"))?;
         let mut trusted = true;
         for _ in 0..=REDIRECTS_MAX {
             let mut request = Request::builder().method(method).uri(&url).body(body);
@@ -174,20 +176,20 @@ impl Http {
                     request.headers_mut().insert(AUTHORIZATION, token.clone());
                 }
             }
-            let request = request.map_err(|_| bad_url("a request to it cannot be written"))?;
+            let request = request.map_err(|_| bad_url("no valid request can be made from it"))?;
             let request = self.agent.configure_request(request).timeout_global(deadline).build();
-            let answer = if *method == Method::GET {
+            let response = if *method == Method::GET {
                 self.agent.run(request.map(|_| ()))
             } else {
                 self.agent.run(request)
             };
-            let answer = answer.map_err(|error| self.no_answer(&error))?;
-            match redirect(&answer, method, &url) {
+            let response = response.map_err(|error| self.send_error(&error))?;
+            match redirect(&response, method, &url) {
                 Some(next) => url = next,
-                None => return Ok(answer),
+                None => return Ok(response),
             }
         }
-        Err(NoAnswer::Hopeless(ClientError::TooManyRedirects))
+        Err(SendError::Permanent(ClientError::TooManyRedirects))
     }
 
     fn is_own(&self, url: &Uri) -> bool {
@@ -201,31 +203,31 @@ impl Http {
                 == port(Some(&own.scheme), own.authority.port_u16())
     }
 
-    fn no_answer(&self, error: &ureq::Error) -> NoAnswer {
-        let mut text = format!("{}: {}", self.server, because(error));
-        // In rustls' words, what came is no TLS.
+    fn send_error(&self, error: &ureq::Error) -> SendError {
+        let mut text = format!("{}: {}", self.server, with_causes(error));
+        // This is rustls' message for a response that is not TLS.
         if self.server.scheme == Scheme::HTTPS && text.contains("received corrupt message") {
             let ServerUrl { authority, path, .. } = &self.server;
-            text.extend(["; it may speak no TLS, try http://", authority.as_str(), path]);
+            text.extend(["; the server may not use TLS, try http://", authority.as_str(), path]);
         }
         match error {
-            // rustls says so when it does not trust the other side, or it speaks no TLS.
+            // rustls returns this for an untrusted certificate, and for a peer without TLS.
             ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {}
             ureq::Error::Io(_)
             | ureq::Error::Timeout(_)
             | ureq::Error::HostNotFound
             | ureq::Error::ConnectionFailed
-            | ureq::Error::ConnectProxyFailed(_) => return NoAnswer::Unreachable(text),
+            | ureq::Error::ConnectProxyFailed(_) => return SendError::Unreachable(text),
             _ => {}
         }
-        NoAnswer::Hopeless(ClientError::Connection(text))
+        SendError::Permanent(ClientError::Connection(text))
     }
 }
 
-/// An error and what caused it, in one line, without saying a thing twice.
-fn because(error: &ureq::Error) -> String {
+/// Formats an error and its causes in one line.
+fn with_causes(error: &ureq::Error) -> String {
     if let ureq::Error::Io(error) = error {
-        return error.to_string(); // ureq says "io: " before it
+        return error.to_string(); // without the prefix "io: " that ureq adds
     }
     let mut text = error.to_string();
     let mut source = error.source();
@@ -236,13 +238,13 @@ fn because(error: &ureq::Error) -> String {
     text
 }
 
-/// What a refusal says: its status, and the sentence of its problem if it has one.
-pub(super) fn error_of(mut answer: Answer) -> ClientError {
-    let status = answer.status();
+/// Converts an error response: its status, and the detail of its problem document if it has one.
+pub(super) fn error_of(mut response: Response) -> ClientError {
+    let status = response.status();
     let reason = status.canonical_reason().unwrap_or_default();
-    let body = answer.body_mut().with_config().limit(PROBLEM_MAX).read_to_vec();
-    let body = body.unwrap_or_default(); // the status has been said anyway
-    let detail = match media_type(answer.headers()).as_str() {
+    let body = response.body_mut().with_config().limit(PROBLEM_MAX).read_to_vec();
+    let body = body.unwrap_or_default(); // the status alone is enough
+    let detail = match media_type(response.headers()).as_str() {
         "application/problem+json" | "application/json" => {
             let problem = json::parse(&body).unwrap_or_default();
             let sentence = problem["detail"].as_str().or(problem["title"].as_str());
@@ -252,28 +254,28 @@ pub(super) fn error_of(mut answer: Answer) -> ClientError {
         _ => String::new(),
     };
     let place = (status.is_redirection())
-        .then(|| answer.headers().get(LOCATION).and_then(|place| place.to_str().ok()))
+        .then(|| response.headers().get(LOCATION).and_then(|place| place.to_str().ok()))
         .flatten()
-        .map(|place| format!("the server sends us to {place}; give that as --url"));
+        .map(|place| format!("the server redirects to {place}; pass that as --url"));
     let detail = if detail.is_empty() { place.unwrap_or_default() } else { detail };
-    // A sentence from elsewhere must not steer the terminal.
+    // The server's text must not control the terminal.
     let detail = detail.replace(char::is_control, " ");
-    ClientError::Refused { status: status.as_u16(), reason, detail }
+    ClientError::ErrorResponse { status: status.as_u16(), reason, detail }
 }
 
-/// The media type alone, in lower case.
+/// Returns the media type without parameters, in lower case.
 pub(super) fn media_type(headers: &HeaderMap) -> String {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default();
     essence.trim().to_ascii_lowercase()
 }
 
-/// Whether the same request may be answered otherwise later.
-pub(super) fn may_pass(status: StatusCode) -> bool {
+/// Whether a retry of the same request may succeed.
+pub(super) fn is_temporary(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504 | 507)
 }
 
-/// How long the server asks the client to wait: seconds, or until a date (RFC 9110 §10.2.3).
+/// Returns the wait in `Retry-After`, given in seconds or as a date (RFC 9110 §10.2.3).
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
@@ -288,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_a_server_and_nothing_more() {
+    fn server_url_has_no_query_user_or_fragment() {
         for (text, shown) in [
             ("http://127.0.0.1:8844", "http://127.0.0.1:8844"),
             ("https://example.org/", "https://example.org"),
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channels_name_is_one_segment() {
+    fn channel_name_is_one_path_segment() {
         let server: ServerUrl = "http://a/p".parse().unwrap();
         for (name, segment) in [
             ("news", "news"),
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_for_one_origin() {
+    fn token_is_sent_to_one_origin_only() {
         let http = Http::new("http://host".parse().unwrap(), None, |config| config);
         for (url, own) in [
             ("http://host/x", true),

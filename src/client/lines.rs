@@ -1,20 +1,20 @@
-//! Lines of an input that may be slow, as they come.
+//! Reads lines from an input that may be slow.
 
 use std::io::{BufRead, BufReader, Read};
 
 use super::ClientError;
 
-/// How much is read ahead: what comes while a batch is on its way becomes the next.
+/// The size of the read buffer. Lines that arrive during a request form the next batch.
 const READ_AHEAD: usize = 256 * 1024;
 
-/// The longest line, in bytes: what this program holds in memory. Which events are too long is for
-/// the server to say.
+/// The longest line, in bytes. It bounds the memory of this program; the server has its own limit on
+/// events.
 const LINE_MAX: usize = 64 << 20;
 
-/// One line, without its end.
+/// One line without its line end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
-    /// Counted from 1.
+    /// The line number, starting at 1.
     pub(super) number: u64,
     pub(super) text: String,
 }
@@ -31,15 +31,15 @@ impl<R: Read> Lines<R> {
         Self { input: BufReader::with_capacity(READ_AHEAD, input), longest: LINE_MAX, number: 0 }
     }
 
-    /// Whether the next line is here already, so that asking for it does not wait.
+    /// Whether the next line is buffered, so that [`Lines::next`] does not block.
     pub(super) fn is_waiting(&self) -> bool {
         self.input.buffer().contains(&b'\n')
     }
 
-    /// The next line; `None` at the end. What the last line lacks is its end only.
+    /// Returns the next line, or `None` at the end of the input. The last line needs no line end.
     ///
-    /// Fails with [`ClientError::Line`] for a line that is too long, which is passed over: the next
-    /// call gives the line after it.
+    /// Fails with [`ClientError::Line`] if the line is too long. The next call then returns the line
+    /// after it.
     pub(super) fn next(&mut self) -> Result<Option<Line>, ClientError> {
         let mut line = Vec::new();
         self.number += 1;
@@ -62,7 +62,10 @@ impl<R: Read> Lines<R> {
             return Err(ClientError::Line { number: self.number, reason });
         }
         let text = String::from_utf8(line).unwrap_or_else(|error| {
-            log::warn!("line {} is not UTF-8; what is wrong in it is replaced", self.number);
+            log::warn!(
+                "line {} is not valid UTF-8; replaced the invalid bytes with U+FFFD",
+                self.number
+            );
             String::from_utf8_lossy(error.as_bytes()).into_owned()
         });
         Ok(Some(Line { number: self.number, text }))
@@ -79,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_what_stands_before_its_end() {
+    fn line_ends_at_lf_or_crlf() {
         assert_eq!(texts(b""), [""; 0]);
         assert_eq!(texts(b"a\n\r\nb\r\n\n c\rd"), ["a", "", "b", "", " c\rd"]);
         assert_eq!(texts(b"a\r\r\nb\r"), ["a\r", "b\r"]);
@@ -87,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_passed_over() {
+    fn overlong_line_is_skipped_with_an_error() {
         for end in ["\n", "\r\n"] {
             let input = format!("short{end}much too long{end}fits{end}just now");
             let mut lines = Lines { longest: 8, ..Lines::new(input.as_bytes()) };
@@ -100,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_no_memory() {
+    fn endless_line_is_not_buffered() {
         let endless = std::io::repeat(b'x').take(1_000_000);
         let mut lines = Lines { longest: 8, ..Lines::new(endless) };
         assert!(lines.next().is_err());

@@ -1,19 +1,19 @@
-//! Listening: what `EventSource` does in a page, as a program.
+//! Listens to channels as `EventSource` does in a page.
 //!
 //! ```text
 //!  connect ──200──▶ read, print ──end, error, silence──▶ wait ──▶ connect …
 //!     │                                                   ▲
-//!     ├─ unreachable, 408, 429, 502 to 504 ── longer and longer, or Retry-After ──┘
+//!     ├─ unreachable, 408, 429, 502 to 504, 507 ── backoff or Retry-After ──┘
 //!     ├─ 204 ──▶ done
-//!     └─ anything else ──▶ error
+//!     └─ any other status ──▶ error
 //! ```
 //!
 //! # Invariants
 //!
-//! * **An event is out before the next one is looked at**, so whoever reads us
-//!   line by line is never behind.
-//! * **Every wait ends when we are asked to stop**: the pauses wait on a doorbell,
-//!   and [`Stop`] shuts the socket that a read waits on.
+//! * **Each event is written and flushed before the next one is decoded**, so that a program that
+//!   reads the output line by line is never behind.
+//! * **[`StopHandle`] ends every wait**: it notifies the pauses between connections, and shuts down
+//!   the socket on which a read waits.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
@@ -23,28 +23,27 @@ use ureq::Agent;
 use ureq::http::header::{ACCEPT, CACHE_CONTROL};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::http::{self, Answer, Http, NoAnswer};
+use super::http::{self, Http, Response, SendError};
 use super::print::print;
 use super::{ClientError, Decoder, ServerUrl, jittered};
 use crate::token::Token;
 
-/// The wait before a reconnection until the server names one.
+/// The reconnection time until the server sets one.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// The wait before the second attempt to reach a server that was never there.
+/// The wait after the first failed attempt to connect, until the server sets a reconnection time.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 
-/// The longest wait before an attempt to reach a server that is not there, unless
-/// the server itself asked for a longer one when it was.
+/// The longest backoff between failed attempts, unless the server's reconnection time is longer.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// The shortest wait, whatever the server says: `retry: 0` is no reason to spin.
+/// The shortest wait, so that `retry: 0` does not cause a busy loop.
 const WAIT_MIN: Duration = Duration::from_millis(50);
 
-/// The longest wait, whatever the server says: an absurd `retry:` must not keep a listener away.
+/// The longest wait, so that an excessive `retry:` does not keep a listener away.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
-/// What to listen to, and how to say it.
+/// The options of a [`Listener`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -64,25 +63,25 @@ const WAIT_MAX: Duration = Duration::from_secs(300);
 /// ```
 #[derive(Debug, Clone)]
 pub struct ListenOptions {
-    /// The server.
+    /// The server's base URL.
     pub server: ServerUrl,
-    /// What lets us listen, if the server asks for it.
+    /// The bearer token, if the server requires one.
     pub token: Option<Token>,
-    /// Names, and patterns with a trailing `*`.
+    /// Channel names, and prefixes with a trailing `*`.
     pub channels: Vec<String>,
-    /// From where on, until the first event has come: an id, a time, or `all`.
+    /// The start of the first stream: an id, a duration, or `all`. `None` means new events only.
     pub since: Option<String>,
-    /// Each event as an object, rather than its data alone.
+    /// Print each event as a JSON object, instead of its data alone.
     pub json: bool,
-    /// Stop after so many events.
+    /// Stop after this many events.
     pub count: Option<u64>,
-    /// A connection on which nothing at all has come for so long is given up.
+    /// Reconnect if no bytes arrive for this long.
     pub silence: Duration,
-    /// The longest event, in bytes of data; a longer one is skipped with a warning.
+    /// The maximum length of data, in bytes; longer events are skipped with a warning.
     pub event_limit: usize,
 }
 
-/// Prints what is published, and comes back after every interruption.
+/// Prints the events of channels, and reconnects after every interruption.
 ///
 /// ```
 /// use std::io;
@@ -116,13 +115,13 @@ pub struct Listener {
     http: Http,
     options: ListenOptions,
     decoder: Decoder,
-    /// How many events are still wanted.
+    /// The number of events until the listener stops.
     left: u64,
-    stop: Stop,
+    stop: StopHandle,
     stopped: Receiver<()>,
 }
 
-/// Ends a [`Listener`] from another thread, whatever it waits for.
+/// Stops a [`Listener`] from another thread.
 ///
 /// ```
 /// use std::io;
@@ -130,7 +129,7 @@ pub struct Listener {
 /// use threadcast::client::{Decoder, ListenOptions, Listener};
 ///
 /// let listener = Listener::new(ListenOptions {
-///     server: "http://127.0.0.1:9".parse()?, // nobody is there, so it would try for ever
+///     server: "http://127.0.0.1:9".parse()?, // no server: the listener would retry for ever
 ///     token: None,
 ///     channels: vec!["news".into()],
 ///     since: None,
@@ -139,85 +138,89 @@ pub struct Listener {
 ///     silence: Duration::from_secs(60),
 ///     event_limit: Decoder::LIMIT,
 /// });
-/// let stop = listener.stopper();
+/// let stop = listener.stop_handle();
 /// let running = std::thread::spawn(move || listener.run(&mut io::sink(), &mut io::sink()));
 /// stop.stop();
-/// running.join().expect("it did not panic")?;
+/// running.join().expect("the listener did not panic")?;
 /// # Ok::<(), threadcast::client::ClientError>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Stop {
-    doorbell: Sender<()>,
+pub struct StopHandle {
+    notifier: Sender<()>,
     agent: Agent,
 }
 
-impl Stop {
-    /// Ends it. A listener that has not begun to run ends as it begins.
+impl StopHandle {
+    /// Stops the listener, even if it has not started to run.
     pub fn stop(self) {
-        let _ = self.doorbell.try_send(()); // full: it was rung before
+        let _ = self.notifier.try_send(()); // full: the listener is already notified
         self.agent.shutdown();
     }
 }
 
-/// What a server answered to the request for a stream.
+/// The outcome of a request for a stream.
 enum Connected {
-    Stream(Answer),
-    /// 204: there is nothing left to read.
-    Over,
-    /// Not now: why, and how long the server asks to wait.
-    Later(String, Option<Duration>),
+    Stream(Response),
+    /// Status 204: the client must not reconnect.
+    NoContent,
+    /// A temporary failure: the cause, and the wait in `Retry-After`.
+    Retry(String, Option<Duration>),
 }
 
-/// How a connection ended.
+/// How a stream ended.
 enum End {
-    /// There is nothing left to do.
-    Over,
-    /// To be resumed.
-    Lost,
+    /// The listener is done.
+    Finished,
+    /// The listener must reconnect.
+    Interrupted,
 }
 
 impl Listener {
-    /// A listener that has not connected yet.
+    /// Creates a listener. It connects when it runs.
     pub fn new(options: ListenOptions) -> Self {
         let silence = Some(options.silence);
         let http = Http::new(options.server.clone(), options.token.as_ref(), |config| {
             config.timeout_recv_response(silence).timeout_per_read(silence)
         });
-        let (doorbell, stopped) = bounded(1);
-        let stop = Stop { doorbell, agent: http.agent.clone() };
+        let (notifier, stopped) = bounded(1);
+        let stop = StopHandle { notifier, agent: http.agent.clone() };
         let left = options.count.unwrap_or(u64::MAX);
         let decoder = Decoder::with_limit(options.event_limit);
         Self { http, options, decoder, left, stop, stopped }
     }
 
-    /// What ends this listener.
-    pub fn stopper(&self) -> Stop {
+    /// Returns a handle that stops this listener.
+    pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
 
-    /// Listens until there is nothing more to do: enough events, 204, nobody reads
-    /// `out` any more, or [`Stop`].
+    /// Listens until the event count is reached, the server returns 204, `out` is closed, or
+    /// [`StopHandle`] stops the listener.
     ///
-    /// Events go to `out`. What is missing goes to `warnings`, unless it is told
-    /// as JSON: then it is an event like any other.
+    /// Writes events to `out`, and reports missed events on `warnings`. With JSON, a report of missed
+    /// events is a line of `out`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a retry cannot succeed, or if `out` or `warnings` cannot be written.
     pub fn run(mut self, out: &mut dyn Write, warnings: &mut dyn Write) -> Result<(), ClientError> {
         let mut failures = 0;
         while !self.is_stopped() && self.left > 0 {
             let wait = match self.connect() {
-                Ok(Connected::Over) => return Ok(()),
-                Ok(Connected::Stream(answer)) => {
+                Ok(Connected::NoContent) => return Ok(()),
+                Ok(Connected::Stream(response)) => {
                     failures = 0;
-                    match self.read(answer, out, warnings)? {
-                        End::Over => return Ok(()),
-                        End::Lost => self.decoder.retry().unwrap_or(RETRY),
+                    match self.read(response, out, warnings)? {
+                        End::Finished => return Ok(()),
+                        End::Interrupted => self.decoder.retry().unwrap_or(RETRY),
                     }
                 }
                 Err(_) if self.is_stopped() => return Ok(()),
-                Err(NoAnswer::Hopeless(error)) => return Err(error),
-                Ok(Connected::Later(cause, after)) => self.wait_after(&cause, after, &mut failures),
-                Err(NoAnswer::Unreachable(cause)) => self.wait_after(&cause, None, &mut failures),
+                Err(SendError::Permanent(error)) => return Err(error),
+                Ok(Connected::Retry(cause, after)) => self.wait_after(&cause, after, &mut failures),
+                Err(SendError::Unreachable(cause)) => self.wait_after(&cause, None, &mut failures),
             };
-            if self.stopped.recv_timeout(jittered(sane(wait))).is_ok() {
+            if self.stopped.recv_timeout(jittered(clamp_wait(wait))).is_ok() {
                 return Ok(());
             }
         }
@@ -228,36 +231,37 @@ impl Listener {
         !self.stopped.is_empty()
     }
 
-    /// How long to wait after an attempt that may succeed later: as long as the server asks, or
-    /// longer with each failure.
-    fn wait_after(&self, cause: &str, asked: Option<Duration>, failures: &mut u32) -> Duration {
-        let wait = sane(asked.unwrap_or_else(|| backoff(self.decoder.retry(), *failures)));
+    /// Returns the wait before a retry: the wait that the server requested, or else a backoff that
+    /// doubles with each failure. Logs the cause.
+    fn wait_after(&self, cause: &str, requested: Option<Duration>, failures: &mut u32) -> Duration {
+        let wait =
+            clamp_wait(requested.unwrap_or_else(|| backoff_after(self.decoder.retry(), *failures)));
         *failures += 1;
         log::warn!("{cause}; trying again in {wait:.1?}");
         wait
     }
 
-    /// Asks for the stream.
-    fn connect(&self) -> Result<Connected, NoAnswer> {
+    /// Requests the stream.
+    fn connect(&self) -> Result<Connected, SendError> {
         let (url, headers) = self.request();
-        let answer = self.http.send(&Method::GET, &url, &headers, &[], None)?;
-        match answer.status() {
+        let response = self.http.send(&Method::GET, &url, &headers, &[], None)?;
+        match response.status() {
             StatusCode::OK => {}
-            StatusCode::NO_CONTENT => return Ok(Connected::Over),
-            status if http::may_pass(status) => {
-                let asked = http::retry_after(answer.headers());
-                return Ok(Connected::Later(http::error_of(answer).to_string(), asked));
+            StatusCode::NO_CONTENT => return Ok(Connected::NoContent),
+            status if http::is_temporary(status) => {
+                let requested = http::retry_after(response.headers());
+                return Ok(Connected::Retry(http::error_of(response).to_string(), requested));
             }
-            _ => return Err(NoAnswer::Hopeless(http::error_of(answer))),
+            _ => return Err(SendError::Permanent(http::error_of(response))),
         }
-        let media_type = http::media_type(answer.headers());
+        let media_type = http::media_type(response.headers());
         if media_type != "text/event-stream" {
             let media_type =
-                if media_type.is_empty() { "nothing typed".into() } else { media_type };
+                if media_type.is_empty() { "no Content-Type".into() } else { media_type };
             let found = format!("the server answered with {media_type}, not with an event stream");
-            return Err(NoAnswer::Hopeless(ClientError::NotOurs { found }));
+            return Err(SendError::Permanent(ClientError::UnexpectedResponse { found }));
         }
-        Ok(Connected::Stream(answer))
+        Ok(Connected::Stream(response))
     }
 
     fn request(&self) -> (String, HeaderMap) {
@@ -277,7 +281,8 @@ impl Listener {
         }
         let last_event_id = self.decoder.last_event_id();
         if !last_event_id.is_empty() {
-            // A header takes any UTF-8, but no control characters and no spaces around.
+            // A header value may be any UTF-8 text without control characters and without leading or
+            // trailing white space.
             let trimmed = last_event_id.trim_matches([' ', '\t']) == last_event_id;
             match HeaderValue::from_bytes(last_event_id.as_bytes()) {
                 Ok(value) if trimmed => {
@@ -295,27 +300,27 @@ impl Listener {
         (url, headers)
     }
 
-    /// One connection's stream, to its end.
+    /// Reads and prints one stream until it ends.
     fn read(
         &mut self,
-        answer: Answer,
+        response: Response,
         out: &mut dyn Write,
         warnings: &mut dyn Write,
     ) -> Result<End, ClientError> {
-        let mut body = answer.into_body().into_reader();
+        let mut body = response.into_body().into_reader();
         let mut bytes = vec![0; 16 * 1024];
         self.decoder.restart();
         loop {
             let length = match body.read(&mut bytes) {
                 Ok(0) => {
                     log::debug!("the stream ended");
-                    return Ok(End::Lost);
+                    return Ok(End::Interrupted);
                 }
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => {
                     log::debug!("the stream broke: {error}");
-                    return Ok(End::Lost);
+                    return Ok(End::Interrupted);
                 }
             };
             for event in self.decoder.push(&bytes[..length]) {
@@ -327,14 +332,16 @@ impl Listener {
                         continue;
                     }
                 };
-                self.options.since = None; // from here on, the cursor says where we are
+                self.options.since = None; // the last event ID replaces it from now on
                 match print(&event, self.options.json, out, warnings) {
                     Ok(printed) => self.left -= u64::from(printed),
-                    Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(End::Over),
+                    Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                        return Ok(End::Finished);
+                    }
                     Err(error) => return Err(ClientError::Output(error)),
                 }
                 if self.left == 0 {
-                    return Ok(End::Over);
+                    return Ok(End::Finished);
                 }
             }
             if !self.decoder.last_event_id().is_empty() {
@@ -344,13 +351,13 @@ impl Listener {
     }
 }
 
-/// A wait that neither spins nor keeps the listener away.
-fn sane(wait: Duration) -> Duration {
+/// Limits a wait to [`WAIT_MIN`] and [`WAIT_MAX`].
+fn clamp_wait(wait: Duration) -> Duration {
     wait.clamp(WAIT_MIN, WAIT_MAX)
 }
 
-/// How long to leave a server alone that did not answer.
-fn backoff(retry: Option<Duration>, failures: u32) -> Duration {
+/// Returns the wait after this many earlier failures.
+fn backoff_after(retry: Option<Duration>, failures: u32) -> Duration {
     let first = retry.unwrap_or(BACKOFF_MIN).max(WAIT_MIN);
     let longer = first.saturating_mul(2_u32.saturating_pow(failures));
     longer.min(BACKOFF_MAX.max(first))
@@ -361,10 +368,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wait_doubles_up_to_half_a_minute_but_never_below_what_the_server_asks() {
+    fn wait_doubles_to_30_s_and_respects_retry_from_the_server() {
         let waits = |retry: Option<u64>| {
             let retry = retry.map(Duration::from_secs);
-            [0, 1, 5, 6, 1000].map(|failures| backoff(retry, failures).as_millis())
+            [0, 1, 5, 6, 1000].map(|failures| backoff_after(retry, failures).as_millis())
         };
         assert_eq!(waits(None), [500, 1_000, 16_000, 30_000, 30_000]);
         assert_eq!(waits(Some(20)), [20_000, 30_000, 30_000, 30_000, 30_000]);
@@ -372,8 +379,8 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_wait_is_bounded() {
-        assert_eq!(sane(Duration::from_millis(99_999_999_999)), Duration::from_secs(300));
-        assert_eq!(sane(Duration::ZERO), WAIT_MIN);
+    fn excessive_wait_is_limited() {
+        assert_eq!(clamp_wait(Duration::from_millis(99_999_999_999)), Duration::from_secs(300));
+        assert_eq!(clamp_wait(Duration::ZERO), WAIT_MIN);
     }
 }

@@ -1,12 +1,12 @@
-//! The other side: a program that listens, and one that publishes.
+//! The client side: a listener and a publisher.
 //!
 //! ```text
 //!  GET /channels/NAME ──▶ bytes ──▶ Decoder ──▶ Listener ──▶ stdout
 //!  stdin ──▶ Lines ──▶ batch ──▶ Publisher ──▶ POST /channels/NAME
 //! ```
 //!
-//! Nothing here knows the server's insides: what [`Listener`] reads and
-//! [`Publisher`] says is the HTTP interface, to any server that speaks it.
+//! This module uses only the HTTP interface: [`Listener`] and [`Publisher`] work with any server that
+//! implements it.
 
 mod decoder;
 mod http;
@@ -21,15 +21,15 @@ use std::{error, fmt, io};
 
 pub use self::decoder::{DecodeError, DecodedEvent, Decoder, Events};
 pub use self::http::ServerUrl;
-pub use self::listen::{ListenOptions, Listener, Stop};
+pub use self::listen::{ListenOptions, Listener, StopHandle};
 pub use self::publish::{OnError, Publication, PublishOptions, Publisher};
 
-/// Listening or publishing cannot go on.
+/// An error of a [`Listener`] or a [`Publisher`].
 ///
 /// ```
 /// use threadcast::client::{ClientError, ServerUrl};
 ///
-/// let error = "localhost:8844".parse::<ServerUrl>().expect_err("it has no scheme");
+/// let error = "localhost:8844".parse::<ServerUrl>().expect_err("the URL has no scheme");
 /// assert!(matches!(error, ClientError::Url { .. }), "{error}");
 /// ```
 #[derive(Debug)]
@@ -37,62 +37,62 @@ pub use self::publish::{OnError, Publication, PublishOptions, Publisher};
 pub enum ClientError {
     /// The server's URL cannot be used.
     Url {
-        /// The URL as it was given.
+        /// The URL as the user wrote it.
         url: String,
-        /// What to change about it.
+        /// What is wrong with it, or what to change.
         reason: &'static str,
     },
-    /// The server cannot be spoken to, and trying again would not help.
+    /// The connection to the server failed, and a retry would not succeed.
     Connection(String),
-    /// The server sends us from place to place without end.
+    /// The server redirects more than ten times.
     TooManyRedirects,
-    /// The server answered with an error.
-    Refused {
-        /// Its status.
+    /// The server returned an error response.
+    ErrorResponse {
+        /// The status code.
         status: u16,
-        /// What the status is called.
+        /// The reason phrase of the status.
         reason: &'static str,
-        /// The sentence that came with it; empty if there was none.
+        /// The detail of the response; empty if it has none.
         detail: String,
     },
-    /// What answers is not a threadcast server.
-    NotOurs {
-        /// What was expected of it, and what came.
+    /// The response is not one of a threadcast server.
+    UnexpectedResponse {
+        /// What the response contains, and what was expected.
         found: String,
     },
-    /// It was tried again and again, for as long as that was allowed.
-    GaveUp {
-        /// How long that was.
+    /// All attempts within the timeout failed.
+    TimedOut {
+        /// The time since the first attempt.
         after: Duration,
-        /// How the last attempt ended.
+        /// The failure of the last attempt.
         cause: String,
     },
-    /// The data given to be published cannot be an event.
+    /// The data to publish is not a valid event.
     Data {
-        /// What is wrong with it.
+        /// The rule that it violates, without a subject.
         reason: String,
     },
-    /// A line of the input cannot be an event.
+    /// A line of the input is not a valid event.
     Line {
-        /// Which one, counted from 1.
+        /// The line number, starting at 1.
         number: u64,
-        /// What is wrong with it.
+        /// The rule that it violates, without a subject.
         reason: String,
     },
     /// Some lines of the input were not published.
     Lines {
-        /// The first of them, counted from 1.
+        /// The number of the first line, starting at 1.
         first: u64,
-        /// The last of them.
+        /// The number of the last line.
         last: u64,
-        /// Why not.
+        /// The error of their request.
         cause: Box<ClientError>,
     },
     /// The input has ended, and some of its lines were skipped: see [`OnError::Skip`].
     Skipped {
-        /// How many lines were not published.
+        /// The number of lines that were not published.
         skipped: u64,
-        /// How many were.
+        /// The number of lines that were published.
         published: u64,
     },
     /// The input cannot be read.
@@ -105,20 +105,20 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url { url, reason } => write!(f, "the URL {url:?} cannot be used: {reason}"),
-            Self::Connection(cause) => write!(f, "cannot speak to {cause}"),
-            Self::TooManyRedirects => f.write_str("the server redirects in a circle; check --url"),
-            Self::Refused { status, reason, detail } => {
-                let spaced = |text: &str| if text.is_empty() { "" } else { ": " };
-                write!(f, "the server answered {status} {reason}{}{detail}", spaced(detail))?;
-                // A channel is there for whoever asks, with either method.
-                let is_elsewhere = matches!(status, 404 | 405 | 501);
-                f.write_str(if is_elsewhere { "; is --url right?" } else { "" })
+            Self::Connection(cause) => write!(f, "cannot communicate with {cause}"),
+            Self::TooManyRedirects => f.write_str("the server redirects too often; check --url"),
+            Self::ErrorResponse { status, reason, detail } => {
+                let separator = |text: &str| if text.is_empty() { "" } else { ": " };
+                write!(f, "the server answered {status} {reason}{}{detail}", separator(detail))?;
+                // A threadcast server never returns these for a channel.
+                let is_other_server = matches!(status, 404 | 405 | 501);
+                f.write_str(if is_other_server { "; check --url" } else { "" })
             }
-            Self::NotOurs { found } => write!(f, "{found}; check --url"),
-            Self::GaveUp { after, cause } => {
+            Self::UnexpectedResponse { found } => write!(f, "{found}; check --url"),
+            Self::TimedOut { after, cause } => {
                 write!(
                     f,
-                    "gave up after {}: {cause}; is the server running, and is --url right?",
+                    "gave up after {}: {cause}; check that the server runs, and check --url",
                     humantime::format_duration(*after)
                 )
             }
@@ -141,7 +141,7 @@ impl fmt::Display for ClientError {
 
 impl error::Error for ClientError {}
 
-/// A wait, longer by up to a quarter, so that a crowd does not come back as one.
+/// Adds up to a quarter to a wait, at random, so that clients do not reconnect all at once.
 fn jittered(wait: Duration) -> Duration {
     wait.saturating_add(wait.mul_f64(fastrand::f64() / 4.0))
 }

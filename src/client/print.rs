@@ -1,4 +1,4 @@
-//! An event as a line on the standard output; a gap as a warning beside it.
+//! Prints an event as a line on standard output, and a gap as a warning on standard error.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::DecodedEvent;
 use crate::json;
 
-/// Prints an event, and says whether it is one to be counted.
+/// Prints an event. Returns whether it counts as an event: a gap printed as a warning does not.
 pub(super) fn print(
     event: &DecodedEvent,
     json: bool,
@@ -17,18 +17,18 @@ pub(super) fn print(
     let line = if json {
         json!({ "id": event.id, "event": event.event, "data": event.data }).to_string()
     } else if let Some(gap) = gap(event) {
-        let _ = writeln!(warnings, "threadcast: warning: {gap}"); // there is no third place
+        let _ = writeln!(warnings, "threadcast: warning: {gap}"); // an error here cannot be reported
         return Ok(false);
     } else {
         event.data.clone()
     };
-    // One write, so that a line is not seen in halves.
+    // One write, so that a reader never sees half a line.
     out.write_all(format!("{line}\n").as_bytes())?;
     out.flush()?;
     Ok(true)
 }
 
-/// What the server says is missing, in words.
+/// Describes a gap in words; `None` if the event is not a valid `gap`.
 fn gap(event: &DecodedEvent) -> Option<String> {
     if event.event != "gap" {
         return None;
@@ -55,8 +55,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gap_is_told_in_words_and_what_only_looks_like_one_is_data() {
-        let told = |data: &str| {
+    fn gap_is_described_in_words_and_invalid_gap_is_data() {
+        let described = |data: &str| {
             gap(&DecodedEvent { id: String::new(), event: "gap".into(), data: data.into() })
         };
         for (data, words) in [
@@ -75,7 +75,7 @@ mod tests {
             ("mind the gap", None),
             (r#"{"channel":"a"}"#, None),
         ] {
-            assert_eq!(told(data).as_deref(), words, "{data}");
+            assert_eq!(described(data).as_deref(), words, "{data}");
         }
     }
 }

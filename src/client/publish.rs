@@ -1,13 +1,13 @@
-//! Publishing: each event once, however often it has to be sent.
+//! Publishes events, with retries that do not duplicate them.
 //!
 //! # Invariants
 //!
-//! * **A retry does not double.** Every POST has an `Idempotency-Key` of its own,
-//!   and its retries have the same.
-//! * **The order is the input's.** One POST at a time, and the next one only when
-//!   the one before it was answered.
-//! * **A line waits for no other line.** Lines go together only if they are there
-//!   already when the way becomes free.
+//! * **A retry publishes nothing twice.** Every POST has its own `Idempotency-Key`, and its retries
+//!   repeat that key.
+//! * **The order of the input is kept.** The publisher sends a POST only after the response to the
+//!   one before.
+//! * **A line never waits for another line.** A batch contains only lines that were buffered when the
+//!   response to the previous POST arrived.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -19,30 +19,30 @@ use serde_json::{Value, json};
 use ureq::http::header::CONTENT_TYPE;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::http::{self, Answer, Http, NoAnswer};
+use super::http::{self, Http, Response, SendError};
 use super::lines::{Line, Lines};
 use super::{ClientError, ServerUrl, jittered};
 use crate::json;
 use crate::token::Token;
 
-/// How many bytes may go together.
+/// The maximum size of a batch, in bytes.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// How many lines may go together: a part of the history that a channel keeps, so
-/// that a batch pushes nobody off it who is only a moment behind.
+/// The maximum number of lines in a batch. It is a fraction of a channel's history, so that a batch
+/// does not evict events that a slightly slower subscriber has yet to read.
 const BATCH_LINES: usize = 256;
 
-/// How long one attempt may take, in the time that all of them have.
+/// The time limit of one attempt.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// The wait before the first retry; each further one is twice as long.
+/// The wait before the first retry; each further wait is twice as long.
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// How much of an answer is read.
-const ANSWER_MAX: u64 = 64 * 1024;
+/// The maximum number of bytes read from a response body.
+const RESPONSE_MAX: u64 = 64 * 1024;
 
-/// Where to publish, and what each event has in common.
+/// The options of a [`Publisher`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -62,26 +62,25 @@ const ANSWER_MAX: u64 = 64 * 1024;
 /// ```
 #[derive(Debug, Clone)]
 pub struct PublishOptions {
-    /// The server.
+    /// The server's base URL.
     pub server: ServerUrl,
-    /// What lets us publish, if the server asks for it.
+    /// The bearer token, if the server requires one.
     pub token: Option<Token>,
     /// The channel's name.
     pub channel: String,
-    /// The events' type.
+    /// The event type.
     pub event: Option<String>,
-    /// The wait before a reconnection that the events carry.
+    /// The reconnection time (`retry`) that the events set.
     pub retry: Option<Duration>,
-    /// Data is a JSON object with `data`, and perhaps `event`, `id` and `retry`.
+    /// The data is a JSON object with `data`, and optionally `event`, `id` and `retry`.
     pub json: bool,
-    /// For how long a POST that may yet succeed is tried again.
+    /// How long temporary failures of a POST are retried.
     pub timeout: Duration,
-    /// What becomes of a line of the input that cannot be published.
+    /// What happens to a line of the input that cannot be published.
     pub on_error: OnError,
 }
 
-/// What becomes of a line of the input that cannot be an event, or that the server rejects with
-/// 400, 413 or 422.
+/// What happens to a line that is not a valid event, or that the server rejects with 400, 413 or 422.
 ///
 /// ```
 /// use threadcast::client::OnError;
@@ -90,14 +89,14 @@ pub struct PublishOptions {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnError {
-    /// It is skipped with a warning, and the lines around it are published.
+    /// Skip the line with a warning, and publish the other lines.
     #[default]
     Skip,
-    /// Publishing stops there.
+    /// Stop at the line.
     Stop,
 }
 
-/// Publishes to one channel, over a connection that is kept.
+/// Publishes to one channel, over a keep-alive connection.
 ///
 /// ```
 /// use std::time::Duration;
@@ -129,7 +128,7 @@ pub struct Publisher {
     options: PublishOptions,
 }
 
-/// What the server answered to one POST.
+/// The response to one POST.
 ///
 /// ```
 /// use threadcast::EventId;
@@ -140,18 +139,23 @@ pub struct Publisher {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
-    /// The event's id; of several, the last one's.
+    /// The id of the event; for a batch, of its last event.
     pub id: String,
 }
 
 impl Publisher {
-    /// A publisher that has not connected yet.
+    /// Creates a publisher. It connects with its first request.
     pub fn new(options: PublishOptions) -> Self {
         let http = Http::new(options.server.clone(), options.token.as_ref(), |config| config);
         Self { http, options }
     }
 
-    /// Publishes one event, with an id of its own if there is one.
+    /// Publishes one event, optionally with a client-supplied id.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the data is not a valid event, if the server returns an error, or if all attempts
+    /// within the timeout fail.
     pub fn publish(&self, data: &str, id: Option<&str>) -> Result<Publication, ClientError> {
         if self.options.json {
             check_object(data).map_err(|reason| ClientError::Data { reason })?;
@@ -159,13 +163,16 @@ impl Publisher {
         self.post(&self.single(data, id))
     }
 
-    /// Publishes each line of `input`, as they come. The ids go to `ids`, one a
-    /// line; then every line is sent by itself, because a batch is answered with
-    /// its last id only.
+    /// Publishes each line of `input` as soon as it is read.
     ///
-    /// Fails with [`ClientError::Skipped`] at the end of the input if lines were skipped, and at once
-    /// for what is no single line's fault: the server cannot be reached, or the token does not
-    /// suffice.
+    /// With `ids`, writes the id of each line to it. Each line is then sent in its own request,
+    /// because the response to a batch contains only its last id.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ClientError::Skipped`] at the end of the input if lines were skipped. Fails at once
+    /// if the error is not the fault of a single line: for example, the server cannot be reached, or
+    /// the token has no permission.
     pub fn publish_lines(
         &self,
         input: impl Read,
@@ -187,7 +194,7 @@ impl Publisher {
             while ids.is_none() && batch.len() < BATCH_LINES && lines.is_waiting() {
                 match self.next(&mut lines) {
                     Ok(Some(line)) if self.fits(&line, &mut bytes) => batch.push(line),
-                    // What does not fit, or is an error, is for after this batch.
+                    // The line does not fit, or is an error: handle it after this batch.
                     other => {
                         held = Some(other);
                         break;
@@ -200,7 +207,7 @@ impl Publisher {
                     published += batch.len() as u64;
                     print_id(&mut ids, &last)?;
                 }
-                // All of a batch or none: each line by itself says which one it is.
+                // The server rejected the whole batch: send each line alone to find the bad one.
                 Err(error) if batch.len() > 1 && self.may_skip(&error) => {
                     for line in batch.chunks(1) {
                         match self.post(&self.body_of(line)).map_err(|cause| cause.of_lines(line)) {
@@ -215,27 +222,27 @@ impl Publisher {
         if skipped > 0 { Err(ClientError::Skipped { skipped, published }) } else { Ok(()) }
     }
 
-    /// Counts a line that cannot be published, or fails if that is no line's fault or not wanted.
+    /// Counts and logs a skipped line. Returns the error if the line may not be skipped.
     fn skip(&self, error: ClientError, skipped: &mut u64) -> Result<(), ClientError> {
         if !self.may_skip(&error) {
             return Err(error);
         }
         *skipped += 1;
-        log::warn!("skipped: {error}");
+        log::warn!("skipped a line: {error}");
         Ok(())
     }
 
     fn may_skip(&self, error: &ClientError) -> bool {
-        self.options.on_error == OnError::Skip && error.is_a_lines()
+        self.options.on_error == OnError::Skip && error.is_fault_of_a_line()
     }
 
-    /// The next line that is an event.
+    /// Returns the next line that is an event.
     fn next(&self, lines: &mut Lines<impl Read>) -> Result<Option<Line>, ClientError> {
         loop {
             let Some(line) = lines.next()? else { return Ok(None) };
             if self.options.json {
                 if line.text.trim().is_empty() {
-                    continue; // as NDJSON is read everywhere
+                    continue; // NDJSON readers ignore blank lines
                 }
                 check_object(&line.text)
                     .map_err(|reason| ClientError::Line { number: line.number, reason })?;
@@ -244,7 +251,7 @@ impl Publisher {
         }
     }
 
-    /// Whether a line fits into a batch that has so many `bytes`, which then count it.
+    /// Whether a line fits into a batch of `bytes`. If it does, adds its length to `bytes`.
     fn fits(&self, line: &Line, bytes: &mut usize) -> bool {
         let length = self.encode(&line.text).len() + 1;
         let fits = *bytes + length <= BATCH_BYTES;
@@ -252,7 +259,7 @@ impl Publisher {
         fits
     }
 
-    /// One line as an event, several as NDJSON.
+    /// Returns the POST of these lines: a single event, or NDJSON.
     fn body_of<'a>(&self, lines: &'a [Line]) -> Post<'a> {
         if let [line] = lines {
             return self.single(&line.text, None);
@@ -266,7 +273,7 @@ impl Publisher {
         Post { query: String::new(), content_type, body: Cow::Owned(body) }
     }
 
-    /// A line as NDJSON has it, without its LF.
+    /// Encodes a line as NDJSON, without the LF.
     fn encode<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if self.options.json {
             return Cow::Borrowed(text);
@@ -296,14 +303,14 @@ impl Publisher {
         Post { query: query.finish(), content_type: "text/plain; charset=utf-8", body }
     }
 
-    /// Sends until it is answered, or there is no hope, or no time.
+    /// Sends a POST, and retries temporary failures until the timeout.
     fn post(&self, post: &Post<'_>) -> Result<Publication, ClientError> {
         let mut url = self.options.server.channel(&self.options.channel);
         if !post.query.is_empty() {
-            write!(url, "?{}", post.query).expect("a String takes what is written to it");
+            write!(url, "?{}", post.query).expect("a write to a String succeeds");
         }
         let key = format!("{:032x}", fastrand::u128(..));
-        let key = HeaderValue::try_from(key).expect("hex digits are visible");
+        let key = HeaderValue::try_from(key).expect("hex digits are valid in a header");
         let mut headers = HeaderMap::new();
         headers.insert(HeaderName::from_static("idempotency-key"), key);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(post.content_type));
@@ -312,28 +319,28 @@ impl Publisher {
         let mut backoff = BACKOFF_MIN;
         loop {
             let left = timeout.saturating_sub(started.elapsed()).clamp(BACKOFF_MIN, ATTEMPT);
-            let (cause, asked) =
+            let (cause, requested) =
                 match self.http.send(&Method::POST, &url, &headers, &post.body, Some(left)) {
-                    Ok(answer) if answer.status().is_success() => match publication(answer) {
+                    Ok(response) if response.status().is_success() => match publication(response) {
                         Ok(published) => return published,
                         Err(cause) => (cause, None),
                     },
-                    Ok(answer) if http::may_pass(answer.status()) => {
-                        let asked = http::retry_after(answer.headers());
-                        (http::error_of(answer).to_string(), asked)
+                    Ok(response) if http::is_temporary(response.status()) => {
+                        let requested = http::retry_after(response.headers());
+                        (http::error_of(response).to_string(), requested)
                     }
-                    Ok(answer) => return Err(http::error_of(answer)),
-                    Err(NoAnswer::Unreachable(cause)) => (cause, None),
-                    Err(NoAnswer::Hopeless(error)) => return Err(error),
+                    Ok(response) => return Err(http::error_of(response)),
+                    Err(SendError::Unreachable(cause)) => (cause, None),
+                    Err(SendError::Permanent(error)) => return Err(error),
                 };
-            let wait = asked.unwrap_or_else(|| jittered(backoff));
+            let wait = requested.unwrap_or_else(|| jittered(backoff));
             if started.elapsed().saturating_add(wait) >= timeout {
                 let after = Duration::from_millis(milliseconds(started.elapsed()));
-                let cause = match asked {
-                    Some(wait) => format!("{cause} (it asks us to wait {wait:?})"),
+                let cause = match requested {
+                    Some(wait) => format!("{cause} (Retry-After: {} s)", wait.as_secs()),
                     None => cause,
                 };
-                return Err(ClientError::GaveUp { after, cause });
+                return Err(ClientError::TimedOut { after, cause });
             }
             log::warn!("{cause}; trying again in {wait:.1?}");
             thread::sleep(wait);
@@ -342,14 +349,14 @@ impl Publisher {
     }
 }
 
-/// What one POST sends.
+/// The query and body of one POST.
 struct Post<'a> {
     query: String,
     content_type: &'static str,
     body: Cow<'a, [u8]>,
 }
 
-/// Prints the id of what was published, for as long as the output is read.
+/// Prints an id, unless the output is closed.
 fn print_id(ids: &mut Option<&mut dyn Write>, last: &Publication) -> Result<(), ClientError> {
     let Some(out) = ids else { return Ok(()) };
     match writeln!(out, "{}", last.id).and_then(|()| out.flush()) {
@@ -360,38 +367,40 @@ fn print_id(ids: &mut Option<&mut dyn Write>, last: &Publication) -> Result<(), 
 }
 
 impl ClientError {
-    /// The error of a POST of these lines.
+    /// Adds the line numbers to the error of a POST.
     fn of_lines(self, lines: &[Line]) -> Self {
         let number = |line: Option<&Line>| line.map_or(0, |line| line.number);
         let (first, last) = (number(lines.first()), number(lines.last()));
         Self::Lines { first, last, cause: Box::new(self) }
     }
 
-    /// Whether it is the fault of a line of the input, and the others may be published.
-    fn is_a_lines(&self) -> bool {
+    /// Whether one line of the input caused the error, so that other lines may succeed.
+    fn is_fault_of_a_line(&self) -> bool {
         match self {
             Self::Line { .. } => true,
             Self::Lines { cause, .. } => {
-                matches!(**cause, Self::Refused { status: 400 | 413 | 422, .. })
+                matches!(**cause, Self::ErrorResponse { status: 400 | 413 | 422, .. })
             }
             _ => false,
         }
     }
 }
 
-/// What an answer says; the outer error is one that may pass.
-fn publication(mut answer: Answer) -> Result<Result<Publication, ClientError>, String> {
-    let body = answer.body_mut().with_config().limit(ANSWER_MAX).read_to_vec();
-    let body = body.map_err(|error| format!("the answer was cut off: {error}"))?;
+/// Reads the id from a response. The outer error is temporary.
+fn publication(mut response: Response) -> Result<Result<Publication, ClientError>, String> {
+    let body = response.body_mut().with_config().limit(RESPONSE_MAX).read_to_vec();
+    let body = body.map_err(|error| format!("the response was incomplete: {error}"))?;
     let value = json::parse(&body).unwrap_or_default();
     let ours = value["id"].as_str().map(|id| Publication { id: id.into() });
     Ok(ours.ok_or_else(|| {
-        let status = answer.status();
-        ClientError::NotOurs { found: format!("what answered {status} named no event's id") }
+        let status = response.status();
+        ClientError::UnexpectedResponse {
+            found: format!("the response with status {status} has no event id"),
+        }
     }))
 }
 
-/// Whether this is an event as `application/json` has it; if not, what is wrong.
+/// Checks that the text is a JSON object with `data`. The error completes "line N …".
 fn check_object(text: &str) -> Result<(), String> {
     let wrong = |what: &str| {
         format!("must be a JSON object with `data`, as in {{\"data\":\"hi\"}}: {what}")
@@ -399,7 +408,7 @@ fn check_object(text: &str) -> Result<(), String> {
     match json::parse(text.as_bytes()) {
         Ok(Value::Object(object)) if object.contains_key("data") => Ok(()),
         Ok(Value::Object(_)) => Err(wrong("it has no `data`")),
-        Ok(_) => Err(wrong("it is no object")),
+        Ok(_) => Err(wrong("it is not an object")),
         Err(error) => Err(wrong(&error.of("it"))),
     }
 }

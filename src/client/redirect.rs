@@ -1,26 +1,26 @@
-//! Where an answer sends its asker.
+//! Resolves the target of a redirect.
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ureq::http::header::LOCATION;
 use ureq::http::{Method, Uri};
 
-use super::http::Answer;
+use super::http::Response;
 
-/// What servers put into a location and must not.
+/// The invalid characters that servers nevertheless send in `Location`.
 const UNWRITABLE: &AsciiSet = &CONTROLS.add(b' ');
 
-/// Where an answer sends its asker; a method other than GET goes on as it is.
-pub(super) fn redirect(answer: &Answer, method: &Method, from: &Uri) -> Option<Uri> {
-    match answer.status().as_u16() {
+/// Returns the target of a redirect. The method stays the same, so 303 is followed for GET only.
+pub(super) fn redirect(response: &Response, method: &Method, from: &Uri) -> Option<Uri> {
+    match response.status().as_u16() {
         301 | 302 | 307 | 308 => {}
         303 if *method == Method::GET => {}
         _ => return None,
     }
-    let location = answer.headers().get(LOCATION)?;
+    let location = response.headers().get(LOCATION)?;
     resolve(from, std::str::from_utf8(location.as_bytes()).ok()?)
 }
 
-/// A reference as RFC 3986 §5.2 resolves it; `None` if it leads nowhere we can go.
+/// Resolves a reference (RFC 3986 §5.2). Returns `None` if the result is not an http or https URL.
 pub(crate) fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     let location = location.split('#').next().unwrap_or_default().trim();
     let (scheme, authority) = (base.scheme_str()?, base.authority()?);
@@ -47,7 +47,7 @@ pub(crate) fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     (has_host && matches!(url.scheme_str(), Some("http" | "https"))).then_some(url)
 }
 
-/// `.` and `..` taken out of a path (RFC 3986 §5.2.4), its query left alone.
+/// Removes `.` and `..` segments from a path (RFC 3986 §5.2.4), but not from its query.
 fn without_dots(path: &str) -> String {
     let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
     let mut kept: Vec<&str> = Vec::new();
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_location_is_resolved_as_a_reference() {
+    fn location_is_resolved_against_the_request_url() {
         let base: Uri = "http://a:1/b/c/d?q".parse().unwrap();
         for (location, url) in [
             ("https://x/y?z#f", Some("https://x/y?z")),

@@ -137,7 +137,7 @@ impl Server {
             source,
         })?;
         let costs = Costs::new(&config.limits, config.max_channels, config.history_total);
-        let capacity = Capacity::of_a_server(&costs, listeners.len());
+        let capacity = Capacity::of_new_server(&costs, listeners.len());
         let max_clients = max_clients(&config, &capacity);
         warn_of_missing_tokens(&config);
         warn_of_unreachable_event_limit(&config.limits);

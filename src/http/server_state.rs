@@ -108,7 +108,7 @@ impl ServerState {
 
     /// Computes the capacity of this server, which holds this many clients now.
     pub(super) fn capacity(&self, clients: usize) -> Capacity {
-        Capacity::of_this_server(&self.costs, self.listeners.len(), clients)
+        Capacity::of_running_server(&self.costs, self.listeners.len(), clients)
     }
 
     /// Returns the current delivery.

@@ -173,7 +173,7 @@ impl Options {
     #[must_use]
     pub fn capacity(&self, engines: &[Engine]) -> (usize, &'static str) {
         let of = |engine: &Engine| {
-            let capacity = Capacity::to_come(engine.share(), None, 1);
+            let capacity = Capacity::of_new_engine(engine.share(), None, 1);
             let clients = engine.clients_under(&capacity).saturating_sub(OWN).max(1);
             // Who is never asked for so many lowers nobody's capacity.
             (clients < engine.most_clients()).then(|| (clients, capacity.binding().name))

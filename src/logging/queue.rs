@@ -1,4 +1,4 @@
-//! The server's log: a bounded queue, and one thread that writes it to standard error.
+//! The server's log: a bounded queue, and one thread that writes its lines to standard error.
 //!
 //! ```text
 //!  any thread                      `log-writer`
@@ -8,10 +8,10 @@
 //!
 //! # Invariants
 //!
-//! * **A log call never waits.** A pipe that nobody reads, a stopped terminal and a full
-//!   disk cost lines of the log and nothing else.
-//! * **A dropped line is counted**, in `/metrics`, in `/status` and, once a line gets
-//!   through again, in the log itself.
+//! * **A log call never blocks.** If the log is a pipe without a reader, a stopped terminal or a file
+//!   on a full disk, only log lines are lost.
+//! * **A dropped line is counted**: in `/metrics`, in `/status`, and in the log itself once a line
+//!   can be written again.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -24,88 +24,88 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// How many lines may wait for the writer. With [`LINE_MAX`] it bounds the queue's memory to 8 MiB.
+/// The capacity of the queue, in lines. With [`LINE_MAX`] this bounds its memory to 8 MiB.
 const LINES_MAX: usize = 1_024;
 
-/// The longest line of the log, in bytes, its line break included.
+/// The longest log line, in bytes, including its line break.
 pub(super) const LINE_MAX: usize = 8 * 1024;
 
-/// How long the process waits at its end for the log to be written.
+/// How long the process waits for the log before it exits.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-enum Order {
+enum Request {
     Line(Vec<u8>),
-    /// To be disconnected once nothing is queued.
+    /// The log thread drops the sender when the queue is empty.
     Flush(Sender<Infallible>),
 }
 
-/// The way into the queue.
+/// The sending end of the queue.
 #[derive(Clone)]
-pub(super) struct Queue(Sender<Order>);
+pub(super) struct Queue(Sender<Request>);
 
 impl Queue {
-    /// A queue, and the thread that writes it to standard error.
+    /// Creates a queue, and starts the thread that writes its lines to standard error.
     pub(super) fn start() -> io::Result<Self> {
-        let (queue, orders) = bounded(LINES_MAX);
+        let (queue, requests) = bounded(LINES_MAX);
         thread::Builder::new().name("log-writer".into()).spawn(move || {
-            // Not through `io::stderr()`'s lock: a thread that holds it while it waits
-            // would stop every other one that prints.
+            // `Out` does not take the lock of `io::stderr()`: while this thread waited with the lock,
+            // every other thread that prints would wait too.
             let mut out = Out { to: io::stderr(), torn: false };
-            run(&orders, &mut |line| out.write(line));
+            run(&requests, &mut |line| out.write(line));
         })?;
         Ok(Self(queue))
     }
 
-    /// Waits until the lines so far are written, for [`FLUSH_MAX`] at most.
+    /// Waits until all lines sent so far are written, for at most [`FLUSH_MAX`].
     pub(super) fn flush(&self) {
         let deadline = Instant::now() + FLUSH_MAX;
         let (done, written) = bounded(0);
-        if self.0.send_deadline(Order::Flush(done), deadline).is_ok() {
+        if self.0.send_deadline(Request::Flush(done), deadline).is_ok() {
             let _ = written.recv_deadline(deadline);
         }
     }
 }
 
-/// One call is one line.
+/// Each call to `write` sends one line.
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if line.len() > LINE_MAX || self.0.try_send(Order::Line(line.into())).is_err() {
+        if line.len() > LINE_MAX || self.0.try_send(Request::Line(line.into())).is_err() {
             threadcast::count_dropped_log_line();
         }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(()) // whoever logs does not wait
+        Ok(()) // a log call must not wait
     }
 }
 
-/// Writes what is queued until the queue is disconnected.
-fn run(orders: &Receiver<Order>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) {
+/// Writes the queued lines until all senders are dropped.
+fn run(requests: &Receiver<Request>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) {
     let mut report = Report::default();
     let mut flushing = None;
-    for order in orders {
-        match order {
-            Order::Line(line) => report.record(write(&line)),
-            Order::Flush(done) => flushing = Some(done),
+    for request in requests {
+        match request {
+            Request::Line(line) => report.record(write(&line)),
+            Request::Flush(done) => flushing = Some(done),
         }
-        // Behind the lines that were queued before the drop; or, if the log never
-        // catches up, once in as many lines as the queue holds.
-        if report.written > 0 && orders.is_empty() || report.written >= LINES_MAX {
-            report.make();
+        // Report after the lines that were queued before the drop. If the queue never becomes
+        // empty, report once per queue length.
+        if report.written > 0 && requests.is_empty() || report.written >= LINES_MAX {
+            report.log_dropped();
         }
-        if orders.is_empty() {
+        if requests.is_empty() {
             drop(flushing.take());
         }
     }
 }
 
-/// What is not yet reported of the lines that were dropped.
+/// Tracks which dropped lines the log has not reported yet.
 #[derive(Default)]
 struct Report {
     /// Lines written since the last report or failure.
     written: usize,
-    /// Dropped lines that were reported.
+    /// Dropped lines that the log has reported.
     reported: u64,
     error: Option<io::Error>,
 }
@@ -117,13 +117,13 @@ impl Report {
             Err(error) => {
                 threadcast::count_dropped_log_line();
                 self.error = Some(error);
-                self.written = 0; // a report would fail too, and be the next to report
+                self.written = 0; // a report would fail too, and be dropped in turn
             }
         }
     }
 
     /// Logs how many lines were dropped, if any were.
-    fn make(&mut self) {
+    fn log_dropped(&mut self) {
         self.written = 0;
         let dropped = threadcast::dropped_log_lines();
         if dropped == self.reported {
@@ -134,7 +134,7 @@ impl Report {
             Some(error) => warn(new, error),
             None => warn(new, &"the log's reader was too slow"),
         }
-        // Otherwise the report itself may be among the dropped: it is made again.
+        // If more lines were dropped meanwhile, the report may be one of them: report again later.
         if threadcast::dropped_log_lines() == dropped {
             self.reported = dropped;
             self.error = None;
@@ -147,10 +147,10 @@ fn warn(dropped: u64, why: &dyn Display) {
     log::warn!("{dropped} log {lines} dropped: {why}");
 }
 
-/// Where the log goes.
+/// The output of the log.
 struct Out<F> {
     to: F,
-    /// Whether it ends within a line, of which the rest could not be written.
+    /// Whether the last line was only partly written.
     torn: bool,
 }
 
@@ -162,7 +162,7 @@ impl<F: AsFd> Out<F> {
         self.write_all(line)
     }
 
-    /// Waits as long as that takes, also where writes do not block.
+    /// Writes all bytes, waiting without a limit, even if the descriptor is non-blocking.
     fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match rustix::io::write(&self.to, bytes) {
@@ -187,19 +187,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_drops_lines_and_counts_them() {
-        let (queue, orders) = bounded(2);
+    fn full_queue_drops_and_counts_lines() {
+        let (queue, requests) = bounded(2);
         let mut queue = Queue(queue);
         let before = threadcast::dropped_log_lines();
         for line in ["a\n", "b\n", "c\n"] {
             queue.write_all(line.as_bytes()).unwrap();
         }
         queue.write_all(&vec![b'x'; LINE_MAX + 1]).unwrap();
-        // Other tests of this process count too.
+        // Other tests in this process may drop lines too.
         assert!(threadcast::dropped_log_lines() - before >= 2);
         drop(queue);
         let mut written = Vec::new();
-        run(&orders, &mut |line| {
+        run(&requests, &mut |line| {
             written.extend_from_slice(line);
             Ok(())
         });
@@ -207,15 +207,15 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_loses_its_line_alone() {
-        let (queue, orders) = bounded(4);
+    fn failed_write_loses_only_its_line() {
+        let (queue, requests) = bounded(4);
         let mut queue = Queue(queue);
         for line in ["a\n", "b\n", "c\n"] {
             queue.write_all(line.as_bytes()).unwrap();
         }
         drop(queue);
         let mut written = Vec::new();
-        run(&orders, &mut |line| match line {
+        run(&requests, &mut |line| match line {
             b"b\n" => Err(io::ErrorKind::StorageFull.into()),
             line => {
                 written.extend_from_slice(line);

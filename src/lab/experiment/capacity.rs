@@ -46,7 +46,7 @@ fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec
     let (predicted, by) = match engine.bound() {
         Bound::Descriptors => {
             // What `threadcast doctor` would say, were it the engine.
-            let capacity = Capacity::of_the_process(running.process.id(), engine.share());
+            let capacity = Capacity::of_process(running.process.id(), engine.share());
             (engine.clients_under(&capacity), ("descriptors", float(DESCRIPTORS)))
         }
         Bound::Workers => {
