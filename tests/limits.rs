@@ -1,4 +1,4 @@
-//! Who is let in, who is told to come back, and what the server says of itself.
+//! Tests of the limits on clients, and of `/status` and `/metrics`.
 
 mod common;
 
@@ -19,13 +19,13 @@ fn get(server: &TestServer, target: &str, headers: &str) -> Answer {
     server.request(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"))
 }
 
-/// What an `EventSource` survives: 200, a stream, and when to come back.
+/// Checks a rejection that an `EventSource` survives, and returns its retry time.
 #[track_caller]
 fn retry_of(error: &Answer) -> Duration {
     assert_eq!(error.status, 200, "{error:?}");
     assert_eq!(error.header("content-type"), Some("text/event-stream; charset=utf-8"));
     assert_eq!(error.header("access-control-allow-origin"), None);
-    // A comment and a retry: no blank line, which some clients would deliver as an empty message.
+    // A comment and a retry, without a blank line: some clients would dispatch an empty message.
     let lines: Vec<&str> = error.body.split_terminator('\n').collect();
     let [comment, retry] = lines[..] else { panic!("{error:?}") };
     assert!(comment.starts_with(": "), "{error:?}");
@@ -34,7 +34,7 @@ fn retry_of(error: &Answer) -> Duration {
 }
 
 #[test]
-fn one_too_many_is_told_to_come_back_in_a_way_that_it_survives() {
+fn stream_over_the_limit_gets_200_with_a_retry_time() {
     let server = server(2);
     let first = Stream::of(&server, "/channels/a?presence=x", "");
     let _second = Stream::open(&server, "1.1", "/events", "");
@@ -42,30 +42,30 @@ fn one_too_many_is_told_to_come_back_in_a_way_that_it_survives() {
     assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&wait), "{wait:?}");
     let other = get(&server, "/channels/a", "Accept: text/html, text/Event-Stream;q=0.5\r\n");
     assert_ne!(retry_of(&other), wait, "it is jittered");
-    // Who is no EventSource is told as HTTP tells it.
+    // Other clients get 503 with Retry-After.
     for target in ["/channels/a", "/count", "/status/stream", "/channels?channel=a"] {
         let error =
             check(&server, format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 503, OPEN);
         let seconds: u64 = error.header("retry-after").expect("when").parse().expect("seconds");
         assert!((1..=4).contains(&seconds), "{error:?}");
-        assert!(error.body.contains("--max-clients"), "it says what to do: {error:?}");
+        assert!(error.body.contains("--max-clients"), "it names the flag: {error:?}");
     }
     let upgrade = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     check(&server, upgrade, 503, OPEN);
-    // Nobody who was refused was ever there, and a head needs no place.
+    // A rejected client never appears in presence, and HEAD needs no permit.
     let present = server.get("/channels/a/subscribers").json();
     assert_eq!(
         (present["subscribers"].clone(), present["present"][0]["username"].clone()),
         (1.into(), "x".into())
     );
     assert_eq!(server.head("HEAD /events HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 200);
-    // Pages and publishing go on, and so do those who are in.
+    // Pages and publishing still work.
     assert_eq!(server.get("/").status, 200);
-    assert_eq!(server.post("/channels/a", "", "still here").status, 200);
-    // Whoever leaves makes room.
+    assert_eq!(server.post("/channels/a", "", "x").status, 200);
+    // A disconnect releases a permit.
     drop(first);
-    wait_until(common::TIMEOUT, "there is room again", || {
+    wait_until(common::TIMEOUT, "a permit is released", || {
         server.get("/status").json()["clients"] == 1
     });
     let mut third = Stream::of(&server, "/channels/a", "");
@@ -74,7 +74,7 @@ fn one_too_many_is_told_to_come_back_in_a_way_that_it_survives() {
 }
 
 #[test]
-fn an_address_may_have_so_many_behind_a_proxy_that_is_trusted() {
+fn limit_per_address_applies_behind_a_trusted_proxy() {
     let config = Config {
         max_per_address: 1,
         trusted_proxies: vec!["127.0.0.1/32".parse().expect("a network")],
@@ -91,7 +91,7 @@ fn an_address_may_have_so_many_behind_a_proxy_that_is_trusted() {
         let error = get(&server, "/channels/a", &of(full));
         assert!(error.status == 503 && error.body.contains("--max-per-address"), "{error:?}");
     }
-    // Loopback may have any number, and so it is for a proxy that is not trusted.
+    // Loopback is exempt, and with it an untrusted proxy on loopback.
     let _own: Vec<_> = (0..3).map(|_| Stream::of(&server, "/channels/a", "")).collect();
     let server = TestServer::with(Config { trusted_proxies: Vec::new(), ..config });
     let _all: Vec<_> =
@@ -99,20 +99,23 @@ fn an_address_may_have_so_many_behind_a_proxy_that_is_trusted() {
 }
 
 #[test]
-fn the_status_says_what_binds_and_is_a_stream_too() {
+fn status_names_the_binding_limit_and_has_a_stream() {
     let server = server(7);
     let mut stream = Stream::open(&server, "1.1", "/status/stream", "");
     stream.expect("retry: 3000");
-    let told: serde_json::Value = serde_json::from_str(&stream.data()).expect("JSON");
-    let asked = server.get("/status").json();
-    for status in [&told, &asked] {
+    let streamed: serde_json::Value = serde_json::from_str(&stream.data()).expect("JSON");
+    let requested = server.get("/status").json();
+    for status in [&streamed, &requested] {
         assert_eq!(
             (status["clients"].clone(), status["max_clients"].clone()),
             (1.into(), 7.into())
         );
         assert_eq!(status["draining"], false);
         let limits = status["limits"].as_array().expect("a list");
-        assert_eq!(limits[0]["name"], status["binding_limit"], "the least is the first: {status}");
+        assert_eq!(
+            limits[0]["name"], status["binding_limit"],
+            "the smallest limit is the first: {status}"
+        );
         assert_eq!(limits[0]["clients"], status["capacity"]);
         assert!(limits.iter().any(|limit| limit["name"] == "RLIMIT_NOFILE"), "{status}");
         assert!(status["raise"].as_str().is_some_and(|line| !line.is_empty()));
@@ -124,7 +127,7 @@ fn the_status_says_what_binds_and_is_a_stream_too() {
 }
 
 #[test]
-fn reading_the_status_takes_what_reading_takes() {
+fn status_and_metrics_require_the_subscribe_token() {
     let subscribe_token = Some("secret".parse().expect("a token"));
     let server = TestServer::with(Config { subscribe_token, ..Config::default() });
     for target in ["/status", "/status/stream", "/metrics"] {
@@ -132,7 +135,7 @@ fn reading_the_status_takes_what_reading_takes() {
         let answer = server.head(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n"));
         assert_eq!(answer.status, 200, "{target}");
     }
-    // Whoever spreads the load has no token.
+    // A load balancer has no token.
     check(
         &server,
         "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
@@ -142,7 +145,7 @@ fn reading_the_status_takes_what_reading_takes() {
 }
 
 #[test]
-fn the_metrics_count_what_has_happened_and_promtool_has_no_complaint() {
+fn metrics_count_events_and_are_valid_for_promtool() {
     let server = server(1);
     let mut stream = Stream::of(&server, "/channels/a", "");
     server.registry.publish("a", &Event::new("x")).expect("a name");
@@ -175,8 +178,8 @@ fn the_metrics_count_what_has_happened_and_promtool_has_no_complaint() {
     let promtool =
         Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn();
     let Ok(mut promtool) = promtool else {
-        return say("SKIPPED: no promtool here (Debian: apt-get install prometheus)");
+        return say("SKIPPED: promtool is not installed (Debian: apt-get install prometheus)");
     };
     promtool.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
-    assert!(promtool.wait().expect("it is our child").success(), "promtool complains");
+    assert!(promtool.wait().expect("it is our child").success(), "promtool reports an error");
 }

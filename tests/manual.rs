@@ -1,5 +1,4 @@
-//! What `make man` writes: pages that say all that the help says, and completions
-//! that complete.
+//! Tests of the output of `make man`: man pages that match the help, and shell completions.
 
 mod common;
 
@@ -10,25 +9,26 @@ use std::sync::LazyLock;
 
 use common::say;
 
-/// The folder that the example wrote, once for all tests.
+/// The output folder of the example, written once for all tests.
 static WRITTEN: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("manual");
-    let _ = fs::remove_dir_all(&folder); // left by an earlier run
+    let _ = fs::remove_dir_all(&folder); // from an earlier run
     // Examples are built beside the tests: `target/debug/examples`.
     let example = Path::new(env!("CARGO_BIN_EXE_threadcast")).with_file_name("examples/manual");
-    let status = Command::new(example).arg(&folder).status().expect("`cargo test` builds it");
+    let status =
+        Command::new(example).arg(&folder).status().expect("`cargo test` builds the example");
     assert!(status.success(), "{status}");
     folder
 });
 
-/// The long help of the program, or of the command that these words are.
+/// Returns the long help of the program or of a command.
 fn help(command: &[String]) -> String {
     let mut threadcast = Command::new(env!("CARGO_BIN_EXE_threadcast"));
     let output = threadcast.args(command).arg("--help").output().expect("it runs");
     String::from_utf8(output.stdout).expect("help is UTF-8")
 }
 
-/// This command, and those that its help lists below it, but for `help` itself.
+/// Returns this command and its subcommands, without `help`.
 fn commands(command: &[String]) -> Vec<Vec<String>> {
     let help = help(command);
     let list = help.split("\nCommands:\n").nth(1).unwrap_or_default().lines();
@@ -39,26 +39,26 @@ fn commands(command: &[String]) -> Vec<Vec<String>> {
     [command.to_vec()].into_iter().chain(below).collect()
 }
 
-/// The flags that a help describes: each begins a line, behind its short form if it has one.
+/// Returns the flags in a help text. Each begins a line, possibly after its short form.
 fn flags(help: &str) -> impl Iterator<Item = &str> {
     let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
     options.filter_map(|line| line.split(' ').find(|word| word.starts_with("--")))
 }
 
-/// A page without the escapes of roff.
+/// Reads a man page, and removes the escapes of roff.
 fn page(name: &str) -> String {
     let page = fs::read_to_string(WRITTEN.join("man").join(name)).expect("each command has a page");
     page.replace("\\-", "-").replace("\\*(Aq", "'")
 }
 
 #[test]
-fn each_command_has_a_page_that_says_all_that_its_help_says() {
+fn each_command_has_a_man_page_with_its_whole_help() {
     let commands = commands(&[]);
     assert!(commands.len() >= 4, "{commands:?}");
     for command in &commands {
         let name = [&["threadcast".to_owned()], &command[..]].concat().join("-") + ".1";
         let (page, help) = (page(&name), help(command));
-        assert!(page.starts_with(".ie ") || page.starts_with(".TH "), "{name} is no roff");
+        assert!(page.starts_with(".ie ") || page.starts_with(".TH "), "{name} is not roff");
         for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"] {
             assert!(page.contains(&format!("\n.SH {section}\n")), "{name} has no {section}");
         }
@@ -66,13 +66,13 @@ fn each_command_has_a_page_that_says_all_that_its_help_says() {
         for flag in flags(&help) {
             assert!(page.contains(&format!("\\fB{flag}\\fR")), "{name} does not name {flag}");
         }
-        // What stands above the usage; a comment on the enum would leave its first line of it.
+        // A comment on a variant of `Command` would replace all but the first line of this text.
         let intro = help.split("\n\nUsage:").next().expect("split gives one");
         for word in intro.split_whitespace() {
             assert!(page.contains(word), "{name} lacks {word:?}");
         }
         if command.len() == 1 {
-            assert!(intro.contains("Exit codes: "), "{name} says no exit codes");
+            assert!(intro.contains("Exit codes: "), "{name} does not list the exit codes");
         }
     }
     let written = fs::read_dir(WRITTEN.join("man")).expect("the example made it").count();
@@ -80,21 +80,21 @@ fn each_command_has_a_page_that_says_all_that_its_help_says() {
 }
 
 #[test]
-fn every_shell_knows_every_flag() {
+fn completions_contain_every_flag() {
     let commands = commands(&[]);
     for file in ["threadcast.bash", "_threadcast", "threadcast.fish"] {
         let script = fs::read_to_string(WRITTEN.join("completions").join(file)).expect("a script");
         for command in &commands {
             for flag in flags(&help(command)) {
                 let flag = flag.trim_start_matches("--");
-                assert!(script.contains(flag), "{file} does not know --{flag} of {command:?}");
+                assert!(script.contains(flag), "{file} lacks --{flag} of {command:?}");
             }
         }
     }
 }
 
 #[test]
-fn bash_completes_a_command_a_flag_and_a_value() {
+fn bash_completes_commands_flags_and_values() {
     let script = WRITTEN.join("completions/threadcast.bash");
     for (typed, expected) in [
         ("threadcast pub", "publish"),
@@ -103,16 +103,16 @@ fn bash_completes_a_command_a_flag_and_a_value() {
     ] {
         let words: Vec<&str> = typed.split(' ').collect();
         let [.., previous, current] = words[..] else { panic!("two words or more") };
-        let ask = format!(
+        let script = format!(
             ". '{}'; COMP_WORDS=({typed}); COMP_CWORD={}; \
              _threadcast threadcast '{current}' '{previous}'; echo \"${{COMPREPLY[*]}}\"",
             script.display(),
             words.len() - 1,
         );
-        let Ok(output) = Command::new("bash").args(["-c", &ask]).output() else {
-            return say("SKIPPED: there is no bash here to complete anything");
+        let Ok(output) = Command::new("bash").args(["-c", &script]).output() else {
+            return say("SKIPPED: bash is not installed");
         };
-        let answer = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(answer.trim_end(), expected, "{typed}: {output:?}");
+        let completion = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(completion.trim_end(), expected, "{typed}: {output:?}");
     }
 }

@@ -56,7 +56,7 @@ fn environment_flags_accept_common_yes_and_no_words() {
 fn invalid_or_incomplete_environment_flag_is_rejected() {
     let binary = env!("CARGO_BIN_EXE_threadcast");
     for (lab, mercure, subscriptions, part) in
-        [("maybe", "no", "no", "--lab"), ("no", "no", "ON", "takes --mercure too")]
+        [("maybe", "no", "no", "--lab"), ("no", "no", "ON", "requires --mercure")]
     {
         let output = Command::new(binary)
             .args(["--listen", "127.0.0.1:0", "--store", "/no/such/folder/a.redb"])

@@ -1,4 +1,4 @@
-//! Listening, to servers that play a script.
+//! Tests of `listen`.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Sender, channel};
@@ -6,19 +6,19 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::TIMEOUT;
-use crate::running::{Outcome, Running, run, said};
+use crate::running::{Outcome, Running, printed, run};
 use crate::script::{HOLD, Script, answer, stream};
 use threadcast::client::{Decoder, ListenOptions, Listener};
 
 #[test]
-fn it_comes_back_with_the_last_event_id_when_the_stream_is_cut_mid_event() {
+fn client_resumes_after_a_cut_inside_an_event() {
     let server = Script::play([
         stream("retry: 1\n\nid: 7-1\ndata: one\n\nid: 7-2\ndata: half\n"),
         stream("retry: 1\n\n"),
         stream("id: ü\ndata: two\ndata: lines\n\nid: 7-4\ndata: three\n\n"),
     ]);
     let outcome = run(&["listen", "a/b", "--since", "all", "--count", "3"], &server.url(), "");
-    assert_eq!(outcome, said("one\ntwo\nlines\nthree\n"));
+    assert_eq!(outcome, printed("one\ntwo\nlines\nthree\n"));
     let requests: Vec<_> = server.requests().collect();
     assert_eq!(requests[0].line, "GET /channels/a%2Fb?since=all HTTP/1.1");
     assert_eq!(requests[0].header("accept"), Some("text/event-stream"));
@@ -30,40 +30,40 @@ fn it_comes_back_with_the_last_event_id_when_the_stream_is_cut_mid_event() {
 }
 
 #[test]
-fn several_channels_and_patterns_are_one_stream() {
+fn several_channels_and_prefixes_use_one_stream() {
     let server = Script::play([
         stream("retry: 1\n\nid: ü\ndata: 1\n\n"),
         stream("id: a \ndata: 2\n\n"),
         stream("data: 3\n\n"),
     ]);
     let outcome = run(&["listen", "a b", "chat*", "--count", "3"], &server.url(), "");
-    assert_eq!(outcome, said("1\n2\n3\n"));
+    assert_eq!(outcome, printed("1\n2\n3\n"));
     let requests: Vec<_> = server.requests().collect();
     let line = "GET /channels?channel=a+b&channel=chat*";
     assert_eq!(requests[0].line, format!("{line} HTTP/1.1"));
     assert_eq!(requests[1].header("last-event-id"), Some("ü"));
-    // What a header cannot carry goes another way.
+    // An id that is not valid in a header is sent in the query.
     assert_eq!(requests[2].line, format!("{line}&last_event_id=a+ HTTP/1.1"));
 }
 
 #[test]
-fn no_content_ends_it_and_that_is_success() {
+fn status_204_ends_the_client_with_0() {
     let server =
         Script::play([stream("retry: 1\n\ndata: last\n\n"), answer("204 No Content", "", "")]);
-    assert_eq!(run(&["listen", "a"], &server.url(), ""), said("last\n"));
+    assert_eq!(run(&["listen", "a"], &server.url(), ""), printed("last\n"));
 }
 
 #[test]
-fn what_is_no_stream_ends_it_with_the_servers_own_words() {
-    let problem = r#"{"title":"Forbidden","detail":"ask \u001b[1mnicely"}"#;
+fn other_response_exits_with_1_and_its_detail() {
+    let problem = r#"{"title":"Forbidden","detail":"not \u001b[1mallowed"}"#;
     let problem = answer("403 Forbidden", "Content-Type: application/problem+json\r\n", problem);
     for (played, words) in [
-        (problem, "the server answered 403 Forbidden: ask  [1mnicely"),
+        (problem, "the server answered 403 Forbidden: not  [1mallowed"),
         (answer("500 Internal Server Error", "", ""), "answered 500 Internal Server Error\n"),
         (answer("200 OK", "Content-Type: text/html\r\n", "<p>"), "text/html, not with an event"),
-        (answer("405 Method Not Allowed", "", ""), "405 Method Not Allowed; is --url right?\n"),
+        (answer("405 Method Not Allowed", "", ""), "405 Method Not Allowed; check --url\n"),
         (answer("304 Not Modified", "", ""), "the server answered 304"),
-        ("SSH-2.0-OpenSSH_9\r\n\r\n".into(), "cannot speak to http://"),
+        ("SSH-2.0-OpenSSH_9\r\n\r\n".into(), "cannot communicate with http://"),
     ] {
         let server = Script::play([played]);
         let outcome = run(&["listen", "a"], &server.url(), "");
@@ -73,7 +73,7 @@ fn what_is_no_stream_ends_it_with_the_servers_own_words() {
 }
 
 #[test]
-fn redirects_are_followed_and_the_token_stays_at_home() {
+fn redirect_to_another_origin_gets_no_token() {
     let other = Script::play([stream("data: there\n\n")]);
     let elsewhere = format!("Location: {}/x?y\r\n", other.url());
     let server = Script::play([
@@ -84,7 +84,7 @@ fn redirects_are_followed_and_the_token_stays_at_home() {
         answer("308 Permanent Redirect", &elsewhere, ""),
     ]);
     let arguments = ["listen", "a", "--count", "1", "--token", "s3cret"];
-    assert_eq!(run(&arguments, &server.url(), ""), said("there\n"));
+    assert_eq!(run(&arguments, &server.url(), ""), printed("there\n"));
     let lines = ["/channels/a", "/2", "/3", "/3?4", "/5"].map(|at| format!("GET {at} HTTP/1.1"));
     let requests: Vec<_> = server.requests().collect();
     assert_eq!(requests.iter().map(|request| &request.line).collect::<Vec<_>>(), lines.each_ref());
@@ -95,54 +95,54 @@ fn redirects_are_followed_and_the_token_stays_at_home() {
 }
 
 #[test]
-fn redirects_in_a_circle_end() {
+fn endless_redirects_exit_with_1() {
     let circle = answer("302 Found", "Location: /again\r\n", "");
     let server = Script::play(vec![circle; 11]);
     let outcome = run(&["listen", "a"], &server.url(), "");
     assert_eq!(outcome.code, Some(1));
-    assert!(outcome.err.contains("redirects in a circle"), "{outcome:?}");
+    assert!(outcome.err.contains("redirects too often"), "{outcome:?}");
     assert_eq!(server.requests().count(), 11);
 }
 
 #[test]
-fn silence_is_a_broken_connection() {
+fn client_reconnects_after_silence() {
     let server = Script::play([
         format!("{HOLD}{}", stream("retry: 1\n\nid: 1\ndata: a\n\n")),
         stream("data: b\n\n"),
     ]);
     let arguments = ["listen", "a", "--silence", "200ms", "--count", "2"];
-    assert_eq!(run(&arguments, &server.url(), ""), said("a\nb\n"));
+    assert_eq!(run(&arguments, &server.url(), ""), printed("a\nb\n"));
 }
 
 #[test]
-fn a_gap_is_a_warning_in_text_and_an_event_in_json() {
+fn gap_is_a_warning_in_text_and_an_event_in_json() {
     let gap = r#"{"channel":"a","missed":2,"from":"7-1","to":"7-2"}"#;
     let play = || {
         Script::play([stream(&format!("id: 7-2\nevent: gap\ndata: {gap}\n\nid: 7-3\ndata: x\n\n"))])
     };
     let outcome = run(&["listen", "a", "--count", "1"], &play().url(), "");
     let warning = "threadcast: warning: 2 events are missing on \"a\", from \"7-1\" to \"7-2\"\n";
-    assert_eq!(outcome, Outcome { err: warning.into(), ..said("x\n") });
+    assert_eq!(outcome, Outcome { err: warning.into(), ..printed("x\n") });
     let outcome = run(&["listen", "a", "--count", "2", "--json"], &play().url(), "");
     let gap = serde_json::json!({ "id": "7-2", "event": "gap", "data": gap });
     let line = r#"{"id":"7-3","event":"message","data":"x"}"#;
-    assert_eq!(outcome, said(&format!("{gap}\n{line}\n")));
+    assert_eq!(outcome, printed(&format!("{gap}\n{line}\n")));
 }
 
 #[test]
-fn a_signal_ends_it_with_success() {
+fn signal_ends_the_client_with_0() {
     let server = Script::play([format!("{HOLD}{}", stream("data: x\n\n"))]);
     let mut listen = Running::start(&["listen", "a"], &server.url());
     assert_eq!(listen.line(), "x\n");
     listen.terminate();
-    assert_eq!(listen.wait(), said(""));
+    assert_eq!(listen.wait(), printed(""));
 }
 
-/// In the library: the binary would end anyway, a moment later.
+/// Tests the library, because the binary would exit anyway a moment later.
 #[test]
-fn every_wait_ends_at_once_when_it_is_asked_to_stop() {
-    struct Tell(Sender<()>);
-    impl Write for Tell {
+fn stop_handle_ends_every_wait_at_once() {
+    struct Notify(Sender<()>);
+    impl Write for Notify {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.send(()).map(|()| bytes.len()).map_err(io::Error::other)
         }
@@ -150,7 +150,7 @@ fn every_wait_ends_at_once_when_it_is_asked_to_stop() {
             Ok(())
         }
     }
-    // A read, the pause before a reconnection, and that after an unreachable server.
+    // The waits: a read, the pause before a reconnection, and the pause after a failed connection.
     let hold = format!("{HOLD}{}", stream("data: x\n\n"));
     for played in [hold, stream("retry: 3600000\ndata: x\n\n"), stream("retry: 1\ndata: x\n\n")] {
         let server = Script::play([played]);
@@ -164,26 +164,28 @@ fn every_wait_ends_at_once_when_it_is_asked_to_stop() {
             silence: Duration::from_secs(3_600),
             event_limit: Decoder::LIMIT,
         });
-        let stop = listener.stopper();
-        let ((told, heard), (done, ended)) = (channel(), channel());
-        thread::spawn(move || done.send(listener.run(&mut Tell(told), &mut io::sink()).is_ok()));
-        heard.recv_timeout(TIMEOUT).expect("an event");
+        let stop = listener.stop_handle();
+        let ((sender, receiver), (done, ended)) = (channel(), channel());
+        thread::spawn(move || {
+            done.send(listener.run(&mut Notify(sender), &mut io::sink()).is_ok())
+        });
+        receiver.recv_timeout(TIMEOUT).expect("an event");
         stop.stop();
         assert_eq!(ended.recv_timeout(TIMEOUT), Ok(true));
     }
 }
 
 #[test]
-fn nobody_reading_any_more_is_success() {
+fn closed_output_ends_the_client_with_0() {
     let server = Script::play([stream(&"data: x\n\n".repeat(100_000))]);
     let mut listen = Running::start(&["listen", "a"], &server.url());
     assert_eq!(listen.line(), "x\n");
     drop(listen.out.take());
-    assert_eq!(listen.wait(), said(""));
+    assert_eq!(listen.wait(), printed(""));
 }
 
 #[test]
-fn it_comes_back_after_statuses_that_pass() {
+fn client_retries_after_temporary_errors() {
     let busy = |status: &str| answer(status, "Retry-After: 0\r\n", "");
     let server = Script::play([
         busy("502 Bad Gateway"),
@@ -208,5 +210,5 @@ fn event_above_the_limit_is_skipped_with_a_warning() {
     let arguments = ["listen", "a", "--count", "2", "--event-limit", "1KiB"];
     let outcome = run(&arguments, &server.url(), "");
     let warning = "threadcast: warning: skipped an event of more than 1024 bytes\n";
-    assert_eq!(outcome, Outcome { err: warning.into(), ..said("1\n3\n") });
+    assert_eq!(outcome, Outcome { err: warning.into(), ..printed("1\n3\n") });
 }

@@ -1,5 +1,4 @@
-//! `threadcast listen` and `threadcast publish`: the real binary, against servers
-//! that play a script, and against the real one.
+//! Tests of `threadcast listen` and `threadcast publish`, with scripted servers and with a real one.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -9,11 +8,11 @@ mod running;
 mod script;
 
 use common::TestServer;
-use running::{run, said};
+use running::{printed, run};
 use threadcast::Event;
 
 #[test]
-fn arguments_that_cannot_be_are_told_with_2() {
+fn invalid_arguments_exit_with_2() {
     for arguments in [
         &["listen"][..],
         &["listen", ""],
@@ -36,18 +35,18 @@ fn arguments_that_cannot_be_are_told_with_2() {
 }
 
 #[test]
-fn what_is_published_is_listened_to() {
+fn listen_prints_what_publish_sent() {
     let server = TestServer::start();
     let url = format!("http://{}", server.addr);
     let first = run(&["publish", "a/ü", "one", "--event", "e"], &url, "");
     assert_eq!((first.code, &*first.err), (Some(0), ""));
-    assert_eq!(run(&["publish", "a/ü"], &url, "two\nthree\n"), said(""));
+    assert_eq!(run(&["publish", "a/ü"], &url, "two\nthree\n"), printed(""));
     let json = r#"{"data":"four","id":"own"}"#;
-    assert_eq!(run(&["publish", "a/ü", "--json"], &url, json), said(""));
+    assert_eq!(run(&["publish", "a/ü", "--json"], &url, json), printed(""));
     let listen = ["listen", "a/ü", "--since", "all", "--count", "4"];
-    assert_eq!(run(&listen, &url, ""), said("one\ntwo\nthree\nfour\n"));
+    assert_eq!(run(&listen, &url, ""), printed("one\ntwo\nthree\nfour\n"));
     let listen = ["listen", "a/ü", "--since", first.out.trim(), "--count", "1"];
-    assert_eq!(run(&listen, &url, ""), said("two\n"));
+    assert_eq!(run(&listen, &url, ""), printed("two\n"));
     let outcome = run(&["listen", "a/ü", "--since", "all", "--count", "4", "--json"], &url, "");
     let last: serde_json::Value =
         serde_json::from_str(outcome.out.lines().last().unwrap()).unwrap();
@@ -55,19 +54,19 @@ fn what_is_published_is_listened_to() {
 }
 
 #[test]
-fn several_channels_come_in_the_order_of_publishing() {
+fn events_of_several_channels_keep_the_publish_order() {
     let server = TestServer::start();
     for n in 0..6 {
         let channel = ["a", "chat/x", "chat/y"][n % 3];
-        server.registry.publish(channel, &Event::new(n.to_string())).expect("a fine name");
+        server.registry.publish(channel, &Event::new(n.to_string())).expect("a valid name");
     }
     let url = format!("http://{}", server.addr);
     let listen = ["listen", "a", "chat/*", "--since", "1h", "--count", "6"];
-    assert_eq!(run(&listen, &url, ""), said("0\n1\n2\n3\n4\n5\n"));
+    assert_eq!(run(&listen, &url, ""), printed("0\n1\n2\n3\n4\n5\n"));
 }
 
 #[test]
-fn the_servers_no_is_told_in_its_own_words() {
+fn error_response_names_the_line_and_the_status() {
     let server = TestServer::start();
     let long = "x".repeat(70 * 1024);
     let outcome = run(&["publish", "a"], &format!("http://{}", server.addr), &long);

@@ -1,21 +1,21 @@
-//! Publishing, to servers that play a script.
+//! Tests of `publish`.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 
 use crate::common::TestServer;
-use crate::running::{Running, run, said};
+use crate::running::{Running, printed, run};
 use crate::script::{KEEP, Script, answer, published};
 use threadcast::{Config, Limits};
 
 #[test]
-fn one_event_is_published_with_its_fields_and_its_id_printed() {
+fn one_event_has_its_fields_and_its_id_is_printed() {
     let server = Script::play([published("7-1"), published("7-2")]);
     let fields = ["--event", "n e", "--id", "own", "--retry", "2s", "--token", "s3cret"];
     let outcome = run(&[&["publish", "a b", "-hi\nü"], &fields[..]].concat(), &server.url(), "");
-    assert_eq!(outcome, said("7-1\n"));
+    assert_eq!(outcome, printed("7-1\n"));
     let json = r#"{"data":{"a":1}}"#;
-    assert_eq!(run(&["publish", "a", json, "--json"], &server.url(), ""), said("7-2\n"));
+    assert_eq!(run(&["publish", "a", json, "--json"], &server.url(), ""), printed("7-2\n"));
     let requests: Vec<_> = server.requests().collect();
     assert_eq!(requests[0].line, "POST /channels/a%20b?event=n+e&id=own&retry=2000 HTTP/1.1");
     assert_eq!(requests[0].header("content-type"), Some("text/plain; charset=utf-8"));
@@ -28,7 +28,7 @@ fn one_event_is_published_with_its_fields_and_its_id_printed() {
 }
 
 #[test]
-fn a_retry_has_the_key_of_the_first_attempt() {
+fn retry_repeats_the_idempotency_key() {
     let busy = answer("503 Service Unavailable", "Retry-After: 0\r\n", "");
     let cut = "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"id\":".to_owned();
     let moved = answer("308 Permanent Redirect", "Location: /new\r\n", "");
@@ -44,18 +44,18 @@ fn a_retry_has_the_key_of_the_first_attempt() {
 }
 
 #[test]
-fn what_cannot_be_published_is_said_with_1() {
+fn failed_publish_exits_with_1_and_a_reason() {
     let detail = r#"{"detail":"too long"}"#;
     let large =
         answer("413 Content Too Large", "Content-Type: application/problem+json\r\n", detail);
     let busy = answer("429 Too Many Requests", "Retry-After: 3600\r\n", "");
     for (played, words) in [
         (large, "413 Payload Too Large: too long"),
-        (busy, "it asks us to wait 3600s"),
-        (answer("200 OK", "", "hello"), "named no event's id; check --url"),
-        (answer("303 See Other", "Location: /x\r\n", ""), "sends us to /x"),
-        (answer("404 Not Found", "", "<h1>"), "answered 404 Not Found; is --url right?"),
-        (answer("501 Not Implemented", "", ""), "501 Not Implemented; is --url right?"),
+        (busy, "Retry-After: 3600 s"),
+        (answer("200 OK", "", "hello"), "has no event id; check --url"),
+        (answer("303 See Other", "Location: /x\r\n", ""), "redirects to /x"),
+        (answer("404 Not Found", "", "<h1>"), "answered 404 Not Found; check --url"),
+        (answer("501 Not Implemented", "", ""), "501 Not Implemented; check --url"),
         (answer("403 Forbidden", "", ""), "403 Forbidden\n"),
     ] {
         let server = Script::play([played]);
@@ -63,45 +63,45 @@ fn what_cannot_be_published_is_said_with_1() {
         assert_eq!((outcome.code, &*outcome.out), (Some(1), ""), "{outcome:?}");
         assert!(outcome.err.contains(words), "{words}: {outcome:?}");
     }
-    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let arguments = ["publish", "a", "x", "--timeout", "1ms"];
-    let outcome = run(&arguments, &format!("http://{nobody}"), "");
+    let outcome = run(&arguments, &format!("http://{closed}"), "");
     assert_eq!(outcome.code, Some(1));
     assert!(outcome.err.contains("gave up after"), "{outcome:?}");
 }
 
 #[test]
-fn a_server_that_speaks_no_tls_is_named_as_it_may_be_reached() {
+fn https_error_suggests_http_for_a_server_without_tls() {
     let server = TestServer::start();
     for arguments in [&["publish", "a", "x"][..], &["listen", "a"]] {
         let outcome = run(arguments, &format!("https://{}/p", server.addr), "");
-        let hint = format!("it may speak no TLS, try http://{}/p\n", server.addr);
+        let hint = format!("the server may not use TLS, try http://{}/p\n", server.addr);
         assert!(outcome.code == Some(1) && outcome.err.ends_with(&hint), "{outcome:?}");
     }
 }
 
 #[test]
-fn each_line_is_sent_as_soon_as_it_is_there_over_one_connection() {
+fn each_line_is_sent_at_once_over_one_connection() {
     let server = Script::play([format!("{KEEP}{}", published("1")), published("2")]);
     let mut publish = Running::start(&["publish", "a", "--verbose"], &server.url());
-    let mut input = publish.input.take().expect("it is piped");
-    input.write_all(b"one\r\n").expect("it reads");
-    assert_eq!(publish.line(), "1\n"); // while the input stays open
-    input.write_all(b"two").expect("it reads");
+    let mut input = publish.input.take().expect("stdin is piped");
+    input.write_all(b"one\r\n").expect("the client reads");
+    assert_eq!(publish.line(), "1\n"); // while the input is still open
+    input.write_all(b"two").expect("the client reads");
     drop(input);
-    assert_eq!(publish.wait(), said("2\n"));
+    assert_eq!(publish.wait(), printed("2\n"));
     let requests: Vec<_> = server.requests().collect();
     assert_eq!([&*requests[0].body, &*requests[1].body], ["one", "two"]);
     assert_eq!(requests[0].connection, requests[1].connection);
 }
 
 #[test]
-fn lines_that_are_there_already_go_together_in_their_order() {
+fn buffered_lines_are_sent_as_ordered_batches() {
     let server = Script::play(vec![published("1"); 3]);
     let lines: Vec<String> = (0..600).map(|n| format!("{n} \"ü\"")).collect();
     let input = format!("{}\n", lines.join("\n"));
     let outcome = run(&["publish", "a", "--event", "e"], &server.url(), &input);
-    assert_eq!(outcome, said(""));
+    assert_eq!(outcome, printed(""));
     let sent: Vec<_> = server.requests().collect();
     assert!(sent.iter().all(|batch| batch.header("content-type") == Some("application/x-ndjson")));
     let events = sent.iter().flat_map(|batch| batch.body.lines());
@@ -110,7 +110,7 @@ fn lines_that_are_there_already_go_together_in_their_order() {
 }
 
 #[test]
-fn with_on_error_stop_the_first_bad_line_ends_it() {
+fn on_error_stop_exits_at_the_first_bad_line() {
     let server = Script::play([published("1")]);
     let input = "{\"data\":1}\n\n{\"data\":2}\n[]\n{\"data\":3}\n";
     let arguments = ["publish", "a", "--json", "--on-error", "stop"];
@@ -131,7 +131,7 @@ fn with_on_error_stop_the_first_bad_line_ends_it() {
 }
 
 #[test]
-fn bad_line_is_skipped_and_its_neighbours_are_published() {
+fn bad_line_is_skipped_and_the_others_are_published() {
     let server = TestServer::start();
     let long = "x".repeat(70_000); // above the server's --event-limit
     let input = format!("first\n{long}\nthird\n");
@@ -143,11 +143,11 @@ fn bad_line_is_skipped_and_its_neighbours_are_published() {
     let outcome = run(&["publish", "a", "--json"], &url, "{\"data\":4}\n[]\n{\"data\":6}\n");
     assert!(outcome.err.contains("line 2 must be a JSON object with `data`"), "{outcome:?}");
     let arguments = ["listen", "a", "--since", "all", "--count", "4"];
-    assert_eq!(run(&arguments, &url, ""), said("first\nthird\n4\n6\n"));
+    assert_eq!(run(&arguments, &url, ""), printed("first\nthird\n4\n6\n"));
 }
 
 #[test]
-fn error_that_is_no_lines_fault_ends_the_input() {
+fn error_of_the_whole_request_stops_the_input() {
     let server = Script::play([answer("401 Unauthorized", "", "")]);
     let outcome = run(&["publish", "a"], &server.url(), "a\nb\n");
     assert!(outcome.err.contains("lines 1 to 2 were not published"), "{outcome:?}");
@@ -155,12 +155,12 @@ fn error_that_is_no_lines_fault_ends_the_input() {
 }
 
 #[test]
-fn line_above_a_mebibyte_is_published_where_the_server_allows() {
+fn line_of_3_mib_is_published_if_the_server_permits_it() {
     let limits = Limits { body: 4 << 20, event: 4 << 20, ..Limits::default() };
     let server = TestServer::with(Config { limits, ..Config::default() });
     let url = format!("http://{}", server.addr);
     let long = "x".repeat(3 << 20);
-    assert_eq!(run(&["publish", "a"], &url, &format!("{long}\n")), said(""));
+    assert_eq!(run(&["publish", "a"], &url, &format!("{long}\n")), printed(""));
     let arguments = ["listen", "a", "--since", "all", "--count", "1"];
-    assert_eq!(run(&arguments, &url, ""), said(&format!("{long}\n")));
+    assert_eq!(run(&arguments, &url, ""), printed(&format!("{long}\n")));
 }

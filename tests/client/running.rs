@@ -1,4 +1,4 @@
-//! The binary as a child process.
+//! Runs the binary as a child process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::common::TIMEOUT;
 
-/// What a program has said, and how it ended; no code if it had to be killed.
+/// A program's output and exit code; no code if it was killed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
@@ -15,14 +15,15 @@ pub(crate) struct Outcome {
     pub(crate) err: String,
 }
 
-pub(crate) fn said(out: &str) -> Outcome {
+/// The outcome of a successful run with this output.
+pub(crate) fn printed(out: &str) -> Outcome {
     Outcome { code: Some(0), out: out.into(), err: String::new() }
 }
 
 pub(crate) fn run(arguments: &[&str], url: &str, input: &str) -> Outcome {
     let mut running = Running::start(arguments, url);
     let mut stdin = running.input.take().expect("it is piped");
-    let _ = stdin.write_all(input.as_bytes()); // who needs none may have ended
+    let _ = stdin.write_all(input.as_bytes()); // a program that needs no input may have exited
     drop(stdin);
     running.wait()
 }
@@ -69,8 +70,8 @@ impl Running {
         let (done, ended) = channel::<()>();
         let watch = thread::spawn(move || {
             let _ = ended.recv_timeout(TIMEOUT);
-            let _ = self.child.kill(); // one that has ended is not harmed
-            self.child.wait().expect("a child of ours").code()
+            let _ = self.child.kill(); // an error means that it has exited
+            self.child.wait().expect("it is our child").code()
         });
         let err = thread::spawn(move || read_all(err));
         let out = read_all(out);

@@ -1,4 +1,4 @@
-//! A server that plays prepared answers.
+//! A scripted server: it sends prepared responses.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -7,8 +7,8 @@ use std::thread;
 
 use crate::common::TIMEOUT;
 
-/// Before a script's answer: the connection stays open after it, until the client
-/// has closed it; or until it has sent the next request.
+/// Prefixes of a response that keep its connection open: until the client closes it (`HOLD`), or for
+/// the next request (`KEEP`).
 pub(crate) const HOLD: &str = "\0hold";
 pub(crate) const KEEP: &str = "\0keep";
 
@@ -25,12 +25,12 @@ pub(crate) fn published(id: &str) -> String {
     )
 }
 
-/// Ended by closing, so that a cut is where it is meant to be.
+/// A stream that ends by closing the connection, so that the test chooses where it is cut.
 pub(crate) fn stream(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream;charset=utf-8\r\n\r\n{body}")
 }
 
-/// A server that plays one prepared answer for each request, and then is gone.
+/// A server that sends one prepared response per request, and then closes its listener.
 pub(crate) struct Script {
     addr: SocketAddr,
     requests: Receiver<Request>,
@@ -40,7 +40,7 @@ impl Script {
     pub(crate) fn play(answers: impl IntoIterator<Item = String>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
-        let (seen, requests) = channel();
+        let (received, requests) = channel();
         let answers: Vec<String> = answers.into_iter().collect();
         thread::spawn(move || {
             let mut kept = None;
@@ -48,16 +48,16 @@ impl Script {
                 let (connection, mut socket) = kept
                     .take()
                     .unwrap_or_else(|| (n, BufReader::new(listener.accept().expect("a client").0)));
-                if seen.send(Request::read(&mut socket, connection)).is_err() {
+                if received.send(Request::read(&mut socket, connection)).is_err() {
                     return;
                 }
                 let bytes = answer.trim_start_matches(HOLD).trim_start_matches(KEEP);
                 let mut bytes = bytes.to_owned();
                 if !answer.starts_with('\0') {
-                    // Said, or the next request might go to a connection that is gone.
+                    // Announce the close, so that the next request does not use this connection.
                     bytes = bytes.replacen("\r\n", "\r\nConnection: close\r\n", 1);
                 }
-                // A client that has enough closes early.
+                // The client may close before it has read everything.
                 let _ = socket.get_mut().write_all(bytes.as_bytes());
                 if answer.starts_with(HOLD) {
                     let _ = socket.read_to_end(&mut Vec::new());
@@ -73,7 +73,7 @@ impl Script {
         format!("http://{}", self.addr)
     }
 
-    /// What was asked, once the script has been played.
+    /// Returns the requests, in order.
     pub(crate) fn requests(self) -> impl Iterator<Item = Request> {
         std::iter::from_fn(move || self.requests.recv_timeout(TIMEOUT).ok())
     }
@@ -84,7 +84,7 @@ pub(crate) struct Request {
     pub(crate) line: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
-    /// Which one it came on.
+    /// The number of the connection that it arrived on.
     pub(crate) connection: usize,
 }
 

@@ -252,7 +252,7 @@ fn publisher_rejects_a_deeply_nested_response() {
     let answer = |deep: String| format!("{{\"id\":\"7-1\",\"x\":{deep}}}");
     assert_eq!(publish(answer(nested(DEPTH_MAX - 1))).expect("an id").id, "7-1");
     for deep in [nested(DEPTH_MAX), nested(103), "[".repeat(60_000)] {
-        let error = publish(answer(deep)).expect_err("the response nests too deep");
-        assert!(matches!(error, ClientError::NotOurs { .. }), "{error}");
+        let error = publish(answer(deep)).expect_err("no id can be read from it");
+        assert!(matches!(error, ClientError::UnexpectedResponse { .. }), "{error}");
     }
 }

@@ -152,14 +152,14 @@ fn what_is_no_store_is_refused_in_a_sentence_and_left_as_it_was() {
     let mut pages = whole.clone();
     pages.chunks_mut(4_096).skip(1).for_each(|page| page[..64].fill(0x5A));
     for (path, words) in [
-        (folder.0.join("folder.redb"), "no regular file"),
+        (folder.0.join("folder.redb"), "not a regular file"),
         (made("empty.redb", b""), "not a store"),
         (made("noise.redb", &noise), "not a store"),
         (made("short.redb", &whole[..whole.len() / 2]), "damaged"),
         (made("cut.redb", &whole[..4_096]), "damaged"),
         (made("pages.redb", &pages), "damaged (it cannot be made sense of)"),
     ] {
-        if words == "no regular file" {
+        if words == "not a regular file" {
             fs::create_dir(&path).expect("a new folder");
         }
         refused(&SERVE, &path, words);
@@ -242,7 +242,7 @@ fn a_full_disk_refuses_publishing_until_there_is_room_and_loses_nothing() {
         assert!(acknowledged.len() < 1_000, "4 MB hold no 20 MB");
     };
     full.check_problem();
-    assert!(full.status == 507 && full.body.contains("make room"), "{full:?}");
+    assert!(full.status == 507 && full.body.contains("free some space"), "{full:?}");
     assert!(acknowledged.len() > 50, "{} fitted", acknowledged.len());
     // Who listens has had exactly what was acknowledged, and is still told that we live.
     for (id, data) in &acknowledged {
@@ -295,7 +295,7 @@ fn a_store_is_checked_and_counted_and_what_is_exported_can_be_published() {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
-    let sound = format!("sound; channels: 1, events: 2, last id: {last}\n");
+    let sound = format!("valid; channels: 1, events: 2, last id: {last}\n");
     assert_eq!(run(&["store", "check", &store]), (Some(0), sound, String::new()));
     let (_, stats, _) = run(&["store", "stats", &store]);
     let first = EventId { n: last.n - 1, ..last };
