@@ -1,7 +1,7 @@
-//! A server inside your own program. Listen with
-//! `curl -N http://127.0.0.1:8845/channels/greetings`, and type a line here.
+//! Runs a server inside your own program. Subscribe with
+//! `curl -N http://127.0.0.1:8845/channels/greetings`, and type lines here to publish them.
 
-#![allow(clippy::print_stdout)] // an example may say where it is
+#![allow(clippy::print_stdout)] // the example prints its address
 
 use std::error::Error;
 use std::io::stdin;

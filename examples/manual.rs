@@ -1,5 +1,6 @@
-//! Writes the manual and what shells complete, from the definition of the command line:
-//! `make man`. It is an example so that neither is in the binary.
+//! Writes the man pages and the shell completions from the definition of the command line.
+//!
+//! `make man` runs it. It is an example, so that the binary does not contain this code.
 
 use std::error::Error;
 use std::fs;
@@ -12,9 +13,9 @@ use clap_mangen::Man;
 
 #[path = "../src"]
 mod source {
-    #[allow(dead_code)] // the definition is enough; nobody runs what it parses
+    #[allow(dead_code)] // only the definition is used
     pub(crate) mod cli;
-    #[allow(dead_code)] // of it, the command line names a format
+    #[allow(dead_code)] // the command line uses only the format
     mod logging;
 }
 
@@ -27,16 +28,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut threadcast.clone(), "threadcast", &completions)?;
     }
-    let mut threadcast = threadcast.disable_help_subcommand(true); // a page about `help` says nothing
+    let mut threadcast = threadcast.disable_help_subcommand(true); // no page for `help`
     threadcast.build();
     write_pages(&threadcast, &pages)?;
     Ok(())
 }
 
-/// The page of this command and those of the commands below it.
+/// Writes the page of this command and those of its subcommands.
 fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
     let source = concat!("threadcast ", env!("CARGO_PKG_VERSION"));
     Man::new(command.clone()).source(source).generate_to(folder)?;
-    let mut below = command.get_subcommands().filter(|below| !below.is_hide_set());
-    below.try_for_each(|below| write_pages(below, folder))
+    let mut subcommands = command.get_subcommands().filter(|command| !command.is_hide_set());
+    subcommands.try_for_each(|command| write_pages(command, folder))
 }

@@ -1,11 +1,10 @@
-//! The same registry inside `tiny_http::Server`, which only has to give us a
-//! `Write`. `curl -d hello http://127.0.0.1:8846/` publishes, and
-//! `curl -N http://127.0.0.1:8846/` listens.
+//! Uses the registry with `tiny_http::Server`: a stream needs only a `Write`.
 //!
-//! Look at `ls /proc/$(pgrep tiny_http_serv)/task | wc -l` while clients come:
-//! two threads each, one of `tiny_http`'s and one of ours.
+//! `curl -d hello http://127.0.0.1:8846/` publishes, and `curl -N http://127.0.0.1:8846/` subscribes.
+//! Count the threads with `ls /proc/$(pgrep tiny_http_serv)/task | wc -l` while clients connect: each
+//! client takes two, one of `tiny_http` and one of this example.
 
-#![allow(clippy::print_stdout)] // an example may say where it is
+#![allow(clippy::print_stdout)] // the example prints its address
 
 use std::error::Error;
 use std::io::Write;
@@ -23,13 +22,13 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let (server, registry) = (Server::http(addr)?, Registry::new());
     println!("http://{}/", server.server_addr());
     loop {
-        // Not `incoming_requests()`, which would hide why it ends: tiny_http stops accepting for ever
-        // where it lacks a descriptor once.
+        // `incoming_requests()` would hide the error that ends it: tiny_http stops accepting for ever
+        // after a single failure to get a descriptor.
         let mut request = server.recv()?;
         let registry = registry.clone();
         thread::spawn(move || match request.method() {
             Method::Post => publish(&registry, &mut request)
-                .and_then(|answer| Ok(request.respond(Response::from_string(answer))?)),
+                .and_then(|id| Ok(request.respond(Response::from_string(id))?)),
             _ => listen(&registry, request),
         });
     }
@@ -43,7 +42,7 @@ fn publish(registry: &Registry, request: &mut Request) -> Outcome<String> {
     Ok(registry.publish("all", &Event::new(data))?.id.to_string())
 }
 
-/// The thread that was spawned for the request is the stream's from here on.
+/// Runs a stream on the thread of its request.
 fn listen(registry: &Registry, request: Request) -> Outcome<()> {
     let subscription = registry.subscribe(&Channels::new(["all"])?, &Start::Now)?;
     let mut out = request.into_writer();
