@@ -3,7 +3,7 @@
 //! ```text
 //!  connect ──200──▶ read, print ──end, error, silence──▶ wait ──▶ connect …
 //!     │                                                   ▲
-//!     ├─ unreachable, 408, 429, 502 to 504, 507 ── backoff or Retry-After ──┘
+//!     ├─ unreachable, 408, 429, 502 to 504, 507 ──────────┘
 //!     ├─ 204 ──▶ done
 //!     └─ any other status ──▶ error
 //! ```
