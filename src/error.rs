@@ -406,8 +406,8 @@ impl fmt::Display for PublishError {
             ),
             Self::Unconfirmed { reason } => write!(
                 f,
-                "Redis did not confirm the event, so it may or may not be published: {reason}; repeat \
-                 the request with the same Idempotency-Key, so that it is published once"
+                "Redis did not confirm the event, so it may or may not be published: {reason}; try \
+                 again with the same Idempotency-Key, so that it is published once"
             ),
         }
     }
