@@ -175,8 +175,8 @@ fn where_it_may_not_write_it_says_so() {
     let store = folder.store();
     Serving::start(&store, &[]).terminate();
     let Some(_mount) = read_only(&folder, &store) else { return };
-    refused(&SERVE, &store, "must be a file that can be read and written");
-    refused(&SERVE, &folder.0.join("new.redb"), "must be a file that can be read and written");
+    refused(&SERVE, &store, "name a readable and writable file");
+    refused(&SERVE, &folder.0.join("new.redb"), "name a readable and writable file");
 }
 
 /// Takes the right to write from a folder: from root only a mount does.
