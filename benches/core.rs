@@ -1,10 +1,10 @@
-//! What the core's operations cost, each by itself: `cargo bench --bench core`.
+//! Measures the core's operations one by one: `cargo bench --bench core`.
 //!
-//! Only the public interface is measured. Left out are what it does not reach:
-//! encoding alone (a publish to nobody is little else), one read of the registry
-//! (a replay is many), and a doorbell's ring. A subscription as it is held here
-//! has no bell of its own; nor has one in direct delivery, where a single bell
-//! rings for a whole feed. So a publish should cost the same however many listen.
+//! Only the public interface is measured. Not measured: encoding alone (a publish without
+//! subscribers is little else), one read of the registry (a replay consists of many), and a
+//! notification. The subscriptions here have no notifiers, as in direct delivery, where one
+//! notifier serves a whole broadcast group. So a publish should cost the same for any number of
+//! subscribers.
 
 use std::hint::black_box;
 use std::io;
@@ -17,10 +17,10 @@ use threadcast::{Channels, Event, Framing, Histories, History, Registry, Registr
 /// How many events are replayed and decoded at once.
 const MANY: usize = 10_000;
 
-/// What a socket might hand to the decoder.
-const BITE: usize = 16 * 1024;
+/// The size of a read from a socket.
+const READ: usize = 16 * 1024;
 
-/// Longer than anything here takes, so that no heartbeat is among the bytes.
+/// Longer than any benchmark here, so that no heartbeat is sent.
 const HEARTBEAT: Duration = Duration::from_secs(3_600);
 
 fn main() {
@@ -35,14 +35,16 @@ fn main() {
 }
 
 fn news() -> Channels {
-    Channels::new(["news"]).expect("a name")
+    Channels::new(["news"]).expect("a valid name")
 }
 
 fn publish(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("publish");
     for (size, subscribers) in [(100, 0), (100, 100), (100, 10_000), (64 * 1024, 0)] {
         let registry = Registry::new();
-        let subscribe = || registry.subscribe(&news(), &Start::Now).expect("room for a channel");
+        let subscribe = || {
+            registry.subscribe(&news(), &Start::Now).expect("the registry accepts a subscription")
+        };
         let held: Vec<_> = (0..subscribers).map(|_| subscribe()).collect();
         let event = Event::new("x".repeat(size));
         group.throughput(Throughput::Bytes(size as u64));
@@ -53,15 +55,14 @@ fn publish(criterion: &mut Criterion) {
     }
 }
 
-/// A registry that keeps many events, and is closed: a stream of it ends once it
-/// has written them all.
+/// Creates a registry that keeps many events and is closed, so that a stream ends after them.
 fn kept() -> Registry {
     let history = History { events: MANY, bytes: usize::MAX, ..History::default() };
     let options = RegistryOptions { history: Histories::all(history), ..Default::default() };
     let registry = Registry::with(options);
     let event = Event::new("x".repeat(100));
     for _ in 0..MANY {
-        registry.publish("news", &event).expect("a name");
+        registry.publish("news", &event).expect("a valid name");
     }
     registry.close();
     registry
@@ -73,7 +74,7 @@ fn replay(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(MANY as u64));
     group.bench_function(format!("{MANY} events"), |bencher| {
         bencher.iter_batched(
-            || registry.subscribe(&news(), &Start::All).expect("the channel is there"),
+            || registry.subscribe(&news(), &Start::All).expect("the channel exists"),
             |subscription| subscription.stream_to(io::sink(), Framing::Chunked, HEARTBEAT),
             BatchSize::SmallInput,
         );
@@ -81,12 +82,14 @@ fn replay(criterion: &mut Criterion) {
 }
 
 fn decode(criterion: &mut Criterion) {
-    let subscription = kept().subscribe(&news(), &Start::All).expect("the channel is there");
+    let subscription = kept().subscribe(&news(), &Start::All).expect("the channel exists");
     let mut bytes = Vec::new();
-    subscription.stream_to(&mut bytes, Framing::Plain, HEARTBEAT).expect("a Vec takes it all");
+    subscription
+        .stream_to(&mut bytes, Framing::Plain, HEARTBEAT)
+        .expect("writing to a Vec does not fail");
     let decoded = || -> usize {
         let mut decoder = Decoder::new();
-        bytes.chunks(BITE).map(|bite| decoder.push(black_box(bite)).flatten().count()).sum()
+        bytes.chunks(READ).map(|read| decoder.push(black_box(read)).flatten().count()).sum()
     };
     assert_eq!(MANY, decoded(), "every event is replayed and decoded");
     let mut group = criterion.benchmark_group("decode");

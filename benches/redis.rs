@@ -1,9 +1,9 @@
-//! What sharing a Redis costs, next to one node in memory: `cargo bench --bench redis`,
-//! where there is a `redis-server`; `REDIS_BENCH` is a folder on the disk that is meant.
+//! Measures a shared Redis against one node in memory: `cargo bench --bench redis`. It needs
+//! `redis-server`. Set `REDIS_BENCH` to a folder on the disk to measure.
 //!
-//! From publishing at one node to reading at another, an event at a time; and events a
-//! second, with a thousand clients at each of three nodes. All of it runs on this machine:
-//! the nodes, their clients, the publishers and Redis.
+//! Latency: from publishing at one node to reading at another, one event at a time. Rate: events
+//! per second, with 1,000 clients at each of three nodes. Everything runs on this machine: the
+//! nodes, their clients, the publishers and Redis.
 
 #![allow(clippy::print_stdout)] // a program that reports
 
@@ -21,28 +21,28 @@ use threadcast::{Config, Event, Handle, Histories, History, Registry, Server, St
 /// How many events are timed one by one.
 const TIMED: usize = 2_000;
 
-/// How many events are published as fast as they can be, and by how many.
+/// How many events are published as fast as possible, and by how many publishers.
 const MANY: usize = 8_000;
 const PUBLISHERS: usize = 64;
 
-/// How many clients a node has.
+/// How many clients each node has.
 const CLIENTS: usize = 1_000;
 
 fn main() {
     threadcast::raise_own_limits();
     if Command::new("redis-server").arg("--version").output().is_err() {
-        return println!("there is no redis-server; `make redis` installs one");
+        return println!("redis-server not found; install it with `make redis`");
     }
     let folder = std::env::var_os("REDIS_BENCH").map_or_else(std::env::temp_dir, Into::into);
     let folder = folder.join(format!("threadcast-bench-{}", std::process::id()));
     println!("publish to read, one event at a time, p50 and p99:");
     let memory = latency(&[Node::start(None)]);
-    println!("  one node, in memory:                {}", told(&memory));
+    println!("  one node, in memory:                {}", quantiles(&memory));
     for fsync in ["everysec", "always"] {
         let redis = Redis::start(&folder, fsync);
         let across = latency(&[(); 2].map(|()| Node::start(Some(redis.store()))));
         let ratio = across[TIMED / 2].as_secs_f64() / memory[TIMED / 2].as_secs_f64();
-        println!("  two nodes, appendfsync {fsync:8}:    {}; {ratio:.1} times", told(&across));
+        println!("  two nodes, appendfsync {fsync:8}:    {}; {ratio:.1} times", quantiles(&across));
     }
     println!("{MANY} events by {PUBLISHERS} publishers, until the last client has the last one:");
     let memory = rate(&[Node::start(None)]);
@@ -52,10 +52,10 @@ fn main() {
         let nodes = [(); 3].map(|()| Node::start(Some(redis.store())));
         report(&format!("three nodes, appendfsync {fsync}"), 3, rate(&nodes), memory);
     }
-    fs::remove_dir_all(&folder).expect("it is ours");
+    fs::remove_dir_all(&folder).expect("the folder can be removed");
 }
 
-fn told(times: &[Duration]) -> String {
+fn quantiles(times: &[Duration]) -> String {
     let at = |hundredth: usize| times[(times.len() - 1) * hundredth / 100];
     format!("{:.2?}, {:.2?}", at(50), at(99))
 }
@@ -64,8 +64,8 @@ fn told(times: &[Duration]) -> String {
 fn report(what: &str, nodes: usize, (published, read): (Duration, Duration), memory: Took) {
     let rate = |took: Duration| MANY as f64 / took.as_secs_f64();
     println!(
-        "  {what}: {:.0} acknowledged a second, {:.0} read by each of {} clients ({:.2} million \
-         deliveries a second); {:.2} of memory's",
+        "  {what}: {:.0} acknowledged per second, {:.0} read by each of {} clients ({:.2} million \
+         deliveries per second); {:.2} times the rate in memory",
         rate(published),
         rate(read),
         nodes * CLIENTS,
@@ -74,32 +74,32 @@ fn report(what: &str, nodes: usize, (published, read): (Duration, Duration), mem
     );
 }
 
-/// Until all was acknowledged, and until all was read.
+/// Times until all events were acknowledged, and until all were read.
 type Took = (Duration, Duration);
 
 /// Publishes at the first node and reads at the last.
 fn latency(nodes: &[Node]) -> Vec<Duration> {
-    let (first, last) = (&nodes[0], nodes.last().expect("there is one"));
+    let (first, last) = (&nodes[0], nodes.last().expect("at least one node"));
     let mut stream = BufReader::new(listen(last.addr));
     let mut times = Vec::new();
     let mut line = String::new();
     for n in 0..TIMED {
         let event = Event::new(n.to_string());
-        let asked = Instant::now();
-        first.registry.publish("news", &event).expect("it is kept");
+        let start = Instant::now();
+        first.registry.publish("news", &event).expect("the event is published");
         while line.trim_end() != format!("data: {n}") {
             line.clear();
-            stream.read_line(&mut line).expect("the stream goes on");
+            stream.read_line(&mut line).expect("the stream is open");
         }
-        times.push(asked.elapsed());
+        times.push(start.elapsed());
     }
     times.sort_unstable();
     times
 }
 
-/// Publishes as fast as it goes, at all nodes in turn.
+/// Publishes as fast as possible, at all nodes in turn.
 fn rate(nodes: &[Node]) -> Took {
-    let crowds: Vec<Crowd> = nodes.iter().map(|node| Crowd::of(node.addr)).collect();
+    let loads: Vec<LoadClients> = nodes.iter().map(|node| LoadClients::of(node.addr)).collect();
     let event = Event::new("x".repeat(100));
     let begin = Instant::now();
     thread::scope(|scope| {
@@ -107,17 +107,17 @@ fn rate(nodes: &[Node]) -> Took {
             let (registry, event) = (&nodes[publisher % nodes.len()].registry, &event);
             scope.spawn(move || {
                 for _ in 0..MANY / PUBLISHERS {
-                    registry.publish("news", event).expect("it is kept");
+                    registry.publish("news", event).expect("the event is published");
                 }
             });
         }
     });
     let published = begin.elapsed();
-    let read = crowds.into_iter().map(|crowd| crowd.reading.join().expect("it reads"));
-    (published, read.max().expect("there is a crowd") - begin)
+    let read = loads.into_iter().map(|load| load.reading.join().expect("the node is running"));
+    (published, read.max().expect("at least one node") - begin)
 }
 
-/// A node of its own.
+/// A node with a server of its own.
 struct Node {
     addr: SocketAddr,
     registry: Registry,
@@ -135,7 +135,7 @@ impl Node {
         let server = Server::bind(config).expect("a free port");
         let (registry, handle) = (server.registry().clone(), server.handle());
         let addr = server.addresses()[0];
-        let running = thread::spawn(move || server.run().expect("it runs"));
+        let running = thread::spawn(move || server.run().expect("the server runs"));
         Self { addr, registry, handle, running: Some(running) }
     }
 }
@@ -143,14 +143,14 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.handle.shutdown();
-        self.running.take().expect("joined only here").join().expect("it ends");
+        self.running.take().expect("joined only here").join().expect("the server ends");
     }
 }
 
 fn listen(addr: SocketAddr) -> TcpStream {
-    let mut socket = TcpStream::connect(addr).expect("it listens");
-    socket.write_all(b"GET /channels/news HTTP/1.0\r\n\r\n").expect("it reads");
-    // It listens once what a stream begins with is there.
+    let mut socket = TcpStream::connect(addr).expect("the node listens");
+    socket.write_all(b"GET /channels/news HTTP/1.0\r\n\r\n").expect("the node is running");
+    // The stream has begun once its first frame is read.
     let mut begun = Vec::new();
     while !begun.ends_with(b"\n\n") {
         let mut byte = [0];
@@ -160,12 +160,12 @@ fn listen(addr: SocketAddr) -> TcpStream {
     socket
 }
 
-/// A thousand clients on one thread, until each has read all.
-struct Crowd {
+/// 1,000 clients on one thread, which read until each has received all events.
+struct LoadClients {
     reading: JoinHandle<Instant>,
 }
 
-impl Crowd {
+impl LoadClients {
     fn of(addr: SocketAddr) -> Self {
         let mut poll = Poll::new().expect("descriptors");
         let mut clients: Vec<(mio::net::TcpStream, usize)> = (0..CLIENTS)
@@ -182,14 +182,14 @@ impl Crowd {
             let (mut events, mut bytes) = (Events::with_capacity(CLIENTS), vec![0; 64 * 1024]);
             let mut done = 0;
             while done < CLIENTS {
-                poll.poll(&mut events, Some(Duration::from_secs(30))).expect("it waits");
-                assert!(!events.is_empty(), "nothing for 30 s, and {done} have all");
+                poll.poll(&mut events, Some(Duration::from_secs(30))).expect("epoll works");
+                assert!(!events.is_empty(), "no event for 30 s; {done} clients have all");
                 for event in &events {
                     let (socket, seen) = &mut clients[event.token().0];
                     loop {
                         match socket.read(&mut bytes) {
-                            Ok(0) => panic!("cut off"),
-                            // Nothing but the data has an `x` in it.
+                            Ok(0) => panic!("disconnected"),
+                            // Only the data contains an `x`.
                             Ok(count) => {
                                 let before = *seen;
                                 *seen += memchr::memchr_iter(b'x', &bytes[..count]).count();
@@ -207,7 +207,7 @@ impl Crowd {
     }
 }
 
-/// A Redis of its own, which keeps nothing for the next.
+/// A Redis server that starts empty.
 struct Redis {
     child: Child,
     socket: String,
@@ -227,7 +227,7 @@ impl Redis {
             .arg(&socket)
             .stdout(Stdio::null())
             .spawn()
-            .expect("it is there");
+            .expect("redis-server starts");
         let begin = Instant::now();
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
             assert!(begin.elapsed() < Duration::from_secs(10), "Redis does not start");

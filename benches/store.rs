@@ -1,9 +1,9 @@
-//! What a store costs: `cargo bench --bench store`, with a folder on the disk that is
-//! meant in `STORE_BENCH` (without it, the system's folder for temporary files).
+//! Measures the file store: `cargo bench --bench store`. Set `STORE_BENCH` to a folder on the disk
+//! to measure; the default is the system's folder for temporary files.
 //!
-//! Group commit: what one publisher gets, and many at once, each waiting for its
-//! event to be on the disk. And how large the file becomes, and how long a start
-//! takes, after far more events than are kept.
+//! Group commit: the rate of one publisher and of many, each waiting for its event to be on the
+//! disk. Size: how large the file becomes, and how long a start takes, after far more events than
+//! are kept.
 
 #![allow(clippy::print_stdout)] // a program that reports
 
@@ -18,10 +18,10 @@ use threadcast::{Config, Event, Histories, History, Server};
 /// How long each number of publishers publishes.
 const TIME: Duration = Duration::from_secs(5);
 
-/// How many events go through the bounded store.
+/// How many events are published to the bounded store.
 const MANY: usize = 1_000_000;
 
-/// How many of them one request publishes.
+/// How many events one request publishes.
 const BATCH: usize = 250;
 
 const BOUND: History =
@@ -35,16 +35,16 @@ fn main() {
     let rates = [1, 8, 64].map(|publishers| group_commit(&folder, publishers));
     println!("64 publishers get {:.1} times the rate of one", rates[2] / rates[0]);
     bounded(&folder);
-    fs::remove_dir_all(&folder).expect("it is ours");
+    fs::remove_dir_all(&folder).expect("the folder can be removed");
 }
 
-/// The floor: one page written and synced, nothing else.
+/// The floor: one page written and synced.
 fn sync_alone(folder: &Path) {
-    let mut file = File::create(folder.join("floor")).expect("room");
+    let mut file = File::create(folder.join("floor")).expect("space on the disk");
     let mut times: Vec<Duration> = (0..500)
         .map(|_| {
             let begin = Instant::now();
-            file.write_all(&[7; 4_096]).expect("room");
+            file.write_all(&[7; 4_096]).expect("space on the disk");
             file.sync_data().expect("a disk that syncs");
             begin.elapsed()
         })
@@ -60,7 +60,7 @@ fn server(store: &Path, history: History) -> Server {
     Server::bind(config).expect("a store")
 }
 
-/// Events a second, of so many publishers that each wait for their answer.
+/// Events per second of this many publishers, each of which waits for its response.
 fn group_commit(folder: &Path, publishers: usize) -> f64 {
     let store = folder.join(format!("{publishers}.redb"));
     let server = server(&store, History::default());
@@ -72,9 +72,9 @@ fn group_commit(folder: &Path, publishers: usize) -> f64 {
                 scope.spawn(|| {
                     let mut times = Vec::new();
                     while begin.elapsed() < TIME {
-                        let asked = Instant::now();
-                        server.registry().publish("news", &event).expect("it is kept");
-                        times.push(asked.elapsed());
+                        let start = Instant::now();
+                        server.registry().publish("news", &event).expect("the event is stored");
+                        times.push(start.elapsed());
                     }
                     times
                 })
@@ -94,17 +94,17 @@ fn bounded(folder: &Path) {
     let events = vec![Event::new("x".repeat(100)); BATCH];
     let (begin, mut largest) = (Instant::now(), 0);
     for _ in 0..MANY / BATCH {
-        running.registry().publish_all("news", &events, None).expect("they are kept");
-        largest = largest.max(fs::metadata(&store).expect("it is there").len());
+        running.registry().publish_all("news", &events, None).expect("the events are stored");
+        largest = largest.max(fs::metadata(&store).expect("the file exists").len());
     }
     let took = begin.elapsed();
     #[allow(clippy::cast_precision_loss)]
     let ratio = largest as f64 / BOUND.bytes as f64;
-    println!("{MANY} events in {took:.1?}: the file was never above {largest} bytes,");
-    println!("    {ratio:.2} times the bound of {} bytes", BOUND.bytes);
-    // What a killed process leaves is the file as it is now.
+    println!("{MANY} events in {took:.1?}: the file never exceeded {largest} bytes,");
+    println!("    {ratio:.2} times the limit of {} bytes", BOUND.bytes);
+    // A killed process leaves the file as it is now.
     let killed = folder.join("killed.redb");
-    fs::copy(&store, &killed).expect("room");
+    fs::copy(&store, &killed).expect("space on the disk");
     drop(running);
     for (how, store) in [("clean stop", store), ("being killed", killed)] {
         let begin = Instant::now();

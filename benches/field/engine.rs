@@ -1,8 +1,8 @@
 //! The engines: how each is built and started, and what to install for one that is missing.
 //!
-//! A peer prints its address when it listens, serves the stream, and takes orders on stdin, one a
-//! line: `<events a second> <bytes of a frame>`. The end of stdin ends it. Only nchan cannot: it is
-//! published to from here (see [`crate::nchan`]).
+//! A peer prints its address when it listens, serves the stream, and reads traffic settings from
+//! its stdin, one per line: `<events per second> <bytes of a frame>`. It exits when stdin ends.
+//! Only nchan cannot do this: this program publishes to it (see [`crate::nchan`]).
 
 use std::env;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use threadcast::lab::engine::find;
 
-/// What can be measured.
+/// An engine that can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Floor,
@@ -33,10 +33,10 @@ pub const ALL: [Engine; 7] = [
     Engine::Go,
 ];
 
-/// A program that is there and can be started.
+/// An engine that is built and can be started.
 #[derive(Debug)]
 pub enum Start {
-    /// A peer that obeys the orders above.
+    /// A peer that reads traffic settings from its stdin.
     Peer { program: PathBuf, arguments: Vec<String> },
     /// nginx with this configuration template.
     Nchan { nginx: PathBuf, module: PathBuf, template: PathBuf },
@@ -55,7 +55,7 @@ impl Engine {
         }
     }
 
-    /// What the table calls it.
+    /// The engine's name in the tables.
     pub fn title(self) -> &'static str {
         match self {
             Self::Floor => "bare `send` loop: the floor",
@@ -73,7 +73,7 @@ impl Engine {
         if matches!(self, Self::Direct | Self::Wake) { "/channels/bench" } else { "/bench" }
     }
 
-    /// Builds it where it must be built. The error says what is missing and how to get it.
+    /// Builds the engine if necessary. The error says what is missing and how to install it.
     pub fn prepare(self) -> Result<Start, String> {
         let peers = manifest().join("benches/peers");
         match self {
@@ -92,7 +92,8 @@ impl Engine {
                 Ok(peer(target.join("release/peer-axum"), &[]))
             }
             Self::Go => {
-                let go = find("go").ok_or("no `go` on the PATH: apt install golang-go")?;
+                let go = find("go")
+                    .ok_or("no `go` on the PATH; install it with apt install golang-go")?;
                 let program = target_folder().join("peers/go_net_http");
                 let mut build = Command::new(go);
                 build.arg("build").arg("-o").arg(&program).arg(peers.join("go_net_http.go"));
@@ -100,15 +101,17 @@ impl Engine {
                 Ok(peer(program, &[]))
             }
             Self::Node => {
-                let node = find("node").ok_or("no `node` on the PATH: apt install nodejs")?;
+                let node = find("node")
+                    .ok_or("no `node` on the PATH; install it with apt install nodejs")?;
                 Ok(peer(node, &["-e", threadcast::lab::engine::NODE]))
             }
             Self::Nchan => {
                 const HOW: &str = "apt install nginx libnginx-mod-nchan";
-                let nginx = find("nginx").ok_or(format!("no `nginx` on the PATH: {HOW}"))?;
+                let nginx = find("nginx")
+                    .ok_or(format!("no `nginx` on the PATH; install it with {HOW}"))?;
                 let module = PathBuf::from("/usr/lib/nginx/modules/ngx_nchan_module.so");
                 if !module.exists() {
-                    return Err(format!("nginx has no nchan module: {HOW}"));
+                    return Err(format!("nginx has no nchan module; install it with {HOW}"));
                 }
                 Ok(Start::Nchan { nginx, module, template: peers.join("nchan.conf") })
             }
@@ -120,7 +123,7 @@ fn peer(program: PathBuf, arguments: &[&str]) -> Start {
     Start::Peer { program, arguments: arguments.iter().map(ToString::to_string).collect() }
 }
 
-/// One of this package's own examples, built like the bench itself.
+/// One of this package's examples, built like the bench itself.
 fn example(name: &str, arguments: &[&str]) -> Result<Start, String> {
     let mut build = cargo();
     build.args(["build", "--release", "--example", name, "--target-dir"]).arg(target_folder());
@@ -134,24 +137,24 @@ fn cargo() -> Command {
     cargo
 }
 
-/// Runs a build; its last line of complaint is the error.
+/// Runs a build; the error contains its first error line.
 fn run(command: &mut Command, hint: &str) -> Result<(), String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(());
     }
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    let first = complaint.lines().find(|line| line.starts_with("error")).unwrap_or("it failed");
-    Err(format!("not built ({first}): {hint}"))
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let first = stderr.lines().find(|line| line.starts_with("error")).unwrap_or("the build failed");
+    Err(format!("cannot build it ({first}): {hint}"))
 }
 
 fn manifest() -> PathBuf {
     env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
 
-/// Where this bench was built: its program is in `deps` below.
+/// The folder of this build: the bench's program is in `deps` below it.
 fn release_folder() -> PathBuf {
-    let program = env::current_exe().expect("Linux knows the path of a program");
+    let program = env::current_exe().expect("Linux provides the program's path");
     program.ancestors().nth(2).expect("target/release/deps/field").to_path_buf()
 }
 

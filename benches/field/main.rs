@@ -1,14 +1,15 @@
-//! threadcast among its peers: the same work, the same load, the same run.
+//! Compares threadcast with its peers: the same workload, the same load, the same run.
 //!
 //! ```text
-//!  for every workload, for every run, every engine in turn:
+//!  for each workload, for each run, for each engine:
 //!    start it on one core → open the clients from another → warm up → measure → stop it
 //! ```
 //!
-//! `make bench` runs it; `cargo bench --bench field -- --help` lists its options. The engines are in
-//! `benches/peers`, the load and the readings of `/proc` in the library's `lab`.
+//! Run it with `make bench`; `cargo bench --bench field -- --help` lists its options. The engines
+//! are in `benches/peers`; the load generator and the reading of `/proc` are in the library's
+//! `lab`.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub)] // a program that reports
+#![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub)] // prints a report
 
 mod engine;
 mod measure;
@@ -58,7 +59,7 @@ fn run(options: &Options) -> io::Result<()> {
     process::raise_the_descriptor_limit()?;
     let (engines, skipped) = prepare(&options.engines);
     let mut report = Report::new(skipped, options.cores);
-    // From here on this thread, and all that it starts, stays off the server's core.
+    // From here on, this thread and the processes it starts stay off the server's core.
     process::pin(options.cores.load)?;
     let socket = socket_cost(&engines, options)?;
     report.load_socket = Taken { slab: socket.slab, kernel: socket.kernel };
@@ -77,7 +78,7 @@ fn run(options: &Options) -> io::Result<()> {
         }
         println!("{}", result.table());
         report.results.push(result);
-        // After every workload, so that an interrupted bench leaves what it has.
+        // After each workload, so that an interrupted bench leaves its results so far.
         if let Some(path) = &options.json {
             write(path, &report)?;
         }
@@ -86,13 +87,13 @@ fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// What the load's side of a connection costs, where a workload asks for memory.
+/// Measures the kernel memory of the load's sockets, if a workload measures memory.
 fn socket_cost(engines: &[(Engine, Start)], options: &Options) -> io::Result<Socket> {
     let memory = options.workloads.iter().filter(|workload| workload.memory);
     let Some(clients) = memory.map(|workload| workload.clients).max() else {
         return Ok(Socket::default());
     };
-    eprintln!("what a socket costs: the floor with {clients} clients");
+    eprintln!("measuring the cost of a socket: the floor with {clients} clients");
     if let Some((_, floor)) = engines.iter().find(|(engine, _)| *engine == Engine::Floor) {
         return measure::calibrate(floor, clients, options);
     }
@@ -100,7 +101,7 @@ fn socket_cost(engines: &[(Engine, Start)], options: &Options) -> io::Result<Soc
     measure::calibrate(&floor, clients, options)
 }
 
-/// A run, repeated once when somebody else used the cores.
+/// Runs a measurement, and repeats it once if others used the cores.
 fn quiet_run(
     engine: Engine,
     start: &Start,
@@ -113,7 +114,7 @@ fn quiet_run(
         return Ok(sample);
     }
     eprintln!(
-        "  noisy: others used {:.0} % of the server's core and {:.0} % of the load's; once more",
+        "  noisy: others used {:.0} % of the server's core and {:.0} % of the load's; repeating the run",
         sample.server_core_others * 100.0,
         sample.load_core_others * 100.0
     );
@@ -121,14 +122,14 @@ fn quiet_run(
     Ok(if again.noise() < sample.noise() { again } else { sample })
 }
 
-/// Builds what can be built; the rest is named with its reason.
+/// Builds the engines; those that cannot be built are returned with the reason.
 fn prepare(engines: &[Engine]) -> (Vec<(Engine, Start)>, BTreeMap<&'static str, String>) {
     let (mut ready, mut skipped) = (Vec::new(), BTreeMap::new());
     for engine in engines {
         match engine.prepare() {
             Ok(start) => ready.push((*engine, start)),
             Err(why) => {
-                eprintln!("left out: {}: {why}", engine.name());
+                eprintln!("skipped: {}: {why}", engine.name());
                 skipped.insert(engine.name(), why);
             }
         }

@@ -1,4 +1,4 @@
-//! One run: an engine, a workload, and what it cost.
+//! One run: measures one engine under one workload.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use crate::options::Options;
 use crate::peer::Peer;
 use crate::workload::Workload;
 
-/// Nobody is waited for longer: all must be answered, and have their first event, by then.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long all clients may take to be accepted, and to receive their first event.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A stuck client that is still connected so long after it came will not be cut off.
+/// A stuck client that is still connected after this time counts as never disconnected.
 const LONGEST_WRITE_DEADLINE: Duration = Duration::from_secs(13);
 
-/// What one run showed. Memory is in bytes, of a client where the name says so.
+/// The results of one run. Memory is in bytes; per client where the name says so.
 #[derive(Debug, Clone, Default, Serialize)]
-#[allow(missing_docs)] // the report's columns say what each is
+#[allow(missing_docs)] // the columns of the report describe the fields
 pub struct Sample {
     pub answered: usize,
     pub refused: usize,
@@ -42,7 +42,7 @@ pub struct Sample {
     pub p50_ms: Option<f64>,
     pub p99_ms: Option<f64>,
     pub max_ms: Option<f64>,
-    /// The slowest client's events against the median client's.
+    /// Events of the slowest client, as a share of the median client's.
     pub fairness: Option<f64>,
     pub threads: usize,
     pub base_rss: u64,
@@ -51,15 +51,15 @@ pub struct Sample {
     pub kernel_stack_per_client: f64,
     pub page_tables_per_client: f64,
     pub slab_per_client: f64,
-    /// All that the kernel holds for a client, the parts above included.
+    /// All kernel memory per client, including the parts above.
     pub kernel_per_client: f64,
-    /// What a client takes from `MemAvailable`. On a quiet machine, RSS and kernel together.
+    /// Decrease of `MemAvailable` per client. On a quiet machine, this is RSS plus kernel memory.
     pub whole_per_client: f64,
     pub stuck_send_queue: Option<u64>,
     pub stuck_cut_seconds: Option<f64>,
-    /// While the stuck client was stuck.
+    /// Growth while a client was stuck.
     pub rss_growth: i64,
-    /// Share of the server's core while measured, by the server and by others.
+    /// Shares of the server's core during the measurement, by the server and by others.
     pub server_busy: f64,
     pub server_core_others: f64,
     pub load_busy: f64,
@@ -86,32 +86,32 @@ impl Sample {
         }
     }
 
-    /// The share of a core that others used, the worse of the two cores.
+    /// The share of a core that others used: the greater of both cores.
     pub fn noise(&self) -> f64 {
         self.server_core_others.max(self.load_core_others)
     }
 }
 
-/// What was taken off for the load's side of each connection, in bytes.
+/// The load's share of each connection's memory, which is subtracted, in bytes.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Taken {
     pub slab: f64,
     pub kernel: f64,
 }
 
-/// Finds out what the load's sockets cost: the floor holds nothing but sockets, as we do, so half
-/// of what a connection costs there is ours.
+/// Measures the kernel memory of the load's sockets. The floor holds only sockets, like the load,
+/// so half of the memory of each connection is the load's.
 pub fn calibrate(floor: &Start, clients: usize, options: &Options) -> io::Result<Socket> {
     let workload = Workload { clients, memory: true, ..crate::workload::ALL[0] };
     let options = Options { seconds: Some(2.0), ..options.clone() };
     let measure = || run(Engine::Floor, floor, &workload, Socket::default(), &options);
-    // The first connections of all also fill the kernel's caches, which later ones find filled.
+    // The first connections also fill the kernel's caches; later ones find them filled.
     measure()?;
     let sample = measure()?;
     Ok(Socket { slab: sample.slab_per_client / 2.0, kernel: sample.kernel_per_client / 2.0 })
 }
 
-/// Starts the engine, loads it, and measures it from outside.
+/// Starts the engine, opens the clients, and measures the engine from outside.
 pub fn run(
     engine: Engine,
     start: &Start,
@@ -124,31 +124,31 @@ pub fn run(
     settle(Duration::from_secs(5));
     let base = Held::now(peer.process())?;
     if workload.at_once {
-        peer.order(workload.rate, workload.frame)?;
+        peer.set_traffic(workload.rate, workload.frame)?;
     }
     let plan = Plan {
         clients: workload.clients,
         stuck: workload.stuck,
-        patience: PATIENCE,
+        timeout: TIMEOUT,
         ..Plan::new(peer.server(), engine.path())
     };
     let mut load = Load::open(&plan)?;
     let opened = Instant::now();
     if !workload.at_once {
-        // A few events would leave a just-in-time compiler cold.
-        peer.order(workload.warm_up_rate(), workload.frame)?;
+        // Warms up: after a few events only, a just-in-time compiler would be cold.
+        peer.set_traffic(workload.warm_up_rate(), workload.frame)?;
     }
-    load.read_first_events(PATIENCE)?;
+    load.read_first_events(TIMEOUT)?;
     load.read_for(options.warm_up)?;
     if workload.warm_up_rate() != workload.rate {
-        peer.order(workload.rate, workload.frame)?;
+        peer.set_traffic(workload.rate, workload.frame)?;
     }
 
     pause(&mut load, workload)?;
     let before = Spent::now(peer.process(), options.cores)?;
     let warm = procfs::memory(&before.processes)?;
     load.mark();
-    // What came while we were looking at /proc is counted, but it is not late.
+    // Events that arrived while `/proc` was read are counted, but their latencies are not.
     load.read_for(before.at.elapsed() * 2)?;
     load.forget_latencies();
     load.read_for(measured)?;
@@ -157,7 +157,7 @@ pub fn run(
     let held = Held::now(peer.process())?;
 
     let spending = after.since(&before);
-    let mut sample = Sample::of(&spending, &held.since(&base, load.opening().answered, socket));
+    let mut sample = Sample::of(&spending, &held.since(&base, load.opening().accepted, socket));
     (sample.base_rss, sample.rss) = (base.server.rss, held.server.rss);
     let window = load.window();
     sample.threads = after.server.threads;
@@ -176,19 +176,19 @@ pub fn run(
         sample.max_ms = Some(millis(window.latency.max()));
     }
     let opening = load.opening();
-    (sample.answered, sample.refused) = (opening.answered, opening.refused);
+    (sample.answered, sample.refused) = (opening.accepted, opening.rejected);
     sample.heads_seconds = opening.heads.map(|time| time.as_secs_f64());
-    // Otherwise it would say when we gave the order.
+    // Otherwise the time would depend on when the traffic was set.
     sample.events_seconds =
         opening.events.filter(|_| workload.at_once).map(|time| time.as_secs_f64());
     sample.rss_growth = difference(held.server.rss, warm.rss);
-    (sample.stuck_send_queue, sample.stuck_cut_seconds) = watch_the_stuck(load, &peer, opened)?;
+    (sample.stuck_send_queue, sample.stuck_cut_seconds) = watch_stuck_clients(load, &peer, opened)?;
     Ok(sample)
 }
 
-/// The largest send queue towards a client that reads nothing, and when the first of them was cut
-/// off. Only after the measuring: to find a socket the kernel walks a table for some 50 ms.
-fn watch_the_stuck(
+/// The largest send queue towards a stuck client, and when the first of them was disconnected. It
+/// runs after the measurement, because the kernel walks a table for about 50 ms to find a socket.
+fn watch_stuck_clients(
     mut load: Load,
     peer: &Peer,
     opened: Instant,
@@ -207,7 +207,7 @@ fn watch_the_stuck(
     Ok((largest, None))
 }
 
-/// Lets what is under way arrive, where the workload ever rests.
+/// Waits until events in flight have arrived, if the workload has pauses.
 fn pause(load: &mut Load, workload: &Workload) -> io::Result<()> {
     if workload.has_pauses() {
         load.read_until_quiet(Duration::from_millis(50), Duration::from_secs(2))?;
@@ -219,7 +219,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// Events of all clients that were due in so many seconds, which begin anywhere between two ticks.
+/// Events due to all clients in this time, which begins anywhere between two ticks.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // far below 2^52
 fn offered(workload: &Workload, seconds: f64) -> u64 {
     (f64::from(workload.rate) * seconds) as u64 * workload.clients as u64

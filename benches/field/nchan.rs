@@ -1,4 +1,4 @@
-//! nchan's publisher: one keep-alive connection that posts what is due, as fast as it is answered.
+//! nchan's publisher: one keep-alive connection that posts due events as fast as nginx responds.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -7,18 +7,19 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use threadcast::lab::tick::{Order, Tick};
+use threadcast::lab::tick::{Tick, Traffic};
 
-/// Requests in one write, and answers awaited before the next.
+/// Requests in one write, and responses awaited before the next write.
 const BATCH: usize = 64;
 
 /// How nchan frames an event: its id is `<seconds>:<number within the second>`.
 const AROUND: usize = "id: 1700000000:0\ndata: \n\n".len();
 
-/// A thread on the load's core. Its CPU is not the server's.
+/// The publisher's thread. It runs on the load's core, so its CPU time does not count as the
+/// server's.
 #[derive(Debug)]
 pub struct Publisher {
-    orders: Option<Sender<Order>>,
+    settings: Option<Sender<Traffic>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -26,35 +27,35 @@ impl Publisher {
     pub fn start(server: SocketAddr) -> io::Result<Self> {
         let socket = TcpStream::connect(server)?;
         socket.set_nodelay(true)?;
-        // A server that stops answering must not keep us.
+        // So that a server that stops responding does not block this thread.
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let (sender, orders) = mpsc::channel();
+        let (sender, settings) = mpsc::channel();
         let thread = thread::spawn(move || {
-            if let Err(error) = publish(socket, &orders) {
-                eprintln!("nchan's publisher ended: {error}");
+            if let Err(error) = publish(socket, &settings) {
+                eprintln!("nchan's publisher failed: {error}");
             }
         });
-        Ok(Self { orders: Some(sender), thread: Some(thread) })
+        Ok(Self { settings: Some(sender), thread: Some(thread) })
     }
 
-    pub fn order(&mut self, rate: u32, frame: usize) -> io::Result<()> {
-        let orders = self.orders.as_ref().expect("it is there until stop");
-        orders.send(Order { rate, frame }).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    pub fn set_traffic(&mut self, rate: u32, frame: usize) -> io::Result<()> {
+        let settings = self.settings.as_ref().expect("the publisher is not stopped");
+        settings.send(Traffic { rate, frame }).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
     pub fn stop(&mut self) {
-        self.orders = None;
+        self.settings = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn publish(mut socket: TcpStream, orders: &Receiver<Order>) -> io::Result<()> {
+fn publish(mut socket: TcpStream, settings: &Receiver<Traffic>) -> io::Result<()> {
     let mut tick = Tick::new();
     loop {
-        match orders.recv_timeout(tick.pause()) {
-            Ok(order) => tick.obey(order),
+        match settings.recv_timeout(tick.pause()) {
+            Ok(traffic) => tick.set(traffic),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
@@ -67,11 +68,11 @@ fn publish(mut socket: TcpStream, orders: &Receiver<Order>) -> io::Result<()> {
             let _ = write!(requests, "{head}Content-Length: {length}\r\n\r\n{data}");
         }
         socket.write_all(requests.as_bytes())?;
-        await_answers(&mut socket, due.len())?;
+        await_responses(&mut socket, due.len())?;
     }
 }
 
-fn await_answers(socket: &mut TcpStream, mut missing: usize) -> io::Result<()> {
+fn await_responses(socket: &mut TcpStream, mut missing: usize) -> io::Result<()> {
     const BEGIN: &[u8] = b"HTTP/1.1 20";
     let (mut buffer, mut kept) = ([0; 16 * 1024], 0);
     while missing > 0 {
@@ -82,7 +83,8 @@ fn await_answers(socket: &mut TcpStream, mut missing: usize) -> io::Result<()> {
         let filled = kept + read;
         let begins = memchr::memmem::find_iter(&buffer[..filled], BEGIN).count();
         missing = missing.saturating_sub(begins);
-        // A status line may be cut in two; less than one is kept, so none counts twice.
+        // A status line may be cut in two. Fewer bytes than its search text are kept, so none
+        // counts twice.
         kept = filled.min(BEGIN.len() - 1);
         buffer.copy_within(filled - kept..filled, 0);
     }

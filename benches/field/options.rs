@@ -9,21 +9,21 @@ use crate::engine::{self, Engine};
 use crate::workload::{self, Workload};
 
 pub const HELP: &str = "\
-Measures threadcast against its peers, each pinned to one core, the load on another.
+Compare threadcast with its peers. Each server is pinned to one core, the load to another.
 
 cargo bench --bench field -- [options]
 
-  --runs N             runs of every engine, interleaved; medians are printed  [5]
-  --seconds S          how long a run is measured  [5, or 10 at one event a second]
-  --warm-up S          how long a run goes on before  [1]
-  --quick              one run of two seconds each
-  --engines a,b        only these: floor direct wake axum nchan node go
-  --workloads a,b      only these: 1k-at-1 1k-at-50 1k-at-500 1k-at-10k 10k-at-1 10k-at-once
-                       50-reading 50-and-1-stuck
-  --server-core N      the core of the server  [0]
-  --load-core N        the core of the load  [1]
-  --json FILE          also write every sample there
-  --help               this text
+  --runs N             Runs per engine, interleaved; medians are printed  [5]
+  --seconds S          Measure each run for S seconds  [5; 10 at one event per second]
+  --warm-up S          Warm up each run for S seconds  [1]
+  --quick              Measure each engine once, for 2 seconds
+  --engines a,b        Measure only these engines: floor direct wake axum nchan node go
+  --workloads a,b      Measure only these workloads: 1k-at-1 1k-at-50 1k-at-500
+                       1k-at-10k 10k-at-1 10k-at-once 50-reading 50-and-1-stuck
+  --server-core N      Pin the server to core N  [0]
+  --load-core N        Pin the load to core N  [1]
+  --json FILE          Write all samples to FILE
+  --help               Print this help
 ";
 
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads the arguments after the program's name; the error is a sentence for the user.
+    /// Parses the arguments after the program's name.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let mut options = Self {
             runs: 5,
@@ -55,7 +55,7 @@ impl Options {
         while let Some(flag) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| format!("{flag} needs a value"));
             match flag.as_str() {
-                "--bench" => {} // cargo says so to every bench
+                "--bench" => {} // cargo passes it to every bench
                 "--help" => options.help = true,
                 "--quick" => (options.runs, options.seconds) = (1, Some(2.0)),
                 "--runs" => options.runs = number::<usize>(&flag, &value()?)?.max(1),
@@ -72,7 +72,8 @@ impl Options {
         Ok(options)
     }
 
-    /// How long a run of `workload` is measured. One event a second needs longer for its quantiles.
+    /// How long a run of `workload` is measured. One event per second needs longer for its
+    /// quantiles.
     pub fn measured(&self, workload: &Workload) -> Duration {
         let default = if workload.rate == 1 { 10.0 } else { 5.0 };
         Duration::from_secs_f64(self.seconds.unwrap_or(default))
@@ -88,7 +89,7 @@ fn seconds(flag: &str, text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| format!("{flag} {text}: not a duration"))
 }
 
-/// Choosing from a list by names.
+/// Selects items of a list by name.
 trait Pick<T> {
     fn pick(&self, names: &str, name: fn(T) -> &'static str) -> Result<Vec<T>, String>;
 }
@@ -98,7 +99,7 @@ impl<T: Copy> Pick<T> for [T] {
         let find = |wanted: &str| {
             let found = self.iter().copied().find(|item| name(*item) == wanted);
             let known: Vec<_> = self.iter().copied().map(name).collect();
-            found.ok_or_else(|| format!("no {wanted} here; there are {}", known.join(" ")))
+            found.ok_or_else(|| format!("unknown name {wanted}; known are: {}", known.join(" ")))
         };
         names.split(',').map(find).collect()
     }

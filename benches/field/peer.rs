@@ -1,4 +1,4 @@
-//! A running peer: its process, and the way its events are ordered.
+//! A running peer: its process, and how its traffic is set.
 
 use std::fs;
 use std::io;
@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use threadcast::lab::process::{Cores, Process, wait_until};
-use threadcast::lab::tick::Order;
+use threadcast::lab::tick::Traffic;
 
 use crate::engine::Start;
 use crate::nchan::Publisher;
 
-/// Stopped when dropped.
+/// A running peer. It is stopped when dropped.
 #[derive(Debug)]
 pub struct Peer {
     process: Process,
     server: SocketAddr,
-    /// Only nchan has one: it has no clock of its own, and a folder to be removed.
+    /// Only for nchan, which publishes no events itself: its publisher, and a folder to remove.
     nchan: Option<(Publisher, PathBuf)>,
 }
 
@@ -26,11 +26,11 @@ impl Peer {
         match start {
             Start::Peer { program, arguments } => {
                 let mut command = Command::new(program);
-                let (process, server) = Process::start_obedient(command.args(arguments), cores)?;
+                let (process, server) = Process::start_engine(command.args(arguments), cores)?;
                 Ok(Self { process, server, nchan: None })
             }
             Start::Nchan { nginx, module, template } => {
-                // nginx cannot choose a port itself.
+                // nginx cannot choose a free port itself.
                 let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
                 let folder = configure(template, module, free)?;
                 let mut command = Command::new(nginx);
@@ -43,7 +43,7 @@ impl Peer {
                         Ok(Self { process, server: free, nchan: Some((publisher, folder)) })
                     }
                     Err(error) => {
-                        process.ask_to_end();
+                        process.terminate();
                         let _ = fs::remove_dir_all(folder);
                         Err(error)
                     }
@@ -60,11 +60,11 @@ impl Peer {
         self.process.id()
     }
 
-    /// From now on, `rate` events a second in frames of `frame` bytes.
-    pub fn order(&mut self, rate: u32, frame: usize) -> io::Result<()> {
+    /// Sets the traffic: `rate` events per second in frames of `frame` bytes.
+    pub fn set_traffic(&mut self, rate: u32, frame: usize) -> io::Result<()> {
         match &mut self.nchan {
-            Some((publisher, _)) => publisher.order(rate, frame),
-            None => self.process.order(Order { rate, frame }),
+            Some((publisher, _)) => publisher.set_traffic(rate, frame),
+            None => self.process.set_traffic(Traffic { rate, frame }),
         }
     }
 }
@@ -73,7 +73,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         if let Some((publisher, folder)) = &mut self.nchan {
             publisher.stop();
-            self.process.ask_to_end(); // killed, nginx would leave its worker behind
+            self.process.terminate(); // if killed, nginx would leave its worker behind
             let _ = fs::remove_dir_all(folder);
         }
     }

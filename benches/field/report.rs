@@ -1,4 +1,4 @@
-//! Medians, as a Markdown table and as JSON.
+//! The report: medians as a Markdown table, and all samples as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,13 +12,13 @@ use crate::engine::Engine;
 use crate::measure::{Sample, Taken};
 use crate::workload::Workload;
 
-/// Everything that was found out.
+/// All results.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub machine: BTreeMap<&'static str, String>,
-    /// What the load's side of a connection costs and was taken off.
+    /// The load's share of each connection's memory, which was subtracted.
     pub load_socket: Taken,
-    /// Engine name to why it was left out.
+    /// The engines that were skipped, with the reasons.
     pub skipped: BTreeMap<&'static str, String>,
     pub results: Vec<Result>,
 }
@@ -37,7 +37,7 @@ pub struct Runs {
     #[serde(skip)]
     pub title: &'static str,
     pub samples: Vec<Sample>,
-    /// Runs that failed, and why.
+    /// The errors of the runs that failed.
     pub failures: Vec<String>,
 }
 
@@ -47,31 +47,32 @@ impl Report {
         Self { machine, load_socket: Taken::default(), skipped, results: Vec::new() }
     }
 
-    /// The heading over all tables.
+    /// The heading above all tables.
     pub fn preamble(&self) -> String {
         let machine: Vec<_> = self.machine.iter().map(|(key, it)| format!("{key} {it}")).collect();
         let mut text = format!("# threadcast and its peers\n\nMachine: {}.\n", machine.join(", "));
         let _ = writeln!(
             text,
-            "The load's side of a connection costs {} KB, taken off below.\n",
+            "The load's share of a connection is {} KB of kernel memory; it is subtracted below.\n",
             digits(self.load_socket.kernel / 1024.0, 1)
         );
         for (engine, why) in &self.skipped {
-            let _ = writeln!(text, "- left out: **{engine}**: {why}");
+            let _ = writeln!(text, "- skipped: **{engine}**: {why}");
         }
         text
     }
 
-    /// The remarks under all tables.
+    /// The notes below all tables.
     pub fn footnotes() -> &'static str {
-        "Medians of all runs. CPU is user and system time of the server's processes for each event \
-         read by a client; × floor compares it. p50, p99 and max count from the publish to the \
-         read. Lost counts the holes in the clients' numbers; published is what the engine issued of \
-         what was due. Memory is \
-         for each client. MemAvailable reads lower than RSS + kernel: it takes the sockets' inodes \
-         (3 KB for both ends) for reclaimable, and anybody else's memory moves it. A run marked ~ was noisy twice: somebody else used more than 5 % of a core.\n\
-         \n¹ nchan has no clock of its own: one keep-alive connection posts what is due in batches of \
-         64, as fast as it is answered. Receiving those requests is in its CPU.\n"
+        "Medians of all runs. CPU is the user and system time of the server's processes per event read \
+         by a client; × floor compares it with the floor's. p50, p99 and max are the time from publish \
+         to read. Lost counts the holes in the clients' numbers; published is the share of the due \
+         events that the engine published. Memory is per client. MemAvailable reads lower than RSS + \
+         kernel, because it counts the sockets' inodes (3 KB for both ends) as reclaimable; the memory \
+         of other processes changes it. A run marked ~ was noisy twice: other processes used more \
+         than 5 % of a core.\n\
+         \n¹ nchan publishes nothing itself: one keep-alive connection posts due events in batches of \
+         64, as fast as nginx responds. Receiving these requests is included in its CPU time.\n"
     }
 }
 
@@ -123,7 +124,8 @@ impl Result {
 }
 
 impl Result {
-    /// At how many clients threadcast, which begins small, holds as much as a peer that begins large.
+    /// The number of clients up to which threadcast, which starts smaller, holds less memory than a
+    /// peer that starts larger.
     fn crossings(&self) -> String {
         let line = |runs: &Runs| {
             let base = runs.median(|sample| Some(float(sample.base_rss)))?;
@@ -140,7 +142,7 @@ impl Result {
                 let clients = digits(clients, 0);
                 let _ = writeln!(
                     text,
-                    "\n- direct holds less than {} up to {clients} clients",
+                    "\n- direct holds less memory than {} up to {clients} clients",
                     peer.engine
                 );
             }
@@ -170,7 +172,7 @@ const fn column(title: &'static str, digits: usize, value: Value) -> Column {
 
 const KB: f64 = 1024.0;
 
-/// The columns that say something about `workload`.
+/// The columns that apply to `workload`.
 fn columns(workload: &Workload) -> Vec<Column> {
     let mut columns = vec![
         column("µs CPU/event", 2, |s| s.cpu_us_per_event),
@@ -181,8 +183,8 @@ fn columns(workload: &Workload) -> Vec<Column> {
         column("p50 ms", 1, |s| s.p50_ms),
         column("p99 ms", 1, |s| s.p99_ms),
         column("max ms", 1, |s| s.max_ms),
-        column("sleeps/event", 3, |s| s.voluntary_per_event),
-        column("preempted/event", 3, |s| s.involuntary_per_event),
+        column("voluntary/event", 3, |s| s.voluntary_per_event),
+        column("involuntary/event", 3, |s| s.involuntary_per_event),
         column("server busy %", 0, |s| Some(s.server_busy * 100.0)),
         column("load busy %", 0, |s| Some(s.load_busy * 100.0)),
     ];
@@ -211,10 +213,10 @@ fn columns(workload: &Workload) -> Vec<Column> {
         columns.extend([
             column("RSS growth KB", 0, |s| Some(signed(s.rss_growth) / KB)),
             column("send queue KB", 0, |s| s.stuck_send_queue.map(|bytes| float(bytes) / KB)),
-            column("cut after s", 1, |s| s.stuck_cut_seconds),
+            column("disconnected after s", 1, |s| s.stuck_cut_seconds),
         ]);
     }
-    columns.push(column("refused, closed", 0, |s| Some(float((s.refused + s.closed) as u64))));
+    columns.push(column("rejected, closed", 0, |s| Some(float((s.refused + s.closed) as u64))));
     columns
 }
 

@@ -47,7 +47,7 @@ func publish(number int, size int) {
 	for client := range clients {
 		select {
 		case client <- event:
-		default: // a full channel costs its client this event
+		default: // a client whose channel is full misses this event
 		}
 	}
 	mutex.Unlock()

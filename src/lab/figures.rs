@@ -1,20 +1,20 @@
-//! Figures: the middle of some, how far they lie apart, and how people read them.
+//! Arithmetic and formatting of figures: medians, fractions, thousands separators.
 
-/// A count as a fraction.
+/// Converts a count to a float.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // far below 2^52
 pub fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// A difference as a fraction.
+/// Converts a difference to a float.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // far below 2^52
 pub fn signed(count: i64) -> f64 {
     count as f64
 }
 
-/// The middle value; of an even number, the mean of the two in the middle.
+/// The median; for an even number of values, the mean of the two in the middle.
 ///
 /// ```
 /// use threadcast::lab::figures::median;
@@ -33,7 +33,7 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     }
 }
 
-/// With thousands apart, so that ten million is not mistaken for one.
+/// Formats a number with thousands separators and this many decimals.
 ///
 /// ```
 /// use threadcast::lab::figures::digits;

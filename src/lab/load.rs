@@ -1,10 +1,10 @@
-//! The load: thousands of stream clients in one thread, on `epoll`.
+//! The load generator: thousands of stream clients in one thread, on `epoll`.
 //!
-//! It must never be the bottleneck of what it measures, so it reads in large pieces and parses two
-//! events of each (`load/stream.rs` says how the count stays exact). It counts what *arrived*:
-//! losses show as holes in the events' numbers, lateness as an event's age when it is read.
+//! It must never be the bottleneck of what it measures. So it reads in large pieces and parses two
+//! events of each (`load/stream.rs` explains why the counts are exact). It counts what arrived:
+//! lost events show as holes in the events' numbers, latency as an event's age when it is read.
 //!
-//! What the server must send, as `text/event-stream`, chunked or not:
+//! The server must send this as `text/event-stream`, chunked or not:
 //!
 //! ```text
 //! id: <anything>\n
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! `<number>` counts the publisher's events without a hole. Comments, `retry:` and gap frames may
-//! stand between.
+//! stand in between.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -47,14 +47,14 @@ pub use histogram::Histogram;
 pub use plan::Plan;
 use stream::{Needles, ROOM};
 
-/// One read takes at most this much: large enough that ten million events a second are a few
-/// thousand reads, small enough to stay in the core's own cache.
+/// Size of one read: large enough that ten million events per second take a few thousand reads,
+/// small enough for the core's cache.
 const READ: usize = 256 * 1024;
 
-/// So many full reads in a row are enough for one client; then the others have their turn.
+/// How many full reads in a row one client gets before the others are served.
 const READS_IN_A_ROW: usize = 8;
 
-/// The clients, and what they have seen.
+/// The load's clients, and what they have received.
 ///
 /// ```
 /// # use threadcast::{Config, Event, Server};
@@ -79,7 +79,7 @@ pub struct Load {
     ready: Events,
     clients: Vec<Client>,
     stuck: Vec<std::net::TcpStream>,
-    /// Clients with more to read than their turn allowed.
+    /// Clients that have more to read than their turn allowed.
     unfinished: Vec<usize>,
     buffer: Vec<u8>,
     needles: Needles,
@@ -95,13 +95,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// Opens all clients, and returns when each has been answered, refused, or out of patience.
+    /// Opens all clients. Returns when each has been accepted or rejected, or has timed out.
     /// Streams are read meanwhile.
     ///
     /// # Errors
     ///
-    /// When this process cannot open a socket (its own descriptors and ports are the usual limits).
-    /// A server that refuses is no error: see [`Opening::refused`].
+    /// Fails if this process cannot open a socket; its descriptors and ports are the usual limits.
+    /// A rejection by the server is not an error: see [`Opening::rejected`].
     pub fn open(plan: &Plan) -> io::Result<Self> {
         let mut load = Self {
             poll: Poll::new()?,
@@ -117,7 +117,7 @@ impl Load {
             unanswered: 0,
             started: Instant::now(),
             planned: plan.clients,
-            opening: Opening { answered: 0, refused: 0, heads: None, events: None },
+            opening: Opening { accepted: 0, rejected: 0, heads: None, events: None },
             waiting_for_head: 0,
             waiting_for_event: 0,
         };
@@ -125,14 +125,15 @@ impl Load {
         Ok(load)
     }
 
-    /// Opens more of the same, until there are `clients`, and the stuck ones on top.
+    /// Opens more clients of the same kind, until there are `clients`, and the missing stuck
+    /// clients.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// Fails as [`open`](Self::open) does.
     pub fn grow(&mut self, plan: &Plan, clients: usize) -> io::Result<()> {
         let request = client::request(plan);
-        let mut deadline = Instant::now() + plan.patience;
+        let mut deadline = Instant::now() + plan.timeout;
         self.planned = clients;
         while (self.clients.len() < clients || self.waiting_for_head > 0)
             && Instant::now() < deadline
@@ -143,10 +144,10 @@ impl Load {
             let waiting = self.waiting_for_head;
             self.turn(deadline)?;
             if self.waiting_for_head < waiting {
-                deadline = Instant::now() + plan.patience;
+                deadline = Instant::now() + plan.timeout;
             }
         }
-        self.give_up_on_the_unanswered();
+        self.close_unanswered();
         for _ in self.stuck.len()..plan.stuck {
             let mut socket = std::net::TcpStream::connect(plan.server)?;
             socket.write_all(&request)?;
@@ -159,7 +160,7 @@ impl Load {
     ///
     /// # Errors
     ///
-    /// When `epoll` fails. A client whose connection fails is counted as closed.
+    /// Fails if `epoll` fails. A client whose connection fails is counted as closed.
     pub fn read_for(&mut self, span: Duration) -> io::Result<()> {
         let deadline = Instant::now() + span;
         while Instant::now() < deadline {
@@ -168,32 +169,32 @@ impl Load {
         Ok(())
     }
 
-    /// Reads until every answered client has had an event; `false` if no client got its first event
-    /// for as long as `patience`.
+    /// Reads until every accepted client has received an event. Returns `false` if no client
+    /// received its first event for as long as `timeout`.
     ///
     /// # Errors
     ///
-    /// As [`read_for`](Self::read_for).
-    pub fn read_first_events(&mut self, patience: Duration) -> io::Result<bool> {
-        let mut deadline = Instant::now() + patience;
+    /// Fails as [`read_for`](Self::read_for) does.
+    pub fn read_first_events(&mut self, timeout: Duration) -> io::Result<bool> {
+        let mut deadline = Instant::now() + timeout;
         while self.waiting_for_event > 0 && Instant::now() < deadline {
             let waiting = self.waiting_for_event;
             self.turn(deadline)?;
             if self.waiting_for_event < waiting {
-                deadline = Instant::now() + patience;
+                deadline = Instant::now() + timeout;
             }
         }
         Ok(self.waiting_for_event == 0)
     }
 
-    /// Reads until nothing comes for `silence`; `false` when `patience` ended first. What is counted
-    /// and what the server spent then belong together.
+    /// Reads until nothing arrives for `silence`. Returns `false` if `timeout` ended first. After
+    /// that, the counts and the server's resource use refer to the same events.
     ///
     /// # Errors
     ///
-    /// As [`read_for`](Self::read_for).
-    pub fn read_until_quiet(&mut self, silence: Duration, patience: Duration) -> io::Result<bool> {
-        let deadline = Instant::now() + patience;
+    /// Fails as [`read_for`](Self::read_for) does.
+    pub fn read_until_quiet(&mut self, silence: Duration, timeout: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + timeout;
         let mut last_read = Instant::now();
         while Instant::now() < deadline {
             if self.turn(deadline.min(last_read + silence))? {
@@ -205,21 +206,21 @@ impl Load {
         Ok(false)
     }
 
-    /// Forgets all but the first `clients`: the others hang up.
+    /// Disconnects and forgets all but the first `clients`.
     pub fn shrink(&mut self, clients: usize) {
-        for gone in self.clients.drain(clients.min(self.clients.len())..) {
-            let open = gone.socket.is_some();
-            self.waiting_for_head -= usize::from(open && !gone.stream.head_done());
-            self.waiting_for_event -= usize::from(open && gone.newest.is_none());
-            self.opening.answered -= usize::from(gone.stream.head_done());
-            self.opening.refused -= usize::from(!open && !gone.stream.head_done());
+        for client in self.clients.drain(clients.min(self.clients.len())..) {
+            let open = client.socket.is_some();
+            self.waiting_for_head -= usize::from(open && !client.stream.head_done());
+            self.waiting_for_event -= usize::from(open && client.newest.is_none());
+            self.opening.accepted -= usize::from(client.stream.head_done());
+            self.opening.rejected -= usize::from(!open && !client.stream.head_done());
         }
         self.unfinished.retain(|index| *index < clients);
         self.planned = self.clients.len();
     }
 
-    /// Has so many of those clients leave.
-    pub fn leave(&mut self, count: usize) {
+    /// Disconnects this many of the streaming clients.
+    pub fn disconnect(&mut self, count: usize) {
         let streaming = |index: &usize| {
             let client = &self.clients[*index];
             client.socket.is_some() && client.newest.is_some()
@@ -228,7 +229,7 @@ impl Load {
         leaving.into_iter().for_each(|index| self.close(index));
     }
 
-    /// The local ports of the clients that read nothing.
+    /// The local ports of the stuck clients.
     #[must_use]
     pub fn stuck_ports(&self) -> Vec<u16> {
         let port = |socket: &std::net::TcpStream| socket.local_addr().ok().map(|addr| addr.port());
@@ -238,7 +239,7 @@ impl Load {
     fn connect(&mut self, server: SocketAddr, request: &[u8]) -> io::Result<()> {
         let index = self.clients.len();
         let mut socket = client::connect(server, index)?;
-        // Edge-triggered: writable is told once, when the connection stands.
+        // Edge-triggered: writability is reported once, when the connection is established.
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut socket, Token(index), interest)?;
         self.clients.push(Client::new(socket, request));
@@ -247,13 +248,14 @@ impl Load {
         Ok(())
     }
 
-    /// Waits for something to read until `deadline` at most; `true` when there was something.
+    /// Waits until `deadline` for something to read, and reads it. Returns whether there was
+    /// something.
     fn turn(&mut self, deadline: Instant) -> io::Result<bool> {
-        let mut patience = deadline.saturating_duration_since(Instant::now());
+        let mut timeout = deadline.saturating_duration_since(Instant::now());
         if !self.unfinished.is_empty() {
-            patience = Duration::ZERO;
+            timeout = Duration::ZERO;
         }
-        match self.poll.poll(&mut self.ready, Some(patience)) {
+        match self.poll.poll(&mut self.ready, Some(timeout)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
         }
@@ -262,7 +264,7 @@ impl Load {
         for event in &ready {
             let index = event.token().0;
             if event.is_writable() {
-                self.clients[index].ask();
+                self.clients[index].send_request();
             }
             if event.is_readable() || event.is_error() {
                 self.read(index, event.is_read_closed() || event.is_error());
@@ -276,8 +278,8 @@ impl Load {
         Ok(any)
     }
 
-    /// Reads what there is. A read that does not fill the buffer has emptied the socket, which saves
-    /// asking again, unless the end of the stream may stand behind it (`to_the_end`).
+    /// Reads what is available. A read that does not fill the buffer has emptied the socket, so it
+    /// is not repeated, unless the end of the stream may follow (`to_the_end`).
     fn read(&mut self, index: usize, to_the_end: bool) {
         for _ in 0..READS_IN_A_ROW {
             let Some(socket) = &mut self.clients[index].socket else { return };
@@ -306,17 +308,18 @@ impl Load {
         };
         client.count(&seen);
         if seen.events > 0 {
-            let silence = now.saturating_sub(std::mem::replace(&mut client.heard, now));
+            let silence = now.saturating_sub(std::mem::replace(&mut client.last_read, now));
             self.silence = self.silence.max(Duration::from_nanos(silence));
         }
         let after = (client.stream.head_done(), client.newest.is_some());
         if after != before {
-            self.opening.answered += usize::from(after.0 && !before.0);
+            self.opening.accepted += usize::from(after.0 && !before.0);
             self.waiting_for_head -= usize::from(after.0 && !before.0);
             self.waiting_for_event -= usize::from(after.1 && !before.1);
             self.note_times();
         }
-        // Of the events in between the elder half counts as old as the oldest, the rest as the newest.
+        // Of the events of one read, the older half is given the age of the oldest, the rest that
+        // of the newest.
         let age = |published| Duration::from_nanos(now.saturating_sub(published));
         if let (Some(oldest), Some(newest)) = (seen.oldest, seen.newest) {
             self.latency.record(age(oldest.published), seen.events / 2);
@@ -329,7 +332,7 @@ impl Load {
         client.socket = None;
         self.closed += 1;
         if !client.stream.head_done() {
-            self.opening.refused += 1;
+            self.opening.rejected += 1;
             self.waiting_for_head -= 1;
         }
         if client.newest.is_none() {
@@ -348,7 +351,7 @@ impl Load {
         }
     }
 
-    fn give_up_on_the_unanswered(&mut self) {
+    fn close_unanswered(&mut self) {
         for index in 0..self.clients.len() {
             if self.clients[index].socket.is_some() && !self.clients[index].stream.head_done() {
                 self.close(index);

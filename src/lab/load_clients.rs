@@ -1,15 +1,15 @@
-//! The clients that a page with `--lab` opens: a process of their own, which the server starts,
-//! orders about on its stdin and hears on its stdout (`http/crowd.rs`).
+//! The load clients that a page with `--lab` opens. They are a process of their own: the server
+//! starts it, sends it commands on its stdin, and reads its stdout (`http/load_clients.rs`).
 //!
-//! | order | does |
+//! | command | effect |
 //! |---|---|
-//! | `clients N` | has N clients listen to the channel `lab` |
-//! | `rate N` | has N events a second published to it |
-//! | `stuck N` | opens N more, which listen to `lab-stuck` and read nothing |
+//! | `clients N` | N clients subscribe to the channel `lab` |
+//! | `rate N` | N events per second are published to it |
+//! | `stuck N` | N more clients subscribe to `lab-stuck` and read nothing |
 //!
-//! It says `publish CHANNEL DATA` when an event is due, for only the server may publish without
-//! a token, and `report JSON` each second and once all clients are open. The end of its stdin
-//! ends it.
+//! The process prints `publish CHANNEL DATA` when an event is due, because only the server may
+//! publish without a token. It prints `report JSON` each second, and once all clients are open. It
+//! exits when its stdin ends.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -23,56 +23,56 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::load::{Load, Plan};
 use super::process::raise_the_descriptor_limit;
-use super::tick::{Order, Tick};
+use super::tick::{Tick, Traffic};
 
-/// So many are opened before anything else has its turn.
+/// How many clients are opened before anything else is served.
 const STEP: usize = 100;
 
-/// Descriptors for what is no client.
+/// Descriptors that are kept for other uses than clients.
 const SPARE: usize = 32;
 
-/// How large the events on `lab` are.
+/// Size of an event's frame on `lab`, in bytes.
 const FRAME: usize = 64;
 
-/// What the clients that read nothing are sent, and for how long: enough that their sockets are
-/// full in a second, and nothing once they are.
-const FLOOD: Order = Order { rate: 20, frame: 16 * 1024 };
+/// The events for stuck clients, and for how long they are published: enough to fill the clients'
+/// sockets in a second, and none after that.
+const FLOOD: Traffic = Traffic { rate: 20, frame: 16 * 1024 };
 const FLOOD_TIME: Duration = Duration::from_secs(3);
-const NO_FLOOD: Order = Order { rate: 0, ..FLOOD };
+const NO_FLOOD: Traffic = Traffic { rate: 0, ..FLOOD };
 
-/// The least receive buffer that the kernel gives; what a client does not read is then soon
-/// the server's matter.
+/// The smallest receive buffer that the kernel permits. So the bytes that a client does not read
+/// soon accumulate at the server.
 const NARROW: usize = 2 * 1024;
 
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// The longest that an order waits.
+/// The longest that a command waits.
 const TURN: Duration = Duration::from_millis(20);
 
-/// The clients, as they were ordered.
+/// The clients, and the commands received so far.
 struct LoadClients<W> {
     plan: Plan,
     load: Option<Load>,
-    /// How many there are to be, and the most that this process could open.
+    /// The number of clients wanted, and the most that this process can open.
     wanted: usize,
     own_most: usize,
     stuck: Vec<TcpStream>,
     events: Tick,
     flood: Tick,
-    /// When the flood is to end.
+    /// When the flood ends.
     flooded: Option<Instant>,
     rate: u32,
     reported: Instant,
-    /// Whether it has been said that all are open.
+    /// Whether the report that all clients are open has been sent.
     settled: bool,
     out: W,
 }
 
-/// Is those clients, until stdin ends, or nobody hears what is said any more.
+/// Runs the clients until stdin ends or stdout is closed.
 ///
 /// # Errors
 ///
-/// When `epoll` fails, or an order is none.
+/// Fails if `epoll` fails, or a command is invalid.
 pub fn run(server: SocketAddr, out: impl Write) -> io::Result<()> {
     match serve(server, out) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -85,7 +85,7 @@ fn serve(server: SocketAddr, out: impl Write) -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile).current;
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     let mut load_clients = LoadClients {
-        plan: Plan { patience: Duration::from_secs(5), ..Plan::new(server, "/channels/lab") },
+        plan: Plan { timeout: Duration::from_secs(5), ..Plan::new(server, "/channels/lab") },
         load: None,
         wanted: 0,
         own_most: limit.saturating_sub(SPARE),
@@ -98,69 +98,69 @@ fn serve(server: SocketAddr, out: impl Write) -> io::Result<()> {
         settled: true,
         out,
     };
-    let orders = orders()?;
+    let commands = commands()?;
     loop {
-        match orders.try_recv() {
-            Ok(order) => load_clients.obey(&order)?,
+        match commands.try_recv() {
+            Ok(command) => load_clients.execute(&command)?,
             Err(TryRecvError::Disconnected) => return Ok(()),
-            Err(TryRecvError::Empty) => load_clients.turn(&orders)?,
+            Err(TryRecvError::Empty) => load_clients.turn(&commands)?,
         }
     }
 }
 
-/// The lines of stdin; disconnected with its end.
-fn orders() -> io::Result<Receiver<String>> {
-    let (tell, orders) = crossbeam_channel::bounded(16);
-    thread::Builder::new().name("orders".into()).spawn(move || {
+/// Reads the lines of stdin in a thread; the channel is disconnected when stdin ends.
+fn commands() -> io::Result<Receiver<String>> {
+    let (sender, commands) = crossbeam_channel::bounded(16);
+    thread::Builder::new().name("commands".into()).spawn(move || {
         let lines = io::stdin().lines().map_while(Result::ok);
-        lines.map(|line| tell.send(line)).take_while(Result::is_ok).for_each(drop);
+        lines.map(|line| sender.send(line)).take_while(Result::is_ok).for_each(drop);
     })?;
-    Ok(orders)
+    Ok(commands)
 }
 
 impl<W: Write> LoadClients<W> {
-    fn obey(&mut self, order: &str) -> io::Result<()> {
-        let (what, number) = order.split_once(' ').unwrap_or((order, ""));
+    fn execute(&mut self, command: &str) -> io::Result<()> {
+        let (name, number) = command.split_once(' ').unwrap_or((command, ""));
         let number: usize = number.parse().map_err(io::Error::other)?;
-        match what {
+        match name {
             "clients" => {
                 self.wanted = number.min(self.own_most);
                 self.settled = false;
                 let load = self.load.as_mut();
-                // Those that were cut off do not come back by themselves: begin anew.
+                // Disconnected clients do not reconnect, so open all again.
                 if load.is_some_and(|load| {
                     load.shrink(self.wanted);
-                    load.connected() < load.opening().answered.min(self.wanted)
+                    load.connected() < load.opening().accepted.min(self.wanted)
                 }) {
                     self.load = None;
                 }
             }
             "rate" => {
                 self.rate = u32::try_from(number).unwrap_or(u32::MAX);
-                self.events.obey(Order { rate: self.rate, frame: FRAME });
+                self.events.set(Traffic { rate: self.rate, frame: FRAME });
             }
             "stuck" => {
                 for _ in 0..number {
                     self.stuck.push(stuck(self.plan.server)?);
                 }
-                self.flood.obey(FLOOD);
+                self.flood.set(FLOOD);
                 self.flooded = Some(Instant::now() + FLOOD_TIME);
             }
-            _ => return Err(io::Error::other(format!("no such order: {order}"))),
+            _ => return Err(io::Error::other(format!("unknown command: {command}"))),
         }
         Ok(())
     }
 
-    /// Opens some, reads for a moment, and says what is due.
-    fn turn(&mut self, orders: &Receiver<String>) -> io::Result<()> {
+    /// Opens some clients, reads for a moment, and writes what is due.
+    fn turn(&mut self, commands: &Receiver<String>) -> io::Result<()> {
         let pause = self.events.pause().min(self.flood.pause()).min(TURN);
         match &mut self.load {
             Some(load) => load.read_for(pause)?,
             None if self.wanted > 0 => {
                 self.load = Some(Load::open(&Plan { clients: 0, ..self.plan.clone() })?);
             }
-            None => match orders.recv_timeout(pause) {
-                Ok(order) => self.obey(&order)?,
+            None => match commands.recv_timeout(pause) {
+                Ok(command) => self.execute(&command)?,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             },
         }
@@ -186,7 +186,7 @@ impl<W: Write> LoadClients<W> {
         let Some(load) = self.load.as_mut().filter(|_| opened < self.wanted) else { return };
         let plan = Plan { clients: self.wanted, ..self.plan.clone() };
         if load.grow(&plan, self.wanted.min(opened + STEP)).is_err() {
-            // No descriptor or no port is left: these are all.
+            // No descriptor or port is left, so this number is the maximum.
             self.own_most = load.opened();
             self.wanted = self.own_most;
         }
@@ -194,7 +194,7 @@ impl<W: Write> LoadClients<W> {
 
     fn publish(&mut self) -> io::Result<()> {
         if self.flooded.take_if(|end| *end <= Instant::now()).is_some() {
-            self.flood.obey(NO_FLOOD);
+            self.flood.set(NO_FLOOD);
         }
         while let Some(number) = self.events.due() {
             writeln!(self.out, "publish lab {}", self.events.data(number, 0))?;
@@ -216,7 +216,7 @@ impl<W: Write> LoadClients<W> {
             report["lost"] = window.lost.into();
             report["late_ms"] = json!({ "half": late(0.5), "p99": late(0.99) });
             report["clients"] = load.connected().into();
-            report["refused"] = load.opening().refused.into();
+            report["refused"] = load.opening().rejected.into();
             load.forget_latencies();
         }
         writeln!(self.out, "report {report}")?;
@@ -224,10 +224,10 @@ impl<W: Write> LoadClients<W> {
     }
 }
 
-/// A client that asks for a stream and reads nothing of it.
+/// Opens a client that requests a stream and reads nothing of it.
 fn stuck(server: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_recv_buffer_size(NARROW)?; // before it connects, or it is offered more
+    socket.set_recv_buffer_size(NARROW)?; // before connecting, or the kernel offers a larger window
     socket.connect(&server.into())?;
     let mut socket = TcpStream::from(socket);
     write!(socket, "GET /channels/lab-stuck HTTP/1.1\r\nHost: {server}\r\n\r\n")?;

@@ -1,10 +1,10 @@
-//! The machine that is measured on, as a reader of the figures must know it.
+//! Describes the machine that the lab runs on, for readers of the report.
 
 use std::fs;
 
 use super::process::{Cores, siblings};
 
-/// What it is, in the order in which it is read: a name, and the thing.
+/// The machine's properties as names and values, in display order.
 #[must_use]
 pub fn describe(cores: Cores) -> Vec<(&'static str, String)> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
@@ -15,7 +15,7 @@ pub fn describe(cores: Cores) -> Vec<(&'static str, String)> {
     let online = read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count();
     let others = siblings(cores.server).into_iter().filter(|core| *core != cores.server);
     let others: Vec<_> = others.map(|core| format!("core {core}")).collect();
-    let shared = if others.is_empty() { "nobody".into() } else { others.join(", ") };
+    let shared = if others.is_empty() { "none".into() } else { others.join(", ") };
     vec![
         ("cpu", field(&read("/proc/cpuinfo"), "model name")),
         ("cores", online.to_string()),

@@ -1,7 +1,7 @@
-//! Readings before and after, and what lies between them: what a client holds, what an event costs.
+//! Computes the cost of clients and events from readings before and after.
 //!
-//! Take [`Held::now`] before the clients come and when they are there, and [`Spent::now`] before and
-//! after the events.
+//! Take [`Held::now`] before and after the clients connect, and [`Spent::now`] before and after the
+//! events.
 
 use std::io;
 use std::thread;
@@ -11,13 +11,13 @@ use super::figures::{float, signed};
 use super::process::Cores;
 use super::procfs::{self, Machine, Memory, Usage};
 
-/// Others may use this share of a core before a measurement counts as noisy.
+/// The share of a core that others may use before a measurement counts as noisy.
 pub(super) const NOISE: f64 = 0.05;
 
-/// So often are an engine's processes read when one of them ends meanwhile.
+/// How often an engine's processes are read again if one of them ends in the meantime.
 const TURNS: usize = 5;
 
-/// What an engine, the load and the machine hold at one moment.
+/// The memory of an engine, the load and the machine at one moment.
 ///
 /// ```
 /// use threadcast::lab::meter::{Held, Socket};
@@ -30,15 +30,15 @@ const TURNS: usize = 5;
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Held {
-    /// The engine, all its processes together.
+    /// The engine, with all its processes.
     pub server: Memory,
-    /// This process.
+    /// This process, which is the load.
     pub load: Memory,
     /// The machine.
     pub machine: Machine,
 }
 
-/// What one client of the load costs the kernel, in bytes, its own RSS not counted.
+/// The kernel memory of one client of the load, in bytes, without this process's RSS.
 ///
 /// ```
 /// use threadcast::lab::meter::Socket;
@@ -48,13 +48,13 @@ pub struct Held {
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Socket {
-    /// Of that, the kernel's objects.
+    /// The kernel's objects, a part of `kernel`.
     pub slab: f64,
-    /// All of it.
+    /// All kernel memory.
     pub kernel: f64,
 }
 
-/// What one client costs the engine, in bytes.
+/// The memory of one client of the engine, in bytes.
 ///
 /// ```
 /// use threadcast::lab::meter::{Held, PerClient, Socket};
@@ -67,31 +67,31 @@ pub struct Socket {
 pub struct PerClient {
     /// Resident pages of the process.
     pub rss: f64,
-    /// The stack that the kernel runs its thread's system calls on.
+    /// The kernel stack of its thread.
     pub kernel_stack: f64,
-    /// The tables that map its pages.
+    /// Page tables.
     pub page_tables: f64,
     /// Sockets, tasks, files.
     pub slab: f64,
-    /// All that the kernel holds, the parts above and more.
+    /// All kernel memory: the parts above and more.
     pub kernel: f64,
-    /// What it takes from `MemAvailable`: the only figure that misses nothing.
+    /// The decrease of `MemAvailable`: the only figure that misses nothing.
     pub whole: f64,
 }
 
 impl Held {
-    /// Reads what `process` and its children, we and the machine hold.
+    /// Reads the memory of `process` and its children, of this process, and of the machine.
     ///
     /// # Errors
     ///
-    /// When the process has ended.
+    /// Fails if the process has ended.
     pub fn now(process: u32) -> io::Result<Self> {
         let server = memory(process)?;
         let load = procfs::memory(&[std::process::id()])?;
         Ok(Self { server, load, machine: procfs::machine()? })
     }
 
-    /// What each of `clients` has added since `base`.
+    /// The memory that each of `clients` has added since `base`.
     #[must_use]
     pub fn since(&self, base: &Self, clients: usize, socket: Socket) -> PerClient {
         let clients = float(clients.max(1) as u64);
@@ -109,11 +109,11 @@ impl Held {
     }
 }
 
-/// What `process` and its children hold, what several of them share counted once.
+/// The memory of `process` and its children; pages that they share count once.
 ///
 /// # Errors
 ///
-/// When the process has ended.
+/// Fails if the process has ended.
 pub(super) fn memory(process: u32) -> io::Result<Memory> {
     of_all(process, |processes| {
         let memory = procfs::memory(processes)?;
@@ -122,31 +122,31 @@ pub(super) fn memory(process: u32) -> io::Result<Memory> {
     })
 }
 
-/// The threads of `process` and its children.
+/// The number of threads of `process` and its children.
 ///
 /// # Errors
 ///
-/// When the process has ended.
+/// Fails if the process has ended.
 pub(super) fn threads(process: u32) -> io::Result<usize> {
     of_all(process, |processes| Ok(procfs::usage(processes)?.threads))
 }
 
-/// Reads a process and its children. One of them may end while they are read, as Apache's spare ones
-/// do: then all are read anew.
+/// Reads a process and its children. If one of them ends in the meantime, as Apache's spare
+/// processes do, all are read again.
 fn of_all<T>(process: u32, read: impl Fn(&[u32]) -> io::Result<T>) -> io::Result<T> {
     for _ in 0..TURNS {
         if let Ok(found) = read(&procfs::tree(process)?) {
             return Ok(found);
         }
-        thread::sleep(Duration::from_millis(10)); // what has ended is soon buried
+        thread::sleep(Duration::from_millis(10)); // until the ended process has left /proc
     }
     read(&procfs::tree(process)?)
 }
 
-/// Waits until the kernel has given back what was held before, or patience ends.
-pub fn settle(patience: Duration) {
+/// Waits until the kernel has freed what was held before, for `timeout` at most.
+pub fn settle(timeout: Duration) {
     let available = || procfs::machine().map_or(0, |machine| machine.available);
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let mut last = available();
     while Instant::now() < deadline {
         thread::sleep(Duration::from_millis(200));
@@ -158,7 +158,7 @@ pub fn settle(patience: Duration) {
     }
 }
 
-/// What has been spent up to one moment.
+/// Resource use up to one moment.
 ///
 /// ```
 /// use threadcast::lab::meter::Spent;
@@ -172,16 +172,16 @@ pub fn settle(patience: Duration) {
 pub struct Spent {
     /// When this was read.
     pub at: Instant,
-    /// The engine's processes.
+    /// The engine's process ids.
     pub processes: Vec<u32>,
-    /// The engine.
+    /// The engine's resource use.
     pub server: Usage,
     load: Usage,
     server_core: Duration,
     load_core: Duration,
 }
 
-/// What was spent between two moments.
+/// Resource use between two moments.
 ///
 /// ```
 /// use std::time::Instant;
@@ -197,30 +197,30 @@ pub struct Spent {
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Spending {
-    /// How long that was.
+    /// The time between them, in seconds.
     pub seconds: f64,
-    /// The engine's processor time in seconds.
+    /// The engine's CPU time, in seconds.
     pub cpu: f64,
-    /// Times that a thread of the engine went to sleep.
+    /// Voluntary context switches of the engine's threads.
     pub voluntary: f64,
-    /// Times that one was put aside for another.
+    /// Involuntary context switches.
     pub involuntary: f64,
-    /// Shares of the engine's core and of the load's, by these and by others.
+    /// The engine's share of its core.
     pub server_busy: f64,
-    /// As above.
+    /// The share of the engine's core that others used.
     pub server_core_others: f64,
-    /// As above.
+    /// The load's share of its core.
     pub load_busy: f64,
-    /// As above.
+    /// The share of the load's core that others used.
     pub load_core_others: f64,
 }
 
 impl Spent {
-    /// Reads what `process` and its children, we and the two cores have spent.
+    /// Reads the resource use of `process` and its children, of this process, and of the two cores.
     ///
     /// # Errors
     ///
-    /// When the process has ended.
+    /// Fails if the process has ended.
     pub fn now(process: u32, cores: Cores) -> io::Result<Self> {
         let at = Instant::now();
         let (processes, server) =
@@ -235,7 +235,7 @@ impl Spent {
         })
     }
 
-    /// What was spent since `before`.
+    /// The resource use since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Spending {
         let seconds = (self.at - before.at).as_secs_f64();
@@ -258,21 +258,21 @@ impl Spent {
 }
 
 impl Spending {
-    /// The share of a core that others used, the worse of the two cores. On one core each is the
-    /// other's other, and this says nothing.
+    /// The share of a core that others used: the greater of both cores. If both are one core, each
+    /// counts the other as another, and the figure is meaningless.
     #[must_use]
     pub fn noise(&self) -> f64 {
         self.server_core_others.max(self.load_core_others)
     }
 
-    /// Somebody else used the cores.
+    /// Whether others used the cores too much.
     #[must_use]
     pub fn is_noisy(&self) -> bool {
         self.noise() > NOISE
     }
 }
 
-/// How much more it is now.
+/// The signed difference of two readings.
 #[must_use]
 pub fn difference(now: u64, then: u64) -> i64 {
     let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -284,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_client_holds_is_the_difference_without_the_loads_share() {
+    fn client_memory_is_the_difference_without_the_loads_share() {
         let held = |server, load, available, kernel| Held {
             server: Memory { rss: server, pss: server },
             load: Memory { rss: load, pss: load },
@@ -294,17 +294,17 @@ mod tests {
         let client = full.since(&base, 10, Socket { slab: 0.0, kernel: 15.0 });
         let near = |found: f64, expected: f64| (found - expected).abs() < 1e-9;
         assert!(near(client.rss, 20.0) && near(client.kernel, 25.0), "{client:?}");
-        assert!(near(client.whole, 83.0), "100 less 2 and 15 of the load: {client:?}");
+        assert!(near(client.whole, 83.0), "100 less the load's 2 and 15: {client:?}");
     }
 
     #[test]
-    fn our_own_work_is_nobody_elses() {
+    fn own_work_does_not_count_as_others() {
         let cores = Cores::choose();
         let me = std::process::id();
-        let before = Spent::now(me, cores).expect("we are alive");
-        // As long as it takes: how much of a core we are given is the machine's affair.
+        let before = Spent::now(me, cores).expect("this process exists");
+        // Loops until it has got enough CPU time: the machine may run other processes.
         let spending = loop {
-            let spending = Spent::now(me, cores).expect("we are alive").since(&before);
+            let spending = Spent::now(me, cores).expect("this process exists").since(&before);
             if spending.cpu > 0.03 || spending.seconds > 20.0 {
                 break spending;
             }

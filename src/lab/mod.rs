@@ -1,17 +1,17 @@
-//! The measured trade-off: what a stream client and an event cost, seen from outside.
+//! The lab: measures, from outside, what a stream client and an event cost.
 //!
 //! ```text
 //!   one core                          another core
 //!   a server, a process of its own ◀─ sockets ─▶ load: N clients, one thread
-//!        ▲                                         counts, losses, latencies
+//!        ▲                                         counts, lost events, latencies
 //!        └────────────── procfs: CPU, memory, context switches
 //! ```
 //!
-//! Nothing here trusts a server's own figures: [`load`] counts what arrived, and [`procfs`] asks the
-//! kernel what it cost. All of it is a library, which prints nothing.
+//! No server's own figures are used: [`load`] counts what arrived, and [`procfs`] reads from the
+//! kernel what it cost. The lab is a library and prints nothing.
 //!
-//! Reading order: [`engine`] is what is measured, [`process`] where it runs, [`tick`] what it sends;
-//! [`load`], [`procfs`] and [`meter`] are the instruments.
+//! Reading order: [`engine`] is what is measured, [`process`] how it runs, [`tick`] what it
+//! publishes; [`load`], [`procfs`] and [`meter`] are the instruments.
 
 pub mod engine;
 pub mod experiment;

@@ -1,4 +1,4 @@
-//! What is to be measured, and what can be: checked before anything is.
+//! The lab's options, and the checks made before measuring.
 
 use std::fmt;
 use std::fs;
@@ -23,17 +23,17 @@ use crate::capacity::Capacity;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// This program, in which most engines live.
+    /// This program, which most engines are part of.
     pub program: PathBuf,
-    /// Which engines.
+    /// The engines to measure.
     pub engines: Vec<Engine>,
-    /// Which questions.
+    /// The experiments to run.
     pub experiments: Vec<Experiment>,
-    /// With how many clients at most.
+    /// Maximum number of clients.
     pub clients: usize,
-    /// How thoroughly.
+    /// How thoroughly to measure.
     pub pace: Pace,
-    /// Where the report goes; nowhere without it.
+    /// The folder for the report; `None` writes no report.
     pub out: Option<PathBuf>,
 }
 
@@ -47,20 +47,20 @@ pub struct Options {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Few points, short ones.
+    /// Measures few points, briefly.
     pub quick: bool,
-    /// How often everything is measured.
+    /// How often each point is measured.
     pub runs: usize,
-    /// How long each point is.
+    /// How long each point is measured.
     pub measured: Duration,
-    /// How long it runs before that.
+    /// How long each point runs before that.
     pub warm_up: Duration,
-    /// How long the kernel may take to give back what was held.
+    /// How long to wait at most for the kernel to free what earlier measurements held.
     pub settle: Duration,
 }
 
 impl Pace {
-    /// A minute.
+    /// Takes about a minute.
     pub const QUICK: Self = Self {
         quick: true,
         runs: 1,
@@ -69,7 +69,7 @@ impl Pace {
         settle: Duration::from_millis(400),
     };
 
-    /// A quarter of an hour at most.
+    /// Takes a quarter of an hour at most.
     pub const FULL: Self = Self {
         quick: false,
         runs: 3,
@@ -84,35 +84,35 @@ impl Pace {
 /// ```
 /// use threadcast::lab::{LabError, Options, Pace};
 ///
-/// let nobody = Options { clients: 0, ..Options::new("threadcast".into(), Pace::QUICK) };
-/// assert!(matches!(nobody.check(), Err(LabError::NoClients)));
+/// let none = Options { clients: 0, ..Options::new("threadcast".into(), Pace::QUICK) };
+/// assert!(matches!(none.check(), Err(LabError::NoClients)));
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LabError {
-    /// There must be somebody to measure with.
+    /// The number of clients is 0.
     NoClients,
-    /// None of the engines is here, or none was asked for.
+    /// None of the engines is available, or none was selected.
     NoEngines(Vec<(Engine, String)>),
-    /// The folder for the report cannot be written.
+    /// The folder for the report is not writable.
     Out {
         /// The folder as it was given.
         folder: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The system does not let us measure.
+    /// The system does not permit the measurement.
     System(io::Error),
 }
 
 impl fmt::Display for LabError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoClients => {
-                f.write_str("with no clients there is nothing to measure; say --clients 100")
-            }
+            Self::NoClients => f.write_str(
+                "no clients to measure with; pass at least one, for example --clients 100",
+            ),
             Self::NoEngines(missing) => {
-                f.write_str("there is no engine to measure")?;
+                f.write_str("no engine to measure")?;
                 missing.iter().try_for_each(|(engine, how)| write!(f, "; {}: {how}", engine.name()))
             }
             Self::Out { folder, source } => write!(
@@ -120,7 +120,7 @@ impl fmt::Display for LabError {
                 "cannot write the report to {}: {source}; choose another folder with --out",
                 folder.display()
             ),
-            Self::System(source) => write!(f, "cannot measure here: {source}"),
+            Self::System(source) => write!(f, "cannot measure on this system: {source}"),
         }
     }
 }
@@ -134,13 +134,13 @@ impl std::error::Error for LabError {
     }
 }
 
-/// Descriptors of the load's own besides its clients': `epoll`, the pipes to an engine, what is read of
-/// `/proc`.
+/// Descriptors of the load generator besides its clients': `epoll`, the pipes to an engine, files
+/// of `/proc`.
 const OWN: usize = 16;
 
 impl Options {
-    /// Everything, at this pace, with a thousand clients. Apache takes seconds to start its processes,
-    /// and so a quick pace is without it.
+    /// All engines and experiments at this pace, with 1,000 clients. A quick pace omits Apache,
+    /// because starting its processes takes seconds.
     #[must_use]
     pub fn new(program: PathBuf, pace: Pace) -> Self {
         let engines = Engine::ALL.into_iter().filter(|engine| !(pace.quick && engine.is_apache()));
@@ -148,34 +148,34 @@ impl Options {
         Self { program, engines, experiments, clients: 1_000, pace, out: None }
     }
 
-    /// Finds out before the measuring what would fail after it.
+    /// Checks, before the measurement, what would fail after it.
     ///
     /// # Errors
     ///
-    /// When there are no clients, or the report could not be written.
+    /// Fails if there are no clients, or the report's files cannot be written.
     pub fn check(&self) -> Result<(), LabError> {
         if self.clients == 0 {
             return Err(LabError::NoClients);
         }
         if let Some(folder) = &self.out {
-            let refused = |source| LabError::Out { folder: folder.clone(), source };
-            fs::create_dir_all(folder).map_err(refused)?;
+            let not_writable = |source| LabError::Out { folder: folder.clone(), source };
+            fs::create_dir_all(folder).map_err(not_writable)?;
             for name in super::report::FILES {
                 let mut file = fs::OpenOptions::new();
-                file.append(true).create(true).open(folder.join(name)).map_err(refused)?;
+                file.append(true).create(true).open(folder.join(name)).map_err(not_writable)?;
             }
         }
         Ok(())
     }
 
-    /// How many clients every engine can hold at most, and what bounds them: what `threadcast doctor`
-    /// would say of the one that holds the fewest.
+    /// How many clients every engine can hold, and the limit that binds: what `threadcast doctor`
+    /// would report for the engine that holds the fewest.
     #[must_use]
     pub fn capacity(&self, engines: &[Engine]) -> (usize, &'static str) {
         let of = |engine: &Engine| {
             let capacity = Capacity::of_new_engine(engine.share(), None, 1);
             let clients = engine.clients_under(&capacity).saturating_sub(OWN).max(1);
-            // Who is never asked for so many lowers nobody's capacity.
+            // An engine that is never asked for as many clients does not lower the capacity.
             (clients < engine.most_clients()).then(|| (clients, capacity.binding().name))
         };
         engines.iter().filter_map(of).min().unwrap_or((usize::MAX, ""))
@@ -187,17 +187,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_fail_later_is_told_first() {
+    fn invalid_options_are_rejected_before_measuring() {
         let options = Options::new("threadcast".into(), Pace::QUICK);
         assert!(options.check().is_ok());
         let none = Options { clients: 0, ..options.clone() };
-        assert!(none.check().expect_err("nobody").to_string().contains("--clients"));
+        assert!(none.check().expect_err("no clients").to_string().contains("--clients"));
         let out = Options { out: Some("/dev/null/report".into()), ..options };
         assert!(out.check().expect_err("no folder").to_string().contains("--out"));
     }
 
     #[test]
-    fn an_engine_with_two_descriptors_a_client_holds_half() {
+    fn two_descriptors_per_client_halve_the_capacity() {
         let options = Options::new("threadcast".into(), Pace::QUICK);
         let (one, _) = options.capacity(&[Engine::Direct]);
         let (half, name) = options.capacity(&[Engine::Direct, Engine::TinyHttp]);

@@ -1,7 +1,7 @@
-//! An engine that runs: a process of its own, on a core of its own.
+//! Runs an engine as a process of its own, on a core of its own.
 //!
-//! It prints its address when it listens, and takes orders on stdin (see [`Order`]). The end of its
-//! stdin ends it, so none is left behind, whatever becomes of us.
+//! The engine prints its address when it listens, and reads [`Traffic`] from its stdin. It exits
+//! when its stdin ends, so no engine is left behind, however this process ends.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -14,12 +14,12 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::procfs;
-use super::tick::Order;
+use super::tick::Traffic;
 
-/// An engine does not take longer to stop.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an engine may take to stop.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the engine runs, and where we do.
+/// The processors of the engine and of the load.
 ///
 /// ```
 /// use threadcast::lab::process::Cores;
@@ -31,13 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Cores {
     /// The engine's processor.
     pub server: usize,
-    /// Ours: the load's.
+    /// The load's processor, which is that of this thread.
     pub load: usize,
 }
 
 impl Cores {
-    /// Two processors that this process may use and that share no core, if there are such; the same
-    /// one twice where there is but one.
+    /// Chooses two processors that this process may use and that share no core, if possible. If
+    /// there is only one processor, it is used for both.
     #[must_use]
     pub fn choose() -> Self {
         let allowed = sched_getaffinity(None).map_or_else(|_| Vec::new(), |set| members(&set));
@@ -53,7 +53,7 @@ fn members(set: &CpuSet) -> Vec<usize> {
     (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()
 }
 
-/// The processors of `core`'s own core, itself included: they slow each other down.
+/// The processors on the same core as `core`, including itself. They slow each other down.
 #[must_use]
 pub fn siblings(core: usize) -> Vec<usize> {
     let path = format!("/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list");
@@ -66,19 +66,19 @@ pub fn siblings(core: usize) -> Vec<usize> {
     text.trim().split(',').filter_map(range).flatten().collect()
 }
 
-/// Stopped when dropped.
+/// A running engine. It is stopped when dropped.
 ///
 /// ```
 /// use std::process::Command;
 /// use threadcast::lab::process::{Cores, Process, wait_until};
-/// use threadcast::lab::tick::Order;
+/// use threadcast::lab::tick::Traffic;
 ///
-/// // What an engine must do: say where it listens, and take orders.
+/// // The interface of an engine: print the address, then read the traffic.
 /// let mut shell = Command::new("sh");
 /// shell.args(["-c", "echo 127.0.0.1:8844; read rate frame"]);
-/// let (mut engine, server) = Process::start_obedient(&mut shell, Cores::choose())?;
+/// let (mut engine, server) = Process::start_engine(&mut shell, Cores::choose())?;
 /// assert_eq!(server.port(), 8844);
-/// engine.order(Order { rate: 50, frame: 64 })?;
+/// engine.set_traffic(Traffic { rate: 50, frame: 64 })?;
 /// wait_until(|| engine.ended().is_some());
 /// assert_eq!(engine.ended().as_deref(), Some("exit status: 0"));
 /// # Ok::<(), std::io::Error>(())
@@ -86,86 +86,89 @@ pub fn siblings(core: usize) -> Vec<usize> {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    orders: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
 }
 
 impl Process {
-    /// Starts `command` on the engine's core and leaves this thread on the load's. Signals of the
-    /// terminal do not reach it: who is measuring decides when it ends.
+    /// Starts `command` on the engine's core; this thread stays on the load's.
+    ///
+    /// Signals from the terminal do not reach the process, so that this process decides when it
+    /// ends.
     ///
     /// # Errors
     ///
-    /// When the program cannot be started, or there is no such core.
+    /// Fails if the program cannot be started, or the core does not exist.
     pub fn start(command: &mut Command, cores: Cores) -> io::Result<Self> {
-        // A child begins where its parent is, so it never runs elsewhere, and what it asks the system
-        // for the number of its processors answers one.
+        // A child starts on its parent's core. So it never runs elsewhere, and it sees one
+        // processor when it asks the system for their number.
         pin(cores.server)?;
         let child = command.process_group(0).spawn();
         pin(cores.load)?;
         let mut child = child?;
-        let orders = child.stdin.take();
-        Ok(Self { child, orders })
+        let stdin = child.stdin.take();
+        Ok(Self { child, stdin })
     }
 
-    /// Starts an engine that obeys, and waits for the address it prints.
+    /// Starts an engine, and waits for the address that it prints.
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start), or when it prints something else.
-    #[allow(clippy::missing_panics_doc)] // what was piped just above is there
-    pub fn start_obedient(command: &mut Command, cores: Cores) -> io::Result<(Self, SocketAddr)> {
+    /// Fails as [`start`](Self::start) does, or if the engine prints anything else.
+    #[allow(clippy::missing_panics_doc)] // stdout is piped just above
+    pub fn start_engine(command: &mut Command, cores: Cores) -> io::Result<(Self, SocketAddr)> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Self::start(command, cores)?;
         let mut out = BufReader::new(process.child.stdout.take().expect("it is piped"));
         let mut line = String::new();
         out.read_line(&mut line)?;
         let server = line.trim().parse();
-        let server = server
-            .map_err(|_| io::Error::other(format!("it said {line:?} and not where it listens")))?;
+        let server = server.map_err(|_| {
+            io::Error::other(format!("the engine printed {line:?} instead of its address"))
+        })?;
         Ok((process, server))
     }
 
-    /// Its process id.
+    /// The process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Gives an order.
+    /// Sets the engine's traffic.
     ///
     /// # Errors
     ///
-    /// When it has ended, or takes no orders.
-    pub fn order(&mut self, order: Order) -> io::Result<()> {
-        let orders = self.orders.as_mut().ok_or(io::ErrorKind::Unsupported)?;
-        writeln!(orders, "{} {}", order.rate, order.frame)
+    /// Fails if the engine has ended, or its stdin is not a pipe.
+    pub fn set_traffic(&mut self, traffic: Traffic) -> io::Result<()> {
+        let stdin = self.stdin.as_mut().ok_or(io::ErrorKind::Unsupported)?;
+        writeln!(stdin, "{} {}", traffic.rate, traffic.frame)
     }
 
-    /// How it has ended, if it has.
+    /// The exit status, if the process has ended.
     pub fn ended(&mut self) -> Option<String> {
         self.child.try_wait().ok().flatten().map(|status| status.to_string())
     }
 
-    /// The same, if it does so within this time.
+    /// The exit status, once the process has ended within this time.
     pub(super) fn ended_within(&mut self, time: Duration) -> Option<String> {
         wait_for(time, || self.ended().is_some());
         self.ended()
     }
 
-    /// Asks it to end by itself, and waits until it has: what is killed leaves its own children
+    /// Sends SIGTERM and waits for the end. A process that is killed would leave its children
     /// behind.
-    pub fn ask_to_end(&mut self) {
+    pub fn terminate(&mut self) {
         let process = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let asked = process.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
-        wait_until(|| !asked || self.ended().is_some());
+        let sent = process.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+        wait_until(|| !sent || self.ended().is_some());
     }
 }
 
 impl Drop for Process {
-    /// An engine ends with its orders, and ends its own children first. Who does not, or takes none,
-    /// is killed with all of them.
+    /// Closes the engine's stdin, so that it ends its children and exits. If it does not, or has no
+    /// pipe, it is killed together with its children.
     fn drop(&mut self) {
-        if self.orders.take().is_some() {
+        if self.stdin.take().is_some() {
             wait_until(|| self.ended().is_some());
         }
         if self.ended().is_none() {
@@ -179,20 +182,20 @@ impl Drop for Process {
     }
 }
 
-/// Moves this thread, and what it starts, to one core.
+/// Pins this thread, and the processes that it starts, to one core.
 ///
 /// # Errors
 ///
-/// When there is no such core, or we may not use it.
+/// Fails if the core does not exist, or may not be used.
 pub fn pin(core: usize) -> io::Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core);
     Ok(sched_setaffinity(None, &cores)?)
 }
 
-/// Waits until something is done elsewhere, ten seconds at most.
+/// Polls until `done` returns true, for 10 s at most.
 pub fn wait_until(done: impl FnMut() -> bool) {
-    wait_for(PATIENCE, done);
+    wait_for(TIMEOUT, done);
 }
 
 fn wait_for(time: Duration, mut done: impl FnMut() -> bool) {
@@ -202,11 +205,12 @@ fn wait_for(time: Duration, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Ten thousand clients need as many descriptors, here and in the engines, which inherit the limit.
+/// Raises the descriptor limit to its maximum. 10,000 clients need as many descriptors here and in
+/// the engines, which inherit the limit.
 ///
 /// # Errors
 ///
-/// When the kernel refuses.
+/// Fails if the kernel does not permit it.
 pub fn raise_the_descriptor_limit() -> io::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
@@ -223,24 +227,24 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_says_where_it_listens_and_obeys() {
+    fn engine_prints_its_address_and_reads_traffic() {
         let script = "echo 127.0.0.1:9; read rate frame; test $rate.$frame = 5.64";
         let (mut engine, server) =
-            Process::start_obedient(&mut shell(script), Cores::choose()).expect("a shell");
+            Process::start_engine(&mut shell(script), Cores::choose()).expect("a shell");
         assert_eq!(server, "127.0.0.1:9".parse().expect("an address"));
-        engine.order(Order { rate: 5, frame: 64 }).expect("it reads");
+        engine.set_traffic(Traffic { rate: 5, frame: 64 }).expect("the engine reads its stdin");
         wait_until(|| engine.ended().is_some());
         assert_eq!(engine.ended().as_deref(), Some("exit status: 0"));
     }
 
     #[test]
-    fn what_says_anything_else_is_no_engine() {
-        let error = Process::start_obedient(&mut shell("echo hello"), Cores::choose());
+    fn program_that_prints_no_address_is_rejected() {
+        let error = Process::start_engine(&mut shell("echo hello"), Cores::choose());
         assert!(error.expect_err("no address").to_string().contains("hello"));
     }
 
     #[test]
-    fn a_processor_is_its_own_sibling() {
+    fn processor_is_its_own_sibling() {
         let Cores { server, .. } = Cores::choose();
         assert!(siblings(server).is_empty() || siblings(server).contains(&server));
     }

@@ -1,7 +1,7 @@
-//! What a process and the machine cost, read from `/proc`.
+//! Reads the resource use of processes and of the machine from `/proc`.
 //!
-//! Snapshots only: take one before and one after, and subtract. All sizes are bytes. A process that
-//! has ended is an error, except for a thread that ends while its process is being read.
+//! These are snapshots: take one before and one after, and subtract. All sizes are in bytes. A
+//! process that has ended is an error; a thread that ends while its process is read is not.
 
 use std::fs;
 use std::io;
@@ -10,8 +10,8 @@ use std::time::Duration;
 pub use crate::process::{Machine, machine};
 use crate::process::{kilobytes_after, malformed, number_after};
 
-/// What some processes have used since they started. Threads and children that have ended are missing
-/// from the context switches.
+/// What processes have used since they started. The context switches of threads and children that
+/// have ended are missing.
 ///
 /// ```
 /// use threadcast::lab::procfs;
@@ -22,17 +22,17 @@ use crate::process::{kilobytes_after, malformed, number_after};
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// User and system time.
+    /// User and system CPU time.
     pub cpu: Duration,
-    /// Times a thread went to sleep.
+    /// Voluntary context switches: a thread blocked.
     pub voluntary: u64,
-    /// Times a thread was put aside for another.
+    /// Involuntary context switches: a thread was preempted.
     pub involuntary: u64,
-    /// Threads that are alive.
+    /// Living threads.
     pub threads: usize,
 }
 
-/// What some processes hold.
+/// The memory of processes.
 ///
 /// ```
 /// use threadcast::lab::procfs;
@@ -43,13 +43,13 @@ pub struct Usage {
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Resident pages, those shared with other processes included.
+    /// Resident pages, including those shared with other processes.
     pub rss: u64,
-    /// Resident pages, each shared one divided by the number of its users.
+    /// Resident pages; each shared page is divided by the number of its users.
     pub pss: u64,
 }
 
-/// What is waiting in the kernel between one client and the server.
+/// The server's send queue for one client, in the kernel.
 ///
 /// ```
 /// use std::net::{TcpListener, TcpStream};
@@ -65,9 +65,9 @@ pub struct Memory {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SendQueue {
-    /// Bytes that the server has written and the client's kernel has not taken.
+    /// Bytes that the server has written and the client's kernel has not acknowledged.
     pub bytes: u64,
-    /// The connection is open in both directions, as far as the server's side knows.
+    /// Whether the connection is open in both directions, as far as the server's side knows.
     pub established: bool,
 }
 
@@ -75,7 +75,7 @@ pub struct SendQueue {
 ///
 /// # Errors
 ///
-/// When `/proc` cannot be listed.
+/// Fails if `/proc` cannot be listed.
 pub fn tree(root: u32) -> io::Result<Vec<u32>> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -83,7 +83,7 @@ pub fn tree(root: u32) -> io::Result<Vec<u32>> {
         else {
             continue;
         };
-        // A process that has ended meanwhile is nobody's child.
+        // A process that has ended in the meantime has no parent to read.
         if let Some(parent) = stat_field(pid, PARENT) {
             parents.push((pid, u32::try_from(parent).unwrap_or(0)));
         }
@@ -97,11 +97,12 @@ pub fn tree(root: u32) -> io::Result<Vec<u32>> {
     Ok(tree)
 }
 
-/// What the threads of `processes` have used, and their children that have ended. Ten thousand threads take some 100 ms.
+/// What the threads of `processes`, and their ended children, have used. Takes about 100 ms for
+/// 10,000 threads.
 ///
 /// # Errors
 ///
-/// When one of `processes` has ended.
+/// Fails if one of `processes` has ended.
 pub fn usage(processes: &[u32]) -> io::Result<Usage> {
     let mut usage = Usage::default();
     for process in processes {
@@ -109,7 +110,7 @@ pub fn usage(processes: &[u32]) -> io::Result<Usage> {
         for entry in fs::read_dir(format!("/proc/{process}/task"))? {
             let task = entry?.path();
             let read = |file| fs::read_to_string(task.join(file));
-            // A thread that ends between the listing and the reading has no files any more.
+            // The files of a thread that ends after the listing are gone.
             let Ok(status) = read("status") else { continue };
             usage.voluntary += number_after(&status, "\nvoluntary_ctxt_switches:").unwrap_or(0);
             usage.involuntary +=
@@ -117,19 +118,19 @@ pub fn usage(processes: &[u32]) -> io::Result<Usage> {
             usage.threads += 1;
             scheduled += nanoseconds(&read("schedstat").unwrap_or_default());
         }
-        // `schedstat` is exact but forgets threads that have ended; `stat` forgets none but counts in
-        // hundredths. Whichever knows of more is nearer to the truth. What a child has used that has
-        // ended stands with its parent.
-        usage.cpu += scheduled.max(ticks(*process)) + ticks_of_the_dead(*process);
+        // `schedstat` is exact but omits threads that have ended; `stat` omits none but counts in
+        // hundredths of a second. The greater value is closer to the truth. The CPU time of a child
+        // that has ended is added to its parent's.
+        usage.cpu += scheduled.max(ticks(*process)) + ticks_of_ended_children(*process);
     }
     Ok(usage)
 }
 
-/// What `processes` hold.
+/// The memory of `processes`.
 ///
 /// # Errors
 ///
-/// When one of `processes` has ended, or belongs to somebody else.
+/// Fails if one of `processes` has ended, or belongs to another user.
 pub fn memory(processes: &[u32]) -> io::Result<Memory> {
     let mut memory = Memory::default();
     for process in processes {
@@ -140,22 +141,21 @@ pub fn memory(processes: &[u32]) -> io::Result<Memory> {
     Ok(memory)
 }
 
-/// How long the processor `core` has been busy since the machine started, in steps of a hundredth of
-/// a second.
+/// How long the processor `core` has been busy since the machine started, in steps of 10 ms.
 ///
 /// # Errors
 ///
-/// When there is no such processor.
+/// Fails if the processor does not exist.
 pub fn busy(core: usize) -> io::Result<Duration> {
     parse_busy(&fs::read_to_string("/proc/stat")?, core).ok_or_else(|| malformed("/proc/stat"))
 }
 
-/// The send queue of the server on `server`'s port towards the client on `client`'s port, both on
-/// IPv4; `None` when the connection is gone.
+/// The send queue from the server's port to the client's port, both on IPv4; `None` if the
+/// connection does not exist any more.
 ///
 /// # Errors
 ///
-/// When `/proc/net/tcp` cannot be read.
+/// Fails if `/proc/net/tcp` cannot be read.
 pub fn send_queue(server: u16, client: u16) -> io::Result<Option<SendQueue>> {
     Ok(parse_send_queue(&fs::read_to_string("/proc/net/tcp")?, server, client))
 }
@@ -178,7 +178,7 @@ fn ticks(process: u32) -> Duration {
     from_ticks(field(USER_TIME) + field(SYSTEM_TIME))
 }
 
-fn ticks_of_the_dead(process: u32) -> Duration {
+fn ticks_of_ended_children(process: u32) -> Duration {
     let field = |field| stat_field(process, field).unwrap_or(0);
     from_ticks(field(CHILDREN_USER_TIME) + field(CHILDREN_SYSTEM_TIME))
 }
@@ -221,23 +221,23 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn our_own_work_shows() {
+    fn usage_includes_own_work() {
         let me = [std::process::id()];
-        let before = usage(&me).expect("we are alive");
+        let before = usage(&me).expect("this process exists");
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(50) {}
-        let after = usage(&me).expect("we are alive");
+        let after = usage(&me).expect("this process exists");
         assert!(after.cpu > before.cpu, "{before:?} {after:?}");
         assert!(after.threads >= 2, "the test's thread and the main one");
         assert!(after.voluntary + after.involuntary > 0);
     }
 
     #[test]
-    fn our_own_memory_shows() {
+    fn memory_includes_own_allocations() {
         let me = [std::process::id()];
-        let before = memory(&me).expect("we are alive");
+        let before = memory(&me).expect("this process exists");
         let pages = vec![1_u8; 32 << 20];
-        let after = memory(&me).expect("we are alive");
+        let after = memory(&me).expect("this process exists");
         assert_eq!(pages.iter().map(|page| usize::from(*page)).sum::<usize>(), pages.len());
         let grown = after.rss.saturating_sub(before.rss);
         assert!((30 << 20..40 << 20).contains(&grown), "{grown} bytes for 32 MiB");
@@ -245,17 +245,17 @@ mod tests {
     }
 
     #[test]
-    fn a_child_is_in_our_tree_until_it_has_ended() {
+    fn child_is_in_the_tree_until_it_ends() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat starts");
         let tree_now = tree(std::process::id()).expect("/proc is there");
         assert!(tree_now.contains(&child.id()) && tree_now[0] == std::process::id());
         drop(child.stdin.take());
-        child.wait().expect("it ends with its input");
+        child.wait().expect("cat ends with its input");
         assert!(usage(&[child.id()]).is_err());
     }
 
     #[test]
-    fn waiting_is_not_busy() {
+    fn idle_and_iowait_are_not_busy() {
         let stat =
             "cpu  0 0\ncpu0 9 9 9 9 9 9 9 9 0 0\ncpu1 1 2 4 1000 2000 8 16 32 64 128\nintr 5\n";
         assert_eq!(parse_busy(stat, 1), Some(from_ticks(63)));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_send_queue_is_found_by_its_two_ports() {
+    fn send_queue_is_found_by_its_two_ports() {
         let row = |local: &str, remote: &str, state: &str, queues: &str| {
             format!("   0: 0100007F:{local} 0100007F:{remote} {state} {queues} 00:00000000\n")
         };

@@ -1,4 +1,4 @@
-//! What was found out: every sample, and what is said of several.
+//! The results: every sample, and summaries of several.
 
 use super::engine::Engine;
 use super::experiment::Experiment;
@@ -25,19 +25,19 @@ use super::meter::Socket;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// What was asked.
+    /// The experiment.
     pub experiment: Experiment,
-    /// Of whom.
+    /// The engine.
     pub engine: Engine,
-    /// In which round, from 1.
+    /// The round, from 1.
     pub run: usize,
-    /// With how many clients.
+    /// The number of clients.
     pub clients: usize,
-    /// At how many events a second.
+    /// Events per second.
     pub rate: u32,
-    /// The share of a core that somebody else used meanwhile.
+    /// The share of a core that other processes used meanwhile.
     pub noise: f64,
-    /// The figures, by name; the experiment's documentation says which and in what unit.
+    /// The figures by name; each experiment documents its figures and their units.
     pub figures: Vec<(&'static str, f64)>,
 }
 
@@ -49,7 +49,7 @@ impl Sample {
     }
 }
 
-/// A measurement that came to nothing.
+/// A measurement that failed.
 ///
 /// ```
 /// use std::sync::atomic::AtomicBool;
@@ -70,17 +70,17 @@ impl Sample {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What was asked.
+    /// The experiment.
     pub experiment: Experiment,
-    /// Of whom.
+    /// The engine.
     pub engine: Engine,
-    /// In which round.
+    /// The round.
     pub run: usize,
     /// What happened.
     pub why: String,
 }
 
-/// Everything that was found out.
+/// All results of a run.
 ///
 /// ```
 /// use threadcast::lab::engine::Engine;
@@ -104,31 +104,31 @@ pub struct Failure {
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Results {
-    /// The machine: a name, and the thing.
+    /// The machine's properties as names and values.
     pub machine: Vec<(&'static str, String)>,
-    /// The engines that were asked for and are here.
+    /// The engines that were selected and are available.
     pub engines: Vec<Engine>,
-    /// Those that are not, and how to get them.
+    /// The engines that are not available, and how to install them.
     pub missing: Vec<(Engine, String)>,
-    /// The questions that were asked.
+    /// The experiments that were selected.
     pub asked: Vec<Experiment>,
-    /// The largest number of clients.
+    /// The greatest number of clients.
     pub clients: usize,
-    /// Why that is less than was asked for.
+    /// Why this is fewer than requested, if it is.
     pub clamped: Option<String>,
-    /// What the load's side of each connection costs, and was taken off.
+    /// The load's share of each connection's kernel memory, which was subtracted.
     pub socket: Socket,
-    /// The measurements, in the order in which they were made.
+    /// The samples, in the order in which they were measured.
     pub samples: Vec<Sample>,
-    /// Those that came to nothing.
+    /// The measurements that failed.
     pub failures: Vec<Failure>,
-    /// The measuring was ended before it was done.
+    /// Whether the run was stopped early.
     pub interrupted: bool,
-    /// How long it took, in seconds.
+    /// How long the run took, in seconds.
     pub seconds: f64,
 }
 
-/// Several samples of the same.
+/// A summary of several samples.
 ///
 /// ```
 /// use threadcast::lab::results::Summary;
@@ -138,43 +138,43 @@ pub struct Results {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
-    /// The middle one.
+    /// The median.
     pub median: f64,
     /// The least.
     pub least: f64,
-    /// The most.
+    /// The greatest.
     pub most: f64,
-    /// How many there are.
+    /// The number of samples.
     pub count: usize,
 }
 
-/// Why figures are not to be trusted to 15 %.
+/// Why figures vary by more than 15 %.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Noise {
-    /// Somebody else used the cores meanwhile.
+    /// Other processes used the cores meanwhile.
     Others,
-    /// The runs lie further apart than that.
+    /// The runs differ by more than that.
     Apart,
 }
 
-/// Events a second at which engines are compared: a busy page's.
+/// The rate at which engines are compared, in events per second: that of a busy page.
 pub(super) const USUAL_RATE: u32 = 50;
 
-/// Samples of the same thing this far apart (the most against the least) are noisy.
+/// The ratio of the greatest to the least sample above which samples count as noisy.
 const SPREAD: f64 = 1.15;
 
 impl Results {
     /// All samples of an engine in an experiment.
     pub fn of(&self, experiment: Experiment, engine: Engine) -> impl Iterator<Item = &Sample> {
         let measured = match experiment {
-            Experiment::Latency => Experiment::Event, // in one measurement
+            Experiment::Latency => Experiment::Event, // both come from one measurement
             other => other,
         };
         let wanted = move |it: &&Sample| it.experiment == measured && it.engine == engine;
         self.samples.iter().filter(wanted)
     }
 
-    /// The points at which an engine was measured: clients and events a second, in order.
+    /// The points at which an engine was measured: clients and events per second, in order.
     #[must_use]
     pub fn points(&self, experiment: Experiment, engine: Engine) -> Vec<(usize, u32)> {
         let points = self.of(experiment, engine).map(|it| (it.clients, it.rate));
@@ -184,7 +184,7 @@ impl Results {
         points
     }
 
-    /// What was found at a point.
+    /// The summary of a figure at one point.
     #[must_use]
     pub fn at(
         &self,
@@ -203,8 +203,8 @@ impl Results {
         })
     }
 
-    /// What was found at the point that tables show: with the most clients, and where that was
-    /// measured at several rates, at 50 events a second.
+    /// The summary at the point that tables show: the most clients; and 50 events per second, if
+    /// several rates were measured.
     #[must_use]
     pub fn shown(&self, experiment: Experiment, engine: Engine, figure: &str) -> Option<Summary> {
         let points = self.points(experiment, engine);
@@ -213,7 +213,7 @@ impl Results {
         self.at(experiment, engine, *usual.or(points.last())?, figure)
     }
 
-    /// The questions to which there is an answer, in their order.
+    /// The experiments that have results, in order.
     pub fn experiments(&self) -> impl Iterator<Item = Experiment> {
         let asked = |it: &Experiment| {
             self.asked.contains(it)
@@ -222,8 +222,8 @@ impl Results {
         Experiment::ALL.into_iter().filter(asked)
     }
 
-    /// Why the figures are not to be trusted to 15 %, if they are not: who used the cores besides
-    /// us, and what came out differently each time.
+    /// The noisy measurements: experiment, engine, and whether other processes used the cores or
+    /// the runs differ.
     pub(super) fn noise(&self) -> Vec<(Experiment, Engine, Noise)> {
         let mut noise = Vec::new();
         for experiment in Experiment::ALL {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn several_samples_are_summed_up() {
+    fn several_samples_are_summarized() {
         let results = results(&[3.0, 1.0, 2.0], 0.0);
         let found = results.shown(Experiment::Event, Engine::Wake, Experiment::Event.headline());
         let expected = Summary { median: 2.0, least: 1.0, most: 3.0, count: 3 };
@@ -273,10 +273,10 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_told() {
+    fn noisy_measurements_are_reported() {
         assert_eq!(results(&[10.0, 11.0], 0.0).noise(), []);
         assert_eq!(results(&[10.0, 12.0], 0.0).noise().len(), 1);
-        // Others disturb the latencies too: they are of the same measurement.
+        // The latencies are noisy too, because they come from the same measurement.
         assert_eq!(results(&[10.0, 12.0], 0.5).noise().len(), 3);
     }
 }

@@ -1,12 +1,12 @@
-//! One run of the lab: every question, to every engine, several times.
+//! One run of the lab: every experiment, on every engine, several times.
 //!
 //! ```text
-//!  for every round, for every question, every engine in turn:
+//!  for each round, for each experiment, for each engine:
 //!    start it on one core → open the clients from another → measure → stop it
 //! ```
 //!
-//! Rounds are outermost, so that whoever ends it early has a whole report of what is done, and so
-//! that a machine which warms up or slows down does it to all.
+//! Rounds are the outermost loop. So a run that is stopped early has a complete report of the
+//! rounds that are done, and a machine that slows down or warms up affects all engines alike.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use super::plan::{LabError, Options, Pace};
 use super::process::{self, Cores};
 use super::results::{Failure, Results};
 
-/// Where the measuring is.
+/// How far the measurement is.
 ///
 /// ```
 /// use std::sync::atomic::AtomicBool;
@@ -33,31 +33,33 @@ use super::results::{Failure, Results};
 ///     ..Options::new("/nowhere/threadcast".into(), Pace::QUICK)
 /// };
 ///
-/// let mut told = Vec::new();
-/// run(&options, &AtomicBool::new(false), &mut |progress| told.push(progress.what.clone()))?;
-/// assert_eq!(told, ["capacity: direct, run 1 of 1"]);
+/// let mut seen = Vec::new();
+/// run(&options, &AtomicBool::new(false), &mut |progress| seen.push(progress.what.clone()))?;
+/// assert_eq!(seen, ["capacity: direct, run 1 of 1"]);
 /// # Ok::<(), threadcast::lab::LabError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
-    /// What is being measured.
+    /// What is being measured now.
     pub what: String,
-    /// How many seconds are done, of those that were planned.
+    /// The part of the planned time that is done.
     pub done: Duration,
-    /// How many seconds were planned.
+    /// The planned time.
     pub planned: Duration,
-    /// About how long the rest takes.
+    /// The estimated remaining time.
     pub left: Duration,
 }
 
-/// Measures until all is done, or until `stop` is set: then what is done is the result. An engine
-/// that fails is named in the result, and the rest goes on.
+/// Measures until everything is done or `stop` is set; then the result holds what is done.
 ///
-/// This thread is moved to the load's core.
+/// If an engine fails, the result lists the failure, and the run continues.
+///
+/// Pins the calling thread to the load's core.
 ///
 /// # Errors
 ///
-/// When [`Options::check`] finds something, no engine is here, or the system does not let us measure.
+/// Fails if [`Options::check`] fails, no engine is available, or the system does not permit the
+/// measurement.
 pub fn run(
     options: &Options,
     stop: &AtomicBool,
@@ -79,7 +81,7 @@ pub fn run(
     let clients = options.clients.min(capacity);
     let clamped = (clients < options.clients).then(|| {
         format!(
-            "{} clients were asked for; {bound} lets these engines hold {clients} each",
+            "{} clients were requested; {bound} limits these engines to {clients} each",
             options.clients
         )
     });
@@ -90,15 +92,19 @@ pub fn run(
     let mut lab = Lab { options: &options, cores, stop, socket: Socket::default(), run: 0 };
     let mut steps = Steps::new(&options, &results.engines, progress);
     if options.experiments.contains(&Experiment::Idle) {
-        steps.begin("what the load's own sockets cost", Experiment::Idle.seconds(&options) * 2.0);
-        // Without it the kernel's share includes both ends of a connection; stopping is seen below.
+        steps.begin(
+            "cost of the load generator's own sockets",
+            Experiment::Idle.seconds(&options) * 2.0,
+        );
+        // Otherwise the kernel's share would include both ends of each connection. `stop` is
+        // checked below.
         results.socket = calibrate(&lab).unwrap_or_default();
     }
     let rounds = (1..=options.pace.runs).flat_map(|run| {
         let asked = |it: &Experiment| options.experiments.contains(it);
         let measured = Experiment::ALL.into_iter().filter(move |it| match it {
             Experiment::Event => asked(it) || asked(&Experiment::Latency),
-            Experiment::Latency => false, // the same measurements say it
+            Experiment::Latency => false, // measured together with `Event`
             _ => asked(it),
         });
         measured.map(move |experiment| (run, experiment))
@@ -117,11 +123,11 @@ pub fn run(
             );
             steps.begin(&what, experiment.seconds(&options));
             let clients = clients.min(engine.most_clients());
-            // Its processes take seconds to come, so few points must do, or all would take too long.
+            // Apache's processes take seconds to start, so it is measured at few points.
             let quick = options.pace.quick || engine.is_apache();
             let pace = Pace { quick, ..options.pace };
             let options = Options { clients, pace, ..options.clone() };
-            match experiment.ask(&Lab { options: &options, ..lab }, engine) {
+            match experiment.run(&Lab { options: &options, ..lab }, engine) {
                 Ok(samples) => results.samples.extend(samples),
                 Err(_) if stop.load(Ordering::Relaxed) => {}
                 Err(error) => {
@@ -136,7 +142,7 @@ pub fn run(
     Ok(results)
 }
 
-/// How far the measuring is. Seconds that were planned are put right by those that it took.
+/// The progress of the run. The remaining time is corrected by the time that the steps really took.
 struct Steps<'a> {
     progress: &'a mut dyn FnMut(&Progress),
     planned: f64,

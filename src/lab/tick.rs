@@ -1,33 +1,35 @@
 //! The tick of every engine: how many events are due, and their data.
 //!
-//! All keep the same rules, whatever the language: look at the clock once a millisecond at most,
-//! issue as many events as are due by then, each with its own time stamp. (The axum peer of
-//! `make bench` compiles this file too: it must not import from this crate.)
+//! All engines follow the same rules, in any language: read the clock at most once per millisecond,
+//! and publish the events that are due by then, each with its own time stamp. The axum peer of
+//! `make bench` compiles this file too, so it must not import from this crate.
 
 use std::io::{BufRead, stdin};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Nobody looks at the clock more often.
+/// The shortest pause between two looks at the clock.
 const RESOLUTION: Duration = Duration::from_millis(1);
 
-/// An order to an engine, one line on its stdin: `<events a second> <bytes of a frame>`.
+/// The traffic that an engine publishes. It is set by a line on its stdin: `<events per second>
+/// <bytes of a frame>`.
 ///
 /// ```
-/// use threadcast::lab::tick::Order;
+/// use threadcast::lab::tick::Traffic;
 ///
-/// assert_eq!(Order::parse("0 64\n").map(|order| order.rate), Some(0), "silence");
-/// assert_eq!(Order::parse("faster"), None);
+/// assert_eq!(Traffic::parse("0 64\n").map(|traffic| traffic.rate), Some(0), "no events");
+/// assert_eq!(Traffic::parse("faster"), None);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Order {
-    /// Events a second; none of them with 0.
+pub struct Traffic {
+    /// Events per second; 0 means none.
     pub rate: u32,
-    /// Bytes of an event's frame, chunk framing not counted.
+    /// Bytes of an event's frame, without chunk framing.
     pub frame: usize,
 }
 
-impl Order {
-    /// Waits for the next order; `None` when whoever ordered is gone, and then the engine must go too.
+impl Traffic {
+    /// Waits for the next setting. `None` means that stdin has ended, and that the engine must
+    /// exit.
     #[must_use]
     pub fn read() -> Option<Self> {
         let mut line = String::new();
@@ -35,12 +37,12 @@ impl Order {
         Self::parse(&line)
     }
 
-    /// Reads one line.
+    /// Parses one line.
     ///
     /// ```
-    /// use threadcast::lab::tick::Order;
+    /// use threadcast::lab::tick::Traffic;
     ///
-    /// assert_eq!(Order::parse("50 64\n"), Some(Order { rate: 50, frame: 64 }));
+    /// assert_eq!(Traffic::parse("50 64\n"), Some(Traffic { rate: 50, frame: 64 }));
     /// ```
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
@@ -49,17 +51,17 @@ impl Order {
     }
 }
 
-/// Nothing is due; an order ends the wait.
+/// The pause at rate 0; a new setting ends it.
 const IDLE: Duration = Duration::from_secs(1000);
 
-/// Counts the events that are due.
+/// Computes which events are due.
 ///
 /// ```
-/// use threadcast::lab::tick::{Order, Tick};
+/// use threadcast::lab::tick::{Tick, Traffic};
 ///
 /// let mut tick = Tick::new();
-/// assert_eq!(tick.due(), None, "nothing was ordered");
-/// tick.obey(Order { rate: 1_000, frame: 64 });
+/// assert_eq!(tick.due(), None, "no traffic yet");
+/// tick.set(Traffic { rate: 1_000, frame: 64 });
 /// let number = loop {
 ///     std::thread::park_timeout(tick.pause());
 ///     if let Some(number) = tick.due() {
@@ -70,29 +72,29 @@ const IDLE: Duration = Duration::from_secs(1000);
 /// ```
 #[derive(Debug)]
 pub struct Tick {
-    order: Order,
+    traffic: Traffic,
     since: Instant,
     issued: u32,
-    /// Counts through all orders, without a hole.
+    /// Counts the events of all settings without a hole.
     number: u64,
 }
 
 impl Tick {
-    /// Nothing is due before the first order.
+    /// Creates a tick without traffic.
     #[must_use]
-    #[allow(clippy::new_without_default)] // a tick is begun, not assumed
+    #[allow(clippy::new_without_default)] // creating a tick starts its clock
     pub fn new() -> Self {
-        Self { order: Order { rate: 0, frame: 0 }, since: Instant::now(), issued: 0, number: 0 }
+        Self { traffic: Traffic { rate: 0, frame: 0 }, since: Instant::now(), issued: 0, number: 0 }
     }
 
-    /// From now on, as ordered.
-    pub fn obey(&mut self, order: Order) {
-        *self = Self { order, since: Instant::now(), issued: 0, number: self.number };
+    /// Replaces the traffic from now on.
+    pub fn set(&mut self, traffic: Traffic) {
+        *self = Self { traffic, since: Instant::now(), issued: 0, number: self.number };
     }
 
-    /// The number of the next event, if it is due.
+    /// Returns the number of the next event if it is due.
     pub fn due(&mut self) -> Option<u64> {
-        if self.order.rate == 0 || self.since.elapsed() < self.next() {
+        if self.traffic.rate == 0 || self.since.elapsed() < self.next() {
             return None;
         }
         self.issued += 1;
@@ -100,25 +102,25 @@ impl Tick {
         Some(self.number)
     }
 
-    /// How long to sleep when nothing is due.
+    /// How long to sleep when no event is due.
     #[must_use]
     pub fn pause(&self) -> Duration {
-        if self.order.rate == 0 {
+        if self.traffic.rate == 0 {
             return IDLE;
         }
         self.next().saturating_sub(self.since.elapsed()).max(RESOLUTION)
     }
 
-    /// The data of event `number` in a frame whose other bytes are `around` many.
+    /// The data of event `number`; the frame has `around` other bytes.
     #[must_use]
     pub fn data(&self, number: u64, around: usize) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let stamp = format!("{number} {now} ");
-        let padding = self.order.frame.saturating_sub(around + stamp.len() + 1);
+        let padding = self.traffic.frame.saturating_sub(around + stamp.len() + 1);
         stamp + &"x".repeat(padding) + "~"
     }
 
     fn next(&self) -> Duration {
-        Duration::from_secs(u64::from(self.issued) + 1) / self.order.rate
+        Duration::from_secs(u64::from(self.issued) + 1) / self.traffic.rate
     }
 }

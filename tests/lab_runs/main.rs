@@ -173,7 +173,7 @@ fn failed_engine_is_reported_and_the_run_continues() {
             && results.failures[0].why.contains("exit status: 3")
     );
     assert!(results.shown(Experiment::Event, Engine::Wake, "cpu_us").is_some());
-    assert!(report::text(&results).contains("direct failed in event, run 1: it ended"));
+    assert!(report::text(&results).contains("direct failed in event, run 1: the engine ended"));
     fs::remove_dir_all(folder).expect("a removable folder");
 }
 
@@ -208,9 +208,9 @@ fn client_count_is_capped_by_descriptors() {
     );
     let output = Command::new("sh").args(["-c", &limited]).output().expect("sh is installed");
     let text = String::from_utf8_lossy(&output.stdout);
-    let note = text.lines().find(|line| line.contains("5000 clients were asked for"));
+    let note = text.lines().find(|line| line.contains("5000 clients were requested"));
     let note = note.unwrap_or_else(|| panic!("the output has no note: {text}"));
-    assert!(note.contains("RLIMIT_NOFILE lets these engines hold"), "{note}");
+    assert!(note.contains("RLIMIT_NOFILE limits these engines to"), "{note}");
     assert!(output.status.success() && !text.contains("failed"), "{text}");
     assert!(text.contains("µs CPU/event"), "it measures up to the limit: {text}");
 }

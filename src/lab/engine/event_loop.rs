@@ -1,16 +1,16 @@
-//! The textbook's Node, in Rust: one thread, one `epoll`, no call that waits for anybody.
+//! A textbook Node server in Rust: one thread, one `epoll`, no blocking call.
 //!
 //! ```text
 //!   poll ─▶ accept ─▶ read requests ─▶ send what blocked before
 //!     ▲                                            │
-//!     └──── send what is due, once for everybody ◀─┘
+//!     └──── send what is due, once for all ◀───────┘
 //! ```
 //!
-//! Written as well as we can: sockets are edge-triggered and registered once, an event is encoded
-//! once, events that are due together leave in one `send`, and a client whose socket is full costs
-//! nothing until it is writable. It goes on from the shared log, so that no buffer grows; who falls
-//! off the log's end is let go, to resume. What it cannot do is run a slow handler: that runs
-//! here, where everybody is served.
+//! It is written to be fast: sockets are edge-triggered and registered once, an event is encoded
+//! once, events that are due together are sent with one `send`, and a client whose socket is full
+//! costs nothing until it is writable. That client then continues from the shared log, so no buffer
+//! grows. If its next event has left the log, it is disconnected and can resume. The weak point is
+//! a slow handler: it runs on this thread, and all clients wait for it.
 
 mod client;
 mod log;
@@ -25,19 +25,19 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 pub(super) use client::HEAD;
-use client::{Client, Gone, State};
+use client::{Client, Closed, State};
 use log::Log;
 
 use super::{HISTORY_BYTES, HISTORY_EVENTS, PATH};
 use crate::event::{Frame, Framing};
 use crate::id::EventId;
-use crate::lab::tick::{Order, Tick};
+use crate::lab::tick::{Tick, Traffic};
 
 const LISTENER: Token = Token(usize::MAX);
-const ORDERS: Token = Token(usize::MAX - 1);
+const SETTINGS: Token = Token(usize::MAX - 1);
 
-/// How often silence is looked for.
-const BEAT: Duration = Duration::from_secs(1);
+/// How often heartbeats are checked.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) fn run(mut out: impl Write) -> io::Result<()> {
     let mut server = EventLoop::new()?;
@@ -49,15 +49,15 @@ struct EventLoop {
     poll: Poll,
     listener: TcpListener,
     clients: Vec<Option<Client>>,
-    /// Places in `clients` that are free.
+    /// Free indices of `clients`.
     free: Vec<usize>,
     log: Log,
     tick: Tick,
-    orders: Vec<u8>,
-    /// Somebody waits to be accepted.
-    waiting: bool,
-    /// When silence is looked for next.
-    beat: Instant,
+    settings: Vec<u8>,
+    /// Whether `accept` failed and must be repeated.
+    must_accept: bool,
+    /// When heartbeats are checked next.
+    next_check: Instant,
 }
 
 impl EventLoop {
@@ -66,7 +66,7 @@ impl EventLoop {
         let mut listener = TcpListener::bind(([127, 0, 0, 1], 0).into())?;
         listener.register(poll.registry(), LISTENER, Interest::READABLE)?;
         let stdin = io::stdin().as_raw_fd();
-        SourceFd(&stdin).register(poll.registry(), ORDERS, Interest::READABLE)?;
+        SourceFd(&stdin).register(poll.registry(), SETTINGS, Interest::READABLE)?;
         Ok(Self {
             poll,
             listener,
@@ -74,32 +74,32 @@ impl EventLoop {
             free: Vec::new(),
             log: Log::new(),
             tick: Tick::new(),
-            orders: Vec::new(),
-            waiting: false,
-            beat: Instant::now() + BEAT,
+            settings: Vec::new(),
+            must_accept: false,
+            next_check: Instant::now() + CHECK_EVERY,
         })
     }
 
     fn run(&mut self) -> io::Result<()> {
         let mut ready = Events::with_capacity(1024);
         loop {
-            match self.poll.poll(&mut ready, Some(self.tick.pause().min(BEAT))) {
+            match self.poll.poll(&mut ready, Some(self.tick.pause().min(CHECK_EVERY))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
             for event in &ready {
                 match event.token() {
                     LISTENER => self.accept(),
-                    ORDERS if !self.obey() => return Ok(()),
-                    ORDERS => {}
-                    Token(place) => self.serve(place, event.is_readable(), event.is_writable()),
+                    SETTINGS if !self.read_settings() => return Ok(()),
+                    SETTINGS => {}
+                    Token(index) => self.serve(index, event.is_readable(), event.is_writable()),
                 }
             }
-            if self.waiting {
+            if self.must_accept {
                 self.accept();
             }
             self.publish();
-            self.break_silence();
+            self.send_heartbeats();
         }
     }
 
@@ -109,73 +109,75 @@ impl EventLoop {
                 Ok((socket, _)) => socket,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    // No descriptor, say. The kernel tells of those who wait only once.
-                    self.waiting = error.kind() != io::ErrorKind::WouldBlock;
+                    // For example, no descriptor is left. `epoll` is edge-triggered and does not
+                    // report the waiting connections again.
+                    self.must_accept = error.kind() != io::ErrorKind::WouldBlock;
                     return;
                 }
             };
-            let place = self.free.pop().unwrap_or(self.clients.len());
+            let index = self.free.pop().unwrap_or(self.clients.len());
             let both = Interest::READABLE | Interest::WRITABLE;
             let registered = socket
                 .set_nodelay(true)
-                .and_then(|()| socket.register(self.poll.registry(), Token(place), both));
-            if place == self.clients.len() {
+                .and_then(|()| socket.register(self.poll.registry(), Token(index), both));
+            if index == self.clients.len() {
                 self.clients.push(None);
             }
             if registered.is_err() {
-                self.free.push(place);
+                self.free.push(index);
                 continue;
             }
-            let (request, rest, state) = (Vec::new(), Vec::new(), State::Asking);
-            self.clients[place] =
-                Some(Client { socket, request, rest, state, due: Instant::now() });
+            let (request, unsent, state) = (Vec::new(), Vec::new(), State::Request);
+            self.clients[index] =
+                Some(Client { socket, request, unsent, state, due: Instant::now() });
         }
     }
 
-    /// `false` when who orders is gone.
-    fn obey(&mut self) -> bool {
+    /// Reads new traffic settings. `false` means that stdin has ended or is invalid.
+    fn read_settings(&mut self) -> bool {
         let mut piece = [0; 1024];
-        // A pipe that is readable answers one read without waiting.
+        // A readable pipe answers one read without blocking.
         match rustix::io::read(rustix::stdio::stdin(), &mut piece) {
             Ok(0) | Err(_) => return false,
-            Ok(read) => self.orders.extend_from_slice(&piece[..read]),
+            Ok(read) => self.settings.extend_from_slice(&piece[..read]),
         }
-        while let Some(end) = self.orders.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.orders.drain(..=end).collect();
-            match Order::parse(&String::from_utf8_lossy(&line)) {
-                Some(order) => self.tick.obey(order),
+        while let Some(end) = self.settings.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.settings.drain(..=end).collect();
+            match Traffic::parse(&String::from_utf8_lossy(&line)) {
+                Some(traffic) => self.tick.set(traffic),
                 None => return false,
             }
         }
         true
     }
 
-    fn serve(&mut self, place: usize, readable: bool, writable: bool) {
-        // An event of a client that has gone meanwhile finds nobody.
-        let Some(client) = self.clients.get_mut(place).and_then(Option::as_mut) else { return };
+    fn serve(&mut self, index: usize, readable: bool, writable: bool) {
+        // Ignores an event of a client that was removed in the meantime.
+        let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else { return };
         let mut served = || {
             if readable {
                 client.read(&self.log)?;
             }
             if writable || readable {
-                client.go_on(&self.log)?;
+                client.send_log(&self.log)?;
             }
-            Ok::<(), Gone>(())
+            Ok::<(), Closed>(())
         };
         if served().is_err() {
-            self.forget(place);
+            self.remove(index);
         }
     }
 
-    fn forget(&mut self, place: usize) {
-        self.clients[place] = None; // closing takes the socket out of epoll
-        self.free.push(place);
+    fn remove(&mut self, index: usize) {
+        self.clients[index] = None; // closing the socket removes it from epoll
+        self.free.push(index);
     }
 
-    /// Sends what is due to all who have caught up; the others find it in the log.
+    /// Sends due events to all clients that have caught up. The others read them from the log
+    /// later.
     fn publish(&mut self) {
         let mut at = self.log.next();
-        // Not more than fills a batch or two: orders and clients must have their turn.
+        // At most enough to fill a batch or two, so that settings and clients are served too.
         for _ in 0..100 {
             let Some(number) = self.tick.due() else { break };
             let id = EventId { epoch: self.log.epoch, n: number };
@@ -186,34 +188,34 @@ impl EventLoop {
         while at < self.log.next() {
             batch.clear();
             let Ok(next) = self.log.read(at, &mut batch) else { return };
-            for place in 0..self.clients.len() {
-                let Some(client) = &mut self.clients[place] else { continue };
+            for index in 0..self.clients.len() {
+                let Some(client) = &mut self.clients[index] else { continue };
                 if client.state == State::Streaming(at)
-                    && client.rest.is_empty()
+                    && client.unsent.is_empty()
                     && client.send(&batch, next).is_err()
                 {
-                    self.forget(place);
+                    self.remove(index);
                 }
             }
             at = next;
         }
     }
 
-    fn break_silence(&mut self) {
+    fn send_heartbeats(&mut self) {
         let now = Instant::now();
-        if now < self.beat {
+        if now < self.next_check {
             return;
         }
-        self.beat = now + BEAT;
-        let beat = Frame::heartbeat();
-        for place in 0..self.clients.len() {
-            let Some(client) = &mut self.clients[place] else { continue };
+        self.next_check = now + CHECK_EVERY;
+        let heartbeat = Frame::heartbeat();
+        for index in 0..self.clients.len() {
+            let Some(client) = &mut self.clients[index] else { continue };
             if let State::Streaming(at) = client.state
                 && client.due <= now
-                && client.rest.is_empty()
-                && client.send(beat.bytes(Framing::Chunked), at).is_err()
+                && client.unsent.is_empty()
+                && client.send(heartbeat.bytes(Framing::Chunked), at).is_err()
             {
-                self.forget(place);
+                self.remove(index);
             }
         }
     }

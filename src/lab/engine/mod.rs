@@ -1,6 +1,6 @@
-//! The engines: servers that differ in who waits and who writes, and in nothing else.
+//! The engines: servers that differ only in which thread waits for a client and which writes to it.
 //!
-//! | name | who waits for a client | who writes to it |
+//! | name | waits for a client | writes to it |
 //! |---|---|---|
 //! | `direct` | a thread of its own | one thread for all, until a socket is full |
 //! | `wake` | a thread of its own | that thread, woken for each event: the textbook's Apache |
@@ -10,12 +10,11 @@
 //! | `apache-prefork` | two processes of its own | one of them, Apache's; the other is a streaming script |
 //! | `apache-event` | a thread of its own, and one of `direct` behind it | the first: `mod_proxy` |
 //!
-//! Apache has `direct` behind it, for it sends nothing that it is not given, and what that costs is
-//! counted with the rest.
+//! Apache has `direct` behind it, because it only forwards a stream; the cost of both is counted.
 //!
-//! Each is a process, with its children: it prints its address, obeys the orders on its stdin (see
-//! [`tick`](super::tick)), and answers `GET /channels/bench` with the stream and
-//! `GET /lab/slow/disk` and `/lab/slow/cpu` with a handler that takes 200 ms.
+//! Each engine is a process with its children. It prints its address, reads traffic settings from
+//! its stdin (see [`tick`](super::tick)), and serves the stream at `GET /channels/bench`, and a
+//! handler that takes 200 ms at `GET /lab/slow/disk` and `/lab/slow/cpu`.
 
 mod apache;
 mod event_loop;
@@ -37,15 +36,15 @@ use apache::Mpm;
 /// The server of the `node` engine.
 pub const NODE: &str = include_str!("node.js");
 
-/// Where every engine has its stream.
+/// The path of every engine's stream.
 pub const PATH: &str = "/channels/bench";
 
-/// Events that are kept for a client that is behind.
+/// How many events are kept for a client that is behind.
 const HISTORY_EVENTS: usize = 4_096;
-/// And bytes.
+/// How many bytes of events are kept.
 const HISTORY_BYTES: usize = 8 * 1024 * 1024;
 
-/// What can be measured.
+/// An engine that can be measured.
 ///
 /// ```
 /// use threadcast::lab::engine::Engine;
@@ -56,7 +55,7 @@ const HISTORY_BYTES: usize = 8 * 1024 * 1024;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Engine {
-    /// Our default: one thread sends to whoever has caught up.
+    /// The default: one thread sends to all clients that have caught up.
     Direct,
     /// A thread for each client, woken for each event.
     Wake,
@@ -66,13 +65,13 @@ pub enum Engine {
     EventLoop,
     /// Node's `http`.
     Node,
-    /// Debian's Apache with a process for each connection, and a script's process.
+    /// Debian's Apache with a process for each connection, plus a script's process.
     ApachePrefork,
-    /// Debian's Apache with a thread for each connection, before `direct`.
+    /// Debian's Apache with a thread for each connection, in front of `direct`.
     ApacheEvent,
 }
 
-/// What ends the number of an engine's clients.
+/// What limits the number of an engine's clients.
 ///
 /// ```
 /// use threadcast::lab::engine::{Bound, Engine};
@@ -82,14 +81,14 @@ pub enum Engine {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// What the system gives: each client has a descriptor at least.
+    /// The system: each client needs at least one descriptor.
     Descriptors,
-    /// What its configuration says: Apache's `MaxRequestWorkers`.
+    /// The configuration: Apache's `MaxRequestWorkers`.
     Workers,
 }
 
 impl Engine {
-    /// All of them, in the order in which they are measured and shown.
+    /// All engines, in the order in which they are measured and shown.
     pub const ALL: [Self; 7] = [
         Self::Direct,
         Self::Wake,
@@ -100,7 +99,7 @@ impl Engine {
         Self::ApacheEvent,
     ];
 
-    /// What it is called everywhere.
+    /// The name on the command line and in the report.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -126,22 +125,23 @@ impl Engine {
         Self::ALL.into_iter().find(|engine| engine.name() == name)
     }
 
-    /// What a client takes. The memory is what `docs/threads.md` and a run of the lab found.
+    /// The resources that a client uses. The memory is what `docs/threads.md` and a run of the lab
+    /// found.
     pub(crate) fn share(self) -> Share {
         let (descriptors, threads, kilobytes) = match self {
             Self::Direct | Self::Wake => return Share::of(&Costs::default()),
             Self::TinyHttp => (2, 2, 127),
             Self::EventLoop => (1, 0, 5),
             Self::Node => (1, 0, 27),
-            // The hub's descriptor: each process of Apache's own has a limit of its own.
+            // The hub's descriptor: each of Apache's processes has a limit of its own.
             Self::ApachePrefork => (1, 3, 4_000),
             Self::ApacheEvent => (1, 2, 240),
         };
         Share { descriptors, threads, memory: kilobytes * 1024, address_space: 0 }
     }
 
-    /// How many clients it holds under this capacity: threadcast keeps a tenth for pages and publishing,
-    /// the others keep nothing.
+    /// How many clients it holds under this capacity. threadcast reserves a tenth for pages and
+    /// publishing; the others reserve nothing.
     pub(crate) fn clients_under(self, capacity: &Capacity) -> usize {
         match self {
             Self::TinyHttp | Self::EventLoop | Self::Node => capacity.clients(),
@@ -151,22 +151,22 @@ impl Engine {
         }
     }
 
-    /// How many connections it can be asked for at a time. `tiny-http` may leave one of several
-    /// without an answer for ever: two that come before a waiting thread has woken count on the same
-    /// thread, which the first of two streams then keeps.
+    /// How many connections may be opened at a time. With `tiny-http`, one of several can wait for
+    /// a response for ever: if two arrive before a waiting thread has woken, both count on the same
+    /// thread, and the first of two streams then keeps it.
     #[must_use]
     pub fn in_flight(self) -> usize {
         if self == Self::TinyHttp { 1 } else { 100 }
     }
 
-    /// Whether it is one of Apache's two.
+    /// Whether it is one of the two Apache engines.
     #[must_use]
     pub fn is_apache(self) -> bool {
         matches!(self, Self::ApachePrefork | Self::ApacheEvent)
     }
 
-    /// How many clients it is asked to serve at most, whatever the machine could hold: Apache's
-    /// processes take so much of it that a thousand clients would tell of nothing else.
+    /// How many clients it is asked to serve at most, whatever the machine can hold. Apache's
+    /// processes use so much that 1,000 clients would measure nothing else.
     #[must_use]
     pub fn most_clients(self) -> usize {
         match self {
@@ -176,16 +176,16 @@ impl Engine {
         }
     }
 
-    /// What its capacity is set by.
+    /// What limits its capacity.
     #[must_use]
     pub fn bound(self) -> Bound {
         if self.is_apache() { Bound::Workers } else { Bound::Descriptors }
     }
 
-    /// The command that starts it. `program` is this program, in which most of them live; `room`, if
-    /// given, is all that it may have of what [bounds](Self::bound) it.
+    /// The command that starts it. `program` is this program, which most engines are part of.
+    /// `room`, if given, limits the resource that [bounds](Self::bound) it.
     ///
-    /// The error says what is missing and how to get it.
+    /// The error says what is missing and how to install it.
     pub fn command(self, program: &Path, room: Option<u64>) -> Result<Command, String> {
         match self {
             Self::Node => return node(room),
@@ -194,7 +194,7 @@ impl Engine {
             Self::Direct | Self::Wake | Self::TinyHttp | Self::EventLoop => {}
         }
         let mut command = Command::new(program);
-        // What it logs when it is brought to its limits is nobody's concern.
+        // Ignores what it logs when it reaches its limits.
         command.stderr(Stdio::null());
         command.args(["lab", "engine", self.name()]);
         if let Some(room) = room {
@@ -203,11 +203,11 @@ impl Engine {
         Ok(command)
     }
 
-    /// Is this engine, until stdin ends. Its address is written to `out`.
+    /// Runs this engine until stdin ends. Writes its address to `out`.
     ///
     /// # Errors
     ///
-    /// When it cannot listen, or is no part of this program.
+    /// Fails if it cannot listen, or is not part of this program.
     pub fn run(self, room: Option<u64>, out: impl Write) -> io::Result<()> {
         if room.is_some() && self.bound() == Bound::Descriptors {
             setrlimit(Resource::Nofile, Rlimit { current: room, maximum: room })?;
@@ -219,14 +219,16 @@ impl Engine {
             Self::EventLoop => event_loop::run(out),
             Self::ApachePrefork => apache::run(Mpm::Prefork, room, out),
             Self::ApacheEvent => apache::run(Mpm::Event, room, out),
-            Self::Node => Err(io::Error::other("node is a program of its own")),
+            Self::Node => {
+                Err(io::Error::other("node is not part of this program; run it with `node`"))
+            }
         }
     }
 }
 
-/// The article's server, in a program of its own.
+/// The article's server, run by Node.
 fn node(descriptors: Option<u64>) -> Result<Command, String> {
-    let node = find("node").ok_or("no `node` on the PATH: apt install nodejs")?;
+    let node = find("node").ok_or("no `node` on the PATH; install it with apt install nodejs")?;
     let Some(descriptors) = descriptors else {
         let mut command = Command::new(node);
         command.args(["-e", NODE]);
@@ -238,11 +240,11 @@ fn node(descriptors: Option<u64>) -> Result<Command, String> {
     Ok(command)
 }
 
-/// The program of this name on the `PATH`.
+/// Finds the program of this name on the `PATH`.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Debian has nginx and Apache where only root's PATH goes.
+    // Debian installs nginx and Apache in a folder that only root's `PATH` has.
     let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     folders.map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
 }

@@ -2,7 +2,7 @@
 'use strict';
 const clients = new Set();
 const fs = require('fs');
-const slow = { // what a handler must never do here: it keeps everybody waiting
+const slow = { // what a handler must never do here: it blocks all clients
   '/lab/slow/cpu': () => { for (const end = performance.now() + 200; performance.now() < end;); },
   '/lab/slow/disk': () => { for (const end = performance.now() + 200; performance.now() < end;) fs.readFileSync(process.execPath); },
 };
@@ -12,13 +12,13 @@ const server = require('http').createServer((request, response) => {
   response.write(`retry: 3000\nid: ${number}\n\n`);
   clients.add(response);
   response.on('close', () => clients.delete(response));
-}); // noDelay is on by default, and so is chunked encoding
+}); // noDelay and chunked encoding are on by default
 server.listen(0, '127.0.0.1', () => console.log(`127.0.0.1:${server.address().port}`));
 
 let rate = 0, size = 0, since = 0, issued = 0, number = 0, timer;
 function tick() {
   const due = Math.floor(((performance.now() - since) * rate) / 1000);
-  // Not more than 100 at a time: sockets must have their turn when we are too slow.
+  // At most 100 at a time, so that sockets are served even if this thread is too slow.
   for (const until = Math.min(due, issued + 100); issued < until; issued++) {
     const nanos = Math.round((performance.timeOrigin + performance.now()) * 1000) + '000';
     const frame = `id: ${++number}\ndata: ${number} ${nanos} `;

@@ -1,34 +1,34 @@
-//! The publisher of the engines that have threads: one more of them.
+//! The publisher thread of the engines that use threads.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
 use super::PATH;
 use crate::event::Event;
-use crate::lab::tick::{Order, Tick};
+use crate::lab::tick::{Tick, Traffic};
 use crate::registry::Registry;
 
-/// The channel that is published to.
+/// The channel that it publishes to.
 pub(super) fn channel() -> &'static str {
     PATH.rsplit('/').next().unwrap_or(PATH)
 }
 
-/// Publishes what is due, and obeys the orders that come meanwhile. At their end `end` must end the
-/// process: an engine has nothing to drain.
+/// Publishes due events, and reads traffic settings meanwhile. When stdin ends, it calls `end`,
+/// which must end the process: an engine has nothing to drain.
 pub(super) fn run(registry: &Registry, end: impl FnOnce() + Send + 'static) {
-    let (sender, orders) = mpsc::channel();
+    let (sender, settings) = mpsc::channel();
     thread::spawn(move || {
-        while let Some(order) = Order::read() {
-            let _ = sender.send(order);
+        while let Some(traffic) = Traffic::read() {
+            let _ = sender.send(traffic);
         }
         end();
     });
     let mut tick = Tick::new();
-    // The next event's id is known before it is published, so that all frames have the same size.
+    // The next event's id is known before publishing, so that all frames have the same size.
     let mut next = registry.last_id().next();
     loop {
-        match orders.recv_timeout(tick.pause()) {
-            Ok(order) => tick.obey(order),
+        match settings.recv_timeout(tick.pause()) {
+            Ok(traffic) => tick.set(traffic),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }

@@ -1,4 +1,4 @@
-//! threadcast itself, as it always runs, and a thread that publishes what is due.
+//! threadcast as it always runs, and a thread that publishes the traffic.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -18,7 +18,7 @@ pub(super) fn run(delivery: Delivery, mut out: impl Write) -> io::Result<()> {
     server.run().map_err(io::Error::other)
 }
 
-/// The server on a free port, which does not run yet.
+/// Binds the server to a free port, without running it.
 pub(super) fn bind(delivery: Delivery) -> io::Result<Server> {
     let config = Config {
         listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
@@ -30,7 +30,7 @@ pub(super) fn bind(delivery: Delivery) -> io::Result<Server> {
     Server::bind(config).map_err(io::Error::other)
 }
 
-/// What every engine of ours keeps of its events.
+/// The history that all engines based on the registry keep.
 pub(super) fn history() -> History {
     History { events: HISTORY_EVENTS, bytes: HISTORY_BYTES, ..History::default() }
 }

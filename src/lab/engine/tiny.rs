@@ -1,5 +1,5 @@
 //! The same registry inside `tiny_http::Server`, as in `examples/tiny_http_server.rs`: two threads
-//! a client, one of tiny_http's and one of ours.
+//! per client, one of tiny_http and one of this engine.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -18,7 +18,7 @@ use crate::slow::Slow;
 
 pub(super) fn run(mut out: impl Write) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    // tiny_http keeps its sockets out of reach, but they inherit this.
+    // tiny_http gives no access to its sockets, but they inherit this option.
     SockRef::from(&listener).set_tcp_nodelay(true)?;
     writeln!(out, "{}", listener.local_addr()?)?;
     let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
@@ -28,19 +28,20 @@ pub(super) fn run(mut out: impl Write) -> io::Result<()> {
     let publish = move || publisher::run(&publishers, || std::process::exit(0));
     thread::Builder::new().name("publisher".into()).spawn(publish)?;
     loop {
-        // Once it cannot accept, tiny_http says so, and never accepts again. Who is here stays, and who
-        // was accepted before may still be on the way.
+        // tiny_http returns an error once it cannot accept, and never accepts again. Open streams
+        // go on, and connections accepted before may still have a request.
         let Ok(request) = server.recv() else { continue };
         let registry = registry.clone();
-        // A thread that cannot be had, and a client that has left, are one client's matter.
-        let _ = thread::Builder::new().spawn(move || answer(&registry, request).is_ok());
+        // A thread that cannot be spawned, or a client that has disconnected, affects one client
+        // only.
+        let _ = thread::Builder::new().spawn(move || respond(&registry, request).is_ok());
     }
 }
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// The thread that was spawned for the request is the stream's from here on.
-fn answer(registry: &Registry, request: Request) -> Outcome {
+/// Runs on the thread that was spawned for the request. A stream keeps it to its end.
+fn respond(registry: &Registry, request: Request) -> Outcome {
     if request.url() == PATH {
         let channels = Channels::new([publisher::channel()])?;
         let subscription = registry.subscribe(&channels, &Start::Now)?;

@@ -1,8 +1,8 @@
-//! (b) What does an event cost, and (c) how late is the last client?
+//! (b) What does an event cost, and (c) how late does the last client get it?
 //!
-//! Figures: `cpu_us`, `voluntary` and `involuntary` for each event that a client has read;
-//! `delivered` a second and `lost`; `busy`, the share of its core; and how late the events were, from
-//! the publish to the read: `p50_ms` and the other quantiles, to `p100_ms`.
+//! Figures: `cpu_us`, `voluntary` and `involuntary` (context switches) per event that a client has
+//! read; `delivered` per second and `lost`; `busy`, the engine's share of its core; and the events'
+//! latency from publish to read: `p50_ms` and the other quantiles, to `p100_ms`.
 
 use std::io;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(in crate::lab) const QUANTILES: [(f64, &str); 12] = [
     (1.0, "p100_ms"),
 ];
 
-/// Clients, and events a second.
+/// The points: clients and events per second.
 pub(super) fn points(options: &Options) -> Vec<(usize, u32)> {
     let most = options.clients;
     let mut points = if options.pace.quick {
@@ -43,25 +43,25 @@ pub(super) fn points(options: &Options) -> Vec<(usize, u32)> {
     points
 }
 
-pub(super) fn ask(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
-    lab.with(engine, None, |running| watch(lab, engine, running))
+pub(super) fn run(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
+    lab.with(engine, None, |running| observe(lab, engine, running))
 }
 
-fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
+fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
     let mut samples = Vec::new();
     let mut load = Load::open(&running.plan(0))?;
     for (clients, rate) in points(lab.options) {
-        running.order(2, SMALL)?;
+        running.set_traffic(2, SMALL)?;
         running.open(&mut load, clients)?;
-        // Some events before, or a just-in-time compiler would be measured cold.
-        running.order(rate.max(20), SMALL)?;
+        // Warms up with some events, so that a just-in-time compiler is not measured cold.
+        running.set_traffic(rate.max(20), SMALL)?;
         lab.read_for(&mut load, lab.options.pace.warm_up)?;
         samples.push(measure(lab, engine, running, &mut load, (clients, rate), SMALL)?);
     }
     Ok(samples)
 }
 
-/// Has the engine send at this rate, and measures it.
+/// Sets this traffic and measures it.
 pub(super) fn measure(
     lab: &Lab<'_>,
     engine: Engine,
@@ -70,15 +70,15 @@ pub(super) fn measure(
     (clients, rate): (usize, u32),
     frame: usize,
 ) -> io::Result<Sample> {
-    running.order(rate, frame)?;
-    rest(load, rate)?;
+    running.set_traffic(rate, frame)?;
+    drain_in_flight(load, rate)?;
     let before = Spent::now(running.process.id(), lab.cores)?;
     load.mark();
-    // What came while we were looking at /proc is counted, but it is not late.
+    // Events that arrived while `/proc` was read are counted, but their latencies are not.
     load.read_for(before.at.elapsed() * 2)?;
     load.forget_latencies();
     lab.read_for(load, lab.options.pace.measured)?;
-    rest(load, rate)?;
+    drain_in_flight(load, rate)?;
     let after = Spent::now(running.process.id(), lab.cores)?;
     let spending = after.since(&before);
     let window = load.window();
@@ -106,9 +106,9 @@ pub(super) fn measure(
     Ok(sample)
 }
 
-/// Lets what is under way arrive, where the events ever rest: what is counted and what was spent then
-/// belong together.
-fn rest(load: &mut Load, rate: u32) -> io::Result<()> {
+/// Waits until events in flight have arrived, at rates that leave pauses. Then the counts and the
+/// resource use refer to the same events.
+fn drain_in_flight(load: &mut Load, rate: u32) -> io::Result<()> {
     if rate <= 10 {
         load.read_until_quiet(Duration::from_millis(40), Duration::from_secs(1))?;
     }

@@ -1,10 +1,9 @@
 //! (a) What does an idle client cost?
 //!
-//! Figures, in bytes unless their name says otherwise: `threads`; `rss`, `kernel_stack`, `slab`,
-//! `kernel` and `whole` are what one client has added, `whole` by `MemAvailable`, `client_bytes` is
-//! `rss` and `kernel` together; `base_bytes` is
-//! the process without clients, `memory_bytes` its resident pages and the clients' share of the
-//! kernel.
+//! Figures, in bytes unless their name says otherwise: `threads`; per client `rss`, `kernel_stack`,
+//! `slab`, `kernel`, `whole` (by `MemAvailable`) and `client_bytes` (`rss` and `kernel` together);
+//! `base_bytes`, the process without clients; `memory_bytes`, the resident pages of the process
+//! plus the clients' kernel memory.
 
 use std::io;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::lab::load::Load;
 use crate::lab::meter::{Held, Socket, settle, threads};
 use crate::lab::plan::Options;
 
-/// Ten events each second: so that a thread which ever sends has sent.
+/// Ten events, one per second, so that every thread that ever sends has done so.
 const RATE: u32 = 10;
 
 pub(super) fn points(options: &Options) -> Vec<usize> {
@@ -26,23 +25,23 @@ pub(super) fn points(options: &Options) -> Vec<usize> {
     points
 }
 
-pub(super) fn ask(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
-    lab.with(engine, None, |running| watch(lab, engine, running))
+pub(super) fn run(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
+    lab.with(engine, None, |running| observe(lab, engine, running))
 }
 
-fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
-    // A page or two of the engine's own, and the kernel's caches, come with its first clients.
+fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
+    // The first clients also add a few pages of the engine's own, and the kernel's caches.
     let mut first = running.plan(0);
     let mut load = Load::open(&first)?;
     settle(lab.options.pace.settle);
     let base = Held::now(running.process.id())?;
     let mut samples = Vec::new();
     for clients in points(lab.options) {
-        lab.go_on()?;
-        running.order(RATE, SMALL)?;
+        lab.check_stop()?;
+        running.set_traffic(RATE, SMALL)?;
         running.open(&mut load, clients)?;
         lab.read_for(&mut load, Duration::from_secs(1) / RATE + Duration::from_millis(50))?;
-        running.order(0, 0)?;
+        running.set_traffic(0, 0)?;
         load.read_until_quiet(Duration::from_millis(100), Duration::from_secs(1))?;
         settle(lab.options.pace.settle);
         let held = Held::now(running.process.id())?;
@@ -67,14 +66,14 @@ fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec
     Ok(samples)
 }
 
-/// Finds out what the load's sockets cost. An event loop holds little but sockets, as we do, so half
-/// of what a connection costs the kernel there is ours.
+/// Measures the kernel memory of the load's sockets. An event loop holds little but sockets, like
+/// the load, so half of the kernel memory of each connection is the load's.
 pub(in crate::lab) fn calibrate(lab: &Lab<'_>) -> io::Result<Socket> {
     let options = Options { clients: lab.options.clients, ..lab.options.clone() };
     let lab = Lab { options: &options, socket: Socket::default(), ..*lab };
-    // The first connections of all also fill the kernel's caches, which later ones find filled.
-    ask(&lab, Engine::EventLoop)?;
-    let samples = ask(&lab, Engine::EventLoop)?;
+    // The first connections also fill the kernel's caches; later ones find them filled.
+    run(&lab, Engine::EventLoop)?;
+    let samples = run(&lab, Engine::EventLoop)?;
     let last = samples.last().ok_or(io::ErrorKind::UnexpectedEof)?;
     let half = |name| last.figure(name).unwrap_or(0.0) / 2.0;
     Ok(Socket { slab: half("slab"), kernel: half("kernel") })

@@ -1,4 +1,4 @@
-//! The six questions, and how each is put to an engine.
+//! The six experiments, and how each is run on an engine.
 
 mod capacity;
 mod event;
@@ -17,21 +17,21 @@ use super::meter::Socket;
 use super::plan::{Options, Pace};
 use super::process::{Cores, Process};
 use super::results::Sample;
-use super::tick::Order;
+use super::tick::Traffic;
 
-/// How long to wait for the next answer, and for the next client's first event.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the next response, and for the next client's first event.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of a small event's frame.
+/// Size of a small event's frame, in bytes.
 const SMALL: usize = 64;
 
-/// How often the wish to stop is looked at.
+/// How often a request to stop is checked.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// How much later than what follows from it an engine's end may be seen.
+/// How much later than its consequences an engine's end may be noticed.
 const SOON: Duration = Duration::from_millis(500);
 
-/// A question.
+/// An experiment.
 ///
 /// ```
 /// use threadcast::lab::experiment::Experiment;
@@ -45,22 +45,22 @@ pub enum Experiment {
     Idle,
     /// What does an event cost?
     Event,
-    /// How late is the last client?
+    /// How late does the last client get an event?
     Latency,
-    /// One connection does something slow: what do the others feel?
+    /// One connection does something slow: how does this affect the others?
     Slow,
-    /// One client stops reading: who pays?
+    /// One client stops reading: how does this affect the others?
     Stuck,
-    /// Where is the capacity, and what happens one client past it?
+    /// What is the capacity, and what happens above it?
     Capacity,
 }
 
 impl Experiment {
-    /// All of them, in the order in which they are made and told.
+    /// All experiments, in the order in which they are run and reported.
     pub const ALL: [Self; 6] =
         [Self::Idle, Self::Event, Self::Latency, Self::Slow, Self::Stuck, Self::Capacity];
 
-    /// What it is called on the command line and in the JSON.
+    /// The name on the command line and in the JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -97,13 +97,13 @@ impl Experiment {
         }
     }
 
-    /// About how many seconds it takes with one engine.
+    /// About how many seconds the experiment takes on one engine.
     pub(super) fn seconds(self, options: &Options) -> f64 {
         let Pace { measured, .. } = options.pace;
         let (points, each, fixed) = match self {
             Self::Idle => (idle::points(options).len(), 0.7, 1.0),
             Self::Event => (event::points(options).len(), 0.3 + measured.as_secs_f64(), 0.6),
-            // The same measurements say it.
+            // Part of the same measurements as `Event`.
             Self::Latency => (0, 0.0, 0.0),
             Self::Slow => (3, measured.as_secs_f64().max(0.6), 1.0),
             Self::Stuck => (2, measured.as_secs_f64(), 1.0),
@@ -112,15 +112,15 @@ impl Experiment {
         super::figures::float(points as u64) * each + fixed
     }
 
-    /// Asks one engine, once.
-    pub(super) fn ask(self, lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
+    /// Runs the experiment once on one engine.
+    pub(super) fn run(self, lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
         match self {
-            Self::Idle => idle::ask(lab, engine),
-            Self::Event => event::ask(lab, engine),
+            Self::Idle => idle::run(lab, engine),
+            Self::Event => event::run(lab, engine),
             Self::Latency => Ok(Vec::new()),
-            Self::Slow => slow::ask(lab, engine),
-            Self::Stuck => stuck::ask(lab, engine),
-            Self::Capacity => capacity::ask(lab, engine),
+            Self::Slow => slow::run(lab, engine),
+            Self::Stuck => stuck::run(lab, engine),
+            Self::Capacity => capacity::run(lab, engine),
         }
     }
 }
@@ -128,7 +128,7 @@ impl Experiment {
 pub(super) use event::QUANTILES;
 pub(super) use idle::calibrate;
 
-/// What every experiment needs.
+/// What every experiment uses.
 #[derive(Debug)]
 pub(super) struct Lab<'a> {
     pub options: &'a Options,
@@ -139,37 +139,37 @@ pub(super) struct Lab<'a> {
 }
 
 impl Lab<'_> {
-    /// Watches an engine that is started for it, with so many descriptors at most, and stopped after.
+    /// Starts an engine with this descriptor limit, runs `observe` on it, and stops it.
     fn with(
         &self,
         engine: Engine,
         descriptors: Option<u64>,
-        watch: impl FnOnce(&mut Running) -> io::Result<Vec<Sample>>,
+        observe: impl FnOnce(&mut Running) -> io::Result<Vec<Sample>>,
     ) -> io::Result<Vec<Sample>> {
         let mut running = self.start(engine, descriptors)?;
-        let outcome = watch(&mut running);
+        let outcome = observe(&mut running);
         running.explain(outcome)
     }
 
     fn start(&self, engine: Engine, descriptors: Option<u64>) -> io::Result<Running> {
         let command = engine.command(&self.options.program, descriptors);
         let mut command = command.map_err(io::Error::other)?;
-        let (process, server) = Process::start_obedient(&mut command, self.cores)?;
+        let (process, server) = Process::start_engine(&mut command, self.cores)?;
         Ok(Running { engine, process, server })
     }
 
-    /// Reads for `span`, unless we are asked to stop.
+    /// Reads for `span`, unless a stop was requested.
     fn read_for(&self, load: &mut Load, span: Duration) -> io::Result<()> {
         let end = Instant::now() + span;
         while Instant::now() < end {
-            self.go_on()?;
+            self.check_stop()?;
             load.read_for(GLANCE.min(end.saturating_duration_since(Instant::now())))?;
         }
         Ok(())
     }
 
-    /// An error when we were asked to stop.
-    fn go_on(&self) -> io::Result<()> {
+    /// Fails if a stop was requested.
+    fn check_stop(&self) -> io::Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::Interrupted.into());
         }
@@ -182,7 +182,7 @@ impl Lab<'_> {
     }
 }
 
-/// An engine that runs.
+/// A running engine.
 #[derive(Debug)]
 struct Running {
     engine: Engine,
@@ -193,18 +193,18 @@ struct Running {
 impl Running {
     fn plan(&self, clients: usize) -> Plan {
         let in_flight = self.engine.in_flight();
-        Plan { clients, patience: PATIENCE, in_flight, ..Plan::new(self.server, PATH) }
+        Plan { clients, timeout: TIMEOUT, in_flight, ..Plan::new(self.server, PATH) }
     }
 
-    fn order(&mut self, rate: u32, frame: usize) -> io::Result<()> {
-        self.process.order(Order { rate, frame })
+    fn set_traffic(&mut self, rate: u32, frame: usize) -> io::Result<()> {
+        self.process.set_traffic(Traffic { rate, frame })
     }
 
-    /// Opens clients until there are so many and all of them have had an event, of which there must
-    /// be some.
+    /// Opens clients until there are this many and all of them have received an event. The engine
+    /// must be publishing.
     fn open(&self, load: &mut Load, clients: usize) -> io::Result<()> {
         load.grow(&self.plan(clients), clients)?;
-        load.read_first_events(PATIENCE)?;
+        load.read_first_events(TIMEOUT)?;
         let streaming = load.streaming();
         if streaming < clients {
             return Err(io::Error::other(format!(
@@ -214,7 +214,7 @@ impl Running {
         Ok(())
     }
 
-    /// Puts the engine's end in place of an error that only follows from it.
+    /// Replaces an error that follows from the engine's end by that end.
     fn explain(mut self, outcome: io::Result<Vec<Sample>>) -> io::Result<Vec<Sample>> {
         if outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
             return outcome;
@@ -222,7 +222,7 @@ impl Running {
         let within = if outcome.is_err() { SOON } else { Duration::ZERO };
         match self.process.ended_within(within) {
             Some(status) => {
-                Err(io::Error::other(format!("it ended while it was measured ({status})")))
+                Err(io::Error::other(format!("the engine ended during the measurement ({status})")))
             }
             None => outcome,
         }

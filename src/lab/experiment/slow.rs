@@ -1,33 +1,34 @@
-//! (d) One connection does something slow: what do the others feel?
+//! (d) One connection does something slow: how does this affect the others?
 //!
-//! Figures: the longest that any client heard nothing while nothing slow went on
-//! (`calm_silence_ms`), while a handler read from the disk for 200 ms (`disk_…`) and while one
-//! computed as long (`cpu_…`), and how late the median event was; `disk_computed`, the share of the
-//! disk's handler that was not waiting. Events come every 10 ms, so as much silence is none.
+//! Figures: the longest time that any client received nothing while no handler ran
+//! (`calm_silence_ms`), while a handler read from the disk for 200 ms (`disk_…`), and while one
+//! computed as long (`cpu_…`); the median latency in the same three phases; `disk_computed`, the
+//! share of the disk handler's time that was CPU time. An event is published every 10 ms, so a
+//! silence of 10 ms is normal.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use super::{Engine, Experiment, Lab, PATIENCE, Running, SMALL, Sample};
+use super::{Engine, Experiment, Lab, Running, SMALL, Sample, TIMEOUT};
 use crate::json;
 use crate::lab::load::Load;
 
-/// Enough that somebody is always about to be served.
+/// Enough clients that one is always about to be served.
 const CLIENTS: usize = 100;
 const RATE: u32 = 100;
 
-pub(super) fn ask(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
-    lab.with(engine, None, |running| watch(lab, engine, running))
+pub(super) fn run(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
+    lab.with(engine, None, |running| observe(lab, engine, running))
 }
 
-fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
+fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
     let clients = lab.options.clients.min(CLIENTS);
     let mut load = Load::open(&running.plan(0))?;
-    running.order(RATE, SMALL)?;
+    running.set_traffic(RATE, SMALL)?;
     running.open(&mut load, clients)?;
-    call(running.server, "disk")?; // which writes its file the first time
+    call(running.server, "disk")?; // creates its file the first time
     lab.read_for(&mut load, lab.options.pace.warm_up)?;
     let mut sample = lab.sample(Experiment::Slow, engine, (clients, RATE));
     load.mark();
@@ -44,9 +45,9 @@ fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec
         }
         lab.read_for(&mut load, Duration::from_millis(50))?;
         note(&mut sample, &load, names);
-        let answer = caller.join().map_err(|_| io::Error::other("the caller has panicked"))??;
-        let told = json::parse(answer.as_bytes()).unwrap_or_default();
-        if let (Some(all), Some(computed)) = (told["ms"].as_f64(), told["computed_ms"].as_f64())
+        let body = caller.join().map_err(|_| io::Error::other("the calling thread panicked"))??;
+        let report = json::parse(body.as_bytes()).unwrap_or_default();
+        if let (Some(all), Some(computed)) = (report["ms"].as_f64(), report["computed_ms"].as_f64())
             && how == "disk"
         {
             sample.figures.push(("disk_computed", computed / all));
@@ -63,16 +64,18 @@ fn note(sample: &mut Sample, load: &Load, [middle, most]: [&'static str; 2]) {
     }
 }
 
-/// Asks for the slow handler, and waits for its answer.
+/// Requests the slow handler, and returns the body of its response.
 fn call(server: SocketAddr, how: &str) -> io::Result<String> {
     let mut socket = TcpStream::connect(server)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     let host = format!("Host: {server}\r\nConnection: close");
     write!(socket, "GET /lab/slow/{how} HTTP/1.1\r\n{host}\r\n\r\n")?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer)?;
-    match answer.split_once("\r\n\r\n") {
+    let mut response = String::new();
+    socket.read_to_string(&mut response)?;
+    match response.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
-        _ => Err(io::Error::other(format!("the slow handler answered {answer:?}"))),
+        _ => {
+            Err(io::Error::other(format!("unexpected response of the slow handler: {response:?}")))
+        }
     }
 }

@@ -1,9 +1,9 @@
-//! (e) One client stops reading: who pays?
+//! (e) One client stops reading: how does this affect the others?
 //!
-//! Figures: `p99_ms` and `cpu_us` of the others without such a client (`calm_…`) and with it; what the
-//! engine's memory has grown by meanwhile, `grown_bytes`, while the stuck client was sent
-//! `offered_bytes`; `queue_bytes`, what waits in the kernel for it; `cut`, 1 if the engine let go of it
-//! meanwhile, and `threads`.
+//! Figures: `p99_ms` and `cpu_us` of the others without such a client (`calm_…`) and with it;
+//! `grown_bytes`, how much the engine's memory has grown meanwhile, and `offered_bytes`, how much
+//! was published to the stuck client; `queue_bytes`, what the kernel holds for it; `cut`, 1 if the
+//! engine disconnected it; and `threads`.
 
 use std::io;
 
@@ -14,21 +14,21 @@ use crate::lab::load::{Load, Plan};
 use crate::lab::meter::{difference, memory, threads};
 use crate::lab::procfs;
 
-/// Few clients and large events: what one of them does not read must soon be more than the kernel
-/// holds for it (up to 10 MB on loopback).
+/// Few clients and large events: the bytes that one client does not read must soon exceed what the
+/// kernel holds for it (up to 10 MB on loopback).
 const CLIENTS: usize = 10;
 const RATE: u32 = 1_000;
 const FRAME: usize = 16 * 1024;
 
-pub(super) fn ask(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
-    lab.with(engine, None, |running| watch(lab, engine, running))
+pub(super) fn run(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
+    lab.with(engine, None, |running| observe(lab, engine, running))
 }
 
-fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
+fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
     let clients = lab.options.clients.min(CLIENTS);
     let point = (clients, RATE);
     let mut load = Load::open(&running.plan(0))?;
-    running.order(RATE, FRAME)?;
+    running.set_traffic(RATE, FRAME)?;
     running.open(&mut load, clients)?;
     lab.read_for(&mut load, lab.options.pace.warm_up)?;
     let calm = measure(lab, engine, running, &mut load, point, FRAME)?;
@@ -49,7 +49,7 @@ fn watch(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec
         ("cut", f64::from(u8::from(queue.is_none()))),
         ("threads", float(threads as u64)),
     ];
-    // Who delivered nothing has no price of an event.
+    // An engine that delivered nothing has no cost per event.
     for (name, of, figure) in [
         ("calm_p99_ms", &calm, "p99_ms"),
         ("p99_ms", &stuck, "p99_ms"),

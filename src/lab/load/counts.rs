@@ -1,11 +1,11 @@
-//! What the clients of a load have seen, counted.
+//! Counts of what a load's clients have received.
 
 use std::time::Duration;
 
 use super::client::Client;
 use super::{Histogram, Load, unix_nanos};
 
-/// How the opening went. Times count from the first connection attempt.
+/// How the clients were opened. Times count from the first connection attempt.
 ///
 /// ```
 /// # use threadcast::{Config, Event, Server};
@@ -15,20 +15,20 @@ use super::{Histogram, Load, unix_nanos};
 /// # let (addr, handle, registry) = (server.addresses()[0], server.handle(), server.registry().clone());
 /// # let running = std::thread::spawn(move || server.run());
 /// let load = Load::open(&Plan { clients: 3, ..Plan::new(addr, "/channels/bench") })?;
-/// assert_eq!((load.opening().answered, load.opening().refused), (3, 0));
+/// assert_eq!((load.opening().accepted, load.opening().rejected), (3, 0));
 /// # handle.shutdown();
 /// # running.join().expect("the server did not panic")?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
-    /// Clients that were answered with `200`.
-    pub answered: usize,
-    /// Clients that were not: refused, closed before the head, or no answer in time.
-    pub refused: usize,
-    /// When the last of the answered had its head; `None` while some wait.
+    /// Clients that received `200`.
+    pub accepted: usize,
+    /// Clients that were rejected, closed before the response head, or without a response in time.
+    pub rejected: usize,
+    /// When the last accepted client had its response head; `None` while some wait.
     pub heads: Option<Duration>,
-    /// When the last of the answered had its first event; `None` while some wait.
+    /// When the last accepted client had its first event; `None` while some wait.
     pub events: Option<Duration>,
 }
 
@@ -56,34 +56,34 @@ pub struct Opening {
 pub struct Window<'load> {
     /// Events read by all clients together.
     pub delivered: u64,
-    /// Events that the publisher numbered and some client never got, over all clients.
+    /// Numbered events that did not arrive, summed over all clients.
     pub lost: u64,
-    /// Frames `event: gap`, by which the server admits a loss.
+    /// `event: gap` frames, by which the server reports lost events.
     pub gaps: u64,
-    /// Events that the publisher numbered, as the best informed client saw it.
+    /// Numbered events that the publisher sent, as far as any client has seen.
     pub published: u64,
     /// Streams that ended.
     pub closed: usize,
-    /// Clients that got any event at all.
+    /// Clients that received an event.
     pub served: usize,
-    /// Events of the client that got the fewest.
+    /// Events of the client that received the fewest.
     pub slowest: u64,
     /// Events of the median client.
     pub median: u64,
-    /// The longest that a client heard nothing, between two reads. An engine that stands still issues
-    /// no events, so that none of them is late: this shows it all the same.
+    /// The longest time that a client received nothing, between two reads. It also shows a pause of
+    /// the engine itself: no event is then late, because none is published.
     pub silence: Duration,
-    /// From publish to read; see [`Load::forget_latencies`].
+    /// Time from publish to read; see [`Load::forget_latencies`].
     pub latency: &'load Histogram,
 }
 
 impl Load {
-    /// Counts from here on: [`window`](Self::window) starts empty.
+    /// Starts counting: [`window`](Self::window) is empty afterwards.
     pub fn mark(&mut self) {
         let now = unix_nanos();
         self.silence = Duration::ZERO;
         for client in &mut self.clients {
-            client.heard = now;
+            client.last_read = now;
             client.marked = client.newest;
             client.events = 0;
             client.gaps = 0;
@@ -92,8 +92,8 @@ impl Load {
         self.forget_latencies();
     }
 
-    /// Forgets the latencies alone: after a pause in reading the events that waited for the reader
-    /// would count as late.
+    /// Resets the latencies alone. After a pause in reading, the events that waited for this
+    /// process would count as late.
     pub fn forget_latencies(&mut self) {
         self.latency = Histogram::default();
     }
@@ -101,15 +101,15 @@ impl Load {
     /// What arrived since [`mark`](Self::mark).
     #[must_use]
     pub fn window(&self) -> Window<'_> {
-        let mut counts: Vec<u64> = self.answered().map(|client| client.events).collect();
+        let mut counts: Vec<u64> = self.accepted().map(|client| client.events).collect();
         counts.sort_unstable();
-        let newest = self.answered().filter_map(|client| client.newest).max().unwrap_or(0);
-        let marked = self.answered().filter_map(|client| client.marked).max();
-        let oldest = self.answered().filter_map(|client| client.oldest).min().unwrap_or(newest + 1);
+        let newest = self.accepted().filter_map(|client| client.newest).max().unwrap_or(0);
+        let marked = self.accepted().filter_map(|client| client.marked).max();
+        let oldest = self.accepted().filter_map(|client| client.oldest).min().unwrap_or(newest + 1);
         Window {
             delivered: counts.iter().sum(),
-            lost: self.answered().map(Client::lost).sum(),
-            gaps: self.answered().map(|client| client.gaps).sum(),
+            lost: self.accepted().map(Client::lost).sum(),
+            gaps: self.accepted().map(|client| client.gaps).sum(),
             published: newest - marked.unwrap_or(oldest.saturating_sub(1)).min(newest),
             closed: self.closed,
             served: counts.iter().filter(|events| **events > 0).count(),
@@ -120,37 +120,37 @@ impl Load {
         }
     }
 
-    /// How the opening went, first events included.
+    /// How the clients were opened, including their first events.
     #[must_use]
     pub fn opening(&self) -> Opening {
         self.opening
     }
 
-    /// Clients that are connected and have had an event.
+    /// Clients that are connected and have received an event.
     #[must_use]
     pub fn streaming(&self) -> usize {
         self.clients.iter().filter(|it| it.socket.is_some() && it.newest.is_some()).count()
     }
 
-    /// Clients that were given up because nobody answered them in time.
+    /// Clients that were closed because the server did not respond in time.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.unanswered
     }
 
-    /// How many clients were opened, whatever has become of them.
+    /// How many clients were opened, including those that have ended.
     #[must_use]
     pub fn opened(&self) -> usize {
         self.clients.len()
     }
 
-    /// Clients that are connected and were answered.
+    /// Clients that are connected and were accepted.
     #[must_use]
     pub fn connected(&self) -> usize {
         self.clients.iter().filter(|it| it.socket.is_some() && it.stream.head_done()).count()
     }
 
-    fn answered(&self) -> impl Iterator<Item = &Client> {
+    fn accepted(&self) -> impl Iterator<Item = &Client> {
         self.clients.iter().filter(|client| client.stream.head_done())
     }
 }

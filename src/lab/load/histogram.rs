@@ -1,12 +1,13 @@
-//! How late events were: durations counted in buckets, so that ten million cost as much as ten.
+//! A histogram of latencies: durations are counted in buckets, at a cost that does not grow with
+//! their number.
 
 use std::time::Duration;
 
-/// Buckets per doubling of the value: a quantile is at most 1/64 (1.6 %) above the truth.
+/// Buckets per doubling of the value. A quantile exceeds the true value by at most 1/64 (1.6 %).
 const FINENESS: u64 = 64;
 const FINENESS_BITS: u32 = FINENESS.ilog2();
 
-/// A count of durations, from which quantiles are read.
+/// A histogram of durations with quantiles.
 ///
 /// ```
 /// use std::time::Duration;
@@ -28,7 +29,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Counts `duration` as often as `weight` says.
+    /// Records `duration` `weight` times.
     pub fn record(&mut self, duration: Duration, weight: u64) {
         if weight == 0 {
             return;
@@ -42,7 +43,7 @@ impl Histogram {
         self.max = self.max.max(duration);
     }
 
-    /// The duration that a share `q` of all (0.5 is the median) did not exceed; `None` when nothing
+    /// The duration that a share `q` of all did not exceed (0.5 is the median); `None` if nothing
     /// was recorded.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)] // a rank needs no 53rd bit
@@ -58,26 +59,26 @@ impl Histogram {
         None
     }
 
-    /// The longest duration, exactly; zero when nothing was recorded.
+    /// The longest duration, exactly; zero if nothing was recorded.
     #[must_use]
     pub fn max(&self) -> Duration {
         self.max
     }
 
-    /// How many durations were recorded, weights included.
+    /// How many durations were recorded, including weights.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.total
     }
 }
 
-/// Nanoseconds to a bucket: the value itself while it is small, then 64 buckets per doubling.
+/// The bucket of a value: the value itself while it is small, then 64 buckets per doubling.
 fn bucket(nanos: u64) -> usize {
     let shift = (nanos | FINENESS).ilog2() - FINENESS_BITS;
     usize::try_from(u64::from(shift) * FINENESS + (nanos >> shift)).expect("at most 64 × 64")
 }
 
-/// The largest value that falls into `bucket`.
+/// The largest value in `bucket`.
 fn upper_bound(bucket: usize) -> u64 {
     let bucket = bucket as u64;
     let shift = (bucket / FINENESS).saturating_sub(1);
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_lies_in_a_bucket_close_above_it() {
+    fn bucket_bound_is_at_most_a_64th_above_the_value() {
         for nanos in (0..200).chain((6..63).map(|bits| 1 << bits)).chain([12_345_678, u64::MAX]) {
             let bound = upper_bound(bucket(nanos));
             assert!(bound >= nanos, "{nanos} is above its bound {bound}");
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_follow_each_other_without_a_hole() {
+    fn buckets_are_contiguous() {
         for bucket_index in 0..3_000 {
             assert_eq!(bucket(upper_bound(bucket_index)), bucket_index);
             assert_eq!(bucket(upper_bound(bucket_index) + 1), bucket_index + 1);
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_recorded_is_no_quantile() {
+    fn empty_histogram_has_no_quantile() {
         assert_eq!(Histogram::default().quantile(0.5), None);
     }
 }

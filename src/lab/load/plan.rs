@@ -1,9 +1,9 @@
-//! What the load is to open.
+//! What the load opens.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What to open.
+/// The clients that a load opens.
 ///
 /// ```
 /// use threadcast::lab::load::Plan;
@@ -20,22 +20,22 @@ pub struct Plan {
     pub path: String,
     /// How many clients read.
     pub clients: usize,
-    /// How many more ask for the stream and then read nothing.
+    /// How many more clients request the stream and then read nothing.
     pub stuck: usize,
-    /// How many connections may be without an answer at a time. Above a server's listen backlog
+    /// How many connections may be without a response at a time. Above the server's listen backlog
     /// (128 in Rust's `TcpListener`, 511 in Node and nginx) the kernel drops connection attempts,
     /// and a retry takes a second.
     pub in_flight: usize,
-    /// How long to wait for the next answer. Each answer and each refusal starts the wait again, so
-    /// that a slow machine delays the opening and does not cut it short.
-    pub patience: Duration,
+    /// How long to wait for the next response. Each acceptance and each rejection restarts the
+    /// wait, so that a slow machine delays the opening but does not end it early.
+    pub timeout: Duration,
 }
 
 impl Plan {
-    /// One reading client, 100 connections in flight, half a minute of patience.
+    /// One reading client, 100 connections in flight, a timeout of 30 s.
     #[must_use]
     pub fn new(server: SocketAddr, path: &str) -> Self {
-        let patience = Duration::from_secs(30);
-        Self { server, path: path.to_owned(), clients: 1, stuck: 0, in_flight: 100, patience }
+        let timeout = Duration::from_secs(30);
+        Self { server, path: path.to_owned(), clients: 1, stuck: 0, in_flight: 100, timeout }
     }
 }

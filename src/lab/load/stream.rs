@@ -1,19 +1,19 @@
-//! One client's bytes, turned into counts.
+//! Turns one client's bytes into counts.
 //!
-//! At ten million events a second there are 100 ns for each, so most are never parsed: every event
-//! ends with one [`END`] byte, and counting that byte is exact whatever the chunks and reads cut in
-//! two. Only the oldest and the newest event of a read are looked into.
+//! At ten million events per second there are 100 ns for each, so most are never parsed. Every
+//! event ends with one [`END`] byte. Counting that byte is exact, wherever chunks and reads cut the
+//! events. Only the oldest and the newest event of a read are parsed.
 
 use memchr::memmem::Finder;
 
 /// Ends the data of every event and occurs nowhere else in a stream.
 pub(super) const END: u8 = b'~';
 
-/// Free bytes that [`Stream::feed`] needs in front of what was read: what an earlier read left over
-/// is put there. An answer's head, and all of an event before its padding, must fit.
+/// Free bytes that [`Stream::feed`] needs before the bytes that were read: the remainder of an
+/// earlier read is copied there. A response head, and an event up to its padding, must fit.
 pub(super) const ROOM: usize = 1024;
 
-/// What an event says of itself: its data begins `<number> <published> `.
+/// An event's stamp: its data begins with `<number> <published> `.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     /// Counts the publisher's events without a hole.
@@ -22,21 +22,21 @@ pub(super) struct Stamp {
     pub published: u64,
 }
 
-/// What one read brought.
+/// What one read contained.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub events: u64,
     pub oldest: Option<Stamp>,
     pub newest: Option<Stamp>,
-    /// Frames by which the server itself says that it left something out.
+    /// Gap frames, by which the server reports lost events.
     pub gaps: u64,
 }
 
-/// The answer was not `200`, or its head has no end.
+/// The response was not `200`, or its head is too long.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refused;
+pub(super) struct Rejected;
 
-/// The needles, prepared once for all streams.
+/// Searchers, prepared once for all streams.
 #[derive(Debug)]
 pub(super) struct Needles {
     data: Finder<'static>,
@@ -49,11 +49,11 @@ impl Needles {
     }
 }
 
-/// Where a client is in its stream.
+/// A client's position in its stream.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     head_done: bool,
-    /// The begin of what is not complete yet, at most [`ROOM`] bytes of it.
+    /// The beginning of an incomplete head or event, at most [`ROOM`] bytes.
     carry: Vec<u8>,
 }
 
@@ -62,26 +62,27 @@ impl Stream {
         self.head_done
     }
 
-    /// Takes the bytes `buffer[ROOM..ROOM + read]`; writes over what stands before them.
+    /// Takes the bytes `buffer[ROOM..ROOM + read]`, and overwrites the bytes before them.
     pub(super) fn feed(
         &mut self,
         needles: &Needles,
         buffer: &mut [u8],
         read: usize,
-    ) -> Result<Seen, Refused> {
+    ) -> Result<Seen, Rejected> {
         let start = ROOM - self.carry.len();
         buffer[start..ROOM].copy_from_slice(&self.carry);
         let mut window = &buffer[start..ROOM + read];
         if !self.head_done {
             let Some(end) = memchr::memmem::find(window, b"\r\n\r\n") else {
-                return if self.keep(window) { Ok(Seen::default()) } else { Err(Refused) };
+                return if self.keep(window) { Ok(Seen::default()) } else { Err(Rejected) };
             };
             if !(window.starts_with(b"HTTP/1.") && window[8..].starts_with(b" 200")) {
-                return Err(Refused);
+                return Err(Rejected);
             }
             self.head_done = true;
             self.carry.clear();
-            // The head's last line break stays, so that the first chunk's size looks like all others.
+            // The head's last line break stays, so that the first chunk's size looks like the
+            // others.
             window = &window[end + 2..];
         }
         Ok(self.count(needles, window))
@@ -110,8 +111,8 @@ impl Stream {
         seen
     }
 
-    /// Keeps the begin of an incomplete event; `false` says that it did not fit whole. It need not:
-    /// what follows the stamp is padding.
+    /// Keeps the beginning of an incomplete event. `false` means that the event was truncated,
+    /// which is enough, because padding follows the stamp.
     fn keep(&mut self, rest: &[u8]) -> bool {
         let kept = rest.len().min(ROOM);
         self.carry.clear();
@@ -122,13 +123,13 @@ impl Stream {
 
 const GAP_LENGTH: usize = "event: gap\n".len();
 
-/// Reads the stamp out of the bytes between two events' ends.
+/// Parses the stamp from the bytes between the ends of two events.
 fn stamp(needles: &Needles, event: &[u8]) -> Option<Stamp> {
     plain_stamp(needles, event).or_else(|| plain_stamp(needles, &without_chunk_sizes(event)))
 }
 
 fn plain_stamp(needles: &Needles, event: &[u8]) -> Option<Stamp> {
-    // A gap frame in front has data too, but it does not begin with a digit.
+    // A gap frame before the event has data too, but it does not begin with a digit.
     needles.data.find_iter(event).find_map(|at| {
         let (number, rest) = digits(&event[at + "data: ".len()..])?;
         let (published, _) = digits(rest)?;
@@ -136,15 +137,15 @@ fn plain_stamp(needles: &Needles, event: &[u8]) -> Option<Stamp> {
     })
 }
 
-/// A number and the space that ends it; `None` when the bytes end before the space does.
+/// Parses a number and the space after it; `None` if the bytes end before the space.
 fn digits(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let length = bytes.iter().position(|byte| !byte.is_ascii_digit())?;
     let text = std::str::from_utf8(&bytes[..length]).ok()?;
     (bytes[length] == b' ').then_some((text.parse().ok()?, &bytes[length + 1..]))
 }
 
-/// The same bytes without chunk boundaries (`CR LF hex CR LF`), which may cut a number in two. Our
-/// frames contain no CR.
+/// Removes chunk boundaries (`CR LF hex CR LF`), which may split a number. The frames themselves
+/// contain no CR.
 fn without_chunk_sizes(mut event: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(event.len());
     while let Some(cr) = memchr::memchr(b'\r', event) {
@@ -172,8 +173,8 @@ mod tests {
         format!("{:x}\r\n{frames}\r\n", frames.len())
     }
 
-    /// Feeds `wire` in pieces of `size` bytes and adds up what was seen.
-    fn feed(wire: &str, size: usize) -> Result<Seen, Refused> {
+    /// Feeds `wire` in pieces of `size` bytes and sums up what was seen.
+    fn feed(wire: &str, size: usize) -> Result<Seen, Rejected> {
         let (needles, mut stream) = (Needles::new(), Stream::default());
         let mut buffer = vec![0; ROOM + wire.len()];
         let mut all = Seen::default();
@@ -202,12 +203,12 @@ mod tests {
     }
 
     #[test]
-    fn plain_frames_are_counted_however_they_are_cut() {
+    fn plain_frames_are_counted_wherever_they_are_cut() {
         check(&[frame(8), frame(9), frame(10), frame(11)].concat(), 4, 0, [8, 11]);
     }
 
     #[test]
-    fn chunks_do_not_disturb() {
+    fn chunked_frames_are_counted() {
         let body = chunked("retry: 3000\nid: 7\n\n") + &chunked(&frame(8)) + &chunked(&frame(9));
         check(&(body + &chunked(&[frame(10), frame(11)].concat())), 4, 0, [8, 11]);
     }
@@ -221,26 +222,26 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_seen_once_and_is_no_event() {
+    fn gap_frame_is_counted_once_and_not_as_an_event() {
         let gap = "id: 7-20\nevent: gap\ndata: {\"channel\":\"bench\",\"missed\":11}\n\n";
         check(&[chunked(&frame(8)), chunked(gap), chunked(&frame(21))].concat(), 2, 1, [8, 21]);
         check(&[chunked(gap), chunked(&frame(21))].concat(), 1, 1, [21, 21]);
     }
 
     #[test]
-    fn long_padding_is_passed_over() {
+    fn long_padding_is_skipped() {
         let long = |number: u64| frame(number).replace("xxxx", &"x".repeat(3 * ROOM));
         let wire = format!("{HEAD}{}{}", long(8), long(9));
         for size in [1, 100, ROOM, ROOM + 1, wire.len()] {
-            let seen = feed(&wire, size).expect("it is a 200");
+            let seen = feed(&wire, size).expect("the response is a 200");
             assert_eq!((seen.events, seen.newest.map(|stamp| stamp.number)), (2, Some(9)));
         }
     }
 
     #[test]
-    fn other_answers_are_refusals() {
-        assert_eq!(feed("HTTP/1.1 503 Service Unavailable\r\n\r\n", 9), Err(Refused));
+    fn response_other_than_200_is_a_rejection() {
+        assert_eq!(feed("HTTP/1.1 503 Service Unavailable\r\n\r\n", 9), Err(Rejected));
         assert_eq!(feed("HTTP/1.1 200 OK\r\nX: ", 9), Ok(Seen::default()));
-        assert_eq!(feed(&"x".repeat(2 * ROOM), 100), Err(Refused));
+        assert_eq!(feed(&"x".repeat(2 * ROOM), 100), Err(Rejected));
     }
 }

@@ -1,13 +1,13 @@
-//! Debian's Apache, as a child of its own with a configuration of its own, and threadcast behind it.
+//! Debian's Apache, started as a child process with its own configuration, in front of threadcast.
 //!
 //! ```text
 //!   apache-prefork   client ── a process of Apache's ── the script's process ─┐
 //!   apache-event     client ── a thread of Apache's, mod_proxy ───────────────┴── the hub: `direct`
 //! ```
 //!
-//! Apache sends nothing that it is not given, so both have a hub: threadcast in this process, where
-//! others have Redis. All of it is one engine, and what the hub costs is counted with the rest.
-//! This process starts Apache and ends it: nothing of it is left when the orders end.
+//! Apache only forwards a stream, so both variants need a hub behind it: threadcast in this
+//! process, where others use Redis. Together they are one engine, and the hub's cost is included.
+//! This process starts Apache and ends it; no part of it is left when stdin ends.
 
 use std::env;
 use std::fs;
@@ -27,16 +27,16 @@ use super::{PATH, find, publisher, threads};
 use crate::broadcast::Delivery;
 use crate::lab::process::wait_until;
 
-/// Where Debian has them.
+/// The folder where Debian installs the modules.
 const MODULES: &str = "/usr/lib/apache2/modules";
 
-/// Threads of one of `mpm_event`'s processes: Debian's `ThreadLimit`.
+/// Threads per process of `mpm_event`: Debian's `ThreadLimit`.
 const THREADS: u64 = 64;
 
-/// Bytes of the file that the slow script reads.
+/// Size of the file that the slow script reads, in bytes.
 const COLD: usize = 16 * 1024 * 1024;
 
-/// Which of Apache's two ways.
+/// Apache's multi-processing module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mpm {
     Prefork,
@@ -44,7 +44,7 @@ pub(super) enum Mpm {
 }
 
 impl Mpm {
-    /// Whether it is here; if not, how to get it.
+    /// Checks that Apache is installed. The error says how to install it.
     pub(super) fn find(self) -> Result<(), String> {
         let modules: &[&str] = match self {
             Self::Prefork => &["mpm_prefork", "cgi", "alias", "env"],
@@ -52,10 +52,12 @@ impl Mpm {
         };
         let there = |module: &&str| Path::new(MODULES).join(format!("mod_{module}.so")).is_file();
         let whole = find("apache2").is_some() && modules.iter().all(there);
-        whole.then_some(()).ok_or("no Apache as Debian has it: apt-get install apache2".to_owned())
+        whole
+            .then_some(())
+            .ok_or("Debian's Apache not found; install it with apt-get install apache2".to_owned())
     }
 
-    /// How many connections it serves at a time unless it is told: more than the lab opens.
+    /// The default number of connections that it serves at a time: more than the lab opens.
     fn workers(self) -> u64 {
         match self {
             Self::Prefork => 256,
@@ -71,7 +73,7 @@ impl Mpm {
     }
 }
 
-/// Is this engine until stdin ends, with so many workers at most.
+/// Runs this engine until stdin ends, with at most this many workers.
 pub(super) fn run(mpm: Mpm, workers: Option<u64>, mut out: impl Write) -> io::Result<()> {
     let hub = threads::bind(Delivery::Direct)?;
     let registry = hub.registry().clone();
@@ -79,7 +81,7 @@ pub(super) fn run(mpm: Mpm, workers: Option<u64>, mut out: impl Write) -> io::Re
     let mut apache = match Apache::start(mpm, workers, hub.addresses()[0]) {
         Ok(apache) => apache,
         Err(error) => {
-            // Whoever waits for the address gets the reason in its place.
+            // The lab reads this line, and reports it instead of an address.
             writeln!(out, "{error}")?;
             return Err(error);
         }
@@ -87,9 +89,9 @@ pub(super) fn run(mpm: Mpm, workers: Option<u64>, mut out: impl Write) -> io::Re
     thread::Builder::new().name("hub".into()).spawn(move || hub.run())?;
     writeln!(out, "{}", apache.address)?;
     let (group, ended) = (apache.group(), Arc::new(AtomicBool::new(false)));
-    let asked = Arc::clone(&ended);
+    let ending = Arc::clone(&ended);
     let end = move || {
-        asked.store(true, Ordering::Relaxed);
+        ending.store(true, Ordering::Relaxed);
         kill(group);
     };
     let publish = move || publisher::run(&registry, end);
@@ -98,10 +100,10 @@ pub(super) fn run(mpm: Mpm, workers: Option<u64>, mut out: impl Write) -> io::Re
     if ended.load(Ordering::Relaxed) {
         return Ok(());
     }
-    Err(io::Error::other(format!("Apache ended ({status}): {}", apache.complaint())))
+    Err(io::Error::other(format!("Apache ended ({status}): {}", apache.last_error())))
 }
 
-/// Ended with all its processes when dropped, and its folder is removed.
+/// A running Apache. Dropping it ends all its processes and removes its folder.
 struct Apache {
     child: Child,
     address: SocketAddr,
@@ -111,7 +113,7 @@ struct Apache {
 impl Apache {
     fn start(mpm: Mpm, workers: u64, hub: SocketAddr) -> io::Result<Self> {
         let root = folder()?;
-        // Apache cannot be told to take any port that is free, so it is told one that was just now.
+        // Apache cannot choose a free port itself, so it gets one that was free a moment ago.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         write(&root, mpm, workers, hub, address)?;
         let mut apache = Self { child: command(&root)?.spawn()?, address, root };
@@ -121,7 +123,7 @@ impl Apache {
             died || TcpStream::connect(address).is_ok()
         });
         if died || TcpStream::connect(address).is_err() {
-            return Err(io::Error::other(format!("Apache did not begin: {}", apache.complaint())));
+            return Err(io::Error::other(format!("Apache did not start: {}", apache.last_error())));
         }
         Ok(apache)
     }
@@ -130,10 +132,10 @@ impl Apache {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }
 
-    /// The last that it logged.
-    fn complaint(&self) -> String {
+    /// The last line of its error log.
+    fn last_error(&self) -> String {
         let log = fs::read_to_string(self.root.join("error.log")).unwrap_or_default();
-        log.lines().last().unwrap_or("it did not say why").to_owned()
+        log.lines().last().unwrap_or("its error log is empty").to_owned()
     }
 }
 
@@ -145,18 +147,18 @@ impl Drop for Apache {
     }
 }
 
-/// Ends Apache and its scripts at once: there is nothing that they could lose.
+/// Kills Apache and its scripts; they have no data to lose.
 fn kill(group: Option<Pid>) {
     if let Some(group) = group {
         let _ = kill_process_group(group, Signal::KILL);
     }
 }
 
-/// A folder of our own that Apache's user may read, on a disk (`/tmp` may be memory).
+/// Creates a folder that Apache's user can read, on a disk (`/tmp` may be memory).
 fn folder() -> io::Result<PathBuf> {
     let disk = Path::new("/var/tmp");
     let parent = if disk.is_dir() { disk.to_owned() } else { env::temp_dir() };
-    // It must be new: whoever made it before us could have put a script there.
+    // The folder must be new, so that no other user can have placed a script in it.
     let name = format!("threadcast-apache-{}-{:08x}", std::process::id(), fastrand::u32(..));
     let root = parent.join(name);
     fs::create_dir(&root)?;
@@ -164,7 +166,7 @@ fn folder() -> io::Result<PathBuf> {
     Ok(root)
 }
 
-/// Writes all that Apache reads.
+/// Writes all files that Apache reads.
 fn write(
     root: &Path,
     mpm: Mpm,
@@ -211,10 +213,10 @@ fn write(
     Ok(())
 }
 
-/// Apache in the foreground, in a process group of its own, which takes in its scripts.
+/// The command that runs Apache in the foreground, in a process group that includes its scripts.
 fn command(root: &Path) -> io::Result<Command> {
     let apache = find("apache2").ok_or(io::ErrorKind::NotFound)?;
-    // Somebody may kill us without asking; then the kernel asks Apache to end.
+    // If this process is killed, the kernel sends Apache SIGTERM.
     let mut command = match find("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What takes 200 ms: reading a file that the kernel is told to forget, or computing.
+# Takes 200 ms: reads a file that the kernel has dropped from its cache, or computes.
 printf 'Content-Type: application/json\n\n{}'
 case $PATH_INFO in
 /disk) timeout 0.2 sh -c 'while dd if="$COLD" iflag=nocache bs=64k of=/dev/null 2>/dev/null; do :; done' ;;

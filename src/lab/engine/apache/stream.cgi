@@ -1,6 +1,6 @@
 #!/usr/bin/perl
-# A process for each client: it subscribes at the hub, as a PHP page does at Redis, and prints
-# each event as it comes.
+# A process for each client: it subscribes to the hub, as a PHP page does to Redis, and prints
+# each event when it arrives.
 use strict;
 use warnings;
 use IO::Socket::INET;
@@ -8,8 +8,8 @@ use IO::Socket::INET;
 my $hub = IO::Socket::INET->new($ENV{HUB}) or die "no hub at $ENV{HUB}: $@";
 print $hub "GET $ENV{CHANNEL} HTTP/1.0\r\nHost: $ENV{HUB}\r\n\r\n";
 
-$| = 1;    # nothing waits in this process
+$| = 1;    # write without buffering
 print "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n\r\n";
-{ local $/ = "\r\n\r\n"; <$hub>; }    # the hub's own head
-$/ = "\n\n";                          # an event ends with an empty line
+{ local $/ = "\r\n\r\n"; <$hub>; }    # the hub's response head
+$/ = "\n\n";                          # an event ends with a blank line
 print while <$hub>;

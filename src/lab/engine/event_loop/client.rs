@@ -1,6 +1,6 @@
-//! One client: what it has asked for, how far it has come, and what its socket did not take.
+//! One client: its request, its position in the log, and its unsent bytes.
 //!
-//! What a thread keeps on its stack between two lines is kept in [`State`] here.
+//! [`State`] holds what a thread would keep on its stack between two lines.
 
 use std::io::{self, Read, Write};
 use std::time::Instant;
@@ -16,45 +16,45 @@ use crate::slow::Slow;
 
 pub(super) struct Client {
     pub(super) socket: TcpStream,
-    /// Of the request, what has come; given back once it is answered.
+    /// The bytes of the request so far; freed once the request is answered.
     pub(super) request: Vec<u8>,
-    /// What the socket did not take yet.
-    pub(super) rest: Vec<u8>,
+    /// Unsent bytes.
+    pub(super) unsent: Vec<u8>,
     pub(super) state: State,
-    /// When silence has lasted long enough.
+    /// When the next heartbeat is due.
     pub(super) due: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    Asking,
-    /// Its stream has come so far in the log.
+    Request,
+    /// The stream, and the next event that it gets.
     Streaming(u64),
-    /// It goes when the rest has.
-    Leaving,
+    /// The connection closes once the unsent bytes are sent.
+    Closing,
 }
 
-/// A client that is to be forgotten, for whatever reason.
-pub(super) struct Gone;
+/// The client must be removed, for any reason.
+pub(super) struct Closed;
 
-impl From<io::Error> for Gone {
+impl From<io::Error> for Closed {
     fn from(_: io::Error) -> Self {
         Self
     }
 }
 
 impl Client {
-    /// Reads the request and answers it; reads the end of those who leave.
-    pub(super) fn read(&mut self, log: &Log) -> Result<(), Gone> {
+    /// Reads the request and answers it; detects the end of the connection.
+    pub(super) fn read(&mut self, log: &Log) -> Result<(), Closed> {
         let mut piece = [0; 2048];
         loop {
             match self.socket.read(&mut piece) {
-                Ok(0) => return Err(Gone),
-                Ok(read) if self.state == State::Asking => {
+                Ok(0) => return Err(Closed),
+                Ok(read) if self.state == State::Request => {
                     self.request.extend_from_slice(&piece[..read]);
-                    self.answer(log)?;
+                    self.respond(log)?;
                 }
-                Ok(_) => {} // a stream is its connection's last answer
+                Ok(_) => {} // ignored: a stream is its connection's last response
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
@@ -62,61 +62,61 @@ impl Client {
         }
     }
 
-    fn answer(&mut self, log: &Log) -> Result<(), Gone> {
+    fn respond(&mut self, log: &Log) -> Result<(), Closed> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
-        let status = request.parse(&self.request).map_err(|_| Gone)?;
+        let status = request.parse(&self.request).map_err(|_| Closed)?;
         let Some(path) = request.path.filter(|_| status.is_complete()) else {
             let limit = Limits::default().head;
-            return if self.request.len() < limit { Ok(()) } else { Err(Gone) };
+            return if self.request.len() < limit { Ok(()) } else { Err(Closed) };
         };
         if path == PATH {
-            self.rest = preamble(log, log.next());
+            self.unsent = preamble(log, log.next());
             self.state = State::Streaming(log.next());
         } else {
             let slow = path.strip_prefix("/lab/slow/").and_then(Slow::named);
-            // Here it happens: nobody is served until this has come back.
-            let answer = slow.map(Slow::work).transpose()?;
-            self.rest = finite(answer.map(|answer| answer.to_string()).as_deref());
-            self.state = State::Leaving;
+            // The handler runs on the loop's thread: no client is served until it returns.
+            let respond = slow.map(Slow::work).transpose()?;
+            self.unsent = finite(respond.map(|respond| respond.to_string()).as_deref());
+            self.state = State::Closing;
         }
         self.request = Vec::new();
         Ok(())
     }
 
-    /// Sends the rest, then what the log has, for as long as the socket takes it.
-    pub(super) fn go_on(&mut self, log: &Log) -> Result<(), Gone> {
+    /// Sends the unsent bytes, then events from the log, as long as the socket takes them.
+    pub(super) fn send_log(&mut self, log: &Log) -> Result<(), Closed> {
         loop {
-            let rest = std::mem::take(&mut self.rest);
+            let unsent = std::mem::take(&mut self.unsent);
             let at = match self.state {
                 State::Streaming(at) => at,
-                State::Asking | State::Leaving => 0,
+                State::Request | State::Closing => 0,
             };
-            if !self.send(&rest, at)? {
+            if !self.send(&unsent, at)? {
                 return Ok(());
             }
             match self.state {
-                State::Asking => return Ok(()),
-                State::Leaving => return Err(Gone),
+                State::Request => return Ok(()),
+                State::Closing => return Err(Closed),
                 State::Streaming(at) if at == log.next() => return Ok(()),
                 State::Streaming(at) => {
-                    let next = log.read(at, &mut self.rest)?;
+                    let next = log.read(at, &mut self.unsent)?;
                     self.state = State::Streaming(next);
                 }
             }
         }
     }
 
-    /// Sends what can leave now, and keeps what cannot: the stream has then come to `next`. Whether it
-    /// all left.
-    pub(super) fn send(&mut self, bytes: &[u8], next: u64) -> Result<bool, Gone> {
+    /// Sends what the socket takes and keeps the rest; the stream's position is then `next`.
+    /// Returns whether everything was sent.
+    pub(super) fn send(&mut self, bytes: &[u8], next: u64) -> Result<bool, Closed> {
         if let State::Streaming(_) = self.state {
             self.state = State::Streaming(next);
         }
         let mut sent = 0;
         while sent < bytes.len() {
             match self.socket.write(&bytes[sent..]) {
-                Ok(0) => return Err(Gone),
+                Ok(0) => return Err(Closed),
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -126,24 +126,24 @@ impl Client {
         if sent > 0 {
             self.due = Instant::now() + Limits::default().heartbeat;
         }
-        self.rest = bytes[sent..].to_vec();
-        Ok(self.rest.is_empty())
+        self.unsent = bytes[sent..].to_vec();
+        Ok(self.unsent.is_empty())
     }
 }
 
-/// The head of a stream.
+/// The head of a stream's response.
 pub(in crate::lab::engine) const HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Type: text/event-stream; charset=utf-8\r\n\
     Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n\
     Transfer-Encoding: chunked\r\n\r\n";
 
-/// The head of a stream and its first frame.
+/// A stream's response head and first frame.
 fn preamble(log: &Log, next: u64) -> Vec<u8> {
     let cursor = EventId { epoch: log.epoch, n: next - 1 };
     [HEAD, Frame::cursor(RETRY, cursor, false).bytes(Framing::Chunked)].concat()
 }
 
-/// A finite answer, the connection's last; without a body it is a 404.
+/// The connection's last, finite response; without a body it is a 404.
 fn finite(body: Option<&str>) -> Vec<u8> {
     let (status, body) = body.map_or(("404 Not Found", ""), |body| ("200 OK", body));
     let length = body.len();

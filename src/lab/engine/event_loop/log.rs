@@ -1,18 +1,18 @@
-//! The log from which every client is sent: the last events, bounded.
+//! The log that all clients read: a bounded number of the latest events.
 
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::client::Gone;
+use super::client::Closed;
 use super::{HISTORY_BYTES, HISTORY_EVENTS};
 use crate::counters::decrease;
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
 
-/// One `send` takes at most this much: a burst is one system call, and nobody waits long for his turn.
+/// Maximum size of one `send`: a burst costs one system call, and no client waits long.
 const BATCH: usize = 64 * 1024;
 
-/// The last events, and the number of the first of them.
+/// The latest events, and the number of the first of them.
 pub(super) struct Log {
     pub(super) epoch: u64,
     frames: VecDeque<Frame>,
@@ -27,7 +27,7 @@ impl Log {
         Self { epoch, frames: VecDeque::new(), first: 1, bytes: 0 }
     }
 
-    /// The number of the event after the last.
+    /// The number of the next event.
     pub(super) fn next(&self) -> u64 {
         self.first + self.frames.len() as u64
     }
@@ -44,11 +44,12 @@ impl Log {
         }
     }
 
-    /// Appends events from number `from` on to `out`, one batch at most; the number to go on from.
-    pub(super) fn read(&self, from: u64, out: &mut Vec<u8>) -> Result<u64, Gone> {
-        let skip = from.checked_sub(self.first).ok_or(Gone)?;
+    /// Appends events to `out` from number `from` on, one batch at most. Returns the number to
+    /// continue from.
+    pub(super) fn read(&self, from: u64, out: &mut Vec<u8>) -> Result<u64, Closed> {
+        let skip = from.checked_sub(self.first).ok_or(Closed)?;
         let mut next = from;
-        for frame in self.frames.iter().skip(usize::try_from(skip).map_err(|_| Gone)?) {
+        for frame in self.frames.iter().skip(usize::try_from(skip).map_err(|_| Closed)?) {
             let bytes = frame.bytes(Framing::Chunked);
             if !out.is_empty() && out.len() + bytes.len() > BATCH {
                 break;
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_forgets_its_oldest_and_says_so() {
+    fn reading_a_dropped_event_fails() {
         let mut log = Log::new();
         for number in 1..=HISTORY_EVENTS + 10 {
             log.push(number.to_string());
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_whole_frames() {
+    fn batch_contains_whole_frames() {
         let mut log = Log::new();
         (0..3).for_each(|_| log.push("x".repeat(BATCH / 2)));
         let mut out = Vec::new();
