@@ -1,13 +1,11 @@
-//! The articles' streams, each as its article tells it.
+//! The demo streams: those of the five tutorials on Server-Sent Events that this project grew from.
 //!
-//! Five tutorials on Server-Sent Events are what this project grew from. Their
-//! streams are of two kinds. *Clocks* go on for ever and are the same for
-//! everybody: the ticker publishes them, and a client only brings its own first
-//! words. *Stories* are one client's own and come to an end: a straight line of
-//! sends and waits in that client's thread.
+//! There are two kinds. *Clocks* never end and are the same for every client: the ticker publishes
+//! them, and a client only gets a preamble of its own. *Scripted streams* are private to one client
+//! and end: a straight line of sends and waits in that client's thread.
 //!
-//! A clock's events carry no id: nobody resumes a clock. A story's do, and a
-//! client that comes back after the last one is told not to.
+//! A clock's events carry no id, because nothing can be resumed. The events of a scripted stream
+//! carry one, and a client that reconnects after the last event gets 204, which stops it.
 
 use std::io::Write;
 use std::time::Duration;
@@ -20,12 +18,12 @@ use crate::limits::RETRY;
 use crate::stream::{End, Outlet};
 use crate::ticker;
 
-/// The article's wait, in recipe A.
+/// The reconnection time in tutorial A.
 const PATIENT_RETRY: Duration = Duration::from_secs(10);
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One of the articles' streams.
+/// One of the tutorials' streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DemoStream {
     /// A, `/stream`: the date, each second.
@@ -41,7 +39,7 @@ pub(crate) enum DemoStream {
 }
 
 impl DemoStream {
-    /// The recipe that is served on this path.
+    /// The stream that is served at this path.
     pub(crate) fn at(segments: &[&str]) -> Option<Self> {
         match segments {
             ["stream"] => Some(Self::Time),
@@ -53,7 +51,7 @@ impl DemoStream {
         }
     }
 
-    /// The channel of a clock; a story has none.
+    /// The channel of a clock; a scripted stream has none.
     pub(crate) fn clock(self) -> Option<&'static str> {
         match self {
             Self::Time => Some(ticker::TIME),
@@ -63,7 +61,7 @@ impl DemoStream {
         }
     }
 
-    /// Whether a client that has seen this id has seen all there is.
+    /// Whether the event with this id is the stream's last.
     pub(crate) fn is_over(self, last_event_id: &[u8]) -> bool {
         match self {
             Self::Conversation => last_event_id == FAREWELL_ID.as_bytes(),
@@ -72,9 +70,8 @@ impl DemoStream {
         }
     }
 
-    /// What each client of this stream gets first: the wait before it
-    /// reconnects, and a clock's own greeting.
-    #[inline(never)] // a stream's thread never gives back what its stack has once touched
+    /// The first frames for each client: the reconnection time, and a clock's greeting.
+    #[inline(never)] // a stream's thread never frees stack that it has once touched
     pub(crate) fn preamble(self) -> Vec<Frame> {
         match self {
             Self::Time => {
@@ -94,7 +91,7 @@ impl DemoStream {
         }
     }
 
-    /// A story, from where this client has read it. A clock tells none.
+    /// Runs a scripted stream from this client's last event on. A clock has no script.
     pub(crate) fn run<W: Write>(
         self,
         out: &mut Outlet<'_, W>,
@@ -144,7 +141,7 @@ fn message(id: &serde_json::Value, text: &str) -> Event {
     Event::new(json!({ "id": id, "message": text, "timestamp": timestamp }).to_string())
 }
 
-/// What recipe F says to everybody: the article's I as an event on `chat`.
+/// A chat message: what tutorial I broadcasts, as an event on the channel `chat`.
 pub(crate) fn chat_message(username: &str, text: &str) -> Event {
     let time = Local::now().format("%H:%M:%S").to_string();
     let data = json!({ "username": username, "time": time, "text": text });
@@ -159,8 +156,7 @@ fn with_id(event: Event, id: &str) -> Event {
     event.with_id(id).expect("a literal or a nanoid, on one line")
 }
 
-/// Six characters of nanoid's alphabet, without its dash: `12-345` would be one
-/// of the server's own ids.
+/// Six characters of nanoid's alphabet without its dash: `12-345` has the form of a server id.
 fn nanoid() -> String {
     const ALPHABET: &[u8; 63] = b"useandom26T198340PX75pxJACKVERYMINDBUSHWOLF_GQZbfghjklqvwyzrict";
     (0..6).map(|_| char::from(ALPHABET[fastrand::usize(..ALPHABET.len())])).collect()
@@ -175,16 +171,16 @@ mod tests {
     fn run(demo: DemoStream, last_event_id: &[u8]) -> String {
         let mut bytes = Vec::new();
         let registry = Registry::new();
-        registry.close(); // the first wait ends the story: what comes before it is looked at
-        let gone = crossbeam_channel::never();
-        Outlet::run(&mut bytes, Framing::Plain, &registry, &gone, b"", |out| {
+        registry.close(); // ends the script at its first wait
+        let disconnects = crossbeam_channel::never();
+        Outlet::run(&mut bytes, Framing::Plain, &registry, &disconnects, b"", |out| {
             demo.run(out, last_event_id)
         });
         String::from_utf8(bytes).unwrap()
     }
 
     #[test]
-    fn counting_goes_on_after_what_was_seen() {
+    fn count_resumes_after_the_last_event_id() {
         assert_eq!(run(DemoStream::Count, b""), "id: 0\ndata: 0\n\n");
         assert_eq!(run(DemoStream::Count, b"4"), "id: 5\ndata: 5\n\n");
         assert_eq!(run(DemoStream::Count, b"nonsense"), "id: 0\ndata: 0\n\n");
@@ -193,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nanoid_is_never_refused_as_one_of_the_servers_ids() {
+    fn nanoid_never_has_the_form_of_a_server_id() {
         for _ in 0..10_000 {
             assert!(Event::new("").with_id(nanoid()).is_ok());
         }

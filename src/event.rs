@@ -1,21 +1,18 @@
 //! One event and its bytes on the wire.
 //!
-//! An [`Event`] is what a publisher says. A [`Frame`] is the same event as the
-//! bytes of a `text/event-stream` (WHATWG HTML §9.2.6), encoded once when it is
-//! published and shared by everybody it is sent to: a fan-out to a thousand
-//! clients clones a thousand pointers and no text.
+//! An [`Event`] is what a publisher sends. A [`Frame`] is the same event as the bytes of a
+//! `text/event-stream` (WHATWG HTML §9.2.6). It is encoded once, when the event is published, and
+//! shared by all clients: a fan-out to 1,000 clients clones 1,000 pointers and no text.
 //!
 //! # Invariants
 //!
-//! * **Nothing a publisher says can forge a field.** CR, LF and CRLF all end a
-//!   line for the client, so data is split at each of them, and the one-line
-//!   fields refuse them.
-//! * **A frame is whole.** It is an event with the blank line that dispatches it,
-//!   or one line that means something by itself (`retry:`, a comment). It is exactly
-//!   one chunk of a chunked body, so no cut between frames can leave half an event
-//!   behind.
-//! * **A blank line only follows an id or data.** Several client libraries deliver an
-//!   empty message for a block that has neither.
+//! * **A publisher cannot forge a field.** CR, LF and CRLF all end a line for the client. So data
+//!   is split at each of them, and one-line fields reject them.
+//! * **A frame is whole.** It is an event with the blank line that dispatches it, or one line that
+//!   takes effect by itself (`retry:`, a comment). It is exactly one chunk of a chunked body, so no
+//!   cut between frames leaves half an event behind.
+//! * **A blank line only follows an id or data.** Several client libraries deliver an empty message
+//!   for a block that has neither.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, LazyLock};
@@ -27,10 +24,9 @@ use crate::error::EventError;
 use crate::id::EventId;
 use crate::limits::ID_MAX;
 
-/// An event that has not been published yet, so the server has given it no id.
+/// An event that has not been published yet, so that it has no id from the server.
 ///
-/// The builder cannot build something invalid: what would forge a field is
-/// refused where it enters.
+/// An `Event` is always valid: the methods reject values that would forge a field.
 ///
 /// ```
 /// use threadcast::Event;
@@ -49,27 +45,27 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event of the default type, which a browser hands to `onmessage`.
+    /// Creates an event of the default type, which a browser passes to `onmessage`.
     pub fn new(data: impl Into<String>) -> Self {
         Self { data: data.into(), name: None, id: None, retry: None }
     }
 
     /// Sets the event's type, which a browser matches in `addEventListener`.
     ///
-    /// Fails if it contains CR, LF or NUL. An empty name is the default type.
+    /// An empty name is the default type. Fails if the name contains CR, LF or NUL.
     pub fn with_name(mut self, name: impl Into<String>) -> Result<Self, EventError> {
         let name = one_line("event", name.into())?;
         self.name = (!name.is_empty()).then_some(name);
         Ok(self)
     }
 
-    /// Sets the publisher's own id, which subscribers then see in place of the
-    /// server's and may resume from.
+    /// Sets a client-supplied id. Subscribers get it instead of the server's id and can resume from
+    /// it.
     ///
-    /// Fails if a client could not send it back in `Last-Event-ID` as it is: if it is
-    /// longer than 1,024 bytes, begins or ends with white space (RFC 9110 §5.5 strips it),
-    /// or contains a control character. Also if it is empty (an empty id would clear the
-    /// client's cursor), or has the shape of the server's own ids, `<digits>-<digits>`.
+    /// Fails if a client could not send the id back unchanged in `Last-Event-ID`: if it is longer
+    /// than 1,024 bytes, begins or ends with white space (RFC 9110 §5.5 strips it), or contains a
+    /// control character. Fails also if it is empty (an empty id clears the client's cursor), or
+    /// has the form of the server's own ids, `<digits>-<digits>`.
     pub fn with_id(self, id: impl Into<String>) -> Result<Self, EventError> {
         let id = one_line("id", id.into())?;
         if id.len() > ID_MAX || id.trim() != id || id.contains(char::is_control) {
@@ -78,8 +74,8 @@ impl Event {
         self.with_stored_id(id)
     }
 
-    /// Sets the publisher's own id as a store has it: an earlier version may have
-    /// accepted ids that [`with_id`](Self::with_id) does not.
+    /// Sets a client-supplied id that was read from a store. An earlier version may have accepted
+    /// ids that [`with_id`](Self::with_id) rejects.
     pub(crate) fn with_stored_id(mut self, id: impl Into<String>) -> Result<Self, EventError> {
         let id = one_line("id", id.into())?;
         if id.is_empty() {
@@ -92,7 +88,7 @@ impl Event {
         Ok(self)
     }
 
-    /// Sets how long a client waits before it reconnects, in whole milliseconds.
+    /// Sets how long a client waits before it reconnects, rounded down to milliseconds.
     pub fn with_retry(mut self, retry: Duration) -> Self {
         self.retry = Some(retry);
         self
@@ -108,17 +104,17 @@ impl Event {
         self.name.as_deref()
     }
 
-    /// The publisher's own id, if it gave one.
+    /// The client-supplied id, if there is one.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// The wait before a reconnection that it carries, if any.
+    /// How long a client waits before it reconnects, if the event sets it.
     pub fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
-    /// The event's bytes. `id` is the server's; the publisher's own goes first.
+    /// Encodes the event. `id` is the server's; a client-supplied id takes precedence.
     pub(crate) fn frame(&self, id: Option<&dyn fmt::Display>) -> Frame {
         let mut text = String::with_capacity(self.data.len() + 64);
         match (&self.id, id) {
@@ -138,17 +134,17 @@ impl Event {
     }
 }
 
-/// Encoded bytes of a stream, shared by everybody they are sent to.
+/// Encoded bytes of a stream, shared by all clients that they are sent to.
 ///
-/// Kept with their chunk framing, of which HTTP/1.0 takes the inner slice.
+/// They are stored with their chunk framing; HTTP/1.0 clients get the inner slice.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Frame {
     bytes: Arc<[u8]>,
-    /// Where the inner slice starts: the length of the chunk's size line.
+    /// Start of the inner slice: the length of the chunk's size line.
     inner: u8,
 }
 
-/// What follows the bytes of a chunk.
+/// Follows the bytes of a chunk.
 const CHUNK_END: &[u8] = b"\r\n";
 
 impl Frame {
@@ -158,33 +154,35 @@ impl Frame {
         Self { bytes, inner: u8::try_from(size.len()).expect("a usize has 16 hex digits") }
     }
 
-    /// A comment, which a client ignores and every box in between counts as life.
-    /// All streams share it: to encode it for each would be the deepest that one gets.
+    /// A comment, which clients ignore, and which shows proxies that the stream is alive.
+    ///
+    /// All streams share one frame: encoding it for each would be the deepest call on a stream's
+    /// stack.
     pub(crate) fn heartbeat() -> Self {
         static HEARTBEAT: LazyLock<Frame> = LazyLock::new(|| Frame::of(b":\n"));
         HEARTBEAT.clone()
     }
 
-    /// A heartbeat that a page can see: an event `heartbeat`, its data the
-    /// interval in milliseconds.
+    /// A heartbeat that a page can see: an event `heartbeat` with the interval in milliseconds as
+    /// its data.
     pub(crate) fn heartbeat_event(every: Duration) -> Self {
         Self::of(format!("event: heartbeat\ndata: {}\n\n", every.as_millis()).as_bytes())
     }
 
-    /// The wait before a reconnection: a line that takes effect without an event.
+    /// The reconnection time: a line that takes effect without an event.
     pub(crate) fn retry(wait: Duration) -> Self {
         Self::of(format!("retry: {}\n", wait.as_millis()).as_bytes())
     }
 
-    /// The first frame of a stream with ids: the wait before a reconnection, and the cursor
-    /// that a client resumes from if it is cut off before its first event.
+    /// The first frame of a stream with ids: the reconnection time, and the cursor that a client
+    /// resumes from if the connection breaks before its first event.
     ///
     /// A client stores the id of a block without data and dispatches nothing (WHATWG HTML
     /// §9.2.6). Firefox and several libraries do not store it: for these the block is an event
     /// named `cursor`, which an `EventSource` without a listener of that name ignores. Its data is
     /// JSON, so that a handler that parses every message as JSON does not fail.
     pub(crate) fn cursor(retry: Duration, id: EventId, as_event: bool) -> Self {
-        // Room for all of it: to grow would take the thread's stack a page deeper.
+        // Enough for all of it: growing would touch another page of the thread's stack.
         let mut text = String::with_capacity(128);
         push(&mut text, format_args!("retry: {}\nid: {id}\n", retry.as_millis()));
         if as_event {
@@ -194,7 +192,7 @@ impl Frame {
         Self::of(text.as_bytes())
     }
 
-    /// The bytes as this kind of body carries them.
+    /// The bytes in this framing.
     pub(crate) fn bytes(&self, framing: Framing) -> &[u8] {
         match framing {
             Framing::Chunked => &self.bytes,
@@ -204,7 +202,7 @@ impl Frame {
         }
     }
 
-    /// What the frame costs in a history.
+    /// The frame's size in a history, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -234,14 +232,14 @@ impl fmt::Debug for Frame {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Framing {
-    /// HTTP/1.1: chunks, and the last chunk says that the body is whole.
+    /// HTTP/1.1: chunks; the last chunk marks the body as complete.
     Chunked,
-    /// HTTP/1.0: the bytes alone, ended by closing.
+    /// HTTP/1.0: the bytes alone; closing the connection ends them.
     Plain,
 }
 
 impl Framing {
-    /// What ends the body, so that the client knows it was not cut off.
+    /// The bytes that mark the body as complete.
     pub(crate) fn last(self) -> &'static [u8] {
         match self {
             Self::Chunked => b"0\r\n\r\n",
@@ -250,8 +248,8 @@ impl Framing {
     }
 }
 
-/// Data as `data:` lines. The space after the colon is ours, so that a leading
-/// space of the payload survives the one that every client takes off.
+/// Appends data as `data:` lines. Clients strip one space after the colon; adding one preserves a
+/// payload's leading space.
 fn push_data(text: &mut String, data: &str) {
     let mut rest = data;
     loop {
@@ -268,7 +266,7 @@ fn push_data(text: &mut String, data: &str) {
 }
 
 fn push(text: &mut String, line: fmt::Arguments<'_>) {
-    text.write_fmt(line).expect("a String takes what is written to it");
+    text.write_fmt(line).expect("writing to a String does not fail");
 }
 
 fn one_line(field: &'static str, value: String) -> Result<String, EventError> {
@@ -278,7 +276,7 @@ fn one_line(field: &'static str, value: String) -> Result<String, EventError> {
     Ok(value)
 }
 
-/// Whether an id could be mistaken for one of the server's: `<digits>-<digits>`.
+/// Whether an id has the form of the server's own ids, `<digits>-<digits>`.
 fn is_server_shaped(id: &str) -> bool {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     id.split_once('-').is_some_and(|(epoch, n)| digits(epoch) && digits(n))
@@ -297,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_stand_in_one_order() {
+    fn fields_have_a_fixed_order() {
         let event = Event::new("d").with_name("n").unwrap().with_retry(Duration::from_secs(2));
         check(&event, "id: 7-1\nevent: n\nretry: 2000\ndata: d\n\n");
         check(&event.with_id("own").unwrap(), "id: own\nevent: n\nretry: 2000\ndata: d\n\n");
@@ -318,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_fields_refuse_what_could_forge_another() {
+    fn invalid_event_names_and_ids_are_rejected() {
         for bad in ["a\nb", "a\rb", "a\0b"] {
             assert_eq!(
                 Event::new("").with_name(bad),
@@ -338,14 +336,14 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_are_no_event() {
+    fn heartbeat_and_retry_frames_dispatch_no_event() {
         assert_eq!(Frame::heartbeat().bytes(Framing::Plain), b":\n");
         let retry = Frame::retry(Duration::from_secs(3));
         assert_eq!(retry.bytes(Framing::Chunked), b"c\r\nretry: 3000\n\r\n");
     }
 
     #[test]
-    fn a_first_frame_has_a_cursor_and_data_only_as_an_event() {
+    fn cursor_frame_has_data_only_as_an_event() {
         let text = |as_event| {
             let id = EventId { epoch: 7, n: 3 };
             let frame = Frame::cursor(Duration::from_secs(3), id, as_event);

@@ -1,14 +1,14 @@
-//! The name of a place in the order of all events.
+//! Event ids: positions in the order of all events.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An event's id, and a place in the order of all events of one server.
+/// An event's id: its position in the order of all events of one server.
 ///
-/// It is written `<epoch>-<n>`: `n` counts over the whole server, and the epoch
-/// tells one life of its history from another, so that a cursor from before a
-/// restart is known to be one. Where Redis gives the ids, the epoch is its clock in
-/// milliseconds, and `n` tells those of one millisecond apart.
+/// It is written `<epoch>-<n>`. `n` counts all events of the server. The epoch changes when the
+/// history begins again, so that a cursor from before a restart is recognized. Where Redis assigns
+/// the ids, the epoch is Redis' clock in milliseconds, and `n` distinguishes the events of one
+/// millisecond.
 ///
 /// ```
 /// use threadcast::EventId;
@@ -20,17 +20,17 @@ use std::str::FromStr;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EventId {
-    /// Which life of the history.
+    /// The history that the event belongs to.
     pub epoch: u64,
-    /// The place in it.
+    /// The event's number in that history.
     pub n: u64,
 }
 
 impl EventId {
-    /// Before every event.
+    /// Less than or equal to every id.
     pub const ZERO: Self = Self { epoch: 0, n: 0 };
 
-    /// The next id: of the same epoch, unless that is used up.
+    /// The next id: of the same epoch, unless `n` overflows.
     #[must_use]
     pub fn next(self) -> Self {
         match self.n.checked_add(1) {
@@ -39,7 +39,7 @@ impl EventId {
         }
     }
 
-    /// The id that no other stands between and this one.
+    /// The greatest id below this one; [`ZERO`](Self::ZERO) for itself.
     pub(crate) fn before(self) -> Self {
         match (self.epoch, self.n.checked_sub(1)) {
             (_, Some(n)) => Self { n, ..self },
@@ -67,7 +67,7 @@ pub struct ParseIdError;
 
 impl fmt::Display for ParseIdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an event id of the server is written <digits>-<digits>")
+        f.write_str("a server event id has the form <digits>-<digits>, each below 2^64")
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_stands_between_an_id_and_the_next() {
+    fn next_and_before_are_inverse() {
         for id in [(7, 0), (7, 1), (7, u64::MAX)].map(|(epoch, n)| EventId { epoch, n }) {
             assert_eq!((id.next().before(), id.before().next()), (id, id));
         }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn only_digits_and_one_dash_are_an_id() {
+    fn malformed_ids_are_rejected() {
         for bad in ["", "7", "7-", "-7", "+7-1", "7-+1", "7-1-1", " 7-1", "18446744073709551616-1"]
         {
             assert_eq!(bad.parse::<EventId>(), Err(ParseIdError), "{bad:?}");

@@ -1,8 +1,8 @@
-//! JSON from outside: the one place where it is parsed.
+//! Parses JSON from outside; all such JSON passes through here.
 //!
-//! `serde_json` calls itself for each level of nesting, when it parses a value and again when the
+//! `serde_json` recurses for each level of nesting: when it parses a value, and again when the
 //! value is written or dropped. A connection's thread has a stack of 64 KiB, and an overflow ends
-//! the process. Depth is therefore checked by a loop before `serde_json` reads the text.
+//! the process. So a loop checks the depth before `serde_json` reads the text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,12 +13,12 @@ use serde_json::value::RawValue;
 
 use crate::limits::JSON_DEPTH_MAX;
 
-/// Why a text was not parsed.
+/// Why a text cannot be parsed.
 #[derive(Debug)]
 pub(crate) enum JsonError {
-    /// It nests deeper than [`JSON_DEPTH_MAX`].
+    /// The text nests deeper than [`JSON_DEPTH_MAX`].
     TooDeep,
-    /// It is not JSON.
+    /// The text is not JSON.
     Syntax(serde_json::Error),
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for JsonError {
 }
 
 impl JsonError {
-    /// The same as a sentence about `subject`.
+    /// The error as a sentence about `subject`.
     pub(crate) fn of(&self, subject: &str) -> String {
         match self {
             Self::TooDeep => format!("{subject} {self}"),
@@ -49,22 +49,26 @@ pub(crate) fn parse(text: &[u8]) -> Result<Value, JsonError> {
     serde_json::from_slice(text).map_err(JsonError::Syntax)
 }
 
-/// The members of an object of at most [`JSON_DEPTH_MAX`] levels, each as it was written; of
-/// several with the same name the last one. `None` if the text is another value than an object.
+/// Parses an object of at most [`JSON_DEPTH_MAX`] levels into its members, each as it was written.
+///
+/// If a name occurs more than once, the last member counts. `None` means that the text is JSON but
+/// not an object.
 pub(crate) fn members(text: &[u8]) -> Result<Option<BTreeMap<String, &RawValue>>, JsonError> {
     if nests_deeper(text, JSON_DEPTH_MAX) {
         return Err(JsonError::TooDeep);
     }
     match serde_json::from_slice(text) {
         Ok(members) => Ok(Some(members)),
-        // No member has a type that does not fit, so it is the whole that is no object.
+        // `RawValue` accepts any JSON, so a data error means that the whole is not an object.
         Err(error) if error.classify() == Category::Data => parse(text).map(|_| None),
         Err(error) => Err(JsonError::Syntax(error)),
     }
 }
 
-/// The value without the white space between its tokens; numbers and strings stay as they are
-/// written. A number with more digits than any machine type holds keeps all of them.
+/// Removes the white space between the tokens of a value.
+///
+/// Numbers and strings stay as they are written; a number keeps all its digits, even those that no
+/// machine type holds.
 pub(crate) fn compact(value: &RawValue) -> String {
     let (mut in_string, mut escaped) = (false, false);
     let is_kept = |character: &char| {
@@ -79,15 +83,15 @@ pub(crate) fn compact(value: &RawValue) -> String {
     value.get().chars().filter(is_kept).collect()
 }
 
-/// The text without the byte order mark that it may begin with (RFC 8259 §8.1).
+/// Strips a leading byte order mark (RFC 8259 §8.1).
 pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
     text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }
 
 /// Whether arrays and objects nest deeper than `levels`, anywhere in the text.
 ///
-/// The text need not be JSON. Brackets in strings do not count. A parser that stops at the first
-/// error goes no deeper than this: up to there, both see the same brackets and strings.
+/// Brackets in strings do not count. The text need not be JSON: a parser that stops at the first
+/// error recurses no deeper than this, because both see the same brackets and strings up to there.
 pub(crate) fn nests_deeper(text: &[u8], levels: usize) -> bool {
     let mut depth = 0_usize;
     let (mut in_string, mut escaped) = (false, false);
@@ -114,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn depth_is_counted_outside_of_strings() {
+    fn brackets_in_strings_do_not_count_as_depth() {
         for (json, depth) in [
             ("", 0),
             ("7", 0),
@@ -130,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compact_value_is_spelled_as_it_was_written() {
+    fn compact_value_keeps_the_spelling_of_its_tokens() {
         let text = "{ \"data\" : [ 1.50E+2, -0,\n\t\"a \\\" b\\\\\" ,{ } , 123456789012345678901234567890 ]}";
         let members = members(text.as_bytes()).unwrap().unwrap();
         let expected = r#"[1.50E+2,-0,"a \" b\\",{},123456789012345678901234567890]"#;
@@ -138,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_of_objects_alone() {
+    fn only_an_object_has_members() {
         for text in ["[]", "7", "null", "\"{}\"", "[{\"a\":1}]"] {
             assert!(members(text.as_bytes()).unwrap().is_none(), "{text}");
         }
@@ -150,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deepest_text_is_parsed_and_one_level_more_is_not() {
+    fn json_above_the_depth_limit_is_rejected() {
         let nested = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         assert!(parse(nested(JSON_DEPTH_MAX).as_bytes()).is_ok());
         for levels in [JSON_DEPTH_MAX + 1, 64 * 1024] {

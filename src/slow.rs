@@ -1,5 +1,5 @@
-//! A handler that is slow on purpose, in the two ways there are: it waits for the disk, or it
-//! computes. The lab asks for it while others listen.
+//! A handler that is slow on purpose: it waits for the disk, or it computes. The lab calls it while
+//! streams are open.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,24 +13,24 @@ use serde_json::{Value, json};
 
 use crate::process::thread_time;
 
-/// How long the slow handler takes.
+/// How long one call takes.
 pub(crate) const TIME: Duration = Duration::from_millis(200);
 
-/// What is read of the disk, over and over.
+/// The size of the file that is read repeatedly, in bytes.
 const FILE: u64 = 16 * 1024 * 1024;
 const PIECE: usize = 64 * 1024;
 
-/// What the handler does with its time.
+/// What the handler spends its time on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slow {
-    /// Reads a file that is not in memory.
+    /// Reads a file that is not in the page cache.
     Disk,
     /// Computes.
     Cpu,
 }
 
 impl Slow {
-    /// The last part of the handler's path.
+    /// The handler named by the last segment of the path.
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name {
             "disk" => Some(Self::Disk),
@@ -39,7 +39,7 @@ impl Slow {
         }
     }
 
-    /// Takes its time, and tells how much of it was computing: what is missing was waiting.
+    /// Works for [`TIME`], and returns how much of it was CPU time. The rest was waiting.
     pub(crate) fn work(self) -> io::Result<Value> {
         let file = match self {
             Self::Disk => Some(cold_file()?),
@@ -62,7 +62,7 @@ impl Slow {
     }
 }
 
-/// Reads one piece after the kernel was told to forget it.
+/// Reads one piece that the kernel has dropped from the page cache.
 fn read_cold(file: &File, piece: &mut [u8], turn: u64) -> io::Result<()> {
     let pieces = FILE / PIECE as u64;
     if turn.is_multiple_of(pieces) {
@@ -71,7 +71,7 @@ fn read_cold(file: &File, piece: &mut [u8], turn: u64) -> io::Result<()> {
     file.read_exact_at(piece, turn % pieces * PIECE as u64)
 }
 
-/// A file without a name, on a disk (`/tmp` may be memory), written once.
+/// An unnamed file on a disk (`/tmp` may be memory), written once.
 fn cold_file() -> io::Result<&'static File> {
     static COLD: OnceLock<File> = OnceLock::new();
     if let Some(file) = COLD.get() {
@@ -96,8 +96,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_takes_its_time_and_only_one_kind_computes() {
-        // How long this thread could have run, and another was given the core (proc(5)).
+    fn both_kinds_take_200_ms_and_only_one_computes() {
+        // How long this thread was runnable while another one had the core, in ms (proc(5)).
         let queued = || {
             let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
             let nanoseconds = times.split(' ').nth(1).and_then(|time| time.parse().ok());
@@ -105,14 +105,14 @@ mod tests {
         };
         let share = |slow: Slow| {
             let before = queued();
-            let report = slow.work().expect("there is a disk");
+            let report = slow.work().expect("the disk can be read");
             let [all, computed] = ["ms", "computed_ms"].map(|key| report[key].as_f64().expect(key));
             assert!(all >= 200.0, "{report}");
             computed / (all - (queued() - before)).max(computed)
         };
-        // What is left of a busy machine's noise is tried again.
-        let tell_apart = |_| share(Slow::Cpu) > 0.8 && share(Slow::Disk) < 0.6;
-        assert!((0..50).any(tell_apart));
+        // A busy machine disturbs the measurement, so it is repeated.
+        let differ = |_| share(Slow::Cpu) > 0.8 && share(Slow::Disk) < 0.6;
+        assert!((0..50).any(differ));
         assert_eq!(Slow::named("net"), None);
     }
 }

@@ -1,7 +1,7 @@
-//! The clock that publishes: one thread, on the full second, for everybody.
+//! The ticker: one thread that publishes the clock streams on each full second.
 //!
-//! It aims at wall-clock multiples, each time anew from the clock itself, so it
-//! does not drift, and a clock that is set lets it go on from where it is.
+//! It computes each wait from the wall clock, so it does not drift, and it continues from the new
+//! time when the clock is set.
 
 use std::time::Duration;
 
@@ -11,28 +11,31 @@ use serde_json::json;
 use crate::event::Event;
 use crate::registry::Registry;
 
-/// The article's A: JavaScript's `Date.toString()`, each second.
+/// Tutorial A: JavaScript's `Date.toString()`, each second.
 pub(crate) const TIME: &str = "time";
-/// The article's B: the local time of day each 2 s, a custom event each 10 s.
+/// Tutorial B: the local time of day each 2 s, a custom event each 10 s.
 pub(crate) const CLOCK: &str = "clock";
-/// The articles' D and E: a message each second, a custom event each 5 s.
+/// Tutorials D and E: a message each second, a custom event each 5 s.
 pub(crate) const MESSAGES: &str = "messages";
 
-/// How the server is, each second, if anybody listens.
+/// The server's status, each second while the channel has a subscriber.
 pub(crate) const STATUS: &str = "status";
 
-/// How often a registry is swept of what is too old, in seconds.
+/// How often a registry drops events that are too old, in seconds.
 const SWEEP_EVERY: u32 = 10;
 
-/// Ticks until the registry is closed. `clock` gets the ticks; it is a registry
-/// of its own, so nobody else can publish to it. `hub` is only swept.
+/// Ticks until the registry is closed.
+///
+/// `clock` receives the ticks. It is a separate registry, so that no client can publish to it.
+/// `hub` is only swept.
 pub(crate) fn run(clock: &Registry, hub: &Registry, status: impl Fn() -> Event) {
     while clock.wait(until_next_second(Utc::now())) {
         let now = Utc::now();
         for (channel, event) in due(now.second(), now) {
             publish(clock, channel, &event);
         }
-        // Last: with a thousand threads to look at it takes its time, and a clock may not wait.
+        // Last, because with thousands of threads the status takes long, and a clock must be on
+        // time.
         if clock.subscribers(STATUS) > 0 {
             publish(clock, STATUS, &status());
         }
@@ -44,11 +47,11 @@ pub(crate) fn run(clock: &Registry, hub: &Registry, status: impl Fn() -> Event) 
 
 fn publish(clock: &Registry, channel: &'static str, event: &Event) {
     if let Err(error) = clock.publish(channel, event) {
-        log::error!("the ticker cannot publish to {channel}: {error}");
+        log::error!("ticker failed to publish to {channel}: {error}");
     }
 }
 
-/// What is due at a second of the minute, in the order it is sent.
+/// The events for this second of the minute, in the order in which they are sent.
 fn due(second: u32, now: DateTime<Utc>) -> Vec<(&'static str, Event)> {
     let mut due = vec![
         (TIME, Event::new(date_string(now))),
@@ -71,14 +74,16 @@ fn custom(name: &str) -> Event {
 }
 
 fn until_next_second(now: DateTime<Utc>) -> Duration {
-    // A leap second's nanoseconds go on past a thousand million.
+    // In a leap second, the nanoseconds exceed 10^9.
     let nanos = u64::from(now.timestamp_subsec_nanos() % 1_000_000_000);
-    // A little past the full second, so that rounding never wakes us before it.
+    // A little past the full second, so that rounding never wakes the thread early.
     Duration::from_nanos(1_000_000_000 - nanos) + Duration::from_micros(50)
 }
 
-/// A date as JavaScript's `Date.toString()` writes it, in UTC. Part by part: a stream
-/// begins with it, and chrono's formatter would take a page more of its stack.
+/// A date as JavaScript's `Date.toString()` writes it, in UTC.
+///
+/// Formatted by hand, because this runs on a stream's stack, where chrono's formatter would touch
+/// another page.
 pub(crate) fn date_string(now: DateTime<Utc>) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -103,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_read_as_javascript_writes_them() {
+    fn dates_and_times_have_javascripts_format() {
         let now = Utc.with_ymd_and_hms(2026, 11, 20, 22, 30, 0).unwrap();
         let expected = "Fri Nov 20 2026 22:30:00 GMT+0000 (Coordinated Universal Time)";
         assert_eq!(date_string(now), expected);
@@ -114,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn each_clock_ticks_at_its_own_multiples() {
+    fn each_clock_ticks_at_its_own_interval() {
         let now = Utc::now();
         let count = |channel, seconds: std::ops::Range<u32>| {
             seconds.flat_map(|s| due(s, now)).filter(|(name, _)| *name == channel).count()
@@ -125,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn the_ticker_aims_at_the_full_second() {
-        let at = |nanos| Utc.timestamp_opt(119, nanos).unwrap(); // 119: a second that can leap
+    fn ticker_wakes_on_the_full_second() {
+        let at = |nanos| Utc.timestamp_opt(119, nanos).unwrap(); // second 59, which can be a leap second
         let slack = Duration::from_micros(50);
         assert_eq!(until_next_second(at(0)), Duration::from_secs(1) + slack);
         assert_eq!(until_next_second(at(999_000_000)), Duration::from_millis(1) + slack);

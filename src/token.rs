@@ -1,4 +1,4 @@
-//! A secret that opens a door.
+//! Bearer tokens.
 
 use std::fmt;
 
@@ -18,10 +18,10 @@ use subtle::ConstantTimeEq;
 pub struct Token(String);
 
 impl Token {
-    /// A token of this text.
+    /// Creates a token.
     ///
-    /// Fails if it is empty, or has other than visible ASCII: a header could
-    /// not carry it.
+    /// Fails if the text is empty or contains anything but visible ASCII, which a header cannot
+    /// carry.
     pub fn new(secret: impl Into<String>) -> Result<Self, TokenError> {
         let secret = secret.into();
         if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -30,8 +30,8 @@ impl Token {
         Ok(Self(secret))
     }
 
-    /// Whether this is the token. How long that takes tells nothing of it but
-    /// its length.
+    /// Whether `candidate` is the token. The time that the comparison takes reveals only the
+    /// token's length.
     pub fn is(&self, candidate: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(candidate).into()
     }
@@ -55,7 +55,7 @@ impl std::str::FromStr for Token {
     }
 }
 
-/// The text cannot be a token: it is empty, or not visible ASCII.
+/// The text cannot be a token: it is empty, or contains a character that is not visible ASCII.
 ///
 /// ```
 /// use threadcast::{Token, TokenError};
@@ -67,7 +67,7 @@ pub struct TokenError;
 
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a token is visible ASCII without spaces, and not empty")
+        f.write_str("a token must be visible ASCII without spaces, and not empty")
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_token_opens() {
+    fn only_the_whole_token_matches() {
         let token = Token::new("abc").unwrap();
         for (candidate, opens) in [("abc", true), ("ab", false), ("abcd", false), ("abd", false)] {
             assert_eq!(token.is(candidate.as_bytes()), opens, "{candidate}");

@@ -1,5 +1,5 @@
-//! A chunked body: where it is cut does not matter, what is accepted is what a naive
-//! reader of RFC 9112 §7.1 reads, and any body survives being cut into chunks.
+//! Fuzzes chunked bodies. Where a body is cut makes no difference; accepted bodies are those that a
+//! naive parser of RFC 9112 §7.1 accepts; and any body can be sent in chunks and read back.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,7 +10,7 @@ use crate::http::error::HttpError;
 
 const LIMIT: usize = 1_000;
 
-/// Up to here, every place to cut is tried.
+/// Bodies up to this length are cut at every position.
 const SHORT: usize = 64;
 
 /// Checks a chunked body.
@@ -23,7 +23,7 @@ pub(super) fn check(bytes: &[u8]) {
     if let Ok((body, rest)) = &whole {
         let used = &bytes[..bytes.len() - rest.len()];
         assert!(bytes.ends_with(rest) && body.len() <= LIMIT);
-        assert_eq!(*body, by_the_letter(used));
+        assert_eq!(*body, parse_naively(used));
     }
     let body = &bytes[..bytes.len().min(LIMIT)];
     let size = bytes.first().map_or(1, |first| usize::from(*first) + 1);
@@ -37,8 +37,9 @@ pub(super) fn check(bytes: &[u8]) {
     assert_eq!(read([&*chunks]), Ok((body.to_vec(), b"GET".to_vec())));
 }
 
-/// The body, and what follows it; of a refusal its status, for a cut in the middle
-/// of a bad line may find it out earlier and say something else of it.
+/// The body and the bytes after it, or the status of the error. The detail of an error is left out:
+/// with a cut in the middle of a bad line, the parser may find the fault earlier and describe it
+/// differently.
 type Read = Result<(Vec<u8>, Vec<u8>), u16>;
 
 fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
@@ -47,7 +48,7 @@ fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
     let deadline = Instant::now() + Duration::from_secs(60);
     let limit = Limit { bytes: LIMIT, set_by: "--body-limit" };
     let body = body::chunks(&mut parts, limit, deadline).map_err(|error: HttpError| {
-        assert!(error.closes, "where the next request starts is in doubt");
+        assert!(error.closes, "the connection must close: the next request's start is unknown");
         error.status
     })?;
     Ok((body, parts.to_come.into_iter().fold(parts.here, |rest, part| [&rest, part].concat())))
@@ -70,8 +71,8 @@ impl Source for Parts<'_> {
     }
 }
 
-/// The body of what is known to be whole.
-fn by_the_letter(mut bytes: &[u8]) -> Vec<u8> {
+/// Parses a body that is known to be complete, step by step as in the RFC.
+fn parse_naively(mut bytes: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     loop {
         let line = line(&mut bytes);

@@ -1,5 +1,5 @@
-//! A query and the cursor in it: what was encoded is decoded to the same, an id that
-//! is read is printed as it was, and no cursor at all gets a stream that lies.
+//! Fuzzes queries and the cursors in them. Encoded text is decoded to itself, a parsed id prints as
+//! it was written, and for every cursor the stream sends the right events.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -13,32 +13,36 @@ use crate::id::EventId;
 use crate::limits::NAMES_MAX;
 use crate::registry::{Channels, Registry, Start};
 
-/// How many events there are to resume from.
+/// How many events the registry has.
 const EVENTS: u64 = 5;
 
-/// The last id of a closed registry, whose streams end with what there is.
+/// The registry and its last id. It is closed, so its streams end after the stored events.
 static HUB: LazyLock<(Registry, EventId)> = LazyLock::new(|| {
     let hub = Registry::new();
     for n in 1..=EVENTS {
         let event = Event::new(n.to_string());
         let event = if n == 3 { event.with_id("order-3") } else { Ok(event) };
-        hub.publish("news", &event.expect("an id")).expect("a name");
+        hub.publish("news", &event.expect("a valid id")).expect("a name");
     }
     hub.close();
     let last = hub.last_id();
     (hub, last)
 });
 
-/// Checks a query and the cursor in it.
+/// Checks a query and its cursor.
 pub(super) fn check(bytes: &[u8]) {
     if let Some(request) = get(b"/channels?", bytes) {
         let names = request.queries("channel");
         assert_eq!(request.query("channel").as_ref(), names.first());
         if let Ok(channels) = Channels::new(names.iter().map(String::as_str)) {
             let again = names.iter().rev().chain(&names).map(String::as_str);
-            // A repeated name counts, so twice as many names may be too many.
+            // a repeated name counts, so twice as many names can exceed the limit
             if names.len() * 2 <= NAMES_MAX {
-                assert_eq!(Channels::new(again), Ok(channels.clone()), "order and repeats matter");
+                assert_eq!(
+                    Channels::new(again),
+                    Ok(channels.clone()),
+                    "order or repetition made a difference"
+                );
             }
             resume(&channels, &request.query("since").unwrap_or_default());
         }
@@ -61,7 +65,7 @@ pub(super) fn check(bytes: &[u8]) {
     }
     let news = Channels::new(["news"]).expect("a name");
     resume(&news, text);
-    // Ids that are of this registry are rare: any number is made one.
+    // Most ids are not of this registry, so also derive one that is.
     resume(&news, &format!("{}-{}", HUB.1.epoch, u64::from(*bytes.first().unwrap_or(&0)) % 8));
 }
 
@@ -70,17 +74,18 @@ fn get(path: &[u8], rest: &[u8]) -> Option<Box<Request>> {
     Some(Request::parse(&head).ok()??.0)
 }
 
-/// Resumes from a cursor: what comes after an id that is known, or a gap.
+/// Resumes from a cursor: the stream has the events after a known id, or begins with a gap.
 fn resume(channels: &Channels, cursor: &str) {
     let (hub, last) = &*HUB;
     let start = cursor.parse().unwrap_or_else(|_| Start::After(cursor.to_owned()));
     if let Start::After(id) = &start {
         assert_eq!(id, cursor);
     }
-    let subscription = hub.subscribe(channels, &start).expect("there is room for a channel");
+    let subscription =
+        hub.subscribe(channels, &start).expect("the registry accepts a subscription");
     let mut bytes = Vec::new();
     let sent = subscription.stream_to(&mut bytes, Framing::Plain, Duration::from_secs(15));
-    sent.expect("a Vec takes what is written to it");
+    sent.expect("writing to a Vec does not fail");
     let mut decoder = Decoder::new();
     let events: Vec<_> = decoder.push(&bytes).map(|event| event.expect("within limits")).collect();
     let first = events.iter().position(|event| event.event == "message");

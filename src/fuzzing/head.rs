@@ -1,5 +1,5 @@
-//! A request's head: where it is cut does not matter, and what is accepted is
-//! what a naive reader of RFC 9112 accepts too.
+//! Fuzzes request heads. Where a head is cut makes no difference, and accepted heads are those that
+//! a naive parser of RFC 9112 accepts.
 
 use crate::http::error::HttpError;
 use crate::http::request::{BodyLength, Request};
@@ -7,18 +7,22 @@ use crate::http::request::{BodyLength, Request};
 /// Checks a request's head.
 pub(super) fn check(bytes: &[u8]) {
     let whole = parse(bytes);
-    // As `http::connection` does: whenever a line has ended, it looks again.
+    // Like `http::connection`: parse again after each line.
     let line_ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
     let first = line_ends.map(|(at, _)| parse(&bytes[..=at])).find(|read| *read != Ok(None));
     if let Some(first) = first {
-        assert_eq!(first, whole, "where it was cut mattered");
+        assert_eq!(first, whole, "the position of the cut made a difference");
     } else {
-        assert!(!matches!(whole, Ok(Some(_))), "a head that ends within a line");
+        assert!(!matches!(whole, Ok(Some(_))), "accepted a head that ends within a line");
     }
     if let Ok(Some((request, length))) = Request::parse(bytes) {
         let (head, behind) = bytes.split_at(length);
-        assert_eq!(parse(&[head, b"\0 anything"].concat()), whole, "what follows {behind:?}");
-        is_by_the_letter(&request, head);
+        assert_eq!(
+            parse(&[head, b"\0 anything"].concat()),
+            whole,
+            "bytes after the head made a difference: {behind:?}"
+        );
+        check_naively(&request, head);
     }
 }
 
@@ -26,14 +30,14 @@ fn parse(bytes: &[u8]) -> Result<Option<(String, usize)>, HttpError> {
     Request::parse(bytes).map(|read| read.map(|(head, length)| (format!("{head:?}"), length)))
 }
 
-/// RFC 9112 read line by line, as a suspicious second server would.
-fn is_by_the_letter(request: &Request, head: &[u8]) {
+/// Parses the head line by line as in RFC 9112, and panics where a strict server would reject it.
+fn check_naively(request: &Request, head: &[u8]) {
     let text = head.strip_suffix(b"\n").expect("a head ends with its line");
     let lines = text.split(|byte| *byte == b'\n');
     let mut lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let line = lines.find(|line| !line.is_empty()).expect("a request line");
     let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let [method, target, version] = words[..] else { panic!("three words: {words:?}") };
+    let [method, target, version] = words[..] else { panic!("not three words: {words:?}") };
     assert_eq!(method, request.method.as_str().as_bytes());
     assert!(target.iter().all(|byte| byte.is_ascii_graphic() || *byte >= 0x80), "{target:?}");
     let minor = version.strip_prefix(b"HTTP/1.").expect("a version that is known");
@@ -41,7 +45,7 @@ fn is_by_the_letter(request: &Request, head: &[u8]) {
 
     let (mut hosts, mut lengths, mut encodings) = (Vec::new(), Vec::new(), Vec::new());
     let fields: Vec<&[u8]> = lines.collect();
-    let Some((empty, fields)) = fields.split_last() else { panic!("an empty line at the end") };
+    let Some((empty, fields)) = fields.split_last() else { panic!("no empty line at the end") };
     assert!(empty.is_empty());
     for field in fields {
         let colon = field.iter().position(|byte| *byte == b':').expect("a colon");

@@ -1,5 +1,5 @@
-//! What is read from a request's headers besides the head's own grammar: the client's address
-//! behind a proxy, the session's cookie, the handshake of a WebSocket, lists of tokens.
+//! Fuzzes the headers that are parsed beyond the head's grammar: the client's address behind a
+//! proxy, the session's cookie, the handshake of a WebSocket, lists of tokens.
 //!
 //! The bytes are header lines, each ended with LF.
 
@@ -24,9 +24,9 @@ static TRUSTED: LazyLock<Vec<IpNet>> =
 pub(super) fn check(bytes: &[u8]) {
     let head = [b"GET / HTTP/1.1\nHost: a\n", bytes, b"\n\n"].concat();
     let Ok(Some((request, _))) = Request::parse(&head) else { return };
-    the_client_is_named(&request);
-    the_cookie_is_there(&request);
-    the_handshake_is_answered(&request);
+    check_client_address(&request);
+    check_cookie(&request);
+    check_handshake(&request);
     let closes = request.headers("connection").any(|list| has(list, "close"));
     assert_eq!(request.keeps_alive(), !closes);
     if let Ok(Some(key)) = publish::idempotency_key(&request) {
@@ -36,9 +36,9 @@ pub(super) fn check(bytes: &[u8]) {
     assert!(!kind.contains(';') && kind.trim() == kind && kind == kind.to_ascii_lowercase());
 }
 
-/// The client's address is the peer's, or one that a header names; only a trusted proxy's header
-/// is read.
-fn the_client_is_named(request: &Request) {
+/// The client's address must be the peer's, or one that a header names. Only headers of a trusted
+/// proxy are read.
+fn check_client_address(request: &Request) {
     let stranger = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
     assert_eq!(forwarded::client(request, stranger, &TRUSTED), stranger);
     let client = forwarded::client(request, PROXY, &TRUSTED);
@@ -55,8 +55,8 @@ fn address(text: &str) -> Option<IpAddr> {
     address.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip())).map(|ip| ip.to_canonical())
 }
 
-/// A session's token is the value of the first cookie of that name.
-fn the_cookie_is_there(request: &Request) {
+/// A session's token must be the value of the first cookie of that name.
+fn check_cookie(request: &Request) {
     let lists: Vec<&[u8]> = request.headers("cookie").collect();
     let pairs = lists.iter().flat_map(|list| list.split(|byte| *byte == b';'));
     let mut values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(b"threadcast_token="));
@@ -64,8 +64,8 @@ fn the_cookie_is_there(request: &Request) {
     assert_eq!(session::token(request), expected);
 }
 
-/// A handshake is answered only if it asks for version 13 with a key, and as RFC 6455 §4.2.2 says.
-fn the_handshake_is_answered(request: &Request) {
+/// A handshake must be accepted only for version 13 with a key, and answered as in RFC 6455 §4.2.2.
+fn check_handshake(request: &Request) {
     let key = request.header("sec-websocket-key").unwrap_or_default();
     let Ok(accept) = websocket::accept_key(request) else { return };
     assert!(request.headers("upgrade").any(|list| has(list, "websocket")));
@@ -76,7 +76,7 @@ fn the_handshake_is_answered(request: &Request) {
     assert_eq!(accept, STANDARD.encode(hash));
 }
 
-/// Whether a list, split naively, has this token.
+/// Whether a list, split naively, contains this token.
 fn has(list: &[u8], token: &str) -> bool {
     let list = String::from_utf8_lossy(list).to_ascii_lowercase();
     list.split(',').any(|part| part.trim_matches([' ', '\t']) == token)

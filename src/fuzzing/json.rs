@@ -1,5 +1,5 @@
-//! JSON from outside: its depth is bounded, and the scan that bounds it finds the depth that the
-//! parser finds.
+//! Fuzzes JSON from outside. Its depth is limited, and the scan that limits it finds the same depth
+//! as the parser.
 
 use serde_json::Value;
 
@@ -17,14 +17,14 @@ pub(super) fn check(bytes: &[u8]) {
             let depth = depth(&value);
             assert!(depth <= naive_depth(bytes) && !is_deep);
             let text = value.to_string();
-            let again = json::parse(text.as_bytes()).expect("what was written is JSON");
+            let again = json::parse(text.as_bytes()).expect("serialized JSON is valid");
             assert_eq!(self::depth(&again), depth, "{text}");
             assert_eq!(naive_depth(text.as_bytes()), depth, "{text}");
         }
     }
 }
 
-/// How deep a value nests, without recursion.
+/// The depth of a value, computed without recursion.
 fn depth(value: &Value) -> usize {
     let (mut deepest, mut open) = (0, vec![(value, 0)]);
     while let Some((value, above)) = open.pop() {
@@ -39,7 +39,7 @@ fn depth(value: &Value) -> usize {
     deepest
 }
 
-/// The deepest that a text nests: strings are cut out of it, then brackets are counted.
+/// The depth of a text: strings are cut out, then brackets are counted.
 fn naive_depth(bytes: &[u8]) -> usize {
     let (mut deepest, mut depth, mut rest) = (0, 0_usize, bytes);
     loop {
@@ -53,12 +53,12 @@ fn naive_depth(bytes: &[u8]) -> usize {
             deepest = deepest.max(depth);
         }
         let Some(string) = rest.get(start + 1..) else { return deepest };
-        rest = behind(string);
+        rest = after_string(string);
     }
 }
 
-/// What follows a string, from behind its first quote.
-fn behind(mut string: &[u8]) -> &[u8] {
+/// The text after a string; `string` begins after the opening quote.
+fn after_string(mut string: &[u8]) -> &[u8] {
     loop {
         let at = string.iter().position(|byte| matches!(byte, b'"' | b'\\'));
         match at.map(|at| (at, string[at])) {

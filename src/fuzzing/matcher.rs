@@ -1,8 +1,8 @@
-//! Matchers: any pattern and any topic are answered soon, and as a second, naive way
-//! says.
+//! Fuzzes matchers. Any pattern and topic are matched quickly, with the same result as a second,
+//! naive way.
 //!
-//! The first line of the bytes is the pattern, the second the topic, the third what the
-//! variables of a template hold.
+//! The input's first line is the pattern, the second the topic, the third the value of a template's
+//! variables.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::matcher::{Matcher, MatcherError, check_topic};
 
-/// A thousand times what it takes.
+/// About 1,000 times what a match takes.
 const SOON: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 2 });
 
-/// What stays as it is in every value.
+/// Characters that stay as they are in every value.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Checks a pattern, a topic and a value.
@@ -29,7 +29,7 @@ pub(super) fn check(bytes: &[u8]) {
     if check_topic(pattern).is_err() {
         return assert!(exact.is_err() && selector.is_err() && url.is_err());
     }
-    let exact = exact.expect("what can be a topic selects one");
+    let exact = exact.expect("a valid topic is a valid exact pattern");
     assert_eq!(exact.matches(topic), pattern == "*" || pattern == topic);
     assert!(exact.matches(pattern));
     if let Ok(url) = &url {
@@ -39,14 +39,15 @@ pub(super) fn check(bytes: &[u8]) {
     match &selector {
         Err(error) => assert_eq!(*error, MatcherError::TooBig),
         Ok(selector) => {
-            assert!(selector.matches(pattern), "a topic may be called like the template");
+            assert!(selector.matches(pattern), "a template must match its own text");
             if selector.match_type() == "exact" {
                 assert_eq!(*selector, exact);
             } else {
                 let _ = selector.matches(topic);
                 for value in [None, Some(""), Some(value), Some(topic)] {
                     let expansion = expand(pattern, value);
-                    // No topic is longer, and those are what the engine has room for.
+                    // Expansions within the maximum length of a topic; the engine has room for no
+                    // more.
                     if expansion.len() <= 1_024 {
                         assert!(selector.matches(&expansion), "{pattern} {expansion}");
                     }
@@ -58,7 +59,7 @@ pub(super) fn check(bytes: &[u8]) {
     assert!(took < SOON, "{took:?}");
 }
 
-/// A sound template's expansion, where each variable holds this text, or nothing.
+/// Expands a valid template; each variable has this value, or none.
 fn expand(template: &str, value: Option<&str>) -> String {
     let reserved = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#[]@!$&'()*+,;=".contains(c);
     let escape = |text: &str, is_kept: &dyn Fn(char) -> bool| -> String {
@@ -85,7 +86,7 @@ fn expand(template: &str, value: Option<&str>) -> String {
         };
         let parts = names.split(',').map(|name| {
             let (name, length) = name.split_once(':').unwrap_or((name, "10000"));
-            let length = length.parse().expect("a sound template");
+            let length = length.parse().expect("a valid template");
             let value: String = value.chars().take(length).collect();
             let value = match operator {
                 Some('+' | '#') => escape(&value, &reserved),

@@ -1,5 +1,5 @@
-//! A publisher's form: it is an update or an error, and an update that is written as a form again
-//! is the same.
+//! Fuzzes a Mercure publisher's form. It is an update or an error, and an update that is encoded as
+//! a form again is the same.
 
 use form_urlencoded::Serializer;
 
@@ -16,7 +16,7 @@ pub(super) fn check(bytes: &[u8]) {
             return;
         }
     };
-    assert!(!form.topics.is_empty(), "an update is about something");
+    assert!(!form.topics.is_empty(), "an update has a topic");
     let mut again = Serializer::new(String::new());
     for topic in &form.topics {
         assert!(topic.len() <= NAME_MAX && check_topic(topic).is_ok(), "{topic:?}");

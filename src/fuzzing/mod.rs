@@ -1,14 +1,13 @@
-//! What anybody's bytes reach, without a socket or a file around it: a door for
-//! `fuzz/`, and no part of the library.
+//! Entry points for `fuzz/`: the parsers of untrusted bytes, without a socket or a file. Not part
+//! of the library's API.
 //!
-//! Each check takes any bytes at all, and panics if a sentence about them is false.
-//! "It does not panic" is the least of these: where there is a second way to the
-//! same answer (cut the bytes elsewhere, read them naively, write them and read them
-//! back), both ways must agree.
+//! Each check accepts any bytes, and panics if a property does not hold. The weakest property is
+//! that parsing does not panic. Where a result can be computed in a second way (cut the bytes
+//! elsewhere, parse them naively, write them and read them back), both ways must agree.
 //!
-//! What a connection's thread reads is checked on a thread with the stack of one.
+//! What a connection's thread parses is checked on a thread with a stack of the same size.
 //!
-//! It is compiled for the tests, which replay `fuzz/corpus`, and with the feature
+//! The module is compiled for the tests, which replay `fuzz/corpus`, and with the feature
 //! `fuzzing`.
 
 mod chunks;
@@ -31,11 +30,11 @@ use std::sync::LazyLock;
 use std::thread;
 
 pub use self::records::check as records; // the store is read on the main thread
-pub use self::stream::check as stream; // and so are the client's answers
+pub use self::stream::check as stream; // as are the client's responses
 pub use self::url::check as url;
 use crate::limits::{STACK, STACK_OPTIMIZED};
 
-/// What a connection's thread reads, each check on a thread of such a stack.
+/// Defines the checks that run on a thread with the stack of a connection's thread.
 macro_rules! on_a_connections_stack {
     ($($name:ident)*) => {
         $(#[doc = concat!("The check `", stringify!($name), "`.")]
@@ -47,16 +46,15 @@ macro_rules! on_a_connections_stack {
 
 on_a_connections_stack! { chunks cursor head headers json matcher mercure publish token }
 
-/// The stack of a check, in bytes. cargo-fuzz builds with optimization and with debug assertions.
-/// Frames that are instrumented for coverage fit as well: no target needs more.
+/// The stack of a check, in bytes. cargo-fuzz builds with optimization and debug assertions. Frames
+/// that are instrumented for coverage fit as well.
 const CHECK_STACK: usize = if cfg!(test) { STACK } else { STACK_OPTIMIZED };
 
-/// Where each input is written before it is checked, if this names a file. An overflow of the
-/// stack ends the process by SIGSEGV before libFuzzer can save the input.
+/// Environment variable with the name of a file that receives each input before its check. A stack
+/// overflow ends the process by SIGSEGV before libFuzzer can save the input.
 const LAST_INPUT: &str = "THREADCAST_FUZZ_LAST";
 
-/// Runs a check on a thread of its own. A panic goes on in the caller; a stack overflow ends the
-/// process.
+/// Runs a check on a thread of its own. A panic is propagated; a stack overflow ends the process.
 fn run(check: fn(&[u8]), bytes: &[u8]) {
     static LAST: LazyLock<Option<File>> =
         LazyLock::new(|| File::create(std::env::var_os(LAST_INPUT)?).ok());
@@ -66,7 +64,7 @@ fn run(check: fn(&[u8]), bytes: &[u8]) {
     }
     let outcome = thread::scope(|scope| {
         let thread = thread::Builder::new().stack_size(CHECK_STACK);
-        thread.spawn_scoped(scope, || check(bytes)).expect("there is room for a thread").join()
+        thread.spawn_scoped(scope, || check(bytes)).expect("a thread can be spawned").join()
     });
     if let Err(cause) = outcome {
         panic::resume_unwind(cause);
@@ -82,7 +80,7 @@ mod tests {
 
     type Check = fn(&[u8]);
 
-    /// Each by the name of its fuzz target.
+    /// All checks, by the name of their fuzz target.
     const CHECKS: [(&str, Check); 12] = [
         ("chunks", chunks),
         ("cursor", cursor),
@@ -98,7 +96,7 @@ mod tests {
         ("url", url),
     ];
 
-    /// What is in a folder of `fuzz/`, by name.
+    /// The entries of a folder of `fuzz/`, by name.
     fn files(folder: &str) -> Vec<(String, PathBuf)> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder);
         let entries = fs::read_dir(folder).expect("a folder of fuzz/");
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_of_every_corpus_passes() {
+    fn all_corpus_files_pass() {
         for (name, check) in CHECKS {
             let corpus = files(&format!("corpus/{name}"));
             assert!(corpus.len() >= 10, "{name}: {} files", corpus.len());
@@ -123,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fuzz_target_is_checked() {
+    fn each_check_has_a_fuzz_target_and_a_corpus() {
         for folder in ["fuzz_targets", "corpus"] {
             let names: Vec<String> = files(folder).into_iter().map(|(name, _)| name).collect();
             assert_eq!(names, CHECKS.map(|(name, _)| name), "{folder}");

@@ -1,8 +1,8 @@
-//! What is published: any body is events or a refusal, and each event is read back
-//! from its frame as what it was.
+//! Fuzzes published bodies. Any body gives events or an error, and each event can be read back from
+//! its frame unchanged.
 //!
-//! The first byte says what the body is: `f` a form, `j` JSON, `n` NDJSON; anything
-//! else is text, whose first line is the query.
+//! The input's first byte is the body's type: `f` a form, `j` JSON, `n` NDJSON. Anything else is
+//! text, and its first line is the query.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::event::{Event, Framing};
 use crate::http::publish::events;
 use crate::http::request::Request;
 
-/// Checks a body that is published.
+/// Checks a body.
 pub(super) fn check(bytes: &[u8]) {
     let Some((kind, body)) = bytes.split_first() else { return };
     let (query, kind, body) = match kind {
@@ -29,10 +29,10 @@ pub(super) fn check(bytes: &[u8]) {
         assert_eq!(events.len(), 1, "a body of {kind} is one event");
     }
     for event in &events {
-        is_read_back(event);
+        check_frame(event);
     }
     let lines: Vec<String> = events.iter().map(as_json).collect();
-    let batch = self::request(b"", "application/x-ndjson").expect("a request without a query");
+    let batch = self::request(b"", "application/x-ndjson").expect("a valid request");
     assert_eq!(read(&batch, lines.join("\n").as_bytes()), Ok(events));
 }
 
@@ -55,8 +55,8 @@ fn read(request: &Request, body: &[u8]) -> Result<Vec<Event>, u16> {
     })
 }
 
-/// A frame is one event, whole, and says what the event does.
-fn is_read_back(event: &Event) {
+/// A frame must decode to exactly this event.
+fn check_frame(event: &Event) {
     let frame = event.frame(Some(&"7-1"));
     let mut decoder = Decoder::new();
     let read: Vec<_> = decoder.push(frame.bytes(Framing::Plain)).collect();

@@ -1,19 +1,19 @@
-//! The store's records: a file with any rows in it is refused or read as it stands,
-//! and what is appended to it is there when it is opened again.
+//! Fuzzes the store's records. A file with any rows is rejected or read unchanged, and appended
+//! events are there when the file is opened again.
 //!
-//! The bytes are a script, a step a line and its fields between `|`. First come the
-//! rows that the file has from elsewhere, written past everything that checks them:
+//! The input is a script with one step per line and fields separated by `|`. It begins with the
+//! rows that the file already has; they are written without any check:
 //!
 //! ```text
 //! meta|name|number
-//! event|n|channel|at|name|own id|retry|data|key
+//! event|n|channel|at|name|client id|retry|data|key
 //! lost|channel|n|at
 //! topics|n|private|others|gone
 //! ```
 //!
-//! Then what a registry does: `append|channel|data|name|own id|retry|key|private|others`,
-//! `lose|channel|n`, `forget|channel|n`, and `open` for a restart. Several channels stand
-//! between `,`.
+//! The steps of a registry follow: `append|channel|data|name|client id|retry|key|private|others`,
+//! `lose|channel|n`, `forget|channel|n`, and `open`, which restarts. Several channels are separated
+//! by `,`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -32,10 +32,10 @@ use crate::store::file::{self, File};
 use crate::store::tables::{EVENTS, LOST, META, TOPICS};
 use crate::store::{Eviction, Floor, Kept, Key, Reach, Readers, Record, Store};
 
-/// Steps of one script: each that writes is a transaction.
+/// Maximum number of steps in a script; each step that writes is a transaction.
 const STEPS: usize = 24;
 
-/// Checks a script of what a store is given.
+/// Runs a script on a store.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let steps: Vec<Vec<&str>> =
@@ -45,7 +45,7 @@ pub fn check(bytes: &[u8]) {
     let has_rows = forge(&disk, &steps);
     let opened = match disk.open() {
         Err(problem) => {
-            assert!(has_rows, "a store that nobody forged: {problem:?}");
+            assert!(has_rows, "a store without unchecked rows was rejected: {problem:?}");
             let known = matches!(
                 problem,
                 StoreProblem::Corrupt { .. } | StoreProblem::NotAStore | StoreProblem::Newer { .. }
@@ -61,23 +61,24 @@ pub fn check(bytes: &[u8]) {
             ["append", channel, data, ref rest @ ..] => {
                 let Some(record) = record(channel, data, rest) else { continue };
                 let Ok(ids) = file.append(std::slice::from_ref(&record), &[]) else {
-                    panic!("an event was refused")
+                    panic!("an event was rejected")
                 };
                 assert!(ids.len() == 1 && ids[0] > last, "{ids:?} after {last}");
                 last = ids[0];
-                assert_eq!(model.insert(last, record), None, "an id was given twice");
+                assert_eq!(model.insert(last, record), None, "an id was assigned twice");
             }
             ["lose", channel, n] => {
                 let id = EventId { n: number(n).min(last.n), ..last };
                 let who = Readers::All;
-                let loss = Eviction::Event { channel: channel.into(), id, at: Duration::ZERO, who };
-                file.append(&[], &[loss]).expect("a loss is noted");
+                let eviction =
+                    Eviction::Event { channel: channel.into(), id, at: Duration::ZERO, who };
+                file.append(&[], &[eviction]).expect("an eviction is stored");
                 lose(&mut model, id, channel);
             }
             ["forget", channel, n] => {
                 let floor = Floor::unknown(EventId { n: number(n).min(last.n), ..last });
-                let loss = Eviction::Channel { channel: channel.into(), floor };
-                file.append(&[], &[loss]).expect("a loss is noted");
+                let eviction = Eviction::Channel { channel: channel.into(), floor };
+                file.append(&[], &[eviction]).expect("an eviction is stored");
             }
             ["open"] => {
                 drop(file);
@@ -93,11 +94,11 @@ pub fn check(bytes: &[u8]) {
     let hub = Registry::with_store(RegistryOptions::default(), &counters, |each| {
         File::with(disk.opener(), each).map_err(name)
     });
-    let (hub, _sequencer) = hub.expect("what has just been opened opens again");
+    let (hub, _store_writer) = hub.expect("a valid store can be opened again");
     assert_eq!(hub.last_id(), last);
 }
 
-/// An event is there until the last of its channels has let it go.
+/// Evicts an event from a channel. The event exists until all its channels have evicted it.
 fn lose(model: &mut BTreeMap<EventId, Record>, id: EventId, channel: &str) {
     let Some(record) = model.get_mut(&id) else { return };
     if let Some(reach) = record.reach.clone() {
@@ -115,20 +116,20 @@ fn lose(model: &mut BTreeMap<EventId, Record>, id: EventId, channel: &str) {
     model.remove(&id);
 }
 
-/// Opens the store again, which must be as it was.
+/// Opens the store again; it must be unchanged.
 #[track_caller]
 fn same(disk: &Disk, model: &BTreeMap<EventId, Record>, last: EventId) -> File {
-    let (file, kept, found) = disk.open().expect("a store that was sound");
+    let (file, kept, found) = disk.open().expect("a valid store");
     assert_eq!(kept.last, last);
     assert_eq!(BTreeMap::from_iter(found), *model);
     file
 }
 
-/// Writes rows as they stand in the script; whether there were any.
+/// Writes the script's rows unchecked. Returns whether there are any.
 fn forge(disk: &Disk, steps: &[Vec<&str>]) -> bool {
     let mut any = false;
     let database = Builder::new().create_with_backend(disk.clone()).expect("our own file");
-    let transaction = database.begin_write().expect("nobody else writes");
+    let transaction = database.begin_write().expect("no other writer");
     for step in steps {
         match step[..] {
             ["meta", name, n] => {
@@ -186,7 +187,7 @@ fn record(channel: &str, data: &str, rest: &[&str]) -> Option<Record> {
     let reach = Reach { private: field(4).is_some(), others, gone: Vec::new() };
     let reach = (reach != Reach::default()).then(|| Arc::new(reach));
     let record = Record { channel, at, event, key, subscribers: 1, count: 1, reach };
-    // A registry takes no topic twice.
+    // a registry rejects a repeated topic
     let distinct: BTreeSet<_> = record.topics().collect();
     (distinct.len() == record.topics().count()).then_some(record)
 }
@@ -195,7 +196,7 @@ fn names(field: &str) -> Vec<&str> {
     if field.is_empty() { Vec::new() } else { field.split(',').collect() }
 }
 
-/// No field at all is written as an empty one; `-` is one that is empty.
+/// An empty field means none; `-` means an empty value.
 fn some(field: &str) -> Option<&str> {
     match field {
         "" => None,
@@ -204,7 +205,7 @@ fn some(field: &str) -> Option<&str> {
     }
 }
 
-/// Any text is a number; `max` is the last one.
+/// Any text is a number; `max` is the greatest.
 fn number(text: &str) -> u64 {
     match text {
         "max" => u64::MAX,
@@ -212,7 +213,7 @@ fn number(text: &str) -> u64 {
     }
 }
 
-/// A file in memory, which is there when its store has been closed.
+/// A file in memory that keeps its bytes after its store is closed.
 #[derive(Debug, Clone, Default)]
 struct Disk(Arc<Mutex<Vec<u8>>>);
 

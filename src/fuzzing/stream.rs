@@ -1,5 +1,5 @@
-//! An event stream: where it is cut does not matter, and what comes out is what the
-//! standard's own words make of it (WHATWG HTML §9.2.6).
+//! Fuzzes event streams. Where a stream is cut makes no difference, and the result is that of the
+//! algorithm in WHATWG HTML §9.2.6.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use crate::client::{DecodedEvent, Decoder};
 /// Checks an event stream.
 pub fn check(bytes: &[u8]) {
     let whole = read(Decoder::LIMIT, [bytes]);
-    assert_eq!(whole, by_the_letter(bytes));
+    assert_eq!(whole, parse_naively(bytes));
     assert_eq!(read(Decoder::LIMIT, bytes.chunks(1)), whole);
     let at = bytes.first().map_or(0, |first| usize::from(*first) % bytes.len());
     let (before, behind) = bytes.split_at(at);
     assert_eq!(read(Decoder::LIMIT, [before, b"", behind]), whole);
 
-    // With a bound it gives the same events, or fewer and an error. An id whose line is
-    // above the bound is skipped, so later events have the id before it.
+    // A limit gives the same events, or fewer and an error. A line with an id that exceeds the
+    // limit is skipped, so later events have the id before it.
     let bound = 8 + at;
     let bounded = read(bound, [bytes]);
     assert_eq!(read(bound, bytes.chunks(1)), bounded);
@@ -29,12 +29,12 @@ pub fn check(bytes: &[u8]) {
     let mut others = whole.events.iter();
     assert!(
         bounded.events.iter().all(|event| others.any(|other| is_same(event, other))),
-        "some are skipped"
+        "events were changed"
     );
     assert!(bounded.failed || bounded.events == whole.events);
 }
 
-/// All that a stream says.
+/// Everything that is read from a stream.
 #[derive(Debug, Default, PartialEq)]
 struct Read {
     events: Vec<DecodedEvent>,
@@ -58,13 +58,13 @@ fn read<'a>(limit: usize, parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
     Read { events, failed, last_event_id, retry }
 }
 
-/// The standard, sentence by sentence, of a stream that is here as a whole.
-fn by_the_letter(bytes: &[u8]) -> Read {
+/// Interprets a complete stream with the standard's algorithm, step by step.
+fn parse_naively(bytes: &[u8]) -> Read {
     let text = String::from_utf8_lossy(bytes);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut lines: Vec<&str> = text.split('\n').collect();
-    lines.pop(); // it has no end
+    lines.pop(); // the last line has no end
     let mut read = Read::default();
     let (mut data, mut event, mut id) = (String::new(), "", "");
     for line in lines {

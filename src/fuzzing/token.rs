@@ -1,5 +1,5 @@
-//! A token: bytes as they come are never believed, and of those that are signed with
-//! the right key only what a naive reader finds in them too.
+//! Fuzzes tokens. An unsigned input is never accepted; a signed one is accepted only with the
+//! claims that a naive parser finds in it.
 
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,23 +18,23 @@ const AUDIENCE: &str = "https://hub.example/";
 static KEY: LazyLock<VerifyingKey> =
     LazyLock::new(|| VerifyingKey::new(SECRET).expect("long enough"));
 
-/// Checks bytes as a token, and as a token's header and, on the next line, its claims.
+/// Checks the input as a token; and as a token's header and, on the next line, its claims.
 pub(super) fn check(bytes: &[u8]) {
-    assert!(KEY.check(bytes, Some(AUDIENCE)).is_err(), "believed without its secret");
+    assert!(KEY.check(bytes, Some(AUDIENCE)).is_err(), "accepted without the secret");
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
     let (header, claims) = (&bytes[..end], &bytes[end + 1..]);
     let message = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), message.as_bytes());
     let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag));
-    let Ok(believed) = KEY.check(token.as_bytes(), Some(AUDIENCE)) else { return };
+    let Ok(accepted) = KEY.check(token.as_bytes(), Some(AUDIENCE)) else { return };
     assert!(KEY.check(&token.as_bytes()[..token.len() - 1], Some(AUDIENCE)).is_err(), "cut off");
-    let parsed = |part| json::parse(part).expect("what is believed is JSON");
+    let parsed = |part| json::parse(part).expect("an accepted token is JSON");
     let (header, claims) = (parsed(header), parsed(claims));
     assert!(header["alg"].to_string().contains("HS256") && header["crit"].is_null(), "{header}");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
     let ends = claims["exp"].as_f64();
-    assert!(ends.is_none_or(|ends| ends > now - 1.0), "it is over: {claims}");
-    assert_eq!(ends.is_some(), believed.expires.is_some(), "{claims}");
+    assert!(ends.is_none_or(|ends| ends > now - 1.0), "an expired token was accepted: {claims}");
+    assert_eq!(ends.is_some(), accepted.expires.is_some(), "{claims}");
     let typ = header["typ"].as_str().unwrap_or_default().to_ascii_lowercase();
     if typ.ends_with("at+jwt") {
         assert!(ends.is_some() && claims["aud"].to_string().contains(AUDIENCE), "{claims}");
@@ -43,8 +43,8 @@ pub(super) fn check(bytes: &[u8]) {
         panic!("a token of 0.x needs no audience: {claims}");
     }
     let text = claims.to_string();
-    for matcher in believed.rights.publish.iter().chain(&*believed.rights.subscribe) {
+    for matcher in accepted.rights.publish.iter().chain(&*accepted.rights.subscribe) {
         let named = Value::from(matcher.text()).to_string();
-        assert!(text.contains(&named), "{named} is granted, and nobody said so: {text}");
+        assert!(text.contains(&named), "{named} is granted, but not in the claims: {text}");
     }
 }

@@ -1,6 +1,6 @@
-//! URLs that the client is given: a server's, and where an answer redirects to.
+//! Fuzzes URLs that the client uses: a server's, and the target of a redirect.
 //!
-//! The first line is the server, the second a location, the third a channel's name.
+//! The input's first line is the server, the second a location, the third a channel's name.
 
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
@@ -21,10 +21,10 @@ pub fn check(bytes: &[u8]) {
     assert_eq!(percent_decode_str(last).decode_utf8().ok().as_deref(), Some(name), "{channel}");
     assert!(!matches!(last, "." | ".."), "{channel}");
     let Ok(base) = channel.parse::<Uri>() else { return };
-    let Some(place) = redirect::resolve(&base, location) else { return };
-    assert!(matches!(place.scheme_str(), Some("http" | "https")), "{place}");
-    assert!(place.host().is_some_and(|host| !host.is_empty()), "{place}");
-    let written = place.to_string();
+    let Some(target) = redirect::resolve(&base, location) else { return };
+    assert!(matches!(target.scheme_str(), Some("http" | "https")), "{target}");
+    assert!(target.host().is_some_and(|host| !host.is_empty()), "{target}");
+    let written = target.to_string();
     assert!(!written.contains(|c: char| c.is_control() || c == ' '), "{written}");
     assert_eq!(redirect::resolve(&base, &written).map(|uri| uri.to_string()), Some(written));
 }

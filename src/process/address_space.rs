@@ -1,16 +1,16 @@
-//! The address space that is left, where `RLIMIT_AS` (`ulimit -v`) bounds it.
+//! The remaining address space, where `RLIMIT_AS` (`ulimit -v`) limits it.
 
 use std::{fs, io};
 
 use rustix::process::{Resource, getrlimit};
 
-/// What a new thread must leave of the address space, in bytes. An allocation that fails aborts the
-/// process, so the limit must stop connections before it stops answers and events.
+/// What a new thread must leave of the address space, in bytes. A failed allocation aborts the
+/// process, so the server must reject connections before memory for responses and events runs out.
 const RESERVE: u64 = 8 << 20;
 
 /// Fails if a thread with a stack of this many bytes would use up the address space.
 ///
-/// Where nothing bounds it, as usual, that is one system call.
+/// Without a limit, as usual, this costs one system call.
 pub(crate) fn check_address_space(stack: usize) -> io::Result<()> {
     let Some(limit) = getrlimit(Resource::As).current else { return Ok(()) };
     match used() {
@@ -19,7 +19,7 @@ pub(crate) fn check_address_space(stack: usize) -> io::Result<()> {
                 format!("RLIMIT_AS leaves less than {} MiB of address space", RESERVE >> 20);
             Err(io::Error::new(io::ErrorKind::OutOfMemory, detail))
         }
-        _ => Ok(()), // without /proc nothing is known
+        _ => Ok(()), // also if /proc cannot be read
     }
 }
 
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn used_address_space_includes_what_is_resident() {
+    fn used_address_space_includes_resident_memory() {
         assert!(used().unwrap() > super::super::Process::now().resident);
     }
 }

@@ -1,4 +1,4 @@
-//! The whole machine's memory: what its kernel holds shows nowhere else.
+//! The whole machine's memory. It includes the kernel's share, which no process's figures show.
 
 use std::fs;
 use std::io;
@@ -14,14 +14,16 @@ use std::io;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// What a new program could still get: `MemAvailable`, and the free pages that it overlooks
-    /// (each processor keeps some for itself, up to hundreds of megabytes after a large program has
-    /// ended). The only figure that misses nothing, but everybody's memory moves it.
+    /// What a new program could still get: `MemAvailable`, plus free pages that it does not count.
+    /// (Each processor keeps a list of free pages, up to hundreds of megabytes after a large
+    /// program has ended.) The only figure that misses nothing, but every process on the machine
+    /// changes it.
     pub available: u64,
-    /// All that the kernel itself holds, listed below or not (pages of sockets are not): what is
-    /// neither free, nor a process's own, nor a file's. Other processes hardly move it.
+    /// All memory of the kernel itself: what is neither free, nor a process's, nor a file's.
+    /// Includes memory that the fields below do not list, such as the pages of sockets. Other
+    /// processes hardly change it.
     pub kernel: u64,
-    /// The kernel's stacks, one for every thread.
+    /// The kernel's stacks, one per thread.
     pub kernel_stack: u64,
     /// The kernel's objects: sockets, tasks, files.
     pub slab: u64,
@@ -29,18 +31,18 @@ pub struct Machine {
     pub page_tables: u64,
 }
 
-/// The machine's memory now.
+/// Reads the machine's memory now.
 ///
 /// # Errors
 ///
-/// When one of them cannot be read.
+/// Fails if a file cannot be read or lacks a field.
 pub fn machine() -> io::Result<Machine> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let pages = parse_processor_lists(&fs::read_to_string("/proc/zoneinfo")?);
     parse_meminfo(&meminfo, pages * rustix::param::page_size() as u64)
 }
 
-/// The free pages on the processors' own lists: no line of `/proc/meminfo` counts them.
+/// The free pages on the processors' own lists, which no line of `/proc/meminfo` counts.
 fn parse_processor_lists(zoneinfo: &str) -> u64 {
     let counts = zoneinfo.lines().filter_map(|line| line.trim_start().strip_prefix("count:"));
     counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum()
@@ -61,19 +63,19 @@ fn parse_meminfo(meminfo: &str, processor_lists: u64) -> io::Result<Machine> {
     })
 }
 
-/// The number behind a key in a file of `/proc`.
+/// The number after a key in a file of `/proc`.
 pub(crate) fn number_after(text: &str, key: &str) -> Option<u64> {
     let rest = &text[text.find(key)? + key.len()..];
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// The kilobytes behind a key, in bytes.
+/// The number of kilobytes after a key, converted to bytes.
 pub(crate) fn kilobytes_after(text: &str, key: &str) -> io::Result<u64> {
     number_after(text, key).map(|kilobytes| kilobytes * 1024).ok_or_else(|| malformed(key.trim()))
 }
 
 pub(crate) fn malformed(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("/proc does not say {what}"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("/proc has no value for {what}"))
 }
 
 #[cfg(test)]
@@ -81,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn meminfo_is_in_kilobytes() {
+    fn meminfo_kilobytes_become_bytes() {
         let text = "MemTotal: 101 kB\nMemFree: 8 kB\nMemAvailable:    7 kB\nBuffers: 20 kB\n\
                     Cached: 30 kB\nAnonPages: 40 kB\nSlab: 6 kB\nSReclaimable: 5 kB\n\
                     KernelStack:  4 kB\nPageTables:  3 kB\n";
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn free_pages_of_all_processors_and_zones_add_up() {
+    fn free_pages_are_summed_over_processors_and_zones() {
         let text = "Node 0, zone DMA\n  pagesets\n    cpu: 0\n              count:    7\n\
                     high: 9\n    cpu: 1\n              count:    11\nNode 0, zone Normal\n\
                     nr_free_pages_count: 5\n              count: 100\n";

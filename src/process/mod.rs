@@ -1,4 +1,4 @@
-//! What this process is using, as the kernel says.
+//! This process's resource use, as the kernel reports it.
 
 mod address_space;
 mod machine;
@@ -14,19 +14,20 @@ pub use self::machine::{Machine, machine};
 pub(crate) use self::machine::{kilobytes_after, malformed, number_after};
 pub(crate) use self::threads::{ThreadGroup, groups};
 
-/// Reading what a thread says of itself takes 10 to 20 µs: above this many threads the others are
-/// left out, for a look must not cost what it looks at.
+/// Maximum number of threads whose `/proc` files are read. Reading one takes 10 to 20 µs, and the
+/// measurement must not cost more than what it measures.
 const THREADS_READ: u64 = 2_000;
 
-/// This process, now.
+/// This process's resource use at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) threads: u64,
-    /// Memory that is resident, in bytes.
+    /// Resident memory, in bytes.
     pub(crate) resident: u64,
-    /// Of the threads that live now: times that one waited, and that one was made to.
+    /// Voluntary and involuntary context switches of all living threads; `None` above
+    /// [`THREADS_READ`].
     pub(crate) switches: Option<(u64, u64)>,
-    /// What all its threads have computed, those that have ended too.
+    /// CPU time of all threads, including those that have ended.
     pub(crate) cpu: Duration,
 }
 
@@ -37,8 +38,11 @@ impl Process {
         Self { switches: counted, ..all }
     }
 
-    /// The same, with what each thread waits for: it is what costs, so the threads are read once.
-    /// Above the limit nobody's are counted, and the first of them are looked at.
+    /// The same, and what each thread waits for. Reading the threads is the expensive part, so they
+    /// are read once for both.
+    ///
+    /// Above [`THREADS_READ`] threads, context switches are not counted, and only the first threads
+    /// are grouped.
     pub(crate) fn with_threads() -> (Self, Vec<ThreadGroup>) {
         let all = Self::without_switches();
         let groups = groups(THREADS_READ);
@@ -55,13 +59,13 @@ impl Process {
     }
 }
 
-/// What the calling thread has computed so far.
+/// The calling thread's CPU time so far.
 pub(crate) fn thread_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 fn sum(switches: impl Iterator<Item = (u64, u64)>) -> (u64, u64) {
-    switches.fold((0, 0), |(all, forced), (waited, made)| (all + waited, forced + made))
+    switches.fold((0, 0), |sum, (voluntary, involuntary)| (sum.0 + voluntary, sum.1 + involuntary))
 }
 
 fn number(status: &str, key: &str) -> u64 {
@@ -74,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_has_threads_and_memory_and_has_waited() {
+    fn own_process_has_threads_memory_and_context_switches() {
         let now = Process::now();
         assert!(now.threads >= 2 && now.resident > 1 << 20, "{now:?}");
         assert!(now.switches.is_some_and(|(voluntary, _)| voluntary > 0), "{now:?}");
