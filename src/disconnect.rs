@@ -1,18 +1,17 @@
-//! Who has hung up, seen without writing to them.
+//! The disconnect watcher: detects that a client has disconnected, without writing to it.
 //!
-//! A silent stream is written to once in a heartbeat, and a client that left
-//! would keep its thread, its descriptor and its name until then. So one thread
-//! waits, for all streams, for the one thing that can be waited for without
-//! reading what a client sends: `EPOLLRDHUP`, the peer's FIN or RST, or the
-//! kernel's word that the peer answers no more.
+//! A silent stream is written to once per heartbeat. Until then, a client that has left would keep
+//! its thread, its descriptor and its subscription. So one thread waits, for all streams, for
+//! the one condition that needs no read from the client: `EPOLLRDHUP`, which means the peer's FIN
+//! or RST, or the kernel's finding that the peer no longer responds.
 //!
-//! A client that closes its writing half alone has hung up too, as for nginx and
-//! Go, though not for Node: no `EventSource` does it, and from a FIN nobody can
-//! tell whether the other half is still read.
+//! A client that closes only its writing half counts as disconnected, as it does for nginx and Go,
+//! though not for Node: no `EventSource` does it, and a FIN does not say whether the other half is
+//! still read.
 //!
-//! Who is told depends on who has the client's writer: the broadcaster, or the
-//! client's own thread at its doorbell. A thread that waits on a full socket sees
-//! it by itself (`Socket::write`).
+//! The watcher notifies the holder of the client's writer: the broadcaster, or the client's own
+//! thread by its notifier. A thread that waits on a full socket detects the disconnect by itself
+//! (`Socket::write`).
 
 use std::collections::HashMap;
 use std::io;
@@ -31,48 +30,48 @@ use rustix::io::Errno;
 use crate::counters::Counters;
 use crate::registry::Notifier;
 
-/// How many hang-ups are taken from the kernel at once.
+/// How many disconnects are taken from the kernel at once.
 const BATCH: usize = 256;
 
-/// The number of what ends the watching; streams count from 1.
+/// The epoll number of the event that stops the watcher. Streams count from 1.
 const STOP: u64 = 0;
 
-/// What the broadcaster is told besides what it is lent.
+/// A message to the broadcaster, other than a handover.
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
-    /// The stream of this number has lost its client.
-    Gone(u64),
-    /// Say that you are there.
+    /// The client of the stream with this number has disconnected.
+    Disconnected(u64),
+    /// Reply on this channel, to show that the broadcaster is running.
     Ping(Sender<()>),
-    /// Give every writer back to its own thread.
+    /// Return every writer to its client's thread.
     ReturnWriters,
 }
 
-/// Sees the peers of all streams hang up.
+/// Watches the sockets of all streams for a disconnect.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     epoll: OwnedFd,
     stop: OwnedFd,
     last: AtomicU64,
     watched: Mutex<HashMap<u64, Watched>>,
-    /// Told of those who have no bell of their own.
+    /// Receives the disconnects of streams that have no notifier of their own.
     broadcaster: Sender<Message>,
     counters: Arc<Counters>,
 }
 
-/// One stream, as the watcher knows it.
+/// The watcher's entry for one stream.
 #[derive(Debug, Default)]
 struct Watched {
-    /// Its own thread's bell; without one, the broadcaster is told.
+    /// The notifier of the stream's own thread. Without one, the broadcaster gets a message.
     notifier: Option<Arc<Notifier>>,
-    /// When its peer was seen to have hung up.
+    /// When the peer's disconnect was detected.
     since: Option<Instant>,
 }
 
 impl Watcher {
-    /// A watcher that tells the broadcaster by `broadcaster`.
+    /// Creates a watcher that reports to the broadcaster through `broadcaster`.
     ///
-    /// Fails if there is no descriptor left for it.
+    /// Fails if the process has no descriptor left.
     pub(crate) fn new(
         broadcaster: Sender<Message>,
         counters: &Arc<Counters>,
@@ -85,19 +84,23 @@ impl Watcher {
         Ok(Arc::new(Self { epoll, stop, last, watched, broadcaster, counters }))
     }
 
-    /// Watches until it is told to stop. Reads nothing, writes to nobody.
+    /// Watches until [`stop`](Self::stop). Reads from no client and writes to none.
     pub(crate) fn run(&self) {
         let mut events = Vec::with_capacity(BATCH);
         loop {
             events.clear();
             match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return log::error!("hang-ups are no longer seen: {error}"),
+                Err(error) => {
+                    return log::error!(
+                        "disconnect watcher stopped: {error}; disconnects are noticed at the next heartbeat"
+                    );
+                }
             }
             for event in &events {
                 match event.data.u64() {
                     STOP => return,
-                    id => self.tell(id),
+                    id => self.report(id),
                 }
             }
         }
@@ -105,23 +108,23 @@ impl Watcher {
 
     /// Ends [`run`](Self::run), now or as soon as it begins.
     pub(crate) fn stop(&self) {
-        // It can only be full, which says the same.
+        // The write fails only if the counter is full, and then the event is pending already.
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
     }
 
-    /// Tells who has the stream's writer. Nobody is told under the lock.
-    fn tell(&self, id: u64) {
+    /// Notifies the holder of the stream's writer, after releasing the lock.
+    fn report(&self, id: u64) {
         let notifier = match self.lock().get_mut(&id) {
             Some(watched) => {
                 watched.since.get_or_insert_with(Instant::now);
                 watched.notifier.clone()
             }
-            None => return, // it has ended by itself
+            None => return, // the stream has ended by itself
         };
         match notifier {
             Some(notifier) => notifier.notify(),
-            // a broadcaster that has ended has let go of all its streams.
-            None => drop(self.broadcaster.send(Message::Gone(id))),
+            // If the broadcaster has ended, it has dropped all its streams.
+            None => drop(self.broadcaster.send(Message::Disconnected(id))),
         }
     }
 
@@ -130,44 +133,46 @@ impl Watcher {
     }
 }
 
-/// One stream's place with the watcher, until it is dropped.
+/// One stream's registration with the watcher, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     watcher: Arc<Watcher>,
     pub(crate) id: u64,
-    /// Whether the kernel knows of it.
-    known: AtomicBool,
+    /// Whether the socket has been added to the epoll set.
+    is_added: AtomicBool,
 }
 
 impl Watch {
-    /// A place for a stream. Nothing is watched before it is armed.
+    /// Registers a stream. Its socket is watched once it is armed.
     pub(crate) fn new(watcher: &Arc<Watcher>) -> Self {
         let id = watcher.last.fetch_add(1, Ordering::Relaxed) + 1;
         watcher.lock().insert(id, Watched::default());
-        Self { watcher: Arc::clone(watcher), id, known: AtomicBool::new(false) }
+        Self { watcher: Arc::clone(watcher), id, is_added: AtomicBool::new(false) }
     }
 
-    /// Has the broadcaster told, once, when the socket's peer hangs up, or at once
-    /// if it has already.
+    /// Reports the peer's disconnect once; at once if it has disconnected already.
     pub(crate) fn arm(&self, socket: &TcpStream) {
-        // Once: the level stays, and would keep the watcher awake until the socket closes.
+        // One-shot: the condition is level-triggered, and would wake the watcher until the socket
+        // closes.
         let flags = EventFlags::RDHUP | EventFlags::ONESHOT;
         let (epoll, data) = (&self.watcher.epoll, EventData::new_u64(self.id));
-        let armed = if self.known.swap(true, Ordering::Relaxed) {
+        let armed = if self.is_added.swap(true, Ordering::Relaxed) {
             epoll::modify(epoll, socket, data, flags)
         } else {
             epoll::add(epoll, socket, data, flags)
         };
         if let Err(error) = armed {
-            // The next heartbeat finds out.
-            log::warn!("a stream's end will be seen late: {error}");
+            // The stream ends at the next heartbeat instead.
+            log::warn!(
+                "cannot watch a stream for its disconnect: {error}; noticed at the next heartbeat"
+            );
         }
     }
 
-    /// As [`arm`](Self::arm), after a bell was rung perhaps: from now on the broadcaster
-    /// is told. Whatever the bell was rung for is told again.
+    /// Arms the watch for the broadcaster. If the stream's notifier has been notified already, the
+    /// disconnect is reported again, to the broadcaster.
     pub(crate) fn report_to_broadcaster(&self, socket: &TcpStream) {
-        if self.known.load(Ordering::Relaxed)
+        if self.is_added.load(Ordering::Relaxed)
             && let Some(watched) = self.watcher.lock().get_mut(&self.id)
         {
             watched.notifier = None;
@@ -175,7 +180,7 @@ impl Watch {
         self.arm(socket);
     }
 
-    /// Has this bell rung instead.
+    /// Arms the watch for the stream's own thread: a disconnect notifies `notifier`.
     pub(crate) fn notify_on_disconnect(&self, socket: &TcpStream, notifier: &Arc<Notifier>) {
         if let Some(watched) = self.watcher.lock().get_mut(&self.id) {
             watched.notifier = Some(Arc::clone(notifier));
@@ -183,7 +188,7 @@ impl Watch {
         self.arm(socket);
     }
 
-    /// Where the stream's own thread hears of it.
+    /// Returns a channel that receives a message when the peer disconnects.
     pub(crate) fn notifications(&self, socket: &TcpStream) -> Receiver<u64> {
         let (sender, notifications) = crossbeam_channel::bounded(1);
         self.notify_on_disconnect(socket, &Notifier::new(sender, self.id));
@@ -193,7 +198,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // Closing the socket is what the kernel needs to forget it.
+        // The kernel removes the socket from the epoll set when it is closed.
         let watched = self.watcher.lock().remove(&self.id);
         if let Some(since) = watched.and_then(|watched| watched.since) {
             self.watcher.counters.disconnect(since.elapsed());
@@ -208,23 +213,23 @@ mod tests {
 
     use super::*;
 
-    /// A connection's two ends.
+    /// The two ends of a connection.
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (listener.accept().unwrap().0, client)
     }
 
-    fn number(word: &Message) -> u64 {
-        match *word {
-            Message::Gone(number) => number,
-            Message::Ping(_) | Message::ReturnWriters => panic!("nobody asks"),
+    fn stream_id(message: &Message) -> u64 {
+        match *message {
+            Message::Disconnected(stream_id) => stream_id,
+            Message::Ping(_) | Message::ReturnWriters => panic!("not a disconnect"),
         }
     }
 
     #[test]
-    fn every_kind_of_hang_up_is_seen_once_and_talk_is_none() {
-        let (broadcaster, gone) = crossbeam_channel::bounded(8);
+    fn each_disconnect_is_reported_once_and_data_is_not_one() {
+        let (broadcaster, disconnects) = crossbeam_channel::bounded(8);
         let watcher = Watcher::new(broadcaster, &Arc::default()).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| watcher.run());
@@ -241,25 +246,28 @@ mod tests {
                 watch.arm(&server);
                 std::io::Write::write_all(&mut &client, b"talk").unwrap();
                 assert!(
-                    gone.recv_timeout(Duration::from_millis(20)).is_err(),
-                    "talk is not leaving"
+                    disconnects.recv_timeout(Duration::from_millis(20)).is_err(),
+                    "sending data is not a disconnect"
                 );
                 leave(&client);
                 drop(client);
-                let told = gone.recv_timeout(Duration::from_secs(10));
-                assert_eq!(told.as_ref().map(number), Ok(watch.id));
-                assert!(gone.recv_timeout(Duration::from_millis(20)).is_err(), "told once");
+                let reported = disconnects.recv_timeout(Duration::from_secs(10));
+                assert_eq!(reported.as_ref().map(stream_id), Ok(watch.id));
+                assert!(
+                    disconnects.recv_timeout(Duration::from_millis(20)).is_err(),
+                    "reported once"
+                );
                 watch.arm(&server);
-                let again = gone.recv_timeout(Duration::from_secs(10));
+                let again = disconnects.recv_timeout(Duration::from_secs(10));
                 assert_eq!(
-                    again.as_ref().map(number),
+                    again.as_ref().map(stream_id),
                     Ok(watch.id),
-                    "armed too late, told all the same"
+                    "reported although it was armed too late"
                 );
                 let notifications = watch.notifications(&server);
                 assert_eq!(notifications.recv_timeout(Duration::from_secs(10)), Ok(watch.id));
             }
-            assert!(watcher.lock().is_empty(), "nobody is kept");
+            assert!(watcher.lock().is_empty(), "no entry is left");
             watcher.stop();
         });
     }

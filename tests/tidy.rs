@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, from the top layer down. A module may import only from itself and those after it.
-const HOUSE: [&str; 23] = [
+const LAYERS: [&str; 23] = [
     "fuzzing",
     "lab",
     "client",
@@ -39,7 +39,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     paths.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
-fn room(path: &Path) -> String {
+fn module(path: &Path) -> String {
     let below = path.strip_prefix("src").expect("a path in src/");
     let first = below.components().next().expect("a name").as_os_str();
     Path::new(first).file_stem().expect("a name").to_string_lossy().into_owned()
@@ -47,14 +47,14 @@ fn room(path: &Path) -> String {
 
 #[test]
 fn modules_import_only_from_lower_layers() {
-    let level = |room: &str| HOUSE.iter().position(|known| *known == room);
+    let level = |module: &str| LAYERS.iter().position(|known| *known == module);
     for path in sources(Path::new("src")) {
-        let from = room(&path);
+        let from = module(&path);
         if FRONT.contains(&&*from) {
             continue;
         }
         let own =
-            level(&from).unwrap_or_else(|| panic!("{} is not listed in HOUSE", path.display()));
+            level(&from).unwrap_or_else(|| panic!("{} is not listed in LAYERS", path.display()));
         let source = fs::read_to_string(&path).expect("a readable file");
         for import in source.split("crate::").skip(1) {
             let to: String =
@@ -77,7 +77,7 @@ fn json_is_parsed_only_after_a_depth_check() {
         let source = fs::read_to_string(&path).expect("a readable file");
         let is_exempt = path == Path::new("src/json.rs")
             || path.ends_with("tests.rs")
-            || FRONT.contains(&&*room(&path));
+            || FRONT.contains(&&*module(&path));
         let code = source.split("#[cfg(test)]").next().unwrap_or_default();
         assert!(
             is_exempt || !code.contains("serde_json::from_"),

@@ -1,4 +1,4 @@
-//! A group: a set of channels in one framing, and who has caught up with it.
+//! A broadcast group: the caught-up clients that have the same channels and framing.
 
 use std::io;
 use std::sync::Arc;
@@ -9,15 +9,16 @@ use crate::id::EventId;
 use crate::registry::{Channels, Listening, Notifier, Position, Registry};
 use crate::stream::{End, Handover, READ_LIMIT, Sink, StreamCounts};
 
-/// What makes two streams the same to the broadcaster. The registry is told by
-/// its address.
+/// Identifies a group: streams with equal keys receive the same bytes. `registry` is the registry's
+/// address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) registry: usize,
     pub(super) channels: Channels,
     pub(super) framing: Framing,
-    /// Where its members are, if this node has not come there yet: another one has told
-    /// them. A group of those that have caught up would pass what they still have to get.
+    /// The members' position, if another node delivered up to it and this node has not read that
+    /// far yet. Such members need a group of their own: a group of clients that have caught up with
+    /// this node would pass events that they have still to receive.
     pub(super) ahead: Option<EventId>,
 }
 
@@ -38,30 +39,33 @@ impl Key {
 pub(super) struct BroadcastGroup<W> {
     pub(super) key: Key,
     pub(super) registry: Registry,
-    /// What every member has been sent.
+    /// The last event that every member has been sent.
     pub(super) position: Position,
     pub(super) members: Vec<Member<W>>,
     pub(super) notifier: Arc<Notifier>,
     pub(super) _listening: Listening,
 }
 
-/// Somebody who has caught up. Every member is watched: it is told of by its
-/// number, which stands beside it so that who is gone is found in one sweep.
+/// A client that has caught up. The watcher reports its disconnect by `stream_id`. The id is stored
+/// beside the handover so that one sweep over the members finds all that have disconnected.
 #[derive(Debug)]
 pub(super) struct Member<W> {
-    pub(super) number: u64,
+    pub(super) stream_id: u64,
     pub(super) handover: Handover<W>,
 }
 
-/// What became of a batch.
+/// How much of the new events `send_batch` has sent.
 pub(super) enum Sent {
+    /// Everything that the registry had.
     All,
+    /// One batch; the registry has more.
     More,
-    /// All, and the streams are to end.
+    /// Everything, and the registry is ending its streams.
     Ending,
 }
 
 impl<W: Sink> BroadcastGroup<W> {
+    /// Reads one batch from the registry and sends it to every member.
     pub(super) fn send_batch(&mut self, bytes: &mut Vec<u8>) -> Sent {
         bytes.clear();
         let Self { registry, key, position, .. } = self;
@@ -70,7 +74,7 @@ impl<W: Sink> BroadcastGroup<W> {
             let now = Instant::now();
             let members = self.members.len() as u64;
             self.each(|handover| {
-                if handover.writer.must_leave(&batch) {
+                if handover.writer.must_disconnect(&batch) {
                     handover.writer.finish(End::FellBehind);
                     return Ok(false);
                 }
@@ -89,34 +93,36 @@ impl<W: Sink> BroadcastGroup<W> {
         }
     }
 
-    /// Gives every member its writer back, where this group is now.
-    pub(super) fn return_writer(self) {
+    /// Returns every writer to its client's thread, at this group's position.
+    pub(super) fn return_writers(self) {
         for Member { mut handover, .. } in self.members {
             handover.writer.subscription.position = self.position.clone();
             handover.return_writer();
         }
     }
 
-    /// Does something with each member, and lets go of those it did not work out
-    /// with: an error, or the stream's own end (`None`); `Ok(false)` goes back to its own thread, where this group is now.
+    /// Calls `send` for each member.
+    ///
+    /// `Ok(true)` keeps the member. `Ok(false)` returns its writer to the client's thread, at this
+    /// group's position. `Err` ends its stream: with an I/O error, or regularly (`None`).
     pub(super) fn each(
         &mut self,
         mut send: impl FnMut(&mut Handover<W>) -> Result<bool, Option<io::Error>>,
     ) {
-        let (mut place, mut all) = (0, StreamCounts::default());
-        while let Some(member) = self.members.get_mut(place) {
+        let (mut index, mut all) = (0, StreamCounts::default());
+        while let Some(member) = self.members.get_mut(index) {
             let before = member.handover.writer.counts;
             let outcome = send(&mut member.handover);
             all.events += member.handover.writer.counts.events - before.events;
             all.bytes += member.handover.writer.counts.bytes - before.bytes;
             match outcome {
-                Ok(true) => place += 1,
+                Ok(true) => index += 1,
                 Ok(false) => {
-                    let Member { mut handover, .. } = self.members.swap_remove(place);
+                    let Member { mut handover, .. } = self.members.swap_remove(index);
                     handover.writer.subscription.position = self.position.clone();
                     handover.return_writer();
                 }
-                Err(error) => self.members.swap_remove(place).handover.end(error),
+                Err(error) => self.members.swap_remove(index).handover.end(error),
             }
         }
         all.count_since(StreamCounts::default(), self.registry.counters());

@@ -1,11 +1,11 @@
-//! The hand-over on real threads' terms: loom tries every way in which the
-//! broadcaster, a client's thread and a publisher can come between each other, at
-//! each lock of the registry and each ring of a doorbell.
+//! The handover under real concurrency, model-checked with loom.
 //!
-//! [`model`](super::model) takes a step for a whole; here steps overlap. So
-//! this finds what that cannot: news between a client's last read and the
-//! doorbell of its new group. `make model` runs it, for under the feature `loom`
-//! nothing else can.
+//! Loom tries every way in which the broadcaster, a client's thread and a publisher can interleave,
+//! at each lock of the registry and each notification.
+//!
+//! In [`model`](super::model) each step is atomic; here steps overlap. So this test finds what
+//! `model` cannot: an event published between a client's last read and the registration of its new
+//! group's notifier. Run it with `make model`; with the feature `loom` no other test can run.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use super::model::Wire;
 use super::{Broadcaster, Mailbox};
 use crate::event::{Event, Frame, Framing};
 use crate::registry::{Channels, Registry, Start};
-use crate::stream::{End, Handover, Heartbeat, Turn, Writer};
+use crate::stream::{End, Handover, Heartbeat, Returned, Writer};
 
-/// How often within one order a thread is stopped that could go on. Most faults
-/// need two.
+/// How often loom preempts a runnable thread within one execution. Most faults need two
+/// preemptions.
 const PREEMPTIONS: usize = 6;
 
 fn model(order: impl Fn() + Sync + Send + 'static) {
@@ -35,37 +35,41 @@ struct World {
     mailbox: Mailbox<Wire>,
     wire: Wire,
     handover: Handover<Wire>,
-    turns: Receiver<Turn<Wire>>,
+    returned: Receiver<Returned<Wire>>,
 }
 
 impl World {
-    /// A client that is about to lend its writer, with so much room in its socket.
+    /// Creates a client that is about to hand over its writer; its socket has `room` bytes free.
     fn new(room: usize) -> Self {
         let registry = Registry::new();
-        let (broadcaster, mailbox, _hang_ups) = Broadcaster::new();
-        let channels = Channels::new(["a"]).expect("a name");
-        let subscription = registry.subscribe(&channels, &Start::Now).expect("there is room");
+        let (broadcaster, mailbox, _disconnects) = Broadcaster::new();
+        let channels = Channels::new(["a"]).expect("a valid name");
+        let subscription = registry
+            .subscribe(&channels, &Start::Now)
+            .expect("the registry accepts a subscription");
         let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
         let wire = Wire::with_room(room);
         let writer = Writer::new(wire.clone(), Framing::Plain, Vec::new(), subscription, heartbeat);
-        let (handover, turns) = Handover::new(writer);
-        Self { registry, broadcaster, mailbox, wire, handover, turns }
+        let (handover, returned) = Handover::new(writer);
+        Self { registry, broadcaster, mailbox, wire, handover, returned }
     }
 }
 
 fn publish(registry: &Registry, data: &str) {
-    registry.publish("a", &Event::new(data)).expect("a name");
+    registry.publish("a", &Event::new(data)).expect("a valid name");
 }
 
 fn is_idle(broadcaster: &Broadcaster<Wire>) -> bool {
-    broadcaster.news.is_empty() && broadcaster.mailbox.is_empty() && broadcaster.joining.is_empty()
+    broadcaster.notified.is_empty()
+        && broadcaster.mailbox.is_empty()
+        && broadcaster.joining.is_empty()
 }
 
-/// What a client's thread does when it is told to; `Some` is its stream's end.
-fn take_turn(turns: &Receiver<Turn<Wire>>, mailbox: &Mailbox<Wire>) -> Option<End> {
-    match turns.try_recv().ok()?.take() {
+/// One step of a client's thread: takes what the broadcaster returned. `Some` is the stream's end.
+fn run_client(returned: &Receiver<Returned<Wire>>, mailbox: &Mailbox<Wire>) -> Option<End> {
+    match returned.try_recv().ok()?.take() {
         Ok(handover) => {
-            mailbox.join(handover).expect("the broadcaster is there");
+            mailbox.join(handover).expect("the broadcaster is running");
             None
         }
         Err((end, _)) => Some(end),
@@ -79,18 +83,18 @@ fn data(wire: &Wire) -> Vec<String> {
 }
 
 #[test]
-fn no_news_is_lost_while_a_feed_is_made() {
+fn no_event_is_lost_while_a_group_is_created() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, handover, turns: _turns } =
+        let World { registry, mut broadcaster, mailbox, wire, handover, returned: _returned } =
             World::new(10_000);
-        mailbox.join(handover).expect("the broadcaster is there");
+        mailbox.join(handover).expect("the broadcaster is running");
         let publisher = thread::spawn(move || {
             publish(&registry, "1");
             publish(&registry, "2");
         });
         broadcaster.work();
         broadcaster.work();
-        publisher.join().expect("it is published");
+        publisher.join().expect("the publisher has finished");
         while !is_idle(&broadcaster) {
             broadcaster.work();
         }
@@ -99,26 +103,26 @@ fn no_news_is_lost_while_a_feed_is_made() {
 }
 
 #[test]
-fn nothing_is_lost_or_doubled_while_a_full_socket_changes_hands() {
+fn full_socket_handover_neither_loses_nor_repeats_events() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, handover, turns } = World::new(5);
-        mailbox.join(handover).expect("the broadcaster is there");
-        broadcaster.work(); // a member, of a socket that takes five bytes
+        let World { registry, mut broadcaster, mailbox, wire, handover, returned } = World::new(5);
+        mailbox.join(handover).expect("the broadcaster is running");
+        broadcaster.work(); // the client is now a member; its socket takes five more bytes
         publish(&registry, "1");
         let publisher = thread::spawn(move || publish(&registry, "2"));
         let again = mailbox.clone();
         let client = thread::spawn(move || {
-            take_turn(&turns, &again);
-            turns
+            run_client(&returned, &again);
+            returned
         });
         broadcaster.work();
         broadcaster.work();
-        publisher.join().expect("it is published");
-        let turns = client.join().expect("it has had its turn");
+        publisher.join().expect("the publisher has finished");
+        let returned = client.join().expect("the client's thread has finished");
         loop {
             broadcaster.work();
-            take_turn(&turns, &mailbox);
-            if is_idle(&broadcaster) && turns.is_empty() {
+            run_client(&returned, &mailbox);
+            if is_idle(&broadcaster) && returned.is_empty() {
                 break;
             }
         }
@@ -127,23 +131,23 @@ fn nothing_is_lost_or_doubled_while_a_full_socket_changes_hands() {
 }
 
 #[test]
-fn a_drain_ends_a_stream_that_is_just_joining() {
+fn drain_ends_a_stream_that_is_just_joining() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, handover, turns } =
+        let World { registry, mut broadcaster, mailbox, wire, handover, returned } =
             World::new(10_000);
         let drain = thread::spawn(move || {
             publish(&registry, "1");
             registry.close();
         });
-        mailbox.join(handover).expect("the broadcaster is there");
+        mailbox.join(handover).expect("the broadcaster is running");
         broadcaster.work();
         broadcaster.work();
-        drain.join().expect("it is closed");
-        let mut end = take_turn(&turns, &mailbox);
+        drain.join().expect("the registry is closed");
+        let mut end = run_client(&returned, &mailbox);
         while end.is_none() {
-            assert!(!is_idle(&broadcaster), "nobody comes to end the stream");
+            assert!(!is_idle(&broadcaster), "the broadcaster is idle but the stream has not ended");
             broadcaster.work();
-            end = take_turn(&turns, &mailbox);
+            end = run_client(&returned, &mailbox);
         }
         assert!(matches!(end, Some(End::Closed)), "{end:?}");
         assert_eq!(data(&wire), ["1"]);

@@ -1,29 +1,28 @@
 //! Direct delivery: one thread that sends to every client that has caught up.
 //!
-//! Waking a thread for each event costs more than writing it. So a client's
-//! thread lends its writer to the broadcaster and sleeps; the broadcaster sends
-//! without blocking, and gives the writer back only when the socket is full.
-//! That is an event loop's write half, with a thread behind every socket for
-//! when it matters.
+//! Waking a thread for each event costs more than writing the event. So a client's thread hands its
+//! writer over to the broadcaster and sleeps. The broadcaster sends without blocking, and returns
+//! the writer only when the socket is full. This is the write half of an event loop, with a thread
+//! behind every socket for the moment when a write would block.
 //!
 //! ```text
-//!  a client's thread ── Join(writer) ──▶ joining: its rest, then what it has
-//!        ▲                               not read yet, up to where its group is
-//!        │                                      │ all gone out
-//!        │ Write(writer)                        ▼
+//!  a client's thread ── join(handover) ──▶ joining: its unsent bytes, then the events
+//!        ▲                               that it has not read, up to its group
+//!        │                                      │ all sent
+//!        │ Returned::Writer                     ▼
 //!        └──── the socket is full ◀──── a member of its group
 //! ```
 //!
-//! A *group* is a set of channels in one framing. Its members have all caught up,
-//! so they share one position, and what is new is read once for all of them.
+//! A *broadcast group* is a set of caught-up clients with the same channels and framing. They share
+//! one position, so the broadcaster reads new events once for all of them.
 //!
 //! # Invariants
 //!
-//! * **The broadcaster never blocks on a client.** Its mailbox is bounded, so it
-//!   is the clients' threads that wait for it, never the other way round.
-//! * **A member owes nothing.** What a socket did not take leaves with the
-//!   writer, in one piece, so no event is halved, lost or doubled.
-//! * **A group's position never passes what its members were sent.**
+//! * **The broadcaster never blocks on a client.** Its mailbox is bounded, so the clients' threads
+//!   wait for the broadcaster, never the reverse.
+//! * **A member has no unsent bytes.** Bytes that a socket did not take go with the writer to the
+//!   client's thread, in one piece. So no event is cut, lost or repeated.
+//! * **A group's position never passes what its members have been sent.**
 
 mod group;
 
@@ -38,21 +37,21 @@ use crossbeam_channel::{Receiver, Sender, select};
 use self::group::{BroadcastGroup, Key, Member, Sent};
 use crate::disconnect::Message;
 use crate::registry::Notifier;
-use crate::stream::{Handover, Refilled, Sink, Socket, hung_up};
+use crate::stream::{Handover, Refilled, Sink, Socket, disconnect_error};
 
-/// How many writers may wait to be taken in.
+/// How many writers may wait in the mailbox.
 const MAILBOX: usize = 1_024;
 
-/// How many batches a group is sent in one go before others have their turn.
+/// How many batches a group is sent before other groups and joining clients are served.
 const BATCHES: usize = 16;
 
-/// How many joining clients are served in one go before the news have theirs.
+/// How many joining clients are served before groups with new events.
 const JOINS: usize = 64;
 
-/// The longest that the broadcaster sleeps if nobody is due.
+/// The longest that the broadcaster sleeps when no member is due.
 const LONG: Duration = Duration::from_secs(3_600);
 
-/// Who writes to a client that has caught up.
+/// Which thread writes to a client that has caught up.
 ///
 /// ```
 /// use threadcast::{Config, Delivery};
@@ -62,86 +61,87 @@ const LONG: Duration = Duration::from_secs(3_600);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delivery {
-    /// One thread for all of them; a client's own when its socket is full.
+    /// One thread writes to all of them; a client's own thread writes only when its socket is full.
     #[default]
     Direct,
-    /// Each client's own thread, woken for each event: the textbook's model.
+    /// Each client's own thread writes and is woken for each event: the textbook model.
     Wake,
 }
 
-/// The way to the broadcaster.
+/// Sends writers and messages to the broadcaster.
 #[derive(Debug, Clone)]
 pub(crate) struct Mailbox<W = Socket> {
     handover: Sender<Handover<W>>,
     messages: Sender<Message>,
-    /// Whether each client's own thread is to write.
+    /// Whether each client's own thread writes ([`Delivery::Wake`]).
     wakes: Arc<AtomicBool>,
 }
 
 impl<W> Mailbox<W> {
-    /// Hands a writer over; `None` if the broadcaster is gone, and the writer with
-    /// it.
+    /// Hands a writer over. `None` means that the broadcaster has ended; the writer is dropped.
     pub(crate) fn join(&self, handover: Handover<W>) -> Option<()> {
         self.handover.send(handover).ok()
     }
 
-    /// Who writes, now.
+    /// The delivery mode that is selected now.
     pub(crate) fn delivery(&self) -> Delivery {
         if self.wakes.load(Ordering::Acquire) { Delivery::Wake } else { Delivery::Direct }
     }
 
-    /// Has it be so from now on. With [`Delivery::Wake`] the broadcaster gives back what it was
-    /// lent; with [`Delivery::Direct`] each thread lends when it is woken next.
+    /// Selects the delivery mode. With [`Delivery::Wake`] the broadcaster returns its writers; with
+    /// [`Delivery::Direct`] each thread hands its writer over when it is next woken.
     pub(crate) fn switch(&self, delivery: Delivery) {
         self.wakes.store(delivery == Delivery::Wake, Ordering::Release);
         if delivery == Delivery::Wake {
-            let _ = self.messages.send(Message::ReturnWriters); // a broadcaster that has ended has none
+            // Fails if the broadcaster has ended; then it holds no writers.
+            let _ = self.messages.send(Message::ReturnWriters);
         }
     }
 
-    /// Whether the broadcaster answers within this time.
+    /// Whether the broadcaster replies within this time.
     pub(crate) fn ping(&self, within: Duration) -> bool {
-        let (answer, answered) = crossbeam_channel::bounded(1);
-        let asked = self.messages.send_timeout(Message::Ping(answer), within);
-        asked.is_ok() && answered.recv_timeout(within).is_ok()
+        let (reply, replied) = crossbeam_channel::bounded(1);
+        let sent = self.messages.send_timeout(Message::Ping(reply), within);
+        sent.is_ok() && replied.recv_timeout(within).is_ok()
     }
 }
 
-/// The broadcaster, before it has a thread.
+/// The broadcaster's state; [`run`](Self::run) takes a thread.
 #[derive(Debug)]
 pub(crate) struct Broadcaster<W = Socket> {
     mailbox: Receiver<Handover<W>>,
-    /// Who has hung up, and who asks whether we are there.
+    /// Disconnects, pings and requests to return all writers.
     messages: Receiver<Message>,
-    /// Each group has one bell at this sender, so it never holds more than the groups.
-    sender: Sender<u64>,
-    news: Receiver<u64>,
+    /// Each group has one notifier on this channel, so it never holds more ids than there are
+    /// groups.
+    notify: Sender<u64>,
+    notified: Receiver<u64>,
     groups: HashMap<u64, BroadcastGroup<W>>,
     by_key: HashMap<Key, u64>,
-    last_name: u64,
+    last_id: u64,
     joining: VecDeque<Handover<W>>,
     /// See [`Mailbox::switch`].
     wakes: Arc<AtomicBool>,
-    /// No member is due before this.
+    /// No member's heartbeat or scheduled end is due before this time.
     due: Instant,
     batch: Vec<u8>,
 }
 
 impl<W: Sink> Broadcaster<W> {
-    /// A broadcaster, the way to it, and where it is told who has hung up.
+    /// Creates a broadcaster, its mailbox, and the sender for the disconnect watcher.
     pub(crate) fn new() -> (Self, Mailbox<W>, Sender<Message>) {
         let (handover, mailbox) = crossbeam_channel::bounded(MAILBOX);
         let (disconnects, messages) = crossbeam_channel::bounded(MAILBOX);
-        let (sender, news) = crossbeam_channel::unbounded();
+        let (notify, notified) = crossbeam_channel::unbounded();
         let wakes = Arc::<AtomicBool>::default();
         let broadcaster = Self {
             mailbox,
             messages,
-            sender,
-            news,
+            notify,
+            notified,
             groups: HashMap::new(),
             by_key: HashMap::new(),
-            last_name: 0,
+            last_id: 0,
             joining: VecDeque::new(),
             wakes: Arc::clone(&wakes),
             due: Instant::now() + LONG,
@@ -150,15 +150,15 @@ impl<W: Sink> Broadcaster<W> {
         (broadcaster, Mailbox { handover, messages: disconnects.clone(), wakes }, disconnects)
     }
 
-    /// Delivers until `running` is disconnected.
+    /// Delivers events until `running` is disconnected.
     pub(crate) fn run(mut self, running: &Receiver<Infallible>) {
         loop {
             if self.joining.is_empty() {
                 let wait = self.due.saturating_duration_since(Instant::now());
                 select! {
-                    recv(self.news) -> name => name.into_iter().for_each(|name| self.deliver(name)),
+                    recv(self.notified) -> id => id.into_iter().for_each(|id| self.deliver(id)),
                     recv(self.mailbox) -> handover => self.joining.extend(handover),
-                    recv(self.messages) -> first => self.hear(first.ok()),
+                    recv(self.messages) -> first => self.handle_messages(first.ok()),
                     recv(running) -> _ => return,
                     default(wait) => {}
                 }
@@ -167,11 +167,11 @@ impl<W: Sink> Broadcaster<W> {
         }
     }
 
-    /// Does what is to be done now, and waits for nothing.
+    /// Does everything that can be done now, without waiting.
     fn work(&mut self) {
-        for _ in 0..self.news.len() {
-            if let Ok(name) = self.news.try_recv() {
-                self.deliver(name);
+        for _ in 0..self.notified.len() {
+            if let Ok(id) = self.notified.try_recv() {
+                self.deliver(id);
             }
         }
         for _ in 0..JOINS {
@@ -181,74 +181,76 @@ impl<W: Sink> Broadcaster<W> {
             }
         }
         if !self.messages.is_empty() {
-            self.hear(None);
+            self.handle_messages(None);
         }
-        self.beat();
+        self.handle_due();
     }
 
-    /// Hears this word and all that wait behind it, and ends the streams of those
-    /// who have hung up: a crowd that leaves at once costs one sweep. Who is not a
-    /// member any more is seen again when it comes to be one.
-    fn hear(&mut self, first: Option<Message>) {
-        let mut gone = Vec::new();
-        for word in first.into_iter().chain(self.messages.try_iter()) {
-            match word {
-                Message::Gone(number) => gone.push(number),
-                Message::Ping(answer) => drop(answer.try_send(())), // or nobody waits any more
+    /// Handles `first` and all messages queued behind it.
+    ///
+    /// Ends the streams of disconnected clients in one sweep, so many clients that leave together
+    /// cost one sweep. A stream that is not a member now is reported again when it becomes one.
+    fn handle_messages(&mut self, first: Option<Message>) {
+        let mut disconnected = Vec::new();
+        for message in first.into_iter().chain(self.messages.try_iter()) {
+            match message {
+                Message::Disconnected(stream_id) => disconnected.push(stream_id),
+                Message::Ping(reply) => drop(reply.try_send(())), // the caller may have timed out
                 Message::ReturnWriters => {
                     self.by_key.clear();
-                    self.groups.drain().for_each(|(_, group)| group.return_writer());
+                    self.groups.drain().for_each(|(_, group)| group.return_writers());
                 }
             }
         }
-        gone.sort_unstable();
+        disconnected.sort_unstable();
         let mut empty = Vec::new();
-        for (name, group) in &mut self.groups {
-            let is_gone = |member: &mut Member<W>| gone.binary_search(&member.number).is_ok();
-            for member in group.members.extract_if(.., is_gone) {
-                member.handover.end(Some(hung_up()));
+        for (id, group) in &mut self.groups {
+            let has_disconnected =
+                |member: &mut Member<W>| disconnected.binary_search(&member.stream_id).is_ok();
+            for member in group.members.extract_if(.., has_disconnected) {
+                member.handover.end(Some(disconnect_error()));
             }
             if group.members.is_empty() {
-                empty.push(*name);
+                empty.push(*id);
             }
         }
-        empty.into_iter().for_each(|name| self.forget_if_empty(name));
+        empty.into_iter().for_each(|id| self.remove_if_empty(id));
     }
 
-    /// Brings a group's members up to date.
-    fn deliver(&mut self, name: u64) {
-        let Some(group) = self.groups.get_mut(&name) else { return };
+    /// Sends a group's new events to its members.
+    fn deliver(&mut self, id: u64) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
         group.notifier.rearm();
         for _ in 0..BATCHES {
             match group.send_batch(&mut self.batch) {
                 Sent::More => {}
                 Sent::All => {
-                    self.let_on(name);
-                    return self.forget_if_empty(name);
+                    self.rejoin_if_reached(id);
+                    return self.remove_if_empty(id);
                 }
                 Sent::Ending => {
                     let now = Instant::now();
                     for member in &mut group.members {
-                        member.handover.writer.note_closing();
+                        member.handover.writer.schedule_drain();
                         self.due = self.due.min(member.handover.writer.due);
                     }
-                    let leaves = |member: &mut Member<W>| member.handover.writer.leaves_now(now);
-                    // Joining sends what is owed.
-                    let leaving =
-                        group.members.extract_if(.., leaves).map(|member| member.handover);
-                    self.joining.extend(leaving);
-                    return self.forget_if_empty(name);
+                    let has_ended = |member: &mut Member<W>| member.handover.writer.end_if_due(now);
+                    // `join` sends the unsent bytes.
+                    let ended =
+                        group.members.extract_if(.., has_ended).map(|member| member.handover);
+                    self.joining.extend(ended);
+                    return self.remove_if_empty(id);
                 }
             }
         }
-        group.notifier.notify(); // there is more: after the others
+        group.notifier.notify(); // there is more: continue after the others
     }
 
-    /// Takes a client in: sends what it owes, then what it has not read up to
-    /// where its group is; then it is a member.
+    /// Takes a client in: sends its unsent bytes, then the events that it has not read, up to its
+    /// group's position. Then the client becomes a member.
     fn join(&mut self, mut handover: Handover<W>) {
         if self.wakes.load(Ordering::Acquire) {
-            return handover.return_writer(); // handed over before its thread knew
+            return handover.return_writer(); // handed over before its thread saw the switch
         }
         let before = handover.writer.counts;
         let sent = handover.writer.send_unsent(Instant::now());
@@ -257,22 +259,22 @@ impl<W: Sink> Broadcaster<W> {
             .counts
             .count_since(before, handover.writer.subscription.registry.counters());
         match sent {
-            Ok(true) if handover.writer.is_over() => return handover.end(None),
+            Ok(true) if handover.writer.has_ended() => return handover.end(None),
             Ok(true) => {}
             Ok(false) => return handover.return_writer(),
             Err(error) => return handover.end(Some(error)),
         }
         let key = Key::of(&handover);
         let position = handover.writer.subscription.position.after;
-        if let Some(name) = self.by_key.get(&key)
-            && self.groups[name].position.after < position
+        if let Some(id) = self.by_key.get(&key)
+            && self.groups[id].position.after < position
         {
-            self.deliver(*name); // the client came after what its group has read
+            self.deliver(*id); // the client has read further than its group
         }
-        let group = self.by_key.get(&key).map(|name| &self.groups[name]);
+        let group = self.by_key.get(&key).map(|id| &self.groups[id]);
         let upto = group.map(|group| group.position.after);
         if upto.is_some_and(|upto| upto < position) {
-            return self.joining.push_back(handover); // and the group has a lot to read
+            return self.joining.push_back(handover); // the group still has much to read
         }
         let before = handover.writer.counts;
         let refilled = handover.writer.refill(upto);
@@ -282,23 +284,24 @@ impl<W: Sink> Broadcaster<W> {
             .count_since(before, handover.writer.subscription.registry.counters());
         match refilled {
             Refilled::Nothing => self.add(key, handover),
-            Refilled::Some | Refilled::Over => self.joining.push_back(handover),
+            Refilled::Some | Refilled::Ended => self.joining.push_back(handover),
         }
     }
 
-    /// Makes a member of a client that is where its group is.
+    /// Makes a client a member of its group; both are at the same position. Creates the group if
+    /// needed.
     fn add(&mut self, key: Key, handover: Handover<W>) {
         self.due = self.due.min(handover.writer.due);
-        let member = Member { number: handover.writer.watch(), handover };
-        if let Some(group) = self.by_key.get(&key).and_then(|name| self.groups.get_mut(name)) {
+        let member = Member { stream_id: handover.writer.report_to_broadcaster(), handover };
+        if let Some(group) = self.by_key.get(&key).and_then(|id| self.groups.get_mut(id)) {
             return group.members.push(member);
         }
-        self.last_name += 1;
-        let notifier = Notifier::new(self.sender.clone(), self.last_name);
+        self.last_id += 1;
+        let notifier = Notifier::new(self.notify.clone(), self.last_id);
         let subscription = &member.handover.writer.subscription;
         let (registry, position) = (subscription.registry.clone(), subscription.position.clone());
         let listening = registry.listen(&key.channels, &notifier);
-        notifier.notify(); // for what came before it was hung up
+        notifier.notify(); // events published before `listen` have not notified it
         let members = vec![member];
         let group = BroadcastGroup {
             key: key.clone(),
@@ -308,14 +311,14 @@ impl<W: Sink> Broadcaster<W> {
             notifier,
             _listening: listening,
         };
-        self.groups.insert(self.last_name, group);
-        self.by_key.insert(key, self.last_name);
+        self.groups.insert(self.last_id, group);
+        self.by_key.insert(key, self.last_id);
     }
 
-    /// Has the members of a group that was ahead of this node, and is so no more, join
-    /// those that have caught up.
-    fn let_on(&mut self, name: u64) {
-        let Some(group) = self.groups.get_mut(&name) else { return };
+    /// Dissolves a group that was ahead of this node, once this node has read as far. Its members
+    /// join the group of the clients that have caught up.
+    fn rejoin_if_reached(&mut self, id: u64) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
         if group.key.ahead.is_none() || group.registry.is_ahead(group.position.after) {
             return;
         }
@@ -325,31 +328,31 @@ impl<W: Sink> Broadcaster<W> {
         }
     }
 
-    fn forget_if_empty(&mut self, name: u64) {
-        if let Some(group) = self.groups.get(&name)
+    fn remove_if_empty(&mut self, id: u64) {
+        if let Some(group) = self.groups.get(&id)
             && group.members.is_empty()
         {
             self.by_key.remove(&group.key);
-            self.groups.remove(&name);
+            self.groups.remove(&id);
         }
     }
 
-    /// Breaks the silence of those who are due.
-    fn beat(&mut self) {
+    /// Sends the heartbeats that are due, and ends the streams whose scheduled end is due.
+    fn handle_due(&mut self) {
         let now = Instant::now();
         if now < self.due {
             return;
         }
         self.due = now + LONG;
         let mut empty = Vec::new();
-        for (name, group) in &mut self.groups {
+        for (id, group) in &mut self.groups {
             group.each(|handover| {
                 if handover.writer.due > now {
                     return Ok(true);
                 }
-                handover.writer.beat(now);
+                handover.writer.handle_due(now);
                 let all = handover.writer.send_unsent(now)?;
-                if all && handover.writer.is_over() {
+                if all && handover.writer.has_ended() {
                     return Err(None);
                 }
                 Ok(all)
@@ -357,10 +360,10 @@ impl<W: Sink> Broadcaster<W> {
             let first = group.members.iter().map(|member| member.handover.writer.due).min();
             match first {
                 Some(first) => self.due = self.due.min(first),
-                None => empty.push(*name),
+                None => empty.push(*id),
             }
         }
-        empty.into_iter().for_each(|name| self.forget_if_empty(name));
+        empty.into_iter().for_each(|id| self.remove_if_empty(id));
     }
 }
 

@@ -1,14 +1,14 @@
-//! Every order of join, news, full socket, hang-up, change of the delivery and drain.
+//! A model of direct delivery: every order of join, publish, full socket, disconnect, switch of the
+//! delivery mode and drain.
 //!
-//! The broadcaster, the clients' threads and the publishers share nothing but the
-//! registry, which has one lock, and channels. So every run of theirs is some
-//! order of their steps, each from one wait to the next, and a schedule is a
-//! list of choices. Here the choices are made by hand: all lists up to a length,
-//! and many long ones at random, over the real broadcaster and the real writers
-//! with sockets that take as much as they are told to.
+//! The broadcaster, the clients' threads and the publishers share only channels and the registry,
+//! which has one lock. So every execution is some order of their steps, each from one wait to the
+//! next, and a schedule is a list of choices. The tests make these choices: all lists up to a
+//! length, and many long random ones. They run the real broadcaster and the real writers, on
+//! sockets whose free space the schedule sets.
 //!
-//! What this leaves out: a step may take the registry's lock more than once, and
-//! others can publish in between. `interleavings` has those.
+//! Not covered: within one step that takes the registry's lock more than once, other threads can
+//! publish in between. `interleavings` covers that.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
@@ -23,19 +23,21 @@ use crate::event::{Event, Frame, Framing};
 use crate::registry::{
     Channels, Closing, Ending, Histories, History, Registry, RegistryOptions, Start,
 };
-use crate::stream::{End, Handover, Heartbeat, Sink, SlowClient, Turn, Writer, hung_up};
+use crate::stream::{
+    End, Handover, Heartbeat, Returned, Sink, SlowClient, Writer, disconnect_error,
+};
 
-/// A socket as the kernel has it: a buffer with room, and a peer that may leave.
+/// A socket as the kernel keeps it: a buffer with free space, and a peer that may disconnect.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wire(Rc<RefCell<Kernel>>);
 
 #[derive(Debug, Default)]
 struct Kernel {
-    number: u64,
+    stream_id: u64,
     received: Vec<u8>,
     room: usize,
-    gone: bool,
-    /// Whether the broadcaster is to be told when the peer leaves.
+    disconnected: bool,
+    /// Whether the watcher reports the peer's disconnect to the broadcaster.
     watched: Cell<bool>,
 }
 
@@ -55,7 +57,7 @@ impl Wire {
 impl Sink for Wire {
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut kernel = self.0.borrow_mut();
-        if kernel.gone {
+        if kernel.disconnected {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let taken = bytes.len().min(kernel.room);
@@ -64,14 +66,14 @@ impl Sink for Wire {
         Ok(taken)
     }
 
-    fn watch(&self) -> u64 {
+    fn report_to_broadcaster(&self) -> u64 {
         let kernel = self.0.borrow();
         kernel.watched.set(true);
-        kernel.number
+        kernel.stream_id
     }
 }
 
-/// The client's own thread may wait: the peer makes room for it.
+/// The client's own thread blocks in `write`; here the peer frees some space instead.
 impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.borrow_mut().room += 7;
@@ -85,8 +87,8 @@ impl Write for Wire {
 
 struct Client {
     wire: Wire,
-    turns: Receiver<Turn<Wire>>,
-    /// On its way to the broadcaster, or to be lent again, or its own thread's to write.
+    returned: Receiver<Returned<Wire>>,
+    /// The writer, while this client's thread holds it.
     handover: Option<Handover<Wire>>,
     end: Option<End>,
     from: usize,
@@ -102,8 +104,8 @@ struct World {
 }
 
 const CLIENTS: usize = 2;
-/// Publish, deliver, close, the watcher's step, a change of the delivery; and for each client:
-/// its thread's step, room, hang-up.
+/// The choices: publish, deliver, close, the watcher's step, a switch of the delivery mode; and for
+/// each client: a step of its thread, free space in its socket, a disconnect.
 const CHOICES: usize = GENERAL + 3 * CLIENTS;
 const GENERAL: usize = 5;
 const PUBLISH: usize = 0;
@@ -112,8 +114,8 @@ const CLOSE: usize = 2;
 const WATCH: usize = 3;
 const SWITCH: usize = 4;
 
-/// Where the second client of a log begins: another node has told it so much, while
-/// this one has read one event.
+/// Where the second client of a shared log starts: another node has sent it the events up to this
+/// one, while this node has read one event.
 const AHEAD: usize = 4;
 
 impl World {
@@ -136,12 +138,18 @@ impl World {
             let subscription = world.registry.subscribe(&channels, &start).unwrap();
             let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
             let wire = Wire::default();
-            wire.0.borrow_mut().number = world.clients.len() as u64;
+            wire.0.borrow_mut().stream_id = world.clients.len() as u64;
             let preamble = b"retry: 3000\n\n".to_vec();
             let writer =
                 Writer::new(wire.clone(), Framing::Plain, preamble, subscription, heartbeat);
-            let (handover, turns) = Handover::new(writer.when_slow(slow));
-            world.clients.push(Client { wire, turns, handover: Some(handover), end: None, from });
+            let (handover, returned) = Handover::new(writer.when_slow(slow));
+            world.clients.push(Client {
+                wire,
+                returned,
+                handover: Some(handover),
+                end: None,
+                from,
+            });
         }
         world
     }
@@ -157,7 +165,7 @@ impl World {
 
     fn step(&mut self, choice: usize) {
         match choice {
-            // What is published once the streams are ending is for those who come back.
+            // An event published while the streams are ending is for clients that reconnect.
             PUBLISH if !matches!(self.registry.ending(), Ending::No) => {}
             PUBLISH => self.publish(),
             DELIVER => self.broadcaster.work(),
@@ -172,29 +180,36 @@ impl World {
                 match (choice - GENERAL) % 3 {
                     0 => client.run(&self.mailbox),
                     1 => client.wire.0.borrow_mut().room += 25,
-                    _ => client.wire.0.borrow_mut().gone = true,
+                    _ => client.wire.0.borrow_mut().disconnected = true,
                 }
             }
         }
     }
 
-    /// The watcher tells, once, of those who have left.
+    /// The watcher reports each client that has disconnected, once.
     fn watch(&self) {
         for client in &self.clients {
             let kernel = client.wire.0.borrow();
-            if kernel.gone && kernel.watched.replace(false) {
-                self.disconnects.send(Message::Gone(kernel.number)).unwrap();
+            if kernel.disconnected && kernel.watched.replace(false) {
+                self.disconnects.send(Message::Disconnected(kernel.stream_id)).unwrap();
             }
         }
     }
 
-    /// Lets everything run until nothing moves, with room for all. Who has left is
-    /// gone by then, without a word having been written; the others end.
+    /// Runs everything until nothing changes, with free space for every client.
+    ///
+    /// At half time every disconnected client must have ended, although nothing was written to it.
+    /// Then the registry is closed, which ends the other streams.
     fn settle(&mut self, schedule: &[usize]) {
         for round in 0..100 {
             if round == 50 {
-                for client in self.clients.iter().filter(|client| client.wire.0.borrow().gone) {
-                    assert!(client.end.is_some(), "who has left is let go of: {schedule:?}");
+                for client in
+                    self.clients.iter().filter(|client| client.wire.0.borrow().disconnected)
+                {
+                    assert!(
+                        client.end.is_some(),
+                        "a disconnected client's stream goes on: {schedule:?}"
+                    );
                 }
                 self.registry.close();
             }
@@ -207,18 +222,22 @@ impl World {
         }
     }
 
-    /// What must be true of every order.
+    /// Checks the invariants that hold for every order.
     fn check(&self, schedule: &[usize], slow: SlowClient) {
         for client in &self.clients {
             let kernel = client.wire.0.borrow();
             let text = String::from_utf8(kernel.received.clone()).unwrap();
-            let end = client.end.as_ref().unwrap_or_else(|| panic!("it goes on: {schedule:?}"));
-            if kernel.gone {
-                // What came is a beginning of what was to come.
-                assert!(matches!(end, End::Left(_) | End::Closed | End::FellBehind), "{end}");
+            let end =
+                client.end.as_ref().unwrap_or_else(|| panic!("the stream goes on: {schedule:?}"));
+            if kernel.disconnected {
+                // It has received a prefix of its events.
+                assert!(
+                    matches!(end, End::Disconnected(_) | End::Closed | End::FellBehind),
+                    "{end}"
+                );
             } else {
-                let stays = matches!(end, End::Closed);
-                assert!(stays || slow == SlowClient::Disconnect, "{end}: {schedule:?}");
+                let drained = matches!(end, End::Closed);
+                assert!(drained || slow == SlowClient::Disconnect, "{end}: {schedule:?}");
                 assert!(text.ends_with('\n'), "{text:?} {schedule:?}");
             }
             let mut next = client.from + 1;
@@ -233,7 +252,7 @@ impl World {
                     assert!(block.starts_with("retry: "), "{text:?} {schedule:?}");
                 }
             }
-            if matches!(end, End::Closed) && !kernel.gone {
+            if matches!(end, End::Closed) && !kernel.disconnected {
                 assert_eq!(next, self.published.max(client.from) + 1, "{text:?} {schedule:?}");
             }
             assert_eq!(self.registry.subscribers("a"), 0, "{schedule:?}");
@@ -242,22 +261,22 @@ impl World {
 }
 
 impl Client {
-    /// A step of its own thread: lends its writer, or takes its turn; or writes, where it is
-    /// its own thread that does.
+    /// One step of its own thread: hands the writer over, or takes what the broadcaster returned.
+    /// With [`Delivery::Wake`] the thread writes instead.
     fn run(&mut self, mailbox: &Mailbox<Wire>) {
         let turn = match (self.handover.take(), mailbox.delivery()) {
             (Some(handover), Delivery::Direct) => {
                 mailbox.join(handover);
                 return;
             }
-            // Its bell has been rung.
-            (Some(mut handover), Delivery::Wake) if self.wire.0.borrow().gone => {
-                return self.end = Some(handover.writer.ended(Some(hung_up())).0);
+            // The watcher has notified the thread.
+            (Some(mut handover), Delivery::Wake) if self.wire.0.borrow().disconnected => {
+                return self.end = Some(handover.writer.take_end(Some(disconnect_error())).0);
             }
-            (Some(handover), Delivery::Wake) => Some(Turn::Write(handover)),
-            (None, _) => self.turns.try_recv().ok(),
+            (Some(handover), Delivery::Wake) => Some(Returned::Writer(handover)),
+            (None, _) => self.returned.try_recv().ok(),
         };
-        match turn.map(Turn::take) {
+        match turn.map(Returned::take) {
             Some(Ok(handover)) => self.handover = Some(handover),
             Some(Err((end, _))) => self.end = Some(end),
             None => {}
@@ -275,7 +294,7 @@ fn run(schedule: &[usize], history: usize, slow: SlowClient) {
 }
 
 #[test]
-fn no_short_order_loses_or_doubles_anything() {
+fn no_short_schedule_loses_or_repeats_events() {
     const LENGTH: u32 = 4;
     for number in 0..CHOICES.pow(LENGTH) {
         let digits = (0..LENGTH).map(|place| number / CHOICES.pow(place) % CHOICES);
@@ -284,12 +303,12 @@ fn no_short_order_loses_or_doubles_anything() {
 }
 
 #[test]
-fn no_long_order_loses_or_doubles_anything() {
+fn no_long_schedule_loses_or_repeats_events() {
     let mut random = fastrand::Rng::with_seed(4);
     for round in 0..10_000 {
         let slow = if round % 3 == 0 { SlowClient::Disconnect } else { SlowClient::Gap };
         let history = random.usize(1..6);
-        // The ends are rare, so that there is something to be lost before them.
+        // A stream rarely ends, so that there are events to lose before its end.
         let likely = [PUBLISH, PUBLISH, PUBLISH, DELIVER, DELIVER, WATCH];
         let theirs =
             (0..CLIENTS).flat_map(|client| [0, 0, 1].map(|step| GENERAL + 3 * client + step));

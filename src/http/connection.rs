@@ -22,7 +22,7 @@ use super::streams::Stream;
 use super::{Alive, ServerState, body, cors, listener};
 use crate::disconnect::Watch;
 use crate::event::Framing;
-use crate::limits::{LAST_WORDS, LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
+use crate::limits::{DRAIN_REQUEST_TIME, LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
 use crate::stream::Socket;
 
 /// How many bytes one `read` takes at most.
@@ -314,7 +314,8 @@ fn wait_for_first_byte(server: &ServerState, inbound: &mut Inbound) -> bool {
     if !has_begun && !inbound.wait(Wait::Idle) {
         return false;
     }
-    let wait = if server.is_draining() { LAST_WORDS } else { server.config.limits.keep_alive };
+    let wait =
+        if server.is_draining() { DRAIN_REQUEST_TIME } else { server.config.limits.keep_alive };
     matches!(inbound.fill(Instant::now() + wait), Ok(1..))
 }
 

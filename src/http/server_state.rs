@@ -22,7 +22,7 @@ use crate::broadcast::{Delivery, Mailbox};
 use crate::capacity::{Capacity, Costs};
 use crate::counters::{ADDRESS, CONNECTIONS, Counters, DRAINING, FULL};
 use crate::disconnect::Watcher;
-use crate::limits::LAST_WORDS;
+use crate::limits::DRAIN_REQUEST_TIME;
 use crate::registry::{Closing, Registry};
 
 /// State that all connection threads share.
@@ -164,6 +164,6 @@ impl ServerState {
         self.stop_accepting();
         self.hub.close();
         self.clock.close();
-        self.connections.close(deadline.min(Instant::now() + LAST_WORDS));
+        self.connections.close(deadline.min(Instant::now() + DRAIN_REQUEST_TIME));
     }
 }

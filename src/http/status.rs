@@ -87,10 +87,10 @@ fn millis(time: Duration) -> f64 {
 }
 
 fn group(group: &ThreadGroup) -> Value {
-    let ThreadGroup { name, waits, state, threads, switches, named } = group;
-    let (voluntary, involuntary) = switches;
+    let ThreadGroup { name, waits_for, state, threads, switches: (voluntary, involuntary), named } =
+        group;
     json!({
-        "name": name, "threads": threads, "state": state.to_string(), "waits_for": waits,
+        "name": name, "threads": threads, "state": state.to_string(), "waits_for": waits_for,
         "voluntary": voluntary, "involuntary": involuntary, "named": named,
     })
 }

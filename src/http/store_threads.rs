@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::{Config, Handle};
 use crate::counters::Counters;
 use crate::error::StartError;
-use crate::limits::LAST_WRITES;
+use crate::limits::DRAIN_STORE_TIME;
 use crate::registry::{LogFollower, LogPublisher, Registry, RegistryOptions, StoreWriter};
 use crate::store::{self, StoreAt};
 
@@ -94,7 +94,7 @@ impl StoreThreads {
 
     /// Ends the threads after they have processed their queues.
     ///
-    /// Waits until the deadline, and at least for [`LAST_WRITES`].
+    /// Waits until the deadline, and at least for [`DRAIN_STORE_TIME`].
     pub(super) fn stop(mut self, deadline: Instant) -> thread::Result<()> {
         self.end(deadline)
     }
@@ -102,7 +102,7 @@ impl StoreThreads {
     fn end(&mut self, deadline: Instant) -> thread::Result<()> {
         self.running = None;
         self.alive = None;
-        let deadline = deadline.max(Instant::now() + LAST_WRITES);
+        let deadline = deadline.max(Instant::now() + DRAIN_STORE_TIME);
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_deadline(deadline) {
             log::warn!(
                 "store did not answer before shutdown; its last requests may or may not be stored"

@@ -322,7 +322,7 @@ impl Stream {
         let Ok(_tracked) = lab::admit(server, socket, tab) else { return };
         // Held until everything else is released: it measures how long a disconnect takes to
         // free the stream's resources.
-        let watch = source.socket().place();
+        let watch = source.socket().watch();
         let (end, counts) = match source {
             Source::Live(writer) => follow(writer, server),
             Source::Scripted(scripted) => scripted.run(&server.hub),
@@ -369,7 +369,7 @@ fn follow(mut writer: Box<Writer<Socket>>, server: &ServerState) -> (End, Stream
             }
         };
         match outcome {
-            Outcome::Over(end, counts) => return (end, counts),
+            Outcome::Ended(end, counts) => return (end, counts),
             Outcome::Switched(returned) => writer = returned,
         }
     }

@@ -1,17 +1,15 @@
-//! A client's own thread, and the writer it lends.
+//! The threads of stream clients, and the writers they use.
 //!
-//! A stream is somebody who reads the registry after a position and writes what
-//! it finds to a socket. All that this needs is in the [`Writer`], and only who
-//! holds the writer may write to the socket. It is moved, never shared: two
-//! threads that write halves of events to one client cannot be expressed.
+//! A stream reads the registry after a position and writes what it finds to a socket. Everything it
+//! needs for that is in its [`Writer`], and only the holder of the writer may write to the socket.
+//! The writer is moved, never shared: two threads cannot write halves of events to one client.
 //!
-//! [`wake`] is the textbook's thread per connection: a loop that blocks in two
-//! places, on its doorbell and on its socket. [`lend`] gives the writer to the
-//! broadcaster instead and sleeps until it is given it back, because the socket
-//! is full. A finite recipe needs no registry at all: it is a straight line of
-//! sends and waits on an [`Outlet`].
+//! [`wake`] is the textbook's thread per connection: a loop that blocks in two places, on its
+//! notifier and on its socket. [`direct`] hands the writer over to the broadcaster instead, and
+//! sleeps until the broadcaster returns it because the socket is full. A finite demo stream does
+//! not read the registry: it is a straight line of sends and waits on an [`Outlet`].
 //!
-//! Nothing here knows about HTTP beyond the bytes it is given to begin with.
+//! This module knows nothing of HTTP except the preamble bytes that it is given.
 
 mod outlet;
 mod socket;
@@ -25,7 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 pub(crate) use self::outlet::Outlet;
-pub(crate) use self::socket::{Sink, Socket, hung_up};
+pub(crate) use self::socket::{Sink, Socket, disconnect_error};
 pub use self::writer::SlowClient;
 pub(crate) use self::writer::{Heartbeat, READ_LIMIT, Refilled, Writer};
 use crate::counters::Counters;
@@ -35,24 +33,24 @@ use crate::registry::{Notifier, Subscription};
 /// Why a stream ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// The stream came to its own end.
+    /// A finite stream has sent all its events.
     Finished,
-    /// The server drains.
+    /// The server is draining.
     Closed,
-    /// The stream is as old as streams may become.
+    /// The stream has reached the age limit.
     Aged,
-    /// The token that the stream was opened with is valid no longer.
+    /// The token that the stream was opened with has expired.
     Expired,
-    /// The client took nothing for the write deadline.
+    /// The client's socket accepted no byte for the write deadline.
     Stuck,
-    /// The client was so slow that its next event is gone.
+    /// The client was so slow that its next event had left the history.
     FellBehind,
-    /// The client has left.
-    Left(io::Error),
+    /// The client has disconnected.
+    Disconnected(io::Error),
 }
 
 impl End {
-    /// The reason in a word, for the counters.
+    /// The reason as a label for the counters.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Finished => "finished",
@@ -61,7 +59,7 @@ impl End {
             Self::Expired => "expired",
             Self::Stuck => "stuck",
             Self::FellBehind => "fell_behind",
-            Self::Left(_) => "left",
+            Self::Disconnected(_) => "left",
         }
     }
 }
@@ -70,12 +68,12 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Finished => f.write_str("finished"),
-            Self::Closed => f.write_str("server closing"),
-            Self::Aged => f.write_str("as old as streams may become"),
-            Self::Expired => f.write_str("its token is valid no longer"),
-            Self::Stuck => f.write_str("client took nothing for the write deadline"),
-            Self::FellBehind => f.write_str("client fell off the end of the history"),
-            Self::Left(error) => write!(f, "client left: {error}"),
+            Self::Closed => f.write_str("server draining"),
+            Self::Aged => f.write_str("reached the age limit"),
+            Self::Expired => f.write_str("token expired"),
+            Self::Stuck => f.write_str("write deadline exceeded: the client accepted no data"),
+            Self::FellBehind => f.write_str("client too slow: its next event has left the history"),
+            Self::Disconnected(error) => write!(f, "client disconnected: {error}"),
         }
     }
 }
@@ -83,22 +81,22 @@ impl fmt::Display for End {
 impl From<io::Error> for End {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            // What a blocking write says when the socket's send deadline passes.
+            // The error of a blocking write when the socket's send deadline passes.
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Stuck,
-            _ => Self::Left(error),
+            _ => Self::Disconnected(error),
         }
     }
 }
 
-/// What became of a stream that was written in one way.
+/// How the delivery of a stream in one mode came to its end.
 pub(crate) enum Outcome<W> {
-    /// It has ended.
-    Over(End, StreamCounts),
-    /// The other way of writing is wanted from here on; nothing was lost between them.
+    /// The stream has ended.
+    Ended(End, StreamCounts),
+    /// The other delivery mode was selected; it continues at the same position.
     Switched(Box<Writer<W>>),
 }
 
-/// What a stream has carried.
+/// How many events and bytes a stream has carried.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct StreamCounts {
     pub(crate) events: u64,
@@ -106,37 +104,38 @@ pub(crate) struct StreamCounts {
 }
 
 impl StreamCounts {
-    /// Adds to the server's counters what came on top since `before`.
+    /// Adds what was counted since `before` to the server's counters.
     pub(crate) fn count_since(self, before: Self, counters: &Counters) {
         counters.delivered.inc_by(self.events - before.events);
         counters.sent_bytes.inc_by(self.bytes - before.bytes);
     }
 }
 
-/// The life of a stream whose own thread writes: read, write, sleep until a
-/// doorbell rings. `watch` hangs up the one that rings when the client is gone;
-/// `stays` is asked each time it is up.
-#[inline(never)] // a stream has the frames of its own kind on its stack, and no others
+/// Runs a stream whose own thread writes: read, write, sleep until notified.
+///
+/// `watch` registers the notifier for the client's disconnect. `is_selected` is called after each
+/// wake-up and says whether this delivery mode is still selected.
+#[inline(never)] // keeps the frames of the other kinds of stream off this stream's stack
 pub(crate) fn wake<W: Write>(
     mut writer: Box<Writer<W>>,
     watch: impl FnOnce(&Arc<Notifier>),
-    stays: impl Fn() -> bool,
+    is_selected: impl Fn() -> bool,
 ) -> Outcome<W> {
-    let ([notifier, gone], notifications) = Notifier::two();
-    watch(&gone);
+    let ([notifier, disconnect], notifications) = Notifier::two();
+    watch(&disconnect);
     let Subscription { registry, channels, .. } = &writer.subscription;
     let listening = registry.listen(channels, &notifier);
-    while stays() {
+    while is_selected() {
         if let Err(error) = catch_up(&mut writer) {
-            return writer.over(error);
+            return writer.outcome(error);
         }
         match notifications.recv_deadline(writer.due) {
-            Ok(Notifier::SECOND) => return writer.over(Some(hung_up())),
+            Ok(Notifier::SECOND) => return writer.outcome(Some(disconnect_error())),
             Ok(_) => {
                 notifier.rearm();
-                writer.leaves_now(Instant::now()); // however busy it is
+                writer.end_if_due(Instant::now()); // checked however many events arrive
             }
-            Err(RecvTimeoutError::Timeout) => writer.beat(Instant::now()),
+            Err(RecvTimeoutError::Timeout) => writer.handle_due(Instant::now()),
             Err(RecvTimeoutError::Disconnected) => unreachable!("the notifier holds the sender"),
         }
     }
@@ -144,89 +143,91 @@ pub(crate) fn wake<W: Write>(
     Outcome::Switched(writer)
 }
 
-/// The life of a stream whose writer the broadcaster has: its thread sleeps until
-/// it is needed, and it is needed when the socket is full. `join` hands a
-/// writer to the broadcaster, and says if that is gone; `stays` is asked each time
-/// before it is handed over again.
-#[inline(never)] // as above
+/// Runs a stream whose writer the broadcaster holds. The thread sleeps until the socket is full.
+///
+/// `join` hands a writer to the broadcaster; `None` means that the broadcaster has ended.
+/// `is_selected` is called before each new handover and says whether this delivery mode is still
+/// selected.
+#[inline(never)] // keeps the frames of the other kinds of stream off this stream's stack
 pub(crate) fn direct<W: Write>(
     writer: Box<Writer<W>>,
     join: impl Fn(Handover<W>) -> Option<()>,
-    stays: impl Fn() -> bool,
+    is_selected: impl Fn() -> bool,
 ) -> Outcome<W> {
-    let (mut handover, turns) = Handover::new(writer);
+    let (mut handover, returned) = Handover::new(writer);
     loop {
-        // a broadcaster that has ended drops what it was lent, and the bell with it.
+        // If the broadcaster has ended, the handover is dropped, and `recv` fails.
         join(handover);
-        match turns.recv() {
+        match returned.recv() {
             Ok(turn) => match turn.take() {
-                Ok(again) if stays() => handover = again,
+                Ok(again) if is_selected() => handover = again,
                 Ok(again) => return Outcome::Switched(again.writer),
-                Err((end, counts)) => return Outcome::Over(end, counts),
+                Err((end, counts)) => return Outcome::Ended(end, counts),
             },
-            Err(_) => return Outcome::Over(End::Closed, StreamCounts::default()),
+            Err(_) => return Outcome::Ended(End::Closed, StreamCounts::default()),
         }
     }
 }
 
-/// A writer in the broadcaster's hands, and the way back.
+/// A writer in the broadcaster's hands, and the channel back to its thread.
 #[derive(Debug)]
 pub(crate) struct Handover<W> {
     pub(crate) writer: Box<Writer<W>>,
-    notifier: Sender<Turn<W>>,
+    back: Sender<Returned<W>>,
 }
 
-/// What the broadcaster tells a client's thread. It tells one thing at a time, so
-/// there is always room for it.
+/// What the broadcaster returns to a client's thread. The channel has room for one, which suffices:
+/// the broadcaster returns a writer once per handover.
 #[derive(Debug)]
-pub(crate) enum Turn<W> {
-    /// Your socket is full: write until you have caught up, then lend again.
-    Write(Handover<W>),
+pub(crate) enum Returned<W> {
+    /// The socket is full: the thread writes until it has caught up, then hands the writer over
+    /// again.
+    Writer(Handover<W>),
     /// The stream has ended.
-    Over(End, StreamCounts),
+    Ended(End, StreamCounts),
 }
 
-impl<W: Write> Turn<W> {
-    /// What a client's thread does with it: writes, and has the writer to lend
-    /// again; or the stream has ended.
+impl<W: Write> Returned<W> {
+    /// Writes until the client has caught up, and returns the writer for the next handover. `Err`
+    /// means that the stream has ended.
     pub(crate) fn take(self) -> Result<Handover<W>, (End, StreamCounts)> {
         match self {
-            Self::Write(mut back) => match catch_up(&mut back.writer) {
-                Ok(()) => Ok(back),
-                Err(error) => Err(back.writer.ended(error)),
+            Self::Writer(mut handover) => match catch_up(&mut handover.writer) {
+                Ok(()) => Ok(handover),
+                Err(error) => Err(handover.writer.take_end(error)),
             },
-            Self::Over(end, counts) => Err((end, counts)),
+            Self::Ended(end, counts) => Err((end, counts)),
         }
     }
 }
 
 impl<W> Handover<W> {
-    /// A writer to lend, and where its turns come.
-    #[inline(never)] // a crossbeam channel is made on the stack and then moved
-    pub(crate) fn new(writer: Box<Writer<W>>) -> (Self, Receiver<Turn<W>>) {
-        let (notifier, turns) = crossbeam_channel::bounded(1);
-        (Self { writer, notifier }, turns)
+    /// Creates a handover, and the receiver for what the broadcaster returns.
+    #[inline(never)] // a crossbeam channel is built on the stack and then moved
+    pub(crate) fn new(writer: Box<Writer<W>>) -> (Self, Receiver<Returned<W>>) {
+        let (back, returned) = crossbeam_channel::bounded(1);
+        (Self { writer, back }, returned)
     }
 
-    /// Gives the writer back to its own thread.
+    /// Returns the writer to its own thread.
     pub(crate) fn return_writer(self) {
-        let notifier = self.notifier.clone();
-        // A thread that is gone (it panicked) lets go of its writer here.
-        let _ = notifier.try_send(Turn::Write(self));
+        let back = self.back.clone();
+        // If the thread has panicked, sending fails and drops the writer.
+        let _ = back.try_send(Returned::Writer(self));
     }
 
-    /// Ends the stream, and tells its thread why.
+    /// Ends the stream, and passes the reason to its thread.
     pub(crate) fn end(self, error: Option<io::Error>) {
-        let Self { mut writer, notifier } = self;
-        let (end, counts) = writer.ended(error);
-        drop(writer); // it has left when its thread hears of it
-        let _ = notifier.try_send(Turn::Over(end, counts));
+        let Self { mut writer, back } = self;
+        let (end, counts) = writer.take_end(error);
+        drop(writer); // before its thread learns of the end, so that the stream has unsubscribed by then
+        let _ = back.try_send(Returned::Ended(end, counts));
     }
 }
 
-/// Writes all there is. The stream's end comes out as an error: `Some` is what
-/// went wrong, `None` is its own end.
-#[inline(never)] // or its frame would lie under every stream that is lent
+/// Writes everything that is available. The stream's end is an error: `Some` is an I/O error,
+/// `None` a regular end.
+#[inline(never)] // or its frame would lie under every stream that is handed over
 fn catch_up<W: Write>(writer: &mut Writer<W>) -> Result<(), Option<io::Error>> {
     loop {
         let before = writer.counts;
@@ -236,20 +237,20 @@ fn catch_up<W: Write>(writer: &mut Writer<W>) -> Result<(), Option<io::Error>> {
         match refilled {
             Refilled::Some => {}
             Refilled::Nothing => return Ok(()),
-            Refilled::Over => return Err(None),
+            Refilled::Ended => return Err(None),
         }
     }
 }
 
 impl Subscription {
-    /// Writes this subscription to `out`, whatever that is, until the registry
-    /// is closed (`Ok`) or the writing fails (`Err`: the client has left).
+    /// Writes this subscription to `out` until the registry is closed (`Ok`) or a write fails
+    /// (`Err`: the client has disconnected).
     ///
-    /// It begins with `retry: 3000` and, where events have ids, the id that a client resumes from if
-    /// it is cut off before its first event.
+    /// The stream begins with `retry: 3000`. Where events have ids, it adds the id that a client
+    /// resumes from if the connection breaks before the first event.
     ///
-    /// The calling thread spends the stream's life here. `out` should have a
-    /// write deadline of its own; `heartbeat` is how long a silence may last.
+    /// The call blocks for the life of the stream. `out` should have a write deadline of its own.
+    /// `heartbeat` is the longest silence before a comment is sent, give or take a tenth.
     pub fn stream_to(
         self,
         out: impl Write,
@@ -260,9 +261,9 @@ impl Subscription {
         let preamble = self.first_frame(false).bytes(framing).to_vec();
         let writer = Writer::new(out, framing, preamble, self, heartbeat);
         match wake(writer, |_| {}, || true) {
-            Outcome::Over(End::Left(error), _) => Err(error),
-            Outcome::Over(End::Stuck, _) => Err(io::ErrorKind::TimedOut.into()),
-            Outcome::Over(..) | Outcome::Switched(_) => Ok(()),
+            Outcome::Ended(End::Disconnected(error), _) => Err(error),
+            Outcome::Ended(End::Stuck, _) => Err(io::ErrorKind::TimedOut.into()),
+            Outcome::Ended(..) | Outcome::Switched(_) => Ok(()),
         }
     }
 }
@@ -281,24 +282,27 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_its_opening_its_events_and_the_last_chunk() {
+    fn stream_has_preamble_events_retry_and_last_chunk() {
         let registry = Registry::new();
         let mut bytes = Vec::new();
         let writer = writer(&registry, &mut bytes);
         let id = registry.publish("a", &Event::new("x")).unwrap().id;
         registry.close();
-        let Outcome::Over(end, counts) = wake(writer, |_| {}, || true) else { panic!("it stays") };
+        let Outcome::Ended(end, counts) = wake(writer, |_| {}, || true) else {
+            panic!("the stream goes on")
+        };
         assert!(matches!(end, End::Closed), "{end}");
         assert_eq!((counts.events, counts.bytes), (1, bytes.len() as u64));
         let event = format!("id: {id}\ndata: x\n\n");
         let wire = String::from_utf8(bytes).unwrap();
         let begins = format!("hi\n\n{:x}\r\n{event}\r\n", event.len());
         let retry = wire.strip_prefix(&*begins).and_then(|end| end.strip_suffix("\r\n0\r\n\r\n"));
-        let retry = retry.unwrap_or_else(|| panic!("its events, a retry and the end: {wire}"));
+        let retry = retry
+            .unwrap_or_else(|| panic!("expected the events, a retry and the last chunk: {wire}"));
         assert!(retry.contains("\nretry: ") && retry.ends_with('\n'), "{wire}");
     }
 
-    /// Publishes as much as it takes, so that it never has all.
+    /// Publishes an event on each write, so that the client never catches up.
     struct Behind(Registry, u32);
 
     impl Write for Behind {
@@ -315,21 +319,23 @@ mod tests {
     }
 
     #[test]
-    fn who_is_never_up_to_date_leaves_with_his_token_too() {
+    fn token_expiry_ends_a_stream_that_never_catches_up() {
         let registry = Registry::new();
         let writer = writer(&registry, Behind(registry.clone(), 0));
         let writer = writer.until(Some(Instant::now() + Duration::from_millis(1)));
-        let Outcome::Over(end, _) = wake(writer, |_| {}, || true) else { panic!("it stays") };
+        let Outcome::Ended(end, _) = wake(writer, |_| {}, || true) else {
+            panic!("the stream goes on")
+        };
         assert!(matches!(end, End::Expired), "{end}");
         let writer = self::writer(&registry, Behind(registry.clone(), 0));
         let handover =
             Handover::new(writer.until(Some(Instant::now() + Duration::from_millis(1)))).0;
-        let Err((end, _)) = Turn::Write(handover).take() else { panic!("it is handover again") };
+        let Err((end, _)) = Returned::Writer(handover).take() else { panic!("the stream goes on") };
         assert!(matches!(end, End::Expired), "{end}");
     }
 
     #[test]
-    fn a_client_that_left_ends_its_stream_and_is_counted_no_more() {
+    fn failed_write_ends_the_stream_and_its_subscription() {
         struct Gone;
         impl Write for Gone {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -341,7 +347,7 @@ mod tests {
         }
         let registry = Registry::new();
         let end = wake(writer(&registry, Gone), |_| {}, || true);
-        assert!(matches!(end, Outcome::Over(End::Left(_), _)));
+        assert!(matches!(end, Outcome::Ended(End::Disconnected(_), _)));
         assert_eq!(registry.publish("a", &Event::new("x")).unwrap().subscribers, 0);
     }
 }

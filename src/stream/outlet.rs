@@ -1,55 +1,60 @@
-//! Where a finite stream is written to.
+//! The output of a finite stream.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
-use super::{End, StreamCounts, hung_up};
+use super::{End, StreamCounts, disconnect_error};
 use crate::event::{Event, Frame, Framing};
 use crate::registry::{Ending, Registry};
 
-/// `send`, `wait`, `send`, and return.
+/// Sends events and waits between them: `send`, `wait`, `send`, and return.
 ///
-/// That simplicity is what a thread buys. What ends the stream early (the
-/// client left, the server drains) comes out of `send` and `wait` as an error,
-/// for `?` to hand on.
+/// This straight-line code is the advantage of a thread per stream. If the stream ends early (the
+/// client disconnects, the server drains), `send` and `wait` return an error, for `?` to pass on.
 pub(crate) struct Outlet<'a, W> {
     out: W,
     framing: Framing,
     registry: &'a Registry,
-    /// Where it is heard that the client is gone.
-    gone: &'a Receiver<u64>,
-    /// When the server is to end it, and how long the client is told to stay away.
-    leaves: Option<(Instant, Duration)>,
+    /// Receives a message when the client disconnects.
+    disconnects: &'a Receiver<u64>,
+    /// When the server's drain ends this stream, and the `retry` that the client then gets.
+    drain: Option<(Instant, Duration)>,
     counts: StreamCounts,
 }
 
 impl<'a, W: Write> Outlet<'a, W> {
-    /// Writes the preamble, then hands the outlet to `story`, then the end.
-    #[inline(never)] // its frame is under finite stories only
+    /// Writes the preamble, runs `scripted` on the outlet, and writes the end.
+    #[inline(never)] // so that its frame is on the stack of finite streams only
     pub(crate) fn run(
         out: W,
         framing: Framing,
         registry: &'a Registry,
-        gone: &'a Receiver<u64>,
+        disconnects: &'a Receiver<u64>,
         preamble: &[u8],
         scripted: impl FnOnce(&mut Self) -> Result<(), End>,
     ) -> (End, StreamCounts) {
-        let mut outlet =
-            Self { out, framing, registry, gone, leaves: None, counts: StreamCounts::default() };
+        let mut outlet = Self {
+            out,
+            framing,
+            registry,
+            disconnects,
+            drain: None,
+            counts: StreamCounts::default(),
+        };
         let mut last = Vec::new();
         let end = match outlet.write(preamble).and_then(|()| scripted(&mut outlet)) {
             Ok(()) => End::Finished,
             Err(end) => end,
         };
-        if let (End::Closed, Some((_, retry))) = (&end, outlet.leaves) {
+        if let (End::Closed, Some((_, retry))) = (&end, outlet.drain) {
             last.extend_from_slice(Frame::retry(retry).bytes(framing));
         }
         last.extend_from_slice(framing.last());
         let last = match end {
             End::Finished | End::Closed | End::Aged | End::Expired => outlet.write(&last),
-            End::Stuck | End::FellBehind | End::Left(_) => Ok(()),
+            End::Stuck | End::FellBehind | End::Disconnected(_) => Ok(()),
         };
         outlet.counts.count_since(StreamCounts::default(), registry.counters());
         (last.err().unwrap_or(end), outlet.counts)
@@ -62,25 +67,25 @@ impl<'a, W: Write> Outlet<'a, W> {
         Ok(())
     }
 
-    /// Waits, or ends the stream if the server drains and its moment comes, or the
-    /// client hangs up.
+    /// Waits. Fails if the server's drain ends this stream, or the client disconnects, in the
+    /// meantime.
     pub(crate) fn wait(&mut self, time: Duration) -> Result<(), End> {
         let until = Instant::now() + time;
-        let told = crossbeam_channel::never();
+        let never = crossbeam_channel::never();
         loop {
-            let closing = if self.leaves.is_some() { &told } else { self.registry.closing() };
-            let next = self.leaves.map_or(until, |(leaves, _)| leaves.min(until));
+            let closing = if self.drain.is_some() { &never } else { self.registry.closing() };
+            let next = self.drain.map_or(until, |(at, _)| at.min(until));
             select! {
                 recv(self.registry.closed()) -> _ => return Err(End::Closed),
-                recv(self.gone) -> _ => return Err(End::Left(hung_up())),
+                recv(self.disconnects) -> _ => return Err(End::Disconnected(disconnect_error())),
                 recv(closing) -> _ => {
                     if let Ending::Over(closing) = self.registry.ending() {
-                        self.leaves = Some((closing.moment(), closing.retry()));
+                        self.drain = Some((closing.moment(), closing.retry()));
                     }
                 }
                 default(next.saturating_duration_since(Instant::now())) => {
-                    let leaves = self.leaves.is_some_and(|(leaves, _)| leaves <= until);
-                    return if leaves { Err(End::Closed) } else { Ok(()) };
+                    let drained = self.drain.is_some_and(|(at, _)| at <= until);
+                    return if drained { Err(End::Closed) } else { Ok(()) };
                 }
             }
         }
@@ -99,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_story_ends_with_the_last_chunk_however_it_ends() {
+    fn finite_stream_always_ends_with_the_last_chunk() {
         let registry = Registry::new();
         for closed in [false, true] {
             if closed {
@@ -107,8 +112,8 @@ mod tests {
             }
             let mut bytes = Vec::new();
             let framing = Framing::Chunked;
-            let gone = crossbeam_channel::never();
-            let (end, _) = Outlet::run(&mut bytes, framing, &registry, &gone, b"", |out| {
+            let disconnects = crossbeam_channel::never();
+            let (end, _) = Outlet::run(&mut bytes, framing, &registry, &disconnects, b"", |out| {
                 out.send(&Event::new("x"))?;
                 out.wait(Duration::from_millis(1))
             });

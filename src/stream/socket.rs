@@ -1,4 +1,4 @@
-//! The way to one client: a socket that one thread waits on and another does not.
+//! A client's socket. One thread writes to it and waits; another sends without waiting.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -13,12 +13,11 @@ use rustix::net::SendFlags;
 use crate::disconnect::Watch;
 use crate::registry::Notifier;
 
-/// A client's socket: its own thread writes and waits, the broadcaster sends and
-/// does not.
+/// A client's socket: its own thread writes and blocks, the broadcaster sends without blocking.
 #[derive(Debug, Clone)]
 pub(crate) struct Socket {
     stream: Arc<TcpStream>,
-    /// How long a write may make no progress.
+    /// How long a write may make no progress before it fails.
     deadline: Timespec,
     watch: Arc<Watch>,
 }
@@ -30,26 +29,26 @@ impl Socket {
         Self { stream: Arc::clone(stream), deadline, watch: Arc::clone(watch) }
     }
 
-    /// Its place with the watcher.
-    pub(crate) fn place(&self) -> Arc<Watch> {
+    /// The socket's registration with the disconnect watcher.
+    pub(crate) fn watch(&self) -> Arc<Watch> {
         Arc::clone(&self.watch)
     }
 
-    /// Has this bell rung when the peer hangs up.
+    /// Notifies `notifier` when the peer disconnects.
     pub(crate) fn notify_on_disconnect(&self, notifier: &Arc<Notifier>) {
         self.watch.notify_on_disconnect(&self.stream, notifier);
     }
 
-    /// Where its own thread hears of a hang-up.
+    /// Returns a channel that receives a message when the peer disconnects.
     pub(crate) fn notifications(&self) -> Receiver<u64> {
         self.watch.notifications(&self.stream)
     }
 }
 
 impl Write for Socket {
-    /// Waits for the first byte to be taken, by the deadline, or for the peer to
-    /// hang up. A blocking `send` would wait on after the last byte too, and so for
-    /// twice as long.
+    /// Waits until the socket takes the first byte, the deadline passes, or the peer disconnects.
+    ///
+    /// A blocking `send` would also wait after the last byte, and so for up to twice the deadline.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.send(bytes)? {
@@ -59,7 +58,7 @@ impl Write for Socket {
                     match poll(&mut room, Some(&self.deadline)) {
                         Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
                         Ok(_) if room[0].revents().contains(PollFlags::RDHUP) => {
-                            return Err(hung_up());
+                            return Err(disconnect_error());
                         }
                         Ok(_) | Err(Errno::INTR) => {}
                         Err(error) => return Err(error.into()),
@@ -75,19 +74,19 @@ impl Write for Socket {
     }
 }
 
-/// What is said of a peer that was seen to leave.
-pub(crate) fn hung_up() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "hung up")
+/// The error for a peer that the watcher or `poll` saw disconnect.
+pub(crate) fn disconnect_error() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "connection closed by the peer")
 }
 
-/// What can be asked to take bytes without waiting.
+/// A destination that takes bytes without blocking.
 pub(crate) trait Sink {
-    /// How many of the bytes were taken, which may be none.
+    /// Sends what can be sent now. Returns the number of bytes taken, which may be 0.
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Has the broadcaster told when the peer hangs up, or has hung up already, and
-    /// by which number.
-    fn watch(&self) -> u64;
+    /// Has the watcher report to the broadcaster when the peer disconnects, at once if it already
+    /// has. Returns the stream's number in that report.
+    fn report_to_broadcaster(&self) -> u64;
 }
 
 impl Sink for Socket {
@@ -99,7 +98,7 @@ impl Sink for Socket {
         }
     }
 
-    fn watch(&self) -> u64 {
+    fn report_to_broadcaster(&self) -> u64 {
         self.watch.report_to_broadcaster(&self.stream);
         self.watch.id
     }

@@ -1,4 +1,4 @@
-//! All that writing to one client needs.
+//! The writer: everything that is needed to write to one client.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -8,69 +8,71 @@ use crate::event::{Frame, Framing};
 use crate::id::EventId;
 use crate::registry::{Batch, Ending, Subscription};
 
-/// How many bytes one read of the registry takes: enough that a burst costs one
-/// `write`, little enough that the lock is soon free again.
+/// How many bytes one read of the registry takes: enough that a burst costs one `write`, few enough
+/// that the lock is soon released.
 pub(crate) const READ_LIMIT: usize = 64 * 1024;
 
-/// How long a client that has reached the age limit is told to stay away, give or
-/// take half of it.
+/// How long a client that has reached the age limit waits before it reconnects, give or take half
+/// of it.
 const AGED_RETRY: Duration = Duration::from_secs(1);
 
-/// A client's own thread gives back a buffer above this between events. The
-/// broadcaster, whose members owe nothing, gives back any.
+/// A client's own thread frees a buffer above this size between events. The broadcaster frees every
+/// buffer, because its members have no unsent bytes.
 const KEEP_BUFFER: usize = 4 * 1024;
 
-/// Writes to one client. Not `Clone`: whoever holds it is the only one who may
-/// write, so two halves of events can never meet on a socket. Dropping it is
-/// leaving.
+/// Writes to one client.
+///
+/// Not `Clone`: only the holder may write, so halves of two events can never meet on a socket.
+/// Dropping it ends the subscription.
 #[derive(Debug)]
 pub(crate) struct Writer<W> {
     out: W,
     pub(crate) framing: Framing,
     pub(crate) subscription: Subscription,
     unsent: Unsent,
-    /// How this stream ends once the rest has left.
+    /// How this stream ends once the unsent bytes are sent.
     last: Option<End>,
     heartbeat: Heartbeat,
-    /// When silence has lasted long enough to be broken, or the stream is to end.
+    /// When the next heartbeat, or the scheduled end, is due.
     pub(crate) due: Instant,
-    /// When the server is to end it.
-    leaves: Option<Leaves>,
+    /// When the server will end this stream, if it will.
+    scheduled_end: Option<ScheduledEnd>,
     slow: SlowClient,
-    /// Whether it has once read all there was: from then on a gap is its own.
+    /// Whether the client has once caught up. From then on, a gap means that the client was too
+    /// slow.
     caught_up: bool,
     pub(crate) counts: StreamCounts,
 }
 
 /// When and how the server ends a stream that could go on.
 #[derive(Debug, Clone, Copy)]
-struct Leaves {
+struct ScheduledEnd {
     at: Instant,
-    /// How long the client is told to stay away.
+    /// How long the client waits before it reconnects.
     retry: Duration,
-    why: Why,
+    reason: EndReason,
 }
 
 /// Why the server ends a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    /// The server stops.
+enum EndReason {
+    /// The server is draining.
     Drained,
-    /// It is as old as streams may become.
+    /// The stream has reached the age limit.
     Aged,
-    /// The token that it was opened with is valid no longer.
+    /// The token that the stream was opened with has expired.
     Expired,
 }
 
-/// What has to leave before anything else is read. Frames enter it whole.
+/// Bytes that must be sent before anything else is read. Frames are added whole.
 #[derive(Debug, Default)]
 struct Unsent {
     bytes: Vec<u8>,
-    /// How many of them have left.
+    /// How many of the bytes have been sent.
     sent: usize,
 }
 
-/// What breaks the silence of a stream, and when.
+/// The frame that is sent after a silence, and the length of the silence.
 #[derive(Debug, Clone)]
 pub(crate) struct Heartbeat {
     every: Duration,
@@ -78,14 +80,14 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A heartbeat after this long, off by up to a tenth: clients that came
-    /// together are not to be due together.
+    /// A heartbeat after this period, give or take a tenth, so that clients that connected together
+    /// do not need a heartbeat together.
     pub(crate) fn new(every: Duration, frame: Frame) -> Self {
         Self { every: every.mul_f64(0.9 + 0.2 * fastrand::f64()), frame }
     }
 }
 
-/// What becomes of a client that is so slow that its next event is gone.
+/// What happens to a client that is so slow that its next event has left the history.
 ///
 /// ```
 /// use threadcast::{Config, SlowClient};
@@ -95,28 +97,28 @@ impl Heartbeat {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SlowClient {
-    /// It is told by a gap event what it has missed, and goes on.
+    /// The client gets a gap event that says what it has missed, and the stream goes on.
     #[default]
     Gap,
-    /// Its stream is ended, to be resumed from the last event it has.
+    /// The stream ends. The client reconnects and resumes after its last event.
     Disconnect,
 }
 
-/// What a refill came to.
+/// The result of a refill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refilled {
-    /// There is something to write.
+    /// There are bytes to write.
     Some,
-    /// There is nothing new.
+    /// There are no new events.
     Nothing,
-    /// The stream has ended, and its end is written.
-    Over,
+    /// The stream has ended, and its end has been written.
+    Ended,
 }
 
 impl<W> Writer<W> {
-    /// A writer that first sends `preamble`, then what the subscription reads. In
-    /// a box, because it moves from stack to stack.
-    #[inline(never)] // made on a frame that is gone when the stream begins
+    /// Creates a writer that first sends `preamble`, then the subscription's events. It is boxed
+    /// because it moves between threads.
+    #[inline(never)] // its frame is gone when the stream begins
     pub(crate) fn new(
         out: W,
         framing: Framing,
@@ -137,94 +139,96 @@ impl<W> Writer<W> {
             last: None,
             heartbeat,
             due,
-            leaves: None,
+            scheduled_end: None,
             slow: SlowClient::default(),
             caught_up: false,
             counts: StreamCounts::default(),
         })
     }
 
-    /// What becomes of it if it falls off the end of the history.
+    /// Sets what happens if the client is too slow for the history.
     pub(crate) fn when_slow(mut self: Box<Self>, slow: SlowClient) -> Box<Self> {
         self.slow = slow;
         self
     }
 
-    /// Has it end at about this age, give or take a tenth: those who came together
-    /// are not to leave together.
+    /// Ends the stream at about this age, give or take a tenth, so that clients that connected
+    /// together do not reconnect together.
     pub(crate) fn for_at_most(mut self: Box<Self>, age: Option<Duration>) -> Box<Self> {
         if let Some(age) = age {
             let at = Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64());
             let retry = AGED_RETRY.mul_f64(0.5 + fastrand::f64());
-            self.leave(Leaves { at, retry, why: Why::Aged });
+            self.schedule_end(ScheduledEnd { at, retry, reason: EndReason::Aged });
         }
         self
     }
 
-    /// Has it end then at the latest: what it was opened with is valid no longer.
+    /// Ends the stream at this time at the latest: its token expires then.
     pub(crate) fn until(mut self: Box<Self>, expires: Option<Instant>) -> Box<Self> {
-        if let Some(at) = expires.filter(|at| self.leaves.is_none_or(|leaves| *at < leaves.at)) {
+        if let Some(at) = expires.filter(|at| self.scheduled_end.is_none_or(|end| *at < end.at)) {
             let retry = AGED_RETRY.mul_f64(0.5 + fastrand::f64());
-            self.leave(Leaves { at, retry, why: Why::Expired });
+            self.schedule_end(ScheduledEnd { at, retry, reason: EndReason::Expired });
         }
         self
     }
 
-    fn leave(&mut self, leaves: Leaves) {
-        self.leaves = Some(leaves);
-        self.due = self.due.min(leaves.at);
+    fn schedule_end(&mut self, end: ScheduledEnd) {
+        self.scheduled_end = Some(end);
+        self.due = self.due.min(end.at);
     }
 
-    /// Hears that the streams are to end, and when this one is. It may hear it more
-    /// than once.
-    pub(crate) fn note_closing(&mut self) {
+    /// Schedules this stream's end if the registry is ending its streams. May be called again.
+    pub(crate) fn schedule_drain(&mut self) {
         let now = Instant::now();
         let (at, retry) = match self.subscription.registry.ending() {
             Ending::No => return,
-            Ending::Over(_) if self.leaves.is_some_and(|leaves| leaves.why == Why::Drained) => {
+            Ending::Over(_)
+                if self.scheduled_end.is_some_and(|end| end.reason == EndReason::Drained) =>
+            {
                 return;
             }
             Ending::Over(closing) => (closing.moment(), closing.retry()),
             Ending::Now => (now, AGED_RETRY.mul_f64(0.5 + fastrand::f64())),
         };
-        // Who would have left earlier by age leaves then.
-        let at = self.leaves.map_or(at, |leaves| leaves.at.min(at));
-        self.leave(Leaves { at, retry, why: Why::Drained });
+        // If the stream would reach its age limit or expiry earlier, it ends then.
+        let at = self.scheduled_end.map_or(at, |end| end.at.min(at));
+        self.schedule_end(ScheduledEnd { at, retry, reason: EndReason::Drained });
     }
 
-    /// Whether the moment has come at which the server ends it; if so, its end is
-    /// written.
-    pub(crate) fn leaves_now(&mut self, now: Instant) -> bool {
-        let Some(Leaves { retry, why, .. }) = self.leaves.filter(|leaves| leaves.at <= now) else {
+    /// If the scheduled end is due, appends the end to the unsent bytes. Returns whether it is due.
+    pub(crate) fn end_if_due(&mut self, now: Instant) -> bool {
+        let Some(ScheduledEnd { retry, reason, .. }) =
+            self.scheduled_end.filter(|end| end.at <= now)
+        else {
             return false;
         };
         if self.last.is_none() {
             self.unsent.bytes.extend_from_slice(Frame::retry(retry).bytes(self.framing));
-            self.finish(match why {
-                Why::Drained => End::Closed,
-                Why::Aged => End::Aged,
-                Why::Expired => End::Expired,
+            self.finish(match reason {
+                EndReason::Drained => End::Closed,
+                EndReason::Aged => End::Aged,
+                EndReason::Expired => End::Expired,
             });
         }
         true
     }
 
-    /// Takes what is new from the registry, to be written next: all of it, or
-    /// what there is up to an id.
+    /// Reads new events from the registry into the unsent bytes: all, or those up to the id `upto`.
     pub(crate) fn refill(&mut self, upto: Option<EventId>) -> Refilled {
         if self.last.is_some() {
-            return Refilled::Over;
+            return Refilled::Ended;
         }
-        // Who reads slowly may never be up to date; the end of all streams alone waits for him.
-        let has_a_term = self.leaves.is_some_and(|leaves| leaves.why != Why::Drained);
-        if has_a_term && self.leaves_now(Instant::now()) {
+        // A client that reads slowly may never catch up, so age and expiry end its stream here.
+        // Only a drain waits until the client has caught up.
+        let has_a_term = self.scheduled_end.is_some_and(|end| end.reason != EndReason::Drained);
+        if has_a_term && self.end_if_due(Instant::now()) {
             return Refilled::Some;
         }
         let Subscription { registry, channels, position, .. } = &mut self.subscription;
         let out = &mut self.unsent.bytes;
         let batch = registry.read(channels, position, upto, READ_LIMIT, self.framing, out);
         registry.counters().gaps.inc_by(batch.gaps);
-        if self.must_leave(&batch) {
+        if self.must_disconnect(&batch) {
             self.unsent.bytes.clear();
             self.finish(End::FellBehind);
             return Refilled::Some;
@@ -235,64 +239,63 @@ impl<W> Writer<W> {
         }
         self.caught_up = true;
         if batch.ending {
-            self.note_closing();
-            if self.leaves_now(Instant::now()) {
+            self.schedule_drain();
+            if self.end_if_due(Instant::now()) {
                 return Refilled::Some;
             }
         }
         Refilled::Nothing
     }
 
-    /// Whether this batch means that the stream is to be ended and resumed.
-    pub(crate) fn must_leave(&self, batch: &Batch) -> bool {
+    /// Whether this batch has a gap that ends the stream, for the client to reconnect and resume.
+    pub(crate) fn must_disconnect(&self, batch: &Batch) -> bool {
         batch.gaps > 0 && self.caught_up && self.slow == SlowClient::Disconnect
     }
 
-    /// Ends the stream so that the client knows it was not cut off.
+    /// Appends the end of the body, so that the client can tell it from a broken connection.
     pub(crate) fn finish(&mut self, end: End) {
         self.unsent.bytes.extend_from_slice(self.framing.last());
         self.last = Some(end);
     }
 
-    /// Breaks the silence, or ends the stream, whichever is due.
-    pub(crate) fn beat(&mut self, now: Instant) {
-        if self.leaves_now(now) {
+    /// Appends a heartbeat, or the stream's end if that is due.
+    pub(crate) fn handle_due(&mut self, now: Instant) {
+        if self.end_if_due(now) {
             return;
         }
         self.unsent.bytes.extend_from_slice(self.heartbeat.frame.bytes(self.framing));
     }
 
     /// How the stream has ended, and what it carried.
-    pub(crate) fn ended(&mut self, error: Option<io::Error>) -> (End, StreamCounts) {
+    pub(crate) fn take_end(&mut self, error: Option<io::Error>) -> (End, StreamCounts) {
         let end = error.map(End::from).or(self.last.take());
         (end.unwrap_or(End::Closed), self.counts)
     }
 
-    /// The same, for the stream's own thread.
-    pub(crate) fn over(&mut self, error: Option<io::Error>) -> Outcome<W> {
-        let (end, counts) = self.ended(error);
-        Outcome::Over(end, counts)
+    /// The same as an outcome, for the stream's own thread.
+    pub(crate) fn outcome(&mut self, error: Option<io::Error>) -> Outcome<W> {
+        let (end, counts) = self.take_end(error);
+        Outcome::Ended(end, counts)
     }
 
     fn has_sent(&mut self, count: usize, now: Instant) {
         self.counts.bytes += count as u64;
         self.due = now + self.heartbeat.every;
-        if let Some(leaves) = self.leaves {
-            self.due = self.due.min(leaves.at);
+        if let Some(end) = self.scheduled_end {
+            self.due = self.due.min(end.at);
         }
     }
 }
 
 impl Writer<Socket> {
-    /// The way to the client, for who only waits.
+    /// The socket, for registering with the disconnect watcher.
     pub(crate) fn socket(&self) -> &Socket {
         &self.out
     }
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes all that is owed, for as long as `out` makes progress within its
-    /// deadline.
+    /// Writes all unsent bytes. Blocks as long as `out` makes progress within its deadline.
     pub(crate) fn write_unsent(&mut self) -> io::Result<()> {
         if self.unsent.bytes.is_empty() {
             return Ok(());
@@ -310,12 +313,12 @@ impl<W: Write> Writer<W> {
 }
 
 impl<W: Sink> Writer<W> {
-    /// Has the broadcaster told of a hang-up: see [`Sink::watch`].
-    pub(crate) fn watch(&self) -> u64 {
-        self.out.watch()
+    /// See [`Sink::report_to_broadcaster`].
+    pub(crate) fn report_to_broadcaster(&self) -> u64 {
+        self.out.report_to_broadcaster()
     }
 
-    /// Sends of the rest what can leave now, and says whether that was all.
+    /// Sends the unsent bytes that can be sent now. Returns whether that was all of them.
     pub(crate) fn send_unsent(&mut self, now: Instant) -> io::Result<bool> {
         let unsent = &self.unsent.bytes[self.unsent.sent..];
         if unsent.is_empty() {
@@ -332,15 +335,15 @@ impl<W: Sink> Writer<W> {
         Ok(all)
     }
 
-    /// Sends a batch that it shares with others, and says whether it all left.
-    /// What did not is its rest from then on; nothing else may be owed before.
+    /// Sends a batch that is shared with other clients, and returns whether all of it was sent. The
+    /// rest becomes this client's unsent bytes; it must have none before.
     pub(crate) fn send_shared(
         &mut self,
         bytes: &[u8],
         events: u64,
         now: Instant,
     ) -> io::Result<bool> {
-        debug_assert!(self.unsent.bytes.is_empty(), "a member owes nothing");
+        debug_assert!(self.unsent.bytes.is_empty(), "a member has no unsent bytes");
         let sent = self.out.send(bytes)?;
         self.counts.events += events;
         self.has_sent(sent, now);
@@ -351,8 +354,8 @@ impl<W: Sink> Writer<W> {
         Ok(true)
     }
 
-    /// Whether the rest is the last it is owed.
-    pub(crate) fn is_over(&self) -> bool {
+    /// Whether the unsent bytes, if any, are the stream's last.
+    pub(crate) fn has_ended(&self) -> bool {
         self.last.is_some()
     }
 }
