@@ -30,7 +30,7 @@ use crate::id::EventId;
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::file::{self, File};
 use crate::store::tables::{EVENTS, LOST, META, TOPICS};
-use crate::store::{Eviction, Floor, Kept, Key, Reach, Readers, Record, Store};
+use crate::store::{Eviction, Floor, Key, Reach, Record, Store, StoreMeta, Visibility};
 
 /// Maximum number of steps in a script; each step that writes is a transaction.
 const STEPS: usize = 24;
@@ -69,9 +69,9 @@ pub fn check(bytes: &[u8]) {
             }
             ["lose", channel, n] => {
                 let id = EventId { n: number(n).min(last.n), ..last };
-                let who = Readers::All;
+                let visibility = Visibility::Public;
                 let eviction =
-                    Eviction::Event { channel: channel.into(), id, at: Duration::ZERO, who };
+                    Eviction::Event { channel: channel.into(), id, at: Duration::ZERO, visibility };
                 file.append(&[], &[eviction]).expect("an eviction is stored");
                 lose(&mut model, id, channel);
             }
@@ -217,7 +217,7 @@ fn number(text: &str) -> u64 {
 #[derive(Debug, Clone, Default)]
 struct Disk(Arc<Mutex<Vec<u8>>>);
 
-type Opened = (File, Kept, Vec<(EventId, Record)>);
+type Opened = (File, StoreMeta, Vec<(EventId, Record)>);
 
 impl Disk {
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {

@@ -1,9 +1,9 @@
-//! The file below redb, which it may not touch before it is known to be ours.
+//! The file below redb: writes are deferred until the file is known to be a sound store.
 //!
-//! redb repairs what it opens: a file cut short, or of another program, would be
-//! changed by the attempt to find out. So all that it writes is held back, in the
-//! order in which it was written, and read as if it were in the file; once
-//! the store has been read to its end and found sound, it is let through.
+//! redb repairs a file when it opens it. So opening a truncated file, or a file of another
+//! program, would change it. This backend therefore keeps all writes in memory, in their
+//! order; reads see them as if they were in the file. Once the whole store has been read
+//! and is sound, the writes are released to the file.
 
 use std::io;
 use std::ops::Bound;
@@ -13,26 +13,27 @@ use redb::{BackendError, StorageBackend};
 
 use crate::error::StoreProblem;
 
-/// What redb writes to.
+/// The storage backend that redb writes to.
 #[derive(Debug)]
-pub(super) struct Disk(Arc<Shared>);
+pub(super) struct DeferredFile(Arc<Inner>);
 
-/// What lets the writes through. Dropped before, it is as if there had been none.
+/// Releases the deferred writes. If it is dropped before, the file is not changed.
 #[derive(Debug)]
-pub(super) struct Hold(Arc<Shared>);
+pub(super) struct WriteHold(Arc<Inner>);
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     backend: Box<dyn StorageBackend>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 enum State {
-    Held(Vec<Op>),
-    Through,
-    /// Some of what was held is written, and the rest could not be: to go on
-    /// would be to write in another order.
+    /// Operations are deferred, in this order.
+    Deferred(Vec<Op>),
+    /// Operations go to the file at once.
+    Direct,
+    /// Releasing failed halfway. Any further write would be out of order.
     Broken,
 }
 
@@ -43,19 +44,20 @@ enum Op {
     Sync,
 }
 
-impl Disk {
-    pub(super) fn hold(backend: Box<dyn StorageBackend>) -> (Self, Hold) {
-        let state = Mutex::new(State::Held(Vec::new()));
-        let shared = Arc::new(Shared { backend, state });
-        (Self(Arc::clone(&shared)), Hold(shared))
+impl DeferredFile {
+    /// Defers all writes to `backend` until [`WriteHold::release`].
+    pub(super) fn new(backend: Box<dyn StorageBackend>) -> (Self, WriteHold) {
+        let state = Mutex::new(State::Deferred(Vec::new()));
+        let shared = Arc::new(Inner { backend, state });
+        (Self(Arc::clone(&shared)), WriteHold(shared))
     }
 }
 
-impl Hold {
-    /// Writes what was held back, and holds nothing back from here on.
+impl WriteHold {
+    /// Performs the deferred operations in their order; later ones are not deferred.
     pub(super) fn release(&self) -> io::Result<()> {
         let mut state = self.0.lock();
-        let State::Held(ops) = std::mem::replace(&mut *state, State::Broken) else {
+        let State::Deferred(ops) = std::mem::replace(&mut *state, State::Broken) else {
             return Err(broken());
         };
         let backend = &self.0.backend;
@@ -66,23 +68,25 @@ impl Hold {
                 Op::Sync => backend.sync_data()?,
             }
         }
-        *state = State::Through;
+        *state = State::Direct;
         Ok(())
     }
 
-    /// How long the file is.
+    /// The length of the file itself, in bytes.
     pub(super) fn length(&self) -> io::Result<u64> {
         self.0.backend.len()
     }
 
-    /// Whether the file itself is as long as it says it should be. redb takes a
-    /// file that was cut short while it was not closed for one that was never
-    /// longer, and falls back to an older state.
+    /// Checks that the file is at least as long as its header says.
+    ///
+    /// Without this check, redb takes a file that was truncated while it was open for one
+    /// that was never longer, and falls back to an older state.
     pub(super) fn check_length(&self) -> Result<(), StoreProblem> {
         let mut head = [0; 64];
         self.0.backend.read(0, &mut head).map_err(StoreProblem::Io)?;
-        // The layout of redb's file format 3: the page size, and in pages the header
-        // of a region, a whole region, how many of them, and the rest.
+        // The header of redb's file format 3: the page size; the pages of a region's header,
+        // and of a full region without it; the number of full regions; the pages of the last,
+        // partial one.
         let field = |at: usize| {
             let bytes = head[at..at + 4].try_into().expect("four bytes");
             u64::from(u32::from_le_bytes(bytes))
@@ -92,35 +96,35 @@ impl Hold {
         let pages = regions.saturating_mul(header + whole).saturating_add(1 + tail);
         let (is, should) = (self.length().map_err(StoreProblem::Io)?, page.saturating_mul(pages));
         if is < should {
-            let detail = format!("{is} bytes are left of {should}");
+            let detail = format!("the file has {is} bytes instead of {should}");
             return Err(StoreProblem::Corrupt { detail });
         }
         Ok(())
     }
 }
 
-impl Shared {
+impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds an operation back, or does it.
-    fn do_or_hold(&self, op: Op, through: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    /// Defers an operation, or performs it with `direct`.
+    fn defer_or(&self, op: Op, direct: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.lock();
         match &mut *state {
-            State::Held(ops) => {
+            State::Deferred(ops) => {
                 ops.push(op);
                 Ok(())
             }
-            State::Through => {
+            State::Direct => {
                 drop(state);
-                through()
+                direct()
             }
             State::Broken => Err(broken()),
         }
     }
 
-    fn read_held(&self, ops: &[Op], offset: u64, out: &mut [u8]) -> io::Result<()> {
+    fn read_deferred(&self, ops: &[Op], offset: u64, out: &mut [u8]) -> io::Result<()> {
         let in_file = place(self.backend.len()?, offset, out.len());
         out[in_file..].fill(0);
         if in_file > 0 {
@@ -153,22 +157,22 @@ impl Shared {
     }
 }
 
-/// Where `at` is, counted from `from`, within `length` bytes.
+/// The offset of `at` from `from`, clamped to 0..=`length`.
 fn place(at: u64, from: u64, length: usize) -> usize {
     usize::try_from(at.saturating_sub(from)).unwrap_or(usize::MAX).min(length)
 }
 
 fn broken() -> io::Error {
-    io::Error::other("what was held back could not be written")
+    io::Error::other("the deferred writes failed halfway; the store must be opened again")
 }
 
 type Lock = Result<bool, BackendError>;
 
-impl StorageBackend for Disk {
+impl StorageBackend for DeferredFile {
     fn len(&self) -> io::Result<u64> {
         match &*self.0.lock() {
-            State::Held(ops) => self.0.length(ops),
-            State::Through => self.0.backend.len(),
+            State::Deferred(ops) => self.0.length(ops),
+            State::Direct => self.0.backend.len(),
             State::Broken => Err(broken()),
         }
     }
@@ -176,13 +180,13 @@ impl StorageBackend for Disk {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let state = self.0.lock();
         match &*state {
-            State::Held(ops) => {
+            State::Deferred(ops) => {
                 if offset + out.len() as u64 > self.0.length(ops)? {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                self.0.read_held(ops, offset, out)
+                self.0.read_deferred(ops, offset, out)
             }
-            State::Through => {
+            State::Direct => {
                 drop(state);
                 self.0.backend.read(offset, out)
             }
@@ -191,16 +195,16 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.do_or_hold(Op::Length(length), || self.0.backend.set_len(length))
+        self.0.defer_or(Op::Length(length), || self.0.backend.set_len(length))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.do_or_hold(Op::Sync, || self.0.backend.sync_data())
+        self.0.defer_or(Op::Sync, || self.0.backend.sync_data())
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let op = Op::Write(offset, bytes.into());
-        self.0.do_or_hold(op, || self.0.backend.write(offset, bytes))
+        self.0.defer_or(op, || self.0.backend.write(offset, bytes))
     }
 
     fn close(&self) -> io::Result<()> {

@@ -1,15 +1,15 @@
-//! A store in one redb file: opened, appended to, and after an error opened again.
+//! A store in one redb file.
 //!
-//! One append is one transaction: the events in, the lost ones out, one sync. What
-//! redb has committed is there after a power cut, and of what it has not
-//! nothing is.
+//! One append is one transaction: it inserts the new events, deletes the evicted ones, and
+//! syncs once. After a power cut, a transaction that redb has committed is there completely,
+//! and any other is not there at all.
 //!
 //! # Invariants
 //!
-//! * **A file that is not a sound store of ours is never changed** ([`Disk`]).
-//! * **No id is given twice**, even to an event that nobody ever saw.
-//! * **After an error the file is read anew**: what a failed sync left in the page
-//!   cache is not what is on the disk.
+//! * **A file that is not a sound store of threadcast is never changed** ([`DeferredFile`]).
+//! * **No id is assigned twice**, even to an event that no subscriber ever saw.
+//! * **After an error, the file is opened and read again**: after a failed sync, the page
+//!   cache can differ from the disk.
 
 use std::fmt;
 use std::fs::{self, File as Handle, OpenOptions, TryLockError};
@@ -22,27 +22,27 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 use rustix::fs::{Advice, CWD, RenameFlags};
 
-use super::disk::{Disk, Hold};
-use super::quiet::unless_it_panics;
+use super::disk::{DeferredFile, WriteHold};
+use super::quiet::catch_panic;
 use super::tables::{begin, problem, read, size, undo, write};
-use super::{Eviction, Kept, Record, Store};
+use super::{Eviction, Record, Store, StoreMeta};
 use crate::error::{PublishError, StoreError, StoreProblem, is_full};
 use crate::id::EventId;
 
-/// How much of the file redb keeps in memory. The rings have the events; this is
-/// for the tree's inner pages and for what is being written.
+/// The size of redb's cache, in bytes. It is for the inner pages of the tree and for
+/// uncommitted writes; events are read from the rings.
 const CACHE: usize = 16 * 1024 * 1024;
 
-/// After an error, how long the store is left alone.
+/// How long appends fail at once after an error, before the file is opened again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// No file is compacted that is smaller.
+/// The minimum size of a file that is compacted, in bytes.
 const COMPACT_MIN: u64 = 4 * 1024 * 1024;
 
-/// How many appends there are between two looks at the size of the file.
+/// The number of appends between two checks of the file's size.
 const TIDY_EVERY: u32 = 64;
 
-/// How the file is opened, and opened again.
+/// Opens the file, at the start and after an error.
 pub(crate) type Opener = Box<dyn Fn() -> Result<Box<dyn StorageBackend>, StoreProblem> + Send>;
 
 /// A store in a file.
@@ -51,42 +51,43 @@ pub(crate) struct File {
     /// `None` after an error.
     open: Option<Open>,
     last: EventId,
-    /// The last error, and when.
+    /// The last error, and its time.
     broken: Option<(PublishError, Instant)>,
-    /// About how many bytes of the file the events take.
+    /// The approximate size of all events in the file, in bytes.
     live: u64,
-    /// How long the file was when it could not be made shorter.
+    /// The length of the file after the last compaction, in bytes.
     compact: u64,
     appends: u32,
 }
 
-/// An open file. The database must go first: it writes when it is closed.
+/// An open file. The fields are dropped in this order: the database writes when it closes.
 struct Open {
     database: Database,
-    hold: Hold,
+    hold: WriteHold,
 }
 
 impl File {
-    /// Opens a store, or makes one where there is no file, and hands out its
-    /// events in the order of their ids.
+    /// Opens a store, or creates one if there is no file.
+    ///
+    /// Calls `each` for every event, in the order of ids.
     pub(crate) fn open(
         path: &Path,
         each: &mut dyn FnMut(EventId, Record),
-    ) -> Result<(Self, Kept), StoreError> {
+    ) -> Result<(Self, StoreMeta), StoreError> {
         let in_path = |problem| StoreError { path: path.to_owned(), problem };
         if !path.try_exists().map_err(|error| in_path(StoreProblem::Io(error)))? {
             create(path).map_err(in_path)?;
-            log::info!("made the store {}", path.display());
+            log::info!("created the store {}", path.display());
         }
         let path: PathBuf = path.to_owned();
         Self::with(Box::new(move || existing(&path)), each).map_err(in_path)
     }
 
-    /// Opens what `opener` opens.
+    /// Opens a store through `opener`.
     pub(crate) fn with(
         opener: Opener,
         each: &mut dyn FnMut(EventId, Record),
-    ) -> Result<(Self, Kept), StoreProblem> {
+    ) -> Result<(Self, StoreMeta), StoreProblem> {
         let open = Open::of(opener()?)?;
         let mut live = 0;
         let kept = read(&open.database.begin_read().map_err(problem)?, &mut |id, record| {
@@ -101,8 +102,10 @@ impl File {
         Ok((file, kept))
     }
 
-    /// Opens the file again after an error, and takes out what a commit may have
-    /// left there of which nobody was told.
+    /// Opens the file again after an error.
+    ///
+    /// Deletes the events of a commit that reached the disk although it reported an error:
+    /// their publishers got that error.
     fn reopen(&mut self) -> Result<&Open, StoreProblem> {
         if self.open.is_none() {
             let open = Open::of((self.opener)()?)?;
@@ -110,7 +113,7 @@ impl File {
             let found = read(&begun, &mut |_, _| {})?;
             begun.close().map_err(problem)?;
             if found.last.epoch != self.last.epoch || found.last < self.last {
-                let detail = "it was replaced while it was in use".into();
+                let detail = "the file was replaced while it was in use".into();
                 return Err(StoreProblem::Corrupt { detail });
             }
             open.hold.release().map_err(StoreProblem::Io)?;
@@ -128,7 +131,7 @@ impl File {
     fn try_append(
         &mut self,
         records: &[Record],
-        losses: &[Eviction],
+        evictions: &[Eviction],
     ) -> Result<Vec<EventId>, StoreProblem> {
         let transaction = self.reopen()?.database.begin_write().map_err(problem)?;
         let mut id = self.last;
@@ -137,7 +140,7 @@ impl File {
             id
         });
         let ids: Vec<EventId> = ids.collect();
-        let gone = write(&transaction, records, &ids, losses).map_err(problem)?;
+        let gone = write(&transaction, records, &ids, evictions).map_err(problem)?;
         transaction.commit().map_err(problem)?;
         self.last = id;
         self.live += records.iter().map(size).sum::<u64>();
@@ -145,7 +148,7 @@ impl File {
         Ok(ids)
     }
 
-    /// Makes the file shorter if half of it is free.
+    /// Compacts the file if half of it is free.
     fn compact(&mut self) {
         let Some(open) = &mut self.open else { return };
         let Ok(length) = open.hold.length() else { return };
@@ -160,7 +163,7 @@ impl File {
                 log::debug!("compacted the store from {length} to {now} bytes in {took:.1?}");
             }
             Err(error) => {
-                log::warn!("the store cannot be compacted: {error}");
+                log::warn!("failed to compact the store: {error}");
                 self.open = None;
             }
         }
@@ -171,14 +174,14 @@ impl Store for File {
     fn append(
         &mut self,
         records: &[Record],
-        losses: &[Eviction],
+        evictions: &[Eviction],
     ) -> Result<Vec<EventId>, PublishError> {
         if let Some((error, since)) = &self.broken
             && since.elapsed() < PAUSE
         {
             return Err(error.clone());
         }
-        let appended = self.try_append(records, losses).map_err(error);
+        let appended = self.try_append(records, evictions).map_err(error);
         self.broken = appended.as_ref().err().map(|error| (error.clone(), Instant::now()));
         if self.broken.is_some() {
             self.open = None;
@@ -202,8 +205,7 @@ impl fmt::Debug for File {
 }
 
 impl Open {
-    /// Opens it, sees that every page of it is what was written, and holds back
-    /// what that writes.
+    /// Opens a file and checks every page. Writes stay deferred until the hold is released.
     fn of(backend: Box<dyn StorageBackend>) -> Result<Self, StoreProblem> {
         let mut magic = [0; MAGIC.len()];
         let length = backend.len().map_err(StoreProblem::Io)?;
@@ -214,19 +216,17 @@ impl Open {
             return Err(StoreProblem::NotAStore);
         }
         let corrupt = |detail: &str| StoreProblem::Corrupt { detail: detail.into() };
-        // redb trusts the pages of a file that was closed, until it is told to check
-        // them: what is damaged may make it panic. That file is not ours to go on with,
-        // and nothing of the attempt is left.
-        let opened = unless_it_panics(|| {
-            let (disk, hold) = Disk::hold(backend);
+        // redb trusts the pages of a file that was closed, and a damaged page may make it
+        // panic. After a panic, the database and its deferred writes are dropped, and the
+        // file is unchanged.
+        let opened = catch_panic(|| {
+            let (disk, hold) = DeferredFile::new(backend);
             let mut database = builder().create_with_backend(disk).map_err(problem)?;
             hold.check_length()?;
             let is_sound = database.check_integrity().map_err(problem)?;
-            is_sound
-                .then_some(Self { database, hold })
-                .ok_or(corrupt("not all of it is as written"))
+            is_sound.then_some(Self { database, hold }).ok_or(corrupt("a checksum does not match"))
         });
-        opened.unwrap_or_else(|| Err(corrupt("it cannot be made sense of")))
+        opened.unwrap_or_else(|| Err(corrupt("its structure cannot be read")))
     }
 }
 
@@ -249,20 +249,21 @@ fn existing(path: &Path) -> Result<Box<dyn StorageBackend>, StoreProblem> {
     }
     let opened = OpenOptions::new().read(true).write(true).open(path);
     let file = opened.map_err(StoreProblem::Io)?;
-    // What a failed sync left in the page cache is not on the disk. Where there is
-    // no such advice, there is no such cache.
+    // Drop the page cache of the file: after a failed sync it can differ from the disk. The
+    // advice fails only on file systems without a page cache.
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
     Ok(Box::new(FileBackend::new(file).map_err(problem)?))
 }
 
-/// Makes an empty store. It gets its name once it is whole: a crash leaves none,
-/// or a sound one.
+/// Creates an empty store under a temporary name and renames it when it is complete.
+///
+/// So a crash leaves either no file or a sound one under the final name.
 fn create(path: &Path) -> Result<(), StoreProblem> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".new");
     let unfinished = PathBuf::from(unfinished);
     let mut options = OpenOptions::new();
-    // Whoever may read the file may read every channel.
+    // Readable by the owner only, because the file has the events of every channel.
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&unfinished).map_err(StoreProblem::Io)?;
     match file.try_lock() {
@@ -274,7 +275,7 @@ fn create(path: &Path) -> Result<(), StoreProblem> {
     let made = made.and_then(|()| fill(FileBackend::new(file).map_err(problem)?));
     let made = made.and_then(|()| name(&unfinished, path).map_err(StoreProblem::Io));
     if made.is_err() {
-        let _ = fs::remove_file(&unfinished); // it may have its name already
+        let _ = fs::remove_file(&unfinished); // it may have been renamed already
     }
     made
 }
@@ -286,10 +287,10 @@ pub(crate) fn fill(backend: impl StorageBackend) -> Result<(), StoreProblem> {
     transaction.commit().map_err(problem)
 }
 
-/// Gives a file its name, for good, unless there is one of that name by now.
+/// Renames a file durably. Fails if the new name exists, where the file system can check it.
 fn name(unfinished: &Path, path: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
-        // A file system that cannot say so.
+        // The file system does not support `NOREPLACE`.
         Err(rustix::io::Errno::INVAL) => fs::rename(unfinished, path)?,
         other => other?,
     }
@@ -297,21 +298,21 @@ fn name(unfinished: &Path, path: &Path) -> io::Result<()> {
     Handle::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// What a publisher is told.
+/// The error that a publisher gets.
 fn error(problem: StoreProblem) -> PublishError {
     match problem {
         StoreProblem::Io(error) if is_full(&error) => PublishError::StoreFull,
         StoreProblem::Io(error) => PublishError::Store { reason: error.to_string() },
         StoreProblem::Locked => {
-            PublishError::Store { reason: "another process has taken it".into() }
+            PublishError::Store { reason: "another process has it open".into() }
         }
         StoreProblem::Corrupt { detail } => PublishError::Store { reason: detail },
-        _ => PublishError::Store { reason: "its file is gone".into() },
+        _ => PublishError::Store { reason: "the file is missing or was replaced".into() },
     }
 }
 
-/// Opens a store to look at it: it is not changed.
-pub(super) fn look(path: &Path) -> Result<(Database, u64), StoreProblem> {
+/// Opens a store for reading. Returns the database and the length of the file in bytes.
+pub(super) fn open_to_read(path: &Path) -> Result<(Database, u64), StoreProblem> {
     let open = Open::of(existing(path)?)?;
     let length = open.hold.length().map_err(StoreProblem::Io)?;
     Ok((open.database, length))

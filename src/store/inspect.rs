@@ -1,4 +1,4 @@
-//! What can be asked of a store that no server has open. Nothing of it is changed.
+//! Inspecting a store file that no server has open. The file is not changed.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -7,13 +7,13 @@ use std::path::Path;
 use redb::ReadableDatabase;
 use serde_json::json;
 
-use super::file::look;
+use super::file::open_to_read;
 use super::tables::{problem, read};
-use super::{Kept, Record};
+use super::{Record, StoreMeta};
 use crate::error::{StoreError, StoreProblem};
 use crate::id::EventId;
 
-/// What is in a store.
+/// Statistics of a store file.
 ///
 /// ```
 /// # use threadcast::{Config, Event, Server};
@@ -33,15 +33,15 @@ use crate::id::EventId;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stats {
-    /// How long the file is.
+    /// The length of the file, in bytes.
     pub file_bytes: u64,
-    /// The newest id that was given.
+    /// The newest id that was assigned.
     pub last_id: EventId,
     /// The channels with events, in the order of their names.
     pub channels: Vec<ChannelStats>,
 }
 
-/// One channel of a store.
+/// Statistics of one channel of a store.
 ///
 /// ```
 /// # use threadcast::{Config, Event, Server};
@@ -62,24 +62,24 @@ pub struct Stats {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelStats {
-    /// Its name.
+    /// The name of the channel.
     pub name: String,
-    /// How many events it has. One of several channels is counted in each.
+    /// The number of events. An event of several channels is counted in each.
     pub events: u64,
-    /// How many of them are private.
+    /// The number of these events that are private.
     pub private: u64,
-    /// How many bytes of data these are.
+    /// The data of these events, in bytes.
     pub bytes: u64,
-    /// The oldest event.
+    /// The id of the oldest event.
     pub first_id: EventId,
-    /// The newest event.
+    /// The id of the newest event.
     pub last_id: EventId,
 }
 
-/// Reads every page and every event of a store, which is how it is checked, and
-/// says what is there.
+/// Checks a store and returns its statistics.
 ///
-/// Fails if it is not what was written, or cannot be read.
+/// The check reads every page and every event, so its cost grows with the file. Fails if
+/// the file is damaged, is not a store, cannot be read, or is open in another process.
 pub fn stats(path: &Path) -> Result<Stats, StoreError> {
     let mut channels = BTreeMap::new();
     let (kept, file_bytes) = visit(path, &mut |id, record| {
@@ -102,13 +102,14 @@ pub fn stats(path: &Path) -> Result<Stats, StoreError> {
     Ok(Stats { file_bytes, last_id: kept.last, channels: channels.into_values().collect() })
 }
 
-/// Writes the events of one channel as NDJSON, each a line that
-/// `threadcast publish --json` takes. Their server's ids are not in it: who
-/// publishes them again gets new ones. A private event says so in its line, which
-/// `publish` therefore refuses: it would be everybody's.
+/// Writes the events of one channel to `out` as NDJSON, one event per line.
 ///
-/// A store of one channel need not have it named. Fails if the store cannot be
-/// read, if there is no such channel, or if `out` takes no more.
+/// `threadcast publish --json` accepts the lines. They do not contain the server's ids, so
+/// publishing them again assigns new ones. The line of a private event has the field
+/// `private`; `publish` rejects it, because it would make the event public.
+///
+/// `channel` may be `None` if the store has one channel. Fails if the store cannot be
+/// read, if there is no such channel, or if writing to `out` fails.
 pub fn export(path: &Path, channel: Option<&str>, out: &mut dyn Write) -> Result<(), StoreError> {
     let in_path = |problem| StoreError { path: path.to_owned(), problem };
     let known: Vec<String> = stats(path)?.channels.into_iter().map(|stats| stats.name).collect();
@@ -127,15 +128,18 @@ pub fn export(path: &Path, channel: Option<&str>, out: &mut dyn Write) -> Result
     written.and_then(|()| out.flush()).map_err(|error| in_path(StoreProblem::Output(error)))
 }
 
-fn visit(path: &Path, each: &mut dyn FnMut(EventId, Record)) -> Result<(Kept, u64), StoreError> {
-    let visited = look(path).and_then(|(database, length)| {
+fn visit(
+    path: &Path,
+    each: &mut dyn FnMut(EventId, Record),
+) -> Result<(StoreMeta, u64), StoreError> {
+    let visited = open_to_read(path).and_then(|(database, length)| {
         let kept = read(&database.begin_read().map_err(problem)?, each)?;
         Ok((kept, length))
     });
     visited.map_err(|problem| StoreError { path: path.to_owned(), problem })
 }
 
-/// An event as a publisher writes it.
+/// An event as a line of NDJSON for publishing.
 fn line(record: &Record) -> String {
     let event = &record.event;
     let mut line = json!({ "data": event.data() });

@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use crate::event::Event;
 
-/// What separates a key from its fingerprint in a store. A header cannot contain it.
+/// Separates a key from its fingerprint in a store. A header value cannot contain it.
 const SEPARATOR: char = '\0';
 
-/// How many hex digits a fingerprint has.
+/// The length of a fingerprint, in hex digits.
 const DIGITS: usize = 16;
 
-/// An idempotency key as a store keeps it: the key, NUL, and 16 hex digits of the
-/// fingerprint. A key that an older threadcast stored has none, and fits any request.
+/// An idempotency key as a store keeps it: the key, NUL, and the fingerprint.
 ///
-/// Keys are equal if their names are, whatever was published with them.
+/// The fingerprint is 16 hex digits. A key that an older threadcast stored has none, and
+/// fits any request. Keys are equal if their names are equal; fingerprints do not count.
 #[derive(Debug, Clone)]
 pub(crate) struct Key(Arc<str>);
 
@@ -25,12 +25,12 @@ impl Key {
     pub(crate) fn new(name: &str, events: &[Event], private: bool) -> Self {
         let mut stored = String::with_capacity(name.len() + 1 + DIGITS);
         let print = fingerprint(events, private);
-        // A String takes everything.
+        // Writing to a String cannot fail.
         let _ = write!(stored, "{name}{SEPARATOR}{print:0DIGITS$x}");
         Self(stored.into())
     }
 
-    /// A key as a store kept it.
+    /// Reads a key in the form of [`stored`](Self::stored).
     pub(crate) fn from_stored(stored: &str) -> Self {
         Self(stored.into())
     }
@@ -39,7 +39,7 @@ impl Key {
         &self.0
     }
 
-    /// What the publisher sent.
+    /// The key as the publisher sent it.
     pub(crate) fn name(&self) -> &str {
         self.parts().0
     }
@@ -49,7 +49,7 @@ impl Key {
         self.parts().1
     }
 
-    /// Whether both may be of the same request: a missing fingerprint fits any other.
+    /// Whether both can belong to the same request. A missing fingerprint fits any other.
     pub(crate) fn fits(&self, other: &Self) -> bool {
         self.fingerprint().zip(other.fingerprint()).is_none_or(|(one, two)| one == two)
     }
@@ -82,8 +82,10 @@ impl Borrow<str> for Key {
     }
 }
 
-/// FNV-1a of what subscribers would get, in 64 bits: stable, because stores keep it. It tells
-/// mistakes apart, not attacks: a publisher could only deceive itself.
+/// The 64-bit FNV-1a hash of everything that subscribers would receive.
+///
+/// It must never change, because stores keep it. It detects mistakes, not attacks: with a
+/// collision, a publisher harms only itself.
 fn fingerprint(events: &[Event], private: bool) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |bytes: &[u8]| {
@@ -95,7 +97,7 @@ fn fingerprint(events: &[Event], private: bool) -> u64 {
     for event in events {
         let retry = event.retry().map(|retry| retry.as_millis().to_string());
         for text in [Some(event.data()), event.name(), event.id(), retry.as_deref()] {
-            // With its length, so that no text runs into the next one.
+            // Hash the length too, so that different splits of the same bytes differ.
             add(&text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
             add(text.unwrap_or_default().as_bytes());
         }
@@ -108,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_read_as_it_was_stored() {
+    fn a_stored_key_is_read_back_unchanged() {
         let key = Key::new("k ü", &[Event::new("x")], false);
         let again = Key::from_stored(key.stored());
         assert_eq!((again.name(), again.fingerprint()), ("k ü", key.fingerprint()));
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_is_of_everything_that_is_published() {
+    fn a_fingerprint_covers_everything_that_is_published() {
         let event = Event::new("x");
         let all = [
             (vec![event.clone()], false),
@@ -133,7 +135,7 @@ mod tests {
         let prints: std::collections::HashSet<u64> =
             all.iter().map(|(events, private)| fingerprint(events, *private)).collect();
         assert_eq!(prints.len(), all.len());
-        // Stores of earlier versions hold such values: this one must never change.
+        // Stores of earlier versions have such values, so this one must never change.
         assert_eq!(fingerprint(&[Event::new("hello")], false), 10_892_765_705_434_266_970);
     }
 }

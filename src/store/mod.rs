@@ -1,16 +1,19 @@
-//! Where events are kept so that they outlive the process.
+//! Stores: they keep events after the process has ended.
 //!
-//! A registry without a store keeps its events in its rings alone. With one, its
-//! sequencer hands every batch to the store before anybody sees it, and the
-//! rings are filled from the store at the start. The rings are still the only
-//! thing ever read by a stream.
+//! A registry without a store keeps its events only in its rings. With a store, the store
+//! writer gives every batch to the store before any subscriber sees it, and the rings are
+//! filled from the store at the start. Streams read only from the rings, with or without a
+//! store.
 //!
-//! The store gives the ids. A `file` is one node's own: it counts on, and what it
-//! has kept enters the rings at once. A log in `redis` is shared between nodes: it
-//! says what of a request is new, and events enter the rings of every node, the
-//! publisher's own too, as they are read back from it.
+//! The store assigns the ids. There are two kinds:
 //!
-//! Nothing here knows a socket, or who listens.
+//! * A `file` belongs to one node. It assigns consecutive ids, and a committed batch is
+//!   added to the rings at once.
+//! * A log in `redis` is shared between nodes. It decides which events of a request are new.
+//!   Every node, including the publisher's, adds events to its rings as it reads them back
+//!   from the log.
+//!
+//! Stores know neither sockets nor subscribers.
 
 mod disk;
 pub(crate) mod file;
@@ -32,65 +35,63 @@ use crate::error::PublishError;
 use crate::event::Event;
 use crate::id::EventId;
 
-/// Who keeps events for one node alone.
+/// A store that belongs to one node.
 pub(crate) trait Store: fmt::Debug + Send {
-    /// Keeps these events and lets go of what is lost, all of it or nothing, and
-    /// gives the events' ids, in the order of ids. Once it returns, no crash and
-    /// no power cut takes it back.
+    /// Stores the records and deletes what was evicted, in one transaction.
     ///
-    /// After an error it can be tried again.
+    /// Returns the ids of the records, in their order. Once it returns `Ok`, no crash and no
+    /// power cut can undo it. After an error, it can be called again.
     fn append(
         &mut self,
         records: &[Record],
-        losses: &[Eviction],
+        evictions: &[Eviction],
     ) -> Result<Vec<EventId>, PublishError>;
 
-    /// Puts the house in order, while no publisher waits.
+    /// Maintains the store; called after the publishers have their replies.
     fn tidy(&mut self) {}
 }
 
-/// One event, with all that a registry has to know of it after a restart.
+/// One event, with everything that a registry needs of it after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) channel: Arc<str>,
-    /// When it came, since 1970 more or less: it never goes back.
+    /// The time of publishing, since 1970. It never decreases, even if the clock is set back.
     pub(crate) at: Duration,
     pub(crate) event: Event,
-    /// The idempotency key of the batch that it is the last of.
+    /// The idempotency key of the batch; only the batch's last event has it.
     pub(crate) key: Option<Key>,
-    /// What its publisher was answered, to be answered again. A count of 0 is a presence event:
-    /// the server itself has published it, and nobody was answered.
+    /// The publisher's reply, for repeats of the request. A count of 0 marks a presence
+    /// event, which the server itself has published.
     pub(crate) subscribers: usize,
     pub(crate) count: usize,
-    /// `None`: it is of its channel alone, and for everybody.
+    /// `None`: a public event without other topics.
     pub(crate) reach: Option<Arc<Reach>>,
 }
 
-/// Where else an event is, and who may read it.
+/// The other topics of an event, and whether it is private.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Reach {
     pub(crate) private: bool,
     /// Its topics besides its channel, in their order.
     pub(crate) others: Vec<Arc<str>>,
-    /// Those of all its topics whose rings have let it go: a store says so of what it
-    /// kept.
+    /// The topics whose rings have evicted it. Set by a store when it reads the event.
     pub(crate) gone: Vec<Arc<str>>,
 }
 
 impl Record {
-    /// All its topics, the first one first.
+    /// All topics of the event; its channel comes first.
     pub(crate) fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
         let others = self.reach.iter().flat_map(|reach| &reach.others);
         std::iter::once(&self.channel).chain(others)
     }
 
-    /// The channels in whose rings it is.
+    /// The channels whose rings still have the event.
     pub(crate) fn channels(&self) -> impl Iterator<Item = &Arc<str>> {
         let gone = self.reach.as_ref().map_or(&[][..], |reach| &reach.gone);
         self.topics().filter(|topic| !gone.contains(topic))
     }
 
-    /// Whether it announces who comes or goes.
+    /// Whether this is a presence event.
     pub(crate) fn is_presence(&self) -> bool {
         self.count == 0
     }
@@ -100,52 +101,53 @@ impl Record {
     }
 }
 
-/// Something that need not be kept any more.
+/// Something that the store can delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Eviction {
-    /// An event has left its ring. That there was one is not forgotten.
-    Event { channel: Arc<str>, id: EventId, at: Duration, who: Readers },
-    /// An idle channel is forgotten. What is remembered is the floor alone, below
-    /// which any channel may have lost something.
+    /// A ring has evicted an event. The store remembers up to where events are lost.
+    Event { channel: Arc<str>, id: EventId, at: Duration, visibility: Visibility },
+    /// An idle channel was evicted. The store remembers only the floor, below which any
+    /// channel may have lost events.
     Channel { channel: Arc<str>, floor: Floor },
 }
 
-/// Who may learn that an event is lost.
+/// Which subscribers may learn that an event is lost: those that could have read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Readers {
-    /// Everybody: it was public.
-    All,
-    /// Those who may read private events of its channel, which was its only topic.
-    OfChannel,
-    /// The same, and those who may read one of its other topics.
-    OfTopics,
+pub(crate) enum Visibility {
+    /// All subscribers: the event was public.
+    Public,
+    /// Readers of private events of its channel, which was its only topic.
+    PrivateChannel,
+    /// Readers of private events of its channel or of one of its other topics.
+    PrivateTopics,
 }
 
-/// Up to which events are lost: private and public ones, and the public ones alone.
-/// A reader that may not read private events must learn nothing but the latter.
+/// The ids up to which events are lost, among all events and among public ones.
+///
+/// A subscriber that may not read private events must learn only of the public ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Floor {
     /// The newest lost event.
     pub(crate) all: EventId,
     /// The newest lost event that was public, at most `all`.
     pub(crate) public: EventId,
-    /// Whether a private one had several topics.
+    /// Whether a lost private event had several topics.
     pub(crate) other_topics: bool,
 }
 
 impl Floor {
-    /// The floor where it is not known which of the lost events were private.
+    /// The floor if it is unknown which of the lost events were private.
     pub(crate) fn unknown(id: EventId) -> Self {
         Self { all: id, public: id, other_topics: false }
     }
 
     /// The floor below one lost event.
-    pub(crate) fn of(id: EventId, who: Readers) -> Self {
-        let public = if who == Readers::All { id } else { EventId::ZERO };
-        Self { all: id, public, other_topics: who == Readers::OfTopics }
+    pub(crate) fn of(id: EventId, visibility: Visibility) -> Self {
+        let public = if visibility == Visibility::Public { id } else { EventId::ZERO };
+        Self { all: id, public, other_topics: visibility == Visibility::PrivateTopics }
     }
 
-    /// The floor of two sets of lost events.
+    /// The floor of both sets of lost events together.
     #[must_use]
     pub(crate) fn max(self, other: Self) -> Self {
         Self {
@@ -155,28 +157,28 @@ impl Floor {
         }
     }
 
-    /// Whether a private event is the newest that is lost.
+    /// Whether the newest lost event was private.
     pub(crate) fn hides_some(self) -> bool {
         self.public < self.all
     }
 }
 
-/// What a channel has lost.
+/// The lost events of one channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Lost {
+pub(crate) struct ChannelLosses {
     pub(crate) channel: Arc<str>,
     pub(crate) floor: Floor,
-    /// When the newest of the lost events came, and the newest public one.
+    /// When the newest lost event was published, and the newest lost public one.
     pub(crate) at: Duration,
     pub(crate) public_at: Duration,
 }
 
-/// What a store remembers besides the events.
+/// What a store has besides the events.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Kept {
-    /// The newest id there has been.
+pub(crate) struct StoreMeta {
+    /// The newest id that was assigned.
     pub(crate) last: EventId,
     pub(crate) floor: Floor,
-    /// Of each channel that has lost events, which.
-    pub(crate) lost: Vec<Lost>,
+    /// The channels that have lost events.
+    pub(crate) lost: Vec<ChannelLosses>,
 }

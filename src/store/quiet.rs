@@ -1,20 +1,21 @@
-//! A panic that is caught, and of which the log is told and not the terminal.
+//! Catches an expected panic; its message goes to the debug log, not to standard error.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    /// Whether a panic of this thread is expected.
+    /// Whether this thread is inside [`catch_panic`].
     static EXPECTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What the function gives, or nothing if it panics. What it had borrowed must not be
-/// used after that.
+/// Returns the result of `function`, or `None` if it panics.
 ///
-/// The process has one panic hook: ours goes before whatever is there, once, and
-/// lets pass what any other thread says, and this one before and after.
-pub(super) fn unless_it_panics<T>(function: impl FnOnce() -> T) -> Option<T> {
+/// After a panic, the caller must not use what `function` had borrowed.
+///
+/// The process has a single panic hook. The first call puts another hook before it, which
+/// handles only panics inside this function and passes all others on.
+pub(super) fn catch_panic<T>(function: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let hook = panic::take_hook();
@@ -34,11 +35,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_expected_inside_alone() {
-        assert_eq!(unless_it_panics(|| EXPECTED.get()), Some(true));
-        assert_eq!(unless_it_panics(|| panic!("of one that is expected")), None::<()>);
-        assert!(!EXPECTED.get(), "what this thread says from here on is heard");
-        let elsewhere = unless_it_panics(|| std::thread::spawn(|| EXPECTED.get()).join());
-        assert!(matches!(elsewhere, Some(Ok(false))), "it was expected of another thread");
+    fn a_panic_is_expected_only_inside() {
+        assert_eq!(catch_panic(|| EXPECTED.get()), Some(true));
+        assert_eq!(catch_panic(|| panic!("an expected panic")), None::<()>);
+        assert!(!EXPECTED.get(), "later panics of this thread are reported");
+        let elsewhere = catch_panic(|| std::thread::spawn(|| EXPECTED.get()).join());
+        assert!(matches!(elsewhere, Some(Ok(false))), "a panic of another thread is not expected");
     }
 }

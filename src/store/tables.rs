@@ -1,20 +1,20 @@
-//! What stands in the file of a store.
+//! The tables in a store file.
 //!
 //! ```text
-//!  events   n        → channel, time, event, key, what was answered
-//!  topics   n        → whether it is private, its other channels, and who has lost it
-//!  lost     channel  → the newest event it has lost, and its time
-//!  public   channel  → the newest public event it has lost, where that is another one
+//!  events   n        → channel, time, event, key, the publisher's reply
+//!  topics   n        → whether it is private, its other topics, the topics that evicted it
+//!  lost     channel  → the newest lost event, and its time
+//!  public   channel  → the newest lost public event, if that is a different one
 //!  meta     name     → format, epoch, last (n), floor (n), and the public floor
 //! ```
 //!
-//! What is said of public losses holds only together with the newest loss of which it was
-//! written. An older threadcast reads and writes a file without a look at it: what such a
-//! one has lost since counts as public.
+//! A row of `public` names the newest lost event for which it was written, and is valid only
+//! while `lost` has the same one. An older threadcast writes `lost` and ignores `public`, so
+//! the losses that it adds count as public.
 //!
-//! `topics` is of few events, and comes with the first of them. From then on the file is
-//! of another format: a threadcast that does not know the table would hand private
-//! events to everybody.
+//! `topics` has only events that are private or have several topics. It is created with the
+//! first such event, and the number of the format changes with it: a threadcast that does
+//! not know the table would make private events public.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -26,27 +26,27 @@ use redb::{
     WriteTransaction,
 };
 
-use super::{Eviction, Floor, Kept, Key, Lost, Reach, Readers, Record};
+use super::{ChannelLosses, Eviction, Floor, Key, Reach, Record, StoreMeta, Visibility};
 use crate::error::{EventError, StoreProblem};
 use crate::event::Event;
 use crate::id::EventId;
 
-/// The number of this layout. A change that an older threadcast cannot read
-/// takes the next one.
+/// The number of this format. A change that an older threadcast cannot read must increase
+/// it.
 pub(super) const FORMAT: u64 = 2;
 
-/// The number of a layout without [`TOPICS`], which is how every store begins.
+/// The number of the format without [`TOPICS`]. Every new store has this format.
 pub(super) const PLAIN: u64 = 1;
 
-/// No server counts so far: at ten million events a second it takes 29,000 years.
+/// The largest valid event number: at ten million events per second, 29,000 years.
 const LAST_MAX: u64 = 1 << 63;
 
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 pub(crate) const EVENTS: TableDefinition<'_, u64, Row<'_>> = TableDefinition::new("events");
 pub(crate) const LOST: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("lost");
 
-/// Channel, milliseconds since 1970, name, own id, retry in milliseconds, data,
-/// key with its fingerprint (see [`Key`]), and what was answered: subscribers, count.
+/// Channel, milliseconds since 1970, name, client-supplied id, retry in milliseconds, data,
+/// key with its fingerprint (see [`Key`]), and the publisher's reply: subscribers, count.
 pub(crate) type Row<'a> = (
     &'a str,
     u64,
@@ -61,17 +61,16 @@ pub(crate) type Row<'a> = (
 
 pub(crate) const TOPICS: TableDefinition<'_, u64, Topics<'_>> = TableDefinition::new("topics");
 
-/// Whether it is private, its topics besides its channel, and those of them all that
-/// have let it go.
+/// Whether the event is private, its other topics, and the topics that have evicted it.
 pub(crate) type Topics<'a> = (bool, Vec<&'a str>, Vec<&'a str>);
 
 pub(crate) const PUBLIC: TableDefinition<'_, &str, PublicLoss> = TableDefinition::new("public");
 
-/// The newest loss of which this was written; the newest public one and its time; and
-/// whether a lost private event had several topics.
+/// The newest lost event for which the row was written; the newest lost public event and its
+/// time; and whether a lost private event had several topics.
 pub(crate) type PublicLoss = (u64, u64, u64, bool);
 
-/// What stands in a new store.
+/// Creates the tables of a new store.
 pub(super) fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut meta = transaction.open_table(META)?;
@@ -82,12 +81,12 @@ pub(super) fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// Writes one append, and says about how many bytes have become free.
+/// Writes one append. Returns the approximate number of bytes that became free.
 pub(super) fn write(
     transaction: &WriteTransaction,
     records: &[Record],
     ids: &[EventId],
-    losses: &[Eviction],
+    evictions: &[Eviction],
 ) -> Result<u64, redb::Error> {
     let mut meta = transaction.open_table(META)?;
     let mut events = transaction.open_table(EVENTS)?;
@@ -97,7 +96,7 @@ pub(super) fn write(
     }
     let has_topics = meta.get("format")?.is_some_and(|format| format.value() > PLAIN);
     let mut topics = has_topics.then(|| transaction.open_table(TOPICS)).transpose()?;
-    // Nothing private is in a file without topics.
+    // A file without topics has no private events.
     let mut public = has_topics.then(|| transaction.open_table(PUBLIC)).transpose()?;
     for (record, id) in records.iter().zip(ids) {
         events.insert(id.n, row(record))?;
@@ -108,20 +107,20 @@ pub(super) fn write(
     if let Some(last) = ids.last() {
         meta.insert("last", last.n)?;
     }
-    let mut gone = 0;
-    // Only the newest losses of a channel count, so they are written once.
+    let mut freed = 0;
+    // Only the newest losses of a channel matter, so each channel is written once.
     let mut newest: HashMap<&str, Newest> = HashMap::new();
-    for loss in losses {
-        match loss {
-            Eviction::Event { channel, id, at, who } => {
+    for eviction in evictions {
+        match eviction {
+            Eviction::Event { channel, id, at, visibility } => {
                 let is_last = match &mut topics {
-                    Some(topics) => leave(&events, topics, channel, id.n)?,
+                    Some(topics) => evict(&events, topics, channel, id.n)?,
                     None => true,
                 };
                 if is_last {
-                    gone += events.remove(id.n)?.map_or(0, |row| row_size(&row.value()));
+                    freed += events.remove(id.n)?.map_or(0, |row| row_size(&row.value()));
                 }
-                newest.entry(channel).or_default().add((id.n, milliseconds(*at)), *who);
+                newest.entry(channel).or_default().add((id.n, milliseconds(*at)), *visibility);
             }
             Eviction::Channel { channel, floor } => {
                 newest.remove(&**channel);
@@ -150,10 +149,10 @@ pub(super) fn write(
             None => {}
         }
     }
-    Ok(gone)
+    Ok(freed)
 }
 
-/// The newest losses of a channel: numbers, with their times.
+/// The newest lost events of a channel: numbers with times in milliseconds.
 #[derive(Clone, Copy, Default)]
 struct Newest {
     all: (u64, u64),
@@ -162,7 +161,7 @@ struct Newest {
 }
 
 impl Newest {
-    /// What the rows of a channel say.
+    /// The newest losses according to the rows of a channel.
     fn known(lost: Option<(u64, u64)>, public: Option<PublicLoss>) -> Self {
         let all = lost.unwrap_or_default();
         match public {
@@ -173,12 +172,12 @@ impl Newest {
         }
     }
 
-    fn add(&mut self, loss: (u64, u64), who: Readers) {
+    fn add(&mut self, loss: (u64, u64), visibility: Visibility) {
         self.all = self.all.max(loss);
-        match who {
-            Readers::All => self.public = self.public.max(loss),
-            Readers::OfChannel => {}
-            Readers::OfTopics => self.other_topics = true,
+        match visibility {
+            Visibility::Public => self.public = self.public.max(loss),
+            Visibility::PrivateChannel => {}
+            Visibility::PrivateTopics => self.other_topics = true,
         }
     }
 
@@ -191,11 +190,11 @@ impl Newest {
     }
 }
 
-/// The names in `meta` of the public floor, of the floor of which it was written, and of
-/// whether a lost private event had several topics.
+/// The names in `meta` for the public floor: the floor itself; the floor of all events for
+/// which it was written; whether a lost private event had several topics.
 const PUBLIC_FLOOR: [&str; 3] = ["public floor", "public floor of", "public floor topics"];
 
-/// Raises the floor to this one.
+/// Raises the floor to at least this one.
 fn write_floor(meta: &mut Table<'_, &'static str, u64>, floor: Floor) -> Result<(), redb::Error> {
     let number = |name: &'static str| Ok::<_, redb::Error>(meta.get(name)?.map(|row| row.value()));
     let known = known_floor(number)?;
@@ -219,7 +218,7 @@ fn write_floor(meta: &mut Table<'_, &'static str, u64>, floor: Floor) -> Result<
     Ok(())
 }
 
-/// The floor, of what `meta` has under `floor` and the [`PUBLIC_FLOOR`].
+/// The floor according to `meta`: the names `floor` and [`PUBLIC_FLOOR`].
 fn known_floor<E>(number: impl Fn(&'static str) -> Result<Option<u64>, E>) -> Result<Newest, E> {
     let [public, of, other_topics] = PUBLIC_FLOOR;
     let other_topics = number(other_topics)?.is_some_and(|several| several > 0);
@@ -227,8 +226,8 @@ fn known_floor<E>(number: impl Fn(&'static str) -> Result<Option<u64>, E>) -> Re
     Ok(Newest::known(number("floor")?.map(|floor| (floor, 0)), public))
 }
 
-/// Notes that a channel has let an event go, and says whether nobody has it now.
-fn leave(
+/// Notes that a channel has evicted an event. Returns whether no channel has it any more.
+fn evict(
     events: &Table<'_, u64, Row<'static>>,
     topics: &mut Table<'_, u64, Topics<'static>>,
     channel: &str,
@@ -238,7 +237,7 @@ fn leave(
     let (private, others, mut gone) = row.value();
     let is_first = events.get(n)?.is_some_and(|row| row.value().0 == channel);
     if !is_first && !others.contains(&channel) {
-        return Ok(false); // a place in the order, and not an event of this channel
+        return Ok(false); // the id is the floor of a new channel, not an event of it
     }
     if !gone.contains(&channel) {
         gone.push(channel);
@@ -262,7 +261,7 @@ fn texts(owned: &[Arc<str>]) -> Vec<&str> {
     owned.iter().map(|text| &**text).collect()
 }
 
-/// Takes out what came after an event, as if it had never been written.
+/// Deletes all events after `last`, as if they had never been written.
 pub(super) fn undo(transaction: &WriteTransaction, last: EventId) -> Result<(), redb::Error> {
     transaction.open_table(EVENTS)?.retain_in(last.n + 1.., |_, _| false)?;
     let format = transaction.open_table(META)?.get("format")?.map_or(PLAIN, |row| row.value());
@@ -272,11 +271,11 @@ pub(super) fn undo(transaction: &WriteTransaction, last: EventId) -> Result<(), 
     Ok(())
 }
 
-/// Reads all of it, events first.
+/// Reads the whole store. Calls `each` for every event, in the order of ids.
 pub(super) fn read(
     transaction: &ReadTransaction,
     each: &mut dyn FnMut(EventId, Record),
-) -> Result<Kept, StoreProblem> {
+) -> Result<StoreMeta, StoreProblem> {
     let meta = match transaction.open_table(META) {
         Err(TableError::Storage(error)) => return Err(problem(error)),
         Err(_) => return Err(StoreProblem::NotAStore), // a redb file of another program
@@ -290,22 +289,22 @@ pub(super) fn read(
         _ => return Err(StoreProblem::NotAStore),
     };
     let epoch = number("epoch")?.ok_or(StoreProblem::NotAStore)?;
-    // It counts on from the last, and gives no id twice: what claims to be later is no
-    // work of ours, nor is a number that would soon come to its end.
+    // Numbers continue after `last`, so a larger number in the file would be assigned twice.
+    // No server reaches `LAST_MAX`, so a number beyond it is damage too.
     let last = number("last")?.unwrap_or(0);
     let place = |what: &str, n| match n {
         n if n <= last.min(LAST_MAX) => Ok(EventId { epoch, n }),
         n => {
-            let detail = format!("{what} has the number {n}, which was never given");
+            let detail = format!("{what} has the number {n}, which was never assigned");
             Err(StoreProblem::Corrupt { detail })
         }
     };
     let last = place("the last event", last)?;
     let events = transaction.open_table(EVENTS).map_err(problem)?;
     let (topics, public) = (optional(transaction, TOPICS)?, optional(transaction, PUBLIC)?);
-    // Both come with the format that has topics, in the same transaction.
+    // Both tables are created in the transaction that changes the format.
     if topics.is_some() != has_topics || (public.is_some() && !has_topics) {
-        let detail = "its tables are not those of its format".into();
+        let detail = "the tables do not match the format".into();
         return Err(StoreProblem::Corrupt { detail });
     }
     let topics = topics.as_ref().map(ReadableTable::iter).transpose().map_err(problem)?;
@@ -316,7 +315,7 @@ pub(super) fn read(
         let id = place("an event", n)?;
         let mut record =
             record(row.value()).map_err(|error| corrupt(format!("event {id}: {error}")))?;
-        // Both tables are in the order of their numbers.
+        // Both tables are in the order of event numbers.
         let is_of_it = |row: &Result<(AccessGuard<'_, u64>, _), _>| {
             row.as_ref().map_or(true, |(of, _)| of.value() <= n)
         };
@@ -324,22 +323,23 @@ pub(super) fn read(
             let (of, row) = row.map_err(problem)?;
             let reach =
                 Some(of.value()).filter(|of| *of == n).and_then(|_| reach(&record, &row.value()));
-            let reach = reach
-                .ok_or_else(|| corrupt(format!("the topics of event {id} are not its own")))?;
+            let reach =
+                reach.ok_or_else(|| corrupt(format!("the topics of event {id} are not valid")))?;
             record.reach = Some(Arc::new(reach));
         }
         each(id, record);
     }
     if let Some(row) = topics.next() {
         let n = row.map_err(problem)?.0.value();
-        return Err(StoreProblem::Corrupt { detail: format!("there are topics of no event: {n}") });
+        let detail = format!("the topics of number {n} belong to no event");
+        return Err(StoreProblem::Corrupt { detail });
     }
     let floor = |Newest { all, public, other_topics }: Newest, what: &str| {
         let place = |n: u64| if n == 0 { Ok(EventId::ZERO) } else { place(what, n) };
         let (all, public) = (place(all.0)?, place(public.0)?);
-        // A public loss later than all losses was never written.
+        // A public loss is never newer than the newest loss of all.
         if public > all {
-            let detail = format!("{what} {public} is later than {all}, the newest");
+            let detail = format!("{what} {public} is newer than {all}, the newest of all");
             return Err(StoreProblem::Corrupt { detail });
         }
         Ok(Floor { all, public, other_topics })
@@ -350,7 +350,7 @@ pub(super) fn read(
         let hidden = public.as_ref().map(|public| public.get(channel.value())).transpose();
         let hidden = hidden.map_err(problem)?.flatten().map(|row| row.value());
         let newest = Newest::known(Some(row.value()), hidden);
-        losses.push(Lost {
+        losses.push(ChannelLosses {
             channel: Arc::from(channel.value()),
             floor: floor(newest, "a lost event")?,
             at: Duration::from_millis(newest.all.1),
@@ -358,10 +358,10 @@ pub(super) fn read(
         });
     }
     let floor = floor(known_floor(number)?, "the floor")?;
-    Ok(Kept { last, floor, lost: losses })
+    Ok(StoreMeta { last, floor, lost: losses })
 }
 
-/// A table that not every file has.
+/// Opens a table that not every file has.
 fn optional<K: redb::Key + 'static, V: redb::Value + 'static>(
     transaction: &ReadTransaction,
     table: TableDefinition<'_, K, V>,
@@ -412,20 +412,20 @@ fn record(row: Row<'_>) -> Result<Record, EventError> {
     })
 }
 
-/// What a row of `topics` says of an event; `None` if it cannot have been written.
+/// Decodes a row of `topics`; `None` if threadcast cannot have written it.
 fn reach(record: &Record, row: &Topics<'_>) -> Option<Reach> {
     let (private, others, gone) = row;
     let reach = Reach { private: *private, others: owned(others), gone: owned(gone) };
     let all: BTreeSet<&str> = others.iter().copied().chain([&*record.channel]).collect();
     let lost: BTreeSet<&str> = gone.iter().copied().collect();
-    let is_sound = all.len() == others.len() + 1 // none is there twice
+    let is_sound = all.len() == others.len() + 1 // no topic is repeated
         && lost.len() == gone.len()
         && lost.is_subset(&all)
         && lost.len() < all.len();
     is_sound.then_some(reach)
 }
 
-/// About how many bytes of the file an event takes.
+/// The approximate size of an event in the file, in bytes.
 pub(super) fn size(record: &Record) -> u64 {
     row_size(&row(record))
 }
@@ -434,7 +434,7 @@ fn row_size(row: &Row<'_>) -> u64 {
     let (channel, _, name, own, _, data, key, ..) = row;
     let texts = [Some(*channel), *name, *own, Some(*data), *key];
     let text: usize = texts.into_iter().flatten().map(str::len).sum();
-    text as u64 + 48 // the numbers, the texts' lengths, and the row's place in its page
+    text as u64 + 48 // the numbers, the lengths of the texts, and the row's slot in its page
 }
 
 fn milliseconds(time: Duration) -> u64 {

@@ -1,26 +1,27 @@
-//! The file against a machine that loses its power, and against files that are no
-//! store of ours.
+//! The store file after power cuts, and files that are damaged or not a store.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC, TOPICS};
-use super::super::{Floor, Key, Lost, Reach, Readers};
+use super::super::{ChannelLosses, Floor, Key, Reach, Visibility};
 use super::*;
 use crate::event::Event;
 
-/// A disk in a machine that can lose its power: what was not synced is lost, all
-/// of it or, as disks reorder their writes, any part of it.
+/// A disk in a machine that can lose power.
+///
+/// A power cut loses all writes that were not synced or, because disks reorder writes, any
+/// part of them.
 #[derive(Debug, Clone, Default)]
 struct Machine(Arc<Mutex<Disks>>);
 
 #[derive(Debug, Clone, Default)]
 struct Disks {
-    /// What is read: all that was written.
+    /// What a read returns: everything that was written.
     bytes: Vec<u8>,
     synced: Vec<u8>,
     pending: Vec<Pending>,
     steps: u64,
-    /// Before which step the power goes.
+    /// The step before which the power fails.
     cut: Option<u64>,
 }
 
@@ -43,7 +44,7 @@ impl Pending {
     }
 }
 
-type Opened = (File, Kept, Vec<(EventId, Record)>);
+type Opened = (File, StoreMeta, Vec<(EventId, Record)>);
 
 impl Disks {
     fn write(&mut self, pending: Pending) {
@@ -72,11 +73,13 @@ impl Machine {
         Ok(disks)
     }
 
-    /// The power comes back, to go again before the step `cut` from now. Each write
-    /// that was not synced is there if `survives` says so.
+    /// Restores the power, until it fails again before the step `cut` from now.
+    ///
+    /// `survives` decides of each unsynced write whether it is on the disk. Returns whether
+    /// the power had failed.
     fn power_on(&self, cut: Option<u64>, mut survives: impl FnMut() -> bool) -> bool {
         let mut disks = self.lock();
-        let went = disks.cut.is_some_and(|cut| disks.steps >= cut);
+        let failed = disks.cut.is_some_and(|cut| disks.steps >= cut);
         for pending in std::mem::take(&mut disks.pending) {
             if survives() {
                 pending.apply(&mut disks.synced);
@@ -84,7 +87,7 @@ impl Machine {
         }
         disks.bytes = disks.synced.clone();
         (disks.steps, disks.cut) = (0, cut);
-        went
+        failed
     }
 
     /// Changes the file as another program would.
@@ -141,13 +144,13 @@ fn event(channel: &str, data: &str) -> Record {
     Record { channel: channel.into(), at, event, key: None, subscribers: 3, count: 1, reach: None }
 }
 
-fn loss(channel: &str, id: EventId) -> Eviction {
+fn eviction(channel: &str, id: EventId) -> Eviction {
     let at = Duration::from_secs(1);
-    Eviction::Event { channel: channel.into(), id, at, who: Readers::All }
+    Eviction::Event { channel: channel.into(), id, at, visibility: Visibility::Public }
 }
 
 #[test]
-fn what_is_kept_comes_back_as_it_was() {
+fn a_reopened_store_has_the_same_events() {
     let machine = Machine::with_a_store();
     let (mut file, kept, events) = machine.open().unwrap();
     assert_eq!((kept.last.n, kept.floor, events.len()), (0, Floor::default(), 0));
@@ -157,17 +160,17 @@ fn what_is_kept_comes_back_as_it_was() {
     let records = [event("a", ""), named, event("a", "\u{feff} x")];
     let ids = file.append(&records, &[]).unwrap();
     assert_eq!(ids.iter().map(|id| id.n).collect::<Vec<_>>(), [1, 2, 3]);
-    file.append(&[], &[loss("a", ids[0])]).unwrap();
+    file.append(&[], &[eviction("a", ids[0])]).unwrap();
     drop(file);
     let (mut file, kept, events) = machine.open().unwrap();
     assert_eq!(kept.last, ids[2]);
     let (floor, at) = (Floor::unknown(ids[0]), Duration::from_secs(1));
-    assert_eq!(kept.lost, [Lost { channel: "a".into(), floor, at, public_at: at }]);
+    assert_eq!(kept.lost, [ChannelLosses { channel: "a".into(), floor, at, public_at: at }]);
     let [_, named, last] = records;
     assert_eq!(events, [(ids[1], named), (ids[2], last)]);
-    // A forgotten channel leaves the floor alone.
+    // Of an evicted channel, only the floor remains.
     let forgotten = Eviction::Channel { channel: "a".into(), floor: Floor::unknown(ids[2]) };
-    file.append(&[], &[loss("a", ids[2]), forgotten]).unwrap();
+    file.append(&[], &[eviction("a", ids[2]), forgotten]).unwrap();
     drop(file);
     let (_, kept, events) = machine.open().unwrap();
     assert_eq!((kept.floor, kept.lost.len(), events.len()), (Floor::unknown(ids[2]), 0, 1));
@@ -178,17 +181,19 @@ fn private(channel: &str) -> Record {
     Record { reach: Some(Arc::new(reach)), ..event(channel, "secret") }
 }
 
-/// A store in which `a` has lost a public event and then a private one, and so has a
-/// channel that is forgotten; and the events' ids.
+/// A store with private losses, and the ids of its events.
+///
+/// The channels `a` and `b` have each lost a public event and then a private one, and `b` is
+/// evicted.
 fn with_hidden_losses(machine: &Machine) -> (File, Vec<EventId>) {
     let (mut file, ..) = machine.open().unwrap();
     let records = [event("a", ""), private("a"), event("b", ""), private("b"), event("c", "")];
     let ids = file.append(&records, &[]).unwrap();
     let hidden = |channel: &str, id| {
         let (channel, at) = (channel.into(), Duration::from_secs(2));
-        Eviction::Event { channel, id, at, who: Readers::OfChannel }
+        Eviction::Event { channel, id, at, visibility: Visibility::PrivateChannel }
     };
-    let losses = [loss("a", ids[0]), hidden("a", ids[1]), loss("b", ids[2])];
+    let losses = [eviction("a", ids[0]), hidden("a", ids[1]), eviction("b", ids[2])];
     file.append(&[], &losses).unwrap();
     let floor = Floor { all: ids[3], public: ids[2], other_topics: false };
     file.append(&[], &[hidden("b", ids[3]), Eviction::Channel { channel: "b".into(), floor }])
@@ -197,36 +202,36 @@ fn with_hidden_losses(machine: &Machine) -> (File, Vec<EventId>) {
 }
 
 #[test]
-fn public_losses_are_kept_apart_from_private_ones() {
+fn public_and_private_losses_are_stored_separately() {
     let machine = Machine::with_a_store();
     let (mut file, ids) = with_hidden_losses(&machine);
-    // A loss of another channel changes nothing of these.
-    file.append(&[], &[loss("c", ids[4])]).unwrap();
+    // A loss of another channel does not change these.
+    file.append(&[], &[eviction("c", ids[4])]).unwrap();
     drop(file);
     let (mut file, kept, _) = machine.open().unwrap();
     let floor = Floor { all: ids[1], public: ids[0], other_topics: false };
     let (at, public_at) = (Duration::from_secs(2), Duration::from_secs(1));
-    assert_eq!(kept.lost[0], Lost { channel: "a".into(), floor, at, public_at });
+    assert_eq!(kept.lost[0], ChannelLosses { channel: "a".into(), floor, at, public_at });
     let of_c = (kept.lost[1].floor, kept.lost[1].public_at);
     assert_eq!(of_c, (Floor::unknown(ids[4]), Duration::from_secs(1)));
     let below_all = Floor { all: ids[3], public: ids[2], other_topics: false };
     assert_eq!(kept.floor, below_all);
-    // A later public loss is everybody's again.
+    // After a later public loss, the public floor is the floor of all events again.
     let next = file.append(&[event("a", "")], &[]).unwrap()[0];
     let floor = Floor::unknown(next);
     let forgotten = Eviction::Channel { channel: "d".into(), floor };
-    file.append(&[], &[loss("a", next), forgotten]).unwrap();
+    file.append(&[], &[eviction("a", next), forgotten]).unwrap();
     drop(file);
     let (_, kept, _) = machine.open().unwrap();
     assert_eq!((kept.lost[0].floor, kept.floor), (floor, floor));
 }
 
 #[test]
-fn losses_that_an_older_threadcast_noted_count_as_public() {
+fn losses_written_by_an_older_threadcast_count_as_public() {
     let machine = Machine::with_a_store();
     let (file, ids) = with_hidden_losses(&machine);
     drop(file);
-    // It knows of these two alone.
+    // An older threadcast writes only these two.
     machine.change(|transaction| {
         let mut lost = transaction.open_table(LOST).unwrap();
         lost.insert("a", (ids[4].n, 3_000)).unwrap();
@@ -236,10 +241,10 @@ fn losses_that_an_older_threadcast_noted_count_as_public() {
     let (mut file, kept, _) = machine.open().unwrap();
     assert_eq!((kept.lost[0].floor, kept.floor), (Floor::unknown(ids[4]), Floor::unknown(ids[4])));
     assert_eq!(kept.lost[0].public_at, Duration::from_secs(3));
-    // What is noted from there on builds on that.
+    // Later losses are added to those.
     let id = file.append(&[private("a")], &[]).unwrap()[0];
     let (channel, at) = ("a".into(), Duration::from_secs(4));
-    let hidden = Eviction::Event { channel, id, at, who: Readers::OfTopics };
+    let hidden = Eviction::Event { channel, id, at, visibility: Visibility::PrivateTopics };
     file.append(&[], &[hidden]).unwrap();
     drop(file);
     let (_, kept, _) = machine.open().unwrap();
@@ -248,7 +253,7 @@ fn losses_that_an_older_threadcast_noted_count_as_public() {
 }
 
 #[test]
-fn a_public_loss_later_than_all_losses_is_damage() {
+fn a_public_loss_newer_than_all_losses_is_damage() {
     let machine = Machine::with_a_store();
     let (file, ids) = with_hidden_losses(&machine);
     drop(file);
@@ -260,9 +265,9 @@ fn a_public_loss_later_than_all_losses_is_damage() {
     assert!(matches!(problem, StoreProblem::Corrupt { .. }), "{problem:?}");
 }
 
-/// A later event of that number would find topics that are not its own.
+/// Otherwise a later event with the same number would get the topics of another event.
 #[test]
-fn tables_that_the_format_does_not_have_are_damage() {
+fn tables_that_do_not_match_the_format_are_damage() {
     let forgeries: [fn(&redb::WriteTransaction); 3] = [
         |file| {
             file.open_table(TOPICS).unwrap().insert(1, (true, vec!["b"], vec![])).unwrap();
@@ -282,8 +287,7 @@ fn tables_that_the_format_does_not_have_are_damage() {
     }
 }
 
-/// Some publishing that lets a channel fall off its end, and what of it was
-/// acknowledged, until the power goes.
+/// Publishes until the power fails, with evictions. Returns the acknowledged events.
 fn publish(file: &mut File, rounds: u64) -> Vec<(EventId, String)> {
     let mut acknowledged = Vec::new();
     for round in 0..rounds {
@@ -291,7 +295,7 @@ fn publish(file: &mut File, rounds: u64) -> Vec<(EventId, String)> {
         let records: Vec<Record> = data.iter().map(|data| event("a", data)).collect();
         let too_many = acknowledged.len().saturating_sub(4);
         let losses: Vec<Eviction> =
-            acknowledged[..too_many].iter().map(|(id, _)| loss("a", *id)).collect();
+            acknowledged[..too_many].iter().map(|(id, _)| eviction("a", *id)).collect();
         let Ok(ids) = file.append(&records, &losses) else { break };
         acknowledged.extend(ids.into_iter().zip(data));
     }
@@ -299,7 +303,7 @@ fn publish(file: &mut File, rounds: u64) -> Vec<(EventId, String)> {
 }
 
 #[test]
-fn what_was_acknowledged_is_there_after_a_power_cut_at_every_step() {
+fn acknowledged_events_survive_a_power_cut_at_every_step() {
     const ROUNDS: u64 = 6;
     let mut cuts = 0;
     for seed in 0..4 {
@@ -313,10 +317,10 @@ fn what_was_acknowledged_is_there_after_a_power_cut_at_every_step() {
             let before = acknowledged.len();
             acknowledged.extend(publish(&mut file, ROUNDS));
             drop(file);
-            // With the first seed nothing survives, with the others any of it; and while
-            // it starts again, the power may go once more.
+            // With the first seed no unsynced write survives, with the others any may. The
+            // power may fail again while the store is opened.
             let mut survives = || seed > 0 && random.bool();
-            let went = machine.power_on(Some(cut % 7), &mut survives);
+            let failed = machine.power_on(Some(cut % 7), &mut survives);
             drop(machine.open());
             machine.power_on(None, &mut survives);
             let (mut file, kept, events) = machine.open().unwrap();
@@ -324,14 +328,14 @@ fn what_was_acknowledged_is_there_after_a_power_cut_at_every_step() {
                 if let Some((_, record)) = events.iter().find(|(found, _)| found == id) {
                     assert_eq!(record.event.data(), data, "cut {cut}");
                 } else {
-                    let told = kept.lost.iter().any(|lost| lost.floor.all >= *id);
-                    assert!(told, "{id} is gone in silence; seed {seed}, cut {cut}");
+                    let is_reported = kept.lost.iter().any(|lost| lost.floor.all >= *id);
+                    assert!(is_reported, "{id} is lost unreported; seed {seed}, cut {cut}");
                 }
             }
             let next = file.append(&[event("a", "next")], &[]).unwrap()[0];
             assert!(events.iter().all(|(id, _)| *id < next) && kept.last < next);
-            if !went {
-                assert!(acknowledged.len() > before, "the last round is a whole one");
+            if !failed {
+                assert!(acknowledged.len() > before, "the last round is complete");
                 break;
             }
             cuts += 1;
@@ -341,22 +345,22 @@ fn what_was_acknowledged_is_there_after_a_power_cut_at_every_step() {
 }
 
 #[test]
-fn after_an_error_it_is_read_anew_and_goes_on() {
+fn after_an_error_the_file_is_reopened_and_used() {
     let machine = Machine::with_a_store();
     let (mut file, ..) = machine.open().unwrap();
     let first = file.append(&[event("a", "1")], &[]).unwrap()[0];
     let (mut last, mut strays) = (first, 0);
     for cut in 0..12 {
         machine.power_on(Some(cut), || true);
-        let refused = file.append(&[event("a", "refused")], &[]);
+        let failed = file.append(&[event("a", "failed")], &[]);
         machine.power_on(None, || true);
-        if refused.is_ok() {
+        if failed.is_ok() {
             break;
         }
         let again = file.append(&[event("a", "2")], &[]);
-        assert_eq!(again, refused, "for a moment it is left alone");
-        file.broken = None; // the moment is over
-        // What of it reached the disk is nobody's event, and its id nobody else's.
+        assert_eq!(again, failed, "within `PAUSE` it fails at once");
+        file.broken = None; // as after `PAUSE`
+        // If the failed event has reached the disk, it is deleted and its id is not reused.
         let copy = Machine::default();
         copy.lock().bytes = machine.lock().bytes.clone();
         let reached = copy.open().unwrap().1.last;
@@ -364,17 +368,17 @@ fn after_an_error_it_is_read_anew_and_goes_on() {
         assert!(second > first && second > reached, "{second} after {reached}");
         strays += u32::from(reached > last);
         last = second;
-        file.append(&[], &[loss("a", second)]).unwrap();
+        file.append(&[], &[eviction("a", second)]).unwrap();
     }
     drop(file);
     let (_, _, events) = machine.open().unwrap();
     let data: Vec<&str> = events.iter().map(|(_, record)| record.event.data()).collect();
     assert!(strays > 0, "no cut was late enough");
     assert!(data.starts_with(&["1"]), "{data:?}");
-    assert!(data.iter().filter(|data| **data == "refused").count() <= 1, "{data:?}");
+    assert!(data.iter().filter(|data| **data == "failed").count() <= 1, "{data:?}");
 }
 
-/// The store's file while it is open, and after it was closed.
+/// The bytes of a store file while it is open, and after it was closed.
 fn images() -> [Vec<u8>; 2] {
     let machine = Machine::with_a_store();
     let (mut file, ..) = machine.open().unwrap();
@@ -387,8 +391,9 @@ fn images() -> [Vec<u8>; 2] {
     [open, closed]
 }
 
-/// What becomes of these bytes where a store should be: its problem, or the numbers
-/// of its events. It may be changed only if it is a store.
+/// Opens these bytes as a store. Returns the numbers of the events, or the problem.
+///
+/// Checks that the bytes are not changed if they are not a sound store.
 fn outcome(bytes: &[u8]) -> Result<Vec<u64>, StoreProblem> {
     let machine = Machine::default();
     machine.lock().bytes = bytes.to_vec();
@@ -401,7 +406,7 @@ fn outcome(bytes: &[u8]) -> Result<Vec<u64>, StoreProblem> {
 }
 
 #[test]
-fn a_file_cut_short_is_refused_and_left_as_it_was() {
+fn a_truncated_file_is_rejected_and_not_changed() {
     for image in images() {
         assert_eq!(outcome(&image).unwrap().len(), 20);
         for length in (0..image.len()).step_by(4_096).chain([1, 9, 63, 320, image.len() - 1]) {
@@ -416,8 +421,8 @@ fn a_file_cut_short_is_refused_and_left_as_it_was() {
 }
 
 #[test]
-fn a_damaged_file_is_refused_or_has_lost_nothing() {
-    let (mut refused, mut random) = (0, fastrand::Rng::with_seed(7));
+fn a_damaged_file_is_rejected_or_has_all_events() {
+    let (mut rejected, mut random) = (0, fastrand::Rng::with_seed(7));
     let images = images();
     let whole: Vec<u64> = (1..=20).collect();
     for round in 0..300 {
@@ -427,19 +432,19 @@ fn a_damaged_file_is_refused_or_has_lost_nothing() {
         let change = random.u8(1..);
         image[place] ^= change;
         match outcome(&image) {
-            // Where it was not closed, damage to the last commit and a last commit
-            // that was never finished look the same.
+            // If the file was not closed, a damaged last commit looks like one that was
+            // never completed.
             Ok(events) if closed == 0 && events == whole[..19] => {}
             Ok(events) => assert_eq!(events, whole, "{closed}: byte {place} ^ {change}"),
-            Err(StoreProblem::Corrupt { .. } | StoreProblem::NotAStore) => refused += 1,
+            Err(StoreProblem::Corrupt { .. } | StoreProblem::NotAStore) => rejected += 1,
             Err(other) => panic!("{other:?}"),
         }
     }
-    assert!(refused > 20, "only {refused} of 300 were noticed");
+    assert!(rejected > 20, "only {rejected} of 300 were detected");
 }
 
 #[test]
-fn what_is_no_store_is_refused_and_left_as_it_was() {
+fn a_file_that_is_not_a_store_is_rejected_and_not_changed() {
     let mut random = fastrand::Rng::with_seed(7);
     for length in [1, 9, 100, 4_096, 100_000] {
         let bytes: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
@@ -447,7 +452,7 @@ fn what_is_no_store_is_refused_and_left_as_it_was() {
         let bytes = [&MAGIC[..], &bytes].concat();
         assert!(matches!(outcome(&bytes), Err(StoreProblem::Corrupt { .. })));
     }
-    // Other programs write redb files too.
+    // A redb file of another program.
     let machine = Machine::default();
     drop(builder().create_with_backend(machine.clone()).unwrap());
     let theirs = machine.lock().synced.clone();
@@ -463,13 +468,13 @@ fn what_is_no_store_is_refused_and_left_as_it_was() {
 }
 
 #[test]
-fn a_file_that_is_half_free_gets_shorter() {
+fn a_file_that_is_half_free_is_compacted() {
     let machine = Machine::with_a_store();
     let (mut file, ..) = machine.open().unwrap();
     let records = vec![event("a", &"x".repeat(10_000)); 1_000];
     let ids = file.append(&records, &[]).unwrap();
     let before = machine.len().unwrap();
-    let losses: Vec<Eviction> = ids[..900].iter().map(|id| loss("a", *id)).collect();
+    let losses: Vec<Eviction> = ids[..900].iter().map(|id| eviction("a", *id)).collect();
     file.append(&[], &losses).unwrap();
     for _ in 0..TIDY_EVERY {
         file.append(&[event("a", "x")], &[]).unwrap();
@@ -481,10 +486,10 @@ fn a_file_that_is_half_free_gets_shorter() {
     assert_eq!(machine.open().unwrap().2.len(), 100 + usize::try_from(TIDY_EVERY).unwrap());
 }
 
-/// It counts on from its last id, so none may be beyond that, nor that at the end of
-/// all numbers.
+/// New events are numbered after `last`, so no number may be larger, and `last` itself must
+/// leave room for more.
 #[test]
-fn a_file_with_an_id_that_no_server_has_given_is_refused() {
+fn a_file_with_a_number_beyond_the_last_is_rejected() {
     let forgeries: [fn(&redb::WriteTransaction); 4] = [
         |store| _ = store.open_table(META).unwrap().insert("last", u64::MAX).unwrap(),
         |store| _ = store.open_table(META).unwrap().insert("floor", 2).unwrap(),

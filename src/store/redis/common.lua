@@ -1,20 +1,22 @@
--- What the scripts share. Each runs as a whole or not at all, so no node ever
--- sees half of what another does.
+-- The common part of all scripts. Redis runs each script atomically, so no node sees a
+-- part of what another one does.
 --
 --  threadcast:events              stream  the log: every event of every channel
---  threadcast:seq                 number  the newest event's place, without a hole
---  threadcast:deleted             zset    places of events that were deleted
---  threadcast:own:CHANNEL\0ID     answer  an event with an id of its publisher's
---  threadcast:key:CHANNEL\0KEY    answer  a request with an idempotency key, and its fingerprint
---  threadcast:nodes               zset    each node, and until when it counts
---  threadcast:node:NODE           JSON    who listens there, for a while
---  threadcast:names:NODE          set     CHANNEL\0NAME of who is present there
---  threadcast:at:CHANNEL\0NAME    set     the nodes at which this name is present
---  threadcast:rows                number  how often any node's row has changed
+--  threadcast:seq                 number  the sequence number of the newest entry
+--  threadcast:deleted             zset    sequence numbers of deleted entries
+--  threadcast:own:CHANNEL\0ID     reply   an event with a client-supplied id
+--  threadcast:key:CHANNEL\0KEY    reply   a request with an idempotency key, and its fingerprint
+--  threadcast:nodes               zset    every node, with the time at which its report expires
+--  threadcast:node:NODE           JSON    the report of a node: its subscribers; it expires
+--  threadcast:names:NODE          set     CHANNEL\0NAME of every name present on the node
+--  threadcast:at:CHANNEL\0NAME    set     the nodes on which the name is present
+--  threadcast:rows                number  the version of the reports: counts their changes
 --
--- ARGV begins with the id after the newest that the caller knows, the first
--- half of that, how many events there may be, and for how many milliseconds.
-if redis.replicate_commands then redis.replicate_commands() end -- Redis 6 asks for it
+-- Every entry has a sequence number, and they are consecutive: a missing one is a hole.
+--
+-- ARGV begins with: the id after the newest that the caller has read; the milliseconds of
+-- that id; the maximum number of entries in the log; their maximum age in milliseconds.
+if redis.replicate_commands then redis.replicate_commands() end -- required by Redis 6
 
 local EVENTS, SEQ, DELETED = 'threadcast:events', 'threadcast:seq', 'threadcast:deleted'
 local NODES, ROWS = 'threadcast:nodes', 'threadcast:rows'
@@ -23,8 +25,8 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local function number(n) return string.format('%.0f', n) end
 
--- Begins to count, in an empty Redis, at the microseconds since 1970: what a
--- Redis that was emptied gives out is never taken for what comes next.
+-- Starts the sequence numbers of an empty Redis at the microseconds since 1970. So after
+-- Redis was emptied, its numbers are never taken for the continuation of the old ones.
 local function begin()
   if redis.call('EXISTS', SEQ) == 0 then
     redis.call('SET', SEQ, number(clock[1] * 1000000 + clock[2]))
@@ -35,8 +37,8 @@ local function add(fields)
   begin()
   fields[#fields + 1] = 'q'
   fields[#fields + 1] = number(redis.call('INCR', SEQ))
-  -- Where the clock went back, or the newest events were lost, ids go on after
-  -- those that the nodes have seen.
+  -- If the clock went back, or the newest entries were lost, ids continue after the newest
+  -- one that the caller has read.
   if now <= tonumber(ARGV[2]) then
     local id = redis.pcall('XADD', EVENTS, ARGV[1], unpack(fields))
     if type(id) == 'string' then return id end
@@ -50,18 +52,18 @@ local function trim()
   if oldest > 0 then redis.call('XTRIM', EVENTS, 'MINID', '~', number(oldest)) end
 end
 
--- Tells a channel that a name has come or gone.
-local function tell(member, what, time)
+-- Publishes a presence event to the channel of a member (CHANNEL\0NAME).
+local function publish_presence(member, what, time)
   local split = member:find('\0', 1, true)
   local data = '{"username":' .. cjson.encode(member:sub(split + 1)) .. ',"time":"' .. time .. '"}'
   add({ 'c', member:sub(1, split - 1), 'e', what, 'd', data })
 end
 
-local function come(node, member, time)
+local function join(node, member, time)
   redis.call('SADD', 'threadcast:names:' .. node, member)
   local at = 'threadcast:at:' .. member
   if redis.call('SADD', at, node) == 1 and redis.call('SCARD', at) == 1 then
-    tell(member, 'userconnect', time)
+    publish_presence(member, 'userconnect', time)
   end
 end
 
@@ -69,11 +71,11 @@ local function leave(node, member, time)
   redis.call('SREM', 'threadcast:names:' .. node, member)
   local at = 'threadcast:at:' .. member
   if redis.call('SREM', at, node) == 1 and redis.call('EXISTS', at) == 0 then
-    tell(member, 'userdisconnect', time)
+    publish_presence(member, 'userdisconnect', time)
   end
 end
 
--- Forgets a node. Who was present there alone has left.
+-- Evicts a node. Names that were present only there leave.
 local function evict_node(node, time)
   redis.call('ZREM', NODES, node)
   for _, member in ipairs(redis.call('SMEMBERS', 'threadcast:names:' .. node)) do

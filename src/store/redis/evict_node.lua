@@ -1,2 +1,2 @@
--- A node says goodbye. ARGV: node, time of day.
+-- Evicts the calling node. ARGV: node, time of day.
 evict_node(ARGV[5], ARGV[6])

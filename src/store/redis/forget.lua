@@ -1,10 +1,13 @@
--- Has every node forget a channel, and takes its events out of the log. ARGV: channel;
--- the newest of the events, or nothing if the nodes have been told already; the newest
--- public one, and `1` if a private one has several topics; how many names follow, which
--- may be used again, and the events' ids. An event with other topics stays in the log,
--- for them. What the publishers called the events may be used again as well.
+-- Orders every node to forget a channel, and deletes its events from the log. ARGV: channel;
+-- the newest of the events, or '' if an earlier call has ordered the nodes already; the
+-- newest public one; `1` if a private one has several topics; the number of keys for
+-- repeats that follow; these keys, which are deleted; the ids of the events to delete.
 --
--- Once the nodes are told, no reader is given any of it, however much of it is deleted yet.
+-- An event with other topics stays in the log for them. The client-supplied ids and
+-- idempotency keys of the events are deleted too, so they may be used again.
+--
+-- From the order on, no subscriber receives any of the events, even those that are not yet
+-- deleted.
 local names = tonumber(ARGV[9])
 for place = 10, 9 + names do redis.call('DEL', ARGV[place]) end
 if ARGV[6] ~= '' then
@@ -25,7 +28,7 @@ for place = 10 + names, #ARGV do
   end
   if entry and not has_others then
     for field = 1, #entry[2], 2 do
-      -- Its place in the log is no hole: it was meant.
+      -- Note the sequence number as deleted on purpose, so that it is not taken for a hole.
       if entry[2][field] == 'q' then
         redis.call('ZADD', DELETED, entry[2][field + 1], entry[2][field + 1])
       end

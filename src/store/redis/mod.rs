@@ -1,19 +1,20 @@
-//! A log that several nodes share: one stream of Redis (or Valkey), which gives
-//! the ids, in which every node publishes, and which every node reads.
+//! The shared log: one stream of Redis (or Valkey) for several nodes.
+//!
+//! Every node publishes to the stream and reads it. Redis assigns the ids.
 //!
 //! ```text
-//!  a node's publisher ── one script a batch ──▶ XADD, and what was published before
-//!  a node's reader    ◀── XREAD BLOCK ───────── its own events too: one order for all
+//!  LogWriter of a node ── one script call per batch ──▶ look up repeats, XADD
+//!  LogReader of a node ◀─ XREAD BLOCK ───────────────── its own events too, in one order
 //! ```
 //!
 //! # Invariants
 //!
-//! * **What is not in Redis is not answered and not seen.** Where Redis gives no
-//!   answer, the publisher is told that nobody knows.
-//! * **A hole is seen.** Events are numbered without one, so what was trimmed, or
-//!   what Redis has lost, is missing between two numbers.
-//! * **No wait without an end**: connecting and answering have their deadlines.
-//! * **A password is never shown**, by no log, error or `Debug`.
+//! * **No reply and no subscriber before the event is in Redis.** If Redis does not answer,
+//!   the publisher gets [`PublishError::Unconfirmed`]: the event may be published or not.
+//! * **A hole is detected.** Events have consecutive numbers, so a number is missing where
+//!   Redis has trimmed or lost an event.
+//! * **Every wait ends**: connecting and each request have a deadline.
+//! * **A password is never shown** in a log line, an error or `Debug` output.
 
 mod presence;
 mod reader;
@@ -26,20 +27,20 @@ use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, ErrorKind, RedisError, RedisResult, Script, ScriptInvocation};
 
-pub(crate) use self::presence::{Row, prefixes_of};
-pub(crate) use self::reader::{News, Reader};
-pub(crate) use self::writer::{Answered, Asked, Bounds, Change, Writer};
+pub(crate) use self::presence::{NodeReport, prefixes_of};
+pub(crate) use self::reader::{LogItem, LogReader};
+pub(crate) use self::writer::{LogBounds, LogReply, LogRequest, LogWriter, PresenceChange};
 use crate::error::{PublishError, StoreError, StoreProblem};
 use crate::id::EventId;
 
-/// How long connecting may take, and how long an answer.
+/// The deadlines for connecting and for a response.
 const CONNECT: Duration = Duration::from_secs(2);
-const ANSWER: Duration = Duration::from_secs(3);
+const RESPONSE: Duration = Duration::from_secs(3);
 
-/// After a failure, how long a publisher is refused without another attempt.
+/// How long requests fail at once after a failure, before the next attempt to connect.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What an address of Redis begins with, and a file does not.
+/// The prefixes that make a store's name an address of Redis instead of a path.
 const SCHEMES: [&str; 7] = [
     "redis://",
     "rediss://",
@@ -50,7 +51,7 @@ const SCHEMES: [&str; 7] = [
     "valkey+unix://",
 ];
 
-/// Where events are kept.
+/// The place where events are stored: a file or Redis.
 ///
 /// ```
 /// use threadcast::StoreAt;
@@ -60,14 +61,15 @@ const SCHEMES: [&str; 7] = [
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreAt {
-    /// In a file, by this node alone; made if need be.
+    /// A file that belongs to this node. It is created if it does not exist.
     File(PathBuf),
-    /// In Redis, shared with every other node that names the same.
+    /// A Redis server, shared by all nodes that use the same address.
     Redis(RedisUrl),
 }
 
 impl From<OsString> for StoreAt {
-    /// What begins like an address of Redis is one, and anything else a path.
+    /// Text that begins with a scheme of Redis, such as `redis://`, is an address; any other
+    /// text is a path.
     fn from(text: OsString) -> Self {
         match text.to_str() {
             Some(url) if SCHEMES.iter().any(|scheme| url.starts_with(scheme)) => {
@@ -90,8 +92,9 @@ impl From<&str> for StoreAt {
     }
 }
 
-/// The address of a Redis, as in `redis://:password@10.0.0.5:6379/0`. It is shown
-/// without its password.
+/// The address of a Redis server, for example `redis://:password@10.0.0.5:6379/0`.
+///
+/// `Display` and `Debug` leave out the password.
 ///
 /// ```
 /// use threadcast::StoreAt;
@@ -106,12 +109,12 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match redis::parse_redis_url(&self.0) {
             Some(mut url) => {
-                // Where there is none, there is none to take out.
+                // An address without a host cannot have a password: no error.
                 let _ = url.set_password(None);
                 url.set_query(None);
                 f.write_str(url.as_str())
             }
-            // Any part of it may be a password.
+            // An address that cannot be parsed may have a password anywhere.
             None => write!(f, "{}://…", self.0.split("://").next().unwrap_or_default()),
         }
     }
@@ -123,38 +126,41 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// Why Redis has not done what it was asked to.
+/// Why a request to Redis has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// It could not be asked, so nothing has happened.
-    Away(String),
-    /// It was asked and has not answered: it may have happened.
+pub(crate) enum LogError {
+    /// The request could not be sent. It has had no effect.
+    Unreachable(String),
+    /// Redis did not answer the request. It may have had an effect.
     Unanswered(String),
-    /// It has refused, so nothing has happened.
-    Refused(String),
-    /// It has refused us.
+    /// Redis rejected the request. It has had no effect.
+    Rejected(String),
+    /// Redis denied access.
     Denied(String),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for LogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Away(what) | Self::Unanswered(what) | Self::Refused(what) | Self::Denied(what)) =
-            self;
+        let (Self::Unreachable(what)
+        | Self::Unanswered(what)
+        | Self::Rejected(what)
+        | Self::Denied(what)) = self;
         f.write_str(what)
     }
 }
 
-impl From<Trouble> for PublishError {
-    fn from(trouble: Trouble) -> Self {
+impl From<LogError> for PublishError {
+    fn from(trouble: LogError) -> Self {
         match trouble {
-            Trouble::Unanswered(reason) => Self::Unconfirmed { reason },
+            LogError::Unanswered(reason) => Self::Unconfirmed { reason },
             other => Self::Store { reason: other.to_string() },
         }
     }
 }
 
-impl Trouble {
-    fn of(error: &RedisError, unknown: bool) -> Self {
+impl LogError {
+    /// Classifies an error. `sent` says whether the request may have reached Redis.
+    fn of(error: &RedisError, sent: bool) -> Self {
         let what = error.to_string();
         let denied = ["NOAUTH", "WRONGPASS", "NOPERM"];
         match error.kind() {
@@ -164,32 +170,36 @@ impl Trouble {
             {
                 Self::Denied(what)
             }
-            ErrorKind::Server(_) | ErrorKind::Extension => Self::Refused(what),
-            _ if unknown => Self::Unanswered(what),
-            _ => Self::Away(what),
+            ErrorKind::Server(_) | ErrorKind::Extension => Self::Rejected(what),
+            _ if sent => Self::Unanswered(what),
+            _ => Self::Unreachable(what),
         }
     }
 
-    /// The same, for who cannot start.
+    /// The error for a server that cannot start.
     pub(crate) fn at_start(self, url: &RedisUrl) -> StoreError {
         let problem = match self {
-            // rustls says so within an error of reading or writing, in words alone.
-            Self::Away(detail) | Self::Unanswered(detail) if detail.contains("certificate") => {
+            // rustls reports a bad certificate only in the text of an I/O error.
+            Self::Unreachable(detail) | Self::Unanswered(detail)
+                if detail.contains("certificate") =>
+            {
                 StoreProblem::Untrusted { detail }
             }
-            Self::Away(detail) | Self::Unanswered(detail) => StoreProblem::Unreachable { detail },
+            Self::Unreachable(detail) | Self::Unanswered(detail) => {
+                StoreProblem::Unreachable { detail }
+            }
             Self::Denied(detail) => StoreProblem::Denied { detail },
-            Self::Refused(detail) => StoreProblem::Rejected { detail },
+            Self::Rejected(detail) => StoreProblem::Rejected { detail },
         };
         StoreError { path: url.to_string().into(), problem }
     }
 }
 
-/// A connection, made when it is needed and dropped when it is broken.
+/// A connection that is opened when it is needed and dropped after an error.
 struct Link {
     url: RedisUrl,
     open: Option<Connection>,
-    /// The last failure, and when.
+    /// The last failure, and its time.
     broken: Option<(String, Instant)>,
 }
 
@@ -198,45 +208,46 @@ impl Link {
         Self { url: url.clone(), open: None, broken: None }
     }
 
-    /// Asks Redis, which may take this much longer than an answer does.
-    fn ask<T>(
+    /// Sends a request and waits for the response, up to [`RESPONSE`] plus `extra`.
+    fn call<T>(
         &mut self,
-        longer: Duration,
-        ask: impl FnOnce(&mut Connection) -> RedisResult<T>,
-    ) -> Result<T, Trouble> {
+        extra: Duration,
+        request: impl FnOnce(&mut Connection) -> RedisResult<T>,
+    ) -> Result<T, LogError> {
         if let Some((what, since)) = &self.broken
             && since.elapsed() < PAUSE
         {
-            return Err(Trouble::Away(what.clone()));
+            return Err(LogError::Unreachable(what.clone()));
         }
-        let (asked, sent) = match self.connected(longer) {
-            Ok(connection) => (ask(connection), true),
+        let (response, sent) = match self.connected(extra) {
+            Ok(connection) => (request(connection), true),
             Err(error) => (Err(error), false),
         };
         self.broken = None;
-        asked.map_err(|error| {
-            let trouble = Trouble::of(&error, sent);
-            // An answer may still be on its way, to be taken for the next one's; and who
-            // refuses may have become a replica, and the name be another's by now.
+        response.map_err(|error| {
+            let error = LogError::of(&error, sent);
+            // Reconnect after any error. A late response would be taken for that of the next
+            // request. A server that rejects requests may have become a replica, and its name
+            // may resolve to another server by now.
             self.open = None;
-            if !matches!(trouble, Trouble::Refused(_)) {
-                self.broken = Some((trouble.to_string(), Instant::now()));
+            if !matches!(error, LogError::Rejected(_)) {
+                self.broken = Some((error.to_string(), Instant::now()));
             }
-            trouble
+            error
         })
     }
 
-    fn connected(&mut self, longer: Duration) -> RedisResult<&mut Connection> {
+    fn connected(&mut self, extra: Duration) -> RedisResult<&mut Connection> {
         let connection = match self.open.take() {
             Some(open) => open,
             None => Client::open(self.url.0.as_str())?.get_connection_with_timeout(CONNECT)?,
         };
-        connection.set_read_timeout(Some(ANSWER + longer))?;
-        connection.set_write_timeout(Some(ANSWER))?;
+        connection.set_read_timeout(Some(RESPONSE + extra))?;
+        connection.set_write_timeout(Some(RESPONSE))?;
         Ok(self.open.insert(connection))
     }
 
-    /// The next is an attempt, however fresh the last failure is.
+    /// Makes the next request connect again, even within [`PAUSE`] of the last failure.
     fn try_again(&mut self) {
         self.broken = None;
     }
@@ -248,7 +259,7 @@ impl fmt::Debug for Link {
     }
 }
 
-/// A script, with what all of them begin with.
+/// A script, with `common.lua` before it.
 macro_rules! script {
     ($file:literal) => {
         redis::Script::new(concat!(include_str!("common.lua"), include_str!($file)))
@@ -256,8 +267,8 @@ macro_rules! script {
 }
 use script;
 
-/// The arguments that every script begins with.
-fn begin(script: &Script, last: EventId, bounds: Bounds) -> ScriptInvocation<'_> {
+/// Begins a call with the arguments that are common to all scripts.
+fn begin(script: &Script, last: EventId, bounds: LogBounds) -> ScriptInvocation<'_> {
     let next = last.next();
     let mut invocation = script.prepare_invoke();
     invocation.arg(next.to_string()).arg(next.epoch).arg(bounds.events).arg(bounds.milliseconds());
@@ -269,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_shown_nowhere() {
+    fn a_password_is_never_shown() {
         for url in [
             "redis://:secret@h:1/2",
             "rediss://u:secret@h",

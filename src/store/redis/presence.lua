@@ -1,6 +1,6 @@
--- A name comes to a node or leaves it. ARGV: node, time of day, and for each
+-- Records names that join or leave on a node. ARGV: node, time of day, and for each name
 -- `+` or `-` and CHANNEL\0NAME.
 for place = 7, #ARGV, 2 do
-  local change = ARGV[place] == '+' and come or leave
+  local change = ARGV[place] == '+' and join or leave
   change(ARGV[5], ARGV[place + 1], ARGV[6])
 end

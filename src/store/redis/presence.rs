@@ -1,4 +1,4 @@
-//! Who listens to a node, as the others are told.
+//! The report of a node to the other nodes: its subscribers and presence names.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -10,24 +10,25 @@ use serde_json::{Value, json};
 
 use crate::json;
 
-/// How many listen to what, and who said a name: at one node, or at several.
+/// The number of subscribers and the presence names, of one node or of several together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Row {
-    /// Streams of each channel, by its name or a pattern, and by a prefix.
+pub(crate) struct NodeReport {
+    /// The number of streams per channel that select it by its name or a pattern.
     pub(crate) names: BTreeMap<String, usize>,
+    /// The number of streams per prefix.
     pub(crate) prefixes: BTreeMap<String, usize>,
-    /// Of each channel, the names and how many streams each has.
+    /// The presence names per channel, each with its number of streams.
     pub(crate) present: BTreeMap<String, BTreeMap<String, usize>>,
 }
 
-impl Row {
-    /// How many listen to a channel, by its name or by a prefix.
-    pub(crate) fn listeners(&self, channel: &str) -> usize {
+impl NodeReport {
+    /// The number of streams that select a channel by its name, a pattern or a prefix.
+    pub(crate) fn subscribers(&self, channel: &str) -> usize {
         let by_name = self.names.get(channel).copied().unwrap_or_default();
         by_name + prefixes_of(&self.prefixes, channel).sum::<usize>()
     }
 
-    /// Adds another node's.
+    /// Adds the report of another node.
     pub(crate) fn add(&mut self, other: Self) {
         add(&mut self.names, other.names);
         add(&mut self.prefixes, other.prefixes);
@@ -41,7 +42,7 @@ impl Row {
         json!({ "names": names, "prefixes": prefixes, "present": present }).to_string()
     }
 
-    /// What it does not understand, it leaves out.
+    /// Reads a report; leaves out the fields that it does not understand.
     pub(super) fn from_json(text: &str) -> Self {
         let row = json::parse(text.as_bytes()).unwrap_or_default();
         let present = row["present"].as_object().into_iter().flatten();
@@ -72,7 +73,7 @@ pub(crate) fn prefixes_of<'a, K: Borrow<str> + Ord, V>(
                 return Some(value);
             }
             let common = iter::zip(key.bytes(), name.bytes()).take_while(|(a, b)| a == b).count();
-            // Every prefix of the name that is longer than this stands behind the key.
+            // Any longer prefix of the name sorts after the key, so the map has none.
             let end = (0..=common).rev().find(|end| name.is_char_boundary(*end));
             longest = end.map(|end| &name[..end]);
         }
@@ -91,7 +92,7 @@ fn counts(object: &Value) -> BTreeMap<String, usize> {
     fields.filter_map(|(name, value)| Some((name.clone(), count(value)?))).collect()
 }
 
-/// The time that a channel is told with who comes and goes.
+/// The local time of day for a presence event.
 pub(super) fn time_of_day() -> String {
     Local::now().format("%H:%M:%S").to_string()
 }
@@ -115,17 +116,21 @@ mod tests {
     }
 
     #[test]
-    fn nodes_add_up_and_a_row_is_read_as_it_was_written() {
+    fn a_report_is_read_as_written_and_reports_add_up() {
         let one = |name: &str, count| BTreeMap::from([(name.to_owned(), count)]);
         let present = BTreeMap::from([("chat".to_owned(), one("ada", 1))]);
-        let row = Row { names: one("chat", 2), prefixes: one("ch", 3), present };
-        let mut both = Row::from_json(&row.to_json());
-        assert_eq!(both, row);
-        both.add(row);
-        assert_eq!((both.listeners("chat"), both.listeners("chx")), (10, 6));
+        let report = NodeReport { names: one("chat", 2), prefixes: one("ch", 3), present };
+        let mut both = NodeReport::from_json(&report.to_json());
+        assert_eq!(both, report);
+        both.add(report);
+        assert_eq!((both.subscribers("chat"), both.subscribers("chx")), (10, 6));
         assert_eq!(both.present["chat"]["ada"], 2);
-        assert_eq!(Row::from_json("of a later version"), Row::default());
+        assert_eq!(NodeReport::from_json("from a later version"), NodeReport::default());
         let deep = format!(r#"{{"names":{{"a":1}},"x":{}{}}}"#, "[".repeat(100), "]".repeat(100));
-        assert_eq!(Row::from_json(&deep), Row::default(), "a damaged row is left out");
+        assert_eq!(
+            NodeReport::from_json(&deep),
+            NodeReport::default(),
+            "a damaged report is ignored"
+        );
     }
 }

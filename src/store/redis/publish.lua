@@ -1,11 +1,11 @@
--- Publishes requests, each answered with its id, subscribers and count, or with
--- "reused" if its key was used for other events. ARGV[5]: fields with their length
--- before them, of each request: channel, its other topics with a NUL between them,
--- whether it is private, key, fingerprint of its events, for how long its names are
--- known, subscribers, how many events; and of each event: name, id, retry, data.
+-- Publishes requests. Returns a reply for each: id, subscribers and count, or "reused" if its
+-- key was used for other events. ARGV[5]: fields, each with its length before it. For each
+-- request: channel, the other topics separated by NUL, whether it is private, key,
+-- fingerprint of its events, how long its id and key are kept in milliseconds, subscribers,
+-- number of events. For each event: name, client-supplied id, retry, data.
 --
--- The answer stored for a key has the fingerprint as its fourth word. An answer
--- without one is of an older node, and fits any request.
+-- The reply stored for a key has the fingerprint as its fourth word. A reply without one
+-- is from an older node, and fits any request.
 local packed, at = ARGV[5], 1
 
 local function take()
@@ -16,17 +16,17 @@ local function take()
   return packed:sub(at - length, at - 1)
 end
 
--- What the topics know by this name, if any of them does.
-local function known_as(kind, topics, name)
+-- The reply stored for an id ('own') or a key ('key') in one of the topics, if there is one.
+local function find_reply(kind, topics, name)
   for _, topic in ipairs(topics) do
-    local answer = redis.call('GET', 'threadcast:' .. kind .. ':' .. topic .. '\0' .. name)
-    if answer then return answer end
+    local reply = redis.call('GET', 'threadcast:' .. kind .. ':' .. topic .. '\0' .. name)
+    if reply then return reply end
   end
 end
 
-local function name(kind, topics, name, answer, known_for)
+local function store_reply(kind, topics, name, reply, known_for)
   for _, topic in ipairs(topics) do
-    redis.call('SET', 'threadcast:' .. kind .. ':' .. topic .. '\0' .. name, answer, 'PX', known_for)
+    redis.call('SET', 'threadcast:' .. kind .. ':' .. topic .. '\0' .. name, reply, 'PX', known_for)
   end
 end
 
@@ -35,12 +35,12 @@ local function request()
   local known_for, subscribers, count = take(), take(), tonumber(take())
   local topics = { channel }
   for other in (others or ''):gmatch('[^%z]+') do topics[#topics + 1] = other end
-  local answered = key and known_as('key', topics, key)
+  local first = key and find_reply('key', topics, key)
   local new, last, own_ids = {}, nil, {}
   for n = 1, count do
     local event, own, retry, data = take(), take(), take(), take()
-    if not answered then
-      local known = own and (own_ids[own] or known_as('own', topics, own))
+    if not first then
+      local known = own and (own_ids[own] or find_reply('own', topics, own))
       if known then
         last = known
       else
@@ -56,12 +56,12 @@ local function request()
       end
     end
   end
-  if answered then
-    local before = answered:match('^%S+ %S+ %S+ (%S+)$')
+  if first then
+    local before = first:match('^%S+ %S+ %S+ (%S+)$')
     if before and print and before ~= print then return 'reused' end
-    return answered
+    return first
   end
-  if key and #new > 0 then -- it is known for as long as the newest event of its batch is
+  if key and #new > 0 then -- the key is kept as long as the newest event of its batch
     local fields = new[#new].fields
     fields[#fields + 1] = 'k'
     fields[#fields + 1] = key
@@ -69,14 +69,14 @@ local function request()
   local rest = ' ' .. subscribers .. ' ' .. number(count)
   for _, one in ipairs(new) do
     one.id = add(one.fields)
-    if one.own then name('own', topics, one.own, one.id .. rest, known_for) end
+    if one.own then store_reply('own', topics, one.own, one.id .. rest, known_for) end
   end
   local id = type(last) == 'table' and last.id or last:match('^%S+')
-  if key and #new > 0 then name('key', topics, key, id .. rest .. (print and ' ' .. print or ''), known_for) end
+  if key and #new > 0 then store_reply('key', topics, key, id .. rest .. (print and ' ' .. print or ''), known_for) end
   return id .. rest
 end
 
-local answers = {}
-while at <= #packed do answers[#answers + 1] = request() end
+local replies = {}
+while at <= #packed do replies[#replies + 1] = request() end
 trim()
-return answers
+return replies

@@ -1,4 +1,4 @@
-//! The log, read from where it was left.
+//! Reading the shared log, from the last position.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,170 +8,179 @@ use std::time::Duration;
 use redis::{FromRedisValue, Script, Value, cmd};
 
 use super::presence::time_of_day;
-use super::{Bounds, Link, RedisUrl, Row, Trouble, begin, script};
+use super::{Link, LogBounds, LogError, NodeReport, RedisUrl, begin, script};
 use crate::event::Event;
 use crate::id::EventId;
 use crate::store::{Floor, Key, Reach, Record};
 
-/// How many events are read at once.
+/// The maximum number of entries per read.
 const COUNT: usize = 1_000;
 
-/// How long Redis waits for an event before it says that there is none.
+/// How long one `XREAD` waits for an entry.
 const BLOCK: Duration = Duration::from_millis(250);
 
-/// What stands next in the log.
+/// The next item of the log.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum LogItem {
     /// An event.
     Event(EventId, Record),
-    /// A channel's history is to be forgotten, up to this floor.
+    /// An order to forget a channel's history, up to this floor.
     Forget(EventId, Arc<str>, Floor),
-    /// Whatever there was up to this id is gone, and nobody knows what it was.
+    /// A hole: unknown events up to this id are missing.
     Lost(EventId),
 }
 
-/// How the log stands, and what the others say.
+/// The status of the log, and the reports of the other nodes.
 #[derive(Debug)]
-pub(crate) struct Look {
-    /// The newest id there has been.
+pub(crate) struct LogStatus {
+    /// The newest id that was assigned.
     pub(crate) last: EventId,
     /// Redis's clock, since 1970.
     pub(crate) now: Duration,
-    /// The place of the newest event.
-    place: u64,
-    /// Who listens at the other nodes, if that has changed.
-    pub(crate) others: Option<Row>,
+    /// The sequence number of the newest entry.
+    seq: u64,
+    /// The reports of the other nodes, added up; `None` if they have not changed.
+    pub(crate) others: Option<NodeReport>,
 }
 
 /// Reads the log, for one node.
-pub(crate) struct Reader {
+pub(crate) struct LogReader {
     link: Link,
-    bounds: Bounds,
+    bounds: LogBounds,
     node: String,
-    look: Script,
-    /// What it has read last, and the place of what comes next.
+    status: Script,
+    /// The id that was read last.
     last: EventId,
+    /// The sequence number of the next entry, if it is known.
     next: Option<u64>,
-    /// Which of the others' rows it knows.
+    /// The version of the other nodes' reports that was read last.
     version: String,
 }
 
-impl Reader {
-    pub(crate) fn new(url: &RedisUrl, bounds: Bounds, node: String) -> Self {
+impl LogReader {
+    pub(crate) fn new(url: &RedisUrl, bounds: LogBounds, node: String) -> Self {
         let (last, next, version) = (EventId::ZERO, None, String::new());
-        Self { link: Link::new(url), bounds, node, look: script!("look.lua"), last, next, version }
+        let (link, status) = (Link::new(url), script!("status.lua"));
+        Self { link, bounds, node, status, last, next, version }
     }
 
-    /// Hands out all that is kept, in the order of ids, and says below what id
-    /// nothing is known, and how the log stands.
-    pub(crate) fn begin(&mut self, each: &mut dyn FnMut(News)) -> Result<(EventId, Look), Trouble> {
-        let look = self.look()?;
+    /// Reads the whole log, and calls `each` for every item in the order of ids.
+    ///
+    /// Returns the floor, below which events may be lost, and the status of the log.
+    pub(crate) fn begin(
+        &mut self,
+        each: &mut dyn FnMut(LogItem),
+    ) -> Result<(EventId, LogStatus), LogError> {
+        let status = self.status()?;
         let mut floor = None;
-        while self.last < look.last {
+        while self.last < status.last {
             let read = self.read(Duration::ZERO)?;
             if read.is_empty() {
-                break; // the newest are deleted
+                break; // the newest entries are deleted
             }
-            for news in read {
-                if let News::Event(id, _) | News::Forget(id, ..) = news {
+            for item in read {
+                if let LogItem::Event(id, _) | LogItem::Forget(id, ..) = item {
                     floor.get_or_insert(id.before());
                 }
-                each(news);
+                each(item);
             }
         }
-        // An empty one has been so since now: what came before is not known.
-        let millisecond = u64::try_from(look.now.as_millis()).unwrap_or(u64::MAX);
+        // An empty log counts as empty since now: events before now may be lost.
+        let millisecond = u64::try_from(status.now.as_millis()).unwrap_or(u64::MAX);
         let now = EventId { epoch: millisecond.saturating_sub(1), n: 0 };
-        let last = if look.last > EventId::ZERO { look.last } else { now };
+        let last = if status.last > EventId::ZERO { status.last } else { now };
         if floor.is_none() {
-            self.next = Some(look.place.saturating_add(1));
+            self.next = Some(status.seq.saturating_add(1));
         }
         self.last = self.last.max(last);
-        Ok((floor.unwrap_or(last), Look { last: self.last, ..look }))
+        Ok((floor.unwrap_or(last), LogStatus { last: self.last, ..status }))
     }
 
-    /// How the log stands now. Nodes that have not been heard of are forgotten.
-    pub(crate) fn look(&mut self) -> Result<Look, Trouble> {
-        let mut call = begin(&self.look, self.last, self.bounds);
+    /// Reads the status of the log, and evicts nodes whose report has expired.
+    pub(crate) fn status(&mut self) -> Result<LogStatus, LogError> {
+        let mut call = begin(&self.status, self.last, self.bounds);
         call.arg(&self.node).arg(time_of_day()).arg(&self.version);
         let answer: Vec<String> =
-            self.link.ask(Duration::ZERO, |connection| call.invoke(connection))?;
-        let [place, last, now, version, rows @ ..] = &answer[..] else { return Err(nonsense()) };
-        let (Ok(place), Ok(last), Ok(now)) = (place.parse(), last.parse(), now.parse()) else {
-            return Err(nonsense());
+            self.link.call(Duration::ZERO, |connection| call.invoke(connection))?;
+        let [seq, last, now, version, reports @ ..] = &answer[..] else { return Err(malformed()) };
+        let (Ok(seq), Ok(last), Ok(now)) = (seq.parse(), last.parse(), now.parse()) else {
+            return Err(malformed());
         };
         let others = (*version != self.version).then(|| {
-            let mut all = Row::default();
-            rows.iter().for_each(|row| all.add(Row::from_json(row)));
+            let mut all = NodeReport::default();
+            reports.iter().for_each(|report| all.add(NodeReport::from_json(report)));
             all
         });
         self.version.clone_from(version);
-        Ok(Look { last, now: Duration::from_millis(now), place, others })
+        Ok(LogStatus { last, now: Duration::from_millis(now), seq, others })
     }
 
-    /// What came after what was read last; waits a moment for it.
-    pub(crate) fn wait(&mut self) -> Result<Vec<News>, Trouble> {
+    /// Reads the items after the last one, and waits up to [`BLOCK`] for the first of them.
+    pub(crate) fn wait(&mut self) -> Result<Vec<LogItem>, LogError> {
         self.read(BLOCK)
     }
 
-    /// Whether Redis has lost what this node has read.
-    pub(crate) fn is_ahead_of(&self, look: &Look) -> bool {
-        look.last < self.last && self.next.is_some_and(|next| look.place.saturating_add(1) != next)
+    /// Whether Redis has lost events that this node has read.
+    pub(crate) fn is_ahead_of(&self, status: &LogStatus) -> bool {
+        status.last < self.last
+            && self.next.is_some_and(|next| status.seq.saturating_add(1) != next)
     }
 
-    /// The next is an attempt, however fresh the last failure is.
+    /// Makes the next request connect again, even right after a failure.
     pub(crate) fn try_again(&mut self) {
         self.link.try_again();
     }
 
-    fn read(&mut self, block: Duration) -> Result<Vec<News>, Trouble> {
+    fn read(&mut self, block: Duration) -> Result<Vec<LogItem>, LogError> {
         let mut call = cmd("XREAD");
         call.arg("COUNT").arg(COUNT);
         if block > Duration::ZERO {
             call.arg("BLOCK").arg(u64::try_from(block.as_millis()).expect("a moment"));
         }
         call.arg("STREAMS").arg("threadcast:events").arg(self.last.to_string());
-        // One stream, if it has anything: its name, and its entries.
-        let streams: Option<Vec<(Value, Vec<Entry>)>> =
-            self.link.ask(block, |connection| call.query(connection))?;
+        // The response has one stream, or is nil: the name of the stream, and its entries.
+        let streams: Option<Vec<(Value, Vec<RawEntry>)>> =
+            self.link.call(block, |connection| call.query(connection))?;
         let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
-        // It has read all of this or nothing: on the way Redis may go.
-        let (mut news, mut last, mut next) = (Vec::new(), self.last, self.next);
+        // Advance the position only at the end: a request below may fail, and then the same
+        // entries are read again.
+        let (mut items, mut last, mut next) = (Vec::new(), self.last, self.next);
         for (id, fields) in entries {
-            let Ok(id) = id.parse::<EventId>() else { return Err(nonsense()) };
+            let Ok(id) = id.parse::<EventId>() else { return Err(malformed()) };
             last = id;
-            let Some((place, one)) = one(id, &fields) else {
-                log::warn!("the entry {id} of the log is none of ours, and is passed over");
+            let Some((seq, item)) = decode(id, &fields) else {
+                log::warn!("skipped entry {id} of the log: it was not written by threadcast");
                 continue;
             };
             if let Some(next) = next
-                && self.misses_some(next, place)?
+                && self.has_hole(next, seq)?
             {
-                news.push(News::Lost(id.before()));
+                items.push(LogItem::Lost(id.before()));
             }
-            next = Some(place.saturating_add(1));
-            news.push(one);
+            next = Some(seq.saturating_add(1));
+            items.push(item);
         }
         (self.last, self.next) = (last, next);
-        Ok(news)
+        Ok(items)
     }
 
-    /// Whether something is missing between two places that nobody has deleted.
-    fn misses_some(&mut self, next: u64, place: u64) -> Result<bool, Trouble> {
-        if place <= next {
-            return Ok(place < next); // it counts anew
+    /// Whether an entry is missing between two sequence numbers that was not deleted on
+    /// purpose.
+    fn has_hole(&mut self, next: u64, seq: u64) -> Result<bool, LogError> {
+        if seq <= next {
+            return Ok(seq < next); // the numbers have started again: entries were lost
         }
         let mut call = cmd("ZCOUNT");
-        call.arg("threadcast:deleted").arg(next).arg(place - 1);
-        let deleted: u64 = self.link.ask(Duration::ZERO, |connection| call.query(connection))?;
-        Ok(deleted < place - next)
+        call.arg("threadcast:deleted").arg(next).arg(seq - 1);
+        let deleted: u64 = self.link.call(Duration::ZERO, |connection| call.query(connection))?;
+        Ok(deleted < seq - next)
     }
 }
 
-impl fmt::Debug for Reader {
+impl fmt::Debug for LogReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { link, last, next, .. } = self;
-        f.debug_struct("Reader")
+        f.debug_struct("LogReader")
             .field("link", link)
             .field("last", last)
             .field("next", next)
@@ -179,20 +188,20 @@ impl fmt::Debug for Reader {
     }
 }
 
-/// An id, and fields with their values.
-type Entry = (String, Vec<Value>);
+/// An entry as Redis returns it: the id, and the fields with their values.
+type RawEntry = (String, Vec<Value>);
 
-/// The place of an entry, and what it says; `None` of what no threadcast has written.
-fn one(id: EventId, fields: &[Value]) -> Option<(u64, News)> {
+/// Decodes an entry, with its sequence number; `None` if threadcast has not written it.
+fn decode(id: EventId, fields: &[Value]) -> Option<(u64, LogItem)> {
     let text = |value: &Value| String::from_redis_value(value.clone()).ok();
     let mut fields: HashMap<String, String> = (fields.chunks_exact(2))
         .map(|pair| Some((text(&pair[0])?, text(&pair[1])?)))
         .collect::<Option<_>>()?;
-    let place = fields.get("q")?.parse().ok()?;
+    let seq = fields.get("q")?.parse().ok()?;
     let channel: Arc<str> = fields.get("c")?.as_str().into();
     if let Some(newest) = fields.get("f") {
         let all = newest.parse().ok()?;
-        // An older threadcast does not say which of them were private.
+        // An older threadcast does not write which of them were private.
         let floor = match fields.get("g") {
             None => Floor::unknown(all),
             Some(public) => {
@@ -200,7 +209,7 @@ fn one(id: EventId, fields: &[Value]) -> Option<(u64, News)> {
                 Floor { all, public, other_topics: fields.contains_key("h") }
             }
         };
-        return Some((place, News::Forget(id, channel, floor)));
+        return Some((seq, LogItem::Forget(id, channel, floor)));
     }
     let mut event = Event::new(fields.remove("d")?);
     if let Some(name) = fields.remove("e") {
@@ -223,14 +232,14 @@ fn one(id: EventId, fields: &[Value]) -> Option<(u64, News)> {
         event,
         key: fields.get("k").map(|key| Key::from_stored(key)),
         subscribers: number("s").unwrap_or(0),
-        count: number("n").unwrap_or(0), // `common.lua` gives presence events none
+        count: number("n").unwrap_or(0), // `common.lua` writes presence events without a count
         reach: (reach != Reach::default()).then(|| Arc::new(reach)),
     };
-    Some((place, News::Event(id, record)))
+    Some((seq, LogItem::Event(id, record)))
 }
 
-fn nonsense() -> Trouble {
-    Trouble::Refused("its answer is none that Redis gives".into())
+fn malformed() -> LogError {
+    LogError::Rejected("the response of Redis is malformed".into())
 }
 
 #[cfg(test)]
@@ -242,10 +251,10 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_nobody_is_none_and_an_event_is_read_whole() {
+    fn foreign_entries_are_skipped_and_events_decoded() {
         let id = EventId { epoch: 1_500, n: 2 };
         for bad in [&["c", "a"][..], &["q", "x", "c", "a", "d", ""], &["q", "1", "d", ""]] {
-            assert_eq!(one(id, &fields(bad)), None, "{bad:?}");
+            assert_eq!(decode(id, &fields(bad)), None, "{bad:?}");
         }
         let whole = ["c", "a", "d", "x", "s", "3", "n", "2", "i", "own", "k", "key", "q", "7"];
         let record = Record {
@@ -257,18 +266,18 @@ mod tests {
             count: 2,
             reach: None,
         };
-        assert_eq!(one(id, &fields(&whole)), Some((7, News::Event(id, record.clone()))));
+        assert_eq!(decode(id, &fields(&whole)), Some((7, LogItem::Event(id, record.clone()))));
         let wide = [&whole[..], &["o", "b\0c", "p", "1"]].concat();
         let reach = Reach { private: true, others: vec!["b".into(), "c".into()], gone: Vec::new() };
         let record = Record { reach: Some(Arc::new(reach)), ..record };
-        assert_eq!(one(id, &fields(&wide)), Some((7, News::Event(id, record))));
-        let forget = one(id, &fields(&["c", "a", "f", "1500-1", "q", "8"]));
+        assert_eq!(decode(id, &fields(&wide)), Some((7, LogItem::Event(id, record))));
+        let forget = decode(id, &fields(&["c", "a", "f", "1500-1", "q", "8"]));
         let newest = EventId { n: 1, ..id };
         let unknown = Floor::unknown(newest);
-        assert_eq!(forget, Some((8, News::Forget(id, "a".into(), unknown))));
+        assert_eq!(forget, Some((8, LogItem::Forget(id, "a".into(), unknown))));
         let words = ["c", "a", "f", "1500-1", "g", "0-0", "h", "1", "q", "8"];
         let hidden = Floor { public: EventId::ZERO, other_topics: true, ..unknown };
-        let forget = one(id, &fields(&words));
-        assert_eq!(forget, Some((8, News::Forget(id, "a".into(), hidden))));
+        let forget = decode(id, &fields(&words));
+        assert_eq!(forget, Some((8, LogItem::Forget(id, "a".into(), hidden))));
     }
 }

@@ -1,7 +1,7 @@
--- Says that a node is there and who listens to it. ARGV: node, time of day, for
--- how many milliseconds that holds, the row, and `1` if all the names follow that
--- are present there. Answers whether the others had not given it up.
-local node, time, holds, row = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+-- Renews the report of a node. ARGV: node, time of day, the validity of the report in
+-- milliseconds, the report, and `1` if all names present on the node follow (CHANNEL\0NAME).
+-- Returns whether the node was not evicted since its last report.
+local node, time, expiry, report = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local known = redis.call('ZSCORE', NODES, node) and 1 or 0
 if ARGV[9] == '1' then
   local here = {}
@@ -9,10 +9,10 @@ if ARGV[9] == '1' then
   for _, member in ipairs(redis.call('SMEMBERS', 'threadcast:names:' .. node)) do
     if not here[member] then leave(node, member, time) end
   end
-  for place = 10, #ARGV do come(node, ARGV[place], time) end
+  for place = 10, #ARGV do join(node, ARGV[place], time) end
 end
-redis.call('ZADD', NODES, number(now + tonumber(holds)), node)
+redis.call('ZADD', NODES, number(now + tonumber(expiry)), node)
 local key = 'threadcast:node:' .. node
-if redis.call('GET', key) ~= row then redis.call('INCR', ROWS) end
-redis.call('SET', key, row, 'PX', holds)
+if redis.call('GET', key) ~= report then redis.call('INCR', ROWS) end
+redis.call('SET', key, report, 'PX', expiry)
 return known

@@ -1,4 +1,4 @@
-//! What a node writes to Redis, each in one round trip.
+//! Writing to the shared log: each call is one script and one round trip.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,30 +8,31 @@ use std::time::Duration;
 use redis::Script;
 
 use super::presence::time_of_day;
-use super::{Link, RedisUrl, Row, Trouble, begin, script};
+use super::{Link, LogError, NodeReport, RedisUrl, begin, script};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::{Floor, Key, Reach, Readers};
+use crate::store::{Floor, Key, Reach, Visibility};
 
-/// For how long a node counts that is not heard of, in milliseconds.
-const HOLDS: u64 = 15_000;
+/// How long a report of a node is valid, in milliseconds. A node without a valid report is
+/// evicted.
+const REPORT_EXPIRY: u64 = 15_000;
 
-/// How many entries of the log are looked at in one step: none may keep Redis from the
-/// others for long.
+/// The number of log entries that one step of [`LogWriter::find`] examines. Redis serves no
+/// other client meanwhile, so a step must be short.
 const STEP: usize = 1_000;
 
-/// What stands in place of a length where there is no text.
+/// The length field of an absent text in [`pack`].
 const NONE: u32 = u32::MAX;
 
-/// How much the log keeps.
+/// The limits of the log.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct LogBounds {
     pub(crate) events: usize,
     pub(crate) age: Duration,
 }
 
-impl Bounds {
-    /// More than Redis can count with is a hundred years.
+impl LogBounds {
+    /// The maximum age, in the range that Redis accepts: 1 ms to 100 years.
     pub(super) fn milliseconds(self) -> u64 {
         milliseconds(self.age)
     }
@@ -42,44 +43,44 @@ fn milliseconds(age: Duration) -> u64 {
     u64::try_from(age.as_millis().clamp(1, CENTURY)).expect("a century is short")
 }
 
-/// A request to publish.
+/// A request to publish events in the log.
 #[derive(Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct LogRequest<'a> {
     pub(crate) channel: &'a str,
-    /// Its other topics, and who may read it.
+    /// The other topics, and whether the events are private.
     pub(crate) reach: Option<&'a Reach>,
     pub(crate) key: Option<&'a Key>,
     pub(crate) events: &'a [Event],
     pub(crate) subscribers: usize,
-    /// For how long a repeat is known to be one.
+    /// How long a repeat of the request is recognised.
     pub(crate) known_for: Duration,
 }
 
-/// What it is answered.
+/// The result of a [`LogRequest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answered {
+pub(crate) enum LogReply {
     /// The events are published, now or before.
     Published { id: EventId, subscribers: usize, count: usize },
     /// The key was used for other events: nothing is published.
     KeyReused,
 }
 
-/// What the script answers to a key that was used for another request.
+/// The script's result for a key that was used for another request.
 const REUSED: &str = "reused";
 
-/// A name comes to a channel of this node, or leaves it.
+/// A name joins a channel on this node, or leaves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Change {
+pub(crate) struct PresenceChange {
     pub(crate) channel: Arc<str>,
     pub(crate) name: String,
-    pub(crate) comes: bool,
+    pub(crate) joins: bool,
 }
 
-/// Writes to the log, for one node.
-pub(crate) struct Writer {
+/// Writes to the shared log, for one node.
+pub(crate) struct LogWriter {
     link: Link,
-    bounds: Bounds,
-    /// What the others know this node by.
+    bounds: LogBounds,
+    /// The name of this node in Redis.
     node: String,
     publish: Script,
     find: Script,
@@ -89,8 +90,8 @@ pub(crate) struct Writer {
     evict_node: Script,
 }
 
-impl Writer {
-    pub(crate) fn new(url: &RedisUrl, bounds: Bounds, node: String) -> Self {
+impl LogWriter {
+    pub(crate) fn new(url: &RedisUrl, bounds: LogBounds, node: String) -> Self {
         Self {
             link: Link::new(url),
             bounds,
@@ -104,49 +105,54 @@ impl Writer {
         }
     }
 
-    /// Publishes what is new of these, all of it or nothing, and answers each. Once it
-    /// returns, it is in Redis. `last` is the newest id that this node knows.
+    /// Publishes the new events of all requests, in one transaction.
+    ///
+    /// Returns one result per request. Once it returns `Ok`, the events are in Redis. `last`
+    /// is the newest id that this node has read.
     pub(crate) fn publish(
         &mut self,
         last: EventId,
-        requests: &[Asked<'_>],
-    ) -> Result<Vec<Answered>, Trouble> {
+        requests: &[LogRequest<'_>],
+    ) -> Result<Vec<LogReply>, LogError> {
         let packed = pack(requests);
         let mut call = begin(&self.publish, last, self.bounds);
         call.arg(packed);
-        let answers: Vec<String> =
-            self.link.ask(Duration::ZERO, |connection| call.invoke(connection))?;
-        let read: Option<Vec<Answered>> = answers.iter().map(|answer| read(answer)).collect();
-        read.filter(|read| read.len() == requests.len()).ok_or_else(|| {
-            Trouble::Unanswered("what it answered is not what its script says".into())
-        })
+        let replies: Vec<String> =
+            self.link.call(Duration::ZERO, |connection| call.invoke(connection))?;
+        let decoded: Option<Vec<LogReply>> =
+            replies.iter().map(|reply| decode_reply(reply)).collect();
+        decoded
+            .filter(|decoded| decoded.len() == requests.len())
+            .ok_or_else(|| LogError::Unanswered("the response does not match its script".into()))
     }
 
-    /// Takes one step through the log, to find a channel's events after one id and up to
-    /// `last`. Adds them, and answers after which id the next step is to begin, if there
-    /// may be more.
+    /// Searches one step of the log for a channel's events, after one id and up to `last`.
+    ///
+    /// Adds the events to `found`. Returns the id after which the next step begins, or
+    /// `None` at the end.
     pub(crate) fn find(
         &mut self,
         last: EventId,
         channel: &str,
         after: EventId,
-        found: &mut BTreeMap<EventId, Readers>,
-    ) -> Result<Option<EventId>, Trouble> {
+        found: &mut BTreeMap<EventId, Visibility>,
+    ) -> Result<Option<EventId>, LogError> {
         let mut call = begin(&self.find, last, self.bounds);
         call.arg(channel).arg(after.to_string()).arg(last.to_string()).arg(STEP);
         let ids: Vec<String> =
-            self.link.ask(Duration::ZERO, |connection| call.invoke(connection))?;
-        let ids: Option<Vec<_>> = ids.iter().map(|id| found_one(id)).collect();
-        let ids = ids.ok_or_else(|| {
-            Trouble::Refused("what it answered is not what its script says".into())
-        })?;
+            self.link.call(Duration::ZERO, |connection| call.invoke(connection))?;
+        let ids: Option<Vec<_>> = ids.iter().map(|id| decode_found(id)).collect();
+        let ids =
+            ids.ok_or_else(|| LogError::Rejected("the response does not match its script".into()))?;
         let Some(((end, _), ids)) = ids.split_first() else { return Ok(None) };
         found.extend(ids.iter().copied());
         Ok(Some(*end))
     }
 
-    /// Has every node forget a channel's history up to `floor`, unless they have been told
-    /// already (`None`), and deletes these events and the names of its events.
+    /// Deletes events of a channel from the log, with their ids and keys for repeats.
+    ///
+    /// With a `floor`, it also orders every node to forget the history up to there; the first
+    /// step of a longer deletion does that.
     pub(crate) fn forget(
         &mut self,
         last: EventId,
@@ -154,11 +160,11 @@ impl Writer {
         floor: Option<Floor>,
         ids: &[EventId],
         (own_ids, keys): (&[Arc<str>], &[Arc<str>]),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), LogError> {
         let mut call = begin(&self.forget, last, self.bounds);
-        let told = floor.map(|floor| floor.all.to_string()).unwrap_or_default();
+        let all = floor.map(|floor| floor.all.to_string()).unwrap_or_default();
         let Floor { public, other_topics, .. } = floor.unwrap_or_default();
-        call.arg(channel).arg(told).arg(public.to_string()).arg(u8::from(other_topics));
+        call.arg(channel).arg(all).arg(public.to_string()).arg(u8::from(other_topics));
         call.arg(own_ids.len() + keys.len());
         own_ids.iter().for_each(|own| {
             call.arg(format!("threadcast:own:{channel}\0{own}"));
@@ -169,33 +175,40 @@ impl Writer {
         ids.iter().for_each(|id| {
             call.arg(id.to_string());
         });
-        self.link.ask(Duration::ZERO, |connection| call.invoke(connection))
+        self.link.call(Duration::ZERO, |connection| call.invoke(connection))
     }
 
-    /// Says who has come and gone here. The first node to which a name comes, and the
-    /// last that it leaves, tell the channel.
-    pub(crate) fn change(&mut self, last: EventId, changes: &[Change]) -> Result<(), Trouble> {
+    /// Reports names that have joined or left on this node.
+    ///
+    /// Redis publishes an event when a name joins its first node or leaves its last.
+    pub(crate) fn change(
+        &mut self,
+        last: EventId,
+        changes: &[PresenceChange],
+    ) -> Result<(), LogError> {
         let mut call = begin(&self.presence, last, self.bounds);
         call.arg(&self.node).arg(time_of_day());
-        for Change { channel, name, comes } in changes {
-            call.arg(if *comes { "+" } else { "-" }).arg(member(channel, name));
+        for PresenceChange { channel, name, joins } in changes {
+            call.arg(if *joins { "+" } else { "-" }).arg(member(channel, name));
         }
-        self.link.ask(Duration::ZERO, |connection| call.invoke(connection))
+        self.link.call(Duration::ZERO, |connection| call.invoke(connection))
     }
 
-    /// Says that this node is there, and who listens here. With `names`, what Redis
-    /// knows of the names is put right. Answers whether it was still known.
+    /// Renews the report of this node.
+    ///
+    /// With `names`, it also replaces this node's presence names in Redis. Returns whether
+    /// the previous report was still valid.
     pub(crate) fn refresh(
         &mut self,
         last: EventId,
-        row: &Row,
+        report: &NodeReport,
         names: bool,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, LogError> {
         let mut call = begin(&self.refresh, last, self.bounds);
-        call.arg(&self.node).arg(time_of_day()).arg(HOLDS).arg(row.to_json());
+        call.arg(&self.node).arg(time_of_day()).arg(REPORT_EXPIRY).arg(report.to_json());
         if names {
             call.arg("1");
-            for (channel, present) in &row.present {
+            for (channel, present) in &report.present {
                 present.keys().for_each(|name| {
                     call.arg(member(channel, name));
                 });
@@ -203,21 +216,21 @@ impl Writer {
         } else {
             call.arg("0");
         }
-        let known: u8 = self.link.ask(Duration::ZERO, |connection| call.invoke(connection))?;
+        let known: u8 = self.link.call(Duration::ZERO, |connection| call.invoke(connection))?;
         Ok(known == 1)
     }
 
-    /// Says goodbye: whoever is present here alone has left.
-    pub(crate) fn evict_node(&mut self, last: EventId) -> Result<(), Trouble> {
+    /// Evicts this node: names that are present only here leave.
+    pub(crate) fn evict_node(&mut self, last: EventId) -> Result<(), LogError> {
         let mut call = begin(&self.evict_node, last, self.bounds);
         call.arg(&self.node).arg(time_of_day());
-        self.link.ask(Duration::ZERO, |connection| call.invoke(connection))
+        self.link.call(Duration::ZERO, |connection| call.invoke(connection))
     }
 }
 
-impl fmt::Debug for Writer {
+impl fmt::Debug for LogWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writer").field("link", &self.link).finish_non_exhaustive()
+        f.debug_struct("LogWriter").field("link", &self.link).finish_non_exhaustive()
     }
 }
 
@@ -225,15 +238,15 @@ fn member(channel: &str, name: &str) -> String {
     format!("{channel}\0{name}")
 }
 
-/// The requests as one argument, for Redis takes no more than a million.
-fn pack(requests: &[Asked<'_>]) -> Vec<u8> {
+/// Packs the requests into one argument, because Redis accepts at most a million arguments.
+fn pack(requests: &[LogRequest<'_>]) -> Vec<u8> {
     let mut packed = Vec::new();
     let mut put = |text: Option<&str>| {
         let length = text.map_or(NONE, |text| u32::try_from(text.len()).expect("below 4 GiB"));
         packed.extend_from_slice(&length.to_le_bytes());
         packed.extend_from_slice(text.unwrap_or_default().as_bytes());
     };
-    for Asked { channel, reach, key, events, subscribers, known_for } in requests {
+    for LogRequest { channel, reach, key, events, subscribers, known_for } in requests {
         let others = reach.map(|reach| reach.others.join("\0")).filter(|others| !others.is_empty());
         put(Some(channel));
         put(others.as_deref());
@@ -253,25 +266,25 @@ fn pack(requests: &[Asked<'_>]) -> Vec<u8> {
     packed
 }
 
-/// An event as `find.lua` answers it.
-fn found_one(answer: &str) -> Option<(EventId, Readers)> {
-    let (id, who) = if let Some(id) = answer.strip_suffix('p') {
-        (id, Readers::OfChannel)
-    } else if let Some(id) = answer.strip_suffix('s') {
-        (id, Readers::OfTopics)
+/// Decodes an event from the result of `find.lua`.
+fn decode_found(found: &str) -> Option<(EventId, Visibility)> {
+    let (id, visibility) = if let Some(id) = found.strip_suffix('p') {
+        (id, Visibility::PrivateChannel)
+    } else if let Some(id) = found.strip_suffix('s') {
+        (id, Visibility::PrivateTopics)
     } else {
-        (answer, Readers::All)
+        (found, Visibility::Public)
     };
-    Some((id.parse().ok()?, who))
+    Some((id.parse().ok()?, visibility))
 }
 
-fn read(answer: &str) -> Option<Answered> {
-    if answer == REUSED {
-        return Some(Answered::KeyReused);
+fn decode_reply(reply: &str) -> Option<LogReply> {
+    if reply == REUSED {
+        return Some(LogReply::KeyReused);
     }
-    let mut words = answer.split(' ');
+    let mut words = reply.split(' ');
     let mut next = || words.next();
     let id = next()?.parse().ok()?;
     let (subscribers, count) = (next()?.parse().ok()?, next()?.parse().ok()?);
-    Some(Answered::Published { id, subscribers, count })
+    Some(LogReply::Published { id, subscribers, count })
 }

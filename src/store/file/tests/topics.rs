@@ -1,10 +1,10 @@
-//! Events that are private or of several channels, in the file.
+//! Private events and events of several channels in the store file.
 
 use super::super::super::Reach;
 use super::super::super::tables::{PLAIN, TOPICS};
 use super::*;
 
-/// An event of `a` and these.
+/// An event with the topic `a` and these.
 fn shared(others: &[&str], private: bool, gone: &[&str]) -> Record {
     let owned = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
     let reach = Reach { private, others: owned(others), gone: owned(gone) };
@@ -18,12 +18,12 @@ fn format(machine: &Machine) -> u64 {
 }
 
 #[test]
-fn topics_and_privacy_come_back_and_older_programs_refuse_them() {
+fn private_events_and_topics_are_stored_in_a_new_format() {
     let machine = Machine::with_a_store();
     let (mut file, ..) = machine.open().unwrap();
     file.append(&[event("a", "")], &[]).unwrap();
     drop(file);
-    assert_eq!(format(&machine), PLAIN, "older programs know all that is in it");
+    assert_eq!(format(&machine), PLAIN, "an older threadcast can read it");
     let (mut file, ..) = machine.open().unwrap();
     let records = [shared(&[], true, &[]), event("a", "plain"), shared(&["b", "c"], false, &[])];
     let ids = file.append(&records, &[]).unwrap();
@@ -35,7 +35,7 @@ fn topics_and_privacy_come_back_and_older_programs_refuse_them() {
 }
 
 #[test]
-fn an_event_of_several_channels_is_kept_until_the_last_has_let_it_go() {
+fn an_event_is_kept_until_its_last_channel_evicts_it() {
     let machine = Machine::with_a_store();
     let (mut file, ..) = machine.open().unwrap();
     let ids = file.append(&[shared(&["b", "c"], true, &[]), shared(&[], true, &[])], &[]).unwrap();
@@ -47,19 +47,19 @@ fn an_event_of_several_channels_is_kept_until_the_last_has_let_it_go() {
         });
         (file, channels.collect::<Vec<_>>())
     };
-    // Which goes first does not matter; a channel that never had it changes nothing.
+    // The order does not matter, and a channel that never had the event changes nothing.
     for (channel, left) in [("other", "a b c"), ("a", "b c"), ("a", "b c"), ("c", "b")] {
-        file.append(&[], &[loss(channel, ids[0])]).unwrap();
+        file.append(&[], &[eviction(channel, ids[0])]).unwrap();
         let (again, channels) = reopened(file);
         assert_eq!(channels, [left, "a"], "after {channel}");
         file = again;
     }
-    file.append(&[], &[loss("b", ids[0]), loss("a", ids[1])]).unwrap();
+    file.append(&[], &[eviction("b", ids[0]), eviction("a", ids[1])]).unwrap();
     assert_eq!(reopened(file).1, [""; 0]);
 }
 
 #[test]
-fn topics_that_cannot_have_been_written_are_refused() {
+fn impossible_topics_are_damage() {
     let table: [(&[&str], &[&str], u64); 5] = [
         (&["a"], &[], 1),
         (&["b", "b"], &[], 1),
@@ -79,7 +79,7 @@ fn topics_that_cannot_have_been_written_are_refused() {
         drop(topics);
         transaction.commit().unwrap();
         drop(database);
-        let refused = matches!(machine.open(), Err(StoreProblem::Corrupt { .. }));
-        assert!(refused, "{others:?} {gone:?} {n}");
+        let rejected = matches!(machine.open(), Err(StoreProblem::Corrupt { .. }));
+        assert!(rejected, "{others:?} {gone:?} {n}");
     }
 }

@@ -1,7 +1,7 @@
--- Buries the nodes that have not been heard of, and answers how the log stands:
--- its counter, its newest id, the milliseconds since 1970, and how often rows
--- have changed; and if that is not what the caller knows, the others' rows. ARGV:
--- node, time of day, what the caller knows.
+-- Evicts the nodes whose report has expired, and returns the status of the log: its newest
+-- sequence number, its newest id, the milliseconds since 1970, the version of the reports;
+-- and if the caller has another version, the reports of the other nodes. ARGV: node, time of
+-- day, the caller's version of the reports.
 begin()
 trim()
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', NODES, '-inf', number(now))) do
@@ -26,8 +26,8 @@ local version = redis.call('GET', ROWS) or '0'
 local answer = { redis.call('GET', SEQ), last, number(now), version }
 if version ~= ARGV[7] then
   for _, node in ipairs(redis.call('ZRANGE', NODES, 0, -1)) do
-    local row = node ~= ARGV[5] and redis.call('GET', 'threadcast:node:' .. node)
-    if row then answer[#answer + 1] = row end
+    local report = node ~= ARGV[5] and redis.call('GET', 'threadcast:node:' .. node)
+    if report then answer[#answer + 1] = report end
   end
 end
 return answer
