@@ -122,7 +122,8 @@ impl World {
     fn new(history: usize, slow: SlowClient, log: bool) -> Self {
         let history = Histories::all(History { events: history, ..History::default() });
         let options = RegistryOptions { history, ..RegistryOptions::default() };
-        let registry = if log { Registry::of_a_log(options) } else { Registry::with(options) };
+        let registry =
+            if log { Registry::with_shared_log(options) } else { Registry::with(options) };
         let (broadcaster, mailbox, disconnects) = Broadcaster::new();
         let clients = Vec::new();
         let mut world = Self { registry, broadcaster, mailbox, disconnects, clients, published: 0 };
@@ -158,7 +159,7 @@ impl World {
         self.published += 1;
         let event = Event::new(format!("event {}", self.published));
         match self.registry.reaches_the_log() {
-            Some(_) => self.registry.hear(7, self.published, "a", event),
+            Some(_) => self.registry.receive(7, self.published, "a", event),
             None => drop(self.registry.publish("a", &event).unwrap()),
         }
     }

@@ -266,7 +266,7 @@ impl HubState {
         // Take the earliest: a repeated event is better than a lost one. A stream that may not read
         // the event must not learn that one with this id exists.
         let mut own = |channel: &Channel| {
-            let id = channel.dedup.own(id)?;
+            let id = channel.dedup.event_id(id)?;
             let entry = channel.ring.get_exactly(id)?;
             let private = entry.private.as_ref();
             let given = private.map_or(Some(true), |private| access.check(channels, private));
@@ -293,7 +293,7 @@ impl Registry {
     /// that is unique in the hub. `None` if a stream of these channels may read no such event.
     pub(crate) fn earliest(&self, channels: &Channels, id: &str) -> Option<EventId> {
         let public = |channel: &Channel| {
-            let id = channel.dedup.own(id)?;
+            let id = channel.dedup.event_id(id)?;
             let entry = channel.ring.get_exactly(id)?;
             (entry.private.is_none() || channels.reads_all()).then_some(id)
         };

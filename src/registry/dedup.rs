@@ -1,5 +1,7 @@
-//! What publishers called their events: their own ids, and the keys by which a
-//! repeated request is known to be one.
+//! The dedup index: recognises an event or a request that was published before.
+//!
+//! A repeat is known by the id that the client gave the event, or by the request's
+//! idempotency key.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,14 +12,14 @@ use crate::error::PublishError;
 use crate::id::EventId;
 use crate::store::Key;
 
-/// The names of one channel's kept events.
+/// The client-supplied ids and idempotency keys of one channel's kept events.
 #[derive(Debug, Default)]
 pub(super) struct DedupIndex {
     own: HashMap<Arc<str>, Published>,
     keys: HashMap<Key, Published>,
 }
 
-/// The names of one event, to be forgotten with it.
+/// The index entries of one event; they are removed when the event leaves the ring.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DedupEntry {
     pub(super) own: Option<Arc<str>>,
@@ -25,53 +27,53 @@ pub(super) struct DedupEntry {
 }
 
 impl DedupIndex {
-    /// The event that a publisher called so.
-    pub(super) fn own(&self, id: &str) -> Option<EventId> {
-        self.own.get(id).map(|published| published.id)
+    /// The server's id of the event with this client-supplied id.
+    pub(super) fn event_id(&self, own: &str) -> Option<EventId> {
+        self.own.get(own).map(|published| published.id)
     }
 
-    /// What was answered to the first request that published an event with this id.
-    pub(super) fn answered(&self, own: &str) -> Option<Published> {
+    /// The result of the first request that published an event with this client-supplied id.
+    pub(super) fn by_id(&self, own: &str) -> Option<Published> {
         self.own.get(own).copied()
     }
 
-    /// What was answered to the first request with this key. Fails if that request published
+    /// The result of the first request with this key. Fails if that request published
     /// something else.
-    pub(super) fn repeated(&self, key: &Key) -> Result<Option<Published>, PublishError> {
+    pub(super) fn by_key(&self, key: &Key) -> Result<Option<Published>, PublishError> {
         match self.keys.get_key_value(key) {
             Some((first, _)) if !first.fits(key) => Err(PublishError::KeyReused),
             first => Ok(first.map(|(_, published)| *published)),
         }
     }
 
-    /// Every own id, and every key.
-    pub(super) fn names(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+    /// All client-supplied ids, and all keys.
+    pub(super) fn ids_and_keys(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
         let keys = self.keys.keys().map(|key| Arc::from(key.name()));
         (self.own.keys().cloned().collect(), keys.collect())
     }
 
-    pub(super) fn add(&mut self, mark: &DedupEntry, published: Published) {
-        if let Some(own) = &mark.own {
+    pub(super) fn add(&mut self, entry: &DedupEntry, published: Published) {
+        if let Some(own) = &entry.own {
             self.own.insert(Arc::clone(own), published);
         }
-        if let Some(key) = &mark.key {
+        if let Some(key) = &entry.key {
             self.keys.insert(key.clone(), published);
         }
     }
 
-    pub(super) fn forget(&mut self, mark: &DedupEntry) {
-        if let Some(own) = &mark.own {
+    pub(super) fn forget(&mut self, entry: &DedupEntry) {
+        if let Some(own) = &entry.own {
             self.own.remove(own);
             shrink(&mut self.own);
         }
-        if let Some(key) = &mark.key {
+        if let Some(key) = &entry.key {
             self.keys.remove(key);
             shrink(&mut self.keys);
         }
     }
 }
 
-/// An index that held many names once does not keep the room for them.
+/// Releases memory that the index needed when it was larger.
 fn shrink<K: Eq + Hash>(index: &mut HashMap<K, Published>) {
     if index.capacity() > 32.max(4 * index.len()) {
         index.shrink_to(2 * index.len());

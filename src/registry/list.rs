@@ -139,7 +139,7 @@ impl HubState {
 
     /// How many streams are subscribed to a channel, at all nodes.
     pub(super) fn subscribers(&self, channel: &str) -> usize {
-        self.count(channel, None) + self.others.listeners(channel)
+        self.count(channel, None) + self.others.subscribers(channel)
     }
 }
 

@@ -1,7 +1,8 @@
-//! Who is present on a channel: those who said a name when they subscribed.
+//! Presence: the names under which streams subscribe to a channel.
 //!
-//! A name comes when its first stream does, and goes with its last: a person
-//! with two tabs has not come twice. The events are the articles' chat's.
+//! A name joins with its first stream and leaves with its last, so a user with two tabs
+//! joins once. The events `userconnect` and `userdisconnect` are those of the chat in the
+//! tutorials.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -15,24 +16,24 @@ use super::publish_queue::StoreRequest;
 use super::{Registry, Subscription};
 use crate::counters::decrease;
 use crate::event::Event;
-use crate::store::redis::Change;
+use crate::store::redis::PresenceChange;
 
-/// The most names that are read under one hold of the lock.
+/// The maximum number of names read while the lock is held once.
 const PAGE: usize = 64;
 
-/// The names present on one channel, with the number of streams of each.
+/// The names present on one channel, each with its number of streams.
 #[derive(Debug, Default)]
 pub(super) struct Presence(pub(super) BTreeMap<String, usize>);
 
 impl Presence {
-    /// Whether the name was not there before.
+    /// Counts a stream of this name. Returns whether it is the first one.
     fn enter(&mut self, name: &str) -> bool {
         let streams = self.0.entry(name.to_owned()).or_default();
         *streams += 1;
         *streams == 1
     }
 
-    /// Whether the name is not there any more.
+    /// Removes a stream of this name. Returns whether it was the last one.
     fn leave(&mut self, name: &str) -> bool {
         let Some(streams) = self.0.get_mut(name) else { return false };
         decrease(streams, 1);
@@ -45,29 +46,33 @@ impl Presence {
 }
 
 impl Subscription {
-    /// Tells the channels that somebody of this name is here, until this
-    /// subscription is dropped. Prefixes are not told.
+    /// Makes this name present on the subscription's channels until it is dropped.
+    ///
+    /// Prefixes and patterns are not affected.
     pub fn present_as(mut self, name: &str) -> Self {
         self.announce(name);
         self
     }
 
-    /// The same, for a subscription that stays where it is.
+    /// Does what [`present_as`](Self::present_as) does, without moving the subscription.
     #[inline(never)] // few streams have a name
     pub(crate) fn announce(&mut self, name: &str) {
         self.presence = Some(name.to_owned());
-        self.registry.tell(self, "userconnect", Presence::enter);
+        self.registry.change_presence(self, "userconnect", Presence::enter);
     }
 }
 
 impl Registry {
-    /// The names that are present on a channel, with how many streams each has; if the
-    /// log is shared, at every node of it.
+    /// The names present on a channel, each with its number of streams.
+    ///
+    /// If nodes share a log, streams of all nodes are counted.
     pub fn present(&self, channel: &str) -> Vec<(String, usize)> {
         self.presence(channel).collect()
     }
 
-    /// The same in the order of names, read while the iterator is.
+    /// Iterates over the names present on a channel, in the order of names.
+    ///
+    /// Names are read in pages as the iterator advances.
     pub(crate) fn presence(
         &self,
         channel: &str,
@@ -93,7 +98,11 @@ impl Registry {
         names.map(|(name, here, there)| (name.to_owned(), streams(here, there))).collect()
     }
 
-    pub(super) fn tell(
+    /// Applies `change` on each channel of a subscription that has a name.
+    ///
+    /// Where the name joins or leaves, an event says so: this node publishes it, or
+    /// Redis does if nodes share a log.
+    pub(super) fn change_presence(
         &self,
         subscription: &Subscription,
         what: &str,
@@ -113,22 +122,23 @@ impl Registry {
                 continue;
             }
             if state.is_shared {
-                // Whether the name is also at another node, Redis knows.
-                let comes = what == "userconnect";
-                let change = Change { channel: Arc::clone(name), name: username.clone(), comes };
-                // Still under the lock, so that who comes and goes at once is told in the
-                // order in which he did: the mailbox takes it, or refuses it, at once.
-                state.presence_unsent |= self.request(StoreRequest::Presence(change)).is_err();
+                // Only Redis knows whether the name is also present on another node.
+                let joins = what == "userconnect";
+                let change =
+                    PresenceChange { channel: Arc::clone(name), name: username.clone(), joins };
+                // The lock is still held, so that changes are queued in the order in which
+                // they happened. `enqueue` does not block: a full queue rejects the request.
+                state.presence_unsent |= self.enqueue(StoreRequest::Presence(change)).is_err();
                 continue;
             }
             drop(state);
-            if let Err(error) = self.announce(name, &event) {
-                log::warn!("nobody is told of a {what} on {name:?}: {error}");
+            if let Err(error) = self.publish_presence(name, &event) {
+                log::warn!("dropped the presence event {what} on {name:?}: {error}");
             }
         }
     }
 
-    pub(super) fn tell_of_leaving(&self, subscription: &Subscription) {
-        self.tell(subscription, "userdisconnect", Presence::leave);
+    pub(super) fn announce_leaving(&self, subscription: &Subscription) {
+        self.change_presence(subscription, "userdisconnect", Presence::leave);
     }
 }

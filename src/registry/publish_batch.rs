@@ -1,11 +1,11 @@
-//! What of a batch is new, and what each publisher is to be answered once the store
-//! has it.
+//! A batch of publish requests: the events that are new, and the pending reply to each
+//! publisher.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::publish_queue::Request;
+use super::publish_queue::PublishRequest;
 use super::state::HubState;
 use super::{Published, RegistryOptions};
 use crate::error::PublishError;
@@ -13,50 +13,50 @@ use crate::event::Event;
 use crate::id::EventId;
 use crate::store::{Key, Record};
 
-/// The events of a batch, on their way to the store.
+/// The new events of a batch, to be written to the store.
 #[derive(Default)]
 pub(super) struct PublishBatch {
     pub(super) records: Vec<Record>,
-    /// The channels of the records: held until the store has answered, so that they make
-    /// no room for others meanwhile.
+    /// The channels of the records. They are held until the store has answered, so that
+    /// they are not evicted to make room for other channels meanwhile.
     pub(super) held: Vec<Arc<str>>,
 }
 
-/// What a publisher is to be answered once the store has the batch.
-pub(super) enum Promise {
-    /// What was answered to the first request of this name.
+/// The reply to a publisher, which is complete once the store has the batch.
+pub(super) enum PendingReply {
+    /// The request is a repeat: the result of the first request with this key.
     Known(Published),
-    /// The id of this event.
+    /// The id of the request's last event.
     New { last: Last, subscribers: usize, count: usize },
 }
 
 /// The last event of a request.
 #[derive(Clone, Copy)]
 pub(super) enum Last {
-    /// It was published before.
+    /// An event that was published before.
     Known(EventId),
-    /// Its place in the batch.
+    /// The index of a new event in the batch.
     New(usize),
 }
 
 impl PublishBatch {
-    /// Takes what is new of a request, as [`Registry::publish_update`] does without a
-    /// store.
+    /// Adds the new events of a request, by the same rules as
+    /// [`Registry::publish_update`] without a store.
     ///
     /// [`Registry::publish_update`]: super::Registry::publish_update
     pub(super) fn add(
         &mut self,
-        request: Request,
+        request: PublishRequest,
         state: &mut HubState,
         at: Duration,
         options: &RegistryOptions,
-    ) -> Result<Promise, PublishError> {
+    ) -> Result<PendingReply, PublishError> {
         let topics: Vec<Arc<str>> = request.topics().cloned().collect();
-        let Request { channel, events, key, reach, presence, subscribers, .. } = request;
+        let PublishRequest { channel, events, key, reach, presence, subscribers, .. } = request;
         if let Some(key) = &key
-            && let Some(first) = state.repeated(&topics, key)?
+            && let Some(first) = state.published_with_key(&topics, key)?
         {
-            return Ok(Promise::Known(first));
+            return Ok(PendingReply::Known(first));
         }
         state.make_all(&topics, at, options)?;
         state.hold(&topics);
@@ -73,7 +73,7 @@ impl PublishBatch {
         for event in events {
             let place = self.records.len();
             if let Some(own) = event.id() {
-                let known = state.answered(&topics, own);
+                let known = state.published_with_id(&topics, own);
                 let known = known.map(|published| Last::Known(published.id));
                 if let Some(known) = known.or_else(|| own_ids.get(own).copied().map(Last::New)) {
                     last = known;
@@ -87,16 +87,16 @@ impl PublishBatch {
             self.records.push(Record { channel, at, event, key: None, subscribers, count, reach });
         }
         if let Some(newest) = self.records[begin..].last_mut() {
-            // The key is known for as long as the newest event of its batch is.
+            // The key is kept as long as the newest event of its batch.
             newest.key = key;
         }
-        Ok(Promise::New { last, subscribers, count })
+        Ok(PendingReply::New { last, subscribers, count })
     }
 }
 
-impl Promise {
-    /// The answer, now that the store has spoken.
-    pub(super) fn answer(
+impl PendingReply {
+    /// Completes the reply with the ids that the store gave, or with its error.
+    pub(super) fn complete(
         self,
         ids: &Result<Vec<EventId>, PublishError>,
     ) -> Result<Published, PublishError> {
@@ -113,11 +113,12 @@ impl Promise {
     }
 }
 
-/// What the requests of one batch call their events. Whether a name is known is
-/// asked of the rings, so of two requests that use the same one the second has
-/// to wait until the first is in them.
+/// The client-supplied ids and idempotency keys of one batch, each with its channel.
+///
+/// Repeats are looked up in the channels' dedup indexes. So of two requests with the same
+/// id or key, the second must be in a later batch, after the first is in the index.
 #[derive(Default)]
-pub(super) struct Names(HashSet<(Arc<str>, Name)>);
+pub(super) struct BatchNames(HashSet<(Arc<str>, Name)>);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Name {
@@ -125,9 +126,10 @@ enum Name {
     Key(Key),
 }
 
-impl Names {
-    /// Adds a request's names; `false`, and none, if one is there already.
-    pub(super) fn add(&mut self, request: &Request) -> bool {
+impl BatchNames {
+    /// Adds the ids and the key of a request. If one of them is in the batch already, adds
+    /// none and returns `false`.
+    pub(super) fn add(&mut self, request: &PublishRequest) -> bool {
         let own = request.events.iter().filter_map(Event::id).map(|own| Name::Own(own.into()));
         let key = request.key.iter().map(|key| Name::Key(key.clone()));
         let names = own

@@ -1,6 +1,10 @@
-//! What the thread that publishes is asked to do: the sequencer of a store, or
-//! the publisher of a log that nodes share. Who asks waits for his answer; while
-//! one batch is on its way, the orders behind it gather.
+//! The queue of requests to the thread that publishes: [`StoreWriter`] or [`LogPublisher`].
+//!
+//! A publisher waits for the reply to its request. While the thread writes one batch,
+//! requests for the next batch collect in the queue.
+//!
+//! [`StoreWriter`]: super::store_writer::StoreWriter
+//! [`LogPublisher`]: super::shared_log::LogPublisher
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,65 +17,65 @@ use crossbeam_channel::{
 use super::{Published, Registry, Update};
 use crate::error::PublishError;
 use crate::event::Event;
-use crate::store::redis::Change;
+use crate::store::redis::PresenceChange;
 use crate::store::{Key, Reach};
 
-/// How many orders may wait. Each publisher waits for the answer to its one, so
-/// this is how many publish at once before they wait to give their order.
-const MAILBOX: usize = 4_096;
+/// The capacity of the queue, in requests. Each publisher has at most one request in it,
+/// so up to this many publish at once before one waits for a free slot.
+const CAPACITY: usize = 4_096;
 
-/// How many bytes one commit takes, more or less.
+/// The approximate size of one commit, in bytes.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// What an event costs besides its texts, in the time of as many bytes: an empty one is
-/// work too.
+/// The cost of an event besides its texts, in bytes that take as long to write: an empty
+/// event also costs time.
 const EVENT_BYTES: usize = 128;
 
-/// What the thread that publishes is asked to do.
+/// A request to the thread that publishes.
 #[derive(Debug)]
 pub(super) enum StoreRequest {
-    Publish(Request),
+    Publish(PublishRequest),
     Forget {
         channel: Arc<str>,
-        answer: Answer<bool>,
+        reply: ReplySender<bool>,
     },
-    /// Tell the store what has been let go.
+    /// Delete from the store what was evicted from the rings.
     Sweep,
-    /// Tell the other nodes who comes and goes here.
-    Presence(Change),
+    /// Report to the other nodes that a name joins or leaves here.
+    Presence(PresenceChange),
 }
 
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct PublishRequest {
     pub(super) channel: Arc<str>,
     pub(super) events: Vec<Event>,
     pub(super) key: Option<Key>,
-    /// As in a [`Record`](crate::store::Record).
+    /// The other topics and the privacy; see [`Record`](crate::store::Record).
     pub(super) reach: Option<Arc<Reach>>,
-    /// How many streams may read it, if it is private.
+    /// The number of streams that may read the events, if they are private.
     pub(super) subscribers: Option<usize>,
-    /// `None`: nobody waits for the answer.
-    pub(super) answer: Option<Answer<Published>>,
-    /// Whether the events announce who comes or goes.
+    /// Where the reply goes; `None` if no thread waits for it.
+    pub(super) reply: Option<ReplySender<Published>>,
+    /// Whether these are presence events.
     pub(super) presence: bool,
 }
 
-type Answer<T> = Sender<Result<T, PublishError>>;
+type ReplySender<T> = Sender<Result<T, PublishError>>;
 
-impl Request {
-    /// Answers who waits for it. Who asked may have left.
-    pub(super) fn answer(self, published: Result<Published, PublishError>) {
-        let _ = self.answer.map(|answer| answer.send(published));
+impl PublishRequest {
+    /// Sends the reply, if a thread waits for it. That thread may have ended: no error.
+    pub(super) fn reply(self, published: Result<Published, PublishError>) {
+        let _ = self.reply.map(|reply| reply.send(published));
     }
 
-    /// All the channels it is for, the first one first.
+    /// All channels of the request; the first one is the channel that holds the events.
     pub(super) fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
         let others = self.reach.iter().flat_map(|reach| &reach.others);
         std::iter::once(&self.channel).chain(others)
     }
 
-    /// What it costs a commit. A name that its publisher gave an event is looked for in
-    /// each of its topics.
+    /// The cost of the request in a commit, in bytes. A client-supplied id costs once per
+    /// topic, because it is looked up in each.
     pub(super) fn size(&self) -> usize {
         let topics = self.topics().count();
         let size = |event: &Event| {
@@ -82,23 +86,24 @@ impl Request {
     }
 }
 
-/// The orders that wait, at the end where they are taken.
+/// The receiving end of the queue.
 #[derive(Debug)]
 pub(super) struct PublishQueue {
-    mailbox: Receiver<StoreRequest>,
-    /// One that was found behind a batch it is no part of.
+    receiver: Receiver<StoreRequest>,
+    /// A request that was taken from the channel but did not fit into the batch before it.
     held: Option<StoreRequest>,
 }
 
 impl PublishQueue {
-    /// With the end where they are given.
+    /// Creates the queue, with its sending end.
     pub(super) fn new() -> (Sender<StoreRequest>, Self) {
-        let (queue, mailbox) = bounded(MAILBOX);
-        (queue, Self { mailbox, held: None })
+        let (sender, receiver) = bounded(CAPACITY);
+        (sender, Self { receiver, held: None })
     }
 
-    /// The next one, for which it waits until it is time for something else (`Timeout`), or
-    /// `stop` is disconnected: what is due comes first, however many orders wait.
+    /// Waits for the next request, until `due` (`Timeout`) or until `stop` is disconnected.
+    ///
+    /// Both of these come before any request, however many are in the queue.
     pub(super) fn next(
         &mut self,
         stop: &Receiver<Infallible>,
@@ -114,33 +119,35 @@ impl PublishQueue {
             return Ok(held);
         }
         select! {
-            recv(self.mailbox) -> request => request.map_err(RecvTimeoutError::from),
+            recv(self.receiver) -> request => request.map_err(RecvTimeoutError::from),
             recv(stop) -> _ => Err(RecvTimeoutError::Disconnected),
             recv(due.map_or_else(never, at)) -> _ => Err(RecvTimeoutError::Timeout),
         }
     }
 
-    /// The next of those that wait already.
-    pub(super) fn waiting(&mut self) -> Option<StoreRequest> {
-        self.held.take().or_else(|| self.mailbox.try_recv().ok())
+    /// Takes the next request if there is one; does not wait.
+    pub(super) fn try_next(&mut self) -> Option<StoreRequest> {
+        self.held.take().or_else(|| self.receiver.try_recv().ok())
     }
 
-    /// All that waits to be published behind `first` and can be with it: up to one that does not
-    /// `fit`, or an order of another kind.
+    /// Collects the publish requests that can be in one batch with `first`.
+    ///
+    /// The batch ends at [`BATCH_BYTES`], at a request that does not fit (`fits`), or at a
+    /// request of another kind.
     pub(super) fn gather(
         &mut self,
-        first: Request,
-        mut fits: impl FnMut(&Request) -> bool,
-    ) -> Vec<Request> {
+        first: PublishRequest,
+        mut fits: impl FnMut(&PublishRequest) -> bool,
+    ) -> Vec<PublishRequest> {
         let mut bytes = first.size();
         let mut requests = vec![first];
         while bytes < BATCH_BYTES {
-            match self.mailbox.try_recv() {
+            match self.receiver.try_recv() {
                 Ok(StoreRequest::Publish(request)) if fits(&request) => {
                     bytes += request.size();
                     requests.push(request);
                 }
-                // Each batch does what it asks for.
+                // Every batch deletes what was evicted.
                 Ok(StoreRequest::Sweep) => {}
                 Ok(other) => {
                     self.held = Some(other);
@@ -152,11 +159,11 @@ impl PublishQueue {
         requests
     }
 
-    /// All who come and go, up to an order of another kind.
-    pub(super) fn gather_changes(&mut self, first: Change) -> Vec<Change> {
+    /// Collects the presence changes behind `first`, up to a request of another kind.
+    pub(super) fn gather_changes(&mut self, first: PresenceChange) -> Vec<PresenceChange> {
         let mut changes = vec![first];
-        while self.held.is_none() && changes.len() < MAILBOX {
-            match self.mailbox.try_recv() {
+        while self.held.is_none() && changes.len() < CAPACITY {
+            match self.receiver.try_recv() {
                 Ok(StoreRequest::Presence(change)) => changes.push(change),
                 Ok(other) => self.held = Some(other),
                 Err(_) => break,
@@ -166,9 +173,9 @@ impl PublishQueue {
     }
 }
 
-/// Publishes by way of that thread, and waits for its answer.
+/// Has the thread of the queue publish an update, and waits for its reply.
 pub(super) fn publish(
-    mailbox: &Sender<StoreRequest>,
+    queue: &Sender<StoreRequest>,
     update: &Update<'_>,
     subscribers: Option<usize>,
 ) -> Result<Published, PublishError> {
@@ -178,33 +185,33 @@ pub(super) fn publish(
     let reach = Reach { private, others, gone: Vec::new() };
     let reach = (reach != Reach::default()).then(|| Arc::new(reach));
     let key = key.map(|key| Key::new(key, events, private));
-    ask(mailbox, |answer| {
+    call(queue, |reply| {
         let (channel, events, key) = (Arc::from(*first), events.to_vec(), key);
-        let answer = Some(answer);
-        StoreRequest::Publish(Request {
+        let reply = Some(reply);
+        StoreRequest::Publish(PublishRequest {
             channel,
             events,
             key,
             reach,
             subscribers,
-            answer,
+            reply,
             presence: false,
         })
     })
 }
 
-/// Forgets in the same way.
-pub(super) fn forget(mailbox: &Sender<StoreRequest>, channel: &str) -> Result<bool, PublishError> {
-    ask(mailbox, |answer| StoreRequest::Forget { channel: channel.into(), answer })
+/// Has the thread of the queue forget a channel's history, and waits for its reply.
+pub(super) fn forget(queue: &Sender<StoreRequest>, channel: &str) -> Result<bool, PublishError> {
+    call(queue, |reply| StoreRequest::Forget { channel: channel.into(), reply })
 }
 
-fn ask<T>(
-    mailbox: &Sender<StoreRequest>,
-    request: impl FnOnce(Answer<T>) -> StoreRequest,
+fn call<T>(
+    queue: &Sender<StoreRequest>,
+    request: impl FnOnce(ReplySender<T>) -> StoreRequest,
 ) -> Result<T, PublishError> {
-    let (answer, answered) = bounded(1);
-    mailbox.send(request(answer)).map_err(|_| stopped())?;
-    answered.recv().unwrap_or_else(|_| Err(stopped()))
+    let (sender, receiver) = bounded(1);
+    queue.send(request(sender)).map_err(|_| stopped())?;
+    receiver.recv().unwrap_or_else(|_| Err(stopped()))
 }
 
 fn stopped() -> PublishError {
@@ -212,9 +219,14 @@ fn stopped() -> PublishError {
 }
 
 impl Registry {
-    /// Publishes a presence event, without waiting for a store: for the threads of streams and
-    /// the broadcaster, which have others to serve.
-    pub(super) fn announce(&self, channel: &str, event: &Event) -> Result<(), PublishError> {
+    /// Publishes a presence event without waiting for the store.
+    ///
+    /// The threads of streams and the broadcaster call it: they must not wait for a disk.
+    pub(super) fn publish_presence(
+        &self,
+        channel: &str,
+        event: &Event,
+    ) -> Result<(), PublishError> {
         if self.inner.store_writer.is_none() {
             let events = std::slice::from_ref(event);
             let update = Update { topics: &[channel], events, private: false, key: None };
@@ -222,17 +234,18 @@ impl Registry {
         }
         self.prepare(&[channel], false, None)?;
         let (channel, events) = (channel.into(), vec![event.clone()]);
-        let (key, reach, subscribers, answer) = (None, None, None, None);
-        let request = Request { channel, events, key, reach, subscribers, answer, presence: true };
-        self.request(StoreRequest::Publish(request))
+        let (key, reach, subscribers, reply) = (None, None, None, None);
+        let request =
+            PublishRequest { channel, events, key, reach, subscribers, reply, presence: true };
+        self.enqueue(StoreRequest::Publish(request))
     }
 
-    /// Gives an order for whose outcome nobody waits.
-    pub(super) fn request(&self, request: StoreRequest) -> Result<(), PublishError> {
-        let busy = || PublishError::Store { reason: "its mailbox is full".into() };
+    /// Puts a request without a reply into the queue. Fails at once if the queue is full.
+    pub(super) fn enqueue(&self, request: StoreRequest) -> Result<(), PublishError> {
+        let full = || PublishError::Store { reason: "its queue is full".into() };
         let sent =
             self.inner.store_writer.as_ref().map(|store_writer| store_writer.try_send(request));
-        sent.unwrap_or(Ok(())).map_err(|_| busy())
+        sent.unwrap_or(Ok(())).map_err(|_| full())
     }
 }
 
@@ -240,50 +253,56 @@ impl Registry {
 mod tests {
     use super::*;
 
-    fn request(events: usize, event: &Event) -> Request {
+    fn request(events: usize, event: &Event) -> PublishRequest {
         let events = vec![event.clone(); events];
-        let (key, reach, subscribers, answer) = (None, None, None, None);
+        let (key, reach, subscribers, reply) = (None, None, None, None);
         let (channel, presence) = ("a".into(), false);
-        Request { channel, events, key, reach, subscribers, answer, presence }
+        PublishRequest { channel, events, key, reach, subscribers, reply, presence }
     }
 
-    fn comes() -> StoreRequest {
-        StoreRequest::Presence(Change { channel: "a".into(), name: "ada".into(), comes: true })
+    fn joins() -> StoreRequest {
+        StoreRequest::Presence(PresenceChange {
+            channel: "a".into(),
+            name: "ada".into(),
+            joins: true,
+        })
     }
 
     #[test]
-    fn a_batch_of_events_that_say_nothing_has_an_end() {
-        let (give, mut queue) = PublishQueue::new();
+    fn a_batch_of_empty_events_is_bounded() {
+        let (sender, mut queue) = PublishQueue::new();
         for _ in 0..100 {
-            give.send(StoreRequest::Publish(request(1_000, &Event::new("")))).unwrap();
+            sender.send(StoreRequest::Publish(request(1_000, &Event::new("")))).unwrap();
         }
         let first = request(1_000, &Event::new(""));
         let batch = queue.gather(first, |_| true);
         let most = BATCH_BYTES / EVENT_BYTES / 1_000 + 1;
         assert!((2..=most).contains(&batch.len()), "{} of {most}", batch.len());
-        assert_eq!(queue.mailbox.len(), 101 - batch.len(), "the others wait");
+        assert_eq!(queue.receiver.len(), 101 - batch.len(), "the others are still in the queue");
     }
 
     #[test]
-    fn a_request_costs_what_is_looked_for_on_its_account() {
+    fn a_request_costs_its_lookups_in_each_topic() {
         let named = Event::new("x").with_id("request-7").unwrap();
         let one = request(1, &named);
         let others = ["b", "c"].map(Arc::from).to_vec();
         let reach = Some(Arc::new(Reach { others, ..Reach::default() }));
-        let wide = Request { reach, ..request(1, &named) };
+        let wide = PublishRequest { reach, ..request(1, &named) };
         assert!(request(1, &Event::new("x")).size() < one.size());
         assert_eq!(wide.size() - one.size(), 2 * (EVENT_BYTES + "request-7".len()));
     }
 
     #[test]
-    fn what_is_due_comes_before_the_orders_and_what_was_held_before_the_others() {
-        let ((give, mut queue), (running, stop)) = (PublishQueue::new(), bounded(0));
+    fn deadline_comes_first_then_the_held_request() {
+        let ((sender, mut queue), (running, stop)) = (PublishQueue::new(), bounded(0));
         let publish = || StoreRequest::Publish(request(1, &Event::new("")));
         for _ in 0..3 {
-            give.send(comes()).unwrap();
-            give.send(publish()).unwrap();
+            sender.send(joins()).unwrap();
+            sender.send(publish()).unwrap();
         }
-        let Ok(StoreRequest::Presence(first)) = queue.next(&stop, None) else { panic!("it waits") };
+        let Ok(StoreRequest::Presence(first)) = queue.next(&stop, None) else {
+            panic!("the request is in the queue")
+        };
         assert_eq!(
             queue.gather_changes(first).len(),
             1,
@@ -292,12 +311,12 @@ mod tests {
         let now = Some(Instant::now());
         assert_eq!(queue.next(&stop, now).unwrap_err(), RecvTimeoutError::Timeout);
         let Ok(StoreRequest::Publish(held)) = queue.next(&stop, None) else {
-            panic!("it was held")
+            panic!("the request was held")
         };
         assert_eq!(queue.gather(held, |_| true).len(), 1);
         drop(running);
         assert_eq!(queue.next(&stop, None).unwrap_err(), RecvTimeoutError::Disconnected);
-        let rest: Vec<StoreRequest> = std::iter::from_fn(|| queue.waiting()).collect();
+        let rest: Vec<StoreRequest> = std::iter::from_fn(|| queue.try_next()).collect();
         let [
             StoreRequest::Presence(_),
             StoreRequest::Publish(_),
@@ -310,8 +329,8 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_an_order_longer_than_until_something_is_due() {
-        let ((_give, mut queue), (_running, stop)) = (PublishQueue::new(), bounded(0));
+    fn waiting_for_a_request_ends_at_the_deadline() {
+        let ((_sender, mut queue), (_running, stop)) = (PublishQueue::new(), bounded(0));
         let due = Instant::now() + std::time::Duration::from_millis(20);
         assert_eq!(queue.next(&stop, Some(due)).unwrap_err(), RecvTimeoutError::Timeout);
         assert!(Instant::now() >= due);

@@ -13,7 +13,7 @@ use super::readable::Private;
 use crate::counters::decrease;
 use crate::event::Frame;
 use crate::id::EventId;
-use crate::store::{Floor, Key, Readers};
+use crate::store::{Floor, Key, Visibility};
 
 /// An event in a ring.
 #[derive(Debug, Clone)]
@@ -33,11 +33,11 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Which streams may learn that this event is lost.
-    pub(super) fn readers(&self) -> Readers {
+    pub(super) fn visibility(&self) -> Visibility {
         match &self.private {
-            None => Readers::All,
-            Some(private) if private.topics.len() > 1 => Readers::OfTopics,
-            Some(_) => Readers::OfChannel,
+            None => Visibility::Public,
+            Some(private) if private.topics.len() > 1 => Visibility::PrivateTopics,
+            Some(_) => Visibility::PrivateChannel,
         }
     }
 }

@@ -1,20 +1,21 @@
 //! A registry whose events are in a log that several nodes share.
 //!
 //! ```text
-//!  publishers        LogPublisher, one thread          Redis           LogFollower, one thread
-//!  order ──mailbox─▶ gather ── one script a batch ─▶ log ── XREAD ─▶ enter, under the lock
-//!  answer ◀───────── each publisher's own ◀─── ids                    └─bells─▶ read
+//!  publishers         LogPublisher, one thread           Redis          LogFollower, one thread
+//!  request ──queue──▶ batch ──── one script call ──────▶ log ─ XREAD ─▶ enter, under the lock
+//!  reply   ◀───────── one to each publisher ◀─── ids                     └─notify─▶ read
 //! ```
 //!
-//! The log says what of a request is new, and gives the ids. Its order is that of
-//! every node: events of this one too enter the rings only as they are read back.
+//! Redis decides which events of a request are new, and assigns the ids. All nodes use the
+//! order of the log: a node adds even its own events to its rings only after it has read
+//! them back.
 //!
 //! # Invariants
 //!
-//! * **A publisher is answered when Redis has its event**, and not before; nobody
-//!   waits for his own node to have read it.
-//! * **What the log has lost is said.** A hole in it empties the rings, and every
-//!   reader that was before it is told by a gap.
+//! * **A publisher gets its reply after Redis has its event**, and not before. It does not
+//!   wait until its own node has read the event back.
+//! * **A loss in the log is reported.** A hole in the log empties the rings, and every
+//!   subscriber whose position is before the hole gets a gap event.
 //! * **No I/O under the registry's lock.**
 
 mod follower;
@@ -32,23 +33,24 @@ use super::patterns::PatternMatches;
 use super::publish_queue::PublishQueue;
 use super::readable::{Private, StreamAccess};
 use super::state::{Channel, HubState};
-use super::store_writer::Entered;
+use super::store_writer::StoredEvent;
 use super::subscribers::{Notifier, Notifiers};
 use super::{Channels, Registry, RegistryOptions};
 use crate::counters::Counters;
 use crate::error::StoreError;
 use crate::id::EventId;
-use crate::store::redis::{Bounds, News, Reader, Row, Writer};
+use crate::store::redis::{LogBounds, LogItem, LogReader, LogWriter, NodeReport};
 use crate::store::{Floor, RedisUrl};
 
-/// How many times the events that the most generous channel keeps the log holds, so
-/// that a busy channel does not at once push out the others' history.
+/// The size of the log, as a multiple of the largest history of one channel. One busy
+/// channel should not quickly evict the history of the others.
 const CHANNELS: usize = 100;
 
-/// How long a publisher's own id may be unknown that a client brings from another node.
+/// How long a subscription waits for an unknown client-supplied id. A node that is ahead of
+/// this one may have sent it.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
-/// What a registry knows of the log that it shares.
+/// Whether Redis could be reached at the last attempt.
 #[derive(Debug)]
 pub(super) struct Contact(AtomicBool);
 
@@ -59,53 +61,57 @@ impl Contact {
 }
 
 impl Registry {
-    /// A registry that shares its events with every other one of the same Redis;
-    /// and who is to be run for events to be published, and to be read.
+    /// Creates a registry that shares its events with all nodes of the same Redis.
+    ///
+    /// The caller must run the publisher and the follower, each on a thread: events are
+    /// published by the one and read by the other.
     pub(crate) fn with_redis(
         options: RegistryOptions,
         counters: &Arc<Counters>,
         url: &RedisUrl,
     ) -> Result<(Self, LogPublisher, LogFollower), StoreError> {
         let rules = || options.history.all_rules();
-        let bounds = Bounds {
+        let bounds = LogBounds {
             events: rules().map(|rule| rule.events).max().unwrap_or_default().max(1) * CHANNELS,
             age: rules().map(|rule| rule.age).max().unwrap_or_default(),
         };
         let node = format!("{:016x}", fastrand::u64(..));
-        let mut log = Writer::new(url, bounds, node.clone());
-        let mut reader = Reader::new(url, bounds, node);
-        let mut state = HubState::of_a_log();
-        let began = reader.begin(&mut |news| state.hear(news, &options));
-        let (floor, look) = began.map_err(|trouble| trouble.at_start(url))?;
-        state.begin_at(floor, look.last);
-        state.others = look.others.unwrap_or_default();
-        let known = log.refresh(look.last, &Row::default(), true);
-        known.map_err(|trouble| trouble.at_start(url))?;
+        let mut log = LogWriter::new(url, bounds, node.clone());
+        let mut reader = LogReader::new(url, bounds, node);
+        let mut state = HubState::with_shared_log();
+        let began = reader.begin(&mut |item| state.receive(item, &options));
+        let (floor, status) = began.map_err(|error| error.at_start(url))?;
+        state.begin_at(floor, status.last);
+        state.others = status.others.unwrap_or_default();
+        let known = log.refresh(status.last, &NodeReport::default(), true);
+        known.map_err(|error| error.at_start(url))?;
         let names: Vec<Arc<str>> = state.channels.keys().cloned().collect();
         let newest = state.channels.values().filter_map(|channel| channel.ring.newest_at()).max();
-        let now = look.now.max(newest.unwrap_or_default());
+        let now = status.now.max(newest.unwrap_or_default());
         names.iter().for_each(|name| state.trim(name, now));
-        let (mailbox, queue) = PublishQueue::new();
-        let registry = Self::of(state, options, counters, Some(mailbox), now);
+        let (sender, queue) = PublishQueue::new();
+        let registry = Self::of(state, options, counters, Some(sender), now);
         let publisher = LogPublisher::new(registry.clone(), log, queue);
         let follower = LogFollower::new(registry.clone(), reader);
         Ok((registry, publisher, follower))
     }
 
-    /// Whether the log that it shares can be reached; `None` if it shares none.
+    /// Whether the shared log can be reached; `None` if there is no shared log.
     pub(crate) fn reaches_the_log(&self) -> Option<bool> {
         self.inner.contact.as_ref().map(|contact| contact.0.load(Ordering::Relaxed))
     }
 
-    /// Whether a position is one that this node has not come to yet.
+    /// Whether another node has given out this position but this node has not read it yet.
     pub(crate) fn is_ahead(&self, id: EventId) -> bool {
         self.inner.contact.is_some() && id > self.last_id()
     }
 
-    /// Gives this node a moment to read an event that another one has told, where its id
-    /// does not say how new it is.
-    #[inline(never)] // most streams do without
-    pub(super) fn await_own_id(&self, channels: &Channels, id: &str) {
+    /// Waits up to [`CATCH_UP`] for this node to read the event with a client-supplied id.
+    ///
+    /// The client may have received the event from a node that is ahead, and such an id does
+    /// not show how new the event is.
+    #[inline(never)] // rarely called
+    pub(super) fn await_client_id(&self, channels: &Channels, id: &str) {
         if self.inner.contact.is_none() || id.parse::<EventId>().is_ok() {
             return;
         }
@@ -118,7 +124,7 @@ impl Registry {
         }
     }
 
-    /// The event that an id means, if it can still be told.
+    /// The position of the event with this id, if the event is still kept.
     fn find(&self, channels: &Channels, id: &str) -> Option<EventId> {
         let mut access = StreamAccess::default();
         loop {
@@ -130,31 +136,33 @@ impl Registry {
         }
     }
 
-    /// Goes on from what Redis's clock says, later or earlier. Events have their time from
-    /// that clock, so how old they are is told by no other: not even by this node's from
-    /// before it was set back, or from before another Redis took over.
+    /// Sets the registry's clock to that of Redis, forwards or backwards.
+    ///
+    /// Redis gives events their time, so only its clock can tell their age. A reading from
+    /// before that clock was set back, or before another Redis took over, is not valid.
     fn set_clock(&self, now: Duration) {
         let began = super::nanoseconds(now.saturating_sub(self.inner.started.elapsed()));
         self.inner.began.store(began, Ordering::Relaxed);
     }
 
-    /// Lets what was read from the log into the rings.
+    /// Adds the items read from the log to the rings, and notifies the subscribers.
     ///
-    /// A channel's newest event does not leave its ring by its age in the step in which it
-    /// has come, even where it seems to be old: until the next look at Redis's clock, this
-    /// node's may be ahead of it, and whoever is awake would get a gap in its place.
-    fn enter(&self, read: Vec<News>) {
+    /// A channel's newest event is never evicted by age in the call that adds it, even if it
+    /// seems old. Until the next reading of Redis's clock, this node's clock may be ahead,
+    /// and subscribers that are waiting for the event would get a gap instead.
+    fn enter(&self, read: Vec<LogItem>) {
         let options = &self.inner.options;
-        // Encoded before the lock is taken.
-        let heard: Vec<Heard> = read.into_iter().map(|news| Heard::of(news, options)).collect();
-        let rings: BTreeSet<(Arc<str>, Option<Arc<Private>>)> =
-            heard.iter().flat_map(Heard::rings).collect();
-        let lost = heard.iter().any(|one| matches!(one, Heard::Lost(_)));
-        let names: Vec<&Arc<str>> = rings.iter().map(|(name, _)| name).collect();
+        // Encode before taking the lock.
+        let items: Vec<EncodedItem> =
+            read.into_iter().map(|item| EncodedItem::of(item, options)).collect();
+        let targets: BTreeSet<(Arc<str>, Option<Arc<Private>>)> =
+            items.iter().flat_map(EncodedItem::targets).collect();
+        let lost = items.iter().any(|item| matches!(item, EncodedItem::Lost(_)));
+        let names: Vec<&Arc<str>> = targets.iter().map(|(name, _)| name).collect();
         let now = self.now();
         let (mut state, answers) = self.lock_to_enter(&names);
-        heard.into_iter().for_each(|one| state.take_in(one, options, &answers));
-        for (name, _) in &rings {
+        items.into_iter().for_each(|item| state.apply(item, options, &answers));
+        for (name, _) in &targets {
             let newest = state.channels.get(name).and_then(|channel| channel.ring.newest_at());
             state.trim(name, newest.map_or(now, |newest| newest.min(now)));
         }
@@ -162,33 +170,35 @@ impl Registry {
         let notifiers: Vec<Notifiers> = if lost {
             state.all_notifiers()
         } else {
-            rings.iter().flat_map(|(name, who)| state.notifiers(name, who.as_ref())).collect()
+            let notifiers =
+                targets.iter().flat_map(|(name, private)| state.notifiers(name, private.as_ref()));
+            notifiers.collect()
         };
         drop(state);
         notifiers.iter().for_each(Notifiers::notify);
     }
 }
 
-/// News, with what is encoded of it.
-enum Heard {
-    Event(Entered),
+/// An item of the log, with its event encoded.
+enum EncodedItem {
+    Event(StoredEvent),
     Forget(EventId, Arc<str>, Floor),
     Lost(EventId),
 }
 
-impl Heard {
-    fn of(news: News, options: &RegistryOptions) -> Self {
-        match news {
-            News::Event(id, record) => Self::Event(Entered::new(id, &record, options)),
-            News::Forget(id, channel, newest) => Self::Forget(id, channel, newest),
-            News::Lost(upto) => Self::Lost(upto),
+impl EncodedItem {
+    fn of(item: LogItem, options: &RegistryOptions) -> Self {
+        match item {
+            LogItem::Event(id, record) => Self::Event(StoredEvent::new(id, &record, options)),
+            LogItem::Forget(id, channel, newest) => Self::Forget(id, channel, newest),
+            LogItem::Lost(upto) => Self::Lost(upto),
         }
     }
 
-    /// Which channels it changes, and whose bells are to ring for that.
-    fn rings(&self) -> Vec<(Arc<str>, Option<Arc<Private>>)> {
+    /// The channels that it changes, each with the readers of a private event.
+    fn targets(&self) -> Vec<(Arc<str>, Option<Arc<Private>>)> {
         match self {
-            Self::Event(entered) => entered.rings().collect(),
+            Self::Event(entered) => entered.targets().collect(),
             Self::Forget(_, channel, _) => vec![(Arc::clone(channel), None)],
             Self::Lost(_) => Vec::new(),
         }
@@ -196,12 +206,12 @@ impl Heard {
 }
 
 impl HubState {
-    /// The same, for events that are in a log which other nodes write too.
-    pub(super) fn of_a_log() -> Self {
+    /// Creates the state of a registry whose events are in a shared log.
+    pub(super) fn with_shared_log() -> Self {
         Self { is_shared: true, ..Self::new(EventId::ZERO) }
     }
 
-    /// What was before the log's beginning is not known, of any channel.
+    /// Notes that the log begins at `floor`: any channel may have lost events before it.
     pub(super) fn begin_at(&mut self, floor: EventId, last: EventId) {
         self.floor = self.floor.max(Floor::unknown(floor));
         self.last = self.last.max(last);
@@ -210,7 +220,7 @@ impl HubState {
         self.channels.values_mut().for_each(|channel| channel.ring.begin_at(floor));
     }
 
-    /// Whatever there was up to this id may be gone, of any channel.
+    /// Notes that any channel may have lost all events up to this id, and empties the rings.
     pub(super) fn lose(&mut self, upto: EventId) {
         self.floor = self.floor.max(Floor::unknown(upto));
         self.last = self.last.max(upto);
@@ -222,8 +232,8 @@ impl HubState {
         }
     }
 
-    /// Who listens here, for the other nodes.
-    pub(super) fn row(&self) -> Row {
+    /// The subscribers and the presence names of this node, for the other nodes.
+    pub(super) fn report(&self) -> NodeReport {
         let counted = |(name, subscribers): (&Arc<str>, usize)| {
             (subscribers > 0).then(|| (name.to_string(), subscribers))
         };
@@ -234,7 +244,7 @@ impl HubState {
             channel.subscribers.count(None) + watching
         };
         let present = self.channels.iter().filter(|(_, channel)| !channel.presence.is_empty());
-        Row {
+        NodeReport {
             names: self
                 .channels
                 .iter()
@@ -253,28 +263,30 @@ impl HubState {
         }
     }
 
-    fn hear(&mut self, news: News, options: &RegistryOptions) {
-        let heard = Heard::of(news, options);
-        let rings = heard.rings();
-        self.take_in(heard, options, &PatternMatches::default());
-        // The log keeps far more than the rings do, and it is not yet known how old it is.
-        rings.iter().for_each(|(name, _)| self.trim(name, Duration::ZERO));
+    /// Applies one item while the registry starts.
+    fn receive(&mut self, item: LogItem, options: &RegistryOptions) {
+        let item = EncodedItem::of(item, options);
+        let targets = item.targets();
+        self.apply(item, options, &PatternMatches::default());
+        // Trim by size after each item, because the log keeps far more than the rings do.
+        // Trim by age later: Redis's clock is not known yet.
+        targets.iter().for_each(|(name, _)| self.trim(name, Duration::ZERO));
         self.evict(options.history_total);
     }
 
-    fn take_in(&mut self, heard: Heard, options: &RegistryOptions, answers: &PatternMatches) {
-        match heard {
-            Heard::Event(entered) => self.enter(entered, options, answers),
-            Heard::Forget(id, channel, newest) => {
+    fn apply(&mut self, item: EncodedItem, options: &RegistryOptions, answers: &PatternMatches) {
+        match item {
+            EncodedItem::Event(entered) => self.enter(entered, options, answers),
+            EncodedItem::Forget(id, channel, newest) => {
                 self.last = self.last.max(id);
                 self.last_public = self.last_public.max(id);
                 let target = self.channel_without_limit(&channel, options, answers);
                 target.clear();
-                // What was deleted before this node could read it is lost as well.
+                // Events that were deleted before this node read them are lost too.
                 target.ring.begin_at(newest);
                 self.note_idle(&channel);
             }
-            Heard::Lost(upto) => self.lose(upto),
+            EncodedItem::Lost(upto) => self.lose(upto),
         }
     }
 }

@@ -14,14 +14,14 @@ use super::patterns::{PatternMatches, Patterns};
 use super::presence::Presence;
 use super::readable::{EventAccess, Private};
 use super::ring::{Entry, Ring};
-use super::store_writer::Entered;
+use super::store_writer::StoredEvent;
 use super::subscribers::{Notifiers, Subscribers};
 use super::{Channels, Closing, History, RegistryOptions};
 use crate::counters::decrease;
 use crate::error::PublishError;
 use crate::id::EventId;
-use crate::store::redis::{Row, prefixes_of};
-use crate::store::{self, Eviction, Floor, Kept};
+use crate::store::redis::{NodeReport, prefixes_of};
+use crate::store::{self, Eviction, Floor, StoreMeta};
 
 #[derive(Debug)]
 pub(super) struct HubState {
@@ -57,7 +57,7 @@ pub(super) struct HubState {
     /// Whether the events are in a log that other nodes write too.
     pub(super) is_shared: bool,
     /// The subscribers at the other nodes.
-    pub(super) others: Row,
+    pub(super) others: NodeReport,
     /// How often the subscribers of this node have changed.
     pub(super) changes: u64,
     /// Whether all names present at this node must be sent to the other nodes again, because the
@@ -108,12 +108,21 @@ impl Evictions {
 
     fn before(&mut self, channel: &str, floor: Floor) {
         let Some(losses) = &mut self.0 else { return };
-        let who =
-            if floor.other_topics { store::Readers::OfTopics } else { store::Readers::OfChannel };
-        let newest = (floor.public > EventId::ZERO).then_some((floor.public, store::Readers::All));
-        let hidden = floor.hides_some().then_some((floor.all, who));
-        for (id, who) in newest.into_iter().chain(hidden) {
-            losses.push(Eviction::Event { channel: channel.into(), id, at: Duration::ZERO, who });
+        let visibility = if floor.other_topics {
+            store::Visibility::PrivateTopics
+        } else {
+            store::Visibility::PrivateChannel
+        };
+        let newest =
+            (floor.public > EventId::ZERO).then_some((floor.public, store::Visibility::Public));
+        let hidden = floor.hides_some().then_some((floor.all, visibility));
+        for (id, visibility) in newest.into_iter().chain(hidden) {
+            losses.push(Eviction::Event {
+                channel: channel.into(),
+                id,
+                at: Duration::ZERO,
+                visibility,
+            });
         }
     }
 
@@ -202,7 +211,7 @@ impl HubState {
             last_key: 0,
             losses: Evictions::default(),
             is_shared: false,
-            others: Row::default(),
+            others: NodeReport::default(),
             changes: 0,
             presence_unsent: false,
         }
@@ -240,11 +249,11 @@ impl HubState {
     /// Adds an event that is in the store to the rings of its channels.
     pub(super) fn enter(
         &mut self,
-        entered: Entered,
+        entered: StoredEvent,
         options: &RegistryOptions,
         matches: &PatternMatches,
     ) {
-        let Entered { channels, entry, published } = entered;
+        let StoredEvent { channels, entry, published } = entered;
         self.last = self.last.max(entry.id);
         if entry.private.is_none() {
             self.last_public = self.last_public.max(entry.id);
@@ -275,7 +284,7 @@ impl HubState {
     }
 
     /// Restores what a store keeps besides the events.
-    pub(super) fn restore(&mut self, kept: Kept, options: &RegistryOptions) {
+    pub(super) fn restore(&mut self, kept: StoreMeta, options: &RegistryOptions) {
         let begin = EventId { n: 0, ..kept.last };
         self.last_public = self.last_public.max(begin).max(kept.floor.public);
         for lost in kept.lost {

@@ -42,7 +42,7 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let rights = self.channels.read_rights();
         self.registry.change(&self.channels, |subscribers| subscribers.leave(&rights));
-        self.registry.tell_of_leaving(self);
+        self.registry.announce_leaving(self);
     }
 }
 
@@ -106,7 +106,7 @@ impl Registry {
     #[inline(never)] // most streams do not need this stack
     fn join(&self, channels: &Channels, start: &Start) -> Result<Beginning, PublishError> {
         if let Start::After(id) = start {
-            self.await_own_id(channels, id);
+            self.await_client_id(channels, id);
         }
         let now = self.now();
         let rights = channels.read_rights();

@@ -1,4 +1,4 @@
-//! The registry as its users see it: published here, read there.
+//! The registry through its public methods: publish, subscribe, read.
 
 use serde_json::json;
 
@@ -22,7 +22,7 @@ fn keeping(events: usize) -> Registry {
     Registry::with(RegistryOptions { history, ..RegistryOptions::default() })
 }
 
-/// What a read gives, as `name data` words, with the ids checked to ascend.
+/// Reads once, and returns the lines of names and data; checks that ids ascend.
 #[track_caller]
 fn words(
     registry: &Registry,
@@ -62,7 +62,7 @@ fn several_channels_are_read_in_the_order_of_ids() {
 }
 
 #[test]
-fn a_limit_cuts_between_events_and_reading_goes_on() {
+fn a_read_limit_cuts_between_events() {
     let registry = Registry::new();
     let start = last(&registry);
     for n in 0..10 {
@@ -74,11 +74,15 @@ fn a_limit_cuts_between_events_and_reading_goes_on() {
     assert_eq!(format!("{first} {second}"), "0 1 2 3 4 5 6 7 8 9");
     assert!(!rest.more);
     let (one, _, batch) = words(&registry, &["a"], start, 1);
-    assert_eq!((one.as_str(), batch.events), ("0", 1), "a frame above the limit is taken alone");
+    assert_eq!(
+        (one.as_str(), batch.events),
+        ("0", 1),
+        "a frame larger than the limit is read alone"
+    );
 }
 
 #[test]
-fn what_is_gone_is_said_once_and_exactly_at_every_limit() {
+fn lost_events_are_counted_exactly_at_every_read_limit() {
     for limit in [1, 50, 90, 150, 300, ALL] {
         let registry = keeping(2);
         let start = last(&registry);
@@ -103,7 +107,7 @@ fn what_is_gone_is_said_once_and_exactly_at_every_limit() {
 }
 
 #[test]
-fn a_forgotten_channel_leaves_a_floor() {
+fn a_swept_channel_leaves_a_floor() {
     let history = Histories::all(History { age: Duration::ZERO, ..History::default() });
     let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
     let before = last(&registry);
@@ -118,7 +122,7 @@ fn a_forgotten_channel_leaves_a_floor() {
 }
 
 #[test]
-fn idle_channels_make_room_for_new_ones() {
+fn idle_channels_are_evicted_for_new_ones() {
     let registry =
         Registry::with(RegistryOptions { max_channels: 2, ..RegistryOptions::default() });
     let one = subscribe(&registry, &["a"], &Start::Now);
@@ -130,7 +134,7 @@ fn idle_channels_make_room_for_new_ones() {
 }
 
 #[test]
-fn a_request_without_room_sweeps_at_most_once_a_second() {
+fn rejected_requests_sweep_at_most_once_a_second() {
     let options = RegistryOptions { max_channels: 2, ..RegistryOptions::default() };
     let registry = Registry::with(options);
     let _both = subscribe(&registry, &["a", "b"], &Start::Now);
@@ -155,18 +159,18 @@ fn idle_channels_are_found_without_a_sweep() {
     drop(subscribe(&registry, &all, &Start::Now));
     registry.lock().swept = registry.now();
     let before = registry.lock().swept;
-    // Those that are asked for again make room for none of the new ones.
+    // A channel of the request is not evicted for another channel of it.
     let kept = subscribe(&registry, &["old3", "new1", "new2"], &Start::Now);
     assert_eq!(registry.subscribers("old3"), 1);
     let state = registry.lock();
     assert_eq!((state.channels.len(), state.swept), (100, before));
-    assert!(state.idle.len() <= 100, "one for each channel at most");
+    assert!(state.idle.len() <= 100, "at most one entry per channel");
     drop(state);
     drop(kept);
 }
 
 #[test]
-fn a_subscription_that_fails_leaves_no_pattern_and_no_channel() {
+fn a_failed_subscription_leaves_no_pattern_and_no_channel() {
     let options = RegistryOptions { max_channels: 2, ..RegistryOptions::default() };
     let registry = Registry::with(options);
     let of = |texts: &[&str]| {
@@ -184,31 +188,31 @@ fn a_subscription_that_fails_leaves_no_pattern_and_no_channel() {
 #[test]
 fn subscribers_are_counted_by_name_and_by_prefix() {
     let registry = Registry::new();
-    let guests =
+    let subscriptions =
         ["chat/1", "chat/*", "*", "chat/2"].map(|p| subscribe(&registry, &[p], &Start::Now));
     assert_eq!(registry.publish("chat/1", &Event::new("")).unwrap().subscribers, 3);
-    drop(guests);
+    drop(subscriptions);
     assert_eq!(registry.publish("chat/1", &Event::new("")).unwrap().subscribers, 0);
     assert!(registry.lock().prefixes.is_empty());
 }
 
 #[test]
-fn a_notifier_is_notified_of_its_channels_and_of_the_end() {
+fn a_notifier_fires_for_its_channels_and_at_the_end() {
     let registry = Registry::new();
     let (sender, notifications) = crossbeam_channel::bounded(1);
     let notifier = Notifier::new(sender, 0);
     let channels = Channels::new(["a", "b*"]).unwrap();
     let listening = registry.listen(&channels, &notifier);
-    let rings = || {
+    let count = || {
         notifier.rearm();
         notifications.try_iter().count()
     };
     publish(&registry, "other", "");
-    assert_eq!(rings(), 0);
+    assert_eq!(count(), 0);
     publish(&registry, "b1", "");
-    assert_eq!(rings(), 1);
+    assert_eq!(count(), 1);
     registry.close();
-    assert_eq!(rings(), 1);
+    assert_eq!(count(), 1);
     assert!(!registry.wait(Duration::MAX));
     drop(listening);
     assert!(registry.lock().prefixes.is_empty());
@@ -219,7 +223,7 @@ fn subscribe(registry: &Registry, channels: &[&str], start: &Start) -> Subscript
     registry.subscribe(&channels, start).unwrap()
 }
 
-/// What a subscriber reads, with what is said of its start first.
+/// The data of all events that a subscriber reads; gaps at its start come first.
 fn read(subscription: &mut Subscription) -> String {
     let mut bytes = Vec::new();
     for frame in subscription.unknown.drain(..) {
@@ -232,7 +236,7 @@ fn read(subscription: &mut Subscription) -> String {
 }
 
 #[test]
-fn a_stream_begins_where_it_was_asked_to() {
+fn a_subscription_begins_at_its_start_position() {
     let registry = Registry::new();
     let first = publish(&registry, "a", "1");
     publish(&registry, "b", "2");
@@ -246,7 +250,7 @@ fn a_stream_begins_where_it_was_asked_to() {
 }
 
 #[test]
-fn a_cursor_that_means_nothing_here_is_answered_with_a_gap() {
+fn an_unknown_cursor_gives_a_gap() {
     let registry = Registry::new();
     let id = publish(&registry, "a", "1");
     let future = EventId { n: id.n + 1, ..id };
@@ -257,13 +261,13 @@ fn a_cursor_that_means_nothing_here_is_answered_with_a_gap() {
         let gap = json!({ "channel": "a", "missed": null, "from": cursor, "to": id.to_string() });
         let text = read(&mut subscription);
         assert!(text.starts_with(&format!("{gap} ")) && text.ends_with("live"), "{text}");
-        let mut state = registry.lock(); // each cursor meets the same registry
+        let mut state = registry.lock(); // reset, so that each cursor meets the same state
         (state.last, state.last_public) = (id, id);
     }
 }
 
 #[test]
-fn a_publishers_own_id_is_unique_and_a_cursor() {
+fn a_client_supplied_id_is_unique_and_a_cursor() {
     let registry = keeping(2);
     let order = Event::new("x").with_id("order-7").unwrap();
     let first = registry.publish("a", &order).unwrap();
@@ -271,13 +275,13 @@ fn a_publishers_own_id_is_unique_and_a_cursor() {
     publish(&registry, "a", "2");
     let mut subscription = subscribe(&registry, &["a"], &Start::After("order-7".into()));
     assert_eq!(read(&mut subscription), "2");
-    publish(&registry, "a", "3"); // and the order falls off the ring
+    publish(&registry, "a", "3"); // evicts the event with that id from the ring
     assert_ne!(registry.publish("a", &order).unwrap().id, first.id);
     assert_eq!(registry.lock().channels["a"].ring.len(), 2);
 }
 
 #[test]
-fn a_repeated_key_is_answered_and_published_once() {
+fn a_request_with_a_repeated_key_is_published_once() {
     let registry = Registry::new();
     let batch = [Event::new("1"), Event::new("2")];
     let first = registry.publish_all("a", &batch, Some("key")).unwrap();
@@ -288,7 +292,7 @@ fn a_repeated_key_is_answered_and_published_once() {
 }
 
 #[test]
-fn all_that_is_kept_never_begins_with_a_gap_and_later_losses_are_told() {
+fn since_all_begins_without_a_gap_and_reports_later_losses() {
     let registry = keeping(2);
     for n in 0..4 {
         publish(&registry, "a", &format!("a{n}"));
@@ -299,24 +303,24 @@ fn all_that_is_kept_never_begins_with_a_gap_and_later_losses_are_told() {
     let mut slow = subscribe(&registry, &["a", "b"], &Start::All);
     (4..7).for_each(|n| assert!(publish(&registry, "a", &format!("a{n}")) > EventId::ZERO));
     let text = read(&mut slow);
-    // Each loss is told before the event that came after it.
+    // Each gap comes before the event that follows the loss.
     assert_eq!(text.matches(r#""channel":"a","missed":1"#).count(), 3, "{text}");
     assert!(!text.contains(r#""channel":"b""#) && text.ends_with("a5 a6"), "{text}");
 }
 
 #[test]
-fn all_of_a_prefix_does_not_begin_with_a_gap_of_a_channel_that_is_still_to_come() {
+fn since_all_of_a_prefix_has_no_gap_for_a_later_channel() {
     let history = Histories::all(History { age: Duration::ZERO, ..History::default() });
     let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
     publish(&registry, "a", "gone");
-    registry.sweep(); // and its floor is known of no channel
+    registry.sweep(); // its floor now belongs to the registry, not to a channel
     let mut subscription = subscribe(&registry, &["*"], &Start::All);
     publish(&registry, "b", "1");
     assert_eq!(read(&mut subscription), "1");
 }
 
 #[test]
-fn a_name_comes_with_its_first_stream_and_goes_with_its_last() {
+fn a_name_joins_with_its_first_stream_and_leaves_with_its_last() {
     let registry = Registry::new();
     let mut watcher = subscribe(&registry, &["chat"], &Start::Now);
     let one = subscribe(&registry, &["chat"], &Start::Now).present_as("ada");

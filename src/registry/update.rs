@@ -1,4 +1,6 @@
-//! What is published at once, and without a store at once seen.
+//! Updates: events published together to one or several channels.
+//!
+//! Without a store, the calling thread itself adds the events to the rings.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,10 +17,10 @@ use crate::error::PublishError;
 use crate::event::Event;
 use crate::store::Key;
 
-/// The most topics that one event may have.
+/// The maximum number of topics of one event.
 pub(crate) const TOPICS_MAX: usize = 100;
 
-/// Events to be published at once, each to all of some channels.
+/// A batch of events, each published to all of its topics.
 ///
 /// ```
 /// use threadcast::{Channels, Event, Registry, Start, Update};
@@ -27,18 +29,18 @@ pub(crate) const TOPICS_MAX: usize = 100;
 /// let both = registry.subscribe(&Channels::new(["books", "news"])?, &Start::Now)?;
 /// let events = [Event::new("a new book")];
 /// let update = Update { topics: &["books", "news"], events: &events, private: false, key: None };
-/// assert_eq!(registry.publish_update(&update)?.count, 1); // and it is given once
+/// assert_eq!(registry.publish_update(&update)?.count, 1); // one event, with one id
 /// # drop(both);
 /// # Ok::<(), threadcast::PublishError>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Update<'a> {
-    /// The channels: the first is what the events are about, the others are other
-    /// names for it. A repeated one counts once.
+    /// The channels of the events: the first is the canonical topic, the others are
+    /// alternates. A repeated topic counts once.
     pub topics: &'a [&'a str],
-    /// What is published, in this order.
+    /// The events, in the order in which they are published.
     pub events: &'a [Event],
-    /// Whether only those streams are given the events that may read them: see
+    /// Whether the events are private: only streams with permission receive them. See
     /// [`Readable`](super::Readable).
     pub private: bool,
     /// The idempotency key: see [`Registry::publish_all`].
@@ -46,12 +48,15 @@ pub struct Update<'a> {
 }
 
 impl Registry {
-    /// Publishes to everybody who listens to one of the topics and may read it, all or
-    /// nothing. An event has one id, and a stream is given it once.
+    /// Publishes an update to all subscribers of its topics that may read it.
     ///
-    /// An id of the publisher's own and a key are unique within each topic's history:
-    /// what one of the topics knows is a repeat. Of several topics, a stream that
-    /// listens to more than one is counted with each.
+    /// Either all events are published or none. An event has one id in all of its topics,
+    /// and a stream receives it once.
+    ///
+    /// A client-supplied id or an idempotency key is unique within the history of each
+    /// topic: if one of the topics has it, the event or the request is a repeat. In
+    /// [`Published::subscribers`], a stream that subscribes to several of the topics is
+    /// counted once for each.
     ///
     /// Fails as [`publish_all`](Self::publish_all) does, and if there are too many
     /// topics.
@@ -73,19 +78,18 @@ impl Registry {
             topics
         };
         if let Some(store_writer) = &self.inner.store_writer {
-            let asked = Instant::now();
+            let began = Instant::now();
             let key = key.map(|key| Key::new(key, events, private));
             let subscribers = self.prepare(topics, private, key.as_ref())?;
             let update = Update { topics, ..*update };
             let published = publish_queue::publish(store_writer, &update, subscribers)?;
-            self.inner.counters.publish(events.len(), asked.elapsed());
+            self.inner.counters.publish(events.len(), began.elapsed());
             return Ok(published);
         }
         self.publish_here(&Update { topics, ..*update }, false)
     }
 
-    /// Publishes without a store, what has been checked. `presence` says whether the events
-    /// announce who comes or goes.
+    /// Publishes a checked update without a store. `presence` marks presence events.
     pub(super) fn publish_here(
         &self,
         update: &Update<'_>,
@@ -100,7 +104,7 @@ impl Registry {
         let state = &mut *guard;
         let last = state.last;
         if let Some(key) = &key
-            && let Some(first) = state.repeated(topics, key)?
+            && let Some(first) = state.published_with_key(topics, key)?
         {
             return Ok(first);
         }
@@ -112,7 +116,7 @@ impl Registry {
         let mut newest = last;
         for event in events {
             let own = event.id();
-            if let Some(first) = own.and_then(|own| state.answered(topics, own)) {
+            if let Some(first) = own.and_then(|own| state.published_with_id(topics, own)) {
                 published.id = first.id;
                 continue;
             }
@@ -120,21 +124,15 @@ impl Registry {
             published.id = newest;
             let visible = self.inner.options.ids.then_some(&newest as &dyn fmt::Display);
             let frame = event.frame(visible);
-            let mark = own.map(|own| Box::new(DedupEntry { own: Some(own.into()), key: None }));
-            let entry = Entry {
-                id: newest,
-                at: now,
-                frame,
-                dedup: mark,
-                private: private.clone(),
-                presence,
-            };
+            let dedup = own.map(|own| Box::new(DedupEntry { own: Some(own.into()), key: None }));
+            let entry =
+                Entry { id: newest, at: now, frame, dedup, private: private.clone(), presence };
             state.push(topics, entry, published);
         }
         for topic in topics {
             let Some(target) = state.channels.get_mut(*topic) else { continue };
             if let Some(key) = key.as_ref().filter(|_| newest > last) {
-                // The key is known for as long as the newest event of its batch is.
+                // The key is kept as long as the newest event of its batch.
                 target.ring.set_newest_key(key.clone());
                 target.dedup.add(&DedupEntry { own: None, key: Some(key.clone()) }, published);
             }
@@ -154,9 +152,10 @@ impl Registry {
 }
 
 impl Registry {
-    /// Makes the channels of an event that the thread of a store is to publish, so that
-    /// this one matches the patterns and that one only looks them up; and of a private
-    /// event, says how many streams may read it.
+    /// Creates the channels of an event before the store writer publishes it.
+    ///
+    /// The calling thread matches the patterns, so that the store writer only has to look up
+    /// the results. Returns how many streams may read the event if it is private.
     ///
     /// Fails if there would be too many channels.
     pub(super) fn prepare(
@@ -169,8 +168,8 @@ impl Registry {
         let mut readers = private.as_ref().map(EventAccess::of);
         let now = self.now();
         let (mut state, answers) = self.lock_to_publish(topics, &mut readers);
-        // A repeat is answered though there is no room for its channels.
-        let first = key.map(|key| state.repeated(topics, key)).transpose()?;
+        // A repeat succeeds even if there is no room for its channels.
+        let first = key.map(|key| state.published_with_key(topics, key)).transpose()?;
         if first.flatten().is_none() {
             state.make_all_for_events(topics, now, &self.inner.options, &answers)?;
         }
@@ -180,31 +179,34 @@ impl Registry {
 }
 
 impl HubState {
-    /// What was answered to the first request that published an event with this id to one of
-    /// these channels.
-    pub(super) fn answered(&self, topics: &[impl AsRef<str>], own: &str) -> Option<Published> {
+    /// The result of the first request with this client-supplied id, in any of the channels.
+    pub(super) fn published_with_id(
+        &self,
+        topics: &[impl AsRef<str>],
+        own: &str,
+    ) -> Option<Published> {
         let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
-        channels.find_map(|channel| channel.dedup.answered(own))
+        channels.find_map(|channel| channel.dedup.by_id(own))
     }
 
-    /// What was answered to the first request with this key that came to one of these channels.
-    /// Fails if that request published something else.
-    pub(super) fn repeated(
+    /// The result of the first request with this key to one of these channels. Fails if that
+    /// request published something else.
+    pub(super) fn published_with_key(
         &self,
         topics: &[impl AsRef<str>],
         key: &Key,
     ) -> Result<Option<Published>, PublishError> {
         let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
-        channels.find_map(|channel| channel.dedup.repeated(key).transpose()).transpose()
+        channels.find_map(|channel| channel.dedup.by_key(key).transpose()).transpose()
     }
 
-    /// Lets an event into the rings of its topics, which have been made.
+    /// Adds an event to the rings of its topics, whose channels exist.
     fn push(&mut self, topics: &[&str], entry: Entry, published: Published) {
         let Some((first, others)) = topics.split_first() else { return };
         let mut push = |topic, entry: Entry| {
             let Some(target) = self.channels.get_mut(topic) else { return };
             let (id, is_queued) = (entry.id, target.place.is_some());
-            entry.dedup.iter().for_each(|names| target.dedup.add(names, published));
+            entry.dedup.iter().for_each(|dedup| target.dedup.add(dedup, published));
             target.ring.push(entry);
             if !is_queued {
                 self.queue(topic, id);

@@ -1,4 +1,4 @@
-//! The thread that reads the log into the rings, and looks at the other nodes.
+//! The thread that reads the shared log into the rings, and the reports of the other nodes.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -7,54 +7,54 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use crate::registry::Registry;
-use crate::store::redis::{News, Reader, Trouble};
+use crate::store::redis::{LogError, LogItem, LogReader};
 
-/// How often it is looked who listens at the other nodes.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the status of the log and the reports of the other nodes are read.
+const STATUS: Duration = Duration::from_secs(1);
 
 /// The first and the longest wait between two attempts to reach Redis.
-const SOON: Duration = Duration::from_millis(50);
-const LATER: Duration = Duration::from_secs(1);
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// Follows the log, wherever it is.
+/// Reads the shared log into this node's rings.
 #[derive(Debug)]
 #[must_use = "nothing is read until it runs"]
 pub(crate) struct LogFollower {
     registry: Registry,
-    reader: Reader,
-    /// Whether it has said that Redis has lost what was in it.
+    reader: LogReader,
+    /// Whether the log says already that Redis has lost events.
     warned: bool,
 }
 
 impl LogFollower {
-    pub(super) fn new(registry: Registry, reader: Reader) -> Self {
+    pub(super) fn new(registry: Registry, reader: LogReader) -> Self {
         Self { registry, reader, warned: false }
     }
 
     /// Reads until `stop` is disconnected.
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
-        let mut looked: Option<Instant> = Some(Instant::now());
-        let mut gone: Option<(Instant, Duration)> = None;
+        let mut last_status: Option<Instant> = Some(Instant::now());
+        let mut unreachable: Option<(Instant, Duration)> = None;
         loop {
-            let wait = match self.round(&mut looked) {
+            let wait = match self.round(&mut last_status) {
                 Ok(()) => {
-                    if let Some((since, _)) = gone.take() {
-                        self.reach(true);
-                        log::info!("Redis is back, after {:.1?}", since.elapsed());
+                    if let Some((since, _)) = unreachable.take() {
+                        self.set_reachable(true);
+                        log::info!("Redis is reachable again after {:.1?}", since.elapsed());
                     }
                     Duration::ZERO
                 }
-                Err(trouble) => {
-                    looked = None;
-                    let (since, wait) = gone.unwrap_or_else(|| {
-                        self.reach(false);
+                Err(error) => {
+                    last_status = None;
+                    let (since, wait) = unreachable.unwrap_or_else(|| {
+                        self.set_reachable(false);
                         log::error!(
-                            "Redis is gone, so publishing is refused until it is back; streams \
-                             stay open: {trouble}"
+                            "Redis is unreachable, so publishing fails until it is back; streams \
+                             stay open: {error}"
                         );
-                        (Instant::now(), SOON)
+                        (Instant::now(), RETRY_MIN)
                     });
-                    gone = Some((since, (wait * 2).min(LATER)));
+                    unreachable = Some((since, (wait * 2).min(RETRY_MAX)));
                     self.reader.try_again();
                     wait
                 }
@@ -66,32 +66,32 @@ impl LogFollower {
         }
     }
 
-    /// Looks at the others now and then, and waits for what comes next.
-    fn round(&mut self, looked: &mut Option<Instant>) -> Result<(), Trouble> {
-        if looked.is_none_or(|at| at.elapsed() >= LOOK) {
-            let look = self.reader.look()?;
-            *looked = Some(Instant::now());
-            self.registry.set_clock(look.now);
-            let has_lost = self.reader.is_ahead_of(&look);
+    /// Reads the status of the log if that is due, then waits for the next items.
+    fn round(&mut self, last_status: &mut Option<Instant>) -> Result<(), LogError> {
+        if last_status.is_none_or(|at| at.elapsed() >= STATUS) {
+            let status = self.reader.status()?;
+            *last_status = Some(Instant::now());
+            self.registry.set_clock(status.now);
+            let has_lost = self.reader.is_ahead_of(&status);
             if has_lost && !self.warned {
                 log::error!(
-                    "Redis has come back without its newest events: its last is {}, and {} was \
-                     read from it; readers are told by a gap, with the next event",
-                    look.last,
+                    "Redis has lost its newest events: its last is {}, and this node has read \
+                     up to {}; subscribers get a gap with the next event",
+                    status.last,
                     self.registry.last_id()
                 );
             }
             self.warned = has_lost;
-            if let Some(others) = look.others {
+            if let Some(others) = status.others {
                 self.registry.lock().others = others;
             }
         }
         let read = self.reader.wait()?;
-        for news in &read {
-            if let News::Lost(upto) = news {
+        for item in &read {
+            if let LogItem::Lost(upto) = item {
                 log::warn!(
-                    "events are missing in the log, up to {upto}; whoever had not come so far is \
-                     told by a gap"
+                    "events up to {upto} are missing in the log; subscribers that have not \
+                     received them get a gap"
                 );
             }
         }
@@ -101,9 +101,9 @@ impl LogFollower {
         Ok(())
     }
 
-    fn reach(&self, reaches: bool) {
+    fn set_reachable(&self, reachable: bool) {
         if let Some(contact) = &self.registry.inner.contact {
-            contact.0.store(reaches, Ordering::Relaxed);
+            contact.0.store(reachable, Ordering::Relaxed);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The thread that publishes for this node, and says who listens to it.
+//! The thread that publishes for this node, and reports its subscribers to the other nodes.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -9,87 +9,91 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::error::PublishError;
 use crate::id::EventId;
-use crate::registry::publish_queue::{PublishQueue, Request, StoreRequest};
+use crate::registry::publish_queue::{PublishQueue, PublishRequest, StoreRequest};
 use crate::registry::{Published, Registry};
-use crate::store::redis::{Answered, Asked, Change, Row, Trouble, Writer};
-use crate::store::{Floor, Readers};
+use crate::store::redis::{LogError, LogReply, LogRequest, LogWriter, NodeReport, PresenceChange};
+use crate::store::{Floor, Visibility};
 
-/// How often the other nodes are told who listens here, if that has changed; and if
-/// not.
-const TELL: Duration = Duration::from_millis(500);
+/// How often this node reports its subscribers if they have changed.
+const REPORT: Duration = Duration::from_millis(500);
+
+/// How often this node reports its subscribers if they have not changed.
 const REFRESH: Duration = Duration::from_secs(5);
 
-/// How many events one script forgets: Redis serves nobody else meanwhile.
+/// The number of events that one script call deletes. Redis serves no other client
+/// meanwhile.
 const FORGOTTEN_AT_ONCE: usize = 1_000;
 
-/// Publishes for this node, one batch after the other.
+/// Publishes this node's events to the shared log, one batch after the other.
 #[derive(Debug)]
 #[must_use = "nothing is published until it runs"]
 pub(crate) struct LogPublisher {
     registry: Registry,
-    log: Writer,
+    log: LogWriter,
     queue: PublishQueue,
-    told: Told,
-    /// Whether Redis has refused the last time.
-    refuses: bool,
+    last_report: LastReport,
+    /// Whether Redis rejected the last request. Only the first rejection in a row is logged.
+    failing: bool,
 }
 
-/// What the other nodes have been told of who listens here.
+/// The last report to the other nodes.
 #[derive(Debug)]
-struct Told {
-    row: Row,
+struct LastReport {
+    report: NodeReport,
+    /// The registry's count of changes at the time of the report.
     changes: u64,
     at: Instant,
-    /// Whether Redis is sure to know all the names that are here: not after any failure,
-    /// for the Redis that is there next may be one that was behind.
-    known: bool,
+    /// Whether Redis certainly has all presence names of this node. `false` after any
+    /// failure, because Redis may fail over to a replica that is behind.
+    complete: bool,
 }
 
 impl LogPublisher {
-    pub(super) fn new(registry: Registry, log: Writer, queue: PublishQueue) -> Self {
-        let told = Told { row: Row::default(), changes: 0, at: Instant::now(), known: true };
-        Self { registry, log, queue, told, refuses: false }
+    pub(super) fn new(registry: Registry, log: LogWriter, queue: PublishQueue) -> Self {
+        let report = NodeReport::default();
+        let last_report = LastReport { report, changes: 0, at: Instant::now(), complete: true };
+        Self { registry, log, queue, last_report, failing: false }
     }
 
-    /// Takes orders until `stop` is disconnected, and those that wait then; and says
-    /// goodbye to the other nodes.
+    /// Handles requests until `stop` is disconnected, then those still in the queue.
+    ///
+    /// At the end, it evicts this node from the cluster.
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
-        let mut due = Instant::now() + TELL;
+        let mut due = Instant::now() + REPORT;
         loop {
             match self.queue.next(stop, Some(due)) {
                 Ok(request) => self.handle(request),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.tell();
-                    due = Instant::now() + TELL;
+                    self.report();
+                    due = Instant::now() + REPORT;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        while let Some(request) = self.queue.waiting() {
+        while let Some(request) = self.queue.try_next() {
             self.handle(request);
         }
-        // A node that cannot say so is forgotten after a while.
+        // If this fails, the other nodes evict this one when its report expires.
         let _ = self.log.evict_node(self.registry.last_id());
     }
 
-    /// One batch, and no more: with a Redis that is slow, the others must hear in time that
-    /// this node lives.
+    /// Handles one batch only. If Redis is slow, the next report must not be late, or the
+    /// other nodes evict this one.
     fn handle(&mut self, request: StoreRequest) {
         match request {
             StoreRequest::Publish(request) => {
                 let requests = self.queue.gather(request, |_| true);
                 self.publish(requests);
             }
-            StoreRequest::Forget { channel, answer } => {
-                // Who asked may have left.
-                let _ = answer.send(self.forget(&channel));
+            StoreRequest::Forget { channel, reply } => {
+                let _ = reply.send(self.forget(&channel)); // the caller may have ended
             }
             StoreRequest::Presence(change) => self.change(change),
             StoreRequest::Sweep => {}
         }
     }
 
-    fn publish(&mut self, requests: Vec<Request>) {
+    fn publish(&mut self, requests: Vec<PublishRequest>) {
         let options = &self.registry.inner.options;
         let now = self.registry.now();
         let mut state = self.registry.lock();
@@ -102,18 +106,18 @@ impl LogPublisher {
                     state.hold(&topics);
                     held.extend(topics.iter().cloned());
                     let everywhere = || topics.iter().map(|topic| state.subscribers(topic)).sum();
-                    // Of the other nodes it is not known how many may read what is private.
+                    // Of a private event, only the readers on this node are known.
                     listeners.push(request.subscribers.unwrap_or_else(everywhere));
                     taken.push(request);
                 }
-                Err(error) => request.answer(Err(error)),
+                Err(error) => request.reply(Err(error)),
             }
         }
         drop(state);
         if taken.is_empty() {
             return;
         }
-        let asked = taken.iter().zip(&listeners).map(|(request, subscribers)| Asked {
+        let requests = taken.iter().zip(&listeners).map(|(request, subscribers)| LogRequest {
             channel: &request.channel,
             reach: request.reach.as_deref(),
             key: request.key.as_ref(),
@@ -121,38 +125,40 @@ impl LogPublisher {
             subscribers: *subscribers,
             known_for: options.history.of(&request.channel).age,
         });
-        let asked: Vec<Asked<'_>> = asked.collect();
+        let requests: Vec<LogRequest<'_>> = requests.collect();
         let began = Instant::now();
-        let published = self.log.publish(last, &asked);
+        let published = self.log.publish(last, &requests);
         self.registry.lock().release(&held);
         self.registry.counters().commit(began.elapsed());
         self.note(published.as_ref().err());
-        self.told.known &= published.is_ok();
+        self.last_report.complete &= published.is_ok();
         match published {
-            Ok(answers) => {
-                for (request, answer) in taken.into_iter().zip(answers) {
-                    request.answer(match answer {
-                        Answered::Published { id, subscribers, count } => {
+            Ok(replies) => {
+                for (request, reply) in taken.into_iter().zip(replies) {
+                    request.reply(match reply {
+                        LogReply::Published { id, subscribers, count } => {
                             Ok(Published { id, subscribers, count })
                         }
-                        Answered::KeyReused => Err(PublishError::KeyReused),
+                        LogReply::KeyReused => Err(PublishError::KeyReused),
                     });
                 }
             }
-            Err(trouble) => {
-                let error = PublishError::from(trouble);
-                taken.into_iter().for_each(|request| request.answer(Err(error.clone())));
+            Err(error) => {
+                let error = PublishError::from(error);
+                taken.into_iter().for_each(|request| request.reply(Err(error.clone())));
             }
         }
     }
 
-    /// Says once that Redis refuses what it is asked. That it is away, the reader says.
-    fn note(&mut self, trouble: Option<&Trouble>) {
-        match trouble {
-            None if std::mem::take(&mut self.refuses) => log::info!("Redis takes events again"),
-            Some(trouble @ (Trouble::Refused(_) | Trouble::Denied(_))) if !self.refuses => {
-                self.refuses = true;
-                log::error!("publishing is refused by Redis: {trouble}");
+    /// Logs the first rejection by Redis, and the end of the rejections.
+    ///
+    /// The follower logs that Redis cannot be reached.
+    fn note(&mut self, error: Option<&LogError>) {
+        match error {
+            None if std::mem::take(&mut self.failing) => log::info!("Redis accepts events again"),
+            Some(error @ (LogError::Rejected(_) | LogError::Denied(_))) if !self.failing => {
+                self.failing = true;
+                log::error!("Redis rejected a request, so publishing fails: {error}");
             }
             _ => {}
         }
@@ -160,91 +166,98 @@ impl LogPublisher {
 
     fn forget(&mut self, name: &str) -> Result<bool, PublishError> {
         let forgotten = self.forget_all(name);
-        self.told.known &= forgotten.is_ok();
+        self.last_report.complete &= forgotten.is_ok();
         Ok(forgotten?)
     }
 
-    /// Forgets what is in the ring, and what stands in the log: that keeps far more, even
-    /// of a channel that this node has let go of. The first step has every node forget all
-    /// of it; the others only take it out of Redis.
-    fn forget_all(&mut self, name: &str) -> Result<bool, Trouble> {
+    /// Forgets a channel's events in the ring and in the log.
+    ///
+    /// The log keeps far more than the ring, even of a channel that this node has evicted.
+    /// The first step makes every node forget the whole history; the steps after it only
+    /// delete events from Redis.
+    fn forget_all(&mut self, name: &str) -> Result<bool, LogError> {
         let state = self.registry.lock();
         let last = state.last;
         let channel = state.channels.get(name);
         let is_here = channel.is_some();
-        let (own_ids, keys) = channel.map(|channel| channel.dedup.names()).unwrap_or_default();
+        let (own_ids, keys) =
+            channel.map(|channel| channel.dedup.ids_and_keys()).unwrap_or_default();
         let entries = channel.into_iter().flat_map(|channel| channel.ring.entries());
-        let mut found: BTreeMap<EventId, Readers> =
-            entries.map(|entry| (entry.id, entry.readers())).collect();
+        let mut found: BTreeMap<EventId, Visibility> =
+            entries.map(|entry| (entry.id, entry.visibility())).collect();
         drop(state);
         let mut after = Some(EventId::ZERO);
         while let Some(begin) = after {
             after = self.log.find(last, name, begin, &mut found)?;
-            self.tell_in_time();
+            self.report_if_due();
         }
         if !is_here && found.is_empty() {
             return Ok(false);
         }
-        let floors = found.iter().map(|(id, who)| Floor::of(*id, *who));
+        let floors = found.iter().map(|(id, visibility)| Floor::of(*id, *visibility));
         let floor = floors.fold(Floor::default(), Floor::max);
         let ids: Vec<EventId> = found.into_keys().collect();
-        let (mut rest, mut told) = (&ids[..], Some(floor));
+        let (mut rest, mut first_floor) = (&ids[..], Some(floor));
         loop {
             let (piece, later) = rest.split_at(rest.len().min(FORGOTTEN_AT_ONCE));
-            let is_first = told.is_some();
-            let forgotten = self.log.forget(last, name, told.take(), piece, (&own_ids, &keys));
-            forgotten.map_err(|trouble| if is_first { trouble } else { half_done(&trouble) })?;
+            let is_first = first_floor.is_some();
+            let floor = first_floor.take();
+            let forgotten = self.log.forget(last, name, floor, piece, (&own_ids, &keys));
+            forgotten.map_err(|error| if is_first { error } else { half_done(&error) })?;
             if later.is_empty() {
                 return Ok(true);
             }
             rest = later;
-            self.tell_in_time();
+            self.report_if_due();
         }
     }
 
-    /// Tells the others that this node lives, however long something takes.
-    fn tell_in_time(&mut self) {
-        if self.told.at.elapsed() >= REFRESH {
-            self.tell();
+    /// Reports during a long task if a report is due.
+    ///
+    /// Without it, the other nodes would evict this one.
+    fn report_if_due(&mut self) {
+        if self.last_report.at.elapsed() >= REFRESH {
+            self.report();
         }
     }
 
-    /// Tells Redis who has come and gone, with all others who wait to be told of.
-    fn change(&mut self, first: Change) {
+    /// Sends a presence change to Redis, with all changes queued directly behind it.
+    fn change(&mut self, first: PresenceChange) {
         let changes = self.queue.gather_changes(first);
-        let told = self.log.change(self.registry.last_id(), &changes);
-        self.told.known &= told.is_ok(); // else it is told all of it later
+        let sent = self.log.change(self.registry.last_id(), &changes);
+        self.last_report.complete &= sent.is_ok(); // if not, the next report has all names
     }
 
-    /// Tells the other nodes who listens here, if that is news to them.
-    fn tell(&mut self) {
+    /// Reports this node's subscribers to the other nodes, if they have changed or
+    /// [`REFRESH`] has passed.
+    fn report(&mut self) {
         let mut state = self.registry.lock();
         let changes = state.changes;
-        self.told.known &= !std::mem::take(&mut state.presence_unsent);
+        self.last_report.complete &= !std::mem::take(&mut state.presence_unsent);
         drop(state);
-        let due = self.told.at.elapsed() >= REFRESH || !self.told.known;
-        if !due && changes == self.told.changes {
+        let due = self.last_report.at.elapsed() >= REFRESH || !self.last_report.complete;
+        if !due && changes == self.last_report.changes {
             return;
         }
-        let row = self.registry.lock().row();
-        if !due && row == self.told.row {
-            self.told.changes = changes;
+        let report = self.registry.lock().report();
+        if !due && report == self.last_report.report {
+            self.last_report.changes = changes;
             return;
         }
         let last = self.registry.last_id();
-        let mut told = self.log.refresh(last, &row, !self.told.known);
-        if told == Ok(false) && self.told.known {
-            // It was given up while it was away, or Redis has lost it.
-            told = self.log.refresh(last, &row, true);
+        let mut sent = self.log.refresh(last, &report, !self.last_report.complete);
+        if sent == Ok(false) && self.last_report.complete {
+            // Another node evicted this one while Redis was unreachable, or Redis lost it.
+            sent = self.log.refresh(last, &report, true);
         }
-        let known = told.is_ok();
-        self.told = Told { row, changes, at: Instant::now(), known };
+        let complete = sent.is_ok();
+        self.last_report = LastReport { report, changes, at: Instant::now(), complete };
     }
 }
 
-/// No reader is given the history any more, and some of it still is in Redis.
-fn half_done(trouble: &Trouble) -> Trouble {
+/// The error if a history is forgotten on every node but not fully deleted from Redis.
+fn half_done(error: &LogError) -> LogError {
     let what = "the history is forgotten, but not all of it is deleted from Redis yet; \
                 delete it again";
-    Trouble::Unanswered(format!("{what} ({trouble})"))
+    LogError::Unanswered(format!("{what} ({error})"))
 }

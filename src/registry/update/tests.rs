@@ -1,4 +1,4 @@
-//! Private events, several topics and patterns, as streams see them.
+//! Private events, events of several topics, and patterns, as streams receive them.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn keeping(events: usize) -> Registry {
     Registry::with(RegistryOptions { history, ..RegistryOptions::default() })
 }
 
-fn tell(registry: &Registry, topics: &[&str], data: &str, private: bool) -> Published {
+fn publish(registry: &Registry, topics: &[&str], data: &str, private: bool) -> Published {
     let events = [Event::new(data)];
     let update = Update { topics, events: &events, private, key: None };
     registry.publish_update(&update).unwrap()
@@ -40,7 +40,7 @@ fn subscribe(
     registry.subscribe(&channels, start).unwrap()
 }
 
-/// What it reads, a read of at most so many bytes after the other.
+/// The data of all events that a subscriber reads, in reads of at most `limit` bytes.
 fn read_by(subscription: &mut Subscription, limit: usize) -> String {
     let mut bytes = Vec::new();
     for frame in subscription.unknown.drain(..) {
@@ -57,7 +57,7 @@ fn read(subscription: &mut Subscription) -> String {
 }
 
 #[test]
-fn a_private_event_reaches_whoever_may_read_it_and_nobody_else() {
+fn a_private_event_reaches_only_its_readers() {
     let table: [(Readable, &[&str], bool); 12] = [
         (Readable::Public, &["/users/7"], false),
         (Readable::All, &["/users/7"], true),
@@ -77,16 +77,16 @@ fn a_private_event_reaches_whoever_may_read_it_and_nobody_else() {
         ),
     ];
     for (readable, topics, may) in table {
-        // It listens to the first of them, and to all; what it may read is its token's.
-        for listens in [topics[0], "*", "/users{/id*}"] {
+        // What a stream may read does not depend on how it selects its channels.
+        for selector in [topics[0], "*", "/users{/id*}"] {
             let registry = Registry::new();
-            let open = |start: &Start| subscribe(&registry, &[listens], readable.clone(), start);
+            let open = |start: &Start| subscribe(&registry, &[selector], readable.clone(), start);
             let mut live = open(&Start::Now);
-            let before = tell(&registry, topics, "before", false);
-            let published = tell(&registry, topics, "secret", true);
-            tell(&registry, topics, "after", false);
+            let before = publish(&registry, topics, "before", false);
+            let published = publish(&registry, topics, "secret", true);
+            publish(&registry, topics, "after", false);
             let expected = if may { "before secret after" } else { "before after" };
-            assert_eq!(read(&mut live), expected, "{readable:?} {topics:?} {listens}");
+            assert_eq!(read(&mut live), expected, "{readable:?} {topics:?} {selector}");
             let streams = before.subscribers;
             assert_eq!(published.subscribers, if may { streams } else { 0 }, "{readable:?}");
             for start in [
@@ -105,13 +105,13 @@ fn a_private_event_reaches_whoever_may_read_it_and_nobody_else() {
 }
 
 #[test]
-fn what_was_private_and_is_gone_is_missed_by_those_alone_who_may_read_it() {
+fn a_private_loss_is_a_gap_only_for_its_readers() {
     let registry = keeping(2);
-    let begin = tell(&registry, &["/users/7"], "first", false).id;
+    let begin = publish(&registry, &["/users/7"], "first", false).id;
     for n in 0..5 {
-        tell(&registry, &["/users/7"], &n.to_string(), true);
+        publish(&registry, &["/users/7"], &n.to_string(), true);
     }
-    let last = tell(&registry, &["/users/7"], "last", false).id;
+    let last = publish(&registry, &["/users/7"], "last", false).id;
     let gaps = |readable: Readable| {
         let start = Start::After(begin.to_string());
         let text = read(&mut subscribe(&registry, &["/users/7"], readable, &start));
@@ -122,9 +122,9 @@ fn what_was_private_and_is_gone_is_missed_by_those_alone_who_may_read_it() {
     for readable in [Readable::Public, matching(&["/users/8"])] {
         assert_eq!(gaps(readable), (false, false));
     }
-    // A public loss is told to all.
-    tell(&registry, &["/users/7"], "x", false);
-    tell(&registry, &["/users/7"], "y", false);
+    // A public loss is a gap for every subscriber.
+    publish(&registry, &["/users/7"], "x", false);
+    publish(&registry, &["/users/7"], "y", false);
     let mut behind =
         subscribe(&registry, &["/users/7"], Readable::Public, &Start::After(begin.to_string()));
     let text = read(&mut behind);
@@ -132,21 +132,21 @@ fn what_was_private_and_is_gone_is_missed_by_those_alone_who_may_read_it() {
 }
 
 #[test]
-fn a_loss_that_had_other_topics_is_told_to_whoever_may_have_read_it_by_those() {
+fn a_private_loss_is_a_gap_for_readers_of_its_other_topics() {
     let registry = keeping(1);
-    let begin = tell(&registry, &["/a"], "first", false).id;
-    tell(&registry, &["/a", "/b"], "secret", true);
-    tell(&registry, &["/a"], "last", false);
+    let begin = publish(&registry, &["/a"], "first", false).id;
+    publish(&registry, &["/a", "/b"], "secret", true);
+    publish(&registry, &["/a"], "last", false);
     let start = Start::After(begin.to_string());
     let mut reader = subscribe(&registry, &["/a"], matching(&["/b"]), &start);
     assert!(read(&mut reader).contains(r#""missed":1"#));
 }
 
 #[test]
-fn nobody_is_woken_for_what_he_may_not_read() {
+fn a_private_event_wakes_only_its_readers() {
     let registry = Registry::new();
     let (sender, notifications) = crossbeam_channel::bounded(3);
-    let hang = |name, readable: Readable| {
+    let open = |name, readable: Readable| {
         let channels = Channels::of(&selectors(&["/users/{id}"])).unwrap().readable(readable);
         let held = registry.subscribe(&channels, &Start::Now).unwrap();
         let notifier = Notifier::new(sender.clone(), name);
@@ -154,12 +154,12 @@ fn nobody_is_woken_for_what_he_may_not_read() {
         (held, notifier, listening)
     };
     let streams =
-        [hang(0, Readable::Public), hang(1, matching(&["/users/7"])), hang(2, Readable::All)];
-    let rung = || {
+        [open(0, Readable::Public), open(1, matching(&["/users/7"])), open(2, Readable::All)];
+    let notified = || {
         streams.iter().for_each(|(_, notifier, _)| notifier.rearm());
-        let mut rung: Vec<u64> = notifications.try_iter().collect();
-        rung.sort_unstable();
-        rung
+        let mut notified: Vec<u64> = notifications.try_iter().collect();
+        notified.sort_unstable();
+        notified
     };
     for (topic, private, expected) in [
         ("/users/7", false, &[0, 1, 2][..]),
@@ -167,20 +167,20 @@ fn nobody_is_woken_for_what_he_may_not_read() {
         ("/users/8", true, &[2]),
         ("/users/8/x", false, &[]),
     ] {
-        tell(&registry, &[topic], "", private);
-        assert_eq!(rung(), expected, "{topic} {private}");
+        publish(&registry, &[topic], "", private);
+        assert_eq!(notified(), expected, "{topic} {private}");
     }
 }
 
 #[test]
-fn an_event_of_several_topics_is_given_once_to_each_stream() {
+fn a_stream_receives_an_event_of_several_topics_once() {
     let registry = Registry::new();
     let listen: [&[&str]; 7] =
         [&["a"], &["b"], &["a", "b"], &["*"], &["{x}"], &["{x}", "a"], &["{x}", "{y}{z}", "b"]];
     let mut live = listen.map(|topics| subscribe(&registry, topics, Readable::Public, &Start::Now));
-    tell(&registry, &["a"], "1", false);
-    let both = tell(&registry, &["a", "b", "a"], "2", false);
-    tell(&registry, &["b"], "3", false);
+    publish(&registry, &["a"], "1", false);
+    let both = publish(&registry, &["a", "b", "a"], "2", false);
+    publish(&registry, &["b"], "3", false);
     for (topics, live) in listen.iter().zip(&mut live) {
         let expected = match *topics {
             ["a"] => "1 2",
@@ -201,19 +201,19 @@ fn an_event_of_several_topics_is_given_once_to_each_stream() {
 }
 
 #[test]
-fn a_gap_names_no_id_of_a_private_event() {
+fn a_gap_does_not_reveal_ids_of_private_events() {
     for start in [Start::Now, Start::All, Start::Age(Duration::ZERO)] {
         for readable in [Readable::Public, matching(&["elsewhere"])] {
             let registry = keeping(1);
-            tell(&registry, &["b"], "open", false);
-            let public = tell(&registry, &["a"], "open", false).id;
-            let private = [(); 2].map(|()| tell(&registry, &["a"], "secret", true).id);
+            publish(&registry, &["b"], "open", false);
+            let public = publish(&registry, &["a"], "open", false).id;
+            let private = [(); 2].map(|()| publish(&registry, &["a"], "secret", true).id);
             let mut slow = subscribe(&registry, &["a", "b"], readable.clone(), &start);
             if start != Start::All {
                 assert_eq!(read(&mut slow), "", "{start:?} {readable:?}");
             }
-            let lost = tell(&registry, &["a"], "lost", false).id;
-            tell(&registry, &["a"], "next", false);
+            let lost = publish(&registry, &["a"], "lost", false).id;
+            publish(&registry, &["a"], "next", false);
             let text = read(&mut slow);
             assert!(
                 text.ends_with("next") && text.contains(&format!("\"to\":\"{lost}\"")),
@@ -229,11 +229,11 @@ fn a_gap_names_no_id_of_a_private_event() {
 }
 
 #[test]
-fn a_private_loss_below_the_floor_is_told_to_its_readers_alone() {
+fn a_private_loss_below_the_floor_is_a_gap_only_for_its_readers() {
     let history = Histories::all(History { age: Duration::ZERO, ..History::default() });
     let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
     let begin = registry.last_id();
-    let secret = tell(&registry, &["a"], "secret", true).id;
+    let secret = publish(&registry, &["a"], "secret", true).id;
     registry.sweep();
     assert!(registry.list().is_empty());
     let resumed = |readable| {
@@ -247,15 +247,15 @@ fn a_private_loss_below_the_floor_is_told_to_its_readers_alone() {
     for readable in [Readable::Public, matching(&["b"])] {
         assert_eq!(resumed(readable.clone()), "", "{readable:?}");
     }
-    // Of several topics, it could have been in any channel that its readers listen to.
-    tell(&registry, &["b", "c"], "secret", true);
+    // An event of several topics could have been in any channel that its readers select.
+    publish(&registry, &["b", "c"], "secret", true);
     registry.sweep();
     assert!(resumed(matching(&["b"])).contains("missed"));
     assert_eq!(resumed(Readable::Public), "");
 }
 
 #[test]
-fn several_topics_are_all_or_nothing_and_one_repeat_is_one_in_each() {
+fn updates_are_atomic_and_a_repeat_is_known_in_each_topic() {
     let options = RegistryOptions { max_channels: 2, ..RegistryOptions::default() };
     let registry = Registry::with(options);
     let order = [Event::new("x").with_id("order-7").unwrap()];
@@ -286,40 +286,40 @@ fn several_topics_are_all_or_nothing_and_one_repeat_is_one_in_each() {
 }
 
 #[test]
-fn a_pattern_selects_channels_of_today_and_of_tomorrow_and_is_forgotten_with_its_listeners() {
+fn a_pattern_selects_old_and_new_channels_while_it_is_used() {
     let history = Histories::all(History { age: Duration::ZERO, ..History::default() });
     let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
-    tell(&registry, &["/books/1"], "", false);
+    publish(&registry, &["/books/1"], "", false);
     let one = subscribe(&registry, &["/books/{id}"], Readable::Public, &Start::Now);
     let two = subscribe(&registry, &["/books/{id}", "/b{x}"], Readable::All, &Start::Now);
-    assert_eq!(tell(&registry, &["/books/1"], "", false).subscribers, 2);
-    assert_eq!(tell(&registry, &["/books/2"], "", false).subscribers, 2);
-    assert_eq!(tell(&registry, &["/books/2/3"], "", false).subscribers, 0);
-    registry.sweep(); // patterns keep no channel
+    assert_eq!(publish(&registry, &["/books/1"], "", false).subscribers, 2);
+    assert_eq!(publish(&registry, &["/books/2"], "", false).subscribers, 2);
+    assert_eq!(publish(&registry, &["/books/2/3"], "", false).subscribers, 0);
+    registry.sweep(); // a pattern does not keep a channel alive
     assert!(registry.list().is_empty());
-    assert_eq!(tell(&registry, &["/books/2"], "", false).subscribers, 2);
-    assert_eq!(tell(&registry, &["/bx"], "", false).subscribers, 1);
+    assert_eq!(publish(&registry, &["/books/2"], "", false).subscribers, 2);
+    assert_eq!(publish(&registry, &["/bx"], "", false).subscribers, 1);
     drop(one);
     assert_eq!(registry.subscribers("/books/2"), 1);
     drop(two);
-    assert_eq!(tell(&registry, &["/books/2"], "", false).subscribers, 0);
+    assert_eq!(publish(&registry, &["/books/2"], "", false).subscribers, 0);
     assert!(registry.lock().patterns.is_empty());
     assert!(registry.lock().channels.values().all(|channel| channel.watchers.is_empty()));
 }
 
 #[test]
-fn there_are_no_more_patterns_than_channels() {
+fn the_limit_of_channels_is_also_the_limit_of_patterns() {
     let options = RegistryOptions { max_channels: 2, ..RegistryOptions::default() };
     let registry = Registry::with(options);
     let _two = subscribe(&registry, &["/a{x}", "/b{x}"], Readable::Public, &Start::Now);
     let _again = subscribe(&registry, &["/b{x}"], Readable::All, &Start::Now);
     let third = Channels::of(&selectors(&["/b{x}", "/c{x}"])).unwrap();
-    let refused = registry.subscribe(&third, &Start::Now).unwrap_err();
-    assert_eq!(refused, PublishError::TooManyPatterns { limit: 2 });
+    let error = registry.subscribe(&third, &Start::Now).unwrap_err();
+    assert_eq!(error, PublishError::TooManyPatterns { limit: 2 });
 }
 
 #[test]
-fn equal_sets_of_matchers_are_equal_however_they_are_written() {
+fn equal_sets_of_matchers_compare_equal() {
     let of = |texts: &[&str]| Channels::of(&selectors(texts)).unwrap();
     assert_eq!(of(&["b{x}", "a", "c{x}", "a"]), of(&["a", "c{x}", "b{x}"]));
     assert_eq!(of(&["a"]), Channels::new(["a"]).unwrap());
@@ -331,7 +331,7 @@ fn equal_sets_of_matchers_are_equal_however_they_are_written() {
 }
 
 #[test]
-fn patterns_miss_no_event_of_channels_that_come_at_the_same_time() {
+fn a_pattern_misses_no_event_of_concurrently_made_channels() {
     let registry = Registry::new();
     let expected = |from: EventId, upto: EventId| (from.n + 1..=upto.n).collect::<Vec<_>>();
     std::thread::scope(|scope| {
@@ -339,7 +339,7 @@ fn patterns_miss_no_event_of_channels_that_come_at_the_same_time() {
             let registry = &registry;
             scope.spawn(move || {
                 for n in 0..400 {
-                    tell(registry, &[&format!("/books/{publisher}/{n}")], "", false);
+                    publish(registry, &[&format!("/books/{publisher}/{n}")], "", false);
                 }
             });
         }
@@ -347,7 +347,7 @@ fn patterns_miss_no_event_of_channels_that_come_at_the_same_time() {
             let registry = &registry;
             scope.spawn(move || {
                 for n in 0..60 {
-                    // One is always new, the other one is often in use.
+                    // The first pattern is always new, the second is often in use.
                     let topics = [format!("/books/{{a}}/{{b{n}{reader}}}"), "/books{/c,d}".into()];
                     let topics = [topics[0].as_str(), topics[1].as_str()];
                     let topics = &topics[..=n % 2];
@@ -378,29 +378,29 @@ fn patterns_miss_no_event_of_channels_that_come_at_the_same_time() {
 }
 
 #[test]
-fn a_channel_without_events_is_matched_with_its_first_one() {
+fn a_channel_is_matched_when_its_first_event_is_published() {
     let registry = Registry::new();
     let named = subscribe(&registry, &["/users/7"], Readable::Public, &Start::Now);
     let mut before = subscribe(&registry, &["/users/{id}"], Readable::Public, &Start::Now);
     assert!(!registry.lock().channels["/users/7"].indexed);
-    assert_eq!(tell(&registry, &["/users/7"], "first", false).subscribers, 2);
+    assert_eq!(publish(&registry, &["/users/7"], "first", false).subscribers, 2);
     let mut after = subscribe(&registry, &["/users/{name}"], Readable::Public, &Start::All);
-    assert_eq!(tell(&registry, &["/users/7"], "second", false).subscribers, 3);
+    assert_eq!(publish(&registry, &["/users/7"], "second", false).subscribers, 3);
     assert_eq!((&*read(&mut before), &*read(&mut after)), ("first second", "first second"));
     drop(named);
 }
 
 #[test]
-fn room_is_not_made_of_a_channel_of_the_same_event() {
+fn an_event_does_not_evict_a_channel_of_its_own() {
     let short = History { age: Duration::ZERO, ..History::default() };
     let history = Histories::all(short);
     let registry =
         Registry::with(RegistryOptions { history, max_channels: 2, ..RegistryOptions::default() });
     let mut stream = subscribe(&registry, &["/users/{id}"], Readable::Public, &Start::Now);
     for topic in ["/users/1", "/users/2"] {
-        tell(&registry, &[topic], "first", false);
+        publish(&registry, &[topic], "first", false);
     }
     assert_eq!(read(&mut stream), "first first");
-    assert_eq!(tell(&registry, &["/users/1", "/users/3"], "second", false).subscribers, 2);
+    assert_eq!(publish(&registry, &["/users/1", "/users/3"], "second", false).subscribers, 2);
     assert_eq!(read(&mut stream), "second", "its pattern still selects the channel");
 }
