@@ -1,9 +1,11 @@
-//! Three nodes that share a Redis, and clients that hop between them while Redis is
-//! killed twice and one node for good: nobody misses or repeats an event.
+//! Three nodes that share a Redis, and clients that move between the nodes.
+//!
+//! Redis is killed and restarted twice, and one node is killed for good. No client misses an
+//! event or receives one twice.
 
 mod common;
 #[path = "redis/server.rs"]
-#[allow(dead_code)] // it is made for more than this
+#[allow(dead_code)] // not all of it is used here
 mod server;
 
 use std::collections::{BTreeMap, HashSet};
@@ -23,46 +25,46 @@ use threadcast::EventId;
 const CLIENTS: usize = 300;
 const PUBLISHERS: usize = 8;
 
-/// How many events are acknowledged before the next thing goes wrong.
+/// The number of events to acknowledge before the next failure.
 const EVENTS: usize = 120;
 
-/// After how many events, at the most, a client hops.
+/// The maximum number of events after which a client moves to another node.
 const STAY: usize = 60;
 
-/// After this long without a byte a client hops too.
+/// How long a client waits for a byte before it moves to another node.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// What publishers and clients know of each other.
+/// The state that publishers and clients share.
 struct World {
     nodes: Vec<SocketAddr>,
-    /// Each acknowledged event: who published it, and which of his it is.
+    /// Each acknowledged event: its publisher, and the publisher's number for it.
     acknowledged: Mutex<BTreeMap<EventId, (usize, usize)>>,
-    refused: AtomicUsize,
+    rejected: AtomicUsize,
     enough: AtomicBool,
-    /// The last id, once nothing more is published.
+    /// The last id; `None` until the publishers have ended.
     last: Mutex<Option<EventId>>,
 }
 
-/// What one client has seen.
+/// What one client has received.
 #[derive(Default)]
 struct Seen {
     events: Vec<(EventId, (usize, usize))>,
     gaps: Vec<String>,
-    hops: usize,
+    connections: usize,
 }
 
 impl World {
     fn acknowledged(&self) -> usize {
-        self.acknowledged.lock().expect("nobody panics with it").len()
+        self.acknowledged.lock().expect("not poisoned").len()
     }
 
     fn node(&self) -> SocketAddr {
         self.nodes[fastrand::usize(..self.nodes.len())]
     }
 
-    /// Publishes one event after the other, each until some node has said that it is.
+    /// Publishes one event after the other, and repeats each until a node acknowledges it.
     fn publish(&self, publisher: usize) {
-        let (_never, bell) = crossbeam_channel::bounded::<()>(0);
+        let (_sender, pause) = crossbeam_channel::bounded::<()>(0);
         for n in 0.. {
             if self.enough.load(Ordering::Acquire) {
                 return;
@@ -70,29 +72,29 @@ impl World {
             let id = loop {
                 match post(self.node(), publisher, n) {
                     Ok(Some(id)) => break id,
-                    Ok(None) => self.refused.fetch_add(1, Ordering::Relaxed),
-                    Err(_) => 0, // a node that is dead, or dies
+                    Ok(None) => self.rejected.fetch_add(1, Ordering::Relaxed),
+                    Err(_) => 0, // the node is dead or dying
                 };
-                let _ = bell.recv_timeout(Duration::from_millis(20));
+                let _ = pause.recv_timeout(Duration::from_millis(20));
             };
-            let known = self.acknowledged.lock().expect("nobody panics").insert(id, (publisher, n));
-            assert_eq!(known, None, "an id is given once");
+            let known = self.acknowledged.lock().expect("not poisoned").insert(id, (publisher, n));
+            assert_eq!(known, None, "an id was assigned twice");
         }
     }
 
-    /// Listens here and there until it has seen the last event.
+    /// Subscribes at one node after the other until it has received the last event.
     fn listen(&self) -> Seen {
         let mut seen = Seen::default();
         let started = Instant::now();
         loop {
-            let last = *self.last.lock().expect("nobody panics");
+            let last = *self.last.lock().expect("not poisoned");
             let position = seen.events.last().map(|(id, _)| *id);
             if last.is_some() && position >= last {
                 return seen;
             }
             assert!(started.elapsed() < TIMEOUT * 3, "stuck at {position:?} of {last:?}");
-            seen.hops += 1;
-            let _ = self.stay(position, last, &mut seen); // however it ends, there is a next
+            seen.connections += 1;
+            let _ = self.stay(position, last, &mut seen); // after an error too, try the next
         }
     }
 
@@ -129,7 +131,7 @@ impl World {
                     return Ok(());
                 }
                 if left == 0 {
-                    break; // what else has come, it has not read
+                    break; // the rest of the bytes counts as not received
                 }
             }
         }
@@ -137,7 +139,7 @@ impl World {
     }
 }
 
-/// The id that an event was given, if it is said to be published.
+/// Publishes an event. Returns its id, or `None` if the node responds with 503.
 fn post(node: SocketAddr, publisher: usize, n: usize) -> io::Result<Option<EventId>> {
     let mut socket = TcpStream::connect(node)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
@@ -160,7 +162,7 @@ fn post(node: SocketAddr, publisher: usize, n: usize) -> io::Result<Option<Event
         return Ok(None);
     }
     if !ours {
-        return Err(io::Error::other("a proxy that has reached nobody"));
+        return Err(io::Error::other("the response of a proxy without a node"));
     }
     assert!(head.starts_with("http/1.1 200 "), "{answer}");
     let body: serde_json::Value = serde_json::from_str(body).map_err(io::Error::other)?;
@@ -168,7 +170,7 @@ fn post(node: SocketAddr, publisher: usize, n: usize) -> io::Result<Option<Event
 }
 
 #[test]
-fn who_hops_between_nodes_misses_nothing_whatever_is_killed() {
+fn clients_move_between_nodes_without_loss_despite_kills() {
     let Some(mut redis) = Redis::start() else { return };
     allow_descriptors(4 * CLIENTS as u64);
     let began = Instant::now();
@@ -177,7 +179,7 @@ fn who_hops_between_nodes_misses_nothing_whatever_is_killed() {
     let world = World {
         nodes: nodes.iter().flatten().map(|node| node.addr).collect(),
         acknowledged: Mutex::default(),
-        refused: AtomicUsize::new(0),
+        rejected: AtomicUsize::new(0),
         enough: AtomicBool::new(false),
         last: Mutex::new(None),
     };
@@ -186,7 +188,7 @@ fn who_hops_between_nodes_misses_nothing_whatever_is_killed() {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| {
                 let thread = thread::Builder::new().stack_size(256 * 1024);
-                thread.spawn_scoped(scope, || world.listen()).expect("room for a thread")
+                thread.spawn_scoped(scope, || world.listen()).expect("a thread")
             })
             .collect();
         let publishers: Vec<_> =
@@ -198,11 +200,11 @@ fn who_hops_between_nodes_misses_nothing_whatever_is_killed() {
         };
         some_more();
         for killed in 0..2 {
-            let refused = world.refused.load(Ordering::Relaxed);
+            let before = world.rejected.load(Ordering::Relaxed);
             redis.kill();
-            let told = || world.refused.load(Ordering::Relaxed) > refused + PUBLISHERS;
-            wait_until(TIMEOUT, "publishers are told", told);
-            redis.again();
+            let rejects = || world.rejected.load(Ordering::Relaxed) > before + PUBLISHERS;
+            wait_until(TIMEOUT, "publishers get 503", rejects);
+            redis.restart();
             some_more();
             if killed == 0 {
                 nodes[1] = None; // with SIGKILL
@@ -211,15 +213,15 @@ fn who_hops_between_nodes_misses_nothing_whatever_is_killed() {
         }
         world.enough.store(true, Ordering::Release);
         publishers.into_iter().for_each(|publisher| publisher.join().expect("a publisher"));
-        let last = world.acknowledged.lock().expect("nobody panics").keys().next_back().copied();
-        *world.last.lock().expect("nobody panics") = last;
+        let last = world.acknowledged.lock().expect("not poisoned").keys().next_back().copied();
+        *world.last.lock().expect("not poisoned") = last;
         clients.into_iter().map(|client| client.join().expect("a client")).collect()
     });
 
-    let acknowledged = world.acknowledged.lock().expect("nobody panics");
+    let acknowledged = world.acknowledged.lock().expect("not poisoned");
     for Seen { events, gaps, .. } in &seen {
-        assert!(gaps.is_empty(), "Redis has lost nothing, and nothing was too much: {gaps:?}");
-        assert!(events.is_sorted_by(|one, next| one.0 < next.0), "in order, and once");
+        assert!(gaps.is_empty(), "a gap without a loss: {gaps:?}");
+        assert!(events.is_sorted_by(|one, next| one.0 < next.0), "out of order or repeated");
         let mut next = [0; PUBLISHERS];
         for (id, (publisher, n)) in events {
             assert_eq!(*n, next[*publisher], "{publisher}'s, at {id}");
@@ -230,15 +232,15 @@ fn who_hops_between_nodes_misses_nothing_whatever_is_killed() {
         assert!(missed.is_empty(), "{missed:?}");
     }
     say(&format!(
-        "{} events, {CLIENTS} clients, {} hops, {} refusals, {:.1?}",
+        "{} events, {CLIENTS} clients, {} connections, {} rejections, {:.1?}",
         acknowledged.len(),
-        seen.iter().map(|seen| seen.hops).sum::<usize>(),
-        world.refused.load(Ordering::Relaxed),
+        seen.iter().map(|seen| seen.connections).sum::<usize>(),
+        world.rejected.load(Ordering::Relaxed),
         began.elapsed()
     ));
 }
 
-/// HAProxy, which ends with the test.
+/// HAProxy, killed on drop.
 struct Proxy(Child);
 
 impl Drop for Proxy {
@@ -248,7 +250,7 @@ impl Drop for Proxy {
     }
 }
 
-/// The next event of a stream that came by way of a proxy.
+/// The next event of a stream through a proxy.
 fn next(socket: &mut TcpStream, decoder: &mut Decoder) -> Option<Received> {
     let mut bytes = [0; 4_096];
     while !decoder.ended {
@@ -262,7 +264,7 @@ fn next(socket: &mut TcpStream, decoder: &mut Decoder) -> Option<Received> {
 }
 
 #[test]
-fn behind_the_proxy_of_the_page_a_client_goes_on_at_another_node() {
+fn a_client_resumes_on_another_node_behind_haproxy() {
     let Some(redis) = Redis::start() else { return };
     if Command::new("haproxy").arg("-v").output().is_err() {
         return say("SKIPPED: there is no haproxy; sudo apt-get install haproxy");
@@ -271,7 +273,7 @@ fn behind_the_proxy_of_the_page_a_client_goes_on_at_another_node() {
     let mut nodes = [(); 3].map(|()| Some(Process::with(&options)));
     let page = fs::read_to_string("docs/cluster.md").expect("the page");
     let lines = page.split("```haproxy\n").nth(1).and_then(|rest| rest.split("```").next());
-    let mut lines = lines.expect("its lines").to_owned();
+    let mut lines = lines.expect("an HAProxy configuration").to_owned();
     let front = free_port();
     for (port, own) in [8841, 8842, 8843].iter().zip(nodes.iter().flatten()) {
         lines = lines.replace(&format!(":{port}"), &format!(":{}", own.addr.port()));
@@ -281,35 +283,35 @@ fn behind_the_proxy_of_the_page_a_client_goes_on_at_another_node() {
     fs::write(&config, lines).expect("a folder of ours");
     let mut haproxy = Command::new("haproxy");
     haproxy.arg("-db").arg("-f").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
-    let _proxy = Proxy(haproxy.spawn().expect("it is there"));
+    let _proxy = Proxy(haproxy.spawn().expect("haproxy starts"));
     let front = SocketAddr::from(([127, 0, 0, 1], front));
     let publish = |n| {
         let mut id = None;
-        wait_until(TIMEOUT, "it is published", || {
+        wait_until(TIMEOUT, "the event is published", || {
             id = post(front, 0, n).ok().flatten();
             id.is_some()
         });
-        id.expect("it was waited for")
+        id.expect("an id")
     };
     let listen = |after: EventId| {
-        let mut socket = TcpStream::connect(front).expect("it listens");
+        let mut socket = TcpStream::connect(front).expect("HAProxy listens");
         socket.set_read_timeout(Some(TIMEOUT)).expect("a socket");
         let head = format!("Host: localhost\r\nLast-Event-ID: {after}\r\n");
-        write!(socket, "GET /channels/c0 HTTP/1.1\r\n{head}\r\n").expect("it reads");
+        write!(socket, "GET /channels/c0 HTTP/1.1\r\n{head}\r\n").expect("HAProxy reads");
         (socket, Decoder::default())
     };
     let first = publish(0);
     let mut last = publish(1);
     for (round, node) in nodes.iter_mut().enumerate().take(2) {
         let (mut socket, mut decoder) = listen(first);
-        let came = next(&mut socket, &mut decoder).expect("an event");
-        assert_eq!((came.data(), came.gap()), ("0 1", None));
-        // One of them has the stream; it ends with that one.
+        let event = next(&mut socket, &mut decoder).expect("an event");
+        assert_eq!((event.data(), event.gap()), ("0 1", None));
+        // The stream is on one of the nodes, and ends if it is on this one.
         *node = None;
         let resumed = publish(2 + round);
         let (mut socket, mut decoder) = listen(last);
-        let came = next(&mut socket, &mut decoder).expect("it goes on at another node");
-        assert_eq!(came.id.as_deref(), Some(&*resumed.to_string()));
+        let event = next(&mut socket, &mut decoder).expect("the stream resumes on another node");
+        assert_eq!(event.id.as_deref(), Some(&*resumed.to_string()));
         last = resumed;
     }
 }

@@ -1,4 +1,4 @@
-//! Nodes that share a Redis, through the socket.
+//! Nodes that share a Redis, tested through their sockets.
 
 mod away;
 #[path = "../common/mod.rs"]
@@ -15,25 +15,25 @@ use common::{Answer, Stream, TIMEOUT, TestServer, wait_until};
 use server::Redis;
 use threadcast::{Config, Event, EventId, Histories, History};
 
-/// The id that a publish was answered with.
+/// The id in the response to a publish request.
 #[track_caller]
 fn id_of(answer: &Answer) -> EventId {
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()["id"].as_str().and_then(|id| id.parse().ok()).expect("an id of the server's")
 }
 
-/// A stream that goes on after this id.
+/// Opens a stream that resumes after this id.
 fn after(node: &TestServer, channel: &str, id: EventId) -> Stream {
     Stream::of(node, &format!("/channels/{channel}"), &format!("Last-Event-ID: {id}\r\n"))
 }
 
-/// Until this node has read so far.
-fn has_read(node: &TestServer, id: EventId) {
-    wait_until(TIMEOUT, "it has read what was published", || node.registry.last_id() >= id);
+/// Waits until this node has read the log up to this id.
+fn wait_for_read(node: &TestServer, id: EventId) {
+    wait_until(TIMEOUT, "the node has read what was published", || node.registry.last_id() >= id);
 }
 
 #[test]
-fn all_nodes_tell_one_order() {
+fn all_nodes_send_the_same_order() {
     let Some(redis) = Redis::start() else { return };
     let nodes = [(); 2].map(|()| TestServer::with(redis.node()));
     let mut streams =
@@ -71,7 +71,7 @@ fn a_cursor_is_valid_on_every_node() {
     let mut stream = Stream::of(&here, "/channels/a?since=all", "");
     assert_eq!(stream.event().data(), "1");
     after(&there, "a", ids[0]).expect_data(&["2", "3"]);
-    // What was answered a moment ago, this node may not have read yet.
+    // The other node may not have read an event that was just published here.
     for n in 4..30 {
         let id = id_of(&here.post("/channels/a", "", &n.to_string()));
         let mut ahead = after(&there, "a", id);
@@ -85,11 +85,11 @@ fn a_cursor_is_valid_on_every_node() {
         let id = id_of(&here.post(&format!("/channels/a?id={own}"), "", "own"));
         let resume = format!("Last-Event-ID: {own}\r\n");
         let mut ahead = Stream::of(&there, "/channels/a", &resume);
-        has_read(&there, id);
+        wait_for_read(&there, id);
         let next = id_of(&there.post("/channels/a", "", "next"));
         ahead.expect(&format!("id: {next}\ndata: next"));
     }
-    // A node that starts now knows them too; and an id of long after now, nobody.
+    // A node that starts now knows them too. No node knows an id far in the future.
     let new = TestServer::with(redis.node());
     assert_eq!(after(&new, "a", ids[1]).event().data(), "3");
     let absurd = EventId { epoch: ids[0].epoch + 3_600_000, n: 0 };
@@ -99,7 +99,7 @@ fn a_cursor_is_valid_on_every_node() {
 }
 
 #[test]
-fn a_repeat_is_one_event_whichever_node_it_comes_to() {
+fn a_repeat_on_any_node_is_published_once() {
     let Some(redis) = Redis::start() else { return };
     let [first, second] = [(); 2].map(|()| TestServer::with(redis.node()));
     let key = "Idempotency-Key: k\r\nContent-Type: application/x-ndjson\r\n";
@@ -114,7 +114,7 @@ fn a_repeat_is_one_event_whichever_node_it_comes_to() {
     assert_eq!(reused.status, 422, "{reused:?}");
     assert_eq!(second.post("/channels/a?id=order-7", "", "own").json(), own.json());
     assert_ne!(id_of(&second.post("/channels/b?id=order-7", "", "own")), id_of(&own));
-    // All at once, in one batch and in several.
+    // Concurrent repeats, in one batch and in several.
     let ids: BTreeSet<EventId> = thread::scope(|scope| {
         let publish = || id_of(&second.post("/channels/a?id=once", "", "once"));
         let threads: Vec<_> = (0..16).map(|_| scope.spawn(publish)).collect();
@@ -126,37 +126,38 @@ fn a_repeat_is_one_event_whichever_node_it_comes_to() {
 }
 
 #[test]
-fn a_forgotten_history_is_forgotten_by_every_node() {
+fn a_deleted_history_is_deleted_on_every_node() {
     let Some(redis) = Redis::start() else { return };
     let [here, there] = [(); 2].map(|()| TestServer::with(redis.node()));
     let own = here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "secret");
-    has_read(&here, id_of(&own));
+    wait_for_read(&here, id_of(&own));
     let mut listening = [&here, &there].map(|node| {
-        has_read(node, id_of(&own));
+        wait_for_read(node, id_of(&own));
         Stream::of(node, "/channels/a?since=all", "")
     });
     listening.iter_mut().for_each(|stream| assert_eq!(stream.event().data(), "secret"));
     let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(here.head(delete).status, 204);
-    // Its names are free again.
+    // The id and the key may be used again.
     let again = here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "after");
     assert!(id_of(&again) > id_of(&own));
-    // Who had read it, has lost nothing.
+    // Subscribers that had received the event get no gap.
     listening.iter_mut().for_each(|stream| stream.expect("id: order-7\ndata: after"));
-    let log = redis.ask::<Vec<(String, Vec<String>)>>(&["XRANGE", "threadcast:events", "-", "+"]);
-    assert!(!format!("{log:?}").contains("secret"), "it is not in Redis either");
-    has_read(&there, id_of(&again));
+    let log =
+        redis.command::<Vec<(String, Vec<String>)>>(&["XRANGE", "threadcast:events", "-", "+"]);
+    assert!(!format!("{log:?}").contains("secret"), "the event is still in Redis");
+    wait_for_read(&there, id_of(&again));
     let new = TestServer::with(redis.node());
     for node in [&here, &there, &new] {
-        has_read(node, id_of(&again));
+        wait_for_read(node, id_of(&again));
         Stream::of(node, "/channels/a?since=all", "").expect_data(&["after"]);
         let mut resumed = after(node, "a", id_of(&own).before_it());
-        assert!(resumed.event().gap().is_some(), "the other one was lost");
+        assert!(resumed.event().gap().is_some(), "the event is lost");
     }
 }
 
 #[test]
-fn what_no_node_keeps_any_more_is_deleted_from_redis_too() {
+fn deletion_includes_events_that_only_redis_has() {
     let Some(redis) = Redis::start() else { return };
     let history = History { events: 20, ..History::default() };
     let config = || Config { history: Histories::all(history), ..redis.node() };
@@ -165,14 +166,14 @@ fn what_no_node_keeps_any_more_is_deleted_from_redis_too() {
     let secrets = vec![Event::new("secret"); 600];
     let others = vec![Event::new("other"); 300];
     for (channel, batch) in [("a", &secrets), ("b", &others), ("a", &secrets), ("b", &others)] {
-        here.registry.publish_all(channel, batch, None).expect("it is kept");
+        here.registry.publish_all(channel, batch, None).expect("the event is published");
     }
     let newest = id_of(&here.post("/channels/a", "", "secret"));
-    [&here, &there].iter().for_each(|node| has_read(node, newest));
+    [&here, &there].iter().for_each(|node| wait_for_read(node, newest));
     let mut listening = [&here, &there].map(|node| after(node, "a", newest));
     let log = || {
         let entries: Vec<(String, Vec<String>)> =
-            redis.ask(&["XRANGE", "threadcast:events", "-", "+"]);
+            redis.command(&["XRANGE", "threadcast:events", "-", "+"]);
         let of = |data: &str| {
             entries.iter().filter(|(_, fields)| fields.iter().any(|field| field == data)).count()
         };
@@ -185,12 +186,12 @@ fn what_no_node_keeps_any_more_is_deleted_from_redis_too() {
     };
     assert_eq!((delete("a"), delete("none")), (204, 404));
     assert_eq!(log(), (0, 600));
-    // The names of what was let go long ago are free again, and there is no hole.
+    // The id and the key of an evicted event may be used again, and there is no hole.
     let again = here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "after");
     assert!(id_of(&again) > newest && oldest < newest);
     listening.iter_mut().for_each(|stream| stream.expect("id: order-7\ndata: after"));
     let new = TestServer::with(config());
-    has_read(&new, id_of(&again));
+    wait_for_read(&new, id_of(&again));
     let mut whole = after(&new, "b", newest);
     let next = id_of(&new.post("/channels/b", "", "next"));
     whole.expect(&format!("id: {next}\ndata: next"));
@@ -207,7 +208,7 @@ impl Before for EventId {
 }
 
 #[test]
-fn the_log_is_bounded_and_what_it_let_go_is_a_gap() {
+fn the_log_is_bounded_and_trimmed_events_are_a_gap() {
     let Some(redis) = Redis::start() else { return };
     let history = History { events: 2, ..History::default() };
     let config = || Config { history: Histories::all(history), ..redis.node() };
@@ -215,10 +216,10 @@ fn the_log_is_bounded_and_what_it_let_go_is_a_gap() {
     let first = id_of(&node.post("/channels/a", "", "first"));
     let batch = vec![Event::new("x".repeat(200)); 100];
     for _ in 0..10 {
-        node.registry.publish_all("b", &batch, None).expect("it is kept");
+        node.registry.publish_all("b", &batch, None).expect("the event is published");
     }
-    let kept: usize = redis.ask(&["XLEN", "threadcast:events"]);
-    assert!((200..500).contains(&kept), "about a hundred times two, and not {kept}");
+    let kept: usize = redis.command(&["XLEN", "threadcast:events"]);
+    assert!((200..500).contains(&kept), "{kept} entries instead of about 2 × 100");
     let new = TestServer::with(config());
     let mut resumed = after(&new, "a", EventId { epoch: first.epoch - 1, n: 0 });
     let gap = resumed.event().gap().expect("the first is lost");
@@ -226,13 +227,13 @@ fn the_log_is_bounded_and_what_it_let_go_is_a_gap() {
 }
 
 #[test]
-fn a_start_is_found_by_age_and_a_retry_and_a_name_survive() {
+fn redis_keeps_event_names_and_retry_and_finds_by_age() {
     let Some(redis) = Redis::start() else { return };
     let node = TestServer::with(redis.node());
     let id = id_of(&node.post("/channels/a?event=n&retry=5", "", "one\ntwo"));
     let new = TestServer::with(redis.node());
     for node in [&node, &new] {
-        has_read(node, id);
+        wait_for_read(node, id);
         let mut young = Stream::of(node, "/channels/a?since=10m", "");
         young.expect(&format!("id: {id}\nevent: n\nretry: 5\ndata: one\ndata: two"));
     }

@@ -1,4 +1,4 @@
-//! How a Redis is reached, and what is said if it is not.
+//! Connecting to Redis: passwords, TLS, and the errors when it fails.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,24 +9,26 @@ use super::id_of;
 use super::server::{Redis, free_port};
 use threadcast::Config;
 
-/// What a start says that fails: a sentence, and 1; and never the password.
+/// Checks that the server fails to start, with exit status 1.
+///
+/// The last line of the error must have these words, and no line the password.
 #[track_caller]
 fn fails(store: &str, environment: &[(&str, &Path)], words: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--store", store]);
     command.envs(environment.iter().copied()).env("RUST_LOG", "threadcast=trace");
     let output = command.output().expect("the binary runs");
-    let said = String::from_utf8(output.stderr).expect("UTF-8");
-    assert_eq!((output.status.code(), &output.stdout[..]), (Some(1), &[][..]), "{said}");
-    let last = said.lines().last().unwrap_or_default();
+    let errors = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(1), &[][..]), "{errors}");
+    let last = errors.lines().last().unwrap_or_default();
     for word in words {
         assert!(last.contains(word), "{word:?} is not in {last:?}");
     }
-    assert!(!said.contains("secret"), "{said}");
+    assert!(!errors.contains("secret"), "{errors}");
 }
 
 #[test]
-fn a_redis_with_a_password_lets_in_who_knows_it() {
+fn a_redis_password_is_used_and_never_shown() {
     let port = free_port().to_string();
     let options = ["--port", &port, "--requirepass", "secret/1"].map(str::to_owned).to_vec();
     let Some(_redis) = Redis::with(|_| options) else { return };
@@ -42,34 +44,35 @@ fn a_redis_with_a_password_lets_in_who_knows_it() {
 }
 
 #[test]
-fn a_start_without_redis_says_what_to_do() {
-    let nobody = format!("redis://:secret@127.0.0.1:{}", free_port());
-    fails(&nobody, &[], &["cannot use the store \"redis://127.0.0.1:", "refused", "start it"]);
+fn startup_errors_without_redis_say_what_to_do() {
+    let unused = format!("redis://:secret@127.0.0.1:{}", free_port());
+    fails(&unused, &[], &["cannot use the store \"redis://127.0.0.1:", "refused", "start it"]);
     fails("redis+unix:///no/such.sock", &[], &["redis+unix:///no/such.sock", "start it"]);
     fails("redis://:secret@127.0.0.1:port", &[], &["redis://…"]);
     fails("redis://127.0.0.1/news", &[], &["redis://127.0.0.1/news", "database"]);
     let Some(redis) = Redis::start() else { return };
-    let _: String = redis.ask(&["SET", "threadcast:events", "taken"]);
+    let _: String = redis.command(&["SET", "threadcast:events", "taken"]);
     fails(&redis.url(), &[], &["Redis returned an error", "WRONGTYPE", "`threadcast:`"]);
 }
 
 #[test]
-fn without_the_flag_there_is_no_thread_of_it() {
+fn without_a_store_there_is_no_store_or_redis_thread() {
     let node = Process::with("");
     let tasks = format!("/proc/{}/task", node.child.id());
     let name = |task: io::Result<fs::DirEntry>| {
         fs::read_to_string(task.expect("a thread").path().join("comm")).expect("its name")
     };
-    let names = || fs::read_dir(&tasks).expect("it runs").map(name).collect::<Vec<String>>();
-    wait_until(TIMEOUT, "all its threads run", || {
+    let names = || fs::read_dir(&tasks).expect("it is running").map(name).collect::<Vec<String>>();
+    wait_until(TIMEOUT, "all threads run", || {
         names().iter().any(|name| name.starts_with("accept-"))
     });
     let names = names();
-    assert!(!names.iter().any(|name| name.starts_with("redis") || name == "store\n"), "{names:?}");
+    let is_of_store = |name: &String| name.starts_with("redis") || name.starts_with("store");
+    assert!(!names.iter().any(is_of_store), "{names:?}");
 }
 
 #[test]
-fn tls_is_for_who_trusts_the_authority() {
+fn tls_requires_a_trusted_authority() {
     let port = free_port().to_string();
     let redis = Redis::with(|folder| {
         certificates(folder);
@@ -90,12 +93,12 @@ fn tls_is_for_who_trusts_the_authority() {
     let mut client = trusting.connect();
     client.send("POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx");
     id_of(&client.answer());
-    // Another authority has not signed it.
+    // The server's certificate is not signed by this authority.
     let other = redis.folder.join("other.crt");
     fails(&store, &[("SSL_CERT_FILE", &other)], &["certificate", "SSL_CERT_FILE"]);
 }
 
-/// An authority, what it has signed for 127.0.0.1, and another authority.
+/// Creates a certificate authority, a certificate of it for 127.0.0.1, and another authority.
 fn certificates(folder: &str) {
     let script = r#"
         cd "$1" && exec 2>/dev/null

@@ -1,4 +1,4 @@
-//! A Redis of the test's own, which can be killed and started again.
+//! A Redis server for one test, which can be killed and restarted.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::common::{TIMEOUT, say, wait_until};
 use threadcast::Config;
 
-/// A Redis in a folder of its own, on a UNIX socket, with every write on the disk before
-/// it is answered. It goes with its folder.
+/// A Redis server in a temporary folder, on a UNIX socket.
+///
+/// It syncs every write to the disk before it responds. Drop kills it and removes the
+/// folder.
 pub(crate) struct Redis {
     pub(crate) folder: PathBuf,
     options: Vec<String>,
@@ -19,12 +21,12 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// `None`, said aloud, where there is no `redis-server`.
+    /// Starts a server. Without `redis-server`, prints that and returns `None`.
     pub(crate) fn start() -> Option<Self> {
         Self::with(|_| Vec::new())
     }
 
-    /// The same, with options that may want to know its folder.
+    /// Starts a server with more options; `options` gets the path of the folder.
     pub(crate) fn with(options: impl FnOnce(&str) -> Vec<String>) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if Command::new("redis-server").arg("--version").output().is_err() {
@@ -41,17 +43,17 @@ impl Redis {
         fs::create_dir(&folder).expect("a new folder");
         let options = options(folder.to_str().expect("UTF-8"));
         let mut redis = Self { folder, options, socket: "r.sock".into(), child: None };
-        redis.again();
+        redis.restart();
         Some(redis)
     }
 
-    /// Starts it with what it has kept, and returns once it answers.
-    pub(crate) fn again(&mut self) {
-        self.again_on("r.sock");
+    /// Restarts the server with its data, and waits until it responds.
+    pub(crate) fn restart(&mut self) {
+        self.restart_on("r.sock");
     }
 
-    /// The same, on another socket.
-    pub(crate) fn again_on(&mut self, socket: &str) {
+    /// Restarts the server on another socket.
+    pub(crate) fn restart_on(&mut self, socket: &str) {
         self.kill();
         self.socket = socket.into();
         let path = self.folder.join(socket);
@@ -65,11 +67,11 @@ impl Redis {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        self.child = Some(child.expect("it is there"));
-        wait_until(TIMEOUT, "Redis answers", || self.is_there());
+        self.child = Some(child.expect("redis-server starts"));
+        wait_until(TIMEOUT, "Redis responds", || self.responds());
     }
 
-    fn is_there(&self) -> bool {
+    fn responds(&self) -> bool {
         let Ok(client) = redis::Client::open(self.url()) else { return false };
         let Ok(mut connection) = client.get_connection() else { return false };
         let pong: redis::RedisResult<String> = redis::cmd("PING").query(&mut connection);
@@ -79,7 +81,7 @@ impl Redis {
         }
     }
 
-    /// As a crash or a lost machine would end it.
+    /// Ends the server with SIGKILL, like a crash.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("a child of ours");
@@ -87,31 +89,31 @@ impl Redis {
         }
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the server.
     pub(crate) fn signal(&self, signal: &str) {
-        let id = self.child.as_ref().expect("it runs").id().to_string();
+        let id = self.child.as_ref().expect("it is running").id().to_string();
         let sent = Command::new("kill").args([&format!("-{signal}"), &id]).status();
-        assert!(sent.expect("there is `kill`").success());
+        assert!(sent.expect("`kill` runs").success());
     }
 
-    /// Takes away all that it has kept. It must not run.
+    /// Deletes all data of the server, which must not be running.
     pub(crate) fn lose_everything(&self) {
-        fs::remove_dir_all(self.folder.join("appendonlydir")).expect("it has kept something");
+        fs::remove_dir_all(self.folder.join("appendonlydir")).expect("the server has stored data");
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis+unix://{}", self.folder.join(&self.socket).display())
     }
 
-    /// What a node of it is to be.
+    /// The configuration of a node that uses this server.
     pub(crate) fn node(&self) -> Config {
         Config { store: Some(self.url().as_str().into()), ..Config::default() }
     }
 
-    /// Asks it something itself.
-    pub(crate) fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+    /// Sends a command to the server and returns the response.
+    pub(crate) fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let client = redis::Client::open(self.url()).expect("an address");
-        let mut connection = client.get_connection().expect("it runs");
+        let mut connection = client.get_connection().expect("it is running");
         let mut command = redis::cmd(words[0]);
         words[1..].iter().for_each(|word| {
             command.arg(*word);

@@ -1,4 +1,4 @@
-//! Updates that are private or of several topics, over nodes.
+//! Private updates and updates of several topics, on several nodes.
 
 use super::common::jwt::{AUDIENCE, allowing, bearer, key};
 use super::common::{Stream, TIMEOUT, TestServer, wait_until};
@@ -30,7 +30,7 @@ fn publish(node: &TestServer, form: &str) -> String {
 }
 
 #[test]
-fn what_is_private_or_of_several_topics_is_so_on_every_node() {
+fn privacy_and_topics_hold_on_every_node() {
     let Some(redis) = Redis::start() else { return };
     let [here, there] = [(); 2].map(|()| node(&redis));
     let both = "/.well-known/mercure?match=a&match=b";
@@ -39,18 +39,18 @@ fn what_is_private_or_of_several_topics_is_so_on_every_node() {
         [(&reader, &["secret", "open"]), (&stranger, &["open"]), ("", &["open"])];
     let mut streams = table.map(|(token, _)| Stream::of(&there, both, token));
     publish(&here, "topic=a&topic=b&private=on&id=urn:1&data=secret");
-    // Either topic knows the id, on either node.
+    // The id is known in both topics, on both nodes.
     publish(&there, "topic=b&private=on&id=urn:1&data=again");
     publish(&there, "topic=b&topic=a&data=open");
     for (stream, (_, expected)) in streams.iter_mut().zip(table) {
         stream.expect_data(expected);
     }
-    // A node that starts now reads it all from the log.
+    // A node that starts now reads the whole log.
     let new = node(&redis);
     for (token, expected) in table {
         Stream::of(&new, &format!("{both}&last_event_id=earliest"), token).expect_data(expected);
     }
-    // What one topic forgets, the other still has; and a node that starts now knows which.
+    // An event deleted from one topic is still in the other, also on a node that starts now.
     let deleted = here.request(&format!(
         "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
         bearer(&allowing(&["*"], &[]))
@@ -65,7 +65,7 @@ fn what_is_private_or_of_several_topics_is_so_on_every_node() {
 }
 
 #[test]
-fn a_list_of_subscriptions_is_not_taken_for_another_nodes() {
+fn etags_of_subscription_lists_differ_between_nodes() {
     let Some(redis) = Redis::start() else { return };
     let node = || TestServer::with(config(&redis, Mercure::WithSubscriptions));
     let [here, there] = [(); 2].map(|()| node());
@@ -82,19 +82,19 @@ fn a_list_of_subscriptions_is_not_taken_for_another_nodes() {
     let one = list(&here, "");
     let document = one.json();
     let newest = document["lastEventID"].as_str().expect("an id").to_owned();
-    assert_ne!(newest, "earliest", "an id of Redis's ends in 0, and is one");
+    assert_ne!(newest, "earliest", "an id of Redis that ends in 0 is an id");
     assert_eq!(document["subscriptions"].as_array().map(Vec::len), Some(1));
-    wait_until(TIMEOUT, "the other node has come as far", || {
+    wait_until(TIMEOUT, "the other node has read as far", || {
         list(&there, "").json()["lastEventID"] == *newest
     });
-    // What a cache in between keeps of one node's list does not answer for the other's.
+    // A cached list of one node must not be used for the other.
     for tag in [one.header("etag").unwrap_or("\"none\""), &format!("\"{newest}\"")] {
         assert_eq!(list(&there, tag).status, 200, "{tag}");
     }
 }
 
 #[test]
-fn a_deleted_private_update_is_no_gap_on_any_node() {
+fn a_deleted_private_update_is_a_gap_only_for_its_readers() {
     let Some(redis) = Redis::start() else { return };
     let short = Histories::all(History { events: 2, ..History::default() });
     let of = || TestServer::with(Config { history: short.clone(), ..config(&redis, Mercure::On) });
@@ -116,7 +116,7 @@ fn a_deleted_private_update_is_no_gap_on_any_node() {
     }
     publish(&here, "topic=a&data=last");
     let last = publish(&here, "topic=b&data=last");
-    // The third has never had the events in its rings.
+    // The third node never had the events in its rings.
     for (node, which) in [(&here, "here"), (&there, "there"), (&of(), "new")] {
         read(node, &last);
         let first = |topic: &str, token: &str| {
@@ -125,7 +125,7 @@ fn a_deleted_private_update_is_no_gap_on_any_node() {
         };
         assert_eq!(first("a", "").data(), "last", "{which}");
         assert!(first("a", &reader).gap().is_some(), "{which}");
-        // What was public is missed by everybody, and the gap ends with it.
+        // Without permission, the gap ends at the last public event.
         let (public, all) = (first("b", "").gap(), first("b", &reader).gap());
         let to = |gap: Option<serde_json::Value>| {
             let gap = gap.unwrap_or_else(|| panic!("no gap: {which}"));
@@ -136,7 +136,7 @@ fn a_deleted_private_update_is_no_gap_on_any_node() {
 }
 
 #[test]
-fn a_long_history_is_deleted_as_a_whole() {
+fn a_long_history_is_deleted_completely() {
     let Some(redis) = Redis::start() else { return };
     let [here, there] = [(); 2].map(|()| TestServer::with(redis.node()));
     let lines = "{\"data\":\"x\"}\n".repeat(2_500);
@@ -146,8 +146,8 @@ fn a_long_history_is_deleted_as_a_whole() {
     wait_until(TIMEOUT, "the events are read", || here.registry.last_id() >= last);
     let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(here.request(delete).status, 204);
-    // One marker for all of them, and nothing else is left in Redis.
-    let length: u64 = redis.ask(&["XLEN", "threadcast:events"]);
+    // Only the order to forget the history is left in Redis.
+    let length: u64 = redis.command(&["XLEN", "threadcast:events"]);
     assert_eq!(length, 1);
     let begin = there.registry.last_id();
     assert_eq!(here.post("/channels/a", "", "next").status, 200);

@@ -1,4 +1,4 @@
-//! What was acknowledged is there after the process was killed.
+//! Acknowledged events survive the killing of the process.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read, Write};
@@ -14,11 +14,11 @@ use threadcast::EventId;
 
 const PUBLISHERS: usize = 16;
 const ROUNDS: u64 = 20;
-/// How many events are acknowledged in all the rounds.
+/// The number of events to acknowledge in all rounds together.
 const ENOUGH: usize = 10_000;
 
 #[test]
-fn what_was_acknowledged_survives_being_killed_again_and_again() {
+fn acknowledged_events_survive_repeated_sigkill() {
     let folder = Folder::new();
     let mut random = fastrand::Rng::with_seed(5);
     let history = ["--history", "100000,100MiB,1h"];
@@ -27,12 +27,12 @@ fn what_was_acknowledged_survives_being_killed_again_and_again() {
     let mut cursor: Option<EventId> = None;
     for round in 0..ROUNDS {
         let mut serving = Serving::start(&folder.store(), &history);
-        // A client that resumes where it was cut off.
+        // A client that resumes from the last event it received.
         let mut client = serving.connect();
         let since = cursor.map_or("since=all".into(), |id| format!("last_event_id={id}"));
         client.send(&format!("GET /channels/a?{since} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         let reader = thread::spawn(move || read_until_cut(client));
-        let least = ENOUGH / usize::try_from(ROUNDS).expect("few") + random.usize(..200);
+        let least = ENOUGH / usize::try_from(ROUNDS).expect("it fits") + random.usize(..200);
         let (addr, enough) = (serving.addr, AtomicBool::new(false));
         let counted = AtomicU32::new(0);
         let new: Vec<(EventId, String)> = thread::scope(|scope| {
@@ -41,7 +41,7 @@ fn what_was_acknowledged_survives_being_killed_again_and_again() {
                 .map(|n| scope.spawn(move || publish_until_cut(addr, round, n, enough, counted)))
                 .collect();
             let started = Instant::now();
-            while usize::try_from(counted.load(Ordering::Acquire)).expect("few") < least {
+            while usize::try_from(counted.load(Ordering::Acquire)).expect("it fits") < least {
                 assert!(
                     started.elapsed() < TIMEOUT,
                     "{} published",
@@ -59,7 +59,7 @@ fn what_was_acknowledged_survives_being_killed_again_and_again() {
         seen.extend(received);
         for (id, data) in new {
             let before = acknowledged.insert(id, data);
-            assert_eq!(before, None, "{id} was given twice");
+            assert_eq!(before, None, "{id} was assigned twice");
         }
     }
     let serving = Serving::start(&folder.store(), &history);
@@ -73,9 +73,9 @@ fn what_was_acknowledged_survives_being_killed_again_and_again() {
     for (id, data) in &acknowledged {
         assert_eq!(kept.get(id), Some(data), "{id} was acknowledged");
     }
-    // Whoever was cut off each time has had every event once, whoever published it.
+    // The client that was cut off each time has received every event once.
     let mut client = serving.connect();
-    let cursor = cursor.expect("it has seen something");
+    let cursor = cursor.expect("the client has received an event");
     client.send(&format!(
         "GET /channels/a?last_event_id={cursor} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     ));
@@ -98,8 +98,8 @@ fn publish_until_cut(
         if client.socket().write_all(request.as_bytes()).is_err() {
             break;
         }
-        let Some(answer) = whole_answer(&mut client) else { break };
-        let id = serde_json::from_str::<serde_json::Value>(&answer).expect("JSON")["id"].clone();
+        let Some(body) = whole_body(&mut client) else { break };
+        let id = serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["id"].clone();
         acknowledged.push((id.as_str().and_then(|id| id.parse().ok()).expect("an id"), data));
         counted.fetch_add(1, Ordering::Release);
         if enough.load(Ordering::Acquire) {
@@ -109,8 +109,8 @@ fn publish_until_cut(
     acknowledged
 }
 
-/// The body of an answer, unless it is cut off.
-fn whole_answer(client: &mut TestClient) -> Option<String> {
+/// The body of a response; `None` if the connection ends before it is complete.
+fn whole_body(client: &mut TestClient) -> Option<String> {
     let (mut length, mut line) = (0, String::new());
     loop {
         line.clear();
@@ -130,7 +130,7 @@ fn whole_answer(client: &mut TestClient) -> Option<String> {
     String::from_utf8(body).ok()
 }
 
-/// The events of a stream, up to where it is cut.
+/// The events of a stream until it is cut off.
 fn read_until_cut(mut client: TestClient) -> Vec<(EventId, String)> {
     let (mut decoder, mut events, mut bytes) =
         (common::Decoder::default(), Vec::new(), vec![0; 65_536]);
@@ -144,8 +144,8 @@ fn read_to_the_end(mut client: TestClient) -> Vec<(EventId, String)> {
     let (mut decoder, mut events, mut bytes) =
         (common::Decoder::default(), Vec::new(), vec![0; 65_536]);
     while events.last().is_none_or(|(_, data)| data != "the end") {
-        let read = client.reader.read(&mut bytes).expect("more of the stream");
-        assert!(read > 0, "the stream goes on");
+        let read = client.reader.read(&mut bytes).expect("no read error");
+        assert!(read > 0, "the stream ended early");
         events.extend(decoder.push(&bytes[..read]).into_iter().filter_map(event));
     }
     events

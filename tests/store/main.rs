@@ -1,5 +1,4 @@
-//! The durable history, by the real binary and through the socket: filled up, and
-//! given files that are no store.
+//! The file store, through the real binary and sockets: restarts, full disks, bad files.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -20,7 +19,7 @@ use serving::{Folder, Serving, id_of, post, threadcast, with_store};
 use threadcast::{Config, Event, EventId, Histories, History, Limits};
 
 #[test]
-fn a_restart_goes_on_where_it_was() {
+fn history_cursors_and_keys_survive_a_restart() {
     let folder = Folder::new();
     let config = || {
         let history = History { events: 3, ..History::default() };
@@ -43,7 +42,7 @@ fn a_restart_goes_on_where_it_was() {
     let mut all = Stream::of(&second, "/channels/a?since=all", "");
     all.expect(&format!("id: {begin}\nevent: n\nretry: 5\ndata: one"));
     all.expect("id: order-7\ndata: two");
-    // A repeat is answered as the first was.
+    // A repeat gets the reply of the first request.
     assert_eq!(id_of(&second.post("/channels/a?event=n&retry=5", key, "one")), begin);
     let again = second.post("/channels/a?id=order-7", "", "two").json();
     assert_eq!((&again["id"], &again["own_id"]), (&own["id"], &own["own_id"]));
@@ -55,7 +54,7 @@ fn a_restart_goes_on_where_it_was() {
     for stream in [&mut all, &mut resumed, &mut later] {
         stream.expect(&format!("id: {next}\ndata: three"));
     }
-    // What fell off before the restart is not passed over.
+    // Events evicted before the restart are reported as a gap.
     let mut short = Stream::of(&second, "/channels/short", &format!("Last-Event-ID: {cursor}\r\n"));
     let gap = short.event().gap().expect("a gap");
     assert_eq!(
@@ -66,7 +65,7 @@ fn a_restart_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_forgotten_history_does_not_come_back() {
+fn a_deleted_history_does_not_return_after_a_restart() {
     let folder = Folder::new();
     let first = TestServer::with(with_store(folder.store()));
     let cursor = id_of(&first.post("/channels/a", "", "secret"));
@@ -78,13 +77,13 @@ fn a_forgotten_history_does_not_come_back() {
     let second = TestServer::with(with_store(folder.store()));
     Stream::of(&second, "/channels/a?since=all", "").expect_data(&["after"]);
     let mut resumed = Stream::of(&second, "/channels/a", &format!("Last-Event-ID: {cursor}\r\n"));
-    assert!(resumed.event().gap().is_some(), "the other one was lost");
+    assert!(resumed.event().gap().is_some(), "the second event was lost");
 }
 
 #[test]
-fn who_is_present_and_the_chat_are_kept_too() {
+fn presence_events_and_chat_survive_a_restart() {
     let folder = Folder::new();
-    // That somebody has left is noticed by the next write.
+    // A short heartbeat, because the server detects a disconnect at the next write.
     let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
     let first = TestServer::with(Config { limits, ..with_store(folder.store()) });
     let stream = Stream::of(&first, "/channels/chat?presence=ada", "");
@@ -109,32 +108,32 @@ fn who_is_present_and_the_chat_are_kept_too() {
     assert_eq!((&*names[0], &*names[2]), ("userconnect", "userdisconnect"));
 }
 
-/// What a command says of a store that it cannot use: one sentence, and 1.
+/// Checks that a command rejects a store with a one-line error and exit status 1.
 #[track_caller]
-fn refused(arguments: &[&str], store: &Path, words: &str) {
+fn rejects(arguments: &[&str], store: &Path, words: &str) {
     let before = fs::read(store).ok();
     let changed = || fs::metadata(store).and_then(|metadata| metadata.modified()).ok();
     let when = changed();
     let Output { status, stdout, stderr } =
         threadcast(arguments).arg(store).output().expect("the binary runs");
-    let said = String::from_utf8(stderr).expect("UTF-8");
-    assert_eq!((status.code(), &stdout[..]), (Some(1), &[][..]), "{said}");
+    let error = String::from_utf8(stderr).expect("UTF-8");
+    assert_eq!((status.code(), &stdout[..]), (Some(1), &[][..]), "{error}");
     let name = store.file_name().expect("a name").to_string_lossy();
     assert!(
-        said.starts_with("threadcast: cannot use the store \"") && said.contains(&*name),
-        "{said}"
+        error.starts_with("threadcast: cannot use the store \"") && error.contains(&*name),
+        "{error}"
     );
-    assert!(said.contains(words) && said.lines().count() == 1, "{words}: {said}");
-    assert_eq!((fs::read(store).ok(), changed()), (before, when), "it was changed");
+    assert!(error.contains(words) && error.lines().count() == 1, "{words}: {error}");
+    assert_eq!((fs::read(store).ok(), changed()), (before, when), "the file was changed");
     let unfinished = store.with_extension("redb.new");
-    assert!(!unfinished.exists(), "something is left behind");
+    assert!(!unfinished.exists(), "the temporary file is still there");
 }
 
 const SERVE: [&str; 4] = ["serve", "--listen", "127.0.0.1:0", "--store"];
 const CHECK: [&str; 2] = ["store", "check"];
 
 #[test]
-fn what_is_no_store_is_refused_in_a_sentence_and_left_as_it_was() {
+fn bad_store_files_are_rejected_and_not_changed() {
     let folder = Folder::new();
     let made = |name: &str, bytes: &[u8]| {
         let path = folder.0.join(name);
@@ -142,13 +141,13 @@ fn what_is_no_store_is_refused_in_a_sentence_and_left_as_it_was() {
         path
     };
     let serving = Serving::start(&folder.store(), &[]);
-    refused(&SERVE, &folder.store(), "another process has it open");
-    refused(&CHECK, &folder.store(), "another process has it open");
+    rejects(&SERVE, &folder.store(), "another process has it open");
+    rejects(&CHECK, &folder.store(), "another process has it open");
     serving.request(&post("a", "", "one"));
     serving.terminate();
     let whole = fs::read(folder.store()).expect("the store");
     let noise: Vec<u8> = whole.iter().map(|byte| byte.wrapping_mul(31) ^ 7).collect();
-    // One that makes redb panic: every page begins with something else.
+    // A file that makes redb panic: the beginning of every page is overwritten.
     let mut pages = whole.clone();
     pages.chunks_mut(4_096).skip(1).for_each(|page| page[..64].fill(0x5A));
     for (path, words) in [
@@ -157,37 +156,37 @@ fn what_is_no_store_is_refused_in_a_sentence_and_left_as_it_was() {
         (made("noise.redb", &noise), "not a store"),
         (made("short.redb", &whole[..whole.len() / 2]), "damaged"),
         (made("cut.redb", &whole[..4_096]), "damaged"),
-        (made("pages.redb", &pages), "damaged (it cannot be made sense of)"),
+        (made("pages.redb", &pages), "damaged (its structure cannot be read)"),
     ] {
         if words == "not a regular file" {
             fs::create_dir(&path).expect("a new folder");
         }
-        refused(&SERVE, &path, words);
-        refused(&CHECK, &path, words);
+        rejects(&SERVE, &path, words);
+        rejects(&CHECK, &path, words);
     }
-    refused(&SERVE, &folder.0.join("no/such/folder.redb"), "No such file or directory");
-    refused(&CHECK, &folder.0.join("nowhere.redb"), "there is no such file");
+    rejects(&SERVE, &folder.0.join("no/such/folder.redb"), "No such file or directory");
+    rejects(&CHECK, &folder.0.join("nowhere.redb"), "there is no such file");
 }
 
 #[test]
-fn where_it_may_not_write_it_says_so() {
+fn a_read_only_store_is_rejected() {
     let folder = Folder::new();
     let store = folder.store();
     Serving::start(&store, &[]).terminate();
     let Some(_mount) = read_only(&folder, &store) else { return };
-    refused(&SERVE, &store, "name a readable and writable file");
-    refused(&SERVE, &folder.0.join("new.redb"), "name a readable and writable file");
+    rejects(&SERVE, &store, "name a readable and writable file");
+    rejects(&SERVE, &folder.0.join("new.redb"), "name a readable and writable file");
 }
 
-/// Takes the right to write from a folder: from root only a mount does.
+/// Makes a folder read-only. For root, only a read-only mount does that.
 fn read_only(folder: &Folder, store: &Path) -> Option<Mount> {
     let mode = |path: &Path, mode| {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the test owns it");
     };
     mode(store, 0o400);
     if fs::OpenOptions::new().write(true).open(store).is_err() {
         mode(&folder.0, 0o500);
-        return Some(Mount(None)); // whoever owns a folder may remove it
+        return Some(Mount(None)); // the owner of the folder can still remove it
     }
     let bytes = fs::read(store).expect("the store");
     let mount = Mount::tmpfs(&folder.0, "size=8m")?;
@@ -196,17 +195,17 @@ fn read_only(folder: &Folder, store: &Path) -> Option<Mount> {
     remounted.expect("mount").success().then_some(mount)
 }
 
-/// A file system of the test's own, which goes with it.
+/// A temporary file system, unmounted on drop.
 struct Mount(Option<PathBuf>);
 
 impl Mount {
-    /// `None`, aloud, without the right to mount.
+    /// Mounts a tmpfs. Without permission to mount, prints that and returns `None`.
     fn tmpfs(at: &Path, options: &str) -> Option<Self> {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", options, "threadcast-test"]).arg(at);
         let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
         if !mounted {
-            say("skipped: a test of the store needs the right to mount a tmpfs");
+            say("SKIPPED: a test of the store needs permission to mount a tmpfs");
         }
         mounted.then(|| Self(Some(at.to_owned())))
     }
@@ -221,7 +220,7 @@ impl Drop for Mount {
 }
 
 #[test]
-fn a_full_disk_refuses_publishing_until_there_is_room_and_loses_nothing() {
+fn publishing_fails_while_the_disk_is_full_and_loses_nothing() {
     let folder = Folder::new();
     let Some(_mount) = Mount::tmpfs(&folder.0, "size=4m") else { return };
     let ballast = folder.0.join("ballast");
@@ -244,7 +243,7 @@ fn a_full_disk_refuses_publishing_until_there_is_room_and_loses_nothing() {
     full.check_problem();
     assert!(full.status == 507 && full.body.contains("free some space"), "{full:?}");
     assert!(acknowledged.len() > 50, "{} fitted", acknowledged.len());
-    // Who listens has had exactly what was acknowledged, and is still told that we live.
+    // The subscriber has received exactly the acknowledged events, and still gets heartbeats.
     for (id, data) in &acknowledged {
         let event = loop {
             let event = stream.event();
@@ -256,7 +255,7 @@ fn a_full_disk_refuses_publishing_until_there_is_room_and_loses_nothing() {
     }
     stream.expect(":");
     assert_eq!(server.post("/channels/a", "", &big).status, 507);
-    fs::remove_file(ballast).expect("it is there");
+    fs::remove_file(ballast).expect("the file exists");
     let started = Instant::now();
     let again = loop {
         let answer = server.post("/channels/a", "", "room");
@@ -267,11 +266,11 @@ fn a_full_disk_refuses_publishing_until_there_is_room_and_loses_nothing() {
         thread::yield_now();
     };
     acknowledged.push((again, "room".into()));
-    let mut said = stream.event();
-    while said.data.is_none() {
-        said = stream.event();
+    let mut event = stream.event();
+    while event.data.is_none() {
+        event = stream.event();
     }
-    assert_eq!(said.data(), "room");
+    assert_eq!(event.data(), "room");
     drop((stream, server));
     let server = TestServer::with(config());
     let mut all = Stream::of(&server, "/channels/a?since=all", "");
@@ -282,7 +281,7 @@ fn a_full_disk_refuses_publishing_until_there_is_room_and_loses_nothing() {
 }
 
 #[test]
-fn a_store_is_checked_and_counted_and_what_is_exported_can_be_published() {
+fn store_check_stats_and_export_work_and_exports_republish() {
     let folder = Folder::new();
     let serving = Serving::start(&folder.store(), &[]);
     let ndjson = "{\"data\":\"one\\ntwo\",\"event\":\"n\",\"id\":\"order-7\",\"retry\":5}\n{\"data\":\"{}\"}\n";
@@ -308,14 +307,14 @@ fn a_store_is_checked_and_counted_and_what_is_exported_can_be_published() {
     let mut publish = threadcast(&["publish", "b", "--json"]);
     publish.args(["--url", &format!("http://{}", serving.addr)]).stdin(Stdio::piped());
     let mut publish = publish.spawn().expect("the binary starts");
-    let mut input = publish.stdin.take().expect("it is piped");
-    input.write_all(exported.as_bytes()).expect("it reads");
+    let mut input = publish.stdin.take().expect("stdio is piped");
+    input.write_all(exported.as_bytes()).expect("the process reads");
     drop(input);
     assert!(publish.wait().expect("a child of ours").success());
     serving.terminate();
-    // Now there are two, and each has what the other has.
-    let (code, _, said) = run(&["store", "export", &store]);
-    assert!(code == Some(1) && said.contains("name one of its channels: \"a\", \"b\""), "{said}");
+    // Now there are two channels with the same events.
+    let (code, _, error) = run(&["store", "export", &store]);
+    assert!(code == Some(1) && error.contains("name one of its channels: \"a\", \"b\""), "{error}");
     assert_eq!(run(&["store", "export", &store, "b"]), (Some(0), exported, String::new()));
     let (code, ..) = run(&["store", "export", &store, "c"]);
     assert_eq!(code, Some(1));

@@ -1,4 +1,4 @@
-//! A folder of the test's own, and the binary that keeps its history there.
+//! A temporary folder, and the binary with a store in it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::common::{Answer, TestClient};
 use threadcast::{Config, EventId};
 
-/// A folder of the test's own, which goes with it.
+/// A temporary folder, removed on drop.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
@@ -56,11 +56,11 @@ impl Serving {
         command.arg(store).args(arguments).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let mut line = String::new();
-        let out = child.stdout.take().expect("it is piped");
+        let out = child.stdout.take().expect("stdio is piped");
         BufReader::new(out).read_line(&mut line).expect("a line");
         let addr = line.trim().strip_prefix("threadcast is listening on http://");
         let addr = addr.and_then(|addr| addr.strip_suffix('/')?.parse().ok());
-        Self { child, addr: addr.unwrap_or_else(|| panic!("it is listening, not {line:?}")) }
+        Self { child, addr: addr.unwrap_or_else(|| panic!("no address in {line:?}")) }
     }
 
     pub(crate) fn connect(&self) -> TestClient {
@@ -76,13 +76,16 @@ impl Serving {
     pub(crate) fn terminate(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").arg(&pid).status().expect("kill").success());
-        assert!(self.child.wait().expect("a child of ours").success(), "it stops cleanly");
+        assert!(
+            self.child.wait().expect("a child of ours").success(),
+            "the server exits with an error"
+        );
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // one that has ended is not harmed
+        let _ = self.child.kill(); // no effect on a process that has ended
         let _ = self.child.wait();
     }
 }

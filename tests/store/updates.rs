@@ -1,4 +1,4 @@
-//! Private events and events of several topics, by way of the store and after a restart.
+//! Private events and events of several topics, in the store and after a restart.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use threadcast::{
     Update,
 };
 
-fn tell(registry: &Registry, topics: &[&str], data: &str, private: bool) {
+fn publish(registry: &Registry, topics: &[&str], data: &str, private: bool) {
     let events = [Event::new(data)];
     let update = Update { topics, events: &events, private, key: None };
-    registry.publish_update(&update).expect("it is kept");
+    registry.publish_update(&update).expect("the event is stored");
 }
 
-/// What a stream of a closed registry is given.
+/// The data of all events that a stream of a closed registry receives.
 fn replay(registry: &Registry, topic: &str, readable: Readable, start: &Start) -> String {
     let topic = Matcher::selector(topic).expect("a selector");
     let channels = Channels::of(&[topic]).expect("a name").readable(readable);
-    let subscription = registry.subscribe(&channels, start).expect("there is room");
+    let subscription = registry.subscribe(&channels, start).expect("a subscription");
     let mut bytes = Vec::new();
     let sent = subscription.stream_to(&mut bytes, Framing::Plain, Duration::from_secs(60));
-    sent.expect("a Vec takes what is written to it");
+    sent.expect("writing to a Vec cannot fail");
     let text = String::from_utf8(bytes).expect("streams are UTF-8");
     text.lines().filter_map(|line| line.strip_prefix("data: ")).collect::<Vec<_>>().join(" ")
 }
@@ -32,13 +32,13 @@ fn matching(topic: &str) -> Readable {
 }
 
 #[test]
-fn what_is_private_stays_so_and_what_has_several_topics_is_given_once() {
+fn privacy_and_topics_survive_a_restart() {
     let folder = Folder::new();
     let first = TestServer::with(with_store(folder.store()));
-    tell(&first.registry, &["/users/7"], "one", false);
-    tell(&first.registry, &["/users/7"], "secret", true);
-    tell(&first.registry, &["/news", "/users/7"], "both", true);
-    tell(&first.registry, &["/news", "/users/7"], "open", false);
+    publish(&first.registry, &["/users/7"], "one", false);
+    publish(&first.registry, &["/users/7"], "secret", true);
+    publish(&first.registry, &["/news", "/users/7"], "both", true);
+    publish(&first.registry, &["/news", "/users/7"], "open", false);
     let registry = first.registry.clone();
     drop(first);
     let check = |registry: &Registry, when: &str| {
@@ -59,7 +59,7 @@ fn what_is_private_stays_so_and_what_has_several_topics_is_given_once() {
     check(&registry, "before the restart");
     let second = TestServer::with(with_store(folder.store()));
     let registry = second.registry.clone();
-    // By the socket, where nobody has shown a token.
+    // Through a socket, without a token.
     super::Stream::of(&second, "/channels/%2Fusers%2F7?since=all", "")
         .expect_data(&["one", "open"]);
     drop(second);
@@ -67,7 +67,7 @@ fn what_is_private_stays_so_and_what_has_several_topics_is_given_once() {
 }
 
 #[test]
-fn a_channel_that_has_let_an_event_go_does_not_get_it_back() {
+fn an_evicted_event_does_not_return_after_a_restart() {
     let folder = Folder::new();
     let config = || {
         let short = History { events: 1, ..History::default() };
@@ -75,11 +75,11 @@ fn a_channel_that_has_let_an_event_go_does_not_get_it_back() {
         Config { history, ..with_store(folder.store()) }
     };
     let first = TestServer::with(config());
-    tell(&first.registry, &["short"], "begin", false);
+    publish(&first.registry, &["short"], "begin", false);
     let begin = first.registry.last_id();
-    tell(&first.registry, &["short", "long"], "shared", false);
-    tell(&first.registry, &["short"], "end", false);
-    tell(&first.registry, &["long"], "x", false); // with which the store hears what was let go
+    publish(&first.registry, &["short", "long"], "shared", false);
+    publish(&first.registry, &["short"], "end", false);
+    publish(&first.registry, &["long"], "x", false); // this append has the eviction
     let last = first.registry.last_id();
     drop(first);
     let second = TestServer::with(config());
@@ -95,12 +95,13 @@ fn a_channel_that_has_let_an_event_go_does_not_get_it_back() {
 }
 
 #[test]
-fn a_repeat_is_known_by_each_topic_after_a_restart() {
+fn repeats_are_recognised_in_each_topic_after_a_restart() {
     let folder = Folder::new();
     let events = [Event::new("x").with_id("order-7").expect("an id")];
     let update = |topics| Update { topics, events: &events, private: true, key: Some("key") };
     let first = TestServer::with(with_store(folder.store()));
-    let published = first.registry.publish_update(&update(&["a", "b"])).expect("it is kept");
+    let published =
+        first.registry.publish_update(&update(&["a", "b"])).expect("the event is stored");
     assert_eq!(first.registry.publish_update(&update(&["b"])), Ok(published));
     drop(first);
     let second = TestServer::with(with_store(folder.store()));
@@ -110,12 +111,12 @@ fn a_repeat_is_known_by_each_topic_after_a_restart() {
         assert_eq!(second.registry.publish_update(&unkeyed), Ok(published));
     }
     drop(second);
-    let stats = threadcast::store::stats(&folder.store()).expect("it is sound");
+    let stats = threadcast::store::stats(&folder.store()).expect("a sound store");
     let counts =
         stats.channels.iter().map(|channel| (&*channel.name, channel.events, channel.private));
     assert_eq!(counts.collect::<Vec<_>>(), [("a", 1, 1), ("b", 1, 1)]);
     let mut lines = Vec::new();
-    threadcast::store::export(&folder.store(), Some("b"), &mut lines).expect("it is sound");
+    threadcast::store::export(&folder.store(), Some("b"), &mut lines).expect("a sound store");
     let line = String::from_utf8(lines).expect("JSON is UTF-8");
     assert_eq!(line, "{\"data\":\"x\",\"id\":\"order-7\",\"private\":true}\n");
 }
