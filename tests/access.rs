@@ -393,8 +393,8 @@ fn invalid_cors_option_stops_the_start() {
     for (option, value, part) in [
         ("--cors-origin", "null", "every sandboxed frame and local file"),
         ("--cors-origin", "https://a.example/", "without a path"),
-        ("--cors-origin", "a.example", "https://host"),
-        ("--cors-origin", "https://a.*.example", "https://*.host"),
+        ("--cors-origin", "a.example", "https://HOST"),
+        ("--cors-origin", "https://a.*.example", "https://*.HOST"),
         ("--cors-header", "x y", "letters, digits and hyphens"),
         ("--cors-header", "*", "such as traceparent"),
         ("--cors-header", "x:y", "such as traceparent"),

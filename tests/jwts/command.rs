@@ -111,8 +111,8 @@ fn token_command_rejects_useless_tokens() {
         (&[&legacy[..], &["--publish", ""]].concat(), "\"\""),
         (&[&legacy[..], &["--subscribe", "a\u{200b}"]].concat(), "\"a\\u{200b}\""),
         (&[&legacy[..], &["--subscribe-urlpattern", "/:a"]].concat(), "add --audience"),
-        (&[&key[..], &["--publish", "a", "--audience", "nowhere"]].concat(), "it is a URL"),
-        (&[&key[..], &["--publish", "a", "--payload", "{"]].concat(), "it is JSON"),
+        (&[&key[..], &["--publish", "a", "--audience", "nowhere"]].concat(), "expected a URL"),
+        (&[&key[..], &["--publish", "a", "--payload", "{"]].concat(), "expected JSON"),
         (
             &[&key[..], &["--publish", "a", "--audience", AUDIENCE, "--payload", "7"]].concat(),
             "a JSON object",
