@@ -1,4 +1,4 @@
-//! Access control: reading, publishing, and the CORS headers of responses.
+//! Access control: which requests may read or publish, and which CORS headers responses have.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn token(secret: &str) -> Token {
     Token::new(secret).expect("visible ASCII")
 }
 
-/// The servers of the access matrix, one for each configuration.
+/// The servers that the tests send requests to, one for each access configuration.
 struct Servers {
     open: TestServer,
     publish: TestServer,
@@ -64,7 +64,7 @@ enum Needs {
     Nothing,
 }
 
-/// Routes, the right that each needs, and its status on success.
+/// The tested routes: the right that a request needs, the request, and its status on success.
 const ROUTES: [(Needs, &str, u16); 18] = [
     (Needs::Read, "GET /channels/x", 200),
     (Needs::Read, "HEAD /channels/x", 200),
@@ -86,10 +86,12 @@ const ROUTES: [(Needs, &str, u16); 18] = [
     (Needs::Nothing, "DELETE /session", 204),
 ];
 
-/// Stands for the route's own status on success.
+/// An expected result that stands for the route's own status on success, as in [`ROUTES`].
 const OK: u16 = 0;
 
-/// Values of `Authorization` and their result (RFC 9110 §11.1, RFC 6750 §2.1).
+/// Values of the `Authorization` header, and the result of a publish that needs [`PUBLISH`].
+///
+/// RFC 9110 §11.1 and RFC 6750 §2.1 define the syntax.
 const AUTHORIZATIONS: [(&str, u16); 17] = [
     ("Bearer publish-s3cret", OK),
     ("bearer publish-s3cret", OK),
@@ -110,7 +112,7 @@ const AUTHORIZATIONS: [(&str, u16); 17] = [
     ("Bearer subscribe-s3cret", 401),
 ];
 
-/// Sends a request for a route from this local address.
+/// Sends one of the [`ROUTES`] with these headers from the local address `from`.
 fn ask(to: SocketAddr, from: Ipv4Addr, route: &str, headers: &str) -> Answer {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from((from, 0)).into()).expect("a local address");
@@ -136,7 +138,7 @@ fn ask(to: SocketAddr, from: Ipv4Addr, route: &str, headers: &str) -> Answer {
     client.answer()
 }
 
-/// Each row: server, client address, headers, result of reading, result of publishing.
+/// Sends every route with the headers of every row to the server of the row.
 #[test]
 fn access_matrix_holds_on_every_route() {
     let servers = &Servers::start();
@@ -145,20 +147,21 @@ fn access_matrix_holds_on_every_route() {
     let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
     let cookie = |token: &str| format!("Cookie: a=b; threadcast_token={token}; c=d\r\n");
     let line = |text: &str| format!("{text}\r\n");
+    // Each row: server, client address, headers, result of reading, result of publishing.
     let mut rows = vec![
-        // Every loopback address is local.
+        // A client at any loopback address is local, so it may publish without a token.
         (open, here, String::new(), OK, OK),
         (open, Ipv4Addr::new(127, 0, 0, 2), String::new(), OK, OK),
         (open, Ipv4Addr::new(127, 255, 255, 254), String::new(), OK, OK),
         (everywhere, here, String::new(), OK, OK),
-        // On a loopback listener, the Host must be a loopback name; its port does not matter.
+        // On a loopback listener, the Host must be a loopback name; the port in Host is ignored.
         (open, here, line("Host: 127.0.0.1"), OK, OK),
         (open, here, line("Host: [::1]:1"), OK, OK),
         (open, here, line("Host: evil.example"), 421, 421),
         (open, here, line("Host: localhost.evil.example:8844"), 421, 421),
         (both, here, line("Host: evil.example") + &bearer(SUBSCRIBE), 421, 421),
         (any, here, line("Host: evil.example"), 421, 421),
-        // The same holds for a loopback connection to a wildcard listener.
+        // On a wildcard listener, a loopback connection also needs a loopback name in Host.
         (everywhere, here, line("Host: box.example"), 421, 421),
         (everywhere, here, line("Host: box.example\r\nOrigin: http://box.example"), 421, 421),
         // A page of another origin cannot publish, even with a token.
@@ -174,7 +177,7 @@ fn access_matrix_holds_on_every_route() {
         (publish, here, line("Origin: null") + &bearer(PUBLISH), OK, 403),
         (publish, here, line("Origin: http://other.example") + &bearer(PUBLISH), OK, 403),
         (publish, here, line("Origin: http://localhost:8844") + &bearer(PUBLISH), OK, OK),
-        // Unless the origin is listed; `*` allows only reading.
+        // A page of an origin that `--cors-origin` lists may publish; `*` allows only reading.
         (listed, here, line("Origin: http://other.example"), OK, OK),
         (listed, here, line("Origin: http://other.example:80"), OK, 403),
         (listed, here, line("Origin: http://OTHER.example"), OK, 403),
@@ -183,7 +186,7 @@ fn access_matrix_holds_on_every_route() {
         (any, here, line("Origin: http://other.example"), OK, 403),
         (any, here, line("Origin: null"), OK, 403),
         (any, here, String::new(), OK, OK),
-        // A subscribe token.
+        // With a subscribe token on the server, reading needs this token; publishing needs none.
         (subscribe, here, String::new(), 401, OK),
         (subscribe, here, bearer(SUBSCRIBE), OK, OK),
         (subscribe, here, bearer(PUBLISH), 401, OK),
@@ -193,7 +196,7 @@ fn access_matrix_holds_on_every_route() {
         (subscribe, here, cookie(""), 401, OK),
         (subscribe, here, cookie("wrong") + &bearer(SUBSCRIBE), OK, OK),
         (subscribe, here, line("Cookie: threadcast_tokens=subscribe-s3cret"), 401, OK),
-        // A subscribe token and a publish token.
+        // With both tokens on the server, reading and publishing each need their own token.
         (both, here, String::new(), 401, 401),
         (both, here, bearer(SUBSCRIBE), OK, 401),
         (both, here, bearer(PUBLISH), 401, OK),
@@ -201,7 +204,7 @@ fn access_matrix_holds_on_every_route() {
         (both, here, cookie(PUBLISH), 401, 401),
         (both, here, cookie(SUBSCRIBE) + &bearer(PUBLISH), OK, OK),
     ];
-    // A request that a proxy has forwarded is not local; it needs the token.
+    // A request that a proxy has forwarded is not local, so it needs a token to publish.
     for header in [
         "Forwarded: for=127.0.0.1",
         "X-Forwarded-For: 127.0.0.1",
@@ -218,7 +221,7 @@ fn access_matrix_holds_on_every_route() {
         rows.push((publish, here, format!("Authorization: {authorization}\r\n"), OK, status));
     }
     rows.push((publish, here, String::new(), OK, 401));
-    // A client at a non-loopback address of this machine is not local.
+    // A client at a non-loopback address of this machine is not local, so it may not publish.
     match outer_address() {
         Some(outer) => rows.push((everywhere, outer, String::new(), OK, 403)),
         None => common::say("SKIPPED: this machine has only loopback addresses"),
@@ -232,7 +235,7 @@ fn access_matrix_holds_on_every_route() {
                 Needs::Read => read,
                 Needs::Publish => publish,
                 Needs::Both => [read, publish].into_iter().find(|s| *s != OK).unwrap_or(OK),
-                // Every route rejects a foreign Host.
+                // Even a route that needs no right rejects a foreign Host.
                 Needs::Nothing => [OK, 421][usize::from(read == 421)],
             };
             let answer = ask(to, from, route, &headers);
@@ -243,7 +246,9 @@ fn access_matrix_holds_on_every_route() {
     }
 }
 
-/// A non-loopback address of this machine. Sends no packet.
+/// Returns a non-loopback address of this machine, if it has one.
+///
+/// Connecting a UDP socket selects a local address and sends no packet.
 fn outer_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
@@ -424,7 +429,7 @@ fn preflight_allows_the_headers_of_cors_header() {
     assert_eq!(allowed, expected);
 }
 
-/// A temporary file for a server. Dropping it removes the file.
+/// The path of a temporary file for a server. Dropping this removes the file.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -489,7 +494,8 @@ fn log_names_the_reason_for_a_rejected_token_not_the_token() {
         assert!([401, 403].contains(&answer.status), "{reason}: {answer:?}");
         assert!(!answer.body.contains(reason), "the response omits the reason: {answer:?}");
         let name = format!("{client} ");
-        // These requests stay below the limit on log lines per second, so each has its line.
+        // These requests stay below the limit on log lines per second, so the server logs a line
+        // for each.
         wait_until(TIMEOUT, "a line is written", || !log.lines(&name).is_empty());
         let lines = log.lines(&name);
         assert!(lines[0].contains(reason) && lines[0].contains("\"/channels/a\""), "{lines:?}");

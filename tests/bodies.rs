@@ -58,7 +58,7 @@ fn body_over_the_limit_is_413() {
     let longer = format!("{MESSAGE} ");
     check(&server, &format!("Content-Length: 16\r\n\r\n{MESSAGE}"), 200, OPEN);
     check(&server, &format!("Content-Length: 17\r\n\r\n{longer}"), 413, CLOSED);
-    check(&server, "Content-Length: 17\r\n\r\n", 413, CLOSED); // before the body arrives
+    check(&server, "Content-Length: 17\r\n\r\n", 413, CLOSED); // no body arrives
     for digits in [19, 20, 21, 400] {
         check(&server, &format!("Content-Length: {}\r\n\r\n", "9".repeat(digits)), 413, CLOSED);
     }
@@ -133,7 +133,8 @@ fn expect_100_continue_gets_100() {
 #[test]
 fn no_100_continue_if_the_body_has_arrived() {
     let server = TestServer::start();
-    // One write only: byte by byte, the server could read the head before any of the body.
+    // The head and the body are one write. Sent byte by byte, the head could arrive before the
+    // body, and the server would send 100.
     let mut client = server.connect();
     client.send(&post(&format!("Expect: 100-continue\r\nContent-Length: 16\r\n\r\n{MESSAGE}")));
     client.check("a head and body in one write", 200, OPEN);
@@ -171,10 +172,10 @@ fn http_1_0_client_gets_no_interim_response() {
     client.check("an HTTP/1.0 body", 200, CLOSED);
 }
 
-/// The client writes its whole body before it reads.
+/// A client that writes its whole body before it reads still receives the error response.
 ///
-/// Guards against a regression: the server once closed after 64 KiB, and the reset discarded the
-/// response.
+/// Guards against a regression: the server once closed the connection after 64 KiB of the body, and
+/// the reset discarded the response.
 #[test]
 fn early_error_reaches_a_client_that_writes_first() {
     const BODY: usize = 5_000_000;
@@ -239,7 +240,7 @@ const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 const NDJSON: &str = "Content-Type: application/x-ndjson\r\n";
 const TEXT: &str = "Content-Type: text/plain\r\n";
 
-/// Each route that reads a body, with a valid body for it.
+/// Every route that reads a body, with each `Content-Type` that it accepts and a valid body.
 const BODIES: [(&str, &str, &str); 6] = [
     ("/channels/a", TEXT, "text"),
     ("/channels/a", JSON, "{\"data\":1}"),
@@ -262,7 +263,7 @@ fn gzip_body_is_decompressed_on_every_route() {
         check_request(&server, coded(target, &headers, body.as_bytes()), 200, OPEN);
     }
     stream.expect_data(&["text"; 5]);
-    // The same with a chunked body.
+    // A gzip body may also be chunked.
     let packed = gzip(b"chunked");
     let mut client = server.connect();
     client.send(
@@ -319,5 +320,5 @@ fn body_limit_applies_after_decompression() {
         let answer = check_request(&server, of_length(length), 413, OPEN);
         assert!(answer.body.contains("the decompressed body is longer than 1000"), "{answer:?}");
     }
-    check_request(&server, of_length(2_000_000), 413, CLOSED); // too long even compressed
+    check_request(&server, of_length(2_000_000), 413, CLOSED); // too long while compressed
 }

@@ -1,8 +1,8 @@
-//! Cuts and reconnects clients at random while publishers publish.
+//! Clients cut their connections at random and reconnect, while publishers publish.
 //!
-//! No event is lost without a gap, none arrives twice, and all arrive in one order. A failing test
-//! prints its seed; `THREADCAST_SEED=…` repeats the same cuts, but not the same interleaving of
-//! threads.
+//! A gap reports every event that a client does not receive, no event arrives twice, and all events
+//! arrive in the order of their ids. A failing test prints its seed; `THREADCAST_SEED=…` repeats
+//! the same cuts, but not the same interleaving of threads.
 
 mod common;
 
@@ -24,7 +24,9 @@ const PUBLISHERS: usize = 8;
 const EVENTS: usize = 20_000;
 const CLIENTS: usize = 20;
 
-/// Streams of several channels and their indexes; the other clients read one channel each.
+/// Streams of several channels, and the indexes of these channels in [`CHANNELS`].
+///
+/// The first client for each index of [`CHANNELS`] reads that channel only; all others read these.
 const SEVERAL: [(&str, &[usize]); 5] = [
     ("/channels?channel=a1&channel=b2", &[0, 4]),
     ("/channels/a*?", &[0, 1, 2]),
@@ -33,18 +35,21 @@ const SEVERAL: [(&str, &[usize]); 5] = [
     ("/channels?channel=b1&channel=a*&channel=b2", &[0, 1, 2, 3, 4]),
 ];
 
-/// The last event of each channel; a client that has read it has read the whole channel.
+/// The start of the data of the last event of each channel.
+///
+/// A client that has read this event has read the whole channel.
 const END: &str = "end";
 
 struct Chaos {
-    /// The number of events that a channel keeps.
+    /// The maximum number of events in the history of a channel.
     history: usize,
     slow_client: SlowClient,
-    /// The longest data, in bytes.
+    /// The padding in the data of an event is shorter than this, in bytes.
     longest: usize,
     /// Whether some events have client-supplied ids.
     ///
-    /// Only if no event is evicted: the id of an evicted event is not a valid cursor.
+    /// True only in a test that evicts no event: the client-supplied id of an evicted event is not
+    /// a valid cursor.
     client_ids: bool,
 }
 
@@ -82,7 +87,9 @@ impl Drop for Seed {
     }
 }
 
-/// The channel index and the id of each event, by the event's name.
+/// Maps the name of each event to the index of its channel and to its id.
+///
+/// The name is the unique first part of the event's data, such as `3.17`.
 type Published = HashMap<String, (usize, EventId)>;
 
 impl Chaos {
@@ -134,9 +141,9 @@ impl Chaos {
         delivered
     }
 
-    /// Publishes one publisher's share, alone and in batches.
+    /// Publishes one publisher's share of the events, as single events and in batches.
     ///
-    /// Publishers with an even number use HTTP, the others the registry.
+    /// Publishers with an even number use HTTP; the others call the registry directly.
     fn publish(&self, number: usize, server: &TestServer, mut rng: Rng) -> Published {
         let mut published = Published::new();
         let mut http = number.is_multiple_of(2).then(|| server.connect());
@@ -194,7 +201,7 @@ fn post(http: &mut TestClient, channel: &str, data: &[String], client_id: Option
 
 /// What one client received over all of its connections.
 struct Delivered {
-    /// The indexes of its channels in [`CHANNELS`].
+    /// The indexes of the client's channels in [`CHANNELS`].
     channels: &'static [usize],
     /// The names of the events, in order of arrival.
     events: Vec<String>,
@@ -264,7 +271,9 @@ struct Client {
     target: String,
     version: u8,
     last_event_id: Option<String>,
-    /// Gaps since the last id; after a cut, the server sends these again.
+    /// Gaps received since the last id.
+    ///
+    /// After a cut, the server sends these gaps again, so they count only once an id has followed.
     pending: Vec<Gap>,
     rng: Rng,
     delivered: Delivered,
@@ -284,7 +293,7 @@ impl Client {
         Self { addr, target, version, last_event_id: None, pending: Vec::new(), rng, delivered }
     }
 
-    /// Reads, with cuts and reconnects, until every channel has ended.
+    /// Reads until every channel has ended; cuts the connection at random and reconnects.
     fn read_all(&mut self, ready: &Barrier) -> Delivered {
         let mut waits = Some(ready);
         let mut open: BTreeSet<usize> = self.delivered.channels.iter().copied().collect();
@@ -297,7 +306,7 @@ impl Client {
         std::mem::replace(&mut self.delivered, empty)
     }
 
-    /// Reads one connection, and cuts it after a random number of bytes.
+    /// Opens one connection, reads a random number of bytes from it, and cuts it.
     fn read_some(&mut self, ready: &mut Option<&Barrier>, open: &mut BTreeSet<usize>) {
         let mut socket = TcpStream::connect(self.addr).expect("the server listens");
         socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");

@@ -5,7 +5,7 @@
 
 mod common;
 #[path = "redis/server.rs"]
-#[allow(dead_code)] // not all of it is used here
+#[allow(dead_code)] // this test uses only a part of the module
 mod server;
 
 use std::collections::{BTreeMap, HashSet};
@@ -25,10 +25,10 @@ use threadcast::EventId;
 const CLIENTS: usize = 300;
 const PUBLISHERS: usize = 8;
 
-/// The number of events to acknowledge before the next failure.
+/// The number of events that nodes must acknowledge before the test kills the next process.
 const EVENTS: usize = 120;
 
-/// The maximum number of events after which a client moves to another node.
+/// The maximum number of events that a client reads from one node before it moves to another.
 const STAY: usize = 60;
 
 /// How long a client waits for a byte before it moves to another node.
@@ -37,11 +37,11 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// The state that publishers and clients share.
 struct World {
     nodes: Vec<SocketAddr>,
-    /// Each acknowledged event: its publisher, and the publisher's number for it.
+    /// The id of each acknowledged event, its publisher, and the publisher's number for the event.
     acknowledged: Mutex<BTreeMap<EventId, (usize, usize)>>,
     rejected: AtomicUsize,
     enough: AtomicBool,
-    /// The last id; `None` until the publishers have ended.
+    /// The id of the last acknowledged event; `None` until the publishers have ended.
     last: Mutex<Option<EventId>>,
 }
 
@@ -82,7 +82,7 @@ impl World {
         }
     }
 
-    /// Subscribes at one node after the other until it has received the last event.
+    /// Subscribes at one random node after the other, until the client has received the last event.
     fn listen(&self) -> Seen {
         let mut seen = Seen::default();
         let started = Instant::now();
@@ -94,7 +94,7 @@ impl World {
             }
             assert!(started.elapsed() < TIMEOUT * 3, "stuck at {position:?} of {last:?}");
             seen.connections += 1;
-            let _ = self.stay(position, last, &mut seen); // after an error too, try the next
+            let _ = self.stay(position, last, &mut seen); // after an error, the loop continues
         }
     }
 
@@ -131,7 +131,7 @@ impl World {
                     return Ok(());
                 }
                 if left == 0 {
-                    break; // the rest of the bytes counts as not received
+                    break; // the client behaves as if later events had not arrived
                 }
             }
         }
@@ -207,7 +207,7 @@ fn clients_move_between_nodes_without_loss_despite_kills() {
             redis.restart();
             some_more();
             if killed == 0 {
-                nodes[1] = None; // with SIGKILL
+                nodes[1] = None; // the drop kills the node with SIGKILL
                 some_more();
             }
         }
@@ -240,7 +240,7 @@ fn clients_move_between_nodes_without_loss_despite_kills() {
     ));
 }
 
-/// HAProxy, killed on drop.
+/// An HAProxy process. Dropping it kills the process.
 struct Proxy(Child);
 
 impl Drop for Proxy {
@@ -250,7 +250,7 @@ impl Drop for Proxy {
     }
 }
 
-/// The next event of a stream through a proxy.
+/// Reads the next event with data from a stream; `None` if the stream has ended.
 fn next(socket: &mut TcpStream, decoder: &mut Decoder) -> Option<Received> {
     let mut bytes = [0; 4_096];
     while !decoder.ended {
@@ -306,7 +306,8 @@ fn a_client_resumes_on_another_node_behind_haproxy() {
         let (mut socket, mut decoder) = listen(first);
         let event = next(&mut socket, &mut decoder).expect("an event");
         assert_eq!((event.data(), event.gap()), ("0 1", None));
-        // The stream is on one of the nodes, and ends if it is on this one.
+        // HAProxy has connected the stream to one of the nodes. Killing `node` ends the stream only
+        // if it is that node.
         *node = None;
         let resumed = publish(2 + round);
         let (mut socket, mut decoder) = listen(last);

@@ -2,8 +2,8 @@
 //!
 //! If the start of the next request would be uncertain, the server sends `Connection: close` and
 //! closes the connection; otherwise it keeps the connection open. The result must not depend on
-//! how the network splits a request: each is sent whole, byte by byte, and in two pieces split at
-//! every byte.
+//! how the network splits a request: each request is sent whole, byte by byte,
+//! and in two pieces split at every byte.
 
 mod common;
 
@@ -78,7 +78,7 @@ const TABLE: &[Row] = &[
     ("2.2", b"\0\n\n", 400, CLOSED),
     ("2.2", b"\xef\xbb\xbfGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, CLOSED),
 
-    // The version.
+    // The HTTP version in the request line.
     ("2.3", first!("GET /healthz HTTP/9.9"), 505, CLOSED),
     ("2.3", first!("GET /healthz HTTP/2.0"), 505, CLOSED),
     ("2.3", first!("GET /healthz HTTP/0.9"), 505, CLOSED),
@@ -96,7 +96,7 @@ const TABLE: &[Row] = &[
     ("2.3", first!("GET /healthz XYZZY"), 400, CLOSED),
     ("9110 2.5", first!("GET /healthz HTTP/1.2"), 200, OPEN), // a later minor version counts as 1.1
     ("9110 2.5", first!("GET /healthz HTTP/1.9"), 200, OPEN),
-    ("9110 2.5", b"GET /healthz HTTP/1.9\r\n\r\n", 400, CLOSED), // so it needs a Host
+    ("9110 2.5", b"GET /healthz HTTP/1.9\r\n\r\n", 400, CLOSED), // HTTP/1.1 requires a Host
 
     // The request line: three words, separated by single spaces.
     ("3", b"GET /healthz\r\n\r\n", 400, CLOSED), // HTTP/0.9
@@ -161,7 +161,7 @@ const TABLE: &[Row] = &[
     ("3.2.4", first!("GET * HTTP/1.1"), 400, CLOSED),
     ("3.2.4", first!("OPTIONS ** HTTP/1.1"), 400, CLOSED),
 
-    // Exactly one Host; optional in HTTP/1.0.
+    // A request has exactly one Host; in HTTP/1.0, it is optional.
     ("3.2", host!(""), 400, CLOSED),
     ("3.2", host!("Host: localhost\r\nHost: localhost\r\n"), 400, CLOSED),
     ("3.2", host!("Host: localhost\r\nhost: other\r\n"), 400, CLOSED),
@@ -210,7 +210,7 @@ const TABLE: &[Row] = &[
     ("9110 5.5", get!("X: a\x1bb"), 400, CLOSED),
     ("9110 5.5", get!("X: a\x7fb"), 400, CLOSED),
 
-    // Transfer-Encoding: only `chunked`, once.
+    // Transfer-Encoding: the server accepts only `chunked`, and only once.
     ("6.1", post!("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), 200, OPEN),
     ("6.1", post!("Transfer-Encoding: \tCHUNKED \r\n\r\n5\r\nhello\r\n0\r\n\r\n"), 200, OPEN),
     ("6.1", post!("Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n"), 501, CLOSED),
@@ -228,7 +228,7 @@ const TABLE: &[Row] = &[
     ("6.1", post!("Content-Length: 5\r\nTransfer-Encoding: identity\r\n\r\nhello"), 400, CLOSED),
     ("6.1", b"POST /channels/a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, CLOSED),
 
-    // Content-Length: one decimal number.
+    // Content-Length: the value must be one decimal number.
     ("6.2", post!("Content-Length: 5\r\n\r\nhello"), 200, OPEN),
     ("6.2", post!("Content-Length: 0005\r\n\r\nhello"), 200, OPEN),
     ("6.2", post!("Content-Length:\t5\t\r\n\r\nhello"), 200, OPEN),
@@ -246,25 +246,25 @@ const TABLE: &[Row] = &[
     ("6.2", post!("Content-Length: 5;\r\n\r\nhello"), 400, CLOSED),
     ("6.2", post!("Content-Length: five\r\n\r\nhello"), 400, CLOSED),
     ("6.2", post!("Content-Length: \u{ff15}\r\n\r\nhello"), 400, CLOSED),
-    ("6.2", post!("Content-Length: 18446744073709551621\r\n\r\nhello"), 413, CLOSED), // 5, if it wraps around 64 bits
+    ("6.2", post!("Content-Length: 18446744073709551621\r\n\r\nhello"), 413, CLOSED), // 2^64 + 5
     ("6.3", post!("Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"), 400, CLOSED),
     ("6.3", post!("Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"), 400, CLOSED),
     ("6.3", post!("Content-Length: 5\r\nContent-Length:\r\n\r\nhello"), 400, CLOSED),
     ("6.3", post!("\r\n"), 411, CLOSED),
-    ("6.3", get!("Content-Length: +5"), 400, CLOSED), // also in a request without a body
+    ("6.3", get!("Content-Length: +5"), 400, CLOSED), // a GET without a body is checked, too
     ("6.3", get!("Content-Length: 5, 5"), 400, CLOSED),
     ("6.3", get!("Content-Length:"), 400, CLOSED),
     ("6.3", get!("Content-Length: 0"), 200, OPEN),
     ("6.3", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello", 200, CLOSED),
     ("6.3", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, CLOSED),
 
-    // Chunks.
+    // Chunked bodies: chunk sizes, chunk extensions and trailers.
     ("7.1", chunked!("0\r\n\r\n"), 200, OPEN),
     ("7.1", chunked!("0000\r\n\r\n"), 200, OPEN),
     ("7.1", chunked!("A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n"), 200, OPEN),
     ("7.1", chunked!("0000000000000005\r\nhello\r\n0\r\n\r\n"), 200, OPEN),
     ("7.1", chunked!("00000000000000005\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // 17 digits
-    ("7.1", chunked!("10000000000000005\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // 5, if it wraps around 64 bits
+    ("7.1", chunked!("10000000000000005\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // 2^64 + 5
     ("7.1", chunked!("ffffffffffffffff\r\nhello\r\n0\r\n\r\n"), 413, CLOSED),
     ("7.1", chunked!("\r\n\r\n"), 400, CLOSED),
     ("7.1", chunked!(" 5\r\nhello\r\n0\r\n\r\n"), 400, CLOSED),
@@ -280,12 +280,12 @@ const TABLE: &[Row] = &[
     ("7.1", chunked!("5\rhello\r\n0\r\n\r\n"), 400, CLOSED),
     ("7.1", chunked!("5\r\nhello0\r\n\r\n"), 400, CLOSED), // no CRLF after the chunk
     ("7.1", chunked!("5\r\nhello\n0\r\n\r\n"), 400, CLOSED),
-    ("7.1", chunked!("4\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // longer than its size
-    ("7.1", chunked!("6\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // shorter than its size
+    ("7.1", chunked!("4\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // the data is longer than the size
+    ("7.1", chunked!("6\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // the data is shorter than the size
     ("7.1.1", chunked!("5;name=value;other=\"quoted; \\\" too\"\r\nhello\r\n0;last\r\n\r\n"), 200, OPEN),
     ("7.1.1", chunked!("5 \t; name = value\r\nhello\r\n0\r\n\r\n"), 200, OPEN),
     ("7.1.1", chunked!(";x=y\r\nhello\r\n0\r\n\r\n"), 400, CLOSED),
-    ("7.1.1", chunked!("5;x\ny\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // parsers disagree: one line or two
+    ("7.1.1", chunked!("5;x\ny\r\nhello\r\n0\r\n\r\n"), 400, CLOSED), // some parsers end the line at the LF
     ("7.1.1", chunked!("5;\n\r\nhello\r\n0\r\n\r\n"), 400, CLOSED),
     ("7.1.1", chunked!("5;x=\"a\nb\"\r\nhello\r\n0\r\n\r\n"), 400, CLOSED),
     ("7.1.1", chunked!("5;x\ry\r\nhello\r\n0\r\n\r\n"), 400, CLOSED),
@@ -304,7 +304,7 @@ const TABLE: &[Row] = &[
     ("7.1.2", chunked!("0\r\n\r\r\n\r\n"), 400, CLOSED),
     ("7.1.2", chunked!("0\r\n\rX: a\r\n\r\n"), 400, CLOSED),
 
-    // Persistence.
+    // Whether the connection stays open after the response.
     ("9.3", get!("Connection: keep-alive"), 200, OPEN),
     ("9.3", get!("Connection: close"), 200, CLOSED),
     ("9.3", get!("connection: CLOSE"), 200, CLOSED),
@@ -317,7 +317,7 @@ const TABLE: &[Row] = &[
     ("9.3", old!("Connection: keep-alive, close\r\n"), 200, CLOSED),
     ("9110 10.1.1", get!("Expect: 200-ok"), 417, OPEN),
     ("9110 10.1.1", get!("Expect: 100-continue, x=y"), 417, OPEN),
-    ("9110 10.1.1", post!("Expect: x=y\r\nContent-Length: 5\r\n\r\nhello"), 417, CLOSED), // the body is not read
+    ("9110 10.1.1", post!("Expect: x=y\r\nContent-Length: 5\r\n\r\nhello"), 417, CLOSED), // closed, because the body is not read
     ("9110 10.1.1", get!("Expect: 100-continue\r\nExpect: x=y"), 417, OPEN), // repeated lines form a list
 ];
 
@@ -325,7 +325,7 @@ const TABLE: &[Row] = &[
 fn every_row_gets_its_status_and_connection_state() {
     let server = TestServer::start();
     for (_, request, status, stays_open) in TABLE {
-        check(&server, request, *status, *stays_open); // also sends it byte by byte
+        check(&server, request, *status, *stays_open); // also sends the request byte by byte
     }
 }
 
@@ -334,7 +334,7 @@ fn request_split_at_any_byte_gets_the_same_result() {
     let server = TestServer::start();
     let mut before: &[u8] = b"";
     for (section, request, status, stays_open) in TABLE {
-        // Skip a cut if the previous row has the same bytes up to it.
+        // The previous row has already tested the cuts inside the bytes that both requests share.
         let same = request.iter().zip(before).take_while(|(byte, other)| byte == other).count();
         for cut in same.max(1)..request.len() {
             let mut client = server.connect();

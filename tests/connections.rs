@@ -90,7 +90,8 @@ fn request_may_arrive_byte_by_byte() {
     }
 }
 
-/// `tiny_http::Server` stops accepting connections after such a request.
+/// The crate `tiny_http` has a fault here: its `Server` stops accepting connections after such a
+/// request.
 #[test]
 fn request_after_a_stream_request_is_ignored() {
     let server = TestServer::start();
@@ -111,7 +112,9 @@ fn request_after_a_stream_request_is_ignored() {
     }
 }
 
-/// Unread input turns a close into a reset, which can discard the last chunk (RFC 9112 §9.6).
+/// If the server closes a socket with unread input, the kernel resets the connection.
+///
+/// A reset can discard the last chunk before the client has read it (RFC 9112 §9.6).
 #[test]
 fn bytes_sent_during_a_stream_do_not_reset_it() {
     let server = TestServer::start();
@@ -221,7 +224,7 @@ fn both_wildcards_bind_the_same_port() {
     }
 }
 
-/// The address of a client in the log line at the end of its stream.
+/// Opens and ends a stream; returns the client's address from the log line about its end.
 fn logged(listen: &str, options: &str, headers: &str) -> String {
     let name = format!("threadcast-{}-{}", listen.len() + options.len(), std::process::id());
     let path = std::env::temp_dir().join(name);

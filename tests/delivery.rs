@@ -18,7 +18,7 @@ use threadcast::{Config, Delivery, Event, Histories, History, Limits};
 
 const BOTH: [Delivery; 2] = [Delivery::Direct, Delivery::Wake];
 
-/// A deadline short enough for a test to wait for.
+/// A write deadline that is short enough for a test to wait for.
 const SOON: Duration = Duration::from_millis(400);
 
 /// How late a busy machine may wake a thread.
@@ -36,7 +36,9 @@ fn publish(server: &TestServer, channel: &str, data: impl Into<String>) {
     server.registry.publish(channel, &Event::new(data)).expect("a name");
 }
 
-/// Opens a stream on a socket with a small receive buffer, read in small pieces.
+/// Opens a stream on a socket with a small receive buffer, which soon blocks the server's writes.
+///
+/// The client also reads in small pieces.
 fn narrow_stream(server: &TestServer, target: &str) -> TestClient {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(8 * 1024).expect("an open socket");
@@ -76,7 +78,7 @@ fn read_in_pieces(client: &mut TestClient) -> Vec<u8> {
     }
 }
 
-/// The events of the complete chunks, and whether the last chunk has arrived.
+/// Returns the events of all complete chunks, and whether the last chunk has arrived.
 fn dechunked(mut bytes: &[u8]) -> (String, bool) {
     let mut events = String::new();
     while let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") {
@@ -96,7 +98,7 @@ fn dechunked(mut bytes: &[u8]) -> (String, bool) {
     (events, false)
 }
 
-/// The first frame of a stream on an empty server, after [`without_epoch`].
+/// The first frame of a stream on a server without events, after [`without_epoch`] has changed it.
 const FIRST_FRAME: &str = "retry: 3000\nid: 0\n\n";
 
 /// Removes the epoch from ids, because it differs between servers.
@@ -106,7 +108,7 @@ fn without_epoch(server: &TestServer, events: &str) -> String {
     events.replace(&format!("id: {epoch}-"), "id: ")
 }
 
-/// The bytes of a stream, if these are the first events published.
+/// The expected text of a stream, after [`without_epoch`], if the server published only this data.
 fn on_the_wire(published: &[String]) -> String {
     let mut text = FIRST_FRAME.to_owned();
     for (index, data) in published.iter().enumerate() {
@@ -115,7 +117,7 @@ fn on_the_wire(published: &[String]) -> String {
     text
 }
 
-/// Data of many sizes; every tenth is close to the limit for an event.
+/// Data of many random sizes; every tenth is close to the size limit for an event.
 fn mixed(count: usize) -> Vec<String> {
     let mut dice = fastrand::Rng::with_seed(7);
     let size = |n| if n % 10 == 9 { 60 * 1024 } else { dice.usize(0..3_000) };
@@ -124,7 +126,7 @@ fn mixed(count: usize) -> Vec<String> {
 
 #[track_caller]
 fn assert_same(seen: &str, expected: &str, context: &str) {
-    // assert_eq! would print megabytes.
+    // `assert_eq!` on the whole texts would print megabytes.
     let differ = seen.bytes().zip(expected.bytes()).position(|(a, b)| a != b);
     assert!(differ.is_none(), "{context}: first difference at byte {differ:?}");
     assert_eq!(seen.len(), expected.len(), "{context}");
@@ -140,7 +142,7 @@ fn numbers_until(client: &mut TestClient, last: usize) -> Vec<usize> {
     numbers
 }
 
-/// The number at the start of an event's data; `None` for a preamble.
+/// The number at the start of an event's data; `None` for a frame without data.
 fn number(event: &str) -> Option<usize> {
     let (_, data) = event.split_once("\ndata: ")?;
     let digits = data.split([' ', '\n']).next()?;
@@ -203,7 +205,8 @@ fn stalled_client_is_cut_at_the_deadline_and_resumes() {
         let mut last = 0;
         while server.registry.subscribers("a") > others.len() {
             assert!(started.elapsed() < TIMEOUT, "{delivery:?}: the stalled client is never cut");
-            // Large events fill its socket; then small ones suffice while the deadline passes.
+            // Large events fill the stalled client's socket. After that, small events suffice until
+            // the deadline cuts the client.
             let padding = "x".repeat(if last < 50 { 20_000 } else { 0 });
             last += 1;
             publish(&server, "a", format!("{last} {padding}"));
@@ -220,7 +223,7 @@ fn stalled_client_is_cut_at_the_deadline_and_resumes() {
         let (events, ended) = dechunked(&read_to_end(&mut stuck));
         assert!(!ended, "{delivery:?}: cut without a last chunk");
         let mut seen: Vec<_> = events.split_inclusive("\n\n").filter_map(number).collect();
-        assert!(seen.len() < last, "{delivery:?}: its socket became full");
+        assert!(seen.len() < last, "{delivery:?}: the client's socket became full");
         let (_, id) = events.rsplit_once("id: ").expect("some events arrived");
         let id = id.lines().next().expect("a line");
         let mut back = server.stream(&format!("/channels/a?last_event_id={id}"));
@@ -357,7 +360,8 @@ fn shutdown_ends_clients_in_every_state_within_the_drain_time() {
         let loud = vec!["x".repeat(60_000); 20];
         loud.iter().for_each(|data| publish(&server, "loud", data));
         let mut joining = narrow_stream(&server, "/channels/loud?since=all");
-        let mut late = narrow_stream(&server, "/channels/loud?since=all"); // reads after shutdown
+        // This client begins to read only after the shutdown has begun.
+        let mut late = narrow_stream(&server, "/channels/loud?since=all");
         let started = Instant::now();
         server.shutdown();
         let (events, ended) = dechunked(&read_to_end(&mut late));
@@ -393,7 +397,7 @@ fn disconnected_clients_leave_the_subscriber_count() {
                 let reset = (n % 2 == 0).then_some(Duration::ZERO);
                 SockRef::from(client.socket()).set_linger(reset).expect("a TCP socket");
             }
-            // The server detects it at the next write: an event, or a heartbeat.
+            // The server must detect the disconnects when it next writes an event or a heartbeat.
             let started = Instant::now();
             while server.registry.subscribers("a") > 1 {
                 assert!(

@@ -6,7 +6,7 @@ use chrono::{DateTime, NaiveDateTime, NaiveTime, TimeDelta, Timelike, Utc};
 use common::{Stream, TestServer};
 use serde_json::{Value, json};
 
-/// One test reads all three streams at the same time, to save seconds.
+/// Reads all three streams at the same time, because each takes seconds.
 #[test]
 fn clock_streams_tick_at_their_own_intervals() {
     let server = TestServer::start();
@@ -18,7 +18,7 @@ fn clock_streams_tick_at_their_own_intervals() {
     messages.into_iter().for_each(check_messages);
 }
 
-/// Demo stream A: without ids, in the order and format of the article.
+/// Checks `/stream`: events without ids, in the order and format of its tutorial.
 fn check_time(mut stream: Stream) {
     let javascript = |date: &str| {
         let form = "%a %b %d %Y %H:%M:%S GMT+0000 (Coordinated Universal Time)";
@@ -40,7 +40,7 @@ fn check_time(mut stream: Stream) {
     }
 }
 
-/// Demo stream B: an event on even seconds, and the named event on every tenth second.
+/// Checks `/sse`: an event on every even second, and a named event on every tenth second.
 fn check_clock(mut stream: Stream) {
     let tick = |stream: &mut Stream| {
         let written = stream.data();
@@ -59,7 +59,7 @@ fn check_clock(mut stream: Stream) {
     assert_eq!(apart.rem_euclid(24 * 60 * 60), 2);
 }
 
-/// Demo streams D and E: a message each second, and the custom event every five seconds.
+/// Checks `/events`: a message each second, and a named event every five seconds.
 fn check_messages(mut stream: Stream) {
     stream.expect("retry: 3000");
     let custom = "event: customEvent\ndata: This is a custom event";
@@ -106,7 +106,7 @@ fn check_message(event: &str, id: &str, json_id: &Value, text: &str) -> DateTime
     let value: Value = serde_json::from_str(data).expect("data is JSON");
     let timestamp = value["timestamp"].as_str().expect("a timestamp").to_owned();
     let whole = json!({ "id": json_id, "message": text, "timestamp": timestamp });
-    assert_eq!(data, whole.to_string(), "the fields have the order of the article");
+    assert_eq!(data, whole.to_string(), "the fields have the order of the tutorial");
     assert!(
         timestamp.len() == 24 && timestamp.ends_with('Z'),
         "{timestamp}: the format is not that of toISOString()"
@@ -210,13 +210,13 @@ fn rejected_message_reaches_no_subscriber() {
         assert_eq!(answer.status, status, "{headers}{body}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     }
-    // The next event is the allowed message.
+    // The next event is the accepted message, so no rejected one was published.
     assert_eq!(server.post("/send-data", JSON, r#"{"message":"yes"}"#).status, 200);
     let event = listener.next().expect("the stream continues");
     assert!(event.contains(r#""text":"yes""#), "{event:?}");
 }
 
-/// The article serves this page for unknown paths.
+/// The server of the tutorials responds with this page to unknown paths.
 #[test]
 fn unknown_path_gets_the_404_page_of_the_article() {
     let answer = TestServer::start().get("/unknown");

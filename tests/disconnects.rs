@@ -1,6 +1,6 @@
 //! The server detects a disconnect at once, even if it writes nothing to the client.
 //!
-//! This holds in both delivery modes, whichever thread owns the client's writer.
+//! This holds in both delivery modes, although a different thread owns the client's writer in each.
 
 mod common;
 
@@ -26,7 +26,7 @@ const LEAVE: [Leave; 3] = [
 ];
 
 fn server(delivery: Delivery) -> TestServer {
-    // No heartbeat is due during the test, so only a disconnect ends a stream.
+    // No heartbeat is due during the test, so no heartbeat write reveals a disconnect.
     let limits = Limits { heartbeat: Duration::from_secs(3_600), ..Limits::default() };
     TestServer::with(Config { delivery, limits, ..Config::default() })
 }
@@ -75,7 +75,8 @@ fn client_that_sends_bytes_is_not_disconnected() {
 
 #[test]
 fn disconnect_with_a_full_socket_is_detected_at_once() {
-    // The client's own thread waits for its full socket, with a write deadline of one hour.
+    // The client `stuck` does not read, so its own thread waits until the full socket has room. The
+    // write deadline of one hour does not end this wait during the test.
     let limits = Limits { write_deadline: Duration::from_secs(3_600), ..Limits::default() };
     for delivery in [Delivery::Direct, Delivery::Wake] {
         let server = TestServer::with(Config { delivery, limits, ..Config::default() });

@@ -3,9 +3,10 @@
 //!
 //! - An `sh` block is one command, and the block directly after it is its output. In a
 //!   `console` block, commands begin with `$`.
-//! - In an output, `…` matches any text; alone on a line it matches any lines. Dates are not
-//!   compared. [`EPOCH`] stands for the server's own epoch.
-//! - A stream is read until it matches the output. A stream without an output stays open.
+//! - In an output, `…` matches any text, and a line with only `…` matches any number of lines.
+//!   Dates are not compared. [`EPOCH`] stands for the server's own epoch.
+//! - A command that reads a stream (`curl -N`) runs until its output matches. If the document shows
+//!   no output, the stream stays open.
 
 mod common;
 
@@ -17,10 +18,10 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use common::say;
 
-/// The part before the dash of every id in the documents.
+/// The epoch in the documents: the part before the dash of every event id.
 const EPOCH: &str = "1795228590121";
 
-/// The address of the documents' server. Further servers have `--listen`.
+/// The address that the documents use for a server whose command has no `--listen`.
 const SERVER: &str = "127.0.0.1:8844";
 
 #[test]
@@ -181,7 +182,7 @@ fn steps(document: &str) -> Vec<Step> {
     let mut blocks = blocks(document).into_iter().peekable();
     while let Some(Block { language, text, .. }) = blocks.next() {
         match &*language {
-            "sh" if text.starts_with("make ") => {} // it would rebuild the program under test
+            "sh" if text.starts_with("make ") => {} // make would rebuild the program under test
             "sh" => {
                 let is_answer = |next: &Block| next.is_adjacent && next.language != "sh";
                 let answer = blocks.next_if(is_answer).map(|block| block.text);
@@ -198,11 +199,11 @@ fn steps(document: &str) -> Vec<Step> {
     steps
 }
 
-/// A fenced block.
+/// A fenced code block of a document.
 struct Block {
     language: String,
     text: String,
-    /// Whether only blank lines separate it from the block before.
+    /// Whether only blank lines separate this block from the previous one.
     is_adjacent: bool,
 }
 
@@ -222,10 +223,10 @@ fn blocks(document: &str) -> Vec<Block> {
     blocks
 }
 
-/// A reader's terminal: a folder, the servers started in it, and the streams left open.
+/// The state of a reader's terminal: the folder, and the servers and streams that are running.
 struct Terminal {
     folder: PathBuf,
-    /// The address of each server in the document, and its actual address.
+    /// Each server's address in the document, and its actual address.
     servers: Vec<(String, String)>,
     /// The epoch of the server started last, once an output has shown it.
     epoch: Option<String>,
@@ -233,12 +234,13 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// Starts the server that a reader of any page has running.
+    /// Creates the folder, and starts the server that every document expects to be running.
     fn new(document: &str) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(document.replace('/', "-"));
-        let _ = fs::remove_dir_all(&folder); // left by an earlier run
+        let _ = fs::remove_dir_all(&folder); // an earlier run may have left it
         fs::create_dir_all(&folder).expect("the target directory is ours");
-        // Curl shows no progress meter on a terminal; `max-time` ends a command that hangs.
+        // `silent` turns off the progress meter, which curl does not show on a reader's terminal.
+        // `max-time` ends a command that hangs.
         fs::write(folder.join(".curlrc"), "silent\nshow-error\nmax-time = 20\nnoproxy = *\n")
             .expect("the folder was just made");
         fs::write(folder.join("token"), "s3cret\n").expect("the folder was just made");
@@ -300,11 +302,11 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        while self.open.pop().is_some() {} // last opened first: streams before their servers
+        while self.open.pop().is_some() {} // in reverse order: ends a stream before its server
     }
 }
 
-/// A running command, killed when this is dropped.
+/// A running command. Dropping it kills the command.
 struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -323,7 +325,8 @@ impl Running {
         let binary = Path::new(env!("CARGO_BIN_EXE_threadcast"));
         let path = std::env::var("PATH").unwrap_or_default();
         let path = format!("{}:{path}", binary.parent().expect("it is in a folder").display());
-        // `exec` makes the child the command itself, so that `kill` ends it and not only a shell.
+        // `exec` replaces the shell by the command, so that `kill` ends the command itself. Only a
+        // pipeline still needs the shell.
         let exec = if command.contains('|') { "" } else { "exec " };
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(format!("{exec}{command}")).current_dir(&terminal.folder);
@@ -345,7 +348,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // has no effect if it has exited
+        let _ = self.child.kill(); // fails if the command has exited
         let _ = self.child.wait();
     }
 }

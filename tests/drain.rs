@@ -13,7 +13,7 @@ use common::{Process, Received, TestClient, TestServer, wait_until};
 use socket2::{Domain, SockRef, Socket, Type};
 use threadcast::{Config, Delivery, Event, Limits};
 
-/// Reads a drained stream to its end; returns the time of its end, its events, and its last retry.
+/// Reads a stream to its end; returns the time of the end, the events, and the last `retry:` time.
 fn end_of(mut stream: TestClient) -> (Instant, Vec<Received>, Duration) {
     let mut rest = Vec::new();
     stream.reader.read_to_end(&mut rest).expect("FIN, not RST");
@@ -132,7 +132,8 @@ fn second_signal_exits_immediately() {
     let signalled = Instant::now();
     server.signal("INT");
     assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
-    // Shorter than every deadline of the server except that of the log (1 s).
+    // 4 s is less than every deadline of the server except the log's (1 s), so the server has
+    // waited for none of the others.
     assert!(signalled.elapsed() < Duration::from_secs(4), "{:?}", signalled.elapsed());
     drop(streams);
 }
@@ -151,7 +152,7 @@ fn stream_ends_at_its_maximum_age() {
                     scope.spawn(move || {
                         while !done.load(Ordering::Acquire) {
                             server.registry.publish("a", &Event::new("x")).expect("a name");
-                            // A rate at which the test client keeps up.
+                            // The test client can keep up with one event per millisecond.
                             common::pace(Duration::from_millis(1));
                         }
                     });
@@ -279,7 +280,7 @@ fn clients_beyond_a_full_backlog_are_served_later() {
         wait_until(common::TIMEOUT, "the backlog is full", || {
             let sockets = std::fs::read_to_string("/proc/net/tcp").expect("this is Linux");
             let port = format!(":{:04X} ", addr.port());
-            // State 02 is SYN_SENT: the full backlog drops the SYN.
+            // State 02 is SYN_SENT: the kernel drops a client's SYN while the backlog is full.
             sockets.lines().filter(|line| line.contains(&port) && line.contains(" 02 ")).count()
                 >= 5
         });

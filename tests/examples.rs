@@ -16,7 +16,7 @@ struct Example {
 
 impl Example {
     fn start(name: &str) -> Self {
-        // Cargo puts examples next to the tests: `target/debug/examples`.
+        // Cargo builds examples into a folder beside the server's binary: `target/debug/examples`.
         let mut path = PathBuf::from(env!("CARGO_BIN_EXE_threadcast"));
         path.set_file_name("examples");
         let mut child = Command::new(path.join(name))

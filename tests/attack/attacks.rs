@@ -1,4 +1,4 @@
-//! The attacks: a table row and a function for each.
+//! The attacks. Each one is a row of [`ATTACKS`] and a function that returns the bytes to send.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ pub(crate) struct Attack {
     pub(crate) name: &'static str,
     /// The time between two attempts.
     period: Duration,
-    /// The number of connections to keep open; the attacker then closes the oldest one.
+    /// The number of connections to keep open. Beyond it, the attacker closes the oldest one.
     held: usize,
     /// Whether the server must reject every request of this attack.
     pub(crate) is_forged: bool,
@@ -33,7 +33,7 @@ enum Then {
     Hold,
     /// Resets the connection.
     Reset,
-    /// Sends one byte at each later attempt.
+    /// Keeps the connection, and sends one more byte on it at each later attempt.
     Trickle,
 }
 

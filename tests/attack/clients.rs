@@ -12,7 +12,7 @@ use crate::common::{Decoder, TIMEOUT, TestClient};
 struct Client {
     socket: TcpStream,
     decoder: Decoder,
-    /// The number in the last event received.
+    /// The number in the last event that the client has received.
     last: u64,
 }
 

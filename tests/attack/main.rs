@@ -1,8 +1,8 @@
 //! Runs every attack of `tests/hardening` at once, beside well-behaved clients.
 //!
-//! `make attack` runs it for two minutes on a release build and prints the results; the test suite
-//! runs a short version. Clients and attackers connect only to loopback, each attack has a fixed
-//! rate, and all of them stop with the test.
+//! `make attack` runs this test for two minutes on a release build and prints the results; the test
+//! suite runs a short version. Clients and attackers connect only to loopback, each attack has a
+//! fixed rate, and all attacks stop with the test.
 //!
 //! The test fails if the server exits, if a well-behaved client misses an event or receives a gap,
 //! or if the server accepts a forged request. It prints the times of publishes but does not assert
@@ -27,7 +27,7 @@ use common::{Process, TestClient, allow_descriptors, say};
 /// The channel of the well-behaved clients.
 const CHANNEL: &str = "good";
 
-/// The time between two publishes, and between two page requests.
+/// The time between two publishes, and between two requests of `/healthz`.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// The publisher's measurements.
@@ -49,7 +49,7 @@ fn clients_lose_no_event_under_all_attacks_at_once() {
     };
     assert!(allow_descriptors(4_096), "the hard limit on descriptors is below 4,096");
     let public = attacks::public_folder();
-    // The server's log goes to a pipe that nothing reads.
+    // The server writes its log to a pipe that nothing reads, so the pipe fills up.
     let log = public.with_extension("log").display().to_string();
     let server = Process::shell(
         &format!("mkfifo {log}; exec 2<>{log}; rm {log}; ulimit -n 3000; exec"),
@@ -95,7 +95,7 @@ fn clients_lose_no_event_under_all_attacks_at_once() {
     let _ = fs::remove_dir_all(public);
 }
 
-/// Publishes numbered events at a fixed rate, and requests a page after each.
+/// Publishes numbered events at a fixed rate, and requests `/healthz` after each.
 fn publish(server: &Process, time: Duration) -> Measured {
     let mut measured = Measured::default();
     let mut client = TestClient::connect(server.addr);

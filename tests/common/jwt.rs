@@ -16,7 +16,7 @@ pub fn key() -> VerifyingKey {
     VerifyingKey::new(SECRET).expect("long enough")
 }
 
-/// The UNIX time in so many seconds from now.
+/// The UNIX time, in seconds, of the moment this many seconds from now.
 pub fn in_seconds(seconds: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     i64::try_from(now.as_secs()).expect("the time fits in 63 bits") + seconds
@@ -38,7 +38,7 @@ pub fn older(claims: &Value) -> String {
     signed(r#"{"alg":"HS256","typ":"JWT"}"#, &claims.to_string(), SECRET)
 }
 
-/// A Mercure 0.x token that may publish to and read these topics for one hour.
+/// A Mercure 0.x token that permits publishing to and reading these topics for one hour.
 pub fn allowing(publish: &[&str], subscribe: &[&str]) -> String {
     let claim = json!({ "publish": publish, "subscribe": subscribe });
     older(&json!({ "mercure": claim, "exp": in_seconds(3600) }))

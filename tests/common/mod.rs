@@ -1,6 +1,6 @@
 //! Test support: a server for each test, and a client that reads the bytes on the wire.
 
-#![allow(dead_code, unreachable_pub, unused_imports)] // each test program uses a part of this
+#![allow(dead_code, unreachable_pub, unused_imports)] // each test program uses only some items
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -19,9 +19,9 @@ pub use stream::{Decoder, Received, Stream};
 /// How long a test waits for an outcome. Only a test that fails waits this long.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The response keeps its connection: the server answers the next request on it.
+/// Expects that the connection stays open, and that the server answers the next request on it.
 pub const OPEN: bool = true;
-/// The response has `Connection: close`, and the server closes the connection after it.
+/// Expects that the response has `Connection: close`, and that the server closes the connection.
 pub const CLOSED: bool = false;
 
 /// Prints a line to standard error, even if the test passes.
@@ -36,7 +36,7 @@ const FRAGMENTED_MAX: usize = 2_048;
 
 /// Polls every 10 ms until the condition holds; panics after `within`.
 ///
-/// Only for state that cannot notify the test, such as that of another process.
+/// Use this only for state that cannot notify the test, such as the state of another process.
 #[track_caller]
 pub fn wait_until(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -46,7 +46,7 @@ pub fn wait_until(within: Duration, what: &str, mut holds: impl FnMut() -> bool)
     }
 }
 
-/// Sleeps between repeated attempts, to limit their rate; no outcome may depend on it.
+/// Sleeps between repeated attempts, to limit their rate. No test result may depend on the time.
 pub fn pace(time: Duration) {
     thread::sleep(time);
 }
@@ -80,7 +80,7 @@ pub fn check(
 /// Dropping it stops the server, and panics if the server's thread has panicked.
 pub struct TestServer {
     pub addr: SocketAddr,
-    /// Every address on which it listens; the first is `addr`.
+    /// Every address on which the server listens; the first is `addr`.
     pub addresses: Vec<SocketAddr>,
     pub registry: Registry,
     handle: Handle,
@@ -145,7 +145,7 @@ impl TestServer {
         ))
     }
 
-    /// Starts the shutdown, without waiting for its end.
+    /// Starts the server's shutdown, and does not wait until the server has stopped.
     pub fn shutdown(&self) {
         self.handle.shutdown();
     }
@@ -182,7 +182,7 @@ impl Answer {
 
     /// Asserts that an error response is a problem document (RFC 9457) with a title and a detail.
     ///
-    /// An unknown path may have an HTML page instead.
+    /// A response with status 404 may have an HTML page instead.
     #[track_caller]
     pub fn check_problem(&self) {
         let is_page = self.header("content-type") == Some("text/html; charset=utf-8");
@@ -207,7 +207,7 @@ pub fn before_the_end(stream: &str) -> &str {
     before
 }
 
-/// One connection, with access to its bytes.
+/// A client's connection, on which a test sends and reads raw bytes.
 pub struct TestClient {
     pub reader: BufReader<TcpStream>,
 }
@@ -246,7 +246,7 @@ impl TestClient {
         Answer { status, headers, body: String::new() }
     }
 
-    /// Reads the next response, with a `Content-Length` or in chunks; of a stream, only the head.
+    /// Reads the next response. If it is a stream, reads only its head.
     pub fn answer(&mut self) -> Answer {
         let mut answer = self.head();
         let is_stream =
@@ -272,7 +272,7 @@ impl TestClient {
         (size > 0).then(|| String::from_utf8(chunk).expect("event streams are UTF-8"))
     }
 
-    /// Reads the first frame of a stream of channels, and returns its cursor.
+    /// Reads the first frame of a stream of channels, and returns the cursor in it.
     #[track_caller]
     pub fn first_frame(&mut self) -> String {
         let chunk = self.chunk().expect("a first frame");
@@ -280,7 +280,7 @@ impl TestClient {
         cursor.unwrap_or_else(|| panic!("expected a first frame, found {chunk:?}")).to_owned()
     }
 
-    /// Asserts that the server ends the stream: a `retry:` line, and the last chunk.
+    /// Asserts that the server ends the stream with a `retry:` line and the last chunk.
     #[track_caller]
     pub fn assert_drained(&mut self) {
         let last = self.chunk().expect("a final retry");

@@ -1,4 +1,4 @@
-//! The server as a separate process: the real binary, with its own limits.
+//! Runs the real binary as a separate process, which can have resource limits of its own.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -104,7 +104,7 @@ impl Process {
         read(&thread.expect("a thread with this name"), "wchan")
     }
 
-    /// Sends a signal, named as for `kill`.
+    /// Sends the process a signal, named as for the command `kill`: `TERM`, not `SIGTERM`.
     pub fn signal(&self, name: &str) {
         let (signal, pid) = (format!("-{name}"), self.child.id().to_string());
         let status = Command::new("kill").args([signal, pid]).status().expect("kill is installed");

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Answer, TestClient, TestServer};
 
-/// One event as the server writes it, one field per line.
+/// The fields of one event, or of another block that the server sends.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Received {
     pub id: Option<String>,
@@ -55,7 +55,7 @@ impl Received {
     }
 }
 
-/// Whether a block begins with a line that needs no blank line to take effect.
+/// Whether the text begins with a `retry:` or a comment, which take effect without a blank line.
 fn is_alone(block: &str) -> bool {
     block.starts_with("retry: ") || block.starts_with(':')
 }
@@ -112,8 +112,9 @@ impl Stream {
 
     /// The next event without its final blank line, or the next line that stands alone.
     ///
-    /// A `retry:` before a block and a comment stand alone. Returns `None` at the regular end of
-    /// the stream: the last chunk in HTTP/1.1, the end of the connection in HTTP/1.0.
+    /// Comments and a `retry:` before a block stand alone: no blank line follows them. Returns
+    /// `None` at the regular end of the stream: the last chunk in HTTP/1.1, the end of the connection in
+    /// HTTP/1.0.
     pub fn next(&mut self) -> Option<String> {
         if !self.chunked {
             return self.complete.pop_front().or_else(|| self.next_unframed());
@@ -163,7 +164,7 @@ impl Stream {
         data.unwrap_or_else(|| panic!("expected one data field, found {event:?}")).to_owned()
     }
 
-    /// The next event, parsed.
+    /// Reads the next event and parses it.
     #[track_caller]
     pub fn event(&mut self) -> Received {
         Received::parse(&self.next().expect("the stream is still open"))
@@ -179,7 +180,7 @@ impl Stream {
     }
 }
 
-/// Decodes a response, from bytes cut anywhere, into complete events.
+/// Decodes a stream's response into complete events. Each call may get any number of its bytes.
 #[derive(Default)]
 pub struct Decoder {
     raw: Vec<u8>,
