@@ -317,7 +317,7 @@ const TABLE: &[Row] = &[
     ("9.3", old!("Connection: keep-alive, close\r\n"), 200, CLOSED),
     ("9110 10.1.1", get!("Expect: 200-ok"), 417, OPEN),
     ("9110 10.1.1", get!("Expect: 100-continue, x=y"), 417, OPEN),
-    ("9110 10.1.1", post!("Expect: x=y\r\nContent-Length: 5\r\n\r\nhello"), 417, CLOSED), // closed, because the body is not read
+    ("9110 10.1.1", post!("Expect: x=y\r\nContent-Length: 5\r\n\r\nhello"), 417, CLOSED), // the server does not read the body
     ("9110 10.1.1", get!("Expect: 100-continue\r\nExpect: x=y"), 417, OPEN), // repeated lines form a list
 ];
 

@@ -35,7 +35,7 @@ impl Chromium {
             // Long enough that the browser survives a test that does not use it for a while.
             idle_browser_timeout: TIMEOUT * 2,
             user_data_dir: Some(profile.clone()),
-            // In addition to headless_chrome's own arguments, which disable background traffic.
+            // headless_chrome adds its own arguments, which disable background traffic.
             args: quiet.iter().map(OsStr::new).collect(),
             ..LaunchOptions::default()
         };
@@ -51,7 +51,7 @@ impl Chromium {
 impl Drop for Chromium {
     fn drop(&mut self) {
         self.driver = None;
-        // Its child processes end a moment later, and write files until then.
+        // The browser's child processes end a moment later, and write to the profile until then.
         let deadline = Instant::now() + Duration::from_secs(5);
         while self.profile.exists() && Instant::now() < deadline {
             if fs::remove_dir_all(&self.profile).is_err() {
@@ -63,8 +63,8 @@ impl Drop for Chromium {
 
 /// Returns the browser that the tests of a program share, each with its own tab.
 ///
-/// The browser ends with the last test that uses it. Statics are never dropped, so only a weak reference is
-/// kept.
+/// The browser ends when the last test that uses it ends. Statics are never dropped, so the static
+/// holds only a weak reference.
 pub(super) fn browser() -> Option<Arc<Chromium>> {
     static SHARED: Mutex<Weak<Chromium>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,7 +76,8 @@ pub(super) fn browser() -> Option<Arc<Chromium>> {
     Some(browser)
 }
 
-/// Starts a browser that is not shared. Returns `None`, with a message, if Chromium is not installed.
+/// Starts a browser that is not shared. If Chromium is not installed, prints a message and returns
+/// `None`.
 pub(super) fn another() -> Option<Arc<Chromium>> {
     let Some(path) = executable() else {
         let skipped = "SKIPPED: no Chromium; install it with `apt-get install chromium`";

@@ -1,6 +1,6 @@
-//! Drives the demo page in a real Chromium, synchronously.
+//! Drives pages of the server in a real Chromium, with blocking calls.
 
-#![allow(dead_code, unreachable_pub)] // each test program uses a part of this
+#![allow(dead_code, unreachable_pub)] // each test program uses only some items
 
 mod chromium;
 
@@ -22,13 +22,13 @@ use serde_json::Value;
 use self::chromium::{Chromium, browser};
 use crate::common::say;
 
-/// The longest wait for a condition: only a failing test waits so long.
+/// The maximum wait for a condition. Only a test that fails waits this long.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The time between two polls of a condition.
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
-/// Collects errors. It runs before any script of the page.
+/// A script that collects errors in `window.wrongs`. It runs before any script of the page.
 const WATCH: &str = "
     window.wrongs = [];
     const wrong = (kind, text) => window.wrongs.push(`${kind}: ${text}`);
@@ -39,7 +39,7 @@ const WATCH: &str = "
     for (const level of ['error', 'warn'])
         console[level] = (...words) => wrong(`console.${level}`, words.join(' '));";
 
-/// Helper functions in the page that read a panel.
+/// A script that defines functions to read the panels of the demo page.
 const HELPERS: &str = "
     window.part = (panel, role) =>
         document.querySelector(`#panel-${panel} [data-role=\"${role}\"]`);
@@ -51,7 +51,7 @@ const HELPERS: &str = "
     window.events = panel => rows(panel).filter(row => row.kind === 'event');
     window.budget = () => document.getElementById('budget').dataset.open;";
 
-/// True when the demo page is ready.
+/// An expression that is true when the demo page is ready.
 const READY: &str = "'ready' in document.documentElement.dataset && part('a', 'state')";
 
 /// A page in its own tab.
@@ -69,12 +69,15 @@ struct Log {
 }
 
 impl Page {
-    /// Opens the demo page of an origin. Returns `None`, with a message, if no browser is installed.
+    /// Opens the demo page of an origin. If no browser is installed, prints a message and returns
+    /// `None`.
     pub fn open(origin: &str) -> Option<Self> {
         Self::open_at(origin, READY)
     }
 
-    /// Opens the demo page in a separate browser. Tabs of one site share a process and its memory.
+    /// Opens the demo page in a browser of its own, for tests that measure memory.
+    ///
+    /// In one browser, tabs of the same site share a process and its memory.
     pub fn open_alone(origin: &str) -> Option<Self> {
         Some(Self::tab(chromium::another()?).opened(origin, READY))
     }
@@ -111,7 +114,9 @@ impl Page {
         self.tab.call_method(call).expect("Chromium takes any size");
     }
 
-    /// Asserts that nothing is wider than the screen, for several screens, both sizes and both languages.
+    /// Asserts that no element is wider than the screen.
+    ///
+    /// Tests several screen widths, both text sizes and both languages.
     ///
     /// `may_scroll` is a selector of elements that scroll by themselves and are exempt.
     #[track_caller]
@@ -138,7 +143,7 @@ impl Page {
     /// Asserts that axe-core, which the page has loaded, finds no serious problem.
     #[track_caller]
     pub fn assert_axe_finds_nothing(&self, theme: &str) {
-        // During a change of colours the contrast is not that of any theme.
+        // While colours fade from one theme to another, the contrast is that of neither theme.
         self.finish_animations();
         let found = self.eval(
             "axe.run().then(({ violations }) => violations
@@ -148,7 +153,8 @@ impl Page {
         assert_eq!(found, Value::Array(Vec::new()), "{theme}");
     }
 
-    /// Asserts that both languages have the same keys and placeholders, and a text for each key of the page.
+    /// Asserts that both languages have the same keys and placeholders, and a text for each key
+    /// that the page uses.
     #[track_caller]
     pub fn assert_same_texts(&self, english: &str, chinese: &str) {
         let missing = self.eval(&format!(
@@ -174,7 +180,7 @@ impl Page {
         ));
         let attribute = if setting == "lang" { "lang" } else { &format!("dataset.{setting}") };
         self.wait_until(&format!("document.documentElement.{attribute} === '{value}'"));
-        // The texts of another language are loaded first.
+        // A page that is not in English has `data-wait` until it has loaded its texts.
         self.wait_until("!('wait' in document.documentElement.dataset)");
     }
 
@@ -184,9 +190,10 @@ impl Page {
         self.tab.capture_screenshot(png, None, None, true).expect("Chromium takes a screenshot")
     }
 
-    /// Returns the page's memory after garbage collection: bytes of script, and nodes.
+    /// Returns the page's memory after garbage collection: bytes of the script heap, and DOM nodes.
     ///
-    /// Nodes need several collections.
+    /// One collection does not free all nodes, so this collects several times and returns the
+    /// minimum of each value.
     pub fn memory(&self) -> (f64, u32) {
         let rounds = (0..5).map(|_| {
             self.tab
@@ -251,7 +258,7 @@ impl Page {
         .expect("a script before all others");
     }
 
-    /// Evaluates an expression in the page. If it is a promise, the result is its resolution.
+    /// Evaluates an expression in the page. For a promise, returns the value that it resolves to.
     pub fn eval(&self, expression: &str) -> Value {
         self.try_eval(expression).unwrap_or_else(|error| panic!("{expression}\n{error}"))
     }
@@ -284,7 +291,8 @@ impl Page {
 
     /// Polls until the expression is true.
     ///
-    /// An expression that throws counts as false: the elements may not exist while the page is loading.
+    /// An expression that throws counts as false: while the page is loading, its elements may not
+    /// exist yet.
     #[track_caller]
     pub fn wait_until(&self, expression: &str) {
         let deadline = Instant::now() + TIMEOUT;
@@ -300,7 +308,9 @@ impl Page {
         }
     }
 
-    /// Finishes all animations. A tab in the background is not drawn, so its animations would never end.
+    /// Finishes all animations.
+    ///
+    /// Chromium does not draw a tab in the background, so the tab's animations would never end.
     #[track_caller]
     pub fn finish_animations(&self) {
         self.wait_until(
@@ -309,7 +319,7 @@ impl Page {
         );
     }
 
-    /// Presses a key for the focused element.
+    /// Presses a key, which the focused element receives.
     pub fn press(&self, key: &str) {
         self.tab.press_key(key).expect("a key that keyboards have");
     }
@@ -318,7 +328,7 @@ impl Page {
         self.tab.get_url()
     }
 
-    /// Clicks the element with this role in a panel.
+    /// Clicks the element with this `data-role` in a panel.
     #[track_caller]
     pub fn click(&self, panel: &str, role: &str) {
         self.eval(&format!("part('{panel}', '{role}').click()"));
@@ -345,7 +355,7 @@ impl Page {
         wrongs
     }
 
-    /// Asserts that there was no error but the 404 of the page itself.
+    /// Asserts that the page had no error except its own status 404.
     pub fn assert_only_the_missing_page_went_wrong(&self) {
         let others = |wrong: &String| !wrong.contains("404 (Not Found)");
         assert_eq!(self.wrongs().into_iter().find(others), None);
@@ -359,12 +369,13 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // A tab that cannot be closed ends with its browser.
+        // If the tab cannot be closed, it ends together with the browser.
         let _ = self.tab.close_target();
     }
 }
 
-/// Returns axe-core's source, which npm fetches if needed. Returns `None`, with a message, without npm.
+/// Returns the source of axe-core, which npm fetches if needed. If npm is missing, prints a message
+/// and returns `None`.
 pub fn axe() -> Option<String> {
     let file = PathBuf::from("target/axe/node_modules/axe-core/axe.min.js");
     if !file.exists() {

@@ -1,7 +1,7 @@
-//! Firefox and Chromium, with their own `EventSource`: what a page loses when its streams are cut.
+//! A page in Firefox or Chromium loses no event when its `EventSource` streams are cut.
 //!
-//! A browser is started headless with the address of a page, and the page reports to the test. Nothing
-//! drives the browser, so the same code tests both.
+//! A test starts the browser headless with the address of a page, and the page reports to the test.
+//! The test does not control the browser in any other way, so the same code tests both browsers.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -22,24 +22,27 @@ use threadcast::{Config, Event, Histories, History};
 /// How long a browser may take on a busy machine: to start, to reconnect, to report.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The streams of the page. A browser opens six connections to an origin; the reports need the others.
+/// The tab ids of the page's streams.
+///
+/// A browser opens at most six connections to an origin; the page sends reports on the other two.
 const TABS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// How many cuts a page has to survive, all its streams together.
+/// The number of cuts in one test, over all streams of the page.
 const CUTS: usize = 100;
 
 /// The longest time between two cuts, in milliseconds.
 const CUT_WITHIN: u64 = 50;
 
-/// The wait before a reconnection that the events carry. Firefox waits at least 500 ms.
+/// The reconnection time in the published events. Firefox waits at least 500 ms even so.
 const RETRY: Duration = Duration::from_millis(50);
 
 struct Browser {
     name: &'static str,
-    /// The names of its program, and the Debian package that has it.
+    /// The possible names of the browser's program.
     programs: &'static [&'static str],
+    /// The Debian package that contains the program.
     package: &'static str,
-    /// Before the address of the page; `DIR` is its profile.
+    /// The arguments before the page's address. `DIR` stands for the browser's profile folder.
     arguments: &'static [&'static str],
 }
 
@@ -69,7 +72,9 @@ const CHROMIUM: Browser = Browser {
     ],
 };
 
-/// Preferences of the Firefox profile: no requests but the page's, and no check of the machine's network.
+/// Preferences of the Firefox profile.
+///
+/// They turn off requests that are not the page's, and checks of the machine's network.
 const PREFERENCES: &str = r#"
 user_pref("app.normandy.enabled", false);
 user_pref("app.update.enabled", false);
@@ -91,14 +96,14 @@ user_pref("toolkit.telemetry.enabled", false);
 user_pref("toolkit.telemetry.unified", false);
 "#;
 
-/// A browser with a profile of its own. Dropping it ends both.
+/// A browser with a profile of its own. Dropping this kills the browser and deletes the profile.
 struct Running {
     process: Child,
     profile: PathBuf,
 }
 
 impl Browser {
-    /// Opens a page. Returns `None`, with a message, if the browser is not installed.
+    /// Opens a page. If the browser is not installed, prints a message and returns `None`.
     fn open(&self, url: &str) -> Option<Running> {
         static STARTS: AtomicUsize = AtomicUsize::new(0);
         let Some(program) = self.program() else {
@@ -139,7 +144,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        // Its child processes notice a moment later, and write until then.
+        // The browser's child processes end a moment later, and write to the profile until then.
         let deadline = Instant::now() + Duration::from_secs(5);
         while self.profile.exists() && Instant::now() < deadline {
             if fs::remove_dir_all(&self.profile).is_err() {
@@ -153,7 +158,8 @@ impl Drop for Running {
 struct Session {
     reports: Receiver<Value>,
     name: &'static str,
-    _running: Running, // ends before the server, which would wait for its streams
+    // Dropped before the server, which would otherwise wait for the browser's streams.
+    _running: Running,
     server: TestServer,
 }
 
@@ -181,7 +187,7 @@ impl Session {
         report
     }
 
-    /// Cuts a tab's stream, and returns whether there was one.
+    /// Cuts the stream with this tab id; returns whether the stream was open.
     fn cut(&self, tab: &str) -> bool {
         self.server.post(&format!("/lab/drop?tab={tab}"), "", "").json()["dropped"] == 1
     }
@@ -197,9 +203,11 @@ impl Session {
         });
     }
 
-    /// Asserts that every stream of the page received the first `count` numbers, each once and in order.
+    /// Asserts that every stream of the page received the first `count` numbers, each once and in
+    /// order.
     fn assert_each_got(&self, count: usize) {
-        self.wait_for_streams(TABS.len()); // so that each stream gets the end, even if it has lost events
+        // An open stream receives `end` in any case, even if it has lost events.
+        self.wait_for_streams(TABS.len());
         self.publish("end");
         for _ in TABS {
             let report = self.report();
@@ -236,7 +244,7 @@ fn reports(server: &TestServer) -> Receiver<Value> {
     reports
 }
 
-/// Cuts every stream twice, so that the second connection is cut before an event as well.
+/// Cuts every stream twice before its first event, so that a reconnected stream is cut, too.
 fn check_cuts_before_the_first_event(browser: &Browser) {
     let Some(session) = Session::start(browser) else { return };
     for _ in 0..2 {

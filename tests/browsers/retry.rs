@@ -1,4 +1,4 @@
-//! `retry: N` without a blank line after it, as the server sends it: the wait before a reconnection.
+//! Browsers apply a `retry:` line that no blank line follows, as the server sends it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -10,14 +10,18 @@ use crossbeam_channel::Sender;
 use super::{Browser, CHROMIUM, FIREFOX, TIMEOUT};
 use crate::common::say;
 
-/// Far from what browsers wait by themselves: Chromium 3 s, Firefox 5 s.
+/// The reconnection time that the test sends.
+///
+/// It is far from the defaults of the browsers: 3 s in Chromium, 5 s in Firefox.
 const WAIT: Duration = Duration::from_millis(1_500);
 
-/// Timers may be a little early; a wait that was not applied is at least 3 s.
+/// The measured times that show that a browser applied [`WAIT`].
+///
+/// Timers may be a little early; a browser that ignores [`WAIT`] waits at least 3 s.
 const APPLIED: std::ops::Range<Duration> =
     Duration::from_millis(1_400)..Duration::from_millis(2_900);
 
-/// How many waits are measured: a busy machine delays some of them.
+/// The number of measured reconnections. Several, because a busy machine delays some of them.
 const WAITS: usize = 4;
 
 const PAGE: &str = "<!doctype html><script>new EventSource('/stream')</script>";
@@ -35,7 +39,9 @@ fn check(browser: &Browser) {
     assert!(waits.iter().all(|wait| *wait >= APPLIED.start), "{waits:?}");
 }
 
-/// Answers with the page or a stream that ends, and measures from its end to the next request.
+/// Responds with the page, or with a stream that ends at once.
+///
+/// Sends `waits` the time from the end of a stream to the next request for the stream.
 fn serve(listener: &TcpListener, waits: &Sender<Duration>) {
     let mut ended = None;
     for socket in listener.incoming() {
@@ -56,7 +62,7 @@ fn serve(listener: &TcpListener, waits: &Sender<Duration>) {
 }
 
 fn answer(mut socket: &TcpStream, kind: &str, body: &str) {
-    // A browser that was closed no longer reads.
+    // The write fails if the test has closed the browser.
     let _ = write!(
         socket,
         "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n{body}"

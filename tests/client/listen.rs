@@ -1,4 +1,4 @@
-//! Tests of `listen`.
+//! Tests of `threadcast listen`.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Sender, channel};
@@ -138,7 +138,7 @@ fn signal_ends_the_client_with_0() {
     assert_eq!(listen.wait(), printed(""));
 }
 
-/// Tests the library, because the binary would exit anyway a moment later.
+/// Tests the library: after a stop, the binary soon exits even if a wait does not end.
 #[test]
 fn stop_handle_ends_every_wait_at_once() {
     struct Notify(Sender<()>);
@@ -150,7 +150,8 @@ fn stop_handle_ends_every_wait_at_once() {
             Ok(())
         }
     }
-    // The waits: a read, the pause before a reconnection, and the pause after a failed connection.
+    // The client waits in a read, then (in the next rounds) in the pause before a reconnection, and
+    // in the pause after an attempt to connect has failed.
     let hold = format!("{HOLD}{}", stream("data: x\n\n"));
     for played in [hold, stream("retry: 3600000\ndata: x\n\n"), stream("retry: 1\ndata: x\n\n")] {
         let server = Script::play([played]);

@@ -1,4 +1,4 @@
-//! Tests of `threadcast listen` and `threadcast publish`, with scripted servers and with a real one.
+//! Tests of `threadcast listen` and `threadcast publish`, with scripted servers and a real one.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! Tests of `publish`.
+//! Tests of `threadcast publish`.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};

@@ -1,4 +1,4 @@
-//! Runs the binary as a child process.
+//! Runs the `threadcast` binary as a child process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::common::TIMEOUT;
 
-/// A program's output and exit code; no code if it was killed.
+/// A program's output and exit code. `code` is `None` if a signal killed the program.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
@@ -15,7 +15,7 @@ pub(crate) struct Outcome {
     pub(crate) err: String,
 }
 
-/// The outcome of a successful run with this output.
+/// The outcome of a program that succeeded and printed only this to standard output.
 pub(crate) fn printed(out: &str) -> Outcome {
     Outcome { code: Some(0), out: out.into(), err: String::new() }
 }
@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &[&str], url: &str, input: &str) -> Outcome {
     running.wait()
 }
 
-/// The binary, killed when it is dropped.
+/// The running binary. [`Running::wait`] kills it if it has not exited within [`TIMEOUT`].
 pub(crate) struct Running {
     pub(crate) child: Child,
     pub(crate) input: Option<ChildStdin>,
@@ -70,7 +70,7 @@ impl Running {
         let (done, ended) = channel::<()>();
         let watch = thread::spawn(move || {
             let _ = ended.recv_timeout(TIMEOUT);
-            let _ = self.child.kill(); // an error means that it has exited
+            let _ = self.child.kill(); // fails if the program has exited
             self.child.wait().expect("it is our child").code()
         });
         let err = thread::spawn(move || read_all(err));

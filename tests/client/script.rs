@@ -1,4 +1,4 @@
-//! A scripted server: it sends prepared responses.
+//! A scripted server, which sends prepared responses.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -7,8 +7,9 @@ use std::thread;
 
 use crate::common::TIMEOUT;
 
-/// Prefixes of a response that keep its connection open: until the client closes it (`HOLD`), or for
-/// the next request (`KEEP`).
+/// Prefixes of a prepared response that tell the server to keep the connection open.
+///
+/// `HOLD`: until the client closes it. `KEEP`: for the next request.
 pub(crate) const HOLD: &str = "\0hold";
 pub(crate) const KEEP: &str = "\0keep";
 
@@ -25,7 +26,8 @@ pub(crate) fn published(id: &str) -> String {
     )
 }
 
-/// A stream that ends by closing the connection, so that the test chooses where it is cut.
+/// A stream response with this body. It ends when the server closes the connection, so a test can
+/// end it anywhere.
 pub(crate) fn stream(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream;charset=utf-8\r\n\r\n{body}")
 }
@@ -57,7 +59,7 @@ impl Script {
                     // Announce the close, so that the next request does not use this connection.
                     bytes = bytes.replacen("\r\n", "\r\nConnection: close\r\n", 1);
                 }
-                // The client may close before it has read everything.
+                // The write fails if the client closes before it has read everything.
                 let _ = socket.get_mut().write_all(bytes.as_bytes());
                 if answer.starts_with(HOLD) {
                     let _ = socket.read_to_end(&mut Vec::new());
@@ -73,7 +75,7 @@ impl Script {
         format!("http://{}", self.addr)
     }
 
-    /// Returns the requests, in order.
+    /// Returns the received requests, in order.
     pub(crate) fn requests(self) -> impl Iterator<Item = Request> {
         std::iter::from_fn(move || self.requests.recv_timeout(TIMEOUT).ok())
     }
@@ -84,7 +86,7 @@ pub(crate) struct Request {
     pub(crate) line: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
-    /// The number of the connection that it arrived on.
+    /// The number of the connection on which the request arrived.
     pub(crate) connection: usize,
 }
 

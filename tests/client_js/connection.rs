@@ -1,17 +1,18 @@
-//! The connection of the leading tab: silent, rejected, cut, or without a server.
+//! The leading tab's connection when it is silent, rejected or cut, or the server is unavailable.
 
 use threadcast::{Config, Event, Histories, History};
 
 use super::{assert_got, first, listen, publish, server};
 use crate::common::TestServer;
 
-/// iOS cuts a stream without an error, and a laptop sleeps: the connection is open, but nothing arrives.
-/// Here the leading tab's `EventSource` stops receiving.
+/// When iOS cuts a stream or a laptop sleeps, the connection seems open, but nothing arrives.
+///
+/// To simulate this, the test closes the leading tab's `EventSource` behind the client's back.
 #[test]
 fn client_replaces_a_connection_without_heartbeats() {
     let server = server();
     let Some(page) = first(&server) else { return };
-    // Keeps the created sources, so that the first can be closed without the client's knowledge.
+    // Records the created sources, so that the test can close the first one directly.
     page.eval(
         "window.Real = EventSource; window.made = 0;
          window.EventSource = class extends Real {
@@ -26,7 +27,7 @@ fn client_replaces_a_connection_without_heartbeats() {
     page.wait_until("client.readyState === 1");
     publish(&server.registry, 0..1);
     assert_got(&page, 0..1);
-    // The first source receives one heartbeat, which states the period, and nothing more.
+    // The first source receives one heartbeat, which states the heartbeat period, and nothing more.
     page.eval(
         "new Promise(received => sources[0].addEventListener('heartbeat', () => {
             sources[0].close();
@@ -38,8 +39,9 @@ fn client_replaces_a_connection_without_heartbeats() {
     assert_got(&page, 0..4);
 }
 
-/// A stream begins with the server's event `cursor`, which carries the id to resume from. A published event
-/// with this name is a message.
+/// A stream begins with the server's event `cursor`, whose id is the id to resume from.
+///
+/// The client still delivers a published event with the name `cursor`.
 #[test]
 fn a_client_cut_before_its_first_event_loses_nothing() {
     let history = Histories::default().with("*", History { events: 1_000, ..History::default() });
@@ -62,7 +64,9 @@ fn a_client_cut_before_its_first_event_loses_nothing() {
     page.eval("client.close()");
 }
 
-/// A rejection is a stream that ends at once with a `retry`, which only the browser can read.
+/// A rejection is a stream that ends at once and has a `retry:` line.
+///
+/// Only the browser can read this line, so the browser must wait and reconnect.
 #[test]
 fn rejected_client_leaves_the_wait_to_the_browser() {
     let server = server();
@@ -91,14 +95,15 @@ fn rejected_client_leaves_the_wait_to_the_browser() {
          }
          source.onerror()",
     );
-    // The browser reconnects after a rejection. Without a server, the client waits and reconnects itself.
+    // After a rejection, the browser reconnects. If the server is unavailable (the errors below),
+    // the client closes the source, waits and reconnects itself.
     assert_eq!(page.eval("source.isClosed"), false);
     page.eval("source.onerror(); source.onerror()");
     assert_eq!(page.eval("source.isClosed"), true);
     page.eval("client.close()");
 }
 
-/// The waits for an unavailable server grow, with jitter.
+/// The waits between the attempts to connect grow, with jitter.
 #[test]
 fn client_backs_off_when_the_server_is_unavailable() {
     let server = server();

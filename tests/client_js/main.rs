@@ -1,5 +1,5 @@
-//! `/client.js`: all tabs of an origin share one connection, and every tab gets every event once, even when
-//! other tabs close.
+//! `/client.js`: all tabs of an origin share one connection, and every tab gets every event once,
+//! even when other tabs close.
 
 #[path = "../browser/mod.rs"]
 mod browser;
@@ -13,7 +13,7 @@ use browser::Page;
 use common::TestServer;
 use threadcast::{Channels, Config, Event, Histories, History, Limits, Registry, Start};
 
-/// Subscribes in a tab and keeps the received events.
+/// A script that subscribes in a tab and records the received events.
 const LISTEN: &str = "
     import('/client.js').then(({ Threadcast }) => {
         window.got = [], window.gaps = [], window.led = 0;
@@ -32,7 +32,7 @@ fn server() -> TestServer {
     TestServer::with(Config { history, limits, ..Config::default() })
 }
 
-/// Returns the address of a page of the same origin that opens no streams: the 404 page.
+/// Returns the address of a page that opens no streams and has the server's origin: the 404 page.
 fn blank(server: &TestServer) -> String {
     format!("http://{}/nothing", server.addr)
 }
@@ -89,7 +89,7 @@ fn eight_tabs_share_one_connection_and_lose_nothing() {
     tabs.iter().for_each(|tab| assert_got(tab, 0..100));
     assert_connections(&server, 1);
 
-    // Publishes all the time, so that some events fall between two leading tabs.
+    // Publishes without a pause, so that some events are published while no tab leads.
     let (registry, numbers) = (server.registry.clone(), 100..2_100);
     let publisher = std::thread::spawn({
         let numbers = numbers.clone();
@@ -116,19 +116,21 @@ fn eight_tabs_share_one_connection_and_lose_nothing() {
     tabs.iter().for_each(|tab| assert_got(tab, 0..2_100));
     tabs.iter().for_each(|tab| assert_eq!(tab.eval("gaps.length"), 0));
     assert_connections(&server, 1);
-    // A busy machine may delay one of them, so the fastest counts.
+    // A busy machine may delay single takeovers, so the assertion is on the fastest.
     let fastest = takeovers.iter().min().expect("there were three");
     assert!(*fastest < Duration::from_secs(1), "another led after {takeovers:?}");
     common::say(&format!("the lead moved in {takeovers:?}"));
     tabs.iter().for_each(Page::assert_only_the_missing_page_went_wrong);
 }
 
-/// Stops and restarts the messages from a tab to the others.
+/// Scripts that stop (`MUTE`) and restart (`UNMUTE`) a tab's messages to the other tabs.
 const MUTE: &str = "window.post ??= BroadcastChannel.prototype.postMessage;
     BroadcastChannel.prototype.postMessage = () => {};";
 const UNMUTE: &str = "BroadcastChannel.prototype.postMessage = post;";
 
-/// A tab without an event has no id to resume from. It resumes from the time when it was created.
+/// A tab that has received no event has no id to resume from.
+///
+/// Such a tab resumes from the time when it was created.
 #[test]
 fn a_tab_without_any_event_takes_the_lead_without_loss() {
     let server = server();
@@ -168,8 +170,9 @@ fn a_tab_requests_missed_events_and_gets_them_in_order() {
     assert_got(&tab, 0..7);
 }
 
-/// The leading tab gets events that it does not keep any more from the server, which sends them to all tabs
-/// again.
+/// A tab may request events that the leading tab no longer keeps.
+///
+/// The leading tab then requests them from the server, and every tab receives them again.
 #[test]
 fn a_tab_drops_events_that_it_has_already_received() {
     let server = server();
@@ -198,8 +201,9 @@ fn a_tab_drops_events_that_it_has_already_received() {
     }
 }
 
-/// Named events reach the only tab that listens for the name, although it does not lead. A tab that joins
-/// with `since` gets the recent events of the leading tab.
+/// A tab that joins with `since` gets the recent events of the leading tab.
+///
+/// A named event reaches the only tab that listens for its name, although this tab does not lead.
 #[test]
 fn a_joining_tab_gets_recent_and_named_events() {
     let server = server();
@@ -222,7 +226,7 @@ fn a_joining_tab_gets_recent_and_named_events() {
     assert_connections(&server, 1);
 }
 
-/// Without Web Locks each tab has its own connection.
+/// With `share: false`, or without Web Locks, each tab has its own connection.
 #[test]
 fn without_sharing_each_tab_has_its_own_connection() {
     let server = server();
@@ -251,7 +255,8 @@ fn every_tab_gets_the_gap_event() {
     publish(&server.registry, 0..5);
     let after = server.registry.last_id();
     publish(&server.registry, 5..10);
-    // An empty channel without subscribers would be removed, and with it the number of lost events.
+    // Without this subscriber, the server would remove the empty channel and its count of lost
+    // events.
     let channels = Channels::new(["news"]).expect("a name");
     let _listener = server.registry.subscribe(&channels, &Start::Now).expect("there is room");
     server.registry.forget("news").expect("there is no store to fail");
@@ -267,7 +272,8 @@ fn every_tab_gets_the_gap_event() {
     }
 }
 
-/// The connection went back for another tab, and died before that tab got an event.
+/// The leading tab reconnected from an earlier id, because another tab had missed events. This
+/// connection died before the other tab got an event.
 #[test]
 fn a_new_connection_resumes_for_the_tab_that_missed_events() {
     let server = server();
@@ -276,7 +282,7 @@ fn a_new_connection_resumes_for_the_tab_that_missed_events() {
     publish(&server.registry, 0..1);
     let after = server.registry.last_id();
     publish(&server.registry, 1..4);
-    // The leading tab's second connection, the one that goes back, receives nothing.
+    // The leading tab's second connection, which resumes from the earlier id, receives nothing.
     leader.eval(
         "window.Real = EventSource; window.made = 0; window.beats = 0;
          window.EventSource = class extends Real {
@@ -290,15 +296,16 @@ fn a_new_connection_resumes_for_the_tab_that_missed_events() {
     );
     listen(&leader, "'news'", &format!("{{ lastEventId: '{after}' }}"));
     assert_got(&leader, 1..4);
-    leader.wait_until("beats >= 2"); // a heartbeat states the period
-    // Without its watchdog, because it would take the lead from a tab that is silent for so long.
+    leader.wait_until("beats >= 2"); // a heartbeat states the heartbeat period
+    // Stops the other tab's watchdog, which would take the lead because the leading tab is silent
+    // for so long.
     tab.eval("window.setInterval = () => 0");
     listen(&tab, "'news'", &format!("{{ lastEventId: '{after}' }}"));
     assert_got(&tab, 1..4);
     assert_got(&leader, 1..4);
 }
 
-/// A tab with a later id than the leading tab's must not move the leading tab forward.
+/// If another tab has a later id, the leading tab must still resume from its own id.
 #[test]
 fn a_tab_that_is_ahead_does_not_cost_the_leader_events() {
     let server = server();
@@ -308,7 +315,8 @@ fn a_tab_that_is_ahead_does_not_cost_the_leader_events() {
     let after = server.registry.last_id();
     publish(&server.registry, 1..4);
     let later = server.registry.last_id();
-    // The leading tab has no connection until the other tab has requested the events after its own id.
+    // The leading tab has no connection until the other tab has requested the events after the
+    // other tab's id.
     leader.eval(
         "window.Real = EventSource;
          window.EventSource = class extends EventTarget {

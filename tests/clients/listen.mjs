@@ -1,10 +1,10 @@
-// Listens with one client library from npm and prints what the library delivers, a JSON object a
-// line: {"data", "event", "id"} for a message, {"end": reason} once the library has stopped.
+// Listens with one client library from npm and prints what the library delivers, one JSON object
+// per line: {"data", "event", "id"} for a message, {"end": reason} once the library has stopped.
 //
 //     node listen.mjs LIBRARY URL [TOKEN]
 //
 // Each function follows its library's README. Where the library leaves reconnecting to the
-// application, the loop is here.
+// application, the function contains the reconnect loop.
 
 import {createRequire} from 'node:module'
 
@@ -49,7 +49,7 @@ const LIBRARIES = {
     listen(new ReconnectingEventSource(url, {eventSourceClass: require('eventsource-2'), headers}))
   },
   '@microsoft/fetch-event-source': async () => {
-    // The library is for browsers and needs these two globals.
+    // The library expects a browser, so it needs these two globals.
     globalThis.window = globalThis
     globalThis.document = {hidden: false, addEventListener() {}, removeEventListener() {}}
     const {fetchEventSource} = require('@microsoft/fetch-event-source')
@@ -85,7 +85,7 @@ const LIBRARIES = {
           parser.feed(text)
         }
       } catch {
-        // The connection was cut.
+        // The connection was cut: reconnect.
       }
       await sleep(retry)
     }

@@ -1,10 +1,10 @@
-"""Listens with one client library from PyPI and prints what the library delivers, a JSON object a
-line: {"data", "event", "id"} for a message, {"end": reason} once the library has stopped.
+"""Listens with one client library from PyPI and prints what the library delivers, one JSON object
+per line: {"data", "event", "id"} for a message, {"end": reason} once the library has stopped.
 
     python3 listen.py LIBRARY URL [TOKEN]
 
 Each function follows its library's README. Where the library leaves reconnecting to the
-application, the loop is here.
+application, the function contains the reconnect loop.
 """
 
 import asyncio

@@ -18,7 +18,7 @@ use common::{Process, say};
 use crossbeam_channel::Receiver;
 use serde_json::Value;
 
-/// How long to wait for a library: longer than the longest reconnection time of any of them.
+/// How long to wait for a library: longer than the longest reconnection time of any library.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long to watch a stream for unexpected messages. The server sends a heartbeat every second.
@@ -96,9 +96,10 @@ fn row(servers: &Servers, library: &str) -> String {
 /// The servers that the libraries connect to.
 struct Servers {
     folder: PathBuf,
-    /// Has a heartbeat every second, a history of three events, and the lab to cut streams.
+    /// A server with a heartbeat every second, a history of three events, and the lab, which can
+    /// cut streams.
     open: Process,
-    /// Requires a token to read.
+    /// A server that requires a token to read.
     secret: Process,
 }
 
@@ -165,7 +166,7 @@ impl Listener {
         }
     }
 
-    /// Whether the next messages have exactly these data.
+    /// Reads the next messages; returns whether their data are exactly these.
     fn gets(&self, expected: &[&str]) -> bool {
         expected.iter().all(|data| self.next(TIMEOUT).is_some_and(|line| line["data"] == *data))
     }
@@ -178,7 +179,7 @@ impl Drop for Listener {
     }
 }
 
-/// One library that reads its own channel.
+/// One library's process, which reads a channel of its own.
 struct Session<'a> {
     server: &'a Process,
     channel: String,
@@ -204,7 +205,7 @@ impl<'a> Session<'a> {
         Self { server, channel, listener }
     }
 
-    /// Waits until the channel has this number of subscribers; returns whether it does.
+    /// Waits until the channel has this number of subscribers; returns false after [`TIMEOUT`].
     fn has_subscribers(&self, count: u64) -> bool {
         let subscribers = format!("/channels/{}/subscribers", self.channel);
         let headers = "Host: localhost\r\nConnection: close\r\nAuthorization: Bearer s3cret\r\n";
@@ -237,7 +238,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Polls until the condition holds; returns whether it does within [`TIMEOUT`].
+/// Polls until the condition holds; returns false after [`TIMEOUT`].
 fn within(mut holds: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
     while !holds() {

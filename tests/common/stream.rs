@@ -113,8 +113,8 @@ impl Stream {
     /// The next event without its final blank line, or the next line that stands alone.
     ///
     /// Comments and a `retry:` before a block stand alone: no blank line follows them. Returns
-    /// `None` at the regular end of the stream: the last chunk in HTTP/1.1, the end of the connection in
-    /// HTTP/1.0.
+    /// `None` at the regular end of the stream: the last chunk in HTTP/1.1, the end of the
+    /// connection in HTTP/1.0.
     pub fn next(&mut self) -> Option<String> {
         if !self.chunked {
             return self.complete.pop_front().or_else(|| self.next_unframed());

@@ -1,6 +1,6 @@
 //! Memory that a client can make the server use is bounded, and counted in the capacity.
 //!
-//! That is: kernel buffers, unsent events, histories, and address space.
+//! This memory consists of kernel buffers, unsent events, histories, and address space.
 
 use std::fs;
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ fn full_address_space_rejects_clients_and_does_not_abort() {
     say(&format!("ulimit -v 524288: {most} clients"));
     let mut clients: Vec<TestClient> = (0..most).map(|_| server.stream("/channels/a")).collect();
     (0..50).for_each(|_| assert_rejected(&server));
-    // No client has read, so each holds an unsent event.
+    // No client reads, so the server holds an unsent event for each.
     (0..6).for_each(|_| publish(&server, "a", &"x".repeat(EVENT)));
     assert_eq!(server.get("/healthz").status, 200);
     assert!(server.child.try_wait().expect("a child process").is_none(), "the server still runs");
@@ -55,7 +55,7 @@ fn full_address_space_rejects_clients_and_does_not_abort() {
     assert!(clients[0].chunk().is_some(), "a client that reads again gets its events");
 }
 
-/// The bytes in the kernel's send and receive queue of each server socket.
+/// Returns the bytes in the kernel's send queue and receive queue, for each server socket.
 fn queues(port: u16) -> Vec<(usize, usize)> {
     let tcp = fs::read_to_string("/proc/net/tcp").expect("this is Linux");
     let hex = |text: &str| usize::from_str_radix(text, 16).expect("proc(5): tcp");
@@ -98,7 +98,7 @@ fn kernel_buffers_of_a_stalled_client_are_bounded() {
 struct Group(PathBuf);
 
 impl Group {
-    /// Creates a group with this memory limit; `None` without permission.
+    /// Creates a group with this memory limit; returns `None` if the test lacks the permission.
     fn new(bytes: usize) -> Option<Self> {
         let name = format!("threadcast-memory-{}", std::process::id());
         let groups =
@@ -107,7 +107,7 @@ impl Group {
             let group = Self(PathBuf::from(above).join(&name));
             fs::create_dir(&group.0).ok()?;
             fs::write(group.0.join(limit), bytes.to_string()).ok()?;
-            // Version 1 counts socket buffers only if they have their own limit.
+            // Control groups of version 1 count socket buffers only if these have their own limit.
             let _ = fs::write(group.0.join("memory.kmem.tcp.limit_in_bytes"), "1073741824");
             Some(group)
         })
@@ -249,7 +249,8 @@ fn file_store_stays_within_the_history_total() {
     publish_to_many(&server, 60, EVENT);
     assert!(history_bytes(&server) > 3 * TOTAL);
     drop(server);
-    // A smaller bound evicts events at the start; the next event removes them from the file.
+    // A smaller total evicts events when the server starts; the store removes them from the file
+    // together with the next write.
     let server = bounded(TOTAL, store());
     assert_bounded(&server, TOTAL);
     let after = format!("/channels/channel-0?last_event_id={begin}");
@@ -261,7 +262,7 @@ fn file_store_stays_within_the_history_total() {
     drop(server);
     let stats = threadcast::store::stats(&path).expect("a valid store");
     let bytes: u64 = stats.channels.iter().map(|channel| channel.bytes).sum();
-    // The events that the newest event evicts stay in the file until the next write.
+    // Events that the newest event evicts stay in the file until the store writes again.
     let most = TOTAL + EVENT;
     assert!(bytes <= most as u64, "{bytes} bytes are in the file");
     fs::remove_dir_all(&folder).expect("a removable folder");

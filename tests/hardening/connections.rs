@@ -1,4 +1,4 @@
-//! Connections that are not streams always leave room for requests.
+//! Any number of connections without a stream leaves room for requests.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -9,7 +9,9 @@ use threadcast::Config;
 
 use crate::common::{Process, TIMEOUT, TestClient, TestServer, allow_descriptors, say, wait_until};
 
-/// How soon a request must be answered. Without the reserve, it would wait at least 10 s.
+/// How soon a request must be answered.
+///
+/// If idle connections could take all the capacity, a request would wait at least 10 s.
 const SOON: Duration = Duration::from_secs(5);
 
 const SILENT: &str = "";
@@ -17,7 +19,7 @@ const SLOW_HEAD: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nX: ";
 const SLOW_BODY: &str =
     "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\nx";
 
-/// Sends one request on a new connection; returns the status line if it arrives in time.
+/// Sends one request on a new connection; returns the status line, or an error after [`SOON`].
 fn ask(addr: SocketAddr, request: &str) -> io::Result<String> {
     let mut socket = TcpStream::connect(addr)?;
     socket.set_read_timeout(Some(SOON))?;
@@ -27,7 +29,7 @@ fn ask(addr: SocketAddr, request: &str) -> io::Result<String> {
     Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
 
-/// Sends 10 requests, pages and publishes; returns how many succeed in time.
+/// Sends 5 page requests and 5 publishes; returns how many of them succeed within [`SOON`].
 fn answered_of_10(addr: SocketAddr) -> usize {
     let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let post = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
@@ -42,7 +44,7 @@ fn answered_of_10(addr: SocketAddr) -> usize {
 fn attack(addr: SocketAddr, sent: &str, connections: usize) -> Vec<TcpStream> {
     let open = |_| {
         let socket = TcpStream::connect(addr).expect("the server listens");
-        let _ = (&socket).write(sent.as_bytes()); // the server may have closed it already
+        let _ = (&socket).write(sent.as_bytes()); // fails if the server has closed it
         socket
     };
     (0..connections).map(open).collect()
@@ -95,7 +97,9 @@ fn streams_and_idle_sockets_fit_together() {
     drop(attackers);
 }
 
-/// The server sheds a connection by shutting down its input, and still reads what has arrived.
+/// To shed a connection, the server shuts down the connection's input.
+///
+/// It can still read a request that has already arrived, and respond.
 #[test]
 fn shed_connection_still_gets_its_response() {
     assert!(allow_descriptors(4_096), "the hard limit on descriptors is below 4,096");
@@ -111,7 +115,9 @@ fn shed_connection_still_gets_its_response() {
     }
 }
 
-/// A shed connection cannot become a stream: its closed input would count as a disconnect.
+/// A shed connection cannot become a stream.
+///
+/// Its input is shut down, and on a stream the server would take that for a disconnect.
 #[test]
 fn shed_stream_request_gets_a_retry() {
     assert!(allow_descriptors(4_096), "the hard limit on descriptors is below 4,096");
@@ -159,11 +165,11 @@ fn connections_per_address_are_limited() {
     let server = TestServer::with(config.clone());
     let mut held: Vec<_> = (0..3).map(|_| server.connect()).collect();
     assert!(server.connect().is_closed(), "the fourth connection is closed");
-    // Loopback is exempt.
+    // Connections from loopback addresses are exempt from the limit.
     let loopback = server.addresses[1];
     let _many: Vec<_> = (0..10).map(|_| TestClient::connect(loopback)).collect();
     assert_eq!(answered_of_10(loopback), 10);
-    // A stream does not count as a connection.
+    // The held connections become streams, which do not count as connections.
     for client in &mut held {
         client.send("GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!(client.head().status, 200);
@@ -175,7 +181,7 @@ fn connections_per_address_are_limited() {
     let metrics = ask_for_metrics(loopback);
     let counter = "threadcast_rejections_total{reason=\"max_connections_per_address\"} ";
     assert!(!metrics.contains(&format!("{counter}0\n")) && metrics.contains(counter), "{metrics}");
-    // A trusted proxy is exempt, because it has one address for many clients.
+    // A trusted proxy is exempt, because many clients connect through its one address.
     let trusted_proxies = vec![own.into()];
     let server = TestServer::with(Config { trusted_proxies, ..config });
     let mut many: Vec<_> = (0..10).map(|_| server.connect()).collect();
@@ -217,7 +223,7 @@ fn connections_are_in_the_status_and_the_metrics() {
 struct FewThreads(String);
 
 impl FewThreads {
-    /// Creates a group with this limit on threads; `None` without permission.
+    /// Creates a group with this limit on threads; returns `None` if the test lacks the permission.
     fn new(most: u32) -> Option<Self> {
         let group = format!("/sys/fs/cgroup/pids/threadcast-test-{}", std::process::id());
         fs::create_dir(&group).ok()?;
@@ -234,7 +240,8 @@ impl Drop for FewThreads {
     }
 }
 
-/// Guards against a regression: the accepting thread once slept 20 ms for each such connection.
+/// Guards against a regression: when it could not start a thread for a connection, the accepting
+/// thread once slept for 20 ms.
 #[test]
 fn burst_beyond_the_thread_limit_is_rejected_quickly() {
     let Some(group) = FewThreads::new(60) else {
@@ -242,14 +249,16 @@ fn burst_beyond_the_thread_limit_is_rejected_quickly() {
     };
     let join = format!("echo $$ > {}/cgroup.procs; exec", group.0);
     let server = Process::shell(&join, "");
-    // More connections than threads, all kept open: streams, then silent sockets.
+    // Open more connections than the limit has threads, and keep them open: streams, then silent
+    // sockets.
     let stream = "GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let streams = attack(server.addr, stream, 100);
     let silent = attack(server.addr, SILENT, 300);
     assert!(answered_of_10(server.addr) >= 9);
     drop((streams, silent));
     assert_eq!(answered_of_10(server.addr), 10);
-    // Lower the limit below the computed capacity, so that no thread is free.
+    // Lower the limit to the server's own threads, so that no connection can get a thread. The
+    // server computed its capacity from the higher limit.
     let own_threads = 7;
     wait_until(TIMEOUT, "only the server's own threads remain", || {
         server.count("task") <= own_threads

@@ -1,4 +1,5 @@
-//! Files of `--public`: bounded memory, no way to hidden files, and ranges as RFC 9110 requires.
+//! Files of `--public`: the server needs little memory to send them, sends no hidden files, and
+//! handles ranges as RFC 9110 requires.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -61,7 +62,7 @@ fn request(method: &str, path: &str, headers: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
 }
 
-/// Gives a client a small receive buffer.
+/// Gives a client a small receive buffer, so that a large file does not fit in the socket.
 fn narrow(client: TestClient) -> TestClient {
     SockRef::from(client.socket()).set_recv_buffer_size(4096).expect("a socket");
     client
@@ -85,7 +86,7 @@ fn unread_large_files_cost_no_memory() {
         assert_eq!((head.status, length(&head)), (status, BIG), "{method} {path}");
         clients.push(client);
     }
-    // This client reads its whole file, so the server has handled the requests before it.
+    // When this client has read its whole file, the server has also handled the earlier requests.
     let mut reads = server.connect();
     reads.send(&request("GET", "/big.bin", ""));
     assert_eq!(length(&reads.head()), BIG);
@@ -109,7 +110,7 @@ fn stalled_file_download_is_cut_at_the_deadline() {
     client.send(&request("GET", "/big.bin", ""));
     assert_eq!(client.head().status, 200);
     let port = client.socket().local_addr().expect("a socket").port();
-    wait_until(TIMEOUT, "its thread has ended", || !has_thread(&format!("sse-{port}")));
+    wait_until(TIMEOUT, "the thread has ended", || !has_thread(&format!("sse-{port}")));
     let mut rest = Vec::new();
     let _ = client.reader.read_to_end(&mut rest); // FIN or RST
     assert!((rest.len() as u64) < BIG);
@@ -227,7 +228,8 @@ fn special_files_are_404_and_block_nothing() {
 
 /// Starts a server with a file modified an hour ago.
 ///
-/// The server uses the modification time as a validator only after that second is over.
+/// A modification time has a resolution of one second. Until its second is over, the server does
+/// not use it as a validator, because the file could change again without a new time.
 fn aged(folder: &Folder) -> TestServer {
     folder.write("a.txt", "0123456789");
     let file = File::options().write(true).open(folder.path("a.txt")).expect("a writable file");
@@ -332,5 +334,5 @@ fn reset_ends_a_file_download() {
     let socket: TcpStream = client.reader.into_inner();
     SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket");
     drop(socket);
-    wait_until(TIMEOUT / 4, "its thread has ended", || !has_thread(&format!("sse-{port}")));
+    wait_until(TIMEOUT / 4, "the thread has ended", || !has_thread(&format!("sse-{port}")));
 }

@@ -1,4 +1,5 @@
-//! A list of any length takes bounded memory, and no publisher waits for it.
+//! Lists of channels and subscribers: a list of any length needs little memory, and no publisher
+//! waits until a list is complete.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,8 @@ fn cost_of_unread(server: &Process, request: &str, count: usize) -> u64 {
             client
         })
         .collect();
-    // This client reads its whole response, so the server has handled the requests before it.
+    // When this client has read its whole response, the server has also handled the earlier
+    // requests.
     let mut reads = server.connect();
     reads.send(request);
     assert_eq!(reads.answer().status, 200);
@@ -195,7 +197,7 @@ const LISTS: usize = 10;
 /// No publish may take as long as building a list.
 ///
 /// Each channel in the list is expensive, because subscribers match every prefix of its name. The
-/// limit is relative to the duration of a list on this machine.
+/// test compares the publishes with the time that building a list takes on this machine.
 #[test]
 fn publishers_do_not_wait_for_a_list() {
     let registry = Registry::new();
@@ -231,6 +233,7 @@ fn publishers_do_not_wait_for_a_list() {
     });
     let shortest = lists.into_iter().min().expect("several");
     let long = waits.iter().filter(|wait| **wait > shortest / 2).count();
-    // If building a list held the lock, each list would delay a publish. Scheduling may delay a few.
+    // If the registry's lock were held while a list is built, each list would delay a publish. The
+    // operating system's scheduler may delay a few publishes.
     assert!(long < LISTS / 2, "{long} publishes waited for more than half of {shortest:?}");
 }

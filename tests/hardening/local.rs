@@ -1,4 +1,5 @@
-//! Without a token, only local requests that no foreign page has sent may change anything.
+//! On a server without a token, only local requests may change anything, and only if no page of
+//! another origin has sent them.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
@@ -6,7 +7,7 @@ use crate::common::{Answer, TestClient, TestServer, say};
 use socket2::{Domain, Socket, Type};
 use threadcast::{Config, Mercure, Token};
 
-/// Every request that changes something visible to others, and those of the lab.
+/// Every request that changes something that other clients can see, and requests of the lab.
 const ACTIONS: [&str; 12] = [
     "POST /channels/x",
     "DELETE /channels/x",
@@ -143,7 +144,9 @@ fn forwarding_headers_of_all_vendors_need_a_token() {
     }
 }
 
-/// nginx forwards requests as HTTP/1.0 by default, without a forwarding header.
+/// By default, nginx forwards requests as HTTP/1.0 and without a forwarding header.
+///
+/// An HTTP/1.0 request may therefore come from a remote client, so it is not local.
 #[test]
 fn http_1_0_requests_need_a_token() {
     let server = open();
@@ -179,7 +182,9 @@ fn dns_rebinding_host_is_421_on_every_address() {
     }
 }
 
-/// A non-loopback address of this machine. Sends no packet.
+/// Returns a non-loopback address of this machine, if it has one.
+///
+/// Connecting a UDP socket selects a local address and sends no packet.
 fn outer_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
@@ -219,7 +224,9 @@ fn remote_client_reads_by_any_host_but_changes_nothing() {
     }
 }
 
-/// A request for a name of `--host` is answered, but is not local: a proxy sends the same Host.
+/// The server answers a request whose Host is a name from `--host`.
+///
+/// Such a request is not local, because a proxy would send the same Host.
 #[test]
 fn name_from_host_flag_reads_but_needs_a_token() {
     let hosts = vec!["push.example.org".to_owned()];

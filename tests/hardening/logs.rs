@@ -1,4 +1,4 @@
-//! A log that is not read loses lines, and has no other effect.
+//! If nothing reads the server's log, the log loses lines; this has no other effect.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
@@ -11,8 +11,9 @@ use rustix::io::Errno;
 
 use crate::common::{Answer, Process, TIMEOUT, wait_until};
 
-/// The number of streams to end. Their log lines exceed several times what a pipe and the log's
-/// queue hold, because the channel name is long.
+/// The number of streams to end, each with a long log line.
+///
+/// Together, these lines are several times as long as what a pipe and the log's queue can hold.
 const STREAMS: usize = 1_800;
 
 /// A named pipe, open for reading so that a server can open it for writing.
@@ -106,7 +107,7 @@ fn second_signal_exits_with_an_unread_log() {
     let mut server = Process::shell(&pipe.as_stderr(), "--log-format json --drain 1h");
     end_streams(&server, STREAMS);
     wait_until(TIMEOUT, "lines are dropped", || dropped(&server) > 0);
-    // The drain ends the first stream at once, and the last after half an hour.
+    // The drain of one hour ends the first stream at once, and the last after half an hour.
     let streams = [(); 3].map(|()| server.stream("/channels/a"));
     server.signal("TERM");
     wait_until(TIMEOUT, "the drain begins", || server.get("/readyz").status == 503);
@@ -125,7 +126,7 @@ fn dropped_log_lines_are_reported_when_the_log_is_read_again() {
     let objects = lines.iter().map(|line| serde_json::from_str::<serde_json::Value>(line));
     assert!(objects.clone().all(|object| object.is_ok()), "every line is complete JSON");
     assert!(objects.count() > 100, "the queued lines are written");
-    // Logging continues.
+    // The server still writes new log lines.
     server.signal("HUP");
     pipe.lines_until("SIGHUP ignored");
 }
@@ -140,7 +141,8 @@ fn lines_at_start() -> u64 {
 
 /// Ends streams one after the other; checks how many dropped log lines each adds.
 ///
-/// A dropped line must not cause further drops; these would appear before those of the next stream.
+/// A dropped line must not cause further drops: the counter would then exceed the expected number
+/// before the next stream ends.
 #[track_caller]
 fn assert_dropped_for_each_stream(server: &Process, each: u64, before: u64) {
     for ended in 1..=10 {

@@ -1,4 +1,4 @@
-//! Attacks by a hostile client over the network, one for each test.
+//! Each test simulates one attack by a hostile client over the network.
 //!
 //! `docs/security.md` lists the guarantees that these tests check.
 

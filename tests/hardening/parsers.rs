@@ -1,4 +1,4 @@
-//! Inputs that make a parser recurse, or that two parsers would read differently.
+//! Inputs that make a parser recurse deeply, or that two parsers would read differently.
 //!
 //! `tests/stack.rs` measures the stack that accepted inputs use.
 
@@ -68,7 +68,7 @@ fn deep_json_is_rejected_and_streams_continue() {
             assert!(answer.body.contains(TOO_DEEP), "{target} {content_type}: {answer:?}");
         }
     }
-    // None of these was published, and publishing still works.
+    // The server has published none of these bodies, and it still accepts others.
     assert_eq!(server.post("/channels/x", "", "still here").status, 200);
     stream.expect_data(&["still here"]);
 }
@@ -126,7 +126,7 @@ fn deeply_nested_token_is_invalid() {
     let server = with_keys();
     let mut stream = Stream::of(&server, "/channels/x", &bearer(&jwt::allowing(&["*"], &["*"])));
     let status = |token: &str| server.post("/channels/x", &bearer(token), "published").status;
-    // The claims, the list and the detail use three of the 16 levels that a token may have.
+    // A token may have 16 levels. The claims, the list of details and the detail use three.
     assert_eq!(status(&with_payload(&levels(13))), 200);
     assert_eq!(status(&with_payload(&levels(14))), 401);
     let deep = nested(103);
@@ -178,7 +178,8 @@ fn deeply_nested_pattern_is_rejected() {
 
 /// Lines of a chunked body end with CRLF (RFC 9112 §7.1).
 ///
-/// If this server accepted a bare LF, a strict proxy would see the next request begin elsewhere.
+/// If the server accepted a bare LF, a strict proxy before it would look for the next request at
+/// another place in the bytes, and a client could smuggle a request past the proxy.
 #[test]
 fn bare_lf_in_a_chunked_body_is_rejected() {
     let server = TestServer::start();
@@ -209,7 +210,7 @@ fn bare_lf_in_a_chunked_body_is_rejected() {
     stream.expect_data(&["next"]);
 }
 
-/// Starts a server that answers one request with this JSON; returns its address.
+/// Starts a server that responds to one request with this JSON; returns the server's address.
 fn answer_once(body: String) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let addr = listener.local_addr().expect("a bound socket");

@@ -1,4 +1,4 @@
-//! Expensive patterns and lists of channels are bounded, and do not delay other clients.
+//! The cost of patterns and of streams with many channels is bounded, and delays no other client.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -32,7 +32,7 @@ fn query(patterns: impl IntoIterator<Item = String>) -> String {
     format!("{HUB}?{}", parameters.collect::<Vec<_>>().join("&"))
 }
 
-/// A distinct pattern whose compiled form takes 8 KB.
+/// A pattern whose compiled form takes 8 KB. Each number gives another pattern.
 fn big(number: usize) -> String {
     format!("/{number}/(a{{600}})")
 }
@@ -92,7 +92,7 @@ fn compiled_patterns_have_a_total_limit() {
     });
     assert_eq!(rejected, Some(507), "after {} streams", streams.len());
     assert!(server.resident_kib() < 160 * 1024, "{} KiB", server.resident_kib());
-    // A stream with a pattern that is already in use, or without one, is still accepted.
+    // The server still accepts a stream whose pattern is already in use, or that has no pattern.
     let _shared = server.stream(&query([big(0)]));
     let _named = server.stream("/channels/news");
     drop(streams);

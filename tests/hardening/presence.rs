@@ -48,7 +48,8 @@ fn subscribe_token_cannot_announce_presence() {
         assert_eq!(get(&server, "/channels/news?presence=eve", headers).status, 403);
     }
     assert_eq!(server.registry.present("news"), []);
-    // The session cookie allows reading and the header allows publishing: together, both.
+    // The session cookie allows reading, and the header allows publishing. A request with both may
+    // announce presence.
     let both = cookie + &bearer(PUBLISH);
     assert_eq!(get(&server, "/channels/news?presence=eve", &both).status, 200);
 }
@@ -82,7 +83,7 @@ fn jwt_announces_only_its_subject_on_readable_channels() {
     assert_eq!(answer.status, 403, "the token has no subject");
 }
 
-/// Pages of the origins in `--cors-origin` may act, even though they are cross-origin.
+/// A page of an origin in `--cors-origin` has the same rights as a page of the server.
 #[test]
 fn page_of_an_allowed_origin_may_announce_presence() {
     let cors_origins = CorsOrigins::These(vec!["http://localhost:3000".into()]);
@@ -93,12 +94,12 @@ fn page_of_an_allowed_origin_may_announce_presence() {
     assert_eq!(get(&server, "/channels/chat?presence=ada", other).status, 403);
 }
 
-/// Keeps five published events and five presence events in `news`.
+/// Histories that keep five published events and five presence events in `news`.
 fn small() -> Histories {
     Histories::default().with("news", History { events: 5, ..History::default() })
 }
 
-/// Connects and disconnects this many presence names, one after the other.
+/// Opens and closes this many streams one after the other, each with a new presence name.
 fn churn(server: &TestServer, names: usize) {
     for n in 0..names {
         drop(server.stream(&format!("/channels/news?presence=p{n}")));
@@ -116,7 +117,7 @@ fn all(server: &TestServer, target: &str, headers: &str) -> Vec<Received> {
     while events.last().is_none_or(|event: &Received| event.id != newest) {
         events.push(stream.event());
     }
-    events.retain(|event| event.data.is_some()); // drops heartbeats
+    events.retain(|event| event.data.is_some()); // removes heartbeats
     events
 }
 
@@ -139,7 +140,7 @@ fn presence_never_evicts_published_events() {
     let list = server.get("/channels").json();
     let kept = list["channels"][0]["events"].as_u64().expect("a number");
     assert!((6..=10).contains(&kept), "each kind has a limit of five: {list}");
-    // A published event evicts a published one.
+    // A published event evicts the oldest published event.
     server.post("/channels/news", "", "5");
     let events = all(&server, "/channels/news?since=all", "");
     assert_eq!(published(&events), ["1", "2", "3", "4", "5"]);
@@ -158,9 +159,10 @@ fn evicted_presence_events_are_reported_exactly() {
     assert_eq!(published(&events), ["middle", "last"]);
     let received = events.iter().filter(|event| event.gap().is_none()).count() as u64;
     assert!(missed(&events) >= 15, "{events:?}");
-    // All later ids belong to this channel: each event was received or reported lost.
+    // All ids after the cursor belong to this channel, and for each of them, the client has either
+    // received the event or got a gap.
     assert_eq!(received + missed(&events), server.registry.last_id().n - 1);
-    // A client that resumes after the last gap gets no gap.
+    // A client that resumes from an id after the last gap gets no gap.
     let after = events.iter().rev().filter_map(|event| event.id.as_deref()).nth(1).expect("ids");
     let again = all(&server, "/channels/news", &format!("Last-Event-ID: {after}\r\n"));
     assert_eq!(missed(&again), 0, "{again:?}");
@@ -198,7 +200,8 @@ fn restart_keeps_events_that_presence_did_not_evict() {
     assert_eq!(published(&events), ["1", "2", "3", "4"], "each once, none missing");
     let gaps: Vec<_> = events.iter().filter_map(Received::gap).collect();
     assert_eq!(gaps.len(), 1, "the evicted presence events are reported once: {events:?}");
-    // After the restart, stored presence events still count as presence events.
+    // After the restart, the server still recognizes stored presence events, so further presence
+    // events evict only these.
     churn(&server, 20);
     let events = all(&server, "/channels/news?since=all", "");
     assert_eq!(published(&events), ["0", "1", "2", "3", "4"]);

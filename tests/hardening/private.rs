@@ -55,7 +55,7 @@ fn short_lived() -> Histories {
     Histories::all(history).with("other", History::default())
 }
 
-/// Configurations with every kind of history and every delivery mode.
+/// Configurations with and without a store, in both delivery modes.
 fn variants(folder: &Folder) -> Vec<Config> {
     let stores = [None, Some(folder.0.join("history.redb"))];
     let deliveries = [Delivery::Direct, Delivery::Wake];
@@ -66,7 +66,7 @@ fn variants(folder: &Folder) -> Vec<Config> {
     stores.iter().flat_map(|store| deliveries.map(|delivery| with(store, delivery))).collect()
 }
 
-/// Publishes an update from a form, and returns its id.
+/// Publishes an update by posting a form, and returns the update's id.
 #[track_caller]
 fn publish(server: &TestServer, form: &str) -> EventId {
     let headers = format!("{FORM}{}", bearer(&allowing(&["*"], &[])));
@@ -75,7 +75,7 @@ fn publish(server: &TestServer, form: &str) -> EventId {
     answer.body.parse().expect("an id assigned by the server")
 }
 
-/// The header of a subscriber that may read the private updates of a topic.
+/// The `Authorization` header of a subscriber that may read the private updates of a topic.
 fn reader(topic: &str) -> String {
     bearer(&allowing(&[], &[topic]))
 }
@@ -111,7 +111,7 @@ fn expired_private_update_causes_no_gap_on_other_topics() {
     let folder = Folder::new();
     for variant in variants(&folder) {
         let what = format!("{:?} {:?}", variant.delivery, variant.store);
-        // With room for one channel, the next stream removes the channel before it.
+        // The server has room for one channel, so the next stream removes the channel before it.
         let variant = Config { max_channels: 1, history: short_lived(), ..variant };
         let stored = variant.store.is_some();
         let server = TestServer::with(variant.clone());
@@ -150,7 +150,7 @@ fn evicted_private_update_is_a_gap_only_for_its_readers() {
         let public = publish(&server, "topic=b&data=lost");
         let hidden = publish(&server, "topic=b&private=on&data=lost");
         publish(&server, "topic=b&data=open");
-        // The store writes the last eviction together with this event.
+        // The store writes the eviction above together with this event.
         publish(&server, "topic=c&data=x");
         let check = |server: &TestServer, when: &str| {
             let first = |topic, token: &str| first_after(server, topic, &begin, token);
@@ -160,7 +160,8 @@ fn evicted_private_update_is_a_gap_only_for_its_readers() {
             assert_eq!(elsewhere.data(), "open", "{what}, {when}: {elsewhere:?}");
             let with_rights = first("a", &reader("a"));
             assert_eq!(gap_to(&with_rights), private.to_string(), "{what}, {when}");
-            // The loss of a public event is reported to all, up to that event.
+            // Every subscriber gets a gap for the lost public event. Without the right to read the
+            // private update, the gap ends at the public event.
             assert_eq!(gap_to(&first("b", "")), public.to_string(), "{what}, {when}");
             assert_eq!(gap_to(&first("b", &reader("b"))), hidden.to_string(), "{what}, {when}");
         };
@@ -195,7 +196,8 @@ fn private_update_id_is_not_a_cursor() {
             publish(server, "topic=b&data=x");
             let mut other =
                 Stream::of(server, &format!("{HUB}?match=a&last_event_id={private}"), "");
-            // A public event has a later id now, so this id is a valid position for all.
+            // A public event has a later id now, so every subscriber may resume from the private
+            // update's id.
             assert_eq!(other.head.header("mercure-last-event-id"), Some(&*private.to_string()));
             publish(server, "topic=a&data=next");
             mine.expect_data(&["next"]);

@@ -1,4 +1,4 @@
-//! Signals and system limits: none of them ends the server without a drain.
+//! No signal and no system limit ends the server without a drain.
 
 use std::fs;
 use std::io::{BufRead, Write};
@@ -38,7 +38,7 @@ fn publish(server: &Process, channel: &str, data: &str) -> u16 {
     server.request(&request).status
 }
 
-/// Runs the server after these shell commands, under which it cannot start.
+/// Runs the server after shell commands that prevent its start; returns the output.
 fn fail_to_start(before: &str, options: &str) -> Output {
     let script = format!("{before}; exec timeout 20 \"$0\" --listen 127.0.0.1:0 {options}");
     let binary = env!("CARGO_BIN_EXE_threadcast");
@@ -66,7 +66,8 @@ fn unused_signals_keep_streams_open() {
 #[test]
 fn full_store_returns_507_and_recovers() {
     let folder = Folder::new("fsize");
-    // 4 MiB, in blocks of 512 bytes. Only the soft limit, so that the test can raise it again.
+    // Limits a file to 4 MiB (8192 blocks of 512 bytes). This sets only the soft limit, so that the
+    // test can raise it again.
     let mut server = Process::shell("ulimit -S -f 8192; exec", &folder.store());
     let data = "x".repeat(60_000);
     let mut sent = 0..300;
@@ -115,7 +116,7 @@ fn start_with_few_descriptors_serves_or_exits_with_an_error() {
 fn ask(server: &Process, target: &str) -> (bool, TestClient) {
     let mut client = server.connect();
     let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let _ = client.socket().write_all(request.as_bytes()); // the server may have closed it already
+    let _ = client.socket().write_all(request.as_bytes()); // fails if the server has closed it
     let answers = client.reader.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
     (answers, client)
 }
@@ -162,16 +163,17 @@ fn hanging_redis_does_not_prolong_the_drain() {
     server.signal("TERM");
     let signalled = Instant::now();
     assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
-    // The deadline for Redis is 5 s; the drain and the last writes take one second each.
+    // The drain and the last writes take one second each. If the server waited for Redis, it would
+    // take 5 s, the deadline for Redis.
     assert!(signalled.elapsed() < Duration::from_secs(4), "{:?}", signalled.elapsed());
     drop(stream);
 }
 
 #[test]
 fn full_address_space_closes_connections_without_an_abort() {
-    // One arena, because glibc reserves 64 MiB of address space for each.
+    // glibc reserves 64 MiB of address space for each arena of malloc, so the server has only one.
     let mut server = Process::shell("MALLOC_ARENA_MAX=1 exec", "--drain 5s");
-    // Less address space than when the server computed its capacity.
+    // Leaves 40 MiB of address space, less than the server has computed its capacity from.
     let limit = (server.virtual_kib() + 40 * 1024) * 1024;
     let process = server.child.id().to_string();
     let set = Command::new("prlimit").args(["--pid", &process, &format!("--as={limit}")]).status();

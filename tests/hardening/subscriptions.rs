@@ -147,7 +147,8 @@ fn rejected_mercure_stream_announces_no_subscription() {
     });
     let reader = bearer(&allowing(&[], &["*"]));
     let before = server.registry.last_id();
-    // The stream needs three channels and three for its subscription events; five are free.
+    // The stream needs six channels: three to read, and three for its subscription events. Five are
+    // free.
     let _stream = Stream::of(&server, "/channels/taken", "");
     let target = format!("{HUB}?match=a&match=b&match=c");
     let rejected = server.head(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));

@@ -1,5 +1,6 @@
-// Opens a stream for each tab id in the page's query, and reports to the test on the channel `report`:
-// that a stream is open for the first time, that the browser gave a stream up, and, at `end`, all messages.
+// Opens a stream for each tab id in the page's query, and publishes reports for the test to the
+// channel `report`. A report says that a stream has opened for the first time, or that the browser
+// has stopped reconnecting. When the event `end` arrives, a report has all messages of the stream.
 
 const report = what => fetch('/channels/report', {
   method: 'POST', headers: { 'Content-Type': 'text/plain' }, body: JSON.stringify(what),
