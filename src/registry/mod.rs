@@ -1,4 +1,6 @@
-//! The registry: channels, their subscribers and their histories. The only state threads share.
+//! The registry holds the channels, their subscribers and their histories.
+//!
+//! It is the only state that all threads share.
 //!
 //! ```text
 //!  publishers             Registry                           subscribers
@@ -14,15 +16,16 @@
 //!
 //! # Invariants
 //!
-//! * **One lock decides the order.** An event gets its id and enters its ring under one lock.
-//!   All subscribers read the same order, and a stream of several channels has one cursor.
+//! * **One lock decides the order.** An event gets its id and enters its ring under one lock. So
+//!   all subscribers read events in the same order, and a stream of several channels needs only one
+//!   cursor.
 //! * **Subscribers read from the ring and from nothing else.** A subscriber has a position and
 //!   no queue. Replay, live events and slow clients are one mechanism: reading after a position.
-//! * **A publisher never waits for a subscriber.** It appends, releases the lock and notifies
-//!   the subscribers, which never blocks.
-//! * **No I/O, no caller's code and no pattern matching under the lock.** Debug builds panic if
-//!   a pattern is matched there.
-//! * **A subscriber leaves by `Drop`**, on every path, panics included.
+//! * **A publisher never waits for a subscriber.** It appends the event, releases the lock and
+//!   notifies the subscribers. Notifying never blocks.
+//! * **No I/O, no caller's code and no pattern matching runs under the lock.** Debug builds panic
+//!   if a pattern is matched while the lock is held.
+//! * **Dropping a [`Subscription`] removes the subscriber**, on every path, including a panic.
 
 mod bits;
 mod channels;
@@ -86,7 +89,7 @@ use crate::event::Event;
 use crate::id::EventId;
 use crate::matcher::unlocked::Locked;
 
-/// A hub of channels, with their histories and subscribers.
+/// A set of channels, with their histories and subscribers.
 ///
 /// Cloning it creates another handle to the same registry.
 ///
@@ -138,10 +141,11 @@ pub struct RegistryOptions {
     pub max_channels: usize,
     /// The memory limit of all histories together, in bytes. Default: 256 MiB.
     ///
-    /// Above it, the oldest events of all channels are evicted first. Only the newest event is
-    /// exempt.
+    /// When the histories exceed the limit, the oldest events are evicted first, regardless of
+    /// their channel. The newest event of all is never evicted for this limit.
     pub history_total: usize,
-    /// Whether events carry an `id:` line. Clock ticks do not, because no client resumes a clock.
+    /// Whether the frames of events contain an `id:` line. The clock turns this off, because no
+    /// client resumes a clock.
     pub ids: bool,
 }
 
@@ -159,22 +163,24 @@ impl Default for RegistryOptions {
 #[derive(Debug)]
 struct Inner {
     state: Mutex<HubState>,
-    /// Held while one page of a list is read. Lock order: this before `state`.
+    /// Held while one page of a list of channels is read. Lock order: take this lock before
+    /// `state`.
     listing: std::sync::Mutex<()>,
     options: RegistryOptions,
     /// Sends requests to the store writer, or to the log publisher if the log is shared.
     store_writer: Option<Sender<StoreRequest>>,
-    /// Present only if the log is shared with other nodes.
+    /// Whether Redis can be reached; `None` if no log is shared with other nodes.
     contact: Option<Contact>,
     started: Instant,
     /// The time at `started`, in nanoseconds since 1970.
     ///
-    /// It is the time of day, or slightly more if the store has events with later times. The
-    /// registry's clock continues from there and never goes back. With a shared log it is Redis's
-    /// clock instead, and follows that one in both directions.
+    /// The value is the time of day, or slightly more if the store has events with later times. The
+    /// registry's clock continues from this value and never goes back. With a shared log, the
+    /// registry's clock is Redis's clock instead: this value is set again whenever that clock is
+    /// read, so the registry's clock may go back too.
     began: AtomicU64,
     counters: Arc<Counters>,
-    /// Disconnected when the streams begin to end.
+    /// Disconnected by [`Registry::close_over`], when the streams begin to end.
     closing: Receiver<Infallible>,
     /// Disconnected by [`Registry::close`].
     closed: Receiver<Infallible>,
@@ -227,11 +233,11 @@ impl Registry {
 
     /// Publishes one event to the subscribers of `channel`.
     ///
-    /// An event's client-supplied id is unique within the channel's history. A repeat returns the
-    /// result of the first call and publishes nothing.
+    /// A client-supplied id is unique within the channel's history. Publishing an event with the
+    /// same id again returns the result of the first call and publishes nothing.
     ///
-    /// With a store, the call returns once the event is durable. No subscriber sees the event
-    /// before.
+    /// If the registry has a store, the call returns once the event is durable. No subscriber sees
+    /// the event earlier.
     ///
     /// Fails if the channel cannot be created, or if the store cannot keep the event. In both cases
     /// no subscriber sees the event.
@@ -241,9 +247,8 @@ impl Registry {
 
     /// Publishes several events with consecutive ids: all of them or none.
     ///
-    /// `key` makes the call idempotent. A repeat with the same key returns the result of the first
-    /// call and publishes nothing, for as long as the history holds the key. The repeat must have
-    /// the same events.
+    /// `key` makes the call idempotent. While the history holds the key, a second call with the
+    /// same key and the same events returns the result of the first call and publishes nothing.
     ///
     /// Fails if the channel cannot be created, if `events` is empty, if the key was used for other
     /// events, or if the store cannot keep the events.
@@ -258,9 +263,9 @@ impl Registry {
 
     /// Deletes a channel's history, and returns whether the channel existed.
     ///
-    /// A subscriber that had not read all of it receives a gap.
+    /// A subscriber that had not read the whole history receives a gap event.
     ///
-    /// Fails if the store cannot delete it. The history then stays as it was.
+    /// Fails if the store cannot delete the history, which then stays as it was.
     pub fn forget(&self, channel: &str) -> Result<bool, PublishError> {
         match &self.inner.store_writer {
             Some(store_writer) => publish_queue::forget(store_writer, channel),
@@ -275,12 +280,13 @@ impl Registry {
         let has_losses = !state.losses.is_empty();
         drop(state);
         if let Some(store_writer) = self.inner.store_writer.as_ref().filter(|_| has_losses) {
-            // If the mailbox is full, a commit follows anyway.
+            // If the queue is full, this request may be dropped: the commits of the queued requests
+            // also delete the swept events.
             let _ = store_writer.try_send(StoreRequest::Sweep);
         }
     }
 
-    /// Ends every stream and every wait, current and future.
+    /// Ends all streams and all calls of [`wait`](Self::wait), current and future.
     pub fn close(&self) {
         let mut state = self.lock();
         state.open = None;
@@ -297,7 +303,7 @@ impl Registry {
     /// Waits for `time`, and returns whether the registry is still open.
     ///
     /// [`close`](Self::close) ends the wait early. Every pause in this server uses this function,
-    /// so that shutdown never waits for one.
+    /// so that shutdown never waits for a pause to end.
     pub fn wait(&self, time: Duration) -> bool {
         self.inner.closed.recv_timeout(time).is_err_and(|error| error.is_timeout())
     }
@@ -338,14 +344,17 @@ impl Registry {
         Duration::from_nanos(began) + self.inner.started.elapsed()
     }
 
-    /// Identifies the registry: clones have the same address, other registries another.
+    /// Returns an address that identifies the registry.
+    ///
+    /// Clones of a registry have the same address; different registries have different addresses.
     pub(crate) fn address(&self) -> usize {
         Arc::as_ptr(&self.inner) as usize
     }
 
     fn lock(&self) -> Guard<'_> {
-        // No caller's code runs under the lock, so a panic there is a bug of this module. It leaves
-        // the rings and the subscriber counts consistent, because each is changed last.
+        // No caller's code runs under the lock, so a panic while it is held is a bug of this
+        // module. The rings and the subscriber counts are consistent even then, because each
+        // operation changes them last. So a poisoned lock can still be used.
         let state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
         Guard { state, _locked: Locked::new() }
     }
@@ -377,7 +386,7 @@ impl Default for Registry {
     }
 }
 
-/// Nanoseconds as a `u64`, which overflows (and saturates) after more than 500 years.
+/// Converts a time to nanoseconds. More than 500 years do not fit a `u64` and give `u64::MAX`.
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

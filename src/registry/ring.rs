@@ -19,15 +19,15 @@ use crate::store::{Floor, Key, Visibility};
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) id: EventId,
-    /// When it was published, on the registry's clock.
+    /// When the event was published, on the registry's clock.
     pub(super) at: Duration,
     pub(super) frame: Frame,
     /// The client-supplied id and the idempotency key, if any.
     pub(super) dedup: Option<Box<DedupEntry>>,
     /// The topics of a private event; `None` if it is public.
     pub(super) private: Option<Arc<Private>>,
-    /// Whether it is a presence event. A history's limits apply to presence events and to published
-    /// events separately, so that presence never evicts what was published.
+    /// Whether this is a presence event. A history's limits apply to presence events and to
+    /// published events separately, so that presence events never evict published events.
     pub(super) presence: bool,
 }
 
@@ -47,16 +47,17 @@ impl Entry {
 pub(super) struct Ring {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// The part of presence events in the entries and bytes.
+    /// The number and size of the presence events among the entries.
     presence: Amount,
-    /// The part of private events.
+    /// The number and size of the private events among the entries.
     private: Amount,
     /// What the entries cost in memory, in bytes.
     entries_cost: usize,
-    /// `entries_cost` and the cost of the runs of lost ids, as a part of the registry's total.
+    /// The ring's share of the registry's total: `entries_cost` plus the cost of the runs of lost
+    /// ids.
     cost: Cost,
     lost: LostIds,
-    /// Present once a private event is lost.
+    /// The separate record of lost public events; `None` until a private event is lost.
     hidden: Option<Box<Hidden>>,
 }
 
@@ -68,8 +69,8 @@ struct Amount {
 }
 
 impl Amount {
-    /// Whether this exceeds the history's limits. One event never does: every caught-up subscriber
-    /// must get to read it.
+    /// Whether this amount exceeds the history's limits. A single event never exceeds them, because
+    /// every caught-up subscriber must have a chance to read it.
     fn exceeds(self, history: &History) -> bool {
         self.events > 1 && (self.events > history.events || self.bytes > history.bytes)
     }
@@ -85,7 +86,9 @@ impl Amount {
     }
 }
 
-/// The additional record of losses in a ring with private events.
+/// The additional record of losses that a ring keeps once it has lost a private event.
+///
+/// Subscribers that may not know of private events get their gaps from this record.
 #[derive(Debug)]
 struct Hidden {
     /// The lost events that were public.
@@ -109,25 +112,27 @@ impl Ring {
         }
     }
 
-    /// Makes the ring, which must be empty, count its cost as part of a total.
+    /// Makes an empty ring count its cost as a share of the total behind `cost`.
     pub(super) fn counted(self, cost: Cost) -> Self {
         Self { cost, ..self }
     }
 
-    /// Updates the total. Every change of the ring ends with this call.
+    /// Updates the ring's share of the total. Every method that changes the ring ends with this
+    /// call.
     fn settle(&mut self) {
         self.cost.set(self.entries_cost + self.runs_cost());
     }
 
-    /// The memory of the runs of lost ids, in bytes. The first run is free: it is part of the fixed
-    /// cost of a channel.
+    /// The memory of the runs of lost ids, in bytes. The first run is not counted, because it is
+    /// part of the fixed cost of a channel.
     pub(super) fn runs_cost(&self) -> usize {
         let more = |lost: &LostIds| lost.runs.len().saturating_sub(1);
         let hidden = self.hidden.as_ref().map_or(0, |hidden| more(&hidden.public));
         RUN * (more(&self.lost) + hidden)
     }
 
-    /// Appends the newest event. The limits are enforced only by [`trim`](Self::trim).
+    /// Appends the newest event. This method does not enforce the history's limits;
+    /// [`trim`](Self::trim) does.
     pub(super) fn push(&mut self, entry: Entry) {
         self.bytes += entry.frame.len();
         if entry.presence {
@@ -151,9 +156,10 @@ impl Ring {
         }
     }
 
-    /// Evicts what exceeds the history's limits, and calls `gone` with each event.
+    /// Evicts the events that exceed the history's limits, and calls `gone` with each of them.
     ///
-    /// The newest event is never too much: every caught-up subscriber must get to read it.
+    /// The newest event is evicted only when it is too old, because every caught-up subscriber must
+    /// have a chance to read it.
     pub(super) fn trim(&mut self, now: Duration, history: &History, mut gone: impl FnMut(&Entry)) {
         if self.presence.exceeds(history) {
             self.thin(history, &mut gone);
@@ -176,9 +182,10 @@ impl Ring {
         }
     }
 
-    /// Evicts the oldest presence events from between the others.
+    /// Evicts the oldest presence events, and keeps the published events between them.
     ///
-    /// Each call examines all entries, so it makes room for a tenth of the history at once.
+    /// Each call examines all entries. So that calls are rare, each one evicts presence events
+    /// until they take at most nine tenths of the history's limits.
     #[cold]
     fn thin(&mut self, history: &History, gone: &mut impl FnMut(&Entry)) {
         let (events, bytes) = (history.events / 10 * 9, history.bytes / 10 * 9);
@@ -213,7 +220,7 @@ impl Ring {
         self.settle();
     }
 
-    /// Subtracts an entry that has left the ring.
+    /// Subtracts an entry that has left the ring from the ring's counts, sizes and cost.
     fn subtract(&mut self, entry: &Entry) {
         decrease(&mut self.bytes, entry.frame.len());
         decrease(&mut self.entries_cost, entry.cost());
@@ -230,9 +237,9 @@ impl Ring {
         self.entries.front().map(|entry| entry.id)
     }
 
-    /// Forgets all but the newest runs of lost ids, and returns whether there were more.
+    /// Forgets all but the newest `keep` runs of lost ids, and returns whether it forgot any.
     ///
-    /// A gap before the remaining runs has no count.
+    /// A gap before the remaining runs is reported without a count.
     pub(super) fn forget_runs(&mut self, keep: usize) -> bool {
         let hidden = self.hidden.as_mut().is_some_and(|hidden| hidden.public.forget_runs(keep));
         let forgot = self.lost.forget_runs(keep) || hidden;
@@ -240,7 +247,7 @@ impl Ring {
         forgot
     }
 
-    /// Deletes all events.
+    /// Deletes all events, and records them as lost.
     pub(super) fn clear(&mut self) {
         (self.bytes, self.entries_cost) = (0, 0);
         (self.presence, self.private) = (Amount::default(), Amount::default());
@@ -265,8 +272,8 @@ impl Ring {
 
     /// Records that events up to a floor are lost, in unknown number.
     ///
-    /// `at` is when the newest of them was published, and `public_at` when the newest public one
-    /// was.
+    /// `at` is when the newest lost event was published, and `public_at` when the newest lost
+    /// public event was published.
     pub(super) fn lost_before(&mut self, floor: Floor, at: Duration, public_at: Duration) {
         let floor = self.floor().max(floor);
         self.lost = LostIds { at, ..LostIds::below(floor.all) };
@@ -277,7 +284,8 @@ impl Ring {
         self.settle();
     }
 
-    /// Records that events up to `floor` may have been lost, unless that is known already.
+    /// Records that events up to `floor` may have been lost, unless the ring has recorded this
+    /// already.
     pub(super) fn begin_at(&mut self, floor: Floor) {
         let known = self.floor();
         if known.max(floor) != known {
@@ -285,13 +293,13 @@ impl Ring {
         }
     }
 
-    /// Deletes all events, and records that others up to `to` may have been lost.
+    /// Deletes all events, and records that any other event up to `to` may be lost too.
     pub(super) fn lose(&mut self, to: EventId) {
         self.clear();
         self.lost_before(Floor::unknown(to), self.lost.at, self.lost.at);
     }
 
-    /// The newest lost event: of all, and of the public ones.
+    /// Returns the id of the newest lost event, and that of the newest lost public event.
     pub(super) fn floor(&self) -> Floor {
         let public = self.lost_of(|_| false).to;
         let other_topics = self.hidden.as_ref().is_some_and(|hidden| hidden.other_topics);
@@ -326,21 +334,21 @@ impl Ring {
         self.private.events > 0 || self.hidden.is_some()
     }
 
-    /// The id of the newest event so far, in the ring or lost.
+    /// The id of the newest event that the ring ever had, whether it is kept or lost.
     pub(super) fn last_id(&self) -> EventId {
         self.entries.back().map_or(self.lost.to, |entry| entry.id)
     }
 
-    /// The id of the newest public event so far, in the ring or lost.
+    /// The id of the newest public event that the ring ever had, whether it is kept or lost.
     pub(super) fn last_public_id(&self) -> EventId {
         let kept = self.entries.iter().rev().find(|entry| entry.private.is_none());
         kept.map_or(self.floor().public, |entry| entry.id)
     }
 
-    /// The newest event that was published before `time`, in the ring or lost.
+    /// Returns the newest event that was published before `time`, whether it is kept or lost.
     ///
-    /// Considers only the events that the reader `sees` and the losses in `lost`. Returns `None` if
-    /// there was no such event, or if it is not known.
+    /// Considers only the kept events for which `sees` returns `true`, and the losses in `lost`.
+    /// Returns `None` if no such event is known.
     pub(super) fn last_before(
         &self,
         time: Duration,
@@ -359,7 +367,8 @@ impl Ring {
 
     /// The index of the first entry after `id`.
     pub(super) fn place_after(&self, id: EventId) -> usize {
-        // Most readers are at the end, or a few events before it.
+        // Most readers' positions are at the end of the ring or a few events before it, so search
+        // there first.
         let behind = self.entries.iter().rev().take(4).take_while(|entry| entry.id > id).count();
         if behind < 4 {
             return self.entries.len() - behind;
@@ -377,15 +386,15 @@ impl Ring {
         self.get(place).filter(|entry| entry.id == id)
     }
 
-    /// All lost events.
+    /// The ids of all lost events.
     pub(super) fn lost(&self) -> &LostIds {
         &self.lost
     }
 
-    /// The lost events that a stream may know of.
+    /// Returns the lost events that a stream may know of.
     ///
-    /// `may_miss` decides whether that includes private events. Its argument says whether one of
-    /// these had other topics.
+    /// `may_miss` decides whether the stream may know of lost private events. The argument of
+    /// `may_miss` says whether a lost private event had several topics.
     pub(super) fn lost_of(&self, may_miss: impl FnOnce(bool) -> bool) -> &LostIds {
         match &self.hidden {
             Some(hidden) if !may_miss(hidden.other_topics) => &hidden.public,
@@ -395,7 +404,8 @@ impl Ring {
 }
 
 impl Hidden {
-    /// Returns `None` if the newest event below this floor is public.
+    /// Creates the record of the losses up to this floor. Returns `None` if the newest of them was
+    /// public.
     fn below(floor: Floor) -> Option<Box<Self>> {
         let hidden =
             || Self { public: LostIds::below(floor.public), other_topics: floor.other_topics };
@@ -406,34 +416,36 @@ impl Hidden {
 /// Events that a reader has lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Missed {
-    /// How many, if known.
+    /// The number of lost events, if known.
     pub(super) count: Option<u64>,
-    /// The newest of them; if unknown, the newest that may be lost.
+    /// The newest lost event. If it is unknown which events are lost, the newest that may be lost.
     pub(super) to: EventId,
 }
 
 /// The ids of lost events, as runs of consecutive ids.
 ///
-/// They make the counts in gaps exact. One run suffices while a single channel is published to;
-/// there are never more than [`RUNS_MAX`].
+/// With these runs, the counts in gap events are exact. If events are published to only one
+/// channel, all lost ids form one run. There are never more than [`RUNS_MAX`] runs.
 #[derive(Debug, Clone)]
 pub(super) struct LostIds {
     runs: VecDeque<Run>,
-    /// Which events up to this id were lost is unknown.
+    /// It is unknown which of the events up to this id were lost.
     unknown_to: EventId,
     /// The newest lost event.
     to: EventId,
-    /// When that event was published.
+    /// When the newest lost event was published.
     at: Duration,
 }
 
-/// The maximum number of runs that a channel remembers. Gaps before them have no count.
+/// The maximum number of runs that a channel remembers. Gaps before the oldest remembered run have
+/// no count.
 const RUNS_MAX: usize = 4_096;
 
-/// The memory of one run, in bytes. A deque has room for up to twice as many as it holds.
+/// The memory of one run, in bytes. A deque may have room for twice as many runs as it holds, so
+/// each run counts twice.
 const RUN: usize = 2 * size_of::<Run>();
 
-/// A deque keeps room for this many items, however few it holds.
+/// A deque with room for at most this many items is not shrunk.
 const SPARE: usize = 32;
 
 #[derive(Debug, Clone, Copy)]
@@ -453,8 +465,9 @@ impl LostIds {
         Self { runs: VecDeque::new(), unknown_to: floor, to: floor, at: Duration::ZERO }
     }
 
-    /// Adds a lost event. Ids from the front of a ring arrive in order; presence events leave from
-    /// between the others.
+    /// Adds a lost event. Events are evicted from the front of a ring in the order of ids. Only a
+    /// presence event can be evicted from between others, so its id may be lower than one added
+    /// before.
     fn add(&mut self, id: EventId, at: Duration) {
         if id > self.to {
             (self.to, self.at) = (id, at);
@@ -511,10 +524,10 @@ impl LostIds {
         self.to
     }
 
-    /// The events lost after one id and up to another.
+    /// Returns the events that were lost after the id `after` and up to the id `upto`.
     ///
-    /// Losses of unknown ids count as one loss, at the newest of these ids: a reader gets one
-    /// report, when it passes that id.
+    /// Losses with unknown ids (up to `unknown_to`) are reported once, when a reader passes the
+    /// newest of these ids.
     pub(super) fn between(&self, after: EventId, upto: EventId) -> Option<Missed> {
         if self.to <= after {
             return None; // the common case

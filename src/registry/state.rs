@@ -29,24 +29,24 @@ pub(super) struct HubState {
     pub(super) open: Option<Sender<Infallible>>,
     /// `None` once the streams begin to end. Dropping it disconnects `Registry::closing`.
     pub(super) closing_sender: Option<Sender<Infallible>>,
-    /// When each stream ends, once the streams begin to end.
+    /// The times at which the streams end; `None` until the streams begin to end.
     pub(super) closing: Option<Arc<Closing>>,
     /// The newest event's id.
     pub(super) last: EventId,
     /// The newest public event's id.
     pub(super) last_public: EventId,
-    /// Events up to here may have been in a channel that has been removed.
+    /// Removed channels may have lost events up to these ids.
     pub(super) floor: Floor,
     pub(super) channels: BTreeMap<Arc<str>, Channel>,
-    /// The channels that may be idle; it contains every idle one. With it, a new channel gets room
-    /// without a look at all other channels.
+    /// Names of channels that may be idle, including every channel that is idle. With this set, an
+    /// idle channel is removed for a new one without a search through all channels.
     pub(super) idle: BTreeSet<Arc<str>>,
-    /// When all channels were last swept.
+    /// When [`sweep`](Self::sweep) last ran, on the registry's clock.
     pub(super) swept: Duration,
     /// What all histories cost together, in bytes.
     pub(super) kept: HistoryTotal,
-    /// The channels' names by slot. Bit sets refer to a channel by its slot, which takes less
-    /// memory.
+    /// The name of the channel in each slot. Bit sets refer to a channel by its slot, because a bit
+    /// takes less memory than a name.
     pub(super) slots: Slots<Arc<str>>,
     pub(super) prefixes: BTreeMap<Arc<str>, Subscribers>,
     pub(super) patterns: Patterns,
@@ -58,7 +58,7 @@ pub(super) struct HubState {
     pub(super) is_shared: bool,
     /// The subscribers at the other nodes.
     pub(super) others: NodeReport,
-    /// How often the subscribers of this node have changed.
+    /// How often the subscribers or presence names of this node have changed.
     pub(super) changes: u64,
     /// Whether all names present at this node must be sent to the other nodes again, because the
     /// queue had no room for a change.
@@ -76,22 +76,24 @@ pub(super) struct Channel {
     pub(super) slot: usize,
     /// The slots of the patterns that select this channel.
     pub(super) watchers: Bits,
-    /// Whether the patterns have been matched against the name: always, once it has an event.
+    /// Whether the patterns have been matched against the channel's name. This is always `true`
+    /// once the channel has had an event.
     pub(super) indexed: bool,
     /// Whether the store has a record of this channel.
     stored: bool,
-    /// How many requests in progress need the channel to stay.
+    /// The number of requests in progress for which the channel must not be removed.
     held: usize,
-    /// The channel's place in the queue of [`kept`](super::kept), if it has one.
+    /// The id under which the channel is in the queue of [`kept`](super::kept); `None` if it is not
+    /// queued.
     pub(super) place: Option<EventId>,
 }
 
-/// The minimum time between two sweeps of all channels by requests that find no room.
+/// The minimum time between sweeps that requests cause when there are too many channels.
 ///
-/// Without it, each such request would cost O(channels).
+/// Without this pause, each such request would examine all channels.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
-/// Evictions that are not in the store yet. Without a store, none are recorded.
+/// Evictions that the store has not recorded yet. Without a store, this is `None`.
 #[derive(Debug, Default)]
 pub(super) struct Evictions(Option<Vec<Eviction>>);
 
@@ -158,7 +160,7 @@ impl Channel {
         }
     }
 
-    /// Whether removing the channel would lose nothing.
+    /// Whether the channel can be removed, because it is empty and no request holds it.
     fn is_idle(&self) -> bool {
         self.ring.is_empty()
             && self.subscribers.is_empty()
@@ -166,7 +168,7 @@ impl Channel {
             && self.held == 0
     }
 
-    /// Evicts what exceeds the history's limits, and calls `gone` with each event.
+    /// Evicts the events that exceed the history's limits, and calls `gone` with each of them.
     pub(super) fn trim(&mut self, now: Duration, mut gone: impl FnMut(&Entry)) {
         let Self { ring, history, dedup, .. } = self;
         ring.trim(now, history, |entry| {
@@ -192,7 +194,8 @@ impl Channel {
 }
 
 impl HubState {
-    /// An empty state at the position before the first event. It is closed until `open` is set.
+    /// Creates an empty state whose first event gets the id after `last`. The registry counts as
+    /// closed until `open` is set.
     pub(super) fn new(last: EventId) -> Self {
         Self {
             open: None,
@@ -217,8 +220,10 @@ impl HubState {
         }
     }
 
-    /// Returns the channel, which is created if necessary, even beyond the limit: its events are in
-    /// the history already.
+    /// Returns the channel, and creates it if necessary, even beyond the limit of channels.
+    ///
+    /// The limit does not apply, because the store or the shared log already has this channel's
+    /// events.
     pub(super) fn channel_without_limit(
         &mut self,
         name: &str,
@@ -236,7 +241,7 @@ impl HubState {
         }
     }
 
-    #[inline(never)] // 4 KB of stack, which only a channel's first client needs
+    #[inline(never)] // uses 4 KB of stack, and only a channel's first client calls it
     fn insert_new(&mut self, name: &str, options: &RegistryOptions) {
         let name: Arc<str> = name.into();
         let slot = self.slots.add(Arc::clone(&name));
@@ -246,7 +251,7 @@ impl HubState {
         self.channels.insert(name, channel);
     }
 
-    /// Adds an event that is in the store to the rings of its channels.
+    /// Adds an event that the store already has to the rings of its channels.
     pub(super) fn enter(
         &mut self,
         entered: StoredEvent,
@@ -272,8 +277,8 @@ impl HubState {
 
     /// Returns the channel, and makes sure that the store has a record of it.
     ///
-    /// With the channel's first event, the store records what the channel has lost so far. After a
-    /// restart, this loss could not be reported otherwise.
+    /// With the channel's first event, the store also records up to which ids the channel may have
+    /// lost events. Without this record, the loss could not be reported after a restart.
     pub(super) fn ensure_stored(&mut self, name: &str) -> &mut Channel {
         let Self { channels, losses, .. } = self;
         let channel = channels.get_mut(name).expect("it has been created");
@@ -298,7 +303,7 @@ impl HubState {
         self.floor = kept.floor;
     }
 
-    /// Evicts what exceeds the limits of one channel's history.
+    /// Evicts the events that exceed the limits of this channel's history.
     pub(super) fn trim(&mut self, name: &str, now: Duration) {
         let Self { channels, losses, .. } = self;
         if let Some(channel) = channels.get_mut(name) {
@@ -314,8 +319,8 @@ impl HubState {
         is_there
     }
 
-    /// Creates those of these channels that do not exist: all of them or none.
-    #[inline(never)] // stack that only a channel's first client needs
+    /// Creates the channels that do not exist yet: all of them, or none if the limit is reached.
+    #[inline(never)] // uses much stack, and only a channel's first client calls it
     pub(super) fn make_all<N: AsRef<str>>(
         &mut self,
         names: &[N],
@@ -330,7 +335,7 @@ impl HubState {
         Ok(())
     }
 
-    /// By how many channels the limit would be exceeded if these were created.
+    /// Returns by how many the limit of channels would be exceeded if all of `names` existed.
     fn excess(&self, names: &[impl AsRef<str>], limit: usize) -> usize {
         let new = names.iter().filter(|name| !self.channels.contains_key(name.as_ref()));
         match new.count() {
@@ -339,8 +344,9 @@ impl HubState {
         }
     }
 
-    /// Removes as many idle channels as the new ones need, and returns whether there were enough.
-    /// Channels in `names` stay.
+    /// Removes as many idle channels as the new ones need, and returns whether there is room now.
+    ///
+    /// Channels in `names` are not removed.
     fn make_room(&mut self, names: &[impl AsRef<str>], now: Duration, limit: usize) -> bool {
         self.hold(names);
         let excess = self.excess(names, limit);
@@ -363,7 +369,7 @@ impl HubState {
         false
     }
 
-    /// Removes a channel. Its losses raise the common floor.
+    /// Removes a channel, and raises the registry's floor to at least the channel's floor.
     fn remove(&mut self, name: &str) {
         let Self { channels, losses, floor, patterns, kept, slots, .. } = self;
         let Some((name, channel)) = channels.remove_entry(name) else { return };
@@ -404,7 +410,8 @@ impl HubState {
         }
     }
 
-    /// Creates channels as [`make_all`](Self::make_all) does, and indexes them: events follow.
+    /// Creates channels as [`make_all`](Self::make_all) does, and indexes them, because the caller
+    /// is about to add events to them.
     pub(super) fn make_all_for_events<N: AsRef<str>>(
         &mut self,
         names: &[N],
@@ -430,25 +437,27 @@ impl HubState {
         self.swept = now;
     }
 
-    /// Counts a channel's streams. With `access`, counts only those that may read the private
-    /// event.
+    /// Counts a channel's streams. If `access` is given, counts only the streams that may read the
+    /// private event that `access` is about.
     pub(super) fn count(&self, name: &str, access: Option<&EventAccess>) -> usize {
         self.subscribers_of(name, &PatternMatches::default()).map(|it| it.count(access)).sum()
     }
 
-    /// The notifiers of a channel's streams; for a private event, of those that may read it.
+    /// Returns the notifiers of a channel's streams. For a private event, they notify only the
+    /// streams that may read it.
     pub(super) fn notifiers(&self, name: &str, private: Option<&Arc<Private>>) -> Vec<Notifiers> {
         self.subscribers_of(name, &PatternMatches::default())
             .map(|it| it.notifiers(private))
             .collect()
     }
 
-    /// The subscribers of a channel, by name, by prefix and by pattern.
+    /// Returns the subscribers that select a channel by its name, by a prefix or by a pattern.
     ///
-    /// The cost is bounded by the name's length, regardless of how many prefixes exist, and by the
-    /// number of patterns that select the channel.
+    /// The cost depends on the length of the name and on the number of patterns that select the
+    /// channel. It does not depend on the number of prefixes.
     ///
-    /// A channel without events is not indexed. Its patterns are found only if `matches` has them.
+    /// A channel without events is not indexed, so the patterns that select it are found only if
+    /// `matches` contains them.
     pub(super) fn subscribers_of<'a>(
         &'a self,
         name: &'a str,
@@ -472,8 +481,8 @@ impl HubState {
         all.map(|subscribers| subscribers.notifiers(None)).collect()
     }
 
-    /// Changes the subscribers of each name, prefix and pattern, and removes the prefixes and
-    /// patterns that are left without subscribers.
+    /// Applies `change` to the subscribers of each name, prefix and pattern. Removes the prefixes
+    /// and patterns that are left without subscribers.
     pub(super) fn change_subscribers(
         &mut self,
         channels: &Channels,
@@ -499,8 +508,8 @@ impl HubState {
         }
     }
 
-    /// The existing channels of these names, prefixes and patterns. A channel may occur more than
-    /// once.
+    /// Returns the existing channels that these names, prefixes and patterns select. A channel that
+    /// several of them select may occur more than once.
     pub(super) fn selected<'a>(
         &'a self,
         channels: &'a Channels,
