@@ -1,6 +1,6 @@
-//! Sets of small numbers, and slots that assign such numbers.
+//! Sets of small numbers, and tables that assign such numbers (slots) to their values.
 
-/// A set of slots, with one bit for each.
+/// A set of slot numbers, with one bit for each possible number.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Bits(Vec<u64>);
 
@@ -35,7 +35,7 @@ impl Bits {
         self.0.iter().all(|word| *word == 0)
     }
 
-    /// Iterates in ascending order.
+    /// Iterates over the slots in ascending order.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
         self.0.iter().enumerate().flat_map(|(place, word)| {
             let mut rest = *word;
@@ -48,7 +48,7 @@ impl Bits {
     }
 }
 
-/// Values by slot. Free slots are reused.
+/// A table that assigns a slot number to each value. Free slots are reused.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
     values: Vec<Option<T>>,

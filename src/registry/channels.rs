@@ -11,7 +11,8 @@ use crate::matcher::Matcher;
 
 /// The maximum length of a channel's name, in bytes.
 ///
-/// Topics of Mercure are URLs, and the topics of its subscriptions contain other URLs.
+/// Names can be long: Mercure's topics are URLs, and the topics of its subscription events contain
+/// other URLs.
 pub(crate) const NAME_MAX: usize = 1_024;
 
 /// The channels of one stream, by name, by prefix and by pattern.
@@ -32,14 +33,14 @@ pub struct Channels {
     pub(super) names: Arc<[Arc<str>]>,
     /// Sorted, without the `*`, and none is a prefix of another.
     pub(super) prefixes: Arc<[Arc<str>]>,
-    /// What only few streams have. It is allocated separately, so that the others carry only a
-    /// pointer.
+    /// The patterns and rights that only few streams have. They are allocated separately, so that
+    /// the other streams need only a pointer.
     rare: Option<Arc<Rare>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Rare {
-    /// Sorted and without duplicates. None of them is an exact name or matches everything.
+    /// Sorted and without duplicates. None of them is an exact name, and none matches every name.
     patterns: Box<[Matcher]>,
     readable: Readable,
 }
@@ -47,8 +48,8 @@ struct Rare {
 impl Channels {
     /// Creates a set from names and prefixes.
     ///
-    /// Fails if there is none, if there are more than 100, or if a name is not 1 to 1,024 bytes or
-    /// contains NUL.
+    /// Fails if there is no name or prefix, if there are more than 100, or if one has not 1 to
+    /// 1,024 bytes or contains NUL. Also fails if they are too long together.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, PublishError> {
         let (mut names, mut prefixes) = (Vec::new(), Vec::new());
         let mut bounds = Bounds::default();
@@ -64,7 +65,7 @@ impl Channels {
             return Err(PublishError::Name);
         }
         prefixes.sort_unstable();
-        // In sorted order, a prefix comes right before the names that start with it.
+        // In sorted order, a prefix comes right before the longer prefixes that start with it.
         prefixes.dedup_by(|longer, shorter| longer.starts_with(*shorter));
         names.retain(|name| !prefixes.iter().any(|prefix| name.starts_with(prefix)));
         names.sort_unstable();
@@ -83,8 +84,8 @@ impl Channels {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Fails if there is none, if there are more than 100, if a name is too long, or if the
-    /// matchers take too much memory together.
+    /// Fails if there is no matcher, if there are more than 100, if a name is empty or too long, or
+    /// if the matchers take too much memory together.
     pub fn of(matchers: &[Matcher]) -> Result<Self, PublishError> {
         let mut bounds = Bounds::default();
         matchers.iter().try_for_each(|matcher| bounds.add(matcher.bytes()))?;
@@ -116,7 +117,7 @@ impl Channels {
     fn with(mut self, change: impl FnOnce(&mut Rare)) -> Self {
         let mut rare = self.rare.take().map_or_else(Rare::default, |rare| (*rare).clone());
         change(&mut rare);
-        // Equal sets must compare equal: drop an empty part.
+        // Sets that select the same must compare equal, so an empty part is not kept.
         self.rare = (rare != Rare::default()).then(|| Arc::new(rare));
         self
     }
@@ -130,7 +131,7 @@ impl Channels {
         self.rare.as_ref().map_or(&[], |rare| &rare.patterns)
     }
 
-    /// Whether a stream of these channels may read an event; `None` is a public event.
+    /// Whether a stream of these channels may read an event. `None` stands for a public event.
     pub(super) fn may_read(&self, private: Option<&Private>) -> bool {
         private.is_none() || self.rare.as_ref().is_some_and(|rare| rare.readable.allows(private))
     }
@@ -145,8 +146,9 @@ impl Channels {
         self.rare.as_ref().is_some_and(|rare| rare.readable != Readable::Public)
     }
 
-    /// The lost events of a channel that its streams may know of. The result is final only if
-    /// `access` has nothing pending.
+    /// Returns the lost events of a channel that a stream of these channels may know of.
+    ///
+    /// The result is final only if `access` has no pending check.
     pub(super) fn lost_of<'a>(
         &self,
         channel: &str,
@@ -156,15 +158,17 @@ impl Channels {
         ring.lost_of(|others| self.may_miss(channel, others, access) == Some(true))
     }
 
-    /// Whether a stream of these channels may read private events; `None` if that depends on the
-    /// event.
+    /// Whether a stream of these channels may read all private events (`true`) or none (`false`).
+    /// `None` if this depends on the event.
     pub(super) fn may_read_all(&self) -> Option<bool> {
         self.rare.as_ref().map_or(Some(false), |rare| rare.readable.of_all())
     }
 
-    /// Whether streams of these channels may learn that private events of a channel are lost,
-    /// although the other topics of these events are not known any more. `None` if the check is
-    /// pending.
+    /// Whether streams of these channels may learn that private events of a channel are lost.
+    /// `None` if the check is pending.
+    ///
+    /// The other topics of the lost events are not known any more. So if there were any, every
+    /// stream that may read some private events may learn of the loss.
     fn may_miss(
         &self,
         channel: &str,
@@ -178,13 +182,13 @@ impl Channels {
         }
     }
 
-    /// The rights of these streams to private events, without the set itself.
+    /// Returns the rights of a stream of these channels to private events.
     pub(super) fn read_rights(&self) -> ReadRights {
         ReadRights(self.rare.as_ref().filter(|rare| rare.readable != Readable::Public).cloned())
     }
 }
 
-/// The rights of a stream to private events. `None`: it may read none.
+/// The rights of a stream to private events; `None` if it may read no private event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ReadRights(Option<Arc<Rare>>);
 
@@ -193,12 +197,13 @@ impl ReadRights {
         self.0.as_ref().is_some_and(|rare| rare.readable.allows(Some(private)))
     }
 
-    /// Whether private events may be read; `None` if that depends on the event.
+    /// Whether all private events may be read (`true`) or none (`false`). `None` if this depends on
+    /// the event.
     pub(super) fn may_read_all(&self) -> Option<bool> {
         self.0.as_ref().map_or(Some(false), |rare| rare.readable.of_all())
     }
 
-    /// Identifies these rights, for as long as they are held.
+    /// Returns an address that identifies these rights for as long as this value exists.
     pub(super) fn address(&self) -> usize {
         self.0.as_ref().map_or(0, |rare| Arc::as_ptr(rare).addr())
     }

@@ -1,7 +1,6 @@
-//! The dedup index: recognises an event or a request that was published before.
+//! The dedup index recognises events and requests that were published before.
 //!
-//! A repeat is known by the id that the client gave the event, or by the request's
-//! idempotency key.
+//! An event is recognised by its client-supplied id, and a request by its idempotency key.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -19,7 +18,7 @@ pub(super) struct DedupIndex {
     keys: HashMap<Key, Published>,
 }
 
-/// The index entries of one event; they are removed when the event leaves the ring.
+/// The index entries of one event. They are removed when the event leaves the ring.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DedupEntry {
     pub(super) own: Option<Arc<str>>,
@@ -37,8 +36,7 @@ impl DedupIndex {
         self.own.get(own).copied()
     }
 
-    /// The result of the first request with this key. Fails if that request published
-    /// something else.
+    /// The result of the first request with this key. Fails if that request published other events.
     pub(super) fn by_key(&self, key: &Key) -> Result<Option<Published>, PublishError> {
         match self.keys.get_key_value(key) {
             Some((first, _)) if !first.fits(key) => Err(PublishError::KeyReused),
@@ -46,7 +44,7 @@ impl DedupIndex {
         }
     }
 
-    /// All client-supplied ids, and all keys.
+    /// Returns all client-supplied ids, and all idempotency keys as the publishers sent them.
     pub(super) fn ids_and_keys(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
         let keys = self.keys.keys().map(|key| Arc::from(key.name()));
         (self.own.keys().cloned().collect(), keys.collect())

@@ -40,7 +40,7 @@ impl Default for History {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Histories {
-    /// For channels that no pattern matches.
+    /// The limits of channels that no pattern matches.
     default: History,
     patterns: Vec<(String, History)>,
 }
@@ -53,7 +53,7 @@ impl Histories {
 
     /// Sets the limits of the channels that match `pattern`: a name, or a prefix and `*`.
     ///
-    /// For the same pattern, the last call applies.
+    /// If it is called twice with the same pattern, the later limits apply.
     #[must_use]
     pub fn with(mut self, pattern: impl Into<String>, history: History) -> Self {
         let pattern = pattern.into();
@@ -73,7 +73,7 @@ impl Histories {
         closest.map_or(self.default, |(_, history)| *history)
     }
 
-    /// All limits, of patterns and the default.
+    /// The limits of all patterns, and the default limits.
     pub(super) fn all_rules(&self) -> impl Iterator<Item = &History> {
         self.patterns.iter().map(|(_, history)| history).chain([&self.default])
     }

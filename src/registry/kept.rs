@@ -7,10 +7,10 @@
 //!
 //! # Invariants
 //!
-//! * **A channel that is not queued costs nothing.** Each channel that has events, or remembers
-//!   more than one run of lost ids, has exactly one place in the queue.
+//! * **A channel that is not in the queue has no memory cost.** Each channel that has events, or
+//!   remembers more than one run of lost ids, has exactly one place in the queue.
 //! * **A place in the queue is never later than its channel's oldest event.** It may be earlier,
-//!   because publishing does not correct it; eviction does.
+//!   because only [`HubState::evict`] moves a channel to its correct place.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Entry {
     }
 }
 
-/// A ring's part of the total. Dropping it subtracts the part.
+/// A ring's share of the total. Dropping this value subtracts the share from the total.
 #[derive(Debug, Default)]
 pub(super) struct Cost {
     bytes: usize,
@@ -65,7 +65,7 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    /// Sets the ring's part. The registry's lock is held, so relaxed operations suffice.
+    /// Sets the ring's share. The caller holds the registry's lock, so relaxed operations suffice.
     pub(super) fn set(&mut self, bytes: usize) {
         let before = std::mem::replace(&mut self.bytes, bytes);
         let total = self.total.load(Ordering::Relaxed);
@@ -83,12 +83,12 @@ impl Drop for Cost {
 #[derive(Debug, Default)]
 pub(super) struct HistoryTotal {
     total: Arc<AtomicUsize>,
-    /// For each channel with a cost: an id that is not later than its oldest event.
+    /// Each channel that has a cost, with an id that is not later than the channel's oldest event.
     queue: BTreeSet<(EventId, Arc<str>)>,
 }
 
 impl HistoryTotal {
-    /// Returns the part of a new ring.
+    /// Creates the share of a new ring, which is 0 at first.
     pub(super) fn part(&self) -> Cost {
         Cost { bytes: 0, total: Arc::clone(&self.total) }
     }
@@ -98,7 +98,7 @@ impl HistoryTotal {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Removes the place of a channel that has been removed.
+    /// Removes a channel's place from the queue, because the channel has been removed.
     pub(super) fn remove(&mut self, place: Option<EventId>, name: &Arc<str>) {
         if let Some(place) = place {
             self.queue.remove(&(place, Arc::clone(name)));
@@ -120,16 +120,16 @@ impl HubState {
 
     /// Evicts the oldest events of all channels until all histories cost at most `limit` bytes.
     ///
-    /// Only the newest event of all is exempt.
+    /// The newest event of all channels is never evicted.
     ///
-    /// O(log channels), amortized over the events that have left their rings.
+    /// This takes O(log channels) per event, amortized over the events that have left their rings.
     pub(super) fn evict(&mut self, limit: usize) {
         if self.kept.bytes() > limit {
             self.evict_oldest(limit);
         }
     }
 
-    #[inline(never)] // the common case is the comparison above
+    #[inline(never)] // rarely called: usually the total is below its limit
     fn evict_oldest(&mut self, limit: usize) {
         let Self { kept: HistoryTotal { total, queue }, channels, losses, last, .. } = self;
         while total.load(Ordering::Relaxed) > limit {
@@ -137,7 +137,8 @@ impl HubState {
             let Some(channel) = channels.get_mut(&name) else { continue };
             channel.place = match channel.ring.oldest() {
                 Some(oldest) if oldest != id => Some(oldest),
-                // Give up the counts in gaps before giving up events.
+                // Free the runs of lost ids, and with them the counts in gaps, before evicting
+                // events.
                 Some(_) if channel.ring.forget_runs(RUNS_KEPT) => Some(id),
                 Some(oldest) if oldest == *last => {
                     queue.insert((id, name));
@@ -222,7 +223,7 @@ mod tests {
         let history = Histories::all(rule);
         let options = RegistryOptions { history, history_total, ..Default::default() };
         let registry = Registry::with(options);
-        // Each channel loses every tenth id: no run is longer than one.
+        // Each channel loses every tenth id, so each lost id is a run of its own.
         for n in 0..50_000 {
             let name = format!("channel-{}", n % 10);
             registry.publish(&name, &Event::new("")).expect("a name");

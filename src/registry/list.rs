@@ -1,7 +1,7 @@
 //! Lists of channels, with their numbers of subscribers.
 //!
-//! A list is read in pages. Each page holds the lock for a bounded amount of work, regardless of
-//! the number of channels and the length of their names.
+//! A list is read in pages. The work under the lock is bounded for each page, regardless of the
+//! number of channels and the length of their names.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -36,30 +36,30 @@ const PAGE_TIME: Duration = Duration::from_micros(200);
 pub struct ChannelInfo {
     /// The channel's name.
     pub name: String,
-    /// How many streams are subscribed to it.
+    /// How many streams are subscribed to the channel.
     pub subscribers: usize,
-    /// How many events its history has.
+    /// How many events the channel's history has.
     pub events: usize,
-    /// The size of these events, in bytes.
+    /// The size of the history's events, in bytes.
     pub bytes: usize,
-    /// The id of its newest event, if it ever had one.
+    /// The id of the channel's newest event, if it ever had one.
     pub last_id: Option<EventId>,
 }
 
 impl Registry {
     /// Returns all channels in the order of their names.
     ///
-    /// The list is read in pages, so that publishers do not wait for all of it. A channel that is
-    /// created or removed meanwhile may be in it or not.
+    /// The list is read in pages, so that publishers do not wait until the whole list is read. A
+    /// channel that is created or removed during this call may or may not be in the list.
     pub fn list(&self) -> Vec<ChannelInfo> {
         self.channels(&Readable::All).collect()
     }
 
     /// Iterates over the channels that this reader may know of, in the order of their names.
     ///
-    /// The pages are read while the iterator advances. A reader that may not read every private
-    /// event learns of no private event: they are not counted, and a channel that has nothing else
-    /// is not listed.
+    /// The pages are read while the iterator advances. If the reader may not read every private
+    /// event, private events are not counted, and a channel that has had only private events is not
+    /// listed.
     pub(crate) fn channels(
         &self,
         readable: &Readable,
@@ -76,9 +76,9 @@ impl Registry {
 
     /// Reads the next channels after this name.
     ///
-    /// One list at a time reads a page, and then leaves the lock free for as long as it held it. So
-    /// all lists together take at most half of the lock's time. Without the pause they would take
-    /// nearly all of it, because the lock is not fair.
+    /// Only one list at a time reads a page. It then pauses for as long as it has held the lock. So
+    /// all lists together hold the lock at most half of the time. Without the pause they could hold
+    /// it nearly all of the time, because the lock is not fair.
     fn channels_after(&self, last: Option<&str>, reads_all: bool) -> Page {
         let _turn = self.inner.listing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.lock();
@@ -102,7 +102,7 @@ impl Registry {
 /// One page of the list of channels.
 struct Page {
     channels: Vec<ChannelInfo>,
-    /// The next page begins after this name; `None` if this is the last page.
+    /// The name after which the next page begins; `None` if this is the last page.
     last: Option<String>,
 }
 
@@ -120,7 +120,8 @@ impl HubState {
         Page { channels, last: None }
     }
 
-    /// What a reader may know of a channel; `None` if it may not know that the channel exists.
+    /// Returns what a reader may know of a channel. Returns `None` if the reader may not know that
+    /// the channel exists.
     fn info(&self, name: &str, channel: Option<&Channel>, reads_all: bool) -> Option<ChannelInfo> {
         let subscribers = self.subscribers(name);
         let name = name.to_owned();
@@ -143,10 +144,10 @@ impl HubState {
     }
 }
 
-/// A key of two maps, and its value in each of them.
+/// A key of at least one of two maps, and its value in each map that has it.
 pub(super) type Merged<'a, V, W> = (&'a str, Option<&'a V>, Option<&'a W>);
 
-/// Iterates over the keys of both maps after `last`, in order and each once.
+/// Iterates over the keys of both maps that come after `last`, in order. Each key occurs once.
 pub(super) fn merged<'a, K: Borrow<str> + Ord, V, W>(
     one: &'a BTreeMap<K, V>,
     other: &'a BTreeMap<String, W>,

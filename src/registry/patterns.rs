@@ -1,4 +1,4 @@
-//! The index of which patterns select which channels.
+//! The index that records which patterns select which channels.
 //!
 //! A pattern is matched against a channel's name once: when the channel gets its first event,
 //! or when the first stream with the pattern subscribes. Reading and publishing look up the
@@ -7,11 +7,11 @@
 //! # Invariants
 //!
 //! * **No pattern is matched under the registry's lock.** A publisher matches the name of a new
-//!   channel on its own thread, and takes the lock again. If new patterns were added meanwhile,
-//!   it matches them too, and so on. A new stream does the same with its patterns, one page of
-//!   channels at a time.
-//! * **A channel without events is matched against no pattern**, so a client that names channels
-//!   costs nothing here. Such a channel is *unindexed* until its first event.
+//!   channel on its own thread without the lock, and then takes the lock again. If patterns were
+//!   added in between, the publisher repeats this for the added patterns. A new stream matches its
+//!   patterns in the same way, one page of channels at a time.
+//! * **A channel without events is matched against no pattern.** So clients cannot cause matching
+//!   by subscribing to many names. Such a channel is *unindexed* until its first event.
 //! * **The index is bounded**: two bits for each pattern and channel.
 
 use std::collections::{BTreeMap, HashMap};
@@ -38,10 +38,12 @@ pub(super) struct Patterns {
     slots: Slots<Watched>,
     /// The slots of the patterns in use.
     by_matcher: HashMap<Matcher, usize>,
-    /// The same, in the order in which they were added.
+    /// The slots of the patterns in use, by serial number: in the order in which the patterns were
+    /// added.
     by_serial: BTreeMap<u64, usize>,
     last_serial: u64,
-    /// Unused patterns to which channels may still refer. Their slots are not free yet.
+    /// The slots of unused patterns to which channels may still refer. These slots are not free
+    /// yet.
     retired: Vec<usize>,
 }
 
@@ -53,7 +55,7 @@ struct Watched {
     subscribers: Subscribers,
     /// How many streams with this pattern are being set up.
     starting: usize,
-    /// Whether `channels` has all selected channels.
+    /// Whether `channels` already contains all channels that the pattern selects.
     complete: bool,
     /// The slots of the selected channels.
     channels: Bits,
@@ -65,10 +67,10 @@ impl Watched {
     }
 }
 
-/// A pattern to be matched: its serial number, its slot, and the matcher.
+/// A pattern that must still be matched: its serial number, its slot, and the matcher.
 type PendingPattern = (u64, usize, Matcher);
 
-/// The patterns that select some channels, among the patterns up to the serial number `upto`.
+/// The results of matching some channels' names against the patterns up to serial number `upto`.
 #[derive(Debug, Default)]
 pub(super) struct PatternMatches {
     upto: u64,
@@ -105,13 +107,13 @@ impl Patterns {
         self.slots.len() == 0
     }
 
-    /// How many patterns there would be with these.
+    /// Returns how many patterns there would be if these were added.
     fn len_with(&self, patterns: &[Matcher]) -> usize {
         let new = patterns.iter().filter(|pattern| !self.by_matcher.contains_key(*pattern));
         self.slots.len() + new.count()
     }
 
-    /// The next page of patterns that were added after this serial number.
+    /// Returns the next page of patterns that were added after the pattern with this serial number.
     fn after(&self, serial: u64) -> Vec<PendingPattern> {
         let next = self.by_serial.range((Bound::Excluded(serial), Bound::Unbounded)).take(PAGE);
         let to_pending = |(serial, slot): (&u64, &usize)| {
@@ -125,8 +127,9 @@ impl Patterns {
         self.by_serial.last_key_value().is_some_and(|(last, _)| *last > serial)
     }
 
-    /// Uses a pattern, which is added if necessary. Returns its slot, and whether the channels that
-    /// it selects are still to be found.
+    /// Begins a use of a pattern, and adds the pattern if it is new.
+    ///
+    /// Returns the pattern's slot, and whether the channels that it selects must still be found.
     fn acquire(&mut self, matcher: &Matcher) -> (usize, bool) {
         let slot = self.by_matcher.get(matcher).copied().unwrap_or_else(|| {
             self.last_serial += 1;
@@ -216,14 +219,16 @@ impl Patterns {
 }
 
 impl HubState {
-    /// The unindexed ones of these channels. They do not exist, or have had no event.
+    /// Returns those of these channels that are not indexed. They do not exist or have had no
+    /// event.
     fn unindexed<'a, N: AsRef<str>>(&self, names: &'a [N]) -> impl Iterator<Item = &'a str> {
         let is_unindexed =
             |name: &&str| self.channels.get(*name).is_none_or(|channel| !channel.indexed);
         names.iter().map(AsRef::as_ref).filter(is_unindexed)
     }
 
-    /// The next patterns to be matched against channels that are about to get events.
+    /// Returns the next patterns that must be matched against channels that are about to get
+    /// events.
     fn pending(
         &self,
         names: &[impl AsRef<str>],
@@ -258,10 +263,11 @@ impl Registry {
     /// Locks the registry to publish to these channels, with all pattern matches and access checks
     /// done.
     ///
-    /// When it returns, all patterns have been matched against the new ones of these channels. For
-    /// a private event, it is known which subscribers may read it.
+    /// When this method returns, all patterns have been matched against those of these channels
+    /// that are not indexed. For a private event, `access` then knows which subscribers may read
+    /// it.
     ///
-    /// The loop ends, because matching a pattern takes less time than adding one.
+    /// The loop ends, because patterns are matched faster than streams can add new ones.
     pub(super) fn lock_to_publish(
         &self,
         names: &[impl AsRef<str>],
@@ -287,14 +293,14 @@ impl Registry {
         }
     }
 
-    /// Locks the registry to add events that have been accepted already.
+    /// Locks the registry to add events that the store or the log has accepted already.
     pub(super) fn lock_to_enter(&self, names: &[impl AsRef<str>]) -> (Guard<'_>, PatternMatches) {
         self.lock_to_publish(names, &mut None)
     }
 
     /// Finds the channels that these patterns select, before a stream subscribes to them.
     ///
-    /// Fails if there would be too many patterns.
+    /// Fails if these patterns would exceed the maximum number of patterns.
     #[inline(never)] // most streams have no patterns
     pub(super) fn watch(&self, patterns: &[Matcher]) -> Result<Watching<'_>, PublishError> {
         let limit = self.inner.options.max_channels.min(PATTERNS_MAX);
@@ -316,8 +322,8 @@ impl Registry {
 
     /// Matches new patterns against all indexed channels.
     ///
-    /// If a channel is indexed meanwhile, its publisher matches these patterns, because they are in
-    /// use already.
+    /// If a publisher indexes a channel at the same time, that publisher matches these patterns
+    /// too, because they are in use already.
     fn index_patterns(&self, patterns: &[(usize, &Matcher)]) {
         let mut last: Option<Arc<str>> = None;
         let mut found: Vec<(Arc<str>, Bits)> = Vec::new();
@@ -358,7 +364,8 @@ impl Registry {
 
     /// Frees unused patterns, after removing them from the channels that they selected.
     ///
-    /// There may be many such channels, so the lock is taken for one page at a time.
+    /// A pattern may have selected many channels, so the lock is taken for one page of channels at
+    /// a time.
     #[inline(never)] // most streams have no patterns
     pub(super) fn forget_patterns(&self) {
         let mut state = self.lock();

@@ -1,5 +1,4 @@
-//! A batch of publish requests: the events that are new, and the pending reply to each
-//! publisher.
+//! A batch of publish requests: the new events, and the pending reply to each publisher.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,25 +16,25 @@ use crate::store::{Key, Record};
 #[derive(Default)]
 pub(super) struct PublishBatch {
     pub(super) records: Vec<Record>,
-    /// The channels of the records. They are held until the store has answered, so that
-    /// they are not evicted to make room for other channels meanwhile.
+    /// The channels of the records. They are held until the store has answered, so that no other
+    /// request evicts them before the events are in their rings.
     pub(super) held: Vec<Arc<str>>,
 }
 
-/// The reply to a publisher, which is complete once the store has the batch.
+/// The reply to a publisher, which can be completed once the store has the batch.
 pub(super) enum PendingReply {
-    /// The request is a repeat: the result of the first request with this key.
+    /// The request is a repeat. This is the result of the first request with its key.
     Known(Published),
-    /// The id of the request's last event.
+    /// The request is new. `last` will give the id of its last event.
     New { last: Last, subscribers: usize, count: usize },
 }
 
-/// The last event of a request.
+/// The last event of a request, from which the reply gets its id.
 #[derive(Clone, Copy)]
 pub(super) enum Last {
-    /// An event that was published before.
+    /// The event is a repeat. This is the id of the first event with its client-supplied id.
     Known(EventId),
-    /// The index of a new event in the batch.
+    /// The event is new. This is its index in the batch.
     New(usize),
 }
 
@@ -87,7 +86,8 @@ impl PublishBatch {
             self.records.push(Record { channel, at, event, key: None, subscribers, count, reach });
         }
         if let Some(newest) = self.records[begin..].last_mut() {
-            // The key is kept as long as the newest event of its batch.
+            // The newest event of the request carries the key, so the key is kept until that event
+            // is evicted.
             newest.key = key;
         }
         Ok(PendingReply::New { last, subscribers, count })
@@ -115,8 +115,8 @@ impl PendingReply {
 
 /// The client-supplied ids and idempotency keys of one batch, each with its channel.
 ///
-/// Repeats are looked up in the channels' dedup indexes. So of two requests with the same
-/// id or key, the second must be in a later batch, after the first is in the index.
+/// Repeats are looked up in the channels' dedup indexes, which a batch enters only at its end. So
+/// two requests with the same id or key must not be in one batch.
 #[derive(Default)]
 pub(super) struct BatchNames(HashSet<(Arc<str>, Name)>);
 
@@ -127,8 +127,8 @@ enum Name {
 }
 
 impl BatchNames {
-    /// Adds the ids and the key of a request. If one of them is in the batch already, adds
-    /// none and returns `false`.
+    /// Adds the ids and the key of a request, and returns `true`. If the batch has one of them
+    /// already, adds none and returns `false`.
     pub(super) fn add(&mut self, request: &PublishRequest) -> bool {
         let own = request.events.iter().filter_map(Event::id).map(|own| Name::Own(own.into()));
         let key = request.key.iter().map(|key| Name::Key(key.clone()));

@@ -20,15 +20,15 @@ use crate::event::Event;
 use crate::store::redis::PresenceChange;
 use crate::store::{Key, Reach};
 
-/// The capacity of the queue, in requests. Each publisher has at most one request in it,
-/// so up to this many publish at once before one waits for a free slot.
+/// The capacity of the queue, in requests. Each publisher has at most one request in the queue. So
+/// a publisher waits for a free slot only if more than this many publish at once.
 const CAPACITY: usize = 4_096;
 
 /// The approximate size of one commit, in bytes.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// The cost of an event besides its texts, in bytes that take as long to write: an empty
-/// event also costs time.
+/// The cost of an event besides its texts, in bytes. An empty event also takes time to write: about
+/// as long as this many bytes of text.
 const EVENT_BYTES: usize = 128;
 
 /// A request to the thread that publishes.
@@ -39,9 +39,9 @@ pub(super) enum StoreRequest {
         channel: Arc<str>,
         reply: ReplySender<bool>,
     },
-    /// Delete from the store what was evicted from the rings.
+    /// Delete from the store the events that the rings have evicted.
     Sweep,
-    /// Report to the other nodes that a name joins or leaves here.
+    /// Report to the other nodes that a presence name joins or leaves on this node.
     Presence(PresenceChange),
 }
 
@@ -54,27 +54,27 @@ pub(super) struct PublishRequest {
     pub(super) reach: Option<Arc<Reach>>,
     /// The number of streams that may read the events, if they are private.
     pub(super) subscribers: Option<usize>,
-    /// Where the reply goes; `None` if no thread waits for it.
+    /// Sends the reply to the publisher; `None` if no thread waits for it.
     pub(super) reply: Option<ReplySender<Published>>,
-    /// Whether these are presence events.
+    /// Whether the events are presence events.
     pub(super) presence: bool,
 }
 
 type ReplySender<T> = Sender<Result<T, PublishError>>;
 
 impl PublishRequest {
-    /// Sends the reply, if a thread waits for it. That thread may have ended: no error.
+    /// Sends the reply, if a thread waits for it. It is not an error if that thread has ended.
     pub(super) fn reply(self, published: Result<Published, PublishError>) {
         let _ = self.reply.map(|reply| reply.send(published));
     }
 
-    /// All channels of the request; the first one is the channel that holds the events.
+    /// All channels of the request. The first one is the canonical topic of the events.
     pub(super) fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
         let others = self.reach.iter().flat_map(|reach| &reach.others);
         std::iter::once(&self.channel).chain(others)
     }
 
-    /// The cost of the request in a commit, in bytes. A client-supplied id costs once per
+    /// The cost of the request in a commit, in bytes. A client-supplied id is counted once per
     /// topic, because it is looked up in each.
     pub(super) fn size(&self) -> usize {
         let topics = self.topics().count();
@@ -90,7 +90,7 @@ impl PublishRequest {
 #[derive(Debug)]
 pub(super) struct PublishQueue {
     receiver: Receiver<StoreRequest>,
-    /// A request that was taken from the channel but did not fit into the batch before it.
+    /// A request that was received but could not be part of the batch before it.
     held: Option<StoreRequest>,
 }
 
@@ -103,7 +103,7 @@ impl PublishQueue {
 
     /// Waits for the next request, until `due` (`Timeout`) or until `stop` is disconnected.
     ///
-    /// Both of these come before any request, however many are in the queue.
+    /// The deadline and `stop` take precedence over requests, however many are in the queue.
     pub(super) fn next(
         &mut self,
         stop: &Receiver<Infallible>,
@@ -125,15 +125,15 @@ impl PublishQueue {
         }
     }
 
-    /// Takes the next request if there is one; does not wait.
+    /// Takes the next request if there is one. Does not wait.
     pub(super) fn try_next(&mut self) -> Option<StoreRequest> {
         self.held.take().or_else(|| self.receiver.try_recv().ok())
     }
 
     /// Collects the publish requests that can be in one batch with `first`.
     ///
-    /// The batch ends at [`BATCH_BYTES`], at a request that does not fit (`fits`), or at a
-    /// request of another kind.
+    /// The batch ends when it has [`BATCH_BYTES`], at a request for which `fits` returns `false`,
+    /// or at a request of another kind.
     pub(super) fn gather(
         &mut self,
         first: PublishRequest,
@@ -147,7 +147,7 @@ impl PublishQueue {
                     bytes += request.size();
                     requests.push(request);
                 }
-                // Every batch deletes what was evicted.
+                // Drop this request: every batch deletes the evicted events from the store anyway.
                 Ok(StoreRequest::Sweep) => {}
                 Ok(other) => {
                     self.held = Some(other);
@@ -159,7 +159,8 @@ impl PublishQueue {
         requests
     }
 
-    /// Collects the presence changes behind `first`, up to a request of another kind.
+    /// Collects the presence changes that follow `first` in the queue, up to a request of another
+    /// kind.
     pub(super) fn gather_changes(&mut self, first: PresenceChange) -> Vec<PresenceChange> {
         let mut changes = vec![first];
         while self.held.is_none() && changes.len() < CAPACITY {
@@ -173,7 +174,7 @@ impl PublishQueue {
     }
 }
 
-/// Has the thread of the queue publish an update, and waits for its reply.
+/// Sends an update to the thread that publishes, and waits for the reply.
 pub(super) fn publish(
     queue: &Sender<StoreRequest>,
     update: &Update<'_>,
@@ -200,7 +201,7 @@ pub(super) fn publish(
     })
 }
 
-/// Has the thread of the queue forget a channel's history, and waits for its reply.
+/// Asks the thread that publishes to forget a channel's history, and waits for the reply.
 pub(super) fn forget(queue: &Sender<StoreRequest>, channel: &str) -> Result<bool, PublishError> {
     call(queue, |reply| StoreRequest::Forget { channel: channel.into(), reply })
 }
@@ -221,7 +222,7 @@ fn stopped() -> PublishError {
 impl Registry {
     /// Publishes a presence event without waiting for the store.
     ///
-    /// The threads of streams and the broadcaster call it: they must not wait for a disk.
+    /// The threads of streams and the broadcaster call this method, and must not wait for a disk.
     pub(super) fn publish_presence(
         &self,
         channel: &str,

@@ -14,7 +14,7 @@ use super::{Channel, Channels, HubState, Position, Registry};
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
 
-/// How many events of each channel are examined ahead when a private event needs an access check.
+/// When a private event needs an access check, this many events of each channel are examined ahead.
 const LOOK_AHEAD: usize = 64;
 
 /// The outcome of one read.
@@ -24,11 +24,11 @@ pub(crate) struct Batch {
     pub(crate) events: u64,
     /// How many gaps were written.
     pub(crate) gaps: u64,
-    /// When the first of the events was published, on the registry's clock.
+    /// When the first event that was read was published, on the registry's clock.
     pub(crate) since: Option<Duration>,
     /// Whether more events are available now.
     pub(crate) more: bool,
-    /// Whether the streams are to end and everything has been read.
+    /// Whether the registry is closing or closed, and everything has been read.
     pub(crate) ending: bool,
 }
 
@@ -38,9 +38,9 @@ impl Registry {
     /// Events are written in the order of ids until `limit` bytes are reached; the first frame is
     /// always written, regardless of its size. No event after `upto` is read.
     ///
-    /// Only this function and the start of a stream write gap frames. An event that is lost is
-    /// never skipped silently: the gap precedes the next event. So wherever a client is cut off,
-    /// the last id it received is a cursor that loses nothing.
+    /// A lost event is never skipped silently: a gap frame is written before the next event. So
+    /// wherever a client is cut off, it can resume after the last id that it received, and loses
+    /// nothing. Besides this function, only the start of a stream writes gap frames.
     pub(crate) fn read(
         &self,
         channels: &Channels,
@@ -54,14 +54,14 @@ impl Registry {
         let mut access = StreamAccess::default();
         let reading =
             Reading { channels, upto, limit: out.len() + limit.min(usize::MAX / 2), framing };
-        // Repeat until every private event on the way has an access decision.
+        // Repeat until every private event in the range has an access decision.
         while !self.read_known(&reading, position, out, &mut batch, &mut access) {
             access.resolve(channels);
         }
         batch
     }
 
-    /// Reads until the limit, or until a private event without an access decision.
+    /// Reads until the limit is reached, or until a private event has no access decision yet.
     ///
     /// Returns `false` in the latter case.
     fn read_known(
@@ -75,7 +75,7 @@ impl Registry {
         let Reading { channels, upto, limit, framing } = *reading;
         let state = self.lock();
         let upto = upto.map_or(state.last, |upto| upto.min(state.last));
-        // No client resumes a clock, so a lost tick is no gap.
+        // A stream without ids is a clock, which no client resumes, so a lost tick is not reported.
         let gaps = self.inner.options.ids;
         let mut sources = state.sources(channels, position, upto, access);
         if access.has_pending() {
@@ -96,8 +96,8 @@ impl Registry {
                 position.after = next;
                 return false;
             };
-            // An event of several topics is in several rings. An event that the stream may not read
-            // does not exist for it: no gap, no id, no count.
+            // Skip an event of several topics that another ring has already supplied. Also skip an
+            // event that the stream may not read: the stream gets no gap, id or count for it.
             if id == next || !given {
                 sources[index].place += 1;
                 order.extend(sources[index].next(upto).map(|entry| Reverse((entry.id, index))));
@@ -170,10 +170,10 @@ impl Registry {
 }
 
 impl HubState {
-    /// The channels that have something after `position`.
+    /// Returns the channels that have events or losses after `position`.
     ///
-    /// Plain loops: this is the deepest point of a stream thread's stack, and a thread keeps the
-    /// stack memory it has touched for its lifetime.
+    /// Written with plain loops, to need little stack. This is the deepest point of a stream
+    /// thread's stack, and a thread keeps the stack memory that it has touched for its lifetime.
     fn sources<'a>(
         &'a self,
         channels: &Channels,
@@ -204,7 +204,7 @@ impl HubState {
         sources
     }
 
-    /// Adds the channels that patterns select, each once.
+    /// Adds the channels that the patterns select. Afterwards each channel is in `sources` once.
     #[inline(never)] // most streams have no patterns
     fn add_selected<'a>(
         &'a self,
@@ -228,7 +228,7 @@ impl HubState {
 struct Source<'a> {
     name: &'a str,
     ring: &'a Ring,
-    /// The channel's lost events, as far as the stream may know of them.
+    /// The channel's lost events that the stream may know of.
     lost: &'a LostIds,
     place: usize,
     /// Only losses after this id are reported.
@@ -236,7 +236,7 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Returns `None` if the channel has nothing after this position.
+    /// Returns `None` if the channel has no event and no loss after this position.
     fn of(
         (name, channel): (&'a str, &'a Channel),
         channels: &Channels,
@@ -258,8 +258,8 @@ impl<'a> Source<'a> {
         self.ring.get(self.place).filter(|entry| entry.id <= upto)
     }
 
-    /// Records which of the next private events need an access decision, so that one release of the
-    /// lock serves many of them.
+    /// Records which of the next private events need an access decision. So many events can be
+    /// checked each time the lock is released.
     fn look_ahead(&self, channels: &Channels, upto: EventId, access: &mut StreamAccess) {
         let ahead = (self.place..).map_while(|place| self.ring.get(place));
         for entry in ahead.take_while(|entry| entry.id <= upto).take(LOOK_AHEAD) {
@@ -275,7 +275,8 @@ impl<'a> Source<'a> {
 
 /// The range of ids in which gaps are reported.
 struct GapSpan {
-    /// Exclusive start. The stream may know of no id up to here but `known`.
+    /// The exclusive start of the range. This id may belong to a private event, so gap frames name
+    /// `known` instead.
     after: EventId,
     known: EventId,
     upto: EventId,
@@ -283,7 +284,7 @@ struct GapSpan {
     next: Option<EventId>,
 }
 
-/// Writes the gaps, and returns how many channels have one and the newest lost id.
+/// Writes the gap frames. Returns the number of channels with a gap, and the newest lost id.
 fn write_gaps(
     channels: &Channels,
     sources: &[Source<'_>],
@@ -301,8 +302,9 @@ fn write_gaps(
     let Some(newest) = losses.iter().map(|(_, missed, _)| missed.to).max() else {
         return (0, EventId::ZERO);
     };
-    // If it is unknown which events are lost, the newest lost id may be that of the next event.
-    // That id must not be sent before the event.
+    // If it is unknown which events are lost, the newest id that may be lost can be the id of the
+    // next event. A gap frame must not carry that id, because a client cut off after it would miss
+    // the event.
     let id = (next != Some(newest)).then_some(newest);
     let gaps = if losses.len() > GAPS_MAX {
         summary(channels, &losses, known, newest)
@@ -318,18 +320,18 @@ fn write_gaps(
     (losses.len() as u64, newest)
 }
 
-/// The maximum number of channels with a gap event each.
+/// The maximum number of channels that get a gap event of their own.
 ///
 /// If more channels have lost events, each name, prefix and pattern of the stream gets one gap
-/// instead. This bounds a stream's unsent bytes: a gap contains the channel's name, which takes up
-/// to 6 KiB.
+/// instead. This bounds a stream's unsent bytes, because each gap event contains the channel's
+/// name, which takes up to 6 KiB in JSON.
 const GAPS_MAX: usize = 16;
 
-/// A channel's name, what it lost, and after which event.
+/// A channel's name, its lost events, and the id after which they were lost.
 type ChannelGap<'a> = (&'a str, Missed, EventId);
 
 /// Returns one gap for each affected name and prefix of a stream, and for each pattern.
-#[inline(never)] // rarely needed: keep its frame out of the caller
+#[inline(never)] // rarely called, so keep its stack frame out of the caller
 fn summary(
     channels: &Channels,
     losses: &[ChannelGap<'_>],
@@ -340,7 +342,8 @@ fn summary(
     let mut gaps = Vec::new();
     let mut by_prefix: Vec<Option<Missed>> = vec![None; prefixes.len()];
     for (name, missed, from) in losses {
-        // Both are sorted, and no prefix starts with another one.
+        // Only the last prefix at or before the name can match: prefixes are sorted, and none
+        // starts with another.
         let place = prefixes.partition_point(|prefix| **prefix <= **name).checked_sub(1);
         if let Some(place) = place.filter(|place| name.starts_with(&*prefixes[*place])) {
             let sum = by_prefix[place].get_or_insert(Missed { count: Some(0), to: missed.to });
@@ -354,15 +357,16 @@ fn summary(
     gaps.extend(prefixes.iter().zip(by_prefix).filter_map(|(prefix, missed)| {
         missed.map(|missed| gap(&format!("{prefix}*"), missed.count, &from, missed.to))
     }));
-    // Matching each channel against a pattern would take long, and the lock is held.
+    // Gaps of patterns have no counts: the lock is held, and matching each channel against the
+    // patterns would take long.
     gaps.extend(channels.patterns().iter().map(|it| gap(it.text(), None, &from, newest)));
     gaps
 }
 
-/// Encodes gaps that belong together.
+/// Encodes gap events that belong together.
 ///
-/// Only the last one carries the id, so that a client that is cut off between them receives all of
-/// them again.
+/// Only the last frame carries the id. So a client that is cut off between the frames receives all
+/// of them again.
 pub(super) fn group(gaps: impl ExactSizeIterator<Item = Event>, id: Option<EventId>) -> Vec<Frame> {
     let last = gaps.len().saturating_sub(1);
     gaps.enumerate()
@@ -373,7 +377,8 @@ pub(super) fn group(gaps: impl ExactSizeIterator<Item = Event>, id: Option<Event
         .collect()
 }
 
-/// The gap event: `missed` events (`None`: unknown) are lost after `from` and up to `to`.
+/// Creates a gap event: `missed` events were lost after `from` and up to `to`. `None` means that
+/// the number is unknown.
 pub(super) fn gap(channel: &str, missed: Option<u64>, from: &str, to: EventId) -> Event {
     let data = json!({ "channel": channel, "missed": missed, "from": from, "to": to.to_string() });
     Event::new(data.to_string()).with_name("gap").expect("a literal without line breaks")

@@ -6,17 +6,17 @@
 //!  reply   ◀───────── one to each publisher ◀─── ids                     └─notify─▶ read
 //! ```
 //!
-//! Redis decides which events of a request are new, and assigns the ids. All nodes use the
-//! order of the log: a node adds even its own events to its rings only after it has read
-//! them back.
+//! Redis decides which events of a request are new, and assigns the ids. All nodes deliver events
+//! in the order of the log. So a node adds even its own events to its rings only after it has read
+//! them back from Redis.
 //!
 //! # Invariants
 //!
-//! * **A publisher gets its reply after Redis has its event**, and not before. It does not
-//!   wait until its own node has read the event back.
+//! * **A publisher gets its reply only after Redis has its event.** The reply does not wait until
+//!   the publisher's node has read the event back.
 //! * **A loss in the log is reported.** A hole in the log empties the rings, and every
 //!   subscriber whose position is before the hole gets a gap event.
-//! * **No I/O under the registry's lock.**
+//! * **No I/O happens under the registry's lock.**
 
 mod follower;
 mod publisher;
@@ -42,12 +42,14 @@ use crate::id::EventId;
 use crate::store::redis::{LogBounds, LogItem, LogReader, LogWriter, NodeReport};
 use crate::store::{Floor, RedisUrl};
 
-/// The size of the log, as a multiple of the largest history of one channel. One busy
-/// channel should not quickly evict the history of the others.
+/// The size of the log, as a multiple of the largest history of one channel.
+///
+/// With a smaller log, one busy channel would quickly evict the events of the others.
 const CHANNELS: usize = 100;
 
-/// How long a subscription waits for an unknown client-supplied id. A node that is ahead of
-/// this one may have sent it.
+/// How long a new subscription waits for the event with an unknown client-supplied id.
+///
+/// The client may have received this event from a node that has read further in the log.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// Whether Redis could be reached at the last attempt.
@@ -63,8 +65,8 @@ impl Contact {
 impl Registry {
     /// Creates a registry that shares its events with all nodes of the same Redis.
     ///
-    /// The caller must run the publisher and the follower, each on a thread: events are
-    /// published by the one and read by the other.
+    /// The caller must run the publisher and the follower, each on a thread of its own. The
+    /// publisher writes events to the log, and the follower reads them from it.
     pub(crate) fn with_redis(
         options: RegistryOptions,
         counters: &Arc<Counters>,
@@ -101,15 +103,16 @@ impl Registry {
         self.inner.contact.as_ref().map(|contact| contact.0.load(Ordering::Relaxed))
     }
 
-    /// Whether another node has given out this position but this node has not read it yet.
+    /// Whether `id` comes after everything that this node has read. Another node may have sent it
+    /// to a client already.
     pub(crate) fn is_ahead(&self, id: EventId) -> bool {
         self.inner.contact.is_some() && id > self.last_id()
     }
 
     /// Waits up to [`CATCH_UP`] for this node to read the event with a client-supplied id.
     ///
-    /// The client may have received the event from a node that is ahead, and such an id does
-    /// not show how new the event is.
+    /// The client may have received the event from a node that has read further in the log. Unlike
+    /// the server's ids, a client-supplied id does not show how new its event is.
     #[inline(never)] // rarely called
     pub(super) fn await_client_id(&self, channels: &Channels, id: &str) {
         if self.inner.contact.is_none() || id.parse::<EventId>().is_ok() {
@@ -124,7 +127,7 @@ impl Registry {
         }
     }
 
-    /// The position of the event with this id, if the event is still kept.
+    /// Finds the position of the event with this id, if the event is still in a history.
     fn find(&self, channels: &Channels, id: &str) -> Option<EventId> {
         let mut access = StreamAccess::default();
         loop {
@@ -138,8 +141,9 @@ impl Registry {
 
     /// Sets the registry's clock to that of Redis, forwards or backwards.
     ///
-    /// Redis gives events their time, so only its clock can tell their age. A reading from
-    /// before that clock was set back, or before another Redis took over, is not valid.
+    /// Redis assigns the times of events, so their age must be measured with Redis's clock. The
+    /// newest reading always applies: Redis's clock may have been set back, or another Redis may
+    /// have taken over.
     fn set_clock(&self, now: Duration) {
         let began = super::nanoseconds(now.saturating_sub(self.inner.started.elapsed()));
         self.inner.began.store(began, Ordering::Relaxed);
@@ -147,12 +151,12 @@ impl Registry {
 
     /// Adds the items read from the log to the rings, and notifies the subscribers.
     ///
-    /// A channel's newest event is never evicted by age in the call that adds it, even if it
-    /// seems old. Until the next reading of Redis's clock, this node's clock may be ahead,
-    /// and subscribers that are waiting for the event would get a gap instead.
+    /// The call that adds an event to a channel never evicts the channel's newest event by age.
+    /// Until the next reading of Redis's clock, this node's clock may be ahead, so a new event may
+    /// seem old. If it were evicted, subscribers would get a gap instead of the event.
     fn enter(&self, read: Vec<LogItem>) {
         let options = &self.inner.options;
-        // Encode before taking the lock.
+        // Encode the events before taking the lock, to hold it for a short time.
         let items: Vec<EncodedItem> =
             read.into_iter().map(|item| EncodedItem::of(item, options)).collect();
         let targets: BTreeSet<(Arc<str>, Option<Arc<Private>>)> =
@@ -195,7 +199,8 @@ impl EncodedItem {
         }
     }
 
-    /// The channels that it changes, each with the readers of a private event.
+    /// Returns the channels that this item changes, each with the topics of the event if it is
+    /// private.
     fn targets(&self) -> Vec<(Arc<str>, Option<Arc<Private>>)> {
         match self {
             Self::Event(entered) => entered.targets().collect(),
@@ -211,7 +216,7 @@ impl HubState {
         Self { is_shared: true, ..Self::new(EventId::ZERO) }
     }
 
-    /// Notes that the log begins at `floor`: any channel may have lost events before it.
+    /// Records that the log begins at `floor`, so any channel may have lost events up to there.
     pub(super) fn begin_at(&mut self, floor: EventId, last: EventId) {
         self.floor = self.floor.max(Floor::unknown(floor));
         self.last = self.last.max(last);
@@ -220,7 +225,7 @@ impl HubState {
         self.channels.values_mut().for_each(|channel| channel.ring.begin_at(floor));
     }
 
-    /// Notes that any channel may have lost all events up to this id, and empties the rings.
+    /// Records that any channel may have lost any event up to this id, and empties the rings.
     pub(super) fn lose(&mut self, upto: EventId) {
         self.floor = self.floor.max(Floor::unknown(upto));
         self.last = self.last.max(upto);
@@ -232,7 +237,7 @@ impl HubState {
         }
     }
 
-    /// The subscribers and the presence names of this node, for the other nodes.
+    /// Returns the report of this node's subscribers and presence names for the other nodes.
     pub(super) fn report(&self) -> NodeReport {
         let counted = |(name, subscribers): (&Arc<str>, usize)| {
             (subscribers > 0).then(|| (name.to_string(), subscribers))
@@ -263,13 +268,13 @@ impl HubState {
         }
     }
 
-    /// Applies one item while the registry starts.
+    /// Applies one item of the log while the registry starts.
     fn receive(&mut self, item: LogItem, options: &RegistryOptions) {
         let item = EncodedItem::of(item, options);
         let targets = item.targets();
         self.apply(item, options, &PatternMatches::default());
-        // Trim by size after each item, because the log keeps far more than the rings do.
-        // Trim by age later: Redis's clock is not known yet.
+        // Evict by size after each item, because the log keeps far more events than the rings.
+        // `with_redis` evicts by age later, because Redis's clock is not known yet.
         targets.iter().for_each(|(name, _)| self.trim(name, Duration::ZERO));
         self.evict(options.history_total);
     }
@@ -282,7 +287,7 @@ impl HubState {
                 self.last_public = self.last_public.max(id);
                 let target = self.channel_without_limit(&channel, options, answers);
                 target.clear();
-                // Events that were deleted before this node read them are lost too.
+                // Events that Redis deleted before this node could read them are lost too.
                 target.ring.begin_at(newest);
                 self.note_idle(&channel);
             }

@@ -1,4 +1,4 @@
-//! Subscriptions: the channels of a stream, its position, and its notifier.
+//! A subscription has the channels and the position of a stream. A notifier wakes its thread.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::event::Frame;
 use crate::id::EventId;
 use crate::limits::RETRY;
 
-/// A subscription to channels, from a position on. Dropping it ends it.
+/// A subscription to channels that begins at a position. Dropping it ends the subscription.
 ///
 /// ```
 /// use threadcast::{Channels, Registry, Start};
@@ -29,8 +29,8 @@ pub struct Subscription {
     pub(crate) registry: Registry,
     pub(crate) channels: Channels,
     pub(crate) position: Position,
-    /// The cursor of a client that is cut off before its first event. `None` if the client keeps
-    /// the cursor that it sent, or if these events have no ids.
+    /// The cursor from which a client resumes if it is cut off before its first event. `None` if
+    /// the client must keep the cursor that it sent, or if the events have no ids.
     pub(crate) cursor: Option<EventId>,
     /// The gap frames for a start that could not be found.
     pub(crate) unknown: Vec<Frame>,
@@ -49,7 +49,7 @@ impl Drop for Subscription {
 impl Registry {
     /// Subscribes to these channels, beginning at `start`.
     ///
-    /// Fails if that would exceed the maximum number of channels or of patterns.
+    /// Fails if the subscription would exceed the maximum number of channels or of patterns.
     pub fn subscribe(
         &self,
         channels: &Channels,
@@ -58,8 +58,9 @@ impl Registry {
         self.subscribe_boxed(channels, start).map(|subscription| *subscription)
     }
 
-    /// Subscribes like [`subscribe`](Self::subscribe). The box is not copied from frame to frame.
-    #[inline(never)] // its frame is off the stack when the stream begins
+    /// Subscribes like [`subscribe`](Self::subscribe). The result is boxed, so that callers do not
+    /// copy it on the stack.
+    #[inline(never)] // so its stack frame is freed before the stream begins
     pub(crate) fn subscribe_boxed(
         &self,
         channels: &Channels,
@@ -82,11 +83,11 @@ impl Registry {
 
     /// Subscribes to existing channels from the next event on.
     ///
-    /// Returns `None` if one of the channels does not exist, or if the set has patterns. Nothing
-    /// has changed in this case.
+    /// Returns `None` if one of the channels does not exist, or if the set has patterns. In this
+    /// case, nothing has changed.
     ///
-    /// Does what most streams need, and no more, because a stream's thread keeps the stack memory
-    /// that it has touched.
+    /// This method serves only the common case, so that it needs little stack: a stream's thread
+    /// keeps the stack memory that it has touched.
     #[inline(never)]
     fn join_now(&self, channels: &Channels) -> Option<Beginning> {
         if !channels.patterns().is_empty() {
@@ -103,7 +104,7 @@ impl Registry {
     }
 
     /// Subscribes from any start, and creates the channels that do not exist.
-    #[inline(never)] // most streams do not need this stack
+    #[inline(never)] // most streams do not call it, and need less stack
     fn join(&self, channels: &Channels, start: &Start) -> Result<Beginning, PublishError> {
         if let Start::After(id) = start {
             self.await_client_id(channels, id);
@@ -111,8 +112,8 @@ impl Registry {
         let now = self.now();
         let rights = channels.read_rights();
         let patterns = channels.patterns();
-        // Everything that can fail precedes the first lasting change: dropping `watching` undoes
-        // what `watch` did.
+        // No call may fail after the subscribers have changed. If `make_all` fails, dropping
+        // `watching` undoes what `watch` did.
         let watching = (!patterns.is_empty()).then(|| self.watch(patterns)).transpose()?;
         let mut access = StreamAccess::default();
         let beginning = loop {
@@ -130,7 +131,8 @@ impl Registry {
         Ok(beginning)
     }
 
-    /// Changes the subscribers of these channels, and frees the patterns that are then unused.
+    /// Changes the subscribers of these channels, and frees the patterns that are unused
+    /// afterwards.
     fn change(&self, channels: &Channels, change: impl FnMut(&mut Subscribers)) {
         self.lock().change_subscribers(channels, change);
         if !channels.patterns().is_empty() {
@@ -138,8 +140,9 @@ impl Registry {
         }
     }
 
-    /// Registers a notifier for the events of these channels. The end of the registry notifies it
-    /// too.
+    /// Registers a notifier for the events of these channels.
+    ///
+    /// The notifier is also notified when the registry begins to end.
     pub(crate) fn listen(&self, channels: &Channels, notifier: &Arc<Notifier>) -> Listening {
         let mut state = self.lock();
         state.last_key += 1;
@@ -157,7 +160,7 @@ impl Registry {
     }
 }
 
-/// Keeps channels in existence, even while they are empty, until it is dropped.
+/// Keeps channels in existence, even if they are empty, until this value is dropped.
 #[derive(Debug)]
 #[must_use = "dropping this releases the channels at once"]
 pub(crate) struct Reserved<'a> {
@@ -183,7 +186,8 @@ impl Drop for Reserved<'_> {
 }
 
 impl Subscription {
-    /// The first frame of the stream. Some clients need it `as_event` (see [`Frame::cursor`]).
+    /// The first frame of the stream. `as_event` is for clients that need the cursor in an event
+    /// (see [`Frame::cursor`]).
     pub(crate) fn first_frame(&self, as_event: bool) -> Frame {
         self.cursor.map_or_else(|| Frame::retry(RETRY), |id| Frame::cursor(RETRY, id, as_event))
     }
@@ -194,7 +198,7 @@ impl Subscription {
     }
 }
 
-/// Keeps a notifier registered at its channels until it is dropped.
+/// Keeps a notifier registered at its channels until this value is dropped.
 #[derive(Debug)]
 #[must_use = "dropping this unregisters the notifier at once"]
 pub(crate) struct Listening {

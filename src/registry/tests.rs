@@ -1,4 +1,4 @@
-//! The registry through its public methods: publish, subscribe, read.
+//! Tests the registry through its methods: publish, subscribe, read.
 
 use serde_json::json;
 
@@ -22,7 +22,7 @@ fn keeping(events: usize) -> Registry {
     Registry::with(RegistryOptions { history, ..RegistryOptions::default() })
 }
 
-/// Reads once, and returns the lines of names and data; checks that ids ascend.
+/// Reads once, and returns the event names and data that were read. Checks that ids ascend.
 #[track_caller]
 fn words(
     registry: &Registry,
@@ -159,7 +159,7 @@ fn idle_channels_are_found_without_a_sweep() {
     drop(subscribe(&registry, &all, &Start::Now));
     registry.lock().swept = registry.now();
     let before = registry.lock().swept;
-    // A channel of the request is not evicted for another channel of it.
+    // A new channel of a request does not evict another channel of the same request.
     let kept = subscribe(&registry, &["old3", "new1", "new2"], &Start::Now);
     assert_eq!(registry.subscribers("old3"), 1);
     let state = registry.lock();
@@ -223,7 +223,7 @@ fn subscribe(registry: &Registry, channels: &[&str], start: &Start) -> Subscript
     registry.subscribe(&channels, start).unwrap()
 }
 
-/// The data of all events that a subscriber reads; gaps at its start come first.
+/// Returns the data of all events that a subscriber reads. Gaps from its start come first.
 fn read(subscription: &mut Subscription) -> String {
     let mut bytes = Vec::new();
     for frame in subscription.unknown.drain(..) {
@@ -261,7 +261,8 @@ fn an_unknown_cursor_gives_a_gap() {
         let gap = json!({ "channel": "a", "missed": null, "from": cursor, "to": id.to_string() });
         let text = read(&mut subscription);
         assert!(text.starts_with(&format!("{gap} ")) && text.ends_with("live"), "{text}");
-        let mut state = registry.lock(); // reset, so that each cursor meets the same state
+        // Set the newest id back to `id`, where the gap for the next cursor must end too.
+        let mut state = registry.lock();
         (state.last, state.last_public) = (id, id);
     }
 }
@@ -303,7 +304,7 @@ fn since_all_begins_without_a_gap_and_reports_later_losses() {
     let mut slow = subscribe(&registry, &["a", "b"], &Start::All);
     (4..7).for_each(|n| assert!(publish(&registry, "a", &format!("a{n}")) > EventId::ZERO));
     let text = read(&mut slow);
-    // Each gap comes before the event that follows the loss.
+    // There are three losses, and each gap comes right before the event that follows the loss.
     assert_eq!(text.matches(r#""channel":"a","missed":1"#).count(), 3, "{text}");
     assert!(!text.contains(r#""channel":"b""#) && text.ends_with("a5 a6"), "{text}");
 }
@@ -313,7 +314,7 @@ fn since_all_of_a_prefix_has_no_gap_for_a_later_channel() {
     let history = Histories::all(History { age: Duration::ZERO, ..History::default() });
     let registry = Registry::with(RegistryOptions { history, ..RegistryOptions::default() });
     publish(&registry, "a", "gone");
-    registry.sweep(); // its floor now belongs to the registry, not to a channel
+    registry.sweep(); // removes the channel, so the registry now keeps its floor
     let mut subscription = subscribe(&registry, &["*"], &Start::All);
     publish(&registry, "b", "1");
     assert_eq!(read(&mut subscription), "1");

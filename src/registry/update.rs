@@ -1,6 +1,6 @@
-//! Updates: events published together to one or several channels.
+//! An update is a batch of events that are published together to one or several channels.
 //!
-//! Without a store, the calling thread itself adds the events to the rings.
+//! If the registry has no store, the thread that publishes adds the events to the rings itself.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -53,10 +53,10 @@ impl Registry {
     /// Either all events are published or none. An event has one id in all of its topics,
     /// and a stream receives it once.
     ///
-    /// A client-supplied id or an idempotency key is unique within the history of each
-    /// topic: if one of the topics has it, the event or the request is a repeat. In
-    /// [`Published::subscribers`], a stream that subscribes to several of the topics is
-    /// counted once for each.
+    /// A client-supplied id or an idempotency key is unique within the history of each topic. If
+    /// the history of any of the topics has the id or key already, the event or request is a
+    /// repeat. [`Published::subscribers`] counts a stream that subscribes to several of the topics
+    /// once for each of them.
     ///
     /// Fails as [`publish_all`](Self::publish_all) does, and if there are too many
     /// topics.
@@ -89,7 +89,9 @@ impl Registry {
         self.publish_here(&Update { topics, ..*update }, false)
     }
 
-    /// Publishes a checked update without a store. `presence` marks presence events.
+    /// Publishes an update whose topics are valid, if the registry has no store.
+    ///
+    /// `presence` says whether the events are presence events.
     pub(super) fn publish_here(
         &self,
         update: &Update<'_>,
@@ -132,7 +134,8 @@ impl Registry {
         for topic in topics {
             let Some(target) = state.channels.get_mut(*topic) else { continue };
             if let Some(key) = key.as_ref().filter(|_| newest > last) {
-                // The key is kept as long as the newest event of its batch.
+                // The newest event of the batch carries the key, so the key is kept until that
+                // event is evicted.
                 target.ring.set_newest_key(key.clone());
                 target.dedup.add(&DedupEntry { own: None, key: Some(key.clone()) }, published);
             }
@@ -154,8 +157,8 @@ impl Registry {
 impl Registry {
     /// Creates the channels of an event before the store writer publishes it.
     ///
-    /// The calling thread matches the patterns, so that the store writer only has to look up
-    /// the results. Returns how many streams may read the event if it is private.
+    /// The calling thread matches the patterns, so that the store writer only has to look up the
+    /// results. For a private event, returns how many streams may read it.
     ///
     /// Fails if there would be too many channels.
     pub(super) fn prepare(
@@ -168,7 +171,8 @@ impl Registry {
         let mut readers = private.as_ref().map(EventAccess::of);
         let now = self.now();
         let (mut state, answers) = self.lock_to_publish(topics, &mut readers);
-        // A repeat succeeds even if there is no room for its channels.
+        // A repeated request succeeds even if its channels do not exist any more and cannot be
+        // created.
         let first = key.map(|key| state.published_with_key(topics, key)).transpose()?;
         if first.flatten().is_none() {
             state.make_all_for_events(topics, now, &self.inner.options, &answers)?;
@@ -179,7 +183,8 @@ impl Registry {
 }
 
 impl HubState {
-    /// The result of the first request with this client-supplied id, in any of the channels.
+    /// Returns the result of the first request that published an event with this client-supplied id
+    /// to any of these channels.
     pub(super) fn published_with_id(
         &self,
         topics: &[impl AsRef<str>],
@@ -189,8 +194,8 @@ impl HubState {
         channels.find_map(|channel| channel.dedup.by_id(own))
     }
 
-    /// The result of the first request with this key to one of these channels. Fails if that
-    /// request published something else.
+    /// Returns the result of the first request with this key to any of these channels. Fails if
+    /// that request published other events.
     pub(super) fn published_with_key(
         &self,
         topics: &[impl AsRef<str>],
@@ -200,7 +205,7 @@ impl HubState {
         channels.find_map(|channel| channel.dedup.by_key(key).transpose()).transpose()
     }
 
-    /// Adds an event to the rings of its topics, whose channels exist.
+    /// Adds an event to the rings of its topics. Their channels must exist.
     fn push(&mut self, topics: &[&str], entry: Entry, published: Published) {
         let Some((first, others)) = topics.split_first() else { return };
         let mut push = |topic, entry: Entry| {

@@ -1,4 +1,4 @@
-//! The thread that reads the shared log into the rings, and the reports of the other nodes.
+//! The thread that reads the shared log into the rings, and reads the reports of the other nodes.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, select};
 use crate::registry::Registry;
 use crate::store::redis::{LogError, LogItem, LogReader};
 
-/// How often the status of the log and the reports of the other nodes are read.
+/// How often the follower reads the status of the log and the reports of the other nodes.
 const STATUS: Duration = Duration::from_secs(1);
 
 /// The first and the longest wait between two attempts to reach Redis.
@@ -22,7 +22,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct LogFollower {
     registry: Registry,
     reader: LogReader,
-    /// Whether the log says already that Redis has lost events.
+    /// Whether this thread has already logged that Redis has lost events.
     warned: bool,
 }
 
@@ -66,7 +66,7 @@ impl LogFollower {
         }
     }
 
-    /// Reads the status of the log if that is due, then waits for the next items.
+    /// Reads the status of the log if a reading is due, then waits for the next items.
     fn round(&mut self, last_status: &mut Option<Instant>) -> Result<(), LogError> {
         if last_status.is_none_or(|at| at.elapsed() >= STATUS) {
             let status = self.reader.status()?;

@@ -1,4 +1,4 @@
-//! The thread that publishes for this node, and reports its subscribers to the other nodes.
+//! The thread that publishes this node's events and reports its subscribers to the other nodes.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,8 +20,7 @@ const REPORT: Duration = Duration::from_millis(500);
 /// How often this node reports its subscribers if they have not changed.
 const REFRESH: Duration = Duration::from_secs(5);
 
-/// The number of events that one script call deletes. Redis serves no other client
-/// meanwhile.
+/// The number of events that one script call deletes. Redis serves no other client during the call.
 const FORGOTTEN_AT_ONCE: usize = 1_000;
 
 /// Publishes this node's events to the shared log, one batch after the other.
@@ -43,8 +42,8 @@ struct LastReport {
     /// The registry's count of changes at the time of the report.
     changes: u64,
     at: Instant,
-    /// Whether Redis certainly has all presence names of this node. `false` after any
-    /// failure, because Redis may fail over to a replica that is behind.
+    /// Whether Redis certainly has all presence names of this node. This is `false` after any
+    /// failure, because another Redis that lacks the newest changes may have taken over.
     complete: bool,
 }
 
@@ -55,9 +54,9 @@ impl LogPublisher {
         Self { registry, log, queue, last_report, failing: false }
     }
 
-    /// Handles requests until `stop` is disconnected, then those still in the queue.
+    /// Handles requests until `stop` is disconnected, and then the requests still in the queue.
     ///
-    /// At the end, it evicts this node from the cluster.
+    /// At the end, evicts this node, so that the other nodes stop counting its subscribers.
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
         let mut due = Instant::now() + REPORT;
         loop {
@@ -73,12 +72,14 @@ impl LogPublisher {
         while let Some(request) = self.queue.try_next() {
             self.handle(request);
         }
-        // If this fails, the other nodes evict this one when its report expires.
+        // If this call fails, the other nodes evict this node when its last report expires.
         let _ = self.log.evict_node(self.registry.last_id());
     }
 
-    /// Handles one batch only. If Redis is slow, the next report must not be late, or the
-    /// other nodes evict this one.
+    /// Handles one request, with the requests that can share its batch.
+    ///
+    /// Never handles a second batch: if Redis is slow, the next report would be late, and the other
+    /// nodes would evict this one.
     fn handle(&mut self, request: StoreRequest) {
         match request {
             StoreRequest::Publish(request) => {
@@ -86,7 +87,7 @@ impl LogPublisher {
                 self.publish(requests);
             }
             StoreRequest::Forget { channel, reply } => {
-                let _ = reply.send(self.forget(&channel)); // the caller may have ended
+                let _ = reply.send(self.forget(&channel)); // fails if the caller has ended
             }
             StoreRequest::Presence(change) => self.change(change),
             StoreRequest::Sweep => {}
@@ -106,7 +107,8 @@ impl LogPublisher {
                     state.hold(&topics);
                     held.extend(topics.iter().cloned());
                     let everywhere = || topics.iter().map(|topic| state.subscribers(topic)).sum();
-                    // Of a private event, only the readers on this node are known.
+                    // For a private event, the request has the number of its readers on this node
+                    // only.
                     listeners.push(request.subscribers.unwrap_or_else(everywhere));
                     taken.push(request);
                 }
@@ -152,7 +154,7 @@ impl LogPublisher {
 
     /// Logs the first rejection by Redis, and the end of the rejections.
     ///
-    /// The follower logs that Redis cannot be reached.
+    /// Does not log that Redis cannot be reached: the follower does.
     fn note(&mut self, error: Option<&LogError>) {
         match error {
             None if std::mem::take(&mut self.failing) => log::info!("Redis accepts events again"),
@@ -170,11 +172,12 @@ impl LogPublisher {
         Ok(forgotten?)
     }
 
-    /// Forgets a channel's events in the ring and in the log.
+    /// Makes all nodes forget a channel's history, and deletes its events from the log.
     ///
-    /// The log keeps far more than the ring, even of a channel that this node has evicted.
-    /// The first step makes every node forget the whole history; the steps after it only
-    /// delete events from Redis.
+    /// The log has far more events than the ring, and may have events of a channel that this node
+    /// has evicted. So the events are first found in the log, and then deleted in steps. The first
+    /// step also makes every node forget the whole history. Later steps only delete events from
+    /// Redis.
     fn forget_all(&mut self, name: &str) -> Result<bool, LogError> {
         let state = self.registry.lock();
         let last = state.last;
@@ -212,20 +215,21 @@ impl LogPublisher {
         }
     }
 
-    /// Reports during a long task if a report is due.
+    /// Reports this node's subscribers during a long task, if the report is due.
     ///
-    /// Without it, the other nodes would evict this one.
+    /// Without this report, the other nodes would evict this node.
     fn report_if_due(&mut self) {
         if self.last_report.at.elapsed() >= REFRESH {
             self.report();
         }
     }
 
-    /// Sends a presence change to Redis, with all changes queued directly behind it.
+    /// Sends a presence change to Redis, together with all changes that follow it directly in the
+    /// queue.
     fn change(&mut self, first: PresenceChange) {
         let changes = self.queue.gather_changes(first);
         let sent = self.log.change(self.registry.last_id(), &changes);
-        self.last_report.complete &= sent.is_ok(); // if not, the next report has all names
+        self.last_report.complete &= sent.is_ok(); // else the next report has all names
     }
 
     /// Reports this node's subscribers to the other nodes, if they have changed or
@@ -247,7 +251,8 @@ impl LogPublisher {
         let last = self.registry.last_id();
         let mut sent = self.log.refresh(last, &report, !self.last_report.complete);
         if sent == Ok(false) && self.last_report.complete {
-            // Another node evicted this one while Redis was unreachable, or Redis lost it.
+            // Redis does not know this node: another node evicted it while it could not reach
+            // Redis, or Redis has lost it. So send the report again, with all presence names.
             sent = self.log.refresh(last, &report, true);
         }
         let complete = sent.is_ok();
@@ -255,7 +260,7 @@ impl LogPublisher {
     }
 }
 
-/// The error if a history is forgotten on every node but not fully deleted from Redis.
+/// The error for a history that every node has forgotten but that is not fully deleted from Redis.
 fn half_done(error: &LogError) -> LogError {
     let what = "the history is forgotten, but not all of it is deleted from Redis yet; \
                 delete it again";

@@ -55,7 +55,7 @@ fn a_cursor_ahead_of_this_node_waits_until_it_catches_up() {
     assert!(read(&mut subscribe(&registry, &far)).contains(r#""missed":null"#));
 }
 
-/// An id that no node can have given out.
+/// An id so far ahead of Redis's clock that no node can have sent it.
 const FAR_AHEAD: EventId = EventId { epoch: 600_000, n: 0 };
 
 #[test]
@@ -134,10 +134,10 @@ fn a_new_event_is_read_even_if_its_timestamp_is_old() {
     let mut subscription = subscribe(&registry, "0-0");
     registry.set_clock(Duration::from_secs(1_000));
     registry.receive(100_000, 0, "a", Event::new("1"));
-    assert_eq!(read(&mut subscription), "1", "and no gap");
+    assert_eq!(read(&mut subscription), "1", "the subscriber gets the event and no gap");
     registry.receive(200_000, 0, "a", Event::new("2"));
-    assert_eq!(registry.list()[0].events, 1, "the first is too old by either clock");
-    // Once Redis's clock is known, events are evicted by that clock alone.
+    assert_eq!(registry.list()[0].events, 1, "the first event is too old by either clock");
+    // Once Redis's clock is known, only that clock decides which events are too old.
     registry.set_clock(Duration::from_secs(200));
     registry.receive(201_000, 0, "a", Event::new("3"));
     registry.sweep();

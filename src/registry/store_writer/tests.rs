@@ -1,4 +1,4 @@
-//! The registry with a fake store: each test decides the result and the time of every append.
+//! Tests the registry with a fake store. Each test decides when every append ends, and its result.
 
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl Store for FakeStore {
 struct World {
     registry: Registry,
     appends: Receiver<Append>,
-    /// `None` while the test ends: every append succeeds then.
+    /// `None` while the test ends. Without it, every append succeeds.
     results: Option<Sender<Result<(), PublishError>>>,
     running: Option<Sender<Infallible>>,
     store_writer: Option<JoinHandle<()>>,
@@ -101,7 +101,7 @@ impl Drop for World {
 
 type Outcome = Result<Published, PublishError>;
 
-/// The data of all events that a subscriber reads, joined by spaces.
+/// Returns the data of all events that a subscriber reads, joined by spaces.
 fn read(subscription: &mut Subscription) -> String {
     let mut bytes = Vec::new();
     let Subscription { registry, channels, position, .. } = subscription;
@@ -206,7 +206,8 @@ fn a_floor_survives_a_restart() {
     let (_, evictions) = world.appends.iter().nth(1).unwrap();
     let forgotten = Eviction::Channel { channel: "a".into(), floor: Floor::unknown(gone) };
     assert_eq!(evictions.last(), Some(&forgotten));
-    // The channel is created again. Its first event brings the floor to the store.
+    // Publishing creates the channel again. With its first event, the store records the channel's
+    // floor.
     world.registry.publish("a", &Event::new("next")).unwrap();
     let (_, evictions) = world.appends.recv().unwrap();
     let (channel, at) = ("a".into(), Duration::ZERO);
@@ -248,7 +249,7 @@ fn a_channel_is_not_swept_during_an_append() {
 fn a_presence_event_does_not_wait_for_the_store() {
     let world = World::keeping(History::default());
     let mut watcher = world.subscribe();
-    let ada = world.subscribe().present_as("ada"); // no append has ended yet
+    let ada = world.subscribe().present_as("ada"); // returns although no append has ended
     drop(ada);
     (0..2).for_each(|_| world.decide(Ok(())));
     let mut text = String::new();

@@ -40,7 +40,7 @@ fn subscribe(
     registry.subscribe(&channels, start).unwrap()
 }
 
-/// The data of all events that a subscriber reads, in reads of at most `limit` bytes.
+/// Returns the data of all events that a subscriber reads, in reads of at most `limit` bytes.
 fn read_by(subscription: &mut Subscription, limit: usize) -> String {
     let mut bytes = Vec::new();
     for frame in subscription.unknown.drain(..) {
@@ -77,7 +77,8 @@ fn a_private_event_reaches_only_its_readers() {
         ),
     ];
     for (readable, topics, may) in table {
-        // What a stream may read does not depend on how it selects its channels.
+        // The private events that a stream may read do not depend on how the stream selects its
+        // channels.
         for selector in [topics[0], "*", "/users{/id*}"] {
             let registry = Registry::new();
             let open = |start: &Start| subscribe(&registry, &[selector], readable.clone(), start);
@@ -247,7 +248,8 @@ fn a_private_loss_below_the_floor_is_a_gap_only_for_its_readers() {
     for readable in [Readable::Public, matching(&["b"])] {
         assert_eq!(resumed(readable.clone()), "", "{readable:?}");
     }
-    // An event of several topics could have been in any channel that its readers select.
+    // A lost private event of several topics may have had any topic, so it is a gap for all readers
+    // of private events.
     publish(&registry, &["b", "c"], "secret", true);
     registry.sweep();
     assert!(resumed(matching(&["b"])).contains("missed"));
@@ -347,7 +349,8 @@ fn a_pattern_misses_no_event_of_concurrently_made_channels() {
             let registry = &registry;
             scope.spawn(move || {
                 for n in 0..60 {
-                    // The first pattern is always new, the second is often in use.
+                    // The first pattern is different in each round; the second is often in use by
+                    // the other reader.
                     let topics = [format!("/books/{{a}}/{{b{n}{reader}}}"), "/books{/c,d}".into()];
                     let topics = [topics[0].as_str(), topics[1].as_str()];
                     let topics = &topics[..=n % 2];
