@@ -1,6 +1,6 @@
 //! Ends the streams of a registry one after the other.
 //!
-//! If all streams ended at once, all clients would reconnect at once.
+//! If all streams ended at the same time, all clients would reconnect at the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,20 +25,23 @@ pub(crate) struct Closing {
 }
 
 impl Closing {
-    /// Begins now to end this many streams over the time `over`.
+    /// Creates a schedule that begins now and ends this many streams over the time `over`.
     pub(crate) fn new(over: Duration, streams: usize) -> Arc<Self> {
         let streams = u32::try_from(streams).unwrap_or(u32::MAX);
         Arc::new(Self { since: Instant::now(), over, streams, given: AtomicU32::new(0) })
     }
 
-    /// Returns the next end time. The first is now; the others follow at equal intervals.
+    /// Returns the end time of the next stream. The first stream ends at once, and the others at
+    /// equal intervals.
     pub(crate) fn moment(&self) -> Instant {
         let given = self.given.fetch_add(1, Ordering::Relaxed).min(self.streams);
         self.since + self.over.mul_f64(f64::from(given) / f64::from(self.streams.max(1)))
     }
 
-    /// The reconnection time for one client. It is random, and longer for more streams, so that the
-    /// server can accept all clients that reconnect in the same second.
+    /// Returns the time after which one client should reconnect.
+    ///
+    /// It is random, and its range grows with the number of streams. So the clients that reconnect
+    /// in the same second are not more than the server can accept.
     pub(crate) fn retry(&self) -> Duration {
         let spread = Duration::from_secs(1) * self.streams / RECONNECTS_PER_SECOND;
         MIN_RETRY + spread.max(MIN_RETRY * 2).mul_f64(fastrand::f64())
@@ -50,15 +53,15 @@ impl Closing {
 pub(crate) enum Ending {
     /// The registry is open.
     No,
-    /// Its streams end one after the other.
+    /// The registry's streams end one after the other.
     Over(Arc<Closing>),
-    /// It is closed.
+    /// The registry is closed.
     Now,
 }
 
 impl Registry {
-    /// Ends the streams one after the other, at the times that `closing` assigns. Until then they
-    /// continue: events are published, read and delivered.
+    /// Ends the streams one after the other, at the times that `closing` assigns. Until its end
+    /// time, a stream continues to receive events.
     pub(crate) fn close_over(&self, closing: &Arc<Closing>) {
         let mut state = self.lock();
         if state.closing.is_some() {

@@ -12,14 +12,15 @@ use super::{Channels, HubState, Registry};
 use crate::event::Frame;
 use crate::id::EventId;
 
-/// The maximum by which another node's id may be ahead of this node's estimate of Redis's clock.
+/// How far another node's id may be ahead of this node's estimate of Redis's clock.
 const AHEAD: Duration = Duration::from_secs(60);
 
-/// The maximum number of channels that are searched for a client-supplied id under one hold of the
-/// lock.
+/// The maximum number of channels that are searched for a client-supplied id while the lock is held
+/// once.
 const PAGE_CHANNELS: usize = 256;
 
-/// For how many channels a stream remembers which losses are not reported: 32 bytes each.
+/// For at most this many channels, a stream remembers which losses are not reported. Each takes 32
+/// bytes.
 const SUPPRESSED_MAX: usize = 1_024;
 
 /// Where a stream begins.
@@ -36,13 +37,14 @@ pub enum Start {
     /// With the next event.
     #[default]
     Now,
-    /// After the event with this id, which is the server's or client-supplied. For an unknown id,
-    /// the stream begins with a gap and continues with the next event.
+    /// After the event with this id: an id that the server assigned, or a client-supplied id. If
+    /// the id is unknown, the stream begins with a gap and continues with the next event.
     After(String),
     /// With the events in the history that are at most this old.
     Age(Duration),
-    /// With all events in the history. Such a stream does not begin with a gap, unless more than
-    /// 1,024 of its channels have lost events: it does not remember more of them.
+    /// With all events in the history. Earlier losses are not reported as gaps, unless more than
+    /// 1,024 of the stream's channels have lost events, because a stream does not remember more of
+    /// them.
     All,
 }
 
@@ -51,8 +53,8 @@ impl std::str::FromStr for Start {
 
     /// Parses `all`, a duration such as `30s`, or an id that the server assigned.
     ///
-    /// A client-supplied id can be any text, so it is not parsed: create a [`Start::After`] from
-    /// it.
+    /// A client-supplied id can be any text, so it cannot be parsed: create a [`Start::After`] with
+    /// it instead.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "all" {
             return Ok(Self::All);
@@ -94,16 +96,18 @@ pub(crate) struct Position {
     /// The last id at or before `after` that the subscriber may know of. Unlike `after`, it is
     /// never the id of a private event that the subscriber may not read.
     pub(super) known: EventId,
-    /// Losses that are not reported: those from before a stream of all history began.
+    /// The losses that are not reported, because they happened before a stream with [`Start::All`]
+    /// began.
     pub(super) suppressed: Option<Box<Suppressed>>,
 }
 
-/// Up to which id the losses of each channel are not reported.
+/// For each channel, the id up to which losses are not reported.
 #[derive(Debug, Clone)]
 pub(super) struct Suppressed {
-    /// Existing channels, sorted by name.
+    /// The ids for channels that had lost events when the stream began, sorted by the channels'
+    /// names.
     channels: Vec<(Arc<str>, EventId)>,
-    /// Channels that did not exist when the stream began.
+    /// The id for all other channels, such as those that did not exist when the stream began.
     others: EventId,
 }
 
@@ -130,19 +134,20 @@ impl Position {
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub(super) position: Position,
-    /// The cursor of a client that is cut off before its first event: everything that is still to
-    /// be read at `position` comes after it.
+    /// The cursor from which a client resumes if it is cut off before its first event. Everything
+    /// that is read from `position` on comes after this cursor.
     ///
-    /// `None` if the client must keep the cursor that it sent, so that it receives the gap again.
+    /// `None` if the client must keep the cursor that it sent, so that it receives the gap again
+    /// when it resumes.
     pub(super) cursor: Option<EventId>,
     /// The gap frames for a start that could not be found.
     pub(super) unknown: Vec<Frame>,
 }
 
 impl HubState {
-    /// Finds the position of a start, or writes gaps if it cannot be found.
+    /// Finds the position of a start. If the start cannot be found, creates gap frames.
     ///
-    /// The result is final only if `access` has nothing pending.
+    /// The result is final only if `access` has no pending check.
     pub(super) fn begin(
         &self,
         channels: &Channels,
@@ -173,7 +178,7 @@ impl HubState {
         if channels.reads_all() { self.last } else { self.last_public }
     }
 
-    #[inline(never)] // most streams begin now and do not need this stack
+    #[inline(never)] // most streams begin now and do not call it, so they need less stack
     fn resume(
         &self,
         channels: &Channels,
@@ -196,7 +201,7 @@ impl HubState {
                 },
             },
             Start::Age(age) => {
-                // Ids and times ascend together: begin after the newest event that is too old.
+                // Later events have higher ids, so begin after the newest event that is too old.
                 let last_before = |oldest| {
                     let all = self.selected(channels).filter_map(|(name, channel)| {
                         let lost = channels.lost_of(name, &channel.ring, access);
@@ -231,13 +236,13 @@ impl HubState {
         }
     }
 
-    /// A cursor before every event in the history, which [`find`](Self::find) accepts.
+    /// A cursor before every event in the history. [`find`](Self::find) accepts this cursor.
     fn first_cursor(&self) -> EventId {
         if self.is_shared { EventId::ZERO } else { EventId { n: 0, ..self.last } }
     }
 
-    /// The newest event that a stream of these channels may have lost in a channel that has been
-    /// removed.
+    /// The id up to which a stream of these channels may have lost events in channels that have
+    /// been removed.
     fn floor_of(&self, channels: &Channels) -> EventId {
         if channels.reads_some_private() { self.floor.all } else { self.floor.public }
     }
@@ -252,19 +257,22 @@ impl HubState {
     ) -> Option<EventId> {
         if let Ok(id) = id.parse::<EventId>() {
             if self.is_shared {
-                // Another node may have read further; this node will catch up. Ids do not go back
-                // when Redis's clock does.
+                // Another node may have read further and sent a newer id, and this node will catch
+                // up. Ids keep ascending if Redis's clock is set back, so the newest id counts as a
+                // time too.
                 let now = now.max(Duration::from_millis(self.last.epoch));
                 let latest = (now + AHEAD).as_millis();
                 return (id <= self.last || u128::from(id.epoch) <= latest).then_some(id);
             }
-            // A private event's id is no cursor for a reader of public events, whether it is the
-            // newest or not.
+            // A reader of public events cannot use an id above that of the newest public event as a
+            // cursor. So such a reader cannot learn from the result whether there are newer private
+            // events.
             let last = if channels.reads_some_private() { self.last } else { self.last_public };
             return (id.epoch == last.epoch && id <= last).then_some(id);
         }
-        // Take the earliest: a repeated event is better than a lost one. A stream that may not read
-        // the event must not learn that one with this id exists.
+        // If several channels have an event with this id, resume after the earliest: receiving
+        // events again is better than losing events. Skip an event that the stream may not read,
+        // because the stream must not learn that it exists.
         let mut own = |channel: &Channel| {
             let id = channel.dedup.event_id(id)?;
             let entry = channel.ring.get_exactly(id)?;
@@ -275,7 +283,9 @@ impl HubState {
         self.selected(channels).filter_map(|(_, channel)| own(channel)).min()
     }
 
-    /// Returns the gaps for an unknown id: how many events are lost cannot be known. The stream
+    /// Returns the gaps for an unknown id, one for each name, prefix and pattern.
+    ///
+    /// The gaps have no counts, because it is unknown how many events were lost. The stream
     /// continues with the next event.
     fn unknown(&self, channels: &Channels, id: &str) -> Vec<Frame> {
         let patterns = channels.prefixes.iter().map(|prefix| format!("{prefix}*"));
@@ -289,15 +299,17 @@ impl HubState {
 }
 
 impl Registry {
-    /// Returns the earliest event with this client-supplied id in any channel: the cursor for an id
-    /// that is unique in the hub. `None` if a stream of these channels may read no such event.
+    /// Returns the earliest event with this client-supplied id in any channel of the registry.
+    ///
+    /// Clients that use ids unique across all channels can resume after it. Returns `None` if a
+    /// stream of these channels may read no such event.
     pub(crate) fn earliest(&self, channels: &Channels, id: &str) -> Option<EventId> {
         let public = |channel: &Channel| {
             let id = channel.dedup.event_id(id)?;
             let entry = channel.ring.get_exactly(id)?;
             (entry.private.is_none() || channels.reads_all()).then_some(id)
         };
-        // In its own channels, a stream may also find private events that it may read.
+        // In the channels that it selects, a stream may also find private events that it may read.
         let mut access = StreamAccess::default();
         let mut earliest = loop {
             let found = self.lock().find(channels, id, self.now(), &mut access);

@@ -1,8 +1,7 @@
 //! Presence: the names under which streams subscribe to a channel.
 //!
-//! A name joins with its first stream and leaves with its last, so a user with two tabs
-//! joins once. The events `userconnect` and `userdisconnect` are those of the chat in the
-//! tutorials.
+//! A name joins with its first stream and leaves with its last, so a user with two tabs joins once.
+//! The events are named `userconnect` and `userdisconnect`, as in the chat of the tutorials.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -46,9 +45,10 @@ impl Presence {
 }
 
 impl Subscription {
-    /// Makes this name present on the subscription's channels until it is dropped.
+    /// Makes this name present on the subscription's channels until the subscription is dropped.
     ///
-    /// Prefixes and patterns are not affected.
+    /// This applies only to channels that the subscription names, not to those that a prefix or
+    /// pattern selects.
     pub fn present_as(mut self, name: &str) -> Self {
         self.announce(name);
         self
@@ -65,7 +65,7 @@ impl Subscription {
 impl Registry {
     /// The names present on a channel, each with its number of streams.
     ///
-    /// If nodes share a log, streams of all nodes are counted.
+    /// If nodes share a log, the streams of all nodes are counted.
     pub fn present(&self, channel: &str) -> Vec<(String, usize)> {
         self.presence(channel).collect()
     }
@@ -98,10 +98,11 @@ impl Registry {
         names.map(|(name, here, there)| (name.to_owned(), streams(here, there))).collect()
     }
 
-    /// Applies `change` on each channel of a subscription that has a name.
+    /// Applies `change` to the presence of each channel that a subscription names. Does nothing if
+    /// the subscriber has no presence name.
     ///
-    /// Where the name joins or leaves, an event says so: this node publishes it, or
-    /// Redis does if nodes share a log.
+    /// If the name thereby joins or leaves a channel, the event `what` is published on that
+    /// channel. If nodes share a log, Redis publishes the event; otherwise this node does.
     pub(super) fn change_presence(
         &self,
         subscription: &Subscription,
@@ -126,8 +127,9 @@ impl Registry {
                 let joins = what == "userconnect";
                 let change =
                     PresenceChange { channel: Arc::clone(name), name: username.clone(), joins };
-                // The lock is still held, so that changes are queued in the order in which
-                // they happened. `enqueue` does not block: a full queue rejects the request.
+                // Enqueue the change while the lock is held, so that the queue has changes in the
+                // order in which they happened. `enqueue` does not block, because a full queue
+                // rejects the request.
                 state.presence_unsent |= self.enqueue(StoreRequest::Presence(change)).is_err();
                 continue;
             }

@@ -45,7 +45,7 @@ impl Readable {
         }
     }
 
-    /// Whether an event with these topics may be read; `None` is a public event.
+    /// Whether an event with these topics may be read. `None` stands for a public event.
     pub(super) fn allows(&self, private: Option<&Private>) -> bool {
         match (private, self) {
             (None, _) | (_, Self::All) => true,
@@ -54,7 +54,8 @@ impl Readable {
         }
     }
 
-    /// Whether private events may be read; `None` if that depends on the event.
+    /// Whether all private events may be read (`true`) or none (`false`). `None` if this depends on
+    /// the event.
     pub(super) fn of_all(&self) -> Option<bool> {
         match self {
             Self::Public => Some(false),
@@ -75,7 +76,7 @@ impl Private {
         Self { topics: topics.iter().map(|topic| topic.as_ref().into()).collect() }
     }
 
-    #[inline(never)] // its large frame must not be on the stack of every read
+    #[inline(never)] // its stack frame is large, and most reads do not call it
     fn is_selected_by(&self, matchers: &[Matcher]) -> bool {
         self.topics.iter().any(|topic| {
             let topic = Topic::new(topic);
@@ -84,14 +85,14 @@ impl Private {
     }
 }
 
-/// How many checks are collected under one hold of the lock, so that the hold is short.
+/// How many checks are collected while the lock is held once, so that it is held for a short time.
 const PAGE: usize = 64;
 
-/// Which private events one stream may read: a cache of access checks.
+/// A cache of access checks: which private events one stream may read.
 ///
-/// Matchers never run under the registry's lock. Under the lock, a check looks in the cache and
-/// records what is missing as pending. Without the lock, [`resolve`](Self::resolve) runs the
-/// matchers. Then the caller tries again.
+/// Matchers must never run under the registry's lock. So a check under the lock only looks in the
+/// cache, and records a missing result as pending. The caller then releases the lock, calls
+/// [`resolve`](Self::resolve), which runs the matchers, and tries again under the lock.
 #[derive(Debug, Default)]
 pub(super) struct StreamAccess {
     known: BTreeMap<Arc<Private>, bool>,
@@ -109,13 +110,14 @@ impl StreamAccess {
     }
 
     /// Whether a stream of these channels may read an event. If the list of pending checks is full,
-    /// `true` ends the caller's search early: its result is not final anyway.
+    /// returns `true` to end the caller's search early. The result of such a search is not final
+    /// anyway.
     pub(super) fn may_read(&mut self, channels: &Channels, entry: &Entry) -> bool {
         let Some(private) = &entry.private else { return true };
         self.check(channels, private) == Some(true) || self.is_full()
     }
 
-    /// Whether a check is pending. Results so far are then not final.
+    /// Whether a check is pending. If so, earlier results are not final.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -125,7 +127,7 @@ impl StreamAccess {
     }
 
     /// Runs the pending checks. Must not be called under the lock.
-    #[inline(never)] // its large frame must not be on the stack of every read
+    #[inline(never)] // its stack frame is large, and most reads do not call it
     pub(super) fn resolve(&mut self, channels: &Channels) {
         for private in std::mem::take(&mut self.pending) {
             let may = channels.may_read(Some(&private));
@@ -134,11 +136,12 @@ impl StreamAccess {
     }
 }
 
-/// Which streams may read one private event: a cache like [`StreamAccess`].
+/// A cache of access checks, like [`StreamAccess`]: which streams may read one private event.
 #[derive(Debug)]
 pub(super) struct EventAccess {
     private: Arc<Private>,
-    /// By address. The entry holds the rights, so that the address stays theirs.
+    /// The rights and the result of each check, by the address of the rights. The entry keeps the
+    /// rights in memory, so that no other rights can get their address.
     known: BTreeMap<usize, (ReadRights, bool)>,
     pending: Vec<ReadRights>,
 }
@@ -169,7 +172,8 @@ impl EventAccess {
         }
     }
 
-    /// Whether a stream with these rights may read the event; `false` if that is not known.
+    /// Whether a stream with these rights may read the event. Returns `false` if no check has been
+    /// run.
     pub(super) fn allows(&self, rights: &ReadRights) -> bool {
         let known = || self.known.get(&rights.address()).is_some_and(|(_, may)| *may);
         rights.may_read_all().unwrap_or_else(known)

@@ -1,6 +1,6 @@
-//! The store writer: the one thread that commits events to the store of a node.
+//! The store writer is the only thread that commits events to the store of a node.
 //!
-//! It assigns the ids, and adds events to the rings only after the store has them.
+//! It adds events to the rings only after the store has assigned their ids and synced them.
 //!
 //! ```text
 //!  publishers          StoreWriter, one thread                          subscribers
@@ -10,16 +10,16 @@
 //!  reply   ◀─────────  one to each publisher
 //! ```
 //!
-//! While one batch is written to the disk, requests for the next batch collect in the
-//! queue: the more publishers at once, the more events share one sync.
+//! While one batch is written to the disk, requests for the next batch collect in the queue. So the
+//! more threads publish at once, the more events share one sync.
 //!
 //! # Invariants
 //!
-//! * **No subscriber sees an event that a crash could undo.** The event is added to a ring
+//! * **No subscriber sees an event that a crash could undo.** An event is added to the rings only
 //!   after the store has it, and the publisher gets its reply after that.
-//! * **A publisher waits for the disk, never for a subscriber.** Threads that serve many
-//!   clients do not even wait for the disk: they call [`publish_presence`].
-//! * **No I/O under the registry's lock.**
+//! * **A publisher waits for the disk, but never for a subscriber.** Threads that serve clients
+//!   must not wait for the disk either, so they publish presence events with [`publish_presence`].
+//! * **No I/O happens under the registry's lock.**
 //!
 //! [`publish_presence`]: Registry::publish_presence
 
@@ -47,15 +47,15 @@ use crate::store::{Eviction, Record, Store, StoreMeta};
 impl Registry {
     /// Creates a registry with the events of a store, and the writer for that store.
     ///
-    /// The caller must run the writer on a thread; nothing is published before. `open` passes
-    /// each stored event to its argument, in the order of ids.
+    /// The caller must run the writer on a thread, because only the writer publishes events. `open`
+    /// must open the store and call its argument with each stored event, in the order of ids.
     pub(crate) fn with_store<S: Store + 'static>(
         options: RegistryOptions,
         counters: &Arc<Counters>,
         open: impl FnOnce(&mut dyn FnMut(EventId, Record)) -> Result<(S, StoreMeta), StoreError>,
     ) -> Result<(Self, StoreWriter), StoreError> {
         let mut state = HubState::new(EventId::ZERO);
-        state.losses = Evictions::noted(); // what does not fit is deleted from the file too
+        state.losses = Evictions::noted(); // events that do not fit are deleted from the file
         let mut began = time_of_day();
         let (store, kept) = open(&mut |id, record| {
             began = began.max(record.at);
@@ -81,7 +81,7 @@ impl Registry {
 
 /// An event that is in the store, encoded and ready to be added to the rings.
 pub(super) struct StoredEvent {
-    /// The channels to whose rings it is added.
+    /// The channels to whose rings the event is added.
     pub(super) channels: Vec<Arc<str>>,
     pub(super) entry: Entry,
     pub(super) published: Published,
@@ -103,27 +103,28 @@ impl StoredEvent {
         }
     }
 
-    /// The channels whose subscribers must be notified, each with the readers of a private event.
+    /// Returns the channels whose subscribers must be notified, each with the topics of the event
+    /// if it is private.
     pub(super) fn targets(&self) -> impl Iterator<Item = (Arc<str>, Option<Arc<Private>>)> {
         self.channels.iter().map(|channel| (Arc::clone(channel), self.entry.private.clone()))
     }
 }
 
-/// Commits events to the store and assigns their ids. See the [module](self).
+/// Commits events to the store and adds them to the rings. See the [module](self).
 #[derive(Debug)]
 #[must_use = "nothing is published until it runs"]
 pub(crate) struct StoreWriter {
     registry: Registry,
     store: Box<dyn Store>,
     queue: PublishQueue,
-    /// Evictions from the rings that the store does not have yet.
+    /// Evictions from the rings that the store has not recorded yet.
     evictions: Vec<Eviction>,
     /// Whether the last append failed. Only the first failure in a row is logged.
     failing: bool,
 }
 
 impl StoreWriter {
-    /// Handles requests until `stop` is disconnected, then those still in the queue.
+    /// Handles requests until `stop` is disconnected, and then the requests still in the queue.
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
         while let Ok(request) = self.queue.next(stop, None) {
             self.handle(request);
@@ -136,12 +137,13 @@ impl StoreWriter {
     fn handle(&mut self, request: StoreRequest) {
         match request {
             StoreRequest::Forget { channel, reply } => {
-                let _ = reply.send(self.forget(&channel)); // the caller may have ended
+                let _ = reply.send(self.forget(&channel)); // fails if the caller has ended
             }
             StoreRequest::Publish(request) => {
                 let mut names = BatchNames::default();
                 names.add(&request);
-                // The batch ends at a request that needs this batch in the dedup index.
+                // The batch ends at a request that may repeat an event of this batch. That request
+                // can be checked only after this batch is in the dedup index.
                 let requests = self.queue.gather(request, |next| names.add(next));
                 self.publish(requests);
             }
@@ -168,7 +170,7 @@ impl StoreWriter {
         for (sender, pending) in replies {
             let published = pending.and_then(|pending| pending.complete(&ids));
             match (sender, published) {
-                // The publisher may have ended.
+                // Sending fails if the publisher has ended. That is not an error.
                 (Some(sender), published) => drop(sender.send(published)),
                 (None, Err(error)) => log::warn!("dropped a presence event: {error}"),
                 (None, Ok(_)) => {}
@@ -177,7 +179,8 @@ impl StoreWriter {
         self.store.tidy();
     }
 
-    /// Appends the records to the store, and deletes from it what the rings evicted.
+    /// Appends the records to the store, and deletes the events from it that the rings have
+    /// evicted.
     fn append(&mut self, records: &[Record]) -> Result<Vec<EventId>, PublishError> {
         if records.is_empty() && self.evictions.is_empty() {
             return Ok(Vec::new());
@@ -203,16 +206,17 @@ impl StoreWriter {
 
     fn enter(&self, records: &[Record], ids: &[EventId]) {
         let options = &self.registry.inner.options;
-        // Encode before taking the lock.
+        // Encode the events before taking the lock, to hold it for a short time.
         let entered =
             records.iter().zip(ids).map(|(record, id)| StoredEvent::new(*id, record, options));
         let entered: Vec<StoredEvent> = entered.collect();
         let names: BTreeSet<_> = records.iter().flat_map(Record::channels).collect();
-        // Notify once per channel, and once more per set of readers of its private events.
+        // A set, so that each channel is notified once for its public events, and once for each
+        // list of topics of its private events.
         let targets: BTreeSet<_> = entered.iter().flat_map(StoredEvent::targets).collect();
         let now = self.registry.now();
-        // The publishers have matched the patterns already, except for a channel that was
-        // evicted meanwhile.
+        // The publishers have matched the patterns against these channels already. Only channels
+        // that were evicted since then must be matched again.
         let all: Vec<&Arc<str>> = targets.iter().map(|(name, _)| name).collect();
         let (mut state, answers) = self.registry.lock_to_enter(&all);
         entered.into_iter().for_each(|entered| state.enter(entered, options, &answers));
@@ -225,8 +229,10 @@ impl StoreWriter {
         notifiers.iter().for_each(Notifiers::notify);
     }
 
-    /// Forgets a channel's history: first in the store, so that a crash in between does not
-    /// bring it back.
+    /// Forgets a channel's history, first in the store and then in the ring.
+    ///
+    /// In this order, a crash between the two steps cannot bring the history back after its
+    /// deletion was visible.
     fn forget(&mut self, name: &str) -> Result<bool, PublishError> {
         let mut state = self.registry.lock();
         self.evictions.append(&mut state.losses.take());

@@ -15,11 +15,11 @@ use super::channels::ReadRights;
 use super::readable::{EventAccess, Private};
 use crate::counters::decrease;
 
-/// Wakes a sleeping thread. It says that there are new events, not which.
+/// Wakes a sleeping thread because there are new events. It does not pass the events.
 ///
-/// The thread reads the events from the registry. So ten calls of [`notify`](Self::notify) before
-/// the thread runs have the effect of one, and the queue needs no more room than one place for each
-/// notifier.
+/// The thread reads the events from the registry. So several calls of [`notify`](Self::notify)
+/// before the thread runs have the same effect as one. The queue therefore needs room for only one
+/// message from each notifier.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     sender: Sender<u64>,
@@ -29,8 +29,8 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// Creates a notifier that sends `id`. The queue must have room for one message of each of its
-    /// notifiers.
+    /// Creates a notifier that sends `id`. The queue must have room for one message from each
+    /// notifier that sends to it.
     pub(crate) fn new(sender: Sender<u64>, id: u64) -> Arc<Self> {
         Arc::new(Self { sender, id, is_notified: AtomicBool::new(false) })
     }
@@ -48,19 +48,22 @@ impl Notifier {
     /// Wakes the thread, unless it has been notified since it last called [`rearm`](Self::rearm).
     pub(crate) fn notify(&self) {
         if !self.is_notified.swap(true, Ordering::AcqRel) {
-            // The queue cannot be full. If it is disconnected, the thread has ended.
+            // Sending cannot fail because of a full queue: each notifier has at most one message in
+            // it. If the queue is disconnected, the thread has ended.
             let _ = self.sender.try_send(self.id);
         }
     }
 
     /// Makes the next [`notify`](Self::notify) wake the thread again.
     ///
-    /// The thread must call this *before* it reads the registry. An event that is published later
-    /// then notifies again, and an event that was published earlier is read.
+    /// The thread must call this *before* it reads the registry. Then an event that is published
+    /// after the call notifies the thread again, and the thread reads any event that was published
+    /// before.
     ///
-    /// A swap, not a store: a publisher that found the flag set had published before. Only by
-    /// reading the value that this publisher's swap wrote does this thread synchronize with it, and
-    /// is sure to see the event.
+    /// This is a swap and not a store, because a publisher that finds the flag set does not send a
+    /// message. This thread must then see that publisher's event when it reads the registry. It
+    /// does, because this swap reads the value that the publisher's swap wrote, and so synchronizes
+    /// with the publisher.
     pub(crate) fn rearm(&self) {
         self.is_notified.swap(false, Ordering::AcqRel);
     }
@@ -69,12 +72,13 @@ impl Notifier {
 /// The subscribers of one name, prefix or pattern.
 #[derive(Debug, Default)]
 pub(super) struct Subscribers {
-    /// The number of streams, several of which may share a notifier.
+    /// The number of streams. Several streams may share a notifier.
     streams: usize,
-    /// The number of streams by rights, for streams that may read private events.
+    /// The number of streams for each set of rights. Counts only streams that may read private
+    /// events.
     by_rights: HashMap<ReadRights, usize>,
-    /// In the order of their keys, which is the order of registration. Shared, so that a publisher
-    /// can notify them after it has released the lock.
+    /// The notifiers in the order of their keys, which is the order of registration. They are in an
+    /// `Arc`, so that a publisher can notify them after it has released the lock.
     notifiers: Arc<Vec<Registered>>,
 }
 
@@ -95,7 +99,7 @@ impl Subscribers {
         }
     }
 
-    /// Subtracts a stream that has ended.
+    /// Subtracts a stream that has ended from the counts.
     pub(super) fn leave(&mut self, rights: &ReadRights) {
         decrease(&mut self.streams, 1);
         if let Some(streams) = self.by_rights.get_mut(rights) {
@@ -106,8 +110,8 @@ impl Subscribers {
         }
     }
 
-    /// Counts the streams. With `access`, counts only those that are known to be allowed to read
-    /// the private event.
+    /// Counts the streams. If `access` is given, counts only the streams that, according to
+    /// `access`, may read its private event.
     pub(super) fn count(&self, access: Option<&EventAccess>) -> usize {
         let Some(access) = access else { return self.streams };
         let streams = self.by_rights.iter().filter(|(rights, _)| access.allows(rights));
@@ -133,13 +137,14 @@ impl Subscribers {
         self.streams == 0 && self.notifiers.is_empty()
     }
 
-    /// The notifiers of all streams; for a private event, of those that may read it.
+    /// Returns the notifiers of all streams. For a private event, they notify only the streams that
+    /// may read it.
     pub(super) fn notifiers(&self, private: Option<&Arc<Private>>) -> Notifiers {
         Notifiers { registered: Arc::clone(&self.notifiers), private: private.cloned() }
     }
 }
 
-/// Notifiers to be notified once the registry's lock is free, because waking a thread is a system
+/// Notifiers to call after the registry's lock is released, because waking a thread is a system
 /// call.
 #[must_use = "subscribers are not woken until `notify` is called"]
 pub(super) struct Notifiers {
