@@ -1,9 +1,9 @@
-//! The file below redb: writes are deferred until the file is known to be a sound store.
+//! The storage backend below redb, which defers writes until the file is known to be a sound store.
 //!
-//! redb repairs a file when it opens it. So opening a truncated file, or a file of another
-//! program, would change it. This backend therefore keeps all writes in memory, in their
-//! order; reads see them as if they were in the file. Once the whole store has been read
-//! and is sound, the writes are released to the file.
+//! redb repairs a file when it opens the file. So opening a truncated file, or a file of another
+//! program, would change that file. This backend therefore first keeps all writes in memory, in
+//! their order. Reads return data as if these writes were in the file. Once the whole store has
+//! been read and is sound, the writes are performed on the file.
 
 use std::io;
 use std::ops::Bound;
@@ -17,7 +17,8 @@ use crate::error::StoreProblem;
 #[derive(Debug)]
 pub(super) struct DeferredFile(Arc<Inner>);
 
-/// Releases the deferred writes. If it is dropped before, the file is not changed.
+/// Releases the deferred writes. If this value is dropped without a release, the file is not
+/// changed.
 #[derive(Debug)]
 pub(super) struct WriteHold(Arc<Inner>);
 
@@ -29,11 +30,11 @@ struct Inner {
 
 #[derive(Debug)]
 enum State {
-    /// Operations are deferred, in this order.
+    /// The deferred operations, in their order.
     Deferred(Vec<Op>),
-    /// Operations go to the file at once.
+    /// Operations are performed on the file at once.
     Direct,
-    /// Releasing failed halfway. Any further write would be out of order.
+    /// Releasing the operations failed halfway, so no further operation is allowed.
     Broken,
 }
 
@@ -54,7 +55,7 @@ impl DeferredFile {
 }
 
 impl WriteHold {
-    /// Performs the deferred operations in their order; later ones are not deferred.
+    /// Performs the deferred operations in their order. Later operations are performed at once.
     pub(super) fn release(&self) -> io::Result<()> {
         let mut state = self.0.lock();
         let State::Deferred(ops) = std::mem::replace(&mut *state, State::Broken) else {
@@ -79,8 +80,8 @@ impl WriteHold {
 
     /// Checks that the file is at least as long as its header says.
     ///
-    /// Without this check, redb takes a file that was truncated while it was open for one
-    /// that was never longer, and falls back to an older state.
+    /// A file may have been truncated while it was open. Without this check, redb would assume that
+    /// the file was never longer, and fall back to an older state.
     pub(super) fn check_length(&self) -> Result<(), StoreProblem> {
         let mut head = [0; 64];
         self.0.backend.read(0, &mut head).map_err(StoreProblem::Io)?;
@@ -108,7 +109,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Defers an operation, or performs it with `direct`.
+    /// Defers an operation, or performs it with `direct` if operations are not deferred any more.
     fn defer_or(&self, op: Op, direct: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.lock();
         match &mut *state {
@@ -157,7 +158,7 @@ impl Inner {
     }
 }
 
-/// The offset of `at` from `from`, clamped to 0..=`length`.
+/// Returns the distance from `from` to `at`, clamped to 0..=`length`.
 fn place(at: u64, from: u64, length: usize) -> usize {
     usize::try_from(at.saturating_sub(from)).unwrap_or(usize::MAX).min(length)
 }

@@ -1,14 +1,14 @@
 //! A store in one redb file.
 //!
-//! One append is one transaction: it inserts the new events, deletes the evicted ones, and
-//! syncs once. After a power cut, a transaction that redb has committed is there completely,
-//! and any other is not there at all.
+//! One append is one transaction: it inserts the new events, deletes the evicted ones, and syncs
+//! once. After a power cut, the file has all of a transaction that redb has committed, and nothing
+//! of any other transaction.
 //!
 //! # Invariants
 //!
 //! * **A file that is not a sound store of threadcast is never changed** ([`DeferredFile`]).
 //! * **No id is assigned twice**, even to an event that no subscriber ever saw.
-//! * **After an error, the file is opened and read again**: after a failed sync, the page
+//! * **After an error, the file is opened and read again**, because after a failed sync, the page
 //!   cache can differ from the disk.
 
 use std::fmt;
@@ -29,29 +29,29 @@ use super::{Eviction, Record, Store, StoreMeta};
 use crate::error::{PublishError, StoreError, StoreProblem, is_full};
 use crate::id::EventId;
 
-/// The size of redb's cache, in bytes. It is for the inner pages of the tree and for
-/// uncommitted writes; events are read from the rings.
+/// The size of redb's cache, in bytes. The cache holds the inner pages of the tree and uncommitted
+/// writes. It can be small, because streams read events from the rings.
 const CACHE: usize = 16 * 1024 * 1024;
 
-/// How long appends fail at once after an error, before the file is opened again.
+/// After an error, appends fail immediately for this long. Then the file is opened again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The minimum size of a file that is compacted, in bytes.
+/// A file is compacted only if it has at least this many bytes.
 const COMPACT_MIN: u64 = 4 * 1024 * 1024;
 
 /// The number of appends between two checks of the file's size.
 const TIDY_EVERY: u32 = 64;
 
-/// Opens the file, at the start and after an error.
+/// Opens the file; called at the start and after an error.
 pub(crate) type Opener = Box<dyn Fn() -> Result<Box<dyn StorageBackend>, StoreProblem> + Send>;
 
 /// A store in a file.
 pub(crate) struct File {
     opener: Opener,
-    /// `None` after an error.
+    /// The open file; `None` after an error.
     open: Option<Open>,
     last: EventId,
-    /// The last error, and its time.
+    /// The error of the last append and its time; `None` if that append succeeded.
     broken: Option<(PublishError, Instant)>,
     /// The approximate size of all events in the file, in bytes.
     live: u64,
@@ -60,14 +60,15 @@ pub(crate) struct File {
     appends: u32,
 }
 
-/// An open file. The fields are dropped in this order: the database writes when it closes.
+/// An open file. The fields are dropped in the order of their declaration: the database must be
+/// dropped first, because it writes when it closes.
 struct Open {
     database: Database,
     hold: WriteHold,
 }
 
 impl File {
-    /// Opens a store, or creates one if there is no file.
+    /// Opens a store, or creates one if the file does not exist.
     ///
     /// Calls `each` for every event, in the order of ids.
     pub(crate) fn open(
@@ -104,8 +105,8 @@ impl File {
 
     /// Opens the file again after an error.
     ///
-    /// Deletes the events of a commit that reached the disk although it reported an error:
-    /// their publishers got that error.
+    /// A commit may have reached the disk although it reported an error. Its events are deleted,
+    /// because their publishers got that error.
     fn reopen(&mut self) -> Result<&Open, StoreProblem> {
         if self.open.is_none() {
             let open = Open::of((self.opener)()?)?;
@@ -205,7 +206,7 @@ impl fmt::Debug for File {
 }
 
 impl Open {
-    /// Opens a file and checks every page. Writes stay deferred until the hold is released.
+    /// Opens a file and checks every page. Writes are deferred until `hold` is released.
     fn of(backend: Box<dyn StorageBackend>) -> Result<Self, StoreProblem> {
         let mut magic = [0; MAGIC.len()];
         let length = backend.len().map_err(StoreProblem::Io)?;
@@ -216,9 +217,9 @@ impl Open {
             return Err(StoreProblem::NotAStore);
         }
         let corrupt = |detail: &str| StoreProblem::Corrupt { detail: detail.into() };
-        // redb trusts the pages of a file that was closed, and a damaged page may make it
-        // panic. After a panic, the database and its deferred writes are dropped, and the
-        // file is unchanged.
+        // redb trusts the pages of a file that was closed properly, and a damaged page may make
+        // redb panic. After a panic, the database and its deferred writes are dropped, and the file
+        // is unchanged.
         let opened = catch_panic(|| {
             let (disk, hold) = DeferredFile::new(backend);
             let mut database = builder().create_with_backend(disk).map_err(problem)?;
@@ -230,7 +231,7 @@ impl Open {
     }
 }
 
-/// How every redb file begins.
+/// The bytes at the beginning of every redb file.
 const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 
 fn builder() -> Builder {
@@ -249,21 +250,21 @@ fn existing(path: &Path) -> Result<Box<dyn StorageBackend>, StoreProblem> {
     }
     let opened = OpenOptions::new().read(true).write(true).open(path);
     let file = opened.map_err(StoreProblem::Io)?;
-    // Drop the page cache of the file: after a failed sync it can differ from the disk. The
-    // advice fails only on file systems without a page cache.
+    // Drop the file's page cache, because after a failed sync, it can differ from the disk. This
+    // call fails only on file systems without a page cache.
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
     Ok(Box::new(FileBackend::new(file).map_err(problem)?))
 }
 
 /// Creates an empty store under a temporary name and renames it when it is complete.
 ///
-/// So a crash leaves either no file or a sound one under the final name.
+/// So after a crash, the file with the final name is either complete or does not exist.
 fn create(path: &Path) -> Result<(), StoreProblem> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".new");
     let unfinished = PathBuf::from(unfinished);
     let mut options = OpenOptions::new();
-    // Readable by the owner only, because the file has the events of every channel.
+    // Let only the owner read the file, because it has the events of every channel.
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&unfinished).map_err(StoreProblem::Io)?;
     match file.try_lock() {
@@ -275,7 +276,7 @@ fn create(path: &Path) -> Result<(), StoreProblem> {
     let made = made.and_then(|()| fill(FileBackend::new(file).map_err(problem)?));
     let made = made.and_then(|()| name(&unfinished, path).map_err(StoreProblem::Io));
     if made.is_err() {
-        let _ = fs::remove_file(&unfinished); // it may have been renamed already
+        let _ = fs::remove_file(&unfinished); // fails if the file has been renamed already
     }
     made
 }
@@ -287,7 +288,7 @@ pub(crate) fn fill(backend: impl StorageBackend) -> Result<(), StoreProblem> {
     transaction.commit().map_err(problem)
 }
 
-/// Renames a file durably. Fails if the new name exists, where the file system can check it.
+/// Renames a file durably. Fails if the new name exists, on file systems that can check this.
 fn name(unfinished: &Path, path: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
         // The file system does not support `NOREPLACE`.
@@ -298,7 +299,7 @@ fn name(unfinished: &Path, path: &Path) -> io::Result<()> {
     Handle::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// The error that a publisher gets.
+/// Converts a problem of the store to the error that a publisher gets.
 fn error(problem: StoreProblem) -> PublishError {
     match problem {
         StoreProblem::Io(error) if is_full(&error) => PublishError::StoreFull,

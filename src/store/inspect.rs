@@ -1,4 +1,4 @@
-//! Inspecting a store file that no server has open. The file is not changed.
+//! Reads a store file that no server has open. The file is not changed.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -68,7 +68,7 @@ pub struct ChannelStats {
     pub events: u64,
     /// The number of these events that are private.
     pub private: u64,
-    /// The data of these events, in bytes.
+    /// The size of these events' data, in bytes.
     pub bytes: u64,
     /// The id of the oldest event.
     pub first_id: EventId,
@@ -105,11 +105,11 @@ pub fn stats(path: &Path) -> Result<Stats, StoreError> {
 /// Writes the events of one channel to `out` as NDJSON, one event per line.
 ///
 /// `threadcast publish --json` accepts the lines. They do not contain the server's ids, so
-/// publishing them again assigns new ones. The line of a private event has the field
-/// `private`; `publish` rejects it, because it would make the event public.
+/// publishing them again assigns new ones. The line of a private event has the field `private`.
+/// `publish` rejects such a line, because it would publish the event as a public one.
 ///
-/// `channel` may be `None` if the store has one channel. Fails if the store cannot be
-/// read, if there is no such channel, or if writing to `out` fails.
+/// `channel` may be `None` if the store has at most one channel. Fails if the store cannot be read,
+/// if there is no such channel, or if writing to `out` fails.
 pub fn export(path: &Path, channel: Option<&str>, out: &mut dyn Write) -> Result<(), StoreError> {
     let in_path = |problem| StoreError { path: path.to_owned(), problem };
     let known: Vec<String> = stats(path)?.channels.into_iter().map(|stats| stats.name).collect();
@@ -139,7 +139,7 @@ fn visit(
     visited.map_err(|problem| StoreError { path: path.to_owned(), problem })
 }
 
-/// An event as a line of NDJSON for publishing.
+/// Encodes an event as a line of NDJSON that `threadcast publish --json` accepts.
 fn line(record: &Record) -> String {
     let event = &record.event;
     let mut line = json!({ "data": event.data() });

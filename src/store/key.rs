@@ -1,4 +1,4 @@
-//! Idempotency keys, each with a fingerprint of what was published with it.
+//! Idempotency keys, each with a fingerprint of the events that were published with it.
 
 use std::borrow::Borrow;
 use std::fmt::Write;
@@ -15,8 +15,9 @@ const DIGITS: usize = 16;
 
 /// An idempotency key as a store keeps it: the key, NUL, and the fingerprint.
 ///
-/// The fingerprint is 16 hex digits. A key that an older threadcast stored has none, and
-/// fits any request. Keys are equal if their names are equal; fingerprints do not count.
+/// The fingerprint is 16 hex digits. A key that an older version of threadcast stored has no
+/// fingerprint, and fits any request. Two keys are equal if their names are equal, even if their
+/// fingerprints differ.
 #[derive(Debug, Clone)]
 pub(crate) struct Key(Arc<str>);
 
@@ -30,7 +31,7 @@ impl Key {
         Self(stored.into())
     }
 
-    /// Reads a key in the form of [`stored`](Self::stored).
+    /// Creates a key from text that [`stored`](Self::stored) returned.
     pub(crate) fn from_stored(stored: &str) -> Self {
         Self(stored.into())
     }
@@ -44,12 +45,12 @@ impl Key {
         self.parts().0
     }
 
-    /// The fingerprint in hex; `None` if an older threadcast stored the key.
+    /// The fingerprint in hex; `None` if an older version of threadcast stored the key.
     pub(crate) fn fingerprint(&self) -> Option<&str> {
         self.parts().1
     }
 
-    /// Whether both can belong to the same request. A missing fingerprint fits any other.
+    /// Whether both keys can belong to the same request. A missing fingerprint fits any other.
     pub(crate) fn fits(&self, other: &Self) -> bool {
         self.fingerprint().zip(other.fingerprint()).is_none_or(|(one, two)| one == two)
     }
@@ -82,10 +83,10 @@ impl Borrow<str> for Key {
     }
 }
 
-/// The 64-bit FNV-1a hash of everything that subscribers would receive.
+/// Computes the 64-bit FNV-1a hash of everything that subscribers would receive.
 ///
-/// It must never change, because stores keep it. It detects mistakes, not attacks: with a
-/// collision, a publisher harms only itself.
+/// The hash of the same events must never change, because stores keep it. It need not resist
+/// attacks: a publisher that creates a collision harms only itself.
 fn fingerprint(events: &[Event], private: bool) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |bytes: &[u8]| {
@@ -135,7 +136,8 @@ mod tests {
         let prints: std::collections::HashSet<u64> =
             all.iter().map(|(events, private)| fingerprint(events, *private)).collect();
         assert_eq!(prints.len(), all.len());
-        // Stores of earlier versions have such values, so this one must never change.
+        // Existing stores contain fingerprints, so the fingerprint of the same events must never
+        // change.
         assert_eq!(fingerprint(&[Event::new("hello")], false), 10_892_765_705_434_266_970);
     }
 }

@@ -1,4 +1,4 @@
-//! Stores: they keep events after the process has ended.
+//! Stores keep events after the process has ended.
 //!
 //! A registry without a store keeps its events only in its rings. With a store, the store
 //! writer gives every batch to the store before any subscriber sees it, and the rings are
@@ -7,13 +7,13 @@
 //!
 //! The store assigns the ids. There are two kinds:
 //!
-//! * A `file` belongs to one node. It assigns consecutive ids, and a committed batch is
-//!   added to the rings at once.
-//! * A log in `redis` is shared between nodes. It decides which events of a request are new.
-//!   Every node, including the publisher's, adds events to its rings as it reads them back
+//! * A store in a `file` belongs to one node. It assigns consecutive ids, and the node adds a
+//!   committed batch to its rings at once.
+//! * A log in `redis` is shared between nodes. Redis decides which events of a request are new.
+//!   Every node, including the publisher's, adds an event to its rings only when it reads the event
 //!   from the log.
 //!
-//! Stores know neither sockets nor subscribers.
+//! The code of stores uses neither sockets of clients nor subscribers.
 
 mod disk;
 pub(crate) mod file;
@@ -37,17 +37,17 @@ use crate::id::EventId;
 
 /// A store that belongs to one node.
 pub(crate) trait Store: fmt::Debug + Send {
-    /// Stores the records and deletes what was evicted, in one transaction.
+    /// Stores the records and deletes the evicted events, in one transaction.
     ///
-    /// Returns the ids of the records, in their order. Once it returns `Ok`, no crash and no
-    /// power cut can undo it. After an error, it can be called again.
+    /// Returns the ids of the records, in their order. Once this method returns `Ok`, no crash and
+    /// no power cut can undo the transaction. After an error, the method can be called again.
     fn append(
         &mut self,
         records: &[Record],
         evictions: &[Eviction],
     ) -> Result<Vec<EventId>, PublishError>;
 
-    /// Maintains the store; called after the publishers have their replies.
+    /// Maintains the store. The store writer calls this after the publishers have their replies.
     fn tidy(&mut self) {}
 }
 
@@ -58,13 +58,13 @@ pub(crate) struct Record {
     /// The time of publishing, since 1970. It never decreases, even if the clock is set back.
     pub(crate) at: Duration,
     pub(crate) event: Event,
-    /// The idempotency key of the batch; only the batch's last event has it.
+    /// The idempotency key of the request. Only the last new event of a request has it.
     pub(crate) key: Option<Key>,
-    /// The publisher's reply, for repeats of the request. A count of 0 marks a presence
-    /// event, which the server itself has published.
+    /// The numbers of subscribers and events in the publisher's reply, for repeats of the request.
+    /// A count of 0 marks a presence event, which the server itself has published.
     pub(crate) subscribers: usize,
     pub(crate) count: usize,
-    /// `None`: a public event without other topics.
+    /// The other topics and the privacy; `None` for a public event without other topics.
     pub(crate) reach: Option<Arc<Reach>>,
 }
 
@@ -72,9 +72,9 @@ pub(crate) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Reach {
     pub(crate) private: bool,
-    /// Its topics besides its channel, in their order.
+    /// The event's topics besides its channel, in the order of the request.
     pub(crate) others: Vec<Arc<str>>,
-    /// The topics whose rings have evicted it. Set by a store when it reads the event.
+    /// The topics whose rings have evicted the event. A store sets this when it reads the event.
     pub(crate) gone: Vec<Arc<str>>,
 }
 
@@ -101,12 +101,12 @@ impl Record {
     }
 }
 
-/// Something that the store can delete.
+/// An event or a channel that the store can delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Eviction {
-    /// A ring has evicted an event. The store remembers up to where events are lost.
+    /// A ring has evicted an event. The store keeps the newest id that the channel has lost.
     Event { channel: Arc<str>, id: EventId, at: Duration, visibility: Visibility },
-    /// An idle channel was evicted. The store remembers only the floor, below which any
+    /// The registry has removed an idle channel. The store keeps only the floor, up to which any
     /// channel may have lost events.
     Channel { channel: Arc<str>, floor: Floor },
 }
@@ -116,32 +116,32 @@ pub(crate) enum Eviction {
 pub(crate) enum Visibility {
     /// All subscribers: the event was public.
     Public,
-    /// Readers of private events of its channel, which was its only topic.
+    /// Readers of private events of the event's channel, which was its only topic.
     PrivateChannel,
-    /// Readers of private events of its channel or of one of its other topics.
+    /// Readers of private events of the event's channel or of its other topics.
     PrivateTopics,
 }
 
 /// The ids up to which events are lost, among all events and among public ones.
 ///
-/// A subscriber that may not read private events must learn only of the public ones.
+/// A subscriber that may not read private events must learn only of lost public events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Floor {
     /// The newest lost event.
     pub(crate) all: EventId,
-    /// The newest lost event that was public, at most `all`.
+    /// The newest lost event that was public. It is never newer than `all`.
     pub(crate) public: EventId,
     /// Whether a lost private event had several topics.
     pub(crate) other_topics: bool,
 }
 
 impl Floor {
-    /// The floor if it is unknown which of the lost events were private.
+    /// A floor for losses of which it is unknown which were private. All count as public.
     pub(crate) fn unknown(id: EventId) -> Self {
         Self { all: id, public: id, other_topics: false }
     }
 
-    /// The floor below one lost event.
+    /// The floor for the loss of one event.
     pub(crate) fn of(id: EventId, visibility: Visibility) -> Self {
         let public = if visibility == Visibility::Public { id } else { EventId::ZERO };
         Self { all: id, public, other_topics: visibility == Visibility::PrivateTopics }
@@ -168,12 +168,12 @@ impl Floor {
 pub(crate) struct ChannelLosses {
     pub(crate) channel: Arc<str>,
     pub(crate) floor: Floor,
-    /// When the newest lost event was published, and the newest lost public one.
+    /// When the newest lost event and the newest lost public event were published.
     pub(crate) at: Duration,
     pub(crate) public_at: Duration,
 }
 
-/// What a store has besides the events.
+/// The data that a store has besides the events.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct StoreMeta {
     /// The newest id that was assigned.

@@ -1,4 +1,4 @@
-//! Catches an expected panic; its message goes to the debug log, not to standard error.
+//! Catches an expected panic, and writes its message to the debug log instead of standard error.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -11,10 +11,10 @@ thread_local! {
 
 /// Returns the result of `function`, or `None` if it panics.
 ///
-/// After a panic, the caller must not use what `function` had borrowed.
+/// After a panic, the caller must not use the values that `function` has borrowed.
 ///
-/// The process has a single panic hook. The first call puts another hook before it, which
-/// handles only panics inside this function and passes all others on.
+/// The process has a single panic hook. The first call of this function replaces that hook. The new
+/// hook logs panics inside this function, and passes all other panics on to the old hook.
 pub(super) fn catch_panic<T>(function: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

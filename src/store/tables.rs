@@ -8,13 +8,13 @@
 //!  meta     name     → format, epoch, last (n), floor (n), and the public floor
 //! ```
 //!
-//! A row of `public` names the newest lost event for which it was written, and is valid only
-//! while `lost` has the same one. An older threadcast writes `lost` and ignores `public`, so
-//! the losses that it adds count as public.
+//! A row of `public` contains the newest lost event at the time of writing. The row is valid only
+//! while `lost` has the same event. An older version of threadcast writes `lost` and ignores
+//! `public`, so the losses that it adds count as public.
 //!
-//! `topics` has only events that are private or have several topics. It is created with the
-//! first such event, and the number of the format changes with it: a threadcast that does
-//! not know the table would make private events public.
+//! The table `topics` has only events that are private or have several topics. It is created with
+//! the first such event. The format number increases then, so that older versions of threadcast
+//! reject the file: they do not know the table, and would make private events public.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -31,11 +31,11 @@ use crate::error::{EventError, StoreProblem};
 use crate::event::Event;
 use crate::id::EventId;
 
-/// The number of this format. A change that an older threadcast cannot read must increase
-/// it.
+/// The number of the newest format. It must increase with every change that an older version of
+/// threadcast cannot read.
 pub(super) const FORMAT: u64 = 2;
 
-/// The number of the format without [`TOPICS`]. Every new store has this format.
+/// The number of the format without the table [`TOPICS`]. Every new store has this format.
 pub(super) const PLAIN: u64 = 1;
 
 /// The largest valid event number: at ten million events per second, 29,000 years.
@@ -45,8 +45,9 @@ pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("me
 pub(crate) const EVENTS: TableDefinition<'_, u64, Row<'_>> = TableDefinition::new("events");
 pub(crate) const LOST: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("lost");
 
-/// Channel, milliseconds since 1970, name, client-supplied id, retry in milliseconds, data,
-/// key with its fingerprint (see [`Key`]), and the publisher's reply: subscribers, count.
+/// The columns of `events`: channel, milliseconds since 1970, name, client-supplied id, retry in
+/// milliseconds, data, key with its fingerprint (see [`Key`]), and the publisher's reply: the
+/// numbers of subscribers and events.
 pub(crate) type Row<'a> = (
     &'a str,
     u64,
@@ -61,13 +62,14 @@ pub(crate) type Row<'a> = (
 
 pub(crate) const TOPICS: TableDefinition<'_, u64, Topics<'_>> = TableDefinition::new("topics");
 
-/// Whether the event is private, its other topics, and the topics that have evicted it.
+/// The columns of `topics`: whether the event is private, its other topics, and the topics that
+/// have evicted it.
 pub(crate) type Topics<'a> = (bool, Vec<&'a str>, Vec<&'a str>);
 
 pub(crate) const PUBLIC: TableDefinition<'_, &str, PublicLoss> = TableDefinition::new("public");
 
-/// The newest lost event for which the row was written; the newest lost public event and its
-/// time; and whether a lost private event had several topics.
+/// The columns of `public`: the newest lost event at the time of writing; the newest lost public
+/// event and its time; and whether a lost private event had several topics.
 pub(crate) type PublicLoss = (u64, u64, u64, bool);
 
 /// Creates the tables of a new store.
@@ -96,7 +98,7 @@ pub(super) fn write(
     }
     let has_topics = meta.get("format")?.is_some_and(|format| format.value() > PLAIN);
     let mut topics = has_topics.then(|| transaction.open_table(TOPICS)).transpose()?;
-    // A file without topics has no private events.
+    // A file without the table `topics` has no private events, so all its losses are public.
     let mut public = has_topics.then(|| transaction.open_table(PUBLIC)).transpose()?;
     for (record, id) in records.iter().zip(ids) {
         events.insert(id.n, row(record))?;
@@ -108,7 +110,7 @@ pub(super) fn write(
         meta.insert("last", last.n)?;
     }
     let mut freed = 0;
-    // Only the newest losses of a channel matter, so each channel is written once.
+    // Only the newest losses of each channel are kept, so they are collected and written once.
     let mut newest: HashMap<&str, Newest> = HashMap::new();
     for eviction in evictions {
         match eviction {
@@ -152,7 +154,9 @@ pub(super) fn write(
     Ok(freed)
 }
 
-/// The newest lost events of a channel: numbers with times in milliseconds.
+/// The newest lost event and the newest lost public event of a channel.
+///
+/// Each is an event number and a time in milliseconds since 1970.
 #[derive(Clone, Copy, Default)]
 struct Newest {
     all: (u64, u64),
@@ -161,7 +165,7 @@ struct Newest {
 }
 
 impl Newest {
-    /// The newest losses according to the rows of a channel.
+    /// Decodes the newest losses from a channel's rows in `lost` and `public`.
     fn known(lost: Option<(u64, u64)>, public: Option<PublicLoss>) -> Self {
         let all = lost.unwrap_or_default();
         match public {
@@ -190,11 +194,13 @@ impl Newest {
     }
 }
 
-/// The names in `meta` for the public floor: the floor itself; the floor of all events for
-/// which it was written; whether a lost private event had several topics.
+/// The names of the three values in `meta` for the public floor.
+///
+/// The values are: the public floor; the floor of all events at the time of writing; whether a lost
+/// private event had several topics.
 const PUBLIC_FLOOR: [&str; 3] = ["public floor", "public floor of", "public floor topics"];
 
-/// Raises the floor to at least this one.
+/// Raises the stored floor to at least this floor.
 fn write_floor(meta: &mut Table<'_, &'static str, u64>, floor: Floor) -> Result<(), redb::Error> {
     let number = |name: &'static str| Ok::<_, redb::Error>(meta.get(name)?.map(|row| row.value()));
     let known = known_floor(number)?;
@@ -218,7 +224,7 @@ fn write_floor(meta: &mut Table<'_, &'static str, u64>, floor: Floor) -> Result<
     Ok(())
 }
 
-/// The floor according to `meta`: the names `floor` and [`PUBLIC_FLOOR`].
+/// Reads the floor from the values of `meta` with the names `floor` and [`PUBLIC_FLOOR`].
 fn known_floor<E>(number: impl Fn(&'static str) -> Result<Option<u64>, E>) -> Result<Newest, E> {
     let [public, of, other_topics] = PUBLIC_FLOOR;
     let other_topics = number(other_topics)?.is_some_and(|several| several > 0);
@@ -226,7 +232,7 @@ fn known_floor<E>(number: impl Fn(&'static str) -> Result<Option<u64>, E>) -> Re
     Ok(Newest::known(number("floor")?.map(|floor| (floor, 0)), public))
 }
 
-/// Notes that a channel has evicted an event. Returns whether no channel has it any more.
+/// Records that a channel has evicted an event. Returns whether no channel has the event any more.
 fn evict(
     events: &Table<'_, u64, Row<'static>>,
     topics: &mut Table<'_, u64, Topics<'static>>,
@@ -237,7 +243,7 @@ fn evict(
     let (private, others, mut gone) = row.value();
     let is_first = events.get(n)?.is_some_and(|row| row.value().0 == channel);
     if !is_first && !others.contains(&channel) {
-        return Ok(false); // the id is the floor of a new channel, not an event of it
+        return Ok(false); // the channel never had the event: the id is only its floor
     }
     if !gone.contains(&channel) {
         gone.push(channel);
@@ -289,8 +295,8 @@ pub(super) fn read(
         _ => return Err(StoreProblem::NotAStore),
     };
     let epoch = number("epoch")?.ok_or(StoreProblem::NotAStore)?;
-    // Numbers continue after `last`, so a larger number in the file would be assigned twice.
-    // No server reaches `LAST_MAX`, so a number beyond it is damage too.
+    // New events are numbered after `last`. So if the file had a larger number, that number would
+    // be assigned twice. No server reaches `LAST_MAX`, so a number above it is damage too.
     let last = number("last")?.unwrap_or(0);
     let place = |what: &str, n| match n {
         n if n <= last.min(LAST_MAX) => Ok(EventId { epoch, n }),
@@ -302,7 +308,7 @@ pub(super) fn read(
     let last = place("the last event", last)?;
     let events = transaction.open_table(EVENTS).map_err(problem)?;
     let (topics, public) = (optional(transaction, TOPICS)?, optional(transaction, PUBLIC)?);
-    // Both tables are created in the transaction that changes the format.
+    // The transaction that changes the format creates both tables.
     if topics.is_some() != has_topics || (public.is_some() && !has_topics) {
         let detail = "the tables do not match the format".into();
         return Err(StoreProblem::Corrupt { detail });
@@ -315,7 +321,7 @@ pub(super) fn read(
         let id = place("an event", n)?;
         let mut record =
             record(row.value()).map_err(|error| corrupt(format!("event {id}: {error}")))?;
-        // Both tables are in the order of event numbers.
+        // Both `events` and `topics` are sorted by event number, so they can be read in parallel.
         let is_of_it = |row: &Result<(AccessGuard<'_, u64>, _), _>| {
             row.as_ref().map_or(true, |(of, _)| of.value() <= n)
         };
@@ -337,7 +343,7 @@ pub(super) fn read(
     let floor = |Newest { all, public, other_topics }: Newest, what: &str| {
         let place = |n: u64| if n == 0 { Ok(EventId::ZERO) } else { place(what, n) };
         let (all, public) = (place(all.0)?, place(public.0)?);
-        // A public loss is never newer than the newest loss of all.
+        // The newest lost public event cannot be newer than the newest lost event.
         if public > all {
             let detail = format!("{what} {public} is newer than {all}, the newest of all");
             return Err(StoreProblem::Corrupt { detail });
@@ -361,7 +367,7 @@ pub(super) fn read(
     Ok(StoreMeta { last, floor, lost: losses })
 }
 
-/// Opens a table that not every file has.
+/// Opens a table; returns `None` if the file does not have it.
 fn optional<K: redb::Key + 'static, V: redb::Value + 'static>(
     transaction: &ReadTransaction,
     table: TableDefinition<'_, K, V>,
@@ -412,7 +418,7 @@ fn record(row: Row<'_>) -> Result<Record, EventError> {
     })
 }
 
-/// Decodes a row of `topics`; `None` if threadcast cannot have written it.
+/// Decodes a row of `topics`. Returns `None` if threadcast cannot have written this row.
 fn reach(record: &Record, row: &Topics<'_>) -> Option<Reach> {
     let (private, others, gone) = row;
     let reach = Reach { private: *private, others: owned(others), gone: owned(gone) };

@@ -1,4 +1,4 @@
-//! The store file after power cuts, and files that are damaged or not a store.
+//! Tests the store file after power cuts, and with files that are damaged or not a store.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,19 +9,19 @@ use crate::event::Event;
 
 /// A disk in a machine that can lose power.
 ///
-/// A power cut loses all writes that were not synced or, because disks reorder writes, any
-/// part of them.
+/// At a power cut, any of the writes that were not synced may be lost, because disks reorder
+/// writes.
 #[derive(Debug, Clone, Default)]
 struct Machine(Arc<Mutex<Disks>>);
 
 #[derive(Debug, Clone, Default)]
 struct Disks {
-    /// What a read returns: everything that was written.
+    /// The bytes that a read returns: everything that was written, synced or not.
     bytes: Vec<u8>,
     synced: Vec<u8>,
     pending: Vec<Pending>,
     steps: u64,
-    /// The step before which the power fails.
+    /// The number of the disk operation before which the power fails.
     cut: Option<u64>,
 }
 
@@ -73,10 +73,10 @@ impl Machine {
         Ok(disks)
     }
 
-    /// Restores the power, until it fails again before the step `cut` from now.
+    /// Restores the power, which fails again after `cut` more disk operations.
     ///
-    /// `survives` decides of each unsynced write whether it is on the disk. Returns whether
-    /// the power had failed.
+    /// `survives` decides for each unsynced write whether it is on the disk. Returns whether the
+    /// power had failed.
     fn power_on(&self, cut: Option<u64>, mut survives: impl FnMut() -> bool) -> bool {
         let mut disks = self.lock();
         let failed = disks.cut.is_some_and(|cut| disks.steps >= cut);
@@ -168,7 +168,7 @@ fn a_reopened_store_has_the_same_events() {
     assert_eq!(kept.lost, [ChannelLosses { channel: "a".into(), floor, at, public_at: at }]);
     let [_, named, last] = records;
     assert_eq!(events, [(ids[1], named), (ids[2], last)]);
-    // Of an evicted channel, only the floor remains.
+    // When a channel is removed, the store keeps only its floor.
     let forgotten = Eviction::Channel { channel: "a".into(), floor: Floor::unknown(ids[2]) };
     file.append(&[], &[eviction("a", ids[2]), forgotten]).unwrap();
     drop(file);
@@ -181,10 +181,10 @@ fn private(channel: &str) -> Record {
     Record { reach: Some(Arc::new(reach)), ..event(channel, "secret") }
 }
 
-/// A store with private losses, and the ids of its events.
+/// Creates a store with private losses, and returns it with the ids of its events.
 ///
-/// The channels `a` and `b` have each lost a public event and then a private one, and `b` is
-/// evicted.
+/// The channels `a` and `b` have each lost a public event and then a private one. Then `b` was
+/// removed.
 fn with_hidden_losses(machine: &Machine) -> (File, Vec<EventId>) {
     let (mut file, ..) = machine.open().unwrap();
     let records = [event("a", ""), private("a"), event("b", ""), private("b"), event("c", "")];
@@ -205,7 +205,7 @@ fn with_hidden_losses(machine: &Machine) -> (File, Vec<EventId>) {
 fn public_and_private_losses_are_stored_separately() {
     let machine = Machine::with_a_store();
     let (mut file, ids) = with_hidden_losses(&machine);
-    // A loss of another channel does not change these.
+    // A loss of the channel `c` does not change the losses of `a` and `b`.
     file.append(&[], &[eviction("c", ids[4])]).unwrap();
     drop(file);
     let (mut file, kept, _) = machine.open().unwrap();
@@ -231,7 +231,7 @@ fn losses_written_by_an_older_threadcast_count_as_public() {
     let machine = Machine::with_a_store();
     let (file, ids) = with_hidden_losses(&machine);
     drop(file);
-    // An older threadcast writes only these two.
+    // For a loss, an older version of threadcast writes only `lost` and `floor`.
     machine.change(|transaction| {
         let mut lost = transaction.open_table(LOST).unwrap();
         lost.insert("a", (ids[4].n, 3_000)).unwrap();
@@ -241,7 +241,7 @@ fn losses_written_by_an_older_threadcast_count_as_public() {
     let (mut file, kept, _) = machine.open().unwrap();
     assert_eq!((kept.lost[0].floor, kept.floor), (Floor::unknown(ids[4]), Floor::unknown(ids[4])));
     assert_eq!(kept.lost[0].public_at, Duration::from_secs(3));
-    // Later losses are added to those.
+    // Later losses are added to the losses that the older version wrote.
     let id = file.append(&[private("a")], &[]).unwrap()[0];
     let (channel, at) = ("a".into(), Duration::from_secs(4));
     let hidden = Eviction::Event { channel, id, at, visibility: Visibility::PrivateTopics };
@@ -265,7 +265,8 @@ fn a_public_loss_newer_than_all_losses_is_damage() {
     assert!(matches!(problem, StoreProblem::Corrupt { .. }), "{problem:?}");
 }
 
-/// Otherwise a later event with the same number would get the topics of another event.
+/// If such tables were accepted, a new event could get the topics of another event with the same
+/// number.
 #[test]
 fn tables_that_do_not_match_the_format_are_damage() {
     let forgeries: [fn(&redb::WriteTransaction); 3] = [
@@ -287,7 +288,7 @@ fn tables_that_do_not_match_the_format_are_damage() {
     }
 }
 
-/// Publishes until the power fails, with evictions. Returns the acknowledged events.
+/// Publishes and evicts events until the power fails. Returns the acknowledged events.
 fn publish(file: &mut File, rounds: u64) -> Vec<(EventId, String)> {
     let mut acknowledged = Vec::new();
     for round in 0..rounds {
@@ -317,8 +318,8 @@ fn acknowledged_events_survive_a_power_cut_at_every_step() {
             let before = acknowledged.len();
             acknowledged.extend(publish(&mut file, ROUNDS));
             drop(file);
-            // With the first seed no unsynced write survives, with the others any may. The
-            // power may fail again while the store is opened.
+            // With the first seed, no unsynced write survives. With the others, any may survive.
+            // The power may fail again while the store is opened.
             let mut survives = || seed > 0 && random.bool();
             let failed = machine.power_on(Some(cut % 7), &mut survives);
             drop(machine.open());
@@ -358,9 +359,10 @@ fn after_an_error_the_file_is_reopened_and_used() {
             break;
         }
         let again = file.append(&[event("a", "2")], &[]);
-        assert_eq!(again, failed, "within `PAUSE` it fails at once");
-        file.broken = None; // as after `PAUSE`
-        // If the failed event has reached the disk, it is deleted and its id is not reused.
+        assert_eq!(again, failed, "within `PAUSE`, an append fails at once");
+        file.broken = None; // as if `PAUSE` had passed
+        // If the failed event has reached the disk, reopening must delete it, and its id must not
+        // be reused.
         let copy = Machine::default();
         copy.lock().bytes = machine.lock().bytes.clone();
         let reached = copy.open().unwrap().1.last;
@@ -378,7 +380,7 @@ fn after_an_error_the_file_is_reopened_and_used() {
     assert!(data.iter().filter(|data| **data == "failed").count() <= 1, "{data:?}");
 }
 
-/// The bytes of a store file while it is open, and after it was closed.
+/// Returns the bytes of a store file while it is open, and after it was closed.
 fn images() -> [Vec<u8>; 2] {
     let machine = Machine::with_a_store();
     let (mut file, ..) = machine.open().unwrap();
@@ -391,7 +393,7 @@ fn images() -> [Vec<u8>; 2] {
     [open, closed]
 }
 
-/// Opens these bytes as a store. Returns the numbers of the events, or the problem.
+/// Opens these bytes as a store. Returns the numbers of its events, or the problem.
 ///
 /// Checks that the bytes are not changed if they are not a sound store.
 fn outcome(bytes: &[u8]) -> Result<Vec<u64>, StoreProblem> {
@@ -432,8 +434,8 @@ fn a_damaged_file_is_rejected_or_has_all_events() {
         let change = random.u8(1..);
         image[place] ^= change;
         match outcome(&image) {
-            // If the file was not closed, a damaged last commit looks like one that was
-            // never completed.
+            // If the file was not closed, a damaged last commit looks like a commit that was never
+            // completed, so the store is opened without it.
             Ok(events) if closed == 0 && events == whole[..19] => {}
             Ok(events) => assert_eq!(events, whole, "{closed}: byte {place} ^ {change}"),
             Err(StoreProblem::Corrupt { .. } | StoreProblem::NotAStore) => rejected += 1,
@@ -486,8 +488,8 @@ fn a_file_that_is_half_free_is_compacted() {
     assert_eq!(machine.open().unwrap().2.len(), 100 + usize::try_from(TIDY_EVERY).unwrap());
 }
 
-/// New events are numbered after `last`, so no number may be larger, and `last` itself must
-/// leave room for more.
+/// New events are numbered after `last`. So no number in the file may be larger than `last`, and
+/// `last` must leave room for more numbers.
 #[test]
 fn a_file_with_a_number_beyond_the_last_is_rejected() {
     let forgeries: [fn(&redb::WriteTransaction); 4] = [

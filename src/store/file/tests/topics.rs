@@ -1,10 +1,10 @@
-//! Private events and events of several channels in the store file.
+//! Tests private events and events of several channels in the store file.
 
 use super::super::super::Reach;
 use super::super::super::tables::{PLAIN, TOPICS};
 use super::*;
 
-/// An event with the topic `a` and these.
+/// Creates an event with the topic `a` and these other topics.
 fn shared(others: &[&str], private: bool, gone: &[&str]) -> Record {
     let owned = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
     let reach = Reach { private, others: owned(others), gone: owned(gone) };
@@ -23,7 +23,7 @@ fn private_events_and_topics_are_stored_in_a_new_format() {
     let (mut file, ..) = machine.open().unwrap();
     file.append(&[event("a", "")], &[]).unwrap();
     drop(file);
-    assert_eq!(format(&machine), PLAIN, "an older threadcast can read it");
+    assert_eq!(format(&machine), PLAIN, "an older threadcast can read the file");
     let (mut file, ..) = machine.open().unwrap();
     let records = [shared(&[], true, &[]), event("a", "plain"), shared(&["b", "c"], false, &[])];
     let ids = file.append(&records, &[]).unwrap();
@@ -47,7 +47,8 @@ fn an_event_is_kept_until_its_last_channel_evicts_it() {
         });
         (file, channels.collect::<Vec<_>>())
     };
-    // The order does not matter, and a channel that never had the event changes nothing.
+    // Channels may evict the event in any order and more than once. A channel that never had the
+    // event changes nothing.
     for (channel, left) in [("other", "a b c"), ("a", "b c"), ("a", "b c"), ("c", "b")] {
         file.append(&[], &[eviction(channel, ids[0])]).unwrap();
         let (again, channels) = reopened(file);
