@@ -1,5 +1,5 @@
--- The common part of all scripts. Redis runs each script atomically, so no node sees a
--- part of what another one does.
+-- The common part of all scripts. Redis runs each script atomically, so no node sees an
+-- intermediate state of another node's script.
 --
 --  threadcast:events              stream  the log: every event of every channel
 --  threadcast:seq                 number  the sequence number of the newest entry
@@ -12,7 +12,8 @@
 --  threadcast:at:CHANNEL\0NAME    set     the nodes on which the name is present
 --  threadcast:rows                number  the version of the reports: counts their changes
 --
--- Every entry has a sequence number, and they are consecutive: a missing one is a hole.
+-- Every entry of the log has a sequence number. The numbers are consecutive. So a missing number
+-- that is not in threadcast:deleted shows that Redis has lost an entry.
 --
 -- ARGV begins with: the id after the newest that the caller has read; the milliseconds of
 -- that id; the maximum number of entries in the log; their maximum age in milliseconds.
@@ -25,8 +26,8 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local function number(n) return string.format('%.0f', n) end
 
--- Starts the sequence numbers of an empty Redis at the microseconds since 1970. So after
--- Redis was emptied, its numbers are never taken for the continuation of the old ones.
+-- If Redis is empty, starts the sequence numbers at the microseconds since 1970. So if Redis was
+-- emptied, no node takes the new numbers for a continuation of the old ones.
 local function begin()
   if redis.call('EXISTS', SEQ) == 0 then
     redis.call('SET', SEQ, number(clock[1] * 1000000 + clock[2]))
@@ -37,8 +38,8 @@ local function add(fields)
   begin()
   fields[#fields + 1] = 'q'
   fields[#fields + 1] = number(redis.call('INCR', SEQ))
-  -- If the clock went back, or the newest entries were lost, ids continue after the newest
-  -- one that the caller has read.
+  -- If Redis's clock was set back, or the newest entries were lost, the new id follows the newest
+  -- id that the caller has read.
   if now <= tonumber(ARGV[2]) then
     local id = redis.pcall('XADD', EVENTS, ARGV[1], unpack(fields))
     if type(id) == 'string' then return id end

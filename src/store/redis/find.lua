@@ -1,7 +1,7 @@
--- Finds a channel's events in a part of the log. ARGV: channel, the id after which the part
--- begins, the last id of it, the maximum number of entries to examine. Returns the id of the
--- last entry examined, if any, then the ids of the events: with the suffix `p` if the event
--- is private, or `s` if it is private and has several topics.
+-- Finds a channel's events in a part of the log. ARGV: channel, the id after which the part begins,
+-- the last id of the part, the maximum number of entries to examine. Returns the id of the last
+-- entry examined, if any, and then the ids of the events. An id has the suffix `p` if its event is
+-- private, or `s` if its event is private and has several topics.
 local entries = redis.call('XRANGE', EVENTS, '(' .. ARGV[6], ARGV[7], 'COUNT', ARGV[8])
 local answer = { entries[1] and entries[#entries][1] }
 for _, entry in ipairs(entries) do

@@ -1,13 +1,15 @@
--- Orders every node to forget a channel, and deletes its events from the log. ARGV: channel;
--- the newest of the events, or '' if an earlier call has ordered the nodes already; the
--- newest public one; `1` if a private one has several topics; the number of keys for
--- repeats that follow; these keys, which are deleted; the ids of the events to delete.
+-- Orders every node to forget a channel's history, and deletes events of it from the log. ARGV:
+-- channel; the id of the newest event, or '' if an earlier call has ordered the nodes already; the
+-- id of the newest public event; `1` if a private event has several topics; the number of Redis
+-- keys that follow; the Redis keys of the replies stored for repeats, which are deleted; the ids of
+-- the events to delete.
 --
--- An event with other topics stays in the log for them. The client-supplied ids and
--- idempotency keys of the events are deleted too, so they may be used again.
+-- An event with other topics stays in the log for those topics. The replies stored for the
+-- client-supplied ids and idempotency keys of the events are deleted too, so these ids and keys may
+-- be used again.
 --
--- From the order on, no subscriber receives any of the events, even those that are not yet
--- deleted.
+-- Once a node has read the order, its subscribers receive none of these events, not even those that
+-- are still in the log.
 local names = tonumber(ARGV[9])
 for place = 10, 9 + names do redis.call('DEL', ARGV[place]) end
 if ARGV[6] ~= '' then
@@ -28,7 +30,8 @@ for place = 10 + names, #ARGV do
   end
   if entry and not has_others then
     for field = 1, #entry[2], 2 do
-      -- Note the sequence number as deleted on purpose, so that it is not taken for a hole.
+      -- Record that this sequence number was deleted on purpose, so that no node takes it for a
+      -- hole.
       if entry[2][field] == 'q' then
         redis.call('ZADD', DELETED, entry[2][field + 1], entry[2][field + 1])
       end

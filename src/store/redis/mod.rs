@@ -1,6 +1,7 @@
 //! The shared log: one stream of Redis (or Valkey) for several nodes.
 //!
-//! Every node publishes to the stream and reads it. Redis assigns the ids.
+//! Every node writes its events to this stream and reads the events of all nodes from it. Redis
+//! assigns the ids.
 //!
 //! ```text
 //!  LogWriter of a node ── one script call per batch ──▶ look up repeats, XADD
@@ -9,12 +10,13 @@
 //!
 //! # Invariants
 //!
-//! * **No reply and no subscriber before the event is in Redis.** If Redis does not answer,
-//!   the publisher gets [`PublishError::Unconfirmed`]: the event may be published or not.
-//! * **A hole is detected.** Events have consecutive numbers, so a number is missing where
-//!   Redis has trimmed or lost an event.
+//! * **No publisher gets a reply and no subscriber gets an event before the event is in Redis.** If
+//!   Redis does not answer, the publisher gets [`PublishError::Unconfirmed`], because it is unknown
+//!   whether the event is published.
+//! * **A hole in the log is detected.** Entries have consecutive sequence numbers. So a number is
+//!   missing where Redis has trimmed or lost an entry.
 //! * **Every wait ends**: connecting and each request have a deadline.
-//! * **A password is never shown** in a log line, an error or `Debug` output.
+//! * **A password is never part** of a log line, an error or `Debug` output.
 
 mod presence;
 mod reader;
@@ -33,14 +35,15 @@ pub(crate) use self::writer::{LogBounds, LogReply, LogRequest, LogWriter, Presen
 use crate::error::{PublishError, StoreError, StoreProblem};
 use crate::id::EventId;
 
-/// The deadlines for connecting and for a response.
+/// The maximum times to wait for a connection and for a response.
 const CONNECT: Duration = Duration::from_secs(2);
 const RESPONSE: Duration = Duration::from_secs(3);
 
-/// How long requests fail at once after a failure, before the next attempt to connect.
+/// After a failure, requests fail immediately for this long. Then the next request connects again.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The prefixes that make a store's name an address of Redis instead of a path.
+/// A store whose name begins with one of these prefixes is at an address of Redis. Any other name
+/// is a path.
 const SCHEMES: [&str; 7] = [
     "redis://",
     "rediss://",
@@ -109,12 +112,13 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match redis::parse_redis_url(&self.0) {
             Some(mut url) => {
-                // An address without a host cannot have a password: no error.
+                // This fails for an address without a host, which has no password to remove.
                 let _ = url.set_password(None);
                 url.set_query(None);
                 f.write_str(url.as_str())
             }
-            // An address that cannot be parsed may have a password anywhere.
+            // An address that cannot be parsed may have a password anywhere, so show only its
+            // scheme.
             None => write!(f, "{}://…", self.0.split("://").next().unwrap_or_default()),
         }
     }
@@ -126,7 +130,7 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// Why a request to Redis has failed.
+/// The reason why a request to Redis has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LogError {
     /// The request could not be sent. It has had no effect.
@@ -176,10 +180,11 @@ impl LogError {
         }
     }
 
-    /// The error for a server that cannot start.
+    /// Converts this error to the one with which the server fails to start.
     pub(crate) fn at_start(self, url: &RedisUrl) -> StoreError {
         let problem = match self {
-            // rustls reports a bad certificate only in the text of an I/O error.
+            // rustls reports a bad certificate as an I/O error, which can be recognised only by its
+            // text.
             Self::Unreachable(detail) | Self::Unanswered(detail)
                 if detail.contains("certificate") =>
             {
@@ -195,11 +200,11 @@ impl LogError {
     }
 }
 
-/// A connection that is opened when it is needed and dropped after an error.
+/// A connection that is opened when it is first needed, and dropped after an error.
 struct Link {
     url: RedisUrl,
     open: Option<Connection>,
-    /// The last failure, and its time.
+    /// The last failure and its time; `None` after a success or a rejection.
     broken: Option<(String, Instant)>,
 }
 
@@ -226,9 +231,9 @@ impl Link {
         self.broken = None;
         response.map_err(|error| {
             let error = LogError::of(&error, sent);
-            // Reconnect after any error. A late response would be taken for that of the next
-            // request. A server that rejects requests may have become a replica, and its name
-            // may resolve to another server by now.
+            // Reconnect after any error. On the old connection, a late response would be taken for
+            // the response to the next request. And a server that rejects requests may have become
+            // a replica; then its host name may resolve to the new primary.
             self.open = None;
             if !matches!(error, LogError::Rejected(_)) {
                 self.broken = Some((error.to_string(), Instant::now()));
@@ -259,7 +264,7 @@ impl fmt::Debug for Link {
     }
 }
 
-/// A script, with `common.lua` before it.
+/// Loads a script, with `common.lua` before it.
 macro_rules! script {
     ($file:literal) => {
         redis::Script::new(concat!(include_str!("common.lua"), include_str!($file)))
@@ -267,7 +272,7 @@ macro_rules! script {
 }
 use script;
 
-/// Begins a call with the arguments that are common to all scripts.
+/// Begins a script call with the arguments that all scripts have in common.
 fn begin(script: &Script, last: EventId, bounds: LogBounds) -> ScriptInvocation<'_> {
     let next = last.next();
     let mut invocation = script.prepare_invoke();

@@ -42,7 +42,7 @@ impl NodeReport {
         json!({ "names": names, "prefixes": prefixes, "present": present }).to_string()
     }
 
-    /// Reads a report; leaves out the fields that it does not understand.
+    /// Decodes a report. Leaves out fields that are missing or malformed.
     pub(super) fn from_json(text: &str) -> Self {
         let row = json::parse(text.as_bytes()).unwrap_or_default();
         let present = row["present"].as_object().into_iter().flatten();
@@ -56,7 +56,7 @@ impl NodeReport {
 
 /// The values of all keys that are a prefix of `name`, the longest key first.
 ///
-/// Each lookup finds a prefix or rules out every longer one, so there are at most
+/// Each lookup finds a prefix of `name` or shows that no longer prefix exists. So there are at most
 /// `name.len() + 1` lookups, and usually one or two.
 pub(crate) fn prefixes_of<'a, K: Borrow<str> + Ord, V>(
     map: &'a BTreeMap<K, V>,
@@ -73,7 +73,8 @@ pub(crate) fn prefixes_of<'a, K: Borrow<str> + Ord, V>(
                 return Some(value);
             }
             let common = iter::zip(key.bytes(), name.bytes()).take_while(|(a, b)| a == b).count();
-            // Any longer prefix of the name sorts after the key, so the map has none.
+            // A prefix of the name that is longer than the common part would sort after this key,
+            // so the map has none.
             let end = (0..=common).rev().find(|end| name.is_char_boundary(*end));
             longest = end.map(|end| &name[..end]);
         }

@@ -1,11 +1,11 @@
--- Publishes requests. Returns a reply for each: id, subscribers and count, or "reused" if its
--- key was used for other events. ARGV[5]: fields, each with its length before it. For each
--- request: channel, the other topics separated by NUL, whether it is private, key,
--- fingerprint of its events, how long its id and key are kept in milliseconds, subscribers,
--- number of events. For each event: name, client-supplied id, retry, data.
+-- Publishes requests. Returns a reply for each request: the id, the number of subscribers and the
+-- number of events, or "reused" if the request's key was used for other events. ARGV[5]: fields,
+-- each with its length before it. Fields of each request: channel, other topics separated by NUL,
+-- privacy, key, fingerprint of the events, how long ids and key are kept in milliseconds, number of
+-- subscribers, number of events. Fields of each event: name, client-supplied id, retry, data.
 --
--- The reply stored for a key has the fingerprint as its fourth word. A reply without one
--- is from an older node, and fits any request.
+-- The reply stored for a key has the fingerprint as its fourth word. If an older version of
+-- threadcast stored the reply, it has no fingerprint, and fits any request.
 local packed, at = ARGV[5], 1
 
 local function take()
@@ -16,7 +16,8 @@ local function take()
   return packed:sub(at - length, at - 1)
 end
 
--- The reply stored for an id ('own') or a key ('key') in one of the topics, if there is one.
+-- Returns the reply stored for a client-supplied id (kind 'own') or an idempotency key (kind 'key')
+-- in one of the topics, if there is one.
 local function find_reply(kind, topics, name)
   for _, topic in ipairs(topics) do
     local reply = redis.call('GET', 'threadcast:' .. kind .. ':' .. topic .. '\0' .. name)
@@ -61,7 +62,7 @@ local function request()
     if before and print and before ~= print then return 'reused' end
     return first
   end
-  if key and #new > 0 then -- the key is kept as long as the newest event of its batch
+  if key and #new > 0 then -- the newest event of the request carries the key
     local fields = new[#new].fields
     fields[#fields + 1] = 'k'
     fields[#fields + 1] = key

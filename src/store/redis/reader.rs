@@ -1,4 +1,4 @@
-//! Reading the shared log, from the last position.
+//! Reads the shared log from the position where the last read ended.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::store::{Floor, Key, Reach, Record};
 /// The maximum number of entries per read.
 const COUNT: usize = 1_000;
 
-/// How long one `XREAD` waits for an entry.
+/// How long one `XREAD` waits for a new entry.
 const BLOCK: Duration = Duration::from_millis(250);
 
 /// The next item of the log.
@@ -24,9 +24,9 @@ const BLOCK: Duration = Duration::from_millis(250);
 pub(crate) enum LogItem {
     /// An event.
     Event(EventId, Record),
-    /// An order to forget a channel's history, up to this floor.
+    /// An order to all nodes to forget a channel's history, up to this floor.
     Forget(EventId, Arc<str>, Floor),
-    /// A hole: unknown events up to this id are missing.
+    /// A hole in the log: an unknown number of entries up to this id is missing.
     Lost(EventId),
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct LogStatus {
     pub(crate) now: Duration,
     /// The sequence number of the newest entry.
     seq: u64,
-    /// The reports of the other nodes, added up; `None` if they have not changed.
+    /// The sum of the other nodes' reports; `None` if they have not changed since the last reading.
     pub(crate) others: Option<NodeReport>,
 }
 
@@ -49,11 +49,11 @@ pub(crate) struct LogReader {
     bounds: LogBounds,
     node: String,
     status: Script,
-    /// The id that was read last.
+    /// The id of the last entry that was read.
     last: EventId,
     /// The sequence number of the next entry, if it is known.
     next: Option<u64>,
-    /// The version of the other nodes' reports that was read last.
+    /// The version of the other nodes' reports at the last reading.
     version: String,
 }
 
@@ -66,7 +66,7 @@ impl LogReader {
 
     /// Reads the whole log, and calls `each` for every item in the order of ids.
     ///
-    /// Returns the floor, below which events may be lost, and the status of the log.
+    /// Returns the floor, up to which events may be lost, and the status of the log.
     pub(crate) fn begin(
         &mut self,
         each: &mut dyn FnMut(LogItem),
@@ -76,7 +76,7 @@ impl LogReader {
         while self.last < status.last {
             let read = self.read(Duration::ZERO)?;
             if read.is_empty() {
-                break; // the newest entries are deleted
+                break; // the newest entries have been deleted from the log
             }
             for item in read {
                 if let LogItem::Event(id, _) | LogItem::Forget(id, ..) = item {
@@ -85,7 +85,7 @@ impl LogReader {
                 each(item);
             }
         }
-        // An empty log counts as empty since now: events before now may be lost.
+        // If the log is empty and never had an event, the floor is now: earlier events may be lost.
         let millisecond = u64::try_from(status.now.as_millis()).unwrap_or(u64::MAX);
         let now = EventId { epoch: millisecond.saturating_sub(1), n: 0 };
         let last = if status.last > EventId::ZERO { status.last } else { now };
@@ -96,7 +96,7 @@ impl LogReader {
         Ok((floor.unwrap_or(last), LogStatus { last: self.last, ..status }))
     }
 
-    /// Reads the status of the log, and evicts nodes whose report has expired.
+    /// Reads the status of the log. The script also evicts nodes whose report has expired.
     pub(crate) fn status(&mut self) -> Result<LogStatus, LogError> {
         let mut call = begin(&self.status, self.last, self.bounds);
         call.arg(&self.node).arg(time_of_day()).arg(&self.version);
@@ -115,7 +115,7 @@ impl LogReader {
         Ok(LogStatus { last, now: Duration::from_millis(now), seq, others })
     }
 
-    /// Reads the items after the last one, and waits up to [`BLOCK`] for the first of them.
+    /// Reads the items after the last position. Waits up to [`BLOCK`] if there are none yet.
     pub(crate) fn wait(&mut self) -> Result<Vec<LogItem>, LogError> {
         self.read(BLOCK)
     }
@@ -138,12 +138,13 @@ impl LogReader {
             call.arg("BLOCK").arg(u64::try_from(block.as_millis()).expect("a moment"));
         }
         call.arg("STREAMS").arg("threadcast:events").arg(self.last.to_string());
-        // The response has one stream, or is nil: the name of the stream, and its entries.
+        // The response is nil if there are no entries. Otherwise it has one stream, as its name and
+        // its entries.
         let streams: Option<Vec<(Value, Vec<RawEntry>)>> =
             self.link.call(block, |connection| call.query(connection))?;
         let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
-        // Advance the position only at the end: a request below may fail, and then the same
-        // entries are read again.
+        // Advance the position only at the end. If a request in the loop fails, the next call must
+        // read the same entries again.
         let (mut items, mut last, mut next) = (Vec::new(), self.last, self.next);
         for (id, fields) in entries {
             let Ok(id) = id.parse::<EventId>() else { return Err(malformed()) };
@@ -164,11 +165,11 @@ impl LogReader {
         Ok(items)
     }
 
-    /// Whether an entry is missing between two sequence numbers that was not deleted on
-    /// purpose.
+    /// Whether entries from the sequence number `next` up to `seq` are missing without having been
+    /// deleted on purpose.
     fn has_hole(&mut self, next: u64, seq: u64) -> Result<bool, LogError> {
         if seq <= next {
-            return Ok(seq < next); // the numbers have started again: entries were lost
+            return Ok(seq < next); // if lower, the numbers have started again: entries were lost
         }
         let mut call = cmd("ZCOUNT");
         call.arg("threadcast:deleted").arg(next).arg(seq - 1);
@@ -191,7 +192,7 @@ impl fmt::Debug for LogReader {
 /// An entry as Redis returns it: the id, and the fields with their values.
 type RawEntry = (String, Vec<Value>);
 
-/// Decodes an entry, with its sequence number; `None` if threadcast has not written it.
+/// Decodes an entry and its sequence number. Returns `None` if threadcast did not write the entry.
 fn decode(id: EventId, fields: &[Value]) -> Option<(u64, LogItem)> {
     let text = |value: &Value| String::from_redis_value(value.clone()).ok();
     let mut fields: HashMap<String, String> = (fields.chunks_exact(2))
@@ -201,7 +202,7 @@ fn decode(id: EventId, fields: &[Value]) -> Option<(u64, LogItem)> {
     let channel: Arc<str> = fields.get("c")?.as_str().into();
     if let Some(newest) = fields.get("f") {
         let all = newest.parse().ok()?;
-        // An older threadcast does not write which of them were private.
+        // An older version of threadcast does not write which of the deleted events were private.
         let floor = match fields.get("g") {
             None => Floor::unknown(all),
             Some(public) => {

@@ -1,6 +1,6 @@
--- Renews the report of a node. ARGV: node, time of day, the validity of the report in
--- milliseconds, the report, and `1` if all names present on the node follow (CHANNEL\0NAME).
--- Returns whether the node was not evicted since its last report.
+-- Renews the report of a node. ARGV: node, time of day, the validity of the report in milliseconds,
+-- the report, and `1` if all names present on the node follow (as CHANNEL\0NAME). Returns 1 if
+-- Redis still knew the node, or 0 if the node is new or was evicted.
 local node, time, expiry, report = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local known = redis.call('ZSCORE', NODES, node) and 1 or 0
 if ARGV[9] == '1' then

@@ -1,6 +1,6 @@
--- Evicts the nodes whose report has expired, and returns the status of the log: its newest
--- sequence number, its newest id, the milliseconds since 1970, the version of the reports;
--- and if the caller has another version, the reports of the other nodes. ARGV: node, time of
+-- Evicts the nodes whose report has expired, and returns the status of the log: its newest sequence
+-- number, its newest id, the milliseconds since 1970, and the version of the reports. If the caller
+-- has another version of the reports, the reports of the other nodes follow. ARGV: node, time of
 -- day, the caller's version of the reports.
 begin()
 trim()

@@ -1,4 +1,4 @@
-//! Writing to the shared log: each call is one script and one round trip.
+//! Writes to the shared log. Each call runs one script in one round trip.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +17,11 @@ use crate::store::{Floor, Key, Reach, Visibility};
 /// evicted.
 const REPORT_EXPIRY: u64 = 15_000;
 
-/// The number of log entries that one step of [`LogWriter::find`] examines. Redis serves no
-/// other client meanwhile, so a step must be short.
+/// The number of log entries that one step of [`LogWriter::find`] examines. Redis serves no other
+/// client during a step, so a step must be short.
 const STEP: usize = 1_000;
 
-/// The length field of an absent text in [`pack`].
+/// The value of the length field that stands for an absent text in [`pack`].
 const NONE: u32 = u32::MAX;
 
 /// The limits of the log.
@@ -32,7 +32,7 @@ pub(crate) struct LogBounds {
 }
 
 impl LogBounds {
-    /// The maximum age, in the range that Redis accepts: 1 ms to 100 years.
+    /// The maximum age in milliseconds, limited to a range that Redis accepts: 1 ms to 100 years.
     pub(super) fn milliseconds(self) -> u64 {
         milliseconds(self.age)
     }
@@ -52,23 +52,23 @@ pub(crate) struct LogRequest<'a> {
     pub(crate) key: Option<&'a Key>,
     pub(crate) events: &'a [Event],
     pub(crate) subscribers: usize,
-    /// How long a repeat of the request is recognised.
+    /// How long Redis recognises repeats of the request.
     pub(crate) known_for: Duration,
 }
 
 /// The result of a [`LogRequest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogReply {
-    /// The events are published, now or before.
+    /// The events are published: by this request, or by an earlier one that this request repeats.
     Published { id: EventId, subscribers: usize, count: usize },
-    /// The key was used for other events: nothing is published.
+    /// The key was used for other events, so nothing is published.
     KeyReused,
 }
 
 /// The script's result for a key that was used for another request.
 const REUSED: &str = "reused";
 
-/// A name joins a channel on this node, or leaves it.
+/// A change of presence: a name joins a channel on this node, or leaves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PresenceChange {
     pub(crate) channel: Arc<str>,
@@ -107,8 +107,8 @@ impl LogWriter {
 
     /// Publishes the new events of all requests, in one transaction.
     ///
-    /// Returns one result per request. Once it returns `Ok`, the events are in Redis. `last`
-    /// is the newest id that this node has read.
+    /// Returns one result per request. Once this method returns `Ok`, the events are in Redis.
+    /// `last` is the newest id that this node has read.
     pub(crate) fn publish(
         &mut self,
         last: EventId,
@@ -126,10 +126,11 @@ impl LogWriter {
             .ok_or_else(|| LogError::Unanswered("the response does not match its script".into()))
     }
 
-    /// Searches one step of the log for a channel's events, after one id and up to `last`.
+    /// Searches a part of the log for a channel's events: [`STEP`] entries after the id `after`,
+    /// and none after `last`.
     ///
-    /// Adds the events to `found`. Returns the id after which the next step begins, or
-    /// `None` at the end.
+    /// Adds the events to `found`. Returns the id after which the next step must begin, or `None`
+    /// at the end of the log.
     pub(crate) fn find(
         &mut self,
         last: EventId,
@@ -149,10 +150,11 @@ impl LogWriter {
         Ok(Some(*end))
     }
 
-    /// Deletes events of a channel from the log, with their ids and keys for repeats.
+    /// Deletes events of a channel from the log, with the client-supplied ids and keys by which
+    /// Redis recognises their repeats.
     ///
-    /// With a `floor`, it also orders every node to forget the history up to there; the first
-    /// step of a longer deletion does that.
+    /// If `floor` is given, also orders every node to forget the history up to the floor. If a
+    /// deletion has several steps, only its first step gives the floor.
     pub(crate) fn forget(
         &mut self,
         last: EventId,
@@ -180,7 +182,7 @@ impl LogWriter {
 
     /// Reports names that have joined or left on this node.
     ///
-    /// Redis publishes an event when a name joins its first node or leaves its last.
+    /// The script publishes an event when a name joins its first node or leaves its last node.
     pub(crate) fn change(
         &mut self,
         last: EventId,
@@ -196,8 +198,8 @@ impl LogWriter {
 
     /// Renews the report of this node.
     ///
-    /// With `names`, it also replaces this node's presence names in Redis. Returns whether
-    /// the previous report was still valid.
+    /// If `names` is `true`, also replaces this node's presence names in Redis. Returns whether
+    /// Redis still knew this node: `false` if another node had evicted it.
     pub(crate) fn refresh(
         &mut self,
         last: EventId,
@@ -220,7 +222,7 @@ impl LogWriter {
         Ok(known == 1)
     }
 
-    /// Evicts this node: names that are present only here leave.
+    /// Evicts this node. Names that are present only on this node leave their channels.
     pub(crate) fn evict_node(&mut self, last: EventId) -> Result<(), LogError> {
         let mut call = begin(&self.evict_node, last, self.bounds);
         call.arg(&self.node).arg(time_of_day());
