@@ -14,7 +14,8 @@ pub fn signed(count: i64) -> f64 {
     count as f64
 }
 
-/// The median; for an even number of values, the mean of the two in the middle.
+/// The median; for an even number of values, the mean of the two middle values. `None` without
+/// values.
 ///
 /// ```
 /// use threadcast::lab::figures::median;
@@ -33,7 +34,7 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     }
 }
 
-/// Formats a number with thousands separators and this many decimals.
+/// Formats `value` with thousands separators and `digits` decimals.
 ///
 /// ```
 /// use threadcast::lab::figures::digits;

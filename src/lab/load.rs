@@ -1,10 +1,13 @@
 //! The load generator: thousands of stream clients in one thread, on `epoll`.
 //!
-//! It must never be the bottleneck of what it measures. So it reads in large pieces and parses two
-//! events of each (`load/stream.rs` explains why the counts are exact). It counts what arrived:
-//! lost events show as holes in the events' numbers, latency as an event's age when it is read.
+//! The load generator must never be the bottleneck of a measurement. So it reads up to 256 KiB at a
+//! time and parses only the oldest and the newest event of each read (`load/stream.rs` explains why
+//! the counts are exact). It counts the events that arrive. A lost event is a number that is
+//! missing in the sequence of the events' numbers. The latency is an event's age when the load
+//! generator reads it.
 //!
-//! The server must send this as `text/event-stream`, chunked or not:
+//! The server must send each event in this form, as `text/event-stream`, with or without chunked
+//! encoding:
 //!
 //! ```text
 //! id: <anything>\n
@@ -12,8 +15,8 @@
 //! \n
 //! ```
 //!
-//! `<number>` counts the publisher's events without a hole. Comments, `retry:` and gap frames may
-//! stand in between.
+//! `<number>` counts the publisher's events: each event has the number of the one before plus 1.
+//! The server may send comments, `retry:` and gap frames between events.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -47,14 +50,14 @@ pub use histogram::Histogram;
 pub use plan::Plan;
 use stream::{Needles, ROOM};
 
-/// Size of one read: large enough that ten million events per second take a few thousand reads,
-/// small enough for the core's cache.
+/// The maximum size of one read, in bytes. It is large enough that ten million events per second
+/// take a few thousand reads, and small enough that the buffer fits into the core's cache.
 const READ: usize = 256 * 1024;
 
-/// How many full reads in a row one client gets before the others are served.
+/// How many times in a row one client is read before the other clients are read.
 const READS_IN_A_ROW: usize = 8;
 
-/// The load's clients, and what they have received.
+/// The clients of the load generator, and the counts of what they have received.
 ///
 /// ```
 /// # use threadcast::{Config, Event, Server};
@@ -79,7 +82,7 @@ pub struct Load {
     ready: Events,
     clients: Vec<Client>,
     stuck: Vec<std::net::TcpStream>,
-    /// Clients that have more to read than their turn allowed.
+    /// Indices of the clients that may have more to read after [`READS_IN_A_ROW`] reads.
     unfinished: Vec<usize>,
     buffer: Vec<u8>,
     needles: Needles,
@@ -95,13 +98,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// Opens all clients. Returns when each has been accepted or rejected, or has timed out.
-    /// Streams are read meanwhile.
+    /// Opens all clients of `plan`. Returns when each client has been accepted or rejected, or has
+    /// timed out. Until then, it also reads the streams of the accepted clients.
     ///
     /// # Errors
     ///
-    /// Fails if this process cannot open a socket; its descriptors and ports are the usual limits.
-    /// A rejection by the server is not an error: see [`Opening::rejected`].
+    /// Fails if this process cannot open a socket, usually because it has no descriptor or port
+    /// left. A client that the server rejects is not an error: [`Opening::rejected`] counts it.
     pub fn open(plan: &Plan) -> io::Result<Self> {
         let mut load = Self {
             poll: Poll::new()?,
@@ -125,8 +128,8 @@ impl Load {
         Ok(load)
     }
 
-    /// Opens more clients of the same kind, until there are `clients`, and the missing stuck
-    /// clients.
+    /// Opens more clients until there are `clients`, and more stuck clients until there are
+    /// `plan.stuck`.
     ///
     /// # Errors
     ///
@@ -156,7 +159,7 @@ impl Load {
         Ok(())
     }
 
-    /// Reads for `span`.
+    /// Reads all clients' streams for `span`.
     ///
     /// # Errors
     ///
@@ -187,8 +190,8 @@ impl Load {
         Ok(self.waiting_for_event == 0)
     }
 
-    /// Reads until nothing arrives for `silence`. Returns `false` if `timeout` ended first. After
-    /// that, the counts and the server's resource use refer to the same events.
+    /// Reads until nothing arrives for `silence`, so that the counts and the server's resource use
+    /// refer to the same events. Returns `false` if `timeout` ended first.
     ///
     /// # Errors
     ///
@@ -206,7 +209,7 @@ impl Load {
         Ok(false)
     }
 
-    /// Disconnects and forgets all but the first `clients`.
+    /// Disconnects all but the first `clients` clients, and removes them from the counts.
     pub fn shrink(&mut self, clients: usize) {
         for client in self.clients.drain(clients.min(self.clients.len())..) {
             let open = client.socket.is_some();
@@ -219,7 +222,7 @@ impl Load {
         self.planned = self.clients.len();
     }
 
-    /// Disconnects this many of the streaming clients.
+    /// Disconnects `count` of the clients that have received an event.
     pub fn disconnect(&mut self, count: usize) {
         let streaming = |index: &usize| {
             let client = &self.clients[*index];
@@ -229,7 +232,7 @@ impl Load {
         leaving.into_iter().for_each(|index| self.close(index));
     }
 
-    /// The local ports of the stuck clients.
+    /// Returns the local ports of the stuck clients.
     #[must_use]
     pub fn stuck_ports(&self) -> Vec<u16> {
         let port = |socket: &std::net::TcpStream| socket.local_addr().ok().map(|addr| addr.port());
@@ -239,7 +242,8 @@ impl Load {
     fn connect(&mut self, server: SocketAddr, request: &[u8]) -> io::Result<()> {
         let index = self.clients.len();
         let mut socket = client::connect(server, index)?;
-        // Edge-triggered: writability is reported once, when the connection is established.
+        // `epoll` is edge-triggered, so it reports writability once: when the connection is
+        // established.
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut socket, Token(index), interest)?;
         self.clients.push(Client::new(socket, request));
@@ -248,8 +252,8 @@ impl Load {
         Ok(())
     }
 
-    /// Waits until `deadline` for something to read, and reads it. Returns whether there was
-    /// something.
+    /// Waits until `deadline` for a socket that is ready, and serves all sockets that are ready.
+    /// Returns whether there was one.
     fn turn(&mut self, deadline: Instant) -> io::Result<bool> {
         let mut timeout = deadline.saturating_duration_since(Instant::now());
         if !self.unfinished.is_empty() {
@@ -278,8 +282,9 @@ impl Load {
         Ok(any)
     }
 
-    /// Reads what is available. A read that does not fill the buffer has emptied the socket, so it
-    /// is not repeated, unless the end of the stream may follow (`to_the_end`).
+    /// Reads what a client's socket contains. A read that does not fill the buffer has emptied the
+    /// socket, so no other read follows. With `to_the_end`, reading continues, because the end of
+    /// the stream may follow.
     fn read(&mut self, index: usize, to_the_end: bool) {
         for _ in 0..READS_IN_A_ROW {
             let Some(socket) = &mut self.clients[index].socket else { return };
@@ -318,8 +323,8 @@ impl Load {
             self.waiting_for_event -= usize::from(after.1 && !before.1);
             self.note_times();
         }
-        // Of the events of one read, the older half is given the age of the oldest, the rest that
-        // of the newest.
+        // Only the oldest and the newest event of a read are parsed. The older half of the events
+        // counts with the age of the oldest, the other half with the age of the newest.
         let age = |published| Duration::from_nanos(now.saturating_sub(published));
         if let (Some(oldest), Some(newest)) = (seen.oldest, seen.newest) {
             self.latency.record(age(oldest.published), seen.events / 2);

@@ -1,5 +1,5 @@
-//! The load clients that a page with `--lab` opens. They are a process of their own: the server
-//! starts it, sends it commands on its stdin, and reads its stdout (`http/load_clients.rs`).
+//! The process that runs the load clients of a server with `--lab`. The server starts this process,
+//! sends it commands on its stdin, and reads its stdout (`http/load_clients.rs`).
 //!
 //! | command | effect |
 //! |---|---|
@@ -7,9 +7,9 @@
 //! | `rate N` | N events per second are published to it |
 //! | `stuck N` | N more clients subscribe to `lab-stuck` and read nothing |
 //!
-//! The process prints `publish CHANNEL DATA` when an event is due, because only the server may
-//! publish without a token. It prints `report JSON` each second, and once all clients are open. It
-//! exits when its stdin ends.
+//! The process does not publish events itself, because it has no token. It prints `publish CHANNEL
+//! DATA` when an event is due, and the server publishes the event. It prints `report JSON` each
+//! second, and when all clients are open. It exits when its stdin ends.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,41 +25,43 @@ use super::load::{Load, Plan};
 use super::process::raise_the_descriptor_limit;
 use super::tick::{Tick, Traffic};
 
-/// How many clients are opened before anything else is served.
+/// How many clients are opened at a time. Between two such steps, events are published and commands
+/// are executed.
 const STEP: usize = 100;
 
-/// Descriptors that are kept for other uses than clients.
+/// How many descriptors are kept for anything but clients.
 const SPARE: usize = 32;
 
 /// Size of an event's frame on `lab`, in bytes.
 const FRAME: usize = 64;
 
-/// The events for stuck clients, and for how long they are published: enough to fill the clients'
-/// sockets in a second, and none after that.
+/// The traffic for stuck clients, published for [`FLOOD_TIME`] after each `stuck` command. It fills
+/// the clients' sockets within a second.
 const FLOOD: Traffic = Traffic { rate: 20, frame: 16 * 1024 };
 const FLOOD_TIME: Duration = Duration::from_secs(3);
 const NO_FLOOD: Traffic = Traffic { rate: 0, ..FLOOD };
 
-/// The smallest receive buffer that the kernel permits. So the bytes that a client does not read
-/// soon accumulate at the server.
+/// The receive buffer of a stuck client, in bytes: the smallest that the kernel permits, so that
+/// unread bytes soon accumulate at the server.
 const NARROW: usize = 2 * 1024;
 
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// The longest that a command waits.
+/// The maximum pause between two checks for commands.
 const TURN: Duration = Duration::from_millis(20);
 
-/// The clients, and the commands received so far.
+/// The clients, and the state that the commands have set.
 struct LoadClients<W> {
     plan: Plan,
     load: Option<Load>,
-    /// The number of clients wanted, and the most that this process can open.
+    /// The number of clients that the last `clients` command requested.
     wanted: usize,
+    /// The maximum number of clients that this process can open.
     own_most: usize,
     stuck: Vec<TcpStream>,
     events: Tick,
     flood: Tick,
-    /// When the flood ends.
+    /// When the traffic for stuck clients ends.
     flooded: Option<Instant>,
     rate: u32,
     reported: Instant,
@@ -127,7 +129,7 @@ impl<W: Write> LoadClients<W> {
                 self.wanted = number.min(self.own_most);
                 self.settled = false;
                 let load = self.load.as_mut();
-                // Disconnected clients do not reconnect, so open all again.
+                // Disconnected clients do not reconnect, so all clients are opened again.
                 if load.is_some_and(|load| {
                     load.shrink(self.wanted);
                     load.connected() < load.opening().accepted.min(self.wanted)
@@ -151,7 +153,8 @@ impl<W: Write> LoadClients<W> {
         Ok(())
     }
 
-    /// Opens some clients, reads for a moment, and writes what is due.
+    /// Reads the streams for at most [`TURN`], opens some of the missing clients, and prints the
+    /// events and the report that are due.
     fn turn(&mut self, commands: &Receiver<String>) -> io::Result<()> {
         let pause = self.events.pause().min(self.flood.pause()).min(TURN);
         match &mut self.load {
@@ -186,7 +189,7 @@ impl<W: Write> LoadClients<W> {
         let Some(load) = self.load.as_mut().filter(|_| opened < self.wanted) else { return };
         let plan = Plan { clients: self.wanted, ..self.plan.clone() };
         if load.grow(&plan, self.wanted.min(opened + STEP)).is_err() {
-            // No descriptor or port is left, so this number is the maximum.
+            // No descriptor or port is left, so this process cannot open more clients than these.
             self.own_most = load.opened();
             self.wanted = self.own_most;
         }
@@ -224,10 +227,11 @@ impl<W: Write> LoadClients<W> {
     }
 }
 
-/// Opens a client that requests a stream and reads nothing of it.
+/// Opens a client that requests the stream of `lab-stuck` and never reads.
 fn stuck(server: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_recv_buffer_size(NARROW)?; // before connecting, or the kernel offers a larger window
+    // Set before connecting, because the kernel offers a larger receive window otherwise.
+    socket.set_recv_buffer_size(NARROW)?;
     socket.connect(&server.into())?;
     let mut socket = TcpStream::from(socket);
     write!(socket, "GET /channels/lab-stuck HTTP/1.1\r\nHost: {server}\r\n\r\n")?;

@@ -1,10 +1,10 @@
-//! Describes the machine that the lab runs on, for readers of the report.
+//! Describes the machine that the lab runs on. The report contains this description.
 
 use std::fs;
 
 use super::process::{Cores, siblings};
 
-/// The machine's properties as names and values, in display order.
+/// Returns the machine's properties as names and values, in the order of the report.
 #[must_use]
 pub fn describe(cores: Cores) -> Vec<(&'static str, String)> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();

@@ -1,7 +1,7 @@
-//! Computes the cost of clients and events from readings before and after.
+//! Computes the cost of clients and events from two readings, one before and one after.
 //!
-//! Take [`Held::now`] before and after the clients connect, and [`Spent::now`] before and after the
-//! events.
+//! For the memory of clients, call [`Held::now`] before and after they connect. For the CPU time of
+//! events, call [`Spent::now`] before and after they are published.
 
 use std::io;
 use std::thread;
@@ -11,10 +11,10 @@ use super::figures::{float, signed};
 use super::process::Cores;
 use super::procfs::{self, Machine, Memory, Usage};
 
-/// The share of a core that others may use before a measurement counts as noisy.
+/// A measurement counts as noisy if other programs use more than this share of a core.
 pub(super) const NOISE: f64 = 0.05;
 
-/// How often an engine's processes are read again if one of them ends in the meantime.
+/// How many times [`of_all`] tries again if a process ends while it reads.
 const TURNS: usize = 5;
 
 /// The memory of an engine, the load and the machine at one moment.
@@ -30,15 +30,15 @@ const TURNS: usize = 5;
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Held {
-    /// The engine, with all its processes.
+    /// The memory of all processes of the engine.
     pub server: Memory,
-    /// This process, which is the load.
+    /// The memory of this process, which is the load generator.
     pub load: Memory,
-    /// The machine.
+    /// The memory of the whole machine.
     pub machine: Machine,
 }
 
-/// The kernel memory of one client of the load, in bytes, without this process's RSS.
+/// The kernel memory at the load generator's end of one connection, in bytes.
 ///
 /// ```
 /// use threadcast::lab::meter::Socket;
@@ -48,13 +48,13 @@ pub struct Held {
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Socket {
-    /// The kernel's objects, a part of `kernel`.
+    /// The memory of kernel objects (slab). It is a part of `kernel`.
     pub slab: f64,
     /// All kernel memory.
     pub kernel: f64,
 }
 
-/// The memory of one client of the engine, in bytes.
+/// The memory that one client costs the engine, in bytes.
 ///
 /// ```
 /// use threadcast::lab::meter::{Held, PerClient, Socket};
@@ -65,22 +65,24 @@ pub struct Socket {
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PerClient {
-    /// Resident pages of the process.
+    /// Resident pages of the engine's processes.
     pub rss: f64,
-    /// The kernel stack of its thread.
+    /// Kernel stacks of the client's threads.
     pub kernel_stack: f64,
     /// Page tables.
     pub page_tables: f64,
-    /// Sockets, tasks, files.
+    /// Kernel objects: sockets, tasks, files.
     pub slab: f64,
     /// All kernel memory: the parts above and more.
     pub kernel: f64,
-    /// The decrease of `MemAvailable`: the only figure that misses nothing.
+    /// The decrease of the machine's available memory. Only this figure includes every kind of
+    /// memory.
     pub whole: f64,
 }
 
 impl Held {
-    /// Reads the memory of `process` and its children, of this process, and of the machine.
+    /// Reads the memory of the engine (`process` and its descendants), of this process, and of the
+    /// machine.
     ///
     /// # Errors
     ///
@@ -91,7 +93,8 @@ impl Held {
         Ok(Self { server, load, machine: procfs::machine()? })
     }
 
-    /// The memory that each of `clients` has added since `base`.
+    /// Returns the memory that each of `clients` has added since `base`. `socket` is the load
+    /// generator's part, which is subtracted.
     #[must_use]
     pub fn since(&self, base: &Self, clients: usize, socket: Socket) -> PerClient {
         let clients = float(clients.max(1) as u64);
@@ -109,7 +112,8 @@ impl Held {
     }
 }
 
-/// The memory of `process` and its children; pages that they share count once.
+/// Returns the memory of `process` and its descendants together. A page that several of them share
+/// counts once.
 ///
 /// # Errors
 ///
@@ -122,7 +126,7 @@ pub(super) fn memory(process: u32) -> io::Result<Memory> {
     })
 }
 
-/// The number of threads of `process` and its children.
+/// Returns the number of threads of `process` and its descendants.
 ///
 /// # Errors
 ///
@@ -131,8 +135,8 @@ pub(super) fn threads(process: u32) -> io::Result<usize> {
     of_all(process, |processes| Ok(procfs::usage(processes)?.threads))
 }
 
-/// Reads a process and its children. If one of them ends in the meantime, as Apache's spare
-/// processes do, all are read again.
+/// Calls `read` with the ids of `process` and its descendants. If one of them ends in the meantime,
+/// as Apache's spare processes do, `of_all` tries again.
 fn of_all<T>(process: u32, read: impl Fn(&[u32]) -> io::Result<T>) -> io::Result<T> {
     for _ in 0..TURNS {
         if let Ok(found) = read(&procfs::tree(process)?) {
@@ -143,7 +147,8 @@ fn of_all<T>(process: u32, read: impl Fn(&[u32]) -> io::Result<T>) -> io::Result
     read(&procfs::tree(process)?)
 }
 
-/// Waits until the kernel has freed what was held before, for `timeout` at most.
+/// Waits until the machine's available memory stays the same, for `timeout` at most. Then the
+/// kernel has freed the memory of earlier measurements.
 pub fn settle(timeout: Duration) {
     let available = || procfs::machine().map_or(0, |machine| machine.available);
     let deadline = Instant::now() + timeout;
@@ -158,7 +163,7 @@ pub fn settle(timeout: Duration) {
     }
 }
 
-/// Resource use up to one moment.
+/// The resources that an engine and the load generator have used up to one moment.
 ///
 /// ```
 /// use threadcast::lab::meter::Spent;
@@ -181,7 +186,7 @@ pub struct Spent {
     load_core: Duration,
 }
 
-/// Resource use between two moments.
+/// The resources that an engine and the load generator have used between two moments.
 ///
 /// ```
 /// use std::time::Instant;
@@ -197,26 +202,27 @@ pub struct Spent {
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Spending {
-    /// The time between them, in seconds.
+    /// The time between the two moments, in seconds.
     pub seconds: f64,
     /// The engine's CPU time, in seconds.
     pub cpu: f64,
     /// Voluntary context switches of the engine's threads.
     pub voluntary: f64,
-    /// Involuntary context switches.
+    /// Involuntary context switches of the engine's threads.
     pub involuntary: f64,
-    /// The engine's share of its core.
+    /// The share of its core that the engine used.
     pub server_busy: f64,
-    /// The share of the engine's core that others used.
+    /// The share of the engine's core that other programs used.
     pub server_core_others: f64,
-    /// The load's share of its core.
+    /// The share of its core that the load generator used.
     pub load_busy: f64,
-    /// The share of the load's core that others used.
+    /// The share of the load generator's core that other programs used.
     pub load_core_others: f64,
 }
 
 impl Spent {
-    /// Reads the resource use of `process` and its children, of this process, and of the two cores.
+    /// Reads the resource use of `process` and its descendants, of this process, and of the two
+    /// cores.
     ///
     /// # Errors
     ///
@@ -235,7 +241,7 @@ impl Spent {
         })
     }
 
-    /// The resource use since `before`.
+    /// Returns the resource use since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Spending {
         let seconds = (self.at - before.at).as_secs_f64();
@@ -258,21 +264,22 @@ impl Spent {
 }
 
 impl Spending {
-    /// The share of a core that others used: the greater of both cores. If both are one core, each
-    /// counts the other as another, and the figure is meaningless.
+    /// Returns the share of a core that other programs used, for the core where it is greater. If
+    /// the engine and the load generator run on the same core, this figure is meaningless: each
+    /// counts as another program for the other.
     #[must_use]
     pub fn noise(&self) -> f64 {
         self.server_core_others.max(self.load_core_others)
     }
 
-    /// Whether others used the cores too much.
+    /// Whether other programs used more than 5 % of a core.
     #[must_use]
     pub fn is_noisy(&self) -> bool {
         self.noise() > NOISE
     }
 }
 
-/// The signed difference of two readings.
+/// Returns the signed difference `now - then` of two readings.
 #[must_use]
 pub fn difference(now: u64, then: u64) -> i64 {
     let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -302,7 +309,8 @@ mod tests {
         let cores = Cores::choose();
         let me = std::process::id();
         let before = Spent::now(me, cores).expect("this process exists");
-        // Loops until it has got enough CPU time: the machine may run other processes.
+        // Loops until this process has used 30 ms of CPU time, because other processes may run on
+        // the machine.
         let spending = loop {
             let spending = Spent::now(me, cores).expect("this process exists").since(&before);
             if spending.cpu > 0.03 || spending.seconds > 20.0 {

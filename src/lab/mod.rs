@@ -7,11 +7,13 @@
 //!        └────────────── procfs: CPU, memory, context switches
 //! ```
 //!
-//! No server's own figures are used: [`load`] counts what arrived, and [`procfs`] reads from the
-//! kernel what it cost. The lab is a library and prints nothing.
+//! The lab uses no figures that a server reports about itself: [`load`] counts the events that
+//! arrived, and [`procfs`] reads the resources that the server used from the kernel. The lab is a
+//! library and prints nothing.
 //!
-//! Reading order: [`engine`] is what is measured, [`process`] how it runs, [`tick`] what it
-//! publishes; [`load`], [`procfs`] and [`meter`] are the instruments.
+//! Read the modules in this order: [`engine`] defines the servers that are measured, [`process`]
+//! starts and stops them, and [`tick`] computes the events that they publish. [`load`], [`procfs`]
+//! and [`meter`] measure.
 
 pub mod engine;
 pub mod experiment;

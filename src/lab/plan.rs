@@ -10,7 +10,7 @@ use super::engine::Engine;
 use super::experiment::Experiment;
 use crate::capacity::Capacity;
 
-/// What to measure.
+/// Selects what the lab measures.
 ///
 /// ```
 /// use threadcast::lab::engine::Engine;
@@ -23,17 +23,17 @@ use crate::capacity::Capacity;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// This program, which most engines are part of.
+    /// The path of the `threadcast` program. Most engines are commands of this program.
     pub program: PathBuf,
     /// The engines to measure.
     pub engines: Vec<Engine>,
     /// The experiments to run.
     pub experiments: Vec<Experiment>,
-    /// Maximum number of clients.
+    /// The maximum number of clients of an engine.
     pub clients: usize,
     /// How thoroughly to measure.
     pub pace: Pace,
-    /// The folder for the report; `None` writes no report.
+    /// The folder for the report. With `None`, no report is written.
     pub out: Option<PathBuf>,
 }
 
@@ -47,20 +47,20 @@ pub struct Options {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Measures few points, briefly.
+    /// Whether experiments measure fewer points, to save time.
     pub quick: bool,
     /// How often each point is measured.
     pub runs: usize,
     /// How long each point is measured.
     pub measured: Duration,
-    /// How long each point runs before that.
+    /// How long the events of each point are sent before the measurement starts.
     pub warm_up: Duration,
-    /// How long to wait at most for the kernel to free what earlier measurements held.
+    /// The maximum time to wait until the kernel has freed the memory of earlier measurements.
     pub settle: Duration,
 }
 
 impl Pace {
-    /// Takes about a minute.
+    /// A pace at which the lab takes about a minute.
     pub const QUICK: Self = Self {
         quick: true,
         runs: 1,
@@ -69,7 +69,7 @@ impl Pace {
         settle: Duration::from_millis(400),
     };
 
-    /// Takes a quarter of an hour at most.
+    /// A pace at which the lab takes a quarter of an hour at most.
     pub const FULL: Self = Self {
         quick: false,
         runs: 3,
@@ -79,7 +79,7 @@ impl Pace {
     };
 }
 
-/// Why nothing was measured.
+/// The reason why the lab measured nothing.
 ///
 /// ```
 /// use threadcast::lab::{LabError, Options, Pace};
@@ -96,7 +96,7 @@ pub enum LabError {
     NoEngines(Vec<(Engine, String)>),
     /// The folder for the report is not writable.
     Out {
-        /// The folder as it was given.
+        /// The folder from [`Options::out`].
         folder: PathBuf,
         /// The system's error.
         source: io::Error,
@@ -134,13 +134,13 @@ impl std::error::Error for LabError {
     }
 }
 
-/// Descriptors of the load generator besides its clients': `epoll`, the pipes to an engine, files
-/// of `/proc`.
+/// The number of descriptors that the load generator needs besides one per client: for `epoll`, the
+/// pipes to an engine, and files of `/proc`.
 const OWN: usize = 16;
 
 impl Options {
-    /// All engines and experiments at this pace, with 1,000 clients. A quick pace omits Apache,
-    /// because starting its processes takes seconds.
+    /// Selects all engines and experiments at this pace, with 1,000 clients. A quick pace omits
+    /// Apache, because Apache takes seconds to start its processes.
     #[must_use]
     pub fn new(program: PathBuf, pace: Pace) -> Self {
         let engines = Engine::ALL.into_iter().filter(|engine| !(pace.quick && engine.is_apache()));
@@ -148,7 +148,7 @@ impl Options {
         Self { program, engines, experiments, clients: 1_000, pace, out: None }
     }
 
-    /// Checks, before the measurement, what would fail after it.
+    /// Checks, before the measurement, that there are clients and that the report can be written.
     ///
     /// # Errors
     ///
@@ -168,14 +168,16 @@ impl Options {
         Ok(())
     }
 
-    /// How many clients every engine can hold, and the limit that binds: what `threadcast doctor`
-    /// would report for the engine that holds the fewest.
+    /// Returns how many clients each of `engines` can hold, and the name of the limit that
+    /// determines this number. It is the capacity that `threadcast doctor` would report for the
+    /// engine that holds the fewest clients.
     #[must_use]
     pub fn capacity(&self, engines: &[Engine]) -> (usize, &'static str) {
         let of = |engine: &Engine| {
             let capacity = Capacity::of_new_engine(engine.share(), None, 1);
             let clients = engine.clients_under(&capacity).saturating_sub(OWN).max(1);
-            // An engine that is never asked for as many clients does not lower the capacity.
+            // An engine that is measured with fewer clients anyway does not lower the number for
+            // the others.
             (clients < engine.most_clients()).then(|| (clients, capacity.binding().name))
         };
         engines.iter().filter_map(of).min().unwrap_or((usize::MAX, ""))

@@ -1,7 +1,8 @@
-//! Runs an engine as a process of its own, on a core of its own.
+//! Runs an engine as a separate process, on a core of its own.
 //!
 //! The engine prints its address when it listens, and reads [`Traffic`] from its stdin. It exits
-//! when its stdin ends, so no engine is left behind, however this process ends.
+//! when its stdin ends, so no engine keeps running after this process, even if this process is
+//! killed.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use super::procfs;
 use super::tick::Traffic;
 
-/// How long an engine may take to stop.
+/// The default time to wait for a change, such as the end of an engine.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The processors of the engine and of the load.
@@ -31,13 +32,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Cores {
     /// The engine's processor.
     pub server: usize,
-    /// The load's processor, which is that of this thread.
+    /// The load generator's processor: this thread runs on it.
     pub load: usize,
 }
 
 impl Cores {
-    /// Chooses two processors that this process may use and that share no core, if possible. If
-    /// there is only one processor, it is used for both.
+    /// Chooses two processors that this process may use, if possible on different cores. If there
+    /// is only one processor, the engine and the load generator share it.
     #[must_use]
     pub fn choose() -> Self {
         let allowed = sched_getaffinity(None).map_or_else(|_| Vec::new(), |set| members(&set));
@@ -53,7 +54,8 @@ fn members(set: &CpuSet) -> Vec<usize> {
     (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()
 }
 
-/// The processors on the same core as `core`, including itself. They slow each other down.
+/// Returns the processors on the same core as the processor `core`, including `core`. Programs on
+/// these processors slow each other down.
 #[must_use]
 pub fn siblings(core: usize) -> Vec<usize> {
     let path = format!("/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list");
@@ -66,14 +68,14 @@ pub fn siblings(core: usize) -> Vec<usize> {
     text.trim().split(',').filter_map(range).flatten().collect()
 }
 
-/// A running engine. It is stopped when dropped.
+/// A running engine. Dropping this value stops the engine.
 ///
 /// ```
 /// use std::process::Command;
 /// use threadcast::lab::process::{Cores, Process, wait_until};
 /// use threadcast::lab::tick::Traffic;
 ///
-/// // The interface of an engine: print the address, then read the traffic.
+/// // Like every engine, this script prints an address and then reads its traffic.
 /// let mut shell = Command::new("sh");
 /// shell.args(["-c", "echo 127.0.0.1:8844; read rate frame"]);
 /// let (mut engine, server) = Process::start_engine(&mut shell, Cores::choose())?;
@@ -90,17 +92,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` on the engine's core; this thread stays on the load's.
+    /// Starts `command` on the engine's core. This thread then runs on the load generator's core.
     ///
-    /// Signals from the terminal do not reach the process, so that this process decides when it
-    /// ends.
+    /// The child does not receive signals from the terminal, so that only this process decides when
+    /// the child ends.
     ///
     /// # Errors
     ///
     /// Fails if the program cannot be started, or the core does not exist.
     pub fn start(command: &mut Command, cores: Cores) -> io::Result<Self> {
-        // A child starts on its parent's core. So it never runs elsewhere, and it sees one
-        // processor when it asks the system for their number.
+        // A child inherits its parent's core. Setting the core before the start ensures that the
+        // child never runs on another core, and that the system reports one processor to the child.
         pin(cores.server)?;
         let child = command.process_group(0).spawn();
         pin(cores.load)?;
@@ -114,7 +116,7 @@ impl Process {
     /// # Errors
     ///
     /// Fails as [`start`](Self::start) does, or if the engine prints anything else.
-    #[allow(clippy::missing_panics_doc)] // stdout is piped just above
+    #[allow(clippy::missing_panics_doc)] // stdout is a pipe, so `take` succeeds
     pub fn start_engine(command: &mut Command, cores: Cores) -> io::Result<(Self, SocketAddr)> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Self::start(command, cores)?;
@@ -128,13 +130,13 @@ impl Process {
         Ok((process, server))
     }
 
-    /// The process id.
+    /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sets the engine's traffic.
+    /// Sets the rate and the size of the events that the engine publishes.
     ///
     /// # Errors
     ///
@@ -144,19 +146,20 @@ impl Process {
         writeln!(stdin, "{} {}", traffic.rate, traffic.frame)
     }
 
-    /// The exit status, if the process has ended.
+    /// Returns the exit status if the process has ended.
     pub fn ended(&mut self) -> Option<String> {
         self.child.try_wait().ok().flatten().map(|status| status.to_string())
     }
 
-    /// The exit status, once the process has ended within this time.
+    /// Waits until the process has ended, for `time` at most. Returns the exit status if it has
+    /// ended.
     pub(super) fn ended_within(&mut self, time: Duration) -> Option<String> {
         wait_for(time, || self.ended().is_some());
         self.ended()
     }
 
-    /// Sends SIGTERM and waits for the end. A process that is killed would leave its children
-    /// behind.
+    /// Sends SIGTERM and waits until the process has ended, for 10 s at most. With SIGKILL instead,
+    /// the children of the process would keep running.
     pub fn terminate(&mut self) {
         let process = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let sent = process.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
@@ -165,8 +168,8 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// Closes the engine's stdin, so that it ends its children and exits. If it does not, or has no
-    /// pipe, it is killed together with its children.
+    /// Closes the engine's stdin, so that the engine ends its children and exits. If the engine
+    /// does not exit within 10 s, or its stdin is not a pipe, `drop` kills it and its descendants.
     fn drop(&mut self) {
         if self.stdin.take().is_some() {
             wait_until(|| self.ended().is_some());
@@ -193,7 +196,7 @@ pub fn pin(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &cores)?)
 }
 
-/// Polls until `done` returns true, for 10 s at most.
+/// Calls `done` every 10 ms until it returns true, for 10 s at most.
 pub fn wait_until(done: impl FnMut() -> bool) {
     wait_for(TIMEOUT, done);
 }
@@ -205,8 +208,8 @@ fn wait_for(time: Duration, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Raises the descriptor limit to its maximum. 10,000 clients need as many descriptors here and in
-/// the engines, which inherit the limit.
+/// Raises this process's descriptor limit to the hard limit. With 10,000 clients, this process and
+/// the engine each need more than 10,000 descriptors; the engines inherit the limit.
 ///
 /// # Errors
 ///

@@ -1,7 +1,8 @@
 //! Reads the resource use of processes and of the machine from `/proc`.
 //!
-//! These are snapshots: take one before and one after, and subtract. All sizes are in bytes. A
-//! process that has ended is an error; a thread that ends while its process is read is not.
+//! Each function returns a snapshot. To measure an interval, take one snapshot before and one
+//! after, and subtract them. All sizes are in bytes. If a process has ended, reading it fails; a
+//! thread that ends while its process is read causes no error.
 
 use std::fs;
 use std::io;
@@ -10,8 +11,8 @@ use std::time::Duration;
 pub use crate::process::{Machine, machine};
 use crate::process::{kilobytes_after, malformed, number_after};
 
-/// What processes have used since they started. The context switches of threads and children that
-/// have ended are missing.
+/// The resources that processes have used since they started. The context switches of threads and
+/// children that have ended are not included.
 ///
 /// ```
 /// use threadcast::lab::procfs;
@@ -43,13 +44,14 @@ pub struct Usage {
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Resident pages, including those shared with other processes.
+    /// Resident pages. A page that several processes share counts fully for each of them.
     pub rss: u64,
-    /// Resident pages; each shared page is divided by the number of its users.
+    /// Resident pages. The size of a shared page is divided by the number of processes that share
+    /// it.
     pub pss: u64,
 }
 
-/// The server's send queue for one client, in the kernel.
+/// The kernel's send queue of the server's connection to one client.
 ///
 /// ```
 /// use std::net::{TcpListener, TcpStream};
@@ -65,13 +67,14 @@ pub struct Memory {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SendQueue {
-    /// Bytes that the server has written and the client's kernel has not acknowledged.
+    /// How many bytes the server has written that the client's kernel has not acknowledged yet.
     pub bytes: u64,
-    /// Whether the connection is open in both directions, as far as the server's side knows.
+    /// Whether the server's end of the connection is in the state `ESTABLISHED`: open in both
+    /// directions.
     pub established: bool,
 }
 
-/// `root` and all its descendants.
+/// Returns the process ids of `root` and all its descendants.
 ///
 /// # Errors
 ///
@@ -83,7 +86,8 @@ pub fn tree(root: u32) -> io::Result<Vec<u32>> {
         else {
             continue;
         };
-        // A process that has ended in the meantime has no parent to read.
+        // If a process has ended since the listing, its parent cannot be read, and the process is
+        // skipped.
         if let Some(parent) = stat_field(pid, PARENT) {
             parents.push((pid, u32::try_from(parent).unwrap_or(0)));
         }
@@ -97,8 +101,8 @@ pub fn tree(root: u32) -> io::Result<Vec<u32>> {
     Ok(tree)
 }
 
-/// What the threads of `processes`, and their ended children, have used. Takes about 100 ms for
-/// 10,000 threads.
+/// Returns the resources that `processes` and their ended children have used. Takes about 100 ms
+/// for 10,000 threads.
 ///
 /// # Errors
 ///
@@ -110,7 +114,7 @@ pub fn usage(processes: &[u32]) -> io::Result<Usage> {
         for entry in fs::read_dir(format!("/proc/{process}/task"))? {
             let task = entry?.path();
             let read = |file| fs::read_to_string(task.join(file));
-            // The files of a thread that ends after the listing are gone.
+            // A thread that has ended since the listing has no files any more, and is skipped.
             let Ok(status) = read("status") else { continue };
             usage.voluntary += number_after(&status, "\nvoluntary_ctxt_switches:").unwrap_or(0);
             usage.involuntary +=
@@ -118,15 +122,15 @@ pub fn usage(processes: &[u32]) -> io::Result<Usage> {
             usage.threads += 1;
             scheduled += nanoseconds(&read("schedstat").unwrap_or_default());
         }
-        // `schedstat` is exact but omits threads that have ended; `stat` omits none but counts in
-        // hundredths of a second. The greater value is closer to the truth. The CPU time of a child
-        // that has ended is added to its parent's.
+        // `schedstat` is exact but omits threads that have ended. `stat` includes them but counts
+        // in hundredths of a second. The greater of the two values is closer to the true CPU time.
+        // `stat` lists the CPU time of children that have ended separately.
         usage.cpu += scheduled.max(ticks(*process)) + ticks_of_ended_children(*process);
     }
     Ok(usage)
 }
 
-/// The memory of `processes`.
+/// Returns the memory of `processes` together.
 ///
 /// # Errors
 ///
@@ -141,7 +145,8 @@ pub fn memory(processes: &[u32]) -> io::Result<Memory> {
     Ok(memory)
 }
 
-/// How long the processor `core` has been busy since the machine started, in steps of 10 ms.
+/// Returns how long the processor `core` has been busy since the machine started, in steps of 10
+/// ms.
 ///
 /// # Errors
 ///
@@ -150,8 +155,8 @@ pub fn busy(core: usize) -> io::Result<Duration> {
     parse_busy(&fs::read_to_string("/proc/stat")?, core).ok_or_else(|| malformed("/proc/stat"))
 }
 
-/// The send queue from the server's port to the client's port, both on IPv4; `None` if the
-/// connection does not exist any more.
+/// Returns the send queue of the IPv4 connection from the port `server` to the port `client`;
+/// `None` if the connection does not exist any more.
 ///
 /// # Errors
 ///
@@ -160,7 +165,8 @@ pub fn send_queue(server: u16, client: u16) -> io::Result<Option<SendQueue>> {
     Ok(parse_send_queue(&fs::read_to_string("/proc/net/tcp")?, server, client))
 }
 
-/// Fields of `/proc/PID/stat` after the command's closing parenthesis.
+/// Index of a field in `/proc/PID/stat`, counted from the closing parenthesis of the program's
+/// name.
 const PARENT: usize = 1;
 const USER_TIME: usize = 11;
 const SYSTEM_TIME: usize = 12;
@@ -169,7 +175,7 @@ const CHILDREN_SYSTEM_TIME: usize = 14;
 
 fn stat_field(process: u32, field: usize) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The command may contain spaces and parentheses itself.
+    // The program's name may contain spaces and parentheses, so the last `)` ends it.
     stat[stat.rfind(')')? + 1..].split_whitespace().nth(field)?.parse().ok()
 }
 
@@ -196,7 +202,8 @@ fn parse_busy(stat: &str, core: usize) -> Option<Duration> {
     let prefix = format!("cpu{core} ");
     let line = stat.lines().find_map(|line| line.strip_prefix(prefix.as_str()))?;
     let fields: Vec<u64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; guest time is in user already.
+    // The fields are: user nice system idle iowait irq softirq steal. `user` already includes the
+    // time of guests (virtual machines).
     let busy = [0, 1, 2, 5, 6, 7].into_iter().filter_map(|field| fields.get(field)).sum();
     Some(from_ticks(busy))
 }

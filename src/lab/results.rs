@@ -1,4 +1,4 @@
-//! The results: every sample, and summaries of several.
+//! The results of the lab: every sample, and summaries of several samples.
 
 use super::engine::Engine;
 use super::experiment::Experiment;
@@ -29,20 +29,21 @@ pub struct Sample {
     pub experiment: Experiment,
     /// The engine.
     pub engine: Engine,
-    /// The round, from 1.
+    /// The number of the round, from 1.
     pub run: usize,
     /// The number of clients.
     pub clients: usize,
-    /// Events per second.
+    /// The number of events published per second.
     pub rate: u32,
-    /// The share of a core that other processes used meanwhile.
+    /// The share of a core that other processes used during the measurement.
     pub noise: f64,
-    /// The figures by name; each experiment documents its figures and their units.
+    /// The measured figures by name. The documentation of each experiment's module lists its
+    /// figures and their units.
     pub figures: Vec<(&'static str, f64)>,
 }
 
 impl Sample {
-    /// The figure of this name.
+    /// Returns the figure of this name.
     #[must_use]
     pub fn figure(&self, name: &str) -> Option<f64> {
         self.figures.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
@@ -74,9 +75,9 @@ pub struct Failure {
     pub experiment: Experiment,
     /// The engine.
     pub engine: Engine,
-    /// The round.
+    /// The number of the round, from 1.
     pub run: usize,
-    /// What happened.
+    /// The error message.
     pub why: String,
 }
 
@@ -108,15 +109,16 @@ pub struct Results {
     pub machine: Vec<(&'static str, String)>,
     /// The engines that were selected and are available.
     pub engines: Vec<Engine>,
-    /// The engines that are not available, and how to install them.
+    /// The engines that are not available, each with a message that says how to install it.
     pub missing: Vec<(Engine, String)>,
     /// The experiments that were selected.
     pub asked: Vec<Experiment>,
-    /// The greatest number of clients.
+    /// The maximum number of clients of an engine.
     pub clients: usize,
-    /// Why this is fewer than requested, if it is.
+    /// The reason why `clients` is less than requested; `None` if it is not less.
     pub clamped: Option<String>,
-    /// The load's share of each connection's kernel memory, which was subtracted.
+    /// The kernel memory at the load generator's end of a connection. It has been subtracted from
+    /// the figures.
     pub socket: Socket,
     /// The samples, in the order in which they were measured.
     pub samples: Vec<Sample>,
@@ -148,33 +150,34 @@ pub struct Summary {
     pub count: usize,
 }
 
-/// Why figures vary by more than 15 %.
+/// The reason why a measurement counts as noisy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Noise {
-    /// Other processes used the cores meanwhile.
+    /// Other processes used more than 5 % of a core during the measurement.
     Others,
-    /// The runs differ by more than that.
+    /// The greatest figure of the runs exceeds the least by more than 15 %.
     Apart,
 }
 
-/// The rate at which engines are compared, in events per second: that of a busy page.
+/// The rate at which engines are compared, in events per second: as many as a busy page receives.
 pub(super) const USUAL_RATE: u32 = 50;
 
-/// The ratio of the greatest to the least sample above which samples count as noisy.
+/// Samples count as noisy if the ratio of the greatest to the least exceeds this value.
 const SPREAD: f64 = 1.15;
 
 impl Results {
-    /// All samples of an engine in an experiment.
+    /// Returns all samples of an engine in an experiment.
     pub fn of(&self, experiment: Experiment, engine: Engine) -> impl Iterator<Item = &Sample> {
         let measured = match experiment {
-            Experiment::Latency => Experiment::Event, // both come from one measurement
+            Experiment::Latency => Experiment::Event, // the event experiment measures latencies
             other => other,
         };
         let wanted = move |it: &&Sample| it.experiment == measured && it.engine == engine;
         self.samples.iter().filter(wanted)
     }
 
-    /// The points at which an engine was measured: clients and events per second, in order.
+    /// Returns the points at which an engine was measured, in order: pairs of a number of clients
+    /// and a number of events per second.
     #[must_use]
     pub fn points(&self, experiment: Experiment, engine: Engine) -> Vec<(usize, u32)> {
         let points = self.of(experiment, engine).map(|it| (it.clients, it.rate));
@@ -184,7 +187,7 @@ impl Results {
         points
     }
 
-    /// The summary of a figure at one point.
+    /// Returns the summary of a figure at one point.
     #[must_use]
     pub fn at(
         &self,
@@ -203,8 +206,8 @@ impl Results {
         })
     }
 
-    /// The summary at the point that tables show: the most clients; and 50 events per second, if
-    /// several rates were measured.
+    /// Returns the summary at the point that tables show: the greatest number of clients, and 50
+    /// events per second if that rate was measured with so many clients.
     #[must_use]
     pub fn shown(&self, experiment: Experiment, engine: Engine, figure: &str) -> Option<Summary> {
         let points = self.points(experiment, engine);
@@ -213,7 +216,7 @@ impl Results {
         self.at(experiment, engine, *usual.or(points.last())?, figure)
     }
 
-    /// The experiments that have results, in order.
+    /// Returns the experiments that have results, in order.
     pub fn experiments(&self) -> impl Iterator<Item = Experiment> {
         let asked = |it: &Experiment| {
             self.asked.contains(it)
@@ -222,8 +225,7 @@ impl Results {
         Experiment::ALL.into_iter().filter(asked)
     }
 
-    /// The noisy measurements: experiment, engine, and whether other processes used the cores or
-    /// the runs differ.
+    /// Returns the noisy measurements: the experiment, the engine, and the reason for the noise.
     pub(super) fn noise(&self) -> Vec<(Experiment, Engine, Noise)> {
         let mut noise = Vec::new();
         for experiment in Experiment::ALL {
@@ -276,7 +278,7 @@ mod tests {
     fn noisy_measurements_are_reported() {
         assert_eq!(results(&[10.0, 11.0], 0.0).noise(), []);
         assert_eq!(results(&[10.0, 12.0], 0.0).noise().len(), 1);
-        // The latencies are noisy too, because they come from the same measurement.
+        // The latency experiment is noisy too, because the event experiment measures its latencies.
         assert_eq!(results(&[10.0, 12.0], 0.5).noise().len(), 3);
     }
 }

@@ -1,12 +1,13 @@
-//! One run of the lab: every experiment, on every engine, several times.
+//! Runs the lab: every experiment, on every engine, in several rounds.
 //!
 //! ```text
 //!  for each round, for each experiment, for each engine:
 //!    start it on one core → open the clients from another → measure → stop it
 //! ```
 //!
-//! Rounds are the outermost loop. So a run that is stopped early has a complete report of the
-//! rounds that are done, and a machine that slows down or warms up affects all engines alike.
+//! The outermost loop goes over the rounds, for two reasons. If you stop the lab early, the rounds
+//! that are done are complete and can be reported. If the machine becomes slower over time, all
+//! engines are affected alike.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use super::plan::{LabError, Options, Pace};
 use super::process::{self, Cores};
 use super::results::{Failure, Results};
 
-/// How far the measurement is.
+/// The progress of a run of the lab.
 ///
 /// ```
 /// use std::sync::atomic::AtomicBool;
@@ -40,17 +41,18 @@ use super::results::{Failure, Results};
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
-    /// What is being measured now.
+    /// A description of the current measurement.
     pub what: String,
-    /// The part of the planned time that is done.
+    /// The planned time of the measurements that are done.
     pub done: Duration,
-    /// The planned time.
+    /// The planned time of all measurements.
     pub planned: Duration,
     /// The estimated remaining time.
     pub left: Duration,
 }
 
-/// Measures until everything is done or `stop` is set; then the result holds what is done.
+/// Runs the lab until everything is measured or `stop` is set. The result contains all measurements
+/// up to then.
 ///
 /// If an engine fails, the result lists the failure, and the run continues.
 ///
@@ -96,15 +98,16 @@ pub fn run(
             "cost of the load generator's own sockets",
             Experiment::Idle.seconds(&options) * 2.0,
         );
-        // Otherwise the kernel's share would include both ends of each connection. `stop` is
-        // checked below.
+        // The load generator's end of each connection is measured here, so that it can be
+        // subtracted: the machine's kernel memory includes both ends. An error is ignored; if
+        // `stop` caused it, the loop below ends.
         results.socket = calibrate(&lab).unwrap_or_default();
     }
     let rounds = (1..=options.pace.runs).flat_map(|run| {
         let asked = |it: &Experiment| options.experiments.contains(it);
         let measured = Experiment::ALL.into_iter().filter(move |it| match it {
             Experiment::Event => asked(it) || asked(&Experiment::Latency),
-            Experiment::Latency => false, // measured together with `Event`
+            Experiment::Latency => false, // `Event` measures it
             _ => asked(it),
         });
         measured.map(move |experiment| (run, experiment))
@@ -123,7 +126,7 @@ pub fn run(
             );
             steps.begin(&what, experiment.seconds(&options));
             let clients = clients.min(engine.most_clients());
-            // Apache's processes take seconds to start, so it is measured at few points.
+            // Apache takes seconds to start its processes, so it is measured at fewer points.
             let quick = options.pace.quick || engine.is_apache();
             let pace = Pace { quick, ..options.pace };
             let options = Options { clients, pace, ..options.clone() };
@@ -142,7 +145,8 @@ pub fn run(
     Ok(results)
 }
 
-/// The progress of the run. The remaining time is corrected by the time that the steps really took.
+/// Computes and reports the progress of the run. The estimate of the remaining time takes into
+/// account how long the earlier steps really took.
 struct Steps<'a> {
     progress: &'a mut dyn FnMut(&Progress),
     planned: f64,

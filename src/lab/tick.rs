@@ -1,17 +1,18 @@
-//! The tick of every engine: how many events are due, and their data.
+//! Computes which events an engine must publish now, and the events' data.
 //!
-//! All engines follow the same rules, in any language: read the clock at most once per millisecond,
-//! and publish the events that are due by then, each with its own time stamp. The axum peer of
-//! `make bench` compiles this file too, so it must not import from this crate.
+//! All engines, in every programming language, follow the same rules: they sleep for at least a
+//! millisecond when no event is due, and then publish all events that are due, each with its own
+//! time stamp. The axum peer of `make bench` compiles this file too, so this file must not import
+//! from this crate.
 
 use std::io::{BufRead, stdin};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The shortest pause between two looks at the clock.
+/// The shortest sleep when no event is due.
 const RESOLUTION: Duration = Duration::from_millis(1);
 
-/// The traffic that an engine publishes. It is set by a line on its stdin: `<events per second>
-/// <bytes of a frame>`.
+/// The traffic that an engine publishes. The lab sets it with a line on the engine's stdin:
+/// `<events per second> <bytes of a frame>`.
 ///
 /// ```
 /// use threadcast::lab::tick::Traffic;
@@ -21,15 +22,15 @@ const RESOLUTION: Duration = Duration::from_millis(1);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
-    /// Events per second; 0 means none.
+    /// The number of events per second; 0 means that no events are published.
     pub rate: u32,
-    /// Bytes of an event's frame, without chunk framing.
+    /// The size of an event's frame in bytes, without the chunked encoding around it.
     pub frame: usize,
 }
 
 impl Traffic {
-    /// Waits for the next setting. `None` means that stdin has ended, and that the engine must
-    /// exit.
+    /// Waits for the next setting on stdin. `None` means that stdin has ended or the line is
+    /// invalid, and that the engine must exit.
     #[must_use]
     pub fn read() -> Option<Self> {
         let mut line = String::new();
@@ -37,7 +38,7 @@ impl Traffic {
         Self::parse(&line)
     }
 
-    /// Parses one line.
+    /// Parses a line of an engine's stdin.
     ///
     /// ```
     /// use threadcast::lab::tick::Traffic;
@@ -51,10 +52,10 @@ impl Traffic {
     }
 }
 
-/// The pause at rate 0; a new setting ends it.
+/// The pause at rate 0. The engine stops waiting when a new setting arrives.
 const IDLE: Duration = Duration::from_secs(1000);
 
-/// Computes which events are due.
+/// Computes when events are due, and numbers them.
 ///
 /// ```
 /// use threadcast::lab::tick::{Tick, Traffic};
@@ -75,14 +76,14 @@ pub struct Tick {
     traffic: Traffic,
     since: Instant,
     issued: u32,
-    /// Counts the events of all settings without a hole.
+    /// The number of the last event. It is not reset when the traffic changes.
     number: u64,
 }
 
 impl Tick {
     /// Creates a tick without traffic.
     #[must_use]
-    #[allow(clippy::new_without_default)] // creating a tick starts its clock
+    #[allow(clippy::new_without_default)] // `new` starts a clock
     pub fn new() -> Self {
         Self { traffic: Traffic { rate: 0, frame: 0 }, since: Instant::now(), issued: 0, number: 0 }
     }
@@ -102,7 +103,7 @@ impl Tick {
         Some(self.number)
     }
 
-    /// How long to sleep when no event is due.
+    /// Returns how long the engine should sleep when no event is due.
     #[must_use]
     pub fn pause(&self) -> Duration {
         if self.traffic.rate == 0 {
@@ -111,7 +112,8 @@ impl Tick {
         self.next().saturating_sub(self.since.elapsed()).max(RESOLUTION)
     }
 
-    /// The data of event `number`; the frame has `around` other bytes.
+    /// Returns the data of event `number`, padded so that the frame has its full size. The frame
+    /// has `around` bytes besides the data.
     #[must_use]
     pub fn data(&self, number: u64, around: usize) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
