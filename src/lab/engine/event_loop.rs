@@ -6,11 +6,12 @@
 //!     └──── send what is due, once for all ◀───────┘
 //! ```
 //!
-//! It is written to be fast: sockets are edge-triggered and registered once, an event is encoded
-//! once, events that are due together are sent with one `send`, and a client whose socket is full
-//! costs nothing until it is writable. That client then continues from the shared log, so no buffer
-//! grows. If its next event has left the log, it is disconnected and can resume. The weak point is
-//! a slow handler: it runs on this thread, and all clients wait for it.
+//! This server is written to be fast. Sockets are edge-triggered and registered once. An event is
+//! encoded once, and events that are due together are sent with one `send` per client. A client
+//! whose socket is full costs nothing until the socket is writable; the client then continues from
+//! the shared log, so no buffer grows. If its next event is no longer in the log, the server
+//! disconnects the client, which can reconnect and resume. The weak point is a slow handler: it
+//! runs on this thread, and all clients wait for it.
 
 mod client;
 mod log;
@@ -36,7 +37,7 @@ use crate::lab::tick::{Tick, Traffic};
 const LISTENER: Token = Token(usize::MAX);
 const SETTINGS: Token = Token(usize::MAX - 1);
 
-/// How often heartbeats are checked.
+/// How often the server checks which clients need a heartbeat.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) fn run(mut out: impl Write) -> io::Result<()> {
@@ -49,14 +50,14 @@ struct EventLoop {
     poll: Poll,
     listener: TcpListener,
     clients: Vec<Option<Client>>,
-    /// Free indices of `clients`.
+    /// Indices of `clients` that no client uses.
     free: Vec<usize>,
     log: Log,
     tick: Tick,
     settings: Vec<u8>,
-    /// Whether `accept` failed and must be repeated.
+    /// Whether `accept` failed, so that it must be called again.
     must_accept: bool,
-    /// When heartbeats are checked next.
+    /// When the server next checks which clients need a heartbeat.
     next_check: Instant,
 }
 
@@ -110,7 +111,8 @@ impl EventLoop {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
                     // For example, no descriptor is left. `epoll` is edge-triggered and does not
-                    // report the waiting connections again.
+                    // report the waiting connections again, so `accept` must be called again
+                    // without a report.
                     self.must_accept = error.kind() != io::ErrorKind::WouldBlock;
                     return;
                 }
@@ -136,7 +138,7 @@ impl EventLoop {
     /// Reads new traffic settings. `false` means that stdin has ended or is invalid.
     fn read_settings(&mut self) -> bool {
         let mut piece = [0; 1024];
-        // A readable pipe answers one read without blocking.
+        // `epoll` has reported that stdin is readable, so one read does not block.
         match rustix::io::read(rustix::stdio::stdin(), &mut piece) {
             Ok(0) | Err(_) => return false,
             Ok(read) => self.settings.extend_from_slice(&piece[..read]),
@@ -152,7 +154,7 @@ impl EventLoop {
     }
 
     fn serve(&mut self, index: usize, readable: bool, writable: bool) {
-        // Ignores an event of a client that was removed in the meantime.
+        // The client may have been removed since `epoll` reported the event.
         let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else { return };
         let mut served = || {
             if readable {
@@ -173,11 +175,12 @@ impl EventLoop {
         self.free.push(index);
     }
 
-    /// Sends due events to all clients that have caught up. The others read them from the log
-    /// later.
+    /// Sends the events that are due to all clients that have caught up. The other clients get
+    /// these events from the log later.
     fn publish(&mut self) {
         let mut at = self.log.next();
-        // At most enough to fill a batch or two, so that settings and clients are served too.
+        // Takes at most 100 events (a batch or two), so that settings and other clients are served
+        // too.
         for _ in 0..100 {
             let Some(number) = self.tick.due() else { break };
             let id = EventId { epoch: self.log.epoch, n: number };

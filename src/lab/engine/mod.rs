@@ -1,4 +1,5 @@
-//! The engines: servers that differ only in which thread waits for a client and which writes to it.
+//! The engines: the servers that the lab compares. They differ in which thread waits for a client
+//! and which thread writes to it.
 //!
 //! | name | waits for a client | writes to it |
 //! |---|---|---|
@@ -10,11 +11,13 @@
 //! | `apache-prefork` | two processes of its own | one of them, Apache's; the other is a streaming script |
 //! | `apache-event` | a thread of its own, and one of `direct` behind it | the first: `mod_proxy` |
 //!
-//! Apache has `direct` behind it, because it only forwards a stream; the cost of both is counted.
+//! Apache only forwards a stream, so the Apache engines have `direct` behind Apache. Their cost
+//! includes the cost of `direct`.
 //!
-//! Each engine is a process with its children. It prints its address, reads traffic settings from
-//! its stdin (see [`tick`](super::tick)), and serves the stream at `GET /channels/bench`, and a
-//! handler that takes 200 ms at `GET /lab/slow/disk` and `/lab/slow/cpu`.
+//! Each engine is a process, which may have child processes. It prints its address and reads
+//! traffic settings from its stdin (see [`tick`](super::tick)). It serves the stream at `GET
+//! /channels/bench`, and a handler that takes 200 ms at `GET /lab/slow/disk` and `GET
+//! /lab/slow/cpu`.
 
 mod apache;
 mod event_loop;
@@ -33,15 +36,15 @@ use crate::broadcast::Delivery;
 use crate::capacity::{Capacity, Costs, Share};
 use apache::Mpm;
 
-/// The server of the `node` engine.
+/// The JavaScript source of the `node` engine.
 pub const NODE: &str = include_str!("node.js");
 
 /// The path of every engine's stream.
 pub const PATH: &str = "/channels/bench";
 
-/// How many events are kept for a client that is behind.
+/// The maximum number of events that an engine keeps for clients that have fallen behind.
 const HISTORY_EVENTS: usize = 4_096;
-/// How many bytes of events are kept.
+/// The maximum size of the events that an engine keeps, in bytes.
 const HISTORY_BYTES: usize = 8 * 1024 * 1024;
 
 /// An engine that can be measured.
@@ -55,23 +58,24 @@ const HISTORY_BYTES: usize = 8 * 1024 * 1024;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Engine {
-    /// The default: one thread sends to all clients that have caught up.
+    /// threadcast as it runs by default: one thread sends to all clients that have caught up.
     Direct,
-    /// A thread for each client, woken for each event.
+    /// threadcast with `--delivery wake`: each client has a thread, which is woken for each event
+    /// and sends it.
     Wake,
-    /// The same registry inside `tiny_http::Server`.
+    /// threadcast's registry in a server built on the crate `tiny_http`.
     TinyHttp,
-    /// One thread for all clients, on epoll.
+    /// A server in Rust with one thread and one `epoll` for all clients.
     EventLoop,
-    /// Node's `http`.
+    /// A server in JavaScript on Node's `http` module.
     Node,
-    /// Debian's Apache with a process for each connection, plus a script's process.
+    /// Debian's Apache with two processes for each connection: Apache's own and that of a script.
     ApachePrefork,
     /// Debian's Apache with a thread for each connection, in front of `direct`.
     ApacheEvent,
 }
 
-/// What limits the number of an engine's clients.
+/// The kind of limit that determines the maximum number of an engine's clients.
 ///
 /// ```
 /// use threadcast::lab::engine::{Bound, Engine};
@@ -81,9 +85,9 @@ pub enum Engine {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// The system: each client needs at least one descriptor.
+    /// The system's limit on descriptors: each client needs at least one.
     Descriptors,
-    /// The configuration: Apache's `MaxRequestWorkers`.
+    /// The limit in Apache's configuration, `MaxRequestWorkers`.
     Workers,
 }
 
@@ -99,7 +103,7 @@ impl Engine {
         Self::ApacheEvent,
     ];
 
-    /// The name on the command line and in the report.
+    /// Returns the name on the command line and in the report.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -113,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// The engine of this name.
+    /// Returns the engine of this name.
     ///
     /// ```
     /// use threadcast::lab::engine::Engine;
@@ -125,23 +129,25 @@ impl Engine {
         Self::ALL.into_iter().find(|engine| engine.name() == name)
     }
 
-    /// The resources that a client uses. The memory is what `docs/threads.md` and a run of the lab
-    /// found.
+    /// Returns the resources that one client uses. The amounts of memory are measured: see
+    /// `docs/threads.md` and the lab's report.
     pub(crate) fn share(self) -> Share {
         let (descriptors, threads, kilobytes) = match self {
             Self::Direct | Self::Wake => return Share::of(&Costs::default()),
             Self::TinyHttp => (2, 2, 127),
             Self::EventLoop => (1, 0, 5),
             Self::Node => (1, 0, 27),
-            // The hub's descriptor: each of Apache's processes has a limit of its own.
+            // The one descriptor is the hub's. Apache's descriptors are not counted, because each
+            // of its processes has a descriptor limit of its own.
             Self::ApachePrefork => (1, 3, 4_000),
             Self::ApacheEvent => (1, 2, 240),
         };
         Share { descriptors, threads, memory: kilobytes * 1024, address_space: 0 }
     }
 
-    /// How many clients it holds under this capacity. threadcast reserves a tenth for pages and
-    /// publishing; the others reserve nothing.
+    /// Returns how many clients this engine can hold under this capacity. The engines with a
+    /// threadcast server reserve a tenth of it for pages and publishing; the others reserve
+    /// nothing.
     pub(crate) fn clients_under(self, capacity: &Capacity) -> usize {
         match self {
             Self::TinyHttp | Self::EventLoop | Self::Node => capacity.clients(),
@@ -151,22 +157,24 @@ impl Engine {
         }
     }
 
-    /// How many connections may be opened at a time. With `tiny-http`, one of several can wait for
-    /// a response for ever: if two arrive before a waiting thread has woken, both count on the same
-    /// thread, and the first of two streams then keeps it.
+    /// Returns how many connections the load generator may open at a time. For `tiny-http` it is
+    /// one. If two connections arrive there before a waiting thread has woken, the server assigns
+    /// both to that thread. If the first is a stream, it occupies the thread, and the second
+    /// connection never gets a response.
     #[must_use]
     pub fn in_flight(self) -> usize {
         if self == Self::TinyHttp { 1 } else { 100 }
     }
 
-    /// Whether it is one of the two Apache engines.
+    /// Whether this is one of the two Apache engines.
     #[must_use]
     pub fn is_apache(self) -> bool {
         matches!(self, Self::ApachePrefork | Self::ApacheEvent)
     }
 
-    /// How many clients it is asked to serve at most, whatever the machine can hold. Apache's
-    /// processes use so much that 1,000 clients would measure nothing else.
+    /// Returns the maximum number of clients that the lab opens on this engine, even if the machine
+    /// can hold more. With `apache-prefork`, each client takes so much memory that 1,000 clients
+    /// would overload the machine.
     #[must_use]
     pub fn most_clients(self) -> usize {
         match self {
@@ -176,16 +184,17 @@ impl Engine {
         }
     }
 
-    /// What limits its capacity.
+    /// Returns the kind of limit that determines this engine's capacity.
     #[must_use]
     pub fn bound(self) -> Bound {
         if self.is_apache() { Bound::Workers } else { Bound::Descriptors }
     }
 
-    /// The command that starts it. `program` is this program, which most engines are part of.
-    /// `room`, if given, limits the resource that [bounds](Self::bound) it.
+    /// Returns the command that starts this engine. `program` is the path of `threadcast`, because
+    /// most engines are commands of that program. `room`, if given, limits the descriptors or
+    /// workers of the engine, depending on [`bound`](Self::bound).
     ///
-    /// The error says what is missing and how to install it.
+    /// The error says which program is missing and how to install it.
     pub fn command(self, program: &Path, room: Option<u64>) -> Result<Command, String> {
         match self {
             Self::Node => return node(room),
@@ -194,7 +203,7 @@ impl Engine {
             Self::Direct | Self::Wake | Self::TinyHttp | Self::EventLoop => {}
         }
         let mut command = Command::new(program);
-        // Ignores what it logs when it reaches its limits.
+        // At its limits, an engine logs many errors, which are expected here.
         command.stderr(Stdio::null());
         command.args(["lab", "engine", self.name()]);
         if let Some(room) = room {
@@ -207,7 +216,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// Fails if it cannot listen, or is not part of this program.
+    /// Fails if the engine cannot listen, or is not part of this program.
     pub fn run(self, room: Option<u64>, out: impl Write) -> io::Result<()> {
         if room.is_some() && self.bound() == Bound::Descriptors {
             setrlimit(Resource::Nofile, Rlimit { current: room, maximum: room })?;
@@ -226,7 +235,7 @@ impl Engine {
     }
 }
 
-/// The article's server, run by Node.
+/// Returns the command that runs `node.js`, the article's server, with this limit on descriptors.
 fn node(descriptors: Option<u64>) -> Result<Command, String> {
     let node = find("node").ok_or("no `node` on the PATH; install it with apt install nodejs")?;
     let Some(descriptors) = descriptors else {
@@ -240,11 +249,11 @@ fn node(descriptors: Option<u64>) -> Result<Command, String> {
     Ok(command)
 }
 
-/// Finds the program of this name on the `PATH`.
+/// Finds the program of this name on the `PATH` or in `/usr/sbin`.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Debian installs nginx and Apache in a folder that only root's `PATH` has.
+    // Debian installs nginx and Apache in `/usr/sbin`, which is only on root's `PATH`.
     let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     folders.map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
 }

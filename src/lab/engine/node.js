@@ -2,7 +2,7 @@
 'use strict';
 const clients = new Set();
 const fs = require('fs');
-const slow = { // what a handler must never do here: it blocks all clients
+const slow = { // these handlers block all clients, as no handler should
   '/lab/slow/cpu': () => { for (const end = performance.now() + 200; performance.now() < end;); },
   '/lab/slow/disk': () => { for (const end = performance.now() + 200; performance.now() < end;) fs.readFileSync(process.execPath); },
 };
@@ -18,7 +18,8 @@ server.listen(0, '127.0.0.1', () => console.log(`127.0.0.1:${server.address().po
 let rate = 0, size = 0, since = 0, issued = 0, number = 0, timer;
 function tick() {
   const due = Math.floor(((performance.now() - since) * rate) / 1000);
-  // At most 100 at a time, so that sockets are served even if this thread is too slow.
+  // Sends at most 100 events per call, so that Node also serves the sockets if this thread is too
+  // slow for the rate.
   for (const until = Math.min(due, issued + 100); issued < until; issued++) {
     const nanos = Math.round((performance.timeOrigin + performance.now()) * 1000) + '000';
     const frame = `id: ${++number}\ndata: ${number} ${nanos} `;

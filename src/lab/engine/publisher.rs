@@ -1,4 +1,4 @@
-//! The publisher thread of the engines that use threads.
+//! The publisher thread of the engines that use threadcast's registry.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -8,13 +8,13 @@ use crate::event::Event;
 use crate::lab::tick::{Tick, Traffic};
 use crate::registry::Registry;
 
-/// The channel that it publishes to.
+/// Returns the channel that the publisher thread publishes to.
 pub(super) fn channel() -> &'static str {
     PATH.rsplit('/').next().unwrap_or(PATH)
 }
 
-/// Publishes due events, and reads traffic settings meanwhile. When stdin ends, it calls `end`,
-/// which must end the process: an engine has nothing to drain.
+/// Publishes the events that are due, while another thread reads traffic settings from stdin. When
+/// stdin ends, that thread calls `end`, which must end the process without draining connections.
 pub(super) fn run(registry: &Registry, end: impl FnOnce() + Send + 'static) {
     let (sender, settings) = mpsc::channel();
     thread::spawn(move || {
@@ -24,7 +24,8 @@ pub(super) fn run(registry: &Registry, end: impl FnOnce() + Send + 'static) {
         end();
     });
     let mut tick = Tick::new();
-    // The next event's id is known before publishing, so that all frames have the same size.
+    // The length of the next event's id must be known, so that the data can be padded to the
+    // frame's size.
     let mut next = registry.last_id().next();
     loop {
         match settings.recv_timeout(tick.pause()) {

@@ -1,4 +1,5 @@
-//! threadcast as it always runs, and a thread that publishes the traffic.
+//! The engines `direct` and `wake`: a normal threadcast server, and a thread that publishes the
+//! traffic.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -30,7 +31,7 @@ pub(super) fn bind(delivery: Delivery) -> io::Result<Server> {
     Server::bind(config).map_err(io::Error::other)
 }
 
-/// The history that all engines based on the registry keep.
+/// Returns the history settings of all engines that use threadcast's registry.
 pub(super) fn history() -> History {
     History { events: HISTORY_EVENTS, bytes: HISTORY_BYTES, ..History::default() }
 }

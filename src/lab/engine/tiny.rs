@@ -1,5 +1,6 @@
-//! The same registry inside `tiny_http::Server`, as in `examples/tiny_http_server.rs`: two threads
-//! per client, one of tiny_http and one of this engine.
+//! The engine `tiny-http`: threadcast's registry inside `tiny_http::Server`, as in
+//! `examples/tiny_http_server.rs`. Each client takes two threads, one of tiny_http and one of this
+//! engine.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -18,7 +19,8 @@ use crate::slow::Slow;
 
 pub(super) fn run(mut out: impl Write) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    // tiny_http gives no access to its sockets, but they inherit this option.
+    // tiny_http gives no access to the sockets of its connections, but they inherit this option
+    // from the listener.
     SockRef::from(&listener).set_tcp_nodelay(true)?;
     writeln!(out, "{}", listener.local_addr()?)?;
     let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
@@ -28,19 +30,21 @@ pub(super) fn run(mut out: impl Write) -> io::Result<()> {
     let publish = move || publisher::run(&publishers, || std::process::exit(0));
     thread::Builder::new().name("publisher".into()).spawn(publish)?;
     loop {
-        // tiny_http returns an error once it cannot accept, and never accepts again. Open streams
-        // go on, and connections accepted before may still have a request.
+        // tiny_http returns an error when it cannot accept a connection, and never accepts again.
+        // The loop continues, because open streams go on, and connections that were accepted before
+        // may still send a request.
         let Ok(request) = server.recv() else { continue };
         let registry = registry.clone();
-        // A thread that cannot be spawned, or a client that has disconnected, affects one client
-        // only.
+        // Errors are ignored, because they affect only this client: the thread cannot be spawned,
+        // or the client has disconnected.
         let _ = thread::Builder::new().spawn(move || respond(&registry, request).is_ok());
     }
 }
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// Runs on the thread that was spawned for the request. A stream keeps it to its end.
+/// Answers a request, on the thread that was spawned for it. For a stream, the function returns
+/// when the stream ends.
 fn respond(registry: &Registry, request: Request) -> Outcome {
     if request.url() == PATH {
         let channels = Channels::new([publisher::channel()])?;

@@ -5,9 +5,10 @@
 //!   apache-event     client ── a thread of Apache's, mod_proxy ───────────────┴── the hub: `direct`
 //! ```
 //!
-//! Apache only forwards a stream, so both variants need a hub behind it: threadcast in this
-//! process, where others use Redis. Together they are one engine, and the hub's cost is included.
-//! This process starts Apache and ends it; no part of it is left when stdin ends.
+//! Apache only forwards a stream, so both variants need a hub that publishes the events. Here the
+//! hub is threadcast in this process; other sites use Redis. Apache and the hub together are one
+//! engine, so the cost of the hub is included. This process starts Apache, and ends all of Apache's
+//! processes when stdin ends.
 
 use std::env;
 use std::fs;
@@ -27,13 +28,13 @@ use super::{PATH, find, publisher, threads};
 use crate::broadcast::Delivery;
 use crate::lab::process::wait_until;
 
-/// The folder where Debian installs the modules.
+/// The folder where Debian installs Apache's modules.
 const MODULES: &str = "/usr/lib/apache2/modules";
 
-/// Threads per process of `mpm_event`: Debian's `ThreadLimit`.
+/// The number of threads in each process of `mpm_event`. It is Debian's `ThreadLimit`.
 const THREADS: u64 = 64;
 
-/// Size of the file that the slow script reads, in bytes.
+/// The size of the file that `slow.cgi` reads, in bytes.
 const COLD: usize = 16 * 1024 * 1024;
 
 /// Apache's multi-processing module.
@@ -57,7 +58,8 @@ impl Mpm {
             .ok_or("Debian's Apache not found; install it with apt-get install apache2".to_owned())
     }
 
-    /// The default number of connections that it serves at a time: more than the lab opens.
+    /// Returns the default number of connections that Apache serves at a time. It is more than the
+    /// lab opens.
     fn workers(self) -> u64 {
         match self {
             Self::Prefork => 256,
@@ -73,7 +75,7 @@ impl Mpm {
     }
 }
 
-/// Runs this engine until stdin ends, with at most this many workers.
+/// Runs Apache and the hub until stdin ends. `workers` is the maximum number of Apache's workers.
 pub(super) fn run(mpm: Mpm, workers: Option<u64>, mut out: impl Write) -> io::Result<()> {
     let hub = threads::bind(Delivery::Direct)?;
     let registry = hub.registry().clone();
@@ -81,7 +83,7 @@ pub(super) fn run(mpm: Mpm, workers: Option<u64>, mut out: impl Write) -> io::Re
     let mut apache = match Apache::start(mpm, workers, hub.addresses()[0]) {
         Ok(apache) => apache,
         Err(error) => {
-            // The lab reads this line, and reports it instead of an address.
+            // The lab expects an address on this line. Instead, it reads this error and reports it.
             writeln!(out, "{error}")?;
             return Err(error);
         }
@@ -103,7 +105,7 @@ pub(super) fn run(mpm: Mpm, workers: Option<u64>, mut out: impl Write) -> io::Re
     Err(io::Error::other(format!("Apache ended ({status}): {}", apache.last_error())))
 }
 
-/// A running Apache. Dropping it ends all its processes and removes its folder.
+/// A running Apache. Dropping this value ends all of Apache's processes and removes its folder.
 struct Apache {
     child: Child,
     address: SocketAddr,
@@ -113,7 +115,8 @@ struct Apache {
 impl Apache {
     fn start(mpm: Mpm, workers: u64, hub: SocketAddr) -> io::Result<Self> {
         let root = folder()?;
-        // Apache cannot choose a free port itself, so it gets one that was free a moment ago.
+        // Apache cannot choose a free port itself. So the kernel chooses one here, and Apache uses
+        // it a moment later.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         write(&root, mpm, workers, hub, address)?;
         let mut apache = Self { child: command(&root)?.spawn()?, address, root };
@@ -132,7 +135,7 @@ impl Apache {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }
 
-    /// The last line of its error log.
+    /// Returns the last line of Apache's error log.
     fn last_error(&self) -> String {
         let log = fs::read_to_string(self.root.join("error.log")).unwrap_or_default();
         log.lines().last().unwrap_or("its error log is empty").to_owned()
@@ -147,18 +150,19 @@ impl Drop for Apache {
     }
 }
 
-/// Kills Apache and its scripts; they have no data to lose.
+/// Kills Apache and its scripts. Killing is safe, because they store no data.
 fn kill(group: Option<Pid>) {
     if let Some(group) = group {
         let _ = kill_process_group(group, Signal::KILL);
     }
 }
 
-/// Creates a folder that Apache's user can read, on a disk (`/tmp` may be memory).
+/// Creates a folder that Apache's user can read. It is on a disk, because the slow script reads a
+/// file there, and `/tmp` may be in memory.
 fn folder() -> io::Result<PathBuf> {
     let disk = Path::new("/var/tmp");
     let parent = if disk.is_dir() { disk.to_owned() } else { env::temp_dir() };
-    // The folder must be new, so that no other user can have placed a script in it.
+    // `create_dir` fails if the folder exists, so no other user can have placed a script in it.
     let name = format!("threadcast-apache-{}-{:08x}", std::process::id(), fastrand::u32(..));
     let root = parent.join(name);
     fs::create_dir(&root)?;
@@ -213,7 +217,8 @@ fn write(
     Ok(())
 }
 
-/// The command that runs Apache in the foreground, in a process group that includes its scripts.
+/// Returns the command that runs Apache in the foreground, in a process group that includes its
+/// scripts.
 fn command(root: &Path) -> io::Result<Command> {
     let apache = find("apache2").ok_or(io::ErrorKind::NotFound)?;
     // If this process is killed, the kernel sends Apache SIGTERM.

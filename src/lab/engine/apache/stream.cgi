@@ -1,6 +1,5 @@
-#!/usr/bin/perl
-# A process for each client: it subscribes to the hub, as a PHP page does to Redis, and prints
-# each event when it arrives.
+# !/usr/bin/perl Apache runs this script in a process of its own for each client. The script
+# subscribes to the hub, as a PHP page subscribes to Redis, and prints each event when it arrives.
 use strict;
 use warnings;
 use IO::Socket::INET;

@@ -1,6 +1,7 @@
-//! One client: its request, its position in the log, and its unsent bytes.
+//! One client of the event loop: its request, its position in the log, and its unsent bytes.
 //!
-//! [`State`] holds what a thread would keep on its stack between two lines.
+//! With a thread per client, the position in the code would be the client's state. Here, [`State`]
+//! stores it.
 
 use std::io::{self, Read, Write};
 use std::time::Instant;
@@ -16,9 +17,10 @@ use crate::slow::Slow;
 
 pub(super) struct Client {
     pub(super) socket: TcpStream,
-    /// The bytes of the request so far; freed once the request is answered.
+    /// The bytes of the request that have arrived so far. They are freed when the request is
+    /// answered.
     pub(super) request: Vec<u8>,
-    /// Unsent bytes.
+    /// Bytes of the response that the socket has not accepted yet.
     pub(super) unsent: Vec<u8>,
     pub(super) state: State,
     /// When the next heartbeat is due.
@@ -28,13 +30,13 @@ pub(super) struct Client {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Request,
-    /// The stream, and the next event that it gets.
+    /// The client receives a stream. The number is that of the next event to send.
     Streaming(u64),
-    /// The connection closes once the unsent bytes are sent.
+    /// The response is complete. The connection closes once the unsent bytes are sent.
     Closing,
 }
 
-/// The client must be removed, for any reason.
+/// The error of a client that must be removed, for whatever reason.
 pub(super) struct Closed;
 
 impl From<io::Error> for Closed {
@@ -44,7 +46,7 @@ impl From<io::Error> for Closed {
 }
 
 impl Client {
-    /// Reads the request and answers it; detects the end of the connection.
+    /// Reads the request and answers it. Returns an error if the client has closed the connection.
     pub(super) fn read(&mut self, log: &Log) -> Result<(), Closed> {
         let mut piece = [0; 2048];
         loop {
@@ -54,7 +56,7 @@ impl Client {
                     self.request.extend_from_slice(&piece[..read]);
                     self.respond(log)?;
                 }
-                Ok(_) => {} // ignored: a stream is its connection's last response
+                Ok(_) => {} // after the first request, more bytes are ignored
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
@@ -75,7 +77,8 @@ impl Client {
             self.state = State::Streaming(log.next());
         } else {
             let slow = path.strip_prefix("/lab/slow/").and_then(Slow::named);
-            // The handler runs on the loop's thread: no client is served until it returns.
+            // The slow handler runs on the event loop's thread, so no client is served until it
+            // returns.
             let respond = slow.map(Slow::work).transpose()?;
             self.unsent = finite(respond.map(|respond| respond.to_string()).as_deref());
             self.state = State::Closing;
@@ -84,7 +87,8 @@ impl Client {
         Ok(())
     }
 
-    /// Sends the unsent bytes, then events from the log, as long as the socket takes them.
+    /// Sends the unsent bytes, then events from the log, until the socket is full or the client has
+    /// caught up.
     pub(super) fn send_log(&mut self, log: &Log) -> Result<(), Closed> {
         loop {
             let unsent = std::mem::take(&mut self.unsent);
@@ -107,8 +111,8 @@ impl Client {
         }
     }
 
-    /// Sends what the socket takes and keeps the rest; the stream's position is then `next`.
-    /// Returns whether everything was sent.
+    /// Sends as many of `bytes` as the socket accepts, and keeps the others as unsent bytes. Sets
+    /// the stream's position to `next`. Returns whether all bytes were sent.
     pub(super) fn send(&mut self, bytes: &[u8], next: u64) -> Result<bool, Closed> {
         if let State::Streaming(_) = self.state {
             self.state = State::Streaming(next);
@@ -131,19 +135,20 @@ impl Client {
     }
 }
 
-/// The head of a stream's response.
+/// The response head of a stream.
 pub(in crate::lab::engine) const HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Type: text/event-stream; charset=utf-8\r\n\
     Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n\
     Transfer-Encoding: chunked\r\n\r\n";
 
-/// A stream's response head and first frame.
+/// Returns a stream's response head and first frame.
 fn preamble(log: &Log, next: u64) -> Vec<u8> {
     let cursor = EventId { epoch: log.epoch, n: next - 1 };
     [HEAD, Frame::cursor(RETRY, cursor, false).bytes(Framing::Chunked)].concat()
 }
 
-/// The connection's last, finite response; without a body it is a 404.
+/// Returns a complete response, after which the connection closes. Without a body, the status is
+/// 404.
 fn finite(body: Option<&str>) -> Vec<u8> {
     let (status, body) = body.map_or(("404 Not Found", ""), |body| ("200 OK", body));
     let length = body.len();

@@ -1,4 +1,4 @@
-//! The log that all clients read: a bounded number of the latest events.
+//! The log from which all clients get their events: a bounded number of the latest events.
 
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,10 +9,11 @@ use crate::counters::decrease;
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
 
-/// Maximum size of one `send`: a burst costs one system call, and no client waits long.
+/// The maximum size of one `send`, in bytes. It is large enough that a burst of events takes one
+/// system call per client, and small enough that no client waits long for the others.
 const BATCH: usize = 64 * 1024;
 
-/// The latest events, and the number of the first of them.
+/// The frames of the latest events, and the number of the oldest event in the log (`first`).
 pub(super) struct Log {
     pub(super) epoch: u64,
     frames: VecDeque<Frame>,
@@ -27,7 +28,7 @@ impl Log {
         Self { epoch, frames: VecDeque::new(), first: 1, bytes: 0 }
     }
 
-    /// The number of the next event.
+    /// Returns the number that the next event will get.
     pub(super) fn next(&self) -> u64 {
         self.first + self.frames.len() as u64
     }
@@ -44,8 +45,8 @@ impl Log {
         }
     }
 
-    /// Appends events to `out` from number `from` on, one batch at most. Returns the number to
-    /// continue from.
+    /// Appends the events from number `from` on to `out`, one batch at most. Returns the number of
+    /// the next event to read. Fails if event `from` is no longer in the log.
     pub(super) fn read(&self, from: u64, out: &mut Vec<u8>) -> Result<u64, Closed> {
         let skip = from.checked_sub(self.first).ok_or(Closed)?;
         let mut next = from;
