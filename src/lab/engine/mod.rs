@@ -173,8 +173,8 @@ impl Engine {
     }
 
     /// Returns the maximum number of clients that the lab opens on this engine, even if the machine
-    /// can hold more. With `apache-prefork`, each client takes so much memory that 1,000 clients
-    /// would overload the machine.
+    /// can hold more. Each client of `apache-prefork` takes so many resources that a measurement
+    /// with 1,000 clients would show nothing else.
     #[must_use]
     pub fn most_clients(self) -> usize {
         match self {
@@ -203,7 +203,8 @@ impl Engine {
             Self::Direct | Self::Wake | Self::TinyHttp | Self::EventLoop => {}
         }
         let mut command = Command::new(program);
-        // At its limits, an engine logs many errors, which are expected here.
+        // An engine that reaches its limits logs errors. They are expected here, so they are
+        // discarded.
         command.stderr(Stdio::null());
         command.args(["lab", "engine", self.name()]);
         if let Some(room) = room {

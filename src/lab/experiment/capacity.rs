@@ -1,13 +1,14 @@
-//! (f) What is the capacity, and what happens above it?
+//! (f) How many clients can an engine hold, and what happens to more clients?
 //!
-//! The engine is started with few descriptors, so that its capacity is low, and clients connect
-//! until some are not served. Apache is started with few workers instead, because its configuration
-//! limits it before the system does.
+//! The lab starts the engine with few descriptors, so that its capacity is low. Then clients
+//! connect until some are not served. Apache is started with few workers instead, because usually
+//! its configuration limits the number of clients, not the system.
 //!
-//! Figures: `descriptors`, or `workers`; `predicted`, the expected capacity; `held`, how many
-//! clients had the stream; `told`, the share of the others that were rejected at once (the rest
-//! wait for a response that never comes); `served_on`, the share of the held clients that still get
-//! events; `come_back`, the share of new clients that are served after twice as many have left.
+//! The figures: `descriptors` or `workers`, the limit; `predicted`, the expected capacity; `held`,
+//! how many clients received the stream; `told`, the share of the other clients that were rejected
+//! at once (those that were not rejected wait for a response that never comes); `served_on`, the
+//! share of the held clients that still receive events above the capacity; `come_back`, the share
+//! of new clients that are served after twice as many clients have left.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -20,20 +21,22 @@ use crate::lab::load::{Load, Plan};
 /// The engine's descriptor limit.
 const DESCRIPTORS: u64 = 200;
 
-/// Apache's number of workers: as many as it starts at once.
+/// The number of Apache's workers. It equals `StartServers`, so Apache starts all workers at once.
 const WORKERS: u64 = 32;
 
-/// How many clients above the capacity connect, and how many leave.
+/// How many clients connect above the capacity. The same number of clients leaves later.
 const BEYOND: usize = 10;
 
-/// How many new clients connect after that.
+/// How many new clients connect after others have left.
 const NEWCOMERS: usize = 5;
 
-/// A client counts as left waiting if the engine answers no client for this long.
+/// If the engine answers no client for this long, the clients without a response count as left
+/// waiting.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// How long the engine may take to send an event to every client, and to serve new clients after
-/// others have left. Apache first ends a script's process and starts another.
+/// The maximum time to send an event to every client, and to serve new clients after others have
+/// left. Apache needs seconds for the latter, because it ends a script's process and starts
+/// another.
 const RECOVERY: Duration = Duration::from_secs(5);
 
 pub(super) fn run(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
@@ -47,7 +50,7 @@ pub(super) fn run(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
 fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
     let (predicted, by) = match engine.bound() {
         Bound::Descriptors => {
-            // What `threadcast doctor` would report if it were the engine.
+            // The capacity that `threadcast doctor` would report for the engine's process.
             let capacity = Capacity::of_process(running.process.id(), engine.share());
             (engine.clients_under(&capacity), ("descriptors", float(DESCRIPTORS)))
         }
@@ -57,15 +60,16 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
     };
     running.set_traffic(20, SMALL)?;
     let plan = |clients| Plan { timeout: SILENCE, ..running.plan(clients) };
-    // First the clients below the capacity, without a time limit; then those above it.
+    // The clients below the capacity connect first, with the usual timeout; then the clients around
+    // and above the capacity, with the timeout `SILENCE`.
     let mut load = Load::open(&running.plan(predicted.saturating_sub(BEYOND)))?;
     lab.check_stop()?;
     load.grow(&plan(predicted + BEYOND), predicted + BEYOND)?;
     load.read_first_events(RECOVERY)?;
     let held = load.streaming();
-    // Some may not have been opened: after a client that is left waiting, no other is tried.
+    // `opened` may be less than requested, because no more clients connect after a timeout.
     let turned_away = load.opened().saturating_sub(held);
-    // Clients that got an error response, and those whose connection was closed.
+    // These clients received an error response, or the engine closed their connection.
     let rejected = turned_away.saturating_sub(load.unanswered());
     load.mark();
     let deadline = Instant::now() + RECOVERY;
@@ -88,10 +92,10 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
     Ok(vec![sample])
 }
 
-/// Opens new clients and returns how many of them are served.
+/// Opens new clients and returns how many of them receive an event.
 ///
-/// A rejected client tries again, because the engine may not have noticed yet that others have
-/// left.
+/// For each rejected client another one is opened, because the engine may not have noticed yet that
+/// others have left.
 fn serve_newcomers(lab: &Lab<'_>, running: &Running, load: &mut Load) -> io::Result<usize> {
     let plan = |clients| Plan { timeout: SILENCE, ..running.plan(clients) };
     let deadline = Instant::now() + RECOVERY;

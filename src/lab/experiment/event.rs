@@ -1,8 +1,9 @@
 //! (b) What does an event cost, and (c) how late does the last client get it?
 //!
-//! Figures: `cpu_us`, `voluntary` and `involuntary` (context switches) per event that a client has
-//! read; `delivered` per second and `lost`; `busy`, the engine's share of its core; and the events'
-//! latency from publish to read: `p50_ms` and the other quantiles, to `p100_ms`.
+//! The figures: `cpu_us` (CPU time), `voluntary` and `involuntary` (context switches), each per
+//! event that one client has read; `delivered`, the number of events read per second; `lost`, the
+//! number of events that did not arrive; `busy`, the share of its core that the engine used; and
+//! quantiles of the time from publishing to reading, from `p1_ms` to `p100_ms`.
 
 use std::io;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use crate::lab::load::Load;
 use crate::lab::meter::Spent;
 use crate::lab::plan::Options;
 
-/// The quantiles that draw a distribution, and their names.
+/// The quantiles of the latency that are measured, and the names of their figures. The plots of the
+/// distribution need all of them.
 pub(in crate::lab) const QUANTILES: [(f64, &str); 12] = [
     (0.01, "p1_ms"),
     (0.1, "p10_ms"),
@@ -29,7 +31,8 @@ pub(in crate::lab) const QUANTILES: [(f64, &str); 12] = [
     (1.0, "p100_ms"),
 ];
 
-/// The points: clients and events per second.
+/// Returns the points at which to measure: pairs of a number of clients and a number of events per
+/// second.
 pub(super) fn points(options: &Options) -> Vec<(usize, u32)> {
     let most = options.clients;
     let mut points = if options.pace.quick {
@@ -53,7 +56,8 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
     for (clients, rate) in points(lab.options) {
         running.set_traffic(2, SMALL)?;
         running.open(&mut load, clients)?;
-        // Warms up with some events, so that a just-in-time compiler is not measured cold.
+        // Warms up with at least 20 events per second, so that a just-in-time compiler has compiled
+        // the engine's code before the measurement.
         running.set_traffic(rate.max(20), SMALL)?;
         lab.read_for(&mut load, lab.options.pace.warm_up)?;
         samples.push(measure(lab, engine, running, &mut load, (clients, rate), SMALL)?);
@@ -61,7 +65,7 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
     Ok(samples)
 }
 
-/// Sets this traffic and measures it.
+/// Sets the traffic of this point, with frames of `frame` bytes, and measures the events' cost.
 pub(super) fn measure(
     lab: &Lab<'_>,
     engine: Engine,
@@ -74,7 +78,8 @@ pub(super) fn measure(
     drain_in_flight(load, rate)?;
     let before = Spent::now(running.process.id(), lab.cores)?;
     load.mark();
-    // Events that arrived while `/proc` was read are counted, but their latencies are not.
+    // Events that arrived while `/proc` was read waited in the load generator's sockets. They are
+    // counted, but their latencies are discarded.
     load.read_for(before.at.elapsed() * 2)?;
     load.forget_latencies();
     lab.read_for(load, lab.options.pace.measured)?;
@@ -106,8 +111,8 @@ pub(super) fn measure(
     Ok(sample)
 }
 
-/// Waits until events in flight have arrived, at rates that leave pauses. Then the counts and the
-/// resource use refer to the same events.
+/// Waits until the events in flight have arrived, so that the counts and the resource use refer to
+/// the same events. Above 10 events per second there is no pause to wait for, so it does nothing.
 fn drain_in_flight(load: &mut Load, rate: u32) -> io::Result<()> {
     if rate <= 10 {
         load.read_until_quiet(Duration::from_millis(40), Duration::from_secs(1))?;

@@ -1,9 +1,10 @@
 //! (a) What does an idle client cost?
 //!
-//! Figures, in bytes unless their name says otherwise: `threads`; per client `rss`, `kernel_stack`,
-//! `slab`, `kernel`, `whole` (by `MemAvailable`) and `client_bytes` (`rss` and `kernel` together);
-//! `base_bytes`, the process without clients; `memory_bytes`, the resident pages of the process
-//! plus the clients' kernel memory.
+//! The figures, all in bytes except `threads`: the number of `threads` of the engine; per client
+//! `rss`, `kernel_stack`, `page_tables`, `slab`, `kernel`, `whole` (the decrease of the machine's
+//! available memory) and `client_bytes` (the sum of `rss` and `kernel`); `base_bytes`, the resident
+//! pages of the engine without clients; `memory_bytes`, the resident pages of the engine plus the
+//! clients' kernel memory.
 
 use std::io;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use crate::lab::load::Load;
 use crate::lab::meter::{Held, Socket, settle, threads};
 use crate::lab::plan::Options;
 
-/// Ten events, one per second, so that every thread that ever sends has done so.
+/// Events per second. Events are sent briefly before the memory is read, so that every thread that
+/// sends events has used its stack.
 const RATE: u32 = 10;
 
 pub(super) fn points(options: &Options) -> Vec<usize> {
@@ -30,7 +32,9 @@ pub(super) fn run(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
 }
 
 fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<Vec<Sample>> {
-    // The first clients also add a few pages of the engine's own, and the kernel's caches.
+    // The memory is compared with that of an engine without clients. So the clients' memory also
+    // includes a few pages that the engine itself uses from the first client on, and the kernel's
+    // caches.
     let mut first = running.plan(0);
     let mut load = Load::open(&first)?;
     settle(lab.options.pace.settle);
@@ -66,12 +70,13 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
     Ok(samples)
 }
 
-/// Measures the kernel memory of the load's sockets. An event loop holds little but sockets, like
-/// the load, so half of the kernel memory of each connection is the load's.
+/// Measures the kernel memory at the load generator's end of a connection. An event loop uses
+/// little kernel memory besides its sockets, and so does the load generator. So half of the kernel
+/// memory of each connection belongs to the load generator.
 pub(in crate::lab) fn calibrate(lab: &Lab<'_>) -> io::Result<Socket> {
     let options = Options { clients: lab.options.clients, ..lab.options.clone() };
     let lab = Lab { options: &options, socket: Socket::default(), ..*lab };
-    // The first connections also fill the kernel's caches; later ones find them filled.
+    // The first run also fills the kernel's caches, so its result is not used.
     run(&lab, Engine::EventLoop)?;
     let samples = run(&lab, Engine::EventLoop)?;
     let last = samples.last().ok_or(io::ErrorKind::UnexpectedEof)?;

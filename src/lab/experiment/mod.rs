@@ -19,16 +19,17 @@ use super::process::{Cores, Process};
 use super::results::Sample;
 use super::tick::Traffic;
 
-/// How long to wait for the next response, and for the next client's first event.
+/// The maximum time until another client receives its response, or its first event.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Size of a small event's frame, in bytes.
 const SMALL: usize = 64;
 
-/// How often a request to stop is checked.
+/// How often the experiments check whether you stopped the lab.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// How much later than its consequences an engine's end may be noticed.
+/// The maximum time between the first error that an engine's end causes and the moment when its
+/// exit status is available.
 const SOON: Duration = Duration::from_millis(500);
 
 /// An experiment.
@@ -47,11 +48,11 @@ pub enum Experiment {
     Event,
     /// How late does the last client get an event?
     Latency,
-    /// One connection does something slow: how does this affect the others?
+    /// One request runs a slow handler: how does this affect the other clients?
     Slow,
-    /// One client stops reading: how does this affect the others?
+    /// One client stops reading: how does this affect the other clients?
     Stuck,
-    /// What is the capacity, and what happens above it?
+    /// How many clients can an engine hold, and what happens to more clients?
     Capacity,
 }
 
@@ -60,7 +61,7 @@ impl Experiment {
     pub const ALL: [Self; 6] =
         [Self::Idle, Self::Event, Self::Latency, Self::Slow, Self::Stuck, Self::Capacity];
 
-    /// The name on the command line and in the JSON.
+    /// Returns the name on the command line and in the JSON report.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -73,7 +74,7 @@ impl Experiment {
         }
     }
 
-    /// The experiment of this name.
+    /// Returns the experiment of this name.
     ///
     /// ```
     /// use threadcast::lab::experiment::Experiment;
@@ -85,7 +86,7 @@ impl Experiment {
         Self::ALL.into_iter().find(|experiment| experiment.name() == name)
     }
 
-    /// The figure by which two runs are compared.
+    /// Returns the name of the figure that is compared between runs to detect noise.
     #[must_use]
     pub fn headline(self) -> &'static str {
         match self {
@@ -97,13 +98,13 @@ impl Experiment {
         }
     }
 
-    /// About how many seconds the experiment takes on one engine.
+    /// Estimates how many seconds the experiment takes on one engine.
     pub(super) fn seconds(self, options: &Options) -> f64 {
         let Pace { measured, .. } = options.pace;
         let (points, each, fixed) = match self {
             Self::Idle => (idle::points(options).len(), 0.7, 1.0),
             Self::Event => (event::points(options).len(), 0.3 + measured.as_secs_f64(), 0.6),
-            // Part of the same measurements as `Event`.
+            // `Event` measures the latencies, which takes no extra time.
             Self::Latency => (0, 0.0, 0.0),
             Self::Slow => (3, measured.as_secs_f64().max(0.6), 1.0),
             Self::Stuck => (2, measured.as_secs_f64(), 1.0),
@@ -128,7 +129,7 @@ impl Experiment {
 pub(super) use event::QUANTILES;
 pub(super) use idle::calibrate;
 
-/// What every experiment uses.
+/// The settings that every experiment uses.
 #[derive(Debug)]
 pub(super) struct Lab<'a> {
     pub options: &'a Options,
@@ -139,7 +140,8 @@ pub(super) struct Lab<'a> {
 }
 
 impl Lab<'_> {
-    /// Starts an engine with this descriptor limit, runs `observe` on it, and stops it.
+    /// Starts an engine, calls `observe` with it, and stops it. `descriptors` limits the engine's
+    /// descriptors, or the workers of an Apache engine.
     fn with(
         &self,
         engine: Engine,
@@ -158,7 +160,7 @@ impl Lab<'_> {
         Ok(Running { engine, process, server })
     }
 
-    /// Reads for `span`, unless a stop was requested.
+    /// Reads the streams for `span`. Fails if the lab was stopped in the meantime.
     fn read_for(&self, load: &mut Load, span: Duration) -> io::Result<()> {
         let end = Instant::now() + span;
         while Instant::now() < end {
@@ -168,7 +170,7 @@ impl Lab<'_> {
         Ok(())
     }
 
-    /// Fails if a stop was requested.
+    /// Fails if the lab was stopped.
     fn check_stop(&self) -> io::Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::Interrupted.into());
@@ -200,8 +202,8 @@ impl Running {
         self.process.set_traffic(Traffic { rate, frame })
     }
 
-    /// Opens clients until there are this many and all of them have received an event. The engine
-    /// must be publishing.
+    /// Opens clients until there are `clients`, and waits until each of them has received an event.
+    /// The engine must be publishing events.
     fn open(&self, load: &mut Load, clients: usize) -> io::Result<()> {
         load.grow(&self.plan(clients), clients)?;
         load.read_first_events(TIMEOUT)?;
@@ -214,7 +216,8 @@ impl Running {
         Ok(())
     }
 
-    /// Replaces an error that follows from the engine's end by that end.
+    /// Returns `outcome`. If the engine has ended, returns an error with the exit status instead,
+    /// because the end is the cause of any other error.
     fn explain(mut self, outcome: io::Result<Vec<Sample>>) -> io::Result<Vec<Sample>> {
         if outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
             return outcome;

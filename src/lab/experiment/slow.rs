@@ -1,10 +1,10 @@
-//! (d) One connection does something slow: how does this affect the others?
+//! (d) One request runs a slow handler: how does this affect the other clients?
 //!
-//! Figures: the longest time that any client received nothing while no handler ran
-//! (`calm_silence_ms`), while a handler read from the disk for 200 ms (`disk_…`), and while one
-//! computed as long (`cpu_…`); the median latency in the same three phases; `disk_computed`, the
-//! share of the disk handler's time that was CPU time. An event is published every 10 ms, so a
-//! silence of 10 ms is normal.
+//! There are three phases: no handler runs (`calm_…`), a handler reads from the disk for 200 ms
+//! (`disk_…`), and a handler computes for 200 ms (`cpu_…`). The figures of each phase are
+//! `…_silence_ms`, the longest time for which any client received nothing, and `…_p50_ms`, the
+//! median latency. The figure `disk_computed` is the share of the disk handler's time that was CPU
+//! time. An event is published every 10 ms, so a silence of 10 ms is normal.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,7 +15,8 @@ use super::{Engine, Experiment, Lab, Running, SMALL, Sample, TIMEOUT};
 use crate::json;
 use crate::lab::load::Load;
 
-/// Enough clients that one is always about to be served.
+/// The number of clients. It is large enough that at any time an event is being sent to one of
+/// them.
 const CLIENTS: usize = 100;
 const RATE: u32 = 100;
 
@@ -28,7 +29,7 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
     let mut load = Load::open(&running.plan(0))?;
     running.set_traffic(RATE, SMALL)?;
     running.open(&mut load, clients)?;
-    call(running.server, "disk")?; // creates its file the first time
+    call(running.server, "disk")?; // the first call creates the file to read
     lab.read_for(&mut load, lab.options.pace.warm_up)?;
     let mut sample = lab.sample(Experiment::Slow, engine, (clients, RATE));
     load.mark();
@@ -64,7 +65,7 @@ fn note(sample: &mut Sample, load: &Load, [middle, most]: [&'static str; 2]) {
     }
 }
 
-/// Requests the slow handler, and returns the body of its response.
+/// Requests the slow handler `disk` or `cpu`, and returns the body of the response.
 fn call(server: SocketAddr, how: &str) -> io::Result<String> {
     let mut socket = TcpStream::connect(server)?;
     socket.set_read_timeout(Some(TIMEOUT))?;

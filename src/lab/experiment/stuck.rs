@@ -1,9 +1,11 @@
 //! (e) One client stops reading: how does this affect the others?
 //!
-//! Figures: `p99_ms` and `cpu_us` of the others without such a client (`calm_…`) and with it;
-//! `grown_bytes`, how much the engine's memory has grown meanwhile, and `offered_bytes`, how much
-//! was published to the stuck client; `queue_bytes`, what the kernel holds for it; `cut`, 1 if the
-//! engine disconnected it; and `threads`.
+//! The figures: `calm_p99_ms` and `calm_cpu_us`, the latency and the CPU time per event of the
+//! other clients before the stuck client connects; `p99_ms` and `cpu_us`, the same while it is
+//! connected; `grown_bytes`, by how much the engine's memory grows in that time; `offered_bytes`,
+//! how many bytes are published to the stuck client; `queue_bytes`, the size of the kernel's send
+//! queue for the stuck client; `cut`, 1 if the engine has disconnected the stuck client; and the
+//! number of `threads`.
 
 use std::io;
 
@@ -14,8 +16,8 @@ use crate::lab::load::{Load, Plan};
 use crate::lab::meter::{difference, memory, threads};
 use crate::lab::procfs;
 
-/// Few clients and large events: the bytes that one client does not read must soon exceed what the
-/// kernel holds for it (up to 10 MB on loopback).
+/// Clients are few and events are large, so that the bytes that the stuck client does not read soon
+/// exceed the kernel's send queue (up to 10 MB on loopback).
 const CLIENTS: usize = 10;
 const RATE: u32 = 1_000;
 const FRAME: usize = 16 * 1024;
@@ -49,7 +51,7 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
         ("cut", f64::from(u8::from(queue.is_none()))),
         ("threads", float(threads as u64)),
     ];
-    // An engine that delivered nothing has no cost per event.
+    // If an engine delivered no event, the figures per event are missing.
     for (name, of, figure) in [
         ("calm_p99_ms", &calm, "p99_ms"),
         ("p99_ms", &stuck, "p99_ms"),

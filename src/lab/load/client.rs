@@ -1,4 +1,4 @@
-//! One reading client: its connection, and what it has received.
+//! One client that reads a stream: its connection, and the counts of what it has received.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -10,10 +10,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use super::Plan;
 use super::stream::{Seen, Stream};
 
-/// The kernel has about 28,000 ports for one source address; more clients use further addresses.
+/// The maximum number of clients per source address. The kernel has about 28,000 ports for one
+/// source address, so more clients use further addresses.
 const CLIENTS_PER_SOURCE: usize = 20_000;
 
-/// One reading client.
+/// One client that reads a stream.
 #[derive(Debug)]
 pub(super) struct Client {
     /// `None` once the stream has ended.
@@ -21,14 +22,16 @@ pub(super) struct Client {
     /// The unsent part of the request.
     request: Vec<u8>,
     pub stream: Stream,
-    /// Events and gap frames since the mark.
+    /// The numbers of events and of gap frames received since [`Load::mark`](super::Load::mark).
     pub events: u64,
     pub gaps: u64,
-    /// The numbers of the first and the last event, and of the last event at the mark.
+    /// The number of the first event received, that of the last, and that of the last event before
+    /// [`Load::mark`](super::Load::mark).
     pub oldest: Option<u64>,
     pub newest: Option<u64>,
     pub marked: Option<u64>,
-    /// When it last received an event, or was marked, in nanoseconds since the Unix epoch.
+    /// When the client last received an event, or when [`Load::mark`](super::Load::mark) was called
+    /// if that is later, in nanoseconds since the Unix epoch.
     pub last_read: u64,
 }
 
@@ -39,10 +42,12 @@ impl Client {
         Self { socket, request, stream, events: 0, gaps: 0, oldest, newest, marked, last_read: 0 }
     }
 
-    /// Sends the request. If this fails, the socket becomes readable and reports the error.
+    /// Sends the request. An error is ignored here: the socket then becomes readable, and reading
+    /// it returns the error.
     pub(crate) fn send_request(&mut self) {
         if let Some(socket) = self.socket.as_mut().filter(|_| !self.request.is_empty()) {
-            // A hundred bytes into an empty socket are sent whole or not at all.
+            // The request has about a hundred bytes and the send buffer is empty, so the kernel
+            // accepts all bytes or none.
             if socket.write(&self.request).is_ok() {
                 self.request = Vec::new();
             }
@@ -56,7 +61,8 @@ impl Client {
         self.newest = seen.newest.map(|stamp| stamp.number).or(self.newest);
     }
 
-    /// How many numbers since the mark have not arrived.
+    /// Returns how many events since [`Load::mark`](super::Load::mark) did not arrive, computed
+    /// from the events' numbers.
     pub(crate) fn lost(&self) -> u64 {
         let Some((oldest, newest)) = self.oldest.zip(self.newest) else { return 0 };
         let before = self.marked.unwrap_or(oldest.saturating_sub(1));
@@ -69,7 +75,7 @@ pub(super) fn request(plan: &Plan) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nAccept: text/event-stream\r\n\r\n").into()
 }
 
-/// Starts a connection for the client of this index.
+/// Starts to connect the client with this index, without waiting for the connection.
 pub(super) fn connect(server: SocketAddr, index: usize) -> io::Result<TcpStream> {
     let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -79,8 +85,8 @@ pub(super) fn connect(server: SocketAddr, index: usize) -> io::Result<TcpStream>
             .map_err(|_| io::ErrorKind::AddrNotAvailable)?;
         rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0))?;
     }
-    // Close with a reset: 10,000 connections in TIME_WAIT would use up ports and memory of the next
-    // run.
+    // Connections are closed with a reset. Otherwise 10,000 connections in TIME_WAIT would use
+    // ports and memory that the next run needs.
     rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
     match rustix::net::connect(&socket, &server) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}

@@ -1,11 +1,12 @@
-//! Counts of what a load's clients have received.
+//! The counts of what the load generator's clients have received.
 
 use std::time::Duration;
 
 use super::client::Client;
 use super::{Histogram, Load, unix_nanos};
 
-/// How the clients were opened. Times count from the first connection attempt.
+/// How many clients the server accepted, and how long this took. Times begin at the first
+/// connection attempt.
 ///
 /// ```
 /// # use threadcast::{Config, Event, Server};
@@ -24,15 +25,18 @@ use super::{Histogram, Load, unix_nanos};
 pub struct Opening {
     /// Clients that received `200`.
     pub accepted: usize,
-    /// Clients that were rejected, closed before the response head, or without a response in time.
+    /// Clients without a `200` response: the server rejected them, closed the connection before the
+    /// end of the response head, or did not respond before the timeout.
     pub rejected: usize,
-    /// When the last accepted client had its response head; `None` while some wait.
+    /// When the last accepted client received its response head; `None` while clients are still
+    /// waiting for it.
     pub heads: Option<Duration>,
-    /// When the last accepted client had its first event; `None` while some wait.
+    /// When the last accepted client received its first event; `None` while clients are still
+    /// waiting for it.
     pub events: Option<Duration>,
 }
 
-/// What arrived since [`Load::mark`].
+/// The counts of what the clients received since [`Load::mark`].
 ///
 /// ```
 /// # use threadcast::{Config, Event, Server};
@@ -58,27 +62,27 @@ pub struct Window<'load> {
     pub delivered: u64,
     /// Numbered events that did not arrive, summed over all clients.
     pub lost: u64,
-    /// `event: gap` frames, by which the server reports lost events.
+    /// The number of `event: gap` frames, with which the server reports lost events.
     pub gaps: u64,
-    /// Numbered events that the publisher sent, as far as any client has seen.
+    /// The number of events that were published, as far as the numbers of the received events show.
     pub published: u64,
-    /// Streams that ended.
+    /// The number of streams that ended.
     pub closed: usize,
-    /// Clients that received an event.
+    /// The number of clients that received an event.
     pub served: usize,
-    /// Events of the client that received the fewest.
+    /// The number of events received by the client that received the fewest.
     pub slowest: u64,
-    /// Events of the median client.
+    /// The number of events received by the median client.
     pub median: u64,
-    /// The longest time that a client received nothing, between two reads. It also shows a pause of
-    /// the engine itself: no event is then late, because none is published.
+    /// The longest time between two reads of a client's events. Unlike the latency, it also shows
+    /// when the engine itself pauses: events that are not published in that time have no latency.
     pub silence: Duration,
-    /// Time from publish to read; see [`Load::forget_latencies`].
+    /// The times from publishing an event to reading it. [`Load::forget_latencies`] resets them.
     pub latency: &'load Histogram,
 }
 
 impl Load {
-    /// Starts counting: [`window`](Self::window) is empty afterwards.
+    /// Resets the counts that [`window`](Self::window) returns.
     pub fn mark(&mut self) {
         let now = unix_nanos();
         self.silence = Duration::ZERO;
@@ -92,13 +96,13 @@ impl Load {
         self.forget_latencies();
     }
 
-    /// Resets the latencies alone. After a pause in reading, the events that waited for this
-    /// process would count as late.
+    /// Resets only the latencies. Call it after a pause in reading: the events that waited for this
+    /// process during the pause would count as late.
     pub fn forget_latencies(&mut self) {
         self.latency = Histogram::default();
     }
 
-    /// What arrived since [`mark`](Self::mark).
+    /// Returns the counts of what arrived since [`mark`](Self::mark).
     #[must_use]
     pub fn window(&self) -> Window<'_> {
         let mut counts: Vec<u64> = self.accepted().map(|client| client.events).collect();
@@ -120,31 +124,32 @@ impl Load {
         }
     }
 
-    /// How the clients were opened, including their first events.
+    /// Returns how many clients the server accepted, and how long the responses and the first
+    /// events took.
     #[must_use]
     pub fn opening(&self) -> Opening {
         self.opening
     }
 
-    /// Clients that are connected and have received an event.
+    /// Returns the number of clients that are connected and have received an event.
     #[must_use]
     pub fn streaming(&self) -> usize {
         self.clients.iter().filter(|it| it.socket.is_some() && it.newest.is_some()).count()
     }
 
-    /// Clients that were closed because the server did not respond in time.
+    /// Returns the number of clients that were closed because the server did not respond in time.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.unanswered
     }
 
-    /// How many clients were opened, including those that have ended.
+    /// Returns how many clients were opened, including those whose connection has ended.
     #[must_use]
     pub fn opened(&self) -> usize {
         self.clients.len()
     }
 
-    /// Clients that are connected and were accepted.
+    /// Returns the number of clients that are connected and were accepted.
     #[must_use]
     pub fn connected(&self) -> usize {
         self.clients.iter().filter(|it| it.socket.is_some() && it.stream.head_done()).count()

@@ -1,9 +1,10 @@
-//! A histogram of latencies: durations are counted in buckets, at a cost that does not grow with
-//! their number.
+//! A histogram of latencies. It counts durations in buckets, so the cost of a quantile does not
+//! grow with the number of durations.
 
 use std::time::Duration;
 
-/// Buckets per doubling of the value. A quantile exceeds the true value by at most 1/64 (1.6 %).
+/// The number of buckets between a value and its double. With this number, a quantile exceeds the
+/// true value by at most 1/64 (1.6 %).
 const FINENESS: u64 = 64;
 const FINENESS_BITS: u32 = FINENESS.ilog2();
 
@@ -22,14 +23,15 @@ const FINENESS_BITS: u32 = FINENESS.ilog2();
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Histogram {
-    /// Grows to the largest duration seen; two hours need 2,400 buckets.
+    /// The number of durations in each bucket. The vector ends with the bucket of the largest
+    /// duration recorded; two hours need 2,400 buckets.
     buckets: Vec<u64>,
     total: u64,
     max: Duration,
 }
 
 impl Histogram {
-    /// Records `duration` `weight` times.
+    /// Counts `duration` as if it had been recorded `weight` times.
     pub fn record(&mut self, duration: Duration, weight: u64) {
         if weight == 0 {
             return;
@@ -43,10 +45,10 @@ impl Histogram {
         self.max = self.max.max(duration);
     }
 
-    /// The duration that a share `q` of all did not exceed (0.5 is the median); `None` if nothing
-    /// was recorded.
+    /// Returns the duration that a share `q` of all durations did not exceed. For `q` = 0.5 it is
+    /// the median. `None` means that nothing was recorded.
     #[must_use]
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)] // a rank needs no 53rd bit
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)] // counts are far below 2^52
     pub fn quantile(&self, q: f64) -> Option<Duration> {
         let rank = ((self.total as f64 * q).ceil() as u64).max(1);
         let mut below = 0;
@@ -59,26 +61,27 @@ impl Histogram {
         None
     }
 
-    /// The longest duration, exactly; zero if nothing was recorded.
+    /// Returns the exact longest duration; zero if nothing was recorded.
     #[must_use]
     pub fn max(&self) -> Duration {
         self.max
     }
 
-    /// How many durations were recorded, including weights.
+    /// Returns the number of recorded durations: the sum of their weights.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.total
     }
 }
 
-/// The bucket of a value: the value itself while it is small, then 64 buckets per doubling.
+/// Returns the bucket of a value. Small values have a bucket each; above them, there are 64 buckets
+/// between a value and its double.
 fn bucket(nanos: u64) -> usize {
     let shift = (nanos | FINENESS).ilog2() - FINENESS_BITS;
     usize::try_from(u64::from(shift) * FINENESS + (nanos >> shift)).expect("at most 64 × 64")
 }
 
-/// The largest value in `bucket`.
+/// Returns the largest value that belongs to `bucket`.
 fn upper_bound(bucket: usize) -> u64 {
     let bucket = bucket as u64;
     let shift = (bucket / FINENESS).saturating_sub(1);

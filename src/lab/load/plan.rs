@@ -1,9 +1,9 @@
-//! What the load opens.
+//! The options of the load generator.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The clients that a load opens.
+/// The clients that the load generator opens.
 ///
 /// ```
 /// use threadcast::lab::load::Plan;
@@ -14,25 +14,27 @@ use std::time::Duration;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The server, on a loopback address.
+    /// The server's address, which must be a loopback address.
     pub server: SocketAddr,
     /// The stream's path.
     pub path: String,
-    /// How many clients read.
+    /// The number of clients that read the stream.
     pub clients: usize,
-    /// How many more clients request the stream and then read nothing.
+    /// The number of additional clients, which request the stream and then read nothing.
     pub stuck: usize,
-    /// How many connections may be without a response at a time. Above the server's listen backlog
-    /// (128 in Rust's `TcpListener`, 511 in Node and nginx) the kernel drops connection attempts,
-    /// and a retry takes a second.
+    /// The maximum number of connections that wait for a response at a time. If it exceeds the
+    /// server's listen backlog (128 in Rust's `TcpListener`, 511 in Node and nginx), the kernel
+    /// drops connection attempts and retries them a second later.
     pub in_flight: usize,
-    /// How long to wait for the next response. Each acceptance and each rejection restarts the
-    /// wait, so that a slow machine delays the opening but does not end it early.
+    /// The maximum time to wait for the next response. Each accepted or rejected client restarts
+    /// this time, so that a slow machine delays the opening of the clients but does not end it
+    /// early.
     pub timeout: Duration,
 }
 
 impl Plan {
-    /// One reading client, 100 connections in flight, a timeout of 30 s.
+    /// Returns a plan with one client that reads, at most 100 connections waiting for a response,
+    /// and a timeout of 30 s.
     #[must_use]
     pub fn new(server: SocketAddr, path: &str) -> Self {
         let timeout = Duration::from_secs(30);

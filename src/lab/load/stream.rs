@@ -1,34 +1,35 @@
-//! Turns one client's bytes into counts.
+//! Counts the events in the bytes that one client receives.
 //!
-//! At ten million events per second there are 100 ns for each, so most are never parsed. Every
-//! event ends with one [`END`] byte. Counting that byte is exact, wherever chunks and reads cut the
-//! events. Only the oldest and the newest event of a read are parsed.
+//! At ten million events per second there are 100 ns for each event, so most events are not parsed.
+//! Every event's data ends with one [`END`] byte, which is counted. This count is exact wherever
+//! chunks and reads split the events. Only the oldest and the newest event of a read are parsed.
 
 use memchr::memmem::Finder;
 
-/// Ends the data of every event and occurs nowhere else in a stream.
+/// The byte that ends the data of every event. It occurs nowhere else in a stream.
 pub(super) const END: u8 = b'~';
 
-/// Free bytes that [`Stream::feed`] needs before the bytes that were read: the remainder of an
-/// earlier read is copied there. A response head, and an event up to its padding, must fit.
+/// The number of free bytes that [`Stream::feed`] needs in the buffer before the bytes of a read.
+/// The incomplete head or event of an earlier read is copied there. A response head must fit, and
+/// an event up to its padding.
 pub(super) const ROOM: usize = 1024;
 
 /// An event's stamp: its data begins with `<number> <published> `.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
-    /// Counts the publisher's events without a hole.
+    /// The event's number: that of the publisher's previous event plus 1.
     pub number: u64,
-    /// Nanoseconds since the Unix epoch.
+    /// When the event was published, in nanoseconds since the Unix epoch.
     pub published: u64,
 }
 
-/// What one read contained.
+/// The counts of one read, and the stamps of its oldest and its newest event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub events: u64,
     pub oldest: Option<Stamp>,
     pub newest: Option<Stamp>,
-    /// Gap frames, by which the server reports lost events.
+    /// The number of gap frames, with which the server reports lost events.
     pub gaps: u64,
 }
 
@@ -36,7 +37,7 @@ pub(super) struct Seen {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rejected;
 
-/// Searchers, prepared once for all streams.
+/// Substring searchers, which are prepared once for all streams.
 #[derive(Debug)]
 pub(super) struct Needles {
     data: Finder<'static>,
@@ -53,7 +54,7 @@ impl Needles {
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     head_done: bool,
-    /// The beginning of an incomplete head or event, at most [`ROOM`] bytes.
+    /// The beginning of a head or an event whose end has not arrived yet, at most [`ROOM`] bytes.
     carry: Vec<u8>,
 }
 
@@ -62,7 +63,8 @@ impl Stream {
         self.head_done
     }
 
-    /// Takes the bytes `buffer[ROOM..ROOM + read]`, and overwrites the bytes before them.
+    /// Counts the events in `buffer[ROOM..ROOM + read]`, the bytes of one read. It overwrites the
+    /// bytes before them.
     pub(super) fn feed(
         &mut self,
         needles: &Needles,
@@ -81,8 +83,8 @@ impl Stream {
             }
             self.head_done = true;
             self.carry.clear();
-            // The head's last line break stays, so that the first chunk's size looks like the
-            // others.
+            // The head's last line break stays in the window, so that the first chunk's size is
+            // between two line breaks, like the sizes of other chunks.
             window = &window[end + 2..];
         }
         Ok(self.count(needles, window))
@@ -111,8 +113,9 @@ impl Stream {
         seen
     }
 
-    /// Keeps the beginning of an incomplete event. `false` means that the event was truncated,
-    /// which is enough, because padding follows the stamp.
+    /// Keeps the beginning of an incomplete head or event for the next read. Returns `false` if it
+    /// had to be truncated. A truncated event can still be parsed, because its stamp comes first
+    /// and only padding is lost.
     fn keep(&mut self, rest: &[u8]) -> bool {
         let kept = rest.len().min(ROOM);
         self.carry.clear();
@@ -123,13 +126,15 @@ impl Stream {
 
 const GAP_LENGTH: usize = "event: gap\n".len();
 
-/// Parses the stamp from the bytes between the ends of two events.
+/// Parses the stamp of the event in these bytes, which begin after the [`END`] byte of the event
+/// before.
 fn stamp(needles: &Needles, event: &[u8]) -> Option<Stamp> {
     plain_stamp(needles, event).or_else(|| plain_stamp(needles, &without_chunk_sizes(event)))
 }
 
 fn plain_stamp(needles: &Needles, event: &[u8]) -> Option<Stamp> {
-    // A gap frame before the event has data too, but it does not begin with a digit.
+    // A gap frame before the event also has a `data` field, but its value does not begin with a
+    // digit.
     needles.data.find_iter(event).find_map(|at| {
         let (number, rest) = digits(&event[at + "data: ".len()..])?;
         let (published, _) = digits(rest)?;
@@ -144,8 +149,8 @@ fn digits(bytes: &[u8]) -> Option<(u64, &[u8])> {
     (bytes[length] == b' ').then_some((text.parse().ok()?, &bytes[length + 1..]))
 }
 
-/// Removes chunk boundaries (`CR LF hex CR LF`), which may split a number. The frames themselves
-/// contain no CR.
+/// Removes chunk boundaries (`CR LF hex CR LF`), which may split a number. Every CR belongs to a
+/// boundary, because frames contain no CR.
 fn without_chunk_sizes(mut event: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(event.len());
     while let Some(cr) = memchr::memchr(b'\r', event) {
@@ -173,7 +178,7 @@ mod tests {
         format!("{:x}\r\n{frames}\r\n", frames.len())
     }
 
-    /// Feeds `wire` in pieces of `size` bytes and sums up what was seen.
+    /// Feeds `wire` to a stream in pieces of `size` bytes, and returns the sums of the counts.
     fn feed(wire: &str, size: usize) -> Result<Seen, Rejected> {
         let (needles, mut stream) = (Needles::new(), Stream::default());
         let mut buffer = vec![0; ROOM + wire.len()];

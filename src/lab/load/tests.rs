@@ -2,7 +2,8 @@ use super::*;
 use std::net::TcpListener;
 use std::thread::{self, JoinHandle};
 
-/// Sends `stream` to every connection and closes it; ends after `clients` connections.
+/// Starts a server that sends `stream` to every connection, closes the connection, and ends after
+/// `clients` connections.
 fn server(clients: usize, stream: &str) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let addr = listener.local_addr().expect("it is bound");
@@ -95,7 +96,7 @@ fn each_response_restarts_the_timeout() {
         let sockets: Vec<_> =
             (0..10).map(|_| listener.accept().expect("a client connects").0).collect();
         for mut socket in sockets {
-            thread::sleep(timeout / 8); // all responses together take longer than the timeout
+            thread::sleep(timeout / 8); // ten responses take longer than the timeout
             socket.write_all(stream(1..=1).as_bytes()).expect("the client reads");
         }
     });

@@ -12,7 +12,7 @@ pub(super) struct Column {
     pub title: Text,
     /// The name of the figure in the samples.
     pub figure: &'static str,
-    /// The factor from the figure's unit to the unit in the title.
+    /// The factor by which a figure is multiplied to convert it to the unit in the title.
     scale: f64,
     digits: usize,
 }
@@ -131,7 +131,8 @@ pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
 }
 
 impl Column {
-    /// Returns the text of an engine's cell; a dash if nothing was measured.
+    /// Returns the text of an engine's cell in this column. The text is a dash if the figure was
+    /// not measured.
     pub(super) fn cell(&self, results: &Results, experiment: Experiment, engine: Engine) -> String {
         let found = results.shown(experiment, engine, self.figure);
         found.map_or("–".into(), |Summary { median, least, most, count }| {

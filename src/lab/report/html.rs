@@ -14,7 +14,7 @@ use crate::lab::results::Results;
 
 const STYLE: &str = include_str!("report.css");
 
-/// Returns the page.
+/// Returns the report as an HTML page.
 pub(super) fn html(results: &Results) -> String {
     let mut page = String::from(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\

@@ -21,11 +21,11 @@ pub(super) const FILES: [&str; 2] = ["samples.json", "report.html"];
 
 /// Writes `report.html`, `samples.json` and the plots as SVG into an existing folder.
 ///
-/// Returns the path of the page.
+/// Returns the path of `report.html`.
 ///
 /// # Errors
 ///
-/// If a file cannot be written.
+/// Fails if a file cannot be written.
 pub fn write(results: &Results, folder: &Path) -> io::Result<PathBuf> {
     let [samples, page] = FILES.map(|name| folder.join(name));
     fs::write(samples, json::json(results))?;

@@ -11,7 +11,8 @@ use crate::lab::experiment::{Experiment, QUANTILES};
 use crate::lab::figures::{digits, float};
 use crate::lab::results::{Results, USUAL_RATE};
 
-/// The size in pixels. Its text stays readable when a phone shows the whole plot.
+/// The size of a plot in pixels. It is small enough that the text stays readable when a phone shows
+/// the whole plot.
 const SIZE: (u32, u32) = (560, 380);
 const LETTERS: (&str, i32) = ("sans-serif", 14);
 
@@ -113,7 +114,7 @@ pub(super) fn colour(engine: Engine) -> RGBColor {
     }
 }
 
-/// A figure on an axis.
+/// A figure that a plot shows, with the factor to the unit in its title.
 struct Axis {
     figure: &'static str,
     scale: f64,
@@ -148,7 +149,8 @@ const HELD_BACK: [Axis; 3] = [
 const CLIENTS: [Axis; 2] =
     [axis("predicted", 1.0, "predicted", "预测"), axis("held", 1.0, "held", "实际容纳")];
 
-/// Draws a plot and returns its SVG. After an error it contains what was drawn before.
+/// Draws a plot and returns its SVG. If drawing fails, the SVG contains what was drawn before the
+/// error.
 fn drawn(draw: impl FnOnce(&Area<'_>) -> Drawn) -> String {
     let mut svg = String::new();
     {
@@ -158,11 +160,11 @@ fn drawn(draw: impl FnOnce(&Area<'_>) -> Drawn) -> String {
             log::warn!("plot is incomplete: {error}");
         }
     }
-    // Without a fixed size the plot scales with the page.
+    // The SVG must have no fixed size, so that the plot scales with the page.
     svg.replacen(&format!("width=\"{}\" height=\"{}\" ", SIZE.0, SIZE.1), "", 1)
 }
 
-/// The points of an engine's line.
+/// An engine, and the points of its line.
 type Line = (Engine, Vec<(f64, f64)>);
 
 fn lines_of(
@@ -236,7 +238,7 @@ fn below_key<'a>(
     for engine in engines {
         let width = 34 + 8 * i32::try_from(engine.name().len())?;
         if x + width > i32::try_from(SIZE.0)? {
-            (x, y) = (58, y + 20); // the next line
+            (x, y) = (58, y + 20); // the next row of the legend
         }
         places.push((engine, x, y));
         x += width;
@@ -279,14 +281,15 @@ fn curves(area: &Area<'_>, lines: &[Line], x: &str, y: &str) -> Drawn {
     Ok(())
 }
 
-/// Formats a value for an axis.
+/// Formats a value for an axis: with one decimal if it is below 10.
 fn short(value: f64) -> String {
     let small = value.abs() < 10.0 && value != 0.0;
     digits(value, usize::from(small))
 }
 
-/// How many times the next engine's highest bar an outlier is. An outlier's bars are cut off, because the
-/// other engines' bars would be too low to see; the label states the value.
+/// An engine is an outlier if its highest bar is more than this many times that of the next engine.
+/// Its bars are cut off, because otherwise the other engines' bars would be too low to see. The
+/// label states the true value.
 const OUTLIER: f64 = 5.0;
 
 fn without_outlier(mut heights: Vec<f64>) -> Vec<f64> {

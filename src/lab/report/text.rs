@@ -6,7 +6,8 @@ use super::columns::columns;
 use super::words::{self, Language};
 use crate::lab::results::Results;
 
-/// Returns the whole report as text: the notes, a table for each question, and the measured sentence.
+/// Returns the whole report as text: the machine, the notes, a table for each question, and the
+/// articles' sentence with the measured figures.
 #[must_use]
 pub fn text(results: &Results) -> String {
     let mut text = String::new();
@@ -33,7 +34,8 @@ pub fn text(results: &Results) -> String {
     text
 }
 
-/// Formats rows as aligned columns: the first to the left, the others to the right.
+/// Formats rows as aligned columns. The first column is aligned to the left, the others to the
+/// right.
 fn table(rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()

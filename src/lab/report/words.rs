@@ -69,7 +69,7 @@ pub(super) fn question(experiment: Experiment) -> Text {
     }
 }
 
-/// Returns what we expect of an experiment before it is measured.
+/// Returns the result that we expect of an experiment before it is measured.
 pub(super) fn prediction(experiment: Experiment) -> Text {
     match experiment {
         Experiment::Idle => Text {
@@ -157,7 +157,7 @@ pub(super) fn engine(engine: Engine) -> Text {
     }
 }
 
-/// Returns why a measurement is noisy.
+/// Returns a text for the reason why a measurement is noisy.
 pub(super) fn noise(noise: Noise) -> Text {
     match noise {
         Noise::Others => {
@@ -167,7 +167,8 @@ pub(super) fn noise(noise: Noise) -> Text {
     }
 }
 
-/// Returns the limits of the measurement, such as missing engines, failures and noise.
+/// Returns notes on what limits the value of the results, such as missing engines, failures and
+/// noise.
 pub(super) fn notes(results: &Results, language: Language) -> Vec<String> {
     let choose = |en: String, zh: String| match language {
         Language::English => en,
@@ -297,7 +298,8 @@ pub(super) fn meaning(results: &Results, experiment: Experiment, language: Langu
     meaning.unwrap_or_default()
 }
 
-/// Returns up to how many clients `direct` takes less memory than each engine that starts larger.
+/// Returns sentences that compare `direct` with each engine that takes more memory without clients
+/// but less per client: up to how many clients does `direct` take less memory?
 fn crossings(results: &Results, language: Language) -> String {
     let line = |engine| {
         let of = |name| results.shown(Experiment::Idle, engine, name).map(|it| it.median);
@@ -307,7 +309,7 @@ fn crossings(results: &Results, language: Language) -> String {
     let others = results.engines.iter().filter_map(|engine| {
         let (other_base, other) = line(*engine)?;
         let clients = (other_base - base) / (client - other);
-        // Within ten clients the difference is noise.
+        // Up to ten clients, the difference is within the noise of the measurement.
         (other_base > base && other < client && clients > 10.0).then(|| {
             let (name, clients) = (engine.name(), digits(clients, 0));
             match language {
