@@ -1,10 +1,10 @@
 //! Measures the core's operations one by one: `cargo bench --bench core`.
 //!
-//! Only the public interface is measured. Not measured: encoding alone (a publish without
-//! subscribers is little else), one read of the registry (a replay consists of many), and a
-//! notification. The subscriptions here have no notifiers, as in direct delivery, where one
-//! notifier serves a whole broadcast group. So a publish should cost the same for any number of
-//! subscribers.
+//! Only functions of the public interface are measured. Three operations have no benchmark of their
+//! own: encoding (a publish without subscribers does little else), one read of the registry (a
+//! replay consists of many), and a notification. The subscriptions here have no notifiers, as in
+//! direct delivery, where one notifier serves a whole broadcast group. So the cost of a publish
+//! should not depend on the number of subscribers.
 
 use std::hint::black_box;
 use std::io;
@@ -14,13 +14,13 @@ use criterion::{BatchSize, Criterion, Throughput};
 use threadcast::client::Decoder;
 use threadcast::{Channels, Event, Framing, Histories, History, Registry, RegistryOptions, Start};
 
-/// How many events are replayed and decoded at once.
+/// How many events one iteration of a benchmark replays or decodes.
 const MANY: usize = 10_000;
 
-/// The size of a read from a socket.
+/// The size of the pieces that the decoder gets, in bytes: that of a read from a socket.
 const READ: usize = 16 * 1024;
 
-/// Longer than any benchmark here, so that no heartbeat is sent.
+/// The heartbeat interval. It is longer than any benchmark here, so that no heartbeat is sent.
 const HEARTBEAT: Duration = Duration::from_secs(3_600);
 
 fn main() {
@@ -55,7 +55,8 @@ fn publish(criterion: &mut Criterion) {
     }
 }
 
-/// Creates a registry that keeps many events and is closed, so that a stream ends after them.
+/// Creates a registry that contains many events. The registry is closed, so that a stream ends
+/// after these events.
 fn kept() -> Registry {
     let history = History { events: MANY, bytes: usize::MAX, ..History::default() };
     let options = RegistryOptions { history: Histories::all(history), ..Default::default() };

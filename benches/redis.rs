@@ -1,11 +1,13 @@
-//! Measures a shared Redis against one node in memory: `cargo bench --bench redis`. It needs
-//! `redis-server`. Set `REDIS_BENCH` to a folder on the disk to measure.
+//! Compares nodes that share a Redis with one node that keeps its events in memory: `cargo bench
+//! --bench redis`. The bench needs `redis-server`. Set `REDIS_BENCH` to a folder on the disk to
+//! measure.
 //!
-//! Latency: from publishing at one node to reading at another, one event at a time. Rate: events
-//! per second, with 1,000 clients at each of three nodes. Everything runs on this machine: the
-//! nodes, their clients, the publishers and Redis.
+//! The bench measures two figures. The latency is the time from publishing an event at one node to
+//! reading it at another, one event at a time. The rate is the number of events per second, with
+//! 1,000 clients at each of three nodes. The nodes, their clients, the publishers and Redis all run
+//! on this machine.
 
-#![allow(clippy::print_stdout)] // a program that reports
+#![allow(clippy::print_stdout)] // the bench prints a report
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -18,10 +20,10 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token};
 use threadcast::{Config, Event, Handle, Histories, History, Registry, Server, StoreAt};
 
-/// How many events are timed one by one.
+/// How many events are published one by one to measure the latency.
 const TIMED: usize = 2_000;
 
-/// How many events are published as fast as possible, and by how many publishers.
+/// How many events are published as fast as possible to measure the rate.
 const MANY: usize = 8_000;
 const PUBLISHERS: usize = 64;
 
@@ -74,10 +76,11 @@ fn report(what: &str, nodes: usize, (published, read): (Duration, Duration), mem
     );
 }
 
-/// Times until all events were acknowledged, and until all were read.
+/// The time until all events were acknowledged, and the time until all were read.
 type Took = (Duration, Duration);
 
-/// Publishes at the first node and reads at the last.
+/// Publishes events at the first node and reads them at the last. Returns the latency of each
+/// event.
 fn latency(nodes: &[Node]) -> Vec<Duration> {
     let (first, last) = (&nodes[0], nodes.last().expect("at least one node"));
     let mut stream = BufReader::new(listen(last.addr));
@@ -97,7 +100,7 @@ fn latency(nodes: &[Node]) -> Vec<Duration> {
     times
 }
 
-/// Publishes as fast as possible, at all nodes in turn.
+/// Publishes events as fast as possible, at all nodes in turn.
 fn rate(nodes: &[Node]) -> Took {
     let loads: Vec<LoadClients> = nodes.iter().map(|node| LoadClients::of(node.addr)).collect();
     let event = Event::new("x".repeat(100));
@@ -117,7 +120,7 @@ fn rate(nodes: &[Node]) -> Took {
     (published, read.max().expect("at least one node") - begin)
 }
 
-/// A node with a server of its own.
+/// A node: a server in this process.
 struct Node {
     addr: SocketAddr,
     registry: Registry,
@@ -160,7 +163,7 @@ fn listen(addr: SocketAddr) -> TcpStream {
     socket
 }
 
-/// 1,000 clients on one thread, which read until each has received all events.
+/// 1,000 clients of one node, on one thread. They read until each of them has received all events.
 struct LoadClients {
     reading: JoinHandle<Instant>,
 }
@@ -189,7 +192,8 @@ impl LoadClients {
                     loop {
                         match socket.read(&mut bytes) {
                             Ok(0) => panic!("disconnected"),
-                            // Only the data contains an `x`.
+                            // Each event has 100 bytes `x`, and no other byte of the stream is an
+                            // `x`.
                             Ok(count) => {
                                 let before = *seen;
                                 *seen += memchr::memchr_iter(b'x', &bytes[..count]).count();

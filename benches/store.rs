@@ -1,11 +1,12 @@
 //! Measures the file store: `cargo bench --bench store`. Set `STORE_BENCH` to a folder on the disk
 //! to measure; the default is the system's folder for temporary files.
 //!
-//! Group commit: the rate of one publisher and of many, each waiting for its event to be on the
-//! disk. Size: how large the file becomes, and how long a start takes, after far more events than
-//! are kept.
+//! The bench measures group commit and size. Group commit: the number of events per second from one
+//! publisher and from many, each of which waits until its event is on the disk. Size: how large the
+//! file becomes, and how long a start takes, after far more events were published than the store
+//! keeps.
 
-#![allow(clippy::print_stdout)] // a program that reports
+#![allow(clippy::print_stdout)] // the bench prints a report
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use threadcast::{Config, Event, Histories, History, Server};
 
-/// How long each number of publishers publishes.
+/// How long each measurement of group commit takes.
 const TIME: Duration = Duration::from_secs(5);
 
 /// How many events are published to the bounded store.
@@ -38,7 +39,7 @@ fn main() {
     fs::remove_dir_all(&folder).expect("the folder can be removed");
 }
 
-/// The floor: one page written and synced.
+/// Measures the minimum time of a commit on this disk: writing and syncing one page.
 fn sync_alone(folder: &Path) {
     let mut file = File::create(folder.join("floor")).expect("space on the disk");
     let mut times: Vec<Duration> = (0..500)
@@ -60,7 +61,8 @@ fn server(store: &Path, history: History) -> Server {
     Server::bind(config).expect("a store")
 }
 
-/// Events per second of this many publishers, each of which waits for its response.
+/// Returns the number of events per second from `publishers` publishers, each of which waits for
+/// the response before it publishes again.
 fn group_commit(folder: &Path, publishers: usize) -> f64 {
     let store = folder.join(format!("{publishers}.redb"));
     let server = server(&store, History::default());
@@ -102,7 +104,7 @@ fn bounded(folder: &Path) {
     let ratio = largest as f64 / BOUND.bytes as f64;
     println!("{MANY} events in {took:.1?}: the file never exceeded {largest} bytes,");
     println!("    {ratio:.2} times the limit of {} bytes", BOUND.bytes);
-    // A killed process leaves the file as it is now.
+    // If the process were killed now, it would leave the file in this state.
     let killed = folder.join("killed.redb");
     fs::copy(&store, &killed).expect("space on the disk");
     drop(running);

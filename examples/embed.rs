@@ -1,5 +1,5 @@
-//! Runs a server inside your own program. Subscribe with
-//! `curl -N http://127.0.0.1:8845/channels/greetings`, and type lines here to publish them.
+//! Runs a server inside your own program. Subscribe with `curl -N
+//! http://127.0.0.1:8845/channels/greetings`, and type lines into this program to publish them.
 
 #![allow(clippy::print_stdout)] // the example prints its address
 

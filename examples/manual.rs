@@ -1,6 +1,7 @@
 //! Writes the man pages and the shell completions from the definition of the command line.
 //!
-//! `make man` runs it. It is an example, so that the binary does not contain this code.
+//! `make man` runs this program. It is an example, so that the `threadcast` binary does not contain
+//! this code.
 
 use std::error::Error;
 use std::fs;
@@ -13,7 +14,7 @@ use clap_mangen::Man;
 
 #[path = "../src"]
 mod source {
-    #[allow(dead_code)] // only the definition is used
+    #[allow(dead_code)] // only the definition of the command line is used
     pub(crate) mod cli;
     #[allow(dead_code)] // the command line uses only the format
     mod logging;
@@ -28,13 +29,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut threadcast.clone(), "threadcast", &completions)?;
     }
-    let mut threadcast = threadcast.disable_help_subcommand(true); // no page for `help`
+    let mut threadcast = threadcast.disable_help_subcommand(true); // `help` needs no page
     threadcast.build();
     write_pages(&threadcast, &pages)?;
     Ok(())
 }
 
-/// Writes the page of this command and those of its subcommands.
+/// Writes the man pages of this command and of its subcommands.
 fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
     let source = concat!("threadcast ", env!("CARGO_PKG_VERSION"));
     Man::new(command.clone()).source(source).generate_to(folder)?;

@@ -1,4 +1,5 @@
-//! Uses the registry with `tiny_http::Server`: a stream needs only a `Write`.
+//! Uses the registry in a server built on the crate `tiny_http`. A stream needs nothing of the
+//! server but a `Write`.
 //!
 //! `curl -d hello http://127.0.0.1:8846/` publishes, and `curl -N http://127.0.0.1:8846/` subscribes.
 //! Count the threads with `ls /proc/$(pgrep tiny_http_serv)/task | wc -l` while clients connect: each
@@ -22,8 +23,8 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let (server, registry) = (Server::http(addr)?, Registry::new());
     println!("http://{}/", server.server_addr());
     loop {
-        // `incoming_requests()` would hide the error that ends it: tiny_http stops accepting for ever
-        // after a single failure to get a descriptor.
+        // tiny_http stops accepting for ever after a single failure to get a descriptor. `recv()`
+        // returns this error; `incoming_requests()` would end without reporting it.
         let mut request = server.recv()?;
         let registry = registry.clone();
         thread::spawn(move || match request.method() {
@@ -42,7 +43,7 @@ fn publish(registry: &Registry, request: &mut Request) -> Outcome<String> {
     Ok(registry.publish("all", &Event::new(data))?.id.to_string())
 }
 
-/// Runs a stream on the thread of its request.
+/// Sends a stream, on the thread that was spawned for the request.
 fn listen(registry: &Registry, request: Request) -> Outcome<()> {
     let subscription = registry.subscribe(&Channels::new(["all"])?, &Start::Now)?;
     let mut out = request.into_writer();

@@ -1,8 +1,9 @@
 //! Computes the capacity: how many clients this process can hold, and which limit determines it.
 //!
-//! A client takes one thread and one descriptor. The process, its user, its control groups and the
-//! kernel each limit those and the memory. This module reads every limit, subtracts the current use,
-//! and divides the remainder by the cost of a client. The smallest result is the capacity.
+//! A client takes one thread, one descriptor, and memory. Limits on these resources exist for the
+//! process, its user, its control groups and the kernel. This module reads every limit, subtracts
+//! the current use, and divides the remainder by the cost of a client. The smallest result is the
+//! capacity.
 
 mod cgroup;
 mod costs;
@@ -20,17 +21,17 @@ use self::system::SELF;
 
 /// The descriptors and threads of a server without clients.
 ///
-/// Descriptors besides standard input, output and error: epoll, the end event of the disconnects
-/// thread, the drain event, and two for signals; and for each address a listener and a reserve.
-/// Threads: six, and one for each address.
+/// The descriptors, besides standard input, output and error, are: epoll, the end event of the
+/// disconnects thread, the drain event, and two for signals. In addition, each address takes two
+/// descriptors (a listener and a reserve) and one thread.
 const OWN_DESCRIPTORS: u64 = 5;
 const OWN_THREADS: u64 = 6;
 
 /// The stack of each of the server's own threads, in bytes: the standard library's default.
 const OWN_STACK: u64 = 2 << 20;
 
-/// The minimum number of clients reserved for pages and publishing. The reserve is a tenth of the
-/// capacity if that is more.
+/// The minimum number of connections reserved for page requests and publishers. The reserve is a
+/// tenth of the capacity if a tenth is more.
 const RESERVE: usize = 4;
 
 /// One limit on the number of clients.
@@ -52,7 +53,7 @@ pub struct Bound {
     pub used: u64,
     /// How many clients the remainder permits.
     pub clients: usize,
-    /// The setting or command that raises it.
+    /// The setting or command that raises the limit.
     pub raise: String,
 }
 
@@ -77,7 +78,8 @@ impl Capacity {
         Self::of_new_engine(Share::of(costs), Some(costs), addresses)
     }
 
-    /// Returns the capacity of an engine that has not started yet, with this cost per client.
+    /// Returns the capacity of an engine of the lab that has not started yet, where each client
+    /// takes `share`.
     pub(crate) fn of_new_engine(share: Share, costs: Option<&Costs>, addresses: usize) -> Self {
         let addresses = addresses as u64;
         let threads = OWN_THREADS + addresses;
@@ -90,15 +92,15 @@ impl Capacity {
         Self::measure(SELF, share, &own)
     }
 
-    /// Returns the capacity of the server in this process, on this many addresses, with this many
-    /// clients now.
+    /// Returns the capacity of the server that runs in this process, on this many addresses.
+    /// `clients` is its current number of clients.
     pub(crate) fn of_running_server(costs: &Costs, addresses: usize, clients: usize) -> Self {
         let own = Own { clients: clients as u64, ..Own::reserved(Some(costs), addresses as u64) };
         Self::measure(SELF, Share::of(costs), &own)
     }
 
-    /// Returns the capacity of a server without clients in another process, which must be in the same
-    /// control group as this process.
+    /// Returns the capacity of a server in another process. The server must have no clients, and
+    /// its process must be in the same control group as this process.
     pub(crate) fn of_process(process: u32, share: Share) -> Self {
         Self::measure(&process.to_string(), share, &Own::default())
     }
@@ -118,10 +120,12 @@ impl Capacity {
         &self.bounds
     }
 
-    /// Returns the maximum number of streams: the requested number, or all but the reserve.
+    /// Returns the maximum number of streams: the requested number, or the capacity without the
+    /// reserve.
     ///
-    /// A tenth of the capacity (at least four clients) is reserved, so that the server can always
-    /// respond to page requests and publishers. A greater request is reduced to that.
+    /// A tenth of the capacity (at least four connections) is reserved, so that the server can
+    /// always respond to page requests and publishers. If more streams are requested than remain,
+    /// the number is reduced.
     pub fn max_clients(&self, requested: Option<usize>) -> usize {
         let capacity = self.clients();
         let most = (capacity * 9 / 10).min(capacity.saturating_sub(RESERVE)).max(1);
@@ -167,7 +171,7 @@ impl fmt::Display for Capacity {
 }
 
 /// Raises this process's soft limits on descriptors and threads to its hard limits, which needs no
-/// privilege. Logs a warning if that fails.
+/// privilege. Logs a warning if this fails.
 pub fn raise_own_limits() {
     for resource in [Resource::Nofile, Resource::Nproc] {
         let Rlimit { current, maximum } = getrlimit(resource);
@@ -208,20 +212,21 @@ impl Share {
     }
 }
 
-/// The mappings of a thread: its stack and its signal stack, each with a guard.
+/// The number of memory mappings of a thread: its stack and its signal stack, each with a guard.
 const MAPPINGS: u64 = 4;
 
-/// The resources that the server itself takes, now or soon, and the number of its clients.
+/// The resources that the server takes without clients, now or soon, and the current number of its
+/// clients.
 #[derive(Debug, Default)]
 struct Own {
     clients: u64,
     descriptors: u64,
     threads: u64,
     mappings: u64,
-    /// The reserved memory, in bytes, whether it is in use already or not.
+    /// The reserved memory, in bytes. It includes memory that is not in use yet.
     memory: u64,
-    /// The resident memory of this process, in bytes. It is part of the reserved memory and of the
-    /// clients' memory.
+    /// The resident memory of this process, in bytes. It belongs to the reserved memory or to the
+    /// clients' memory, so it must not count again as used.
     held: u64,
     /// The address space of the server's own threads and of the reserved memory, in bytes.
     address_space: u64,
@@ -257,14 +262,14 @@ impl Unit {
     }
 }
 
-/// A limit and its current use as the system reports them, including the use by the clients.
+/// A limit and its current use, as the system reports them. The use includes that by the clients.
 #[derive(Debug)]
 struct Reading {
     name: &'static str,
     limit: u64,
     used: u64,
     unit: Unit,
-    /// The setting or command that raises it, with `{}` in place of the new value.
+    /// The setting or command that raises the limit, with `{}` in place of the new value.
     raise: String,
 }
 
@@ -276,8 +281,8 @@ impl Reading {
             Unit::Descriptor => (own.descriptors, own.clients * each),
             Unit::Thread => (own.threads, own.clients * each),
             Unit::Mapping => (own.mappings, own.clients * each),
-            // A client may use less than its computed memory so far. Its current use is subtracted
-            // below, and its whole memory is counted instead.
+            // A client may currently use less memory than its computed maximum. So the clients'
+            // current use is subtracted below, and their maximum is counted instead.
             Unit::Byte => (own.memory, 0),
             Unit::Address => (own.address_space, own.clients * THREAD_GUARDS),
             Unit::Data => (own.address_space, 0),
@@ -287,7 +292,8 @@ impl Reading {
             _ => used.saturating_sub(clients_use),
         };
         let used = now + own_use;
-        // A client that takes none of this resource is not limited by it.
+        // If a client takes none of this resource, the limit does not restrict the number of
+        // clients.
         let clients = limit.saturating_sub(used).checked_div(each).unwrap_or(u64::MAX);
         let clients = usize::try_from(clients).unwrap_or(usize::MAX);
         Bound { name, limit, used, clients, raise: raise.replace("{}", &(limit * 2).to_string()) }

@@ -1,8 +1,10 @@
-//! The engines: how each is built and started, and what to install for one that is missing.
+//! The engines of the comparison: how each is built and started, and what to install if it is
+//! missing.
 //!
-//! A peer prints its address when it listens, serves the stream, and reads traffic settings from
-//! its stdin, one per line: `<events per second> <bytes of a frame>`. It exits when stdin ends.
-//! Only nchan cannot do this: this program publishes to it (see [`crate::nchan`]).
+//! A peer is an engine that is not threadcast. It prints its address when it listens, serves the
+//! stream, and reads traffic settings from its stdin, one per line: `<events per second> <bytes of
+//! a frame>`. It exits when stdin ends. Only nchan cannot read settings, so this program publishes
+//! the events of nchan (see [`crate::nchan`]).
 
 use std::env;
 use std::path::PathBuf;
@@ -22,7 +24,7 @@ pub enum Engine {
     Go,
 }
 
-/// All engines, in the order of a run.
+/// All engines, in the order in which they are measured.
 pub const ALL: [Engine; 7] = [
     Engine::Floor,
     Engine::Direct,
@@ -33,12 +35,12 @@ pub const ALL: [Engine; 7] = [
     Engine::Go,
 ];
 
-/// An engine that is built and can be started.
+/// How to start an engine that is built.
 #[derive(Debug)]
 pub enum Start {
-    /// A peer that reads traffic settings from its stdin.
+    /// A program that reads traffic settings from its stdin.
     Peer { program: PathBuf, arguments: Vec<String> },
-    /// nginx with this configuration template.
+    /// nginx with the nchan module and this configuration template.
     Nchan { nginx: PathBuf, module: PathBuf, template: PathBuf },
 }
 
@@ -55,7 +57,7 @@ impl Engine {
         }
     }
 
-    /// The engine's name in the tables.
+    /// Returns the engine's name in the tables.
     pub fn title(self) -> &'static str {
         match self {
             Self::Floor => "bare `send` loop: the floor",
@@ -68,17 +70,18 @@ impl Engine {
         }
     }
 
-    /// The stream's path.
+    /// Returns the path of the engine's stream.
     pub fn path(self) -> &'static str {
         if matches!(self, Self::Direct | Self::Wake) { "/channels/bench" } else { "/bench" }
     }
 
-    /// Builds the engine if necessary. The error says what is missing and how to install it.
+    /// Builds the engine if necessary. The error says which program is missing and how to install
+    /// it.
     pub fn prepare(self) -> Result<Start, String> {
         let peers = manifest().join("benches/peers");
         match self {
             Self::Floor => example("peer_floor", &[]),
-            // cargo has built the program for this bench.
+            // cargo builds the program together with this bench.
             Self::Direct | Self::Wake => {
                 let program = env!("CARGO_BIN_EXE_threadcast").into();
                 Ok(peer(program, &["lab", "engine", self.name()]))
@@ -123,7 +126,7 @@ fn peer(program: PathBuf, arguments: &[&str]) -> Start {
     Start::Peer { program, arguments: arguments.iter().map(ToString::to_string).collect() }
 }
 
-/// One of this package's examples, built like the bench itself.
+/// Builds an example of this package into the target folder of this bench.
 fn example(name: &str, arguments: &[&str]) -> Result<Start, String> {
     let mut build = cargo();
     build.args(["build", "--release", "--example", name, "--target-dir"]).arg(target_folder());
@@ -137,7 +140,7 @@ fn cargo() -> Command {
     cargo
 }
 
-/// Runs a build; the error contains its first error line.
+/// Runs a build. The error contains the first error line that the build printed.
 fn run(command: &mut Command, hint: &str) -> Result<(), String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
     if output.status.success() {
@@ -152,7 +155,8 @@ fn manifest() -> PathBuf {
     env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
 
-/// The folder of this build: the bench's program is in `deps` below it.
+/// Returns the folder of this build, `target/release`. The bench's program is in its subfolder
+/// `deps`.
 fn release_folder() -> PathBuf {
     let program = env::current_exe().expect("Linux provides the program's path");
     program.ancestors().nth(2).expect("target/release/deps/field").to_path_buf()

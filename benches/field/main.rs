@@ -1,13 +1,14 @@
-//! Compares threadcast with its peers: the same workload, the same load, the same run.
+//! Compares threadcast with other servers (its peers), under the same workloads, with the same load
+//! generator, in the same run.
 //!
 //! ```text
 //!  for each workload, for each run, for each engine:
 //!    start it on one core → open the clients from another → warm up → measure → stop it
 //! ```
 //!
-//! Run it with `make bench`; `cargo bench --bench field -- --help` lists its options. The engines
-//! are in `benches/peers`; the load generator and the reading of `/proc` are in the library's
-//! `lab`.
+//! Run this bench with `make bench`; `cargo bench --bench field -- --help` lists its options. The
+//! peers' source code is in `benches/peers`. The load generator and the code that reads `/proc` are
+//! in the library's module `lab`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub)] // prints a report
 
@@ -59,7 +60,7 @@ fn run(options: &Options) -> io::Result<()> {
     process::raise_the_descriptor_limit()?;
     let (engines, skipped) = prepare(&options.engines);
     let mut report = Report::new(skipped, options.cores);
-    // From here on, this thread and the processes it starts stay off the server's core.
+    // From here on, this thread and the builds that it starts do not use the server's core.
     process::pin(options.cores.load)?;
     let socket = socket_cost(&engines, options)?;
     report.load_socket = Taken { slab: socket.slab, kernel: socket.kernel };
@@ -78,7 +79,8 @@ fn run(options: &Options) -> io::Result<()> {
         }
         println!("{}", result.table());
         report.results.push(result);
-        // After each workload, so that an interrupted bench leaves its results so far.
+        // The results are written after each workload, so that they are not lost if you interrupt
+        // the bench.
         if let Some(path) = &options.json {
             write(path, &report)?;
         }
@@ -87,7 +89,8 @@ fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Measures the kernel memory of the load's sockets, if a workload measures memory.
+/// Measures the kernel memory at the load generator's end of a connection, if any workload measures
+/// memory.
 fn socket_cost(engines: &[(Engine, Start)], options: &Options) -> io::Result<Socket> {
     let memory = options.workloads.iter().filter(|workload| workload.memory);
     let Some(clients) = memory.map(|workload| workload.clients).max() else {
@@ -101,7 +104,7 @@ fn socket_cost(engines: &[(Engine, Start)], options: &Options) -> io::Result<Soc
     measure::calibrate(&floor, clients, options)
 }
 
-/// Runs a measurement, and repeats it once if others used the cores.
+/// Runs a measurement, and repeats it once if other programs used the cores.
 fn quiet_run(
     engine: Engine,
     start: &Start,
@@ -122,7 +125,8 @@ fn quiet_run(
     Ok(if again.noise() < sample.noise() { again } else { sample })
 }
 
-/// Builds the engines; those that cannot be built are returned with the reason.
+/// Builds the engines. Returns the engines that can be started, and the reasons why the others
+/// cannot.
 fn prepare(engines: &[Engine]) -> (Vec<(Engine, Start)>, BTreeMap<&'static str, String>) {
     let (mut ready, mut skipped) = (Vec::new(), BTreeMap::new());
     for engine in engines {

@@ -1,4 +1,4 @@
-//! One run: measures one engine under one workload.
+//! Measures one engine under one workload.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use crate::options::Options;
 use crate::peer::Peer;
 use crate::workload::Workload;
 
-/// How long all clients may take to be accepted, and to receive their first event.
+/// The maximum time until another client is accepted, or receives its first event.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A stuck client that is still connected after this time counts as never disconnected.
 const LONGEST_WRITE_DEADLINE: Duration = Duration::from_secs(13);
 
-/// The results of one run. Memory is in bytes; per client where the name says so.
+/// The results of one run. Memory is in bytes, and per client if the field's name says so.
 #[derive(Debug, Clone, Default, Serialize)]
 #[allow(missing_docs)] // the columns of the report describe the fields
 pub struct Sample {
@@ -42,7 +42,7 @@ pub struct Sample {
     pub p50_ms: Option<f64>,
     pub p99_ms: Option<f64>,
     pub max_ms: Option<f64>,
-    /// Events of the slowest client, as a share of the median client's.
+    /// The number of events that the slowest client received, divided by that of the median client.
     pub fairness: Option<f64>,
     pub threads: usize,
     pub base_rss: u64,
@@ -51,15 +51,17 @@ pub struct Sample {
     pub kernel_stack_per_client: f64,
     pub page_tables_per_client: f64,
     pub slab_per_client: f64,
-    /// All kernel memory per client, including the parts above.
+    /// All kernel memory per client. It includes the kernel stacks, page tables and slab above.
     pub kernel_per_client: f64,
     /// Decrease of `MemAvailable` per client. On a quiet machine, this is RSS plus kernel memory.
     pub whole_per_client: f64,
     pub stuck_send_queue: Option<u64>,
     pub stuck_cut_seconds: Option<f64>,
-    /// Growth while a client was stuck.
+    /// By how much the engine's resident memory grew during the measurement, while a client was
+    /// stuck.
     pub rss_growth: i64,
-    /// Shares of the server's core during the measurement, by the server and by others.
+    /// The share of its core that the engine used during the measurement; then the share of the
+    /// same core that other programs used.
     pub server_busy: f64,
     pub server_core_others: f64,
     pub load_busy: f64,
@@ -86,26 +88,28 @@ impl Sample {
         }
     }
 
-    /// The share of a core that others used: the greater of both cores.
+    /// Returns the share of a core that other programs used, for the core where it is greater.
     pub fn noise(&self) -> f64 {
         self.server_core_others.max(self.load_core_others)
     }
 }
 
-/// The load's share of each connection's memory, which is subtracted, in bytes.
+/// The kernel memory at the load generator's end of a connection, in bytes. It is subtracted from
+/// the figures.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Taken {
     pub slab: f64,
     pub kernel: f64,
 }
 
-/// Measures the kernel memory of the load's sockets. The floor holds only sockets, like the load,
-/// so half of the memory of each connection is the load's.
+/// Measures the kernel memory at the load generator's end of a connection. The floor uses little
+/// kernel memory besides its sockets, and so does the load generator. So half of the kernel memory
+/// of each connection belongs to the load generator.
 pub fn calibrate(floor: &Start, clients: usize, options: &Options) -> io::Result<Socket> {
     let workload = Workload { clients, memory: true, ..crate::workload::ALL[0] };
     let options = Options { seconds: Some(2.0), ..options.clone() };
     let measure = || run(Engine::Floor, floor, &workload, Socket::default(), &options);
-    // The first connections also fill the kernel's caches; later ones find them filled.
+    // The first run also fills the kernel's caches, so its result is not used.
     measure()?;
     let sample = measure()?;
     Ok(Socket { slab: sample.slab_per_client / 2.0, kernel: sample.kernel_per_client / 2.0 })
@@ -135,7 +139,8 @@ pub fn run(
     let mut load = Load::open(&plan)?;
     let opened = Instant::now();
     if !workload.at_once {
-        // Warms up: after a few events only, a just-in-time compiler would be cold.
+        // Warms up with many events, so that a just-in-time compiler has compiled the engine's code
+        // before the measurement.
         peer.set_traffic(workload.warm_up_rate(), workload.frame)?;
     }
     load.read_first_events(TIMEOUT)?;
@@ -148,7 +153,8 @@ pub fn run(
     let before = Spent::now(peer.process(), options.cores)?;
     let warm = procfs::memory(&before.processes)?;
     load.mark();
-    // Events that arrived while `/proc` was read are counted, but their latencies are not.
+    // Events that arrived while `/proc` was read waited in the load generator's sockets. They are
+    // counted, but their latencies are discarded.
     load.read_for(before.at.elapsed() * 2)?;
     load.forget_latencies();
     load.read_for(measured)?;
@@ -178,7 +184,8 @@ pub fn run(
     let opening = load.opening();
     (sample.answered, sample.refused) = (opening.accepted, opening.rejected);
     sample.heads_seconds = opening.heads.map(|time| time.as_secs_f64());
-    // Otherwise the time would depend on when the traffic was set.
+    // In other workloads, the time of the first event depends on when the traffic was set, so it is
+    // omitted.
     sample.events_seconds =
         opening.events.filter(|_| workload.at_once).map(|time| time.as_secs_f64());
     sample.rss_growth = difference(held.server.rss, warm.rss);
@@ -186,8 +193,9 @@ pub fn run(
     Ok(sample)
 }
 
-/// The largest send queue towards a stuck client, and when the first of them was disconnected. It
-/// runs after the measurement, because the kernel walks a table for about 50 ms to find a socket.
+/// Returns the size of the largest send queue to a stuck client, and the time until the first stuck
+/// client was disconnected. Call it after the measurement, because the kernel needs about 50 ms to
+/// find a socket in its table.
 fn watch_stuck_clients(
     mut load: Load,
     peer: &Peer,
@@ -207,7 +215,7 @@ fn watch_stuck_clients(
     Ok((largest, None))
 }
 
-/// Waits until events in flight have arrived, if the workload has pauses.
+/// Waits until the events in flight have arrived, if the workload has pauses.
 fn pause(load: &mut Load, workload: &Workload) -> io::Result<()> {
     if workload.has_pauses() {
         load.read_until_quiet(Duration::from_millis(50), Duration::from_secs(2))?;
@@ -219,7 +227,8 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// Events due to all clients in this time, which begins anywhere between two ticks.
+/// Returns how many events all clients together should receive in this time. The time may begin at
+/// any moment between two events, so the number is approximate.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // far below 2^52
 fn offered(workload: &Workload, seconds: f64) -> u64 {
     (f64::from(workload.rate) * seconds) as u64 * workload.clients as u64

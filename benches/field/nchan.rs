@@ -1,4 +1,5 @@
-//! nchan's publisher: one keep-alive connection that posts due events as fast as nginx responds.
+//! Publishes the events of nchan: one keep-alive connection posts the events that are due, as fast
+//! as nginx responds.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use threadcast::lab::tick::{Tick, Traffic};
 
-/// Requests in one write, and responses awaited before the next write.
+/// The maximum number of requests in one write. All their responses are read before the next write.
 const BATCH: usize = 64;
 
-/// How nchan frames an event: its id is `<seconds>:<number within the second>`.
+/// The size of nchan's frame without the data. nchan assigns ids of the form `<seconds>:<number
+/// within the second>`.
 const AROUND: usize = "id: 1700000000:0\ndata: \n\n".len();
 
 /// The publisher's thread. It runs on the load's core, so its CPU time does not count as the
@@ -27,7 +29,8 @@ impl Publisher {
     pub fn start(server: SocketAddr) -> io::Result<Self> {
         let socket = TcpStream::connect(server)?;
         socket.set_nodelay(true)?;
-        // So that a server that stops responding does not block this thread.
+        // The timeout ensures that a server that stops responding does not block the publisher's
+        // thread.
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         let (sender, settings) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -83,8 +86,8 @@ fn await_responses(socket: &mut TcpStream, mut missing: usize) -> io::Result<()>
         let filled = kept + read;
         let begins = memchr::memmem::find_iter(&buffer[..filled], BEGIN).count();
         missing = missing.saturating_sub(begins);
-        // A status line may be cut in two. Fewer bytes than its search text are kept, so none
-        // counts twice.
+        // A status line may be split between two reads, so the last bytes are kept for the next
+        // search. They are fewer than the bytes of `BEGIN`, so no status line is counted twice.
         kept = filled.min(BEGIN.len() - 1);
         buffer.copy_within(filled - kept..filled, 0);
     }

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line of this bench.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,8 +72,8 @@ impl Options {
         Ok(options)
     }
 
-    /// How long a run of `workload` is measured. One event per second needs longer for its
-    /// quantiles.
+    /// Returns how long a run of `workload` is measured. With one event per second it is longer, so
+    /// that there are enough events for the quantiles.
     pub fn measured(&self, workload: &Workload) -> Duration {
         let default = if workload.rate == 1 { 10.0 } else { 5.0 };
         Duration::from_secs_f64(self.seconds.unwrap_or(default))

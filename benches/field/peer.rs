@@ -1,4 +1,4 @@
-//! A running peer: its process, and how its traffic is set.
+//! A running engine: its process, and the way to set its traffic.
 
 use std::fs;
 use std::io;
@@ -12,12 +12,13 @@ use threadcast::lab::tick::Traffic;
 use crate::engine::Start;
 use crate::nchan::Publisher;
 
-/// A running peer. It is stopped when dropped.
+/// A running engine. Dropping this value stops the engine.
 #[derive(Debug)]
 pub struct Peer {
     process: Process,
     server: SocketAddr,
-    /// Only for nchan, which publishes no events itself: its publisher, and a folder to remove.
+    /// Only for nchan: the publisher, because nchan publishes no events itself, and the folder with
+    /// nginx's files, which is removed at the end.
     nchan: Option<(Publisher, PathBuf)>,
 }
 
@@ -30,7 +31,8 @@ impl Peer {
                 Ok(Self { process, server, nchan: None })
             }
             Start::Nchan { nginx, module, template } => {
-                // nginx cannot choose a free port itself.
+                // nginx cannot choose a free port itself, so the kernel chooses one here, and nginx
+                // uses it a moment later.
                 let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
                 let folder = configure(template, module, free)?;
                 let mut command = Command::new(nginx);
@@ -73,7 +75,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         if let Some((publisher, folder)) = &mut self.nchan {
             publisher.stop();
-            self.process.terminate(); // if killed, nginx would leave its worker behind
+            self.process.terminate(); // after SIGKILL, nginx's worker would keep running
             let _ = fs::remove_dir_all(folder);
         }
     }

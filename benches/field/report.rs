@@ -12,11 +12,12 @@ use crate::engine::Engine;
 use crate::measure::{Sample, Taken};
 use crate::workload::Workload;
 
-/// All results.
+/// The results of all workloads.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub machine: BTreeMap<&'static str, String>,
-    /// The load's share of each connection's memory, which was subtracted.
+    /// The kernel memory at the load generator's end of a connection. It has been subtracted from
+    /// the figures.
     pub load_socket: Taken,
     /// The engines that were skipped, with the reasons.
     pub skipped: BTreeMap<&'static str, String>,
@@ -30,7 +31,7 @@ pub struct Result {
     pub engines: Vec<Runs>,
 }
 
-/// All runs of one engine.
+/// All runs of one engine under one workload.
 #[derive(Debug, Serialize)]
 pub struct Runs {
     pub engine: &'static str,
@@ -47,7 +48,7 @@ impl Report {
         Self { machine, load_socket: Taken::default(), skipped, results: Vec::new() }
     }
 
-    /// The heading above all tables.
+    /// Returns the heading above all tables.
     pub fn preamble(&self) -> String {
         let machine: Vec<_> = self.machine.iter().map(|(key, it)| format!("{key} {it}")).collect();
         let mut text = format!("# threadcast and its peers\n\nMachine: {}.\n", machine.join(", "));
@@ -62,7 +63,7 @@ impl Report {
         text
     }
 
-    /// The notes below all tables.
+    /// Returns the notes below all tables.
     pub fn footnotes() -> &'static str {
         "Medians of all runs. CPU is the user and system time of the server's processes per event read \
          by a client; × floor compares it with the floor's. p50, p99 and max are the time from publish \
@@ -87,7 +88,7 @@ impl Result {
         Self { workload, engines: engines.map(runs).collect() }
     }
 
-    /// The table of this workload.
+    /// Returns the table of this workload.
     pub fn table(&self) -> String {
         let columns = columns(&self.workload);
         let mut text =
@@ -124,8 +125,8 @@ impl Result {
 }
 
 impl Result {
-    /// The number of clients up to which threadcast, which starts smaller, holds less memory than a
-    /// peer that starts larger.
+    /// Returns sentences that compare threadcast with each peer that takes more memory without
+    /// clients but less per client: up to how many clients does threadcast take less memory?
     fn crossings(&self) -> String {
         let line = |runs: &Runs| {
             let base = runs.median(|sample| Some(float(sample.base_rss)))?;
@@ -172,7 +173,7 @@ const fn column(title: &'static str, digits: usize, value: Value) -> Column {
 
 const KB: f64 = 1024.0;
 
-/// The columns that apply to `workload`.
+/// Returns the columns of the table for `workload`.
 fn columns(workload: &Workload) -> Vec<Column> {
     let mut columns = vec![
         column("µs CPU/event", 2, |s| s.cpu_us_per_event),

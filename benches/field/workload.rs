@@ -1,4 +1,4 @@
-//! The workloads that the peers serve.
+//! The workloads under which all engines are measured.
 
 use serde::Serialize;
 
@@ -7,17 +7,17 @@ use serde::Serialize;
 pub struct Workload {
     pub name: &'static str,
     pub clients: usize,
-    /// Additional clients that read nothing.
+    /// The number of additional clients, which read nothing.
     pub stuck: usize,
-    /// Events per second, each sent to every client.
+    /// The number of events per second. Each event is sent to every client.
     pub rate: u32,
-    /// Bytes of an event's frame, without chunk framing.
+    /// The size of an event's frame in bytes, without the chunked encoding around it.
     pub frame: usize,
-    /// Whether events flow before the first client connects, so that the last client's first event
-    /// shows when it was accepted.
+    /// Whether events are published before the first client connects, so that the time of a
+    /// client's first event shows when the server accepted the client.
     pub at_once: bool,
-    /// Whether memory is measured: the events are few enough that the server's memory is its
-    /// clients'.
+    /// Whether memory is measured. This makes sense only if the events are so few that almost all
+    /// of the server's memory is used for its clients.
     pub memory: bool,
 }
 
@@ -40,15 +40,16 @@ pub const ALL: [Workload; 8] = [
     Workload { name: "1k-at-500", rate: 500, ..PLAIN },
     Workload { name: "1k-at-10k", rate: 10_000, ..PLAIN },
     Workload { name: "10k-at-1", clients: 10_000, memory: true, ..PLAIN },
-    // Five events per second measure the acceptance to 0.2 s and leave every peer time to accept.
+    // With five events per second, the time of acceptance is measured with a precision of 0.2 s,
+    // and every engine has time to accept clients between two events.
     Workload { name: "10k-at-once", clients: 10_000, rate: 5, at_once: true, ..PLAIN },
-    // This pair shows how one client that reads nothing affects fifty that read.
+    // These two workloads show how one client that reads nothing affects fifty that read.
     Workload { name: "50-reading", clients: 50, rate: 1_000, frame: 1024, ..PLAIN },
     Workload { name: "50-and-1-stuck", clients: 50, rate: 1_000, frame: 1024, stuck: 1, ..PLAIN },
 ];
 
 impl Workload {
-    /// A description of the workload.
+    /// Returns a description of the workload for the report.
     pub fn title(&self) -> String {
         let size = if self.frame == SMALL { "" } else { " of 1 KiB" };
         let once = if self.at_once { " connecting at once," } else { "," };
@@ -57,14 +58,15 @@ impl Workload {
         format!("{clients} clients{once} {rate} events/s{size}{stuck}")
     }
 
-    /// Events per second during the warm-up: at least 50,000 deliveries per second.
+    /// Returns the number of events per second during the warm-up. It is high enough that the
+    /// clients together read 50,000 events per second.
     pub fn warm_up_rate(&self) -> u32 {
         let enough = 50_000 / u32::try_from(self.clients.max(1)).unwrap_or(u32::MAX);
         if self.at_once { self.rate } else { self.rate.max(enough) }
     }
 
-    /// Whether the traffic has pauses, in which all events have arrived, so that the counts and the
-    /// resource use refer to the same events.
+    /// Whether the traffic is so slow that all events arrive before the next one. Then the counts
+    /// and the resource use can be read while no event is in flight.
     pub fn has_pauses(&self) -> bool {
         self.rate <= 10
     }

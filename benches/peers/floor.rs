@@ -1,9 +1,11 @@
-//! The floor: one thread that does nothing but a non-blocking `send` per client and event.
+//! The floor of the comparison: one thread that does nothing but one non-blocking `send` per client
+//! and event.
 //!
-//! It does not parse requests, keeps no history, and drops what does not fit into a socket. No
-//! server that sends events one by one can cost less; a cheaper one must send several at once.
+//! The floor does not parse requests, keeps no history, and drops events that do not fit into a
+//! socket. No server that sends events one by one can use less CPU time. A server that uses less
+//! must send several events at once.
 
-#![allow(clippy::print_stdout, unreachable_pub)] // the harness reads its address
+#![allow(clippy::print_stdout, unreachable_pub)] // the bench reads the address
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -32,7 +34,7 @@ fn main() -> std::io::Result<()> {
         while let Ok((client, _)) = listener.accept() {
             clients.extend(respond(client).ok());
         }
-        // At most 100 at a time, so that settings and new clients are served too.
+        // Sends at most 100 events at a time, so that settings and new clients are served too.
         for number in std::iter::from_fn(|| tick.due()).take(100).collect::<Vec<_>>() {
             let id = format!("id: {number}\ndata: ");
             let frame = format!("{id}{}\n\n", tick.data(number, id.len() + 2));
@@ -44,17 +46,19 @@ fn main() -> std::io::Result<()> {
 
 fn respond(mut client: TcpStream) -> std::io::Result<TcpStream> {
     client.set_nodelay(true)?;
-    // The load sends its request in one piece.
+    // One read is enough, because the load generator sends its request in one piece.
     let _ = client.read(&mut [0; 1024])?;
     client.write_all(HEAD)?;
     Ok(client)
 }
 
-/// Returns `false` if the client has disconnected. A client whose socket is full misses this event.
+/// Sends an event to a client. Returns `false` if the client has disconnected. A client whose
+/// socket is full misses the event.
 fn deliver(client: &mut TcpStream, chunk: &[u8]) -> bool {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     match rustix::net::send(&*client, chunk, flags) {
-        // A frame that is half sent must be completed: only here the floor may block.
+        // If the kernel accepted only a part of the frame, the other part must follow. This is the
+        // only blocking write.
         Ok(sent) => sent == chunk.len() || client.write_all(&chunk[sent..]).is_ok(),
         Err(error) => error == rustix::io::Errno::AGAIN,
     }

@@ -1,4 +1,5 @@
-// Go's net/http: a goroutine and a bounded channel for each client, the usual hub of a chat.
+// A server on Go's net/http: each client has a goroutine and a bounded channel, as in the usual
+// chat server.
 package main
 
 import (

@@ -1,17 +1,18 @@
 //! Reads the limits of the control groups of this process.
 //!
-//! It reads both versions of control groups, and every ancestor group, because any of them may have
-//! the smallest limit.
+//! The module supports both versions of control groups. It reads the limits of every ancestor group
+//! too, because any group may have the smallest limit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Reading, Unit, field, number};
 
-/// The files of a controller, by version: index 0 is version 1, index 1 is version 2.
+/// The names of a controller's files. Index 0 is for version 1 of control groups, index 1 for
+/// version 2.
 struct Controller {
     name: &'static str,
-    /// The name of its hierarchy in version 1.
+    /// The name of the controller's hierarchy in version 1.
     v1: &'static str,
     limit: [&'static str; 2],
     used: [&'static str; 2],
@@ -35,7 +36,8 @@ const CONTROLLERS: [Controller; 2] = [
     },
 ];
 
-/// A limit of at least this value means no limit: version 1 writes the largest number of pages.
+/// A limit of at least this value means no limit. Version 1 reports the largest possible number of
+/// pages, in bytes, if there is none.
 const NONE: u64 = 1 << 60;
 
 pub(super) fn bounds() -> Vec<Reading> {
@@ -63,7 +65,8 @@ fn bound(controller: &Controller, version: usize, folder: &Path) -> Option<Readi
     Some(Reading { name: controller.name, limit, used, unit, raise })
 }
 
-/// Returns the page cache of a group, in bytes. The kernel reclaims it when memory runs short.
+/// Returns the page cache of a group, in bytes. It does not count as used, because the kernel
+/// reclaims it when memory runs short.
 fn page_cache(folder: &Path) -> u64 {
     let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
     let bytes = |key: &str| {
@@ -74,8 +77,8 @@ fn page_cache(folder: &Path) -> u64 {
     bytes("inactive_file") + bytes("active_file")
 }
 
-/// Returns the folders of this process's group and of its ancestors, each with its version as an
-/// index.
+/// Returns the folders of this process's group and of its ancestors, each with the index of its
+/// version in [`Controller`].
 fn folders(groups: &str, mounts: &str, controller: &str) -> Vec<(usize, PathBuf)> {
     let mut folders = Vec::new();
     for line in groups.lines() {
@@ -90,7 +93,8 @@ fn folders(groups: &str, mounts: &str, controller: &str) -> Vec<(usize, PathBuf)
             continue;
         }
         let Some((root, mount)) = mount_point(mounts, version, controller) else { continue };
-        // Inside a container, the path may begin above the mounted part.
+        // Inside a container, only a part of the hierarchy may be mounted. Then the path begins
+        // above `root`.
         let below = path.strip_prefix(&root).unwrap_or(path).trim_start_matches('/');
         let group: PathBuf = Path::new(&mount).join(below).components().collect();
         let above = group.ancestors().take_while(|folder| folder.starts_with(&mount));

@@ -1,7 +1,8 @@
-//! Computes the memory that a server takes at most: in total, and for each client.
+//! Computes the maximum memory of a server: for each client, and for everything else.
 //!
-//! Each client is counted as one that does not read, because any client may stop reading: its send
-//! buffer is full, unsent bytes wait behind it, and its receive buffer contains unread bytes.
+//! The cost of each client is that of a client that does not read, because any client may stop
+//! reading. The send buffer of such a client is full, the server keeps unsent bytes for it, and its
+//! receive buffer contains unread bytes.
 
 use std::fmt;
 
@@ -20,22 +21,24 @@ use crate::stream::READ_LIMIT;
 /// ARCHITECTURE.md.
 const THREAD: u64 = 100 * 1024;
 
-/// The part of it that the kernel holds for a client before the first event, in bytes.
+/// The part of [`THREAD`] that the kernel uses for a client before the first event, in bytes.
 pub(super) const IDLE_KERNEL: u64 = 28 * 1024;
 
-/// The address space of a thread besides its stack, in bytes: two guards, and the signal stack.
+/// The address space of a thread's two guards, in bytes. Besides its stack, a thread also has a
+/// signal stack ([`SIGNAL_STACK`]).
 ///
-/// Measured with `VmSize`, and rounded up to pages of 4 KiB.
+/// Both sizes are measured with `VmSize`, and rounded up to pages of 4 KiB.
 pub(super) const THREAD_GUARDS: u64 = 8 * 1024;
 const SIGNAL_STACK: u64 = 24 * 1024;
 
 /// The memory of a server without clients and events, in bytes (`docs/performance.md`).
 const OWN: u64 = 8 << 20;
 
-/// The memory of a channel without events, in bytes: its name, its tables, its list of subscribers.
+/// The memory of a channel without events, in bytes. It consists of the name, the tables and the
+/// list of subscribers.
 const CHANNEL: u64 = NAME_MAX as u64 + 1024;
 
-/// One connection in this many is not a stream: the reserve for pages and publishing.
+/// One connection in this many is assumed to be a page request or a publisher instead of a stream.
 const REQUESTS: u64 = 10;
 
 /// One part of the cost of a server.
@@ -54,11 +57,11 @@ pub struct Cost {
     pub memory: u64,
     /// Address space of the process, in bytes.
     pub address_space: u64,
-    /// A description, with the flag that changes it.
+    /// A description, with the flag that changes the cost if there is one.
     pub what: &'static str,
 }
 
-/// The maximum cost of a server: for each client, and reserved.
+/// The maximum cost of a server: the cost of each client, and the reserved cost of everything else.
 ///
 /// ```
 /// use threadcast::{Costs, Limits};
@@ -81,10 +84,10 @@ impl Costs {
     /// less.
     pub fn new(limits: &Limits, max_channels: usize, history_total: Option<usize>) -> Self {
         let history_total = history_total.unwrap_or_else(|| HISTORY_TOTAL.min(memory_limit() / 4));
-        // A growing buffer may take twice the size of its content.
+        // The factor is 2 because a growing buffer may take twice the size of its contents.
         let event = EVENT_EXPANSION * limits.event.min(1 << 40) + EVENT_OVERHEAD;
         let unsent = (2 * READ_LIMIT).max(event) as u64;
-        // The body, and the event made from it.
+        // The body counts twice: for itself, and for the event made from it.
         let request = limits.head.saturating_add(limits.body.saturating_mul(2)) as u64;
         let requests = request.saturating_sub(unsent) / REQUESTS;
         let cost = |name, memory, address_space, what| Cost { name, memory, address_space, what };
@@ -117,7 +120,7 @@ impl Costs {
         &self.client
     }
 
-    /// Returns the parts of the reserved cost: everything but the clients.
+    /// Returns the parts of the reserved cost, which includes everything but the clients.
     pub fn reserved(&self) -> &[Cost] {
         &self.reserved
     }
@@ -204,7 +207,8 @@ mod tests {
             thread.expect("the thread starts").join().expect("the thread does not panic");
         }
         let counted = Costs::default().client[0].address_space;
-        // Threads of other tests start and end meanwhile, and the allocator may create arenas.
+        // The tolerance is needed because threads of other tests start and end during the
+        // measurement, and the allocator may create arenas.
         let arenas = 16 * (64 << 20) / 64;
         assert!(each <= counted + arenas, "{each} bytes are mapped, {counted} are counted");
     }

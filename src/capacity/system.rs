@@ -9,13 +9,13 @@ use super::{Reading, Unit, field, number};
 /// This process's name in `/proc`.
 pub(super) const SELF: &str = "self";
 
-/// The limit on open descriptors. For this process it is known even without `/proc` (in an empty
-/// root directory), so that there is always at least one limit.
+/// Returns the limit on open descriptors. For this process, the limit is known even without `/proc`
+/// (for example in an empty root directory), so that there is always at least one limit.
 pub(super) fn descriptors(process: &str) -> Option<Reading> {
     let open = fs::read_dir(format!("/proc/{process}/fd")).map(|open| open.count() as u64);
     let (limit, used) = if process == SELF {
-        // The kernel does not permit an infinite limit. One of the open descriptors is that of the
-        // folder that is being read.
+        // The kernel does not permit an infinite limit, so the default is never used. One
+        // descriptor is subtracted, because it was open only to read the folder.
         let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::from(u32::MAX));
         (limit, open.map_or(3, |open| open.saturating_sub(1)))
     } else {
@@ -31,10 +31,11 @@ pub(super) fn descriptors(process: &str) -> Option<Reading> {
     })
 }
 
-/// `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`: a process with one of them is exempt from the limit.
+/// The bits of `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`. A process with one of these capabilities is
+/// exempt from the limit on a user's threads.
 const EXEMPT: u64 = 1 << 21 | 1 << 24;
 
-/// The limit on the threads of a user; `None` if the process is exempt.
+/// Returns the limit on the threads of the process's user; `None` if the process is exempt.
 pub(super) fn user_threads(process: &str) -> Option<Reading> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let capabilities = u64::from_str_radix(field(&status, "CapEff:")?, 16).ok()?;
@@ -58,7 +59,7 @@ pub(super) fn user_threads(process: &str) -> Option<Reading> {
     })
 }
 
-/// The kernel's two limits on the threads of all processes.
+/// Returns the kernel's two limits on the threads of all processes together.
 pub(super) fn threads() -> Vec<Reading> {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let threads =
@@ -100,10 +101,10 @@ pub(super) fn memory() -> Option<Reading> {
     })
 }
 
-/// The limit on the address space of a process, if there is one.
+/// Returns the limit on the address space of a process, if there is one.
 ///
-/// The current use excludes private writable mappings: the heap and the stacks are counted as
-/// reserved memory or as memory of clients.
+/// The current use excludes private writable mappings (the heap and the stacks), because the
+/// reserved memory and the clients' memory include them.
 pub(super) fn address_space(process: &str) -> Option<Reading> {
     let used = kilobytes(process, "VmSize:")?.saturating_sub(kilobytes(process, "VmData:")?) * 1024;
     Some(Reading {
@@ -117,7 +118,7 @@ pub(super) fn address_space(process: &str) -> Option<Reading> {
     })
 }
 
-/// The limit on private writable mappings of a process, if there is one.
+/// Returns the limit on the private writable mappings of a process, if there is one.
 pub(super) fn data(process: &str) -> Option<Reading> {
     Some(Reading {
         name: "RLIMIT_DATA",
@@ -132,8 +133,8 @@ pub(super) fn data(process: &str) -> Option<Reading> {
 /// The address space of each allocator arena except the first, in bytes (glibc's `HEAP_MAX_SIZE`).
 const ARENA: u64 = 64 << 20;
 
-/// The maximum number of allocator arenas besides the first: eight per processor in total, unless
-/// `MALLOC_ARENA_MAX` sets less (mallopt(3)).
+/// Returns the maximum number of allocator arenas besides the first. glibc creates up to eight
+/// arenas per processor in total, unless `MALLOC_ARENA_MAX` sets another maximum (mallopt(3)).
 fn arenas() -> u64 {
     let most = std::env::var("MALLOC_ARENA_MAX").ok().and_then(|most| most.parse().ok());
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
@@ -145,7 +146,7 @@ pub(super) fn resident() -> u64 {
     kilobytes(SELF, "VmRSS:").unwrap_or(0) * 1024
 }
 
-/// Reads a value in KiB from a process's status.
+/// Reads a value in KiB from `/proc/PID/status`.
 pub(super) fn kilobytes(process: &str, key: &str) -> Option<u64> {
     field(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, key)?.parse().ok()
 }

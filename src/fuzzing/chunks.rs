@@ -1,5 +1,6 @@
-//! Fuzzes chunked bodies. Where a body is cut makes no difference; accepted bodies are those that a
-//! naive parser of RFC 9112 §7.1 accepts; and any body can be sent in chunks and read back.
+//! Fuzzes chunked bodies. The result must not depend on where reads split a body. A body that is
+//! accepted must also be accepted by a naive parser of RFC 9112 §7.1. Any bytes can be sent as a
+//! chunked body and read back.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,7 +11,7 @@ use crate::http::error::HttpError;
 
 const LIMIT: usize = 1_000;
 
-/// Bodies up to this length are cut at every position.
+/// A body is split at each of its first positions, up to this one.
 const SHORT: usize = 64;
 
 /// Checks a chunked body.
@@ -37,9 +38,9 @@ pub(super) fn check(bytes: &[u8]) {
     assert_eq!(read([&*chunks]), Ok((body.to_vec(), b"GET".to_vec())));
 }
 
-/// The body and the bytes after it, or the status of the error. The detail of an error is left out:
-/// with a cut in the middle of a bad line, the parser may find the fault earlier and describe it
-/// differently.
+/// The body and the bytes after it, or the HTTP status of the error. The message of the error is
+/// not compared: if a read ends in the middle of an invalid line, the parser may find the fault
+/// earlier and describe it differently.
 type Read = Result<(Vec<u8>, Vec<u8>), u16>;
 
 fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
@@ -71,7 +72,8 @@ impl Source for Parts<'_> {
     }
 }
 
-/// Parses a body that is known to be complete, step by step as in the RFC.
+/// Parses a complete and valid body step by step, as RFC 9112 §7.1 describes it. Panics if the body
+/// is invalid.
 fn parse_naively(mut bytes: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     loop {

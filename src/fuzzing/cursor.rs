@@ -1,5 +1,6 @@
-//! Fuzzes queries and the cursors in them. Encoded text is decoded to itself, a parsed id prints as
-//! it was written, and for every cursor the stream sends the right events.
+//! Fuzzes queries and the cursors in them. Decoding must restore any text that was percent-encoded,
+//! a parsed id must print as it was written, and a stream must send the right events for every
+//! cursor.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -13,10 +14,11 @@ use crate::id::EventId;
 use crate::limits::NAMES_MAX;
 use crate::registry::{Channels, Registry, Start};
 
-/// How many events the registry has.
+/// How many events the registry contains.
 const EVENTS: u64 = 5;
 
-/// The registry and its last id. It is closed, so its streams end after the stored events.
+/// The registry and its last id. The registry is closed, so its streams end after the stored
+/// events.
 static HUB: LazyLock<(Registry, EventId)> = LazyLock::new(|| {
     let hub = Registry::new();
     for n in 1..=EVENTS {
@@ -29,14 +31,15 @@ static HUB: LazyLock<(Registry, EventId)> = LazyLock::new(|| {
     (hub, last)
 });
 
-/// Checks a query and its cursor.
+/// Checks the input as a query with a cursor, as a query's value, as a channel's name and as an id.
 pub(super) fn check(bytes: &[u8]) {
     if let Some(request) = get(b"/channels?", bytes) {
         let names = request.queries("channel");
         assert_eq!(request.query("channel").as_ref(), names.first());
         if let Ok(channels) = Channels::new(names.iter().map(String::as_str)) {
             let again = names.iter().rev().chain(&names).map(String::as_str);
-            // a repeated name counts, so twice as many names can exceed the limit
+            // The limit on names counts repeated names, so `again`, which has twice as many, may
+            // exceed it.
             if names.len() * 2 <= NAMES_MAX {
                 assert_eq!(
                     Channels::new(again),
@@ -65,7 +68,8 @@ pub(super) fn check(bytes: &[u8]) {
     }
     let news = Channels::new(["news"]).expect("a name");
     resume(&news, text);
-    // Most ids are not of this registry, so also derive one that is.
+    // Most inputs are not ids of this registry, so an id of this registry is derived from the input
+    // too.
     resume(&news, &format!("{}-{}", HUB.1.epoch, u64::from(*bytes.first().unwrap_or(&0)) % 8));
 }
 
@@ -74,7 +78,8 @@ fn get(path: &[u8], rest: &[u8]) -> Option<Box<Request>> {
     Some(Request::parse(&head).ok()??.0)
 }
 
-/// Resumes from a cursor: the stream has the events after a known id, or begins with a gap.
+/// Resumes from a cursor, and checks the stream: it must contain the events after the cursor if the
+/// id is known, and begin with a gap frame if it is not.
 fn resume(channels: &Channels, cursor: &str) {
     let (hub, last) = &*HUB;
     let start = cursor.parse().unwrap_or_else(|_| Start::After(cursor.to_owned()));

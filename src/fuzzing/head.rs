@@ -1,13 +1,13 @@
-//! Fuzzes request heads. Where a head is cut makes no difference, and accepted heads are those that
-//! a naive parser of RFC 9112 accepts.
+//! Fuzzes request heads. The result must not depend on where reads split a head. A head that is
+//! accepted must also be accepted by a naive parser of RFC 9112.
 
 use crate::http::error::HttpError;
 use crate::http::request::{BodyLength, Request};
 
-/// Checks a request's head.
+/// Parses a request head as a whole and line by line, and checks the result.
 pub(super) fn check(bytes: &[u8]) {
     let whole = parse(bytes);
-    // Like `http::connection`: parse again after each line.
+    // Parses again after each line, as `http::connection` does.
     let line_ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
     let first = line_ends.map(|(at, _)| parse(&bytes[..=at])).find(|read| *read != Ok(None));
     if let Some(first) = first {
@@ -30,7 +30,8 @@ fn parse(bytes: &[u8]) -> Result<Option<(String, usize)>, HttpError> {
     Request::parse(bytes).map(|read| read.map(|(head, length)| (format!("{head:?}"), length)))
 }
 
-/// Parses the head line by line as in RFC 9112, and panics where a strict server would reject it.
+/// Parses the head line by line as RFC 9112 describes it, and panics if a strict server would
+/// reject it.
 fn check_naively(request: &Request, head: &[u8]) {
     let text = head.strip_suffix(b"\n").expect("a head ends with its line");
     let lines = text.split(|byte| *byte == b'\n');

@@ -1,7 +1,7 @@
-//! Fuzzes the headers that are parsed beyond the head's grammar: the client's address behind a
-//! proxy, the session's cookie, the handshake of a WebSocket, lists of tokens.
+//! Fuzzes the headers whose values the server parses: the client's address behind a proxy, the
+//! session's cookie, the handshake of a WebSocket, lists of tokens.
 //!
-//! The bytes are header lines, each ended with LF.
+//! The input consists of header lines, each of which ends with LF.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
@@ -20,7 +20,7 @@ const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 static TRUSTED: LazyLock<Vec<IpNet>> =
     LazyLock::new(|| vec!["10.0.0.0/8".parse().expect("a network")]);
 
-/// Checks header lines.
+/// Parses a request with these header lines, and checks the values that the server reads from them.
 pub(super) fn check(bytes: &[u8]) {
     let head = [b"GET / HTTP/1.1\nHost: a\n", bytes, b"\n\n"].concat();
     let Ok(Some((request, _))) = Request::parse(&head) else { return };
@@ -36,8 +36,8 @@ pub(super) fn check(bytes: &[u8]) {
     assert!(!kind.contains(';') && kind.trim() == kind && kind == kind.to_ascii_lowercase());
 }
 
-/// The client's address must be the peer's, or one that a header names. Only headers of a trusted
-/// proxy are read.
+/// Checks that the client's address is that of the TCP peer or one that a header names, and that
+/// headers count only if the peer is a trusted proxy.
 fn check_client_address(request: &Request) {
     let stranger = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
     assert_eq!(forwarded::client(request, stranger, &TRUSTED), stranger);
@@ -55,7 +55,7 @@ fn address(text: &str) -> Option<IpAddr> {
     address.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip())).map(|ip| ip.to_canonical())
 }
 
-/// A session's token must be the value of the first cookie of that name.
+/// Checks that the session's token is the value of the first cookie named `threadcast_token`.
 fn check_cookie(request: &Request) {
     let lists: Vec<&[u8]> = request.headers("cookie").collect();
     let pairs = lists.iter().flat_map(|list| list.split(|byte| *byte == b';'));
@@ -64,7 +64,8 @@ fn check_cookie(request: &Request) {
     assert_eq!(session::token(request), expected);
 }
 
-/// A handshake must be accepted only for version 13 with a key, and answered as in RFC 6455 §4.2.2.
+/// Checks that a WebSocket handshake is accepted only for version 13 with a key, and answered as
+/// RFC 6455 §4.2.2 requires.
 fn check_handshake(request: &Request) {
     let key = request.header("sec-websocket-key").unwrap_or_default();
     let Ok(accept) = websocket::accept_key(request) else { return };
@@ -76,7 +77,8 @@ fn check_handshake(request: &Request) {
     assert_eq!(accept, STANDARD.encode(hash));
 }
 
-/// Whether a list, split naively, contains this token.
+/// Whether a comma-separated list contains this token. This is a naive second implementation, to
+/// compare results with.
 fn has(list: &[u8], token: &str) -> bool {
     let list = String::from_utf8_lossy(list).to_ascii_lowercase();
     list.split(',').any(|part| part.trim_matches([' ', '\t']) == token)

@@ -1,12 +1,12 @@
-//! Fuzzes JSON from outside. Its depth is limited, and the scan that limits it finds the same depth
-//! as the parser.
+//! Fuzzes untrusted JSON. The depth of nesting is limited, and the scan that checks the limit
+//! before parsing must find the same depth as the parser.
 
 use serde_json::Value;
 
 use crate::json::{self, JsonError, nests_deeper};
 use crate::limits::JSON_DEPTH_MAX;
 
-/// Checks a text.
+/// Checks the depth and the parsing of a JSON text.
 pub(super) fn check(bytes: &[u8]) {
     let is_deep = naive_depth(bytes) > JSON_DEPTH_MAX;
     assert_eq!(nests_deeper(bytes, JSON_DEPTH_MAX), is_deep);
@@ -24,7 +24,7 @@ pub(super) fn check(bytes: &[u8]) {
     }
 }
 
-/// The depth of a value, computed without recursion.
+/// Returns the depth of nesting of a parsed value, computed without recursion.
 fn depth(value: &Value) -> usize {
     let (mut deepest, mut open) = (0, vec![(value, 0)]);
     while let Some((value, above)) = open.pop() {
@@ -39,7 +39,8 @@ fn depth(value: &Value) -> usize {
     deepest
 }
 
-/// The depth of a text: strings are cut out, then brackets are counted.
+/// Returns the depth of nesting of a JSON text: the greatest number of open brackets outside
+/// strings.
 fn naive_depth(bytes: &[u8]) -> usize {
     let (mut deepest, mut depth, mut rest) = (0, 0_usize, bytes);
     loop {
@@ -57,7 +58,7 @@ fn naive_depth(bytes: &[u8]) -> usize {
     }
 }
 
-/// The text after a string; `string` begins after the opening quote.
+/// Returns the text after a string. The argument begins after the string's opening quote.
 fn after_string(mut string: &[u8]) -> &[u8] {
     loop {
         let at = string.iter().position(|byte| matches!(byte, b'"' | b'\\'));

@@ -1,8 +1,8 @@
-//! Fuzzes matchers. Any pattern and topic are matched quickly, with the same result as a second,
-//! naive way.
+//! Fuzzes matchers. Matching any pattern with any topic must be quick, and a template must match
+//! each of its expansions.
 //!
-//! The input's first line is the pattern, the second the topic, the third the value of a template's
-//! variables.
+//! The input's first line is the pattern, the second the topic, and the third the value of all
+//! variables of a template.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::matcher::{Matcher, MatcherError, check_topic};
 
-/// About 1,000 times what a match takes.
+/// The maximum time of one check. It is about 1,000 times what a match takes.
 const SOON: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 2 });
 
-/// Characters that stay as they are in every value.
+/// The characters that are not escaped in the value of any variable.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Checks a pattern, a topic and a value.
@@ -46,8 +46,8 @@ pub(super) fn check(bytes: &[u8]) {
                 let _ = selector.matches(topic);
                 for value in [None, Some(""), Some(value), Some(topic)] {
                     let expansion = expand(pattern, value);
-                    // Expansions within the maximum length of a topic; the engine has room for no
-                    // more.
+                    // Longer expansions exceed the maximum length of a topic, and the matching
+                    // engine has no room for them.
                     if expansion.len() <= 1_024 {
                         assert!(selector.matches(&expansion), "{pattern} {expansion}");
                     }
@@ -59,7 +59,8 @@ pub(super) fn check(bytes: &[u8]) {
     assert!(took < SOON, "{took:?}");
 }
 
-/// Expands a valid template; each variable has this value, or none.
+/// Expands a valid template. Each variable has this value; with `None`, all variables are
+/// undefined.
 fn expand(template: &str, value: Option<&str>) -> String {
     let reserved = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#[]@!$&'()*+,;=".contains(c);
     let escape = |text: &str, is_kept: &dyn Fn(char) -> bool| -> String {

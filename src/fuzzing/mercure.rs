@@ -1,5 +1,5 @@
-//! Fuzzes a Mercure publisher's form. It is an update or an error, and an update that is encoded as
-//! a form again is the same.
+//! Fuzzes the form with which a Mercure publisher sends an update. The result is an update or an
+//! error. If an update is encoded as a form and read again, it must be the same.
 
 use form_urlencoded::Serializer;
 
@@ -7,7 +7,7 @@ use crate::http::mercure::publish::Form;
 use crate::matcher::check_topic;
 use crate::registry::NAME_MAX;
 
-/// Checks a form.
+/// Reads a form, and checks the update.
 pub(super) fn check(bytes: &[u8]) {
     let form = match Form::read(bytes) {
         Ok(form) => form,

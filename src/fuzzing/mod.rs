@@ -1,14 +1,15 @@
-//! Entry points for `fuzz/`: the parsers of untrusted bytes, without a socket or a file. Not part
-//! of the library's API.
+//! The entry points of the fuzz targets in `fuzz/`. Each calls a parser of untrusted bytes without
+//! a socket or a file. They are not part of the library's API.
 //!
 //! Each check accepts any bytes, and panics if a property does not hold. The weakest property is
-//! that parsing does not panic. Where a result can be computed in a second way (cut the bytes
-//! elsewhere, parse them naively, write them and read them back), both ways must agree.
+//! that the parser does not panic. If the result can be computed in a second way, both results must
+//! be equal. Second ways are: split the bytes elsewhere, parse them with a naive parser, or write
+//! the result and read it back.
 //!
-//! What a connection's thread parses is checked on a thread with a stack of the same size.
+//! Parsers that run on a connection's thread are checked on a thread with a stack of the same size.
 //!
-//! The module is compiled for the tests, which replay `fuzz/corpus`, and with the feature
-//! `fuzzing`.
+//! The module is compiled for the tests, which run each check on the files in `fuzz/corpus`, and
+//! with the feature `fuzzing`.
 
 mod chunks;
 mod cursor;
@@ -30,7 +31,7 @@ use std::sync::LazyLock;
 use std::thread;
 
 pub use self::records::check as records; // the store is read on the main thread
-pub use self::stream::check as stream; // as are the client's responses
+pub use self::stream::check as stream; // the client decodes streams on the main thread too
 pub use self::url::check as url;
 use crate::limits::{STACK, STACK_OPTIMIZED};
 
@@ -46,15 +47,18 @@ macro_rules! on_a_connections_stack {
 
 on_a_connections_stack! { chunks cursor head headers json matcher mercure publish token }
 
-/// The stack of a check, in bytes. cargo-fuzz builds with optimization and debug assertions. Frames
-/// that are instrumented for coverage fit as well.
+/// The size of the stack of a check, in bytes. The size for optimized code applies to cargo-fuzz,
+/// which builds with optimization and debug assertions. It is large enough although the
+/// instrumentation for coverage makes stack frames larger.
 const CHECK_STACK: usize = if cfg!(test) { STACK } else { STACK_OPTIMIZED };
 
-/// Environment variable with the name of a file that receives each input before its check. A stack
-/// overflow ends the process by SIGSEGV before libFuzzer can save the input.
+/// The environment variable with the name of a file into which each input is written before its
+/// check. After a stack overflow this file contains the input, because SIGSEGV then ends the
+/// process before libFuzzer can save it.
 const LAST_INPUT: &str = "THREADCAST_FUZZ_LAST";
 
-/// Runs a check on a thread of its own. A panic is propagated; a stack overflow ends the process.
+/// Runs a check on a thread of its own. A panic of the check is propagated to the caller; a stack
+/// overflow ends the process.
 fn run(check: fn(&[u8]), bytes: &[u8]) {
     static LAST: LazyLock<Option<File>> =
         LazyLock::new(|| File::create(std::env::var_os(LAST_INPUT)?).ok());
@@ -80,7 +84,7 @@ mod tests {
 
     type Check = fn(&[u8]);
 
-    /// All checks, by the name of their fuzz target.
+    /// All checks, each with the name of its fuzz target.
     const CHECKS: [(&str, Check); 12] = [
         ("chunks", chunks),
         ("cursor", cursor),
@@ -96,7 +100,7 @@ mod tests {
         ("url", url),
     ];
 
-    /// The entries of a folder of `fuzz/`, by name.
+    /// Returns the entries of a folder in `fuzz/`, each with its name.
     fn files(folder: &str) -> Vec<(String, PathBuf)> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder);
         let entries = fs::read_dir(folder).expect("a folder of fuzz/");

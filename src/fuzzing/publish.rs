@@ -1,8 +1,8 @@
-//! Fuzzes published bodies. Any body gives events or an error, and each event can be read back from
-//! its frame unchanged.
+//! Fuzzes the bodies of publish requests. The result is a list of events or an error, and each
+//! event must be unchanged after it is written as a frame and decoded.
 //!
-//! The input's first byte is the body's type: `f` a form, `j` JSON, `n` NDJSON. Anything else is
-//! text, and its first line is the query.
+//! The input's first byte selects the body's type: `f` means a form, `j` JSON, and `n` NDJSON. Any
+//! other byte means text; then the first line of the rest is the URL's query.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::event::{Event, Framing};
 use crate::http::publish::events;
 use crate::http::request::Request;
 
-/// Checks a body.
+/// Reads a body as a publish request, and checks the events.
 pub(super) fn check(bytes: &[u8]) {
     let Some((kind, body)) = bytes.split_first() else { return };
     let (query, kind, body) = match kind {
@@ -55,7 +55,7 @@ fn read(request: &Request, body: &[u8]) -> Result<Vec<Event>, u16> {
     })
 }
 
-/// A frame must decode to exactly this event.
+/// Checks that the event's frame decodes to exactly this event.
 fn check_frame(event: &Event) {
     let frame = event.frame(Some(&"7-1"));
     let mut decoder = Decoder::new();

@@ -1,8 +1,8 @@
-//! Fuzzes the store's records. A file with any rows is rejected or read unchanged, and appended
-//! events are there when the file is opened again.
+//! Fuzzes the records of the file store. A file with any rows must be rejected, or read without a
+//! change. Events that were appended must be present when the file is opened again.
 //!
 //! The input is a script with one step per line and fields separated by `|`. It begins with the
-//! rows that the file already has; they are written without any check:
+//! rows that the file contains before the store opens it. They are written without any check:
 //!
 //! ```text
 //! meta|name|number
@@ -11,9 +11,10 @@
 //! topics|n|private|others|gone
 //! ```
 //!
-//! The steps of a registry follow: `append|channel|data|name|client id|retry|key|private|others`,
-//! `lose|channel|n`, `forget|channel|n`, and `open`, which restarts. Several channels are separated
-//! by `,`.
+//! Then come the steps that a registry would perform: `append|channel|data|name|client
+//! id|retry|key|private|others` appends an event, `lose|channel|n` evicts an event from a channel,
+//! `forget|channel|n` evicts a channel, and `open` closes and opens the store. Several channels are
+//! separated by `,`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -32,10 +33,11 @@ use crate::store::file::{self, File};
 use crate::store::tables::{EVENTS, LOST, META, TOPICS};
 use crate::store::{Eviction, Floor, Key, Reach, Record, Store, StoreMeta, Visibility};
 
-/// Maximum number of steps in a script; each step that writes is a transaction.
+/// The maximum number of steps that are run. It limits the time, because each step that writes is a
+/// transaction.
 const STEPS: usize = 24;
 
-/// Runs a script on a store.
+/// Runs a script on a store in memory.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let steps: Vec<Vec<&str>> =
@@ -98,7 +100,8 @@ pub fn check(bytes: &[u8]) {
     assert_eq!(hub.last_id(), last);
 }
 
-/// Evicts an event from a channel. The event exists until all its channels have evicted it.
+/// Evicts an event from a channel of the model, as the store must do. The event exists until all
+/// its channels have evicted it.
 fn lose(model: &mut BTreeMap<EventId, Record>, id: EventId, channel: &str) {
     let Some(record) = model.get_mut(&id) else { return };
     if let Some(reach) = record.reach.clone() {
@@ -116,7 +119,7 @@ fn lose(model: &mut BTreeMap<EventId, Record>, id: EventId, channel: &str) {
     model.remove(&id);
 }
 
-/// Opens the store again; it must be unchanged.
+/// Opens the store again, and checks that its contents equal the model.
 #[track_caller]
 fn same(disk: &Disk, model: &BTreeMap<EventId, Record>, last: EventId) -> File {
     let (file, kept, found) = disk.open().expect("a valid store");
@@ -125,7 +128,8 @@ fn same(disk: &Disk, model: &BTreeMap<EventId, Record>, last: EventId) -> File {
     file
 }
 
-/// Writes the script's rows unchecked. Returns whether there are any.
+/// Writes the script's rows into the file without checking them. Returns whether there are any
+/// rows.
 fn forge(disk: &Disk, steps: &[Vec<&str>]) -> bool {
     let mut any = false;
     let database = Builder::new().create_with_backend(disk.clone()).expect("our own file");
@@ -187,7 +191,7 @@ fn record(channel: &str, data: &str, rest: &[&str]) -> Option<Record> {
     let reach = Reach { private: field(4).is_some(), others, gone: Vec::new() };
     let reach = (reach != Reach::default()).then(|| Arc::new(reach));
     let record = Record { channel, at, event, key, subscribers: 1, count: 1, reach };
-    // a registry rejects a repeated topic
+    // A registry rejects an event with a repeated topic, so the store never gets one.
     let distinct: BTreeSet<_> = record.topics().collect();
     (distinct.len() == record.topics().count()).then_some(record)
 }
@@ -196,7 +200,7 @@ fn names(field: &str) -> Vec<&str> {
     if field.is_empty() { Vec::new() } else { field.split(',').collect() }
 }
 
-/// An empty field means none; `-` means an empty value.
+/// Parses an optional field. An empty field means `None`, and `-` means an empty value.
 fn some(field: &str) -> Option<&str> {
     match field {
         "" => None,
@@ -205,7 +209,8 @@ fn some(field: &str) -> Option<&str> {
     }
 }
 
-/// Any text is a number; `max` is the greatest.
+/// Parses a field as a number. `max` means the greatest number; for any other text, the number is
+/// the text's length.
 fn number(text: &str) -> u64 {
     match text {
         "max" => u64::MAX,

@@ -1,5 +1,5 @@
-//! Fuzzes event streams. Where a stream is cut makes no difference, and the result is that of the
-//! algorithm in WHATWG HTML §9.2.6.
+//! Fuzzes the client's decoder of event streams. The result must not depend on where reads split a
+//! stream, and must equal the result of the algorithm in WHATWG HTML §9.2.6.
 
 use std::time::Duration;
 
@@ -14,8 +14,9 @@ pub fn check(bytes: &[u8]) {
     let (before, behind) = bytes.split_at(at);
     assert_eq!(read(Decoder::LIMIT, [before, b"", behind]), whole);
 
-    // A limit gives the same events, or fewer and an error. A line with an id that exceeds the
-    // limit is skipped, so later events have the id before it.
+    // With a smaller limit, the decoder must return the same events, or fewer events and an error.
+    // The decoder skips an `id` line that exceeds the limit, so later events have the id from
+    // before that line.
     let bound = 8 + at;
     let bounded = read(bound, [bytes]);
     assert_eq!(read(bound, bytes.chunks(1)), bounded);
@@ -34,7 +35,7 @@ pub fn check(bytes: &[u8]) {
     assert!(bounded.failed || bounded.events == whole.events);
 }
 
-/// Everything that is read from a stream.
+/// Everything that the decoder reads from a stream.
 #[derive(Debug, Default, PartialEq)]
 struct Read {
     events: Vec<DecodedEvent>,
@@ -58,13 +59,13 @@ fn read<'a>(limit: usize, parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
     Read { events, failed, last_event_id, retry }
 }
 
-/// Interprets a complete stream with the standard's algorithm, step by step.
+/// Parses a complete stream with the algorithm of WHATWG HTML §9.2.6, step by step.
 fn parse_naively(bytes: &[u8]) -> Read {
     let text = String::from_utf8_lossy(bytes);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut lines: Vec<&str> = text.split('\n').collect();
-    lines.pop(); // the last line has no end
+    lines.pop(); // the last piece is a line without an end
     let mut read = Read::default();
     let (mut data, mut event, mut id) = (String::new(), "", "");
     for line in lines {

@@ -1,5 +1,5 @@
-//! Fuzzes tokens. An unsigned input is never accepted; a signed one is accepted only with the
-//! claims that a naive parser finds in it.
+//! Fuzzes tokens (JWTs). An input without a valid signature must be rejected. A signed input may be
+//! accepted only with the claims that a naive parser finds in it.
 
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,7 +18,8 @@ const AUDIENCE: &str = "https://hub.example/";
 static KEY: LazyLock<VerifyingKey> =
     LazyLock::new(|| VerifyingKey::new(SECRET).expect("long enough"));
 
-/// Checks the input as a token; and as a token's header and, on the next line, its claims.
+/// Checks the input twice: as a whole token, and as a token's header (the first line) and claims
+/// (the other lines), which are then signed.
 pub(super) fn check(bytes: &[u8]) {
     assert!(KEY.check(bytes, Some(AUDIENCE)).is_err(), "accepted without the secret");
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };

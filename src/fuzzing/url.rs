@@ -1,13 +1,14 @@
-//! Fuzzes URLs that the client uses: a server's, and the target of a redirect.
+//! Fuzzes the URLs that the client uses: a server's URL, and the target of a redirect.
 //!
-//! The input's first line is the server, the second a location, the third a channel's name.
+//! The input's first line is the server's URL, the second the `Location` of a redirect, and the
+//! third a channel's name.
 
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
 use crate::client::{ServerUrl, redirect};
 
-/// Checks a server, a location and a name.
+/// Checks a server's URL, a `Location` and a channel's name.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut lines = text.split('\n');

@@ -1,16 +1,17 @@
-//! The remaining address space, where `RLIMIT_AS` (`ulimit -v`) limits it.
+//! Checks the remaining address space of this process, which `RLIMIT_AS` (`ulimit -v`) may limit.
 
 use std::{fs, io};
 
 use rustix::process::{Resource, getrlimit};
 
-/// What a new thread must leave of the address space, in bytes. A failed allocation aborts the
-/// process, so the server must reject connections before memory for responses and events runs out.
+/// The address space that must remain free after a new thread is started, in bytes. A failed
+/// allocation aborts the process, so the server must reject connections before memory for responses
+/// and events runs out.
 const RESERVE: u64 = 8 << 20;
 
 /// Fails if a thread with a stack of this many bytes would use up the address space.
 ///
-/// Without a limit, as usual, this costs one system call.
+/// Usually there is no limit, and the check costs one system call.
 pub(crate) fn check_address_space(stack: usize) -> io::Result<()> {
     let Some(limit) = getrlimit(Resource::As).current else { return Ok(()) };
     match used() {
@@ -19,7 +20,7 @@ pub(crate) fn check_address_space(stack: usize) -> io::Result<()> {
                 format!("RLIMIT_AS leaves less than {} MiB of address space", RESERVE >> 20);
             Err(io::Error::new(io::ErrorKind::OutOfMemory, detail))
         }
-        _ => Ok(()), // also if /proc cannot be read
+        _ => Ok(()), // if /proc cannot be read, the check passes
     }
 }
 

@@ -1,9 +1,10 @@
-//! The whole machine's memory. It includes the kernel's share, which no process's figures show.
+//! Reads the memory of the whole machine. It includes the kernel's memory, which the figures of a
+//! process do not show.
 
 use std::fs;
 use std::io;
 
-/// The whole machine's memory, from `/proc/meminfo` and `/proc/zoneinfo`.
+/// The memory of the whole machine, in bytes, from `/proc/meminfo` and `/proc/zoneinfo`.
 ///
 /// ```
 /// use threadcast::lab::procfs;
@@ -14,24 +15,24 @@ use std::io;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// What a new program could still get: `MemAvailable`, plus free pages that it does not count.
-    /// (Each processor keeps a list of free pages, up to hundreds of megabytes after a large
-    /// program has ended.) The only figure that misses nothing, but every process on the machine
-    /// changes it.
+    /// The memory that a new program could still get: `MemAvailable`, plus the free pages on the
+    /// processors' own lists, which `MemAvailable` does not count. (Each processor keeps a list of
+    /// free pages, up to hundreds of megabytes after a large program has ended.) Only this figure
+    /// reflects every kind of memory, but every process on the machine changes it.
     pub available: u64,
-    /// All memory of the kernel itself: what is neither free, nor a process's, nor a file's.
-    /// Includes memory that the fields below do not list, such as the pages of sockets. Other
-    /// processes hardly change it.
+    /// All memory of the kernel itself: memory that is not free and belongs neither to a process
+    /// nor to a file. It includes memory that the fields below do not list, such as the pages of
+    /// sockets. Other processes hardly change this figure.
     pub kernel: u64,
-    /// The kernel's stacks, one per thread.
+    /// The memory of the kernel's stacks, one per thread.
     pub kernel_stack: u64,
-    /// The kernel's objects: sockets, tasks, files.
+    /// The memory of kernel objects (slab): sockets, tasks, files.
     pub slab: u64,
-    /// Page tables.
+    /// The memory of page tables.
     pub page_tables: u64,
 }
 
-/// Reads the machine's memory now.
+/// Reads the current memory of the machine.
 ///
 /// # Errors
 ///
@@ -42,7 +43,8 @@ pub fn machine() -> io::Result<Machine> {
     parse_meminfo(&meminfo, pages * rustix::param::page_size() as u64)
 }
 
-/// The free pages on the processors' own lists, which no line of `/proc/meminfo` counts.
+/// Returns the number of free pages on the processors' own lists, which no line of `/proc/meminfo`
+/// includes.
 fn parse_processor_lists(zoneinfo: &str) -> u64 {
     let counts = zoneinfo.lines().filter_map(|line| line.trim_start().strip_prefix("count:"));
     counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum()
@@ -63,13 +65,13 @@ fn parse_meminfo(meminfo: &str, processor_lists: u64) -> io::Result<Machine> {
     })
 }
 
-/// The number after a key in a file of `/proc`.
+/// Returns the number after a key in the text of a file in `/proc`.
 pub(crate) fn number_after(text: &str, key: &str) -> Option<u64> {
     let rest = &text[text.find(key)? + key.len()..];
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// The number of kilobytes after a key, converted to bytes.
+/// Returns the number of kilobytes after a key, converted to bytes.
 pub(crate) fn kilobytes_after(text: &str, key: &str) -> io::Result<u64> {
     number_after(text, key).map(|kilobytes| kilobytes * 1024).ok_or_else(|| malformed(key.trim()))
 }

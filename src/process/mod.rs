@@ -14,8 +14,8 @@ pub use self::machine::{Machine, machine};
 pub(crate) use self::machine::{kilobytes_after, malformed, number_after};
 pub(crate) use self::threads::{ThreadGroup, groups};
 
-/// Maximum number of threads whose `/proc` files are read. Reading one takes 10 to 20 µs, and the
-/// measurement must not cost more than what it measures.
+/// The maximum number of threads whose `/proc` files are read. Reading the files of one thread
+/// takes 10 to 20 µs, and the measurement must not cost more than the activity that it measures.
 const THREADS_READ: u64 = 2_000;
 
 /// This process's resource use at one moment.
@@ -24,10 +24,10 @@ pub(crate) struct Process {
     pub(crate) threads: u64,
     /// Resident memory, in bytes.
     pub(crate) resident: u64,
-    /// Voluntary and involuntary context switches of all living threads; `None` above
-    /// [`THREADS_READ`].
+    /// Voluntary and involuntary context switches of all living threads; `None` if there are more
+    /// than [`THREADS_READ`] threads.
     pub(crate) switches: Option<(u64, u64)>,
-    /// CPU time of all threads, including those that have ended.
+    /// The CPU time of all threads, including threads that have ended.
     pub(crate) cpu: Duration,
 }
 
@@ -38,8 +38,8 @@ impl Process {
         Self { switches: counted, ..all }
     }
 
-    /// The same, and what each thread waits for. Reading the threads is the expensive part, so they
-    /// are read once for both.
+    /// Returns the same as [`now`](Self::now), and the threads grouped by what they wait for.
+    /// Reading the threads' files is the expensive part, so they are read once for both.
     ///
     /// Above [`THREADS_READ`] threads, context switches are not counted, and only the first threads
     /// are grouped.
@@ -59,7 +59,7 @@ impl Process {
     }
 }
 
-/// The calling thread's CPU time so far.
+/// Returns the CPU time that the calling thread has used so far.
 pub(crate) fn thread_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! This process's threads: their names, and what each waits for.
+//! Reads the names of this process's threads, and what each thread waits for.
 
 use std::collections::BTreeMap;
 
@@ -7,26 +7,28 @@ use rustix::io::read;
 
 use super::number;
 
-/// How many threads of a group are listed by name.
+/// The maximum number of threads of a group that are listed by name.
 const NAMED: usize = 4;
 
-/// Threads with equal names, except for a number, that wait in the same kernel function.
+/// Threads that are in the same state, wait in the same kernel function, and have the same name
+/// except for a number at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ThreadGroup {
-    /// The name; `*` replaces the number at its end if the group has several threads.
+    /// The threads' name. If the group has several threads, `*` replaces the number at its end.
     pub(crate) name: String,
-    /// The kernel function that they sleep in; empty if they do not sleep or the kernel hides it.
+    /// The kernel function in which the threads sleep; empty if they do not sleep or the kernel
+    /// hides the function.
     pub(crate) waits_for: String,
-    /// `S` sleeping, `D` in an uninterruptible sleep, `R` running or runnable.
+    /// The threads' state: `S` sleeping, `D` in an uninterruptible sleep, `R` running or runnable.
     pub(crate) state: char,
     pub(crate) threads: usize,
-    /// Voluntary and involuntary context switches.
+    /// The voluntary and involuntary context switches of all threads in the group.
     pub(crate) switches: (u64, u64),
-    /// The names of the first few.
+    /// The full names of the first threads, at most [`NAMED`].
     pub(crate) named: Vec<String>,
 }
 
-/// Groups the first `most` threads. The server's own threads are the oldest, so they are included.
+/// Groups the first `most` threads. They include the server's own threads, which are the oldest.
 pub(crate) fn groups(most: u64) -> Vec<ThreadGroup> {
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     let mut groups = BTreeMap::<(String, String, char), ThreadGroup>::new();
@@ -60,7 +62,7 @@ pub(crate) fn groups(most: u64) -> Vec<ThreadGroup> {
     groups
 }
 
-/// The voluntary and involuntary context switches of each thread.
+/// Returns the voluntary and involuntary context switches of each thread.
 pub(super) fn switches() -> impl Iterator<Item = (u64, u64)> {
     let mut all = Vec::new();
     each_thread(usize::MAX, ["status"], |[status]| all.push(switched(status)));
@@ -73,9 +75,10 @@ fn switched(status: &str) -> (u64, u64) {
     (voluntary, involuntary)
 }
 
-/// Calls `see` with the contents of these files for each of the first `most` threads.
+/// Calls `see` for each of the first `most` threads, with the contents of the files `files` of that
+/// thread in `/proc`.
 ///
-/// Each file is read with one call into a reused buffer, because there may be thousands.
+/// Each file is read with one call into a reused buffer, because there may be thousands of files.
 fn each_thread<const N: usize>(most: usize, files: [&str; N], mut see: impl FnMut([&str; N])) {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let Ok(tasks) = open("/proc/self/task", flags | OFlags::DIRECTORY, Mode::empty()) else {
@@ -87,7 +90,7 @@ fn each_thread<const N: usize>(most: usize, files: [&str; N], mut see: impl FnMu
     for id in ids.filter(|id| !id.starts_with('.')).take(most) {
         let mut lengths = [0; N];
         for ((file, text), length) in files.iter().zip(&mut texts).zip(&mut lengths) {
-            // A thread may end after it was listed; then reading fails.
+            // If a thread has ended since the listing, reading fails, and the thread is skipped.
             let file = openat(&tasks, format!("{id}/{file}"), flags, Mode::empty());
             *length = file.and_then(|file| read(&file, text.as_mut_slice())).unwrap_or(0);
         }
@@ -122,7 +125,8 @@ mod tests {
                 let all = groups(u64::MAX).into_iter();
                 all.filter(|group| group.name.starts_with("asleep-")).collect()
             };
-            // The threads have sent their message and are about to sleep.
+            // The threads have sent their message but may not sleep yet, so the test waits until
+            // they do.
             let mut groups = ours();
             while groups.len() != 1 || groups[0].state != 'S' {
                 thread::yield_now();

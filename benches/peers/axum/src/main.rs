@@ -1,4 +1,4 @@
-//! axum on tokio: a task for each client, fed by a broadcast channel.
+//! A server on axum and tokio: each client has a task, which reads events from a broadcast channel.
 
 #[path = "../../../../src/lab/tick.rs"]
 mod tick;
