@@ -61,8 +61,8 @@ fn server(store: &Path, history: History) -> Server {
     Server::bind(config).expect("a store")
 }
 
-/// Returns the number of events per second from `publishers` publishers, each of which waits for
-/// the response before it publishes again.
+/// Returns the number of events per second from `publishers` publishers, each of which waits until
+/// its event is stored before it publishes the next.
 fn group_commit(folder: &Path, publishers: usize) -> f64 {
     let store = folder.join(format!("{publishers}.redb"));
     let server = server(&store, History::default());

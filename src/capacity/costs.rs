@@ -24,11 +24,13 @@ const THREAD: u64 = 100 * 1024;
 /// The part of [`THREAD`] that the kernel uses for a client before the first event, in bytes.
 pub(super) const IDLE_KERNEL: u64 = 28 * 1024;
 
-/// The address space of a thread's two guards, in bytes. Besides its stack, a thread also has a
-/// signal stack ([`SIGNAL_STACK`]).
+/// The address space of the two guards of a thread, in bytes: one below its stack, and one below
+/// its signal stack.
 ///
-/// Both sizes are measured with `VmSize`, and rounded up to pages of 4 KiB.
+/// This size and that of the signal stack are measured with `VmSize`, and rounded up to pages of 4
+/// KiB.
 pub(super) const THREAD_GUARDS: u64 = 8 * 1024;
+/// The address space of the signal stack of a thread, in bytes.
 const SIGNAL_STACK: u64 = 24 * 1024;
 
 /// The memory of a server without clients and events, in bytes (`docs/performance.md`).

@@ -48,7 +48,7 @@ impl Histogram {
     /// Returns the duration that a share `q` of all durations did not exceed. For `q` = 0.5 it is
     /// the median. `None` means that nothing was recorded.
     #[must_use]
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)] // counts are far below 2^52
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)] // far below 2^52
     pub fn quantile(&self, q: f64) -> Option<Duration> {
         let rank = ((self.total as f64 * q).ceil() as u64).max(1);
         let mut below = 0;
