@@ -1,5 +1,5 @@
 //! Fuzzes matchers. Matching any pattern with any topic must be quick. An exact pattern must match
-//! only itself, and a template must match each of its expansions.
+//! only itself (`*` matches every topic), and a template must match each of its expansions.
 //!
 //! The input's first line is the pattern, the second the topic, and the third the value of all
 //! variables of a template.
