@@ -1,7 +1,8 @@
-//! Admission of streams: the limits, and when rejected clients may retry.
+//! Admits streams up to the limits, and computes when rejected clients may retry.
 //!
 //! A stream is admitted before it subscribes, so that a rejected client never appears in the
-//! presence of a channel. Its permit is returned on drop, on every path.
+//! presence of a channel. Dropping the stream's permit returns it, so that no error path can keep
+//! it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,18 +16,18 @@ use crate::counters::{ADDRESS, DRAINING, FULL, decrease};
 
 /// How many rejected clients may retry per second.
 ///
-/// Rejecting them again then takes at most a tenth of a slow core: a connection, a thread and a
-/// response take about 0.2 ms.
+/// Even if all of them are rejected again, this takes at most a tenth of a slow core, because a
+/// connection, a thread and a response take about 0.2 ms.
 const RETRIES_PER_SECOND: u32 = 500;
 
-/// The shortest and the longest wait of a rejected client.
+/// About the shortest and the longest time after which a rejected client may retry.
 const MIN_WAIT: Duration = Duration::from_secs(2);
 const MAX_WAIT: Duration = Duration::from_secs(120);
 
-/// The wait of a client whose address has too many streams.
+/// The average time after which a client may retry if its address has too many streams.
 const ADDRESS_WAIT: Duration = Duration::from_secs(20);
 
-/// Admits streams.
+/// Counts the streams, and admits new ones up to the limits.
 #[derive(Debug)]
 pub(super) struct Admission {
     /// Maximum number of streams.
@@ -35,13 +36,13 @@ pub(super) struct Admission {
     clients: AtomicUsize,
     /// Receives a message when the last stream ends.
     empty: (Sender<()>, Receiver<()>),
-    /// Streams by address; loopback has no limit and no entry.
+    /// The number of streams of each address. Loopback addresses have no limit and no entry.
     addresses: Mutex<HashMap<IpAddr, usize>>,
-    /// When the last of the rejected clients may retry.
+    /// The latest retry time that was given to a rejected client.
     last_retry: Mutex<Instant>,
 }
 
-/// Why a stream or connection is rejected, as the label of the counter.
+/// The reason why a stream or connection is rejected, which is also the label of a counter.
 pub(super) type Reason = &'static str;
 
 impl Admission {
@@ -96,9 +97,10 @@ impl Admission {
 
     /// Returns how long a rejected client must wait before it retries.
     ///
-    /// Each client gets a different moment, so that clients which were rejected together do not
-    /// return together. The more there are, the later the last one returns. An address with too
-    /// many streams has a fixed wait, which does not delay other clients.
+    /// Each client gets a different time, so that clients which were rejected together do not retry
+    /// together. The more clients are rejected, the later the last one retries. A client whose
+    /// address has too many streams waits for about [`ADDRESS_WAIT`], and does not delay other
+    /// clients.
     pub(super) fn retry_after(&self, reason: Reason) -> Duration {
         let jitter = 0.75 + fastrand::f64() / 2.0;
         if reason == ADDRESS {
@@ -109,11 +111,13 @@ impl Admission {
         let next = (*last).max(now) + Duration::from_secs(1) / RETRIES_PER_SECOND;
         let wait = next - now;
         if wait > MAX_WAIT {
-            // Too many clients to give each a moment: spread them over the second half.
+            // There are too many clients for a separate time each, so their random times are spread
+            // over the second half of `MAX_WAIT`.
             return MAX_WAIT.mul_f64(0.5 + fastrand::f64() / 2.0);
         }
         *last = next;
-        // Jitter on the minimum too, so that two clients do not stay synchronized.
+        // The minimum also has jitter, so that two clients do not retry at the same time again and
+        // again.
         MIN_WAIT.mul_f64(jitter) + wait
     }
 
@@ -122,7 +126,7 @@ impl Admission {
     }
 }
 
-/// Permit of a stream, returned on drop.
+/// The permit of one stream. Dropping it returns it to [`Admission`].
 #[derive(Debug)]
 pub(super) struct StreamPermit {
     admission: Arc<Admission>,
@@ -137,7 +141,7 @@ impl Drop for StreamPermit {
         };
         let clients = &self.admission.clients;
         if clients.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) == Ok(1) {
-            let _ = self.admission.empty.0.try_send(()); // fails only if a message is queued
+            let _ = self.admission.empty.0.try_send(()); // fails only if a message is already queued
         }
         let Some(address) = self.address else { return };
         let mut addresses = self.admission.addresses();
@@ -150,9 +154,9 @@ impl Drop for StreamPermit {
     }
 }
 
-/// Returns the address that limits count, or `None` for loopback, which has no limit.
+/// Returns the address that the limits per address count; `None` for loopback, which has no limit.
 ///
-/// For IPv6 this is the /64 prefix, because one network gets a whole /64.
+/// For IPv6, it is the /64 prefix of the address, because one network gets a whole /64.
 pub(super) fn limited_address(address: IpAddr) -> Option<IpAddr> {
     let address = address.to_canonical();
     match address {
@@ -209,7 +213,7 @@ mod tests {
         assert!(longest.unwrap() <= MAX_WAIT + MIN_WAIT * 2);
         assert!(
             admission.retry_after(ADDRESS) < ADDRESS_WAIT * 2,
-            "other clients delay the address"
+            "rejections of other clients delayed this client"
         );
     }
 }

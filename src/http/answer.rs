@@ -1,8 +1,8 @@
-//! Finite responses, and the head of a stream.
+//! Writes finite responses and the heads of streams.
 //!
-//! `tiny_http` writes the head of a response whose body is in memory. This module adds what
-//! `tiny_http` does not write: `Connection` and `Upgrade`, which its builder drops on purpose, and
-//! bodies that are not in memory.
+//! `tiny_http` writes the head of a response whose body is in memory. This module adds the headers
+//! `Connection` and `Upgrade`, which the builder of `tiny_http` drops on purpose, and bodies that
+//! are not in memory.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::limits::FILE_CHUNK;
 /// The value of the `Server` header.
 const SERVER: &str = concat!("threadcast/", env!("CARGO_PKG_VERSION"));
 
-/// The version of all responses, also to an HTTP/1.0 request.
+/// The HTTP version of all responses, even of those to HTTP/1.0 requests.
 ///
 /// A server sends the highest version that it supports (RFC 9110 §2.5).
 const VERSION: HTTPVersion = HTTPVersion(1, 1);
@@ -37,7 +37,7 @@ pub(crate) struct Answer {
 pub(crate) enum Body {
     /// A body in memory.
     Bytes(Cow<'static, [u8]>),
-    /// A part of a file, read while it is sent.
+    /// A part of a file, which is read while it is sent.
     File(FilePart),
     /// Pieces of a body of unknown length. Each piece is created after the previous one has been
     /// written.
@@ -59,12 +59,14 @@ impl fmt::Debug for Body {
 pub(crate) struct FilePart {
     pub(crate) file: fs::File,
     pub(crate) start: u64,
-    /// The promised number of bytes. If the file is shorter, the connection ends.
+    /// The number of bytes that `Content-Length` promises. If the file is shorter, the connection
+    /// is closed.
     pub(crate) length: u64,
 }
 
 impl FilePart {
-    /// Writes the head and the part; the head and the first bytes in one system call.
+    /// Writes the head and the part. One system call writes the head and the first bytes of the
+    /// part.
     fn write(&self, out: &mut impl Write, mut head: &[u8]) -> io::Result<()> {
         let mut chunk = vec![0; FILE_CHUNK.min(usize::try_from(self.length).unwrap_or(usize::MAX))];
         let mut sent = 0;
@@ -105,7 +107,8 @@ impl Answer {
         self
     }
 
-    /// Sets a body that is created while it is sent. A single piece is sent with its length.
+    /// Sets a body whose pieces are created while it is sent. A body of a single piece is sent with
+    /// its length.
     pub(crate) fn with_pieces(
         self,
         mut pieces: impl Iterator<Item = Vec<u8>> + Send + 'static,
@@ -151,7 +154,7 @@ impl Answer {
         Self { status, ..self }
     }
 
-    /// Adds headers. The values of `Vary` become one list.
+    /// Adds headers. Several `Vary` headers become one header with all values.
     pub(crate) fn add(&mut self, headers: Headers) {
         for (name, value) in headers {
             match self.headers.iter_mut().find(|(own, _)| *own == name && name == "Vary") {
@@ -163,10 +166,10 @@ impl Answer {
 
     /// Writes the response.
     ///
-    /// A body in memory takes one `write` with the head; a file or a list is written as it is
-    /// read. Fails if the client disconnects, or reads nothing before the write deadline.
-    // Not inlined: `tiny_http` has large frames, and a stack never shrinks, so the thread of a
-    // stream would keep their memory.
+    /// One `write` call sends the head with a body in memory. A file or a list is sent while it is
+    /// read. Fails if the client disconnects, or if it reads nothing before the write deadline.
+    // Not inlined, because `tiny_http` has large stack frames. A stack never shrinks, so the thread
+    // of a stream would keep the memory of these frames.
     #[inline(never)]
     pub(crate) fn write(
         self,
@@ -178,8 +181,8 @@ impl Answer {
         let connection = if close { "close" } else { "keep-alive" };
         let mut head_bytes = Vec::with_capacity(512);
         if matches!(self.status, 204 | 304) {
-            // No Content-Length: 204 must not have one, and with 304 it would have to be that of
-            // the 200 response (RFC 9110 §8.6).
+            // The head has no Content-Length: in a 204 it is forbidden, and in a 304 it would have
+            // to be that of the 200 response (RFC 9110 §8.6).
             head(&mut head_bytes, self.status, connection, &self.headers);
             return out.write_all(&head_bytes);
         }
@@ -210,7 +213,7 @@ impl Answer {
     }
 }
 
-/// Writes the head of a response whose body is in memory, with `tiny_http`.
+/// Uses `tiny_http` to write the head of a response whose body is in memory.
 fn finite_head(
     out: &mut Vec<u8>,
     status: u16,
@@ -325,7 +328,7 @@ fn head(out: &mut Vec<u8>, status: u16, connection: &str, headers: &[(&str, Cow<
     out.extend_from_slice(LINE_END);
 }
 
-/// Adds a line to a complete head.
+/// Adds a header line before the empty line that ends `head`.
 fn add_line(head: &mut Vec<u8>, name: &str, value: &str) {
     head.truncate(head.len() - LINE_END.len());
     line(head, name, value);

@@ -25,8 +25,9 @@ use super::request::Request;
 
 /// The Content Security Policy of all pages.
 ///
-/// It allows only the server's own scripts and styles, and no framing. Connections to other
-/// servers are allowed, because the page can show their streams.
+/// It allows only the server's own scripts and styles, and forbids other pages to embed these pages
+/// in a frame. It allows connections to other servers, because the demo page can show their
+/// streams.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src *; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -38,7 +39,8 @@ const CLIENT: &str = "client.js";
 #[folder = "public/"]
 struct Embedded;
 
-/// The files of the binary as gzip, by path, if compression makes them smaller.
+/// The gzip-compressed files of the binary, by path. It contains only files that compression makes
+/// smaller.
 static COMPRESSED: LazyLock<BTreeMap<Cow<'static, str>, Vec<u8>>> = LazyLock::new(|| {
     let compress = |path: Cow<'static, str>| {
         let file = Embedded::get(&path)?.data;
@@ -49,7 +51,7 @@ static COMPRESSED: LazyLock<BTreeMap<Cow<'static, str>, Vec<u8>>> = LazyLock::ne
     Embedded::iter().filter_map(compress).collect()
 });
 
-/// The source of the files.
+/// Where the server reads static files from.
 #[derive(Debug)]
 pub(super) enum Assets {
     Binary,
@@ -60,8 +62,8 @@ pub(super) enum Assets {
 impl Assets {
     pub(super) fn open(folder: Option<&Path>) -> io::Result<Self> {
         let Some(folder) = folder else {
-            // At start and not at the first request, because compression needs more stack than a
-            // connection's thread has.
+            // The files are compressed at start and not at the first request, because compression
+            // needs more stack than a connection's thread has.
             LazyLock::force(&COMPRESSED);
             return Ok(Self::Binary);
         };
@@ -69,9 +71,9 @@ impl Assets {
         Ok(Self::Folder(folder.canonicalize()?))
     }
 
-    /// Returns the response with the file of the request's path, or `None` if there is no file.
+    /// Returns the response with the file at the request's path, or `None` if there is no file.
     ///
-    /// Evaluates preconditions and ranges.
+    /// The request's preconditions and its range determine the response.
     pub(super) fn get(&self, request: &Request) -> Option<Answer> {
         let path = file_path(&request.segments)?;
         let Some(file) = self.file(&path) else { return self.folder(&path) };
@@ -98,14 +100,18 @@ impl Assets {
         Some(answer)
     }
 
-    /// Redirects to a folder's index, whose relative links need the trailing slash.
+    /// Redirects from the path of a folder to the same path with a slash at the end.
+    ///
+    /// The relative links in the folder's index need this slash. Returns `None` if the folder has
+    /// no index.
     fn folder(&self, path: &str) -> Option<Answer> {
         self.file(&format!("{path}/{INDEX}"))?;
         let name = utf8_percent_encode(path.rsplit('/').next()?, NON_ALPHANUMERIC);
         Some(with_security_headers(Answer::new(308)).with("Location", format!("{name}/")))
     }
 
-    /// Returns the response to an unknown path: the 404 page of the tutorials.
+    /// Returns the response to an unknown path: `404.html`, or a short built-in page if it is
+    /// missing.
     pub(super) fn not_found(&self) -> Answer {
         let fallback = || {
             Cow::Borrowed(&b"<!doctype html><h1>404 - \xe9\xa1\xb5\xe9\x9d\xa2\xe6\x9c\xaa\xe6\x89\xbe\xe5\x88\xb0</h1>"[..])
@@ -130,7 +136,7 @@ impl Assets {
 struct File {
     body: Body,
     is_compressed: bool,
-    /// Different for each version and each encoding of the file (RFC 9110 §8.8.3.3).
+    /// The validators differ for each version and each encoding of the file (RFC 9110 §8.8.3.3).
     validators: Validators,
 }
 
@@ -153,13 +159,14 @@ impl File {
     /// Opens a file of the folder, without reading it.
     fn open(root: &Path, path: &str) -> Option<Self> {
         let path = root.join(path).canonicalize().ok()?;
-        // After all symbolic links, the file must be in the folder and not hidden.
+        // After all symbolic links are resolved, the file must be in the folder and must not be
+        // hidden.
         let below = path.strip_prefix(root).ok()?;
         if below.iter().any(|part| part.as_encoded_bytes().starts_with(b".")) {
             return None;
         }
-        // Checked before opening, because opening a device can have effects, and again on the
-        // opened file, because the path may lead to another file by then.
+        // The file type is checked before opening, because opening a device can have effects. It is
+        // checked again on the opened file, because the path may lead to another file by then.
         fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = fs::File::from(open(&path, flags, Mode::empty()).ok()?);
@@ -206,7 +213,7 @@ impl File {
     }
 }
 
-/// Returns the file's path below the root, or `None` if it is hidden or could leave the root.
+/// Returns the file's path below the root, or `None` if the path is hidden or could leave the root.
 fn file_path(segments: &[String]) -> Option<String> {
     let is_allowed = |part: &str| !part.contains(['/', '\\']) && !part.starts_with('.');
     let (name, folders) = segments.split_last()?;

@@ -1,6 +1,7 @@
-//! Reading of a request's body (RFC 9112 §6–§7), by its length or in chunks.
+//! Reads a request's body (RFC 9112 §6–§7), which has a Content-Length or is chunked.
 //!
-//! The whole body is read before it is used. Its size and the time to read it are limited.
+//! The server reads the whole body before it uses any of it. The size of the body and the time to
+//! read it are limited.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -20,11 +21,11 @@ const LINE_MAX: usize = 4 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
     pub(crate) bytes: usize,
-    /// The flag that sets the limit, for the error response.
+    /// What sets the limit, such as a flag. The error response contains this text.
     pub(crate) set_by: &'static str,
 }
 
-/// Reads the body, of at most `limit` bytes and within `time`.
+/// Reads a body of at most `limit` bytes, for at most `time`.
 ///
 /// First sends `100 Continue` if the client expects it and has not sent any of the body.
 pub(super) fn read(
@@ -66,7 +67,8 @@ pub(crate) trait Source {
     /// Returns the bytes that were received and not yet used.
     fn bytes(&mut self) -> &mut Vec<u8>;
 
-    /// Reads available bytes, or waits for some until the deadline. 0 means the end of input.
+    /// Reads available bytes, or waits for some until the deadline. Returns 0 at the end of the
+    /// input.
     fn fill(&mut self, deadline: Instant) -> io::Result<usize>;
 }
 
@@ -181,7 +183,7 @@ impl<S: Source> BodyReader<'_, S> {
 enum Trailer {
     /// After this many bytes, including the empty line.
     Whole(usize),
-    /// Not in these bytes.
+    /// The trailer does not end in these bytes.
     Partial,
     /// A line ends without CR. A proxy that requires CRLF would see the body end, and the next
     /// request begin, at a different byte.
@@ -212,7 +214,8 @@ fn is_size_line(line: &[u8]) -> bool {
         && !line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
 }
 
-/// Returns the error for a body that is not read to its end, so that the connection must close.
+/// Returns the error for a body over the limit. The connection must close, because the rest of the
+/// body is not read.
 fn too_long(limit: Limit) -> HttpError {
     too_large("the body", limit).closing()
 }

@@ -12,7 +12,8 @@ use super::{listing, publish, streams};
 use crate::event::Event;
 use crate::registry::{ChannelInfo, Channels};
 
-/// `GET /channels?channel=a&channel=b*`: subscribes. Without a channel, lists all channels.
+/// `GET /channels?channel=a&channel=b*`: subscribes to these channels. Without the parameter, lists
+/// all channels.
 pub(super) fn subscribe_or_list(
     exchange: &Exchange<'_>,
     reader: &ReadAccess,
@@ -38,7 +39,7 @@ fn info(channel: &ChannelInfo) -> Value {
     })
 }
 
-/// `GET /channels/{name}`: subscribes. The name may be a prefix and `*`.
+/// `GET /channels/{name}`: subscribes to a channel, or with a prefix and `*` to all that match.
 pub(super) fn subscribe(
     exchange: &Exchange<'_>,
     name: &str,
@@ -78,7 +79,7 @@ pub(super) fn delete(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpE
     Ok(Reply::Answer(Answer::new(204)))
 }
 
-/// `GET /channels/{name}/subscribers`: the number of subscribers, and the names of those present.
+/// `GET /channels/{name}/subscribers`: returns the number of subscribers, and the presence names.
 pub(super) fn subscribers(exchange: &Exchange<'_>, name: &str) -> Reply {
     let hub = &exchange.server.hub;
     let present = hub.presence(name);

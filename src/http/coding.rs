@@ -1,4 +1,4 @@
-//! Content codings of a request's body (RFC 9110 §8.4): gzip or identity.
+//! Decodes a request's body according to its content coding: gzip or identity (RFC 9110 §8.4).
 
 use std::io::Read;
 use std::thread;
@@ -22,7 +22,8 @@ pub(super) enum Coding {
 }
 
 impl Coding {
-    /// Returns the coding that the request names. Fails with 415 for any other or several.
+    /// Returns the coding that the request names. Fails with 415 if it names another coding or
+    /// several.
     pub(super) fn of(request: &Request) -> Result<Self, HttpError> {
         let values = request.headers("content-encoding");
         let codings = values.flat_map(|value| value.split(|byte| *byte == b','));
@@ -40,7 +41,7 @@ impl Coding {
         }
     }
 
-    /// Decodes the body, to at most `limit` bytes.
+    /// Decodes the body. Fails if the decompressed body is longer than `limit`.
     pub(super) fn decode(self, body: Vec<u8>, limit: Limit) -> Result<Vec<u8>, HttpError> {
         match self {
             Self::Identity => Ok(body),

@@ -1,4 +1,4 @@
-//! Conditional requests and ranges (RFC 9110 §13 and §14).
+//! Evaluates conditional requests and range requests (RFC 9110 §13 and §14).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,8 +13,8 @@ pub(super) struct Validators {
     pub(super) tag: String,
     /// Modification time, in whole seconds since 1970.
     ///
-    /// `None` while that second is not over: a later change could then have the same date, and
-    /// the date would not be a strong validator.
+    /// `None` until that second is over, because a later change in the same second would get the
+    /// same date. The date would then not be a strong validator.
     modified: Option<u64>,
 }
 
@@ -83,7 +83,7 @@ impl Validators {
         if is_known { Verdict::NotModified } else { Verdict::Send }
     }
 
-    /// Returns the part that the request selects of a file of `length` bytes.
+    /// Returns which part of a file of `length` bytes the request selects.
     pub(super) fn part(&self, request: &Request, length: u64) -> Part {
         let mut ranges = request.headers("range");
         let (Some(range), None) = (ranges.next(), ranges.next()) else { return Part::Whole };
@@ -94,7 +94,7 @@ impl Validators {
         range.and_then(|range| part(range, length)).unwrap_or(Part::Whole)
     }
 
-    /// Returns whether If-Range, if present, names exactly this version.
+    /// Returns whether the request has no If-Range, or one that names exactly this version.
     fn is_in_range(&self, request: &Request) -> bool {
         let mut conditions = request.headers("if-range");
         let Some(condition) = conditions.next() else { return true };
@@ -110,7 +110,7 @@ impl Validators {
 
 /// Parses a Range header.
 ///
-/// Returns `None` if it must be ignored: another unit, several ranges, or a syntax error.
+/// Returns `None` if the header must be ignored: another unit, several ranges, or a syntax error.
 fn part(range: &str, length: u64) -> Option<Part> {
     let (unit, range) = range.split_once('=')?;
     let (first, last) = range.trim().split_once('-')?;
@@ -120,7 +120,8 @@ fn part(range: &str, length: u64) -> Option<Part> {
     if first.is_empty() {
         return match number(last)? {
             0 => Some(Part::Unsatisfiable),
-            // A suffix of an empty file is the whole file, and no Content-Range can name it.
+            // Every suffix of an empty file is the whole file, and no Content-Range can describe
+            // zero bytes.
             _ if length == 0 => None,
             suffix => Some(Part::Range { first: length.saturating_sub(suffix), last: length - 1 }),
         };
@@ -214,7 +215,7 @@ mod tests {
             httpdate::parse_http_date(DATE).unwrap(),
             httpdate::parse_http_date(DATE).unwrap() + Duration::from_millis(999),
         );
-        assert_eq!(fresh.last_modified(), None, "the second is not over");
+        assert_eq!(fresh.last_modified(), None, "the second of the change is not over");
         let request = request(&format!("Range: bytes=1-\r\nIf-Range: {DATE}"));
         assert_eq!(fresh.part(&request, 10), Part::Whole);
     }

@@ -30,7 +30,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Folder to serve instead of the built-in pages. Default: the built-in pages.
     pub public: Option<PathBuf>,
-    /// Host names that requests over loopback may use besides those of loopback. Default: none.
+    /// Names, besides those of loopback, that the Host of a request over loopback may have.
+    /// Default: none.
     ///
     /// A request with such a name is not local, because a proxy may have sent it.
     pub hosts: Vec<String>,
@@ -38,12 +39,12 @@ pub struct Config {
     pub history: Histories,
     /// Maximum number of channels. Default: 10,000.
     ///
-    /// At the maximum, an idle empty channel makes room for a new one.
+    /// At the maximum, an idle empty channel is removed to make room for a new one.
     pub max_channels: usize,
-    /// Memory of all histories together, in bytes.
+    /// Maximum memory of all histories together, in bytes.
     ///
-    /// Above it, the oldest events of all channels are removed first. Default: 256 MiB, or a
-    /// quarter of the memory available to the process if that is less.
+    /// Above this limit, the oldest events of all channels are removed first. Default: 256 MiB, or
+    /// a quarter of the memory available to the process if that is less.
     pub history_total: Option<usize>,
     /// Store that keeps the channels' events over a restart. Default: none.
     ///
@@ -54,20 +55,21 @@ pub struct Config {
     /// What happens to a client whose next event has left the history. Default:
     /// [`SlowClient::Gap`].
     pub slow_client: SlowClient,
-    /// Maximum number of streams. Default: nine tenths of [`Capacity`](crate::Capacity), which is
-    /// also the upper bound of any other value.
+    /// Maximum number of streams. Default: nine tenths of [`Capacity`](crate::Capacity). A larger
+    /// value is reduced to this default.
     pub max_clients: Option<usize>,
-    /// Maximum number of streams of one address. Default: 100.
+    /// Maximum number of streams from one address. Default: 100.
     ///
-    /// IPv6 addresses count by their first 64 bits. Loopback has no limit.
+    /// IPv6 addresses with the same first 64 bits count as one address. Loopback has no limit.
     pub max_per_address: usize,
-    /// Maximum number of connections without a stream of one address. Default: 200.
+    /// Maximum number of connections without a stream from one address. Default: 200.
     ///
-    /// IPv6 addresses count by their first 64 bits. Loopback and trusted proxies have no limit.
+    /// IPv6 addresses with the same first 64 bits count as one address. Loopback and trusted
+    /// proxies have no limit.
     pub max_connections_per_address: usize,
     /// Proxies whose `X-Forwarded-For` or `Forwarded` header names the client. Default: none.
     ///
-    /// A request from one of them is never local.
+    /// A request from such a proxy is never local.
     pub trusted_proxies: Vec<IpNet>,
     /// Token that allows publishing. Default: none; then only local requests can publish.
     pub publish_token: Option<Token>,
@@ -86,18 +88,19 @@ pub struct Config {
     pub anonymous: bool,
     /// Whether the server speaks the Mercure protocol. Default: [`Mercure::Off`].
     pub mercure: Mercure,
-    /// Other origins whose pages may read, and may publish if they are listed by name. Default:
+    /// Other origins whose pages may read; origins listed by name may also publish. Default:
     /// [`CorsOrigins::Own`].
     pub cors_origins: CorsOrigins,
-    /// Request headers that those pages may send besides the built-in list. Default: none.
+    /// Request headers, besides the built-in list, that pages of these origins may send. Default:
+    /// none.
     pub cors_headers: Vec<String>,
     /// Whether the end of each stream is logged at level `info` instead of `debug`. Default:
     /// false.
     pub log_streams: bool,
-    /// Sizes and times that one client may take. Default: [`Limits::default`].
+    /// Limits of the sizes and times that one client may use. Default: [`Limits::default`].
     pub limits: Limits,
-    /// Whether pages may act on the server: cut streams, flood channels, change the delivery.
-    /// Default: false.
+    /// Whether pages can use the lab: cut streams, flood channels, change the delivery. Default:
+    /// false.
     ///
     /// Only allowed if all addresses are loopback.
     pub lab: bool,
@@ -124,7 +127,7 @@ pub enum Mercure {
     /// Enabled; authorized clients can also receive reports of subscriptions, as private updates
     /// and from an API.
     ///
-    /// Each subscription takes a channel.
+    /// Each subscription occupies one channel of [`Config::max_channels`].
     WithSubscriptions,
 }
 
@@ -174,7 +177,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Returns the URL of the metadata that describe how to get a token (RFC 9728).
+    /// Returns the URL of the document that describes how to get a token (RFC 9728).
     pub(super) fn metadata_url(&self) -> Option<String> {
         let audience = self.jwt_audience.as_deref().filter(|_| self.mercure.is_on())?;
         let start = audience.find("://")? + 3;

@@ -1,6 +1,6 @@
 //! The HTTP server: listeners, connections, requests and responses.
 //!
-//! Only this module and the demo streams know what a request is.
+//! Apart from the demo streams, only this module handles HTTP requests.
 
 mod access;
 mod admission;
@@ -63,7 +63,7 @@ use crate::ticker;
 
 /// A server that has bound its addresses and serves after [`run`](Self::run) is called.
 ///
-/// The registry accepts events from the start, even before `run` is called.
+/// The registry accepts events as soon as the server exists, even before `run` is called.
 ///
 /// ```
 /// use threadcast::{Config, Event, Server};
@@ -87,8 +87,8 @@ pub struct Server {
 impl Server {
     /// Binds every address of `config.listen`, and loads the store if there is one.
     ///
-    /// The kernel queues connections from this moment; [`run`](Self::run) accepts them. Loading
-    /// takes time and memory in proportion to the events that the store holds.
+    /// From this call on, the kernel queues connections, which [`run`](Self::run) then accepts.
+    /// Loading the store takes time and memory in proportion to the number of events in it.
     ///
     /// # Errors
     ///
@@ -105,15 +105,16 @@ impl Server {
         Self::new(config, listeners, false)
     }
 
-    /// Serves listeners that another program has opened and keeps open, as systemd does.
+    /// Creates a server for listeners that another program, such as systemd, has opened and keeps
+    /// open.
     ///
     /// `config.listen` is ignored. The server does not shut the listeners down when it stops, so
     /// the kernel queues new connections for the next server.
     ///
     /// # Errors
     ///
-    /// Fails if one of the sockets is not a listening TCP socket, and for the reasons of
-    /// [`bind`](Self::bind).
+    /// Fails if one of the sockets is not a listening TCP socket, or for a reason that
+    /// [`bind`](Self::bind) lists.
     pub fn with_listeners(listeners: Vec<TcpListener>, config: Config) -> Result<Self, StartError> {
         for listener in &listeners {
             listener::adopt(listener, &config.limits).map_err(StartError::Inherit)?;
@@ -197,8 +198,9 @@ impl Server {
         Ok(Self { state, broadcaster, store_threads })
     }
 
-    /// Returns the addresses that the server listens on, with the port that the system chose
-    /// where `config.listen` has port 0.
+    /// Returns the addresses that the server listens on.
+    ///
+    /// Where `config.listen` has port 0, the address has the port that the system chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.state.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
@@ -239,10 +241,12 @@ impl Server {
         let (ran, deadline) = self.accept();
         drop(running);
         self.state.watcher.stop();
-        // A panic is ignored: without this thread, heartbeats have detected the disconnects.
+        // A panic of this thread is ignored, because heartbeats then detected the disconnects
+        // instead.
         drop(watching.join());
         let broadcasting = broadcaster.map(JoinHandle::join);
-        // Last, so that the store receives the events that ending streams publish.
+        // The store's threads end last, so that the store receives the events that ending streams
+        // publish.
         let storing = self.store_threads.take().map(|threads| threads.stop(deadline));
         match (broadcasting, storing) {
             (Some(Err(_panic)), _) => Err(StartError::Broadcaster),
@@ -253,8 +257,8 @@ impl Server {
 
     /// Runs the ticker and the accepting threads until shutdown, then drains.
     ///
-    /// The streams end first, while new connections still get a response; the other connections
-    /// end after them. Also returns the deadline of the drain.
+    /// First the streams end, while new connections still get a response. Then the other
+    /// connections end. Besides the result, returns the deadline of the drain.
     fn accept(&self) -> (Result<(), StartError>, Instant) {
         let state = &self.state;
         let (alive, all_ended) = crossbeam_channel::bounded(0);
@@ -296,7 +300,7 @@ impl Server {
     }
 }
 
-/// Computes and logs the maximum number of streams, and the limit that binds it.
+/// Computes the maximum number of streams, and logs it with the limit that determines it.
 fn max_clients(config: &Config, capacity: &Capacity) -> usize {
     let max = capacity.max_clients(config.max_clients);
     let bound = capacity.binding();
@@ -316,7 +320,7 @@ fn exposed_addresses(config: &Config) -> impl Iterator<Item = &SocketAddr> {
     config.listen.iter().filter(|addr| !addr.ip().to_canonical().is_loopback())
 }
 
-/// Warns of an address beyond loopback where a token is missing.
+/// Logs a warning for each exposed address if reading or publishing needs no token.
 fn warn_of_missing_tokens(config: &Config) {
     for addr in exposed_addresses(config) {
         if config.subscribe_token.is_none() && config.subscribe_key.is_none() {
@@ -334,9 +338,9 @@ fn warn_of_missing_tokens(config: &Config) {
     }
 }
 
-/// Warns if `--event-limit` was raised above `--body-limit`, which then rejects the event first.
+/// Warns if `--event-limit` was raised above `--body-limit`, so that raising it has no effect.
 ///
-/// Lowering `--body-limit` alone is deliberate, so it causes no warning.
+/// A server on which only `--body-limit` was lowered logs no warning, because that is deliberate.
 fn warn_of_unreachable_event_limit(limits: &Limits) {
     let Limits { body, event, .. } = limits;
     if event > body && *event != Limits::default().event {
@@ -372,17 +376,17 @@ pub struct Handle {
 impl Handle {
     /// Starts the drain and returns at once; [`Server::run`] returns when the drain is over.
     ///
-    /// The server rejects new streams, and ends the open ones over the first half of the drain
-    /// time ([`Limits::drain`]), each with a `retry:` and its last chunk. Then it closes the other
-    /// connections. Later calls have no effect.
+    /// The server rejects new streams. It ends the open streams over the first half of the drain
+    /// time ([`Limits::drain`]), and sends each a `retry:` field and the last chunk. Then it closes
+    /// the other connections. Later calls have no effect.
     pub fn shutdown(&self) {
         self.state.drain();
     }
 
     /// Returns whether the broadcaster responds within this time, for a watchdog.
     ///
-    /// Blocks until the response or for the whole time. Always true if the server has no
-    /// broadcaster ([`Delivery::Wake`]).
+    /// Blocks until the broadcaster responds, at most for this time. Always true if the server has
+    /// no broadcaster ([`Delivery::Wake`]).
     pub fn is_responsive(&self, within: Duration) -> bool {
         self.state.mailbox.as_ref().is_none_or(|mailbox| mailbox.ping(within))
     }

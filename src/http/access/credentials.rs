@@ -1,24 +1,25 @@
 //! Finds the token of a request (RFC 6750, and Mercure's cookies).
 //!
-//! The first of header, query and cookie that has a token decides; the rest is not read. The
-//! query and Mercure's cookies are read on Mercure's paths only, because a token in a URL ends
-//! up in logs.
+//! The header, the query and the cookie are searched in this order, and the first token found is
+//! used. The query and Mercure's cookies are searched only on Mercure's paths. Other paths ignore a
+//! token in the query, because a token in a URL ends up in logs.
 
 use super::challenge::malformed;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
 use crate::http::session;
 
-/// The cookie with a browser's token, in Mercure's current generation.
+/// The name of the cookie that holds a browser's token in Mercure's current generation.
 pub(in crate::http) const COOKIE: &str = "__Secure-mercure_access_token";
 
-/// The cookies of both generations. The first one present is used.
+/// The names of this cookie in both generations of Mercure. The first cookie that is present is
+/// used.
 const COOKIES: [&str; 2] = [COOKIE, "mercureAuthorization"];
 
-/// The query parameter with a token, in 0.x only.
+/// The query parameter that holds a token, in Mercure 0.x only.
 ///
-/// The current generation has none, because RFC 9700 §2.4 forbids tokens in URLs.
-/// `access_token` is ignored.
+/// The current generation has no such parameter, because RFC 9700 §2.4 forbids tokens in URLs. The
+/// parameter `access_token` is ignored.
 const PARAMETER: &str = "authorization";
 
 /// The API that a request uses. It decides where a token may be.
@@ -30,7 +31,7 @@ pub(in crate::http) enum Api {
     Mercure,
 }
 
-/// A token that is not verified yet, and where the request had it.
+/// A token that is not verified yet, and the part of the request that carried it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Credentials {
     pub(super) token: Vec<u8>,
@@ -42,7 +43,7 @@ pub(super) struct Credentials {
 pub(super) enum Carrier {
     Header,
     Query,
-    /// Browsers send cookies with requests of any page.
+    /// A cookie. Browsers send it with requests of any page.
     Cookie,
 }
 
@@ -56,7 +57,7 @@ pub(super) fn token(request: &Request, api: Api) -> Result<Option<Credentials>, 
             return Err(malformed("there are several Authorization headers; send one"));
         }
         if token.is_empty() && api == Api::Own {
-            return Ok(None); // an empty header counts as none
+            return Ok(None); // an empty token counts as no token
         }
         return some(token.to_vec(), Carrier::Header);
     }
@@ -80,7 +81,9 @@ pub(super) fn session(request: &Request) -> Option<Credentials> {
     cookie(session::token(request))
 }
 
-/// A cookie's token. An empty cookie is one that the server has deleted.
+/// Returns a cookie's token as credentials.
+///
+/// An empty cookie counts as no token, because it is one that the server has deleted.
 fn cookie(token: Option<Vec<u8>>) -> Option<Credentials> {
     let token = token.filter(|token| !token.is_empty());
     token.map(|token| Credentials { token, carrier: Carrier::Cookie })
@@ -93,7 +96,8 @@ fn some(token: Vec<u8>, carrier: Carrier) -> Result<Option<Credentials>, HttpErr
     Ok(Some(Credentials { token, carrier }))
 }
 
-/// The token after `Bearer`. Other schemes are ignored: they may be meant for a proxy.
+/// Returns the token after `Bearer`. Other schemes are ignored, because they may be meant for a
+/// proxy.
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = header.split_at_checked(6)?;
     let is_bearer = scheme.eq_ignore_ascii_case(b"bearer") && matches!(token, [] | [b' ', ..]);

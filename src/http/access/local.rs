@@ -1,16 +1,16 @@
 //! Decides whether a request is local. Only a local request may publish without a token.
 //!
-//! [`Locality::of`] decides it once for each request, from everything that shows where the
+//! [`Locality::of`] decides this once for each request, from everything that shows where the
 //! request comes from: the accepted socket, the Host, the page that sent it (`Origin`,
-//! `Sec-Fetch-Site`, `Referer`), the forwarding headers and the HTTP version. Routes use the
-//! result and do not read these again.
+//! `Sec-Fetch-Site`, `Referer`), the forwarding headers and the HTTP version. Routes use only the
+//! result of this decision.
 //!
 //! Any page in the user's browser can reach a server on loopback. A page whose name resolves to
-//! 127.0.0.1 (DNS rebinding) still sends its own name as the Host. Other pages are recognised by
-//! headers that browsers add and pages cannot change.
+//! 127.0.0.1 (DNS rebinding) still sends its own name as the Host. The server recognises other
+//! pages by headers that browsers add and pages cannot change.
 //!
-//! A proxy that adds no header, speaks HTTP/1.1 and sends a loopback name as the Host cannot be
-//! recognised. Behind a proxy, publishing needs a token (`docs/proxies.md`).
+//! The server cannot recognise a proxy that adds no header, speaks HTTP/1.1 and sends a loopback
+//! name as the Host. So behind a proxy, publishing needs a token (`docs/proxies.md`).
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -22,22 +22,22 @@ use crate::http::request::Request;
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Locality {
-    /// A program on this machine, or a page of this server in a browser on it.
+    /// A program on this machine, or a page of this server in a browser on this machine.
     Local,
     /// Another machine, or a proxy.
     Remote,
-    /// A page of another origin, with an `Origin` header.
+    /// A page of another origin whose request has an `Origin` header.
     ForeignOrigin,
-    /// A page of another origin, without an `Origin` header: `<img>`, `fetch` with `no-cors`, a
-    /// link.
+    /// A page of another origin whose request has no `Origin` header, such as that of an `<img>`, a
+    /// `fetch` with `no-cors`, or a link.
     ForeignPage,
-    /// A connection over loopback with a Host that is not a name of this server.
+    /// A connection over loopback whose request has a Host that is not a name of this server.
     Misdirected,
 }
 
 impl Locality {
-    /// Decides where a request comes from. `on_loopback` says whether its listener is bound to
-    /// loopback.
+    /// Decides where a request comes from. `on_loopback` says whether the connection's listener is
+    /// bound to loopback.
     #[inline(never)] // its frame must not lie under a stream
     pub(in crate::http) fn of(
         request: &Request,
@@ -75,7 +75,7 @@ impl Locality {
         Err(HttpError::new(421, detail))
     }
 
-    /// Fails with 403 if the request's `Origin` is foreign. No token changes that.
+    /// Fails with 403 if the request's `Origin` is foreign. A token makes no difference.
     pub(in crate::http) fn check_origin(self) -> Result<(), HttpError> {
         if self != Self::ForeignOrigin {
             return Ok(());
@@ -108,12 +108,12 @@ impl Locality {
     }
 }
 
-/// Returns which kind of foreign page sent a request, if one did. Origins of `--cors-origin`
-/// are not foreign.
+/// Returns the kind of foreign page that sent the request; `None` if no foreign page sent it.
+/// Origins of `--cors-origin` are not foreign.
 ///
 /// Browsers send `Origin` with WebSocket and CORS requests, and with all methods except GET and
-/// HEAD. They send `Sec-Fetch-Site` with every request; older browsers send `Referer` at best.
-/// Another port of this host is the same site, but another origin.
+/// HEAD. They send `Sec-Fetch-Site` with every request; older browsers send `Referer` at best. A
+/// page from another port of this host is foreign: it has the same site, but another origin.
 fn foreign_page(request: &Request, config: &Config) -> Option<Locality> {
     let is_ours = |origin: &str| !is_foreign(request, origin) || config.cors_origins.has(origin);
     let text = |value| std::str::from_utf8(value).unwrap_or_default();
@@ -131,8 +131,9 @@ fn foreign_page(request: &Request, config: &Config) -> Option<Locality> {
     is_foreign.then_some(Locality::ForeignPage)
 }
 
-/// Whether an origin differs from the one that the request was sent to. Browsers send `null` for
-/// a page without an origin.
+/// Returns whether an origin differs from the one that the request was sent to.
+///
+/// Browsers send `null` for a page without an origin, which counts as different.
 pub(super) fn is_foreign(request: &Request, origin: &str) -> bool {
     let ours = || {
         let (scheme, authority) = origin.split_once("://")?;
@@ -156,8 +157,8 @@ pub(super) fn origin_of(url: &str) -> Option<&str> {
 
 /// Headers that proxies, load balancers, CDNs and tunnels add to the requests that they forward.
 ///
-/// A direct client sends none of them. A header that is wrongly on this list costs little: its
-/// sender needs a token.
+/// A direct client sends none of them. A header that is on this list by mistake does little harm: a
+/// client that sends it only needs a token.
 const FORWARDING: [&str; 21] = [
     "ali-cdn-real-ip",
     "cdn-loop",
@@ -273,7 +274,7 @@ mod tests {
             ("192.168.1.7", HERE, false, Misdirected),
             ("", HERE, false, Misdirected),
             ("evil.example", LAN, false, Remote),
-            // A proxy may send a name of --host too, so it is not local.
+            // A proxy may also send a name of `--host`, so the request does not count as local.
             ("BOX.example:443", HERE, false, Remote),
             ("box.example", LAN, false, Remote),
         ] {

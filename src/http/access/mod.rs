@@ -1,7 +1,8 @@
 //! Access control: which requests may read and publish.
 //!
-//! [`ReadAccess`] and [`PublishAccess`] are computed once from the request's token, and
-//! [`Locality`] once from the connection and the headers. Every route checks one of them.
+//! For each request, [`ReadAccess`] and [`PublishAccess`] are computed once from its token, and
+//! [`Locality`] is computed once from the connection and the headers. Every route checks one of
+//! these three.
 
 mod challenge;
 mod credentials;

@@ -1,8 +1,8 @@
 //! The permissions of a request, computed once from its token.
 //!
-//! A token is static or a JWT. A static token grants everything that its role can do; a JWT
-//! lists what it grants. Without a token or key for reading, every client may read; without one
-//! for publishing, only local requests may publish.
+//! A token is static or a JWT. A static token is for one role, reading or publishing, and grants
+//! everything in that role. A JWT lists what it grants. If the server has no token or key for
+//! reading, every client may read. If it has none for publishing, only local requests may publish.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -23,9 +23,9 @@ use crate::token::Token;
 #[derive(Debug, Default)]
 pub(in crate::http) struct ReadAccess {
     scope: ReadScope,
-    /// When the token expires: the server ends its streams then.
+    /// When the token expires. The server then ends the streams that were opened with it.
     pub(in crate::http) until: Option<Instant>,
-    /// Whether the token was in the URL. No shared cache may then store the response.
+    /// Whether the token was in the URL. If it was, no shared cache may store the response.
     pub(in crate::http) token_in_url: bool,
 }
 
@@ -56,8 +56,8 @@ impl ReadAccess {
         api: Api,
     ) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
-        // A request may read with its session cookie and publish with its header, as a
-        // WebSocket does.
+        // A request can have two tokens, as that of a WebSocket does: the session cookie to read,
+        // and the header to publish. So the cookie is tried first.
         if api == Api::Own
             && let Some(session) = credentials::session(&exchange.request)
             && let Ok(reader) = Self::from_credentials(&session, keys, config)
@@ -86,9 +86,9 @@ impl ReadAccess {
         }
     }
 
-    /// Returns the bearer token in the header, for a session.
+    /// Returns the token in the `Authorization` header, from which a session is created.
     ///
-    /// Fails if there is none, or if it is not valid for reading.
+    /// Fails if the header has no token, or if the token is not valid for reading.
     pub(in crate::http) fn bearer_token(exchange: &Exchange<'_>) -> Result<Vec<u8>, HttpError> {
         let config = &exchange.server.config;
         let credentials = credentials::token(&exchange.request, Api::Own)?;
@@ -99,7 +99,7 @@ impl ReadAccess {
         keys.check(&credentials, config).map(|_| credentials.token)
     }
 
-    /// The updates that the request may read.
+    /// Returns the updates that the request may read.
     pub(in crate::http) fn readable(&self) -> Readable {
         match &self.scope {
             ReadScope::None => Readable::Public,
@@ -108,7 +108,7 @@ impl ReadAccess {
         }
     }
 
-    /// The rights in the request's JWT, if it has one.
+    /// Returns the rights in the request's JWT, if it has one.
     pub(in crate::http) fn rights(&self) -> Option<&Rights> {
         match &self.scope {
             ReadScope::These(rights) => Some(rights),
@@ -116,7 +116,7 @@ impl ReadAccess {
         }
     }
 
-    /// Whether the JWT has this subject (`sub`) and may read each of these topics.
+    /// Returns whether the JWT has this subject (`sub`) and may read each of these topics.
     pub(in crate::http) fn is_subject<'a>(
         &self,
         name: &str,
@@ -126,8 +126,9 @@ impl ReadAccess {
         rights.subject.as_deref() == Some(name) && topics.all(|topic| any(&rights.subscribe, topic))
     }
 
-    /// Fails unless the request may list every channel. If updates can be private, the names of
-    /// their topics are private too.
+    /// Fails unless the request may list every channel.
+    ///
+    /// With Mercure, updates can be private, so the names of their topics are private too.
     #[inline(never)] // its frame is gone by the time a stream begins
     pub(in crate::http) fn check_all(&self, exchange: &Exchange<'_>) -> Result<(), HttpError> {
         let config = &exchange.server.config;
@@ -179,7 +180,7 @@ impl PublishAccess {
         let Some(keys) = keys else {
             return exchange.locality.check_local().map(|()| Self::All);
         };
-        // A session is for reading only: its cookie cannot publish.
+        // A session cookie allows only reading, so it cannot be used to publish.
         let credentials = credentials::token(request, api)?;
         let credentials =
             credentials.filter(|it| api == Api::Mercure || it.carrier != Carrier::Cookie);
@@ -230,7 +231,7 @@ struct RoleKeys<'a> {
 }
 
 impl<'a> RoleKeys<'a> {
-    /// Returns `None` if the role has neither.
+    /// Returns `None` if the role has neither a token nor a key.
     fn new(token: Option<&'a Token>, key: Option<&'a VerifyingKey>) -> Option<Self> {
         (token.is_some() || key.is_some()).then_some(Self { token, key })
     }
@@ -249,7 +250,7 @@ impl<'a> RoleKeys<'a> {
             return Err(invalid("it differs from the server's token", config));
         };
         match key.check(&credentials.token, audience) {
-            // RFC 9700 §2.4 forbids tokens in URLs; only 0.x allows them.
+            // RFC 9700 §2.4 forbids tokens in URLs; only Mercure 0.x allows them.
             Ok(verified) if credentials.carrier == Carrier::Query && !verified.rights.is_older => {
                 Err(invalid("it is a token of the current generation in the query", config))
             }
@@ -262,12 +263,12 @@ impl<'a> RoleKeys<'a> {
 
 /// Fails with 403 unless the request names the page that sent it, and the page is allowed.
 ///
-/// Browsers send a cookie with requests of any page, so the cookie alone proves nothing. They
-/// name the page in every POST.
+/// Browsers send a cookie with the requests of any page, so the cookie does not prove that an
+/// allowed page sent the request. In every POST, browsers name the page in `Origin` or `Referer`.
 fn check_cookie_origin(exchange: &Exchange<'_>) -> Result<(), HttpError> {
     let (request, config) = (&exchange.request, &exchange.server.config);
     if request.header("origin").is_some() {
-        return Ok(()); // `check_origin` has rejected foreign ones
+        return Ok(()); // `check_origin` has already rejected foreign origins
     }
     let origin = request.text("referer").and_then(origin_of);
     if origin.is_some_and(|page| !is_foreign(request, page) || config.cors_origins.has(page)) {
@@ -282,7 +283,8 @@ fn any(matchers: &[Matcher], topic: &str) -> bool {
     matchers.iter().any(|matcher| matcher.matches(topic))
 }
 
-/// Converts a time of day to the monotonic clock. A time in the past becomes now.
+/// Converts a time of the system clock to the monotonic clock. A past time becomes the current
+/// time.
 fn instant(expires: SystemTime) -> Instant {
     let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
     let now = Instant::now();
