@@ -141,7 +141,7 @@ impl Drop for StreamPermit {
         };
         let clients = &self.admission.clients;
         if clients.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) == Ok(1) {
-            let _ = self.admission.empty.0.try_send(()); // fails only if a message is already queued
+            let _ = self.admission.empty.0.try_send(()); // fails only if the channel is full
         }
         let Some(address) = self.address else { return };
         let mut addresses = self.admission.addresses();

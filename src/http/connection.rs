@@ -1,8 +1,8 @@
-//! One connection on its own thread: requests, responses, and possibly a stream at the end.
+//! Serves one connection on its own thread: requests, responses, and possibly a stream at the end.
 //!
-//! The code of a connection is sequential, and it blocks where it waits. Each wait has a
-//! deadline. Pipelined requests get their responses in order. A stream is the last response of
-//! its connection, so requests behind it are never read.
+//! The code of a connection is sequential, and it blocks where it waits. Each wait has a deadline.
+//! Pipelined requests get their responses in order. A stream is the last response of its
+//! connection, so the server never reads requests that follow it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -25,10 +25,10 @@ use crate::event::Framing;
 use crate::limits::{DRAIN_REQUEST_TIME, LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
 use crate::stream::Socket;
 
-/// How many bytes one `read` takes at most.
+/// The maximum number of bytes that one `read` returns.
 const READ_SIZE: usize = 4 * 1024;
 
-/// A request, with access to the server and the connection for its handler.
+/// A request, with the server and the connection that its handler needs.
 pub(crate) struct Exchange<'a> {
     pub(crate) server: &'a Arc<ServerState>,
     pub(crate) peer: SocketAddr,
@@ -63,7 +63,8 @@ impl Exchange<'_> {
         coding.decode(body, limit)
     }
 
-    /// Returns the client for the log; behind a trusted proxy, the address it forwards.
+    /// Returns the client for the log. Behind a trusted proxy, this is the address that the proxy
+    /// forwards.
     pub(crate) fn client(&self) -> Client {
         Client::of(&self.request, self.peer, &self.server.config.trusted_proxies)
     }
@@ -73,14 +74,15 @@ impl Exchange<'_> {
         format!("/{}", self.request.segments.join("/"))
     }
 
-    /// Returns whether the connection was shed, so that it cannot become a stream.
+    /// Returns whether the connection was shed (closed to make room), so that it cannot become a
+    /// stream.
     ///
-    /// Its input has ended, which a stream would take for a disconnect of the client.
+    /// The input of a shed connection has ended, and a stream would take this for a disconnect.
     pub(crate) fn is_shed(&self) -> bool {
         self.inbound.is_shed()
     }
 
-    /// Returns the server's address of this connection.
+    /// Returns the address of the server's end of this connection.
     pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
         self.inbound.socket.local_addr()
     }
@@ -135,9 +137,10 @@ pub(crate) fn serve(
             Reply::Stream(stream) => {
                 inbound.bytes = Vec::new(); // frees the buffer
                 inbound.permit = None; // from here on the connection counts as a stream
-                // The kernel keeps 32 KB for a thread that has sent, until the thread ends, and a
-                // thread's stack never shrinks. So the stream moves to a new thread if this one
-                // has sent and the broadcaster will write, or if its stack has grown.
+                // The kernel keeps 32 KB for each thread that has sent data, until the thread ends,
+                // and the stack of a thread never shrinks. So the stream moves to a new thread if
+                // this thread has sent data and the broadcaster will write the stream, or if the
+                // stack of this thread has grown.
                 if has_sent && server.mailbox.is_some() || stream.is_deep() {
                     return run_on_new_thread(stream, inbound, server, peer, alive);
                 }
@@ -156,7 +159,7 @@ pub(crate) fn serve(
 }
 
 /// Moves a stream, with its connection, to a new thread.
-#[inline(never)] // its frame must not lie under a stream
+#[inline(never)] // inlining would enlarge the stack of every stream
 fn run_on_new_thread(
     stream: Box<Stream>,
     inbound: Inbound,
@@ -188,7 +191,7 @@ struct Next {
 
 impl Next {
     /// Returns the reply to input that is not a valid request.
-    #[inline(never)] // its frame is gone by the time a stream begins
+    #[inline(never)] // inlining would enlarge the stack of every stream
     fn for_invalid_request(error: &HttpError, inbound: &Inbound) -> Self {
         let head_only = inbound.bytes.starts_with(b"HEAD ");
         Self {
@@ -201,7 +204,7 @@ impl Next {
 }
 
 /// Handles a request and returns the reply.
-#[inline(never)] // its frame is gone by the time a stream begins
+#[inline(never)] // inlining would enlarge the stack of every stream
 fn answer(
     server: &Arc<ServerState>,
     inbound: &mut Inbound,
@@ -232,7 +235,7 @@ fn answer(
 
 /// Logs why a token was rejected, but never the token itself.
 #[cold]
-#[inline(never)] // its frame must not lie under a stream
+#[inline(never)] // inlining would enlarge the stack of every stream
 fn log_token_problem(exchange: &Exchange<'_>, problem: &'static str) {
     let Some(suppressed) = exchange.server.token_log_limit.permit() else { return };
     let (client, path) = (exchange.client(), exchange.path());
@@ -260,7 +263,7 @@ fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
 }
 
 /// Reads the next request of this connection; `None` if the connection must end.
-#[inline(never)] // its frame must not lie under a handler
+#[inline(never)] // inlining would enlarge the stack of every handler
 fn read_request(
     server: &ServerState,
     inbound: &mut Inbound,
@@ -269,14 +272,16 @@ fn read_request(
     if inbound.bytes.is_empty() && !wait_for_first_byte(server, inbound) {
         return None;
     }
-    // A connection that was shed while idle gets a response if its request has arrived since.
+    // If the connection was shed while idle, a request that has arrived since then still gets a
+    // response.
     if !inbound.resume() {
         return None;
     }
     let deadline = Instant::now() + limits.request_deadline;
     let mut searched = 0;
     loop {
-        // A head ends with a line break, so without a new one it is not complete.
+        // A head ends with a line break, so it is still incomplete if no new line break has
+        // arrived.
         if inbound.bytes[searched..].contains(&b'\n') {
             searched = inbound.bytes.len();
             match Request::parse(&inbound.bytes) {
@@ -307,9 +312,10 @@ fn read_request(
 
 /// Waits for the first byte of a request, and returns whether it arrived.
 ///
-/// A client that sends nothing gets no response: browsers open spare connections.
+/// A client that sends nothing gets no response, because browsers open spare connections that they
+/// may not use.
 fn wait_for_first_byte(server: &ServerState, inbound: &mut Inbound) -> bool {
-    // The first of these waits began when the connection was admitted.
+    // The first wait of a connection has already begun, when the connection was admitted.
     let has_begun = inbound.is_fresh && inbound.is_waiting();
     if !has_begun && !inbound.wait(Wait::Idle) {
         return false;
@@ -343,12 +349,12 @@ pub(crate) struct Inbound {
     pub(crate) socket: Arc<TcpStream>,
     /// Bytes that were received and not yet used.
     pub(crate) bytes: Vec<u8>,
-    /// Whether the connection has not had a response yet.
+    /// Whether the connection has had no response yet.
     is_fresh: bool,
-    /// The current read time-out of the socket, which is set only if it changes.
+    /// The current read time-out of the socket, which is set again only when it must change.
     timeout: Duration,
-    /// The connection's permit; `None` for a stream. Dropped after the socket, so that a free
-    /// permit implies a free descriptor.
+    /// The connection's permit; `None` for a stream. This field comes after the socket and so is
+    /// dropped after it: a free permit implies a free descriptor.
     permit: Option<Box<ConnectionPermit>>,
 }
 
@@ -358,7 +364,7 @@ impl Inbound {
         Self { socket, bytes: Vec::new(), is_fresh: true, timeout, permit: Some(permit) }
     }
 
-    /// Begins a wait, during which the connection can be shed.
+    /// Begins a wait for the client, during which the connection can be shed.
     ///
     /// Returns false if the connection must end because the server is draining.
     fn wait(&mut self, wait: Wait) -> bool {
@@ -395,7 +401,8 @@ impl Inbound {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        // A system call is saved while the current time-out is close enough to the time left.
+        // The time-out is set only if it differs enough from the time left, which saves system
+        // calls.
         if left > self.timeout || self.timeout.saturating_sub(left) > Duration::from_millis(100) {
             self.socket.set_read_timeout(Some(left))?;
             self.timeout = left;
@@ -404,7 +411,8 @@ impl Inbound {
         self.bytes.resize(filled + READ_SIZE, 0);
         let read = loop {
             match (&*self.socket).read(&mut self.bytes[filled..]) {
-                // By an ignored signal: the kernel restarts no `read` that has a time-out.
+                // An ignored signal interrupts a `read` that has a time-out, and the kernel does
+                // not restart it.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break read,
             }
@@ -413,7 +421,7 @@ impl Inbound {
         read
     }
 
-    /// Lingers with a new permit, after the end of a stream.
+    /// Lingers after the end of a stream, with a new permit.
     fn linger_as(mut self, permit: ConnectionPermit) {
         self.permit = Some(Box::new(permit));
         self.linger();
@@ -422,8 +430,8 @@ impl Inbound {
     /// Closes the sending side, then reads and discards what the client still sends.
     ///
     /// Closing a socket with unread bytes resets the connection, and the client could lose the
-    /// response before it has read it (RFC 9112 §9.6). Bounded by [`LINGER_BYTES`],
-    /// [`LINGER_TIME`] and [`LINGER_SILENCE`].
+    /// response before it has read it (RFC 9112 §9.6). [`LINGER_BYTES`], [`LINGER_TIME`] and
+    /// [`LINGER_SILENCE`] limit how much the server reads, and how long it waits.
     fn linger(mut self) {
         if self.socket.shutdown(Shutdown::Write).is_err() {
             return;

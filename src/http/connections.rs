@@ -1,4 +1,4 @@
-//! Admission of connections that are not streams, and which of them to close for a new one.
+//! Admits connections that are not streams, and selects which one to close for a new one.
 //!
 //! Streams and connections share the capacity of the process. Streams take at most nine tenths
 //! of it (`admission`); connections take what streams do not use. When the capacity is used up,
@@ -7,7 +7,7 @@
 //!
 //! A connection waits for its client in one of these ways, and each has a deadline:
 //!
-//! | [`Wait`] | for | deadline |
+//! | [`Wait`] | waits for | deadline |
 //! |---|---|---|
 //! | `Idle` | a request's first byte, after the connect or between two requests | `Limits::keep_alive` |
 //! | `Request` | the rest of a head or a body, or the end of a body that is discarded | `Limits::request_deadline`, `LINGER_TIME` |
@@ -23,27 +23,28 @@ use std::time::{Duration, Instant};
 use super::admission::{Admission, Reason};
 use crate::counters::{CONNECTIONS, CONNECTIONS_OF_ADDRESS, Counters};
 
-/// A connection that has waited for less than this is shed only if there is no other.
+/// If some connections have waited for at least this time, only these can be shed.
 ///
-/// Its thread may not have run yet, and its request may be on its way.
+/// The thread of a newer connection may not have run yet, and its request may be on its way.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// How long a new connection waits for a permit when all are in use.
 ///
-/// The threads of shed connections end within this time.
+/// Within this time, the threads of shed connections end and return their permits.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 
-/// The part of the reserve that is kept for connections that are shed and not yet closed: a
-/// quarter, and at most 32 connections.
+/// How many connections may be shed and not yet closed: a quarter of the reserve (the capacity that
+/// streams cannot use), and at most 32.
 const SPARE_DIVISOR: usize = 4;
 const SPARE_MAX: usize = 32;
 
-/// Admits connections and sheds them.
+/// Admits connections, and sheds waiting ones to make room.
 #[derive(Debug)]
 pub(super) struct Connections {
     admission: Arc<Admission>,
     counters: Arc<Counters>,
-    /// Maximum number of connections and streams before one is shed.
+    /// The maximum number of connections and streams together. A new connection above it sheds
+    /// another.
     total: usize,
     /// Additional connections that are allowed while shed ones are closing.
     spare: usize,
@@ -57,15 +58,16 @@ pub(super) struct Connections {
 struct Table {
     /// Connections without a stream.
     open: usize,
-    /// Those of them that were shed and whose threads have not noticed yet.
+    /// The connections in `open` that were shed, but whose threads have not noticed it yet.
     closing: usize,
-    /// Waiting connections by [`Wait`], the oldest first.
+    /// Waiting connections in one queue for each [`Wait`], the oldest first.
     waiting: [BTreeMap<u64, Waiting>; 3],
-    /// The number of the last wait.
+    /// The number of the newest wait. Each wait gets the next number.
     last: u64,
-    /// Connections by address. Loopback and trusted proxies are not counted.
+    /// The number of connections of each address. Loopback and trusted proxies are not counted.
     addresses: HashMap<IpAddr, usize>,
-    /// Whether the server is draining; then only fresh connections may be idle.
+    /// Whether the server is draining. Then only connections that have had no response yet may be
+    /// idle.
     draining: bool,
 }
 
@@ -73,7 +75,7 @@ struct Table {
 struct Waiting {
     socket: Weak<TcpStream>,
     since: Instant,
-    /// Whether the connection has not had a response yet.
+    /// Whether the connection has had no response yet.
     is_fresh: bool,
 }
 
@@ -89,7 +91,7 @@ pub(super) enum Wait {
 }
 
 impl Connections {
-    /// Creates the admission of `capacity` streams and connections together.
+    /// Creates an admission for `capacity` streams and connections together.
     pub(super) fn new(
         admission: &Arc<Admission>,
         capacity: usize,
@@ -112,7 +114,8 @@ impl Connections {
     /// Admits a new connection, or returns why it is rejected.
     ///
     /// `address` is `None` if the connection is exempt from the limit per address. Sheds one
-    /// connection if there is no room. The cost does not depend on the number of connections.
+    /// connection if there is no room. The cost of this call does not depend on the number of
+    /// connections.
     pub(super) fn admit(
         self: &Arc<Self>,
         socket: &Arc<TcpStream>,
@@ -144,7 +147,8 @@ impl Connections {
         Ok(ConnectionPermit { connections: Arc::clone(self), address, at, is_shed: false })
     }
 
-    /// Admits a connection whose stream has ended. It is never rejected, because it is open.
+    /// Admits a connection whose stream has ended. The connection is never rejected, because it is
+    /// already open.
     pub(super) fn readmit(self: &Arc<Self>) -> ConnectionPermit {
         self.lock().open += 1;
         ConnectionPermit { connections: Arc::clone(self), address: None, at: None, is_shed: false }
@@ -155,9 +159,10 @@ impl Connections {
         let oldest = self.lock().take_oldest(Instant::now());
         let Some((wait, Waiting { socket, .. })) = oldest else { return };
         self.counters.shed.inc();
-        let Some(socket) = socket.upgrade() else { return }; // its thread is ending
-        // An idle connection may have received a request just now: it stays readable, and the
-        // request gets a response. An incomplete request gets none.
+        let Some(socket) = socket.upgrade() else { return }; // the connection's thread is ending
+        // An idle connection may have received a request just now. Only its receiving side is shut
+        // down, so the server can still read that request and respond. An incomplete request gets
+        // no response.
         let end = if wait == Wait::Idle { Shutdown::Read } else { Shutdown::Both };
         let _ = socket.shutdown(end); // fails if the client has disconnected
     }
@@ -179,9 +184,10 @@ impl Connections {
         table.idle().filter(|waiting| !waiting.is_fresh).for_each(Waiting::interrupt);
     }
 
-    /// Ends all idle waits, after a last wait for requests of fresh connections.
+    /// Ends all idle waits.
     ///
-    /// That wait ends at `until`. Requests that have arrived get a response.
+    /// Before that, waits until the requests of all fresh connections have arrived, or until
+    /// `until`. Requests that have arrived get a response.
     pub(super) fn close(&self, until: Instant) {
         let time = until.saturating_duration_since(Instant::now());
         let some_are_fresh = |table: &mut Table| table.idle().any(|waiting| waiting.is_fresh);
@@ -216,18 +222,19 @@ impl Table {
         self.last
     }
 
-    /// Ends a wait. Returns whether the connection was shed during it.
+    /// Ends a wait. Returns whether the connection was shed during the wait.
     fn end(&mut self, (wait, number): (Wait, u64)) -> bool {
         let is_shed = self.waiting[wait as usize].remove(&number).is_none();
         self.closing -= usize::from(is_shed);
         is_shed
     }
 
-    /// Removes the connection to shed from its queue.
+    /// Selects the connection to shed, and removes it from its queue.
     ///
-    /// The order is: the oldest idle one, the oldest with an incomplete request, the oldest that
-    /// does not read its response; each only after [`GRACE`]. If all are younger: the oldest idle
-    /// one, then the oldest with an incomplete request.
+    /// Among connections that have waited for at least [`GRACE`], it selects the oldest idle one;
+    /// if there is none, the oldest with an incomplete request; and then the oldest that does not
+    /// read its response. If all have waited for less, it selects the oldest idle one, or else the
+    /// oldest with an incomplete request.
     fn take_oldest(&mut self, now: Instant) -> Option<(Wait, Waiting)> {
         let of = |wait: &Wait| self.waiting[*wait as usize].first_key_value();
         let is_old = |(_, waiting): (_, &Waiting)| now.duration_since(waiting.since) >= GRACE;
@@ -249,14 +256,14 @@ impl Waiting {
     }
 }
 
-/// Permit of a connection, returned on drop.
+/// The permit of one connection. Dropping it returns it to [`Connections`].
 ///
-/// Dropped when the socket is closed, or when the connection becomes a stream.
+/// It is dropped when the socket is closed, or when the connection becomes a stream.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     connections: Arc<Connections>,
     address: Option<IpAddr>,
-    /// The queue that the connection waits in, and its number there.
+    /// The queue that the connection waits in, and its number there; `None` while it does not wait.
     at: Option<(Wait, u64)>,
     is_shed: bool,
 }
@@ -265,7 +272,7 @@ impl ConnectionPermit {
     /// Begins a wait for the client, and ends the previous one.
     ///
     /// Returns false if the server is draining and the connection must not be idle again.
-    #[inline(never)] // its frame is gone by the time a stream begins
+    #[inline(never)] // inlining would enlarge the stack of every stream
     pub(super) fn wait(&mut self, wait: Wait, socket: &Arc<TcpStream>, is_fresh: bool) -> bool {
         let mut table = self.connections.lock();
         if let Some(at) = self.at.take() {
@@ -286,7 +293,7 @@ impl ConnectionPermit {
     ///
     /// Returns false if the connection was shed during a request or a response, so that its
     /// socket is shut down.
-    #[inline(never)] // its frame is gone by the time a stream begins
+    #[inline(never)] // inlining would enlarge the stack of every stream
     pub(super) fn resume(&mut self) -> bool {
         let Some(at) = self.at.take() else { return true };
         let is_shed = self.connections.lock().end(at);
@@ -385,7 +392,7 @@ mod tests {
         for ((permit, (socket, _)), wait) in permits.iter_mut().zip(&ends).zip(waits) {
             assert!(permit.wait(wait, socket, false));
         }
-        permits[5].resume(); // in a handler
+        permits[5].resume(); // its request is in a handler
         age(&connections);
         for expected in [2, 3, 1, 4, 0] {
             connections.shed();
@@ -428,7 +435,7 @@ mod tests {
             }
         }
         assert_eq!(connections.open(), connections.total);
-        // A stream reduces the number of connections.
+        // A stream reduces the maximum number of connections.
         let _stream = connections.admission.admit("127.0.0.1".parse().unwrap(), false).unwrap();
         assert_eq!(connections.max(), connections.total - 1);
     }

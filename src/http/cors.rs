@@ -1,8 +1,9 @@
 //! Access by pages of other origins (the CORS protocol of the Fetch standard).
 //!
-//! Pages of any origin can read the demo streams, but not with credentials. Only pages of the
-//! server's own origin can read the other routes, which needs no header. `--cors-origin` opens all
-//! routes: to the origins it names, with credentials; or with `*` to all, without credentials.
+//! Pages of any origin can read the demo streams, but not with credentials. By default, only pages
+//! of the server's own origin can read the other routes; they need no CORS headers. With
+//! `--cors-origin`, pages of the named origins can read all routes, with credentials. With
+//! `--cors-origin *`, pages of all origins can read all routes, without credentials.
 
 use super::answer::{Answer, Headers};
 use super::connection::Exchange;
@@ -83,7 +84,9 @@ pub(super) fn headers(exchange: &Exchange<'_>) -> Headers {
     headers
 }
 
-/// Returns the response to OPTIONS: the methods of the path, and for a preflight what the page may
+/// Returns the response to OPTIONS.
+///
+/// It names the methods of the path. For a preflight, it also names the headers that the page may
 /// send.
 pub(super) fn preflight(exchange: &Exchange<'_>, allow: &'static str) -> Answer {
     let answer = Answer::new(204).with("Allow", allow);

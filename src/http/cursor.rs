@@ -3,8 +3,8 @@
 use super::error::HttpError;
 use super::request::Request;
 
-/// Its names in a query: this server's and Mercure's, those of event-source-polyfill and
-/// reconnecting-eventsource, and two of Mercure 0.x.
+/// The query parameters that clients use for the last event id: those of this server and of
+/// Mercure, those of event-source-polyfill and reconnecting-eventsource, and two of Mercure 0.x.
 const PARAMETERS: [&str; 5] =
     ["last_event_id", "lastEventId", "lastEventID", "last-event-id", "Last-Event-ID"];
 
@@ -12,7 +12,7 @@ const PARAMETERS: [&str; 5] =
 ///
 /// The header wins over the query: a browser reconnects with the same URL but updates the
 /// header, so the header is newer. Fails if the header is not UTF-8.
-#[inline(never)] // its frame is gone by the time a stream begins
+#[inline(never)] // inlining would enlarge the stack of every stream
 pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, HttpError> {
     if let Some(id) = request.header("last-event-id").filter(|id| !id.is_empty()) {
         let id = std::str::from_utf8(id)
@@ -23,7 +23,7 @@ pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, HttpErr
     Ok(given.find(|id| !id.is_empty()))
 }
 
-/// Whether a request has a last event id, empty or not.
+/// Returns whether a request has a last event id, empty or not.
 pub(super) fn is_given(request: &Request) -> bool {
     let in_query = || PARAMETERS.iter().any(|name| request.query(name).is_some());
     request.header("last-event-id").is_some() || in_query()

@@ -24,8 +24,8 @@ pub(crate) struct HttpError {
     pub(crate) closes: bool,
     /// Why a token was rejected; only logged, never sent.
     pub(crate) token_problem: Option<&'static str>,
-    /// When an `EventSource` must reconnect. It never reconnects after an error status, so it gets
-    /// a stream that ends at once.
+    /// After what time an `EventSource` must reconnect. Instead of the error, the client gets a
+    /// stream that ends at once, because an `EventSource` never reconnects after an error status.
     retry: Option<Duration>,
 }
 
@@ -46,7 +46,7 @@ impl HttpError {
         self
     }
 
-    /// Adds why the request's token was rejected, for the log.
+    /// Adds the reason why the request's token was rejected, which is only logged.
     pub(crate) fn logged(mut self, token_problem: &'static str) -> Self {
         self.token_problem = Some(token_problem);
         self
@@ -73,12 +73,12 @@ impl HttpError {
 
     /// Creates a 400 for a violation of RFC 9112's grammar, and closes the connection.
     ///
-    /// The bytes that follow may not be a request.
+    /// The connection must close, because the bytes after the error may not be a request.
     pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, detail).closing()
     }
 
-    /// Prefixes the detail with the place in the body.
+    /// Prefixes the detail with the place of the error, such as `line 2`.
     pub(crate) fn at(self, place: &str) -> Self {
         Self { detail: format!("{place}: {}", self.detail).into(), ..self }
     }

@@ -1,8 +1,8 @@
-//! The client of a request that comes through a proxy.
+//! Finds the client of a request that comes through a proxy.
 //!
 //! The server uses forwarding headers only from proxies that `--trusted-proxy` names. It reads the
-//! list of addresses from the end; the first address that is not a trusted proxy is the client.
-//! The client itself may have written the entries before that, so they are ignored.
+//! list of addresses from the end; the first address that is not a trusted proxy is the client. The
+//! entries before that address are ignored, because the client itself may have written them.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,8 +13,8 @@ use super::request::Request;
 
 /// Returns the client's address: the peer's, or the one that trusted proxies forward.
 ///
-/// `X-Forwarded-For` takes precedence over `Forwarded`, because most proxies write that. A proxy
-/// that writes `Forwarded` must remove `X-Forwarded-For`.
+/// `X-Forwarded-For` takes precedence over `Forwarded`, because most proxies write
+/// `X-Forwarded-For`. A proxy that writes `Forwarded` must remove `X-Forwarded-For`.
 pub(crate) fn client(request: &Request, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let peer = peer.to_canonical();
     if is_trusted(peer, trusted) { behind(peer, request, trusted) } else { peer }
@@ -53,7 +53,7 @@ pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 }
 
 /// Returns the client behind a trusted proxy.
-#[inline(never)] // the frame of a stream without a proxy does not include this one
+#[inline(never)] // inlining would take stack even for streams without a proxy
 fn behind(proxy: IpAddr, request: &Request, trusted: &[IpNet]) -> IpAddr {
     let mut client = proxy;
     let mut hops = hops(request, "x-forwarded-for", |hop| Some(hop));
@@ -71,7 +71,7 @@ fn behind(proxy: IpAddr, request: &Request, trusted: &[IpNet]) -> IpAddr {
     client
 }
 
-/// Returns the elements of all headers of this name, in order.
+/// Returns what `read` finds in each element of all headers of this name, in order.
 fn hops(request: &Request, name: &str, read: impl Fn(&str) -> Option<&str>) -> Vec<Option<String>> {
     let values = request.headers(name).map(String::from_utf8_lossy);
     values

@@ -1,19 +1,20 @@
 //! The HTTP API of the lab: experiments with the running server.
 //!
-//! It exists only with `--lab`, which requires loopback. Without it, these paths are 404.
+//! The API exists only with `--lab`, which requires loopback. Without `--lab`, these paths return
+//! 404.
 //!
 //! | route | does |
 //! |---|---|
 //! | `POST /lab/drop?tab=ID` | cuts the streams and WebSockets that were opened with `?tab=ID` |
-//! | `POST /lab/drop?for=5s` | cuts all of them, and cuts new ones for that time |
+//! | `POST /lab/drop?for=5s` | cuts all streams and WebSockets, and cuts new ones for that time |
 //! | `GET /lab/slow/disk`, `/lab/slow/cpu` | takes 200 ms, waiting for the disk or computing |
 //! | `POST /lab/flood?channel=NAME` | publishes `events=1000` events of `bytes=16KiB`, numbered from 1 |
 //! | `POST /lab/delivery?to=direct`, `to=wake` | switches the delivery mode of all clients |
 //! | `POST /lab/clients?count=N` | opens N local clients, which get `rate=10` events a second |
 //! | `POST /lab/stuck` | opens one more client, which reads nothing |
 //!
-//! Every path and method needs the right to publish, GET included, because a page of another
-//! origin can send a GET.
+//! Every request needs the right to publish, even a GET, because a page of another origin can send
+//! a GET.
 
 use std::collections::HashMap;
 use std::io;
@@ -67,7 +68,7 @@ struct State {
     closed_until: Option<Instant>,
 }
 
-/// Keeps a stream tracked by the lab until it is dropped.
+/// Keeps a stream tracked by the lab until this value is dropped.
 #[derive(Debug)]
 #[must_use = "dropping this untracks the stream"]
 pub(super) struct Tracked<'a> {
@@ -85,15 +86,15 @@ impl Drop for Tracked<'_> {
 #[derive(Debug)]
 pub(super) struct CutOff;
 
-/// Returns the page that opened a stream (`?tab=`), with `--lab`.
+/// Returns the id of the page that opened a stream (`?tab=`), or `None` without `--lab`.
 pub(super) fn tab(exchange: &Exchange<'_>) -> Option<Box<str>> {
     exchange.server.lab.as_ref().and_then(|_| exchange.request.query(TAB)).map(Into::into)
 }
 
-/// Tracks a stream, with `--lab`.
+/// Tracks a stream, if the server has `--lab`.
 ///
-/// Fails while new streams are cut. The stream is then cut without a response, as if the server
-/// were down.
+/// While new streams are cut (`?for=`), closes the connection without a response, as if the server
+/// were down, and returns an error.
 pub(super) fn admit<'a>(
     server: &'a ServerState,
     socket: &Arc<TcpStream>,
@@ -111,13 +112,14 @@ pub(super) fn admit<'a>(
     Ok(Some(Tracked { lab, key }))
 }
 
-/// Closes a socket without the last chunk, so that the client sees an error and not an end.
+/// Closes a socket without the last chunk, so that the client detects an error and not a normal
+/// end.
 fn cut(socket: &TcpStream) {
     let _ = socket.shutdown(Shutdown::Both); // fails only if the socket is not connected
 }
 
 impl Lab {
-    /// Cuts one page's streams, or all, and returns their number.
+    /// Cuts the streams of one page, or of all, and returns the number of streams that were cut.
     fn drop_streams(&self, tab: Option<&str>, closed_for: Duration) -> usize {
         let mut state = self.lock();
         if !closed_for.is_zero() {
@@ -138,8 +140,8 @@ pub(super) fn allowed(what: &str) -> Option<&'static str> {
     matches!(what, "drop" | "flood" | "delivery" | "clients" | "stuck").then_some("POST, OPTIONS")
 }
 
-/// Answers a request to a path of the lab. `path` is without the first part.
-#[inline(never)] // inlined, its frame would lie under every stream
+/// Answers a request to a path of the lab. `path` does not contain the first part, [`ROOT`].
+#[inline(never)] // inlining would enlarge the stack of every stream
 pub(super) fn answer(
     exchange: &Exchange<'_>,
     path: &[&str],

@@ -29,15 +29,17 @@ use crate::limits::{
 };
 use crate::process::check_address_space;
 
-/// The pause after `accept` has failed without a connection.
+/// How long the thread pauses after `accept` has failed, so that repeated failures do not use a
+/// core.
 const BACK_OFF: Duration = Duration::from_millis(20);
 
 /// Errors at most this far apart form one burst, which gets one log line.
 const BURST: Duration = Duration::from_secs(5);
 
-/// Opens a listening socket with the options of all connections.
+/// Opens a listening socket, and sets the options of all its connections.
 ///
-/// Accepted sockets inherit the options on Linux, which saves several system calls for each.
+/// On Linux, accepted sockets inherit the options, which saves several system calls for each
+/// connection.
 ///
 /// `[::]` also accepts IPv4 connections if the system allows it (`net.ipv6.bindv6only` is 0),
 /// unless one of the `others` is an IPv4 address with the same port.
@@ -67,7 +69,7 @@ pub(super) fn adopt(listener: &TcpListener, limits: &Limits) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, detail));
     }
     set_options(&socket, limits)?;
-    // Another process may accept the connection that `poll` has reported.
+    // `accept` must not block if another process has accepted the connection that `poll` reported.
     socket.set_nonblocking(true)
 }
 
@@ -86,7 +88,8 @@ fn set_options(socket: &Socket, limits: &Limits) -> io::Result<()> {
 
 /// Makes the accepting threads return.
 ///
-/// Holds an eventfd if the listeners are inherited, because those must not be shut down.
+/// Shutting a listener down wakes its thread. Inherited listeners must not be shut down, so an
+/// eventfd wakes their threads.
 #[derive(Debug)]
 pub(super) struct Stop(Option<OwnedFd>);
 
@@ -118,7 +121,7 @@ impl Stop {
     /// Accepts a connection, or returns an error after [`stop`](Self::stop).
     ///
     /// The server's own listener blocks until a client connects or the listener is shut down. An
-    /// inherited listener must never be shut down, so this waits for the eventfd too.
+    /// inherited listener must never be shut down, so this function also waits for the eventfd.
     fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
         let Some(stop) = &self.0 else { return listener.accept() };
         loop {
@@ -162,7 +165,8 @@ pub(super) fn run(server: &Arc<ServerState>, listener: &TcpListener, alive: &Sen
         }
         let Some(failure) = failure else { continue };
         server.counters.reject(SYSTEM);
-        // The system provides less than the computed capacity: make room for the next connection.
+        // The system provides less than the computed capacity, so a connection is shed to make room
+        // for the next one.
         server.connections.shed();
         let (Failure::Closed(error) | Failure::NotAccepted(error)) = &failure;
         if errors.begins() {
@@ -231,7 +235,7 @@ fn advice(reason: Reason) -> &'static str {
 
 /// Spawns a connection's thread, named after the client's port.
 ///
-/// The name connects a line of `top -H` with a line of `ss -tn`.
+/// The port links a thread in `top -H` to its connection in `ss -tn`.
 pub(super) fn spawn(
     peer: SocketAddr,
     serve: impl FnOnce() + Send + 'static,
@@ -243,8 +247,8 @@ pub(super) fn spawn(
 
 /// Returns whether `accept` failed because there was no client.
 ///
-/// Either none connected within the time-out that accepted sockets inherit, or the client has
-/// already disconnected.
+/// Either no client connected within the read time-out, which the listener has so that accepted
+/// sockets inherit it, or the client has already disconnected.
 fn is_without_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
     matches!(error.kind(), WouldBlock | ConnectionAborted | Interrupted)
@@ -252,8 +256,8 @@ fn is_without_client(error: &io::Error) -> bool {
 
 /// Accepts the next connection with the reserved descriptor.
 ///
-/// Without a free descriptor, `accept` fails even if no client waits. By the time one connects,
-/// another descriptor may be free; if not, this closes the connection.
+/// Without a free descriptor, `accept` fails even if no client waits. When a client connects,
+/// another descriptor may be free by then. If none is free, this function closes the connection.
 fn accept_with_reserve<T>(
     reserve: &mut Option<File>,
     accept: impl FnOnce() -> io::Result<T>,
@@ -305,7 +309,7 @@ struct Second {
 }
 
 impl LogRateLimit {
-    /// Permits a line, and returns how many were suppressed since the last one.
+    /// Permits a line, and returns how many were suppressed since the last permitted line.
     ///
     /// Returns `None` if this line must be suppressed too.
     pub(super) fn permit(&self) -> Option<u64> {

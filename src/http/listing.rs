@@ -1,6 +1,7 @@
-//! Responses with a long list, created and sent in pieces.
+//! Creates responses with a long list, and sends them in pieces.
 //!
-//! So the memory does not depend on the length, and the work ends when the client disconnects.
+//! So the memory does not depend on the length of the list, and no more pieces are created after
+//! the client has disconnected.
 
 use std::borrow::Borrow;
 use std::iter;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use super::answer::Answer;
 use crate::limits::LIST_PIECE;
 
-/// Returns a response with a JSON document that ends with a list, under `key`.
+/// Returns a response with a JSON document whose last field, `key`, is a list.
 pub(super) fn answer(
     document: &Value,
     key: &str,
@@ -23,7 +24,7 @@ pub(super) fn answer(
         .with_pieces(pieces(document, key, items))
 }
 
-/// Returns the text of `document`, an object, with the list as an additional last field.
+/// Returns the JSON text of the object `document` in pieces, with the list added as the last field.
 pub(super) fn pieces<V: Borrow<Value>, I: Iterator<Item = V>>(
     document: &Value,
     key: &str,

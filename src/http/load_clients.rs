@@ -1,6 +1,6 @@
 //! Controls the lab's local clients, which are a separate process (`src/lab/load_clients.rs`).
 //!
-//! A separate process keeps its CPU time and memory out of the server's figures. It reads
+//! A separate process keeps its CPU time and memory out of the server's figures. The process reads
 //! commands from its stdin, and writes events to publish and reports to its stdout. It exits when
 //! its stdin closes, so it cannot outlive the server, even if the server is killed.
 
@@ -18,7 +18,7 @@ use crate::event::Event;
 use crate::json;
 use crate::ticker;
 
-/// The channel of the clients that read nothing.
+/// The channel to which the clients that read nothing subscribe.
 pub(super) const STUCK: &str = "lab-stuck";
 
 /// The local clients of a server with `--lab`.
@@ -31,7 +31,7 @@ pub(super) struct LoadClients {
 struct State {
     /// The stdin of the process, if it runs.
     commands: Option<ChildStdin>,
-    /// The number of the current process. An earlier one may not have exited yet.
+    /// The number of the current process, because an earlier process may not have exited yet.
     generation: u64,
     /// The requested number of clients.
     asked: usize,
@@ -99,7 +99,7 @@ impl LoadClients {
 }
 
 impl State {
-    /// Sends a command. Starts a process if there is none.
+    /// Sends a command to the process, and starts the process if it does not run.
     fn send(
         &mut self,
         server: &Arc<ServerState>,
@@ -117,8 +117,8 @@ impl State {
 
 /// Starts the process and returns its stdin.
 ///
-/// The thread that reads its output starts it, because a connection's thread has too little stack
-/// to do so.
+/// The thread that reads the process's output also starts the process, because the thread of a
+/// connection has too little stack for this.
 fn start(server: &Arc<ServerState>, at: SocketAddr, generation: u64) -> io::Result<ChildStdin> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
     let server = Arc::clone(server);
@@ -126,7 +126,8 @@ fn start(server: &Arc<ServerState>, at: SocketAddr, generation: u64) -> io::Resu
         let program = server.config.lab_program.as_deref();
         match program.ok_or(io::ErrorKind::Unsupported.into()).and_then(|it| spawn(it, at)) {
             Ok((child, commands)) => {
-                // If the receiver is gone, this drops the process's stdin, and it exits.
+                // If the receiver is gone, the process's stdin is dropped here, and the process
+                // exits.
                 let _ = sender.send(Ok(commands));
                 read_output(child, &server, generation);
             }
@@ -153,7 +154,8 @@ fn read_output(mut child: Child, server: &Arc<ServerState>, generation: u64) {
         match line.split_once(' ') {
             Some(("publish", event)) => {
                 let Some((channel, data)) = event.split_once(' ') else { continue };
-                // Fails once the registry is closed; then the process ends with the server.
+                // Publishing fails after the registry is closed. The process then ends with the
+                // server.
                 let _ = server.hub.publish(channel, &Event::new(data));
             }
             Some(("report", report)) => {
@@ -165,14 +167,14 @@ fn read_output(mut child: Child, server: &Arc<ServerState>, generation: u64) {
                 }
                 drop(state);
                 if settled && server.clock.subscribers(ticker::STATUS) > 0 {
-                    // Subscribers of /status get it at once, not at the next second.
+                    // Subscribers of the status get the report at once, not at the next second.
                     let _ = server.clock.publish(ticker::STATUS, &status::event(server));
                 }
             }
             _ => log::warn!("ignored an unknown line from the lab's clients: {line:?}"),
         }
     }
-    let _ = child.wait(); // it closed its stdout, so it has exited or is about to
+    let _ = child.wait(); // returns soon: the process has closed its stdout
     let mut state = lab.load_clients.lock();
     if state.generation == generation {
         *state = State { generation, ..State::default() };

@@ -320,7 +320,8 @@ fn exposed_addresses(config: &Config) -> impl Iterator<Item = &SocketAddr> {
     config.listen.iter().filter(|addr| !addr.ip().to_canonical().is_loopback())
 }
 
-/// Logs a warning for each exposed address if reading or publishing needs no token.
+/// Logs a warning for each exposed address if the server has no token or key for reading or
+/// publishing.
 fn warn_of_missing_tokens(config: &Config) {
     for addr in exposed_addresses(config) {
         if config.subscribe_token.is_none() && config.subscribe_key.is_none() {

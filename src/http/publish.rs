@@ -14,13 +14,13 @@ use crate::event::Event;
 use crate::json;
 use crate::limits::{EVENT_EXPANSION, EVENT_OVERHEAD};
 
-/// The longest body of many events, in bytes.
+/// The maximum length of an NDJSON body, in bytes, unless `--body-limit` is larger.
 const BATCH_LIMIT: usize = 1024 * 1024;
 
-/// The overhead of each line of data in a stream, in bytes.
+/// The overhead of each line of data in a stream, in bytes: the field name.
 const LINE: usize = "data: ".len();
 
-/// The longest idempotency key, in bytes.
+/// The maximum length of an idempotency key, in bytes.
 const KEY_MAX: usize = 256;
 
 /// The events of one publish request.
@@ -36,7 +36,8 @@ pub(super) struct Batch {
 pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, HttpError> {
     let limits = exchange.server.config.limits;
     let kind = content_type(&exchange.request);
-    // `curl -F` sends this. Read as text, its boundaries would be published as data.
+    // `curl -F` sends this type. If it were read as text, its boundaries would be published as
+    // data.
     if kind == "multipart/form-data" {
         let detail = "multipart/form-data is not supported; send text (text/plain), JSON \
             (application/json), a form (application/x-www-form-urlencoded, as curl -d does) or \
@@ -58,13 +59,14 @@ pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, HttpError> {
     Ok(Batch { events, is_many })
 }
 
-/// Fails with 413 if an event is longer than `limit` allows, as data or in a stream.
+/// Fails with 413 if the data or the whole event in a stream is longer than `limit` allows.
 pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), HttpError> {
     if event.data().len() > limit {
         let detail = format!("the data is longer than {limit} bytes (--event-limit); send less");
         return Err(HttpError::new(413, detail));
     }
-    // Each line costs six bytes more in a stream, and each slow client holds an unsent event.
+    // Each line of data takes six more bytes in a stream, and the server keeps the unsent event in
+    // memory for each slow client.
     let breaks = event.data().matches(['\n', '\r']).count();
     let lines = 1 + breaks - event.data().matches("\r\n").count();
     let texts = [Some(event.data()), event.name(), event.id()];
@@ -110,7 +112,7 @@ pub(super) fn json(body: &[u8]) -> Result<Value, HttpError> {
     json::parse(json::without_bom(body)).map_err(|error| HttpError::new(400, error.of("the body")))
 }
 
-/// Reads a text body. The text is the data; the query has the other fields.
+/// Reads a text body. The text becomes the data; query parameters contain the other fields.
 fn text(request: &Request, body: Vec<u8>) -> Result<Event, HttpError> {
     let data = String::from_utf8(body).map_err(|_| {
         HttpError::new(400, "the body must be UTF-8, because streams are; encode binary data")
@@ -177,8 +179,8 @@ const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
 
 /// Reads `{"data": …, "event": …, "id": …, "retry": …}`.
 ///
-/// Data that is not a string is published as compact JSON. Numbers and strings in it keep their
-/// spelling.
+/// Data that is not a string is published as compact JSON. Numbers and strings in this JSON keep
+/// their spelling.
 fn object(fields: Option<BTreeMap<String, &RawValue>>) -> Result<Event, HttpError> {
     let Some(fields) = fields else {
         return Err(HttpError::new(400, "an event must be an object, such as {\"data\": …}"));

@@ -1,8 +1,8 @@
-//! Parser of a request's head (RFC 9112 §2–§6), which rejects every ambiguous one.
+//! Parses the head of a request (RFC 9112 §2–§6), and rejects every ambiguous head.
 //!
-//! Request smuggling needs a request that two programs read differently. So this parser is
-//! strict: exactly one Host, at most one Content-Length, no Transfer-Encoding but `chunked`, and
-//! an error in any of these closes the connection.
+//! Request smuggling needs a request that two programs read differently. So this parser is strict:
+//! it requires exactly one Host, and allows at most one Content-Length and no Transfer-Encoding but
+//! `chunked`. An error in any of these closes the connection.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ pub(crate) struct Request {
     pub(crate) query: String,
     /// 0 for HTTP/1.0, 1 for later versions.
     pub(crate) minor_version: u8,
-    /// The host of the target, or else of the Host header.
+    /// The host in the target. If the target has no host, that of the Host header.
     pub(crate) host: Option<String>,
     pub(crate) body: BodyLength,
     headers: Headers,
@@ -33,9 +33,9 @@ pub(crate) struct Request {
 
 /// The header lines, with names in lower case and values as received.
 ///
-/// Values are bytes because an event id can be any UTF-8. All lines share one allocation: the
-/// allocator caches small freed pieces for each thread, and a stream's thread would never reuse
-/// them.
+/// Values are bytes, because an event id in them can be any UTF-8. All lines share one allocation:
+/// the allocator caches small freed blocks for each thread, and the thread of a stream would never
+/// reuse them.
 #[derive(Debug)]
 struct Headers {
     bytes: Vec<u8>,
@@ -76,7 +76,7 @@ impl Headers {
 /// How the body is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyLength {
-    /// No body: the request has neither of the two headers.
+    /// No body: the request has neither Content-Length nor Transfer-Encoding.
     None,
     /// The length of `Content-Length`, in bytes.
     Fixed(u64),
@@ -88,9 +88,9 @@ impl Request {
     /// Parses the head at the start of `bytes`, and returns it with its length in bytes.
     ///
     /// Returns `None` if the head is incomplete.
-    #[inline(never)] // its frame is gone by the time a stream begins
+    #[inline(never)] // inlining would enlarge the stack of every stream
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, HttpError> {
-        // On the heap, because a thread's stack never shrinks.
+        // The array is on the heap, because a thread's stack never shrinks.
         let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut head = httparse::Request::new(&mut headers);
         let length = match head.parse(bytes) {
@@ -119,7 +119,7 @@ impl Request {
 
     /// Parses a head whose version `httparse` does not know.
     ///
-    /// A later 1.x is read as 1.1, because it must be compatible (RFC 9110 §2.5).
+    /// A later version 1.x is read as 1.1, because it must be compatible (RFC 9110 §2.5).
     #[cold]
     fn parse_version(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, HttpError> {
         let start = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -160,7 +160,8 @@ impl Request {
         self.headers.iter().map(|(name, _)| name)
     }
 
-    /// Returns whether a header that is a list of tokens contains this one, in any case.
+    /// Returns whether a header that is a list of tokens contains this token, in upper or lower
+    /// case.
     pub(crate) fn has_token(&self, name: &str, token: &str) -> bool {
         (self.headers.all(name))
             .flat_map(|value| value.split(|byte| *byte == b','))

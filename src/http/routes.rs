@@ -28,11 +28,11 @@ pub(super) enum Reply {
     Head(Vec<u8>),
     /// A stream, which is the connection's last response.
     Stream(Box<Stream>),
-    /// An upgrade to a WebSocket, which counts as a client.
+    /// An upgrade to a WebSocket, with the permit of a stream, because it counts as a client.
     WebSocket(Box<WebSocket>, Option<StreamPermit>),
 }
 
-/// Handles a request with the handler of its path and method.
+/// Calls the handler for the request's path and method.
 pub(super) fn route(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     let segments = Arc::clone(&exchange.request.segments);
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -136,7 +136,7 @@ fn dispatch(
     }
 }
 
-#[inline(never)] // its frame must not lie under a stream
+#[inline(never)] // inlining would enlarge the stack of every stream
 fn page(exchange: &Exchange<'_>, parts: &[&str], method: &Method) -> Result<Reply, HttpError> {
     let assets = &exchange.server.assets;
     match assets.get(&exchange.request) {
@@ -154,7 +154,7 @@ fn page(exchange: &Exchange<'_>, parts: &[&str], method: &Method) -> Result<Repl
 
 /// Returns the error detail for a path that is a route only with some flag.
 ///
-/// Programs request these paths, so the response is not the HTML page.
+/// Programs request these paths, so they get this detail instead of the HTML page.
 fn disabled_route(parts: &[&str], server: &ServerState) -> Option<&'static str> {
     match parts {
         [lab::ROOT, _, ..] if server.lab.is_none() => {
@@ -174,7 +174,7 @@ fn disabled_route(parts: &[&str], server: &ServerState) -> Option<&'static str> 
     }
 }
 
-#[inline(never)] // its frame must not lie under a stream
+#[inline(never)] // inlining would enlarge the stack of every stream
 fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let websocket = websocket::handshake(exchange)?;
     let reader = ReadAccess::of(exchange, Api::Own)?;
@@ -184,7 +184,7 @@ fn web_socket(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
 }
 
 /// Answers `POST /send-data`: publishes the message to the demo chat and returns it.
-#[inline(never)] // its frame must not lie under a stream
+#[inline(never)] // inlining would enlarge the stack of every stream
 fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     PublishAccess::of(exchange, Api::Own)?.check(exchange, [CHAT])?;
     if publish::content_type(&exchange.request) != "application/json" {

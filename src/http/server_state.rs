@@ -35,8 +35,8 @@ pub(crate) struct ServerState {
     pub(super) hub: Registry,
     /// The channels of the ticker.
     pub(super) clock: Registry,
-    /// Sends to the broadcaster, if there is one. With the lab there always is one, because the
-    /// lab can change the delivery.
+    /// Sends to the broadcaster, if there is one. With the lab there is always a broadcaster,
+    /// because the lab can change the delivery mode.
     pub(super) mailbox: Option<Mailbox>,
     pub(super) watcher: Arc<Watcher>,
     pub(super) connections: Arc<Connections>,
@@ -47,7 +47,7 @@ pub(crate) struct ServerState {
     /// `None` without `--mercure-subscriptions`.
     pub(super) subscriptions: Option<Subscriptions>,
     pub(super) admission: Arc<Admission>,
-    /// The memory that a client and the channels take at most.
+    /// The maximum memory of one client and of the channels.
     pub(super) costs: Costs,
     pub(super) counters: Arc<Counters>,
     /// CPU time spent on computing the status so far, in nanoseconds.
@@ -57,7 +57,7 @@ pub(crate) struct ServerState {
     pub(super) draining: AtomicBool,
     /// Set when the server stops accepting connections.
     pub(super) stopped_accepting: AtomicBool,
-    /// Disconnected when the drain starts.
+    /// A channel that is disconnected when the drain starts. No message is ever sent.
     pub(super) shutdown: (Mutex<Option<Sender<Infallible>>>, Receiver<Infallible>),
     /// Groups rejected streams, so that only the first of a burst is logged.
     pub(super) rejections: Mutex<Burst>,
@@ -77,7 +77,7 @@ impl ServerState {
         permit.map_err(|reason| self.reject(reason, client, request))
     }
 
-    /// Counts and logs a rejected stream.
+    /// Counts and logs a rejected stream, and returns the error response.
     #[cold]
     pub(super) fn reject(&self, reason: Reason, client: IpAddr, request: &Request) -> HttpError {
         self.counters.reject(reason);
@@ -111,12 +111,12 @@ impl ServerState {
         Capacity::of_running_server(&self.costs, self.listeners.len(), clients)
     }
 
-    /// Returns the current delivery.
+    /// Returns the current delivery mode.
     pub(super) fn delivery(&self) -> Delivery {
         self.mailbox.as_ref().map_or(Delivery::Wake, Mailbox::delivery)
     }
 
-    /// Changes the delivery from now on. No client loses an event or receives one twice.
+    /// Changes the delivery mode of all streams. No client loses an event or receives one twice.
     pub(super) fn switch(&self, delivery: Delivery) {
         if let Some(mailbox) = &self.mailbox {
             mailbox.switch(delivery);
@@ -153,7 +153,8 @@ impl ServerState {
             lab.load_clients.end();
         }
         if self.stop.keeps_listeners_open() {
-            // The next server accepts the connections that wait in the inherited listeners.
+            // This server stops accepting at once. The next server accepts the connections that
+            // wait in the inherited listeners.
             self.stop_accepting();
         }
         drop(self.shutdown.0.lock().unwrap_or_else(PoisonError::into_inner).take());

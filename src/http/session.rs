@@ -1,6 +1,7 @@
-//! Sessions for browsers: a cookie that holds the reading token.
+//! Opens and closes browser sessions: a cookie that holds the token for reading.
 //!
-//! `EventSource` cannot send an `Authorization` header, and a token in a URL ends up in logs.
+//! Browsers need this cookie, because `EventSource` cannot send an `Authorization` header, and a
+//! token in a URL ends up in logs.
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode, percent_encode};
 
@@ -14,8 +15,8 @@ use super::routes::Reply;
 /// The cookie's name. Its value is the token, percent-encoded.
 const COOKIE: &str = "threadcast_token";
 
-/// The longest value, in bytes. Browsers keep cookies of up to 4,096 bytes, including name and
-/// attributes (RFC 6265 §6.1).
+/// The maximum length of the value, in bytes. Browsers keep cookies of up to 4,096 bytes, including
+/// name and attributes (RFC 6265 §6.1).
 const VALUE_MAX: usize = 4_000;
 
 /// `POST /session` with the bearer token: sets the cookie.
@@ -52,7 +53,7 @@ pub(crate) fn token(request: &Request) -> Option<Vec<u8>> {
     cookie(request, COOKIE)
 }
 
-/// Returns the value of a request's cookie.
+/// Returns the decoded value of the request's cookie with the name `wanted`.
 pub(super) fn cookie(request: &Request, wanted: &str) -> Option<Vec<u8>> {
     let mut cookies = request.headers("cookie").flat_map(|list| list.split(|byte| *byte == b';'));
     let value = cookies.find_map(|pair| {

@@ -1,4 +1,4 @@
-//! Status of the server: as JSON for people and pages, as text for Prometheus.
+//! Reports the status of the server: as JSON for people and pages, as text for Prometheus.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use crate::process::{self, Process, ThreadGroup, thread_time};
 
 /// Returns the document of `GET /status`.
 ///
-/// It contains the CPU time spent on computing it so far, so that a measurement of the server can
-/// subtract that.
+/// The document contains the CPU time that was spent on all such documents so far, so that a
+/// measurement of the server can subtract this time.
 pub(super) fn json(server: &ServerState) -> Value {
     let began = thread_time();
     let status = collect(server);
@@ -95,7 +95,7 @@ fn group(group: &ThreadGroup) -> Value {
     })
 }
 
-/// Returns an object with the bytes of each part by its name.
+/// Returns a JSON object that maps the name of each part to its bytes.
 fn costs(parts: &[Cost]) -> Value {
     parts.iter().map(|cost| (cost.name.to_owned(), Value::from(cost.memory))).collect()
 }
@@ -148,7 +148,7 @@ pub(super) fn metrics(server: &ServerState) -> Answer {
     gauge("capacity_clients", "Clients that this process can hold", number(capacity.clients()));
     let (each, binding) = (Family::<Label, Gauge>::default(), Family::<Label, Gauge>::default());
     for bound in capacity.bounds().iter().rev() {
-        // Two control groups have the same name; the narrower one, set last, is the limit.
+        // Two control groups have the same name. The narrower one is the limit, and it is set last.
         each.get_or_create(&[("limit", bound.name)]).set(number(bound.clients));
         binding.get_or_create(&[("limit", bound.name)]).set(0);
     }
@@ -162,8 +162,8 @@ pub(super) fn metrics(server: &ServerState) -> Answer {
 
 /// Converts `OpenMetrics` to the older text format of Prometheus.
 ///
-/// There the name of a counter ends with `_total` in its `HELP` and `TYPE` lines too, and no line
-/// marks the end.
+/// In the older format, the name of a counter also ends with `_total` in its `HELP` and `TYPE`
+/// lines, and no line marks the end.
 fn classic(openmetrics: &str) -> String {
     let counters: Vec<&str> = (openmetrics.lines())
         .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))

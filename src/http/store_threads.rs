@@ -1,4 +1,4 @@
-//! The threads that write the store, and read it if several nodes share it.
+//! Runs the threads that write the store, and that read it if several nodes share it.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,9 +18,9 @@ use crate::store::{self, StoreAt};
 /// The parts of the store that need a thread.
 #[derive(Debug)]
 pub(super) enum StoreOwner {
-    /// A file of this node alone, with a writer.
+    /// The writer of a file that only this node uses.
     File(StoreWriter),
-    /// A log that other nodes write too, with a writer and a reader.
+    /// The writer and the reader of a log that other nodes write too.
     Redis(Box<(LogPublisher, LogFollower)>),
 }
 
@@ -51,7 +51,7 @@ pub(super) fn open_hub(
 pub(super) struct StoreThreads {
     running: Option<Sender<Infallible>>,
     threads: Vec<JoinHandle<()>>,
-    /// Each thread holds a sender until it ends.
+    /// Each thread holds a clone of this sender until the thread ends.
     alive: Option<Sender<Infallible>>,
     ended: Receiver<Infallible>,
 }
@@ -107,7 +107,7 @@ impl StoreThreads {
             log::warn!(
                 "store did not answer before shutdown; its last requests may or may not be stored"
             );
-            self.threads.clear(); // the process ends them
+            self.threads.clear(); // the threads end with the process
         }
         let ended: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
         ended.into_iter().collect()
@@ -116,7 +116,8 @@ impl StoreThreads {
 
 impl Drop for StoreThreads {
     fn drop(&mut self) {
-        // A panic has already stopped the server, and `Server::run` reports it.
+        // A panic can be ignored here: it has already stopped the server, and `Server::run` reports
+        // it.
         let _ = self.end(Instant::now());
     }
 }

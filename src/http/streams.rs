@@ -1,4 +1,4 @@
-//! Starts streams: from a request to the preamble, and on to the loop in [`crate::stream`].
+//! Starts streams: creates the preamble for a request, then runs the loop in [`crate::stream`].
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::ticker;
 pub(super) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
 /// Answers with a demo stream.
-#[inline(never)] // inlined, its frame would lie under other streams
+#[inline(never)] // inlining would enlarge the stack of other streams
 pub(super) fn demo(
     exchange: &Exchange<'_>,
     demo: DemoStream,
@@ -75,8 +75,8 @@ pub(super) fn channels(
 
 /// Subscribes to the channels from `start` on, and announces the presence name if there is one.
 ///
-/// The subscription is in a box because a copy of it on the stack costs a page.
-#[inline(never)] // inlined, its frame would lie under the stream
+/// The subscription is in a box, because a copy on the stack would take a page of memory.
+#[inline(never)] // inlining would enlarge the stack of every stream
 fn subscribe(
     exchange: &Exchange<'_>,
     channels: &Channels,
@@ -99,7 +99,7 @@ fn subscribe(
 ///
 /// An announcement is an event for all subscribers, and any page can send a GET. So presence
 /// needs the right to publish, or a JWT that may read the channels and has this name as `sub`.
-#[inline(never)] // inlined, its frame would lie under the stream
+#[inline(never)] // inlining would enlarge the stack of every stream
 fn presence(
     exchange: &Exchange<'_>,
     channels: &Channels,
@@ -128,7 +128,7 @@ fn presence(
     Ok(Some(name).filter(|_| !exchange.request.is_head()))
 }
 
-#[inline(never)] // most readers have no token and need no stack for this frame
+#[inline(never)] // inlining would take stack even for readers without a token
 fn subscribe_with_rights(
     hub: &Registry,
     channels: &Channels,
@@ -160,7 +160,8 @@ fn subscribe_to_clock(
 
 /// Returns a permit for one more stream, before the stream subscribes. `HEAD` needs none.
 ///
-/// Fails if the server or the client's address has no free stream.
+/// Fails if the server or the client's address has reached its maximum number of streams, or if the
+/// connection was shed.
 pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<StreamPermit>, HttpError> {
     let Exchange { server, request, peer, .. } = exchange;
     if request.is_head() {
@@ -188,16 +189,18 @@ fn start(request: &Request) -> Result<Start, HttpError> {
     })
 }
 
-/// `User-Agent` prefixes of clients that may ignore the id of a block without data.
+/// `User-Agent` prefixes of clients that may ignore an id without data.
 ///
-/// `make clients` measures this. These are Firefox, the polyfills that run in any browser, and
-/// the libraries for Node.js and Python.
+/// Such clients get the cursor as an event. They are Firefox, the polyfills that run in any
+/// browser, and the libraries for Node.js and Python. `make clients` tests which clients ignore the
+/// id.
 const CURSOR_AS_EVENT: [&str; 4] = ["Mozilla/", "node", "python-", "Python/"];
 
-/// The subset for Mercure: only clients that ignore events whose type has no listener.
+/// The prefixes for Mercure streams: only clients that ignore events whose type has no listener.
 pub(super) const MERCURE_CURSOR_AS_EVENT: [&str; 2] = ["Mozilla/", "node"];
 
-/// Returns the first frame of a subscription's stream. Clients in `as_event` get it as an event.
+/// Returns the first frame of a subscription's stream. Clients whose `User-Agent` begins with a
+/// prefix in `as_event` get this frame as an event.
 pub(super) fn first_frame(
     request: &Request,
     subscription: &Subscription,
@@ -210,7 +213,8 @@ pub(super) fn first_frame(
 /// The longest presence name, in bytes.
 const PRESENCE_MAX: usize = 256;
 
-/// Fails with 400 if the presence name is malformed. Called before the request changes anything.
+/// Fails with 400 if the presence name is malformed. This is checked before the request changes
+/// anything.
 fn check_presence(name: &str) -> Result<(), HttpError> {
     if name.is_empty() || name.len() > PRESENCE_MAX || name.contains(char::is_control) {
         let detail = "presence must be 1 to 256 bytes of UTF-8 without control characters";
@@ -219,8 +223,9 @@ fn check_presence(name: &str) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// Returns the response head and the first frames. They are sent at once, so that the browser
-/// fires `open`.
+/// Returns the response head and the first frames.
+///
+/// The server sends them at once, so that the browser fires `open`.
 pub(super) fn preamble(exchange: &Exchange<'_>, frames: &[Frame], mut headers: Headers) -> Vec<u8> {
     let request = &exchange.request;
     headers.extend(cors::headers(exchange));
@@ -245,7 +250,7 @@ pub(super) fn reply(
     Reply::Stream(Box::new(Stream { client, path, source, permit, subscriptions, tab, deep }))
 }
 
-#[inline(never)] // inlined, its frame would lie under a stream of the clock
+#[inline(never)] // inlining would enlarge the stack of the clock's streams
 fn scripted(
     exchange: &Exchange<'_>,
     preamble: Vec<u8>,
@@ -256,7 +261,7 @@ fn scripted(
     Source::Scripted(Box::new(ScriptedStream { socket, framing, preamble, demo, last_event_id }))
 }
 
-#[expect(clippy::boxed_local)] // unboxed, it would be copied to the caller's frame too
+#[expect(clippy::boxed_local)] // an unboxed argument would also take stack in the caller
 pub(super) fn live(
     exchange: &Exchange<'_>,
     preamble: Vec<u8>,
@@ -283,11 +288,12 @@ pub(super) struct Stream {
     path: String,
     source: Source,
     permit: Option<StreamPermit>,
-    /// The Mercure subscriptions that are announced for it. Dropping them ends them.
+    /// The stream's Mercure subscriptions, which end when this value is dropped.
     subscriptions: Option<Box<StreamSubscriptions>>,
-    /// The page that opened it (`?tab=`), with `--lab`.
+    /// The id of the page that opened the stream (`?tab=`), with `--lab`.
     tab: Option<Box<str>>,
-    /// Whether the request may have parsed a JWT or a pattern, which takes more stack.
+    /// Whether the server may have parsed a JWT or a pattern for the request, which takes more
+    /// stack.
     deep: bool,
 }
 
@@ -308,20 +314,20 @@ pub(super) struct ScriptedStream {
 }
 
 impl Stream {
-    /// Whether starting it took more stack than a stream's thread should keep.
+    /// Returns whether starting the stream took more stack than a stream's thread should keep.
     pub(super) fn is_deep(&self) -> bool {
         self.deep
     }
 
     /// Runs the stream until it ends. The caller closes the connection.
-    #[inline(never)] // inlined, it would make the caller's frame larger for short requests too
+    #[inline(never)] // inlining would enlarge the caller's frame for short requests too
     pub(super) fn run(self, socket: &Arc<TcpStream>, server: &ServerState) {
         let Self { client, path, source, permit, subscriptions, tab, deep: _ } = self;
         let started = Instant::now();
         log::trace!("{client} {path:?} begins");
         let Ok(_tracked) = lab::admit(server, socket, tab) else { return };
-        // Held until everything else is released: it measures how long a disconnect takes to
-        // free the stream's resources.
+        // The watch is held until the writer and the permit are released, because it measures how
+        // long a disconnect takes to free the stream's resources.
         let watch = source.socket().watch();
         let (end, counts) = match source {
             Source::Live(writer) => follow(writer, server),
@@ -343,7 +349,7 @@ impl Source {
 }
 
 impl ScriptedStream {
-    #[inline(never)] // inlined, its frame would lie under every stream
+    #[inline(never)] // inlining would enlarge the stack of every stream
     fn run(self, hub: &Registry) -> (End, StreamCounts) {
         let Self { socket, framing, preamble, demo, last_event_id } = self;
         let disconnects = socket.notifications();
@@ -354,7 +360,7 @@ impl ScriptedStream {
 }
 
 /// Runs a live stream until it ends, in the current delivery mode. If the lab switches the mode,
-/// the stream continues in the other one.
+/// the stream continues in the new mode.
 fn follow(mut writer: Box<Writer<Socket>>, server: &ServerState) -> (End, StreamCounts) {
     loop {
         let delivery = server.delivery();
@@ -375,7 +381,7 @@ fn follow(mut writer: Box<Writer<Socket>>, server: &ServerState) -> (End, Stream
     }
 }
 
-#[inline(never)] // inlined, its frame would lie under every stream
+#[inline(never)] // inlining would enlarge the stack of every stream
 fn log_end(
     server: &ServerState,
     client: Client,

@@ -1,6 +1,6 @@
-//! Demo stream H: a WebSocket (RFC 6455) on the same listener.
+//! The demo WebSocket (RFC 6455), at `/ws` and `/` on the listeners of HTTP.
 //!
-//! It runs on its connection's own thread, like a stream.
+//! Like a stream, it runs on the thread of its connection.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -25,13 +25,13 @@ use super::forwarded::Client;
 use super::request::{BodyLength, Request};
 use super::{ServerState, lab};
 
-/// The shortest wait for a read.
+/// The minimum time that a read waits, even if its deadline has passed.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// How long the server waits for the client's close frame after its own.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
-/// Whether a request is a WebSocket handshake. The server ignores `Upgrade` in HTTP/1.0
+/// Returns whether a request is a WebSocket handshake. The server ignores `Upgrade` in HTTP/1.0
 /// (RFC 9110 §7.8).
 pub(super) fn is_handshake(request: &Request) -> bool {
     request.minor_version > 0
@@ -41,16 +41,16 @@ pub(super) fn is_handshake(request: &Request) -> bool {
 
 /// A WebSocket that is about to begin.
 pub(super) struct WebSocket {
-    /// The value of the handshake's accept header.
+    /// The value of the `Sec-WebSocket-Accept` header.
     accept: String,
-    /// The page that opened it (`?tab=`), with `--lab`.
+    /// The id of the page that opened the WebSocket (`?tab=`), with `--lab`.
     tab: Option<Box<str>>,
     client: Client,
-    /// When its token expires.
+    /// When the client's token expires.
     until: Option<Instant>,
 }
 
-/// Checks the opening handshake.
+/// Checks the opening handshake, and returns the WebSocket to run.
 pub(super) fn handshake(exchange: &Exchange<'_>) -> Result<WebSocket, HttpError> {
     let accept = accept_key(&exchange.request)?;
     Ok(WebSocket { accept, tab: lab::tab(exchange), client: exchange.client(), until: None })
@@ -88,13 +88,13 @@ pub(crate) fn accept_key(request: &Request) -> Result<String, HttpError> {
 }
 
 impl WebSocket {
-    /// Closes the WebSocket at this time at the latest.
+    /// Sets the time at which the WebSocket closes at the latest.
     pub(super) fn until(self, until: Option<Instant>) -> Self {
         Self { until, ..self }
     }
 
-    /// Runs the connection until it closes: a welcome, then an answer to each message.
-    #[inline(never)] // inlined, its frame would lie under every stream
+    /// Runs the WebSocket until it closes. Sends a welcome, then an answer to each message.
+    #[inline(never)] // inlining would enlarge the stack of every stream
     pub(super) fn run(self, socket: &Arc<TcpStream>, ahead: Vec<u8>, server: &ServerState) {
         let started = Instant::now();
         let Self { accept, tab, client, until } = self;
@@ -167,7 +167,8 @@ fn talk(
     }
 }
 
-/// Returns the close code for a protocol error (RFC 6455 §7.4.1), `None` if the client has left.
+/// Returns the close code for a protocol error (RFC 6455 §7.4.1); `None` for other errors, such as
+/// a disconnect.
 fn close_reason(error: &Error) -> Option<(CloseCode, &'static str)> {
     match error {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
@@ -181,7 +182,7 @@ fn close_reason(error: &Error) -> Option<(CloseCode, &'static str)> {
 /// Sends a close frame and does not wait for the client's.
 ///
 /// After a protocol error the server must not parse further frames (RFC 6455 §7.1.7). The
-/// connection discards them, as after any last response.
+/// connection discards further frames, as it discards input after any last response.
 fn send_close(
     ws: &mut Tungstenite<Wire<'_>>,
     code: CloseCode,
@@ -230,7 +231,7 @@ impl Read for Wire<'_> {
     }
 }
 
-/// Whether a read of a [`Wire`] failed because the server drains.
+/// Returns whether a read of a [`Wire`] failed because the server drains.
 fn is_draining(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionAborted
 }

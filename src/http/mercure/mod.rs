@@ -1,8 +1,8 @@
 //! The Mercure protocol, in both generations.
 //!
-//! These are the current draft (draft-dunglas-mercure-08, as of August 2026) and 0.x (draft-07).
-//! Topics are channels: an event that is published with one API reaches the subscribers of the
-//! other. Without `--mercure`, these paths are 404, and the response names the flag.
+//! The generations are the current draft (draft-dunglas-mercure-08, as of August 2026) and 0.x
+//! (draft-07). Topics are channels: an event that is published with one API reaches the subscribers
+//! of the other. Without `--mercure`, these paths return 404, and the response names the flag.
 //! `docs/mercure.md` lists what the server implements and where it differs from the drafts.
 
 pub(crate) mod publish;
@@ -34,7 +34,7 @@ pub(super) const LINK: &str = "</.well-known/mercure>; rel=\"mercure\"";
 pub(super) const EXPOSED: &str = "Link, Mercure-Last-Event-ID, Last-Event-ID";
 
 /// Answers a request to one of the protocol's paths.
-#[inline(never)] // inlined, its frame would lie under every stream
+#[inline(never)] // inlining would enlarge the stack of every stream
 pub(super) fn answer(
     exchange: &mut Exchange<'_>,
     parts: &[&str],
@@ -48,10 +48,10 @@ pub(super) fn answer(
     }
 }
 
-/// The URL against which relative topics and URL patterns are resolved.
+/// Returns the URL against which relative topics and URL patterns are resolved.
 ///
 /// It is `--jwt-audience` if that is set, and otherwise the URL that the request was sent to.
-#[inline(never)] // inlined, its frame would lie under every stream
+#[inline(never)] // inlining would enlarge the stack of every stream
 fn base(exchange: &Exchange<'_>) -> Base {
     let config = &exchange.server.config;
     if let Some(base) = config.jwt_audience.as_deref().and_then(Base::new) {

@@ -38,7 +38,7 @@ pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
         key: key.as_deref(),
     };
     let done = exchange.server.hub.publish_update(&update)?;
-    // The id that subscribers see and can resume from.
+    // The response contains the id that subscribers receive and can resume from.
     let id = event.id().map_or_else(|| done.id.to_string(), str::to_owned);
     let answer = Answer::new(200)
         .with("Content-Type", "text/plain; charset=utf-8")
@@ -94,7 +94,7 @@ impl Form {
             event = event.with_name(kind)?;
         }
         // An id in the server's own format is ignored, because it could not be distinguished from
-        // an id of the server.
+        // an id that the server assigns.
         if let Some(id) = id.filter(|id| id.parse::<EventId>().is_err()) {
             check_id(&id)?;
             event = event.with_id(id)?;

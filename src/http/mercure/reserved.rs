@@ -1,6 +1,7 @@
-//! Names that are reserved for the hub: the topics of subscriptions and their event type.
+//! Checks for names that are reserved for the hub: the topics and the event type of subscription
+//! events.
 //!
-//! A publisher that could use them could forge subscription events.
+//! A publisher that could use these names could forge subscription events.
 
 use std::sync::LazyLock;
 
@@ -32,9 +33,10 @@ pub(in crate::http) fn check_event_name(name: &str) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// Whether a topic names the hub's path or one below it, in any spelling.
+/// Returns whether a topic names the hub's path or a path below it, in any spelling.
 ///
-/// It decodes more than a strict URL parser would, so a few harmless topics count as reserved too.
+/// This function decodes more than a strict URL parser, so a few harmless topics count as reserved
+/// too.
 pub(in crate::http) fn is_reserved(topic: &str) -> bool {
     BASES.iter().any(|base| is_reserved_at(base, topic))
 }
@@ -42,7 +44,7 @@ pub(in crate::http) fn is_reserved(topic: &str) -> bool {
 fn is_reserved_at(base: &Url, topic: &str) -> bool {
     let Ok(url) = base.join(topic) else { return false };
     let path = percent_decode_str(url.path()).decode_utf8_lossy();
-    // Decoding may have produced new dot segments.
+    // Decoding may have produced new dot segments, so the path is resolved again.
     let Ok(resolved) = base.join(&path.replace(['?', '#', '%'], "_")) else { return false };
     let below = resolved.path().strip_prefix(HUB);
     below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

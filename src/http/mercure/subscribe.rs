@@ -38,8 +38,8 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
         if is_head { None } else { Some(exchange.server.hub.subscribe_boxed(&channels, &start)?) };
     let mut headers = Headers::new();
     if let Some(cursor) = cursor.filter(|cursor| !is_head || cursor == EARLIEST) {
-        // The id before the first event that is sent: the requested one, unless events after
-        // it are missing.
+        // This is the id of the event before the first event that is sent: the requested id, or
+        // `earliest` if events after it are missing.
         let preceding = match &subscription {
             Some(subscription) if !subscription.is_whole() => EARLIEST.to_owned(),
             Some(subscription) if cursor.is_empty() => newest(exchange, subscription.cursor),
@@ -66,18 +66,20 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     Ok(streams::reply(exchange, source, permit, subscriptions))
 }
 
-/// Converts a client-supplied id to a cursor: the earliest update with that id in any of the
-/// topics. Ids of the server are returned unchanged.
-#[inline(never)] // most streams have no cursor and need no stack for this frame
+/// Converts a client-supplied id to the server's id of the earliest update that has it, in any of
+/// the topics.
+///
+/// Ids of the server and unknown ids are returned unchanged.
+#[inline(never)] // inlining would take stack even for streams without a cursor
 fn earliest(exchange: &Exchange<'_>, channels: &Channels, id: &str) -> String {
     let is_ours = id.parse::<EventId>().is_ok();
     let found = (!is_ours).then(|| exchange.server.hub.earliest(channels, id)).flatten();
     found.map_or_else(|| id.to_owned(), |found| found.to_string())
 }
 
-/// Returns the id before the first event of a stream that begins now.
+/// Returns the id of the event before a stream that begins now; `earliest` if there is none.
 fn newest(exchange: &Exchange<'_>, cursor: Option<EventId>) -> String {
-    // Before the first event, a local id ends in 0, and the shared log's id is 0-0.
+    // While there is no event, a local id ends in 0, and the id of the shared log is 0-0.
     let shared = exchange.server.hub.reaches_the_log().is_some();
     let known = cursor.filter(|id| if shared { *id != EventId::ZERO } else { id.n > 0 });
     known.map_or_else(|| EARLIEST.to_owned(), |id| id.to_string())
@@ -106,7 +108,8 @@ fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, HttpError> {
         let matcher = matcher.map_err(|error| HttpError::from(error).at(&name))?;
         let one = Selected { kind, matcher };
         if !selected.contains(&one) {
-            // Checked before the next one is compiled, so that a query over the limit costs little.
+            // The limit is checked before the next matcher is compiled, so that a query over the
+            // limit costs little.
             bounds.add(one.matcher.bytes())?;
             selected.push(one);
         }
@@ -119,19 +122,22 @@ fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, HttpError> {
     Ok(selected)
 }
 
-/// Whether a parameter's name is reserved for matchers. An unknown one is an error, so that
-/// misspellings are found.
+/// Returns whether a parameter's name begins with `match`, which is reserved for matchers.
+///
+/// An unknown parameter with such a name is an error, so that misspellings are found.
 fn is_reserved_name(name: &str) -> bool {
     name.as_bytes().get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"match"))
 }
 
-/// Returns the last event id of the request. An empty id counts: its sender gets the current id
-/// in the response header.
+/// Returns the last event id of the request.
+///
+/// The id may be empty. The client then gets the current id in a response header.
 fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, HttpError> {
     let is_given = || is_given(&exchange.request).then(String::new);
     let cursor = last_event_id(&exchange.request)?.or_else(is_given);
-    // The response repeats the id in a header, where a control character would be an injection.
-    // Other characters that are not allowed in ids today may be in ids of earlier versions.
+    // The response repeats the id in a header, where a control character could start another
+    // header. Other characters that ids must not contain today are accepted, because ids of earlier
+    // versions may contain them.
     if cursor.as_deref().is_some_and(|id| id.contains(char::is_control)) {
         return Err(HttpError::new(400, "the last event id must not contain control characters"));
     }

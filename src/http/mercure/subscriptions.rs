@@ -1,7 +1,7 @@
-//! Mercure's subscription events and the API that lists active subscriptions.
+//! Publishes Mercure's subscription events, and serves the API that lists active subscriptions.
 //!
-//! The hub publishes a private update when a subscription begins and when it ends. Only with
-//! `--mercure-subscriptions`.
+//! With `--mercure-subscriptions`, the hub publishes a private update when a subscription begins
+//! and when it ends.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -34,13 +34,13 @@ const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_')
 /// The JSON-LD context of documents of 0.x.
 const CONTEXT: &str = "https://mercure.rocks/";
 
-/// How many subscriptions a list reads at most before it releases their lock.
+/// The maximum number of subscriptions that a list reads before it releases their lock.
 const PAGE: usize = 64;
 
 /// One topic matcher of a subscriber.
 #[derive(Debug, PartialEq)]
 pub(super) struct Selected {
-    /// The match type in the current generation; `None` in 0.x, which has only one.
+    /// The match type in the current generation; `None` in 0.x, which has only one match type.
     pub(super) kind: Option<&'static str>,
     pub(super) matcher: Matcher,
 }
@@ -71,17 +71,17 @@ pub(in crate::http) struct StreamSubscriptions {
 }
 
 impl StreamSubscriptions {
-    /// Lists these subscriptions and publishes that they begin.
+    /// Adds these subscriptions to the active ones, and publishes that they begin.
     ///
-    /// Returns `None` without `--mercure-subscriptions`. If one of them cannot be published,
-    /// the function fails and ends those before it.
+    /// Returns `None` without `--mercure-subscriptions`. If the beginning of a subscription cannot
+    /// be published, the function fails and ends the subscriptions before it.
     pub(super) fn begin(
         server: &Arc<ServerState>,
         selected: &[Selected],
         rights: Option<&Rights>,
     ) -> Result<Option<Box<Self>>, HttpError> {
         let Some(subscriptions) = &server.subscriptions else { return Ok(None) };
-        // A random name does not identify the client.
+        // The subscriber gets a random name, which does not identify the client.
         let subscriber = random_urn();
         let topic_of = |Selected { kind, matcher }: &Selected| {
             let parts: Vec<&str> =
@@ -114,8 +114,8 @@ impl StreamSubscriptions {
             if let Some(payload) = rights.and_then(|rights| rights.payload(text)) {
                 document["payload"] = payload.clone();
             }
-            // Listed before it is published: a client that reads the list and then subscribes
-            // from the list's id misses no subscription.
+            // The subscription is listed before it is published, so that a client which reads the
+            // list and then subscribes from the list's id misses no subscription.
             subscriptions.lock().insert(topic.clone(), Arc::new(document.clone()));
             if let Err(error) = publish(server, topic, &document) {
                 subscriptions.lock().remove(topic);
@@ -128,7 +128,7 @@ impl StreamSubscriptions {
 }
 
 impl Drop for StreamSubscriptions {
-    #[inline(never)] // inlined, its frame would lie under every stream
+    #[inline(never)] // inlining would enlarge the stack of every stream
     fn drop(&mut self) {
         let Some(subscriptions) = &self.server.subscriptions else { return };
         for topic in &self.topics {
@@ -142,8 +142,8 @@ impl Drop for StreamSubscriptions {
     }
 }
 
-/// Publishes a subscription event as a private update. In the current generation it has the
-/// reserved event type.
+/// Publishes a subscription event as a private update. In the current generation, this event has
+/// the reserved event type.
 fn publish(server: &ServerState, topic: &str, document: &Value) -> Result<(), PublishError> {
     let mut event = Event::new(document.to_string());
     if !is_older(document) {
@@ -153,8 +153,9 @@ fn publish(server: &ServerState, topic: &str, document: &Value) -> Result<(), Pu
     server.hub.publish_update(&update).map(drop)
 }
 
-/// Returns the topic of a subscription, which is also the path of its document. Fewer parts make
-/// the path of a list.
+/// Returns the topic of a subscription, which is also the path of its document.
+///
+/// With fewer parts, this is the path of a list of subscriptions.
 fn topic(parts: &[&str]) -> String {
     let mut topic = format!("{HUB}/subscriptions");
     for part in parts {
@@ -164,15 +165,15 @@ fn topic(parts: &[&str]) -> String {
     topic
 }
 
-/// Whether a document is of 0.x: only there does it have a `topic`.
+/// Returns whether a document is of 0.x. Only documents of 0.x have a field `topic`.
 fn is_older(document: &Value) -> bool {
     document.get("topic").is_some()
 }
 
 /// Answers `GET /.well-known/mercure/subscriptions` and the paths below it.
 ///
-/// The path decides the generation of the response. The path of all subscriptions is the same
-/// in both generations: there the token decides.
+/// The path decides the generation of the response. The path that lists all subscriptions is the
+/// same in both generations, so for this path the token decides.
 pub(super) fn answer(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, HttpError> {
     let path = topic(parts);
     let reader = ReadAccess::of(exchange, Api::Mercure)?;
@@ -184,7 +185,7 @@ pub(super) fn answer(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, H
     };
     let hub = &exchange.server.hub;
     let last = hub.last_id();
-    // Before the first event, a local id ends in 0, and the shared log's id is 0-0.
+    // While there is no event, a local id ends in 0, and the id of the shared log is 0-0.
     let shared = hub.reaches_the_log().is_some();
     let nothing_yet = if shared { last == EventId::ZERO } else { last.n == 0 };
     let last = if nothing_yet { "earliest".to_owned() } else { last.to_string() };
@@ -193,8 +194,8 @@ pub(super) fn answer(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, H
     if one.is_none() && is_one(parts) {
         return Err(none());
     }
-    // The id was read before the list: a client that subscribes from this id gets every change
-    // that the list may lack.
+    // `last` was read before the list, so that a client which subscribes from this id gets every
+    // change that the list may lack.
     let add_id = |document: &mut Value| {
         if is_older {
             document["lastEventID"] = last.as_str().into();
@@ -224,8 +225,8 @@ pub(super) fn answer(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, H
         "{LINK}; last-event-id=\"{last}\"; type=\"{EVENT_NAME}\"; content-type=\"application/json\""
     );
     let answer = answer.with("Link", if is_older { LINK.to_owned() } else { link });
-    // Another node with the same last id lists other subscriptions, so it must not validate this
-    // node's responses.
+    // With a shared log, the response has no ETag. Another node with the same last id lists other
+    // subscriptions, so it must not validate this node's responses.
     let answer = if shared { answer } else { answer.with("ETag", tag) };
     Ok(Reply::Answer(answer.with("Cache-Control", "private, must-revalidate")))
 }
@@ -254,8 +255,8 @@ fn none() -> HttpError {
     )
 }
 
-/// Whether a path names one subscription: `type/match/subscriber` in the current generation,
-/// `topic/subscriber` in 0.x.
+/// Returns whether a path names one subscription: `type/match/subscriber` in the current
+/// generation, `topic/subscriber` in 0.x.
 fn is_one(parts: &[&str]) -> bool {
     match parts {
         ["exact" | "urlpattern", _] => false,
@@ -264,7 +265,8 @@ fn is_one(parts: &[&str]) -> bool {
     }
 }
 
-/// Whether a document is of exactly this matcher, not of a longer one.
+/// Returns whether a document has exactly the matcher of this path, and not a longer path that
+/// begins with it.
 fn is_of(document: &Value, parts: &[String]) -> bool {
     match parts {
         [topic] => document["topic"] == *topic,
