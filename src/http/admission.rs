@@ -90,7 +90,7 @@ impl Admission {
         self.clients.load(Ordering::Acquire)
     }
 
-    /// Waits until the last stream has ended, at most until this moment.
+    /// Waits until the last stream has ended, or until this moment.
     pub(super) fn wait_until_empty(&self, until: Instant) {
         while self.clients() > 0 && self.empty.1.recv_deadline(until).is_ok() {}
     }
@@ -111,8 +111,8 @@ impl Admission {
         let next = (*last).max(now) + Duration::from_secs(1) / RETRIES_PER_SECOND;
         let wait = next - now;
         if wait > MAX_WAIT {
-            // There are too many clients for a separate time each, so their random times are spread
-            // over the second half of `MAX_WAIT`.
+            // There are too many clients for a separate time each, so each gets a random time in
+            // the second half of `MAX_WAIT`.
             return MAX_WAIT.mul_f64(0.5 + fastrand::f64() / 2.0);
         }
         *last = next;

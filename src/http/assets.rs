@@ -1,8 +1,8 @@
-//! Static files: the demo page in the binary, or the files of a folder (`--public`).
+//! Serves static files: the demo page in the binary, or the files of a folder (`--public`).
 //!
 //! Files in the binary are compressed once, when the server starts, and sent with gzip to clients
-//! that accept it. Files of a folder are sent uncompressed, in chunks of bounded size; a client
-//! can request a range of them.
+//! that accept it. Files of a folder are sent uncompressed, in chunks of bounded size; a client can
+//! request a range of a file.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -39,8 +39,8 @@ const CLIENT: &str = "client.js";
 #[folder = "public/"]
 struct Embedded;
 
-/// The gzip-compressed files of the binary, by path. It contains only files that compression makes
-/// smaller.
+/// The gzip-compressed files of the binary, by path. The map contains only files that compression
+/// makes smaller.
 static COMPRESSED: LazyLock<BTreeMap<Cow<'static, str>, Vec<u8>>> = LazyLock::new(|| {
     let compress = |path: Cow<'static, str>| {
         let file = Embedded::get(&path)?.data;
@@ -110,8 +110,8 @@ impl Assets {
         Some(with_security_headers(Answer::new(308)).with("Location", format!("{name}/")))
     }
 
-    /// Returns the response to an unknown path: `404.html`, or a short built-in page if it is
-    /// missing.
+    /// Returns the response to an unknown path: `404.html`, or a short built-in page if that file
+    /// is missing.
     pub(super) fn not_found(&self) -> Answer {
         let fallback = || {
             Cow::Borrowed(&b"<!doctype html><h1>404 - \xe9\xa1\xb5\xe9\x9d\xa2\xe6\x9c\xaa\xe6\x89\xbe\xe5\x88\xb0</h1>"[..])

@@ -25,7 +25,7 @@ pub(crate) struct Limit {
     pub(crate) set_by: &'static str,
 }
 
-/// Reads a body of at most `limit` bytes, for at most `time`.
+/// Reads a body of at most `limit` bytes, and takes at most `time`.
 ///
 /// First sends `100 Continue` if the client expects it and has not sent any of the body.
 pub(super) fn read(
@@ -53,7 +53,7 @@ pub(super) fn read(
     }
 }
 
-/// Reads a chunked body of at most `limit` bytes; bytes after it stay in the source.
+/// Reads a chunked body of at most `limit` bytes; bytes after the body stay in the source.
 pub(crate) fn chunks(
     source: &mut impl Source,
     limit: Limit,
@@ -181,7 +181,7 @@ impl<S: Source> BodyReader<'_, S> {
 
 /// Where the trailer ends in the received bytes.
 enum Trailer {
-    /// After this many bytes, including the empty line.
+    /// The trailer ends after this many bytes, including the empty line.
     Whole(usize),
     /// The trailer does not end in these bytes.
     Partial,
@@ -204,7 +204,7 @@ fn trailer_length(bytes: &[u8]) -> Trailer {
     Trailer::Partial
 }
 
-/// Returns whether this is a valid size line.
+/// Returns whether `line` is a valid size line.
 ///
 /// `httparse` also accepts white space after the digits without an extension, and any bytes in an
 /// extension, even line ends.

@@ -12,8 +12,8 @@ use super::{listing, publish, streams};
 use crate::event::Event;
 use crate::registry::{ChannelInfo, Channels};
 
-/// `GET /channels?channel=a&channel=b*`: subscribes to these channels. Without the parameter, lists
-/// all channels.
+/// `GET /channels?channel=a&channel=b*`: subscribes to these channels. Without `channel`, lists all
+/// channels.
 pub(super) fn subscribe_or_list(
     exchange: &Exchange<'_>,
     reader: &ReadAccess,
@@ -39,7 +39,9 @@ fn info(channel: &ChannelInfo) -> Value {
     })
 }
 
-/// `GET /channels/{name}`: subscribes to a channel, or with a prefix and `*` to all that match.
+/// `GET /channels/{name}`: subscribes to a channel.
+///
+/// A name that ends with `*` selects all channels that begin with the rest of the name.
 pub(super) fn subscribe(
     exchange: &Exchange<'_>,
     name: &str,

@@ -51,7 +51,7 @@ impl Coding {
 }
 
 fn is_gzip(coding: &[u8]) -> bool {
-    // The two names are equivalent (RFC 9110 §8.4.1.3).
+    // `gzip` and `x-gzip` are equivalent (RFC 9110 §8.4.1.3).
     [&b"gzip"[..], b"x-gzip"].iter().any(|name| coding.eq_ignore_ascii_case(name))
 }
 

@@ -137,7 +137,8 @@ fn part(range: &str, length: u64) -> Option<Part> {
     Some(Part::Range { first, last: last.min(length - 1) })
 }
 
-/// Parses decimal digits. A number above `u64::MAX` becomes `u64::MAX`, beyond every file.
+/// Parses decimal digits. A number above `u64::MAX` becomes `u64::MAX`, which is beyond the end of
+/// every file.
 fn number(digits: &str) -> Option<u64> {
     let are_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     are_digits.then(|| digits.parse().unwrap_or(u64::MAX))

@@ -30,8 +30,7 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Folder to serve instead of the built-in pages. Default: the built-in pages.
     pub public: Option<PathBuf>,
-    /// Names, besides those of loopback, that the Host of a request over loopback may have.
-    /// Default: none.
+    /// Host names, besides those of loopback, that a request over loopback may have. Default: none.
     ///
     /// A request with such a name is not local, because a proxy may have sent it.
     pub hosts: Vec<String>,
@@ -48,7 +47,7 @@ pub struct Config {
     pub history_total: Option<usize>,
     /// Store that keeps the channels' events over a restart. Default: none.
     ///
-    /// Either a file of this node, or a Redis that several nodes share.
+    /// The store is a file of this node, or a Redis that several nodes share.
     pub store: Option<StoreAt>,
     /// Which thread writes to a client that has caught up. Default: [`Delivery::Direct`].
     pub delivery: Delivery,
@@ -62,7 +61,7 @@ pub struct Config {
     ///
     /// IPv6 addresses with the same first 64 bits count as one address. Loopback has no limit.
     pub max_per_address: usize,
-    /// Maximum number of connections without a stream from one address. Default: 200.
+    /// Maximum number of connections from one address that have no stream. Default: 200.
     ///
     /// IPv6 addresses with the same first 64 bits count as one address. Loopback and trusted
     /// proxies have no limit.
@@ -91,7 +90,7 @@ pub struct Config {
     /// Other origins whose pages may read; origins listed by name may also publish. Default:
     /// [`CorsOrigins::Own`].
     pub cors_origins: CorsOrigins,
-    /// Request headers, besides the built-in list, that pages of these origins may send. Default:
+    /// Request headers, besides the built-in list, that pages of `cors_origins` may send. Default:
     /// none.
     pub cors_headers: Vec<String>,
     /// Whether the end of each stream is logged at level `info` instead of `debug`. Default:

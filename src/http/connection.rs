@@ -315,7 +315,7 @@ fn read_request(
 /// A client that sends nothing gets no response, because browsers open spare connections that they
 /// may not use.
 fn wait_for_first_byte(server: &ServerState, inbound: &mut Inbound) -> bool {
-    // The first wait of a connection has already begun, when the connection was admitted.
+    // The first wait of a connection began when the connection was admitted.
     let has_begun = inbound.is_fresh && inbound.is_waiting();
     if !has_begun && !inbound.wait(Wait::Idle) {
         return false;
@@ -392,7 +392,8 @@ impl Inbound {
         if self.resume() { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
     }
 
-    /// Reads available bytes, or waits for some until the deadline. 0 means the end of input.
+    /// Reads available bytes, or waits for some until the deadline. Returns 0 at the end of the
+    /// input.
     pub(crate) fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
         if !self.is_waiting() {
             self.wait(Wait::Request);
@@ -421,7 +422,7 @@ impl Inbound {
         read
     }
 
-    /// Lingers after the end of a stream, with a new permit.
+    /// Calls [`linger`](Self::linger) after the end of a stream, with a new permit.
     fn linger_as(mut self, permit: ConnectionPermit) {
         self.permit = Some(Box::new(permit));
         self.linger();

@@ -43,8 +43,8 @@ const SPARE_MAX: usize = 32;
 pub(super) struct Connections {
     admission: Arc<Admission>,
     counters: Arc<Counters>,
-    /// The maximum number of connections and streams together. A new connection above it sheds
-    /// another.
+    /// The maximum number of connections and streams together. Above this number, each new
+    /// connection sheds another one.
     total: usize,
     /// Additional connections that are allowed while shed ones are closing.
     spare: usize,

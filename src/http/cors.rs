@@ -1,7 +1,7 @@
-//! Access by pages of other origins (the CORS protocol of the Fetch standard).
+//! Allows access by pages of other origins (the CORS protocol of the Fetch standard).
 //!
 //! Pages of any origin can read the demo streams, but not with credentials. By default, only pages
-//! of the server's own origin can read the other routes; they need no CORS headers. With
+//! of the server's own origin can read the other routes; such pages need no CORS headers. With
 //! `--cors-origin`, pages of the named origins can read all routes, with credentials. With
 //! `--cors-origin *`, pages of all origins can read all routes, without credentials.
 
@@ -86,8 +86,8 @@ pub(super) fn headers(exchange: &Exchange<'_>) -> Headers {
 
 /// Returns the response to OPTIONS.
 ///
-/// It names the methods of the path. For a preflight, it also names the headers that the page may
-/// send.
+/// The response names the methods of the path. For a preflight, it also names the headers that the
+/// page may send.
 pub(super) fn preflight(exchange: &Exchange<'_>, allow: &'static str) -> Answer {
     let answer = Answer::new(204).with("Allow", allow);
     if exchange.request.header("access-control-request-method").is_none() {

@@ -1,4 +1,4 @@
-//! Error responses, each with a detail that names the problem and a remedy.
+//! Creates error responses, each with a detail that names the problem and a remedy.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,8 +24,9 @@ pub(crate) struct HttpError {
     pub(crate) closes: bool,
     /// Why a token was rejected; only logged, never sent.
     pub(crate) token_problem: Option<&'static str>,
-    /// After what time an `EventSource` must reconnect. Instead of the error, the client gets a
-    /// stream that ends at once, because an `EventSource` never reconnects after an error status.
+    /// The time after which an `EventSource` must reconnect. Instead of the error, such a client
+    /// gets a stream that ends at once, because an `EventSource` never reconnects after an error
+    /// status.
     retry: Option<Duration>,
 }
 

@@ -44,13 +44,13 @@ pub(super) const ROOT: &str = "lab";
 /// The query parameter that assigns a stream to the page that opened it.
 const TAB: &str = "tab";
 
-/// The longest time for which new streams may be cut.
+/// The maximum time for which new streams may be cut (`?for=`).
 const CLOSED_MAX: Duration = Duration::from_secs(60);
 
-/// The most events a second that the server publishes to the local clients.
+/// The maximum number of events a second that the server publishes to the local clients.
 const RATE_MAX: u32 = 100;
 
-/// The most data that one flood may publish, in bytes.
+/// The maximum amount of data that one flood may publish, in bytes.
 const FLOOD_MAX: usize = 128 * 1024 * 1024;
 
 /// The state of the lab: the streams that it can cut, and the local clients.

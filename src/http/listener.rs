@@ -1,9 +1,10 @@
-//! The accepting thread: a loop of `accept` and `spawn`.
+//! Runs the accepting thread of a listener: a loop of `accept` and `spawn`.
 //!
 //! This thread never writes to a client, and an error never ends the loop. Errors of `accept` and
 //! `spawn` are logged once per burst. The thread keeps one descriptor in reserve: when the process
-//! has no other left, it accepts a connection with the reserve and closes it, so that the client
-//! does not wait for a response. The thread pauses only if no connection could be accepted.
+//! has no other descriptor left, the thread accepts a connection with the reserve and closes the
+//! connection, so that the client does not wait for a response. The thread pauses only if no
+//! connection could be accepted.
 
 use std::fs::File;
 use std::io;
@@ -114,7 +115,8 @@ impl Stop {
             }
             return;
         };
-        // The write can only fail if the counter is full, and then the eventfd is readable too.
+        // The write fails only if the eventfd's counter is full, and a full counter makes it
+        // readable too.
         let _ = rustix::io::write(stop, &1_u64.to_ne_bytes());
     }
 
@@ -309,7 +311,7 @@ struct Second {
 }
 
 impl LogRateLimit {
-    /// Permits a line, and returns how many were suppressed since the last permitted line.
+    /// Permits a line, and returns how many lines were suppressed since the last permitted line.
     ///
     /// Returns `None` if this line must be suppressed too.
     pub(super) fn permit(&self) -> Option<u64> {

@@ -31,7 +31,8 @@ pub(super) struct LoadClients {
 struct State {
     /// The stdin of the process, if it runs.
     commands: Option<ChildStdin>,
-    /// The number of the current process, because an earlier process may not have exited yet.
+    /// The number of the current process. The reports of an earlier process, which may not have
+    /// exited yet, are ignored.
     generation: u64,
     /// The requested number of clients.
     asked: usize,

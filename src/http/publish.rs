@@ -86,7 +86,7 @@ pub(crate) fn events(request: &Request, body: Vec<u8>) -> Result<Vec<Event>, Htt
     Ok(match &*content_type(request) {
         "application/x-ndjson" => lines(&body)?,
         "application/json" => vec![one_json(&body)?],
-        // `curl -d hello` sends text with the content type of a form. A form has a `=`.
+        // `curl -d hello` sends text with the content type of a form. A real form contains a `=`.
         "application/x-www-form-urlencoded" if body.contains(&b'=') => vec![form(&body)?],
         _ => vec![text(request, body)?],
     })

@@ -31,9 +31,9 @@ pub(crate) struct ServerState {
     pub(super) config: Config,
     pub(super) listeners: Vec<TcpListener>,
     pub(super) assets: Assets,
-    /// The channels of the publishers.
+    /// The registry of the channels that publishers use.
     pub(super) hub: Registry,
-    /// The channels of the ticker.
+    /// The registry of the channels that the ticker publishes to.
     pub(super) clock: Registry,
     /// Sends to the broadcaster, if there is one. With the lab there is always a broadcaster,
     /// because the lab can change the delivery mode.
@@ -147,7 +147,8 @@ impl ServerState {
         self.hub.close_over(&closing);
         self.clock.close_over(&closing);
         self.connections.drain();
-        // The write can only fail if the counter is full, and then the eventfd is readable too.
+        // The write fails only if the eventfd's counter is full, and a full counter makes it
+        // readable too.
         let _ = rustix::io::write(&self.drain_event, &1_u64.to_ne_bytes());
         if let Some(lab) = &self.lab {
             lab.load_clients.end();

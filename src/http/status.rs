@@ -148,7 +148,8 @@ pub(super) fn metrics(server: &ServerState) -> Answer {
     gauge("capacity_clients", "Clients that this process can hold", number(capacity.clients()));
     let (each, binding) = (Family::<Label, Gauge>::default(), Family::<Label, Gauge>::default());
     for bound in capacity.bounds().iter().rev() {
-        // Two control groups have the same name. The narrower one is the limit, and it is set last.
+        // Two control groups have the same name here. The narrower one is the limit, so it is set
+        // last.
         each.get_or_create(&[("limit", bound.name)]).set(number(bound.clients));
         binding.get_or_create(&[("limit", bound.name)]).set(0);
     }

@@ -138,7 +138,7 @@ fn subscribe_with_rights(
     hub.subscribe_boxed(&channels.clone().readable(readable), start)
 }
 
-/// Answers with a stream of the server's status, once a second.
+/// Answers with a stream that sends the server's status once a second.
 pub(super) fn status(exchange: &Exchange<'_>, reader: &ReadAccess) -> Result<Reply, HttpError> {
     let permit = admit(exchange)?;
     let preamble = preamble(exchange, &[Frame::retry(RETRY)], Headers::new());
@@ -189,11 +189,11 @@ fn start(request: &Request) -> Result<Start, HttpError> {
     })
 }
 
-/// `User-Agent` prefixes of clients that may ignore an id without data.
+/// `User-Agent` prefixes of clients that may ignore the id of an event without data.
 ///
-/// Such clients get the cursor as an event. They are Firefox, the polyfills that run in any
-/// browser, and the libraries for Node.js and Python. `make clients` tests which clients ignore the
-/// id.
+/// If the first frame of a stream has the id to resume from, these clients get it as a `cursor`
+/// event with data. They are Firefox, the polyfills that run in any browser, and the libraries for
+/// Node.js and Python. `make clients` tests which clients ignore the id.
 const CURSOR_AS_EVENT: [&str; 4] = ["Mozilla/", "node", "python-", "Python/"];
 
 /// The prefixes for Mercure streams: only clients that ignore events whose type has no listener.

@@ -28,7 +28,7 @@ use super::{ServerState, lab};
 /// The minimum time that a read waits, even if its deadline has passed.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
-/// How long the server waits for the client's close frame after its own.
+/// How long the server waits for the client's close frame after it has sent its own.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// Returns whether a request is a WebSocket handshake. The server ignores `Upgrade` in HTTP/1.0
@@ -65,7 +65,7 @@ pub(crate) fn accept_key(request: &Request) -> Result<String, HttpError> {
             .with("Sec-WebSocket-Version", "13"));
     }
     if !matches!(request.body, BodyLength::None | BodyLength::Fixed(0)) {
-        // The bytes of a body would be parsed as frames.
+        // A body must be rejected, because its bytes would be parsed as WebSocket frames.
         return Err(HttpError::malformed("a WebSocket handshake must not have a body"));
     }
     for name in ["sec-websocket-version", "sec-websocket-key"] {
@@ -179,7 +179,7 @@ fn close_reason(error: &Error) -> Option<(CloseCode, &'static str)> {
     }
 }
 
-/// Sends a close frame and does not wait for the client's.
+/// Sends a close frame, and does not wait for the client's close frame.
 ///
 /// After a protocol error the server must not parse further frames (RFC 6455 §7.1.7). The
 /// connection discards further frames, as it discards input after any last response.
@@ -192,7 +192,7 @@ fn send_close(
     ws.flush()
 }
 
-/// Sends a close frame, and waits up to [`CLOSE_WAIT`] for the client's.
+/// Sends a close frame, and waits up to [`CLOSE_WAIT`] for the client's close frame.
 fn close(
     ws: &mut Tungstenite<Wire<'_>>,
     code: CloseCode,
@@ -208,7 +208,8 @@ fn close(
 /// A socket whose reads have a deadline and fail when the server drains.
 struct Wire<'a> {
     socket: &'a TcpStream,
-    /// Readable once the server drains; `None` once the closing handshake has begun.
+    /// An eventfd that is readable while the server drains; `None` after the closing handshake has
+    /// begun.
     drain: Option<&'a OwnedFd>,
     deadline: Instant,
 }

@@ -1,4 +1,5 @@
-//! Error responses to requests without a token, or with a wrong or insufficient one (RFC 6750 §3).
+//! Creates the error responses to requests without a token, or with a wrong or insufficient one
+//! (RFC 6750 §3).
 
 use crate::http::Config;
 use crate::http::error::HttpError;

@@ -1,4 +1,4 @@
-//! Access control: which requests may read and publish.
+//! Decides which requests may read and publish.
 //!
 //! For each request, [`ReadAccess`] and [`PublishAccess`] are computed once from its token, and
 //! [`Locality`] is computed once from the connection and the headers. Every route checks one of

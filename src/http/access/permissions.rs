@@ -1,4 +1,4 @@
-//! The permissions of a request, computed once from its token.
+//! Computes the permissions of a request once, from its token.
 //!
 //! A token is static or a JWT. A static token is for one role, reading or publishing, and grants
 //! everything in that role. A JWT lists what it grants. If the server has no token or key for
@@ -56,7 +56,7 @@ impl ReadAccess {
         api: Api,
     ) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
-        // A request can have two tokens, as that of a WebSocket does: the session cookie to read,
+        // A request, such as that of a WebSocket, can have two tokens: the session cookie to read,
         // and the header to publish. So the cookie is tried first.
         if api == Api::Own
             && let Some(session) = credentials::session(&exchange.request)

@@ -1,4 +1,4 @@
-//! The Mercure protocol, in both generations.
+//! Serves the Mercure protocol, in both generations.
 //!
 //! The generations are the current draft (draft-dunglas-mercure-08, as of August 2026) and 0.x
 //! (draft-07). Topics are channels: an event that is published with one API reaches the subscribers
@@ -24,7 +24,7 @@ use super::routes::Reply;
 use crate::jwt::DETAIL_TYPE;
 use crate::matcher::Base;
 
-/// The path of the hub. Every path of the protocol begins with it.
+/// The path of the hub. All paths of the protocol begin with it, except that of the metadata.
 const HUB: &str = "/.well-known/mercure";
 
 /// The `Link` header with which a page announces the hub.

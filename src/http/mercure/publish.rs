@@ -16,7 +16,7 @@ use crate::id::EventId;
 use crate::matcher::check_topic;
 use crate::registry::{NAME_MAX, TOPICS_MAX, Update};
 
-/// `POST /.well-known/mercure`.
+/// `POST /.well-known/mercure`: publishes the update in the form.
 pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     let publisher = PublishAccess::of(exchange, Api::Mercure)?;
     if content_type(&exchange.request) != "application/x-www-form-urlencoded" {

@@ -1,4 +1,4 @@
-//! Subscribing with the Mercure protocol.
+//! Serves subscriptions of the Mercure protocol.
 //!
 //! A subscription is a stream like that of a channel, with the same preamble, heartbeat and
 //! `gap` events. `EventSource` ignores a `gap` event unless the page listens for that name.
@@ -19,7 +19,7 @@ use crate::registry::{Bounds, Channels, Start};
 /// The reserved id that selects the whole history.
 const EARLIEST: &str = "earliest";
 
-/// `GET /.well-known/mercure`.
+/// `GET /.well-known/mercure`: subscribes to the topics that the query selects.
 pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let reader = ReadAccess::of(exchange, Api::Mercure)?;
     let selected = selected(&exchange.request.query, &base(exchange))?;
@@ -32,14 +32,16 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
         Some(EARLIEST) => Start::All,
         Some(id) => Start::After(earliest(exchange, &channels, id)),
     };
-    // HEAD does not subscribe, so it cannot find out whether events after the cursor are missing.
+    // HEAD does not subscribe, so the server does not find out whether events after the cursor are
+    // missing.
     let is_head = exchange.request.is_head();
     let subscription =
         if is_head { None } else { Some(exchange.server.hub.subscribe_boxed(&channels, &start)?) };
     let mut headers = Headers::new();
     if let Some(cursor) = cursor.filter(|cursor| !is_head || cursor == EARLIEST) {
-        // This is the id of the event before the first event that is sent: the requested id, or
-        // `earliest` if events after it are missing.
+        // This is the id of the event before the first event that is sent: the requested id,
+        // `earliest` if events after that id are missing, or the newest id if the requested id is
+        // empty.
         let preceding = match &subscription {
             Some(subscription) if !subscription.is_whole() => EARLIEST.to_owned(),
             Some(subscription) if cursor.is_empty() => newest(exchange, subscription.cursor),

@@ -155,7 +155,7 @@ fn publish(server: &ServerState, topic: &str, document: &Value) -> Result<(), Pu
 
 /// Returns the topic of a subscription, which is also the path of its document.
 ///
-/// With fewer parts, this is the path of a list of subscriptions.
+/// With fewer parts, returns the path of a list of subscriptions.
 fn topic(parts: &[&str]) -> String {
     let mut topic = format!("{HUB}/subscriptions");
     for part in parts {
@@ -173,7 +173,7 @@ fn is_older(document: &Value) -> bool {
 /// Answers `GET /.well-known/mercure/subscriptions` and the paths below it.
 ///
 /// The path decides the generation of the response. The path that lists all subscriptions is the
-/// same in both generations, so for this path the token decides.
+/// same in both generations, so there the token decides the generation.
 pub(super) fn answer(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, HttpError> {
     let path = topic(parts);
     let reader = ReadAccess::of(exchange, Api::Mercure)?;
@@ -265,8 +265,8 @@ fn is_one(parts: &[&str]) -> bool {
     }
 }
 
-/// Returns whether a document has exactly the matcher of this path, and not a longer path that
-/// begins with it.
+/// Returns whether a document has the matcher of this path. The paths of documents with other
+/// matchers can begin with this path too.
 fn is_of(document: &Value, parts: &[String]) -> bool {
     match parts {
         [topic] => document["topic"] == *topic,
