@@ -1,4 +1,4 @@
-//! The lab's actions for pages, which exist only with `--lab`.
+//! The lab's HTTP actions, which pages call. They exist only with `--lab`.
 
 mod common;
 
@@ -86,8 +86,8 @@ fn lab_actions_need_the_right_to_publish() {
     assert_eq!(server.get("/lab/drop").status, 405);
 }
 
-/// The ticker's stream, a demo stream, a channel stream and a WebSocket of one tab are cut without
-/// a last chunk, as by a network failure.
+/// The server cuts the ticker's stream, a demo stream, a channel stream and a WebSocket of one tab
+/// without a last chunk, as a network failure does.
 #[test]
 fn drop_cuts_only_the_streams_of_one_tab() {
     let server = lab();
@@ -108,7 +108,7 @@ fn drop_cuts_only_the_streams_of_one_tab() {
     assert_eq!(dropped(&server, "?tab=a"), 4);
     for stream in cut.iter_mut().chain([&mut socket]) {
         let mut rest = Vec::new();
-        let _ = std::io::Read::read_to_end(&mut stream.reader, &mut rest); // FIN or RST
+        let _ = std::io::Read::read_to_end(&mut stream.reader, &mut rest); // the cut is a FIN or an RST
         assert!(!rest.ends_with(b"0\r\n\r\n"), "no last chunk");
     }
     server.registry.publish("x", &threadcast::Event::new("for b")).expect("a name");
@@ -142,7 +142,7 @@ fn drop_for_a_time_rejects_streams_but_not_pages() {
     assert!(began.elapsed() >= Duration::from_millis(300));
 }
 
-/// The reader reads nothing while the flood exceeds the history of its channel.
+/// The client reads nothing during the flood, which exceeds the history of its channel.
 #[test]
 fn slow_reader_of_a_flood_gets_gap_events() {
     let server = lab();

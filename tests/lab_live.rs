@@ -1,5 +1,5 @@
-//! The server's side of the live view: the status, changes of the delivery mode, and the load clients, which
-//! run in a separate process.
+//! The server's side of the live view: the status, changes of the delivery mode, and the load
+//! clients, which run in a separate process.
 
 mod common;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use threadcast::lab::procfs;
 use threadcast::{Config, Delivery, Event, Histories, History, Limits, Registry};
 
-/// Bytes of an event: enough that unread events fill a socket buffer.
+/// The size of an event in bytes, so large that unread events fill a socket buffer.
 const EVENT: usize = 1_000;
 const TURNS: usize = 60;
 const EVENTS_A_TURN: usize = 40;
@@ -36,7 +36,7 @@ fn publish(registry: &Registry, turn: usize) {
     }
 }
 
-/// The numbers of all events, up to the last.
+/// Reads a stream up to the last event, and returns the numbers of all its events.
 fn numbers(mut client: TestClient) -> Vec<usize> {
     let mut numbers = Vec::new();
     while numbers.last() != Some(&(EVENTS - 1)) {
@@ -50,8 +50,8 @@ fn numbers(mut client: TestClient) -> Vec<usize> {
     numbers
 }
 
-/// Some clients read at once, some only at the end, and some connect late, while events are published and the
-/// delivery mode changes.
+/// While the test publishes events and changes the delivery mode, some clients read at once, some
+/// read only at the end, and some connect late.
 #[test]
 fn changing_the_delivery_mode_loses_and_repeats_nothing() {
     for begins_with in [Delivery::Direct, Delivery::Wake] {
@@ -99,7 +99,7 @@ fn changing_the_delivery_mode_loses_and_repeats_nothing() {
     }
 }
 
-/// Nothing is published, so that only the disconnect itself can be noticed.
+/// Nothing is published, so the server cannot notice a disconnect by a failed write.
 #[test]
 fn disconnects_are_noticed_after_a_change_of_the_delivery() {
     let limits = Limits { heartbeat: 10 * TIMEOUT, ..Limits::default() };
@@ -143,7 +143,7 @@ fn load_clients_are_a_process_that_ends_with_the_server() {
     open(50);
     post(&server, "/lab/clients?count=120");
     open(120);
-    // After they are cut, the next request opens them again.
+    // After this cut, the next request must open the load clients again.
     post(&server, "/lab/drop?for=1ms");
     wait_until(TIMEOUT, "they are cut", || status(&server)["clients"] == 0);
     post(&server, "/lab/clients?count=60");
@@ -155,7 +155,7 @@ fn load_clients_are_a_process_that_ends_with_the_server() {
     post(&server, "/lab/clients?count=5");
     wait_until(TIMEOUT, "the process is there", || all().len() == 2);
     let of_the_clients = all()[1];
-    drop(server); // by SIGKILL: it cannot notify the process
+    drop(server); // by SIGKILL: the server cannot notify the load clients
     wait_until(TIMEOUT, "the process has ended", || procfs::usage(&[of_the_clients]).is_err());
 }
 
@@ -185,7 +185,8 @@ fn too_many_load_clients_are_limited_and_reported() {
     assert_eq!((&status["lab"]["asked"], &status["lab"]["most"]), (&1000.into(), &28.into()));
 }
 
-/// In both delivery modes the client's own thread waits for it, and the status shows this.
+/// In both delivery modes, the thread of the stuck client waits for room in its socket, and the
+/// status shows this wait.
 #[test]
 fn a_stuck_client_blocks_its_own_thread_until_the_deadline() {
     let server = Process::with("--lab --write-deadline 2s");
@@ -227,7 +228,7 @@ fn the_status_has_every_thread_in_a_group() {
     assert!(Process::with("").get("/status").json().get("lab").is_none());
 }
 
-/// `status_cpu_ms` shows whether a status was collected.
+/// The test reads `status_cpu_ms`, which grows each time the server collects a status.
 #[test]
 fn status_is_not_collected_without_subscribers() {
     let server = TestServer::start();

@@ -19,13 +19,14 @@ fn get(server: &TestServer, target: &str, headers: &str) -> Answer {
     server.request(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"))
 }
 
-/// Checks a rejection that an `EventSource` survives, and returns its retry time.
+/// Checks a rejection after which an `EventSource` reconnects, and returns its retry time.
 #[track_caller]
 fn retry_of(error: &Answer) -> Duration {
     assert_eq!(error.status, 200, "{error:?}");
     assert_eq!(error.header("content-type"), Some("text/event-stream; charset=utf-8"));
     assert_eq!(error.header("access-control-allow-origin"), None);
-    // A comment and a retry, without a blank line: some clients would dispatch an empty message.
+    // The body is a comment and a `retry:` line. It has no blank line, because some clients would
+    // dispatch an empty message at one.
     let lines: Vec<&str> = error.body.split_terminator('\n').collect();
     let [comment, retry] = lines[..] else { panic!("{error:?}") };
     assert!(comment.starts_with(": "), "{error:?}");
@@ -42,7 +43,7 @@ fn stream_over_the_limit_gets_200_with_a_retry_time() {
     assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&wait), "{wait:?}");
     let other = get(&server, "/channels/a", "Accept: text/html, text/Event-Stream;q=0.5\r\n");
     assert_ne!(retry_of(&other), wait, "it is jittered");
-    // Other clients get 503 with Retry-After.
+    // Clients that do not accept an event stream get 503 with Retry-After.
     for target in ["/channels/a", "/count", "/status/stream", "/channels?channel=a"] {
         let error =
             check(&server, format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 503, OPEN);
@@ -63,7 +64,7 @@ fn stream_over_the_limit_gets_200_with_a_retry_time() {
     // Pages and publishing still work.
     assert_eq!(server.get("/").status, 200);
     assert_eq!(server.post("/channels/a", "", "x").status, 200);
-    // A disconnect releases a permit.
+    // A disconnect releases the client's permit.
     drop(first);
     wait_until(common::TIMEOUT, "a permit is released", || {
         server.get("/status").json()["clients"] == 1
@@ -91,7 +92,7 @@ fn limit_per_address_applies_behind_a_trusted_proxy() {
         let error = get(&server, "/channels/a", &of(full));
         assert!(error.status == 503 && error.body.contains("--max-per-address"), "{error:?}");
     }
-    // Loopback is exempt, and with it an untrusted proxy on loopback.
+    // Clients on loopback are exempt. This includes the clients of an untrusted proxy on loopback.
     let _own: Vec<_> = (0..3).map(|_| Stream::of(&server, "/channels/a", "")).collect();
     let server = TestServer::with(Config { trusted_proxies: Vec::new(), ..config });
     let _all: Vec<_> =
@@ -135,7 +136,7 @@ fn status_and_metrics_require_the_subscribe_token() {
         let answer = server.head(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n"));
         assert_eq!(answer.status, 200, "{target}");
     }
-    // A load balancer has no token.
+    // `/readyz` requires no token, because a load balancer has none.
     check(
         &server,
         "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",

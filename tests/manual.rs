@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use common::say;
 
-/// The output folder of the example, written once for all tests.
+/// The folder into which the example `manual` writes, once for all tests.
 static WRITTEN: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("manual");
     let _ = fs::remove_dir_all(&folder); // from an earlier run
@@ -39,7 +39,7 @@ fn commands(command: &[String]) -> Vec<Vec<String>> {
     [command.to_vec()].into_iter().chain(below).collect()
 }
 
-/// Returns the flags in a help text. Each begins a line, possibly after its short form.
+/// Returns the flags in a help text. Each flag begins a line, possibly after its short form.
 fn flags(help: &str) -> impl Iterator<Item = &str> {
     let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
     options.filter_map(|line| line.split(' ').find(|word| word.starts_with("--")))
@@ -66,7 +66,8 @@ fn each_command_has_a_man_page_with_its_whole_help() {
         for flag in flags(&help) {
             assert!(page.contains(&format!("\\fB{flag}\\fR")), "{name} does not name {flag}");
         }
-        // A comment on a variant of `Command` would replace all but the first line of this text.
+        // A doc comment on a variant of `Command` would replace all but the first line of this
+        // text, so check every word.
         let intro = help.split("\n\nUsage:").next().expect("split gives one");
         for word in intro.split_whitespace() {
             assert!(page.contains(word), "{name} lacks {word:?}");

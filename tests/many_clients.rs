@@ -41,12 +41,12 @@ fn answer(client: &mut TestClient, target: &str) -> Answer {
 #[test]
 fn disconnected_clients_free_threads_and_descriptors() {
     let server = Process::start(1_024);
-    // After the first response all of the server's own threads run. This client stays, and is
-    // part of the base count.
+    // After the first response, all of the server's own threads run. This client stays connected
+    // and is part of the base count.
     let mut idle = server.connect();
     assert_eq!(answer(&mut idle, "/healthz").status, 200);
     let base = server.threads_and_descriptors();
-    // A clock, a demo stream with a script, and a channel without events.
+    // One stream of each kind: a ticker, a scripted demo stream, and a channel without events.
     let paths = ["/stream", "/count", "/channels/a"];
     let round = |_| {
         let clients: Vec<_> =
@@ -60,8 +60,8 @@ fn disconnected_clients_free_threads_and_descriptors() {
         });
         left.elapsed()
     };
-    // No stream waits for a tick or a heartbeat before it ends. A busy machine may delay some
-    // rounds; a server that waits would delay all of them.
+    // A stream must end without waiting for its next tick or heartbeat. A busy machine may delay
+    // some rounds; a server that waits would delay all of them.
     let took: Vec<_> = (0..10).map(round).collect();
     let fastest = took.iter().min().expect("ten rounds");
     assert!(*fastest < Duration::from_millis(200), "{took:?}");
@@ -77,8 +77,8 @@ fn each_stream_costs_one_thread_and_one_descriptor() {
     assert!(descriptors <= 1_020, "{descriptors} descriptors");
     for client in &mut clients {
         assert_eq!(client.chunk().as_deref(), Some("retry: 3000\n"));
-        // A message, or a custom event if the client connected between the two events of every
-        // fifth second.
+        // Every fifth second, the server sends a message and a custom event. The client may have
+        // connected between the two, so its first event can be either.
         let event = client.chunk();
         assert!(event.as_ref().is_some_and(|event| event.contains("data: ")), "{event:?}");
     }
@@ -89,7 +89,7 @@ fn full_server_keeps_its_streams_and_recovers() {
     assert!(allow_descriptors(4_096), "the hard limit is below 4,096");
     let server = Process::start(200);
     let clients: Vec<_> = (0..300).map(|_| server.connect()).collect();
-    // The write may fail, because the server closes or resets rejected connections.
+    // A write may fail, because the server closes or resets the connections that it rejects.
     for client in &clients {
         let request = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let _ = client.socket().write_all(request);
@@ -109,7 +109,7 @@ fn full_server_keeps_its_streams_and_recovers() {
         let mut client = server.connect();
         let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let mut answer = Vec::new();
-        // A full server may reset the connection.
+        // Errors are ignored, because a full server may reset the connection.
         let _ = client.socket().write_all(request);
         let _ = client.reader.read_to_end(&mut answer);
         answer.starts_with(b"HTTP/1.1 200 ")
@@ -122,8 +122,8 @@ fn full_server_keeps_its_streams_and_recovers() {
 #[test]
 fn new_client_replaces_the_oldest_connection() {
     let server = Process::start(60);
-    // More clients than descriptors. Each has begun another request, and the server closes the
-    // oldest for each new one.
+    // There are more clients than descriptors. Each client has begun a second request, and the
+    // server closes the oldest connection for each new one.
     let mut clients = Vec::new();
     for _ in 0..100 {
         let mut client = server.connect();

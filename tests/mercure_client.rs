@@ -15,7 +15,7 @@ use threadcast::{Config, Mercure};
 /// The folder into which `make pymcure` installs the library.
 const LIBRARY: &str = "target/pymcure";
 
-/// Publishes each line of its input and prints the ids.
+/// A script that publishes each line of its input and prints the ids.
 const PUBLISHER: &str = r#"
 import json, sys
 from contextlib import redirect_stdout
@@ -36,7 +36,7 @@ for line in sys.stdin:
     print(answer, flush=True)
 "#;
 
-/// Prints each received event as a line of JSON.
+/// A script that subscribes and prints each received event as a line of JSON.
 const SUBSCRIBER: &str = r#"
 import json, sys
 from pymcure.client.subscriber.subscriber import Subscriber
@@ -52,7 +52,7 @@ print("listening", flush=True)
 /// Returns whether the library is installed. Installs it with pip if necessary, and prints a
 /// notice if that fails.
 fn is_here() -> bool {
-    // One test installs it, the others wait.
+    // The first test installs the library; the others wait for that.
     static IS_HERE: LazyLock<bool> = LazyLock::new(|| {
         let client = Path::new(LIBRARY).join("pymcure/client");
         client.exists()
@@ -100,7 +100,7 @@ impl Python {
         line
     }
 
-    /// Publishes, and returns what the library returns: the id, or the name of the exception.
+    /// Publishes an update, and returns its id or the name of the exception that the library raised.
     fn publish(&mut self, topics: &[&str], data: &str, private: bool) -> String {
         let update = serde_json::json!({ "topics": topics, "data": data, "private": private });
         let mut input = self.child.stdin.as_ref().expect("the stream is a pipe");
@@ -108,7 +108,7 @@ impl Python {
         self.line()
     }
 
-    /// Checks the next event of a subscriber.
+    /// Checks that the subscriber's next event has this id and data.
     fn expect(&mut self, id: &str, data: &str) {
         let expected = serde_json::json!([id, "message", data]);
         let received: serde_json::Value = serde_json::from_str(&self.line()).expect("JSON");
@@ -151,9 +151,9 @@ fn client_library_works_anonymously() {
     for subscriber in [&mut exact, &mut template, &mut all] {
         subscriber.expect(&id, "one\ntwo é");
         subscriber.expect(&both, "alternate");
-        subscriber.expect(&last, "last"); // no subscriber has a token
+        subscriber.expect(&last, "last"); // not `secret`: no subscriber has a token
     }
-    // A topic is a channel.
+    // A topic is a channel of the same name, so its updates can be read there too.
     let channel = "/channels/https%3A%2F%2Fexample.com%2Fbooks%2F1?since=all";
     Stream::of(&server, channel, "").expect_data(&["one\ntwo é", "alternate", "last"]);
 }
@@ -171,8 +171,8 @@ fn client_library_works_with_tokens() {
     };
     let server = TestServer::with(config);
     let hub = hub(&server);
-    // The library cannot send a subscriber's token, so the hub's address contains it. The library
-    // appends `?` and the first topic to that address: the ignored parameter absorbs them.
+    // The library cannot send a subscriber's token, so the hub's address contains the token. The
+    // library appends `?` and the first topic to that address; the parameter `ignored` absorbs both.
     let with = |token: &str| format!("{hub}?authorization={token}&ignored=");
     let mut permitted = Python::subscriber(&with(&allowing(&[], &[BOOKS])), &["ignored", "*"]);
     let mut other =

@@ -24,9 +24,9 @@ const INSTALLED: &str = "/usr/lib/systemd/system";
 /// The user id of `nobody`, an unprivileged user like that of `DynamicUser=`.
 const NOBODY: u32 = 65_534;
 
-/// The default `vm.max_map_count`.
+/// The kernel's default for `vm.max_map_count`.
 const MAPPINGS: usize = 65_530;
-/// The memory mappings of a client's thread (`src/capacity.rs`).
+/// The number of memory mappings of a client's thread (`src/capacity.rs`).
 const MAPPINGS_OF_A_CLIENT: usize = 4;
 
 fn run(command: &mut Command) -> Output {
@@ -49,7 +49,7 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// Returns the values of a setting in a unit, in order.
+/// Returns the values of a setting in a unit, in the order of the file.
 fn settings(unit: &str, name: &str) -> Vec<String> {
     let text = fs::read_to_string(unit).expect("the unit exists");
     let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
@@ -60,7 +60,8 @@ fn setting(unit: &str, name: &str) -> String {
     settings(unit, name).pop().unwrap_or_else(|| panic!("{unit} has no {name}="))
 }
 
-/// Checks the units in a folder with `systemd-analyze`. Their program must be installed.
+/// Checks the units in a folder with `systemd-analyze`. The program that they start must be
+/// installed.
 fn check_units(folder: &Path) {
     let units = UNITS.map(|unit| folder.join(unit));
     let verified = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units));
@@ -187,8 +188,8 @@ fn package_installs_serves_and_uninstalls_cleanly() {
     }
 }
 
-/// Runs the installed server in the environment of its units: a listener, a notification socket,
-/// its own network namespace, no capabilities, and a state directory.
+/// Runs the installed server in the environment that its units describe: a listener, a
+/// notification socket, its own network namespace, no capabilities, and a state directory.
 fn serve_as_the_unit_does(folder: &Path) {
     check_units(Path::new(INSTALLED));
     for link in

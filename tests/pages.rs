@@ -17,7 +17,7 @@ struct Folder {
 impl Folder {
     fn new(name: &str) -> Self {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let _ = fs::remove_dir_all(&root); // a killed run may have left it
+        let _ = fs::remove_dir_all(&root); // a killed run may have left the folder
         fs::create_dir_all(root.join("public/sub")).expect("the target directory is writable");
         for (path, text) in [
             ("Cargo.toml", SECRET),
@@ -91,7 +91,7 @@ fn no_path_escapes_the_public_folder() {
     for server in [folder.serve(), TestServer::start()] {
         for path in TRAVERSALS.into_iter().chain(absolute.iter().map(String::as_str)) {
             let answer = server.get(path);
-            // Everything after `?` is the query, so this is the index.
+            // Everything after `?` is the query, so a path that begins with `/?` is the index page.
             let status = if path.starts_with("/?") { 200 } else { 404 };
             assert_eq!(answer.status, status, "{path}");
             for secret in [SECRET, "[package]", "root:"] {

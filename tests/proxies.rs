@@ -1,8 +1,8 @@
 //! The server behind common reverse proxies, with TLS and HTTP/2.
 //!
-//! Each proxy runs with the defaults of its package and the lines of `docs/proxies.md`, without
-//! further settings. `make proxies` first installs nginx, Caddy, HAProxy and Apache. A test whose
-//! proxy is not installed prints a notice and passes.
+//! Each proxy runs with the defaults of its package and the configuration lines that
+//! `docs/proxies.md` gives for it, without further settings. `make proxies` first installs nginx,
+//! Caddy, HAProxy and Apache. A test whose proxy is not installed prints a notice and passes.
 
 mod common;
 
@@ -19,23 +19,23 @@ use threadcast::{Config, Event, Limits, Token};
 
 const TOKEN: &str = "s3cret";
 
-/// The host name of the server for browsers, the same as in the document.
+/// The host name by which browsers reach the server, as in `docs/proxies.md`.
 const NAME: &str = "push.example.org";
 
-/// The maximum of the median latency. A slow machine delays some events, a proxy that buffers
-/// delays all.
+/// The maximum median latency. The median is checked, because a slow machine delays only some
+/// events, but a proxy that buffers delays all.
 const MAX_MEDIAN: Duration = Duration::from_millis(100);
 
-/// The interval of polling for a proxy that is starting.
+/// The interval at which a test checks whether a starting proxy listens.
 const POLL_EVERY: Duration = Duration::from_millis(5);
 
 /// A proxy and the configuration of its package. In `base` and `arguments`, `SITE` stands for the
-/// lines of the document, `FRONT` for the port, and `DIR` for the folder.
+/// proxy's lines in `docs/proxies.md`, `FRONT` for its port, and `DIR` for its folder.
 struct Proxy {
     name: &'static str,
     program: &'static str,
     arguments: &'static [&'static str],
-    /// The language of the proxy's code block in the document.
+    /// The language of the proxy's code block in `docs/proxies.md`.
     language: &'static str,
     base: &'static str,
 }
@@ -61,7 +61,8 @@ const NGINX: Proxy = Proxy {
         }",
 };
 
-/// The options keep Caddy from contacting a certificate authority and from listening on port 80.
+/// The options in `base` keep Caddy from contacting a certificate authority and from listening on
+/// port 80.
 const CADDY: Proxy = Proxy {
     name: "Caddy",
     program: "/usr/bin/caddy",
@@ -131,7 +132,7 @@ struct Running {
 }
 
 impl Proxy {
-    /// Returns the lines that the document gives for this proxy.
+    /// Returns the lines that `docs/proxies.md` gives for this proxy.
     fn site(&self) -> String {
         let page = fs::read_to_string("docs/proxies.md").expect("the document exists");
         let (_, block) =
@@ -139,8 +140,8 @@ impl Proxy {
         block.split_once("```").expect("the block ends").0.to_owned()
     }
 
-    /// Starts the proxy with these lines. Prints a notice and returns `None` if a program is not
-    /// installed.
+    /// Starts the proxy with these lines. If the proxy, openssl or curl is not installed, prints a
+    /// notice and returns `None`.
     fn start(&self, site: &str, scheme: &'static str, back: SocketAddr) -> Option<Running> {
         let missing = |tool| Command::new(tool).arg("--help").output().is_err();
         if !Path::new(self.program).exists() || missing("openssl") || missing("curl") {
@@ -179,7 +180,8 @@ impl Proxy {
     }
 }
 
-/// Writes a certificate and its key, and for `HAProxy` and Apache both into one file.
+/// Writes a certificate and its key. The certificate's file also contains the key, because
+/// `HAProxy` and Apache read both from one file.
 fn make_certificate(dir: &Path) {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
@@ -204,7 +206,7 @@ impl Running {
             }
             thread::park_timeout(POLL_EVERY);
         }
-        // Caddy listens before its certificate exists.
+        // Wait for a response too, because Caddy listens before its certificate exists.
         wait_until(TIMEOUT, "the proxy answers", || {
             let answer = self.curl("--http1.1", "/healthz").stdout(Stdio::null()).status();
             answer.expect("curl is installed").success()
@@ -221,18 +223,18 @@ impl Running {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--insecure", "--no-buffer", "--max-time", "60", "--noproxy", "*"])
             .args(["--resolve", &format!("{NAME}:{port}:127.0.0.1"), version])
-            .args(["--header", &format!("Host: {host}")]) // as if the port were 443
+            .args(["--header", &format!("Host: {host}")]) // without a port, as if it were 443
             .arg(format!("{}://{NAME}:{port}{path}", self.scheme))
             .stdin(Stdio::null());
         curl
     }
 
-    /// Publishes, and returns the status and the HTTP version of the response.
+    /// Publishes an event, and returns the status and the HTTP version of the response.
     fn publish(&self, version: &str, path: &str, headers: &[&str]) -> String {
         self.publish_to(NAME, version, path, headers)
     }
 
-    /// Like `publish`, with another Host.
+    /// Like `publish`, but sends this Host header.
     fn publish_to(&self, host: &str, version: &str, path: &str, headers: &[&str]) -> String {
         let mut curl = self.curl_to(host, version, path);
         let body = match path {
@@ -255,13 +257,13 @@ impl Drop for Running {
     }
 }
 
-/// Returns a port that was free. Another process may take it before the proxy does.
+/// Returns a port that is free now. Another process may take it before the proxy does.
 fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("the listener is bound")
 }
 
-/// A stream through a proxy, which may split it anywhere. Dropping it disconnects.
+/// A stream through a proxy, which may split the bytes anywhere. Drop disconnects the client.
 struct Stream {
     curl: Child,
     stdout: ChildStdout,
@@ -276,7 +278,7 @@ impl Stream {
         let mut curl = curl.spawn().expect("curl is installed");
         let stdout = curl.stdout.take().expect("stdout is piped");
         let mut decoder = Decoder::default();
-        decoder.push(b"HTTP/1.1 200 OK\r\n\r\n"); // curl has already read the real head
+        decoder.push(b"HTTP/1.1 200 OK\r\n\r\n"); // in place of the head that curl has removed
         let mut stream = Self { curl, stdout, decoder, waiting: Vec::new() };
         assert!(stream.event().retry.is_some(), "the preamble arrives at once");
         stream
@@ -320,8 +322,9 @@ impl Drop for Stream {
     }
 }
 
-/// Starts the server as in the document, but with short heartbeats, so that it soon notices a
-/// disconnect. `disconnect_is_seen_within_the_documented_heartbeats` uses the default interval.
+/// Starts the server as in `docs/proxies.md`, but with short heartbeats, so that the server soon
+/// notices a disconnect. `disconnect_is_seen_within_the_documented_heartbeats` uses the default
+/// interval.
 fn server() -> TestServer {
     let limits = Limits { heartbeat: Duration::from_millis(100), ..Limits::default() };
     let publish_token = Some(Token::new(TOKEN).expect("visible ASCII"));
@@ -358,15 +361,16 @@ fn check(proxy: &Proxy, site: &str, scheme: &'static str) {
             assert_eq!(running.publish(version, path, &[]), format!("401 {number}"), "by {by}");
         }
         let bearer = format!("Authorization: Bearer {TOKEN}");
-        // A page of the same origin: the proxy must pass the Host header on.
+        // The server recognizes a page of the same origin only if the proxy passes the Host header on.
         let origin = format!("Origin: {scheme}://{NAME}");
         let answer = running.publish(version, "/send-data", &[&bearer, &origin]);
         assert_eq!(answer, format!("200 {number}"), "by {by}");
     }
 }
 
-/// Returns after how many heartbeats the server notices a disconnect behind this proxy, with the
-/// default interval. The client disconnects right after it connected, so these are whole ones.
+/// Returns after how many heartbeats of the default interval the server notices a disconnect behind
+/// this proxy. The client disconnects right after it has connected, so the first heartbeat is due a
+/// whole interval later.
 fn heartbeats_until_disconnect_is_seen(
     proxy: &Proxy,
     site: &str,
@@ -390,8 +394,8 @@ fn heartbeats_until_disconnect_is_seen(
     Some((took + every / 3).as_secs() / every.as_secs())
 }
 
-/// Checks the last column of the table in docs/proxies.md. The cases run in parallel, because one
-/// takes up to two heartbeats.
+/// Checks the last column of the table in `docs/proxies.md`. The cases run in parallel, because
+/// each takes up to two heartbeat intervals.
 #[test]
 fn disconnect_is_seen_within_the_documented_heartbeats() {
     let (nginx, caddy, haproxy, apache) =
@@ -459,9 +463,11 @@ fn streams_work_through_apache() {
     check(&APACHE, &APACHE.site(), "https");
 }
 
-/// Checks that requests through a proxy change nothing on servers without a token, neither with
-/// the public Host nor with `Host: localhost`. If the proxy `looks_local`, requests with
-/// `Host: localhost` succeed, unless `--trusted-proxy` names the proxy.
+/// Checks that a server without a token rejects publishing and presence through this proxy, both
+/// with the public host name and with `Host: localhost`.
+///
+/// If the proxy `looks_local`, requests with `Host: localhost` must succeed, unless
+/// `--trusted-proxy` names the proxy.
 fn check_without_token(proxy: &Proxy, site: &str, looks_local: bool) {
     let named = || vec![NAME.to_owned()];
     let trusted = || vec!["127.0.0.1/32".parse().expect("a network")];
@@ -513,7 +519,7 @@ fn strangers_cannot_publish_through_haproxy() {
     check_without_token(&HAPROXY, &HAPROXY.site(), false);
 }
 
-/// The limitation that docs/proxies.md states: without `--trusted-proxy`, the server cannot
+/// Shows the limitation that `docs/proxies.md` states: without `--trusted-proxy`, the server cannot
 /// distinguish this proxy from a local program.
 #[test]
 fn haproxy_without_forwarding_headers_looks_local() {

@@ -1,4 +1,4 @@
-//! The command `threadcast token`, and the key files of a server.
+//! The command `threadcast token`, and the key files that a server accepts.
 
 use std::process::Command;
 
@@ -48,7 +48,7 @@ fn token_command_makes_tokens_that_the_server_accepts() {
     }
 }
 
-/// The header and the claims of a token.
+/// Decodes the header and the claims of a token.
 fn parts(token: &str) -> (Value, Value) {
     let mut parts = token.split('.').map(|part| {
         let json = URL_SAFE_NO_PAD.decode(part).expect("base64");

@@ -1,6 +1,7 @@
 //! JWT authentication over HTTP, on the server's own routes and those of the Mercure protocol.
 //!
-//! Covers valid and invalid tokens in every place, and the error responses.
+//! Covers valid and invalid tokens in every place where a request can carry one, and the error
+//! responses.
 
 mod bad;
 mod command;

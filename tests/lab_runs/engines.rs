@@ -49,13 +49,14 @@ impl Drop for Started {
     }
 }
 
-/// The first 12 events of an engine's stream, with every time replaced by zeros.
+/// Returns the first 12 events of an engine's stream, with zeros in place of every time.
 fn stream(engine: Engine) -> String {
     let mut started = Started::new(engine);
     let mut client = TestClient::connect(started.addr);
     client.send(&format!("GET {PATH} HTTP/1.1\r\nHost: {}\r\n\r\n", started.addr));
     assert_eq!(client.head().status, 200);
-    // The command follows the response head, so that the stream begins with the engine's first event.
+    // The engine gets the command after it has sent the response head, so that the stream begins
+    // with the engine's first event.
     let mut stream = client.chunk().expect("the preamble");
     started.command("200 128");
     while stream.matches('~').count() < 12 {
@@ -65,7 +66,7 @@ fn stream(engine: Engine) -> String {
     without_times(&events.concat())
 }
 
-/// Whether an engine is installed; prints a note if it is not.
+/// Returns whether an engine is installed, and prints a note if it is not.
 pub(crate) fn is_installed(engine: Engine) -> bool {
     match engine.command(Path::new(PROGRAM), None) {
         Ok(_) => true,
@@ -107,7 +108,7 @@ fn rust_engines_send_the_same_bytes() {
     }
 }
 
-/// Apache splits a stream into other chunks, with the same content.
+/// Apache splits a stream into different chunks, so the test compares only the events.
 #[test]
 fn apache_sends_the_same_events() {
     let expected = stream(Engine::Direct);
@@ -157,7 +158,7 @@ fn engine_exits_when_apache_exits() {
         let killed =
             Command::new("kill").arg(apache.to_string()).status().expect("kill is installed");
         assert!(killed.success());
-        // `Child::wait` would close the engine's input, which ends the engine.
+        // Not `Child::wait`: it would close the engine's input, which also ends the engine.
         let mut status = None;
         process::wait_until(|| {
             status = started.child.try_wait().expect("a child process");
@@ -177,7 +178,8 @@ fn engine_exits_when_its_input_closes() {
     }
 }
 
-/// tiny_http uses two descriptors for each client, so an even and an odd limit fail differently.
+/// tiny_http uses two descriptors for each client. An even and an odd limit are tested, because
+/// the limit is then reached at a different one of the two.
 #[test]
 fn tiny_http_keeps_its_streams_without_descriptors() {
     for room in [60, 61] {

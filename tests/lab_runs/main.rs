@@ -23,7 +23,7 @@ use threadcast::lab::{Options, Pace, Progress, process, procfs, report, run};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_threadcast");
 
-/// A very short pace, with one repetition.
+/// The shortest pace: the tests check that a run measures, not what it measures.
 const TINY: Pace = Pace {
     measured: Duration::from_millis(60),
     warm_up: Duration::from_millis(20),
@@ -44,7 +44,8 @@ fn measure(options: &Options) -> Results {
     run(options, &AtomicBool::new(false), &mut |_| ()).expect("a finished run")
 }
 
-/// Measures three engines at a time. The tests do not check speed, and most of a run is waiting.
+/// Measures the engines in three groups, which run in parallel to save time: a run mostly waits,
+/// and the tests do not check speed.
 fn measure_in_parallel(engines: &[Engine], experiments: &[Experiment]) -> Results {
     let groups = engines.chunks(engines.len().div_ceil(3));
     let measured: Vec<Results> = thread::scope(|scope| {
@@ -75,8 +76,8 @@ fn every_experiment_measures_every_installed_engine() {
             let is_found = |results: &Results| {
                 results.shown(experiment, *engine, experiment.headline()).is_some()
             };
-            // On a busy machine, 60 ms may pass without an event: then measure again. Not for Apache:
-            // its extra processes would make this frequent.
+            // On a busy machine, 60 ms may pass without an event; the test then measures again.
+            // For Apache a missing value is accepted: with its many processes it would be frequent.
             let again = |_| is_found(&measure(&options(&[*engine], &[experiment])));
             assert!(is_found(&results) || engine.is_apache() || (0..5).any(again), "{name}");
         }
@@ -147,7 +148,7 @@ fn slow_handler_stalls_the_event_loop_but_no_thread() {
         found.expect("a measured value").median
     };
     // On a busy machine, a late read can shorten the measured silence, and a pause of all processes
-    // can prolong it. An effect of the engine itself appears in every repetition.
+    // can prolong it. So each engine has five tries to show the expected silence.
     let stalls = |_| silence(Engine::EventLoop) >= 190.0;
     assert!((0..5).any(stalls), "the event loop stalls for 200 ms");
     let keeps_sending = |_| silence(Engine::Wake) < 190.0;
@@ -195,12 +196,12 @@ fn client_count_is_capped_at_the_capacity() {
     let options = options(&[Engine::EventLoop], &[Experiment::Event]);
     let (most, bound) = options.capacity(&options.engines);
     let too_many = Options { clients: most + 1, ..options };
-    let stop = AtomicBool::new(true); // the limit applies before any client connects
+    let stop = AtomicBool::new(true); // stop at once: the limit applies before any client connects
     let results = run(&too_many, &stop, &mut |_| ()).expect("a report");
     assert!(results.clients <= most && results.clamped.expect("a note").contains(bound));
 }
 
-/// Runs the binary, because the limit must be that of its process.
+/// Runs the binary, because the descriptor limit must not apply to the test program.
 #[test]
 fn client_count_is_capped_by_descriptors() {
     let limited = format!(

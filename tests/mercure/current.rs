@@ -121,12 +121,12 @@ fn repeated_id_resolves_to_its_earliest_update() {
     id_of(&publish(&server, "topic=a&data=2"));
     id_of(&publish(&server, "topic=a&data=again&id=urn:x"));
     id_of(&publish(&server, "topic=a&data=3"));
-    // More channels than the server scans in one step.
+    // Create more channels than the server scans for the id in one step.
     for n in 0..300 {
         server.registry.publish(&format!("a{n}"), &Event::new("x")).expect("the registry has room");
     }
-    // The earliest update is in a topic that the stream does not select, because the order is
-    // that of the hub.
+    // The stream resumes after the earliest update with this id in the whole hub, even if that
+    // update is in a topic that the stream does not select.
     for (query, expected) in [
         ("match=a", &["2", "again", "3"][..]),
         ("match=b&match=a", &["2", "again", "3"]),

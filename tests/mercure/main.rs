@@ -269,7 +269,7 @@ fn mercure_needs_no_extra_threads_or_descriptors() {
     let with = Process::with(
         "--mercure --mercure-subscriptions --jwt-key-file tests/keys/ec.pub.pem --anonymous",
     );
-    // Some threads start after the server has printed its address.
+    // Wait, because some threads start after the server has printed its address.
     wait_until(TIMEOUT, "Mercure adds no threads and no descriptors", || {
         without.threads_and_descriptors() == with.threads_and_descriptors()
     });

@@ -11,8 +11,8 @@ use super::{HUB, config, id_of, publish};
 struct Listener {
     name: &'static str,
     headers: String,
-    /// Whether it may read `/books/1`, `/books/2`, `other`, and `mine` (alternate topic
-    /// `/books/9`).
+    /// Whether the subscriber may read the updates of `/books/1`, `/books/2`, `other`, and `mine`
+    /// (with the alternate topic `/books/9`).
     reads: [bool; 4],
 }
 
@@ -97,7 +97,7 @@ fn private_update_reaches_authorized_subscribers_only() {
         ] {
             id_of(&publish(&server, form));
         }
-        // The last update reaches every stream, after everything before it.
+        // Every stream receives the update `last` after all others, so it ends the reading below.
         let all: Vec<_> = live.into_iter().chain(listen(true)).collect();
         id_of(&publish(&server, "topic=last&data=last"));
         for (listener, streams) in all {
@@ -116,7 +116,7 @@ fn private_update_reaches_authorized_subscribers_only() {
     }
 }
 
-/// A client-supplied id can be guessed, unlike a generated one.
+/// The test uses client-supplied ids, because they can be guessed, unlike generated ids.
 #[test]
 fn guessed_id_of_a_private_update_looks_unknown() {
     let server = TestServer::with(config());
@@ -133,7 +133,7 @@ fn guessed_id_of_a_private_update_looks_unknown() {
     for route in [&format!("{HUB}?match=a"), &format!("{HUB}?topic=a"), "/channels/a"] {
         let unknown = after(route, "order-0000", "");
         assert!(unknown.1.contains("ID"), "a gap: {unknown:?}");
-        // Events published in the meantime have moved the end of the gap.
+        // The end of the gap is not compared, because the events published in between move it.
         let without_end = |(preceding, gap): (Option<String>, String)| {
             (preceding, gap.split("\"to\"").next().map(str::to_owned))
         };

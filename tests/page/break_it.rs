@@ -10,7 +10,7 @@ fn page(lab: bool) -> Option<(TestServer, Page)> {
     Some((server, page))
 }
 
-/// Opens the drawer and its stream, and waits for two numbers.
+/// Opens the drawer and its stream, and waits for two numbered events.
 fn open_drawer(page: &Page) {
     page.eval("document.getElementById('break-open').click()");
     page.wait_until("!document.getElementById('panel-break').hidden");
@@ -24,13 +24,13 @@ const LEDGER: &str =
         .filter(row => row.dataset.kind === kind).map(row => row.textContent);
      window.nothingIsWrong = () => ledger('missing') === 0 && ledger('duplicates') === 0;";
 
-/// Connects and clicks a button at once, before the stream is open.
+/// Clicks "connect" and at once the button with this role, before the stream is open.
 fn connect_and_click(page: &Page, role: &str) {
     page.eval("document.getElementById('break-open').click()");
     page.eval(&format!("part('break', 'connect').click(); part('break', '{role}').click()"));
 }
 
-/// Cuts the stream before its first event. The events published meanwhile must be replayed.
+/// Cuts the stream before its first event. The server must replay the events published meanwhile.
 fn check_drop_as_first_click(role: &str, raw: bool) {
     let Some((_server, page)) = page(true) else { return };
     page.eval(LEDGER);
@@ -88,7 +88,8 @@ fn showing_raw_bytes_loses_no_event() {
     );
     page.click("break", "connect");
     page.wait_until("part('break', 'last-id').textContent !== ''");
-    // Publishes an event while the old source is closed and the new one is not open yet.
+    // Switches between the two sources, and publishes an event while the old source is closed and
+    // the new one is not open yet.
     let switched = |raw| {
         page.eval(&format!(
             "part('break', 'raw-toggle').checked = {raw};
@@ -165,8 +166,8 @@ fn dropped_stream_reconnects_after_the_published_retry() {
             if (state('break') === '1' && lost) back ||= performance.now();
         }).observe(part('break', 'state'), { attributes: true })",
     );
-    // Each connection's preamble sets `retry` to 3 s again. A busy machine may delay a
-    // reconnection, so there are three tries; without the published `retry` all three are too long.
+    // Each connection's preamble sets `retry` to 3 s again, so each try publishes 0.4 s. A busy
+    // machine may delay a reconnection, so one of three tries must be fast enough.
     let mut waits = Vec::new();
     while !waits.iter().any(|waited| *waited < 2_500.0) {
         assert!(waits.len() < 3, "it reconnected after {waits:?} ms");
@@ -185,7 +186,7 @@ fn dropped_stream_reconnects_after_the_published_retry() {
         "rows('break').some(row => row.type === 'open' && row.data.includes(', after '))",
     );
     page.wait_until("marks('lost').some(mark => mark.includes('↯'))");
-    page.wait_until("marks('lost').some(mark => mark.includes(' A '))"); // the page's other streams too
+    page.wait_until("marks('lost').some(mark => mark.includes(' A '))"); // panel A is cut too
 }
 
 #[test]
@@ -239,7 +240,8 @@ fn comparison_buttons_confirm_the_table() {
         "{binary}"
     );
     let count = result("count");
-    // `count xxxx` is 10 bytes. A masked frame adds 6; the echo adds 38 and its frame 2.
+    // The text `count xxxx` has 10 bytes. Up, the masked frame adds 6 bytes. Down, the echo's text
+    // adds 38 bytes and the frame 2.
     assert!(count.contains("10 bytes of text. WebSocket: 16 up, 50 down"), "{count}");
     page.wait_until("events('h-sse').length === 2");
     let cut = result("cut");
@@ -279,7 +281,7 @@ fn channel_panel_and_its_curl_command_publish_the_same() {
         "events('channel').some(({ type, id, data }) => \
          type === 'headline' && id === 'ski-1' && data === \"it's <b>snowing</b>\")",
     );
-    // The shown command must work in a shell.
+    // The curl command that the page shows must work in a shell.
     let other = line.replace("ski-1", "ski-2");
     if let Ok(output) = std::process::Command::new("sh").args(["-c", &other]).output()
         && output.status.success()

@@ -20,7 +20,7 @@ fn memory_stays_flat_over_100_000_events() {
     page.eval("window.inChat = () => Number(part('i', 'count').textContent.replaceAll(',', ''))");
     let mut published = 0;
     let mut flood = |upto: u32| {
-        // Publishes no more at once than a channel keeps, so that no event is lost.
+        // Each batch is no larger than a channel's history, so that no event is lost.
         while published < upto {
             for _ in 0..1_000 {
                 published += 1;

@@ -39,7 +39,7 @@ const ENGLISH: &str = "(() => {
 #[test]
 fn chinese_page_has_no_english_and_the_choice_is_stored() {
     let Some((_server, page)) = page() else { return };
-    // Texts inserted before the switch are translated.
+    // The switch must also translate texts that scripts have inserted before.
     page.eval("document.getElementById('break-open').click()");
     page.click("break", "connect");
     page.click("c", "connect");
@@ -54,7 +54,7 @@ fn chinese_page_has_no_english_and_the_choice_is_stored() {
     page.wait_until("part('c', 'note').textContent === '服务器发送了事件 end，于是页面关闭了流。'");
     page.wait_until("part('break', 'note').textContent.startsWith('已关闭，发布了 3 个事件')");
     page.wait_until("part('c', 'state').textContent === '2 已关闭'");
-    // Texts inserted after the switch are Chinese.
+    // Texts that scripts insert after the switch must be Chinese.
     page.click("b", "connect");
     page.click("h-ws", "connect");
     page.click("f", "send");

@@ -1,4 +1,5 @@
-//! The live view: it follows the server, its figures are right, its controls need the lab, and it is accessible.
+//! The live view: it follows the server, its figures are right, its controls need the lab, and it
+//! is accessible.
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ fn page(origin: &str) -> Option<Page> {
     Some(page)
 }
 
-/// A server in this process, with its load clients in another.
+/// Starts a server in this process; its load clients run in a separate process.
 fn lab() -> TestServer {
     let lab_program = Some(PathBuf::from(env!("CARGO_BIN_EXE_threadcast")));
     TestServer::with(Config { lab: true, lab_program, ..Config::default() })
@@ -47,7 +48,8 @@ fn assert_near(what: &str, shown: f64, is: f64, within: f64) {
     assert!((shown - is).abs() <= is * within, "{what}: the page shows {shown}, it is {is}");
 }
 
-/// Measures the delay from the slider to the chart, as the best of three: a machine may be busy.
+/// Measures how long the chart takes to follow the slider. A machine may be busy, so one of three
+/// measurements must be short enough.
 #[test]
 fn charts_follow_1_000_clients_and_agree_with_proc() {
     let server = Process::with("--lab");
@@ -81,7 +83,8 @@ fn charts_follow_1_000_clients_and_agree_with_proc() {
     let best = (0..3).map(|_| follow()).find(|took| *took <= 2_000.0);
     assert!(best.is_some(), "within 2 s");
 
-    // The current figures. A connection may end between two reads, so they are compared repeatedly.
+    // Compare the current figures with /proc. A connection may end between the two reads, so each
+    // comparison is repeated until the figures agree.
     wait_until(TIMEOUT, "as many threads as there are", || {
         page.eval("shown('threads')") == server.count("task")
     });
@@ -107,7 +110,7 @@ fn charts_follow_1_000_clients_and_agree_with_proc() {
     );
     assert_eq!(drawn, Value::Array(Vec::new()), "each line ends at the shown figure");
 
-    // The rates: the same seconds, by the page and by /proc.
+    // Compare the rates: the page and /proc measure the same seconds.
     page.eval("document.querySelector('#delivery [value=wake]').click()");
     page.wait_until("shown('voluntary') + shown('involuntary') > 1000");
     let pid = [server.child.id()];
@@ -213,7 +216,7 @@ fn demo_page_and_live_view_link_to_each_other() {
     page.wait_until("'ready' in document.documentElement.dataset");
 }
 
-/// Finds English words, as in `everybody`.
+/// Finds English words, as in `everybody.rs`.
 const ENGLISH: &str = "(() => {
     const known = /^(threadcast|direct|wake|english|systemd|cpu)$/;
     const found = [];
@@ -273,7 +276,7 @@ fn axe_finds_nothing_serious_in_the_live_view() {
         page.set("theme", theme);
         page.set("lang", lang);
         page.assert_axe_finds_nothing(&format!("{theme} {lang}"));
-        page.resize(360, 740); // from the second theme on
+        page.resize(360, 740); // all themes but the first are checked on a narrow page
     }
 }
 
@@ -286,7 +289,7 @@ fn live_view_takes_less_than_5_percent_of_a_core() {
     page.resize(1440, 1000);
     page.eval("setClients(1000)");
     page.wait_until("shown('clients') >= 1001");
-    // The charts are full after two minutes. Ten seconds are enough of a sample.
+    // The charts are full after two minutes, so the test waits before it measures for ten seconds.
     let renderers = || -> Duration {
         let all = procfs::tree(std::process::id()).expect("/proc").into_iter();
         let chrome = all.filter(|pid| {

@@ -1,6 +1,7 @@
 //! The pages in a real browser.
 //!
-//! This is one test program, so that all tests are tabs of one browser and run in parallel: they mostly wait.
+//! This is one test program, so that all tests are tabs of one browser. They run in parallel,
+//! because they mostly wait.
 
 #[path = "../browser/mod.rs"]
 mod browser;

@@ -24,8 +24,8 @@ struct Visit {
 }
 
 impl Visit {
-    /// Opens the page at this host name of the machine. `config` gets the page's origin and configures
-    /// the other server. Returns `None`, with a message, if no browser is installed.
+    /// Opens the page under this host name of the local machine. `config` gets the page's origin
+    /// and configures the other server. If no browser is installed, prints that and returns `None`.
     fn at(name: &str, config: impl Fn(&str) -> Config) -> Option<Self> {
         let home = TestServer::start();
         let origin = format!("http://{name}:{}", home.addr.port());
@@ -50,7 +50,8 @@ impl Visit {
         assert_eq!(answered, expected.into(), "{path} {options}");
     }
 
-    /// Publishes in the three ways that a page can, and returns how many events the server has accepted.
+    /// Publishes in the three ways that a page can, and returns how many events the other server
+    /// has accepted.
     fn published(&self) -> usize {
         for options in [
             "{ method: 'POST', body: 'simple' }",
@@ -120,8 +121,8 @@ fn any_origin_reads_without_credentials_but_cannot_publish() {
     assert_eq!(visit.published(), 0);
 }
 
-/// The cookie is `SameSite=Strict`. Another port is another origin of the same site; another host name is
-/// another site.
+/// The cookie is `SameSite=Strict`. Another port is another origin of the same site; another host
+/// name is another site.
 #[test]
 fn the_cookie_works_on_the_same_site_only() {
     for (name, same_site) in [("127.0.0.1", true), ("localhost", false)] {

@@ -1,4 +1,5 @@
-//! The panels of the demo page in a real browser, and its reconnections when a stream or the server ends.
+//! The panels of the demo page in a real browser, and the page's reconnections when a stream or
+//! the server ends.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -36,7 +37,7 @@ fn each_endless_stream_reaches_its_panel() {
         "rows('d', 'list').length > 1 && rows('d', 'list')[0] === '{message}'"
     ));
     page.wait_until(&format!("events('e').some(event => event.data === '{message}')"));
-    // D shares the source with E, but does not listen for that name.
+    // Panel D shares the source with panel E, but does not listen for `customEvent`.
     page.wait_until("events('d').every(event => event.type === 'message')");
     page.wait_until("['a', 'b', 'd', 'e'].every(panel => state(panel) === '1')");
     assert_eq!(page.requests("/events"), 1, "D and E share one connection");
@@ -60,7 +61,7 @@ fn a_finished_stream_is_not_requested_again() {
     // The browser reconnects once, with the last id, and gets 204.
     page.wait_until("state('g') === '2' && part('g', 'last-id').textContent === '9'");
     assert_eq!(page.requests("/count"), 2);
-    // Another reconnection would follow after the `retry` of 3 s.
+    // Wait longer than the `retry` of 3 s, after which another reconnection would come.
     page.eval("window.ended = performance.now()");
     page.wait_until("performance.now() - ended > 3500");
     assert_eq!((page.requests("/api/sse"), page.requests("/count")), (1, 2));
@@ -116,14 +117,15 @@ fn page_reconnects_to_a_restarted_server() {
     page.wait_until(
         "events('b').filter(event => event.data.startsWith('Hello, this')).length === 2",
     );
-    // The stream's `retry` is 3 s. A longer wait is a second attempt, or a busy machine.
+    // The stream's `retry` is 3 s. A longer wait means that the first attempt failed or that the
+    // machine is busy.
     let waited = page.eval("changes.find(c => c.state === '1').at - changes[0].at");
     let waited = waited.as_f64().expect("milliseconds");
     assert!((2_900.0..15_000.0).contains(&waited), "it reconnected after {waited} ms");
 }
 
-/// Measures from `new EventSource` to its `open`, in the page. A machine may be busy, so each stream has
-/// three tries.
+/// Measures in the page how long an `EventSource` takes from its creation to `open`. A machine may
+/// be busy, so each stream has three tries.
 #[test]
 fn open_fires_within_100_ms_of_connecting() {
     let Some((_server, page)) = page() else { return };
@@ -259,7 +261,7 @@ fn demo_stream_is_readable_cross_origin_without_credentials() {
     page.wait_until("state('c') === '2' && events('c').length === 0");
 }
 
-/// Proves that the other tests would detect a violation of the policy.
+/// Proves that the other tests would detect a violation of the Content Security Policy.
 #[test]
 fn inline_script_is_blocked_and_detected() {
     let Some((_server, page)) = page() else { return };
