@@ -108,7 +108,7 @@ fn drop_cuts_only_the_streams_of_one_tab() {
     assert_eq!(dropped(&server, "?tab=a"), 4);
     for stream in cut.iter_mut().chain([&mut socket]) {
         let mut rest = Vec::new();
-        let _ = std::io::Read::read_to_end(&mut stream.reader, &mut rest); // the cut is a FIN or an RST
+        let _ = std::io::Read::read_to_end(&mut stream.reader, &mut rest); // ends by FIN or RST
         assert!(!rest.ends_with(b"0\r\n\r\n"), "no last chunk");
     }
     server.registry.publish("x", &threadcast::Event::new("for b")).expect("a name");

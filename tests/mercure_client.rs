@@ -100,7 +100,7 @@ impl Python {
         line
     }
 
-    /// Publishes an update, and returns its id or the name of the exception that the library raised.
+    /// Publishes an update, and returns its id or the name of the raised exception.
     fn publish(&mut self, topics: &[&str], data: &str, private: bool) -> String {
         let update = serde_json::json!({ "topics": topics, "data": data, "private": private });
         let mut input = self.child.stdin.as_ref().expect("the stream is a pipe");
@@ -172,7 +172,8 @@ fn client_library_works_with_tokens() {
     let server = TestServer::with(config);
     let hub = hub(&server);
     // The library cannot send a subscriber's token, so the hub's address contains the token. The
-    // library appends `?` and the first topic to that address; the parameter `ignored` absorbs both.
+    // library appends `?` and the first topic to that address; the parameter `ignored` absorbs
+    // both.
     let with = |token: &str| format!("{hub}?authorization={token}&ignored=");
     let mut permitted = Python::subscriber(&with(&allowing(&[], &[BOOKS])), &["ignored", "*"]);
     let mut other =

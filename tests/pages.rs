@@ -41,7 +41,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.root); // another program may have cleaned the target directory
+        let _ = fs::remove_dir_all(&self.root); // the folder may already be gone
     }
 }
 

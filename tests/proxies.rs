@@ -361,7 +361,7 @@ fn check(proxy: &Proxy, site: &str, scheme: &'static str) {
             assert_eq!(running.publish(version, path, &[]), format!("401 {number}"), "by {by}");
         }
         let bearer = format!("Authorization: Bearer {TOKEN}");
-        // The server recognizes a page of the same origin only if the proxy passes the Host header on.
+        // The server recognizes a page of its own origin only if the proxy passes Host on.
         let origin = format!("Origin: {scheme}://{NAME}");
         let answer = running.publish(version, "/send-data", &[&bearer, &origin]);
         assert_eq!(answer, format!("200 {number}"), "by {by}");

@@ -12,10 +12,10 @@ const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 const MULTIPART: &str = "Content-Type: Multipart/Form-Data; boundary=b\r\n";
 const NDJSON: &str = "Content-Type: application/x-ndjson\r\n";
 
-/// Numbers that no machine type holds, or that have an unusual spelling.
+/// JSON numbers that no machine type can hold or that have an unusual spelling.
 const BIG: &str = r#"{"data":{"wei": 123456789012345678901234567890, "e": [-0, 1E+400, 0.10]}}"#;
 
-/// Publishes, and returns the body of the response.
+/// Publishes an event, and returns the body of the response.
 #[track_caller]
 fn publish(server: &TestServer, target: &str, headers: &str, body: &str) -> Value {
     let answer = server.post(target, headers, body);
@@ -131,7 +131,7 @@ fn invalid_publish_is_rejected_with_a_reason() {
     let large = "x".repeat(65 * 1024);
     let large_line = format!("{{\"data\":1}}\n{{\"data\":\"{large}\"}}");
     let (a, long) = ("/channels/a", "n".repeat(1_025));
-    // The server rejects it before the body arrives.
+    // The server must reject this request by its Content-Length, before the body arrives.
     let too_many =
         format!("POST {a} HTTP/1.1\r\nHost: localhost\r\n{NDJSON}Content-Length: 1048577\r\n\r\n");
     let (header, key) = (format!("{TEXT}Idempotency-Key: {long}\r\n"), "Idempotency-Key:\r\n");
@@ -287,7 +287,7 @@ fn key_repeated_with_another_body_is_422() {
     check_key(&server, hub, FORM, "topic=e&data=6", "topic=e&data=7");
     let private = format!("{FORM}Idempotency-Key: k\r\n");
     assert_eq!(server.post(hub, &private, "topic=e&data=6&private=on").status, 422);
-    // The same event in another body type counts as the same body.
+    // With the same key, the same event in another body type counts as the same body.
     let text = format!("{TEXT}Idempotency-Key: k\r\n");
     assert_eq!(server.post("/channels/b", &text, "2").status, 200);
     publish(&server, "/channels/a", TEXT, "end");
@@ -311,7 +311,7 @@ fn idempotency_key_survives_a_restart() {
     std::fs::remove_file(&path).expect("the store exists");
 }
 
-/// The last event of the batch has been published before.
+/// The batch ends with an event that has already been published with the same id.
 #[test]
 fn batch_with_a_key_and_a_known_id_is_published_once() {
     let server = TestServer::start();
@@ -346,7 +346,7 @@ fn client_supplied_id_is_returned_and_published_once() {
     assert_eq!(stream.event().data(), "end");
 }
 
-/// The chat of the article: subscribers get an event when a user connects or disconnects.
+/// In the article's chat, subscribers get an event when a user connects or disconnects.
 #[test]
 fn user_is_present_until_their_last_stream_ends() {
     let server = TestServer::start();
@@ -376,7 +376,7 @@ fn user_is_present_until_their_last_stream_ends() {
     expect("userconnect", "Ada ü");
     expect("userconnect", "bob");
     drop((one, two));
-    // The server notices a disconnect at the next write, if not before.
+    // The server notices a disconnect at the latest when it next writes, so publish.
     let gone = || server.registry.present("chat").iter().all(|(name, _)| name != "Ada ü");
     let started = std::time::Instant::now();
     while !gone() {
@@ -441,7 +441,7 @@ fn channel_beyond_the_maximum_is_507_and_not_created() {
         publish(&server, "/channels/c0", TEXT, "existing channels still work");
         let list = server.get("/channels").json();
         assert_eq!(list["channels"].as_array().map(Vec::len), Some(max_channels));
-        // An empty channel makes room.
+        // A deleted history leaves an empty channel, which makes room for a new channel.
         let delete = request("DELETE", "/channels/c1", "", b"");
         assert_eq!(server.request(&delete).status, 204);
         publish(&server, "/channels/new", TEXT, "yes");

@@ -1,4 +1,5 @@
-//! Resuming: a client gets every event after its cursor, in order and once, or a gap event.
+//! Resuming: a client gets every event after its cursor, in order and once, or a gap event for
+//! the events that are lost.
 
 mod common;
 
@@ -48,7 +49,8 @@ fn cursor_is_read_from_header_or_query() {
         ("?since=2h", String::new(), &["1", "2", "3"]),
         ("?since=0s", String::new(), &[]),
         ("?since=all", String::new(), &["1", "2", "3"]),
-        // The header is newer than the query, which a page has written into its URL.
+        // The header takes precedence: a browser updates it, while the query stays as the page
+        // has written it into the URL.
         (&format!("?last_event_id={one}&since=all"), last_event_id(&two), &["3"]),
         (&format!("?since=all&last_event_id={one}"), String::new(), &["2", "3"]),
         ("?since=all", last_event_id(&two), &["3"]),
@@ -173,7 +175,7 @@ fn several_channels_are_merged_in_id_order() {
             .map(|e| e.id.as_ref().expect("an id").parse().expect("a generated id"))
             .collect();
         assert!(ids.is_sorted(), "{ids:?}");
-        // Resume from the middle: the id is a cursor for all channels.
+        // Any id is a cursor for all channels, so a client can resume from the middle.
         let mut rest = Stream::of(&server, &target, &last_event_id(&ids[49].to_string()));
         rest.expect_data(&expected[50..]);
     }
@@ -225,7 +227,7 @@ fn cursor_older_than_the_history_gets_a_gap_with_a_count() {
 fn deleted_history_is_a_gap_for_unread_events() {
     let server = TestServer::start();
     let ids = ["1", "2", "3"].map(|data| publish(&server, "a", data));
-    // The registry drops a channel without events and subscribers, together with its loss count.
+    // Without this subscriber, the registry would drop the empty channel and its loss count.
     let _listener = Stream::of(&server, "/channels/a", "");
     let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(server.request(delete).status, 204);
@@ -240,8 +242,8 @@ fn deleted_history_is_a_gap_for_unread_events() {
     }
 }
 
-/// A client that is cut between any two events still accounts for every event once, received or
-/// reported lost, on two channels as on one.
+/// A client of two channels that is cut after each id still accounts for every event once: as
+/// received or as reported lost.
 #[test]
 fn gap_is_sent_before_any_later_event() {
     let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
@@ -273,8 +275,8 @@ fn gap_is_sent_before_any_later_event() {
 
 const BIG: usize = 60_000;
 
-/// Publishes more than the socket buffers hold, so that a client that does not read loses some.
-/// Returns the number of events.
+/// Publishes more than the socket buffers can hold, so that a client that does not read loses
+/// events. Returns the number of published events.
 fn flood(server: &TestServer) -> u64 {
     let event = Event::new("x".repeat(BIG));
     for _ in 0..200 {
@@ -310,7 +312,7 @@ fn disconnected_slow_client_resumes_with_a_gap() {
     let mut slow = Stream::of(&server, "/channels/a", "");
     let mut cursor = publish(&server, "a", "first");
     assert_eq!(slow.event().data(), "first");
-    slow.expect(":"); // a heartbeat: the client has read everything
+    slow.expect(":"); // a heartbeat shows that the client has read everything
     let published = flood(&server);
     let mut received = 0;
     while let Some(block) = slow.next() {
@@ -324,13 +326,13 @@ fn disconnected_slow_client_resumes_with_a_gap() {
     let last = publish(&server, "a", "end");
     let mut back = Stream::of(&server, "/channels/a", &last_event_id(&cursor));
     let missed = gap(&mut back).1["missed"].as_u64().expect("a number");
-    let kept = 2; // besides the last event
+    let kept = 2; // the history has these besides the last event
     assert_eq!(received + missed + kept, published);
     (0..kept).for_each(|_| assert_eq!(back.event().data().len(), BIG));
     back.expect(&format!("id: {last}\ndata: end"));
 }
 
-/// A client that is cut off before its first event resumes from the first frame's id.
+/// A client that is cut off before its first event can resume from the id in the first frame.
 #[test]
 fn client_cut_before_its_first_event_loses_nothing() {
     for query in ["", "?since=0s", "?since=1h", "?since=all", "?heartbeat=event"] {
@@ -363,7 +365,8 @@ fn clients_that_need_it_get_their_cursor_as_an_event() {
     }
 }
 
-/// The client keeps its old cursor, so that it gets the gap again after a reconnect.
+/// Without a new cursor before the gap, a client that is cut there gets the gap again when it
+/// reconnects.
 #[test]
 fn stream_that_begins_with_a_gap_has_no_cursor_before_it() {
     let server = TestServer::start();
@@ -384,7 +387,7 @@ fn cursor_is_read_under_every_name_in_use() {
             Stream::of(&server, &target, "").expect_data(&["2"]);
         }
     }
-    // The demo streams read these names too, so that polyfills stop reconnecting after the end.
+    // The demo streams accept such names too, so that polyfills stop reconnecting after the end.
     for ended in ["/api/sse?lastEventId=9999", "/count?lastEventId=9"] {
         assert_eq!(server.get(ended).status, 204, "{ended}");
     }

@@ -28,7 +28,8 @@ fn wrong_method_is_405_and_lists_the_allowed_ones() {
         let answer = check(&server, head, 405, OPEN);
         assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
     }
-    // The server does not read the body, so it cannot find the next request.
+    // The server does not read this body, so it cannot find the next request and must close the
+    // connection.
     let post = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello";
     check(&server, post, 405, CLOSED);
 }
@@ -40,7 +41,7 @@ fn unknown_path_is_404_for_every_method() {
         let head = format!("{method} /nothing/here HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let answer = check(&server, head, 404, OPEN);
         assert!(answer.body.contains("404 - 页面未找到"), "{answer:?}");
-        // Below /channels the client is a program, so the body is JSON instead of a page.
+        // Clients of paths below /channels are programs, so the body is JSON instead of a page.
         let head = format!("{method} /channels/a/b HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let answer = check(&server, head, 404, OPEN);
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
@@ -90,8 +91,8 @@ fn websocket_path_without_an_upgrade_is_426() {
     }
 }
 
-/// RFC 9110 §15.5.22 requires `Upgrade`. §7.8 requires `Connection` to list it, because the field
-/// is only for this hop.
+/// RFC 9110 §15.5.22 requires a 426 response to have an `Upgrade` field. §7.8 requires `Connection`
+/// to list `Upgrade`, because that field is only for one hop.
 #[test]
 fn response_426_names_the_protocol_to_upgrade_to() {
     let server = TestServer::start();

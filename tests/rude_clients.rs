@@ -1,5 +1,5 @@
-//! Clients that are slow, silent, stuck or disconnected: deadlines end them, and they do not
-//! affect other clients.
+//! Clients that are slow, silent, stuck or disconnected: deadlines end their connections, and they
+//! do not affect other clients.
 
 mod common;
 
@@ -16,19 +16,20 @@ use threadcast::{Config, Event, Limits};
 /// A deadline short enough for a test.
 const SOON: Duration = Duration::from_millis(400);
 
-/// The tolerance for a busy machine. The default deadlines are at least 10 s, so a test still
-/// fails if the server waits for one of those.
+/// How much later than its deadline a busy machine may respond. The default deadlines are at least
+/// 10 s, so a test still fails if the server waits for one of those.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// A write deadline that a publisher reaches only if it waits for a client, even on a busy machine.
+/// A write deadline so long that, even on a busy machine, a publish takes that time only if it
+/// waits for a client.
 const WRITE_DEADLINE: Duration = Duration::from_secs(2);
 
 fn server(limits: Limits) -> TestServer {
     TestServer::with(Config { limits, ..Config::default() })
 }
 
-/// Sends a byte every 20 ms until the server responds or disconnects; returns the time that took.
-/// The pause is the timeout of the check for a response.
+/// Sends a byte every 20 ms until the server responds or disconnects; returns how long that took.
+/// Before each byte, this function waits up to 20 ms for a response.
 fn drip(client: &mut TestClient, bytes: &str) -> Duration {
     let started = Instant::now();
     let socket = client.socket();
@@ -41,7 +42,7 @@ fn drip(client: &mut TestClient, bytes: &str) -> Duration {
             Err(error) => panic!("expected a response, got {error}"),
         }
         if (&mut &*socket).write_all(&[byte]).is_err() {
-            break; // closed between the check and the byte
+            break; // the server closed the connection after the check
         }
     }
     socket.set_read_timeout(Some(TIMEOUT)).expect("a positive timeout");
@@ -68,7 +69,7 @@ fn slow_head_gets_408_at_its_deadline() {
     let mut client = server.connect();
     client.send("GET / HTTP/1.1\r\nHost: localhost\r\n");
     assert_408_at_the_deadline(client, "X: y\r\n");
-    // The deadline begins with the first byte.
+    // The deadline begins with the first byte of the request.
     assert_408_at_the_deadline(server.connect(), "GET /healthz");
 }
 
@@ -126,7 +127,7 @@ fn resets_during_accept_do_not_affect_other_clients() {
                 .expect("connected"),
             _ => (&mut &socket).write_all(b"BAD\r\n\r\n").expect("connected"),
         }
-        // With a linger time of 0, closing resets the connection.
+        // With a linger time of 0, dropping the socket resets the connection.
         SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
     }
     assert_eq!(server.get("/healthz").status, 200);
@@ -158,9 +159,9 @@ fn stuck_client_is_cut_and_does_not_delay_others() {
         }
         assert!(started.elapsed() < TIMEOUT, "the stuck client was never disconnected");
     }
-    // The client can read the sent bytes, but the server sent no final chunk.
+    // The stuck client can still read the bytes sent before the cut. They have no final chunk.
     let mut sent = Vec::new();
-    let _ = stuck.reader.read_to_end(&mut sent); // a reset is fine too
+    let _ = stuck.reader.read_to_end(&mut sent); // the server may also reset the connection
     assert!(sent.len() > 60_000 && !sent.ends_with(b"\r\n0\r\n\r\n"), "{} bytes", sent.len());
 }
 
@@ -176,7 +177,7 @@ fn stuck_client_does_not_delay_shutdown() {
             .expect("a valid channel name");
     }
     let started = Instant::now();
-    drop(server); // waits for its connections to end
+    drop(server); // drop waits until the server's connections have ended
     let took = started.elapsed();
     assert!(took < limits.drain / 2, "{took:?}");
     drop(stuck);
@@ -203,7 +204,7 @@ fn client_misses_nothing_while_others_come_and_go() {
         let started = Instant::now();
         while !gone.load(Ordering::Acquire) || published < 1_000 {
             assert!(started.elapsed() < TIMEOUT, "300 clients took too long");
-            // Each round is smaller than the history, so no event may be missing.
+            // Each round publishes fewer events than the history keeps, so no event may be missing.
             for _ in 0..50 {
                 server
                     .registry
@@ -222,7 +223,7 @@ fn client_misses_nothing_while_others_come_and_go() {
             }
         }
     });
-    // A disconnected client counts until the server has tried to write to it.
+    // The server may count a disconnected client until it has tried to write to that client.
     let started = Instant::now();
     while server.registry.publish("a", &Event::new("?")).expect("a valid channel name").subscribers
         > 1

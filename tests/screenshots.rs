@@ -1,4 +1,5 @@
-//! Screenshots of the pages, for people to look at: `make screenshots`. The README shows two of them.
+//! Screenshots of the pages, for people to look at. `make screenshots` takes them, and the README
+//! shows two of them.
 
 mod browser;
 mod common;
@@ -10,7 +11,7 @@ use browser::Page;
 use common::TestServer;
 use threadcast::Config;
 
-/// The folder of the screenshots, and the two files for the README.
+/// The folder of the screenshots. The two files below are those that the README shows.
 const SCREENSHOTS: &str = "target/screenshots";
 const README: &str = "docs/page.png";
 const LIVE: &str = "docs/live.png";
@@ -177,7 +178,7 @@ fn drawer(page: &Page, open: bool) {
     ));
 }
 
-/// Scrolls to an element and waits until it is painted.
+/// Scrolls to an element and waits until the browser has painted it.
 fn show(page: &Page, place: &str) {
     page.eval(&format!(
         "new Promise(painted => {{

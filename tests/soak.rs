@@ -1,8 +1,8 @@
-//! Half an hour of clients that connect and disconnect. Resource usage must not grow.
+//! Clients connect and disconnect for half an hour; the server's resource usage must not grow.
 //!
-//! Run it with `make soak`, or with `make soak SOAK=180` for 180 seconds. There are 2,000 clients;
-//! each stays for some seconds, and another replaces it. One in fifty never reads. The others
-//! check that no event is missing.
+//! Run the test with `make soak`, or with `make soak SOAK=180` for 180 seconds. There are 2,000
+//! clients. Each client stays for some seconds, and another replaces it. One client in fifty never
+//! reads; the others check that no event is missing.
 
 mod common;
 
@@ -25,17 +25,17 @@ const STUCK: usize = 50;
 /// The average time that a client stays. The maximum is twice as long.
 const STAY: Duration = Duration::from_secs(10);
 
-/// The number of parts of the test. After each, all clients disconnect, and the test measures the
-/// resources.
+/// The number of parts of the test. After each part, all clients disconnect, and the test measures
+/// the server's resources.
 const ROUNDS: u32 = 6;
 
 struct Client {
     socket: TcpStream,
     leaves: Instant,
     is_stuck: bool,
-    /// Received bytes without a complete line.
+    /// The received bytes after the last complete line.
     text: Vec<u8>,
-    /// The number of the last event of the client's channel.
+    /// The number in the last event that the client has received.
     last: Option<u64>,
     has_requested: bool,
 }
@@ -69,7 +69,7 @@ impl LoadClients {
         let mut socket = TcpStream::connect(self.addr).expect("descriptors are available");
         let is_stuck = self.last.is_multiple_of(STUCK);
         if is_stuck {
-            // A small buffer, so that it is soon full.
+            // A small receive buffer is soon full.
             socket2::SockRef::from(&socket).set_recv_buffer_size(4_096).expect("a socket");
         }
         let both = Interest::READABLE | Interest::WRITABLE;
@@ -81,12 +81,13 @@ impl LoadClients {
         self.counters.joined += 1;
     }
 
-    /// Keeps this many clients connected until `until`. Each is replaced when its time is over.
+    /// Keeps this many clients connected until `until`. A new client replaces each client whose
+    /// time is over.
     fn run(&mut self, clients: usize, until: Instant) {
         let mut events = Events::with_capacity(1_024);
         let mut checked = Instant::now();
         while Instant::now() < until {
-            // A few at a time: this is not a reconnect storm.
+            // Few clients connect in each step, because this test is not about reconnect storms.
             for _ in 0..20.min(clients.saturating_sub(self.clients.len())) {
                 self.join();
             }
@@ -193,13 +194,14 @@ fn resources_do_not_grow_over_half_an_hour_of_churn() {
         let _stopped = StopOnDrop(&stop);
         let disconnect_all = |clients: &mut LoadClients| {
             clients.clients.clear();
-            // The publisher stays connected, and is part of the count.
+            // The publisher stays connected, so the count includes its thread.
             wait_until(TIMEOUT, "all their threads have ended", || server.count("task") <= 8);
             let (threads, descriptors) = server.threads_and_descriptors();
             (threads, descriptors, server.resident_kib())
         };
-        // All clients disconnect after each part. The first parts allocate what stays: channels, and
-        // free memory that the allocator keeps.
+        // All clients disconnect after each part. In the first parts, memory still grows, for
+        // channels and for free memory that the allocator keeps. So the test compares the last part
+        // with the middle one.
         let mut most = (0, 0, 0);
         let rounds: Vec<_> = (1..=ROUNDS)
             .map(|round| {

@@ -3,10 +3,11 @@
 //! A connection's thread has 64 KiB of stack in an optimized build. An overflow ends the process
 //! and all its streams, so these tests send the deepest and longest input to every handler of a
 //! real process. While the connection is open, `/proc/PID/smaps` shows how much of each stack is
-//! resident: touched pages stay resident.
+//! resident: a page that the thread has used stays resident.
 //!
-//! `make stack` runs this with an optimized build and prints the figures. A debug build has larger
-//! frames and larger stacks (512 KiB), so there the tests only check that the process survives.
+//! `make stack` runs these tests with an optimized build and prints the figures. A debug build has
+//! larger frames and larger stacks (512 KiB), so there the tests only check that the process
+//! survives.
 
 mod common;
 
@@ -31,8 +32,8 @@ const STACK: u64 = if cfg!(debug_assertions) { 512 } else { 64 };
 /// The maximum stack usage in an optimized build, in KiB. A quarter of the stack is the margin.
 const TOUCHED_MAX: u64 = 48;
 
-// The server's limits: bytes of a body, of an NDJSON body, and of a head; header lines; the depth
-// of JSON; bytes of a token.
+// The server's limits: the bytes of a body, of an NDJSON body and of a request head, the number of
+// header lines, the nesting depth of JSON, and the bytes of a token.
 const BODY: usize = 64 * 1024;
 const BATCH: usize = 1024 * 1024;
 const HEAD: usize = 16 * 1024;
@@ -52,7 +53,7 @@ struct Attacked {
 }
 
 impl Attacked {
-    /// Sends a request on a new connection, and measures before the connection closes.
+    /// Sends a request on a new connection, and measures the stacks before the connection closes.
     #[track_caller]
     fn send(&mut self, request: impl AsRef<[u8]>, status: u16) {
         let request = request.as_ref();
@@ -103,8 +104,9 @@ impl Attacked {
     }
 }
 
-/// Returns the highest resident size of a connection's stack, in KiB. A connection's stack is a
-/// mapping of the size `STACK` right above a guard page; other threads have larger stacks.
+/// Returns the highest resident size of a connection's stack, in KiB. A connection's stack is
+/// recognized as a mapping of the size `STACK` right above a guard page; other threads have larger
+/// stacks.
 fn touched(pid: u32) -> u64 {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the process is alive");
     let (mut guard_end, mut is_stack, mut most) = (0, false, 0);
@@ -126,7 +128,7 @@ fn touched(pid: u32) -> u64 {
 /// Starts a server, attacks it, checks that it survives, and prints its stack usage.
 #[track_caller]
 fn attack(name: &str, options: &str, act: impl FnOnce(&mut Attacked)) {
-    // Log everything: the connection's thread formats the log lines.
+    // Log everything, because the connection's thread also needs stack to format the log lines.
     let process = Process::shell("RUST_LOG=trace exec", &format!("--log-format json {options}"));
     let mut attacked = Attacked { process, touched: 0 };
     act(&mut attacked);
@@ -552,7 +554,7 @@ fn templates() -> Vec<String> {
     templates
 }
 
-/// Repeats the items as often as they fit into this many bytes; returns at most 100.
+/// Returns the items in turn, repeated while their costs fit into this many bytes, at most 100.
 fn filled(items: &[String], bytes: usize, cost: impl Fn(&str) -> usize) -> Vec<String> {
     let mut left = bytes;
     let fits = |item: &&String| {
@@ -564,7 +566,7 @@ fn filled(items: &[String], bytes: usize, cost: impl Fn(&str) -> usize) -> Vec<S
     items.iter().cycle().take(2_000).filter(fits).take(100).cloned().collect()
 }
 
-/// Returns a token of the current generation with these matchers and the deepest payload.
+/// Returns a token of the current generation with these matchers and the deepest accepted payload.
 fn detailed(matchers: &[String], kind: &str) -> String {
     let topics: Vec<Value> =
         matchers.iter().map(|text| json!({ "match": text, "match_type": kind })).collect();
@@ -577,12 +579,12 @@ fn detailed(matchers: &[String], kind: &str) -> String {
             "authorization_details": [detail, more] }))
 }
 
-/// Returns whether a token is of 0.x. URLs may contain only such tokens.
+/// Returns whether a token is a Mercure 0.x token. Only such tokens are accepted in URLs.
 fn is_older(token: &str) -> bool {
     !token.starts_with(&base64(r#"{"alg":"HS256","typ":"at+jwt"}"#))
 }
 
-/// Returns accepted tokens with the maximum number of matchers and the deepest JSON.
+/// Returns tokens with the maximum number of matchers and with the deepest accepted JSON.
 fn tokens() -> Vec<String> {
     let room = TOKEN * 3 / 4 - 700;
     let json_size = |text: &str| json!(text).to_string().len();
@@ -613,7 +615,7 @@ fn tokens() -> Vec<String> {
     tokens
 }
 
-/// Returns the options for Mercure with JWTs. Writes the key to a file.
+/// Returns the command line options for Mercure with JWTs. Writes the key that they name to a file.
 fn mercure() -> String {
     let key = fresh(&format!("key-{:?}", std::thread::current().id()));
     fs::write(&key, SECRET).expect("a writable folder");
@@ -641,7 +643,8 @@ fn tokens_fit_the_stack() {
         let mut accepted = Vec::new();
         for token in &tokens {
             let headers = bearer(token);
-            // The server rejects a token if its patterns compile to too much. This is measured too.
+            // The server rejects a token whose compiled patterns are too large. The stack usage of
+            // that rejection is measured too.
             if it.status("/channels", &headers) == 401 {
                 continue;
             }
@@ -709,7 +712,7 @@ fn mercure_fits_the_stack() {
         queries.extend(patterns.iter().map(|text| query("match_urlpattern", one(text))));
         queries.extend(templates.iter().map(|text| query("topic", one(text))));
         for query in queries {
-            // A matcher that is too long for a subscription event gets 400.
+            // The status is 400 if a matcher is too long for a subscription event.
             let mut client = it.process.connect();
             client.send(&format!("GET {HUB}?{query} HTTP/1.1\r\nHost: localhost\r\n{all}\r\n"));
             let status = client.head().status;

@@ -33,13 +33,14 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // on failure the folder stays in the system's temporary folder
+        let _ = fs::remove_dir_all(&self.0); // an error leaves the folder in /tmp
     }
 }
 
 /// Opens silent connections until the server rejects one, and returns those it accepted.
 ///
-/// The server also holds `others` clients. It closes a connection to reject it.
+/// `others` is the number of other clients that the server has. A connection counts as rejected if
+/// the server closes it.
 fn fill(server: &Process, others: usize, most: usize) -> Vec<TcpStream> {
     let mut held: Vec<TcpStream> = Vec::new();
     while held.len() < most {
@@ -58,7 +59,8 @@ fn fill(server: &Process, others: usize, most: usize) -> Vec<TcpStream> {
     held
 }
 
-/// The number of threads of a server without clients: its own, and one for each address.
+/// The number of threads of a server without clients: its own threads, and one for each address
+/// that it listens on.
 fn base_threads() -> usize {
     7
 }
@@ -70,7 +72,8 @@ fn is_open(socket: &TcpStream) -> bool {
     open
 }
 
-/// Returns the capacity that `doctor` prints, run with a prefix of shell code.
+/// Runs `threadcast doctor` after this prefix of shell code, and returns the capacity that it
+/// prints.
 fn doctor(prefix: &str) -> usize {
     let script = format!("{prefix} '{}' doctor", env!("CARGO_BIN_EXE_threadcast"));
     let output = Command::new("sh").args(["-c", &script]).output().expect("there is a shell");
@@ -99,7 +102,7 @@ fn doctor_is_right_with_300_descriptors() {
 struct Group(PathBuf);
 
 impl Group {
-    /// Returns `None` without the right to create a control group.
+    /// Creates a control group with this limit. Returns `None` if the test has no permission to.
     fn new(threads: usize) -> Option<Self> {
         let name = format!("threadcast-{}", std::process::id());
         let folder = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].iter().find_map(|above| {
@@ -118,7 +121,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0); // fails while a process of the group still exits
+        let _ = fs::remove_dir(&self.0); // this fails while a process of the group is still exiting
     }
 }
 
@@ -140,7 +143,7 @@ fn doctor_is_right_in_a_cgroup_with_200_threads() {
 
 #[test]
 fn failed_thread_spawn_rejects_one_client_only() {
-    // An otherwise unused user, with a limit of 60 threads.
+    // Nothing else runs as this user, so the limit of 60 threads counts only the server.
     let user = 1_000_000 + std::process::id();
     let folder = Folder::new("nproc");
     let binary = folder.file("threadcast");
@@ -157,11 +160,12 @@ fn failed_thread_spawn_rejects_one_client_only() {
     let mut streams: Vec<TestClient> = (0..20).map(|_| server.stream("/channels/a")).collect();
     let held = fill(&server, 20, 100);
     assert!((25..=35).contains(&held.len()), "{} besides 20 streams", held.len());
-    // The server closes a silent connection to serve a new one.
+    // To serve a new connection, the server closes a silent one.
     for _ in 0..20 {
         assert_eq!(server.get("/healthz").status, 200);
     }
-    // With a lower limit, every spawn fails. The server must survive that.
+    // With a limit below the current number of threads, every spawn fails. The server must
+    // survive these failures.
     let limit = |threads: u32| {
         let process = server.child.id();
         let set = format!("{as_user} prlimit --pid={process} --nproc={threads}:60");
@@ -208,7 +212,7 @@ fn publisher_does_not_wait_for_stuck_clients() {
         slowest = slowest.max(started_publish.elapsed());
         assert!(started.elapsed() < TIMEOUT, "the stuck clients are disconnected");
         if id.n.is_multiple_of(50) {
-            // A client that reads is served meanwhile.
+            // Meanwhile, the server must serve a client that reads.
             let mut reads = Stream::of(&server, "/channels/b", "");
             server.registry.publish("b", &Event::new("y")).expect("a name");
             assert_eq!(reads.event().data(), "y");
@@ -278,7 +282,7 @@ fn panic_ends_only_the_stream_of_its_thread() {
         let mut ends = server.connect();
         ends.send("GET /channels/panics?presence=x HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(ends.is_closed(), "the stream has ended");
-        // The panic also released its presence, its subscription and its permit.
+        // The panic also released the client's presence, its subscription and its permit.
         assert_eq!(staying.event().name.as_deref(), Some("userconnect"));
         assert_eq!(staying.event().name.as_deref(), Some("userdisconnect"));
         wait_until(TIMEOUT, "its permit is released", || {
@@ -337,7 +341,7 @@ fn clock_jump_of_an_hour_back_loses_no_event() {
         let expected = format!("id: {id}\ndata: {data}\n\n");
         while listening.chunk().expect("the stream goes on") != expected {}
     }
-    // A cursor from before the jump, and an age that spans it.
+    // An age that spans the clock's jump, and the whole history.
     for target in ["/channels/a?since=1m", "/channels/a?since=all"] {
         let mut replay = server.stream(target);
         let mut received = String::new();
@@ -354,7 +358,7 @@ fn clock_jump_of_an_hour_back_loses_no_event() {
 #[test]
 fn client_text_cannot_forge_a_log_line() {
     let folder = Folder::new("log");
-    // A path, a header and a message that would each start a new line.
+    // The path, the header and the message below would each start a new line in the log.
     let forged = "%0A%1B%5B2J%E2%80%A8%0D%0Aforged";
     for (format, level) in [("text", "trace"), ("json", "info")] {
         let log = folder.file(format);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{Process, TIMEOUT, allow_descriptors, say};
 
-/// The expected time until all clients are served on an idle machine: the minimum delay, plus the
-/// number of clients divided by the clients that reconnect each second.
+/// The time in which an idle machine is expected to serve all clients: the minimum delay before a
+/// reconnection, plus the number of clients divided by the number that reconnect each second.
 const SETTLED: Duration = Duration::from_secs(20);
 
 #[test]
@@ -23,7 +23,8 @@ fn reconnect_storm_of_5_000_clients_settles() {
     if server.get("/status").json()["max_clients"] != CLIENTS {
         return say("SKIPPED: this machine has no capacity for 5,000 clients");
     }
-    // The second storm begins while the server still holds the permits of the first connections.
+    // Connects all clients at the same time. The test does this twice, the second time while the
+    // server has not yet released the permits of the first connections.
     let storm = || {
         let (since, addr) = (Instant::now(), server.addr);
         let threads: Vec<_> = (0..CLIENTS)
@@ -47,7 +48,7 @@ fn reconnect_storm_of_5_000_clients_settles() {
         took[CLIENTS / 2],
         took[CLIENTS - 1]
     ));
-    // Three times the expected time, for a busy machine.
+    // A busy machine may take three times the expected time.
     assert!(took[CLIENTS - 1] < 3 * SETTLED, "{:?}", took[CLIENTS - 1]);
     assert_eq!(server.get("/status").json()["clients"], CLIENTS, "all clients are connected");
 }
@@ -56,7 +57,7 @@ fn reconnect_storm_of_5_000_clients_settles() {
 fn storm_while<T>(old: Vec<(TcpStream, Duration, u32)>, storm: impl FnOnce() -> T) -> T {
     let leaving = thread::spawn(move || {
         let (_never, timer) = crossbeam_channel::bounded::<()>(0);
-        // The server notices the disconnects half a second late.
+        // Disconnect half a second late, like clients whose disconnects the server notices late.
         let _ = timer.recv_timeout(Duration::from_millis(500));
         drop(old);
     });
@@ -77,7 +78,7 @@ fn connect(addr: SocketAddr, since: Instant) -> (TcpStream, Duration, u32) {
                 b"GET /channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n",
             )?;
             let mut head = String::new();
-            // Streams and rejections both contain a `retry:` line.
+            // Read up to the `retry:` line, which both a stream and a rejection contain.
             while !head.split("\nretry: ").nth(1).is_some_and(|retry| retry.contains('\n')) {
                 let mut bytes = [0; 1_024];
                 match socket.read(&mut bytes)? {

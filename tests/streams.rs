@@ -15,7 +15,7 @@ fn streams() -> impl Iterator<Item = &'static str> {
     DEMO_STREAMS.into_iter().chain(["/channels/chat"])
 }
 
-/// Returns the header lines that are the same in each response, sorted.
+/// Returns the sorted header lines except `Date` and `Server`.
 fn steady_headers(client: &mut TestClient) -> Vec<(String, String)> {
     let head = client.head();
     assert_eq!(head.status, 200, "{head:?}");
@@ -52,7 +52,8 @@ fn shutdown_ends_every_stream_at_once_and_cleanly() {
         let mut client = server.stream(target);
         assert!(client.chunk().is_some_and(|chunk| chunk.starts_with("retry: ")), "{target}");
         server.shutdown();
-        // A demo stream with a script is in a pause now, and must not finish the pause.
+        // A scripted demo stream is now in a pause between two events. It must end at once, without
+        // the event that follows the pause.
         let rest: Vec<String> = std::iter::from_fn(|| client.chunk()).collect();
         let waited = |event: &String| event.contains("第 1 条") || event.contains("\ndata: 1\n");
         assert!(!rest.iter().any(waited), "{target} continued: {rest:?}");
@@ -115,7 +116,7 @@ fn head_of_a_stream_returns_only_its_headers() {
         client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let mut expected = expected_headers(target, "1.1");
         let mut headers = steady_headers(&mut client);
-        // A response to HEAD has no content, so it needs no framing.
+        // A response to HEAD has no content, so it needs no Transfer-Encoding.
         expected.retain(|(name, _)| name != "transfer-encoding");
         headers.retain(|(name, _)| name != "transfer-encoding");
         assert_eq!(headers, expected, "{target}");
@@ -147,7 +148,8 @@ fn pages_of_any_origin_can_read_demo_streams() {
     }
 }
 
-/// The pages of the articles use three different ports.
+/// A server can listen on several addresses, because the pages of the articles use three different
+/// ports.
 #[test]
 fn every_listener_serves_requests() {
     let listen = vec![(Ipv4Addr::LOCALHOST, 0).into(); 3];
@@ -158,7 +160,7 @@ fn every_listener_serves_requests() {
         client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!(client.head().status, 200, "{addr}");
         assert_eq!(client.chunk().as_deref(), Some("retry: 3000\n"), "{addr}");
-        // Every fifth second has a custom event too, which may come first.
+        // Every fifth second, the server sends a custom event too, which may be the first event.
         let mut ticks = std::iter::from_fn(|| client.chunk());
         assert!(ticks.any(|tick| tick.contains("Hello, World!")), "{addr}");
     }

@@ -70,7 +70,8 @@ fn invalid_or_incomplete_environment_flag_is_rejected() {
     }
 }
 
-/// Returns what the server writes to stderr. Its store path is invalid, so that it exits.
+/// Starts the server with these arguments and returns what it writes to stderr. The path of the
+/// store is invalid, so that the server exits.
 fn stderr(arguments: &[&str]) -> String {
     let mut program = Command::new(env!("CARGO_BIN_EXE_threadcast"));
     program.args(["--listen", "127.0.0.1:0", "--store", "/no/such/folder/a.redb"]);

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules, from the top layer down. A module may import only from itself and those after it.
+/// The modules, from the top layer down. A module may import only from itself and from the modules
+/// after it in this list.
 const LAYERS: [&str; 23] = [
     "fuzzing",
     "lab",
@@ -69,8 +70,9 @@ fn modules_import_only_from_lower_layers() {
     }
 }
 
-/// `src/json.rs` rejects deep nesting before it parses. [`FRONT`] is exempt: it parses the
-/// operator's own text, on the main thread, which has a full-size stack.
+/// All JSON is parsed by `src/json.rs`, which rejects deep nesting before it parses. The modules in
+/// [`FRONT`] are exempt: they parse only the operator's own text, on the main thread, which has a
+/// full-size stack.
 #[test]
 fn json_is_parsed_only_after_a_depth_check() {
     for path in sources(Path::new("src")) {

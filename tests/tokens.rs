@@ -1,5 +1,5 @@
-//! Tokens: the `WWW-Authenticate` challenge, the session cookie, and what must never contain a
-//! token.
+//! Tokens: the `WWW-Authenticate` challenge, the session cookie, and the outputs that must never
+//! contain a token.
 
 mod common;
 
@@ -78,7 +78,7 @@ fn session_cookie_is_http_only_and_same_site() {
     );
 }
 
-/// The log of this process, from all tests.
+/// The log lines of all tests in this process.
 static LOG: Log = Log(Mutex::new(String::new()));
 
 struct Log(Mutex<String>);

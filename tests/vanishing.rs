@@ -1,4 +1,4 @@
-//! A client that vanishes: it sends neither FIN nor RST.
+//! A client that vanishes: its link goes down, so it sends neither FIN nor RST.
 //!
 //! The test takes 40 s, so it runs only with `make slow`.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{say, wait_until};
 
-/// The time limit that the README states.
+/// The time within which, as the README states, the server frees a vanished client.
 const BOUND: Duration = Duration::from_secs(45);
 
 /// Runs the server and `curl` in two network namespaces with a virtual link between them. Prints
@@ -75,8 +75,8 @@ fn vanish(heartbeat: &str) -> Option<Duration> {
 #[ignore = "takes 40 s: `make slow`"]
 fn vanished_client_is_freed_within_45_s() {
     std::thread::scope(|scope| {
-        // An unanswered heartbeat ends the stream, or the kernel's keep-alive probes do: the first of
-        // the two.
+        // Either an unanswered heartbeat or the kernel's keep-alive probes end the stream,
+        // whichever comes first. The intervals below test both.
         for heartbeat in ["15s", "1h", "19s", "1s"] {
             scope.spawn(move || match vanish(heartbeat) {
                 Some(took) => say(&format!("heartbeat {heartbeat}: freed after {took:.1?}")),

@@ -139,7 +139,8 @@ fn published(fields: &Fields) -> Event {
     }
 }
 
-/// A script for the page: lists the vectors that `decoder.js` parses differently, for all splits.
+/// A script for the page. It splits each vector into single bytes, and in two at every position,
+/// and lists the splits for which the result of `decoder.js` is wrong.
 const CHECK_DECODER: &str = "(async () => {
     const { Decoder } = await import('/decoder.js');
     const { read, written } = await (await fetch('/vectors')).json();
@@ -178,7 +179,8 @@ fn javascript_decoder_reads_every_vector() {
     assert_eq!(page.eval(CHECK_DECODER), "[]");
 }
 
-/// A script for the page: lists the vectors that `EventSource` parses differently.
+/// A script for the page: lists the vectors for which the browser's `EventSource` has another
+/// result.
 const CHECK_EVENT_SOURCE: &str = "(async () => {
     const { read } = await (await fetch('/vectors')).json();
     const wrong = [];
@@ -212,7 +214,7 @@ fn open() -> Option<Page> {
     thread::spawn(move || {
         for socket in listener.incoming() {
             let socket = socket.expect("a connection");
-            thread::spawn(move || answer(&socket)); // the browser opens idle connections in advance
+            thread::spawn(move || answer(&socket)); // the browser also opens idle connections
         }
     });
     Page::open_at(&format!("http://{addr}/"), "document.readyState === 'complete'")
@@ -237,6 +239,6 @@ fn answer(socket: &TcpStream) {
     };
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n");
     let mut out = socket;
-    // Writing fails if the tab is closed.
+    // Writing fails if the tab has been closed; that is no error.
     let _ = out.write_all(&[head.as_bytes(), &body].concat());
 }

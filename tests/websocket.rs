@@ -1,4 +1,5 @@
-//! Demo stream H: the WebSocket echo, with tungstenite as the client.
+//! The WebSocket echo at `/ws`, which the demo page compares with a stream; the client is
+//! tungstenite.
 
 mod common;
 
@@ -111,7 +112,7 @@ fn oversized_message_closes_with_1009() {
     }
 }
 
-/// Such a client would otherwise occupy its thread forever.
+/// Without this rule, a client that sends no pongs could occupy its thread forever.
 #[test]
 fn client_without_pongs_is_disconnected() {
     let server = TestServer::with(Config {
@@ -187,7 +188,7 @@ fn ambiguous_handshake_is_rejected() {
             (format!("{UPGRADE}{VERSION}Sec-WebSocket-Version: 8\r\n{KEY}"), 400),
             (format!("{UPGRADE}{VERSION}"), 400),
             (key(""), 400),
-            (key("dGhlIHNhbXBsZSBub25jZQ"), 400),   // no padding
+            (key("dGhlIHNhbXBsZSBub25jZQ"), 400), // without padding
             (key("dGhlIHNhbXBsZSBub25jZSE="), 400), // 17 bytes
             (key("dGhlIHNhbXBsZSBub25j!!=="), 400), // not base64
             (format!("{UPGRADE}{VERSION}{KEY}Content-Length: 5\r\n"), 400),
@@ -196,7 +197,7 @@ fn ambiguous_handshake_is_rejected() {
             assert_eq!(handshake(&server, path, &headers).status, status, "{path} {headers}");
         }
     }
-    // Without `Upgrade` in Connection, this is a plain request.
+    // Connection does not list `Upgrade`, so the server treats this as a plain request.
     let headers = format!("Connection: keep-alive\r\nUpgrade: websocket\r\n{VERSION}{KEY}");
     assert_eq!(handshake(&server, "/ws", &headers).status, 426);
     assert_eq!(handshake(&server, "/", &headers).status, 200);
@@ -247,7 +248,7 @@ fn check_close(client: &mut TestClient, code: u16, what: &str) {
     client.assert_ended();
 }
 
-/// RFC 6455 §7.1.7 and §7.4.1.
+/// RFC 6455 §7.1.7 describes how an error closes the connection, §7.4.1 the codes.
 #[test]
 fn protocol_error_closes_with_its_code() {
     let limits = Limits { body: 100, ..Limits::default() };
@@ -293,7 +294,8 @@ fn server_waits_for_the_close_reply() {
     server.shutdown();
     let (first, payload) = frame(&mut client);
     assert_eq!((first, &payload[..2]), (0x88, &1001_u16.to_be_bytes()[..]));
-    // The server discards messages that are in flight; it neither replies nor resets.
+    // The server discards this message, which comes after its close frame. It neither replies to
+    // the message nor resets the connection.
     client.send(&masked(0x81, b"too late"));
     client.send(&masked(0x88, &payload[..2]));
     client.assert_ended();

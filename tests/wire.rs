@@ -1,4 +1,5 @@
-//! Any published event arrives unchanged: through a real socket, parsed by an independent decoder.
+//! Any published event arrives unchanged: the tests read it from a real socket and parse it with an
+//! independent decoder.
 
 mod common;
 
@@ -48,7 +49,7 @@ fn any_event_is_decoded_as_it_was_published() {
     let client = RefCell::new(server.stream("/channels/wire"));
     client.borrow_mut().first_frame();
     proptest!(|(event in event())| {
-        server.registry.forget("wire").expect("there is no store"); // a client-supplied id may repeat
+        server.registry.forget("wire").expect("there is no store"); // a repeated id is a duplicate
         let published = server.registry.publish("wire", &event).expect("a valid name");
         let chunk = TestClient::chunk(&mut client.borrow_mut()).expect("the stream continues");
         let retry = chunk.lines().find_map(|line| line.strip_prefix("retry: ")).map(str::to_owned);

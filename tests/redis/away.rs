@@ -7,7 +7,7 @@ use super::server::Redis;
 use super::{id_of, wait_for_read};
 use threadcast::{Event, EventId};
 
-/// Publishes, and repeats the request while the response is 503.
+/// Publishes an event. Repeats the request while the response is 503.
 fn publish(node: &TestServer, data: &str) -> EventId {
     let mut answer = None;
     wait_until(TIMEOUT, "the event is published", || {
@@ -22,7 +22,7 @@ fn publish(node: &TestServer, data: &str) -> EventId {
     answer.expect("a response with an id")
 }
 
-/// Checks that an error response says what to do, and when.
+/// Checks that a 503 response says what the client should do and after how long.
 #[track_caller]
 fn check_unavailable(answer: &Answer) {
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
@@ -69,7 +69,7 @@ fn publishing_times_out_while_redis_hangs_and_repeats_once() {
     assert!(answer.body.contains("Idempotency-Key"), "{answer:?}");
     check_unavailable(&node.post("/channels/a", key, "2"));
     assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
-    redis.signal("CONT"); // Redis now handles the requests it has received
+    redis.signal("CONT"); // Redis now handles the requests that it received while it was stopped
     publish(&node, "2");
     publish(&node, "3");
     Stream::of(&node, "/channels/a?since=all", "").expect_data(&["1", "2", "3"]);
@@ -111,7 +111,7 @@ fn events_trimmed_while_a_node_was_cut_off_are_a_gap() {
     assert_eq!(gap["from"], first.to_string());
     assert!(gap["missed"].is_null(), "{gap}");
     stream.expect(&format!("id: {third}\ndata: 3"));
-    // A client that resumes later from before the gap gets it too.
+    // A client that resumes later, after an id before the gap, gets the gap event too.
     let resume = format!("Last-Event-ID: {first}\r\n");
     let mut late = Stream::of(&away, "/channels/a", &resume);
     assert!(late.event().gap().is_some());

@@ -15,7 +15,7 @@ use common::{Answer, Stream, TIMEOUT, TestServer, wait_until};
 use server::Redis;
 use threadcast::{Config, Event, EventId, Histories, History};
 
-/// The id in the response to a publish request.
+/// Returns the id in the response to a publish request.
 #[track_caller]
 fn id_of(answer: &Answer) -> EventId {
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -71,7 +71,8 @@ fn a_cursor_is_valid_on_every_node() {
     let mut stream = Stream::of(&here, "/channels/a?since=all", "");
     assert_eq!(stream.event().data(), "1");
     after(&there, "a", ids[0]).expect_data(&["2", "3"]);
-    // The other node may not have read an event that was just published here.
+    // `there` may not have read the event that was just published on `here`, but must accept its
+    // id as a cursor.
     for n in 4..30 {
         let id = id_of(&here.post("/channels/a", "", &n.to_string()));
         let mut ahead = after(&there, "a", id);
@@ -89,7 +90,7 @@ fn a_cursor_is_valid_on_every_node() {
         let next = id_of(&there.post("/channels/a", "", "next"));
         ahead.expect(&format!("id: {next}\ndata: next"));
     }
-    // A node that starts now knows them too. No node knows an id far in the future.
+    // A node that starts now accepts the ids too. No node accepts an id far in the future.
     let new = TestServer::with(redis.node());
     assert_eq!(after(&new, "a", ids[1]).event().data(), "3");
     let absurd = EventId { epoch: ids[0].epoch + 3_600_000, n: 0 };
@@ -114,7 +115,7 @@ fn a_repeat_on_any_node_is_published_once() {
     assert_eq!(reused.status, 422, "{reused:?}");
     assert_eq!(second.post("/channels/a?id=order-7", "", "own").json(), own.json());
     assert_ne!(id_of(&second.post("/channels/b?id=order-7", "", "own")), id_of(&own));
-    // Concurrent repeats, in one batch and in several.
+    // Publish the same id concurrently. The node may send the repeats in one batch or in several.
     let ids: BTreeSet<EventId> = thread::scope(|scope| {
         let publish = || id_of(&second.post("/channels/a?id=once", "", "once"));
         let threads: Vec<_> = (0..16).map(|_| scope.spawn(publish)).collect();
@@ -138,10 +139,10 @@ fn a_deleted_history_is_deleted_on_every_node() {
     listening.iter_mut().for_each(|stream| assert_eq!(stream.event().data(), "secret"));
     let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(here.head(delete).status, 204);
-    // The id and the key may be used again.
+    // The id and the key of the deleted event may be used again.
     let again = here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "after");
     assert!(id_of(&again) > id_of(&own));
-    // Subscribers that had received the event get no gap.
+    // Subscribers that had received the deleted event get no gap.
     listening.iter_mut().for_each(|stream| stream.expect("id: order-7\ndata: after"));
     let log =
         redis.command::<Vec<(String, Vec<String>)>>(&["XRANGE", "threadcast:events", "-", "+"]);
@@ -186,7 +187,8 @@ fn deletion_includes_events_that_only_redis_has() {
     };
     assert_eq!((delete("a"), delete("none")), (204, 404));
     assert_eq!(log(), (0, 600));
-    // The id and the key of an evicted event may be used again, and there is no hole.
+    // The nodes had evicted this event before it was deleted. Its id and key may be used again,
+    // and subscribers get no gap.
     let again = here.post("/channels/a?id=order-7", "Idempotency-Key: k\r\n", "after");
     assert!(id_of(&again) > newest && oldest < newest);
     listening.iter_mut().for_each(|stream| stream.expect("id: order-7\ndata: after"));

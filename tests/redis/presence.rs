@@ -10,13 +10,13 @@ fn present(node: &TestServer) -> Value {
     node.get("/channels/chat/subscribers").json()
 }
 
-/// A node that detects disconnects quickly.
+/// Starts a node with a short heartbeat, so that it detects disconnects quickly.
 fn node(redis: &Redis) -> TestServer {
     let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
     TestServer::with(Config { limits, ..redis.node() })
 }
 
-/// The next event that is not a heartbeat: its name, and its user name or its data.
+/// Returns the name of the next event that is not a heartbeat, and its user name or else its data.
 fn next(stream: &mut Stream) -> (String, String) {
     loop {
         let event = stream.event();
@@ -66,7 +66,8 @@ fn names_of_a_killed_node_leave_once() {
     wait_until(TIMEOUT, "the stream is counted", || present(&nodes[1])["subscribers"] == 2);
     drop(killed); // with SIGKILL
     drop(guest);
-    // Expire the reports now, instead of waiting for 15 seconds.
+    // Expire the reports of all nodes now, instead of waiting for 15 seconds. The nodes that
+    // still run report again.
     let known: Vec<String> = redis.command(&["ZRANGE", "threadcast:nodes", "0", "-1"]);
     assert_eq!(known.len(), 3);
     known.iter().for_each(|node| {
@@ -113,7 +114,7 @@ fn names_that_join_while_redis_hangs_are_reported_later() {
         subscription.present_as(name)
     };
     redis.signal("STOP");
-    // More than the capacity of the queue.
+    // More names join than the queue of reports can hold.
     let here: Vec<_> = (0..4_500).map(|n| join(&format!("n{n}"))).collect();
     redis.signal("CONT");
     let known = names(&redis);
@@ -125,7 +126,7 @@ fn names_that_join_while_redis_hangs_are_reported_later() {
     wait_until(TIMEOUT, "all names have left", || count() == 0);
 }
 
-/// The key in Redis with the names of the only node.
+/// Returns the key in Redis that contains the names of the only node.
 fn names(redis: &Redis) -> String {
     let nodes: Vec<String> = redis.command(&["ZRANGE", "threadcast:nodes", "0", "-1"]);
     assert_eq!(nodes.len(), 1);
@@ -139,7 +140,7 @@ fn a_name_that_redis_has_lost_is_reported_again() {
     let mut watch = Stream::of(&node, "/channels/chat?since=all", "");
     let _ada = Stream::of(&node, "/channels/chat?presence=ada", "");
     assert_eq!(next(&mut watch), event("userconnect", "ada"));
-    // Redis has confirmed the name; the one that takes over does not have it.
+    // Redis has confirmed the name. Delete it, as if another Redis takes over that lacks it.
     let (names, at) = (names(&redis), "threadcast:at:chat\0ada");
     assert_eq!(redis.command::<usize>(&["DEL", &names, at]), 2);
     redis.kill();

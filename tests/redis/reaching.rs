@@ -1,4 +1,4 @@
-//! Connecting to Redis: passwords, TLS, and the errors when it fails.
+//! Connecting to Redis: passwords, TLS, and the error messages when a connection fails.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use threadcast::Config;
 
 /// Checks that the server fails to start, with exit status 1.
 ///
-/// The last line of the error must have these words, and no line the password.
+/// The last line of the error must contain these words. No line may contain the password.
 #[track_caller]
 fn fails(store: &str, environment: &[(&str, &Path)], words: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
@@ -93,12 +93,13 @@ fn tls_requires_a_trusted_authority() {
     let mut client = trusting.connect();
     client.send("POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx");
     id_of(&client.answer());
-    // The server's certificate is not signed by this authority.
+    // This authority has not signed the certificate of the Redis server.
     let other = redis.folder.join("other.crt");
     fails(&store, &[("SSL_CERT_FILE", &other)], &["certificate", "SSL_CERT_FILE"]);
 }
 
-/// Creates a certificate authority, a certificate of it for 127.0.0.1, and another authority.
+/// Creates a certificate authority, a certificate for 127.0.0.1 that it has signed, and another
+/// authority.
 fn certificates(folder: &str) {
     let script = r#"
         cd "$1" && exec 2>/dev/null

@@ -11,8 +11,8 @@ use threadcast::Config;
 
 /// A Redis server in a temporary folder, on a UNIX socket.
 ///
-/// It syncs every write to the disk before it responds. Drop kills it and removes the
-/// folder.
+/// The server syncs every write to the disk before it responds. Drop kills the server and removes
+/// the folder.
 pub(crate) struct Redis {
     pub(crate) folder: PathBuf,
     options: Vec<String>,
@@ -21,12 +21,12 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Starts a server. Without `redis-server`, prints that and returns `None`.
+    /// Starts a server. If `redis-server` is not installed, prints that and returns `None`.
     pub(crate) fn start() -> Option<Self> {
         Self::with(|_| Vec::new())
     }
 
-    /// Starts a server with more options; `options` gets the path of the folder.
+    /// Starts a server with further options, which `options` makes from the path of the folder.
     pub(crate) fn with(options: impl FnOnce(&str) -> Vec<String>) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if Command::new("redis-server").arg("--version").output().is_err() {
@@ -129,7 +129,7 @@ impl Drop for Redis {
     }
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that is free now. Another process may take it before the caller does.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("it is bound").port()

@@ -39,7 +39,7 @@ fn privacy_and_topics_hold_on_every_node() {
         [(&reader, &["secret", "open"]), (&stranger, &["open"]), ("", &["open"])];
     let mut streams = table.map(|(token, _)| Stream::of(&there, both, token));
     publish(&here, "topic=a&topic=b&private=on&id=urn:1&data=secret");
-    // The id is known in both topics, on both nodes.
+    // This is a duplicate: both nodes index the id in both topics.
     publish(&there, "topic=b&private=on&id=urn:1&data=again");
     publish(&there, "topic=b&topic=a&data=open");
     for (stream, (_, expected)) in streams.iter_mut().zip(table) {
@@ -87,7 +87,7 @@ fn etags_of_subscription_lists_differ_between_nodes() {
     wait_until(TIMEOUT, "the other node has read as far", || {
         list(&there, "").json()["lastEventID"] == *newest
     });
-    // A cached list of one node must not be used for the other.
+    // A list that a client has cached from one node must not be valid for the other node.
     for tag in [one.header("etag").unwrap_or("\"none\""), &format!("\"{newest}\"")] {
         assert_eq!(list(&there, tag).status, 200, "{tag}");
     }
@@ -116,7 +116,7 @@ fn a_deleted_private_update_is_a_gap_only_for_its_readers() {
     }
     publish(&here, "topic=a&data=last");
     let last = publish(&here, "topic=b&data=last");
-    // The third node never had the events in its rings.
+    // The third node starts after the deletion, so the events were never in its rings.
     for (node, which) in [(&here, "here"), (&there, "there"), (&of(), "new")] {
         read(node, &last);
         let first = |topic: &str, token: &str| {
@@ -125,7 +125,7 @@ fn a_deleted_private_update_is_a_gap_only_for_its_readers() {
         };
         assert_eq!(first("a", "").data(), "last", "{which}");
         assert!(first("a", &reader).gap().is_some(), "{which}");
-        // Without permission, the gap ends at the last public event.
+        // For a client that may not read private events, the gap ends at the last public event.
         let (public, all) = (first("b", "").gap(), first("b", &reader).gap());
         let to = |gap: Option<serde_json::Value>| {
             let gap = gap.unwrap_or_else(|| panic!("no gap: {which}"));
@@ -146,7 +146,7 @@ fn a_long_history_is_deleted_completely() {
     wait_until(TIMEOUT, "the events are read", || here.registry.last_id() >= last);
     let delete = "DELETE /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(here.request(delete).status, 204);
-    // Only the order to forget the history is left in Redis.
+    // Redis now contains only the entry that tells the nodes to delete the history.
     let length: u64 = redis.command(&["XLEN", "threadcast:events"]);
     assert_eq!(length, 1);
     let begin = there.registry.last_id();

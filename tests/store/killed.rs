@@ -1,4 +1,4 @@
-//! Acknowledged events survive the killing of the process.
+//! Acknowledged events survive when the process is killed.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read, Write};
@@ -14,7 +14,7 @@ use threadcast::EventId;
 
 const PUBLISHERS: usize = 16;
 const ROUNDS: u64 = 20;
-/// The number of events to acknowledge in all rounds together.
+/// The minimum number of events that the server must acknowledge in all rounds together.
 const ENOUGH: usize = 10_000;
 
 #[test]
@@ -27,7 +27,7 @@ fn acknowledged_events_survive_repeated_sigkill() {
     let mut cursor: Option<EventId> = None;
     for round in 0..ROUNDS {
         let mut serving = Serving::start(&folder.store(), &history);
-        // A client that resumes from the last event it received.
+        // This client resumes from the last event that it received in the earlier rounds.
         let mut client = serving.connect();
         let since = cursor.map_or("since=all".into(), |id| format!("last_event_id={id}"));
         client.send(&format!("GET /channels/a?{since} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
@@ -73,7 +73,7 @@ fn acknowledged_events_survive_repeated_sigkill() {
     for (id, data) in &acknowledged {
         assert_eq!(kept.get(id), Some(data), "{id} was acknowledged");
     }
-    // The client that was cut off each time has received every event once.
+    // The client that was cut off in each round must have received every event once.
     let mut client = serving.connect();
     let cursor = cursor.expect("the client has received an event");
     client.send(&format!(
@@ -109,7 +109,7 @@ fn publish_until_cut(
     acknowledged
 }
 
-/// The body of a response; `None` if the connection ends before it is complete.
+/// Returns the body of a response, or `None` if the connection ends before the body is complete.
 fn whole_body(client: &mut TestClient) -> Option<String> {
     let (mut length, mut line) = (0, String::new());
     loop {
@@ -130,7 +130,7 @@ fn whole_body(client: &mut TestClient) -> Option<String> {
     String::from_utf8(body).ok()
 }
 
-/// The events of a stream until it is cut off.
+/// Returns the events of a stream that arrive until the connection is cut.
 fn read_until_cut(mut client: TestClient) -> Vec<(EventId, String)> {
     let (mut decoder, mut events, mut bytes) =
         (common::Decoder::default(), Vec::new(), vec![0; 65_536]);

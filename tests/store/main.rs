@@ -42,7 +42,7 @@ fn history_cursors_and_keys_survive_a_restart() {
     let mut all = Stream::of(&second, "/channels/a?since=all", "");
     all.expect(&format!("id: {begin}\nevent: n\nretry: 5\ndata: one"));
     all.expect("id: order-7\ndata: two");
-    // A repeat gets the reply of the first request.
+    // A repeated request gets the response of the first request.
     assert_eq!(id_of(&second.post("/channels/a?event=n&retry=5", key, "one")), begin);
     let again = second.post("/channels/a?id=order-7", "", "two").json();
     assert_eq!((&again["id"], &again["own_id"]), (&own["id"], &own["own_id"]));
@@ -147,7 +147,8 @@ fn bad_store_files_are_rejected_and_not_changed() {
     serving.terminate();
     let whole = fs::read(folder.store()).expect("the store");
     let noise: Vec<u8> = whole.iter().map(|byte| byte.wrapping_mul(31) ^ 7).collect();
-    // A file that makes redb panic: the beginning of every page is overwritten.
+    // In this file, the beginning of every page but the first is overwritten, which makes redb
+    // panic.
     let mut pages = whole.clone();
     pages.chunks_mut(4_096).skip(1).for_each(|page| page[..64].fill(0x5A));
     for (path, words) in [
@@ -178,7 +179,8 @@ fn a_read_only_store_is_rejected() {
     rejects(&SERVE, &folder.0.join("new.redb"), "name a readable and writable file");
 }
 
-/// Makes a folder read-only. For root, only a read-only mount does that.
+/// Makes a folder and its store read-only. Root can write in spite of file modes, so for root a
+/// read-only mount replaces the folder.
 fn read_only(folder: &Folder, store: &Path) -> Option<Mount> {
     let mode = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the test owns it");
@@ -186,7 +188,7 @@ fn read_only(folder: &Folder, store: &Path) -> Option<Mount> {
     mode(store, 0o400);
     if fs::OpenOptions::new().write(true).open(store).is_err() {
         mode(&folder.0, 0o500);
-        return Some(Mount(None)); // the owner of the folder can still remove it
+        return Some(Mount(None)); // no mount: its owner can still remove the folder
     }
     let bytes = fs::read(store).expect("the store");
     let mount = Mount::tmpfs(&folder.0, "size=8m")?;
@@ -312,7 +314,7 @@ fn store_check_stats_and_export_work_and_exports_republish() {
     drop(input);
     assert!(publish.wait().expect("a child of ours").success());
     serving.terminate();
-    // Now there are two channels with the same events.
+    // The store now has two channels, so `store export` requires the name of one.
     let (code, _, error) = run(&["store", "export", &store]);
     assert!(code == Some(1) && error.contains("name one of its channels: \"a\", \"b\""), "{error}");
     assert_eq!(run(&["store", "export", &store, "b"]), (Some(0), exported, String::new()));

@@ -44,7 +44,7 @@ pub(crate) fn threadcast(arguments: &[&str]) -> Command {
     command
 }
 
-/// The binary, serving a store; killed when it is dropped.
+/// A process of the binary that serves a store. Drop kills the process.
 pub(crate) struct Serving {
     pub(crate) child: Child,
     pub(crate) addr: SocketAddr,

@@ -15,7 +15,7 @@ fn publish(registry: &Registry, topics: &[&str], data: &str, private: bool) {
     registry.publish_update(&update).expect("the event is stored");
 }
 
-/// The data of all events that a stream of a closed registry receives.
+/// Returns the data of all events that a stream of this topic gets from a closed registry.
 fn replay(registry: &Registry, topic: &str, readable: Readable, start: &Start) -> String {
     let topic = Matcher::selector(topic).expect("a selector");
     let channels = Channels::of(&[topic]).expect("a name").readable(readable);
@@ -59,7 +59,7 @@ fn privacy_and_topics_survive_a_restart() {
     check(&registry, "before the restart");
     let second = TestServer::with(with_store(folder.store()));
     let registry = second.registry.clone();
-    // Through a socket, without a token.
+    // A client without a token gets only the public events.
     super::Stream::of(&second, "/channels/%2Fusers%2F7?since=all", "")
         .expect_data(&["one", "open"]);
     drop(second);
@@ -79,7 +79,7 @@ fn an_evicted_event_does_not_return_after_a_restart() {
     let begin = first.registry.last_id();
     publish(&first.registry, &["short", "long"], "shared", false);
     publish(&first.registry, &["short"], "end", false);
-    publish(&first.registry, &["long"], "x", false); // this append has the eviction
+    publish(&first.registry, &["long"], "x", false); // also stores the eviction
     let last = first.registry.last_id();
     drop(first);
     let second = TestServer::with(config());
