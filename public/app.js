@@ -1,5 +1,6 @@
-// The demo page: the panels, the demo stream that each reads, and what a panel does besides showing events.
-// The path of an event: raw.js or the browser's EventSource → streams.js → panel.js → log.js and timeline.js.
+// The demo page: creates each panel with the demo stream that it reads and with what it does
+// besides showing events. An event passes from raw.js or the browser's EventSource through
+// streams.js and panel.js to log.js and timeline.js.
 
 import { StreamPanel } from './panel.js';
 import { WebSocketPanel } from './websocket.js';
@@ -37,7 +38,8 @@ new StreamPanel('c', {
   },
 });
 
-// D has no listener for customEvent, so it never gets one, although it shares its EventSource with E.
+// Panel D has no listener for `customEvent`, so it never gets one, although it shares its
+// EventSource with panel E.
 new StreamPanel('d', { route: '/events', onevent: (panel, event) => list(panel, event.data) });
 
 const ARTICLE_CLOSES_AFTER = 10_000;

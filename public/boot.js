@@ -7,7 +7,7 @@
   root.dataset.theme = stored('theme') ?? 'auto';
   root.dataset.size = stored('size') ?? 'normal';
   if (root.lang !== 'en') {
-    root.dataset.wait = '';           // hides the page until words.js has translated it, for at most a second
+    root.dataset.wait = '';           // hides the page until it is translated, at most 1 s
     setTimeout(() => delete root.dataset.wait, 1000);
   }
 }

@@ -1,5 +1,5 @@
-// The drawer "Break it": a stream of numbered events, ways to disturb it, and a ledger that counts missing and
-// duplicate numbers.
+// The drawer "Break it": a stream of numbered events, ways to disturb it, and a ledger that counts
+// missing and duplicate numbers.
 
 import { StreamPanel } from './panel.js';
 import { RawSource, problemText } from './raw.js';
@@ -8,14 +8,14 @@ import { duration, number, setText } from './words.js';
 
 const CHANNEL = `break-${lab.tab}`;
 const WHILE_CLOSED = 3;              // events published while the stream is closed
-const SLOW = 5000;                   // milliseconds without reading
-const FLOOD = 4000;                  // events of 32 KiB: twice what kernels and a browser buffer for a slow client
+const SLOW = 5000;                   // milliseconds for which the page reads nothing
+const FLOOD = 4000;                  // events of 32 KiB: twice what kernels and browser buffer
 
 class Ledger {
   published = 0;
-  #received = new Map();             // how often, by number
+  #received = new Map();             // by event number: how often that event came
   #replayed = 0;
-  #lost = 0;                         // as reported by the server
+  #lost = 0;                         // the number of events that the server reported lost
 
   constructor(panel) { this.panel = panel; }
 
@@ -32,7 +32,7 @@ class Ledger {
     this.show();
   }
 
-  // Numbers that the server has reported lost are not missing.
+  // Events that the server has reported lost do not count as missing.
   get missing() {
     const newest = Math.max(0, ...this.#received.keys());
     const holes = [...Array(newest).keys()].filter(n => !this.#received.has(n + 1)).length;
@@ -74,7 +74,7 @@ export function breakIt() {
   });
   const ledger = new Ledger(panel);
   const flood = { received: 0, lost: 0, on: false };
-  // Events of a flood have no number in the ledger, so their gaps are counted apart.
+  // The ledger does not count the events of a flood, so the gaps of a flood are counted here.
   const gap = missed => {
     if (!flood.on) return ledger.gap(missed);
     flood.lost += missed;
@@ -87,7 +87,8 @@ export function breakIt() {
   };
   let ticking;
 
-  // Waits until the stream has an id to resume from: it would miss an event published before that.
+  // Publishes a numbered event, but not before the stream has an id to resume from: if the stream
+  // were cut earlier, it would miss the event.
   const publish = async (retry) => {
     if (!after) await panel.stream?.begun;
     ledger.published += 1;

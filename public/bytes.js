@@ -1,4 +1,5 @@
-// Shows the bytes of a stream: one block for each read, with line ends and control characters as \n, \r, \x00.
+// Shows the bytes of a stream: one block for each read, with line ends and control characters as
+// \n, \r, \x00.
 
 import { append, clip, empty } from './log.js';
 import { clock } from './words.js';
@@ -11,7 +12,8 @@ export class ByteView {
     this.restart();
   }
 
-  // Starts a new connection. An incomplete character of the last one must not leak into it.
+  // Prepares for the bytes of a new connection: drops an incomplete character of the last
+  // connection.
   restart() {
     this.#utf8 = new TextDecoder('utf-8', { ignoreBOM: true });
   }

@@ -1,5 +1,5 @@
-// The panel for any channel. It subscribes with client.js, so that all tabs share one connection, publishes with a
-// form, and shows the curl command for each of the two requests.
+// The panel for any channel. It subscribes with client.js, so that all tabs share one connection,
+// and publishes with a form. It shows a curl command that subscribes and one that publishes.
 
 import { StreamPanel } from './panel.js';
 import { problemText } from './raw.js';
@@ -70,5 +70,5 @@ export function channelPanel() {
   showRole();
 }
 
-// Quotes a text for a shell. Within single quotes only the single quote is special.
+// Quotes a text for a shell: within single quotes, only the single quote needs an escape.
 const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;

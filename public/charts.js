@@ -1,11 +1,11 @@
 // The charts: the last two minutes of each figure as a line, and the same figures as a table.
-// Each status redraws every chart, once a second. A redraw sets one attribute per line.
+// The page gets a status each second and redraws every chart. A redraw sets one attribute per line.
 
 import { number, textSpan, languageChanges, t } from './words.js';
 
-const SPAN = 120_000;               // milliseconds from one edge to the other
-const WIDTH = 120, HEIGHT = 40;     // of a chart's view box, which is stretched
-const ROWS = 20;                    // in the table
+const SPAN = 120_000;               // milliseconds from the left edge to the right edge
+const WIDTH = 120, HEIGHT = 40;     // of the view box, which is stretched to the chart's size
+const ROWS = 20;                    // of the table, at most
 const SVG = 'http://www.w3.org/2000/svg';
 
 const plain = value => number(Math.round(value));
@@ -13,7 +13,7 @@ const mega = bytes => number(Math.round(bytes / 1e5) / 10);
 const tenth = value => number(value < 100 ? Math.round(value * 10) / 10 : Math.round(value));
 const percent = share => number(Math.round(share * 1000) / 10);
 
-// `floor: false`: the scale does not begin at 0.
+// With `floor: false`, a chart's scale need not begin at 0.
 const CHARTS = [
   { name: 'clients', lines: ['clients'], dye: 'indigo', write: plain },
   { name: 'threads', lines: ['threads'], dye: 'woad', write: plain },
@@ -26,7 +26,7 @@ const CHARTS = [
 ];
 
 export function charts() {
-  const samples = [];               // each { at, delivery, and the figures }
+  const samples = [];               // each has the time `at`, the delivery mode, and the figures
   const all = CHARTS.map(chart => new Chart(chart));
   document.getElementById('grid').append(...all.map(chart => chart.root));
   const table = new Table();
@@ -124,7 +124,8 @@ class Chart {
   }
 }
 
-// Returns the ends of the scale: 0 or a little below the least value, and a round number above the largest.
+// Returns the lower and upper end of a chart's scale: 0 (without `floor`, a little below the least
+// value), and a round number above the largest value.
 function scale(values, floor) {
   const most = Math.max(0, ...values);
   if (floor) return [0, round(most) || 1];

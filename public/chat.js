@@ -1,4 +1,5 @@
-// Sends data back to the server with POST /send-data, and shows the messages of all clients in the chat.
+// Sends data back to the server with POST /send-data, and shows the messages of all clients in the
+// chat.
 
 import { address } from './server.js';
 import { problemText } from './raw.js';
@@ -11,22 +12,25 @@ export const CHAT = {
 
 let name;
 
-// The name in panel I when the chat is first opened stays in use until the page is closed.
-// Panels with the same URL share a stream, so the URL must not change.
+// Returns the path of the chat, with the name that panel I contained when the chat was first
+// opened. The name stays until the page is closed, because panels share a stream only if their URLs
+// are equal.
 function chatRoute() {
   name ??= document.querySelector('#panel-i [data-role=username]').value.trim();
   this.present = name !== '';
   return '/channels/chat' + (name && `?presence=${encodeURIComponent(name)}`);
 }
 
-// Presence needs permission to publish. Without it, the page reads the chat without a name.
+// Reads the chat without a name if the server has rejected the name: presence needs permission to
+// publish.
 function readWithoutName(panel) {
   if (!panel.present) return;
   name = '';
   panel.connect();
 }
 
-// The panel has the parts `form`, `text`, `send` and `answer`, and optionally `username`.
+// Makes the panel's form send its text. The panel must have the parts `form`, `text`, `send` and
+// `answer`, and may have `username`.
 export function sendForm(panel) {
   panel.on('form', 'submit', async event => {
     event.preventDefault();
@@ -77,6 +81,6 @@ function sentence({ type, data }) {
     if (type === 'userdisconnect') return textSpan('left', { username, time });
     return clip(`${time} ${username}: ${text}`);
   } catch {
-    return clip(data);      // other publishers to the channel need not send JSON
+    return clip(data);      // other publishers may send data that is not JSON
   }
 }

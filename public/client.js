@@ -5,19 +5,20 @@
 //   news.addEventListener('message', event => console.log(event.data));
 //   news.addEventListener('gap', event => console.log('lost', event.detail.missed));
 //
-// Use it like an EventSource. A browser opens at most six HTTP/1.1 connections to one origin, over all its tabs, so an
-// EventSource in a seventh tab never connects. Here the tabs that listen to the same channels elect a leading tab
-// (Web Locks). Only the leading tab is connected; it forwards the messages to the other tabs (BroadcastChannel). When
-// it closes, another tab takes the lead at once and resumes after its own last event. In a browser without Web Locks or
-// BroadcastChannel each tab has its own EventSource.
+// Use it like an EventSource. A browser opens at most six HTTP/1.1 connections to one origin, over
+// all its tabs, so an EventSource in a seventh tab never connects. Here the tabs that listen to the
+// same channels elect a leading tab (Web Locks). Only the leading tab is connected; it forwards the
+// messages to the other tabs (BroadcastChannel). When the leading tab closes, another tab takes the
+// lead at once and resumes after the last event that it has received. In a browser without Web
+// Locks or BroadcastChannel each tab has its own EventSource.
 //
-// No message is lost or duplicated: each message carries the id before it. A tab that has not received that id requests
-// the messages in between. A tab that has already received a message drops it. This needs ids, which every event of a
-// channel has.
+// No message is lost or duplicated: each message carries the id of the message before it. A tab
+// that has not received that id requests the messages in between. A tab that has already received a
+// message drops the repetition. This needs an id on every event; the events of a channel have one.
 //
 // Further differences from EventSource:
-// - A watchdog replaces a connection on which the server's `heartbeat` event is overdue. iOS needs this: it cuts streams
-//   without an error.
+// - A watchdog replaces a connection on which the server's `heartbeat` event is overdue. This is
+//   needed on iOS, which cuts streams without an error.
 // - The connection is checked when a laptop wakes up.
 // - Reconnections to an unavailable server back off, with jitter.
 // - `gap` events report what the server could not replay.
@@ -25,11 +26,12 @@
 /**
  * @typedef {object} Options
  * @property {string} [url] The address of the channels; default: `/channels` of this page's origin.
- * @property {string} [since] Where the first tab begins: an id, `30s`, `10m` or `all`; default: now. A tab that joins
- *   later gets the recent messages of the leading tab.
+ * @property {string} [since] Where the first tab begins: an id, `30s`, `10m` or `all`; default: now.
+ *   A tab that joins later gets the recent messages of the leading tab.
  * @property {string} [lastEventId] The id to resume after, if the page has stored one.
  * @property {boolean} [share] Whether tabs share a connection; default: true.
- * @property {boolean} [withCredentials] As for EventSource; default: false.
+ * @property {boolean} [withCredentials] Whether to send cookies to another origin, as for
+ *   EventSource; default: false.
  */
 
 /**
@@ -44,20 +46,20 @@
 const CONNECTING = 0, OPEN = 1, CLOSED = 2;
 const RECENT = 256;                  // messages that each tab keeps for tabs that missed some
 const SEEN = 10_000;                 // ids that each tab keeps to drop duplicates
-const MISSED_HEARTBEATS = 2.5;       // after these a connection counts as dead
+const MISSED_HEARTBEATS = 2.5;       // so many silent periods mean that a connection is dead
 const SERVER_ID = /^\d+-\d+$/;       // an id that the server assigned; these have an order
 const FIRST_WAIT = 1000, LONGEST_WAIT = 30_000;    // milliseconds before a reconnection
 
 /**
- * Listens to channels. Dispatches `open`, `error`, `message`, named events that have a listener, `gap`
- * (a CustomEvent with a {@link Gap}) and `lead` (when this tab becomes the leading tab).
+ * Listens to channels. Dispatches `open`, `error`, `message`, named events that have a listener,
+ * `gap` (a CustomEvent with a {@link Gap}) and `lead` (when this tab becomes the leading tab).
  */
 export class Threadcast extends EventTarget {
   static CONNECTING = CONNECTING;
   static OPEN = OPEN;
   static CLOSED = CLOSED;
 
-  /** @type {0 | 1 | 2} As of EventSource. A tab that follows has the leading tab's. */
+  /** @type {0 | 1 | 2} As in EventSource. Tabs that follow have the state of the leading tab. */
   readyState = CONNECTING;
   /** @type {string} The id of the last event, after which a reconnection resumes. */
   lastEventId = '';
@@ -68,15 +70,15 @@ export class Threadcast extends EventTarget {
   #url;
   #options;
   #source = null;                    // the EventSource, in the leading tab
-  #types = new Set(['message']);     // event types of all tabs: the leading tab listens for all of them
+  #types = new Set(['message']);     // event types of all tabs; the leading tab listens for all
   #recent = [];                      // the last messages
-  #cursorEvent = null;               // the first event of the connection, which is no message
+  #cursorEvent = null;               // the first event of the connection, not a message
   #seen = new Set();
-  #timeout = 60_000;                 // milliseconds; until the first heartbeat states the period
+  #timeout = 60_000;                 // milliseconds, until the first heartbeat states the period
   #lastActivity = Date.now();
   #createdAt = Date.now();
-  #position = '';                    // the id before the connection's next event; may lie behind lastEventId
-  #joining = false;                  // whether this tab still waits for the leading tab's recent messages
+  #position = '';                    // the id of the last event on the connection
+  #joining = false;                  // whether this tab waits for the recent messages
   #requested = { id: null, at: 0 };
   #failures = 0;
   #retryTimer;
@@ -122,7 +124,7 @@ export class Threadcast extends EventTarget {
     this.#tabs = null;
   }
 
-  /** @override The leading tab must listen for the type too. */
+  /** @override Sends the type to the other tabs: the leading tab must listen for it too. */
   addEventListener(type, listener, options) {
     super.addEventListener(type, listener, options);
     if (['open', 'error', 'gap', 'lead'].includes(type) || this.#types.has(type)) return;
@@ -130,13 +132,14 @@ export class Threadcast extends EventTarget {
     this.#send({ types: [type] });
   }
 
-  // The lead. The tab that holds the lock leads; when it closes, the browser gives the lock to the next tab.
+  // Election of the leading tab. The tab that holds the lock leads; when it closes, the browser
+  // gives the lock to the next tab.
 
   async #requestLead(steal = false) {
     const until = new Promise((_, reject) => {
       this.#abort.signal.addEventListener('abort', () => reject(this.#abort.signal.reason));
     });
-    until.catch(() => {});           // close() may reject it before it is awaited
+    until.catch(() => {});           // close() may reject `until` before anything awaits it
     try {
       const how = steal ? { steal } : { signal: this.#abort.signal };
       await navigator.locks.request(`threadcast ${this.url}`, how, () => {
@@ -145,7 +148,7 @@ export class Threadcast extends EventTarget {
       });
     } catch {
       if (this.#abort.signal.aborted) return;
-      this.leading = false;          // another tab took the lead, because this one was silent for too long
+      this.leading = false;          // another tab took the lead: this one was silent too long
       this.#disconnect();
       this.#requestLead();
     }
@@ -159,12 +162,13 @@ export class Threadcast extends EventTarget {
     this.#connect(this.lastEventId);
   }
 
-  // The connection. A new one resumes where the last one ended.
+  // The connection. A new connection resumes where the last one ended.
 
   #connect(after = this.#position) {
     this.#disconnect();
     const url = new URL(this.#url);
-    // Without an id to resume from, the stream begins when this tab was created.
+    // Without an id to resume from, the stream begins with the events since this object was
+    // created.
     if (after) url.searchParams.set('last_event_id', after);
     else url.searchParams.set('since', this.#options.since ?? `${Date.now() - this.#createdAt}ms`);
     this.#position = after;
@@ -179,8 +183,9 @@ export class Threadcast extends EventTarget {
     };
     source.onerror = () => {
       this.#setReadyState(CONNECTING);
-      // After a stream that has opened, even one that was rejected, the browser reconnects when the stream's `retry` says.
-      // Otherwise, or if the browser does not reconnect or has no id, this code reconnects, with backoff and jitter.
+      // If the stream had opened, even as a rejection, the browser reconnects after the stream's
+      // `retry`. Otherwise, or if the browser does not reconnect or has no id to resume from, this
+      // code reconnects, with backoff and jitter.
       const hasOpened = opened;
       opened = false;
       if (source.readyState !== CLOSED && this.lastEventId && (hasOpened || this.#failures++ === 0)) return;
@@ -198,12 +203,13 @@ export class Threadcast extends EventTarget {
     for (const type of ['gap', ...this.#types]) this.#listen(type);
   }
 
-  // Stores the id to resume from until the first event. A stream of channels begins with an event named `cursor` that
-  // carries this id. Publishers may use the name too: only the first event of a connection is the server's.
+  // Stores the id to resume from if the connection ends before its first message. A stream of
+  // channels begins with an event named `cursor` that carries this id. Publishers may use the name
+  // too, so only the first event counts.
   #storeCursor(event) {
     if (this.#cursorEvent) return;
     this.#cursorEvent = event;
-    if (this.#position) return;      // the connection has been resumed at a known id
+    if (this.#position) return;      // the connection already resumes after a known id
     this.#position = event.lastEventId;
     this.lastEventId ||= this.#position;
     this.#send({ position: this.#position });
@@ -224,7 +230,7 @@ export class Threadcast extends EventTarget {
       const message = { type, data, id, origin, after: this.#position };
       this.#position = id;
       this.#failures = 0;
-      this.#send({ message });       // even if this tab has seen it: another may not have
+      this.#send({ message });       // even if this tab has seen it: another tab may not have
       this.#deliver(message);
     });
   }
@@ -246,8 +252,8 @@ export class Threadcast extends EventTarget {
 
   #noteActivity() { this.#lastActivity = Date.now(); }
 
-  // Replaces a connection that has been silent for too long, even if the browser reports it as open. In the same way
-  // another tab replaces a leading tab that has been silent.
+  // Replaces a connection that has been silent for too long, even if the browser reports it as
+  // open. In the same way another tab replaces a leading tab that has been silent.
   #checkActivity(woken = false) {
     const silence = Date.now() - this.#lastActivity;
     const dead = silence > (woken ? this.#timeout / 2 : this.#timeout);
@@ -293,7 +299,8 @@ export class Threadcast extends EventTarget {
       this.lastEventId ||= position;
       if (this.lastEventId !== position) this.#requestMissed();
     }
-    // A message that arrives while this tab joins is also one of the recent messages.
+    // While this tab joins, it ignores a message: it will get the message again among the recent
+    // messages.
     if (message && !this.#joining) this.#deliverInOrder(message);
     if (missedAfter !== undefined && this.leading && missedAfter !== this.lastEventId) this.#resend(from, missedAfter);
     if (readyState !== undefined && readyState !== this.readyState) {
@@ -302,8 +309,8 @@ export class Threadcast extends EventTarget {
     }
   }
 
-  // Delivers a message from the leading tab, unless messages before it are missing. Then it requests those, and gets this
-  // one again with them.
+  // Delivers a message from the leading tab, unless messages before it are missing. In that case
+  // this tab requests the missing messages, and gets this message again with them.
   #deliverInOrder(message) {
     const isNext = !this.lastEventId || !message.after || message.after === this.lastEventId;
     if (isNext || this.#seen.has(key(message))) this.#deliver(message);
@@ -317,8 +324,9 @@ export class Threadcast extends EventTarget {
     this.#send({ missedAfter: id });
   }
 
-  // Sends a tab the messages after an id. If this tab does not have them, it gets them from the server again, and the tabs
-  // that have seen them drop them. A tab that is ahead of the connection goes back to its position.
+  // Sends a tab the messages after an id. If this tab no longer has them, it reconnects and gets
+  // them from the server; tabs that have seen a message drop it. A tab that is ahead of the
+  // connection goes back to the connection's position.
   #resend(tab, id) {
     const index = this.#recent.findIndex(message => message.id === id);
     if (index >= 0) this.#send({ to: tab, recent: this.#recent.slice(index + 1) });
@@ -349,6 +357,7 @@ const isBefore = (one, other) => {
   return epoch < otherEpoch || (epoch === otherEpoch && number < otherNumber);
 };
 
-// Returns the key by which duplicates are recognized. The id alone is not enough for a gap, which carries the id of the
-// event before it, nor for a client-supplied id, which may occur on another channel too.
+// Returns the key by which duplicates are recognized. The id alone is not enough for a gap, which
+// carries the id of the event before it, nor for a client-supplied id, which may occur on another
+// channel too.
 const key = ({ type, id, data }) => SERVER_ID.test(id) && type !== 'gap' ? id : `${id} ${type} ${data.slice(0, 200)}`;

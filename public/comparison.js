@@ -1,5 +1,5 @@
-// The buttons of the comparison table: each does the same with the WebSocket and with the stream beside it, and shows
-// the results.
+// The buttons of the comparison table: each does the same with the WebSocket and with the stream
+// beside it, and shows the results.
 
 import { sendData } from './chat.js';
 import { lab, act } from './lab.js';
@@ -10,7 +10,7 @@ const TIMEOUT = 15_000;             // milliseconds
 export function compare(socket, stream) {
   const root = document.getElementById('panel-h');
   const part = role => root.querySelector(`[data-role="${role}"]`);
-  const eventWaiters = [];           // each returns whether the event is the one it waits for
+  const eventWaiters = [];           // each returns whether it waited for this event
   const echoWaiters = [];
 
   const onevent = stream.onevent;
@@ -20,7 +20,8 @@ export function compare(socket, stream) {
   };
   socket.onmessage = data => echoWaiters.splice(0).forEach(done => done(data));
 
-  // Resolves to the event with this text. Other clients may send to the chat too.
+  // Resolves to the event with this text. The text is checked, because other clients may send to
+  // the chat too.
   const event = text => within(done => eventWaiters.push(event => {
     const mine = event.type === 'usermessage' && JSON.parse(event.data).text === text;
     if (mine) done(event);
@@ -39,7 +40,8 @@ export function compare(socket, stream) {
       await welcome;
     }
     stream.connected || stream.connect();
-    // Until the stream has an id to resume from, it would lose a message sent while it is cut.
+    // Without an id to resume from, the stream would lose a message that is sent while the stream
+    // is cut.
     await within(done => stream.stream?.begun.then(done));
   };
 

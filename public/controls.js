@@ -1,4 +1,5 @@
-// The live view's controls, which act on the server. The page loads this file only if the server runs with --lab.
+// The live view's controls, which act on the server. The page loads this file only if the server
+// runs with --lab.
 
 import { act } from './lab.js';
 import { number, setText } from './words.js';

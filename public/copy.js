@@ -10,7 +10,8 @@ export function copyButtons() {
     try {
       await navigator.clipboard.writeText(sample.textContent);
     } catch {
-      // Without https or permission there is no clipboard: select the text, so that the user can copy it.
+      // Without https or permission the page cannot use the clipboard: select the text, so that the
+      // user can copy it.
       getSelection().selectAllChildren(sample);
       return setText(button, 'selected');
     }

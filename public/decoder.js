@@ -1,16 +1,18 @@
-// Decodes the bytes of an event stream into events: WHATWG HTML §9.2.6, "Interpreting an event stream".
-// One Decoder reads one connection. An event that is incomplete when the connection ends is discarded, as the standard says.
+// Decodes the bytes of an event stream into events: WHATWG HTML §9.2.6, "Interpreting an event
+// stream". One Decoder reads one connection. An event that is incomplete when the connection ends
+// is discarded, as the standard says.
 
 export class Decoder {
-  #utf8 = new TextDecoder();          // drops one leading BOM, replaces invalid UTF-8 with U+FFFD
-  #partial = '';                      // the last line, which has not ended yet
-  #afterCr = false;                   // a LF that comes next belongs to the last CR
+  #utf8 = new TextDecoder();          // removes one leading BOM, replaces invalid UTF-8 with U+FFFD
+  #partial = '';                      // the beginning of a line that has not ended yet
+  #afterCr = false;                   // whether a LF that comes next belongs to the last CR
   #data = null;
   #type = '';
   #id;
 
-  // `lastEventId` is that of the previous connection. By the standard it starts empty on each connection; browsers
-  // carry it over. Otherwise a connection that is lost before its first id could not be resumed.
+  // `lastEventId` comes from the previous connection. By the standard it starts empty on each
+  // connection, but browsers carry it over, and so does this class: otherwise a connection that is
+  // lost before its first id could not be resumed.
   constructor({ lastEventId = '', onevent, onretry = () => {} }) {
     this.lastEventId = this.#id = lastEventId;
     this.onevent = onevent;
@@ -19,9 +21,10 @@ export class Decoder {
 
   push(bytes) {
     let text = this.#utf8.decode(bytes, { stream: true });
-    if (text === '') return;          // an incomplete character
+    if (text === '') return;          // the bytes are an incomplete character
     if (this.#afterCr && text[0] === '\n') text = text.slice(1);
-    // A line ends at its CR. Waiting for a possible LF would delay a complete event.
+    // A line ends at its CR, even if a LF may follow: waiting for the LF would delay a complete
+    // event.
     this.#afterCr = text.endsWith('\r');
     const lines = (this.#partial + text).split(/\r\n|\n|\r/);
     this.#partial = lines.pop();

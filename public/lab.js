@@ -2,7 +2,8 @@
 
 export const lab = { on: false, tab: Math.random().toString(36).slice(2, 10) };
 
-// Sends OPTIONS, which succeeds for a path that does not exist too, so the console shows no error.
+// Finds out whether the lab exists. OPTIONS succeeds even for a path that does not exist, so the
+// console shows no error.
 export async function findLab() {
   try {
     const response = await fetch('/lab/drop', { method: 'OPTIONS' });

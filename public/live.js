@@ -1,5 +1,5 @@
-// The live view: the server's status, every second, as charts and as a list of threads.
-// The path of a figure: /status/stream → sample() here → charts.js and threads.js.
+// The live view: shows the server's status, every second, as charts and as a list of threads.
+// A figure passes from /status/stream through sample() to charts.js and threads.js.
 
 import { charts } from './charts.js';
 import { findLab, lab } from './lab.js';
@@ -17,7 +17,8 @@ const controls = lab.on ? (await import('./controls.js')).controls() : () => {};
 
 // The shortest time between two statuses from which rates are computed, in milliseconds.
 const SHORTEST = 500;
-// With fewer events than this, or more new connections, nearly all CPU time is spent on other work.
+// With fewer events than FEW or more new connections than MANY_NEW between two statuses, nearly all
+// CPU time is spent on other work, so the page shows no CPU time per event.
 const FEW = 20;
 const MANY_NEW = 10;
 
@@ -47,7 +48,7 @@ function show(readyState, status) {
 
 function sample(now) {
   const since = before && now.uptime_ms - before.uptime_ms;
-  if (since < 0) before = undefined;                   // another server, after a restart
+  if (since < 0) before = undefined;                   // the server has been restarted
   if (!before || since >= SHORTEST) {
     rates = before ? ratesOf(before, now, since / 1000) : {};
     before = now;
@@ -60,7 +61,8 @@ function sample(now) {
 
 function ratesOf(a, b, seconds) {
   const out = b.events_out - a.events_out;
-  // A thread that ends takes its count with it. When many end, there is no figure for that second.
+  // The sum lacks the switches of threads that have ended. If many threads end in a second, that
+  // second has no figure.
   const ended = a.threads - b.threads;
   const counted = a.context_switches && b.context_switches && ended <= Math.max(5, a.threads / 50);
   const switches = kind => counted ? Math.max(0, b.context_switches[kind] - a.context_switches[kind]) / seconds : null;

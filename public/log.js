@@ -1,6 +1,6 @@
-// Lists that grow. Each has at most CAP items, scrolls to its end unless the user has scrolled up, and takes text only.
-// New items are added in batches, a few times a second: with a layout for each item, a list could not keep up
-// with ten thousand events.
+// Lists that grow. Each has at most CAP items, scrolls to its end unless the user has scrolled up,
+// and takes text only. New items are added in batches, every 40 ms: with a layout for each item, a
+// list could not keep up with ten thousand events.
 
 import { clock, textSpan } from './words.js';
 
@@ -8,11 +8,11 @@ export const CAP = 200;
 const LONGEST = 1000;
 const WRITE_EVERY = 40;             // milliseconds
 
-const positions = new WeakMap();    // by list: how far it is scrolled, and whether it follows its end
+const positions = new WeakMap();    // by list: its scroll position, and whether it follows its end
 const pending = new Map();          // by list: the functions that make the items not yet added
 let timer;
 
-// Adds an item. `make` creates it, unless newer items push it out of the list first.
+// Adds an item. `make` creates it later, unless newer items push it out of the list before that.
 export function append(list, make) {
   let items = pending.get(list);
   if (!items) pending.set(list, items = []);
@@ -39,7 +39,9 @@ export function empty(list) {
   list.replaceChildren();
 }
 
-// Only scrolling up stops following: a list that becomes narrower is not at its end either.
+// Tracks whether a list follows its end. A list stops following only when the user scrolls up; not
+// being at the end is no sign of that, because a list that becomes narrower is not at its end
+// either.
 function watch(list) {
   const position = { top: 0, following: true };
   positions.set(list, position);
@@ -59,8 +61,8 @@ export function item(text) {
   };
 }
 
-// kind: `event`, `gap` (events that the server reports lost), `sent`, or `state` (a change of the connection).
-// `words` replaces `data`: the key of a text and its values.
+// kind: `event`, `gap` (events that the server reports lost), `sent`, or `state` (a change of the
+// connection). `words` replaces `data`: the key of a text and its values.
 export function row(kind, { type = '', id = '', data = '', words, replayed = false }) {
   const at = new Date(), clipped = clip(data);
   return () => {

@@ -30,7 +30,7 @@ export class Panel {
     if (sign) sign.dataset.state = readyState;
   }
 
-  // Shows sentences. Each is a key, or an array of a key and its values.
+  // Shows sentences. Each is the key of a text, or an array of a key and the values in that text.
   note(...sentences) {
     const all = sentences.filter(Boolean).map(one => Array.isArray(one) ? textSpan(...one) : textSpan(one));
     this.part('note').replaceChildren(...all.flatMap(one => [one, ' ']).slice(0, -1));
@@ -52,8 +52,9 @@ export class StreamPanel extends Panel {
   #lostAt;
   #opened;                                      // whether the stream has opened since connect()
 
-  // `types`: the named events to listen for, besides `message`. `source`: creates the source, instead of EventSource or
-  // RawSource. onconnect, onevent, onid and onclose are called for this panel; onrejected if a stream closes before it opens.
+  // `types` are the named events to listen for, besides `message`. `source` creates another source
+  // than EventSource or RawSource. The panel calls onconnect, onevent, onid and onclose, and
+  // onrejected if a stream closes before it opens.
   constructor(id, { route, types = [], withCredentials = false, source, onconnect, onevent, onid, onclose, onrejected }) {
     super(id, 'stream-controls');
     Object.assign(this, { route, types, withCredentials, source, onconnect, onevent, onid, onclose, onrejected });
@@ -102,7 +103,7 @@ export class StreamPanel extends Panel {
     this.#counted(0);
   }
 
-  // The stream calls these methods of its members.
+  // The stream calls the following methods of the panels that read it.
 
   reading(raw, readyState) {
     this.#show(raw);

@@ -1,6 +1,7 @@
-// RawSource: an EventSource that also exposes its bytes. It has the same interface, on fetch() and decoder.js.
-// Besides open, message, error and the named events it dispatches `bytes` (detail: the Uint8Array of one read)
-// and `mark` (detail: a line about the request or the response).
+// RawSource: has the interface of EventSource, but also exposes the bytes of the stream. It uses
+// fetch() and decoder.js. Besides open, message, error and the named events it dispatches `bytes`
+// (detail: the Uint8Array of one read) and `mark` (detail: a line about the request or the
+// response).
 
 import { Decoder } from './decoder.js';
 
@@ -8,7 +9,7 @@ const CONNECTING = 0, OPEN = 1, CLOSED = 2;
 
 export class RawSource extends EventTarget {
   #lastEventId = '';
-  #retry = 3000;                      // until the stream sets it; Chromium's default
+  #retry = 3000;                      // milliseconds: Chromium's default, until the stream sets it
   #abort = new AbortController();
   #held = null;
 
@@ -25,15 +26,15 @@ export class RawSource extends EventTarget {
     this.#abort.abort();
   }
 
-  // Reads nothing until the promise is settled, as a slow client does. The bytes queue up in the browser, in both
-  // kernels and in the server.
+  // Reads nothing until the promise is settled, like a slow client. Meanwhile the bytes queue up in
+  // the browser, in both kernels and in the server.
   async hold(until) {
     this.#held = until.catch(() => {});
     await until;
   }
 
   async #run() {
-    await null;                       // the caller adds its listeners first
+    await null;                       // lets the caller add its listeners first
     while (this.readyState !== CLOSED) {
       let reason = 'EOF';
       try {
@@ -42,17 +43,19 @@ export class RawSource extends EventTarget {
         if (rejection) return this.#error(CLOSED, rejection);
       } catch (error) {
         if (this.readyState === CLOSED) return;
-        reason = error.message;       // the same for a failed connection and a blocked origin
+        reason = error.message;       // a failed connection and a blocked origin have the same text
       }
       this.#error(CONNECTING, reason);
       await new Promise(done => setTimeout(done, this.#retry));
     }
   }
 
-  // Reads one connection. Returns the reason not to reconnect, or undefined if the response has ended.
+  // Reads one connection. Returns the reason not to reconnect, or undefined if the response has
+  // ended.
   async #read() {
     const headers = { Accept: 'text/event-stream' };
-    // EventSource sends the id in UTF-8. In fetch, one character of a header is one byte.
+    // EventSource sends the id in UTF-8. In fetch, one character of a header is one byte, so
+    // convert each byte.
     const id = String.fromCharCode(...new TextEncoder().encode(this.#lastEventId));
     if (id) headers['Last-Event-ID'] = id;
     this.#mark(`GET ${new URL(this.url).pathname}${id && ` with Last-Event-ID: ${this.#lastEventId}`}`);
@@ -105,7 +108,8 @@ async function errorOf(response) {
   return problemText(response.status, await response.text());
 }
 
-// Returns one line about an error response: from problem+json, which the server sends, or else (from a proxy) the status.
+// Returns one line about an error response: the status, with the text of the problem+json that the
+// server sends. A response of a proxy may have no such text.
 export function problemText(status, body) {
   try {
     const { title, detail } = JSON.parse(body);

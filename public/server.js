@@ -10,7 +10,8 @@ export function address(route) {
   return url;
 }
 
-// Suggests this server under its other name: 127.0.0.1 and localhost are one machine, but two origins.
+// Suggests this server under its other name, to try another origin: 127.0.0.1 and localhost are one
+// machine, but two origins.
 export function offerOtherOrigin() {
   field.placeholder = location.origin;
   const otherName = { '127.0.0.1': 'localhost', localhost: '127.0.0.1' }[location.hostname];

@@ -1,4 +1,5 @@
-// Language, colours and size: three rows of buttons. The choices are stored; boot.js reads them at the next load.
+// Language, colours and size: three rows of buttons. The choices are stored; boot.js reads them at
+// the next load.
 
 import { setLanguage } from './words.js';
 

@@ -1,25 +1,27 @@
-// The open streams and the panels that read each. At most LIMIT streams are open: a new one closes the oldest.
+// The open streams and the panels that read each. At most LIMIT streams are open: a new one closes
+// the oldest.
 //
-// A browser opens at most six HTTP/1.1 connections to one origin, over all its tabs. Four streams leave two for pages
-// and POSTs. Panels that read the same URL share one source.
+// A browser opens at most six HTTP/1.1 connections to one origin, over all its tabs. Four streams
+// leave two for pages and POSTs. Panels that read the same URL share one source.
 //
-// A member is a panel: { name, dye, types, opened(), failed(readyState, reason), received(event, replayed), at(id),
-// bytes(array), mark(text), reading(raw, readyState), evicted(why) }.
+// A member is a panel that reads a stream: { name, dye, types, opened(), failed(readyState,
+// reason), received(event, replayed), at(id), bytes(array), mark(text), reading(raw, readyState),
+// evicted(why) }.
 
 import { RawSource } from './raw.js';
 
 export const LIMIT = 4;
 export const CLOSED = 2;
-export const budget = new EventTarget();        // dispatches `change`
+export const budget = new EventTarget();        // dispatches `change` when a stream opens or closes
 
-// Reports what happens to each stream to the timeline: dispatches `mark`, detail { lane, name, dye, kind, event }.
-// kind: open, lost, closed, event, replayed, gap, sent.
+// Reports to the timeline what happens to each stream: dispatches `mark` with the detail { lane,
+// name, dye, kind, event }. `kind` is open, lost, closed, event, replayed, gap or sent.
 export const timelineEvents = new EventTarget();
 
 const streams = new Map();                      // by URL, the oldest first
 
-// An event does not state that it is a replay. One that arrives this soon after a reconnection, in milliseconds, counts
-// as replayed.
+// An event does not state whether it is replayed. An event that arrives within this time after a
+// reconnection, in milliseconds, counts as replayed.
 const REPLAY_WITHIN = 250;
 
 export function openStreams() {
@@ -57,7 +59,8 @@ class Stream {
     this.#lane = laneOf(url);
     this.#resumes = url.searchParams.has('last_event_id') || url.searchParams.has('since');
     this.#lastId = url.searchParams.get('last_event_id') ?? '';
-    // Resolved when there is an id to resume from: from then on a lost connection loses no event.
+    // Resolved when the stream has an id to resume from. From then on, a lost connection loses no
+    // event.
     this.begun = new Promise(begin => { this.begin = begin; });
     this.#open();
   }
@@ -82,8 +85,8 @@ class Stream {
     changed();
   }
 
-  // Switches between EventSource and RawSource. The new source resumes a channel after the last event, and starts any
-  // other stream again.
+  // Switches between EventSource and RawSource. The new source resumes a channel after the last
+  // event; any other stream starts again from its beginning.
   read(raw) {
     if (raw === this.raw) return;
     this.raw = raw;
@@ -110,10 +113,11 @@ class Stream {
     if (this.#lastId && url.pathname.startsWith('/channels')) url.searchParams.set('last_event_id', this.#lastId);
     const own = !this.raw && this.create?.();
     const source = this.#source = own || new Source(url.href, options);
-    // The event `cursor` is no message: its id is the one to resume from until an event arrives. A source that the panel
-    // created resumes by itself.
+    // The event `cursor` is not a message: its id is the one to resume from until an event arrives.
+    // A source that the panel has created handles this event itself.
     if (!own) source.addEventListener('cursor', event => this.#at(event.lastEventId));
-    // Added before the members' listeners: a member may connect again as soon as it is notified of the end.
+    // These listeners must run before those of the members: a member may connect again as soon as
+    // it is notified of the end.
     source.addEventListener('open', () => {
       this.#openedAt = this.#resumes ? performance.now() : -Infinity;
       this.#mark('open');
@@ -152,7 +156,7 @@ class Stream {
 
   #received(member, event) {
     const replayed = event.lastEventId !== '' && performance.now() - this.#openedAt < REPLAY_WITHIN;
-    // Several members may receive the same event. It is one mark in the timeline.
+    // Several members may receive the same event, but the timeline gets only one mark for it.
     if (event !== this.lastEvent) {
       this.#mark(event.type === 'gap' ? 'gap' : replayed ? 'replayed' : 'event', event);
       this.#at(event.lastEventId);
@@ -167,7 +171,8 @@ class Stream {
   }
 }
 
-// Returns the lane of a URL. A stream that is resumed by its URL continues in the same lane.
+// Returns the name of a URL's lane in the timeline. It is the URL without the id to resume from, so
+// that a stream that is resumed by its URL continues in the same lane.
 function laneOf(url) {
   const lane = new URL(url);
   for (const name of ['last_event_id', 'tab']) lane.searchParams.delete(name);

@@ -2,8 +2,8 @@
 
 import { number, setText, textSpan } from './words.js';
 
-// What a thread waits for, by the kernel function in which it sleeps; the first match counts. The names differ between
-// kernel versions.
+// Maps the kernel function in which a thread sleeps to what the thread waits for; the first match
+// counts. The names of these functions differ between kernel versions.
 const WAITS = [
   [/futex/, 'notify'],
   [/accept/, 'accept'],
@@ -20,13 +20,14 @@ const ROLES = /^(accept|broadcaster|disconnects|lab-clients|redis-reader|signals
 export function threadList() {
   const table = document.getElementById('thread-list').tBodies[0];
   const count = document.getElementById('thread-count');
-  const rows = new Map();           // by group: most groups do not change from second to second
+  const rows = new Map();           // by group; kept, because most groups stay the same each second
 
   return ({ threads, thread_groups: groups }) => {
     const looked = groups.reduce((sum, group) => sum + group.threads, 0);
     count.dataset.value = looked;
     setText(count, threads > looked + 10 ? 'threads.some' : 'threads.all', { threads, looked });
-    // The server's own threads first, then the connections' threads; the largest groups first.
+    // The server's own threads come first, then the connections' threads; among each, the largest
+    // groups come first.
     const order = [...groups].sort((a, b) => (a.name.startsWith('sse') - b.name.startsWith('sse')) || b.threads - a.threads);
     const kept = new Map();
     const now = order.map(group => {

@@ -1,11 +1,12 @@
-// The timeline of the last minute: a line for each open stream and a dot for each event. It draws the `mark` events of
-// streams.js and has no access to the streams. The same marks are shown as a list.
+// The timeline of the last minute: a line for each open stream and a dot for each event. It draws
+// the `mark` events of streams.js, which are all that it knows of the streams, and also shows the
+// marks as a list.
 
 import { timelineEvents } from './streams.js';
 import { append, clip } from './log.js';
 import { clock, textSpan, t } from './words.js';
 
-const SPAN = 60_000;                // milliseconds from one edge to the other
+const SPAN = 60_000;                // milliseconds from the left edge to the right edge
 const TOGETHER = 200;               // milliseconds; dots closer than this become one larger dot
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -15,7 +16,7 @@ const place = document.getElementById('lanes');
 const list = document.getElementById('timeline-list');
 const lanes = new Map();
 
-let perMillisecond = 0;             // pixels; 0 until measured
+let perMillisecond = 0;             // pixels; 0 means not yet measured
 let timer;
 
 export function timeline() {
@@ -38,7 +39,8 @@ export function timeline() {
   });
 }
 
-// Redraws once for each pixel that the lines move, or once a second if the user prefers reduced motion.
+// Redraws the timeline, and again when it has moved by a pixel, or after 1 s if the user prefers
+// reduced motion.
 function move() {
   clearTimeout(timer);
   if (document.hidden || lanes.size === 0) return;
@@ -96,7 +98,7 @@ class Lane {
     this.#add(this.#dot);
   }
 
-  // Moves the pieces and returns whether any is still visible.
+  // Moves the lines and dots to their places at `now`; returns whether any is still visible.
   move(now) {
     if (this.#line) this.#line.to = now;
     while (this.#pieces.length > 0 && this.#pieces[0].to < now - SPAN) this.#pieces.shift().node.remove();
@@ -149,7 +151,8 @@ class Lane {
   }
 }
 
-// A dot for an event (a ring if replayed), a cross for a gap, a bar for the end of a stream, a triangle for a message sent.
+// A dot for an event (a ring if replayed), a cross for a gap, a bar for the end of a stream, a
+// triangle for a message sent.
 function shape(kind) {
   const shapes = { gap: 'M-6-6L6 6M-6 6L6-6', closed: 'M0-7V7', sent: 'M-4 4L0-5L4 4Z' };
   const node = element(shapes[kind] ? 'path' : 'circle');

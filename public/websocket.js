@@ -1,4 +1,4 @@
-// The WebSocket half of panel H.
+// The WebSocket side of panel H, which compares a WebSocket with a stream.
 
 import { Panel } from './panel.js';
 import { address } from './server.js';

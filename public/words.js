@@ -1,6 +1,7 @@
-// The texts of a page in two languages. The HTML holds the English texts, and each such element has a key: `data-t`, or
-// `data-t-label` and `data-t-placeholder` for attributes. en.js holds the English texts that scripts insert, and zh.js
-// all texts in Chinese. `data-words` on the root element is the prefix of these two file names.
+// The texts of a page in two languages. The HTML contains the English texts. Each element with such
+// a text has the key of the text in `data-t`, or in `data-t-label` and `data-t-placeholder` for
+// attributes. en.js contains the English texts that scripts insert, and zh.js all Chinese texts.
+// `data-words` on the root element is the prefix of these two file names.
 //
 // A text that a script has inserted keeps its key and values, so that it can be translated later.
 
@@ -10,12 +11,12 @@ const root = document.documentElement;
 const prefix = root.dataset.words ?? '';
 const { default: en } = await import(`./${prefix}en.js`);
 const dictionaries = { en };
-const english = new Map();            // the texts of the HTML, by key
+const english = new Map();            // the English texts of the HTML, by key
 
 let texts = en;
 let numbers, seconds, times;
 
-export const languageChanges = new EventTarget();        // dispatches `change`
+export const languageChanges = new EventTarget();        // dispatches `change`: a new language
 
 export const number = value => numbers.format(value);
 export const duration = milliseconds => seconds.format(milliseconds / 1000);
@@ -82,7 +83,8 @@ function selectAll(selector) {
   return within.flatMap(part => [...part.querySelectorAll(selector)]);
 }
 
-// Replaces a text of the HTML. The first call for a key stores the English text.
+// Replaces a text of the HTML. The first call for a key stores the English text, so that it can be
+// restored.
 function translate(key, write, read) {
   if (!english.has(key)) english.set(key, read());
   const text = texts === en ? english.get(key) : texts[key];
