@@ -26,8 +26,8 @@
 /**
  * @typedef {object} Options
  * @property {string} [url] The address of the channels; default: `/channels` of this page's origin.
- * @property {string} [since] Where the first tab begins: an id, `30s`, `10m` or `all`; default: now.
- *   A tab that joins later gets the recent messages of the leading tab.
+ * @property {string} [since] Where the first tab begins: an id, `30s`, `10m` or `all`; default:
+ *   now. A tab that joins later gets the recent messages of the leading tab.
  * @property {string} [lastEventId] The id to resume after, if the page has stored one.
  * @property {boolean} [share] Whether tabs share a connection; default: true.
  * @property {boolean} [withCredentials] Whether to send cookies to another origin, as for
@@ -47,7 +47,7 @@ const CONNECTING = 0, OPEN = 1, CLOSED = 2;
 const RECENT = 256;                  // messages that each tab keeps for tabs that missed some
 const SEEN = 10_000;                 // ids that each tab keeps to drop duplicates
 const MISSED_HEARTBEATS = 2.5;       // so many silent periods mean that a connection is dead
-const SERVER_ID = /^\d+-\d+$/;       // an id that the server assigned; these have an order
+const SERVER_ID = /^\d+-\d+$/;       // an id from the server; such ids have an order
 const FIRST_WAIT = 1000, LONGEST_WAIT = 30_000;    // milliseconds before a reconnection
 
 /**
@@ -77,7 +77,9 @@ export class Threadcast extends EventTarget {
   #timeout = 60_000;                 // milliseconds, until the first heartbeat states the period
   #lastActivity = Date.now();
   #createdAt = Date.now();
-  #position = '';                    // the id of the last event on the connection
+  // The id of the connection's last event, or the id after which the connection resumes. It may be
+  // older than lastEventId.
+  #position = '';
   #joining = false;                  // whether this tab waits for the recent messages
   #requested = { id: null, at: 0 };
   #failures = 0;

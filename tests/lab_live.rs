@@ -105,7 +105,7 @@ fn disconnects_are_noticed_after_a_change_of_the_delivery() {
     let limits = Limits { heartbeat: 10 * TIMEOUT, ..Limits::default() };
     let server = TestServer::with(Config { lab: true, limits, ..Config::default() });
     let clients = |many: usize| {
-        wait_until(TIMEOUT, "the count is right", || {
+        wait_until(TIMEOUT, "the server counts the open streams", || {
             server.get("/status").json()["clients"] == many
         });
     };
@@ -127,14 +127,14 @@ fn load_clients_are_a_process_that_ends_with_the_server() {
     assert_eq!(all().len(), 1);
     assert_eq!(post(&server, "/lab/clients?count=200&rate=20")["opening"], 200);
     let open = |many: usize| {
-        wait_until(TIMEOUT, "that many are open", || {
+        wait_until(TIMEOUT, "the requested load clients are open", || {
             let status = status(&server);
             status["clients"] == many && status["lab"]["clients"] == many
         });
     };
     open(200);
     assert_eq!(all().len(), 2);
-    wait_until(TIMEOUT, "they receive events", || {
+    wait_until(TIMEOUT, "the load clients receive events", || {
         let status = status(&server);
         status["events_out"].as_u64() > Some(2_000) && status["lab"]["late_ms"]["half"].is_f64()
     });
@@ -145,7 +145,7 @@ fn load_clients_are_a_process_that_ends_with_the_server() {
     open(120);
     // After this cut, the next request must open the load clients again.
     post(&server, "/lab/drop?for=1ms");
-    wait_until(TIMEOUT, "they are cut", || status(&server)["clients"] == 0);
+    wait_until(TIMEOUT, "the load clients are cut", || status(&server)["clients"] == 0);
     post(&server, "/lab/clients?count=60");
     open(60);
     post(&server, "/lab/clients?count=0");
@@ -163,7 +163,7 @@ fn load_clients_are_a_process_that_ends_with_the_server() {
 fn a_stopped_server_leaves_no_load_clients() {
     let mut server = Process::with("--lab --drain 2s");
     post(&server, "/lab/clients?count=20");
-    wait_until(TIMEOUT, "they are open", || status(&server)["clients"] == 20);
+    wait_until(TIMEOUT, "the load clients are open", || status(&server)["clients"] == 20);
     let of_the_clients = procfs::tree(server.child.id()).expect("there is /proc")[1];
     server.signal("TERM");
     assert!(server.child.wait().expect("it ends").success());
@@ -179,7 +179,7 @@ fn too_many_load_clients_are_limited_and_reported() {
         (&answer["asked"], &answer["opening"], &answer["most"]),
         (&1000.into(), &28.into(), &28.into())
     );
-    wait_until(TIMEOUT, "as many as admitted are open", || status(&server)["lab"]["clients"] == 28);
+    wait_until(TIMEOUT, "28 load clients are open", || status(&server)["lab"]["clients"] == 28);
     let status = status(&server);
     assert_eq!((&status["clients"], &status["rejections"]), (&30.into(), &0.into()));
     assert_eq!((&status["lab"]["asked"], &status["lab"]["most"]), (&1000.into(), &28.into()));
@@ -205,7 +205,7 @@ fn a_stuck_client_blocks_its_own_thread_until_the_deadline() {
             all.iter().any(waits_for_room) || all.iter().all(|group| group["waits_for"] == "")
         });
         assert_eq!(status(&server)["lab"]["stuck"], 1);
-        wait_until(TIMEOUT, "it is disconnected", || {
+        wait_until(TIMEOUT, "the stuck client is disconnected", || {
             let lab = &status(&server)["lab"];
             lab["given_up"] == turn + 1 && lab["stuck"] == 0
         });
@@ -242,7 +242,7 @@ fn status_is_not_collected_without_subscribers() {
     let third = status_cpu();
     assert!(third - second < 4.0 * one, "{first} {second} {third}");
     let _listener = server.stream("/status/stream");
-    wait_until(TIMEOUT, "with a subscriber it is collected", || status_cpu() - third > 4.0 * one);
+    wait_until(TIMEOUT, "the subscriber gets statuses", || status_cpu() - third > 4.0 * one);
     ticks(1);
     assert!(one > 0.0);
 }

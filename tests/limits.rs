@@ -42,14 +42,14 @@ fn stream_over_the_limit_gets_200_with_a_retry_time() {
     let wait = retry_of(&get(&server, "/channels/a?presence=y", BROWSER));
     assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&wait), "{wait:?}");
     let other = get(&server, "/channels/a", "Accept: text/html, text/Event-Stream;q=0.5\r\n");
-    assert_ne!(retry_of(&other), wait, "it is jittered");
+    assert_ne!(retry_of(&other), wait, "the retry time is jittered");
     // Clients that do not accept an event stream get 503 with Retry-After.
     for target in ["/channels/a", "/count", "/status/stream", "/channels?channel=a"] {
         let error =
             check(&server, format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 503, OPEN);
         let seconds: u64 = error.header("retry-after").expect("when").parse().expect("seconds");
         assert!((1..=4).contains(&seconds), "{error:?}");
-        assert!(error.body.contains("--max-clients"), "it names the flag: {error:?}");
+        assert!(error.body.contains("--max-clients"), "the error names the flag: {error:?}");
     }
     let upgrade = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -61,7 +61,7 @@ fn stream_over_the_limit_gets_200_with_a_retry_time() {
         (1.into(), "x".into())
     );
     assert_eq!(server.head("HEAD /events HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 200);
-    // Pages and publishing still work.
+    // The full server still serves pages and accepts events.
     assert_eq!(server.get("/").status, 200);
     assert_eq!(server.post("/channels/a", "", "x").status, 200);
     // A disconnect releases the client's permit.

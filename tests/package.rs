@@ -139,7 +139,7 @@ fn check_system_calls(trace: &str) {
             };
         }
     }
-    // Each line begins with the thread's id.
+    // Each line of the trace begins with the thread's id.
     let calls = trace
         .lines()
         .filter_map(|line| line.split_once(char::is_whitespace))

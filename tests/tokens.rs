@@ -122,7 +122,7 @@ fn tokens_are_never_logged_or_printed() {
             }
         }
     }
-    drop(server); // each stream logs its end
+    drop(server); // so that each stream logs its end
     let log = LOG.0.lock().expect("no logger panics");
     assert!(log.contains("ended after"), "the log has no end of a stream: {log}");
     let found = log.lines().find(|line| line.contains(secret) || line.contains(wrong));

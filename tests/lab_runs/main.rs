@@ -213,7 +213,7 @@ fn client_count_is_capped_by_descriptors() {
     let note = note.unwrap_or_else(|| panic!("the output has no note: {text}"));
     assert!(note.contains("RLIMIT_NOFILE limits these engines to"), "{note}");
     assert!(output.status.success() && !text.contains("failed"), "{text}");
-    assert!(text.contains("µs CPU/event"), "it measures up to the limit: {text}");
+    assert!(text.contains("µs CPU/event"), "the lab measures up to the limit: {text}");
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn dropped_stream_reconnects_after_the_published_retry() {
     // machine may delay a reconnection, so one of three tries must be fast enough.
     let mut waits = Vec::new();
     while !waits.iter().any(|waited| *waited < 2_500.0) {
-        assert!(waits.len() < 3, "it reconnected after {waits:?} ms");
+        assert!(waits.len() < 3, "the page reconnected after {waits:?} ms");
         page.write("break", "retry", "400");
         page.click("break", "retry-set");
         page.wait_until("part('break', 'note').textContent.includes('0.4')");
@@ -179,7 +179,7 @@ fn dropped_stream_reconnects_after_the_published_retry() {
         page.click("break", "drop");
         page.wait_until("back && nothingIsWrong()");
         let waited = page.eval("back - lost").as_f64().expect("milliseconds");
-        assert!(waited >= 350.0, "it reconnected after {waited} ms");
+        assert!(waited >= 350.0, "the page reconnected after {waited} ms");
         waits.push(waited);
     }
     page.wait_until(

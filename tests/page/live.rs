@@ -85,14 +85,14 @@ fn charts_follow_1_000_clients_and_agree_with_proc() {
 
     // Compare the current figures with /proc. A connection may end between the two reads, so each
     // comparison is repeated until the figures agree.
-    wait_until(TIMEOUT, "as many threads as there are", || {
+    wait_until(TIMEOUT, "the page shows the number of threads", || {
         page.eval("shown('threads')") == server.count("task")
     });
-    wait_until(TIMEOUT, "as much memory as there is", || {
+    wait_until(TIMEOUT, "the page shows the memory", || {
         let (shown, is) = (whole(&page, "shown('memory')") / 1024, server.resident_kib());
         shown.abs_diff(is) < shown / 50
     });
-    wait_until(TIMEOUT, "the kernel's memory", || {
+    wait_until(TIMEOUT, "the page shows the kernel's memory", || {
         let is = procfs::machine().expect("/proc").kernel;
         let shown = whole(&page, "shown('kernel')");
         shown.abs_diff(is) < shown / 20

@@ -121,7 +121,7 @@ fn page_reconnects_to_a_restarted_server() {
     // machine is busy.
     let waited = page.eval("changes.find(c => c.state === '1').at - changes[0].at");
     let waited = waited.as_f64().expect("milliseconds");
-    assert!((2_900.0..15_000.0).contains(&waited), "it reconnected after {waited} ms");
+    assert!((2_900.0..15_000.0).contains(&waited), "the page reconnected after {waited} ms");
 }
 
 /// Measures in the page how long an `EventSource` takes from its creation to `open`. A machine may

@@ -43,7 +43,7 @@ fn without_redis_streams_stay_open_and_publishing_fails() {
             wait_until(TIMEOUT, "the status reports it", || {
                 node.get("/status").json()["redis"]["reachable"] == false
             });
-            assert_eq!(node.get("/readyz").status, 200, "its streams stay open");
+            assert_eq!(node.get("/readyz").status, 200, "the node stays ready");
         }
         let mut late = Stream::of(&nodes[0], "/channels/a?since=all", "");
         assert_eq!(late.event().data(), "before", "events in the rings are still sent");

@@ -84,7 +84,7 @@ fn etags_of_subscription_lists_differ_between_nodes() {
     let newest = document["lastEventID"].as_str().expect("an id").to_owned();
     assert_ne!(newest, "earliest", "an id of Redis that ends in 0 is an id");
     assert_eq!(document["subscriptions"].as_array().map(Vec::len), Some(1));
-    wait_until(TIMEOUT, "the other node has read as far", || {
+    wait_until(TIMEOUT, "the other node has read the newest event", || {
         list(&there, "").json()["lastEventID"] == *newest
     });
     // A list that a client has cached from one node must not be valid for the other node.
@@ -101,7 +101,7 @@ fn a_deleted_private_update_is_a_gap_only_for_its_readers() {
     let [here, there] = [(); 2].map(|()| of());
     let read = |node: &TestServer, id: &str| {
         let id = id.parse().expect("an id of ours");
-        wait_until(TIMEOUT, "the node has read as far", || node.registry.last_id() >= id);
+        wait_until(TIMEOUT, "the node has read this event", || node.registry.last_id() >= id);
     };
     let begin = publish(&here, "topic=c&data=begin");
     for form in ["topic=b&data=open", "topic=a&private=on&data=1", "topic=a&private=on&data=2"] {
