@@ -46,8 +46,8 @@ pub(crate) struct Cli {
     serve: Serve,
 }
 
-// The help of each command is the doc comment of its arguments: a comment on a variant here would
-// replace it.
+// The variants have no doc comments: such a comment would replace the command's help, which is the
+// doc comment of the struct with its arguments.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
     Serve(Box<Serve>),
@@ -370,8 +370,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 /// Parses the path of a store file, or the URL of a Redis.
 ///
-/// Any other URL is an error, because it is hardly meant as a path. Such a path can be written as
-/// `./http://a`.
+/// A URL with another scheme is an error, because users hardly mean it as a path. A path that looks
+/// like such a URL can be written as `./http://a`.
 fn store_at(text: OsString) -> Result<StoreAt, String> {
     let store = StoreAt::from(text);
     if let StoreAt::File(path) = &store
@@ -387,7 +387,7 @@ fn store_at(text: OsString) -> Result<StoreAt, String> {
     Ok(store)
 }
 
-/// Parses `[PATTERN=]EVENTS[,SIZE[,DURATION]]`; a limit that is left out has its default.
+/// Parses `[PATTERN=]EVENTS[,SIZE[,DURATION]]`. A limit that is left out gets its default.
 fn history(text: &str) -> Result<(Option<String>, History), String> {
     let (pattern, bounds) = match text.rsplit_once('=') {
         Some((pattern, bounds)) => (Some(pattern.to_owned()), bounds),
@@ -420,7 +420,7 @@ fn network(text: &str) -> Result<IpNet, String> {
         .map_err(|_| "expected an address or a network, such as 10.0.0.1 or 10.0.0.0/8".into())
 }
 
-/// Parses a duration of at least 1 ms: a socket's timeout cannot be zero.
+/// Parses a duration of at least 1 ms, because a socket's timeout cannot be zero.
 fn positive(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration < Duration::from_millis(1) {

@@ -1,7 +1,7 @@
 //! The server's counters, updated where the counted things happen.
 //!
-//! They are atomics; a histogram has a lock of its own. The broadcaster counts once per batch,
-//! never per client.
+//! The counters are atomics; each histogram has a lock of its own. The broadcaster updates the
+//! counters once per batch, not once per client.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// Lines that the log has dropped. A process has one log, even if several servers run in it.
+/// The number of lines that the log has dropped. It is global, because a process has one log, even
+/// if several servers run in the process.
 static LOG_LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Counts a line that the log had to drop.
@@ -27,7 +28,7 @@ pub fn dropped_log_lines() -> u64 {
     LOG_LINES_DROPPED.load(Ordering::Relaxed)
 }
 
-/// One label and its value.
+/// The one label of a metric: its name and its value.
 pub(crate) type Label = [(&'static str, &'static str); 1];
 
 /// The counters of one server.
@@ -41,8 +42,9 @@ pub(crate) struct Counters {
     pub(crate) shed: Counter,
     /// Ended streams, by reason.
     ended: Family<Label, Counter>,
-    /// Published events; and sent events, counted once per client.
+    /// Published events.
     pub(crate) published: Counter,
+    /// Sent events, counted once per client.
     pub(crate) delivered: Counter,
     /// Bytes sent in streams.
     pub(crate) sent_bytes: Counter,
@@ -56,11 +58,13 @@ pub(crate) struct Counters {
 
 impl Default for Counters {
     fn default() -> Self {
-        // From 1 µs, 10 µs or 100 µs up; each bucket is four times the one before.
+        // Creates a histogram of ten buckets. The first bucket ends at `first` seconds; each
+        // further bucket ends at four times the end of the one before.
         let seconds = |first| Histogram::new(exponential_buckets(first, 4.0, 10));
         let rejected = Family::<Label, Counter>::default();
         for reason in REASONS {
-            drop(rejected.get_or_create(&[("reason", reason)])); // so that each reason starts at 0
+            // Without this, `/metrics` would not show a reason before its first rejection.
+            drop(rejected.get_or_create(&[("reason", reason)]));
         }
         Self {
             accepted: Counter::default(),
@@ -95,7 +99,8 @@ impl Counters {
         self.ended.get(&[("reason", reason)]).map_or(0, |ended| ended.get())
     }
 
-    /// Counts published events, and the time until the publisher's response was known.
+    /// Counts published events, and records the time from the publish request until its response
+    /// was known.
     pub(crate) fn publish(&self, events: usize, took: Duration) {
         self.published.inc_by(events as u64);
         self.publishing.observe(took.as_secs_f64());
@@ -106,7 +111,8 @@ impl Counters {
         self.committing.observe(took.as_secs_f64());
     }
 
-    /// Records a batch's lag: the age of its oldest event once the last client was sent it.
+    /// Records a batch's lag: the age of its oldest event when the broadcaster has sent the batch
+    /// to the last client.
     pub(crate) fn lag(&self, age: Duration) {
         self.lag.observe(age.as_secs_f64());
     }
@@ -159,8 +165,8 @@ impl Counters {
 
 /// Subtracts `by` from a count, which must be at least as large.
 ///
-/// Otherwise a debug build panics; a release build stops at zero, because a count that wraps is
-/// worse.
+/// If the count is smaller than `by`, a debug build panics. A release build sets the count to zero,
+/// because a count that wraps around would be worse.
 pub(crate) fn decrease(count: &mut usize, by: usize) {
     debug_assert!(*count >= by, "a count of {count} cannot be decreased by {by}");
     *count = count.saturating_sub(by);
@@ -173,7 +179,7 @@ pub(crate) const REASONS: [&str; 6] =
 pub(crate) const FULL: &str = "max_clients";
 /// The limit of streams per address is reached.
 pub(crate) const ADDRESS: &str = "max_per_address";
-/// The limit of connections is reached, and none is idle.
+/// The limit of connections is reached, and no connection is idle.
 pub(crate) const CONNECTIONS: &str = "max_connections";
 /// The limit of connections without a stream per address is reached.
 pub(crate) const CONNECTIONS_OF_ADDRESS: &str = "max_connections_per_address";

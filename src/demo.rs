@@ -1,11 +1,12 @@
 //! The demo streams: those of the five tutorials on Server-Sent Events that this project grew from.
 //!
 //! There are two kinds. *Clocks* never end and are the same for every client: the ticker publishes
-//! them, and a client only gets a preamble of its own. *Scripted streams* are private to one client
-//! and end: a straight line of sends and waits in that client's thread.
+//! their events, and only the preamble is sent to each client separately. *Scripted streams* are
+//! private to one client and end: the client's thread runs a straight line of sends and waits.
 //!
-//! A clock's events carry no id, because nothing can be resumed. The events of a scripted stream
-//! carry one, and a client that reconnects after the last event gets 204, which stops it.
+//! A clock's events carry no id, because a client cannot resume a clock. The events of a scripted
+//! stream carry an id. A client that reconnects after the last event gets 204, so that it stops
+//! reconnecting.
 
 use std::io::Write;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::limits::RETRY;
 use crate::stream::{End, Outlet};
 use crate::ticker;
 
-/// The reconnection time in tutorial A.
+/// The reconnection time of the stream at `/stream`.
 const PATIENT_RETRY: Duration = Duration::from_secs(10);
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,20 +27,20 @@ const SECOND: Duration = Duration::from_secs(1);
 /// One of the tutorials' streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DemoStream {
-    /// A, `/stream`: the date, each second.
+    /// `/stream`: sends the date each second.
     Time,
-    /// B, `/sse`: hello, then the time of day each 2 s.
+    /// `/sse`: sends a greeting, and then the time of day each 2 s.
     Clock,
-    /// C, `/api/sse`: a conversation that ends.
+    /// `/api/sse`: sends the messages of a conversation, and ends.
     Conversation,
-    /// D and E, `/events`: a message each second, a custom event each 5 s.
+    /// `/events`: sends a message each second and a custom event each 5 s.
     Messages,
-    /// G, `/count`: 0 to 9, then the end.
+    /// `/count`: sends the numbers 0 to 9, and ends.
     Count,
 }
 
 impl DemoStream {
-    /// The stream that is served at this path.
+    /// Returns the stream that the server runs at this path.
     pub(crate) fn at(segments: &[&str]) -> Option<Self> {
         match segments {
             ["stream"] => Some(Self::Time),
@@ -51,7 +52,7 @@ impl DemoStream {
         }
     }
 
-    /// The channel of a clock; a scripted stream has none.
+    /// Returns the channel of a clock; `None` for a scripted stream, which has no channel.
     pub(crate) fn clock(self) -> Option<&'static str> {
         match self {
             Self::Time => Some(ticker::TIME),
@@ -70,8 +71,11 @@ impl DemoStream {
         }
     }
 
-    /// The first frames for each client: the reconnection time, and a clock's greeting.
-    #[inline(never)] // a stream's thread never frees stack that it has once touched
+    /// Returns the first frames for each client: the reconnection time, and a clock's greeting.
+    ///
+    /// Never inlined: a stream's thread never frees stack that it has once touched, so this
+    /// function's frame must not add to the caller's.
+    #[inline(never)]
     pub(crate) fn preamble(self) -> Vec<Frame> {
         match self {
             Self::Time => {
@@ -91,7 +95,9 @@ impl DemoStream {
         }
     }
 
-    /// Runs a scripted stream from this client's last event on. A clock has no script.
+    /// Runs a scripted stream in the client's thread. Does nothing for a clock.
+    ///
+    /// `/count` starts after `last_event_id`; `/api/sse` always starts at its beginning.
     pub(crate) fn run<W: Write>(
         self,
         out: &mut Outlet<'_, W>,
@@ -135,13 +141,14 @@ fn count<W: Write>(out: &mut Outlet<'_, W>, last_event_id: &[u8]) -> Result<(), 
     Ok(())
 }
 
-/// A message of the conversation, with the time as `toISOString()` writes it.
+/// Creates a message of the conversation, with the time in the format of JavaScript's
+/// `toISOString()`.
 fn message(id: &serde_json::Value, text: &str) -> Event {
     let timestamp = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
     Event::new(json!({ "id": id, "message": text, "timestamp": timestamp }).to_string())
 }
 
-/// A chat message: what tutorial I broadcasts, as an event on the channel `chat`.
+/// Creates a chat message: the event that the chat tutorial broadcasts, here on the channel `chat`.
 pub(crate) fn chat_message(username: &str, text: &str) -> Event {
     let time = Local::now().format("%H:%M:%S").to_string();
     let data = json!({ "username": username, "time": time, "text": text });
@@ -156,7 +163,9 @@ fn with_id(event: Event, id: &str) -> Event {
     event.with_id(id).expect("a literal or a nanoid, on one line")
 }
 
-/// Six characters of nanoid's alphabet without its dash: `12-345` has the form of a server id.
+/// Returns a random id of six characters from the alphabet of the library nanoid.
+///
+/// The alphabet lacks nanoid's dash, because an id such as `12-345` has the form of a server's id.
 fn nanoid() -> String {
     const ALPHABET: &[u8; 63] = b"useandom26T198340PX75pxJACKVERYMINDBUSHWOLF_GQZbfghjklqvwyzrict";
     (0..6).map(|_| char::from(ALPHABET[fastrand::usize(..ALPHABET.len())])).collect()

@@ -1,17 +1,18 @@
-//! The disconnect watcher: detects that a client has disconnected, without writing to it.
+//! The disconnect watcher: detects that a client has disconnected, without writing to its socket.
 //!
-//! A silent stream is written to once per heartbeat. Until then, a client that has left would keep
-//! its thread, its descriptor and its subscription. So one thread waits, for all streams, for
-//! the one condition that needs no read from the client: `EPOLLRDHUP`, which means the peer's FIN
-//! or RST, or the kernel's finding that the peer no longer responds.
+//! While a stream has no events, the server writes to it only at each heartbeat. Until the next
+//! heartbeat, a client that has disconnected would keep its thread, its descriptor and its
+//! subscription. So one thread waits on the sockets of all streams for `EPOLLRDHUP`, the one
+//! condition that the kernel reports without a read from the socket: the peer sent FIN or RST, or
+//! the kernel found that the peer no longer responds.
 //!
-//! A client that closes only its writing half counts as disconnected, as it does for nginx and Go,
-//! though not for Node: no `EventSource` does it, and a FIN does not say whether the other half is
-//! still read.
+//! A client that closes only its writing half counts as disconnected, as in nginx and Go, but not
+//! in Node. No `EventSource` closes only that half, and a FIN does not say whether the client still
+//! reads.
 //!
-//! The watcher notifies the holder of the client's writer: the broadcaster, or the client's own
-//! thread by its notifier. A thread that waits on a full socket detects the disconnect by itself
-//! (`Socket::write`).
+//! The watcher notifies the holder of the client's writer: the broadcaster with a message, or the
+//! client's own thread through its notifier. A thread that waits on a full socket detects the
+//! disconnect by itself (`Socket::write`).
 
 use std::collections::HashMap;
 use std::io;
@@ -30,10 +31,10 @@ use rustix::io::Errno;
 use crate::counters::Counters;
 use crate::registry::Notifier;
 
-/// How many disconnects are taken from the kernel at once.
+/// The maximum number of disconnects that the watcher takes from the kernel in one call.
 const BATCH: usize = 256;
 
-/// The epoll number of the event that stops the watcher. Streams count from 1.
+/// The number that epoll returns for the event that stops the watcher. Streams have numbers from 1.
 const STOP: u64 = 0;
 
 /// A message to the broadcaster, other than a handover.
@@ -54,7 +55,7 @@ pub(crate) struct Watcher {
     stop: OwnedFd,
     last: AtomicU64,
     watched: Mutex<HashMap<u64, Watched>>,
-    /// Receives the disconnects of streams that have no notifier of their own.
+    /// Sends the broadcaster the disconnects of streams that have no notifier of their own.
     broadcaster: Sender<Message>,
     counters: Arc<Counters>,
 }
@@ -62,7 +63,7 @@ pub(crate) struct Watcher {
 /// The watcher's entry for one stream.
 #[derive(Debug, Default)]
 struct Watched {
-    /// The notifier of the stream's own thread. Without one, the broadcaster gets a message.
+    /// The notifier of the stream's own thread. If it is `None`, the broadcaster gets a message.
     notifier: Option<Arc<Notifier>>,
     /// When the peer's disconnect was detected.
     since: Option<Instant>,
@@ -108,7 +109,8 @@ impl Watcher {
 
     /// Ends [`run`](Self::run), now or as soon as it begins.
     pub(crate) fn stop(&self) {
-        // The write fails only if the counter is full, and then the event is pending already.
+        // The write fails only if the eventfd's counter is full. The stop event is then pending
+        // already.
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
     }
 
@@ -143,17 +145,18 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Registers a stream. Its socket is watched once it is armed.
+    /// Registers a stream. The watcher ignores the stream's socket until [`arm`](Self::arm).
     pub(crate) fn new(watcher: &Arc<Watcher>) -> Self {
         let id = watcher.last.fetch_add(1, Ordering::Relaxed) + 1;
         watcher.lock().insert(id, Watched::default());
         Self { watcher: Arc::clone(watcher), id, is_added: AtomicBool::new(false) }
     }
 
-    /// Reports the peer's disconnect once; at once if it has disconnected already.
+    /// Makes the watcher report the peer's disconnect, one time. If the peer has disconnected
+    /// already, the watcher reports it immediately.
     pub(crate) fn arm(&self, socket: &TcpStream) {
-        // One-shot: the condition is level-triggered, and would wake the watcher until the socket
-        // closes.
+        // One-shot, because the condition is level-triggered: it would wake the watcher again and
+        // again until the socket is closed.
         let flags = EventFlags::RDHUP | EventFlags::ONESHOT;
         let (epoll, data) = (&self.watcher.epoll, EventData::new_u64(self.id));
         let armed = if self.is_added.swap(true, Ordering::Relaxed) {
@@ -162,15 +165,15 @@ impl Watch {
             epoll::add(epoll, socket, data, flags)
         };
         if let Err(error) = armed {
-            // The stream ends at the next heartbeat instead.
+            // The write of a heartbeat will detect the disconnect instead.
             log::warn!(
                 "cannot watch a stream for its disconnect: {error}; noticed at the next heartbeat"
             );
         }
     }
 
-    /// Arms the watch for the broadcaster. If the stream's notifier has been notified already, the
-    /// disconnect is reported again, to the broadcaster.
+    /// Arms the watch for the broadcaster. If a disconnect has already notified the stream's
+    /// notifier, the watcher reports it again, to the broadcaster.
     pub(crate) fn report_to_broadcaster(&self, socket: &TcpStream) {
         if self.is_added.load(Ordering::Relaxed)
             && let Some(watched) = self.watcher.lock().get_mut(&self.id)
@@ -198,7 +201,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // The kernel removes the socket from the epoll set when it is closed.
+        // Only the entry is removed: the kernel removes a closed socket from the epoll set itself.
         let watched = self.watcher.lock().remove(&self.id);
         if let Some(since) = watched.and_then(|watched| watched.since) {
             self.watcher.counters.disconnect(since.elapsed());

@@ -1,8 +1,9 @@
 //! The error types of the server.
 //!
-//! [`StartError`] is reported to the operator and ends the process. [`EventError`] and
-//! [`PublishError`] are reported to the publisher, over HTTP as an error response. An error while
-//! writing a stream has no type here: the client has disconnected, and the server only stops writing.
+//! A [`StartError`] is reported to the operator and ends the process. An [`EventError`] or a
+//! [`PublishError`] is reported to the publisher; over HTTP it becomes an error response. This
+//! module has no type for an error while writing a stream: the client has then disconnected, and
+//! the server only stops writing.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -109,7 +110,7 @@ impl error::Error for StartError {
     }
 }
 
-/// A store cannot be used. It was not changed.
+/// A store cannot be used. The store was not changed.
 ///
 /// ```
 /// let error = threadcast::store::stats("no/such/file.redb".as_ref()).unwrap_err();
@@ -142,7 +143,7 @@ pub enum StoreProblem {
     NotAStore,
     /// A later version of threadcast wrote the store.
     Newer {
-        /// The version of its format.
+        /// The version of the store's format.
         format: u64,
     },
     /// Another process has the file open.
@@ -271,7 +272,8 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 pub enum EventError {
     /// A one-line field contains CR, LF or NUL.
     ///
-    /// CR and LF would end the field and forge another one. A client ignores an id with NUL.
+    /// CR or LF would end the field, and the text after it would be read as another field. NUL is
+    /// rejected because a client ignores an id that contains it.
     LineBreak {
         /// The field's name in the standard: `event` or `id`.
         field: &'static str,
@@ -280,9 +282,10 @@ pub enum EventError {
     EmptyId,
     /// The id has the form of an id that the server assigns.
     ReservedId,
-    /// A client could not send the id back unchanged.
+    /// A client could not send the id back unchanged in `Last-Event-ID`.
     ///
-    /// It is longer than 1,024 bytes, begins or ends with white space, or contains a control character.
+    /// The id is longer than 1,024 bytes, begins or ends with white space, or contains a control
+    /// character.
     UnsendableId,
 }
 
@@ -323,7 +326,7 @@ pub enum PublishError {
     Wildcard,
     /// There is no event to publish.
     Nothing,
-    /// The limit on channels is reached, and none of them is idle.
+    /// The limit on channels is reached, and no channel is idle.
     TooManyChannels {
         /// The maximum number of channels.
         limit: usize,
@@ -357,7 +360,7 @@ pub enum PublishError {
         /// The reason.
         reason: String,
     },
-    /// Redis did not confirm the event: it may or may not be published.
+    /// Redis did not confirm the event. The event may or may not be published.
     Unconfirmed {
         /// The reason.
         reason: String,

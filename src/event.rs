@@ -6,13 +6,13 @@
 //!
 //! # Invariants
 //!
-//! * **A publisher cannot forge a field.** CR, LF and CRLF all end a line for the client. So data
-//!   is split at each of them, and one-line fields reject them.
-//! * **A frame is whole.** It is an event with the blank line that dispatches it, or one line that
-//!   takes effect by itself (`retry:`, a comment). It is exactly one chunk of a chunked body, so no
-//!   cut between frames leaves half an event behind.
+//! * **A publisher cannot forge a field.** A client ends a line at CR, LF or CRLF. So the server
+//!   splits data at each of these, and rejects a one-line field that contains one.
+//! * **A frame is whole.** A frame is an event with the blank line that dispatches it, or one line
+//!   that takes effect by itself (`retry:`, a comment). A frame is exactly one chunk of a chunked
+//!   body, so a body that ends between two frames never contains half an event.
 //! * **A blank line only follows an id or data.** Several client libraries deliver an empty message
-//!   for a block that has neither.
+//!   for a block that has neither an id nor data.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, LazyLock};
@@ -24,7 +24,7 @@ use crate::error::EventError;
 use crate::id::EventId;
 use crate::limits::ID_MAX;
 
-/// An event that has not been published yet, so that it has no id from the server.
+/// An event that has not been published yet, and so has no id from the server.
 ///
 /// An `Event` is always valid: the methods reject values that would forge a field.
 ///
@@ -62,10 +62,10 @@ impl Event {
     /// Sets a client-supplied id. Subscribers get it instead of the server's id and can resume from
     /// it.
     ///
-    /// Fails if a client could not send the id back unchanged in `Last-Event-ID`: if it is longer
-    /// than 1,024 bytes, begins or ends with white space (RFC 9110 §5.5 strips it), or contains a
-    /// control character. Fails also if it is empty (an empty id clears the client's cursor), or
-    /// has the form of the server's own ids, `<digits>-<digits>`.
+    /// Fails if a client could not send the id back unchanged in `Last-Event-ID`: if the id is
+    /// longer than 1,024 bytes, begins or ends with white space (RFC 9110 §5.5 strips it), or
+    /// contains a control character. Fails also if the id is empty (an empty id clears the client's
+    /// cursor), or has the form of the server's own ids, `<digits>-<digits>`.
     pub fn with_id(self, id: impl Into<String>) -> Result<Self, EventError> {
         let id = one_line("id", id.into())?;
         if id.len() > ID_MAX || id.trim() != id || id.contains(char::is_control) {
@@ -114,7 +114,7 @@ impl Event {
         self.retry
     }
 
-    /// Encodes the event. `id` is the server's; a client-supplied id takes precedence.
+    /// Encodes the event. `id` is the server's id; a client-supplied id takes precedence over it.
     pub(crate) fn frame(&self, id: Option<&dyn fmt::Display>) -> Frame {
         let mut text = String::with_capacity(self.data.len() + 64);
         match (&self.id, id) {
@@ -134,17 +134,17 @@ impl Event {
     }
 }
 
-/// Encoded bytes of a stream, shared by all clients that they are sent to.
+/// Encoded bytes of a stream, shared by all clients that get them.
 ///
-/// They are stored with their chunk framing; HTTP/1.0 clients get the inner slice.
+/// The bytes include their chunk framing. HTTP/1.0 clients get the slice without the framing.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Frame {
     bytes: Arc<[u8]>,
-    /// Start of the inner slice: the length of the chunk's size line.
+    /// Where the slice without framing starts: the length of the chunk's size line, in bytes.
     inner: u8,
 }
 
-/// Follows the bytes of a chunk.
+/// The line end after the bytes of a chunk (RFC 9112 §7.1).
 const CHUNK_END: &[u8] = b"\r\n";
 
 impl Frame {
@@ -154,35 +154,38 @@ impl Frame {
         Self { bytes, inner: u8::try_from(size.len()).expect("a usize has 16 hex digits") }
     }
 
-    /// A comment, which clients ignore, and which shows proxies that the stream is alive.
+    /// Returns the heartbeat: a comment, which clients ignore, and which shows proxies that the
+    /// stream is alive.
     ///
-    /// All streams share one frame: encoding it for each would be the deepest call on a stream's
-    /// stack.
+    /// All streams share one frame, because encoding a new one would be the deepest call on the
+    /// stack of a stream's thread.
     pub(crate) fn heartbeat() -> Self {
         static HEARTBEAT: LazyLock<Frame> = LazyLock::new(|| Frame::of(b":\n"));
         HEARTBEAT.clone()
     }
 
-    /// A heartbeat that a page can see: an event `heartbeat` with the interval in milliseconds as
-    /// its data.
+    /// Returns a heartbeat that a page can see: an event `heartbeat` whose data is the interval in
+    /// milliseconds.
     pub(crate) fn heartbeat_event(every: Duration) -> Self {
         Self::of(format!("event: heartbeat\ndata: {}\n\n", every.as_millis()).as_bytes())
     }
 
-    /// The reconnection time: a line that takes effect without an event.
+    /// Returns the frame that sets the reconnection time: one `retry:` line, without an event.
     pub(crate) fn retry(wait: Duration) -> Self {
         Self::of(format!("retry: {}\n", wait.as_millis()).as_bytes())
     }
 
-    /// The first frame of a stream with ids: the reconnection time, and the cursor that a client
-    /// resumes from if the connection breaks before its first event.
+    /// Returns the first frame of a stream with ids: the reconnection time, and the cursor that a
+    /// client resumes from if the connection breaks before the first event.
     ///
-    /// A client stores the id of a block without data and dispatches nothing (WHATWG HTML
-    /// §9.2.6). Firefox and several libraries do not store it: for these the block is an event
-    /// named `cursor`, which an `EventSource` without a listener of that name ignores. Its data is
-    /// JSON, so that a handler that parses every message as JSON does not fail.
+    /// By the standard, a client stores the id of a block without data and dispatches nothing
+    /// (WHATWG HTML §9.2.6). Firefox and several libraries do not store that id. For these,
+    /// `as_event` makes the block an event named `cursor`, which an `EventSource` ignores unless it
+    /// has a listener of that name. The event's data is JSON, so that a handler that parses every
+    /// message as JSON does not fail.
     pub(crate) fn cursor(retry: Duration, id: EventId, as_event: bool) -> Self {
-        // Enough for all of it: growing would touch another page of the thread's stack.
+        // Enough for the whole frame, because growing the string would touch another page of the
+        // thread's stack.
         let mut text = String::with_capacity(128);
         push(&mut text, format_args!("retry: {}\nid: {id}\n", retry.as_millis()));
         if as_event {
@@ -234,7 +237,7 @@ impl fmt::Debug for Frame {
 pub enum Framing {
     /// HTTP/1.1: chunks; the last chunk marks the body as complete.
     Chunked,
-    /// HTTP/1.0: the bytes alone; closing the connection ends them.
+    /// HTTP/1.0: the bytes without framing. The server closes the connection to end the body.
     Plain,
 }
 
@@ -248,8 +251,8 @@ impl Framing {
     }
 }
 
-/// Appends data as `data:` lines. Clients strip one space after the colon; adding one preserves a
-/// payload's leading space.
+/// Appends data as `data:` lines. Adds one space after each colon, because clients strip one: so a
+/// leading space in the data survives.
 fn push_data(text: &mut String, data: &str) {
     let mut rest = data;
     loop {

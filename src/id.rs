@@ -5,10 +5,10 @@ use std::str::FromStr;
 
 /// An event's id: its position in the order of all events of one server.
 ///
-/// It is written `<epoch>-<n>`. `n` counts all events of the server. The epoch changes when the
-/// history begins again, so that a cursor from before a restart is recognized. Where Redis assigns
-/// the ids, the epoch is Redis' clock in milliseconds, and `n` distinguishes the events of one
-/// millisecond.
+/// An id is written `<epoch>-<n>`. `n` counts all events of the server. The epoch changes when the
+/// history begins again, so that the server recognizes a cursor from before a restart. If Redis
+/// assigns the ids, the epoch is Redis' clock in milliseconds, and `n` distinguishes the events of
+/// one millisecond.
 ///
 /// ```
 /// use threadcast::EventId;
@@ -27,10 +27,10 @@ pub struct EventId {
 }
 
 impl EventId {
-    /// Less than or equal to every id.
+    /// The smallest id.
     pub const ZERO: Self = Self { epoch: 0, n: 0 };
 
-    /// The next id: of the same epoch, unless `n` overflows.
+    /// Returns the next id. It has the same epoch, unless `n` overflows.
     #[must_use]
     pub fn next(self) -> Self {
         match self.n.checked_add(1) {
@@ -39,7 +39,8 @@ impl EventId {
         }
     }
 
-    /// The greatest id below this one; [`ZERO`](Self::ZERO) for itself.
+    /// Returns the greatest id below this one. Below [`ZERO`](Self::ZERO) there is none, so it
+    /// returns `ZERO`.
     pub(crate) fn before(self) -> Self {
         match (self.epoch, self.n.checked_sub(1)) {
             (_, Some(n)) => Self { n, ..self },

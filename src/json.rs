@@ -1,8 +1,8 @@
-//! Parses JSON from outside; all such JSON passes through here.
+//! Parses JSON that comes from outside the process, with a limit on its depth.
 //!
 //! `serde_json` recurses for each level of nesting: when it parses a value, and again when the
 //! value is written or dropped. A connection's thread has a stack of 64 KiB, and an overflow ends
-//! the process. So a loop checks the depth before `serde_json` reads the text.
+//! the process. So this module checks the depth, in a loop, before `serde_json` reads the text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,7 +32,7 @@ impl fmt::Display for JsonError {
 }
 
 impl JsonError {
-    /// The error as a sentence about `subject`.
+    /// Returns the error as a sentence about `subject`.
     pub(crate) fn of(&self, subject: &str) -> String {
         match self {
             Self::TooDeep => format!("{subject} {self}"),
@@ -59,7 +59,7 @@ pub(crate) fn members(text: &[u8]) -> Result<Option<BTreeMap<String, &RawValue>>
     }
     match serde_json::from_slice(text) {
         Ok(members) => Ok(Some(members)),
-        // `RawValue` accepts any JSON, so a data error means that the whole is not an object.
+        // `RawValue` accepts any JSON, so a data error means that the whole text is not an object.
         Err(error) if error.classify() == Category::Data => parse(text).map(|_| None),
         Err(error) => Err(JsonError::Syntax(error)),
     }
@@ -90,8 +90,9 @@ pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
 
 /// Whether arrays and objects nest deeper than `levels`, anywhere in the text.
 ///
-/// Brackets in strings do not count. The text need not be JSON: a parser that stops at the first
-/// error recurses no deeper than this, because both see the same brackets and strings up to there.
+/// Brackets in strings do not count. The text may be invalid JSON: a parser stops at the first
+/// error, and has seen the same brackets and strings as this function up to there, so it recurses
+/// no deeper than this function counts.
 pub(crate) fn nests_deeper(text: &[u8], levels: usize) -> bool {
     let mut depth = 0_usize;
     let (mut in_string, mut escaped) = (false, false);

@@ -18,17 +18,18 @@ pub struct Limits {
     pub body: usize,
     /// Maximum size of an event's data, in bytes. Default: 64 KiB.
     pub event: usize,
-    /// Time from the first byte of a request to the end of its head, and again from there to the
-    /// end of its body. Default: 10 s.
+    /// Time limit from the first byte of a request to the end of its head. The same limit applies
+    /// again from there to the end of the body. Default: 10 s.
     pub request_deadline: Duration,
     /// How long a connection may be idle between requests. Default: 15 s.
     pub keep_alive: Duration,
     /// How long a write may make no progress. Default: 10 s.
     pub write_deadline: Duration,
-    /// The longest silence on a stream, give or take a tenth. Default: 15 s.
+    /// The silence on a stream, give or take a tenth, after which the server sends a heartbeat.
+    /// Default: 15 s.
     pub heartbeat: Duration,
-    /// The age, give or take a tenth, at which the server ends a stream and its client reconnects.
-    /// Default: none, which means any age.
+    /// The age, give or take a tenth, at which the server ends a stream, so that its client
+    /// reconnects. Default: `None`, which means no limit.
     pub stream_age: Option<Duration>,
     /// How long the drain may take: the time for open connections to end. Default: 10 s.
     pub drain: Duration,
@@ -50,73 +51,82 @@ impl Default for Limits {
     }
 }
 
-/// How long a client waits before it reconnects, unless a stream says otherwise.
+/// How long a client waits before it reconnects, unless its stream sets another time.
 pub(crate) const RETRY: Duration = Duration::from_secs(3);
 
-/// Maximum length of a client-supplied id, in bytes. Clients send it back in a header.
+/// Maximum length of a client-supplied id, in bytes. The length is limited because clients send
+/// the id back in a request header.
 pub(crate) const ID_MAX: usize = 1_024;
 
 /// Maximum number of header lines in a request.
 pub(crate) const HEADERS_MAX: usize = 100;
 
-/// Maximum depth of JSON from outside: arrays and objects within each other. `serde_json` takes
-/// about 500 bytes of a connection's stack for each level.
+/// Maximum number of arrays and objects within each other in JSON that the server receives.
+/// `serde_json` takes about 500 bytes of a connection's stack for each level.
 pub(crate) const JSON_DEPTH_MAX: usize = 32;
 
 /// After a connection's last response, the server reads and discards what the client still sends,
-/// so that a client that writes its whole body first receives the response. These limit the bytes,
-/// the total time, and the silence between two reads.
+/// so that a client that first writes its whole body receives the response. These three constants
+/// limit the discarded bytes, the total time, and the silence between two reads.
 pub(crate) const LINGER_BYTES: usize = 16 * 1024 * 1024;
 pub(crate) const LINGER_TIME: Duration = Duration::from_secs(5);
 pub(crate) const LINGER_SILENCE: Duration = Duration::from_secs(1);
 
-/// How much of a file is read at once when it is sent, in bytes.
+/// How many bytes of a file the server reads at once to send them.
 pub(crate) const FILE_CHUNK: usize = 64 * 1024;
 
-/// Minimum size of a piece of a list, except the last piece, in bytes.
+/// Minimum size, in bytes, of each piece in which the server sends a long list as JSON. The last
+/// piece may be smaller.
 pub(crate) const LIST_PIECE: usize = 16 * 1024;
 
-/// How long a connection that was accepted before the drain has to send a request.
+/// Once the drain begins, the time that is left for an accepted connection to send a request.
 pub(crate) const DRAIN_REQUEST_TIME: Duration = Duration::from_millis(500);
 
-/// How long the store may take after the drain to write the events that were published before.
+/// How long the store may take after the drain to write the events that are not yet written.
 pub(crate) const DRAIN_STORE_TIME: Duration = Duration::from_secs(1);
 
-/// Limit of the unsent bytes in a client's socket; above it, the socket is not writable. So a
-/// client that has stopped reading is noticed early, although [`SEND_BUFFER`] has room for more.
+/// Limit of the unsent bytes in a client's socket. Above this limit, the kernel reports the socket
+/// as not writable. So the server notices early that a client has stopped reading, although
+/// [`SEND_BUFFER`] has room for more bytes.
 pub(crate) const NOTSENT_LOWAT: u32 = 64 * 1024;
 
-/// Size of a socket's send buffer, in bytes. Linux doubles it, for its own bookkeeping (socket(7),
-/// `SO_SNDBUF`). Without a set size, Linux lets it grow to 4 MB (tcp(7), `tcp_wmem`).
+/// Size of a socket's send buffer, in bytes. Linux doubles this size, for its own bookkeeping
+/// (socket(7), `SO_SNDBUF`). If the server set no size, Linux would let the buffer grow to 4 MB
+/// (tcp(7), `tcp_wmem`).
 ///
 /// This is the smallest size with which loopback does not stall. Loopback segments are 64 KiB long;
 /// with half of this size, a stream of 64 KiB events gets 5 MB/s instead of 360 MB/s.
 pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 
-/// What the kernel then holds for one client unsent or unacknowledged, in bytes: the doubled buffer
-/// and one more segment, because the kernel checks the buffer before it begins a segment.
+/// With [`SEND_BUFFER`], the most unsent or unacknowledged bytes that the kernel holds for one
+/// client: the doubled buffer and one more segment, because the kernel checks the buffer's size
+/// only before it begins a segment.
 pub(crate) const SEND_BUFFER_HELD: u64 = 2 * SEND_BUFFER as u64 + 64 * 1024;
 
-/// Size of a socket's receive buffer, in bytes. Linux doubles this too; without a set size, it lets
-/// it grow to 32 MB (tcp(7), `tcp_rmem`). A client can fill it after requesting a stream, because
-/// the server then reads nothing.
+/// Size of a socket's receive buffer, in bytes. Linux doubles this size too. If the server set no
+/// size, Linux would let the buffer grow to 32 MB (tcp(7), `tcp_rmem`). A client can fill the
+/// buffer after it has requested a stream, because the server then reads nothing.
 pub(crate) const RECEIVE_BUFFER: usize = 32 * 1024;
 
-/// What the kernel then holds that one client sent and the server has not read, in bytes.
+/// With [`RECEIVE_BUFFER`], the most bytes from one client that the kernel holds until the server
+/// reads them.
 pub(crate) const RECEIVE_BUFFER_HELD: u64 = 2 * RECEIVE_BUFFER as u64;
 
-/// Maximum size of an event in a stream: this many times `--event-limit`, because each line of its
-/// data begins with `data: `, plus the overhead in bytes.
+/// Maximum size of an event in a stream: this many times `--event-limit`, plus [`EVENT_OVERHEAD`].
+/// An event takes more bytes in a stream than its data has, because each line of the data begins
+/// with `data: `.
 pub(crate) const EVENT_EXPANSION: usize = 2;
+/// The part of an event's maximum size in a stream that does not depend on its data, in bytes.
 pub(crate) const EVENT_OVERHEAD: usize = 1024;
 
-/// How long sent bytes may stay unacknowledged, and how long probes may stay unanswered, before the
-/// peer counts as disconnected. Probes begin just after a heartbeat would be sent, so they cost
-/// nothing where heartbeats are sent.
+/// How long sent bytes may stay unacknowledged, or the kernel's keepalive probes unanswered, before
+/// the peer counts as disconnected.
 ///
-/// If a peer vanishes right after its last acknowledgment, a probe detects it within 22 s. If a
-/// heartbeat is sent before that, the peer is detected 20 s after the heartbeat. So the stream is
-/// freed after 45 s at most, for any heartbeat. (With a timeout of 30 s it would be 62 s.)
+/// Probes begin after a silence of [`KEEPALIVE_IDLE`], just longer than the default time between
+/// heartbeats, so that no probes are sent while heartbeats are. If a peer vanishes right after its
+/// last acknowledgment, the probes detect this within 22 s. If the server sends a heartbeat before
+/// that, the loss is detected 20 s after the heartbeat. So the server frees the stream after 45 s
+/// at most, whatever the time between heartbeats. (With a timeout of 30 s, this would take 62 s.)
 pub(crate) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(17);
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -134,9 +144,9 @@ pub(crate) const STACK: usize = if cfg!(debug_assertions) { 512 * 1024 } else { 
 /// Maximum number of channels, prefixes and patterns that one stream may name.
 pub(crate) const NAMES_MAX: usize = 100;
 
-/// Maximum total size of the names, prefixes and patterns of one stream, and of the patterns of one
-/// token, in bytes. A pattern counts in full for each stream, although equal patterns share one
-/// program.
+/// Maximum total size, in bytes, of the names, prefixes and patterns of one stream, and also of the
+/// patterns of one token. A pattern counts in full for each stream, although equal patterns share
+/// one compiled program.
 pub(crate) const PATTERNS_PER_STREAM: usize = 64 * 1024;
 
 /// Maximum total size of all patterns in use, in bytes.

@@ -38,13 +38,14 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Logs directly to standard error what `RUST_LOG` selects; the default is `info`.
+    /// Logs to standard error directly. `RUST_LOG` selects the records; the default is `info`.
     pub(crate) fn direct() -> Self {
         builder(Format::Text).init();
         Self { queue: None }
     }
 
-    /// Logs the same through a queue, including panics: no thread waits for standard error.
+    /// Logs the records that `RUST_LOG` selects, and panics, through a queue, so that no thread
+    /// waits for standard error.
     ///
     /// Fails if the queue's thread cannot be started.
     pub(crate) fn queued(format: Format) -> io::Result<Self> {
@@ -99,7 +100,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let (name, panic) = (thread.name().unwrap_or_default(), panic.to_string());
     let panic = panic.replacen(":\n", ": ", 1);
-    let backtrace = Backtrace::capture(); // only if RUST_BACKTRACE is set
+    let backtrace = Backtrace::capture(); // captures one only if RUST_BACKTRACE is set
     match backtrace.status() {
         BacktraceStatus::Captured => log::error!("thread {name:?} {panic}\n{backtrace}"),
         _ => log::error!("thread {name:?} {panic}"),
@@ -118,7 +119,7 @@ const PREFIX_MAX: usize = 256;
 
 /// The length, in bytes, to which each text of an overlong JSON line is shortened.
 ///
-/// Escaping can multiply it by six, and a line has at most four such texts.
+/// Escaping can make a text six times as long, and a line has at most four such texts.
 const TEXT_MAX: usize = 256;
 
 fn write_json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
@@ -137,10 +138,10 @@ fn json_line(time: &str, record: &Record<'_>, text_max: usize) -> String {
     fields.insert("level".into(), record.level().as_str().to_lowercase().into());
     fields.insert("target".into(), record.target().into());
     fields.insert("message".into(), shortened(record.args().to_string(), text_max).into());
-    // This cannot fail: the values are numbers or text.
+    // The visit cannot fail, because `visit_pair` never returns an error.
     let _ = record.key_values().visit(&mut Fields { fields: &mut fields, text_max });
     // JSON permits some control characters (U+007F and above, U+2028, U+2029) unescaped. They can
-    // occur only inside strings, where this escape is valid.
+    // occur only inside strings, where the escape `\uXXXX` is valid.
     escape(&serde_json::Value::Object(fields).to_string(), |character, line| {
         line.extend(format!("\\u{:04x}", u32::from(character)).chars());
     })

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
 fn failure(error: &(dyn Error + 'static), log: &Log) -> ExitCode {
     let kind = error.downcast_ref().map(io::Error::kind);
     if kind == Some(io::ErrorKind::BrokenPipe) {
-        return ExitCode::SUCCESS; // the output was closed, as `head` does
+        return ExitCode::SUCCESS; // the reader closed the output, as `head` does: not an error
     }
     log.print_error(error);
     let is_data = matches!(error.downcast_ref(), Some(ClientError::Data { .. }));
@@ -88,9 +88,9 @@ fn failure(error: &(dyn Error + 'static), log: &Log) -> ExitCode {
 
 /// Re-executes this program with one allocator arena if its address space is limited.
 ///
-/// Each of glibc's arenas reserves 64 MiB. Several of them can use up a limited address space, and a
-/// thread that cannot map its signal stack then aborts the process. glibc reads this setting only
-/// when a program starts (mallopt(3)).
+/// Each of glibc's arenas reserves 64 MiB. Several arenas can use up a limited address space, and a
+/// thread that cannot map its signal stack then aborts the process. This function starts the
+/// program again, because glibc reads `MALLOC_ARENA_MAX` only when a program starts (mallopt(3)).
 fn limit_allocator_arenas() {
     const ARENAS: &str = "MALLOC_ARENA_MAX";
     if getrlimit(Resource::As).current.is_none() || env::var_os(ARENAS).is_some() {
@@ -105,7 +105,7 @@ fn limit_allocator_arenas() {
     log::warn!("cannot restart with {ARENAS}=1, which saves address space: {error}");
 }
 
-/// Prints a line. `println!` would panic if standard output is closed.
+/// Prints a line. Returns an error if standard output is closed, where `println!` would panic.
 fn print_line(line: &dyn Display) -> Result<(), Box<dyn Error>> {
     Ok(writeln!(io::stdout(), "{line}")?)
 }
@@ -116,7 +116,7 @@ fn publish(mut options: Publish) -> Result<(), Box<dyn Error>> {
     match data {
         Some(data) => {
             let publication = publisher.publish(&data, id.as_deref())?;
-            // The event is published even if its id cannot be printed.
+            // A failure to print the id is ignored, because the event is published.
             let _ = writeln!(io::stdout(), "{}", publication.id);
         }
         None if verbose => publisher.publish_lines(io::stdin(), Some(&mut io::stdout()))?,
@@ -139,7 +139,7 @@ fn store(command: Store) -> Result<(), Box<dyn Error>> {
         Store::Export { path, channel } => {
             let mut out = io::BufWriter::new(out);
             match threadcast::store::export(&path, channel.as_deref(), &mut out) {
-                // The output was closed, as `head` does.
+                // The reader closed the output, as `head` does: not an error.
                 Err(StoreError { problem: StoreProblem::Output(error), .. })
                     if error.kind() == io::ErrorKind::BrokenPipe => {}
                 exported => exported?,
@@ -151,7 +151,7 @@ fn store(command: Store) -> Result<(), Box<dyn Error>> {
 
 fn token(options: TokenArgs) -> Result<(), Box<dyn Error>> {
     let (key, draft) = options.into_parts();
-    // A closed output is no error.
+    // If the output is closed, nothing is printed, and the command succeeds.
     let _ = writeln!(io::stdout(), "{}", key.sign(&draft)?);
     Ok(())
 }
@@ -189,15 +189,16 @@ fn listen(options: ListenOptions) -> Result<(), Box<dyn Error>> {
 /// Stops `listen`, and exits the process if it has not stopped after [`STOP_TIMEOUT`].
 fn stop(listener: StopHandle) {
     listener.stop();
-    // Neither the notification nor the closed socket ends a name lookup or a blocked write to
-    // standard output.
+    // `stop` ends pauses and reads. It cannot end a name lookup or a blocked write to standard
+    // output; then the process exits here.
     thread::sleep(STOP_TIMEOUT);
     process::exit(0);
 }
 
-/// Returns when the reader of standard output has closed it.
+/// Returns when the program that reads standard output has closed its end.
 ///
-/// For a pipe, the kernel reports this without a write. For a file, this never returns.
+/// If standard output is a pipe, the kernel reports this without a write. If it is a file, this
+/// function never returns.
 fn wait_for_closed_output() {
     let stdout = io::stdout();
     loop {
@@ -206,7 +207,7 @@ fn wait_for_closed_output() {
             Ok(_) if out[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => return,
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => loop {
-                thread::park(); // a write will report the closed output
+                thread::park(); // `poll` does not work here; a later write reports a closed output
             },
         }
     }

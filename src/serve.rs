@@ -26,7 +26,8 @@ use threadcast::{Config, Handle, Server, StartError};
 /// Signals that start the drain.
 const STOP_SIGNALS: [c_int; 2] = [SIGINT, SIGTERM];
 
-/// Signals that would otherwise end the process without a drain. Rust's runtime ignores SIGPIPE.
+/// Signals that would end the process without a drain if the server did not handle them. SIGPIPE
+/// is not among them, because Rust's runtime already ignores it.
 const IGNORED_SIGNALS: [c_int; 7] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO];
 
 /// How long a message to systemd may wait for space in the socket's queue.
@@ -36,7 +37,7 @@ const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::new(IGNORED_SIGNALS)?;
     // With this handler, a write beyond `ulimit -f` fails as a write to a full disk does. The signal
-    // is not logged, because the log may be that file.
+    // is not logged, because the log may be the file that has reached the limit.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     threadcast::raise_own_limits();
     let config = Config { lab_program: env::current_exe().ok(), ..config };
@@ -44,7 +45,8 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
         none if none.is_empty() => Server::bind(config)?,
         listeners => Server::with_listeners(listeners, config)?,
     };
-    // Before the address is announced: a reader may send a signal at once.
+    // These handlers must be set before `announce`: a program that reads the address may send a
+    // signal at once.
     for signal in STOP_SIGNALS {
         signals.add_signal(signal)?;
     }
@@ -75,7 +77,8 @@ fn inherited() -> Result<Vec<TcpListener>, StartError> {
     listeners.filter_map(Result::transpose).collect()
 }
 
-/// Prints the addresses, on a thread of its own: the write to standard output may block for ever.
+/// Prints the addresses, on a thread of its own, because the write to standard output may block for
+/// ever.
 fn announce(server: &Server) -> Result<(), StartError> {
     let addresses = server.addresses();
     spawn("announce", move || {

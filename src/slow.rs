@@ -1,5 +1,5 @@
-//! A handler that is slow on purpose: it waits for the disk, or it computes. The lab calls it while
-//! streams are open.
+//! A handler that is slow on purpose: it waits for the disk, or it computes. The lab calls it to
+//! measure how much a slow request delays the open streams.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,8 +16,9 @@ use crate::process::thread_time;
 /// How long one call takes.
 pub(crate) const TIME: Duration = Duration::from_millis(200);
 
-/// The size of the file that is read repeatedly, in bytes.
+/// The size of the file that the handler reads again and again, in bytes.
 const FILE: u64 = 16 * 1024 * 1024;
+/// How many bytes one read takes, or one step of the computation changes.
 const PIECE: usize = 64 * 1024;
 
 /// What the handler spends its time on.
@@ -30,7 +31,7 @@ pub(crate) enum Slow {
 }
 
 impl Slow {
-    /// The handler named by the last segment of the path.
+    /// Returns the handler with this name, which is the last segment of the request's path.
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name {
             "disk" => Some(Self::Disk),
@@ -39,7 +40,7 @@ impl Slow {
         }
     }
 
-    /// Works for [`TIME`], and returns how much of it was CPU time. The rest was waiting.
+    /// Works for [`TIME`]. Returns the elapsed time and the CPU time; the difference was waiting.
     pub(crate) fn work(self) -> io::Result<Value> {
         let file = match self {
             Self::Disk => Some(cold_file()?),
@@ -62,7 +63,10 @@ impl Slow {
     }
 }
 
-/// Reads one piece that the kernel has dropped from the page cache.
+/// Reads the piece with the number `turn`; after the last piece, the first one is next.
+///
+/// Before each pass through the file, drops the file from the page cache, so that every read waits
+/// for the disk.
 fn read_cold(file: &File, piece: &mut [u8], turn: u64) -> io::Result<()> {
     let pieces = FILE / PIECE as u64;
     if turn.is_multiple_of(pieces) {
@@ -71,7 +75,8 @@ fn read_cold(file: &File, piece: &mut [u8], turn: u64) -> io::Result<()> {
     file.read_exact_at(piece, turn % pieces * PIECE as u64)
 }
 
-/// An unnamed file on a disk (`/tmp` may be memory), written once.
+/// Returns an unnamed file on a disk, which the first call writes. The file is in `/var/tmp` if
+/// that directory exists, because `/tmp` may be in memory.
 fn cold_file() -> io::Result<&'static File> {
     static COLD: OnceLock<File> = OnceLock::new();
     if let Some(file) = COLD.get() {
@@ -110,7 +115,7 @@ mod tests {
             assert!(all >= 200.0, "{report}");
             computed / (all - (queued() - before)).max(computed)
         };
-        // A busy machine disturbs the measurement, so it is repeated.
+        // A busy machine disturbs the measurement, so the test repeats it until it succeeds once.
         let differ = |_| share(Slow::Cpu) > 0.8 && share(Slow::Disk) < 0.6;
         assert!((0..50).any(differ));
         assert_eq!(Slow::named("net"), None);

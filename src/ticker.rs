@@ -1,7 +1,7 @@
 //! The ticker: one thread that publishes the clock streams on each full second.
 //!
-//! It computes each wait from the wall clock, so it does not drift, and it continues from the new
-//! time when the clock is set.
+//! The ticker computes each wait from the system's clock, so it does not drift. When that clock is
+//! set, the ticker continues from the new time.
 
 use std::time::Duration;
 
@@ -11,31 +11,31 @@ use serde_json::json;
 use crate::event::Event;
 use crate::registry::Registry;
 
-/// Tutorial A: JavaScript's `Date.toString()`, each second.
+/// The channel of `/stream`: the date as JavaScript's `Date.toString()` writes it, each second.
 pub(crate) const TIME: &str = "time";
-/// Tutorial B: the local time of day each 2 s, a custom event each 10 s.
+/// The channel of `/sse`: the local time of day each 2 s, and a custom event each 10 s.
 pub(crate) const CLOCK: &str = "clock";
-/// Tutorials D and E: a message each second, a custom event each 5 s.
+/// The channel of `/events`: a message each second, and a custom event each 5 s.
 pub(crate) const MESSAGES: &str = "messages";
 
-/// The server's status, each second while the channel has a subscriber.
+/// The channel of the server's status, published each second while the channel has a subscriber.
 pub(crate) const STATUS: &str = "status";
 
-/// How often a registry drops events that are too old, in seconds.
+/// How often the ticker makes the hub's registry drop events that are too old, in seconds.
 const SWEEP_EVERY: u32 = 10;
 
-/// Ticks until the registry is closed.
+/// Runs the ticker until `clock` is closed.
 ///
-/// `clock` receives the ticks. It is a separate registry, so that no client can publish to it.
-/// `hub` is only swept.
+/// The ticker publishes to `clock`. That registry is separate from `hub`, so that no client can
+/// publish to it. In `hub`, the ticker only drops events that are too old.
 pub(crate) fn run(clock: &Registry, hub: &Registry, status: impl Fn() -> Event) {
     while clock.wait(until_next_second(Utc::now())) {
         let now = Utc::now();
         for (channel, event) in due(now.second(), now) {
             publish(clock, channel, &event);
         }
-        // Last, because with thousands of threads the status takes long, and a clock must be on
-        // time.
+        // The status comes after the clocks, which must be on time: with thousands of threads, the
+        // status takes long to compute.
         if clock.subscribers(STATUS) > 0 {
             publish(clock, STATUS, &status());
         }
@@ -76,14 +76,14 @@ fn custom(name: &str) -> Event {
 fn until_next_second(now: DateTime<Utc>) -> Duration {
     // In a leap second, the nanoseconds exceed 10^9.
     let nanos = u64::from(now.timestamp_subsec_nanos() % 1_000_000_000);
-    // A little past the full second, so that rounding never wakes the thread early.
+    // The wait ends 50 µs after the full second, so that rounding never wakes the thread early.
     Duration::from_nanos(1_000_000_000 - nanos) + Duration::from_micros(50)
 }
 
 /// A date as JavaScript's `Date.toString()` writes it, in UTC.
 ///
-/// Formatted by hand, because this runs on a stream's stack, where chrono's formatter would touch
-/// another page.
+/// This function formats by hand, because it also runs on the stack of a stream's thread, where
+/// chrono's formatter would touch another page.
 pub(crate) fn date_string(now: DateTime<Utc>) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

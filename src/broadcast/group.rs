@@ -9,16 +9,18 @@ use crate::id::EventId;
 use crate::registry::{Channels, Listening, Notifier, Position, Registry};
 use crate::stream::{End, Handover, READ_LIMIT, Sink, StreamCounts};
 
-/// Identifies a group: streams with equal keys receive the same bytes. `registry` is the registry's
-/// address.
+/// Identifies a group: streams with equal keys receive the same bytes. `registry` is the address in
+/// memory of the registry that the streams read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) registry: usize,
     pub(super) channels: Channels,
     pub(super) framing: Framing,
-    /// The members' position, if another node delivered up to it and this node has not read that
-    /// far yet. Such members need a group of their own: a group of clients that have caught up with
-    /// this node would pass events that they have still to receive.
+    /// The members' position, if it is ahead of this node: another node has sent these clients
+    /// events that this node has not read yet.
+    ///
+    /// Such clients need a group of their own. If they shared a position with the clients that have
+    /// caught up with this node, either they would get events twice, or the others would miss some.
     pub(super) ahead: Option<EventId>,
 }
 
@@ -46,15 +48,17 @@ pub(super) struct BroadcastGroup<W> {
     pub(super) _listening: Listening,
 }
 
-/// A client that has caught up. The watcher reports its disconnect by `stream_id`. The id is stored
-/// beside the handover so that one sweep over the members finds all that have disconnected.
+/// A client that has caught up.
+///
+/// The watcher reports a disconnect by `stream_id`. The id is stored here, beside the handover, so
+/// that one sweep over the members finds all disconnected clients.
 #[derive(Debug)]
 pub(super) struct Member<W> {
     pub(super) stream_id: u64,
     pub(super) handover: Handover<W>,
 }
 
-/// How much of the new events `send_batch` has sent.
+/// Which part of the new events `send_batch` has sent.
 pub(super) enum Sent {
     /// Everything that the registry had.
     All,
@@ -93,7 +97,7 @@ impl<W: Sink> BroadcastGroup<W> {
         }
     }
 
-    /// Returns every writer to its client's thread, at this group's position.
+    /// Returns every writer to its client's thread, with its position set to this group's position.
     pub(super) fn return_writers(self) {
         for Member { mut handover, .. } in self.members {
             handover.writer.subscription.position = self.position.clone();
@@ -101,10 +105,11 @@ impl<W: Sink> BroadcastGroup<W> {
         }
     }
 
-    /// Calls `send` for each member.
+    /// Calls `send` for each member, and acts on the result.
     ///
-    /// `Ok(true)` keeps the member. `Ok(false)` returns its writer to the client's thread, at this
-    /// group's position. `Err` ends its stream: with an I/O error, or regularly (`None`).
+    /// `Ok(true)` keeps the member. `Ok(false)` returns the member's writer to the client's thread,
+    /// with the writer's position set to this group's position. `Err` ends the member's stream:
+    /// with an I/O error, or regularly (`None`).
     pub(super) fn each(
         &mut self,
         mut send: impl FnMut(&mut Handover<W>) -> Result<bool, Option<io::Error>>,

@@ -1,11 +1,12 @@
-//! The handover under real concurrency, model-checked with loom.
+//! Tests the handover under real concurrency, with the model checker loom.
 //!
 //! Loom tries every way in which the broadcaster, a client's thread and a publisher can interleave,
 //! at each lock of the registry and each notification.
 //!
-//! In [`model`](super::model) each step is atomic; here steps overlap. So this test finds what
-//! `model` cannot: an event published between a client's last read and the registration of its new
-//! group's notifier. Run it with `make model`; with the feature `loom` no other test can run.
+//! In [`model`](super::model) each step is atomic; here steps overlap. So these tests find a fault
+//! that `model` cannot find: the loss of an event that is published between a client's last read
+//! and the registration of its new group's notifier. Run them with `make model`; no other test can
+//! run with the feature `loom`.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use crate::event::{Event, Frame, Framing};
 use crate::registry::{Channels, Registry, Start};
 use crate::stream::{End, Handover, Heartbeat, Returned, Writer};
 
-/// How often loom preempts a runnable thread within one execution. Most faults need two
-/// preemptions.
+/// The maximum number of times that loom preempts a runnable thread within one execution. Most
+/// faults need two preemptions.
 const PREEMPTIONS: usize = 6;
 
 fn model(order: impl Fn() + Sync + Send + 'static) {
@@ -65,7 +66,8 @@ fn is_idle(broadcaster: &Broadcaster<Wire>) -> bool {
         && broadcaster.joining.is_empty()
 }
 
-/// One step of a client's thread: takes what the broadcaster returned. `Some` is the stream's end.
+/// Runs one step of a client's thread: takes the writer that the broadcaster returned, if any,
+/// writes, and hands it over again. Returns the stream's end if the stream has ended.
 fn run_client(returned: &Receiver<Returned<Wire>>, mailbox: &Mailbox<Wire>) -> Option<End> {
     match returned.try_recv().ok()?.take() {
         Ok(handover) => {

@@ -2,8 +2,8 @@
 //!
 //! Waking a thread for each event costs more than writing the event. So a client's thread hands its
 //! writer over to the broadcaster and sleeps. The broadcaster sends without blocking, and returns
-//! the writer only when the socket is full. This is the write half of an event loop, with a thread
-//! behind every socket for the moment when a write would block.
+//! the writer to the client's thread only when the socket is full. The broadcaster is thus the
+//! write half of an event loop; where a write would block, the client's thread takes over.
 //!
 //! ```text
 //!  a client's thread ── join(handover) ──▶ joining: its unsent bytes, then the events
@@ -18,10 +18,10 @@
 //!
 //! # Invariants
 //!
-//! * **The broadcaster never blocks on a client.** Its mailbox is bounded, so the clients' threads
-//!   wait for the broadcaster, never the reverse.
-//! * **A member has no unsent bytes.** Bytes that a socket did not take go with the writer to the
-//!   client's thread, in one piece. So no event is cut, lost or repeated.
+//! * **The broadcaster never blocks on a client.** Its mailbox is bounded: if it is full, the
+//!   clients' threads wait for the broadcaster, never the reverse.
+//! * **A member has no unsent bytes.** If a socket does not take all bytes, the remaining ones stay
+//!   in the writer, which returns to the client's thread. So no event is cut, lost or repeated.
 //! * **A group's position never passes what its members have been sent.**
 
 mod group;
@@ -42,13 +42,13 @@ use crate::stream::{Handover, Refilled, Sink, Socket, disconnect_error};
 /// How many writers may wait in the mailbox.
 const MAILBOX: usize = 1_024;
 
-/// How many batches a group is sent before other groups and joining clients are served.
+/// How many batches one group gets in a row, before other groups and joining clients are served.
 const BATCHES: usize = 16;
 
-/// How many joining clients are served before groups with new events.
+/// How many joining clients are served in a row, before groups with new events are served.
 const JOINS: usize = 64;
 
-/// The longest that the broadcaster sleeps when no member is due.
+/// The longest that the broadcaster sleeps when no member's heartbeat or scheduled end is due.
 const LONG: Duration = Duration::from_secs(3_600);
 
 /// Which thread writes to a client that has caught up.
@@ -61,10 +61,11 @@ const LONG: Duration = Duration::from_secs(3_600);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delivery {
-    /// One thread writes to all of them; a client's own thread writes only when its socket is full.
+    /// One thread writes to all clients that have caught up. A client's own thread writes only when
+    /// its socket is full.
     #[default]
     Direct,
-    /// Each client's own thread writes and is woken for each event: the textbook model.
+    /// Each client's own thread writes, and each event wakes it: the textbook model.
     Wake,
 }
 
@@ -83,17 +84,17 @@ impl<W> Mailbox<W> {
         self.handover.send(handover).ok()
     }
 
-    /// The delivery mode that is selected now.
+    /// Returns the selected delivery mode.
     pub(crate) fn delivery(&self) -> Delivery {
         if self.wakes.load(Ordering::Acquire) { Delivery::Wake } else { Delivery::Direct }
     }
 
-    /// Selects the delivery mode. With [`Delivery::Wake`] the broadcaster returns its writers; with
-    /// [`Delivery::Direct`] each thread hands its writer over when it is next woken.
+    /// Selects the delivery mode. For [`Delivery::Wake`], the broadcaster returns all its writers.
+    /// For [`Delivery::Direct`], each client's thread hands its writer over when it next wakes.
     pub(crate) fn switch(&self, delivery: Delivery) {
         self.wakes.store(delivery == Delivery::Wake, Ordering::Release);
         if delivery == Delivery::Wake {
-            // Fails if the broadcaster has ended; then it holds no writers.
+            // The send fails if the broadcaster has ended, which then holds no writers.
             let _ = self.messages.send(Message::ReturnWriters);
         }
     }
@@ -106,21 +107,21 @@ impl<W> Mailbox<W> {
     }
 }
 
-/// The broadcaster's state; [`run`](Self::run) takes a thread.
+/// The broadcaster's state. [`run`](Self::run) needs a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Broadcaster<W = Socket> {
     mailbox: Receiver<Handover<W>>,
     /// Disconnects, pings and requests to return all writers.
     messages: Receiver<Message>,
-    /// Each group has one notifier on this channel, so it never holds more ids than there are
-    /// groups.
+    /// The groups' notifiers send the ids of groups with new events here. Each group has one
+    /// notifier, so the channel never holds more ids than there are groups.
     notify: Sender<u64>,
     notified: Receiver<u64>,
     groups: HashMap<u64, BroadcastGroup<W>>,
     by_key: HashMap<Key, u64>,
     last_id: u64,
     joining: VecDeque<Handover<W>>,
-    /// See [`Mailbox::switch`].
+    /// Whether each client's own thread writes; [`Mailbox::switch`] sets it.
     wakes: Arc<AtomicBool>,
     /// No member's heartbeat or scheduled end is due before this time.
     due: Instant,
@@ -150,7 +151,7 @@ impl<W: Sink> Broadcaster<W> {
         (broadcaster, Mailbox { handover, messages: disconnects.clone(), wakes }, disconnects)
     }
 
-    /// Delivers events until `running` is disconnected.
+    /// Delivers events until the sender of `running` is dropped.
     pub(crate) fn run(mut self, running: &Receiver<Infallible>) {
         loop {
             if self.joining.is_empty() {
@@ -188,8 +189,9 @@ impl<W: Sink> Broadcaster<W> {
 
     /// Handles `first` and all messages queued behind it.
     ///
-    /// Ends the streams of disconnected clients in one sweep, so many clients that leave together
-    /// cost one sweep. A stream that is not a member now is reported again when it becomes one.
+    /// Ends the streams of all disconnected clients in one sweep over the members, so that many
+    /// disconnects at the same time cost only one sweep. If a disconnected client is not a member
+    /// yet, the watcher reports it again when it becomes a member.
     fn handle_messages(&mut self, first: Option<Message>) {
         let mut disconnected = Vec::new();
         for message in first.into_iter().chain(self.messages.try_iter()) {
@@ -235,7 +237,7 @@ impl<W: Sink> Broadcaster<W> {
                         self.due = self.due.min(member.handover.writer.due);
                     }
                     let has_ended = |member: &mut Member<W>| member.handover.writer.end_if_due(now);
-                    // `join` sends the unsent bytes.
+                    // `join` sends the end of the body, which is now among the unsent bytes.
                     let ended =
                         group.members.extract_if(.., has_ended).map(|member| member.handover);
                     self.joining.extend(ended);
@@ -243,14 +245,14 @@ impl<W: Sink> Broadcaster<W> {
                 }
             }
         }
-        group.notifier.notify(); // there is more: continue after the others
+        group.notifier.notify(); // the group has more events: continue after the other groups
     }
 
-    /// Takes a client in: sends its unsent bytes, then the events that it has not read, up to its
-    /// group's position. Then the client becomes a member.
+    /// Moves a joining client towards its group: sends its unsent bytes, then the events that it
+    /// has not read, up to the group's position. When nothing is left, the client becomes a member.
     fn join(&mut self, mut handover: Handover<W>) {
         if self.wakes.load(Ordering::Acquire) {
-            return handover.return_writer(); // handed over before its thread saw the switch
+            return handover.return_writer(); // the client's thread had not seen the switch yet
         }
         let before = handover.writer.counts;
         let sent = handover.writer.send_unsent(Instant::now());
@@ -274,7 +276,7 @@ impl<W: Sink> Broadcaster<W> {
         let group = self.by_key.get(&key).map(|id| &self.groups[id]);
         let upto = group.map(|group| group.position.after);
         if upto.is_some_and(|upto| upto < position) {
-            return self.joining.push_back(handover); // the group still has much to read
+            return self.joining.push_back(handover); // the group is still behind: try again later
         }
         let before = handover.writer.counts;
         let refilled = handover.writer.refill(upto);
@@ -288,8 +290,8 @@ impl<W: Sink> Broadcaster<W> {
         }
     }
 
-    /// Makes a client a member of its group; both are at the same position. Creates the group if
-    /// needed.
+    /// Makes a client a member of its group, which is at the same position. Creates the group if it
+    /// does not exist.
     fn add(&mut self, key: Key, handover: Handover<W>) {
         self.due = self.due.min(handover.writer.due);
         let member = Member { stream_id: handover.writer.report_to_broadcaster(), handover };
@@ -315,8 +317,8 @@ impl<W: Sink> Broadcaster<W> {
         self.by_key.insert(key, self.last_id);
     }
 
-    /// Dissolves a group that was ahead of this node, once this node has read as far. Its members
-    /// join the group of the clients that have caught up.
+    /// Dissolves a group that was ahead of this node, once this node has read up to the group's
+    /// position. The members then join the group of the clients that have caught up with this node.
     fn rejoin_if_reached(&mut self, id: u64) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if group.key.ahead.is_none() || group.registry.is_ahead(group.position.after) {

@@ -1,14 +1,14 @@
-//! A model of direct delivery: every order of join, publish, full socket, disconnect, switch of the
+//! Tests direct delivery in many orders of join, publish, full socket, disconnect, switch of the
 //! delivery mode and drain.
 //!
 //! The broadcaster, the clients' threads and the publishers share only channels and the registry,
-//! which has one lock. So every execution is some order of their steps, each from one wait to the
-//! next, and a schedule is a list of choices. The tests make these choices: all lists up to a
-//! length, and many long random ones. They run the real broadcaster and the real writers, on
-//! sockets whose free space the schedule sets.
+//! which has one lock. So every execution is some order of these threads' steps; a step lasts from
+//! one wait to the next. A schedule describes an order as a list of choices, one for each step. The
+//! tests run all schedules of a short length, and many long random ones. They use the real
+//! broadcaster and the real writers, on simulated sockets whose free space the schedule sets.
 //!
-//! Not covered: within one step that takes the registry's lock more than once, other threads can
-//! publish in between. `interleavings` covers that.
+//! Not covered: a step that takes the registry's lock more than once, while other threads publish
+//! between the two times. `interleavings` covers that.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
@@ -27,7 +27,7 @@ use crate::stream::{
     End, Handover, Heartbeat, Returned, Sink, SlowClient, Writer, disconnect_error,
 };
 
-/// A socket as the kernel keeps it: a buffer with free space, and a peer that may disconnect.
+/// A simulated socket: a buffer with limited free space, and a peer that may disconnect.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wire(Rc<RefCell<Kernel>>);
 
@@ -73,7 +73,8 @@ impl Sink for Wire {
     }
 }
 
-/// The client's own thread blocks in `write`; here the peer frees some space instead.
+/// On a real socket, the client's own thread would block in `write` until the peer frees some
+/// space. Here `write` itself frees some.
 impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.borrow_mut().room += 7;
@@ -104,8 +105,9 @@ struct World {
 }
 
 const CLIENTS: usize = 2;
-/// The choices: publish, deliver, close, the watcher's step, a switch of the delivery mode; and for
-/// each client: a step of its thread, free space in its socket, a disconnect.
+/// The number of choices for a step: publish, deliver, close, a step of the watcher, a switch of
+/// the delivery mode; and for each client: a step of its thread, free space in its socket, a
+/// disconnect.
 const CHOICES: usize = GENERAL + 3 * CLIENTS;
 const GENERAL: usize = 5;
 const PUBLISH: usize = 0;
@@ -114,8 +116,8 @@ const CLOSE: usize = 2;
 const WATCH: usize = 3;
 const SWITCH: usize = 4;
 
-/// Where the second client of a shared log starts: another node has sent it the events up to this
-/// one, while this node has read one event.
+/// With a shared log, the number of the event after which the second client starts. Another node
+/// has sent the client the events up to this one, while this node has read only one event.
 const AHEAD: usize = 4;
 
 impl World {
@@ -166,7 +168,8 @@ impl World {
 
     fn step(&mut self, choice: usize) {
         match choice {
-            // An event published while the streams are ending is for clients that reconnect.
+            // While the streams are ending, the model publishes nothing: only clients that
+            // reconnect would get the event.
             PUBLISH if !matches!(self.registry.ending(), Ending::No) => {}
             PUBLISH => self.publish(),
             DELIVER => self.broadcaster.work(),
@@ -187,7 +190,7 @@ impl World {
         }
     }
 
-    /// The watcher reports each client that has disconnected, once.
+    /// Runs a step of the watcher: reports each disconnected client, one time.
     fn watch(&self) {
         for client in &self.clients {
             let kernel = client.wire.0.borrow();
@@ -199,8 +202,8 @@ impl World {
 
     /// Runs everything until nothing changes, with free space for every client.
     ///
-    /// At half time every disconnected client must have ended, although nothing was written to it.
-    /// Then the registry is closed, which ends the other streams.
+    /// After half of the rounds, the streams of all disconnected clients must have ended, although
+    /// nothing was written to them. Then the registry is closed, which ends the other streams.
     fn settle(&mut self, schedule: &[usize]) {
         for round in 0..100 {
             if round == 50 {
@@ -231,7 +234,7 @@ impl World {
             let end =
                 client.end.as_ref().unwrap_or_else(|| panic!("the stream goes on: {schedule:?}"));
             if kernel.disconnected {
-                // It has received a prefix of its events.
+                // A disconnected client may have received only the first of its events.
                 assert!(
                     matches!(end, End::Disconnected(_) | End::Closed | End::FellBehind),
                     "{end}"
@@ -262,8 +265,8 @@ impl World {
 }
 
 impl Client {
-    /// One step of its own thread: hands the writer over, or takes what the broadcaster returned.
-    /// With [`Delivery::Wake`] the thread writes instead.
+    /// Runs one step of the client's thread: hands the writer over, or takes what the broadcaster
+    /// returned. With [`Delivery::Wake`], the thread writes instead of handing over.
     fn run(&mut self, mailbox: &Mailbox<Wire>) {
         let turn = match (self.handover.take(), mailbox.delivery()) {
             (Some(handover), Delivery::Direct) => {
@@ -309,7 +312,7 @@ fn no_long_schedule_loses_or_repeats_events() {
     for round in 0..10_000 {
         let slow = if round % 3 == 0 { SlowClient::Disconnect } else { SlowClient::Gap };
         let history = random.usize(1..6);
-        // A stream rarely ends, so that there are events to lose before its end.
+        // Choices that end a stream are rare, so that a stream has many events before its end.
         let likely = [PUBLISH, PUBLISH, PUBLISH, DELIVER, DELIVER, WATCH];
         let theirs =
             (0..CLIENTS).flat_map(|client| [0, 0, 1].map(|step| GENERAL + 3 * client + step));

@@ -1,15 +1,16 @@
 //! The threads of stream clients, and the writers they use.
 //!
-//! A stream reads the registry after a position and writes what it finds to a socket. Everything it
-//! needs for that is in its [`Writer`], and only the holder of the writer may write to the socket.
-//! The writer is moved, never shared: two threads cannot write halves of events to one client.
+//! A stream reads the events after a position from the registry, and writes them to a socket. Its
+//! [`Writer`] contains everything that this needs, and only the holder of the writer may write to
+//! the socket. The writer is moved, never shared: two threads cannot write halves of events to one
+//! client.
 //!
 //! [`wake`] is the textbook's thread per connection: a loop that blocks in two places, on its
 //! notifier and on its socket. [`direct`] hands the writer over to the broadcaster instead, and
-//! sleeps until the broadcaster returns it because the socket is full. A finite demo stream does
-//! not read the registry: it is a straight line of sends and waits on an [`Outlet`].
+//! sleeps until the broadcaster returns the writer because the socket is full. A finite demo stream
+//! does not read the registry: it is a straight line of sends and waits on an [`Outlet`].
 //!
-//! This module knows nothing of HTTP except the preamble bytes that it is given.
+//! This module does not depend on HTTP: its callers pass it the bytes of the preamble.
 
 mod outlet;
 mod socket;
@@ -81,18 +82,18 @@ impl fmt::Display for End {
 impl From<io::Error> for End {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            // The error of a blocking write when the socket's send deadline passes.
+            // A blocking write returns one of these kinds when the write deadline passes.
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Stuck,
             _ => Self::Disconnected(error),
         }
     }
 }
 
-/// How the delivery of a stream in one mode came to its end.
+/// Why a stream's delivery in one mode ended.
 pub(crate) enum Outcome<W> {
     /// The stream has ended.
     Ended(End, StreamCounts),
-    /// The other delivery mode was selected; it continues at the same position.
+    /// The other delivery mode was selected. The stream continues in that mode, at this position.
     Switched(Box<Writer<W>>),
 }
 
@@ -113,8 +114,8 @@ impl StreamCounts {
 
 /// Runs a stream whose own thread writes: read, write, sleep until notified.
 ///
-/// `watch` registers the notifier for the client's disconnect. `is_selected` is called after each
-/// wake-up and says whether this delivery mode is still selected.
+/// `watch` registers its argument as the notifier for the client's disconnect. `is_selected` is
+/// called after each wake-up and returns whether this delivery mode is still selected.
 #[inline(never)] // keeps the frames of the other kinds of stream off this stream's stack
 pub(crate) fn wake<W: Write>(
     mut writer: Box<Writer<W>>,
@@ -133,7 +134,8 @@ pub(crate) fn wake<W: Write>(
             Ok(Notifier::SECOND) => return writer.outcome(Some(disconnect_error())),
             Ok(_) => {
                 notifier.rearm();
-                writer.end_if_due(Instant::now()); // checked however many events arrive
+                // Checked here too, because events may arrive without a pause.
+                writer.end_if_due(Instant::now());
             }
             Err(RecvTimeoutError::Timeout) => writer.handle_due(Instant::now()),
             Err(RecvTimeoutError::Disconnected) => unreachable!("the notifier holds the sender"),
@@ -143,11 +145,12 @@ pub(crate) fn wake<W: Write>(
     Outcome::Switched(writer)
 }
 
-/// Runs a stream whose writer the broadcaster holds. The thread sleeps until the socket is full.
+/// Runs a stream whose writer the broadcaster holds. The stream's thread sleeps until the
+/// broadcaster returns the writer, because the socket is full or the stream has ended.
 ///
 /// `join` hands a writer to the broadcaster; `None` means that the broadcaster has ended.
-/// `is_selected` is called before each new handover and says whether this delivery mode is still
-/// selected.
+/// `is_selected` is called before each further handover and returns whether this delivery mode is
+/// still selected.
 #[inline(never)] // keeps the frames of the other kinds of stream off this stream's stack
 pub(crate) fn direct<W: Write>(
     writer: Box<Writer<W>>,
@@ -169,15 +172,15 @@ pub(crate) fn direct<W: Write>(
     }
 }
 
-/// A writer in the broadcaster's hands, and the channel back to its thread.
+/// A writer that the broadcaster holds, and the channel that returns it to its client's thread.
 #[derive(Debug)]
 pub(crate) struct Handover<W> {
     pub(crate) writer: Box<Writer<W>>,
     back: Sender<Returned<W>>,
 }
 
-/// What the broadcaster returns to a client's thread. The channel has room for one, which suffices:
-/// the broadcaster returns a writer once per handover.
+/// What the broadcaster returns to a client's thread. The channel has room for one value, which
+/// suffices, because the broadcaster returns one value for each handover.
 #[derive(Debug)]
 pub(crate) enum Returned<W> {
     /// The socket is full: the thread writes until it has caught up, then hands the writer over
@@ -203,7 +206,9 @@ impl<W: Write> Returned<W> {
 
 impl<W> Handover<W> {
     /// Creates a handover, and the receiver for what the broadcaster returns.
-    #[inline(never)] // a crossbeam channel is built on the stack and then moved
+    /// Never inlined, because crossbeam builds a channel on the stack before it moves it to the
+    /// heap, and this space must not stay on the stack of a stream's thread.
+    #[inline(never)]
     pub(crate) fn new(writer: Box<Writer<W>>) -> (Self, Receiver<Returned<W>>) {
         let (back, returned) = crossbeam_channel::bounded(1);
         (Self { writer, back }, returned)
@@ -220,14 +225,17 @@ impl<W> Handover<W> {
     pub(crate) fn end(self, error: Option<io::Error>) {
         let Self { mut writer, back } = self;
         let (end, counts) = writer.take_end(error);
-        drop(writer); // before its thread learns of the end, so that the stream has unsubscribed by then
+        // Dropping the writer unsubscribes the stream, before its thread receives the end.
+        drop(writer);
         let _ = back.try_send(Returned::Ended(end, counts));
     }
 }
 
-/// Writes everything that is available. The stream's end is an error: `Some` is an I/O error,
-/// `None` a regular end.
-#[inline(never)] // or its frame would lie under every stream that is handed over
+/// Writes all unsent bytes and new events, until the client has caught up.
+///
+/// Returns `Err` if the stream has ended: `Some` is an I/O error, `None` a regular end. Never
+/// inlined, so that its frame is not on the stack of a thread that sleeps after a handover.
+#[inline(never)]
 fn catch_up<W: Write>(writer: &mut Writer<W>) -> Result<(), Option<io::Error>> {
     loop {
         let before = writer.counts;
@@ -246,8 +254,8 @@ impl Subscription {
     /// Writes this subscription to `out` until the registry is closed (`Ok`) or a write fails
     /// (`Err`: the client has disconnected).
     ///
-    /// The stream begins with `retry: 3000`. Where events have ids, it adds the id that a client
-    /// resumes from if the connection breaks before the first event.
+    /// The stream begins with `retry: 3000`. If the registry's events have ids, the id follows from
+    /// which a client resumes if the connection breaks before the first event.
     ///
     /// The call blocks for the life of the stream. `out` should have a write deadline of its own.
     /// `heartbeat` is the longest silence before a comment is sent, give or take a tenth.

@@ -11,8 +11,9 @@ use crate::registry::{Ending, Registry};
 
 /// Sends events and waits between them: `send`, `wait`, `send`, and return.
 ///
-/// This straight-line code is the advantage of a thread per stream. If the stream ends early (the
-/// client disconnects, the server drains), `send` and `wait` return an error, for `?` to pass on.
+/// Such straight-line code is the advantage of a thread per stream. If the stream ends early (the
+/// client disconnects, the server drains), `send` and `wait` return an error, which the caller
+/// passes on with `?`.
 pub(crate) struct Outlet<'a, W> {
     out: W,
     framing: Framing,
@@ -25,8 +26,8 @@ pub(crate) struct Outlet<'a, W> {
 }
 
 impl<'a, W: Write> Outlet<'a, W> {
-    /// Writes the preamble, runs `scripted` on the outlet, and writes the end.
-    #[inline(never)] // so that its frame is on the stack of finite streams only
+    /// Writes the preamble, runs `scripted` on an outlet, and writes the end of the body.
+    #[inline(never)] // so that this function's frame is on the stack of finite streams only
     pub(crate) fn run(
         out: W,
         framing: Framing,
@@ -67,8 +68,8 @@ impl<'a, W: Write> Outlet<'a, W> {
         Ok(())
     }
 
-    /// Waits. Fails if the server's drain ends this stream, or the client disconnects, in the
-    /// meantime.
+    /// Waits for `time`. Fails if, before that, the server's drain ends this stream or the client
+    /// disconnects.
     pub(crate) fn wait(&mut self, time: Duration) -> Result<(), End> {
         let until = Instant::now() + time;
         let never = crossbeam_channel::never();

@@ -1,4 +1,4 @@
-//! A client's socket. One thread writes to it and waits; another sends without waiting.
+//! The socket of a stream's client, with blocking and non-blocking writes.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -48,7 +48,9 @@ impl Socket {
 impl Write for Socket {
     /// Waits until the socket takes the first byte, the deadline passes, or the peer disconnects.
     ///
-    /// A blocking `send` would also wait after the last byte, and so for up to twice the deadline.
+    /// A blocking `send` with a timeout could take twice the deadline: after it has sent a part of
+    /// the bytes, it waits for more space and then returns the length of that part, and the next
+    /// `send` waits again.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.send(bytes)? {
@@ -81,11 +83,11 @@ pub(crate) fn disconnect_error() -> io::Error {
 
 /// A destination that takes bytes without blocking.
 pub(crate) trait Sink {
-    /// Sends what can be sent now. Returns the number of bytes taken, which may be 0.
+    /// Sends the bytes that can be sent now. Returns their number, which may be 0.
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Has the watcher report to the broadcaster when the peer disconnects, at once if it already
-    /// has. Returns the stream's number in that report.
+    /// Makes the watcher report the peer's disconnect to the broadcaster, immediately if the peer
+    /// has disconnected already. Returns the stream's number in that report.
     fn report_to_broadcaster(&self) -> u64;
 }
 

@@ -8,43 +8,43 @@ use crate::event::{Frame, Framing};
 use crate::id::EventId;
 use crate::registry::{Batch, Ending, Subscription};
 
-/// How many bytes one read of the registry takes: enough that a burst costs one `write`, few enough
-/// that the lock is soon released.
+/// How many bytes one read of the registry takes at most: enough that a burst of events costs one
+/// `write`, and few enough that the read soon releases the registry's lock.
 pub(crate) const READ_LIMIT: usize = 64 * 1024;
 
-/// How long a client that has reached the age limit waits before it reconnects, give or take half
-/// of it.
+/// How long a client waits before it reconnects, give or take half of this time, if its stream
+/// ended by the age limit, by its token's expiry or by an immediate drain.
 const AGED_RETRY: Duration = Duration::from_secs(1);
 
-/// A client's own thread frees a buffer above this size between events. The broadcaster frees every
-/// buffer, because its members have no unsent bytes.
+/// The size, in bytes, above which a client's own thread frees its buffer when all bytes are sent.
+/// The broadcaster frees a buffer of any size, because its members have no unsent bytes.
 const KEEP_BUFFER: usize = 4 * 1024;
 
 /// Writes to one client.
 ///
-/// Not `Clone`: only the holder may write, so halves of two events can never meet on a socket.
-/// Dropping it ends the subscription.
+/// A writer is not `Clone`: only its holder may write, so two threads can never mix parts of events
+/// on one socket. Dropping the writer ends the subscription.
 #[derive(Debug)]
 pub(crate) struct Writer<W> {
     out: W,
     pub(crate) framing: Framing,
     pub(crate) subscription: Subscription,
     unsent: Unsent,
-    /// How this stream ends once the unsent bytes are sent.
+    /// Why the stream ends once the unsent bytes are sent; `None` if it does not end then.
     last: Option<End>,
     heartbeat: Heartbeat,
     /// When the next heartbeat, or the scheduled end, is due.
     pub(crate) due: Instant,
-    /// When the server will end this stream, if it will.
+    /// When and why the server will end this stream; `None` if no end is scheduled.
     scheduled_end: Option<ScheduledEnd>,
     slow: SlowClient,
-    /// Whether the client has once caught up. From then on, a gap means that the client was too
-    /// slow.
+    /// Whether the client has caught up at least once. After that, a gap means that the client was
+    /// too slow.
     caught_up: bool,
     pub(crate) counts: StreamCounts,
 }
 
-/// When and how the server ends a stream that could go on.
+/// An end that the server has scheduled for a stream that could otherwise go on.
 #[derive(Debug, Clone, Copy)]
 struct ScheduledEnd {
     at: Instant,
@@ -64,7 +64,8 @@ enum EndReason {
     Expired,
 }
 
-/// Bytes that must be sent before anything else is read. Frames are added whole.
+/// The bytes that must be sent before more events are read: whole frames, or the end of a shared
+/// batch that the socket has taken only in part.
 #[derive(Debug, Default)]
 struct Unsent {
     bytes: Vec<u8>,
@@ -72,7 +73,7 @@ struct Unsent {
     sent: usize,
 }
 
-/// The frame that is sent after a silence, and the length of the silence.
+/// The frame that the server sends after a silence, and the length of that silence.
 #[derive(Debug, Clone)]
 pub(crate) struct Heartbeat {
     every: Duration,
@@ -80,8 +81,8 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A heartbeat after this period, give or take a tenth, so that clients that connected together
-    /// do not need a heartbeat together.
+    /// Creates a heartbeat with this period, give or take a tenth. The variation prevents that
+    /// clients that connected at the same time need their heartbeats at the same time.
     pub(crate) fn new(every: Duration, frame: Frame) -> Self {
         Self { every: every.mul_f64(0.9 + 0.2 * fastrand::f64()), frame }
     }
@@ -97,7 +98,7 @@ impl Heartbeat {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SlowClient {
-    /// The client gets a gap event that says what it has missed, and the stream goes on.
+    /// The client gets a gap event that reports the missed events, and the stream goes on.
     #[default]
     Gap,
     /// The stream ends. The client reconnects and resumes after its last event.
@@ -116,9 +117,9 @@ pub(crate) enum Refilled {
 }
 
 impl<W> Writer<W> {
-    /// Creates a writer that first sends `preamble`, then the subscription's events. It is boxed
-    /// because it moves between threads.
-    #[inline(never)] // its frame is gone when the stream begins
+    /// Creates a writer that first sends `preamble`, then the subscription's events. The writer is
+    /// boxed because it moves between threads.
+    #[inline(never)] // so that this function's frame is off the stack when the stream begins
     pub(crate) fn new(
         out: W,
         framing: Framing,
@@ -146,14 +147,14 @@ impl<W> Writer<W> {
         })
     }
 
-    /// Sets what happens if the client is too slow for the history.
+    /// Sets what happens if the client is so slow that its next event has left the history.
     pub(crate) fn when_slow(mut self: Box<Self>, slow: SlowClient) -> Box<Self> {
         self.slow = slow;
         self
     }
 
-    /// Ends the stream at about this age, give or take a tenth, so that clients that connected
-    /// together do not reconnect together.
+    /// Schedules the stream's end at this age, give or take a tenth. The variation prevents that
+    /// clients that connected at the same time also reconnect at the same time.
     pub(crate) fn for_at_most(mut self: Box<Self>, age: Option<Duration>) -> Box<Self> {
         if let Some(age) = age {
             let at = Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64());
@@ -163,7 +164,8 @@ impl<W> Writer<W> {
         self
     }
 
-    /// Ends the stream at this time at the latest: its token expires then.
+    /// Schedules the stream's end at the time when its token expires, unless an earlier end is
+    /// scheduled.
     pub(crate) fn until(mut self: Box<Self>, expires: Option<Instant>) -> Box<Self> {
         if let Some(at) = expires.filter(|at| self.scheduled_end.is_none_or(|end| *at < end.at)) {
             let retry = AGED_RETRY.mul_f64(0.5 + fastrand::f64());
@@ -177,7 +179,8 @@ impl<W> Writer<W> {
         self.due = self.due.min(end.at);
     }
 
-    /// Schedules this stream's end if the registry is ending its streams. May be called again.
+    /// Schedules this stream's end if the registry is ending its streams. A drain that is already
+    /// scheduled keeps its time.
     pub(crate) fn schedule_drain(&mut self) {
         let now = Instant::now();
         let (at, retry) = match self.subscription.registry.ending() {
@@ -190,7 +193,7 @@ impl<W> Writer<W> {
             Ending::Over(closing) => (closing.moment(), closing.retry()),
             Ending::Now => (now, AGED_RETRY.mul_f64(0.5 + fastrand::f64())),
         };
-        // If the stream would reach its age limit or expiry earlier, it ends then.
+        // If the stream's age limit or its token's expiry is earlier, the stream ends at that time.
         let at = self.scheduled_end.map_or(at, |end| end.at.min(at));
         self.schedule_end(ScheduledEnd { at, retry, reason: EndReason::Drained });
     }
@@ -213,13 +216,14 @@ impl<W> Writer<W> {
         true
     }
 
-    /// Reads new events from the registry into the unsent bytes: all, or those up to the id `upto`.
+    /// Reads new events from the registry into the unsent bytes, at most [`READ_LIMIT`]. With
+    /// `upto`, reads only the events up to this id.
     pub(crate) fn refill(&mut self, upto: Option<EventId>) -> Refilled {
         if self.last.is_some() {
             return Refilled::Ended;
         }
-        // A client that reads slowly may never catch up, so age and expiry end its stream here.
-        // Only a drain waits until the client has caught up.
+        // A client that reads slowly may never catch up, so the age limit and the token's expiry
+        // end its stream here. A drain ends the stream only below, when the client has caught up.
         let has_a_term = self.scheduled_end.is_some_and(|end| end.reason != EndReason::Drained);
         if has_a_term && self.end_if_due(Instant::now()) {
             return Refilled::Some;
@@ -247,18 +251,20 @@ impl<W> Writer<W> {
         Refilled::Nothing
     }
 
-    /// Whether this batch has a gap that ends the stream, for the client to reconnect and resume.
+    /// Whether this batch has a gap that ends the stream, so that the client reconnects and
+    /// resumes.
     pub(crate) fn must_disconnect(&self, batch: &Batch) -> bool {
         batch.gaps > 0 && self.caught_up && self.slow == SlowClient::Disconnect
     }
 
-    /// Appends the end of the body, so that the client can tell it from a broken connection.
+    /// Appends the end of the body, from which the client can tell a regular end of the stream from
+    /// a broken connection.
     pub(crate) fn finish(&mut self, end: End) {
         self.unsent.bytes.extend_from_slice(self.framing.last());
         self.last = Some(end);
     }
 
-    /// Appends a heartbeat, or the stream's end if that is due.
+    /// Appends the stream's end if that is due, and otherwise a heartbeat.
     pub(crate) fn handle_due(&mut self, now: Instant) {
         if self.end_if_due(now) {
             return;
@@ -266,13 +272,13 @@ impl<W> Writer<W> {
         self.unsent.bytes.extend_from_slice(self.heartbeat.frame.bytes(self.framing));
     }
 
-    /// How the stream has ended, and what it carried.
+    /// Returns why the stream has ended, and how much it carried. An I/O error takes precedence.
     pub(crate) fn take_end(&mut self, error: Option<io::Error>) -> (End, StreamCounts) {
         let end = error.map(End::from).or(self.last.take());
         (end.unwrap_or(End::Closed), self.counts)
     }
 
-    /// The same as an outcome, for the stream's own thread.
+    /// Like [`take_end`](Self::take_end), but returns an [`Outcome`], for the stream's own thread.
     pub(crate) fn outcome(&mut self, error: Option<io::Error>) -> Outcome<W> {
         let (end, counts) = self.take_end(error);
         Outcome::Ended(end, counts)
@@ -313,7 +319,7 @@ impl<W: Write> Writer<W> {
 }
 
 impl<W: Sink> Writer<W> {
-    /// See [`Sink::report_to_broadcaster`].
+    /// Calls [`Sink::report_to_broadcaster`] of the client's socket.
     pub(crate) fn report_to_broadcaster(&self) -> u64 {
         self.out.report_to_broadcaster()
     }
@@ -335,8 +341,9 @@ impl<W: Sink> Writer<W> {
         Ok(all)
     }
 
-    /// Sends a batch that is shared with other clients, and returns whether all of it was sent. The
-    /// rest becomes this client's unsent bytes; it must have none before.
+    /// Sends a batch that is shared with other clients, and returns whether the whole batch was
+    /// sent. Otherwise the remaining bytes become this client's unsent bytes; before the call, the
+    /// client must have none.
     pub(crate) fn send_shared(
         &mut self,
         bytes: &[u8],
