@@ -91,8 +91,8 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Checks that --mercure-subscriptions comes with --mercure. clap's `requires` would count
-    /// `THREADCAST_MERCURE=no` as present.
+    /// Checks that --mercure-subscriptions comes with --mercure. clap's `requires` does not
+    /// suffice, because it would count `THREADCAST_MERCURE=no` as --mercure.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         if self.mercure_subscriptions && !self.mercure {
             return Err("--mercure-subscriptions requires --mercure; add --mercure");
@@ -126,7 +126,7 @@ impl Access {
     }
 }
 
-/// Reads a token from the first line of a file, so that no command line shows it.
+/// Reads a token from the first line of a file, so that the token is on no command line.
 pub(super) fn token_file(path: &str) -> Result<Token, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     Token::new(text.lines().next().unwrap_or_default().trim()).map_err(|error| error.to_string())
@@ -160,7 +160,7 @@ fn origin(text: &str) -> Result<String, String> {
         "https" => ":443",
         _ => return Ok(origin),
     };
-    // Browsers leave the default port out.
+    // Browsers leave the scheme's default port out of an origin.
     Ok(format!("{scheme}://{}", host.strip_suffix(port).unwrap_or(host)))
 }
 
@@ -178,7 +178,7 @@ fn is_host(text: &str) -> bool {
 
 /// Parses a header name (RFC 9110 §5.6.2).
 ///
-/// `*` is a valid name too, but CORS would read it as "any header"; each header must be named.
+/// Rejects `*`, which is a valid name too, because CORS would read it as "any header".
 fn header_name(text: &str) -> Result<String, String> {
     let is_token_byte =
         |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&byte);

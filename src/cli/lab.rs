@@ -73,7 +73,8 @@ enum Part {
 }
 
 impl Lab {
-    /// Returns the engine that this process runs, with the limit on its resource.
+    /// Returns the engine that this process is to run, with the limit on the engine's resource.
+    /// `None` if this process is the lab itself, or runs load clients.
     pub(crate) fn engine(&self) -> Option<(Engine, Option<u64>)> {
         match &self.part {
             Some(Part::Engine { name, room }) => Some((*name, *room)),
@@ -81,7 +82,7 @@ impl Lab {
         }
     }
 
-    /// Returns the server for which this process runs load clients.
+    /// Returns the address of the server for which this process is to run load clients, if any.
     pub(crate) fn load_clients_of(&self) -> Option<SocketAddr> {
         match &self.part {
             Some(Part::Clients { server }) => Some(*server),
@@ -89,7 +90,7 @@ impl Lab {
         }
     }
 
-    /// Returns what to measure; `program` runs most of the engines.
+    /// Returns what the lab measures. `program` is this executable, which runs most of the engines.
     pub(crate) fn options(self, program: PathBuf) -> Options {
         let pace = if self.quick { Pace::QUICK } else { Pace::FULL };
         let all = Options::new(program, pace);

@@ -50,11 +50,12 @@ pub struct Decoder {
     limit: usize,
     /// The start of a line whose end has not arrived.
     line: Vec<u8>,
-    /// The last byte was CR, so an LF that follows belongs to the same line end.
+    /// Whether the last byte was CR. An LF that follows then belongs to the same line end.
     after_cr: bool,
-    /// No line has ended yet, so the next line may begin with a BOM.
+    /// Whether no line has ended yet. The next line may then begin with a byte order mark.
     at_start: bool,
-    /// Each data line followed by LF, so that it is not empty after an empty data line.
+    /// The data lines of the current event, each followed by LF, so that the text is not empty
+    /// after an empty data line.
     data: String,
     event: String,
     /// The id that the next blank line stores as the last event ID.
@@ -69,9 +70,9 @@ pub struct Decoder {
 enum Excess {
     /// No part.
     None,
-    /// The current line: its remainder is skipped, and so is the event.
+    /// The current line: the decoder skips the rest of the line, and the event.
     Line,
-    /// An earlier line, or the data: the event is skipped.
+    /// An earlier line, or the data: the decoder skips the event.
     Event,
 }
 
@@ -111,9 +112,9 @@ impl Decoder {
     ///
     /// Discards an incomplete event, and keeps the last event ID and the reconnection time.
     ///
-    /// Under the standard's text, the first event of a new stream without an id would clear the last
-    /// event ID. Browsers keep it, and so does this decoder: if the connection ends before its first
-    /// id, the next connection resumes from the same event.
+    /// By the text of the standard, if the first event of a new stream has no id, it clears the
+    /// last event ID. Browsers keep the last event ID instead, and so does this decoder: if the
+    /// connection ends before its first id, the next connection resumes from the same event.
     pub fn restart(&mut self) {
         let fresh = Self::with_limit(self.limit);
         let last_event_id = mem::take(&mut self.last_event_id);
@@ -130,7 +131,8 @@ impl Decoder {
         self.retry
     }
 
-    /// Consumes `bytes` up to the end of the next event.
+    /// Consumes `bytes` up to the end of the next event, and returns that event. Returns `None` if
+    /// no event ends in `bytes`.
     fn next_event(&mut self, bytes: &mut &[u8]) -> Result<Option<DecodedEvent>, DecodeError> {
         while let Some(first) = bytes.first() {
             if mem::take(&mut self.after_cr) && *first == b'\n' {
@@ -163,7 +165,7 @@ impl Decoder {
                 line.extend_from_slice(part);
                 let event = self.take_line(&line)?;
                 line.clear();
-                self.line = line; // reuse its allocation
+                self.line = line; // keeps the allocation for the next line
                 event
             };
             if event.is_some() {
@@ -203,7 +205,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Handles a blank line.
+    /// Handles a blank line, and returns the event that ends there, if any.
     fn dispatch(&mut self) -> Result<Option<DecodedEvent>, DecodeError> {
         if self.last_event_id != self.id {
             self.last_event_id.clone_from(&self.id);
@@ -216,7 +218,7 @@ impl Decoder {
         if data.is_empty() {
             return Ok(None);
         }
-        data.pop(); // the LF after the last line
+        data.pop(); // removes the LF after the last line
         let event = if event.is_empty() { "message".into() } else { event };
         Ok(Some(DecodedEvent { id: self.last_event_id.clone(), event, data }))
     }
@@ -257,7 +259,7 @@ impl Iterator for Events<'_> {
     }
 }
 
-/// The error for a skipped event: a line of it, or its data, exceeds the limit.
+/// The error for a skipped event: one of its lines, or its data, exceeds the limit.
 ///
 /// ```
 /// use threadcast::client::Decoder;
@@ -296,7 +298,7 @@ fn milliseconds(value: &[u8]) -> Option<Duration> {
     digits.then(|| Duration::from_millis(number))
 }
 
-// The rules of the standard are tested with `tests/vectors`.
+// Other tests check the rules of the standard, with the files in `tests/vectors`.
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

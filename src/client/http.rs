@@ -26,7 +26,7 @@ use super::redirect::redirect;
 use crate::json;
 use crate::token::Token;
 
-/// The time limit for a name lookup, and again for a connection.
+/// The time limit for a name lookup, and also, separately, for a connection attempt.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The maximum number of redirects of one request.
@@ -35,7 +35,8 @@ const REDIRECTS_MAX: usize = 10;
 /// The maximum number of bytes read from the body of an error response.
 const PROBLEM_MAX: u64 = 64 * 1024;
 
-/// The characters to escape in a path segment. `*` is not one: it ends a channel prefix.
+/// The characters to escape in a path segment. `*` is not escaped, because it marks a channel
+/// prefix.
 const SEGMENT: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'*');
 
@@ -53,7 +54,7 @@ const SEGMENT: &AsciiSet =
 pub struct ServerUrl {
     scheme: Scheme,
     authority: Authority,
-    /// Without the trailing `/`.
+    /// The URL's path, without a trailing `/`.
     path: String,
 }
 
@@ -99,7 +100,8 @@ impl ServerUrl {
         format!("{self}/channels/{name}")
     }
 
-    /// Whether the host is loopback. A proxy from the environment cannot reach such a server.
+    /// Whether the host is loopback. Such a server is contacted directly, because a proxy from the
+    /// environment cannot reach it.
     fn is_loopback(&self) -> bool {
         let host = self.authority.host().trim_matches(['[', ']']);
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -136,7 +138,7 @@ impl Http {
         let mut config = Agent::config_builder()
             .user_agent(concat!("threadcast/", env!("CARGO_PKG_VERSION")))
             .http_status_as_error(false)
-            .max_redirects(0) // `send` follows them: ureq would send the token to another port
+            .max_redirects(0) // `send` follows redirects; ureq would send the token to other ports
             .max_idle_age(Duration::from_secs(10)) // less than the server's keep-alive
             .timeout_resolve(Some(CONNECT_DEADLINE))
             .timeout_connect(Some(CONNECT_DEADLINE));
@@ -205,13 +207,14 @@ impl Http {
 
     fn send_error(&self, error: &ureq::Error) -> SendError {
         let mut text = format!("{}: {}", self.server, with_causes(error));
-        // This is rustls' message for a response that is not TLS.
+        // rustls uses these words for a response that is not TLS.
         if self.server.scheme == Scheme::HTTPS && text.contains("received corrupt message") {
             let ServerUrl { authority, path, .. } = &self.server;
             text.extend(["; the server may not use TLS, try http://", authority.as_str(), path]);
         }
         match error {
-            // rustls returns this for an untrusted certificate, and for a peer without TLS.
+            // Permanent: rustls returns `InvalidData` for an untrusted certificate, and for a peer
+            // without TLS.
             ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {}
             ureq::Error::Io(_)
             | ureq::Error::Timeout(_)
@@ -227,7 +230,7 @@ impl Http {
 /// Formats an error and its causes in one line.
 fn with_causes(error: &ureq::Error) -> String {
     if let ureq::Error::Io(error) = error {
-        return error.to_string(); // without the prefix "io: " that ureq adds
+        return error.to_string(); // omits the prefix "io: " that ureq adds
     }
     let mut text = error.to_string();
     let mut source = error.source();
@@ -238,12 +241,13 @@ fn with_causes(error: &ureq::Error) -> String {
     text
 }
 
-/// Converts an error response: its status, and the detail of its problem document if it has one.
+/// Converts an error response to an error with its status, and with the detail from its body: from
+/// a problem document, or the first line of plain text.
 pub(super) fn error_of(mut response: Response) -> ClientError {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or_default();
     let body = response.body_mut().with_config().limit(PROBLEM_MAX).read_to_vec();
-    let body = body.unwrap_or_default(); // the status alone is enough
+    let body = body.unwrap_or_default(); // if the body cannot be read, the status is reported alone
     let detail = match media_type(response.headers()).as_str() {
         "application/problem+json" | "application/json" => {
             let problem = json::parse(&body).unwrap_or_default();
@@ -258,7 +262,7 @@ pub(super) fn error_of(mut response: Response) -> ClientError {
         .flatten()
         .map(|place| format!("the server redirects to {place}; pass that as --url"));
     let detail = if detail.is_empty() { place.unwrap_or_default() } else { detail };
-    // The server's text must not control the terminal.
+    // Control characters in the server's text could change the terminal's state.
     let detail = detail.replace(char::is_control, " ");
     ClientError::ErrorResponse { status: status.as_u16(), reason, detail }
 }
@@ -275,7 +279,7 @@ pub(super) fn is_temporary(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504 | 507)
 }
 
-/// Returns the wait in `Retry-After`, given in seconds or as a date (RFC 9110 §10.2.3).
+/// Returns the wait that `Retry-After` requests, in seconds or as a date (RFC 9110 §10.2.3).
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {

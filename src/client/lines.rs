@@ -4,11 +4,12 @@ use std::io::{BufRead, BufReader, Read};
 
 use super::ClientError;
 
-/// The size of the read buffer. Lines that arrive during a request form the next batch.
+/// The size of the read buffer, in bytes. The publisher sends the lines that arrive during a
+/// request as the next batch.
 const READ_AHEAD: usize = 256 * 1024;
 
-/// The longest line, in bytes. It bounds the memory of this program; the server has its own limit on
-/// events.
+/// The longest line, in bytes. This limit bounds the memory of this program; the server has its own
+/// limit on events.
 const LINE_MAX: usize = 64 << 20;
 
 /// One line without its line end.
@@ -39,7 +40,7 @@ impl<R: Read> Lines<R> {
     /// Returns the next line, or `None` at the end of the input. The last line needs no line end.
     ///
     /// Fails with [`ClientError::Line`] if the line is too long. The next call then returns the line
-    /// after it.
+    /// after the long one.
     pub(super) fn next(&mut self) -> Result<Option<Line>, ClientError> {
         let mut line = Vec::new();
         self.number += 1;

@@ -12,8 +12,8 @@
 //!
 //! * **Each event is written and flushed before the next one is decoded**, so that a program that
 //!   reads the output line by line is never behind.
-//! * **[`StopHandle`] ends every wait**: it notifies the pauses between connections, and shuts down
-//!   the socket on which a read waits.
+//! * **[`StopHandle`] ends every wait**: it wakes the listener from a pause between connections,
+//!   and shuts down the socket on which a read waits.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
@@ -28,7 +28,7 @@ use super::print::print;
 use super::{ClientError, Decoder, ServerUrl, jittered};
 use crate::token::Token;
 
-/// The reconnection time until the server sets one.
+/// The reconnection time that applies until the server sets one.
 const RETRY: Duration = Duration::from_secs(3);
 
 /// The wait after the first failed attempt to connect, until the server sets a reconnection time.
@@ -40,7 +40,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The shortest wait, so that `retry: 0` does not cause a busy loop.
 const WAIT_MIN: Duration = Duration::from_millis(50);
 
-/// The longest wait, so that an excessive `retry:` does not keep a listener away.
+/// The longest wait, so that an excessive `retry:` does not keep a listener disconnected for long.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// The options of a [`Listener`].
@@ -115,7 +115,7 @@ pub struct Listener {
     http: Http,
     options: ListenOptions,
     decoder: Decoder,
-    /// The number of events until the listener stops.
+    /// After this many further events, the listener stops.
     left: u64,
     stop: StopHandle,
     stopped: Receiver<()>,
@@ -153,7 +153,7 @@ pub struct StopHandle {
 impl StopHandle {
     /// Stops the listener, even if it has not started to run.
     pub fn stop(self) {
-        let _ = self.notifier.try_send(()); // full: the listener is already notified
+        let _ = self.notifier.try_send(()); // fails if the listener is already notified
         self.agent.shutdown();
     }
 }
@@ -169,9 +169,9 @@ enum Connected {
 
 /// How a stream ended.
 enum End {
-    /// The listener is done.
+    /// The listener must stop: it has printed enough events, or the output is closed.
     Finished,
-    /// The listener must reconnect.
+    /// The stream ended or broke: the listener must reconnect.
     Interrupted,
 }
 
@@ -282,7 +282,7 @@ impl Listener {
         let last_event_id = self.decoder.last_event_id();
         if !last_event_id.is_empty() {
             // A header value may be any UTF-8 text without control characters and without leading or
-            // trailing white space.
+            // trailing white space. Any other id is sent in the query.
             let trimmed = last_event_id.trim_matches([' ', '\t']) == last_event_id;
             match HeaderValue::from_bytes(last_event_id.as_bytes()) {
                 Ok(value) if trimmed => {
@@ -332,7 +332,7 @@ impl Listener {
                         continue;
                     }
                 };
-                self.options.since = None; // the last event ID replaces it from now on
+                self.options.since = None; // from now on, the last event ID replaces `since`
                 match print(&event, self.options.json, out, warnings) {
                     Ok(printed) => self.left -= u64::from(printed),
                     Err(error) if error.kind() == ErrorKind::BrokenPipe => {
@@ -356,7 +356,7 @@ fn clamp_wait(wait: Duration) -> Duration {
     wait.clamp(WAIT_MIN, WAIT_MAX)
 }
 
-/// Returns the wait after this many earlier failures.
+/// Returns the wait after a failed attempt, given the number of failures before that attempt.
 fn backoff_after(retry: Option<Duration>, failures: u32) -> Duration {
     let first = retry.unwrap_or(BACKOFF_MIN).max(WAIT_MIN);
     let longer = first.saturating_mul(2_u32.saturating_pow(failures));

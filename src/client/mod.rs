@@ -39,7 +39,7 @@ pub enum ClientError {
     Url {
         /// The URL as the user wrote it.
         url: String,
-        /// What is wrong with it, or what to change.
+        /// What is wrong with the URL, or what to change.
         reason: &'static str,
     },
     /// The connection to the server failed, and a retry would not succeed.
@@ -55,7 +55,7 @@ pub enum ClientError {
         /// The detail of the response; empty if it has none.
         detail: String,
     },
-    /// The response is not one of a threadcast server.
+    /// The response does not come from a threadcast server.
     UnexpectedResponse {
         /// What the response contains, and what was expected.
         found: String,
@@ -69,14 +69,14 @@ pub enum ClientError {
     },
     /// The data to publish is not a valid event.
     Data {
-        /// The rule that it violates, without a subject.
+        /// The rule that the data violates, as a sentence without its subject.
         reason: String,
     },
     /// A line of the input is not a valid event.
     Line {
         /// The line number, starting at 1.
         number: u64,
-        /// The rule that it violates, without a subject.
+        /// The rule that the line violates, as a sentence without its subject.
         reason: String,
     },
     /// Some lines of the input were not published.
@@ -85,7 +85,7 @@ pub enum ClientError {
         first: u64,
         /// The number of the last line.
         last: u64,
-        /// The error of their request.
+        /// The error of the request that contained these lines.
         cause: Box<ClientError>,
     },
     /// The input has ended, and some of its lines were skipped: see [`OnError::Skip`].
@@ -110,7 +110,7 @@ impl fmt::Display for ClientError {
             Self::ErrorResponse { status, reason, detail } => {
                 let separator = |text: &str| if text.is_empty() { "" } else { ": " };
                 write!(f, "the server answered {status} {reason}{}{detail}", separator(detail))?;
-                // A threadcast server never returns these for a channel.
+                // A threadcast server never returns these statuses for a channel.
                 let is_other_server = matches!(status, 404 | 405 | 501);
                 f.write_str(if is_other_server { "; check --url" } else { "" })
             }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::DecodedEvent;
 use crate::json;
 
-/// Prints an event. Returns whether it counts as an event: a gap printed as a warning does not.
+/// Prints an event. Returns whether the event counts: a gap that is printed as a warning does not.
 pub(super) fn print(
     event: &DecodedEvent,
     json: bool,
@@ -22,7 +22,7 @@ pub(super) fn print(
     } else {
         event.data.clone()
     };
-    // One write, so that a reader never sees half a line.
+    // The line and its line break are one write, so that a reader never sees half a line.
     out.write_all(format!("{line}\n").as_bytes())?;
     out.flush()?;
     Ok(true)

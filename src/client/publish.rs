@@ -5,7 +5,7 @@
 //! * **A retry publishes nothing twice.** Every POST has its own `Idempotency-Key`, and its retries
 //!   repeat that key.
 //! * **The order of the input is kept.** The publisher sends a POST only after the response to the
-//!   one before.
+//!   POST before.
 //! * **A line never waits for another line.** A batch contains only lines that were buffered when the
 //!   response to the previous POST arrived.
 
@@ -28,14 +28,14 @@ use crate::token::Token;
 /// The maximum size of a batch, in bytes.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// The maximum number of lines in a batch. It is a fraction of a channel's history, so that a batch
-/// does not evict events that a slightly slower subscriber has yet to read.
+/// The maximum number of lines in a batch: a fraction of the default history of a channel, so that
+/// one batch does not remove events that a slightly slow subscriber has yet to read.
 const BATCH_LINES: usize = 256;
 
 /// The time limit of one attempt.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// The wait before the first retry; each further wait is twice as long.
+/// The wait before the first retry. Each further wait is twice as long, up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -72,7 +72,7 @@ pub struct PublishOptions {
     pub event: Option<String>,
     /// The reconnection time (`retry`) that the events set.
     pub retry: Option<Duration>,
-    /// The data is a JSON object with `data`, and optionally `event`, `id` and `retry`.
+    /// Whether the data is a JSON object with `data`, and optionally `event`, `id` and `retry`.
     pub json: bool,
     /// How long temporary failures of a POST are retried.
     pub timeout: Duration,
@@ -92,7 +92,7 @@ pub enum OnError {
     /// Skip the line with a warning, and publish the other lines.
     #[default]
     Skip,
-    /// Stop at the line.
+    /// Stop at the line, with an error.
     Stop,
 }
 
@@ -165,14 +165,14 @@ impl Publisher {
 
     /// Publishes each line of `input` as soon as it is read.
     ///
-    /// With `ids`, writes the id of each line to it. Each line is then sent in its own request,
-    /// because the response to a batch contains only its last id.
+    /// With `ids`, writes the id of each line to `ids`. Each line is then sent in its own request,
+    /// because the response to a batch contains only the id of its last line.
     ///
     /// # Errors
     ///
-    /// Fails with [`ClientError::Skipped`] at the end of the input if lines were skipped. Fails at once
-    /// if the error is not the fault of a single line: for example, the server cannot be reached, or
-    /// the token has no permission.
+    /// Fails with [`ClientError::Skipped`] at the end of the input if lines were skipped. Fails
+    /// immediately if an error is not the fault of a single line: for example, if the server cannot
+    /// be reached, or if the token has no permission.
     pub fn publish_lines(
         &self,
         input: impl Read,
@@ -194,7 +194,8 @@ impl Publisher {
             while ids.is_none() && batch.len() < BATCH_LINES && lines.is_waiting() {
                 match self.next(&mut lines) {
                     Ok(Some(line)) if self.fits(&line, &mut bytes) => batch.push(line),
-                    // The line does not fit, or is an error: handle it after this batch.
+                    // The line does not fit into the batch, or is an error: handle it after the
+                    // batch.
                     other => {
                         held = Some(other);
                         break;
@@ -251,7 +252,8 @@ impl Publisher {
         }
     }
 
-    /// Whether a line fits into a batch of `bytes`. If it does, adds its length to `bytes`.
+    /// Whether a line fits into a batch that already has `bytes` bytes. If the line fits, adds its
+    /// length to `bytes`.
     fn fits(&self, line: &Line, bytes: &mut usize) -> bool {
         let length = self.encode(&line.text).len() + 1;
         let fits = *bytes + length <= BATCH_BYTES;
@@ -386,7 +388,8 @@ impl ClientError {
     }
 }
 
-/// Reads the id from a response. The outer error is temporary.
+/// Reads the id from a response. An error of the outer `Result` is temporary, so that a retry may
+/// succeed; an error of the inner one is permanent.
 fn publication(mut response: Response) -> Result<Result<Publication, ClientError>, String> {
     let body = response.body_mut().with_config().limit(RESPONSE_MAX).read_to_vec();
     let body = body.map_err(|error| format!("the response was incomplete: {error}"))?;
@@ -400,7 +403,8 @@ fn publication(mut response: Response) -> Result<Result<Publication, ClientError
     }))
 }
 
-/// Checks that the text is a JSON object with `data`. The error completes "line N …".
+/// Checks that the text is a JSON object with `data`. The error's text is a sentence whose subject
+/// the caller adds: "DATA" or "line N".
 fn check_object(text: &str) -> Result<(), String> {
     let wrong = |what: &str| {
         format!("must be a JSON object with `data`, as in {{\"data\":\"hi\"}}: {what}")

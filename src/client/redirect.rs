@@ -6,10 +6,11 @@ use ureq::http::{Method, Uri};
 
 use super::http::Response;
 
-/// The invalid characters that servers nevertheless send in `Location`.
+/// The characters to escape in `Location`. They are invalid there, but some servers send them.
 const UNWRITABLE: &AsciiSet = &CONTROLS.add(b' ');
 
-/// Returns the target of a redirect. The method stays the same, so 303 is followed for GET only.
+/// Returns the target of a redirect. The next request has the same method, so the client follows
+/// 303, which means "with GET", only for GET.
 pub(super) fn redirect(response: &Response, method: &Method, from: &Uri) -> Option<Uri> {
     match response.status().as_u16() {
         301 | 302 | 307 | 308 => {}

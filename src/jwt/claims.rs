@@ -1,8 +1,8 @@
 //! The rights that a token grants, in either generation of Mercure.
 //!
-//! The current draft lists them in `authorization_details` (RFC 9396), and 0.x in the claim
-//! `mercure`. One error there makes the whole token invalid: to accept the rest would change
-//! what its issuer meant.
+//! The current draft lists the rights in `authorization_details` (RFC 9396), and 0.x lists them in
+//! the claim `mercure`. One error in either makes the whole token invalid: a token with only the
+//! valid part of its rights would not mean what its issuer meant.
 
 use std::sync::Arc;
 
@@ -16,18 +16,18 @@ use crate::matcher::{Base, Matcher, MatcherError, Purpose};
 /// The error for every malformed claim.
 const WRONG: JwtError = Invalid("its rights are not in a form that Mercure defines");
 
-/// The most topics that one token may name. Each may be a pattern that the server compiles for
-/// each request.
+/// The maximum number of topics in one token. The number is limited because each topic may be a
+/// pattern, which the server compiles for each request.
 const TOPICS_MAX: usize = 100;
 
 /// The type of Mercure's `authorization_details`.
 pub(crate) const DETAIL_TYPE: &str = "https://mercure.rocks/authorization-detail";
 
-/// The accepted types. Earlier revisions of the draft, and earlier versions of
-/// `threadcast token`, wrote `mercure`.
+/// The accepted types of `authorization_details`. Earlier revisions of the draft, and earlier
+/// versions of `threadcast token`, wrote `mercure`.
 const DETAIL_TYPES: [&str; 2] = [DETAIL_TYPE, "mercure"];
 
-/// The short and the full name of the 0.x claim.
+/// The short and the full name of the claim with the rights of 0.x.
 const CLAIM: [&str; 2] = ["mercure", "https://mercure.rocks/"];
 
 /// The rights that a token grants.
@@ -35,7 +35,7 @@ const CLAIM: [&str; 2] = ["mercure", "https://mercure.rocks/"];
 pub(crate) struct Rights {
     pub(crate) publish: Arc<[Matcher]>,
     pub(crate) subscribe: Arc<[Matcher]>,
-    /// Payloads that the issuer attaches to subscriptions, each with the topics it applies to.
+    /// Payloads that the issuer attaches to subscriptions, each with the topics that it applies to.
     pub(crate) payloads: Vec<(Vec<Matcher>, Value)>,
     /// The subject of the token (`sub`, RFC 7519 §4.1.2).
     pub(crate) subject: Option<Box<str>>,
@@ -65,7 +65,7 @@ impl Rights {
         Ok(Self { publish, subscribe, payloads, subject, is_older })
     }
 
-    /// The payload for a subscription to this matcher: the first one that applies.
+    /// Returns the payload for a subscription to this matcher: the first one whose topics match it.
     pub(crate) fn payload(&self, matcher: &str) -> Option<&Value> {
         let applies = |topics: &[Matcher]| topics.iter().any(|topic| topic.matches(matcher));
         self.payloads.iter().find(|(topics, _)| applies(topics)).map(|(_, payload)| payload)
@@ -79,7 +79,7 @@ struct ClaimsReader {
     subscribe: Vec<Matcher>,
     payloads: Vec<(Vec<Matcher>, Value)>,
     topics: usize,
-    /// The memory of their patterns, in bytes.
+    /// The memory of the patterns among these topics, in bytes.
     bytes: usize,
     base: Base,
 }
@@ -138,8 +138,9 @@ impl ClaimsReader {
         self.check(matcher)
     }
 
-    /// Adds a pattern's memory to the total. The caller checks each pattern before it compiles
-    /// the next, so that a token over the limit costs little.
+    /// Adds a pattern's memory to the total, and fails if the total exceeds the limit. The caller
+    /// checks each pattern before it compiles the next, so that a token over the limit costs
+    /// little.
     fn check(&mut self, matcher: Result<Matcher, MatcherError>) -> Result<Matcher, JwtError> {
         let matcher = matcher.map_err(|error| match error {
             MatcherError::Full => JwtError::Full,

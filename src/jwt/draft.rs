@@ -26,19 +26,22 @@ use crate::matcher::{Base, Matcher, MatcherError, Purpose};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Draft {
-    /// Topics that the token may publish to, or `*`. Without an audience, URI templates too.
+    /// Topics that the token may publish to; `*` means all. Without an audience, a topic may be a
+    /// URI template.
     pub publish: Vec<String>,
-    /// URL patterns of topics that the token may publish to. They need an audience.
+    /// URL patterns of topics that the token may publish to. Only a token with an audience may have
+    /// them.
     pub publish_urlpattern: Vec<String>,
-    /// Topics whose private updates the token may read, or `*`. Without an audience, URI
-    /// templates too.
+    /// Topics whose private updates the token may read; `*` means all. Without an audience, a topic
+    /// may be a URI template.
     pub subscribe: Vec<String>,
-    /// URL patterns of topics whose private updates the token may read. They need an audience.
+    /// URL patterns of topics whose private updates the token may read. Only a token with an
+    /// audience may have them.
     pub subscribe_urlpattern: Vec<String>,
     /// How long the token is valid. The default is one hour.
     pub expires: Duration,
     /// The hub that the token is for (`aud`). A token with an audience is of Mercure's current
-    /// generation, one without of 0.x.
+    /// generation; a token without an audience is of 0.x.
     pub audience: Option<String>,
     /// The issuer (`iss`), as a URL. The default is the audience. Current generation only.
     pub issuer: Option<String>,
@@ -47,8 +50,8 @@ pub struct Draft {
     pub subject: Option<String>,
     /// The client program (`client_id`). The default is the issuer. Current generation only.
     pub client_id: Option<String>,
-    /// Data that the hub adds to its subscription events and lists for this token's
-    /// subscriptions.
+    /// Data that the hub adds to its events about this token's subscriptions, and to the
+    /// subscriptions that it lists.
     pub payload: Option<Value>,
 }
 

@@ -1,7 +1,7 @@
 //! The keys that sign and verify tokens, read from files.
 //!
 //! A file with a PEM section holds an asymmetric key; any other file holds the bytes of a
-//! secret. The kind of key decides the algorithm; the token never does.
+//! secret. The kind of key decides the algorithm, never the token's `alg`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
 
 use super::provider;
 
-/// The shortest secret, in bytes: as long as the hash (RFC 7518 §3.2).
+/// The shortest secret, in bytes: as long as the hash of HS256 (RFC 7518 §3.2).
 const SECRET_MIN: usize = 32;
 
 /// The shortest modulus of an RSA key, in bytes.
@@ -38,7 +38,7 @@ impl VerifyingKey {
     /// Reads a key from the bytes of a file.
     ///
     /// A `PUBLIC KEY` in PEM is for RS256, ES256 or `EdDSA`. Any other bytes are a secret for
-    /// HS256; a line break at the end is not part of it.
+    /// HS256; a line break at the end of the file is not part of the secret.
     ///
     /// Fails if the file is not a key, or if the key is too weak.
     pub fn new(file: &[u8]) -> Result<Self, KeyError> {
@@ -89,7 +89,7 @@ impl SigningKey {
     /// Reads a key from the bytes of a file.
     ///
     /// A `PRIVATE KEY` in PEM is for RS256, ES256 or `EdDSA`. Any other bytes are a secret for
-    /// HS256; a line break at the end is not part of it.
+    /// HS256; a line break at the end of the file is not part of the secret.
     ///
     /// Fails if the file is not a key, or if the key is too weak.
     pub fn new(file: &[u8]) -> Result<Self, KeyError> {

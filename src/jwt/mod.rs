@@ -35,14 +35,15 @@ pub(crate) use self::uuid::random_urn;
 use crate::json::nests_deeper;
 use crate::matcher::Base;
 
-/// The longest token, in bytes. Request heads may be longer; cookies must be shorter.
+/// The longest token, in bytes. By default, a request head may be longer; the value of a cookie
+/// must be shorter.
 const TOKEN_MAX: usize = 8 * 1024;
 
 /// How deeply the objects and arrays of a token may nest.
 const DEPTH_MAX: usize = 16;
 
-/// The tolerated difference between the clocks of issuer and server. It applies to `nbf` only:
-/// a token is never accepted after its `exp`.
+/// The tolerated difference between the clocks of the issuer and the server. The tolerance applies
+/// to `nbf` only: the server never accepts a token after its `exp`.
 const SKEW: Duration = Duration::from_secs(10);
 
 /// Why the server does not accept a token.
@@ -99,7 +100,7 @@ impl VerifyingKey {
     ///
     /// `audience` is this server's name in tokens of the current generation. Without an
     /// audience, those tokens are invalid.
-    #[inline(never)] // its frame is gone by the time a stream begins
+    #[inline(never)] // so that this function's frame is off the stack when a stream begins
     pub(crate) fn check(
         &self,
         token: &[u8],
@@ -165,7 +166,8 @@ fn generation(typ: Option<&str>) -> Result<Generation, JwtError> {
     }
 }
 
-/// The latest second that a token may name, in the year 9999. Later times are cut to it.
+/// The latest time of a token, in seconds since 1970: the end of the year 9999. Later times count
+/// as this one.
 const LATEST: f64 = 253_402_300_799.0;
 
 /// Reads a `NumericDate` (RFC 7519 §2).

@@ -1,6 +1,6 @@
 //! Makes `jsonwebtoken` use ring's cryptography, which the TLS library depends on anyway.
 //!
-//! It supports four algorithms, each for exactly one kind of key.
+//! This provider supports four algorithms, each for exactly one kind of key.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
@@ -15,7 +15,8 @@ use signature::{Error, Signer, Verifier};
 
 /// Installs ring as the provider of `jsonwebtoken`.
 ///
-/// Does nothing if the process has installed another provider before; the keys work with any.
+/// Does nothing if the process has already installed another provider; the keys of this crate work
+/// with any provider.
 pub(super) fn install() {
     let _ = PROVIDER.install_default();
 }
@@ -26,8 +27,8 @@ static PROVIDER: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(), // only for JWKs, which the server does not read
 };
 
-/// Checks that the algorithm fits the kind of key: a public RSA key must never be used as the
-/// secret of an HMAC.
+/// Checks that the algorithm fits the kind of key, because a public RSA key must never be used as
+/// the secret of an HMAC.
 fn check(algorithm: Algorithm, family: AlgorithmFamily) -> Result<()> {
     let expected = match algorithm {
         Algorithm::HS256 => AlgorithmFamily::Hmac,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// Returns a new `urn:uuid:…`. It is a name, not a secret.
+/// Returns a new `urn:uuid:…`, which is a name, not a secret.
 pub(crate) fn random_urn() -> String {
     let mut bytes = [0; 16];
     if SystemRandom::new().fill(&mut bytes).is_err() {

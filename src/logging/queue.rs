@@ -24,7 +24,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// The capacity of the queue, in lines. With [`LINE_MAX`] this bounds its memory to 8 MiB.
+/// The capacity of the queue, in lines. With [`LINE_MAX`], it bounds the queue's memory to 8 MiB.
 const LINES_MAX: usize = 1_024;
 
 /// The longest log line, in bytes, including its line break.
@@ -35,7 +35,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 enum Request {
     Line(Vec<u8>),
-    /// The log thread drops the sender when the queue is empty.
+    /// The log thread drops the sender when the queue is empty, which ends the wait in `flush`.
     Flush(Sender<Infallible>),
 }
 
@@ -48,8 +48,8 @@ impl Queue {
     pub(super) fn start() -> io::Result<Self> {
         let (queue, requests) = bounded(LINES_MAX);
         thread::Builder::new().name("log-writer".into()).spawn(move || {
-            // `Out` does not take the lock of `io::stderr()`: while this thread waited with the lock,
-            // every other thread that prints would wait too.
+            // `Out` does not take the lock of `io::stderr()`. If it did, every other thread that
+            // prints would wait whenever this thread waits for the reader of the log.
             let mut out = Out { to: io::stderr(), torn: false };
             run(&requests, &mut |line| out.write(line));
         })?;
@@ -89,8 +89,9 @@ fn run(requests: &Receiver<Request>, write: &mut dyn FnMut(&[u8]) -> io::Result<
             Request::Line(line) => report.record(write(&line)),
             Request::Flush(done) => flushing = Some(done),
         }
-        // Report after the lines that were queued before the drop. If the queue never becomes
-        // empty, report once per queue length.
+        // The dropped lines are reported when the queue is empty, and so after the lines that were
+        // queued before them. If the queue never becomes empty, they are reported after every
+        // `LINES_MAX` written lines.
         if report.written > 0 && requests.is_empty() || report.written >= LINES_MAX {
             report.log_dropped();
         }
@@ -117,7 +118,7 @@ impl Report {
             Err(error) => {
                 threadcast::count_dropped_log_line();
                 self.error = Some(error);
-                self.written = 0; // a report would fail too, and be dropped in turn
+                self.written = 0; // no report now: its line would be dropped too
             }
         }
     }
@@ -134,7 +135,8 @@ impl Report {
             Some(error) => warn(new, error),
             None => warn(new, &"the log's reader was too slow"),
         }
-        // If more lines were dropped meanwhile, the report may be one of them: report again later.
+        // If more lines were dropped meanwhile, the report may be among them, so a later call
+        // reports all of them again.
         if threadcast::dropped_log_lines() == dropped {
             self.reported = dropped;
             self.error = None;
@@ -162,7 +164,8 @@ impl<F: AsFd> Out<F> {
         self.write_all(line)
     }
 
-    /// Writes all bytes, waiting without a limit, even if the descriptor is non-blocking.
+    /// Writes all bytes. Waits without a limit if the output takes none, even if the descriptor is
+    /// non-blocking.
     fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match rustix::io::write(&self.to, bytes) {
