@@ -11,13 +11,13 @@ const HUB: &str = "/.well-known/mercure";
 static LOCALHOST: LazyLock<Base> =
     LazyLock::new(|| Base::new("https://localhost").expect("a valid URL"));
 
-/// The hub's URL. Cloning it is cheap.
+/// The hub's URL. It is cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Base(Arc<Url>);
 
 impl Base {
-    /// Returns the hub's URL at the origin of `url`, whose path, query and fragment are ignored.
-    /// `None` if `url` is not an HTTP URL.
+    /// Returns the hub's URL at the origin of `url`. The path, query and fragment of `url` are
+    /// ignored. `None` if `url` is not an HTTP URL.
     pub(crate) fn new(url: &str) -> Option<Self> {
         let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "https" | "http"))?;
         url.join(HUB).ok().map(|url| Self(Arc::new(url)))
@@ -33,7 +33,7 @@ impl Base {
     }
 }
 
-/// The hub on `https://localhost`, for patterns without a known hub.
+/// The default is the hub on `https://localhost`, for patterns whose hub is not known.
 impl Default for Base {
     fn default() -> Self {
         LOCALHOST.clone()

@@ -1,9 +1,9 @@
 //! Regular expressions with bounded cost: deterministic automata with a bounded table.
 //!
 //! For any pattern, a search reads one table cell for each byte of the topic, and stops at the
-//! first byte that excludes a match. A search keeps no state.
+//! first byte that excludes a match. A search stores nothing, so it needs no cache and no lock.
 //!
-//! Expressions match bytes, not characters: topics are matched as URLs, which are ASCII.
+//! Expressions match bytes, not characters, because topics are matched as URLs, which are ASCII.
 
 use std::collections::HashMap;
 
@@ -15,22 +15,25 @@ use regex_automata::{Anchored, Input, MatchKind};
 use urlpattern::RegexSyntax;
 use urlpattern::regexp::RegExp;
 
-/// The largest table of one pattern, in cells of two bytes. An offset into it fits a `u16`.
+/// The largest table of one pattern, in cells of two bytes. An offset into such a table fits a
+/// `u16`.
 const CELLS_MAX: usize = 16 * 1024;
 
-/// The most memory that each step of a compilation may use, in bytes: for the expression's
-/// program, for the unpacked automaton, and while the automaton is built. Only one compilation
+/// The most memory that one compilation may use, in bytes: for the expression's program, for the
+/// automaton before it is packed, and for the work of building the automaton. Only one compilation
 /// runs at a time.
 const PROGRAM_MAX: usize = 32 * 1024;
 const AUTOMATON_MAX: usize = 256 * 1024;
 const DETERMINIZE_MAX: usize = 128 * 1024;
 
-/// How many steps of a compilation count as one byte. Steps that count as 64 KiB take about 30 ms.
+/// How many steps of a compilation count as one byte of memory, so that one limit bounds time and
+/// memory. A compilation that counts as 64 KiB takes about 30 ms.
 const STEPS_PER_BYTE: usize = 32;
 
 /// How deeply a pattern's syntax may nest. A group takes up to four levels.
 ///
-/// The compiler recurses for each level, on the small stack of a connection's thread.
+/// The limit exists because the compiler recurses for each level, on the small stack of a
+/// connection's thread.
 const NEST_MAX: u32 = 32;
 
 /// The state from which no text matches: the table's first row.
@@ -44,14 +47,14 @@ pub(super) struct Engine(Box<Table>);
 struct Table {
     /// The class of each byte. Bytes that the pattern does not distinguish share a class.
     classes: [u8; 256],
-    /// A row for each state. It has the offset of the next state's row for each class; its last
-    /// cell is non-zero if a text that ends here matches.
+    /// One row for each state. A row has one cell for each class: the offset of the next state's
+    /// row. One more cell, the last, is non-zero if a text that ends in this state matches.
     cells: Box<[u16]>,
-    /// The number of cells of a row.
+    /// The number of cells in a row.
     width: usize,
     start: u16,
-    /// An estimate of the steps of the compilation: for each cell, the branches of the program
-    /// that may have been followed.
+    /// An estimate of the steps of the compilation: for each cell, the number of branches of the
+    /// program that the compiler may have followed.
     steps: usize,
 }
 
@@ -103,9 +106,9 @@ impl Engine {
         cells[state + width - 1] != DEAD
     }
 
-    /// Its cost in bytes: the heap memory, or more if it took long to compile.
+    /// Returns the expression's cost in bytes: its heap memory, or more if it took long to compile.
     ///
-    /// One limit therefore bounds both the memory and the compile time of a stream's patterns.
+    /// So one limit bounds both the memory and the compile time of a stream's patterns.
     pub(super) fn bytes(&self) -> usize {
         let heap = size_of::<Table>() + size_of_val(&*self.0.cells);
         heap.max(self.0.steps / STEPS_PER_BYTE)
@@ -113,7 +116,8 @@ impl Engine {
 }
 
 impl Table {
-    /// Copies the reachable states of an automaton, to at most a quarter of its size.
+    /// Copies the reachable states of an automaton into a table. The table has at most a quarter of
+    /// the automaton's size.
     fn pack(nfa: &NFA, dfa: &dense::DFA<Vec<u32>>) -> Result<Self, EngineError> {
         let byte_classes = nfa.byte_classes();
         let mut classes = [0; 256];
@@ -132,7 +136,7 @@ impl Table {
         let mut cells = vec![DEAD; width];
         while let Some(state) = states.found.get(cells.len() / width - 1).copied() {
             if dfa.is_match_state(state) {
-                // A match state matches any continuation.
+                // Once in a match state, the automaton matches however the text goes on.
                 let row = states.row_of(dfa, state)?;
                 cells.extend(std::iter::repeat_n(row, width));
                 continue;
@@ -157,7 +161,7 @@ struct States {
 }
 
 impl States {
-    /// Returns the offset of this state's row. The rows start after that of the dead state.
+    /// Returns the offset of this state's row. The first row is that of the dead state.
     fn row_of(&mut self, dfa: &dense::DFA<Vec<u32>>, state: StateID) -> Result<u16, EngineError> {
         if dfa.is_dead_state(state) {
             return Ok(DEAD);
@@ -174,10 +178,10 @@ impl States {
     }
 }
 
-/// Whether a group has the flag `u`, which ECMAScript does not have there.
+/// Whether a group has the flag `u`, which ECMAScript does not allow in a group.
 ///
-/// With it, the compiler would use Unicode's tables, and a pattern that repeats some of them
-/// takes seconds to compile.
+/// With this flag, the compiler would use Unicode's tables, and a pattern that repeats some of
+/// these tables would take seconds to compile.
 fn switches_unicode_on(pattern: &str) -> bool {
     let mut rest = pattern;
     while let Some(at) = rest.find(['\\', '(']) {
@@ -197,7 +201,7 @@ fn switches_unicode_on(pattern: &str) -> bool {
     false
 }
 
-/// The interface that the crate `urlpattern` uses.
+/// The interface through which the crate `urlpattern` uses a regular expression.
 impl RegExp for Engine {
     fn syntax() -> RegexSyntax {
         RegexSyntax::Rust

@@ -2,13 +2,13 @@
 //!
 //! # Invariants
 //!
-//! * **No pattern is slow.** Its program has a bounded size, and matching takes one step
-//!   for each byte of the topic ([`engine`]).
-//! * **No pattern is matched under a lock of the registry**: debug builds panic
-//!   ([`unlocked`]).
+//! * **No pattern is slow.** A pattern's compiled program has a bounded size, and matching takes
+//!   one step for each byte of the topic ([`engine`]).
+//! * **No pattern is matched while its thread holds a registry's lock.** Debug builds check this,
+//!   and panic ([`unlocked`]).
 //! * **Equal patterns share one program**, and the memory of all programs is bounded
 //!   ([`shared`]).
-//! * **In doubt, a pattern does not match**, because a token's rights may depend on it.
+//! * **In doubt, a pattern does not match**, because a token's rights may depend on the match.
 
 mod base;
 mod engine;
@@ -33,12 +33,12 @@ use self::url_pattern::UrlPattern;
 /// The longest pattern, in bytes.
 const PATTERN_MAX: usize = 1_024;
 
-/// The overhead of a pattern in bytes: its table entries and the headers of its allocations.
+/// The overhead of one pattern, in bytes: its table entries and the headers of its allocations.
 const OVERHEAD: usize = 160;
 
 /// A selector of topics.
 ///
-/// Cloning it is cheap. Two matchers of the same kind and text are equal.
+/// A matcher is cheap to clone. Two matchers of the same kind and text are equal.
 ///
 /// ```
 /// use threadcast::Matcher;
@@ -56,12 +56,12 @@ pub struct Matcher(Arc<Inner>);
 struct Inner {
     text: Box<str>,
     kind: Kind,
-    /// Its share of the memory for patterns, in bytes.
+    /// The matcher's share of the memory for patterns, in bytes. 0 if it is not a pattern.
     counted: usize,
 }
 
 impl Inner {
-    /// Returns a pattern with its memory, rounded up for allocations.
+    /// Returns a pattern that counts its own memory, including an allowance for allocations.
     fn counted(text: &str, kind: Kind) -> Self {
         let program = match &kind {
             Kind::Any | Kind::Exact => 0,
@@ -159,17 +159,18 @@ impl Matcher {
         Self(Arc::new(Inner { text: text.into(), kind, counted: 0 }))
     }
 
-    /// Its memory in bytes. It counts in full for each user, although users share it.
+    /// Returns the matcher's memory in bytes. Each stream or token counts this memory in full,
+    /// although equal matchers share it.
     pub(crate) fn bytes(&self) -> usize {
         self.0.counted.max(self.0.text.len())
     }
 
-    /// Whether it selects this topic.
+    /// Whether the matcher selects this topic.
     pub fn matches(&self, topic: &str) -> bool {
         self.matches_topic(&Topic::new(topic))
     }
 
-    /// Like [`matches`](Self::matches), for a topic that several matchers are compared with.
+    /// Like [`matches`](Self::matches), for a topic that is tested with several matchers.
     pub(crate) fn matches_topic(&self, topic: &Topic<'_>) -> bool {
         if !self.is_any() && !self.is_exact() {
             unlocked::check();
@@ -177,7 +178,7 @@ impl Matcher {
         match &self.0.kind {
             Kind::Any => true,
             Kind::Exact => *self.0.text == *topic.text,
-            // A topic may be the literal text of a template.
+            // A topic that equals the text of the template matches too.
             Kind::Template(template) => *self.0.text == *topic.text || template.matches(topic.text),
             Kind::UrlPattern(pattern) => topic.resolved(pattern.base(), |url| pattern.matches(url)),
         }
@@ -188,8 +189,8 @@ impl Matcher {
         &self.0.text
     }
 
-    /// Its kind, in Mercure's words: `exact`, `template` or `urlpattern`. The matcher of every
-    /// topic is `exact`.
+    /// The matcher's kind, in Mercure's words: `exact`, `template` or `urlpattern`. The matcher
+    /// that selects every topic is `exact`.
     pub fn match_type(&self) -> &'static str {
         match self.0.kind {
             Kind::Any | Kind::Exact => "exact",
@@ -198,7 +199,7 @@ impl Matcher {
         }
     }
 
-    /// Whether it selects every topic.
+    /// Whether the matcher selects every topic.
     pub fn is_any(&self) -> bool {
         matches!(self.0.kind, Kind::Any)
     }
@@ -212,7 +213,7 @@ impl Matcher {
         (self.text(), self.match_type(), base)
     }
 
-    /// Whether it selects exactly one topic.
+    /// Whether the matcher selects exactly one topic.
     pub(crate) fn is_exact(&self) -> bool {
         matches!(self.0.kind, Kind::Exact)
     }
@@ -250,9 +251,9 @@ impl fmt::Debug for Matcher {
     }
 }
 
-/// A topic that several matchers are compared with.
+/// A topic that is tested with several matchers.
 ///
-/// It is parsed as a URL only if a matcher needs that, and only once.
+/// The topic is parsed as a URL only if a matcher needs the URL, and usually only once.
 pub(crate) struct Topic<'a> {
     text: &'a str,
     url: OnceCell<(Base, Option<Url>)>,
@@ -294,7 +295,7 @@ pub enum MatcherError {
     Character(char),
     /// The text is not a URL pattern.
     Pattern {
-        /// Why it is not.
+        /// Why the text is not a URL pattern.
         detail: String,
     },
     /// The compiled pattern is too big.
@@ -355,7 +356,8 @@ fn check(text: &str) -> Result<(), MatcherError> {
     }
 }
 
-/// Unicode's general category Cf. The standard library has no test for it.
+/// The characters of Unicode's general category Cf (format), as ranges. The standard library has no
+/// function that tests for this category.
 const FORMAT: [(char, char); 21] = [
     ('\u{ad}', '\u{ad}'),
     ('\u{600}', '\u{605}'),
@@ -420,7 +422,7 @@ mod tests {
         assert!(Matcher::url_pattern("/shared/:a/x/:b").unwrap().matches("/shared/1/x/2"));
     }
 
-    /// Usual patterns must fit into the 64 KiB of a stream.
+    /// Checks the memory of usual patterns, because all patterns of a stream share 64 KiB.
     #[test]
     fn usual_patterns_are_small() {
         for (text, at_most) in [

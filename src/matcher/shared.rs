@@ -47,7 +47,7 @@ impl Purpose {
     }
 }
 
-/// Returns the pattern of this text. Compiles it only if it is not in the table.
+/// Returns the pattern with this text. Compiles the pattern only if it is not in the table.
 ///
 /// Fails if `compile` fails, or with [`MatcherError::Full`] if there is no memory for the pattern.
 pub(super) fn pattern(
@@ -73,7 +73,9 @@ pub(super) fn pattern(
     let mut table = table();
     let entry = table.entry(key).or_default();
     if let Some(known) = entry.upgrade() {
-        drop(table); // another thread was faster; dropping `new` takes the lock
+        // Another thread has added the same pattern meanwhile. The table must be unlocked before
+        // `new` is dropped, because that locks it.
+        drop(table);
         return Ok(known);
     }
     *entry = Arc::downgrade(&new);
@@ -93,7 +95,7 @@ pub(super) fn remove(inner: &Inner) {
     };
     let key = (syntax, inner.text.clone());
     let mut table = table();
-    // Another thread may have added the same pattern again.
+    // Another thread may have added the same pattern again meanwhile; such an entry stays.
     if table.get(&key).is_some_and(|weak| weak.strong_count() == 0) {
         table.remove(&key);
     }

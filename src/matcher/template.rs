@@ -9,25 +9,28 @@ use std::fmt::Write;
 use super::MatcherError;
 use super::engine::Engine;
 
-/// The most variables of an expression in which any of them may come first. The compiled size
-/// grows with the square of their number.
+/// The most variables in a template expression whose expansion may begin with any of the variables.
+/// The compiled size of such an expression grows with the square of the number of variables.
 const CASES_MAX: usize = 16;
 
 /// A compiled template.
 pub(super) struct Template {
-    /// The literal start of every expansion. Most topics differ here already.
+    /// The literal text with which every expansion begins. Topics that do not match the template
+    /// mostly differ in this prefix, so `rest` is not tried.
     prefix: Box<str>,
+    /// The regular expression that matches an expansion after the prefix.
     rest: Engine,
 }
 
 impl Template {
-    /// Compiles a template. The text must be one ([`is_template`]).
+    /// Compiles a template. The text must be a template ([`is_template`]).
     pub(super) fn new(text: &str) -> Result<Self, MatcherError> {
         let first = text.find('{').unwrap_or_default();
-        // Characters that an expansion may escape cannot be compared literally.
+        // The prefix ends before the first character that an expansion may escape, because such a
+        // character cannot be compared literally.
         let plain = text[..first].bytes().take_while(|byte| is_kept(char::from(*byte))).count();
         let (prefix, rest) = text.split_at(plain);
-        // The generated expression is well-formed, so it can only be too big.
+        // The generated regular expression is well-formed, so an error means that it is too big.
         let pattern = pattern(rest)?.ok_or(MatcherError::TooBig)?;
         let rest = Engine::new(&pattern).map_err(|_| MatcherError::TooBig)?;
         Ok(Self { prefix: prefix.into(), rest })
@@ -47,14 +50,15 @@ impl Template {
 struct Operator {
     first: &'static str,
     separator: &'static str,
-    /// Whether each value follows its name. The text follows the name of an empty value.
+    /// `Some` if the variable's name precedes each value, as in `name=value`. The text is what
+    /// follows the name if the value is empty.
     named: Option<&'static str>,
     /// Whether reserved characters are not escaped.
     reserved: bool,
 }
 
 impl Operator {
-    /// Splits an expression into its operator and its variables.
+    /// Splits a template expression into its operator and the text of its variables.
     fn of(expression: &str) -> Option<(Self, &str)> {
         let (first, separator, named, reserved) = match expression.chars().next()? {
             '+' => ("", ",", None, true),
@@ -72,7 +76,7 @@ impl Operator {
         Some((Self { first, separator, named, reserved }, &expression[1..]))
     }
 
-    /// Returns the expression of one character of a value.
+    /// Returns a regular expression that matches one character of a value.
     fn character(&self) -> &'static str {
         if self.reserved {
             r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
@@ -81,8 +85,8 @@ impl Operator {
         }
     }
 
-    /// Returns the expression of one character of a list that is written as one value. With
-    /// `pairs`, the value may be an associative array too.
+    /// Returns a regular expression that matches one character of a list that is written as one
+    /// value. With `pairs`, the value may also be an associative array.
     fn listed(&self, pairs: bool) -> &'static str {
         match (self.reserved, pairs) {
             (true, _) => self.character(),
@@ -91,7 +95,7 @@ impl Operator {
         }
     }
 
-    /// Returns the expression of a defined variable.
+    /// Returns a regular expression that matches the expansion of a defined variable.
     fn value(&self, variable: &Variable<'_>) -> String {
         let (one, separator) = (self.character(), escaped(self.separator));
         let Some(empty) = self.named else {
@@ -120,8 +124,8 @@ impl Operator {
         }
     }
 
-    /// Returns the expression of all variables, any of which may be undefined; `None` if there
-    /// are too many.
+    /// Returns a regular expression that matches the expansion of all variables, any of which may
+    /// be undefined. `None` if there are too many variables.
     fn expansion(&self, variables: &[Variable<'_>]) -> Option<String> {
         let values: Vec<String> = variables.iter().map(|variable| self.value(variable)).collect();
         let separator = escaped(self.separator);
@@ -134,26 +138,27 @@ impl Operator {
         }
         let first = escaped(self.first);
         if self.named.is_none() && variables.iter().all(Variable::is_a_list) {
-            // A list can have any length, so one list covers any number of values.
+            // A list can have any length, so the regular expression of one list also matches the
+            // values of several variables.
             let pairs = variables.iter().any(|variable| variable.modifier == Modifier::Explode);
             return Some(format!("(?:{first}{}*)?", self.listed(pairs)));
         }
         if variables.len() > CASES_MAX {
             return None;
         }
-        // One case for each variable that may be the first defined one: it follows `first`, and
-        // the others follow it.
+        // One case for each variable, as the first one that is defined: its value follows `first`,
+        // and the values of later variables may follow.
         let cases = (0..values.len())
             .map(|at| format!("{first}{}{}", values[at], separated(&values[at + 1..])));
         Some(format!("(?:{})?", cases.collect::<Vec<_>>().join("|")))
     }
 }
 
-/// Returns the expression of at most `length` characters of a value.
+/// Returns a regular expression that matches at most `length` characters of a value.
 ///
-/// An escaped character is up to four bytes of UTF-8, and all but the first begin with the bits
-/// 10. The expression uses that, so that every text has exactly one number of characters and the
-/// automaton stays small.
+/// An escaped character is up to four escaped bytes of UTF-8. All bytes after the first begin with
+/// the bits 10. By this, the regular expression counts the characters of a text in only one way,
+/// which keeps the automaton small.
 fn prefix(operator: &Operator, length: u16) -> String {
     let one = operator.character();
     let kept = one.strip_suffix("|%[0-9A-Fa-f]{2})").unwrap_or(one);
@@ -211,8 +216,8 @@ fn is_name(part: &str) -> bool {
     }
 }
 
-/// Whether a text is a template: it has expressions, and all of them are well-formed. Any other
-/// text is a literal topic.
+/// Whether a text is a template: it has template expressions, and all of them are well-formed. Any
+/// other text is a literal topic.
 pub(super) fn is_template(text: &str) -> bool {
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
@@ -222,7 +227,8 @@ pub(super) fn is_template(text: &str) -> bool {
     text.contains('{')
 }
 
-/// Parses the expression at the start of a text, and returns it with the remaining text.
+/// Parses the template expression at the start of a text. Returns its operator, its variables, and
+/// the text after it.
 fn expression(text: &str) -> Option<(Operator, Vec<Variable<'_>>, &str)> {
     let (expression, after) = text.strip_prefix('{')?.split_once('}')?;
     let (operator, variables) = Operator::of(expression)?;
@@ -232,7 +238,7 @@ fn expression(text: &str) -> Option<(Operator, Vec<Variable<'_>>, &str)> {
 
 /// Returns the regular expression of a template; `None` if the text is not a template.
 ///
-/// Fails if an expression has too many variables.
+/// Fails if a template expression has too many variables.
 fn pattern(template: &str) -> Result<Option<String>, MatcherError> {
     let mut pattern = String::from("^");
     let mut rest = template;
@@ -253,8 +259,8 @@ fn is_kept(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-._~:/?#[]@!$&'()*+,;=%".contains(c)
 }
 
-/// Returns the expression of literal text. It also matches the escaped form of characters that
-/// are not allowed in a URL.
+/// Returns a regular expression that matches literal text, and also the escaped form of characters
+/// that are not allowed in a URL.
 fn literal_of(text: &str) -> String {
     let mut pattern = String::new();
     for c in text.chars() {
@@ -292,7 +298,7 @@ fn escaped(text: &str) -> String {
     pattern
 }
 
-/// Appends a byte as a hexadecimal escape.
+/// Appends a byte as a hexadecimal escape of a regular expression.
 fn hex(byte: u8, pattern: &mut String) {
     write!(pattern, r"\x{byte:02x}").expect("writing to a String cannot fail");
 }

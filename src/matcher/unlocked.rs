@@ -1,6 +1,7 @@
 //! Debug builds check that no pattern is matched while a registry is locked.
 //!
-//! The client that sends a pattern decides its cost, and all other threads wait for that lock.
+//! A client chooses its patterns, and so how long a match takes. If a match ran under the
+//! registry's lock, all threads that need this lock would wait for it.
 
 #[cfg(debug_assertions)]
 use std::cell::Cell;
@@ -11,7 +12,7 @@ thread_local! {
     static LOCKED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Marks this thread as holding a registry's lock, until it is dropped.
+/// Marks this thread as holding a registry's lock, until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Locked(());
 

@@ -10,8 +10,8 @@ use urlpattern::{RegexSyntax, UrlPatternInit, UrlPatternOptions};
 use super::engine::{Engine, EngineError};
 use super::{Base, MatcherError};
 
-/// A compiled pattern: protocol, user name, password, host name, port, path, query and
-/// fragment.
+/// A compiled pattern. Its parts are, in this order: protocol, user name, password, host name,
+/// port, path, query and fragment.
 pub(super) struct UrlPattern {
     parts: [Part; 8],
     base: Base,
@@ -51,7 +51,7 @@ impl Part {
 
 impl UrlPattern {
     pub(super) fn new(text: &str, base: &Base) -> Result<Self, MatcherError> {
-        // Only a relative pattern gets the base: `urn:x` must not inherit the hub's path.
+        // Only a relative pattern is parsed with the base: `urn:x` must not inherit the hub's path.
         let parse = UrlPatternInit::parse_constructor_string::<Source>;
         let init = match parse(text, None) {
             Err(urlpattern::Error::BaseUrlRequired) => parse(text, Some(base.url().clone())),
@@ -139,8 +139,8 @@ fn invalid(detail: &str) -> MatcherError {
 
 /// A regular expression that is compiled when it is first used, and only once.
 ///
-/// The crate creates each expression twice, and uses only one of them, without the fixed text at
-/// its ends.
+/// The crate `urlpattern` creates each expression twice and uses only one of the two: the one
+/// without the fixed text at its ends.
 #[derive(Debug)]
 struct Source {
     text: String,
@@ -162,7 +162,8 @@ impl RegExp for Source {
         Ok(Self { text: pattern.to_owned(), engine: OnceCell::new() })
     }
 
-    /// The crate calls this with the six special schemes, to find out the kind of the path.
+    /// The crate calls this function with each of the six special schemes, to find out what kind of
+    /// path the pattern has.
     fn matches<'a>(&self, text: &'a str) -> Option<Vec<Option<&'a str>>> {
         self.engine().as_ref().ok().filter(|engine| engine.matches(text)).map(|_| Vec::new())
     }

@@ -156,7 +156,8 @@ const RESERVED: &AsciiSet = &UNRESERVED
     .remove(b';')
     .remove(b'=');
 
-/// A second implementation of expansion, by RFC 6570 §3.2.1 and appendix A.
+/// Expands a template expression by RFC 6570 §3.2.1 and appendix A, independently of the code that
+/// the tests check.
 fn expand(operator: &str, variables: &[(String, Modifier, Value)]) -> String {
     let (first, separator, named, if_empty, set) = match operator {
         "+" => ("", ",", false, "", RESERVED),
@@ -228,7 +229,7 @@ fn any_variable() -> impl Strategy<Value = (String, Modifier, Value)> {
         Just(Modifier::Explode),
         (1..6_u16).prop_map(Modifier::Prefix)
     ];
-    // Only a text can have a prefix modifier.
+    // A prefix modifier is valid only for a text, not for a list or an associative array.
     ("[a-z_]{1,3}(\\.[a-z])?", modifier, any_value()).prop_filter(
         "only a text has a prefix",
         |(_, modifier, value)| {
@@ -260,7 +261,7 @@ proptest! {
             topic += &expand(operator, variables);
         }
         match Template::new(&template) {
-            // A template with many prefixes may be too big.
+            // A template with many prefix modifiers may be too big.
             Err(error) => prop_assert_eq!(error, MatcherError::TooBig),
             Ok(compiled) => {
                 let matches = compiled.matches(&topic);

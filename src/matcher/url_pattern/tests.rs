@@ -1,4 +1,4 @@
-//! Tests of URL patterns, with the kinds of pattern in the web platform tests.
+//! Tests of URL patterns, with the same kinds of patterns as the web platform tests.
 
 use std::time::{Duration, Instant};
 
@@ -118,7 +118,8 @@ fn malformed_pattern_is_rejected_with_a_reason() {
     assert!(matches!(no_pattern, MatcherError::Pattern { .. }), "{no_pattern}");
 }
 
-/// The crate's parser counts below zero there, which must not panic.
+/// The parser of the crate `urlpattern` counts brackets, and an unbalanced one takes the count
+/// below zero. This must not panic.
 #[test]
 fn unbalanced_bracket_in_a_host_is_rejected() {
     for host in ["*.exa]mple", "]", "a]:80", "]["] {
@@ -126,7 +127,7 @@ fn unbalanced_bracket_in_a_host_is_rejected() {
     }
 }
 
-/// Patterns that are built to be slow, each of the greatest allowed length.
+/// Returns patterns that are built to be slow, most of them of the greatest allowed length.
 fn hostile() -> Vec<String> {
     let fill = |begin: &str, part: &str, end: &str| {
         let count = (PATTERN_MAX - begin.len() - end.len()) / part.len();
@@ -171,7 +172,7 @@ fn hostile() -> Vec<String> {
 
 #[test]
 fn no_pattern_is_slow_to_compile_or_to_match() {
-    // Far above the usual time, and far below the time that would help an attack.
+    // This bound is far above the usual time, and far below a time that would help an attacker.
     let bound = Duration::from_millis(if cfg!(debug_assertions) { 1_500 } else { 150 });
     let long = |part: &str| format!("/{}", part.repeat((PATTERN_MAX - 2) / part.len()));
     let topics = [long("a"), long("ab"), long("\u{e9}"), long("a/"), long("x.")];
