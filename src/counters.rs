@@ -11,8 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// The number of lines that the log has dropped. It is global, because a process has one log, even
-/// if several servers run in the process.
+/// The number of lines that the log has dropped. The counter is global, because a process has one
+/// log, even if several servers run in the process.
 static LOG_LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Counts a line that the log had to drop.

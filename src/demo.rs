@@ -1,4 +1,4 @@
-//! The demo streams: those of the five tutorials on Server-Sent Events that this project grew from.
+//! The demo streams, from the five tutorials on Server-Sent Events that this project grew from.
 //!
 //! There are two kinds. *Clocks* never end and are the same for every client: the ticker publishes
 //! their events, and only the preamble is sent to each client separately. *Scripted streams* are

@@ -1,10 +1,10 @@
 //! The disconnect watcher: detects that a client has disconnected, without writing to its socket.
 //!
-//! While a stream has no events, the server writes to it only at each heartbeat. Until the next
-//! heartbeat, a client that has disconnected would keep its thread, its descriptor and its
-//! subscription. So one thread waits on the sockets of all streams for `EPOLLRDHUP`, the one
-//! condition that the kernel reports without a read from the socket: the peer sent FIN or RST, or
-//! the kernel found that the peer no longer responds.
+//! While a stream has no events, the server writes to it only at each heartbeat. Without the
+//! watcher, a client that has disconnected would keep its thread, its descriptor and its
+//! subscription until then. So one thread waits on the sockets of all streams for `EPOLLRDHUP`. The
+//! kernel reports this condition without a read from the socket. It means that the peer has sent
+//! FIN or RST, or that the kernel has found that the peer no longer responds.
 //!
 //! A client that closes only its writing half counts as disconnected, as in nginx and Go, but not
 //! in Node. No `EventSource` closes only that half, and a FIN does not say whether the client still
@@ -107,7 +107,7 @@ impl Watcher {
         }
     }
 
-    /// Ends [`run`](Self::run), now or as soon as it begins.
+    /// Makes [`run`](Self::run) return: immediately, or as soon as it is called.
     pub(crate) fn stop(&self) {
         // The write fails only if the eventfd's counter is full. The stop event is then pending
         // already.
@@ -125,7 +125,7 @@ impl Watcher {
         };
         match notifier {
             Some(notifier) => notifier.notify(),
-            // If the broadcaster has ended, it has dropped all its streams.
+            // The send fails if the broadcaster has ended, which has then dropped all its streams.
             None => drop(self.broadcaster.send(Message::Disconnected(id))),
         }
     }
@@ -135,7 +135,7 @@ impl Watcher {
     }
 }
 
-/// One stream's registration with the watcher, until it is dropped.
+/// One stream's registration with the watcher, which ends when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     watcher: Arc<Watcher>,

@@ -59,8 +59,8 @@ impl Event {
         Ok(self)
     }
 
-    /// Sets a client-supplied id. Subscribers get it instead of the server's id and can resume from
-    /// it.
+    /// Sets a client-supplied id. Subscribers get this id instead of the server's, and can resume
+    /// from it.
     ///
     /// Fails if a client could not send the id back unchanged in `Last-Event-ID`: if the id is
     /// longer than 1,024 bytes, begins or ends with white space (RFC 9110 §5.5 strips it), or

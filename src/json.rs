@@ -49,7 +49,8 @@ pub(crate) fn parse(text: &[u8]) -> Result<Value, JsonError> {
     serde_json::from_slice(text).map_err(JsonError::Syntax)
 }
 
-/// Parses an object of at most [`JSON_DEPTH_MAX`] levels into its members, each as it was written.
+/// Parses an object of at most [`JSON_DEPTH_MAX`] levels into its members. Each member's value is
+/// the text as it was written.
 ///
 /// If a name occurs more than once, the last member counts. `None` means that the text is JSON but
 /// not an object.

@@ -134,8 +134,8 @@ pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// How many connections the kernel queues for the server to accept.
 pub(crate) const BACKLOG: i32 = 4_096;
 
-/// Stack of a connection's thread in an optimized build, in bytes. At most three quarters of it may
-/// be touched (`make stack`); an overflow ends the process.
+/// Stack of a connection's thread in an optimized build, in bytes. At most three quarters of the
+/// stack may be touched (`make stack` checks this), because an overflow ends the process.
 pub(crate) const STACK_OPTIMIZED: usize = 64 * 1024;
 
 /// Stack of a connection's thread, in bytes. An unoptimized build needs several times as much.

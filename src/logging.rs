@@ -3,7 +3,8 @@
 //! Many messages contain text that a client sent. In both formats, such text cannot end a line and
 //! forge another one, and no line is longer than [`LINE_MAX`].
 //!
-//! The server logs through a [`Queue`], so that none of its threads waits for the reader of the log.
+//! The server logs through a [`Queue`], so that no thread of the server waits for the reader of the
+//! log.
 //! The other commands write to standard error directly.
 
 mod queue;

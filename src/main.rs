@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// Reports the error of a command, and returns the exit code for it.
+/// Reports a command's error on standard error, and returns the process's exit code.
 fn failure(error: &(dyn Error + 'static), log: &Log) -> ExitCode {
     let kind = error.downcast_ref().map(io::Error::kind);
     if kind == Some(io::ErrorKind::BrokenPipe) {

@@ -63,7 +63,7 @@ impl Slow {
     }
 }
 
-/// Reads the piece with the number `turn`; after the last piece, the first one is next.
+/// Reads one piece of the file, by its number `turn`. After the last piece, the first one is next.
 ///
 /// Before each pass through the file, drops the file from the page cache, so that every read waits
 /// for the disk.

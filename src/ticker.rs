@@ -51,7 +51,8 @@ fn publish(clock: &Registry, channel: &'static str, event: &Event) {
     }
 }
 
-/// The events for this second of the minute, in the order in which they are sent.
+/// Returns the events for this second of the minute, in the order in which the ticker publishes
+/// them.
 fn due(second: u32, now: DateTime<Utc>) -> Vec<(&'static str, Event)> {
     let mut due = vec![
         (TIME, Event::new(date_string(now))),
@@ -80,7 +81,7 @@ fn until_next_second(now: DateTime<Utc>) -> Duration {
     Duration::from_nanos(1_000_000_000 - nanos) + Duration::from_micros(50)
 }
 
-/// A date as JavaScript's `Date.toString()` writes it, in UTC.
+/// Formats a date as JavaScript's `Date.toString()` does, in UTC.
 ///
 /// This function formats by hand, because it also runs on the stack of a stream's thread, where
 /// chrono's formatter would touch another page.
@@ -96,7 +97,7 @@ pub(crate) fn date_string(now: DateTime<Utc>) -> String {
     )
 }
 
-/// A time of day as `toLocaleTimeString()` writes it in English.
+/// Formats a time of day as JavaScript's `toLocaleTimeString()` does in English.
 fn time_of_day(now: DateTime<Local>) -> String {
     now.format("%-I:%M:%S %p").to_string()
 }

@@ -64,7 +64,7 @@ pub(super) enum Sent {
     All,
     /// One batch; the registry has more.
     More,
-    /// Everything, and the registry is ending its streams.
+    /// Everything that the registry had, and the registry is ending its streams.
     Ending,
 }
 
@@ -97,7 +97,8 @@ impl<W: Sink> BroadcastGroup<W> {
         }
     }
 
-    /// Returns every writer to its client's thread, with its position set to this group's position.
+    /// Returns every writer to its client's thread, after setting the writer's position to the
+    /// group's position.
     pub(super) fn return_writers(self) {
         for Member { mut handover, .. } in self.members {
             handover.writer.subscription.position = self.position.clone();

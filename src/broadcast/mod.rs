@@ -13,8 +13,8 @@
 //!        └──── the socket is full ◀──── a member of its group
 //! ```
 //!
-//! A *broadcast group* is a set of caught-up clients with the same channels and framing. They share
-//! one position, so the broadcaster reads new events once for all of them.
+//! A *broadcast group* is a set of caught-up clients with the same channels and framing. All
+//! members have the same position, so the broadcaster reads new events once for the whole group.
 //!
 //! # Invariants
 //!
@@ -303,7 +303,7 @@ impl<W: Sink> Broadcaster<W> {
         let subscription = &member.handover.writer.subscription;
         let (registry, position) = (subscription.registry.clone(), subscription.position.clone());
         let listening = registry.listen(&key.channels, &notifier);
-        notifier.notify(); // events published before `listen` have not notified it
+        notifier.notify(); // events published before `listen` have not notified the notifier
         let members = vec![member];
         let group = BroadcastGroup {
             key: key.clone(),

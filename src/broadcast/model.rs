@@ -89,7 +89,7 @@ impl Write for Wire {
 struct Client {
     wire: Wire,
     returned: Receiver<Returned<Wire>>,
-    /// The writer, while this client's thread holds it.
+    /// The writer, while this client's thread holds it; `None` while the broadcaster holds it.
     handover: Option<Handover<Wire>>,
     end: Option<End>,
     from: usize,

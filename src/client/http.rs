@@ -68,7 +68,7 @@ impl FromStr for ServerUrl {
             .scheme
             .filter(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
             .ok_or_else(|| wrong("start it with http:// or https://"))?;
-        // The parser accepts `::1[]` as an authority, but it has no host.
+        // The parser accepts `::1[]`, an authority that has no host.
         let authority = parts.authority.filter(|authority| !authority.host().is_empty());
         let authority = authority.ok_or_else(|| wrong("it has no host"))?;
         if authority.as_str().contains('@') {
@@ -91,7 +91,7 @@ impl fmt::Display for ServerUrl {
 impl ServerUrl {
     /// Returns the URL of a channel, without a query.
     pub(crate) fn channel(&self, name: &str) -> String {
-        // Proxies would remove these names as relative path segments.
+        // Proxies would treat the names `.` and `..` as relative path segments, and remove them.
         let name = match name {
             "." => "%2E".into(),
             ".." => "%2E%2E".into(),

@@ -176,7 +176,7 @@ enum End {
 }
 
 impl Listener {
-    /// Creates a listener. It connects when it runs.
+    /// Creates a listener. The listener connects when [`run`](Self::run) is called.
     pub fn new(options: ListenOptions) -> Self {
         let silence = Some(options.silence);
         let http = Http::new(options.server.clone(), options.token.as_ref(), |config| {

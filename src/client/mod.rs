@@ -5,8 +5,8 @@
 //!  stdin ──▶ Lines ──▶ batch ──▶ Publisher ──▶ POST /channels/NAME
 //! ```
 //!
-//! This module uses only the HTTP interface: [`Listener`] and [`Publisher`] work with any server that
-//! implements it.
+//! This module uses only the HTTP interface, so [`Listener`] and [`Publisher`] work with any server
+//! that implements this interface.
 
 mod decoder;
 mod http;

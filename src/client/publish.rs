@@ -144,7 +144,7 @@ pub struct Publication {
 }
 
 impl Publisher {
-    /// Creates a publisher. It connects with its first request.
+    /// Creates a publisher. The publisher connects when it sends its first request.
     pub fn new(options: PublishOptions) -> Self {
         let http = Http::new(options.server.clone(), options.token.as_ref(), |config| config);
         Self { http, options }

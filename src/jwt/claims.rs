@@ -85,7 +85,7 @@ struct ClaimsReader {
 }
 
 impl ClaimsReader {
-    /// Reads `authorization_details`. A token without it is valid and grants nothing.
+    /// Reads `authorization_details`. A token without this claim is valid and grants nothing.
     fn details(&mut self, details: &Value) -> Result<(), JwtError> {
         let details = match details {
             Value::Null => return Ok(()),

@@ -191,7 +191,7 @@ pub enum DraftError {
     Topic {
         /// The topic or pattern.
         topic: String,
-        /// Why it is malformed.
+        /// Why the topic or pattern is malformed.
         reason: String,
     },
     /// Signing failed.

@@ -1,6 +1,6 @@
 //! JSON Web Tokens (RFC 7519).
 //!
-//! The server verifies tokens with keys from its configuration; `threadcast token` signs them.
+//! The server verifies tokens with keys from its configuration; `threadcast token` signs tokens.
 //! The two generations of the Mercure protocol use different claims. The token's `typ` header
 //! decides the generation; the server's key decides the algorithm.
 //!
@@ -11,7 +11,7 @@
 //! * **A token's size and nesting are checked before it is parsed.** A connection's thread has
 //!   little stack, and any client can send a token.
 //! * **The response to an invalid token does not give the reason**, because that would help an
-//!   attacker to guess tokens. The server's log gives it.
+//!   attacker to guess tokens. Only the server's log gives the reason.
 
 mod claims;
 mod draft;
@@ -132,7 +132,8 @@ impl VerifyingKey {
         if expires.is_some_and(|expires| expires <= SystemTime::now()) {
             return Err(JwtError::EXPIRED); // `SKEW` does not apply to `exp`
         }
-        // RFC 9068 §4 requires an issuer. Its value does not matter: one key has one issuer.
+        // RFC 9068 §4 requires an issuer. The issuer's name is not compared, because each key
+        // belongs to one issuer.
         if generation == Generation::Current && claims["iss"].as_str().is_none_or(str::is_empty) {
             return Err(Invalid("it has no iss"));
         }

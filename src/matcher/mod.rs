@@ -1,4 +1,5 @@
-//! Matchers select topics: all, one, or those that fit a URI template or a URL pattern.
+//! Matchers select topics: all topics, one topic, or those that match a URI template or a URL
+//! pattern.
 //!
 //! # Invariants
 //!
@@ -88,12 +89,12 @@ enum Kind {
 }
 
 impl Matcher {
-    /// Returns a matcher of every topic.
+    /// Returns a matcher that selects every topic.
     pub fn any() -> Self {
         Self::of("*", Kind::Any)
     }
 
-    /// Returns a matcher of the topic with exactly these bytes; `*` is every topic.
+    /// Returns a matcher that selects the topic with exactly these bytes; `*` selects every topic.
     ///
     /// # Errors
     ///
@@ -103,7 +104,7 @@ impl Matcher {
         Ok(if text == "*" { Self::any() } else { Self::of(text, Kind::Exact) })
     }
 
-    /// Returns a matcher of a topic selector of Mercure 0.x.
+    /// Returns a matcher for a topic selector of Mercure 0.x.
     ///
     /// A selector is `*`, a URI template (RFC 6570, all levels), or any other text, which is
     /// compared byte for byte.
@@ -111,7 +112,7 @@ impl Matcher {
     /// # Errors
     ///
     /// Those of [`check_topic`]; [`MatcherError::TooBig`] if the template is too big when it is
-    /// compiled; [`MatcherError::Full`] if there is no memory for it.
+    /// compiled; [`MatcherError::Full`] if there is no memory for the template.
     pub fn selector(text: &str) -> Result<Self, MatcherError> {
         Self::selector_for(Purpose::Stream, text)
     }
@@ -125,7 +126,7 @@ impl Matcher {
         shared::pattern(Syntax::Template, text, purpose, compile).map(Self)
     }
 
-    /// Returns a matcher of a URL pattern (WHATWG URL Pattern); `*` is every topic.
+    /// Returns a matcher for a URL pattern (WHATWG URL Pattern); `*` selects every topic.
     ///
     /// The pattern and the topics may be relative. Both are then resolved against
     /// `https://localhost/.well-known/mercure`.
@@ -133,8 +134,8 @@ impl Matcher {
     /// # Errors
     ///
     /// Those of [`check_topic`]; [`MatcherError::Pattern`] if the text is not a URL pattern;
-    /// [`MatcherError::TooBig`] if it is too big when it is compiled; [`MatcherError::Full`] if
-    /// there is no memory for it.
+    /// [`MatcherError::TooBig`] if the pattern is too big when it is compiled;
+    /// [`MatcherError::Full`] if there is no memory for the pattern.
     pub fn url_pattern(text: &str) -> Result<Self, MatcherError> {
         Self::url_pattern_for(Purpose::Stream, text, &Base::default())
     }

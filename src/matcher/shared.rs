@@ -16,15 +16,15 @@ static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
 /// The memory of all patterns in use, in bytes.
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
 
-/// Held while a pattern is compiled, so that concurrent requests cannot multiply the memory of a
-/// compilation.
+/// The lock that a thread holds while it compiles a pattern. Only one compilation runs at a time,
+/// so that concurrent requests cannot multiply the memory of a compilation.
 static COMPILER: Mutex<()> = Mutex::new(());
 
 /// The syntax of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Syntax {
     Template,
-    /// A URL pattern. If it is relative, it is resolved against this base.
+    /// A URL pattern. A relative pattern is resolved against this base.
     UrlPattern(Base),
 }
 

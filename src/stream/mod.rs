@@ -183,8 +183,8 @@ pub(crate) struct Handover<W> {
 /// suffices, because the broadcaster returns one value for each handover.
 #[derive(Debug)]
 pub(crate) enum Returned<W> {
-    /// The socket is full: the thread writes until it has caught up, then hands the writer over
-    /// again.
+    /// The socket is full: the thread writes until the client has caught up, then hands the writer
+    /// over again.
     Writer(Handover<W>),
     /// The stream has ended.
     Ended(End, StreamCounts),
@@ -214,14 +214,14 @@ impl<W> Handover<W> {
         (Self { writer, back }, returned)
     }
 
-    /// Returns the writer to its own thread.
+    /// Returns the writer to its client's own thread.
     pub(crate) fn return_writer(self) {
         let back = self.back.clone();
         // If the thread has panicked, sending fails and drops the writer.
         let _ = back.try_send(Returned::Writer(self));
     }
 
-    /// Ends the stream, and passes the reason to its thread.
+    /// Ends the stream, and passes the reason to the stream's own thread.
     pub(crate) fn end(self, error: Option<io::Error>) {
         let Self { mut writer, back } = self;
         let (end, counts) = writer.take_end(error);

@@ -17,7 +17,7 @@ use crate::registry::Notifier;
 #[derive(Debug, Clone)]
 pub(crate) struct Socket {
     stream: Arc<TcpStream>,
-    /// How long a write may make no progress before it fails.
+    /// A write fails if the socket takes no byte for this long.
     deadline: Timespec,
     watch: Arc<Watch>,
 }

@@ -20,7 +20,7 @@ const AGED_RETRY: Duration = Duration::from_secs(1);
 /// The broadcaster frees a buffer of any size, because its members have no unsent bytes.
 const KEEP_BUFFER: usize = 4 * 1024;
 
-/// Writes to one client.
+/// Everything that is needed to write to one client.
 ///
 /// A writer is not `Clone`: only its holder may write, so two threads can never mix parts of events
 /// on one socket. Dropping the writer ends the subscription.
@@ -324,7 +324,7 @@ impl<W: Sink> Writer<W> {
         self.out.report_to_broadcaster()
     }
 
-    /// Sends the unsent bytes that can be sent now. Returns whether that was all of them.
+    /// Sends the unsent bytes that can be sent now. Returns whether all unsent bytes were sent.
     pub(crate) fn send_unsent(&mut self, now: Instant) -> io::Result<bool> {
         let unsent = &self.unsent.bytes[self.unsent.sent..];
         if unsent.is_empty() {
