@@ -92,9 +92,9 @@ impl Cli {
 
 /// Report how many clients a server can hold here, which limit is reached first, and how to raise it
 ///
-/// A client takes one thread, one descriptor and the memory of a client that does not read. This
-/// command reads every limit on those as a server would that is started in the same place: by the
-/// same user, in the same control group, with the same limits.
+/// Each client takes one thread, one descriptor, and memory (computed for a client that does not
+/// read). Run this command as the server's user, in its control group and with its limits: it reads
+/// the limits of its own process.
 ///
 /// The options are those of `serve`. Pass the values that the server has.
 ///
