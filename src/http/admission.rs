@@ -1,8 +1,8 @@
 //! Admits streams up to the limits, and computes when rejected clients may retry.
 //!
 //! A stream is admitted before it subscribes, so that a rejected client never appears in the
-//! presence of a channel. Dropping the stream's permit returns it, so that no error path can keep
-//! it.
+//! presence of a channel. A stream returns its permit by dropping it, so that no error path can
+//! keep the permit.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,15 +16,16 @@ use crate::counters::{ADDRESS, DRAINING, FULL, decrease};
 
 /// How many rejected clients may retry per second.
 ///
-/// Even if all of them are rejected again, this takes at most a tenth of a slow core, because a
-/// connection, a thread and a response take about 0.2 ms.
+/// Even if all of them are rejected again, the rejections take at most a tenth of a slow core,
+/// because the connection, the thread and the response for one rejection take about 0.2 ms.
 const RETRIES_PER_SECOND: u32 = 500;
 
-/// About the shortest and the longest time after which a rejected client may retry.
+/// The approximate minimum and maximum of the time for which a rejected client must wait before it
+/// retries.
 const MIN_WAIT: Duration = Duration::from_secs(2);
 const MAX_WAIT: Duration = Duration::from_secs(120);
 
-/// The average time after which a client may retry if its address has too many streams.
+/// How long a client must wait on average before it retries if its address has too many streams.
 const ADDRESS_WAIT: Duration = Duration::from_secs(20);
 
 /// Counts the streams, and admits new ones up to the limits.
@@ -38,7 +39,7 @@ pub(super) struct Admission {
     empty: (Sender<()>, Receiver<()>),
     /// The number of streams of each address. Loopback addresses have no limit and no entry.
     addresses: Mutex<HashMap<IpAddr, usize>>,
-    /// The latest retry time that was given to a rejected client.
+    /// The latest of the moments at which rejected clients may retry.
     last_retry: Mutex<Instant>,
 }
 
@@ -90,17 +91,17 @@ impl Admission {
         self.clients.load(Ordering::Acquire)
     }
 
-    /// Waits until the last stream has ended, or until this moment.
+    /// Waits until the last stream has ended, but at most until the moment `until`.
     pub(super) fn wait_until_empty(&self, until: Instant) {
         while self.clients() > 0 && self.empty.1.recv_deadline(until).is_ok() {}
     }
 
     /// Returns how long a rejected client must wait before it retries.
     ///
-    /// Each client gets a different time, so that clients which were rejected together do not retry
-    /// together. The more clients are rejected, the later the last one retries. A client whose
-    /// address has too many streams waits for about [`ADDRESS_WAIT`], and does not delay other
-    /// clients.
+    /// Each client gets a different time, so that clients which were rejected at the same moment do
+    /// not retry at the same moment. The more clients are rejected, the later the last one retries.
+    /// A client whose address has too many streams waits for about [`ADDRESS_WAIT`], and does not
+    /// delay other clients.
     pub(super) fn retry_after(&self, reason: Reason) -> Duration {
         let jitter = 0.75 + fastrand::f64() / 2.0;
         if reason == ADDRESS {
@@ -111,8 +112,8 @@ impl Admission {
         let next = (*last).max(now) + Duration::from_secs(1) / RETRIES_PER_SECOND;
         let wait = next - now;
         if wait > MAX_WAIT {
-            // There are too many clients for a separate time each, so each gets a random time in
-            // the second half of `MAX_WAIT`.
+            // There are too many rejected clients to give each its own time, so each gets a random
+            // time between half of `MAX_WAIT` and `MAX_WAIT`.
             return MAX_WAIT.mul_f64(0.5 + fastrand::f64() / 2.0);
         }
         *last = next;
@@ -126,7 +127,7 @@ impl Admission {
     }
 }
 
-/// The permit of one stream. Dropping it returns it to [`Admission`].
+/// The permit of one stream. Dropping the permit returns it to [`Admission`].
 #[derive(Debug)]
 pub(super) struct StreamPermit {
     admission: Arc<Admission>,
@@ -156,7 +157,7 @@ impl Drop for StreamPermit {
 
 /// Returns the address that the limits per address count; `None` for loopback, which has no limit.
 ///
-/// For IPv6, it is the /64 prefix of the address, because one network gets a whole /64.
+/// For IPv6, returns the /64 prefix of the address, because one network gets a whole /64.
 pub(super) fn limited_address(address: IpAddr) -> Option<IpAddr> {
     let address = address.to_canonical();
     match address {

@@ -108,7 +108,7 @@ impl Answer {
     }
 
     /// Sets a body whose pieces are created while it is sent. A body of a single piece is sent with
-    /// its length.
+    /// a Content-Length.
     pub(crate) fn with_pieces(
         self,
         mut pieces: impl Iterator<Item = Vec<u8>> + Send + 'static,
@@ -123,7 +123,8 @@ impl Answer {
         }
     }
 
-    /// Returns whether only the end of the connection marks the end of the body.
+    /// Returns whether the body has neither a length nor chunks, so that the server must close the
+    /// connection to end the body.
     pub(crate) fn ends_by_closing(&self, framing: Framing) -> bool {
         framing == Framing::Plain && matches!(self.body, Body::Pieces(_))
     }
@@ -166,8 +167,9 @@ impl Answer {
 
     /// Writes the response.
     ///
-    /// One `write` call sends the head with a body in memory. A file or a list is sent while it is
-    /// read. Fails if the client disconnects, or if it reads nothing before the write deadline.
+    /// One `write` call sends the head with a body in memory. A file is sent while it is read, and
+    /// pieces are sent while they are created. Fails if the client disconnects, or if the client
+    /// reads nothing before the write deadline.
     // Not inlined, because `tiny_http` has large stack frames. A stack never shrinks, so the thread
     // of a stream would keep the memory of these frames.
     #[inline(never)]
@@ -182,7 +184,7 @@ impl Answer {
         let mut head_bytes = Vec::with_capacity(512);
         if matches!(self.status, 204 | 304) {
             // The head has no Content-Length: in a 204 it is forbidden, and in a 304 it would have
-            // to be that of the 200 response (RFC 9110 §8.6).
+            // to state the length of the 200 response's body (RFC 9110 §8.6).
             head(&mut head_bytes, self.status, connection, &self.headers);
             return out.write_all(&head_bytes);
         }

@@ -25,9 +25,9 @@ use super::request::Request;
 
 /// The Content Security Policy of all pages.
 ///
-/// It allows only the server's own scripts and styles, and forbids other pages to embed these pages
-/// in a frame. It allows connections to other servers, because the demo page can show their
-/// streams.
+/// The policy allows only the server's own scripts and styles, and forbids every page to embed one
+/// of these pages in a frame. It allows connections to other servers, because the demo page can
+/// show their streams.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src *; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -73,7 +73,7 @@ impl Assets {
 
     /// Returns the response with the file at the request's path, or `None` if there is no file.
     ///
-    /// The request's preconditions and its range determine the response.
+    /// The request's preconditions and range can change the response to 304, 412, 206 or 416.
     pub(super) fn get(&self, request: &Request) -> Option<Answer> {
         let path = file_path(&request.segments)?;
         let Some(file) = self.file(&path) else { return self.folder(&path) };
@@ -148,7 +148,8 @@ impl File {
         Self { body: Body::Bytes(file.data), is_compressed: false, validators }
     }
 
-    /// Returns the compressed file, or the file itself if compression does not make it smaller.
+    /// Returns the compressed file, or the uncompressed file if compression does not make it
+    /// smaller.
     fn compressed(self, path: &str) -> Self {
         let Some(compressed) = COMPRESSED.get(path) else { return self };
         let tag = format!("{}-gzip\"", self.validators.tag.trim_end_matches('"'));
@@ -165,8 +166,9 @@ impl File {
         if below.iter().any(|part| part.as_encoded_bytes().starts_with(b".")) {
             return None;
         }
-        // The file type is checked before opening, because opening a device can have effects. It is
-        // checked again on the opened file, because the path may lead to another file by then.
+        // The file type is checked before opening, because opening a device can have effects. The
+        // type is checked again on the opened file, because between the two steps another file can
+        // take the path.
         fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = fs::File::from(open(&path, flags, Mode::empty()).ok()?);
@@ -181,7 +183,7 @@ impl File {
 
     /// Returns the response with the file, or with the requested range of it.
     ///
-    /// Files of the binary are short and have no ranges.
+    /// Files in the binary are always sent whole, because they are short.
     fn answer(self, request: &Request, content_type: String) -> Answer {
         let answer = Answer::new(200).with("Content-Type", content_type);
         let (file, length) = match self.body {
@@ -213,7 +215,8 @@ impl File {
     }
 }
 
-/// Returns the file's path below the root, or `None` if the path is hidden or could leave the root.
+/// Returns the path, relative to the root, of the file that the request names; `None` if the path
+/// is hidden or could leave the root.
 fn file_path(segments: &[String]) -> Option<String> {
     let is_allowed = |part: &str| !part.contains(['/', '\\']) && !part.starts_with('.');
     let (name, folders) = segments.split_last()?;

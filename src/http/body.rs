@@ -25,9 +25,9 @@ pub(crate) struct Limit {
     pub(crate) set_by: &'static str,
 }
 
-/// Reads a body of at most `limit` bytes, and takes at most `time`.
+/// Reads a body of at most `limit` bytes. Fails if the body has not arrived within `time`.
 ///
-/// First sends `100 Continue` if the client expects it and has not sent any of the body.
+/// Before that, sends `100 Continue` if the client expects it and has not sent any of the body.
 pub(super) fn read(
     inbound: &mut Inbound,
     request: &Request,
@@ -138,7 +138,7 @@ impl<S: Source> BodyReader<'_, S> {
         };
         loop {
             let bytes = self.source.bytes();
-            // `httparse` reads an empty size as 0, which would end the body.
+            // `httparse` reads a missing size as 0, and a chunk of size 0 ends the body.
             if bytes.first().is_some_and(|first| !first.is_ascii_hexdigit()) {
                 return Err(malformed());
             }
@@ -183,7 +183,7 @@ impl<S: Source> BodyReader<'_, S> {
 enum Trailer {
     /// The trailer ends after this many bytes, including the empty line.
     Whole(usize),
-    /// The trailer does not end in these bytes.
+    /// The end of the trailer has not been received yet.
     Partial,
     /// A line ends without CR. A proxy that requires CRLF would see the body end, and the next
     /// request begin, at a different byte.
@@ -206,8 +206,8 @@ fn trailer_length(bytes: &[u8]) -> Trailer {
 
 /// Returns whether `line` is a valid size line.
 ///
-/// `httparse` also accepts white space after the digits without an extension, and any bytes in an
-/// extension, even line ends.
+/// `httparse` is not strict enough: it accepts white space after the digits if no extension
+/// follows, and any bytes in an extension, even line ends.
 fn is_size_line(line: &[u8]) -> bool {
     let ends_with_digit = line.last().is_some_and(u8::is_ascii_hexdigit);
     (ends_with_digit || line.contains(&b';'))

@@ -12,8 +12,8 @@ use super::{listing, publish, streams};
 use crate::event::Event;
 use crate::registry::{ChannelInfo, Channels};
 
-/// `GET /channels?channel=a&channel=b*`: subscribes to these channels. Without `channel`, lists all
-/// channels.
+/// `GET /channels?channel=a&channel=b*`: subscribes to the channels in the query. Without
+/// `channel`, lists all channels.
 pub(super) fn subscribe_or_list(
     exchange: &Exchange<'_>,
     reader: &ReadAccess,
@@ -41,7 +41,7 @@ fn info(channel: &ChannelInfo) -> Value {
 
 /// `GET /channels/{name}`: subscribes to a channel.
 ///
-/// A name that ends with `*` selects all channels that begin with the rest of the name.
+/// A name that ends with `*` selects all channels whose names begin with the text before the `*`.
 pub(super) fn subscribe(
     exchange: &Exchange<'_>,
     name: &str,
@@ -81,7 +81,8 @@ pub(super) fn delete(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpE
     Ok(Reply::Answer(Answer::new(204)))
 }
 
-/// `GET /channels/{name}/subscribers`: returns the number of subscribers, and the presence names.
+/// `GET /channels/{name}/subscribers`: returns the number of the channel's subscribers, and their
+/// presence names.
 pub(super) fn subscribers(exchange: &Exchange<'_>, name: &str) -> Reply {
     let hub = &exchange.server.hub;
     let present = hub.presence(name);

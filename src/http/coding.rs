@@ -22,8 +22,8 @@ pub(super) enum Coding {
 }
 
 impl Coding {
-    /// Returns the coding that the request names. Fails with 415 if it names another coding or
-    /// several.
+    /// Returns the coding that the request names. Fails with 415 if the request names a coding
+    /// other than gzip and identity, or gzip several times.
     pub(super) fn of(request: &Request) -> Result<Self, HttpError> {
         let values = request.headers("content-encoding");
         let codings = values.flat_map(|value| value.split(|byte| *byte == b','));
@@ -57,7 +57,8 @@ fn is_gzip(coding: &[u8]) -> bool {
 
 /// Runs `decode` on a short-lived thread with a larger stack.
 ///
-/// The decompressor builds 43 KB of state on the stack, and a connection's thread has only 64 KiB.
+/// The decompressor builds 43 KB of state on the stack, and the stack of a connection's thread has
+/// only 64 KiB.
 fn on_decoder_thread(
     decode: impl FnOnce() -> Result<Vec<u8>, HttpError> + Send,
 ) -> Result<Vec<u8>, HttpError> {
@@ -74,7 +75,8 @@ fn on_decoder_thread(
     })
 }
 
-/// Decompresses `body`, and stops at the limit, so that a small body cannot fill the memory.
+/// Decompresses `body`, and stops at the limit, so that a small compressed body cannot fill the
+/// memory.
 fn gunzip(body: &[u8], limit: Limit) -> Result<Vec<u8>, HttpError> {
     let mut decoded = Vec::new();
     let max = u64::try_from(limit.bytes).unwrap_or(u64::MAX).saturating_add(1);

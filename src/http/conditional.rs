@@ -18,14 +18,14 @@ pub(super) struct Validators {
     modified: Option<u64>,
 }
 
-/// The result of a request's preconditions.
+/// What a request's preconditions require the server to answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Send the file.
     Send,
-    /// The client has this version: 304.
+    /// The client already has the current version: 304.
     NotModified,
-    /// The client requires another version: 412.
+    /// The client requires a version other than the current one: 412.
     Failed,
 }
 
@@ -94,7 +94,8 @@ impl Validators {
         range.and_then(|range| part(range, length)).unwrap_or(Part::Whole)
     }
 
-    /// Returns whether the request has no If-Range, or one that names exactly this version.
+    /// Returns whether the range applies: the request has no If-Range, or its If-Range names
+    /// exactly this version.
     fn is_in_range(&self, request: &Request) -> bool {
         let mut conditions = request.headers("if-range");
         let Some(condition) = conditions.next() else { return true };
@@ -110,7 +111,8 @@ impl Validators {
 
 /// Parses a Range header.
 ///
-/// Returns `None` if the header must be ignored: another unit, several ranges, or a syntax error.
+/// Returns `None` if the header must be ignored: its unit is not bytes, it has several ranges, or
+/// its syntax is wrong.
 fn part(range: &str, length: u64) -> Option<Part> {
     let (unit, range) = range.split_once('=')?;
     let (first, last) = range.trim().split_once('-')?;

@@ -30,7 +30,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Folder to serve instead of the built-in pages. Default: the built-in pages.
     pub public: Option<PathBuf>,
-    /// Host names, besides those of loopback, that a request over loopback may have. Default: none.
+    /// Names, besides those of loopback, that a request over loopback may have as its Host.
+    /// Default: none.
     ///
     /// A request with such a name is not local, because a proxy may have sent it.
     pub hosts: Vec<String>,
@@ -40,7 +41,7 @@ pub struct Config {
     ///
     /// At the maximum, an idle empty channel is removed to make room for a new one.
     pub max_channels: usize,
-    /// Maximum memory of all histories together, in bytes.
+    /// Maximum total memory of all channels' histories, in bytes.
     ///
     /// Above this limit, the oldest events of all channels are removed first. Default: 256 MiB, or
     /// a quarter of the memory available to the process if that is less.
@@ -49,7 +50,8 @@ pub struct Config {
     ///
     /// The store is a file of this node, or a Redis that several nodes share.
     pub store: Option<StoreAt>,
-    /// Which thread writes to a client that has caught up. Default: [`Delivery::Direct`].
+    /// Which thread writes to a client that has received all events so far. Default:
+    /// [`Delivery::Direct`].
     pub delivery: Delivery,
     /// What happens to a client whose next event has left the history. Default:
     /// [`SlowClient::Gap`].
@@ -96,7 +98,8 @@ pub struct Config {
     /// Whether the end of each stream is logged at level `info` instead of `debug`. Default:
     /// false.
     pub log_streams: bool,
-    /// Limits of the sizes and times that one client may use. Default: [`Limits::default`].
+    /// Limits of sizes and times, such as the longest body and the drain time. Default:
+    /// [`Limits::default`].
     pub limits: Limits,
     /// Whether pages can use the lab: cut streams, flood channels, change the delivery. Default:
     /// false.
@@ -121,7 +124,7 @@ pub enum Mercure {
     /// Disabled: the paths of the protocol return 404.
     #[default]
     Off,
-    /// Enabled, without reports of subscriptions.
+    /// Enabled, but the server does not report subscriptions.
     On,
     /// Enabled; authorized clients can also receive reports of subscriptions, as private updates
     /// and from an API.

@@ -1,9 +1,9 @@
-//! Admits connections that are not streams, and selects which one to close for a new one.
+//! Admits connections that are not streams, and closes waiting ones to make room for new ones.
 //!
-//! Streams and connections share the capacity of the process. Streams take at most nine tenths
-//! of it (`admission`); connections take what streams do not use. When the capacity is used up,
-//! the connection that has waited longest for its client is shed (closed to make room), so that a
-//! new one can be admitted.
+//! Streams and other connections share the capacity of the process: the number that its limits
+//! allow. Streams take at most nine tenths of it (`admission`); other connections take what streams
+//! do not use. When the capacity is used up, the connection that has waited longest for its client
+//! is shed (closed to make room), so that a new one can be admitted.
 //!
 //! A connection waits for its client in one of these ways, and each has a deadline:
 //!
@@ -28,39 +28,40 @@ use crate::counters::{CONNECTIONS, CONNECTIONS_OF_ADDRESS, Counters};
 /// The thread of a newer connection may not have run yet, and its request may be on its way.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How long a new connection waits for a permit when all are in use.
+/// How long a new connection waits for a permit when all permits are in use.
 ///
 /// Within this time, the threads of shed connections end and return their permits.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 
-/// How many connections may be shed and not yet closed: a quarter of the reserve (the capacity that
-/// streams cannot use), and at most 32.
+/// The maximum number of connections that are shed but not yet closed: a quarter of the reserve
+/// (the capacity that streams cannot use), but at least 1 and at most 32.
 const SPARE_DIVISOR: usize = 4;
 const SPARE_MAX: usize = 32;
 
-/// Admits connections, and sheds waiting ones to make room.
+/// Admits connections that are not streams, and sheds waiting ones to make room.
 #[derive(Debug)]
 pub(super) struct Connections {
     admission: Arc<Admission>,
     counters: Arc<Counters>,
-    /// The maximum number of connections and streams together. Above this number, each new
-    /// connection sheds another one.
+    /// The maximum number of connections and streams together. At this number, the server sheds a
+    /// waiting connection for each new one.
     total: usize,
     /// Additional connections that are allowed while shed ones are closing.
     spare: usize,
     max_per_address: usize,
     table: Mutex<Table>,
-    /// Notified when a connection ends, or ends a wait.
+    /// Notified when a connection closes, becomes a stream, or no longer waits for its client.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Connections without a stream.
+    /// The number of connections that are not streams.
     open: usize,
-    /// The connections in `open` that were shed, but whose threads have not noticed it yet.
+    /// How many of the `open` connections were shed, but their threads have not noticed it yet.
     closing: usize,
-    /// Waiting connections in one queue for each [`Wait`], the oldest first.
+    /// The connections that wait for their clients: one queue for each [`Wait`], longest wait
+    /// first.
     waiting: [BTreeMap<u64, Waiting>; 3],
     /// The number of the newest wait. Each wait gets the next number.
     last: u64,
@@ -91,7 +92,8 @@ pub(super) enum Wait {
 }
 
 impl Connections {
-    /// Creates an admission for `capacity` streams and connections together.
+    /// Creates a value that admits connections; `capacity` is the maximum total of streams and
+    /// other connections.
     pub(super) fn new(
         admission: &Arc<Admission>,
         capacity: usize,
@@ -154,7 +156,8 @@ impl Connections {
         ConnectionPermit { connections: Arc::clone(self), address: None, at: None, is_shed: false }
     }
 
-    /// Sheds the connection that has waited longest, if one waits.
+    /// Sheds one waiting connection, which [`Table::take_oldest`] selects. Does nothing if none
+    /// waits.
     pub(super) fn shed(&self) {
         let oldest = self.lock().take_oldest(Instant::now());
         let Some((wait, Waiting { socket, .. })) = oldest else { return };
@@ -184,10 +187,10 @@ impl Connections {
         table.idle().filter(|waiting| !waiting.is_fresh).for_each(Waiting::interrupt);
     }
 
-    /// Ends all idle waits.
+    /// Ends the waits of all idle connections.
     ///
-    /// Before that, waits until the requests of all fresh connections have arrived, or until
-    /// `until`. Requests that have arrived get a response.
+    /// Before that, this function waits until every connection that has had no response has sent a
+    /// request, but at most until `until`. Requests that have arrived get a response.
     pub(super) fn close(&self, until: Instant) {
         let time = until.saturating_duration_since(Instant::now());
         let some_are_fresh = |table: &mut Table| table.idle().any(|waiting| waiting.is_fresh);
@@ -222,7 +225,7 @@ impl Table {
         self.last
     }
 
-    /// Ends a wait. Returns whether the connection was shed during the wait.
+    /// Ends this wait. Returns whether the connection was shed during the wait.
     fn end(&mut self, (wait, number): (Wait, u64)) -> bool {
         let is_shed = self.waiting[wait as usize].remove(&number).is_none();
         self.closing -= usize::from(is_shed);
@@ -231,9 +234,10 @@ impl Table {
 
     /// Selects the connection to shed, and removes it from its queue.
     ///
-    /// Among connections that have waited for at least [`GRACE`], it selects the oldest idle one;
-    /// if there is none, the oldest with an incomplete request; and then the oldest that does not
-    /// read its response. If all have waited for less, it selects the oldest idle one, or else the
+    /// "Oldest" means the longest wait. Among connections that have waited for at least [`GRACE`],
+    /// this function selects the oldest idle one; if there is none, the oldest with an incomplete
+    /// request; and if there is none either, the oldest that does not read its response. If all
+    /// connections have waited for less than [`GRACE`], it selects the oldest idle one, or else the
     /// oldest with an incomplete request.
     fn take_oldest(&mut self, now: Instant) -> Option<(Wait, Waiting)> {
         let of = |wait: &Wait| self.waiting[*wait as usize].first_key_value();
@@ -256,22 +260,24 @@ impl Waiting {
     }
 }
 
-/// The permit of one connection. Dropping it returns it to [`Connections`].
+/// The permit of one connection. Dropping the permit returns it to [`Connections`].
 ///
-/// It is dropped when the socket is closed, or when the connection becomes a stream.
+/// The permit is dropped when the socket is closed, or when the connection becomes a stream.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     connections: Arc<Connections>,
     address: Option<IpAddr>,
-    /// The queue that the connection waits in, and its number there; `None` while it does not wait.
+    /// The queue that the connection waits in, and the number of its wait; `None` while the
+    /// connection does not wait.
     at: Option<(Wait, u64)>,
     is_shed: bool,
 }
 
 impl ConnectionPermit {
-    /// Begins a wait for the client, and ends the previous one.
+    /// Begins a wait for the client, and ends the connection's previous wait.
     ///
-    /// Returns false if the server is draining and the connection must not be idle again.
+    /// Returns false, and begins no wait, if the connection must not be idle because the server is
+    /// draining.
     #[inline(never)] // inlining would enlarge the stack of every stream
     pub(super) fn wait(&mut self, wait: Wait, socket: &Arc<TcpStream>, is_fresh: bool) -> bool {
         let mut table = self.connections.lock();
@@ -291,8 +297,8 @@ impl ConnectionPermit {
 
     /// Ends the wait.
     ///
-    /// Returns false if the connection was shed during a request or a response, so that its
-    /// socket is shut down.
+    /// Returns false if the connection was shed while it received a request or sent a response, so
+    /// that its socket is shut down.
     #[inline(never)] // inlining would enlarge the stack of every stream
     pub(super) fn resume(&mut self) -> bool {
         let Some(at) = self.at.take() else { return true };
@@ -356,7 +362,7 @@ mod tests {
         !connections.lock().waiting[wait as usize].contains_key(&number)
     }
 
-    /// Makes all waits older than [`GRACE`].
+    /// Backdates every wait by [`GRACE`], so that every waiting connection can be shed.
     fn age(connections: &Connections) {
         for queue in &mut connections.lock().waiting {
             for waiting in queue.values_mut() {

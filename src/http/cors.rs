@@ -11,7 +11,7 @@ use super::mercure;
 use super::request::Request;
 use crate::demo::DemoStream;
 
-/// Request headers that a page may send besides the CORS-safelisted ones.
+/// Request headers, besides the CORS-safelisted ones, that a page of another origin may send.
 const HEADERS: &str = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID";
 
 /// The other origins whose pages may use the server (`--cors-origin`).
@@ -24,7 +24,7 @@ const HEADERS: &str = "Authorization, Cache-Control, Content-Type, Idempotency-K
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum CorsOrigins {
-    /// None: only pages of the server's own origin can read its channels.
+    /// No other origin: only pages of the server's own origin can read its channels.
     #[default]
     Own,
     /// The origins in this list, which may read and publish with credentials.
@@ -37,12 +37,12 @@ pub enum CorsOrigins {
 }
 
 impl CorsOrigins {
-    /// Returns whether the list contains the request's `Origin`.
+    /// Returns whether the list in [`These`](Self::These) contains the request's `Origin`.
     pub(super) fn names(&self, request: &Request) -> bool {
         request.text("origin").is_some_and(|origin| self.has(origin))
     }
 
-    /// Returns whether the list contains this origin.
+    /// Returns whether the list in [`These`](Self::These) contains this origin.
     pub(super) fn has(&self, origin: &str) -> bool {
         matches!(self, Self::These(these) if these.iter().any(|known| fits(known, origin)))
     }
@@ -93,7 +93,8 @@ pub(super) fn preflight(exchange: &Exchange<'_>, allow: &'static str) -> Answer 
     if exchange.request.header("access-control-request-method").is_none() {
         return answer;
     }
-    // The demo streams allow the methods that the tutorial's server allows.
+    // The demo streams come from a tutorial, and allow the methods that the tutorial's server
+    // allows.
     let methods = if is_demo(&exchange.request) { "GET, POST, PUT, DELETE" } else { allow };
     let more = exchange.server.config.cors_headers.iter().map(String::as_str);
     let headers: Vec<&str> = std::iter::once(HEADERS).chain(more).collect();

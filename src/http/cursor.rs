@@ -10,8 +10,9 @@ const PARAMETERS: [&str; 5] =
 
 /// Returns the last event id of a request; `None` if it is absent or empty.
 ///
-/// The header wins over the query: a browser reconnects with the same URL but updates the
-/// header, so the header is newer. Fails if the header is not UTF-8.
+/// If the request has the id both in the `Last-Event-ID` header and in the query, the header wins:
+/// a browser reconnects with an unchanged URL but updates the header, so the header is newer. Fails
+/// if the header is not UTF-8.
 #[inline(never)] // inlining would enlarge the stack of every stream
 pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, HttpError> {
     if let Some(id) = request.header("last-event-id").filter(|id| !id.is_empty()) {
@@ -23,7 +24,7 @@ pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, HttpErr
     Ok(given.find(|id| !id.is_empty()))
 }
 
-/// Returns whether a request has a last event id, empty or not.
+/// Returns whether a request has a last event id, even an empty one.
 pub(super) fn is_given(request: &Request) -> bool {
     let in_query = || PARAMETERS.iter().any(|name| request.query(name).is_some());
     request.header("last-event-id").is_some() || in_query()

@@ -47,13 +47,13 @@ impl HttpError {
         self
     }
 
-    /// Adds the reason why the request's token was rejected, which is only logged.
+    /// Adds the reason why the request's token was rejected. The reason is logged but never sent.
     pub(crate) fn logged(mut self, token_problem: &'static str) -> Self {
         self.token_problem = Some(token_problem);
         self
     }
 
-    /// Closes the connection after the response.
+    /// Makes the server close the connection after this response.
     pub(crate) fn closing(mut self) -> Self {
         self.closes = true;
         self
@@ -72,9 +72,9 @@ impl HttpError {
         Self { retry: accepts.then_some(wait), ..error }
     }
 
-    /// Creates a 400 for a violation of RFC 9112's grammar, and closes the connection.
+    /// Creates a 400 that closes the connection, for a violation of RFC 9112's grammar.
     ///
-    /// The connection must close, because the bytes after the error may not be a request.
+    /// The connection must close, because the server cannot know where the next request begins.
     pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, detail).closing()
     }

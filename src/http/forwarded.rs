@@ -1,8 +1,9 @@
 //! Finds the client of a request that comes through a proxy.
 //!
 //! The server uses forwarding headers only from proxies that `--trusted-proxy` names. It reads the
-//! list of addresses from the end; the first address that is not a trusted proxy is the client. The
-//! entries before that address are ignored, because the client itself may have written them.
+//! list of addresses in these headers from the end; the first address that is not a trusted proxy
+//! is the client. The entries to the left of that address are ignored, because the client itself
+//! may have written them.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +15,8 @@ use super::request::Request;
 /// Returns the client's address: the peer's, or the one that trusted proxies forward.
 ///
 /// `X-Forwarded-For` takes precedence over `Forwarded`, because most proxies write
-/// `X-Forwarded-For`. A proxy that writes `Forwarded` must remove `X-Forwarded-For`.
+/// `X-Forwarded-For`. A proxy that writes `Forwarded` must remove `X-Forwarded-For`, because the
+/// client may have written it.
 pub(crate) fn client(request: &Request, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let peer = peer.to_canonical();
     if is_trusted(peer, trusted) { behind(peer, request, trusted) } else { peer }
@@ -25,7 +27,7 @@ pub(crate) fn client(request: &Request, peer: IpAddr, trusted: &[IpNet]) -> IpAd
 pub(crate) enum Client {
     /// The peer of the connection.
     Peer(SocketAddr),
-    /// The client that a trusted proxy forwards; its port is unknown.
+    /// The client whose address a trusted proxy forwards; the client's port is unknown.
     Behind(IpAddr),
 }
 
@@ -52,7 +54,7 @@ pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 
-/// Returns the client behind a trusted proxy.
+/// Returns the address of the client for which this trusted proxy forwards the request.
 #[inline(never)] // inlining would take stack even for streams without a proxy
 fn behind(proxy: IpAddr, request: &Request, trusted: &[IpNet]) -> IpAddr {
     let mut client = proxy;
@@ -61,7 +63,8 @@ fn behind(proxy: IpAddr, request: &Request, trusted: &[IpNet]) -> IpAddr {
         hops = self::hops(request, "forwarded", forwarded_for);
     }
     for hop in hops.into_iter().rev() {
-        // If a proxy hides its client (`unknown`), the proxy counts as the client.
+        // If an entry is not an address (a proxy writes `unknown` to hide its client), the proxy
+        // that wrote the entry counts as the client.
         let Some(address) = hop.and_then(|hop| address(&hop)) else { break };
         client = address;
         if !is_trusted(client, trusted) {
@@ -71,7 +74,8 @@ fn behind(proxy: IpAddr, request: &Request, trusted: &[IpNet]) -> IpAddr {
     client
 }
 
-/// Returns what `read` finds in each element of all headers of this name, in order.
+/// Applies `read` to each list element of all headers of this name, and returns the results in
+/// order.
 fn hops(request: &Request, name: &str, read: impl Fn(&str) -> Option<&str>) -> Vec<Option<String>> {
     let values = request.headers(name).map(String::from_utf8_lossy);
     values

@@ -30,8 +30,8 @@ use crate::limits::{
 };
 use crate::process::check_address_space;
 
-/// How long the thread pauses after `accept` has failed, so that repeated failures do not use a
-/// core.
+/// How long the thread pauses after `accept` has failed, so that repeated failures do not keep a
+/// core busy.
 const BACK_OFF: Duration = Duration::from_millis(20);
 
 /// Errors at most this far apart form one burst, which gets one log line.
@@ -100,7 +100,8 @@ impl Stop {
         Ok(Self(inherited.then(|| eventfd(0, flags)).transpose()?))
     }
 
-    /// Returns whether the listeners stay open, so that new connections wait for the next server.
+    /// Returns whether the listeners stay open after this server stops, so that new connections
+    /// wait for the next server.
     pub(super) fn keeps_listeners_open(&self) -> bool {
         self.0.is_some()
     }
@@ -115,15 +116,16 @@ impl Stop {
             }
             return;
         };
-        // The write fails only if the eventfd's counter is full, and a full counter makes it
-        // readable too.
+        // The write fails only if the eventfd's counter is full, and a full counter makes the
+        // eventfd readable too.
         let _ = rustix::io::write(stop, &1_u64.to_ne_bytes());
     }
 
     /// Accepts a connection, or returns an error after [`stop`](Self::stop).
     ///
-    /// The server's own listener blocks until a client connects or the listener is shut down. An
-    /// inherited listener must never be shut down, so this function also waits for the eventfd.
+    /// If the server opened the listener, this function blocks until a client connects or the
+    /// listener is shut down. An inherited listener must never be shut down, so there this function
+    /// waits for a client or the eventfd.
     fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
         let Some(stop) = &self.0 else { return listener.accept() };
         loop {
@@ -139,7 +141,7 @@ impl Stop {
     }
 }
 
-/// Accepts connections until the server closes. Each connection gets a thread.
+/// Accepts connections until the server stops accepting. Each connection gets a thread.
 pub(super) fn run(server: &Arc<ServerState>, listener: &TcpListener, alive: &Sender<Alive>) {
     let on_loopback =
         listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
@@ -167,8 +169,8 @@ pub(super) fn run(server: &Arc<ServerState>, listener: &TcpListener, alive: &Sen
         }
         let Some(failure) = failure else { continue };
         server.counters.reject(SYSTEM);
-        // The system provides less than the computed capacity, so a connection is shed to make room
-        // for the next one.
+        // The system allows fewer connections than the computed capacity, so a waiting connection
+        // is shed (closed to make room) for the next one.
         server.connections.shed();
         let (Failure::Closed(error) | Failure::NotAccepted(error)) = &failure;
         if errors.begins() {
@@ -186,9 +188,9 @@ pub(super) fn run(server: &Arc<ServerState>, listener: &TcpListener, alive: &Sen
 /// Why a connection is not served.
 #[derive(Debug)]
 enum Failure {
-    /// The connection was accepted and closed.
+    /// A connection was accepted, and then closed without a response.
     Closed(io::Error),
-    /// No connection was accepted; the client, if there is one, is still in the queue.
+    /// No connection was accepted; the client, if there is one, is still in the kernel's queue.
     NotAccepted(io::Error),
 }
 
@@ -258,8 +260,9 @@ fn is_without_client(error: &io::Error) -> bool {
 
 /// Accepts the next connection with the reserved descriptor.
 ///
-/// Without a free descriptor, `accept` fails even if no client waits. When a client connects,
-/// another descriptor may be free by then. If none is free, this function closes the connection.
+/// Without a free descriptor, `accept` fails even before a client connects. So this function first
+/// gives up the reserve. When a client has connected, another descriptor may be free and becomes
+/// the new reserve; if none is free, this function closes the connection.
 fn accept_with_reserve<T>(
     reserve: &mut Option<File>,
     accept: impl FnOnce() -> io::Result<T>,
@@ -280,14 +283,16 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Groups events that happen close together, so that a group gets one log line.
+/// Finds the first of several failures or rejections in quick succession, so that only the first is
+/// logged.
 #[derive(Debug, Default)]
 pub(super) struct Burst {
     last: Option<Instant>,
 }
 
 impl Burst {
-    /// Records an event, and returns whether it is the first of a burst.
+    /// Records a failure or rejection, and returns whether it is the first of a burst (see
+    /// [`BURST`]).
     pub(super) fn begins(&mut self) -> bool {
         let now = Instant::now();
         let begins = self.last.is_none_or(|last| now - last > BURST);
@@ -311,7 +316,8 @@ struct Second {
 }
 
 impl LogRateLimit {
-    /// Permits a line, and returns how many lines were suppressed since the last permitted line.
+    /// Permits a line, and returns how many lines were suppressed since the previous permitted
+    /// line.
     ///
     /// Returns `None` if this line must be suppressed too.
     pub(super) fn permit(&self) -> Option<u64> {

@@ -1,7 +1,7 @@
 //! Creates responses with a long list, and sends them in pieces.
 //!
-//! So the memory does not depend on the length of the list, and no more pieces are created after
-//! the client has disconnected.
+//! So the memory for a response does not depend on the length of the list, and no more pieces are
+//! created after the client has disconnected.
 
 use std::borrow::Borrow;
 use std::iter;

@@ -1,6 +1,6 @@
 //! The HTTP server: listeners, connections, requests and responses.
 //!
-//! Apart from the demo streams, only this module handles HTTP requests.
+//! The server's other modules do not handle HTTP requests.
 
 mod access;
 mod admission;
@@ -241,8 +241,8 @@ impl Server {
         let (ran, deadline) = self.accept();
         drop(running);
         self.state.watcher.stop();
-        // A panic of this thread is ignored, because heartbeats then detected the disconnects
-        // instead.
+        // A panic of the watcher's thread is ignored: without the watcher, heartbeats detect
+        // disconnects.
         drop(watching.join());
         let broadcasting = broadcaster.map(JoinHandle::join);
         // The store's threads end last, so that the store receives the events that ending streams
@@ -257,8 +257,9 @@ impl Server {
 
     /// Runs the ticker and the accepting threads until shutdown, then drains.
     ///
-    /// First the streams end, while new connections still get a response. Then the other
-    /// connections end. Besides the result, returns the deadline of the drain.
+    /// During the drain, the streams end first, while new connections still get a response. Then
+    /// the other connections end. Besides the result, returns the moment at which the drain time
+    /// ends.
     fn accept(&self) -> (Result<(), StartError>, Instant) {
         let state = &self.state;
         let (alive, all_ended) = crossbeam_channel::bounded(0);
@@ -339,9 +340,10 @@ fn warn_of_missing_tokens(config: &Config) {
     }
 }
 
-/// Warns if `--event-limit` was raised above `--body-limit`, so that raising it has no effect.
+/// Warns if `--event-limit` was raised above `--body-limit`, where `--event-limit` has no effect.
 ///
-/// A server on which only `--body-limit` was lowered logs no warning, because that is deliberate.
+/// If only `--body-limit` was changed, the server logs no warning, because a lower body limit is
+/// deliberate.
 fn warn_of_unreachable_event_limit(limits: &Limits) {
     let Limits { body, event, .. } = limits;
     if event > body && *event != Limits::default().event {
@@ -384,10 +386,10 @@ impl Handle {
         self.state.drain();
     }
 
-    /// Returns whether the broadcaster responds within this time, for a watchdog.
+    /// Returns whether the broadcaster responds in the time `within`; a watchdog needs this.
     ///
-    /// Blocks until the broadcaster responds, at most for this time. Always true if the server has
-    /// no broadcaster ([`Delivery::Wake`]).
+    /// Blocks until the broadcaster responds or `within` has passed. If the server has no
+    /// broadcaster ([`Delivery::Wake`]), always returns true.
     pub fn is_responsive(&self, within: Duration) -> bool {
         self.state.mailbox.as_ref().is_none_or(|mailbox| mailbox.ping(within))
     }

@@ -17,7 +17,7 @@ use crate::limits::{EVENT_EXPANSION, EVENT_OVERHEAD};
 /// The maximum length of an NDJSON body, in bytes, unless `--body-limit` is larger.
 const BATCH_LIMIT: usize = 1024 * 1024;
 
-/// The overhead of each line of data in a stream, in bytes: the field name.
+/// How many bytes a stream adds to each line of an event's data: the length of the field name.
 const LINE: usize = "data: ".len();
 
 /// The maximum length of an idempotency key, in bytes.
@@ -26,7 +26,7 @@ const KEY_MAX: usize = 256;
 /// The events of one publish request.
 pub(super) struct Batch {
     pub(super) events: Vec<Event>,
-    /// Whether the body was NDJSON, even if it has only one event.
+    /// Whether the body was NDJSON. This can be true even if there is only one event.
     pub(super) is_many: bool,
 }
 
@@ -36,8 +36,8 @@ pub(super) struct Batch {
 pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, HttpError> {
     let limits = exchange.server.config.limits;
     let kind = content_type(&exchange.request);
-    // `curl -F` sends this type. If it were read as text, its boundaries would be published as
-    // data.
+    // `curl -F` sends this type. If the server read such a body as text, it would publish the
+    // boundaries between the parts as data.
     if kind == "multipart/form-data" {
         let detail = "multipart/form-data is not supported; send text (text/plain), JSON \
             (application/json), a form (application/x-www-form-urlencoded, as curl -d does) or \
@@ -59,14 +59,15 @@ pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, HttpError> {
     Ok(Batch { events, is_many })
 }
 
-/// Fails with 413 if the data or the whole event in a stream is longer than `limit` allows.
+/// Fails with 413 if the event's data is longer than `limit` bytes, or if the whole event takes too
+/// many bytes in a stream.
 pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), HttpError> {
     if event.data().len() > limit {
         let detail = format!("the data is longer than {limit} bytes (--event-limit); send less");
         return Err(HttpError::new(413, detail));
     }
-    // Each line of data takes six more bytes in a stream, and the server keeps the unsent event in
-    // memory for each slow client.
+    // The event's size in a stream is limited too, because the server keeps an unsent event in
+    // memory for each slow client. In a stream, each line of data takes six more bytes.
     let breaks = event.data().matches(['\n', '\r']).count();
     let lines = 1 + breaks - event.data().matches("\r\n").count();
     let texts = [Some(event.data()), event.name(), event.id()];
@@ -86,13 +87,15 @@ pub(crate) fn events(request: &Request, body: Vec<u8>) -> Result<Vec<Event>, Htt
     Ok(match &*content_type(request) {
         "application/x-ndjson" => lines(&body)?,
         "application/json" => vec![one_json(&body)?],
-        // `curl -d hello` sends text with the content type of a form. A real form contains a `=`.
+        // `curl -d hello` sends text with the content type of a form. A real form contains a `=`,
+        // so a body without `=` is read as text.
         "application/x-www-form-urlencoded" if body.contains(&b'=') => vec![form(&body)?],
         _ => vec![text(request, body)?],
     })
 }
 
-/// Returns the `Idempotency-Key`. A repeated request with the same key publishes only once.
+/// Returns the `Idempotency-Key`. If a request is repeated with the same key, the server publishes
+/// only once.
 pub(crate) fn idempotency_key(request: &Request) -> Result<Option<String>, HttpError> {
     match request.header("idempotency-key").map(std::str::from_utf8) {
         None => Ok(None),
@@ -107,12 +110,13 @@ pub(crate) fn content_type(request: &Request) -> String {
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Parses a body as JSON. The error names the position.
+/// Parses a body as JSON. The error response names the position of the error.
 pub(super) fn json(body: &[u8]) -> Result<Value, HttpError> {
     json::parse(json::without_bom(body)).map_err(|error| HttpError::new(400, error.of("the body")))
 }
 
-/// Reads a text body. The text becomes the data; query parameters contain the other fields.
+/// Reads a text body. The text becomes the event's data; query parameters set the event's other
+/// fields.
 fn text(request: &Request, body: Vec<u8>) -> Result<Event, HttpError> {
     let data = String::from_utf8(body).map_err(|_| {
         HttpError::new(400, "the body must be UTF-8, because streams are; encode binary data")
@@ -161,7 +165,7 @@ fn one_json(body: &[u8]) -> Result<Event, HttpError> {
     object(members.map_err(|error| HttpError::new(400, error.of("the body")))?)
 }
 
-/// Reads NDJSON, one event a line. One malformed line rejects the whole body.
+/// Reads NDJSON, one event a line. Fails if any line is malformed.
 fn lines(body: &[u8]) -> Result<Vec<Event>, HttpError> {
     let lines = json::without_bom(body).split(|byte| *byte == b'\n').enumerate();
     let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());

@@ -2,7 +2,7 @@
 //!
 //! Request smuggling needs a request that two programs read differently. So this parser is strict:
 //! it requires exactly one Host, and allows at most one Content-Length and no Transfer-Encoding but
-//! `chunked`. An error in any of these closes the connection.
+//! `chunked`. An error in any of these headers closes the connection.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ pub(crate) struct Request {
     pub(crate) query: String,
     /// 0 for HTTP/1.0, 1 for later versions.
     pub(crate) minor_version: u8,
-    /// The host in the target. If the target has no host, that of the Host header.
+    /// The host in the request's target or, if the target has none, in the Host header.
     pub(crate) host: Option<String>,
     pub(crate) body: BodyLength,
     headers: Headers,
@@ -39,7 +39,7 @@ pub(crate) struct Request {
 #[derive(Debug)]
 struct Headers {
     bytes: Vec<u8>,
-    /// The end of each name and of its value in `bytes`.
+    /// For each header, the positions in `bytes` where its name and its value end.
     ends: Vec<(usize, usize)>,
 }
 
@@ -67,7 +67,7 @@ impl Headers {
         })
     }
 
-    /// Returns the values of all headers of this name, which must be in lower case.
+    /// Returns the values of all headers of this name; `name` must be in lower case.
     fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.iter().filter(move |(found, _)| *found == name).map(|(_, value)| value)
     }
@@ -78,7 +78,7 @@ impl Headers {
 pub(crate) enum BodyLength {
     /// No body: the request has neither Content-Length nor Transfer-Encoding.
     None,
-    /// The length of `Content-Length`, in bytes.
+    /// The length that `Content-Length` states, in bytes.
     Fixed(u64),
     /// `Transfer-Encoding: chunked`.
     Chunked,
@@ -119,7 +119,8 @@ impl Request {
 
     /// Parses a head whose version `httparse` does not know.
     ///
-    /// A later version 1.x is read as 1.1, because it must be compatible (RFC 9110 §2.5).
+    /// HTTP/1.2 to HTTP/1.9 are read as HTTP/1.1, because they must be compatible with it (RFC 9110
+    /// §2.5).
     #[cold]
     fn parse_version(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, HttpError> {
         let start = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -140,12 +141,12 @@ impl Request {
         }
     }
 
-    /// Returns the value of the first header of this name, which must be in lower case.
+    /// Returns the value of the first header of this name; `name` must be in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers.all(name).next()
     }
 
-    /// Returns the values of all headers of this name, which must be in lower case.
+    /// Returns the values of all headers of this name; `name` must be in lower case.
     pub(crate) fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.headers.all(name)
     }
@@ -160,8 +161,8 @@ impl Request {
         self.headers.iter().map(|(name, _)| name)
     }
 
-    /// Returns whether a header that is a list of tokens contains this token, in upper or lower
-    /// case.
+    /// Returns whether `token` is in this header, which is a list of tokens. Upper and lower case
+    /// count as equal.
     pub(crate) fn has_token(&self, name: &str, token: &str) -> bool {
         (self.headers.all(name))
             .flat_map(|value| value.split(|byte| *byte == b','))
@@ -180,7 +181,8 @@ impl Request {
         pairs.filter(|(found, _)| found == name).map(|(_, value)| value.into_owned()).collect()
     }
 
-    /// Returns whether the client allows more requests on the connection.
+    /// Returns whether the connection may stay open after the response, as far as the client is
+    /// concerned.
     pub(crate) fn keeps_alive(&self) -> bool {
         let close = self.has_token("connection", "close");
         !close && (self.minor_version > 0 || self.has_token("connection", "keep-alive"))

@@ -12,14 +12,14 @@ use super::error::HttpError;
 use super::request::Request;
 use super::routes::Reply;
 
-/// The cookie's name. Its value is the token, percent-encoded.
+/// The cookie's name. The cookie's value is the token, percent-encoded.
 const COOKIE: &str = "threadcast_token";
 
-/// The maximum length of the value, in bytes. Browsers keep cookies of up to 4,096 bytes, including
-/// name and attributes (RFC 6265 §6.1).
+/// The maximum length of the cookie's value, in bytes. Browsers keep cookies of up to 4,096 bytes,
+/// including name and attributes (RFC 6265 §6.1).
 const VALUE_MAX: usize = 4_000;
 
-/// `POST /session` with the bearer token: sets the cookie.
+/// `POST /session` with a bearer token for reading: sets the cookie that holds the token.
 ///
 /// Scripts cannot read the cookie, and browsers send it with requests of this server's pages only.
 pub(super) fn open(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {

@@ -95,7 +95,8 @@ fn group(group: &ThreadGroup) -> Value {
     })
 }
 
-/// Returns a JSON object that maps the name of each part to its bytes.
+/// Returns a JSON object that maps the name of each part to the memory that the part takes, in
+/// bytes.
 fn costs(parts: &[Cost]) -> Value {
     parts.iter().map(|cost| (cost.name.to_owned(), Value::from(cost.memory))).collect()
 }
@@ -105,7 +106,7 @@ fn limit(bound: &Bound) -> Value {
     json!({ "name": name, "limit": limit, "used": used, "clients": clients })
 }
 
-/// Returns the status as an event of `/status/stream`.
+/// Returns the document of `GET /status` as an event for the stream at `/status/stream`.
 pub(super) fn event(server: &ServerState) -> Event {
     Event::new(json(server).to_string())
 }
@@ -148,8 +149,8 @@ pub(super) fn metrics(server: &ServerState) -> Answer {
     gauge("capacity_clients", "Clients that this process can hold", number(capacity.clients()));
     let (each, binding) = (Family::<Label, Gauge>::default(), Family::<Label, Gauge>::default());
     for bound in capacity.bounds().iter().rev() {
-        // Two control groups have the same name here. The narrower one is the limit, so it is set
-        // last.
+        // The limits of two control groups can have the same name. Of these, the metric must show
+        // the one that allows fewer clients, so the loop sets it last.
         each.get_or_create(&[("limit", bound.name)]).set(number(bound.clients));
         binding.get_or_create(&[("limit", bound.name)]).set(0);
     }
@@ -163,8 +164,8 @@ pub(super) fn metrics(server: &ServerState) -> Answer {
 
 /// Converts `OpenMetrics` to the older text format of Prometheus.
 ///
-/// In the older format, the name of a counter also ends with `_total` in its `HELP` and `TYPE`
-/// lines, and no line marks the end.
+/// In the older format, the name of a counter ends with `_total` in its `HELP` and `TYPE` lines
+/// too, and no `# EOF` line marks the end.
 fn classic(openmetrics: &str) -> String {
     let counters: Vec<&str> = (openmetrics.lines())
         .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))

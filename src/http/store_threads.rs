@@ -1,4 +1,5 @@
-//! Runs the threads that write the store, and that read it if several nodes share it.
+//! Runs the thread that writes the store and, if several nodes share the store, the thread that
+//! reads it.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,7 +21,7 @@ use crate::store::{self, StoreAt};
 pub(super) enum StoreOwner {
     /// The writer of a file that only this node uses.
     File(StoreWriter),
-    /// The writer and the reader of a log that other nodes write too.
+    /// The writer and the reader of a log in Redis, to which other nodes write too.
     Redis(Box<(LogPublisher, LogFollower)>),
 }
 
@@ -46,7 +47,7 @@ pub(super) fn open_hub(
     Ok((hub, Some(owner)))
 }
 
-/// The store's threads. Dropping this value ends them and closes the store.
+/// The store's threads. Dropping this value ends the threads and closes the store.
 #[derive(Debug)]
 pub(super) struct StoreThreads {
     running: Option<Sender<Infallible>>,
@@ -94,7 +95,7 @@ impl StoreThreads {
 
     /// Ends the threads after they have processed their queues.
     ///
-    /// Waits until the deadline, and at least for [`DRAIN_STORE_TIME`].
+    /// Waits for the threads until `deadline`, but at least for [`DRAIN_STORE_TIME`] from now on.
     pub(super) fn stop(mut self, deadline: Instant) -> thread::Result<()> {
         self.end(deadline)
     }
@@ -107,7 +108,7 @@ impl StoreThreads {
             log::warn!(
                 "store did not answer before shutdown; its last requests may or may not be stored"
             );
-            self.threads.clear(); // the threads end with the process
+            self.threads.clear(); // not joined: the threads end with the process
         }
         let ended: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
         ended.into_iter().collect()
@@ -116,8 +117,8 @@ impl StoreThreads {
 
 impl Drop for StoreThreads {
     fn drop(&mut self) {
-        // A panic can be ignored here: it has already stopped the server, and `Server::run` reports
-        // it.
+        // A thread's panic can be ignored here: the panic has already stopped the server, and
+        // `Server::run` reports it.
         let _ = self.end(Instant::now());
     }
 }

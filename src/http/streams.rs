@@ -27,8 +27,8 @@ use crate::registry::{Channels, Readable, Registry, Start, Subscription};
 use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, StreamCounts, Writer};
 use crate::ticker;
 
-/// The content type of streams. It has a charset because some clients read `text/*` without one
-/// as Latin-1 (RFC 2616 §3.7.1).
+/// The content type of streams. The type has a charset because some clients read `text/*` without a
+/// charset as Latin-1 (RFC 2616 §3.7.1).
 pub(super) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
 /// Answers with a demo stream.
@@ -97,8 +97,9 @@ fn subscribe(
 
 /// Returns the request's presence name, if it has one and may use it.
 ///
-/// An announcement is an event for all subscribers, and any page can send a GET. So presence
-/// needs the right to publish, or a JWT that may read the channels and has this name as `sub`.
+/// A presence name is announced to all subscribers of the channels, and any page can send a GET. So
+/// the request needs the right to publish, or a JWT that may read the channels and has this name as
+/// `sub`.
 #[inline(never)] // inlining would enlarge the stack of every stream
 fn presence(
     exchange: &Exchange<'_>,
@@ -149,7 +150,8 @@ pub(super) fn status(exchange: &Exchange<'_>, reader: &ReadAccess) -> Result<Rep
     Ok(reply(exchange, source, permit, None))
 }
 
-/// Subscribes to a channel of the ticker, from now on.
+/// Subscribes to a channel of the ticker. The stream gets only events that are published from now
+/// on.
 fn subscribe_to_clock(
     exchange: &Exchange<'_>,
     channel: &'static str,
@@ -158,7 +160,8 @@ fn subscribe_to_clock(
     Ok(exchange.server.clock.subscribe_boxed(&channels, &Start::Now)?)
 }
 
-/// Returns a permit for one more stream, before the stream subscribes. `HEAD` needs none.
+/// Returns a permit for one more stream, which the stream needs before it subscribes. Returns
+/// `None` for `HEAD`, which starts no stream.
 ///
 /// Fails if the server or the client's address has reached its maximum number of streams, or if the
 /// connection was shed.
@@ -191,16 +194,17 @@ fn start(request: &Request) -> Result<Start, HttpError> {
 
 /// `User-Agent` prefixes of clients that may ignore the id of an event without data.
 ///
-/// If the first frame of a stream has the id to resume from, these clients get it as a `cursor`
+/// If the first frame of a stream has the id to resume from, these clients get the id in a `cursor`
 /// event with data. They are Firefox, the polyfills that run in any browser, and the libraries for
 /// Node.js and Python. `make clients` tests which clients ignore the id.
 const CURSOR_AS_EVENT: [&str; 4] = ["Mozilla/", "node", "python-", "Python/"];
 
-/// The prefixes for Mercure streams: only clients that ignore events whose type has no listener.
+/// The prefixes that are used for Mercure streams instead of [`CURSOR_AS_EVENT`]: only clients that
+/// ignore events whose type has no listener.
 pub(super) const MERCURE_CURSOR_AS_EVENT: [&str; 2] = ["Mozilla/", "node"];
 
 /// Returns the first frame of a subscription's stream. Clients whose `User-Agent` begins with a
-/// prefix in `as_event` get this frame as an event.
+/// prefix in `as_event` get the id to resume from as an event.
 pub(super) fn first_frame(
     request: &Request,
     subscription: &Subscription,
@@ -213,7 +217,7 @@ pub(super) fn first_frame(
 /// The longest presence name, in bytes.
 const PRESENCE_MAX: usize = 256;
 
-/// Fails with 400 if the presence name is malformed. This is checked before the request changes
+/// Fails with 400 if the presence name is malformed. The name is checked before the request changes
 /// anything.
 fn check_presence(name: &str) -> Result<(), HttpError> {
     if name.is_empty() || name.len() > PRESENCE_MAX || name.contains(char::is_control) {
@@ -223,9 +227,9 @@ fn check_presence(name: &str) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// Returns the response head and the first frames.
+/// Returns the preamble: the response head and the first frames.
 ///
-/// The server sends them at once, so that the browser fires `open`.
+/// The server sends the preamble at once, so that the browser fires `open`.
 pub(super) fn preamble(exchange: &Exchange<'_>, frames: &[Frame], mut headers: Headers) -> Vec<u8> {
     let request = &exchange.request;
     headers.extend(cors::headers(exchange));
@@ -281,7 +285,7 @@ pub(super) fn live(
     Source::Live(writer.for_at_most(config.limits.stream_age).until(reader.until))
 }
 
-/// A stream that is about to begin.
+/// A stream that has a permit, but whose response is not yet sent.
 pub(super) struct Stream {
     /// The client and the path, for the log.
     client: Client,
@@ -292,8 +296,8 @@ pub(super) struct Stream {
     subscriptions: Option<Box<StreamSubscriptions>>,
     /// The id of the page that opened the stream (`?tab=`), with `--lab`.
     tab: Option<Box<str>>,
-    /// Whether the server may have parsed a JWT or a pattern for the request, which takes more
-    /// stack.
+    /// Whether the server may have parsed a JWT or a URL pattern for the request, which takes more
+    /// stack than other requests take.
     deep: bool,
 }
 
@@ -314,7 +318,7 @@ pub(super) struct ScriptedStream {
 }
 
 impl Stream {
-    /// Returns whether starting the stream took more stack than a stream's thread should keep.
+    /// Returns whether the request may have taken more stack than a stream's thread should keep.
     pub(super) fn is_deep(&self) -> bool {
         self.deep
     }
@@ -326,8 +330,8 @@ impl Stream {
         let started = Instant::now();
         log::trace!("{client} {path:?} begins");
         let Ok(_tracked) = lab::admit(server, socket, tab) else { return };
-        // The watch is held until the writer and the permit are released, because it measures how
-        // long a disconnect takes to free the stream's resources.
+        // The watch is dropped after the writer and the permit, because it measures the time from
+        // the client's disconnect until the stream's resources are free.
         let watch = source.socket().watch();
         let (end, counts) = match source {
             Source::Live(writer) => follow(writer, server),

@@ -1,6 +1,6 @@
-//! The demo WebSocket (RFC 6455), at `/ws` and `/` on the listeners of HTTP.
+//! The demo WebSocket (RFC 6455), at `/ws` and `/` on the same listeners as HTTP.
 //!
-//! Like a stream, it runs on the thread of its connection.
+//! A WebSocket runs on the thread of its connection, as a stream does.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -28,7 +28,7 @@ use super::{ServerState, lab};
 /// The minimum time that a read waits, even if its deadline has passed.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
-/// How long the server waits for the client's close frame after it has sent its own.
+/// How long the server waits for the client's close frame after the server has sent its own.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// Returns whether a request is a WebSocket handshake. The server ignores `Upgrade` in HTTP/1.0
@@ -39,14 +39,14 @@ pub(super) fn is_handshake(request: &Request) -> bool {
         && request.has_token("connection", "upgrade")
 }
 
-/// A WebSocket that is about to begin.
+/// A WebSocket whose handshake is accepted, but whose response is not yet sent.
 pub(super) struct WebSocket {
     /// The value of the `Sec-WebSocket-Accept` header.
     accept: String,
     /// The id of the page that opened the WebSocket (`?tab=`), with `--lab`.
     tab: Option<Box<str>>,
     client: Client,
-    /// When the client's token expires.
+    /// When the client's token expires and the WebSocket must close; `None` if never.
     until: Option<Instant>,
 }
 
@@ -88,12 +88,13 @@ pub(crate) fn accept_key(request: &Request) -> Result<String, HttpError> {
 }
 
 impl WebSocket {
-    /// Sets the time at which the WebSocket closes at the latest.
+    /// Sets the moment at which the server closes the WebSocket; `None` sets no limit.
     pub(super) fn until(self, until: Option<Instant>) -> Self {
         Self { until, ..self }
     }
 
-    /// Runs the WebSocket until it closes. Sends a welcome, then an answer to each message.
+    /// Runs the WebSocket until it closes. Sends a welcome, and then answers each message of the
+    /// client.
     #[inline(never)] // inlining would enlarge the stack of every stream
     pub(super) fn run(self, socket: &Arc<TcpStream>, ahead: Vec<u8>, server: &ServerState) {
         let started = Instant::now();
@@ -181,8 +182,8 @@ fn close_reason(error: &Error) -> Option<(CloseCode, &'static str)> {
 
 /// Sends a close frame, and does not wait for the client's close frame.
 ///
-/// After a protocol error the server must not parse further frames (RFC 6455 §7.1.7). The
-/// connection discards further frames, as it discards input after any last response.
+/// After a protocol error the server must not parse further frames (RFC 6455 §7.1.7). Instead, the
+/// connection's thread discards them, as it discards all input after a last response.
 fn send_close(
     ws: &mut Tungstenite<Wire<'_>>,
     code: CloseCode,
@@ -218,7 +219,8 @@ impl Read for Wire<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now()).max(WAIT_MIN);
-            let left = Timespec::try_from(left).ok(); // too long for a `Timespec`: no deadline
+            // A time that is too long for a `Timespec` becomes `None`: no deadline.
+            let left = Timespec::try_from(left).ok();
             let mut either = vec![PollFd::new(self.socket, PollFlags::IN)];
             either.extend(self.drain.map(|drain| PollFd::new(drain, PollFlags::IN)));
             match poll(&mut either, left.as_ref()) {

@@ -1,13 +1,13 @@
-//! Creates the error responses to requests without a token, or with a wrong or insufficient one
-//! (RFC 6750 §3).
+//! Creates the error responses to requests whose token is missing, invalid or insufficient (RFC
+//! 6750 §3).
 
 use crate::http::Config;
 use crate::http::error::HttpError;
 
-/// The header that describes the token that a request needs.
+/// The response header that says which token the request needs.
 const CHALLENGE: &str = "WWW-Authenticate";
 
-/// Returns the 401 for a request without the token that it needs.
+/// Returns the 401 for a request that needs a token but has none.
 pub(super) fn missing(config: &Config) -> HttpError {
     let error = HttpError::new(401, "this request needs a token; send Authorization: Bearer TOKEN");
     error.with(CHALLENGE, challenge(None, config))

@@ -1,8 +1,8 @@
 //! Finds the token of a request (RFC 6750, and Mercure's cookies).
 //!
-//! The header, the query and the cookie are searched in this order, and the first token found is
-//! used. The query and Mercure's cookies are searched only on Mercure's paths. Other paths ignore a
-//! token in the query, because a token in a URL ends up in logs.
+//! [`token`] searches the header, the query and the cookie in this order, and returns the first
+//! token that it finds. The query and Mercure's cookies are searched only on Mercure's paths. Other
+//! paths ignore a token in the query, because a token in a URL ends up in logs.
 
 use super::challenge::malformed;
 use crate::http::error::HttpError;
@@ -12,8 +12,8 @@ use crate::http::session;
 /// The name of the cookie that holds a browser's token in Mercure's current generation.
 pub(in crate::http) const COOKIE: &str = "__Secure-mercure_access_token";
 
-/// The names of this cookie in both generations of Mercure. The first cookie that is present is
-/// used.
+/// The names of the cookie that holds a browser's token, in both generations of Mercure. The first
+/// of these cookies that is present is used.
 const COOKIES: [&str; 2] = [COOKIE, "mercureAuthorization"];
 
 /// The query parameter that holds a token, in Mercure 0.x only.
@@ -22,7 +22,7 @@ const COOKIES: [&str; 2] = [COOKIE, "mercureAuthorization"];
 /// parameter `access_token` is ignored.
 const PARAMETER: &str = "authorization";
 
-/// The API that a request uses. It decides where a token may be.
+/// The API that a request uses. The API determines which parts of the request may carry a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) enum Api {
     /// The server's own routes.
@@ -83,7 +83,7 @@ pub(super) fn session(request: &Request) -> Option<Credentials> {
 
 /// Returns a cookie's token as credentials.
 ///
-/// An empty cookie counts as no token, because it is one that the server has deleted.
+/// An empty cookie counts as no token, because the server deletes a cookie by setting it to empty.
 fn cookie(token: Option<Vec<u8>>) -> Option<Credentials> {
     let token = token.filter(|token| !token.is_empty());
     token.map(|token| Credentials { token, carrier: Carrier::Cookie })

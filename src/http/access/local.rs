@@ -1,13 +1,13 @@
 //! Decides whether a request is local. Only a local request may publish without a token.
 //!
 //! [`Locality::of`] decides this once for each request, from everything that shows where the
-//! request comes from: the accepted socket, the Host, the page that sent it (`Origin`,
-//! `Sec-Fetch-Site`, `Referer`), the forwarding headers and the HTTP version. Routes use only the
-//! result of this decision.
+//! request comes from: the accepted socket, the Host, the headers that name the page that sent the
+//! request (`Origin`, `Sec-Fetch-Site`, `Referer`), the forwarding headers and the HTTP version.
+//! Routes use only the result of this decision.
 //!
 //! Any page in the user's browser can reach a server on loopback. A page whose name resolves to
 //! 127.0.0.1 (DNS rebinding) still sends its own name as the Host. The server recognises other
-//! pages by headers that browsers add and pages cannot change.
+//! foreign pages by headers that browsers add and pages cannot change.
 //!
 //! The server cannot recognise a proxy that adds no header, speaks HTTP/1.1 and sends a loopback
 //! name as the Host. So behind a proxy, publishing needs a token (`docs/proxies.md`).
@@ -28,8 +28,8 @@ pub(crate) enum Locality {
     Remote,
     /// A page of another origin whose request has an `Origin` header.
     ForeignOrigin,
-    /// A page of another origin whose request has no `Origin` header, such as that of an `<img>`, a
-    /// `fetch` with `no-cors`, or a link.
+    /// A page of another origin whose request has no `Origin` header, such as the request of an
+    /// `<img>`, of a `fetch` with `no-cors`, or of a link.
     ForeignPage,
     /// A connection over loopback whose request has a Host that is not a name of this server.
     Misdirected,
@@ -46,7 +46,8 @@ impl Locality {
         config: &Config,
     ) -> Self {
         let peer = peer.to_canonical();
-        // Only HTTP/1.0 may omit the Host. Browsers always send one.
+        // Only HTTP/1.0 may omit the Host. Browsers always send a Host, so a request without one is
+        // not from a page.
         let name = request.host.as_deref().map(host_name);
         let is_loopback_host = name.is_none_or(is_loopback_name);
         let is_named = |name: &str| config.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(name));
@@ -59,7 +60,7 @@ impl Locality {
         }
         let is_local = peer.is_loopback()
             && is_loopback_host
-            && request.minor_version > 0 // nginx forwards as HTTP/1.0 by default
+            && request.minor_version > 0 // nginx forwards requests as HTTP/1.0 by default
             && !is_trusted(peer, &config.trusted_proxies)
             && !request.header_names().any(is_forwarding);
         if is_local { Self::Local } else { Self::Remote }
@@ -75,7 +76,7 @@ impl Locality {
         Err(HttpError::new(421, detail))
     }
 
-    /// Fails with 403 if the request's `Origin` is foreign. A token makes no difference.
+    /// Fails with 403 if the request's `Origin` is foreign, even if the request has a valid token.
     pub(in crate::http) fn check_origin(self) -> Result<(), HttpError> {
         if self != Self::ForeignOrigin {
             return Ok(());
@@ -112,8 +113,9 @@ impl Locality {
 /// Origins of `--cors-origin` are not foreign.
 ///
 /// Browsers send `Origin` with WebSocket and CORS requests, and with all methods except GET and
-/// HEAD. They send `Sec-Fetch-Site` with every request; older browsers send `Referer` at best. A
-/// page from another port of this host is foreign: it has the same site, but another origin.
+/// HEAD. They send `Sec-Fetch-Site` with every request. Older browsers lack `Sec-Fetch-Site`, but
+/// may send `Referer`. A page from another port of this host is foreign: it has the same site, but
+/// another origin.
 fn foreign_page(request: &Request, config: &Config) -> Option<Locality> {
     let is_ours = |origin: &str| !is_foreign(request, origin) || config.cors_origins.has(origin);
     let text = |value| std::str::from_utf8(value).unwrap_or_default();
@@ -131,7 +133,7 @@ fn foreign_page(request: &Request, config: &Config) -> Option<Locality> {
     is_foreign.then_some(Locality::ForeignPage)
 }
 
-/// Returns whether an origin differs from the one that the request was sent to.
+/// Returns whether this origin differs from the origin that the request was sent to.
 ///
 /// Browsers send `null` for a page without an origin, which counts as different.
 pub(super) fn is_foreign(request: &Request, origin: &str) -> bool {
@@ -183,8 +185,7 @@ const FORWARDING: [&str; 21] = [
     "x-varnish",
 ];
 
-/// Prefixes of forwarding headers that come in groups, such as `X-Forwarded-For` and
-/// `CF-Connecting-IP`.
+/// Prefixes that only forwarding headers have, such as `X-Forwarded-For` and `CF-Connecting-IP`.
 const FORWARDING_GROUPS: [&str; 20] = [
     "akamai-",
     "cf-",
@@ -250,7 +251,8 @@ mod tests {
         }
     }
 
-    /// A request to `localhost:8844` over loopback, with these header lines.
+    /// Returns the locality of a request to `localhost:8844` over loopback, with these header
+    /// lines.
     fn with(headers: &str) -> Locality {
         let head = format!("GET / HTTP/1.1\r\nHost: localhost:8844{headers}");
         Locality::of(&request(&head), HERE, true, &config())
@@ -274,7 +276,8 @@ mod tests {
             ("192.168.1.7", HERE, false, Misdirected),
             ("", HERE, false, Misdirected),
             ("evil.example", LAN, false, Remote),
-            // A proxy may also send a name of `--host`, so the request does not count as local.
+            // A proxy may also send a name given with `--host` as its Host, so such a name does not
+            // make a request local.
             ("BOX.example:443", HERE, false, Remote),
             ("box.example", LAN, false, Remote),
         ] {

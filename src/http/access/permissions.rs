@@ -2,7 +2,8 @@
 //!
 //! A token is static or a JWT. A static token is for one role, reading or publishing, and grants
 //! everything in that role. A JWT lists what it grants. If the server has no token or key for
-//! reading, every client may read. If it has none for publishing, only local requests may publish.
+//! reading, every client may read. If the server has no token or key for publishing, only local
+//! requests may publish.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -41,8 +42,8 @@ enum ReadScope {
 impl ReadAccess {
     /// Computes what this request may read.
     ///
-    /// Fails if reading needs a token and the request has none, or if the request has an
-    /// invalid token. With `--anonymous` an invalid token is an error too.
+    /// Fails if reading needs a token and the request has none, or if the request has an invalid
+    /// token. With `--anonymous`, a request needs no token, but an invalid token is still an error.
     pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
         let keys = RoleKeys::new(config.subscribe_token.as_ref(), config.subscribe_key.as_ref());
@@ -56,8 +57,9 @@ impl ReadAccess {
         api: Api,
     ) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
-        // A request, such as that of a WebSocket, can have two tokens: the session cookie to read,
-        // and the header to publish. So the cookie is tried first.
+        // A request can carry two tokens: one for reading in the session cookie, and one for
+        // publishing in the header. (A WebSocket handshake is an example.) So for reading, the
+        // cookie is tried first.
         if api == Api::Own
             && let Some(session) = credentials::session(&exchange.request)
             && let Ok(reader) = Self::from_credentials(&session, keys, config)
@@ -261,7 +263,7 @@ impl<'a> RoleKeys<'a> {
     }
 }
 
-/// Fails with 403 unless the request names the page that sent it, and the page is allowed.
+/// Fails with 403 unless the request names the page that sent it, and that page may publish.
 ///
 /// Browsers send a cookie with the requests of any page, so the cookie does not prove that an
 /// allowed page sent the request. In every POST, browsers name the page in `Origin` or `Referer`.

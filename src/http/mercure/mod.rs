@@ -1,9 +1,10 @@
 //! Serves the Mercure protocol, in both generations.
 //!
 //! The generations are the current draft (draft-dunglas-mercure-08, as of August 2026) and 0.x
-//! (draft-07). Topics are channels: an event that is published with one API reaches the subscribers
-//! of the other. Without `--mercure`, these paths return 404, and the response names the flag.
-//! `docs/mercure.md` lists what the server implements and where it differs from the drafts.
+//! (draft-07). Topics are channels: an event that is published with the Mercure protocol also
+//! reaches the subscribers of the server's own API, and vice versa. Without `--mercure`, the paths
+//! of the protocol return 404, and the response names the flag. `docs/mercure.md` lists what the
+//! server implements and where it differs from the drafts.
 
 pub(crate) mod publish;
 mod reserved;
@@ -24,7 +25,8 @@ use super::routes::Reply;
 use crate::jwt::DETAIL_TYPE;
 use crate::matcher::Base;
 
-/// The path of the hub. All paths of the protocol begin with it, except that of the metadata.
+/// The path of the hub. All paths of the protocol begin with this path, except the path of the
+/// metadata.
 const HUB: &str = "/.well-known/mercure";
 
 /// The `Link` header with which a page announces the hub.
@@ -50,7 +52,8 @@ pub(super) fn answer(
 
 /// Returns the URL against which relative topics and URL patterns are resolved.
 ///
-/// It is `--jwt-audience` if that is set, and otherwise the URL that the request was sent to.
+/// This is `--jwt-audience` if the flag is set, and otherwise the scheme and host that the request
+/// was sent to.
 #[inline(never)] // inlining would enlarge the stack of every stream
 fn base(exchange: &Exchange<'_>) -> Base {
     let config = &exchange.server.config;

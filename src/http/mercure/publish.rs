@@ -1,4 +1,4 @@
-//! Publishes an update from a form. The response is the id of the update.
+//! Publishes an update that a client sends as a form. The response is the id of the update.
 
 use std::time::Duration;
 

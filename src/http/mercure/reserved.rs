@@ -14,10 +14,10 @@ use crate::http::error::HttpError;
 /// The event name of subscription events in the current generation.
 pub(super) const EVENT_NAME: &str = "mercure";
 
-/// The hub's URL with both schemes. Relative topics are resolved against it.
+/// The hub's URL with `https` and with `http`. Relative topics are resolved against both.
 ///
-/// The host does not matter, but the scheme does: `http:mercure` is relative to an `http` URL,
-/// and absolute otherwise.
+/// The host does not matter, but the scheme does: the topic `http:mercure` is a relative URL if the
+/// hub's URL begins with `http:`, and an absolute URL otherwise.
 static BASES: LazyLock<[Url; 2]> = LazyLock::new(|| {
     ["https", "http"]
         .map(|scheme| Url::parse(&format!("{scheme}://localhost{HUB}")).expect("a valid URL"))

@@ -16,7 +16,7 @@ use crate::id::EventId;
 use crate::matcher::{Base, Matcher, Purpose};
 use crate::registry::{Bounds, Channels, Start};
 
-/// The reserved id that selects the whole history.
+/// The reserved last event id with which a client requests the whole history.
 const EARLIEST: &str = "earliest";
 
 /// `GET /.well-known/mercure`: subscribes to the topics that the query selects.
@@ -68,10 +68,10 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     Ok(streams::reply(exchange, source, permit, subscriptions))
 }
 
-/// Converts a client-supplied id to the server's id of the earliest update that has it, in any of
-/// the topics.
+/// Converts an id that a publisher supplied to the server's own id of the earliest update with that
+/// id in any of the channels.
 ///
-/// Ids of the server and unknown ids are returned unchanged.
+/// The server's own ids and unknown ids are returned unchanged.
 #[inline(never)] // inlining would take stack even for streams without a cursor
 fn earliest(exchange: &Exchange<'_>, channels: &Channels, id: &str) -> String {
     let is_ours = id.parse::<EventId>().is_ok();
@@ -79,9 +79,11 @@ fn earliest(exchange: &Exchange<'_>, channels: &Channels, id: &str) -> String {
     found.map_or_else(|| id.to_owned(), |found| found.to_string())
 }
 
-/// Returns the id of the event before a stream that begins now; `earliest` if there is none.
+/// Returns the id of the last event that a stream which begins now does not get, or `earliest` if
+/// no event has been published.
 fn newest(exchange: &Exchange<'_>, cursor: Option<EventId>) -> String {
-    // While there is no event, a local id ends in 0, and the id of the shared log is 0-0.
+    // Until the first event, the last id of this node is `EPOCH-0`, and the last id of a shared log
+    // is `0-0`.
     let shared = exchange.server.hub.reaches_the_log().is_some();
     let known = cursor.filter(|id| if shared { *id != EventId::ZERO } else { id.n > 0 });
     known.map_or_else(|| EARLIEST.to_owned(), |id| id.to_string())
@@ -133,7 +135,7 @@ fn is_reserved_name(name: &str) -> bool {
 
 /// Returns the last event id of the request.
 ///
-/// The id may be empty. The client then gets the current id in a response header.
+/// The id may be empty; the client then gets the id of the newest event in a response header.
 fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, HttpError> {
     let is_given = || is_given(&exchange.request).then(String::new);
     let cursor = last_event_id(&exchange.request)?.or_else(is_given);

@@ -31,10 +31,10 @@ use crate::registry::{NAME_MAX, Update};
 /// (RFC 6570 §3.2.2).
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The JSON-LD context of documents of 0.x.
+/// The JSON-LD context of subscription documents in Mercure 0.x.
 const CONTEXT: &str = "https://mercure.rocks/";
 
-/// The maximum number of subscriptions that a list reads before it releases their lock.
+/// The maximum number of subscriptions that are read under one lock while a list is sent.
 const PAGE: usize = 64;
 
 /// One topic matcher of a subscriber.
@@ -45,7 +45,7 @@ pub(super) struct Selected {
     pub(super) matcher: Matcher,
 }
 
-/// All active subscriptions: their documents, by topic.
+/// The JSON documents of all active subscriptions, by topic.
 #[derive(Debug, Default)]
 pub(in crate::http) struct Subscriptions(Mutex<BTreeMap<String, Arc<Value>>>);
 
@@ -54,7 +54,8 @@ impl Subscriptions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns up to [`PAGE`] documents after the topic `last` whose topics begin with `prefix`.
+    /// Returns at most [`PAGE`] documents: the first ones after the topic `last`, as long as their
+    /// topics begin with `prefix`.
     fn page(&self, prefix: &str, last: &str) -> Vec<Arc<Value>> {
         let subscriptions = self.lock();
         let after = subscriptions.range::<str, _>((Excluded(last), Unbounded)).take(PAGE);
@@ -63,7 +64,8 @@ impl Subscriptions {
     }
 }
 
-/// The subscriptions of one stream. Dropping this ends them and publishes that they ended.
+/// The subscriptions of one stream. Dropping this value ends the subscriptions, and publishes that
+/// they ended.
 #[must_use = "dropping this ends the subscriptions at once"]
 pub(in crate::http) struct StreamSubscriptions {
     server: Arc<ServerState>,
@@ -74,7 +76,7 @@ impl StreamSubscriptions {
     /// Adds these subscriptions to the active ones, and publishes that they begin.
     ///
     /// Returns `None` without `--mercure-subscriptions`. If the beginning of a subscription cannot
-    /// be published, the function fails and ends the subscriptions before it.
+    /// be published, the function fails and ends the subscriptions that it has already begun.
     pub(super) fn begin(
         server: &Arc<ServerState>,
         selected: &[Selected],
@@ -94,7 +96,8 @@ impl StreamSubscriptions {
                           server without --mercure-subscriptions";
             return Err(HttpError::new(400, detail));
         }
-        // Reserves the channels of all subscriptions, or of none, before anything is published.
+        // Before anything is published, this call reserves the channels of all subscriptions. If it
+        // fails, no channel is reserved.
         let _reserved = server.hub.reserve(&topics)?;
         let mut begun = Box::new(Self { server: Arc::clone(server), topics: Vec::new() });
         for (Selected { kind, matcher }, topic) in selected.iter().zip(&topics) {
@@ -155,7 +158,7 @@ fn publish(server: &ServerState, topic: &str, document: &Value) -> Result<(), Pu
 
 /// Returns the topic of a subscription, which is also the path of its document.
 ///
-/// With fewer parts, returns the path of a list of subscriptions.
+/// If the last parts are left out, returns the path of a list of subscriptions.
 fn topic(parts: &[&str]) -> String {
     let mut topic = format!("{HUB}/subscriptions");
     for part in parts {
@@ -165,7 +168,7 @@ fn topic(parts: &[&str]) -> String {
     topic
 }
 
-/// Returns whether a document is of 0.x. Only documents of 0.x have a field `topic`.
+/// Returns whether a document is of Mercure 0.x. Only those documents have a field `topic`.
 fn is_older(document: &Value) -> bool {
     document.get("topic").is_some()
 }
@@ -185,7 +188,8 @@ pub(super) fn answer(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, H
     };
     let hub = &exchange.server.hub;
     let last = hub.last_id();
-    // While there is no event, a local id ends in 0, and the id of the shared log is 0-0.
+    // Until the first event, the last id of this node is `EPOCH-0`, and the last id of a shared log
+    // is `0-0`.
     let shared = hub.reaches_the_log().is_some();
     let nothing_yet = if shared { last == EventId::ZERO } else { last.n == 0 };
     let last = if nothing_yet { "earliest".to_owned() } else { last.to_string() };
@@ -225,8 +229,9 @@ pub(super) fn answer(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, H
         "{LINK}; last-event-id=\"{last}\"; type=\"{EVENT_NAME}\"; content-type=\"application/json\""
     );
     let answer = answer.with("Link", if is_older { LINK.to_owned() } else { link });
-    // With a shared log, the response has no ETag. Another node with the same last id lists other
-    // subscriptions, so it must not validate this node's responses.
+    // With a shared log, the response has no ETag. The tag would be the last id, but another node
+    // lists other subscriptions with the same last id, so that node would wrongly confirm a list of
+    // this node.
     let answer = if shared { answer } else { answer.with("ETag", tag) };
     Ok(Reply::Answer(answer.with("Cache-Control", "private, must-revalidate")))
 }
@@ -265,8 +270,8 @@ fn is_one(parts: &[&str]) -> bool {
     }
 }
 
-/// Returns whether a document has the matcher of this path. The paths of documents with other
-/// matchers can begin with this path too.
+/// Returns whether a document has the matcher of this path. This must be checked, because the path
+/// of a document with another matcher can begin with this path too.
 fn is_of(document: &Value, parts: &[String]) -> bool {
     match parts {
         [topic] => document["topic"] == *topic,
