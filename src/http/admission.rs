@@ -117,8 +117,8 @@ impl Admission {
             return MAX_WAIT.mul_f64(0.5 + fastrand::f64() / 2.0);
         }
         *last = next;
-        // The minimum also has jitter, so that two clients do not retry at the same time again and
-        // again.
+        // The minimum also has jitter, so that two clients that retried at the same moment do not
+        // do so again and again.
         MIN_WAIT.mul_f64(jitter) + wait
     }
 

@@ -20,7 +20,7 @@ use crate::limits::FILE_CHUNK;
 /// The value of the `Server` header.
 const SERVER: &str = concat!("threadcast/", env!("CARGO_PKG_VERSION"));
 
-/// The HTTP version of all responses, even of those to HTTP/1.0 requests.
+/// The HTTP version of all responses, even if the request has HTTP/1.0.
 ///
 /// A server sends the highest version that it supports (RFC 9110 §2.5).
 const VERSION: HTTPVersion = HTTPVersion(1, 1);
@@ -313,7 +313,7 @@ const LINE_END: &[u8] = b"\r\n";
 
 /// Writes a head without `tiny_http` and without `format!`.
 ///
-/// Both need much stack, which the thread of a stream would keep.
+/// `tiny_http` and `format!` need much stack, which the thread of a stream would keep.
 fn head(out: &mut Vec<u8>, status: u16, connection: &str, headers: &[(&str, Cow<'_, str>)]) {
     let mut digits = [b'0'; 3];
     digits.iter_mut().rev().fold(status, |rest, digit| {

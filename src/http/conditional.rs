@@ -122,8 +122,7 @@ fn part(range: &str, length: u64) -> Option<Part> {
     if first.is_empty() {
         return match number(last)? {
             0 => Some(Part::Unsatisfiable),
-            // Every suffix of an empty file is the whole file, and no Content-Range can describe
-            // zero bytes.
+            // An empty file is sent whole, because no Content-Range can describe zero bytes.
             _ if length == 0 => None,
             suffix => Some(Part::Range { first: length.saturating_sub(suffix), last: length - 1 }),
         };
@@ -139,8 +138,8 @@ fn part(range: &str, length: u64) -> Option<Part> {
     Some(Part::Range { first, last: last.min(length - 1) })
 }
 
-/// Parses decimal digits. A number above `u64::MAX` becomes `u64::MAX`, which is beyond the end of
-/// every file.
+/// Parses a decimal number in a Range header. A number above `u64::MAX` becomes `u64::MAX`, which is
+/// beyond the end of every file.
 fn number(digits: &str) -> Option<u64> {
     let are_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     are_digits.then(|| digits.parse().unwrap_or(u64::MAX))

@@ -53,8 +53,8 @@ pub struct Config {
     /// Which thread writes to a client that has received all events so far. Default:
     /// [`Delivery::Direct`].
     pub delivery: Delivery,
-    /// What happens to a client whose next event has left the history. Default:
-    /// [`SlowClient::Gap`].
+    /// What happens to a client that reads so slowly that its next event is no longer in the
+    /// history. Default: [`SlowClient::Gap`].
     pub slow_client: SlowClient,
     /// Maximum number of streams. Default: nine tenths of [`Capacity`](crate::Capacity). A larger
     /// value is reduced to this default.
@@ -84,7 +84,7 @@ pub struct Config {
     /// URL that names this server in the `aud` claim of current JWTs (`at+jwt`). Default: none;
     /// then the server rejects such JWTs.
     pub jwt_audience: Option<String>,
-    /// Whether a client without a token can read public events where reads require a token.
+    /// Whether a client without a token can read public events although reads require a token.
     /// Default: false.
     pub anonymous: bool,
     /// Whether the server speaks the Mercure protocol. Default: [`Mercure::Off`].

@@ -23,14 +23,15 @@ use std::time::{Duration, Instant};
 use super::admission::{Admission, Reason};
 use crate::counters::{CONNECTIONS, CONNECTIONS_OF_ADDRESS, Counters};
 
-/// If some connections have waited for at least this time, only these can be shed.
+/// If some connections have waited for at least this time, only they can be shed.
 ///
-/// The thread of a newer connection may not have run yet, and its request may be on its way.
+/// A connection that has waited for less may be so new that its thread has not run yet and its
+/// request is on its way.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// How long a new connection waits for a permit when all permits are in use.
 ///
-/// Within this time, the threads of shed connections end and return their permits.
+/// Within this time, the threads of shed connections normally end and return their permits.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 
 /// The maximum number of connections that are shed but not yet closed: a quarter of the reserve
@@ -163,9 +164,9 @@ impl Connections {
         let Some((wait, Waiting { socket, .. })) = oldest else { return };
         self.counters.shed.inc();
         let Some(socket) = socket.upgrade() else { return }; // the connection's thread is ending
-        // An idle connection may have received a request just now. Only its receiving side is shut
-        // down, so the server can still read that request and respond. An incomplete request gets
-        // no response.
+        // An idle connection may have received a request just now. So only its receiving side is
+        // shut down, and the server can still read that request and respond. An incomplete request
+        // gets no response.
         let end = if wait == Wait::Idle { Shutdown::Read } else { Shutdown::Both };
         let _ = socket.shutdown(end); // fails if the client has disconnected
     }

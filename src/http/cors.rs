@@ -93,8 +93,7 @@ pub(super) fn preflight(exchange: &Exchange<'_>, allow: &'static str) -> Answer 
     if exchange.request.header("access-control-request-method").is_none() {
         return answer;
     }
-    // The demo streams come from a tutorial, and allow the methods that the tutorial's server
-    // allows.
+    // The demo streams allow the methods that the server in their tutorial allows.
     let methods = if is_demo(&exchange.request) { "GET, POST, PUT, DELETE" } else { allow };
     let more = exchange.server.config.cors_headers.iter().map(String::as_str);
     let headers: Vec<&str> = std::iter::once(HEADERS).chain(more).collect();

@@ -34,7 +34,7 @@ use crate::process::check_address_space;
 /// core busy.
 const BACK_OFF: Duration = Duration::from_millis(20);
 
-/// Errors at most this far apart form one burst, which gets one log line.
+/// Failures at most this far apart form one burst. Only the first failure of a burst is logged.
 const BURST: Duration = Duration::from_secs(5);
 
 /// Opens a listening socket, and sets the options of all its connections.

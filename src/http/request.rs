@@ -181,8 +181,7 @@ impl Request {
         pairs.filter(|(found, _)| found == name).map(|(_, value)| value.into_owned()).collect()
     }
 
-    /// Returns whether the connection may stay open after the response, as far as the client is
-    /// concerned.
+    /// Returns whether the client lets the server keep the connection open after the response.
     pub(crate) fn keeps_alive(&self) -> bool {
         let close = self.has_token("connection", "close");
         !close && (self.minor_version > 0 || self.has_token("connection", "keep-alive"))

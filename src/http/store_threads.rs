@@ -16,7 +16,7 @@ use crate::limits::DRAIN_STORE_TIME;
 use crate::registry::{LogFollower, LogPublisher, Registry, RegistryOptions, StoreWriter};
 use crate::store::{self, StoreAt};
 
-/// The parts of the store that need a thread.
+/// The parts of the store that run on threads of their own.
 #[derive(Debug)]
 pub(super) enum StoreOwner {
     /// The writer of a file that only this node uses.

@@ -1,4 +1,5 @@
-//! Starts streams: creates the preamble for a request, then runs the loop in [`crate::stream`].
+//! Starts streams: creates the preamble for a request, and then runs the stream's loop, which is in
+//! [`crate::stream`].
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -292,7 +293,7 @@ pub(super) struct Stream {
     path: String,
     source: Source,
     permit: Option<StreamPermit>,
-    /// The stream's Mercure subscriptions, which end when this value is dropped.
+    /// The stream's Mercure subscriptions, which end when this field is dropped.
     subscriptions: Option<Box<StreamSubscriptions>>,
     /// The id of the page that opened the stream (`?tab=`), with `--lab`.
     tab: Option<Box<str>>,

@@ -180,7 +180,7 @@ fn close_reason(error: &Error) -> Option<(CloseCode, &'static str)> {
     }
 }
 
-/// Sends a close frame, and does not wait for the client's close frame.
+/// Sends a close frame without waiting for the client's close frame.
 ///
 /// After a protocol error the server must not parse further frames (RFC 6455 §7.1.7). Instead, the
 /// connection's thread discards them, as it discards all input after a last response.

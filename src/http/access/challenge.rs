@@ -15,8 +15,8 @@ pub(super) fn missing(config: &Config) -> HttpError {
 
 /// Returns the 401 for an invalid token.
 ///
-/// Only the log contains `reason`, because in the response it would help an attacker to guess a
-/// token.
+/// Only the log contains `reason`, because in the response the reason would help an attacker to
+/// guess a token.
 pub(super) fn invalid(reason: &'static str, config: &Config) -> HttpError {
     let error =
         HttpError::new(401, "the token is not valid; ask the operator of this server for one");

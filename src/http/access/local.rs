@@ -185,7 +185,8 @@ const FORWARDING: [&str; 21] = [
     "x-varnish",
 ];
 
-/// Prefixes that only forwarding headers have, such as `X-Forwarded-For` and `CF-Connecting-IP`.
+/// Prefixes of further forwarding headers. For example, `x-forwarded` covers `X-Forwarded-For` and
+/// `cf-` covers `CF-Connecting-IP`.
 const FORWARDING_GROUPS: [&str; 20] = [
     "akamai-",
     "cf-",

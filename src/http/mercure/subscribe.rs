@@ -1,7 +1,7 @@
 //! Serves subscriptions of the Mercure protocol.
 //!
-//! A subscription is a stream like that of a channel, with the same preamble, heartbeat and
-//! `gap` events. `EventSource` ignores a `gap` event unless the page listens for that name.
+//! A subscription is a stream with the same preamble, heartbeat and `gap` events as a channel's
+//! stream. `EventSource` ignores a `gap` event unless the page listens for that name.
 
 use super::base;
 use super::subscriptions::{Selected, StreamSubscriptions};
@@ -32,8 +32,8 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
         Some(EARLIEST) => Start::All,
         Some(id) => Start::After(earliest(exchange, &channels, id)),
     };
-    // HEAD does not subscribe, so the server does not find out whether events after the cursor are
-    // missing.
+    // For HEAD, the server does not subscribe, and so does not find out whether events after the
+    // cursor are missing.
     let is_head = exchange.request.is_head();
     let subscription =
         if is_head { None } else { Some(exchange.server.hub.subscribe_boxed(&channels, &start)?) };
@@ -112,8 +112,8 @@ fn selected(query: &str, base: &Base) -> Result<Vec<Selected>, HttpError> {
         let matcher = matcher.map_err(|error| HttpError::from(error).at(&name))?;
         let one = Selected { kind, matcher };
         if !selected.contains(&one) {
-            // The limit is checked before the next matcher is compiled, so that a query over the
-            // limit costs little.
+            // The limits on matchers are checked before the next matcher is compiled, so that a
+            // query over a limit costs little.
             bounds.add(one.matcher.bytes())?;
             selected.push(one);
         }
@@ -139,8 +139,8 @@ fn is_reserved_name(name: &str) -> bool {
 fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, HttpError> {
     let is_given = || is_given(&exchange.request).then(String::new);
     let cursor = last_event_id(&exchange.request)?.or_else(is_given);
-    // The response repeats the id in a header, where a control character could start another
-    // header. Other characters that ids must not contain today are accepted, because ids of earlier
+    // The response repeats the id in a header, where a control character could begin a new header
+    // line. Other characters that ids must not contain today are accepted, because ids of earlier
     // versions may contain them.
     if cursor.as_deref().is_some_and(|id| id.contains(char::is_control)) {
         return Err(HttpError::new(400, "the last event id must not contain control characters"));

@@ -117,8 +117,9 @@ impl StreamSubscriptions {
             if let Some(payload) = rights.and_then(|rights| rights.payload(text)) {
                 document["payload"] = payload.clone();
             }
-            // The subscription is listed before it is published, so that a client which reads the
-            // list and then subscribes from the list's id misses no subscription.
+            // The subscription is added to the list before its beginning is published, so that a
+            // client which reads the list and then subscribes from the list's id misses no
+            // subscription.
             subscriptions.lock().insert(topic.clone(), Arc::new(document.clone()));
             if let Err(error) = publish(server, topic, &document) {
                 subscriptions.lock().remove(topic);
