@@ -1,5 +1,6 @@
-# !/usr/bin/perl Apache runs this script in a process of its own for each client. The script
-# subscribes to the hub, as a PHP page subscribes to Redis, and prints each event when it arrives.
+#!/usr/bin/perl
+# Apache runs this script once for each client, in a process of its own. The script subscribes to the
+# hub, as a PHP page subscribes to Redis, and prints each event when it arrives.
 use strict;
 use warnings;
 use IO::Socket::INET;
