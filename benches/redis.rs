@@ -62,7 +62,7 @@ fn quantiles(times: &[Duration]) -> String {
     format!("{:.2?}, {:.2?}", at(50), at(99))
 }
 
-#[allow(clippy::cast_precision_loss)] // far below 2^52
+#[allow(clippy::cast_precision_loss)] // counts are far below 2^52
 fn report(what: &str, nodes: usize, (published, read): (Duration, Duration), memory: Took) {
     let rate = |took: Duration| MANY as f64 / took.as_secs_f64();
     println!(

@@ -84,7 +84,7 @@ fn group_commit(folder: &Path, publishers: usize) -> f64 {
             .collect();
         threads.into_iter().flat_map(|one| one.join().expect("a publisher")).collect()
     });
-    #[allow(clippy::cast_precision_loss)] // far below 2^52
+    #[allow(clippy::cast_precision_loss)] // counts are far below 2^52
     let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
     println!("{publishers:3} publishers: {rate:8.0} events/s, {}", quantiles(&mut times));
     rate

@@ -21,9 +21,9 @@ use self::system::SELF;
 
 /// The descriptors and threads of a server without clients.
 ///
-/// The descriptors, besides standard input, output and error, are: epoll, the end event of the
-/// disconnects thread, the drain event, and two for signals. In addition, each address takes two
-/// descriptors (a listener and a reserve) and one thread.
+/// The descriptors, besides standard input, output and error, are: one for epoll, one that ends the
+/// disconnects thread, one that starts the drain, and two for signals. In addition, each listen
+/// address takes two descriptors (a listener and a reserve) and one thread.
 const OWN_DESCRIPTORS: u64 = 5;
 const OWN_THREADS: u64 = 6;
 
@@ -49,9 +49,9 @@ pub struct Bound {
     pub name: &'static str,
     /// The limit itself, in descriptors, threads, mappings or bytes.
     pub limit: u64,
-    /// The part that is used by anything but this server's clients, in the same unit.
+    /// The part of the limit that is used by anything but this server's clients, in the same unit.
     pub used: u64,
-    /// How many clients the remainder permits.
+    /// How many clients the unused part of the limit permits.
     pub clients: usize,
     /// The setting or command that raises the limit.
     pub raise: String,
@@ -73,7 +73,8 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Returns the capacity of a server that has not started yet, on this many addresses.
+    /// Returns the capacity of a server that has not started yet and will listen on this many
+    /// addresses.
     pub fn of_new_server(costs: &Costs, addresses: usize) -> Self {
         Self::of_new_engine(Share::of(costs), Some(costs), addresses)
     }
@@ -85,15 +86,15 @@ impl Capacity {
         let threads = OWN_THREADS + addresses;
         let own = Own {
             descriptors: OWN_DESCRIPTORS + 2 * addresses,
-            threads: threads - 1, // the current thread is counted as used
+            threads: threads - 1, // one thread, the current one, already counts as used
             mappings: threads * MAPPINGS,
             ..Own::reserved(costs, addresses)
         };
         Self::measure(SELF, share, &own)
     }
 
-    /// Returns the capacity of the server that runs in this process, on this many addresses.
-    /// `clients` is its current number of clients.
+    /// Returns the capacity of the server that runs in this process and listens on this many
+    /// addresses. `clients` is the server's current number of clients.
     pub(crate) fn of_running_server(costs: &Costs, addresses: usize, clients: usize) -> Self {
         let own = Own { clients: clients as u64, ..Own::reserved(Some(costs), addresses as u64) };
         Self::measure(SELF, Share::of(costs), &own)
@@ -120,12 +121,12 @@ impl Capacity {
         &self.bounds
     }
 
-    /// Returns the maximum number of streams: the requested number, or the capacity without the
-    /// reserve.
+    /// Returns the maximum number of streams: the requested number, or by default the capacity
+    /// without the reserve.
     ///
     /// A tenth of the capacity (at least four connections) is reserved, so that the server can
     /// always respond to page requests and publishers. If more streams are requested than remain,
-    /// the number is reduced.
+    /// the requested number is reduced to the remainder.
     pub fn max_clients(&self, requested: Option<usize>) -> usize {
         let capacity = self.clients();
         let most = (capacity * 9 / 10).min(capacity.saturating_sub(RESERVE)).max(1);
@@ -215,7 +216,7 @@ impl Share {
 /// The number of memory mappings of a thread: its stack and its signal stack, each with a guard.
 const MAPPINGS: u64 = 4;
 
-/// The resources that the server takes without clients, now or soon, and the current number of its
+/// The resources that the server itself takes or will take soon, and the current number of its
 /// clients.
 #[derive(Debug, Default)]
 struct Own {
@@ -223,7 +224,7 @@ struct Own {
     descriptors: u64,
     threads: u64,
     mappings: u64,
-    /// The reserved memory, in bytes. It includes memory that is not in use yet.
+    /// The reserved memory, in bytes. A part of this memory may not be in use yet.
     memory: u64,
     /// The resident memory of this process, in bytes. It belongs to the reserved memory or to the
     /// clients' memory, so it must not count again as used.
@@ -262,7 +263,8 @@ impl Unit {
     }
 }
 
-/// A limit and its current use, as the system reports them. The use includes that by the clients.
+/// A limit and its current use, as the system reports them. The current use includes what the
+/// clients use.
 #[derive(Debug)]
 struct Reading {
     name: &'static str,
@@ -300,7 +302,7 @@ impl Reading {
     }
 }
 
-/// Returns the first word after a key that begins a line.
+/// Returns the first word after `key` in the line that begins with `key`.
 fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()
 }

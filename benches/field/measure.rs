@@ -229,7 +229,7 @@ fn millis(duration: Duration) -> f64 {
 
 /// Returns how many events all clients together should receive in this time. The time may begin at
 /// any moment between two events, so the number is approximate.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // far below 2^52
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // positive, far below 2^52
 fn offered(workload: &Workload, seconds: f64) -> u64 {
     (f64::from(workload.rate) * seconds) as u64 * workload.clients as u64
 }

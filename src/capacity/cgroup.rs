@@ -1,15 +1,15 @@
 //! Reads the limits of the control groups of this process.
 //!
 //! The module supports both versions of control groups. It reads the limits of every ancestor group
-//! too, because any group may have the smallest limit.
+//! too, because any of these groups may have the smallest limit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Reading, Unit, field, number};
 
-/// The names of a controller's files. Index 0 is for version 1 of control groups, index 1 for
-/// version 2.
+/// The names of a controller's files. In the arrays, index 0 is for version 1 of control groups,
+/// and index 1 for version 2.
 struct Controller {
     name: &'static str,
     /// The name of the controller's hierarchy in version 1.
@@ -36,8 +36,8 @@ const CONTROLLERS: [Controller; 2] = [
     },
 ];
 
-/// A limit of at least this value means no limit. Version 1 reports the largest possible number of
-/// pages, in bytes, if there is none.
+/// A limit of at least this value means no limit. If there is no limit, version 1 reports the
+/// largest possible number of pages, in bytes.
 const NONE: u64 = 1 << 60;
 
 pub(super) fn bounds() -> Vec<Reading> {
@@ -65,8 +65,8 @@ fn bound(controller: &Controller, version: usize, folder: &Path) -> Option<Readi
     Some(Reading { name: controller.name, limit, used, unit, raise })
 }
 
-/// Returns the page cache of a group, in bytes. It does not count as used, because the kernel
-/// reclaims it when memory runs short.
+/// Returns the page cache of a control group, in bytes. The page cache does not count as used,
+/// because the kernel reclaims it when memory runs short.
 fn page_cache(folder: &Path) -> u64 {
     let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
     let bytes = |key: &str| {
@@ -77,8 +77,8 @@ fn page_cache(folder: &Path) -> u64 {
     bytes("inactive_file") + bytes("active_file")
 }
 
-/// Returns the folders of this process's group and of its ancestors, each with the index of its
-/// version in [`Controller`].
+/// Returns the folders of this process's control group and of its ancestors. With each folder comes
+/// the index for its version in the arrays of [`Controller`].
 fn folders(groups: &str, mounts: &str, controller: &str) -> Vec<(usize, PathBuf)> {
     let mut folders = Vec::new();
     for line in groups.lines() {
@@ -93,8 +93,8 @@ fn folders(groups: &str, mounts: &str, controller: &str) -> Vec<(usize, PathBuf)
             continue;
         }
         let Some((root, mount)) = mount_point(mounts, version, controller) else { continue };
-        // Inside a container, only a part of the hierarchy may be mounted. Then the path begins
-        // above `root`.
+        // Inside a container, only the part of the hierarchy below `root` may be mounted. Then
+        // `path` begins with `root`, which is removed.
         let below = path.strip_prefix(&root).unwrap_or(path).trim_start_matches('/');
         let group: PathBuf = Path::new(&mount).join(below).components().collect();
         let above = group.ancestors().take_while(|folder| folder.starts_with(&mount));

@@ -1,8 +1,8 @@
 //! Computes the maximum memory of a server: for each client, and for everything else.
 //!
 //! The cost of each client is that of a client that does not read, because any client may stop
-//! reading. The send buffer of such a client is full, the server keeps unsent bytes for it, and its
-//! receive buffer contains unread bytes.
+//! reading. For such a client, the server keeps unsent bytes, and the kernel keeps a full send
+//! buffer and a receive buffer of bytes that the server has not read.
 
 use std::fmt;
 
@@ -27,8 +27,7 @@ pub(super) const IDLE_KERNEL: u64 = 28 * 1024;
 /// The address space of the two guards of a thread, in bytes: one below its stack, and one below
 /// its signal stack.
 ///
-/// This size and that of the signal stack are measured with `VmSize`, and rounded up to pages of 4
-/// KiB.
+/// This size and [`SIGNAL_STACK`] are measured with `VmSize`, and rounded up to pages of 4 KiB.
 pub(super) const THREAD_GUARDS: u64 = 8 * 1024;
 /// The address space of the signal stack of a thread, in bytes.
 const SIGNAL_STACK: u64 = 24 * 1024;
@@ -86,8 +85,9 @@ impl Costs {
     /// less.
     pub fn new(limits: &Limits, max_channels: usize, history_total: Option<usize>) -> Self {
         let history_total = history_total.unwrap_or_else(|| HISTORY_TOTAL.min(memory_limit() / 4));
-        // The factor is 2 because a growing buffer may take twice the size of its contents.
         let event = EVENT_EXPANSION * limits.event.min(1 << 40) + EVENT_OVERHEAD;
+        // `READ_LIMIT` counts twice, because a growing buffer may take twice the size of its
+        // contents.
         let unsent = (2 * READ_LIMIT).max(event) as u64;
         // The body counts twice: for itself, and for the event made from it.
         let request = limits.head.saturating_add(limits.body.saturating_mul(2)) as u64;
@@ -127,7 +127,7 @@ impl Costs {
         &self.reserved
     }
 
-    /// Returns the limit on the memory of all histories together, in bytes.
+    /// Returns the limit on the total memory of all histories, in bytes.
     pub fn history_total(&self) -> usize {
         self.history_total
     }

@@ -15,7 +15,7 @@ pub(super) fn descriptors(process: &str) -> Option<Reading> {
     let open = fs::read_dir(format!("/proc/{process}/fd")).map(|open| open.count() as u64);
     let (limit, used) = if process == SELF {
         // The kernel does not permit an infinite limit, so the default is never used. One
-        // descriptor is subtracted, because it was open only to read the folder.
+        // descriptor is subtracted, because it was open only while the folder `fd` was read.
         let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::from(u32::MAX));
         (limit, open.map_or(3, |open| open.saturating_sub(1)))
     } else {
@@ -59,7 +59,7 @@ pub(super) fn user_threads(process: &str) -> Option<Reading> {
     })
 }
 
-/// Returns the kernel's two limits on the threads of all processes together.
+/// Returns the kernel's two limits on the total number of threads of all processes.
 pub(super) fn threads() -> Vec<Reading> {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let threads =

@@ -2,20 +2,20 @@
 
 /// Converts a count to a float.
 #[must_use]
-#[allow(clippy::cast_precision_loss)] // far below 2^52
+#[allow(clippy::cast_precision_loss)] // counts are far below 2^52
 pub fn float(count: u64) -> f64 {
     count as f64
 }
 
 /// Converts a difference to a float.
 #[must_use]
-#[allow(clippy::cast_precision_loss)] // far below 2^52
+#[allow(clippy::cast_precision_loss)] // counts are far below 2^52
 pub fn signed(count: i64) -> f64 {
     count as f64
 }
 
-/// The median; for an even number of values, the mean of the two middle values. `None` without
-/// values.
+/// The median; for an even number of values, the mean of the two middle values. `None` if there are
+/// no values.
 ///
 /// ```
 /// use threadcast::lab::figures::median;

@@ -15,8 +15,8 @@
 //! \n
 //! ```
 //!
-//! `<number>` counts the publisher's events: each event has the number of the one before plus 1.
-//! The server may send comments, `retry:` and gap frames between events.
+//! `<number>` counts the publisher's events: each event has the number of the previous event plus
+//! 1. The server may send comments, `retry:` and gap frames between events.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -172,8 +172,8 @@ impl Load {
         Ok(())
     }
 
-    /// Reads until every accepted client has received an event. Returns `false` if no client
-    /// received its first event for as long as `timeout`.
+    /// Reads until every accepted client has received an event. Returns `false` if no further
+    /// client received its first event for as long as `timeout`.
     ///
     /// # Errors
     ///
@@ -253,7 +253,7 @@ impl Load {
     }
 
     /// Waits until `deadline` for a socket that is ready, and serves all sockets that are ready.
-    /// Returns whether there was one.
+    /// Returns whether any socket was ready.
     fn turn(&mut self, deadline: Instant) -> io::Result<bool> {
         let mut timeout = deadline.saturating_duration_since(Instant::now());
         if !self.unfinished.is_empty() {
@@ -283,8 +283,8 @@ impl Load {
     }
 
     /// Reads what a client's socket contains. A read that does not fill the buffer has emptied the
-    /// socket, so no other read follows. With `to_the_end`, reading continues, because the end of
-    /// the stream may follow.
+    /// socket, so no other read follows. With `to_the_end`, reading continues anyway, because the
+    /// end of the stream may follow.
     fn read(&mut self, index: usize, to_the_end: bool) {
         for _ in 0..READS_IN_A_ROW {
             let Some(socket) = &mut self.clients[index].socket else { return };
@@ -324,7 +324,7 @@ impl Load {
             self.note_times();
         }
         // Only the oldest and the newest event of a read are parsed. The older half of the events
-        // counts with the age of the oldest, the other half with the age of the newest.
+        // is recorded with the age of the oldest, the other half with the age of the newest.
         let age = |published| Duration::from_nanos(now.saturating_sub(published));
         if let (Some(oldest), Some(newest)) = (seen.oldest, seen.newest) {
             self.latency.record(age(oldest.published), seen.events / 2);

@@ -4,8 +4,8 @@
 //! | command | effect |
 //! |---|---|
 //! | `clients N` | N clients subscribe to the channel `lab` |
-//! | `rate N` | N events per second are published to it |
-//! | `stuck N` | N more clients subscribe to `lab-stuck` and read nothing |
+//! | `rate N` | N events per second are published to the channel `lab` |
+//! | `stuck N` | N more clients subscribe to the channel `lab-stuck` and read nothing |
 //!
 //! The process does not publish events itself, because it has no token. It prints `publish CHANNEL
 //! DATA` when an event is due, and the server publishes the event. It prints `report JSON` each
@@ -32,11 +32,11 @@ const STEP: usize = 100;
 /// How many descriptors are kept for anything but clients.
 const SPARE: usize = 32;
 
-/// Size of an event's frame on `lab`, in bytes.
+/// The size of an event's frame on the channel `lab`, in bytes.
 const FRAME: usize = 64;
 
 /// The traffic for stuck clients, published for [`FLOOD_TIME`] after each `stuck` command. It fills
-/// the clients' sockets within a second.
+/// the stuck clients' sockets within a second.
 const FLOOD: Traffic = Traffic { rate: 20, frame: 16 * 1024 };
 const FLOOD_TIME: Duration = Duration::from_secs(3);
 const NO_FLOOD: Traffic = Traffic { rate: 0, ..FLOOD };
@@ -129,7 +129,8 @@ impl<W: Write> LoadClients<W> {
                 self.wanted = number.min(self.own_most);
                 self.settled = false;
                 let load = self.load.as_mut();
-                // Disconnected clients do not reconnect, so all clients are opened again.
+                // Clients that the server has disconnected do not reconnect. If there are any, all
+                // clients are opened again.
                 if load.is_some_and(|load| {
                     load.shrink(self.wanted);
                     load.connected() < load.opening().accepted.min(self.wanted)
@@ -189,7 +190,8 @@ impl<W: Write> LoadClients<W> {
         let Some(load) = self.load.as_mut().filter(|_| opened < self.wanted) else { return };
         let plan = Plan { clients: self.wanted, ..self.plan.clone() };
         if load.grow(&plan, self.wanted.min(opened + STEP)).is_err() {
-            // No descriptor or port is left, so this process cannot open more clients than these.
+            // No descriptor or port is left, so this process cannot open more clients than it has
+            // now.
             self.own_most = load.opened();
             self.wanted = self.own_most;
         }
@@ -230,7 +232,8 @@ impl<W: Write> LoadClients<W> {
 /// Opens a client that requests the stream of `lab-stuck` and never reads.
 fn stuck(server: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
-    // Set before connecting, because the kernel offers a larger receive window otherwise.
+    // The size must be set before the connection is opened, because otherwise the kernel offers the
+    // server a larger receive window.
     socket.set_recv_buffer_size(NARROW)?;
     socket.connect(&server.into())?;
     let mut socket = TcpStream::from(socket);

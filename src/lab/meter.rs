@@ -14,10 +14,10 @@ use super::procfs::{self, Machine, Memory, Usage};
 /// A measurement counts as noisy if other programs use more than this share of a core.
 pub(super) const NOISE: f64 = 0.05;
 
-/// How many times [`of_all`] tries again if a process ends while it reads.
+/// How many times [`of_all`] tries again if a process ends while its files are read.
 const TURNS: usize = 5;
 
-/// The memory of an engine, the load and the machine at one moment.
+/// The memory of an engine, the load generator and the machine at one moment.
 ///
 /// ```
 /// use threadcast::lab::meter::{Held, Socket};
@@ -93,8 +93,8 @@ impl Held {
         Ok(Self { server, load, machine: procfs::machine()? })
     }
 
-    /// Returns the memory that each of `clients` has added since `base`. `socket` is the load
-    /// generator's part, which is subtracted.
+    /// Returns the memory that each of `clients` has added since `base`. `socket` is the kernel
+    /// memory at the load generator's end of a connection, which is subtracted.
     #[must_use]
     pub fn since(&self, base: &Self, clients: usize, socket: Socket) -> PerClient {
         let clients = float(clients.max(1) as u64);
@@ -112,8 +112,8 @@ impl Held {
     }
 }
 
-/// Returns the memory of `process` and its descendants together. A page that several of them share
-/// counts once.
+/// Returns the total memory of `process` and its descendants. A page that several of these
+/// processes share counts once.
 ///
 /// # Errors
 ///
@@ -135,8 +135,8 @@ pub(super) fn threads(process: u32) -> io::Result<usize> {
     of_all(process, |processes| Ok(procfs::usage(processes)?.threads))
 }
 
-/// Calls `read` with the ids of `process` and its descendants. If one of them ends in the meantime,
-/// as Apache's spare processes do, `of_all` tries again.
+/// Calls `read` with the ids of `process` and its descendants. If one of these processes ends in
+/// the meantime, as Apache's spare processes do, `of_all` tries again.
 fn of_all<T>(process: u32, read: impl Fn(&[u32]) -> io::Result<T>) -> io::Result<T> {
     for _ in 0..TURNS {
         if let Ok(found) = read(&procfs::tree(process)?) {
@@ -147,7 +147,7 @@ fn of_all<T>(process: u32, read: impl Fn(&[u32]) -> io::Result<T>) -> io::Result
     read(&procfs::tree(process)?)
 }
 
-/// Waits until the machine's available memory stays the same, for `timeout` at most. Then the
+/// Waits, for `timeout` at most, until the machine's available memory no longer changes. Then the
 /// kernel has freed the memory of earlier measurements.
 pub fn settle(timeout: Duration) {
     let available = || procfs::machine().map_or(0, |machine| machine.available);
@@ -175,7 +175,7 @@ pub fn settle(timeout: Duration) {
 /// ```
 #[derive(Debug)]
 pub struct Spent {
-    /// When this was read.
+    /// When these values were read.
     pub at: Instant,
     /// The engine's process ids.
     pub processes: Vec<u32>,
@@ -264,9 +264,9 @@ impl Spent {
 }
 
 impl Spending {
-    /// Returns the share of a core that other programs used, for the core where it is greater. If
-    /// the engine and the load generator run on the same core, this figure is meaningless: each
-    /// counts as another program for the other.
+    /// Returns the share that other programs used of the engine's core or of the load generator's
+    /// core, whichever is greater. If both run on the same core, this share is meaningless, because
+    /// each of them counts as another program.
     #[must_use]
     pub fn noise(&self) -> f64 {
         self.server_core_others.max(self.load_core_others)
@@ -309,8 +309,8 @@ mod tests {
         let cores = Cores::choose();
         let me = std::process::id();
         let before = Spent::now(me, cores).expect("this process exists");
-        // Loops until this process has used 30 ms of CPU time, because other processes may run on
-        // the machine.
+        // Loops until this process has used 30 ms of CPU time. A fixed time would not do, because
+        // other processes may use the core too.
         let spending = loop {
             let spending = Spent::now(me, cores).expect("this process exists").since(&before);
             if spending.cpu > 0.03 || spending.seconds > 20.0 {

@@ -8,12 +8,12 @@
 //! ```
 //!
 //! The lab uses no figures that a server reports about itself: [`load`] counts the events that
-//! arrived, and [`procfs`] reads the resources that the server used from the kernel. The lab is a
-//! library and prints nothing.
+//! arrived, and [`procfs`] asks the kernel which resources the server used. The lab is a library
+//! and prints nothing.
 //!
 //! Read the modules in this order: [`engine`] defines the servers that are measured, [`process`]
-//! starts and stops them, and [`tick`] computes the events that they publish. [`load`], [`procfs`]
-//! and [`meter`] measure.
+//! starts and stops them, and [`tick`] computes the events that they publish. [`load`] and
+//! [`procfs`] measure, and [`meter`] computes costs from the measurements.
 
 pub mod engine;
 pub mod experiment;

@@ -47,13 +47,13 @@ pub struct Options {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Whether experiments measure fewer points, to save time.
+    /// Whether experiments measure fewer points (numbers of clients and event rates), to save time.
     pub quick: bool,
     /// How often each point is measured.
     pub runs: usize,
     /// How long each point is measured.
     pub measured: Duration,
-    /// How long the events of each point are sent before the measurement starts.
+    /// How long events are sent at each point before its measurement starts.
     pub warm_up: Duration,
     /// The maximum time to wait until the kernel has freed the memory of earlier measurements.
     pub settle: Duration,
@@ -169,15 +169,15 @@ impl Options {
     }
 
     /// Returns how many clients each of `engines` can hold, and the name of the limit that
-    /// determines this number. It is the capacity that `threadcast doctor` would report for the
-    /// engine that holds the fewest clients.
+    /// determines this number. The number is the capacity that `threadcast doctor` would report for
+    /// the engine that can hold the fewest clients.
     #[must_use]
     pub fn capacity(&self, engines: &[Engine]) -> (usize, &'static str) {
         let of = |engine: &Engine| {
             let capacity = Capacity::of_new_engine(engine.share(), None, 1);
             let clients = engine.clients_under(&capacity).saturating_sub(OWN).max(1);
-            // An engine that is measured with fewer clients anyway does not lower the number for
-            // the others.
+            // An engine that can hold `most_clients`, the most clients that the lab opens on it,
+            // does not lower the number for the other engines.
             (clients < engine.most_clients()).then(|| (clients, capacity.binding().name))
         };
         engines.iter().filter_map(of).min().unwrap_or((usize::MAX, ""))

@@ -17,10 +17,10 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use super::procfs;
 use super::tick::Traffic;
 
-/// The default time to wait for a change, such as the end of an engine.
+/// How long [`wait_until`] waits at most.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The processors of the engine and of the load.
+/// The processors of the engine and of the load generator.
 ///
 /// ```
 /// use threadcast::lab::process::Cores;
@@ -151,8 +151,8 @@ impl Process {
         self.child.try_wait().ok().flatten().map(|status| status.to_string())
     }
 
-    /// Waits until the process has ended, for `time` at most. Returns the exit status if it has
-    /// ended.
+    /// Waits until the process has ended, for `time` at most. Returns the exit status if the
+    /// process has ended.
     pub(super) fn ended_within(&mut self, time: Duration) -> Option<String> {
         wait_for(time, || self.ended().is_some());
         self.ended()
@@ -213,7 +213,7 @@ fn wait_for(time: Duration, mut done: impl FnMut() -> bool) {
 ///
 /// # Errors
 ///
-/// Fails if the kernel does not permit it.
+/// Fails if the kernel does not permit the change.
 pub fn raise_the_descriptor_limit() -> io::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)

@@ -122,15 +122,16 @@ pub fn usage(processes: &[u32]) -> io::Result<Usage> {
             usage.threads += 1;
             scheduled += nanoseconds(&read("schedstat").unwrap_or_default());
         }
-        // `schedstat` is exact but omits threads that have ended. `stat` includes them but counts
-        // in hundredths of a second. The greater of the two values is closer to the true CPU time.
-        // `stat` lists the CPU time of children that have ended separately.
+        // `schedstat` is exact but omits threads that have ended. `stat` includes these threads but
+        // counts in hundredths of a second. The greater of the two values is closer to the true CPU
+        // time. The CPU time of children that have ended is a separate field of `stat`, so it is
+        // added.
         usage.cpu += scheduled.max(ticks(*process)) + ticks_of_ended_children(*process);
     }
     Ok(usage)
 }
 
-/// Returns the memory of `processes` together.
+/// Returns the total memory of `processes`.
 ///
 /// # Errors
 ///
@@ -165,8 +166,8 @@ pub fn send_queue(server: u16, client: u16) -> io::Result<Option<SendQueue>> {
     Ok(parse_send_queue(&fs::read_to_string("/proc/net/tcp")?, server, client))
 }
 
-/// Index of a field in `/proc/PID/stat`, counted from the closing parenthesis of the program's
-/// name.
+/// The indices of fields in `/proc/PID/stat`. Field 0 follows the closing parenthesis of the
+/// program's name.
 const PARENT: usize = 1;
 const USER_TIME: usize = 11;
 const SYSTEM_TIME: usize = 12;

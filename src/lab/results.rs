@@ -115,10 +115,10 @@ pub struct Results {
     pub asked: Vec<Experiment>,
     /// The maximum number of clients of an engine.
     pub clients: usize,
-    /// The reason why `clients` is less than requested; `None` if it is not less.
+    /// The reason why `clients` is less than requested; `None` if all requested clients are used.
     pub clamped: Option<String>,
-    /// The kernel memory at the load generator's end of a connection. It has been subtracted from
-    /// the figures.
+    /// The kernel memory at the load generator's end of a connection. This memory has been
+    /// subtracted from the figures.
     pub socket: Socket,
     /// The samples, in the order in which they were measured.
     pub samples: Vec<Sample>,

@@ -56,7 +56,7 @@ pub struct Progress {
 ///
 /// If an engine fails, the result lists the failure, and the run continues.
 ///
-/// Pins the calling thread to the load's core.
+/// Pins the calling thread to the load generator's core.
 ///
 /// # Errors
 ///
@@ -98,9 +98,9 @@ pub fn run(
             "cost of the load generator's own sockets",
             Experiment::Idle.seconds(&options) * 2.0,
         );
-        // The load generator's end of each connection is measured here, so that it can be
-        // subtracted: the machine's kernel memory includes both ends. An error is ignored; if
-        // `stop` caused it, the loop below ends.
+        // The kernel memory at the load generator's end of each connection is measured here, so
+        // that it can be subtracted later: the machine's kernel memory includes both ends. An error
+        // is ignored; if `stop` caused the error, the loop below ends.
         results.socket = calibrate(&lab).unwrap_or_default();
     }
     let rounds = (1..=options.pace.runs).flat_map(|run| {

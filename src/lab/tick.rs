@@ -55,7 +55,7 @@ impl Traffic {
 /// The pause at rate 0. The engine stops waiting when a new setting arrives.
 const IDLE: Duration = Duration::from_secs(1000);
 
-/// Computes when events are due, and numbers them.
+/// Computes when events are due, and numbers the events.
 ///
 /// ```
 /// use threadcast::lab::tick::{Tick, Traffic};
@@ -112,8 +112,8 @@ impl Tick {
         self.next().saturating_sub(self.since.elapsed()).max(RESOLUTION)
     }
 
-    /// Returns the data of event `number`, padded so that the frame has its full size. The frame
-    /// has `around` bytes besides the data.
+    /// Returns the data of event `number`, padded so that the frame has its full size. `around` is
+    /// the number of bytes of the frame besides the data.
     #[must_use]
     pub fn data(&self, number: u64, around: usize) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();

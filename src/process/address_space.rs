@@ -5,11 +5,12 @@ use std::{fs, io};
 use rustix::process::{Resource, getrlimit};
 
 /// The address space that must remain free after a new thread is started, in bytes. A failed
-/// allocation aborts the process, so the server must reject connections before memory for responses
-/// and events runs out.
+/// allocation aborts the process, so the server must reject connections before the address space
+/// for responses and events runs out.
 const RESERVE: u64 = 8 << 20;
 
-/// Fails if a thread with a stack of this many bytes would use up the address space.
+/// Fails if a thread with a stack of this many bytes would leave less than [`RESERVE`] of the
+/// address space free.
 ///
 /// Usually there is no limit, and the check costs one system call.
 pub(crate) fn check_address_space(stack: usize) -> io::Result<()> {

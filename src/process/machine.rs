@@ -1,4 +1,4 @@
-//! Reads the memory of the whole machine. It includes the kernel's memory, which the figures of a
+//! Reads the memory use of the whole machine, including the kernel's memory, which the figures of a
 //! process do not show.
 
 use std::fs;

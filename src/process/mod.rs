@@ -39,7 +39,8 @@ impl Process {
     }
 
     /// Returns the same as [`now`](Self::now), and the threads grouped by what they wait for.
-    /// Reading the threads' files is the expensive part, so they are read once for both.
+    /// Reading the threads' files is the expensive part, so this function reads them once for both
+    /// results.
     ///
     /// Above [`THREADS_READ`] threads, context switches are not counted, and only the first threads
     /// are grouped.

@@ -14,7 +14,8 @@ const NAMED: usize = 4;
 /// except for a number at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ThreadGroup {
-    /// The threads' name. If the group has several threads, `*` replaces the number at its end.
+    /// The threads' name. If the group has several threads, `*` replaces the number at the end of
+    /// the name.
     pub(crate) name: String,
     /// The kernel function in which the threads sleep; empty if they do not sleep or the kernel
     /// hides the function.

@@ -7,11 +7,11 @@
 //! ```
 //!
 //! This server is written to be fast. Sockets are edge-triggered and registered once. An event is
-//! encoded once, and events that are due together are sent with one `send` per client. A client
-//! whose socket is full costs nothing until the socket is writable; the client then continues from
-//! the shared log, so no buffer grows. If its next event is no longer in the log, the server
-//! disconnects the client, which can reconnect and resume. The weak point is a slow handler: it
-//! runs on this thread, and all clients wait for it.
+//! encoded once, and events that are due at the same moment are sent with one `send` per client. A
+//! client whose socket is full costs nothing until the socket is writable; the client then
+//! continues from the shared log, so no buffer grows. If its next event is no longer in the log,
+//! the server disconnects the client, which can reconnect and resume. The weak point is a slow
+//! handler: it runs on the server's only thread, so all clients wait until it returns.
 
 mod client;
 mod log;
@@ -55,7 +55,8 @@ struct EventLoop {
     log: Log,
     tick: Tick,
     settings: Vec<u8>,
-    /// Whether `accept` failed, so that it must be called again.
+    /// Whether the last `accept` failed, so that `accept` must be called again without a report of
+    /// `epoll`.
     must_accept: bool,
     /// When the server next checks which clients need a heartbeat.
     next_check: Instant,
@@ -110,9 +111,9 @@ impl EventLoop {
                 Ok((socket, _)) => socket,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    // For example, no descriptor is left. `epoll` is edge-triggered and does not
-                    // report the waiting connections again, so `accept` must be called again
-                    // without a report.
+                    // If `accept` fails, for example because no descriptor is left, connections
+                    // still wait. `epoll` is edge-triggered and does not report them again, so the
+                    // main loop must call `accept` again without a report.
                     self.must_accept = error.kind() != io::ErrorKind::WouldBlock;
                     return;
                 }
@@ -154,7 +155,7 @@ impl EventLoop {
     }
 
     fn serve(&mut self, index: usize, readable: bool, writable: bool) {
-        // The client may have been removed since `epoll` reported the event.
+        // The client may have been removed since `epoll` reported its socket.
         let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else { return };
         let mut served = || {
             if readable {
@@ -175,12 +176,12 @@ impl EventLoop {
         self.free.push(index);
     }
 
-    /// Sends the events that are due to all clients that have caught up. The other clients get
-    /// these events from the log later.
+    /// Publishes the events that are due: appends them to the log, and sends them to the clients
+    /// that have caught up. The other clients get these events from the log later.
     fn publish(&mut self) {
         let mut at = self.log.next();
-        // Takes at most 100 events (a batch or two), so that settings and other clients are served
-        // too.
+        // At most 100 events (about one or two batches) are published at a time, so that the main
+        // loop soon reads settings and serves sockets again.
         for _ in 0..100 {
             let Some(number) = self.tick.due() else { break };
             let id = EventId { epoch: self.log.epoch, n: number };

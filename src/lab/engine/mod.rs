@@ -5,14 +5,14 @@
 //! |---|---|---|
 //! | `direct` | a thread of its own | one thread for all, until a socket is full |
 //! | `wake` | a thread of its own | that thread, woken for each event: the textbook's Apache |
-//! | `tiny-http` | two threads of its own | one of them: the same registry in `tiny_http::Server` |
-//! | `event-loop` | one thread for all (mio) | the same one: the textbook's Node, in Rust |
-//! | `node` | one thread for all (libuv) | the same one: the article's server in JavaScript |
-//! | `apache-prefork` | two processes of its own | one of them, Apache's; the other is a streaming script |
-//! | `apache-event` | a thread of its own, and one of `direct` behind it | the first: `mod_proxy` |
+//! | `tiny-http` | two threads of its own | one of them (threadcast's registry in `tiny_http`) |
+//! | `event-loop` | one thread for all (mio) | that thread: the textbook's Node, in Rust |
+//! | `node` | one thread for all (libuv) | that thread: the tutorials' server, in JavaScript |
+//! | `apache-prefork` | two processes of its own | the process of Apache; the other runs a script |
+//! | `apache-event` | a thread of Apache, and one of `direct` behind it | the thread of Apache |
 //!
-//! Apache only forwards a stream, so the Apache engines have `direct` behind Apache. Their cost
-//! includes the cost of `direct`.
+//! Apache only forwards a stream, so the two Apache engines consist of Apache and of `direct`
+//! behind Apache. Their cost includes the cost of `direct`.
 //!
 //! Each engine is a process, which may have child processes. It prints its address and reads
 //! traffic settings from its stdin (see [`tick`](super::tick)). It serves the stream at `GET
@@ -44,7 +44,7 @@ pub const PATH: &str = "/channels/bench";
 
 /// The maximum number of events that an engine keeps for clients that have fallen behind.
 const HISTORY_EVENTS: usize = 4_096;
-/// The maximum size of the events that an engine keeps, in bytes.
+/// The maximum total size of the events that an engine keeps, in bytes.
 const HISTORY_BYTES: usize = 8 * 1024 * 1024;
 
 /// An engine that can be measured.
@@ -69,9 +69,10 @@ pub enum Engine {
     EventLoop,
     /// A server in JavaScript on Node's `http` module.
     Node,
-    /// Debian's Apache with two processes for each connection: Apache's own and that of a script.
+    /// Debian's Apache with two processes for each connection: one of Apache, and one that runs a
+    /// script.
     ApachePrefork,
-    /// Debian's Apache with a thread for each connection, in front of `direct`.
+    /// Debian's Apache in front of `direct`, with a thread of Apache for each connection.
     ApacheEvent,
 }
 
@@ -137,17 +138,17 @@ impl Engine {
             Self::TinyHttp => (2, 2, 127),
             Self::EventLoop => (1, 0, 5),
             Self::Node => (1, 0, 27),
-            // The one descriptor is the hub's. Apache's descriptors are not counted, because each
-            // of its processes has a descriptor limit of its own.
+            // The one descriptor belongs to `direct`, behind Apache. Apache's descriptors are not
+            // counted, because each process of Apache has a descriptor limit of its own.
             Self::ApachePrefork => (1, 3, 4_000),
             Self::ApacheEvent => (1, 2, 240),
         };
         Share { descriptors, threads, memory: kilobytes * 1024, address_space: 0 }
     }
 
-    /// Returns how many clients this engine can hold under this capacity. The engines with a
-    /// threadcast server reserve a tenth of it for pages and publishing; the others reserve
-    /// nothing.
+    /// Returns how many clients this engine can hold under this capacity. The engines that contain
+    /// a threadcast server reserve a tenth of the capacity for pages and publishing; the other
+    /// engines reserve nothing.
     pub(crate) fn clients_under(self, capacity: &Capacity) -> usize {
         match self {
             Self::TinyHttp | Self::EventLoop | Self::Node => capacity.clients(),
@@ -157,10 +158,10 @@ impl Engine {
         }
     }
 
-    /// Returns how many connections the load generator may open at a time. For `tiny-http` it is
-    /// one. If two connections arrive there before a waiting thread has woken, the server assigns
-    /// both to that thread. If the first is a stream, it occupies the thread, and the second
-    /// connection never gets a response.
+    /// Returns how many connections of the load generator may wait for a response at a time. For
+    /// `tiny-http`, it is one: if two connections arrive before a waiting thread has woken,
+    /// tiny_http assigns both to that thread. If the first connection is a stream, it occupies the
+    /// thread, and the second connection never gets a response.
     #[must_use]
     pub fn in_flight(self) -> usize {
         if self == Self::TinyHttp { 1 } else { 100 }
@@ -173,8 +174,8 @@ impl Engine {
     }
 
     /// Returns the maximum number of clients that the lab opens on this engine, even if the machine
-    /// can hold more. Each client of `apache-prefork` takes so many resources that a measurement
-    /// with 1,000 clients would show nothing else.
+    /// can hold more. Each client of `apache-prefork` takes so much memory that 1,000 clients would
+    /// overload the machine.
     #[must_use]
     pub fn most_clients(self) -> usize {
         match self {
@@ -203,8 +204,8 @@ impl Engine {
             Self::Direct | Self::Wake | Self::TinyHttp | Self::EventLoop => {}
         }
         let mut command = Command::new(program);
-        // An engine that reaches its limits logs errors. They are expected here, so they are
-        // discarded.
+        // An engine logs errors when it reaches its limits. The lab expects these errors, so its
+        // command discards them.
         command.stderr(Stdio::null());
         command.args(["lab", "engine", self.name()]);
         if let Some(room) = room {
@@ -213,7 +214,7 @@ impl Engine {
         Ok(command)
     }
 
-    /// Runs this engine until stdin ends. Writes its address to `out`.
+    /// Runs this engine until stdin ends. Writes the engine's address to `out`.
     ///
     /// # Errors
     ///
@@ -236,7 +237,7 @@ impl Engine {
     }
 }
 
-/// Returns the command that runs `node.js`, the article's server, with this limit on descriptors.
+/// Returns the command that runs `node.js`, the tutorials' server, with this limit on descriptors.
 fn node(descriptors: Option<u64>) -> Result<Command, String> {
     let node = find("node").ok_or("no `node` on the PATH; install it with apt install nodejs")?;
     let Some(descriptors) = descriptors else {

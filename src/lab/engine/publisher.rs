@@ -24,8 +24,8 @@ pub(super) fn run(registry: &Registry, end: impl FnOnce() + Send + 'static) {
         end();
     });
     let mut tick = Tick::new();
-    // The length of the next event's id must be known, so that the data can be padded to the
-    // frame's size.
+    // The next event's id must be known before the event is published, because the padding of its
+    // data depends on the id's length.
     let mut next = registry.last_id().next();
     loop {
         match settings.recv_timeout(tick.pause()) {

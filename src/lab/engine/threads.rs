@@ -1,5 +1,5 @@
 //! The engines `direct` and `wake`: a normal threadcast server, and a thread that publishes the
-//! traffic.
+//! lab's events.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;

@@ -31,12 +31,12 @@ pub(super) fn run(mut out: impl Write) -> io::Result<()> {
     thread::Builder::new().name("publisher".into()).spawn(publish)?;
     loop {
         // tiny_http returns an error when it cannot accept a connection, and never accepts again.
-        // The loop continues, because open streams go on, and connections that were accepted before
-        // may still send a request.
+        // The loop continues nevertheless, because open streams go on, and connections that were
+        // accepted before the error may still send a request.
         let Ok(request) = server.recv() else { continue };
         let registry = registry.clone();
-        // Errors are ignored, because they affect only this client: the thread cannot be spawned,
-        // or the client has disconnected.
+        // Two errors are possible: the thread cannot be spawned, or the client has disconnected.
+        // Both affect only this client, so they are ignored.
         let _ = thread::Builder::new().spawn(move || respond(&registry, request).is_ok());
     }
 }

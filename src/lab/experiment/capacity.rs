@@ -1,14 +1,20 @@
-//! (f) How many clients can an engine hold, and what happens to more clients?
+//! (f) How many clients can an engine hold, and what happens to further clients?
 //!
 //! The lab starts the engine with few descriptors, so that its capacity is low. Then clients
 //! connect until some are not served. Apache is started with few workers instead, because usually
-//! its configuration limits the number of clients, not the system.
+//! Apache's configuration, and not the system, limits the number of its clients.
 //!
-//! The figures: `descriptors` or `workers`, the limit; `predicted`, the expected capacity; `held`,
-//! how many clients received the stream; `told`, the share of the other clients that were rejected
-//! at once (those that were not rejected wait for a response that never comes); `served_on`, the
-//! share of the held clients that still receive events above the capacity; `come_back`, the share
-//! of new clients that are served after twice as many clients have left.
+//! The figures:
+//!
+//! - `descriptors` or `workers`: the engine's limit
+//! - `predicted`: the expected capacity
+//! - `held`: how many clients received the stream
+//! - `told`: the share of the other clients that were rejected at once; clients that were not
+//!   rejected wait for a response that never comes
+//! - `served_on`: the share of the held clients that still receive events after more clients than
+//!   the capacity have tried to connect
+//! - `come_back`: the share of five new clients that are served after ten held clients have
+//!   disconnected
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -21,22 +27,24 @@ use crate::lab::load::{Load, Plan};
 /// The engine's descriptor limit.
 const DESCRIPTORS: u64 = 200;
 
-/// The number of Apache's workers. It equals `StartServers`, so Apache starts all workers at once.
+/// The number of Apache's workers. It equals `StartServers` in `prefork.conf`, so Apache starts all
+/// workers at once.
 const WORKERS: u64 = 32;
 
-/// How many clients connect above the capacity. The same number of clients leaves later.
+/// How many more clients than the capacity try to connect. Later, this number of held clients
+/// disconnects.
 const BEYOND: usize = 10;
 
-/// How many new clients connect after others have left.
+/// How many new clients connect after [`BEYOND`] held clients have disconnected.
 const NEWCOMERS: usize = 5;
 
 /// If the engine answers no client for this long, the clients without a response count as left
 /// waiting.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// The maximum time to send an event to every client, and to serve new clients after others have
-/// left. Apache needs seconds for the latter, because it ends a script's process and starts
-/// another.
+/// How long the lab waits until every held client has received an event, and later until the new
+/// clients are served. Apache needs seconds to serve new clients, because it ends the process of a
+/// script and starts another.
 const RECOVERY: Duration = Duration::from_secs(5);
 
 pub(super) fn run(lab: &Lab<'_>, engine: Engine) -> io::Result<Vec<Sample>> {
@@ -60,8 +68,8 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
     };
     running.set_traffic(20, SMALL)?;
     let plan = |clients| Plan { timeout: SILENCE, ..running.plan(clients) };
-    // The clients below the capacity connect first, with the usual timeout; then the clients around
-    // and above the capacity, with the timeout `SILENCE`.
+    // First, `BEYOND` fewer clients than the capacity connect, with the usual timeout. Then clients
+    // connect until there are `BEYOND` more than the capacity, with the timeout `SILENCE`.
     let mut load = Load::open(&running.plan(predicted.saturating_sub(BEYOND)))?;
     lab.check_stop()?;
     load.grow(&plan(predicted + BEYOND), predicted + BEYOND)?;
@@ -94,8 +102,8 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
 
 /// Opens new clients and returns how many of them receive an event.
 ///
-/// For each rejected client another one is opened, because the engine may not have noticed yet that
-/// others have left.
+/// If a new client is rejected, another is opened, because the engine may not have noticed yet that
+/// the old clients have disconnected.
 fn serve_newcomers(lab: &Lab<'_>, running: &Running, load: &mut Load) -> io::Result<usize> {
     let plan = |clients| Plan { timeout: SILENCE, ..running.plan(clients) };
     let deadline = Instant::now() + RECOVERY;

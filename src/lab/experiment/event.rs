@@ -1,9 +1,15 @@
 //! (b) What does an event cost, and (c) how late does the last client get it?
 //!
-//! The figures: `cpu_us` (CPU time), `voluntary` and `involuntary` (context switches), each per
-//! event that one client has read; `delivered`, the number of events read per second; `lost`, the
-//! number of events that did not arrive; `busy`, the share of its core that the engine used; and
-//! quantiles of the time from publishing to reading, from `p1_ms` to `p100_ms`.
+//! The figures, where an event counts once for each client that reads it:
+//!
+//! - `cpu_us`: the engine's CPU time per event, in µs
+//! - `voluntary` and `involuntary`: the engine's context switches per event
+//! - `delivered`: the number of events that the clients read per second
+//! - `lost`: the number of events that did not arrive
+//! - `closed`: the number of streams that ended
+//! - `busy` and `load_busy`: the share of its core that the engine used, and that the load
+//!   generator used
+//! - `p1_ms` to `p100_ms`: quantiles of the time from publishing an event to reading it, in ms
 
 use std::io;
 use std::time::Duration;
@@ -65,7 +71,7 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
     Ok(samples)
 }
 
-/// Sets the traffic of this point, with frames of `frame` bytes, and measures the events' cost.
+/// Publishes events at the rate of this point, in frames of `frame` bytes, and measures their cost.
 pub(super) fn measure(
     lab: &Lab<'_>,
     engine: Engine,
@@ -112,7 +118,8 @@ pub(super) fn measure(
 }
 
 /// Waits until the events in flight have arrived, so that the counts and the resource use refer to
-/// the same events. Above 10 events per second there is no pause to wait for, so it does nothing.
+/// the same events. Above 10 events per second, there is no such pause between events, so the
+/// function returns at once.
 fn drain_in_flight(load: &mut Load, rate: u32) -> io::Result<()> {
     if rate <= 10 {
         load.read_until_quiet(Duration::from_millis(40), Duration::from_secs(1))?;

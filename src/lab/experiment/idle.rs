@@ -15,8 +15,8 @@ use crate::lab::load::Load;
 use crate::lab::meter::{Held, Socket, settle, threads};
 use crate::lab::plan::Options;
 
-/// Events per second. Events are sent briefly before the memory is read, so that every thread that
-/// sends events has used its stack.
+/// The number of events per second. Before each reading of the memory, events are sent for a short
+/// time, so that every thread that sends events has used its stack.
 const RATE: u32 = 10;
 
 pub(super) fn points(options: &Options) -> Vec<usize> {

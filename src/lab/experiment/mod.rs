@@ -19,17 +19,18 @@ use super::process::{Cores, Process};
 use super::results::Sample;
 use super::tick::Traffic;
 
-/// The maximum time until another client receives its response, or its first event.
+/// The lab stops waiting for clients if no further client has received its response, or its first
+/// event, for this long.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Size of a small event's frame, in bytes.
+/// The size of a small event's frame, in bytes.
 const SMALL: usize = 64;
 
 /// How often the experiments check whether you stopped the lab.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// The maximum time between the first error that an engine's end causes and the moment when its
-/// exit status is available.
+/// How long the lab waits for an engine's exit status after an error. If the engine has ended, its
+/// connections may fail before the status is available.
 const SOON: Duration = Duration::from_millis(500);
 
 /// An experiment.
@@ -52,7 +53,7 @@ pub enum Experiment {
     Slow,
     /// One client stops reading: how does this affect the other clients?
     Stuck,
-    /// How many clients can an engine hold, and what happens to more clients?
+    /// How many clients can an engine hold, and what happens to further clients?
     Capacity,
 }
 
@@ -217,7 +218,7 @@ impl Running {
     }
 
     /// Returns `outcome`. If the engine has ended, returns an error with the exit status instead,
-    /// because the end is the cause of any other error.
+    /// because the other error is only a consequence of the engine's end.
     fn explain(mut self, outcome: io::Result<Vec<Sample>>) -> io::Result<Vec<Sample>> {
         if outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
             return outcome;

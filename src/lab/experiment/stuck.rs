@@ -1,11 +1,11 @@
-//! (e) One client stops reading: how does this affect the others?
+//! (e) One client stops reading: how does this affect the other clients?
 //!
 //! The figures: `calm_p99_ms` and `calm_cpu_us`, the latency and the CPU time per event of the
-//! other clients before the stuck client connects; `p99_ms` and `cpu_us`, the same while it is
-//! connected; `grown_bytes`, by how much the engine's memory grows in that time; `offered_bytes`,
-//! how many bytes are published to the stuck client; `queue_bytes`, the size of the kernel's send
-//! queue for the stuck client; `cut`, 1 if the engine has disconnected the stuck client; and the
-//! number of `threads`.
+//! other clients before the stuck client connects; `p99_ms` and `cpu_us`, the same two figures
+//! while the stuck client is connected; `grown_bytes`, by how much the engine's memory grows while
+//! the stuck client is connected; `offered_bytes`, how many bytes are published to the stuck
+//! client; `queue_bytes`, the size of the kernel's send queue for the stuck client; `cut`, 1 if the
+//! engine has disconnected the stuck client; and the number of `threads`.
 
 use std::io;
 

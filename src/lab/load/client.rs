@@ -19,19 +19,19 @@ const CLIENTS_PER_SOURCE: usize = 20_000;
 pub(super) struct Client {
     /// `None` once the stream has ended.
     pub socket: Option<TcpStream>,
-    /// The unsent part of the request.
+    /// The request; empty once it is sent.
     request: Vec<u8>,
     pub stream: Stream,
     /// The numbers of events and of gap frames received since [`Load::mark`](super::Load::mark).
     pub events: u64,
     pub gaps: u64,
-    /// The number of the first event received, that of the last, and that of the last event before
-    /// [`Load::mark`](super::Load::mark).
+    /// The numbers of three events: the first that the client received, the last that it received,
+    /// and the last that it received before [`Load::mark`](super::Load::mark).
     pub oldest: Option<u64>,
     pub newest: Option<u64>,
     pub marked: Option<u64>,
-    /// When the client last received an event, or when [`Load::mark`](super::Load::mark) was called
-    /// if that is later, in nanoseconds since the Unix epoch.
+    /// When the client last received an event or [`Load::mark`](super::Load::mark) was called,
+    /// whichever is later, in nanoseconds since the Unix epoch.
     pub last_read: u64,
 }
 
@@ -61,7 +61,7 @@ impl Client {
         self.newest = seen.newest.map(|stamp| stamp.number).or(self.newest);
     }
 
-    /// Returns how many events since [`Load::mark`](super::Load::mark) did not arrive, computed
+    /// Returns how many events have not arrived since [`Load::mark`](super::Load::mark), computed
     /// from the events' numbers.
     pub(crate) fn lost(&self) -> u64 {
         let Some((oldest, newest)) = self.oldest.zip(self.newest) else { return 0 };

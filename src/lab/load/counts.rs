@@ -58,9 +58,9 @@ pub struct Opening {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Window<'load> {
-    /// Events read by all clients together.
+    /// The number of events read, summed over all clients.
     pub delivered: u64,
-    /// Numbered events that did not arrive, summed over all clients.
+    /// The number of events that did not arrive, summed over all clients.
     pub lost: u64,
     /// The number of `event: gap` frames, with which the server reports lost events.
     pub gaps: u64,
@@ -74,8 +74,8 @@ pub struct Window<'load> {
     pub slowest: u64,
     /// The number of events received by the median client.
     pub median: u64,
-    /// The longest time between two reads of a client's events. Unlike the latency, it also shows
-    /// when the engine itself pauses: events that are not published in that time have no latency.
+    /// The longest time between two successive reads in which the same client received events.
+    /// Unlike the latency, this figure also shows pauses in which the engine publishes nothing.
     pub silence: Duration,
     /// The times from publishing an event to reading it. [`Load::forget_latencies`] resets them.
     pub latency: &'load Histogram,
@@ -96,8 +96,8 @@ impl Load {
         self.forget_latencies();
     }
 
-    /// Resets only the latencies. Call it after a pause in reading: the events that waited for this
-    /// process during the pause would count as late.
+    /// Resets only the latencies. Call this function when this process has not read for a while:
+    /// events that arrived in the meantime would count as late.
     pub fn forget_latencies(&mut self) {
         self.latency = Histogram::default();
     }

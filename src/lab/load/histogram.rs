@@ -48,7 +48,8 @@ impl Histogram {
     /// Returns the duration that a share `q` of all durations did not exceed. For `q` = 0.5 it is
     /// the median. `None` means that nothing was recorded.
     #[must_use]
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)] // far below 2^52
+    // The counts are far below 2^52.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
     pub fn quantile(&self, q: f64) -> Option<Duration> {
         let rank = ((self.total as f64 * q).ceil() as u64).max(1);
         let mut below = 0;
@@ -74,8 +75,8 @@ impl Histogram {
     }
 }
 
-/// Returns the bucket of a value. Small values have a bucket each; above them, there are 64 buckets
-/// between a value and its double.
+/// Returns the bucket of a value. Each value below 128 has a bucket of its own; above, there are 64
+/// buckets between a value and its double.
 fn bucket(nanos: u64) -> usize {
     let shift = (nanos | FINENESS).ilog2() - FINENESS_BITS;
     usize::try_from(u64::from(shift) * FINENESS + (nanos >> shift)).expect("at most 64 × 64")

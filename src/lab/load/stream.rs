@@ -1,8 +1,9 @@
 //! Counts the events in the bytes that one client receives.
 //!
 //! At ten million events per second there are 100 ns for each event, so most events are not parsed.
-//! Every event's data ends with one [`END`] byte, which is counted. This count is exact wherever
-//! chunks and reads split the events. Only the oldest and the newest event of a read are parsed.
+//! Instead, the [`END`] bytes are counted: the data of every event ends with one. This count is
+//! exact wherever chunks and reads split the events. Only the oldest and the newest event of a read
+//! are parsed.
 
 use memchr::memmem::Finder;
 
@@ -10,11 +11,11 @@ use memchr::memmem::Finder;
 pub(super) const END: u8 = b'~';
 
 /// The number of free bytes that [`Stream::feed`] needs in the buffer before the bytes of a read.
-/// The incomplete head or event of an earlier read is copied there. A response head must fit, and
-/// an event up to its padding.
+/// The incomplete head or event of the previous read is copied there. There must be room for a
+/// response head, and for an event up to its padding.
 pub(super) const ROOM: usize = 1024;
 
-/// An event's stamp: its data begins with `<number> <published> `.
+/// The stamp with which an event's data begins: `<number> <published> `.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     /// The event's number: that of the publisher's previous event plus 1.
@@ -50,7 +51,7 @@ impl Needles {
     }
 }
 
-/// A client's position in its stream.
+/// What must be remembered between two reads of one client's stream.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     head_done: bool,
@@ -63,8 +64,8 @@ impl Stream {
         self.head_done
     }
 
-    /// Counts the events in `buffer[ROOM..ROOM + read]`, the bytes of one read. It overwrites the
-    /// bytes before them.
+    /// Counts the events in `buffer[ROOM..ROOM + read]`, the bytes of one read. Overwrites the
+    /// bytes of `buffer` before these.
     pub(super) fn feed(
         &mut self,
         needles: &Needles,
@@ -113,9 +114,9 @@ impl Stream {
         seen
     }
 
-    /// Keeps the beginning of an incomplete head or event for the next read. Returns `false` if it
-    /// had to be truncated. A truncated event can still be parsed, because its stamp comes first
-    /// and only padding is lost.
+    /// Keeps the beginning of an incomplete head or event for the next read. Returns `false` if
+    /// this beginning had to be truncated. A truncated event can still be parsed, because its stamp
+    /// comes first and only padding is lost.
     fn keep(&mut self, rest: &[u8]) -> bool {
         let kept = rest.len().min(ROOM);
         self.carry.clear();
@@ -126,8 +127,8 @@ impl Stream {
 
 const GAP_LENGTH: usize = "event: gap\n".len();
 
-/// Parses the stamp of the event in these bytes, which begin after the [`END`] byte of the event
-/// before.
+/// Parses the stamp of the event in these bytes, which begin after the [`END`] byte of the previous
+/// event.
 fn stamp(needles: &Needles, event: &[u8]) -> Option<Stamp> {
     plain_stamp(needles, event).or_else(|| plain_stamp(needles, &without_chunk_sizes(event)))
 }

@@ -1,4 +1,4 @@
-//! The report as one HTML page in both languages. A switch in plain CSS selects the language.
+//! The report as one HTML page in English and Chinese. A switch in plain CSS selects the language.
 //!
 //! The page has no script and loads nothing: no font, no picture, no style sheet.
 

@@ -114,7 +114,8 @@ pub(super) fn colour(engine: Engine) -> RGBColor {
     }
 }
 
-/// A figure that a plot shows, with the factor to the unit in its title.
+/// A figure that a plot shows, and the factor that converts the figure to the unit in the plot's
+/// title.
 struct Axis {
     figure: &'static str,
     scale: f64,
@@ -287,9 +288,9 @@ fn short(value: f64) -> String {
     digits(value, usize::from(small))
 }
 
-/// An engine is an outlier if its highest bar is more than this many times that of the next engine.
-/// Its bars are cut off, because otherwise the other engines' bars would be too low to see. The
-/// label states the true value.
+/// An engine is an outlier if its highest bar is more than this many times the second-highest
+/// engine's highest bar. The outlier's bars are cut off, because otherwise the other bars would be
+/// too low to see. The label of a cut bar states the true value.
 const OUTLIER: f64 = 5.0;
 
 fn without_outlier(mut heights: Vec<f64>) -> Vec<f64> {
@@ -303,7 +304,7 @@ fn without_outlier(mut heights: Vec<f64>) -> Vec<f64> {
     heights
 }
 
-/// Draws a group of bars for each figure, with a bar for each engine.
+/// Draws bars: for each figure, one bar for each engine, side by side.
 fn bars(results: &Results, experiment: Experiment, language: Language, groups: &[Axis]) -> String {
     let engines: Vec<Engine> =
         lines_of(results, experiment, |_| Vec::new()).into_iter().map(|line| line.0).collect();

@@ -7,7 +7,7 @@ use super::words::{self, Language};
 use crate::lab::results::Results;
 
 /// Returns the whole report as text: the machine, the notes, a table for each question, and the
-/// articles' sentence with the measured figures.
+/// tutorials' sentence with the measured figures.
 #[must_use]
 pub fn text(results: &Results) -> String {
     let mut text = String::new();

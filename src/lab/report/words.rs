@@ -69,7 +69,7 @@ pub(super) fn question(experiment: Experiment) -> Text {
     }
 }
 
-/// Returns the result that we expect of an experiment before it is measured.
+/// Returns the result that is expected of an experiment, stated before any measurement.
 pub(super) fn prediction(experiment: Experiment) -> Text {
     match experiment {
         Experiment::Idle => Text {
@@ -99,7 +99,7 @@ pub(super) fn prediction(experiment: Experiment) -> Text {
     }
 }
 
-/// The sentence from the articles that the lab measures.
+/// The tutorials' claim (the report says: the articles' sentence) that the lab puts to the test.
 pub(super) const SENTENCE: Text = Text {
     en: "With Apache every connection is a thread, so many connections use many resources; Node serves all of \
          them on one thread, so it uses far fewer, but no connection may do anything slow.",
@@ -350,7 +350,8 @@ fn capacity(results: &Results, language: Language) -> String {
     found.collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the articles' sentence with this machine's figures, without the parts that were not measured.
+/// Returns the tutorials' sentence with this machine's figures, without the parts that were not
+/// measured.
 pub(super) fn sentence(results: &Results, language: Language) -> String {
     let of = |experiment, engine, name| results.shown(experiment, engine, name).map(|it| it.median);
     let clients = digits(float(results.clients as u64), 0);

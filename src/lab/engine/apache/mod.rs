@@ -1,4 +1,4 @@
-//! Debian's Apache, started as a child process with its own configuration, in front of threadcast.
+//! Runs Debian's Apache in front of threadcast, as a child process with the lab's configuration.
 //!
 //! ```text
 //!   apache-prefork   client ── a process of Apache's ── the script's process ─┐
@@ -6,9 +6,9 @@
 //! ```
 //!
 //! Apache only forwards a stream, so both variants need a hub that publishes the events. Here the
-//! hub is threadcast in this process; other sites use Redis. Apache and the hub together are one
-//! engine, so the cost of the hub is included. This process starts Apache, and ends all of Apache's
-//! processes when stdin ends.
+//! hub is threadcast in this process; a PHP site would use Redis. Apache and the hub form one
+//! engine, so the engine's cost includes the hub. This process starts Apache, and ends all of
+//! Apache's processes when stdin ends.
 
 use std::env;
 use std::fs;
@@ -58,8 +58,8 @@ impl Mpm {
             .ok_or("Debian's Apache not found; install it with apt-get install apache2".to_owned())
     }
 
-    /// Returns the default number of connections that Apache serves at a time. It is more than the
-    /// lab opens.
+    /// Returns the default number of connections that Apache serves at a time. The lab opens fewer
+    /// connections than this.
     fn workers(self) -> u64 {
         match self {
             Self::Prefork => 256,
@@ -83,7 +83,8 @@ pub(super) fn run(mpm: Mpm, workers: Option<u64>, mut out: impl Write) -> io::Re
     let mut apache = match Apache::start(mpm, workers, hub.addresses()[0]) {
         Ok(apache) => apache,
         Err(error) => {
-            // The lab expects an address on this line. Instead, it reads this error and reports it.
+            // The lab reads the engine's address from this line. If the line contains an error
+            // instead, the lab reports the error.
             writeln!(out, "{error}")?;
             return Err(error);
         }
@@ -157,8 +158,8 @@ fn kill(group: Option<Pid>) {
     }
 }
 
-/// Creates a folder that Apache's user can read. It is on a disk, because the slow script reads a
-/// file there, and `/tmp` may be in memory.
+/// Creates a folder that Apache's user can read. The folder is in `/var/tmp` if possible, because
+/// the slow script must read a file from a disk, and `/tmp` may be in memory.
 fn folder() -> io::Result<PathBuf> {
     let disk = Path::new("/var/tmp");
     let parent = if disk.is_dir() { disk.to_owned() } else { env::temp_dir() };

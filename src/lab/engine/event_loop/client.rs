@@ -1,7 +1,7 @@
 //! One client of the event loop: its request, its position in the log, and its unsent bytes.
 //!
-//! With a thread per client, the position in the code would be the client's state. Here, [`State`]
-//! stores it.
+//! If each client had a thread, the thread's position in the code would be the client's state.
+//! Here, all clients share a thread, so the state is stored in a [`State`].
 
 use std::io::{self, Read, Write};
 use std::time::Instant;
@@ -32,11 +32,12 @@ pub(super) enum State {
     Request,
     /// The client receives a stream. The number is that of the next event to send.
     Streaming(u64),
-    /// The response is complete. The connection closes once the unsent bytes are sent.
+    /// The response is not a stream, and all its bytes are sent or in `unsent`. The connection
+    /// closes once the unsent bytes are sent.
     Closing,
 }
 
-/// The error of a client that must be removed, for whatever reason.
+/// The error of every operation after which the client must be removed.
 pub(super) struct Closed;
 
 impl From<io::Error> for Closed {
@@ -46,7 +47,8 @@ impl From<io::Error> for Closed {
 }
 
 impl Client {
-    /// Reads the request and answers it. Returns an error if the client has closed the connection.
+    /// Reads the request, and answers it once it is complete. Returns an error if the client has
+    /// closed the connection.
     pub(super) fn read(&mut self, log: &Log) -> Result<(), Closed> {
         let mut piece = [0; 2048];
         loop {
@@ -147,8 +149,8 @@ fn preamble(log: &Log, next: u64) -> Vec<u8> {
     [HEAD, Frame::cursor(RETRY, cursor, false).bytes(Framing::Chunked)].concat()
 }
 
-/// Returns a complete response, after which the connection closes. Without a body, the status is
-/// 404.
+/// Returns a complete response, after which the connection closes. If `body` is `None`, the status
+/// is 404.
 fn finite(body: Option<&str>) -> Vec<u8> {
     let (status, body) = body.map_or(("404 Not Found", ""), |body| ("200 OK", body));
     let length = body.len();

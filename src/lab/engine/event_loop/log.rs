@@ -10,10 +10,11 @@ use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
 
 /// The maximum size of one `send`, in bytes. It is large enough that a burst of events takes one
-/// system call per client, and small enough that no client waits long for the others.
+/// system call per client, and small enough that a `send` to one client does not delay the other
+/// clients for long.
 const BATCH: usize = 64 * 1024;
 
-/// The frames of the latest events, and the number of the oldest event in the log (`first`).
+/// The frames of the latest events, and the number of the oldest of these events (`first`).
 pub(super) struct Log {
     pub(super) epoch: u64,
     frames: VecDeque<Frame>,
