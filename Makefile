@@ -2,8 +2,8 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 tool   = $(or $(shell command -v $(1)),target/tools/bin/$(1))
-# If the test $(1) fails: installs the Debian packages $(2), or prints the message $(3) and what to install.
-# RUNLEVEL=1 keeps the packages from starting services.
+# If the test $(1) fails: as root, installs the Debian packages $(2); otherwise prints the message
+# $(3) and what to install. RUNLEVEL=1 keeps the packages from starting services.
 debian = @{ $(1); } >/dev/null 2>&1 || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && \
 	  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
@@ -116,7 +116,8 @@ slow: ## Test a client that vanishes without closing its connection (40 s)
 soak: ## Connect and disconnect clients for half an hour, and look for leaks (SOAK=SECONDS)
 	SOAK=$(SOAK) $(CARGO) test --release --locked --test soak -- --ignored --nocapture
 
-# A stack overflow ends the process before libFuzzer saves the input; it is then in fuzz/artifacts/TARGET.last.
+# A stack overflow ends the process before libFuzzer saves the input; the input is then in
+# fuzz/artifacts/TARGET.last.
 fuzz: ## Fuzz each parser of network input for a minute (FUZZ_SECONDS=60; needs cargo-fuzz and g++)
 	@for target in $$(ls fuzz/corpus); do \
 	  mkdir -p fuzz/grown/$$target fuzz/artifacts; \
@@ -148,7 +149,8 @@ dist-check: dist ## Check that package with lintian, install it, test it, and pu
 	fi
 	$(CARGO) test --locked --test package -- --include-ignored --nocapture
 
-# Tools that the system lacks are built once, unoptimised, which takes half the time.
+# Tools that the system lacks are built once, unoptimised, which takes half the time of an optimised
+# build.
 target/tools/bin/%:
 	$(CARGO) install --locked --debug --root target/tools $*
 

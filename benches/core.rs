@@ -2,9 +2,9 @@
 //!
 //! Only functions of the public interface are measured. Three operations have no benchmark of their
 //! own: encoding (a publish without subscribers does little else), one read of the registry (a
-//! replay consists of many), and a notification. The subscriptions here have no notifiers, as in
-//! direct delivery, where one notifier serves a whole broadcast group. So the cost of a publish
-//! should not depend on the number of subscribers.
+//! replay consists of many reads), and a notification. The subscriptions in this bench have no
+//! notifiers, as in direct delivery, where one notifier serves a whole broadcast group. So the cost
+//! of a publish should not depend on the number of subscribers.
 
 use std::hint::black_box;
 use std::io;
@@ -17,7 +17,7 @@ use threadcast::{Channels, Event, Framing, Histories, History, Registry, Registr
 /// How many events one iteration of a benchmark replays or decodes.
 const MANY: usize = 10_000;
 
-/// The size of the pieces that the decoder gets, in bytes: that of a read from a socket.
+/// The size of the pieces that the decoder gets, in bytes: the size of a read from a socket.
 const READ: usize = 16 * 1024;
 
 /// The heartbeat interval. It is longer than any benchmark here, so that no heartbeat is sent.

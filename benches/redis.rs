@@ -3,9 +3,9 @@
 //! measure.
 //!
 //! The bench measures two figures. The latency is the time from publishing an event at one node to
-//! reading it at another, one event at a time. The rate is the number of events per second, with
-//! 1,000 clients at each of three nodes. The nodes, their clients, the publishers and Redis all run
-//! on this machine.
+//! reading it at another node, one event at a time. The rate is the number of events per second,
+//! with 1,000 clients at each of three nodes. The nodes, their clients, the publishers and Redis
+//! all run on this machine.
 
 #![allow(clippy::print_stdout)] // the bench prints a report
 
@@ -100,7 +100,7 @@ fn latency(nodes: &[Node]) -> Vec<Duration> {
     times
 }
 
-/// Publishes events as fast as possible, at all nodes in turn.
+/// Publishes events as fast as possible, with the publishers spread over all nodes.
 fn rate(nodes: &[Node]) -> Took {
     let loads: Vec<LoadClients> = nodes.iter().map(|node| LoadClients::of(node.addr)).collect();
     let event = Event::new("x".repeat(100));

@@ -16,7 +16,7 @@ use clap_mangen::Man;
 mod source {
     #[allow(dead_code)] // only the definition of the command line is used
     pub(crate) mod cli;
-    #[allow(dead_code)] // the command line uses only the format
+    #[allow(dead_code)] // the command line uses only the type of the log's format
     mod logging;
 }
 
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut threadcast.clone(), "threadcast", &completions)?;
     }
-    let mut threadcast = threadcast.disable_help_subcommand(true); // `help` needs no page
+    let mut threadcast = threadcast.disable_help_subcommand(true); // `help` needs no man page
     threadcast.build();
     write_pages(&threadcast, &pages)?;
     Ok(())

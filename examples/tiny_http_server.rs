@@ -1,5 +1,5 @@
-//! Uses the registry in a server built on the crate `tiny_http`. A stream needs nothing of the
-//! server but a `Write`.
+//! Uses the registry in a server built on the crate `tiny_http`. All that a stream needs from the
+//! server is a `Write`.
 //!
 //! `curl -d hello http://127.0.0.1:8846/` publishes, and `curl -N http://127.0.0.1:8846/` subscribes.
 //! Count the threads with `ls /proc/$(pgrep tiny_http_serv)/task | wc -l` while clients connect: each
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     println!("http://{}/", server.server_addr());
     loop {
         // tiny_http stops accepting for ever after a single failure to get a descriptor. `recv()`
-        // returns this error; `incoming_requests()` would end without reporting it.
+        // returns this failure as an error; `incoming_requests()` would end without reporting it.
         let mut request = server.recv()?;
         let registry = registry.clone();
         thread::spawn(move || match request.method() {

@@ -35,7 +35,7 @@ pub const ALL: [Engine; 7] = [
     Engine::Go,
 ];
 
-/// How to start an engine that is built.
+/// How to start an engine after it has been built.
 #[derive(Debug)]
 pub enum Start {
     /// A program that reads traffic settings from its stdin.

@@ -10,7 +10,7 @@
 //! peers' source code is in `benches/peers`. The load generator and the code that reads `/proc` are
 //! in the library's module `lab`.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub)] // prints a report
+#![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub)] // the bench prints a report
 
 mod engine;
 mod measure;
@@ -104,7 +104,8 @@ fn socket_cost(engines: &[(Engine, Start)], options: &Options) -> io::Result<Soc
     measure::calibrate(&floor, clients, options)
 }
 
-/// Runs a measurement, and repeats it once if other programs used the cores.
+/// Runs a measurement, and repeats it once if other programs used the cores. Returns the less noisy
+/// sample.
 fn quiet_run(
     engine: Engine,
     start: &Start,

@@ -14,10 +14,12 @@ use crate::options::Options;
 use crate::peer::Peer;
 use crate::workload::Workload;
 
-/// The maximum time until another client is accepted, or receives its first event.
+/// The bench stops waiting for clients if no further client has been accepted, or has received its
+/// first event, for this long.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A stuck client that is still connected after this time counts as never disconnected.
+/// A stuck client that is still connected this long after all clients were opened counts as never
+/// disconnected.
 const LONGEST_WRITE_DEADLINE: Duration = Duration::from_secs(13);
 
 /// The results of one run. Memory is in bytes, and per client if the field's name says so.
@@ -60,8 +62,8 @@ pub struct Sample {
     /// By how much the engine's resident memory grew during the measurement, while a client was
     /// stuck.
     pub rss_growth: i64,
-    /// The share of its core that the engine used during the measurement; then the share of the
-    /// same core that other programs used.
+    /// The share of its core that the engine used during the measurement; `server_core_others` is
+    /// the share of this core that other programs used.
     pub server_busy: f64,
     pub server_core_others: f64,
     pub load_busy: f64,
@@ -88,23 +90,24 @@ impl Sample {
         }
     }
 
-    /// Returns the share of a core that other programs used, for the core where it is greater.
+    /// Returns the share that other programs used of the server's core or of the load generator's
+    /// core, whichever is greater.
     pub fn noise(&self) -> f64 {
         self.server_core_others.max(self.load_core_others)
     }
 }
 
-/// The kernel memory at the load generator's end of a connection, in bytes. It is subtracted from
-/// the figures.
+/// The kernel memory at the load generator's end of a connection, in bytes. This memory is
+/// subtracted from the figures.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Taken {
     pub slab: f64,
     pub kernel: f64,
 }
 
-/// Measures the kernel memory at the load generator's end of a connection. The floor uses little
-/// kernel memory besides its sockets, and so does the load generator. So half of the kernel memory
-/// of each connection belongs to the load generator.
+/// Measures the kernel memory at the load generator's end of a connection. The engine `floor` uses
+/// little kernel memory besides its sockets, and so does the load generator. So half of the kernel
+/// memory of each connection belongs to the load generator.
 pub fn calibrate(floor: &Start, clients: usize, options: &Options) -> io::Result<Socket> {
     let workload = Workload { clients, memory: true, ..crate::workload::ALL[0] };
     let options = Options { seconds: Some(2.0), ..options.clone() };
@@ -184,8 +187,8 @@ pub fn run(
     let opening = load.opening();
     (sample.answered, sample.refused) = (opening.accepted, opening.rejected);
     sample.heads_seconds = opening.heads.map(|time| time.as_secs_f64());
-    // In other workloads, the time of the first event depends on when the traffic was set, so it is
-    // omitted.
+    // Without `at_once`, the time of the first event depends on when the traffic was set, so this
+    // time is omitted.
     sample.events_seconds =
         opening.events.filter(|_| workload.at_once).map(|time| time.as_secs_f64());
     sample.rss_growth = difference(held.server.rss, warm.rss);
@@ -194,8 +197,8 @@ pub fn run(
 }
 
 /// Returns the size of the largest send queue to a stuck client, and the time until the first stuck
-/// client was disconnected. Call it after the measurement, because the kernel needs about 50 ms to
-/// find a socket in its table.
+/// client was disconnected. Call it after the measurement, because for each call of `send_queue`
+/// the kernel needs about 50 ms to find the socket in its table.
 fn watch_stuck_clients(
     mut load: Load,
     peer: &Peer,
@@ -227,8 +230,8 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// Returns how many events all clients together should receive in this time. The time may begin at
-/// any moment between two events, so the number is approximate.
+/// Returns how many events all clients together should receive in `seconds`. The measurement may
+/// begin at any moment between two events, so this number is approximate.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // positive, far below 2^52
 fn offered(workload: &Workload, seconds: f64) -> u64 {
     (f64::from(workload.rate) * seconds) as u64 * workload.clients as u64

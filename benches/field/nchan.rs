@@ -17,8 +17,8 @@ const BATCH: usize = 64;
 /// within the second>`.
 const AROUND: usize = "id: 1700000000:0\ndata: \n\n".len();
 
-/// The publisher's thread. It runs on the load's core, so its CPU time does not count as the
-/// server's.
+/// The publisher's thread. It runs on the load's core, so the publisher's CPU time does not count
+/// as the server's.
 #[derive(Debug)]
 pub struct Publisher {
     settings: Option<Sender<Traffic>>,
@@ -87,7 +87,8 @@ fn await_responses(socket: &mut TcpStream, mut missing: usize) -> io::Result<()>
         let begins = memchr::memmem::find_iter(&buffer[..filled], BEGIN).count();
         missing = missing.saturating_sub(begins);
         // A status line may be split between two reads, so the last bytes are kept for the next
-        // search. They are fewer than the bytes of `BEGIN`, so no status line is counted twice.
+        // search. The kept bytes are fewer than the bytes of `BEGIN`, so no status line is counted
+        // twice.
         kept = filled.min(BEGIN.len() - 1);
         buffer.copy_within(filled - kept..filled, 0);
     }

@@ -55,7 +55,7 @@ impl Options {
         while let Some(flag) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| format!("{flag} needs a value"));
             match flag.as_str() {
-                "--bench" => {} // cargo passes it to every bench
+                "--bench" => {} // cargo passes this flag to every bench
                 "--help" => options.help = true,
                 "--quick" => (options.runs, options.seconds) = (1, Some(2.0)),
                 "--runs" => options.runs = number::<usize>(&flag, &value()?)?.max(1),
@@ -72,8 +72,8 @@ impl Options {
         Ok(options)
     }
 
-    /// Returns how long a run of `workload` is measured. With one event per second it is longer, so
-    /// that there are enough events for the quantiles.
+    /// Returns how long a run of `workload` is measured. With one event per second, a run is
+    /// longer, so that there are enough events for the quantiles.
     pub fn measured(&self, workload: &Workload) -> Duration {
         let default = if workload.rate == 1 { 10.0 } else { 5.0 };
         Duration::from_secs_f64(self.seconds.unwrap_or(default))

@@ -16,8 +16,8 @@ use crate::workload::Workload;
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub machine: BTreeMap<&'static str, String>,
-    /// The kernel memory at the load generator's end of a connection. It has been subtracted from
-    /// the figures.
+    /// The kernel memory at the load generator's end of a connection. This memory has been
+    /// subtracted from the figures.
     pub load_socket: Taken,
     /// The engines that were skipped, with the reasons.
     pub skipped: BTreeMap<&'static str, String>,

@@ -58,15 +58,15 @@ impl Workload {
         format!("{clients} clients{once} {rate} events/s{size}{stuck}")
     }
 
-    /// Returns the number of events per second during the warm-up. It is high enough that the
-    /// clients together read 50,000 events per second.
+    /// Returns the number of events per second during the warm-up. Unless `at_once` is set, it is
+    /// high enough that the clients together read 50,000 events per second.
     pub fn warm_up_rate(&self) -> u32 {
         let enough = 50_000 / u32::try_from(self.clients.max(1)).unwrap_or(u32::MAX);
         if self.at_once { self.rate } else { self.rate.max(enough) }
     }
 
-    /// Whether the traffic is so slow that all events arrive before the next one. Then the counts
-    /// and the resource use can be read while no event is in flight.
+    /// Whether the traffic is so slow that every client has received an event before the next event
+    /// is published. Then the counts and the resource use can be read while no event is in flight.
     pub fn has_pauses(&self) -> bool {
         self.rate <= 10
     }

@@ -3,9 +3,9 @@
 //!
 //! The floor does not parse requests, keeps no history, and drops events that do not fit into a
 //! socket. No server that sends events one by one can use less CPU time. A server that uses less
-//! must send several events at once.
+//! CPU time must send several events at once.
 
-#![allow(clippy::print_stdout, unreachable_pub)] // the bench reads the address
+#![allow(clippy::print_stdout, unreachable_pub)] // prints its address for the bench
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

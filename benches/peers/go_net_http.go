@@ -48,7 +48,7 @@ func publish(number int, size int) {
 	for client := range clients {
 		select {
 		case client <- event:
-		default: // a client whose channel is full misses this event
+		default: // a client misses this event if its channel is full
 		}
 	}
 	mutex.Unlock()

@@ -14,7 +14,7 @@ const LIMIT: usize = 1_000;
 /// A body is split at each of its first positions, up to this one.
 const SHORT: usize = 64;
 
-/// Checks a chunked body.
+/// Checks `bytes` as a chunked body, and as the content of a body that is sent in chunks.
 pub(super) fn check(bytes: &[u8]) {
     let whole = read([bytes]);
     assert_eq!(read(bytes.chunks(1)), whole, "a byte at a time");

@@ -38,8 +38,8 @@ pub(super) fn check(bytes: &[u8]) {
         assert_eq!(request.query("channel").as_ref(), names.first());
         if let Ok(channels) = Channels::new(names.iter().map(String::as_str)) {
             let again = names.iter().rev().chain(&names).map(String::as_str);
-            // The limit on names counts repeated names, so `again`, which has twice as many, may
-            // exceed it.
+            // The limit on names counts repeated names, so `again`, which has twice as many names,
+            // may exceed the limit.
             if names.len() * 2 <= NAMES_MAX {
                 assert_eq!(
                     Channels::new(again),

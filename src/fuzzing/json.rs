@@ -1,5 +1,5 @@
-//! Fuzzes untrusted JSON. The depth of nesting is limited, and the scan that checks the limit
-//! before parsing must find the same depth as the parser.
+//! Fuzzes untrusted JSON. The depth of nesting is limited. The scan that checks this limit before
+//! parsing must find the same depth as the parser.
 
 use serde_json::Value;
 

@@ -10,13 +10,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::matcher::{Matcher, MatcherError, check_topic};
 
-/// The maximum time of one check. It is about 1,000 times what a match takes.
+/// The maximum time of one check. It is about 1,000 times the time of a match.
 const SOON: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 2 });
 
-/// The characters that are not escaped in the value of any variable.
+/// The characters to percent-encode: all except the unreserved ones of RFC 3986 §2.3.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Checks a pattern, a topic and a value.
+/// Checks the properties above for a pattern, a topic and a value.
 pub(super) fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut lines = text.split('\n');
@@ -46,8 +46,8 @@ pub(super) fn check(bytes: &[u8]) {
                 let _ = selector.matches(topic);
                 for value in [None, Some(""), Some(value), Some(topic)] {
                     let expansion = expand(pattern, value);
-                    // Longer expansions exceed the maximum length of a topic, and the matching
-                    // engine has no room for them.
+                    // Longer expansions exceed the maximum length of a topic, and the matcher has
+                    // no room for them.
                     if expansion.len() <= 1_024 {
                         assert!(selector.matches(&expansion), "{pattern} {expansion}");
                     }

@@ -1,5 +1,6 @@
 //! Fuzzes the form with which a Mercure publisher sends an update. The result is an update or an
-//! error. If an update is encoded as a form and read again, it must be the same.
+//! error. If the update is encoded as a form again and that form is read, the result must be the
+//! same update.
 
 use form_urlencoded::Serializer;
 
@@ -7,7 +8,7 @@ use crate::http::mercure::publish::Form;
 use crate::matcher::check_topic;
 use crate::registry::NAME_MAX;
 
-/// Reads a form, and checks the update.
+/// Reads a form, and checks the update or the error that results.
 pub(super) fn check(bytes: &[u8]) {
     let form = match Form::read(bytes) {
         Ok(form) => form,

@@ -1,10 +1,10 @@
-//! The entry points of the fuzz targets in `fuzz/`. Each calls a parser of untrusted bytes without
-//! a socket or a file. They are not part of the library's API.
+//! The entry points of the fuzz targets in `fuzz/`. Each entry point calls a parser of untrusted
+//! bytes without a socket or a file. The entry points are not part of the library's API.
 //!
 //! Each check accepts any bytes, and panics if a property does not hold. The weakest property is
 //! that the parser does not panic. If the result can be computed in a second way, both results must
-//! be equal. Second ways are: split the bytes elsewhere, parse them with a naive parser, or write
-//! the result and read it back.
+//! be equal. Second ways are to split the bytes elsewhere, to parse them with a naive parser, or to
+//! write the result and read it back.
 //!
 //! Parsers that run on a connection's thread are checked on a thread with a stack of the same size.
 //!
@@ -48,13 +48,13 @@ macro_rules! on_a_connections_stack {
 on_a_connections_stack! { chunks cursor head headers json matcher mercure publish token }
 
 /// The size of the stack of a check, in bytes. The size for optimized code applies to cargo-fuzz,
-/// which builds with optimization and debug assertions. It is large enough although the
+/// which builds with optimization and debug assertions. This size is enough although the
 /// instrumentation for coverage makes stack frames larger.
 const CHECK_STACK: usize = if cfg!(test) { STACK } else { STACK_OPTIMIZED };
 
-/// The environment variable with the name of a file into which each input is written before its
-/// check. After a stack overflow this file contains the input, because SIGSEGV then ends the
-/// process before libFuzzer can save it.
+/// The environment variable that names a file into which each input is written before its check.
+/// After a stack overflow this file contains the input, because SIGSEGV then ends the process
+/// before libFuzzer can save the input.
 const LAST_INPUT: &str = "THREADCAST_FUZZ_LAST";
 
 /// Runs a check on a thread of its own. A panic of the check is propagated to the caller; a stack

@@ -2,7 +2,7 @@
 //! event must be unchanged after it is written as a frame and decoded.
 //!
 //! The input's first byte selects the body's type: `f` means a form, `j` JSON, and `n` NDJSON. Any
-//! other byte means text; then the first line of the rest is the URL's query.
+//! other byte means text; in this case, the input's first line after that byte is the URL's query.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::event::{Event, Framing};
 use crate::http::publish::events;
 use crate::http::request::Request;
 
-/// Reads a body as a publish request, and checks the events.
+/// Reads a body as a publish request, and checks the events that result.
 pub(super) fn check(bytes: &[u8]) {
     let Some((kind, body)) = bytes.split_first() else { return };
     let (query, kind, body) = match kind {

@@ -1,8 +1,9 @@
-//! Fuzzes the records of the file store. A file with any rows must be rejected, or read without a
-//! change. Events that were appended must be present when the file is opened again.
+//! Fuzzes the records of the file store. A file with arbitrary rows must be rejected, or its rows
+//! must be read unchanged. Events that were appended must be present when the file is opened again.
 //!
-//! The input is a script with one step per line and fields separated by `|`. It begins with the
-//! rows that the file contains before the store opens it. They are written without any check:
+//! The input is a script with one step per line and fields separated by `|`. The script begins with
+//! the rows that the file contains before the store opens it. These rows are written without any
+//! check:
 //!
 //! ```text
 //! meta|name|number
@@ -33,8 +34,8 @@ use crate::store::file::{self, File};
 use crate::store::tables::{EVENTS, LOST, META, TOPICS};
 use crate::store::{Eviction, Floor, Key, Reach, Record, Store, StoreMeta, Visibility};
 
-/// The maximum number of steps that are run. It limits the time, because each step that writes is a
-/// transaction.
+/// The maximum number of steps that are run. This maximum limits the time of a check, because each
+/// step that writes is a transaction.
 const STEPS: usize = 24;
 
 /// Runs a script on a store in memory.
@@ -191,7 +192,7 @@ fn record(channel: &str, data: &str, rest: &[&str]) -> Option<Record> {
     let reach = Reach { private: field(4).is_some(), others, gone: Vec::new() };
     let reach = (reach != Reach::default()).then(|| Arc::new(reach));
     let record = Record { channel, at, event, key, subscribers: 1, count: 1, reach };
-    // A registry rejects an event with a repeated topic, so the store never gets one.
+    // A registry rejects an event with a repeated topic, so the store never gets such an event.
     let distinct: BTreeSet<_> = record.topics().collect();
     (distinct.len() == record.topics().count()).then_some(record)
 }
