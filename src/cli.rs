@@ -61,7 +61,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The format of the server's log; `None` for the other commands, which log directly.
+    /// The format of the server's log; `None` for the other commands, which log to standard error
+    /// directly.
     pub(crate) fn log_format(&self) -> Option<Format> {
         match self {
             Self::Serve(serve) => Some(serve.log_format),
@@ -76,7 +77,8 @@ impl Command {
 }
 
 impl Cli {
-    /// Returns the command. Exits the process with 2 if its flags contradict each other.
+    /// Returns the command. If the command's flags contradict each other, exits the process with
+    /// code 2.
     pub(crate) fn command(self) -> Command {
         let command = self.command.unwrap_or(Command::Serve(Box::new(self.serve)));
         if let Command::Serve(serve) = &command
@@ -93,15 +95,15 @@ impl Cli {
 /// Report how many clients a server can hold here, which limit is reached first, and how to raise it
 ///
 /// Each client takes one thread, one descriptor, and memory (computed for a client that does not
-/// read). Run this command as the server's user, in its control group and with its limits: it reads
-/// the limits of its own process.
+/// read). Run this command as the server's user, in the server's control group and with the
+/// server's limits, because the command reads the limits of its own process.
 ///
 /// The options are those of `serve`. Pass the values that the server has.
 ///
 /// Exit codes: 0 report printed, 2 invalid arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Doctor {
-    /// Limit on the memory of all histories together, as in `serve`
+    /// Assume this limit on the total memory of all histories, as in `serve`
     #[arg(long, value_name = "SIZE", env = "THREADCAST_HISTORY_TOTAL", help_heading = SIZES)]
     history_total: Option<ByteSize>,
 
@@ -117,15 +119,15 @@ struct Sizes {
     #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_CHANNELS", default_value_t = 10_000)]
     max_channels: usize,
 
-    /// Reject a request whose head (request line and headers) is longer
+    /// Reject a request whose head (request line and headers) is longer than this
     #[arg(long, value_name = "SIZE", env = "THREADCAST_HEAD_LIMIT", default_value = "16KiB")]
     head_limit: ByteSize,
 
-    /// Reject a request whose body is longer
+    /// Reject a request whose body is longer than this
     #[arg(long, value_name = "SIZE", env = "THREADCAST_BODY_LIMIT", default_value = "64KiB")]
     body_limit: ByteSize,
 
-    /// Reject an event whose data is longer
+    /// Reject an event whose data is longer than this
     #[arg(long, value_name = "SIZE", env = "THREADCAST_EVENT_LIMIT", default_value = "64KiB")]
     event_limit: ByteSize,
 }
@@ -173,13 +175,13 @@ pub(crate) struct Serve {
     #[arg(default_value = "127.0.0.1:8844", value_parser = address, help_heading = LISTENING)]
     listen: Vec<SocketAddr>,
 
-    /// Accept this host name on loopback connections too; repeat for more names
+    /// Accept this host name, besides localhost, on loopback connections; repeat for more names
     #[arg(long, value_name = "NAME", env = "THREADCAST_HOST", value_delimiter = ',')]
     #[arg(help_heading = LISTENING)]
     host: Vec<String>,
 
-    /// Read the client's address from X-Forwarded-For or Forwarded if this proxy sends it; repeat
-    /// for more proxies
+    /// Read the client's address from X-Forwarded-For or Forwarded in requests that this proxy
+    /// sends; repeat for more proxies
     #[arg(long, value_name = "CIDR", env = "THREADCAST_TRUSTED_PROXY", value_delimiter = ',')]
     #[arg(value_parser = network, help_heading = LISTENING)]
     trusted_proxy: Vec<IpNet>,
@@ -211,7 +213,8 @@ pub(crate) struct Serve {
     #[arg(value_parser = positive, help_heading = STREAMS)]
     max_stream_age: Option<Duration>,
 
-    /// Keep this many events of each channel, of this size in total, and up to this age
+    /// Keep, for each channel, at most EVENTS events, of at most SIZE in total, and up to the age
+    /// DURATION
     ///
     /// Example: 5000,8MiB,1h. A limit that is left out has its default. Write 'chat*=100' to set
     /// the limits of some channels only. Repeat the option, or separate values with a semicolon.
@@ -220,10 +223,10 @@ pub(crate) struct Serve {
     #[arg(help_heading = HISTORY)]
     history: Vec<(Option<String>, History)>,
 
-    /// Limit the memory of all channels' histories together
+    /// Limit the total memory of the histories of all channels
     ///
     /// Above the limit, the oldest events of all channels are removed first. The default is 256MiB,
-    /// or a quarter of the memory limit if that is less.
+    /// or a quarter of the memory that is available to the server if that is less.
     #[arg(long, value_name = "SIZE", env = "THREADCAST_HISTORY_TOTAL", help_heading = HISTORY)]
     history_total: Option<ByteSize>,
 
@@ -231,7 +234,7 @@ pub(crate) struct Serve {
     ///
     /// A file is created if it does not exist. A Redis (`redis://[:PASSWORD@]HOST`, rediss:// or
     /// redis+unix://) is shared by all servers that name it. The server acknowledges a publish
-    /// after its event is stored.
+    /// request only after the event is stored.
     #[arg(long, value_name = "PATH|URL", env = "THREADCAST_STORE", hide_env_values = true)]
     #[arg(value_parser = OsStringValueParser::new().try_map(store_at), help_heading = HISTORY)]
     store: Option<StoreAt>,
@@ -246,14 +249,14 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_CLIENTS", help_heading = LIMITS)]
     max_clients: Option<usize>,
 
-    /// Limit the number of streams of one address (in IPv6, of its first 64 bits); loopback is
-    /// exempt
+    /// Limit the number of streams per address (in IPv6, per first 64 bits of the address);
+    /// loopback is exempt
     #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_PER_ADDRESS", default_value_t = 100)]
     #[arg(help_heading = LIMITS)]
     max_per_address: usize,
 
-    /// Limit the number of connections without a stream of one address (in IPv6, of its first 64
-    /// bits); loopback and trusted proxies are exempt
+    /// Limit the number of connections without a stream per address (in IPv6, per first 64 bits of
+    /// the address); loopback and trusted proxies are exempt
     #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_CONNECTIONS_PER_ADDRESS")]
     #[arg(default_value_t = 200, help_heading = LIMITS)]
     max_connections_per_address: usize,
@@ -279,7 +282,8 @@ pub(crate) struct Serve {
     /// Limit the time to end all streams and connections after SIGINT or SIGTERM
     ///
     /// The streams end one after another over the first half of this time, each with a `retry`
-    /// field. Connections that remain at its end are cut. A second signal exits immediately.
+    /// field. Connections that are still open after the whole time are cut. A second signal exits
+    /// immediately.
     #[arg(long, value_name = "DURATION", env = "THREADCAST_DRAIN", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration, help_heading = TIMES)]
     drain: Duration,
@@ -289,8 +293,8 @@ pub(crate) struct Serve {
     #[arg(help_heading = DIAGNOSTICS)]
     log_format: Format,
 
-    /// Let pages cut streams, open clients and change the delivery, as a demonstration; only on
-    /// loopback
+    /// Let pages cut streams, open load clients and change the delivery mode, as a demonstration;
+    /// only on loopback
     #[arg(long, env = "THREADCAST_LAB", value_parser = BoolishValueParser::new())]
     #[arg(help_heading = DIAGNOSTICS)]
     lab: bool,
@@ -338,9 +342,9 @@ impl From<Serve> for Config {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DeliveryMode {
-    /// One thread writes to all of these clients
+    /// One thread writes to all these clients
     Direct,
-    /// Each event wakes the own thread of every client, as in the textbook
+    /// Each client's own thread writes, and each event wakes all these threads, as in the textbook
     Wake,
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Access {
     #[arg(conflicts_with = "publish_token", value_parser = token_file)]
     publish_token_file: Option<Token>,
 
-    /// Require this bearer token, or the cookie that POST /session sets for it, to read
+    /// Require this bearer token to read, or the cookie that POST /session sets for the token
     ///
     /// Without a token or key for reading, every client may read.
     #[arg(long, value_name = "TOKEN", env = "THREADCAST_SUBSCRIBE_TOKEN", hide_env_values = true)]
@@ -71,7 +71,8 @@ pub(super) struct Access {
 
     /// Publish updates about Mercure subscriptions, and serve the subscription API
     ///
-    /// Requires --mercure. The updates are private. Each subscription takes a channel.
+    /// Requires --mercure. The updates are private. Each subscription takes one of the
+    /// --max-channels channels until its last event leaves the history.
     #[arg(long, env = "THREADCAST_MERCURE_SUBSCRIPTIONS", value_parser = BoolishValueParser::new())]
     mercure_subscriptions: bool,
 

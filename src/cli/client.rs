@@ -12,7 +12,8 @@ use super::{positive, token_file};
 /// The server's URL and the token to send to it.
 #[derive(Debug, Clone, Args)]
 struct Target {
-    /// Connect to this server (http or https), with the path below which it is served, if any
+    /// Connect to the server at this URL (http or https); the URL may have a path below which the
+    /// server is reached
     #[arg(long, value_name = "URL", env = "THREADCAST_URL")]
     #[arg(default_value = "http://127.0.0.1:8844")]
     url: ServerUrl,
@@ -33,11 +34,11 @@ struct Target {
 ///
 /// With DATA, prints the event's id. Without DATA, publishes each line as soon as it is read, so
 /// that `tail -f log | threadcast publish log` works; lines that arrive faster than they can be
-/// sent are sent together.
+/// sent are sent in one request.
 ///
 /// Retries temporary failures (no connection, status 408, 429, 502, 503, 504 or 507) with the same
 /// idempotency key, so that no event is published twice. Skips a line that cannot be published,
-/// with a warning, and publishes the others; --on-error stop changes that.
+/// with a warning, and publishes the others; with --on-error stop, stops at such a line instead.
 ///
 /// Exit codes: 0 everything published, 1 not everything published, 2 invalid arguments.
 #[derive(Debug, Clone, Args)]
@@ -56,7 +57,8 @@ pub(crate) struct Publish {
 
     /// Set the event's id, instead of an id that the server assigns
     ///
-    /// The server publishes an id once: a repeated publish gets the response to the first one.
+    /// The server publishes each id only once: a request with an id that was published before gets
+    /// the response to the first request.
     #[arg(long, value_name = "ID", value_parser = id, requires = "data")]
     pub(crate) id: Option<String>,
 
@@ -91,11 +93,12 @@ pub(crate) struct Publish {
 /// Print the events of channels, and reconnect after every interruption
 ///
 /// Prints each event's data and a line break as soon as the event arrives. After an interruption,
-/// resumes after the last event. Reports events that the server no longer has on standard error.
+/// resumes after the last event. Reports, on standard error, missed events that the server no
+/// longer has.
 ///
 /// Retries without end while the server cannot be reached, or responds with status 408, 429, 502,
-/// 503, 504 or 507. Waits for the time in `Retry-After`, but at most 5 minutes; without that
-/// header, at most 30 s.
+/// 503, 504 or 507. Before each retry, waits for the time in `Retry-After`, but at most 5 minutes;
+/// without that header, at most 30 s.
 ///
 /// Exit codes: 0 stopped (by a signal, by --count, by status 204 from the server, or because the
 /// output was closed), 1 the server returned an error or is not a threadcast server, 2 invalid

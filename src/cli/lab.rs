@@ -10,13 +10,14 @@ use threadcast::lab::{Options, Pace};
 
 /// Measure the cost of a thread per client on this machine, compared with an event loop
 ///
-/// Runs each engine in its own process with the same bytes and the same load, and measures it from
-/// outside. Six experiments measure: the cost of an idle client; the cost of an event; the delay of
-/// the last client; the delay of other clients while one connection does something slow; the
-/// effects of a client that stops reading; and the capacity.
+/// Runs each engine (a server that handles clients in one way) in its own process, with the same
+/// bytes and the same load, and measures that process from outside. Six experiments measure: the
+/// cost of an idle client; the cost of an event; the delay of the last client; the delay of other
+/// clients while one connection does something slow; the effects of a client that stops reading;
+/// and the capacity.
 ///
-/// Takes about 14 minutes, or one minute with --quick. Ctrl-C stops it and reports the finished
-/// measurements. For reliable figures, run nothing else meanwhile.
+/// Takes about 14 minutes, or one minute with --quick. Ctrl-C stops the lab and reports the
+/// finished measurements. For reliable figures, run nothing else meanwhile.
 ///
 /// Exit codes: 0 measured, or stopped by a signal; 1 failed to write the report; 2 invalid
 /// arguments, no engine to measure, or an output directory that cannot be written.
@@ -60,7 +61,7 @@ enum Part {
         /// The engine's name
         #[arg(value_parser = engine)]
         name: Engine,
-        /// The limit on the resource that bounds it: descriptors, or Apache's workers
+        /// The limit on the resource that bounds the engine: descriptors, or Apache's workers
         #[arg(long, value_name = "COUNT")]
         room: Option<u64>,
     },

@@ -14,8 +14,8 @@ use super::positive;
 /// `serve --jwt-key-file`. This command contacts no server.
 ///
 /// With --audience, creates a token of the current Mercure protocol (`at+jwt`). The token names its
-/// server: pass the URL that the server has as --jwt-audience. With --legacy, creates a token of
-/// Mercure 0.x, which names no server and in which topics may also be URI templates.
+/// server: pass the URL with which the server was started as --jwt-audience. With --legacy, creates
+/// a token of Mercure 0.x, which names no server and in which topics may also be URI templates.
 ///
 /// Examples:
 ///
@@ -57,7 +57,7 @@ pub(crate) struct TokenArgs {
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = positive)]
     expires: Duration,
 
-    /// Set the audience (`aud`): the URL that the server has as --jwt-audience
+    /// Set the audience (`aud`): the URL with which the server was started as --jwt-audience
     #[arg(long, value_name = "URL", value_parser = audience)]
     audience: Option<String>,
 
@@ -69,7 +69,8 @@ pub(crate) struct TokenArgs {
     #[arg(long, value_name = "URL", value_parser = audience, conflicts_with = "legacy")]
     issuer: Option<String>,
 
-    /// Set the subject (`sub`): the user or program, as in ?presence= [default: a random name]
+    /// Set the subject (`sub`): the user or program; it may use this name in ?presence= [default: a
+    /// random name]
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
 
@@ -77,8 +78,8 @@ pub(crate) struct TokenArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "legacy")]
     client_id: Option<String>,
 
-    /// Add this payload to the updates about the subscriber's subscriptions; a JSON object, with
-    /// --legacy any JSON value
+    /// Add this payload to the updates about the subscriber's subscriptions; it must be a JSON
+    /// object, but with --legacy it may be any JSON value
     #[arg(long, value_name = "JSON", value_parser = json)]
     payload: Option<Value>,
 }

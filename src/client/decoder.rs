@@ -4,11 +4,12 @@
 //!
 //! * **Chunk boundaries do not matter.** Wherever the network splits the bytes, even inside a CRLF or
 //!   a character, the decoder returns the same events.
-//! * **Memory is bounded.** If a line or the data of an event exceeds the limit, the decoder skips the
-//!   event and returns an error in its place; it decodes later events as usual. It stores the id of
-//!   a skipped event, unless the line of the id exceeds the limit.
-//! * **A line within one chunk is not buffered.** The decoder copies only the start of a line that
-//!   continues in the next chunk, and each value once, to its final place.
+//! * **Memory is bounded.** If a line or the data of an event exceeds the limit, the decoder skips
+//!   the event and returns an error in its place; it decodes later events as usual. The decoder
+//!   stores the id of a skipped event as the last event ID, unless the line with the id exceeds the
+//!   limit.
+//! * **A line within one chunk is not buffered.** The decoder buffers only the start of a line that
+//!   continues in the next chunk. Otherwise, it copies each field's value once, to its final place.
 
 use std::time::Duration;
 use std::{error, fmt, mem};
@@ -24,7 +25,7 @@ use std::{error, fmt, mem};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedEvent {
-    /// The last event ID at this event; empty if the stream has not set one.
+    /// The last event ID when this event ended; empty if the stream had not set one.
     pub id: String,
     /// The event type; `message` if the stream does not set one.
     pub event: String,
@@ -72,7 +73,7 @@ enum Excess {
     None,
     /// The current line: the decoder skips the rest of the line, and the event.
     Line,
-    /// An earlier line, or the data: the decoder skips the event.
+    /// An earlier line of the event, or its data: the decoder skips the event.
     Event,
 }
 
@@ -103,7 +104,7 @@ impl Decoder {
 
     /// Returns the events that these next bytes of the stream complete.
     ///
-    /// The iterator decodes lazily: consume it before the next call.
+    /// The iterator decodes lazily: consume it before the next call of `push`.
     pub fn push<'a>(&'a mut self, bytes: &'a [u8]) -> Events<'a> {
         Events { decoder: self, bytes }
     }
@@ -112,9 +113,10 @@ impl Decoder {
     ///
     /// Discards an incomplete event, and keeps the last event ID and the reconnection time.
     ///
-    /// By the text of the standard, if the first event of a new stream has no id, it clears the
-    /// last event ID. Browsers keep the last event ID instead, and so does this decoder: if the
-    /// connection ends before its first id, the next connection resumes from the same event.
+    /// By the text of the standard, the first event of a new stream clears the last event ID if the
+    /// event has no id. Browsers keep the last event ID instead, and so does this decoder: if a
+    /// connection ends before its first id, the next connection resumes from the same event as the
+    /// one before.
     pub fn restart(&mut self) {
         let fresh = Self::with_limit(self.limit);
         let last_event_id = mem::take(&mut self.last_event_id);

@@ -3,8 +3,8 @@
 //! # Invariants
 //!
 //! * **The token is sent only to the origin of the server's URL.** After a redirect to another
-//!   origin, no request of that chain carries the token.
-//! * **Every wait has a deadline**, because ureq sets none by default.
+//!   origin, no further request of the same chain of redirects carries the token.
+//! * **Every wait has a deadline.** This module sets it, because ureq sets none by default.
 
 use std::error::Error as _;
 use std::fmt;
@@ -26,7 +26,7 @@ use super::redirect::redirect;
 use crate::json;
 use crate::token::Token;
 
-/// The time limit for a name lookup, and also, separately, for a connection attempt.
+/// The time limit for each name lookup, and for each connection attempt after that.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The maximum number of redirects of one request.
@@ -120,7 +120,7 @@ pub(super) struct Http {
 /// A response whose body has not been read.
 pub(super) type Response = ureq::http::Response<Body>;
 
-/// A request got no response.
+/// Why a request got no response.
 #[derive(Debug)]
 pub(super) enum SendError {
     /// The server cannot be reached; a retry may succeed.
@@ -213,8 +213,8 @@ impl Http {
             text.extend(["; the server may not use TLS, try http://", authority.as_str(), path]);
         }
         match error {
-            // Permanent: rustls returns `InvalidData` for an untrusted certificate, and for a peer
-            // without TLS.
+            // This failure is permanent: rustls returns `InvalidData` for an untrusted certificate,
+            // and for a peer without TLS.
             ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {}
             ureq::Error::Io(_)
             | ureq::Error::Timeout(_)
@@ -241,8 +241,8 @@ fn with_causes(error: &ureq::Error) -> String {
     text
 }
 
-/// Converts an error response to an error with its status, and with the detail from its body: from
-/// a problem document, or the first line of plain text.
+/// Converts an error response to an error with the response's status and a detail. The detail comes
+/// from the body: from a problem document, or from the first line of plain text.
 pub(super) fn error_of(mut response: Response) -> ClientError {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or_default();
@@ -267,7 +267,7 @@ pub(super) fn error_of(mut response: Response) -> ClientError {
     ClientError::ErrorResponse { status: status.as_u16(), reason, detail }
 }
 
-/// Returns the media type without parameters, in lower case.
+/// Returns the media type in `Content-Type`, without parameters and in lower case.
 pub(super) fn media_type(headers: &HeaderMap) -> String {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default();

@@ -4,12 +4,12 @@ use std::io::{BufRead, BufReader, Read};
 
 use super::ClientError;
 
-/// The size of the read buffer, in bytes. The publisher sends the lines that arrive during a
-/// request as the next batch.
+/// The size of the read buffer, in bytes. While the publisher waits for a response, more lines
+/// arrive; one read fills the buffer with them, and the publisher sends them as its next batch.
 const READ_AHEAD: usize = 256 * 1024;
 
-/// The longest line, in bytes. This limit bounds the memory of this program; the server has its own
-/// limit on events.
+/// The maximum length of a line, in bytes. This limit bounds the memory of this program; the server
+/// has its own limit on events.
 const LINE_MAX: usize = 64 << 20;
 
 /// One line without its line end.

@@ -37,10 +37,11 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// The longest backoff between failed attempts, unless the server's reconnection time is longer.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// The shortest wait, so that `retry: 0` does not cause a busy loop.
+/// The shortest wait before a reconnect, so that `retry: 0` does not cause a busy loop.
 const WAIT_MIN: Duration = Duration::from_millis(50);
 
-/// The longest wait, so that an excessive `retry:` does not keep a listener disconnected for long.
+/// The longest wait before a reconnect, so that an excessive `retry:` does not keep a listener
+/// disconnected for long.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// The options of a [`Listener`].
@@ -77,7 +78,8 @@ pub struct ListenOptions {
     pub count: Option<u64>,
     /// Reconnect if no bytes arrive for this long.
     pub silence: Duration,
-    /// The maximum length of data, in bytes; longer events are skipped with a warning.
+    /// The maximum length of an event's data, in bytes. An event with more data is skipped with a
+    /// warning.
     pub event_limit: usize,
 }
 

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::DecodedEvent;
 use crate::json;
 
-/// Prints an event. Returns whether the event counts: a gap that is printed as a warning does not.
+/// Prints an event. Returns whether the event counts towards `ListenOptions::count`: a gap that is
+/// printed as a warning does not count.
 pub(super) fn print(
     event: &DecodedEvent,
     json: bool,

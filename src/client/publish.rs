@@ -5,7 +5,7 @@
 //! * **A retry publishes nothing twice.** Every POST has its own `Idempotency-Key`, and its retries
 //!   repeat that key.
 //! * **The order of the input is kept.** The publisher sends a POST only after the response to the
-//!   POST before.
+//!   previous POST.
 //! * **A line never waits for another line.** A batch contains only lines that were buffered when the
 //!   response to the previous POST arrived.
 
@@ -32,7 +32,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// one batch does not remove events that a slightly slow subscriber has yet to read.
 const BATCH_LINES: usize = 256;
 
-/// The time limit of one attempt.
+/// The time limit for one attempt to send a POST and receive its response.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// The wait before the first retry. Each further wait is twice as long, up to [`BACKOFF_MAX`].
@@ -194,8 +194,8 @@ impl Publisher {
             while ids.is_none() && batch.len() < BATCH_LINES && lines.is_waiting() {
                 match self.next(&mut lines) {
                     Ok(Some(line)) if self.fits(&line, &mut bytes) => batch.push(line),
-                    // The line does not fit into the batch, or is an error: handle it after the
-                    // batch.
+                    // A line that does not fit, an error, or the end of the input: handle this
+                    // after the batch is sent.
                     other => {
                         held = Some(other);
                         break;
@@ -275,7 +275,7 @@ impl Publisher {
         Post { query: String::new(), content_type, body: Cow::Owned(body) }
     }
 
-    /// Encodes a line as NDJSON, without the LF.
+    /// Encodes a text as one line of NDJSON, without the LF.
     fn encode<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if self.options.json {
             return Cow::Borrowed(text);

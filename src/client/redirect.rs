@@ -9,8 +9,8 @@ use super::http::Response;
 /// The characters to escape in `Location`. They are invalid there, but some servers send them.
 const UNWRITABLE: &AsciiSet = &CONTROLS.add(b' ');
 
-/// Returns the target of a redirect. The next request has the same method, so the client follows
-/// 303, which means "with GET", only for GET.
+/// Returns the target of a redirect. The client repeats the request's method at the target. Status
+/// 303 asks for GET instead, so the client follows it only if the method is GET.
 pub(super) fn redirect(response: &Response, method: &Method, from: &Uri) -> Option<Uri> {
     match response.status().as_u16() {
         301 | 302 | 307 | 308 => {}

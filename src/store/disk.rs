@@ -1,9 +1,9 @@
-//! The storage backend below redb, which defers writes until the file is known to be a sound store.
+//! A storage backend for redb that defers all writes until the file is known to be a sound store.
 //!
 //! redb repairs a file when it opens the file. So opening a truncated file, or a file of another
 //! program, would change that file. This backend therefore first keeps all writes in memory, in
-//! their order. Reads return data as if these writes were in the file. Once the whole store has
-//! been read and is sound, the writes are performed on the file.
+//! their order. Reads return data as if these writes were in the file. Once the store has been read
+//! in full and is sound, [`WriteHold::release`] performs the writes on the file.
 
 use std::io;
 use std::ops::Bound;
@@ -30,9 +30,9 @@ struct Inner {
 
 #[derive(Debug)]
 enum State {
-    /// The deferred operations, in their order.
+    /// The deferred operations, in the order of redb's calls.
     Deferred(Vec<Op>),
-    /// Operations are performed on the file at once.
+    /// Operations are performed on the file immediately.
     Direct,
     /// Releasing the operations failed halfway, so no further operation is allowed.
     Broken,
@@ -55,7 +55,8 @@ impl DeferredFile {
 }
 
 impl WriteHold {
-    /// Performs the deferred operations in their order. Later operations are performed at once.
+    /// Performs the deferred operations in their order. From then on, operations are performed
+    /// immediately.
     pub(super) fn release(&self) -> io::Result<()> {
         let mut state = self.0.lock();
         let State::Deferred(ops) = std::mem::replace(&mut *state, State::Broken) else {
@@ -80,14 +81,14 @@ impl WriteHold {
 
     /// Checks that the file is at least as long as its header says.
     ///
-    /// A file may have been truncated while it was open. Without this check, redb would assume that
-    /// the file was never longer, and fall back to an older state.
+    /// The file may have been truncated while a process had it open. Without this check, redb would
+    /// assume that the file was never longer, and fall back to an older state.
     pub(super) fn check_length(&self) -> Result<(), StoreProblem> {
         let mut head = [0; 64];
         self.0.backend.read(0, &mut head).map_err(StoreProblem::Io)?;
-        // The header of redb's file format 3: the page size; the pages of a region's header,
-        // and of a full region without it; the number of full regions; the pages of the last,
-        // partial one.
+        // Five fields in the header of redb's file format 3: the bytes in a page; the pages in a
+        // region's header; the pages in a full region, without its header; the number of full
+        // regions; the pages in the last, partial region, without its header.
         let field = |at: usize| {
             let bytes = head[at..at + 4].try_into().expect("four bytes");
             u64::from(u32::from_le_bytes(bytes))
@@ -109,7 +110,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Defers an operation, or performs it with `direct` if operations are not deferred any more.
+    /// While operations are deferred, queues `op`; after their release, calls `direct` immediately.
     fn defer_or(&self, op: Op, direct: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.lock();
         match &mut *state {

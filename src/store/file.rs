@@ -1,8 +1,8 @@
 //! A store in one redb file.
 //!
 //! One append is one transaction: it inserts the new events, deletes the evicted ones, and syncs
-//! once. After a power cut, the file has all of a transaction that redb has committed, and nothing
-//! of any other transaction.
+//! once. After a power cut, the file contains every committed transaction in full, and nothing of
+//! any other transaction.
 //!
 //! # Invariants
 //!
@@ -30,10 +30,12 @@ use crate::error::{PublishError, StoreError, StoreProblem, is_full};
 use crate::id::EventId;
 
 /// The size of redb's cache, in bytes. The cache holds the inner pages of the tree and uncommitted
-/// writes. It can be small, because streams read events from the rings.
+/// writes. The cache can be small, because streams read events from the rings in memory, not from
+/// the file.
 const CACHE: usize = 16 * 1024 * 1024;
 
-/// After an error, appends fail immediately for this long. Then the file is opened again.
+/// After an error, appends fail immediately for this long. The next append after that opens the
+/// file again.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// A file is compacted only if it has at least this many bytes.
@@ -105,8 +107,8 @@ impl File {
 
     /// Opens the file again after an error.
     ///
-    /// A commit may have reached the disk although it reported an error. Its events are deleted,
-    /// because their publishers got that error.
+    /// A commit may have reached the disk although it reported an error. This function deletes the
+    /// events of such a commit, because their publishers got the error.
     fn reopen(&mut self) -> Result<&Open, StoreProblem> {
         if self.open.is_none() {
             let open = Open::of((self.opener)()?)?;
@@ -149,7 +151,8 @@ impl File {
         Ok(ids)
     }
 
-    /// Compacts the file if half of it is free.
+    /// Compacts the file if it has at least [`COMPACT_MIN`] bytes, at least half of it is free, and
+    /// it has grown by half since the last compaction.
     fn compact(&mut self) {
         let Some(open) = &mut self.open else { return };
         let Ok(length) = open.hold.length() else { return };
@@ -288,7 +291,8 @@ pub(crate) fn fill(backend: impl StorageBackend) -> Result<(), StoreProblem> {
     transaction.commit().map_err(problem)
 }
 
-/// Renames a file durably. Fails if the new name exists, on file systems that can check this.
+/// Renames a file durably. If the file system can check that the new name is free, fails if the new
+/// name exists.
 fn name(unfinished: &Path, path: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
         // The file system does not support `NOREPLACE`.

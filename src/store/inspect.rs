@@ -104,9 +104,9 @@ pub fn stats(path: &Path) -> Result<Stats, StoreError> {
 
 /// Writes the events of one channel to `out` as NDJSON, one event per line.
 ///
-/// `threadcast publish --json` accepts the lines. They do not contain the server's ids, so
-/// publishing them again assigns new ones. The line of a private event has the field `private`.
-/// `publish` rejects such a line, because it would publish the event as a public one.
+/// `threadcast publish --json` accepts the lines. The lines do not contain the server's ids, so an
+/// event that is published again gets a new id. The line of a private event has the field
+/// `private`. `publish` rejects such a line, because `publish` would make the event public.
 ///
 /// `channel` may be `None` if the store has at most one channel. Fails if the store cannot be read,
 /// if there is no such channel, or if writing to `out` fails.

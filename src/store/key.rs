@@ -1,4 +1,4 @@
-//! Idempotency keys, each with a fingerprint of the events that were published with it.
+//! Idempotency keys, each with a fingerprint of the events that were published with the key.
 
 use std::borrow::Borrow;
 use std::fmt::Write;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::event::Event;
 
-/// Separates a key from its fingerprint in a store. A header value cannot contain it.
+/// Separates a key from its fingerprint in a store. A key cannot contain this character, because no
+/// header value can.
 const SEPARATOR: char = '\0';
 
 /// The length of a fingerprint, in hex digits.
@@ -16,8 +17,8 @@ const DIGITS: usize = 16;
 /// An idempotency key as a store keeps it: the key, NUL, and the fingerprint.
 ///
 /// The fingerprint is 16 hex digits. A key that an older version of threadcast stored has no
-/// fingerprint, and fits any request. Two keys are equal if their names are equal, even if their
-/// fingerprints differ.
+/// fingerprint, and fits any request. Two keys are equal if their names (the texts that the
+/// publishers sent) are equal, even if their fingerprints differ.
 #[derive(Debug, Clone)]
 pub(crate) struct Key(Arc<str>);
 

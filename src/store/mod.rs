@@ -1,19 +1,19 @@
 //! Stores keep events after the process has ended.
 //!
-//! A registry without a store keeps its events only in its rings. With a store, the store
-//! writer gives every batch to the store before any subscriber sees it, and the rings are
-//! filled from the store at the start. Streams read only from the rings, with or without a
-//! store.
+//! A registry without a store keeps events only in its rings, in memory: one ring for the last
+//! events of each channel. With a store, the store writer gives every batch of events to the store
+//! before any subscriber receives the batch; when the server starts, the rings are filled from the
+//! store. Streams read only from the rings, with or without a store.
 //!
-//! The store assigns the ids. There are two kinds:
+//! A store assigns the ids of its events. There are two kinds of stores:
 //!
-//! * A store in a `file` belongs to one node. It assigns consecutive ids, and the node adds a
-//!   committed batch to its rings at once.
-//! * A log in `redis` is shared between nodes. Redis decides which events of a request are new.
-//!   Every node, including the publisher's, adds an event to its rings only when it reads the event
-//!   from the log.
+//! * A store in a `file` belongs to one node. The store assigns consecutive ids, and the node adds
+//!   each batch to its rings as soon as the store has committed the batch.
+//! * A log in `redis` is shared between nodes. Redis decides which events of a publish request are
+//!   new, and which repeat earlier events. Every node, including the publisher's, adds an event to
+//!   its rings only when it reads the event from the log.
 //!
-//! The code of stores uses neither sockets of clients nor subscribers.
+//! The code in this module uses neither clients' sockets nor subscribers.
 
 mod disk;
 pub(crate) mod file;
@@ -39,32 +39,37 @@ use crate::id::EventId;
 pub(crate) trait Store: fmt::Debug + Send {
     /// Stores the records and deletes the evicted events, in one transaction.
     ///
-    /// Returns the ids of the records, in their order. Once this method returns `Ok`, no crash and
-    /// no power cut can undo the transaction. After an error, the method can be called again.
+    /// Returns the ids of the records, in the order of `records`. Once this method returns `Ok`, no
+    /// crash and no power cut can undo the transaction. After an error, the method can be called
+    /// again.
     fn append(
         &mut self,
         records: &[Record],
         evictions: &[Eviction],
     ) -> Result<Vec<EventId>, PublishError>;
 
-    /// Maintains the store. The store writer calls this after the publishers have their replies.
+    /// Maintains the store. The store writer calls this method only after it has replied to the
+    /// publishers.
     fn tidy(&mut self) {}
 }
 
-/// One event, with everything that a registry needs of it after a restart.
+/// One event, with all its data that a registry needs after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) channel: Arc<str>,
     /// The time of publishing, since 1970. It never decreases, even if the clock is set back.
     pub(crate) at: Duration,
     pub(crate) event: Event,
-    /// The idempotency key of the request. Only the last new event of a request has it.
+    /// The idempotency key of the publish request. Of the new events in a request, only the last
+    /// one has the key.
     pub(crate) key: Option<Key>,
-    /// The numbers of subscribers and events in the publisher's reply, for repeats of the request.
-    /// A count of 0 marks a presence event, which the server itself has published.
+    /// The numbers of subscribers and events in the reply to the publisher; repeats of the request
+    /// get the same numbers. If `count` is 0, this is a presence event, which the server itself has
+    /// published.
     pub(crate) subscribers: usize,
     pub(crate) count: usize,
-    /// The other topics and the privacy; `None` for a public event without other topics.
+    /// The topics besides the channel, and whether the event is private; `None` for a public event
+    /// without other topics.
     pub(crate) reach: Option<Arc<Reach>>,
 }
 
@@ -104,14 +109,16 @@ impl Record {
 /// An event or a channel that the store can delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Eviction {
-    /// A ring has evicted an event. The store keeps the newest id that the channel has lost.
+    /// A channel's ring has evicted an event. The store keeps the id of the newest event that the
+    /// channel has lost.
     Event { channel: Arc<str>, id: EventId, at: Duration, visibility: Visibility },
-    /// The registry has removed an idle channel. The store keeps only the floor, up to which any
-    /// channel may have lost events.
+    /// The registry has removed an idle channel. Of this channel, the store keeps only the floor:
+    /// the id up to which any channel may have lost events.
     Channel { channel: Arc<str>, floor: Floor },
 }
 
-/// Which subscribers may learn that an event is lost: those that could have read it.
+/// Which subscribers may learn that an event is lost (evicted before they received it): those that
+/// could have read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Visibility {
     /// All subscribers: the event was public.
@@ -122,7 +129,7 @@ pub(crate) enum Visibility {
     PrivateTopics,
 }
 
-/// The ids up to which events are lost, among all events and among public ones.
+/// The ids up to which events may be lost: one id for all events, and one for public events.
 ///
 /// A subscriber that may not read private events must learn only of lost public events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,7 +143,8 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    /// A floor for losses of which it is unknown which were private. All count as public.
+    /// The floor up to `id` if it is unknown which of the lost events were private. All of them
+    /// count as public.
     pub(crate) fn unknown(id: EventId) -> Self {
         Self { all: id, public: id, other_topics: false }
     }
@@ -147,7 +155,7 @@ impl Floor {
         Self { all: id, public, other_topics: visibility == Visibility::PrivateTopics }
     }
 
-    /// The floor of both sets of lost events together.
+    /// Combines two floors: the result covers the lost events of both.
     #[must_use]
     pub(crate) fn max(self, other: Self) -> Self {
         Self {
@@ -168,7 +176,7 @@ impl Floor {
 pub(crate) struct ChannelLosses {
     pub(crate) channel: Arc<str>,
     pub(crate) floor: Floor,
-    /// When the newest lost event and the newest lost public event were published.
+    /// When the newest lost event and the newest lost public event were published, since 1970.
     pub(crate) at: Duration,
     pub(crate) public_at: Duration,
 }
@@ -176,7 +184,7 @@ pub(crate) struct ChannelLosses {
 /// The data that a store has besides the events.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct StoreMeta {
-    /// The newest id that was assigned.
+    /// The newest id that the store has assigned.
     pub(crate) last: EventId,
     pub(crate) floor: Floor,
     /// The channels that have lost events.

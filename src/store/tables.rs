@@ -2,19 +2,21 @@
 //!
 //! ```text
 //!  events   n        → channel, time, event, key, the publisher's reply
-//!  topics   n        → whether it is private, its other topics, the topics that evicted it
+//!  topics   n        → whether the event is private, its other topics, the topics that evicted it
 //!  lost     channel  → the newest lost event, and its time
-//!  public   channel  → the newest lost public event, if that is a different one
+//!  public   channel  → the newest lost public event, if it is not the newest lost event
 //!  meta     name     → format, epoch, last (n), floor (n), and the public floor
 //! ```
 //!
-//! A row of `public` contains the newest lost event at the time of writing. The row is valid only
-//! while `lost` has the same event. An older version of threadcast writes `lost` and ignores
-//! `public`, so the losses that it adds count as public.
+//! `n` is the event number, the second part of an event's id. A row of `public` also contains the
+//! number of the newest lost event at the time when the row was written. The row is valid only
+//! while the row of the channel in `lost` has the same number. An older version of threadcast
+//! writes `lost` and ignores `public`, so the losses that it adds count as public.
 //!
-//! The table `topics` has only events that are private or have several topics. It is created with
-//! the first such event. The format number increases then, so that older versions of threadcast
-//! reject the file: they do not know the table, and would make private events public.
+//! The table `topics` has only events that are private or have several topics. The table is created
+//! when the first such event is stored. The format number increases at that moment, so that older
+//! versions of threadcast reject the file: they do not know the table, and would make private
+//! events public.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -38,7 +40,8 @@ pub(super) const FORMAT: u64 = 2;
 /// The number of the format without the table [`TOPICS`]. Every new store has this format.
 pub(super) const PLAIN: u64 = 1;
 
-/// The largest valid event number: at ten million events per second, 29,000 years.
+/// The largest valid event number. A server with ten million events per second would reach it after
+/// 29,000 years.
 const LAST_MAX: u64 = 1 << 63;
 
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -68,8 +71,8 @@ pub(crate) type Topics<'a> = (bool, Vec<&'a str>, Vec<&'a str>);
 
 pub(crate) const PUBLIC: TableDefinition<'_, &str, PublicLoss> = TableDefinition::new("public");
 
-/// The columns of `public`: the newest lost event at the time of writing; the newest lost public
-/// event and its time; and whether a lost private event had several topics.
+/// The columns of `public`: the newest lost event at the time when the row was written; the newest
+/// lost public event and its time; and whether a lost private event had several topics.
 pub(crate) type PublicLoss = (u64, u64, u64, bool);
 
 /// Creates the tables of a new store.
@@ -83,7 +86,8 @@ pub(super) fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// Writes one append. Returns the approximate number of bytes that became free.
+/// Writes the records and the evictions of one append. Returns the approximate number of bytes that
+/// became free.
 pub(super) fn write(
     transaction: &WriteTransaction,
     records: &[Record],
@@ -98,7 +102,7 @@ pub(super) fn write(
     }
     let has_topics = meta.get("format")?.is_some_and(|format| format.value() > PLAIN);
     let mut topics = has_topics.then(|| transaction.open_table(TOPICS)).transpose()?;
-    // A file without the table `topics` has no private events, so all its losses are public.
+    // A file without the table `topics` has no private events, so all its lost events were public.
     let mut public = has_topics.then(|| transaction.open_table(PUBLIC)).transpose()?;
     for (record, id) in records.iter().zip(ids) {
         events.insert(id.n, row(record))?;
@@ -110,7 +114,8 @@ pub(super) fn write(
         meta.insert("last", last.n)?;
     }
     let mut freed = 0;
-    // Only the newest losses of each channel are kept, so they are collected and written once.
+    // Only the newest lost events of each channel are stored. So this loop collects them, and the
+    // loop after it writes them once per channel.
     let mut newest: HashMap<&str, Newest> = HashMap::new();
     for eviction in evictions {
         match eviction {
@@ -196,8 +201,8 @@ impl Newest {
 
 /// The names of the three values in `meta` for the public floor.
 ///
-/// The values are: the public floor; the floor of all events at the time of writing; whether a lost
-/// private event had several topics.
+/// The values are: the public floor; the floor of all events when the public floor was written;
+/// whether a lost private event had several topics.
 const PUBLIC_FLOOR: [&str; 3] = ["public floor", "public floor of", "public floor topics"];
 
 /// Raises the stored floor to at least this floor.
@@ -243,7 +248,7 @@ fn evict(
     let (private, others, mut gone) = row.value();
     let is_first = events.get(n)?.is_some_and(|row| row.value().0 == channel);
     if !is_first && !others.contains(&channel) {
-        return Ok(false); // the channel never had the event: the id is only its floor
+        return Ok(false); // the channel never had the event: the id is only the channel's floor
     }
     if !gone.contains(&channel) {
         gone.push(channel);
@@ -295,8 +300,9 @@ pub(super) fn read(
         _ => return Err(StoreProblem::NotAStore),
     };
     let epoch = number("epoch")?.ok_or(StoreProblem::NotAStore)?;
-    // New events are numbered after `last`. So if the file had a larger number, that number would
-    // be assigned twice. No server reaches `LAST_MAX`, so a number above it is damage too.
+    // New events are numbered after `last`. So if an event in the file had a larger number, that
+    // number would be assigned a second time. No server reaches `LAST_MAX`, so a number above it is
+    // damage too.
     let last = number("last")?.unwrap_or(0);
     let place = |what: &str, n| match n {
         n if n <= last.min(LAST_MAX) => Ok(EventId { epoch, n }),
@@ -321,7 +327,8 @@ pub(super) fn read(
         let id = place("an event", n)?;
         let mut record =
             record(row.value()).map_err(|error| corrupt(format!("event {id}: {error}")))?;
-        // Both `events` and `topics` are sorted by event number, so they can be read in parallel.
+        // Both `events` and `topics` are sorted by event number, so one pass can advance through
+        // both in step.
         let is_of_it = |row: &Result<(AccessGuard<'_, u64>, _), _>| {
             row.as_ref().map_or(true, |(of, _)| of.value() <= n)
         };

@@ -181,7 +181,8 @@ fn private(channel: &str) -> Record {
     Record { reach: Some(Arc::new(reach)), ..event(channel, "secret") }
 }
 
-/// Creates a store with private losses, and returns it with the ids of its events.
+/// Creates a store that has lost private events, and returns the store with the ids of all its
+/// events.
 ///
 /// The channels `a` and `b` have each lost a public event and then a private one. Then `b` was
 /// removed.
@@ -216,7 +217,7 @@ fn public_and_private_losses_are_stored_separately() {
     assert_eq!(of_c, (Floor::unknown(ids[4]), Duration::from_secs(1)));
     let below_all = Floor { all: ids[3], public: ids[2], other_topics: false };
     assert_eq!(kept.floor, below_all);
-    // After a later public loss, the public floor is the floor of all events again.
+    // After a public event is lost later, the public floor is the floor of all events again.
     let next = file.append(&[event("a", "")], &[]).unwrap()[0];
     let floor = Floor::unknown(next);
     let forgotten = Eviction::Channel { channel: "d".into(), floor };
@@ -231,7 +232,7 @@ fn losses_written_by_an_older_threadcast_count_as_public() {
     let machine = Machine::with_a_store();
     let (file, ids) = with_hidden_losses(&machine);
     drop(file);
-    // For a loss, an older version of threadcast writes only `lost` and `floor`.
+    // An older version of threadcast records a lost event only in `lost` and `floor`.
     machine.change(|transaction| {
         let mut lost = transaction.open_table(LOST).unwrap();
         lost.insert("a", (ids[4].n, 3_000)).unwrap();
@@ -265,8 +266,8 @@ fn a_public_loss_newer_than_all_losses_is_damage() {
     assert!(matches!(problem, StoreProblem::Corrupt { .. }), "{problem:?}");
 }
 
-/// If such tables were accepted, a new event could get the topics of another event with the same
-/// number.
+/// If tables that do not match the format were accepted, a new event could get the topics of
+/// another event with the same number.
 #[test]
 fn tables_that_do_not_match_the_format_are_damage() {
     let forgeries: [fn(&redb::WriteTransaction); 3] = [
@@ -454,7 +455,7 @@ fn a_file_that_is_not_a_store_is_rejected_and_not_changed() {
         let bytes = [&MAGIC[..], &bytes].concat();
         assert!(matches!(outcome(&bytes), Err(StoreProblem::Corrupt { .. })));
     }
-    // A redb file of another program.
+    // A redb file of another program is not a store.
     let machine = Machine::default();
     drop(builder().create_with_backend(machine.clone()).unwrap());
     let theirs = machine.lock().synced.clone();

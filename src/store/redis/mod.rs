@@ -35,15 +35,15 @@ pub(crate) use self::writer::{LogBounds, LogReply, LogRequest, LogWriter, Presen
 use crate::error::{PublishError, StoreError, StoreProblem};
 use crate::id::EventId;
 
-/// The maximum times to wait for a connection and for a response.
+/// How long a node waits for a connection to Redis, and for each response, at most.
 const CONNECT: Duration = Duration::from_secs(2);
 const RESPONSE: Duration = Duration::from_secs(3);
 
 /// After a failure, requests fail immediately for this long. Then the next request connects again.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// A store whose name begins with one of these prefixes is at an address of Redis. Any other name
-/// is a path.
+/// Text that begins with one of these prefixes is the address of a Redis server. Any other text is
+/// a file's path.
 const SCHEMES: [&str; 7] = [
     "redis://",
     "rediss://",
@@ -71,8 +71,8 @@ pub enum StoreAt {
 }
 
 impl From<OsString> for StoreAt {
-    /// Text that begins with a scheme of Redis, such as `redis://`, is an address; any other
-    /// text is a path.
+    /// Text that begins with a scheme of Redis, such as `redis://`, is the address of a Redis
+    /// server; any other text is a file's path.
     fn from(text: OsString) -> Self {
         match text.to_str() {
             Some(url) if SCHEMES.iter().any(|scheme| url.starts_with(scheme)) => {
@@ -180,7 +180,7 @@ impl LogError {
         }
     }
 
-    /// Converts this error to the one with which the server fails to start.
+    /// Converts this error to the error with which the server fails to start.
     pub(crate) fn at_start(self, url: &RedisUrl) -> StoreError {
         let problem = match self {
             // rustls reports a bad certificate as an I/O error, which can be recognised only by its
@@ -264,7 +264,7 @@ impl fmt::Debug for Link {
     }
 }
 
-/// Loads a script, with `common.lua` before it.
+/// Loads a Lua script, with the text of `common.lua` before the text of the file.
 macro_rules! script {
     ($file:literal) => {
         redis::Script::new(concat!(include_str!("common.lua"), include_str!($file)))

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use crate::json;
 
-/// The number of subscribers and the presence names, of one node or of several together.
+/// The number of subscribers and the presence names, of one node or summed over several nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct NodeReport {
-    /// The number of streams per channel that select it by its name or a pattern.
+    /// For each channel, the number of streams that select it by its name or by a pattern.
     pub(crate) names: BTreeMap<String, usize>,
-    /// The number of streams per prefix.
+    /// For each prefix, the number of streams that select channels by it.
     pub(crate) prefixes: BTreeMap<String, usize>,
-    /// The presence names per channel, each with its number of streams.
+    /// For each channel, the presence names, each with its number of streams.
     pub(crate) present: BTreeMap<String, BTreeMap<String, usize>>,
 }
 
@@ -56,8 +56,8 @@ impl NodeReport {
 
 /// The values of all keys that are a prefix of `name`, the longest key first.
 ///
-/// Each lookup finds a prefix of `name` or shows that no longer prefix exists. So there are at most
-/// `name.len() + 1` lookups, and usually one or two.
+/// Each lookup finds a prefix of `name`, or rules out all prefixes above some length. So there are
+/// at most `name.len() + 1` lookups, and usually one or two.
 pub(crate) fn prefixes_of<'a, K: Borrow<str> + Ord, V>(
     map: &'a BTreeMap<K, V>,
     name: &'a str,
@@ -74,7 +74,7 @@ pub(crate) fn prefixes_of<'a, K: Borrow<str> + Ord, V>(
             }
             let common = iter::zip(key.bytes(), name.bytes()).take_while(|(a, b)| a == b).count();
             // A prefix of the name that is longer than the common part would sort after this key,
-            // so the map has none.
+            // so the map has no such prefix.
             let end = (0..=common).rev().find(|end| name.is_char_boundary(*end));
             longest = end.map(|end| &name[..end]);
         }

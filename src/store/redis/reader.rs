@@ -39,7 +39,8 @@ pub(crate) struct LogStatus {
     pub(crate) now: Duration,
     /// The sequence number of the newest entry.
     seq: u64,
-    /// The sum of the other nodes' reports; `None` if they have not changed since the last reading.
+    /// The sum of the other nodes' reports; `None` if the reports have not changed since this node
+    /// last read them.
     pub(crate) others: Option<NodeReport>,
 }
 
@@ -53,7 +54,7 @@ pub(crate) struct LogReader {
     last: EventId,
     /// The sequence number of the next entry, if it is known.
     next: Option<u64>,
-    /// The version of the other nodes' reports at the last reading.
+    /// The version of the other nodes' reports when this node last read them.
     version: String,
 }
 
@@ -76,7 +77,7 @@ impl LogReader {
         while self.last < status.last {
             let read = self.read(Duration::ZERO)?;
             if read.is_empty() {
-                break; // the newest entries have been deleted from the log
+                break; // nothing is left to read: the newest entries have been deleted
             }
             for item in read {
                 if let LogItem::Event(id, _) | LogItem::Forget(id, ..) = item {
@@ -85,7 +86,8 @@ impl LogReader {
                 each(item);
             }
         }
-        // If the log is empty and never had an event, the floor is now: earlier events may be lost.
+        // If the log is empty and never had an event, the floor is the current time, because events
+        // from before may be lost.
         let millisecond = u64::try_from(status.now.as_millis()).unwrap_or(u64::MAX);
         let now = EventId { epoch: millisecond.saturating_sub(1), n: 0 };
         let last = if status.last > EventId::ZERO { status.last } else { now };
@@ -96,7 +98,7 @@ impl LogReader {
         Ok((floor.unwrap_or(last), LogStatus { last: self.last, ..status }))
     }
 
-    /// Reads the status of the log. The script also evicts nodes whose report has expired.
+    /// Reads the status of the log. The script also evicts each node whose report has expired.
     pub(crate) fn status(&mut self) -> Result<LogStatus, LogError> {
         let mut call = begin(&self.status, self.last, self.bounds);
         call.arg(&self.node).arg(time_of_day()).arg(&self.version);
@@ -115,7 +117,8 @@ impl LogReader {
         Ok(LogStatus { last, now: Duration::from_millis(now), seq, others })
     }
 
-    /// Reads the items after the last position. Waits up to [`BLOCK`] if there are none yet.
+    /// Reads the items after the last position. If there are no such items yet, waits up to
+    /// [`BLOCK`] for one.
     pub(crate) fn wait(&mut self) -> Result<Vec<LogItem>, LogError> {
         self.read(BLOCK)
     }
@@ -138,8 +141,8 @@ impl LogReader {
             call.arg("BLOCK").arg(u64::try_from(block.as_millis()).expect("a moment"));
         }
         call.arg("STREAMS").arg("threadcast:events").arg(self.last.to_string());
-        // The response is nil if there are no entries. Otherwise it has one stream, as its name and
-        // its entries.
+        // The response is nil if there are no entries. Otherwise, the response has one stream of
+        // Redis: the stream's name and its entries.
         let streams: Option<Vec<(Value, Vec<RawEntry>)>> =
             self.link.call(block, |connection| call.query(connection))?;
         let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
@@ -165,11 +168,11 @@ impl LogReader {
         Ok(items)
     }
 
-    /// Whether entries from the sequence number `next` up to `seq` are missing without having been
-    /// deleted on purpose.
+    /// Whether entries with sequence numbers from `next` up to, but not including, `seq` are
+    /// missing, although they were not deleted on purpose.
     fn has_hole(&mut self, next: u64, seq: u64) -> Result<bool, LogError> {
         if seq <= next {
-            return Ok(seq < next); // if lower, the numbers have started again: entries were lost
+            return Ok(seq < next); // `seq` below `next`: the numbering began again, so entries were lost
         }
         let mut call = cmd("ZCOUNT");
         call.arg("threadcast:deleted").arg(next).arg(seq - 1);

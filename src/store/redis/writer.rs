@@ -61,7 +61,7 @@ pub(crate) struct LogRequest<'a> {
 pub(crate) enum LogReply {
     /// The events are published: by this request, or by an earlier one that this request repeats.
     Published { id: EventId, subscribers: usize, count: usize },
-    /// The key was used for other events, so nothing is published.
+    /// The idempotency key was used for other events, so nothing is published.
     KeyReused,
 }
 
@@ -126,10 +126,10 @@ impl LogWriter {
             .ok_or_else(|| LogError::Unanswered("the response does not match its script".into()))
     }
 
-    /// Searches a part of the log for a channel's events: [`STEP`] entries after the id `after`,
-    /// and none after `last`.
+    /// Searches at most [`STEP`] entries of the log for a channel's events. The search begins after
+    /// the id `after` and goes no further than `last`.
     ///
-    /// Adds the events to `found`. Returns the id after which the next step must begin, or `None`
+    /// Adds the events to `found`. Returns the id after which the next call must begin, or `None`
     /// at the end of the log.
     pub(crate) fn find(
         &mut self,
@@ -150,11 +150,11 @@ impl LogWriter {
         Ok(Some(*end))
     }
 
-    /// Deletes events of a channel from the log, with the client-supplied ids and keys by which
-    /// Redis recognises their repeats.
+    /// Deletes events of a channel from the log. Also deletes the client-supplied ids and the keys
+    /// by which Redis recognises repeats of these events.
     ///
-    /// If `floor` is given, also orders every node to forget the history up to the floor. If a
-    /// deletion has several steps, only its first step gives the floor.
+    /// If `floor` is given, also orders every node to forget the channel's history up to the floor.
+    /// If a deletion takes several calls, only the first call passes a floor.
     pub(crate) fn forget(
         &mut self,
         last: EventId,
@@ -180,9 +180,10 @@ impl LogWriter {
         self.link.call(Duration::ZERO, |connection| call.invoke(connection))
     }
 
-    /// Reports names that have joined or left on this node.
+    /// Reports presence names that have joined or left channels on this node.
     ///
-    /// The script publishes an event when a name joins its first node or leaves its last node.
+    /// The script publishes an event when a name joins a channel on its first node, or leaves the
+    /// channel on its last node.
     pub(crate) fn change(
         &mut self,
         last: EventId,
