@@ -92,7 +92,8 @@ impl Cli {
     }
 }
 
-/// Report how many clients a server can hold here, which limit is reached first, and how to raise it
+/// Report how many clients a server can hold here, which limit it reaches first, and how to raise
+/// it
 ///
 /// Each client takes one thread, one descriptor, and memory (computed for a client that does not
 /// read). Run this command as the server's user, in the server's control group and with the
@@ -249,14 +250,14 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_CLIENTS", help_heading = LIMITS)]
     max_clients: Option<usize>,
 
-    /// Limit the number of streams per address (in IPv6, per first 64 bits of the address);
-    /// loopback is exempt
+    /// Limit the number of streams per client address (in IPv6, per /64 network); loopback is
+    /// exempt
     #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_PER_ADDRESS", default_value_t = 100)]
     #[arg(help_heading = LIMITS)]
     max_per_address: usize,
 
-    /// Limit the number of connections without a stream per address (in IPv6, per first 64 bits of
-    /// the address); loopback and trusted proxies are exempt
+    /// Limit the number of connections without a stream, per client address (in IPv6, per /64
+    /// network); loopback and trusted proxies are exempt
     #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_CONNECTIONS_PER_ADDRESS")]
     #[arg(default_value_t = 200, help_heading = LIMITS)]
     max_connections_per_address: usize,

@@ -1,4 +1,4 @@
-//! The server's counters, updated where the counted things happen.
+//! The server's counters. The code that does a counted thing also updates its counter.
 //!
 //! The counters are atomics; each histogram has a lock of its own. The broadcaster updates the
 //! counters once per batch, not once per client.
@@ -63,7 +63,8 @@ impl Default for Counters {
         let seconds = |first| Histogram::new(exponential_buckets(first, 4.0, 10));
         let rejected = Family::<Label, Counter>::default();
         for reason in REASONS {
-            // Without this, `/metrics` would not show a reason before its first rejection.
+            // Without this call, `/metrics` would not show a reason before the first rejection for
+            // it.
             drop(rejected.get_or_create(&[("reason", reason)]));
         }
         Self {
@@ -106,19 +107,19 @@ impl Counters {
         self.publishing.observe(took.as_secs_f64());
     }
 
-    /// Records how long the store took to commit a batch, or to fail.
+    /// Records how long the store took to commit a batch of events, or to fail.
     pub(crate) fn commit(&self, took: Duration) {
         self.committing.observe(took.as_secs_f64());
     }
 
-    /// Records a batch's lag: the age of its oldest event when the broadcaster has sent the batch
-    /// to the last client.
+    /// Records the lag of a batch of events: the age of the batch's oldest event when the
+    /// broadcaster has sent the batch to the last client.
     pub(crate) fn lag(&self, age: Duration) {
         self.lag.observe(age.as_secs_f64());
     }
 
-    /// Records the time from a peer's disconnect to the release of the stream's thread and
-    /// descriptor.
+    /// Records the time from the detection of a peer's disconnect to the release of the stream's
+    /// thread and descriptor.
     pub(crate) fn disconnect(&self, took: Duration) {
         self.disconnects.observe(took.as_secs_f64());
     }

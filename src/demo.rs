@@ -73,8 +73,8 @@ impl DemoStream {
 
     /// Returns the first frames for each client: the reconnection time, and a clock's greeting.
     ///
-    /// Never inlined: a stream's thread never frees stack that it has once touched, so this
-    /// function's frame must not add to the caller's.
+    /// Never inlined: a stream's thread never frees stack that it has once touched, so the stack
+    /// frame of this function must not be part of the caller's.
     #[inline(never)]
     pub(crate) fn preamble(self) -> Vec<Frame> {
         match self {
@@ -180,7 +180,7 @@ mod tests {
     fn run(demo: DemoStream, last_event_id: &[u8]) -> String {
         let mut bytes = Vec::new();
         let registry = Registry::new();
-        registry.close(); // ends the script at its first wait
+        registry.close(); // ends the scripted stream at its first wait
         let disconnects = crossbeam_channel::never();
         Outlet::run(&mut bytes, Framing::Plain, &registry, &disconnects, b"", |out| {
             demo.run(out, last_event_id)

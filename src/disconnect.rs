@@ -2,17 +2,18 @@
 //!
 //! While a stream has no events, the server writes to it only at each heartbeat. Without the
 //! watcher, a client that has disconnected would keep its thread, its descriptor and its
-//! subscription until then. So one thread waits on the sockets of all streams for `EPOLLRDHUP`. The
-//! kernel reports this condition without a read from the socket. It means that the peer has sent
-//! FIN or RST, or that the kernel has found that the peer no longer responds.
+//! subscription until the next heartbeat. So one thread waits on the sockets of all streams for
+//! `EPOLLRDHUP`. The kernel reports this condition without a read from the socket. The condition
+//! means that the peer has sent FIN or RST, or that the kernel has found that the peer no longer
+//! responds.
 //!
 //! A client that closes only its writing half counts as disconnected, as in nginx and Go, but not
 //! in Node. No `EventSource` closes only that half, and a FIN does not say whether the client still
 //! reads.
 //!
-//! The watcher notifies the holder of the client's writer: the broadcaster with a message, or the
-//! client's own thread through its notifier. A thread that waits on a full socket detects the
-//! disconnect by itself (`Socket::write`).
+//! The watcher reports a disconnect to the holder of the client's writer: to the broadcaster with a
+//! message, or to the client's own thread through its notifier. A thread that waits on a full
+//! socket detects the disconnect by itself (`Socket::write`).
 
 use std::collections::HashMap;
 use std::io;
@@ -34,10 +35,10 @@ use crate::registry::Notifier;
 /// The maximum number of disconnects that the watcher takes from the kernel in one call.
 const BATCH: usize = 256;
 
-/// The number that epoll returns for the event that stops the watcher. Streams have numbers from 1.
+/// The number by which epoll reports a request to stop the watcher. Streams have numbers from 1.
 const STOP: u64 = 0;
 
-/// A message to the broadcaster, other than a handover.
+/// A message to the broadcaster. (A writer is handed over through another channel.)
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
     /// The client of the stream with this number has disconnected.
@@ -107,14 +108,14 @@ impl Watcher {
         }
     }
 
-    /// Makes [`run`](Self::run) return: immediately, or as soon as it is called.
+    /// Makes [`run`](Self::run) return: immediately, or as soon as `run` is called.
     pub(crate) fn stop(&self) {
-        // The write fails only if the eventfd's counter is full. The stop event is then pending
+        // The write fails only if the eventfd's counter is full. A request to stop is then pending
         // already.
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
     }
 
-    /// Notifies the holder of the stream's writer, after releasing the lock.
+    /// Reports a disconnect to the holder of the stream's writer, after releasing the lock.
     fn report(&self, id: u64) {
         let notifier = match self.lock().get_mut(&id) {
             Some(watched) => {
@@ -125,7 +126,7 @@ impl Watcher {
         };
         match notifier {
             Some(notifier) => notifier.notify(),
-            // The send fails if the broadcaster has ended, which has then dropped all its streams.
+            // The send fails if the broadcaster has ended; it has then dropped all its streams.
             None => drop(self.broadcaster.send(Message::Disconnected(id))),
         }
     }
@@ -135,7 +136,7 @@ impl Watcher {
     }
 }
 
-/// One stream's registration with the watcher, which ends when this value is dropped.
+/// The registration of one stream with the watcher. Dropping this value ends the registration.
 #[derive(Debug)]
 pub(crate) struct Watch {
     watcher: Arc<Watcher>,
@@ -152,11 +153,11 @@ impl Watch {
         Self { watcher: Arc::clone(watcher), id, is_added: AtomicBool::new(false) }
     }
 
-    /// Makes the watcher report the peer's disconnect, one time. If the peer has disconnected
-    /// already, the watcher reports it immediately.
+    /// Makes the watcher report the peer's disconnect one time: immediately if the peer has
+    /// disconnected already.
     pub(crate) fn arm(&self, socket: &TcpStream) {
-        // One-shot, because the condition is level-triggered: it would wake the watcher again and
-        // again until the socket is closed.
+        // One-shot, because the condition is level-triggered: without one-shot, it would wake the
+        // watcher again and again until the socket is closed.
         let flags = EventFlags::RDHUP | EventFlags::ONESHOT;
         let (epoll, data) = (&self.watcher.epoll, EventData::new_u64(self.id));
         let armed = if self.is_added.swap(true, Ordering::Relaxed) {
@@ -172,8 +173,8 @@ impl Watch {
         }
     }
 
-    /// Arms the watch for the broadcaster. If a disconnect has already notified the stream's
-    /// notifier, the watcher reports it again, to the broadcaster.
+    /// Makes the watcher report the client's disconnect to the broadcaster, even if it has already
+    /// reported that disconnect to the stream's own thread.
     pub(crate) fn report_to_broadcaster(&self, socket: &TcpStream) {
         if self.is_added.load(Ordering::Relaxed)
             && let Some(watched) = self.watcher.lock().get_mut(&self.id)
@@ -183,7 +184,8 @@ impl Watch {
         self.arm(socket);
     }
 
-    /// Arms the watch for the stream's own thread: a disconnect notifies `notifier`.
+    /// Makes the watcher report the client's disconnect to the stream's own thread, through
+    /// `notifier`.
     pub(crate) fn notify_on_disconnect(&self, socket: &TcpStream, notifier: &Arc<Notifier>) {
         if let Some(watched) = self.watcher.lock().get_mut(&self.id) {
             watched.notifier = Some(Arc::clone(notifier));

@@ -74,8 +74,8 @@ impl Event {
         self.with_stored_id(id)
     }
 
-    /// Sets a client-supplied id that was read from a store. An earlier version may have accepted
-    /// ids that [`with_id`](Self::with_id) rejects.
+    /// Sets a client-supplied id that was read from a store. An earlier version of threadcast may
+    /// have accepted ids that [`with_id`](Self::with_id) rejects.
     pub(crate) fn with_stored_id(mut self, id: impl Into<String>) -> Result<Self, EventError> {
         let id = one_line("id", id.into())?;
         if id.is_empty() {
@@ -179,13 +179,13 @@ impl Frame {
     /// client resumes from if the connection breaks before the first event.
     ///
     /// By the standard, a client stores the id of a block without data and dispatches nothing
-    /// (WHATWG HTML §9.2.6). Firefox and several libraries do not store that id. For these,
+    /// (WHATWG HTML §9.2.6). Firefox and several libraries do not store that id. For such clients,
     /// `as_event` makes the block an event named `cursor`, which an `EventSource` ignores unless it
     /// has a listener of that name. The event's data is JSON, so that a handler that parses every
     /// message as JSON does not fail.
     pub(crate) fn cursor(retry: Duration, id: EventId, as_event: bool) -> Self {
-        // Enough for the whole frame, because growing the string would touch another page of the
-        // thread's stack.
+        // This capacity is enough for the whole frame: growing the string would touch another page
+        // of the thread's stack.
         let mut text = String::with_capacity(128);
         push(&mut text, format_args!("retry: {}\nid: {id}\n", retry.as_millis()));
         if as_event {
@@ -251,8 +251,8 @@ impl Framing {
     }
 }
 
-/// Appends data as `data:` lines. Adds one space after each colon, because clients strip one: so a
-/// leading space in the data survives.
+/// Appends data as `data:` lines. Adds one space after each colon, because clients strip one space.
+/// So a leading space in the data survives.
 fn push_data(text: &mut String, data: &str) {
     let mut rest = data;
     loop {

@@ -22,7 +22,7 @@ use std::str::FromStr;
 pub struct EventId {
     /// The history that the event belongs to.
     pub epoch: u64,
-    /// The event's number in that history.
+    /// The event's number in the history of that epoch.
     pub n: u64,
 }
 
@@ -39,8 +39,8 @@ impl EventId {
         }
     }
 
-    /// Returns the greatest id below this one. Below [`ZERO`](Self::ZERO) there is none, so it
-    /// returns `ZERO`.
+    /// Returns the greatest id below this one. For [`ZERO`](Self::ZERO), below which there is no
+    /// id, returns `ZERO`.
     pub(crate) fn before(self) -> Self {
         match (self.epoch, self.n.checked_sub(1)) {
             (_, Some(n)) => Self { n, ..self },

@@ -92,8 +92,8 @@ pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
 /// Whether arrays and objects nest deeper than `levels`, anywhere in the text.
 ///
 /// Brackets in strings do not count. The text may be invalid JSON: a parser stops at the first
-/// error, and has seen the same brackets and strings as this function up to there, so it recurses
-/// no deeper than this function counts.
+/// error, and up to that error it sees the same brackets and strings as this function. So the
+/// parser recurses no deeper than this function counts.
 pub(crate) fn nests_deeper(text: &[u8], levels: usize) -> bool {
     let mut depth = 0_usize;
     let (mut in_string, mut escaped) = (false, false);

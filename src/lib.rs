@@ -1,7 +1,7 @@
 //! A Server-Sent Events server that runs one thread per stream client.
 //!
-//! It uses blocking I/O and no async runtime. The path of a request and the path of an event can
-//! therefore be read from top to bottom, and the real cost of a thread can be measured.
+//! The server uses blocking I/O and no async runtime. So the code that handles a request or an
+//! event can be read from top to bottom, and the real cost of a thread can be measured.
 //!
 //! ```
 //! use threadcast::{Config, Event, Server};
@@ -20,11 +20,12 @@
 //!
 //! # Reading order
 //!
-//! The path of a request: `http::listener` (accept, spawn), `http::connection` (read, respond, repeat),
-//! `http::routes`, and for a stream `stream`, where the client's thread stays until the stream ends.
+//! A request passes through `http::listener` (accept, spawn), `http::connection` (read, respond,
+//! repeat), `http::routes`, and, if it requests a stream, `stream`, where the client's thread stays
+//! until the stream ends.
 //!
-//! The path of an event: [`Registry::publish`], the channel's history, a notifier, `registry::read`,
-//! and then `broadcast` or `stream`. With a [`store`], the event first passes
+//! An event passes through [`Registry::publish`], the channel's history, a notifier,
+//! `registry::read`, and then `broadcast` or `stream`. With a [`store`], the event first passes
 //! `registry::store_writer` and `store::file`; with a Redis that several servers share,
 //! `registry::shared_log` and `store::redis`.
 

@@ -23,7 +23,7 @@ pub struct Limits {
     pub request_deadline: Duration,
     /// How long a connection may be idle between requests. Default: 15 s.
     pub keep_alive: Duration,
-    /// How long a write may make no progress. Default: 10 s.
+    /// How long a write may make no progress before the client is disconnected. Default: 10 s.
     pub write_deadline: Duration,
     /// The silence on a stream, give or take a tenth, after which the server sends a heartbeat.
     /// Default: 15 s.
@@ -31,7 +31,7 @@ pub struct Limits {
     /// The age, give or take a tenth, at which the server ends a stream, so that its client
     /// reconnects. Default: `None`, which means no limit.
     pub stream_age: Option<Duration>,
-    /// How long the drain may take: the time for open connections to end. Default: 10 s.
+    /// How long the drain may take. Connections that are then still open are closed. Default: 10 s.
     pub drain: Duration,
 }
 
@@ -66,13 +66,13 @@ pub(crate) const HEADERS_MAX: usize = 100;
 pub(crate) const JSON_DEPTH_MAX: usize = 32;
 
 /// After a connection's last response, the server reads and discards what the client still sends,
-/// so that a client that first writes its whole body receives the response. These three constants
-/// limit the discarded bytes, the total time, and the silence between two reads.
+/// so that a client that writes its whole request body before it reads receives the response. These
+/// three constants limit the discarded bytes, the total time, and the silence between two reads.
 pub(crate) const LINGER_BYTES: usize = 16 * 1024 * 1024;
 pub(crate) const LINGER_TIME: Duration = Duration::from_secs(5);
 pub(crate) const LINGER_SILENCE: Duration = Duration::from_secs(1);
 
-/// How many bytes of a file the server reads at once to send them.
+/// How many bytes of a file the server reads in one piece, to send them.
 pub(crate) const FILE_CHUNK: usize = 64 * 1024;
 
 /// Minimum size, in bytes, of each piece in which the server sends a long list as JSON. The last
@@ -103,9 +103,9 @@ pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 /// only before it begins a segment.
 pub(crate) const SEND_BUFFER_HELD: u64 = 2 * SEND_BUFFER as u64 + 64 * 1024;
 
-/// Size of a socket's receive buffer, in bytes. Linux doubles this size too. If the server set no
-/// size, Linux would let the buffer grow to 32 MB (tcp(7), `tcp_rmem`). A client can fill the
-/// buffer after it has requested a stream, because the server then reads nothing.
+/// Size of a socket's receive buffer, in bytes. Linux doubles this size, like [`SEND_BUFFER`]. If
+/// the server set no size, Linux would let the buffer grow to 32 MB (tcp(7), `tcp_rmem`). A client
+/// can fill the buffer after it has requested a stream, because the server then reads nothing.
 pub(crate) const RECEIVE_BUFFER: usize = 32 * 1024;
 
 /// With [`RECEIVE_BUFFER`], the most bytes from one client that the kernel holds until the server
@@ -125,13 +125,14 @@ pub(crate) const EVENT_OVERHEAD: usize = 1024;
 /// Probes begin after a silence of [`KEEPALIVE_IDLE`], just longer than the default time between
 /// heartbeats, so that no probes are sent while heartbeats are. If a peer vanishes right after its
 /// last acknowledgment, the probes detect this within 22 s. If the server sends a heartbeat before
-/// that, the loss is detected 20 s after the heartbeat. So the server frees the stream after 45 s
-/// at most, whatever the time between heartbeats. (With a timeout of 30 s, this would take 62 s.)
+/// the probes have detected this, the disconnect is detected 20 s after the heartbeat. So the
+/// server frees the stream after 45 s at most, whatever the time between heartbeats. (If this
+/// timeout were 30 s, it would take up to 62 s.)
 pub(crate) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(17);
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How many connections the kernel queues for the server to accept.
+/// How many connections the kernel queues until the server accepts them.
 pub(crate) const BACKLOG: i32 = 4_096;
 
 /// Stack of a connection's thread in an optimized build, in bytes. At most three quarters of the

@@ -3,9 +3,8 @@
 //! Many messages contain text that a client sent. In both formats, such text cannot end a line and
 //! forge another one, and no line is longer than [`LINE_MAX`].
 //!
-//! The server logs through a [`Queue`], so that no thread of the server waits for the reader of the
-//! log.
-//! The other commands write to standard error directly.
+//! The server logs through a [`Queue`], so that no thread of the server waits for the program that
+//! reads the log. The other commands write to standard error directly.
 
 mod queue;
 
@@ -86,8 +85,8 @@ fn builder(format: Format) -> Builder {
     builder
 }
 
-/// Whether standard error is a terminal that shows colours. `env_logger` detects this only if it
-/// writes to standard error itself, not through a queue.
+/// Whether standard error is a terminal that shows colours. `env_logger` detects this only if
+/// `env_logger` itself writes to standard error, not through a queue.
 fn is_colourful() -> bool {
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     io::stderr().is_terminal()
@@ -115,7 +114,8 @@ fn write_text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     writeln!(out, "[{time} {style}{level:<5}{style:#} {target}] {line}")
 }
 
-/// The longest prefix of a message, in bytes: the time, the level in its colour, a module's path.
+/// The maximum length of what precedes a message in its line, in bytes: the time, the coloured
+/// level, and the module's path.
 const PREFIX_MAX: usize = 256;
 
 /// The length, in bytes, to which each text of an overlong JSON line is shortened.

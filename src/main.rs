@@ -189,16 +189,16 @@ fn listen(options: ListenOptions) -> Result<(), Box<dyn Error>> {
 /// Stops `listen`, and exits the process if it has not stopped after [`STOP_TIMEOUT`].
 fn stop(listener: StopHandle) {
     listener.stop();
-    // `stop` ends pauses and reads. It cannot end a name lookup or a blocked write to standard
-    // output; then the process exits here.
+    // `stop` ends pauses and reads. If the listener is in a name lookup or a blocked write to
+    // standard output, which `stop` cannot end, the process exits here.
     thread::sleep(STOP_TIMEOUT);
     process::exit(0);
 }
 
 /// Returns when the program that reads standard output has closed its end.
 ///
-/// If standard output is a pipe, the kernel reports this without a write. If it is a file, this
-/// function never returns.
+/// If standard output is a pipe, the kernel reports the closed end without a write. If standard
+/// output is a file, this function never returns.
 fn wait_for_closed_output() {
     let stdout = io::stdout();
     loop {

@@ -36,8 +36,8 @@ const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs the server until a signal stops it, and then drains.
 pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::new(IGNORED_SIGNALS)?;
-    // With this handler, a write beyond `ulimit -f` fails as a write to a full disk does. The signal
-    // is not logged, because the log may be the file that has reached the limit.
+    // With this handler, a write beyond `ulimit -f` fails as a write to a full disk does. The
+    // signal is not logged, because the log may be the file that has reached the limit.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     threadcast::raise_own_limits();
     let config = Config { lab_program: env::current_exe().ok(), ..config };
@@ -106,7 +106,7 @@ fn handle_signals(signals: &mut Signals, handle: &Handle) {
     }
 }
 
-/// Notifies systemd's watchdog for as long as the broadcaster responds. Without the notification,
+/// Notifies systemd's watchdog for as long as the broadcaster responds. When the notifications end,
 /// systemd restarts the server.
 fn run_watchdog(handle: &Handle, every: Duration) {
     loop {

@@ -75,7 +75,7 @@ fn read_cold(file: &File, piece: &mut [u8], turn: u64) -> io::Result<()> {
     file.read_exact_at(piece, turn % pieces * PIECE as u64)
 }
 
-/// Returns an unnamed file on a disk, which the first call writes. The file is in `/var/tmp` if
+/// Returns an unnamed file on a disk. The first call writes the file. The file is in `/var/tmp` if
 /// that directory exists, because `/tmp` may be in memory.
 fn cold_file() -> io::Result<&'static File> {
     static COLD: OnceLock<File> = OnceLock::new();

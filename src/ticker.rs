@@ -1,4 +1,4 @@
-//! The ticker: one thread that publishes the clock streams on each full second.
+//! The ticker: one thread that publishes the events of the clock streams on each full second.
 //!
 //! The ticker computes each wait from the system's clock, so it does not drift. When that clock is
 //! set, the ticker continues from the new time.
@@ -21,13 +21,15 @@ pub(crate) const MESSAGES: &str = "messages";
 /// The channel of the server's status, published each second while the channel has a subscriber.
 pub(crate) const STATUS: &str = "status";
 
-/// How often the ticker makes the hub's registry drop events that are too old, in seconds.
+/// How often the ticker makes the registry `hub` drop events that are older than its history
+/// allows, in seconds.
 const SWEEP_EVERY: u32 = 10;
 
 /// Runs the ticker until `clock` is closed.
 ///
-/// The ticker publishes to `clock`. That registry is separate from `hub`, so that no client can
-/// publish to it. In `hub`, the ticker only drops events that are too old.
+/// The ticker publishes to `clock`. The registry `clock` is separate from `hub`, so that no client
+/// can publish to `clock`. In `hub`, the ticker only drops events that are older than the history
+/// allows.
 pub(crate) fn run(clock: &Registry, hub: &Registry, status: impl Fn() -> Event) {
     while clock.wait(until_next_second(Utc::now())) {
         let now = Utc::now();

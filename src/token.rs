@@ -20,8 +20,8 @@ pub struct Token(String);
 impl Token {
     /// Creates a token.
     ///
-    /// Fails if the text is empty, or contains a character that is not visible ASCII: a header
-    /// could not carry it.
+    /// Fails if the text is empty, or contains a character that is not visible ASCII, because a
+    /// header could not carry such a token.
     pub fn new(secret: impl Into<String>) -> Result<Self, TokenError> {
         let secret = secret.into();
         if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -20,7 +20,8 @@ pub(super) struct Key {
     /// events that this node has not read yet.
     ///
     /// Such clients need a group of their own. If they shared a position with the clients that have
-    /// caught up with this node, either they would get events twice, or the others would miss some.
+    /// caught up with this node, either the clients ahead would get events twice, or the other
+    /// clients would miss some.
     pub(super) ahead: Option<EventId>,
 }
 
@@ -41,7 +42,7 @@ impl Key {
 pub(super) struct BroadcastGroup<W> {
     pub(super) key: Key,
     pub(super) registry: Registry,
-    /// The last event that every member has been sent.
+    /// The position after the last event that has been sent to every member.
     pub(super) position: Position,
     pub(super) members: Vec<Member<W>>,
     pub(super) notifier: Arc<Notifier>,

@@ -3,10 +3,10 @@
 //! Loom tries every way in which the broadcaster, a client's thread and a publisher can interleave,
 //! at each lock of the registry and each notification.
 //!
-//! In [`model`](super::model) each step is atomic; here steps overlap. So these tests find a fault
-//! that `model` cannot find: the loss of an event that is published between a client's last read
-//! and the registration of its new group's notifier. Run them with `make model`; no other test can
-//! run with the feature `loom`.
+//! In [`model`](super::model), each step of a thread is atomic; here, the steps of several threads
+//! overlap. So these tests find a fault that `model` cannot find: the loss of an event that is
+//! published between a client's last read and the registration of its new group's notifier. Run
+//! them with `make model`; no other test can run with the feature `loom`.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ fn is_idle(broadcaster: &Broadcaster<Wire>) -> bool {
 }
 
 /// Runs one step of a client's thread: takes the writer that the broadcaster returned, if any,
-/// writes, and hands it over again. Returns the stream's end if the stream has ended.
+/// writes, and hands the writer over again. Returns the stream's end if the stream has ended.
 fn run_client(returned: &Receiver<Returned<Wire>>, mailbox: &Mailbox<Wire>) -> Option<End> {
     match returned.try_recv().ok()?.take() {
         Ok(handover) => {

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!  a client's thread ── join(handover) ──▶ joining: its unsent bytes, then the events
-//!        ▲                               that it has not read, up to its group
+//!        ▲                               that it has not read, up to its group's position
 //!        │                                      │ all sent
 //!        │ Returned::Writer                     ▼
 //!        └──── the socket is full ◀──── a member of its group
@@ -42,13 +42,15 @@ use crate::stream::{Handover, Refilled, Sink, Socket, disconnect_error};
 /// How many writers may wait in the mailbox.
 const MAILBOX: usize = 1_024;
 
-/// How many batches one group gets in a row, before other groups and joining clients are served.
+/// How many batches of events one group gets in a row, before other groups and joining clients are
+/// served.
 const BATCHES: usize = 16;
 
 /// How many joining clients are served in a row, before groups with new events are served.
 const JOINS: usize = 64;
 
-/// The longest that the broadcaster sleeps when no member's heartbeat or scheduled end is due.
+/// How long the broadcaster sleeps at most, even if no member's heartbeat or scheduled end is due
+/// before.
 const LONG: Duration = Duration::from_secs(3_600);
 
 /// Which thread writes to a client that has caught up.
@@ -94,7 +96,7 @@ impl<W> Mailbox<W> {
     pub(crate) fn switch(&self, delivery: Delivery) {
         self.wakes.store(delivery == Delivery::Wake, Ordering::Release);
         if delivery == Delivery::Wake {
-            // The send fails if the broadcaster has ended, which then holds no writers.
+            // The send fails if the broadcaster has ended; it then holds no writers.
             let _ = self.messages.send(Message::ReturnWriters);
         }
     }
@@ -114,7 +116,7 @@ pub(crate) struct Broadcaster<W = Socket> {
     /// Disconnects, pings and requests to return all writers.
     messages: Receiver<Message>,
     /// The groups' notifiers send the ids of groups with new events here. Each group has one
-    /// notifier, so the channel never holds more ids than there are groups.
+    /// notifier, so this queue never holds more ids than there are groups.
     notify: Sender<u64>,
     notified: Receiver<u64>,
     groups: HashMap<u64, BroadcastGroup<W>>,
@@ -191,7 +193,7 @@ impl<W: Sink> Broadcaster<W> {
     ///
     /// Ends the streams of all disconnected clients in one sweep over the members, so that many
     /// disconnects at the same time cost only one sweep. If a disconnected client is not a member
-    /// yet, the watcher reports it again when it becomes a member.
+    /// yet, the watcher reports the disconnect again when the client becomes a member.
     fn handle_messages(&mut self, first: Option<Message>) {
         let mut disconnected = Vec::new();
         for message in first.into_iter().chain(self.messages.try_iter()) {
@@ -252,7 +254,7 @@ impl<W: Sink> Broadcaster<W> {
     /// has not read, up to the group's position. When nothing is left, the client becomes a member.
     fn join(&mut self, mut handover: Handover<W>) {
         if self.wakes.load(Ordering::Acquire) {
-            return handover.return_writer(); // the client's thread had not seen the switch yet
+            return handover.return_writer(); // the client's thread had not seen the new mode yet
         }
         let before = handover.writer.counts;
         let sent = handover.writer.send_unsent(Instant::now());
@@ -290,8 +292,8 @@ impl<W: Sink> Broadcaster<W> {
         }
     }
 
-    /// Makes a client a member of its group, which is at the same position. Creates the group if it
-    /// does not exist.
+    /// Makes a client a member of its group, which is at the same position as the client. Creates
+    /// the group if it does not exist.
     fn add(&mut self, key: Key, handover: Handover<W>) {
         self.due = self.due.min(handover.writer.due);
         let member = Member { stream_id: handover.writer.report_to_broadcaster(), handover };

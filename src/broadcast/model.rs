@@ -3,12 +3,13 @@
 //!
 //! The broadcaster, the clients' threads and the publishers share only channels and the registry,
 //! which has one lock. So every execution is some order of these threads' steps; a step lasts from
-//! one wait to the next. A schedule describes an order as a list of choices, one for each step. The
-//! tests run all schedules of a short length, and many long random ones. They use the real
-//! broadcaster and the real writers, on simulated sockets whose free space the schedule sets.
+//! one wait to the next. A schedule describes an order as a list of choices; each choice says which
+//! step is next. The tests run all schedules of a short length, and many long random ones. They use
+//! the real broadcaster and the real writers, on simulated sockets whose free space the schedule
+//! sets.
 //!
-//! Not covered: a step that takes the registry's lock more than once, while other threads publish
-//! between the two times. `interleavings` covers that.
+//! Not covered: one step takes the registry's lock twice, and another thread publishes between the
+//! two times. `interleavings` covers this case.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
@@ -74,7 +75,7 @@ impl Sink for Wire {
 }
 
 /// On a real socket, the client's own thread would block in `write` until the peer frees some
-/// space. Here `write` itself frees some.
+/// space. Here `write` itself frees some space.
 impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.borrow_mut().room += 7;
@@ -105,9 +106,8 @@ struct World {
 }
 
 const CLIENTS: usize = 2;
-/// The number of choices for a step: publish, deliver, close, a step of the watcher, a switch of
-/// the delivery mode; and for each client: a step of its thread, free space in its socket, a
-/// disconnect.
+/// The number of possible choices: publish, deliver, close, run the watcher, switch the delivery
+/// mode; and for each client: run its thread, free space in its socket, disconnect it.
 const CHOICES: usize = GENERAL + 3 * CLIENTS;
 const GENERAL: usize = 5;
 const PUBLISH: usize = 0;
@@ -117,7 +117,7 @@ const WATCH: usize = 3;
 const SWITCH: usize = 4;
 
 /// With a shared log, the number of the event after which the second client starts. Another node
-/// has sent the client the events up to this one, while this node has read only one event.
+/// has sent this client the events up to that number, while this node has read only one event.
 const AHEAD: usize = 4;
 
 impl World {
@@ -190,7 +190,7 @@ impl World {
         }
     }
 
-    /// Runs a step of the watcher: reports each disconnected client, one time.
+    /// Runs a step of the watcher, which reports each disconnected client one time.
     fn watch(&self) {
         for client in &self.clients {
             let kernel = client.wire.0.borrow();
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    /// Runs everything until nothing changes, with free space for every client.
+    /// Runs all threads until nothing changes, with free space in every client's socket.
     ///
     /// After half of the rounds, the streams of all disconnected clients must have ended, although
     /// nothing was written to them. Then the registry is closed, which ends the other streams.
@@ -273,7 +273,7 @@ impl Client {
                 mailbox.join(handover);
                 return;
             }
-            // The watcher has notified the thread.
+            // The client has disconnected, and the watcher has notified this thread.
             (Some(mut handover), Delivery::Wake) if self.wire.0.borrow().disconnected => {
                 return self.end = Some(handover.writer.take_end(Some(disconnect_error())).0);
             }

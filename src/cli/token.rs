@@ -14,8 +14,8 @@ use super::positive;
 /// `serve --jwt-key-file`. This command contacts no server.
 ///
 /// With --audience, creates a token of the current Mercure protocol (`at+jwt`). The token names its
-/// server: pass the URL with which the server was started as --jwt-audience. With --legacy, creates
-/// a token of Mercure 0.x, which names no server and in which topics may also be URI templates.
+/// server: pass the URL that was given to the server as --jwt-audience. With --legacy, creates a
+/// token of Mercure 0.x, which names no server and in which topics may also be URI templates.
 ///
 /// Examples:
 ///
@@ -57,7 +57,7 @@ pub(crate) struct TokenArgs {
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = positive)]
     expires: Duration,
 
-    /// Set the audience (`aud`): the URL with which the server was started as --jwt-audience
+    /// Set the audience (`aud`): the URL that was given to the server as --jwt-audience
     #[arg(long, value_name = "URL", value_parser = audience)]
     audience: Option<String>,
 

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! * **Chunk boundaries do not matter.** Wherever the network splits the bytes, even inside a CRLF or
-//!   a character, the decoder returns the same events.
+//! * **Chunk boundaries do not matter.** Wherever the network splits the bytes, even inside a CRLF
+//!   or a character, the decoder returns the same events.
 //! * **Memory is bounded.** If a line or the data of an event exceeds the limit, the decoder skips
 //!   the event and returns an error in its place; it decodes later events as usual. The decoder
 //!   stores the id of a skipped event as the last event ID, unless the line with the id exceeds the

@@ -39,8 +39,8 @@ impl<R: Read> Lines<R> {
 
     /// Returns the next line, or `None` at the end of the input. The last line needs no line end.
     ///
-    /// Fails with [`ClientError::Line`] if the line is too long. The next call then returns the line
-    /// after the long one.
+    /// Fails with [`ClientError::Line`] if the line is too long. The next call then returns the
+    /// line after the long one.
     pub(super) fn next(&mut self) -> Result<Option<Line>, ClientError> {
         let mut line = Vec::new();
         self.number += 1;

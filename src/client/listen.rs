@@ -199,8 +199,8 @@ impl Listener {
     /// Listens until the event count is reached, the server returns 204, `out` is closed, or
     /// [`StopHandle`] stops the listener.
     ///
-    /// Writes events to `out`, and reports missed events on `warnings`. With JSON, a report of missed
-    /// events is a line of `out`.
+    /// Writes events to `out`, and reports missed events on `warnings`. With JSON, a report of
+    /// missed events is a line of `out`.
     ///
     /// # Errors
     ///
@@ -283,8 +283,8 @@ impl Listener {
         }
         let last_event_id = self.decoder.last_event_id();
         if !last_event_id.is_empty() {
-            // A header value may be any UTF-8 text without control characters and without leading or
-            // trailing white space. Any other id is sent in the query.
+            // A header value may be any UTF-8 text without control characters and without leading
+            // or trailing white space. Any other id is sent in the query.
             let trimmed = last_event_id.trim_matches([' ', '\t']) == last_event_id;
             match HeaderValue::from_bytes(last_event_id.as_bytes()) {
                 Ok(value) if trimmed => {

@@ -55,7 +55,7 @@ pub enum ClientError {
         /// The detail of the response; empty if it has none.
         detail: String,
     },
-    /// The response does not come from a threadcast server.
+    /// The response cannot come from a threadcast server.
     UnexpectedResponse {
         /// What the response contains, and what was expected.
         found: String,
@@ -141,7 +141,8 @@ impl fmt::Display for ClientError {
 
 impl error::Error for ClientError {}
 
-/// Adds up to a quarter to a wait, at random, so that clients do not reconnect all at once.
+/// Lengthens a wait by a random part, up to a quarter, so that clients do not reconnect all at
+/// once.
 fn jittered(wait: Duration) -> Duration {
     wait.saturating_add(wait.mul_f64(fastrand::f64() / 4.0))
 }

@@ -6,8 +6,8 @@
 //!   repeat that key.
 //! * **The order of the input is kept.** The publisher sends a POST only after the response to the
 //!   previous POST.
-//! * **A line never waits for another line.** A batch contains only lines that were buffered when the
-//!   response to the previous POST arrived.
+//! * **A line never waits for another line.** A batch contains only lines that were buffered when
+//!   the response to the previous POST arrived.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -80,7 +80,8 @@ pub struct PublishOptions {
     pub on_error: OnError,
 }
 
-/// What happens to a line that is not a valid event, or that the server rejects with 400, 413 or 422.
+/// What happens to a line that is not a valid event, or that the server rejects with 400, 413 or
+/// 422.
 ///
 /// ```
 /// use threadcast::client::OnError;

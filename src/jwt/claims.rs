@@ -1,8 +1,8 @@
 //! The rights that a token grants, in either generation of Mercure.
 //!
 //! The current draft lists the rights in `authorization_details` (RFC 9396), and 0.x lists them in
-//! the claim `mercure`. One error in either makes the whole token invalid: a token with only the
-//! valid part of its rights would not mean what its issuer meant.
+//! the claim `mercure`. One error in the list makes the whole token invalid: a token with only the
+//! valid part of its rights would not grant what its issuer meant.
 
 use std::sync::Arc;
 
@@ -65,21 +65,22 @@ impl Rights {
         Ok(Self { publish, subscribe, payloads, subject, is_older })
     }
 
-    /// Returns the payload for a subscription to this matcher: the first one whose topics match it.
+    /// Returns the payload for a subscription to `matcher`: the first payload of which a topic
+    /// matches the text `matcher`.
     pub(crate) fn payload(&self, matcher: &str) -> Option<&Value> {
         let applies = |topics: &[Matcher]| topics.iter().any(|topic| topic.matches(matcher));
         self.payloads.iter().find(|(topics, _)| applies(topics)).map(|(_, payload)| payload)
     }
 }
 
-/// Collects the rights while it reads the claims.
+/// Reads the claims of a token, and collects the rights in them.
 #[derive(Default)]
 struct ClaimsReader {
     publish: Vec<Matcher>,
     subscribe: Vec<Matcher>,
     payloads: Vec<(Vec<Matcher>, Value)>,
     topics: usize,
-    /// The memory of the patterns among these topics, in bytes.
+    /// The memory of the patterns among the topics read so far, in bytes.
     bytes: usize,
     base: Base,
 }

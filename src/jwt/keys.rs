@@ -180,8 +180,8 @@ fn secret(file: &[u8]) -> Result<&[u8], KeyError> {
     if secret.len() < SECRET_MIN { Err(KeyError::Short) } else { Ok(secret) }
 }
 
-/// Extracts the key in ring's format from a `SubjectPublicKeyInfo` (RFC 5280 §4.1.2.7): an RSA
-/// key in PKCS#1, a point on P-256, or an Ed25519 key.
+/// Extracts the key, in the format of the crate `ring`, from a `SubjectPublicKeyInfo` (RFC 5280
+/// §4.1.2.7): an RSA key in PKCS#1, a point on P-256, or an Ed25519 key.
 fn public_key(info: &[u8]) -> Option<(Algorithm, &[u8])> {
     const RSA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
     const P256: &[u8] =

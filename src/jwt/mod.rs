@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //!
-//! * **The key decides the algorithm.** The token's `alg` must name the same one, and the
-//!   server never uses key material from a token.
+//! * **The key decides the algorithm.** The token's `alg` must name that algorithm, and the server
+//!   never uses key material from a token.
 //! * **A token's size and nesting are checked before it is parsed.** A connection's thread has
 //!   little stack, and any client can send a token.
 //! * **The response to an invalid token does not give the reason**, because that would help an
@@ -35,8 +35,8 @@ pub(crate) use self::uuid::random_urn;
 use crate::json::nests_deeper;
 use crate::matcher::Base;
 
-/// The longest token, in bytes. By default, a request head may be longer; the value of a cookie
-/// must be shorter.
+/// The maximum length of a token, in bytes: below the default limit of a request head, and above
+/// the limit of a cookie's value.
 const TOKEN_MAX: usize = 8 * 1024;
 
 /// How deeply the objects and arrays of a token may nest.
@@ -98,9 +98,9 @@ pub(crate) struct VerifiedToken {
 impl VerifyingKey {
     /// Verifies a token's signature, times and audience, and returns its content.
     ///
-    /// `audience` is this server's name in tokens of the current generation. Without an
-    /// audience, those tokens are invalid.
-    #[inline(never)] // so that this function's frame is off the stack when a stream begins
+    /// `audience` is this server's name in tokens of the current generation. If it is `None`, every
+    /// token of that generation is invalid.
+    #[inline(never)] // so that this function's stack frame is gone when a stream begins
     pub(crate) fn check(
         &self,
         token: &[u8],
@@ -167,8 +167,8 @@ fn generation(typ: Option<&str>) -> Result<Generation, JwtError> {
     }
 }
 
-/// The latest time of a token, in seconds since 1970: the end of the year 9999. Later times count
-/// as this one.
+/// The latest time that a token may contain, in seconds since 1970: the end of the year 9999. A
+/// later time counts as this one.
 const LATEST: f64 = 253_402_300_799.0;
 
 /// Reads a `NumericDate` (RFC 7519 §2).

@@ -1,4 +1,5 @@
-//! Makes `jsonwebtoken` use ring's cryptography, which the TLS library depends on anyway.
+//! Makes `jsonwebtoken` use the cryptography of the crate `ring`, on which the TLS library depends
+//! anyway.
 //!
 //! This provider supports four algorithms, each for exactly one kind of key.
 
@@ -13,7 +14,7 @@ use ring::signature::{
 use ring::{hmac, signature as schemes};
 use signature::{Error, Signer, Verifier};
 
-/// Installs ring as the provider of `jsonwebtoken`.
+/// Makes the crate `ring` the cryptography provider of `jsonwebtoken`.
 ///
 /// Does nothing if the process has already installed another provider; the keys of this crate work
 /// with any provider.
@@ -74,7 +75,7 @@ impl JwtVerifier for Verifying {
     }
 }
 
-/// A signing key of each kind.
+/// A signing key, by its kind.
 enum Signing {
     Secret(hmac::Key),
     Rsa(RsaKeyPair),

@@ -8,8 +8,8 @@
 //!
 //! # Invariants
 //!
-//! * **A log call never blocks.** If the log is a pipe without a reader, a stopped terminal or a file
-//!   on a full disk, only log lines are lost.
+//! * **A log call never blocks.** If the log is a pipe without a reader, a stopped terminal or a
+//!   file on a full disk, only log lines are lost.
 //! * **A dropped line is counted**: in `/metrics`, in `/status`, and in the log itself once a line
 //!   can be written again.
 
@@ -35,7 +35,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 enum Request {
     Line(Vec<u8>),
-    /// The log thread drops the sender when the queue is empty, which ends the wait in `flush`.
+    /// When the queue is empty, the log thread drops this sender, which ends the wait in `flush`.
     Flush(Sender<Infallible>),
 }
 
@@ -164,8 +164,8 @@ impl<F: AsFd> Out<F> {
         self.write_all(line)
     }
 
-    /// Writes all bytes. Waits without a limit if the output takes none, even if the descriptor is
-    /// non-blocking.
+    /// Writes all bytes. While the output takes no bytes, waits without a time limit, even if the
+    /// descriptor is non-blocking.
     fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match rustix::io::write(&self.to, bytes) {

@@ -1,4 +1,5 @@
-//! Regular expressions with bounded cost: deterministic automata with a bounded table.
+//! Regular expressions with bounded cost: each is a deterministic automaton with a table of bounded
+//! size.
 //!
 //! For any pattern, a search reads one table cell for each byte of the topic, and stops at the
 //! first byte that excludes a match. A search stores nothing, so it needs no cache and no lock.
@@ -30,7 +31,7 @@ const DETERMINIZE_MAX: usize = 128 * 1024;
 /// memory. A compilation that counts as 64 KiB takes about 30 ms.
 const STEPS_PER_BYTE: usize = 32;
 
-/// How deeply a pattern's syntax may nest. A group takes up to four levels.
+/// How deeply a pattern's syntax may nest. A group in parentheses takes up to four levels.
 ///
 /// The limit exists because the compiler recurses for each level, on the small stack of a
 /// connection's thread.
@@ -178,7 +179,8 @@ impl States {
     }
 }
 
-/// Whether a group has the flag `u`, which ECMAScript does not allow in a group.
+/// Whether a parenthesized group of the pattern has the flag `u`, which ECMAScript does not allow
+/// there.
 ///
 /// With this flag, the compiler would use Unicode's tables, and a pattern that repeats some of
 /// these tables would take seconds to compile.

@@ -57,7 +57,7 @@ pub struct Matcher(Arc<Inner>);
 struct Inner {
     text: Box<str>,
     kind: Kind,
-    /// The matcher's share of the memory for patterns, in bytes. 0 if it is not a pattern.
+    /// The matcher's share of the memory for patterns, in bytes. 0 if the matcher is not a pattern.
     counted: usize,
 }
 
@@ -98,7 +98,7 @@ impl Matcher {
     ///
     /// # Errors
     ///
-    /// Those of [`check_topic`].
+    /// The errors of [`check_topic`].
     pub fn exact(text: &str) -> Result<Self, MatcherError> {
         check(text)?;
         Ok(if text == "*" { Self::any() } else { Self::of(text, Kind::Exact) })
@@ -111,8 +111,8 @@ impl Matcher {
     ///
     /// # Errors
     ///
-    /// Those of [`check_topic`]; [`MatcherError::TooBig`] if the template is too big when it is
-    /// compiled; [`MatcherError::Full`] if there is no memory for the template.
+    /// The errors of [`check_topic`]; [`MatcherError::TooBig`] if the template is too big when it
+    /// is compiled; [`MatcherError::Full`] if there is no memory for the template.
     pub fn selector(text: &str) -> Result<Self, MatcherError> {
         Self::selector_for(Purpose::Stream, text)
     }
@@ -133,7 +133,7 @@ impl Matcher {
     ///
     /// # Errors
     ///
-    /// Those of [`check_topic`]; [`MatcherError::Pattern`] if the text is not a URL pattern;
+    /// The errors of [`check_topic`]; [`MatcherError::Pattern`] if the text is not a URL pattern;
     /// [`MatcherError::TooBig`] if the pattern is too big when it is compiled;
     /// [`MatcherError::Full`] if there is no memory for the pattern.
     pub fn url_pattern(text: &str) -> Result<Self, MatcherError> {

@@ -30,8 +30,8 @@ pub(super) enum Syntax {
 
 /// The use of a pattern: in a stream or in a token.
 ///
-/// Part of the memory is reserved for tokens, so that clients with many streams cannot lock out
-/// a publisher whose token has patterns.
+/// Part of the memory for patterns is reserved for tokens, so that clients with many streams cannot
+/// lock out a publisher whose token has patterns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Stream,
@@ -73,8 +73,8 @@ pub(super) fn pattern(
     let mut table = table();
     let entry = table.entry(key).or_default();
     if let Some(known) = entry.upgrade() {
-        // Another thread has added the same pattern meanwhile. The table must be unlocked before
-        // `new` is dropped, because that locks it.
+        // Another thread has added the same pattern while this thread compiled it. The table must
+        // be unlocked before `new` is dropped, because dropping `new` locks the table.
         drop(table);
         return Ok(known);
     }
@@ -95,7 +95,8 @@ pub(super) fn remove(inner: &Inner) {
     };
     let key = (syntax, inner.text.clone());
     let mut table = table();
-    // Another thread may have added the same pattern again meanwhile; such an entry stays.
+    // Another thread may have added the same pattern again before the table was locked; such an
+    // entry stays.
     if table.get(&key).is_some_and(|weak| weak.strong_count() == 0) {
         table.remove(&key);
     }

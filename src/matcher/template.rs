@@ -9,14 +9,15 @@ use std::fmt::Write;
 use super::MatcherError;
 use super::engine::Engine;
 
-/// The most variables in a template expression whose expansion may begin with any of the variables.
-/// The compiled size of such an expression grows with the square of the number of variables.
+/// The maximum number of variables in one template expression, if its expansion may begin with any
+/// of these variables. The compiled size of such an expression grows with the square of the number
+/// of variables.
 const CASES_MAX: usize = 16;
 
 /// A compiled template.
 pub(super) struct Template {
     /// The literal text with which every expansion begins. Topics that do not match the template
-    /// mostly differ in this prefix, so `rest` is not tried.
+    /// mostly differ in this prefix, so `rest` is tried for few of them.
     prefix: Box<str>,
     /// The regular expression that matches an expansion after the prefix.
     rest: Engine,
@@ -50,10 +51,10 @@ impl Template {
 struct Operator {
     first: &'static str,
     separator: &'static str,
-    /// `Some` if the variable's name precedes each value, as in `name=value`. The text is what
-    /// follows the name if the value is empty.
+    /// `Some` if the variable's name precedes each value, as in `name=value`. The text in the
+    /// `Some` is what follows the name if the value is empty.
     named: Option<&'static str>,
-    /// Whether reserved characters are not escaped.
+    /// Whether reserved characters stay unescaped.
     reserved: bool,
 }
 
@@ -146,8 +147,8 @@ impl Operator {
         if variables.len() > CASES_MAX {
             return None;
         }
-        // One case for each variable, as the first one that is defined: its value follows `first`,
-        // and the values of later variables may follow.
+        // Each case assumes that one variable is the first defined one: its value follows `first`,
+        // and then the values of later variables may follow.
         let cases = (0..values.len())
             .map(|at| format!("{first}{}{}", values[at], separated(&values[at + 1..])));
         Some(format!("(?:{})?", cases.collect::<Vec<_>>().join("|")))
@@ -157,8 +158,8 @@ impl Operator {
 /// Returns a regular expression that matches at most `length` characters of a value.
 ///
 /// An escaped character is up to four escaped bytes of UTF-8. All bytes after the first begin with
-/// the bits 10. By this, the regular expression counts the characters of a text in only one way,
-/// which keeps the automaton small.
+/// the bits 10. Because of these bits, the regular expression counts the characters of a text in
+/// only one way, which keeps the automaton small.
 fn prefix(operator: &Operator, length: u16) -> String {
     let one = operator.character();
     let kept = one.strip_suffix("|%[0-9A-Fa-f]{2})").unwrap_or(one);
@@ -227,8 +228,8 @@ pub(super) fn is_template(text: &str) -> bool {
     text.contains('{')
 }
 
-/// Parses the template expression at the start of a text. Returns its operator, its variables, and
-/// the text after it.
+/// Parses the template expression at the start of a text. Returns the expression's operator, its
+/// variables, and the text after the expression.
 fn expression(text: &str) -> Option<(Operator, Vec<Variable<'_>>, &str)> {
     let (expression, after) = text.strip_prefix('{')?.split_once('}')?;
     let (operator, variables) = Operator::of(expression)?;

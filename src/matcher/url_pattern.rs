@@ -76,7 +76,7 @@ impl UrlPattern {
         Ok(Self { parts, base: base.clone() })
     }
 
-    /// The URL against which the pattern and its topics are resolved if they are relative.
+    /// The URL against which the pattern, and each topic to match, is resolved if it is relative.
     pub(super) fn base(&self) -> &Base {
         &self.base
     }
@@ -162,8 +162,8 @@ impl RegExp for Source {
         Ok(Self { text: pattern.to_owned(), engine: OnceCell::new() })
     }
 
-    /// The crate calls this function with each of the six special schemes, to find out what kind of
-    /// path the pattern has.
+    /// The crate `urlpattern` calls this function with each of the six special schemes, to find out
+    /// what kind of path the pattern has.
     fn matches<'a>(&self, text: &'a str) -> Option<Vec<Option<&'a str>>> {
         self.engine().as_ref().ok().filter(|engine| engine.matches(text)).map(|_| Vec::new())
     }

@@ -1,4 +1,5 @@
-//! Catches an expected panic, and writes its message to the debug log instead of standard error.
+//! Catches an expected panic, and writes the panic's message to the debug log instead of standard
+//! error.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};

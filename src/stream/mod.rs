@@ -1,9 +1,9 @@
 //! The threads of stream clients, and the writers they use.
 //!
-//! A stream reads the events after a position from the registry, and writes them to a socket. Its
-//! [`Writer`] contains everything that this needs, and only the holder of the writer may write to
-//! the socket. The writer is moved, never shared: two threads cannot write halves of events to one
-//! client.
+//! A stream reads the events after a position from the registry, and writes them to a socket. The
+//! stream's [`Writer`] contains everything that is needed for this, and only the holder of the
+//! writer may write to the socket. The writer is moved, never shared: two threads cannot write
+//! halves of events to one client.
 //!
 //! [`wake`] is the textbook's thread per connection: a loop that blocks in two places, on its
 //! notifier and on its socket. [`direct`] hands the writer over to the broadcaster instead, and
@@ -93,7 +93,8 @@ impl From<io::Error> for End {
 pub(crate) enum Outcome<W> {
     /// The stream has ended.
     Ended(End, StreamCounts),
-    /// The other delivery mode was selected. The stream continues in that mode, at this position.
+    /// The other delivery mode was selected. The stream continues in that mode, at the writer's
+    /// position.
     Switched(Box<Writer<W>>),
 }
 
@@ -116,7 +117,7 @@ impl StreamCounts {
 ///
 /// `watch` registers its argument as the notifier for the client's disconnect. `is_selected` is
 /// called after each wake-up and returns whether this delivery mode is still selected.
-#[inline(never)] // keeps the frames of the other kinds of stream off this stream's stack
+#[inline(never)] // keeps the other functions' stack frames off this stream's stack
 pub(crate) fn wake<W: Write>(
     mut writer: Box<Writer<W>>,
     watch: impl FnOnce(&Arc<Notifier>),
@@ -134,7 +135,8 @@ pub(crate) fn wake<W: Write>(
             Ok(Notifier::SECOND) => return writer.outcome(Some(disconnect_error())),
             Ok(_) => {
                 notifier.rearm();
-                // Checked here too, because events may arrive without a pause.
+                // The scheduled end is checked here too: events may arrive without a pause, so that
+                // no wait times out.
                 writer.end_if_due(Instant::now());
             }
             Err(RecvTimeoutError::Timeout) => writer.handle_due(Instant::now()),
@@ -145,13 +147,13 @@ pub(crate) fn wake<W: Write>(
     Outcome::Switched(writer)
 }
 
-/// Runs a stream whose writer the broadcaster holds. The stream's thread sleeps until the
-/// broadcaster returns the writer, because the socket is full or the stream has ended.
+/// Runs a stream whose writer the broadcaster holds. The stream's thread sleeps until the socket is
+/// full, and the broadcaster returns the writer, or until the stream has ended.
 ///
 /// `join` hands a writer to the broadcaster; `None` means that the broadcaster has ended.
 /// `is_selected` is called before each further handover and returns whether this delivery mode is
 /// still selected.
-#[inline(never)] // keeps the frames of the other kinds of stream off this stream's stack
+#[inline(never)] // keeps the other functions' stack frames off this stream's stack
 pub(crate) fn direct<W: Write>(
     writer: Box<Writer<W>>,
     join: impl Fn(Handover<W>) -> Option<()>,
@@ -225,7 +227,7 @@ impl<W> Handover<W> {
     pub(crate) fn end(self, error: Option<io::Error>) {
         let Self { mut writer, back } = self;
         let (end, counts) = writer.take_end(error);
-        // Dropping the writer unsubscribes the stream, before its thread receives the end.
+        // Unsubscribe the stream before its thread receives the end.
         drop(writer);
         let _ = back.try_send(Returned::Ended(end, counts));
     }
@@ -234,7 +236,7 @@ impl<W> Handover<W> {
 /// Writes all unsent bytes and new events, until the client has caught up.
 ///
 /// Returns `Err` if the stream has ended: `Some` is an I/O error, `None` a regular end. Never
-/// inlined, so that its frame is not on the stack of a thread that sleeps after a handover.
+/// inlined, so that this function's stack frame is gone while the thread sleeps after a handover.
 #[inline(never)]
 fn catch_up<W: Write>(writer: &mut Writer<W>) -> Result<(), Option<io::Error>> {
     loop {
@@ -251,11 +253,11 @@ fn catch_up<W: Write>(writer: &mut Writer<W>) -> Result<(), Option<io::Error>> {
 }
 
 impl Subscription {
-    /// Writes this subscription to `out` until the registry is closed (`Ok`) or a write fails
-    /// (`Err`: the client has disconnected).
+    /// Writes this subscription's events to `out` until the registry is closed (`Ok`) or a write
+    /// fails (`Err`: the client has disconnected).
     ///
-    /// The stream begins with `retry: 3000`. If the registry's events have ids, the id follows from
-    /// which a client resumes if the connection breaks before the first event.
+    /// The stream begins with `retry: 3000`. If the registry's events have ids, an id follows: a
+    /// client resumes from it if the connection breaks before the first event.
     ///
     /// The call blocks for the life of the stream. `out` should have a write deadline of its own.
     /// `heartbeat` is the longest silence before a comment is sent, give or take a tenth.

@@ -76,7 +76,7 @@ impl Write for Socket {
     }
 }
 
-/// The error for a peer that the watcher or `poll` saw disconnect.
+/// The error for a disconnect that the watcher or `poll` has detected.
 pub(crate) fn disconnect_error() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "connection closed by the peer")
 }
@@ -87,7 +87,7 @@ pub(crate) trait Sink {
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
     /// Makes the watcher report the peer's disconnect to the broadcaster, immediately if the peer
-    /// has disconnected already. Returns the stream's number in that report.
+    /// has disconnected already. Returns the number by which the report names the stream.
     fn report_to_broadcaster(&self) -> u64;
 }
 

@@ -17,7 +17,8 @@ pub(crate) const READ_LIMIT: usize = 64 * 1024;
 const AGED_RETRY: Duration = Duration::from_secs(1);
 
 /// The size, in bytes, above which a client's own thread frees its buffer when all bytes are sent.
-/// The broadcaster frees a buffer of any size, because its members have no unsent bytes.
+/// The broadcaster frees a buffer of any size, because the members of its groups have no unsent
+/// bytes.
 const KEEP_BUFFER: usize = 4 * 1024;
 
 /// Everything that is needed to write to one client.
@@ -30,7 +31,8 @@ pub(crate) struct Writer<W> {
     pub(crate) framing: Framing,
     pub(crate) subscription: Subscription,
     unsent: Unsent,
-    /// Why the stream ends once the unsent bytes are sent; `None` if it does not end then.
+    /// The reason if the stream ends once the unsent bytes are sent; `None` if the stream then goes
+    /// on.
     last: Option<End>,
     heartbeat: Heartbeat,
     /// When the next heartbeat, or the scheduled end, is due.
@@ -119,7 +121,7 @@ pub(crate) enum Refilled {
 impl<W> Writer<W> {
     /// Creates a writer that first sends `preamble`, then the subscription's events. The writer is
     /// boxed because it moves between threads.
-    #[inline(never)] // so that this function's frame is off the stack when the stream begins
+    #[inline(never)] // so that this function's stack frame is gone when the stream begins
     pub(crate) fn new(
         out: W,
         framing: Framing,
@@ -264,7 +266,7 @@ impl<W> Writer<W> {
         self.last = Some(end);
     }
 
-    /// Appends the stream's end if that is due, and otherwise a heartbeat.
+    /// Appends the stream's end if the end is due, and otherwise a heartbeat.
     pub(crate) fn handle_due(&mut self, now: Instant) {
         if self.end_if_due(now) {
             return;
@@ -294,7 +296,7 @@ impl<W> Writer<W> {
 }
 
 impl Writer<Socket> {
-    /// The socket, for registering with the disconnect watcher.
+    /// The socket, so that the caller can register it with the disconnect watcher.
     pub(crate) fn socket(&self) -> &Socket {
         &self.out
     }

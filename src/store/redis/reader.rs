@@ -172,7 +172,7 @@ impl LogReader {
     /// missing, although they were not deleted on purpose.
     fn has_hole(&mut self, next: u64, seq: u64) -> Result<bool, LogError> {
         if seq <= next {
-            return Ok(seq < next); // `seq` below `next`: the numbering began again, so entries were lost
+            return Ok(seq < next); // if lower, the numbering began again, so entries were lost
         }
         let mut call = cmd("ZCOUNT");
         call.arg("threadcast:deleted").arg(next).arg(seq - 1);

@@ -4,7 +4,8 @@ use super::super::super::Reach;
 use super::super::super::tables::{PLAIN, TOPICS};
 use super::*;
 
-/// Creates an event with the topic `a` and these other topics.
+/// Creates an event with the topic `a` and the topics `others`, which the topics `gone` have
+/// evicted.
 fn shared(others: &[&str], private: bool, gone: &[&str]) -> Record {
     let owned = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
     let reach = Reach { private, others: owned(others), gone: owned(gone) };
