@@ -11,6 +11,7 @@ mod queue;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
+use std::time::SystemTime;
 use std::{env, thread};
 
 use clap::ValueEnum;
@@ -109,7 +110,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 
 fn write_text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let style = out.default_level_style(record.level());
-    let (time, level, target) = (out.timestamp(), record.level(), record.target());
+    let time = humantime::format_rfc3339_seconds(SystemTime::now());
+    let (level, target) = (record.level(), record.target());
     let line = shortened(one_line(&record.args().to_string()), LINE_MAX - PREFIX_MAX);
     writeln!(out, "[{time} {style}{level:<5}{style:#} {target}] {line}")
 }
@@ -124,7 +126,7 @@ const PREFIX_MAX: usize = 256;
 const TEXT_MAX: usize = 256;
 
 fn write_json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let time = out.timestamp_millis().to_string();
+    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     let mut line = json_line(&time, record, LINE_MAX);
     if line.len() >= LINE_MAX {
         line = json_line(&time, record, TEXT_MAX);
