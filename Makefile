@@ -12,8 +12,9 @@ MSRV  := $(shell sed -n 's/^rust-version = "\([^"]*\)".*/\1/p' Cargo.toml)
 
 ## Daily work
 
+# The profile `quick` compiles faster than the release that `make dist` builds.
 run: ## Build the server and run the demo and the lab on http://127.0.0.1:8844
-	$(CARGO) run --release --locked -- serve --lab
+	$(CARGO) run --profile quick --locked -- serve --lab
 
 # Most tests wait for a browser or a deadline, so two run on each core.
 test: browser curl promtool python redis ## Run all tests, some of them in a real browser
@@ -48,7 +49,7 @@ proxies: ## Test streams through Debian's nginx, Caddy, HAProxy and Apache
 
 cluster: ## Run three nodes that share a Redis behind HAProxy, until Ctrl-C (docs/cluster.md)
 	$(call debian,command -v redis-server && command -v haproxy,redis-server haproxy,Redis or HAProxy is missing.)
-	$(CARGO) build --release --locked --bin threadcast
+	$(CARGO) build --profile quick --locked --bin threadcast
 	packaging/cluster
 
 model: ## Check every interleaving of the handover between threads (loom)
