@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use thiserror::Error;
+
 /// An event's id: its position in the order of all events of one server.
 ///
 /// An id is written `<epoch>-<n>`. `n` counts all events of the server. The epoch changes when the
@@ -63,16 +65,9 @@ impl fmt::Display for EventId {
 ///
 /// assert_eq!("41".parse::<EventId>(), Err(ParseIdError));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a server event id has the form <digits>-<digits>, each below 2^64")]
 pub struct ParseIdError;
-
-impl fmt::Display for ParseIdError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a server event id has the form <digits>-<digits>, each below 2^64")
-    }
-}
-
-impl std::error::Error for ParseIdError {}
 
 impl FromStr for EventId {
     type Err = ParseIdError;

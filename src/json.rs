@@ -5,30 +5,23 @@
 //! the process. So this module checks the depth, in a loop, before `serde_json` reads the text.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde_json::Value;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
+use thiserror::Error;
 
 use crate::limits::JSON_DEPTH_MAX;
 
 /// Why a text cannot be parsed.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(crate) enum JsonError {
     /// The text nests deeper than [`JSON_DEPTH_MAX`].
+    #[error("nests deeper than {JSON_DEPTH_MAX} levels; flatten it")]
     TooDeep,
     /// The text is not JSON.
+    #[error("not JSON: {0}")]
     Syntax(serde_json::Error),
-}
-
-impl fmt::Display for JsonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooDeep => write!(f, "nests deeper than {JSON_DEPTH_MAX} levels; flatten it"),
-            Self::Syntax(error) => write!(f, "not JSON: {error}"),
-        }
-    }
 }
 
 impl JsonError {

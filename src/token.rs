@@ -3,6 +3,7 @@
 use std::fmt;
 
 use subtle::ConstantTimeEq;
+use thiserror::Error;
 
 /// A bearer token: compared in constant time, and never printed.
 ///
@@ -62,16 +63,9 @@ impl std::str::FromStr for Token {
 ///
 /// assert_eq!(Token::new("two words"), Err(TokenError));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a token must be visible ASCII without spaces, and not empty")]
 pub struct TokenError;
-
-impl fmt::Display for TokenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a token must be visible ASCII without spaces, and not empty")
-    }
-}
-
-impl std::error::Error for TokenError {}
 
 #[cfg(test)]
 mod tests {

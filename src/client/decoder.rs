@@ -11,8 +11,10 @@
 //! * **A line within one chunk is not buffered.** The decoder buffers only the start of a line that
 //!   continues in the next chunk. Otherwise, it copies each field's value once, to its final place.
 
+use std::mem;
 use std::time::Duration;
-use std::{error, fmt, mem};
+
+use thiserror::Error;
 
 /// An event as `EventSource` dispatches it to a page.
 ///
@@ -273,18 +275,11 @@ impl Iterator for Events<'_> {
 /// assert_eq!(events.next().expect("an event")?.data, "1");
 /// # Ok::<(), threadcast::client::DecodeError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("skipped an event of more than {limit} bytes")]
 pub struct DecodeError {
     limit: usize,
 }
-
-impl fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "skipped an event of more than {} bytes", self.limit)
-    }
-}
-
-impl error::Error for DecodeError {}
 
 fn replace(field: &mut String, value: &[u8]) {
     field.clear();

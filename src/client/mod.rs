@@ -16,8 +16,10 @@ mod print;
 mod publish;
 pub(crate) mod redirect;
 
+use std::io;
 use std::time::Duration;
-use std::{error, fmt, io};
+
+use thiserror::Error;
 
 pub use self::decoder::{DecodeError, DecodedEvent, Decoder, Events};
 pub use self::http::ServerUrl;
@@ -32,10 +34,11 @@ pub use self::publish::{OnError, Publication, PublishOptions, Publisher};
 /// let error = "localhost:8844".parse::<ServerUrl>().expect_err("the URL has no scheme");
 /// assert!(matches!(error, ClientError::Url { .. }), "{error}");
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ClientError {
     /// The server's URL cannot be used.
+    #[error("the URL {url:?} cannot be used: {reason}")]
     Url {
         /// The URL as the user wrote it.
         url: String,
@@ -43,10 +46,13 @@ pub enum ClientError {
         reason: &'static str,
     },
     /// The connection to the server failed, and a retry would not succeed.
+    #[error("cannot communicate with {0}")]
     Connection(String),
     /// The server redirects more than ten times.
+    #[error("the server redirects too often; check --url")]
     TooManyRedirects,
     /// The server returned an error response.
+    #[error("the server answered {status} {reason}{}", detail_and_advice(*.status, .detail))]
     ErrorResponse {
         /// The status code.
         status: u16,
@@ -56,11 +62,16 @@ pub enum ClientError {
         detail: String,
     },
     /// The response cannot come from a threadcast server.
+    #[error("{found}; check --url")]
     UnexpectedResponse {
         /// What the response contains, and what was expected.
         found: String,
     },
     /// All attempts within the timeout failed.
+    #[error(
+        "gave up after {}: {cause}; check that the server runs, and check --url",
+        humantime::format_duration(*.after)
+    )]
     TimedOut {
         /// The time since the first attempt.
         after: Duration,
@@ -68,11 +79,13 @@ pub enum ClientError {
         cause: String,
     },
     /// The data to publish is not a valid event.
+    #[error("DATA {reason}")]
     Data {
         /// The rule that the data violates, as a sentence without its subject.
         reason: String,
     },
     /// A line of the input is not a valid event.
+    #[error("line {number} {reason}")]
     Line {
         /// The line number, starting at 1.
         number: u64,
@@ -80,6 +93,7 @@ pub enum ClientError {
         reason: String,
     },
     /// Some lines of the input were not published.
+    #[error("{} not published: {cause}", lines(*.first, *.last))]
     Lines {
         /// The number of the first line, starting at 1.
         first: u64,
@@ -89,6 +103,7 @@ pub enum ClientError {
         cause: Box<ClientError>,
     },
     /// The input has ended, and some of its lines were skipped: see [`OnError::Skip`].
+    #[error("skipped lines: {skipped}; published: {published}")]
     Skipped {
         /// The number of lines that were not published.
         skipped: u64,
@@ -96,50 +111,27 @@ pub enum ClientError {
         published: u64,
     },
     /// The input cannot be read.
+    #[error("cannot read the input: {0}")]
     Input(io::Error),
     /// The output cannot be written.
+    #[error("cannot write the output: {0}")]
     Output(io::Error),
 }
 
-impl fmt::Display for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Url { url, reason } => write!(f, "the URL {url:?} cannot be used: {reason}"),
-            Self::Connection(cause) => write!(f, "cannot communicate with {cause}"),
-            Self::TooManyRedirects => f.write_str("the server redirects too often; check --url"),
-            Self::ErrorResponse { status, reason, detail } => {
-                let separator = |text: &str| if text.is_empty() { "" } else { ": " };
-                write!(f, "the server answered {status} {reason}{}{detail}", separator(detail))?;
-                // A threadcast server never returns these statuses for a channel.
-                let is_other_server = matches!(status, 404 | 405 | 501);
-                f.write_str(if is_other_server { "; check --url" } else { "" })
-            }
-            Self::UnexpectedResponse { found } => write!(f, "{found}; check --url"),
-            Self::TimedOut { after, cause } => {
-                write!(
-                    f,
-                    "gave up after {}: {cause}; check that the server runs, and check --url",
-                    humantime::format_duration(*after)
-                )
-            }
-            Self::Data { reason } => write!(f, "DATA {reason}"),
-            Self::Line { number, reason } => write!(f, "line {number} {reason}"),
-            Self::Lines { first, last, cause } if first == last => {
-                write!(f, "line {first} was not published: {cause}")
-            }
-            Self::Lines { first, last, cause } => {
-                write!(f, "lines {first} to {last} were not published: {cause}")
-            }
-            Self::Skipped { skipped, published } => {
-                write!(f, "skipped lines: {skipped}; published: {published}")
-            }
-            Self::Input(error) => write!(f, "cannot read the input: {error}"),
-            Self::Output(error) => write!(f, "cannot write the output: {error}"),
-        }
-    }
+/// Returns the detail of an error response, and what to do. A threadcast server never returns the
+/// statuses 404, 405 and 501 for a channel.
+fn detail_and_advice(status: u16, detail: &str) -> String {
+    let separator = if detail.is_empty() { "" } else { ": " };
+    let advice = if matches!(status, 404 | 405 | 501) { "; check --url" } else { "" };
+    format!("{separator}{detail}{advice}")
 }
 
-impl error::Error for ClientError {}
+fn lines(first: u64, last: u64) -> String {
+    if first == last {
+        return format!("line {first} was");
+    }
+    format!("lines {first} to {last} were")
+}
 
 /// Lengthens a wait by a random part, up to a quarter, so that clients do not reconnect all at
 /// once.

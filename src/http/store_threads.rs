@@ -43,7 +43,7 @@ pub(super) fn open_hub(
             })
         }
     };
-    let (hub, owner) = opened.map_err(StartError::Store)?;
+    let (hub, owner) = opened?;
     Ok((hub, Some(owner)))
 }
 

@@ -1,10 +1,10 @@
 //! The claims of a token to sign.
 
-use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Header, encode};
 use serde_json::{Value, json};
+use thiserror::Error;
 
 use super::{DETAIL_TYPE, SigningKey, random_urn};
 use crate::matcher::{Base, Matcher, MatcherError, Purpose};
@@ -178,16 +178,23 @@ fn check(
 /// let key = SigningKey::new(b"a secret that is long enough for it").unwrap();
 /// assert_eq!(key.sign(&Draft::default()), Err(DraftError::Nothing));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DraftError {
     /// The token would allow nothing.
+    #[error("the token would allow nothing; add --publish or --subscribe")]
     Nothing,
     /// The token has URL patterns and no audience.
+    #[error(
+        "URL patterns need a token with an audience; add --audience, or pass a URI template to \
+         --publish or --subscribe"
+    )]
     Audience,
     /// The payload of a token of the current generation is not an object.
+    #[error("the payload of a token with --audience must be a JSON object, such as {{\"a\":1}}")]
     Payload,
     /// A topic or a pattern is malformed.
+    #[error("{topic:?}: {reason}")]
     Topic {
         /// The topic or pattern.
         topic: String,
@@ -195,26 +202,6 @@ pub enum DraftError {
         reason: String,
     },
     /// Signing failed.
+    #[error("cannot sign with this key: {0}")]
     Signing(String),
 }
-
-impl fmt::Display for DraftError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nothing => {
-                f.write_str("the token would allow nothing; add --publish or --subscribe")
-            }
-            Self::Audience => f.write_str(
-                "URL patterns need a token with an audience; add --audience, or pass a URI \
-                 template to --publish or --subscribe",
-            ),
-            Self::Payload => f.write_str(
-                "the payload of a token with --audience must be a JSON object, such as {\"a\":1}",
-            ),
-            Self::Topic { topic, reason } => write!(f, "{topic:?}: {reason}"),
-            Self::Signing(reason) => write!(f, "cannot sign with this key: {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for DraftError {}

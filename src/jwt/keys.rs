@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
+use thiserror::Error;
 
 use super::provider;
 
@@ -131,43 +132,34 @@ impl fmt::Debug for SigningKey {
 /// assert_eq!(error, KeyError::Short);
 /// assert!(error.to_string().contains("openssl rand"));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum KeyError {
     /// The secret or the modulus is too short to be safe.
+    #[error(
+        "the key is too short: a secret needs at least 32 bytes (`openssl rand -hex 32` makes \
+         one), an RSA key 2048 bits"
+    )]
     Short,
     /// The file has a PEM section that is not a key.
+    #[error("the PEM has no key; it must be a PUBLIC KEY or a PRIVATE KEY")]
     NotAKey,
     /// The kind of key is not supported.
+    #[error(
+        "the key is not supported; use an RSA key of 2048 to 8192 bits, an EC key on P-256 or an \
+         Ed25519 key, and PKCS#8 for a private one (`openssl pkcs8 -topk8 -nocrypt`)"
+    )]
     Unsupported,
     /// The file has a private key, and verification needs the public one.
+    #[error(
+        "this is a private key, and the server needs only the public one; `openssl pkey -pubout` \
+         makes it"
+    )]
     Private,
     /// The file has a public key, and signing needs the private one.
+    #[error("this is a public key; sign tokens with the private one")]
     Public,
 }
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Short => {
-                "the key is too short: a secret needs at least 32 bytes (`openssl rand -hex 32` \
-                 makes one), an RSA key 2048 bits"
-            }
-            Self::NotAKey => "the PEM has no key; it must be a PUBLIC KEY or a PRIVATE KEY",
-            Self::Unsupported => {
-                "the key is not supported; use an RSA key of 2048 to 8192 bits, an EC key on P-256 \
-                 or an Ed25519 key, and PKCS#8 for a private one (`openssl pkcs8 -topk8 -nocrypt`)"
-            }
-            Self::Private => {
-                "this is a private key, and the server needs only the public one; \
-                 `openssl pkey -pubout` makes it"
-            }
-            Self::Public => "this is a public key; sign tokens with the private one",
-        })
-    }
-}
-
-impl std::error::Error for KeyError {}
 
 fn is_pem(file: &[u8]) -> bool {
     const BEGIN: &[u8] = b"-----BEGIN ";

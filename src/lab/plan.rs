@@ -1,10 +1,11 @@
 //! The lab's options, and the checks made before measuring.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use thiserror::Error;
 
 use super::engine::Engine;
 use super::experiment::Experiment;
@@ -87,14 +88,20 @@ impl Pace {
 /// let none = Options { clients: 0, ..Options::new("threadcast".into(), Pace::QUICK) };
 /// assert!(matches!(none.check(), Err(LabError::NoClients)));
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LabError {
     /// The number of clients is 0.
+    #[error("no clients to measure with; pass at least one, for example --clients 100")]
     NoClients,
     /// None of the engines is available, or none was selected.
+    #[error("no engine to measure{}", listed(.0))]
     NoEngines(Vec<(Engine, String)>),
     /// The folder for the report is not writable.
+    #[error(
+        "cannot write the report to {}: {source}; choose another folder with --out",
+        .folder.display()
+    )]
     Out {
         /// The folder from [`Options::out`].
         folder: PathBuf,
@@ -102,36 +109,15 @@ pub enum LabError {
         source: io::Error,
     },
     /// The system does not permit the measurement.
-    System(io::Error),
+    #[error("cannot measure on this system: {0}")]
+    System(#[source] io::Error),
 }
 
-impl fmt::Display for LabError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoClients => f.write_str(
-                "no clients to measure with; pass at least one, for example --clients 100",
-            ),
-            Self::NoEngines(missing) => {
-                f.write_str("no engine to measure")?;
-                missing.iter().try_for_each(|(engine, how)| write!(f, "; {}: {how}", engine.name()))
-            }
-            Self::Out { folder, source } => write!(
-                f,
-                "cannot write the report to {}: {source}; choose another folder with --out",
-                folder.display()
-            ),
-            Self::System(source) => write!(f, "cannot measure on this system: {source}"),
-        }
-    }
-}
-
-impl std::error::Error for LabError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Out { source, .. } | Self::System(source) => Some(source),
-            Self::NoClients | Self::NoEngines(_) => None,
-        }
-    }
+/// Lists the engines that are missing, each with how to install it.
+fn listed(missing: &[(Engine, String)]) -> String {
+    let lines: Vec<_> =
+        missing.iter().map(|(engine, how)| format!("; {}: {how}", engine.name())).collect();
+    lines.concat()
 }
 
 /// The number of descriptors that the load generator needs besides one per client: for `epoll`, the

@@ -19,10 +19,11 @@ pub(crate) mod unlocked;
 mod url_pattern;
 
 use std::cell::OnceCell;
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::{error, fmt};
 
+use thiserror::Error;
 use url::Url;
 
 pub(crate) use self::base::Base;
@@ -285,54 +286,36 @@ impl<'a> Topic<'a> {
 /// assert_eq!(Matcher::exact("two\nlines").unwrap_err(), MatcherError::Character('\n'));
 /// assert!(Matcher::url_pattern("/books/:").is_err());
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum MatcherError {
     /// The text is empty.
+    #[error("a topic must not be empty; name one, or `*` for all")]
     Empty,
     /// The text has more than 1,024 bytes.
+    #[error("the topic or pattern is longer than {PATTERN_MAX} bytes; shorten it")]
     TooLong,
     /// The text has an invisible character: a control or format character.
+    #[error(
+        "a topic must not contain the character U+{:04X}; remove or percent-encode it",
+        u32::from(*.0)
+    )]
     Character(char),
     /// The text is not a URL pattern.
+    #[error("this is not a URL pattern: {detail}; see the URL Pattern standard of the WHATWG")]
     Pattern {
         /// Why the text is not a URL pattern.
         detail: String,
     },
     /// The compiled pattern is too big.
+    #[error("the pattern is too big when it is compiled; use fewer repetitions or shorten it")]
     TooBig,
     /// The patterns in use take all the memory for patterns.
+    #[error(
+        "the patterns in use take all the memory for patterns; use exact topics, or try again later"
+    )]
     Full,
 }
-
-impl fmt::Display for MatcherError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => f.write_str("a topic must not be empty; name one, or `*` for all"),
-            Self::TooLong => {
-                write!(f, "the topic or pattern is longer than {PATTERN_MAX} bytes; shorten it")
-            }
-            Self::Character(found) => write!(
-                f,
-                "a topic must not contain the character U+{:04X}; remove or percent-encode it",
-                u32::from(*found)
-            ),
-            Self::Pattern { detail } => write!(
-                f,
-                "this is not a URL pattern: {detail}; see the URL Pattern standard of the WHATWG"
-            ),
-            Self::TooBig => f.write_str(
-                "the pattern is too big when it is compiled; use fewer repetitions or shorten it",
-            ),
-            Self::Full => f.write_str(
-                "the patterns in use take all the memory for patterns; use exact topics, or try \
-                 again later",
-            ),
-        }
-    }
-}
-
-impl error::Error for MatcherError {}
 
 /// Checks that a text can be a topic.
 ///
