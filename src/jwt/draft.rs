@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Header, encode};
 use serde_json::{Value, json};
 use thiserror::Error;
+use uuid::Uuid;
 
-use super::{DETAIL_TYPE, SigningKey, random_urn};
+use super::{DETAIL_TYPE, SigningKey};
 use crate::matcher::{Base, Matcher, MatcherError, Purpose};
 
 /// The claims of a token to sign.
@@ -86,10 +87,10 @@ impl SigningKey {
             json!({
                 "iss": issuer,
                 "aud": audience,
-                "sub": random_urn(),
+                "sub": Uuid::new_v4().urn().to_string(),
                 "client_id": draft.client_id.as_ref().unwrap_or(issuer),
                 "iat": now.as_secs(),
-                "jti": random_urn(),
+                "jti": Uuid::new_v4().urn().to_string(),
                 "authorization_details": draft.details(audience)?,
             })
         } else {

@@ -17,7 +17,6 @@ mod claims;
 mod draft;
 mod keys;
 mod provider;
-mod uuid;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,7 +30,6 @@ use self::JwtError::Invalid;
 pub(crate) use self::claims::{DETAIL_TYPE, Rights};
 pub use self::draft::{Draft, DraftError};
 pub use self::keys::{KeyError, SigningKey, VerifyingKey};
-pub(crate) use self::uuid::random_urn;
 use crate::json::nests_deeper;
 use crate::matcher::Base;
 

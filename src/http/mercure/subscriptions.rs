@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::reserved::EVENT_NAME;
 use super::{HUB, LINK};
@@ -23,7 +24,7 @@ use crate::http::error::HttpError;
 use crate::http::listing;
 use crate::http::routes::Reply;
 use crate::id::EventId;
-use crate::jwt::{Rights, random_urn};
+use crate::jwt::Rights;
 use crate::matcher::Matcher;
 use crate::registry::{NAME_MAX, Update};
 
@@ -84,7 +85,7 @@ impl StreamSubscriptions {
     ) -> Result<Option<Box<Self>>, HttpError> {
         let Some(subscriptions) = &server.subscriptions else { return Ok(None) };
         // The subscriber gets a random name, which does not identify the client.
-        let subscriber = random_urn();
+        let subscriber = Uuid::new_v4().urn().to_string();
         let topic_of = |Selected { kind, matcher }: &Selected| {
             let parts: Vec<&str> =
                 kind.iter().copied().chain([matcher.text(), &subscriber]).collect();
