@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::event::Framing;
 use crate::id::EventId;
 use crate::registry::{Channels, Listening, Notifier, Position, Registry};
-use crate::stream::{End, Handover, READ_LIMIT, Sink, StreamCounts};
+use crate::stream::{End, Handover, READ_LIMIT, Sink, StreamCounts, Writer};
 
 /// Identifies a group: streams with equal keys receive the same bytes. `registry` is the address in
 /// memory of the registry that the streams read.
@@ -28,12 +28,12 @@ pub(super) struct Key {
 impl Key {
     pub(super) fn of<W>(handover: &Handover<W>) -> Self {
         let subscription = &handover.writer.subscription;
+        let position = subscription.position.after;
         Self {
             registry: subscription.registry.address(),
             channels: subscription.channels.clone(),
             framing: handover.writer.framing,
-            ahead: Some(subscription.position.after)
-                .filter(|position| subscription.registry.is_ahead(*position)),
+            ahead: subscription.registry.is_ahead(position).then_some(position),
         }
     }
 }
@@ -69,6 +69,24 @@ pub(super) enum Sent {
     Ending,
 }
 
+/// What happens to a member after a send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It stays a member.
+    Stay,
+    /// Its writer returns to its client's thread, with the group's position.
+    Return,
+    /// Its stream has sent its regular end.
+    End,
+}
+
+impl Next {
+    /// A member stays only as long as its socket takes all bytes.
+    pub(super) fn after(all_were_sent: bool) -> Self {
+        if all_were_sent { Self::Stay } else { Self::Return }
+    }
+}
+
 impl<W: Sink> BroadcastGroup<W> {
     /// Reads one batch from the registry and sends it to every member.
     pub(super) fn send_batch(&mut self, bytes: &mut Vec<u8>) -> Sent {
@@ -78,12 +96,12 @@ impl<W: Sink> BroadcastGroup<W> {
         if !bytes.is_empty() {
             let now = Instant::now();
             let members = self.members.len() as u64;
-            self.each(|handover| {
-                if handover.writer.must_disconnect(&batch) {
-                    handover.writer.finish(End::FellBehind);
-                    return Ok(false);
+            self.each(|writer| {
+                if writer.must_disconnect(&batch) {
+                    writer.finish(End::FellBehind);
+                    return Ok(Next::Return);
                 }
-                Ok(handover.writer.send_shared(bytes, batch.events, now)?)
+                writer.send_shared(bytes, batch.events, now).map(Next::after)
             });
             let counters = self.registry.counters();
             counters.gaps.inc_by(batch.gaps * members);
@@ -107,29 +125,24 @@ impl<W: Sink> BroadcastGroup<W> {
         }
     }
 
-    /// Calls `send` for each member, and acts on the result.
-    ///
-    /// `Ok(true)` keeps the member. `Ok(false)` returns the member's writer to the client's thread,
-    /// with the writer's position set to this group's position. `Err` ends the member's stream:
-    /// with an I/O error, or regularly (`None`).
-    pub(super) fn each(
-        &mut self,
-        mut send: impl FnMut(&mut Handover<W>) -> Result<bool, Option<io::Error>>,
-    ) {
+    /// Calls `send` for each member's writer, and does what it returns. An error ends the member's
+    /// stream.
+    pub(super) fn each(&mut self, mut send: impl FnMut(&mut Writer<W>) -> io::Result<Next>) {
         let (mut index, mut all) = (0, StreamCounts::default());
         while let Some(member) = self.members.get_mut(index) {
             let before = member.handover.writer.counts;
-            let outcome = send(&mut member.handover);
+            let next = send(&mut member.handover.writer);
             all.events += member.handover.writer.counts.events - before.events;
             all.bytes += member.handover.writer.counts.bytes - before.bytes;
-            match outcome {
-                Ok(true) => index += 1,
-                Ok(false) => {
+            match next {
+                Ok(Next::Stay) => index += 1,
+                Ok(Next::Return) => {
                     let Member { mut handover, .. } = self.members.swap_remove(index);
                     handover.writer.subscription.position = self.position.clone();
                     handover.return_writer();
                 }
-                Err(error) => self.members.swap_remove(index).handover.end(error),
+                Ok(Next::End) => self.members.swap_remove(index).handover.end(None),
+                Err(error) => self.members.swap_remove(index).handover.end(Some(error)),
             }
         }
         all.count_since(StreamCounts::default(), self.registry.counters());

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
 
-use self::group::{BroadcastGroup, Key, Member, Sent};
+use self::group::{BroadcastGroup, Key, Member, Next, Sent};
 use crate::disconnect::Message;
 use crate::registry::Notifier;
 use crate::stream::{Handover, Refilled, Sink, Socket, disconnect_error};
@@ -81,9 +81,9 @@ pub(crate) struct Mailbox<W = Socket> {
 }
 
 impl<W> Mailbox<W> {
-    /// Hands a writer over. `None` means that the broadcaster has ended; the writer is dropped.
-    pub(crate) fn join(&self, handover: Handover<W>) -> Option<()> {
-        self.handover.send(handover).ok()
+    /// Hands a writer over. If the broadcaster has ended, drops the writer.
+    pub(crate) fn join(&self, handover: Handover<W>) {
+        let _ = self.handover.send(handover);
     }
 
     /// Returns the selected delivery mode.
@@ -159,7 +159,7 @@ impl<W: Sink> Broadcaster<W> {
             if self.joining.is_empty() {
                 let wait = self.due.saturating_duration_since(Instant::now());
                 select! {
-                    recv(self.notified) -> id => id.into_iter().for_each(|id| self.deliver(id)),
+                    recv(self.notified) -> id => if let Ok(id) = id { self.deliver(id) },
                     recv(self.mailbox) -> handover => self.joining.extend(handover),
                     recv(self.messages) -> first => self.handle_messages(first.ok()),
                     recv(running) -> _ => return,
@@ -258,10 +258,7 @@ impl<W: Sink> Broadcaster<W> {
         }
         let before = handover.writer.counts;
         let sent = handover.writer.send_unsent(Instant::now());
-        handover
-            .writer
-            .counts
-            .count_since(before, handover.writer.subscription.registry.counters());
+        handover.writer.count_since(before);
         match sent {
             Ok(true) if handover.writer.has_ended() => return handover.end(None),
             Ok(true) => {}
@@ -282,10 +279,7 @@ impl<W: Sink> Broadcaster<W> {
         }
         let before = handover.writer.counts;
         let refilled = handover.writer.refill(upto);
-        handover
-            .writer
-            .counts
-            .count_since(before, handover.writer.subscription.registry.counters());
+        handover.writer.count_since(before);
         match refilled {
             Refilled::Nothing => self.add(key, handover),
             Refilled::Some | Refilled::Ended => self.joining.push_back(handover),
@@ -350,16 +344,13 @@ impl<W: Sink> Broadcaster<W> {
         self.due = now + LONG;
         let mut empty = Vec::new();
         for (id, group) in &mut self.groups {
-            group.each(|handover| {
-                if handover.writer.due > now {
-                    return Ok(true);
+            group.each(|writer| {
+                if writer.due > now {
+                    return Ok(Next::Stay);
                 }
-                handover.writer.handle_due(now);
-                let all = handover.writer.send_unsent(now)?;
-                if all && handover.writer.has_ended() {
-                    return Err(None);
-                }
-                Ok(all)
+                writer.handle_due(now);
+                let sent = Next::after(writer.send_unsent(now)?);
+                Ok(if sent == Next::Stay && writer.has_ended() { Next::End } else { sent })
             });
             let first = group.members.iter().map(|member| member.handover.writer.due).min();
             match first {

@@ -13,6 +13,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -281,8 +282,8 @@ impl Client {
             (None, _) => self.returned.try_recv().ok(),
         };
         match turn.map(Returned::take) {
-            Some(Ok(handover)) => self.handover = Some(handover),
-            Some(Err((end, _))) => self.end = Some(end),
+            Some(ControlFlow::Continue(handover)) => self.handover = Some(handover),
+            Some(ControlFlow::Break((end, _))) => self.end = Some(end),
             None => {}
         }
     }

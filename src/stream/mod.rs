@@ -18,6 +18,7 @@ mod writer;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -128,8 +129,10 @@ pub(crate) fn wake<W: Write>(
     let Subscription { registry, channels, .. } = &writer.subscription;
     let listening = registry.listen(channels, &notifier);
     while is_selected() {
-        if let Err(error) = catch_up(&mut writer) {
-            return writer.outcome(error);
+        match catch_up(&mut writer) {
+            Ok(Written::All) => {}
+            Ok(Written::End) => return writer.outcome(None),
+            Err(error) => return writer.outcome(Some(error)),
         }
         match notifications.recv_deadline(writer.due) {
             Ok(Notifier::SECOND) => return writer.outcome(Some(disconnect_error())),
@@ -150,13 +153,13 @@ pub(crate) fn wake<W: Write>(
 /// Runs a stream whose writer the broadcaster holds. The stream's thread sleeps until the socket is
 /// full, and the broadcaster returns the writer, or until the stream has ended.
 ///
-/// `join` hands a writer to the broadcaster; `None` means that the broadcaster has ended.
+/// `join` hands a writer to the broadcaster, or drops it if the broadcaster has ended.
 /// `is_selected` is called before each further handover and returns whether this delivery mode is
 /// still selected.
 #[inline(never)] // keeps the other functions' stack frames off this stream's stack
 pub(crate) fn direct<W: Write>(
     writer: Box<Writer<W>>,
-    join: impl Fn(Handover<W>) -> Option<()>,
+    join: impl Fn(Handover<W>),
     is_selected: impl Fn() -> bool,
 ) -> Outcome<W> {
     let (mut handover, returned) = Handover::new(writer);
@@ -165,9 +168,9 @@ pub(crate) fn direct<W: Write>(
         join(handover);
         match returned.recv() {
             Ok(turn) => match turn.take() {
-                Ok(again) if is_selected() => handover = again,
-                Ok(again) => return Outcome::Switched(again.writer),
-                Err((end, counts)) => return Outcome::Ended(end, counts),
+                ControlFlow::Continue(again) if is_selected() => handover = again,
+                ControlFlow::Continue(again) => return Outcome::Switched(again.writer),
+                ControlFlow::Break((end, counts)) => return Outcome::Ended(end, counts),
             },
             Err(_) => return Outcome::Ended(End::Closed, StreamCounts::default()),
         }
@@ -193,15 +196,16 @@ pub(crate) enum Returned<W> {
 }
 
 impl<W: Write> Returned<W> {
-    /// Writes until the client has caught up, and returns the writer for the next handover. `Err`
-    /// means that the stream has ended.
-    pub(crate) fn take(self) -> Result<Handover<W>, (End, StreamCounts)> {
+    /// Writes until the client has caught up, and returns the writer for the next handover. Breaks
+    /// if the stream has ended.
+    pub(crate) fn take(self) -> ControlFlow<(End, StreamCounts), Handover<W>> {
         match self {
             Self::Writer(mut handover) => match catch_up(&mut handover.writer) {
-                Ok(()) => Ok(handover),
-                Err(error) => Err(handover.writer.take_end(error)),
+                Ok(Written::All) => ControlFlow::Continue(handover),
+                Ok(Written::End) => ControlFlow::Break(handover.writer.take_end(None)),
+                Err(error) => ControlFlow::Break(handover.writer.take_end(Some(error))),
             },
-            Self::Ended(end, counts) => Err((end, counts)),
+            Self::Ended(end, counts) => ControlFlow::Break((end, counts)),
         }
     }
 }
@@ -233,21 +237,29 @@ impl<W> Handover<W> {
     }
 }
 
-/// Writes all unsent bytes and new events, until the client has caught up.
+/// What a client's own thread has written.
+enum Written {
+    /// All that the registry had: the client has caught up.
+    All,
+    /// The stream's regular end.
+    End,
+}
+
+/// Writes all unsent bytes and new events, until the client has caught up or the stream ends.
 ///
-/// Returns `Err` if the stream has ended: `Some` is an I/O error, `None` a regular end. Never
-/// inlined, so that this function's stack frame is gone while the thread sleeps after a handover.
+/// Never inlined, so that this function's stack frame is gone while the thread sleeps after a
+/// handover.
 #[inline(never)]
-fn catch_up<W: Write>(writer: &mut Writer<W>) -> Result<(), Option<io::Error>> {
+fn catch_up<W: Write>(writer: &mut Writer<W>) -> io::Result<Written> {
     loop {
         let before = writer.counts;
         writer.write_unsent()?;
         let refilled = writer.refill(None);
-        writer.counts.count_since(before, writer.subscription.registry.counters());
+        writer.count_since(before);
         match refilled {
             Refilled::Some => {}
-            Refilled::Nothing => return Ok(()),
-            Refilled::Ended => return Err(None),
+            Refilled::Nothing => return Ok(Written::All),
+            Refilled::Ended => return Ok(Written::End),
         }
     }
 }
@@ -331,16 +343,18 @@ mod tests {
     #[test]
     fn token_expiry_ends_a_stream_that_never_catches_up() {
         let registry = Registry::new();
-        let writer = writer(&registry, Behind(registry.clone(), 0));
-        let writer = writer.until(Some(Instant::now() + Duration::from_millis(1)));
-        let Outcome::Ended(end, _) = wake(writer, |_| {}, || true) else {
+        let expiring = || {
+            let writer = writer(&registry, Behind(registry.clone(), 0));
+            writer.until(Some(Instant::now() + Duration::from_millis(1)))
+        };
+        let Outcome::Ended(end, _) = wake(expiring(), |_| {}, || true) else {
             panic!("the stream goes on")
         };
         assert!(matches!(end, End::Expired), "{end}");
-        let writer = self::writer(&registry, Behind(registry.clone(), 0));
-        let handover =
-            Handover::new(writer.until(Some(Instant::now() + Duration::from_millis(1)))).0;
-        let Err((end, _)) = Returned::Writer(handover).take() else { panic!("the stream goes on") };
+        let (handover, _returned) = Handover::new(expiring());
+        let ControlFlow::Break((end, _)) = Returned::Writer(handover).take() else {
+            panic!("the stream goes on")
+        };
         assert!(matches!(end, End::Expired), "{end}");
     }
 

@@ -169,7 +169,9 @@ impl<W> Writer<W> {
     /// Schedules the stream's end at the time when its token expires, unless an earlier end is
     /// scheduled.
     pub(crate) fn until(mut self: Box<Self>, expires: Option<Instant>) -> Box<Self> {
-        if let Some(at) = expires.filter(|at| self.scheduled_end.is_none_or(|end| *at < end.at)) {
+        if let Some(at) = expires
+            && self.scheduled_end.is_none_or(|end| at < end.at)
+        {
             let retry = AGED_RETRY.mul_f64(0.5 + fastrand::f64());
             self.schedule_end(ScheduledEnd { at, retry, reason: EndReason::Expired });
         }
@@ -284,6 +286,11 @@ impl<W> Writer<W> {
     pub(crate) fn outcome(&mut self, error: Option<io::Error>) -> Outcome<W> {
         let (end, counts) = self.take_end(error);
         Outcome::Ended(end, counts)
+    }
+
+    /// Adds what was counted since `before` to the server's counters.
+    pub(crate) fn count_since(&self, before: StreamCounts) {
+        self.counts.count_since(before, self.subscription.registry.counters());
     }
 
     fn has_sent(&mut self, count: usize, now: Instant) {
