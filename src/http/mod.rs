@@ -35,7 +35,7 @@ pub(crate) mod websocket;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -160,7 +160,6 @@ impl Server {
                 (Some(broadcaster), Some(mailbox))
             }
         };
-        let (shutdown_sender, shutdown) = crossbeam_channel::bounded(0);
         let admission = Admission::new(max_clients, config.max_per_address);
         let per_address = config.max_connections_per_address;
         let connections = Connections::new(&admission, capacity.clients(), per_address, &counters);
@@ -186,7 +185,7 @@ impl Server {
             stop: Stop::new(inherited).map_err(StartError::Watch)?,
             draining: AtomicBool::new(false),
             stopped_accepting: AtomicBool::new(false),
-            shutdown: (Mutex::new(Some(shutdown_sender)), shutdown),
+            drain_started: OnceLock::new(),
             rejections: Mutex::default(),
             token_log_limit: LogRateLimit::default(),
             started: Instant::now(),
@@ -280,7 +279,7 @@ impl Server {
             if spawned.is_err() {
                 state.drain();
             }
-            let Err(_disconnected) = state.shutdown.1.recv();
+            state.drain_started.wait();
             let deadline = Instant::now() + state.config.limits.drain;
             state.admission.wait_until_empty(deadline);
             state.close(deadline);

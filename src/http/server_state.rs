@@ -1,13 +1,10 @@
 //! State that all connection threads share, and the steps of a shutdown.
 
-use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
-
-use crossbeam_channel::{Receiver, Sender};
 
 use super::Config;
 use super::admission::{Admission, Reason, StreamPermit};
@@ -57,8 +54,8 @@ pub(crate) struct ServerState {
     pub(super) draining: AtomicBool,
     /// Set when the server stops accepting connections.
     pub(super) stopped_accepting: AtomicBool,
-    /// A channel that is disconnected when the drain starts. No message is ever sent.
-    pub(super) shutdown: (Mutex<Option<Sender<Infallible>>>, Receiver<Infallible>),
+    /// Set at the end of [`drain`](Self::drain), once; `Server::run` waits for it.
+    pub(super) drain_started: OnceLock<()>,
     /// Groups rejected streams, so that only the first of a burst is logged.
     pub(super) rejections: Mutex<Burst>,
     /// Limits the rate of the log lines about rejected tokens.
@@ -158,7 +155,7 @@ impl ServerState {
             // wait in the inherited listeners.
             self.stop_accepting();
         }
-        drop(self.shutdown.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.drain_started.get_or_init(|| ());
     }
 
     /// Ends all waits of streams and connections, at the latest at `deadline`.
