@@ -120,13 +120,28 @@ pub(super) struct Http {
 /// A response whose body has not been read.
 pub(super) type Response = ureq::http::Response<Body>;
 
-/// Why a request got no response.
+/// A request failed.
 #[derive(Debug)]
 pub(super) enum SendError {
-    /// The server cannot be reached; a retry may succeed.
-    Unreachable(String),
+    /// A retry may succeed.
+    Temporary {
+        cause: String,
+        /// The wait that the server requests (`Retry-After`).
+        wait: Option<Duration>,
+    },
     /// A retry cannot succeed.
     Permanent(ClientError),
+}
+
+impl SendError {
+    /// Converts an error response.
+    pub(super) fn of(response: Response) -> Self {
+        if !is_temporary(response.status()) {
+            return Self::Permanent(error_of(response));
+        }
+        let wait = retry_after(response.headers());
+        Self::Temporary { cause: error_of(response).to_string(), wait }
+    }
 }
 
 impl Http {
@@ -170,22 +185,25 @@ impl Http {
             url.parse().map_err(|_| bad_url("the URL of the channel is too long"))?;
         let mut trusted = true;
         for _ in 0..=REDIRECTS_MAX {
-            let mut request = Request::builder().method(method).uri(&url).body(body);
-            if let Ok(request) = &mut request {
-                request.headers_mut().extend(headers.clone());
-                trusted = trusted && self.is_own(&url);
-                if let (Some(token), true) = (&self.token, trusted) {
-                    request.headers_mut().insert(AUTHORIZATION, token.clone());
-                }
+            let mut request = Request::builder()
+                .method(method)
+                .uri(&url)
+                .body(body)
+                .map_err(|_| bad_url("no valid request can be made from it"))?;
+            request.headers_mut().extend(headers.clone());
+            trusted = trusted && self.is_own(&url);
+            if let Some(token) = &self.token
+                && trusted
+            {
+                request.headers_mut().insert(AUTHORIZATION, token.clone());
             }
-            let request = request.map_err(|_| bad_url("no valid request can be made from it"))?;
-            let request = self.agent.configure_request(request).timeout_global(deadline).build();
-            let response = if *method == Method::GET {
-                self.agent.run(request.map(|_| ()))
+            let timed = self.agent.configure_request(request).timeout_global(deadline).build();
+            let sent = if *method == Method::GET {
+                self.agent.run(timed.map(|_| ()))
             } else {
-                self.agent.run(request)
+                self.agent.run(timed)
             };
-            let response = response.map_err(|error| self.send_error(&error))?;
+            let response = sent.map_err(|error| self.send_error(&error))?;
             match redirect(&response, method, &url) {
                 Some(next) => url = next,
                 None => return Ok(response),
@@ -220,7 +238,9 @@ impl Http {
             | ureq::Error::Timeout(_)
             | ureq::Error::HostNotFound
             | ureq::Error::ConnectionFailed
-            | ureq::Error::ConnectProxyFailed(_) => return SendError::Unreachable(text),
+            | ureq::Error::ConnectProxyFailed(_) => {
+                return SendError::Temporary { cause: text, wait: None };
+            }
             _ => {}
         }
         SendError::Permanent(ClientError::Connection(text))
@@ -241,14 +261,15 @@ fn with_causes(error: &ureq::Error) -> String {
     text
 }
 
-/// Converts an error response to an error with the response's status and a detail. The detail comes
-/// from the body: from a problem document, or from the first line of plain text.
-pub(super) fn error_of(mut response: Response) -> ClientError {
+/// Converts an error response to an error with its status, and with the detail from its body: from
+/// a problem document, or the first line of plain text.
+fn error_of(mut response: Response) -> ClientError {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or_default();
-    let body = response.body_mut().with_config().limit(PROBLEM_MAX).read_to_vec();
-    let body = body.unwrap_or_default(); // if the body cannot be read, the status is reported alone
-    let detail = match media_type(response.headers()).as_str() {
+    // If the body cannot be read, the status is reported alone.
+    let body =
+        response.body_mut().with_config().limit(PROBLEM_MAX).read_to_vec().unwrap_or_default();
+    let mut detail = match media_type(response.headers()).as_str() {
         "application/problem+json" | "application/json" => {
             let problem = json::parse(&body).unwrap_or_default();
             let sentence = problem["detail"].as_str().or(problem["title"].as_str());
@@ -257,13 +278,15 @@ pub(super) fn error_of(mut response: Response) -> ClientError {
         "text/plain" => String::from_utf8_lossy(&body).lines().next().unwrap_or_default().into(),
         _ => String::new(),
     };
-    let place = (status.is_redirection())
-        .then(|| response.headers().get(LOCATION).and_then(|place| place.to_str().ok()))
-        .flatten()
-        .map(|place| format!("the server redirects to {place}; pass that as --url"));
-    let detail = if detail.is_empty() { place.unwrap_or_default() } else { detail };
+    if detail.is_empty()
+        && status.is_redirection()
+        && let Some(place) = response.headers().get(LOCATION)
+        && let Ok(place) = place.to_str()
+    {
+        detail = format!("the server redirects to {place}; pass that as --url");
+    }
     // Control characters in the server's text could change the terminal's state.
-    let detail = detail.replace(char::is_control, " ");
+    detail = detail.replace(char::is_control, " ");
     ClientError::ErrorResponse { status: status.as_u16(), reason, detail }
 }
 
@@ -275,12 +298,12 @@ pub(super) fn media_type(headers: &HeaderMap) -> String {
 }
 
 /// Whether a retry of the same request may succeed.
-pub(super) fn is_temporary(status: StatusCode) -> bool {
+fn is_temporary(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504 | 507)
 }
 
 /// Returns the wait that `Retry-After` requests, in seconds or as a date (RFC 9110 §10.2.3).
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));

@@ -165,8 +165,6 @@ enum Connected {
     Stream(Response),
     /// Status 204: the client must not reconnect.
     NoContent,
-    /// A temporary failure: the cause, and the wait in `Retry-After`.
-    Retry(String, Option<Duration>),
 }
 
 /// How a stream ended.
@@ -219,8 +217,9 @@ impl Listener {
                 }
                 Err(_) if self.is_stopped() => return Ok(()),
                 Err(SendError::Permanent(error)) => return Err(error),
-                Ok(Connected::Retry(cause, after)) => self.wait_after(&cause, after, &mut failures),
-                Err(SendError::Unreachable(cause)) => self.wait_after(&cause, None, &mut failures),
+                Err(SendError::Temporary { cause, wait }) => {
+                    self.wait_after(&cause, wait, &mut failures)
+                }
             };
             if self.stopped.recv_timeout(jittered(clamp_wait(wait))).is_ok() {
                 return Ok(());
@@ -250,11 +249,7 @@ impl Listener {
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NO_CONTENT => return Ok(Connected::NoContent),
-            status if http::is_temporary(status) => {
-                let requested = http::retry_after(response.headers());
-                return Ok(Connected::Retry(http::error_of(response).to_string(), requested));
-            }
-            _ => return Err(SendError::Permanent(http::error_of(response))),
+            _ => return Err(SendError::of(response)),
         }
         let media_type = http::media_type(response.headers());
         if media_type != "text/event-stream" {

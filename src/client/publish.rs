@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use ureq::http::header::CONTENT_TYPE;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::http::{self, Http, Response, SendError};
+use super::http::{Http, Response, SendError};
 use super::lines::{Line, Lines};
 use super::{ClientError, ServerUrl, jittered};
 use crate::json;
@@ -322,20 +322,12 @@ impl Publisher {
         let mut backoff = BACKOFF_MIN;
         loop {
             let left = timeout.saturating_sub(started.elapsed()).clamp(BACKOFF_MIN, ATTEMPT);
-            let (cause, requested) =
-                match self.http.send(&Method::POST, &url, &headers, &post.body, Some(left)) {
-                    Ok(response) if response.status().is_success() => match publication(response) {
-                        Ok(published) => return published,
-                        Err(cause) => (cause, None),
-                    },
-                    Ok(response) if http::is_temporary(response.status()) => {
-                        let requested = http::retry_after(response.headers());
-                        (http::error_of(response).to_string(), requested)
-                    }
-                    Ok(response) => return Err(http::error_of(response)),
-                    Err(SendError::Unreachable(cause)) => (cause, None),
-                    Err(SendError::Permanent(error)) => return Err(error),
-                };
+            let sent = self.http.send(&Method::POST, &url, &headers, &post.body, Some(left));
+            let (cause, requested) = match sent.and_then(publication) {
+                Ok(published) => return Ok(published),
+                Err(SendError::Temporary { cause, wait }) => (cause, wait),
+                Err(SendError::Permanent(error)) => return Err(error),
+            };
             let wait = requested.unwrap_or_else(|| jittered(backoff));
             if started.elapsed().saturating_add(wait) >= timeout {
                 let after = Duration::from_millis(milliseconds(started.elapsed()));
@@ -389,19 +381,23 @@ impl ClientError {
     }
 }
 
-/// Reads the id from a response. An error of the outer `Result` is temporary, so that a retry may
-/// succeed; an error of the inner one is permanent.
-fn publication(mut response: Response) -> Result<Result<Publication, ClientError>, String> {
-    let body = response.body_mut().with_config().limit(RESPONSE_MAX).read_to_vec();
-    let body = body.map_err(|error| format!("the response was incomplete: {error}"))?;
+/// Reads the id from a response.
+fn publication(mut response: Response) -> Result<Publication, SendError> {
+    let status = response.status();
+    if !status.is_success() {
+        return Err(SendError::of(response));
+    }
+    let read = response.body_mut().with_config().limit(RESPONSE_MAX).read_to_vec();
+    let body = read.map_err(|error| SendError::Temporary {
+        cause: format!("the response was incomplete: {error}"),
+        wait: None,
+    })?;
     let value = json::parse(&body).unwrap_or_default();
-    let ours = value["id"].as_str().map(|id| Publication { id: id.into() });
-    Ok(ours.ok_or_else(|| {
-        let status = response.status();
-        ClientError::UnexpectedResponse {
-            found: format!("the response with status {status} has no event id"),
-        }
-    }))
+    let Some(id) = value["id"].as_str() else {
+        let found = format!("the response with status {status} has no event id");
+        return Err(SendError::Permanent(ClientError::UnexpectedResponse { found }));
+    };
+    Ok(Publication { id: id.into() })
 }
 
 /// Checks that the text is a JSON object with `data`. The error's text is a sentence whose subject
