@@ -134,19 +134,17 @@ impl Capacity {
     }
 
     fn measure(process: &str, share: Share, own: &Own) -> Self {
-        let bounds = [
+        let readings = [
             system::descriptors(process),
             system::user_threads(process),
             system::mappings(process),
             system::memory(),
             system::address_space(process),
             system::data(process),
-        ]
-        .into_iter()
-        .flatten()
-        .chain(system::threads())
-        .chain(cgroup::bounds());
-        let mut bounds: Vec<Bound> = bounds.map(|reading| reading.bound(own, share)).collect();
+        ];
+        let readings =
+            readings.into_iter().flatten().chain(system::threads()).chain(cgroup::bounds());
+        let mut bounds: Vec<Bound> = readings.map(|reading| reading.bound(own, share)).collect();
         bounds.sort_by_key(|bound| bound.clients);
         Self { bounds }
     }

@@ -74,8 +74,11 @@ impl FromStr for EventId {
 
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
         let number = |part: &str| {
-            let digits = part.bytes().all(|byte| byte.is_ascii_digit());
-            digits.then(|| part.parse().ok()).flatten().ok_or(ParseIdError)
+            // `parse` alone would accept a plus sign.
+            if !part.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(ParseIdError);
+            }
+            part.parse().map_err(|_| ParseIdError)
         };
         let (epoch, n) = text.split_once('-').ok_or(ParseIdError)?;
         Ok(Self { epoch: number(epoch)?, n: number(n)? })

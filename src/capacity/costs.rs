@@ -175,11 +175,13 @@ impl fmt::Display for Costs {
 
 /// Returns the smallest limit on the memory of this process, in bytes.
 fn memory_limit() -> usize {
-    let bounds =
-        [system::memory(), system::address_space(system::SELF), system::data(system::SELF)];
-    let bytes = cgroup::bounds().into_iter().chain(bounds.into_iter().flatten());
-    let bytes = bytes.filter(|reading| reading.unit.is_bytes()).map(|reading| reading.limit).min();
-    usize::try_from(bytes.unwrap_or(u64::MAX)).unwrap_or(usize::MAX)
+    let mut readings = cgroup::bounds();
+    readings.extend(system::memory());
+    readings.extend(system::address_space(system::SELF));
+    readings.extend(system::data(system::SELF));
+    readings.retain(|reading| reading.unit.is_bytes());
+    let smallest = readings.iter().map(|reading| reading.limit).min().unwrap_or(u64::MAX);
+    usize::try_from(smallest).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

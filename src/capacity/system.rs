@@ -46,7 +46,10 @@ pub(super) fn user_threads(process: &str) -> Option<Reading> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let threads = |process: fs::DirEntry| -> Option<u64> {
         let status = fs::read_to_string(process.path().join("status")).ok()?;
-        (field(&status, "Uid:") == uid).then(|| field(&status, "Threads:")?.parse().ok())?
+        if field(&status, "Uid:") != uid {
+            return None;
+        }
+        field(&status, "Threads:")?.parse().ok()
     };
     let used = processes.filter_map(threads).sum();
     Some(Reading {

@@ -179,9 +179,10 @@ impl Decoder {
         Ok(None)
     }
 
-    fn take_line(&mut self, line: &[u8]) -> Result<Option<DecodedEvent>, DecodeError> {
-        let without_bom = mem::take(&mut self.at_start).then(|| line.strip_prefix(b"\xEF\xBB\xBF"));
-        let line = without_bom.flatten().unwrap_or(line);
+    fn take_line(&mut self, mut line: &[u8]) -> Result<Option<DecodedEvent>, DecodeError> {
+        if mem::take(&mut self.at_start) {
+            line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
+        }
         if line.is_empty() {
             return self.dispatch();
         }

@@ -56,10 +56,8 @@ pub(crate) fn token(request: &Request) -> Option<Vec<u8>> {
 /// Returns the decoded value of the request's cookie with the name `wanted`.
 pub(super) fn cookie(request: &Request, wanted: &str) -> Option<Vec<u8>> {
     let mut cookies = request.headers("cookie").flat_map(|list| list.split(|byte| *byte == b';'));
-    let value = cookies.find_map(|pair| {
-        let (name, value) = pair.trim_ascii().split_at_checked(wanted.len())?;
-        (name == wanted.as_bytes()).then(|| value.strip_prefix(b"=")).flatten()
-    });
+    let value = cookies
+        .find_map(|pair| pair.trim_ascii().strip_prefix(wanted.as_bytes())?.strip_prefix(b"="));
     value.map(|value| percent_decode(value).collect())
 }
 

@@ -131,7 +131,9 @@ impl Draft {
             }
             let mut detail =
                 json!({ "type": DETAIL_TYPE, "actions": [action], "topics": matchers });
-            if let Some(payload) = payload.filter(|_| action == "subscribe") {
+            if let Some(payload) = payload
+                && action == "subscribe"
+            {
                 detail["payload"] = payload.clone();
             }
             details.push(detail);

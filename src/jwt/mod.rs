@@ -126,7 +126,10 @@ impl VerifyingKey {
         }
         let decoded = decode::<Value>(token, &self.key, &validation);
         let claims = decoded.map_err(|error| JwtError::of(&error))?.claims;
-        let expires = claims.get("exp").filter(|exp| !exp.is_null()).map(moment).transpose()?;
+        let expires = match &claims["exp"] {
+            Value::Null => None,
+            exp => Some(moment(exp)?),
+        };
         if expires.is_some_and(|expires| expires <= SystemTime::now()) {
             return Err(JwtError::EXPIRED); // `SKEW` does not apply to `exp`
         }
