@@ -45,7 +45,7 @@ doc: ## Build the documentation; broken links are errors
 proxies: ## Test streams through Debian's nginx, Caddy, HAProxy and Apache
 	$(call debian,command -v nginx && command -v caddy && command -v haproxy && command -v apache2 && command -v openssl,\
 	  nginx-light caddy haproxy apache2 openssl curl,Some proxies are missing; their tests will be skipped.)
-	$(CARGO) test --locked --test proxies -- --test-threads 1
+	$(CARGO) test --locked --test slow -- proxies:: --test-threads 1
 
 cluster: ## Run three nodes that share a Redis behind HAProxy, until Ctrl-C (docs/cluster.md)
 	$(call debian,command -v redis-server && command -v haproxy,redis-server haproxy,Redis or HAProxy is missing.)
@@ -73,7 +73,7 @@ fonts: ## Install a Chinese font for the screenshots (as root on Debian)
 	$(call debian,fc-list :lang=zh | grep .,fontconfig fonts-wqy-zenhei,A Chinese font is missing; the screenshots will show boxes.)
 
 screenshots: browser fonts ## Take screenshots of the pages, in target/screenshots and docs/*.png
-	$(CARGO) test --locked --test screenshots -- --ignored --test-threads 1
+	$(CARGO) test --locked --test browser -- screenshots:: --ignored --test-threads 1
 
 axe: ## Fetch axe-core for the accessibility tests, with npm
 	@mkdir -p target/axe && cd target/axe && npm install --silent --no-audit --no-fund --no-save axe-core@4
@@ -94,28 +94,28 @@ stack: ## Send every route its worst input, and measure the stack use of its thr
 	$(CARGO) test --locked --profile quick --test stack
 
 attack: ## Run all attacks at once beside 1,000 clients, for two minutes (ATTACK=SECONDS)
-	ATTACK=$(or $(ATTACK),120) $(CARGO) test --profile quick --locked --test attack -- --nocapture
+	ATTACK=$(or $(ATTACK),120) $(CARGO) test --profile quick --locked --test load -- attack:: --nocapture
 
 clients: target/clients/complete ## Run client libraries from npm and PyPI against the server (the table of docs/clients.md)
-	$(CARGO) test --locked --test clients -- --ignored --nocapture
+	$(CARGO) test --locked --test slow -- clients:: --ignored --nocapture
 
 # sseclient and sseclient-py contain a module of the same name, so sseclient gets its own folder.
-target/clients/complete: tests/clients/package-lock.json tests/clients/requirements.txt
+target/clients/complete: tests/slow/clients/package-lock.json tests/slow/clients/requirements.txt
 	$(call debian,command -v node && command -v npm && python3 -m pip --version,nodejs npm python3 python3-pip,\
 	  Node.js or npm or Python or pip is missing.)
-	@mkdir -p target/clients && cp tests/clients/package.json tests/clients/package-lock.json target/clients
+	@mkdir -p target/clients && cp tests/slow/clients/package.json tests/slow/clients/package-lock.json target/clients
 	@cd target/clients && npm ci --silent --no-audit --no-fund
 	@python3 -m pip install -q --disable-pip-version-check --target target/clients/python --upgrade \
-	  -r tests/clients/requirements.txt
+	  -r tests/slow/clients/requirements.txt
 	@python3 -m pip install -q --disable-pip-version-check --target target/clients/python-sseclient --upgrade \
 	  --no-deps sseclient==0.0.27
 	@touch $@
 
 slow: ## Test a client that vanishes without closing its connection (40 s)
-	$(CARGO) test --locked --test vanishing -- --ignored --nocapture
+	$(CARGO) test --locked --test slow -- vanishing:: --ignored --nocapture
 
 soak: ## Connect and disconnect clients for half an hour, and look for leaks (SOAK=SECONDS)
-	SOAK=$(SOAK) $(CARGO) test --release --locked --test soak -- --ignored --nocapture
+	SOAK=$(SOAK) $(CARGO) test --release --locked --test slow -- soak:: --ignored --nocapture
 
 # A stack overflow ends the process before libFuzzer saves the input; the input is then in
 # fuzz/artifacts/TARGET.last.
@@ -148,7 +148,7 @@ dist-check: dist ## Check that package with lintian, install it, test it, and pu
 	else \
 	  echo "This needs root on Debian, and: apt-get install lintian strace systemd"; exit 1; \
 	fi
-	$(CARGO) test --locked --test package -- --include-ignored --nocapture
+	$(CARGO) test --locked --test it -- package:: --include-ignored --nocapture
 
 # Tools that the system lacks are built once, unoptimised, which takes half the time of an optimised
 # build.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use common::jwt::{
     self, AUDIENCE, DETAIL, ISSUER, SECRET, base64, bearer, current, in_seconds, older, signed,
 };
-use common::{Process, TIMEOUT, TestClient, say, wait_until};
+use common::{Process, TIMEOUT, TestClient, say, skip, wait_until};
 use flate2::Compression;
 use flate2::read::GzEncoder;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -135,7 +135,7 @@ fn attack(name: &str, options: &str, act: impl FnOnce(&mut Attacked)) {
     attacked.get("/healthz", "", 200);
     let touched = attacked.touched;
     if touched == 0 {
-        return say(&format!("SKIPPED: found no stack of {STACK} KiB with a guard page"));
+        return skip(&format!("found no stack of {STACK} KiB with a guard page"));
     }
     say(&format!("{touched:>4} KiB of {STACK} KiB: {name}"));
     if cfg!(not(debug_assertions)) {

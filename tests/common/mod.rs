@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, unused_imports)] // each test program uses only some items
 
+use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle};
@@ -31,6 +32,15 @@ pub fn say(text: &str) {
     writeln!(io::stderr(), "{text}").expect("stderr is open");
 }
 
+/// Reports that a test is skipped, and what to install or to permit so that it runs.
+///
+/// With `THREADCAST_STRICT=1`, which CI sets, the test fails instead.
+#[track_caller]
+pub fn skip(why: &str) {
+    assert!(env::var_os("THREADCAST_STRICT").is_none_or(|set| set != "1"), "skipped: {why}");
+    say(&format!("SKIPPED: {}: {why}", thread::current().name().unwrap_or("a test")));
+}
+
 /// The longest request, in bytes, that [`check`] also sends byte by byte.
 const FRAGMENTED_MAX: usize = 2_048;
 
@@ -46,7 +56,7 @@ pub fn wait_until(within: Duration, what: &str, mut holds: impl FnMut() -> bool)
     }
 }
 
-/// Sleeps between repeated attempts, to limit their rate. No test result may depend on the time.
+/// Sleeps between two attempts, or as long as a client waits. No test result may depend on it.
 pub fn pace(time: Duration) {
     thread::sleep(time);
 }

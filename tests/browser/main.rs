@@ -1,0 +1,13 @@
+//! The pages, `client.js` and `EventSource` in Chromium and Firefox.
+//!
+//! This is one test program, so that the pages are tabs of one Chromium. The tests run in
+//! parallel, because they mostly wait.
+
+mod client_js;
+#[path = "../common/mod.rs"]
+mod common;
+mod cuts;
+mod driver;
+mod page;
+mod screenshots;
+mod vectors;

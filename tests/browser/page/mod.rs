@@ -1,0 +1,8 @@
+//! The demo page and the live view.
+
+mod break_it;
+mod day;
+mod everybody;
+mod live;
+mod origins;
+mod panels;

@@ -1,0 +1,186 @@
+//! Screenshots of the pages, for people to look at. `make screenshots` takes them, and the README
+//! shows two of them.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::TestServer;
+use crate::driver::Page;
+use threadcast::Config;
+
+/// The folder of the screenshots. The two files below are those that the README shows.
+const SCREENSHOTS: &str = "target/screenshots";
+const README: &str = "docs/page.png";
+const LIVE: &str = "docs/live.png";
+
+#[test]
+#[ignore = "writes screenshots; run `make screenshots`"]
+fn demo_page_screenshots() {
+    let server =
+        TestServer::with(Config { public: Some("public".into()), lab: true, ..Config::default() });
+    let Some(page) = Page::open(&format!("http://{}/", server.addr)) else { return };
+    fs::create_dir_all(SCREENSHOTS).expect("the target directory is ours");
+    let save = |name: &str| {
+        let path = Path::new(SCREENSHOTS).join(name).with_extension("png");
+        fs::write(path, page.picture()).expect("the target directory is ours");
+    };
+    page.resize(1440, 900);
+    fill_timeline(&page);
+    for (name, theme, lang) in
+        [("light", "light", "en"), ("dark", "dark", "en"), ("chinese", "light", "zh-Hans")]
+    {
+        page.set("theme", theme);
+        page.set("lang", lang);
+        show(&page, "document.body");
+        save(name);
+        if name == "light" {
+            fs::create_dir_all("docs").expect("the project is ours");
+            page.resize(1320, 740);
+            show(&page, "document.body");
+            fs::write(README, page.picture()).expect("the project is ours");
+            page.resize(1440, 900);
+        }
+        for panel in ["b", "e", "g", "h", "channel"] {
+            show(&page, &format!("document.getElementById('panel-{panel}')"));
+            save(&format!("{name}-{panel}"));
+        }
+        show(&page, "document.querySelector('#panel-h table')");
+        save(&format!("{name}-table"));
+        show(&page, "document.getElementById('words')");
+        save(&format!("{name}-words"));
+        drawer(&page, true);
+        show(&page, "document.body");
+        save(&format!("{name}-drawer"));
+        drawer(&page, false);
+    }
+    page.resize(360, 740);
+    for (name, theme, lang) in [("phone", "light", "en"), ("phone-chinese", "dark", "zh-Hans")] {
+        page.set("theme", theme);
+        page.set("lang", lang);
+        for place in ["body", "#panel-a", "#panel-h", "#panel-h table", "#panel-channel", "#words"]
+        {
+            show(&page, &format!("document.querySelector('{place}')"));
+            save(&format!("{name}-{}", place.replace(['#', ' '], "")));
+        }
+        drawer(&page, true);
+        show(&page, "document.body");
+        save(&format!("{name}-drawer"));
+        drawer(&page, false);
+    }
+    page.resize(1920, 1080);
+    page.set("size", "large");
+    page.set("lang", "en");
+    show(&page, "document.body");
+    save("lecture-hall");
+}
+
+#[test]
+#[ignore = "writes screenshots; run `make screenshots`"]
+fn live_view_screenshots() {
+    let server = TestServer::with(Config {
+        public: Some("public".into()),
+        lab: true,
+        lab_program: Some(env!("CARGO_BIN_EXE_threadcast").into()),
+        ..Config::default()
+    });
+    let url = format!("http://{}/lab.html", server.addr);
+    let ready = "'ready' in document.documentElement.dataset && document.querySelector('#acts')";
+    let Some(page) = Page::open_at(&url, ready) else { return };
+    fs::create_dir_all(SCREENSHOTS).expect("the target directory is ours");
+    let save = |name: &str| {
+        let path = Path::new(SCREENSHOTS).join(format!("live-{name}.png"));
+        fs::write(path, page.picture()).expect("the target directory is ours");
+    };
+    let seconds = |count: usize| {
+        let line = "document.querySelector('#chart-clients path[data-line]').getAttribute('d')";
+        page.wait_until(&format!("{line}.split(/[ML]/).length > {count}"));
+    };
+    page.resize(1440, 1000);
+    seconds(15);
+    page.eval(
+        "const all = document.getElementById('clients-number'); all.value = 1000; \
+         all.dispatchEvent(new Event('change'))",
+    );
+    seconds(40);
+    page.eval("document.querySelector('#delivery [value=wake]').click()");
+    seconds(65);
+    page.eval("document.querySelector('#delivery [value=direct]').click()");
+    seconds(85);
+    page.eval("document.getElementById('stuck').click()");
+    page.eval("document.querySelector('.slow[value=disk]').click()");
+    seconds(90);
+    page.eval("document.activeElement.blur()");
+    page.set("theme", "light");
+    page.resize(1320, 900);
+    show(&page, "document.getElementById('acts')");
+    fs::write(LIVE, page.picture()).expect("the project is ours");
+    let parts = [("top", "document.body"), ("threads", "document.getElementById('threads')")];
+    for (size, themes) in [
+        (
+            (1440, 1000),
+            &[("light", "light", "en"), ("dark", "dark", "en"), ("zh", "light", "zh-Hans")],
+        ),
+        (
+            (360, 740),
+            &[
+                ("phone", "light", "en"),
+                ("phone-zh", "dark", "zh-Hans"),
+                ("phone-dark", "dark", "en"),
+            ],
+        ),
+    ] {
+        page.resize(size.0, size.1);
+        for (name, theme, lang) in themes {
+            page.set("theme", theme);
+            page.set("lang", lang);
+            for (part, place) in
+                parts.iter().chain(&[("charts", "document.getElementById('charts')")])
+            {
+                show(&page, place);
+                save(&format!("{name}-{part}"));
+            }
+        }
+    }
+}
+
+/// Fills the timeline until it shows every kind of mark.
+fn fill_timeline(page: &Page) {
+    drawer(page, true);
+    page.click("break", "connect");
+    page.click("b", "connect");
+    page.click("g", "connect");
+    page.wait_until("Number(part('break', 'ledger-received').textContent) >= 3");
+    page.click("break", "retry-set");
+    page.click("break", "gap");
+    page.wait_until("part('break', 'ledger-lost').textContent !== '0' && state('break') === '1'");
+    page.wait_until("Number(part('break', 'ledger-received').textContent) >= 6");
+    page.click("break", "drop");
+    page.wait_until("part('break', 'ledger-replayed').textContent !== '0'");
+    page.wait_until("state('g') === '2'");
+    page.click("e", "keep");
+    page.click("e", "connect");
+    page.wait_until("events('e').length >= 6 && events('a').length >= 4");
+    page.click("break", "hide");
+    page.eval("document.activeElement.blur()");
+    page.eval("document.querySelector('#panel-b details').open = true");
+    page.write("channel", "data", "it is written with curl");
+    page.eval("part('channel', 'data').dispatchEvent(new Event('input', { bubbles: true }))");
+}
+
+fn drawer(page: &Page, open: bool) {
+    page.eval("document.getElementById('break-open').blur()");
+    page.eval(&format!(
+        "if (document.getElementById('panel-break').hidden === {open}) \
+         document.getElementById('break-open').click()"
+    ));
+}
+
+/// Scrolls to an element and waits until the browser has painted it.
+fn show(page: &Page, place: &str) {
+    page.eval(&format!(
+        "new Promise(painted => {{
+            {place}.scrollIntoView({{ behavior: 'instant', block: 'start' }});
+            requestAnimationFrame(() => requestAnimationFrame(painted));
+        }})"
+    ));
+}

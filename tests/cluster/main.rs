@@ -1,0 +1,11 @@
+//! Nodes that share a Redis.
+
+mod away;
+#[path = "../common/mod.rs"]
+mod common;
+mod killed;
+mod presence;
+mod reaching;
+mod server;
+mod sharing;
+mod topics;

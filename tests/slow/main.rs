@@ -1,0 +1,10 @@
+//! Tests that a `make` target runs: they take minutes, or need programs that `make` installs.
+//!
+//! A plain `cargo test` runs only those of the proxies.
+
+mod clients;
+#[path = "../common/mod.rs"]
+mod common;
+mod proxies;
+mod soak;
+mod vanishing;
