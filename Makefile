@@ -17,7 +17,7 @@ run: ## Build the server and run the demo and the lab on http://127.0.0.1:8844
 	$(CARGO) run --profile quick --locked -- serve --lab
 
 # Most tests wait for a browser or a deadline, so two run on each core.
-test: browser curl promtool python redis ## Run all tests, some of them in a real browser
+test: browser curl engines promtool python proxy redis systemd ## Run all tests, some of them in a real browser
 	RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked --no-fail-fast
 
 fmt: ## Format the code
@@ -42,9 +42,7 @@ doc: ## Build the documentation; broken links are errors
 
 ## Occasionally
 
-proxies: ## Test streams through Debian's nginx, Caddy, HAProxy and Apache
-	$(call debian,command -v nginx && command -v caddy && command -v haproxy && command -v apache2 && command -v openssl,\
-	  nginx-light caddy haproxy apache2 openssl curl,Some proxies are missing; their tests will be skipped.)
+proxies: proxy ## Test streams through Debian's nginx, Caddy, HAProxy and Apache
 	$(CARGO) test --locked --test slow -- proxies:: --test-threads 1
 
 cluster: ## Run three nodes that share a Redis behind HAProxy, until Ctrl-C (docs/cluster.md)
@@ -64,6 +62,17 @@ browser: ## Install Chromium and Firefox for the browser tests (as root on Debia
 curl: ## Install curl and openssl for the test of the documents (as root on Debian)
 	$(call debian,command -v curl && command -v openssl,curl openssl,\
 	  curl or openssl is missing; the documents will not be tested.)
+
+proxy: ## Install nginx, Caddy, HAProxy and Apache for the tests (as root on Debian)
+	$(call debian,command -v nginx && command -v caddy && command -v haproxy && command -v apache2 && command -v openssl,\
+	  nginx-light caddy haproxy apache2 openssl curl,Some proxies are missing; their tests will be skipped.)
+
+engines: ## Install Node.js and npm for the lab and axe-core (as root on Debian)
+	$(call debian,command -v node && command -v npm,nodejs npm,\
+	  Node.js or npm is missing; tests of the lab and of accessibility will be skipped.)
+
+systemd: ## Install systemd-analyze for the test of the units (as root on Debian)
+	$(call debian,command -v systemd-analyze,systemd,systemd-analyze is missing; a test will be skipped.)
 
 redis: ## Install Redis for the tests of several nodes (as root on Debian)
 	$(call debian,command -v redis-server && command -v openssl,redis-server openssl,\
@@ -163,4 +172,4 @@ help: ## Show this help
 	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
 	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: run test stack attack clients fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help
+.PHONY: run test stack attack clients proxy engines systemd fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help
