@@ -16,9 +16,9 @@ MSRV  := $(shell sed -n 's/^rust-version = "\([^"]*\)".*/\1/p' Cargo.toml)
 run: ## Build the server and run the demo and the lab on http://127.0.0.1:8844
 	$(CARGO) run --profile quick --locked -- serve --lab
 
-# Most tests wait for a browser or a deadline, so two run on each core.
+# Most tests wait for a browser or a deadline, so four run on each core.
 test: browser curl engines promtool python proxy redis systemd ## Run all tests, some of them in a real browser
-	RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked --no-fail-fast
+	RUST_TEST_THREADS=$$((4 * $$(nproc))) $(CARGO) test --locked --no-fail-fast
 
 fmt: ## Format the code
 	$(CARGO) fmt

@@ -14,8 +14,8 @@ const SETTLED: Duration = Duration::from_secs(20);
 #[test]
 fn reconnect_storm_of_5_000_clients_settles() {
     const CLIENTS: usize = 5_000;
-    if !allow_descriptors(12_000) {
-        return skip("this process may not open 12,000 descriptors");
+    if !allow_descriptors(16_000) {
+        return skip("this process may not open 16,000 descriptors");
     }
     let server = Process::shell("ulimit -n 12000; exec", &format!("--max-clients {CLIENTS}"));
     if server.get("/status").json()["max_clients"] != CLIENTS {

@@ -145,7 +145,7 @@ fn charts_follow_1_000_clients_and_agree_with_proc() {
 
 #[test]
 fn each_control_acts_on_the_server() {
-    let server = Process::with("--lab --write-deadline 1s --max-clients 50");
+    let server = Process::with("--lab --write-deadline 3s --max-clients 50");
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     page.wait_until("document.querySelector('#delivery [value=direct]').ariaPressed === 'true'");
     page.eval("document.querySelector('#delivery [value=wake]').focus()");
@@ -158,7 +158,7 @@ fn each_control_acts_on_the_server() {
     page.eval("setClients(1000)");
     page.wait_until(
         "document.getElementById('clients-result').textContent === \
-         '1,000 clients are more than this server admits: 49 are opened.'",
+         '1,000 clients are more than this server admits: it opens 49.'",
     );
     page.wait_until("shown('clients') === 50");
     page.wait_until("document.getElementById('clients-latency').dataset.clients === '49'");
