@@ -6,9 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Registry;
-use super::subscribers::Notifiers;
-
 /// How many clients can reconnect in a second (see `http::admission`).
 const RECONNECTS_PER_SECOND: u32 = 500;
 
@@ -57,32 +54,6 @@ pub(crate) enum Ending {
     Over(Arc<Closing>),
     /// The registry is closed.
     Now,
-}
-
-impl Registry {
-    /// Ends the streams one after the other, at the times that `closing` assigns. Until its end
-    /// time, a stream continues to receive events.
-    pub(crate) fn close_over(&self, closing: &Arc<Closing>) {
-        let mut state = self.lock();
-        if state.closing.is_some() {
-            return;
-        }
-        state.closing = Some(Arc::clone(closing));
-        let closing_sender = state.closing_sender.take();
-        let notifiers = state.all_notifiers();
-        drop(state);
-        drop(closing_sender);
-        notifiers.iter().for_each(Notifiers::notify);
-    }
-
-    pub(crate) fn ending(&self) -> Ending {
-        let state = self.lock();
-        match &state.closing {
-            _ if state.open.is_none() => Ending::Now,
-            Some(closing) => Ending::Over(Arc::clone(closing)),
-            None => Ending::No,
-        }
-    }
 }
 
 #[cfg(test)]

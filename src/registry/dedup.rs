@@ -2,14 +2,41 @@
 //!
 //! An event is recognised by its client-supplied id, and a request by its idempotency key.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
 use super::Published;
+use super::state::HubState;
+use super::store_writer::PublishRequest;
 use crate::error::PublishError;
+use crate::event::Event;
 use crate::id::EventId;
 use crate::store::Key;
+
+impl HubState {
+    /// Returns the result of the first request that published an event with this client-supplied id
+    /// to any of these channels.
+    pub(super) fn published_with_id(
+        &self,
+        topics: &[impl AsRef<str>],
+        own: &str,
+    ) -> Option<Published> {
+        let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
+        channels.find_map(|channel| channel.dedup.by_id(own))
+    }
+
+    /// Returns the result of the first request with this key to any of these channels. Fails if
+    /// that request published other events.
+    pub(super) fn published_with_key(
+        &self,
+        topics: &[impl AsRef<str>],
+        key: &Key,
+    ) -> Result<Option<Published>, PublishError> {
+        let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
+        channels.find_map(|channel| channel.dedup.by_key(key).transpose()).transpose()
+    }
+}
 
 /// The client-supplied ids and idempotency keys of one channel's kept events.
 #[derive(Debug, Default)]
@@ -75,5 +102,36 @@ impl DedupIndex {
 fn shrink<K: Eq + Hash>(index: &mut HashMap<K, Published>) {
     if index.capacity() > 32.max(4 * index.len()) {
         index.shrink_to(2 * index.len());
+    }
+}
+
+/// The client-supplied ids and idempotency keys of one batch, each with its channel.
+///
+/// Repeats are looked up in the channels' dedup indexes, which a batch enters only at its end. So
+/// two requests with the same id or key must not be in one batch.
+#[derive(Default)]
+pub(super) struct BatchNames(HashSet<(Arc<str>, Name)>);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Name {
+    Own(Box<str>),
+    Key(Key),
+}
+
+impl BatchNames {
+    /// Adds the ids and the key of a request, and returns `true`. If the batch has one of them
+    /// already, adds none and returns `false`.
+    pub(super) fn add(&mut self, request: &PublishRequest) -> bool {
+        let own = request.events.iter().filter_map(Event::id).map(|own| Name::Own(own.into()));
+        let key = request.key.iter().map(|key| Name::Key(key.clone()));
+        let names = own
+            .chain(key)
+            .flat_map(|name| request.topics().map(move |topic| (Arc::clone(topic), name.clone())));
+        let names: HashSet<_> = names.collect();
+        let is_new = self.0.is_disjoint(&names);
+        if is_new {
+            self.0.extend(names);
+        }
+        is_new
     }
 }

@@ -1,4 +1,4 @@
-//! Lists of channels, with their numbers of subscribers.
+//! Lists of channels with their numbers of subscribers, and of the names present on a channel.
 //!
 //! A list is read in pages. The work under the lock is bounded for each page, regardless of the
 //! number of channels and the length of their names.
@@ -10,11 +10,15 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::{Channel, HubState, Readable, Registry};
+use super::state::{Channel, HubState};
+use super::{Readable, Registry};
 use crate::id::EventId;
 
 /// The maximum number of channels that are read under one hold of the lock.
 const PAGE_CHANNELS: usize = 32;
+
+/// The maximum number of present names that are read under one hold of the lock.
+const PAGE_NAMES: usize = 64;
 
 /// How long the lock may be held before the page ends.
 ///
@@ -46,57 +50,37 @@ pub struct ChannelInfo {
     pub last_id: Option<EventId>,
 }
 
-impl Registry {
-    /// Returns all channels in the order of their names.
-    ///
-    /// The list is read in pages, so that publishers do not wait until the whole list is read. A
-    /// channel that is created or removed during this call may or may not be in the list.
-    pub fn list(&self) -> Vec<ChannelInfo> {
-        self.channels(&Readable::All).collect()
-    }
+/// Iterates over channels: see [`Registry::channels`].
+pub(super) fn channels(
+    registry: &Registry,
+    readable: &Readable,
+) -> impl Iterator<Item = ChannelInfo> + Send + use<> {
+    let (registry, reads_all) = (registry.clone(), readable.is_all());
+    let mut next = Some(None::<String>);
+    let pages = iter::from_fn(move || {
+        let page = channels_after(&registry, next.take()?.as_deref(), reads_all);
+        next = page.last.map(Some);
+        Some(page.channels)
+    });
+    pages.flatten()
+}
 
-    /// Iterates over the channels that this reader may know of, in the order of their names.
-    ///
-    /// The pages are read while the iterator advances. If the reader may not read every private
-    /// event, private events are not counted, and a channel that has had only private events is not
-    /// listed.
-    pub(crate) fn channels(
-        &self,
-        readable: &Readable,
-    ) -> impl Iterator<Item = ChannelInfo> + Send + use<> {
-        let (registry, reads_all) = (self.clone(), readable.is_all());
-        let mut next = Some(None::<String>);
-        let pages = iter::from_fn(move || {
-            let page = registry.channels_after(next.take()?.as_deref(), reads_all);
-            next = page.last.map(Some);
-            Some(page.channels)
-        });
-        pages.flatten()
+/// Reads the next channels after this name.
+///
+/// Only one list at a time reads a page. It then pauses for as long as it has held the lock. So
+/// all lists together hold the lock at most half of the time. Without the pause they could hold
+/// it nearly all of the time, because the lock is not fair.
+fn channels_after(registry: &Registry, last: Option<&str>, reads_all: bool) -> Page {
+    let _turn = registry.inner.listing.lock().unwrap_or_else(PoisonError::into_inner);
+    let state = registry.lock();
+    let began = Instant::now();
+    let page = state.page(last, reads_all, began);
+    let held = began.elapsed();
+    drop(state);
+    if page.last.is_some() {
+        registry.wait(held);
     }
-
-    /// Reads the next channels after this name.
-    ///
-    /// Only one list at a time reads a page. It then pauses for as long as it has held the lock. So
-    /// all lists together hold the lock at most half of the time. Without the pause they could hold
-    /// it nearly all of the time, because the lock is not fair.
-    fn channels_after(&self, last: Option<&str>, reads_all: bool) -> Page {
-        let _turn = self.inner.listing.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = self.lock();
-        let began = Instant::now();
-        let page = state.page(last, reads_all, began);
-        let held = began.elapsed();
-        drop(state);
-        if page.last.is_some() {
-            self.wait(held);
-        }
-        page
-    }
-
-    /// How many streams are subscribed to a channel, by name, by prefix and by pattern. If the log
-    /// is shared, the streams of all nodes are counted.
-    pub fn subscribers(&self, channel: &str) -> usize {
-        self.lock().subscribers(channel)
-    }
+    page
 }
 
 /// One page of the list of channels.
@@ -144,11 +128,37 @@ impl HubState {
     }
 }
 
+/// Iterates over the names present on a channel: see [`Registry::presence`].
+pub(super) fn present(
+    registry: &Registry,
+    channel: &str,
+) -> impl Iterator<Item = (String, usize)> + Send + use<> {
+    let (registry, channel, mut last) = (registry.clone(), channel.to_owned(), None::<String>);
+    let pages = iter::from_fn(move || {
+        let page = present_after(&registry, &channel, last.as_deref());
+        last = Some(page.last()?.0.clone());
+        Some(page)
+    });
+    pages.flatten()
+}
+
+fn present_after(registry: &Registry, channel: &str, last: Option<&str>) -> Vec<(String, usize)> {
+    let state = registry.lock();
+    let none = BTreeMap::new();
+    let here = state.channels.get(channel).map_or(&none, |channel| &channel.presence.0);
+    let elsewhere = state.others.present.get(channel).unwrap_or(&none);
+    let names = merged(here, elsewhere, last).take(PAGE_NAMES);
+    let streams = |here: Option<&usize>, elsewhere: Option<&usize>| {
+        here.copied().unwrap_or_default() + elsewhere.copied().unwrap_or_default()
+    };
+    names.map(|(name, here, there)| (name.to_owned(), streams(here, there))).collect()
+}
+
 /// A key of at least one of two maps, and its value in each map that has it.
-pub(super) type Merged<'a, V, W> = (&'a str, Option<&'a V>, Option<&'a W>);
+type Merged<'a, V, W> = (&'a str, Option<&'a V>, Option<&'a W>);
 
 /// Iterates over the keys of both maps that come after `last`, in order. Each key occurs once.
-pub(super) fn merged<'a, K: Borrow<str> + Ord, V, W>(
+fn merged<'a, K: Borrow<str> + Ord, V, W>(
     one: &'a BTreeMap<K, V>,
     other: &'a BTreeMap<String, W>,
     last: Option<&str>,
@@ -194,7 +204,7 @@ mod tests {
         }
         names.sort();
         assert_eq!(registry.list().into_iter().map(|info| info.name).collect::<Vec<_>>(), names);
-        assert!(registry.channels_after(None, true).channels.len() <= PAGE_CHANNELS);
+        assert!(channels_after(&registry, None, true).channels.len() <= PAGE_CHANNELS);
     }
 
     #[test]

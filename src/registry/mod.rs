@@ -27,25 +27,17 @@
 //!   if a pattern is matched while the lock is held.
 //! * **Dropping a [`Subscription`] removes the subscriber**, on every path, including a panic.
 
-mod bits;
 mod channels;
 mod closing;
-mod cursor;
 mod dedup;
 mod history;
-mod kept;
 mod list;
 mod patterns;
-mod presence;
-mod publish_batch;
-mod publish_queue;
 mod read;
-mod readable;
 mod ring;
 mod shared_log;
 mod state;
 mod store_writer;
-mod subscribers;
 mod subscription;
 mod update;
 
@@ -61,33 +53,30 @@ use crossbeam_channel::{Receiver, Sender};
 #[cfg(feature = "loom")]
 use loom::sync::{Mutex, MutexGuard};
 
-pub(crate) use self::channels::Bounds;
-pub use self::channels::Channels;
-pub(crate) use self::channels::NAME_MAX;
+pub(crate) use self::channels::{Bounds, NAME_MAX};
+pub use self::channels::{Channels, Readable};
 pub(crate) use self::closing::{Closing, Ending};
-pub(crate) use self::cursor::Position;
-pub use self::cursor::{ParseStartError, Start};
+pub(crate) use self::history::HISTORY_TOTAL;
 pub use self::history::{Histories, History};
-pub(crate) use self::kept::HISTORY_TOTAL;
 pub use self::list::ChannelInfo;
-use self::publish_queue::StoreRequest;
-pub(crate) use self::read::Batch;
-pub use self::readable::Readable;
+pub(crate) use self::read::{Batch, Position};
+pub use self::read::{ParseStartError, Start};
 use self::shared_log::Contact;
 pub(crate) use self::shared_log::{LogFollower, LogPublisher};
-use self::state::{Channel, HubState};
+use self::state::HubState;
+use self::store_writer::StoreRequest;
 pub(crate) use self::store_writer::StoreWriter;
-pub(crate) use self::subscribers::Notifier;
-use self::subscribers::Notifiers;
-pub(crate) use self::subscription::Listening;
+use self::subscription::Notifiers;
 pub use self::subscription::Subscription;
+pub(crate) use self::subscription::{Listening, Notifier, Reserved};
 pub(crate) use self::update::TOPICS_MAX;
 pub use self::update::Update;
 use crate::counters::Counters;
-use crate::error::PublishError;
-use crate::event::Event;
+use crate::error::{PublishError, StoreError};
+use crate::event::{Event, Framing};
 use crate::id::EventId;
 use crate::matcher::unlocked::Locked;
+use crate::store::{Record, RedisUrl, Store, StoreMeta};
 
 /// A set of channels, with their histories and subscribers.
 ///
@@ -203,6 +192,30 @@ impl Registry {
         Self::of(HubState::new(EventId { epoch, n: 0 }), options, counters, None, time_of_day())
     }
 
+    /// Creates a registry with the events of a store, and the writer for that store.
+    ///
+    /// The caller must run the writer on a thread, because only the writer publishes events. `open`
+    /// must open the store and call its argument with each stored event, in the order of ids.
+    pub(crate) fn with_store<S: Store + 'static>(
+        options: RegistryOptions,
+        counters: &Arc<Counters>,
+        open: impl FnOnce(&mut dyn FnMut(EventId, Record)) -> Result<(S, StoreMeta), StoreError>,
+    ) -> Result<(Self, StoreWriter), StoreError> {
+        store_writer::start(options, counters, open)
+    }
+
+    /// Creates a registry that shares its events with all nodes of the same Redis.
+    ///
+    /// The caller must run the publisher and the follower, each on a thread of its own. The
+    /// publisher writes events to the log, and the follower reads them from it.
+    pub(crate) fn with_redis(
+        options: RegistryOptions,
+        counters: &Arc<Counters>,
+        url: &RedisUrl,
+    ) -> Result<(Self, LogPublisher, LogFollower), StoreError> {
+        shared_log::start(options, counters, url)
+    }
+
     fn of(
         mut state: HubState,
         options: RegistryOptions,
@@ -261,6 +274,22 @@ impl Registry {
         self.publish_update(&Update { topics: &[channel], events, private: false, key })
     }
 
+    /// Publishes an update to all subscribers of its topics that may read it.
+    ///
+    /// Either all events are published or none. An event has one id in all of its topics,
+    /// and a stream receives it once.
+    ///
+    /// A client-supplied id or an idempotency key is unique within the history of each topic. If
+    /// the history of any of the topics has the id or key already, the event or request is a
+    /// repeat. [`Published::subscribers`] counts a stream that subscribes to several of the topics
+    /// once for each of them.
+    ///
+    /// Fails as [`publish_all`](Self::publish_all) does, and if there are too many
+    /// topics.
+    pub fn publish_update(&self, update: &Update<'_>) -> Result<Published, PublishError> {
+        update::publish(self, update)
+    }
+
     /// Deletes a channel's history, and returns whether the channel existed.
     ///
     /// A subscriber that had not read the whole history receives a gap event.
@@ -268,9 +297,151 @@ impl Registry {
     /// Fails if the store cannot delete the history, which then stays as it was.
     pub fn forget(&self, channel: &str) -> Result<bool, PublishError> {
         match &self.inner.store_writer {
-            Some(store_writer) => publish_queue::forget(store_writer, channel),
+            Some(store_writer) => store_writer::forget(store_writer, channel),
             None => Ok(self.lock().clear(channel)),
         }
+    }
+
+    /// Subscribes to these channels, beginning at `start`.
+    ///
+    /// Fails if the subscription would exceed the maximum number of channels or of patterns.
+    pub fn subscribe(
+        &self,
+        channels: &Channels,
+        start: &Start,
+    ) -> Result<Subscription, PublishError> {
+        self.subscribe_boxed(channels, start).map(|subscription| *subscription)
+    }
+
+    /// Subscribes like [`subscribe`](Self::subscribe). The result is boxed, so that callers do not
+    /// copy it on the stack.
+    pub(crate) fn subscribe_boxed(
+        &self,
+        channels: &Channels,
+        start: &Start,
+    ) -> Result<Box<Subscription>, PublishError> {
+        subscription::subscribe(self, channels, start)
+    }
+
+    /// Registers a notifier for the events of these channels.
+    ///
+    /// The notifier is also notified when the registry begins to end.
+    pub(crate) fn listen(&self, channels: &Channels, notifier: &Arc<Notifier>) -> Listening {
+        subscription::listen(self, channels, notifier)
+    }
+
+    /// Creates all of these channels, or none of them, for events that are published next.
+    pub(crate) fn reserve<'a>(&'a self, names: &'a [String]) -> Result<Reserved<'a>, PublishError> {
+        subscription::reserve(self, names)
+    }
+
+    /// Appends the events after `position` to `out`, and advances the position.
+    ///
+    /// Events are written in the order of ids until `limit` bytes are reached; the first frame is
+    /// always written, regardless of its size. No event after `upto` is read.
+    ///
+    /// A lost event is never skipped silently: a gap frame is written before the next event. So
+    /// wherever a client is cut off, it can resume after the last id that it received, and loses
+    /// nothing. Besides this function, only the start of a stream writes gap frames.
+    pub(crate) fn read(
+        &self,
+        channels: &Channels,
+        position: &mut Position,
+        upto: Option<EventId>,
+        limit: usize,
+        framing: Framing,
+        out: &mut Vec<u8>,
+    ) -> Batch {
+        read::read(self, channels, position, upto, limit, framing, out)
+    }
+
+    /// Returns the earliest event with this client-supplied id in any channel of the registry.
+    ///
+    /// Clients that use ids unique across all channels can resume after it. Returns `None` if a
+    /// stream of these channels may read no such event.
+    pub(crate) fn earliest(&self, channels: &Channels, id: &str) -> Option<EventId> {
+        read::earliest(self, channels, id)
+    }
+
+    /// Returns all channels in the order of their names.
+    ///
+    /// The list is read in pages, so that publishers do not wait until the whole list is read. A
+    /// channel that is created or removed during this call may or may not be in the list.
+    pub fn list(&self) -> Vec<ChannelInfo> {
+        self.channels(&Readable::All).collect()
+    }
+
+    /// Iterates over the channels that this reader may know of, in the order of their names.
+    ///
+    /// The pages are read while the iterator advances. If the reader may not read every private
+    /// event, private events are not counted, and a channel that has had only private events is not
+    /// listed.
+    pub(crate) fn channels(
+        &self,
+        readable: &Readable,
+    ) -> impl Iterator<Item = ChannelInfo> + Send + use<> {
+        list::channels(self, readable)
+    }
+
+    /// How many streams are subscribed to a channel, by name, by prefix and by pattern. If the log
+    /// is shared, the streams of all nodes are counted.
+    pub fn subscribers(&self, channel: &str) -> usize {
+        self.lock().subscribers(channel)
+    }
+
+    /// The names present on a channel, each with its number of streams.
+    ///
+    /// If nodes share a log, the streams of all nodes are counted.
+    pub fn present(&self, channel: &str) -> Vec<(String, usize)> {
+        self.presence(channel).collect()
+    }
+
+    /// Iterates over the names present on a channel, in the order of names.
+    ///
+    /// Names are read in pages as the iterator advances.
+    pub(crate) fn presence(
+        &self,
+        channel: &str,
+    ) -> impl Iterator<Item = (String, usize)> + Send + use<> {
+        list::present(self, channel)
+    }
+
+    /// The newest event's id, or the position before the first event.
+    pub fn last_id(&self) -> EventId {
+        self.lock().last
+    }
+
+    /// The memory that all histories take together, in bytes.
+    pub(crate) fn history_bytes(&self) -> usize {
+        self.lock().kept.bytes()
+    }
+
+    /// The counters that this registry updates.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    /// The age of an event that was published at `at`, on the registry's clock.
+    pub(crate) fn age(&self, at: Duration) -> Duration {
+        self.now().saturating_sub(at)
+    }
+
+    /// Whether the shared log can be reached; `None` if there is no shared log.
+    pub(crate) fn reaches_the_log(&self) -> Option<bool> {
+        self.inner.contact.as_ref().map(Contact::is_reachable)
+    }
+
+    /// Whether `id` comes after everything that this node has read. Another node may have sent it
+    /// to a client already.
+    pub(crate) fn is_ahead(&self, id: EventId) -> bool {
+        self.inner.contact.is_some() && id > self.last_id()
+    }
+
+    /// Returns an address that identifies the registry.
+    ///
+    /// Clones of a registry have the same address; different registries have different addresses.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.inner) as usize
     }
 
     /// Evicts expired events, and removes idle channels.
@@ -284,6 +455,29 @@ impl Registry {
             // also delete the swept events.
             let _ = store_writer.try_send(StoreRequest::Sweep);
         }
+    }
+
+    /// Waits for `time`, and returns whether the registry is still open.
+    ///
+    /// [`close`](Self::close) ends the wait early. Every pause in this server uses this function,
+    /// so that shutdown never waits for a pause to end.
+    pub fn wait(&self, time: Duration) -> bool {
+        self.inner.closed.recv_timeout(time).is_err_and(|error| error.is_timeout())
+    }
+
+    /// Ends the streams one after the other, at the times that `closing` assigns. Until its end
+    /// time, a stream continues to receive events.
+    pub(crate) fn close_over(&self, closing: &Arc<Closing>) {
+        let mut state = self.lock();
+        if state.closing.is_some() {
+            return;
+        }
+        state.closing = Some(Arc::clone(closing));
+        let closing_sender = state.closing_sender.take();
+        let notifiers = state.all_notifiers();
+        drop(state);
+        drop(closing_sender);
+        notifiers.iter().for_each(Notifiers::notify);
     }
 
     /// Ends all streams and all calls of [`wait`](Self::wait), current and future.
@@ -300,12 +494,13 @@ impl Registry {
         self.lock().open.is_none()
     }
 
-    /// Waits for `time`, and returns whether the registry is still open.
-    ///
-    /// [`close`](Self::close) ends the wait early. Every pause in this server uses this function,
-    /// so that shutdown never waits for a pause to end.
-    pub fn wait(&self, time: Duration) -> bool {
-        self.inner.closed.recv_timeout(time).is_err_and(|error| error.is_timeout())
+    pub(crate) fn ending(&self) -> Ending {
+        let state = self.lock();
+        match &state.closing {
+            _ if state.open.is_none() => Ending::Now,
+            Some(closing) => Ending::Over(Arc::clone(closing)),
+            None => Ending::No,
+        }
     }
 
     /// Returns a receiver that is disconnected once the streams begin to end.
@@ -313,42 +508,15 @@ impl Registry {
         &self.inner.closing
     }
 
-    /// The counters that this registry updates.
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.inner.counters
-    }
-
-    /// The age of an event that was published at `at`, on the registry's clock.
-    pub(crate) fn age(&self, at: Duration) -> Duration {
-        self.now().saturating_sub(at)
-    }
-
     /// Returns a receiver that is disconnected once the registry is closed, for use in a `select!`.
     pub(crate) fn closed(&self) -> &Receiver<Infallible> {
         &self.inner.closed
-    }
-
-    /// The memory that all histories take together, in bytes.
-    pub(crate) fn history_bytes(&self) -> usize {
-        self.lock().kept.bytes()
-    }
-
-    /// The newest event's id, or the position before the first event.
-    pub fn last_id(&self) -> EventId {
-        self.lock().last
     }
 
     /// The time on the registry's own clock.
     fn now(&self) -> Duration {
         let began = self.inner.began.load(Ordering::Relaxed);
         Duration::from_nanos(began) + self.inner.started.elapsed()
-    }
-
-    /// Returns an address that identifies the registry.
-    ///
-    /// Clones of a registry have the same address; different registries have different addresses.
-    pub(crate) fn address(&self) -> usize {
-        Arc::as_ptr(&self.inner) as usize
     }
 
     fn lock(&self) -> Guard<'_> {

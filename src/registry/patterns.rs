@@ -18,10 +18,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::bits::{Bits, Slots};
-use super::readable::EventAccess;
+use super::channels::EventAccess;
 use super::state::HubState;
-use super::subscribers::Subscribers;
+use super::subscription::Subscribers;
 use super::{Guard, Registry};
 use crate::counters::decrease;
 use crate::error::PublishError;
@@ -259,137 +258,141 @@ impl HubState {
     }
 }
 
-impl Registry {
-    /// Locks the registry to publish to these channels, with all pattern matches and access checks
-    /// done.
-    ///
-    /// When this method returns, all patterns have been matched against those of these channels
-    /// that are not indexed. For a private event, `access` then knows which subscribers may read
-    /// it.
-    ///
-    /// The loop ends, because patterns are matched faster than streams can add new ones.
-    pub(super) fn lock_to_publish(
-        &self,
-        names: &[impl AsRef<str>],
-        access: &mut Option<EventAccess>,
-    ) -> (Guard<'_>, PatternMatches) {
-        let mut matches = PatternMatches::default();
-        loop {
-            let guard = self.lock();
-            let pending = guard.pending(names, &mut matches);
-            if !pending.is_empty() {
-                drop(guard);
-                matches.resolve(&pending);
-                continue;
-            }
-            let Some(access) = access.as_mut() else { return (guard, matches) };
-            let all_subscribers =
-                names.iter().flat_map(|name| guard.subscribers_of(name.as_ref(), &matches));
-            if !access.note_pending(all_subscribers) {
-                return (guard, matches);
-            }
+/// Locks the registry to publish to these channels, with all pattern matches and access checks
+/// done.
+///
+/// When this function returns, all patterns have been matched against those of these channels
+/// that are not indexed. For a private event, `access` then knows which subscribers may read
+/// it.
+///
+/// The loop ends, because patterns are matched faster than streams can add new ones.
+pub(super) fn lock_to_publish<'a>(
+    registry: &'a Registry,
+    names: &[impl AsRef<str>],
+    access: &mut Option<EventAccess>,
+) -> (Guard<'a>, PatternMatches) {
+    let mut matches = PatternMatches::default();
+    loop {
+        let guard = registry.lock();
+        let pending = guard.pending(names, &mut matches);
+        if !pending.is_empty() {
             drop(guard);
-            access.resolve();
+            matches.resolve(&pending);
+            continue;
         }
-    }
-
-    /// Locks the registry to add events that the store or the log has accepted already.
-    pub(super) fn lock_to_enter(&self, names: &[impl AsRef<str>]) -> (Guard<'_>, PatternMatches) {
-        self.lock_to_publish(names, &mut None)
-    }
-
-    /// Finds the channels that these patterns select, before a stream subscribes to them.
-    ///
-    /// Fails if these patterns would exceed the maximum number of patterns.
-    #[inline(never)] // most streams have no patterns
-    pub(super) fn watch(&self, patterns: &[Matcher]) -> Result<Watching<'_>, PublishError> {
-        let limit = self.inner.options.max_channels.min(PATTERNS_MAX);
-        let mut state = self.lock();
-        if state.patterns.len_with(patterns) > limit {
-            return Err(PublishError::TooManyPatterns { limit });
+        let Some(access) = access.as_mut() else { return (guard, matches) };
+        let all_subscribers =
+            names.iter().flat_map(|name| guard.subscribers_of(name.as_ref(), &matches));
+        if !access.note_pending(all_subscribers) {
+            return (guard, matches);
         }
-        let acquired: Vec<_> = patterns.iter().map(|it| state.patterns.acquire(it)).collect();
+        drop(guard);
+        access.resolve();
+    }
+}
+
+/// Locks the registry to add events that the store or the log has accepted already.
+pub(super) fn lock_to_enter<'a>(
+    registry: &'a Registry,
+    names: &[impl AsRef<str>],
+) -> (Guard<'a>, PatternMatches) {
+    lock_to_publish(registry, names, &mut None)
+}
+
+/// Finds the channels that these patterns select, before a stream subscribes to them.
+///
+/// Fails if these patterns would exceed the maximum number of patterns.
+#[inline(never)] // most streams have no patterns
+pub(super) fn watch<'a>(
+    registry: &'a Registry,
+    patterns: &[Matcher],
+) -> Result<Watching<'a>, PublishError> {
+    let limit = registry.inner.options.max_channels.min(PATTERNS_MAX);
+    let mut state = registry.lock();
+    if state.patterns.len_with(patterns) > limit {
+        return Err(PublishError::TooManyPatterns { limit });
+    }
+    let acquired: Vec<_> = patterns.iter().map(|it| state.patterns.acquire(it)).collect();
+    drop(state);
+    let slots = acquired.iter().map(|(slot, _)| *slot).collect();
+    let watching = Watching { registry, slots };
+    let new = acquired.into_iter().zip(patterns).filter(|((_, is_new), _)| *is_new);
+    let new: Vec<(usize, &Matcher)> = new.map(|((slot, _), it)| (slot, it)).collect();
+    if !new.is_empty() {
+        index_patterns(registry, &new);
+    }
+    Ok(watching)
+}
+
+/// Matches new patterns against all indexed channels.
+///
+/// If a publisher indexes a channel at the same time, that publisher matches these patterns
+/// too, because they are in use already.
+fn index_patterns(registry: &Registry, patterns: &[(usize, &Matcher)]) {
+    let mut last: Option<Arc<str>> = None;
+    let mut found: Vec<(Arc<str>, Bits)> = Vec::new();
+    loop {
+        let mut state = registry.lock();
+        for (name, selecting) in found.drain(..) {
+            let HubState { channels, patterns, .. } = &mut *state;
+            if let Some(channel) = channels.get_mut(&name).filter(|channel| channel.indexed) {
+                let more = patterns.index(&selecting, channel.slot);
+                channel.watchers.extend(&more);
+            }
+        }
+        let begin = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let page = state.channels.range::<Arc<str>, _>((begin, Bound::Unbounded)).take(PAGE);
+        let page: Vec<(Arc<str>, bool)> =
+            page.map(|(name, channel)| (Arc::clone(name), channel.indexed)).collect();
+        let Some((name, _)) = page.last() else {
+            for (slot, _) in patterns {
+                if let Some(watched) = state.patterns.slots.get_mut(*slot) {
+                    watched.complete = true;
+                }
+            }
+            return;
+        };
+        last = Some(Arc::clone(name));
         drop(state);
-        let slots = acquired.iter().map(|(slot, _)| *slot).collect();
-        let watching = Watching { registry: self, slots };
-        let new = acquired.into_iter().zip(patterns).filter(|((_, is_new), _)| *is_new);
-        let new: Vec<(usize, &Matcher)> = new.map(|((slot, _), it)| (slot, it)).collect();
-        if !new.is_empty() {
-            self.index_patterns(&new);
+        for (name, _) in page.into_iter().filter(|(_, indexed)| *indexed) {
+            let topic = Topic::new(&name);
+            let mut selecting = Bits::default();
+            let all = patterns.iter().filter(|(_, pattern)| pattern.matches_topic(&topic));
+            all.for_each(|(slot, _)| selecting.insert(*slot));
+            if !selecting.is_empty() {
+                found.push((Arc::clone(&name), selecting));
+            }
         }
-        Ok(watching)
     }
+}
 
-    /// Matches new patterns against all indexed channels.
-    ///
-    /// If a publisher indexes a channel at the same time, that publisher matches these patterns
-    /// too, because they are in use already.
-    fn index_patterns(&self, patterns: &[(usize, &Matcher)]) {
-        let mut last: Option<Arc<str>> = None;
-        let mut found: Vec<(Arc<str>, Bits)> = Vec::new();
-        loop {
-            let mut state = self.lock();
-            for (name, selecting) in found.drain(..) {
-                let HubState { channels, patterns, .. } = &mut *state;
-                if let Some(channel) = channels.get_mut(&name).filter(|channel| channel.indexed) {
-                    let more = patterns.index(&selecting, channel.slot);
-                    channel.watchers.extend(&more);
-                }
-            }
-            let begin = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-            let page = state.channels.range::<Arc<str>, _>((begin, Bound::Unbounded)).take(PAGE);
-            let page: Vec<(Arc<str>, bool)> =
-                page.map(|(name, channel)| (Arc::clone(name), channel.indexed)).collect();
-            let Some((name, _)) = page.last() else {
-                for (slot, _) in patterns {
-                    if let Some(watched) = state.patterns.slots.get_mut(*slot) {
-                        watched.complete = true;
-                    }
-                }
-                return;
-            };
-            last = Some(Arc::clone(name));
-            drop(state);
-            for (name, _) in page.into_iter().filter(|(_, indexed)| *indexed) {
-                let topic = Topic::new(&name);
-                let mut selecting = Bits::default();
-                let all = patterns.iter().filter(|(_, pattern)| pattern.matches_topic(&topic));
-                all.for_each(|(slot, _)| selecting.insert(*slot));
-                if !selecting.is_empty() {
-                    found.push((Arc::clone(&name), selecting));
-                }
+/// Frees unused patterns, after removing them from the channels that they selected.
+///
+/// A pattern may have selected many channels, so the lock is taken for one page of channels at
+/// a time.
+#[inline(never)] // most streams have no patterns
+pub(super) fn forget_patterns(registry: &Registry) {
+    let mut state = registry.lock();
+    let slots = std::mem::take(&mut state.patterns.retired);
+    let (mut retired, mut channels) = (Bits::default(), Bits::default());
+    for slot in &slots {
+        retired.insert(*slot);
+        if let Some(watched) = state.patterns.slots.get(*slot) {
+            channels.extend(&watched.channels);
+        }
+    }
+    drop(state);
+    let channels: Vec<usize> = channels.iter().collect();
+    for page in channels.chunks(PAGE) {
+        let HubState { slots, channels, .. } = &mut *registry.lock();
+        for name in page.iter().filter_map(|slot| slots.get(*slot)) {
+            if let Some(channel) = channels.get_mut(name) {
+                channel.watchers.subtract(&retired);
             }
         }
     }
-
-    /// Frees unused patterns, after removing them from the channels that they selected.
-    ///
-    /// A pattern may have selected many channels, so the lock is taken for one page of channels at
-    /// a time.
-    #[inline(never)] // most streams have no patterns
-    pub(super) fn forget_patterns(&self) {
-        let mut state = self.lock();
-        let slots = std::mem::take(&mut state.patterns.retired);
-        let (mut retired, mut channels) = (Bits::default(), Bits::default());
-        for slot in &slots {
-            retired.insert(*slot);
-            if let Some(watched) = state.patterns.slots.get(*slot) {
-                channels.extend(&watched.channels);
-            }
-        }
-        drop(state);
-        let channels: Vec<usize> = channels.iter().collect();
-        for page in channels.chunks(PAGE) {
-            let HubState { slots, channels, .. } = &mut *self.lock();
-            for name in page.iter().filter_map(|slot| slots.get(*slot)) {
-                if let Some(channel) = channels.get_mut(name) {
-                    channel.watchers.subtract(&retired);
-                }
-            }
-        }
-        let mut state = self.lock();
-        slots.into_iter().for_each(|slot| state.patterns.slots.free(slot));
-    }
+    let mut state = registry.lock();
+    slots.into_iter().for_each(|slot| state.patterns.slots.free(slot));
 }
 
 /// The patterns of a stream that is being set up.
@@ -406,7 +409,135 @@ impl Drop for Watching<'_> {
         let any_retired = !state.patterns.retired.is_empty();
         drop(state);
         if any_retired {
-            self.registry.forget_patterns();
+            forget_patterns(self.registry);
         }
+    }
+}
+
+/// A set of slot numbers, with one bit for each possible number.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    pub(super) fn insert(&mut self, slot: usize) {
+        let word = slot / 64;
+        if self.0.len() <= word {
+            self.0.reserve_exact(word + 1 - self.0.len());
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (slot % 64);
+    }
+
+    pub(super) fn remove(&mut self, slot: usize) {
+        if let Some(word) = self.0.get_mut(slot / 64) {
+            *word &= !(1 << (slot % 64));
+        }
+    }
+
+    pub(super) fn extend(&mut self, others: &Self) {
+        if self.0.len() < others.0.len() {
+            self.0.resize(others.0.len(), 0);
+        }
+        self.0.iter_mut().zip(&others.0).for_each(|(word, other)| *word |= other);
+    }
+
+    pub(super) fn subtract(&mut self, others: &Self) {
+        self.0.iter_mut().zip(&others.0).for_each(|(word, other)| *word &= !other);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    /// Iterates over the slots in ascending order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(place, word)| {
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                let bit = rest.trailing_zeros() as usize;
+                rest &= rest.checked_sub(1)?;
+                Some(place * 64 + bit)
+            })
+        })
+    }
+}
+
+/// A table that assigns a slot number to each value. Free slots are reused.
+#[derive(Debug)]
+pub(super) struct Slots<T> {
+    values: Vec<Option<T>>,
+    free: Vec<usize>,
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self { values: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Slots<T> {
+    pub(super) fn add(&mut self, value: T) -> usize {
+        if let Some(slot) = self.free.pop() {
+            self.values[slot] = Some(value);
+            return slot;
+        }
+        self.values.push(Some(value));
+        self.values.len() - 1
+    }
+
+    pub(super) fn free(&mut self, slot: usize) {
+        if self.values.get_mut(slot).and_then(Option::take).is_some() {
+            self.free.push(slot);
+        }
+    }
+
+    pub(super) fn get(&self, slot: usize) -> Option<&T> {
+        self.values.get(slot)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut T> {
+        self.values.get_mut(slot)?.as_mut()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.values.iter().flatten()
+    }
+
+    /// How many slots are in use.
+    pub(super) fn len(&self) -> usize {
+        self.values.len() - self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_behave_as_a_set() {
+        let mut bits = Bits::default();
+        [0, 63, 64, 200, 63].into_iter().for_each(|slot| bits.insert(slot));
+        bits.remove(64);
+        bits.remove(9_999);
+        assert_eq!(bits.iter().collect::<Vec<_>>(), [0, 63, 200]);
+        let mut more = Bits::default();
+        more.insert(1);
+        more.extend(&bits);
+        assert_eq!(more.iter().collect::<Vec<_>>(), [0, 1, 63, 200]);
+        more.subtract(&bits);
+        assert_eq!(more.iter().collect::<Vec<_>>(), [1]);
+        more.remove(1);
+        assert!(more.is_empty() && !bits.is_empty());
+    }
+
+    #[test]
+    fn free_slots_are_reused() {
+        let mut slots = Slots::default();
+        assert_eq!([slots.add("a"), slots.add("b"), slots.add("c")], [0, 1, 2]);
+        slots.free(1);
+        slots.free(1);
+        assert_eq!((slots.get(1), slots.len()), (None, 2));
+        assert_eq!([slots.add("d"), slots.add("e")], [1, 3]);
+        assert_eq!(slots.iter().copied().collect::<String>(), "adce");
     }
 }

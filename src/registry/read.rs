@@ -1,21 +1,340 @@
-//! Reads events after a position, in the order of ids.
+//! Where a stream begins, and reading from there: events after a position, in the order of ids.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::readable::StreamAccess;
+use super::channels::StreamAccess;
 use super::ring::{Entry, LostIds, Missed, Ring};
-use super::{Channel, Channels, HubState, Position, Registry};
+use super::state::{Channel, HubState};
+use super::{Channels, Registry};
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
 
+/// How far another node's id may be ahead of this node's estimate of Redis's clock.
+const AHEAD: Duration = Duration::from_secs(60);
+
+/// The maximum number of channels that are searched for a client-supplied id while the lock is held
+/// once.
+const PAGE_CHANNELS: usize = 256;
+
+/// For at most this many channels, a stream remembers which losses are not reported. Each takes 32
+/// bytes.
+const SUPPRESSED_MAX: usize = 1_024;
+
 /// When a private event needs an access check, this many events of each channel are examined ahead.
 const LOOK_AHEAD: usize = 64;
+
+/// Where a stream begins.
+///
+/// ```
+/// use threadcast::Start;
+///
+/// assert_eq!("10m".parse(), Ok(Start::Age(std::time::Duration::from_secs(600))));
+/// assert_eq!("7-41".parse(), Ok(Start::After("7-41".into())));
+/// assert!("yesterday".parse::<Start>().is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Start {
+    /// With the next event.
+    #[default]
+    Now,
+    /// After the event with this id: an id that the server assigned, or a client-supplied id. If
+    /// the id is unknown, the stream begins with a gap and continues with the next event.
+    After(String),
+    /// With the events in the history that are at most this old.
+    Age(Duration),
+    /// With all events in the history. Earlier losses are not reported as gaps, unless more than
+    /// 1,024 of the stream's channels have lost events, because a stream does not remember more of
+    /// them.
+    All,
+}
+
+impl std::str::FromStr for Start {
+    type Err = ParseStartError;
+
+    /// Parses `all`, a duration such as `30s`, or an id that the server assigned.
+    ///
+    /// A client-supplied id can be any text, so it cannot be parsed: create a [`Start::After`] with
+    /// it instead.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        if text.parse::<EventId>().is_ok() {
+            return Ok(Self::After(text.to_owned()));
+        }
+        humantime::parse_duration(text).map(Self::Age).map_err(|_| ParseStartError)
+    }
+}
+
+/// The error for a text that is not a [`Start`].
+///
+/// A start is `all`, a duration, or an id that the server assigned.
+///
+/// ```
+/// let error = "yesterday".parse::<threadcast::Start>().unwrap_err();
+/// assert!(error.to_string().contains("30s"));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParseStartError;
+
+impl std::fmt::Display for ParseStartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "a start must be `all`, a duration such as 30s or 10m, or an id of this server such as \
+             1700000000000-42",
+        )
+    }
+}
+
+impl std::error::Error for ParseStartError {}
+
+/// A subscriber's position in the order of all events.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Position {
+    /// The last event that was read or skipped.
+    pub(crate) after: EventId,
+    /// The last id at or before `after` that the subscriber may know of. Unlike `after`, it is
+    /// never the id of a private event that the subscriber may not read.
+    known: EventId,
+    /// The losses that are not reported, because they happened before a stream with [`Start::All`]
+    /// began.
+    suppressed: Option<Box<Suppressed>>,
+}
+
+/// For each channel, the id up to which losses are not reported.
+#[derive(Debug, Clone)]
+struct Suppressed {
+    /// The ids for channels that had lost events when the stream began, sorted by the channels'
+    /// names.
+    channels: Vec<(Arc<str>, EventId)>,
+    /// The id for all other channels, such as those that did not exist when the stream began.
+    others: EventId,
+}
+
+impl Position {
+    /// A position after an event that the subscriber may know of.
+    pub(super) fn at(after: EventId) -> Self {
+        Self { after, known: after, suppressed: None }
+    }
+
+    /// The id after which losses of this channel are reported.
+    fn gaps_from(&self, channel: &str) -> EventId {
+        let Some(Suppressed { channels, others }) = self.suppressed.as_deref() else {
+            return self.after;
+        };
+        let upto = match channels.binary_search_by(|(name, _)| (**name).cmp(channel)) {
+            Ok(place) => channels[place].1,
+            Err(_) => *others,
+        };
+        self.after.max(upto)
+    }
+}
+
+/// The position and the first frames of a stream.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) position: Position,
+    /// The cursor from which a client resumes if it is cut off before its first event. Everything
+    /// that is read from `position` on comes after this cursor.
+    ///
+    /// `None` if the client must keep the cursor that it sent, so that it receives the gap again
+    /// when it resumes.
+    pub(super) cursor: Option<EventId>,
+    /// The gap frames for a start that could not be found.
+    pub(super) unknown: Vec<Frame>,
+}
+
+impl HubState {
+    /// Finds the position of a start. If the start cannot be found, creates gap frames.
+    ///
+    /// The result is final only if `access` has no pending check.
+    pub(super) fn begin(
+        &self,
+        channels: &Channels,
+        start: &Start,
+        now: Duration,
+        access: &mut StreamAccess,
+    ) -> Beginning {
+        if matches!(start, Start::Now) {
+            return self.begin_now(channels);
+        }
+        self.resume(channels, start, now, access)
+    }
+
+    /// The beginning of a stream that receives only what is published from now on.
+    pub(super) fn begin_now(&self, channels: &Channels) -> Beginning {
+        let position = self.now(channels);
+        let cursor = Some(position.known);
+        Beginning { position, cursor, unknown: Vec::new() }
+    }
+
+    /// The position after all published events.
+    fn now(&self, channels: &Channels) -> Position {
+        Position { after: self.last, known: self.last_known(channels), suppressed: None }
+    }
+
+    /// The newest id that a stream of these channels may know of.
+    pub(super) fn last_known(&self, channels: &Channels) -> EventId {
+        if channels.reads_all() { self.last } else { self.last_public }
+    }
+
+    #[inline(never)] // most streams begin now and do not call it, so they need less stack
+    fn resume(
+        &self,
+        channels: &Channels,
+        start: &Start,
+        now: Duration,
+        access: &mut StreamAccess,
+    ) -> Beginning {
+        let found = |position: Position| {
+            let cursor = Some(position.known.max(self.first_cursor()));
+            Beginning { position, cursor, unknown: Vec::new() }
+        };
+        match start {
+            Start::Now => found(self.now(channels)),
+            Start::After(id) => match self.find(channels, id, now, access) {
+                Some(after) => found(Position::at(after)),
+                None => Beginning {
+                    position: self.now(channels),
+                    cursor: None,
+                    unknown: self.unknown(channels, id),
+                },
+            },
+            Start::Age(age) => {
+                // Later events have higher ids, so begin after the newest event that is too old.
+                let last_before = |oldest| {
+                    let all = self.selected(channels).filter_map(|(name, channel)| {
+                        let lost = channels.lost_of(name, &channel.ring, access);
+                        let sees = |entry: &Entry| access.may_read(channels, entry);
+                        channel.ring.last_before(oldest, lost, sees)
+                    });
+                    all.max()
+                };
+                let after = now.checked_sub(*age).and_then(last_before);
+                let floor = || Position {
+                    after: self.floor_of(channels),
+                    known: self.floor.public,
+                    suppressed: None,
+                };
+                found(after.map_or_else(floor, Position::at))
+            }
+            Start::All => {
+                let others = self.floor_of(channels);
+                let mut channels: Vec<_> = (self.selected(channels))
+                    .map(|(name, channel)| {
+                        let lost = channels.lost_of(name, &channel.ring, access);
+                        (Arc::clone(name), lost.to())
+                    })
+                    .filter(|(_, lost)| *lost > EventId::ZERO)
+                    .collect();
+                channels.sort_unstable();
+                let any = !channels.is_empty() || others > EventId::ZERO;
+                let any = any && channels.len() <= SUPPRESSED_MAX;
+                let suppressed = any.then(|| Box::new(Suppressed { channels, others }));
+                found(Position { suppressed, ..Position::default() })
+            }
+        }
+    }
+
+    /// A cursor before every event in the history. [`find`](Self::find) accepts this cursor.
+    fn first_cursor(&self) -> EventId {
+        if self.is_shared { EventId::ZERO } else { EventId { n: 0, ..self.last } }
+    }
+
+    /// The id up to which a stream of these channels may have lost events in channels that have
+    /// been removed.
+    fn floor_of(&self, channels: &Channels) -> EventId {
+        if channels.reads_some_private() { self.floor.all } else { self.floor.public }
+    }
+
+    /// Finds the event with this id. The result is final only if `access` has nothing pending.
+    pub(super) fn find(
+        &self,
+        channels: &Channels,
+        id: &str,
+        now: Duration,
+        access: &mut StreamAccess,
+    ) -> Option<EventId> {
+        if let Ok(id) = id.parse::<EventId>() {
+            if self.is_shared {
+                // Another node may have read further and sent a newer id, and this node will catch
+                // up. Ids keep ascending if Redis's clock is set back, so the newest id counts as a
+                // time too.
+                let now = now.max(Duration::from_millis(self.last.epoch));
+                let latest = (now + AHEAD).as_millis();
+                return (id <= self.last || u128::from(id.epoch) <= latest).then_some(id);
+            }
+            // A reader of public events cannot use an id above that of the newest public event as a
+            // cursor. So such a reader cannot learn from the result whether there are newer private
+            // events.
+            let last = if channels.reads_some_private() { self.last } else { self.last_public };
+            return (id.epoch == last.epoch && id <= last).then_some(id);
+        }
+        // If several channels have an event with this id, resume after the earliest: receiving
+        // events again is better than losing events. Skip an event that the stream may not read,
+        // because the stream must not learn that it exists.
+        let mut own = |channel: &Channel| {
+            let id = channel.dedup.event_id(id)?;
+            let entry = channel.ring.get_exactly(id)?;
+            let private = entry.private.as_ref();
+            let given = private.map_or(Some(true), |private| access.check(channels, private));
+            (given == Some(true)).then_some(id)
+        };
+        self.selected(channels).filter_map(|(_, channel)| own(channel)).min()
+    }
+
+    /// Returns the gaps for an unknown id, one for each name, prefix and pattern.
+    ///
+    /// The gaps have no counts, because it is unknown how many events were lost. The stream
+    /// continues with the next event.
+    fn unknown(&self, channels: &Channels, id: &str) -> Vec<Frame> {
+        let patterns = channels.prefixes.iter().map(|prefix| format!("{prefix}*"));
+        let patterns =
+            patterns.chain(channels.patterns().iter().map(|matcher| matcher.text().to_owned()));
+        let names: Vec<String> =
+            channels.names.iter().map(ToString::to_string).chain(patterns).collect();
+        let last = self.last_known(channels);
+        group(names.iter().map(|name| gap(name, None, id, last)), Some(last))
+    }
+}
+
+/// Finds the earliest event with this client-supplied id: see [`Registry::earliest`].
+pub(super) fn earliest(registry: &Registry, channels: &Channels, id: &str) -> Option<EventId> {
+    let public = |channel: &Channel| {
+        let id = channel.dedup.event_id(id)?;
+        let entry = channel.ring.get_exactly(id)?;
+        (entry.private.is_none() || channels.reads_all()).then_some(id)
+    };
+    // In the channels that it selects, a stream may also find private events that it may read.
+    let mut access = StreamAccess::default();
+    let mut earliest = loop {
+        let found = registry.lock().find(channels, id, registry.now(), &mut access);
+        if !access.has_pending() {
+            break found;
+        }
+        access.resolve(channels);
+    };
+    let mut last: Option<Arc<str>> = None;
+    loop {
+        let state = registry.lock();
+        let from = last.as_deref().map_or(Unbounded, Excluded);
+        let mut page = state.channels.range::<str, _>((from, Unbounded));
+        for (name, channel) in page.by_ref().take(PAGE_CHANNELS) {
+            earliest = earliest.into_iter().chain(public(channel)).min();
+            last = Some(Arc::clone(name));
+        }
+        if page.next().is_none() {
+            return earliest;
+        }
+    }
+}
 
 /// The outcome of one read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,112 +351,102 @@ pub(crate) struct Batch {
     pub(crate) ending: bool,
 }
 
-impl Registry {
-    /// Appends the events after `position` to `out`, and advances the position.
-    ///
-    /// Events are written in the order of ids until `limit` bytes are reached; the first frame is
-    /// always written, regardless of its size. No event after `upto` is read.
-    ///
-    /// A lost event is never skipped silently: a gap frame is written before the next event. So
-    /// wherever a client is cut off, it can resume after the last id that it received, and loses
-    /// nothing. Besides this function, only the start of a stream writes gap frames.
-    pub(crate) fn read(
-        &self,
-        channels: &Channels,
-        position: &mut Position,
-        upto: Option<EventId>,
-        limit: usize,
-        framing: Framing,
-        out: &mut Vec<u8>,
-    ) -> Batch {
-        let mut batch = Batch { events: 0, gaps: 0, since: None, more: false, ending: false };
-        let mut access = StreamAccess::default();
-        let reading =
-            Reading { channels, upto, limit: out.len() + limit.min(usize::MAX / 2), framing };
-        // Repeat until every private event in the range has an access decision.
-        while !self.read_known(&reading, position, out, &mut batch, &mut access) {
-            access.resolve(channels);
-        }
-        batch
+/// Reads events: see [`Registry::read`].
+pub(super) fn read(
+    registry: &Registry,
+    channels: &Channels,
+    position: &mut Position,
+    upto: Option<EventId>,
+    limit: usize,
+    framing: Framing,
+    out: &mut Vec<u8>,
+) -> Batch {
+    let mut batch = Batch { events: 0, gaps: 0, since: None, more: false, ending: false };
+    let mut access = StreamAccess::default();
+    let reading = Reading { channels, upto, limit: out.len() + limit.min(usize::MAX / 2), framing };
+    // Repeat until every private event in the range has an access decision.
+    while !read_known(registry, &reading, position, out, &mut batch, &mut access) {
+        access.resolve(channels);
     }
+    batch
+}
 
-    /// Reads until the limit is reached, or until a private event has no access decision yet.
-    ///
-    /// Returns `false` in the latter case.
-    fn read_known(
-        &self,
-        reading: &Reading<'_>,
-        position: &mut Position,
-        out: &mut Vec<u8>,
-        batch: &mut Batch,
-        access: &mut StreamAccess,
-    ) -> bool {
-        let Reading { channels, upto, limit, framing } = *reading;
-        let state = self.lock();
-        let upto = upto.map_or(state.last, |upto| upto.min(state.last));
-        // A stream without ids is a clock, which no client resumes, so a lost tick is not reported.
-        let gaps = self.inner.options.ids;
-        let mut sources = state.sources(channels, position, upto, access);
-        if access.has_pending() {
+/// Reads until the limit is reached, or until a private event has no access decision yet.
+///
+/// Returns `false` in the latter case.
+fn read_known(
+    registry: &Registry,
+    reading: &Reading<'_>,
+    position: &mut Position,
+    out: &mut Vec<u8>,
+    batch: &mut Batch,
+    access: &mut StreamAccess,
+) -> bool {
+    let Reading { channels, upto, limit, framing } = *reading;
+    let state = registry.lock();
+    let upto = upto.map_or(state.last, |upto| upto.min(state.last));
+    // A stream without ids is a clock, which no client resumes, so a lost tick is not reported.
+    let gaps = registry.inner.options.ids;
+    let mut sources = state.sources(channels, position, upto, access);
+    if access.has_pending() {
+        return false;
+    }
+    let mut order: BinaryHeap<_> = (sources.iter().enumerate())
+        .filter_map(|(index, source)| Some(Reverse((source.next(upto)?.id, index))))
+        .collect();
+    let mut next = position.after;
+    while let Some(Reverse((id, index))) = order.pop() {
+        let Some(entry) = sources[index].next(upto) else { continue };
+        let given = match &entry.private {
+            None => Some(true),
+            Some(private) => access.check(channels, private),
+        };
+        let Some(given) = given else {
+            sources.iter().for_each(|source| source.look_ahead(channels, upto, access));
+            position.after = next;
             return false;
-        }
-        let mut order: BinaryHeap<_> = (sources.iter().enumerate())
-            .filter_map(|(index, source)| Some(Reverse((source.next(upto)?.id, index))))
-            .collect();
-        let mut next = position.after;
-        while let Some(Reverse((id, index))) = order.pop() {
-            let Some(entry) = sources[index].next(upto) else { continue };
-            let given = match &entry.private {
-                None => Some(true),
-                Some(private) => access.check(channels, private),
-            };
-            let Some(given) = given else {
-                sources.iter().for_each(|source| source.look_ahead(channels, upto, access));
-                position.after = next;
-                return false;
-            };
-            // Skip an event of several topics that another ring has already supplied. Also skip an
-            // event that the stream may not read: the stream gets no gap, id or count for it.
-            if id == next || !given {
-                sources[index].place += 1;
-                order.extend(sources[index].next(upto).map(|entry| Reverse((entry.id, index))));
-                continue;
-            }
-            if batch.events > 0 && out.len() + entry.frame.len() > limit {
-                batch.more = true;
-                break;
-            }
-            if gaps {
-                let span = GapSpan { after: next, known: position.known, upto: id, next: Some(id) };
-                batch.gaps += write_gaps(channels, &sources, &span, framing, out).0;
-            }
-            out.extend_from_slice(entry.frame.bytes(framing));
-            batch.events += 1;
-            batch.since.get_or_insert(entry.at);
-            next = id;
-            position.known = id;
+        };
+        // Skip an event of several topics that another ring has already supplied. Also skip an
+        // event that the stream may not read: the stream gets no gap, id or count for it.
+        if id == next || !given {
             sources[index].place += 1;
             order.extend(sources[index].next(upto).map(|entry| Reverse((entry.id, index))));
+            continue;
         }
-        if !batch.more {
-            if gaps {
-                let span = GapSpan { after: next, known: position.known, upto, next: None };
-                let (count, newest) = write_gaps(channels, &sources, &span, framing, out);
-                batch.gaps += count;
-                position.known = position.known.max(newest);
-            }
-            next = next.max(upto);
-            let known = state.last_known(channels);
-            if known <= next {
-                position.known = position.known.max(known);
-            }
-            position.suppressed = None;
+        if batch.events > 0 && out.len() + entry.frame.len() > limit {
+            batch.more = true;
+            break;
         }
-        position.after = next;
-        let is_ending = state.open.is_none() || state.closing.is_some();
-        batch.ending = is_ending && next >= state.last;
-        true
+        if gaps {
+            let span = GapSpan { after: next, known: position.known, upto: id, next: Some(id) };
+            batch.gaps += write_gaps(channels, &sources, &span, framing, out).0;
+        }
+        out.extend_from_slice(entry.frame.bytes(framing));
+        batch.events += 1;
+        batch.since.get_or_insert(entry.at);
+        next = id;
+        position.known = id;
+        sources[index].place += 1;
+        order.extend(sources[index].next(upto).map(|entry| Reverse((entry.id, index))));
     }
+    if !batch.more {
+        if gaps {
+            let span = GapSpan { after: next, known: position.known, upto, next: None };
+            let (count, newest) = write_gaps(channels, &sources, &span, framing, out);
+            batch.gaps += count;
+            position.known = position.known.max(newest);
+        }
+        next = next.max(upto);
+        let known = state.last_known(channels);
+        if known <= next {
+            position.known = position.known.max(known);
+        }
+        position.suppressed = None;
+    }
+    position.after = next;
+    let is_ending = state.open.is_none() || state.closing.is_some();
+    batch.ending = is_ending && next >= state.last;
+    true
 }
 
 /// The parameters of one read.
@@ -150,22 +459,23 @@ struct Reading<'a> {
     framing: Framing,
 }
 
-impl Registry {
-    /// Whether a stream that begins at `position` receives everything after it, without a gap.
-    pub(super) fn is_whole_after(&self, channels: &Channels, position: &Position) -> bool {
-        let mut access = StreamAccess::default();
-        loop {
-            let state = self.lock();
-            let sources = state.sources(channels, position, state.last, &mut access);
-            if !access.has_pending() {
-                let misses = |source: &Source<'_>| {
-                    source.lost.between(source.gaps_from, state.last).is_some()
-                };
-                return !sources.iter().any(misses);
-            }
-            drop(state);
-            access.resolve(channels);
+/// Whether a stream that begins at `position` receives everything after it, without a gap.
+pub(super) fn is_whole_after(
+    registry: &Registry,
+    channels: &Channels,
+    position: &Position,
+) -> bool {
+    let mut access = StreamAccess::default();
+    loop {
+        let state = registry.lock();
+        let sources = state.sources(channels, position, state.last, &mut access);
+        if !access.has_pending() {
+            let misses =
+                |source: &Source<'_>| source.lost.between(source.gaps_from, state.last).is_some();
+            return !sources.iter().any(misses);
         }
+        drop(state);
+        access.resolve(channels);
     }
 }
 
@@ -367,7 +677,7 @@ fn summary(
 ///
 /// Only the last frame carries the id. So a client that is cut off between the frames receives all
 /// of them again.
-pub(super) fn group(gaps: impl ExactSizeIterator<Item = Event>, id: Option<EventId>) -> Vec<Frame> {
+fn group(gaps: impl ExactSizeIterator<Item = Event>, id: Option<EventId>) -> Vec<Frame> {
     let last = gaps.len().saturating_sub(1);
     gaps.enumerate()
         .map(|(place, gap)| {
@@ -379,7 +689,22 @@ pub(super) fn group(gaps: impl ExactSizeIterator<Item = Event>, id: Option<Event
 
 /// Creates a gap event: `missed` events were lost after `from` and up to `to`. `None` means that
 /// the number is unknown.
-pub(super) fn gap(channel: &str, missed: Option<u64>, from: &str, to: EventId) -> Event {
+fn gap(channel: &str, missed: Option<u64>, from: &str, to: EventId) -> Event {
     let data = json!({ "channel": channel, "missed": missed, "from": from, "to": to.to_string() });
     Event::new(data.to_string()).with_name("gap").expect("a literal without line breaks")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_is_parsed_from_text() {
+        assert_eq!("all".parse(), Ok(Start::All));
+        assert_eq!("30s".parse(), Ok(Start::Age(Duration::from_secs(30))));
+        assert_eq!("7-41".parse(), Ok(Start::After("7-41".into())));
+        for wrong in ["order-7", "all ", "30", "yesterday", ""] {
+            assert_eq!(wrong.parse::<Start>(), Err(ParseStartError), "{wrong}");
+        }
+    }
 }

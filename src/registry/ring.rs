@@ -6,10 +6,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::History;
+use super::channels::Private;
 use super::dedup::DedupEntry;
-use super::kept::Cost;
-use super::readable::Private;
+use super::history::{Cost, History};
 use crate::counters::decrease;
 use crate::event::Frame;
 use crate::id::EventId;
@@ -40,7 +39,34 @@ impl Entry {
             Some(_) => Visibility::PrivateChannel,
         }
     }
+
+    /// The memory of this event, in bytes.
+    ///
+    /// An event of several topics is counted in full in each of its channels, although the rings
+    /// share its frame.
+    pub(super) fn cost(&self) -> usize {
+        let names = |entry: &DedupEntry| -> usize {
+            let texts = [entry.own.as_deref(), entry.key.as_ref().map(Key::stored)];
+            texts.into_iter().flatten().map(|name| NAME + name.len()).sum()
+        };
+        let topics = self.private.iter().flat_map(|private| private.topics.iter());
+        ENTRY
+            + self.frame.len()
+            + self.dedup.as_deref().map_or(0, names)
+            + topics.map(|topic| TOPIC + topic.len()).sum::<usize>()
+    }
 }
+
+/// The cost of an event besides its frame, in bytes: its entry in the ring (which has room for up
+/// to twice as many), the frame's two counters, and the allocator's overhead.
+const ENTRY: usize = 2 * size_of::<Entry>() + 32;
+
+/// The cost of a client-supplied id or a key besides its text, in bytes: its places in the event
+/// and in the dedup index, and the allocator's overhead.
+const NAME: usize = 160;
+
+/// The cost of a private event's topic besides its text, in bytes.
+const TOPIC: usize = 48;
 
 /// A channel's events in the order of their ids, and a record of the evicted ones.
 #[derive(Debug)]

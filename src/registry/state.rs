@@ -7,21 +7,18 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::bits::{Bits, Slots};
-use super::dedup::DedupIndex;
-use super::kept::{Cost, HistoryTotal};
-use super::patterns::{PatternMatches, Patterns};
-use super::presence::Presence;
-use super::readable::{EventAccess, Private};
+use super::channels::{EventAccess, Private};
+use super::dedup::{DedupEntry, DedupIndex};
+use super::history::{Cost, HistoryTotal};
+use super::patterns::{Bits, PatternMatches, Patterns, Slots};
 use super::ring::{Entry, Ring};
-use super::store_writer::StoredEvent;
-use super::subscribers::{Notifiers, Subscribers};
-use super::{Channels, Closing, History, RegistryOptions};
+use super::subscription::{Notifiers, Presence, Subscribers};
+use super::{Channels, Closing, History, Published, RegistryOptions};
 use crate::counters::decrease;
 use crate::error::PublishError;
 use crate::id::EventId;
 use crate::store::redis::{NodeReport, prefixes_of};
-use crate::store::{self, Eviction, Floor, StoreMeta};
+use crate::store::{self, Eviction, Floor, Record, StoreMeta};
 
 #[derive(Debug)]
 pub(super) struct HubState {
@@ -83,7 +80,7 @@ pub(super) struct Channel {
     stored: bool,
     /// The number of requests in progress for which the channel must not be removed.
     held: usize,
-    /// The id under which the channel is in the queue of [`kept`](super::kept); `None` if it is not
+    /// The id under which the channel is in the queue of [`HistoryTotal`]; `None` if it is not
     /// queued.
     pub(super) place: Option<EventId>,
 }
@@ -140,6 +137,48 @@ impl Evictions {
 
     pub(super) fn take(&mut self) -> Vec<Eviction> {
         self.0.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
+
+impl Eviction {
+    pub(super) fn of(channel: &str, entry: &Entry) -> Self {
+        Self::Event {
+            channel: channel.into(),
+            id: entry.id,
+            at: entry.at,
+            visibility: entry.visibility(),
+        }
+    }
+}
+
+/// An event that is in the store, encoded and ready to be added to the rings.
+pub(super) struct StoredEvent {
+    /// The channels to whose rings the event is added.
+    pub(super) channels: Vec<Arc<str>>,
+    pub(super) entry: Entry,
+    pub(super) published: Published,
+}
+
+impl StoredEvent {
+    pub(super) fn new(id: EventId, record: &Record, options: &RegistryOptions) -> Self {
+        let Record { at, event, key, subscribers, count, .. } = record;
+        let dedup = DedupEntry { own: event.id().map(Arc::from), key: key.clone() };
+        let dedup = (dedup.own.is_some() || dedup.key.is_some()).then(|| Box::new(dedup));
+        let visible = options.ids.then_some(&id as &dyn std::fmt::Display);
+        let frame = event.frame(visible);
+        let topics = || record.topics().collect::<Vec<_>>();
+        let private = record.is_private().then(|| Arc::new(Private::of(&topics())));
+        Self {
+            channels: record.channels().cloned().collect(),
+            entry: Entry { id, at: *at, frame, dedup, private, presence: record.is_presence() },
+            published: Published { id, subscribers: *subscribers, count: *count },
+        }
+    }
+
+    /// Returns the channels whose subscribers must be notified, each with the topics of the event
+    /// if it is private.
+    pub(super) fn targets(&self) -> impl Iterator<Item = (Arc<str>, Option<Arc<Private>>)> {
+        self.channels.iter().map(|channel| (Arc::clone(channel), self.entry.private.clone()))
     }
 }
 

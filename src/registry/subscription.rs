@@ -1,15 +1,31 @@
 //! A subscription has the channels and the position of a stream. A notifier wakes its thread.
+//!
+//! A stream may have a name under which it is present on its channels. A name joins with its first
+//! stream and leaves with its last, so a user with two tabs joins once. The events are named
+//! `userconnect` and `userdisconnect`, as in the chat of the tutorials.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+#[cfg(not(feature = "loom"))]
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
-use super::cursor::Beginning;
-use super::readable::StreamAccess;
-use super::subscribers::{Notifier, Subscribers};
-use super::{Channels, Position, Registry, Start};
+use chrono::Local;
+use crossbeam_channel::{Receiver, Sender};
+#[cfg(feature = "loom")]
+use loom::sync::atomic::AtomicBool;
+use serde_json::json;
+
+use super::channels::{EventAccess, Private, ReadRights, StreamAccess};
+use super::read::{self, Beginning};
+use super::store_writer::{self, StoreRequest};
+use super::{Channels, Position, Registry, Start, patterns, shared_log};
+use crate::counters::decrease;
 use crate::error::PublishError;
-use crate::event::Frame;
+use crate::event::{Event, Frame};
 use crate::id::EventId;
 use crate::limits::RETRY;
+use crate::store::redis::PresenceChange;
 
 /// A subscription to channels that begins at a position. Dropping it ends the subscription.
 ///
@@ -35,154 +51,84 @@ pub struct Subscription {
     /// The gap frames for a start that could not be found.
     pub(crate) unknown: Vec<Frame>,
     /// The name under which the subscriber is present on its channels.
-    pub(super) presence: Option<String>,
+    presence: Option<String>,
 }
 
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        let rights = self.channels.read_rights();
-        self.registry.change(&self.channels, |subscribers| subscribers.leave(&rights));
-        self.registry.announce_leaving(self);
-    }
+/// Subscribes: see [`Registry::subscribe`].
+#[inline(never)] // so its stack frame is freed before the stream begins
+pub(super) fn subscribe(
+    registry: &Registry,
+    channels: &Channels,
+    start: &Start,
+) -> Result<Box<Subscription>, PublishError> {
+    let beginning = match start {
+        Start::Now => join_now(registry, channels),
+        _ => None,
+    };
+    let beginning = match beginning {
+        Some(beginning) => beginning,
+        None => join(registry, channels, start)?,
+    };
+    let Beginning { position, cursor, unknown } = beginning;
+    let cursor = cursor.filter(|_| registry.inner.options.ids);
+    let (registry, channels) = (registry.clone(), channels.clone());
+    let presence = None;
+    Ok(Box::new(Subscription { registry, channels, position, cursor, unknown, presence }))
 }
 
-impl Registry {
-    /// Subscribes to these channels, beginning at `start`.
-    ///
-    /// Fails if the subscription would exceed the maximum number of channels or of patterns.
-    pub fn subscribe(
-        &self,
-        channels: &Channels,
-        start: &Start,
-    ) -> Result<Subscription, PublishError> {
-        self.subscribe_boxed(channels, start).map(|subscription| *subscription)
+/// Subscribes to existing channels from the next event on.
+///
+/// Returns `None` if one of the channels does not exist, or if the set has patterns. In this
+/// case, nothing has changed.
+///
+/// This function serves only the common case, so that it needs little stack: a stream's thread
+/// keeps the stack memory that it has touched.
+#[inline(never)]
+fn join_now(registry: &Registry, channels: &Channels) -> Option<Beginning> {
+    if !channels.patterns().is_empty() {
+        return None;
     }
-
-    /// Subscribes like [`subscribe`](Self::subscribe). The result is boxed, so that callers do not
-    /// copy it on the stack.
-    #[inline(never)] // so its stack frame is freed before the stream begins
-    pub(crate) fn subscribe_boxed(
-        &self,
-        channels: &Channels,
-        start: &Start,
-    ) -> Result<Box<Subscription>, PublishError> {
-        let beginning = match start {
-            Start::Now => self.join_now(channels),
-            _ => None,
-        };
-        let beginning = match beginning {
-            Some(beginning) => beginning,
-            None => self.join(channels, start)?,
-        };
-        let Beginning { position, cursor, unknown } = beginning;
-        let cursor = cursor.filter(|_| self.inner.options.ids);
-        let (registry, channels) = (self.clone(), channels.clone());
-        let presence = None;
-        Ok(Box::new(Subscription { registry, channels, position, cursor, unknown, presence }))
+    let rights = channels.read_rights();
+    let mut state = registry.lock();
+    if channels.names.iter().any(|name| !state.channels.contains_key(name)) {
+        return None;
     }
+    let beginning = state.begin_now(channels);
+    state.change_subscribers(channels, |subscribers| subscribers.enter(&rights));
+    Some(beginning)
+}
 
-    /// Subscribes to existing channels from the next event on.
-    ///
-    /// Returns `None` if one of the channels does not exist, or if the set has patterns. In this
-    /// case, nothing has changed.
-    ///
-    /// This method serves only the common case, so that it needs little stack: a stream's thread
-    /// keeps the stack memory that it has touched.
-    #[inline(never)]
-    fn join_now(&self, channels: &Channels) -> Option<Beginning> {
-        if !channels.patterns().is_empty() {
-            return None;
+/// Subscribes from any start, and creates the channels that do not exist.
+#[inline(never)] // most streams do not call it, and need less stack
+fn join(
+    registry: &Registry,
+    channels: &Channels,
+    start: &Start,
+) -> Result<Beginning, PublishError> {
+    if let Start::After(id) = start {
+        shared_log::await_client_id(registry, channels, id);
+    }
+    let now = registry.now();
+    let rights = channels.read_rights();
+    let matchers = channels.patterns();
+    // No call may fail after the subscribers have changed. If `make_all` fails, dropping
+    // `watching` undoes what `watch` did.
+    let watching =
+        (!matchers.is_empty()).then(|| patterns::watch(registry, matchers)).transpose()?;
+    let mut access = StreamAccess::default();
+    let beginning = loop {
+        let mut state = registry.lock();
+        state.make_all(&channels.names, now, &registry.inner.options)?;
+        let beginning = state.begin(channels, start, now, &mut access);
+        if !access.has_pending() {
+            state.change_subscribers(channels, |subscribers| subscribers.enter(&rights));
+            break beginning;
         }
-        let rights = channels.read_rights();
-        let mut state = self.lock();
-        if channels.names.iter().any(|name| !state.channels.contains_key(name)) {
-            return None;
-        }
-        let beginning = state.begin_now(channels);
-        state.change_subscribers(channels, |subscribers| subscribers.enter(&rights));
-        Some(beginning)
-    }
-
-    /// Subscribes from any start, and creates the channels that do not exist.
-    #[inline(never)] // most streams do not call it, and need less stack
-    fn join(&self, channels: &Channels, start: &Start) -> Result<Beginning, PublishError> {
-        if let Start::After(id) = start {
-            self.await_client_id(channels, id);
-        }
-        let now = self.now();
-        let rights = channels.read_rights();
-        let patterns = channels.patterns();
-        // No call may fail after the subscribers have changed. If `make_all` fails, dropping
-        // `watching` undoes what `watch` did.
-        let watching = (!patterns.is_empty()).then(|| self.watch(patterns)).transpose()?;
-        let mut access = StreamAccess::default();
-        let beginning = loop {
-            let mut state = self.lock();
-            state.make_all(&channels.names, now, &self.inner.options)?;
-            let beginning = state.begin(channels, start, now, &mut access);
-            if !access.has_pending() {
-                state.change_subscribers(channels, |subscribers| subscribers.enter(&rights));
-                break beginning;
-            }
-            drop(state);
-            access.resolve(channels);
-        };
-        drop(watching);
-        Ok(beginning)
-    }
-
-    /// Changes the subscribers of these channels, and frees the patterns that are unused
-    /// afterwards.
-    fn change(&self, channels: &Channels, change: impl FnMut(&mut Subscribers)) {
-        self.lock().change_subscribers(channels, change);
-        if !channels.patterns().is_empty() {
-            self.forget_patterns();
-        }
-    }
-
-    /// Registers a notifier for the events of these channels.
-    ///
-    /// The notifier is also notified when the registry begins to end.
-    pub(crate) fn listen(&self, channels: &Channels, notifier: &Arc<Notifier>) -> Listening {
-        let mut state = self.lock();
-        state.last_key += 1;
-        let key = state.last_key;
-        let rights = channels.read_rights();
-        state.change_subscribers(channels, |subscribers| {
-            subscribers.add(key, Arc::clone(notifier), rights.clone());
-        });
-        let is_ending = state.open.is_none() || state.closing.is_some();
         drop(state);
-        if is_ending {
-            notifier.notify();
-        }
-        Listening { registry: self.clone(), channels: channels.clone(), key }
-    }
-}
-
-/// Keeps channels in existence, even if they are empty, until this value is dropped.
-#[derive(Debug)]
-#[must_use = "dropping this releases the channels at once"]
-pub(crate) struct Reserved<'a> {
-    registry: &'a Registry,
-    names: &'a [String],
-}
-
-impl Registry {
-    /// Creates all of these channels, or none of them, for events that are published next.
-    pub(crate) fn reserve<'a>(&'a self, names: &'a [String]) -> Result<Reserved<'a>, PublishError> {
-        let now = self.now();
-        let mut state = self.lock();
-        state.make_all(names, now, &self.inner.options)?;
-        state.hold(names);
-        Ok(Reserved { registry: self, names })
-    }
-}
-
-impl Drop for Reserved<'_> {
-    fn drop(&mut self) {
-        self.registry.lock().release(self.names);
-    }
+        access.resolve(channels);
+    };
+    drop(watching);
+    Ok(beginning)
 }
 
 impl Subscription {
@@ -194,8 +140,130 @@ impl Subscription {
 
     /// Whether the start was found, and no event after it is lost.
     pub(crate) fn is_whole(&self) -> bool {
-        self.unknown.is_empty() && self.registry.is_whole_after(&self.channels, &self.position)
+        self.unknown.is_empty()
+            && read::is_whole_after(&self.registry, &self.channels, &self.position)
     }
+
+    /// Makes this name present on the subscription's channels until the subscription is dropped.
+    ///
+    /// This applies only to channels that the subscription names, not to those that a prefix or
+    /// pattern selects.
+    pub fn present_as(mut self, name: &str) -> Self {
+        self.announce(name);
+        self
+    }
+
+    /// Does what [`present_as`](Self::present_as) does, without moving the subscription.
+    #[inline(never)] // few streams have a name
+    pub(crate) fn announce(&mut self, name: &str) {
+        self.presence = Some(name.to_owned());
+        change_presence(self, "userconnect", Presence::enter);
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let rights = self.channels.read_rights();
+        change(&self.registry, &self.channels, |subscribers| subscribers.leave(&rights));
+        change_presence(self, "userdisconnect", Presence::leave);
+    }
+}
+
+/// Changes the subscribers of these channels, and frees the patterns that are unused
+/// afterwards.
+fn change(registry: &Registry, channels: &Channels, change: impl FnMut(&mut Subscribers)) {
+    registry.lock().change_subscribers(channels, change);
+    if !channels.patterns().is_empty() {
+        patterns::forget_patterns(registry);
+    }
+}
+
+/// Applies `change` to the presence of each channel that a subscription names. Does nothing if
+/// the subscriber has no presence name.
+///
+/// If the name thereby joins or leaves a channel, the event `what` is published on that
+/// channel. If nodes share a log, Redis publishes the event; otherwise this node does.
+fn change_presence(
+    subscription: &Subscription,
+    what: &str,
+    change: fn(&mut Presence, &str) -> bool,
+) {
+    let registry = &subscription.registry;
+    let Some(username) = &subscription.presence else { return };
+    let time = Local::now().format("%H:%M:%S").to_string();
+    let data = json!({ "username": username, "time": time }).to_string();
+    let event = Event::new(data).with_name(what).expect("a literal without line breaks");
+    for name in subscription.channels.names.iter() {
+        let mut state = registry.lock();
+        state.changes += 1;
+        let changed = (state.channels.get_mut(name))
+            .is_some_and(|channel| change(&mut channel.presence, username));
+        state.note_idle(name);
+        if !changed {
+            continue;
+        }
+        if state.is_shared {
+            // Only Redis knows whether the name is also present on another node.
+            let joins = what == "userconnect";
+            let change =
+                PresenceChange { channel: Arc::clone(name), name: username.clone(), joins };
+            // Enqueue the change while the lock is held, so that the queue has changes in the
+            // order in which they happened. `enqueue` does not block, because a full queue
+            // rejects the request.
+            state.presence_unsent |=
+                store_writer::enqueue(registry, StoreRequest::Presence(change)).is_err();
+            continue;
+        }
+        drop(state);
+        if let Err(error) = store_writer::publish_presence(registry, name, &event) {
+            log::warn!("dropped the presence event {what} on {name:?}: {error}");
+        }
+    }
+}
+
+/// The names present on one channel, each with its number of streams.
+#[derive(Debug, Default)]
+pub(super) struct Presence(pub(super) BTreeMap<String, usize>);
+
+impl Presence {
+    /// Counts a stream of this name. Returns whether it is the first one.
+    fn enter(&mut self, name: &str) -> bool {
+        let streams = self.0.entry(name.to_owned()).or_default();
+        *streams += 1;
+        *streams == 1
+    }
+
+    /// Removes a stream of this name. Returns whether it was the last one.
+    fn leave(&mut self, name: &str) -> bool {
+        let Some(streams) = self.0.get_mut(name) else { return false };
+        decrease(streams, 1);
+        *streams == 0 && self.0.remove(name).is_some()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Registers a notifier: see [`Registry::listen`].
+pub(super) fn listen(
+    registry: &Registry,
+    channels: &Channels,
+    notifier: &Arc<Notifier>,
+) -> Listening {
+    let mut state = registry.lock();
+    state.last_key += 1;
+    let key = state.last_key;
+    let rights = channels.read_rights();
+    state.change_subscribers(channels, |subscribers| {
+        subscribers.add(key, Arc::clone(notifier), rights.clone());
+    });
+    let is_ending = state.open.is_none() || state.closing.is_some();
+    drop(state);
+    if is_ending {
+        notifier.notify();
+    }
+    Listening { registry: registry.clone(), channels: channels.clone(), key }
 }
 
 /// Keeps a notifier registered at its channels until this value is dropped.
@@ -209,6 +277,197 @@ pub(crate) struct Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.registry.change(&self.channels, |subscribers| subscribers.remove(self.key));
+        change(&self.registry, &self.channels, |subscribers| subscribers.remove(self.key));
+    }
+}
+
+/// Wakes a sleeping thread because there are new events. It does not pass the events.
+///
+/// The thread reads the events from the registry. So several calls of [`notify`](Self::notify)
+/// before the thread runs have the same effect as one. The queue therefore needs room for only one
+/// message from each notifier.
+#[derive(Debug)]
+pub(crate) struct Notifier {
+    sender: Sender<u64>,
+    /// Identifies the notifier to the thread that receives from the queue.
+    id: u64,
+    is_notified: AtomicBool,
+}
+
+impl Notifier {
+    /// Creates a notifier that sends `id`. The queue must have room for one message from each
+    /// notifier that sends to it.
+    pub(crate) fn new(sender: Sender<u64>, id: u64) -> Arc<Self> {
+        Arc::new(Self { sender, id, is_notified: AtomicBool::new(false) })
+    }
+
+    /// The id of the second notifier of [`two`](Self::two).
+    pub(crate) const SECOND: u64 = 1;
+
+    /// Creates two notifiers with a queue of their own.
+    #[inline(never)] // crossbeam builds a channel on the stack and then moves it
+    pub(crate) fn two() -> ([Arc<Self>; 2], Receiver<u64>) {
+        let (sender, notifications) = crossbeam_channel::bounded(2);
+        ([Self::new(sender.clone(), 0), Self::new(sender, Self::SECOND)], notifications)
+    }
+
+    /// Wakes the thread, unless it has been notified since it last called [`rearm`](Self::rearm).
+    pub(crate) fn notify(&self) {
+        if !self.is_notified.swap(true, Ordering::AcqRel) {
+            // Sending cannot fail because of a full queue: each notifier has at most one message in
+            // it. If the queue is disconnected, the thread has ended.
+            let _ = self.sender.try_send(self.id);
+        }
+    }
+
+    /// Makes the next [`notify`](Self::notify) wake the thread again.
+    ///
+    /// The thread must call this *before* it reads the registry. Then an event that is published
+    /// after the call notifies the thread again, and the thread reads any event that was published
+    /// before.
+    ///
+    /// This is a swap and not a store, because a publisher that finds the flag set does not send a
+    /// message. This thread must then see that publisher's event when it reads the registry. It
+    /// does, because this swap reads the value that the publisher's swap wrote, and so synchronizes
+    /// with the publisher.
+    pub(crate) fn rearm(&self) {
+        self.is_notified.swap(false, Ordering::AcqRel);
+    }
+}
+
+/// The subscribers of one name, prefix or pattern.
+#[derive(Debug, Default)]
+pub(super) struct Subscribers {
+    /// The number of streams. Several streams may share a notifier.
+    streams: usize,
+    /// The number of streams for each set of rights. Counts only streams that may read private
+    /// events.
+    by_rights: HashMap<ReadRights, usize>,
+    /// The notifiers in the order of their keys, which is the order of registration. They are in an
+    /// `Arc`, so that a publisher can notify them after it has released the lock.
+    notifiers: Arc<Vec<Registered>>,
+}
+
+/// A registered notifier.
+#[derive(Debug, Clone)]
+struct Registered {
+    key: u64,
+    notifier: Arc<Notifier>,
+    rights: ReadRights,
+}
+
+impl Subscribers {
+    /// Counts a new stream.
+    fn enter(&mut self, rights: &ReadRights) {
+        self.streams += 1;
+        if rights.reads_some_private() {
+            *self.by_rights.entry(rights.clone()).or_default() += 1;
+        }
+    }
+
+    /// Subtracts a stream that has ended from the counts.
+    fn leave(&mut self, rights: &ReadRights) {
+        decrease(&mut self.streams, 1);
+        if let Some(streams) = self.by_rights.get_mut(rights) {
+            decrease(streams, 1);
+            if *streams == 0 {
+                self.by_rights.remove(rights);
+            }
+        }
+    }
+
+    /// Counts the streams. If `access` is given, counts only the streams that, according to
+    /// `access`, may read its private event.
+    pub(super) fn count(&self, access: Option<&EventAccess>) -> usize {
+        let Some(access) = access else { return self.streams };
+        let streams = self.by_rights.iter().filter(|(rights, _)| access.allows(rights));
+        streams.map(|(_, count)| count).sum()
+    }
+
+    /// The rights of the streams that may read private events.
+    pub(super) fn private_rights(&self) -> impl Iterator<Item = &ReadRights> {
+        self.by_rights.keys()
+    }
+
+    fn add(&mut self, key: u64, notifier: Arc<Notifier>, rights: ReadRights) {
+        Arc::make_mut(&mut self.notifiers).push(Registered { key, notifier, rights });
+    }
+
+    fn remove(&mut self, key: u64) {
+        if let Ok(place) = self.notifiers.binary_search_by_key(&key, |registered| registered.key) {
+            Arc::make_mut(&mut self.notifiers).remove(place);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.streams == 0 && self.notifiers.is_empty()
+    }
+
+    /// Returns the notifiers of all streams. For a private event, they notify only the streams that
+    /// may read it.
+    pub(super) fn notifiers(&self, private: Option<&Arc<Private>>) -> Notifiers {
+        Notifiers { registered: Arc::clone(&self.notifiers), private: private.cloned() }
+    }
+}
+
+/// Notifiers to call after the registry's lock is released, because waking a thread is a system
+/// call.
+#[must_use = "subscribers are not woken until `notify` is called"]
+pub(super) struct Notifiers {
+    registered: Arc<Vec<Registered>>,
+    private: Option<Arc<Private>>,
+}
+
+impl Notifiers {
+    pub(super) fn notify(&self) {
+        for Registered { notifier, rights, .. } in self.registered.iter() {
+            if self.private.as_ref().is_none_or(|private| rights.may_read(private)) {
+                notifier.notify();
+            }
+        }
+    }
+}
+
+/// Keeps channels in existence, even if they are empty, until this value is dropped.
+#[derive(Debug)]
+#[must_use = "dropping this releases the channels at once"]
+pub(crate) struct Reserved<'a> {
+    registry: &'a Registry,
+    names: &'a [String],
+}
+
+/// Creates and keeps channels: see [`Registry::reserve`].
+pub(super) fn reserve<'a>(
+    registry: &'a Registry,
+    names: &'a [String],
+) -> Result<Reserved<'a>, PublishError> {
+    let now = registry.now();
+    let mut state = registry.lock();
+    state.make_all(names, now, &registry.inner.options)?;
+    state.hold(names);
+    Ok(Reserved { registry, names })
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.registry.lock().release(self.names);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_notify_sends_one_message_until_rearmed() {
+        let (sender, notifications) = crossbeam_channel::bounded(1);
+        let notifier = Notifier::new(sender, 7);
+        notifier.notify();
+        notifier.notify();
+        assert_eq!(notifications.try_recv(), Ok(7));
+        assert!(notifications.is_empty());
+        notifier.rearm();
+        notifier.notify();
+        assert_eq!(notifications.try_recv(), Ok(7));
     }
 }

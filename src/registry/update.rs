@@ -7,12 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::channels::{self, EventAccess, Private};
 use super::dedup::DedupEntry;
-use super::readable::{EventAccess, Private};
 use super::ring::Entry;
 use super::state::HubState;
-use super::subscribers::Notifiers;
-use super::{Published, Registry, channels, publish_queue};
+use super::subscription::Notifiers;
+use super::{Published, Registry, patterns, store_writer};
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::store::Key;
@@ -47,164 +47,126 @@ pub struct Update<'a> {
     pub key: Option<&'a str>,
 }
 
-impl Registry {
-    /// Publishes an update to all subscribers of its topics that may read it.
-    ///
-    /// Either all events are published or none. An event has one id in all of its topics,
-    /// and a stream receives it once.
-    ///
-    /// A client-supplied id or an idempotency key is unique within the history of each topic. If
-    /// the history of any of the topics has the id or key already, the event or request is a
-    /// repeat. [`Published::subscribers`] counts a stream that subscribes to several of the topics
-    /// once for each of them.
-    ///
-    /// Fails as [`publish_all`](Self::publish_all) does, and if there are too many
-    /// topics.
-    pub fn publish_update(&self, update: &Update<'_>) -> Result<Published, PublishError> {
-        let Update { topics, events, private, key } = *update;
-        topics.iter().try_for_each(|topic| channels::check_name(topic))?;
-        if events.is_empty() || topics.is_empty() {
-            return Err(PublishError::Nothing);
-        }
-        if topics.len() > TOPICS_MAX {
-            return Err(PublishError::TooManyTopics { limit: TOPICS_MAX });
-        }
-        let distinct: Vec<&str>;
-        let topics = if topics.len() > 1 {
-            let mut seen = HashSet::new();
-            distinct = topics.iter().copied().filter(|topic| seen.insert(*topic)).collect();
-            &distinct[..]
-        } else {
-            topics
-        };
-        if let Some(store_writer) = &self.inner.store_writer {
-            let began = Instant::now();
-            let key = key.map(|key| Key::new(key, events, private));
-            let subscribers = self.prepare(topics, private, key.as_ref())?;
-            let update = Update { topics, ..*update };
-            let published = publish_queue::publish(store_writer, &update, subscribers)?;
-            self.inner.counters.publish(events.len(), began.elapsed());
-            return Ok(published);
-        }
-        self.publish_here(&Update { topics, ..*update }, false)
+/// Publishes an update: see [`Registry::publish_update`].
+pub(super) fn publish(registry: &Registry, update: &Update<'_>) -> Result<Published, PublishError> {
+    let Update { topics, events, private, key } = *update;
+    topics.iter().try_for_each(|topic| channels::check_name(topic))?;
+    if events.is_empty() || topics.is_empty() {
+        return Err(PublishError::Nothing);
     }
-
-    /// Publishes an update whose topics are valid, if the registry has no store.
-    ///
-    /// `presence` says whether the events are presence events.
-    pub(super) fn publish_here(
-        &self,
-        update: &Update<'_>,
-        presence: bool,
-    ) -> Result<Published, PublishError> {
-        let Update { topics, events, private, key } = *update;
-        let private = private.then(|| Arc::new(Private::of(topics)));
-        let mut readers = private.as_ref().map(EventAccess::of);
-        let now = self.now();
-        let key = key.map(|key| Key::new(key, events, private.is_some()));
-        let (mut guard, answers) = self.lock_to_publish(topics, &mut readers);
-        let state = &mut *guard;
-        let last = state.last;
-        if let Some(key) = &key
-            && let Some(first) = state.published_with_key(topics, key)?
-        {
-            return Ok(first);
-        }
-        state.make_all_for_events(topics, now, &self.inner.options, &answers)?;
-        let subscribers = topics.iter().map(|topic| state.count(topic, readers.as_ref())).sum();
-        let notifiers = topics.iter().flat_map(|topic| state.notifiers(topic, private.as_ref()));
-        let notifiers: Vec<Notifiers> = notifiers.collect();
-        let mut published = Published { id: last, subscribers, count: events.len() };
-        let mut newest = last;
-        for event in events {
-            let own = event.id();
-            if let Some(first) = own.and_then(|own| state.published_with_id(topics, own)) {
-                published.id = first.id;
-                continue;
-            }
-            newest = newest.next();
-            published.id = newest;
-            let visible = self.inner.options.ids.then_some(&newest as &dyn fmt::Display);
-            let frame = event.frame(visible);
-            let dedup = own.map(|own| Box::new(DedupEntry { own: Some(own.into()), key: None }));
-            let entry =
-                Entry { id: newest, at: now, frame, dedup, private: private.clone(), presence };
-            state.push(topics, entry, published);
-        }
-        for topic in topics {
-            let Some(target) = state.channels.get_mut(*topic) else { continue };
-            if let Some(key) = key.as_ref().filter(|_| newest > last) {
-                // The newest event of the batch carries the key, so the key is kept until that
-                // event is evicted.
-                target.ring.set_newest_key(key.clone());
-                target.dedup.add(&DedupEntry { own: None, key: Some(key.clone()) }, published);
-            }
-            target.trim(now, |_| {});
-        }
-        state.last = newest;
-        if private.is_none() && newest > last {
-            state.last_public = newest;
-        }
-        state.evict(self.inner.options.history_total);
-        drop(guard);
-        notifiers.iter().for_each(Notifiers::notify);
-        let events = usize::try_from(newest.n.saturating_sub(last.n)).unwrap_or_default();
-        self.inner.counters.publish(events, self.now().saturating_sub(now));
-        Ok(published)
+    if topics.len() > TOPICS_MAX {
+        return Err(PublishError::TooManyTopics { limit: TOPICS_MAX });
     }
+    let distinct: Vec<&str>;
+    let topics = if topics.len() > 1 {
+        let mut seen = HashSet::new();
+        distinct = topics.iter().copied().filter(|topic| seen.insert(*topic)).collect();
+        &distinct[..]
+    } else {
+        topics
+    };
+    if let Some(store_writer) = &registry.inner.store_writer {
+        let began = Instant::now();
+        let key = key.map(|key| Key::new(key, events, private));
+        let subscribers = prepare(registry, topics, private, key.as_ref())?;
+        let update = Update { topics, ..*update };
+        let published = store_writer::publish(store_writer, &update, subscribers)?;
+        registry.inner.counters.publish(events.len(), began.elapsed());
+        return Ok(published);
+    }
+    publish_here(registry, &Update { topics, ..*update }, false)
 }
 
-impl Registry {
-    /// Creates the channels of an event before the store writer publishes it.
-    ///
-    /// The calling thread matches the patterns, so that the store writer only has to look up the
-    /// results. For a private event, returns how many streams may read it.
-    ///
-    /// Fails if there would be too many channels.
-    pub(super) fn prepare(
-        &self,
-        topics: &[&str],
-        private: bool,
-        key: Option<&Key>,
-    ) -> Result<Option<usize>, PublishError> {
-        let private = private.then(|| Arc::new(Private::of(topics)));
-        let mut readers = private.as_ref().map(EventAccess::of);
-        let now = self.now();
-        let (mut state, answers) = self.lock_to_publish(topics, &mut readers);
-        // A repeated request succeeds even if its channels do not exist any more and cannot be
-        // created.
-        let first = key.map(|key| state.published_with_key(topics, key)).transpose()?;
-        if first.flatten().is_none() {
-            state.make_all_for_events(topics, now, &self.inner.options, &answers)?;
-        }
-        let count = |readers| topics.iter().map(|topic| state.count(topic, Some(readers))).sum();
-        Ok(readers.as_ref().map(count))
+/// Publishes an update whose topics are valid, if the registry has no store.
+///
+/// `presence` says whether the events are presence events.
+pub(super) fn publish_here(
+    registry: &Registry,
+    update: &Update<'_>,
+    presence: bool,
+) -> Result<Published, PublishError> {
+    let Update { topics, events, private, key } = *update;
+    let private = private.then(|| Arc::new(Private::of(topics)));
+    let mut readers = private.as_ref().map(EventAccess::of);
+    let now = registry.now();
+    let key = key.map(|key| Key::new(key, events, private.is_some()));
+    let (mut guard, answers) = patterns::lock_to_publish(registry, topics, &mut readers);
+    let state = &mut *guard;
+    let last = state.last;
+    if let Some(key) = &key
+        && let Some(first) = state.published_with_key(topics, key)?
+    {
+        return Ok(first);
     }
+    state.make_all_for_events(topics, now, &registry.inner.options, &answers)?;
+    let subscribers = topics.iter().map(|topic| state.count(topic, readers.as_ref())).sum();
+    let notifiers = topics.iter().flat_map(|topic| state.notifiers(topic, private.as_ref()));
+    let notifiers: Vec<Notifiers> = notifiers.collect();
+    let mut published = Published { id: last, subscribers, count: events.len() };
+    let mut newest = last;
+    for event in events {
+        let own = event.id();
+        if let Some(first) = own.and_then(|own| state.published_with_id(topics, own)) {
+            published.id = first.id;
+            continue;
+        }
+        newest = newest.next();
+        published.id = newest;
+        let visible = registry.inner.options.ids.then_some(&newest as &dyn fmt::Display);
+        let frame = event.frame(visible);
+        let dedup = own.map(|own| Box::new(DedupEntry { own: Some(own.into()), key: None }));
+        let entry = Entry { id: newest, at: now, frame, dedup, private: private.clone(), presence };
+        state.push(topics, entry, published);
+    }
+    for topic in topics {
+        let Some(target) = state.channels.get_mut(*topic) else { continue };
+        if let Some(key) = key.as_ref().filter(|_| newest > last) {
+            // The newest event of the batch carries the key, so the key is kept until that
+            // event is evicted.
+            target.ring.set_newest_key(key.clone());
+            target.dedup.add(&DedupEntry { own: None, key: Some(key.clone()) }, published);
+        }
+        target.trim(now, |_| {});
+    }
+    state.last = newest;
+    if private.is_none() && newest > last {
+        state.last_public = newest;
+    }
+    state.evict(registry.inner.options.history_total);
+    drop(guard);
+    notifiers.iter().for_each(Notifiers::notify);
+    let events = usize::try_from(newest.n.saturating_sub(last.n)).unwrap_or_default();
+    registry.inner.counters.publish(events, registry.now().saturating_sub(now));
+    Ok(published)
+}
+
+/// Creates the channels of an event before the store writer publishes it.
+///
+/// The calling thread matches the patterns, so that the store writer only has to look up the
+/// results. For a private event, returns how many streams may read it.
+///
+/// Fails if there would be too many channels.
+pub(super) fn prepare(
+    registry: &Registry,
+    topics: &[&str],
+    private: bool,
+    key: Option<&Key>,
+) -> Result<Option<usize>, PublishError> {
+    let private = private.then(|| Arc::new(Private::of(topics)));
+    let mut readers = private.as_ref().map(EventAccess::of);
+    let now = registry.now();
+    let (mut state, answers) = patterns::lock_to_publish(registry, topics, &mut readers);
+    // A repeated request succeeds even if its channels do not exist any more and cannot be
+    // created.
+    let first = key.map(|key| state.published_with_key(topics, key)).transpose()?;
+    if first.flatten().is_none() {
+        state.make_all_for_events(topics, now, &registry.inner.options, &answers)?;
+    }
+    let count = |readers| topics.iter().map(|topic| state.count(topic, Some(readers))).sum();
+    Ok(readers.as_ref().map(count))
 }
 
 impl HubState {
-    /// Returns the result of the first request that published an event with this client-supplied id
-    /// to any of these channels.
-    pub(super) fn published_with_id(
-        &self,
-        topics: &[impl AsRef<str>],
-        own: &str,
-    ) -> Option<Published> {
-        let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
-        channels.find_map(|channel| channel.dedup.by_id(own))
-    }
-
-    /// Returns the result of the first request with this key to any of these channels. Fails if
-    /// that request published other events.
-    pub(super) fn published_with_key(
-        &self,
-        topics: &[impl AsRef<str>],
-        key: &Key,
-    ) -> Result<Option<Published>, PublishError> {
-        let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
-        channels.find_map(|channel| channel.dedup.by_key(key).transpose()).transpose()
-    }
-
     /// Adds an event to the rings of its topics. Their channels must exist.
     fn push(&mut self, topics: &[&str], entry: Entry, published: Published) {
         let Some((first, others)) = topics.split_first() else { return };
@@ -221,6 +183,3 @@ impl HubState {
         push(first, entry);
     }
 }
-
-#[cfg(test)]
-mod tests;
