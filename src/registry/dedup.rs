@@ -1,7 +1,12 @@
-//! The dedup index recognises events and requests that were published before.
+//! Deduplication recognises events and requests that were published before.
 //!
-//! An event is recognised by its client-supplied id, and a request by its idempotency key.
+//! An event is recognised by its client-supplied id, and a request by its idempotency key. Both are
+//! known for as long as the history of one of the topics has the event that carries them.
+//!
+//! [`HubState::new_events`] decides which events of a request are new, with and without a file
+//! store. With a shared Redis, `publish.lua` decides by the same rules.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -14,14 +19,77 @@ use crate::event::Event;
 use crate::id::EventId;
 use crate::store::Key;
 
+/// The result of checking a request for repeats.
+pub(super) enum NewEvents<E> {
+    /// The request is a repeat. This is the result of the first request with its key.
+    None(Published),
+    /// At least the request is new. These of its events are new, in their order. `last` gives the
+    /// id for the reply.
+    Some { events: Vec<E>, last: Last },
+}
+
+/// The last event of a request, from which the reply gets its id.
+#[derive(Clone, Copy)]
+pub(super) enum Last {
+    /// The event is a repeat. This is the id of the first event with its client-supplied id.
+    Known(EventId),
+    /// The event is new, or repeats a new event of the same request. This is the index of that
+    /// event among the new events.
+    New(usize),
+}
+
+impl Last {
+    /// The event's id. `id_of` returns the id of a new event.
+    pub(super) fn id(self, id_of: impl FnOnce(usize) -> EventId) -> EventId {
+        match self {
+            Self::Known(id) => id,
+            Self::New(place) => id_of(place),
+        }
+    }
+}
+
 impl HubState {
-    /// Returns the result of the first request that published an event with this client-supplied id
-    /// to any of these channels.
-    pub(super) fn published_with_id(
+    /// Finds the new events of a request, which has at least one event.
+    ///
+    /// If the history of any topic has the request's key, the whole request is a repeat. If the
+    /// history of any topic has an event's client-supplied id, or an earlier event of the request
+    /// has it, the event is a repeat.
+    ///
+    /// Fails if the key was used for other events.
+    pub(super) fn new_events<E: Borrow<Event>>(
         &self,
         topics: &[impl AsRef<str>],
-        own: &str,
-    ) -> Option<Published> {
+        key: Option<&Key>,
+        events: impl IntoIterator<Item = E>,
+    ) -> Result<NewEvents<E>, PublishError> {
+        if let Some(key) = key
+            && let Some(first) = self.published_with_key(topics, key)?
+        {
+            return Ok(NewEvents::None(first));
+        }
+        let (mut new, mut last) = (Vec::new(), Last::New(0));
+        let mut own_ids: HashMap<Box<str>, usize> = HashMap::new();
+        for event in events {
+            if let Some(own) = event.borrow().id() {
+                if let Some(first) = self.published_with_id(topics, own) {
+                    last = Last::Known(first.id);
+                    continue;
+                }
+                if let Some(place) = own_ids.get(own) {
+                    last = Last::New(*place);
+                    continue;
+                }
+                own_ids.insert(own.into(), new.len());
+            }
+            last = Last::New(new.len());
+            new.push(event);
+        }
+        Ok(NewEvents::Some { events: new, last })
+    }
+
+    /// Returns the result of the first request that published an event with this client-supplied id
+    /// to any of these channels.
+    fn published_with_id(&self, topics: &[impl AsRef<str>], own: &str) -> Option<Published> {
         let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
         channels.find_map(|channel| channel.dedup.by_id(own))
     }

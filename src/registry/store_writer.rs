@@ -21,7 +21,7 @@
 //!   must not wait for the disk either, so they publish presence events with [`publish_presence`].
 //! * **No I/O happens under the registry's lock.**
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crossbeam_channel::{
     Receiver, RecvTimeoutError, Sender, TryRecvError, at, bounded, never, select,
 };
 
-use super::dedup::BatchNames;
+use super::dedup::{BatchNames, Last, NewEvents};
 use super::patterns::{self, PatternMatches};
 use super::state::{Evictions, HubState, StoredEvent};
 use super::subscription::Notifiers;
@@ -229,45 +229,30 @@ impl PublishBatch {
     ) -> Result<PendingReply, PublishError> {
         let topics: Vec<Arc<str>> = request.topics().cloned().collect();
         let PublishRequest { channel, events, key, reach, presence, subscribers, .. } = request;
-        if let Some(key) = &key
-            && let Some(first) = state.published_with_key(&topics, key)?
-        {
-            return Ok(PendingReply::Known(first));
-        }
+        let count = if presence { 0 } else { events.len() };
+        let (events, last) = match state.new_events(&topics, key.as_ref(), events)? {
+            NewEvents::None(first) => return Ok(PendingReply::Known(first)),
+            NewEvents::Some { events, last } => (events, last),
+        };
         state.make_all(&topics, at, options)?;
         state.hold(&topics);
-        let count = || topics.iter().map(|topic| state.count(topic, None)).sum();
-        let subscribers = subscribers.unwrap_or_else(count);
+        let streams = || topics.iter().map(|topic| state.count(topic, None)).sum();
+        let subscribers = subscribers.unwrap_or_else(streams);
         for topic in &topics {
             state.ensure_stored(topic);
         }
         self.held.extend(topics.iter().cloned());
-        let count = if presence { 0 } else { events.len() };
         let begin = self.records.len();
-        let mut last = Last::New(begin);
-        let mut own_ids: HashMap<String, usize> = HashMap::new();
-        for event in events {
-            let place = self.records.len();
-            if let Some(own) = event.id() {
-                let known = state.published_with_id(&topics, own);
-                let known = known.map(|published| Last::Known(published.id));
-                if let Some(known) = known.or_else(|| own_ids.get(own).copied().map(Last::New)) {
-                    last = known;
-                    continue;
-                }
-                own_ids.insert(own.to_owned(), place);
-            }
-            last = Last::New(place);
-            let channel = Arc::clone(&channel);
-            let reach = reach.clone();
-            self.records.push(Record { channel, at, event, key: None, subscribers, count, reach });
-        }
+        self.records.extend(events.into_iter().map(|event| {
+            let (channel, reach) = (Arc::clone(&channel), reach.clone());
+            Record { channel, at, event, key: None, subscribers, count, reach }
+        }));
         if let Some(newest) = self.records[begin..].last_mut() {
             // The newest event of the request carries the key, so the key is kept until that event
             // is evicted.
             newest.key = key;
         }
-        Ok(PendingReply::New { last, subscribers, count })
+        Ok(PendingReply::New { begin, last, subscribers, count })
     }
 }
 
@@ -275,32 +260,21 @@ impl PublishBatch {
 enum PendingReply {
     /// The request is a repeat. This is the result of the first request with its key.
     Known(Published),
-    /// The request is new. `last` will give the id of its last event.
-    New { last: Last, subscribers: usize, count: usize },
-}
-
-/// The last event of a request, from which the reply gets its id.
-#[derive(Clone, Copy)]
-enum Last {
-    /// The event is a repeat. This is the id of the first event with its client-supplied id.
-    Known(EventId),
-    /// The event is new. This is its index in the batch.
-    New(usize),
+    /// The request is new. Its new events begin at the index `begin` in the batch.
+    New { begin: usize, last: Last, subscribers: usize, count: usize },
 }
 
 impl PendingReply {
     /// Completes the reply with the ids that the store gave, or with its error.
     fn complete(self, ids: &Result<Vec<EventId>, PublishError>) -> Result<Published, PublishError> {
-        let (last, subscribers, count) = match self {
-            Self::Known(published) => return Ok(published),
-            Self::New { last, subscribers, count } => (last, subscribers, count),
-        };
-        let ids = ids.as_ref().map_err(Clone::clone)?;
-        let id = match last {
-            Last::Known(id) => id,
-            Last::New(place) => ids[place],
-        };
-        Ok(Published { id, subscribers, count })
+        match self {
+            Self::Known(published) => Ok(published),
+            Self::New { begin, last, subscribers, count } => {
+                let ids = ids.as_ref().map_err(Clone::clone)?;
+                let id = last.id(|place| ids[begin + place]);
+                Ok(Published { id, subscribers, count })
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::channels::{self, EventAccess, Private};
-use super::dedup::DedupEntry;
+use super::dedup::{DedupEntry, NewEvents};
 use super::ring::Entry;
 use super::state::HubState;
 use super::subscription::Notifiers;
@@ -92,35 +92,29 @@ pub(super) fn publish_here(
     let key = key.map(|key| Key::new(key, events, private.is_some()));
     let (mut guard, answers) = patterns::lock_to_publish(registry, topics, &mut readers);
     let state = &mut *guard;
-    let last = state.last;
-    if let Some(key) = &key
-        && let Some(first) = state.published_with_key(topics, key)?
-    {
-        return Ok(first);
-    }
+    let (new, last) = match state.new_events(topics, key.as_ref(), events)? {
+        NewEvents::None(first) => return Ok(first),
+        NewEvents::Some { events, last } => (events, last),
+    };
     state.make_all_for_events(topics, now, &registry.inner.options, &answers)?;
     let subscribers = topics.iter().map(|topic| state.count(topic, readers.as_ref())).sum();
     let notifiers = topics.iter().flat_map(|topic| state.notifiers(topic, private.as_ref()));
     let notifiers: Vec<Notifiers> = notifiers.collect();
-    let mut published = Published { id: last, subscribers, count: events.len() };
-    let mut newest = last;
-    for event in events {
-        let own = event.id();
-        if let Some(first) = own.and_then(|own| state.published_with_id(topics, own)) {
-            published.id = first.id;
-            continue;
-        }
+    let before = state.last;
+    let id = last.id(|place| (0..=place).fold(before, |id, _| id.next()));
+    let published = Published { id, subscribers, count: events.len() };
+    let mut newest = before;
+    for event in new {
         newest = newest.next();
-        published.id = newest;
         let visible = registry.inner.options.ids.then_some(&newest as &dyn fmt::Display);
         let frame = event.frame(visible);
-        let dedup = own.map(|own| Box::new(DedupEntry { own: Some(own.into()), key: None }));
+        let dedup = event.id().map(|own| Box::new(DedupEntry { own: Some(own.into()), key: None }));
         let entry = Entry { id: newest, at: now, frame, dedup, private: private.clone(), presence };
-        state.push(topics, entry, published);
+        state.push(topics, entry, Published { id: newest, ..published });
     }
     for topic in topics {
         let Some(target) = state.channels.get_mut(*topic) else { continue };
-        if let Some(key) = key.as_ref().filter(|_| newest > last) {
+        if let Some(key) = key.as_ref().filter(|_| newest > before) {
             // The newest event of the batch carries the key, so the key is kept until that
             // event is evicted.
             target.ring.set_newest_key(key.clone());
@@ -129,13 +123,13 @@ pub(super) fn publish_here(
         target.trim(now, |_| {});
     }
     state.last = newest;
-    if private.is_none() && newest > last {
+    if private.is_none() && newest > before {
         state.last_public = newest;
     }
     state.evict(registry.inner.options.history_total);
     drop(guard);
     notifiers.iter().for_each(Notifiers::notify);
-    let events = usize::try_from(newest.n.saturating_sub(last.n)).unwrap_or_default();
+    let events = usize::try_from(newest.n.saturating_sub(before.n)).unwrap_or_default();
     registry.inner.counters.publish(events, registry.now().saturating_sub(now));
     Ok(published)
 }
