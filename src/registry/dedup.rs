@@ -4,7 +4,8 @@
 //! known for as long as the history of one of the topics has the event that carries them.
 //!
 //! [`HubState::new_events`] decides which events of a request are new, with and without a file
-//! store. With a shared Redis, `publish.lua` decides by the same rules.
+//! store. With a shared Redis, `publish.lua` decides by the same rules; `tests/dedup.rs` compares
+//! the three.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
@@ -150,7 +151,8 @@ impl DedupIndex {
             self.own.insert(Arc::clone(own), published);
         }
         if let Some(key) = &entry.key {
-            self.keys.insert(key.clone(), published);
+            let id = key.reply_id(published.id);
+            self.keys.insert(key.clone(), Published { id, ..published });
         }
     }
 

@@ -247,10 +247,14 @@ impl PublishBatch {
             let (channel, reach) = (Arc::clone(&channel), reach.clone());
             Record { channel, at, event, key: None, subscribers, count, reach }
         }));
-        if let Some(newest) = self.records[begin..].last_mut() {
+        if let Some(newest) = self.records.len().checked_sub(begin + 1) {
             // The newest event of the request carries the key, so the key is kept until that event
-            // is evicted.
-            newest.key = key;
+            // is evicted. A repeat of the request must get the same id as the first one.
+            self.records[begin + newest].key = key.map(|key| match last {
+                Last::Known(id) => key.with_reply_id(id),
+                Last::New(place) if place < newest => key.with_reply_before(newest - place),
+                Last::New(_) => key,
+            });
         }
         Ok(PendingReply::New { begin, last, subscribers, count })
     }

@@ -6,15 +6,22 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::event::Event;
+use crate::id::EventId;
 
-/// Separates a key from its fingerprint in a store. A key cannot contain this character, because no
-/// header value can.
+/// Separates the parts of a key in a store. A key cannot contain this character, because no header
+/// value can.
 const SEPARATOR: char = '\0';
+
+/// The first character of the part that gives the reply's id.
+const REPLY: char = '=';
 
 /// The length of a fingerprint, in hex digits.
 const DIGITS: usize = 16;
 
 /// An idempotency key as a store keeps it: the key, NUL, and the fingerprint.
+///
+/// If the last event of the request is a repeat, NUL and the reply's id follow. This id is
+/// `=EPOCH-N`, or `=-N` for the id that is `N` before that of the event that carries the key.
 ///
 /// The fingerprint is 16 hex digits. A key that an older version of threadcast stored has no
 /// fingerprint, and fits any request. Two keys are equal if their names (the texts that the
@@ -41,6 +48,32 @@ impl Key {
         &self.0
     }
 
+    /// Adds the reply's id, because it is not that of the event that carries the key.
+    #[must_use]
+    pub(crate) fn with_reply_id(&self, id: EventId) -> Self {
+        Self(format!("{}{SEPARATOR}{REPLY}{id}", self.0).into())
+    }
+
+    /// Adds that the reply's id is this much before that of the event that carries the key.
+    #[must_use]
+    pub(crate) fn with_reply_before(&self, distance: usize) -> Self {
+        Self(format!("{}{SEPARATOR}{REPLY}-{distance}", self.0).into())
+    }
+
+    /// The reply's id. `carrier` is the id of the event that carries the key.
+    pub(crate) fn reply_id(&self, carrier: EventId) -> EventId {
+        let Some(reply) = self.parts().2 else { return carrier };
+        let id = match reply.strip_prefix('-') {
+            Some(distance) => {
+                let distance = distance.parse::<u64>().ok();
+                let n = distance.and_then(|distance| carrier.n.checked_sub(distance));
+                n.map(|n| EventId { n, ..carrier })
+            }
+            None => reply.parse().ok(),
+        };
+        id.unwrap_or(carrier)
+    }
+
     /// The key as the publisher sent it.
     pub(crate) fn name(&self) -> &str {
         self.parts().0
@@ -56,10 +89,15 @@ impl Key {
         self.fingerprint().zip(other.fingerprint()).is_none_or(|(one, two)| one == two)
     }
 
-    fn parts(&self) -> (&str, Option<&str>) {
-        match self.0.rsplit_once(SEPARATOR) {
-            Some((name, print)) if print.len() == DIGITS => (name, Some(print)),
-            _ => (&self.0, None),
+    /// The name, the fingerprint and the reply's id.
+    fn parts(&self) -> (&str, Option<&str>, Option<&str>) {
+        let (rest, reply) = match self.0.rsplit_once(SEPARATOR) {
+            Some((rest, reply)) if reply.starts_with(REPLY) => (rest, Some(&reply[1..])),
+            _ => (&*self.0, None),
+        };
+        match rest.rsplit_once(SEPARATOR) {
+            Some((name, print)) if print.len() == DIGITS => (name, Some(print), reply),
+            _ => (&self.0, None, None),
         }
     }
 }
@@ -119,6 +157,24 @@ mod tests {
         let older = Key::from_stored("k ü");
         assert_eq!((older.name(), older.fingerprint()), ("k ü", None));
         assert!(older == key && older.fits(&key) && key.fits(&older));
+    }
+
+    #[test]
+    fn a_stored_key_gives_the_id_of_the_reply() {
+        let carrier = EventId { epoch: 1_764_386_176_123, n: 45 };
+        let known = EventId { n: 41, ..carrier };
+        let key = Key::new("k", &[Event::new("x")], false);
+        for (key, id) in [
+            (key.clone(), carrier),
+            (key.with_reply_id(known), known),
+            (key.with_reply_before(4), known),
+            (key.with_reply_before(46), carrier), // threadcast cannot have written this
+        ] {
+            let again = Key::from_stored(key.stored());
+            assert_eq!((again.name(), again.reply_id(carrier)), ("k", id));
+            assert!(again.fingerprint().is_some() && again.fingerprint() == key.fingerprint());
+        }
+        assert_eq!(Key::from_stored("k").reply_id(carrier), carrier);
     }
 
     #[test]
