@@ -188,74 +188,6 @@ impl Channels {
     }
 }
 
-/// The rights of a stream to private events; `None` if it may read no private event.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct ReadRights(Option<Arc<Rare>>);
-
-impl ReadRights {
-    pub(super) fn may_read(&self, private: &Private) -> bool {
-        self.0.as_ref().is_some_and(|rare| rare.readable.allows(Some(private)))
-    }
-
-    /// Whether all private events may be read (`true`) or none (`false`). `None` if this depends on
-    /// the event.
-    pub(super) fn may_read_all(&self) -> Option<bool> {
-        self.0.as_ref().map_or(Some(false), |rare| rare.readable.of_all())
-    }
-
-    /// Returns an address that identifies these rights for as long as this value exists.
-    pub(super) fn address(&self) -> usize {
-        self.0.as_ref().map_or(0, |rare| Arc::as_ptr(rare).addr())
-    }
-
-    /// Whether any private event may be read.
-    pub(super) fn reads_some_private(&self) -> bool {
-        self.0.is_some()
-    }
-}
-
-/// Counts the names of one stream, to enforce the limits.
-#[derive(Debug, Default)]
-pub(crate) struct Bounds {
-    names: usize,
-    bytes: usize,
-}
-
-impl Bounds {
-    /// Counts one more name of `bytes` bytes. Fails if a limit is exceeded.
-    pub(crate) fn add(&mut self, bytes: usize) -> Result<(), PublishError> {
-        self.names += 1;
-        self.bytes += bytes;
-        if self.names > NAMES_MAX {
-            return Err(PublishError::TooManyNames { limit: NAMES_MAX });
-        }
-        if self.bytes > PATTERNS_PER_STREAM {
-            return Err(PublishError::NamesTooBig { limit: PATTERNS_PER_STREAM });
-        }
-        Ok(())
-    }
-}
-
-fn shared(names: &[&str]) -> Arc<[Arc<str>]> {
-    names.iter().map(|name| Arc::from(*name)).collect()
-}
-
-/// Checks the name of one channel to publish to.
-pub(super) fn check_name(name: &str) -> Result<(), PublishError> {
-    check_length(name)?;
-    if name.ends_with('*') {
-        return Err(PublishError::Wildcard);
-    }
-    Ok(())
-}
-
-fn check_length(name: &str) -> Result<(), PublishError> {
-    if name.is_empty() || name.len() > NAME_MAX || name.contains('\0') {
-        return Err(PublishError::Name);
-    }
-    Ok(())
-}
-
 /// Which private events a stream may read. Every stream may read public events.
 ///
 /// ```
@@ -310,6 +242,32 @@ impl Readable {
             Self::All => Some(true),
             Self::Matching(_) => None,
         }
+    }
+}
+
+/// The rights of a stream to private events; `None` if it may read no private event.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ReadRights(Option<Arc<Rare>>);
+
+impl ReadRights {
+    pub(super) fn may_read(&self, private: &Private) -> bool {
+        self.0.as_ref().is_some_and(|rare| rare.readable.allows(Some(private)))
+    }
+
+    /// Whether all private events may be read (`true`) or none (`false`). `None` if this depends on
+    /// the event.
+    pub(super) fn may_read_all(&self) -> Option<bool> {
+        self.0.as_ref().map_or(Some(false), |rare| rare.readable.of_all())
+    }
+
+    /// Returns an address that identifies these rights for as long as this value exists.
+    pub(super) fn address(&self) -> usize {
+        self.0.as_ref().map_or(0, |rare| Arc::as_ptr(rare).addr())
+    }
+
+    /// Whether any private event may be read.
+    pub(super) fn reads_some_private(&self) -> bool {
+        self.0.is_some()
     }
 }
 
@@ -426,6 +384,48 @@ impl EventAccess {
         let known = || self.known.get(&rights.address()).is_some_and(|(_, may)| *may);
         rights.may_read_all().unwrap_or_else(known)
     }
+}
+
+/// Counts the names of one stream, to enforce the limits.
+#[derive(Debug, Default)]
+pub(crate) struct Bounds {
+    names: usize,
+    bytes: usize,
+}
+
+impl Bounds {
+    /// Counts one more name of `bytes` bytes. Fails if a limit is exceeded.
+    pub(crate) fn add(&mut self, bytes: usize) -> Result<(), PublishError> {
+        self.names += 1;
+        self.bytes += bytes;
+        if self.names > NAMES_MAX {
+            return Err(PublishError::TooManyNames { limit: NAMES_MAX });
+        }
+        if self.bytes > PATTERNS_PER_STREAM {
+            return Err(PublishError::NamesTooBig { limit: PATTERNS_PER_STREAM });
+        }
+        Ok(())
+    }
+}
+
+fn shared(names: &[&str]) -> Arc<[Arc<str>]> {
+    names.iter().map(|name| Arc::from(*name)).collect()
+}
+
+/// Checks the name of one channel to publish to.
+pub(super) fn check_name(name: &str) -> Result<(), PublishError> {
+    check_length(name)?;
+    if name.ends_with('*') {
+        return Err(PublishError::Wildcard);
+    }
+    Ok(())
+}
+
+fn check_length(name: &str) -> Result<(), PublishError> {
+    if name.is_empty() || name.len() > NAME_MAX || name.contains('\0') {
+        return Err(PublishError::Name);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,29 +4,28 @@
 //! known for as long as the history of one of the topics has the event that carries them.
 //!
 //! [`HubState::new_events`] decides which events of a request are new, with and without a file
-//! store. With a shared Redis, `publish.lua` decides by the same rules; `tests/dedup.rs` compares
-//! the three.
+//! store. With a shared Redis, `publish.lua` decides by the same rules, but knows ids and keys for
+//! the history's age, even if the event is evicted earlier. `tests/dedup.rs` compares the three.
 
 use std::borrow::Borrow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use super::Published;
 use super::state::HubState;
-use super::store_writer::PublishRequest;
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::id::EventId;
 use crate::store::Key;
 
 /// The result of checking a request for repeats.
-pub(super) enum NewEvents<E> {
+pub(super) enum Checked<E> {
     /// The request is a repeat. This is the result of the first request with its key.
-    None(Published),
-    /// At least the request is new. These of its events are new, in their order. `last` gives the
-    /// id for the reply.
-    Some { events: Vec<E>, last: Last },
+    Repeat(Published),
+    /// The request is new. So are these of its events, in their order. `last` gives the id for the
+    /// reply.
+    New { events: Vec<E>, last: Last },
 }
 
 /// The last event of a request, from which the reply gets its id.
@@ -62,11 +61,11 @@ impl HubState {
         topics: &[impl AsRef<str>],
         key: Option<&Key>,
         events: impl IntoIterator<Item = E>,
-    ) -> Result<NewEvents<E>, PublishError> {
+    ) -> Result<Checked<E>, PublishError> {
         if let Some(key) = key
             && let Some(first) = self.published_with_key(topics, key)?
         {
-            return Ok(NewEvents::None(first));
+            return Ok(Checked::Repeat(first));
         }
         let (mut new, mut last) = (Vec::new(), Last::New(0));
         let mut own_ids: HashMap<Box<str>, usize> = HashMap::new();
@@ -85,7 +84,7 @@ impl HubState {
             last = Last::New(new.len());
             new.push(event);
         }
-        Ok(NewEvents::Some { events: new, last })
+        Ok(Checked::New { events: new, last })
     }
 
     /// Returns the result of the first request that published an event with this client-supplied id
@@ -172,36 +171,5 @@ impl DedupIndex {
 fn shrink<K: Eq + Hash>(index: &mut HashMap<K, Published>) {
     if index.capacity() > 32.max(4 * index.len()) {
         index.shrink_to(2 * index.len());
-    }
-}
-
-/// The client-supplied ids and idempotency keys of one batch, each with its channel.
-///
-/// Repeats are looked up in the channels' dedup indexes, which a batch enters only at its end. So
-/// two requests with the same id or key must not be in one batch.
-#[derive(Default)]
-pub(super) struct BatchNames(HashSet<(Arc<str>, Name)>);
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Name {
-    Own(Box<str>),
-    Key(Key),
-}
-
-impl BatchNames {
-    /// Adds the ids and the key of a request, and returns `true`. If the batch has one of them
-    /// already, adds none and returns `false`.
-    pub(super) fn add(&mut self, request: &PublishRequest) -> bool {
-        let own = request.events.iter().filter_map(Event::id).map(|own| Name::Own(own.into()));
-        let key = request.key.iter().map(|key| Name::Key(key.clone()));
-        let names = own
-            .chain(key)
-            .flat_map(|name| request.topics().map(move |topic| (Arc::clone(topic), name.clone())));
-        let names: HashSet<_> = names.collect();
-        let is_new = self.0.is_disjoint(&names);
-        if is_new {
-            self.0.extend(names);
-        }
-        is_new
     }
 }

@@ -284,8 +284,7 @@ impl Registry {
     /// repeat. [`Published::subscribers`] counts a stream that subscribes to several of the topics
     /// once for each of them.
     ///
-    /// Fails as [`publish_all`](Self::publish_all) does, and if there are too many
-    /// topics.
+    /// Fails as [`publish_all`](Self::publish_all) does, and if there are too many topics.
     pub fn publish_update(&self, update: &Update<'_>) -> Result<Published, PublishError> {
         update::publish(self, update)
     }

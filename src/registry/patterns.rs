@@ -261,9 +261,8 @@ impl HubState {
 /// Locks the registry to publish to these channels, with all pattern matches and access checks
 /// done.
 ///
-/// When this function returns, all patterns have been matched against those of these channels
-/// that are not indexed. For a private event, `access` then knows which subscribers may read
-/// it.
+/// When this function returns, all patterns have been matched against those of these channels that
+/// are not indexed. For a private event, `access` then knows which subscribers may read it.
 ///
 /// The loop ends, because patterns are matched faster than streams can add new ones.
 pub(super) fn lock_to_publish<'a>(

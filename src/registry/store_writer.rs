@@ -21,7 +21,7 @@
 //!   must not wait for the disk either, so they publish presence events with [`publish_presence`].
 //! * **No I/O happens under the registry's lock.**
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crossbeam_channel::{
     Receiver, RecvTimeoutError, Sender, TryRecvError, at, bounded, never, select,
 };
 
-use super::dedup::{BatchNames, Last, NewEvents};
+use super::dedup::{Checked, Last};
 use super::patterns::{self, PatternMatches};
 use super::state::{Evictions, HubState, StoredEvent};
 use super::subscription::Notifiers;
@@ -231,8 +231,8 @@ impl PublishBatch {
         let PublishRequest { channel, events, key, reach, presence, subscribers, .. } = request;
         let count = if presence { 0 } else { events.len() };
         let (events, last) = match state.new_events(&topics, key.as_ref(), events)? {
-            NewEvents::None(first) => return Ok(PendingReply::Known(first)),
-            NewEvents::Some { events, last } => (events, last),
+            Checked::Repeat(first) => return Ok(PendingReply::Known(first)),
+            Checked::New { events, last } => (events, last),
         };
         state.make_all(&topics, at, options)?;
         state.hold(&topics);
@@ -279,6 +279,37 @@ impl PendingReply {
                 Ok(Published { id, subscribers, count })
             }
         }
+    }
+}
+
+/// The client-supplied ids and idempotency keys of one batch, each with its channel.
+///
+/// Repeats are looked up in the channels' dedup indexes, which a batch enters only at its end. So
+/// two requests with the same id or key must not be in one batch.
+#[derive(Default)]
+struct BatchNames(HashSet<(Arc<str>, Name)>);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Name {
+    Own(Box<str>),
+    Key(Key),
+}
+
+impl BatchNames {
+    /// Adds the ids and the key of a request, and returns `true`. If the batch has one of them
+    /// already, adds none and returns `false`.
+    fn add(&mut self, request: &PublishRequest) -> bool {
+        let own = request.events.iter().filter_map(Event::id).map(|own| Name::Own(own.into()));
+        let key = request.key.iter().map(|key| Name::Key(key.clone()));
+        let names = own
+            .chain(key)
+            .flat_map(|name| request.topics().map(move |topic| (Arc::clone(topic), name.clone())));
+        let names: HashSet<_> = names.collect();
+        let is_new = self.0.is_disjoint(&names);
+        if is_new {
+            self.0.extend(names);
+        }
+        is_new
     }
 }
 

@@ -169,8 +169,7 @@ impl Drop for Subscription {
     }
 }
 
-/// Changes the subscribers of these channels, and frees the patterns that are unused
-/// afterwards.
+/// Changes the subscribers of these channels, and frees the patterns that are unused afterwards.
 fn change(registry: &Registry, channels: &Channels, change: impl FnMut(&mut Subscribers)) {
     registry.lock().change_subscribers(channels, change);
     if !channels.patterns().is_empty() {

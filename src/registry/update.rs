@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::channels::{self, EventAccess, Private};
-use super::dedup::{DedupEntry, NewEvents};
+use super::dedup::{Checked, DedupEntry};
 use super::ring::Entry;
 use super::state::HubState;
 use super::subscription::Notifiers;
@@ -93,8 +93,8 @@ pub(super) fn publish_here(
     let (mut guard, answers) = patterns::lock_to_publish(registry, topics, &mut readers);
     let state = &mut *guard;
     let (new, last) = match state.new_events(topics, key.as_ref(), events)? {
-        NewEvents::None(first) => return Ok(first),
-        NewEvents::Some { events, last } => (events, last),
+        Checked::Repeat(first) => return Ok(first),
+        Checked::New { events, last } => (events, last),
     };
     state.make_all_for_events(topics, now, &registry.inner.options, &answers)?;
     let subscribers = topics.iter().map(|topic| state.count(topic, readers.as_ref())).sum();
@@ -150,8 +150,7 @@ pub(super) fn prepare(
     let mut readers = private.as_ref().map(EventAccess::of);
     let now = registry.now();
     let (mut state, answers) = patterns::lock_to_publish(registry, topics, &mut readers);
-    // A repeated request succeeds even if its channels do not exist any more and cannot be
-    // created.
+    // A repeated request succeeds even if its channels do not exist any more and cannot be created.
     let first = key.map(|key| state.published_with_key(topics, key)).transpose()?;
     if first.flatten().is_none() {
         state.make_all_for_events(topics, now, &registry.inner.options, &answers)?;
