@@ -3,6 +3,7 @@
 mod away;
 #[path = "../common/mod.rs"]
 mod common;
+mod dedup;
 mod killed;
 mod presence;
 mod reaching;

@@ -3,12 +3,6 @@
 //! In Rust it is `src/registry/dedup.rs`, in Redis it is `src/store/redis/publish.lua`. The tests
 //! run generated sequences of requests on each of them, and compare all answers and all rings.
 
-#[path = "common/mod.rs"]
-mod common;
-#[allow(dead_code)] // this program uses only some items
-#[path = "redis/server.rs"]
-mod server;
-
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
@@ -16,8 +10,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::{TIMEOUT, TestServer, wait_until};
-use server::Redis;
+use crate::common::{TIMEOUT, TestServer, wait_until};
+use crate::server::Redis;
 use threadcast::{
     Channels, Config, Event, EventId, Framing, Histories, History, PublishError, Published,
     Readable, Registry, Start, Subscription, Update,
