@@ -40,18 +40,6 @@ pub(crate) enum DemoStream {
 }
 
 impl DemoStream {
-    /// Returns the stream that the server runs at this path.
-    pub(crate) fn at(segments: &[&str]) -> Option<Self> {
-        match segments {
-            ["stream"] => Some(Self::Time),
-            ["sse"] => Some(Self::Clock),
-            ["api", "sse"] => Some(Self::Conversation),
-            ["events"] => Some(Self::Messages),
-            ["count"] => Some(Self::Count),
-            _ => None,
-        }
-    }
-
     /// Returns the channel of a clock; `None` for a scripted stream, which has no channel.
     pub(crate) fn clock(self) -> Option<&'static str> {
         match self {

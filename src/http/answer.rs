@@ -13,7 +13,6 @@ use std::time::SystemTime;
 
 use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
-use super::request::{Request, reason};
 use crate::event::Framing;
 use crate::limits::FILE_CHUNK;
 
@@ -277,18 +276,27 @@ fn write_pieces(
     out.write_all(&bytes)
 }
 
+/// Returns the reason phrase of a status.
+pub(crate) fn reason(status: u16) -> &'static str {
+    StatusCode(status).default_reason_phrase()
+}
+
+/// The content type of streams. It has a charset because some clients read `text/*` without one
+/// as Latin-1 (RFC 2616 §3.7.1).
+pub(crate) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
+
 /// Additional headers of a response, which depend on the request.
 pub(crate) type Headers = Vec<(&'static str, Cow<'static, str>)>;
 
-/// Returns the head of a stream.
+/// Returns the head of an event stream.
 ///
 /// `no-transform` prevents compression by proxies, and `X-Accel-Buffering: no` prevents buffering
 /// by nginx.
-pub(crate) fn stream_head(request: &Request, content_type: &str, headers: &Headers) -> Vec<u8> {
-    let chunked = request.minor_version > 0;
+pub(crate) fn stream_head(framing: Framing, headers: &Headers) -> Vec<u8> {
+    let chunked = framing == Framing::Chunked;
     let mut bytes = Vec::with_capacity(512);
     head(&mut bytes, 200, if chunked { "keep-alive" } else { "close" }, headers);
-    add_line(&mut bytes, "Content-Type", content_type);
+    add_line(&mut bytes, "Content-Type", EVENT_STREAM);
     add_line(&mut bytes, "Cache-Control", "no-cache, no-transform");
     add_line(&mut bytes, "X-Accel-Buffering", "no");
     if chunked {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use httparse::Status;
 
 use super::answer::CONTINUE;
-use super::connection::{Inbound, is_timeout};
 use super::error::HttpError;
+use super::inbound::{Inbound, is_timeout};
 use super::request::{BodyLength, Request};
 use crate::limits::HEADERS_MAX;
 

@@ -4,29 +4,31 @@ use serde_json::{Value, json};
 
 use super::access::{Api, PublishAccess, ReadAccess};
 use super::answer::Answer;
-use super::connection::Exchange;
 use super::error::HttpError;
-use super::mercure::check_event_name;
-use super::routes::Reply;
+use super::exchange::Exchange;
+use super::mercure::reserved::check_event_name;
+use super::reply::Reply;
 use super::{listing, publish, streams};
+use crate::demo;
 use crate::event::Event;
-use crate::registry::{ChannelInfo, Channels};
+use crate::registry::ChannelInfo;
 
-/// `GET /channels?channel=a&channel=b*`: subscribes to the channels in the query. Without
-/// `channel`, lists all channels.
-pub(super) fn subscribe_or_list(
-    exchange: &Exchange<'_>,
-    reader: &ReadAccess,
-) -> Result<Reply, HttpError> {
+/// The channel of the demo chat.
+const CHAT: &str = "chat";
+
+/// `GET /channels?channel=a&channel=b*`: subscribes to these channels. Without `channel`, lists all
+/// channels.
+pub(super) fn subscribe_or_list(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let names = exchange.request.queries("channel");
-    if names.is_empty() {
-        reader.check_all(exchange)?;
-        let channels =
-            exchange.server.hub.channels(&reader.readable()).map(|channel| info(&channel));
-        return Ok(Reply::Answer(listing::answer(&json!({}), "channels", channels)));
-    }
-    let channels = Channels::new(names.iter().map(String::as_str))?;
-    streams::channels(exchange, &channels, reader)
+    if names.is_empty() { list(exchange) } else { streams::channels(exchange, &names) }
+}
+
+#[inline(never)] // inlining would enlarge the stack of every stream
+fn list(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    let reader = ReadAccess::of(exchange, Api::Own)?;
+    reader.check_all(exchange)?;
+    let channels = exchange.server.hub.channels(&reader.readable()).map(|channel| info(&channel));
+    Ok(Reply::Answer(listing::answer(&json!({}), "channels", channels)))
 }
 
 fn info(channel: &ChannelInfo) -> Value {
@@ -41,13 +43,9 @@ fn info(channel: &ChannelInfo) -> Value {
 
 /// `GET /channels/{name}`: subscribes to a channel.
 ///
-/// A name that ends with `*` selects all channels whose names begin with the text before the `*`.
-pub(super) fn subscribe(
-    exchange: &Exchange<'_>,
-    name: &str,
-    reader: &ReadAccess,
-) -> Result<Reply, HttpError> {
-    streams::channels(exchange, &Channels::new([name])?, reader)
+/// A name that ends with `*` selects all channels that begin with the rest of the name.
+pub(super) fn subscribe(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
+    streams::channels(exchange, &[name])
 }
 
 /// `POST /channels/{name}`: publishes one event, or many as NDJSON.
@@ -81,13 +79,32 @@ pub(super) fn delete(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpE
     Ok(Reply::Answer(Answer::new(204)))
 }
 
-/// `GET /channels/{name}/subscribers`: returns the number of the channel's subscribers, and their
-/// presence names.
-pub(super) fn subscribers(exchange: &Exchange<'_>, name: &str) -> Reply {
+/// `GET /channels/{name}/subscribers`: returns the number of subscribers, and the presence names.
+pub(super) fn subscribers(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
+    ReadAccess::of(exchange, Api::Own)?;
     let hub = &exchange.server.hub;
     let present = hub.presence(name);
     let present =
         present.map(|(username, streams)| json!({ "username": username, "streams": streams }));
     let document = json!({ "channel": name, "subscribers": hub.subscribers(name) });
-    Reply::Answer(listing::answer(&document, "present", present))
+    Ok(Reply::Answer(listing::answer(&document, "present", present)))
+}
+
+/// `POST /send-data`: publishes a message to the demo chat and returns it.
+pub(super) fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
+    PublishAccess::of(exchange, Api::Own)?.check(exchange, [CHAT])?;
+    if publish::content_type(&exchange.request) != "application/json" {
+        let detail = "the body must be JSON; send it with Content-Type: application/json";
+        return Err(HttpError::new(415, detail));
+    }
+    let body = exchange.body(exchange.server.config.limits.body)?;
+    let body = publish::json(&body)?;
+    let Some(message) = body["message"].as_str() else {
+        return Err(HttpError::new(400, "the body must be {\"message\": \"…\"}"));
+    };
+    let username = body["username"].as_str().filter(|name| !name.is_empty()).unwrap_or("guest");
+    log::debug!("{} sent {message:?}", exchange.client());
+    exchange.server.hub.publish(CHAT, &demo::chat_message(username, message))?;
+    let answer = json!({ "status": "success", "receivedMessage": message });
+    Ok(Reply::Answer(Answer::json(&answer)))
 }

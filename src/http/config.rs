@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::CorsOrigins;
+use super::request::Request;
 use crate::broadcast::Delivery;
 use crate::jwt::VerifyingKey;
 use crate::limits::Limits;
@@ -111,6 +111,55 @@ pub struct Config {
     pub lab_program: Option<PathBuf>,
 }
 
+/// The other origins whose pages may use the server (`--cors-origin`).
+///
+/// ```
+/// use threadcast::{Config, CorsOrigins};
+///
+/// let cors_origins = CorsOrigins::These(vec!["https://app.example.org".into()]);
+/// let config = Config { cors_origins, ..Config::default() };
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum CorsOrigins {
+    /// None: only pages of the server's own origin can read its channels.
+    #[default]
+    Own,
+    /// The origins in this list, which may read and publish with credentials.
+    ///
+    /// The syntax is that of the `Origin` header: `https://a.example:8443`. In
+    /// `https://*.a.example` the `*` stands for one or more labels.
+    These(Vec<String>),
+    /// All origins, which may read without credentials.
+    Any,
+}
+
+impl CorsOrigins {
+    /// Returns whether the list contains the request's `Origin`.
+    pub(super) fn names(&self, request: &Request) -> bool {
+        request.text("origin").is_some_and(|origin| self.has(origin))
+    }
+
+    /// Returns whether the list contains this origin.
+    pub(super) fn has(&self, origin: &str) -> bool {
+        matches!(self, Self::These(these) if these.iter().any(|known| fits(known, origin)))
+    }
+}
+
+/// Returns whether `pattern` matches this origin.
+///
+/// A `*` at the start of the host matches one or more labels.
+fn fits(pattern: &str, origin: &str) -> bool {
+    let Some((scheme, parent)) = pattern.split_once("://*.") else { return pattern == origin };
+    let host = origin.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
+    let labels = host.and_then(|host| host.strip_suffix(parent)?.strip_suffix('.'));
+    labels.is_some_and(|labels| {
+        labels.split('.').all(|label| {
+            let is_of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+            !label.is_empty() && label.bytes().all(is_of_a_name)
+        })
+    })
+}
+
 /// Whether the server speaks the Mercure protocol on `/.well-known/mercure`.
 ///
 /// ```
@@ -188,5 +237,36 @@ impl Config {
             "{}/.well-known/oauth-protected-resource/.well-known/mercure",
             &audience[..end]
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn star_matches_whole_labels_only() {
+        let pattern = "https://*.a.example:8443";
+        for origin in ["https://x.a.example:8443", "https://x-1.y_2.a.example:8443"] {
+            assert!(fits(pattern, origin), "{origin}");
+        }
+        for origin in [
+            "https://a.example:8443",
+            "https://.a.example:8443",
+            "https://x..a.example:8443",
+            "https://xa.example:8443",
+            "https://x.a.example",
+            "https://x.a.example:84430",
+            "http://x.a.example:8443",
+            "xhttps://x.a.example:8443",
+            "https://evil.example/.a.example:8443",
+            "https://evil.example:1.a.example:8443",
+            "https://evil@x.a.example:8443",
+            "https://*.a.example:8443",
+            "null",
+            "",
+        ] {
+            assert!(!fits(pattern, origin), "{origin}");
+        }
     }
 }

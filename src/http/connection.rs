@@ -4,95 +4,28 @@
 //! Pipelined requests get their responses in order. A stream is the last response of its
 //! connection, so the server never reads requests that follow it.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::mem;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::access::Locality;
-use super::coding::Coding;
+use super::access::local::Locality;
 use super::connections::{ConnectionPermit, Wait};
+use super::cors;
 use super::error::HttpError;
-use super::forwarded::Client;
+use super::exchange::Exchange;
+use super::inbound::{Inbound, is_timeout};
+use super::reply::{LastReply, Reply};
 use super::request::{BodyLength, Request};
-use super::routes::{self, Reply};
-use super::streams::Stream;
-use super::{Alive, ServerState, body, cors, listener};
-use crate::disconnect::Watch;
+use super::routes::{self, Routes};
+use super::server_state::{Alive, ServerState};
 use crate::event::Framing;
-use crate::limits::{DRAIN_REQUEST_TIME, LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
-use crate::stream::Socket;
-
-/// The maximum number of bytes that one `read` returns.
-const READ_SIZE: usize = 4 * 1024;
-
-/// A request, with the server and the connection that its handler needs.
-pub(crate) struct Exchange<'a> {
-    pub(crate) server: &'a Arc<ServerState>,
-    pub(crate) peer: SocketAddr,
-    /// Where the request comes from.
-    pub(crate) locality: Locality,
-    pub(crate) request: Box<Request>,
-    inbound: &'a mut Inbound,
-    body_is_read: bool,
-}
-
-impl Exchange<'_> {
-    /// Reads and decompresses the body, after a `100 Continue` if the client expects one.
-    ///
-    /// Fails if there is no body, if it is longer than `limit` bytes before or after
-    /// decompression, or if it does not arrive within the request deadline.
-    pub(crate) fn body(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
-        if self.request.body == BodyLength::None {
-            let detail = "this request needs a body; send it with Content-Length or chunked";
-            return Err(HttpError::new(411, detail).closing());
-        }
-        let coding = Coding::of(&self.request)?;
-        let limits = &self.server.config.limits;
-        // NDJSON bodies have their own limit, which applies unless --body-limit is larger.
-        let set_by = if limit > limits.body { "for NDJSON" } else { "--body-limit" };
-        let limit = body::Limit { bytes: limit, set_by };
-        let body = body::read(self.inbound, &self.request, limit, limits.request_deadline)?;
-        if !self.inbound.resume() {
-            let detail = "the connection was closed to make room for others; retry the request";
-            return Err(HttpError::new(503, detail).closing());
-        }
-        self.body_is_read = true;
-        coding.decode(body, limit)
-    }
-
-    /// Returns the client for the log. Behind a trusted proxy, this is the address that the proxy
-    /// forwards.
-    pub(crate) fn client(&self) -> Client {
-        Client::of(&self.request, self.peer, &self.server.config.trusted_proxies)
-    }
-
-    /// Returns the path without its query, for the log.
-    pub(crate) fn path(&self) -> String {
-        format!("/{}", self.request.segments.join("/"))
-    }
-
-    /// Returns whether the connection was shed (closed to make room), so that it cannot become a
-    /// stream.
-    ///
-    /// The input of a shed connection has ended, and a stream would take this for a disconnect.
-    pub(crate) fn is_shed(&self) -> bool {
-        self.inbound.is_shed()
-    }
-
-    /// Returns the address of the server's end of this connection.
-    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
-        self.inbound.socket.local_addr()
-    }
-
-    /// Returns the socket for a stream to write to.
-    pub(crate) fn socket(&self) -> Socket {
-        let watch = Arc::new(Watch::new(&self.server.watcher));
-        Socket::new(&self.inbound.socket, self.server.config.limits.write_deadline, &watch)
-    }
-}
+use crate::limits::{DRAIN_REQUEST_TIME, STACK};
+use crate::process::check_address_space;
 
 /// Serves one connection until it ends.
 pub(crate) fn serve(
@@ -134,42 +67,44 @@ pub(crate) fn serve(
                 has_sent = true;
                 inbound.is_fresh = false;
             }
-            Reply::Stream(stream) => {
-                inbound.bytes = Vec::new(); // frees the buffer
+            Reply::Last(last) => {
                 inbound.permit = None; // from here on the connection counts as a stream
-                // The kernel keeps 32 KB for each thread that has sent data, until the thread ends,
-                // and the stack of a thread never shrinks. So the stream moves to a new thread if
-                // this thread has sent data and the broadcaster will write the stream, or if the
-                // stack of this thread has grown.
-                if has_sent && server.mailbox.is_some() || stream.is_deep() {
-                    return run_on_new_thread(stream, inbound, server, peer, alive);
+                if last.needs_fresh_thread(has_sent, server) {
+                    return run_on_new_thread(last, inbound, server, peer, alive);
                 }
-                stream.run(&inbound.socket, server);
-                return inbound.linger_as(server.connections.readmit());
-            }
-            Reply::WebSocket(websocket, permit) => {
-                let received = std::mem::take(&mut inbound.bytes);
-                inbound.permit = None;
-                websocket.run(&inbound.socket, received, server);
-                drop(permit);
+                let received = mem::take(&mut inbound.bytes);
+                last.run(&inbound.socket, received, server);
                 return inbound.linger_as(server.connections.readmit());
             }
         }
     }
 }
 
+/// Spawns a connection's thread, named after the client's port.
+///
+/// The port links a thread in `top -H` to its connection in `ss -tn`.
+pub(super) fn spawn(
+    peer: SocketAddr,
+    serve: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    check_address_space(STACK)?;
+    let name = format!("sse-{}", peer.port());
+    thread::Builder::new().name(name).stack_size(STACK).spawn(serve)
+}
+
 /// Moves a stream, with its connection, to a new thread.
 #[inline(never)] // inlining would enlarge the stack of every stream
 fn run_on_new_thread(
-    stream: Box<Stream>,
-    inbound: Inbound,
+    last: Box<dyn LastReply>,
+    mut inbound: Inbound,
     server: &Arc<ServerState>,
     peer: SocketAddr,
     alive: &Sender<Alive>,
 ) {
     let (server, alive) = (Arc::clone(server), alive.clone());
-    let spawned = listener::spawn(peer, move || {
-        stream.run(&inbound.socket, &server);
+    let spawned = spawn(peer, move || {
+        let received = mem::take(&mut inbound.bytes);
+        last.run(&inbound.socket, received, &server);
         inbound.linger_as(server.connections.readmit());
         drop(alive);
     });
@@ -216,8 +151,11 @@ fn answer(
     let framing = request.framing();
     let body_is_read = matches!(request.body, BodyLength::None | BodyLength::Fixed(0));
     let locality = Locality::of(&request, peer.ip(), on_loopback, &server.config);
-    let mut exchange = Exchange { server, peer, locality, request, inbound, body_is_read };
-    let (mut reply, mut closes) = match handle(&mut exchange) {
+    let routes = routes::find(&request.segments, server);
+    let any_origin = routes.any_origin();
+    let mut exchange =
+        Exchange { server, peer, any_origin, locality, request, inbound, body_is_read };
+    let (mut reply, mut closes) = match handle(&mut exchange, routes) {
         Ok(reply) => (reply, false),
         Err(error) => {
             if let Some(problem) = error.token_problem {
@@ -249,7 +187,7 @@ fn log_token_problem(exchange: &Exchange<'_>, problem: &'static str) {
     );
 }
 
-fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
+fn handle(exchange: &mut Exchange<'_>, routes: Routes) -> Result<Reply, HttpError> {
     if exchange
         .request
         .headers("expect")
@@ -259,7 +197,7 @@ fn handle(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
         return Err(HttpError::new(417, detail));
     }
     exchange.locality.check_host()?;
-    routes::route(exchange)
+    routes.answer(exchange)
 }
 
 /// Reads the next request of this connection; `None` if the connection must end.
@@ -338,114 +276,4 @@ fn head_too_long(bytes: &[u8], limit: usize) -> HttpError {
         )
     }
     .closing()
-}
-
-pub(crate) fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-/// The reading half of a connection.
-pub(crate) struct Inbound {
-    pub(crate) socket: Arc<TcpStream>,
-    /// Bytes that were received and not yet used.
-    pub(crate) bytes: Vec<u8>,
-    /// Whether the connection has had no response yet.
-    is_fresh: bool,
-    /// The current read time-out of the socket, which is set again only when it must change.
-    timeout: Duration,
-    /// The connection's permit; `None` for a stream. This field comes after the socket and so is
-    /// dropped after it: a free permit implies a free descriptor.
-    permit: Option<Box<ConnectionPermit>>,
-}
-
-impl Inbound {
-    /// `timeout` is the read time-out that the socket has inherited from its listener.
-    fn new(socket: Arc<TcpStream>, permit: Box<ConnectionPermit>, timeout: Duration) -> Self {
-        Self { socket, bytes: Vec::new(), is_fresh: true, timeout, permit: Some(permit) }
-    }
-
-    /// Begins a wait for the client, during which the connection can be shed.
-    ///
-    /// Returns false if the connection must end because the server is draining.
-    fn wait(&mut self, wait: Wait) -> bool {
-        let Some(permit) = &mut self.permit else { return true };
-        permit.wait(wait, &self.socket, self.is_fresh)
-    }
-
-    /// Ends the wait. Returns false if the connection was shed and its socket is shut down.
-    fn resume(&mut self) -> bool {
-        self.permit.as_mut().is_none_or(|permit| permit.resume())
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.permit.as_ref().is_some_and(|permit| permit.is_waiting())
-    }
-
-    fn is_shed(&self) -> bool {
-        self.permit.as_ref().is_some_and(|permit| permit.is_shed())
-    }
-
-    /// Writes these bytes; the connection can be shed while the client does not read.
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.wait(Wait::Answer);
-        (&*self.socket).write_all(bytes)?;
-        if self.resume() { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
-    }
-
-    /// Reads available bytes, or waits for some until the deadline. Returns 0 at the end of the
-    /// input.
-    pub(crate) fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
-        if !self.is_waiting() {
-            self.wait(Wait::Request);
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        // The time-out is set only if it differs enough from the time left, which saves system
-        // calls.
-        if left > self.timeout || self.timeout.saturating_sub(left) > Duration::from_millis(100) {
-            self.socket.set_read_timeout(Some(left))?;
-            self.timeout = left;
-        }
-        let filled = self.bytes.len();
-        self.bytes.resize(filled + READ_SIZE, 0);
-        let read = loop {
-            match (&*self.socket).read(&mut self.bytes[filled..]) {
-                // An ignored signal interrupts a `read` that has a time-out, and the kernel does
-                // not restart it.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        self.bytes.truncate(filled + read.as_ref().map_or(0, |n| *n));
-        read
-    }
-
-    /// Calls [`linger`](Self::linger) after the end of a stream, with a new permit.
-    fn linger_as(mut self, permit: ConnectionPermit) {
-        self.permit = Some(Box::new(permit));
-        self.linger();
-    }
-
-    /// Closes the sending side, then reads and discards what the client still sends.
-    ///
-    /// Closing a socket with unread bytes resets the connection, and the client could lose the
-    /// response before it has read it (RFC 9112 §9.6). [`LINGER_BYTES`], [`LINGER_TIME`] and
-    /// [`LINGER_SILENCE`] limit how much the server reads, and how long it waits.
-    fn linger(mut self) {
-        if self.socket.shutdown(Shutdown::Write).is_err() {
-            return;
-        }
-        self.wait(Wait::Request);
-        let deadline = Instant::now() + LINGER_TIME;
-        let mut read = 0;
-        while read < LINGER_BYTES {
-            self.bytes.clear();
-            match self.fill(deadline.min(Instant::now() + LINGER_SILENCE)) {
-                Ok(n @ 1..) => read += n,
-                Ok(0) | Err(_) => return,
-            }
-        }
-    }
 }

@@ -4,14 +4,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use super::answer::Answer;
-use super::request::{Request, reason};
+use super::answer::{Answer, EVENT_STREAM, reason};
 use crate::error::{EventError, PublishError};
 use crate::event::{Frame, Framing};
 use crate::matcher::MatcherError;
-
-/// The media type in the `Accept` header of an `EventSource`.
-const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// An error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,13 +59,10 @@ impl HttpError {
     ///
     /// If the client accepts an event stream, the response is a stream that sends `retry:` and
     /// ends, because an `EventSource` never reconnects after an error status.
-    pub(crate) fn later(detail: &'static str, wait: Duration, request: &Request) -> Self {
+    pub(crate) fn later(detail: &'static str, wait: Duration, accepts_stream: bool) -> Self {
         let seconds = wait.as_secs_f64().ceil().to_string();
         let error = Self::new(503, detail).with("Retry-After", seconds);
-        let accepts = request.headers("accept").any(|types| {
-            types.to_ascii_lowercase().windows(EVENT_STREAM.len()).any(|part| part == EVENT_STREAM)
-        });
-        Self { retry: accepts.then_some(wait), ..error }
+        Self { retry: accepts_stream.then_some(wait), ..error }
     }
 
     /// Creates a 400 that closes the connection, for a violation of RFC 9112's grammar.
@@ -84,7 +77,8 @@ impl HttpError {
         Self { detail: format!("{place}: {}", self.detail).into(), ..self }
     }
 
-    pub(crate) fn method(allow: &'static str) -> Self {
+    /// Creates a 405 for a path with these methods.
+    pub(crate) fn method(allow: String) -> Self {
         let detail = format!("this path does not support the method; use one of {allow}");
         Self::new(405, detail).with("Allow", allow)
     }
@@ -113,7 +107,7 @@ impl HttpError {
         let mut body = format!(": {}\n", self.detail).into_bytes();
         body.extend_from_slice(retry.bytes(Framing::Plain));
         Answer::new(200)
-            .with("Content-Type", super::streams::EVENT_STREAM)
+            .with("Content-Type", EVENT_STREAM)
             .with("Cache-Control", "no-cache, no-transform")
             .with("X-Accel-Buffering", "no")
             .with_body(body)

@@ -9,33 +9,27 @@
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::admission::{Reason, limited_address};
 use super::connection;
 use super::forwarded::is_trusted;
-use super::{Alive, ServerState};
+use super::log_limit::Burst;
+use super::server_state::{Alive, ServerState};
 use crate::counters::{CONNECTIONS_OF_ADDRESS, SYSTEM};
 use crate::limits::{
     BACKLOG, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, Limits, NOTSENT_LOWAT, RECEIVE_BUFFER,
-    SEND_BUFFER, STACK, TCP_USER_TIMEOUT,
+    SEND_BUFFER, TCP_USER_TIMEOUT,
 };
-use crate::process::check_address_space;
 
 /// How long the thread pauses after `accept` has failed, so that repeated failures do not keep a
 /// core busy.
 const BACK_OFF: Duration = Duration::from_millis(20);
-
-/// Failures at most this far apart form one burst. Only the first failure of a burst is logged.
-const BURST: Duration = Duration::from_secs(5);
 
 /// Opens a listening socket, and sets the options of all its connections.
 ///
@@ -87,61 +81,7 @@ fn set_options(socket: &Socket, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)
 }
 
-/// Makes the accepting threads return.
-///
-/// Shutting a listener down wakes its thread. Inherited listeners must not be shut down, so an
-/// eventfd wakes their threads.
-#[derive(Debug)]
-pub(super) struct Stop(Option<OwnedFd>);
-
-impl Stop {
-    pub(super) fn new(inherited: bool) -> io::Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Self(inherited.then(|| eventfd(0, flags)).transpose()?))
-    }
-
-    /// Returns whether the listeners stay open after this server stops, so that new connections
-    /// wait for the next server.
-    pub(super) fn keeps_listeners_open(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Makes [`run`] return at once, now and on every later call.
-    pub(super) fn stop(&self, listeners: &[TcpListener]) {
-        let Some(stop) = &self.0 else {
-            for listener in listeners {
-                if let Err(error) = SockRef::from(listener).shutdown(std::net::Shutdown::Both) {
-                    log::error!("cannot shut a listening socket down: {error}");
-                }
-            }
-            return;
-        };
-        // The write fails only if the eventfd's counter is full, and a full counter makes the
-        // eventfd readable too.
-        let _ = rustix::io::write(stop, &1_u64.to_ne_bytes());
-    }
-
-    /// Accepts a connection, or returns an error after [`stop`](Self::stop).
-    ///
-    /// If the server opened the listener, this function blocks until a client connects or the
-    /// listener is shut down. An inherited listener must never be shut down, so there this function
-    /// waits for a client or the eventfd.
-    fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        let Some(stop) = &self.0 else { return listener.accept() };
-        loop {
-            let flags = PollFlags::IN;
-            let mut either = [PollFd::new(stop, flags), PollFd::new(listener, flags)];
-            match poll(&mut either, None) {
-                Ok(_) if !either[0].revents().is_empty() => return Err(Errno::CANCELED.into()),
-                Ok(_) => return listener.accept(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-/// Accepts connections until the server stops accepting. Each connection gets a thread.
+/// Accepts connections until the server closes. Each connection gets a thread.
 pub(super) fn run(server: &Arc<ServerState>, listener: &TcpListener, alive: &Sender<Alive>) {
     let on_loopback =
         listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
@@ -221,7 +161,9 @@ fn start(
     };
     let (server, alive) = (Arc::clone(server), alive.clone());
     // If `spawn` fails, it drops the closure, which closes the socket.
-    spawn(peer, move || connection::serve(&server, socket, permit, peer, on_loopback, &alive))?;
+    connection::spawn(peer, move || {
+        connection::serve(&server, socket, permit, peer, on_loopback, &alive);
+    })?;
     Ok(())
 }
 
@@ -235,18 +177,6 @@ fn advice(reason: Reason) -> &'static str {
         "all connections that fit are busy with a request; `threadcast doctor` reports which \
          limit to raise (further rejections in this burst are not logged)"
     }
-}
-
-/// Spawns a connection's thread, named after the client's port.
-///
-/// The port links a thread in `top -H` to its connection in `ss -tn`.
-pub(super) fn spawn(
-    peer: SocketAddr,
-    serve: impl FnOnce() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
-    check_address_space(STACK)?;
-    let name = format!("sse-{}", peer.port());
-    thread::Builder::new().name(name).stack_size(STACK).spawn(serve)
 }
 
 /// Returns whether `accept` failed because there was no client.
@@ -283,74 +213,9 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Finds the first of several failures or rejections in quick succession, so that only the first is
-/// logged.
-#[derive(Debug, Default)]
-pub(super) struct Burst {
-    last: Option<Instant>,
-}
-
-impl Burst {
-    /// Records a failure or rejection, and returns whether it is the first of a burst (see
-    /// [`BURST`]).
-    pub(super) fn begins(&mut self) -> bool {
-        let now = Instant::now();
-        let begins = self.last.is_none_or(|last| now - last > BURST);
-        self.last = Some(now);
-        begins
-    }
-}
-
-/// How many lines a [`LogRateLimit`] permits in a second.
-const LINES_PER_SECOND: u32 = 10;
-
-/// Limits the rate of a log line that any request can cause.
-#[derive(Debug, Default)]
-pub(super) struct LogRateLimit(Mutex<Second>);
-
-#[derive(Debug, Default)]
-struct Second {
-    began: Option<Instant>,
-    lines: u32,
-    suppressed: u64,
-}
-
-impl LogRateLimit {
-    /// Permits a line, and returns how many lines were suppressed since the previous permitted
-    /// line.
-    ///
-    /// Returns `None` if this line must be suppressed too.
-    pub(super) fn permit(&self) -> Option<u64> {
-        let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if second.began.is_none_or(|began| now - began >= Duration::from_secs(1)) {
-            (second.began, second.lines) = (Some(now), 0);
-        }
-        if second.lines == LINES_PER_SECOND {
-            second.suppressed += 1;
-            return None;
-        }
-        second.lines += 1;
-        Some(std::mem::take(&mut second.suppressed))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn log_rate_limit_permits_ten_lines_a_second() {
-        let limit = LogRateLimit::default();
-        let lines = (0..1_000).filter_map(|_| limit.permit()).count();
-        let max = LINES_PER_SECOND as usize;
-        assert!((max..=10 * max).contains(&lines), "{lines}");
-        let mut second = limit.0.lock().unwrap();
-        assert!(second.suppressed > 0);
-        (second.began, second.suppressed) = (None, 7);
-        drop(second);
-        assert_eq!((limit.permit(), limit.permit()), (Some(7), Some(0)));
-    }
 
     #[test]
     fn accepted_sockets_inherit_options_of_the_listener() {

@@ -7,8 +7,8 @@ use percent_encoding::percent_decode;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::connection::Exchange;
 use super::error::HttpError;
+use super::exchange::Exchange;
 use super::request::Request;
 use crate::event::Event;
 use crate::json;

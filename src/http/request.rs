@@ -9,11 +9,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use tiny_http::{Method, StatusCode};
+use tiny_http::Method;
 
 use super::error::HttpError;
 use crate::event::Framing;
 use crate::limits::HEADERS_MAX;
+
+/// The media type in the `Accept` header of an `EventSource`.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// A parsed head.
 #[derive(Debug)]
@@ -191,14 +194,16 @@ impl Request {
         if self.minor_version > 0 { Framing::Chunked } else { Framing::Plain }
     }
 
+    /// Returns whether the client accepts an event stream, as every `EventSource` does.
+    pub(crate) fn accepts_event_stream(&self) -> bool {
+        self.headers("accept").any(|types| {
+            types.to_ascii_lowercase().windows(EVENT_STREAM.len()).any(|part| part == EVENT_STREAM)
+        })
+    }
+
     pub(crate) fn is_head(&self) -> bool {
         self.method == Method::Head
     }
-}
-
-/// Returns the reason phrase of a status.
-pub(crate) fn reason(status: u16) -> &'static str {
-    StatusCode(status).default_reason_phrase()
 }
 
 /// Returns the error response for a syntax error.

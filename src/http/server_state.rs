@@ -1,19 +1,25 @@
 //! State that all connection threads share, and the steps of a shutdown.
 
-use std::net::{IpAddr, TcpListener};
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use super::Config;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+use socket2::SockRef;
+
 use super::admission::{Admission, Reason, StreamPermit};
 use super::assets::Assets;
+use super::config::Config;
 use super::connections::Connections;
 use super::error::HttpError;
 use super::lab::Lab;
-use super::listener::{Burst, LogRateLimit, Stop};
-use super::mercure::Subscriptions;
+use super::log_limit::{Burst, LogRateLimit};
+use super::mercure::subscriptions::Subscriptions;
 use super::request::Request;
 use crate::broadcast::{Delivery, Mailbox};
 use crate::capacity::{Capacity, Costs};
@@ -21,6 +27,11 @@ use crate::counters::{ADDRESS, CONNECTIONS, Counters, DRAINING, FULL};
 use crate::disconnect::Watcher;
 use crate::limits::DRAIN_REQUEST_TIME;
 use crate::registry::{Closing, Registry};
+
+/// The message type of the channel that tracks connection threads; no message is ever sent.
+///
+/// Each connection's thread holds a sender. When the last thread ends, the channel disconnects.
+pub(super) type Alive = Infallible;
 
 /// State that all connection threads share.
 #[derive(Debug)]
@@ -100,7 +111,8 @@ impl ServerState {
                  not logged)"
             );
         }
-        HttpError::later(detail, self.admission.retry_after(reason), request)
+        let wait = self.admission.retry_after(reason);
+        HttpError::later(detail, wait, request.accepts_event_stream())
     }
 
     /// Computes the capacity of this server, which holds this many clients now.
@@ -164,5 +176,57 @@ impl ServerState {
         self.hub.close();
         self.clock.close();
         self.connections.close(deadline.min(Instant::now() + DRAIN_REQUEST_TIME));
+    }
+}
+
+/// Makes the accepting threads return.
+///
+/// Shutting a listener down wakes its thread. Inherited listeners must not be shut down, so an
+/// eventfd wakes their threads.
+#[derive(Debug)]
+pub(super) struct Stop(Option<OwnedFd>);
+
+impl Stop {
+    pub(super) fn new(inherited: bool) -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self(inherited.then(|| eventfd(0, flags)).transpose()?))
+    }
+
+    /// Returns whether the listeners stay open, so that new connections wait for the next server.
+    pub(super) fn keeps_listeners_open(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Makes [`accept`](Self::accept) return at once, now and on every later call.
+    pub(super) fn stop(&self, listeners: &[TcpListener]) {
+        let Some(stop) = &self.0 else {
+            for listener in listeners {
+                if let Err(error) = SockRef::from(listener).shutdown(std::net::Shutdown::Both) {
+                    log::error!("cannot shut a listening socket down: {error}");
+                }
+            }
+            return;
+        };
+        // The write fails only if the eventfd's counter is full, and a full counter makes it
+        // readable too.
+        let _ = rustix::io::write(stop, &1_u64.to_ne_bytes());
+    }
+
+    /// Accepts a connection, or returns an error after [`stop`](Self::stop).
+    ///
+    /// The server's own listener blocks until a client connects or the listener is shut down. An
+    /// inherited listener must never be shut down, so this function also waits for the eventfd.
+    pub(super) fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        let Some(stop) = &self.0 else { return listener.accept() };
+        loop {
+            let flags = PollFlags::IN;
+            let mut either = [PollFd::new(stop, flags), PollFd::new(listener, flags)];
+            match poll(&mut either, None) {
+                Ok(_) if !either[0].revents().is_empty() => return Err(Errno::CANCELED.into()),
+                Ok(_) => return listener.accept(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }

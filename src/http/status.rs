@@ -9,8 +9,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry as Page;
 use serde_json::{Value, json};
 
+use super::access::{Api, ReadAccess};
 use super::answer::Answer;
-use super::{ServerState, load_clients};
+use super::error::HttpError;
+use super::exchange::Exchange;
+use super::lab;
+use super::reply::Reply;
+use super::server_state::ServerState;
 use crate::capacity::{Bound, Cost};
 use crate::counters::{Label, dropped_log_lines};
 use crate::event::Event;
@@ -76,7 +81,7 @@ fn collect(server: &ServerState) -> Value {
         status["redis"] = json!({ "reachable": reachable });
     }
     if let Some(lab) = &server.lab {
-        let stuck = server.hub.subscribers(load_clients::STUCK);
+        let stuck = server.hub.subscribers(lab::STUCK);
         status["lab"] = lab.load_clients.json(stuck, counters.ended("stuck"));
     }
     status
@@ -119,8 +124,16 @@ pub(super) fn ready(server: &ServerState) -> Answer {
     Answer::text("ready\n")
 }
 
+/// Answers `GET /status`.
+pub(super) fn status(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    ReadAccess::of(exchange, Api::Own)?;
+    Ok(Reply::Answer(Answer::json(&json(exchange.server))))
+}
+
 /// Answers `GET /metrics`, in the text format of Prometheus.
-pub(super) fn metrics(server: &ServerState) -> Answer {
+pub(super) fn metrics(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    ReadAccess::of(exchange, Api::Own)?;
+    let server = exchange.server;
     let mut page = Page::with_prefix("threadcast");
     server.counters.register(&mut page);
     let clients = server.admission.clients();
@@ -159,7 +172,7 @@ pub(super) fn metrics(server: &ServerState) -> Answer {
     page.register("limit_is_binding", "Whether the limit is reached first (1) or not (0)", binding);
     let mut openmetrics = String::new();
     text::encode(&mut openmetrics, &page).expect("writing to a String cannot fail");
-    Answer::metrics(classic(&openmetrics))
+    Ok(Reply::Answer(Answer::metrics(classic(&openmetrics))))
 }
 
 /// Converts `OpenMetrics` to the older text format of Prometheus.

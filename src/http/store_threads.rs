@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::{Config, Handle};
+use super::config::Config;
+use super::server_state::ServerState;
 use crate::counters::Counters;
 use crate::error::StartError;
 use crate::limits::DRAIN_STORE_TIME;
@@ -58,19 +59,19 @@ pub(super) struct StoreThreads {
 }
 
 impl StoreThreads {
-    pub(super) fn start(owner: StoreOwner, handle: &Handle) -> io::Result<Self> {
+    pub(super) fn start(owner: StoreOwner, state: &Arc<ServerState>) -> io::Result<Self> {
         let (running, stop) = crossbeam_channel::bounded(0);
         let (alive, ended) = crossbeam_channel::bounded(0);
         let (running, alive) = (Some(running), Some(alive));
         let mut threads = Self { running, threads: Vec::new(), alive, ended };
         match owner {
             StoreOwner::File(writer) => {
-                threads.spawn("store-writer", handle, &stop, move |stop| writer.run(stop))?;
+                threads.spawn("store-writer", state, &stop, move |stop| writer.run(stop))?;
             }
             StoreOwner::Redis(both) => {
                 let (publisher, follower) = *both;
-                threads.spawn("store-writer", handle, &stop, move |stop| publisher.run(stop))?;
-                threads.spawn("redis-reader", handle, &stop, move |stop| follower.run(stop))?;
+                threads.spawn("store-writer", state, &stop, move |stop| publisher.run(stop))?;
+                threads.spawn("redis-reader", state, &stop, move |stop| follower.run(stop))?;
             }
         }
         Ok(threads)
@@ -79,11 +80,11 @@ impl StoreThreads {
     fn spawn(
         &mut self,
         name: &str,
-        handle: &Handle,
+        state: &Arc<ServerState>,
         stop: &Receiver<Infallible>,
         run: impl FnOnce(&Receiver<Infallible>) + Send + 'static,
     ) -> io::Result<()> {
-        let (ends_with, stop) = (ShutdownOnPanic(handle.clone()), stop.clone());
+        let (ends_with, stop) = (ShutdownOnPanic(Arc::clone(state)), stop.clone());
         let alive = self.alive.clone();
         self.threads.push(thread::Builder::new().name(name.into()).spawn(move || {
             let _alive = alive;
@@ -124,12 +125,12 @@ impl Drop for StoreThreads {
 }
 
 /// Shuts the server down if the thread that holds this value panics.
-pub(super) struct ShutdownOnPanic(pub(super) Handle);
+pub(super) struct ShutdownOnPanic(pub(super) Arc<ServerState>);
 
 impl Drop for ShutdownOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.shutdown();
+            self.0.drain();
         }
     }
 }

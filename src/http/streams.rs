@@ -1,6 +1,7 @@
 //! Starts streams: creates the preamble for a request, and then runs the stream's loop, which is in
 //! [`crate::stream`].
 
+use std::any::Any;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,15 +10,17 @@ use log::Level;
 
 use super::access::{Api, PublishAccess, ReadAccess};
 use super::admission::StreamPermit;
-use super::answer::{Headers, stream_head};
-use super::connection::Exchange;
+use super::answer::{Answer, Headers, stream_head};
 use super::cursor::last_event_id;
 use super::error::HttpError;
+use super::exchange::Exchange;
 use super::forwarded::Client;
-use super::mercure::{StreamSubscriptions, is_reserved};
+use super::lab;
+use super::mercure::reserved::is_reserved;
+use super::reply::{LastReply, Reply};
 use super::request::Request;
-use super::routes::Reply;
-use super::{ServerState, cors, forwarded, lab};
+use super::server_state::ServerState;
+use super::{cors, forwarded};
 use crate::broadcast::Delivery;
 use crate::counters::CONNECTIONS;
 use crate::demo::DemoStream;
@@ -28,21 +31,14 @@ use crate::registry::{Channels, Readable, Registry, Start, Subscription};
 use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, StreamCounts, Writer};
 use crate::ticker;
 
-/// The content type of streams. The type has a charset because some clients read `text/*` without a
-/// charset as Latin-1 (RFC 2616 §3.7.1).
-pub(super) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
-
 /// Answers with a demo stream.
 #[inline(never)] // inlining would enlarge the stack of other streams
-pub(super) fn demo(
-    exchange: &Exchange<'_>,
-    demo: DemoStream,
-    reader: &ReadAccess,
-) -> Result<Reply, HttpError> {
+pub(super) fn demo(exchange: &Exchange<'_>, demo: DemoStream) -> Result<Reply, HttpError> {
+    let reader = ReadAccess::of(exchange, Api::Own)?;
     let last_event_id = last_event_id(&exchange.request)?.unwrap_or_default().into_bytes();
     if demo.is_over(&last_event_id) {
         // 204 tells a browser not to reconnect (WHATWG HTML §9.2).
-        return Ok(Reply::Answer(super::answer::Answer::new(204)));
+        return Ok(Reply::Answer(Answer::new(204)));
     }
     let permit = admit(exchange)?;
     let preamble = preamble(exchange, &demo.preamble(), Headers::new());
@@ -50,18 +46,19 @@ pub(super) fn demo(
         return Ok(Reply::Head(preamble));
     }
     let source = match demo.clock() {
-        Some(channel) => live(exchange, preamble, subscribe_to_clock(exchange, channel)?, reader),
+        Some(channel) => live(exchange, preamble, subscribe_to_clock(exchange, channel)?, &reader),
         None => scripted(exchange, preamble, demo, last_event_id),
     };
     Ok(reply(exchange, source, permit, None))
 }
 
-/// Answers with a stream of the events of these channels.
-pub(super) fn channels(
+/// Answers with a stream of the events of the channels with these names.
+pub(super) fn channels<S: AsRef<str>>(
     exchange: &Exchange<'_>,
-    channels: &Channels,
-    reader: &ReadAccess,
+    names: &[S],
 ) -> Result<Reply, HttpError> {
+    let reader = &ReadAccess::of(exchange, Api::Own)?;
+    let channels = &selected(names)?;
     let presence = presence(exchange, channels, reader)?;
     let permit = admit(exchange)?;
     let start = start(&exchange.request)?;
@@ -72,6 +69,11 @@ pub(super) fn channels(
     let first = [first_frame(&exchange.request, &subscription, &CURSOR_AS_EVENT)];
     let preamble = preamble(exchange, &first, Headers::new());
     Ok(reply(exchange, live(exchange, preamble, subscription, reader), permit, None))
+}
+
+#[inline(never)] // inlining would enlarge the stack of every stream
+fn selected<S: AsRef<str>>(names: &[S]) -> Result<Channels, HttpError> {
+    Ok(Channels::new(names.iter().map(AsRef::as_ref))?)
 }
 
 /// Subscribes to the channels from `start` on, and announces the presence name if there is one.
@@ -141,13 +143,14 @@ fn subscribe_with_rights(
 }
 
 /// Answers with a stream that sends the server's status once a second.
-pub(super) fn status(exchange: &Exchange<'_>, reader: &ReadAccess) -> Result<Reply, HttpError> {
+pub(super) fn status(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    let reader = ReadAccess::of(exchange, Api::Own)?;
     let permit = admit(exchange)?;
     let preamble = preamble(exchange, &[Frame::retry(RETRY)], Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(preamble));
     }
-    let source = live(exchange, preamble, subscribe_to_clock(exchange, ticker::STATUS)?, reader);
+    let source = live(exchange, preamble, subscribe_to_clock(exchange, ticker::STATUS)?, &reader);
     Ok(reply(exchange, source, permit, None))
 }
 
@@ -234,9 +237,9 @@ fn check_presence(name: &str) -> Result<(), HttpError> {
 pub(super) fn preamble(exchange: &Exchange<'_>, frames: &[Frame], mut headers: Headers) -> Vec<u8> {
     let request = &exchange.request;
     headers.extend(cors::headers(exchange));
-    let mut preamble = stream_head(request, EVENT_STREAM, &headers);
+    let framing = request.framing();
+    let mut preamble = stream_head(framing, &headers);
     if !request.is_head() {
-        let framing = request.framing();
         frames.iter().for_each(|frame| preamble.extend_from_slice(frame.bytes(framing)));
     }
     preamble
@@ -246,13 +249,13 @@ pub(super) fn reply(
     exchange: &Exchange<'_>,
     source: Source,
     permit: Option<StreamPermit>,
-    subscriptions: Option<Box<StreamSubscriptions>>,
+    held: Option<Box<dyn Any + Send>>,
 ) -> Reply {
     let path = exchange.path();
     let config = &exchange.server.config;
     let deep = config.subscribe_key.is_some() || config.mercure.is_on() && path.starts_with("/.");
-    let (client, tab) = (exchange.client(), lab::tab(exchange));
-    Reply::Stream(Box::new(Stream { client, path, source, permit, subscriptions, tab, deep }))
+    let (client, tab) = (exchange.client(), exchange.tab());
+    Reply::Last(Box::new(Stream { client, path, source, permit, held, tab, deep }))
 }
 
 #[inline(never)] // inlining would enlarge the stack of the clock's streams
@@ -286,15 +289,15 @@ pub(super) fn live(
     Source::Live(writer.for_at_most(config.limits.stream_age).until(reader.until))
 }
 
-/// A stream that has a permit, but whose response is not yet sent.
-pub(super) struct Stream {
+/// A stream that is about to begin.
+struct Stream {
     /// The client and the path, for the log.
     client: Client,
     path: String,
     source: Source,
     permit: Option<StreamPermit>,
-    /// The stream's Mercure subscriptions, which end when this field is dropped.
-    subscriptions: Option<Box<StreamSubscriptions>>,
+    /// What else the stream holds and drops at its end: its Mercure subscriptions.
+    held: Option<Box<dyn Any + Send>>,
     /// The id of the page that opened the stream (`?tab=`), with `--lab`.
     tab: Option<Box<str>>,
     /// Whether the server may have parsed a JWT or a URL pattern for the request, which takes more
@@ -318,21 +321,22 @@ pub(super) struct ScriptedStream {
     last_event_id: Vec<u8>,
 }
 
-impl Stream {
-    /// Returns whether the request may have taken more stack than a stream's thread should keep.
-    pub(super) fn is_deep(&self) -> bool {
-        self.deep
+impl LastReply for Stream {
+    /// The kernel keeps 32 KB for each thread that has sent data, until the thread ends, and the
+    /// stack of a thread never shrinks. So a fresh thread runs the stream if this thread has sent
+    /// data and the broadcaster will write the stream, or if the stack of this thread has grown.
+    fn needs_fresh_thread(&self, has_sent: bool, server: &ServerState) -> bool {
+        has_sent && server.mailbox.is_some() || self.deep
     }
 
-    /// Runs the stream until it ends. The caller closes the connection.
-    #[inline(never)] // inlining would enlarge the caller's frame for short requests too
-    pub(super) fn run(self, socket: &Arc<TcpStream>, server: &ServerState) {
-        let Self { client, path, source, permit, subscriptions, tab, deep: _ } = self;
+    fn run(self: Box<Self>, socket: &Arc<TcpStream>, received: Vec<u8>, server: &ServerState) {
+        drop(received); // frees the buffer; the server reads nothing after the request of a stream
+        let Self { client, path, source, permit, held, tab, deep: _ } = *self;
         let started = Instant::now();
         log::trace!("{client} {path:?} begins");
-        let Ok(_tracked) = lab::admit(server, socket, tab) else { return };
-        // The watch is dropped after the writer and the permit, because it measures the time from
-        // the client's disconnect until the stream's resources are free.
+        let Ok(_tracked) = lab::admit(server.lab.as_ref(), socket, tab) else { return };
+        // The watch is held until the writer and the permit are released, because it measures how
+        // long a disconnect takes to free the stream's resources.
         let watch = source.socket().watch();
         let (end, counts) = match source {
             Source::Live(writer) => follow(writer, server),
@@ -340,7 +344,7 @@ impl Stream {
         };
         log_end(server, client, &path, started.elapsed(), &end, counts);
         server.counters.end(end.reason());
-        drop((permit, watch, subscriptions));
+        drop((permit, watch, held));
     }
 }
 

@@ -18,12 +18,17 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Error, Message, WebSocket as Tungstenite};
 
+use super::access::{Api, PublishAccess, ReadAccess};
+use super::admission::StreamPermit;
 use super::answer::switch_head;
-use super::connection::{Exchange, is_timeout};
 use super::error::HttpError;
+use super::exchange::Exchange;
 use super::forwarded::Client;
+use super::inbound::is_timeout;
+use super::reply::{LastReply, Reply};
 use super::request::{BodyLength, Request};
-use super::{ServerState, lab};
+use super::server_state::ServerState;
+use super::{lab, streams};
 
 /// The minimum time that a read waits, even if its deadline has passed.
 const WAIT_MIN: Duration = Duration::from_millis(1);
@@ -39,8 +44,8 @@ pub(super) fn is_handshake(request: &Request) -> bool {
         && request.has_token("connection", "upgrade")
 }
 
-/// A WebSocket whose handshake is accepted, but whose response is not yet sent.
-pub(super) struct WebSocket {
+/// A WebSocket that is about to begin.
+struct WebSocket {
     /// The value of the `Sec-WebSocket-Accept` header.
     accept: String,
     /// The id of the page that opened the WebSocket (`?tab=`), with `--lab`.
@@ -48,12 +53,18 @@ pub(super) struct WebSocket {
     client: Client,
     /// When the client's token expires and the WebSocket must close; `None` if never.
     until: Option<Instant>,
+    /// The permit of a stream, because a WebSocket counts as a client.
+    permit: Option<StreamPermit>,
 }
 
-/// Checks the opening handshake, and returns the WebSocket to run.
-pub(super) fn handshake(exchange: &Exchange<'_>) -> Result<WebSocket, HttpError> {
+/// `GET /ws`: checks the opening handshake, and upgrades the connection to a WebSocket.
+pub(super) fn open(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let accept = accept_key(&exchange.request)?;
-    Ok(WebSocket { accept, tab: lab::tab(exchange), client: exchange.client(), until: None })
+    let (tab, client) = (exchange.tab(), exchange.client());
+    let until = ReadAccess::of(exchange, Api::Own)?.until;
+    PublishAccess::of(exchange, Api::Own)?.check_any(exchange)?;
+    let permit = streams::admit(exchange)?;
+    Ok(Reply::Last(Box::new(WebSocket { accept, tab, client, until, permit })))
 }
 
 /// Returns the `Sec-WebSocket-Accept` value for a request's handshake (RFC 6455 §4.2.2).
@@ -87,20 +98,17 @@ pub(crate) fn accept_key(request: &Request) -> Result<String, HttpError> {
     }
 }
 
-impl WebSocket {
-    /// Sets the moment at which the server closes the WebSocket; `None` sets no limit.
-    pub(super) fn until(self, until: Option<Instant>) -> Self {
-        Self { until, ..self }
+impl LastReply for WebSocket {
+    fn needs_fresh_thread(&self, _has_sent: bool, _server: &ServerState) -> bool {
+        false
     }
 
-    /// Runs the WebSocket until it closes. Sends a welcome, and then answers each message of the
-    /// client.
-    #[inline(never)] // inlining would enlarge the stack of every stream
-    pub(super) fn run(self, socket: &Arc<TcpStream>, ahead: Vec<u8>, server: &ServerState) {
+    /// Sends a welcome, then an answer to each message.
+    fn run(self: Box<Self>, socket: &Arc<TcpStream>, received: Vec<u8>, server: &ServerState) {
         let started = Instant::now();
-        let Self { accept, tab, client, until } = self;
-        let Ok(_tracked) = lab::admit(server, socket, tab) else { return };
-        let (messages, end) = match talk(socket, ahead, &accept, until, server) {
+        let Self { accept, tab, client, until, permit: _permit } = *self;
+        let Ok(_tracked) = lab::admit(server.lab.as_ref(), socket, tab) else { return };
+        let (messages, end) = match talk(socket, received, &accept, until, server) {
             Ok(messages) => (messages, "closed".to_owned()),
             Err((messages, error)) => (messages, error.to_string()),
         };

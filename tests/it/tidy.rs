@@ -1,5 +1,6 @@
 //! Rules for the source text, checked by `cargo test`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +69,64 @@ fn modules_import_only_from_lower_layers() {
             );
         }
     }
+}
+
+/// The module path of a source file, such as `http/mercure/list`.
+fn module_path(file: &Path) -> PathBuf {
+    let below = file.strip_prefix("src").expect("a path in src/").with_extension("");
+    if below.ends_with("mod") { below.parent().expect("a folder").into() } else { below }
+}
+
+/// The modules that a source names in paths that begin with `super::`, `self::` or `crate::`.
+fn imports(from: &Path, source: &str, modules: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+    let code = source.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = lines.collect::<Vec<_>>().join(" ").replace("pub(in crate::", "pub(in "); // no import
+    let mut found = BTreeSet::new();
+    for (start, base) in [("super::", from.parent()), ("self::", Some(from)), ("crate::", None)] {
+        for path in code.split(start).skip(1) {
+            // The text after `super::`: `a::B`, `a::{B, c::D}` or `{a, b}`.
+            let path = path.split([';', '(', ')', '<']).next().unwrap_or_default();
+            let (path, list) = path.split_once('{').unwrap_or((path, ""));
+            let path = path.split([' ', ',', '}']).next().unwrap_or_default();
+            let list = list.trim_end_matches(['}', ',', ' ']);
+            for last in list.split(['{', '}', ',']).map(str::trim) {
+                let mut module = base.map(PathBuf::from).unwrap_or_default();
+                for part in path.split("::").chain(last.split("::")) {
+                    let below = module.join(part);
+                    if !part.is_empty() && modules.contains(&below) {
+                        module = below;
+                    }
+                }
+                found.insert(module);
+            }
+        }
+    }
+    found.retain(|module| modules.contains(module) && module != from);
+    found
+}
+
+#[test]
+fn http_modules_import_in_one_direction() {
+    let files = sources(Path::new("src/http"));
+    let modules: BTreeSet<PathBuf> = files.iter().map(|file| module_path(file)).collect();
+    let imports = |file: &PathBuf| {
+        let source = fs::read_to_string(file).expect("a readable file");
+        let from = module_path(file);
+        let imported = imports(&from, &source, &modules);
+        (from, imported)
+    };
+    let mut imports: BTreeMap<PathBuf, BTreeSet<PathBuf>> = files.iter().map(imports).collect();
+    assert!(imports.values().map(BTreeSet::len).sum::<usize>() > 100, "{imports:?}");
+    // Removes every module that imports none of the others, until only circles are left.
+    loop {
+        let left: BTreeSet<PathBuf> = imports.keys().cloned().collect();
+        imports.retain(|_, to| !to.is_disjoint(&left));
+        if imports.len() == left.len() {
+            break;
+        }
+    }
+    assert!(imports.is_empty(), "these modules import each other in a circle: {imports:#?}");
 }
 
 /// All JSON is parsed by `src/json.rs`, which rejects deep nesting before it parses. The modules in

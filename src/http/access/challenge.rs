@@ -1,7 +1,7 @@
 //! Creates the error responses to requests whose token is missing, invalid or insufficient (RFC
 //! 6750 §3).
 
-use crate::http::Config;
+use crate::http::config::Config;
 use crate::http::error::HttpError;
 
 /// The response header that says which token the request needs.
@@ -50,7 +50,7 @@ fn challenge(error: Option<&str>, config: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Mercure;
+    use crate::http::config::Mercure;
 
     #[test]
     fn challenge_names_the_resource_metadata() {

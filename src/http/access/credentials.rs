@@ -5,9 +5,9 @@
 //! paths ignore a token in the query, because a token in a URL ends up in logs.
 
 use super::challenge::malformed;
+use crate::http::cookie;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
-use crate::http::session;
 
 /// The name of the cookie that holds a browser's token in Mercure's current generation.
 pub(in crate::http) const COOKIE: &str = "__Secure-mercure_access_token";
@@ -72,13 +72,13 @@ pub(super) fn token(request: &Request, api: Api) -> Result<Option<Credentials>, 
     }
     Ok(match api {
         Api::Own => session(request),
-        Api::Mercure => cookie(COOKIES.iter().find_map(|name| session::cookie(request, name))),
+        Api::Mercure => cookie(COOKIES.iter().find_map(|name| cookie::cookie(request, name))),
     })
 }
 
 /// Returns the token in the request's session cookie.
 pub(super) fn session(request: &Request) -> Option<Credentials> {
-    cookie(session::token(request))
+    cookie(cookie::session(request))
 }
 
 /// Returns a cookie's token as credentials.

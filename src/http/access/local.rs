@@ -14,7 +14,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::http::Config;
+use crate::http::config::Config;
 use crate::http::error::HttpError;
 use crate::http::forwarded::is_trusted;
 use crate::http::request::Request;
@@ -234,7 +234,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
-    use crate::http::CorsOrigins;
+    use crate::http::config::CorsOrigins;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const LAN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 7));

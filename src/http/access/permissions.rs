@@ -11,10 +11,10 @@ use std::time::{Instant, SystemTime};
 use super::challenge::{insufficient, invalid, missing};
 use super::credentials::{self, Api, Carrier, Credentials};
 use super::local::{is_foreign, origin_of};
-use crate::http::Config;
-use crate::http::connection::Exchange;
+use crate::http::config::Config;
 use crate::http::error::HttpError;
-use crate::http::mercure::is_reserved;
+use crate::http::exchange::Exchange;
+use crate::http::mercure::reserved::is_reserved;
 use crate::jwt::{JwtError, Rights, VerifiedToken, VerifyingKey};
 use crate::matcher::{Matcher, MatcherError};
 use crate::registry::Readable;
@@ -173,7 +173,7 @@ impl PublishAccess {
     ///
     /// Fails for a page of another origin. If the server has a token or key for publishing, the
     /// request needs a valid token; if not, it must be local (see
-    /// [`Locality`](super::Locality)).
+    /// [`Locality`](super::local::Locality)).
     #[inline(never)] // inlining would enlarge the stack of every stream
     pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let (request, config) = (&exchange.request, &exchange.server.config);

@@ -8,16 +8,17 @@ use super::reserved::check_event_name;
 use crate::event::Event;
 use crate::http::access::{Api, PublishAccess};
 use crate::http::answer::Answer;
-use crate::http::connection::Exchange;
 use crate::http::error::HttpError;
+use crate::http::exchange::Exchange;
 use crate::http::publish::{check_size, content_type, idempotency_key};
-use crate::http::routes::Reply;
+use crate::http::reply::Reply;
 use crate::id::EventId;
 use crate::matcher::check_topic;
 use crate::registry::{NAME_MAX, TOPICS_MAX, Update};
 
 /// `POST /.well-known/mercure`: publishes the update in the form.
-pub(super) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
+#[inline(never)] // inlining would enlarge the stack of every stream
+pub(in crate::http) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     let publisher = PublishAccess::of(exchange, Api::Mercure)?;
     if content_type(&exchange.request) != "application/x-www-form-urlencoded" {
         let detail = "send a form: Content-Type: application/x-www-form-urlencoded, with the \

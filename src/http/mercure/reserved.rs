@@ -8,8 +8,16 @@ use std::sync::LazyLock;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::HUB;
 use crate::http::error::HttpError;
+
+/// The path of the hub. All paths of the protocol begin with it, except that of the metadata.
+pub(super) const HUB: &str = "/.well-known/mercure";
+
+/// The `Link` header with which a page announces the hub.
+pub(in crate::http) const LINK: &str = "</.well-known/mercure>; rel=\"mercure\"";
+
+/// The response headers that a page of another origin may read.
+pub(in crate::http) const EXPOSED: &str = "Link, Mercure-Last-Event-ID, Last-Event-ID";
 
 /// The event name of subscription events in the current generation.
 pub(super) const EVENT_NAME: &str = "mercure";

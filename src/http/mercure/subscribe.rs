@@ -3,14 +3,16 @@
 //! A subscription is a stream with the same preamble, heartbeat and `gap` events as a channel's
 //! stream. `EventSource` ignores a `gap` event unless the page listens for that name.
 
-use super::base;
+use std::any::Any;
+
 use super::subscriptions::{Selected, StreamSubscriptions};
 use crate::http::access::{Api, ReadAccess};
 use crate::http::answer::Headers;
-use crate::http::connection::Exchange;
 use crate::http::cursor::{is_given, last_event_id};
 use crate::http::error::HttpError;
-use crate::http::routes::Reply;
+use crate::http::exchange::Exchange;
+use crate::http::forwarded::is_trusted;
+use crate::http::reply::Reply;
 use crate::http::streams;
 use crate::id::EventId;
 use crate::matcher::{Base, Matcher, Purpose};
@@ -20,7 +22,8 @@ use crate::registry::{Bounds, Channels, Start};
 const EARLIEST: &str = "earliest";
 
 /// `GET /.well-known/mercure`: subscribes to the topics that the query selects.
-pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+#[inline(never)] // inlining would enlarge the stack of every stream
+pub(in crate::http) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let reader = ReadAccess::of(exchange, Api::Mercure)?;
     let selected = selected(&exchange.request.query, &base(exchange))?;
     let cursor = cursor(exchange)?;
@@ -63,13 +66,43 @@ pub(super) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let first =
         [streams::first_frame(&exchange.request, &subscription, &streams::MERCURE_CURSOR_AS_EVENT)];
     let preamble = streams::preamble(exchange, &first, headers);
-    let subscriptions = StreamSubscriptions::begin(exchange.server, &selected, reader.rights())?;
+    let subscriptions = begin(exchange, &selected, &reader)?;
     let source = streams::live(exchange, preamble, subscription, &reader);
     Ok(streams::reply(exchange, source, permit, subscriptions))
 }
 
-/// Converts an id that a publisher supplied to the server's own id of the earliest update with that
-/// id in any of the channels.
+/// Returns the URL against which relative topics and URL patterns are resolved.
+///
+/// It is `--jwt-audience` if that is set, and otherwise the URL that the request was sent to.
+#[inline(never)] // inlining would enlarge the stack of every stream
+fn base(exchange: &Exchange<'_>) -> Base {
+    let config = &exchange.server.config;
+    if let Some(base) = config.jwt_audience.as_deref().and_then(Base::new) {
+        return base;
+    }
+    let request = &exchange.request;
+    let by_proxy = is_trusted(exchange.peer.ip().to_canonical(), &config.trusted_proxies);
+    let is_https = request.text("x-forwarded-proto").is_some_and(|it| it == "https");
+    let scheme = if by_proxy && is_https { "https" } else { "http" };
+    let host = request.host.as_deref().unwrap_or_default();
+    Base::new(&format!("{scheme}://{host}")).unwrap_or_default()
+}
+
+/// Begins the subscriptions that the server reports. Returns `None` without
+/// `--mercure-subscriptions`.
+fn begin(
+    exchange: &Exchange<'_>,
+    selected: &[Selected],
+    reader: &ReadAccess,
+) -> Result<Option<Box<dyn Any + Send>>, HttpError> {
+    let Some(active) = &exchange.server.subscriptions else { return Ok(None) };
+    let hub = &exchange.server.hub;
+    let begun = StreamSubscriptions::begin(hub, active, selected, reader.rights())?;
+    Ok(Some(Box::new(begun)))
+}
+
+/// Converts a client-supplied id to the server's id of the earliest update that has it, in any of
+/// the topics.
 ///
 /// The server's own ids and unknown ids are returned unchanged.
 #[inline(never)] // inlining would take stack even for streams without a cursor

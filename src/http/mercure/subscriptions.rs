@@ -1,10 +1,9 @@
-//! Publishes Mercure's subscription events, and serves the API that lists active subscriptions.
+//! Keeps the active Mercure subscriptions, and publishes subscription events.
 //!
 //! With `--mercure-subscriptions`, the hub publishes a private update when a subscription begins
 //! and when it ends.
 
 use std::collections::BTreeMap;
-use std::iter;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,28 +11,20 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::reserved::EVENT_NAME;
-use super::{HUB, LINK};
+use super::reserved::{EVENT_NAME, HUB};
 use crate::error::PublishError;
 use crate::event::Event;
-use crate::http::ServerState;
-use crate::http::access::{Api, ReadAccess};
-use crate::http::answer::Answer;
-use crate::http::connection::Exchange;
 use crate::http::error::HttpError;
-use crate::http::listing;
-use crate::http::routes::Reply;
-use crate::id::EventId;
 use crate::jwt::Rights;
 use crate::matcher::Matcher;
-use crate::registry::{NAME_MAX, Update};
+use crate::registry::{NAME_MAX, Registry, Update};
 
 /// The characters to percent-encode in a path segment: all but the unreserved ones
 /// (RFC 6570 §3.2.2).
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The JSON-LD context of subscription documents in Mercure 0.x.
-const CONTEXT: &str = "https://mercure.rocks/";
+/// The JSON-LD context of documents of 0.x.
+pub(super) const CONTEXT: &str = "https://mercure.rocks/";
 
 /// The maximum number of subscriptions that are read under one lock while a list is sent.
 const PAGE: usize = 64;
@@ -46,18 +37,22 @@ pub(super) struct Selected {
     pub(super) matcher: Matcher,
 }
 
-/// The JSON documents of all active subscriptions, by topic.
-#[derive(Debug, Default)]
-pub(in crate::http) struct Subscriptions(Mutex<BTreeMap<String, Arc<Value>>>);
+/// All active subscriptions: their documents, by topic. Clones are the same table.
+#[derive(Debug, Clone, Default)]
+pub(in crate::http) struct Subscriptions(Arc<Mutex<BTreeMap<String, Arc<Value>>>>);
 
 impl Subscriptions {
+    /// Returns the document of the subscription with this topic, if it is active.
+    pub(super) fn get(&self, topic: &str) -> Option<Arc<Value>> {
+        self.lock().get(topic).cloned()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Value>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns at most [`PAGE`] documents: the first ones after the topic `last`, as long as their
-    /// topics begin with `prefix`.
-    fn page(&self, prefix: &str, last: &str) -> Vec<Arc<Value>> {
+    /// Returns up to [`PAGE`] documents after the topic `last` whose topics begin with `prefix`.
+    pub(super) fn page(&self, prefix: &str, last: &str) -> Vec<Arc<Value>> {
         let subscriptions = self.lock();
         let after = subscriptions.range::<str, _>((Excluded(last), Unbounded)).take(PAGE);
         let below = after.take_while(|(topic, _)| topic.starts_with(prefix));
@@ -69,21 +64,22 @@ impl Subscriptions {
 /// they ended.
 #[must_use = "dropping this ends the subscriptions at once"]
 pub(in crate::http) struct StreamSubscriptions {
-    server: Arc<ServerState>,
+    hub: Registry,
+    active: Subscriptions,
     topics: Vec<String>,
 }
 
 impl StreamSubscriptions {
     /// Adds these subscriptions to the active ones, and publishes that they begin.
     ///
-    /// Returns `None` without `--mercure-subscriptions`. If the beginning of a subscription cannot
-    /// be published, the function fails and ends the subscriptions that it has already begun.
+    /// If the beginning of a subscription cannot be published, the function fails and ends the
+    /// subscriptions before it.
     pub(super) fn begin(
-        server: &Arc<ServerState>,
+        hub: &Registry,
+        active: &Subscriptions,
         selected: &[Selected],
         rights: Option<&Rights>,
-    ) -> Result<Option<Box<Self>>, HttpError> {
-        let Some(subscriptions) = &server.subscriptions else { return Ok(None) };
+    ) -> Result<Self, HttpError> {
         // The subscriber gets a random name, which does not identify the client.
         let subscriber = Uuid::new_v4().urn().to_string();
         let topic_of = |Selected { kind, matcher }: &Selected| {
@@ -97,10 +93,9 @@ impl StreamSubscriptions {
                           server without --mercure-subscriptions";
             return Err(HttpError::new(400, detail));
         }
-        // Before anything is published, this call reserves the channels of all subscriptions. If it
-        // fails, no channel is reserved.
-        let _reserved = server.hub.reserve(&topics)?;
-        let mut begun = Box::new(Self { server: Arc::clone(server), topics: Vec::new() });
+        // Reserves the channels of all subscriptions, or of none, before anything is published.
+        let _reserved = hub.reserve(&topics)?;
+        let mut begun = Self { hub: hub.clone(), active: active.clone(), topics: Vec::new() };
         for (Selected { kind, matcher }, topic) in selected.iter().zip(&topics) {
             let text = matcher.text();
             let mut document = json!({ "id": topic });
@@ -118,29 +113,27 @@ impl StreamSubscriptions {
             if let Some(payload) = rights.and_then(|rights| rights.payload(text)) {
                 document["payload"] = payload.clone();
             }
-            // The subscription is added to the list before its beginning is published, so that a
-            // client which reads the list and then subscribes from the list's id misses no
-            // subscription.
-            subscriptions.lock().insert(topic.clone(), Arc::new(document.clone()));
-            if let Err(error) = publish(server, topic, &document) {
-                subscriptions.lock().remove(topic);
+            // The subscription is listed before it is published, so that a client which reads the
+            // list and then subscribes from the list's id misses no subscription.
+            active.lock().insert(topic.clone(), Arc::new(document.clone()));
+            if let Err(error) = publish(hub, topic, &document) {
+                active.lock().remove(topic);
                 return Err(error.into());
             }
             begun.topics.push(topic.clone());
         }
-        Ok(Some(begun))
+        Ok(begun)
     }
 }
 
 impl Drop for StreamSubscriptions {
     #[inline(never)] // inlining would enlarge the stack of every stream
     fn drop(&mut self) {
-        let Some(subscriptions) = &self.server.subscriptions else { return };
         for topic in &self.topics {
-            let Some(document) = subscriptions.lock().remove(topic) else { continue };
+            let Some(document) = self.active.lock().remove(topic) else { continue };
             let mut document = Arc::unwrap_or_clone(document);
             document["active"] = false.into();
-            if let Err(error) = publish(&self.server, topic, &document) {
+            if let Err(error) = publish(&self.hub, topic, &document) {
                 log::warn!("failed to publish the end of a Mercure subscription: {error}");
             }
         }
@@ -149,19 +142,19 @@ impl Drop for StreamSubscriptions {
 
 /// Publishes a subscription event as a private update. In the current generation, this event has
 /// the reserved event type.
-fn publish(server: &ServerState, topic: &str, document: &Value) -> Result<(), PublishError> {
+fn publish(hub: &Registry, topic: &str, document: &Value) -> Result<(), PublishError> {
     let mut event = Event::new(document.to_string());
     if !is_older(document) {
         event = event.with_name(EVENT_NAME).expect("the name has no line break");
     }
     let update = Update { topics: &[topic], events: &[event], private: true, key: None };
-    server.hub.publish_update(&update).map(drop)
+    hub.publish_update(&update).map(drop)
 }
 
 /// Returns the topic of a subscription, which is also the path of its document.
 ///
-/// If the last parts are left out, returns the path of a list of subscriptions.
-fn topic(parts: &[&str]) -> String {
+/// With fewer parts, returns the path of a list of subscriptions.
+pub(super) fn topic(parts: &[&str]) -> String {
     let mut topic = format!("{HUB}/subscriptions");
     for part in parts {
         topic.push('/');
@@ -173,113 +166,6 @@ fn topic(parts: &[&str]) -> String {
 /// Returns whether a document is of Mercure 0.x. Only those documents have a field `topic`.
 fn is_older(document: &Value) -> bool {
     document.get("topic").is_some()
-}
-
-/// Answers `GET /.well-known/mercure/subscriptions` and the paths below it.
-///
-/// The path decides the generation of the response. The path that lists all subscriptions is the
-/// same in both generations, so there the token decides the generation.
-pub(super) fn answer(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, HttpError> {
-    let path = topic(parts);
-    let reader = ReadAccess::of(exchange, Api::Mercure)?;
-    reader.check_private(exchange, &path)?;
-    let is_older = match parts {
-        [] => reader.rights().is_some_and(|rights| rights.is_older),
-        ["exact" | "urlpattern", _] | [_, _, _] => false,
-        _ => true,
-    };
-    let hub = &exchange.server.hub;
-    let last = hub.last_id();
-    // Until the first event, the last id of this node is `EPOCH-0`, and the last id of a shared log
-    // is `0-0`.
-    let shared = hub.reaches_the_log().is_some();
-    let nothing_yet = if shared { last == EventId::ZERO } else { last.n == 0 };
-    let last = if nothing_yet { "earliest".to_owned() } else { last.to_string() };
-    let subscriptions = exchange.server.subscriptions.as_ref().ok_or_else(none)?;
-    let one = subscriptions.lock().get(&path).cloned();
-    if one.is_none() && is_one(parts) {
-        return Err(none());
-    }
-    // `last` was read before the list, so that a client which subscribes from this id gets every
-    // change that the list may lack.
-    let add_id = |document: &mut Value| {
-        if is_older {
-            document["lastEventID"] = last.as_str().into();
-        }
-    };
-    let content_type = if is_older { "application/ld+json" } else { "application/json" };
-    let tag = format!("\"{last}\"");
-    let answer = if !shared && exchange.request.has_token("if-none-match", &tag) {
-        Answer::new(304)
-    } else if let Some(one) = one {
-        let mut document = Arc::unwrap_or_clone(one);
-        add_id(&mut document);
-        let answer = Answer::new(200).with("Content-Type", content_type);
-        answer.with_body(document.to_string().into_bytes())
-    } else {
-        let mut document = if is_older {
-            json!({ "@context": CONTEXT, "id": path, "type": "Subscriptions" })
-        } else {
-            json!({ "id": path, "type": "subscriptions" })
-        };
-        add_id(&mut document);
-        let documents = below(exchange.server, path, parts);
-        let answer = Answer::new(200).with("Content-Type", content_type);
-        answer.with_pieces(listing::pieces(&document, "subscriptions", documents))
-    };
-    let link = format!(
-        "{LINK}; last-event-id=\"{last}\"; type=\"{EVENT_NAME}\"; content-type=\"application/json\""
-    );
-    let answer = answer.with("Link", if is_older { LINK.to_owned() } else { link });
-    // With a shared log, the response has no ETag. The tag would be the last id, but another node
-    // lists other subscriptions with the same last id, so that node would wrongly confirm a list of
-    // this node.
-    let answer = if shared { answer } else { answer.with("ETag", tag) };
-    Ok(Reply::Answer(answer.with("Cache-Control", "private, must-revalidate")))
-}
-
-/// Returns the documents below this path. The iterator reads them page by page.
-fn below(
-    server: &Arc<ServerState>,
-    path: String,
-    parts: &[&str],
-) -> impl Iterator<Item = Arc<Value>> + Send + use<> {
-    let parts: Vec<String> = parts.iter().map(|part| (*part).to_owned()).collect();
-    let (server, prefix) = (Arc::clone(server), path + "/");
-    let mut last = prefix.clone();
-    let pages = iter::from_fn(move || {
-        let page = server.subscriptions.as_ref()?.page(&prefix, &last);
-        page.last()?["id"].as_str()?.clone_into(&mut last);
-        Some(page)
-    });
-    pages.flatten().filter(move |document| parts.is_empty() || is_of(document, &parts))
-}
-
-fn none() -> HttpError {
-    HttpError::new(
-        404,
-        "no such subscription is active; GET /.well-known/mercure/subscriptions lists them",
-    )
-}
-
-/// Returns whether a path names one subscription: `type/match/subscriber` in the current
-/// generation, `topic/subscriber` in 0.x.
-fn is_one(parts: &[&str]) -> bool {
-    match parts {
-        ["exact" | "urlpattern", _] => false,
-        [_, _] | [_, _, _] => true,
-        _ => false,
-    }
-}
-
-/// Returns whether a document has the matcher of this path. This must be checked, because the path
-/// of a document with another matcher can begin with this path too.
-fn is_of(document: &Value, parts: &[String]) -> bool {
-    match parts {
-        [topic] => document["topic"] == *topic,
-        [kind, text] => document["match_type"] == *kind && document["match"] == *text,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

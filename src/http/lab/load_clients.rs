@@ -6,25 +6,32 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use serde_json::{Value, json};
 
-use super::{ServerState, status};
-use crate::event::Event;
 use crate::json;
-use crate::ticker;
 
 /// The channel to which the clients that read nothing subscribe.
-pub(super) const STUCK: &str = "lab-stuck";
+pub(in crate::http) const STUCK: &str = "lab-stuck";
 
 /// The local clients of a server with `--lab`.
-#[derive(Debug, Default)]
-pub(super) struct LoadClients {
-    state: Mutex<State>,
+#[derive(Debug)]
+pub(in crate::http) struct LoadClients {
+    /// The `threadcast` program, which runs the clients.
+    program: Option<PathBuf>,
+    state: Arc<Mutex<State>>,
+}
+
+/// A message of the clients' process.
+pub(super) enum Message<'a> {
+    /// Publish this event.
+    Publish { channel: &'a str, data: &'a str },
+    /// All requested clients are open or have failed.
+    Settled,
 }
 
 #[derive(Debug, Default)]
@@ -43,15 +50,20 @@ struct State {
 }
 
 impl LoadClients {
+    pub(super) fn new(program: Option<PathBuf>) -> Self {
+        Self { program, state: Arc::default() }
+    }
+
     /// Opens or closes clients until there are `asked`, or `most` if that is less.
     ///
-    /// Without a `rate`, the number of events a second stays as it is.
+    /// Without a `rate`, the number of events a second stays as it is. `handle` is called for each
+    /// message if this call starts the process.
     pub(super) fn open(
         &self,
-        server: &Arc<ServerState>,
         at: SocketAddr,
         (asked, most): (usize, usize),
         rate: Option<u32>,
+        handle: impl Fn(Message<'_>) + Send + 'static,
     ) -> io::Result<()> {
         if asked == 0 {
             self.end();
@@ -59,31 +71,53 @@ impl LoadClients {
         }
         let mut state = self.lock();
         (state.asked, state.most) = (asked, most);
+        self.run(&mut state, at, handle)?;
         if let Some(rate) = rate {
-            state.send(server, at, format_args!("rate {rate}"))?;
+            state.send(format_args!("rate {rate}"))?;
         }
-        state.send(server, at, format_args!("clients {}", asked.min(most)))
+        state.send(format_args!("clients {}", asked.min(most)))
     }
 
     /// Opens one more client, which then reads nothing.
-    pub(super) fn open_stuck(&self, server: &Arc<ServerState>, at: SocketAddr) -> io::Result<()> {
-        self.lock().send(server, at, format_args!("stuck 1"))
+    pub(super) fn open_stuck(
+        &self,
+        at: SocketAddr,
+        handle: impl Fn(Message<'_>) + Send + 'static,
+    ) -> io::Result<()> {
+        let mut state = self.lock();
+        self.run(&mut state, at, handle)?;
+        state.send(format_args!("stuck 1"))
+    }
+
+    /// Starts the process if it does not run.
+    fn run(
+        &self,
+        state: &mut State,
+        at: SocketAddr,
+        handle: impl Fn(Message<'_>) + Send + 'static,
+    ) -> io::Result<()> {
+        if state.commands.is_none() {
+            state.generation += 1;
+            let output = Output { state: Arc::clone(&self.state), generation: state.generation };
+            state.commands = Some(start(self.program.clone(), at, output, handle)?);
+        }
+        Ok(())
     }
 
     /// Closes all clients and ends their process.
-    pub(super) fn end(&self) {
+    pub(in crate::http) fn end(&self) {
         let mut state = self.lock();
         *state = State { generation: state.generation, ..State::default() };
     }
 
     /// Returns the number of open clients, as of the last report.
-    pub(super) fn clients(&self) -> usize {
+    pub(in crate::http) fn clients(&self) -> usize {
         let clients = self.lock().report["clients"].as_u64().unwrap_or(0);
         usize::try_from(clients).unwrap_or(usize::MAX)
     }
 
     /// Returns the state of the clients, for `/status`.
-    pub(super) fn json(&self, stuck: usize, given_up: u64) -> Value {
+    pub(in crate::http) fn json(&self, stuck: usize, given_up: u64) -> Value {
         let state = self.lock();
         let mut json = json!({
             "asked": state.asked, "most": state.most, "stuck": stuck, "given_up": given_up,
@@ -100,17 +134,8 @@ impl LoadClients {
 }
 
 impl State {
-    /// Sends a command to the process, and starts the process if it does not run.
-    fn send(
-        &mut self,
-        server: &Arc<ServerState>,
-        at: SocketAddr,
-        command: std::fmt::Arguments<'_>,
-    ) -> io::Result<()> {
-        if self.commands.is_none() {
-            self.generation += 1;
-            self.commands = Some(start(server, at, self.generation)?);
-        }
+    /// Sends a command to the process.
+    fn send(&mut self, command: std::fmt::Arguments<'_>) -> io::Result<()> {
         let Some(commands) = &mut self.commands else { return Ok(()) };
         writeln!(commands, "{command}").inspect_err(|_| self.commands = None)
     }
@@ -120,17 +145,21 @@ impl State {
 ///
 /// The thread that reads the process's output also starts the process, because the thread of a
 /// connection has too little stack for this.
-fn start(server: &Arc<ServerState>, at: SocketAddr, generation: u64) -> io::Result<ChildStdin> {
+fn start(
+    program: Option<PathBuf>,
+    at: SocketAddr,
+    output: Output,
+    handle: impl Fn(Message<'_>) + Send + 'static,
+) -> io::Result<ChildStdin> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
-    let server = Arc::clone(server);
     thread::Builder::new().name("lab-clients".into()).spawn(move || {
-        let program = server.config.lab_program.as_deref();
+        let program = program.as_deref();
         match program.ok_or(io::ErrorKind::Unsupported.into()).and_then(|it| spawn(it, at)) {
             Ok((child, commands)) => {
                 // If the receiver is gone, the process's stdin is dropped here, and the process
                 // exits.
                 let _ = sender.send(Ok(commands));
-                read_output(child, &server, generation);
+                output.read(child, &handle);
             }
             Err(error) => drop(sender.send(Err(error))),
         }
@@ -146,38 +175,49 @@ fn spawn(program: &Path, at: SocketAddr) -> io::Result<(Child, ChildStdin)> {
     Ok((child, commands))
 }
 
-/// Publishes the events and stores the reports of the process, until it exits.
-fn read_output(mut child: Child, server: &Arc<ServerState>, generation: u64) {
-    let Some(lab) = &server.lab else { return };
-    let stdout = child.stdout.take().map(BufReader::new);
-    let lines = stdout.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
-    for line in lines {
-        match line.split_once(' ') {
-            Some(("publish", event)) => {
-                let Some((channel, data)) = event.split_once(' ') else { continue };
-                // Publishing fails after the registry is closed. The process then ends with the
-                // server.
-                let _ = server.hub.publish(channel, &Event::new(data));
-            }
-            Some(("report", report)) => {
-                let Ok(report) = json::parse(report.as_bytes()) else { continue };
-                let settled = report["settled"] == true;
-                let mut state = lab.load_clients.lock();
-                if state.generation == generation && state.commands.is_some() {
-                    state.report = report;
+/// The output of one process, and the state that its reports change.
+struct Output {
+    state: Arc<Mutex<State>>,
+    generation: u64,
+}
+
+impl Output {
+    /// Handles the messages and stores the reports of the process, until it exits.
+    fn read(self, mut child: Child, handle: &impl Fn(Message<'_>)) {
+        let stdout = child.stdout.take().map(BufReader::new);
+        let lines = stdout.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
+        for line in lines {
+            match line.split_once(' ') {
+                Some(("publish", event)) => {
+                    let Some((channel, data)) = event.split_once(' ') else { continue };
+                    handle(Message::Publish { channel, data });
                 }
-                drop(state);
-                if settled && server.clock.subscribers(ticker::STATUS) > 0 {
-                    // Subscribers of the status get the report at once, not at the next second.
-                    let _ = server.clock.publish(ticker::STATUS, &status::event(server));
+                Some(("report", report)) => {
+                    let Ok(report) = json::parse(report.as_bytes()) else { continue };
+                    let settled = report["settled"] == true;
+                    self.store(report);
+                    if settled {
+                        handle(Message::Settled);
+                    }
                 }
+                _ => log::warn!("ignored an unknown line from the lab's clients: {line:?}"),
             }
-            _ => log::warn!("ignored an unknown line from the lab's clients: {line:?}"),
+        }
+        let _ = child.wait(); // returns soon: the process has closed its stdout
+        let mut state = self.lock();
+        if state.generation == self.generation {
+            *state = State { generation: self.generation, ..State::default() };
         }
     }
-    let _ = child.wait(); // returns soon: the process has closed its stdout
-    let mut state = lab.load_clients.lock();
-    if state.generation == generation {
-        *state = State { generation, ..State::default() };
+
+    fn store(&self, report: Value) {
+        let mut state = self.lock();
+        if state.generation == self.generation && state.commands.is_some() {
+            state.report = report;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

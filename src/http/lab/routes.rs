@@ -16,33 +16,30 @@
 //! Every request needs the right to publish, even a GET, because a page of another origin can send
 //! a GET.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown, TcpStream};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde_json::json;
-use tiny_http::Method;
 
-use super::ServerState;
-use super::access::{Api, PublishAccess};
-use super::answer::Answer;
-use super::connection::Exchange;
-use super::error::HttpError;
-use super::load_clients::LoadClients;
-use super::routes::Reply;
+use super::Lab;
+use super::load_clients::Message;
 use crate::broadcast::Delivery;
 use crate::event::Event;
+use crate::http::access::{Api, PublishAccess};
+use crate::http::answer::Answer;
+use crate::http::error::HttpError;
+use crate::http::exchange::{Exchange, TAB};
+use crate::http::reply::Reply;
+use crate::http::server_state::ServerState;
+use crate::http::status;
 use crate::slow::Slow;
+use crate::ticker;
 
-/// The first part of every path of the lab.
-pub(super) const ROOT: &str = "lab";
-
-/// The query parameter that assigns a stream to the page that opened it.
-const TAB: &str = "tab";
+/// The detail of the 404 without `--lab`.
+pub(in crate::http) const OFF: &str = "the lab is off; start the server with --lab";
 
 /// The maximum time for which new streams may be cut (`?for=`).
 const CLOSED_MAX: Duration = Duration::from_secs(60);
@@ -53,123 +50,26 @@ const RATE_MAX: u32 = 100;
 /// The maximum amount of data that one flood may publish, in bytes.
 const FLOOD_MAX: usize = 128 * 1024 * 1024;
 
-/// The state of the lab: the streams that it can cut, and the local clients.
-#[derive(Debug, Default)]
-pub(super) struct Lab {
-    pub(super) load_clients: LoadClients,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// The socket of each tracked stream, and the page that opened it.
-    streams: HashMap<u64, (Arc<TcpStream>, Option<Box<str>>)>,
-    last_key: u64,
-    closed_until: Option<Instant>,
-}
-
-/// Keeps a stream tracked by the lab until this value is dropped.
-#[derive(Debug)]
-#[must_use = "dropping this untracks the stream"]
-pub(super) struct Tracked<'a> {
-    lab: &'a Lab,
-    key: u64,
-}
-
-impl Drop for Tracked<'_> {
-    fn drop(&mut self) {
-        self.lab.lock().streams.remove(&self.key);
-    }
-}
-
-/// The error of a stream that was cut because `?for=` cuts all new streams.
-#[derive(Debug)]
-pub(super) struct CutOff;
-
-/// Returns the id of the page that opened a stream (`?tab=`), or `None` without `--lab`.
-pub(super) fn tab(exchange: &Exchange<'_>) -> Option<Box<str>> {
-    exchange.server.lab.as_ref().and_then(|_| exchange.request.query(TAB)).map(Into::into)
-}
-
-/// Tracks a stream, if the server has `--lab`.
+/// Returns the lab and the right to publish of a request, or fails.
 ///
-/// While new streams are cut (`?for=`), closes the connection without a response, as if the server
-/// were down, and returns an error.
-pub(super) fn admit<'a>(
-    server: &'a ServerState,
-    socket: &Arc<TcpStream>,
-    tab: Option<Box<str>>,
-) -> Result<Option<Tracked<'a>>, CutOff> {
-    let Some(lab) = &server.lab else { return Ok(None) };
-    let mut state = lab.lock();
-    if state.closed_until.is_some_and(|until| Instant::now() < until) {
-        cut(socket);
-        return Err(CutOff);
-    }
-    state.last_key += 1;
-    let key = state.last_key;
-    state.streams.insert(key, (Arc::clone(socket), tab));
-    Ok(Some(Tracked { lab, key }))
-}
-
-/// Closes a socket without the last chunk, so that the client detects an error and not a normal
-/// end.
-fn cut(socket: &TcpStream) {
-    let _ = socket.shutdown(Shutdown::Both); // fails only if the socket is not connected
-}
-
-impl Lab {
-    /// Cuts the streams of one page, or of all, and returns the number of streams that were cut.
-    fn drop_streams(&self, tab: Option<&str>, closed_for: Duration) -> usize {
-        let mut state = self.lock();
-        if !closed_for.is_zero() {
-            state.closed_until = Some(Instant::now() + closed_for);
-        }
-        let selected =
-            state.streams.values().filter(|(_, its)| tab.is_none() || its.as_deref() == tab);
-        selected.inspect(|(socket, _)| cut(socket)).count()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Returns the `Allow` header of a path of the lab.
-pub(super) fn allowed(what: &str) -> Option<&'static str> {
-    matches!(what, "drop" | "flood" | "delivery" | "clients" | "stuck").then_some("POST, OPTIONS")
-}
-
-/// Answers a request to a path of the lab. `path` does not contain the first part, [`ROOT`].
-#[inline(never)] // inlining would enlarge the stack of every stream
-pub(super) fn answer(
-    exchange: &Exchange<'_>,
-    path: &[&str],
-    method: &Method,
-) -> Result<Reply, HttpError> {
+/// The routes of the lab exist only with `--lab`.
+fn enter<'a>(exchange: &Exchange<'a>) -> Result<(&'a Lab, PublishAccess), HttpError> {
     let publisher = PublishAccess::of(exchange, Api::Own)?;
     publisher.check_any(exchange)?;
-    match (path, method, &exchange.server.lab) {
-        (["drop"], Method::Post, Some(lab)) => drop_streams(exchange, lab),
-        (["flood"], Method::Post, Some(_)) => flood(exchange, &publisher),
-        (["delivery"], Method::Post, Some(_)) => switch_delivery(exchange),
-        (["clients"], Method::Post, Some(lab)) => open_clients(exchange, &lab.load_clients),
-        (["stuck"], Method::Post, Some(lab)) => open_stuck_client(exchange, &lab.load_clients),
-        (["slow", how], Method::Get, Some(_)) => slow(exchange, how),
-        _ => Ok(Reply::Answer(exchange.server.assets.not_found())),
-    }
+    let lab = exchange.server.lab.as_ref();
+    lab.map(|lab| (lab, publisher)).ok_or_else(|| HttpError::new(404, OFF))
 }
 
-/// Runs a slow handler on the connection's own thread.
-fn slow(exchange: &Exchange<'_>, how: &str) -> Result<Reply, HttpError> {
-    let Some(slow) = Slow::named(how) else {
-        return Ok(Reply::Answer(exchange.server.assets.not_found()));
-    };
+/// `GET /lab/slow/disk`, `GET /lab/slow/cpu`: runs a slow handler on the connection's own thread.
+pub(in crate::http) fn slow(exchange: &Exchange<'_>, slow: Slow) -> Result<Reply, HttpError> {
+    enter(exchange)?;
     let answer = slow.work().map_err(|error| HttpError::new(503, error.to_string()))?;
     Ok(Reply::Answer(Answer::json(&answer)))
 }
 
-fn drop_streams(exchange: &Exchange<'_>, lab: &Lab) -> Result<Reply, HttpError> {
+/// `POST /lab/drop`: cuts streams and WebSockets.
+pub(in crate::http) fn drop_streams(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    let (lab, _) = enter(exchange)?;
     let request = &exchange.request;
     let closed_for = match request.query("for") {
         Some(text) => humantime::parse_duration(&text).map_err(|error| {
@@ -189,7 +89,9 @@ fn drop_streams(exchange: &Exchange<'_>, lab: &Lab) -> Result<Reply, HttpError> 
     Ok(Reply::Answer(Answer::json(&json!({ "dropped": dropped }))))
 }
 
-fn flood(exchange: &Exchange<'_>, publisher: &PublishAccess) -> Result<Reply, HttpError> {
+/// `POST /lab/flood`: publishes many events.
+pub(in crate::http) fn flood(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    let (_, publisher) = enter(exchange)?;
     let request = &exchange.request;
     let Some(channel) = request.query("channel") else {
         return Err(HttpError::new(400, "the parameter channel is missing; add ?channel=NAME"));
@@ -211,7 +113,9 @@ fn flood(exchange: &Exchange<'_>, publisher: &PublishAccess) -> Result<Reply, Ht
     Ok(Reply::Answer(Answer::json(&json!({ "published": events }))))
 }
 
-fn switch_delivery(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+/// `POST /lab/delivery`: switches the delivery mode.
+pub(in crate::http) fn switch_delivery(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    enter(exchange)?;
     let to = exchange.request.query("to").unwrap_or_default();
     let delivery = match &*to {
         "direct" => Delivery::Direct,
@@ -222,7 +126,9 @@ fn switch_delivery(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     Ok(Reply::Answer(Answer::json(&json!({ "delivery": to }))))
 }
 
-fn open_clients(exchange: &Exchange<'_>, load_clients: &LoadClients) -> Result<Reply, HttpError> {
+/// `POST /lab/clients`: opens or closes local clients.
+pub(in crate::http) fn open_clients(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    let load_clients = &enter(exchange)?.0.load_clients;
     let (server, request) = (exchange.server, &exchange.request);
     let Some(count) = request.query("count") else {
         return Err(HttpError::new(400, "the parameter count is missing; add ?count=1000"));
@@ -235,20 +141,36 @@ fn open_clients(exchange: &Exchange<'_>, load_clients: &LoadClients) -> Result<R
     let others = server.admission.clients().saturating_sub(load_clients.clients());
     let most = server.admission.max_clients.saturating_sub(others);
     let address = exchange.local_address();
-    let opened = address.and_then(|at| load_clients.open(server, at, (asked, most), rate));
+    let opened = address.and_then(|at| load_clients.open(at, (asked, most), rate, handler(server)));
     opened.map_err(|error| cannot_start(&error))?;
     let answer = json!({ "asked": asked, "opening": asked.min(most), "most": most });
     Ok(Reply::Answer(Answer::json(&answer)))
 }
 
-fn open_stuck_client(
-    exchange: &Exchange<'_>,
-    load_clients: &LoadClients,
-) -> Result<Reply, HttpError> {
-    let opened =
-        exchange.local_address().and_then(|at| load_clients.open_stuck(exchange.server, at));
+/// `POST /lab/stuck`: opens a client that reads nothing.
+pub(in crate::http) fn open_stuck_client(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    let load_clients = &enter(exchange)?.0.load_clients;
+    let address = exchange.local_address();
+    let opened = address.and_then(|at| load_clients.open_stuck(at, handler(exchange.server)));
     opened.map_err(|error| cannot_start(&error))?;
     Ok(Reply::Answer(Answer::json(&json!({ "opening": 1 }))))
+}
+
+/// Returns the function that handles the messages of the local clients' process.
+fn handler(server: &Arc<ServerState>) -> impl Fn(Message<'_>) + Send + 'static {
+    let server = Arc::clone(server);
+    move |message| match message {
+        Message::Publish { channel, data } => {
+            // Publishing fails after the registry is closed. The process then ends with the server.
+            let _ = server.hub.publish(channel, &Event::new(data));
+        }
+        Message::Settled => {
+            if server.clock.subscribers(ticker::STATUS) > 0 {
+                // Subscribers of the status get the report at once, not at the next second.
+                let _ = server.clock.publish(ticker::STATUS, &status::event(&server));
+            }
+        }
+    }
 }
 
 /// Returns the 503 for local clients whose process cannot be started.

@@ -1,0 +1,92 @@
+//! What a handler sees: a request, with the server and the connection that it came through.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::access::local::Locality;
+use super::body;
+use super::coding::Coding;
+use super::error::HttpError;
+use super::forwarded::Client;
+use super::inbound::Inbound;
+use super::request::{BodyLength, Request};
+use super::server_state::ServerState;
+use crate::disconnect::Watch;
+use crate::stream::Socket;
+
+/// The query parameter that assigns a stream to the page that opened it, with `--lab`.
+pub(super) const TAB: &str = "tab";
+
+/// A request, with the server and the connection that its handler needs.
+pub(crate) struct Exchange<'a> {
+    pub(crate) server: &'a Arc<ServerState>,
+    pub(crate) peer: SocketAddr,
+    /// Whether pages of any origin may read the response (the demo streams).
+    pub(super) any_origin: bool,
+    /// Where the request comes from.
+    pub(crate) locality: Locality,
+    pub(crate) request: Box<Request>,
+    pub(super) inbound: &'a mut Inbound,
+    pub(super) body_is_read: bool,
+}
+
+impl Exchange<'_> {
+    /// Reads and decompresses the body, after a `100 Continue` if the client expects one.
+    ///
+    /// Fails if there is no body, if it is longer than `limit` bytes before or after
+    /// decompression, or if it does not arrive within the request deadline.
+    pub(crate) fn body(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
+        if self.request.body == BodyLength::None {
+            let detail = "this request needs a body; send it with Content-Length or chunked";
+            return Err(HttpError::new(411, detail).closing());
+        }
+        let coding = Coding::of(&self.request)?;
+        let limits = &self.server.config.limits;
+        // NDJSON bodies have their own limit, which applies unless --body-limit is larger.
+        let set_by = if limit > limits.body { "for NDJSON" } else { "--body-limit" };
+        let limit = body::Limit { bytes: limit, set_by };
+        let body = body::read(self.inbound, &self.request, limit, limits.request_deadline)?;
+        if !self.inbound.resume() {
+            let detail = "the connection was closed to make room for others; retry the request";
+            return Err(HttpError::new(503, detail).closing());
+        }
+        self.body_is_read = true;
+        coding.decode(body, limit)
+    }
+
+    /// Returns the client for the log. Behind a trusted proxy, this is the address that the proxy
+    /// forwards.
+    pub(crate) fn client(&self) -> Client {
+        Client::of(&self.request, self.peer, &self.server.config.trusted_proxies)
+    }
+
+    /// Returns the id of the page that opened a stream (`?tab=`), or `None` without `--lab`.
+    pub(super) fn tab(&self) -> Option<Box<str>> {
+        self.server.lab.as_ref().and_then(|_| self.request.query(TAB)).map(Into::into)
+    }
+
+    /// Returns the path without its query, for the log.
+    pub(crate) fn path(&self) -> String {
+        format!("/{}", self.request.segments.join("/"))
+    }
+
+    /// Returns whether the connection was shed (closed to make room), so that it cannot become a
+    /// stream.
+    ///
+    /// The input of a shed connection has ended, and a stream would take this for a disconnect.
+    pub(crate) fn is_shed(&self) -> bool {
+        self.inbound.is_shed()
+    }
+
+    /// Returns the address of the server's end of this connection.
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        self.inbound.socket.local_addr()
+    }
+
+    /// Returns the socket for a stream to write to.
+    pub(crate) fn socket(&self) -> Socket {
+        let watch = Arc::new(Watch::new(&self.server.watcher));
+        Socket::new(&self.inbound.socket, self.server.config.limits.write_deadline, &watch)
+    }
+}

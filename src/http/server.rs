@@ -1,0 +1,355 @@
+//! The server: binds, runs, and stops.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::admission::Admission;
+use super::assets::Assets;
+use super::config::Config;
+use super::connections::Connections;
+use super::lab::Lab;
+use super::listener;
+use super::log_limit::LogRateLimit;
+use super::mercure::subscriptions::Subscriptions;
+use super::server_state::{ServerState, Stop};
+use super::status;
+use super::store_threads::{ShutdownOnPanic, StoreThreads, open_hub};
+use crate::broadcast::{Broadcaster, Delivery};
+use crate::capacity::{Capacity, Costs};
+use crate::counters::Counters;
+use crate::disconnect::Watcher;
+use crate::error::StartError;
+use crate::limits::Limits;
+use crate::registry::{Registry, RegistryOptions};
+use crate::ticker;
+
+/// A server that has bound its addresses and serves after [`run`](Self::run) is called.
+///
+/// The registry accepts events as soon as the server exists, even before `run` is called.
+///
+/// ```
+/// use threadcast::{Config, Event, Server};
+///
+/// let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+/// let server = Server::bind(config)?;
+/// let (handle, registry) = (server.handle(), server.registry().clone());
+/// let running = std::thread::spawn(move || server.run());
+/// registry.publish("news", &Event::new("hello"))?;
+/// handle.shutdown();
+/// running.join().expect("the server did not panic")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    state: Arc<ServerState>,
+    broadcaster: Option<Broadcaster>,
+    store_threads: Option<StoreThreads>,
+}
+
+impl Server {
+    /// Binds every address of `config.listen`, and loads the store if there is one.
+    ///
+    /// From this call on, the kernel queues connections, which [`run`](Self::run) then accepts.
+    /// Loading the store takes time and memory in proportion to the number of events in it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if an address cannot be bound, the folder `config.public` cannot be read, the store
+    /// cannot be opened, the lab is enabled on an address that is not loopback, or the system
+    /// has no descriptor or thread left.
+    pub fn bind(config: Config) -> Result<Self, StartError> {
+        let listeners = (config.listen.iter())
+            .map(|addr| {
+                listener::bind(*addr, &config.listen, &config.limits)
+                    .map_err(|source| StartError::Bind { addr: *addr, source })
+            })
+            .collect::<Result<_, _>>()?;
+        Self::new(config, listeners, false)
+    }
+
+    /// Creates a server for listeners that another program, such as systemd, has opened and keeps
+    /// open.
+    ///
+    /// `config.listen` is ignored. The server does not shut the listeners down when it stops, so
+    /// the kernel queues new connections for the next server.
+    ///
+    /// # Errors
+    ///
+    /// Fails if one of the sockets is not a listening TCP socket, or for a reason that
+    /// [`bind`](Self::bind) lists.
+    pub fn with_listeners(listeners: Vec<TcpListener>, config: Config) -> Result<Self, StartError> {
+        for listener in &listeners {
+            listener::adopt(listener, &config.limits).map_err(StartError::Inherit)?;
+        }
+        let addresses = listeners.iter().map(TcpListener::local_addr);
+        let listen = addresses.collect::<Result<_, _>>().map_err(StartError::Inherit)?;
+        Self::new(Config { listen, ..config }, listeners, true)
+    }
+
+    fn new(
+        config: Config,
+        listeners: Vec<TcpListener>,
+        inherited: bool,
+    ) -> Result<Self, StartError> {
+        if let Some(addr) = exposed_addresses(&config).next().filter(|_| config.lab) {
+            return Err(StartError::Lab { addr: *addr });
+        }
+        let folder = config.public.as_deref();
+        let assets = Assets::open(folder).map_err(|source| StartError::Public {
+            folder: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
+            source,
+        })?;
+        let costs = Costs::new(&config.limits, config.max_channels, config.history_total);
+        let capacity = Capacity::of_new_server(&costs, listeners.len());
+        let max_clients = max_clients(&config, &capacity);
+        warn_of_missing_tokens(&config);
+        warn_of_unreachable_event_limit(&config.limits);
+        let options = RegistryOptions {
+            history: config.history.clone(),
+            max_channels: config.max_channels,
+            history_total: costs.history_total(),
+            ids: true,
+        };
+        let counters = Arc::<Counters>::default();
+        let (hub, owner) = open_hub(&config, options.clone(), &counters)?;
+        let clock = Registry::counted(RegistryOptions { ids: false, ..options }, &counters);
+        let (broadcaster, mailbox, disconnects) = Broadcaster::new();
+        let watcher = Watcher::new(disconnects, &counters).map_err(StartError::Watch)?;
+        let (broadcaster, mailbox) = match config.delivery {
+            Delivery::Wake if !config.lab => (None, None),
+            delivery => {
+                mailbox.switch(delivery);
+                (Some(broadcaster), Some(mailbox))
+            }
+        };
+        let admission = Admission::new(max_clients, config.max_per_address);
+        let per_address = config.max_connections_per_address;
+        let connections = Connections::new(&admission, capacity.clients(), per_address, &counters);
+        let lab = config.lab.then(|| Lab::new(config.lab_program.clone()));
+        let subscriptions = config.mercure.has_subscriptions().then(Subscriptions::default);
+        let state = ServerState {
+            config,
+            listeners,
+            assets,
+            hub,
+            clock,
+            mailbox,
+            watcher,
+            connections,
+            drain_event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(|errno| StartError::Watch(errno.into()))?,
+            lab,
+            subscriptions,
+            admission,
+            costs,
+            counters,
+            status_nanos: AtomicU64::new(0),
+            stop: Stop::new(inherited).map_err(StartError::Watch)?,
+            draining: AtomicBool::new(false),
+            stopped_accepting: AtomicBool::new(false),
+            drain_started: OnceLock::new(),
+            rejections: Mutex::default(),
+            token_log_limit: LogRateLimit::default(),
+            started: Instant::now(),
+        };
+        let state = Arc::new(state);
+        let store_threads = owner.map(|owner| StoreThreads::start(owner, &state));
+        let store_threads = store_threads.transpose().map_err(StartError::Spawn)?;
+        Ok(Self { state, broadcaster, store_threads })
+    }
+
+    /// Returns the addresses that the server listens on.
+    ///
+    /// Where `config.listen` has port 0, the address has the port that the system chose.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.state.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// Returns the registry of channels, through which this program can publish and subscribe.
+    pub fn registry(&self) -> &Registry {
+        &self.state.hub
+    }
+
+    /// Returns a handle that can stop the server from another thread.
+    pub fn handle(&self) -> Handle {
+        Handle { state: Arc::clone(&self.state) }
+    }
+
+    /// Serves until [`Handle::shutdown`] is called, then drains.
+    ///
+    /// Returns when every connection has ended, or at the end of the drain time
+    /// ([`Limits::drain`]). A store that does not answer delays the return by at most 1 s more.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system cannot create one of the server's own threads, or if the broadcaster
+    /// or a thread of the store has panicked.
+    pub fn run(mut self) -> Result<(), StartError> {
+        let (running, stop) = crossbeam_channel::bounded(0);
+        let broadcaster = self.broadcaster.take().map(|broadcaster| {
+            let ends_with = ShutdownOnPanic(Arc::clone(&self.state));
+            let thread = thread::Builder::new().name("broadcaster".into());
+            thread.spawn(move || {
+                let _ends_with = ends_with;
+                broadcaster.run(&stop);
+            })
+        });
+        let broadcaster = broadcaster.transpose().map_err(StartError::Spawn)?;
+        let watcher = Arc::clone(&self.state.watcher);
+        let thread = thread::Builder::new().name("disconnects".into());
+        let watching = thread.spawn(move || watcher.run()).map_err(StartError::Spawn)?;
+        let (ran, deadline) = self.accept();
+        drop(running);
+        self.state.watcher.stop();
+        // A panic of this thread is ignored, because heartbeats then detected the disconnects
+        // instead.
+        drop(watching.join());
+        let broadcasting = broadcaster.map(JoinHandle::join);
+        // The store's threads end last, so that the store receives the events that ending streams
+        // publish.
+        let storing = self.store_threads.take().map(|threads| threads.stop(deadline));
+        match (broadcasting, storing) {
+            (Some(Err(_panic)), _) => Err(StartError::Broadcaster),
+            (_, Some(Err(_panic))) => Err(StartError::StoreWriter),
+            _ => ran,
+        }
+    }
+
+    /// Runs the ticker and the accepting threads until shutdown, then drains.
+    ///
+    /// First the streams end, while new connections still get a response. Then the other
+    /// connections end. Besides the result, returns the deadline of the drain.
+    fn accept(&self) -> (Result<(), StartError>, Instant) {
+        let state = &self.state;
+        let (alive, all_ended) = crossbeam_channel::bounded(0);
+        let (ran, deadline) = thread::scope(|scope| {
+            let ticker = thread::Builder::new().name("ticker".into());
+            let mut threads = vec![ticker.spawn_scoped(scope, || {
+                ticker::run(&state.clock, &state.hub, || status::event(state));
+            })];
+            for listener in &state.listeners {
+                let name = listener.local_addr().map(|addr| format!("accept-{}", addr.port()));
+                let thread = thread::Builder::new().name(name.unwrap_or_default());
+                let alive = &alive;
+                threads.push(
+                    thread.spawn_scoped(scope, move || listener::run(state, listener, alive)),
+                );
+            }
+            let spawned = threads.into_iter().try_for_each(|thread| thread.map(drop));
+            if spawned.is_err() {
+                state.drain();
+            }
+            state.drain_started.wait();
+            let deadline = Instant::now() + state.config.limits.drain;
+            state.admission.wait_until_empty(deadline);
+            state.close(deadline);
+            (spawned.map_err(StartError::Spawn), deadline)
+        });
+        drop(alive);
+        match all_ended.recv_deadline(deadline) {
+            Err(RecvTimeoutError::Timeout) => {
+                log::warn!(
+                    "drain timed out: closing the connections that are still open; \
+                     raise --drain to give them more time"
+                );
+            }
+            Err(RecvTimeoutError::Disconnected) => {}
+            Ok(never) => match never {},
+        }
+        (ran, deadline)
+    }
+}
+
+/// Computes the maximum number of streams, and logs it with the limit that determines it.
+fn max_clients(config: &Config, capacity: &Capacity) -> usize {
+    let max = capacity.max_clients(config.max_clients);
+    let bound = capacity.binding();
+    log::info!("accepting up to {max} clients; {} allows {}", bound.name, bound.clients);
+    if let Some(configured) = config.max_clients.filter(|configured| *configured > max) {
+        log::warn!(
+            "--max-clients {configured} exceeds the capacity of {max}; to raise {}: {}",
+            bound.name,
+            bound.raise
+        );
+    }
+    max
+}
+
+/// Returns the listening addresses that other machines can reach.
+fn exposed_addresses(config: &Config) -> impl Iterator<Item = &SocketAddr> {
+    config.listen.iter().filter(|addr| !addr.ip().to_canonical().is_loopback())
+}
+
+/// Logs a warning for each exposed address if the server has no token or key for reading or
+/// publishing.
+fn warn_of_missing_tokens(config: &Config) {
+    for addr in exposed_addresses(config) {
+        if config.subscribe_token.is_none() && config.subscribe_key.is_none() {
+            log::warn!(
+                "every client that reaches {addr} can READ all channels; \
+                 set --subscribe-token to require a token"
+            );
+        }
+        if config.publish_token.is_none() && config.publish_key.is_none() {
+            log::warn!(
+                "other machines cannot publish through {addr}, only local requests can; \
+                 set --publish-token to allow them"
+            );
+        }
+    }
+}
+
+/// Warns if `--event-limit` was raised above `--body-limit`, so that raising it has no effect.
+///
+/// A server on which only `--body-limit` was lowered logs no warning, because that is deliberate.
+fn warn_of_unreachable_event_limit(limits: &Limits) {
+    let Limits { body, event, .. } = limits;
+    if event > body && *event != Limits::default().event {
+        log::warn!(
+            "--event-limit ({event} bytes) has no effect above --body-limit ({body} bytes); \
+             raise --body-limit too"
+        );
+    }
+}
+
+/// Stops a [`Server`] from another thread.
+///
+/// ```
+/// use threadcast::{Config, Server};
+///
+/// let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
+/// let handle = server.handle();
+/// let running = std::thread::spawn(move || server.run());
+/// handle.shutdown();
+/// running.join().expect("the server did not panic")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Handle {
+    state: Arc<ServerState>,
+}
+
+impl Handle {
+    /// Starts the drain and returns at once; [`Server::run`] returns when the drain is over.
+    ///
+    /// The server rejects new streams. It ends the open streams over the first half of the drain
+    /// time ([`Limits::drain`]), and sends each a `retry:` field and the last chunk. Then it closes
+    /// the other connections. Later calls have no effect.
+    pub fn shutdown(&self) {
+        self.state.drain();
+    }
+
+    /// Returns whether the broadcaster responds within this time, for a watchdog.
+    ///
+    /// Blocks until the broadcaster responds, at most for this time. Always true if the server has
+    /// no broadcaster ([`Delivery::Wake`]).
+    pub fn is_responsive(&self, within: Duration) -> bool {
+        self.state.mailbox.as_ref().is_none_or(|mailbox| mailbox.ping(within))
+    }
+}
