@@ -88,10 +88,10 @@ impl PatternMatches {
         for (name, selecting) in &mut self.names {
             let topic = Topic::new(name);
             for (_, slot, pattern) in pending {
-                // The slot may have belonged to another pattern before.
                 if pattern.matches_topic(&topic) {
                     selecting.insert(*slot);
                 } else {
+                    // The slot may still be set because of the pattern that had it before.
                     selecting.remove(*slot);
                 }
             }

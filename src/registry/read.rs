@@ -406,8 +406,8 @@ fn read_known(
             position.after = next;
             return false;
         };
-        // Skip an event of several topics that another ring has already supplied. Also skip an
-        // event that the stream may not read: the stream gets no gap, id or count for it.
+        // Skip an event of several topics if another ring has already supplied it. Also skip an
+        // event that the stream may not read: it causes no gap, and no gap counts it.
         if id == next || !given {
             sources[index].place += 1;
             order.extend(sources[index].next(upto).map(|entry| Reverse((entry.id, index))));

@@ -495,8 +495,8 @@ impl EncodedItem {
         }
     }
 
-    /// Returns the channels that this item changes, each with the topics of the event if it is
-    /// private.
+    /// Returns the channels that this item changes. If the item is a private event, each channel
+    /// comes with the event's topics.
     fn targets(&self) -> Vec<(Arc<str>, Option<Arc<Private>>)> {
         match self {
             Self::Event(entered) => entered.targets().collect(),

@@ -313,8 +313,8 @@ impl Notifier {
     /// Wakes the thread, unless it has been notified since it last called [`rearm`](Self::rearm).
     pub(crate) fn notify(&self) {
         if !self.is_notified.swap(true, Ordering::AcqRel) {
-            // Sending cannot fail because of a full queue: each notifier has at most one message in
-            // it. If the queue is disconnected, the thread has ended.
+            // The queue is never full: it has room for one message of each notifier, and no notifier
+            // has more than one message in it. An error means that the thread has ended.
             let _ = self.sender.try_send(self.id);
         }
     }

@@ -136,7 +136,7 @@ fn ask(to: SocketAddr, from: Ipv4Addr, route: &str, headers: &str) -> Answer {
     client.answer()
 }
 
-/// Sends every route with the headers of every row to the server of the row.
+/// For every row, requests every route from the row's server, with the row's headers.
 #[test]
 fn access_matrix_holds_on_every_route() {
     let servers = &Servers::start();

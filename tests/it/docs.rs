@@ -226,7 +226,7 @@ struct Terminal {
     folder: PathBuf,
     /// Each server's address in the document, and its actual address.
     servers: Vec<(String, String)>,
-    /// The epoch of the server started last, once an output has shown it.
+    /// The epoch of the most recently started server; `None` until a command's output has shown it.
     epoch: Option<String>,
     open: Vec<Running>,
 }

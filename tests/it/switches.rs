@@ -1,4 +1,4 @@
-//! Command line flags: their environment variables, paths that need a flag, and invalid
+//! Command line flags: their environment variables, URL paths that need a flag, and invalid
 //! combinations.
 
 use std::process::Command;

@@ -225,7 +225,7 @@ fn connections_are_in_the_status_and_the_metrics() {
 struct FewThreads(String);
 
 impl FewThreads {
-    /// Creates a group with this limit on threads; returns `None` if the test lacks the permission.
+    /// Creates a control group with this limit on threads; returns `None` if the test lacks the permission.
     fn new(most: u32) -> Option<Self> {
         let group = format!("/sys/fs/cgroup/pids/threadcast-test-{}", std::process::id());
         fs::create_dir(&group).ok()?;
