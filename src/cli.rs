@@ -176,7 +176,9 @@ pub(crate) struct Serve {
     #[arg(default_value = "127.0.0.1:8844", value_parser = address, help_heading = LISTENING)]
     listen: Vec<SocketAddr>,
 
-    /// Accept this host name, besides localhost, on loopback connections; repeat for more names
+    /// Accept requests for this host name on loopback connections; repeat for more names
+    ///
+    /// localhost and loopback addresses are always accepted. Other connections may use any name.
     #[arg(long, value_name = "NAME", env = "THREADCAST_HOST", value_delimiter = ',')]
     #[arg(help_heading = LISTENING)]
     host: Vec<String>,

@@ -30,8 +30,8 @@ use std::panic;
 use std::sync::LazyLock;
 use std::thread;
 
-pub use self::records::check as records; // the store is read on the main thread
-pub use self::stream::check as stream; // the client decodes streams on the main thread too
+pub use self::records::check as records; // on the main thread, as in the program
+pub use self::stream::check as stream; // on the main thread, as in the client
 pub use self::url::check as url;
 use crate::limits::{STACK, STACK_OPTIMIZED};
 

@@ -54,7 +54,7 @@ impl Key {
         Self(format!("{}{SEPARATOR}{REPLY}{id}", self.0).into())
     }
 
-    /// Adds that the reply's id is this much before that of the event that carries the key.
+    /// Records in the key how far the reply's id is before the id of the event that has the key.
     #[must_use]
     pub(crate) fn with_reply_before(&self, distance: usize) -> Self {
         Self(format!("{}{SEPARATOR}{REPLY}-{distance}", self.0).into())

@@ -70,9 +70,10 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
     Ok(samples)
 }
 
-/// Measures the kernel memory at the load generator's end of a connection. An event loop uses
-/// little kernel memory besides its sockets, and so does the load generator. So half of the kernel
-/// memory of each connection belongs to the load generator.
+/// Measures the kernel memory at the load generator's end of a connection.
+///
+/// The event loop and the load generator are on one machine, and both use little kernel memory
+/// besides their sockets. So half of the kernel memory of each connection is the load generator's.
 pub(in crate::lab) fn calibrate(lab: &Lab<'_>) -> io::Result<Socket> {
     let options = Options { clients: lab.options.clients, ..lab.options.clone() };
     let lab = Lab { options: &options, socket: Socket::default(), ..*lab };

@@ -278,8 +278,8 @@ fn a_new_connection_resumes_for_the_tab_that_missed_events() {
     publish(&server.registry, 0..1);
     let after = server.registry.last_id();
     publish(&server.registry, 1..4);
-    // From here on, the leading tab's second connection receives nothing. It resumes from the last id
-    // of the first connection.
+    // From here on, the leading tab's second connection resumes from the last id of the first, and
+    // receives no event after it.
     leader.eval(
         "window.Real = EventSource; window.made = 0; window.beats = 0;
          window.EventSource = class extends Real {

@@ -251,8 +251,8 @@ fn burst_beyond_the_thread_limit_is_rejected_quickly() {
     };
     let join = format!("echo $$ > {}/cgroup.procs; exec", group.0);
     let server = Process::shell(&join, "");
-    // Open more connections than the limit has threads, and keep them open: streams, then silent
-    // sockets.
+    // Open more connections than the thread limit allows, and keep them open: first streams, then
+    // silent sockets.
     let stream = "GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let streams = attack(server.addr, stream, 100);
     let silent = attack(server.addr, SILENT, 300);
