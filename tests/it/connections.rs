@@ -4,7 +4,9 @@ use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use crate::common::{Process, TIMEOUT, TestClient, TestServer, before_the_end, skip, wait_until};
+use crate::common::{
+    Process, TIMEOUT, TestClient, TestServer, before_the_end, skip_here, wait_until,
+};
 use threadcast::{Config, Event};
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -179,7 +181,7 @@ fn is_dual_stack() -> bool {
     let both = fs::read_to_string("/proc/sys/net/ipv6/bindv6only");
     let both = both.is_ok_and(|text| text.trim() == "0") && TcpListener::bind("[::1]:0").is_ok();
     if !both {
-        skip("no IPv6, or net.ipv6.bindv6only is 1");
+        skip_here("no IPv6, or net.ipv6.bindv6only is 1");
     }
     both
 }

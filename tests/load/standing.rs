@@ -9,7 +9,8 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Process, Stream, TIMEOUT, TestClient, TestServer, allow_descriptors, say, skip, wait_until,
+    Process, Stream, TIMEOUT, TestClient, TestServer, allow_descriptors, say, skip, skip_here,
+    wait_until,
 };
 use serde_json::Value;
 use threadcast::{Config, Event, Limits};
@@ -126,7 +127,7 @@ impl Drop for Group {
 #[test]
 fn doctor_is_right_in_a_cgroup_with_200_threads() {
     let Some(group) = Group::new(200) else {
-        return skip("no permission to create a control group");
+        return skip_here("no permission to create a control group");
     };
     let reported = doctor(&group.enter());
     let server = Process::shell(&group.enter(), "");
@@ -152,7 +153,7 @@ fn failed_thread_spawn_rejects_one_client_only() {
         .status()
         .is_ok_and(|s| s.success())
     {
-        return skip("no permission to switch to another user");
+        return skip_here("no permission to switch to another user");
     }
     let server = Process::copy(&binary, &format!("exec prlimit --nproc=60 {as_user}"));
     let mut streams: Vec<TestClient> = (0..20).map(|_| server.stream("/channels/a")).collect();

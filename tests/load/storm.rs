@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Process, TIMEOUT, allow_descriptors, pace, say, skip};
+use crate::common::{Process, TIMEOUT, allow_descriptors, pace, say, skip_here};
 
 /// The time in which an idle machine is expected to serve all clients: the minimum delay before a
 /// reconnection, plus the number of clients divided by the number that reconnect each second.
@@ -15,11 +15,11 @@ const SETTLED: Duration = Duration::from_secs(20);
 fn reconnect_storm_of_5_000_clients_settles() {
     const CLIENTS: usize = 5_000;
     if !allow_descriptors(16_000) {
-        return skip("this process may not open 16,000 descriptors");
+        return skip_here("this process may not open 16,000 descriptors");
     }
     let server = Process::shell("ulimit -n 12000; exec", &format!("--max-clients {CLIENTS}"));
     if server.get("/status").json()["max_clients"] != CLIENTS {
-        return skip("this machine has no capacity for 5,000 clients");
+        return skip_here("this machine has no capacity for 5,000 clients");
     }
     // Connects all clients at the same time. The test does this twice, the second time while the
     // server has not yet released the permits of the first connections.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::common::{Process, TIMEOUT, TestServer, say, skip, wait_until};
+use crate::common::{Process, TIMEOUT, TestServer, say, skip_here, wait_until};
 use crate::driver::{Page, axe};
 use serde_json::Value;
 use threadcast::Config;
@@ -54,7 +54,7 @@ fn assert_near(what: &str, shown: f64, is: f64, within: f64) {
 fn charts_follow_1_000_clients_and_agree_with_proc() {
     let server = Process::with("--lab");
     if server.get("/status").json()["max_clients"].as_u64() < Some(1_010) {
-        return skip("this machine does not hold a thousand clients");
+        return skip_here("this machine does not hold a thousand clients");
     }
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     let follow = || {

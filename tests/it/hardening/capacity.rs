@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use threadcast::{Config, Event, StoreAt};
 
 use crate::common::{
-    Process, Stream, TIMEOUT, TestClient, TestServer, allow_descriptors, say, skip, wait_until,
+    Process, Stream, TIMEOUT, TestClient, TestServer, allow_descriptors, say, skip_here, wait_until,
 };
 
 /// The size of published events, in bytes: close to the limit for a body.
@@ -133,7 +133,7 @@ impl Drop for Group {
 fn small_memory_cgroup_holds_the_promised_clients() {
     const MEMORY: usize = 128 << 20;
     let Some(group) = Group::new(MEMORY) else {
-        return skip("no permission to create a memory control group");
+        return skip_here("no permission to create a memory control group");
     };
     let enter = format!("echo $$ > {}/cgroup.procs; exec", group.0.display());
     let mut server = Process::shell(&enter, "");

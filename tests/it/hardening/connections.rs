@@ -8,7 +8,7 @@ use std::{fs, io};
 use threadcast::Config;
 
 use crate::common::{
-    Process, TIMEOUT, TestClient, TestServer, allow_descriptors, skip, wait_until,
+    Process, TIMEOUT, TestClient, TestServer, allow_descriptors, skip_here, wait_until,
 };
 
 /// How soon a request must be answered.
@@ -157,7 +157,7 @@ fn own_address() -> Option<IpAddr> {
 #[test]
 fn connections_per_address_are_limited() {
     let Some(own) = own_address() else {
-        return skip("this machine has only loopback addresses");
+        return skip_here("this machine has only loopback addresses");
     };
     let config = Config {
         listen: vec![(own, 0).into(), "127.0.0.1:0".parse().expect("an address")],
@@ -247,7 +247,7 @@ impl Drop for FewThreads {
 #[test]
 fn burst_beyond_the_thread_limit_is_rejected_quickly() {
     let Some(group) = FewThreads::new(60) else {
-        return skip("no permission to create a control group for threads");
+        return skip_here("no permission to create a control group for threads");
     };
     let join = format!("echo $$ > {}/cgroup.procs; exec", group.0);
     let server = Process::shell(&join, "");
@@ -256,9 +256,11 @@ fn burst_beyond_the_thread_limit_is_rejected_quickly() {
     let stream = "GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let streams = attack(server.addr, stream, 100);
     let silent = attack(server.addr, SILENT, 300);
-    assert!(answered_of_10(server.addr) >= 9);
+    // A request needs the thread of a connection that the server closes for it. On a busy machine
+    // that thread may still be ending.
+    wait_until(TIMEOUT, "9 of 10 requests are answered", || answered_of_10(server.addr) >= 9);
     drop((streams, silent));
-    assert_eq!(answered_of_10(server.addr), 10);
+    wait_until(TIMEOUT, "all requests are answered", || answered_of_10(server.addr) == 10);
     // Lower the limit to the server's own threads, so that no connection can get a thread. The
     // server computed its capacity from the higher limit.
     let own_threads = 7;

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
-use crate::common::{Answer, TestClient, TestServer, skip};
+use crate::common::{Answer, TestClient, TestServer, skip_here};
 use socket2::{Domain, Socket, Type};
 use threadcast::{Config, Mercure, Token};
 
@@ -197,7 +197,7 @@ fn outer_address() -> Option<Ipv4Addr> {
 #[test]
 fn remote_client_reads_by_any_host_but_changes_nothing() {
     let Some(outer) = outer_address() else {
-        return skip("this machine has only loopback addresses");
+        return skip_here("this machine has only loopback addresses");
     };
     let listen = ["0.0.0.0:0", "127.0.0.1:0"].map(|addr| addr.parse().expect("an address"));
     let server = TestServer::with(Config { listen: listen.to_vec(), ..Config::default() });

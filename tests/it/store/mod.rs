@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Stream, TIMEOUT, TestServer, skip};
+use crate::common::{Stream, TIMEOUT, TestServer, skip_here};
 use serving::{Folder, Serving, id_of, post, threadcast, with_store};
 use threadcast::{Config, Event, EventId, Histories, History, Limits};
 
@@ -205,7 +205,7 @@ impl Mount {
         mount.args(["-t", "tmpfs", "-o", options, "threadcast-test"]).arg(at);
         let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
         if !mounted {
-            skip("a test of the store needs permission to mount a tmpfs");
+            skip_here("a test of the store needs permission to mount a tmpfs");
         }
         mounted.then(|| Self(Some(at.to_owned())))
     }
