@@ -194,7 +194,9 @@ fn client_count_is_capped_at_the_capacity() {
     let too_many = Options { clients: 2 * most, ..options };
     let stop = AtomicBool::new(true); // stop at once: the limit applies before any client connects
     let results = run(&too_many, &stop, &mut |_| ()).expect("a report");
-    assert!(results.clients <= most + most / 4 && results.clamped.expect("a note").contains(bound));
+    let note = format!("{bound} limits these engines to {} each", results.clients);
+    assert!(results.clamped.expect("a note").ends_with(&note), "{note}");
+    assert!(results.clients <= most + most / 4, "{} clients, capacity {most}", results.clients);
 }
 
 /// Runs the binary, because the descriptor limit must not apply to the test program.
