@@ -43,10 +43,9 @@ pub mod fuzzing;
 mod http;
 mod id;
 mod json;
-pub mod jwt;
 pub mod lab;
 mod limits;
-mod matcher;
+mod mercure;
 mod process;
 mod registry;
 mod slow;
@@ -69,10 +68,11 @@ pub use http::{Config, CorsOrigins, Handle, Mercure, Server};
 pub use id::{EventId, ParseIdError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
-pub use matcher::{Matcher, MatcherError, check_topic};
+pub use mercure::jwt;
+pub use mercure::matcher::{MatcherError, check_topic};
 pub use registry::{
-    ChannelInfo, Channels, Histories, History, ParseStartError, Published, Readable, Registry,
-    RegistryOptions, Start, Subscription, Update,
+    ChannelInfo, Channels, Histories, History, Matcher, ParseStartError, Published, Readable,
+    Registry, RegistryOptions, Start, Subscription, Update,
 };
 pub use store::{RedisUrl, StoreAt};
 pub use stream::SlowClient;

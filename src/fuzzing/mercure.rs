@@ -5,7 +5,7 @@
 use form_urlencoded::Serializer;
 
 use crate::http::mercure::publish::Form;
-use crate::matcher::check_topic;
+use crate::mercure::matcher::check_topic;
 use crate::registry::NAME_MAX;
 
 /// Reads a form, and checks the update or the error that results.

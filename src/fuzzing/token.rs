@@ -10,7 +10,7 @@ use ring::hmac;
 use serde_json::Value;
 
 use crate::json;
-use crate::jwt::VerifyingKey;
+use crate::mercure::jwt::VerifyingKey;
 
 const SECRET: &[u8] = b"a secret that no fuzzer finds out";
 const AUDIENCE: &str = "https://hub.example/";

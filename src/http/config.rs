@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::request::Request;
 use crate::broadcast::Delivery;
-use crate::jwt::VerifyingKey;
 use crate::limits::Limits;
+use crate::mercure::jwt::VerifyingKey;
 use crate::registry::{Histories, RegistryOptions};
 use crate::store::StoreAt;
 use crate::stream::SlowClient;

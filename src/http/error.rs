@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::answer::{Answer, EVENT_STREAM, reason};
 use crate::error::{EventError, PublishError};
 use crate::event::{Frame, Framing};
-use crate::matcher::MatcherError;
+use crate::mercure::matcher::MatcherError;
 
 /// An error response.
 #[derive(Debug, Clone, PartialEq, Eq)]

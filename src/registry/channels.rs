@@ -1,13 +1,15 @@
-//! The set of channels of one stream, and which private events the stream may read.
+//! What selects channels: matchers, and the set of channels of one stream. Also, which private
+//! events the stream may read.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
+use super::patterns::{Name, Pattern, SharedPattern};
 use super::ring::{Entry, LostIds, Ring};
 use super::subscription::Subscribers;
 use crate::error::PublishError;
 use crate::limits::{NAMES_MAX, PATTERNS_PER_STREAM};
-use crate::matcher::{Matcher, Topic};
 
 /// The maximum length of a channel's name, in bytes.
 ///
@@ -40,8 +42,8 @@ pub struct Channels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Rare {
-    /// Sorted and without duplicates. None of them is an exact name, and none matches every name.
-    patterns: Box<[Matcher]>,
+    /// Sorted and without duplicates.
+    patterns: Box<[SharedPattern]>,
     readable: Readable,
 }
 
@@ -64,13 +66,17 @@ impl Channels {
         if names.is_empty() && prefixes.is_empty() {
             return Err(PublishError::Name);
         }
+        Ok(Self::of_names(names, prefixes))
+    }
+
+    fn of_names(mut names: Vec<&str>, mut prefixes: Vec<&str>) -> Self {
         prefixes.sort_unstable();
         // In sorted order, a prefix comes right before the longer prefixes that start with it.
         prefixes.dedup_by(|longer, shorter| longer.starts_with(*shorter));
         names.retain(|name| !prefixes.iter().any(|prefix| name.starts_with(prefix)));
         names.sort_unstable();
         names.dedup();
-        Ok(Self { names: shared(&names), prefixes: shared(&prefixes), rare: None })
+        Self { names: shared(&names), prefixes: shared(&prefixes), rare: None }
     }
 
     /// Creates a set of the channels that matchers select, including channels that are created
@@ -79,33 +85,34 @@ impl Channels {
     /// ```
     /// use threadcast::{Channels, Matcher, PublishError};
     ///
-    /// let books = Channels::of(&[Matcher::url_pattern("/books/:id")?])?;
+    /// let channels = Channels::of(&[Matcher::new("news")?, Matcher::new("chat*")?])?;
+    /// assert_eq!(channels, Channels::new(["news", "chat*"])?);
     /// assert_eq!(Channels::of(&[]), Err(PublishError::Name));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok::<(), PublishError>(())
     /// ```
     ///
-    /// Fails if there is no matcher, if there are more than 100, if a name is empty or too long, or
-    /// if the matchers take too much memory together.
+    /// Fails if there is no matcher, if there are more than 100, or if they take too much memory
+    /// together.
     pub fn of(matchers: &[Matcher]) -> Result<Self, PublishError> {
-        let mut bounds = Bounds::default();
-        matchers.iter().try_for_each(|matcher| bounds.add(matcher.bytes()))?;
-        if matchers.iter().any(Matcher::is_any) {
-            return Self::new(["*"]);
-        }
-        let (exact, patterns): (Vec<&Matcher>, Vec<&Matcher>) =
-            matchers.iter().partition(|matcher| matcher.is_exact());
         if matchers.is_empty() {
             return Err(PublishError::Name);
         }
-        let mut names: Vec<&str> = exact.into_iter().map(Matcher::text).collect();
-        names.iter().try_for_each(|name| check_length(name))?;
-        names.sort_unstable();
-        names.dedup();
-        let channels = Self { names: shared(&names), prefixes: shared(&[]), rare: None };
-        let mut patterns: Vec<Matcher> = patterns.into_iter().cloned().collect();
+        let (mut names, mut prefixes, mut patterns) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bounds = Bounds::default();
+        for matcher in matchers {
+            bounds.add(matcher.bytes())?;
+            match &matcher.0 {
+                Kind::Exact(name) => names.push(&**name),
+                Kind::Prefix(text) => prefixes.push(prefix_of(text)),
+                Kind::Pattern(pattern) => patterns.push(pattern.clone()),
+            }
+        }
+        if prefixes.contains(&"") {
+            patterns.clear(); // the empty prefix selects all channels
+        }
         patterns.sort_unstable();
         patterns.dedup();
-        Ok(channels.with(|rare| rare.patterns = patterns.into()))
+        Ok(Self::of_names(names, prefixes).with(|rare| rare.patterns = patterns.into()))
     }
 
     /// Allows streams of these channels to read private events.
@@ -127,7 +134,7 @@ impl Channels {
         self.names.iter().map(|name| &**name)
     }
 
-    pub(super) fn patterns(&self) -> &[Matcher] {
+    pub(super) fn patterns(&self) -> &[SharedPattern] {
         self.rare.as_ref().map_or(&[], |rare| &rare.patterns)
     }
 
@@ -188,21 +195,127 @@ impl Channels {
     }
 }
 
+/// A selector of channels: one channel, those with a prefix, or those that a pattern selects.
+///
+/// The registry knows names and prefixes. The Mercure protocol adds patterns: URI templates and URL
+/// patterns. A matcher is cheap to clone. Two matchers of the same kind and text are equal.
+///
+/// ```
+/// use threadcast::Matcher;
+///
+/// let chats = Matcher::new("chat*")?;
+/// assert!(chats.matches("chat/7") && !chats.matches("news"));
+/// # Ok::<(), threadcast::PublishError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Matcher(Kind);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Kind {
+    Exact(Arc<str>),
+    /// The prefix and the `*` after it.
+    Prefix(Arc<str>),
+    Pattern(SharedPattern),
+}
+
+impl Matcher {
+    /// Returns a matcher for the channel with this name, or for all channels with a prefix: `chat*`.
+    ///
+    /// Fails if the text has not 1 to 1,024 bytes or contains NUL.
+    pub fn new(text: &str) -> Result<Self, PublishError> {
+        check_length(text)?;
+        let is_prefix = text.ends_with('*');
+        Ok(Self(if is_prefix { Kind::Prefix(text.into()) } else { Kind::Exact(text.into()) }))
+    }
+
+    /// Returns a matcher that selects every channel.
+    pub fn any() -> Self {
+        Self(Kind::Prefix("*".into()))
+    }
+
+    /// Returns a matcher for the channel with exactly this name, which may end with `*`. The caller
+    /// has checked the name.
+    pub(crate) fn of_name(name: &str) -> Self {
+        Self(Kind::Exact(name.into()))
+    }
+
+    /// Returns a matcher for the channels that a pattern selects.
+    pub(crate) fn of_pattern(pattern: Arc<impl Pattern + 'static>) -> Self {
+        Self(Kind::Pattern(SharedPattern::new(pattern)))
+    }
+
+    /// Whether the matcher selects the channel with this name.
+    pub fn matches(&self, name: &str) -> bool {
+        self.matches_name(&Name::new(name))
+    }
+
+    /// Like [`matches`](Self::matches), for a name that is tested with several matchers.
+    fn matches_name(&self, name: &Name<'_>) -> bool {
+        match &self.0 {
+            Kind::Exact(text) => **text == *name.text(),
+            Kind::Prefix(text) => name.text().starts_with(prefix_of(text)),
+            Kind::Pattern(pattern) => pattern.matches(name),
+        }
+    }
+
+    /// The text that the matcher was made from.
+    pub fn text(&self) -> &str {
+        match &self.0 {
+            Kind::Exact(text) | Kind::Prefix(text) => text,
+            Kind::Pattern(pattern) => pattern.text(),
+        }
+    }
+
+    /// The matcher's kind: `exact`, `prefix`, or the name of a pattern's syntax.
+    pub fn kind(&self) -> &'static str {
+        match &self.0 {
+            Kind::Exact(_) => "exact",
+            Kind::Prefix(_) => "prefix",
+            Kind::Pattern(pattern) => pattern.syntax(),
+        }
+    }
+
+    /// Whether the matcher selects every channel.
+    pub fn is_any(&self) -> bool {
+        matches!(&self.0, Kind::Prefix(text) if **text == *"*")
+    }
+
+    /// Returns the matcher's memory in bytes. Each stream or token counts this memory in full,
+    /// although equal patterns share it.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.0 {
+            Kind::Exact(text) | Kind::Prefix(text) => text.len(),
+            Kind::Pattern(pattern) => pattern.bytes(),
+        }
+    }
+}
+
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:?}", self.kind(), self.text())
+    }
+}
+
+/// The prefix of a text that ends with `*`.
+fn prefix_of(text: &str) -> &str {
+    &text[..text.len() - 1]
+}
+
 /// Which private events a stream may read. Every stream may read public events.
 ///
 /// ```
 /// use threadcast::{Channels, Event, Matcher, Readable, Registry, Start, Update};
 ///
 /// let registry = Registry::new();
-/// let own = Readable::Matching([Matcher::selector("/users/{id}")?].into());
-/// let mine = Channels::new(["/users/7"])?.readable(own);
+/// let own = Readable::Matching([Matcher::new("/users/7/*")?].into());
+/// let mine = Channels::new(["/users/7/mail"])?.readable(own);
 /// let subscription = registry.subscribe(&mine, &Start::Now)?;
 ///
 /// let secret = [Event::new("for 7 alone")];
-/// let update = Update { topics: &["/users/7"], events: &secret, private: true, key: None };
+/// let update = Update { topics: &["/users/7/mail"], events: &secret, private: true, key: None };
 /// assert_eq!(registry.publish_update(&update)?.subscribers, 1);
 /// # drop(subscription);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), threadcast::PublishError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Readable {
@@ -285,8 +398,8 @@ impl Private {
     #[inline(never)] // its stack frame is large, and most reads do not call it
     fn is_selected_by(&self, matchers: &[Matcher]) -> bool {
         self.topics.iter().any(|topic| {
-            let topic = Topic::new(topic);
-            matchers.iter().any(|matcher| matcher.matches_topic(&topic))
+            let name = Name::new(topic);
+            matchers.iter().any(|matcher| matcher.matches_name(&name))
         })
     }
 }

@@ -54,11 +54,13 @@ use crossbeam_channel::{Receiver, Sender};
 use loom::sync::{Mutex, MutexGuard};
 
 pub(crate) use self::channels::{Bounds, NAME_MAX};
-pub use self::channels::{Channels, Readable};
+pub use self::channels::{Channels, Matcher, Readable};
 pub(crate) use self::closing::{Closing, Ending};
 pub(crate) use self::history::HISTORY_TOTAL;
 pub use self::history::{Histories, History};
 pub use self::list::ChannelInfo;
+use self::patterns::Locked;
+pub(crate) use self::patterns::{Name, Pattern};
 pub(crate) use self::read::{Batch, Position};
 pub use self::read::{ParseStartError, Start};
 use self::shared_log::Contact;
@@ -75,7 +77,6 @@ use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::event::{Event, Framing};
 use crate::id::EventId;
-use crate::matcher::unlocked::Locked;
 use crate::store::{Record, RedisUrl, Store, StoreMeta};
 
 /// A set of channels, with their histories and subscribers.

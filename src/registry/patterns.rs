@@ -1,8 +1,9 @@
-//! The index that records which patterns select which channels.
+//! Patterns, and the index that records which patterns select which channels.
 //!
-//! A pattern is matched against a channel's name once: when the channel gets its first event,
-//! or when the first stream with the pattern subscribes. Reading and publishing look up the
-//! result.
+//! The registry does not know the syntax of any pattern: a protocol compiles its patterns and adds
+//! them as a [`Pattern`]. A pattern is matched against a channel's name once: when the channel gets
+//! its first event, or when the first stream with the pattern subscribes. Reading and publishing
+//! look up the result.
 //!
 //! # Invariants
 //!
@@ -14,7 +15,14 @@
 //!   by subscribing to many names. Such a channel is *unindexed* until its first event.
 //! * **The index is bounded**: two bits for each pattern and channel.
 
+use std::any::Any;
+#[cfg(debug_assertions)]
+use std::cell::Cell;
+use std::cell::OnceCell;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -25,18 +33,158 @@ use super::{Guard, Registry};
 use crate::counters::decrease;
 use crate::error::PublishError;
 use crate::limits::PATTERNS_MAX;
-use crate::matcher::{Matcher, Topic};
 
 /// How many patterns or channels are processed under one hold of the lock, so that the hold is
 /// short.
 const PAGE: usize = 256;
+
+/// A pattern of channel names.
+///
+/// The registry tells patterns apart by their addresses. So an implementation should return the
+/// same `Arc` for equal patterns; otherwise the registry matches each of them separately. The drop
+/// of a pattern may run under the registry's lock, so it must be short.
+pub(crate) trait Pattern: Send + Sync {
+    /// Whether the pattern selects this name. Not called under the registry's lock.
+    fn matches(&self, name: &Name<'_>) -> bool;
+
+    /// The text that the pattern was compiled from.
+    fn text(&self) -> &str;
+
+    /// The name of the pattern's syntax, such as `template`.
+    fn syntax(&self) -> &'static str;
+
+    /// The pattern's memory, in bytes.
+    fn bytes(&self) -> usize;
+}
+
+/// A channel's name that is matched against several patterns.
+pub(crate) struct Name<'a> {
+    text: &'a str,
+    memo: OnceCell<Box<dyn Any>>,
+}
+
+impl<'a> Name<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, memo: OnceCell::new() }
+    }
+
+    pub(crate) fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Returns what the first call computed from the name, so that a protocol parses a name once
+    /// for all of its patterns. Returns `None` if the first call computed another type.
+    pub(crate) fn memo<T: 'static>(&self, compute: impl FnOnce() -> T) -> Option<&T> {
+        self.memo.get_or_init(|| Box::new(compute())).downcast_ref()
+    }
+}
+
+/// A pattern that is shared by all streams and tokens that use it. It is equal only to itself.
+#[derive(Clone)]
+pub(super) struct SharedPattern(Arc<dyn Pattern>);
+
+impl SharedPattern {
+    pub(super) fn new(pattern: Arc<dyn Pattern>) -> Self {
+        Self(pattern)
+    }
+
+    /// Whether the pattern selects this name. Must not be called under the lock.
+    pub(super) fn matches(&self, name: &Name<'_>) -> bool {
+        check_unlocked();
+        self.0.matches(name)
+    }
+
+    pub(super) fn text(&self) -> &str {
+        self.0.text()
+    }
+
+    pub(super) fn syntax(&self) -> &'static str {
+        self.0.syntax()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+
+    fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+}
+
+impl PartialEq for SharedPattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.address() == other.address()
+    }
+}
+
+impl Eq for SharedPattern {}
+
+impl PartialOrd for SharedPattern {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Patterns are ordered by their texts, so that a set of channels lists them in the same order
+/// every time.
+impl Ord for SharedPattern {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.text().cmp(other.text()).then_with(|| self.address().cmp(&other.address()))
+    }
+}
+
+impl Hash for SharedPattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address().hash(state);
+    }
+}
+
+impl fmt::Debug for SharedPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:?}", self.syntax(), self.text())
+    }
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    /// The number of registries that this thread has locked.
+    static LOCKED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Marks this thread as holding a registry's lock, until this value is dropped.
+///
+/// Clients choose their patterns, and so how long a match takes. If a match ran under the lock, all
+/// threads that need this lock would wait for it. Debug builds check that none does.
+#[derive(Debug)]
+pub(super) struct Locked(());
+
+impl Locked {
+    pub(super) fn new() -> Self {
+        #[cfg(debug_assertions)]
+        LOCKED.with(|locked| locked.set(locked.get() + 1));
+        Self(())
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        #[cfg(debug_assertions)]
+        LOCKED.with(|locked| locked.set(locked.get() - 1));
+    }
+}
+
+/// Panics in debug builds if this thread holds a registry's lock.
+fn check_unlocked() {
+    #[cfg(debug_assertions)]
+    assert_eq!(LOCKED.with(Cell::get), 0, "a pattern is matched under the registry's lock");
+}
 
 /// All patterns of all streams.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
     slots: Slots<Watched>,
     /// The slots of the patterns in use.
-    by_matcher: HashMap<Matcher, usize>,
+    by_pattern: HashMap<SharedPattern, usize>,
     /// The slots of the patterns in use, by serial number: in the order in which the patterns were
     /// added.
     by_serial: BTreeMap<u64, usize>,
@@ -49,7 +197,7 @@ pub(super) struct Patterns {
 /// A pattern and the channels that it selects.
 #[derive(Debug)]
 struct Watched {
-    matcher: Matcher,
+    pattern: SharedPattern,
     serial: u64,
     subscribers: Subscribers,
     /// How many streams with this pattern are being set up.
@@ -66,8 +214,8 @@ impl Watched {
     }
 }
 
-/// A pattern that must still be matched: its serial number, its slot, and the matcher.
-type PendingPattern = (u64, usize, Matcher);
+/// A pattern that must still be matched: its serial number, its slot, and the pattern.
+type PendingPattern = (u64, usize, SharedPattern);
 
 /// The results of matching some channels' names against the patterns up to serial number `upto`.
 #[derive(Debug, Default)]
@@ -86,9 +234,9 @@ impl PatternMatches {
     /// Matches these patterns against all names. Must not be called under the lock.
     fn resolve(&mut self, pending: &[PendingPattern]) {
         for (name, selecting) in &mut self.names {
-            let topic = Topic::new(name);
+            let name = Name::new(name);
             for (_, slot, pattern) in pending {
-                if pattern.matches_topic(&topic) {
+                if pattern.matches(&name) {
                     selecting.insert(*slot);
                 } else {
                     // The slot may still be set because of the pattern that had it before.
@@ -107,8 +255,8 @@ impl Patterns {
     }
 
     /// Returns how many patterns there would be if these were added.
-    fn len_with(&self, patterns: &[Matcher]) -> usize {
-        let new = patterns.iter().filter(|pattern| !self.by_matcher.contains_key(*pattern));
+    fn len_with(&self, patterns: &[SharedPattern]) -> usize {
+        let new = patterns.iter().filter(|pattern| !self.by_pattern.contains_key(*pattern));
         self.slots.len() + new.count()
     }
 
@@ -117,7 +265,7 @@ impl Patterns {
         let next = self.by_serial.range((Bound::Excluded(serial), Bound::Unbounded)).take(PAGE);
         let to_pending = |(serial, slot): (&u64, &usize)| {
             let watched = self.slots.get(*slot)?;
-            Some((*serial, *slot, watched.matcher.clone()))
+            Some((*serial, *slot, watched.pattern.clone()))
         };
         next.filter_map(to_pending).collect()
     }
@@ -129,18 +277,18 @@ impl Patterns {
     /// Begins a use of a pattern, and adds the pattern if it is new.
     ///
     /// Returns the pattern's slot, and whether the channels that it selects must still be found.
-    fn acquire(&mut self, matcher: &Matcher) -> (usize, bool) {
-        let slot = self.by_matcher.get(matcher).copied().unwrap_or_else(|| {
+    fn acquire(&mut self, pattern: &SharedPattern) -> (usize, bool) {
+        let slot = self.by_pattern.get(pattern).copied().unwrap_or_else(|| {
             self.last_serial += 1;
             let slot = self.slots.add(Watched {
-                matcher: matcher.clone(),
+                pattern: pattern.clone(),
                 serial: self.last_serial,
                 subscribers: Subscribers::default(),
                 starting: 0,
                 complete: false,
                 channels: Bits::default(),
             });
-            self.by_matcher.insert(matcher.clone(), slot);
+            self.by_pattern.insert(pattern.clone(), slot);
             self.by_serial.insert(self.last_serial, slot);
             slot
         });
@@ -158,8 +306,12 @@ impl Patterns {
     }
 
     /// Changes the subscribers of a pattern in use.
-    pub(super) fn change(&mut self, pattern: &Matcher, change: impl FnOnce(&mut Subscribers)) {
-        let Some(slot) = self.by_matcher.get(pattern).copied() else { return };
+    pub(super) fn change(
+        &mut self,
+        pattern: &SharedPattern,
+        change: impl FnOnce(&mut Subscribers),
+    ) {
+        let Some(slot) = self.by_pattern.get(pattern).copied() else { return };
         if let Some(watched) = self.slots.get_mut(slot) {
             change(&mut watched.subscribers);
             self.retire_if_unused(slot);
@@ -169,7 +321,7 @@ impl Patterns {
     fn retire_if_unused(&mut self, slot: usize) {
         if let Some(watched) = self.slots.get(slot).filter(|watched| watched.is_unused()) {
             self.by_serial.remove(&watched.serial);
-            self.by_matcher.remove(&watched.matcher);
+            self.by_pattern.remove(&watched.pattern);
             self.retired.push(slot);
         }
     }
@@ -209,9 +361,9 @@ impl Patterns {
     }
 
     /// The slots of the channels that these patterns select.
-    pub(super) fn selected(&self, patterns: &[Matcher]) -> Bits {
+    pub(super) fn selected(&self, patterns: &[SharedPattern]) -> Bits {
         let mut selected = Bits::default();
-        let slots = patterns.iter().filter_map(|pattern| self.by_matcher.get(pattern));
+        let slots = patterns.iter().filter_map(|pattern| self.by_pattern.get(pattern));
         slots.filter_map(|slot| self.slots.get(*slot)).for_each(|it| selected.extend(&it.channels));
         selected
     }
@@ -304,7 +456,7 @@ pub(super) fn lock_to_enter<'a>(
 #[inline(never)] // most streams have no patterns
 pub(super) fn watch<'a>(
     registry: &'a Registry,
-    patterns: &[Matcher],
+    patterns: &[SharedPattern],
 ) -> Result<Watching<'a>, PublishError> {
     let limit = registry.inner.options.max_channels.min(PATTERNS_MAX);
     let mut state = registry.lock();
@@ -316,7 +468,7 @@ pub(super) fn watch<'a>(
     let slots = acquired.iter().map(|(slot, _)| *slot).collect();
     let watching = Watching { registry, slots };
     let new = acquired.into_iter().zip(patterns).filter(|((_, is_new), _)| *is_new);
-    let new: Vec<(usize, &Matcher)> = new.map(|((slot, _), it)| (slot, it)).collect();
+    let new: Vec<(usize, &SharedPattern)> = new.map(|((slot, _), it)| (slot, it)).collect();
     if !new.is_empty() {
         index_patterns(registry, &new);
     }
@@ -327,7 +479,7 @@ pub(super) fn watch<'a>(
 ///
 /// If a publisher indexes a channel at the same time, that publisher matches these patterns
 /// too, because they are in use already.
-fn index_patterns(registry: &Registry, patterns: &[(usize, &Matcher)]) {
+fn index_patterns(registry: &Registry, patterns: &[(usize, &SharedPattern)]) {
     let mut last: Option<Arc<str>> = None;
     let mut found: Vec<(Arc<str>, Bits)> = Vec::new();
     loop {
@@ -354,12 +506,12 @@ fn index_patterns(registry: &Registry, patterns: &[(usize, &Matcher)]) {
         last = Some(Arc::clone(name));
         drop(state);
         for (name, _) in page.into_iter().filter(|(_, indexed)| *indexed) {
-            let topic = Topic::new(&name);
+            let matched = Name::new(&name);
             let mut selecting = Bits::default();
-            let all = patterns.iter().filter(|(_, pattern)| pattern.matches_topic(&topic));
+            let all = patterns.iter().filter(|(_, pattern)| pattern.matches(&matched));
             all.for_each(|(slot, _)| selecting.insert(*slot));
             if !selecting.is_empty() {
-                found.push((Arc::clone(&name), selecting));
+                found.push((name, selecting));
             }
         }
     }

@@ -297,7 +297,7 @@ impl HubState {
     fn unknown(&self, channels: &Channels, id: &str) -> Vec<Frame> {
         let patterns = channels.prefixes.iter().map(|prefix| format!("{prefix}*"));
         let patterns =
-            patterns.chain(channels.patterns().iter().map(|matcher| matcher.text().to_owned()));
+            patterns.chain(channels.patterns().iter().map(|pattern| pattern.text().to_owned()));
         let names: Vec<String> =
             channels.names.iter().map(ToString::to_string).chain(patterns).collect();
         let last = self.last_known(channels);

@@ -110,11 +110,12 @@ fn join(
     }
     let now = registry.now();
     let rights = channels.read_rights();
-    let matchers = channels.patterns();
     // No call may fail after the subscribers have changed. If `make_all` fails, dropping
     // `watching` undoes what `watch` did.
-    let watching =
-        (!matchers.is_empty()).then(|| patterns::watch(registry, matchers)).transpose()?;
+    let watching = match channels.patterns() {
+        [] => None,
+        patterns => Some(patterns::watch(registry, patterns)?),
+    };
     let mut access = StreamAccess::default();
     let beginning = loop {
         let mut state = registry.lock();

@@ -1,10 +1,12 @@
 //! Tests the registry through its methods: publish, subscribe, read.
 
+use std::collections::BTreeMap;
+use std::sync::Weak;
+
 use serde_json::json;
 
 use super::*;
 use crate::event::Framing;
-use crate::matcher::Matcher;
 
 const ALL: usize = usize::MAX;
 
@@ -20,6 +22,52 @@ fn keeping(events: usize) -> Registry {
     let history = History { events, ..History::default() };
     let history = Histories::all(history);
     Registry::with(RegistryOptions { history, ..RegistryOptions::default() })
+}
+
+/// A pattern in which `{x}` stands for any text without `/`, and `{x*}` for any text.
+struct Template(String);
+
+impl Pattern for Template {
+    fn matches(&self, name: &Name<'_>) -> bool {
+        is_expansion(&self.0, name.text())
+    }
+
+    fn text(&self) -> &str {
+        &self.0
+    }
+
+    fn syntax(&self) -> &'static str {
+        "template"
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn is_expansion(template: &str, name: &str) -> bool {
+    let Some((literal, rest)) = template.split_once('{') else { return template == name };
+    let (variable, rest) = rest.split_once('}').expect("a closing brace");
+    let Some(name) = name.strip_prefix(literal) else { return false };
+    let end = if variable.ends_with('*') { None } else { name.find('/') };
+    (0..=end.unwrap_or(name.len())).any(|at| is_expansion(rest, &name[at..]))
+}
+
+/// Returns matchers for names, prefixes and templates. Equal templates in use are one pattern.
+fn matchers(texts: &[&str]) -> Vec<Matcher> {
+    static KNOWN: std::sync::Mutex<BTreeMap<String, Weak<Template>>> =
+        std::sync::Mutex::new(BTreeMap::new());
+    let of = |text: &&str| {
+        if !text.contains('{') {
+            return Matcher::new(text).unwrap();
+        }
+        let mut known = KNOWN.lock().unwrap();
+        let weak = known.entry((*text).to_owned()).or_default();
+        let template = weak.upgrade().unwrap_or_else(|| Arc::new(Template((*text).to_owned())));
+        *weak = Arc::downgrade(&template);
+        Matcher::of_pattern(template)
+    };
+    texts.iter().map(of).collect()
 }
 
 /// Reads once, and returns the event names and data that were read. Checks that ids ascend.
@@ -174,8 +222,7 @@ fn a_failed_subscription_leaves_no_pattern_and_no_channel() {
     let options = RegistryOptions { max_channels: 2, ..RegistryOptions::default() };
     let registry = Registry::with(options);
     let of = |texts: &[&str]| {
-        let all = texts.iter().map(|text| Matcher::selector(text).unwrap());
-        registry.subscribe(&Channels::of(&all.collect::<Vec<_>>()).unwrap(), &Start::Now).map(drop)
+        registry.subscribe(&Channels::of(&matchers(texts)).unwrap(), &Start::Now).map(drop)
     };
     let many = PublishError::TooManyPatterns { limit: 2 };
     assert_eq!(of(&["a", "/{x}", "/b/{x}", "/c/{x}"]), Err(many));
@@ -183,6 +230,17 @@ fn a_failed_subscription_leaves_no_pattern_and_no_channel() {
     assert_eq!(of(&["a", "b", "c", "/{x}"]), Err(full));
     let state = registry.lock();
     assert!(state.channels.is_empty() && state.patterns.is_empty());
+}
+
+#[test]
+#[cfg_attr(debug_assertions, should_panic(expected = "under the registry's lock"))]
+fn matching_a_pattern_under_the_lock_panics() {
+    let [pattern, name] = &*matchers(&["/a/{b}", "/a/b"]) else { panic!("two matchers") };
+    assert!(pattern.matches("/a/b"));
+    let registry = Registry::new();
+    let _locked = registry.lock();
+    assert!(name.matches("/a/b"), "a name is allowed");
+    let _ = pattern.matches("/a/b");
 }
 
 #[test]
@@ -340,10 +398,10 @@ mod updates {
 
     use std::time::Duration;
 
+    use super::matchers;
     use crate::error::PublishError;
     use crate::event::{Event, Framing};
     use crate::id::EventId;
-    use crate::matcher::Matcher;
     use crate::registry::{
         Channels, Histories, History, Notifier, Published, Readable, Registry, RegistryOptions,
         Start, Subscription, Update,
@@ -360,12 +418,8 @@ mod updates {
         registry.publish_update(&update).unwrap()
     }
 
-    fn selectors(texts: &[&str]) -> Vec<Matcher> {
-        texts.iter().map(|text| Matcher::selector(text).unwrap()).collect()
-    }
-
     fn matching(texts: &[&str]) -> Readable {
-        Readable::Matching(selectors(texts).into())
+        Readable::Matching(matchers(texts).into())
     }
 
     fn subscribe(
@@ -374,7 +428,7 @@ mod updates {
         readable: Readable,
         start: &Start,
     ) -> Subscription {
-        let channels = Channels::of(&selectors(topics)).unwrap().readable(readable);
+        let channels = Channels::of(&matchers(topics)).unwrap().readable(readable);
         registry.subscribe(&channels, start).unwrap()
     }
 
@@ -396,7 +450,7 @@ mod updates {
 
     #[test]
     fn a_private_event_reaches_only_its_readers() {
-        let table: [(Readable, &[&str], bool); 12] = [
+        let table: [(Readable, &[&str], bool); 13] = [
             (Readable::Public, &["/users/7"], false),
             (Readable::All, &["/users/7"], true),
             (matching(&["*"]), &["/users/7"], true),
@@ -408,16 +462,13 @@ mod updates {
             (matching(&[]), &["/users/7"], false),
             (matching(&["/books/1"]), &["/users/7", "/books/1"], true),
             (matching(&["/books/1"]), &["/users/7", "/books/2"], false),
-            (
-                Readable::Matching([Matcher::url_pattern("/users/:id").unwrap()].into()),
-                &["/users/7"],
-                true,
-            ),
+            (matching(&["/users/*"]), &["/users/7/secret"], true),
+            (matching(&["/users/*"]), &["/books/1"], false),
         ];
         for (readable, topics, may) in table {
             // The private events that a stream may read do not depend on how the stream selects its
             // channels.
-            for selector in [topics[0], "*", "/users{/id*}"] {
+            for selector in [topics[0], "*", "/*", "/{path*}"] {
                 let registry = Registry::new();
                 let open =
                     |start: &Start| subscribe(&registry, &[selector], readable.clone(), start);
@@ -487,7 +538,7 @@ mod updates {
         let registry = Registry::new();
         let (sender, notifications) = crossbeam_channel::bounded(3);
         let open = |name, readable: Readable| {
-            let channels = Channels::of(&selectors(&["/users/{id}"])).unwrap().readable(readable);
+            let channels = Channels::of(&matchers(&["/users/{id}"])).unwrap().readable(readable);
             let held = registry.subscribe(&channels, &Start::Now).unwrap();
             let notifier = Notifier::new(sender.clone(), name);
             let listening = registry.listen(&channels, &notifier);
@@ -659,17 +710,18 @@ mod updates {
         let registry = Registry::with(options);
         let _two = subscribe(&registry, &["/a{x}", "/b{x}"], Readable::Public, &Start::Now);
         let _again = subscribe(&registry, &["/b{x}"], Readable::All, &Start::Now);
-        let third = Channels::of(&selectors(&["/b{x}", "/c{x}"])).unwrap();
+        let third = Channels::of(&matchers(&["/b{x}", "/c{x}"])).unwrap();
         let error = registry.subscribe(&third, &Start::Now).unwrap_err();
         assert_eq!(error, PublishError::TooManyPatterns { limit: 2 });
     }
 
     #[test]
     fn equal_sets_of_matchers_compare_equal() {
-        let of = |texts: &[&str]| Channels::of(&selectors(texts)).unwrap();
+        let of = |texts: &[&str]| Channels::of(&matchers(texts)).unwrap();
         assert_eq!(of(&["b{x}", "a", "c{x}", "a"]), of(&["a", "c{x}", "b{x}"]));
         assert_eq!(of(&["a"]), Channels::new(["a"]).unwrap());
         assert_eq!(of(&["a", "*", "b{x}"]), Channels::new(["*"]).unwrap());
+        assert_eq!(of(&["a", "b*", "b/c"]), Channels::new(["a", "b*"]).unwrap());
         assert_eq!(of(&["a"]).readable(Readable::Public), of(&["a"]));
         assert_ne!(of(&["a"]).readable(Readable::All), of(&["a"]));
         assert_eq!(of(&["a{x}"]).readable(Readable::All).readable(Readable::Public), of(&["a{x}"]));
@@ -696,7 +748,7 @@ mod updates {
                         // The first pattern is different in each round; the second is often in use by
                         // the other reader.
                         let topics =
-                            [format!("/books/{{a}}/{{b{n}{reader}}}"), "/books{/c,d}".into()];
+                            [format!("/books/{{a}}/{{b{n}{reader}}}"), "/books/{c}/{d}".into()];
                         let topics = [topics[0].as_str(), topics[1].as_str()];
                         let topics = &topics[..=n % 2];
                         let mut stream = subscribe(registry, topics, Readable::Public, &Start::Now);

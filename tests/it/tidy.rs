@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules, from the top layer down. A module may import only from itself and from the modules
 /// after it in this list.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 22] = [
     "fuzzing",
     "lab",
     "client",
@@ -17,14 +17,13 @@ const LAYERS: [&str; 23] = [
     "broadcast",
     "stream",
     "disconnect",
+    "mercure",
     "registry",
     "store",
     "event",
     "counters",
     "slow",
     "process",
-    "jwt",
-    "matcher",
     "json",
     "limits",
     "token",

@@ -15,9 +15,9 @@ use crate::http::config::Config;
 use crate::http::error::HttpError;
 use crate::http::exchange::Exchange;
 use crate::http::mercure::reserved::is_reserved;
-use crate::jwt::{JwtError, Rights, VerifiedToken, VerifyingKey};
-use crate::matcher::{Matcher, MatcherError};
-use crate::registry::Readable;
+use crate::mercure::jwt::{JwtError, Rights, VerifiedToken, VerifyingKey};
+use crate::mercure::matcher::MatcherError;
+use crate::registry::{Matcher, Readable};
 use crate::token::Token;
 
 /// What a request may read.

@@ -20,7 +20,7 @@ pub(super) use self::subscribe::subscribe;
 use super::access::COOKIE;
 use super::answer::Answer;
 use super::exchange::Exchange;
-use crate::jwt::DETAIL_TYPE;
+use crate::mercure::jwt::DETAIL_TYPE;
 
 /// `GET /.well-known/oauth-protected-resource/.well-known/mercure`: returns the metadata that a
 /// client needs to get a token for this server (RFC 9728).

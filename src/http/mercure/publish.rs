@@ -13,7 +13,7 @@ use crate::http::exchange::Exchange;
 use crate::http::publish::{check_size, content_type, idempotency_key};
 use crate::http::reply::Reply;
 use crate::id::EventId;
-use crate::matcher::check_topic;
+use crate::mercure::matcher::check_topic;
 use crate::registry::{NAME_MAX, TOPICS_MAX, Update};
 
 /// `POST /.well-known/mercure`: publishes the update in the form.

@@ -15,8 +15,8 @@ use crate::http::forwarded::is_trusted;
 use crate::http::reply::Reply;
 use crate::http::streams;
 use crate::id::EventId;
-use crate::matcher::{Base, Matcher, Purpose};
-use crate::registry::{Bounds, Channels, Start};
+use crate::mercure::matcher::{Base, Purpose};
+use crate::registry::{Bounds, Channels, Matcher, Start};
 
 /// The reserved last event id with which a client requests the whole history.
 const EARLIEST: &str = "earliest";

@@ -15,9 +15,8 @@ use super::reserved::{EVENT_NAME, HUB};
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::http::error::HttpError;
-use crate::jwt::Rights;
-use crate::matcher::Matcher;
-use crate::registry::{NAME_MAX, Registry, Update};
+use crate::mercure::jwt::Rights;
+use crate::registry::{Matcher, NAME_MAX, Registry, Update};
 
 /// The characters to percent-encode in a path segment: all but the unreserved ones
 /// (RFC 6570 §3.2.2).

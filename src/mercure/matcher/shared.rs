@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Base, Inner, Kind, MatcherError};
+use super::{Base, Compiled, MatcherError, Program};
 use crate::limits::{PATTERNS_FOR_TOKENS, PATTERNS_TOTAL};
 
 /// Patterns, by syntax and text.
-type Table = HashMap<(Syntax, Box<str>), Weak<Inner>>;
+type Table = HashMap<(Syntax, Box<str>), Weak<Compiled>>;
 
 /// The patterns in use.
 static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
@@ -54,19 +54,18 @@ pub(super) fn pattern(
     syntax: Syntax,
     text: &str,
     purpose: Purpose,
-    compile: impl FnOnce() -> Result<Kind, MatcherError>,
-) -> Result<Arc<Inner>, MatcherError> {
+    compile: impl FnOnce() -> Result<Program, MatcherError>,
+) -> Result<Arc<Compiled>, MatcherError> {
     let key = (syntax, text.into());
     if let Some(known) = table().get(&key).and_then(Weak::upgrade) {
         return Ok(known);
     }
-    let compiled = {
+    let program = {
         let _compiling = COMPILER.lock().unwrap_or_else(PoisonError::into_inner);
         compile()?
     };
-    let new = Inner::counted(text, compiled);
+    let new = Arc::new(Compiled::counted(text, program));
     let total = TOTAL.fetch_add(new.counted, Ordering::Relaxed) + new.counted;
-    let new = Arc::new(new);
     if total > purpose.limit() {
         return Err(MatcherError::Full);
     }
@@ -83,17 +82,13 @@ pub(super) fn pattern(
 }
 
 /// Removes a pattern from the table when its last user drops it.
-pub(super) fn remove(inner: &Inner) {
-    if inner.counted == 0 {
-        return;
-    }
-    TOTAL.fetch_sub(inner.counted, Ordering::Relaxed);
-    let syntax = match &inner.kind {
-        Kind::Template(_) => Syntax::Template,
-        Kind::UrlPattern(pattern) => Syntax::UrlPattern(pattern.base().clone()),
-        Kind::Any | Kind::Exact => return,
+pub(super) fn remove(pattern: &Compiled) {
+    TOTAL.fetch_sub(pattern.counted, Ordering::Relaxed);
+    let syntax = match &pattern.program {
+        Program::Template(_) => Syntax::Template,
+        Program::UrlPattern(program) => Syntax::UrlPattern(program.base().clone()),
     };
-    let key = (syntax, inner.text.clone());
+    let key = (syntax, pattern.text.clone());
     let mut table = table();
     // Another thread may have added the same pattern again before the table was locked; such an
     // entry stays.

@@ -31,7 +31,7 @@ pub(crate) use self::claims::{DETAIL_TYPE, Rights};
 pub use self::draft::{Draft, DraftError};
 pub use self::keys::{KeyError, SigningKey, VerifyingKey};
 use crate::json::nests_deeper;
-use crate::matcher::Base;
+use crate::mercure::matcher::Base;
 
 /// The maximum length of a token, in bytes: below the default limit of a request head, and above
 /// the limit of a cookie's value.

@@ -1,27 +1,21 @@
-//! Matchers select topics: all topics, one topic, or those that match a URI template or a URL
-//! pattern.
+//! The matchers of the Mercure protocol: exact topics, URI templates and URL patterns.
+//!
+//! A topic is a channel's name. This module compiles templates and URL patterns, and adds them to
+//! the registry as a [`Pattern`].
 //!
 //! # Invariants
 //!
 //! * **No pattern is slow.** A pattern's compiled program has a bounded size, and matching takes
 //!   one step for each byte of the topic ([`engine`]).
-//! * **No pattern is matched while its thread holds a registry's lock.** Debug builds check this,
-//!   and panic ([`unlocked`]).
 //! * **Equal patterns share one program**, and the memory of all programs is bounded
-//!   ([`shared`]).
+//!   ([`shared`]). The registry needs this too: to it, a pattern is equal only to itself.
 //! * **In doubt, a pattern does not match**, because a token's rights may depend on the match.
 
 mod base;
 mod engine;
 mod shared;
 mod template;
-pub(crate) mod unlocked;
 mod url_pattern;
-
-use std::cell::OnceCell;
-use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 
 use thiserror::Error;
 use url::Url;
@@ -31,6 +25,7 @@ pub(crate) use self::shared::Purpose;
 use self::shared::Syntax;
 use self::template::Template;
 use self::url_pattern::UrlPattern;
+use crate::registry::{Matcher, Name, Pattern};
 
 /// The longest pattern, in bytes.
 const PATTERN_MAX: usize = 1_024;
@@ -38,9 +33,7 @@ const PATTERN_MAX: usize = 1_024;
 /// The overhead of one pattern, in bytes: its table entries and the headers of its allocations.
 const OVERHEAD: usize = 160;
 
-/// A selector of topics.
-///
-/// A matcher is cheap to clone. Two matchers of the same kind and text are equal.
+/// The constructors for Mercure's matchers.
 ///
 /// ```
 /// use threadcast::Matcher;
@@ -52,57 +45,15 @@ const OVERHEAD: usize = 160;
 /// assert!(Matcher::exact("*")?.matches("anything"));
 /// # Ok::<(), threadcast::MatcherError>(())
 /// ```
-#[derive(Clone)]
-pub struct Matcher(Arc<Inner>);
-
-struct Inner {
-    text: Box<str>,
-    kind: Kind,
-    /// The matcher's share of the memory for patterns, in bytes. 0 if the matcher is not a pattern.
-    counted: usize,
-}
-
-impl Inner {
-    /// Returns a pattern that counts its own memory, including an allowance for allocations.
-    fn counted(text: &str, kind: Kind) -> Self {
-        let program = match &kind {
-            Kind::Any | Kind::Exact => 0,
-            Kind::Template(template) => template.bytes(),
-            Kind::UrlPattern(pattern) => pattern.bytes(),
-        };
-        // The table of patterns has a second copy of the text.
-        let counted = size_of::<Self>() + 2 * text.len() + program + OVERHEAD;
-        Self { text: text.into(), kind, counted }
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        shared::remove(self);
-    }
-}
-
-enum Kind {
-    Any,
-    Exact,
-    Template(Template),
-    UrlPattern(UrlPattern),
-}
-
 impl Matcher {
-    /// Returns a matcher that selects every topic.
-    pub fn any() -> Self {
-        Self::of("*", Kind::Any)
-    }
-
     /// Returns a matcher that selects the topic with exactly these bytes; `*` selects every topic.
     ///
     /// # Errors
     ///
     /// The errors of [`check_topic`].
     pub fn exact(text: &str) -> Result<Self, MatcherError> {
-        check(text)?;
-        Ok(if text == "*" { Self::any() } else { Self::of(text, Kind::Exact) })
+        check_topic(text)?;
+        Ok(if text == "*" { Self::any() } else { Self::of_name(text) })
     }
 
     /// Returns a matcher for a topic selector of Mercure 0.x.
@@ -119,12 +70,12 @@ impl Matcher {
     }
 
     pub(crate) fn selector_for(purpose: Purpose, text: &str) -> Result<Self, MatcherError> {
-        check(text)?;
+        check_topic(text)?;
         if !template::is_template(text) {
             return Self::exact(text);
         }
-        let compile = || Template::new(text).map(Kind::Template);
-        shared::pattern(Syntax::Template, text, purpose, compile).map(Self)
+        let compile = || Template::new(text).map(Program::Template);
+        shared::pattern(Syntax::Template, text, purpose, compile).map(Self::of_pattern)
     }
 
     /// Returns a matcher for a URL pattern (WHATWG URL Pattern); `*` selects every topic.
@@ -148,134 +99,89 @@ impl Matcher {
         text: &str,
         base: &Base,
     ) -> Result<Self, MatcherError> {
-        check(text)?;
+        check_topic(text)?;
         if text == "*" {
             return Ok(Self::any());
         }
-        let compile = || UrlPattern::new(text, base).map(Kind::UrlPattern);
+        let compile = || UrlPattern::new(text, base).map(Program::UrlPattern);
         let syntax = Syntax::UrlPattern(base.clone());
-        shared::pattern(syntax, text, purpose, compile).map(Self)
+        shared::pattern(syntax, text, purpose, compile).map(Self::of_pattern)
     }
+}
 
-    fn of(text: &str, kind: Kind) -> Self {
-        Self(Arc::new(Inner { text: text.into(), kind, counted: 0 }))
-    }
+/// A compiled pattern. Only [`shared::pattern`] creates one, because its drop subtracts its memory
+/// from the total.
+struct Compiled {
+    text: Box<str>,
+    program: Program,
+    /// The pattern's share of the memory for patterns, in bytes.
+    counted: usize,
+}
 
-    /// Returns the matcher's memory in bytes. Each stream or token counts this memory in full,
-    /// although equal matchers share it.
-    pub(crate) fn bytes(&self) -> usize {
-        self.0.counted.max(self.0.text.len())
-    }
+enum Program {
+    Template(Template),
+    UrlPattern(UrlPattern),
+}
 
-    /// Whether the matcher selects this topic.
-    pub fn matches(&self, topic: &str) -> bool {
-        self.matches_topic(&Topic::new(topic))
-    }
-
-    /// Like [`matches`](Self::matches), for a topic that is tested with several matchers.
-    pub(crate) fn matches_topic(&self, topic: &Topic<'_>) -> bool {
-        if !self.is_any() && !self.is_exact() {
-            unlocked::check();
-        }
-        match &self.0.kind {
-            Kind::Any => true,
-            Kind::Exact => *self.0.text == *topic.text,
-            // A topic that equals the text of the template matches too.
-            Kind::Template(template) => *self.0.text == *topic.text || template.matches(topic.text),
-            Kind::UrlPattern(pattern) => topic.resolved(pattern.base(), |url| pattern.matches(url)),
-        }
-    }
-
-    /// The text that the matcher was made from.
-    pub fn text(&self) -> &str {
-        &self.0.text
-    }
-
-    /// The matcher's kind, in Mercure's words: `exact`, `template` or `urlpattern`. The matcher
-    /// that selects every topic is `exact`.
-    pub fn match_type(&self) -> &'static str {
-        match self.0.kind {
-            Kind::Any | Kind::Exact => "exact",
-            Kind::Template(_) => "template",
-            Kind::UrlPattern(_) => "urlpattern",
-        }
-    }
-
-    /// Whether the matcher selects every topic.
-    pub fn is_any(&self) -> bool {
-        matches!(self.0.kind, Kind::Any)
-    }
-
-    /// The values that equal matchers share: the text, the kind, and the base of a URL pattern.
-    fn identity(&self) -> (&str, &'static str, &str) {
-        let base = match &self.0.kind {
-            Kind::UrlPattern(pattern) => pattern.base().url().as_str(),
-            Kind::Any | Kind::Exact | Kind::Template(_) => "",
+impl Compiled {
+    /// Returns a pattern that counts its own memory, including an allowance for allocations.
+    fn counted(text: &str, program: Program) -> Self {
+        let bytes = match &program {
+            Program::Template(template) => template.bytes(),
+            Program::UrlPattern(pattern) => pattern.bytes(),
         };
-        (self.text(), self.match_type(), base)
-    }
-
-    /// Whether the matcher selects exactly one topic.
-    pub(crate) fn is_exact(&self) -> bool {
-        matches!(self.0.kind, Kind::Exact)
+        // The table of patterns has a second copy of the text.
+        let counted = size_of::<Self>() + 2 * text.len() + bytes + OVERHEAD;
+        Self { text: text.into(), program, counted }
     }
 }
 
-impl PartialEq for Matcher {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.identity() == other.identity()
-    }
-}
-
-impl Eq for Matcher {}
-
-impl PartialOrd for Matcher {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Matcher {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.identity().cmp(&other.identity())
-    }
-}
-
-impl Hash for Matcher {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.identity().hash(state);
-    }
-}
-
-impl fmt::Debug for Matcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{:?}", self.match_type(), self.text())
-    }
-}
-
-/// A topic that is tested with several matchers.
-///
-/// The topic is parsed as a URL only if a matcher needs the URL, and usually only once.
-pub(crate) struct Topic<'a> {
-    text: &'a str,
-    url: OnceCell<(Base, Option<Url>)>,
-}
-
-impl<'a> Topic<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
-        Self { text, url: OnceCell::new() }
-    }
-
-    /// Whether the topic, resolved against `base`, is a URL that `matches` accepts.
-    ///
-    /// Only the URL for the first base is kept, because most topics are used with one base.
-    fn resolved(&self, base: &Base, matches: impl FnOnce(&Url) -> bool) -> bool {
-        let (known, url) = self.url.get_or_init(|| (base.clone(), base.resolve(self.text)));
-        if known == base {
-            return url.as_ref().is_some_and(matches);
+impl Pattern for Compiled {
+    fn matches(&self, topic: &Name<'_>) -> bool {
+        match &self.program {
+            // A topic that equals the text of the template matches too.
+            Program::Template(template) => {
+                *self.text == *topic.text() || template.matches(topic.text())
+            }
+            Program::UrlPattern(pattern) => {
+                matches_resolved(topic, pattern.base(), |url| pattern.matches(url))
+            }
         }
-        base.resolve(self.text).as_ref().is_some_and(matches)
     }
+
+    fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn syntax(&self) -> &'static str {
+        match self.program {
+            Program::Template(_) => "template",
+            Program::UrlPattern(_) => "urlpattern",
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.counted
+    }
+}
+
+impl Drop for Compiled {
+    fn drop(&mut self) {
+        shared::remove(self);
+    }
+}
+
+/// Whether a topic, resolved against `base`, is a URL that `matches` accepts.
+///
+/// Only the URL for the first base is kept, because most topics are used with one base.
+fn matches_resolved(topic: &Name<'_>, base: &Base, matches: impl FnOnce(&Url) -> bool) -> bool {
+    let kept = topic.memo(|| (base.clone(), base.resolve(topic.text())));
+    if let Some((known, url)) = kept
+        && known == base
+    {
+        return url.as_ref().is_some_and(matches);
+    }
+    base.resolve(topic.text()).as_ref().is_some_and(matches)
 }
 
 /// A text cannot be a topic or a matcher.
@@ -324,10 +230,6 @@ pub enum MatcherError {
 /// [`MatcherError::Empty`], [`MatcherError::TooLong`] above 1,024 bytes, and
 /// [`MatcherError::Character`] for a control or format character.
 pub fn check_topic(text: &str) -> Result<(), MatcherError> {
-    check(text)
-}
-
-fn check(text: &str) -> Result<(), MatcherError> {
     if text.is_empty() {
         return Err(MatcherError::Empty);
     }
@@ -367,15 +269,19 @@ const FORMAT: [(char, char); 21] = [
 ];
 
 /// Whether a character is a format character, such as one that changes the writing direction.
-pub(crate) fn is_format(c: char) -> bool {
+fn is_format(c: char) -> bool {
     c >= FORMAT[0].0 && FORMAT.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use regex_syntax::hir::{Class, HirKind};
 
     use super::*;
+    use crate::event::Event;
+    use crate::registry::{Channels, Readable, Registry, Start, Update};
 
     #[test]
     fn matchers_of_one_kind_and_text_are_equal() {
@@ -390,20 +296,53 @@ mod tests {
         let there = Base::new("https://hub.example/x?y").unwrap();
         assert_eq!(there, Base::new("https://hub.example").unwrap());
         assert_ne!(pattern("a"), Matcher::url_pattern_for(Purpose::Stream, "a", &there).unwrap());
-        let types = [exact("a"), selector("a{b}"), pattern("a"), Matcher::any()];
-        assert_eq!(types.map(|m| m.match_type()), ["exact", "template", "urlpattern", "exact"]);
+        let kinds = [exact("a"), selector("a{b}"), pattern("a"), Matcher::any()];
+        assert_eq!(kinds.map(|m| m.kind()), ["exact", "template", "urlpattern", "prefix"]);
+        assert!(!exact("a*").matches("ab"), "only the registry's own API has prefixes");
     }
 
     #[test]
     fn equal_patterns_share_one_program() {
-        let [one, other] = [(); 2].map(|()| Matcher::url_pattern("/shared/:a/x/:b").unwrap());
-        assert!(Arc::ptr_eq(&one.0, &other.0));
-        let [template, again] = [(); 2].map(|()| Matcher::selector("/shared/{a}").unwrap());
-        assert!(Arc::ptr_eq(&template.0, &again.0));
-        let weak = Arc::downgrade(&one.0);
+        let compiled = || {
+            let text = "/shared/{a}/x/{b}";
+            let compile = || Template::new(text).map(Program::Template);
+            shared::pattern(Syntax::Template, text, Purpose::Stream, compile).unwrap()
+        };
+        let [one, other] = [compiled(), compiled()];
+        assert!(Arc::ptr_eq(&one, &other));
+        let weak = Arc::downgrade(&one);
         drop((one, other));
         assert!(weak.upgrade().is_none(), "the table must not keep a pattern alive");
-        assert!(Matcher::url_pattern("/shared/:a/x/:b").unwrap().matches("/shared/1/x/2"));
+        assert!(compiled().matches(&Name::new("/shared/1/x/2")));
+    }
+
+    #[test]
+    fn registry_streams_use_templates_and_url_patterns() {
+        let (registry, events) = (Registry::new(), [Event::new("secret")]);
+        let template = || Matcher::selector("/books/{id}").unwrap();
+        let pattern = || Matcher::url_pattern("/books/:id(\\d+)").unwrap();
+        let own = |matcher| Readable::Matching([matcher].into());
+        let open = |matcher, readable| {
+            let channels = Channels::of(&[matcher]).unwrap().readable(readable);
+            registry.subscribe(&channels, &Start::Now).unwrap()
+        };
+        let _streams = [
+            open(template(), Readable::Public),
+            open(template(), own(pattern())),
+            open(pattern(), Readable::Public),
+            open(pattern(), own(template())),
+        ];
+        for (topic, private, streams) in [
+            ("/books/7", false, 4),
+            ("/books/7", true, 2),
+            ("/books/x", false, 2),
+            ("/books/x", true, 0),
+            ("/books/7/x", false, 0),
+        ] {
+            let update = Update { topics: &[topic], events: &events, private, key: None };
+            let published = registry.publish_update(&update).unwrap();
+            assert_eq!(published.subscribers, streams, "{topic} {private}");
+        }
     }
 
     /// Checks the memory of usual patterns, because all patterns of a stream share 64 KiB.
@@ -445,11 +384,15 @@ mod tests {
         ] {
             assert_eq!(at(pattern, hub).matches(topic), matches, "{pattern} {topic} {hub}");
         }
-        let topic = Topic::new("/books/7");
-        let absolute = "https://hub.example/books/:id";
-        assert!(!at(absolute, other).matches_topic(&topic));
-        assert!(at(absolute, hub).matches_topic(&topic));
-        assert!(!at(absolute, other).matches_topic(&topic), "each base has its own result");
+        let topic = Name::new("/books/7");
+        let compiled = |url| {
+            let text = "https://hub.example/books/:id";
+            let compile = || UrlPattern::new(text, &base(url)).map(Program::UrlPattern);
+            shared::pattern(Syntax::UrlPattern(base(url)), text, Purpose::Stream, compile).unwrap()
+        };
+        assert!(!compiled(other).matches(&topic));
+        assert!(compiled(hub).matches(&topic));
+        assert!(!compiled(other).matches(&topic), "each base has its own result");
         assert_eq!(Base::new("mailto:a@b"), None);
         assert_eq!(Base::new("https://a b"), None);
     }

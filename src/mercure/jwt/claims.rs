@@ -11,7 +11,8 @@ use serde_json::Value;
 use super::JwtError::Invalid;
 use super::{Generation, JwtError};
 use crate::limits::PATTERNS_PER_STREAM;
-use crate::matcher::{Base, Matcher, MatcherError, Purpose};
+use crate::mercure::matcher::{Base, MatcherError, Purpose};
+use crate::registry::Matcher;
 
 /// The error for every malformed claim.
 const WRONG: JwtError = Invalid("its rights are not in a form that Mercure defines");

@@ -8,7 +8,8 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::{DETAIL_TYPE, SigningKey};
-use crate::matcher::{Base, Matcher, MatcherError, Purpose};
+use crate::mercure::matcher::{Base, MatcherError, Purpose};
+use crate::registry::Matcher;
 
 /// The claims of a token to sign.
 ///
