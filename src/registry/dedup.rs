@@ -101,8 +101,14 @@ impl HubState {
         topics: &[impl AsRef<str>],
         key: &Key,
     ) -> Result<Option<Published>, PublishError> {
-        let mut channels = topics.iter().filter_map(|topic| self.channels.get(topic.as_ref()));
-        channels.find_map(|channel| channel.dedup.by_key(key).transpose()).transpose()
+        for topic in topics {
+            if let Some(channel) = self.channels.get(topic.as_ref())
+                && let Some(first) = channel.dedup.by_key(key)?
+            {
+                return Ok(Some(first));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -134,8 +140,9 @@ impl DedupIndex {
     /// The result of the first request with this key. Fails if that request published other events.
     pub(super) fn by_key(&self, key: &Key) -> Result<Option<Published>, PublishError> {
         match self.keys.get_key_value(key) {
-            Some((first, _)) if !first.fits(key) => Err(PublishError::KeyReused),
-            first => Ok(first.map(|(_, published)| *published)),
+            Some((first, published)) if first.fits(key) => Ok(Some(*published)),
+            Some(_) => Err(PublishError::KeyReused),
+            None => Ok(None),
         }
     }
 

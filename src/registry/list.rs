@@ -56,10 +56,14 @@ pub(super) fn channels(
     readable: &Readable,
 ) -> impl Iterator<Item = ChannelInfo> + Send + use<> {
     let (registry, reads_all) = (registry.clone(), readable.is_all());
-    let mut next = Some(None::<String>);
+    let (mut last, mut is_complete) = (None::<String>, false);
     let pages = iter::from_fn(move || {
-        let page = channels_after(&registry, next.take()?.as_deref(), reads_all);
-        next = page.last.map(Some);
+        if is_complete {
+            return None;
+        }
+        let page = channels_after(&registry, last.as_deref(), reads_all);
+        is_complete = page.last.is_none();
+        last = page.last;
         Some(page.channels)
     });
     pages.flatten()

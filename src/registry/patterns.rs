@@ -467,8 +467,12 @@ pub(super) fn watch<'a>(
     drop(state);
     let slots = acquired.iter().map(|(slot, _)| *slot).collect();
     let watching = Watching { registry, slots };
-    let new = acquired.into_iter().zip(patterns).filter(|((_, is_new), _)| *is_new);
-    let new: Vec<(usize, &SharedPattern)> = new.map(|((slot, _), it)| (slot, it)).collect();
+    let mut new = Vec::new();
+    for ((slot, is_new), pattern) in acquired.into_iter().zip(patterns) {
+        if is_new {
+            new.push((slot, pattern));
+        }
+    }
     if !new.is_empty() {
         index_patterns(registry, &new);
     }

@@ -208,39 +208,59 @@ impl HubState {
                 },
             },
             Start::Age(age) => {
-                // Later events have higher ids, so begin after the newest event that is too old.
-                let last_before = |oldest| {
-                    let all = self.selected(channels).filter_map(|(name, channel)| {
-                        let lost = channels.lost_of(name, &channel.ring, access);
-                        let sees = |entry: &Entry| access.may_read(channels, entry);
-                        channel.ring.last_before(oldest, lost, sees)
-                    });
-                    all.max()
-                };
-                let after = now.checked_sub(*age).and_then(last_before);
-                let floor = || Position {
-                    after: self.floor_of(channels),
-                    known: self.floor.public,
-                    suppressed: None,
-                };
-                found(after.map_or_else(floor, Position::at))
+                let oldest = now.checked_sub(*age);
+                match oldest.and_then(|oldest| self.last_before(channels, oldest, access)) {
+                    Some(after) => found(Position::at(after)),
+                    None => found(Position {
+                        after: self.floor_of(channels),
+                        known: self.floor.public,
+                        suppressed: None,
+                    }),
+                }
             }
             Start::All => {
-                let others = self.floor_of(channels);
-                let mut channels: Vec<_> = (self.selected(channels))
-                    .map(|(name, channel)| {
-                        let lost = channels.lost_of(name, &channel.ring, access);
-                        (Arc::clone(name), lost.to())
-                    })
-                    .filter(|(_, lost)| *lost > EventId::ZERO)
-                    .collect();
-                channels.sort_unstable();
-                let any = !channels.is_empty() || others > EventId::ZERO;
-                let any = any && channels.len() <= SUPPRESSED_MAX;
-                let suppressed = any.then(|| Box::new(Suppressed { channels, others }));
+                let suppressed = self.losses_to_suppress(channels, access).map(Box::new);
                 found(Position { suppressed, ..Position::default() })
             }
         }
+    }
+
+    /// Returns the newest event, kept or lost, that a stream of these channels may know of and that
+    /// was published before `time`. Later events have higher ids.
+    fn last_before(
+        &self,
+        channels: &Channels,
+        time: Duration,
+        access: &mut StreamAccess,
+    ) -> Option<EventId> {
+        let mut newest = None;
+        for (name, channel) in self.selected(channels) {
+            let lost = channels.lost_of(name, &channel.ring, access);
+            let sees = |entry: &Entry| access.may_read(channels, entry);
+            newest = newest.max(channel.ring.last_before(time, lost, sees));
+        }
+        newest
+    }
+
+    /// Returns the losses that a stream of all events does not report. `None` if there are none, or
+    /// too many to remember.
+    fn losses_to_suppress(
+        &self,
+        channels: &Channels,
+        access: &mut StreamAccess,
+    ) -> Option<Suppressed> {
+        let others = self.floor_of(channels);
+        let mut losses = Vec::new();
+        for (name, channel) in self.selected(channels) {
+            let lost = channels.lost_of(name, &channel.ring, access).to();
+            if lost > EventId::ZERO {
+                losses.push((Arc::clone(name), lost));
+            }
+        }
+        losses.sort_unstable();
+        let has_any = !losses.is_empty() || others > EventId::ZERO;
+        (has_any && losses.len() <= SUPPRESSED_MAX)
+            .then_some(Suppressed { channels: losses, others })
     }
 
     /// A cursor before every event in the history. [`find`](Self::find) accepts this cursor.
@@ -295,11 +315,9 @@ impl HubState {
     /// The gaps have no counts, because it is unknown how many events were lost. The stream
     /// continues with the next event.
     fn unknown(&self, channels: &Channels, id: &str) -> Vec<Frame> {
-        let patterns = channels.prefixes.iter().map(|prefix| format!("{prefix}*"));
-        let patterns =
-            patterns.chain(channels.patterns().iter().map(|pattern| pattern.text().to_owned()));
-        let names: Vec<String> =
-            channels.names.iter().map(ToString::to_string).chain(patterns).collect();
+        let mut names: Vec<String> = channels.names().map(str::to_owned).collect();
+        names.extend(channels.prefixes.iter().map(|prefix| format!("{prefix}*")));
+        names.extend(channels.patterns().iter().map(|pattern| pattern.text().to_owned()));
         let last = self.last_known(channels);
         group(names.iter().map(|name| gap(name, None, id, last)), Some(last))
     }

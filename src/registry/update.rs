@@ -151,8 +151,11 @@ pub(super) fn prepare(
     let now = registry.now();
     let (mut state, answers) = patterns::lock_to_publish(registry, topics, &mut readers);
     // A repeated request succeeds even if its channels do not exist any more and cannot be created.
-    let first = key.map(|key| state.published_with_key(topics, key)).transpose()?;
-    if first.flatten().is_none() {
+    let first = match key {
+        Some(key) => state.published_with_key(topics, key)?,
+        None => None,
+    };
+    if first.is_none() {
         state.make_all_for_events(topics, now, &registry.inner.options, &answers)?;
     }
     let count = |readers| topics.iter().map(|topic| state.count(topic, Some(readers))).sum();
