@@ -30,8 +30,8 @@ use crate::error::{StoreError, StoreProblem};
 use crate::event::Event;
 use crate::id::EventId;
 use crate::registry::{Registry, RegistryOptions};
+use crate::store::file::tables::{EVENTS, LOST, META, TOPICS};
 use crate::store::file::{self, File};
-use crate::store::tables::{EVENTS, LOST, META, TOPICS};
 use crate::store::{Eviction, Floor, Key, Reach, Record, Store, StoreMeta, Visibility};
 
 /// The maximum number of steps that are run. This maximum limits the time of a check, because each

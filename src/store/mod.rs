@@ -15,25 +15,62 @@
 //!
 //! The code in this module uses neither clients' sockets nor subscribers.
 
-mod disk;
 pub(crate) mod file;
-mod inspect;
 mod key;
-mod quiet;
 pub(crate) mod redis;
-pub(crate) mod tables;
 
+use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::file::File;
-pub use self::inspect::{ChannelStats, Stats, export, stats};
+pub use self::file::{ChannelStats, Stats, export, stats};
 pub(crate) use self::key::Key;
-pub use self::redis::{RedisUrl, StoreAt};
+pub use self::redis::RedisUrl;
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::id::EventId;
+
+/// The place where events are stored: a file or Redis.
+///
+/// ```
+/// use threadcast::StoreAt;
+///
+/// assert!(matches!("history.redb".into(), StoreAt::File(_)));
+/// assert!(matches!("redis://127.0.0.1".into(), StoreAt::Redis(_)));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreAt {
+    /// A file that belongs to this node. It is created if it does not exist.
+    File(PathBuf),
+    /// A Redis server, shared by all nodes that use the same address.
+    Redis(RedisUrl),
+}
+
+impl From<OsString> for StoreAt {
+    /// Text that begins with a scheme of Redis, such as `redis://`, is the address of a Redis
+    /// server; any other text is a file's path.
+    fn from(text: OsString) -> Self {
+        match text.to_str().and_then(RedisUrl::of) {
+            Some(url) => Self::Redis(url),
+            None => Self::File(text.into()),
+        }
+    }
+}
+
+impl From<PathBuf> for StoreAt {
+    fn from(path: PathBuf) -> Self {
+        path.into_os_string().into()
+    }
+}
+
+impl From<&str> for StoreAt {
+    fn from(text: &str) -> Self {
+        OsString::from(text).into()
+    }
+}
 
 /// A store that belongs to one node.
 pub(crate) trait Store: fmt::Debug + Send {

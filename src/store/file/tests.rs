@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC, TOPICS};
-use super::super::{ChannelLosses, Floor, Key, Reach, Visibility};
+use super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC, TOPICS};
 use super::*;
 use crate::event::Event;
+use crate::store::{ChannelLosses, Floor, Key, Reach, Visibility};
 
 /// A disk in a machine that can lose power.
 ///

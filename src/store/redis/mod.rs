@@ -22,9 +22,7 @@ mod presence;
 mod reader;
 mod writer;
 
-use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, ErrorKind, RedisError, RedisResult, Script, ScriptInvocation};
@@ -42,8 +40,7 @@ const RESPONSE: Duration = Duration::from_secs(3);
 /// After a failure, requests fail immediately for this long. Then the next request connects again.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Text that begins with one of these prefixes is the address of a Redis server. Any other text is
-/// a file's path.
+/// Text that begins with one of these prefixes is the address of a Redis server.
 const SCHEMES: [&str; 7] = [
     "redis://",
     "rediss://",
@@ -53,47 +50,6 @@ const SCHEMES: [&str; 7] = [
     "valkeys://",
     "valkey+unix://",
 ];
-
-/// The place where events are stored: a file or Redis.
-///
-/// ```
-/// use threadcast::StoreAt;
-///
-/// assert!(matches!("history.redb".into(), StoreAt::File(_)));
-/// assert!(matches!("redis://127.0.0.1".into(), StoreAt::Redis(_)));
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreAt {
-    /// A file that belongs to this node. It is created if it does not exist.
-    File(PathBuf),
-    /// A Redis server, shared by all nodes that use the same address.
-    Redis(RedisUrl),
-}
-
-impl From<OsString> for StoreAt {
-    /// Text that begins with a scheme of Redis, such as `redis://`, is the address of a Redis
-    /// server; any other text is a file's path.
-    fn from(text: OsString) -> Self {
-        match text.to_str() {
-            Some(url) if SCHEMES.iter().any(|scheme| url.starts_with(scheme)) => {
-                Self::Redis(RedisUrl(url.to_owned()))
-            }
-            _ => Self::File(text.into()),
-        }
-    }
-}
-
-impl From<PathBuf> for StoreAt {
-    fn from(path: PathBuf) -> Self {
-        path.into_os_string().into()
-    }
-}
-
-impl From<&str> for StoreAt {
-    fn from(text: &str) -> Self {
-        OsString::from(text).into()
-    }
-}
 
 /// The address of a Redis server, for example `redis://:password@10.0.0.5:6379/0`.
 ///
@@ -107,6 +63,13 @@ impl From<&str> for StoreAt {
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(String);
+
+impl RedisUrl {
+    /// Returns the address, if the text begins with a scheme of Redis.
+    pub(super) fn of(text: &str) -> Option<Self> {
+        SCHEMES.iter().any(|scheme| text.starts_with(scheme)).then(|| Self(text.to_owned()))
+    }
+}
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -292,7 +255,7 @@ mod tests {
             "redis+unix:///r.sock?pass=secret",
             "redis://:secret@h:port",
         ] {
-            let StoreAt::Redis(at) = StoreAt::from(url) else { panic!("{url} is an address") };
+            let Some(at) = RedisUrl::of(url) else { panic!("{url} is an address") };
             let shown = format!("{at} {at:?} {:?}", Link::new(&at));
             assert!(!shown.contains("secret") && shown.contains("redis"), "{shown}");
         }

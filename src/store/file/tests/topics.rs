@@ -1,8 +1,8 @@
 //! Tests private events and events of several channels in the store file.
 
-use super::super::super::Reach;
-use super::super::super::tables::{PLAIN, TOPICS};
+use super::super::tables::{PLAIN, TOPICS};
 use super::*;
+use crate::store::Reach;
 
 /// Creates an event with the topic `a` and the topics `others`, which the topics `gone` have
 /// evicted.

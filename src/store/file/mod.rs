@@ -11,6 +11,11 @@
 //! * **After an error, the file is opened and read again**, because after a failed sync, the page
 //!   cache can differ from the disk.
 
+mod disk;
+mod inspect;
+mod quiet;
+pub(crate) mod tables;
+
 use std::fmt;
 use std::fs::{self, File as Handle, OpenOptions, TryLockError};
 use std::io;
@@ -22,9 +27,10 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 use rustix::fs::{Advice, CWD, RenameFlags};
 
-use super::disk::{DeferredFile, WriteHold};
-use super::quiet::catch_panic;
-use super::tables::{begin, problem, read, size, undo, write};
+use self::disk::{DeferredFile, WriteHold};
+pub use self::inspect::{ChannelStats, Stats, export, stats};
+use self::quiet::catch_panic;
+use self::tables::{begin, problem, read, size, undo, write};
 use super::{Eviction, Record, Store, StoreMeta};
 use crate::error::{PublishError, StoreError, StoreProblem, is_full};
 use crate::id::EventId;
@@ -317,7 +323,7 @@ fn error(problem: StoreProblem) -> PublishError {
 }
 
 /// Opens a store for reading. Returns the database and the length of the file in bytes.
-pub(super) fn open_to_read(path: &Path) -> Result<(Database, u64), StoreProblem> {
+fn open_to_read(path: &Path) -> Result<(Database, u64), StoreProblem> {
     let open = Open::of(existing(path)?)?;
     let length = open.hold.length().map_err(StoreProblem::Io)?;
     Ok((open.database, length))

@@ -7,11 +7,11 @@ use std::path::Path;
 use redb::ReadableDatabase;
 use serde_json::json;
 
-use super::file::open_to_read;
+use super::open_to_read;
 use super::tables::{problem, read};
-use super::{Record, StoreMeta};
 use crate::error::{StoreError, StoreProblem};
 use crate::id::EventId;
+use crate::store::{Record, StoreMeta};
 
 /// Statistics of a store file.
 ///
