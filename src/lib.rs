@@ -25,9 +25,9 @@
 //! until the stream ends.
 //!
 //! An event passes through [`Registry::publish`], the channel's history, a notifier,
-//! `registry::read`, and then `broadcast` or `stream`. With a [`store`], the event first passes
-//! `registry::store_writer` and `store::file`; with a Redis that several servers share,
-//! `registry::shared_log` and `store::redis`.
+//! `registry::read`, and then `broadcast` or `stream`. With a [`store`], the registry
+//! first gives the event to its `registry::event_log`: to `store::file`, or, with a Redis that
+//! several servers share, to `store::redis`.
 
 mod broadcast;
 mod capacity;

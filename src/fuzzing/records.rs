@@ -29,10 +29,11 @@ use crate::counters::Counters;
 use crate::error::{StoreError, StoreProblem};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::registry::{Registry, RegistryOptions};
+use crate::registry::{
+    Eviction, Floor, Key, Reach, Record, RegistryOptions, StoreMeta, Visibility,
+};
 use crate::store::file::tables::{EVENTS, LOST, META, TOPICS};
-use crate::store::file::{self, File};
-use crate::store::{Eviction, Floor, Key, Reach, Record, Store, StoreMeta, Visibility};
+use crate::store::file::{self, File, Store};
 
 /// The maximum number of steps that are run. This maximum limits the time of a check, because each
 /// step that writes is a transaction.
@@ -94,7 +95,7 @@ pub fn check(bytes: &[u8]) {
     drop(same(&disk, &model, last));
     let name = |problem| StoreError { path: PathBuf::new(), problem };
     let counters = Arc::new(Counters::default());
-    let hub = Registry::with_store(RegistryOptions::default(), &counters, |each| {
+    let hub = file::start(RegistryOptions::default(), &counters, |each| {
         File::with(disk.opener(), each).map_err(name)
     });
     let (hub, _store_writer) = hub.expect("a valid store can be opened again");

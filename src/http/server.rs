@@ -117,7 +117,7 @@ impl Server {
             ids: true,
         };
         let counters = Arc::<Counters>::default();
-        let (hub, owner) = open_hub(&config, options.clone(), &counters)?;
+        let (hub, tasks) = open_hub(&config, options.clone(), &counters)?;
         let clock = Registry::counted(RegistryOptions { ids: false, ..options }, &counters);
         let (broadcaster, mailbox, disconnects) = Broadcaster::new();
         let watcher = Watcher::new(disconnects, &counters).map_err(StartError::Watch)?;
@@ -159,7 +159,7 @@ impl Server {
             started: Instant::now(),
         };
         let state = Arc::new(state);
-        let store_threads = owner.map(|owner| StoreThreads::start(owner, &state));
+        let store_threads = tasks.map(|tasks| StoreThreads::start(tasks, &state));
         let store_threads = store_threads.transpose().map_err(StartError::Spawn)?;
         Ok(Self { state, broadcaster, store_threads })
     }

@@ -14,38 +14,22 @@ use super::server_state::ServerState;
 use crate::counters::Counters;
 use crate::error::StartError;
 use crate::limits::DRAIN_STORE_TIME;
-use crate::registry::{LogFollower, LogPublisher, Registry, RegistryOptions, StoreWriter};
-use crate::store::{self, StoreAt};
-
-/// The parts of the store that run on threads of their own.
-#[derive(Debug)]
-pub(super) enum StoreOwner {
-    /// The writer of a file that only this node uses.
-    File(StoreWriter),
-    /// The writer and the reader of a log in Redis, to which other nodes write too.
-    Redis(Box<(LogPublisher, LogFollower)>),
-}
+use crate::registry::{Registry, RegistryOptions};
+use crate::store::{self, StoreTask};
 
 /// Creates the registry of the publishers' channels, and opens the store if there is one.
+///
+/// Returns the tasks of the store's threads too, or `None` if there is no store.
 pub(super) fn open_hub(
     config: &Config,
     options: RegistryOptions,
     counters: &Arc<Counters>,
-) -> Result<(Registry, Option<StoreOwner>), StartError> {
-    let opened = match &config.store {
-        None => return Ok((Registry::counted(options, counters), None)),
-        Some(StoreAt::File(path)) => {
-            Registry::with_store(options, counters, |each| store::File::open(path, each))
-                .map(|(hub, writer)| (hub, StoreOwner::File(writer)))
-        }
-        Some(StoreAt::Redis(url)) => {
-            Registry::with_redis(options, counters, url).map(|(hub, publisher, follower)| {
-                (hub, StoreOwner::Redis(Box::new((publisher, follower))))
-            })
-        }
+) -> Result<(Registry, Option<Vec<StoreTask>>), StartError> {
+    let Some(at) = &config.store else {
+        return Ok((Registry::counted(options, counters), None));
     };
-    let (hub, owner) = opened?;
-    Ok((hub, Some(owner)))
+    let (hub, tasks) = store::open(at, options, counters)?;
+    Ok((hub, Some(tasks)))
 }
 
 /// The store's threads. Dropping this value ends the threads and closes the store.
@@ -59,37 +43,29 @@ pub(super) struct StoreThreads {
 }
 
 impl StoreThreads {
-    pub(super) fn start(owner: StoreOwner, state: &Arc<ServerState>) -> io::Result<Self> {
+    pub(super) fn start(tasks: Vec<StoreTask>, state: &Arc<ServerState>) -> io::Result<Self> {
         let (running, stop) = crossbeam_channel::bounded(0);
         let (alive, ended) = crossbeam_channel::bounded(0);
         let (running, alive) = (Some(running), Some(alive));
         let mut threads = Self { running, threads: Vec::new(), alive, ended };
-        match owner {
-            StoreOwner::File(writer) => {
-                threads.spawn("store-writer", state, &stop, move |stop| writer.run(stop))?;
-            }
-            StoreOwner::Redis(both) => {
-                let (publisher, follower) = *both;
-                threads.spawn("store-writer", state, &stop, move |stop| publisher.run(stop))?;
-                threads.spawn("redis-reader", state, &stop, move |stop| follower.run(stop))?;
-            }
+        for task in tasks {
+            threads.spawn(task, state, &stop)?;
         }
         Ok(threads)
     }
 
     fn spawn(
         &mut self,
-        name: &str,
+        task: StoreTask,
         state: &Arc<ServerState>,
         stop: &Receiver<Infallible>,
-        run: impl FnOnce(&Receiver<Infallible>) + Send + 'static,
     ) -> io::Result<()> {
         let (ends_with, stop) = (ShutdownOnPanic(Arc::clone(state)), stop.clone());
         let alive = self.alive.clone();
-        self.threads.push(thread::Builder::new().name(name.into()).spawn(move || {
+        self.threads.push(thread::Builder::new().name(task.name.into()).spawn(move || {
             let _alive = alive;
             let _ends_with = ends_with;
-            run(&stop);
+            task.run(&stop);
         })?);
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Histories {
     }
 
     /// The limits of all patterns, and the default limits.
-    pub(super) fn all_rules(&self) -> impl Iterator<Item = &History> {
+    pub(crate) fn all_rules(&self) -> impl Iterator<Item = &History> {
         self.patterns.iter().map(|(_, history)| history).chain([&self.default])
     }
 }

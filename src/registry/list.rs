@@ -7,10 +7,10 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::iter;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::state::{Channel, HubState};
+use super::state::{Channel, HubState, prefixes_of};
 use super::{Readable, Registry};
 use crate::id::EventId;
 
@@ -127,8 +127,80 @@ impl HubState {
     }
 
     /// How many streams are subscribed to a channel, at all nodes.
-    pub(super) fn subscribers(&self, channel: &str) -> usize {
+    pub(crate) fn subscribers(&self, channel: &str) -> usize {
         self.count(channel, None) + self.others.subscribers(channel)
+    }
+}
+
+/// The number of subscribers and the presence names, of one node or summed over several nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct NodeReport {
+    /// For each channel, the number of streams that select it by its name or by a pattern.
+    pub(crate) names: BTreeMap<String, usize>,
+    /// For each prefix, the number of streams that select channels by it.
+    pub(crate) prefixes: BTreeMap<String, usize>,
+    /// For each channel, the presence names, each with its number of streams.
+    pub(crate) present: BTreeMap<String, BTreeMap<String, usize>>,
+}
+
+impl NodeReport {
+    /// The number of streams that select a channel by its name, a pattern or a prefix.
+    pub(crate) fn subscribers(&self, channel: &str) -> usize {
+        let by_name = self.names.get(channel).copied().unwrap_or_default();
+        by_name + prefixes_of(&self.prefixes, channel).sum::<usize>()
+    }
+
+    /// Adds the report of another node.
+    pub(crate) fn add(&mut self, other: Self) {
+        add(&mut self.names, other.names);
+        add(&mut self.prefixes, other.prefixes);
+        for (channel, present) in other.present {
+            add(self.present.entry(channel).or_default(), present);
+        }
+    }
+}
+
+fn add(to: &mut BTreeMap<String, usize>, from: BTreeMap<String, usize>) {
+    for (name, count) in from {
+        *to.entry(name).or_default() += count;
+    }
+}
+
+impl HubState {
+    /// Returns the report of this node's subscribers and presence names for the other nodes.
+    pub(crate) fn report(&self) -> NodeReport {
+        let counted = |(name, subscribers): (&Arc<str>, usize)| {
+            (subscribers > 0).then(|| (name.to_string(), subscribers))
+        };
+        let by_name = |channel: &Channel| {
+            let watchers =
+                channel.watchers.iter().filter_map(|slot| self.patterns.subscribers(slot));
+            let watching: usize = watchers.map(|subscribers| subscribers.count(None)).sum();
+            channel.subscribers.count(None) + watching
+        };
+        let present = self.channels.iter().filter(|(_, channel)| !channel.presence.is_empty());
+        NodeReport {
+            names: self
+                .channels
+                .iter()
+                .map(|(name, it)| (name, by_name(it)))
+                .filter_map(counted)
+                .collect(),
+            prefixes: self
+                .prefixes
+                .iter()
+                .map(|(name, it)| (name, it.count(None)))
+                .filter_map(counted)
+                .collect(),
+            present: present
+                .map(|(name, channel)| (name.to_string(), channel.presence.0.clone()))
+                .collect(),
+        }
+    }
+
+    /// Replaces the sum of the other nodes' reports.
+    pub(crate) fn set_others(&mut self, others: NodeReport) {
+        self.others = others;
     }
 }
 

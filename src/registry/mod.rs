@@ -30,14 +30,13 @@
 mod channels;
 mod closing;
 mod dedup;
+mod event_log;
 mod history;
 mod list;
 mod patterns;
 mod read;
 mod ring;
-mod shared_log;
 mod state;
-mod store_writer;
 mod subscription;
 mod update;
 
@@ -49,35 +48,36 @@ use std::sync::{Arc, PoisonError};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 #[cfg(feature = "loom")]
 use loom::sync::{Mutex, MutexGuard};
 
 pub(crate) use self::channels::{Bounds, NAME_MAX};
 pub use self::channels::{Channels, Matcher, Readable};
 pub(crate) use self::closing::{Closing, Ending};
+pub(crate) use self::dedup::{Checked, Key, Last};
+pub(crate) use self::event_log::{
+    ChannelLosses, EventLog, Eviction, Floor, KeptHistory, LogItem, Reach, Record, Restoring,
+    StoreMeta, Visibility,
+};
 pub(crate) use self::history::HISTORY_TOTAL;
 pub use self::history::{Histories, History};
 pub use self::list::ChannelInfo;
+pub(crate) use self::list::NodeReport;
 use self::patterns::Locked;
 pub(crate) use self::patterns::{Name, Pattern};
 pub(crate) use self::read::{Batch, Position};
 pub use self::read::{ParseStartError, Start};
-use self::shared_log::Contact;
-pub(crate) use self::shared_log::{LogFollower, LogPublisher};
-use self::state::HubState;
-use self::store_writer::StoreRequest;
-pub(crate) use self::store_writer::StoreWriter;
+pub(crate) use self::state::HubState;
 use self::subscription::Notifiers;
 pub use self::subscription::Subscription;
 pub(crate) use self::subscription::{Listening, Notifier, Reserved};
 pub(crate) use self::update::TOPICS_MAX;
 pub use self::update::Update;
 use crate::counters::Counters;
-use crate::error::{PublishError, StoreError};
+use crate::error::PublishError;
 use crate::event::{Event, Framing};
 use crate::id::EventId;
-use crate::store::{Record, RedisUrl, Store, StoreMeta};
 
 /// A set of channels, with their histories and subscribers.
 ///
@@ -157,16 +157,14 @@ struct Inner {
     /// `state`.
     listing: std::sync::Mutex<()>,
     options: RegistryOptions,
-    /// Sends requests to the store writer, or to the log publisher if the log is shared.
-    store_writer: Option<Sender<StoreRequest>>,
-    /// Whether Redis can be reached; `None` if no log is shared with other nodes.
-    contact: Option<Contact>,
+    /// Where the events are kept besides the rings; `None` if they are only in memory.
+    log: Option<Box<dyn EventLog>>,
     started: Instant,
     /// The time at `started`, in nanoseconds since 1970.
     ///
     /// The value is the time of day, or slightly more if the store has events with later times. The
     /// registry's clock continues from this value and never goes back. With a shared log, the
-    /// registry's clock is Redis's clock instead: this value is set again whenever that clock is
+    /// registry's clock is the log's clock instead: this value is set again whenever that clock is
     /// read, so the registry's clock may go back too.
     began: AtomicU64,
     counters: Arc<Counters>,
@@ -193,49 +191,23 @@ impl Registry {
         Self::of(HubState::new(EventId { epoch, n: 0 }), options, counters, None, time_of_day())
     }
 
-    /// Creates a registry with the events of a store, and the writer for that store.
-    ///
-    /// The caller must run the writer on a thread, because only the writer publishes events. `open`
-    /// must open the store and call its argument with each stored event, in the order of ids.
-    pub(crate) fn with_store<S: Store + 'static>(
-        options: RegistryOptions,
-        counters: &Arc<Counters>,
-        open: impl FnOnce(&mut dyn FnMut(EventId, Record)) -> Result<(S, StoreMeta), StoreError>,
-    ) -> Result<(Self, StoreWriter), StoreError> {
-        store_writer::start(options, counters, open)
-    }
-
-    /// Creates a registry that shares its events with all nodes of the same Redis.
-    ///
-    /// The caller must run the publisher and the follower, each on a thread of its own. The
-    /// publisher writes events to the log, and the follower reads them from it.
-    pub(crate) fn with_redis(
-        options: RegistryOptions,
-        counters: &Arc<Counters>,
-        url: &RedisUrl,
-    ) -> Result<(Self, LogPublisher, LogFollower), StoreError> {
-        shared_log::start(options, counters, url)
-    }
-
     fn of(
         mut state: HubState,
         options: RegistryOptions,
         counters: &Arc<Counters>,
-        store_writer: Option<Sender<StoreRequest>>,
+        log: Option<Box<dyn EventLog>>,
         began: Duration,
     ) -> Self {
         let (open, closed) = crossbeam_channel::bounded(0);
         let (closing_sender, closing) = crossbeam_channel::bounded(0);
         (state.open, state.closing_sender) = (Some(open), Some(closing_sender));
-        let contact = state.is_shared.then(Contact::new);
         let (state, started) = (Mutex::new(state), Instant::now());
         let counters = Arc::clone(counters);
         let inner = Inner {
             state,
             listing: std::sync::Mutex::default(),
             options,
-            store_writer,
-            contact,
+            log,
             started,
             began: AtomicU64::new(nanoseconds(began)),
             counters,
@@ -296,8 +268,8 @@ impl Registry {
     ///
     /// Fails if the store cannot delete the history, which then stays as it was.
     pub fn forget(&self, channel: &str) -> Result<bool, PublishError> {
-        match &self.inner.store_writer {
-            Some(store_writer) => store_writer::forget(store_writer, channel),
+        match &self.inner.log {
+            Some(log) => log.forget(channel),
             None => Ok(self.lock().clear(channel)),
         }
     }
@@ -428,13 +400,18 @@ impl Registry {
 
     /// Whether the shared log can be reached; `None` if there is no shared log.
     pub(crate) fn reaches_the_log(&self) -> Option<bool> {
-        self.inner.contact.as_ref().map(Contact::is_reachable)
+        self.inner.log.as_ref().and_then(|log| log.is_reachable())
+    }
+
+    /// Whether other nodes publish to the same log.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.reaches_the_log().is_some()
     }
 
     /// Whether `id` comes after everything that this node has read. Another node may have sent it
     /// to a client already.
     pub(crate) fn is_ahead(&self, id: EventId) -> bool {
-        self.inner.contact.is_some() && id > self.last_id()
+        self.is_shared() && id > self.last_id()
     }
 
     /// Returns an address that identifies the registry.
@@ -450,10 +427,8 @@ impl Registry {
         state.sweep(self.now());
         let has_losses = !state.losses.is_empty();
         drop(state);
-        if let Some(store_writer) = self.inner.store_writer.as_ref().filter(|_| has_losses) {
-            // If the queue is full, this request may be dropped: the commits of the queued requests
-            // also delete the swept events.
-            let _ = store_writer.try_send(StoreRequest::Sweep);
+        if let Some(log) = self.inner.log.as_ref().filter(|_| has_losses) {
+            log.delete_evicted();
         }
     }
 
@@ -513,13 +488,35 @@ impl Registry {
         &self.inner.closed
     }
 
+    /// Adds items that the event log has to the rings, and notifies the subscribers.
+    ///
+    /// Only the event log calls this function, from one thread and in the order of the ids.
+    pub(crate) fn append(&self, items: Vec<LogItem>) {
+        event_log::append(self, items);
+    }
+
+    pub(crate) fn options(&self) -> &RegistryOptions {
+        &self.inner.options
+    }
+
+    /// Sets the registry's clock to that of the shared log, forwards or backwards.
+    ///
+    /// A shared log assigns the times of events, so their age must be measured with its clock. The
+    /// newest reading always applies: the log's clock may have been set back, or another server may
+    /// have taken over.
+    pub(crate) fn set_clock(&self, now: Duration) {
+        let began = nanoseconds(now.saturating_sub(self.inner.started.elapsed()));
+        self.inner.began.store(began, Ordering::Relaxed);
+    }
+
     /// The time on the registry's own clock.
-    fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         let began = self.inner.began.load(Ordering::Relaxed);
         Duration::from_nanos(began) + self.inner.started.elapsed()
     }
 
-    fn lock(&self) -> Guard<'_> {
+    /// Locks the state. Neither I/O nor caller's code may run while the lock is held.
+    pub(crate) fn lock(&self) -> Guard<'_> {
         // No caller's code runs under the lock, so a panic while it is held is a bug of this
         // module. The rings and the subscriber counts are consistent even then, because each
         // operation changes them last. So a poisoned lock can still be used.
@@ -529,7 +526,7 @@ impl Registry {
 }
 
 /// A guard of the registry's lock. In debug builds, pattern matching panics while it is held.
-struct Guard<'a> {
+pub(crate) struct Guard<'a> {
     state: MutexGuard<'a, HubState>,
     _locked: Locked,
 }
@@ -560,7 +557,7 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 /// The time since 1970 on the system clock.
-fn time_of_day() -> Duration {
+pub(crate) fn time_of_day() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 

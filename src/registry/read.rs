@@ -5,19 +5,25 @@ use std::collections::BinaryHeap;
 use std::fmt;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::channels::StreamAccess;
 use super::ring::{Entry, LostIds, Missed, Ring};
 use super::state::{Channel, HubState};
+use super::subscription::Notifier;
 use super::{Channels, Registry};
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
 
 /// How far another node's id may be ahead of this node's estimate of Redis's clock.
 const AHEAD: Duration = Duration::from_secs(60);
+
+/// How long a new subscription waits for the event with an unknown client-supplied id.
+///
+/// The client may have received this event from a node that has read further in the log.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// The maximum number of channels that are searched for a client-supplied id while the lock is held
 /// once.
@@ -331,14 +337,7 @@ pub(super) fn earliest(registry: &Registry, channels: &Channels, id: &str) -> Op
         (entry.private.is_none() || channels.reads_all()).then_some(id)
     };
     // In the channels that it selects, a stream may also find private events that it may read.
-    let mut access = StreamAccess::default();
-    let mut earliest = loop {
-        let found = registry.lock().find(channels, id, registry.now(), &mut access);
-        if !access.has_pending() {
-            break found;
-        }
-        access.resolve(channels);
-    };
+    let mut earliest = find(registry, channels, id);
     let mut last: Option<Arc<str>> = None;
     loop {
         let state = registry.lock();
@@ -351,6 +350,36 @@ pub(super) fn earliest(registry: &Registry, channels: &Channels, id: &str) -> Op
         if page.next().is_none() {
             return earliest;
         }
+    }
+}
+
+/// Waits up to [`CATCH_UP`] for this node to read the event with a client-supplied id.
+///
+/// The client may have received the event from a node that has read further in the log. Unlike
+/// the server's ids, a client-supplied id does not show how new its event is.
+#[inline(never)] // rarely called
+pub(super) fn await_client_id(registry: &Registry, channels: &Channels, id: &str) {
+    if !registry.is_shared() || id.parse::<EventId>().is_ok() {
+        return;
+    }
+    let (sender, notifications) = crossbeam_channel::bounded(1);
+    let notifier = Notifier::new(sender, 0);
+    let _listening = registry.listen(channels, &notifier);
+    let deadline = Instant::now() + CATCH_UP;
+    while find(registry, channels, id).is_none() && notifications.recv_deadline(deadline).is_ok() {
+        notifier.rearm();
+    }
+}
+
+/// Finds the position of the event with this id, if the event is still in a history.
+fn find(registry: &Registry, channels: &Channels, id: &str) -> Option<EventId> {
+    let mut access = StreamAccess::default();
+    loop {
+        let found = registry.lock().find(channels, id, registry.now(), &mut access);
+        if !access.has_pending() {
+            return found;
+        }
+        access.resolve(channels);
     }
 }
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::channels::Private;
-use super::dedup::DedupEntry;
+use super::dedup::{DedupEntry, Key};
+use super::event_log::{Floor, Visibility};
 use super::history::{Cost, History};
 use crate::counters::decrease;
 use crate::event::Frame;
 use crate::id::EventId;
-use crate::store::{Floor, Key, Visibility};
 
 /// An event in a ring.
 #[derive(Debug, Clone)]

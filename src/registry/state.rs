@@ -1,27 +1,31 @@
 //! The data under the registry's lock.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::iter;
+use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
 use super::channels::{EventAccess, Private};
-use super::dedup::{DedupEntry, DedupIndex};
+use super::dedup::DedupIndex;
+use super::event_log::{Eviction, Floor, Visibility};
 use super::history::{Cost, HistoryTotal};
+use super::list::NodeReport;
 use super::patterns::{Bits, PatternMatches, Patterns, Slots};
 use super::ring::{Entry, Ring};
 use super::subscription::{Notifiers, Presence, Subscribers};
-use super::{Channels, Closing, History, Published, RegistryOptions};
+use super::{Channels, Closing, History, RegistryOptions};
 use crate::counters::decrease;
 use crate::error::PublishError;
 use crate::id::EventId;
-use crate::store::redis::{NodeReport, prefixes_of};
-use crate::store::{self, Eviction, Floor, Record, StoreMeta};
 
+/// The state of a registry. Event logs call its methods, and see none of its fields.
 #[derive(Debug)]
-pub(super) struct HubState {
+pub(crate) struct HubState {
     /// `None` once the registry is closed. Dropping it disconnects `Registry::closed`.
     pub(super) open: Option<Sender<Infallible>>,
     /// `None` once the streams begin to end. Dropping it disconnects `Registry::closing`.
@@ -57,9 +61,6 @@ pub(super) struct HubState {
     pub(super) others: NodeReport,
     /// How often the subscribers or presence names of this node have changed.
     pub(super) changes: u64,
-    /// Whether all names present at this node must be sent to the other nodes again, because the
-    /// queue had no room for a change.
-    pub(super) presence_unsent: bool,
 }
 
 #[derive(Debug)]
@@ -77,7 +78,7 @@ pub(super) struct Channel {
     /// once the channel has had an event.
     pub(super) indexed: bool,
     /// Whether the store has a record of this channel.
-    stored: bool,
+    pub(super) stored: bool,
     /// The number of requests in progress for which the channel must not be removed.
     held: usize,
     /// The id under which the channel is in the queue of [`HistoryTotal`]; `None` if it is not
@@ -105,15 +106,11 @@ impl Evictions {
         }
     }
 
-    fn before(&mut self, channel: &str, floor: Floor) {
+    pub(super) fn before(&mut self, channel: &str, floor: Floor) {
         let Some(losses) = &mut self.0 else { return };
-        let visibility = if floor.other_topics {
-            store::Visibility::PrivateTopics
-        } else {
-            store::Visibility::PrivateChannel
-        };
-        let newest =
-            (floor.public > EventId::ZERO).then_some((floor.public, store::Visibility::Public));
+        let visibility =
+            if floor.other_topics { Visibility::PrivateTopics } else { Visibility::PrivateChannel };
+        let newest = (floor.public > EventId::ZERO).then_some((floor.public, Visibility::Public));
         let hidden = floor.hides_some().then_some((floor.all, visibility));
         for (id, visibility) in newest.into_iter().chain(hidden) {
             losses.push(Eviction::Event {
@@ -135,7 +132,7 @@ impl Evictions {
         self.0.as_ref().is_none_or(Vec::is_empty)
     }
 
-    pub(super) fn take(&mut self) -> Vec<Eviction> {
+    fn take(&mut self) -> Vec<Eviction> {
         self.0.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
@@ -148,37 +145,6 @@ impl Eviction {
             at: entry.at,
             visibility: entry.visibility(),
         }
-    }
-}
-
-/// An event that is in the store, encoded and ready to be added to the rings.
-pub(super) struct StoredEvent {
-    /// The channels to whose rings the event is added.
-    pub(super) channels: Vec<Arc<str>>,
-    pub(super) entry: Entry,
-    pub(super) published: Published,
-}
-
-impl StoredEvent {
-    pub(super) fn new(id: EventId, record: &Record, options: &RegistryOptions) -> Self {
-        let Record { at, event, key, subscribers, count, .. } = record;
-        let dedup = DedupEntry { own: event.id().map(Arc::from), key: key.clone() };
-        let dedup = (dedup.own.is_some() || dedup.key.is_some()).then(|| Box::new(dedup));
-        let visible = options.ids.then_some(&id as &dyn std::fmt::Display);
-        let frame = event.frame(visible);
-        let topics = || record.topics().collect::<Vec<_>>();
-        let private = record.is_private().then(|| Arc::new(Private::of(&topics())));
-        Self {
-            channels: record.channels().cloned().collect(),
-            entry: Entry { id, at: *at, frame, dedup, private, presence: record.is_presence() },
-            published: Published { id, subscribers: *subscribers, count: *count },
-        }
-    }
-
-    /// Returns the channels whose subscribers must be notified, each with the topics of the event
-    /// if it is private.
-    pub(super) fn targets(&self) -> impl Iterator<Item = (Arc<str>, Option<Arc<Private>>)> {
-        self.channels.iter().map(|channel| (Arc::clone(channel), self.entry.private.clone()))
     }
 }
 
@@ -255,8 +221,22 @@ impl HubState {
             is_shared: false,
             others: NodeReport::default(),
             changes: 0,
-            presence_unsent: false,
         }
+    }
+
+    /// The newest event's id.
+    pub(crate) fn last_id(&self) -> EventId {
+        self.last
+    }
+
+    /// How often the subscribers or presence names of this node have changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Returns the evictions since the last call, for the store to record.
+    pub(crate) fn take_evictions(&mut self) -> Vec<Eviction> {
+        self.losses.take()
     }
 
     /// Returns the channel, and creates it if necessary, even beyond the limit of channels.
@@ -290,58 +270,6 @@ impl HubState {
         self.channels.insert(name, channel);
     }
 
-    /// Adds an event that the store already has to the rings of its channels.
-    pub(super) fn enter(
-        &mut self,
-        entered: StoredEvent,
-        options: &RegistryOptions,
-        matches: &PatternMatches,
-    ) {
-        let StoredEvent { channels, entry, published } = entered;
-        self.last = self.last.max(entry.id);
-        if entry.private.is_none() {
-            self.last_public = self.last_public.max(entry.id);
-        }
-        for channel in &channels {
-            self.channel_without_limit(channel, options, matches);
-            let target = self.ensure_stored(channel);
-            let is_queued = target.place.is_some();
-            entry.dedup.iter().for_each(|names| target.dedup.add(names, published));
-            target.ring.push(entry.clone());
-            if !is_queued {
-                self.queue(channel, entry.id);
-            }
-        }
-    }
-
-    /// Returns the channel, and makes sure that the store has a record of it.
-    ///
-    /// With the channel's first event, the store also records up to which ids the channel may have
-    /// lost events. Without this record, the loss could not be reported after a restart.
-    pub(super) fn ensure_stored(&mut self, name: &str) -> &mut Channel {
-        let Self { channels, losses, .. } = self;
-        let channel = channels.get_mut(name).expect("it has been created");
-        if !std::mem::replace(&mut channel.stored, true) {
-            losses.before(name, channel.ring.floor());
-        }
-        channel
-    }
-
-    /// Restores what a store keeps besides the events.
-    pub(super) fn restore(&mut self, kept: StoreMeta, options: &RegistryOptions) {
-        let begin = EventId { n: 0, ..kept.last };
-        self.last_public = self.last_public.max(begin).max(kept.floor.public);
-        for lost in kept.lost {
-            let target =
-                self.channel_without_limit(&lost.channel, options, &PatternMatches::default());
-            target.ring.lost_before(lost.floor, lost.at, lost.public_at);
-            target.stored = true;
-            self.last_public = self.last_public.max(lost.floor.public);
-        }
-        self.last = self.last.max(kept.last);
-        self.floor = kept.floor;
-    }
-
     /// Evicts the events that exceed the limits of this channel's history.
     pub(super) fn trim(&mut self, name: &str, now: Duration) {
         let Self { channels, losses, .. } = self;
@@ -352,7 +280,7 @@ impl HubState {
     }
 
     /// Deletes all events of a channel, and returns whether the channel exists.
-    pub(super) fn clear(&mut self, name: &str) -> bool {
+    pub(crate) fn clear(&mut self, name: &str) -> bool {
         let is_there = self.channels.get_mut(name).map(Channel::clear).is_some();
         self.note_idle(name);
         is_there
@@ -360,7 +288,7 @@ impl HubState {
 
     /// Creates the channels that do not exist yet: all of them, or none if the limit is reached.
     #[inline(never)] // uses much stack, and only a channel's first client calls it
-    pub(super) fn make_all<N: AsRef<str>>(
+    pub(crate) fn make_all<N: AsRef<str>>(
         &mut self,
         names: &[N],
         now: Duration,
@@ -431,7 +359,7 @@ impl HubState {
     }
 
     /// Keeps these channels, even while they are empty, until they are [released](Self::release).
-    pub(super) fn hold(&mut self, names: &[impl AsRef<str>]) {
+    pub(crate) fn hold(&mut self, names: &[impl AsRef<str>]) {
         for name in names {
             if let Some(channel) = self.channels.get_mut(name.as_ref()) {
                 channel.held += 1;
@@ -440,7 +368,7 @@ impl HubState {
     }
 
     /// Releases channels that were [held](Self::hold).
-    pub(super) fn release(&mut self, names: &[impl AsRef<str>]) {
+    pub(crate) fn release(&mut self, names: &[impl AsRef<str>]) {
         for name in names {
             if let Some(channel) = self.channels.get_mut(name.as_ref()) {
                 decrease(&mut channel.held, 1);
@@ -563,5 +491,51 @@ impl HubState {
         let by_pattern = (by_pattern.into_iter().filter_map(|slot| self.slots.get(slot)))
             .filter_map(|name| self.channels.get_key_value(name));
         by_name.chain(by_prefix).chain(by_pattern)
+    }
+}
+
+/// The values of all keys that are a prefix of `name`, the longest key first.
+///
+/// Each lookup finds a prefix of `name`, or rules out all prefixes above some length. So there are
+/// at most `name.len() + 1` lookups, and usually one or two.
+pub(super) fn prefixes_of<'a, K: Borrow<str> + Ord, V>(
+    map: &'a BTreeMap<K, V>,
+    name: &'a str,
+) -> impl Iterator<Item = &'a V> {
+    let mut longest = Some(name);
+    iter::from_fn(move || {
+        loop {
+            let below = (Unbounded, Included(longest?));
+            let (key, value) = map.range::<str, _>(below).next_back()?;
+            let key: &str = key.borrow();
+            if name.starts_with(key) {
+                longest = key.char_indices().next_back().map(|(end, _)| &name[..end]);
+                return Some(value);
+            }
+            let common = iter::zip(key.bytes(), name.bytes()).take_while(|(a, b)| a == b).count();
+            // A prefix of the name that is longer than the common part would sort after this key,
+            // so the map has no such prefix.
+            let end = (0..=common).rev().find(|end| name.is_char_boundary(*end));
+            longest = end.map(|end| &name[..end]);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_of_a_name_are_found_among_neighbours() {
+        let keys = ["", "a", "a!", "aaa", "aab", "aaaa", "b", "aüx", "aü", "ü"];
+        let map: BTreeMap<&str, &str> = keys.into_iter().map(|key| (key, key)).collect();
+        for name in ["", "a", "aa", "aaa", "aaaaa", "aab", "aac", "aü", "aûa", "aüxy", "z", "a\"x"]
+        {
+            let found: Vec<&str> = prefixes_of(&map, name).copied().collect();
+            let mut expected: Vec<&str> = map.keys().copied().collect();
+            expected.retain(|key| name.starts_with(key));
+            expected.sort_by_key(|key| std::cmp::Reverse(key.len()));
+            assert_eq!(found, expected, "{name}");
+        }
     }
 }

@@ -18,14 +18,12 @@ use serde_json::json;
 
 use super::channels::{EventAccess, Private, ReadRights, StreamAccess};
 use super::read::{self, Beginning};
-use super::store_writer::{self, StoreRequest};
-use super::{Channels, Position, Registry, Start, patterns, shared_log};
+use super::{Channels, Position, Registry, Start, patterns, update};
 use crate::counters::decrease;
 use crate::error::PublishError;
 use crate::event::{Event, Frame};
 use crate::id::EventId;
 use crate::limits::RETRY;
-use crate::store::redis::PresenceChange;
 
 /// A subscription to channels that begins at a position. Dropping it ends the subscription.
 ///
@@ -106,7 +104,7 @@ fn join(
     start: &Start,
 ) -> Result<Beginning, PublishError> {
     if let Start::After(id) = start {
-        shared_log::await_client_id(registry, channels, id);
+        read::await_client_id(registry, channels, id);
     }
     let now = registry.now();
     let rights = channels.read_rights();
@@ -182,7 +180,7 @@ fn change(registry: &Registry, channels: &Channels, change: impl FnMut(&mut Subs
 /// the subscriber has no presence name.
 ///
 /// If the name thereby joins or leaves a channel, the event `what` is published on that
-/// channel. If nodes share a log, Redis publishes the event; otherwise this node does.
+/// channel. If nodes share a log, the log publishes the event; otherwise this node does.
 fn change_presence(
     subscription: &Subscription,
     what: &str,
@@ -202,20 +200,14 @@ fn change_presence(
         if !changed {
             continue;
         }
-        if state.is_shared {
-            // Only Redis knows whether the name is also present on another node.
-            let joins = what == "userconnect";
-            let change =
-                PresenceChange { channel: Arc::clone(name), name: username.clone(), joins };
-            // Enqueue the change while the lock is held, so that the queue has changes in the
-            // order in which they happened. `enqueue` does not block, because a full queue
-            // rejects the request.
-            state.presence_unsent |=
-                store_writer::enqueue(registry, StoreRequest::Presence(change)).is_err();
+        let joins = what == "userconnect";
+        let log = registry.inner.log.as_ref();
+        let is_reported = log.is_some_and(|log| log.report_presence(name, username, joins));
+        drop(state);
+        if is_reported {
             continue;
         }
-        drop(state);
-        if let Err(error) = store_writer::publish_presence(registry, name, &event) {
+        if let Err(error) = update::publish_presence(registry, name, &event) {
             log::warn!("dropped the presence event {what} on {name:?}: {error}");
         }
     }

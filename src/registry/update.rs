@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::channels::{self, EventAccess, Private};
-use super::dedup::{Checked, DedupEntry};
+use super::dedup::{Checked, DedupEntry, Key};
 use super::ring::Entry;
 use super::state::HubState;
 use super::subscription::Notifiers;
-use super::{Published, Registry, patterns, store_writer};
+use super::{Published, Registry, patterns};
 use crate::error::PublishError;
 use crate::event::Event;
-use crate::store::Key;
 
 /// The maximum number of topics of one event.
 pub(crate) const TOPICS_MAX: usize = 100;
@@ -65,12 +64,11 @@ pub(super) fn publish(registry: &Registry, update: &Update<'_>) -> Result<Publis
     } else {
         topics
     };
-    if let Some(store_writer) = &registry.inner.store_writer {
+    if let Some(log) = &registry.inner.log {
         let began = Instant::now();
         let key = key.map(|key| Key::new(key, events, private));
-        let subscribers = prepare(registry, topics, private, key.as_ref())?;
-        let update = Update { topics, ..*update };
-        let published = store_writer::publish(store_writer, &update, subscribers)?;
+        let readers = prepare(registry, topics, private, key.as_ref())?;
+        let published = log.publish(&Update { topics, ..*update }, readers)?;
         registry.inner.counters.publish(events.len(), began.elapsed());
         return Ok(published);
     }
@@ -80,7 +78,7 @@ pub(super) fn publish(registry: &Registry, update: &Update<'_>) -> Result<Publis
 /// Publishes an update whose topics are valid, if the registry has no store.
 ///
 /// `presence` says whether the events are presence events.
-pub(super) fn publish_here(
+fn publish_here(
     registry: &Registry,
     update: &Update<'_>,
     presence: bool,
@@ -134,13 +132,30 @@ pub(super) fn publish_here(
     Ok(published)
 }
 
-/// Creates the channels of an event before the store writer publishes it.
+/// Publishes a presence event without waiting for a store.
 ///
-/// The calling thread matches the patterns, so that the store writer only has to look up the
+/// The threads of streams and the broadcaster call this function, and must not wait for a disk.
+pub(super) fn publish_presence(
+    registry: &Registry,
+    channel: &str,
+    event: &Event,
+) -> Result<(), PublishError> {
+    let Some(log) = &registry.inner.log else {
+        let events = std::slice::from_ref(event);
+        let update = Update { topics: &[channel], events, private: false, key: None };
+        return publish_here(registry, &update, true).map(drop);
+    };
+    prepare(registry, &[channel], false, None)?;
+    log.publish_presence(channel, event)
+}
+
+/// Creates the channels of an event before the event log publishes it.
+///
+/// The calling thread matches the patterns, so that the log's threads only have to look up the
 /// results. For a private event, returns how many streams may read it.
 ///
 /// Fails if there would be too many channels.
-pub(super) fn prepare(
+fn prepare(
     registry: &Registry,
     topics: &[&str],
     private: bool,

@@ -32,7 +32,7 @@ pub(in crate::http) fn list(exchange: &Exchange<'_>, parts: &[&str]) -> Result<R
     let hub = &exchange.server.hub;
     let last = hub.last_id();
     // While there is no event, a local id ends in 0, and the id of the shared log is 0-0.
-    let shared = hub.reaches_the_log().is_some();
+    let shared = hub.is_shared();
     let nothing_yet = if shared { last == EventId::ZERO } else { last.n == 0 };
     let last = if nothing_yet { "earliest".to_owned() } else { last.to_string() };
     let subscriptions = exchange.server.subscriptions.as_ref().ok_or_else(none)?;

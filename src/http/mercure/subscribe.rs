@@ -117,7 +117,7 @@ fn earliest(exchange: &Exchange<'_>, channels: &Channels, id: &str) -> String {
 fn newest(exchange: &Exchange<'_>, cursor: Option<EventId>) -> String {
     // Until the first event, the last id of this node is `EPOCH-0`, and the last id of a shared log
     // is `0-0`.
-    let shared = exchange.server.hub.reaches_the_log().is_some();
+    let shared = exchange.server.hub.is_shared();
     let known = cursor.filter(|id| if shared { *id != EventId::ZERO } else { id.n > 0 });
     known.map_or_else(|| EARLIEST.to_owned(), |id| id.to_string())
 }

@@ -11,7 +11,7 @@ use super::open_to_read;
 use super::tables::{problem, read};
 use crate::error::{StoreError, StoreProblem};
 use crate::id::EventId;
-use crate::store::{Record, StoreMeta};
+use crate::registry::{Record, StoreMeta};
 
 /// Statistics of a store file.
 ///

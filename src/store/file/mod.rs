@@ -15,12 +15,14 @@ mod disk;
 mod inspect;
 mod quiet;
 pub(crate) mod tables;
+mod writer;
 
 use std::fmt;
 use std::fs::{self, File as Handle, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redb::backends::FileBackend;
@@ -31,9 +33,12 @@ use self::disk::{DeferredFile, WriteHold};
 pub use self::inspect::{ChannelStats, Stats, export, stats};
 use self::quiet::catch_panic;
 use self::tables::{begin, problem, read, size, undo, write};
-use super::{Eviction, Record, Store, StoreMeta};
+pub(crate) use self::writer::{Store, start};
+use super::StoreTask;
+use crate::counters::Counters;
 use crate::error::{PublishError, StoreError, StoreProblem, is_full};
 use crate::id::EventId;
+use crate::registry::{Eviction, Record, Registry, RegistryOptions, StoreMeta};
 
 /// The size of redb's cache, in bytes. The cache holds the inner pages of the tree and uncommitted
 /// writes. The cache can be small, because streams read events from the rings in memory, not from
@@ -52,6 +57,16 @@ const TIDY_EVERY: u32 = 64;
 
 /// Opens the file; called at the start and after an error.
 pub(crate) type Opener = Box<dyn Fn() -> Result<Box<dyn StorageBackend>, StoreProblem> + Send>;
+
+/// Creates a registry with the events of the store at `path`, and the writer's task.
+pub(super) fn open(
+    path: &Path,
+    options: RegistryOptions,
+    counters: &Arc<Counters>,
+) -> Result<(Registry, Vec<StoreTask>), StoreError> {
+    let (registry, writer) = start(options, counters, |each| File::open(path, each))?;
+    Ok((registry, vec![StoreTask::new("store-writer", move |stop| writer.run(stop))]))
+}
 
 /// A store in a file.
 pub(crate) struct File {

@@ -31,7 +31,7 @@ use redb::{
 use crate::error::{EventError, StoreProblem};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::{ChannelLosses, Eviction, Floor, Key, Reach, Record, StoreMeta, Visibility};
+use crate::registry::{ChannelLosses, Eviction, Floor, Key, Reach, Record, StoreMeta, Visibility};
 
 /// The number of the newest format. It must increase with every change that an older version of
 /// threadcast cannot read.

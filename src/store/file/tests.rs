@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC, TOPICS};
 use super::*;
 use crate::event::Event;
-use crate::store::{ChannelLosses, Floor, Key, Reach, Visibility};
+use crate::registry::{ChannelLosses, Floor, Key, Reach, Visibility};
 
 /// A disk in a machine that can lose power.
 ///

@@ -7,28 +7,18 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Script, Value, cmd};
 
-use super::presence::time_of_day;
-use super::{Link, LogBounds, LogError, NodeReport, RedisUrl, begin, script};
+use super::membership::{from_json, time_of_day};
+use super::writer::LogBounds;
+use super::{Link, LogError, RedisUrl, begin, script};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::{Floor, Key, Reach, Record};
+use crate::registry::{Floor, Key, LogItem, NodeReport, Reach, Record};
 
 /// The maximum number of entries per read.
 const COUNT: usize = 1_000;
 
 /// How long one `XREAD` waits for a new entry.
 const BLOCK: Duration = Duration::from_millis(250);
-
-/// The next item of the log.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum LogItem {
-    /// An event.
-    Event(EventId, Record),
-    /// An order to all nodes to forget a channel's history, up to this floor.
-    Forget(EventId, Arc<str>, Floor),
-    /// A hole in the log: an unknown number of entries up to this id is missing.
-    Lost(EventId),
-}
 
 /// The status of the log, and the reports of the other nodes.
 #[derive(Debug)]
@@ -110,7 +100,7 @@ impl LogReader {
         };
         let others = (*version != self.version).then(|| {
             let mut all = NodeReport::default();
-            reports.iter().for_each(|report| all.add(NodeReport::from_json(report)));
+            reports.iter().for_each(|report| all.add(from_json(report)));
             all
         });
         self.version.clone_from(version);

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use redis::Script;
 
-use super::presence::time_of_day;
-use super::{Link, LogError, NodeReport, RedisUrl, begin, script};
+use super::membership::{time_of_day, to_json};
+use super::publisher::PresenceChange;
+use super::{Link, LogError, RedisUrl, begin, script};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::{Floor, Key, Reach, Visibility};
+use crate::registry::{Floor, Key, NodeReport, Reach, Visibility};
 
 /// How long a report of a node is valid, in milliseconds. A node without a valid report is
 /// evicted.
@@ -67,14 +68,6 @@ pub(crate) enum LogReply {
 
 /// The script's result for a key that was used for another request.
 const REUSED: &str = "reused";
-
-/// A change of presence: a name joins a channel on this node, or leaves it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PresenceChange {
-    pub(crate) channel: Arc<str>,
-    pub(crate) name: String,
-    pub(crate) joins: bool,
-}
 
 /// Writes to the shared log, for one node.
 pub(crate) struct LogWriter {
@@ -208,7 +201,7 @@ impl LogWriter {
         names: bool,
     ) -> Result<bool, LogError> {
         let mut call = begin(&self.refresh, last, self.bounds);
-        call.arg(&self.node).arg(time_of_day()).arg(REPORT_EXPIRY).arg(report.to_json());
+        call.arg(&self.node).arg(time_of_day()).arg(REPORT_EXPIRY).arg(to_json(report));
         if names {
             call.arg("1");
             for (channel, present) in &report.present {

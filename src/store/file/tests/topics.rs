@@ -2,7 +2,7 @@
 
 use super::super::tables::{PLAIN, TOPICS};
 use super::*;
-use crate::store::Reach;
+use crate::registry::Reach;
 
 /// Creates an event with the topic `a` and the topics `others`, which the topics `gone` have
 /// evicted.

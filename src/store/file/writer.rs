@@ -10,62 +10,88 @@
 //!  reply   ◀─────────  one to each publisher
 //! ```
 //!
-//! While one batch is written to the disk, requests for the next batch collect in the queue. So the
-//! more threads publish at once, the more events share one sync.
-//!
 //! # Invariants
 //!
 //! * **No subscriber sees an event that a crash could undo.** An event is added to the rings only
 //!   after the store has it, and the publisher gets its reply after that.
-//! * **A publisher waits for the disk, but never for a subscriber.** Threads that serve clients
-//!   must not wait for the disk either, so they publish presence events with [`publish_presence`].
 //! * **No I/O happens under the registry's lock.**
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{
-    Receiver, RecvTimeoutError, Sender, TryRecvError, at, bounded, never, select,
-};
+use crossbeam_channel::{Receiver, Sender};
 
-use super::dedup::{Checked, Last};
-use super::patterns::{self, PatternMatches};
-use super::state::{Evictions, HubState, StoredEvent};
-use super::subscription::Notifiers;
-use super::{Published, Registry, RegistryOptions, Update, time_of_day, update};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::event::Event;
 use crate::id::EventId;
-use crate::store::redis::PresenceChange;
-use crate::store::{Eviction, Key, Reach, Record, Store, StoreMeta};
+use crate::registry::{
+    Checked, EventLog, Eviction, HubState, Key, Last, LogItem, Published, Record, Registry,
+    RegistryOptions, Restoring, StoreMeta, Update, time_of_day,
+};
+use crate::store::queue::{self, PublishQueue, PublishRequest, StoreRequest};
 
-/// Creates a registry with the events of a store, and the writer for that store: see
-/// [`Registry::with_store`].
-pub(super) fn start<S: Store + 'static>(
+/// Creates a registry with the events of a store, and the writer for that store.
+///
+/// The caller must run the writer on a thread, because only the writer publishes events. `open` must
+/// open the store and call its argument with each stored event, in the order of ids.
+pub(crate) fn start<S: Store + 'static>(
     options: RegistryOptions,
     counters: &Arc<Counters>,
     open: impl FnOnce(&mut dyn FnMut(EventId, Record)) -> Result<(S, StoreMeta), StoreError>,
 ) -> Result<(Registry, StoreWriter), StoreError> {
-    let mut state = HubState::new(EventId::ZERO);
-    state.losses = Evictions::noted(); // events that do not fit are deleted from the file
+    let mut restoring = Restoring::new(options); // events that do not fit are deleted from the file
     let mut began = time_of_day();
     let (store, kept) = open(&mut |id, record| {
         began = began.max(record.at);
-        state.enter(StoredEvent::new(id, &record, &options), &options, &PatternMatches::default());
-        state.evict(options.history_total);
+        restoring.receive(LogItem::Event(id, record));
     })?;
-    state.restore(kept, &options);
-    let names: Vec<Arc<str>> = state.channels.keys().cloned().collect();
-    names.iter().for_each(|name| state.trim(name, began));
+    restoring.restore(kept);
     let (sender, queue) = PublishQueue::new();
-    let registry = Registry::of(state, options, counters, Some(sender), began);
+    let registry = restoring.start(began, counters, Box::new(FileLog(sender)));
     let (store, evictions) = (Box::new(store), Vec::new());
     let failing = false;
     let store_writer = StoreWriter { registry: registry.clone(), store, queue, evictions, failing };
     Ok((registry, store_writer))
+}
+
+/// A request to delete from the store the events that the rings have evicted.
+#[derive(Debug)]
+struct Sweep;
+
+/// The sending end of the store writer's queue.
+#[derive(Debug)]
+struct FileLog(Sender<StoreRequest<Sweep>>);
+
+impl EventLog for FileLog {
+    fn publish(
+        &self,
+        update: &Update<'_>,
+        readers: Option<usize>,
+    ) -> Result<Published, PublishError> {
+        queue::publish(&self.0, update, readers)
+    }
+
+    fn forget(&self, channel: &str) -> Result<bool, PublishError> {
+        queue::forget(&self.0, channel)
+    }
+
+    fn publish_presence(&self, channel: &str, event: &Event) -> Result<(), PublishError> {
+        let (channel, events) = (channel.into(), vec![event.clone()]);
+        let (key, reach, subscribers, reply) = (None, None, None, None);
+        let request =
+            PublishRequest { channel, events, key, reach, subscribers, reply, presence: true };
+        queue::enqueue(&self.0, StoreRequest::Publish(request))
+    }
+
+    fn delete_evicted(&self) {
+        // If the queue is full, this request may be dropped: the commits of the queued requests also
+        // delete the evicted events.
+        let _ = queue::enqueue(&self.0, StoreRequest::Other(Sweep));
+    }
 }
 
 /// Commits events to the store and adds them to the rings. See the [module](self).
@@ -74,7 +100,7 @@ pub(super) fn start<S: Store + 'static>(
 pub(crate) struct StoreWriter {
     registry: Registry,
     store: Box<dyn Store>,
-    queue: PublishQueue,
+    queue: PublishQueue<Sweep>,
     /// Evictions from the rings that the store has not recorded yet.
     evictions: Vec<Eviction>,
     /// Whether the last append failed. Only the first failure in a row is logged.
@@ -92,7 +118,7 @@ impl StoreWriter {
         }
     }
 
-    fn handle(&mut self, request: StoreRequest) {
+    fn handle(&mut self, request: StoreRequest<Sweep>) {
         match request {
             StoreRequest::Forget { channel, reply } => {
                 let _ = reply.send(self.forget(&channel)); // fails if the caller has ended
@@ -102,27 +128,28 @@ impl StoreWriter {
                 names.add(&request);
                 // The batch ends at a request that may repeat an event of this batch. That request
                 // can be checked only after this batch is in the dedup index.
-                let requests = self.queue.gather(request, |next| names.add(next));
+                let requests = self.queue.gather(request, |next| names.add(next), |Sweep| true);
                 self.publish(requests);
             }
-            // A file belongs to one node, so there is no other node to report presence to.
-            StoreRequest::Sweep | StoreRequest::Presence(_) => self.publish(Vec::new()),
+            StoreRequest::Other(Sweep) => self.publish(Vec::new()),
         }
     }
 
     fn publish(&mut self, requests: Vec<PublishRequest>) {
         let mut batch = PublishBatch::default();
         let now = self.registry.now();
-        let options = &self.registry.inner.options;
+        let options = self.registry.options();
         let mut state = self.registry.lock();
         let replies: Vec<_> = (requests.into_iter())
             .map(|mut request| (request.reply.take(), batch.add(request, &mut state, now, options)))
             .collect();
-        self.evictions.append(&mut state.losses.take());
+        self.evictions.append(&mut state.take_evictions());
         drop(state);
         let ids = self.append(&batch.records);
         if let Ok(ids) = &ids {
-            self.enter(&batch.records, ids);
+            let items = ids.iter().zip(batch.records);
+            let items = items.map(|(id, record)| LogItem::Event(*id, record));
+            self.registry.append(items.collect());
         }
         self.registry.lock().release(&batch.held);
         for (sender, pending) in replies {
@@ -162,42 +189,17 @@ impl StoreWriter {
         ids
     }
 
-    fn enter(&self, records: &[Record], ids: &[EventId]) {
-        let options = &self.registry.inner.options;
-        // Encode the events before taking the lock, to hold it for a short time.
-        let entered =
-            records.iter().zip(ids).map(|(record, id)| StoredEvent::new(*id, record, options));
-        let entered: Vec<StoredEvent> = entered.collect();
-        let names: BTreeSet<_> = records.iter().flat_map(Record::channels).collect();
-        // A set, so that each channel is notified once for its public events, and once for each
-        // list of topics of its private events.
-        let targets: BTreeSet<_> = entered.iter().flat_map(StoredEvent::targets).collect();
-        let now = self.registry.now();
-        // The publishers have matched the patterns against these channels already. Only channels
-        // that were evicted since then must be matched again.
-        let all: Vec<&Arc<str>> = targets.iter().map(|(name, _)| name).collect();
-        let (mut state, answers) = patterns::lock_to_enter(&self.registry, &all);
-        entered.into_iter().for_each(|entered| state.enter(entered, options, &answers));
-        names.iter().for_each(|name| state.trim(name, now));
-        state.evict(options.history_total);
-        let notifiers =
-            targets.iter().flat_map(|(name, private)| state.notifiers(name, private.as_ref()));
-        let notifiers: Vec<Notifiers> = notifiers.collect();
-        drop(state);
-        notifiers.iter().for_each(Notifiers::notify);
-    }
-
     /// Forgets a channel's history, first in the store and then in the ring.
     ///
     /// In this order, a crash between the two steps cannot bring the history back after its
     /// deletion was visible.
     fn forget(&mut self, name: &str) -> Result<bool, PublishError> {
         let mut state = self.registry.lock();
-        self.evictions.append(&mut state.losses.take());
-        let Some(channel) = state.channels.get(name) else { return Ok(false) };
-        let before = self.evictions.len();
-        self.evictions.extend(channel.ring.entries().map(|entry| Eviction::of(name, entry)));
+        self.evictions.append(&mut state.take_evictions());
+        let Some(evictions) = state.evictions_of(name) else { return Ok(false) };
         drop(state);
+        let before = self.evictions.len();
+        self.evictions.extend(evictions);
         if let Err(error) = self.append(&[]) {
             self.evictions.truncate(before); // the events are still in the ring
             return Err(error);
@@ -219,7 +221,7 @@ impl PublishBatch {
     /// Adds the new events of a request, by the same rules as
     /// [`Registry::publish_update`] without a store.
     ///
-    /// [`Registry::publish_update`]: super::Registry::publish_update
+    /// [`Registry::publish_update`]: crate::registry::Registry::publish_update
     fn add(
         &mut self,
         request: PublishRequest,
@@ -236,11 +238,9 @@ impl PublishBatch {
         };
         state.make_all(&topics, at, options)?;
         state.hold(&topics);
-        let streams = || topics.iter().map(|topic| state.count(topic, None)).sum();
+        let streams = || topics.iter().map(|topic| state.subscribers(topic)).sum();
         let subscribers = subscribers.unwrap_or_else(streams);
-        for topic in &topics {
-            state.ensure_stored(topic);
-        }
+        state.ensure_stored(&topics);
         self.held.extend(topics.iter().cloned());
         let begin = self.records.len();
         self.records.extend(events.into_iter().map(|event| {
@@ -313,248 +313,38 @@ impl BatchNames {
     }
 }
 
-/// The capacity of the queue, in requests. Each publisher has at most one request in the queue. So
-/// a publisher waits for a free slot only if more than this many publish at once.
-const CAPACITY: usize = 4_096;
-
-/// The approximate size of one commit, in bytes.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
-
-/// The cost of an event besides its texts, in bytes. An empty event also takes time to write: about
-/// as long as this many bytes of text.
-const EVENT_BYTES: usize = 128;
-
-/// A request to the thread that publishes.
-#[derive(Debug)]
-pub(super) enum StoreRequest {
-    Publish(PublishRequest),
-    Forget {
-        channel: Arc<str>,
-        reply: ReplySender<bool>,
-    },
-    /// Delete from the store the events that the rings have evicted.
-    Sweep,
-    /// Report to the other nodes that a presence name joins or leaves on this node.
-    Presence(PresenceChange),
-}
-
-#[derive(Debug)]
-pub(super) struct PublishRequest {
-    pub(super) channel: Arc<str>,
-    pub(super) events: Vec<Event>,
-    pub(super) key: Option<Key>,
-    /// The other topics and the privacy; see [`Record`].
-    pub(super) reach: Option<Arc<Reach>>,
-    /// The number of streams that may read the events, if they are private.
-    pub(super) subscribers: Option<usize>,
-    /// Sends the reply to the publisher; `None` if no thread waits for it.
-    pub(super) reply: Option<ReplySender<Published>>,
-    /// Whether the events are presence events.
-    pub(super) presence: bool,
-}
-
-type ReplySender<T> = Sender<Result<T, PublishError>>;
-
-impl PublishRequest {
-    /// Sends the reply, if a thread waits for it. It is not an error if that thread has ended.
-    pub(super) fn reply(self, published: Result<Published, PublishError>) {
-        let _ = self.reply.map(|reply| reply.send(published));
-    }
-
-    /// All channels of the request. The first one is the canonical topic of the events.
-    pub(super) fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
-        let others = self.reach.iter().flat_map(|reach| &reach.others);
-        std::iter::once(&self.channel).chain(others)
-    }
-
-    /// The cost of the request in a commit, in bytes. A client-supplied id is counted once per
-    /// topic, because it is looked up in each.
-    fn size(&self) -> usize {
-        let topics = self.topics().count();
-        let size = |event: &Event| {
-            let own = event.id().map_or(0, |own| (EVENT_BYTES + own.len()) * topics);
-            EVENT_BYTES + event.name().map_or(0, str::len) + own + event.data().len()
-        };
-        self.events.iter().map(size).sum()
-    }
-}
-
-/// The receiving end of the queue of requests to the thread that publishes: [`StoreWriter`] or
-/// [`LogPublisher`](super::shared_log::LogPublisher).
-///
-/// A publisher waits for the reply to its request. While the thread writes one batch, requests for
-/// the next batch collect in the queue.
-#[derive(Debug)]
-pub(super) struct PublishQueue {
-    receiver: Receiver<StoreRequest>,
-    /// A request that was received but could not be part of the batch before it.
-    held: Option<StoreRequest>,
-}
-
-impl PublishQueue {
-    /// Creates the queue, with its sending end.
-    pub(super) fn new() -> (Sender<StoreRequest>, Self) {
-        let (sender, receiver) = bounded(CAPACITY);
-        (sender, Self { receiver, held: None })
-    }
-
-    /// Waits for the next request, until `due` (`Timeout`) or until `stop` is disconnected.
+/// A store that belongs to one node.
+pub(crate) trait Store: fmt::Debug + Send {
+    /// Stores the records and deletes the evicted events, in one transaction.
     ///
-    /// The deadline and `stop` take precedence over requests, however many are in the queue.
-    pub(super) fn next(
+    /// Returns the ids of the records, in the order of `records`. Once this method returns `Ok`, no
+    /// crash and no power cut can undo the transaction. After an error, the method can be called
+    /// again.
+    fn append(
         &mut self,
-        stop: &Receiver<Infallible>,
-        due: Option<Instant>,
-    ) -> Result<StoreRequest, RecvTimeoutError> {
-        if stop.try_recv() == Err(TryRecvError::Disconnected) {
-            return Err(RecvTimeoutError::Disconnected);
-        }
-        if due.is_some_and(|due| due <= Instant::now()) {
-            return Err(RecvTimeoutError::Timeout);
-        }
-        if let Some(held) = self.held.take() {
-            return Ok(held);
-        }
-        select! {
-            recv(self.receiver) -> request => request.map_err(RecvTimeoutError::from),
-            recv(stop) -> _ => Err(RecvTimeoutError::Disconnected),
-            recv(due.map_or_else(never, at)) -> _ => Err(RecvTimeoutError::Timeout),
-        }
-    }
+        records: &[Record],
+        evictions: &[Eviction],
+    ) -> Result<Vec<EventId>, PublishError>;
 
-    /// Takes the next request if there is one. Does not wait.
-    pub(super) fn try_next(&mut self) -> Option<StoreRequest> {
-        self.held.take().or_else(|| self.receiver.try_recv().ok())
-    }
-
-    /// Collects the publish requests that can be in one batch with `first`.
-    ///
-    /// The batch ends when it has [`BATCH_BYTES`], at a request for which `fits` returns `false`,
-    /// or at a request of another kind.
-    pub(super) fn gather(
-        &mut self,
-        first: PublishRequest,
-        mut fits: impl FnMut(&PublishRequest) -> bool,
-    ) -> Vec<PublishRequest> {
-        let mut bytes = first.size();
-        let mut requests = vec![first];
-        while bytes < BATCH_BYTES {
-            match self.receiver.try_recv() {
-                Ok(StoreRequest::Publish(request)) if fits(&request) => {
-                    bytes += request.size();
-                    requests.push(request);
-                }
-                // Drop this request: every batch deletes the evicted events from the store anyway.
-                Ok(StoreRequest::Sweep) => {}
-                Ok(other) => {
-                    self.held = Some(other);
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        requests
-    }
-
-    /// Collects the presence changes that follow `first` in the queue, up to a request of another
-    /// kind.
-    pub(super) fn gather_changes(&mut self, first: PresenceChange) -> Vec<PresenceChange> {
-        let mut changes = vec![first];
-        while self.held.is_none() && changes.len() < CAPACITY {
-            match self.receiver.try_recv() {
-                Ok(StoreRequest::Presence(change)) => changes.push(change),
-                Ok(other) => self.held = Some(other),
-                Err(_) => break,
-            }
-        }
-        changes
-    }
-}
-
-/// Sends an update to the thread that publishes, and waits for the reply.
-pub(super) fn publish(
-    queue: &Sender<StoreRequest>,
-    update: &Update<'_>,
-    subscribers: Option<usize>,
-) -> Result<Published, PublishError> {
-    let Update { topics, events, private, key } = *update;
-    let (first, others) = topics.split_first().ok_or(PublishError::Nothing)?;
-    let others: Vec<Arc<str>> = others.iter().map(|topic| Arc::from(*topic)).collect();
-    let reach = Reach { private, others, gone: Vec::new() };
-    let reach = (reach != Reach::default()).then(|| Arc::new(reach));
-    let key = key.map(|key| Key::new(key, events, private));
-    call(queue, |reply| {
-        let (channel, events, key) = (Arc::from(*first), events.to_vec(), key);
-        let reply = Some(reply);
-        StoreRequest::Publish(PublishRequest {
-            channel,
-            events,
-            key,
-            reach,
-            subscribers,
-            reply,
-            presence: false,
-        })
-    })
-}
-
-/// Asks the thread that publishes to forget a channel's history, and waits for the reply.
-pub(super) fn forget(queue: &Sender<StoreRequest>, channel: &str) -> Result<bool, PublishError> {
-    call(queue, |reply| StoreRequest::Forget { channel: channel.into(), reply })
-}
-
-fn call<T>(
-    queue: &Sender<StoreRequest>,
-    request: impl FnOnce(ReplySender<T>) -> StoreRequest,
-) -> Result<T, PublishError> {
-    let (sender, receiver) = bounded(1);
-    queue.send(request(sender)).map_err(|_| stopped())?;
-    receiver.recv().unwrap_or_else(|_| Err(stopped()))
-}
-
-fn stopped() -> PublishError {
-    PublishError::Store { reason: "the server is stopping".into() }
-}
-
-/// Publishes a presence event without waiting for the store.
-///
-/// The threads of streams and the broadcaster call this function, and must not wait for a disk.
-pub(super) fn publish_presence(
-    registry: &Registry,
-    channel: &str,
-    event: &Event,
-) -> Result<(), PublishError> {
-    if registry.inner.store_writer.is_none() {
-        let events = std::slice::from_ref(event);
-        let update = Update { topics: &[channel], events, private: false, key: None };
-        return update::publish_here(registry, &update, true).map(drop);
-    }
-    update::prepare(registry, &[channel], false, None)?;
-    let (channel, events) = (channel.into(), vec![event.clone()]);
-    let (key, reach, subscribers, reply) = (None, None, None, None);
-    let request =
-        PublishRequest { channel, events, key, reach, subscribers, reply, presence: true };
-    enqueue(registry, StoreRequest::Publish(request))
-}
-
-/// Puts a request without a reply into the queue. Fails at once if the queue is full.
-pub(super) fn enqueue(registry: &Registry, request: StoreRequest) -> Result<(), PublishError> {
-    let full = || PublishError::Store { reason: "its queue is full".into() };
-    let sent =
-        registry.inner.store_writer.as_ref().map(|store_writer| store_writer.try_send(request));
-    sent.unwrap_or(Ok(())).map_err(|_| full())
+    /// Maintains the store. The store writer calls this method only after it has replied to the
+    /// publishers.
+    fn tidy(&mut self) {}
 }
 
 #[cfg(test)]
 mod tests {
     //! The store is fake: each test decides when every append ends, and its result.
 
+    use std::collections::BTreeSet;
     use std::thread::{self, JoinHandle};
+
+    use crossbeam_channel::bounded;
 
     use super::*;
     use crate::event::Framing;
-    use crate::registry::{Channels, Histories, History, Start, Subscription};
-    use crate::store::{ChannelLosses, Floor, Visibility};
+    use crate::registry::{
+        ChannelLosses, Channels, Floor, Histories, History, Start, Subscription, Visibility,
+    };
 
     /// The arguments of one append.
     type Append = (Vec<Record>, Vec<Eviction>);
@@ -585,6 +375,8 @@ mod tests {
 
     struct World {
         registry: Registry,
+        /// The receiving end of the queue, to see how many requests are in it.
+        queue: Receiver<StoreRequest<Sweep>>,
         appends: Receiver<Append>,
         /// `None` while the test ends. Without it, every append succeeds.
         results: Option<Sender<Result<(), PublishError>>>,
@@ -606,12 +398,13 @@ mod tests {
             let (decide, results) = bounded(100);
             let fake = FakeStore { last: kept.last, appends: appended, results };
             let (registry, store_writer) =
-                Registry::with_store(options, &Arc::default(), |_| Ok((fake, kept))).unwrap();
+                start(options, &Arc::default(), |_| Ok((fake, kept))).unwrap();
+            let queue = store_writer.queue.receiver();
             let (running, stop) = bounded(0);
             let store_writer = thread::spawn(move || store_writer.run(&stop));
             let (results, running, store_writer) =
                 (Some(decide), Some(running), Some(store_writer));
-            Self { registry, appends, results, running, store_writer }
+            Self { registry, queue, appends, results, running, store_writer }
         }
 
         /// Publishes on a new thread.
@@ -627,9 +420,13 @@ mod tests {
 
         /// Waits until this many requests are in the queue.
         fn wait_for_requests(&self, count: usize) {
-            while self.registry.inner.store_writer.as_ref().unwrap().len() < count {
+            while self.queue.len() < count {
                 thread::yield_now();
             }
+        }
+
+        fn has_channel(&self, name: &str) -> bool {
+            self.registry.list().iter().any(|channel| channel.name == name)
         }
 
         fn subscribe(&self) -> Subscription {
@@ -784,12 +581,12 @@ mod tests {
         let one = world.publish(Event::new("x"), None);
         world.appends.recv().unwrap(); // the append has begun and not ended
         world.registry.sweep();
-        assert!(world.registry.lock().channels.contains_key("a"), "the channel was swept");
+        assert!(world.has_channel("a"), "the channel was swept");
         world.decide(Err(PublishError::Store { reason: "full".into() }));
         assert!(one.join().unwrap().is_err());
         // After the append has failed, the channel can be swept.
         world.decide(Ok(()));
-        while world.registry.lock().channels.contains_key("a") {
+        while world.has_channel("a") {
             world.registry.sweep();
             thread::yield_now();
         }
@@ -807,88 +604,5 @@ mod tests {
             text += &read(&mut watcher);
             thread::yield_now();
         }
-    }
-
-    fn request(events: usize, event: &Event) -> PublishRequest {
-        let events = vec![event.clone(); events];
-        let (key, reach, subscribers, reply) = (None, None, None, None);
-        let (channel, presence) = ("a".into(), false);
-        PublishRequest { channel, events, key, reach, subscribers, reply, presence }
-    }
-
-    fn joins() -> StoreRequest {
-        StoreRequest::Presence(PresenceChange {
-            channel: "a".into(),
-            name: "ada".into(),
-            joins: true,
-        })
-    }
-
-    #[test]
-    fn a_batch_of_empty_events_is_bounded() {
-        let (sender, mut queue) = PublishQueue::new();
-        for _ in 0..100 {
-            sender.send(StoreRequest::Publish(request(1_000, &Event::new("")))).unwrap();
-        }
-        let first = request(1_000, &Event::new(""));
-        let batch = queue.gather(first, |_| true);
-        let most = BATCH_BYTES / EVENT_BYTES / 1_000 + 1;
-        assert!((2..=most).contains(&batch.len()), "{} of {most}", batch.len());
-        assert_eq!(queue.receiver.len(), 101 - batch.len(), "the others are still in the queue");
-    }
-
-    #[test]
-    fn a_request_costs_its_lookups_in_each_topic() {
-        let named = Event::new("x").with_id("request-7").unwrap();
-        let one = request(1, &named);
-        let others = ["b", "c"].map(Arc::from).to_vec();
-        let reach = Some(Arc::new(Reach { others, ..Reach::default() }));
-        let wide = PublishRequest { reach, ..request(1, &named) };
-        assert!(request(1, &Event::new("x")).size() < one.size());
-        assert_eq!(wide.size() - one.size(), 2 * (EVENT_BYTES + "request-7".len()));
-    }
-
-    #[test]
-    fn deadline_comes_first_then_the_held_request() {
-        let ((sender, mut queue), (running, stop)) = (PublishQueue::new(), bounded(0));
-        let publish = || StoreRequest::Publish(request(1, &Event::new("")));
-        for _ in 0..3 {
-            sender.send(joins()).unwrap();
-            sender.send(publish()).unwrap();
-        }
-        let Ok(StoreRequest::Presence(first)) = queue.next(&stop, None) else {
-            panic!("the request is in the queue")
-        };
-        assert_eq!(
-            queue.gather_changes(first).len(),
-            1,
-            "the request behind it is of another kind"
-        );
-        let now = Some(Instant::now());
-        assert_eq!(queue.next(&stop, now).unwrap_err(), RecvTimeoutError::Timeout);
-        let Ok(StoreRequest::Publish(held)) = queue.next(&stop, None) else {
-            panic!("the request was held")
-        };
-        assert_eq!(queue.gather(held, |_| true).len(), 1);
-        drop(running);
-        assert_eq!(queue.next(&stop, None).unwrap_err(), RecvTimeoutError::Disconnected);
-        let rest: Vec<StoreRequest> = std::iter::from_fn(|| queue.try_next()).collect();
-        let [
-            StoreRequest::Presence(_),
-            StoreRequest::Publish(_),
-            StoreRequest::Presence(_),
-            StoreRequest::Publish(_),
-        ] = &rest[..]
-        else {
-            panic!("{rest:?}");
-        };
-    }
-
-    #[test]
-    fn waiting_for_a_request_ends_at_the_deadline() {
-        let ((_sender, mut queue), (_running, stop)) = (PublishQueue::new(), bounded(0));
-        let due = Instant::now() + std::time::Duration::from_millis(20);
-        assert_eq!(queue.next(&stop, Some(due)).unwrap_err(), RecvTimeoutError::Timeout);
-        assert!(Instant::now() >= due);
     }
 }
