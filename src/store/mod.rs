@@ -92,8 +92,11 @@ pub(crate) fn open(
 pub(crate) struct StoreTask {
     /// The name of the thread.
     pub(crate) name: &'static str,
-    run: Box<dyn FnOnce(&Receiver<Infallible>) + Send>,
+    run: Run,
 }
+
+/// A function that works until its argument is disconnected.
+type Run = Box<dyn FnOnce(&Receiver<Infallible>) + Send>;
 
 impl StoreTask {
     fn new(name: &'static str, run: impl FnOnce(&Receiver<Infallible>) + Send + 'static) -> Self {
