@@ -1,21 +1,28 @@
-//! Reads a request's body (RFC 9112 §6–§7), which has a Content-Length or is chunked.
+//! Reads and decodes a request's body.
 //!
-//! The server reads the whole body before it uses any of it. The size of the body and the time to
-//! read it are limited.
+//! The body has a Content-Length or is chunked (RFC 9112 §6–§7), and its content coding is gzip or
+//! identity (RFC 9110 §8.4). The server reads the whole body before it uses any of it. The size of
+//! the body, before and after decompression, and the time to read it are limited.
 
-use std::io;
+use std::io::{self, Read};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use flate2::read::MultiGzDecoder;
 use httparse::Status;
 
 use super::answer::CONTINUE;
 use super::error::HttpError;
 use super::inbound::{Inbound, is_timeout};
 use super::request::{BodyLength, Request};
-use crate::limits::HEADERS_MAX;
+use crate::limits::{HEADERS_MAX, STACK};
+use crate::process::check_address_space;
 
 /// The maximum length of a chunk's size line with its extension, and of the trailer, in bytes.
 const LINE_MAX: usize = 4 * 1024;
+
+/// The stack of a decompressing thread, in bytes.
+const DECODER_STACK: usize = 4 * STACK;
 
 /// The maximum length of a body.
 #[derive(Debug, Clone, Copy)]
@@ -220,10 +227,92 @@ fn too_long(limit: Limit) -> HttpError {
     too_large("the body", limit).closing()
 }
 
-pub(super) fn too_large(what: &str, Limit { bytes, set_by }: Limit) -> HttpError {
+fn too_large(what: &str, Limit { bytes, set_by }: Limit) -> HttpError {
     HttpError::new(413, format!("{what} is longer than {bytes} bytes ({set_by}); send less"))
 }
 
 fn cut_off() -> HttpError {
     HttpError::malformed("the connection ended before the whole body arrived; send it again")
+}
+
+/// The content coding of a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    Identity,
+    Gzip,
+}
+
+impl Coding {
+    /// Returns the coding that the request names. Fails with 415 if the request names a coding
+    /// other than gzip and identity, or gzip several times.
+    pub(super) fn of(request: &Request) -> Result<Self, HttpError> {
+        let values = request.headers("content-encoding");
+        let codings = values.flat_map(|value| value.split(|byte| *byte == b','));
+        let codings = codings.map(<[u8]>::trim_ascii);
+        let mut codings = codings
+            .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"));
+        match (codings.next(), codings.next()) {
+            (None, _) => Ok(Self::Identity),
+            (Some(gzip), None) if is_gzip(gzip) => Ok(Self::Gzip),
+            _ => {
+                let detail = "the server does not support this Content-Encoding; use gzip alone, \
+                              or send the body uncompressed";
+                Err(HttpError::new(415, detail).with("Accept-Encoding", "gzip"))
+            }
+        }
+    }
+
+    /// Decodes the body. Fails if the decompressed body is longer than `limit`.
+    pub(super) fn decode(self, body: Vec<u8>, limit: Limit) -> Result<Vec<u8>, HttpError> {
+        match self {
+            Self::Identity => Ok(body),
+            Self::Gzip => on_decoder_thread(|| gunzip(&body, limit)),
+        }
+    }
+}
+
+fn is_gzip(coding: &[u8]) -> bool {
+    // `gzip` and `x-gzip` are equivalent (RFC 9110 §8.4.1.3).
+    [&b"gzip"[..], b"x-gzip"].iter().any(|name| coding.eq_ignore_ascii_case(name))
+}
+
+/// Runs `decode` on a short-lived thread with a larger stack.
+///
+/// The decompressor builds 43 KB of state on the stack, and the stack of a connection's thread has
+/// only 64 KiB.
+fn on_decoder_thread(
+    decode: impl FnOnce() -> Result<Vec<u8>, HttpError> + Send,
+) -> Result<Vec<u8>, HttpError> {
+    let no_thread = || {
+        let detail = "the server cannot create a thread to decompress the body; retry, or send \
+                      it uncompressed";
+        HttpError::new(503, detail).with("Retry-After", "1")
+    };
+    thread::scope(|scope| {
+        check_address_space(DECODER_STACK).map_err(|_| no_thread())?;
+        let thread = thread::Builder::new().name("gunzip".into()).stack_size(DECODER_STACK);
+        let thread = thread.spawn_scoped(scope, decode).map_err(|_| no_thread())?;
+        thread.join().unwrap_or_else(|_panic| Err(corrupt_body()))
+    })
+}
+
+/// Decompresses `body`, and stops at the limit, so that a small compressed body cannot fill the
+/// memory.
+fn gunzip(body: &[u8], limit: Limit) -> Result<Vec<u8>, HttpError> {
+    let mut decoded = Vec::new();
+    let max = u64::try_from(limit.bytes).unwrap_or(u64::MAX).saturating_add(1);
+    let read = MultiGzDecoder::new(body).take(max).read_to_end(&mut decoded);
+    if decoded.len() > limit.bytes {
+        return Err(too_large("the decompressed body", limit));
+    }
+    match read {
+        Ok(_) if !body.is_empty() => Ok(decoded),
+        _ => Err(corrupt_body()),
+    }
+}
+
+fn corrupt_body() -> HttpError {
+    let detail = "the body has Content-Encoding: gzip but is not valid gzip data, or is \
+                  incomplete; compress it again, or send it uncompressed";
+    HttpError::new(400, detail)
 }

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::access::local::Locality;
-use super::body;
-use super::coding::Coding;
+use super::body::{self, Coding};
 use super::error::HttpError;
 use super::forwarded::Client;
 use super::inbound::Inbound;

@@ -15,7 +15,6 @@ mod answer;
 mod assets;
 pub(crate) mod body;
 mod channels;
-mod coding;
 mod conditional;
 mod config;
 mod connection;
