@@ -21,7 +21,6 @@ mod connection;
 mod connections;
 pub(crate) mod cookie;
 mod cors;
-mod cursor;
 pub(crate) mod error;
 mod exchange;
 pub(crate) mod forwarded;

@@ -8,7 +8,6 @@ use std::any::Any;
 use super::subscriptions::{Selected, StreamSubscriptions};
 use crate::http::access::{Api, ReadAccess};
 use crate::http::answer::Headers;
-use crate::http::cursor::{is_given, last_event_id};
 use crate::http::error::HttpError;
 use crate::http::exchange::Exchange;
 use crate::http::forwarded::is_trusted;
@@ -170,8 +169,8 @@ fn is_reserved_name(name: &str) -> bool {
 ///
 /// The id may be empty; the client then gets the id of the newest event in a response header.
 fn cursor(exchange: &Exchange<'_>) -> Result<Option<String>, HttpError> {
-    let is_given = || is_given(&exchange.request).then(String::new);
-    let cursor = last_event_id(&exchange.request)?.or_else(is_given);
+    let is_given = || streams::has_last_event_id(&exchange.request).then(String::new);
+    let cursor = streams::last_event_id(&exchange.request)?.or_else(is_given);
     // The response repeats the id in a header, where a control character could begin a new header
     // line. Other characters that ids must not contain today are accepted, because ids of earlier
     // versions may contain them.
