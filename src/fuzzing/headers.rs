@@ -12,8 +12,9 @@ use ipnet::IpNet;
 use percent_encoding::percent_decode;
 use ring::digest;
 
+use crate::http::access::credentials::session_cookie;
 use crate::http::request::Request;
-use crate::http::{cookie, forwarded, publish, websocket};
+use crate::http::{forwarded, publish, websocket};
 
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
@@ -61,7 +62,7 @@ fn check_cookie(request: &Request) {
     let pairs = lists.iter().flat_map(|list| list.split(|byte| *byte == b';'));
     let mut values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(b"threadcast_token="));
     let expected: Option<Vec<u8>> = values.next().map(|value| percent_decode(value).collect());
-    assert_eq!(cookie::session(request), expected);
+    assert_eq!(session_cookie(request), expected);
 }
 
 /// Checks that a WebSocket handshake is accepted only for version 13 with a key, and answered as

@@ -9,7 +9,7 @@
 //! 4. what a handler sees: `exchange` and `access`; what it returns: `reply`
 //! 5. `server_state`, `config`, and the parts of a request and a response
 
-mod access;
+pub(crate) mod access;
 mod admission;
 mod answer;
 mod assets;
@@ -19,7 +19,6 @@ mod conditional;
 mod config;
 mod connection;
 mod connections;
-pub(crate) mod cookie;
 mod cors;
 pub(crate) mod error;
 mod exchange;

@@ -5,9 +5,8 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
-use super::access::ReadAccess;
+use super::access::{ReadAccess, SESSION};
 use super::answer::Answer;
-use super::cookie::SESSION;
 use super::error::HttpError;
 use super::exchange::Exchange;
 use super::reply::Reply;

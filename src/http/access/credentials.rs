@@ -1,13 +1,18 @@
-//! Finds the token of a request (RFC 6750, and Mercure's cookies).
+//! Finds the token of a request (RFC 6750 §2, and cookies), and creates the error responses to
+//! requests whose token is missing, invalid or insufficient (RFC 6750 §3).
 //!
 //! [`token`] searches the header, the query and the cookie in this order, and returns the first
 //! token that it finds. The query and Mercure's cookies are searched only on Mercure's paths. Other
 //! paths ignore a token in the query, because a token in a URL ends up in logs.
 
-use super::challenge::malformed;
-use crate::http::cookie;
+use percent_encoding::percent_decode;
+
+use crate::http::config::Config;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
+
+/// The name of the session cookie. Its value is the token for reading, percent-encoded.
+pub(in crate::http) const SESSION: &str = "threadcast_token";
 
 /// The name of the cookie that holds a browser's token in Mercure's current generation.
 pub(in crate::http) const COOKIE: &str = "__Secure-mercure_access_token";
@@ -72,19 +77,34 @@ pub(super) fn token(request: &Request, api: Api) -> Result<Option<Credentials>, 
     }
     Ok(match api {
         Api::Own => session(request),
-        Api::Mercure => cookie(COOKIES.iter().find_map(|name| cookie::cookie(request, name))),
+        Api::Mercure => from_cookie(COOKIES.iter().find_map(|name| cookie(request, name))),
     })
 }
 
 /// Returns the token in the request's session cookie.
 pub(super) fn session(request: &Request) -> Option<Credentials> {
-    cookie(cookie::session(request))
+    from_cookie(session_cookie(request))
+}
+
+/// Returns the value of the request's session cookie.
+pub(crate) fn session_cookie(request: &Request) -> Option<Vec<u8>> {
+    cookie(request, SESSION)
+}
+
+/// Returns the decoded value of the request's cookie with the name `wanted`.
+fn cookie(request: &Request, wanted: &str) -> Option<Vec<u8>> {
+    let mut cookies = request.headers("cookie").flat_map(|list| list.split(|byte| *byte == b';'));
+    let value = cookies.find_map(|pair| {
+        let (name, value) = pair.trim_ascii().split_at_checked(wanted.len())?;
+        (name == wanted.as_bytes()).then(|| value.strip_prefix(b"=")).flatten()
+    });
+    value.map(|value| percent_decode(value).collect())
 }
 
 /// Returns a cookie's token as credentials.
 ///
 /// An empty cookie counts as no token, because the server deletes a cookie by setting it to empty.
-fn cookie(token: Option<Vec<u8>>) -> Option<Credentials> {
+fn from_cookie(token: Option<Vec<u8>>) -> Option<Credentials> {
     let token = token.filter(|token| !token.is_empty());
     token.map(|token| Credentials { token, carrier: Carrier::Cookie })
 }
@@ -104,9 +124,53 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
     is_bearer.then(|| token.trim_ascii())
 }
 
+/// The response header that says which token the request needs.
+const CHALLENGE: &str = "WWW-Authenticate";
+
+/// Returns the 401 for a request that needs a token but has none.
+pub(super) fn missing(config: &Config) -> HttpError {
+    let error = HttpError::new(401, "this request needs a token; send Authorization: Bearer TOKEN");
+    error.with(CHALLENGE, challenge(None, config))
+}
+
+/// Returns the 401 for an invalid token.
+///
+/// Only the log contains `reason`, because in the response the reason would help an attacker to
+/// guess a token.
+pub(super) fn invalid(reason: &'static str, config: &Config) -> HttpError {
+    let error =
+        HttpError::new(401, "the token is not valid; ask the operator of this server for one");
+    let error = error.logged(reason);
+    error.with(CHALLENGE, challenge(Some("invalid_token"), config))
+}
+
+/// Returns the 403 for a valid token that does not allow the request.
+pub(super) fn insufficient(config: &Config) -> HttpError {
+    let error = HttpError::new(403, "the token does not allow this; send one that does");
+    let error = error.logged("it gives no right to this topic or action");
+    error.with(CHALLENGE, challenge(Some("insufficient_scope"), config))
+}
+
+/// Returns the 400 for a request whose token is empty or ambiguous.
+fn malformed(detail: &'static str) -> HttpError {
+    HttpError::new(400, detail).with(CHALLENGE, "Bearer error=\"invalid_request\"")
+}
+
+fn challenge(error: Option<&str>, config: &Config) -> String {
+    let mut challenge = "Bearer".to_owned();
+    let error = error.map(|error| format!("error=\"{error}\""));
+    let metadata = config.metadata_url().map(|url| format!("resource_metadata=\"{url}\""));
+    for (index, parameter) in error.into_iter().chain(metadata).enumerate() {
+        challenge.push_str(if index == 0 { " " } else { ", " });
+        challenge.push_str(&parameter);
+    }
+    challenge
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::config::Mercure;
 
     fn request(target: &str, headers: &str) -> Box<Request> {
         let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
@@ -163,5 +227,34 @@ mod tests {
             let error = token(&request(target, headers), Api::Mercure).unwrap_err();
             assert_eq!(error.status, 400, "{target} {headers}");
         }
+    }
+
+    #[test]
+    fn session_token_is_found_among_other_cookies() {
+        for (cookie, expected) in [
+            ("threadcast_token=a%2Db", Some(&b"a-b"[..])),
+            ("x=1; threadcast_token=a; y=2", Some(b"a")),
+            ("threadcast_tokens=a", None),
+            ("x=threadcast_token=a", None),
+            ("", None),
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
+            let (request, _) = Request::parse(head.as_bytes()).unwrap().unwrap();
+            assert_eq!(session_cookie(&request).as_deref(), expected, "{cookie}");
+        }
+    }
+
+    #[test]
+    fn challenge_names_the_resource_metadata() {
+        let config = Config {
+            mercure: Mercure::On,
+            jwt_audience: Some("https://a.example/.well-known/mercure".into()),
+            ..Config::default()
+        };
+        let metadata = "https://a.example/.well-known/oauth-protected-resource/.well-known/mercure";
+        assert_eq!(challenge(None, &config), format!("Bearer resource_metadata=\"{metadata}\""));
+        let both = format!("Bearer error=\"invalid_token\", resource_metadata=\"{metadata}\"");
+        assert_eq!(challenge(Some("invalid_token"), &config), both);
+        assert_eq!(challenge(None, &Config { mercure: Mercure::Off, ..config }), "Bearer");
     }
 }

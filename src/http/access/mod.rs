@@ -4,10 +4,9 @@
 //! [`local::Locality`] is computed once from the connection and the headers. Every route checks one of
 //! these three.
 
-mod challenge;
-mod credentials;
+pub(crate) mod credentials;
 pub(super) mod local;
 mod permissions;
 
-pub(super) use self::credentials::{Api, COOKIE};
+pub(super) use self::credentials::{Api, COOKIE, SESSION};
 pub(super) use self::permissions::{PublishAccess, ReadAccess};

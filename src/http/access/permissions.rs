@@ -8,8 +8,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::challenge::{insufficient, invalid, missing};
-use super::credentials::{self, Api, Carrier, Credentials};
+use super::credentials::{self, Api, Carrier, Credentials, insufficient, invalid, missing};
 use super::local::{is_foreign, origin_of};
 use crate::http::config::Config;
 use crate::http::error::HttpError;
