@@ -4,17 +4,20 @@
 //! `Connection` and `Upgrade`, which the builder of `tiny_http` drops on purpose, and bodies that
 //! are not in memory.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice, Write};
+use std::iter;
+use std::mem;
 use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
+use serde_json::Value;
 use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
 use crate::event::Framing;
-use crate::limits::FILE_CHUNK;
+use crate::limits::{FILE_CHUNK, LIST_PIECE};
 
 /// The value of the `Server` header.
 const SERVER: &str = concat!("threadcast/", env!("CARGO_PKG_VERSION"));
@@ -128,11 +131,24 @@ impl Answer {
         framing == Framing::Plain && matches!(self.body, Body::Pieces(_))
     }
 
-    pub(crate) fn json(value: &serde_json::Value) -> Self {
+    pub(crate) fn json(value: &Value) -> Self {
         Self::new(200)
             .with("Content-Type", "application/json")
             .with("Cache-Control", "no-store")
             .with_body(value.to_string().into_bytes())
+    }
+
+    /// Returns a response with a JSON document whose last field, `key`, is a list that is sent in
+    /// pieces.
+    pub(crate) fn json_list(
+        document: &Value,
+        key: &str,
+        items: impl Iterator<Item = Value> + Send + 'static,
+    ) -> Self {
+        Self::new(200)
+            .with("Content-Type", "application/json")
+            .with("Cache-Control", "no-store")
+            .with_pieces(list_pieces(document, key, items))
     }
 
     pub(crate) fn text(body: &'static str) -> Self {
@@ -276,6 +292,38 @@ fn write_pieces(
     out.write_all(&bytes)
 }
 
+/// Returns the JSON text of the object `document` in pieces, with the list added as the last field.
+///
+/// So the memory for a response does not depend on the length of the list, and no more pieces are
+/// created after the client has disconnected.
+pub(crate) fn list_pieces<V: Borrow<Value>, I: Iterator<Item = V>>(
+    document: &Value,
+    key: &str,
+    items: I,
+) -> impl Iterator<Item = Vec<u8>> + use<V, I> {
+    let mut piece = document.to_string().into_bytes();
+    piece.pop(); // the closing brace
+    if piece.len() > 1 {
+        piece.push(b',');
+    }
+    piece.extend(format!("{}:[", Value::from(key)).into_bytes());
+    let (mut items, mut is_first) = (items.fuse(), true);
+    let mut end = Some(b"]}");
+    iter::from_fn(move || {
+        while piece.len() < LIST_PIECE {
+            let Some(item) = items.next() else {
+                piece.extend_from_slice(end.take()?);
+                break;
+            };
+            if !mem::replace(&mut is_first, false) {
+                piece.push(b',');
+            }
+            piece.extend(item.borrow().to_string().into_bytes());
+        }
+        Some(mem::take(&mut piece))
+    })
+}
+
 /// Returns the reason phrase of a status.
 pub(crate) fn reason(status: u16) -> &'static str {
     StatusCode(status).default_reason_phrase()
@@ -358,6 +406,8 @@ fn header(name: &str, value: &str) -> Header {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn written(answer: Answer, head_only: bool) -> String {
@@ -399,6 +449,20 @@ mod tests {
         pieces(3).write(&mut bytes, true, false, Framing::Plain).unwrap();
         let text = String::from_utf8(bytes).unwrap();
         assert!(text.ends_with("\r\n\r\npiecepiecepiece") && !text.contains("Transfer"), "{text}");
+    }
+
+    #[test]
+    fn list_pieces_form_one_document_and_are_short() {
+        for count in [0, 1, 2, 1_000] {
+            let items: Vec<Value> = (0..count).map(|n| json!({ "n": n, "of": "\"[,]" })).collect();
+            for mut document in [json!({}), json!({ "a": 1 })] {
+                let pieces: Vec<Vec<u8>> =
+                    list_pieces(&document, "list", items.clone().into_iter()).collect();
+                assert!(pieces.iter().all(|piece| piece.len() < LIST_PIECE + 100));
+                document["list"] = items.clone().into();
+                assert_eq!(pieces.concat(), document.to_string().into_bytes());
+            }
+        }
     }
 
     /// A writer that takes at most three bytes at a time.

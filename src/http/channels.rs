@@ -8,7 +8,7 @@ use super::error::HttpError;
 use super::exchange::Exchange;
 use super::mercure::reserved::check_event_name;
 use super::reply::Reply;
-use super::{listing, publish, streams};
+use super::{publish, streams};
 use crate::demo;
 use crate::event::Event;
 use crate::registry::ChannelInfo;
@@ -28,7 +28,7 @@ fn list(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let reader = ReadAccess::of(exchange, Api::Own)?;
     reader.check_all(exchange)?;
     let channels = exchange.server.hub.channels(&reader.readable()).map(|channel| info(&channel));
-    Ok(Reply::Answer(listing::answer(&json!({}), "channels", channels)))
+    Ok(Reply::Answer(Answer::json_list(&json!({}), "channels", channels)))
 }
 
 fn info(channel: &ChannelInfo) -> Value {
@@ -87,7 +87,7 @@ pub(super) fn subscribers(exchange: &Exchange<'_>, name: &str) -> Result<Reply, 
     let present =
         present.map(|(username, streams)| json!({ "username": username, "streams": streams }));
     let document = json!({ "channel": name, "subscribers": hub.subscribers(name) });
-    Ok(Reply::Answer(listing::answer(&document, "present", present)))
+    Ok(Reply::Answer(Answer::json_list(&document, "present", present)))
 }
 
 /// `POST /send-data`: publishes a message to the demo chat and returns it.

@@ -26,7 +26,6 @@ pub(crate) mod forwarded;
 mod inbound;
 mod lab;
 mod listener;
-mod listing;
 mod log_limit;
 pub(crate) mod mercure;
 pub(crate) mod publish;

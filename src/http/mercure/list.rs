@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 use super::reserved::{EVENT_NAME, LINK};
 use super::subscriptions::{CONTEXT, Subscriptions, topic};
 use crate::http::access::{Api, ReadAccess};
-use crate::http::answer::Answer;
+use crate::http::answer::{Answer, list_pieces};
 use crate::http::error::HttpError;
 use crate::http::exchange::Exchange;
-use crate::http::listing;
 use crate::http::reply::Reply;
 use crate::id::EventId;
 
@@ -65,7 +64,7 @@ pub(in crate::http) fn list(exchange: &Exchange<'_>, parts: &[&str]) -> Result<R
         add_id(&mut document);
         let documents = below(subscriptions.clone(), path, parts);
         let answer = Answer::new(200).with("Content-Type", content_type);
-        answer.with_pieces(listing::pieces(&document, "subscriptions", documents))
+        answer.with_pieces(list_pieces(&document, "subscriptions", documents))
     };
     let link = format!(
         "{LINK}; last-event-id=\"{last}\"; type=\"{EVENT_NAME}\"; content-type=\"application/json\""
