@@ -9,12 +9,10 @@
 //! that implements this interface.
 
 mod decoder;
-mod http;
+pub(crate) mod http;
 mod lines;
 mod listen;
-mod print;
 mod publish;
-pub(crate) mod redirect;
 
 use std::io;
 use std::time::Duration;

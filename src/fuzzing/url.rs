@@ -6,7 +6,8 @@
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
-use crate::client::{ServerUrl, redirect};
+use crate::client::ServerUrl;
+use crate::client::http::resolve;
 
 /// Checks a server's URL, a `Location` and a channel's name.
 pub fn check(bytes: &[u8]) {
@@ -22,10 +23,10 @@ pub fn check(bytes: &[u8]) {
     assert_eq!(percent_decode_str(last).decode_utf8().ok().as_deref(), Some(name), "{channel}");
     assert!(!matches!(last, "." | ".."), "{channel}");
     let Ok(base) = channel.parse::<Uri>() else { return };
-    let Some(target) = redirect::resolve(&base, location) else { return };
+    let Some(target) = resolve(&base, location) else { return };
     assert!(matches!(target.scheme_str(), Some("http" | "https")), "{target}");
     assert!(target.host().is_some_and(|host| !host.is_empty()), "{target}");
     let written = target.to_string();
     assert!(!written.contains(|c: char| c.is_control() || c == ' '), "{written}");
-    assert_eq!(redirect::resolve(&base, &written).map(|uri| uri.to_string()), Some(written));
+    assert_eq!(resolve(&base, &written).map(|uri| uri.to_string()), Some(written));
 }
