@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Process, TIMEOUT, TestClient, allow_descriptors, say, wait_until};
+use crate::common::{Process, TIMEOUT, TestClient, allow_descriptors, pace, say, wait_until};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
@@ -151,18 +151,14 @@ impl LoadClients {
 /// ones to the channel of the stuck clients.
 fn publish(addr: SocketAddr, stop: &AtomicBool, published: &AtomicU64) {
     let mut client = TestClient::connect(addr);
-    let (_never, timer) = crossbeam_channel::bounded::<()>(0);
     let big = "x".repeat(30_000);
     let started = Instant::now();
     for number in 0_u64.. {
         if stop.load(Ordering::Acquire) {
             return;
         }
-        let _ = timer.recv_deadline(
-            started
-                + Duration::from_secs(1) * u32::try_from(number).expect("the number fits into u32")
-                    / u32::try_from(PUBLISHED_A_SECOND).expect("the rate fits into u32"),
-        );
+        let due = Duration::from_millis(number * 1_000 / PUBLISHED_A_SECOND);
+        pace(due.saturating_sub(started.elapsed()));
         let (channel, data) = match number % 50 {
             0 => ("big".to_owned(), big.clone()),
             _ => (format!("c{}", number % CHANNELS), String::new()),
