@@ -15,7 +15,8 @@ use std::str::FromStr;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-pub use self::costs::{Cost, Costs};
+pub(crate) use self::costs::Cost;
+pub use self::costs::Costs;
 use self::costs::{IDLE_KERNEL, THREAD_GUARDS};
 use self::system::SELF;
 
@@ -35,14 +36,6 @@ const OWN_STACK: u64 = 2 << 20;
 const RESERVE: usize = 4;
 
 /// One limit on the number of clients.
-///
-/// ```
-/// use threadcast::{Capacity, Costs};
-///
-/// let capacity = Capacity::of_new_server(&Costs::default(), 1);
-/// let first = capacity.binding();
-/// assert!(capacity.bounds().iter().all(|bound| bound.clients >= first.clients));
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bound {
     /// The limit's name in Linux: `RLIMIT_NOFILE`, `pids.max`, …
@@ -117,7 +110,7 @@ impl Capacity {
     }
 
     /// Returns all limits that could be read, the smallest number of clients first.
-    pub fn bounds(&self) -> &[Bound] {
+    pub(crate) fn bounds(&self) -> &[Bound] {
         &self.bounds
     }
 
@@ -379,6 +372,7 @@ mod tests {
             Capacity::of_running_server(&Costs::default(), 1, 0),
         );
         for bound in new.bounds() {
+            assert!(bound.clients >= new.clients(), "{bound:?}");
             let same = running.bounds().iter().find(|other| other.name == bound.name).unwrap();
             let off = bound.clients.abs_diff(same.clients);
             assert!(off * 20 <= bound.clients, "{bound:?} {same:?}");

@@ -60,7 +60,7 @@ mod token;
 struct Readme;
 
 pub use broadcast::Delivery;
-pub use capacity::{Bound, Capacity, Cost, Costs, raise_own_limits};
+pub use capacity::{Bound, Capacity, Costs, raise_own_limits};
 pub use counters::{count_dropped_log_line, dropped_log_lines};
 pub use error::{EventError, PublishError, StartError, StoreError, StoreProblem};
 pub use event::{Event, Framing};
@@ -69,7 +69,7 @@ pub use id::{EventId, ParseIdError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use mercure::jwt;
-pub use mercure::matcher::{MatcherError, check_topic};
+pub use mercure::matcher::MatcherError;
 pub use registry::{
     ChannelInfo, Channels, Histories, History, Matcher, ParseStartError, Published, Readable,
     Registry, RegistryOptions, Start, Subscription, Update,

@@ -43,33 +43,27 @@ const CHANNEL: u64 = NAME_MAX as u64 + 1024;
 const REQUESTS: u64 = 10;
 
 /// One part of the cost of a server.
-///
-/// ```
-/// use threadcast::Costs;
-///
-/// let costs = Costs::default();
-/// assert!(costs.client().iter().any(|cost| cost.name == "send_buffer" && cost.memory > 0));
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cost {
+pub(crate) struct Cost {
     /// The name in `/status`.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Memory of the process or the kernel, in bytes.
-    pub memory: u64,
+    pub(crate) memory: u64,
     /// Address space of the process, in bytes.
-    pub address_space: u64,
+    pub(crate) address_space: u64,
     /// A description, with the flag that changes the cost if there is one.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
 }
 
 /// The maximum cost of a server: the cost of each client, and the reserved cost of everything else.
 ///
 /// ```
-/// use threadcast::{Costs, Limits};
+/// use threadcast::{Capacity, Costs, Limits};
 ///
 /// let large = Limits { event: 1 << 20, ..Limits::default() };
 /// let costs = Costs::new(&large, 10_000, None);
-/// assert!(costs.client_memory() > Costs::default().client_memory());
+/// println!("{costs}");
+/// assert!(Capacity::of_new_server(&costs, 1).clients() > 0);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Costs {
@@ -118,32 +112,32 @@ impl Costs {
     }
 
     /// Returns the parts of the cost of a client that does not read.
-    pub fn client(&self) -> &[Cost] {
+    pub(crate) fn client(&self) -> &[Cost] {
         &self.client
     }
 
     /// Returns the parts of the reserved cost, which includes everything but the clients.
-    pub fn reserved(&self) -> &[Cost] {
+    pub(crate) fn reserved(&self) -> &[Cost] {
         &self.reserved
     }
 
     /// Returns the limit on the total memory of all histories, in bytes.
-    pub fn history_total(&self) -> usize {
+    pub(crate) fn history_total(&self) -> usize {
         self.history_total
     }
 
     /// Returns the memory that a client takes, in bytes.
-    pub fn client_memory(&self) -> u64 {
+    pub(crate) fn client_memory(&self) -> u64 {
         self.client.iter().map(|cost| cost.memory).sum()
     }
 
     /// Returns the address space that a client takes, in bytes.
-    pub fn client_address_space(&self) -> u64 {
+    pub(crate) fn client_address_space(&self) -> u64 {
         self.client.iter().map(|cost| cost.address_space).sum()
     }
 
     /// Returns the reserved memory, in bytes.
-    pub fn reserved_memory(&self) -> u64 {
+    pub(crate) fn reserved_memory(&self) -> u64 {
         self.reserved.iter().fold(0, |sum, cost| sum.saturating_add(cost.memory))
     }
 }
@@ -215,6 +209,13 @@ mod tests {
         // measurement, and the allocator may create arenas.
         let arenas = 16 * (64 << 20) / 64;
         assert!(each <= counted + arenas, "{each} bytes are mapped, {counted} are counted");
+    }
+
+    #[test]
+    fn longer_events_make_a_client_cost_more() {
+        let long = Limits { event: 1 << 20, ..Limits::default() };
+        let costs = Costs::new(&long, 10_000, None);
+        assert!(costs.client_memory() > Costs::default().client_memory());
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Decoder {
     }
 
     /// Creates a decoder that skips events with a line, or data, of more than `limit` bytes.
-    pub fn with_limit(limit: usize) -> Self {
+    pub(crate) fn with_limit(limit: usize) -> Self {
         Self {
             limit,
             line: Vec::new(),
@@ -269,10 +269,11 @@ impl Iterator for Events<'_> {
 /// ```
 /// use threadcast::client::Decoder;
 ///
-/// let mut decoder = Decoder::with_limit(8);
-/// let mut events = decoder.push(b"data: much too long\n\ndata: 1\n\n");
-/// let error = events.next().expect("an event or an error").expect_err("more than 8 bytes");
-/// assert_eq!(error.to_string(), "skipped an event of more than 8 bytes");
+/// let mut decoder = Decoder::new();
+/// let stream = format!("data: {}\n\ndata: 1\n\n", "x".repeat(Decoder::LIMIT));
+/// let mut events = decoder.push(stream.as_bytes());
+/// let error = events.next().expect("an event or an error").expect_err("a line that is too long");
+/// assert_eq!(error.to_string(), "skipped an event of more than 4194304 bytes");
 /// assert_eq!(events.next().expect("an event")?.data, "1");
 /// # Ok::<(), threadcast::client::DecodeError>(())
 /// ```

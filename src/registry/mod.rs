@@ -464,11 +464,6 @@ impl Registry {
         notifiers.iter().for_each(Notifiers::notify);
     }
 
-    /// Returns whether [`close`](Self::close) has been called.
-    pub fn is_closed(&self) -> bool {
-        self.lock().open.is_none()
-    }
-
     pub(crate) fn ending(&self) -> Ending {
         let state = self.lock();
         match &state.closing {

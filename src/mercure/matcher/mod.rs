@@ -42,16 +42,14 @@ const OVERHEAD: usize = 160;
 /// assert!(books.matches("https://example.com/books/7"));
 /// assert!(!books.matches("https://example.com/books/7/pages"));
 /// assert!(Matcher::url_pattern("/books/:id")?.matches("/books/7"));
-/// assert!(Matcher::exact("*")?.matches("anything"));
+/// assert!(Matcher::selector("*")?.matches("anything"));
 /// # Ok::<(), threadcast::MatcherError>(())
 /// ```
 impl Matcher {
     /// Returns a matcher that selects the topic with exactly these bytes; `*` selects every topic.
     ///
-    /// # Errors
-    ///
-    /// The errors of [`check_topic`].
-    pub fn exact(text: &str) -> Result<Self, MatcherError> {
+    /// Fails if the text cannot be a topic.
+    pub(crate) fn exact(text: &str) -> Result<Self, MatcherError> {
         check_topic(text)?;
         Ok(if text == "*" { Self::any() } else { Self::of_name(text) })
     }
@@ -63,8 +61,9 @@ impl Matcher {
     ///
     /// # Errors
     ///
-    /// The errors of [`check_topic`]; [`MatcherError::TooBig`] if the template is too big when it
-    /// is compiled; [`MatcherError::Full`] if there is no memory for the template.
+    /// [`MatcherError::Empty`], [`MatcherError::TooLong`] or [`MatcherError::Character`] if the
+    /// text cannot be a topic; [`MatcherError::TooBig`] if the template is too big when it is
+    /// compiled; [`MatcherError::Full`] if there is no memory for the template.
     pub fn selector(text: &str) -> Result<Self, MatcherError> {
         Self::selector_for(Purpose::Stream, text)
     }
@@ -85,7 +84,8 @@ impl Matcher {
     ///
     /// # Errors
     ///
-    /// The errors of [`check_topic`]; [`MatcherError::Pattern`] if the text is not a URL pattern;
+    /// [`MatcherError::Empty`], [`MatcherError::TooLong`] or [`MatcherError::Character`] if the
+    /// text cannot be a topic; [`MatcherError::Pattern`] if it is not a URL pattern;
     /// [`MatcherError::TooBig`] if the pattern is too big when it is compiled;
     /// [`MatcherError::Full`] if there is no memory for the pattern.
     pub fn url_pattern(text: &str) -> Result<Self, MatcherError> {
@@ -225,11 +225,9 @@ pub enum MatcherError {
 
 /// Checks that a text can be a topic.
 ///
-/// # Errors
-///
-/// [`MatcherError::Empty`], [`MatcherError::TooLong`] above 1,024 bytes, and
+/// Fails with [`MatcherError::Empty`], with [`MatcherError::TooLong`] above 1,024 bytes, and with
 /// [`MatcherError::Character`] for a control or format character.
-pub fn check_topic(text: &str) -> Result<(), MatcherError> {
+pub(crate) fn check_topic(text: &str) -> Result<(), MatcherError> {
     if text.is_empty() {
         return Err(MatcherError::Empty);
     }
