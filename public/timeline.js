@@ -8,6 +8,7 @@ import { clock, textSpan, t } from './words.js';
 
 const SPAN = 60_000;                // milliseconds from the left edge to the right edge
 const TOGETHER = 200;               // milliseconds; dots closer than this become one larger dot
+const REDRAW_EVERY = 50;            // milliseconds, at least
 const SVG = 'http://www.w3.org/2000/svg';
 
 const reducedMotion = matchMedia('(prefers-reduced-motion: reduce)');
@@ -18,6 +19,7 @@ const lanes = new Map();
 
 let perMillisecond = 0;             // pixels; 0 means not yet measured
 let timer;
+let marked = false;                 // whether there is a new mark since the last redraw
 
 export function timeline() {
   timelineEvents.addEventListener('mark', ({ detail }) => {
@@ -25,7 +27,10 @@ export function timeline() {
     lanes.get(detail.lane).mark(detail);
     append(list, row(detail));
     section.dataset.empty = 'no';
-    move();
+    // One redraw shows all marks of 50 ms: thousands of events a second may arrive.
+    if (marked) return;
+    marked = true;
+    redrawAfter(REDRAW_EVERY);
   });
   new ResizeObserver(() => {
     perMillisecond = 0;
@@ -43,6 +48,7 @@ export function timeline() {
 // reduced motion.
 function move() {
   clearTimeout(timer);
+  marked = false;
   if (document.hidden || lanes.size === 0) return;
   const now = performance.now();
   const [first] = lanes.values();
@@ -54,7 +60,12 @@ function move() {
     }
   }
   if (lanes.size === 0) section.dataset.empty = '';
-  timer = setTimeout(move, reducedMotion.matches ? 1000 : Math.max(50, 1 / (perMillisecond || 1)));
+  redrawAfter(reducedMotion.matches ? 1000 : Math.max(REDRAW_EVERY, 1 / (perMillisecond || 1)));
+}
+
+function redrawAfter(milliseconds) {
+  clearTimeout(timer);
+  timer = setTimeout(move, milliseconds);
 }
 
 class Lane {

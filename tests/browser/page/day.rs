@@ -2,12 +2,18 @@
 
 use crate::common::{TestServer, say};
 use crate::driver::Page;
-use threadcast::Event;
+use threadcast::{Config, Event, Histories, History};
+
+/// The number of events in a channel between two waits for the page. The histories keep as many, so
+/// that no event is lost.
+const BATCH: usize = 5_000;
 
 /// Compares the tab's memory after 20,000 events with that after 100,000, shown in two panels.
 #[test]
 fn memory_stays_flat_over_100_000_events() {
-    let server = TestServer::start();
+    let history = History { events: BATCH, bytes: 16 << 20, ..History::default() };
+    let history = Histories::all(history);
+    let server = TestServer::with(Config { history, ..Config::default() });
     let Some(page) = Page::open_alone(&format!("http://{}/", server.addr)) else { return };
     page.click("a", "close");
     page.write("channel", "name", "flood");
@@ -20,9 +26,8 @@ fn memory_stays_flat_over_100_000_events() {
     page.eval("window.inChat = () => Number(part('i', 'count').textContent.replaceAll(',', ''))");
     let mut published = 0;
     let mut flood = |upto: u32| {
-        // Each batch is no larger than a channel's history, so that no event is lost.
         while published < upto {
-            for _ in 0..1_000 {
+            for _ in 0..BATCH {
                 published += 1;
                 let event = Event::new(format!(
                     "{{\"username\":\"ada\",\"time\":\"\",\"text\":\"{published}\"}}"
