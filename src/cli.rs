@@ -300,7 +300,7 @@ pub(crate) struct Serve {
     /// only on loopback
     #[arg(long, env = "THREADCAST_LAB", value_parser = BoolishValueParser::new())]
     #[arg(help_heading = DIAGNOSTICS)]
-    lab: bool,
+    pub(crate) lab: bool,
 }
 
 impl From<Serve> for Config {
@@ -336,7 +336,6 @@ impl From<Serve> for Config {
                 drain: serve.drain,
                 ..serve.sizes.limits()
             },
-            lab: serve.lab,
             ..Self::default()
         };
         serve.access.apply(config)

@@ -95,11 +95,6 @@ impl Counters {
         self.ended.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// How many streams have ended for this reason.
-    pub(crate) fn ended(&self, reason: &'static str) -> u64 {
-        self.ended.get(&[("reason", reason)]).map_or(0, |ended| ended.get())
-    }
-
     /// Counts published events, and records the time from the publish request until its response
     /// was known.
     pub(crate) fn publish(&self, events: usize, took: Duration) {

@@ -40,15 +40,6 @@ pub enum StartError {
         /// The system's error.
         source: io::Error,
     },
-    /// The lab is enabled on an address that is not loopback.
-    #[error(
-        "cannot listen on {addr} with --lab: any client of the lab can cut all streams; remove \
-         --lab, or listen on 127.0.0.1"
-    )]
-    Lab {
-        /// The requested address.
-        addr: SocketAddr,
-    },
     /// A file descriptor passed to the process is not a listening TCP socket.
     #[error(
         "cannot use a socket passed to this process: {0}; pass a listening TCP socket (in a \

@@ -29,6 +29,8 @@
 //! first gives the event to its `registry::event_log`: to `store::file`, or, with a Redis that
 //! several servers share, to `store::redis`.
 
+extern crate self as threadcast; // `live` uses the names that it has in the binary
+
 mod broadcast;
 mod capacity;
 pub mod client;
@@ -45,10 +47,10 @@ mod id;
 mod json;
 pub mod lab;
 mod limits;
+mod live;
 mod mercure;
 mod process;
 mod registry;
-mod slow;
 pub mod store;
 mod stream;
 mod ticker;
@@ -64,6 +66,7 @@ pub use capacity::{Bound, Capacity, Costs, raise_own_limits};
 pub use counters::{count_dropped_log_line, dropped_log_lines};
 pub use error::{EventError, PublishError, StartError, StoreError, StoreProblem};
 pub use event::{Event, Framing};
+pub use http::extension;
 pub use http::{Config, CorsOrigins, Handle, Mercure, Server};
 pub use id::{EventId, ParseIdError};
 pub use ipnet::IpNet;

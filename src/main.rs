@@ -4,6 +4,7 @@
 //! arguments.
 
 mod cli;
+mod live;
 mod logging;
 mod serve;
 
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match command {
-        Command::Serve(options) => serve::run((*options).into()),
+        Command::Serve(options) => serve::run(*options),
         Command::Publish(options) => publish(options),
         Command::Listen(options) => listen(options.into()),
         Command::Store(command) => store(command),

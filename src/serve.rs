@@ -4,7 +4,7 @@ use std::env;
 use std::error::Error;
 use std::ffi::{OsStr, c_int};
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::{self, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -23,6 +23,9 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 use threadcast::{Config, Handle, Server, StartError};
 
+use crate::cli::Serve;
+use crate::live::Live;
+
 /// Signals that start the drain.
 const STOP_SIGNALS: [c_int; 2] = [SIGINT, SIGTERM];
 
@@ -34,17 +37,27 @@ const IGNORED_SIGNALS: [c_int; 7] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALR
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the server until a signal stops it, and then drains.
-pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
+    let (has_lab, config) = (options.lab, Config::from(options));
     let mut signals = Signals::new(IGNORED_SIGNALS)?;
     // With this handler, a write beyond `ulimit -f` fails as a write to a full disk does. The
     // signal is not logged, because the log may be the file that has reached the limit.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     threadcast::raise_own_limits();
-    let config = Config { lab_program: env::current_exe().ok(), ..config };
-    let server = match inherited()? {
-        none if none.is_empty() => Server::bind(config)?,
-        listeners => Server::with_listeners(listeners, config)?,
+    let listeners = inherited()?;
+    let lab = Live::new(env::current_exe().ok());
+    let config = if has_lab {
+        check_addresses(&listeners, &config.listen)?;
+        lab.configure(config)
+    } else {
+        config
     };
+    let server = if listeners.is_empty() {
+        Server::bind(config)?
+    } else {
+        Server::with_listeners(listeners, config)?
+    };
+    let server = server.with_routes(lab.routes(has_lab));
     // These handlers must be set before `announce`: a program that reads the address may send a
     // signal at once.
     for signal in STOP_SIGNALS {
@@ -61,6 +74,23 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     server.run()?;
     log::info!("stopped");
     Ok(())
+}
+
+/// The error of a server with the lab on an address that other machines can reach.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot listen on {0} with --lab: any client of the lab can cut all streams; remove --lab, or \
+     listen on 127.0.0.1"
+)]
+struct Exposed(net::SocketAddr);
+
+/// Fails unless all addresses of a server are those of loopback: the addresses of its inherited
+/// listeners or, if it has none, those in `listen`.
+fn check_addresses(listeners: &[TcpListener], listen: &[net::SocketAddr]) -> Result<(), Exposed> {
+    let inherited: Vec<_> = listeners.iter().flat_map(TcpListener::local_addr).collect();
+    let addresses = if listeners.is_empty() { listen } else { &inherited };
+    let exposed = addresses.iter().find(|addr| !addr.ip().to_canonical().is_loopback());
+    exposed.map_or(Ok(()), |addr| Err(Exposed(*addr)))
 }
 
 /// Starts a detached thread.

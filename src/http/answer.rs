@@ -29,7 +29,7 @@ const VERSION: HTTPVersion = HTTPVersion(1, 1);
 
 /// A finite response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub struct Answer {
     status: u16,
     headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Body,
@@ -90,7 +90,8 @@ impl FilePart {
 }
 
 impl Answer {
-    pub(crate) fn new(status: u16) -> Self {
+    /// Creates a response with this status and no body.
+    pub fn new(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Body::Bytes(Cow::Borrowed(b"")) }
     }
 
@@ -99,7 +100,23 @@ impl Answer {
         self
     }
 
-    pub(crate) fn with_body(mut self, body: impl Into<Cow<'static, [u8]>>) -> Self {
+    /// Adds a header.
+    ///
+    /// The server adds `Date`, `Server`, `Connection` and `Content-Length` itself.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the value has a control character, which could end the header.
+    #[must_use]
+    pub fn with_header(self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        let value = value.into();
+        assert!(!value.contains(char::is_control), "a control character in the header {name}");
+        self.with(name, value)
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<Cow<'static, [u8]>>) -> Self {
         self.body = Body::Bytes(body.into());
         self
     }
@@ -131,7 +148,8 @@ impl Answer {
         framing == Framing::Plain && matches!(self.body, Body::Pieces(_))
     }
 
-    pub(crate) fn json(value: &Value) -> Self {
+    /// Creates a response with status 200 and a JSON body.
+    pub fn json(value: &Value) -> Self {
         Self::new(200)
             .with("Content-Type", "application/json")
             .with("Cache-Control", "no-store")
@@ -151,11 +169,16 @@ impl Answer {
             .with_pieces(list_pieces(document, key, items))
     }
 
-    pub(crate) fn text(body: &'static str) -> Self {
+    /// Creates a response with status 200 and a plain text.
+    pub fn text(body: impl Into<Cow<'static, str>>) -> Self {
+        let body: Cow<'static, [u8]> = match body.into() {
+            Cow::Borrowed(text) => text.as_bytes().into(),
+            Cow::Owned(text) => text.into_bytes().into(),
+        };
         Self::new(200)
             .with("Content-Type", "text/plain; charset=utf-8")
             .with("Cache-Control", "no-store")
-            .with_body(body.as_bytes())
+            .with_body(body)
     }
 
     /// Returns a response in Prometheus' text format.

@@ -97,7 +97,7 @@ pub(super) fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError>
         let detail = "the body must be JSON; send it with Content-Type: application/json";
         return Err(HttpError::new(415, detail));
     }
-    let body = exchange.body(exchange.server.config.limits.body)?;
+    let body = exchange.body()?;
     let body = publish::json(&body)?;
     let Some(message) = body["message"].as_str() else {
         return Err(HttpError::new(400, "the body must be {\"message\": \"…\"}"));

@@ -2,9 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::hooks::Hooks;
 use super::request::Request;
 use crate::broadcast::Delivery;
 use crate::limits::Limits;
@@ -101,14 +103,13 @@ pub struct Config {
     /// Limits of sizes and times, such as the longest body and the drain time. Default:
     /// [`Limits::default`].
     pub limits: Limits,
-    /// Whether pages can use the lab: cut streams, flood channels, change the delivery. Default:
-    /// false.
+    /// Whether a server that starts with [`Delivery::Wake`] can switch to [`Delivery::Direct`]
+    /// ([`Handle::switch_delivery`](crate::Handle::switch_delivery)). Default: false.
     ///
-    /// Only allowed if all addresses are loopback.
-    pub lab: bool,
-    /// Path of the `threadcast` program, which runs the lab's load clients. Default: none; then
-    /// the lab has no load clients.
-    pub lab_program: Option<PathBuf>,
+    /// Such a server has a broadcaster thread even while it does not need one.
+    pub switchable_delivery: bool,
+    /// Functions that the server calls when a stream starts, and when it drains. Default: none.
+    pub hooks: Vec<Arc<dyn Hooks>>,
 }
 
 /// The other origins whose pages may use the server (`--cors-origin`).
@@ -221,8 +222,8 @@ impl Default for Config {
             cors_headers: Vec::new(),
             log_streams: false,
             limits: Limits::default(),
-            lab: false,
-            lab_program: None,
+            switchable_delivery: false,
+            hooks: Vec::new(),
         }
     }
 }

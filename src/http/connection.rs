@@ -21,7 +21,7 @@ use super::exchange::Exchange;
 use super::inbound::{Inbound, is_timeout};
 use super::reply::{LastReply, Reply};
 use super::request::{BodyLength, Request};
-use super::routes::{self, Routes};
+use super::routes::{Routes, Table};
 use super::server_state::{Alive, ServerState};
 use crate::event::Framing;
 use crate::limits::{DRAIN_REQUEST_TIME, STACK};
@@ -30,6 +30,7 @@ use crate::process::check_address_space;
 /// Serves one connection until it ends.
 pub(crate) fn serve(
     server: &Arc<ServerState>,
+    routes: &Table,
     socket: Arc<TcpStream>,
     permit: Box<ConnectionPermit>,
     peer: SocketAddr,
@@ -40,7 +41,7 @@ pub(crate) fn serve(
     let mut has_sent = false;
     while let Some(request) = read_request(server, &mut inbound) {
         let next = match request {
-            Ok(request) => answer(server, &mut inbound, peer, on_loopback, request),
+            Ok(request) => answer(server, routes, &mut inbound, peer, on_loopback, request),
             Err(error) => Next::for_invalid_request(&error, &inbound),
         };
         match next.reply {
@@ -142,6 +143,7 @@ impl Next {
 #[inline(never)] // inlining would enlarge the stack of every stream
 fn answer(
     server: &Arc<ServerState>,
+    routes: &Table,
     inbound: &mut Inbound,
     peer: SocketAddr,
     on_loopback: bool,
@@ -151,7 +153,7 @@ fn answer(
     let framing = request.framing();
     let body_is_read = matches!(request.body, BodyLength::None | BodyLength::Fixed(0));
     let locality = Locality::of(&request, peer.ip(), on_loopback, &server.config);
-    let routes = routes::find(&request.segments, server);
+    let routes = routes.find(&request.segments);
     let any_origin = routes.any_origin();
     let mut exchange =
         Exchange { server, peer, any_origin, locality, request, inbound, body_is_read };
@@ -187,7 +189,7 @@ fn log_token_problem(exchange: &Exchange<'_>, problem: &'static str) {
     );
 }
 
-fn handle(exchange: &mut Exchange<'_>, routes: Routes) -> Result<Reply, HttpError> {
+fn handle(exchange: &mut Exchange<'_>, routes: Routes<'_>) -> Result<Reply, HttpError> {
     if exchange
         .request
         .headers("expect")

@@ -9,9 +9,9 @@ use crate::error::{EventError, PublishError};
 use crate::event::{Frame, Framing};
 use crate::mercure::matcher::MatcherError;
 
-/// An error response.
+/// An error response, whose body is a problem document (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HttpError {
+pub struct HttpError {
     pub(crate) status: u16,
     /// The problem, and what the client can do.
     detail: Cow<'static, str>,
@@ -27,7 +27,10 @@ pub(crate) struct HttpError {
 }
 
 impl HttpError {
-    pub(crate) fn new(status: u16, detail: impl Into<Cow<'static, str>>) -> Self {
+    /// Creates the error response with this status.
+    ///
+    /// The detail tells the client what the problem is, and what to do.
+    pub fn new(status: u16, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             detail: detail.into(),

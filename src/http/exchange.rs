@@ -1,5 +1,6 @@
 //! What a handler sees: a request, with the server and the connection that it came through.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,11 +15,8 @@ use super::server_state::ServerState;
 use crate::disconnect::Watch;
 use crate::stream::Socket;
 
-/// The query parameter that assigns a stream to the page that opened it, with `--lab`.
-pub(super) const TAB: &str = "tab";
-
 /// A request, with the server and the connection that its handler needs.
-pub(crate) struct Exchange<'a> {
+pub struct Exchange<'a> {
     pub(crate) server: &'a Arc<ServerState>,
     pub(crate) peer: SocketAddr,
     /// Whether pages of any origin may read the response (the demo streams).
@@ -30,12 +28,37 @@ pub(crate) struct Exchange<'a> {
     pub(super) body_is_read: bool,
 }
 
+/// Omits the request, because its headers and its query may have tokens.
+impl fmt::Debug for Exchange<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
 impl Exchange<'_> {
+    /// Returns the first value of a query parameter, decoded.
+    pub fn query(&self, name: &str) -> Option<String> {
+        self.request.query(name)
+    }
+
+    /// Returns the value of the first header of this name; `name` must be in lower case.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.request.header(name)
+    }
+
     /// Reads and decompresses the body, after a `100 Continue` if the client expects one.
     ///
-    /// Fails if there is no body, if it is longer than `limit` bytes before or after
-    /// decompression, or if it does not arrive within the request deadline.
-    pub(crate) fn body(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
+    /// # Errors
+    ///
+    /// Fails if there is no body, if it is longer than [`Limits::body`](crate::Limits::body) before
+    /// or after decompression, or if it does not arrive within the request deadline. The error is
+    /// the response to return.
+    pub fn body(&mut self) -> Result<Vec<u8>, HttpError> {
+        self.body_up_to(self.server.config.limits.body)
+    }
+
+    /// Reads and decompresses a body of at most `limit` bytes.
+    pub(crate) fn body_up_to(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
         if self.request.body == BodyLength::None {
             let detail = "this request needs a body; send it with Content-Length or chunked";
             return Err(HttpError::new(411, detail).closing());
@@ -60,13 +83,13 @@ impl Exchange<'_> {
         Client::of(&self.request, self.peer, &self.server.config.trusted_proxies)
     }
 
-    /// Returns the id of the page that opened a stream (`?tab=`), or `None` without `--lab`.
-    pub(super) fn tab(&self) -> Option<Box<str>> {
-        self.server.lab.as_ref().and_then(|_| self.request.query(TAB)).map(Into::into)
+    /// Returns the query for [`Opening`](super::hooks::Opening), or `None` if there are no hooks.
+    pub(super) fn query_for_hooks(&self) -> Option<Box<str>> {
+        (!self.server.config.hooks.is_empty()).then(|| self.request.query.as_str().into())
     }
 
-    /// Returns the path without its query, for the log.
-    pub(crate) fn path(&self) -> String {
+    /// Returns the path, decoded and without its query.
+    pub fn path(&self) -> String {
         format!("/{}", self.request.segments.join("/"))
     }
 
@@ -79,7 +102,11 @@ impl Exchange<'_> {
     }
 
     /// Returns the address of the server's end of this connection.
-    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system does not know the address, because the connection has been reset.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.inbound.socket.local_addr()
     }
 

@@ -20,6 +20,7 @@ use super::admission::{Reason, limited_address};
 use super::connection;
 use super::forwarded::is_trusted;
 use super::log_limit::Burst;
+use super::routes::Table;
 use super::server_state::{Alive, ServerState};
 use crate::counters::{CONNECTIONS_OF_ADDRESS, SYSTEM};
 use crate::limits::{
@@ -82,7 +83,12 @@ fn set_options(socket: &Socket, limits: &Limits) -> io::Result<()> {
 }
 
 /// Accepts connections until the server closes. Each connection gets a thread.
-pub(super) fn run(server: &Arc<ServerState>, listener: &TcpListener, alive: &Sender<Alive>) {
+pub(super) fn run(
+    server: &Arc<ServerState>,
+    routes: &Arc<Table>,
+    listener: &TcpListener,
+    alive: &Sender<Alive>,
+) {
     let on_loopback =
         listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
     let mut reserve = File::open("/dev/null").ok();
@@ -97,7 +103,7 @@ pub(super) fn run(server: &Arc<ServerState>, listener: &TcpListener, alive: &Sen
                 server.counters.accepted.inc();
                 // An IPv4 client of an IPv6 listener is logged, counted and trusted as IPv4.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                start(server, socket, peer, on_loopback, alive, &mut rejections)
+                start(server, routes, socket, peer, on_loopback, alive, &mut rejections)
                     .map_err(Failure::Closed)
                     .err()
             }
@@ -139,6 +145,7 @@ enum Failure {
 /// Fails if the system cannot create a thread.
 fn start(
     server: &Arc<ServerState>,
+    routes: &Arc<Table>,
     socket: TcpStream,
     peer: SocketAddr,
     on_loopback: bool,
@@ -159,10 +166,10 @@ fn start(
             return Ok(());
         }
     };
-    let (server, alive) = (Arc::clone(server), alive.clone());
+    let (server, routes, alive) = (Arc::clone(server), Arc::clone(routes), alive.clone());
     // If `spawn` fails, it drops the closure, which closes the socket.
     connection::spawn(peer, move || {
-        connection::serve(&server, socket, permit, peer, on_loopback, &alive);
+        connection::serve(&server, &routes, socket, permit, peer, on_loopback, &alive);
     })?;
     Ok(())
 }

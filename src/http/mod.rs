@@ -5,9 +5,11 @@
 //!
 //! 1. `server` (bind, run, stop), `listener` (accept, spawn), `connection` (read, respond, repeat)
 //! 2. `routes`: the table of routes, and the handler of each
-//! 3. the handlers: `channels`, `streams`, `websocket`, `session`, `status`, `mercure`, `lab`
-//! 4. what a handler sees: `exchange` and `access`; what it returns: `reply`
-//! 5. `server_state`, `config`, and the parts of a request and a response
+//! 3. the handlers: `channels`, `streams`, `websocket`, `session`, `status`, `mercure`
+//! 4. what a handler sees: `exchange`, `handle` and `access`; what it returns: `reply`
+//! 5. `server_state`, `config`, `hooks`, and the parts of a request and a response
+//!
+//! `extension` lists what code outside this module uses to add routes and to follow streams.
 
 pub(crate) mod access;
 mod admission;
@@ -22,15 +24,18 @@ mod connections;
 mod cors;
 pub(crate) mod error;
 mod exchange;
+pub mod extension;
 pub(crate) mod forwarded;
+mod handle;
+mod hooks;
 mod inbound;
-mod lab;
 mod listener;
 mod log_limit;
 pub(crate) mod mercure;
 pub(crate) mod publish;
 mod reply;
 pub(crate) mod request;
+mod route;
 mod routes;
 mod server;
 mod server_state;
@@ -41,4 +46,5 @@ mod streams;
 pub(crate) mod websocket;
 
 pub use self::config::{Config, CorsOrigins, Mercure};
-pub use self::server::{Handle, Server};
+pub use self::handle::Handle;
+pub use self::server::Server;

@@ -46,7 +46,7 @@ pub(super) fn read(exchange: &mut Exchange<'_>) -> Result<Batch, HttpError> {
     }
     let is_many = kind == "application/x-ndjson";
     let limit = if is_many { BATCH_LIMIT.max(limits.body) } else { limits.body };
-    let body = exchange.body(limit)?;
+    let body = exchange.body_up_to(limit)?;
     let events = events(&exchange.request, body)?;
     for (index, event) in events.iter().enumerate() {
         let checked = check_size(event, limits.event);

@@ -174,8 +174,7 @@ impl Request {
 
     /// Returns the first value of a query parameter, decoded.
     pub(crate) fn query(&self, name: &str) -> Option<String> {
-        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
-        pairs.find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
+        first_value(&self.query, name)
     }
 
     /// Returns all values of a query parameter, decoded.
@@ -204,6 +203,12 @@ impl Request {
     pub(crate) fn is_head(&self) -> bool {
         self.method == Method::Head
     }
+}
+
+/// Returns the first value of a parameter in a percent-encoded query, decoded.
+pub(super) fn first_value(query: &str, name: &str) -> Option<String> {
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
 }
 
 /// Returns the error response for a syntax error.

@@ -1,10 +1,11 @@
 //! The server: binds, runs, and stops.
 
+use std::mem;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::RecvTimeoutError;
 use rustix::event::{EventfdFlags, eventfd};
@@ -13,10 +14,12 @@ use super::admission::Admission;
 use super::assets::Assets;
 use super::config::Config;
 use super::connections::Connections;
-use super::lab::Lab;
+use super::handle::Handle;
 use super::listener;
 use super::log_limit::LogRateLimit;
 use super::mercure::subscriptions::Subscriptions;
+use super::route::Route;
+use super::routes::Table;
 use super::server_state::{ServerState, Stop};
 use super::status;
 use super::store_threads::{ShutdownOnPanic, StoreThreads, open_hub};
@@ -48,6 +51,7 @@ use crate::ticker;
 #[derive(Debug)]
 pub struct Server {
     state: Arc<ServerState>,
+    routes: Table,
     broadcaster: Option<Broadcaster>,
     store_threads: Option<StoreThreads>,
 }
@@ -61,8 +65,7 @@ impl Server {
     /// # Errors
     ///
     /// Fails if an address cannot be bound, the folder `config.public` cannot be read, the store
-    /// cannot be opened, the lab is enabled on an address that is not loopback, or the system
-    /// has no descriptor or thread left.
+    /// cannot be opened, or the system has no descriptor or thread left.
     pub fn bind(config: Config) -> Result<Self, StartError> {
         let listeners = (config.listen.iter())
             .map(|addr| {
@@ -97,9 +100,6 @@ impl Server {
         listeners: Vec<TcpListener>,
         inherited: bool,
     ) -> Result<Self, StartError> {
-        if let Some(addr) = exposed_addresses(&config).next().filter(|_| config.lab) {
-            return Err(StartError::Lab { addr: *addr });
-        }
         let folder = config.public.as_deref();
         let assets = Assets::open(folder).map_err(|source| StartError::Public {
             folder: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
@@ -122,7 +122,7 @@ impl Server {
         let (broadcaster, mailbox, disconnects) = Broadcaster::new();
         let watcher = Watcher::new(disconnects, &counters).map_err(StartError::Watch)?;
         let (broadcaster, mailbox) = match config.delivery {
-            Delivery::Wake if !config.lab => (None, None),
+            Delivery::Wake if !config.switchable_delivery => (None, None),
             delivery => {
                 mailbox.switch(delivery);
                 (Some(broadcaster), Some(mailbox))
@@ -131,8 +131,8 @@ impl Server {
         let admission = Admission::new(max_clients, config.max_per_address);
         let per_address = config.max_connections_per_address;
         let connections = Connections::new(&admission, capacity.clients(), per_address, &counters);
-        let lab = config.lab.then(|| Lab::new(config.lab_program.clone()));
         let subscriptions = config.mercure.has_subscriptions().then(Subscriptions::default);
+        let routes = Table::new(&config);
         let state = ServerState {
             config,
             listeners,
@@ -144,7 +144,6 @@ impl Server {
             connections,
             drain_event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(|errno| StartError::Watch(errno.into()))?,
-            lab,
             subscriptions,
             admission,
             costs,
@@ -161,7 +160,17 @@ impl Server {
         let state = Arc::new(state);
         let store_threads = tasks.map(|tasks| StoreThreads::start(tasks, &state));
         let store_threads = store_threads.transpose().map_err(StartError::Spawn)?;
-        Ok(Self { state, broadcaster, store_threads })
+        Ok(Self { state, routes, broadcaster, store_threads })
+    }
+
+    /// Adds routes. The module [`extension`](crate::extension) has an example.
+    ///
+    /// If several routes match a path, the one that was added first is taken; the server's own come
+    /// before them.
+    #[must_use]
+    pub fn with_routes(mut self, routes: impl IntoIterator<Item = Route>) -> Self {
+        routes.into_iter().for_each(|route| self.routes.add(route));
+        self
     }
 
     /// Returns the addresses that the server listens on.
@@ -176,9 +185,9 @@ impl Server {
         &self.state.hub
     }
 
-    /// Returns a handle that can stop the server from another thread.
+    /// Returns a handle that controls the server from other threads.
     pub fn handle(&self) -> Handle {
-        Handle { state: Arc::clone(&self.state) }
+        Handle::new(&self.state)
     }
 
     /// Serves until [`Handle::shutdown`] is called, then drains.
@@ -204,7 +213,8 @@ impl Server {
         let watcher = Arc::clone(&self.state.watcher);
         let thread = thread::Builder::new().name("disconnects".into());
         let watching = thread.spawn(move || watcher.run()).map_err(StartError::Spawn)?;
-        let (ran, deadline) = self.accept();
+        let routes = Arc::new(mem::take(&mut self.routes));
+        let (ran, deadline) = self.accept(&routes);
         drop(running);
         self.state.watcher.stop();
         // A panic of this thread is ignored, because heartbeats then detected the disconnects
@@ -225,7 +235,7 @@ impl Server {
     ///
     /// First the streams end, while new connections still get a response. Then the other
     /// connections end. Besides the result, returns the deadline of the drain.
-    fn accept(&self) -> (Result<(), StartError>, Instant) {
+    fn accept(&self, routes: &Arc<Table>) -> (Result<(), StartError>, Instant) {
         let state = &self.state;
         let (alive, all_ended) = crossbeam_channel::bounded(0);
         let (ran, deadline) = thread::scope(|scope| {
@@ -237,9 +247,8 @@ impl Server {
                 let name = listener.local_addr().map(|addr| format!("accept-{}", addr.port()));
                 let thread = thread::Builder::new().name(name.unwrap_or_default());
                 let alive = &alive;
-                threads.push(
-                    thread.spawn_scoped(scope, move || listener::run(state, listener, alive)),
-                );
+                let run = move || listener::run(state, routes, listener, alive);
+                threads.push(thread.spawn_scoped(scope, run));
             }
             let spawned = threads.into_iter().try_for_each(|thread| thread.map(drop));
             if spawned.is_err() {
@@ -315,41 +324,5 @@ fn warn_of_unreachable_event_limit(limits: &Limits) {
             "--event-limit ({event} bytes) has no effect above --body-limit ({body} bytes); \
              raise --body-limit too"
         );
-    }
-}
-
-/// Stops a [`Server`] from another thread.
-///
-/// ```
-/// use threadcast::{Config, Server};
-///
-/// let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
-/// let handle = server.handle();
-/// let running = std::thread::spawn(move || server.run());
-/// handle.shutdown();
-/// running.join().expect("the server did not panic")?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct Handle {
-    state: Arc<ServerState>,
-}
-
-impl Handle {
-    /// Starts the drain and returns at once; [`Server::run`] returns when the drain is over.
-    ///
-    /// The server rejects new streams. It ends the open streams over the first half of the drain
-    /// time ([`Limits::drain`]), and sends each a `retry:` field and the last chunk. Then it closes
-    /// the other connections. Later calls have no effect.
-    pub fn shutdown(&self) {
-        self.state.drain();
-    }
-
-    /// Returns whether the broadcaster responds within this time, for a watchdog.
-    ///
-    /// Blocks until the broadcaster responds, at most for this time. Always true if the server has
-    /// no broadcaster ([`Delivery::Wake`]).
-    pub fn is_responsive(&self, within: Duration) -> bool {
-        self.state.mailbox.as_ref().is_none_or(|mailbox| mailbox.ping(within))
     }
 }

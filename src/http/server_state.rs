@@ -17,7 +17,6 @@ use super::assets::Assets;
 use super::config::Config;
 use super::connections::Connections;
 use super::error::HttpError;
-use super::lab::Lab;
 use super::log_limit::{Burst, LogRateLimit};
 use super::mercure::subscriptions::Subscriptions;
 use super::request::Request;
@@ -43,15 +42,13 @@ pub(crate) struct ServerState {
     pub(super) hub: Registry,
     /// The registry of the channels that the ticker publishes to.
     pub(super) clock: Registry,
-    /// Sends to the broadcaster, if there is one. With the lab there is always a broadcaster,
-    /// because the lab can change the delivery mode.
+    /// Sends to the broadcaster, if there is one. There is none with [`Delivery::Wake`], unless
+    /// the configuration says that the delivery is switchable.
     pub(super) mailbox: Option<Mailbox>,
     pub(super) watcher: Arc<Watcher>,
     pub(super) connections: Arc<Connections>,
     /// An eventfd that is readable while the server drains, for threads that wait in `poll`.
     pub(super) drain_event: OwnedFd,
-    /// `None` without `--lab`.
-    pub(super) lab: Option<Lab>,
     /// `None` without `--mercure-subscriptions`.
     pub(super) subscriptions: Option<Subscriptions>,
     pub(super) admission: Arc<Admission>,
@@ -159,9 +156,7 @@ impl ServerState {
         // The write fails only if the eventfd's counter is full, and a full counter makes it
         // readable too.
         let _ = rustix::io::write(&self.drain_event, &1_u64.to_ne_bytes());
-        if let Some(lab) = &self.lab {
-            lab.load_clients.end();
-        }
+        self.config.hooks.iter().for_each(|hooks| hooks.draining());
         if self.stop.keeps_listeners_open() {
             // This server stops accepting at once. The next server accepts the connections that
             // wait in the inherited listeners.

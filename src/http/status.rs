@@ -13,7 +13,6 @@ use super::access::{Api, ReadAccess};
 use super::answer::Answer;
 use super::error::HttpError;
 use super::exchange::Exchange;
-use super::lab;
 use super::reply::Reply;
 use super::server_state::ServerState;
 use crate::capacity::{Bound, Cost};
@@ -80,9 +79,8 @@ fn collect(server: &ServerState) -> Value {
     if let Some(reachable) = server.hub.reaches_the_log() {
         status["redis"] = json!({ "reachable": reachable });
     }
-    if let Some(lab) = &server.lab {
-        let stuck = server.hub.subscribers(lab::STUCK);
-        status["lab"] = lab.load_clients.json(stuck, counters.ended("stuck"));
+    for (name, value) in server.config.hooks.iter().filter_map(|hooks| hooks.status()) {
+        status[name] = value;
     }
     status
 }

@@ -14,7 +14,7 @@ use super::answer::{Answer, Headers, stream_head};
 use super::error::HttpError;
 use super::exchange::Exchange;
 use super::forwarded::Client;
-use super::lab;
+use super::hooks;
 use super::mercure::reserved::is_reserved;
 use super::reply::{LastReply, Reply};
 use super::request::Request;
@@ -280,8 +280,8 @@ pub(super) fn reply(
     let path = exchange.path();
     let config = &exchange.server.config;
     let deep = config.subscribe_key.is_some() || config.mercure.is_on() && path.starts_with("/.");
-    let (client, tab) = (exchange.client(), exchange.tab());
-    Reply::Last(Box::new(Stream { client, path, source, permit, held, tab, deep }))
+    let (client, query) = (exchange.client(), exchange.query_for_hooks());
+    Reply::Last(Box::new(Stream { client, path, source, permit, held, query, deep }))
 }
 
 #[inline(never)] // inlining would enlarge the stack of the clock's streams
@@ -324,8 +324,8 @@ struct Stream {
     permit: Option<StreamPermit>,
     /// What else the stream holds and drops at its end: its Mercure subscriptions.
     held: Option<Box<dyn Any + Send>>,
-    /// The id of the page that opened the stream (`?tab=`), with `--lab`.
-    tab: Option<Box<str>>,
+    /// The query of the request, if the server has hooks.
+    query: Option<Box<str>>,
     /// Whether the server may have parsed a JWT or a URL pattern for the request, which takes more
     /// stack than other requests take.
     deep: bool,
@@ -357,10 +357,11 @@ impl LastReply for Stream {
 
     fn run(self: Box<Self>, socket: &Arc<TcpStream>, received: Vec<u8>, server: &ServerState) {
         drop(received); // frees the buffer; the server reads nothing after the request of a stream
-        let Self { client, path, source, permit, held, tab, deep: _ } = *self;
+        let Self { client, path, source, permit, held, query, deep: _ } = *self;
         let started = Instant::now();
         log::trace!("{client} {path:?} begins");
-        let Ok(_tracked) = lab::admit(server.lab.as_ref(), socket, tab) else { return };
+        let followers = hooks::open(&server.config.hooks, socket, &path, query);
+        let Ok(followers) = followers else { return };
         // The watch is held until the writer and the permit are released, because it measures how
         // long a disconnect takes to free the stream's resources.
         let watch = source.socket().watch();
@@ -370,6 +371,7 @@ impl LastReply for Stream {
         };
         log_end(server, client, &path, started.elapsed(), &end, counts);
         server.counters.end(end.reason());
+        followers.iter().for_each(|follower| follower.ended(end.reason()));
         drop((permit, watch, held));
     }
 }
@@ -394,8 +396,8 @@ impl ScriptedStream {
     }
 }
 
-/// Runs a live stream until it ends, in the current delivery mode. If the lab switches the mode,
-/// the stream continues in the new mode.
+/// Runs a live stream until it ends, in the current delivery mode. If the mode is switched, the
+/// stream continues in the new mode.
 fn follow(mut writer: Box<Writer<Socket>>, server: &ServerState) -> (End, StreamCounts) {
     loop {
         let delivery = server.delivery();

@@ -28,7 +28,7 @@ use super::inbound::is_timeout;
 use super::reply::{LastReply, Reply};
 use super::request::{BodyLength, Request};
 use super::server_state::ServerState;
-use super::{lab, streams};
+use super::{hooks, streams};
 
 /// The minimum time that a read waits, even if its deadline has passed.
 const WAIT_MIN: Duration = Duration::from_millis(1);
@@ -48,8 +48,10 @@ pub(super) fn is_handshake(request: &Request) -> bool {
 struct WebSocket {
     /// The value of the `Sec-WebSocket-Accept` header.
     accept: String,
-    /// The id of the page that opened the WebSocket (`?tab=`), with `--lab`.
-    tab: Option<Box<str>>,
+    /// The path of the request, for the hooks.
+    path: String,
+    /// The query of the request, if the server has hooks.
+    query: Option<Box<str>>,
     client: Client,
     /// When the client's token expires and the WebSocket must close; `None` if never.
     until: Option<Instant>,
@@ -60,11 +62,12 @@ struct WebSocket {
 /// `GET /ws`: checks the opening handshake, and upgrades the connection to a WebSocket.
 pub(super) fn open(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let accept = accept_key(&exchange.request)?;
-    let (tab, client) = (exchange.tab(), exchange.client());
+    let (path, query) = (exchange.path(), exchange.query_for_hooks());
+    let client = exchange.client();
     let until = ReadAccess::of(exchange, Api::Own)?.until;
     PublishAccess::of(exchange, Api::Own)?.check_any(exchange)?;
     let permit = streams::admit(exchange)?;
-    Ok(Reply::Last(Box::new(WebSocket { accept, tab, client, until, permit })))
+    Ok(Reply::Last(Box::new(WebSocket { accept, path, query, client, until, permit })))
 }
 
 /// Returns the `Sec-WebSocket-Accept` value for a request's handshake (RFC 6455 §4.2.2).
@@ -106,8 +109,9 @@ impl LastReply for WebSocket {
     /// Sends a welcome, then an answer to each message.
     fn run(self: Box<Self>, socket: &Arc<TcpStream>, received: Vec<u8>, server: &ServerState) {
         let started = Instant::now();
-        let Self { accept, tab, client, until, permit: _permit } = *self;
-        let Ok(_tracked) = lab::admit(server.lab.as_ref(), socket, tab) else { return };
+        let Self { accept, path, query, client, until, permit: _permit } = *self;
+        let followers = hooks::open(&server.config.hooks, socket, &path, query);
+        let Ok(_followers) = followers else { return };
         let (messages, end) = match talk(socket, received, &accept, until, server) {
             Ok(messages) => (messages, "closed".to_owned()),
             Err((messages, error)) => (messages, error.to_string()),

@@ -1,5 +1,5 @@
 //! The process that runs the load clients of a server with `--lab`. The server starts this process,
-//! sends it commands on its stdin, and reads its stdout (`http/load_clients.rs`).
+//! sends it commands on its stdin, and reads its stdout (`live/load_clients.rs`).
 //!
 //! | command | effect |
 //! |---|---|

@@ -229,7 +229,7 @@ impl Matcher {
     }
 
     /// Returns a matcher that selects every channel.
-    pub fn any() -> Self {
+    pub(crate) fn any() -> Self {
         Self(Kind::Prefix("*".into()))
     }
 
@@ -259,7 +259,7 @@ impl Matcher {
     }
 
     /// The text that the matcher was made from.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         match &self.0 {
             Kind::Exact(text) | Kind::Prefix(text) => text,
             Kind::Pattern(pattern) => pattern.text(),
@@ -276,7 +276,7 @@ impl Matcher {
     }
 
     /// Whether the matcher selects every channel.
-    pub fn is_any(&self) -> bool {
+    pub(crate) fn is_any(&self) -> bool {
         matches!(&self.0, Kind::Prefix(text) if **text == *"*")
     }
 

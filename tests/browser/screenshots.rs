@@ -16,8 +16,8 @@ const LIVE: &str = "docs/live.png";
 #[test]
 #[ignore = "writes screenshots; run `make screenshots`"]
 fn demo_page_screenshots() {
-    let server =
-        TestServer::with(Config { public: Some("public".into()), lab: true, ..Config::default() });
+    let config = Config { public: Some("public".into()), ..Config::default() };
+    let server = TestServer::with_lab(config, None);
     let Some(page) = Page::open(&format!("http://{}/", server.addr)) else { return };
     fs::create_dir_all(SCREENSHOTS).expect("the target directory is ours");
     let save = |name: &str| {
@@ -77,12 +77,8 @@ fn demo_page_screenshots() {
 #[test]
 #[ignore = "writes screenshots; run `make screenshots`"]
 fn live_view_screenshots() {
-    let server = TestServer::with(Config {
-        public: Some("public".into()),
-        lab: true,
-        lab_program: Some(env!("CARGO_BIN_EXE_threadcast").into()),
-        ..Config::default()
-    });
+    let config = Config { public: Some("public".into()), ..Config::default() };
+    let server = TestServer::with_lab(config, Some(env!("CARGO_BIN_EXE_threadcast").into()));
     let url = format!("http://{}/lab.html", server.addr);
     let ready = "'ready' in document.documentElement.dataset && document.querySelector('#acts')";
     let Some(page) = Page::open_at(&url, ready) else { return };

@@ -5,15 +5,21 @@
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use threadcast::extension::Route;
 use threadcast::{Config, Handle, Registry, Server, StartError};
 
 pub mod jwt;
+/// The lab of the program, for servers inside the test program.
+#[path = "../../src/live/mod.rs"]
+pub mod live;
 mod process;
 mod stream;
 
+use live::Live;
 pub use process::{Process, allow_descriptors};
 pub use stream::{Decoder, Received, Stream};
 
@@ -108,15 +114,26 @@ impl TestServer {
         Self::with(Config::default())
     }
 
-    /// Starts a server; when this returns, clients can connect.
+    /// Starts a server with the routes of the program; when this returns, clients can connect.
     ///
     /// The server listens on a free port of 127.0.0.1, unless `config` has more than one address.
     pub fn with(config: Config) -> Self {
+        Self::with_routes(config, Live::new(None).routes(false))
+    }
+
+    /// Starts a server as the program does with `--lab`. `program` runs the lab's local clients.
+    pub fn with_lab(config: Config, program: Option<PathBuf>) -> Self {
+        let lab = Live::new(program);
+        Self::with_routes(lab.configure(config), lab.routes(true))
+    }
+
+    fn with_routes(config: Config, routes: Vec<Route>) -> Self {
         let listen = match config.listen {
             several if several.len() > 1 => several,
             _ => vec![(Ipv4Addr::LOCALHOST, 0).into()],
         };
         let server = Server::bind(Config { listen, ..config }).expect("loopback has a free port");
+        let server = server.with_routes(routes);
         let (handle, registry) = (server.handle(), server.registry().clone());
         let addresses = server.addresses();
         let thread = Some(thread::spawn(move || server.run()));

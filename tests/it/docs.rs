@@ -95,7 +95,7 @@ fn every_make_target_in_a_document_exists() {
 #[test]
 fn every_route_and_error_status_is_documented() {
     let page = read("docs/http.md");
-    // A test in `src/http/routes.rs` compares this table with the server's routes.
+    // Tests in `src/http/routes.rs` and `tests/lab/actions.rs` compare this table with the routes.
     let table = between(&page, "| path | methods | needs |\n", "\n\n");
     let known: BTreeSet<&str> = table
         .lines()
@@ -110,7 +110,8 @@ fn every_route_and_error_status_is_documented() {
         });
         assert!(heading, "docs/http.md has no heading for the route with {part:?}");
     }
-    for file in sources(Path::new("src/http")) {
+    let folders = ["src/http", "src/live"].map(|folder| sources(Path::new(folder)));
+    for file in folders.concat() {
         let source = read(file);
         for status in source.split("HttpError::new(").skip(1) {
             let Some(status) = status.split(|c: char| !c.is_ascii_digit()).find(|n| n.len() == 3)

@@ -1,9 +1,13 @@
 //! The lab's HTTP actions, which pages call. They exist only with `--lab`.
 
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::TestServer;
-use threadcast::{Config, Server, StartError};
+use crate::common::live::Live;
+use threadcast::Config;
 
 const ACTIONS: [&str; 7] = [
     "/lab/drop?tab=a",
@@ -16,7 +20,21 @@ const ACTIONS: [&str; 7] = [
 ];
 
 fn lab() -> TestServer {
-    TestServer::with(Config { lab: true, ..Config::default() })
+    TestServer::with_lab(Config::default(), None)
+}
+
+/// The other routes are compared by a test in `src/http/routes.rs`.
+#[test]
+fn documented_table_has_the_routes_of_the_lab() {
+    let page = include_str!("../../docs/http.md");
+    let documented: Vec<&str> = page.lines().filter(|line| line.ends_with("| `--lab` |")).collect();
+    let routes = Live::new(None).routes(true);
+    let line = |route: &threadcast::extension::Route| {
+        let flags = route.requirement().expect("all of them need a flag").flags;
+        assert_eq!(flags, ["--lab"]);
+        format!("| `{}` | {}, OPTIONS | `--lab` |", route.path(), route.methods())
+    };
+    assert_eq!(documented, routes.iter().map(line).collect::<Vec<_>>());
 }
 
 fn dropped(server: &TestServer, query: &str) -> serde_json::Value {
@@ -41,10 +59,21 @@ fn lab_routes_are_404_without_the_lab() {
 
 #[test]
 fn lab_requires_loopback_addresses() {
-    let listen = vec!["127.0.0.1:0".parse().expect("one"), "0.0.0.0:0".parse().expect("one")];
-    let result = Server::bind(Config { listen, lab: true, ..Config::default() });
-    let error = result.expect_err("any remote client could disconnect all clients");
-    assert!(matches!(error, StartError::Lab { addr } if addr.ip().is_unspecified()), "{error}");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_threadcast"));
+    let addresses = ["--listen", "127.0.0.1:0", "--listen", "0.0.0.0:0"];
+    let output = program.arg("--lab").args(addresses).output().expect("the binary runs");
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cannot listen on 0.0.0.0:0 with --lab: any client"), "{stderr}");
+    // An inherited listener is checked too.
+    let listener = TcpListener::bind("0.0.0.0:0").expect("a free port");
+    let inherit = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" --lab";
+    let program = ["-c", inherit, env!("CARGO_BIN_EXE_threadcast")];
+    let output = Command::new("sh").args(program).stdin(OwnedFd::from(listener)).output();
+    let output = output.expect("sh is installed");
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("with --lab: any client of the lab can cut"), "{stderr}");
 }
 
 #[test]

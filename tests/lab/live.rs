@@ -54,13 +54,13 @@ fn numbers(mut client: TestClient) -> Vec<usize> {
 fn changing_the_delivery_mode_loses_and_repeats_nothing() {
     for begins_with in [Delivery::Direct, Delivery::Wake] {
         let large = History { events: EVENTS, bytes: 64 << 20, ..History::default() };
-        let server = TestServer::with(Config {
-            lab: true,
+        let config = Config {
             delivery: begins_with,
             history: Histories::default().with("*", large),
             limits: Limits { write_deadline: 6 * TIMEOUT, ..Limits::default() },
             ..Config::default()
-        });
+        };
+        let server = TestServer::with_lab(config, None);
         let open = || server.stream("/channels/x?since=all");
         let (whole, mut read_late) = (AtomicUsize::new(0), Vec::new());
         let check = |client| {
@@ -101,7 +101,7 @@ fn changing_the_delivery_mode_loses_and_repeats_nothing() {
 #[test]
 fn disconnects_are_noticed_after_a_change_of_the_delivery() {
     let limits = Limits { heartbeat: 10 * TIMEOUT, ..Limits::default() };
-    let server = TestServer::with(Config { lab: true, limits, ..Config::default() });
+    let server = TestServer::with_lab(Config { limits, ..Config::default() }, None);
     let clients = |many: usize| {
         wait_until(TIMEOUT, "the server counts the open streams", || {
             server.get("/status").json()["clients"] == many

@@ -6,3 +6,4 @@ mod common;
 mod engines;
 mod live;
 mod runs;
+mod slow;

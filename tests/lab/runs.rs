@@ -129,9 +129,9 @@ fn measured_capacity_matches_doctor() {
 
 #[test]
 fn slow_handler_exists_only_with_the_lab() {
-    let ask = |lab| TestServer::with(Config { lab, ..Config::default() }).get("/lab/slow/cpu");
-    assert_eq!(ask(false).status, 404);
-    let answer = ask(true);
+    let ask = |server: TestServer| server.get("/lab/slow/cpu");
+    assert_eq!(ask(TestServer::start()).status, 404);
+    let answer = ask(TestServer::with_lab(Config::default(), None));
     assert!(answer.status == 200 && answer.json()["ms"].as_f64() >= Some(200.0), "{answer:?}");
 }
 

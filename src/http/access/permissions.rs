@@ -19,6 +19,34 @@ use crate::mercure::matcher::MatcherError;
 use crate::registry::{Matcher, Readable};
 use crate::token::Token;
 
+impl Exchange<'_> {
+    /// Fails unless this request may read the server's channels and status.
+    ///
+    /// Every request may, unless the server has a token or key for reading.
+    ///
+    /// # Errors
+    ///
+    /// The error is the response to return: 401 or 403.
+    pub fn check_read(&self) -> Result<(), HttpError> {
+        ReadAccess::of(self, Api::Own).map(drop)
+    }
+
+    /// Fails unless this request may publish to each of these channels.
+    ///
+    /// Without channels, it fails unless the request may publish to some channel. A handler that
+    /// changes what other clients see must call this function, also for a GET, because a page of
+    /// another origin can send one.
+    ///
+    /// # Errors
+    ///
+    /// The error is the response to return: 401 or 403, or 400 for a name that is reserved.
+    pub fn check_publish(&self, channels: &[&str]) -> Result<(), HttpError> {
+        let access = PublishAccess::of(self, Api::Own)?;
+        access.check_any(self)?;
+        access.check(self, channels.iter().copied())
+    }
+}
+
 /// What a request may read.
 #[derive(Debug, Default)]
 pub(in crate::http) struct ReadAccess {

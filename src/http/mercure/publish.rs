@@ -27,7 +27,7 @@ pub(in crate::http) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, Htt
     }
     let key = idempotency_key(&exchange.request)?;
     let limits = exchange.server.config.limits;
-    let form = Form::read(&exchange.body(limits.body)?)?;
+    let form = Form::read(&exchange.body()?)?;
     check_size(&form.event, limits.event)?;
     let topics: Vec<&str> = form.topics.iter().map(String::as_str).collect();
     publisher.check(exchange, topics.iter().copied())?;

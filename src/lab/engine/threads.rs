@@ -8,6 +8,7 @@ use std::thread;
 use super::{HISTORY_BYTES, HISTORY_EVENTS, publisher};
 use crate::broadcast::Delivery;
 use crate::http::{Config, Server};
+use crate::live::Live;
 use crate::registry::{Histories, History};
 
 pub(super) fn run(delivery: Delivery, mut out: impl Write) -> io::Result<()> {
@@ -25,10 +26,11 @@ pub(super) fn bind(delivery: Delivery) -> io::Result<Server> {
         listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
         delivery,
         history: Histories::all(history()),
-        lab: true,
         ..Config::default()
     };
-    Server::bind(config).map_err(io::Error::other)
+    let lab = Live::new(None);
+    let server = Server::bind(lab.configure(config)).map_err(io::Error::other)?;
+    Ok(server.with_routes(lab.routes(true)))
 }
 
 /// Returns the history settings of all engines that use threadcast's registry.

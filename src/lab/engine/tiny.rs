@@ -14,8 +14,8 @@ use super::threads::history;
 use super::{PATH, event_loop, publisher};
 use crate::event::Framing;
 use crate::limits::Limits;
+use crate::live::slow::Slow;
 use crate::registry::{Channels, Histories, Registry, RegistryOptions, Start};
-use crate::slow::Slow;
 
 pub(super) fn run(mut out: impl Write) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

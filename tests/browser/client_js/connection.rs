@@ -45,7 +45,7 @@ fn client_replaces_a_connection_without_heartbeats() {
 #[test]
 fn a_client_cut_before_its_first_event_loses_nothing() {
     let history = Histories::default().with("*", History { events: 1_000, ..History::default() });
-    let server = TestServer::with(Config { lab: true, history, ..Config::default() });
+    let server = TestServer::with_lab(Config { history, ..Config::default() }, None);
     let Some(page) = first(&server) else { return };
     listen(&page, "'news'", "{ url: '/channels?tab=cut' }");
     page.eval("client.addEventListener('cursor', event => got.push(`cursor ${event.data}`))");

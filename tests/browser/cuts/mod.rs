@@ -162,7 +162,7 @@ impl Session {
         let kept = History { events: 1_000_000, ..History::default() };
         let history = Histories::default().with("*", kept);
         let public = Some("tests/browser/cuts/page".into());
-        let server = TestServer::with(Config { lab: true, public, history, ..Config::default() });
+        let server = TestServer::with_lab(Config { public, history, ..Config::default() }, None);
         let reports = reports(&server);
         let query = TABS.map(|tab| format!("tab={tab}")).join("&");
         let running = browser.open(&format!("http://{}/?{query}", server.addr))?;

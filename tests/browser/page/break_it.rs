@@ -5,7 +5,8 @@ use crate::driver::Page;
 use threadcast::{Config, Histories, History};
 
 fn page(lab: bool) -> Option<(TestServer, Page)> {
-    let server = TestServer::with(Config { lab, ..Config::default() });
+    let server =
+        if lab { TestServer::with_lab(Config::default(), None) } else { TestServer::start() };
     let page = Page::open(&format!("http://{}/", server.addr))?;
     Some((server, page))
 }

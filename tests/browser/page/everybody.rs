@@ -6,7 +6,7 @@ use serde_json::Value;
 use threadcast::Config;
 
 fn page() -> Option<(TestServer, Page)> {
-    let server = TestServer::with(Config { lab: true, ..Config::default() });
+    let server = TestServer::with_lab(Config::default(), None);
     let page = Page::open(&format!("http://{}/", server.addr))?;
     Some((server, page))
 }

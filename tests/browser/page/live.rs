@@ -31,8 +31,8 @@ fn page(origin: &str) -> Option<Page> {
 
 /// Starts a server in this process; its load clients run in a separate process.
 fn lab() -> TestServer {
-    let lab_program = Some(PathBuf::from(env!("CARGO_BIN_EXE_threadcast")));
-    TestServer::with(Config { lab: true, lab_program, ..Config::default() })
+    let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_threadcast")));
+    TestServer::with_lab(Config::default(), program)
 }
 
 fn number(page: &Page, expression: &str) -> f64 {

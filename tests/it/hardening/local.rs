@@ -25,7 +25,7 @@ const ACTIONS: [&str; 12] = [
 
 /// Starts a server without a token; each of [`ACTIONS`] succeeds for a local request.
 fn open() -> TestServer {
-    let server = TestServer::with(Config { lab: true, mercure: Mercure::On, ..Config::default() });
+    let server = TestServer::with_lab(Config { mercure: Mercure::On, ..Config::default() }, None);
     server.post("/channels/x", "", "first");
     server
 }
@@ -230,8 +230,8 @@ fn remote_client_reads_by_any_host_but_changes_nothing() {
 #[test]
 fn name_from_host_flag_reads_but_needs_a_token() {
     let hosts = vec!["push.example.org".to_owned()];
-    let config = Config { hosts, lab: true, mercure: Mercure::On, ..Config::default() };
-    let server = TestServer::with(config);
+    let config = Config { hosts, mercure: Mercure::On, ..Config::default() };
+    let server = TestServer::with_lab(config, None);
     check(&server, "1.1", "push.example.org", "", 403);
     check(&server, "1.1", "PUSH.example.org:443", "Origin: https://push.example.org\r\n", 403);
     let read = act(server.connect(), "GET /channels/x", "1.1", "push.example.org", "");
@@ -243,8 +243,8 @@ fn name_from_host_flag_reads_but_needs_a_token() {
 #[test]
 fn request_from_a_trusted_proxy_is_not_local() {
     let trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
-    let config = Config { trusted_proxies, lab: true, mercure: Mercure::On, ..Config::default() };
-    let server = TestServer::with(config);
+    let config = Config { trusted_proxies, mercure: Mercure::On, ..Config::default() };
+    let server = TestServer::with_lab(config, None);
     check(&server, "1.1", "localhost", "", 403);
     check(&server, "1.1", "localhost", "X-Forwarded-For: 127.0.0.1\r\n", 403);
 }

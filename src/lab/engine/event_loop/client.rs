@@ -13,7 +13,7 @@ use super::log::Log;
 use crate::event::{Frame, Framing};
 use crate::id::EventId;
 use crate::limits::{HEADERS_MAX, Limits, RETRY};
-use crate::slow::Slow;
+use crate::live::slow::Slow;
 
 pub(super) struct Client {
     pub(super) socket: TcpStream,

@@ -9,9 +9,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, OFlags, fadvise, open};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
-
-use crate::process::thread_time;
 
 /// How long one call takes.
 pub(crate) const TIME: Duration = Duration::from_millis(200);
@@ -32,6 +31,7 @@ pub(crate) enum Slow {
 
 impl Slow {
     /// Returns the handler with this name, which is the last segment of the request's path.
+    #[allow(dead_code)] // only the engines of `threadcast lab` use it
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name {
             "disk" => Some(Self::Disk),
@@ -96,28 +96,7 @@ fn cold_file() -> io::Result<&'static File> {
     Ok(COLD.get_or_init(|| file))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_kinds_take_200_ms_and_only_one_computes() {
-        // How long this thread was runnable while another one had the core, in ms (proc(5)).
-        let queued = || {
-            let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-            let nanoseconds = times.split(' ').nth(1).and_then(|time| time.parse().ok());
-            nanoseconds.map_or(0.0, |time: f64| time / 1e6)
-        };
-        let share = |slow: Slow| {
-            let before = queued();
-            let report = slow.work().expect("the disk can be read");
-            let [all, computed] = ["ms", "computed_ms"].map(|key| report[key].as_f64().expect(key));
-            assert!(all >= 200.0, "{report}");
-            computed / (all - (queued() - before)).max(computed)
-        };
-        // A busy machine disturbs the measurement, so the test repeats it until it succeeds once.
-        let differ = |_| share(Slow::Cpu) > 0.8 && share(Slow::Disk) < 0.6;
-        assert!((0..50).any(differ));
-        assert_eq!(Slow::named("net"), None);
-    }
+/// Returns the CPU time that this thread has used.
+fn thread_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }

@@ -13,14 +13,12 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::json;
-
 /// The channel to which the clients that read nothing subscribe.
-pub(in crate::http) const STUCK: &str = "lab-stuck";
+pub(super) const STUCK: &str = "lab-stuck";
 
 /// The local clients of a server with `--lab`.
 #[derive(Debug)]
-pub(in crate::http) struct LoadClients {
+pub(super) struct LoadClients {
     /// The `threadcast` program, which runs the clients.
     program: Option<PathBuf>,
     state: Arc<Mutex<State>>,
@@ -105,19 +103,19 @@ impl LoadClients {
     }
 
     /// Closes all clients and ends their process.
-    pub(in crate::http) fn end(&self) {
+    pub(super) fn end(&self) {
         let mut state = self.lock();
         *state = State { generation: state.generation, ..State::default() };
     }
 
     /// Returns the number of open clients, as of the last report.
-    pub(in crate::http) fn clients(&self) -> usize {
+    pub(super) fn clients(&self) -> usize {
         let clients = self.lock().report["clients"].as_u64().unwrap_or(0);
         usize::try_from(clients).unwrap_or(usize::MAX)
     }
 
     /// Returns the state of the clients, for `/status`.
-    pub(in crate::http) fn json(&self, stuck: usize, given_up: u64) -> Value {
+    pub(super) fn json(&self, stuck: usize, given_up: u64) -> Value {
         let state = self.lock();
         let mut json = json!({
             "asked": state.asked, "most": state.most, "stuck": stuck, "given_up": given_up,
@@ -193,7 +191,7 @@ impl Output {
                     handle(Message::Publish { channel, data });
                 }
                 Some(("report", report)) => {
-                    let Ok(report) = json::parse(report.as_bytes()) else { continue };
+                    let Ok(report) = serde_json::from_str::<Value>(report) else { continue };
                     let settled = report["settled"] == true;
                     self.store(report);
                     if settled {

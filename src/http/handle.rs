@@ -1,0 +1,102 @@
+//! The handle through which a program controls its server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::exchange::Exchange;
+use super::server_state::ServerState;
+use super::status;
+use crate::broadcast::Delivery;
+use crate::limits::Limits;
+use crate::registry::Registry;
+use crate::ticker;
+
+/// Controls a [`Server`](crate::Server) from other threads, and from handlers of requests.
+///
+/// ```
+/// use threadcast::{Config, Server};
+///
+/// let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
+/// let handle = server.handle();
+/// let running = std::thread::spawn(move || server.run());
+/// handle.shutdown();
+/// running.join().expect("the server did not panic")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Handle {
+    state: Arc<ServerState>,
+}
+
+impl Handle {
+    pub(super) fn new(state: &Arc<ServerState>) -> Self {
+        Self { state: Arc::clone(state) }
+    }
+
+    /// Starts the drain and returns at once; [`Server::run`](crate::Server::run) returns when the
+    /// drain is over.
+    ///
+    /// The server rejects new streams. It ends the open streams over the first half of the drain
+    /// time ([`Limits::drain`]), and sends each a `retry:` field and the last chunk. Then it closes
+    /// the other connections. Later calls have no effect.
+    pub fn shutdown(&self) {
+        self.state.drain();
+    }
+
+    /// Returns whether the broadcaster responds within this time, for a watchdog.
+    ///
+    /// Blocks until the broadcaster responds, at most for this time. Always true if the server has
+    /// no broadcaster ([`Delivery::Wake`]).
+    pub fn is_responsive(&self, within: Duration) -> bool {
+        self.state.mailbox.as_ref().is_none_or(|mailbox| mailbox.ping(within))
+    }
+
+    /// Returns the registry of channels, through which this program can publish and subscribe.
+    pub fn registry(&self) -> &Registry {
+        &self.state.hub
+    }
+
+    /// Returns the limits of the server.
+    pub fn limits(&self) -> &Limits {
+        &self.state.config.limits
+    }
+
+    /// Returns the number of open streams and WebSockets.
+    pub fn clients(&self) -> usize {
+        self.state.admission.clients()
+    }
+
+    /// Returns the maximum number of streams and WebSockets.
+    pub fn max_clients(&self) -> usize {
+        self.state.admission.max_clients
+    }
+
+    /// Returns the current delivery mode.
+    pub fn delivery(&self) -> Delivery {
+        self.state.delivery()
+    }
+
+    /// Switches the delivery mode of all streams. No client loses an event or receives one twice.
+    ///
+    /// Has no effect on a server without a broadcaster: one that started with [`Delivery::Wake`]
+    /// and without [`Config::switchable_delivery`](crate::Config::switchable_delivery).
+    pub fn switch_delivery(&self, delivery: Delivery) {
+        self.state.switch(delivery);
+    }
+
+    /// Sends the status to the subscribers of `/status/stream` now, and not at the next second.
+    pub fn publish_status(&self) {
+        let clock = &self.state.clock;
+        if clock.subscribers(ticker::STATUS) > 0 {
+            // Publishing fails after the registry is closed. The streams then have ended.
+            let _ = clock.publish(ticker::STATUS, &status::event(&self.state));
+        }
+    }
+}
+
+impl Exchange<'_> {
+    /// Returns a handle that controls the server.
+    pub fn server(&self) -> Handle {
+        Handle::new(self.server)
+    }
+}

@@ -1,0 +1,98 @@
+//! The functions through which a program that embeds the server follows its streams.
+
+use std::fmt;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::request::first_value;
+
+/// Functions that the server calls when a stream starts, when its status is read, and when it
+/// drains.
+///
+/// A server has the hooks in [`Config::hooks`](crate::Config::hooks). Each function has a default
+/// that does nothing. The server calls them on its own threads: they must return quickly, and must
+/// not wait for a client.
+pub trait Hooks: fmt::Debug + Send + Sync {
+    /// Called when a stream or WebSocket starts, before its first byte is sent.
+    ///
+    /// The server drops the returned follower when the stream or WebSocket has ended, even if it
+    /// ends by a panic. The thread of the stream has 64 KiB of stack and keeps every page of it
+    /// that it has touched, so this function should need little.
+    ///
+    /// # Errors
+    ///
+    /// With [`Cut`], the server closes the connection without a response.
+    fn opened(&self, opening: &Opening<'_>) -> Result<Option<Box<dyn Follower>>, Cut> {
+        let _ = opening;
+        Ok(None)
+    }
+
+    /// Returns a member of the JSON object of `GET /status`: its name and its value.
+    fn status(&self) -> Option<(&'static str, Value)> {
+        None
+    }
+
+    /// Called once, when the drain starts.
+    fn draining(&self) {}
+}
+
+/// Follows one stream or WebSocket, and is dropped when it has ended.
+pub trait Follower: Send {
+    /// Called when a stream ends, but not for a WebSocket.
+    ///
+    /// The reason is the label `reason` of the metric `threadcast_stream_ends_total`, such as
+    /// `stuck` for a client that reads nothing.
+    fn ended(&self, reason: &'static str) {
+        let _ = reason;
+    }
+}
+
+/// The connection of a stream or WebSocket that is about to start.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    socket: &'a Arc<TcpStream>,
+    path: &'a str,
+    query: &'a str,
+}
+
+impl Opening<'_> {
+    /// Returns the socket. Shutting it down cuts the stream, without the last chunk.
+    ///
+    /// Only the server may read from it and write to it.
+    pub fn socket(&self) -> &Arc<TcpStream> {
+        self.socket
+    }
+
+    /// Returns the path of the request, decoded and without its query.
+    pub fn path(&self) -> &str {
+        self.path
+    }
+
+    /// Returns the first value of a query parameter, decoded.
+    pub fn query(&self, name: &str) -> Option<String> {
+        first_value(self.query, name)
+    }
+}
+
+/// The error with which [`Hooks::opened`] cuts a stream before it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut;
+
+/// Calls all hooks for a stream that starts, and returns their followers.
+///
+/// Shuts the socket down if one of the hooks cuts the stream.
+#[inline(never)] // inlining would enlarge the stack of every stream
+pub(super) fn open(
+    hooks: &[Arc<dyn Hooks>],
+    socket: &Arc<TcpStream>,
+    path: &str,
+    query: Option<Box<str>>,
+) -> Result<Vec<Box<dyn Follower>>, Cut> {
+    let opening = Opening { socket, path, query: query.as_deref().unwrap_or_default() };
+    let followers = hooks.iter().filter_map(|hooks| hooks.opened(&opening).transpose());
+    followers.collect::<Result<_, _>>().inspect_err(|Cut| {
+        let _ = socket.shutdown(Shutdown::Both); // fails only if the socket is not connected
+    })
+}

@@ -1,0 +1,138 @@
+//! One route: a path, methods, and the handler that answers them.
+
+use std::fmt;
+
+use super::answer::Answer;
+use super::error::HttpError;
+use super::exchange::Exchange;
+use super::reply::Reply;
+
+/// Some methods of a path, and the handler that answers them.
+///
+/// The module [`extension`](crate::extension) has an example.
+pub struct Route {
+    methods: &'static str,
+    path: &'static str,
+    handler: Box<Handler>,
+    requirement: Option<Requirement>,
+    any_origin: bool,
+}
+
+/// Answers a request. The slice has the path's parameters.
+pub(super) type Handler =
+    dyn Fn(&mut Exchange<'_>, &[&str]) -> Result<Reply, HttpError> + Send + Sync;
+
+/// The setting without which a route does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requirement {
+    /// The flags of the command line that make the setting, for the documentation.
+    pub flags: &'static [&'static str],
+    /// Whether this server has the setting.
+    pub is_met: bool,
+    /// The detail of the 404 without the setting. It tells the client which setting is missing.
+    pub detail: &'static str,
+}
+
+impl Route {
+    /// Creates a route from its methods, such as `GET, HEAD`, its path, and its handler.
+    ///
+    /// A segment of the path that begins with a capital letter, such as `NAME` in `/rooms/NAME`, is
+    /// a parameter: it matches any segment. The handler gets the matched segments, decoded. It runs
+    /// on the connection's own thread, which has 64 KiB of stack, and it may block.
+    ///
+    /// The server answers OPTIONS and other methods itself. A handler for HEAD returns the response
+    /// to GET, whose body the server does not send.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the path does not begin with a slash.
+    pub fn new<F>(methods: &'static str, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(&mut Exchange<'_>, &[&str]) -> Result<Answer, HttpError> + Send + Sync + 'static,
+    {
+        Self::on(methods, path, move |exchange, parameters| {
+            handler(exchange, parameters).map(Reply::Answer)
+        })
+    }
+
+    /// Creates a route whose handler may also return a stream.
+    pub(super) fn on<F>(methods: &'static str, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(&mut Exchange<'_>, &[&str]) -> Result<Reply, HttpError> + Send + Sync + 'static,
+    {
+        assert!(path.starts_with('/'), "the path {path:?} does not begin with a slash");
+        let handler = Box::new(handler);
+        Self { methods, path, handler, requirement: None, any_origin: false }
+    }
+
+    /// Makes the route depend on a setting. If it is not met, the route is a 404.
+    #[must_use]
+    pub fn needs(self, requirement: Requirement) -> Self {
+        Self { requirement: Some(requirement), ..self }
+    }
+
+    /// Lets pages of any origin read the responses, without credentials.
+    #[must_use]
+    pub fn any_origin(self) -> Self {
+        Self { any_origin: true, ..self }
+    }
+
+    /// Returns the methods, separated by a comma and a space.
+    pub fn methods(&self) -> &'static str {
+        self.methods
+    }
+
+    /// Returns the path, with its parameters in capitals.
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
+    /// Returns the setting without which the route does not exist.
+    pub fn requirement(&self) -> Option<&Requirement> {
+        self.requirement.as_ref()
+    }
+
+    pub(super) fn is_for_any_origin(&self) -> bool {
+        self.any_origin
+    }
+
+    /// Returns whether the route's path matches a path with these segments.
+    pub(super) fn matches(&self, segments: &[String]) -> bool {
+        let mut own = self.path[1..].split('/');
+        let are_equal = segments.iter().all(|segment| {
+            own.next().is_some_and(|own| is_parameter(own) || own == segment.as_str())
+        });
+        are_equal && own.next().is_none()
+    }
+
+    #[inline(never)] // inlining would enlarge the stack of every stream
+    pub(super) fn accepts(&self, method: &str) -> bool {
+        self.methods.split(", ").any(|known| known == method)
+    }
+
+    /// Calls the handler.
+    pub(super) fn answer(
+        &self,
+        exchange: &mut Exchange<'_>,
+        segments: &[String],
+    ) -> Result<Reply, HttpError> {
+        (self.handler)(exchange, &self.parameters(segments))
+    }
+
+    /// Returns the segments that the parameters of the path match.
+    #[inline(never)] // inlining would enlarge the stack of every stream
+    pub(super) fn parameters<'a>(&self, segments: &'a [String]) -> Vec<&'a str> {
+        let pairs = self.path[1..].split('/').zip(segments);
+        pairs.filter(|(own, _)| is_parameter(own)).map(|(_, segment)| segment.as_str()).collect()
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.methods, self.path)
+    }
+}
+
+fn is_parameter(segment: &str) -> bool {
+    segment.starts_with(|first: char| first.is_ascii_uppercase())
+}

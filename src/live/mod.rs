@@ -1,0 +1,141 @@
+//! The lab in a running server (`--lab`): routes for experiments, and hooks for its streams.
+//!
+//! This module uses only the public items of the library, as any program that embeds the server
+//! can.
+
+mod load_clients;
+mod routes;
+pub(crate) mod slow;
+
+use std::collections::HashMap;
+use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use threadcast::Config;
+use threadcast::extension::{Cut, Follower, Hooks, Opening};
+
+use self::load_clients::{LoadClients, STUCK};
+
+/// The query parameter that assigns a stream to the page that opened it.
+const TAB: &str = "tab";
+
+/// The lab of one server: the streams that it can cut, and the local clients.
+#[derive(Debug)]
+pub(crate) struct Live {
+    load_clients: LoadClients,
+    streams: Arc<Streams>,
+}
+
+impl Live {
+    /// Creates the lab. `program` is the `threadcast` program, which runs the local clients;
+    /// without it there are none.
+    pub(crate) fn new(program: Option<PathBuf>) -> Arc<Self> {
+        let load_clients = LoadClients::new(program);
+        Arc::new(Self { load_clients, streams: Arc::default() })
+    }
+
+    /// Returns the configuration with what the lab needs, besides its [routes](Self::routes).
+    pub(crate) fn configure(self: &Arc<Self>, mut config: Config) -> Config {
+        config.hooks.push(Arc::<Self>::clone(self));
+        Config { switchable_delivery: true, ..config }
+    }
+}
+
+impl Hooks for Live {
+    fn opened(&self, opening: &Opening<'_>) -> Result<Option<Box<dyn Follower>>, Cut> {
+        self.streams.track(opening).map(|tracked| Some(Box::new(tracked) as _))
+    }
+
+    fn status(&self) -> Option<(&'static str, Value)> {
+        let streams = self.streams.lock();
+        let stuck = streams.open.values().filter(|stream| stream.is_stuck_client).count();
+        let given_up = streams.given_up;
+        drop(streams);
+        Some(("lab", self.load_clients.json(stuck, given_up)))
+    }
+
+    fn draining(&self) {
+        self.load_clients.end();
+    }
+}
+
+/// The open streams and WebSockets.
+#[derive(Debug, Default)]
+struct Streams(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    open: HashMap<u64, Stream>,
+    last_key: u64,
+    /// Until when new streams are cut.
+    closed_until: Option<Instant>,
+    /// How many streams the server has ended because their clients read nothing.
+    given_up: u64,
+}
+
+#[derive(Debug)]
+struct Stream {
+    socket: Arc<TcpStream>,
+    /// The id of the page that opened the stream.
+    tab: Option<Box<str>>,
+    /// Whether the client is one that the lab has opened to read nothing.
+    is_stuck_client: bool,
+}
+
+/// Keeps a stream tracked until this value is dropped.
+struct Tracked {
+    streams: Arc<Streams>,
+    key: u64,
+}
+
+impl Follower for Tracked {
+    fn ended(&self, reason: &'static str) {
+        if reason == "stuck" {
+            self.streams.lock().given_up += 1;
+        }
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.streams.lock().open.remove(&self.key);
+    }
+}
+
+impl Streams {
+    /// Tracks a stream, or cuts it if new streams are cut.
+    fn track(self: &Arc<Self>, opening: &Opening<'_>) -> Result<Tracked, Cut> {
+        let (socket, tab) = (Arc::clone(opening.socket()), opening.query(TAB).map(Into::into));
+        let is_stuck_client = opening.path().strip_prefix("/channels/") == Some(STUCK);
+        let mut state = self.lock();
+        if state.closed_until.is_some_and(|until| Instant::now() < until) {
+            return Err(Cut);
+        }
+        state.last_key += 1;
+        let key = state.last_key;
+        state.open.insert(key, Stream { socket, tab, is_stuck_client });
+        Ok(Tracked { streams: Arc::clone(self), key })
+    }
+
+    /// Cuts the streams of one page, or of all, and returns the number of streams that were cut.
+    ///
+    /// The server sends no last chunk, so that the client detects an error and not a normal end.
+    fn cut(&self, tab: Option<&str>, closed_for: Duration) -> usize {
+        let mut state = self.lock();
+        if !closed_for.is_zero() {
+            state.closed_until = Some(Instant::now() + closed_for);
+        }
+        let open = state.open.values();
+        let selected = open.filter(|stream| tab.is_none() || stream.tab.as_deref() == tab);
+        let sockets = selected.map(|stream| &stream.socket);
+        // Shutting down fails only if the socket is not connected.
+        sockets.map(|socket| drop(socket.shutdown(Shutdown::Both))).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
