@@ -26,8 +26,8 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use threadcast::lab::meter::Socket;
-use threadcast::lab::process;
+use sse_load::meter::Socket;
+use sse_load::process;
 
 use engine::{Engine, Start};
 use measure::Taken;

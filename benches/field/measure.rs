@@ -4,10 +4,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use threadcast::lab::figures::float;
-use threadcast::lab::load::{Load, Plan};
-use threadcast::lab::meter::{Held, PerClient, Socket, Spending, Spent, difference, settle};
-use threadcast::lab::procfs;
+use sse_load::figures::float;
+use sse_load::load::{Load, Plan};
+use sse_load::meter::{Held, PerClient, Socket, Spending, Spent, difference, settle};
+use sse_load::procfs;
 
 use crate::engine::{Engine, Start};
 use crate::options::Options;

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use threadcast::lab::tick::{Tick, Traffic};
+use sse_load::tick::{Tick, Traffic};
 
 /// The maximum number of requests in one write. All their responses are read before the next write.
 const BATCH: usize = 64;

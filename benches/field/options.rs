@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use threadcast::lab::process::Cores;
+use sse_load::process::Cores;
 
 use crate::engine::{self, Engine};
 use crate::workload::{self, Workload};

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use threadcast::lab::process::{Cores, Process, wait_until};
-use threadcast::lab::tick::Traffic;
+use sse_load::process::{Cores, Process, wait_until};
+use sse_load::tick::Traffic;
 
 use crate::engine::Start;
 use crate::nchan::Publisher;

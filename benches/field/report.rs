@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use threadcast::lab::figures::{self, digits, float, signed};
-use threadcast::lab::machine;
-use threadcast::lab::process::Cores;
+use sse_load::figures::{self, digits, float, signed};
+use sse_load::machine;
+use sse_load::process::Cores;
 
 use crate::engine::Engine;
 use crate::measure::{Sample, Taken};

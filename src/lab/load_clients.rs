@@ -17,20 +17,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
-use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::load::{Load, Plan};
-use super::process::raise_the_descriptor_limit;
-use super::tick::{Tick, Traffic};
+use sse_load::load::{Load, Plan};
+use sse_load::process::most_clients;
+use sse_load::tick::{Tick, Traffic};
 
 /// How many clients are opened at a time. Between two such steps, events are published and commands
 /// are executed.
 const STEP: usize = 100;
-
-/// How many descriptors are kept for anything but clients.
-const SPARE: usize = 32;
 
 /// The size of an event's frame on the channel `lab`, in bytes.
 const FRAME: usize = 64;
@@ -83,14 +79,11 @@ pub fn run(server: SocketAddr, out: impl Write) -> io::Result<()> {
 }
 
 fn serve(server: SocketAddr, out: impl Write) -> io::Result<()> {
-    raise_the_descriptor_limit()?;
-    let limit = getrlimit(Resource::Nofile).current;
-    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     let mut load_clients = LoadClients {
         plan: Plan { timeout: Duration::from_secs(5), ..Plan::new(server, "/channels/lab") },
         load: None,
         wanted: 0,
-        own_most: limit.saturating_sub(SPARE),
+        own_most: most_clients()?,
         stuck: Vec::new(),
         events: Tick::new(),
         flood: Tick::new(),

@@ -2,8 +2,8 @@
 
 use super::engine::Engine;
 use super::experiment::Experiment;
-use super::figures::median;
-use super::meter::Socket;
+use sse_load::figures::median;
+use sse_load::meter::Socket;
 
 /// One measurement of one engine.
 ///
@@ -230,7 +230,7 @@ impl Results {
         let mut noise = Vec::new();
         for experiment in Experiment::ALL {
             for engine in &self.engines {
-                if self.of(experiment, *engine).any(|it| it.noise > super::meter::NOISE) {
+                if self.of(experiment, *engine).any(|it| it.noise > sse_load::meter::NOISE) {
                     noise.push((experiment, *engine, Noise::Others));
                 }
                 let apart = |point| {

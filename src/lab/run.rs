@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use super::engine::Engine;
 use super::experiment::{Experiment, Lab, calibrate};
-use super::machine;
-use super::meter::Socket;
 use super::plan::{LabError, Options, Pace};
-use super::process::{self, Cores};
 use super::results::{Failure, Results};
+use sse_load::machine;
+use sse_load::meter::Socket;
+use sse_load::process::{self, Cores};
 
 /// The progress of a run of the lab.
 ///
@@ -158,7 +158,7 @@ struct Steps<'a> {
 impl<'a> Steps<'a> {
     fn new(options: &Options, engines: &[Engine], progress: &'a mut dyn FnMut(&Progress)) -> Self {
         let each: f64 = options.experiments.iter().map(|it| it.seconds(options)).sum();
-        let rounds = super::figures::float((engines.len() * options.pace.runs) as u64);
+        let rounds = sse_load::figures::float((engines.len() * options.pace.runs) as u64);
         let idle = options.experiments.contains(&Experiment::Idle);
         let first = if idle { Experiment::Idle.seconds(options) * 2.0 } else { 0.0 };
         let planned = (each * rounds + first).max(f64::MIN_POSITIVE);

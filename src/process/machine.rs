@@ -5,31 +5,23 @@ use std::fs;
 use std::io;
 
 /// The memory of the whole machine, in bytes, from `/proc/meminfo` and `/proc/zoneinfo`.
-///
-/// ```
-/// use threadcast::lab::procfs;
-///
-/// let machine = procfs::machine()?;
-/// assert!(machine.available > 0 && machine.kernel_stack > 0);
-/// # Ok::<(), std::io::Error>(())
-/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// The memory that a new program could still get: `MemAvailable`, plus the free pages on the
     /// processors' own lists, which `MemAvailable` does not count. (Each processor keeps a list of
     /// free pages, up to hundreds of megabytes after a large program has ended.) Only this figure
     /// reflects every kind of memory, but every process on the machine changes it.
-    pub available: u64,
+    pub(crate) available: u64,
     /// All memory of the kernel itself: memory that is not free and belongs neither to a process
     /// nor to a file. It includes memory that the fields below do not list, such as the pages of
     /// sockets. Other processes hardly change this figure.
-    pub kernel: u64,
+    pub(crate) kernel: u64,
     /// The memory of the kernel's stacks, one per thread.
-    pub kernel_stack: u64,
+    pub(crate) kernel_stack: u64,
     /// The memory of kernel objects (slab): sockets, tasks, files.
-    pub slab: u64,
+    pub(crate) slab: u64,
     /// The memory of page tables.
-    pub page_tables: u64,
+    pub(crate) page_tables: u64,
 }
 
 /// Reads the current memory of the machine.
@@ -37,7 +29,7 @@ pub struct Machine {
 /// # Errors
 ///
 /// Fails if a file cannot be read or lacks a field.
-pub fn machine() -> io::Result<Machine> {
+pub(crate) fn machine() -> io::Result<Machine> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let pages = parse_processor_lists(&fs::read_to_string("/proc/zoneinfo")?);
     parse_meminfo(&meminfo, pages * rustix::param::page_size() as u64)
@@ -66,17 +58,17 @@ fn parse_meminfo(meminfo: &str, processor_lists: u64) -> io::Result<Machine> {
 }
 
 /// Returns the number after a key in the text of a file in `/proc`.
-pub(crate) fn number_after(text: &str, key: &str) -> Option<u64> {
+fn number_after(text: &str, key: &str) -> Option<u64> {
     let rest = &text[text.find(key)? + key.len()..];
     rest.split_whitespace().next()?.parse().ok()
 }
 
 /// Returns the number of kilobytes after a key, converted to bytes.
-pub(crate) fn kilobytes_after(text: &str, key: &str) -> io::Result<u64> {
+fn kilobytes_after(text: &str, key: &str) -> io::Result<u64> {
     number_after(text, key).map(|kilobytes| kilobytes * 1024).ok_or_else(|| malformed(key.trim()))
 }
 
-pub(crate) fn malformed(what: &str) -> io::Error {
+fn malformed(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("/proc has no value for {what}"))
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use sse_load::{process, procfs};
 use threadcast::lab::engine::{Engine, PATH};
-use threadcast::lab::{process, procfs};
 
 use crate::common::{TestClient, skip};
 use crate::runs::PROGRAM;

@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::common::{Process, TIMEOUT, TestClient, TestServer, wait_until};
 use serde_json::Value;
-use threadcast::lab::procfs;
+use sse_load::procfs;
 use threadcast::{Config, Delivery, Event, Histories, History, Limits, Registry};
 
 /// The size of an event in bytes, so large that unread events fill a socket buffer.

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use crate::common::TestServer;
 use crate::engines::is_installed;
+use sse_load::{process, procfs};
 use threadcast::Config;
 use threadcast::lab::engine::Engine;
 use threadcast::lab::experiment::Experiment;
 use threadcast::lab::results::Results;
-use threadcast::lab::{Options, Pace, Progress, process, procfs, report, run};
+use threadcast::lab::{Options, Pace, Progress, report, run};
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_threadcast");
 

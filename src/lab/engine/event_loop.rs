@@ -32,7 +32,7 @@ use log::Log;
 use super::{HISTORY_BYTES, HISTORY_EVENTS, PATH};
 use crate::event::{Frame, Framing};
 use crate::id::EventId;
-use crate::lab::tick::{Tick, Traffic};
+use sse_load::tick::{Tick, Traffic};
 
 const LISTENER: Token = Token(usize::MAX);
 const SETTINGS: Token = Token(usize::MAX - 1);

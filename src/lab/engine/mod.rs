@@ -15,7 +15,7 @@
 //! behind Apache. Their cost includes the cost of `direct`.
 //!
 //! Each engine is a process, which may have child processes. It prints its address and reads
-//! traffic settings from its stdin (see [`tick`](super::tick)). It serves the stream at `GET
+//! traffic settings from its stdin (see [`sse_load::tick`]). It serves the stream at `GET
 //! /channels/bench`, and a handler that takes 200 ms at `GET /lab/slow/disk` and `GET
 //! /lab/slow/cpu`.
 

@@ -5,8 +5,8 @@ use std::thread;
 
 use super::PATH;
 use crate::event::Event;
-use crate::lab::tick::{Tick, Traffic};
 use crate::registry::Registry;
+use sse_load::tick::{Tick, Traffic};
 
 /// Returns the channel that the publisher thread publishes to.
 pub(super) fn channel() -> &'static str {

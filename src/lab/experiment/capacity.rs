@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use super::{Bound, Engine, Experiment, GLANCE, Lab, Running, SMALL, Sample};
 use crate::capacity::Capacity;
-use crate::lab::figures::float;
-use crate::lab::load::{Load, Plan};
+use sse_load::figures::float;
+use sse_load::load::{Load, Plan};
 
 /// The engine's descriptor limit.
 const DESCRIPTORS: u64 = 200;

@@ -15,10 +15,10 @@ use std::io;
 use std::time::Duration;
 
 use super::{Engine, Experiment, Lab, Running, SMALL, Sample};
-use crate::lab::figures::float;
-use crate::lab::load::Load;
-use crate::lab::meter::Spent;
 use crate::lab::plan::Options;
+use sse_load::figures::float;
+use sse_load::load::Load;
+use sse_load::meter::Spent;
 
 /// The quantiles of the latency that are measured, and the names of their figures. The plots of the
 /// distribution need all of them.

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::engine::{Bound, Engine, PATH};
-use super::load::{Load, Plan};
-use super::meter::Socket;
 use super::plan::{Options, Pace};
-use super::process::{Cores, Process};
 use super::results::Sample;
-use super::tick::Traffic;
+use sse_load::load::{Load, Plan};
+use sse_load::meter::Socket;
+use sse_load::process::{Cores, Process};
+use sse_load::tick::Traffic;
 
 /// The lab stops waiting for clients if no further client has received its response, or its first
 /// event, for this long.
@@ -111,7 +111,7 @@ impl Experiment {
             Self::Stuck => (2, measured.as_secs_f64(), 1.0),
             Self::Capacity => (1, 4.0, 0.5),
         };
-        super::figures::float(points as u64) * each + fixed
+        sse_load::figures::float(points as u64) * each + fixed
     }
 
     /// Runs the experiment once on one engine.

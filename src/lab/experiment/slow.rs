@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::{Engine, Experiment, Lab, Running, SMALL, Sample, TIMEOUT};
 use crate::json;
-use crate::lab::load::Load;
+use sse_load::load::Load;
 
 /// The number of clients. It is large enough that at any time an event is being sent to one of
 /// them.

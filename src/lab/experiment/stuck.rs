@@ -11,10 +11,10 @@ use std::io;
 
 use super::event::measure;
 use super::{Engine, Experiment, Lab, Running, Sample};
-use crate::lab::figures::{float, signed};
-use crate::lab::load::{Load, Plan};
-use crate::lab::meter::{difference, memory, threads};
-use crate::lab::procfs;
+use sse_load::figures::{float, signed};
+use sse_load::load::{Load, Plan};
+use sse_load::meter::{difference, memory, threads};
+use sse_load::procfs;
 
 /// Clients are few and events are large, so that the bytes that the stuck client does not read soon
 /// exceed the kernel's send queue (up to 10 MB on loopback).

@@ -3,8 +3,8 @@
 use super::words::Text;
 use crate::lab::engine::Engine;
 use crate::lab::experiment::Experiment;
-use crate::lab::figures::digits;
 use crate::lab::results::{Results, Summary};
+use sse_load::figures::digits;
 
 /// A column of a table.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::words::{Language, Text};
 use crate::lab::engine::Engine;
 use crate::lab::experiment::{Experiment, QUANTILES};
-use crate::lab::figures::{digits, float};
 use crate::lab::results::{Results, USUAL_RATE};
+use sse_load::figures::{digits, float};
 
 /// The size of a plot in pixels. It is small enough that the text stays readable when a phone shows
 /// the whole plot.

@@ -2,8 +2,8 @@
 
 use crate::lab::engine::Engine;
 use crate::lab::experiment::Experiment;
-use crate::lab::figures::{digits, float};
 use crate::lab::results::{Noise, Results};
+use sse_load::figures::{digits, float};
 
 /// A language of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

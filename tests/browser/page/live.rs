@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::common::{Process, TIMEOUT, TestServer, say, skip_here, wait_until};
 use crate::driver::{Page, axe};
 use serde_json::Value;
+use sse_load::procfs;
 use threadcast::Config;
-use threadcast::lab::procfs;
 
 const READY: &str = "'ready' in document.documentElement.dataset \
     && document.querySelector('#chart-clients output').dataset.value";

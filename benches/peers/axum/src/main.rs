@@ -1,6 +1,6 @@
 //! A server on axum and tokio: each client has a task, which reads events from a broadcast channel.
 
-#[path = "../../../../src/lab/tick.rs"]
+#[path = "../../../../crates/sse-load/src/tick.rs"]
 mod tick;
 
 use axum::body::{Body, Bytes};

@@ -26,7 +26,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 
 use super::{PATH, find, publisher, threads};
 use crate::broadcast::Delivery;
-use crate::lab::process::wait_until;
+use sse_load::process::wait_until;
 
 /// The folder where Debian installs Apache's modules.
 const MODULES: &str = "/usr/lib/apache2/modules";

@@ -1,13 +1,26 @@
 //! The load generator: thousands of stream clients in one thread, on `epoll`.
 //!
-//! The load generator must never be the bottleneck of a measurement. So it reads up to 256 KiB at a
-//! time and parses only the oldest and the newest event of each read (`load/stream.rs` explains why
-//! the counts are exact). It counts the events that arrive. A lost event is a number that is
-//! missing in the sequence of the events' numbers. The latency is an event's age when the load
-//! generator reads it.
+//! It reads the streams of a server of any make ([`Form::Any`]): HTTP/1.1 with or without chunked
+//! encoding, or HTTP/1.0. It decodes the events by the rules of the HTML standard (§9.2.6), does not
+//! reconnect, and finds lost events in two ways:
 //!
-//! The server must send each event in this form, as `text/event-stream`, with or without chunked
-//! encoding:
+//! - **By stamps.** An event's data may begin with a number and the time of publishing, as below.
+//!   Each event has the number of the publisher's previous event plus 1, so a missing number is a
+//!   lost event. The latency is an event's age when the load generator reads it. The publisher and
+//!   the load generator need the same clock, and a stream needs one publisher.
+//! - **By ids**, if the ids end with decimal numbers that count the events of the stream: see
+//!   [`Ids`].
+//!
+//! ```text
+//! data: <number> <nanoseconds since the Unix epoch>
+//! data: <number> <nanoseconds since the Unix epoch> <anything>
+//! ```
+//!
+//! If a server must be measured at its highest rate, the load generator must not be the bottleneck.
+//! With [`Form::Counted`], it parses only the oldest and the newest event of each read, of up to 256
+//! KiB, and counts the others (`load/counted.rs` explains why the counts are exact). For this, each
+//! event must have the following form. The server may send comments, `retry:` and gap frames between
+//! events.
 //!
 //! ```text
 //! id: <anything>\n
@@ -15,40 +28,42 @@
 //! \n
 //! ```
 //!
-//! `<number>` counts the publisher's events: each event has the number of the previous event plus
-//! 1. The server may send comments, `retry:` and gap frames between events.
-//!
 //! ```no_run
 //! use std::time::Duration;
-//! use threadcast::lab::load::{Load, Plan};
+//! use sse_load::load::{Load, Plan};
 //!
-//! let server = "127.0.0.1:8844".parse().expect("an address");
-//! let mut load = Load::open(&Plan { clients: 1_000, ..Plan::new(server, "/channels/bench") })?;
+//! let url = "http://127.0.0.1:8844/channels/bench".parse()?;
+//! let mut load = Load::open(&Plan { clients: 1_000, ..Plan::of_url(&url)? })?;
 //! load.mark();
 //! load.read_for(Duration::from_secs(5))?;
 //! println!("{} events, {} lost", load.window().delivered, load.window().lost);
-//! # Ok::<(), std::io::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod body;
 mod client;
+mod counted;
 mod counts;
+mod decoded;
+mod events;
 mod histogram;
+mod ids;
 mod plan;
-mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Events, Interest, Poll, Token};
 
-use client::Client;
+use body::Rejected;
+use client::{Client, Stream};
+use counted::{Needles, ROOM, Stamp};
 pub use counts::{Opening, Window};
 pub use histogram::Histogram;
-pub use plan::Plan;
-use stream::{Needles, ROOM};
+pub use ids::Ids;
+pub use plan::{Form, Plan, Url, UrlError};
 
 /// The maximum size of one read, in bytes. It is large enough that ten million events per second
 /// take a few thousand reads, and small enough that the buffer fits into the core's cache.
@@ -58,24 +73,6 @@ const READ: usize = 256 * 1024;
 const READS_IN_A_ROW: usize = 8;
 
 /// The clients of the load generator, and the counts of what they have received.
-///
-/// ```
-/// # use threadcast::{Config, Event, Server};
-/// use std::time::{Duration, SystemTime, UNIX_EPOCH};
-/// use threadcast::lab::load::{Load, Plan};
-///
-/// # let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
-/// # let (addr, handle, registry) = (server.addresses()[0], server.handle(), server.registry().clone());
-/// # let running = std::thread::spawn(move || server.run());
-/// let mut load = Load::open(&Plan { clients: 3, ..Plan::new(addr, "/channels/bench") })?;
-/// let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
-/// registry.publish("bench", &Event::new(format!("1 {now} ~")))?;
-/// assert!(load.read_first_events(Duration::from_secs(10))?);
-/// assert!(load.opening().events.is_some());
-/// # handle.shutdown();
-/// # running.join().expect("the server did not panic")?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 #[derive(Debug)]
 pub struct Load {
     poll: Poll,
@@ -87,8 +84,11 @@ pub struct Load {
     buffer: Vec<u8>,
     needles: Needles,
     latency: Histogram,
+    connect_times: Histogram,
+    first_byte_times: Histogram,
     silence: Duration,
     closed: usize,
+    cut: usize,
     unanswered: usize,
     started: Instant,
     planned: usize,
@@ -115,8 +115,11 @@ impl Load {
             buffer: vec![0; ROOM + READ],
             needles: Needles::new(),
             latency: Histogram::default(),
+            connect_times: Histogram::default(),
+            first_byte_times: Histogram::default(),
             silence: Duration::ZERO,
             closed: 0,
+            cut: 0,
             unanswered: 0,
             started: Instant::now(),
             planned: plan.clients,
@@ -142,7 +145,7 @@ impl Load {
             && Instant::now() < deadline
         {
             while self.clients.len() < clients && self.waiting_for_head < plan.in_flight.max(1) {
-                self.connect(plan.server, &request)?;
+                self.connect(plan, &request)?;
             }
             let waiting = self.waiting_for_head;
             self.turn(deadline)?;
@@ -150,7 +153,7 @@ impl Load {
                 deadline = Instant::now() + plan.timeout;
             }
         }
-        self.close_unanswered();
+        self.close_unanswered(plan.timeout);
         for _ in self.stuck.len()..plan.stuck {
             let mut socket = std::net::TcpStream::connect(plan.server)?;
             socket.write_all(&request)?;
@@ -214,7 +217,7 @@ impl Load {
         for client in self.clients.drain(clients.min(self.clients.len())..) {
             let open = client.socket.is_some();
             self.waiting_for_head -= usize::from(open && !client.stream.head_done());
-            self.waiting_for_event -= usize::from(open && client.newest.is_none());
+            self.waiting_for_event -= usize::from(open && !client.served);
             self.opening.accepted -= usize::from(client.stream.head_done());
             self.opening.rejected -= usize::from(!open && !client.stream.head_done());
         }
@@ -226,10 +229,10 @@ impl Load {
     pub fn disconnect(&mut self, count: usize) {
         let streaming = |index: &usize| {
             let client = &self.clients[*index];
-            client.socket.is_some() && client.newest.is_some()
+            client.socket.is_some() && client.served
         };
         let leaving: Vec<_> = (0..self.clients.len()).filter(streaming).take(count).collect();
-        leaving.into_iter().for_each(|index| self.close(index));
+        leaving.into_iter().for_each(|index| self.close(index, "", true));
     }
 
     /// Returns the local ports of the stuck clients.
@@ -239,14 +242,14 @@ impl Load {
         self.stuck.iter().filter_map(port).collect()
     }
 
-    fn connect(&mut self, server: SocketAddr, request: &[u8]) -> io::Result<()> {
+    fn connect(&mut self, plan: &Plan, request: &[u8]) -> io::Result<()> {
         let index = self.clients.len();
-        let mut socket = client::connect(server, index)?;
+        let mut socket = client::connect(plan.server, index)?;
         // `epoll` is edge-triggered, so it reports writability once: when the connection is
         // established.
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut socket, Token(index), interest)?;
-        self.clients.push(Client::new(socket, request));
+        self.clients.push(Client::new(socket, request, plan.form));
         self.waiting_for_head += 1;
         self.waiting_for_event += 1;
         Ok(())
@@ -268,7 +271,9 @@ impl Load {
         for event in &ready {
             let index = event.token().0;
             if event.is_writable() {
-                self.clients[index].send_request();
+                if let Some(connected) = self.clients[index].send_request() {
+                    self.connect_times.record(connected, 1);
+                }
             }
             if event.is_readable() || event.is_error() {
                 self.read(index, event.is_read_closed() || event.is_error());
@@ -289,7 +294,10 @@ impl Load {
         for _ in 0..READS_IN_A_ROW {
             let Some(socket) = &mut self.clients[index].socket else { return };
             match socket.read(&mut self.buffer[ROOM..]) {
-                Ok(0) => return self.close(index),
+                Ok(0) => {
+                    let complete = self.clients[index].stream.may_end();
+                    return self.close(index, "connection closed before a response", complete);
+                }
                 Ok(read) => {
                     self.take(index, read);
                     if read < READ && !to_the_end {
@@ -298,7 +306,7 @@ impl Load {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => return self.close(index),
+                Err(error) => return self.close(index, &error.kind().to_string(), false),
             }
         }
         self.unfinished.push(index);
@@ -306,41 +314,62 @@ impl Load {
 
     fn take(&mut self, index: usize, read: usize) {
         let now = unix_nanos();
-        let client = &mut self.clients[index];
-        let before = (client.stream.head_done(), client.newest.is_some());
-        let Ok(seen) = client.stream.feed(&self.needles, &mut self.buffer, read) else {
-            return self.close(index);
+        let (client, latency) = (&mut self.clients[index], &mut self.latency);
+        let before = (client.stream.head_done(), client.served);
+        if client.is_unanswered() {
+            self.first_byte_times.record(client.waited(), 1);
+        }
+        let age = |stamp: Stamp| Duration::from_nanos(now.saturating_sub(stamp.published));
+        let seen = match &mut client.stream {
+            Stream::Counted(stream) => stream.feed(&self.needles, &mut self.buffer, read),
+            Stream::Decoded(stream) => {
+                stream.feed(&self.buffer[ROOM..ROOM + read], |stamp| latency.record(age(stamp), 1))
+            }
+        };
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(Rejected(reason)) => return self.close(index, &reason, false),
         };
         client.count(&seen);
         if seen.events > 0 {
             let silence = now.saturating_sub(std::mem::replace(&mut client.last_read, now));
             self.silence = self.silence.max(Duration::from_nanos(silence));
         }
-        let after = (client.stream.head_done(), client.newest.is_some());
+        if let (Stream::Counted(_), Some(oldest), Some(newest)) =
+            (&client.stream, seen.oldest, seen.newest)
+        {
+            // Only the oldest and the newest event of a read are parsed. The older half of the
+            // events is recorded with the age of the oldest, the other half with that of the newest.
+            latency.record(age(oldest), seen.events / 2);
+            latency.record(age(newest), seen.events - seen.events / 2);
+        }
+        let (after, ended) =
+            ((client.stream.head_done(), client.served), client.stream.has_ended());
         if after != before {
             self.opening.accepted += usize::from(after.0 && !before.0);
             self.waiting_for_head -= usize::from(after.0 && !before.0);
             self.waiting_for_event -= usize::from(after.1 && !before.1);
             self.note_times();
         }
-        // Only the oldest and the newest event of a read are parsed. The older half of the events
-        // is recorded with the age of the oldest, the other half with the age of the newest.
-        let age = |published| Duration::from_nanos(now.saturating_sub(published));
-        if let (Some(oldest), Some(newest)) = (seen.oldest, seen.newest) {
-            self.latency.record(age(oldest.published), seen.events / 2);
-            self.latency.record(age(newest.published), seen.events - seen.events / 2);
+        if ended {
+            self.close(index, "", true);
         }
     }
 
-    fn close(&mut self, index: usize) {
+    /// Closes a client's connection. If the client has no stream yet, `reason` tells why; otherwise
+    /// `complete` tells whether the stream has ended in its regular way.
+    fn close(&mut self, index: usize, reason: &str, complete: bool) {
         let client = &mut self.clients[index];
         client.socket = None;
         self.closed += 1;
         if !client.stream.head_done() {
+            client.rejected = Some(reason.to_owned());
             self.opening.rejected += 1;
             self.waiting_for_head -= 1;
+        } else if !complete {
+            self.cut += 1;
         }
-        if client.newest.is_none() {
+        if !client.served {
             self.waiting_for_event -= 1;
         }
         self.note_times();
@@ -356,10 +385,11 @@ impl Load {
         }
     }
 
-    fn close_unanswered(&mut self) {
+    fn close_unanswered(&mut self, timeout: Duration) {
+        let reason = format!("no response within {} s", timeout.as_secs_f64());
         for index in 0..self.clients.len() {
             if self.clients[index].socket.is_some() && !self.clients[index].stream.head_done() {
-                self.close(index);
+                self.close(index, &reason, false);
                 self.unanswered += 1;
             }
         }

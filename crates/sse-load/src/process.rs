@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The processors of the engine and of the load generator.
 ///
 /// ```
-/// use threadcast::lab::process::Cores;
+/// use sse_load::process::Cores;
 ///
 /// let Cores { server, load } = Cores::choose();
 /// println!("the engine on processor {server}, the load on processor {load}");
@@ -72,8 +72,8 @@ pub fn siblings(core: usize) -> Vec<usize> {
 ///
 /// ```
 /// use std::process::Command;
-/// use threadcast::lab::process::{Cores, Process, wait_until};
-/// use threadcast::lab::tick::Traffic;
+/// use sse_load::process::{Cores, Process, wait_until};
+/// use sse_load::tick::Traffic;
 ///
 /// // Like every engine, this script prints an address and then reads its traffic.
 /// let mut shell = Command::new("sh");
@@ -153,7 +153,7 @@ impl Process {
 
     /// Waits until the process has ended, for `time` at most. Returns the exit status if the
     /// process has ended.
-    pub(super) fn ended_within(&mut self, time: Duration) -> Option<String> {
+    pub fn ended_within(&mut self, time: Duration) -> Option<String> {
         wait_for(time, || self.ended().is_some());
         self.ended()
     }
@@ -217,6 +217,22 @@ fn wait_for(time: Duration, mut done: impl FnMut() -> bool) {
 pub fn raise_the_descriptor_limit() -> io::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+}
+
+/// How many descriptors are kept for anything but clients.
+const SPARE: usize = 32;
+
+/// Returns how many clients this process can open, because each client takes a descriptor. Raises
+/// the descriptor limit to the hard limit.
+///
+/// # Errors
+///
+/// Fails as [`raise_the_descriptor_limit`] does.
+pub fn most_clients() -> io::Result<usize> {
+    raise_the_descriptor_limit()?;
+    let limit = getrlimit(Resource::Nofile).current;
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    Ok(limit.saturating_sub(SPARE))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ const RESOLUTION: Duration = Duration::from_millis(1);
 /// `<events per second> <bytes of a frame>`.
 ///
 /// ```
-/// use threadcast::lab::tick::Traffic;
+/// use sse_load::tick::Traffic;
 ///
 /// assert_eq!(Traffic::parse("0 64\n").map(|traffic| traffic.rate), Some(0), "no events");
 /// assert_eq!(Traffic::parse("faster"), None);
@@ -41,7 +41,7 @@ impl Traffic {
     /// Parses a line of an engine's stdin.
     ///
     /// ```
-    /// use threadcast::lab::tick::Traffic;
+    /// use sse_load::tick::Traffic;
     ///
     /// assert_eq!(Traffic::parse("50 64\n"), Some(Traffic { rate: 50, frame: 64 }));
     /// ```
@@ -58,7 +58,7 @@ const IDLE: Duration = Duration::from_secs(1000);
 /// Computes when events are due, and numbers the events.
 ///
 /// ```
-/// use threadcast::lab::tick::{Tick, Traffic};
+/// use sse_load::tick::{Tick, Traffic};
 ///
 /// let mut tick = Tick::new();
 /// assert_eq!(tick.due(), None, "no traffic yet");

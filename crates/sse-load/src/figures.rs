@@ -18,7 +18,7 @@ pub fn signed(count: i64) -> f64 {
 /// no values.
 ///
 /// ```
-/// use threadcast::lab::figures::median;
+/// use sse_load::figures::median;
 ///
 /// assert_eq!(median([3.0, 1.0, 8.0]), Some(3.0));
 /// assert_eq!(median([]), None);
@@ -37,7 +37,7 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 /// Formats `value` with thousands separators and `digits` decimals.
 ///
 /// ```
-/// use threadcast::lab::figures::digits;
+/// use sse_load::figures::digits;
 ///
 /// assert_eq!(digits(-1_234_567.89, 1), "-1,234,567.9");
 /// ```

@@ -1,4 +1,5 @@
-//! Counts the events in the bytes that one client receives.
+//! Counts the events in the bytes that one client receives, if all events have the form that the
+//! module [`load`](super) describes.
 //!
 //! At ten million events per second there are 100 ns for each event, so most events are not parsed.
 //! Instead, the [`END`] bytes are counted: the data of every event ends with one. This count is
@@ -6,6 +7,8 @@
 //! are parsed.
 
 use memchr::memmem::Finder;
+
+use super::body::Rejected;
 
 /// The byte that ends the data of every event. It occurs nowhere else in a stream.
 pub(super) const END: u8 = b'~';
@@ -24,19 +27,34 @@ pub(super) struct Stamp {
     pub published: u64,
 }
 
+impl Stamp {
+    /// The number of digits of the times that count as a stamp: all times since 2001.
+    const TIME_DIGITS: usize = 19;
+
+    /// Parses the stamp at the start of an event's data. A space or the end of the data follows it.
+    pub(super) fn at_start_of(data: &[u8]) -> Option<Self> {
+        let mut words = data.splitn(3, |byte| *byte == b' ');
+        let mut word = || std::str::from_utf8(words.next()?).ok();
+        let (number, published) = (word()?, word()?);
+        let is_time = published.len() == Self::TIME_DIGITS;
+        Some(Self { number: number.parse().ok()?, published: published.parse().ok()? })
+            .filter(|_| is_time)
+    }
+}
+
 /// The counts of one read, and the stamps of its oldest and its newest event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub events: u64,
+    /// The number of events with a stamp that is newer than that of the event before.
+    pub stamped: u64,
+    /// The number of events with a stamp that is not newer.
+    pub repeated: u64,
     pub oldest: Option<Stamp>,
     pub newest: Option<Stamp>,
     /// The number of gap frames, with which the server reports lost events.
     pub gaps: u64,
 }
-
-/// The response was not `200`, or its head is too long.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Rejected;
 
 /// Substring searchers, which are prepared once for all streams.
 #[derive(Debug)]
@@ -64,6 +82,11 @@ impl Stream {
         self.head_done
     }
 
+    /// Whether no byte has arrived.
+    pub(super) fn is_new(&self) -> bool {
+        !self.head_done && self.carry.is_empty()
+    }
+
     /// Counts the events in `buffer[ROOM..ROOM + read]`, the bytes of one read. Overwrites the
     /// bytes of `buffer` before these.
     pub(super) fn feed(
@@ -77,10 +100,15 @@ impl Stream {
         let mut window = &buffer[start..ROOM + read];
         if !self.head_done {
             let Some(end) = memchr::memmem::find(window, b"\r\n\r\n") else {
-                return if self.keep(window) { Ok(Seen::default()) } else { Err(Rejected) };
+                return if self.keep(window) {
+                    Ok(Seen::default())
+                } else {
+                    Err(Rejected("no HTTP/1 response".into()))
+                };
             };
             if !(window.starts_with(b"HTTP/1.") && window[8..].starts_with(b" 200")) {
-                return Err(Rejected);
+                let status = window.get(9..12).unwrap_or_default();
+                return Err(Rejected(format!("status {}", String::from_utf8_lossy(status))));
             }
             self.head_done = true;
             self.carry.clear();
@@ -101,6 +129,7 @@ impl Stream {
         };
         let complete = &window[..last];
         seen.events = memchr::memchr_iter(END, &window[carried..=last]).count() as u64;
+        seen.stamped = seen.events;
         let newest = memchr::memrchr(END, complete).map_or(0, |at| at + 1);
         seen.newest = stamp(needles, &complete[newest..]);
         seen.oldest = if seen.events == 1 {
@@ -190,6 +219,7 @@ mod tests {
             assert_eq!(seen.events > 0, seen.newest.is_some(), "every event has a stamp");
             assert_eq!(seen.events > 0, seen.oldest.is_some(), "every event has a stamp");
             all.events += seen.events;
+            all.stamped += seen.stamped;
             all.gaps += seen.gaps;
             all.oldest = all.oldest.or(seen.oldest);
             all.newest = seen.newest.or(all.newest);
@@ -203,7 +233,7 @@ mod tests {
         let stamp = |number| Some(Stamp { number, published: 1_000 + number });
         let [oldest, newest] = numbers.map(stamp);
         for size in 1..=wire.len() {
-            let expected = Seen { events, oldest, newest, gaps };
+            let expected = Seen { events, stamped: events, repeated: 0, oldest, newest, gaps };
             assert_eq!(feed(&wire, size), Ok(expected), "in pieces of {size}");
         }
     }
@@ -246,8 +276,9 @@ mod tests {
 
     #[test]
     fn response_other_than_200_is_a_rejection() {
-        assert_eq!(feed("HTTP/1.1 503 Service Unavailable\r\n\r\n", 9), Err(Rejected));
+        let reason = |wire: &str, size| feed(wire, size).expect_err("no stream").0;
+        assert_eq!(reason("HTTP/1.1 503 Service Unavailable\r\n\r\n", 9), "status 503");
         assert_eq!(feed("HTTP/1.1 200 OK\r\nX: ", 9), Ok(Seen::default()));
-        assert_eq!(feed(&"x".repeat(2 * ROOM), 100), Err(Rejected));
+        assert_eq!(reason(&"x".repeat(2 * ROOM), 100), "no HTTP/1 response");
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::thread::{self, JoinHandle};
 
 /// Starts a server that sends `stream` to every connection, closes the connection, and ends after
@@ -113,4 +113,59 @@ fn client_without_a_response_is_closed() {
     let plan = Plan { timeout: Duration::from_millis(50), ..Plan::new(addr, "/") };
     let load = Load::open(&plan).expect("a socket");
     assert_eq!((load.opening().accepted, load.unanswered()), (0, 1));
+}
+
+/// Reads what the server sends to each of two clients, in any form.
+fn read_any(stream: &str) -> (Load, JoinHandle<()>) {
+    let (addr, thread) = server(2, stream);
+    let plan = Plan { form: Form::Any, ..plan(addr, 2) };
+    let mut load = Load::open(&plan).expect("two sockets");
+    load.read_until_quiet(Duration::from_millis(100), Duration::from_secs(10)).expect("reads");
+    (load, thread)
+}
+
+const CHUNKED: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+#[test]
+fn missing_ids_of_another_server_are_counted() {
+    let frames = "id: a-1\r\ndata: x\r\n\r\nid: a-2\rdata\r\rid: a-3\ndata: y\n\n: z\n\n\
+                  id: a-4\ndata: x\n\nid: a-8\ndata: x\n\n";
+    let stream = format!("{CHUNKED}{:x}\r\n{frames}\r\n0\r\n\r\n", frames.len());
+    let (load, thread) = read_any(&stream);
+    let window = load.window();
+    assert_eq!((window.delivered, window.stamped, window.cut), (10, 0, 0));
+    assert_eq!(window.ids, Ids { compared: 8, gaps: 2, missing: 6, repeated: 0 });
+    assert!(window.ids.count_events() && window.latency.count() == 0);
+    assert_eq!((load.opening().accepted, load.connected()), (2, 0));
+    assert_eq!((load.connect_times().count(), load.first_byte_times().count()), (2, 2));
+    thread.join().expect("the server did not panic");
+}
+
+#[test]
+fn missing_stamps_of_another_server_are_counted() {
+    let frames: String =
+        [1, 2, 5].iter().map(|n| format!("data: {n} {}\n\n", unix_nanos())).collect();
+    let head = "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+    let (load, thread) = read_any(&format!("{head}{frames}"));
+    let window = load.window();
+    assert_eq!((window.delivered, window.stamped, window.lost), (6, 6, 4));
+    assert_eq!((window.latency.count(), window.behind, window.cut), (6, 0, 0));
+    thread.join().expect("the server did not panic");
+}
+
+#[test]
+fn stream_that_breaks_off_is_counted() {
+    let (load, thread) = read_any(&format!("{CHUNKED}ff\r\ndata: x\n\ndata: y"));
+    assert_eq!((load.window().delivered, load.window().cut, load.connected()), (2, 2, 0));
+    thread.join().expect("the server did not panic");
+}
+
+#[test]
+fn reasons_of_rejections_are_counted() {
+    let (load, thread) = read_any("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>");
+    let reasons = load.rejections();
+    assert_eq!(reasons.values().copied().collect::<Vec<_>>(), [2], "{reasons:?}");
+    assert!(reasons.keys().all(|reason| reason.contains("text/html")), "{reasons:?}");
+    thread.join().expect("the server did not panic");
 }

@@ -12,7 +12,7 @@ use super::process::Cores;
 use super::procfs::{self, Machine, Memory, Usage};
 
 /// A measurement counts as noisy if other programs use more than this share of a core.
-pub(super) const NOISE: f64 = 0.05;
+pub const NOISE: f64 = 0.05;
 
 /// How many times [`of_all`] tries again if a process ends while its files are read.
 const TURNS: usize = 5;
@@ -20,7 +20,7 @@ const TURNS: usize = 5;
 /// The memory of an engine, the load generator and the machine at one moment.
 ///
 /// ```
-/// use threadcast::lab::meter::{Held, Socket};
+/// use sse_load::meter::{Held, Socket};
 ///
 /// let base = Held::now(std::process::id())?;
 /// let kept = vec![1_u8; 32 << 20];
@@ -41,7 +41,7 @@ pub struct Held {
 /// The kernel memory at the load generator's end of one connection, in bytes.
 ///
 /// ```
-/// use threadcast::lab::meter::Socket;
+/// use sse_load::meter::Socket;
 ///
 /// let measured = Socket { slab: 2_600.0, kernel: 4_500.0 };
 /// assert!(measured.kernel >= measured.slab);
@@ -57,7 +57,7 @@ pub struct Socket {
 /// The memory that one client costs the engine, in bytes.
 ///
 /// ```
-/// use threadcast::lab::meter::{Held, PerClient, Socket};
+/// use sse_load::meter::{Held, PerClient, Socket};
 ///
 /// let now = Held::now(std::process::id())?;
 /// assert_eq!(now.since(&now, 1_000, Socket::default()), PerClient::default());
@@ -118,7 +118,7 @@ impl Held {
 /// # Errors
 ///
 /// Fails if the process has ended.
-pub(super) fn memory(process: u32) -> io::Result<Memory> {
+pub fn memory(process: u32) -> io::Result<Memory> {
     of_all(process, |processes| {
         let memory = procfs::memory(processes)?;
         let shared = processes.len() > 1;
@@ -131,7 +131,7 @@ pub(super) fn memory(process: u32) -> io::Result<Memory> {
 /// # Errors
 ///
 /// Fails if the process has ended.
-pub(super) fn threads(process: u32) -> io::Result<usize> {
+pub fn threads(process: u32) -> io::Result<usize> {
     of_all(process, |processes| Ok(procfs::usage(processes)?.threads))
 }
 
@@ -166,8 +166,8 @@ pub fn settle(timeout: Duration) {
 /// The resources that an engine and the load generator have used up to one moment.
 ///
 /// ```
-/// use threadcast::lab::meter::Spent;
-/// use threadcast::lab::process::Cores;
+/// use sse_load::meter::Spent;
+/// use sse_load::process::Cores;
 ///
 /// let spent = Spent::now(std::process::id(), Cores::choose())?;
 /// assert!(spent.server.threads >= 1 && spent.processes == [std::process::id()]);
@@ -190,8 +190,8 @@ pub struct Spent {
 ///
 /// ```
 /// use std::time::Instant;
-/// use threadcast::lab::meter::Spent;
-/// use threadcast::lab::process::Cores;
+/// use sse_load::meter::Spent;
+/// use sse_load::process::Cores;
 ///
 /// let (cores, me) = (Cores::choose(), std::process::id());
 /// let before = Spent::now(me, cores)?;

@@ -1,32 +1,19 @@
 //! The counts of what the load generator's clients have received.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::client::Client;
-use super::{Histogram, Load, unix_nanos};
+use super::client::{Client, Stream};
+use super::{Histogram, Ids, Load, unix_nanos};
 
 /// How many clients the server accepted, and how long this took. Times begin at the first
 /// connection attempt.
-///
-/// ```
-/// # use threadcast::{Config, Event, Server};
-/// use threadcast::lab::load::{Load, Plan};
-///
-/// # let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
-/// # let (addr, handle, registry) = (server.addresses()[0], server.handle(), server.registry().clone());
-/// # let running = std::thread::spawn(move || server.run());
-/// let load = Load::open(&Plan { clients: 3, ..Plan::new(addr, "/channels/bench") })?;
-/// assert_eq!((load.opening().accepted, load.opening().rejected), (3, 0));
-/// # handle.shutdown();
-/// # running.join().expect("the server did not panic")?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
-    /// Clients that received `200`.
+    /// Clients that received `200`, and with [`Form::Any`](super::Form::Any) an event stream.
     pub accepted: usize,
-    /// Clients without a `200` response: the server rejected them, closed the connection before the
-    /// end of the response head, or did not respond before the timeout.
+    /// Clients without a stream: the server rejected them, closed the connection before the end of
+    /// the response head, or did not respond before the timeout.
     pub rejected: usize,
     /// When the last accepted client received its response head; `None` while clients are still
     /// waiting for it.
@@ -37,37 +24,33 @@ pub struct Opening {
 }
 
 /// The counts of what the clients received since [`Load::mark`].
-///
-/// ```
-/// # use threadcast::{Config, Event, Server};
-/// use std::time::{Duration, SystemTime, UNIX_EPOCH};
-/// use threadcast::lab::load::{Load, Plan};
-///
-/// # let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
-/// # let (addr, handle, registry) = (server.addresses()[0], server.handle(), server.registry().clone());
-/// # let running = std::thread::spawn(move || server.run());
-/// let mut load = Load::open(&Plan { clients: 3, ..Plan::new(addr, "/channels/bench") })?;
-/// let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
-/// registry.publish("bench", &Event::new(format!("1 {now} ~")))?;
-/// assert!(load.read_first_events(Duration::from_secs(10))?);
-/// let window = load.window();
-/// assert_eq!((window.delivered, window.lost, window.latency.count()), (3, 0, 3));
-/// # handle.shutdown();
-/// # running.join().expect("the server did not panic")?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 #[derive(Debug, Clone)]
 pub struct Window<'load> {
     /// The number of events read, summed over all clients.
     pub delivered: u64,
-    /// The number of events that did not arrive, summed over all clients.
+    /// How many of these events have a stamp that is newer than that of the event before.
+    pub stamped: u64,
+    /// How many of these events have a stamp that is not newer: a repeated event, or the wrong
+    /// order.
+    pub repeated: u64,
+    /// The number of events that did not arrive, summed over all clients: numbers that are missing
+    /// between the stamps of the events that a client received.
     pub lost: u64,
+    /// The number of events that another client received, and that are newer than the newest stamped
+    /// event of a client that is still connected, summed over these clients. If all events have had
+    /// time to arrive, these events are lost too.
+    pub behind: u64,
+    /// The comparisons of the events' ids. Counted with [`Form::Any`](super::Form::Any) only.
+    pub ids: Ids,
     /// The number of `event: gap` frames, with which the server reports lost events.
     pub gaps: u64,
     /// The number of events that were published, as far as the numbers of the received events show.
     pub published: u64,
     /// The number of streams that ended.
     pub closed: usize,
+    /// How many of these streams broke off: the connection failed, or ended before the end of the
+    /// response's body.
+    pub cut: usize,
     /// The number of clients that received an event.
     pub served: usize,
     /// The number of events received by the client that received the fewest.
@@ -90,16 +73,22 @@ impl Load {
             client.last_read = now;
             client.marked = client.newest;
             client.events = 0;
+            client.stamped = 0;
+            client.repeated = 0;
             client.gaps = 0;
+            if let Stream::Decoded(stream) = &mut client.stream {
+                stream.forget_ids();
+            }
         }
         self.closed = 0;
+        self.cut = 0;
         self.forget_latencies();
     }
 
     /// Resets only the latencies. Call this function when this process has not read for a while:
     /// events that arrived in the meantime would count as late.
     pub fn forget_latencies(&mut self) {
-        self.latency = Histogram::default();
+        self.latency.clear();
     }
 
     /// Returns the counts of what arrived since [`mark`](Self::mark).
@@ -110,12 +99,27 @@ impl Load {
         let newest = self.accepted().filter_map(|client| client.newest).max().unwrap_or(0);
         let marked = self.accepted().filter_map(|client| client.marked).max();
         let oldest = self.accepted().filter_map(|client| client.oldest).min().unwrap_or(newest + 1);
+        let mut ids = Ids::default();
+        for client in self.accepted() {
+            if let Stream::Decoded(stream) = &client.stream {
+                ids.add(stream.ids());
+            }
+        }
+        let behind = |client: &Client| {
+            let before = client.newest.or(marked).unwrap_or(oldest.saturating_sub(1));
+            newest.saturating_sub(before)
+        };
         Window {
             delivered: counts.iter().sum(),
+            stamped: self.accepted().map(|client| client.stamped).sum(),
+            repeated: self.accepted().map(|client| client.repeated).sum(),
+            behind: self.accepted().filter(|it| it.socket.is_some()).map(behind).sum(),
+            ids,
             lost: self.accepted().map(Client::lost).sum(),
             gaps: self.accepted().map(|client| client.gaps).sum(),
             published: newest - marked.unwrap_or(oldest.saturating_sub(1)).min(newest),
             closed: self.closed,
+            cut: self.cut,
             served: counts.iter().filter(|events| **events > 0).count(),
             slowest: counts.first().copied().unwrap_or(0),
             median: counts.get(counts.len() / 2).copied().unwrap_or(0),
@@ -134,13 +138,37 @@ impl Load {
     /// Returns the number of clients that are connected and have received an event.
     #[must_use]
     pub fn streaming(&self) -> usize {
-        self.clients.iter().filter(|it| it.socket.is_some() && it.newest.is_some()).count()
+        self.clients.iter().filter(|it| it.socket.is_some() && it.served).count()
     }
 
     /// Returns the number of clients that were closed because the server did not respond in time.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.unanswered
+    }
+
+    /// Returns how many clients have no stream, for each reason.
+    #[must_use]
+    pub fn rejections(&self) -> BTreeMap<&str, usize> {
+        let mut reasons = BTreeMap::new();
+        for reason in self.clients.iter().filter_map(|client| client.rejected.as_deref()) {
+            *reasons.entry(reason).or_default() += 1;
+        }
+        reasons
+    }
+
+    /// Returns how long the connections took, from the connection attempt until the connection was
+    /// established.
+    #[must_use]
+    pub fn connect_times(&self) -> &Histogram {
+        &self.connect_times
+    }
+
+    /// Returns how long the responses took, from sending the request until the first bytes of the
+    /// response.
+    #[must_use]
+    pub fn first_byte_times(&self) -> &Histogram {
+        &self.first_byte_times
     }
 
     /// Returns how many clients were opened, including those whose connection has ended.
