@@ -3,6 +3,7 @@
 mod access;
 mod client;
 mod lab;
+mod load;
 mod store;
 mod token;
 
@@ -20,6 +21,7 @@ use threadcast::{Config, Costs, Delivery, Histories, History, IpNet, Limits, Slo
 use self::access::{Access, token_file};
 pub(crate) use self::client::{Listen, Publish};
 pub(crate) use self::lab::Lab;
+pub(crate) use self::load::Load;
 pub(crate) use self::store::Store;
 pub(crate) use self::token::TokenArgs;
 use super::logging::Format;
@@ -57,6 +59,7 @@ pub(crate) enum Command {
     Store(Store),
     Token(TokenArgs),
     Doctor(Doctor),
+    Load(Box<Load>),
     Lab(Lab),
 }
 
@@ -71,6 +74,7 @@ impl Command {
             | Self::Store(_)
             | Self::Token(_)
             | Self::Doctor(_)
+            | Self::Load(_)
             | Self::Lab(_) => None,
         }
     }

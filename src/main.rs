@@ -5,6 +5,7 @@
 
 mod cli;
 mod live;
+mod load;
 mod logging;
 mod serve;
 
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
             let capacity = Capacity::of_new_server(&costs, 1);
             print_line(&format_args!("{capacity}\n\n{costs}"))
         }
+        Command::Load(options) => load(&options),
         Command::Lab(options) => lab(options),
     };
     let code = outcome.map_or_else(|error| failure(&*error, &log), |()| ExitCode::SUCCESS);
@@ -214,6 +216,24 @@ fn wait_for_closed_output() {
     }
 }
 
+fn load(options: &cli::Load) -> Result<(), Box<dyn Error>> {
+    let report = load::run(options, &*stop_on_signal()?)?;
+    if options.json {
+        return print_line(&report.json());
+    }
+    print_line(&report)
+}
+
+/// Returns a flag that SIGINT and SIGTERM set. A second signal exits immediately.
+fn stop_on_signal() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
 fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
     if let Some((engine, room)) = options.engine() {
         return Ok(engine.run(room, io::stdout())?);
@@ -222,12 +242,7 @@ fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
         return Ok(lab::load_clients::run(server, io::stdout())?);
     }
     let options = options.options(env::current_exe()?);
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The first signal stops the lab after its current step; the second exits immediately.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = stop_on_signal()?;
     let style = "{bar:30} {percent:>3} %  {prefix} left  {msg}";
     let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template(style)?);
     let results = lab::run(&options, &stop, &mut |progress| {

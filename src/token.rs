@@ -36,7 +36,8 @@ impl Token {
         self.0.as_bytes().ct_eq(candidate).into()
     }
 
-    pub(crate) fn secret(&self) -> &str {
+    /// Returns the text of the token, for sending it.
+    pub fn secret(&self) -> &str {
         &self.0
     }
 }

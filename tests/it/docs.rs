@@ -38,6 +38,11 @@ fn mercure_page_commands_give_the_output_shown() {
 }
 
 #[test]
+fn load_page_commands_give_the_output_shown() {
+    follow("docs/load.md");
+}
+
+#[test]
 fn proxies_page_commands_work() {
     follow("docs/proxies.md");
 }

@@ -23,6 +23,7 @@ mod examples;
 mod hardening;
 mod jwts;
 mod limits;
+mod load;
 mod manual;
 mod mercure;
 mod mercure_client;

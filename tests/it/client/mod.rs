@@ -2,7 +2,7 @@
 
 mod listen;
 mod publish;
-mod running;
+pub(crate) mod running;
 mod script;
 
 use crate::common::TestServer;
