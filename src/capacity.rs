@@ -69,12 +69,16 @@ impl Capacity {
     /// Returns the capacity of a server that has not started yet and will listen on this many
     /// addresses.
     pub fn of_new_server(costs: &Costs, addresses: usize) -> Self {
-        Self::of_new_engine(Share::of(costs), Some(costs), addresses)
+        Self::of_new(Share::of(costs), Some(costs), addresses)
     }
 
-    /// Returns the capacity of an engine of the lab that has not started yet, where each client
-    /// takes `share`.
-    pub(crate) fn of_new_engine(share: Share, costs: Option<&Costs>, addresses: usize) -> Self {
+    /// Returns the capacity of another server that has not started yet, will listen on one address,
+    /// and takes `share` for each client.
+    pub fn of_new_process(share: Share) -> Self {
+        Self::of_new(share, None, 1)
+    }
+
+    fn of_new(share: Share, costs: Option<&Costs>, addresses: usize) -> Self {
         let addresses = addresses as u64;
         let threads = OWN_THREADS + addresses;
         let own = Own {
@@ -95,7 +99,7 @@ impl Capacity {
 
     /// Returns the capacity of a server in another process. The server must have no clients, and
     /// its process must be in the same control group as this process.
-    pub(crate) fn of_process(process: u32, share: Share) -> Self {
+    pub fn of_process(process: u32, share: Share) -> Self {
         Self::measure(&process.to_string(), share, &Own::default())
     }
 
@@ -176,19 +180,28 @@ pub fn raise_own_limits() {
 }
 
 /// The resources that one client takes.
+///
+/// ```
+/// use threadcast::{Costs, Share};
+///
+/// let share = Share::of(&Costs::default());
+/// assert_eq!((share.descriptors, share.threads), (1, 1));
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Share {
+pub struct Share {
+    /// The number of descriptors.
     pub descriptors: u64,
+    /// The number of threads.
     pub threads: u64,
-    /// In bytes.
+    /// The memory, in bytes.
     pub memory: u64,
-    /// In bytes.
+    /// The address space, in bytes.
     pub address_space: u64,
 }
 
 impl Share {
     /// Returns the resources that a client of threadcast takes.
-    pub(crate) fn of(costs: &Costs) -> Self {
+    pub fn of(costs: &Costs) -> Self {
         let address_space = costs.client_address_space();
         Self { descriptors: 1, threads: 1, memory: costs.client_memory(), address_space }
     }

@@ -114,6 +114,20 @@ impl Event {
         self.retry
     }
 
+    /// Returns the bytes of this event in a stream. `id` is the server's id; a client-supplied id
+    /// takes precedence over it.
+    ///
+    /// ```
+    /// use threadcast::{Event, EventId, Framing};
+    ///
+    /// let bytes = Event::new("hi").encode(Some(EventId { epoch: 7, n: 1 }), Framing::Plain);
+    /// assert_eq!(bytes, b"id: 7-1\ndata: hi\n\n");
+    /// ```
+    pub fn encode(&self, id: Option<EventId>, framing: Framing) -> Vec<u8> {
+        let id = id.as_ref().map(|id| id as &dyn fmt::Display);
+        self.frame(id).bytes(framing).to_vec()
+    }
+
     /// Encodes the event. `id` is the server's id; a client-supplied id takes precedence over it.
     pub(crate) fn frame(&self, id: Option<&dyn fmt::Display>) -> Frame {
         let mut text = String::with_capacity(self.data.len() + 64);

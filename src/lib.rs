@@ -29,8 +29,6 @@
 //! first gives the event to its `registry::event_log`: to `store::file`, or, with a Redis that
 //! several servers share, to `store::redis`.
 
-extern crate self as threadcast; // `live` uses the names that it has in the binary
-
 mod broadcast;
 mod capacity;
 pub mod client;
@@ -45,9 +43,7 @@ pub mod fuzzing;
 mod http;
 mod id;
 mod json;
-pub mod lab;
 mod limits;
-mod live;
 mod mercure;
 mod process;
 mod registry;
@@ -62,7 +58,7 @@ mod token;
 struct Readme;
 
 pub use broadcast::Delivery;
-pub use capacity::{Bound, Capacity, Costs, raise_own_limits};
+pub use capacity::{Bound, Capacity, Costs, Share, raise_own_limits};
 pub use counters::{count_dropped_log_line, dropped_log_lines};
 pub use error::{EventError, PublishError, StartError, StoreError, StoreProblem};
 pub use event::{Event, Framing};

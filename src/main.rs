@@ -4,10 +4,12 @@
 //! arguments.
 
 mod cli;
+mod lab;
 mod live;
 mod load;
 mod logging;
 mod serve;
+mod slow;
 
 use std::env;
 use std::error::Error;
@@ -29,11 +31,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use threadcast::client::{ClientError, ListenOptions, Listener, Publisher, StopHandle};
 use threadcast::jwt::DraftError;
-use threadcast::lab::{self, LabError};
 use threadcast::store::{ChannelStats, Stats};
 use threadcast::{Capacity, StartError, StoreError, StoreProblem};
 
 use crate::cli::{Cli, Command, Lab, Publish, Store, TokenArgs};
+use crate::lab::LabError;
 use crate::logging::Log;
 
 /// How long `listen` may take to finish a write after a signal, before the process exits.

@@ -10,7 +10,10 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use threadcast::lab::engine::find;
+use sse_load::process::find_program as find;
+
+/// The JavaScript source of the tutorials' server, which is an engine of the lab too.
+const NODE: &str = include_str!("../../src/lab/engine/node.js");
 
 /// An engine that can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +109,7 @@ impl Engine {
             Self::Node => {
                 let node = find("node")
                     .ok_or("no `node` on the PATH; install it with apt install nodejs")?;
-                Ok(peer(node, &["-e", threadcast::lab::engine::NODE]))
+                Ok(peer(node, &["-e", NODE]))
             }
             Self::Nchan => {
                 const HOW: &str = "apt install nginx libnginx-mod-nchan";

@@ -8,7 +8,7 @@
 //!
 //! Run this bench with `make bench`; `cargo bench --bench field -- --help` lists its options. The
 //! peers' source code is in `benches/peers`. The load generator and the code that reads `/proc` are
-//! in the library's module `lab`.
+//! in the crate `sse-load`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub)] // the bench prints a report
 

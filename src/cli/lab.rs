@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, value_parser};
-use threadcast::lab::engine::Engine;
-use threadcast::lab::experiment::Experiment;
-use threadcast::lab::{Options, Pace};
+
+use super::positive;
+use crate::lab::engine::Engine;
+use crate::lab::experiment::Experiment;
+use crate::lab::{Options, Pace};
 
 /// Measure the cost of a thread per client on this machine, compared with an event loop
 ///
@@ -46,6 +49,15 @@ pub(crate) struct Lab {
     /// Repeat each measurement this many times, and report medians
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u16).range(1..=100))]
     runs: Option<u16>,
+
+    /// Measure each point for this long, and do not wait for the kernel to free memory: for the
+    /// tests, which check that the lab measures, not what it measures
+    #[arg(long, value_name = "DURATION", value_parser = positive, hide = true)]
+    measure: Option<Duration>,
+
+    /// Run the engines of threadcast with this program [default: this program]
+    #[arg(long, value_name = "FILE", hide = true)]
+    program: Option<PathBuf>,
 
     /// Write report.html, all samples as samples.json, and the plots as SVG to this directory
     #[arg(long, value_name = "DIR")]
@@ -93,8 +105,11 @@ impl Lab {
 
     /// Returns what the lab measures. `program` is this executable, which runs most of the engines.
     pub(crate) fn options(self, program: PathBuf) -> Options {
-        let pace = if self.quick { Pace::QUICK } else { Pace::FULL };
-        let all = Options::new(program, pace);
+        let mut pace = if self.quick { Pace::QUICK } else { Pace::FULL };
+        if let Some(measured) = self.measure {
+            pace = Pace { measured, warm_up: measured / 3, settle: Duration::ZERO, ..pace };
+        }
+        let all = Options::new(self.program.unwrap_or(program), pace);
         Options {
             engines: if self.engines.is_empty() { all.engines } else { self.engines },
             experiments: if self.experiments.is_empty() {

@@ -71,7 +71,7 @@ struct LoadClients<W> {
 /// # Errors
 ///
 /// Fails if `epoll` fails, or a command is invalid.
-pub fn run(server: SocketAddr, out: impl Write) -> io::Result<()> {
+pub(crate) fn run(server: SocketAddr, out: impl Write) -> io::Result<()> {
     match serve(server, out) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         ended => ended,

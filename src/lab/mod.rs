@@ -10,13 +10,13 @@
 //! The load generator and the meter are in the crate `sse-load`. Here, [`engine`] defines the
 //! servers that are measured, and [`experiment`] how each question is measured.
 
-pub mod engine;
-pub mod experiment;
-pub mod load_clients;
-pub mod plan;
-pub mod report;
-pub mod results;
+pub(crate) mod engine;
+pub(crate) mod experiment;
+pub(crate) mod load_clients;
+mod plan;
+pub(crate) mod report;
+pub(crate) mod results;
 mod run;
 
-pub use plan::{LabError, Options, Pace};
-pub use run::{Progress, run};
+pub(crate) use plan::{LabError, Options, Pace};
+pub(crate) use run::run;

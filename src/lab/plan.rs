@@ -9,60 +9,43 @@ use thiserror::Error;
 
 use super::engine::Engine;
 use super::experiment::Experiment;
-use crate::capacity::Capacity;
+use threadcast::Capacity;
 
 /// Selects what the lab measures.
-///
-/// ```
-/// use threadcast::lab::engine::Engine;
-/// use threadcast::lab::{Options, Pace};
-///
-/// let all = Options::new("threadcast".into(), Pace::QUICK);
-/// let one = Options { engines: vec![Engine::Direct], clients: 100, ..all };
-/// one.check()?;
-/// # Ok::<(), threadcast::lab::LabError>(())
-/// ```
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// The path of the `threadcast` program. Most engines are commands of this program.
-    pub program: PathBuf,
+    pub(crate) program: PathBuf,
     /// The engines to measure.
-    pub engines: Vec<Engine>,
+    pub(crate) engines: Vec<Engine>,
     /// The experiments to run.
-    pub experiments: Vec<Experiment>,
+    pub(crate) experiments: Vec<Experiment>,
     /// The maximum number of clients of an engine.
-    pub clients: usize,
+    pub(crate) clients: usize,
     /// How thoroughly to measure.
-    pub pace: Pace,
+    pub(crate) pace: Pace,
     /// The folder for the report. With `None`, no report is written.
-    pub out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// How thoroughly to measure.
-///
-/// ```
-/// use threadcast::lab::Pace;
-///
-/// let thorough = Pace { runs: 9, ..Pace::FULL };
-/// assert!(!thorough.quick && thorough.measured > Pace::QUICK.measured);
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// Whether experiments measure fewer points (numbers of clients and event rates), to save time.
-    pub quick: bool,
+    pub(crate) quick: bool,
     /// How often each point is measured.
-    pub runs: usize,
+    pub(crate) runs: usize,
     /// How long each point is measured.
-    pub measured: Duration,
+    pub(crate) measured: Duration,
     /// How long events are sent at each point before its measurement starts.
-    pub warm_up: Duration,
+    pub(crate) warm_up: Duration,
     /// The maximum time to wait until the kernel has freed the memory of earlier measurements.
-    pub settle: Duration,
+    pub(crate) settle: Duration,
 }
 
 impl Pace {
     /// A pace at which the lab takes about a minute.
-    pub const QUICK: Self = Self {
+    pub(crate) const QUICK: Self = Self {
         quick: true,
         runs: 1,
         measured: Duration::from_millis(500),
@@ -71,7 +54,7 @@ impl Pace {
     };
 
     /// A pace at which the lab takes a quarter of an hour at most.
-    pub const FULL: Self = Self {
+    pub(crate) const FULL: Self = Self {
         quick: false,
         runs: 3,
         measured: Duration::from_millis(1_500),
@@ -81,16 +64,8 @@ impl Pace {
 }
 
 /// The reason why the lab measured nothing.
-///
-/// ```
-/// use threadcast::lab::{LabError, Options, Pace};
-///
-/// let none = Options { clients: 0, ..Options::new("threadcast".into(), Pace::QUICK) };
-/// assert!(matches!(none.check(), Err(LabError::NoClients)));
-/// ```
 #[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum LabError {
+pub(crate) enum LabError {
     /// The number of clients is 0.
     #[error("no clients to measure with; pass at least one, for example --clients 100")]
     NoClients,
@@ -127,8 +102,7 @@ const OWN: usize = 16;
 impl Options {
     /// Selects all engines and experiments at this pace, with 1,000 clients. A quick pace omits
     /// Apache, because Apache takes seconds to start its processes.
-    #[must_use]
-    pub fn new(program: PathBuf, pace: Pace) -> Self {
+    pub(crate) fn new(program: PathBuf, pace: Pace) -> Self {
         let engines = Engine::ALL.into_iter().filter(|engine| !(pace.quick && engine.is_apache()));
         let (engines, experiments) = (engines.collect(), Experiment::ALL.to_vec());
         Self { program, engines, experiments, clients: 1_000, pace, out: None }
@@ -139,7 +113,7 @@ impl Options {
     /// # Errors
     ///
     /// Fails if there are no clients, or the report's files cannot be written.
-    pub fn check(&self) -> Result<(), LabError> {
+    pub(crate) fn check(&self) -> Result<(), LabError> {
         if self.clients == 0 {
             return Err(LabError::NoClients);
         }
@@ -157,10 +131,9 @@ impl Options {
     /// Returns how many clients each of `engines` can hold, and the name of the limit that
     /// determines this number. The number is the capacity that `threadcast doctor` would report for
     /// the engine that can hold the fewest clients.
-    #[must_use]
-    pub fn capacity(&self, engines: &[Engine]) -> (usize, &'static str) {
+    pub(crate) fn capacity(&self, engines: &[Engine]) -> (usize, &'static str) {
         let of = |engine: &Engine| {
-            let capacity = Capacity::of_new_engine(engine.share(), None, 1);
+            let capacity = Capacity::of_new_process(engine.share());
             let clients = engine.clients_under(&capacity).saturating_sub(OWN).max(1);
             // An engine that can hold `most_clients`, the most clients that the lab opens on it,
             // does not lower the number for the other engines.

@@ -6,148 +6,84 @@ use sse_load::figures::median;
 use sse_load::meter::Socket;
 
 /// One measurement of one engine.
-///
-/// ```
-/// use threadcast::lab::engine::Engine;
-/// use threadcast::lab::experiment::Experiment;
-/// use threadcast::lab::results::Sample;
-///
-/// let sample = Sample {
-///     experiment: Experiment::Event,
-///     engine: Engine::Wake,
-///     run: 1,
-///     clients: 1_000,
-///     rate: 50,
-///     noise: 0.01,
-///     figures: vec![("cpu_us", 14.7)],
-/// };
-/// assert_eq!((sample.figure("cpu_us"), sample.figure("held")), (Some(14.7), None));
-/// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// The experiment.
-    pub experiment: Experiment,
+    pub(crate) experiment: Experiment,
     /// The engine.
-    pub engine: Engine,
+    pub(crate) engine: Engine,
     /// The number of the round, from 1.
-    pub run: usize,
+    pub(crate) run: usize,
     /// The number of clients.
-    pub clients: usize,
+    pub(crate) clients: usize,
     /// The number of events published per second.
-    pub rate: u32,
+    pub(crate) rate: u32,
     /// The share of a core that other processes used during the measurement.
-    pub noise: f64,
+    pub(crate) noise: f64,
     /// The measured figures by name. The documentation of each experiment's module lists its
     /// figures and their units.
-    pub figures: Vec<(&'static str, f64)>,
+    pub(crate) figures: Vec<(&'static str, f64)>,
 }
 
 impl Sample {
     /// Returns the figure of this name.
-    #[must_use]
-    pub fn figure(&self, name: &str) -> Option<f64> {
+    pub(crate) fn figure(&self, name: &str) -> Option<f64> {
         self.figures.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 }
 
 /// A measurement that failed.
-///
-/// ```
-/// use std::sync::atomic::AtomicBool;
-/// use threadcast::lab::engine::Engine;
-/// use threadcast::lab::experiment::Experiment;
-/// use threadcast::lab::{Options, Pace, run};
-///
-/// let options = Options {
-///     engines: vec![Engine::Direct],
-///     experiments: vec![Experiment::Capacity],
-///     ..Options::new("/nowhere/threadcast".into(), Pace::QUICK)
-/// };
-///
-/// let results = run(&options, &AtomicBool::new(false), &mut |_| ())?;
-/// assert!(results.samples.is_empty());
-/// assert!(results.failures[0].why.contains("No such file"));
-/// # Ok::<(), threadcast::lab::LabError>(())
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The experiment.
-    pub experiment: Experiment,
+    pub(crate) experiment: Experiment,
     /// The engine.
-    pub engine: Engine,
+    pub(crate) engine: Engine,
     /// The number of the round, from 1.
-    pub run: usize,
+    pub(crate) run: usize,
     /// The error message.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// All results of a run.
-///
-/// ```
-/// use threadcast::lab::engine::Engine;
-/// use threadcast::lab::experiment::Experiment;
-/// use threadcast::lab::results::{Results, Sample};
-///
-/// let (experiment, engine) = (Experiment::Event, Engine::Wake);
-/// let sample = |(run, figure)| Sample {
-///     experiment,
-///     engine,
-///     run,
-///     clients: 1_000,
-///     rate: 50,
-///     noise: 0.0,
-///     figures: vec![("cpu_us", figure)],
-/// };
-/// let samples = [(1, 14.7), (2, 15.1), (3, 14.2)].map(sample).to_vec();
-/// let results = Results { engines: vec![engine], samples, ..Results::default() };
-/// let found = results.shown(experiment, engine, "cpu_us").expect("three samples");
-/// assert_eq!((found.least, found.median, found.most), (14.2, 14.7, 15.1));
-/// ```
 #[derive(Debug, Clone, Default)]
-pub struct Results {
+pub(crate) struct Results {
     /// The machine's properties as names and values.
-    pub machine: Vec<(&'static str, String)>,
+    pub(crate) machine: Vec<(&'static str, String)>,
     /// The engines that were selected and are available.
-    pub engines: Vec<Engine>,
+    pub(crate) engines: Vec<Engine>,
     /// The engines that are not available, each with a message that says how to install it.
-    pub missing: Vec<(Engine, String)>,
+    pub(crate) missing: Vec<(Engine, String)>,
     /// The experiments that were selected.
-    pub asked: Vec<Experiment>,
+    pub(crate) asked: Vec<Experiment>,
     /// The maximum number of clients of an engine.
-    pub clients: usize,
+    pub(crate) clients: usize,
     /// The reason why `clients` is less than requested; `None` if all requested clients are used.
-    pub clamped: Option<String>,
+    pub(crate) clamped: Option<String>,
     /// The kernel memory at the load generator's end of a connection. This memory has been
     /// subtracted from the figures.
-    pub socket: Socket,
+    pub(crate) socket: Socket,
     /// The samples, in the order in which they were measured.
-    pub samples: Vec<Sample>,
+    pub(crate) samples: Vec<Sample>,
     /// The measurements that failed.
-    pub failures: Vec<Failure>,
+    pub(crate) failures: Vec<Failure>,
     /// Whether the run was stopped early.
-    pub interrupted: bool,
+    pub(crate) interrupted: bool,
     /// How long the run took, in seconds.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// A summary of several samples.
-///
-/// ```
-/// use threadcast::lab::results::Summary;
-///
-/// let three = Summary { median: 14.7, least: 14.2, most: 15.1, count: 3 };
-/// println!("{} µs, {} to {} in {} runs", three.median, three.least, three.most, three.count);
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// The median.
-    pub median: f64,
+    pub(crate) median: f64,
     /// The least.
-    pub least: f64,
+    pub(crate) least: f64,
     /// The greatest.
-    pub most: f64,
+    pub(crate) most: f64,
     /// The number of samples.
-    pub count: usize,
+    pub(crate) count: usize,
 }
 
 /// The reason why a measurement counts as noisy.
@@ -167,7 +103,11 @@ const SPREAD: f64 = 1.15;
 
 impl Results {
     /// Returns all samples of an engine in an experiment.
-    pub fn of(&self, experiment: Experiment, engine: Engine) -> impl Iterator<Item = &Sample> {
+    pub(crate) fn of(
+        &self,
+        experiment: Experiment,
+        engine: Engine,
+    ) -> impl Iterator<Item = &Sample> {
         let measured = match experiment {
             Experiment::Latency => Experiment::Event, // the event experiment measures latencies
             other => other,
@@ -178,8 +118,7 @@ impl Results {
 
     /// Returns the points at which an engine was measured, in order: pairs of a number of clients
     /// and a number of events per second.
-    #[must_use]
-    pub fn points(&self, experiment: Experiment, engine: Engine) -> Vec<(usize, u32)> {
+    pub(crate) fn points(&self, experiment: Experiment, engine: Engine) -> Vec<(usize, u32)> {
         let points = self.of(experiment, engine).map(|it| (it.clients, it.rate));
         let mut points: Vec<_> = points.collect();
         points.sort_unstable();
@@ -188,8 +127,7 @@ impl Results {
     }
 
     /// Returns the summary of a figure at one point.
-    #[must_use]
-    pub fn at(
+    pub(crate) fn at(
         &self,
         experiment: Experiment,
         engine: Engine,
@@ -208,8 +146,12 @@ impl Results {
 
     /// Returns the summary at the point that tables show: the greatest number of clients, and 50
     /// events per second if that rate was measured with so many clients.
-    #[must_use]
-    pub fn shown(&self, experiment: Experiment, engine: Engine, figure: &str) -> Option<Summary> {
+    pub(crate) fn shown(
+        &self,
+        experiment: Experiment,
+        engine: Engine,
+        figure: &str,
+    ) -> Option<Summary> {
         let points = self.points(experiment, engine);
         let (most, _) = *points.last()?;
         let usual = points.iter().find(|point| **point == (most, USUAL_RATE));
@@ -217,7 +159,7 @@ impl Results {
     }
 
     /// Returns the experiments that have results, in order.
-    pub fn experiments(&self) -> impl Iterator<Item = Experiment> {
+    pub(crate) fn experiments(&self) -> impl Iterator<Item = Experiment> {
         let asked = |it: &Experiment| {
             self.asked.contains(it)
                 && self.engines.iter().any(|engine| self.of(*it, *engine).next().is_some())
@@ -272,6 +214,13 @@ mod tests {
         assert_eq!(found, Some(expected));
         assert_eq!(results.points(Experiment::Event, Engine::Wake), [(10, 5)]);
         assert_eq!(results.shown(Experiment::Idle, Engine::Wake, "rss"), None);
+    }
+
+    #[test]
+    fn sample_has_its_figures_only() {
+        let sample = &results(&[14.7], 0.0).samples[0];
+        assert_eq!(sample.figure(Experiment::Event.headline()), Some(14.7));
+        assert_eq!(sample.figure("held"), None);
     }
 
     #[test]

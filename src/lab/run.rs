@@ -21,34 +21,16 @@ use sse_load::meter::Socket;
 use sse_load::process::{self, Cores};
 
 /// The progress of a run of the lab.
-///
-/// ```
-/// use std::sync::atomic::AtomicBool;
-/// use threadcast::lab::engine::Engine;
-/// use threadcast::lab::experiment::Experiment;
-/// use threadcast::lab::{Options, Pace, run};
-///
-/// let options = Options {
-///     engines: vec![Engine::Direct],
-///     experiments: vec![Experiment::Capacity],
-///     ..Options::new("/nowhere/threadcast".into(), Pace::QUICK)
-/// };
-///
-/// let mut seen = Vec::new();
-/// run(&options, &AtomicBool::new(false), &mut |progress| seen.push(progress.what.clone()))?;
-/// assert_eq!(seen, ["capacity: direct, run 1 of 1"]);
-/// # Ok::<(), threadcast::lab::LabError>(())
-/// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// A description of the current measurement.
-    pub what: String,
+    pub(crate) what: String,
     /// The planned time of the measurements that are done.
-    pub done: Duration,
+    pub(crate) done: Duration,
     /// The planned time of all measurements.
-    pub planned: Duration,
+    pub(crate) planned: Duration,
     /// The estimated remaining time.
-    pub left: Duration,
+    pub(crate) left: Duration,
 }
 
 /// Runs the lab until everything is measured or `stop` is set. The result contains all measurements
@@ -62,12 +44,11 @@ pub struct Progress {
 ///
 /// Fails if [`Options::check`] fails, no engine is available, or the system does not permit the
 /// measurement.
-pub fn run(
+pub(crate) fn run(
     options: &Options,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Results, LabError> {
-    options.check()?;
     let started = Instant::now();
     let here = |engine: &Engine| engine.command(&options.program, None).is_ok();
     let engines: Vec<_> = options.engines.iter().copied().filter(here).collect();
@@ -76,6 +57,7 @@ pub fn run(
     if engines.is_empty() {
         return Err(LabError::NoEngines(missing));
     }
+    options.check()?;
     process::raise_the_descriptor_limit().map_err(LabError::System)?;
     let cores = Cores::choose();
     process::pin(cores.load).map_err(LabError::System)?;
@@ -177,5 +159,43 @@ impl<'a> Steps<'a> {
             planned: Duration::from_secs_f64(self.planned),
             left: Duration::from_secs_f64(left),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_program_is_reported_as_a_failure() {
+        let options = Options {
+            engines: vec![Engine::Direct],
+            experiments: vec![Experiment::Capacity],
+            ..Options::new("/nowhere/threadcast".into(), Pace::QUICK)
+        };
+        let mut seen = Vec::new();
+        let mut note = |progress: &Progress| seen.push(progress.what.clone());
+        let results = run(&options, &AtomicBool::new(false), &mut note).expect("a report");
+        assert_eq!(seen, ["capacity: direct, run 1 of 1"]);
+        assert!(results.samples.is_empty() && results.failures.len() == 1);
+        assert!(results.failures[0].why.contains("No such file"), "{:?}", results.failures);
+    }
+
+    #[test]
+    fn client_count_is_capped_at_the_capacity() {
+        let options = Options {
+            engines: vec![Engine::EventLoop],
+            experiments: vec![Experiment::Event],
+            ..Options::new("/nowhere/threadcast".into(), Pace::QUICK)
+        };
+        let (most, bound) = options.capacity(&options.engines);
+        // Other tests run at the same time, so the capacity may change a little until the run
+        // begins.
+        let too_many = Options { clients: 2 * most, ..options };
+        let stop = AtomicBool::new(true); // stop at once: the limit applies before any client connects
+        let results = run(&too_many, &stop, &mut |_| ()).expect("a report");
+        let note = format!("{bound} limits these engines to {} each", results.clients);
+        assert!(results.clamped.expect("a note").ends_with(&note), "{note}");
+        assert!(results.clients <= most + most / 4, "{} clients, capacity {most}", results.clients);
     }
 }

@@ -31,7 +31,6 @@ pub(crate) enum Slow {
 
 impl Slow {
     /// Returns the handler with this name, which is the last segment of the request's path.
-    #[allow(dead_code)] // only the engines of `threadcast lab` use it
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name {
             "disk" => Some(Self::Disk),

@@ -3,15 +3,26 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use sse_load::{process, procfs};
-use threadcast::lab::engine::{Engine, PATH};
 
 use crate::common::{TestClient, skip};
 use crate::runs::PROGRAM;
+
+/// The path of every engine's stream.
+const PATH: &str = "/channels/bench";
+
+/// All engines.
+pub(crate) const ENGINES: [&str; 7] =
+    ["direct", "wake", "tiny-http", "event-loop", "node", "apache-prefork", "apache-event"];
+
+const APACHES: [&str; 2] = ["apache-prefork", "apache-event"];
+
+pub(crate) fn is_apache(engine: &str) -> bool {
+    APACHES.contains(&engine)
+}
 
 /// A running engine. Dropping it closes its input and waits for its exit.
 struct Started {
@@ -20,13 +31,14 @@ struct Started {
 }
 
 impl Started {
-    fn new(engine: Engine) -> Self {
-        Self::with_room(engine, None)
+    fn new(engine: &str) -> Self {
+        Self::with(engine, &[])
     }
 
-    fn with_room(engine: Engine, room: Option<u64>) -> Self {
-        let mut command = engine.command(Path::new(PROGRAM), room).expect("a built-in engine");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    fn with(engine: &str, options: &[&str]) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.args(["lab", "engine", engine]).args(options);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("the engine starts");
         let mut line = String::new();
         let out = child.stdout.as_mut().expect("a pipe");
@@ -50,7 +62,7 @@ impl Drop for Started {
 }
 
 /// Returns the first 12 events of an engine's stream, with zeros in place of every time.
-fn stream(engine: Engine) -> String {
+fn stream(engine: &str) -> String {
     let mut started = Started::new(engine);
     let mut client = TestClient::connect(started.addr);
     client.send(&format!("GET {PATH} HTTP/1.1\r\nHost: {}\r\n\r\n", started.addr));
@@ -67,17 +79,20 @@ fn stream(engine: Engine) -> String {
 }
 
 /// Returns whether an engine is installed, and prints a note if it is not.
-pub(crate) fn is_installed(engine: Engine) -> bool {
-    match engine.command(Path::new(PROGRAM), None) {
-        Ok(_) => true,
-        Err(how) => {
-            skip(&format!("{}: {how}", engine.name()));
-            false
-        }
+///
+/// Without clients, the lab measures nothing. It looks for the engines before it rejects that.
+pub(crate) fn is_installed(engine: &str) -> bool {
+    let mut lab = Command::new(PROGRAM);
+    lab.args(["lab", "--engines", engine, "--clients", "0"]);
+    let error = lab.output().expect("the binary starts").stderr;
+    let error = String::from_utf8_lossy(&error);
+    let is_missing = error.contains("no engine to measure");
+    assert!(is_missing || error.contains("--clients"), "{error}");
+    if is_missing {
+        skip(error.trim());
     }
+    !is_missing
 }
-
-const APACHES: [Engine; 2] = [Engine::ApachePrefork, Engine::ApacheEvent];
 
 /// Replaces epochs and time stamps, which have at least 13 digits, by zeros.
 fn without_times(text: &str) -> String {
@@ -98,22 +113,22 @@ fn without_times(text: &str) -> String {
 
 #[test]
 fn rust_engines_send_the_same_bytes() {
-    let expected = stream(Engine::Direct);
+    let expected = stream("direct");
     assert!(
         expected.starts_with("retry: 3000\nid: 0000000000000-0\n\nid: 0000000000000-1\ndata: 1 0"),
         "{expected}"
     );
-    for engine in [Engine::Wake, Engine::TinyHttp, Engine::EventLoop] {
-        assert_eq!(stream(engine), expected, "{}", engine.name());
+    for engine in ["wake", "tiny-http", "event-loop"] {
+        assert_eq!(stream(engine), expected, "{engine}");
     }
 }
 
 /// Apache splits a stream into different chunks, so the test compares only the events.
 #[test]
 fn apache_sends_the_same_events() {
-    let expected = stream(Engine::Direct);
+    let expected = stream("direct");
     for engine in APACHES.into_iter().filter(|engine| is_installed(*engine)) {
-        assert_eq!(stream(engine), expected, "{}", engine.name());
+        assert_eq!(stream(engine), expected, "{engine}");
     }
 }
 
@@ -134,7 +149,7 @@ fn apache_leaves_no_process_or_folder() {
             drop(started);
             let runs = |process: &u32| procfs::usage(&[*process]).is_ok();
             process::wait_until(|| !processes.iter().any(runs));
-            assert!(!processes.iter().any(runs), "{} leaves a process", engine.name());
+            assert!(!processes.iter().any(runs), "{engine} leaves a process");
             let folders = fs::read_dir("/var/tmp").into_iter().flatten().flatten();
             let mut left =
                 folders.filter(|it| it.file_name().to_string_lossy().starts_with(&prefix));
@@ -165,16 +180,16 @@ fn engine_exits_when_apache_exits() {
             status.is_some()
         });
         let code = status.and_then(|status| status.code());
-        assert_eq!(code, Some(1), "{}", engine.name());
+        assert_eq!(code, Some(1), "{engine}");
     }
 }
 
 #[test]
 fn engine_exits_when_its_input_closes() {
-    for engine in [Engine::Direct, Engine::TinyHttp, Engine::EventLoop] {
+    for engine in ["direct", "tiny-http", "event-loop"] {
         let mut started = Started::new(engine);
         drop(started.child.stdin.take());
-        assert!(started.child.wait().expect("the engine exits").success(), "{}", engine.name());
+        assert!(started.child.wait().expect("the engine exits").success(), "{engine}");
     }
 }
 
@@ -182,8 +197,8 @@ fn engine_exits_when_its_input_closes() {
 /// the limit is then reached at a different one of the two.
 #[test]
 fn tiny_http_keeps_its_streams_without_descriptors() {
-    for room in [60, 61] {
-        let mut started = Started::with_room(Engine::TinyHttp, Some(room));
+    for room in ["60", "61"] {
+        let mut started = Started::with("tiny-http", &["--room", room]);
         let client = |_| {
             let mut client = TcpStream::connect(started.addr).ok()?;
             client.set_read_timeout(Some(Duration::from_secs(10))).expect("a positive timeout");

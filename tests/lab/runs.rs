@@ -3,129 +3,157 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+
+use serde_json::Value;
+use sse_load::{process, procfs};
 
 use crate::common::TestServer;
-use crate::engines::is_installed;
-use sse_load::{process, procfs};
+use crate::engines::{ENGINES, is_apache, is_installed};
 use threadcast::Config;
-use threadcast::lab::engine::Engine;
-use threadcast::lab::experiment::Experiment;
-use threadcast::lab::results::Results;
-use threadcast::lab::{Options, Pace, Progress, report, run};
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_threadcast");
 
-/// The shortest pace: the tests check that a run measures, not what it measures.
-const TINY: Pace = Pace {
-    measured: Duration::from_millis(60),
-    warm_up: Duration::from_millis(20),
-    settle: Duration::ZERO,
-    ..Pace::QUICK
-};
+/// All experiments, each with its most important figure.
+const EXPERIMENTS: [(&str, &str); 6] = [
+    ("idle", "memory_bytes"),
+    ("event", "cpu_us"),
+    ("latency", "p50_ms"),
+    ("slow", "disk_silence_ms"),
+    ("stuck", "cpu_us"),
+    ("capacity", "held"),
+];
 
-fn options(engines: &[Engine], experiments: &[Experiment]) -> Options {
-    Options {
-        engines: engines.to_vec(),
-        experiments: experiments.to_vec(),
-        clients: 8,
-        ..Options::new(PROGRAM.into(), TINY)
+/// The result of a finished run: what it printed, and the files that it wrote.
+struct Results {
+    text: String,
+    json: Value,
+    folder: PathBuf,
+}
+
+impl Results {
+    fn read(text: String, folder: PathBuf) -> Self {
+        let json = fs::read_to_string(folder.join("samples.json")).expect("a readable file");
+        Self { text, json: serde_json::from_str(&json).expect("JSON"), folder }
+    }
+
+    fn page(&self) -> String {
+        fs::read_to_string(self.folder.join("report.html")).expect("a readable report")
+    }
+
+    fn failures(&self) -> &[Value] {
+        self.json["failures"].as_array().expect("a list")
+    }
+
+    /// The samples of an engine in an experiment. The event experiment measures latencies too.
+    fn of(&self, experiment: &str, engine: &str) -> Vec<&Value> {
+        let experiment = if experiment == "latency" { "event" } else { experiment };
+        let samples = self.json["samples"].as_array().expect("a list").iter();
+        samples.filter(|it| it["experiment"] == experiment && it["engine"] == engine).collect()
+    }
+
+    /// The figure that the report shows: with the most clients, and at 50 events per second if this
+    /// rate was measured.
+    fn shown(&self, experiment: &str, engine: &str, figure: &str) -> Option<f64> {
+        let samples = self.of(experiment, engine);
+        let point = |it: &Value| (it["clients"].as_u64(), it["rate"] == 50, it["rate"].as_u64());
+        let shown = samples.into_iter().max_by_key(|sample| point(sample))?;
+        shown["figures"][figure].as_f64()
     }
 }
 
-fn measure(options: &Options) -> Results {
-    run(options, &AtomicBool::new(false), &mut |_| ()).expect("a finished run")
+impl Drop for Results {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
 }
 
-/// Measures all engines in parallel to save time: a run mostly waits, and the tests do not check
-/// speed.
-fn measure_in_parallel(engines: &[Engine], experiments: &[Experiment]) -> Results {
-    let measured: Vec<Results> = thread::scope(|scope| {
-        let runs = engines.chunks(1).map(|one| scope.spawn(|| measure(&options(one, experiments))));
+/// The command of a short run: the tests check that a run measures, not what it measures.
+fn command(engines: &[&str], experiments: &[&str], folder: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(["lab", "--quick", "--measure", "60ms", "--clients", "8"]);
+    command.args(["--engines", &engines.join(","), "--experiments", &experiments.join(",")]);
+    command.arg("--out").arg(folder);
+    command
+}
+
+fn measure(engines: &[&str], experiments: &[&str]) -> Results {
+    let folder = tempdir(&format!("{}-{}", engines.join("-"), experiments.join("-")));
+    finish(&mut command(engines, experiments, &folder), folder)
+}
+
+fn finish(command: &mut Command, folder: PathBuf) -> Results {
+    let output = command.output().expect("the binary starts");
+    assert!(output.status.success(), "{output:?}");
+    Results::read(String::from_utf8(output.stdout).expect("UTF-8"), folder)
+}
+
+/// The engines are measured in parallel to save time: a run mostly waits, and the test does not
+/// check speed.
+#[test]
+fn every_experiment_measures_every_installed_engine() {
+    let engines: Vec<&str> = ENGINES.into_iter().filter(|engine| is_installed(engine)).collect();
+    let names = EXPERIMENTS.map(|(name, _)| name);
+    let runs: Vec<Results> = thread::scope(|scope| {
+        let runs = engines.iter().map(|engine| scope.spawn(move || measure(&[engine], &names)));
         let runs: Vec<_> = runs.collect();
         runs.into_iter().map(|run| run.join().expect("a finished run")).collect()
     });
-    let all = measured.into_iter().reduce(|mut all, next| {
-        all.engines.extend(next.engines);
-        all.samples.extend(next.samples);
-        all.failures.extend(next.failures);
-        all
-    });
-    all.expect("at least one engine")
+    let threads = |wanted: &str| {
+        let at = engines.iter().position(|engine| *engine == wanted)?;
+        Some(runs[at].shown("idle", wanted, "threads").expect("a measured value"))
+    };
+    for (engine, results) in engines.iter().zip(&runs) {
+        assert!(results.failures().is_empty(), "{:?}", results.failures());
+        for (experiment, headline) in EXPERIMENTS {
+            let name = format!("{experiment} of {engine}");
+            assert!(!results.of(experiment, engine).is_empty(), "{name}");
+            let is_found =
+                |results: &Results| results.shown(experiment, engine, headline).is_some();
+            // On a busy machine, 60 ms may pass without an event; the test then measures again.
+            // For Apache a missing value is accepted: with its many processes it would be frequent.
+            let again = |_| is_found(&measure(&[engine], &[experiment]));
+            assert!(is_found(results) || is_apache(engine) || (0..5).any(again), "{name}");
+        }
+        let page = results.page();
+        assert!(results.text.contains(engine) && page.contains(engine), "{}", results.text);
+        assert!(!page.contains("NaN"), "the report shows only measured values");
+        assert_eq!(page.matches("<svg").count(), 2 * 8, "eight plots, in two languages");
+        assert!(results.folder.join("event-cpu.svg").is_file());
+    }
+    assert!(threads("event-loop") < Some(2.0), "one thread for all clients");
+    assert!(threads("wake") >= Some(8.0), "one thread for each client");
+    assert!(threads("tiny-http") >= Some(16.0), "two threads for each client");
+    if let Some(threads) = threads("apache-prefork") {
+        assert!(threads >= 24.0, "processes, each with further threads");
+    }
 }
 
 #[test]
-fn every_experiment_measures_every_installed_engine() {
-    let engines: Vec<Engine> =
-        Engine::ALL.into_iter().filter(|engine| is_installed(*engine)).collect();
-    let results = measure_in_parallel(&engines, &Experiment::ALL);
-    assert_eq!(results.failures, []);
-    assert_eq!(results.engines, engines);
-    for engine in &results.engines {
-        for experiment in Experiment::ALL {
-            let name = format!("{} of {}", experiment.name(), engine.name());
-            assert!(results.of(experiment, *engine).next().is_some(), "{name}");
-            let is_found = |results: &Results| {
-                results.shown(experiment, *engine, experiment.headline()).is_some()
-            };
-            // On a busy machine, 60 ms may pass without an event; the test then measures again.
-            // For Apache a missing value is accepted: with its many processes it would be frequent.
-            let again = |_| is_found(&measure(&options(&[*engine], &[experiment])));
-            assert!(is_found(&results) || engine.is_apache() || (0..5).any(again), "{name}");
-        }
+fn report_compares_several_engines() {
+    let results = measure(&["direct", "event-loop"], &["event"]);
+    assert!(results.failures().is_empty(), "{:?}", results.failures());
+    let page = results.page();
+    for engine in ["direct", "event-loop"] {
+        assert!(results.text.contains(engine) && page.contains(engine), "{}", results.text);
+        assert!(!results.of("event", engine).is_empty(), "{engine}");
     }
-    let threads = |engine| {
-        results.shown(Experiment::Idle, engine, "threads").expect("a measured value").median
-    };
-    assert!(threads(Engine::EventLoop) < 2.0, "one thread for all clients");
-    assert!(threads(Engine::Wake) >= 8.0, "one thread for each client");
-    assert!(threads(Engine::TinyHttp) >= 16.0, "two threads for each client");
-    if results.engines.contains(&Engine::ApachePrefork) {
-        assert!(threads(Engine::ApachePrefork) >= 24.0, "processes, each with further threads");
-    }
-    let folder = tempdir("report");
-    let page = report::write(&results, &folder).expect("a written report");
-    let page = fs::read_to_string(page).expect("a readable report");
-    let text = report::text(&results);
-    for engine in &results.engines {
-        assert!(text.contains(engine.name()) && page.contains(engine.name()), "{text}");
-    }
-    assert!(!page.contains("NaN"), "the report shows only measured values");
-    assert_eq!(page.matches("<svg").count(), 2 * 8, "eight plots, in two languages");
-    let json = fs::read_to_string(folder.join("samples.json")).expect("a readable file");
-    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    let samples = json["samples"].as_array().expect("a list").len();
-    assert_eq!(samples, results.samples.len());
-    assert!(folder.join("event-cpu.svg").is_file());
-    fs::remove_dir_all(folder).expect("a removable folder");
 }
 
 #[test]
 fn measured_capacity_matches_doctor() {
-    let results = measure(&options(&[Engine::Direct, Engine::EventLoop], &[Experiment::Capacity]));
-    assert_eq!(results.failures, []);
-    for engine in [Engine::Direct, Engine::EventLoop] {
-        let figure = |name| {
-            let found = results.shown(Experiment::Capacity, engine, name);
-            found.expect("a measured value").median
-        };
+    let results = measure(&["direct", "event-loop"], &["capacity"]);
+    assert!(results.failures().is_empty(), "{:?}", results.failures());
+    for engine in ["direct", "event-loop"] {
+        let figure = |name| results.shown("capacity", engine, name).expect("a measured value");
         let (predicted, held) = (figure("predicted"), figure("held"));
         assert!((predicted - held).abs() <= 5.0, "{predicted} predicted, {held} held");
-        assert!(
-            figure("come_back") >= 1.0,
-            "{} serves a client after others disconnect",
-            engine.name()
-        );
+        assert!(figure("come_back") >= 1.0, "{engine} serves a client after others disconnect");
     }
-    let rejected = results.shown(Experiment::Capacity, Engine::Direct, "told");
-    assert!(
-        rejected.is_some_and(|it| it.median >= 1.0),
-        "clients over the capacity get a response"
-    );
+    let rejected = results.shown("capacity", "direct", "told");
+    assert!(rejected >= Some(1.0), "clients over the capacity get a response");
 }
 
 #[test]
@@ -139,15 +167,14 @@ fn slow_handler_exists_only_with_the_lab() {
 #[test]
 fn slow_handler_stalls_the_event_loop_but_no_thread() {
     let silence = |engine| {
-        let results = measure(&options(&[engine], &[Experiment::Slow]));
-        let found = results.shown(Experiment::Slow, engine, "disk_silence_ms");
-        found.expect("a measured value").median
+        let results = measure(&[engine], &["slow"]);
+        results.shown("slow", engine, "disk_silence_ms").expect("a measured value")
     };
     // On a busy machine, a late read can shorten the measured silence, and a pause of all processes
     // can prolong it. So each engine has five tries to show the expected silence.
-    let stalls = |_| silence(Engine::EventLoop) >= 190.0;
+    let stalls = |_| silence("event-loop") >= 190.0;
     assert!((0..5).any(stalls), "the event loop stalls for 200 ms");
-    let keeps_sending = |_| silence(Engine::Wake) < 190.0;
+    let keeps_sending = |_| silence("wake") < 190.0;
     assert!((0..5).any(keeps_sending), "other clients are served meanwhile");
 }
 
@@ -161,43 +188,41 @@ fn failed_engine_is_reported_and_the_run_continues() {
     );
     fs::write(&program, script).expect("writable");
     fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("writable");
-    let options =
-        Options { program, ..options(&[Engine::Direct, Engine::Wake], &[Experiment::Event]) };
-    let results = measure(&options);
-    assert_eq!(results.failures.len(), 1);
-    assert!(
-        results.failures[0].engine == Engine::Direct
-            && results.failures[0].why.contains("exit status: 3")
-    );
-    assert!(results.shown(Experiment::Event, Engine::Wake, "cpu_us").is_some());
-    assert!(report::text(&results).contains("direct failed in event, run 1: the engine ended"));
-    fs::remove_dir_all(folder).expect("a removable folder");
+    let mut command = command(&["direct", "wake"], &["event"], &folder);
+    let results = finish(command.arg("--program").arg(&program), folder);
+    let failures = results.failures();
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    let why = failures[0]["why"].as_str().expect("text");
+    assert!(failures[0]["engine"] == "direct" && why.contains("exit status: 3"), "{why}");
+    assert!(results.shown("event", "wake", "cpu_us").is_some());
+    assert!(results.text.contains("direct failed in event, run 1: the engine ended"));
 }
 
+/// Sends SIGINT when the lab has started the second engine.
 #[test]
 fn interrupted_run_keeps_finished_results() {
-    let stop = AtomicBool::new(false);
-    let options = options(&[Engine::EventLoop, Engine::Wake], &[Experiment::Event]);
-    let mut after_the_first = |progress: &Progress| {
-        stop.store(progress.what.contains("wake"), Ordering::Relaxed);
+    let folder = tempdir("interrupted");
+    let mut command = command(&["event-loop", "wake"], &["event"], &folder);
+    let mut lab = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
+    let is_wake = |process: &u32| {
+        let command = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        command.contains("engine\0wake")
     };
-    let results = run(&options, &stop, &mut after_the_first).expect("a report");
-    assert!(results.interrupted && results.failures.is_empty());
-    assert!(results.samples.iter().all(|sample| sample.engine == Engine::EventLoop));
-    assert!(!results.samples.is_empty() && report::text(&results).contains("ended before"));
+    process::wait_until(|| procfs::tree(lab.id()).is_ok_and(|it| it.iter().any(is_wake)));
+    interrupt(lab.id());
+    let mut text = String::new();
+    lab.stdout.as_mut().expect("a pipe").read_to_string(&mut text).expect("UTF-8");
+    assert_eq!(lab.wait().expect("the lab exits").code(), Some(0));
+    let results = Results::read(text, folder);
+    assert!(results.json["interrupted"] == true && results.failures().is_empty());
+    assert!(!results.of("event", "event-loop").is_empty());
+    assert!(results.of("event", "wake").is_empty(), "the second engine was interrupted");
+    assert!(results.text.contains("ended before"), "{}", results.text);
 }
 
-#[test]
-fn client_count_is_capped_at_the_capacity() {
-    let options = options(&[Engine::EventLoop], &[Experiment::Event]);
-    let (most, bound) = options.capacity(&options.engines);
-    // Other tests run at the same time, so the capacity may change a little until the run begins.
-    let too_many = Options { clients: 2 * most, ..options };
-    let stop = AtomicBool::new(true); // stop at once: the limit applies before any client connects
-    let results = run(&too_many, &stop, &mut |_| ()).expect("a report");
-    let note = format!("{bound} limits these engines to {} each", results.clients);
-    assert!(results.clamped.expect("a note").ends_with(&note), "{note}");
-    assert!(results.clients <= most + most / 4, "{} clients, capacity {most}", results.clients);
+fn interrupt(process: u32) {
+    let kill = Command::new("kill").args(["-INT", &process.to_string()]).status();
+    assert!(kill.expect("kill is installed").success());
 }
 
 /// Runs the binary, because the descriptor limit must not apply to the test program.
@@ -222,15 +247,12 @@ fn ctrl_c_leaves_a_partial_report() {
     command.args(["lab", "--engines", "event-loop,wake", "--clients", "8", "--out"]).arg(&folder);
     let mut lab = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
     process::wait_until(|| procfs::tree(lab.id()).is_ok_and(|it| it.len() > 1));
-    let kill = Command::new("kill").args(["-INT", &lab.id().to_string()]).status();
-    assert!(kill.expect("kill is installed").success());
+    interrupt(lab.id());
     let mut text = String::new();
     lab.stdout.as_mut().expect("a pipe").read_to_string(&mut text).expect("UTF-8");
     assert_eq!(lab.wait().expect("the lab exits").code(), Some(0));
     assert!(text.contains("ended before it was done"), "{text}");
-    let page = fs::read_to_string(folder.join("report.html")).expect("a readable report");
-    assert!(page.contains("ended before it was done"));
-    fs::remove_dir_all(folder).expect("a removable folder");
+    assert!(Results::read(text, folder).page().contains("ended before it was done"));
 }
 
 fn lab(arguments: &[&str]) -> Output {

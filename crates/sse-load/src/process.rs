@@ -4,9 +4,11 @@
 //! when its stdin ends, so no engine keeps running after this process, even if this process is
 //! killed.
 
+use std::env;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -183,6 +185,15 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Finds the program of this name on the `PATH` or in `/usr/sbin`.
+#[must_use]
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Debian installs nginx and Apache in `/usr/sbin`, which is only on root's `PATH`.
+    let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    folders.map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
 }
 
 /// Pins this thread, and the processes that it starts, to one core.

@@ -30,12 +30,14 @@ use client::{Client, Closed, State};
 use log::Log;
 
 use super::{HISTORY_BYTES, HISTORY_EVENTS, PATH};
-use crate::event::{Frame, Framing};
-use crate::id::EventId;
 use sse_load::tick::{Tick, Traffic};
+use threadcast::EventId;
 
 const LISTENER: Token = Token(usize::MAX);
 const SETTINGS: Token = Token(usize::MAX - 1);
+
+/// A heartbeat of threadcast: a comment, as a chunk.
+const HEARTBEAT: &[u8] = b"2\r\n:\n\r\n";
 
 /// How often the server checks which clients need a heartbeat.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -211,13 +213,12 @@ impl EventLoop {
             return;
         }
         self.next_check = now + CHECK_EVERY;
-        let heartbeat = Frame::heartbeat();
         for index in 0..self.clients.len() {
             let Some(client) = &mut self.clients[index] else { continue };
             if let State::Streaming(at) = client.state
                 && client.due <= now
                 && client.unsent.is_empty()
-                && client.send(heartbeat.bytes(Framing::Chunked), at).is_err()
+                && client.send(HEARTBEAT, at).is_err()
             {
                 self.remove(index);
             }

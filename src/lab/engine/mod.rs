@@ -25,22 +25,22 @@ mod publisher;
 mod threads;
 mod tiny;
 
-use std::env;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::broadcast::Delivery;
-use crate::capacity::{Capacity, Costs, Share};
 use apache::Mpm;
+use sse_load::process::find_program;
+use threadcast::Delivery;
+use threadcast::{Capacity, Costs, Share};
 
-/// The JavaScript source of the `node` engine.
-pub const NODE: &str = include_str!("node.js");
+/// The JavaScript source of the `node` engine; `make bench` includes it too.
+const NODE: &str = include_str!("node.js");
 
 /// The path of every engine's stream.
-pub const PATH: &str = "/channels/bench";
+pub(crate) const PATH: &str = "/channels/bench";
 
 /// The maximum number of events that an engine keeps for clients that have fallen behind.
 const HISTORY_EVENTS: usize = 4_096;
@@ -48,16 +48,8 @@ const HISTORY_EVENTS: usize = 4_096;
 const HISTORY_BYTES: usize = 8 * 1024 * 1024;
 
 /// An engine that can be measured.
-///
-/// ```
-/// use threadcast::lab::engine::Engine;
-///
-/// let apaches = Engine::ALL.into_iter().filter(|engine| engine.is_apache());
-/// let names: Vec<_> = apaches.map(Engine::name).collect();
-/// assert_eq!(names, ["apache-prefork", "apache-event"]);
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Engine {
+pub(crate) enum Engine {
     /// threadcast as it runs by default: one thread sends to all clients that have caught up.
     Direct,
     /// threadcast with `--delivery wake`: each client has a thread, which is woken for each event
@@ -77,15 +69,8 @@ pub enum Engine {
 }
 
 /// The kind of limit that determines the maximum number of an engine's clients.
-///
-/// ```
-/// use threadcast::lab::engine::{Bound, Engine};
-///
-/// assert_eq!(Engine::Direct.bound(), Bound::Descriptors);
-/// assert_eq!(Engine::ApacheEvent.bound(), Bound::Workers);
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
+pub(crate) enum Bound {
     /// The system's limit on descriptors: each client needs at least one.
     Descriptors,
     /// The limit in Apache's configuration, `MaxRequestWorkers`.
@@ -94,7 +79,7 @@ pub enum Bound {
 
 impl Engine {
     /// All engines, in the order in which they are measured and shown.
-    pub const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Direct,
         Self::Wake,
         Self::TinyHttp,
@@ -105,8 +90,7 @@ impl Engine {
     ];
 
     /// Returns the name on the command line and in the report.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Wake => "wake",
@@ -119,14 +103,7 @@ impl Engine {
     }
 
     /// Returns the engine of this name.
-    ///
-    /// ```
-    /// use threadcast::lab::engine::Engine;
-    ///
-    /// assert_eq!(Engine::named("wake"), Some(Engine::Wake));
-    /// ```
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|engine| engine.name() == name)
     }
 
@@ -162,22 +139,19 @@ impl Engine {
     /// `tiny-http`, it is one: if two connections arrive before a waiting thread has woken,
     /// tiny_http assigns both to that thread. If the first connection is a stream, it occupies the
     /// thread, and the second connection never gets a response.
-    #[must_use]
-    pub fn in_flight(self) -> usize {
+    pub(crate) fn in_flight(self) -> usize {
         if self == Self::TinyHttp { 1 } else { 100 }
     }
 
     /// Whether this is one of the two Apache engines.
-    #[must_use]
-    pub fn is_apache(self) -> bool {
+    pub(crate) fn is_apache(self) -> bool {
         matches!(self, Self::ApachePrefork | Self::ApacheEvent)
     }
 
     /// Returns the maximum number of clients that the lab opens on this engine, even if the machine
     /// can hold more. Each client of `apache-prefork` takes so much memory that 1,000 clients would
     /// overload the machine.
-    #[must_use]
-    pub fn most_clients(self) -> usize {
+    pub(crate) fn most_clients(self) -> usize {
         match self {
             Self::ApachePrefork => 100,
             Self::ApacheEvent => 4_000,
@@ -186,8 +160,7 @@ impl Engine {
     }
 
     /// Returns the kind of limit that determines this engine's capacity.
-    #[must_use]
-    pub fn bound(self) -> Bound {
+    pub(crate) fn bound(self) -> Bound {
         if self.is_apache() { Bound::Workers } else { Bound::Descriptors }
     }
 
@@ -196,7 +169,7 @@ impl Engine {
     /// workers of the engine, depending on [`bound`](Self::bound).
     ///
     /// The error says which program is missing and how to install it.
-    pub fn command(self, program: &Path, room: Option<u64>) -> Result<Command, String> {
+    pub(crate) fn command(self, program: &Path, room: Option<u64>) -> Result<Command, String> {
         match self {
             Self::Node => return node(room),
             Self::ApachePrefork => Mpm::Prefork.find()?,
@@ -219,7 +192,7 @@ impl Engine {
     /// # Errors
     ///
     /// Fails if the engine cannot listen, or is not part of this program.
-    pub fn run(self, room: Option<u64>, out: impl Write) -> io::Result<()> {
+    pub(crate) fn run(self, room: Option<u64>, out: impl Write) -> io::Result<()> {
         if room.is_some() && self.bound() == Bound::Descriptors {
             setrlimit(Resource::Nofile, Rlimit { current: room, maximum: room })?;
         }
@@ -239,7 +212,8 @@ impl Engine {
 
 /// Returns the command that runs `node.js`, the tutorials' server, with this limit on descriptors.
 fn node(descriptors: Option<u64>) -> Result<Command, String> {
-    let node = find("node").ok_or("no `node` on the PATH; install it with apt install nodejs")?;
+    let node =
+        find_program("node").ok_or("no `node` on the PATH; install it with apt install nodejs")?;
     let Some(descriptors) = descriptors else {
         let mut command = Command::new(node);
         command.args(["-e", NODE]);
@@ -251,11 +225,19 @@ fn node(descriptors: Option<u64>) -> Result<Command, String> {
     Ok(command)
 }
 
-/// Finds the program of this name on the `PATH` or in `/usr/sbin`.
-#[must_use]
-pub fn find(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    // Debian installs nginx and Apache in `/usr/sbin`, which is only on root's `PATH`.
-    let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
-    folders.map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_engine_is_found_by_its_name() {
+        for engine in Engine::ALL {
+            assert_eq!(Engine::named(engine.name()), Some(engine));
+        }
+        let apaches = Engine::ALL.into_iter().filter(|engine| engine.is_apache());
+        let names: Vec<_> = apaches.map(Engine::name).collect();
+        assert_eq!(names, ["apache-prefork", "apache-event"]);
+        assert_eq!(Engine::Direct.bound(), Bound::Descriptors);
+        assert_eq!(Engine::ApacheEvent.bound(), Bound::Workers);
+    }
 }

@@ -4,9 +4,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
 use super::PATH;
-use crate::event::Event;
-use crate::registry::Registry;
 use sse_load::tick::{Tick, Traffic};
+use threadcast::Event;
+use threadcast::Registry;
 
 /// Returns the channel that the publisher thread publishes to.
 pub(super) fn channel() -> &'static str {

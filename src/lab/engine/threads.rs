@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 use std::thread;
 
 use super::{HISTORY_BYTES, HISTORY_EVENTS, publisher};
-use crate::broadcast::Delivery;
-use crate::http::{Config, Server};
 use crate::live::Live;
-use crate::registry::{Histories, History};
+use threadcast::Delivery;
+use threadcast::{Config, Server};
+use threadcast::{Histories, History};
 
 pub(super) fn run(delivery: Delivery, mut out: impl Write) -> io::Result<()> {
     let server = bind(delivery)?;

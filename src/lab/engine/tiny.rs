@@ -12,10 +12,10 @@ use tiny_http::{Request, Response, Server};
 
 use super::threads::history;
 use super::{PATH, event_loop, publisher};
-use crate::event::Framing;
-use crate::limits::Limits;
 use crate::live::slow::Slow;
-use crate::registry::{Channels, Histories, Registry, RegistryOptions, Start};
+use threadcast::Framing;
+use threadcast::Limits;
+use threadcast::{Channels, Histories, Registry, RegistryOptions, Start};
 
 pub(super) fn run(mut out: impl Write) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

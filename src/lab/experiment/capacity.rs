@@ -20,9 +20,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Bound, Engine, Experiment, GLANCE, Lab, Running, SMALL, Sample};
-use crate::capacity::Capacity;
 use sse_load::figures::float;
 use sse_load::load::{Load, Plan};
+use threadcast::Capacity;
 
 /// The engine's descriptor limit.
 const DESCRIPTORS: u64 = 200;

@@ -34,15 +34,8 @@ const GLANCE: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(500);
 
 /// An experiment.
-///
-/// ```
-/// use threadcast::lab::experiment::Experiment;
-///
-/// let names = Experiment::ALL.map(Experiment::name);
-/// assert_eq!(names, ["idle", "event", "latency", "slow", "stuck", "capacity"]);
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Experiment {
+pub(crate) enum Experiment {
     /// What does an idle client cost?
     Idle,
     /// What does an event cost?
@@ -59,12 +52,11 @@ pub enum Experiment {
 
 impl Experiment {
     /// All experiments, in the order in which they are run and reported.
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Idle, Self::Event, Self::Latency, Self::Slow, Self::Stuck, Self::Capacity];
 
     /// Returns the name on the command line and in the JSON report.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
             Self::Event => "event",
@@ -76,20 +68,12 @@ impl Experiment {
     }
 
     /// Returns the experiment of this name.
-    ///
-    /// ```
-    /// use threadcast::lab::experiment::Experiment;
-    ///
-    /// assert_eq!(Experiment::named("idle"), Some(Experiment::Idle));
-    /// ```
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|experiment| experiment.name() == name)
     }
 
     /// Returns the name of the figure that is compared between runs to detect noise.
-    #[must_use]
-    pub fn headline(self) -> &'static str {
+    pub(crate) fn headline(self) -> &'static str {
         match self {
             Self::Idle => "memory_bytes",
             Self::Event | Self::Stuck => "cpu_us",
@@ -133,11 +117,11 @@ pub(super) use idle::calibrate;
 /// The settings that every experiment uses.
 #[derive(Debug)]
 pub(super) struct Lab<'a> {
-    pub options: &'a Options,
-    pub cores: Cores,
-    pub stop: &'a AtomicBool,
-    pub socket: Socket,
-    pub run: usize,
+    pub(crate) options: &'a Options,
+    pub(crate) cores: Cores,
+    pub(crate) stop: &'a AtomicBool,
+    pub(crate) socket: Socket,
+    pub(crate) run: usize,
 }
 
 impl Lab<'_> {
@@ -230,5 +214,17 @@ impl Running {
             }
             None => outcome,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_experiment_is_found_by_its_name() {
+        let names = Experiment::ALL.map(Experiment::name);
+        assert_eq!(names, ["idle", "event", "latency", "slow", "stuck", "capacity"]);
+        assert_eq!(names.map(Experiment::named), Experiment::ALL.map(Some));
     }
 }

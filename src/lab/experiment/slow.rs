@@ -11,8 +11,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{Engine, Experiment, Lab, Running, SMALL, Sample, TIMEOUT};
-use crate::json;
 use sse_load::load::Load;
 
 /// The number of clients. It is large enough that at any time an event is being sent to one of
@@ -47,7 +48,7 @@ fn observe(lab: &Lab<'_>, engine: Engine, running: &mut Running) -> io::Result<V
         lab.read_for(&mut load, Duration::from_millis(50))?;
         note(&mut sample, &load, names);
         let body = caller.join().map_err(|_| io::Error::other("the calling thread panicked"))??;
-        let report = json::parse(body.as_bytes()).unwrap_or_default();
+        let report: Value = serde_json::from_str(&body).unwrap_or_default();
         if let (Some(all), Some(computed)) = (report["ms"].as_f64(), report["computed_ms"].as_f64())
             && how == "disk"
         {

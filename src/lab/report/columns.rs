@@ -9,9 +9,9 @@ use sse_load::figures::digits;
 /// A column of a table.
 #[derive(Debug)]
 pub(super) struct Column {
-    pub title: Text,
+    pub(crate) title: Text,
     /// The name of the figure in the samples.
-    pub figure: &'static str,
+    pub(crate) figure: &'static str,
     /// The factor by which a figure is multiplied to convert it to the unit in the title.
     scale: f64,
     digits: usize,

@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use text::text;
+pub(crate) use text::text;
 
 use super::results::Results;
 use words::Language;
@@ -26,7 +26,7 @@ pub(super) const FILES: [&str; 2] = ["samples.json", "report.html"];
 /// # Errors
 ///
 /// Fails if a file cannot be written.
-pub fn write(results: &Results, folder: &Path) -> io::Result<PathBuf> {
+pub(crate) fn write(results: &Results, folder: &Path) -> io::Result<PathBuf> {
     let [samples, page] = FILES.map(|name| folder.join(name));
     fs::write(samples, json::json(results))?;
     for experiment in results.experiments() {

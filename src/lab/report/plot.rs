@@ -22,9 +22,9 @@ type Drawn = Result<(), Box<dyn std::error::Error>>;
 /// A plot and the name of its file.
 #[derive(Debug)]
 pub(super) struct Plot {
-    pub name: &'static str,
-    pub title: Text,
-    pub svg: String,
+    pub(crate) name: &'static str,
+    pub(crate) title: Text,
+    pub(crate) svg: String,
 }
 
 /// Returns the plots of an experiment.

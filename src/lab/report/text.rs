@@ -8,8 +8,7 @@ use crate::lab::results::Results;
 
 /// Returns the whole report as text: the machine, the notes, a table for each question, and the
 /// tutorials' sentence with the measured figures.
-#[must_use]
-pub fn text(results: &Results) -> String {
+pub(crate) fn text(results: &Results) -> String {
     let mut text = String::new();
     for (name, it) in &results.machine {
         let _ = writeln!(text, "{name}: {it}");

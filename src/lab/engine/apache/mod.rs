@@ -24,9 +24,9 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 
-use super::{PATH, find, publisher, threads};
-use crate::broadcast::Delivery;
-use sse_load::process::wait_until;
+use super::{PATH, publisher, threads};
+use sse_load::process::{find_program, wait_until};
+use threadcast::Delivery;
 
 /// The folder where Debian installs Apache's modules.
 const MODULES: &str = "/usr/lib/apache2/modules";
@@ -52,7 +52,7 @@ impl Mpm {
             Self::Event => &["mpm_event", "proxy", "proxy_http"],
         };
         let there = |module: &&str| Path::new(MODULES).join(format!("mod_{module}.so")).is_file();
-        let whole = find("apache2").is_some() && modules.iter().all(there);
+        let whole = find_program("apache2").is_some() && modules.iter().all(there);
         whole
             .then_some(())
             .ok_or("Debian's Apache not found; install it with apt-get install apache2".to_owned())
@@ -221,9 +221,9 @@ fn write(
 /// Returns the command that runs Apache in the foreground, in a process group that includes its
 /// scripts.
 fn command(root: &Path) -> io::Result<Command> {
-    let apache = find("apache2").ok_or(io::ErrorKind::NotFound)?;
+    let apache = find_program("apache2").ok_or(io::ErrorKind::NotFound)?;
     // If this process is killed, the kernel sends Apache SIGTERM.
-    let mut command = match find("setpriv") {
+    let mut command = match find_program("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
             command.args(["--pdeathsig", "TERM"]).arg(apache);

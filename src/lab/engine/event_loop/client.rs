@@ -10,10 +10,11 @@ use mio::net::TcpStream;
 
 use super::PATH;
 use super::log::Log;
-use crate::event::{Frame, Framing};
-use crate::id::EventId;
-use crate::limits::{HEADERS_MAX, Limits, RETRY};
 use crate::live::slow::Slow;
+use threadcast::{EventId, Limits};
+
+/// The maximum number of header lines of a request, as in threadcast.
+const HEADERS_MAX: usize = 100;
 
 pub(super) struct Client {
     pub(super) socket: TcpStream,
@@ -143,10 +144,11 @@ pub(in crate::lab::engine) const HEAD: &[u8] =
     Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n\
     Transfer-Encoding: chunked\r\n\r\n";
 
-/// Returns a stream's response head and first frame.
+/// Returns a stream's response head and first frame, which are those of threadcast.
 fn preamble(log: &Log, next: u64) -> Vec<u8> {
-    let cursor = EventId { epoch: log.epoch, n: next - 1 };
-    [HEAD, Frame::cursor(RETRY, cursor, false).bytes(Framing::Chunked)].concat()
+    let frame = format!("retry: 3000\nid: {}\n\n", EventId { epoch: log.epoch, n: next - 1 });
+    let chunk = format!("{:x}\r\n{frame}\r\n", frame.len());
+    [HEAD, chunk.as_bytes()].concat()
 }
 
 /// Returns a complete response, after which the connection closes. If `body` is `None`, the status

@@ -5,9 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::client::Closed;
 use super::{HISTORY_BYTES, HISTORY_EVENTS};
-use crate::counters::decrease;
-use crate::event::{Event, Frame, Framing};
-use crate::id::EventId;
+use threadcast::{Event, EventId, Framing};
 
 /// The maximum size of one `send`, in bytes. It is large enough that a burst of events takes one
 /// system call per client, and small enough that a `send` to one client does not delay the other
@@ -17,7 +15,7 @@ const BATCH: usize = 64 * 1024;
 /// The frames of the latest events, and the number of the oldest of these events (`first`).
 pub(super) struct Log {
     pub(super) epoch: u64,
-    frames: VecDeque<Frame>,
+    frames: VecDeque<Vec<u8>>,
     first: u64,
     bytes: usize,
 }
@@ -36,12 +34,12 @@ impl Log {
 
     pub(super) fn push(&mut self, data: String) {
         let id = EventId { epoch: self.epoch, n: self.next() };
-        let frame = Event::new(data).frame(Some(&id));
+        let frame = Event::new(data).encode(Some(id), Framing::Chunked);
         self.bytes += frame.len();
         self.frames.push_back(frame);
         while self.frames.len() > HISTORY_EVENTS || self.bytes > HISTORY_BYTES {
             let Some(oldest) = self.frames.pop_front() else { return };
-            decrease(&mut self.bytes, oldest.len());
+            self.bytes -= oldest.len();
             self.first += 1;
         }
     }
@@ -52,11 +50,10 @@ impl Log {
         let skip = from.checked_sub(self.first).ok_or(Closed)?;
         let mut next = from;
         for frame in self.frames.iter().skip(usize::try_from(skip).map_err(|_| Closed)?) {
-            let bytes = frame.bytes(Framing::Chunked);
-            if !out.is_empty() && out.len() + bytes.len() > BATCH {
+            if !out.is_empty() && out.len() + frame.len() > BATCH {
                 break;
             }
-            out.extend_from_slice(bytes);
+            out.extend_from_slice(frame);
             next += 1;
         }
         Ok(next)
