@@ -1,15 +1,12 @@
 //! The server's counters. The code that does a counted thing also updates its counter.
 //!
-//! The counters are atomics; each histogram has a lock of its own. The broadcaster updates the
-//! counters once per batch, not once per client.
+//! The counters are atomics, so counting never waits. The broadcaster updates them once per batch,
+//! not once per client. `http::metrics` writes them for Prometheus.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
 
 /// The number of lines that the log has dropped. The counter is global, because a process has one
 /// log, even if several servers run in the process.
@@ -28,8 +25,88 @@ pub fn dropped_log_lines() -> u64 {
     LOG_LINES_DROPPED.load(Ordering::Relaxed)
 }
 
-/// The one label of a metric: its name and its value.
-pub(crate) type Label = [(&'static str, &'static str); 1];
+/// A number that only increases.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn inc(&self) {
+        self.inc_by(1);
+    }
+
+    pub(crate) fn inc_by(&self, by: u64) {
+        self.0.fetch_add(by, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A counter for each reason. What it counts is rare, so it has a lock.
+#[derive(Debug, Default)]
+pub(crate) struct ByReason(Mutex<BTreeMap<&'static str, u64>>);
+
+impl ByReason {
+    /// Creates a counter that is zero for each of these reasons. Without it, `/metrics` would not
+    /// show a reason before it is counted for the first time.
+    fn of(reasons: &[&'static str]) -> Self {
+        Self(Mutex::new(reasons.iter().map(|reason| (*reason, 0)).collect()))
+    }
+
+    fn count(&self, reason: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// Returns each reason and its count.
+    pub(crate) fn get(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The number of buckets of a histogram.
+const BUCKETS: usize = 10;
+
+/// Counts times in buckets. The first bucket ends at `first` seconds; each further bucket ends at
+/// four times the end of the one before.
+#[derive(Debug)]
+pub(crate) struct Histogram {
+    first: f64,
+    buckets: [Counter; BUCKETS],
+    /// The times after the end of the last bucket.
+    longer: Counter,
+    nanos: Counter,
+}
+
+impl Histogram {
+    fn new(first: f64) -> Self {
+        let (buckets, longer, nanos) = Default::default();
+        Self { first, buckets, longer, nanos }
+    }
+
+    fn observe(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        let bucket = self.buckets().find(|(end, _)| seconds <= *end);
+        bucket.map_or(&self.longer, |(_, count)| count).inc();
+        self.nanos.inc_by(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Returns the end of each bucket in seconds, and how many times it has counted.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (f64, &Counter)> {
+        let ends = std::iter::successors(Some(self.first), |end| Some(end * 4.0));
+        ends.zip(&self.buckets)
+    }
+
+    /// Returns how many times were longer than the end of the last bucket.
+    pub(crate) fn longer(&self) -> u64 {
+        self.longer.get()
+    }
+
+    /// Returns the sum of all times.
+    pub(crate) fn sum(&self) -> Duration {
+        Duration::from_nanos(self.nanos.get())
+    }
+}
 
 /// The counters of one server.
 #[derive(Debug)]
@@ -37,11 +114,11 @@ pub(crate) struct Counters {
     /// Accepted connections.
     pub(crate) accepted: Counter,
     /// Rejected streams, and connections that could not be served, by reason.
-    rejected: Family<Label, Counter>,
+    pub(crate) rejections: ByReason,
     /// Connections without a stream that were closed to make room for others.
     pub(crate) shed: Counter,
     /// Ended streams, by reason.
-    ended: Family<Label, Counter>,
+    pub(crate) ends: ByReason,
     /// Published events.
     pub(crate) published: Counter,
     /// Sent events, counted once per client.
@@ -50,36 +127,32 @@ pub(crate) struct Counters {
     pub(crate) sent_bytes: Counter,
     /// Gaps reported to clients.
     pub(crate) gaps: Counter,
-    publishing: Histogram,
-    committing: Histogram,
-    lag: Histogram,
-    disconnects: Histogram,
+    /// The time from a publish request until its response was known.
+    pub(crate) publishing: Histogram,
+    /// The time in which the store committed a batch of events, or failed.
+    pub(crate) committing: Histogram,
+    /// The age of a batch's oldest event when the batch had been sent to the last client.
+    pub(crate) lag: Histogram,
+    /// The time from the detection of a peer's disconnect to the release of the stream's thread
+    /// and descriptor.
+    pub(crate) disconnects: Histogram,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        // Creates a histogram of ten buckets. The first bucket ends at `first` seconds; each
-        // further bucket ends at four times the end of the one before.
-        let seconds = |first| Histogram::new(exponential_buckets(first, 4.0, 10));
-        let rejected = Family::<Label, Counter>::default();
-        for reason in REASONS {
-            // Without this call, `/metrics` would not show a reason before the first rejection for
-            // it.
-            drop(rejected.get_or_create(&[("reason", reason)]));
-        }
         Self {
             accepted: Counter::default(),
-            rejected,
+            rejections: ByReason::of(&REASONS),
             shed: Counter::default(),
-            ended: Family::default(),
+            ends: ByReason::default(),
             published: Counter::default(),
             delivered: Counter::default(),
             sent_bytes: Counter::default(),
             gaps: Counter::default(),
-            publishing: seconds(1e-6),
-            committing: seconds(1e-5),
-            lag: seconds(1e-5),
-            disconnects: seconds(1e-4),
+            publishing: Histogram::new(1e-6),
+            committing: Histogram::new(1e-5),
+            lag: Histogram::new(1e-5),
+            disconnects: Histogram::new(1e-4),
         }
     }
 }
@@ -87,75 +160,36 @@ impl Default for Counters {
 impl Counters {
     /// Counts a rejected stream or connection.
     pub(crate) fn reject(&self, reason: &'static str) {
-        self.rejected.get_or_create(&[("reason", reason)]).inc();
+        self.rejections.count(reason);
     }
 
     /// Counts an ended stream.
     pub(crate) fn end(&self, reason: &'static str) {
-        self.ended.get_or_create(&[("reason", reason)]).inc();
+        self.ends.count(reason);
     }
 
     /// Counts published events, and records the time from the publish request until its response
     /// was known.
     pub(crate) fn publish(&self, events: usize, took: Duration) {
         self.published.inc_by(events as u64);
-        self.publishing.observe(took.as_secs_f64());
+        self.publishing.observe(took);
     }
 
     /// Records how long the store took to commit a batch of events, or to fail.
     pub(crate) fn commit(&self, took: Duration) {
-        self.committing.observe(took.as_secs_f64());
+        self.committing.observe(took);
     }
 
     /// Records the lag of a batch of events: the age of the batch's oldest event when the
     /// broadcaster has sent the batch to the last client.
     pub(crate) fn lag(&self, age: Duration) {
-        self.lag.observe(age.as_secs_f64());
+        self.lag.observe(age);
     }
 
     /// Records the time from the detection of a peer's disconnect to the release of the stream's
     /// thread and descriptor.
     pub(crate) fn disconnect(&self, took: Duration) {
-        self.disconnects.observe(took.as_secs_f64());
-    }
-
-    /// How many streams and connections have been rejected so far, for any reason.
-    pub(crate) fn rejected(&self) -> u64 {
-        REASONS
-            .iter()
-            .filter_map(|reason| Some(self.rejected.get(&[("reason", reason)])?.get()))
-            .sum()
-    }
-
-    /// Registers all counters for `/metrics`.
-    pub(crate) fn register(&self, page: &mut Registry) {
-        page.register("accepts", "Accepted connections", self.accepted.clone());
-        let help = "Rejected streams, and connections that could not be served, by reason";
-        page.register("rejections", help, self.rejected.clone());
-        let help = "Connections without a stream, closed to make room for others";
-        page.register("shed_connections", help, self.shed.clone());
-        page.register("stream_ends", "Ended streams, by reason", self.ended.clone());
-        page.register(
-            "events_in",
-            "Published events, including the ticker's",
-            self.published.clone(),
-        );
-        let help = "Sent events, counted once per client";
-        page.register("events_out", help, self.delivered.clone());
-        page.register("sent_bytes", "Bytes sent in streams", self.sent_bytes.clone());
-        page.register("gaps", "Gaps reported to clients", self.gaps.clone());
-        let help = "Time from a publish request to its response being known";
-        page.register("publish_seconds", help, self.publishing.clone());
-        let help = "Time of a commit of the store, including the sync to the disk";
-        page.register("store_commit_seconds", help, self.committing.clone());
-        let help = "Time from publishing an event to sending its batch to all caught-up clients";
-        page.register("delivery_lag_seconds", help, self.lag.clone());
-        let help = "Time from a peer's disconnect to the release of its thread and descriptor";
-        page.register("disconnect_seconds", help, self.disconnects.clone());
-        let dropped: Counter = Counter::default();
-        dropped.inc_by(dropped_log_lines());
-        let help = "Log lines dropped because the reader of the log was too slow";
-        page.register("log_lines_dropped", help, dropped);
+        self.disconnects.observe(took);
     }
 }
 
@@ -183,3 +217,21 @@ pub(crate) const CONNECTIONS_OF_ADDRESS: &str = "max_connections_per_address";
 pub(crate) const DRAINING: &str = "draining";
 /// The system has no descriptor, thread or memory left.
 pub(crate) const SYSTEM: &str = "system";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histogram_counts_a_time_in_the_first_bucket_that_ends_after_it() {
+        let histogram = Histogram::new(0.001);
+        for millis in [0, 1, 2, 4, 5, 1_000_000] {
+            histogram.observe(Duration::from_millis(millis));
+        }
+        let counts: Vec<_> = histogram.buckets().map(|(end, count)| (end, count.get())).collect();
+        assert_eq!(counts[..3], [(0.001, 2), (0.004, 2), (0.016, 1)]);
+        assert!(counts[3..].iter().all(|(_, count)| *count == 0), "{counts:?}");
+        assert_eq!(histogram.longer(), 1);
+        assert_eq!(histogram.sum(), Duration::from_millis(1_000_012));
+    }
+}

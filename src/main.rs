@@ -9,7 +9,6 @@ mod live;
 mod load;
 mod logging;
 mod serve;
-mod slow;
 
 use std::env;
 use std::error::Error;

@@ -32,6 +32,7 @@ mod inbound;
 mod listener;
 mod log_limit;
 pub(crate) mod mercure;
+mod metrics;
 pub(crate) mod publish;
 mod reply;
 pub(crate) mod request;

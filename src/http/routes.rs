@@ -15,7 +15,7 @@ use super::exchange::Exchange;
 use super::mercure::reserved::LINK;
 use super::reply::Reply;
 use super::route::{Requirement, Route};
-use super::{channels, cors, mercure, session, status, streams, websocket};
+use super::{channels, cors, mercure, metrics, session, status, streams, websocket};
 use crate::demo::DemoStream;
 
 /// The table of routes.
@@ -85,7 +85,7 @@ fn own(config: &Config) -> Vec<Route> {
         get("/readyz", |it, _| Ok(Reply::Answer(status::ready(it.server)))),
         get("/status", |it, _| status::status(it)),
         get("/status/stream", |it, _| streams::status(it)),
-        get("/metrics", |it, _| status::metrics(it)),
+        get("/metrics", |it, _| metrics::metrics(it)),
         get("/.well-known/mercure", |it, _| mercure::subscribe(it)).needs(mercure),
         post("/.well-known/mercure", |it, _| mercure::publish(it)).needs(mercure),
         get("/.well-known/mercure/subscriptions", mercure_list).needs(subscriptions),

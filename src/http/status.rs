@@ -1,12 +1,8 @@
-//! Reports the status of the server: as JSON for people and pages, as text for Prometheus.
+//! Reports the status of the server as JSON, for people and pages.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use prometheus_client::encoding::text;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry as Page;
 use serde_json::{Value, json};
 
 use super::access::{Api, ReadAccess};
@@ -16,7 +12,7 @@ use super::exchange::Exchange;
 use super::reply::Reply;
 use super::server_state::ServerState;
 use crate::capacity::{Bound, Cost};
-use crate::counters::{Label, dropped_log_lines};
+use crate::counters::dropped_log_lines;
 use crate::event::Event;
 use crate::process::{self, Process, ThreadGroup, thread_time};
 
@@ -61,7 +57,7 @@ fn collect(server: &ServerState) -> Value {
         "cpu_ms": millis(process.cpu),
         "status_cpu_ms": millis(status_cpu),
         "accepts": counters.accepted.get(),
-        "rejections": counters.rejected(),
+        "rejections": counters.rejections.get().values().sum::<u64>(),
         "events_in": counters.published.get(),
         "events_out": counters.delivered.get(),
         "bytes_out": counters.sent_bytes.get(),
@@ -126,83 +122,4 @@ pub(super) fn ready(server: &ServerState) -> Answer {
 pub(super) fn status(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     ReadAccess::of(exchange, Api::Own)?;
     Ok(Reply::Answer(Answer::json(&json(exchange.server))))
-}
-
-/// Answers `GET /metrics`, in the text format of Prometheus.
-pub(super) fn metrics(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
-    ReadAccess::of(exchange, Api::Own)?;
-    let server = exchange.server;
-    let mut page = Page::with_prefix("threadcast");
-    server.counters.register(&mut page);
-    let clients = server.admission.clients();
-    let capacity = server.capacity(clients);
-    let process = Process::now();
-    let bytes = i64::try_from(process.resident).unwrap_or(i64::MAX);
-    let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let mut gauge = |name: &str, help: &str, value: i64| {
-        let gauge: Gauge = Gauge::default();
-        gauge.set(value);
-        page.register(name, help, gauge);
-    };
-    gauge("clients", "Open streams", number(clients));
-    gauge("max_clients", "Maximum number of streams", number(server.admission.max_clients));
-    let (open, max) = (server.connections.open(), server.connections.max());
-    gauge("connections", "Open connections that are not streams", number(open));
-    let help = "Maximum number of connections besides the open streams";
-    gauge("max_connections", help, number(max));
-    gauge("threads", "Threads of this process", i64::try_from(process.threads).unwrap_or(0));
-    gauge("resident_memory_bytes", "Resident memory of this process in bytes", bytes);
-    gauge(
-        "draining",
-        "Whether the server is draining (1) or not (0)",
-        i64::from(server.is_draining()),
-    );
-    gauge("capacity_clients", "Clients that this process can hold", number(capacity.clients()));
-    let (each, binding) = (Family::<Label, Gauge>::default(), Family::<Label, Gauge>::default());
-    for bound in capacity.bounds().iter().rev() {
-        // The limits of two control groups can have the same name. Of these, the metric must show
-        // the one that allows fewer clients, so the loop sets it last.
-        each.get_or_create(&[("limit", bound.name)]).set(number(bound.clients));
-        binding.get_or_create(&[("limit", bound.name)]).set(0);
-    }
-    binding.get_or_create(&[("limit", capacity.binding().name)]).set(1);
-    page.register("limit_clients", "Clients that each limit allows", each);
-    page.register("limit_is_binding", "Whether the limit is reached first (1) or not (0)", binding);
-    let mut openmetrics = String::new();
-    text::encode(&mut openmetrics, &page).expect("writing to a String cannot fail");
-    Ok(Reply::Answer(Answer::metrics(classic(&openmetrics))))
-}
-
-/// Converts `OpenMetrics` to the older text format of Prometheus.
-///
-/// In the older format, the name of a counter ends with `_total` in its `HELP` and `TYPE` lines
-/// too, and no `# EOF` line marks the end.
-fn classic(openmetrics: &str) -> String {
-    let counters: Vec<&str> = (openmetrics.lines())
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
-        .collect();
-    let mut text = String::with_capacity(openmetrics.len());
-    for line in openmetrics.lines().filter(|line| *line != "# EOF") {
-        let mut words = line.splitn(4, ' ');
-        match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some(kind), Some(name), Some(rest)) if counters.contains(&name) => {
-                text.extend(["# ", kind, " ", name, "_total ", rest]);
-            }
-            _ => text.push_str(line),
-        }
-        text.push('\n');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_end_with_total_in_the_text_format() {
-        let text = "# HELP a Things.\n# TYPE a counter\na_total 1\n# HELP b B a.\n# TYPE b gauge\nb 2\n# EOF\n";
-        let expected = "# HELP a_total Things.\n# TYPE a_total counter\na_total 1\n# HELP b B a.\n# TYPE b gauge\nb 2\n";
-        assert_eq!(classic(text), expected);
-    }
 }
