@@ -2,6 +2,7 @@
 
 mod access;
 mod client;
+#[cfg(feature = "lab")]
 mod lab;
 mod load;
 mod store;
@@ -20,6 +21,7 @@ use threadcast::{Config, Costs, Delivery, Histories, History, IpNet, Limits, Slo
 
 use self::access::{Access, token_file};
 pub(crate) use self::client::{Listen, Publish};
+#[cfg(feature = "lab")]
 pub(crate) use self::lab::Lab;
 pub(crate) use self::load::Load;
 pub(crate) use self::store::Store;
@@ -60,6 +62,7 @@ pub(crate) enum Command {
     Token(TokenArgs),
     Doctor(Doctor),
     Load(Box<Load>),
+    #[cfg(feature = "lab")]
     Lab(Lab),
 }
 
@@ -74,8 +77,9 @@ impl Command {
             | Self::Store(_)
             | Self::Token(_)
             | Self::Doctor(_)
-            | Self::Load(_)
-            | Self::Lab(_) => None,
+            | Self::Load(_) => None,
+            #[cfg(feature = "lab")]
+            Self::Lab(_) => None,
         }
     }
 }
@@ -302,6 +306,7 @@ pub(crate) struct Serve {
 
     /// Let pages cut streams, open load clients and change the delivery mode, as a demonstration;
     /// only on loopback
+    #[cfg(feature = "lab")]
     #[arg(long, env = "THREADCAST_LAB", value_parser = BoolishValueParser::new())]
     #[arg(help_heading = DIAGNOSTICS)]
     pub(crate) lab: bool,

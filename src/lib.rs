@@ -29,50 +29,89 @@
 //! first gives the event to its `registry::event_log`: to `store::file`, or, with a Redis that
 //! several servers share, to `store::redis`.
 
+// A build with fewer features leaves parts of the shared modules unused. The complete build, which
+// `make lint` checks, has no unused code.
+#![cfg_attr(
+    not(all(
+        feature = "server",
+        feature = "demo",
+        feature = "redb",
+        feature = "redis",
+        feature = "mercure",
+        feature = "client",
+        feature = "cli"
+    )),
+    allow(dead_code, unreachable_pub, unused_imports, unused_variables)
+)]
+
+#[cfg(feature = "server")]
 mod broadcast;
+#[cfg(feature = "server")]
 mod capacity;
+#[cfg(feature = "client")]
 pub mod client;
 mod counters;
+#[cfg(feature = "demo")]
 mod demo;
+#[cfg(feature = "server")]
 mod disconnect;
 mod error;
 mod event;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(all(test, feature = "cli"), feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "server")]
 mod http;
 mod id;
+#[cfg(any(feature = "server", feature = "client"))]
 mod json;
 mod limits;
+#[cfg(feature = "mercure")]
 mod mercure;
+#[cfg(all(feature = "server", not(feature = "mercure")))]
+#[path = "mercure/absent.rs"]
+mod mercure;
+#[cfg(feature = "server")]
 mod process;
 mod registry;
+#[cfg(feature = "server")]
 pub mod store;
 mod stream;
+#[cfg(feature = "server")]
 mod ticker;
+#[cfg(any(feature = "server", feature = "client"))]
 mod token;
 
 /// Compiles the code blocks of the README.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(feature = "server")]
 pub use broadcast::Delivery;
+#[cfg(feature = "server")]
 pub use capacity::{Bound, Capacity, Costs, Share, raise_own_limits};
 pub use counters::{count_dropped_log_line, dropped_log_lines};
-pub use error::{EventError, PublishError, StartError, StoreError, StoreProblem};
+#[cfg(feature = "server")]
+pub use error::StartError;
+pub use error::{EventError, PublishError, StoreError, StoreProblem};
 pub use event::{Event, Framing};
-pub use http::extension;
-pub use http::{Config, CorsOrigins, Handle, Mercure, Server};
+#[cfg(feature = "server")]
+pub use http::{Config, CorsOrigins, Handle, Mercure, Server, extension};
 pub use id::{EventId, ParseIdError};
+#[cfg(feature = "server")]
 pub use ipnet::IpNet;
 pub use limits::Limits;
-pub use mercure::jwt;
-pub use mercure::matcher::MatcherError;
+#[cfg(feature = "mercure")]
+pub use mercure::{jwt, matcher::MatcherError};
 pub use registry::{
     ChannelInfo, Channels, Histories, History, Matcher, ParseStartError, Published, Readable,
     Registry, RegistryOptions, Start, Subscription, Update,
 };
-pub use store::{RedisUrl, StoreAt};
+#[cfg(feature = "redis")]
+pub use store::RedisUrl;
+#[cfg(feature = "server")]
+pub use store::StoreAt;
 pub use stream::SlowClient;
+#[cfg(any(feature = "server", feature = "client"))]
 pub use token::{Token, TokenError};

@@ -4,7 +4,9 @@
 //! arguments.
 
 mod cli;
+#[cfg(feature = "lab")]
 mod lab;
+#[cfg(feature = "lab")]
 mod live;
 mod load;
 mod logging;
@@ -22,7 +24,6 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -33,8 +34,9 @@ use threadcast::jwt::DraftError;
 use threadcast::store::{ChannelStats, Stats};
 use threadcast::{Capacity, StartError, StoreError, StoreProblem};
 
-use crate::cli::{Cli, Command, Lab, Publish, Store, TokenArgs};
-use crate::lab::LabError;
+#[cfg(feature = "lab")]
+use crate::cli::Lab;
+use crate::cli::{Cli, Command, Publish, Store, TokenArgs};
 use crate::logging::Log;
 
 /// How long `listen` may take to finish a write after a signal, before the process exits.
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
             print_line(&format_args!("{capacity}\n\n{costs}"))
         }
         Command::Load(options) => load(&options),
+        #[cfg(feature = "lab")]
         Command::Lab(options) => lab(options),
     };
     let code = outcome.map_or_else(|error| failure(&*error, &log), |()| ExitCode::SUCCESS);
@@ -83,11 +86,9 @@ fn failure(error: &(dyn Error + 'static), log: &Log) -> ExitCode {
     }
     log.print_error(error);
     let is_data = matches!(error.downcast_ref(), Some(ClientError::Data { .. }));
-    if is_data || error.is::<LabError>() || error.is::<DraftError>() {
-        ExitCode::from(2)
-    } else {
-        ExitCode::FAILURE
-    }
+    #[cfg(feature = "lab")]
+    let is_data = is_data || error.is::<lab::LabError>();
+    if is_data || error.is::<DraftError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
 /// Re-executes this program with one allocator arena if its address space is limited.
@@ -235,6 +236,7 @@ fn stop_on_signal() -> io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+#[cfg(feature = "lab")]
 fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
     if let Some((engine, room)) = options.engine() {
         return Ok(engine.run(room, io::stdout())?);
@@ -245,7 +247,8 @@ fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
     let options = options.options(env::current_exe()?);
     let stop = stop_on_signal()?;
     let style = "{bar:30} {percent:>3} %  {prefix} left  {msg}";
-    let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template(style)?);
+    let bar =
+        indicatif::ProgressBar::new(1).with_style(indicatif::ProgressStyle::with_template(style)?);
     let results = lab::run(&options, &stop, &mut |progress| {
         let left = Duration::from_secs(progress.left.as_secs());
         bar.set_prefix(humantime::format_duration(left).to_string());

@@ -24,6 +24,7 @@ use signal_hook::low_level::signal_name;
 use threadcast::{Config, Handle, Server, StartError};
 
 use crate::cli::Serve;
+#[cfg(feature = "lab")]
 use crate::live::Live;
 
 /// Signals that start the drain.
@@ -38,14 +39,18 @@ const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the server until a signal stops it, and then drains.
 pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
-    let (has_lab, config) = (options.lab, Config::from(options));
+    #[cfg(feature = "lab")]
+    let has_lab = options.lab;
+    let config = Config::from(options);
     let mut signals = Signals::new(IGNORED_SIGNALS)?;
     // With this handler, a write beyond `ulimit -f` fails as a write to a full disk does. The
     // signal is not logged, because the log may be the file that has reached the limit.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     threadcast::raise_own_limits();
     let listeners = inherited()?;
+    #[cfg(feature = "lab")]
     let lab = Live::new(env::current_exe().ok());
+    #[cfg(feature = "lab")]
     let config = if has_lab {
         check_addresses(&listeners, &config.listen)?;
         lab.configure(config)
@@ -57,6 +62,7 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     } else {
         Server::with_listeners(listeners, config)?
     };
+    #[cfg(feature = "lab")]
     let server = server.with_routes(lab.routes(has_lab));
     // These handlers must be set before `announce`: a program that reads the address may send a
     // signal at once.
@@ -77,6 +83,7 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
 }
 
 /// The error of a server with the lab on an address that other machines can reach.
+#[cfg(feature = "lab")]
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot listen on {0} with --lab: any client of the lab can cut all streams; remove --lab, or \
@@ -86,6 +93,7 @@ struct Exposed(net::SocketAddr);
 
 /// Fails unless all addresses of a server are those of loopback: the addresses of its inherited
 /// listeners or, if it has none, those in `listen`.
+#[cfg(feature = "lab")]
 fn check_addresses(listeners: &[TcpListener], listen: &[net::SocketAddr]) -> Result<(), Exposed> {
     let inherited: Vec<_> = listeners.iter().flat_map(TcpListener::local_addr).collect();
     let addresses = if listeners.is_empty() { listen } else { &inherited };

@@ -15,7 +15,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use flate2::Compression;
 use flate2::read::GzEncoder;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use rust_embed::{EmbeddedFile, RustEmbed};
 use rustix::fs::{Mode, OFlags, open};
 
 use super::answer::{Answer, Body, FilePart};
@@ -35,20 +34,52 @@ const INDEX: &str = "index.html";
 const NOT_FOUND: &str = "404.html";
 const CLIENT: &str = "client.js";
 
-#[derive(RustEmbed)]
-#[folder = "public/"]
-struct Embedded;
+/// The files in the binary.
+mod embedded {
+    use std::borrow::Cow;
+
+    /// A file's content, and a number that differs for each content.
+    pub(super) type File = (Cow<'static, [u8]>, u64);
+
+    #[cfg(feature = "demo")]
+    #[derive(rust_embed::RustEmbed)]
+    #[folder = "public/"]
+    struct Public;
+
+    #[cfg(feature = "demo")]
+    pub(super) fn get(path: &str) -> Option<File> {
+        let file = Public::get(path)?;
+        let hash = file.metadata.sha256_hash();
+        let start = hash.first_chunk().expect("a hash has 32 bytes");
+        Some((file.data, u64::from_be_bytes(*start)))
+    }
+
+    #[cfg(feature = "demo")]
+    pub(super) fn paths() -> impl Iterator<Item = Cow<'static, str>> {
+        Public::iter()
+    }
+
+    #[cfg(not(feature = "demo"))]
+    pub(super) fn get(_path: &str) -> Option<File> {
+        None
+    }
+
+    #[cfg(not(feature = "demo"))]
+    pub(super) fn paths() -> impl Iterator<Item = Cow<'static, str>> {
+        std::iter::empty()
+    }
+}
 
 /// The gzip-compressed files of the binary, by path. The map contains only files that compression
 /// makes smaller.
 static COMPRESSED: LazyLock<BTreeMap<Cow<'static, str>, Vec<u8>>> = LazyLock::new(|| {
     let compress = |path: Cow<'static, str>| {
-        let file = Embedded::get(&path)?.data;
+        let (file, _) = embedded::get(&path)?;
         let mut bytes = Vec::with_capacity(file.len());
         GzEncoder::new(&*file, Compression::best()).read_to_end(&mut bytes).ok()?;
         (bytes.len() < file.len()).then_some((path, bytes))
     };
-    Embedded::iter().filter_map(compress).collect()
+    embedded::paths().filter_map(compress).collect()
 });
 
 /// Where the server reads static files from.
@@ -124,10 +155,10 @@ impl Assets {
 
     fn file(&self, path: &str) -> Option<File> {
         match self {
-            Self::Binary => Embedded::get(path).map(File::embedded),
+            Self::Binary => embedded::get(path).map(File::embedded),
             Self::Folder(root) => File::open(root, path).or_else(|| {
                 // A folder without its own `client.js` gets the built-in one.
-                (path == CLIENT).then(|| Embedded::get(path).map(File::embedded))?
+                (path == CLIENT).then(|| embedded::get(path).map(File::embedded))?
             }),
         }
     }
@@ -141,11 +172,9 @@ struct File {
 }
 
 impl File {
-    fn embedded(file: EmbeddedFile) -> Self {
-        let hash = file.metadata.sha256_hash();
-        let start = u64::from_be_bytes(hash[..8].try_into().expect("a hash has 32 bytes"));
-        let validators = Validators::of_tag(format!("\"{start:016x}\""));
-        Self { body: Body::Bytes(file.data), is_compressed: false, validators }
+    fn embedded((content, number): embedded::File) -> Self {
+        let validators = Validators::of_tag(format!("\"{number:016x}\""));
+        Self { body: Body::Bytes(content), is_compressed: false, validators }
     }
 
     /// Returns the compressed file, or the uncompressed file if compression does not make it

@@ -9,6 +9,7 @@ use super::exchange::Exchange;
 use super::mercure::reserved::check_event_name;
 use super::reply::Reply;
 use super::{publish, streams};
+#[cfg(feature = "demo")]
 use crate::demo;
 use crate::event::Event;
 use crate::registry::ChannelInfo;
@@ -91,6 +92,7 @@ pub(super) fn subscribers(exchange: &Exchange<'_>, name: &str) -> Result<Reply, 
 }
 
 /// `POST /send-data`: publishes a message to the demo chat and returns it.
+#[cfg(feature = "demo")]
 pub(super) fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     PublishAccess::of(exchange, Api::Own)?.check(exchange, [CHAT])?;
     if publish::content_type(&exchange.request) != "application/json" {

@@ -175,11 +175,13 @@ pub enum Mercure {
     #[default]
     Off,
     /// Enabled, but the server does not report subscriptions.
+    #[cfg(feature = "mercure")]
     On,
     /// Enabled; authorized clients can also receive reports of subscriptions, as private updates
     /// and from an API.
     ///
     /// Each subscription occupies one channel of [`Config::max_channels`].
+    #[cfg(feature = "mercure")]
     WithSubscriptions,
 }
 
@@ -190,7 +192,10 @@ impl Mercure {
 
     /// Returns whether the server reports subscriptions.
     pub(super) fn has_subscriptions(self) -> bool {
-        self == Self::WithSubscriptions
+        #[cfg(feature = "mercure")]
+        return self == Self::WithSubscriptions;
+        #[cfg(not(feature = "mercure"))]
+        false
     }
 }
 

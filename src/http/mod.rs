@@ -31,7 +31,11 @@ mod hooks;
 mod inbound;
 mod listener;
 mod log_limit;
+#[cfg(feature = "mercure")]
 pub(crate) mod mercure;
+#[cfg(not(feature = "mercure"))]
+#[path = "mercure/absent.rs"]
+mod mercure;
 mod metrics;
 pub(crate) mod publish;
 mod reply;
@@ -44,6 +48,7 @@ mod session;
 mod status;
 mod store_threads;
 mod streams;
+#[cfg(feature = "demo")]
 pub(crate) mod websocket;
 
 pub use self::config::{Config, CorsOrigins, Mercure};

@@ -65,6 +65,20 @@ impl Route {
         Self { methods, path, handler, requirement: None, any_origin: false }
     }
 
+    pub(super) fn get<F>(path: &'static str, handler: F) -> Self
+    where
+        F: Fn(&mut Exchange<'_>, &[&str]) -> Result<Reply, HttpError> + Send + Sync + 'static,
+    {
+        Self::on("GET, HEAD", path, handler)
+    }
+
+    pub(super) fn post<F>(path: &'static str, handler: F) -> Self
+    where
+        F: Fn(&mut Exchange<'_>, &[&str]) -> Result<Reply, HttpError> + Send + Sync + 'static,
+    {
+        Self::on("POST", path, handler)
+    }
+
     /// Makes the route depend on a setting. If it is not met, the route is a 404.
     #[must_use]
     pub fn needs(self, requirement: Requirement) -> Self {

@@ -14,8 +14,11 @@ use super::error::HttpError;
 use super::exchange::Exchange;
 use super::mercure::reserved::LINK;
 use super::reply::Reply;
-use super::route::{Requirement, Route};
-use super::{channels, cors, mercure, metrics, session, status, streams, websocket};
+use super::route::Route;
+#[cfg(feature = "demo")]
+use super::websocket;
+use super::{channels, cors, mercure, metrics, session, status, streams};
+#[cfg(feature = "demo")]
 use crate::demo::DemoStream;
 
 /// The table of routes.
@@ -28,7 +31,7 @@ pub(super) struct Table {
 impl Table {
     /// Creates the table of the server's own routes.
     pub(super) fn new(config: &Config) -> Self {
-        Self { routes: own(config) }
+        Self { routes: [own(), demo(), mercure::routes(config)].into_iter().flatten().collect() }
     }
 
     /// Adds a route, after those with the same path.
@@ -48,74 +51,41 @@ impl Table {
     }
 }
 
-/// Returns the server's own routes.
-fn own(config: &Config) -> Vec<Route> {
-    let mercure = Requirement {
-        flags: &["--mercure"],
-        is_met: config.mercure.is_on(),
-        detail: "the Mercure protocol is off; start the server with --mercure",
-    };
-    let subscriptions = Requirement {
-        flags: &["--mercure-subscriptions"],
-        is_met: config.mercure.has_subscriptions(),
-        detail: "reports of subscriptions are off; start the server with --mercure and \
-                 --mercure-subscriptions",
-    };
-    let audience = Requirement {
-        flags: &["--mercure", "--jwt-audience"],
-        is_met: config.mercure.is_on() && config.jwt_audience.is_some(),
-        detail: "the server has no metadata; start it with --mercure and --jwt-audience",
-    };
+/// Returns the routes of the server itself.
+fn own() -> Vec<Route> {
     vec![
-        get("/channels", |it, _| channels::subscribe_or_list(it)),
-        get("/channels/NAME", |it, path| channels::subscribe(it, path[0])),
-        post("/channels/NAME", |it, path| channels::publish(it, path[0])),
+        Route::get("/channels", |it, _| channels::subscribe_or_list(it)),
+        Route::get("/channels/NAME", |it, path| channels::subscribe(it, path[0])),
+        Route::post("/channels/NAME", |it, path| channels::publish(it, path[0])),
         Route::on("DELETE", "/channels/NAME", |it, path| channels::delete(it, path[0])),
-        get("/channels/NAME/subscribers", |it, path| channels::subscribers(it, path[0])),
-        post("/session", |it, _| session::open(it)),
+        Route::get("/channels/NAME/subscribers", |it, path| channels::subscribers(it, path[0])),
+        Route::post("/session", |it, _| session::open(it)),
         Route::on("DELETE", "/session", |_, _| Ok(session::close())),
-        post("/send-data", |it, _| channels::send_data(it)).any_origin(),
-        get("/stream", |it, _| streams::demo(it, DemoStream::Time)).any_origin(),
-        get("/sse", |it, _| streams::demo(it, DemoStream::Clock)).any_origin(),
-        get("/events", |it, _| streams::demo(it, DemoStream::Messages)).any_origin(),
-        get("/api/sse", |it, _| streams::demo(it, DemoStream::Conversation)).any_origin(),
-        get("/count", |it, _| streams::demo(it, DemoStream::Count)).any_origin(),
-        Route::on("GET", "/ws", |it, _| websocket::open(it)),
-        get("/healthz", |_, _| Ok(Reply::Answer(Answer::text("ok\n")))),
-        get("/readyz", |it, _| Ok(Reply::Answer(status::ready(it.server)))),
-        get("/status", |it, _| status::status(it)),
-        get("/status/stream", |it, _| streams::status(it)),
-        get("/metrics", |it, _| metrics::metrics(it)),
-        get("/.well-known/mercure", |it, _| mercure::subscribe(it)).needs(mercure),
-        post("/.well-known/mercure", |it, _| mercure::publish(it)).needs(mercure),
-        get("/.well-known/mercure/subscriptions", mercure_list).needs(subscriptions),
-        get("/.well-known/mercure/subscriptions/TOPIC", mercure_list).needs(subscriptions),
-        get("/.well-known/mercure/subscriptions/TYPE/MATCH", mercure_list).needs(subscriptions),
-        get("/.well-known/mercure/subscriptions/TYPE/MATCH/SUBSCRIBER", mercure_list)
-            .needs(subscriptions),
-        get("/.well-known/oauth-protected-resource/.well-known/mercure", |it, _| {
-            Ok(Reply::Answer(mercure::metadata(it)))
-        })
-        .needs(audience),
+        Route::get("/healthz", |_, _| Ok(Reply::Answer(Answer::text("ok\n")))),
+        Route::get("/readyz", |it, _| Ok(Reply::Answer(status::ready(it.server)))),
+        Route::get("/status", |it, _| status::status(it)),
+        Route::get("/status/stream", |it, _| streams::status(it)),
+        Route::get("/metrics", |it, _| metrics::metrics(it)),
     ]
 }
 
-fn mercure_list(exchange: &mut Exchange<'_>, path: &[&str]) -> Result<Reply, HttpError> {
-    mercure::list(exchange, path)
+/// Returns the routes of the tutorials' streams and of the chat.
+#[cfg(feature = "demo")]
+fn demo() -> Vec<Route> {
+    vec![
+        Route::post("/send-data", |it, _| channels::send_data(it)).any_origin(),
+        Route::get("/stream", |it, _| streams::demo(it, DemoStream::Time)).any_origin(),
+        Route::get("/sse", |it, _| streams::demo(it, DemoStream::Clock)).any_origin(),
+        Route::get("/events", |it, _| streams::demo(it, DemoStream::Messages)).any_origin(),
+        Route::get("/api/sse", |it, _| streams::demo(it, DemoStream::Conversation)).any_origin(),
+        Route::get("/count", |it, _| streams::demo(it, DemoStream::Count)).any_origin(),
+        Route::on("GET", "/ws", |it, _| websocket::open(it)),
+    ]
 }
 
-fn get<F>(path: &'static str, handler: F) -> Route
-where
-    F: Fn(&mut Exchange<'_>, &[&str]) -> Result<Reply, HttpError> + Send + Sync + 'static,
-{
-    Route::on("GET, HEAD", path, handler)
-}
-
-fn post<F>(path: &'static str, handler: F) -> Route
-where
-    F: Fn(&mut Exchange<'_>, &[&str]) -> Result<Reply, HttpError> + Send + Sync + 'static,
-{
-    Route::on("POST", path, handler)
+#[cfg(not(feature = "demo"))]
+fn demo() -> Vec<Route> {
+    Vec::new()
 }
 
 /// The methods of a page, and of an unknown path.
@@ -172,6 +142,7 @@ impl Routes<'_> {
             (Method::Options, _) => {
                 return Ok(Reply::Answer(cors::preflight(exchange, PAGE.to_owned())));
             }
+            #[cfg(feature = "demo")]
             (Method::Get, [root]) if root.is_empty() && websocket::is_handshake(request) => {
                 return websocket::open(exchange);
             }

@@ -22,6 +22,7 @@ use super::server_state::ServerState;
 use super::{cors, forwarded};
 use crate::broadcast::Delivery;
 use crate::counters::CONNECTIONS;
+#[cfg(feature = "demo")]
 use crate::demo::DemoStream;
 use crate::error::PublishError;
 use crate::event::{Frame, Framing};
@@ -31,6 +32,7 @@ use crate::stream::{self, End, Heartbeat, Outcome, Outlet, Socket, StreamCounts,
 use crate::ticker;
 
 /// Answers with a demo stream.
+#[cfg(feature = "demo")]
 #[inline(never)] // inlining would enlarge the stack of other streams
 pub(super) fn demo(exchange: &Exchange<'_>, demo: DemoStream) -> Result<Reply, HttpError> {
     let reader = ReadAccess::of(exchange, Api::Own)?;
@@ -284,6 +286,7 @@ pub(super) fn reply(
     Reply::Last(Box::new(Stream { client, path, source, permit, held, query, deep }))
 }
 
+#[cfg(feature = "demo")]
 #[inline(never)] // inlining would enlarge the stack of the clock's streams
 fn scripted(
     exchange: &Exchange<'_>,
@@ -336,9 +339,11 @@ pub(super) enum Source {
     /// The events of channels, from a registry.
     Live(Box<Writer<Socket>>),
     /// A demo stream: a fixed sequence of sends and waits.
+    #[cfg(feature = "demo")]
     Scripted(Box<ScriptedStream>),
 }
 
+#[cfg(feature = "demo")]
 pub(super) struct ScriptedStream {
     socket: Socket,
     framing: Framing,
@@ -367,6 +372,7 @@ impl LastReply for Stream {
         let watch = source.socket().watch();
         let (end, counts) = match source {
             Source::Live(writer) => follow(writer, server),
+            #[cfg(feature = "demo")]
             Source::Scripted(scripted) => scripted.run(&server.hub),
         };
         log_end(server, client, &path, started.elapsed(), &end, counts);
@@ -380,11 +386,13 @@ impl Source {
     fn socket(&self) -> &Socket {
         match self {
             Self::Live(writer) => writer.socket(),
+            #[cfg(feature = "demo")]
             Self::Scripted(scripted) => &scripted.socket,
         }
     }
 }
 
+#[cfg(feature = "demo")]
 impl ScriptedStream {
     #[inline(never)] // inlining would enlarge the stack of every stream
     fn run(self, hub: &Registry) -> (End, StreamCounts) {

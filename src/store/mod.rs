@@ -16,8 +16,11 @@
 //!
 //! The code in this module uses neither clients' sockets nor subscribers.
 
+#[cfg(feature = "redb")]
 pub(crate) mod file;
+#[cfg(any(feature = "redb", feature = "redis"))]
 mod queue;
+#[cfg(feature = "redis")]
 mod redis;
 
 use std::convert::Infallible;
@@ -27,7 +30,9 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
+#[cfg(feature = "redb")]
 pub use self::file::{ChannelStats, Stats, export, stats};
+#[cfg(feature = "redis")]
 pub use self::redis::RedisUrl;
 use crate::counters::Counters;
 use crate::error::StoreError;
@@ -43,12 +48,15 @@ use crate::registry::{Registry, RegistryOptions};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreAt {
+    #[cfg(feature = "redb")]
     /// A file that belongs to this node. It is created if it does not exist.
     File(PathBuf),
+    #[cfg(feature = "redis")]
     /// A Redis server, shared by all nodes that use the same address.
     Redis(RedisUrl),
 }
 
+#[cfg(all(feature = "redb", feature = "redis"))]
 impl From<OsString> for StoreAt {
     /// Text that begins with a scheme of Redis, such as `redis://`, is the address of a Redis
     /// server; any other text is a file's path.
@@ -60,12 +68,14 @@ impl From<OsString> for StoreAt {
     }
 }
 
+#[cfg(all(feature = "redb", feature = "redis"))]
 impl From<PathBuf> for StoreAt {
     fn from(path: PathBuf) -> Self {
         path.into_os_string().into()
     }
 }
 
+#[cfg(all(feature = "redb", feature = "redis"))]
 impl From<&str> for StoreAt {
     fn from(text: &str) -> Self {
         OsString::from(text).into()
@@ -81,9 +91,11 @@ pub(crate) fn open(
     options: RegistryOptions,
     counters: &Arc<Counters>,
 ) -> Result<(Registry, Vec<StoreTask>), StoreError> {
-    match at {
-        StoreAt::File(path) => file::open(path, options, counters),
-        StoreAt::Redis(url) => redis::open(url, options, counters),
+    match *at {
+        #[cfg(feature = "redb")]
+        StoreAt::File(ref path) => file::open(path, options, counters),
+        #[cfg(feature = "redis")]
+        StoreAt::Redis(ref url) => redis::open(url, options, counters),
     }
 }
 

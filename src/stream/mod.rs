@@ -13,6 +13,7 @@
 //! This module does not depend on HTTP: its callers pass it the bytes of the preamble.
 
 mod outlet;
+#[cfg(feature = "server")]
 mod socket;
 mod writer;
 
@@ -25,7 +26,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 pub(crate) use self::outlet::Outlet;
-pub(crate) use self::socket::{Sink, Socket, disconnect_error};
+#[cfg(feature = "server")]
+pub(crate) use self::socket::Socket;
 pub use self::writer::SlowClient;
 pub(crate) use self::writer::{Heartbeat, READ_LIMIT, Refilled, Writer};
 use crate::counters::Counters;
@@ -175,6 +177,21 @@ pub(crate) fn direct<W: Write>(
             Err(_) => return Outcome::Ended(End::Closed, StreamCounts::default()),
         }
     }
+}
+
+/// A destination that takes bytes without blocking.
+pub(crate) trait Sink {
+    /// Sends the bytes that can be sent now. Returns their number, which may be 0.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Makes the watcher report the peer's disconnect to the broadcaster, immediately if the peer
+    /// has disconnected already. Returns the number by which the report names the stream.
+    fn report_to_broadcaster(&self) -> u64;
+}
+
+/// The error for a disconnect that the watcher or `poll` has detected.
+pub(crate) fn disconnect_error() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "connection closed by the peer")
 }
 
 /// A writer that the broadcaster holds, and the channel that returns it to its client's thread.

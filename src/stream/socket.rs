@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
+use super::{Sink, disconnect_error};
 use crate::disconnect::Watch;
 use crate::registry::Notifier;
 
@@ -74,21 +75,6 @@ impl Write for Socket {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// The error for a disconnect that the watcher or `poll` has detected.
-pub(crate) fn disconnect_error() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "connection closed by the peer")
-}
-
-/// A destination that takes bytes without blocking.
-pub(crate) trait Sink {
-    /// Sends the bytes that can be sent now. Returns their number, which may be 0.
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
-
-    /// Makes the watcher report the peer's disconnect to the broadcaster, immediately if the peer
-    /// has disconnected already. Returns the number by which the report names the stream.
-    fn report_to_broadcaster(&self) -> u64;
 }
 
 impl Sink for Socket {

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use super::{End, Outcome, Sink, Socket, StreamCounts};
+#[cfg(feature = "server")]
+use super::Socket;
+use super::{End, Outcome, Sink, StreamCounts};
 use crate::event::{Frame, Framing};
 use crate::id::EventId;
 use crate::registry::{Batch, Ending, Subscription};
@@ -302,6 +304,7 @@ impl<W> Writer<W> {
     }
 }
 
+#[cfg(feature = "server")]
 impl Writer<Socket> {
     /// The socket, so that the caller can register it with the disconnect watcher.
     pub(crate) fn socket(&self) -> &Socket {

@@ -14,18 +14,59 @@ pub(super) mod subscriptions;
 
 use serde_json::json;
 
-pub(super) use self::list::list;
-pub(super) use self::publish::publish;
-pub(super) use self::subscribe::subscribe;
+use self::list::list;
+use self::publish::publish;
+use self::subscribe::subscribe;
 use super::access::COOKIE;
 use super::answer::Answer;
+use super::config::Config;
 use super::exchange::Exchange;
+use super::reply::Reply;
+use super::route::{Requirement, Route};
 use crate::mercure::jwt::DETAIL_TYPE;
+
+/// Returns the routes of the protocol.
+pub(super) fn routes(config: &Config) -> Vec<Route> {
+    let hub = Requirement {
+        flags: &["--mercure"],
+        is_met: config.mercure.is_on(),
+        detail: "the Mercure protocol is off; start the server with --mercure",
+    };
+    let subscriptions = Requirement {
+        flags: &["--mercure-subscriptions"],
+        is_met: config.mercure.has_subscriptions(),
+        detail: "reports of subscriptions are off; start the server with --mercure and \
+                 --mercure-subscriptions",
+    };
+    let audience = Requirement {
+        flags: &["--mercure", "--jwt-audience"],
+        is_met: config.mercure.is_on() && config.jwt_audience.is_some(),
+        detail: "the server has no metadata; start it with --mercure and --jwt-audience",
+    };
+    vec![
+        Route::get("/.well-known/mercure", |it, _| subscribe(it)).needs(hub),
+        Route::post("/.well-known/mercure", |it, _| publish(it)).needs(hub),
+        Route::get("/.well-known/mercure/subscriptions", |it, path| list(it, path))
+            .needs(subscriptions),
+        Route::get("/.well-known/mercure/subscriptions/TOPIC", |it, path| list(it, path))
+            .needs(subscriptions),
+        Route::get("/.well-known/mercure/subscriptions/TYPE/MATCH", |it, path| list(it, path))
+            .needs(subscriptions),
+        Route::get("/.well-known/mercure/subscriptions/TYPE/MATCH/SUBSCRIBER", |it, path| {
+            list(it, path)
+        })
+        .needs(subscriptions),
+        Route::get("/.well-known/oauth-protected-resource/.well-known/mercure", |it, _| {
+            Ok(Reply::Answer(metadata(it)))
+        })
+        .needs(audience),
+    ]
+}
 
 /// `GET /.well-known/oauth-protected-resource/.well-known/mercure`: returns the metadata that a
 /// client needs to get a token for this server (RFC 9728).
 #[inline(never)] // inlining would enlarge the stack of every stream
-pub(super) fn metadata(exchange: &Exchange<'_>) -> Answer {
+fn metadata(exchange: &Exchange<'_>) -> Answer {
     let config = &exchange.server.config;
     let mut document = json!({
         "resource": config.jwt_audience,
