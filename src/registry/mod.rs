@@ -11,6 +11,8 @@
 //!   notify         └─────────────────────────┘
 //! ```
 //!
+//! The rings are in memory. An [`EventLog`] keeps the events in another place too: see `event_log`.
+//!
 //! In this crate a *channel* is a named stream of events. What `crossbeam-channel` calls a
 //! channel is a *queue* or a *mailbox* here.
 //!

@@ -200,6 +200,7 @@ fn change_presence(
         if !changed {
             continue;
         }
+        // Report the change while the lock is held: see `EventLog::report_presence`.
         let joins = what == "userconnect";
         let log = registry.inner.log.as_ref();
         let is_reported = log.is_some_and(|log| log.report_presence(name, username, joins));

@@ -1,7 +1,7 @@
 //! Stores keep events after the process has ended.
 //!
 //! A registry without a store keeps events only in its rings, in memory: one ring for the last
-//! events of each channel. A store implements [`EventLog`](crate::registry::EventLog): the registry
+//! events of each channel. A store implements the registry's interface `EventLog`: the registry
 //! gives it every published event before any subscriber receives the event, and the store then adds
 //! the event to the rings. When the server starts, the store fills the rings. Streams read only from
 //! the rings, with or without a store.

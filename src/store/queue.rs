@@ -50,7 +50,7 @@ pub(super) struct PublishRequest {
     pub(super) channel: Arc<str>,
     pub(super) events: Vec<Event>,
     pub(super) key: Option<Key>,
-    /// The other topics and the privacy; see [`Record`].
+    /// The other topics and the privacy; see [`Record`](crate::registry::Record).
     pub(super) reach: Option<Arc<Reach>>,
     /// The number of streams that may read the events, if they are private.
     pub(super) subscribers: Option<usize>,
@@ -63,11 +63,6 @@ pub(super) struct PublishRequest {
 pub(super) type ReplySender<T> = Sender<Result<T, PublishError>>;
 
 impl PublishRequest {
-    /// Sends the reply, if a thread waits for it. It is not an error if that thread has ended.
-    pub(super) fn reply(self, published: Result<Published, PublishError>) {
-        let _ = self.reply.map(|reply| reply.send(published));
-    }
-
     /// All channels of the request. The first one is the canonical topic of the events.
     pub(super) fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
         let others = self.reach.iter().flat_map(|reach| &reach.others);

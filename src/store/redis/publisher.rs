@@ -150,7 +150,7 @@ impl LogPublisher {
                     listeners.push(request.subscribers.unwrap_or_else(everywhere));
                     taken.push(request);
                 }
-                Err(error) => request.reply(Err(error)),
+                Err(error) => reply(request, Err(error)),
             }
         }
         drop(state);
@@ -174,18 +174,19 @@ impl LogPublisher {
         self.membership.note(published.is_ok());
         match published {
             Ok(replies) => {
-                for (request, reply) in taken.into_iter().zip(replies) {
-                    request.reply(match reply {
+                for (request, replied) in taken.into_iter().zip(replies) {
+                    let outcome = match replied {
                         LogReply::Published { id, subscribers, count } => {
                             Ok(Published { id, subscribers, count })
                         }
                         LogReply::KeyReused => Err(PublishError::KeyReused),
-                    });
+                    };
+                    reply(request, outcome);
                 }
             }
             Err(error) => {
                 let error = PublishError::from(error);
-                taken.into_iter().for_each(|request| request.reply(Err(error.clone())));
+                taken.into_iter().for_each(|request| reply(request, Err(error.clone())));
             }
         }
     }
@@ -255,6 +256,11 @@ impl LogPublisher {
         let sent = self.log.change(self.registry.last_id(), &changes);
         self.membership.note(sent.is_ok()); // if not, the next report has all names
     }
+}
+
+/// Sends the reply, if a thread waits for it. It is not an error if that thread has ended.
+fn reply(request: PublishRequest, published: Result<Published, PublishError>) {
+    let _ = request.reply.map(|reply| reply.send(published));
 }
 
 /// Collects the presence changes that follow `first` in the queue, up to a request of another kind.
