@@ -4,7 +4,7 @@ use std::env;
 use std::error::Error;
 use std::ffi::{OsStr, c_int};
 use std::io::{self, Write};
-use std::net::{self, TcpListener};
+use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -89,12 +89,12 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     "cannot listen on {0} with --lab: any client of the lab can cut all streams; remove --lab, or \
      listen on 127.0.0.1"
 )]
-struct Exposed(net::SocketAddr);
+struct Exposed(std::net::SocketAddr);
 
 /// Fails unless all addresses of a server are those of loopback: the addresses of its inherited
 /// listeners or, if it has none, those in `listen`.
 #[cfg(feature = "lab")]
-fn check_addresses(listeners: &[TcpListener], listen: &[net::SocketAddr]) -> Result<(), Exposed> {
+fn check_addresses(listeners: &[TcpListener], listen: &[std::net::SocketAddr]) -> Result<(), Exposed> {
     let inherited: Vec<_> = listeners.iter().flat_map(TcpListener::local_addr).collect();
     let addresses = if listeners.is_empty() { listen } else { &inherited };
     let exposed = addresses.iter().find(|addr| !addr.ip().to_canonical().is_loopback());
