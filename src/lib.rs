@@ -18,6 +18,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! The module [`extension`] adds routes to the server.
+//!
 //! # Reading order
 //!
 //! A request passes through `http::listener` (accept, spawn), `http::connection` (read, respond,

@@ -440,6 +440,12 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "a control character in the header Location")]
+    fn header_value_cannot_end_the_header() {
+        let _ = Answer::new(303).with_header("Location", "/\r\nSet-Cookie: a=b");
+    }
+
+    #[test]
     fn finite_response_has_content_length_and_connection() {
         let text = written(Answer::text("ok\n"), false);
         assert!(text.starts_with("HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n"), "{text}");

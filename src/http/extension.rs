@@ -26,7 +26,8 @@
 //! let running = std::thread::spawn(move || server.run());
 //!
 //! let mut client = TcpStream::connect(address)?;
-//! client.write_all(b"POST /rooms/hall/bell HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+//! let request = b"POST /rooms/hall/bell HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+//! client.write_all(request)?;
 //! let mut response = String::new();
 //! client.read_to_string(&mut response)?;
 //! assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");

@@ -88,9 +88,9 @@ pub(super) fn open(
     hooks: &[Arc<dyn Hooks>],
     socket: &Arc<TcpStream>,
     path: &str,
-    query: Option<Box<str>>,
+    query: Option<&str>,
 ) -> Result<Vec<Box<dyn Follower>>, Cut> {
-    let opening = Opening { socket, path, query: query.as_deref().unwrap_or_default() };
+    let opening = Opening { socket, path, query: query.unwrap_or_default() };
     let followers = hooks.iter().filter_map(|hooks| hooks.opened(&opening).transpose());
     followers.collect::<Result<_, _>>().inspect_err(|Cut| {
         let _ = socket.shutdown(Shutdown::Both); // fails only if the socket is not connected

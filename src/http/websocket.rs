@@ -110,7 +110,8 @@ impl LastReply for WebSocket {
     fn run(self: Box<Self>, socket: &Arc<TcpStream>, received: Vec<u8>, server: &ServerState) {
         let started = Instant::now();
         let Self { accept, path, query, client, until, permit: _permit } = *self;
-        let followers = hooks::open(&server.config.hooks, socket, &path, query);
+        let followers = hooks::open(&server.config.hooks, socket, &path, query.as_deref());
+        drop(query);
         let Ok(_followers) = followers else { return };
         let (messages, end) = match talk(socket, received, &accept, until, server) {
             Ok(messages) => (messages, "closed".to_owned()),
