@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::Value;
@@ -80,7 +81,7 @@ fn command(engines: &[&str], experiments: &[&str], folder: &Path) -> Command {
 }
 
 fn measure(engines: &[&str], experiments: &[&str]) -> Results {
-    let folder = tempdir(&format!("{}-{}", engines.join("-"), experiments.join("-")));
+    let folder = tempdir("measure");
     finish(&mut command(engines, experiments, &folder), folder)
 }
 
@@ -182,12 +183,7 @@ fn slow_handler_stalls_the_event_loop_but_no_thread() {
 fn failed_engine_is_reported_and_the_run_continues() {
     let folder = tempdir("dies");
     // This program prints an address, as an engine does, and exits.
-    let program = folder.join("dying");
-    let script = format!(
-        "#!/bin/sh\ntest $3 = direct && {{ echo 127.0.0.1:9; exit 3; }}\nexec {PROGRAM} \"$@\"\n"
-    );
-    fs::write(&program, script).expect("writable");
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("writable");
+    let program = script(&folder, "test $3 = direct && { echo 127.0.0.1:9; exit 3; }");
     let mut command = command(&["direct", "wake"], &["event"], &folder);
     let results = finish(command.arg("--program").arg(&program), folder);
     let failures = results.failures();
@@ -198,26 +194,25 @@ fn failed_engine_is_reported_and_the_run_continues() {
     assert!(results.text.contains("direct failed in event, run 1: the engine ended"));
 }
 
-/// Sends SIGINT when the lab has started the second engine.
+/// The second engine interrupts the lab before it starts.
 #[test]
 fn interrupted_run_keeps_finished_results() {
     let folder = tempdir("interrupted");
+    let program = script(&folder, "test $3 = wake && kill -INT $PPID");
     let mut command = command(&["event-loop", "wake"], &["event"], &folder);
-    let mut lab = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
-    let is_wake = |process: &u32| {
-        let command = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
-        command.contains("engine\0wake")
-    };
-    process::wait_until(|| procfs::tree(lab.id()).is_ok_and(|it| it.iter().any(is_wake)));
-    interrupt(lab.id());
-    let mut text = String::new();
-    lab.stdout.as_mut().expect("a pipe").read_to_string(&mut text).expect("UTF-8");
-    assert_eq!(lab.wait().expect("the lab exits").code(), Some(0));
-    let results = Results::read(text, folder);
+    let results = finish(command.arg("--program").arg(&program), folder);
     assert!(results.json["interrupted"] == true && results.failures().is_empty());
     assert!(!results.of("event", "event-loop").is_empty());
     assert!(results.of("event", "wake").is_empty(), "the second engine was interrupted");
     assert!(results.text.contains("ended before"), "{}", results.text);
+}
+
+/// Writes a program that runs a line of shell, and then runs the engine in its arguments.
+fn script(folder: &Path, line: &str) -> PathBuf {
+    let program = folder.join("engine");
+    fs::write(&program, format!("#!/bin/sh\n{line}\nexec {PROGRAM} \"$@\"\n")).expect("writable");
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("writable");
+    program
 }
 
 fn interrupt(process: u32) {
@@ -275,8 +270,11 @@ fn bad_arguments_fail_before_any_measurement() {
     fs::remove_dir_all(folder).expect("a removable folder");
 }
 
+/// Creates a folder that no other test uses.
 fn tempdir(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("threadcast-lab-{name}-{}", std::process::id()));
+    static CREATED: AtomicUsize = AtomicUsize::new(0);
+    let (process, number) = (std::process::id(), CREATED.fetch_add(1, Ordering::Relaxed));
+    let folder = std::env::temp_dir().join(format!("threadcast-lab-{name}-{process}-{number}"));
     fs::create_dir_all(&folder).expect("a temporary folder");
     folder
 }
