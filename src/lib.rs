@@ -20,6 +20,21 @@
 //!
 //! The module [`extension`] adds routes to the server.
 //!
+//! # Features
+//!
+//! All are on by default. Without any, the library is the hub: [`Registry`], [`Event`] and
+//! [`Subscription::stream_to`].
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `server` | `Server`: channels over HTTP, static files, limits, `/status` and `/metrics` |
+//! | `demo` | the tutorials' streams, the chat with its WebSocket, the demo page in the binary |
+//! | `redb` | the store in a file |
+//! | `redis` | the store that several nodes share |
+//! | `mercure` | the Mercure protocol, and JWTs |
+//! | `client` | `client::Publisher` and `client::Listener` |
+//! | `cli`, `lab` | the program, with all of the above; its lab |
+//!
 //! # Reading order
 //!
 //! A request passes through `http::listener` (accept, spawn), `http::connection` (read, respond,
