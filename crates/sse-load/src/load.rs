@@ -270,10 +270,10 @@ impl Load {
         let ready = std::mem::replace(&mut self.ready, Events::with_capacity(0));
         for event in &ready {
             let index = event.token().0;
-            if event.is_writable() {
-                if let Some(connected) = self.clients[index].send_request() {
-                    self.connect_times.record(connected, 1);
-                }
+            if event.is_writable()
+                && let Some(connected) = self.clients[index].send_request()
+            {
+                self.connect_times.record(connected, 1);
             }
             if event.is_readable() || event.is_error() {
                 self.read(index, event.is_read_closed() || event.is_error());

@@ -153,14 +153,14 @@ impl Body {
                     1
                 }
                 Framing::Chunked(Chunk::Size(line)) => {
-                    if *first != b'\n' {
-                        line.push(*first);
-                    } else {
+                    if *first == b'\n' {
                         let chunk = match chunk_size(line)? {
                             0 => Chunk::Trailer(0),
                             size => Chunk::Data(size),
                         };
                         self.0 = Framing::Chunked(chunk);
+                    } else {
+                        line.push(*first);
                     }
                     1
                 }

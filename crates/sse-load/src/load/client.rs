@@ -102,10 +102,12 @@ impl Client {
     /// is ignored here: the socket then becomes readable, and reading it returns the error.
     pub(super) fn send_request(&mut self) -> Option<Duration> {
         let socket = self.socket.as_mut().filter(|_| !self.request.is_empty())?;
-        // The request is short and the send buffer is empty, so the kernel accepts all bytes or
-        // none.
-        socket.write(&self.request).ok()?;
-        self.request = Vec::new();
+        let sent = socket.write(&self.request).ok()?;
+        self.request.drain(..sent);
+        if !self.request.is_empty() {
+            return None; // the socket will be writable again
+        }
+        self.request = Vec::new(); // frees the memory
         let connected = self.began.elapsed();
         self.began = Instant::now();
         Some(connected)
