@@ -3,7 +3,7 @@
 mod access;
 mod client;
 #[cfg(feature = "lab")]
-mod lab;
+pub(crate) mod lab;
 mod load;
 mod store;
 mod token;

@@ -99,17 +99,17 @@ pub(crate) fn run(options: &cli::Load, stop: &AtomicBool) -> Result<Report, Box<
         let reasons: Vec<_> = reasons.keys().copied().collect();
         return Err(format!("no client has a stream of {url}: {}", reasons.join(", ")).into());
     }
-    let publisher = options.rate.map(|rate| Publisher::start(options, rate)).transpose()?;
+    let publishing = options.rate.map(|rate| Publisher::start(options, rate)).transpose()?;
     let began = Instant::now();
     let deadline = began + options.time();
     while Instant::now() < deadline && load.connected() > 0 && !stop.load(Ordering::Relaxed) {
-        load.read_for(TURN.min(deadline - Instant::now()))?;
-        if publisher.as_ref().is_some_and(|it| it.thread.is_finished()) {
+        load.read_for(TURN.min(deadline.saturating_duration_since(Instant::now())))?;
+        if publishing.as_ref().is_some_and(|it| it.thread.is_finished()) {
             break; // nothing could be published
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    let published = publisher.map(Publisher::stop).transpose()?;
+    let published = publishing.map(Publisher::stop).transpose()?;
     if published.is_some() {
         load.read_until_quiet(QUIET, QUIET_TIMEOUT)?;
     }

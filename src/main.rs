@@ -238,13 +238,14 @@ fn stop_on_signal() -> io::Result<Arc<AtomicBool>> {
 
 #[cfg(feature = "lab")]
 fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
-    if let Some((engine, room)) = options.engine() {
+    if let Some((name, room)) = options.engine() {
+        let engine = lab::engine::Engine::named(name).ok_or("no engine has this name")?;
         return Ok(engine.run(room, io::stdout())?);
     }
     if let Some(server) = options.load_clients_of() {
         return Ok(lab::load_clients::run(server, io::stdout())?);
     }
-    let options = options.options(env::current_exe()?);
+    let options = lab::Options::of(options, env::current_exe()?);
     let stop = stop_on_signal()?;
     let style = "{bar:30} {percent:>3} %  {prefix} left  {msg}";
     let bar =

@@ -94,7 +94,10 @@ struct Exposed(std::net::SocketAddr);
 /// Fails unless all addresses of a server are those of loopback: the addresses of its inherited
 /// listeners or, if it has none, those in `listen`.
 #[cfg(feature = "lab")]
-fn check_addresses(listeners: &[TcpListener], listen: &[std::net::SocketAddr]) -> Result<(), Exposed> {
+fn check_addresses(
+    listeners: &[TcpListener],
+    listen: &[std::net::SocketAddr],
+) -> Result<(), Exposed> {
     let inherited: Vec<_> = listeners.iter().flat_map(TcpListener::local_addr).collect();
     let addresses = if listeners.is_empty() { listen } else { &inherited };
     let exposed = addresses.iter().find(|addr| !addr.ip().to_canonical().is_loopback());

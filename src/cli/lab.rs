@@ -7,9 +7,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand, value_parser};
 
 use super::positive;
-use crate::lab::engine::Engine;
-use crate::lab::experiment::Experiment;
-use crate::lab::{Options, Pace};
+
+/// The names of all engines.
+pub(crate) const ENGINES: [&str; 7] =
+    ["direct", "wake", "tiny-http", "event-loop", "node", "apache-prefork", "apache-event"];
+
+/// The names of all experiments.
+pub(crate) const EXPERIMENTS: [&str; 6] = ["idle", "event", "latency", "slow", "stuck", "capacity"];
 
 /// Measure the cost of a thread per client on this machine, compared with an event loop
 ///
@@ -32,36 +36,36 @@ pub(crate) struct Lab {
 
     /// Measure fewer values, in about a minute; without Apache, unless --engines names it
     #[arg(long)]
-    quick: bool,
+    pub(crate) quick: bool,
 
     /// Open at most this many clients (fewer if the capacity of this machine is lower)
     #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
-    clients: usize,
+    pub(crate) clients: usize,
 
     /// Measure only these engines, separated by commas
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = engine)]
-    engines: Vec<Engine>,
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = ENGINES)]
+    pub(crate) engines: Vec<String>,
 
     /// Run only these experiments, separated by commas
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = experiment)]
-    experiments: Vec<Experiment>,
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = EXPERIMENTS)]
+    pub(crate) experiments: Vec<String>,
 
     /// Repeat each measurement this many times, and report medians
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u16).range(1..=100))]
-    runs: Option<u16>,
+    pub(crate) runs: Option<u16>,
 
     /// Measure each point for this long, and do not wait for the kernel to free memory: for the
     /// tests, which check that the lab measures, not what it measures
     #[arg(long, value_name = "DURATION", value_parser = positive, hide = true)]
-    measure: Option<Duration>,
+    pub(crate) measure: Option<Duration>,
 
     /// Run the engines of threadcast with this program [default: this program]
     #[arg(long, value_name = "FILE", hide = true)]
-    program: Option<PathBuf>,
+    pub(crate) program: Option<PathBuf>,
 
     /// Write report.html, all samples as samples.json, and the plots as SVG to this directory
     #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// The processes that the lab and the server start.
@@ -71,8 +75,8 @@ enum Part {
     #[command(hide = true)]
     Engine {
         /// The engine's name
-        #[arg(value_parser = engine)]
-        name: Engine,
+        #[arg(value_parser = ENGINES)]
+        name: String,
         /// The limit on the resource that bounds the engine: descriptors, or Apache's workers
         #[arg(long, value_name = "COUNT")]
         room: Option<u64>,
@@ -86,11 +90,11 @@ enum Part {
 }
 
 impl Lab {
-    /// Returns the engine that this process is to run, with the limit on the engine's resource.
-    /// `None` if this process is the lab itself, or runs load clients.
-    pub(crate) fn engine(&self) -> Option<(Engine, Option<u64>)> {
+    /// Returns the name of the engine that this process is to run, with the limit on the engine's
+    /// resource. `None` if this process is the lab itself, or runs load clients.
+    pub(crate) fn engine(&self) -> Option<(&str, Option<u64>)> {
         match &self.part {
-            Some(Part::Engine { name, room }) => Some((*name, *room)),
+            Some(Part::Engine { name, room }) => Some((name, *room)),
             _ => None,
         }
     }
@@ -102,35 +106,4 @@ impl Lab {
             _ => None,
         }
     }
-
-    /// Returns what the lab measures. `program` is this executable, which runs most of the engines.
-    pub(crate) fn options(self, program: PathBuf) -> Options {
-        let mut pace = if self.quick { Pace::QUICK } else { Pace::FULL };
-        if let Some(measured) = self.measure {
-            pace = Pace { measured, warm_up: measured / 3, settle: Duration::ZERO, ..pace };
-        }
-        let all = Options::new(self.program.unwrap_or(program), pace);
-        Options {
-            engines: if self.engines.is_empty() { all.engines } else { self.engines },
-            experiments: if self.experiments.is_empty() {
-                all.experiments
-            } else {
-                self.experiments
-            },
-            clients: self.clients,
-            pace: Pace { runs: self.runs.map_or(pace.runs, usize::from), ..pace },
-            out: self.out,
-            program: all.program,
-        }
-    }
-}
-
-fn engine(text: &str) -> Result<Engine, String> {
-    let names = Engine::ALL.map(Engine::name).join(", ");
-    Engine::named(text).ok_or_else(|| format!("expected one of {names}"))
-}
-
-fn experiment(text: &str) -> Result<Experiment, String> {
-    let names = Experiment::ALL.map(Experiment::name).join(", ");
-    Experiment::named(text).ok_or_else(|| format!("expected one of {names}"))
 }

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
-
 use sse_load::load::{Load, Plan};
 use sse_load::process::most_clients;
 use sse_load::tick::{Tick, Traffic};

@@ -18,5 +18,5 @@ pub(crate) mod report;
 pub(crate) mod results;
 mod run;
 
-pub(crate) use plan::{LabError, Options, Pace};
+pub(crate) use plan::{LabError, Options};
 pub(crate) use run::run;

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
+use threadcast::Capacity;
 
 use super::engine::Engine;
 use super::experiment::Experiment;
-use threadcast::Capacity;
+use crate::cli;
 
 /// Selects what the lab measures.
 #[derive(Debug, Clone)]
@@ -108,6 +109,26 @@ impl Options {
         Self { program, engines, experiments, clients: 1_000, pace, out: None }
     }
 
+    /// Returns what the command line selects. `program` is this executable, which runs most of the
+    /// engines.
+    pub(crate) fn of(command: cli::Lab, program: PathBuf) -> Self {
+        let mut pace = if command.quick { Pace::QUICK } else { Pace::FULL };
+        if let Some(measured) = command.measure {
+            pace = Pace { measured, warm_up: measured / 3, settle: Duration::ZERO, ..pace };
+        }
+        pace.runs = command.runs.map_or(pace.runs, usize::from);
+        let mut options = Self::new(command.program.unwrap_or(program), pace);
+        // The parser of the command line has rejected other names.
+        if !command.engines.is_empty() {
+            options.engines = command.engines.iter().filter_map(|it| Engine::named(it)).collect();
+        }
+        if !command.experiments.is_empty() {
+            let named = command.experiments.iter().filter_map(|it| Experiment::named(it));
+            options.experiments = named.collect();
+        }
+        Self { clients: command.clients, out: command.out, ..options }
+    }
+
     /// Checks, before the measurement, that there are clients and that the report can be written.
     ///
     /// # Errors
@@ -131,7 +152,7 @@ impl Options {
     /// Returns how many clients each of `engines` can hold, and the name of the limit that
     /// determines this number. The number is the capacity that `threadcast doctor` would report for
     /// the engine that can hold the fewest clients.
-    pub(crate) fn capacity(&self, engines: &[Engine]) -> (usize, &'static str) {
+    pub(crate) fn capacity(engines: &[Engine]) -> (usize, &'static str) {
         let of = |engine: &Engine| {
             let capacity = Capacity::of_new_process(engine.share());
             let clients = engine.clients_under(&capacity).saturating_sub(OWN).max(1);
@@ -146,6 +167,13 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::lab::{ENGINES, EXPERIMENTS};
+
+    #[test]
+    fn command_line_has_all_names() {
+        assert_eq!(Engine::ALL.map(Engine::name), ENGINES);
+        assert_eq!(Experiment::ALL.map(Experiment::name), EXPERIMENTS);
+    }
 
     #[test]
     fn invalid_options_are_rejected_before_measuring() {
@@ -159,9 +187,8 @@ mod tests {
 
     #[test]
     fn two_descriptors_per_client_halve_the_capacity() {
-        let options = Options::new("threadcast".into(), Pace::QUICK);
-        let (one, _) = options.capacity(&[Engine::Direct]);
-        let (half, name) = options.capacity(&[Engine::Direct, Engine::TinyHttp]);
+        let (one, _) = Options::capacity(&[Engine::Direct]);
+        let (half, name) = Options::capacity(&[Engine::Direct, Engine::TinyHttp]);
         assert!(half < one && half > one / 4 && !name.is_empty(), "{half} of {one} by {name}");
     }
 }

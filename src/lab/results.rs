@@ -1,9 +1,10 @@
 //! The results of the lab: every sample, and summaries of several samples.
 
-use super::engine::Engine;
-use super::experiment::Experiment;
 use sse_load::figures::median;
 use sse_load::meter::Socket;
+
+use super::engine::Engine;
+use super::experiment::Experiment;
 
 /// One measurement of one engine.
 #[derive(Debug, Clone, PartialEq)]

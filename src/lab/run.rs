@@ -12,13 +12,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use sse_load::machine;
+use sse_load::meter::Socket;
+use sse_load::process::{self, Cores};
+
 use super::engine::Engine;
 use super::experiment::{Experiment, Lab, calibrate};
 use super::plan::{LabError, Options, Pace};
 use super::results::{Failure, Results};
-use sse_load::machine;
-use sse_load::meter::Socket;
-use sse_load::process::{self, Cores};
 
 /// The progress of a run of the lab.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,7 +62,7 @@ pub(crate) fn run(
     process::raise_the_descriptor_limit().map_err(LabError::System)?;
     let cores = Cores::choose();
     process::pin(cores.load).map_err(LabError::System)?;
-    let (capacity, bound) = options.capacity(&engines);
+    let (capacity, bound) = Options::capacity(&engines);
     let clients = options.clients.min(capacity);
     let clamped = (clients < options.clients).then(|| {
         format!(
@@ -188,7 +189,7 @@ mod tests {
             experiments: vec![Experiment::Event],
             ..Options::new("/nowhere/threadcast".into(), Pace::QUICK)
         };
-        let (most, bound) = options.capacity(&options.engines);
+        let (most, bound) = Options::capacity(&options.engines);
         // Other tests run at the same time, so the capacity may change a little until the run
         // begins.
         let too_many = Options { clients: 2 * most, ..options };

@@ -49,7 +49,9 @@ fn other_server(clients: usize, response: String) -> (SocketAddr, JoinHandle<()>
 }
 
 fn events(ids: &[&str]) -> String {
-    ids.iter().map(|id| format!("id: {id}\r\nevent: tick\r\ndata: hello\r\ndata\r\n\r\n")).collect()
+    ids.iter()
+        .map(|id| ["id: ", id, "\r\nevent: tick\r\ndata: hello\r\ndata\r\n\r\n"].concat())
+        .collect()
 }
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";

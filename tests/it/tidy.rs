@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules, from the top layer down. A module may import only from itself and from the modules
 /// after it in this list.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 20] = [
     "fuzzing",
     "client",
     "http",

@@ -127,14 +127,14 @@ fn rust_engines_send_the_same_bytes() {
 #[test]
 fn apache_sends_the_same_events() {
     let expected = stream("direct");
-    for engine in APACHES.into_iter().filter(|engine| is_installed(*engine)) {
+    for engine in APACHES.into_iter().filter(|engine| is_installed(engine)) {
         assert_eq!(stream(engine), expected, "{engine}");
     }
 }
 
 #[test]
 fn apache_leaves_no_process_or_folder() {
-    for engine in APACHES.into_iter().filter(|engine| is_installed(*engine)) {
+    for engine in APACHES.into_iter().filter(|engine| is_installed(engine)) {
         for killed in [false, true] {
             let mut started = Started::new(engine);
             let mut client = TestClient::connect(started.addr);
@@ -167,7 +167,7 @@ fn apache_leaves_no_process_or_folder() {
 /// If Apache exits by itself, the engine exits too.
 #[test]
 fn engine_exits_when_apache_exits() {
-    for engine in APACHES.into_iter().filter(|engine| is_installed(*engine)) {
+    for engine in APACHES.into_iter().filter(|engine| is_installed(engine)) {
         let mut started = Started::new(engine);
         let apache = procfs::tree(started.child.id()).expect("a running engine")[1];
         let killed =

@@ -30,11 +30,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
+use sse_load::process::find_program;
+use threadcast::{Capacity, Costs, Delivery, Share};
 
 use apache::Mpm;
-use sse_load::process::find_program;
-use threadcast::Delivery;
-use threadcast::{Capacity, Costs, Share};
 
 /// The JavaScript source of the `node` engine; `make bench` includes it too.
 const NODE: &str = include_str!("node.js");

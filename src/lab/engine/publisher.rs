@@ -3,10 +3,10 @@
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
-use super::PATH;
 use sse_load::tick::{Tick, Traffic};
-use threadcast::Event;
-use threadcast::Registry;
+use threadcast::{Event, Registry};
+
+use super::PATH;
 
 /// Returns the channel that the publisher thread publishes to.
 pub(super) fn channel() -> &'static str {

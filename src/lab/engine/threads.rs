@@ -5,11 +5,10 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::thread;
 
+use threadcast::{Config, Delivery, Histories, History, Server};
+
 use super::{HISTORY_BYTES, HISTORY_EVENTS, publisher};
 use crate::live::Live;
-use threadcast::Delivery;
-use threadcast::{Config, Server};
-use threadcast::{Histories, History};
 
 pub(super) fn run(delivery: Delivery, mut out: impl Write) -> io::Result<()> {
     let server = bind(delivery)?;

@@ -8,14 +8,12 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::thread;
 
 use socket2::SockRef;
+use threadcast::{Channels, Framing, Histories, Limits, Registry, RegistryOptions, Start};
 use tiny_http::{Request, Response, Server};
 
 use super::threads::history;
 use super::{PATH, event_loop, publisher};
 use crate::live::slow::Slow;
-use threadcast::Framing;
-use threadcast::Limits;
-use threadcast::{Channels, Histories, Registry, RegistryOptions, Start};
 
 pub(super) fn run(mut out: impl Write) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

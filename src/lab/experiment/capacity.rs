@@ -19,10 +19,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Bound, Engine, Experiment, GLANCE, Lab, Running, SMALL, Sample};
 use sse_load::figures::float;
 use sse_load::load::{Load, Plan};
 use threadcast::Capacity;
+
+use super::{Bound, Engine, Experiment, GLANCE, Lab, Running, SMALL, Sample};
 
 /// The engine's descriptor limit.
 const DESCRIPTORS: u64 = 200;

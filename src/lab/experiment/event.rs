@@ -14,11 +14,12 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Engine, Experiment, Lab, Running, SMALL, Sample};
-use crate::lab::plan::Options;
 use sse_load::figures::float;
 use sse_load::load::Load;
 use sse_load::meter::Spent;
+
+use super::{Engine, Experiment, Lab, Running, SMALL, Sample};
+use crate::lab::plan::Options;
 
 /// The quantiles of the latency that are measured, and the names of their figures. The plots of the
 /// distribution need all of them.

@@ -9,11 +9,12 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Engine, Experiment, Lab, Running, SMALL, Sample};
-use crate::lab::plan::Options;
 use sse_load::figures::float;
 use sse_load::load::Load;
 use sse_load::meter::{Held, Socket, settle, threads};
+
+use super::{Engine, Experiment, Lab, Running, SMALL, Sample};
+use crate::lab::plan::Options;
 
 /// The number of events per second. Before each reading of the memory, events are sent for a short
 /// time, so that every thread that sends events has used its stack.

@@ -11,13 +11,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::engine::{Bound, Engine, PATH};
-use super::plan::{Options, Pace};
-use super::results::Sample;
 use sse_load::load::{Load, Plan};
 use sse_load::meter::Socket;
 use sse_load::process::{Cores, Process};
 use sse_load::tick::Traffic;
+
+use super::engine::{Bound, Engine, PATH};
+use super::plan::{Options, Pace};
+use super::results::Sample;
 
 /// The lab stops waiting for clients if no further client has received its response, or its first
 /// event, for this long.

@@ -12,9 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use sse_load::load::Load;
 
 use super::{Engine, Experiment, Lab, Running, SMALL, Sample, TIMEOUT};
-use sse_load::load::Load;
 
 /// The number of clients. It is large enough that at any time an event is being sent to one of
 /// them.

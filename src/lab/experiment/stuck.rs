@@ -9,12 +9,13 @@
 
 use std::io;
 
-use super::event::measure;
-use super::{Engine, Experiment, Lab, Running, Sample};
 use sse_load::figures::{float, signed};
 use sse_load::load::{Load, Plan};
 use sse_load::meter::{difference, memory, threads};
 use sse_load::procfs;
+
+use super::event::measure;
+use super::{Engine, Experiment, Lab, Running, Sample};
 
 /// Clients are few and events are large, so that the bytes that the stuck client does not read soon
 /// exceed the kernel's send queue (up to 10 MB on loopback).

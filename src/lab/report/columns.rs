@@ -1,10 +1,11 @@
 //! The columns of each experiment's table: the figures, their units and their titles.
 
+use sse_load::figures::digits;
+
 use super::words::Text;
 use crate::lab::engine::Engine;
 use crate::lab::experiment::Experiment;
 use crate::lab::results::{Results, Summary};
-use sse_load::figures::digits;
 
 /// A column of a table.
 #[derive(Debug)]

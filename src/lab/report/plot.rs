@@ -4,12 +4,12 @@ use plotters::coord::Shift;
 use plotters::element::Text as Label;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+use sse_load::figures::{digits, float};
 
 use super::words::{Language, Text};
 use crate::lab::engine::Engine;
 use crate::lab::experiment::{Experiment, QUANTILES};
 use crate::lab::results::{Results, USUAL_RATE};
-use sse_load::figures::{digits, float};
 
 /// The size of a plot in pixels. It is small enough that the text stays readable when a phone shows
 /// the whole plot.

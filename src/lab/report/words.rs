@@ -1,9 +1,10 @@
 //! The texts of the report, in English and Chinese.
 
+use sse_load::figures::{digits, float};
+
 use crate::lab::engine::Engine;
 use crate::lab::experiment::Experiment;
 use crate::lab::results::{Noise, Results};
-use sse_load::figures::{digits, float};
 
 /// A language of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

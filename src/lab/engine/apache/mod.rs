@@ -23,10 +23,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
-
-use super::{PATH, publisher, threads};
 use sse_load::process::{find_program, wait_until};
 use threadcast::Delivery;
+
+use super::{PATH, publisher, threads};
 
 /// The folder where Debian installs Apache's modules.
 const MODULES: &str = "/usr/lib/apache2/modules";

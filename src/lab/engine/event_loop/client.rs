@@ -7,11 +7,11 @@ use std::io::{self, Read, Write};
 use std::time::Instant;
 
 use mio::net::TcpStream;
+use threadcast::{EventId, Limits};
 
 use super::PATH;
 use super::log::Log;
 use crate::live::slow::Slow;
-use threadcast::{EventId, Limits};
 
 /// The maximum number of header lines of a request, as in threadcast.
 const HEADERS_MAX: usize = 100;

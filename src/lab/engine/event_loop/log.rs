@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use threadcast::{Event, EventId, Framing};
+
 use super::client::Closed;
 use super::{HISTORY_BYTES, HISTORY_EVENTS};
-use threadcast::{Event, EventId, Framing};
 
 /// The maximum size of one `send`, in bytes. It is large enough that a burst of events takes one
 /// system call per client, and small enough that a `send` to one client does not delay the other
