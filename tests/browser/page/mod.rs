@@ -1,7 +1,6 @@
 //! The demo page and the live view.
 
 mod break_it;
-mod day;
 mod everybody;
 mod live;
 mod origins;
