@@ -12,8 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use sha1_smol::Sha1;
 use tungstenite::error::ProtocolError;
-use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Error, Message, WebSocket as Tungstenite};
@@ -32,6 +32,9 @@ use super::{hooks, streams};
 
 /// The minimum time that a read waits, even if its deadline has passed.
 const WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// The string that follows the client's key in the hash of the opening handshake (RFC 6455 §1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// How long the server waits for the client's close frame after the server has sent its own.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -95,7 +98,8 @@ pub(crate) fn accept_key(request: &Request) -> Result<String, HttpError> {
     }
     match request.header("sec-websocket-key") {
         Some(key) if STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16) => {
-            Ok(derive_accept_key(key))
+            let digest = Sha1::from([key, GUID].concat()).digest();
+            Ok(STANDARD.encode(digest.bytes()))
         }
         _ => Err(HttpError::new(400, "Sec-WebSocket-Key must be 16 bytes in base64")),
     }
