@@ -35,16 +35,16 @@ lint: ## Run Clippy on every target; warnings are errors
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 # Crates that only some features may bring, and the crates that the other features must not.
-HEAVY := clap|indicatif|jsonwebtoken|mio|plotters|redb|redis|ring|rust-embed|tungstenite|ureq|urlpattern
+HEAVY := clap|indicatif|jsonwebtoken|mio|plotters|redb|redis|ring|tungstenite|ureq|urlpattern
 
 features: $(call tool,cargo-hack) ## Check that each feature compiles alone and brings only crates of its own
 	$< hack check --locked --package threadcast --each-feature --no-dev-deps --exclude-features loom,fuzzing
 	@check() { brought=$$($(CARGO) tree --locked --package threadcast --edges no-dev --prefix none \
 	    --no-default-features --features "$$1" | sed 's/ .*//' | sort -u | grep -xE '$(HEAVY)' | grep -vxE "$$2"); \
 	  [ -z "$$brought" ] || { echo "the feature '$$1' brings" $$brought; exit 1; }; }; \
-	check '' none; check server none; check demo 'rust-embed|tungstenite'; check redb redb; \
+	check '' none; check server none; check demo tungstenite; check redb redb; \
 	check redis 'redis|ring'; check mercure 'jsonwebtoken|ring|urlpattern'; check client 'ring|ureq'; \
-	check cli 'clap|jsonwebtoken|mio|redb|redis|ring|rust-embed|tungstenite|ureq|urlpattern'
+	check cli 'clap|jsonwebtoken|mio|redb|redis|ring|tungstenite|ureq|urlpattern'
 
 licences: $(call tool,cargo-deny) ## Check the licences, names and sources of the dependencies
 	$< --locked check licenses bans sources

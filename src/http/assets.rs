@@ -1,19 +1,15 @@
 //! Serves static files: the demo page in the binary, or the files of a folder (`--public`).
 //!
-//! Files in the binary are compressed once, when the server starts, and sent with gzip to clients
-//! that accept it. Files of a folder are sent uncompressed, in chunks of bounded size; a client can
-//! request a range of a file.
+//! Files in the binary are compressed when it is built, and sent with gzip to clients that accept
+//! it. Files of a folder are sent uncompressed, in chunks of bounded size; a client can request a
+//! range of a file.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flate2::Compression;
-use flate2::read::GzEncoder;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::fs::{Mode, OFlags, open};
 
@@ -34,53 +30,27 @@ const INDEX: &str = "index.html";
 const NOT_FOUND: &str = "404.html";
 const CLIENT: &str = "client.js";
 
-/// The files in the binary.
-mod embedded {
-    use std::borrow::Cow;
+/// A file of `public/`, in the binary.
+struct Embedded {
+    path: &'static str,
+    hash: u64,
+    bytes: &'static [u8],
+    /// The compressed file, if it is smaller.
+    gzip: Option<&'static [u8]>,
+}
 
-    /// A file's content, and a number that differs for each content.
-    pub(super) type File = (Cow<'static, [u8]>, u64);
-
-    #[cfg(feature = "demo")]
-    #[derive(rust_embed::RustEmbed)]
-    #[folder = "public/"]
-    struct Public;
-
-    #[cfg(feature = "demo")]
-    pub(super) fn get(path: &str) -> Option<File> {
-        let file = Public::get(path)?;
-        let hash = file.metadata.sha256_hash();
-        let start = hash.first_chunk().expect("a hash has 32 bytes");
-        Some((file.data, u64::from_be_bytes(*start)))
-    }
-
-    #[cfg(feature = "demo")]
-    pub(super) fn paths() -> impl Iterator<Item = Cow<'static, str>> {
-        Public::iter()
-    }
-
-    #[cfg(not(feature = "demo"))]
-    pub(super) fn get(_path: &str) -> Option<File> {
-        None
-    }
-
-    #[cfg(not(feature = "demo"))]
-    pub(super) fn paths() -> impl Iterator<Item = Cow<'static, str>> {
-        std::iter::empty()
+impl Embedded {
+    fn get(path: &str) -> Option<&'static Self> {
+        EMBEDDED.iter().find(|file| file.path == path)
     }
 }
 
-/// The gzip-compressed files of the binary, by path. The map contains only files that compression
-/// makes smaller.
-static COMPRESSED: LazyLock<BTreeMap<Cow<'static, str>, Vec<u8>>> = LazyLock::new(|| {
-    let compress = |path: Cow<'static, str>| {
-        let (file, _) = embedded::get(&path)?;
-        let mut bytes = Vec::with_capacity(file.len());
-        GzEncoder::new(&*file, Compression::best()).read_to_end(&mut bytes).ok()?;
-        (bytes.len() < file.len()).then_some((path, bytes))
-    };
-    embedded::paths().filter_map(compress).collect()
-});
+/// The files of `public/`. `build.rs` writes this table.
+#[cfg(feature = "demo")]
+static EMBEDDED: &[Embedded] = include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
+
+#[cfg(not(feature = "demo"))]
+static EMBEDDED: &[Embedded] = &[];
 
 /// Where the server reads static files from.
 #[derive(Debug)]
@@ -92,12 +62,7 @@ pub(super) enum Assets {
 
 impl Assets {
     pub(super) fn open(folder: Option<&Path>) -> io::Result<Self> {
-        let Some(folder) = folder else {
-            // The files are compressed at start and not at the first request, because compression
-            // needs more stack than a connection's thread has.
-            LazyLock::force(&COMPRESSED);
-            return Ok(Self::Binary);
-        };
+        let Some(folder) = folder else { return Ok(Self::Binary) };
         fs::read_dir(folder)?;
         Ok(Self::Folder(folder.canonicalize()?))
     }
@@ -172,18 +137,21 @@ struct File {
 }
 
 impl File {
-    fn embedded((content, number): embedded::File) -> Self {
-        let validators = Validators::of_tag(format!("\"{number:016x}\""));
-        Self { body: Body::Bytes(content), is_compressed: false, validators }
+    fn embedded(file: &Embedded) -> Self {
+        let validators = Validators::of_tag(format!("\"{:016x}\"", file.hash));
+        Self { body: Body::Bytes(file.bytes.into()), is_compressed: false, validators }
     }
 
     /// Returns the compressed file, or the uncompressed file if compression does not make it
     /// smaller.
     fn compressed(self, path: &str) -> Self {
-        let Some(compressed) = COMPRESSED.get(path) else { return self };
+        let Some(gzip) = Embedded::get(path).and_then(|file| file.gzip) else { return self };
         let tag = format!("{}-gzip\"", self.validators.tag.trim_end_matches('"'));
-        let body = Body::Bytes(compressed.as_slice().into());
-        Self { body, is_compressed: true, validators: Validators::of_tag(tag) }
+        Self {
+            body: Body::Bytes(gzip.into()),
+            is_compressed: true,
+            validators: Validators::of_tag(tag),
+        }
     }
 
     /// Opens a file of the folder, without reading it.
