@@ -57,7 +57,8 @@ impl VerifyingKey {
                 (algorithm, key) => (algorithm, DecodingKey::from_ec_der(key)),
             }
         } else {
-            (Algorithm::HS256, DecodingKey::from_secret(secret(file)?))
+            let key = DecodingKey::from_secret(secret(file)?);
+            (Algorithm::HS256, key.map_err(|_| KeyError::Short)?)
         };
         provider::install();
         Ok(Self { algorithm, key: Arc::new(key) })
@@ -110,7 +111,8 @@ impl SigningKey {
                 return Err(KeyError::Unsupported);
             }
         } else {
-            (Algorithm::HS256, EncodingKey::from_secret(secret(file)?))
+            let key = EncodingKey::from_secret(secret(file)?);
+            (Algorithm::HS256, key.map_err(|_| KeyError::Short)?)
         };
         provider::install();
         Ok(Self { algorithm, key })
