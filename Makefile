@@ -35,7 +35,7 @@ lint: ## Run Clippy on every target; warnings are errors
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 # Crates that only some features may bring, and the crates that the other features must not.
-HEAVY := clap|indicatif|jsonwebtoken|mio|plotters|redb|redis|ring|tungstenite|ureq|urlpattern
+HEAVY := clap|jsonwebtoken|mio|plotters|redb|redis|ring|tungstenite|ureq|urlpattern
 
 features: $(call tool,cargo-hack) ## Check that each feature compiles alone and brings only crates of its own
 	$< hack check --locked --package threadcast --each-feature --no-dev-deps --exclude-features loom,fuzzing

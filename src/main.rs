@@ -15,6 +15,8 @@ mod serve;
 use std::env;
 use std::error::Error;
 use std::fmt::Display;
+#[cfg(feature = "lab")]
+use std::io::IsTerminal;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{self, Command as Process, ExitCode};
@@ -247,20 +249,31 @@ fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
     }
     let options = lab::Options::of(options, env::current_exe()?);
     let stop = stop_on_signal()?;
-    let style = "{bar:30} {percent:>3} %  {prefix} left  {msg}";
-    let bar =
-        indicatif::ProgressBar::new(1).with_style(indicatif::ProgressStyle::with_template(style)?);
-    let results = lab::run(&options, &stop, &mut |progress| {
-        let left = Duration::from_secs(progress.left.as_secs());
-        bar.set_prefix(humantime::format_duration(left).to_string());
-        bar.set_message(progress.what.clone());
-        bar.set_length(progress.planned.as_secs());
-        bar.set_position(progress.done.as_secs());
-    })?;
-    bar.finish_and_clear();
+    let results = lab::run(&options, &stop, &mut show_progress);
+    if io::stderr().is_terminal() {
+        let _ = write!(io::stderr(), "{CLEAR_LINE}");
+    }
+    let results = results?;
     print_line(&lab::report::text(&results))?;
     if let Some(folder) = &options.out {
         print_line(&lab::report::write(&results, folder)?.display())?;
     }
     Ok(())
+}
+
+/// Returns to the start of a terminal's line, and clears the line (ECMA-48).
+#[cfg(feature = "lab")]
+const CLEAR_LINE: &str = "\r\x1b[K";
+
+/// Shows the progress of the lab on one line, if standard error is a terminal.
+#[cfg(feature = "lab")]
+fn show_progress(progress: &lab::Progress) {
+    let mut out = io::stderr();
+    if !out.is_terminal() {
+        return;
+    }
+    let percent = 100 * progress.done.as_secs() / progress.planned.as_secs().max(1);
+    let left = humantime::format_duration(Duration::from_secs(progress.left.as_secs()));
+    // A failure to show the progress must not end the lab.
+    let _ = write!(out, "{CLEAR_LINE}{percent:>3} %  {left} left  {}", progress.what);
 }
