@@ -120,10 +120,10 @@ impl Assets {
 
     fn file(&self, path: &str) -> Option<File> {
         match self {
-            Self::Binary => embedded::get(path).map(File::embedded),
+            Self::Binary => Embedded::get(path).map(File::embedded),
             Self::Folder(root) => File::open(root, path).or_else(|| {
                 // A folder without its own `client.js` gets the built-in one.
-                (path == CLIENT).then(|| embedded::get(path).map(File::embedded))?
+                (path == CLIENT).then(|| Embedded::get(path).map(File::embedded))?
             }),
         }
     }

@@ -19,4 +19,4 @@ pub(crate) mod results;
 mod run;
 
 pub(crate) use plan::{LabError, Options};
-pub(crate) use run::run;
+pub(crate) use run::{Progress, run};
