@@ -63,7 +63,7 @@ impl DemoStream {
     ///
     /// Never inlined: a stream's thread never frees stack that it has once touched, so the stack
     /// frame of this function must not be part of the caller's.
-    #[inline(never)]
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn preamble(self) -> Vec<Frame> {
         match self {
             Self::Time => {

@@ -149,6 +149,29 @@ fn attack(name: &str, options: &str, act: impl Fn(&mut Attacked)) {
     }
 }
 
+/// The maximum stack usage of a stream that waits for events, in an optimized build, in KiB: two
+/// pages.
+const WAITING_MAX: u64 = 8;
+
+#[test]
+fn waiting_stream_has_touched_two_pages_of_its_stack() {
+    for options in ["--delivery direct", "--delivery wake"] {
+        let measured = (0..5).find_map(|_| {
+            let process = Process::shell("exec", options);
+            let mut streams: Vec<_> = (0..20).map(|_| process.stream("/channels/news")).collect();
+            streams.iter_mut().for_each(|stream| drop(stream.first_frame()));
+            Some(touched(process.child.id())).filter(|touched| *touched > 0)
+        });
+        let Some(touched) = measured else {
+            return skip(&format!("found no stack of {STACK} KiB with a guard page"));
+        };
+        say(&format!("{touched:>4} KiB of {STACK} KiB: a waiting stream, {options}"));
+        if cfg!(not(debug_assertions)) {
+            assert!(touched <= WAITING_MAX, "{options}: a stream has touched {touched} KiB");
+        }
+    }
+}
+
 fn post(target: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     format!(

@@ -210,7 +210,7 @@ impl Answer {
     /// reads nothing before the write deadline.
     // Not inlined, because `tiny_http` has large stack frames. A stack never shrinks, so the thread
     // of a stream would keep the memory of these frames.
-    #[inline(never)]
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn write(
         self,
         mut out: impl Write,

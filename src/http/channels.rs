@@ -24,7 +24,7 @@ pub(super) fn subscribe_or_list(exchange: &Exchange<'_>) -> Result<Reply, HttpEr
     if names.is_empty() { list(exchange) } else { streams::channels(exchange, &names) }
 }
 
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn list(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let reader = ReadAccess::of(exchange, Api::Own)?;
     reader.check_all(exchange)?;

@@ -94,7 +94,7 @@ pub(super) fn spawn(
 }
 
 /// Moves a stream, with its connection, to a new thread.
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn run_on_new_thread(
     last: Box<dyn LastReply>,
     mut inbound: Inbound,
@@ -127,7 +127,7 @@ struct Next {
 
 impl Next {
     /// Returns the reply to input that is not a valid request.
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn for_invalid_request(error: &HttpError, inbound: &Inbound) -> Self {
         let head_only = inbound.bytes.starts_with(b"HEAD ");
         Self {
@@ -140,7 +140,7 @@ impl Next {
 }
 
 /// Handles a request and returns the reply.
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn answer(
     server: &Arc<ServerState>,
     routes: &Table,
@@ -175,7 +175,7 @@ fn answer(
 
 /// Logs why a token was rejected, but never the token itself.
 #[cold]
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn log_token_problem(exchange: &Exchange<'_>, problem: &'static str) {
     let Some(suppressed) = exchange.server.token_log_limit.permit() else { return };
     let (client, path) = (exchange.client(), exchange.path());
@@ -203,7 +203,7 @@ fn handle(exchange: &mut Exchange<'_>, routes: Routes<'_>) -> Result<Reply, Http
 }
 
 /// Reads the next request of this connection; `None` if the connection must end.
-#[inline(never)] // inlining would enlarge the stack of every handler
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn read_request(
     server: &ServerState,
     inbound: &mut Inbound,

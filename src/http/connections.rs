@@ -279,7 +279,7 @@ impl ConnectionPermit {
     ///
     /// Returns false, and begins no wait, if the connection must not be idle because the server is
     /// draining.
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(super) fn wait(&mut self, wait: Wait, socket: &Arc<TcpStream>, is_fresh: bool) -> bool {
         let mut table = self.connections.lock();
         if let Some(at) = self.at.take() {
@@ -300,7 +300,7 @@ impl ConnectionPermit {
     ///
     /// Returns false if the connection was shed while it received a request or sent a response, so
     /// that its socket is shut down.
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(super) fn resume(&mut self) -> bool {
         let Some(at) = self.at.take() else { return true };
         let is_shed = self.connections.lock().end(at);

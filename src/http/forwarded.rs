@@ -55,7 +55,7 @@ pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 }
 
 /// Returns the address of the client for which this trusted proxy forwards the request.
-#[inline(never)] // inlining would take stack even for streams without a proxy
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn behind(proxy: IpAddr, request: &Request, trusted: &[IpNet]) -> IpAddr {
     let mut client = proxy;
     let mut hops = hops(request, "x-forwarded-for", |hop| Some(hop));

@@ -83,7 +83,7 @@ pub struct Cut;
 /// Calls all hooks for a stream that starts, and returns their followers.
 ///
 /// Shuts the socket down if one of the hooks cuts the stream.
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(super) fn open(
     hooks: &[Arc<dyn Hooks>],
     socket: &Arc<TcpStream>,

@@ -91,7 +91,7 @@ impl Request {
     /// Parses the head at the start of `bytes`, and returns it with its length in bytes.
     ///
     /// Returns `None` if the head is incomplete.
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, HttpError> {
         // The array is on the heap, because a thread's stack never shrinks.
         let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];

@@ -120,7 +120,7 @@ impl Routes<'_> {
     }
 
     /// Answers OPTIONS, or a method that the path does not support.
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn other_method(self, exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
         if exchange.request.method == Method::Options {
             return Ok(Reply::Answer(cors::preflight(exchange, self.allow())));
@@ -135,7 +135,7 @@ impl Routes<'_> {
     }
 
     /// Answers a request to a path that is not that of an available route.
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn page(self, exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
         let request = &exchange.request;
         match (&request.method, &request.segments[..]) {

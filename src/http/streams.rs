@@ -33,7 +33,7 @@ use crate::ticker;
 
 /// Answers with a demo stream.
 #[cfg(feature = "demo")]
-#[inline(never)] // inlining would enlarge the stack of other streams
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(super) fn demo(exchange: &Exchange<'_>, demo: DemoStream) -> Result<Reply, HttpError> {
     let reader = ReadAccess::of(exchange, Api::Own)?;
     let last_event_id = last_event_id(&exchange.request)?.unwrap_or_default().into_bytes();
@@ -72,7 +72,7 @@ pub(super) fn channels<S: AsRef<str>>(
     Ok(reply(exchange, live(exchange, preamble, subscription, reader), permit, None))
 }
 
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn selected<S: AsRef<str>>(names: &[S]) -> Result<Channels, HttpError> {
     Ok(Channels::new(names.iter().map(AsRef::as_ref))?)
 }
@@ -80,7 +80,7 @@ fn selected<S: AsRef<str>>(names: &[S]) -> Result<Channels, HttpError> {
 /// Subscribes to the channels from `start` on, and announces the presence name if there is one.
 ///
 /// The subscription is in a box, because a copy on the stack would take a page of memory.
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn subscribe(
     exchange: &Exchange<'_>,
     channels: &Channels,
@@ -104,7 +104,7 @@ fn subscribe(
 /// A presence name is announced to all subscribers of the channels, and any page can send a GET. So
 /// the request needs the right to publish, or a JWT that may read the channels and has this name as
 /// `sub`.
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn presence(
     exchange: &Exchange<'_>,
     channels: &Channels,
@@ -133,7 +133,7 @@ fn presence(
     Ok(Some(name).filter(|_| !exchange.request.is_head()))
 }
 
-#[inline(never)] // inlining would take stack even for readers without a token
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn subscribe_with_rights(
     hub: &Registry,
     channels: &Channels,
@@ -207,7 +207,7 @@ const LAST_EVENT_ID: [&str; 5] =
 /// If the request has the id both in the `Last-Event-ID` header and in the query, the header wins:
 /// a browser reconnects with an unchanged URL but updates the header, so the header is newer. Fails
 /// if the header is not UTF-8.
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(super) fn last_event_id(request: &Request) -> Result<Option<String>, HttpError> {
     if let Some(id) = request.header("last-event-id").filter(|id| !id.is_empty()) {
         let id = std::str::from_utf8(id)
@@ -287,7 +287,7 @@ pub(super) fn reply(
 }
 
 #[cfg(feature = "demo")]
-#[inline(never)] // inlining would enlarge the stack of the clock's streams
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn scripted(
     exchange: &Exchange<'_>,
     preamble: Vec<u8>,
@@ -395,7 +395,7 @@ impl Source {
 
 #[cfg(feature = "demo")]
 impl ScriptedStream {
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn run(self, hub: &Registry) -> (End, StreamCounts) {
         let Self { socket, framing, preamble, demo, last_event_id } = self;
         let disconnects = socket.notifications();
@@ -427,7 +427,7 @@ fn follow(mut writer: Box<Writer<Socket>>, server: &ServerState) -> (End, Stream
     }
 }
 
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn log_end(
     server: &ServerState,
     client: Client,

@@ -395,7 +395,7 @@ impl Private {
         Self { topics: topics.iter().map(|topic| topic.as_ref().into()).collect() }
     }
 
-    #[inline(never)] // its stack frame is large, and most reads do not call it
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn is_selected_by(&self, matchers: &[Matcher]) -> bool {
         self.topics.iter().any(|topic| {
             let name = Name::new(topic);
@@ -446,7 +446,7 @@ impl StreamAccess {
     }
 
     /// Runs the pending checks. Must not be called under the lock.
-    #[inline(never)] // its stack frame is large, and most reads do not call it
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(super) fn resolve(&mut self, channels: &Channels) {
         for private in std::mem::take(&mut self.pending) {
             let may = channels.may_read(Some(&private));

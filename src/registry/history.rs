@@ -153,7 +153,7 @@ impl HubState {
         }
     }
 
-    #[inline(never)] // rarely called: usually the total is below its limit
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn evict_oldest(&mut self, limit: usize) {
         let Self { kept: HistoryTotal { total, queue }, channels, losses, last, .. } = self;
         while total.load(Ordering::Relaxed) > limit {

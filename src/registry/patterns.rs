@@ -453,7 +453,7 @@ pub(super) fn lock_to_enter<'a>(
 /// Finds the channels that these patterns select, before a stream subscribes to them.
 ///
 /// Fails if these patterns would exceed the maximum number of patterns.
-#[inline(never)] // most streams have no patterns
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(super) fn watch<'a>(
     registry: &'a Registry,
     patterns: &[SharedPattern],
@@ -525,7 +525,7 @@ fn index_patterns(registry: &Registry, patterns: &[(usize, &SharedPattern)]) {
 ///
 /// A pattern may have selected many channels, so the lock is taken for one page of channels at
 /// a time.
-#[inline(never)] // most streams have no patterns
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(super) fn forget_patterns(registry: &Registry) {
     let mut state = registry.lock();
     let slots = std::mem::take(&mut state.patterns.retired);

@@ -191,7 +191,7 @@ impl HubState {
         if channels.reads_all() { self.last } else { self.last_public }
     }
 
-    #[inline(never)] // most streams begin now and do not call it, so they need less stack
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn resume(
         &self,
         channels: &Channels,
@@ -357,7 +357,7 @@ pub(super) fn earliest(registry: &Registry, channels: &Channels, id: &str) -> Op
 ///
 /// The client may have received the event from a node that has read further in the log. Unlike
 /// the server's ids, a client-supplied id does not show how new its event is.
-#[inline(never)] // rarely called
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(super) fn await_client_id(registry: &Registry, channels: &Channels, id: &str) {
     if !registry.is_shared() || id.parse::<EventId>().is_ok() {
         return;
@@ -562,7 +562,7 @@ impl HubState {
     }
 
     /// Adds the channels that the patterns select. Afterwards each channel is in `sources` once.
-    #[inline(never)] // most streams have no patterns
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn add_selected<'a>(
         &'a self,
         sources: &mut Vec<Source<'a>>,
@@ -688,7 +688,7 @@ const GAPS_MAX: usize = 16;
 type ChannelGap<'a> = (&'a str, Missed, EventId);
 
 /// Returns one gap for each affected name and prefix of a stream, and for each pattern.
-#[inline(never)] // rarely called, so keep its stack frame out of the caller
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn summary(
     channels: &Channels,
     losses: &[ChannelGap<'_>],

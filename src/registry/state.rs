@@ -260,7 +260,7 @@ impl HubState {
         }
     }
 
-    #[inline(never)] // uses 4 KB of stack, and only a channel's first client calls it
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn insert_new(&mut self, name: &str, options: &RegistryOptions) {
         let name: Arc<str> = name.into();
         let slot = self.slots.add(Arc::clone(&name));
@@ -287,7 +287,7 @@ impl HubState {
     }
 
     /// Creates the channels that do not exist yet: all of them, or none if the limit is reached.
-    #[inline(never)] // uses much stack, and only a channel's first client calls it
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn make_all<N: AsRef<str>>(
         &mut self,
         names: &[N],

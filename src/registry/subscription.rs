@@ -53,7 +53,7 @@ pub struct Subscription {
 }
 
 /// Subscribes: see [`Registry::subscribe`].
-#[inline(never)] // so its stack frame is freed before the stream begins
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(super) fn subscribe(
     registry: &Registry,
     channels: &Channels,
@@ -81,7 +81,7 @@ pub(super) fn subscribe(
 ///
 /// This function serves only the common case, so that it needs little stack: a stream's thread
 /// keeps the stack memory that it has touched.
-#[inline(never)]
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn join_now(registry: &Registry, channels: &Channels) -> Option<Beginning> {
     if !channels.patterns().is_empty() {
         return None;
@@ -97,7 +97,7 @@ fn join_now(registry: &Registry, channels: &Channels) -> Option<Beginning> {
 }
 
 /// Subscribes from any start, and creates the channels that do not exist.
-#[inline(never)] // most streams do not call it, and need less stack
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn join(
     registry: &Registry,
     channels: &Channels,
@@ -153,7 +153,7 @@ impl Subscription {
     }
 
     /// Does what [`present_as`](Self::present_as) does, without moving the subscription.
-    #[inline(never)] // few streams have a name
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn announce(&mut self, name: &str) {
         self.presence = Some(name.to_owned());
         change_presence(self, "userconnect", Presence::enter);
@@ -298,7 +298,7 @@ impl Notifier {
     pub(crate) const SECOND: u64 = 1;
 
     /// Creates two notifiers with a queue of their own.
-    #[inline(never)] // crossbeam builds a channel on the stack and then moves it
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn two() -> ([Arc<Self>; 2], Receiver<u64>) {
         let (sender, notifications) = crossbeam_channel::bounded(2);
         ([Self::new(sender.clone(), 0), Self::new(sender, Self::SECOND)], notifications)

@@ -120,7 +120,7 @@ impl StreamCounts {
 ///
 /// `watch` registers its argument as the notifier for the client's disconnect. `is_selected` is
 /// called after each wake-up and returns whether this delivery mode is still selected.
-#[inline(never)] // keeps the other functions' stack frames off this stream's stack
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(crate) fn wake<W: Write>(
     mut writer: Box<Writer<W>>,
     watch: impl FnOnce(&Arc<Notifier>),
@@ -158,7 +158,7 @@ pub(crate) fn wake<W: Write>(
 /// `join` hands a writer to the broadcaster, or drops it if the broadcaster has ended.
 /// `is_selected` is called before each further handover and returns whether this delivery mode is
 /// still selected.
-#[inline(never)] // keeps the other functions' stack frames off this stream's stack
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(crate) fn direct<W: Write>(
     writer: Box<Writer<W>>,
     join: impl Fn(Handover<W>),
@@ -229,9 +229,7 @@ impl<W: Write> Returned<W> {
 
 impl<W> Handover<W> {
     /// Creates a handover, and the receiver for what the broadcaster returns.
-    /// Never inlined, because crossbeam builds a channel on the stack before it moves it to the
-    /// heap, and this space must not stay on the stack of a stream's thread.
-    #[inline(never)]
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn new(writer: Box<Writer<W>>) -> (Self, Receiver<Returned<W>>) {
         let (back, returned) = crossbeam_channel::bounded(1);
         (Self { writer, back }, returned)
@@ -263,10 +261,7 @@ enum Written {
 }
 
 /// Writes all unsent bytes and new events, until the client has caught up or the stream ends.
-///
-/// Never inlined, so that this function's stack frame is gone while the thread sleeps after a
-/// handover.
-#[inline(never)]
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn catch_up<W: Write>(writer: &mut Writer<W>) -> io::Result<Written> {
     loop {
         let before = writer.counts;

@@ -27,7 +27,7 @@ pub(crate) struct Outlet<'a, W> {
 
 impl<'a, W: Write> Outlet<'a, W> {
     /// Writes the preamble, runs `scripted` on an outlet, and writes the end of the body.
-    #[inline(never)] // so that only finite streams have this function's stack frame
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn run(
         out: W,
         framing: Framing,

@@ -123,7 +123,7 @@ pub(crate) enum Refilled {
 impl<W> Writer<W> {
     /// Creates a writer that first sends `preamble`, then the subscription's events. The writer is
     /// boxed because it moves between threads.
-    #[inline(never)] // so that this function's stack frame is gone when the stream begins
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn new(
         out: W,
         framing: Framing,

@@ -150,3 +150,15 @@ fn changelog_has_an_unreleased_section() {
     let changelog = fs::read_to_string("CHANGELOG.md").expect("a changelog");
     assert!(changelog.contains("\n## Unreleased\n"));
 }
+
+/// A function is kept out of line only for the stack of streams, and `ARCHITECTURE.md` says why.
+#[test]
+fn functions_that_are_not_inlined_name_the_reason() {
+    for path in sources(Path::new("src")) {
+        let source = fs::read_to_string(&path).expect("a readable file");
+        for line in source.lines().filter(|line| line.contains("inline(never)")) {
+            let reason = "// own stack frame: ARCHITECTURE.md, \"Stack\"";
+            assert!(line.ends_with(reason), "{}: {line}", path.display());
+        }
+    }
+}

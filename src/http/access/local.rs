@@ -38,7 +38,7 @@ pub(crate) enum Locality {
 impl Locality {
     /// Decides where a request comes from. `on_loopback` says whether the connection's listener is
     /// bound to loopback.
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(in crate::http) fn of(
         request: &Request,
         peer: IpAddr,

@@ -77,7 +77,7 @@ impl ReadAccess {
         keys.map_or(Ok(Self::default()), |keys| Self::with_keys(&keys, exchange, api))
     }
 
-    #[inline(never)] // inlining would take stack even on a server without keys
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn with_keys(
         keys: &RoleKeys<'_>,
         exchange: &Exchange<'_>,
@@ -158,7 +158,7 @@ impl ReadAccess {
     /// Fails unless the request may list every channel.
     ///
     /// With Mercure, updates can be private, so the names of their topics are private too.
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(in crate::http) fn check_all(&self, exchange: &Exchange<'_>) -> Result<(), HttpError> {
         let config = &exchange.server.config;
         let is_open = config.subscribe_token.is_none() && config.subscribe_key.is_none();
@@ -201,7 +201,7 @@ impl PublishAccess {
     /// Fails for a page of another origin. If the server has a token or key for publishing, the
     /// request needs a valid token; if not, it must be local (see
     /// [`Locality`](super::local::Locality)).
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let (request, config) = (&exchange.request, &exchange.server.config);
         exchange.locality.check_origin()?;
@@ -223,7 +223,7 @@ impl PublishAccess {
 
     /// Fails unless the request may publish to each of these topics. No token may publish to
     /// the hub's reserved topics.
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(in crate::http) fn check<'a>(
         &self,
         exchange: &Exchange<'_>,

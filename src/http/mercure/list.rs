@@ -18,7 +18,7 @@ use crate::id::EventId;
 ///
 /// The path decides the generation of the response. The path that lists all subscriptions is the
 /// same in both generations, so there the token decides the generation.
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(in crate::http) fn list(exchange: &Exchange<'_>, parts: &[&str]) -> Result<Reply, HttpError> {
     let path = topic(parts);
     let reader = ReadAccess::of(exchange, Api::Mercure)?;

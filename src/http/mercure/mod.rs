@@ -65,7 +65,7 @@ pub(super) fn routes(config: &Config) -> Vec<Route> {
 
 /// `GET /.well-known/oauth-protected-resource/.well-known/mercure`: returns the metadata that a
 /// client needs to get a token for this server (RFC 9728).
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn metadata(exchange: &Exchange<'_>) -> Answer {
     let config = &exchange.server.config;
     let mut document = json!({

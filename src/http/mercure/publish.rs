@@ -17,7 +17,7 @@ use crate::mercure::matcher::check_topic;
 use crate::registry::{NAME_MAX, TOPICS_MAX, Update};
 
 /// `POST /.well-known/mercure`: publishes the update in the form.
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(in crate::http) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError> {
     let publisher = PublishAccess::of(exchange, Api::Mercure)?;
     if content_type(&exchange.request) != "application/x-www-form-urlencoded" {

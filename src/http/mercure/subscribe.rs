@@ -21,7 +21,7 @@ use crate::registry::{Bounds, Channels, Matcher, Start};
 const EARLIEST: &str = "earliest";
 
 /// `GET /.well-known/mercure`: subscribes to the topics that the query selects.
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(in crate::http) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let reader = ReadAccess::of(exchange, Api::Mercure)?;
     let selected = selected(&exchange.request.query, &base(exchange))?;
@@ -73,7 +73,7 @@ pub(in crate::http) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpE
 /// Returns the URL against which relative topics and URL patterns are resolved.
 ///
 /// It is `--jwt-audience` if that is set, and otherwise the URL that the request was sent to.
-#[inline(never)] // inlining would enlarge the stack of every stream
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn base(exchange: &Exchange<'_>) -> Base {
     let config = &exchange.server.config;
     if let Some(base) = config.jwt_audience.as_deref().and_then(Base::new) {
@@ -104,7 +104,7 @@ fn begin(
 /// the topics.
 ///
 /// The server's own ids and unknown ids are returned unchanged.
-#[inline(never)] // inlining would take stack even for streams without a cursor
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn earliest(exchange: &Exchange<'_>, channels: &Channels, id: &str) -> String {
     let is_ours = id.parse::<EventId>().is_ok();
     let found = (!is_ours).then(|| exchange.server.hub.earliest(channels, id)).flatten();

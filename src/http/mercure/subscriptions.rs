@@ -126,7 +126,7 @@ impl StreamSubscriptions {
 }
 
 impl Drop for StreamSubscriptions {
-    #[inline(never)] // inlining would enlarge the stack of every stream
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn drop(&mut self) {
         for topic in &self.topics {
             let Some(document) = self.active.lock().remove(topic) else { continue };

@@ -98,7 +98,7 @@ impl VerifyingKey {
     ///
     /// `audience` is this server's name in tokens of the current generation. If it is `None`, every
     /// token of that generation is invalid.
-    #[inline(never)] // so that this function's stack frame is gone when a stream begins
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn check(
         &self,
         token: &[u8],
