@@ -67,11 +67,17 @@ pub(super) fn subscribe(
         Some(beginning) => beginning,
         None => join(registry, channels, start)?,
     };
+    Ok(boxed(registry, channels, beginning))
+}
+
+/// Creates the subscription, which [`subscribe`] has begun.
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
+fn boxed(registry: &Registry, channels: &Channels, beginning: Beginning) -> Box<Subscription> {
     let Beginning { position, cursor, unknown } = beginning;
     let cursor = cursor.filter(|_| registry.inner.options.ids);
     let (registry, channels) = (registry.clone(), channels.clone());
     let presence = None;
-    Ok(Box::new(Subscription { registry, channels, position, cursor, unknown, presence }))
+    Box::new(Subscription { registry, channels, position, cursor, unknown, presence })
 }
 
 /// Subscribes to existing channels from the next event on.
