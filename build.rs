@@ -3,6 +3,7 @@
 
 #[cfg(feature = "demo")]
 mod pages {
+    use std::ffi::OsString;
     use std::fmt::Write as _;
     use std::hash::{DefaultHasher, Hasher};
     use std::io::{self, Read};
@@ -18,15 +19,15 @@ mod pages {
         files.sort_by_key(fs::DirEntry::file_name);
         let mut table = String::from("&[\n");
         for file in files {
-            let name = file.file_name().into_string().expect("the names in public/ are UTF-8");
-            let path = fs::canonicalize(file.path())?;
+            let name = text(file.file_name());
+            let path = text(fs::canonicalize(file.path())?);
             let bytes = fs::read(&path)?;
             let mut hasher = DefaultHasher::new();
             hasher.write(&bytes);
             let mut gzip = Vec::new();
             GzEncoder::new(&*bytes, Compression::best()).read_to_end(&mut gzip)?;
             let gzip = if gzip.len() < bytes.len() {
-                let path = Path::new(&out).join(format!("{name}.gz"));
+                let path = text(Path::new(&out).join(format!("{name}.gz")));
                 fs::write(&path, gzip)?;
                 format!("Some(include_bytes!({path:?}))")
             } else {
@@ -35,16 +36,19 @@ mod pages {
             let hash = hasher.finish();
             writeln!(
                 table,
-                "Embedded {{ path: {name:?}, hash: {hash}, bytes: include_bytes!({path:?}), gzip: {gzip} }},"
+                "Embedded {{ path: {name:?}, tag: \"{hash:016x}\", bytes: include_bytes!({path:?}), gzip: {gzip} }},"
             )
             .expect("a string takes all text");
         }
         table.push(']');
         fs::write(Path::new(&out).join("embedded.rs"), table)
     }
+
+    fn text(path: impl Into<OsString>) -> String {
+        path.into().into_string().expect("paths of the source are UTF-8")
+    }
 }
 
-#[expect(clippy::print_stdout, reason = "cargo reads instructions from there")]
 fn main() -> std::io::Result<()> {
     println!("cargo::rerun-if-changed=public");
     #[cfg(feature = "demo")]

@@ -104,12 +104,16 @@ impl Attacked {
     }
 }
 
-/// Returns the highest resident size of a connection's stack, in KiB. A connection's stack is
-/// recognized as a mapping of the size `STACK` right above a guard page; other threads have larger
-/// stacks.
+/// Returns the highest resident size of a connection's stack, in KiB.
 fn touched(pid: u32) -> u64 {
+    stacks(pid).into_iter().max().unwrap_or(0)
+}
+
+/// Returns the resident size of each connection's stack, in KiB. A connection's stack is recognized
+/// as a mapping of the size `STACK` right above a guard page; other threads have larger stacks.
+fn stacks(pid: u32) -> Vec<u64> {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the process is alive");
-    let (mut guard_end, mut is_stack, mut most) = (0, false, 0);
+    let (mut guard_end, mut is_stack, mut resident) = (0, false, Vec::new());
     for line in maps.lines() {
         let mut words = line.split_whitespace();
         let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -119,10 +123,14 @@ fn touched(pid: u32) -> u64 {
             is_stack = second == "rw-p" && start == guard_end && end - start == STACK * 1024;
             guard_end = if second == "---p" && end - start == 4096 { end } else { 0 };
         } else if is_stack && matches!(first, "Rss:" | "Swap:") {
-            most = most.max(second.parse().expect("a number of kB"));
+            let kilobytes: u64 = second.parse().expect("a number of kB");
+            match &mut resident[..] {
+                [.., last] if first == "Swap:" => *last += kilobytes,
+                _ => resident.push(kilobytes),
+            }
         }
     }
-    most
+    resident
 }
 
 /// Starts a server, attacks it, checks that it survives, and prints its stack usage.
@@ -156,18 +164,17 @@ const WAITING_MAX: u64 = 8;
 #[test]
 fn waiting_stream_has_touched_two_pages_of_its_stack() {
     for options in ["--delivery direct", "--delivery wake"] {
-        let measured = (0..5).find_map(|_| {
-            let process = Process::shell("exec", options);
-            let mut streams: Vec<_> = (0..20).map(|_| process.stream("/channels/news")).collect();
-            streams.iter_mut().for_each(|stream| drop(stream.first_frame()));
-            Some(touched(process.child.id())).filter(|touched| *touched > 0)
-        });
-        let Some(touched) = measured else {
-            return skip(&format!("found no stack of {STACK} KiB with a guard page"));
-        };
-        say(&format!("{touched:>4} KiB of {STACK} KiB: a waiting stream, {options}"));
+        let process = Process::shell("exec", options);
+        let mut streams: Vec<_> = (0..20).map(|_| process.stream("/channels/news")).collect();
+        streams.iter_mut().for_each(|stream| drop(stream.first_frame()));
+        let stacks = stacks(process.child.id());
+        say(&format!("{stacks:?} KiB of {STACK} KiB: streams that wait, {options}"));
+        // The kernel may join a stack with the mapping above it, which hides the stack. The first
+        // stream has created the channel, which takes more.
+        assert!(stacks.len() > streams.len() / 2, "{options}: found only {stacks:?}");
         if cfg!(not(debug_assertions)) {
-            assert!(touched <= WAITING_MAX, "{options}: a stream has touched {touched} KiB");
+            let larger = stacks.iter().filter(|touched| **touched > WAITING_MAX).count();
+            assert!(larger <= 1, "{options}: streams have touched {stacks:?} KiB");
         }
     }
 }

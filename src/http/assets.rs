@@ -33,7 +33,8 @@ const CLIENT: &str = "client.js";
 /// A file of `public/`, in the binary.
 struct Embedded {
     path: &'static str,
-    hash: u64,
+    /// Differs for each content.
+    tag: &'static str,
     bytes: &'static [u8],
     /// The compressed file, if it is smaller.
     gzip: Option<&'static [u8]>,
@@ -138,7 +139,7 @@ struct File {
 
 impl File {
     fn embedded(file: &Embedded) -> Self {
-        let validators = Validators::of_tag(format!("\"{:016x}\"", file.hash));
+        let validators = Validators::of_tag(format!("\"{}\"", file.tag));
         Self { body: Body::Bytes(file.bytes.into()), is_compressed: false, validators }
     }
 
