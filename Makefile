@@ -38,7 +38,7 @@ lint: ## Run Clippy on every target; warnings are errors
 HEAVY := clap|jsonwebtoken|mio|plotters|redb|redis|ring|tungstenite|ureq|urlpattern
 
 features: $(call tool,cargo-hack) ## Check that each feature compiles alone and brings only crates of its own
-	$< hack check --locked --package threadcast --each-feature --no-dev-deps --exclude-features loom,fuzzing
+	$< hack check --package threadcast --each-feature --no-dev-deps --exclude-features loom,fuzzing
 	@check() { brought=$$($(CARGO) tree --locked --package threadcast --edges no-dev --prefix none \
 	    --no-default-features --features "$$1" | sed 's/ .*//' | sort -u | grep -xE '$(HEAVY)' | grep -vxE "$$2"); \
 	  [ -z "$$brought" ] || { echo "the feature '$$1' brings" $$brought; exit 1; }; }; \
