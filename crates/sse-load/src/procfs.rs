@@ -260,21 +260,24 @@ fn machine_of(meminfo: &Meminfo, processor_lists: u64) -> Option<Machine> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::wait_until;
     use ::procfs::net::TcpNetEntries;
     use ::procfs::{FromBufReadSI, current_system_info};
     use std::process::{Command, Stdio};
-    use std::time::Instant;
 
+    /// A child has one thread. The threads of this process, which run other tests, come and go.
     #[test]
-    fn usage_includes_own_work() {
-        let me = [std::process::id()];
-        let before = usage(&me).expect("this process exists");
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(50) {}
-        let after = usage(&me).expect("this process exists");
-        assert!(after.cpu > before.cpu, "{before:?} {after:?}");
-        assert!(after.threads >= 2, "the test's thread and the main one");
-        assert!(after.voluntary + after.involuntary > 0);
+    fn usage_of_a_busy_process_grows() {
+        let busy = "while :; do :; done";
+        let mut child = Command::new("sh").args(["-c", busy]).spawn().expect("a shell");
+        let used = || usage(&[child.id()]).expect("it runs");
+        let before = used();
+        wait_until(|| used().cpu > before.cpu + Duration::from_millis(20));
+        let after = used();
+        child.kill().expect("a child process");
+        child.wait().expect("a child process");
+        assert!(after.cpu > before.cpu + Duration::from_millis(20), "{before:?} {after:?}");
+        assert!(after.threads == 1 && after.voluntary + after.involuntary > 0, "{after:?}");
     }
 
     #[test]
