@@ -10,7 +10,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use sse_load::process::find_program as find;
+use sse_load::process::find_program;
 
 /// The JavaScript source of the tutorials' server, which is an engine of the lab too.
 const NODE: &str = include_str!("../../src/lab/engine/node.js");
@@ -98,7 +98,7 @@ impl Engine {
                 Ok(peer(target.join("release/peer-axum"), &[]))
             }
             Self::Go => {
-                let go = find("go")
+                let go = find_program("go")
                     .ok_or("no `go` on the PATH; install it with apt install golang-go")?;
                 let program = target_folder().join("peers/go_net_http");
                 let mut build = Command::new(go);
@@ -107,13 +107,13 @@ impl Engine {
                 Ok(peer(program, &[]))
             }
             Self::Node => {
-                let node = find("node")
+                let node = find_program("node")
                     .ok_or("no `node` on the PATH; install it with apt install nodejs")?;
                 Ok(peer(node, &["-e", NODE]))
             }
             Self::Nchan => {
                 const HOW: &str = "apt install nginx libnginx-mod-nchan";
-                let nginx = find("nginx")
+                let nginx = find_program("nginx")
                     .ok_or(format!("no `nginx` on the PATH; install it with {HOW}"))?;
                 let module = PathBuf::from("/usr/lib/nginx/modules/ngx_nchan_module.so");
                 if !module.exists() {

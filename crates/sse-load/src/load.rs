@@ -59,7 +59,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use body::Rejected;
 use client::{Client, Stream};
-use counted::{Needles, ROOM, Stamp};
+use counted::{Needles, ROOM, Seen, Stamp};
 pub use counts::{Opening, Window};
 pub use histogram::Histogram;
 pub use ids::Ids;
@@ -326,9 +326,9 @@ impl Load {
                 stream.feed(&self.buffer[ROOM..ROOM + read], |stamp| latency.record(age(stamp), 1))
             }
         };
-        let seen = match seen {
-            Ok(seen) => seen,
-            Err(Rejected(reason)) => return self.close(index, &reason, false),
+        let (seen, rejected) = match seen {
+            Ok(seen) => (seen, None),
+            Err(Rejected(reason)) => (Seen::default(), Some(reason)),
         };
         client.count(&seen);
         if seen.events > 0 {
@@ -351,7 +351,9 @@ impl Load {
             self.waiting_for_event -= usize::from(after.1 && !before.1);
             self.note_times();
         }
-        if ended {
+        if let Some(reason) = rejected {
+            self.close(index, &reason, false);
+        } else if ended {
             self.close(index, "", true);
         }
     }

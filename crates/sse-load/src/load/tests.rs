@@ -161,6 +161,14 @@ fn stream_that_breaks_off_is_counted() {
 }
 
 #[test]
+fn stream_with_invalid_framing_is_counted_as_broken() {
+    let (load, thread) = read_any(&format!("{CHUNKED}9\r\ndata: x\n\n\r\nnine\r\n"));
+    assert_eq!((load.opening().accepted, load.opening().rejected), (2, 0));
+    assert_eq!((load.window().cut, load.connected()), (2, 0));
+    thread.join().expect("the server did not panic");
+}
+
+#[test]
 fn reasons_of_rejections_are_counted() {
     let (load, thread) = read_any("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>");
     let reasons = load.rejections();
