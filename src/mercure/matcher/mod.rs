@@ -189,7 +189,7 @@ fn matches_resolved(topic: &Name<'_>, base: &Base, matches: impl FnOnce(&Url) ->
 /// ```
 /// use threadcast::{Matcher, MatcherError};
 ///
-/// assert_eq!(Matcher::exact("two\nlines").unwrap_err(), MatcherError::Character('\n'));
+/// assert_eq!(Matcher::selector("two\nlines").unwrap_err(), MatcherError::Character('\n'));
 /// assert!(Matcher::url_pattern("/books/:").is_err());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
