@@ -8,6 +8,7 @@ use std::io;
 use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -35,7 +36,7 @@ pub(crate) fn serve(
     permit: Box<ConnectionPermit>,
     peer: SocketAddr,
     on_loopback: bool,
-    alive: &Sender<Alive>,
+    running: &Running,
 ) {
     let mut inbound = Inbound::new(socket, permit, server.config.limits.keep_alive);
     let mut has_sent = false;
@@ -71,7 +72,7 @@ pub(crate) fn serve(
             Reply::Last(last) => {
                 inbound.permit = None; // from here on the connection counts as a stream
                 if last.needs_fresh_thread(has_sent, server) {
-                    return run_on_new_thread(last, inbound, server, peer, alive);
+                    return run_on_new_thread(last, inbound, server, peer, running);
                 }
                 let received = mem::take(&mut inbound.bytes);
                 last.run(&inbound.socket, received, server);
@@ -88,9 +89,44 @@ pub(super) fn spawn(
     peer: SocketAddr,
     serve: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    check_address_space(STACK)?;
+    let now = RUNNING.load(Ordering::Relaxed);
+    // The C library keeps the stacks of ended threads for new threads. So up to the number of
+    // threads that have run at once, a thread takes no further address space.
+    let has_stack = now <= MOST_RUNNING.load(Ordering::Relaxed);
+    check_address_space(if has_stack { 0 } else { STACK })?;
     let name = format!("sse-{}", peer.port());
-    thread::Builder::new().name(name).stack_size(STACK).spawn(serve)
+    let spawned = thread::Builder::new().name(name).stack_size(STACK).spawn(serve)?;
+    MOST_RUNNING.fetch_max(now, Ordering::Relaxed);
+    Ok(spawned)
+}
+
+/// The number of connections' threads of this process.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// The maximum of [`RUNNING`] so far.
+static MOST_RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// What each connection's thread holds until it ends: it counts the thread, and keeps the server
+/// from ending.
+pub(super) struct Running(Sender<Alive>);
+
+impl Running {
+    pub(super) fn new(alive: &Sender<Alive>) -> Self {
+        RUNNING.fetch_add(1, Ordering::Relaxed);
+        Self(alive.clone())
+    }
+}
+
+impl Clone for Running {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Moves a stream, with its connection, to a new thread.
@@ -100,14 +136,14 @@ fn run_on_new_thread(
     mut inbound: Inbound,
     server: &Arc<ServerState>,
     peer: SocketAddr,
-    alive: &Sender<Alive>,
+    running: &Running,
 ) {
-    let (server, alive) = (Arc::clone(server), alive.clone());
+    let (server, running) = (Arc::clone(server), running.clone());
     let spawned = spawn(peer, move || {
         let received = mem::take(&mut inbound.bytes);
         last.run(&inbound.socket, received, &server);
         inbound.linger_as(server.connections.readmit());
-        drop(alive);
+        drop(running);
     });
     if let Err(error) = spawned {
         log::warn!(

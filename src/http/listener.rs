@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::admission::{Reason, limited_address};
-use super::connection;
+use super::connection::{self, Running};
 use super::forwarded::is_trusted;
 use super::log_limit::Burst;
 use super::routes::Table;
@@ -166,10 +166,11 @@ fn start(
             return Ok(());
         }
     };
-    let (server, routes, alive) = (Arc::clone(server), Arc::clone(routes), alive.clone());
+    let (server, routes) = (Arc::clone(server), Arc::clone(routes));
+    let running = Running::new(alive);
     // If `spawn` fails, it drops the closure, which closes the socket.
     connection::spawn(peer, move || {
-        connection::serve(&server, &routes, socket, permit, peer, on_loopback, &alive);
+        connection::serve(&server, &routes, socket, permit, peer, on_loopback, &running);
     })?;
     Ok(())
 }
