@@ -47,7 +47,7 @@ impl World {
         let (broadcaster, mailbox, _disconnects) = Broadcaster::new();
         let channels = Channels::new(["a"]).expect("a valid name");
         let subscription = registry
-            .subscribe(&channels, &Start::Now)
+            .subscribe_boxed(&channels, &Start::Now)
             .expect("the registry accepts a subscription");
         let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
         let wire = Wire::with_room(room);

@@ -139,7 +139,7 @@ impl World {
                 Start::After(_) => AHEAD,
                 _ => world.published,
             };
-            let subscription = world.registry.subscribe(&channels, &start).unwrap();
+            let subscription = world.registry.subscribe_boxed(&channels, &start).unwrap();
             let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
             let wire = Wire::default();
             wire.0.borrow_mut().stream_id = world.clients.len() as u64;

@@ -13,7 +13,7 @@ pub(super) fn check(bytes: &[u8]) {
     let form = match Form::read(bytes) {
         Ok(form) => form,
         Err(error) => {
-            assert!(matches!(error.status, 400 | 413) && !error.closes, "{error}");
+            assert!(matches!(error.status(), 400 | 413) && !error.closes(), "{error}");
             return;
         }
     };

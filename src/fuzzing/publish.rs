@@ -49,8 +49,8 @@ fn request(query: &[u8], kind: &str) -> Option<Box<Request>> {
 
 fn read(request: &Request, body: &[u8]) -> Result<Vec<Event>, u16> {
     events(request, body.to_vec()).map_err(|error| {
-        assert_eq!(error.status, 400, "{error}");
-        assert!(!error.closes, "the body was read to its end");
+        assert_eq!(error.status(), 400, "{error}");
+        assert!(!error.closes(), "the body was read to its end");
         error.status
     })
 }

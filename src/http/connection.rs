@@ -195,18 +195,23 @@ fn answer(
         Exchange { server, peer, any_origin, locality, request, inbound, body_is_read };
     let (mut reply, mut closes) = match handle(&mut exchange, routes) {
         Ok(reply) => (reply, false),
-        Err(error) => {
-            if let Some(problem) = error.token_problem {
-                log_token_problem(&exchange, problem);
-            }
-            (Reply::Answer(error.answer()), error.closes)
-        }
+        Err(error) => (failed(&exchange, &error), error.closes()),
     };
     if let Reply::Answer(answer) = &mut reply {
         answer.add(cors::headers(&exchange));
         closes |= answer.ends_by_closing(framing);
     }
     Next { reply, close: closes || !keeps_alive || !exchange.body_is_read, head_only, framing }
+}
+
+/// Returns the reply to a request that has failed.
+#[cold]
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
+fn failed(exchange: &Exchange<'_>, error: &HttpError) -> Reply {
+    if let Some(problem) = error.token_problem() {
+        log_token_problem(exchange, problem);
+    }
+    Reply::Answer(error.answer())
 }
 
 /// Logs why a token was rejected, but never the token itself.

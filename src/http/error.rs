@@ -10,16 +10,19 @@ use crate::event::{Frame, Framing};
 use crate::mercure::matcher::MatcherError;
 
 /// An error response, whose body is a problem document (RFC 9457).
+///
+/// The parts are boxed, so that a `Result` takes little of a connection's stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpError {
-    pub(crate) status: u16,
+pub struct HttpError(Box<Parts>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parts {
+    status: u16,
     /// The problem, and what the client can do.
     detail: Cow<'static, str>,
     headers: Vec<(&'static str, Cow<'static, str>)>,
-    /// Whether the connection must close, because the start of the next request is unknown.
-    pub(crate) closes: bool,
-    /// Why a token was rejected; only logged, never sent.
-    pub(crate) token_problem: Option<&'static str>,
+    closes: bool,
+    token_problem: Option<&'static str>,
     /// The time after which an `EventSource` must reconnect. Instead of the error, such a client
     /// gets a stream that ends at once, because an `EventSource` never reconnects after an error
     /// status.
@@ -30,32 +33,50 @@ impl HttpError {
     /// Creates the error response with this status.
     ///
     /// The detail tells the client what the problem is, and what to do.
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub fn new(status: u16, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             status,
             detail: detail.into(),
             headers: Vec::new(),
             closes: false,
             token_problem: None,
             retry: None,
-        }
+        }))
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
-        self.headers.push((name, value.into()));
+        self.0.headers.push((name, value.into()));
         self
     }
 
     /// Adds the reason why the request's token was rejected. The reason is logged but never sent.
     pub(crate) fn logged(mut self, token_problem: &'static str) -> Self {
-        self.token_problem = Some(token_problem);
+        self.0.token_problem = Some(token_problem);
         self
     }
 
-    /// Makes the server close the connection after this response.
+    /// Makes the server close the connection after this response, because the start of the next
+    /// request is unknown.
     pub(crate) fn closing(mut self) -> Self {
-        self.closes = true;
+        self.0.closes = true;
         self
+    }
+
+    /// Returns the status of the response.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn status(&self) -> u16 {
+        self.0.status
+    }
+
+    /// Returns whether the server closes the connection after this response.
+    pub(crate) fn closes(&self) -> bool {
+        self.0.closes
+    }
+
+    /// Returns why the request's token was rejected, if it was; for the log only.
+    pub(crate) fn token_problem(&self) -> Option<&'static str> {
+        self.0.token_problem
     }
 
     /// Creates a 503 that asks the client to retry after `wait`.
@@ -64,8 +85,9 @@ impl HttpError {
     /// ends, because an `EventSource` never reconnects after an error status.
     pub(crate) fn later(detail: &'static str, wait: Duration, accepts_stream: bool) -> Self {
         let seconds = wait.as_secs_f64().ceil().to_string();
-        let error = Self::new(503, detail).with("Retry-After", seconds);
-        Self { retry: accepts_stream.then_some(wait), ..error }
+        let mut error = Self::new(503, detail).with("Retry-After", seconds);
+        error.0.retry = accepts_stream.then_some(wait);
+        error
     }
 
     /// Creates a 400 that closes the connection, for a violation of RFC 9112's grammar.
@@ -76,8 +98,9 @@ impl HttpError {
     }
 
     /// Prefixes the detail with the place of the error, such as `line 2`.
-    pub(crate) fn at(self, place: &str) -> Self {
-        Self { detail: format!("{place}: {}", self.detail).into(), ..self }
+    pub(crate) fn at(mut self, place: &str) -> Self {
+        self.0.detail = format!("{place}: {}", self.0.detail).into();
+        self
     }
 
     /// Creates a 405 for a path with these methods.
@@ -88,26 +111,26 @@ impl HttpError {
 
     /// Returns the response with a problem document (RFC 9457).
     pub(crate) fn answer(&self) -> Answer {
-        if let Some(wait) = self.retry {
+        if let Some(wait) = self.0.retry {
             return self.ended_stream(wait);
         }
         let problem = serde_json::json!({
             "type": "about:blank",
-            "title": reason(self.status),
-            "status": self.status,
-            "detail": self.detail,
+            "title": reason(self.0.status),
+            "status": self.0.status,
+            "detail": self.0.detail,
         });
-        let answer = Answer::new(self.status)
+        let answer = Answer::new(self.0.status)
             .with("Content-Type", "application/problem+json")
             .with_body(problem.to_string().into_bytes());
-        self.headers.iter().fold(answer, |answer, (name, value)| answer.with(name, value.clone()))
+        self.0.headers.iter().fold(answer, |answer, (name, value)| answer.with(name, value.clone()))
     }
 }
 
 impl HttpError {
     fn ended_stream(&self, wait: Duration) -> Answer {
         let retry = Frame::retry(wait);
-        let mut body = format!(": {}\n", self.detail).into_bytes();
+        let mut body = format!(": {}\n", self.0.detail).into_bytes();
         body.extend_from_slice(retry.bytes(Framing::Plain));
         Answer::new(200)
             .with("Content-Type", EVENT_STREAM)
@@ -119,7 +142,7 @@ impl HttpError {
 
 impl fmt::Display for HttpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
+        f.write_str(&self.0.detail)
     }
 }
 

@@ -257,7 +257,7 @@ mod tests {
     fn check_error(body: &str, part: &str) {
         let error = lines(body.as_bytes()).unwrap_err();
         let detail = error.to_string();
-        assert!(error.status == 400 && detail.contains(part), "{detail}");
+        assert!(error.status() == 400 && detail.contains(part), "{detail}");
     }
 
     #[test]
@@ -289,7 +289,7 @@ mod tests {
             (b"temp=21", "no field `data`"),
         ] {
             let error = form(body).unwrap_err();
-            assert!(error.status == 400 && error.to_string().contains(part), "{error}");
+            assert!(error.status() == 400 && error.to_string().contains(part), "{error}");
         }
     }
 }

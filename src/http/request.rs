@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     fn parse(head: &str) -> Result<Box<Request>, u16> {
-        let parsed = Request::parse(head.as_bytes()).map_err(|error| error.status)?;
+        let parsed = Request::parse(head.as_bytes()).map_err(|error| error.status())?;
         Ok(parsed.expect("the head is complete").0)
     }
 

@@ -124,7 +124,7 @@ fn presence(
             let detail = "presence needs the right to publish to these channels, or a JWT that \
                           may read them and has the name as its sub; remove ?presence= to read only";
             let error = HttpError::new(403, detail);
-            match cause.token_problem {
+            match cause.token_problem() {
                 Some(problem) => error.logged(problem),
                 None => error,
             }
@@ -298,7 +298,6 @@ fn scripted(
     Source::Scripted(Box::new(ScriptedStream { socket, framing, preamble, demo, last_event_id }))
 }
 
-#[expect(clippy::boxed_local)] // an unboxed argument would also take stack in the caller
 pub(super) fn live(
     exchange: &Exchange<'_>,
     preamble: Vec<u8>,
@@ -313,7 +312,7 @@ pub(super) fn live(
     };
     let heartbeat = Heartbeat::new(every, frame);
     let writer =
-        Writer::new(exchange.socket(), request.framing(), preamble, *subscription, heartbeat);
+        Writer::new(exchange.socket(), request.framing(), preamble, subscription, heartbeat);
     let writer = writer.when_slow(config.slow_client);
     Source::Live(writer.for_at_most(config.limits.stream_age).until(reader.until))
 }

@@ -59,18 +59,15 @@ pub(super) fn subscribe(
     channels: &Channels,
     start: &Start,
 ) -> Result<Box<Subscription>, PublishError> {
-    let beginning = match start {
-        Start::Now => join_now(registry, channels),
-        _ => None,
-    };
-    let beginning = match beginning {
-        Some(beginning) => beginning,
-        None => join(registry, channels, start)?,
-    };
-    Ok(boxed(registry, channels, beginning))
+    if matches!(start, Start::Now)
+        && let Some(subscription) = join_now(registry, channels)
+    {
+        return Ok(subscription);
+    }
+    join(registry, channels, start)
 }
 
-/// Creates the subscription, which [`subscribe`] has begun.
+/// Creates the subscription of a subscriber that has been counted.
 #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 fn boxed(registry: &Registry, channels: &Channels, beginning: Beginning) -> Box<Subscription> {
     let Beginning { position, cursor, unknown } = beginning;
@@ -88,7 +85,7 @@ fn boxed(registry: &Registry, channels: &Channels, beginning: Beginning) -> Box<
 /// This function serves only the common case, so that it needs little stack: a stream's thread
 /// keeps the stack memory that it has touched.
 #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
-fn join_now(registry: &Registry, channels: &Channels) -> Option<Beginning> {
+fn join_now(registry: &Registry, channels: &Channels) -> Option<Box<Subscription>> {
     if !channels.patterns().is_empty() {
         return None;
     }
@@ -99,7 +96,8 @@ fn join_now(registry: &Registry, channels: &Channels) -> Option<Beginning> {
     }
     let beginning = state.begin_now(channels);
     state.change_subscribers(channels, |subscribers| subscribers.enter(&rights));
-    Some(beginning)
+    drop(state);
+    Some(boxed(registry, channels, beginning))
 }
 
 /// Subscribes from any start, and creates the channels that do not exist.
@@ -108,7 +106,7 @@ fn join(
     registry: &Registry,
     channels: &Channels,
     start: &Start,
-) -> Result<Beginning, PublishError> {
+) -> Result<Box<Subscription>, PublishError> {
     if let Start::After(id) = start {
         read::await_client_id(registry, channels, id);
     }
@@ -133,7 +131,7 @@ fn join(
         access.resolve(channels);
     };
     drop(watching);
-    Ok(beginning)
+    Ok(boxed(registry, channels, beginning))
 }
 
 impl Subscription {

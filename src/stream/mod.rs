@@ -128,7 +128,7 @@ pub(crate) fn wake<W: Write>(
 ) -> Outcome<W> {
     let ([notifier, disconnect], notifications) = Notifier::two();
     watch(&disconnect);
-    let Subscription { registry, channels, .. } = &writer.subscription;
+    let Subscription { registry, channels, .. } = &*writer.subscription;
     let listening = registry.listen(channels, &notifier);
     while is_selected() {
         match catch_up(&mut writer) {
@@ -293,7 +293,7 @@ impl Subscription {
     ) -> io::Result<()> {
         let heartbeat = Heartbeat::new(heartbeat, Frame::heartbeat());
         let preamble = self.first_frame(false).bytes(framing).to_vec();
-        let writer = Writer::new(out, framing, preamble, self, heartbeat);
+        let writer = Writer::new(out, framing, preamble, Box::new(self), heartbeat);
         match wake(writer, |_| {}, || true) {
             Outcome::Ended(End::Disconnected(error), _) => Err(error),
             Outcome::Ended(End::Stuck, _) => Err(io::ErrorKind::TimedOut.into()),
@@ -310,7 +310,7 @@ mod tests {
 
     fn writer<W: Write>(registry: &Registry, out: W) -> Box<Writer<W>> {
         let channels = Channels::new(["a"]).unwrap();
-        let subscription = registry.subscribe(&channels, &Start::Now).unwrap();
+        let subscription = registry.subscribe_boxed(&channels, &Start::Now).unwrap();
         let heartbeat = Heartbeat::new(Duration::from_secs(15), Frame::heartbeat());
         Writer::new(out, Framing::Chunked, b"hi\n\n".to_vec(), subscription, heartbeat)
     }

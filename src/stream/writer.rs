@@ -31,7 +31,7 @@ const KEEP_BUFFER: usize = 4 * 1024;
 pub(crate) struct Writer<W> {
     out: W,
     pub(crate) framing: Framing,
-    pub(crate) subscription: Subscription,
+    pub(crate) subscription: Box<Subscription>,
     unsent: Unsent,
     /// The reason if the stream ends once the unsent bytes are sent; `None` if the stream then goes
     /// on.
@@ -128,7 +128,7 @@ impl<W> Writer<W> {
         out: W,
         framing: Framing,
         preamble: Vec<u8>,
-        mut subscription: Subscription,
+        mut subscription: Box<Subscription>,
         heartbeat: Heartbeat,
     ) -> Box<Self> {
         let mut unsent = Unsent { bytes: preamble, sent: 0 };
@@ -234,7 +234,7 @@ impl<W> Writer<W> {
         if has_a_term && self.end_if_due(Instant::now()) {
             return Refilled::Some;
         }
-        let Subscription { registry, channels, position, .. } = &mut self.subscription;
+        let Subscription { registry, channels, position, .. } = &mut *self.subscription;
         let out = &mut self.unsent.bytes;
         let batch = registry.read(channels, position, upto, READ_LIMIT, self.framing, out);
         registry.counters().gaps.inc_by(batch.gaps);

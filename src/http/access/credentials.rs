@@ -225,7 +225,7 @@ mod tests {
             ("/?authorization=", ""),
         ] {
             let error = token(&request(target, headers), Api::Mercure).unwrap_err();
-            assert_eq!(error.status, 400, "{target} {headers}");
+            assert_eq!(error.status(), 400, "{target} {headers}");
         }
     }
 

@@ -185,7 +185,7 @@ mod tests {
             (&long, 413),
         ] {
             let error = Form::read(form.as_bytes()).unwrap_err();
-            assert_eq!(error.status, status, "{form}: {error}");
+            assert_eq!(error.status(), status, "{form}: {error}");
         }
     }
 }

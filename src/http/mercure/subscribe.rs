@@ -212,7 +212,7 @@ mod tests {
             "match=a&topics&matchx",
             &many,
         ] {
-            assert_eq!(of(bad).map_err(|error| error.status).err(), Some(400), "{bad}");
+            assert_eq!(of(bad).map_err(|error| error.status()).err(), Some(400), "{bad}");
         }
     }
 }
