@@ -196,7 +196,7 @@ impl Watch {
     /// Returns a channel that receives a message when the peer disconnects.
     pub(crate) fn notifications(&self, socket: &TcpStream) -> Receiver<u64> {
         let (sender, notifications) = crossbeam_channel::bounded(1);
-        self.notify_on_disconnect(socket, &Notifier::new(sender, self.id));
+        self.notify_on_disconnect(socket, &Notifier::of_queue(sender, self.id));
         notifications
     }
 }

@@ -91,6 +91,7 @@ mod mercure;
 #[cfg(feature = "server")]
 mod process;
 mod registry;
+mod slot;
 #[cfg(feature = "server")]
 pub mod store;
 mod stream;

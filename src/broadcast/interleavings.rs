@@ -9,9 +9,9 @@
 //! them with `make model`; no other test can run with the feature `loom`.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
 use loom::model::Builder;
 use loom::thread;
 
@@ -19,7 +19,8 @@ use super::model::Wire;
 use super::{Broadcaster, Mailbox};
 use crate::event::{Event, Frame, Framing};
 use crate::registry::{Channels, Registry, Start};
-use crate::stream::{End, Handover, Heartbeat, Returned, Writer};
+use crate::slot::Slot;
+use crate::stream::{self, End, Handover, Heartbeat, Outcome, Returned, Writer};
 
 /// The maximum number of times that loom preempts a runnable thread within one execution. Most
 /// faults need two preemptions.
@@ -36,8 +37,8 @@ struct World {
     broadcaster: Broadcaster<Wire>,
     mailbox: Mailbox<Wire>,
     wire: Wire,
-    handover: Handover<Wire>,
-    returned: Receiver<Returned<Wire>>,
+    writer: Box<Writer<Wire>>,
+    slot: Arc<Slot<Returned<Wire>>>,
 }
 
 impl World {
@@ -52,8 +53,7 @@ impl World {
         let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
         let wire = Wire::with_room(room);
         let writer = Writer::new(wire.clone(), Framing::Plain, Vec::new(), subscription, heartbeat);
-        let (handover, returned) = Handover::new(writer);
-        Self { registry, broadcaster, mailbox, wire, handover, returned }
+        Self { registry, broadcaster, mailbox, wire, writer, slot: Arc::new(Slot::new()) }
     }
 }
 
@@ -67,12 +67,16 @@ fn is_idle(broadcaster: &Broadcaster<Wire>) -> bool {
         && broadcaster.joining.is_empty()
 }
 
-/// Runs one step of a client's thread: takes the writer that the broadcaster returned, if any,
-/// writes, and hands the writer over again. Returns the stream's end if the stream has ended.
-fn run_client(returned: &Receiver<Returned<Wire>>, mailbox: &Mailbox<Wire>) -> Option<End> {
-    match returned.try_recv().ok()?.take() {
-        ControlFlow::Continue(handover) => {
-            mailbox.join(handover);
+/// What a client's thread does with a value from its slot: it writes, and hands the writer over
+/// again. Returns the stream's end if the stream has ended.
+fn run_client(
+    returned: Returned<Wire>,
+    slot: &Arc<Slot<Returned<Wire>>>,
+    mailbox: &Mailbox<Wire>,
+) -> Option<End> {
+    match returned.write() {
+        ControlFlow::Continue(writer) => {
+            mailbox.join(Handover::new(writer, slot));
             None
         }
         ControlFlow::Break((end, _)) => Some(end),
@@ -88,9 +92,8 @@ fn data(wire: &Wire) -> Vec<String> {
 #[test]
 fn no_event_is_lost_while_a_group_is_created() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, handover, returned: _returned } =
-            World::new(10_000);
-        mailbox.join(handover);
+        let World { registry, mut broadcaster, mailbox, wire, writer, slot } = World::new(10_000);
+        mailbox.join(Handover::new(writer, &slot));
         let publisher = thread::spawn(move || {
             publish(&registry, "1");
             publish(&registry, "2");
@@ -108,25 +111,26 @@ fn no_event_is_lost_while_a_group_is_created() {
 #[test]
 fn full_socket_handover_neither_loses_nor_repeats_events() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, handover, returned } = World::new(5);
-        mailbox.join(handover);
+        let World { registry, mut broadcaster, mailbox, wire, writer, slot } = World::new(5);
+        mailbox.join(Handover::new(writer, &slot));
         broadcaster.work(); // the client is now a member; its socket takes five more bytes
         publish(&registry, "1");
         let publisher = thread::spawn(move || publish(&registry, "2"));
-        let again = mailbox.clone();
+        let (its_slot, its_mailbox) = (Arc::clone(&slot), mailbox.clone());
+        // Event 1 fills the socket, so this thread gets the writer, however long it waits.
         let client = thread::spawn(move || {
-            run_client(&returned, &again);
-            returned
+            run_client(its_slot.take(), &its_slot, &its_mailbox);
         });
         broadcaster.work();
         broadcaster.work();
         publisher.join().expect("the publisher has finished");
-        let returned = client.join().expect("the client's thread has finished");
+        client.join().expect("the client's thread has finished");
         loop {
             broadcaster.work();
-            run_client(&returned, &mailbox);
-            if is_idle(&broadcaster) && returned.is_empty() {
-                break;
+            match slot.try_take() {
+                Some(returned) => drop(run_client(returned, &slot, &mailbox)),
+                None if is_idle(&broadcaster) => break,
+                None => {}
             }
         }
         assert_eq!(data(&wire), ["1", "2"]);
@@ -136,23 +140,55 @@ fn full_socket_handover_neither_loses_nor_repeats_events() {
 #[test]
 fn drain_ends_a_stream_that_is_just_joining() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, handover, returned } =
-            World::new(10_000);
+        let World { registry, mut broadcaster, mailbox, wire, writer, slot } = World::new(10_000);
         let drain = thread::spawn(move || {
             publish(&registry, "1");
             registry.close();
         });
-        mailbox.join(handover);
+        mailbox.join(Handover::new(writer, &slot));
         broadcaster.work();
         broadcaster.work();
         drain.join().expect("the registry is closed");
-        let mut end = run_client(&returned, &mailbox);
-        while end.is_none() {
+        let end = loop {
+            if let Some(returned) = slot.try_take()
+                && let Some(end) = run_client(returned, &slot, &mailbox)
+            {
+                break end;
+            }
             assert!(!is_idle(&broadcaster), "the broadcaster is idle but the stream has not ended");
             broadcaster.work();
-            end = run_client(&returned, &mailbox);
-        }
-        assert!(matches!(end, Some(End::Closed)), "{end:?}");
+        };
+        assert!(matches!(end, End::Closed), "{end:?}");
         assert_eq!(data(&wire), ["1"]);
+    });
+}
+
+#[test]
+fn end_of_the_broadcaster_wakes_a_thread_that_waits() {
+    model(|| {
+        let World { broadcaster, mailbox, writer, slot, .. } = World::new(10_000);
+        mailbox.join(Handover::new(writer, &slot));
+        let broadcaster = thread::spawn(move || drop((broadcaster, mailbox)));
+        let Returned::Ended(end, _) = slot.take() else { panic!("the writer has returned") };
+        assert!(matches!(end, End::Closed), "{end:?}");
+        broadcaster.join().expect("the broadcaster has ended");
+    });
+}
+
+#[test]
+fn thread_of_a_stream_sleeps_through_no_event() {
+    model(|| {
+        let World { registry, wire, writer, .. } = World::new(10_000);
+        let publisher = thread::spawn(move || {
+            publish(&registry, "1");
+            publish(&registry, "2");
+            registry.close();
+        });
+        let Outcome::Ended(end, _) = stream::wake(writer, |_| {}, || true) else {
+            panic!("the stream goes on")
+        };
+        publisher.join().expect("the publisher has finished");
+        assert!(matches!(end, End::Closed), "{end:?}");
+        assert_eq!(data(&wire), ["1", "2"]);
     });
 }

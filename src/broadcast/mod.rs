@@ -295,7 +295,7 @@ impl<W: Sink> Broadcaster<W> {
             return group.members.push(member);
         }
         self.last_id += 1;
-        let notifier = Notifier::new(self.notify.clone(), self.last_id);
+        let notifier = Notifier::of_queue(self.notify.clone(), self.last_id);
         let subscription = &member.handover.writer.subscription;
         let (registry, position) = (subscription.registry.clone(), subscription.position.clone());
         let listening = registry.listen(&key.channels, &notifier);

@@ -15,9 +15,10 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 
 use super::{Broadcaster, Delivery, Mailbox};
 use crate::disconnect::Message;
@@ -25,6 +26,7 @@ use crate::event::{Event, Frame, Framing};
 use crate::registry::{
     Channels, Closing, Ending, Histories, History, Registry, RegistryOptions, Start,
 };
+use crate::slot::Slot;
 use crate::stream::{
     End, Handover, Heartbeat, Returned, Sink, SlowClient, Writer, disconnect_error,
 };
@@ -90,9 +92,9 @@ impl Write for Wire {
 
 struct Client {
     wire: Wire,
-    returned: Receiver<Returned<Wire>>,
+    slot: Arc<Slot<Returned<Wire>>>,
     /// The writer, while this client's thread holds it; `None` while the broadcaster holds it.
-    handover: Option<Handover<Wire>>,
+    writer: Option<Box<Writer<Wire>>>,
     end: Option<End>,
     from: usize,
 }
@@ -146,14 +148,8 @@ impl World {
             let preamble = b"retry: 3000\n\n".to_vec();
             let writer =
                 Writer::new(wire.clone(), Framing::Plain, preamble, subscription, heartbeat);
-            let (handover, returned) = Handover::new(writer.when_slow(slow));
-            world.clients.push(Client {
-                wire,
-                returned,
-                handover: Some(handover),
-                end: None,
-                from,
-            });
+            let (slot, writer) = (Arc::new(Slot::new()), Some(writer.when_slow(slow)));
+            world.clients.push(Client { wire, slot, writer, end: None, from });
         }
         world
     }
@@ -269,20 +265,19 @@ impl Client {
     /// Runs one step of the client's thread: hands the writer over, or takes what the broadcaster
     /// returned. With [`Delivery::Wake`], the thread writes instead of handing over.
     fn run(&mut self, mailbox: &Mailbox<Wire>) {
-        let turn = match (self.handover.take(), mailbox.delivery()) {
-            (Some(handover), Delivery::Direct) => {
-                mailbox.join(handover);
-                return;
+        let turn = match (self.writer.take(), mailbox.delivery()) {
+            (Some(writer), Delivery::Direct) => {
+                return mailbox.join(Handover::new(writer, &self.slot));
             }
             // The client has disconnected, and the watcher has notified this thread.
-            (Some(mut handover), Delivery::Wake) if self.wire.0.borrow().disconnected => {
-                return self.end = Some(handover.writer.take_end(Some(disconnect_error())).0);
+            (Some(mut writer), Delivery::Wake) if self.wire.0.borrow().disconnected => {
+                return self.end = Some(writer.take_end(Some(disconnect_error())).0);
             }
-            (Some(handover), Delivery::Wake) => Some(Returned::Writer(handover)),
-            (None, _) => self.returned.try_recv().ok(),
+            (Some(writer), Delivery::Wake) => Some(Returned::Writer(writer)),
+            (None, _) => self.slot.try_take(),
         };
-        match turn.map(Returned::take) {
-            Some(ControlFlow::Continue(handover)) => self.handover = Some(handover),
+        match turn.map(Returned::write) {
+            Some(ControlFlow::Continue(writer)) => self.writer = Some(writer),
             Some(ControlFlow::Break((end, _))) => self.end = Some(end),
             None => {}
         }

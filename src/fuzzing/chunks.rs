@@ -50,7 +50,7 @@ fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
     let limit = Limit { bytes: LIMIT, set_by: "--body-limit" };
     let body = body::chunks(&mut parts, limit, deadline).map_err(|error: HttpError| {
         assert!(error.closes(), "the connection must close: the next request's start is unknown");
-        error.status
+        error.status()
     })?;
     Ok((body, parts.to_come.into_iter().fold(parts.here, |rest, part| [&rest, part].concat())))
 }

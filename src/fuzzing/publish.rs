@@ -51,7 +51,7 @@ fn read(request: &Request, body: &[u8]) -> Result<Vec<Event>, u16> {
     events(request, body.to_vec()).map_err(|error| {
         assert_eq!(error.status(), 400, "{error}");
         assert!(!error.closes(), "the body was read to its end");
-        error.status
+        error.status()
     })
 }
 

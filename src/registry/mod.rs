@@ -73,7 +73,7 @@ pub use self::read::{ParseStartError, Start};
 pub(crate) use self::state::HubState;
 use self::subscription::Notifiers;
 pub use self::subscription::Subscription;
-pub(crate) use self::subscription::{Listening, Notifier, Reserved};
+pub(crate) use self::subscription::{Listening, Notifier, Reserved, Wakeup};
 pub(crate) use self::update::TOPICS_MAX;
 pub use self::update::Update;
 use crate::counters::Counters;

@@ -12,10 +12,11 @@ use serde_json::json;
 use super::channels::StreamAccess;
 use super::ring::{Entry, LostIds, Missed, Ring};
 use super::state::{Channel, HubState};
-use super::subscription::Notifier;
+use super::subscription::{Notifier, Wakeup};
 use super::{Channels, Registry};
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
+use crate::slot::Slot;
 
 /// How far another node's id may be ahead of this node's estimate of Redis's clock.
 const AHEAD: Duration = Duration::from_secs(60);
@@ -362,11 +363,11 @@ pub(super) fn await_client_id(registry: &Registry, channels: &Channels, id: &str
     if !registry.is_shared() || id.parse::<EventId>().is_ok() {
         return;
     }
-    let (sender, notifications) = crossbeam_channel::bounded(1);
-    let notifier = Notifier::new(sender, 0);
+    let slot = Arc::new(Slot::new());
+    let notifier = Notifier::of_slot(&slot, Wakeup::Events);
     let _listening = registry.listen(channels, &notifier);
     let deadline = Instant::now() + CATCH_UP;
-    while find(registry, channels, id).is_none() && notifications.recv_deadline(deadline).is_ok() {
+    while find(registry, channels, id).is_none() && slot.take_until(deadline).is_some() {
         notifier.rearm();
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use chrono::Local;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 #[cfg(feature = "loom")]
 use loom::sync::atomic::AtomicBool;
 use serde_json::json;
@@ -24,6 +24,7 @@ use crate::error::PublishError;
 use crate::event::{Event, Frame};
 use crate::id::EventId;
 use crate::limits::RETRY;
+use crate::slot::Slot;
 
 /// A subscription to channels that begins at a position. Dropping it ends the subscription.
 ///
@@ -278,42 +279,63 @@ impl Drop for Listening {
     }
 }
 
-/// Wakes a sleeping thread because there are new events. It does not pass the events.
+/// Wakes a sleeping thread, because there are new events or the client has disconnected. It does not
+/// pass the events.
 ///
 /// The thread reads the events from the registry. So several calls of [`notify`](Self::notify)
-/// before the thread runs have the same effect as one. The queue therefore needs room for only one
-/// message from each notifier.
+/// before the thread runs have the same effect as one.
 #[derive(Debug)]
 pub(crate) struct Notifier {
-    sender: Sender<u64>,
-    /// Identifies the notifier to the thread that receives from the queue.
-    id: u64,
+    target: Target,
     is_notified: AtomicBool,
 }
 
+/// Where the thread waits.
+#[derive(Debug)]
+enum Target {
+    /// At a queue, which gets this id.
+    Queue(Sender<u64>, u64),
+    /// At a slot, which gets this value.
+    Slot(Arc<Slot<Wakeup>>, Wakeup),
+}
+
+/// Why a client's thread wakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wakeup {
+    /// There are new events.
+    Events,
+    /// The client has disconnected.
+    Disconnect,
+}
+
 impl Notifier {
-    /// Creates a notifier that sends `id`. The queue must have room for one message from each
-    /// notifier that sends to it.
-    pub(crate) fn new(sender: Sender<u64>, id: u64) -> Arc<Self> {
-        Arc::new(Self { sender, id, is_notified: AtomicBool::new(false) })
+    /// Creates a notifier that sends `id` to a queue. The queue must have room for one message from
+    /// each notifier that sends to it.
+    pub(crate) fn of_queue(sender: Sender<u64>, id: u64) -> Arc<Self> {
+        Self::new(Target::Queue(sender, id))
     }
 
-    /// The id of the second notifier of [`two`](Self::two).
-    pub(crate) const SECOND: u64 = 1;
+    /// Creates a notifier that puts `wakeup` into a slot.
+    pub(crate) fn of_slot(slot: &Arc<Slot<Wakeup>>, wakeup: Wakeup) -> Arc<Self> {
+        Self::new(Target::Slot(Arc::clone(slot), wakeup))
+    }
 
-    /// Creates two notifiers with a queue of their own.
-    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
-    pub(crate) fn two() -> ([Arc<Self>; 2], Receiver<u64>) {
-        let (sender, notifications) = crossbeam_channel::bounded(2);
-        ([Self::new(sender.clone(), 0), Self::new(sender, Self::SECOND)], notifications)
+    fn new(target: Target) -> Arc<Self> {
+        Arc::new(Self { target, is_notified: AtomicBool::new(false) })
     }
 
     /// Wakes the thread, unless it has been notified since it last called [`rearm`](Self::rearm).
     pub(crate) fn notify(&self) {
-        if !self.is_notified.swap(true, Ordering::AcqRel) {
+        if self.is_notified.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        match &self.target {
             // The queue is never full: it has room for one message of each notifier, and no notifier
             // has more than one message in it. An error means that the thread has ended.
-            let _ = self.sender.try_send(self.id);
+            Target::Queue(sender, id) => drop(sender.try_send(*id)),
+            // A disconnect that is in the slot stays there, because it ends the stream.
+            Target::Slot(slot, Wakeup::Events) => slot.offer(Wakeup::Events),
+            Target::Slot(slot, Wakeup::Disconnect) => slot.put(Wakeup::Disconnect),
         }
     }
 
@@ -458,7 +480,7 @@ mod tests {
     #[test]
     fn repeated_notify_sends_one_message_until_rearmed() {
         let (sender, notifications) = crossbeam_channel::bounded(1);
-        let notifier = Notifier::new(sender, 7);
+        let notifier = Notifier::of_queue(sender, 7);
         notifier.notify();
         notifier.notify();
         assert_eq!(notifications.try_recv(), Ok(7));

@@ -258,7 +258,7 @@ fn subscribers_are_counted_by_name_and_by_prefix() {
 fn a_notifier_fires_for_its_channels_and_at_the_end() {
     let registry = Registry::new();
     let (sender, notifications) = crossbeam_channel::bounded(1);
-    let notifier = Notifier::new(sender, 0);
+    let notifier = Notifier::of_queue(sender, 0);
     let channels = Channels::new(["a", "b*"]).unwrap();
     let listening = registry.listen(&channels, &notifier);
     let count = || {
@@ -540,7 +540,7 @@ mod updates {
         let open = |name, readable: Readable| {
             let channels = Channels::of(&matchers(&["/users/{id}"])).unwrap().readable(readable);
             let held = registry.subscribe(&channels, &Start::Now).unwrap();
-            let notifier = Notifier::new(sender.clone(), name);
+            let notifier = Notifier::of_queue(sender.clone(), name);
             let listening = registry.listen(&channels, &notifier);
             (held, notifier, listening)
         };

@@ -23,8 +23,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-
 pub(crate) use self::outlet::Outlet;
 #[cfg(feature = "server")]
 pub(crate) use self::socket::Socket;
@@ -32,7 +30,8 @@ pub use self::writer::SlowClient;
 pub(crate) use self::writer::{Heartbeat, READ_LIMIT, Refilled, Writer};
 use crate::counters::Counters;
 use crate::event::{Frame, Framing};
-use crate::registry::{Notifier, Subscription};
+use crate::registry::{Notifier, Subscription, Wakeup};
+use crate::slot::Slot;
 
 /// Why a stream ended.
 #[derive(Debug)]
@@ -126,8 +125,9 @@ pub(crate) fn wake<W: Write>(
     watch: impl FnOnce(&Arc<Notifier>),
     is_selected: impl Fn() -> bool,
 ) -> Outcome<W> {
-    let ([notifier, disconnect], notifications) = Notifier::two();
-    watch(&disconnect);
+    let slot = Arc::new(Slot::new());
+    let notifier = Notifier::of_slot(&slot, Wakeup::Events);
+    watch(&Notifier::of_slot(&slot, Wakeup::Disconnect));
     let Subscription { registry, channels, .. } = &*writer.subscription;
     let listening = registry.listen(channels, &notifier);
     while is_selected() {
@@ -136,16 +136,15 @@ pub(crate) fn wake<W: Write>(
             Ok(Written::End) => return writer.outcome(None),
             Err(error) => return writer.outcome(Some(error)),
         }
-        match notifications.recv_deadline(writer.due) {
-            Ok(Notifier::SECOND) => return writer.outcome(Some(disconnect_error())),
-            Ok(_) => {
+        match slot.take_until(writer.due) {
+            Some(Wakeup::Disconnect) => return writer.outcome(Some(disconnect_error())),
+            Some(Wakeup::Events) => {
                 notifier.rearm();
                 // The scheduled end is checked here too: events may arrive without a pause, so that
                 // no wait times out.
                 writer.end_if_due(Instant::now());
             }
-            Err(RecvTimeoutError::Timeout) => writer.handle_due(Instant::now()),
-            Err(RecvTimeoutError::Disconnected) => unreachable!("the notifier holds the sender"),
+            None => writer.handle_due(Instant::now()),
         }
     }
     drop(listening);
@@ -160,21 +159,19 @@ pub(crate) fn wake<W: Write>(
 /// still selected.
 #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(crate) fn direct<W: Write>(
-    writer: Box<Writer<W>>,
+    mut writer: Box<Writer<W>>,
     join: impl Fn(Handover<W>),
     is_selected: impl Fn() -> bool,
 ) -> Outcome<W> {
-    let (mut handover, returned) = Handover::new(writer);
+    let slot = Arc::new(Slot::new());
     loop {
-        // If the broadcaster has ended, the handover is dropped, and `recv` fails.
-        join(handover);
-        match returned.recv() {
-            Ok(turn) => match turn.take() {
-                ControlFlow::Continue(again) if is_selected() => handover = again,
-                ControlFlow::Continue(again) => return Outcome::Switched(again.writer),
-                ControlFlow::Break((end, counts)) => return Outcome::Ended(end, counts),
-            },
-            Err(_) => return Outcome::Ended(End::Closed, StreamCounts::default()),
+        join(Handover::new(writer, &slot));
+        writer = match slot.take().write() {
+            ControlFlow::Continue(writer) => writer,
+            ControlFlow::Break((end, counts)) => return Outcome::Ended(end, counts),
+        };
+        if !is_selected() {
+            return Outcome::Switched(writer);
         }
     }
 }
@@ -194,33 +191,53 @@ pub(crate) fn disconnect_error() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "connection closed by the peer")
 }
 
-/// A writer that the broadcaster holds, and the channel that returns it to its client's thread.
+/// A writer that the broadcaster holds, and the means to return it to its client's thread.
 #[derive(Debug)]
 pub(crate) struct Handover<W> {
     pub(crate) writer: Box<Writer<W>>,
-    back: Sender<Returned<W>>,
+    back: Back<W>,
 }
 
-/// What the broadcaster returns to a client's thread. The channel has room for one value, which
-/// suffices, because the broadcaster returns one value for each handover.
+/// What the broadcaster returns to a client's thread, one value for each handover.
 #[derive(Debug)]
 pub(crate) enum Returned<W> {
     /// The socket is full: the thread writes until the client has caught up, then hands the writer
     /// over again.
-    Writer(Handover<W>),
+    Writer(Box<Writer<W>>),
     /// The stream has ended.
     Ended(End, StreamCounts),
+}
+
+/// The slot of a client's thread. If this is dropped before it has returned anything, because the
+/// broadcaster has ended, the thread learns that its stream has ended.
+#[derive(Debug)]
+struct Back<W>(Option<Arc<Slot<Returned<W>>>>);
+
+impl<W> Back<W> {
+    fn give(mut self, returned: Returned<W>) {
+        if let Some(slot) = self.0.take() {
+            slot.put(returned);
+        }
+    }
+}
+
+impl<W> Drop for Back<W> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.take() {
+            slot.put(Returned::Ended(End::Closed, StreamCounts::default()));
+        }
+    }
 }
 
 impl<W: Write> Returned<W> {
     /// Writes until the client has caught up, and returns the writer for the next handover. Breaks
     /// if the stream has ended.
-    pub(crate) fn take(self) -> ControlFlow<(End, StreamCounts), Handover<W>> {
+    pub(crate) fn write(self) -> ControlFlow<(End, StreamCounts), Box<Writer<W>>> {
         match self {
-            Self::Writer(mut handover) => match catch_up(&mut handover.writer) {
-                Ok(Written::All) => ControlFlow::Continue(handover),
-                Ok(Written::End) => ControlFlow::Break(handover.writer.take_end(None)),
-                Err(error) => ControlFlow::Break(handover.writer.take_end(Some(error))),
+            Self::Writer(mut writer) => match catch_up(&mut writer) {
+                Ok(Written::All) => ControlFlow::Continue(writer),
+                Ok(Written::End) => ControlFlow::Break(writer.take_end(None)),
+                Err(error) => ControlFlow::Break(writer.take_end(Some(error))),
             },
             Self::Ended(end, counts) => ControlFlow::Break((end, counts)),
         }
@@ -228,18 +245,14 @@ impl<W: Write> Returned<W> {
 }
 
 impl<W> Handover<W> {
-    /// Creates a handover, and the receiver for what the broadcaster returns.
-    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
-    pub(crate) fn new(writer: Box<Writer<W>>) -> (Self, Receiver<Returned<W>>) {
-        let (back, returned) = crossbeam_channel::bounded(1);
-        (Self { writer, back }, returned)
+    /// Creates a handover that returns to this slot.
+    pub(crate) fn new(writer: Box<Writer<W>>, slot: &Arc<Slot<Returned<W>>>) -> Self {
+        Self { writer, back: Back(Some(Arc::clone(slot))) }
     }
 
     /// Returns the writer to its client's own thread.
     pub(crate) fn return_writer(self) {
-        let back = self.back.clone();
-        // If the thread has panicked, sending fails and drops the writer.
-        let _ = back.try_send(Returned::Writer(self));
+        self.back.give(Returned::Writer(self.writer));
     }
 
     /// Ends the stream, and passes the reason to the stream's own thread.
@@ -248,7 +261,7 @@ impl<W> Handover<W> {
         let (end, counts) = writer.take_end(error);
         // Unsubscribe the stream before its thread receives the end.
         drop(writer);
-        let _ = back.try_send(Returned::Ended(end, counts));
+        back.give(Returned::Ended(end, counts));
     }
 }
 
@@ -363,8 +376,7 @@ mod tests {
             panic!("the stream goes on")
         };
         assert!(matches!(end, End::Expired), "{end}");
-        let (handover, _returned) = Handover::new(expiring());
-        let ControlFlow::Break((end, _)) = Returned::Writer(handover).take() else {
+        let ControlFlow::Break((end, _)) = Returned::Writer(expiring()).write() else {
             panic!("the stream goes on")
         };
         assert!(matches!(end, End::Expired), "{end}");
