@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules, from the top layer down. A module may import only from itself and from the modules
 /// after it in this list.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
     "fuzzing",
     "client",
     "http",
@@ -20,6 +20,7 @@ const LAYERS: [&str; 20] = [
     "store",
     "registry",
     "event",
+    "slot",
     "counters",
     "process",
     "json",
