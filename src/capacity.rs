@@ -19,14 +19,16 @@ pub(crate) use self::costs::Cost;
 pub use self::costs::Costs;
 use self::costs::{IDLE_KERNEL, THREAD_GUARDS};
 use self::system::SELF;
+use crate::broadcast::default_broadcasters;
 
 /// The descriptors and threads of a server without clients.
 ///
 /// The descriptors, besides standard input, output and error, are: one for epoll, one that ends the
 /// disconnects thread, one that starts the drain, and two for signals. In addition, each listen
-/// address takes two descriptors (a listener and a reserve) and one thread.
+/// address takes two descriptors (a listener and a reserve) and one thread. The broadcasters
+/// come on top.
 const OWN_DESCRIPTORS: u64 = 5;
-const OWN_THREADS: u64 = 6;
+const OWN_THREADS: u64 = 5;
 
 /// The stack of each of the server's own threads, in bytes: the standard library's default.
 const OWN_STACK: u64 = 2 << 20;
@@ -67,20 +69,25 @@ pub struct Capacity {
 
 impl Capacity {
     /// Returns the capacity of a server that has not started yet and will listen on this many
-    /// addresses.
+    /// addresses, with the default number of broadcasters.
     pub fn of_new_server(costs: &Costs, addresses: usize) -> Self {
-        Self::of_new(Share::of(costs), Some(costs), addresses)
+        Self::with_broadcasters(costs, addresses, default_broadcasters())
+    }
+
+    /// Returns the capacity of a server that has not started yet.
+    pub(crate) fn with_broadcasters(costs: &Costs, addresses: usize, broadcasters: usize) -> Self {
+        Self::of_new(Share::of(costs), Some(costs), addresses, broadcasters)
     }
 
     /// Returns the capacity of another server that has not started yet, will listen on one address,
     /// and takes `share` for each client.
     pub fn of_new_process(share: Share) -> Self {
-        Self::of_new(share, None, 1)
+        Self::of_new(share, None, 1, 1)
     }
 
-    fn of_new(share: Share, costs: Option<&Costs>, addresses: usize) -> Self {
+    fn of_new(share: Share, costs: Option<&Costs>, addresses: usize, broadcasters: usize) -> Self {
         let addresses = addresses as u64;
-        let threads = OWN_THREADS + addresses;
+        let threads = OWN_THREADS + broadcasters as u64 + addresses;
         let own = Own {
             descriptors: OWN_DESCRIPTORS + 2 * addresses,
             threads: threads - 1, // one thread, the current one, already counts as used

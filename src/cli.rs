@@ -18,7 +18,7 @@ use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use threadcast::{Config, Costs, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt};
 
 use self::access::{Access, token_file};
@@ -208,6 +208,12 @@ pub(crate) struct Serve {
     #[arg(help_heading = STREAMS)]
     delivery: DeliveryMode,
 
+    /// Deliver with this many threads; a client belongs to one of them for life [default: one less
+    /// than the number of cores, at least 1, at most 4]
+    #[arg(long, value_name = "COUNT", env = "THREADCAST_BROADCASTERS", help_heading = STREAMS)]
+    #[arg(value_parser = value_parser!(u8).range(1..=64))]
+    broadcasters: Option<u8>,
+
     /// Send a comment on a stream that was silent for this long (± 10 %)
     #[arg(long, value_name = "DURATION", env = "THREADCAST_HEARTBEAT", default_value = "15s")]
     #[arg(value_parser = positive, help_heading = STREAMS)]
@@ -329,6 +335,9 @@ impl From<Serve> for Config {
             history_total: serve.history_total.map(bytes),
             store: serve.store,
             delivery: serve.delivery.into(),
+            broadcasters: serve
+                .broadcasters
+                .map_or_else(|| Self::default().broadcasters, usize::from),
             slow_client: match serve.slow_client {
                 SlowClientAction::Gap => SlowClient::Gap,
                 SlowClientAction::Disconnect => SlowClient::Disconnect,
@@ -355,7 +364,7 @@ impl From<Serve> for Config {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DeliveryMode {
-    /// One thread writes to all these clients
+    /// A few threads write to all these clients
     Direct,
     /// Each client's own thread writes, and each event wakes all these threads, as in the textbook
     Wake,

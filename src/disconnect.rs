@@ -38,7 +38,12 @@ const BATCH: usize = 256;
 /// The number by which epoll reports a request to stop the watcher. Streams have numbers from 1.
 const STOP: u64 = 0;
 
-/// A message to the broadcaster. (A writer is handed over through another channel.)
+/// Returns which of `broadcasters` the stream belongs to.
+pub(crate) fn share(stream_id: u64, broadcasters: usize) -> usize {
+    usize::try_from(stream_id % broadcasters as u64).expect("less than a usize")
+}
+
+/// A message to a broadcaster. (A writer is handed over through another channel.)
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
     /// The client of the stream with this number has disconnected.
@@ -56,8 +61,8 @@ pub(crate) struct Watcher {
     stop: OwnedFd,
     last: AtomicU64,
     watched: Mutex<HashMap<u64, Watched>>,
-    /// Sends the broadcaster the disconnects of streams that have no notifier of their own.
-    broadcaster: Sender<Message>,
+    /// Sends the broadcasters the disconnects of streams that have no notifier of their own.
+    broadcasters: Vec<Sender<Message>>,
     counters: Arc<Counters>,
 }
 
@@ -71,11 +76,11 @@ struct Watched {
 }
 
 impl Watcher {
-    /// Creates a watcher that reports to the broadcaster through `broadcaster`.
+    /// Creates a watcher that reports to the broadcasters, at least one.
     ///
     /// Fails if the process has no descriptor left.
     pub(crate) fn new(
-        broadcaster: Sender<Message>,
+        broadcasters: Vec<Sender<Message>>,
         counters: &Arc<Counters>,
     ) -> io::Result<Arc<Self>> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -83,7 +88,7 @@ impl Watcher {
         epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
         let (last, watched) = (AtomicU64::new(STOP), Mutex::default());
         let counters = Arc::clone(counters);
-        Ok(Arc::new(Self { epoll, stop, last, watched, broadcaster, counters }))
+        Ok(Arc::new(Self { epoll, stop, last, watched, broadcasters, counters }))
     }
 
     /// Watches until [`stop`](Self::stop). Reads from no client and writes to none.
@@ -127,7 +132,10 @@ impl Watcher {
         match notifier {
             Some(notifier) => notifier.notify(),
             // The send fails if the broadcaster has ended; it has then dropped all its streams.
-            None => drop(self.broadcaster.send(Message::Disconnected(id))),
+            None => {
+                let broadcaster = &self.broadcasters[share(id, self.broadcasters.len())];
+                drop(broadcaster.send(Message::Disconnected(id)));
+            }
         }
     }
 
@@ -235,7 +243,7 @@ mod tests {
     #[test]
     fn each_disconnect_is_reported_once_and_data_is_not_one() {
         let (broadcaster, disconnects) = crossbeam_channel::bounded(8);
-        let watcher = Watcher::new(broadcaster, &Arc::default()).unwrap();
+        let watcher = Watcher::new(vec![broadcaster], &Arc::default()).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| watcher.run());
             let leave: [fn(&TcpStream); 3] = [

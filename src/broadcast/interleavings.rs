@@ -16,11 +16,14 @@ use loom::model::Builder;
 use loom::thread;
 
 use super::model::Wire;
-use super::{Broadcaster, Mailbox};
+use super::{Broadcaster, Mailboxes, broadcasters};
 use crate::event::{Event, Frame, Framing};
 use crate::registry::{Channels, Registry, Start};
 use crate::slot::Slot;
 use crate::stream::{self, End, Handover, Heartbeat, Outcome, Returned, Writer};
+
+/// The number of the stream.
+const STREAM: u64 = 1;
 
 /// The maximum number of times that loom preempts a runnable thread within one execution. Most
 /// faults need two preemptions.
@@ -35,7 +38,7 @@ fn model(order: impl Fn() + Sync + Send + 'static) {
 struct World {
     registry: Registry,
     broadcaster: Broadcaster<Wire>,
-    mailbox: Mailbox<Wire>,
+    mailboxes: Mailboxes<Wire>,
     wire: Wire,
     writer: Box<Writer<Wire>>,
     slot: Arc<Slot<Returned<Wire>>>,
@@ -45,16 +48,22 @@ impl World {
     /// Creates a client that is about to hand over its writer; its socket has `room` bytes free.
     fn new(room: usize) -> Self {
         let registry = Registry::new();
-        let (broadcaster, mailbox, _disconnects) = Broadcaster::new();
-        let channels = Channels::new(["a"]).expect("a valid name");
-        let subscription = registry
-            .subscribe_boxed(&channels, &Start::Now)
-            .expect("the registry accepts a subscription");
-        let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
+        let (mut broadcasters, mailboxes) = broadcasters(1);
+        let broadcaster = broadcasters.remove(0);
         let wire = Wire::with_room(room);
-        let writer = Writer::new(wire.clone(), Framing::Plain, Vec::new(), subscription, heartbeat);
-        Self { registry, broadcaster, mailbox, wire, writer, slot: Arc::new(Slot::new()) }
+        let writer = writer(&registry, &wire);
+        Self { registry, broadcaster, mailboxes, wire, writer, slot: Arc::new(Slot::new()) }
     }
+}
+
+/// A stream of the channel `a`, from now on.
+fn writer(registry: &Registry, wire: &Wire) -> Box<Writer<Wire>> {
+    let channels = Channels::new(["a"]).expect("a valid name");
+    let subscription = registry
+        .subscribe_boxed(&channels, &Start::Now)
+        .expect("the registry accepts a subscription");
+    let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
+    Writer::new(wire.clone(), Framing::Plain, Vec::new(), subscription, heartbeat)
 }
 
 fn publish(registry: &Registry, data: &str) {
@@ -72,11 +81,11 @@ fn is_idle(broadcaster: &Broadcaster<Wire>) -> bool {
 fn run_client(
     returned: Returned<Wire>,
     slot: &Arc<Slot<Returned<Wire>>>,
-    mailbox: &Mailbox<Wire>,
+    mailboxes: &Mailboxes<Wire>,
 ) -> Option<End> {
     match returned.write() {
         ControlFlow::Continue(writer) => {
-            mailbox.join(Handover::new(writer, slot));
+            mailboxes.join(STREAM, Handover::new(writer, slot));
             None
         }
         ControlFlow::Break((end, _)) => Some(end),
@@ -92,8 +101,8 @@ fn data(wire: &Wire) -> Vec<String> {
 #[test]
 fn no_event_is_lost_while_a_group_is_created() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, writer, slot } = World::new(10_000);
-        mailbox.join(Handover::new(writer, &slot));
+        let World { registry, mut broadcaster, mailboxes, wire, writer, slot } = World::new(10_000);
+        mailboxes.join(STREAM, Handover::new(writer, &slot));
         let publisher = thread::spawn(move || {
             publish(&registry, "1");
             publish(&registry, "2");
@@ -111,15 +120,15 @@ fn no_event_is_lost_while_a_group_is_created() {
 #[test]
 fn full_socket_handover_neither_loses_nor_repeats_events() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, writer, slot } = World::new(5);
-        mailbox.join(Handover::new(writer, &slot));
+        let World { registry, mut broadcaster, mailboxes, wire, writer, slot } = World::new(5);
+        mailboxes.join(STREAM, Handover::new(writer, &slot));
         broadcaster.work(); // the client is now a member; its socket takes five more bytes
         publish(&registry, "1");
         let publisher = thread::spawn(move || publish(&registry, "2"));
-        let (its_slot, its_mailbox) = (Arc::clone(&slot), mailbox.clone());
+        let (its_slot, its_mailboxes) = (Arc::clone(&slot), mailboxes.clone());
         // Event 1 fills the socket, so this thread gets the writer, however long it waits.
         let client = thread::spawn(move || {
-            run_client(its_slot.take(), &its_slot, &its_mailbox);
+            run_client(its_slot.take(), &its_slot, &its_mailboxes);
         });
         broadcaster.work();
         broadcaster.work();
@@ -128,7 +137,7 @@ fn full_socket_handover_neither_loses_nor_repeats_events() {
         loop {
             broadcaster.work();
             match slot.try_take() {
-                Some(returned) => drop(run_client(returned, &slot, &mailbox)),
+                Some(returned) => drop(run_client(returned, &slot, &mailboxes)),
                 None if is_idle(&broadcaster) => break,
                 None => {}
             }
@@ -140,18 +149,18 @@ fn full_socket_handover_neither_loses_nor_repeats_events() {
 #[test]
 fn drain_ends_a_stream_that_is_just_joining() {
     model(|| {
-        let World { registry, mut broadcaster, mailbox, wire, writer, slot } = World::new(10_000);
+        let World { registry, mut broadcaster, mailboxes, wire, writer, slot } = World::new(10_000);
         let drain = thread::spawn(move || {
             publish(&registry, "1");
             registry.close();
         });
-        mailbox.join(Handover::new(writer, &slot));
+        mailboxes.join(STREAM, Handover::new(writer, &slot));
         broadcaster.work();
         broadcaster.work();
         drain.join().expect("the registry is closed");
         let end = loop {
             if let Some(returned) = slot.try_take()
-                && let Some(end) = run_client(returned, &slot, &mailbox)
+                && let Some(end) = run_client(returned, &slot, &mailboxes)
             {
                 break end;
             }
@@ -166,9 +175,9 @@ fn drain_ends_a_stream_that_is_just_joining() {
 #[test]
 fn end_of_the_broadcaster_wakes_a_thread_that_waits() {
     model(|| {
-        let World { broadcaster, mailbox, writer, slot, .. } = World::new(10_000);
-        mailbox.join(Handover::new(writer, &slot));
-        let broadcaster = thread::spawn(move || drop((broadcaster, mailbox)));
+        let World { broadcaster, mailboxes, writer, slot, .. } = World::new(10_000);
+        mailboxes.join(STREAM, Handover::new(writer, &slot));
+        let broadcaster = thread::spawn(move || drop((broadcaster, mailboxes)));
         let Returned::Ended(end, _) = slot.take() else { panic!("the writer has returned") };
         assert!(matches!(end, End::Closed), "{end:?}");
         broadcaster.join().expect("the broadcaster has ended");
@@ -190,5 +199,38 @@ fn thread_of_a_stream_sleeps_through_no_event() {
         publisher.join().expect("the publisher has finished");
         assert!(matches!(end, End::Closed), "{end:?}");
         assert_eq!(data(&wire), ["1", "2"]);
+    });
+}
+
+#[test]
+fn two_broadcasters_deliver_each_event_to_their_own_clients() {
+    model(|| {
+        let registry = Registry::new();
+        let (both, mailboxes) = broadcasters(2);
+        let wires: Vec<Wire> = [0, 1].map(|_| Wire::with_room(10_000)).into();
+        for (stream, wire) in (0..).zip(&wires) {
+            let writer = writer(&registry, wire);
+            mailboxes.join(stream, Handover::new(writer, &Arc::new(Slot::new())));
+        }
+        let threads: Vec<_> = both
+            .into_iter()
+            .map(|mut broadcaster| {
+                thread::spawn(move || {
+                    broadcaster.work();
+                    broadcaster.work();
+                    broadcaster
+                })
+            })
+            .collect();
+        publish(&registry, "1");
+        for thread in threads {
+            let mut broadcaster = thread.join().expect("the broadcaster works");
+            while !is_idle(&broadcaster) {
+                broadcaster.work();
+            }
+        }
+        for wire in &wires {
+            assert_eq!(data(wire), ["1"]);
+        }
     });
 }

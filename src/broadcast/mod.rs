@@ -1,7 +1,7 @@
-//! Direct delivery: one thread that sends to every client that has caught up.
+//! Direct delivery: a few threads that send to all clients that have caught up.
 //!
 //! Waking a thread for each event costs more than writing the event. So a client's thread hands its
-//! writer over to the broadcaster and sleeps. The broadcaster sends without blocking, and returns
+//! writer over to a broadcaster and sleeps. The broadcaster sends without blocking, and returns
 //! the writer to the client's thread only when the socket is full. The broadcaster is thus the
 //! write half of an event loop; where a write would block, the client's thread takes over.
 //!
@@ -16,6 +16,9 @@
 //! A *broadcast group* is a set of caught-up clients with the same channels and framing. All
 //! members have the same position, so the broadcaster reads new events once for the whole group.
 //!
+//! With several broadcasters, each has its own clients, groups and queues, and they share nothing but
+//! the registry. A client stays with one broadcaster for life, so its events stay in order.
+//!
 //! # Invariants
 //!
 //! * **The broadcaster never blocks on a client.** Its mailbox is bounded: if it is full, the
@@ -28,14 +31,16 @@ mod group;
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
 
 use self::group::{BroadcastGroup, Key, Member, Next, Sent};
-use crate::disconnect::Message;
+use crate::disconnect::{Message, share};
 use crate::registry::Notifier;
 use crate::stream::{Handover, Refilled, Sink, Socket, disconnect_error};
 
@@ -46,8 +51,12 @@ const MAILBOX: usize = 1_024;
 /// served.
 const BATCHES: usize = 16;
 
-/// How many joining clients are served in a row, before groups with new events are served.
-const JOINS: usize = 64;
+/// How long joining clients are served at least, before groups with new events are served again.
+///
+/// If the events took longer, joining clients are served for as long. So under saturation, each gets
+/// half of the broadcaster's time: newcomers do not wait for a pause between events, and they delay
+/// the events by at most as much.
+const JOINS_MIN: Duration = Duration::from_millis(1);
 
 /// How long the broadcaster sleeps at most, even if no member's heartbeat or scheduled end is due
 /// before.
@@ -63,27 +72,56 @@ const LONG: Duration = Duration::from_secs(3_600);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delivery {
-    /// One thread writes to all clients that have caught up. A client's own thread writes only when
-    /// its socket is full.
+    /// The broadcasters, a few threads, write to all clients that have caught up. A client's own
+    /// thread writes only when its socket is full.
     #[default]
     Direct,
     /// Each client's own thread writes, and each event wakes it: the textbook model.
     Wake,
 }
 
-/// Sends writers and messages to the broadcaster.
+/// Sends writers and messages to the broadcasters.
+///
+/// Each stream belongs to one broadcaster for life, so that its events stay in order.
 #[derive(Debug, Clone)]
-pub(crate) struct Mailbox<W = Socket> {
-    handover: Sender<Handover<W>>,
-    messages: Sender<Message>,
+pub(crate) struct Mailboxes<W = Socket> {
+    /// At least one.
+    mailboxes: Arc<[Mailbox<W>]>,
     /// Whether each client's own thread writes ([`Delivery::Wake`]).
     wakes: Arc<AtomicBool>,
 }
 
-impl<W> Mailbox<W> {
-    /// Hands a writer over. If the broadcaster has ended, drops the writer.
-    pub(crate) fn join(&self, handover: Handover<W>) {
-        let _ = self.handover.send(handover);
+/// Sends writers and messages to one broadcaster.
+#[derive(Debug, Clone)]
+struct Mailbox<W> {
+    handover: Sender<Handover<W>>,
+    messages: Sender<Message>,
+}
+
+/// Returns how many broadcasters a server has by default: one less than the number of cores, at least
+/// 1, at most 4.
+pub(crate) fn default_broadcasters() -> usize {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    cores.saturating_sub(1).clamp(1, 4)
+}
+
+/// Creates broadcasters, at least one, and their mailboxes.
+pub(crate) fn broadcasters<W: Sink>(count: usize) -> (Vec<Broadcaster<W>>, Mailboxes<W>) {
+    let wakes = Arc::<AtomicBool>::default();
+    let (broadcasters, mailboxes): (_, Vec<_>) =
+        (0..count.max(1)).map(|_| Broadcaster::new(&wakes)).unzip();
+    (broadcasters, Mailboxes { mailboxes: mailboxes.into(), wakes })
+}
+
+impl<W> Mailboxes<W> {
+    /// Hands the writer of this stream over. If the broadcaster has ended, drops the writer.
+    pub(crate) fn join(&self, stream_id: u64, handover: Handover<W>) {
+        let _ = self.mailboxes[share(stream_id, self.mailboxes.len())].handover.send(handover);
+    }
+
+    /// Returns where the broadcasters receive disconnects, in their order.
+    pub(crate) fn disconnects(&self) -> Vec<Sender<Message>> {
+        self.mailboxes.iter().map(|mailbox| mailbox.messages.clone()).collect()
     }
 
     /// Returns the selected delivery mode.
@@ -91,21 +129,26 @@ impl<W> Mailbox<W> {
         if self.wakes.load(Ordering::Acquire) { Delivery::Wake } else { Delivery::Direct }
     }
 
-    /// Selects the delivery mode. For [`Delivery::Wake`], the broadcaster returns all its writers.
+    /// Selects the delivery mode. For [`Delivery::Wake`], the broadcasters return all their writers.
     /// For [`Delivery::Direct`], each client's thread hands its writer over when it next wakes.
     pub(crate) fn switch(&self, delivery: Delivery) {
         self.wakes.store(delivery == Delivery::Wake, Ordering::Release);
         if delivery == Delivery::Wake {
-            // The send fails if the broadcaster has ended; it then holds no writers.
-            let _ = self.messages.send(Message::ReturnWriters);
+            for mailbox in self.mailboxes.iter() {
+                // The send fails if the broadcaster has ended; it then holds no writers.
+                let _ = mailbox.messages.send(Message::ReturnWriters);
+            }
         }
     }
 
-    /// Whether the broadcaster replies within this time.
+    /// Whether all broadcasters reply within this time.
     pub(crate) fn ping(&self, within: Duration) -> bool {
-        let (reply, replied) = crossbeam_channel::bounded(1);
-        let sent = self.messages.send_timeout(Message::Ping(reply), within);
-        sent.is_ok() && replied.recv_timeout(within).is_ok()
+        let until = Instant::now() + within;
+        self.mailboxes.iter().all(|mailbox| {
+            let (reply, replied) = crossbeam_channel::bounded(1);
+            let sent = mailbox.messages.send_deadline(Message::Ping(reply), until);
+            sent.is_ok() && replied.recv_deadline(until).is_ok()
+        })
     }
 }
 
@@ -123,7 +166,7 @@ pub(crate) struct Broadcaster<W = Socket> {
     by_key: HashMap<Key, u64>,
     last_id: u64,
     joining: VecDeque<Handover<W>>,
-    /// Whether each client's own thread writes; [`Mailbox::switch`] sets it.
+    /// Whether each client's own thread writes; [`Mailboxes::switch`] sets it.
     wakes: Arc<AtomicBool>,
     /// No member's heartbeat or scheduled end is due before this time.
     due: Instant,
@@ -131,12 +174,10 @@ pub(crate) struct Broadcaster<W = Socket> {
 }
 
 impl<W: Sink> Broadcaster<W> {
-    /// Creates a broadcaster, its mailbox, and the sender for the disconnect watcher.
-    pub(crate) fn new() -> (Self, Mailbox<W>, Sender<Message>) {
+    fn new(wakes: &Arc<AtomicBool>) -> (Self, Mailbox<W>) {
         let (handover, mailbox) = crossbeam_channel::bounded(MAILBOX);
-        let (disconnects, messages) = crossbeam_channel::bounded(MAILBOX);
+        let (sender, messages) = crossbeam_channel::bounded(MAILBOX);
         let (notify, notified) = crossbeam_channel::unbounded();
-        let wakes = Arc::<AtomicBool>::default();
         let broadcaster = Self {
             mailbox,
             messages,
@@ -146,11 +187,11 @@ impl<W: Sink> Broadcaster<W> {
             by_key: HashMap::new(),
             last_id: 0,
             joining: VecDeque::new(),
-            wakes: Arc::clone(&wakes),
+            wakes: Arc::clone(wakes),
             due: Instant::now() + LONG,
             batch: Vec::new(),
         };
-        (broadcaster, Mailbox { handover, messages: disconnects.clone(), wakes }, disconnects)
+        (broadcaster, Mailbox { handover, messages: sender })
     }
 
     /// Delivers events until the sender of `running` is dropped.
@@ -172,21 +213,31 @@ impl<W: Sink> Broadcaster<W> {
 
     /// Does everything that can be done now, without waiting.
     fn work(&mut self) {
+        let began = Instant::now();
         for _ in 0..self.notified.len() {
             if let Ok(id) = self.notified.try_recv() {
                 self.deliver(id);
             }
         }
-        for _ in 0..JOINS {
-            match self.joining.pop_front().or_else(|| self.mailbox.try_recv().ok()) {
-                Some(handover) => self.join(handover),
-                None => break,
-            }
-        }
+        let delivered = Instant::now();
+        self.serve_joining(delivered + (delivered - began).max(JOINS_MIN));
         if !self.messages.is_empty() {
             self.handle_messages(None);
         }
         self.handle_due();
+    }
+
+    /// Serves the joining clients until this time, each at most once.
+    fn serve_joining(&mut self, until: Instant) {
+        for _ in 0..self.joining.len() + self.mailbox.len() {
+            match self.joining.pop_front().or_else(|| self.mailbox.try_recv().ok()) {
+                Some(handover) => self.join(handover),
+                None => return,
+            }
+            if Instant::now() >= until {
+                return;
+            }
+        }
     }
 
     /// Handles `first` and all messages queued behind it.
@@ -267,15 +318,15 @@ impl<W: Sink> Broadcaster<W> {
         }
         let key = Key::of(&handover);
         let position = handover.writer.subscription.position.after;
-        if let Some(id) = self.by_key.get(&key)
-            && self.groups[id].position.after < position
-        {
-            self.deliver(*id); // the client has read further than its group
-        }
         let group = self.by_key.get(&key).map(|id| &self.groups[id]);
         let upto = group.map(|group| group.position.after);
-        if upto.is_some_and(|upto| upto < position) {
-            return self.joining.push_back(handover); // the group is still behind: try again later
+        if let Some(group) = group
+            && group.position.after < position
+        {
+            // The client has read further than its group. It waits until the group has its turn,
+            // which is among the next ones: the publisher may not have notified the group yet.
+            group.notifier.notify();
+            return self.joining.push_back(handover);
         }
         let before = handover.writer.counts;
         let refilled = handover.writer.refill(upto);

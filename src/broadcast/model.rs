@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::{Broadcaster, Delivery, Mailbox};
-use crate::disconnect::Message;
+use super::{Broadcaster, Delivery, Mailboxes, broadcasters};
+use crate::disconnect::{Message, share};
 use crate::event::{Event, Frame, Framing};
 use crate::registry::{
     Channels, Closing, Ending, Histories, History, Registry, RegistryOptions, Start,
@@ -101,37 +101,40 @@ struct Client {
 
 struct World {
     registry: Registry,
-    broadcaster: Broadcaster<Wire>,
-    mailbox: Mailbox<Wire>,
-    disconnects: Sender<Message>,
+    broadcasters: Vec<Broadcaster<Wire>>,
+    mailboxes: Mailboxes<Wire>,
+    disconnects: Vec<Sender<Message>>,
     clients: Vec<Client>,
     published: usize,
 }
 
 const CLIENTS: usize = 2;
-/// The number of possible choices: publish, deliver, close, run the watcher, switch the delivery
-/// mode; and for each client: run its thread, free space in its socket, disconnect it.
+/// The number of possible choices: publish, run the first broadcaster, close, run the watcher, switch
+/// the delivery mode, run the last broadcaster; and for each client: run its thread, free space in its
+/// socket, disconnect it.
 const CHOICES: usize = GENERAL + 3 * CLIENTS;
-const GENERAL: usize = 5;
+const GENERAL: usize = 6;
 const PUBLISH: usize = 0;
 const DELIVER: usize = 1;
 const CLOSE: usize = 2;
 const WATCH: usize = 3;
 const SWITCH: usize = 4;
+const DELIVER_LAST: usize = 5;
 
 /// With a shared log, the number of the event after which the second client starts. Another node
 /// has sent this client the events up to that number, while this node has read only one event.
 const AHEAD: usize = 4;
 
 impl World {
-    fn new(history: usize, slow: SlowClient, log: bool) -> Self {
+    fn new(count: usize, history: usize, slow: SlowClient, log: bool) -> Self {
         let history = Histories::all(History { events: history, ..History::default() });
         let options = RegistryOptions { history, ..RegistryOptions::default() };
         let registry =
             if log { Registry::with_shared_log(options) } else { Registry::with(options) };
-        let (broadcaster, mailbox, disconnects) = Broadcaster::new();
-        let clients = Vec::new();
-        let mut world = Self { registry, broadcaster, mailbox, disconnects, clients, published: 0 };
+        let (broadcasters, mailboxes) = broadcasters(count);
+        let (disconnects, clients) = (mailboxes.disconnects(), Vec::new());
+        let mut world =
+            Self { registry, broadcasters, mailboxes, disconnects, clients, published: 0 };
         world.publish();
         let second = if log { Start::After(format!("7-{AHEAD}")) } else { Start::All };
         for start in [Start::Now, second] {
@@ -169,17 +172,18 @@ impl World {
             // reconnect would get the event.
             PUBLISH if !matches!(self.registry.ending(), Ending::No) => {}
             PUBLISH => self.publish(),
-            DELIVER => self.broadcaster.work(),
+            DELIVER => self.broadcasters[0].work(),
+            DELIVER_LAST => self.broadcasters.last_mut().unwrap().work(),
             CLOSE => self.registry.close_over(&Closing::new(Duration::ZERO, CLIENTS)),
             WATCH => self.watch(),
-            SWITCH => self.mailbox.switch(match self.mailbox.delivery() {
+            SWITCH => self.mailboxes.switch(match self.mailboxes.delivery() {
                 Delivery::Direct => Delivery::Wake,
                 Delivery::Wake => Delivery::Direct,
             }),
             _ => {
                 let client = &mut self.clients[(choice - GENERAL) / 3];
                 match (choice - GENERAL) % 3 {
-                    0 => client.run(&self.mailbox),
+                    0 => client.run(&self.mailboxes),
                     1 => client.wire.0.borrow_mut().room += 25,
                     _ => client.wire.0.borrow_mut().disconnected = true,
                 }
@@ -192,7 +196,9 @@ impl World {
         for client in &self.clients {
             let kernel = client.wire.0.borrow();
             if kernel.disconnected && kernel.watched.replace(false) {
-                self.disconnects.send(Message::Disconnected(kernel.stream_id)).unwrap();
+                let broadcaster = share(kernel.stream_id, self.disconnects.len());
+                let message = Message::Disconnected(kernel.stream_id);
+                self.disconnects[broadcaster].send(message).unwrap();
             }
         }
     }
@@ -214,11 +220,11 @@ impl World {
                 }
                 self.registry.close();
             }
-            self.broadcaster.work();
+            self.broadcasters.iter_mut().for_each(Broadcaster::work);
             self.watch();
             for client in &mut self.clients {
                 client.wire.0.borrow_mut().room += 10_000;
-                client.run(&self.mailbox);
+                client.run(&self.mailboxes);
             }
         }
     }
@@ -264,10 +270,11 @@ impl World {
 impl Client {
     /// Runs one step of the client's thread: hands the writer over, or takes what the broadcaster
     /// returned. With [`Delivery::Wake`], the thread writes instead of handing over.
-    fn run(&mut self, mailbox: &Mailbox<Wire>) {
-        let turn = match (self.writer.take(), mailbox.delivery()) {
+    fn run(&mut self, mailboxes: &Mailboxes<Wire>) {
+        let turn = match (self.writer.take(), mailboxes.delivery()) {
             (Some(writer), Delivery::Direct) => {
-                return mailbox.join(Handover::new(writer, &self.slot));
+                let id = self.wire.0.borrow().stream_id;
+                return mailboxes.join(id, Handover::new(writer, &self.slot));
             }
             // The client has disconnected, and the watcher has notified this thread.
             (Some(mut writer), Delivery::Wake) if self.wire.0.borrow().disconnected => {
@@ -284,9 +291,9 @@ impl Client {
     }
 }
 
-fn run(schedule: &[usize], history: usize, slow: SlowClient) {
+fn run(schedule: &[usize], broadcasters: usize, history: usize, slow: SlowClient) {
     for log in [false, true] {
-        let mut world = World::new(history, slow, log);
+        let mut world = World::new(broadcasters, history, slow, log);
         schedule.iter().for_each(|choice| world.step(*choice));
         world.settle(schedule);
         world.check(schedule, slow);
@@ -295,10 +302,11 @@ fn run(schedule: &[usize], history: usize, slow: SlowClient) {
 
 #[test]
 fn no_short_schedule_loses_or_repeats_events() {
-    const LENGTH: u32 = 4;
-    for number in 0..CHOICES.pow(LENGTH) {
-        let digits = (0..LENGTH).map(|place| number / CHOICES.pow(place) % CHOICES);
-        run(&digits.collect::<Vec<_>>(), 2, SlowClient::Gap);
+    for (broadcasters, length) in [(1, 4), (2, 3)] {
+        for number in 0..CHOICES.pow(length) {
+            let digits = (0..length).map(|place| number / CHOICES.pow(place) % CHOICES);
+            run(&digits.collect::<Vec<_>>(), broadcasters, 2, SlowClient::Gap);
+        }
     }
 }
 
@@ -306,10 +314,10 @@ fn no_short_schedule_loses_or_repeats_events() {
 fn no_long_schedule_loses_or_repeats_events() {
     let mut random = fastrand::Rng::with_seed(4);
     for round in 0..10_000 {
-        let slow = if round % 3 == 0 { SlowClient::Disconnect } else { SlowClient::Gap };
+        let slow = if round % 5 == 0 { SlowClient::Disconnect } else { SlowClient::Gap };
         let history = random.usize(1..6);
         // Choices that end a stream are rare, so that a stream has many events before its end.
-        let likely = [PUBLISH, PUBLISH, PUBLISH, DELIVER, DELIVER, WATCH];
+        let likely = [PUBLISH, PUBLISH, PUBLISH, DELIVER, DELIVER_LAST, WATCH];
         let theirs =
             (0..CLIENTS).flat_map(|client| [0, 0, 1].map(|step| GENERAL + 3 * client + step));
         let likely: Vec<usize> = likely.into_iter().chain(theirs).collect();
@@ -322,6 +330,6 @@ fn no_long_schedule_loses_or_repeats_events() {
                 n => likely[n % likely.len()],
             })
             .collect();
-        run(&schedule, history, slow);
+        run(&schedule, [1, 2, 4][round % 3], history, slow);
     }
 }

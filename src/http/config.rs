@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::hooks::Hooks;
 use super::request::Request;
-use crate::broadcast::Delivery;
+use crate::broadcast::{Delivery, default_broadcasters};
 use crate::limits::Limits;
 use crate::mercure::jwt::VerifyingKey;
 use crate::registry::{Histories, RegistryOptions};
@@ -55,6 +55,12 @@ pub struct Config {
     /// Which thread writes to a client that has received all events so far. Default:
     /// [`Delivery::Direct`].
     pub delivery: Delivery,
+    /// Number of broadcasters: the threads that write to the clients with [`Delivery::Direct`].
+    /// Default: one less than the number of cores, at least 1, at most 4.
+    ///
+    /// A client belongs to one of them for life. More than the default helps only if publishing
+    /// leaves cores idle. 0 counts as 1.
+    pub broadcasters: usize,
     /// What happens to a client that reads so slowly that its next event is no longer in the
     /// history. Default: [`SlowClient::Gap`].
     pub slow_client: SlowClient,
@@ -211,6 +217,7 @@ impl Default for Config {
             history_total: None,
             store: None,
             delivery: Delivery::default(),
+            broadcasters: default_broadcasters(),
             slow_client: SlowClient::default(),
             max_clients: None,
             max_per_address: 100,

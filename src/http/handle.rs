@@ -43,12 +43,12 @@ impl Handle {
         self.state.drain();
     }
 
-    /// Returns whether the broadcaster responds within this time, for a watchdog.
+    /// Returns whether all broadcasters respond within this time, for a watchdog.
     ///
-    /// Blocks until the broadcaster responds, at most for this time. Always true if the server has
-    /// no broadcaster ([`Delivery::Wake`]).
+    /// Blocks until they respond, at most for this time. Always true if the server has no
+    /// broadcaster ([`Delivery::Wake`]).
     pub fn is_responsive(&self, within: Duration) -> bool {
-        self.state.mailbox.as_ref().is_none_or(|mailbox| mailbox.ping(within))
+        self.state.mailboxes.as_ref().is_none_or(|mailboxes| mailboxes.ping(within))
     }
 
     /// Returns the registry of channels, through which this program can publish and subscribe.

@@ -1,5 +1,7 @@
 //! The server: binds, runs, and stops.
 
+use std::convert::Infallible;
+use std::io;
 use std::mem;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -7,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::admission::Admission;
@@ -23,7 +25,7 @@ use super::routes::Table;
 use super::server_state::{ServerState, Stop};
 use super::status;
 use super::store_threads::{ShutdownOnPanic, StoreThreads, open_hub};
-use crate::broadcast::{Broadcaster, Delivery};
+use crate::broadcast::{self, Broadcaster, Delivery};
 use crate::capacity::{Capacity, Costs};
 use crate::counters::Counters;
 use crate::disconnect::Watcher;
@@ -52,7 +54,7 @@ use crate::ticker;
 pub struct Server {
     state: Arc<ServerState>,
     routes: Table,
-    broadcaster: Option<Broadcaster>,
+    broadcasters: Vec<Broadcaster>,
     store_threads: Option<StoreThreads>,
 }
 
@@ -106,7 +108,7 @@ impl Server {
             source,
         })?;
         let costs = Costs::new(&config.limits, config.max_channels, config.history_total);
-        let capacity = Capacity::of_new_server(&costs, listeners.len());
+        let capacity = Capacity::with_broadcasters(&costs, listeners.len(), config.broadcasters);
         let max_clients = max_clients(&config, &capacity);
         warn_of_missing_tokens(&config);
         warn_of_unreachable_event_limit(&config.limits);
@@ -119,13 +121,14 @@ impl Server {
         let counters = Arc::<Counters>::default();
         let (hub, tasks) = open_hub(&config, options.clone(), &counters)?;
         let clock = Registry::counted(RegistryOptions { ids: false, ..options }, &counters);
-        let (broadcaster, mailbox, disconnects) = Broadcaster::new();
+        let (broadcasters, mailboxes) = broadcast::broadcasters(config.broadcasters);
+        let disconnects = mailboxes.disconnects();
         let watcher = Watcher::new(disconnects, &counters).map_err(StartError::Watch)?;
-        let (broadcaster, mailbox) = match config.delivery {
-            Delivery::Wake if !config.switchable_delivery => (None, None),
+        let (broadcasters, mailboxes) = match config.delivery {
+            Delivery::Wake if !config.switchable_delivery => (Vec::new(), None),
             delivery => {
-                mailbox.switch(delivery);
-                (Some(broadcaster), Some(mailbox))
+                mailboxes.switch(delivery);
+                (broadcasters, Some(mailboxes))
             }
         };
         let admission = Admission::new(max_clients, config.max_per_address);
@@ -139,7 +142,7 @@ impl Server {
             assets,
             hub,
             clock,
-            mailbox,
+            mailboxes,
             watcher,
             connections,
             drain_event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -160,7 +163,7 @@ impl Server {
         let state = Arc::new(state);
         let store_threads = tasks.map(|tasks| StoreThreads::start(tasks, &state));
         let store_threads = store_threads.transpose().map_err(StartError::Spawn)?;
-        Ok(Self { state, routes, broadcaster, store_threads })
+        Ok(Self { state, routes, broadcasters, store_threads })
     }
 
     /// Adds routes. The module [`extension`](crate::extension) has an example.
@@ -201,15 +204,11 @@ impl Server {
     /// or a thread of the store has panicked.
     pub fn run(mut self) -> Result<(), StartError> {
         let (running, stop) = crossbeam_channel::bounded(0);
-        let broadcaster = self.broadcaster.take().map(|broadcaster| {
-            let ends_with = ShutdownOnPanic(Arc::clone(&self.state));
-            let thread = thread::Builder::new().name("broadcaster".into());
-            thread.spawn(move || {
-                let _ends_with = ends_with;
-                broadcaster.run(&stop);
-            })
-        });
-        let broadcaster = broadcaster.transpose().map_err(StartError::Spawn)?;
+        let broadcasting = mem::take(&mut self.broadcasters).into_iter().enumerate();
+        let broadcasting = broadcasting
+            .map(|(number, broadcaster)| self.spawn_broadcaster(number, broadcaster, stop.clone()))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(StartError::Spawn)?;
         let watcher = Arc::clone(&self.state.watcher);
         let thread = thread::Builder::new().name("disconnects".into());
         let watching = thread.spawn(move || watcher.run()).map_err(StartError::Spawn)?;
@@ -220,15 +219,33 @@ impl Server {
         // A panic of this thread is ignored, because heartbeats then detected the disconnects
         // instead.
         drop(watching.join());
-        let broadcasting = broadcaster.map(JoinHandle::join);
+        let broadcast: Result<(), _> = broadcasting.into_iter().try_for_each(JoinHandle::join);
         // The store's threads end last, so that the store receives the events that ending streams
         // publish.
         let storing = self.store_threads.take().map(|threads| threads.stop(deadline));
-        match (broadcasting, storing) {
-            (Some(Err(_panic)), _) => Err(StartError::Broadcaster),
+        match (broadcast, storing) {
+            (Err(_panic), _) => Err(StartError::Broadcaster),
             (_, Some(Err(_panic))) => Err(StartError::StoreWriter),
             _ => ran,
         }
+    }
+
+    /// Starts the thread of a broadcaster, which delivers until the sender of `stop` is dropped.
+    fn spawn_broadcaster(
+        &self,
+        number: usize,
+        broadcaster: Broadcaster,
+        stop: Receiver<Infallible>,
+    ) -> io::Result<JoinHandle<()>> {
+        let name = match number {
+            0 => "broadcaster".to_owned(),
+            more => format!("broadcaster-{}", more + 1),
+        };
+        let ends_with = ShutdownOnPanic(Arc::clone(&self.state));
+        thread::Builder::new().name(name).spawn(move || {
+            let _ends_with = ends_with;
+            broadcaster.run(&stop);
+        })
     }
 
     /// Runs the ticker and the accepting threads until shutdown, then drains.

@@ -20,7 +20,7 @@ use super::error::HttpError;
 use super::log_limit::{Burst, LogRateLimit};
 use super::mercure::subscriptions::Subscriptions;
 use super::request::Request;
-use crate::broadcast::{Delivery, Mailbox};
+use crate::broadcast::{Delivery, Mailboxes};
 use crate::capacity::{Capacity, Costs};
 use crate::counters::{ADDRESS, CONNECTIONS, Counters, DRAINING, FULL};
 use crate::disconnect::Watcher;
@@ -42,9 +42,9 @@ pub(crate) struct ServerState {
     pub(super) hub: Registry,
     /// The registry of the channels that the ticker publishes to.
     pub(super) clock: Registry,
-    /// Sends to the broadcaster, if there is one. There is none with [`Delivery::Wake`], unless
+    /// Sends to the broadcasters, if there are any. There are none with [`Delivery::Wake`], unless
     /// the configuration says that the delivery is switchable.
-    pub(super) mailbox: Option<Mailbox>,
+    pub(super) mailboxes: Option<Mailboxes>,
     pub(super) watcher: Arc<Watcher>,
     pub(super) connections: Arc<Connections>,
     /// An eventfd that is readable while the server drains, for threads that wait in `poll`.
@@ -119,13 +119,13 @@ impl ServerState {
 
     /// Returns the current delivery mode.
     pub(super) fn delivery(&self) -> Delivery {
-        self.mailbox.as_ref().map_or(Delivery::Wake, Mailbox::delivery)
+        self.mailboxes.as_ref().map_or(Delivery::Wake, Mailboxes::delivery)
     }
 
     /// Changes the delivery mode of all streams. No client loses an event or receives one twice.
     pub(super) fn switch(&self, delivery: Delivery) {
-        if let Some(mailbox) = &self.mailbox {
-            mailbox.switch(delivery);
+        if let Some(mailboxes) = &self.mailboxes {
+            mailboxes.switch(delivery);
         }
     }
 

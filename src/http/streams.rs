@@ -356,7 +356,7 @@ impl LastReply for Stream {
     /// stack of a thread never shrinks. So a fresh thread runs the stream if this thread has sent
     /// data and the broadcaster will write the stream, or if the stack of this thread has grown.
     fn needs_fresh_thread(&self, has_sent: bool, server: &ServerState) -> bool {
-        has_sent && server.mailbox.is_some() || self.deep
+        has_sent && server.mailboxes.is_some() || self.deep
     }
 
     fn run(self: Box<Self>, socket: &Arc<TcpStream>, received: Vec<u8>, server: &ServerState) {
@@ -410,9 +410,10 @@ fn follow(mut writer: Box<Writer<Socket>>, server: &ServerState) -> (End, Stream
     loop {
         let delivery = server.delivery();
         let is_current = || server.delivery() == delivery;
-        let outcome = match &server.mailbox {
-            Some(mailbox) if delivery == Delivery::Direct => {
-                stream::direct(writer, |handover| mailbox.join(handover), is_current)
+        let outcome = match &server.mailboxes {
+            Some(mailboxes) if delivery == Delivery::Direct => {
+                let id = writer.socket().stream_id();
+                stream::direct(writer, |handover| mailboxes.join(id, handover), is_current)
             }
             _ => {
                 let socket = writer.socket().clone();

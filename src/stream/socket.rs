@@ -35,6 +35,11 @@ impl Socket {
         Arc::clone(&self.watch)
     }
 
+    /// The number of the stream, by which it belongs to a broadcaster.
+    pub(crate) fn stream_id(&self) -> u64 {
+        self.watch.id
+    }
+
     /// Notifies `notifier` when the peer disconnects.
     pub(crate) fn notify_on_disconnect(&self, notifier: &Arc<Notifier>) {
         self.watch.notify_on_disconnect(&self.stream, notifier);
