@@ -24,10 +24,11 @@ use crate::broadcast::default_broadcasters;
 /// The descriptors and threads of a server without clients.
 ///
 /// The descriptors, besides standard input, output and error, are: one for epoll, one that ends the
-/// disconnects thread, one that starts the drain, and two for signals. In addition, each listen
+/// disconnects thread, one that starts the drain, one that
+/// stops the accepting threads, and two for signals. In addition, each listen
 /// address takes two descriptors (a listener and a reserve) and one thread. The broadcasters
 /// come on top.
-const OWN_DESCRIPTORS: u64 = 5;
+const OWN_DESCRIPTORS: u64 = 6;
 const OWN_THREADS: u64 = 5;
 
 /// The stack of each of the server's own threads, in bytes: the standard library's default.

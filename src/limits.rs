@@ -132,8 +132,9 @@ pub(crate) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(17);
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How many connections the kernel queues until the server accepts them.
-pub(crate) const BACKLOG: i32 = 4_096;
+/// How many connections the kernel queues until the server accepts them: as many as
+/// `net.core.somaxconn` allows.
+pub(crate) const BACKLOG: i32 = i32::MAX;
 
 /// Stack of a connection's thread in an optimized build, in bytes. At most three quarters of the
 /// stack may be touched (`make stack` checks this), because an overflow ends the process.

@@ -176,6 +176,11 @@ impl Connections {
         self.lock().open
     }
 
+    /// Returns how many more connections fit without shedding one.
+    pub(super) fn room(&self) -> usize {
+        self.total.saturating_sub(self.used(&self.lock()))
+    }
+
     /// Returns the maximum number of connections besides the current streams.
     pub(super) fn max(&self) -> usize {
         self.total.saturating_sub(self.admission.clients())

@@ -1,14 +1,20 @@
 //! Runs the accepting thread of a listener: a loop of `accept` and `spawn`.
 //!
+//! When thousands of clients connect at once, the kernel's queue must not overflow: a client whose
+//! first packet is dropped waits a second before it sends the packet again. `spawn` takes longer than
+//! `accept`. So the thread first accepts all connections that wait, then spawns the threads of a few,
+//! and then looks at the queue again.
+//!
 //! This thread never writes to a client, and an error never ends the loop. Errors of `accept` and
 //! `spawn` are logged once per burst. The thread keeps one descriptor in reserve: when the process
 //! has no other descriptor left, the thread accepts a connection with the reserve and closes the
 //! connection, so that the client does not wait for a response. The thread pauses only if no
 //! connection could be accepted.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +24,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::admission::{Reason, limited_address};
 use super::connection::{self, Running};
+use super::connections::ConnectionPermit;
 use super::forwarded::is_trusted;
 use super::log_limit::Burst;
 use super::routes::Table;
@@ -27,6 +34,12 @@ use crate::limits::{
     BACKLOG, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, Limits, NOTSENT_LOWAT, RECEIVE_BUFFER,
     SEND_BUFFER, TCP_USER_TIMEOUT,
 };
+
+/// How many connections are accepted in a row, before threads are spawned again.
+const ACCEPTS: usize = 1_024;
+
+/// How many threads are spawned in a row, before the kernel's queue is emptied again.
+const SPAWNS: usize = 4;
 
 /// How long the thread pauses after `accept` has failed, so that repeated failures do not keep a
 /// core busy.
@@ -54,6 +67,7 @@ pub(super) fn bind(
     set_options(&socket, limits)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?; // accepted sockets do not inherit this
     Ok(socket.into())
 }
 
@@ -91,42 +105,124 @@ pub(super) fn run(
 ) {
     let on_loopback =
         listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
-    let mut reserve = File::open("/dev/null").ok();
-    let (mut errors, mut rejections) = (Burst::default(), Burst::default());
-    loop {
-        let mut accepted = server.stop.accept(listener).map_err(Failure::NotAccepted);
-        if matches!(&accepted, Err(Failure::NotAccepted(error)) if is_out_of_descriptors(error)) {
-            accepted = accept_with_reserve(&mut reserve, || server.stop.accept(listener));
+    let mut acceptor = Acceptor {
+        server,
+        listener,
+        reserve: File::open("/dev/null").ok(),
+        accepted: VecDeque::new(),
+        errors: Burst::default(),
+        rejections: Burst::default(),
+    };
+    while !server.has_stopped_accepting() || !acceptor.accepted.is_empty() {
+        if !server.has_stopped_accepting() {
+            acceptor.accept_all();
         }
-        let failure = match accepted {
-            Ok((socket, peer)) => {
-                server.counters.accepted.inc();
-                // An IPv4 client of an IPv6 listener is logged, counted and trusted as IPv4.
-                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                start(server, routes, socket, peer, on_loopback, alive, &mut rejections)
-                    .map_err(Failure::Closed)
-                    .err()
+        for (socket, peer) in acceptor.take_some() {
+            let socket = Arc::new(socket);
+            let Some(permit) = acceptor.admit(&socket, peer.ip()) else { continue };
+            let (state, routes) = (Arc::clone(server), Arc::clone(routes));
+            let running = Running::new(alive);
+            // If `spawn` fails, it drops the closure, which closes the socket.
+            let spawned = connection::spawn(peer, move || {
+                connection::serve(&state, &routes, socket, permit, peer, on_loopback, &running);
+            });
+            if let Err(error) = spawned {
+                acceptor.handle(&Failure::Closed(error));
             }
-            Err(Failure::NotAccepted(error)) if is_without_client(&error) => None,
-            Err(failure) => Some(failure),
-        };
-        if server.has_stopped_accepting() {
+        }
+    }
+}
+
+/// The state of an accepting thread.
+struct Acceptor<'a> {
+    server: &'a ServerState,
+    listener: &'a TcpListener,
+    reserve: Option<File>,
+    /// Connections whose threads have not been spawned yet.
+    accepted: VecDeque<(TcpStream, SocketAddr)>,
+    errors: Burst,
+    rejections: Burst,
+}
+
+impl Acceptor<'_> {
+    /// Accepts the connections that wait: at most [`ACCEPTS`], and only as many as the server has room
+    /// for, or one. If no accepted connection waits for its thread, first waits for a client to connect
+    /// or for the server to stop accepting.
+    fn accept_all(&mut self) {
+        if self.accepted.is_empty() {
+            self.server.stop.wait(self.listener);
+        }
+        let max = self.server.connections.room().max(1);
+        for _ in 0..ACCEPTS.min(max.saturating_sub(self.accepted.len())) {
+            match self.accept() {
+                Ok((socket, peer)) => {
+                    self.server.counters.accepted.inc();
+                    // An IPv4 client of an IPv6 listener is logged, counted and trusted as IPv4.
+                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    self.accepted.push_back((socket, peer));
+                }
+                Err(Failure::NotAccepted(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return;
+                }
+                Err(Failure::NotAccepted(error)) if is_without_client(&error) => {}
+                Err(failure) => return self.handle(&failure),
+            }
+            if self.server.has_stopped_accepting() {
+                return;
+            }
+        }
+    }
+
+    /// Accepts a connection if one waits, with the reserved descriptor if there is no other.
+    fn accept(&mut self) -> Result<(TcpStream, SocketAddr), Failure> {
+        match self.listener.accept() {
+            Err(error) if is_out_of_descriptors(&error) => {
+                accept_with_reserve(&mut self.reserve, || self.listener.accept())
+            }
+            accepted => accepted.map_err(Failure::NotAccepted),
+        }
+    }
+
+    /// Returns the permit for a connection, or `None` if it exceeds a limit.
+    fn admit(&mut self, socket: &Arc<TcpStream>, address: IpAddr) -> Option<Box<ConnectionPermit>> {
+        let is_trusted = is_trusted(address, &self.server.config.trusted_proxies);
+        let counted = if is_trusted { None } else { limited_address(address) };
+        match self.server.connections.admit(socket, counted) {
+            Ok(permit) => Some(Box::new(permit)),
+            Err(reason) => {
+                self.server.counters.reject(reason);
+                if self.rejections.begins() {
+                    log::warn!("rejected a connection of {address}: {}", advice(reason));
+                }
+                None
+            }
+        }
+    }
+
+    /// Returns the connections whose threads are spawned next.
+    fn take_some(&mut self) -> Vec<(TcpStream, SocketAddr)> {
+        let some = self.accepted.len().min(SPAWNS);
+        self.accepted.drain(..some).collect()
+    }
+
+    /// Makes room after a failure, and logs the first of a burst.
+    fn handle(&mut self, failure: &Failure) {
+        if self.server.has_stopped_accepting() {
             return;
         }
-        let Some(failure) = failure else { continue };
-        server.counters.reject(SYSTEM);
+        self.server.counters.reject(SYSTEM);
         // The system allows fewer connections than the computed capacity, so a waiting connection
         // is shed (closed to make room) for the next one.
-        server.connections.shed();
-        let (Failure::Closed(error) | Failure::NotAccepted(error)) = &failure;
-        if errors.begins() {
+        self.server.connections.shed();
+        let (Failure::Closed(error) | Failure::NotAccepted(error)) = failure;
+        if self.errors.begins() {
             log::warn!(
                 "cannot serve a connection: {error}; `threadcast doctor` reports which limit to \
                  raise (further errors in this burst are not logged)"
             );
         }
-        if matches!(failure, Failure::NotAccepted(_)) && !server.hub.wait(BACK_OFF) {
-            return;
+        if matches!(failure, Failure::NotAccepted(_)) {
+            self.server.hub.wait(BACK_OFF); // ends early if the server stops
         }
     }
 }
@@ -138,41 +234,6 @@ enum Failure {
     Closed(io::Error),
     /// No connection was accepted; the client, if there is one, is still in the kernel's queue.
     NotAccepted(io::Error),
-}
-
-/// Starts a connection's thread, or closes the connection if it exceeds a limit.
-///
-/// Fails if the system cannot create a thread.
-fn start(
-    server: &Arc<ServerState>,
-    routes: &Arc<Table>,
-    socket: TcpStream,
-    peer: SocketAddr,
-    on_loopback: bool,
-    alive: &Sender<Alive>,
-    rejections: &mut Burst,
-) -> io::Result<()> {
-    let socket = Arc::new(socket);
-    let address = peer.ip();
-    let is_trusted = is_trusted(address, &server.config.trusted_proxies);
-    let counted = if is_trusted { None } else { limited_address(address) };
-    let permit = match server.connections.admit(&socket, counted) {
-        Ok(permit) => Box::new(permit),
-        Err(reason) => {
-            server.counters.reject(reason);
-            if rejections.begins() {
-                log::warn!("rejected a connection of {address}: {}", advice(reason));
-            }
-            return Ok(());
-        }
-    };
-    let (server, routes) = (Arc::clone(server), Arc::clone(routes));
-    let running = Running::new(alive);
-    // If `spawn` fails, it drops the closure, which closes the socket.
-    connection::spawn(peer, move || {
-        connection::serve(&server, &routes, socket, permit, peer, on_loopback, &running);
-    })?;
-    Ok(())
 }
 
 /// Returns the cause of a rejected connection, and what the operator can do.
@@ -187,33 +248,28 @@ fn advice(reason: Reason) -> &'static str {
     }
 }
 
-/// Returns whether `accept` failed because there was no client.
-///
-/// Either no client connected within the read time-out, which the listener has so that accepted
-/// sockets inherit it, or the client has already disconnected.
+/// Returns whether `accept` failed because the client has already disconnected.
 fn is_without_client(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
-    matches!(error.kind(), WouldBlock | ConnectionAborted | Interrupted)
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
 }
 
 /// Accepts the next connection with the reserved descriptor.
 ///
-/// Without a free descriptor, `accept` fails even before a client connects. So this function first
-/// gives up the reserve. When a client has connected, another descriptor may be free and becomes
-/// the new reserve; if none is free, this function closes the connection.
+/// This function gives the reserve up for it. If another descriptor has become free, that one becomes
+/// the new reserve; otherwise this function closes the connection.
 fn accept_with_reserve<T>(
     reserve: &mut Option<File>,
     accept: impl FnOnce() -> io::Result<T>,
 ) -> Result<T, Failure> {
     *reserve = None;
-    let accepted = accept().map_err(Failure::NotAccepted)?;
-    if let Ok(spare) = File::open("/dev/null") {
-        *reserve = Some(spare);
-        return Ok(accepted);
-    }
-    drop(accepted);
+    let accepted = accept().map_err(Failure::NotAccepted);
     *reserve = File::open("/dev/null").ok();
-    Err(Failure::Closed(Errno::MFILE.into()))
+    if reserve.is_none() && accepted.is_ok() {
+        drop(accepted);
+        *reserve = File::open("/dev/null").ok();
+        return Err(Failure::Closed(Errno::MFILE.into()));
+    }
+    accepted
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {

@@ -9,7 +9,7 @@ use super::exchange::Exchange;
 use super::reply::Reply;
 use super::server_state::ServerState;
 use crate::counters::{Counter, Counters, Histogram, dropped_log_lines};
-use crate::process::Process;
+use crate::process::{Process, listen_overflows};
 
 /// Answers `GET /metrics`, in the text format of Prometheus, version 0.0.4.
 pub(super) fn metrics(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
@@ -27,6 +27,11 @@ struct Page(String);
 impl Page {
     fn counters(&mut self, counters: &Counters) {
         self.counter("accepts", "Accepted connections", counters.accepted.get());
+        if let Some(overflows) = listen_overflows() {
+            let help = "Connections that the kernel dropped because a program's queue of new \
+                        connections was full, on this machine since boot";
+            self.counter("listen_overflows", help, overflows);
+        }
         let help = "Rejected streams, and connections that could not be served, by reason";
         self.head("rejections_total", "counter", help);
         self.samples("rejections_total", "reason", counters.rejections.get());

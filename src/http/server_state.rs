@@ -2,14 +2,13 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::io::Errno;
 use socket2::SockRef;
 
 use super::admission::{Admission, Reason, StreamPermit};
@@ -174,54 +173,47 @@ impl ServerState {
     }
 }
 
-/// Makes the accepting threads return.
+/// Makes the accepting threads return, with an eventfd.
 ///
-/// Shutting a listener down wakes its thread. Inherited listeners must not be shut down, so an
-/// eventfd wakes their threads.
+/// The server's own listeners are then shut down, so that clients are refused at once. Inherited
+/// listeners must not be shut down.
 #[derive(Debug)]
-pub(super) struct Stop(Option<OwnedFd>);
+pub(super) struct Stop {
+    event: OwnedFd,
+    inherited: bool,
+}
 
 impl Stop {
     pub(super) fn new(inherited: bool) -> io::Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Self(inherited.then(|| eventfd(0, flags)).transpose()?))
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { event, inherited })
     }
 
     /// Returns whether the listeners stay open, so that new connections wait for the next server.
     pub(super) fn keeps_listeners_open(&self) -> bool {
-        self.0.is_some()
+        self.inherited
     }
 
-    /// Makes [`accept`](Self::accept) return at once, now and on every later call.
+    /// Makes [`wait`](Self::wait) return at once, now and on every later call.
     pub(super) fn stop(&self, listeners: &[TcpListener]) {
-        let Some(stop) = &self.0 else {
-            for listener in listeners {
-                if let Err(error) = SockRef::from(listener).shutdown(std::net::Shutdown::Both) {
-                    log::error!("cannot shut a listening socket down: {error}");
-                }
-            }
-            return;
-        };
         // The write fails only if the eventfd's counter is full, and a full counter makes it
         // readable too.
-        let _ = rustix::io::write(stop, &1_u64.to_ne_bytes());
-    }
-
-    /// Accepts a connection, or returns an error after [`stop`](Self::stop).
-    ///
-    /// The server's own listener blocks until a client connects or the listener is shut down. An
-    /// inherited listener must never be shut down, so this function also waits for the eventfd.
-    pub(super) fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        let Some(stop) = &self.0 else { return listener.accept() };
-        loop {
-            let flags = PollFlags::IN;
-            let mut either = [PollFd::new(stop, flags), PollFd::new(listener, flags)];
-            match poll(&mut either, None) {
-                Ok(_) if !either[0].revents().is_empty() => return Err(Errno::CANCELED.into()),
-                Ok(_) => return listener.accept(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+        for listener in listeners.iter().filter(|_| !self.inherited) {
+            if let Err(error) = SockRef::from(listener).shutdown(std::net::Shutdown::Both) {
+                log::error!("cannot shut a listening socket down: {error}");
             }
         }
+    }
+
+    /// Waits until a client connects, or until [`stop`](Self::stop).
+    ///
+    /// It may also return without either, for example after a signal.
+    pub(super) fn wait(&self, listener: &TcpListener) {
+        let mut either =
+            [PollFd::new(&self.event, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+        // `poll` cannot fail here except for a signal or a lack of kernel memory. The caller then
+        // finds no connection, and waits again.
+        let _ = poll(&mut either, None);
     }
 }

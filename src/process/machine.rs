@@ -24,6 +24,22 @@ pub(crate) struct Machine {
     pub(crate) page_tables: u64,
 }
 
+/// Returns how many connections the kernel has dropped since boot because the queue of a listening
+/// socket was full, in this network namespace. `None` if `/proc/net/netstat` does not say it.
+///
+/// It counts the listening sockets of all programs; the kernel has no figure for one socket.
+pub(crate) fn listen_overflows() -> Option<u64> {
+    parse_listen_overflows(&fs::read_to_string("/proc/net/netstat").ok()?)
+}
+
+/// A line with the names is followed by a line with the values.
+fn parse_listen_overflows(netstat: &str) -> Option<u64> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    pairs.find(|(name, _)| *name == "ListenOverflows")?.1.parse().ok()
+}
+
 /// Reads the current memory of the machine.
 ///
 /// # Errors
@@ -86,6 +102,15 @@ mod tests {
         assert_eq!((found.slab, found.kernel_stack, found.page_tables), (6144, 4096, 3072));
         assert!(parse_meminfo("MemTotal: 9 kB\n", 0).is_err());
         assert!(machine().expect("this is Linux").available > 0);
+    }
+
+    #[test]
+    fn listen_overflows_are_found_by_name() {
+        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 2 3\n\
+                    IpExt: InNoRoutes\nIpExt: 4\n";
+        assert_eq!(parse_listen_overflows(text), Some(2));
+        assert_eq!(parse_listen_overflows("IpExt: InNoRoutes\nIpExt: 4\n"), None);
+        assert!(listen_overflows().is_some(), "this is Linux");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 pub(crate) use self::address_space::check_address_space;
-pub(crate) use self::machine::machine;
+pub(crate) use self::machine::{listen_overflows, machine};
 pub(crate) use self::threads::{ThreadGroup, groups};
 
 /// The maximum number of threads whose `/proc` files are read. Reading the files of one thread
