@@ -129,14 +129,12 @@ impl Watcher {
             }
             None => return, // the stream has ended by itself
         };
-        match notifier {
-            Some(notifier) => notifier.notify(),
-            // The send fails if the broadcaster has ended; it has then dropped all its streams.
-            None => {
-                let broadcaster = &self.broadcasters[share(id, self.broadcasters.len())];
-                drop(broadcaster.send(Message::Disconnected(id)));
-            }
+        if let Some(notifier) = notifier {
+            return notifier.notify();
         }
+        // The send fails if the broadcaster has ended; it has then dropped all its streams.
+        let broadcaster = &self.broadcasters[share(id, self.broadcasters.len())];
+        drop(broadcaster.send(Message::Disconnected(id)));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Watched>> {
