@@ -87,21 +87,27 @@ impl Capacity {
     }
 
     fn of_new(share: Share, costs: Option<&Costs>, addresses: usize, broadcasters: usize) -> Self {
+        let threads = own_threads(addresses, broadcasters);
         let addresses = addresses as u64;
-        let threads = OWN_THREADS + broadcasters as u64 + addresses;
         let own = Own {
             descriptors: OWN_DESCRIPTORS + 2 * addresses,
             threads: threads - 1, // one thread, the current one, already counts as used
-            mappings: threads * MAPPINGS,
-            ..Own::reserved(costs, addresses)
+            stacks: threads,
+            ..Own::reserved(costs, threads)
         };
         Self::measure(SELF, share, &own)
     }
 
-    /// Returns the capacity of the server that runs in this process and listens on this many
-    /// addresses. `clients` is the server's current number of clients.
-    pub(crate) fn of_running_server(costs: &Costs, addresses: usize, clients: usize) -> Self {
-        let own = Own { clients: clients as u64, ..Own::reserved(Some(costs), addresses as u64) };
+    /// Returns the capacity of the server that runs in this process, listens on this many addresses
+    /// and has this many broadcasters. `clients` is the server's current number of clients.
+    pub(crate) fn of_running_server(
+        costs: &Costs,
+        addresses: usize,
+        broadcasters: usize,
+        clients: usize,
+    ) -> Self {
+        let threads = own_threads(addresses, broadcasters);
+        let own = Own { clients: clients as u64, ..Own::reserved(Some(costs), threads) };
         Self::measure(SELF, Share::of(costs), &own)
     }
 
@@ -218,15 +224,17 @@ impl Share {
         match unit {
             Unit::Descriptor => self.descriptors,
             Unit::Thread => self.threads,
-            Unit::Mapping => self.threads * MAPPINGS,
+            Unit::Mapping { of_thread } => self.threads * of_thread,
             Unit::Byte => self.memory,
             Unit::Address | Unit::Data => self.address_space,
         }
     }
 }
 
-/// The number of memory mappings of a thread: its stack and its signal stack, each with a guard.
-const MAPPINGS: u64 = 4;
+/// Returns the number of threads of a server without clients.
+fn own_threads(addresses: usize, broadcasters: usize) -> u64 {
+    OWN_THREADS + (addresses + broadcasters) as u64
+}
 
 /// The resources that the server itself takes or will take soon, and the current number of its
 /// clients.
@@ -235,7 +243,8 @@ struct Own {
     clients: u64,
     descriptors: u64,
     threads: u64,
-    mappings: u64,
+    /// The number of threads whose stacks do not exist yet.
+    stacks: u64,
     /// The reserved memory, in bytes. A part of this memory may not be in use yet.
     memory: u64,
     /// The resident memory of this process, in bytes. It belongs to the reserved memory or to the
@@ -246,10 +255,10 @@ struct Own {
 }
 
 impl Own {
-    fn reserved(costs: Option<&Costs>, addresses: u64) -> Self {
+    fn reserved(costs: Option<&Costs>, threads: u64) -> Self {
         let Some(costs) = costs else { return Self::default() };
         let memory = costs.reserved_memory();
-        let stacks = (OWN_THREADS + addresses) * OWN_STACK;
+        let stacks = threads * OWN_STACK;
         let held = system::resident();
         Self { memory, held, address_space: memory + stacks, ..Self::default() }
     }
@@ -260,7 +269,10 @@ impl Own {
 enum Unit {
     Descriptor,
     Thread,
-    Mapping,
+    /// A memory mapping, of which a thread has this many.
+    Mapping {
+        of_thread: u64,
+    },
     /// A byte of memory.
     Byte,
     /// A byte of address space.
@@ -294,7 +306,7 @@ impl Reading {
         let (own_use, clients_use) = match unit {
             Unit::Descriptor => (own.descriptors, own.clients * each),
             Unit::Thread => (own.threads, own.clients * each),
-            Unit::Mapping => (own.mappings, own.clients * each),
+            Unit::Mapping { of_thread } => (own.stacks * of_thread, own.clients * each),
             // A client may currently use less memory than its computed maximum. So the clients'
             // current use is subtracted below, and their maximum is counted instead.
             Unit::Byte => (own.memory, 0),
@@ -337,7 +349,7 @@ mod tests {
         let bound = reading(Unit::Descriptor).bound(&own, share);
         assert_eq!((bound.used, bound.clients), (420, 580));
         assert_eq!(bound.raise, "x=2000");
-        assert_eq!(reading(Unit::Mapping).bound(&own, share).clients, 900 / 4);
+        assert_eq!(reading(Unit::Mapping { of_thread: 4 }).bound(&own, share).clients, 900 / 4);
         assert_eq!(reading(Unit::Byte).bound(&Own::default(), share).clients, 10);
     }
 
@@ -390,7 +402,7 @@ mod tests {
     fn new_and_running_server_have_nearly_equal_capacity() {
         let (new, running) = (
             Capacity::of_new_server(&Costs::default(), 1),
-            Capacity::of_running_server(&Costs::default(), 1, 0),
+            Capacity::of_running_server(&Costs::default(), 1, 1, 0),
         );
         for bound in new.bounds() {
             assert!(bound.clients >= new.clients(), "{bound:?}");

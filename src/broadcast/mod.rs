@@ -119,6 +119,11 @@ impl<W> Mailboxes<W> {
         let _ = self.mailboxes[share(stream_id, self.mailboxes.len())].handover.send(handover);
     }
 
+    /// The number of broadcasters.
+    pub(crate) fn len(&self) -> usize {
+        self.mailboxes.len()
+    }
+
     /// Returns where the broadcasters receive disconnects, in their order.
     pub(crate) fn disconnects(&self) -> Vec<Sender<Message>> {
         self.mailboxes.iter().map(|mailbox| mailbox.messages.clone()).collect()

@@ -80,15 +80,37 @@ pub(super) fn threads() -> Vec<Reading> {
     bounds.into_iter().flatten().collect()
 }
 
+/// Returns the limit on memory mappings. A thread has a stack, and a signal stack on which Rust's
+/// standard library reports a stack overflow; each has a guard, which is a mapping too.
+///
+/// The library creates no signal stacks if the process was started with SIGSEGV and SIGBUS ignored. A
+/// stack overflow then still ends the process, but without the message that names the thread.
 pub(super) fn mappings(process: &str) -> Option<Reading> {
     let maps = fs::read(format!("/proc/{process}/maps")).ok()?;
+    let has_signal_stacks = !ignores_overflows(process);
+    let raise = "sysctl -w vm.max_map_count={}   (as root; to keep it: /etc/sysctl.d)";
     Some(Reading {
         name: "vm.max_map_count",
         limit: number("/proc/sys/vm/max_map_count")?,
         used: maps.split(|byte| *byte == b'\n').count() as u64,
-        unit: Unit::Mapping,
-        raise: "sysctl -w vm.max_map_count={}   (as root; to keep it: /etc/sysctl.d)".into(),
+        unit: Unit::Mapping { of_thread: if has_signal_stacks { 4 } else { 2 } },
+        raise: if has_signal_stacks {
+            format!("{raise}, or start the server with: {WITHOUT_SIGNAL_STACKS} threadcast")
+        } else {
+            raise.into()
+        },
     })
+}
+
+/// The start of a command line that halves the number of mappings of each thread.
+const WITHOUT_SIGNAL_STACKS: &str = "env --ignore-signal=SEGV --ignore-signal=BUS";
+
+/// Returns whether a process ignores SIGSEGV and SIGBUS.
+fn ignores_overflows(process: &str) -> bool {
+    const BOTH: u64 = 1 << (11 - 1) | 1 << (7 - 1);
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let ignored = field(&status, "SigIgn:").and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    ignored.is_some_and(|ignored| ignored & BOTH == BOTH)
 }
 
 pub(super) fn memory() -> Option<Reading> {

@@ -113,7 +113,8 @@ impl ServerState {
 
     /// Computes the capacity of this server, which holds this many clients now.
     pub(super) fn capacity(&self, clients: usize) -> Capacity {
-        Capacity::of_running_server(&self.costs, self.listeners.len(), clients)
+        let broadcasters = self.mailboxes.as_ref().map_or(0, Mailboxes::len);
+        Capacity::of_running_server(&self.costs, self.listeners.len(), broadcasters, clients)
     }
 
     /// Returns the current delivery mode.

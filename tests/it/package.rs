@@ -24,8 +24,8 @@ const NOBODY: u32 = 65_534;
 
 /// The kernel's default for `vm.max_map_count`.
 const MAPPINGS: usize = 65_530;
-/// The number of memory mappings of a client's thread (`src/capacity.rs`).
-const MAPPINGS_OF_A_CLIENT: usize = 4;
+/// The number of memory mappings of a client's thread of the service (`src/capacity/system.rs`).
+const MAPPINGS_OF_A_CLIENT: usize = 2;
 
 fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
@@ -196,7 +196,8 @@ fn serve_as_the_unit_does(folder: &Path) {
         assert!(Path::new("/etc/systemd/system").join(link).exists(), "{link} does not exist");
     }
     let service = format!("{INSTALLED}/threadcast.service");
-    let [program, descriptors] = ["ExecStart", "LimitNOFILE"].map(|name| setting(&service, name));
+    let [command, descriptors] = ["ExecStart", "LimitNOFILE"].map(|name| setting(&service, name));
+    let (launcher, program) = command.rsplit_once(' ').expect("env starts the program");
     let state = Path::new("/var/lib").join(setting(&service, "StateDirectory"));
     fs::create_dir(&state).expect("the folder does not exist yet");
     for owned in [&state, folder] {
@@ -219,12 +220,12 @@ fn serve_as_the_unit_does(folder: &Path) {
          export LISTEN_FDS LISTEN_PID NOTIFY_SOCKET WATCHDOG_USEC THREADCAST_STORE; \
          ulimit -n {descriptors}; cd /; exec unshare --net \
          setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --no-new-privs --bounding-set=-all \
-         strace -D -f -o '{}'",
+         strace -D -f -o '{}' {launcher}",
         store.display(),
         trace.display(),
     );
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    let mut server = Process::unit(&program, &before, &listener, "");
+    let mut server = Process::unit(program, &before, &listener, "");
     let messages: Vec<String> = (0..3).map(|_| next()).collect();
     assert!(messages.iter().any(|message| message == "READY=1"), "{messages:?}");
     assert!(messages.iter().any(|message| message == "WATCHDOG=1"), "{messages:?}");

@@ -97,6 +97,30 @@ fn doctor_is_right_with_300_descriptors() {
     assert_within_5_percent(doctor(prefix), held.len());
 }
 
+/// Shell code that starts a program without Rust's signal stacks.
+const WITHOUT_SIGNAL_STACKS: &str = "exec env --ignore-signal=SEGV --ignore-signal=BUS";
+
+#[test]
+fn ignored_signals_save_two_mappings_of_a_client() {
+    const STREAMS: usize = 50;
+    let mappings = |prefix: &str| {
+        let server = Process::shell(prefix, "");
+        let maps = || {
+            let path = format!("/proc/{}/maps", server.child.id());
+            fs::read_to_string(path).expect("the server runs").lines().count()
+        };
+        let before = maps();
+        let streams: Vec<_> = (0..STREAMS).map(|_| server.stream("/channels/a")).collect();
+        let mappings = maps() - before;
+        drop(streams);
+        mappings
+    };
+    // The allocator's arenas add some mappings to both numbers.
+    let (all, without) = (mappings("exec"), mappings(WITHOUT_SIGNAL_STACKS));
+    let signal_stacks = all.saturating_sub(without);
+    assert!(signal_stacks.abs_diff(2 * STREAMS) <= STREAMS / 5, "{all} mappings, then {without}");
+}
+
 /// A control group with a limit on threads, removed on drop.
 struct Group(PathBuf);
 
