@@ -23,11 +23,10 @@ use crate::broadcast::default_broadcasters;
 
 /// The descriptors and threads of a server without clients.
 ///
-/// The descriptors, besides standard input, output and error, are: one for epoll, one that ends the
-/// disconnects thread, one that starts the drain, one that
-/// stops the accepting threads, and two for signals. In addition, each listen
-/// address takes two descriptors (a listener and a reserve) and one thread. The broadcasters
-/// come on top.
+/// The descriptors, besides standard input, output and error, are: one for epoll, one each that ends
+/// the disconnects thread, starts the drain and stops the accepting threads, and two for signals. In
+/// addition, each listen address takes two descriptors (a listener and a reserve) and one thread, and
+/// each broadcaster takes one thread.
 const OWN_DESCRIPTORS: u64 = 6;
 const OWN_THREADS: u64 = 5;
 

@@ -101,9 +101,12 @@ impl Redis {
         format!("redis+unix://{}", self.folder.join(&self.socket).display())
     }
 
-    /// The configuration of a node that uses this server.
+    /// The configuration of a node that uses this server. The nodes have 1, 2 and 4 broadcasters in
+    /// turn.
     pub(crate) fn node(&self) -> Config {
-        Config { store: Some(self.url().as_str().into()), ..Config::default() }
+        static NODES: AtomicU32 = AtomicU32::new(0);
+        let broadcasters = 1 << (NODES.fetch_add(1, Ordering::Relaxed) % 3);
+        Config { store: Some(self.url().as_str().into()), broadcasters, ..Config::default() }
     }
 
     /// Sends a command to the server and returns the response.

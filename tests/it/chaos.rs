@@ -39,6 +39,7 @@ const SEVERAL: [(&str, &[usize]); 5] = [
 const END: &str = "end";
 
 struct Chaos {
+    broadcasters: usize,
     /// The maximum number of events in the history of a channel.
     history: usize,
     slow_client: SlowClient,
@@ -53,16 +54,22 @@ struct Chaos {
 
 #[test]
 fn reconnecting_clients_get_every_event_once_in_order() {
-    let chaos =
-        Chaos { history: EVENTS, slow_client: SlowClient::Gap, longest: 60, client_ids: true };
-    let received = chaos.run();
-    assert!(received.iter().all(|client| client.gaps.is_empty()), "no event was evicted");
+    for broadcasters in [1, 2, 4] {
+        let slow_client = SlowClient::Gap;
+        let chaos =
+            Chaos { broadcasters, history: EVENTS, slow_client, longest: 60, client_ids: true };
+        let received = chaos.run();
+        assert!(received.iter().all(|client| client.gaps.is_empty()), "no event was evicted");
+    }
 }
 
 #[test]
 fn gaps_count_exactly_what_a_small_history_evicted() {
-    for slow_client in [SlowClient::Gap, SlowClient::Disconnect] {
-        let received = Chaos { history: 40, slow_client, longest: 600, client_ids: false }.run();
+    let slow = [SlowClient::Gap, SlowClient::Disconnect];
+    for (broadcasters, slow_client) in [1, 2, 4].into_iter().flat_map(|n| slow.map(|it| (n, it))) {
+        let chaos =
+            Chaos { broadcasters, history: 40, slow_client, longest: 600, client_ids: false };
+        let received = chaos.run();
         assert!(received.iter().any(|client| !client.gaps.is_empty()), "events were evicted");
     }
 }
@@ -99,6 +106,7 @@ impl Chaos {
         let server = TestServer::with(Config {
             history: Histories::all(history),
             slow_client: self.slow_client,
+            broadcasters: self.broadcasters,
             ..Config::default()
         });
         let start = server.registry.publish("start", &Event::new("")).expect("a name").id;
