@@ -22,7 +22,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use threadcast::{Config, Costs, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt};
 
 use self::access::{Access, token_file};
-pub(crate) use self::client::{Listen, Publish};
+pub(crate) use self::client::{Healthcheck, Listen, Publish};
 #[cfg(feature = "lab")]
 pub(crate) use self::lab::Lab;
 pub(crate) use self::load::Load;
@@ -62,6 +62,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Store(Store),
     Token(TokenArgs),
+    Healthcheck(Healthcheck),
     Doctor(Doctor),
     Load(Box<Load>),
     #[cfg(feature = "lab")]
@@ -78,6 +79,7 @@ impl Command {
             | Self::Listen(_)
             | Self::Store(_)
             | Self::Token(_)
+            | Self::Healthcheck(_)
             | Self::Doctor(_)
             | Self::Load(_) => None,
             #[cfg(feature = "lab")]

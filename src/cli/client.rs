@@ -30,6 +30,22 @@ struct Target {
     token_file: Option<Token>,
 }
 
+/// Check that a server is running
+///
+/// Sends GET /healthz. For container images, which have no curl: see docs/container.md.
+///
+/// Exit codes: 0 the server answered with 200, 1 it did not, 2 invalid arguments.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Healthcheck {
+    /// Check the server at this URL (http or https)
+    #[arg(value_name = "URL", env = "THREADCAST_URL", default_value = "http://127.0.0.1:8844")]
+    pub(crate) url: ServerUrl,
+
+    /// Wait at most this long for the answer
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = positive)]
+    pub(crate) timeout: Duration,
+}
+
 /// Publish DATA as one event, or each line of standard input as an event
 ///
 /// With DATA, prints the event's id. Without DATA, publishes each line as soon as it is read, so

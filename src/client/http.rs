@@ -265,7 +265,7 @@ fn with_causes(error: &ureq::Error) -> String {
 
 /// Converts an error response to an error with its status, and with the detail from its body: from
 /// a problem document, or the first line of plain text.
-fn error_of(mut response: Response) -> ClientError {
+pub(super) fn error_of(mut response: Response) -> ClientError {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or_default();
     // If the body cannot be read, the status is reported alone.

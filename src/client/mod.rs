@@ -9,6 +9,7 @@
 //! that implements this interface.
 
 mod decoder;
+mod health;
 pub(crate) mod http;
 mod lines;
 mod listen;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::decoder::{DecodeError, DecodedEvent, Decoder, Events};
+pub use self::health::check_health;
 pub use self::http::ServerUrl;
 pub use self::listen::{ListenOptions, Listener, StopHandle};
 pub use self::publish::{OnError, Publication, PublishOptions, Publisher};

@@ -7,12 +7,15 @@ mod script;
 
 use crate::common::TestServer;
 use running::{printed, run};
+use script::{Script, answer};
 use threadcast::Event;
 
 #[test]
 fn invalid_arguments_exit_with_2() {
     for arguments in [
         &["listen"][..],
+        &["healthcheck", "localhost:1"],
+        &["healthcheck", "http://localhost", "--timeout", "0s"],
         &["listen", ""],
         &["listen", "a", "--count", "0"],
         &["listen", "a", "--url", "localhost:1"],
@@ -30,6 +33,21 @@ fn invalid_arguments_exit_with_2() {
         let outcome = run(arguments, "http://127.0.0.1:1", "");
         assert_eq!((outcome.code, &*outcome.out), (Some(2), ""), "{arguments:?} {outcome:?}");
     }
+}
+
+#[test]
+fn healthcheck_tells_a_running_server_from_none() {
+    let server = TestServer::start();
+    let url = format!("http://{}", server.addr);
+    let running = run(&["healthcheck"], &url, "");
+    assert_eq!((running.code, &*running.out, &*running.err), (Some(0), "", ""));
+    drop(server);
+    let gone = run(&["healthcheck", &url], "http://127.0.0.1:1", "");
+    assert_eq!((gone.code, &*gone.out), (Some(1), ""));
+    assert!(gone.err.contains(&url), "the message names the server: {}", gone.err);
+    let ill = Script::play([answer("503 Service Unavailable", "", "")]);
+    let outcome = run(&["healthcheck", &ill.url()], "http://127.0.0.1:1", "");
+    assert!(outcome.code == Some(1) && outcome.err.contains("503"), "{outcome:?}");
 }
 
 #[test]
