@@ -10,6 +10,7 @@ mod token;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -163,6 +164,13 @@ impl Doctor {
     }
 }
 
+/// Parses a rate such as `100/s`.
+fn rate(text: &str) -> Result<NonZero<u32>, String> {
+    let count = text.strip_suffix("/s").unwrap_or(text);
+    let rate = count.parse().map_err(|_| "write a whole number from 1 on, such as 100/s")?;
+    Ok(rate)
+}
+
 fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
@@ -276,6 +284,15 @@ pub(crate) struct Serve {
     #[arg(help_heading = LIMITS)]
     max_per_address: usize,
 
+    /// Limit the events that each publisher publishes in a second, for example 100/s [default: no
+    /// limit]
+    ///
+    /// A publisher is a token or, without one, an address. After a silent second it may publish a
+    /// second's events at once. A request above the limit gets 429 with Retry-After.
+    #[arg(long, value_name = "COUNT/s", env = "THREADCAST_PUBLISH_RATE", value_parser = rate)]
+    #[arg(help_heading = LIMITS)]
+    publish_rate: Option<NonZero<u32>>,
+
     /// Limit the number of connections without a stream, per client address (in IPv6, per /64
     /// network); loopback and trusted proxies are exempt
     #[arg(long, value_name = "COUNT", env = "THREADCAST_MAX_CONNECTIONS_PER_ADDRESS")]
@@ -345,6 +362,7 @@ impl From<Serve> for Config {
                 SlowClientAction::Disconnect => SlowClient::Disconnect,
             },
             max_clients: serve.max_clients,
+            publish_rate: serve.publish_rate,
             max_per_address: serve.max_per_address,
             max_connections_per_address: serve.max_connections_per_address,
             trusted_proxies: serve.trusted_proxy,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::access::{Api, PublishAccess, ReadAccess};
+use super::access::{Api, PublishAccess, ReadAccess, count_published};
 use super::answer::Answer;
 use super::error::HttpError;
 use super::exchange::Exchange;
@@ -57,6 +57,7 @@ pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, 
     if exchange.server.config.mercure.is_on() {
         batch.events.iter().filter_map(Event::name).try_for_each(check_event_name)?;
     }
+    count_published(exchange, Api::Own, batch.events.len())?;
     let published = exchange.server.hub.publish_all(name, &batch.events, key.as_deref())?;
     let mut answer = json!({ "id": published.id.to_string() });
     if let [event] = &batch.events[..]
@@ -106,6 +107,7 @@ pub(super) fn send_data(exchange: &mut Exchange<'_>) -> Result<Reply, HttpError>
     };
     let username = body["username"].as_str().filter(|name| !name.is_empty()).unwrap_or("guest");
     log::debug!("{} sent {message:?}", exchange.client());
+    count_published(exchange, Api::Own, 1)?;
     exchange.server.hub.publish(CHAT, &demo::chat_message(username, message))?;
     let answer = json!({ "status": "success", "receivedMessage": message });
     Ok(Reply::Answer(Answer::json(&answer)))

@@ -1,6 +1,7 @@
 //! Server configuration.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -82,6 +83,12 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Token that allows publishing. Default: none; then only local requests can publish.
     pub publish_token: Option<Token>,
+    /// How many events each publisher may publish in a second; a publisher is a token or, without
+    /// one, an address. Default: no limit.
+    ///
+    /// A request above the limit gets 429 with `Retry-After`. Events that this program publishes
+    /// through the [`Registry`](crate::Registry) do not count.
+    pub publish_rate: Option<NonZero<u32>>,
     /// Token that reads require. Default: none; then every client can read.
     pub subscribe_token: Option<Token>,
     /// Key that verifies the JWTs of publishers. Default: none.
@@ -225,6 +232,7 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             publish_token: None,
             subscribe_token: None,
+            publish_rate: None,
             publish_key: None,
             subscribe_key: None,
             jwt_audience: None,

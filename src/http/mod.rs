@@ -38,6 +38,7 @@ pub(crate) mod mercure;
 mod mercure;
 mod metrics;
 pub(crate) mod publish;
+mod publish_rate;
 mod reply;
 pub(crate) mod request;
 mod route;

@@ -20,6 +20,7 @@ use super::handle::Handle;
 use super::listener;
 use super::log_limit::LogRateLimit;
 use super::mercure::subscriptions::Subscriptions;
+use super::publish_rate::PublishRate;
 use super::route::Route;
 use super::routes::Table;
 use super::server_state::{ServerState, Stop};
@@ -135,6 +136,7 @@ impl Server {
         let per_address = config.max_connections_per_address;
         let connections = Connections::new(&admission, capacity.clients(), per_address, &counters);
         let subscriptions = config.mercure.has_subscriptions().then(Subscriptions::default);
+        let publish_rate = config.publish_rate.map(PublishRate::new);
         let routes = Table::new(&config);
         let state = ServerState {
             config,
@@ -149,6 +151,7 @@ impl Server {
                 .map_err(|errno| StartError::Watch(errno.into()))?,
             subscriptions,
             admission,
+            publish_rate,
             costs,
             counters,
             status_nanos: AtomicU64::new(0),

@@ -18,6 +18,7 @@ use super::connections::Connections;
 use super::error::HttpError;
 use super::log_limit::{Burst, LogRateLimit};
 use super::mercure::subscriptions::Subscriptions;
+use super::publish_rate::PublishRate;
 use super::request::Request;
 use crate::broadcast::{Delivery, Mailboxes};
 use crate::capacity::{Capacity, Costs};
@@ -51,6 +52,8 @@ pub(crate) struct ServerState {
     /// `None` without `--mercure-subscriptions`.
     pub(super) subscriptions: Option<Subscriptions>,
     pub(super) admission: Arc<Admission>,
+    /// `None` without `--publish-rate`.
+    pub(super) publish_rate: Option<PublishRate>,
     /// The maximum memory of one client and of the channels.
     pub(super) costs: Costs,
     pub(super) counters: Arc<Counters>,

@@ -1,11 +1,12 @@
 //! Tests of the limits on clients, and of `/status` and `/metrics`.
 
 use std::io::Write;
+use std::num::NonZero;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{Answer, CLOSED, OPEN, Stream, TestServer, check, skip, wait_until};
-use threadcast::{Config, Event};
+use threadcast::{Config, Event, Mercure};
 
 const BROWSER: &str = "Accept: text/event-stream\r\n";
 
@@ -30,6 +31,55 @@ fn retry_of(error: &Answer) -> Duration {
     assert!(comment.starts_with(": "), "{error:?}");
     let retry = retry.strip_prefix("retry: ").unwrap_or_else(|| panic!("{error:?}"));
     Duration::from_millis(retry.parse().expect("milliseconds"))
+}
+
+#[test]
+fn publisher_above_its_rate_gets_429_and_others_publish_on() {
+    let server = TestServer::with(Config {
+        publish_rate: NonZero::new(3),
+        publish_token: Some("s3cret".parse().expect("a token")),
+        mercure: Mercure::On,
+        ..Config::default()
+    });
+    let publish = |path: &str, kind: &str, body: &str| {
+        let headers = format!("Authorization: Bearer s3cret\r\nContent-Type: {kind}\r\n");
+        server.post(path, &headers, body)
+    };
+    assert_eq!(publish("/channels/a", "text/plain", "1").status, 200);
+    assert_eq!(
+        publish("/channels/a", "application/x-ndjson", "{\"data\":\"2\"}\n{\"data\":\"3\"}\n")
+            .status,
+        200
+    );
+    // The allowance is used up on every route that publishes.
+    let form = "application/x-www-form-urlencoded";
+    for (path, kind, body) in [
+        ("/channels/b", "text/plain", "4"),
+        ("/send-data", "application/json", "{\"message\":\"4\"}"),
+        ("/.well-known/mercure", form, "topic=a&data=4"),
+    ] {
+        let error = publish(path, kind, body);
+        assert_eq!(error.status, 429, "{path}: {error:?}");
+        assert_eq!(error.header("retry-after"), Some("1"), "{path}");
+        assert!(error.body.contains("--publish-rate"), "{path}: {error:?}");
+    }
+    assert_eq!(server.registry.last_id().n, 3, "a rejected event is not published");
+    // A request without the right to publish is not counted, and reading has no such limit.
+    assert_eq!(server.post("/channels/a", "", "x").status, 401);
+    assert_eq!(server.get("/channels").status, 200);
+}
+
+#[test]
+fn publish_rate_is_a_whole_number() {
+    for bad in ["0/s", "-1/s", "1.5/s", "fast", "10/m"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_threadcast"))
+            .arg(format!("--publish-rate={bad}"))
+            .output()
+            .expect("the binary runs");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{bad}: {message}");
+        assert!(message.contains("--publish-rate"), "{bad}: {message}");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::local::{is_foreign, origin_of};
 use crate::http::config::Config;
 use crate::http::error::HttpError;
 use crate::http::exchange::Exchange;
+use crate::http::forwarded;
 use crate::http::mercure::reserved::is_reserved;
 use crate::mercure::jwt::{JwtError, Rights, VerifiedToken, VerifyingKey};
 use crate::mercure::matcher::MatcherError;
@@ -193,6 +194,21 @@ pub(in crate::http) enum PublishAccess {
     All,
     /// The topics that one of these matchers selects.
     These(Arc<[Matcher]>),
+}
+
+/// Counts events that a request publishes, or fails with 429 if its publisher has reached
+/// `--publish-rate`.
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
+pub(in crate::http) fn count_published(
+    exchange: &Exchange<'_>,
+    api: Api,
+    events: usize,
+) -> Result<(), HttpError> {
+    let Exchange { server, request, peer, .. } = exchange;
+    let Some(rate) = &server.publish_rate else { return Ok(()) };
+    let credentials = credentials::token(request, api)?;
+    let address = forwarded::client(request, peer.ip(), &server.config.trusted_proxies);
+    rate.count(credentials.as_ref().map(|it| &*it.token), address, events)
 }
 
 impl PublishAccess {

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode;
 
 use super::reserved::check_event_name;
 use crate::event::Event;
-use crate::http::access::{Api, PublishAccess};
+use crate::http::access::{Api, PublishAccess, count_published};
 use crate::http::answer::Answer;
 use crate::http::error::HttpError;
 use crate::http::exchange::Exchange;
@@ -38,6 +38,7 @@ pub(in crate::http) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, Htt
         private,
         key: key.as_deref(),
     };
+    count_published(exchange, Api::Mercure, 1)?;
     let done = exchange.server.hub.publish_update(&update)?;
     // The response contains the id that subscribers receive and can resume from.
     let id = event.id().map_or_else(|| done.id.to_string(), str::to_owned);
