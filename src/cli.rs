@@ -180,7 +180,8 @@ fn bytes(size: ByteSize) -> usize {
 /// Durations are written as 15s, 10m or 1h30m; sizes as 64KiB or 8MiB. Every option can also be
 /// set by the environment variable that its help names; the command line has priority.
 ///
-/// Signals: SIGINT and SIGTERM start the drain (see --drain); a second one exits immediately.
+/// Signals: SIGINT and SIGTERM start the drain (see --drain and --drain-delay); a signal during the
+/// drain exits immediately.
 /// SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO and SIGPIPE are ignored. SIGQUIT
 /// ends the process at once, with a core dump if the system allows one.
 ///
@@ -317,11 +318,19 @@ pub(crate) struct Serve {
     #[arg(value_parser = positive, help_heading = TIMES)]
     write_deadline: Duration,
 
+    /// After SIGINT or SIGTERM, serve for this long as before and let /readyz answer 503, then drain
+    ///
+    /// A load balancer needs this time to notice that it must send no more clients. A second signal
+    /// starts the drain at once.
+    #[arg(long, value_name = "DURATION", env = "THREADCAST_DRAIN_DELAY", default_value = "0s")]
+    #[arg(value_parser = humantime::parse_duration, help_heading = TIMES)]
+    pub(crate) drain_delay: Duration,
+
     /// Limit the time to end all streams and connections after SIGINT or SIGTERM
     ///
     /// The streams end one after another over the first half of this time, each with a `retry`
-    /// field. Connections that are still open after the whole time are cut. A second signal exits
-    /// immediately.
+    /// field. Connections that are still open after the whole time are cut. A signal during the drain
+    /// exits immediately.
     #[arg(long, value_name = "DURATION", env = "THREADCAST_DRAIN", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration, help_heading = TIMES)]
     drain: Duration,

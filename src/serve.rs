@@ -41,6 +41,7 @@ const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     #[cfg(feature = "lab")]
     let has_lab = options.lab;
+    let drain_delay = options.drain_delay;
     let config = Config::from(options);
     let mut signals = Signals::new(IGNORED_SIGNALS)?;
     // With this handler, a write beyond `ulimit -f` fails as a write to a full disk does. The
@@ -71,7 +72,7 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     }
     announce(&server)?;
     let handle = server.handle();
-    spawn("signals", move || handle_signals(&mut signals, &handle))?;
+    spawn("signals", move || handle_signals(&mut signals, &handle, drain_delay))?;
     if let Some(every) = sd_notify::watchdog_enabled() {
         let handle = server.handle();
         spawn("watchdog", move || run_watchdog(&handle, every / 3))?;
@@ -129,22 +130,41 @@ fn announce(server: &Server) -> Result<(), StartError> {
     })
 }
 
-/// Handles signals until the process ends.
-fn handle_signals(signals: &mut Signals, handle: &Handle) {
-    let mut draining = false;
+/// Handles signals until the process ends: the first makes the server retire, if there is a delay, and
+/// the next one starts the drain; a signal during the drain ends the process.
+fn handle_signals(signals: &mut Signals, handle: &Handle, drain_delay: Duration) {
+    let mut retired = drain_delay.is_zero();
     for signal in signals.forever() {
         let name = signal_name(signal).unwrap_or("signal");
         if !STOP_SIGNALS.contains(&signal) {
             log::info!("{name} ignored");
-        } else if draining {
+        } else if handle.is_draining() {
             process::exit(0);
+        } else if retired {
+            drain(handle, name);
         } else {
-            draining = true;
-            log::info!("draining ({name}); a second signal exits immediately");
+            retired = true;
+            log::info!("draining in {drain_delay:?} ({name}); a second signal drains immediately");
             notify_systemd(&NotifyState::Stopping);
-            handle.shutdown();
+            handle.retire();
+            let later = handle.clone();
+            let waits = spawn("drain-delay", move || {
+                thread::sleep(drain_delay);
+                if !later.is_draining() {
+                    drain(&later, "the delay is over");
+                }
+            });
+            if waits.is_err() {
+                drain(handle, "no thread can wait for the delay");
+            }
         }
     }
+}
+
+fn drain(handle: &Handle, why: &str) {
+    log::info!("draining ({why}); a second signal exits immediately");
+    notify_systemd(&NotifyState::Stopping);
+    handle.shutdown();
 }
 
 /// Notifies systemd's watchdog for as long as the broadcaster responds. When the notifications end,

@@ -33,6 +33,17 @@ impl Handle {
         Self { state: Arc::clone(state) }
     }
 
+    /// Makes `/readyz` answer 503, so that load balancers send no more clients. The server goes on as
+    /// before until [`shutdown`](Self::shutdown).
+    pub fn retire(&self) {
+        self.state.retire();
+    }
+
+    /// Returns whether the drain has started.
+    pub fn is_draining(&self) -> bool {
+        self.state.is_draining()
+    }
+
     /// Starts the drain and returns at once; [`Server::run`](crate::Server::run) returns when the
     /// drain is over.
     ///

@@ -156,6 +156,7 @@ impl Server {
             counters,
             status_nanos: AtomicU64::new(0),
             stop: Stop::new(inherited).map_err(StartError::Watch)?,
+            retired: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             stopped_accepting: AtomicBool::new(false),
             drain_started: OnceLock::new(),

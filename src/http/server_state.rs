@@ -60,6 +60,8 @@ pub(crate) struct ServerState {
     /// CPU time spent on computing the status so far, in nanoseconds.
     pub(super) status_nanos: AtomicU64,
     pub(super) stop: Stop,
+    /// Set when load balancers should send no more clients.
+    pub(super) retired: AtomicBool,
     /// Set when the drain starts.
     pub(super) draining: AtomicBool,
     /// Set when the server stops accepting connections.
@@ -130,6 +132,16 @@ impl ServerState {
         if let Some(mailboxes) = &self.mailboxes {
             mailboxes.switch(delivery);
         }
+    }
+
+    /// Makes [`is_ready`](Self::is_ready) false.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Returns whether load balancers should send new clients.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.is_draining() && !self.retired.load(Ordering::Acquire)
     }
 
     /// Returns whether the drain has started.

@@ -112,10 +112,11 @@ pub(super) fn event(server: &ServerState) -> Event {
 
 /// Answers `GET /readyz`: whether a load balancer should send new clients to this server.
 pub(super) fn ready(server: &ServerState) -> Answer {
-    if server.is_draining() {
-        return Answer::text("draining\n").with_status(503);
+    if server.is_ready() {
+        return Answer::text("ready\n");
     }
-    Answer::text("ready\n")
+    let text = if server.is_draining() { "draining\n" } else { "retired\n" };
+    Answer::text(text).with_status(503)
 }
 
 /// Answers `GET /status`.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Process, Received, TestClient, TestServer, wait_until};
+use crate::common::{Process, Received, TIMEOUT, TestClient, TestServer, wait_until};
 use socket2::{Domain, SockRef, Socket, Type};
 use threadcast::{Config, Delivery, Event, Limits};
 
@@ -23,6 +23,41 @@ fn end_of(mut stream: TestClient) -> (Instant, Vec<Received>, Duration) {
     assert!(decoder.ended, "the last chunk is missing: {:?}", String::from_utf8_lossy(&rest));
     let retry = events.iter().rev().find_map(|event| event.retry.clone()).expect("a retry");
     (ended, events, Duration::from_millis(retry.parse().expect("milliseconds")))
+}
+
+#[test]
+fn drain_delay_serves_as_before_but_is_not_ready() {
+    let mut server = Process::with("--drain-delay 1h --drain 1s");
+    let mut stream = server.stream("/channels/a");
+    stream.first_frame();
+    assert_eq!(server.get("/readyz").status, 200);
+    server.signal("TERM");
+    wait_until(TIMEOUT, "the server has retired", || server.get("/readyz").body == "retired\n");
+    let mut newcomer = server.stream("/channels/a");
+    newcomer.first_frame();
+    let body = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx";
+    assert_eq!(server.request(body).status, 200);
+    // A second signal starts the drain, which still ends the streams regularly.
+    server.signal("TERM");
+    for (_, events, _) in [end_of(stream), end_of(newcomer)] {
+        assert_eq!(
+            events.iter().filter_map(|event| event.data.as_deref()).collect::<Vec<_>>(),
+            ["x"]
+        );
+    }
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
+}
+
+#[test]
+fn drain_begins_by_itself_after_the_delay() {
+    let mut server = Process::with("--drain-delay 300ms --drain 1s");
+    let mut stream = server.stream("/channels/a");
+    stream.first_frame();
+    let signalled = Instant::now();
+    server.signal("TERM");
+    let (ended, ..) = end_of(stream);
+    assert!(ended - signalled >= Duration::from_millis(300), "{:?}", ended - signalled);
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
 }
 
 #[test]
