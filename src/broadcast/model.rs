@@ -126,6 +126,7 @@ const DELIVER_LAST: usize = 5;
 const AHEAD: usize = 4;
 
 impl World {
+    #[expect(clippy::arc_with_non_send_sync)] // the writers' slots are in `Arc`s; here is one thread
     fn new(count: usize, history: usize, slow: SlowClient, log: bool) -> Self {
         let history = Histories::all(History { events: history, ..History::default() });
         let options = RegistryOptions { history, ..RegistryOptions::default() };
@@ -151,8 +152,14 @@ impl World {
             let preamble = b"retry: 3000\n\n".to_vec();
             let writer =
                 Writer::new(wire.clone(), Framing::Plain, preamble, subscription, heartbeat);
-            let (slot, writer) = (Arc::new(Slot::new()), Some(writer.when_slow(slow)));
-            world.clients.push(Client { wire, slot, writer, end: None, from });
+            let writer = Some(writer.when_slow(slow));
+            world.clients.push(Client {
+                wire,
+                slot: Arc::new(Slot::new()),
+                writer,
+                end: None,
+                from,
+            });
         }
         world
     }
