@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{Answer, TestClient};
+use super::{Answer, TIMEOUT, TestClient, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_threadcast");
 
@@ -72,7 +72,10 @@ impl Process {
         let addr = line.trim().strip_prefix("threadcast is listening on http://");
         let addr = addr.and_then(|addr| addr.strip_suffix('/')?.parse().ok());
         let addr = addr.unwrap_or_else(|| panic!("an address, not {line:?}"));
-        Self { child, addr, _stdout: stdout }
+        let process = Self { child, addr, _stdout: stdout };
+        // Otherwise a test that counts threads may count the one that prints the address.
+        wait_until(TIMEOUT, "the address has been printed", || !process.has_thread("announce"));
+        process
     }
 
     pub fn connect(&self) -> TestClient {
@@ -92,6 +95,12 @@ impl Process {
 
     pub fn count(&self, folder: &str) -> usize {
         fs::read_dir(self.proc(folder)).expect("the process runs").count()
+    }
+
+    fn has_thread(&self, name: &str) -> bool {
+        let threads = fs::read_dir(self.proc("task")).into_iter().flatten().flatten();
+        let comm = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("comm"));
+        threads.filter_map(|thread| comm(thread).ok()).any(|comm| comm.trim_end() == name)
     }
 
     /// The kernel function in which the thread with this name sleeps (`/proc/PID/task/TID/wchan`).
