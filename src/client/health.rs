@@ -17,8 +17,8 @@ use super::http::{Http, SendError, ServerUrl, error_of};
 /// use std::time::Duration;
 /// use threadcast::client::check_health;
 ///
-/// let nobody = "http://127.0.0.1:1".parse()?;
-/// assert!(check_health(nobody, Duration::from_secs(1)).is_err());
+/// let server = "http://127.0.0.1:1".parse()?; // no server listens there
+/// assert!(check_health(server, Duration::from_secs(1)).is_err());
 /// # Ok::<(), threadcast::client::ClientError>(())
 /// ```
 pub fn check_health(server: ServerUrl, within: Duration) -> Result<(), ClientError> {
