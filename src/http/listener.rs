@@ -149,8 +149,10 @@ impl Acceptor<'_> {
     /// for, or one. If no accepted connection waits for its thread, first waits for a client to connect
     /// or for the server to stop accepting.
     fn accept_all(&mut self) {
-        if self.accepted.is_empty() {
-            self.server.stop.wait(self.listener);
+        if self.accepted.is_empty()
+            && let Err(error) = self.server.stop.wait(self.listener)
+        {
+            return self.handle(&Failure::NotAccepted(error));
         }
         let max = self.server.connections.room().max(1);
         for _ in 0..ACCEPTS.min(max.saturating_sub(self.accepted.len())) {

@@ -224,12 +224,11 @@ impl Stop {
 
     /// Waits until a client connects, or until [`stop`](Self::stop).
     ///
-    /// It may also return without either, for example after a signal.
-    pub(super) fn wait(&self, listener: &TcpListener) {
-        let mut either =
-            [PollFd::new(&self.event, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
-        // `poll` cannot fail here except for a signal or a lack of kernel memory. The caller then
-        // finds no connection, and waits again.
-        let _ = poll(&mut either, None);
+    /// Fails if the kernel has no memory.
+    pub(super) fn wait(&self, listener: &TcpListener) -> io::Result<()> {
+        let flags = PollFlags::IN;
+        let mut either = [PollFd::new(&self.event, flags), PollFd::new(listener, flags)];
+        rustix::io::retry_on_intr(|| poll(&mut either, None))?;
+        Ok(())
     }
 }
