@@ -145,7 +145,6 @@ fn handle_signals(signals: &mut Signals, handle: &Handle, drain_delay: Duration)
         } else {
             retired = true;
             log::info!("draining in {drain_delay:?} ({name}); a second signal drains immediately");
-            notify_systemd(&NotifyState::Stopping);
             handle.retire();
             let later = handle.clone();
             let waits = spawn("drain-delay", move || {

@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::common::{Answer, CLOSED, OPEN, Stream, TestServer, check, skip, wait_until};
+use crate::common::{Answer, CLOSED, OPEN, Stream, TestServer, check, jwt, skip, wait_until};
 use threadcast::{Config, Event, Mercure};
 
 const BROWSER: &str = "Accept: text/event-stream\r\n";
@@ -38,6 +38,7 @@ fn publisher_above_its_rate_gets_429_and_others_publish_on() {
     let server = TestServer::with(Config {
         publish_rate: NonZero::new(3),
         publish_token: Some("s3cret".parse().expect("a token")),
+        publish_key: Some(jwt::key()),
         mercure: Mercure::On,
         ..Config::default()
     });
@@ -64,6 +65,8 @@ fn publisher_above_its_rate_gets_429_and_others_publish_on() {
         assert!(error.body.contains("--publish-rate"), "{path}: {error:?}");
     }
     assert_eq!(server.registry.last_id().n, 3, "a rejected event is not published");
+    let other = jwt::bearer(&jwt::allowing(&["*"], &[]));
+    assert_eq!(server.post("/channels/a", &other, "5").status, 200, "another token publishes on");
     // A request without the right to publish is not counted, and reading has no such limit.
     assert_eq!(server.post("/channels/a", "", "x").status, 401);
     assert_eq!(server.get("/channels").status, 200);
