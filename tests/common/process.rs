@@ -1,5 +1,6 @@
 //! Runs the real binary as a separate process, which can have resource limits of its own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -74,7 +75,9 @@ impl Process {
         let addr = addr.unwrap_or_else(|| panic!("an address, not {line:?}"));
         let process = Self { child, addr, _stdout: stdout };
         // Otherwise a test that counts threads may count the one that prints the address.
-        wait_until(TIMEOUT, "the address has been printed", || !process.has_thread("announce"));
+        wait_until(TIMEOUT, "the address has been printed", || {
+            process.threads("announce").is_empty()
+        });
         process
     }
 
@@ -97,10 +100,14 @@ impl Process {
         fs::read_dir(self.proc(folder)).expect("the process runs").count()
     }
 
-    fn has_thread(&self, name: &str) -> bool {
+    /// The thread ids of the threads with this name.
+    pub fn threads(&self, name: &str) -> BTreeSet<String> {
         let threads = fs::read_dir(self.proc("task")).into_iter().flatten().flatten();
-        let comm = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("comm"));
-        threads.filter_map(|thread| comm(thread).ok()).any(|comm| comm.trim_end() == name)
+        let comm = |path| fs::read_to_string(path).unwrap_or_default(); // the thread may have ended
+        threads
+            .filter(|thread| comm(thread.path().join("comm")).trim_end() == name)
+            .map(|thread| thread.file_name().to_string_lossy().into_owned())
+            .collect()
     }
 
     /// The kernel function in which the thread with this name sleeps (`/proc/PID/task/TID/wchan`).

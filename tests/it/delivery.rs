@@ -3,14 +3,12 @@
 //! In `direct` mode, the broadcaster writes to all caught-up clients; in `wake` mode, each
 //! client's own thread writes.
 
-use std::collections::BTreeSet;
-use std::fs;
 use std::io::{BufReader, ErrorKind, Read};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{TIMEOUT, TestClient, TestServer, before_the_end};
+use crate::common::{Process, TIMEOUT, TestClient, TestServer, before_the_end};
 use socket2::{Domain, SockRef, Socket, Type};
 use threadcast::{Config, Delivery, Event, Histories, History, Limits};
 
@@ -302,22 +300,12 @@ fn idle_stream_gets_heartbeats() {
     }
 }
 
-/// The thread ids of the threads that serve this client.
-fn threads_of(client: &TestClient) -> BTreeSet<String> {
-    let port = client.socket().local_addr().expect("a connected socket").port();
-    let tasks = fs::read_dir("/proc/self/task").expect("Linux").filter_map(Result::ok);
-    let comm = |path| fs::read_to_string(path).unwrap_or_default(); // the thread may have ended
-    tasks
-        .filter(|task| comm(task.path().join("comm")).trim_end() == format!("sse-{port}"))
-        .map(|task| task.file_name().to_string_lossy().into_owned())
-        .collect()
-}
-
 /// Waits until exactly one thread serves this client, and returns its thread id.
-fn thread_of(client: &TestClient) -> String {
+fn thread_of(server: &Process, client: &TestClient) -> String {
+    let port = client.socket().local_addr().expect("a connected socket").port();
     let started = Instant::now();
     loop {
-        let mut threads = threads_of(client);
+        let mut threads = server.threads(&format!("sse-{port}"));
         if threads.len() == 1 {
             return threads.pop_first().expect("one thread");
         }
@@ -328,21 +316,25 @@ fn thread_of(client: &TestClient) -> String {
 
 #[test]
 fn keep_alive_thread_is_replaced_for_a_direct_stream() {
-    for delivery in BOTH {
+    for delivery in ["direct", "wake"] {
         for answers_first in [false, true] {
-            let server = server(delivery, Limits::default());
+            // A process of its own: threads are named after the client's port, and a client of
+            // another test's server may have the same port.
+            let server = Process::with(&format!("--delivery {delivery}"));
             let mut client = server.connect();
             if answers_first {
                 client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
                 assert_eq!(client.answer().status, 200);
             }
-            let before = thread_of(&client);
+            let before = thread_of(&server, &client);
             let mut client = open(client, "/channels/a", "1.1");
             client.first_frame();
-            let is_another = thread_of(&client) != before;
-            let expected = answers_first && delivery == Delivery::Direct;
-            assert_eq!(is_another, expected, "{delivery:?}, answers first: {answers_first}");
-            publish(&server, "a", "1");
+            let is_another = thread_of(&server, &client) != before;
+            let expected = answers_first && delivery == "direct";
+            assert_eq!(is_another, expected, "{delivery}, answers first: {answers_first}");
+            let published =
+                "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n1";
+            assert_eq!(server.request(published).status, 200);
             assert_eq!(numbers_until(&mut client, 1), [1]);
         }
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, Mode, mkfifoat};
 use socket2::SockRef;
-use threadcast::{Config, Limits};
+use threadcast::Config;
 
 use crate::common::{Answer, Process, TIMEOUT, TestClient, TestServer, wait_until};
 
@@ -47,6 +47,12 @@ impl Folder {
         file
     }
 
+    /// Starts a process of its own that serves the folder, so that its threads can be told from
+    /// those of other tests' servers.
+    fn process(&self, options: &str) -> Process {
+        Process::with(&format!("--public '{}' {options}", self.public().display()))
+    }
+
     fn config(&self) -> Config {
         Config { public: Some(self.public()), ..Config::default() }
     }
@@ -73,7 +79,7 @@ fn unread_large_files_cost_no_memory() {
     let folder = Folder::new("unread");
     folder.sparse("big.bin", BIG);
     folder.sparse("404.html", BIG);
-    let server = Process::with(&format!("--public '{}'", folder.public().display()));
+    let server = folder.process("");
     let before = server.peak_kib();
     let mut clients = Vec::new();
     for (method, path, status) in [("HEAD", "/big.bin", 200), ("GET", "/none", 404)]
@@ -104,23 +110,20 @@ fn length(answer: &Answer) -> u64 {
 fn stalled_file_download_is_cut_at_the_deadline() {
     let folder = Folder::new("deadline");
     folder.sparse("big.bin", BIG);
-    let limits = Limits { write_deadline: Duration::from_millis(200), ..Limits::default() };
-    let server = TestServer::with(Config { limits, ..folder.config() });
+    let server = folder.process("--write-deadline 200ms");
     let mut client = narrow(server.connect());
     client.send(&request("GET", "/big.bin", ""));
     assert_eq!(client.head().status, 200);
-    let port = client.socket().local_addr().expect("a socket").port();
-    wait_until(TIMEOUT, "the thread has ended", || !has_thread(&format!("sse-{port}")));
+    let thread = thread_name(&client);
+    wait_until(TIMEOUT, "the thread has ended", || server.threads(&thread).is_empty());
     let mut rest = Vec::new();
     let _ = client.reader.read_to_end(&mut rest); // FIN or RST
     assert!((rest.len() as u64) < BIG);
 }
 
-/// Whether this process, which also runs the server, has a thread with this name.
-fn has_thread(name: &str) -> bool {
-    let threads = fs::read_dir("/proc/self/task").expect("procfs").flatten();
-    let names = threads.flat_map(|thread| fs::read_to_string(thread.path().join("comm")));
-    names.into_iter().any(|found| found.trim() == name)
+/// The name of the thread that serves this client.
+fn thread_name(client: &TestClient) -> String {
+    format!("sse-{}", client.socket().local_addr().expect("a socket").port())
 }
 
 #[test]
@@ -327,13 +330,13 @@ fn conditional_requests_are_answered_without_the_file() {
 fn reset_ends_a_file_download() {
     let folder = Folder::new("reset");
     folder.sparse("big.bin", BIG);
-    let server = TestServer::with(folder.config());
+    let server = folder.process("");
     let mut client = narrow(server.connect());
     client.send(&request("GET", "/big.bin", ""));
     assert_eq!(client.head().status, 200);
-    let port = client.socket().local_addr().expect("a socket").port();
+    let thread = thread_name(&client);
     let socket: TcpStream = client.reader.into_inner();
     SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket");
     drop(socket);
-    wait_until(TIMEOUT / 4, "the thread has ended", || !has_thread(&format!("sse-{port}")));
+    wait_until(TIMEOUT / 4, "the thread has ended", || server.threads(&thread).is_empty());
 }
