@@ -147,8 +147,9 @@ fuzz: ## Fuzz each parser of network input for a minute (FUZZ_SECONDS=60; needs 
 	    -max_total_time=$(or $(FUZZ_SECONDS),60) -verbosity=0 -print_final_stats=1 || exit 1; \
 	done
 
-bench: ## Compare with Node.js, Go, axum, nchan and a bare send loop, as far as installed
+bench: ## Compare with Node.js, Go, axum, nchan and others, as far as installed, on one core and on two
 	$(CARGO) bench --locked --bench field -- $(BENCH)
+	$(CARGO) bench --locked --bench field -- --server-cores 0,1 --workloads 1k-at-50,1k-at-10k $(BENCH)
 
 man: ## Write the manual to target/man, and shell completions to target/completions
 	$(CARGO) run --locked --example manual -- target

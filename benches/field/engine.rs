@@ -3,8 +3,8 @@
 //!
 //! A peer is an engine that is not threadcast. It prints its address when it listens, serves the
 //! stream, and reads traffic settings from its stdin, one per line: `<events per second> <bytes of
-//! a frame>`. It exits when stdin ends. Only nchan cannot read settings, so this program publishes
-//! the events of nchan (see [`crate::nchan`]).
+//! a frame>`. It exits when stdin ends. nchan and the Durable Streams server cannot read settings, so
+//! this program publishes their events (see [`crate::publisher`]).
 
 use std::env;
 use std::path::PathBuf;
@@ -25,10 +25,11 @@ pub enum Engine {
     Nchan,
     Node,
     Go,
+    DurableStreams,
 }
 
 /// All engines, in the order in which they are measured.
-pub const ALL: [Engine; 7] = [
+pub const ALL: [Engine; 8] = [
     Engine::Floor,
     Engine::Direct,
     Engine::Wake,
@@ -36,6 +37,7 @@ pub const ALL: [Engine; 7] = [
     Engine::Nchan,
     Engine::Node,
     Engine::Go,
+    Engine::DurableStreams,
 ];
 
 /// How to start an engine after it has been built.
@@ -45,6 +47,8 @@ pub enum Start {
     Peer { program: PathBuf, arguments: Vec<String> },
     /// nginx with the nchan module and this configuration template.
     Nchan { nginx: PathBuf, module: PathBuf, template: PathBuf },
+    /// The makers' Durable Streams server.
+    DurableStreams { program: PathBuf },
 }
 
 impl Engine {
@@ -57,6 +61,7 @@ impl Engine {
             Self::Nchan => "nchan",
             Self::Node => "node",
             Self::Go => "go",
+            Self::DurableStreams => "durable-streams",
         }
     }
 
@@ -70,12 +75,17 @@ impl Engine {
             Self::Nchan => "nchan in nginx ¹",
             Self::Node => "Node `http`",
             Self::Go => "Go `net/http`",
+            Self::DurableStreams => "Durable Streams server ²",
         }
     }
 
     /// Returns the path of the engine's stream.
     pub fn path(self) -> &'static str {
-        if matches!(self, Self::Direct | Self::Wake) { "/channels/bench" } else { "/bench" }
+        match self {
+            Self::Direct | Self::Wake => "/channels/bench",
+            Self::DurableStreams => "/bench?offset=now&live=sse",
+            _ => "/bench",
+        }
     }
 
     /// Builds the engine if necessary. The error says which program is missing and how to install
@@ -110,6 +120,14 @@ impl Engine {
                 let node = find_program("node")
                     .ok_or("no `node` on the PATH; install it with apt install nodejs")?;
                 Ok(peer(node, &["-e", NODE]))
+            }
+            Self::DurableStreams => {
+                let root = target_folder().join("peers");
+                let mut install = cargo();
+                install.args(["install", "--quiet", "--locked", "--version", "0.1.5", "--root"]);
+                install.arg(&root).arg("durable-streams");
+                run(&mut install, "needs crates.io the first time")?;
+                Ok(Start::DurableStreams { program: root.join("bin/durable-streams-server") })
             }
             Self::Nchan => {
                 const HOW: &str = "apt install nginx libnginx-mod-nchan";

@@ -14,10 +14,11 @@
 
 mod engine;
 mod measure;
-mod nchan;
 mod options;
 mod peer;
+mod publisher;
 mod report;
+mod requests;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -81,6 +82,16 @@ fn run(options: &Options) -> io::Result<()> {
         report.results.push(result);
         // The results are written after each workload, so that they are not lost if you interrupt
         // the bench.
+        if let Some(path) = &options.json {
+            write(path, &report)?;
+        }
+    }
+    if options.requests
+        && let Some((_, start)) = engines.iter().find(|(engine, _)| *engine == Engine::Direct)
+    {
+        let result = requests::Result::measure(start, options)?;
+        println!("{}", result.table());
+        report.requests = Some(result);
         if let Some(path) = &options.json {
             write(path, &report)?;
         }

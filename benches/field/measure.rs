@@ -57,6 +57,11 @@ pub struct Sample {
     pub kernel_per_client: f64,
     /// Decrease of `MemAvailable` per client. On a quiet machine, this is RSS plus kernel memory.
     pub whole_per_client: f64,
+    /// The longest and the median time until a newcomer's first byte, and the 99 % quantile of the
+    /// others' latencies meanwhile.
+    pub newcomer_max_ms: Option<f64>,
+    pub newcomer_median_ms: Option<f64>,
+    pub others_p99_ms: Option<f64>,
     pub stuck_send_queue: Option<u64>,
     pub stuck_cut_seconds: Option<f64>,
     /// By how much the engine's resident memory grew during the measurement, while a client was
@@ -192,8 +197,38 @@ pub fn run(
     sample.events_seconds =
         opening.events.filter(|_| workload.at_once).map(|time| time.as_secs_f64());
     sample.rss_growth = difference(held.server.rss, warm.rss);
+    if workload.newcomers > 0 {
+        let newcomers = Newcomers::measure(&mut load, &plan, workload)?;
+        sample.newcomer_max_ms = Some(newcomers.max);
+        sample.newcomer_median_ms = newcomers.median;
+        sample.others_p99_ms = newcomers.others_p99;
+    }
     (sample.stuck_send_queue, sample.stuck_cut_seconds) = watch_stuck_clients(load, &peer, opened)?;
     Ok(sample)
+}
+
+/// How clients that connect to a busy server fare, in milliseconds.
+struct Newcomers {
+    /// From the request to the first byte of the response.
+    max: f64,
+    median: Option<f64>,
+    /// The latency of the clients that were there before.
+    others_p99: Option<f64>,
+}
+
+impl Newcomers {
+    fn measure(load: &mut Load, plan: &Plan, workload: &Workload) -> io::Result<Self> {
+        load.forget_opening_times();
+        load.forget_latencies();
+        let burst = Plan { in_flight: workload.newcomers, ..plan.clone() };
+        load.grow(&burst, workload.clients + workload.newcomers)?;
+        let waits = load.first_byte_times();
+        Ok(Self {
+            max: millis(waits.max()),
+            median: waits.quantile(0.5).map(millis),
+            others_p99: load.window().latency.quantile(0.99).map(millis),
+        })
+    }
 }
 
 /// Returns the size of the largest send queue to a stuck client, and the time until the first stuck

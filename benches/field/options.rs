@@ -10,6 +10,7 @@ use crate::workload::{self, Workload};
 
 pub const HELP: &str = "\
 Compare threadcast with its peers. Each server is pinned to one core, the load to another.
+With several server cores, each engine that can runs a worker on each.
 
 cargo bench --bench field -- [options]
 
@@ -18,13 +19,18 @@ cargo bench --bench field -- [options]
   --warm-up S          Warm up each run for S seconds  [1]
   --quick              Measure each engine once, for 2 seconds
   --engines a,b        Measure only these engines: floor direct wake axum nchan node go
+                       durable-streams
   --workloads a,b      Measure only these workloads: 1k-at-1 1k-at-50 1k-at-500
-                       1k-at-10k 10k-at-1 10k-at-once 50-reading 50-and-1-stuck
-  --server-core N      Pin the server to core N  [0]
+                       1k-at-10k 10k-at-1 10k-at-once 5k-newcomers 50-reading
+                       50-and-1-stuck; requests: publishes and pages, threadcast only
+  --server-cores N,M   Pin the server to these cores  [0]
   --load-core N        Pin the load to core N  [1]
   --json FILE          Write all samples to FILE
   --help               Print this help
 ";
+
+/// The name under which finite requests are selected.
+const REQUESTS: &str = "requests";
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -33,6 +39,8 @@ pub struct Options {
     pub warm_up: Duration,
     pub engines: Vec<Engine>,
     pub workloads: Vec<Workload>,
+    /// Whether finite requests are measured.
+    pub requests: bool,
     pub cores: Cores,
     pub json: Option<PathBuf>,
     pub help: bool,
@@ -47,7 +55,8 @@ impl Options {
             warm_up: Duration::from_secs(1),
             engines: engine::ALL.to_vec(),
             workloads: workload::ALL.to_vec(),
-            cores: Cores { server: 0, load: 1 },
+            requests: true,
+            cores: Cores { server: 0.into(), load: 1 },
             json: None,
             help: false,
         };
@@ -61,9 +70,23 @@ impl Options {
                 "--runs" => options.runs = number::<usize>(&flag, &value()?)?.max(1),
                 "--seconds" => options.seconds = Some(seconds(&flag, &value()?)?.as_secs_f64()),
                 "--warm-up" => options.warm_up = seconds(&flag, &value()?)?,
-                "--engines" => options.engines = engine::ALL.pick(&value()?, Engine::name)?,
-                "--workloads" => options.workloads = workload::ALL.pick(&value()?, |w| w.name)?,
-                "--server-core" => options.cores.server = number(&flag, &value()?)?,
+                "--engines" => {
+                    let names = value()?;
+                    let names: Vec<_> = names.split(',').collect();
+                    options.engines = engine::ALL.pick(&names, Engine::name)?;
+                }
+                "--workloads" => {
+                    let names = value()?;
+                    let (requests, names): (Vec<_>, Vec<_>) =
+                        names.split(',').partition(|name| *name == REQUESTS);
+                    options.requests = !requests.is_empty();
+                    options.workloads = workload::ALL.pick(&names, |workload| workload.name)?;
+                }
+                "--server-cores" => {
+                    let cores = value()?;
+                    let cores = cores.split(',').map(|core| number(&flag, core));
+                    options.cores.server = cores.collect::<Result<_, _>>()?;
+                }
                 "--load-core" => options.cores.load = number(&flag, &value()?)?,
                 "--json" => options.json = Some(value()?.into()),
                 _ => return Err(format!("unknown option {flag}; see --help")),
@@ -91,16 +114,16 @@ fn seconds(flag: &str, text: &str) -> Result<Duration, String> {
 
 /// Selects items of a list by name.
 trait Pick<T> {
-    fn pick(&self, names: &str, name: fn(T) -> &'static str) -> Result<Vec<T>, String>;
+    fn pick(&self, names: &[&str], name: fn(T) -> &'static str) -> Result<Vec<T>, String>;
 }
 
 impl<T: Copy> Pick<T> for [T] {
-    fn pick(&self, names: &str, name: fn(T) -> &'static str) -> Result<Vec<T>, String> {
-        let find = |wanted: &str| {
-            let found = self.iter().copied().find(|item| name(*item) == wanted);
+    fn pick(&self, names: &[&str], name: fn(T) -> &'static str) -> Result<Vec<T>, String> {
+        let find = |wanted: &&str| {
+            let found = self.iter().copied().find(|item| name(*item) == *wanted);
             let known: Vec<_> = self.iter().copied().map(name).collect();
             found.ok_or_else(|| format!("unknown name {wanted}; known are: {}", known.join(" ")))
         };
-        names.split(',').map(find).collect()
+        names.iter().map(find).collect()
     }
 }

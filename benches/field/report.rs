@@ -10,6 +10,7 @@ use sse_load::process::Cores;
 
 use crate::engine::Engine;
 use crate::measure::{Sample, Taken};
+use crate::requests;
 use crate::workload::Workload;
 
 /// The results of all workloads.
@@ -22,6 +23,8 @@ pub struct Report {
     /// The engines that were skipped, with the reasons.
     pub skipped: BTreeMap<&'static str, String>,
     pub results: Vec<Result>,
+    /// The finite requests, if they were measured.
+    pub requests: Option<requests::Result>,
 }
 
 /// All runs of one workload.
@@ -45,7 +48,13 @@ pub struct Runs {
 impl Report {
     pub fn new(skipped: BTreeMap<&'static str, String>, cores: Cores) -> Self {
         let machine = machine::describe(cores).into_iter().collect();
-        Self { machine, load_socket: Taken::default(), skipped, results: Vec::new() }
+        Self {
+            machine,
+            load_socket: Taken::default(),
+            skipped,
+            results: Vec::new(),
+            requests: None,
+        }
     }
 
     /// Returns the heading above all tables.
@@ -73,7 +82,9 @@ impl Report {
          of other processes changes it. A run marked ~ was noisy twice: other processes used more \
          than 5 % of a core.\n\
          \n¹ nchan publishes nothing itself: one keep-alive connection posts due events in batches of \
-         64, as fast as nginx responds. Receiving these requests is included in its CPU time.\n"
+         64, as fast as nginx responds. Receiving these requests is included in its CPU time.\n\
+         ² The crate durable-streams 0.1.5 with `--durability memory`, published to in the same way. It \
+         sends an event with the data and another with the reader's position.\n"
     }
 }
 
@@ -195,6 +206,13 @@ fn columns(workload: &Workload) -> Vec<Column> {
     if workload.at_once {
         columns.push(column("all heads s", 2, |s| s.heads_seconds));
         columns.push(column("all first events s", 2, |s| s.events_seconds));
+    }
+    if workload.newcomers > 0 {
+        columns.extend([
+            column("newcomers: first byte, median ms", 0, |s| s.newcomer_median_ms),
+            column("max ms", 0, |s| s.newcomer_max_ms),
+            column("others' p99 meanwhile ms", 1, |s| s.others_p99_ms),
+        ]);
     }
     if workload.memory {
         columns.extend([

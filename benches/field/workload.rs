@@ -16,6 +16,8 @@ pub struct Workload {
     /// Whether events are published before the first client connects, so that the time of a
     /// client's first event shows when the server accepted the client.
     pub at_once: bool,
+    /// The number of clients that connect at once after the measurement, while the others read on.
+    pub newcomers: usize,
     /// Whether memory is measured. This makes sense only if the events are so few that almost all
     /// of the server's memory is used for its clients.
     pub memory: bool,
@@ -30,11 +32,12 @@ const PLAIN: Workload = Workload {
     rate: 1,
     frame: SMALL,
     at_once: false,
+    newcomers: 0,
     memory: false,
 };
 
 /// All workloads, in the order in which they run.
-pub const ALL: [Workload; 8] = [
+pub const ALL: [Workload; 9] = [
     Workload { name: "1k-at-1", memory: true, ..PLAIN },
     Workload { name: "1k-at-50", rate: 50, ..PLAIN },
     Workload { name: "1k-at-500", rate: 500, ..PLAIN },
@@ -43,6 +46,8 @@ pub const ALL: [Workload; 8] = [
     // With five events per second, the time of acceptance is measured with a precision of 0.2 s,
     // and every engine has time to accept clients between two events.
     Workload { name: "10k-at-once", clients: 10_000, rate: 5, at_once: true, ..PLAIN },
+    // More events than one core can send, so that the newcomers compete with them.
+    Workload { name: "5k-newcomers", clients: 5_000, rate: 100, newcomers: 500, ..PLAIN },
     // These two workloads show how one client that reads nothing affects fifty that read.
     Workload { name: "50-reading", clients: 50, rate: 1_000, frame: 1024, ..PLAIN },
     Workload { name: "50-and-1-stuck", clients: 50, rate: 1_000, frame: 1024, stuck: 1, ..PLAIN },
@@ -54,8 +59,12 @@ impl Workload {
         let size = if self.frame == SMALL { "" } else { " of 1 KiB" };
         let once = if self.at_once { " connecting at once," } else { "," };
         let stuck = if self.stuck > 0 { ", one more reads nothing" } else { "" };
+        let newcomers = match self.newcomers {
+            0 => String::new(),
+            newcomers => format!(", then {newcomers} newcomers at once"),
+        };
         let Self { clients, rate, .. } = self;
-        format!("{clients} clients{once} {rate} events/s{size}{stuck}")
+        format!("{clients} clients{once} {rate} events/s{size}{stuck}{newcomers}")
     }
 
     /// Returns the number of events per second during the warm-up. Unless `at_once` is set, it is

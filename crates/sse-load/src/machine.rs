@@ -13,7 +13,7 @@ pub fn describe(cores: Cores) -> Vec<(&'static str, String)> {
         line.split_once(':').map_or("", |(_, value)| value).trim().to_owned()
     };
     let online = read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count();
-    let others = siblings(cores.server).into_iter().filter(|core| *core != cores.server);
+    let others = cores.server.iter().flat_map(siblings).filter(|it| !cores.server.contains(*it));
     let others: Vec<_> = others.map(|core| format!("core {core}")).collect();
     let shared = if others.is_empty() { "none".into() } else { others.join(", ") };
     vec![

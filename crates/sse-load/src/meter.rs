@@ -182,8 +182,11 @@ pub struct Spent {
     /// The engine's resource use.
     pub server: Usage,
     load: Usage,
-    server_core: Duration,
+    /// How long the engine's cores, and the load generator's, have been busy.
+    server_cores: Duration,
     load_core: Duration,
+    /// Whether the load generator runs on one of the engine's cores.
+    share: bool,
 }
 
 /// The resources that an engine and the load generator have used between two moments.
@@ -210,19 +213,20 @@ pub struct Spending {
     pub voluntary: f64,
     /// Involuntary context switches of the engine's threads.
     pub involuntary: f64,
-    /// The share of its core that the engine used.
+    /// The share of a core that the engine used; above 1 if it used several cores.
     pub server_busy: f64,
-    /// The share of the engine's core that other programs used.
+    /// The share of a core that other programs than the engine and the load generator used of the
+    /// engine's cores.
     pub server_core_others: f64,
     /// The share of its core that the load generator used.
     pub load_busy: f64,
-    /// The share of the load generator's core that other programs used.
+    /// The share of the load generator's core that other programs used; 0 if the core is one of the
+    /// engine's too.
     pub load_core_others: f64,
 }
 
 impl Spent {
-    /// Reads the resource use of `process` and its descendants, of this process, and of the two
-    /// cores.
+    /// Reads the resource use of `process` and its descendants, of this process, and of the cores.
     ///
     /// # Errors
     ///
@@ -235,8 +239,9 @@ impl Spent {
             at,
             server,
             load: procfs::usage(&[std::process::id()])?,
-            server_core: procfs::busy(cores.server)?,
+            server_cores: cores.server.iter().map(procfs::busy).sum::<io::Result<_>>()?,
             load_core: procfs::busy(cores.load)?,
+            share: cores.server.contains(cores.load),
             processes,
         })
     }
@@ -250,6 +255,10 @@ impl Spent {
         let server_busy = share(self.server.cpu, before.server.cpu);
         let load_busy = share(self.load.cpu, before.load.cpu);
         let count = |now: u64, then: u64| float(now.saturating_sub(then));
+        let of_server = share(self.server_cores, before.server_cores) - server_busy;
+        let of_load = share(self.load_core, before.load_core) - load_busy;
+        let (server_core_others, load_core_others) =
+            if self.share { (of_server - load_busy, 0.0) } else { (of_server, of_load) };
         Spending {
             seconds,
             cpu: server_busy * seconds,
@@ -257,16 +266,15 @@ impl Spent {
             involuntary: count(self.server.involuntary, before.server.involuntary),
             server_busy,
             load_busy,
-            server_core_others: share(self.server_core, before.server_core) - server_busy,
-            load_core_others: share(self.load_core, before.load_core) - load_busy,
+            server_core_others,
+            load_core_others,
         }
     }
 }
 
 impl Spending {
-    /// Returns the share that other programs used of the engine's core or of the load generator's
-    /// core, whichever is greater. If both run on the same core, this share is meaningless, because
-    /// each of them counts as another program.
+    /// Returns the share that other programs used of the engine's cores or of the load generator's
+    /// core, whichever is greater.
     #[must_use]
     pub fn noise(&self) -> f64 {
         self.server_core_others.max(self.load_core_others)

@@ -1,10 +1,11 @@
-//! Runs an engine as a separate process, on a core of its own.
+//! Runs an engine as a separate process, on cores of its own.
 //!
 //! The engine prints its address when it listens, and reads [`Traffic`] from its stdin. It exits
 //! when its stdin ends, so no engine keeps running after this process, even if this process is
 //! killed.
 
 use std::env;
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -32,10 +33,59 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cores {
-    /// The engine's processor.
-    pub server: usize,
+    /// The engine's processors.
+    pub server: Processors,
     /// The load generator's processor: this thread runs on it.
     pub load: usize,
+}
+
+/// A set of processors.
+///
+/// ```
+/// use sse_load::process::Processors;
+///
+/// let both = Processors::from_iter([0, 1]);
+/// assert_eq!(both.to_string(), "0 and 1");
+/// assert!(both.contains(1) && !Processors::from(0).contains(1));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Processors(CpuSet);
+
+impl Processors {
+    /// Returns the numbers of the processors, in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        (0..CpuSet::MAX_CPU).filter(|core| self.0.is_set(*core))
+    }
+
+    /// Returns whether the set has this processor.
+    #[must_use]
+    pub fn contains(&self, core: usize) -> bool {
+        core < CpuSet::MAX_CPU && self.0.is_set(core)
+    }
+}
+
+impl From<usize> for Processors {
+    fn from(core: usize) -> Self {
+        Self::from_iter([core])
+    }
+}
+
+/// # Panics
+///
+/// Panics if a number is larger than the kernel's largest.
+impl FromIterator<usize> for Processors {
+    fn from_iter<T: IntoIterator<Item = usize>>(cores: T) -> Self {
+        let mut set = CpuSet::new();
+        cores.into_iter().for_each(|core| set.set(core));
+        Self(set)
+    }
+}
+
+impl fmt::Display for Processors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let numbers: Vec<_> = self.iter().map(|core| core.to_string()).collect();
+        f.write_str(&numbers.join(" and "))
+    }
 }
 
 impl Cores {
@@ -43,17 +93,14 @@ impl Cores {
     /// is only one processor, the engine and the load generator share it.
     #[must_use]
     pub fn choose() -> Self {
-        let allowed = sched_getaffinity(None).map_or_else(|_| Vec::new(), |set| members(&set));
-        let Some(&server) = allowed.first() else { return Self { server: 0, load: 0 } };
+        let allowed: Vec<_> = sched_getaffinity(None)
+            .map_or_else(|_| Vec::new(), |set| Processors(set).iter().collect());
+        let Some(&server) = allowed.first() else { return Self { server: 0.into(), load: 0 } };
         let siblings = siblings(server);
         let apart = allowed.iter().copied().find(|core| !siblings.contains(core));
         let load = apart.or(allowed.get(1).copied()).unwrap_or(server);
-        Self { server, load }
+        Self { server: server.into(), load }
     }
-}
-
-fn members(set: &CpuSet) -> Vec<usize> {
-    (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()
 }
 
 /// Returns the processors on the same core as the processor `core`, including `core`. Programs on
@@ -94,7 +141,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` on the engine's core. This thread then runs on the load generator's core.
+    /// Starts `command` on the engine's cores. This thread then runs on the load generator's core.
     ///
     /// The child does not receive signals from the terminal, so that only this process decides when
     /// the child ends.
@@ -103,8 +150,8 @@ impl Process {
     ///
     /// Fails if the program cannot be started, or the core does not exist.
     pub fn start(command: &mut Command, cores: Cores) -> io::Result<Self> {
-        // A child inherits its parent's core. Setting the core before the start ensures that the
-        // child never runs on another core, and that the system reports one processor to the child.
+        // A child inherits its parent's cores. Setting them before the start ensures that the child
+        // never runs on another core, and that the system reports only these cores to the child.
         pin(cores.server)?;
         let child = command.process_group(0).spawn();
         pin(cores.load)?;
@@ -196,15 +243,13 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
 }
 
-/// Pins this thread, and the processes that it starts, to one core.
+/// Pins this thread, and the processes that it starts, to some processors.
 ///
 /// # Errors
 ///
-/// Fails if the core does not exist, or may not be used.
-pub fn pin(core: usize) -> io::Result<()> {
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    Ok(sched_setaffinity(None, &cores)?)
+/// Fails if none of the processors exists and may be used.
+pub fn pin(processors: impl Into<Processors>) -> io::Result<()> {
+    Ok(sched_setaffinity(None, &processors.into().0)?)
 }
 
 /// Calls `done` every 10 ms until it returns true, for 10 s at most.
@@ -276,6 +321,8 @@ mod tests {
     #[test]
     fn processor_is_its_own_sibling() {
         let Cores { server, .. } = Cores::choose();
-        assert!(siblings(server).is_empty() || siblings(server).contains(&server));
+        for core in server.iter() {
+            assert!(siblings(core).is_empty() || siblings(core).contains(&core));
+        }
     }
 }

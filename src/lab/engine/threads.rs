@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::num::NonZero;
 use std::thread;
 
 use threadcast::{Config, Delivery, Histories, History, Server};
@@ -24,6 +25,8 @@ pub(super) fn bind(delivery: Delivery) -> io::Result<Server> {
     let config = Config {
         listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
         delivery,
+        // An engine uses all of its processors: the load generator has another.
+        broadcasters: thread::available_parallelism().map_or(1, NonZero::get),
         history: Histories::all(history()),
         ..Config::default()
     };

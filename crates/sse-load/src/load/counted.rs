@@ -65,7 +65,7 @@ pub(super) struct Needles {
 
 impl Needles {
     pub(super) fn new() -> Self {
-        Self { data: Finder::new("data: "), gap: Finder::new("event: gap\n") }
+        Self { data: Finder::new("data:"), gap: Finder::new("event: gap\n") }
     }
 }
 
@@ -166,7 +166,9 @@ fn plain_stamp(needles: &Needles, event: &[u8]) -> Option<Stamp> {
     // A gap frame before the event also has a `data` field, but its value does not begin with a
     // digit.
     needles.data.find_iter(event).find_map(|at| {
-        let (number, rest) = digits(&event[at + "data: ".len()..])?;
+        let value = &event[at + "data:".len()..];
+        // One space after the colon does not belong to the value.
+        let (number, rest) = digits(value.strip_prefix(b" ").unwrap_or(value))?;
         let (published, _) = digits(rest)?;
         Some(Stamp { number, published })
     })
@@ -241,6 +243,15 @@ mod tests {
     #[test]
     fn plain_frames_are_counted_wherever_they_are_cut() {
         check(&[frame(8), frame(9), frame(10), frame(11)].concat(), 4, 0, [8, 11]);
+    }
+
+    #[test]
+    fn space_after_the_colon_is_optional() {
+        let pair = |number| {
+            let frame = frame(number).replace("data: ", "data:");
+            frame + "event: control\ndata:{\"upToDate\":true}\n\n"
+        };
+        check(&[pair(8), pair(9), pair(10)].concat(), 3, 0, [8, 10]);
     }
 
     #[test]

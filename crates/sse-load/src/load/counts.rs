@@ -91,6 +91,13 @@ impl Load {
         self.latency.clear();
     }
 
+    /// Resets the times of connections and first bytes, so that they include only clients that are
+    /// opened from now on.
+    pub fn forget_opening_times(&mut self) {
+        self.connect_times.clear();
+        self.first_byte_times.clear();
+    }
+
     /// Returns the counts of what arrived since [`mark`](Self::mark).
     #[must_use]
     pub fn window(&self) -> Window<'_> {

@@ -1,5 +1,5 @@
-//! Publishes the events of nchan: one keep-alive connection posts the events that are due, as fast
-//! as nginx responds.
+//! Publishes the events of an engine that has no clock of its own: one keep-alive connection posts
+//! the events that are due, as fast as the engine responds.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -13,9 +13,14 @@ use sse_load::tick::{Tick, Traffic};
 /// The maximum number of requests in one write. All their responses are read before the next write.
 const BATCH: usize = 64;
 
-/// The size of nchan's frame without the data. nchan assigns ids of the form `<seconds>:<number
-/// within the second>`.
-const AROUND: usize = "id: 1700000000:0\ndata: \n\n".len();
+/// How an engine's events are published.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    /// The path of the POST.
+    pub path: &'static str,
+    /// The size of the engine's frame without the data.
+    pub around: usize,
+}
 
 /// The publisher's thread. It runs on the load's core, so the publisher's CPU time does not count
 /// as the server's.
@@ -26,7 +31,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub fn start(server: SocketAddr) -> io::Result<Self> {
+    pub fn start(server: SocketAddr, form: Form) -> io::Result<Self> {
         let socket = TcpStream::connect(server)?;
         socket.set_nodelay(true)?;
         // The timeout ensures that a server that stops responding does not block the publisher's
@@ -34,8 +39,8 @@ impl Publisher {
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         let (sender, settings) = mpsc::channel();
         let thread = thread::spawn(move || {
-            if let Err(error) = publish(socket, &settings) {
-                eprintln!("nchan's publisher failed: {error}");
+            if let Err(error) = publish(socket, form, &settings) {
+                eprintln!("the publisher failed: {error}");
             }
         });
         Ok(Self { settings: Some(sender), thread: Some(thread) })
@@ -54,7 +59,7 @@ impl Publisher {
     }
 }
 
-fn publish(mut socket: TcpStream, settings: &Receiver<Traffic>) -> io::Result<()> {
+fn publish(mut socket: TcpStream, form: Form, settings: &Receiver<Traffic>) -> io::Result<()> {
     let mut tick = Tick::new();
     loop {
         match settings.recv_timeout(tick.pause()) {
@@ -65,10 +70,13 @@ fn publish(mut socket: TcpStream, settings: &Receiver<Traffic>) -> io::Result<()
         let mut requests = String::new();
         let due: Vec<u64> = std::iter::from_fn(|| tick.due()).take(BATCH).collect();
         for number in &due {
-            let data = tick.data(*number, AROUND);
-            let length = data.len();
-            let head = "POST /publish HTTP/1.1\r\nHost: bench\r\nContent-Type: text/plain\r\n";
-            let _ = write!(requests, "{head}Content-Length: {length}\r\n\r\n{data}");
+            let data = tick.data(*number, form.around);
+            let (path, length) = (form.path, data.len());
+            let _ = write!(
+                requests,
+                "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: text/plain\r\n\
+                 Content-Length: {length}\r\n\r\n{data}"
+            );
         }
         socket.write_all(requests.as_bytes())?;
         await_responses(&mut socket, due.len())?;
