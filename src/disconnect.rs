@@ -17,8 +17,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -161,7 +160,7 @@ impl Watch {
 
     /// Makes the watcher report the peer's disconnect one time: immediately if the peer has
     /// disconnected already.
-    pub(crate) fn arm(&self, socket: &TcpStream) {
+    pub(crate) fn arm(&self, socket: &impl AsFd) {
         // One-shot, because the condition is level-triggered: without one-shot, it would wake the
         // watcher again and again until the socket is closed.
         let flags = EventFlags::RDHUP | EventFlags::ONESHOT;
@@ -181,7 +180,7 @@ impl Watch {
 
     /// Makes the watcher report the client's disconnect to the broadcaster, even if it has already
     /// reported that disconnect to the stream's own thread.
-    pub(crate) fn report_to_broadcaster(&self, socket: &TcpStream) {
+    pub(crate) fn report_to_broadcaster(&self, socket: &impl AsFd) {
         if self.is_added.load(Ordering::Relaxed)
             && let Some(watched) = self.watcher.lock().get_mut(&self.id)
         {
@@ -192,7 +191,7 @@ impl Watch {
 
     /// Makes the watcher report the client's disconnect to the stream's own thread, through
     /// `notifier`.
-    pub(crate) fn notify_on_disconnect(&self, socket: &TcpStream, notifier: &Arc<Notifier>) {
+    pub(crate) fn notify_on_disconnect(&self, socket: &impl AsFd, notifier: &Arc<Notifier>) {
         if let Some(watched) = self.watcher.lock().get_mut(&self.id) {
             watched.notifier = Some(Arc::clone(notifier));
         }
@@ -200,7 +199,7 @@ impl Watch {
     }
 
     /// Returns a channel that receives a message when the peer disconnects.
-    pub(crate) fn notifications(&self, socket: &TcpStream) -> Receiver<u64> {
+    pub(crate) fn notifications(&self, socket: &impl AsFd) -> Receiver<u64> {
         let (sender, notifications) = crossbeam_channel::bounded(1);
         self.notify_on_disconnect(socket, &Notifier::of_queue(sender, self.id));
         notifications
@@ -219,7 +218,7 @@ impl Drop for Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Shutdown, TcpListener};
+    use std::net::{Shutdown, TcpListener, TcpStream};
     use std::time::Duration;
 
     use super::*;

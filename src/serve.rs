@@ -5,6 +5,7 @@ use std::error::Error;
 use std::ffi::{OsStr, c_int};
 use std::io::{self, Write};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -61,7 +62,7 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     let server = if listeners.is_empty() {
         Server::bind(config)?
     } else {
-        Server::with_listeners(listeners, config)?
+        Server::with_listeners(listeners.into_iter().map(OwnedFd::from).collect(), config)?
     };
     #[cfg(feature = "lab")]
     let server = server.with_routes(lab.routes(has_lab));

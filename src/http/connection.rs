@@ -6,13 +6,14 @@
 
 use std::io;
 use std::mem;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
+use socket2::Socket;
 
 use super::access::local::Locality;
 use super::connections::{ConnectionPermit, Wait};
@@ -32,7 +33,7 @@ use crate::process::check_address_space;
 pub(crate) fn serve(
     server: &Arc<ServerState>,
     routes: &Table,
-    socket: Arc<TcpStream>,
+    socket: Arc<Socket>,
     permit: Box<ConnectionPermit>,
     peer: SocketAddr,
     on_loopback: bool,

@@ -16,9 +16,11 @@
 //! A connection whose request is in a handler does not wait for its client, and is never shed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use socket2::Socket;
 
 use super::admission::{Admission, Reason};
 use crate::counters::{CONNECTIONS, CONNECTIONS_OF_ADDRESS, Counters};
@@ -75,7 +77,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Waiting {
-    socket: Weak<TcpStream>,
+    socket: Weak<Socket>,
     since: Instant,
     /// Whether the connection has had no response yet.
     is_fresh: bool,
@@ -121,7 +123,7 @@ impl Connections {
     /// connections.
     pub(super) fn admit(
         self: &Arc<Self>,
-        socket: &Arc<TcpStream>,
+        socket: &Arc<Socket>,
         address: Option<IpAddr>,
     ) -> Result<ConnectionPermit, Reason> {
         let mut table = self.lock();
@@ -224,7 +226,7 @@ impl Table {
         self.waiting[Wait::Idle as usize].values()
     }
 
-    fn begin(&mut self, wait: Wait, socket: &Arc<TcpStream>, is_fresh: bool) -> u64 {
+    fn begin(&mut self, wait: Wait, socket: &Arc<Socket>, is_fresh: bool) -> u64 {
         self.last += 1;
         let waiting = Waiting { socket: Arc::downgrade(socket), since: Instant::now(), is_fresh };
         self.waiting[wait as usize].insert(self.last, waiting);
@@ -285,7 +287,7 @@ impl ConnectionPermit {
     /// Returns false, and begins no wait, if the connection must not be idle because the server is
     /// draining.
     #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
-    pub(super) fn wait(&mut self, wait: Wait, socket: &Arc<TcpStream>, is_fresh: bool) -> bool {
+    pub(super) fn wait(&mut self, wait: Wait, socket: &Arc<Socket>, is_fresh: bool) -> bool {
         let mut table = self.connections.lock();
         if let Some(at) = self.at.take() {
             self.is_shed |= table.end(at);
@@ -343,14 +345,14 @@ impl Drop for ConnectionPermit {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
     /// Returns the server's and the client's end of a new connection.
-    fn pair(listener: &TcpListener) -> (Arc<TcpStream>, TcpStream) {
+    fn pair(listener: &TcpListener) -> (Arc<Socket>, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (Arc::new(listener.accept().unwrap().0), client)
+        (Arc::new(listener.accept().unwrap().0.into()), client)
     }
 
     fn listener() -> TcpListener {

@@ -107,7 +107,8 @@ impl Exchange<'_> {
     ///
     /// Fails if the system does not know the address, because the connection has been reset.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.inbound.socket.local_addr()
+        let address = self.inbound.socket.local_addr()?;
+        address.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Returns the socket for a stream to write to.

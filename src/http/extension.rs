@@ -49,5 +49,5 @@
 pub use super::answer::Answer;
 pub use super::error::HttpError;
 pub use super::exchange::Exchange;
-pub use super::hooks::{Cut, Follower, Hooks, Opening};
+pub use super::hooks::{Connection, Cut, Follower, Hooks, Opening};
 pub use super::route::{Requirement, Route};

@@ -1,10 +1,11 @@
 //! The functions through which a program that embeds the server follows its streams.
 
 use std::fmt;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 
 use serde_json::Value;
+use socket2::Socket;
 
 use super::request::first_value;
 
@@ -52,17 +53,15 @@ pub trait Follower: Send {
 /// The connection of a stream or WebSocket that is about to start.
 #[derive(Debug)]
 pub struct Opening<'a> {
-    socket: &'a Arc<TcpStream>,
+    socket: &'a Arc<Socket>,
     path: &'a str,
     query: &'a str,
 }
 
 impl Opening<'_> {
-    /// Returns the socket. Shutting it down cuts the stream, without the last chunk.
-    ///
-    /// Only the server may read from it and write to it.
-    pub fn socket(&self) -> &Arc<TcpStream> {
-        self.socket
+    /// Returns the connection, through which the stream can be cut.
+    pub fn connection(&self) -> Connection {
+        Connection(Arc::clone(self.socket))
     }
 
     /// Returns the path of the request, decoded and without its query.
@@ -76,6 +75,19 @@ impl Opening<'_> {
     }
 }
 
+/// The connection of a stream or WebSocket.
+///
+/// It stays open for as long as this value exists, so drop this value when the stream has ended.
+#[derive(Debug, Clone)]
+pub struct Connection(Arc<Socket>);
+
+impl Connection {
+    /// Cuts the stream, without the last chunk.
+    pub fn cut(&self) {
+        let _ = self.0.shutdown(Shutdown::Both); // fails only if the socket is not connected
+    }
+}
+
 /// The error with which [`Hooks::opened`] cuts a stream before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut;
@@ -86,7 +98,7 @@ pub struct Cut;
 #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
 pub(super) fn open(
     hooks: &[Arc<dyn Hooks>],
-    socket: &Arc<TcpStream>,
+    socket: &Arc<Socket>,
     path: &str,
     query: Option<&str>,
 ) -> Result<Vec<Box<dyn Follower>>, Cut> {

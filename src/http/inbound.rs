@@ -1,9 +1,11 @@
 //! The reading half of a connection, which waits for the client with a deadline.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use socket2::Socket;
 
 use super::connections::{ConnectionPermit, Wait};
 use crate::limits::{LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
@@ -13,7 +15,7 @@ const READ_SIZE: usize = 4 * 1024;
 
 /// The reading half of a connection.
 pub(crate) struct Inbound {
-    pub(crate) socket: Arc<TcpStream>,
+    pub(crate) socket: Arc<Socket>,
     /// Bytes that were received and not yet used.
     pub(crate) bytes: Vec<u8>,
     /// Whether the connection has had no response yet.
@@ -28,7 +30,7 @@ pub(crate) struct Inbound {
 impl Inbound {
     /// `timeout` is the read time-out that the socket has inherited from its listener.
     pub(super) fn new(
-        socket: Arc<TcpStream>,
+        socket: Arc<Socket>,
         permit: Box<ConnectionPermit>,
         timeout: Duration,
     ) -> Self {

@@ -14,15 +14,16 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::Socket;
 
 use super::admission::{Reason, limited_address};
+use super::bind::Listener;
 use super::connection::{self, Running};
 use super::connections::ConnectionPermit;
 use super::forwarded::is_trusted;
@@ -30,10 +31,6 @@ use super::log_limit::Burst;
 use super::routes::Table;
 use super::server_state::{Alive, ServerState};
 use crate::counters::{CONNECTIONS_OF_ADDRESS, SYSTEM};
-use crate::limits::{
-    BACKLOG, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, Limits, NOTSENT_LOWAT, RECEIVE_BUFFER,
-    SEND_BUFFER, TCP_USER_TIMEOUT,
-};
 
 /// How many connections are accepted in a row, before threads are spawned again.
 const ACCEPTS: usize = 1_024;
@@ -45,66 +42,14 @@ const SPAWNS: usize = 4;
 /// core busy.
 const BACK_OFF: Duration = Duration::from_millis(20);
 
-/// Opens a listening socket, and sets the options of all its connections.
-///
-/// On Linux, accepted sockets inherit the options, which saves several system calls for each
-/// connection.
-///
-/// `[::]` also accepts IPv4 connections if the system allows it (`net.ipv6.bindv6only` is 0),
-/// unless one of the `others` is an IPv4 address with the same port.
-pub(super) fn bind(
-    addr: SocketAddr,
-    others: &[SocketAddr],
-    limits: &Limits,
-) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    let shares_port =
-        |other: &SocketAddr| other.is_ipv4() && other.port() == addr.port() && addr.port() != 0;
-    if addr.is_ipv6() && addr.ip().is_unspecified() && others.iter().any(shares_port) {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    set_options(&socket, limits)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?; // accepted sockets do not inherit this
-    Ok(socket.into())
-}
-
-/// Prepares a listener that another program has opened and keeps open.
-pub(super) fn adopt(listener: &TcpListener, limits: &Limits) -> io::Result<()> {
-    let socket = SockRef::from(listener);
-    if !socket.is_listener()? {
-        let detail = "a socket that was passed in does not listen; pass listening sockets only";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, detail));
-    }
-    set_options(&socket, limits)?;
-    // `accept` must not block if another process has accepted the connection that `poll` reported.
-    socket.set_nonblocking(true)
-}
-
-/// Sets the options that accepted sockets inherit.
-fn set_options(socket: &Socket, limits: &Limits) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
-    let probes = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    socket.set_tcp_keepalive(&probes)?;
-    socket.set_read_timeout(Some(limits.keep_alive))?;
-    socket.set_write_timeout(Some(limits.write_deadline))?;
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)
-}
-
 /// Accepts connections until the server closes. Each connection gets a thread.
 pub(super) fn run(
     server: &Arc<ServerState>,
     routes: &Arc<Table>,
-    listener: &TcpListener,
+    listener: &Listener,
     alive: &Sender<Alive>,
 ) {
-    let on_loopback =
-        listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
+    let on_loopback = listener.is_on_loopback();
     let mut acceptor = Acceptor {
         server,
         listener,
@@ -136,10 +81,10 @@ pub(super) fn run(
 /// The state of an accepting thread.
 struct Acceptor<'a> {
     server: &'a ServerState,
-    listener: &'a TcpListener,
+    listener: &'a Listener,
     reserve: Option<File>,
     /// Connections whose threads have not been spawned yet.
-    accepted: VecDeque<(TcpStream, SocketAddr)>,
+    accepted: VecDeque<(Socket, SocketAddr)>,
     errors: Burst,
     rejections: Burst,
 }
@@ -159,8 +104,6 @@ impl Acceptor<'_> {
             match self.accept() {
                 Ok((socket, peer)) => {
                     self.server.counters.accepted.inc();
-                    // An IPv4 client of an IPv6 listener is logged, counted and trusted as IPv4.
-                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     self.accepted.push_back((socket, peer));
                 }
                 Err(Failure::NotAccepted(error)) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -176,7 +119,7 @@ impl Acceptor<'_> {
     }
 
     /// Accepts a connection if one waits, with the reserved descriptor if there is no other.
-    fn accept(&mut self) -> Result<(TcpStream, SocketAddr), Failure> {
+    fn accept(&mut self) -> Result<(Socket, SocketAddr), Failure> {
         match self.listener.accept() {
             Err(error) if is_out_of_descriptors(&error) => {
                 accept_with_reserve(&mut self.reserve, || self.listener.accept())
@@ -186,7 +129,7 @@ impl Acceptor<'_> {
     }
 
     /// Returns the permit for a connection, or `None` if it exceeds a limit.
-    fn admit(&mut self, socket: &Arc<TcpStream>, address: IpAddr) -> Option<Box<ConnectionPermit>> {
+    fn admit(&mut self, socket: &Arc<Socket>, address: IpAddr) -> Option<Box<ConnectionPermit>> {
         let is_trusted = is_trusted(address, &self.server.config.trusted_proxies);
         let counted = if is_trusted { None } else { limited_address(address) };
         match self.server.connections.admit(socket, counted) {
@@ -202,7 +145,7 @@ impl Acceptor<'_> {
     }
 
     /// Returns the connections whose threads are spawned next.
-    fn take_some(&mut self) -> Vec<(TcpStream, SocketAddr)> {
+    fn take_some(&mut self) -> Vec<(Socket, SocketAddr)> {
         let some = self.accepted.len().min(SPAWNS);
         self.accepted.drain(..some).collect()
     }
@@ -277,28 +220,4 @@ fn accept_with_reserve<T>(
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn accepted_sockets_inherit_options_of_the_listener() {
-        let listener = bind("127.0.0.1:0".parse().unwrap(), &[], &Limits::default()).unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (socket, _) = listener.accept().unwrap();
-        let limits = Limits::default();
-        assert!(socket.nodelay().unwrap());
-        assert_eq!(socket.read_timeout().unwrap(), Some(limits.keep_alive));
-        assert_eq!(socket.write_timeout().unwrap(), Some(limits.write_deadline));
-        let socket = SockRef::from(&socket);
-        assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT);
-        assert_eq!(socket.send_buffer_size().unwrap(), 2 * SEND_BUFFER);
-        assert_eq!(socket.recv_buffer_size().unwrap(), 2 * RECEIVE_BUFFER);
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(TCP_USER_TIMEOUT));
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
-    }
 }

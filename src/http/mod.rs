@@ -15,6 +15,7 @@ pub(crate) mod access;
 mod admission;
 mod answer;
 mod assets;
+mod bind;
 pub(crate) mod body;
 mod channels;
 mod conditional;

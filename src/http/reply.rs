@@ -1,7 +1,8 @@
 //! What a handler returns.
 
-use std::net::TcpStream;
 use std::sync::Arc;
+
+use socket2::Socket;
 
 use super::answer::Answer;
 use super::server_state::ServerState;
@@ -27,5 +28,5 @@ pub(super) trait LastReply: Send {
     /// Runs until the stream or the WebSocket ends. The caller closes the connection.
     ///
     /// `received` has the bytes that the client has sent after its request.
-    fn run(self: Box<Self>, socket: &Arc<TcpStream>, received: Vec<u8>, server: &ServerState);
+    fn run(self: Box<Self>, socket: &Arc<Socket>, received: Vec<u8>, server: &ServerState);
 }

@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::mem;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -14,6 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::admission::Admission;
 use super::assets::Assets;
+use super::bind::Listener;
 use super::config::Config;
 use super::connections::Connections;
 use super::handle::Handle;
@@ -72,7 +74,7 @@ impl Server {
     pub fn bind(config: Config) -> Result<Self, StartError> {
         let listeners = (config.listen.iter())
             .map(|addr| {
-                listener::bind(*addr, &config.listen, &config.limits)
+                Listener::bind(*addr, &config.listen, &config.limits)
                     .map_err(|source| StartError::Bind { addr: *addr, source })
             })
             .collect::<Result<_, _>>()?;
@@ -89,20 +91,14 @@ impl Server {
     ///
     /// Fails if one of the sockets is not a listening TCP socket, or for a reason that
     /// [`bind`](Self::bind) lists.
-    pub fn with_listeners(listeners: Vec<TcpListener>, config: Config) -> Result<Self, StartError> {
-        for listener in &listeners {
-            listener::adopt(listener, &config.limits).map_err(StartError::Inherit)?;
-        }
-        let addresses = listeners.iter().map(TcpListener::local_addr);
-        let listen = addresses.collect::<Result<_, _>>().map_err(StartError::Inherit)?;
+    pub fn with_listeners(listeners: Vec<OwnedFd>, config: Config) -> Result<Self, StartError> {
+        let adopted = listeners.into_iter().map(|it| Listener::adopt(it, &config.limits));
+        let listeners: Vec<_> = adopted.collect::<Result<_, _>>().map_err(StartError::Inherit)?;
+        let listen = listeners.iter().map(|listener| listener.address).collect();
         Self::new(Config { listen, ..config }, listeners, true)
     }
 
-    fn new(
-        config: Config,
-        listeners: Vec<TcpListener>,
-        inherited: bool,
-    ) -> Result<Self, StartError> {
+    fn new(config: Config, listeners: Vec<Listener>, inherited: bool) -> Result<Self, StartError> {
         let folder = config.public.as_deref();
         let assets = Assets::open(folder).map_err(|source| StartError::Public {
             folder: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
@@ -184,7 +180,7 @@ impl Server {
     ///
     /// Where `config.listen` has port 0, the address has the port that the system chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.state.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.state.listeners.iter().map(|listener| listener.address).collect()
     }
 
     /// Returns the registry of channels, through which this program can publish and subscribe.
@@ -265,8 +261,8 @@ impl Server {
                 ticker::run(&state.clock, &state.hub, || status::event(state));
             })];
             for listener in &state.listeners {
-                let name = listener.local_addr().map(|addr| format!("accept-{}", addr.port()));
-                let thread = thread::Builder::new().name(name.unwrap_or_default());
+                let name = format!("accept-{}", listener.address.port());
+                let thread = thread::Builder::new().name(name);
                 let alive = &alive;
                 let run = move || listener::run(state, routes, listener, alive);
                 threads.push(thread.spawn_scoped(scope, run));

@@ -2,17 +2,17 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use socket2::SockRef;
 
 use super::admission::{Admission, Reason, StreamPermit};
 use super::assets::Assets;
+use super::bind::Listener;
 use super::config::Config;
 use super::connections::Connections;
 use super::error::HttpError;
@@ -36,7 +36,7 @@ pub(super) type Alive = Infallible;
 #[derive(Debug)]
 pub(crate) struct ServerState {
     pub(super) config: Config,
-    pub(super) listeners: Vec<TcpListener>,
+    pub(super) listeners: Vec<Listener>,
     pub(super) assets: Assets,
     /// The registry of the channels that publishers use.
     pub(super) hub: Registry,
@@ -211,12 +211,12 @@ impl Stop {
     }
 
     /// Makes [`wait`](Self::wait) return at once, now and on every later call.
-    pub(super) fn stop(&self, listeners: &[TcpListener]) {
+    pub(super) fn stop(&self, listeners: &[Listener]) {
         // The write fails only if the eventfd's counter is full, and a full counter makes it
         // readable too.
         let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
         for listener in listeners.iter().filter(|_| !self.inherited) {
-            if let Err(error) = SockRef::from(listener).shutdown(std::net::Shutdown::Both) {
+            if let Err(error) = listener.shut_down() {
                 log::error!("cannot shut a listening socket down: {error}");
             }
         }
@@ -225,7 +225,7 @@ impl Stop {
     /// Waits until a client connects, or until [`stop`](Self::stop).
     ///
     /// Fails if the kernel has no memory.
-    pub(super) fn wait(&self, listener: &TcpListener) -> io::Result<()> {
+    pub(super) fn wait(&self, listener: &Listener) -> io::Result<()> {
         let flags = PollFlags::IN;
         let mut either = [PollFd::new(&self.event, flags), PollFd::new(listener, flags)];
         rustix::io::retry_on_intr(|| poll(&mut either, None))?;

@@ -2,11 +2,11 @@
 //! [`crate::stream`].
 
 use std::any::Any;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::Level;
+use socket2::Socket as Connection;
 
 use super::access::{Api, PublishAccess, ReadAccess};
 use super::admission::StreamPermit;
@@ -359,7 +359,7 @@ impl LastReply for Stream {
         has_sent && server.mailboxes.is_some() || self.deep
     }
 
-    fn run(self: Box<Self>, socket: &Arc<TcpStream>, received: Vec<u8>, server: &ServerState) {
+    fn run(self: Box<Self>, socket: &Arc<Connection>, received: Vec<u8>, server: &ServerState) {
         drop(received); // frees the buffer; the server reads nothing after the request of a stream
         let Self { client, path, source, permit, held, query, deep: _ } = *self;
         let started = Instant::now();

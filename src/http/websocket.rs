@@ -3,7 +3,6 @@
 //! A WebSocket runs on the thread of its connection, as a stream does.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use sha1_smol::Sha1;
+use socket2::Socket;
 use tungstenite::error::ProtocolError;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -111,7 +111,7 @@ impl LastReply for WebSocket {
     }
 
     /// Sends a welcome, then an answer to each message.
-    fn run(self: Box<Self>, socket: &Arc<TcpStream>, received: Vec<u8>, server: &ServerState) {
+    fn run(self: Box<Self>, socket: &Arc<Socket>, received: Vec<u8>, server: &ServerState) {
         let started = Instant::now();
         let Self { accept, path, query, client, until, permit: _permit } = *self;
         let followers = hooks::open(&server.config.hooks, socket, &path, query.as_deref());
@@ -127,7 +127,7 @@ impl LastReply for WebSocket {
 }
 
 fn talk(
-    socket: &TcpStream,
+    socket: &Socket,
     ahead: Vec<u8>,
     accept: &str,
     until: Option<Instant>,
@@ -225,7 +225,7 @@ fn close(
 
 /// A socket whose reads have a deadline and fail when the server drains.
 struct Wire<'a> {
-    socket: &'a TcpStream,
+    socket: &'a Socket,
     /// An eventfd that is readable while the server drains; `None` after the closing handshake has
     /// begun.
     drain: Option<&'a OwnedFd>,

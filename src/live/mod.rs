@@ -8,14 +8,13 @@ mod routes;
 pub(crate) mod slow;
 
 use std::collections::HashMap;
-use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use threadcast::Config;
-use threadcast::extension::{Cut, Follower, Hooks, Opening};
+use threadcast::extension::{Connection, Cut, Follower, Hooks, Opening};
 
 use self::load_clients::{LoadClients, STUCK};
 
@@ -78,7 +77,7 @@ struct State {
 
 #[derive(Debug)]
 struct Stream {
-    socket: Arc<TcpStream>,
+    connection: Connection,
     /// The id of the page that opened the stream.
     tab: Option<Box<str>>,
     /// Whether the client is one that the lab has opened to read nothing.
@@ -108,7 +107,7 @@ impl Drop for Tracked {
 impl Streams {
     /// Tracks a stream, or cuts it if new streams are cut.
     fn track(self: &Arc<Self>, opening: &Opening<'_>) -> Result<Tracked, Cut> {
-        let (socket, tab) = (Arc::clone(opening.socket()), opening.query(TAB).map(Into::into));
+        let (connection, tab) = (opening.connection(), opening.query(TAB).map(Into::into));
         let is_stuck_client = opening.path().strip_prefix("/channels/") == Some(STUCK);
         let mut state = self.lock();
         if state.closed_until.is_some_and(|until| Instant::now() < until) {
@@ -116,7 +115,7 @@ impl Streams {
         }
         state.last_key += 1;
         let key = state.last_key;
-        state.open.insert(key, Stream { socket, tab, is_stuck_client });
+        state.open.insert(key, Stream { connection, tab, is_stuck_client });
         Ok(Tracked { streams: Arc::clone(self), key })
     }
 
@@ -130,9 +129,7 @@ impl Streams {
         }
         let open = state.open.values();
         let selected = open.filter(|stream| tab.is_none() || stream.tab.as_deref() == tab);
-        let sockets = selected.map(|stream| &stream.socket);
-        // Shutting down fails only if the socket is not connected.
-        sockets.map(|socket| drop(socket.shutdown(Shutdown::Both))).count()
+        selected.map(|stream| stream.connection.cut()).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

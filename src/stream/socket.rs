@@ -1,7 +1,6 @@
 //! The socket of a stream's client, with blocking and non-blocking writes.
 
 use std::io::{self, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
+use socket2::Socket as Connection;
 
 use super::{Sink, disconnect_error};
 use crate::disconnect::Watch;
@@ -17,14 +17,14 @@ use crate::registry::Notifier;
 /// A client's socket: its own thread writes and blocks, the broadcaster sends without blocking.
 #[derive(Debug, Clone)]
 pub(crate) struct Socket {
-    stream: Arc<TcpStream>,
+    stream: Arc<Connection>,
     /// A write fails if the socket takes no byte for this long.
     deadline: Timespec,
     watch: Arc<Watch>,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: &Arc<TcpStream>, deadline: Duration, watch: &Arc<Watch>) -> Self {
+    pub(crate) fn new(stream: &Arc<Connection>, deadline: Duration, watch: &Arc<Watch>) -> Self {
         let deadline = Timespec::try_from(deadline)
             .unwrap_or(Timespec { tv_sec: i32::MAX.into(), tv_nsec: 0 });
         Self { stream: Arc::clone(stream), deadline, watch: Arc::clone(watch) }

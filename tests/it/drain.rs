@@ -297,8 +297,7 @@ fn systemd_gets_ready_watchdog_and_stopping_messages() {
 fn inherited_socket_that_is_not_listening_is_an_error() {
     let connected = TcpStream::connect(listener(1).local_addr().expect("a bound socket"));
     let not_one = std::os::fd::OwnedFd::from(connected.expect("the listener accepts"));
-    let error =
-        threadcast::Server::with_listeners(vec![not_one.into()], Config::default()).unwrap_err();
+    let error = threadcast::Server::with_listeners(vec![not_one], Config::default()).unwrap_err();
     assert!(error.to_string().contains("ListenStream="), "{error}");
 }
 
