@@ -20,7 +20,9 @@ use clap::builder::BoolishValueParser;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
-use threadcast::{Config, Costs, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt};
+use threadcast::{
+    Config, Costs, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt, UnixSocket,
+};
 
 use self::access::{Access, token_file};
 pub(crate) use self::client::{Healthcheck, Listen, Publish};
@@ -189,13 +191,16 @@ fn bytes(size: ByteSize) -> usize {
 /// arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Serve {
-    /// Listen on this address; repeat for more addresses
+    /// Listen on this address, or on the UNIX socket unix:PATH; repeat for more
     ///
     /// Port 0 selects a free port. The address `[::]` also accepts IPv4, unless
-    /// net.ipv6.bindv6only is set or an IPv4 address with the same port is given.
-    #[arg(long, value_name = "ADDRESS:PORT", env = "THREADCAST_LISTEN", value_delimiter = ',')]
-    #[arg(default_value = "127.0.0.1:8844", value_parser = address, help_heading = LISTENING)]
-    listen: Vec<SocketAddr>,
+    /// net.ipv6.bindv6only is set or an IPv4 address with the same port is given. For a UNIX
+    /// socket, `unix:PATH,mode=660` sets the permissions of its file: only users who may write to
+    /// the file can connect. The server replaces a socket file on which nobody listens, and removes
+    /// its own when it stops.
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH[,mode=MODE]", env = "THREADCAST_LISTEN")]
+    #[arg(default_value = "127.0.0.1:8844", value_parser = listen, help_heading = LISTENING)]
+    listen: Vec<Listeners>,
 
     /// Accept requests for this host name on loopback connections; repeat for more names
     ///
@@ -355,7 +360,8 @@ impl From<Serve> for Config {
             (None, history) => all.with("*", history),
         });
         let config = Self {
-            listen: serve.listen,
+            listen: serve.listen.iter().flat_map(|it| it.tcp.clone()).collect(),
+            unix_sockets: serve.listen.into_iter().flat_map(|it| it.unix).collect(),
             public: serve.public,
             hosts: serve.host,
             history,
@@ -416,11 +422,38 @@ enum SlowClientAction {
     Disconnect,
 }
 
-/// Parses an address to listen on.
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let example =
-        "expected an IP address and a port, such as 127.0.0.1:9000, 0.0.0.0:80 or [::1]:8844";
-    text.parse().map_err(|_| example.into())
+/// One value of `--listen`: addresses and UNIX sockets, separated by commas.
+#[derive(Debug, Clone, Default)]
+struct Listeners {
+    tcp: Vec<SocketAddr>,
+    unix: Vec<UnixSocket>,
+}
+
+/// Parses `ADDRESS:PORT` and `unix:PATH[,mode=MODE]`, separated by commas.
+fn listen(text: &str) -> Result<Listeners, String> {
+    let mut listen = Listeners::default();
+    let mut parts = text.split(',').peekable();
+    while let Some(part) = parts.next() {
+        let Some(path) = part.strip_prefix("unix:") else {
+            let expected = "expected an IP address and a port, such as 127.0.0.1:9000, 0.0.0.0:80 \
+                            or [::1]:8844, or a UNIX socket, such as unix:/run/threadcast.sock";
+            listen.tcp.push(part.parse().map_err(|_| expected)?);
+            continue;
+        };
+        if path.is_empty() {
+            return Err("expected a path after unix:, such as unix:/run/threadcast.sock".into());
+        }
+        let mode = parts.next_if(|part| part.starts_with("mode=")).map(mode).transpose()?;
+        listen.unix.push(UnixSocket { path: path.into(), mode });
+    }
+    Ok(listen)
+}
+
+/// Parses `mode=660`: the permissions of a file, as three octal digits.
+fn mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("mode=").filter(|it| it.len() == 3 && !it.starts_with('+'));
+    let mode = digits.and_then(|digits| u32::from_str_radix(digits, 8).ok());
+    mode.ok_or_else(|| "expected three octal digits after mode=, such as mode=660".into())
 }
 
 /// Parses the path of a store file, or the URL of a Redis.
@@ -503,6 +536,31 @@ mod tests {
         assert_eq!(command_line.listen, library.listen);
         assert_eq!(command_line.max_channels, library.max_channels);
         assert_eq!(command_line.history.of("x"), library.history.of("x"));
+    }
+
+    #[test]
+    fn listen_option_takes_addresses_and_unix_sockets() {
+        let both = listen("127.0.0.1:1,unix:/a b,mode=660,unix:c,[::1]:2").unwrap();
+        assert_eq!(both.tcp, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+        let unix = |path: &str, mode| UnixSocket { path: path.into(), mode };
+        assert_eq!(both.unix, [unix("/a b", Some(0o660)), unix("c", None)]);
+        for bad in [
+            "",
+            "localhost:1",
+            "/run/a.sock",
+            "unix:",
+            "unix:/a,",
+            "unix:/a,mode=",
+            "unix:/a,mode=66",
+            "unix:/a,mode=0660",
+            "unix:/a,mode=668",
+            "unix:/a,mode=+60",
+            "unix:/a,mode=660,mode=660",
+            "127.0.0.1:1,mode=660",
+            "mode=660",
+        ] {
+            assert!(listen(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -32,6 +32,14 @@ pub enum StartError {
         /// The system's error.
         source: io::Error,
     },
+    /// The server cannot listen on a UNIX socket.
+    #[error("cannot listen on unix:{}: {}", .path.display(), unix_bind_problem(.source))]
+    BindUnix {
+        /// The path of the socket.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The folder given with `--public` cannot be read.
     #[error("cannot read the folder {folder:?}: {source}; check --public")]
     Public {
@@ -40,10 +48,10 @@ pub enum StartError {
         /// The system's error.
         source: io::Error,
     },
-    /// A file descriptor passed to the process is not a listening TCP socket.
+    /// A file descriptor passed to the process is not a listening TCP or UNIX socket.
     #[error(
-        "cannot use a socket passed to this process: {0}; pass a listening TCP socket (in a \
-         systemd .socket unit: ListenStream=)"
+        "cannot use a socket passed to this process: {0}; pass a listening TCP or UNIX socket \
+         (in a systemd .socket unit: ListenStream=)"
     )]
     Inherit(#[source] io::Error),
     /// The descriptors that detect disconnects cannot be created.
@@ -70,6 +78,24 @@ fn bind_problem(error: &io::Error) -> String {
             .into();
     }
     format!("{error}; choose an address with --listen")
+}
+
+/// Returns why the server cannot listen on a UNIX socket, and what to do.
+fn unix_bind_problem(error: &io::Error) -> String {
+    let (problem, remedy) = match error.kind() {
+        io::ErrorKind::AddrInUse => ("another server listens on it", "stop that server"),
+        io::ErrorKind::AlreadyExists => ("the file is not a socket", "move it away"),
+        io::ErrorKind::NotFound => ("its folder does not exist", "create the folder"),
+        io::ErrorKind::PermissionDenied => {
+            ("permission denied", "let the server's user write to the folder and to the file")
+        }
+        io::ErrorKind::InvalidInput => {
+            return "a socket's path has at most 107 bytes; choose a shorter one with --listen"
+                .into();
+        }
+        _ => return format!("{error}; choose another path with --listen"),
+    };
+    format!("{problem}; {remedy}, or choose another path with --listen")
 }
 
 /// A store cannot be used. The store was not changed.

@@ -115,7 +115,7 @@ pub use error::StartError;
 pub use error::{EventError, PublishError, StoreError, StoreProblem};
 pub use event::{Event, Framing};
 #[cfg(feature = "server")]
-pub use http::{Config, CorsOrigins, Handle, Mercure, Server, extension};
+pub use http::{Config, CorsOrigins, Handle, Mercure, Server, UnixSocket, extension};
 pub use id::{EventId, ParseIdError};
 #[cfg(feature = "server")]
 pub use ipnet::IpNet;

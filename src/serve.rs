@@ -4,7 +4,6 @@ use std::env;
 use std::error::Error;
 use std::ffi::{OsStr, c_int};
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use listenfd::ListenFd;
+#[cfg(feature = "lab")]
+use rustix::net::getsockname;
 use sd_notify::NotifyState;
 use signal_hook::consts::{
     SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXFSZ,
@@ -62,7 +63,7 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     let server = if listeners.is_empty() {
         Server::bind(config)?
     } else {
-        Server::with_listeners(listeners.into_iter().map(OwnedFd::from).collect(), config)?
+        Server::with_listeners(listeners, config)?
     };
     #[cfg(feature = "lab")]
     let server = server.with_routes(lab.routes(has_lab));
@@ -93,14 +94,12 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
 )]
 struct Exposed(std::net::SocketAddr);
 
-/// Fails unless all addresses of a server are those of loopback: the addresses of its inherited
+/// Fails unless all TCP addresses of a server are those of loopback: the addresses of its inherited
 /// listeners or, if it has none, those in `listen`.
 #[cfg(feature = "lab")]
-fn check_addresses(
-    listeners: &[TcpListener],
-    listen: &[std::net::SocketAddr],
-) -> Result<(), Exposed> {
-    let inherited: Vec<_> = listeners.iter().flat_map(TcpListener::local_addr).collect();
+fn check_addresses(listeners: &[OwnedFd], listen: &[std::net::SocketAddr]) -> Result<(), Exposed> {
+    let inherited = listeners.iter().filter_map(|listener| getsockname(listener).ok());
+    let inherited: Vec<_> = inherited.filter_map(|address| address.try_into().ok()).collect();
     let addresses = if listeners.is_empty() { listen } else { &inherited };
     let exposed = addresses.iter().find(|addr| !addr.ip().to_canonical().is_loopback());
     exposed.map_or(Ok(()), |addr| Err(Exposed(*addr)))
@@ -113,21 +112,25 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StartErr
 }
 
 /// Returns the listeners that systemd passed to this process; empty without socket activation.
-fn inherited() -> Result<Vec<TcpListener>, StartError> {
+fn inherited() -> Result<Vec<OwnedFd>, StartError> {
     let mut passed = ListenFd::from_env();
-    let listeners =
-        (0..passed.len()).map(|n| passed.take_tcp_listener(n).map_err(StartError::Inherit));
+    let listeners = (0..passed.len()).map(|n| {
+        let tcp = passed.take_tcp_listener(n).map(|listener| listener.map(OwnedFd::from));
+        let listener = tcp.or_else(|_| Ok(passed.take_unix_listener(n)?.map(OwnedFd::from)));
+        listener.map_err(StartError::Inherit)
+    });
     listeners.filter_map(Result::transpose).collect()
 }
 
 /// Prints the addresses, on a thread of its own, because the write to standard output may block for
 /// ever.
 fn announce(server: &Server) -> Result<(), StartError> {
-    let addresses = server.addresses();
+    let tcp = server.addresses().into_iter().map(|addr| format!("http://{addr}/"));
+    let unix = server.unix_paths().into_iter().map(|path| format!("unix:{}", path.display()));
+    let lines = tcp.chain(unix).map(|at| format!("threadcast is listening on {at}\n"));
+    let lines: String = lines.collect();
     spawn("announce", move || {
-        let lines =
-            addresses.iter().map(|addr| format!("threadcast is listening on http://{addr}/\n"));
-        let _ = io::stdout().write_all(lines.collect::<String>().as_bytes());
+        let _ = io::stdout().write_all(lines.as_bytes());
     })
 }
 

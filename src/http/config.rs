@@ -31,6 +31,8 @@ use crate::token::Token;
 pub struct Config {
     /// Addresses to listen on; port 0 means any free port. Default: `127.0.0.1:8844`.
     pub listen: Vec<SocketAddr>,
+    /// UNIX sockets to listen on. Default: none.
+    pub unix_sockets: Vec<UnixSocket>,
     /// Folder to serve instead of the built-in pages. Default: the built-in pages.
     pub public: Option<PathBuf>,
     /// Names, besides those of loopback, that a request over loopback may have as its Host.
@@ -125,6 +127,29 @@ pub struct Config {
     pub hooks: Vec<Arc<dyn Hooks>>,
 }
 
+/// A UNIX socket to listen on, besides the addresses of [`Config::listen`].
+///
+/// Only programs of this machine can connect to it. So its clients count as clients from 127.0.0.1:
+/// they may publish without a token, and the limits per address do not apply to them.
+///
+/// The server replaces a socket file on which nobody listens, but no other file. It removes the
+/// file when it stops.
+///
+/// ```
+/// use threadcast::{Config, UnixSocket};
+///
+/// let socket = UnixSocket { path: "/run/threadcast.sock".into(), mode: Some(0o660) };
+/// let config = Config { listen: Vec::new(), unix_sockets: vec![socket], ..Config::default() };
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// The path of the socket's file, at most 107 bytes.
+    pub path: PathBuf,
+    /// The permission bits of the file. Only users who may write to the file can connect. Default:
+    /// what the process's umask leaves.
+    pub mode: Option<u32>,
+}
+
 /// The other origins whose pages may use the server (`--cors-origin`).
 ///
 /// ```
@@ -217,6 +242,7 @@ impl Default for Config {
         let registry = RegistryOptions::default();
         Self {
             listen: vec![(Ipv4Addr::LOCALHOST, 8844).into()],
+            unix_sockets: Vec::new(),
             public: None,
             hosts: Vec::new(),
             history: registry.history,

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -21,6 +20,7 @@ use super::cors;
 use super::error::HttpError;
 use super::exchange::Exchange;
 use super::inbound::{Inbound, is_timeout};
+use super::peer::Peer;
 use super::reply::{LastReply, Reply};
 use super::request::{BodyLength, Request};
 use super::routes::{Routes, Table};
@@ -35,7 +35,7 @@ pub(crate) fn serve(
     routes: &Table,
     socket: Arc<Socket>,
     permit: Box<ConnectionPermit>,
-    peer: SocketAddr,
+    peer: Peer,
     on_loopback: bool,
     running: &Running,
 ) {
@@ -83,11 +83,11 @@ pub(crate) fn serve(
     }
 }
 
-/// Spawns a connection's thread, named after the client's port.
+/// Spawns a connection's thread, named after the client's port or process id.
 ///
-/// The port links a thread in `top -H` to its connection in `ss -tn`.
+/// The name links a thread in `top -H` to its connection in `ss -tn` or `ss -xp`.
 pub(super) fn spawn(
-    peer: SocketAddr,
+    peer: Peer,
     serve: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let now = RUNNING.load(Ordering::Relaxed);
@@ -95,8 +95,7 @@ pub(super) fn spawn(
     // threads that have run at once, a thread takes no further address space.
     let has_stack = now <= MOST_RUNNING.load(Ordering::Relaxed);
     check_address_space(if has_stack { 0 } else { STACK })?;
-    let name = format!("sse-{}", peer.port());
-    let spawned = thread::Builder::new().name(name).stack_size(STACK).spawn(serve)?;
+    let spawned = thread::Builder::new().name(peer.thread_name()).stack_size(STACK).spawn(serve)?;
     MOST_RUNNING.fetch_max(now, Ordering::Relaxed);
     Ok(spawned)
 }
@@ -136,7 +135,7 @@ fn run_on_new_thread(
     last: Box<dyn LastReply>,
     mut inbound: Inbound,
     server: &Arc<ServerState>,
-    peer: SocketAddr,
+    peer: Peer,
     running: &Running,
 ) {
     let (server, running) = (Arc::clone(server), running.clone());
@@ -182,7 +181,7 @@ fn answer(
     server: &Arc<ServerState>,
     routes: &Table,
     inbound: &mut Inbound,
-    peer: SocketAddr,
+    peer: Peer,
     on_loopback: bool,
     request: Box<Request>,
 ) -> Next {

@@ -10,6 +10,7 @@ use super::body::{self, Coding};
 use super::error::HttpError;
 use super::forwarded::Client;
 use super::inbound::Inbound;
+use super::peer::Peer;
 use super::request::{BodyLength, Request};
 use super::server_state::ServerState;
 use crate::disconnect::Watch;
@@ -18,7 +19,7 @@ use crate::stream::Socket;
 /// A request, with the server and the connection that its handler needs.
 pub struct Exchange<'a> {
     pub(crate) server: &'a Arc<ServerState>,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
     /// Whether pages of any origin may read the response (the demo streams).
     pub(super) any_origin: bool,
     /// Where the request comes from.
@@ -101,11 +102,12 @@ impl Exchange<'_> {
         self.inbound.is_shed()
     }
 
-    /// Returns the address of the server's end of this connection.
+    /// Returns the TCP address of the server's end of this connection.
     ///
     /// # Errors
     ///
-    /// Fails if the system does not know the address, because the connection has been reset.
+    /// Fails if the connection is to a UNIX socket, or if the system does not know the address,
+    /// because the connection has been reset.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         let address = self.inbound.socket.local_addr()?;
         address.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())

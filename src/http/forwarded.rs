@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::peer::Peer;
 use super::request::Request;
 
 /// Returns the client's address: the peer's, or the one that trusted proxies forward.
@@ -26,13 +27,13 @@ pub(crate) fn client(request: &Request, peer: IpAddr, trusted: &[IpNet]) -> IpAd
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Client {
     /// The peer of the connection.
-    Peer(SocketAddr),
+    Peer(Peer),
     /// The client whose address a trusted proxy forwards; the client's port is unknown.
     Behind(IpAddr),
 }
 
 impl Client {
-    pub(super) fn of(request: &Request, peer: SocketAddr, trusted: &[IpNet]) -> Self {
+    pub(super) fn of(request: &Request, peer: Peer, trusted: &[IpNet]) -> Self {
         match client(request, peer.ip(), trusted) {
             address if address == peer.ip() => Self::Peer(peer),
             address => Self::Behind(address),

@@ -14,7 +14,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use super::connection::{self, Running};
 use super::connections::ConnectionPermit;
 use super::forwarded::is_trusted;
 use super::log_limit::Burst;
+use super::peer::Peer;
 use super::routes::Table;
 use super::server_state::{Alive, ServerState};
 use crate::counters::{CONNECTIONS_OF_ADDRESS, SYSTEM};
@@ -64,7 +64,7 @@ pub(super) fn run(
         }
         for (socket, peer) in acceptor.take_some() {
             let socket = Arc::new(socket);
-            let Some(permit) = acceptor.admit(&socket, peer.ip()) else { continue };
+            let Some(permit) = acceptor.admit(&socket, peer) else { continue };
             let (state, routes) = (Arc::clone(server), Arc::clone(routes));
             let running = Running::new(alive);
             // If `spawn` fails, it drops the closure, which closes the socket.
@@ -84,7 +84,7 @@ struct Acceptor<'a> {
     listener: &'a Listener,
     reserve: Option<File>,
     /// Connections whose threads have not been spawned yet.
-    accepted: VecDeque<(Socket, SocketAddr)>,
+    accepted: VecDeque<(Socket, Peer)>,
     errors: Burst,
     rejections: Burst,
 }
@@ -119,7 +119,7 @@ impl Acceptor<'_> {
     }
 
     /// Accepts a connection if one waits, with the reserved descriptor if there is no other.
-    fn accept(&mut self) -> Result<(Socket, SocketAddr), Failure> {
+    fn accept(&mut self) -> Result<(Socket, Peer), Failure> {
         match self.listener.accept() {
             Err(error) if is_out_of_descriptors(&error) => {
                 accept_with_reserve(&mut self.reserve, || self.listener.accept())
@@ -129,7 +129,8 @@ impl Acceptor<'_> {
     }
 
     /// Returns the permit for a connection, or `None` if it exceeds a limit.
-    fn admit(&mut self, socket: &Arc<Socket>, address: IpAddr) -> Option<Box<ConnectionPermit>> {
+    fn admit(&mut self, socket: &Arc<Socket>, peer: Peer) -> Option<Box<ConnectionPermit>> {
+        let address = peer.ip();
         let is_trusted = is_trusted(address, &self.server.config.trusted_proxies);
         let counted = if is_trusted { None } else { limited_address(address) };
         match self.server.connections.admit(socket, counted) {
@@ -137,7 +138,7 @@ impl Acceptor<'_> {
             Err(reason) => {
                 self.server.counters.reject(reason);
                 if self.rejections.begins() {
-                    log::warn!("rejected a connection of {address}: {}", advice(reason));
+                    log::warn!("rejected a connection of {peer}: {}", advice(reason));
                 }
                 None
             }
@@ -145,7 +146,7 @@ impl Acceptor<'_> {
     }
 
     /// Returns the connections whose threads are spawned next.
-    fn take_some(&mut self) -> Vec<(Socket, SocketAddr)> {
+    fn take_some(&mut self) -> Vec<(Socket, Peer)> {
         let some = self.accepted.len().min(SPAWNS);
         self.accepted.drain(..some).collect()
     }

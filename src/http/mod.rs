@@ -38,6 +38,7 @@ pub(crate) mod mercure;
 #[path = "mercure/absent.rs"]
 mod mercure;
 mod metrics;
+mod peer;
 pub(crate) mod publish;
 mod publish_rate;
 mod reply;
@@ -53,6 +54,6 @@ mod streams;
 #[cfg(feature = "demo")]
 pub(crate) mod websocket;
 
-pub use self::config::{Config, CorsOrigins, Mercure};
+pub use self::config::{Config, CorsOrigins, Mercure, UnixSocket};
 pub use self::handle::Handle;
 pub use self::server::Server;

@@ -5,6 +5,7 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -15,7 +16,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::admission::Admission;
 use super::assets::Assets;
-use super::bind::Listener;
+use super::bind::{Address, Listener};
 use super::config::Config;
 use super::connections::Connections;
 use super::handle::Handle;
@@ -62,7 +63,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds every address of `config.listen`, and loads the store if there is one.
+    /// Binds every address of `config.listen` and `config.unix_sockets`, and loads the store if there is one.
     ///
     /// From this call on, the kernel queues connections, which [`run`](Self::run) then accepts.
     /// Loading the store takes time and memory in proportion to the number of events in it.
@@ -72,29 +73,32 @@ impl Server {
     /// Fails if an address cannot be bound, the folder `config.public` cannot be read, the store
     /// cannot be opened, or the system has no descriptor or thread left.
     pub fn bind(config: Config) -> Result<Self, StartError> {
-        let listeners = (config.listen.iter())
-            .map(|addr| {
-                Listener::bind(*addr, &config.listen, &config.limits)
-                    .map_err(|source| StartError::Bind { addr: *addr, source })
-            })
-            .collect::<Result<_, _>>()?;
+        let tcp = config.listen.iter().map(|addr| {
+            Listener::bind(*addr, &config.listen, &config.limits)
+                .map_err(|source| StartError::Bind { addr: *addr, source })
+        });
+        let unix = config.unix_sockets.iter().map(|unix| {
+            Listener::bind_unix(unix, &config.limits)
+                .map_err(|source| StartError::BindUnix { path: unix.path.clone(), source })
+        });
+        let listeners = tcp.chain(unix).collect::<Result<_, _>>()?;
         Self::new(config, listeners, false)
     }
 
     /// Creates a server for listeners that another program, such as systemd, has opened and keeps
     /// open.
     ///
-    /// `config.listen` is ignored. The server does not shut the listeners down when it stops, so
+    /// `config.listen` and `config.unix_sockets` are ignored. The server does not shut the listeners down when it stops, so
     /// the kernel queues new connections for the next server.
     ///
     /// # Errors
     ///
-    /// Fails if one of the sockets is not a listening TCP socket, or for a reason that
+    /// Fails if one of the sockets is not a listening TCP or UNIX socket, or for a reason that
     /// [`bind`](Self::bind) lists.
     pub fn with_listeners(listeners: Vec<OwnedFd>, config: Config) -> Result<Self, StartError> {
         let adopted = listeners.into_iter().map(|it| Listener::adopt(it, &config.limits));
         let listeners: Vec<_> = adopted.collect::<Result<_, _>>().map_err(StartError::Inherit)?;
-        let listen = listeners.iter().map(|listener| listener.address).collect();
+        let listen = tcp_addresses(&listeners);
         Self::new(Config { listen, ..config }, listeners, true)
     }
 
@@ -176,11 +180,20 @@ impl Server {
         self
     }
 
-    /// Returns the addresses that the server listens on.
+    /// Returns the TCP addresses that the server listens on.
     ///
     /// Where `config.listen` has port 0, the address has the port that the system chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.state.listeners.iter().map(|listener| listener.address).collect()
+        tcp_addresses(&self.state.listeners)
+    }
+
+    /// Returns the paths of the UNIX sockets that the server listens on.
+    pub fn unix_paths(&self) -> Vec<PathBuf> {
+        let paths = self.state.listeners.iter().filter_map(|listener| match &listener.address {
+            Address::Unix(path) => Some(path.clone()),
+            Address::Tcp(_) => None,
+        });
+        paths.collect()
     }
 
     /// Returns the registry of channels, through which this program can publish and subscribe.
@@ -261,8 +274,7 @@ impl Server {
                 ticker::run(&state.clock, &state.hub, || status::event(state));
             })];
             for listener in &state.listeners {
-                let name = format!("accept-{}", listener.address.port());
-                let thread = thread::Builder::new().name(name);
+                let thread = thread::Builder::new().name(listener.thread_name());
                 let alive = &alive;
                 let run = move || listener::run(state, routes, listener, alive);
                 threads.push(thread.spawn_scoped(scope, run));
@@ -290,6 +302,14 @@ impl Server {
         }
         (ran, deadline)
     }
+}
+
+fn tcp_addresses(listeners: &[Listener]) -> Vec<SocketAddr> {
+    let addresses = listeners.iter().filter_map(|listener| match listener.address {
+        Address::Tcp(address) => Some(address),
+        Address::Unix(_) => None,
+    });
+    addresses.collect()
 }
 
 /// Computes the maximum number of streams, and logs it with the limit that determines it.

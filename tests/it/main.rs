@@ -37,5 +37,6 @@ mod streams;
 mod switches;
 mod tidy;
 mod tokens;
+mod unix;
 mod websocket;
 mod wire;
