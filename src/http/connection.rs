@@ -29,18 +29,29 @@ use crate::event::Framing;
 use crate::limits::{DRAIN_REQUEST_TIME, STACK};
 use crate::process::check_address_space;
 
-/// Serves one connection until it ends.
-pub(crate) fn serve(
+/// A connection that has been accepted and admitted.
+pub(super) struct Accepted {
+    pub(super) socket: Arc<Socket>,
+    pub(super) permit: Box<ConnectionPermit>,
+    pub(super) peer: Peer,
+    /// Whether only programs of this machine can connect to the listener.
+    pub(super) on_loopback: bool,
+}
+
+/// Serves one connection until it ends, or until another thread runs its stream.
+///
+/// `is_reused` says whether this thread has served another connection before. Returns whether the thread
+/// may serve one more: not if this connection became a stream.
+pub(super) fn serve(
     server: &Arc<ServerState>,
     routes: &Table,
-    socket: Arc<Socket>,
-    permit: Box<ConnectionPermit>,
-    peer: Peer,
-    on_loopback: bool,
+    accepted: Accepted,
+    is_reused: bool,
     running: &Running,
-) {
+) -> bool {
+    let Accepted { socket, permit, peer, on_loopback } = accepted;
     let mut inbound = Inbound::new(socket, permit, server.config.limits.keep_alive);
-    let mut has_sent = false;
+    let mut has_sent = is_reused;
     while let Some(request) = read_request(server, &mut inbound) {
         let next = match request {
             Ok(request) => answer(server, routes, &mut inbound, peer, on_loopback, request),
@@ -52,35 +63,40 @@ pub(crate) fn serve(
                 inbound.wait(Wait::Answer);
                 let socket = &*inbound.socket;
                 if answer.write(socket, close, next.head_only, next.framing).is_err() {
-                    return;
+                    return true;
                 }
                 if close {
-                    return inbound.linger();
+                    inbound.linger();
+                    return true;
                 }
                 has_sent = true;
                 inbound.is_fresh = false;
             }
             Reply::Head(head) => {
                 if inbound.send(&head).is_err() {
-                    return;
+                    return true;
                 }
                 if next.close || server.is_draining() || inbound.is_shed() {
-                    return inbound.linger();
+                    inbound.linger();
+                    return true;
                 }
                 has_sent = true;
                 inbound.is_fresh = false;
             }
             Reply::Last(last) => {
                 inbound.permit = None; // from here on the connection counts as a stream
-                if last.needs_fresh_thread(has_sent, server) {
-                    return run_on_new_thread(last, inbound, server, peer, running);
+                if is_reused || last.needs_fresh_thread(has_sent, server) {
+                    run_on_new_thread(last, inbound, server, peer, running);
+                    return false;
                 }
                 let received = mem::take(&mut inbound.bytes);
                 last.run(&inbound.socket, received, server);
-                return inbound.linger_as(server.connections.readmit());
+                inbound.linger_as(server.connections.readmit());
+                return false;
             }
         }
     }
+    true
 }
 
 /// Spawns a connection's thread, named after the client's port or process id.

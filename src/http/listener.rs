@@ -1,4 +1,5 @@
-//! Runs the accepting thread of a listener: a loop of `accept` and `spawn`.
+//! Runs the accepting thread of a listener: a loop of `accept` and `spawn`. A connection also gets the
+//! thread of one that has just ended, if there is such an idle thread.
 //!
 //! When thousands of clients connect at once, the kernel's queue must not overflow: a client whose
 //! first packet is dropped waits a second before it sends the packet again. `spawn` takes longer than
@@ -23,9 +24,10 @@ use socket2::Socket;
 
 use super::admission::{Reason, limited_address};
 use super::bind::Listener;
-use super::connection::{self, Running};
+use super::connection::{self, Accepted, Running};
 use super::connections::ConnectionPermit;
 use super::forwarded::is_trusted;
+use super::idle::IdleThreads;
 use super::log_limit::Burst;
 use super::peer::Peer;
 use super::routes::Table;
@@ -42,7 +44,7 @@ const SPAWNS: usize = 4;
 /// core busy.
 const BACK_OFF: Duration = Duration::from_millis(20);
 
-/// Accepts connections until the server closes. Each connection gets a thread.
+/// Accepts connections until the server closes. Each connection gets a thread of its own.
 pub(super) fn run(
     server: &Arc<ServerState>,
     routes: &Arc<Table>,
@@ -50,6 +52,7 @@ pub(super) fn run(
     alive: &Sender<Alive>,
 ) {
     let on_loopback = listener.is_on_loopback();
+    let threads = Arc::<IdleThreads>::default();
     let mut acceptor = Acceptor {
         server,
         listener,
@@ -65,13 +68,14 @@ pub(super) fn run(
         for (socket, peer) in acceptor.take_some() {
             let socket = Arc::new(socket);
             let Some(permit) = acceptor.admit(&socket, peer) else { continue };
+            let accepted = Accepted { socket, permit, peer, on_loopback };
             let (state, routes) = (Arc::clone(server), Arc::clone(routes));
             let running = Running::new(alive);
-            // If `spawn` fails, it drops the closure, which closes the socket.
-            let spawned = connection::spawn(peer, move || {
-                connection::serve(&state, &routes, socket, permit, peer, on_loopback, &running);
+            // If `run` fails, it drops the closure, which closes the socket.
+            let started = threads.run(peer, move |is_reused| {
+                connection::serve(&state, &routes, accepted, is_reused, &running)
             });
-            if let Err(error) = spawned {
+            if let Err(error) = started {
                 acceptor.handle(&Failure::Closed(error));
             }
         }

@@ -29,6 +29,7 @@ pub mod extension;
 pub(crate) mod forwarded;
 mod handle;
 mod hooks;
+mod idle;
 mod inbound;
 mod listener;
 mod log_limit;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::Path;
 
 use crate::common::{
     Process, TIMEOUT, TestClient, TestServer, before_the_end, skip_here, wait_until,
@@ -18,6 +19,61 @@ fn post() -> String {
         "POST /send-data HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{MESSAGE}"
     )
+}
+
+/// The thread that serves this client, when it has one.
+fn thread_of(server: &Process, client: &TestClient) -> String {
+    let port = client.socket().local_addr().expect("a socket").port();
+    let find = || server.threads(&format!("sse-{port}")).pop_first();
+    wait_until(TIMEOUT, "the client has a thread", || find().is_some());
+    find().expect("the connection is open")
+}
+
+/// Connects until a connection is served by a thread that served another one before, and returns the
+/// connection, on which nothing has been sent, with its thread.
+fn reuse(server: &Process) -> (TestClient, String) {
+    let mut before = None;
+    let mut found = None;
+    wait_until(TIMEOUT, "a thread is reused", || {
+        let mut client = server.connect();
+        let thread = thread_of(server, &client);
+        if before.as_ref() == Some(&thread) {
+            found = Some((client, thread));
+            return true;
+        }
+        client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+        before = Some(thread);
+        false
+    });
+    found.expect("found")
+}
+
+#[test]
+fn thread_serves_another_connection_but_no_stream() {
+    for delivery in ["direct", "wake"] {
+        let server = Process::with(&format!("--delivery {delivery}"));
+        let (mut client, thread) = reuse(&server);
+        client.send(HEALTH);
+        assert_eq!(client.answer().body, "ok\n");
+        client.send("GET /channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(client.head().status, 200);
+        wait_until(TIMEOUT, "the stream has a thread of its own", || {
+            thread_of(&server, &client) != thread
+        });
+    }
+}
+
+#[test]
+fn idle_threads_end_soon() {
+    let server = Process::with("");
+    let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
+    let threads: Vec<_> = clients.iter().map(|client| thread_of(&server, client)).collect();
+    drop(clients);
+    let tasks = format!("/proc/{}/task", server.child.id());
+    wait_until(TIMEOUT, "all threads have ended", || {
+        threads.iter().all(|thread| !Path::new(&tasks).join(thread).exists())
+    });
 }
 
 #[test]
