@@ -219,10 +219,42 @@ impl Frame {
         }
     }
 
+    /// Decodes the frame of an event. The frame's id is left out, because a ring has it too.
+    pub(crate) fn fields(&self) -> FrameFields<'_> {
+        let bytes = self.bytes(Framing::Plain);
+        let text = std::str::from_utf8(bytes).expect("a frame is made from a str");
+        let mut fields = FrameFields { name: None, retry: None, data: String::new() };
+        let mut is_first = true;
+        for line in text.lines() {
+            if let Some(data) = line.strip_prefix("data: ") {
+                if !std::mem::replace(&mut is_first, false) {
+                    fields.data.push('\n');
+                }
+                fields.data.push_str(data);
+            } else if let Some(name) = line.strip_prefix("event: ") {
+                fields.name = Some(name);
+            } else if let Some(retry) = line.strip_prefix("retry: ") {
+                fields.retry = retry.parse().ok();
+            }
+        }
+        fields
+    }
+
     /// The frame's size in a history, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
+}
+
+/// The fields of an event, decoded from its frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct FrameFields<'a> {
+    /// The event's type, if it is not the default one.
+    pub(crate) name: Option<&'a str>,
+    /// The reconnection time, in milliseconds.
+    pub(crate) retry: Option<u64>,
+    /// The data, with its lines joined by LF.
+    pub(crate) data: String,
 }
 
 impl fmt::Debug for Frame {
@@ -330,6 +362,19 @@ mod tests {
         check(&Event::new(""), "id: 7-1\ndata: \n\n");
         check(&Event::new(" x"), "id: 7-1\ndata:  x\n\n");
         check(&Event::new("\u{feff}x"), "id: 7-1\ndata: \u{feff}x\n\n");
+    }
+
+    #[test]
+    fn frame_is_decoded_to_the_fields_of_its_event() {
+        for data in ["", " x", "a\nb", "\n", "data: y\nevent: z\n\nid: 7"] {
+            let event = Event::new(data).with_name("n").unwrap().with_id("own").unwrap();
+            let event = event.with_retry(Duration::from_secs(2));
+            let fields = FrameFields { name: Some("n"), retry: Some(2_000), data: data.into() };
+            assert_eq!(event.frame(Some(&"7-1")).fields(), fields);
+            let fields = FrameFields { name: None, retry: None, data: data.into() };
+            assert_eq!(Event::new(data).frame(Some(&"7-1")).fields(), fields);
+        }
+        assert_eq!(Event::new("a\rb\r\nc").frame(None).fields().data, "a\nb\nc");
     }
 
     #[test]

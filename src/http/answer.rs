@@ -347,6 +347,21 @@ pub(crate) fn list_pieces<V: Borrow<Value>, I: Iterator<Item = V>>(
     })
 }
 
+/// Returns JSON values in pieces, each value on a line of its own.
+pub(crate) fn line_pieces(lines: impl Iterator<Item = Value>) -> impl Iterator<Item = Vec<u8>> {
+    let mut lines = lines.fuse();
+    iter::from_fn(move || {
+        let mut piece = Vec::new();
+        while piece.len() < LIST_PIECE
+            && let Some(line) = lines.next()
+        {
+            piece.extend(line.to_string().into_bytes());
+            piece.push(b'\n');
+        }
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
 /// Returns the reason phrase of a status.
 pub(crate) fn reason(status: u16) -> &'static str {
     StatusCode(status).default_reason_phrase()

@@ -8,7 +8,7 @@ use super::error::HttpError;
 use super::exchange::Exchange;
 use super::mercure::reserved::check_event_name;
 use super::reply::Reply;
-use super::{publish, streams};
+use super::{history, publish, streams};
 #[cfg(feature = "demo")]
 use crate::demo;
 use crate::event::Event;
@@ -21,7 +21,15 @@ const CHAT: &str = "chat";
 /// channels.
 pub(super) fn subscribe_or_list(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let names = exchange.request.queries("channel");
-    if names.is_empty() { list(exchange) } else { streams::channels(exchange, &names) }
+    if names.is_empty() {
+        return list(exchange);
+    }
+    if exchange.request.query("format").is_some() {
+        let detail = "a page has the history of one channel; GET /channels/NAME, or leave format \
+                      out for a stream";
+        return Err(HttpError::new(400, detail));
+    }
+    streams::channels(exchange, &names)
 }
 
 #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
@@ -42,11 +50,14 @@ fn info(channel: &ChannelInfo) -> Value {
     })
 }
 
-/// `GET /channels/{name}`: subscribes to a channel.
+/// `GET /channels/{name}`: subscribes to a channel, or returns a page of its history.
 ///
-/// A name that ends with `*` selects all channels that begin with the rest of the name.
-pub(super) fn subscribe(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
-    streams::channels(exchange, &[name])
+/// A stream of a name that ends with `*` has all channels that begin with the rest of the name.
+pub(super) fn read(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
+    match history::format(&exchange.request)? {
+        None => streams::channels(exchange, &[name]),
+        Some(format) => history::page(exchange, name, format),
+    }
 }
 
 /// `POST /channels/{name}`: publishes one event, or many as NDJSON.

@@ -5,7 +5,7 @@
 //!
 //! 1. `server` (bind, run, stop), `listener` (accept, spawn), `connection` (read, respond, repeat)
 //! 2. `routes`: the table of routes, and the handler of each
-//! 3. the handlers: `channels`, `streams`, `websocket`, `session`, `status`, `mercure`
+//! 3. the handlers: `channels`, `history`, `streams`, `websocket`, `session`, `status`, `mercure`
 //! 4. what a handler sees: `exchange`, `handle` and `access`; what it returns: `reply`
 //! 5. `server_state`, `config`, `hooks`, and the parts of a request and a response
 //!
@@ -28,6 +28,7 @@ mod exchange;
 pub mod extension;
 pub(crate) mod forwarded;
 mod handle;
+mod history;
 mod hooks;
 mod idle;
 mod inbound;

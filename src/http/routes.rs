@@ -55,7 +55,7 @@ impl Table {
 fn own() -> Vec<Route> {
     vec![
         Route::get("/channels", |it, _| channels::subscribe_or_list(it)),
-        Route::get("/channels/NAME", |it, path| channels::subscribe(it, path[0])),
+        Route::get("/channels/NAME", |it, path| channels::read(it, path[0])),
         Route::post("/channels/NAME", |it, path| channels::publish(it, path[0])),
         Route::on("DELETE", "/channels/NAME", |it, path| channels::delete(it, path[0])),
         Route::get("/channels/NAME/subscribers", |it, path| channels::subscribers(it, path[0])),

@@ -183,7 +183,7 @@ pub(super) fn admit(exchange: &Exchange<'_>) -> Result<Option<StreamPermit>, Htt
 }
 
 /// Returns where the stream begins: after the last event id, at `?since=`, or now.
-fn start(request: &Request) -> Result<Start, HttpError> {
+pub(super) fn start(request: &Request) -> Result<Start, HttpError> {
     if let Some(id) = last_event_id(request)? {
         return Ok(Start::After(id));
     }

@@ -35,6 +35,7 @@ mod dedup;
 mod event_log;
 mod history;
 mod list;
+mod page;
 mod patterns;
 mod read;
 mod ring;
@@ -66,6 +67,7 @@ pub(crate) use self::history::HISTORY_TOTAL;
 pub use self::history::{Histories, History};
 pub use self::list::ChannelInfo;
 pub(crate) use self::list::NodeReport;
+pub(crate) use self::page::{Before, Page, PageEvent, PageRequest};
 use self::patterns::Locked;
 pub(crate) use self::patterns::{Name, Pattern};
 pub(crate) use self::read::{Batch, Position};
@@ -327,6 +329,13 @@ impl Registry {
         out: &mut Vec<u8>,
     ) -> Batch {
         read::read(self, channels, position, upto, limit, framing, out)
+    }
+
+    /// Reads a page of one channel's history. `channels` must have exactly one name.
+    ///
+    /// Returns `None` if the event before which the page ends is unknown.
+    pub(crate) fn page(&self, channels: &Channels, request: &PageRequest) -> Option<Page> {
+        page::page(self, channels, request)
     }
 
     /// Returns the earliest event with this client-supplied id in any channel of the registry.

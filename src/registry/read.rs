@@ -109,7 +109,7 @@ pub(crate) struct Position {
     pub(crate) after: EventId,
     /// The last id at or before `after` that the subscriber may know of. Unlike `after`, it is
     /// never the id of a private event that the subscriber may not read.
-    known: EventId,
+    pub(super) known: EventId,
     /// The losses that are not reported, because they happened before a stream with [`Start::All`]
     /// began.
     suppressed: Option<Box<Suppressed>>,
@@ -271,7 +271,7 @@ impl HubState {
     }
 
     /// A cursor before every event in the history. [`find`](Self::find) accepts this cursor.
-    fn first_cursor(&self) -> EventId {
+    pub(super) fn first_cursor(&self) -> EventId {
         if self.is_shared { EventId::ZERO } else { EventId { n: 0, ..self.last } }
     }
 

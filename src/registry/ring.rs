@@ -550,6 +550,12 @@ impl LostIds {
         self.to
     }
 
+    /// Whether the channel itself is known to have lost an event. Otherwise, the record has only
+    /// the losses of channels that were removed.
+    pub(super) fn are_of_the_channel(&self) -> bool {
+        self.at > Duration::ZERO
+    }
+
     /// Returns the events that were lost after the id `after` and up to the id `upto`.
     ///
     /// Losses with unknown ids (up to `unknown_to`) are reported once, when a reader passes the

@@ -21,6 +21,7 @@ mod docs;
 mod drain;
 mod examples;
 mod hardening;
+mod history;
 mod jwts;
 mod limits;
 mod load;

@@ -1,7 +1,7 @@
 //! The file store, through the real binary and sockets: restarts, full disks, bad files.
 
 mod killed;
-mod serving;
+pub(crate) mod serving;
 mod updates;
 
 use std::fs;
