@@ -18,6 +18,8 @@ mod source {
     pub(crate) mod cli;
     #[allow(dead_code)] // the command line uses only the type of the log's format
     mod logging;
+    #[allow(dead_code)] // the command line uses only the types of its options
+    mod webhook;
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -31,6 +31,7 @@ export default {
   'role.threadcast': 'the main thread: waits for the others to end',
   'role.ticker': 'publishes every full second, and collects this list',
   'role.watchdog': 'reports to systemd that the server is alive',
+  'role.webhooks': 'sends webhooks to their receiver',
   'wait.notify': 'its notifier: another thread wakes it',
   'wait.accept': 'the next connection',
   'wait.disconnect': 'the next client that disconnects',

@@ -50,6 +50,7 @@ export default {
   'role.threadcast': '主线程：等待其他线程结束',
   'role.ticker': '每到整秒发布一次，并收集本列表',
   'role.watchdog': '向 systemd 报告服务器正常',
+  'role.webhooks': '向接收方发送 webhook',
   'wait.notify': '自己的通知器：由别的线程唤醒',
   'wait.accept': '下一个连接',
   'wait.disconnect': '下一个断开的客户端',

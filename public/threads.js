@@ -15,7 +15,7 @@ const WAITS = [
   [/nanosleep/, 'time'],
   [/io_schedule|folio|bit_wait|blk|jbd2/, 'disk'],
 ];
-const ROLES = /^(accept|broadcaster|disconnects|lab-clients|redis-reader|signals|sse|store-writer|threadcast|ticker|watchdog)(-|$)/;
+const ROLES = /^(accept|broadcaster|disconnects|lab-clients|redis-reader|signals|sse|store-writer|threadcast|ticker|watchdog|webhooks)(-|$)/;
 
 export function threadList() {
   const table = document.getElementById('thread-list').tBodies[0];

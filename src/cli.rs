@@ -7,6 +7,7 @@ pub(crate) mod lab;
 mod load;
 mod store;
 mod token;
+mod webhook;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -31,6 +32,7 @@ pub(crate) use self::lab::Lab;
 pub(crate) use self::load::Load;
 pub(crate) use self::store::Store;
 pub(crate) use self::token::TokenArgs;
+use self::webhook::Reports;
 use super::logging::Format;
 
 // The headings of the options in the help of `serve`.
@@ -276,6 +278,9 @@ pub(crate) struct Serve {
 
     #[command(flatten)]
     access: Access,
+
+    #[command(flatten)]
+    pub(crate) reports: Reports,
 
     /// Limit the number of streams
     ///

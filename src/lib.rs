@@ -123,8 +123,8 @@ pub use limits::Limits;
 #[cfg(feature = "mercure")]
 pub use mercure::{jwt, matcher::MatcherError};
 pub use registry::{
-    ChannelInfo, Channels, Histories, History, Matcher, ParseStartError, Published, Readable,
-    Registry, RegistryOptions, Start, Subscription, Update,
+    Changes, ChannelInfo, Channels, Histories, History, Matcher, ParseStartError, Published,
+    Readable, Registry, RegistryOptions, Seen, Start, Subject, Subscription, Update, Watch,
 };
 #[cfg(feature = "redis")]
 pub use store::RedisUrl;

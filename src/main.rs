@@ -11,6 +11,7 @@ mod live;
 mod load;
 mod logging;
 mod serve;
+mod webhook;
 
 use std::env;
 use std::error::Error;

@@ -28,6 +28,7 @@ use threadcast::{Config, Handle, Server, StartError};
 use crate::cli::Serve;
 #[cfg(feature = "lab")]
 use crate::live::Live;
+use crate::webhook::Webhooks;
 
 /// Signals that start the drain.
 const STOP_SIGNALS: [c_int; 2] = [SIGINT, SIGTERM];
@@ -44,7 +45,10 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     #[cfg(feature = "lab")]
     let has_lab = options.lab;
     let drain_delay = options.drain_delay;
+    let webhooks = options.reports.clone().options().map(Webhooks::new);
     let config = Config::from(options);
+    let drain = config.limits.drain;
+    let config = webhooks.iter().fold(config, |config, webhooks| webhooks.configure(config));
     let mut signals = Signals::new(IGNORED_SIGNALS)?;
     // With this handler, a write beyond `ulimit -f` fails as a write to a full disk does. The
     // signal is not logged, because the log may be the file that has reached the limit.
@@ -80,7 +84,12 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
         spawn("watchdog", move || run_watchdog(&handle, every / 3))?;
     }
     notify_systemd(&NotifyState::Ready);
-    server.run()?;
+    let webhooks = webhooks.map(|webhooks| webhooks.start(&server)).transpose()?;
+    let ran = server.run();
+    if let Some(webhooks) = webhooks {
+        webhooks.stop(drain);
+    }
+    ran?;
     log::info!("stopped");
     Ok(())
 }

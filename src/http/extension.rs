@@ -43,11 +43,11 @@
 //! itself calls [`Exchange::check_read`] or [`Exchange::check_publish`].
 //!
 //! [`Hooks`] are for a program that must know which streams are open, must be able to cut them, or
-//! reports a state of its own in `/status`. The lab of the `threadcast` program (`--lab`) consists
+//! reports a state of its own in `/status` and `/metrics`. The lab of the `threadcast` program (`--lab`) consists
 //! of such routes and hooks.
 
 pub use super::answer::Answer;
 pub use super::error::HttpError;
 pub use super::exchange::Exchange;
-pub use super::hooks::{Connection, Cut, Follower, Hooks, Opening};
+pub use super::hooks::{Connection, Cut, Follower, Hooks, Metric, Opening};
 pub use super::route::{Requirement, Route};

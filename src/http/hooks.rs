@@ -1,4 +1,5 @@
-//! The functions through which a program that embeds the server follows its streams.
+//! The functions through which a program that embeds the server follows its streams and reports its
+//! own state.
 
 use std::fmt;
 use std::net::Shutdown;
@@ -9,8 +10,8 @@ use socket2::Socket;
 
 use super::request::first_value;
 
-/// Functions that the server calls when a stream starts, when its status is read, and when it
-/// drains.
+/// Functions that the server calls when a stream starts, when its status or its metrics are read, and
+/// when it drains.
 ///
 /// A server has the hooks in [`Config::hooks`](crate::Config::hooks). Each function has a default
 /// that does nothing. The server calls them on its own threads: they must return quickly, and must
@@ -35,8 +36,41 @@ pub trait Hooks: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Returns metrics for `GET /metrics`.
+    fn metrics(&self) -> Vec<Metric> {
+        Vec::new()
+    }
+
     /// Called once, when the drain starts.
     fn draining(&self) {}
+}
+
+/// A metric of a program, for `GET /metrics`.
+///
+/// ```
+/// use threadcast::extension::Metric;
+///
+/// // threadcast_jobs_done_total 7
+/// let jobs = Metric::counter("jobs_done", "Jobs that are done", 7);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) is_counter: bool,
+    pub(super) value: u64,
+}
+
+impl Metric {
+    /// Creates a number that only increases. `/metrics` has it as `threadcast_NAME_total`.
+    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, is_counter: true, value }
+    }
+
+    /// Creates a number that may decrease. `/metrics` has it as `threadcast_NAME`.
+    pub fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, is_counter: false, value }
+    }
 }
 
 /// Follows one stream or WebSocket, and is dropped when it has ended.

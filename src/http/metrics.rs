@@ -17,6 +17,13 @@ pub(super) fn metrics(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let mut page = Page::default();
     page.counters(&exchange.server.counters);
     page.gauges(exchange.server);
+    for metric in exchange.server.config.hooks.iter().flat_map(|hooks| hooks.metrics()) {
+        if metric.is_counter {
+            page.counter(metric.name, metric.help, metric.value);
+        } else {
+            page.gauge(metric.name, metric.help, metric.value);
+        }
+    }
     Ok(Reply::Answer(Answer::metrics(page.0)))
 }
 

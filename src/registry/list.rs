@@ -15,7 +15,7 @@ use super::{Readable, Registry};
 use crate::id::EventId;
 
 /// The maximum number of channels that are read under one hold of the lock.
-const PAGE_CHANNELS: usize = 32;
+pub(super) const PAGE_CHANNELS: usize = 32;
 
 /// The maximum number of present names that are read under one hold of the lock.
 const PAGE_NAMES: usize = 64;
@@ -23,7 +23,7 @@ const PAGE_NAMES: usize = 64;
 /// How long the lock may be held before the page ends.
 ///
 /// Counting subscribers takes long if many prefixes or patterns select a channel.
-const PAGE_TIME: Duration = Duration::from_micros(200);
+pub(super) const PAGE_TIME: Duration = Duration::from_micros(200);
 
 /// One channel in the result of [`Registry::list`].
 ///
@@ -70,18 +70,28 @@ pub(super) fn channels(
 }
 
 /// Reads the next channels after this name.
+fn channels_after(registry: &Registry, last: Option<&str>, reads_all: bool) -> Page {
+    let read = |state: &HubState, began| state.page(last, reads_all, began);
+    in_turn(registry, read, |page| page.last.is_some())
+}
+
+/// Reads a page of a list under the lock. `has_more` tells whether the list has more pages.
 ///
 /// Only one list at a time reads a page. It then pauses for as long as it has held the lock. So
 /// all lists together hold the lock at most half of the time. Without the pause they could hold
 /// it nearly all of the time, because the lock is not fair.
-fn channels_after(registry: &Registry, last: Option<&str>, reads_all: bool) -> Page {
+pub(super) fn in_turn<P>(
+    registry: &Registry,
+    read: impl FnOnce(&HubState, Instant) -> P,
+    has_more: impl FnOnce(&P) -> bool,
+) -> P {
     let _turn = registry.inner.listing.lock().unwrap_or_else(PoisonError::into_inner);
     let state = registry.lock();
     let began = Instant::now();
-    let page = state.page(last, reads_all, began);
+    let page = read(&state, began);
     let held = began.elapsed();
     drop(state);
-    if page.last.is_some() {
+    if has_more(&page) {
         registry.wait(held);
     }
     page
@@ -209,32 +219,43 @@ pub(super) fn present(
     registry: &Registry,
     channel: &str,
 ) -> impl Iterator<Item = (String, usize)> + Send + use<> {
+    names(registry, channel).map(|(name, here, elsewhere)| (name, here + elsewhere))
+}
+
+/// Iterates over the names present on a channel, each with its number of streams on this node and on
+/// the other nodes.
+pub(super) fn names(
+    registry: &Registry,
+    channel: &str,
+) -> impl Iterator<Item = (String, usize, usize)> + Send + use<> {
     let (registry, channel, mut last) = (registry.clone(), channel.to_owned(), None::<String>);
     let pages = iter::from_fn(move || {
-        let page = present_after(&registry, &channel, last.as_deref());
+        let page = names_after(&registry, &channel, last.as_deref());
         last = Some(page.last()?.0.clone());
         Some(page)
     });
     pages.flatten()
 }
 
-fn present_after(registry: &Registry, channel: &str, last: Option<&str>) -> Vec<(String, usize)> {
+fn names_after(
+    registry: &Registry,
+    channel: &str,
+    last: Option<&str>,
+) -> Vec<(String, usize, usize)> {
     let state = registry.lock();
     let none = BTreeMap::new();
     let here = state.channels.get(channel).map_or(&none, |channel| &channel.presence.0);
     let elsewhere = state.others.present.get(channel).unwrap_or(&none);
     let names = merged(here, elsewhere, last).take(PAGE_NAMES);
-    let streams = |here: Option<&usize>, elsewhere: Option<&usize>| {
-        here.copied().unwrap_or_default() + elsewhere.copied().unwrap_or_default()
-    };
-    names.map(|(name, here, there)| (name.to_owned(), streams(here, there))).collect()
+    let count = |streams: Option<&usize>| streams.copied().unwrap_or_default();
+    names.map(|(name, here, there)| (name.to_owned(), count(here), count(there))).collect()
 }
 
 /// A key of at least one of two maps, and its value in each map that has it.
 type Merged<'a, V, W> = (&'a str, Option<&'a V>, Option<&'a W>);
 
 /// Iterates over the keys of both maps that come after `last`, in order. Each key occurs once.
-fn merged<'a, K: Borrow<str> + Ord, V, W>(
+pub(super) fn merged<'a, K: Borrow<str> + Ord, V, W>(
     one: &'a BTreeMap<K, V>,
     other: &'a BTreeMap<String, W>,
     last: Option<&str>,

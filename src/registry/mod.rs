@@ -42,6 +42,7 @@ mod ring;
 mod state;
 mod subscription;
 mod update;
+mod watch;
 
 use std::convert::Infallible;
 use std::ops::{Deref, DerefMut};
@@ -78,6 +79,7 @@ pub use self::subscription::Subscription;
 pub(crate) use self::subscription::{Listening, Notifier, Reserved, Wakeup};
 pub(crate) use self::update::TOPICS_MAX;
 pub use self::update::Update;
+pub use self::watch::{Changes, Seen, Subject, Watch};
 use crate::counters::Counters;
 use crate::error::PublishError;
 use crate::event::{Event, Framing};

@@ -18,6 +18,7 @@ use super::list::NodeReport;
 use super::patterns::{Bits, PatternMatches, Patterns, Slots};
 use super::ring::{Entry, Ring};
 use super::subscription::{Notifiers, Presence, Subscribers};
+use super::watch::{Notes, Subject};
 use super::{Channels, Closing, History, RegistryOptions};
 use crate::counters::decrease;
 use crate::error::PublishError;
@@ -61,6 +62,8 @@ pub(crate) struct HubState {
     pub(super) others: NodeReport,
     /// How often the subscribers or presence names of this node have changed.
     pub(super) changes: u64,
+    /// What has changed for the watch; `None` if there is none.
+    pub(super) notes: Option<Notes>,
 }
 
 #[derive(Debug)]
@@ -221,6 +224,7 @@ impl HubState {
             is_shared: false,
             others: NodeReport::default(),
             changes: 0,
+            notes: None,
         }
     }
 
@@ -458,9 +462,14 @@ impl HubState {
         self.changes += 1;
         for name in channels.names.iter() {
             let Some(channel) = self.channels.get_mut(name) else { continue };
+            let was_named = channel.subscribers.has_streams();
             change(&mut channel.subscribers);
+            let changed = channel.subscribers.has_streams() != was_named;
             if channel.subscribers.is_empty() {
                 self.note_idle(name);
+            }
+            if changed {
+                self.note(|| Subject::Channel(Arc::clone(name)));
             }
         }
         for prefix in channels.prefixes.iter() {

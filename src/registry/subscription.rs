@@ -18,6 +18,7 @@ use serde_json::json;
 
 use super::channels::{EventAccess, Private, ReadRights, StreamAccess};
 use super::read::{self, Beginning};
+use super::watch::Subject;
 use super::{Channels, Position, Registry, Start, patterns, update};
 use crate::counters::decrease;
 use crate::error::PublishError;
@@ -205,6 +206,7 @@ fn change_presence(
         if !changed {
             continue;
         }
+        state.note(|| Subject::Name { channel: Arc::clone(name), name: username.as_str().into() });
         // Report the change while the lock is held: see `EventLog::report_presence`.
         let joins = what == "userconnect";
         let log = registry.inner.log.as_ref();
@@ -420,6 +422,10 @@ impl Subscribers {
 
     pub(super) fn is_empty(&self) -> bool {
         self.streams == 0 && self.notifiers.is_empty()
+    }
+
+    pub(super) fn has_streams(&self) -> bool {
+        self.streams > 0
     }
 
     /// Returns the notifiers of all streams. For a private event, they notify only the streams that

@@ -1,6 +1,7 @@
 //! Presence on several nodes.
 
-use crate::common::{Stream, TIMEOUT, TestServer, wait_until};
+use crate::common::receiver::Receiver;
+use crate::common::{Process, Stream, TIMEOUT, TestServer, wait_until};
 use crate::server::Redis;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -79,6 +80,60 @@ fn names_of_a_killed_node_leave_once() {
     });
     nodes[1].post("/channels/chat", "", "last");
     assert_eq!(next(&mut watch), event("", "last"), "the name left once");
+}
+
+#[test]
+fn name_that_moves_between_nodes_is_reported_once() {
+    let Some(redis) = Redis::start() else { return };
+    let receiver = Receiver::start();
+    let options = format!("{} --webhook-grace 3s --store {}", receiver.options(), redis.url());
+    let [first, last] = [(); 2].map(|()| Process::with(&options));
+    wait_until(TIMEOUT, "the states at the start", || receiver.messages().len() == 2);
+    let guest = first.stream("/channels/chat?presence=ada");
+    receiver.expect_state(&["chat"], &[("chat", "ada")]);
+    wait_until(TIMEOUT, "the second node knows the name", || {
+        last.get("/channels/chat/subscribers").json()["subscribers"] == 1
+    });
+    let moved = last.stream("/channels/chat?presence=ada");
+    drop(guest);
+    let vacated = |count| {
+        let is_vacated = |event: &&String| *event == "channel.vacated chat";
+        wait_until(3 * TIMEOUT, "the node has no stream", || {
+            receiver.events().iter().filter(is_vacated).count() == count
+        });
+    };
+    vacated(1);
+    drop(moved);
+    vacated(2);
+    receiver.expect_state(&[], &[]);
+    let events = receiver.events();
+    let of_name: Vec<_> = events.iter().filter(|event| event.starts_with("presence")).collect();
+    assert_eq!(of_name, ["presence.joined chat ada", "presence.left chat ada"]);
+}
+
+#[test]
+fn survivor_sends_the_state_after_another_node_was_killed() {
+    let Some(redis) = Redis::start() else { return };
+    let receiver = Receiver::start();
+    let killed = Process::with(&format!("--store {}", redis.url()));
+    let guest = killed.stream("/channels/chat?presence=ada");
+    let known = || -> Vec<String> { redis.command(&["ZRANGE", "threadcast:nodes", "0", "-1"]) };
+    let survivor = Process::with(&format!("{} --store {}", receiver.options(), redis.url()));
+    let _here = survivor.stream("/channels/chat?presence=bob");
+    wait_until(TIMEOUT, "the name is known", || {
+        survivor.get("/channels/chat/subscribers").json()["subscribers"] == 2
+    });
+    wait_until(TIMEOUT, "the state at the start", || !receiver.messages().is_empty());
+    drop(killed); // with SIGKILL
+    drop(guest);
+    known().iter().for_each(|node| {
+        let _: u64 = redis.command(&["ZADD", "threadcast:nodes", "0", node]);
+    });
+    receiver.expect_state(&["chat"], &[("chat", "bob")]);
+    wait_until(TIMEOUT, "the whole state was sent again", || {
+        let states = receiver.messages().into_iter().filter(|it| it["type"] == "subscribers.state");
+        states.count() == 2
+    });
 }
 
 #[test]

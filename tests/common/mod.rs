@@ -17,6 +17,7 @@ pub mod jwt;
 #[path = "../../src/live/mod.rs"]
 pub mod live;
 mod process;
+pub mod receiver;
 mod stream;
 
 use live::Live;

@@ -43,6 +43,14 @@ fn load_page_commands_give_the_output_shown() {
 }
 
 #[test]
+fn webhooks_page_commands_give_the_output_shown() {
+    if Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return skip("python3 is missing; install it with: sudo apt-get install python3");
+    }
+    follow("docs/webhooks.md");
+}
+
+#[test]
 fn proxies_page_commands_work() {
     follow("docs/proxies.md");
 }
@@ -168,11 +176,16 @@ fn follow(document: &str) {
     }
 }
 
-/// Whether the command starts a server, which keeps running during the commands after it.
+/// Whether the command starts a server, which keeps running during the commands after it. A server's
+/// first line of output has its URL.
 fn is_server(command: &str) -> bool {
     let mut words = command.split_whitespace();
-    words.next() == Some("threadcast")
-        && words.next().is_none_or(|word| word == "serve" || word.starts_with('-'))
+    match words.next() {
+        Some("threadcast") => {
+            words.next().is_none_or(|word| word == "serve" || word.starts_with('-'))
+        }
+        program => program == Some("python3"),
+    }
 }
 
 struct Step {
@@ -248,6 +261,8 @@ impl Terminal {
         fs::write(folder.join(".curlrc"), "silent\nshow-error\nmax-time = 20\nnoproxy = *\n")
             .expect("the folder was just made");
         fs::write(folder.join("token"), "s3cret\n").expect("the folder was just made");
+        fs::copy("examples/webhook_receiver.py", folder.join("webhook_receiver.py"))
+            .expect("the folder was just made");
         let mut terminal = Self { folder, servers: Vec::new(), epoch: None, open: Vec::new() };
         terminal.serve("threadcast");
         terminal

@@ -39,5 +39,6 @@ mod switches;
 mod tidy;
 mod tokens;
 mod unix;
+mod webhooks;
 mod websocket;
 mod wire;

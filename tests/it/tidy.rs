@@ -31,7 +31,8 @@ const LAYERS: [&str; 21] = [
 ];
 
 /// The modules of the binary and `lib.rs`, which may import from every module.
-const FRONT: [&str; 8] = ["main", "cli", "lab", "live", "load", "serve", "logging", "lib"];
+const FRONT: [&str; 9] =
+    ["main", "cli", "lab", "live", "load", "serve", "webhook", "logging", "lib"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("a readable folder");

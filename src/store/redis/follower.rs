@@ -85,8 +85,12 @@ impl LogFollower {
                 );
             }
             self.warned = has_lost;
+            let mut state = self.registry.lock();
             if let Some(others) = status.others {
-                self.registry.lock().set_others(others);
+                state.set_others(others);
+            }
+            if status.has_evicted {
+                state.note_incomplete(); // the names of that node are present no more
             }
         }
         let read = self.reader.wait()?;

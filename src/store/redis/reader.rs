@@ -32,6 +32,8 @@ pub(crate) struct LogStatus {
     /// The sum of the other nodes' reports; `None` if the reports have not changed since this node
     /// last read them.
     pub(crate) others: Option<NodeReport>,
+    /// Whether this request has evicted a node whose report had expired.
+    pub(crate) has_evicted: bool,
 }
 
 /// Reads the log, for one node.
@@ -94,7 +96,9 @@ impl LogReader {
         call.arg(&self.node).arg(time_of_day()).arg(&self.version);
         let answer: Vec<String> =
             self.link.call(Duration::ZERO, |connection| call.invoke(connection))?;
-        let [seq, last, now, version, reports @ ..] = &answer[..] else { return Err(malformed()) };
+        let [seq, last, now, version, evicted, reports @ ..] = &answer[..] else {
+            return Err(malformed());
+        };
         let (Ok(seq), Ok(last), Ok(now)) = (seq.parse(), last.parse(), now.parse()) else {
             return Err(malformed());
         };
@@ -104,7 +108,8 @@ impl LogReader {
             all
         });
         self.version.clone_from(version);
-        Ok(LogStatus { last, now: Duration::from_millis(now), seq, others })
+        let has_evicted = evicted != "0";
+        Ok(LogStatus { last, now: Duration::from_millis(now), seq, others, has_evicted })
     }
 
     /// Reads the items after the last position. If there are no such items yet, waits up to

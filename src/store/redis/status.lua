@@ -1,10 +1,11 @@
 -- Evicts the nodes whose report has expired, and returns the status of the log: its newest sequence
--- number, its newest id, the milliseconds since 1970, and the version of the reports. If the caller
--- has another version of the reports, the reports of the other nodes follow. ARGV: node, time of
--- day, the caller's version of the reports.
+-- number, its newest id, the milliseconds since 1970, the version of the reports, and the number of
+-- evicted nodes. If the caller has another version of the reports, the reports of the other nodes
+-- follow. ARGV: node, time of day, the caller's version of the reports.
 begin()
 trim()
-for _, node in ipairs(redis.call('ZRANGEBYSCORE', NODES, '-inf', number(now))) do
+local expired = redis.call('ZRANGEBYSCORE', NODES, '-inf', number(now))
+for _, node in ipairs(expired) do
   evict_node(node, ARGV[6])
 end
 local last = '0-0'
@@ -23,7 +24,7 @@ if redis.call('EXISTS', DELETED) == 1 then
   end
 end
 local version = redis.call('GET', ROWS) or '0'
-local answer = { redis.call('GET', SEQ), last, number(now), version }
+local answer = { redis.call('GET', SEQ), last, number(now), version, tostring(#expired) }
 if version ~= ARGV[7] then
   for _, node in ipairs(redis.call('ZRANGE', NODES, 0, -1)) do
     local report = node ~= ARGV[5] and redis.call('GET', 'threadcast:node:' .. node)
