@@ -32,9 +32,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use threadcast::client::{
-    ClientError, ListenOptions, Listener, Publisher, StopHandle, check_health,
-};
+use threadcast::client::{ClientError, ListenOptions, Listener, Publisher, StopHandle};
 use threadcast::jwt::DraftError;
 use threadcast::store::{ChannelStats, Stats};
 use threadcast::{Capacity, StartError, StoreError, StoreProblem};
@@ -69,9 +67,7 @@ fn main() -> ExitCode {
         Command::Listen(options) => listen(options.into()),
         Command::Store(command) => store(command),
         Command::Token(options) => token(options),
-        Command::Healthcheck(options) => {
-            check_health(options.url, options.timeout).map_err(Into::into)
-        }
+        Command::Healthcheck(options) => options.check().map_err(Into::into),
         Command::Doctor(options) => {
             let costs = options.costs();
             let capacity = Capacity::of_new_server(&costs, 1);

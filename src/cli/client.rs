@@ -1,10 +1,13 @@
 //! The arguments of `publish` and `listen`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum, value_parser};
-use threadcast::client::{ListenOptions, OnError, PublishOptions, ServerUrl};
+use threadcast::client::{
+    ClientError, ListenOptions, OnError, PublishOptions, ServerUrl, check_health, check_unix_health,
+};
 use threadcast::{Channels, Event, PublishError, Token};
 
 use super::{positive, token_file};
@@ -37,13 +40,35 @@ struct Target {
 /// Exit codes: 0 the server answered with 200, 1 it did not, 2 invalid arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Healthcheck {
-    /// Check the server at this URL (http or https)
-    #[arg(value_name = "URL", env = "THREADCAST_URL", default_value = "http://127.0.0.1:8844")]
-    pub(crate) url: ServerUrl,
+    /// Check the server at this URL (http or https), or on the UNIX socket unix:PATH
+    ///
+    /// `publish` and `listen` take URLs only, because their HTTP client has no stable interface for
+    /// UNIX sockets.
+    #[arg(value_name = "URL|unix:PATH", env = "THREADCAST_URL", value_parser = health_target)]
+    #[arg(default_value = "http://127.0.0.1:8844")]
+    at: HealthTarget,
 
     /// Wait at most this long for the answer
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = positive)]
-    pub(crate) timeout: Duration,
+    timeout: Duration,
+}
+
+impl Healthcheck {
+    /// Checks the server.
+    pub(crate) fn check(self) -> Result<(), ClientError> {
+        match self.at {
+            HealthTarget::Url(url) => check_health(url, self.timeout),
+            HealthTarget::Unix(path) => check_unix_health(&path, self.timeout),
+        }
+    }
+}
+
+/// The server to check.
+#[derive(Debug, Clone)]
+enum HealthTarget {
+    Url(ServerUrl),
+    /// The path of a UNIX socket.
+    Unix(PathBuf),
 }
 
 /// Publish DATA as one event, or each line of standard input as an event
@@ -192,6 +217,14 @@ impl From<Listen> for ListenOptions {
             silence: listen.silence,
             event_limit: usize::try_from(listen.event_limit.as_u64()).unwrap_or(usize::MAX),
         }
+    }
+}
+
+fn health_target(text: &str) -> Result<HealthTarget, String> {
+    match text.strip_prefix("unix:") {
+        Some("") => Err("expected a path after unix:, such as unix:/run/threadcast.sock".into()),
+        Some(path) => Ok(HealthTarget::Unix(path.into())),
+        None => text.parse().map(HealthTarget::Url).map_err(|error: ClientError| error.to_string()),
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::decoder::{DecodeError, DecodedEvent, Decoder, Events};
-pub use self::health::check_health;
+pub use self::health::{check_health, check_unix_health};
 pub use self::http::ServerUrl;
 pub use self::listen::{ListenOptions, Listener, StopHandle};
 pub use self::publish::{OnError, Publication, PublishOptions, Publisher};

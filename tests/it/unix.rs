@@ -1,18 +1,20 @@
 //! UNIX sockets: who may connect, what their clients may do, and what happens to the file.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::getuid;
 use threadcast::{Config, Delivery, Event, IpNet, Limits, Server, Token, UnixSocket};
 
+use crate::client::running::run;
 use crate::common::{Answer, Process, TIMEOUT, TestClient, TestServer, wait_until};
 
 /// A temporary folder with a path for a socket. Dropping it removes the folder.
@@ -291,4 +293,47 @@ fn inherited_unix_socket_is_served_and_its_file_kept() {
     assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
     assert_eq!(server.wait().expect("a child process").code(), Some(0));
     assert!(UnixStream::connect(&socket).is_ok(), "connections wait for the next server");
+}
+
+#[test]
+fn healthcheck_checks_a_server_on_a_unix_socket() {
+    let folder = Folder::new("unix-health");
+    let url = format!("unix:{}", folder.socket().display());
+    let check = |timeout: &str| {
+        let outcome = run(&["healthcheck", &url, "--timeout", timeout], "http://127.0.0.1:1", "");
+        assert_eq!(outcome.out, "");
+        (outcome.code, outcome.err)
+    };
+    let server = TestServer::with(folder.config());
+    assert_eq!(check("20s"), (Some(0), String::new()));
+    drop(server);
+    let (code, error) = check("20s");
+    assert!(code == Some(1) && error.contains(&url), "{error}");
+    for (answer, problem) in [
+        ("HTTP/1.1 503 Service Unavailable\r\n\r\n", "503 Service Unavailable"),
+        ("HTTP/1.1 2", "not HTTP"),
+        ("hello\n", "not HTTP"),
+        ("", "not HTTP"),
+    ] {
+        let listener = UnixListener::bind(folder.socket()).expect("a free path");
+        let answering = thread::spawn(move || {
+            let (mut client, _) = listener.accept().expect("a client");
+            let mut head = BufReader::new(client.try_clone().expect("a free descriptor"));
+            while head.read_line(&mut String::new()).is_ok_and(|length| length > 2) {}
+            client.write_all(answer.as_bytes()).expect("the client reads");
+        });
+        let (code, error) = check("20s");
+        assert!(code == Some(1) && error.contains(problem), "{answer:?}: {error}");
+        answering.join().expect("the script was played");
+        fs::remove_file(folder.socket()).expect("a socket file");
+    }
+    // A server that accepts nothing, whose queue has room for one client: the second waits to connect.
+    let silent = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+    let silent = silent.expect("a socket");
+    let at = socket2::SockAddr::unix(folder.socket()).expect("a short path");
+    silent.bind(&at).and_then(|()| silent.listen(0)).expect("a free path");
+    for _ in 0..2 {
+        let (code, error) = check("100ms");
+        assert!(code == Some(1) && error.contains("no answer in 100ms"), "{error}");
+    }
 }

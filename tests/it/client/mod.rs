@@ -16,6 +16,7 @@ fn invalid_arguments_exit_with_2() {
         &["listen"][..],
         &["healthcheck", "localhost:1"],
         &["healthcheck", "http://localhost", "--timeout", "0s"],
+        &["healthcheck", "unix:"],
         &["listen", ""],
         &["listen", "a", "--count", "0"],
         &["listen", "a", "--url", "localhost:1"],
