@@ -127,8 +127,10 @@ pub(crate) struct Counters {
     pub(crate) sent_bytes: Counter,
     /// Gaps reported to clients.
     pub(crate) gaps: Counter,
-    /// The time from a publish request until its response was known.
-    pub(crate) publishing: Histogram,
+    /// The time from a publish request until its response was known, for each of [`STORES`].
+    publishing: [Histogram; STORES.len()],
+    /// The time from admitting a stream of channels, or of the clock, until its first byte was sent.
+    pub(crate) first_byte: Histogram,
     /// The time in which the store committed a batch of events, or failed.
     pub(crate) committing: Histogram,
     /// The age of a batch's oldest event when the batch had been sent to the last client.
@@ -149,7 +151,8 @@ impl Default for Counters {
             delivered: Counter::default(),
             sent_bytes: Counter::default(),
             gaps: Counter::default(),
-            publishing: Histogram::new(1e-6),
+            publishing: STORES.map(|_| Histogram::new(1e-6)),
+            first_byte: Histogram::new(1e-5),
             committing: Histogram::new(1e-5),
             lag: Histogram::new(1e-5),
             disconnects: Histogram::new(1e-4),
@@ -169,10 +172,23 @@ impl Counters {
     }
 
     /// Counts published events, and records the time from the publish request until its response
-    /// was known.
-    pub(crate) fn publish(&self, events: usize, took: Duration) {
+    /// was known. `store` is one of [`STORES`].
+    pub(crate) fn publish(&self, store: &'static str, events: usize, took: Duration) {
         self.published.inc_by(events as u64);
-        self.publishing.observe(took);
+        if let Some(publishing) = self.publishing(store) {
+            publishing.observe(took);
+        }
+    }
+
+    /// Returns the times from a publish request until its response was known, for one of [`STORES`].
+    pub(crate) fn publishing(&self, store: &str) -> Option<&Histogram> {
+        let at = STORES.iter().position(|known| *known == store)?;
+        self.publishing.get(at)
+    }
+
+    /// Records the time from admitting a stream until its first byte was sent.
+    pub(crate) fn first_byte(&self, took: Duration) {
+        self.first_byte.observe(took);
     }
 
     /// Records how long the store took to commit a batch of events, or to fail.
@@ -201,6 +217,15 @@ pub(crate) fn decrease(count: &mut usize, by: usize) {
     debug_assert!(*count >= by, "a count of {count} cannot be decreased by {by}");
     *count = count.saturating_sub(by);
 }
+
+/// Where a registry keeps its events.
+pub(crate) const STORES: [&str; 3] = [MEMORY, FILE, REDIS];
+/// In memory only.
+pub(crate) const MEMORY: &str = "memory";
+/// In a file of this node.
+pub(crate) const FILE: &str = "file";
+/// In a Redis that nodes share.
+pub(crate) const REDIS: &str = "redis";
 
 /// The reasons for a rejection.
 pub(crate) const REASONS: [&str; 6] =

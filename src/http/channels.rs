@@ -8,6 +8,7 @@ use super::error::HttpError;
 use super::exchange::Exchange;
 use super::mercure::reserved::check_event_name;
 use super::reply::Reply;
+use super::trace::log_publish;
 use super::{history, publish, streams};
 #[cfg(feature = "demo")]
 use crate::demo;
@@ -70,6 +71,7 @@ pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, 
     }
     count_published(exchange, Api::Own, batch.events.len())?;
     let published = exchange.server.hub.publish_all(name, &batch.events, key.as_deref())?;
+    log_publish(exchange, name, &published);
     let mut answer = json!({ "id": published.id.to_string() });
     if let [event] = &batch.events[..]
         && let Some(id) = event.id()

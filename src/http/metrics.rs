@@ -8,7 +8,7 @@ use super::error::HttpError;
 use super::exchange::Exchange;
 use super::reply::Reply;
 use super::server_state::ServerState;
-use crate::counters::{Counter, Counters, Histogram, dropped_log_lines};
+use crate::counters::{Counter, Counters, Histogram, MEMORY, dropped_log_lines};
 use crate::process::{Process, listen_overflows};
 
 /// Answers `GET /metrics`, in the text format of Prometheus, version 0.0.4.
@@ -16,6 +16,7 @@ pub(super) fn metrics(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     ReadAccess::of(exchange, Api::Own)?;
     let mut page = Page::default();
     page.counters(&exchange.server.counters);
+    page.publishing(exchange.server);
     page.gauges(exchange.server);
     for metric in exchange.server.config.hooks.iter().flat_map(|hooks| hooks.metrics()) {
         if metric.is_counter {
@@ -52,8 +53,8 @@ impl Page {
         self.counter("events_out", help, counters.delivered.get());
         self.counter("sent_bytes", "Bytes sent in streams", counters.sent_bytes.get());
         self.counter("gaps", "Gaps reported to clients", counters.gaps.get());
-        let help = "Time from a publish request to its response being known";
-        self.histogram("publish_seconds", help, &counters.publishing);
+        let help = "Time from admitting a stream to its first byte";
+        self.histogram("first_byte_seconds", help, &counters.first_byte);
         let help = "Time of a commit of the store, including the sync to the disk";
         self.histogram("store_commit_seconds", help, &counters.committing);
         let help = "Time from publishing an event to sending its batch to all caught-up clients";
@@ -64,7 +65,23 @@ impl Page {
         self.counter("log_lines_dropped", help, dropped_log_lines());
     }
 
+    /// Adds the times of publishing: in memory, which the clock uses too, and in the store.
+    fn publishing(&mut self, server: &ServerState) {
+        let help = "Time from a publish request to its response being known, by store";
+        self.head("publish_seconds", "histogram", help);
+        let store = server.hub.store();
+        for store in [MEMORY, store].into_iter().skip(usize::from(store == MEMORY)) {
+            if let Some(publishing) = server.counters.publishing(store) {
+                self.buckets("publish_seconds", &format!("store=\"{store}\""), publishing);
+            }
+        }
+    }
+
     fn gauges(&mut self, server: &ServerState) {
+        if let Some(reachable) = server.hub.reaches_the_log() {
+            let help = "Whether Redis could be reached at the last attempt (1) or not (0)";
+            self.gauge("redis_reachable", help, u8::from(reachable));
+        }
         let clients = server.admission.clients();
         let capacity = server.capacity(clients);
         let process = Process::now();
@@ -110,16 +127,25 @@ impl Page {
 
     fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
         self.head(name, "histogram", help);
+        self.buckets(name, "", histogram);
+    }
+
+    /// Adds the samples of a histogram with this label, if it is not empty.
+    fn buckets(&mut self, name: &str, label: &str, histogram: &Histogram) {
+        let (comma, of) = match label {
+            "" => ("", String::new()),
+            label => (",", format!("{{{label}}}")),
+        };
         // A bucket of Prometheus includes all buckets before it.
         let mut count = 0;
         for (end, bucket) in histogram.buckets() {
             count += Counter::get(bucket);
-            self.line(format_args!("{name}_bucket{{le=\"{end}\"}} {count}"));
+            self.line(format_args!("{name}_bucket{{{label}{comma}le=\"{end}\"}} {count}"));
         }
         count += histogram.longer();
-        self.line(format_args!("{name}_bucket{{le=\"+Inf\"}} {count}"));
-        self.line(format_args!("{name}_sum {}", histogram.sum().as_secs_f64()));
-        self.line(format_args!("{name}_count {count}"));
+        self.line(format_args!("{name}_bucket{{{label}{comma}le=\"+Inf\"}} {count}"));
+        self.line(format_args!("{name}_sum{of} {}", histogram.sum().as_secs_f64()));
+        self.line(format_args!("{name}_count{of} {count}"));
     }
 
     fn head(&mut self, name: &str, kind: &str, help: &str) {

@@ -53,6 +53,7 @@ mod session;
 mod status;
 mod store_threads;
 mod streams;
+mod trace;
 #[cfg(feature = "demo")]
 pub(crate) mod websocket;
 

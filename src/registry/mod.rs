@@ -80,7 +80,7 @@ pub(crate) use self::subscription::{Listening, Notifier, Reserved, Wakeup};
 pub(crate) use self::update::TOPICS_MAX;
 pub use self::update::Update;
 pub use self::watch::{Changes, Seen, Subject, Watch};
-use crate::counters::Counters;
+use crate::counters::{Counters, FILE, MEMORY, REDIS};
 use crate::error::PublishError;
 use crate::event::{Event, Framing};
 use crate::id::EventId;
@@ -419,6 +419,15 @@ impl Registry {
     /// Whether other nodes publish to the same log.
     pub(crate) fn is_shared(&self) -> bool {
         self.reaches_the_log().is_some()
+    }
+
+    /// Where the events are kept, as a label for the counters.
+    pub(crate) fn store(&self) -> &'static str {
+        match &self.inner.log {
+            None => MEMORY,
+            Some(log) if log.is_reachable().is_some() => REDIS,
+            Some(_) => FILE,
+        }
     }
 
     /// Whether `id` comes after everything that this node has read. Another node may have sent it

@@ -13,6 +13,7 @@ use super::ring::Entry;
 use super::state::HubState;
 use super::subscription::Notifiers;
 use super::{Published, Registry, patterns};
+use crate::counters::MEMORY;
 use crate::error::PublishError;
 use crate::event::Event;
 
@@ -69,7 +70,7 @@ pub(super) fn publish(registry: &Registry, update: &Update<'_>) -> Result<Publis
         let key = key.map(|key| Key::new(key, events, private));
         let readers = prepare(registry, topics, private, key.as_ref())?;
         let published = log.publish(&Update { topics, ..*update }, readers)?;
-        registry.inner.counters.publish(events.len(), began.elapsed());
+        registry.inner.counters.publish(registry.store(), events.len(), began.elapsed());
         return Ok(published);
     }
     publish_here(registry, &Update { topics, ..*update }, false)
@@ -128,7 +129,7 @@ fn publish_here(
     drop(guard);
     notifiers.iter().for_each(Notifiers::notify);
     let events = usize::try_from(newest.n.saturating_sub(before.n)).unwrap_or_default();
-    registry.inner.counters.publish(events, registry.now().saturating_sub(now));
+    registry.inner.counters.publish(MEMORY, events, registry.now().saturating_sub(now));
     Ok(published)
 }
 

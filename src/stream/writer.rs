@@ -296,10 +296,29 @@ impl<W> Writer<W> {
     }
 
     fn has_sent(&mut self, count: usize, now: Instant) {
+        if self.counts.bytes == 0 {
+            self.has_sent_first(count, now);
+        }
         self.counts.bytes += count as u64;
         self.due = now + self.heartbeat.every;
         if let Some(end) = self.scheduled_end {
             self.due = self.due.min(end.at);
+        }
+    }
+}
+
+impl<W> Writer<W> {
+    /// Records the time from admitting the stream to its first byte.
+    ///
+    /// Until that byte, the stream's beginning is known from the time of its first heartbeat, so it
+    /// takes no memory. A stream that is to end before that heartbeat is not recorded.
+    #[cold]
+    fn has_sent_first(&self, count: usize, now: Instant) {
+        let ends_earlier = self.scheduled_end.is_some_and(|end| end.at <= self.due);
+        if count > 0 && !ends_earlier {
+            let left = self.due.saturating_duration_since(now);
+            let took = self.heartbeat.every.saturating_sub(left);
+            self.subscription.registry.counters().first_byte(took);
         }
     }
 }

@@ -89,6 +89,7 @@ fn name_that_moves_between_nodes_is_reported_once() {
     let options = format!("{} --webhook-grace 3s --store {}", receiver.options(), redis.url());
     let [first, last] = [(); 2].map(|()| Process::with(&options));
     wait_until(TIMEOUT, "the states at the start", || receiver.messages().len() == 2);
+    assert!(first.get("/metrics").body.contains("\nthreadcast_redis_reachable 1\n"));
     let guest = first.stream("/channels/chat?presence=ada");
     receiver.expect_state(&["chat"], &[("chat", "ada")]);
     wait_until(TIMEOUT, "the second node knows the name", || {

@@ -12,6 +12,7 @@ use crate::http::error::HttpError;
 use crate::http::exchange::Exchange;
 use crate::http::publish::{check_size, content_type, idempotency_key};
 use crate::http::reply::Reply;
+use crate::http::trace::log_publish;
 use crate::id::EventId;
 use crate::mercure::matcher::check_topic;
 use crate::registry::{NAME_MAX, TOPICS_MAX, Update};
@@ -40,6 +41,7 @@ pub(in crate::http) fn publish(exchange: &mut Exchange<'_>) -> Result<Reply, Htt
     };
     count_published(exchange, Api::Mercure, 1)?;
     let done = exchange.server.hub.publish_update(&update)?;
+    log_publish(exchange, topics[0], &done);
     // The response contains the id that subscribers receive and can resume from.
     let id = event.id().map_or_else(|| done.id.to_string(), str::to_owned);
     let answer = Answer::new(200)
