@@ -107,9 +107,13 @@ pymcure: ## Fetch the Mercure client for that test, with pip
 	@python3 -m pip install -q --disable-pip-version-check --target target/pymcure requests sseclient-py PyJWT
 	@python3 -m pip install -q --disable-pip-version-check --target target/pymcure --no-deps pymcure==0.0.1.1.3
 
-promtool: ## Install promtool and faketime for two tests (as root on Debian)
+grafana: ## Fetch Grafana's schema for the test of the dashboard, with npm
+	@mkdir -p target/grafana && cd target/grafana && \
+	  npm install --silent --no-audit --no-fund --no-save @grafana/schema@13 typescript@5
+
+promtool: ## Install promtool and faketime for several tests (as root on Debian)
 	$(call debian,command -v promtool && command -v faketime,prometheus faketime,\
-	  promtool or faketime is missing; a test will be skipped.)
+	  promtool or faketime is missing; some tests will be skipped.)
 
 stack: ## Send every route its worst input, and measure the stack use of its thread
 	$(CARGO) test --locked --profile quick --test stack
@@ -185,4 +189,4 @@ help: ## Show this help
 	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
 	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: run test stack attack clients proxy engines systemd fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help
+.PHONY: grafana run test stack attack clients proxy engines systemd fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help

@@ -28,6 +28,7 @@ mod load;
 mod manual;
 mod mercure;
 mod mercure_client;
+mod monitoring;
 mod package;
 mod pages;
 mod publishing;
