@@ -22,6 +22,7 @@
 // - The connection is checked when a laptop wakes up.
 // - Reconnections to an unavailable server back off, with jitter.
 // - `gap` events report what the server could not replay.
+// - `ended` reports that all channels have ended. The state is then CLOSED, in all tabs.
 
 /**
  * @typedef {object} Options
@@ -49,10 +50,12 @@ const SEEN = 10_000;                 // ids that each tab keeps to drop duplicat
 const MISSED_HEARTBEATS = 2.5;       // so many silent periods mean that a connection is dead
 const SERVER_ID = /^\d+-\d+$/;       // an id from the server; such ids have an order
 const FIRST_WAIT = 1000, LONGEST_WAIT = 30_000;    // milliseconds before a reconnection
+const CHECK_TIME = 5000;             // milliseconds to find out whether the channels have ended
 
 /**
  * Listens to channels. Dispatches `open`, `error`, `message`, named events that have a listener,
- * `gap` (a CustomEvent with a {@link Gap}) and `lead` (when this tab becomes the leading tab).
+ * `gap` (a CustomEvent with a {@link Gap}), `lead` (when this tab becomes the leading tab) and
+ * `ended` (when all channels have ended).
  */
 export class Threadcast extends EventTarget {
   static CONNECTING = CONNECTING;
@@ -80,6 +83,7 @@ export class Threadcast extends EventTarget {
   // The id of the connection's last event, or the id after which the connection resumes. It may be
   // older than lastEventId.
   #position = '';
+  #endsAfter = null;                 // the last id of channels that have ended
   #joining = false;                  // whether this tab waits for the recent messages
   #requested = { id: null, at: 0 };
   #failures = 0;
@@ -129,7 +133,7 @@ export class Threadcast extends EventTarget {
   /** @override Sends the type to the other tabs: the leading tab must listen for it too. */
   addEventListener(type, listener, options) {
     super.addEventListener(type, listener, options);
-    if (['open', 'error', 'gap', 'lead'].includes(type) || this.#types.has(type)) return;
+    if (['open', 'error', 'gap', 'lead', 'ended'].includes(type) || this.#types.has(type)) return;
     this.#addTypes([type]);
     this.#send({ types: [type] });
   }
@@ -161,7 +165,7 @@ export class Threadcast extends EventTarget {
     this.#joining = false;
     this.#send({ lead: true });
     this.dispatchEvent(new Event('lead'));
-    this.#connect(this.lastEventId);
+    if (this.readyState !== CLOSED) this.#connect(this.lastEventId);
   }
 
   // The connection. A new connection resumes where the last one ended.
@@ -190,6 +194,7 @@ export class Threadcast extends EventTarget {
       // code reconnects, with backoff and jitter.
       const hasOpened = opened;
       opened = false;
+      if (source.readyState === CLOSED && this.#position) this.#checkEnd(url);
       if (source.readyState !== CLOSED && this.lastEventId && (hasOpened || this.#failures++ === 0)) return;
       this.#disconnect();
       const wait = Math.min(FIRST_WAIT * 2 ** this.#failures++, LONGEST_WAIT) * (0.5 + Math.random());
@@ -215,6 +220,41 @@ export class Threadcast extends EventTarget {
     this.#position = event.lastEventId;
     this.lastEventId ||= this.#position;
     this.#send({ position: this.#position });
+  }
+
+  // Finds out whether the browser gave up because the channels have ended: an EventSource does not
+  // show the status 204. The last event may have a type without a listener, which advances only
+  // the browser's own cursor; so the rest of the stream is read to its last id.
+  async #checkEnd(url) {
+    const credentials = this.#options.withCredentials ? 'include' : 'same-origin';
+    for (let id = this.#position, last; id !== last;) {
+      url.searchParams.set('last_event_id', last = id);
+      try {
+        const signal = AbortSignal.timeout(CHECK_TIME);
+        const response = await fetch(url, { credentials, cache: 'no-store', signal });
+        if (response.status === 204) return this.#endAfter(this.#position);
+        id = [...(await response.text()).matchAll(/^id: (.+)$/gm)].at(-1)?.[1] ?? last;
+      } catch {
+        return;                      // the server is unavailable, or the stream goes on
+      }
+    }
+  }
+
+  // Ends the subscription of all tabs, each once it has all messages.
+  #endAfter(id) {
+    if (this.readyState === CLOSED) return;
+    this.#disconnect();
+    this.#endsAfter = id;
+    this.#send({ endsAfter: id });
+    this.#endIfComplete();
+  }
+
+  #endIfComplete() {
+    if (this.#endsAfter === null || this.readyState === CLOSED) return;
+    if (!this.leading && this.lastEventId !== this.#endsAfter) return this.#requestMissed();
+    clearInterval(this.#watchdog);
+    this.readyState = CLOSED;
+    this.dispatchEvent(new Event('ended'));
   }
 
   #disconnect() {
@@ -278,7 +318,7 @@ export class Threadcast extends EventTarget {
 
   #send(fields) { this.#tabs?.postMessage({ ...fields, from: this.#tabId }); }
 
-  #receive({ from, to, lead, hello, types, wantsRecent, readyState, timeout, position, message, missedAfter, recent, rewindTo }) {
+  #receive({ from, to, lead, hello, types, wantsRecent, readyState, timeout, position, message, missedAfter, recent, rewindTo, endsAfter }) {
     if (to && to !== this.#tabId) return;
     if (types) this.#addTypes(types);
     if (lead && this.#joining) this.#join();
@@ -287,7 +327,9 @@ export class Threadcast extends EventTarget {
       if (this.leading) {
         const { readyState } = this;
         const recent = wantsRecent ? this.#recent : [];
-        this.#send({ to: from, readyState, timeout: this.#timeout, recent, position: this.#position });
+        const endsAfter = this.#endsAfter ?? undefined;
+        const state = endsAfter === undefined ? readyState : undefined;
+        this.#send({ to: from, readyState: state, timeout: this.#timeout, recent, position: this.#position, endsAfter });
       }
     }
     if (timeout) this.#timeout = timeout;
@@ -304,6 +346,11 @@ export class Threadcast extends EventTarget {
     // While this tab joins, it ignores a message: it will get the message again among the recent
     // messages.
     if (message && !this.#joining) this.#deliverInOrder(message);
+    if (endsAfter !== undefined) {
+      this.#endsAfter = endsAfter;
+      this.lastEventId ||= endsAfter;
+    }
+    this.#endIfComplete();
     if (missedAfter !== undefined && this.leading && missedAfter !== this.lastEventId) this.#resend(from, missedAfter);
     if (readyState !== undefined && readyState !== this.readyState) {
       this.readyState = readyState;
@@ -333,7 +380,7 @@ export class Threadcast extends EventTarget {
     const index = this.#recent.findIndex(message => message.id === id);
     if (index >= 0) this.#send({ to: tab, recent: this.#recent.slice(index + 1) });
     else if (isBefore(this.#position, id)) this.#send({ to: tab, rewindTo: this.#position });
-    else if (id) this.#connect(id);
+    else if (id && this.readyState !== CLOSED) this.#connect(id);
   }
 
   #deliver(message) {

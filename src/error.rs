@@ -334,6 +334,18 @@ pub enum PublishError {
          send a new key"
     )]
     KeyReused,
+    /// An earlier event was the channel's last.
+    #[error(
+        "the channel has ended, and takes no more events until its history is gone; publish to \
+         another channel, or DELETE this one first"
+    )]
+    Ended,
+    /// An event follows the channel's last event in the same request.
+    #[error("an event follows the one that ends the channel; let only the last event have `end`")]
+    AfterEnd,
+    /// A private event would end a channel, whose other streams must not learn of it.
+    #[error("a private event cannot end a channel; publish the end as a public event")]
+    PrivateEnd,
     /// The store's disk is full. The event was not published.
     #[error("the store's disk is full, and nothing was published; free some space, and try again")]
     StoreFull,

@@ -42,12 +42,20 @@ pub struct Event {
     name: Option<String>,
     id: Option<String>,
     retry: Option<Duration>,
+    is_end: bool,
 }
 
 impl Event {
     /// Creates an event of the default type, which a browser passes to `onmessage`.
     pub fn new(data: impl Into<String>) -> Self {
-        Self { data: data.into(), name: None, id: None, retry: None }
+        Self { data: data.into(), name: None, id: None, retry: None, is_end: false }
+    }
+
+    /// Creates the event that ends a channel if no event of the publisher does: an event of the type
+    /// `end` without data.
+    #[cfg(feature = "server")]
+    pub(crate) fn end() -> Self {
+        Self { name: Some("end".into()), ..Self::new("").with_end() }
     }
 
     /// Sets the event's type, which a browser matches in `addEventListener`.
@@ -94,6 +102,21 @@ impl Event {
         self
     }
 
+    /// Makes this the last event of its channels: their streams end after it.
+    ///
+    /// ```
+    /// use threadcast::{Event, PublishError, Registry};
+    ///
+    /// let registry = Registry::new();
+    /// registry.publish("job/7", &Event::new("100 %").with_end())?;
+    /// assert_eq!(registry.publish("job/7", &Event::new("more")), Err(PublishError::Ended));
+    /// # Ok::<(), PublishError>(())
+    /// ```
+    pub fn with_end(mut self) -> Self {
+        self.is_end = true;
+        self
+    }
+
     /// The payload.
     pub fn data(&self) -> &str {
         &self.data
@@ -112,6 +135,11 @@ impl Event {
     /// How long a client waits before it reconnects, if the event sets it.
     pub fn retry(&self) -> Option<Duration> {
         self.retry
+    }
+
+    /// Whether this is the last event of its channels.
+    pub fn is_end(&self) -> bool {
+        self.is_end
     }
 
     /// Returns the bytes of this event in a stream. `id` is the server's id; a client-supplied id

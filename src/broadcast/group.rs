@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::event::Framing;
 use crate::id::EventId;
-use crate::registry::{Channels, Listening, Notifier, Position, Registry};
+use crate::registry::{Batch, Channels, Listening, Notifier, Position, Registry};
 use crate::stream::{End, Handover, READ_LIMIT, Sink, StreamCounts, Writer};
 
 /// Identifies a group: streams with equal keys receive the same bytes. `registry` is the address in
@@ -67,6 +67,8 @@ pub(super) enum Sent {
     More,
     /// Everything that the registry had, and the registry is ending its streams.
     Ending,
+    /// Everything that the registry had, and all channels of the group have ended.
+    Over,
 }
 
 /// What happens to a member after a send.
@@ -109,10 +111,11 @@ impl<W: Sink> BroadcastGroup<W> {
                 counters.lag(self.registry.age(since));
             }
         }
-        match (batch.more, batch.ending) {
-            (true, _) => Sent::More,
-            (false, true) => Sent::Ending,
-            (false, false) => Sent::All,
+        match batch {
+            Batch { more: true, .. } => Sent::More,
+            Batch { over: true, .. } => Sent::Over,
+            Batch { ending: true, .. } => Sent::Ending,
+            _ => Sent::All,
         }
     }
 

@@ -288,6 +288,15 @@ impl<W: Sink> Broadcaster<W> {
                     self.rejoin_if_reached(id);
                     return self.remove_if_empty(id);
                 }
+                Sent::Over => {
+                    // `join` sends the end of the body, which is now among the unsent bytes.
+                    let ended = group.members.drain(..).map(|mut member| {
+                        member.handover.writer.finish_with_channels();
+                        member.handover
+                    });
+                    self.joining.extend(ended);
+                    return self.remove_if_empty(id);
+                }
                 Sent::Ending => {
                     let now = Instant::now();
                     for member in &mut group.members {

@@ -107,7 +107,15 @@ pub(crate) struct Publish {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     retry: Option<Duration>,
 
-    /// Read DATA, or each line, as a JSON object: {"data":…,"event":…,"id":…,"retry":…}
+    /// End the channel with this event: its streams end, and it takes no more events
+    #[arg(long, requires = "data")]
+    end: bool,
+
+    /// End the channel at the end of standard input, with an event of the type `end`
+    #[arg(long, conflicts_with = "data")]
+    end_at_eof: bool,
+
+    /// Read DATA, or each line, as a JSON object: {"data":…,"event":…,"id":…,"retry":…,"end":…}
     ///
     /// Only `data` is required. If `data` is not a string, it is published as compact JSON.
     #[arg(long, conflicts_with_all = ["event", "id", "retry"])]
@@ -141,7 +149,10 @@ pub(crate) struct Publish {
 /// 503, 504 or 507. Before each retry, waits for the time in `Retry-After`, but at most 5 minutes;
 /// without that header, at most 30 s.
 ///
-/// Exit codes: 0 stopped (by a signal, by --count, by status 204 from the server, or because the
+/// Stops when all CHANNELs have ended; an event of the type `end` without data, which only marks the
+/// end, is not printed as text.
+///
+/// Exit codes: 0 stopped (by a signal, by --count, at the end of the channels, or because the
 /// output was closed), 1 the server returned an error or is not a threadcast server, 2 invalid
 /// arguments.
 #[derive(Debug, Clone, Args)]
@@ -196,6 +207,7 @@ impl From<Publish> for PublishOptions {
             event: publish.event,
             retry: publish.retry,
             json: publish.json,
+            end: publish.end || publish.end_at_eof,
             timeout: publish.timeout,
             on_error: match publish.on_error {
                 LineError::Skip => OnError::Skip,

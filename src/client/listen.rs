@@ -352,7 +352,7 @@ impl Listener {
 /// Prints an event as a line, or a gap as a warning.
 ///
 /// Returns whether the event counts towards `ListenOptions::count`: a gap that is printed as a
-/// warning does not count.
+/// warning does not count, nor does an event that only marks the end of a channel.
 fn print(
     event: &DecodedEvent,
     json: bool,
@@ -361,6 +361,8 @@ fn print(
 ) -> io::Result<bool> {
     let line = if json {
         json!({ "id": event.id, "event": event.event, "data": event.data }).to_string()
+    } else if event.event == "end" && event.data.is_empty() {
+        return Ok(false); // marks the end of a channel
     } else if let Some(gap) = gap(event) {
         let _ = writeln!(warnings, "threadcast: warning: {gap}"); // an error here cannot be reported
         return Ok(false);

@@ -55,6 +55,7 @@ const RESPONSE_MAX: u64 = 64 * 1024;
 ///     event: Some("headline".into()),
 ///     retry: None,
 ///     json: false,
+///     end: false,
 ///     timeout: Duration::from_secs(30),
 ///     on_error: OnError::Skip,
 /// };
@@ -72,8 +73,12 @@ pub struct PublishOptions {
     pub event: Option<String>,
     /// The reconnection time (`retry`) that the events set.
     pub retry: Option<Duration>,
-    /// Whether the data is a JSON object with `data`, and optionally `event`, `id` and `retry`.
+    /// Whether the data is a JSON object with `data`, and optionally `event`, `id`, `retry` and
+    /// `end`.
     pub json: bool,
+    /// Whether to end the channel: with the event of [`Publisher::publish`], or with an event of the
+    /// type `end` at the end of the input of [`Publisher::publish_lines`].
+    pub end: bool,
     /// How long temporary failures of a POST are retried.
     pub timeout: Duration,
     /// What happens to a line of the input that cannot be published.
@@ -114,6 +119,7 @@ pub enum OnError {
 ///     event: None,
 ///     retry: None,
 ///     json: false,
+///     end: false,
 ///     timeout: Duration::from_secs(30),
 ///     on_error: OnError::Skip,
 /// });
@@ -161,13 +167,16 @@ impl Publisher {
         if self.options.json {
             check_object(data).map_err(|reason| ClientError::Data { reason })?;
         }
-        self.post(&self.single(data, id))
+        self.post(&self.single(data, id, self.options.end))
     }
 
     /// Publishes each line of `input` as soon as it is read.
     ///
     /// With `ids`, writes the id of each line to `ids`. Each line is then sent in its own request,
     /// because the response to a batch contains only the id of its last line.
+    ///
+    /// With [`PublishOptions::end`], ends the channel at the end of the input, but not after an error
+    /// that stops the publisher.
     ///
     /// # Errors
     ///
@@ -221,6 +230,10 @@ impl Publisher {
                 Err(error) => self.skip(error, &mut skipped)?,
             }
         }
+        if self.options.end {
+            let last = self.post(&Post::end())?;
+            print_id(&mut ids, &last)?;
+        }
         if skipped > 0 { Err(ClientError::Skipped { skipped, published }) } else { Ok(()) }
     }
 
@@ -265,7 +278,7 @@ impl Publisher {
     /// Returns the POST of these lines: a single event, or NDJSON.
     fn body_of<'a>(&self, lines: &'a [Line]) -> Post<'a> {
         if let [line] = lines {
-            return self.single(&line.text, None);
+            return self.single(&line.text, None, false);
         }
         let mut body = Vec::new();
         for line in lines {
@@ -291,12 +304,15 @@ impl Publisher {
         Cow::Owned(event.to_string())
     }
 
-    fn single<'a>(&self, data: &'a str, id: Option<&str>) -> Post<'a> {
+    fn single<'a>(&self, data: &'a str, id: Option<&str>, end: bool) -> Post<'a> {
         let body = Cow::Borrowed(data.as_bytes());
-        if self.options.json {
-            return Post { query: String::new(), content_type: "application/json", body };
-        }
         let mut query = form_urlencoded::Serializer::new(String::new());
+        if end {
+            query.append_pair("end", "true");
+        }
+        if self.options.json {
+            return Post { query: query.finish(), content_type: "application/json", body };
+        }
         let retry = self.options.retry.map(|retry| milliseconds(retry).to_string());
         let fields =
             [("event", self.options.event.as_deref()), ("id", id), ("retry", retry.as_deref())];
@@ -349,6 +365,14 @@ struct Post<'a> {
     query: String,
     content_type: &'static str,
     body: Cow<'a, [u8]>,
+}
+
+impl Post<'_> {
+    /// The POST that ends the channel at the end of the input.
+    fn end() -> Self {
+        let (query, body) = ("event=end&end=true".into(), Cow::Borrowed(&b""[..]));
+        Self { query, content_type: "text/plain; charset=utf-8", body }
+    }
 }
 
 /// Prints an id, unless the output is closed.

@@ -167,7 +167,10 @@ impl From<PublishError> for HttpError {
             | PublishError::Nothing
             | PublishError::TooManyNames { .. }
             | PublishError::NamesTooBig { .. }
-            | PublishError::TooManyTopics { .. } => 400,
+            | PublishError::TooManyTopics { .. }
+            | PublishError::AfterEnd
+            | PublishError::PrivateEnd => 400,
+            PublishError::Ended => 409,
             PublishError::KeyReused => 422,
             PublishError::TooManyChannels { .. }
             | PublishError::TooManyPatterns { .. }

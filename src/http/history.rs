@@ -105,7 +105,8 @@ pub(super) fn page(
                       out to begin with the oldest event";
         return Err(HttpError::new(400, detail));
     };
-    let document = document(name, &wanted, &page);
+    let (document, end) = (document(name, &wanted, &page), page.end);
+    let event = move |it: PageEvent| event(it, end);
     let validators = Validators::of_tag(tag(format, &document, &page.events));
     let verdict = validators.verdict(request);
     if verdict == Verdict::Failed {
@@ -161,10 +162,15 @@ fn document(name: &str, wanted: &PageRequest, page: &Page) -> Value {
         document["previous"] = oldest.into();
     }
     document["more"] = page.more.into();
+    // Only on the last page: a page before it never changes, even if the channel ends later.
+    if page.end.is_some() && !page.more {
+        document["ended"] = true.into();
+    }
     document
 }
 
-fn event(event: PageEvent) -> Value {
+/// Returns an event as JSON. `end` is the id of the channel's last event, if it has ended.
+fn event(event: PageEvent, end: Option<EventId>) -> Value {
     let PageEvent { id, own, at, frame } = event;
     let fields = frame.fields();
     let mut value = json!({ "id": id.to_string() });
@@ -175,6 +181,9 @@ fn event(event: PageEvent) -> Value {
     value["data"] = fields.data.into();
     if let Some(retry) = fields.retry {
         value["retry"] = retry.into();
+    }
+    if end == Some(id) {
+        value["end"] = true.into();
     }
     let millis = i64::try_from(at.as_millis()).ok().and_then(DateTime::from_timestamp_millis);
     value["time"] = millis.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true)).into();

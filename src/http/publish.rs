@@ -84,14 +84,24 @@ pub(super) fn check_size(event: &Event, limit: usize) -> Result<(), HttpError> {
 
 /// Reads the events of a body, according to the request's content type.
 pub(crate) fn events(request: &Request, body: Vec<u8>) -> Result<Vec<Event>, HttpError> {
-    Ok(match &*content_type(request) {
+    let ends = ends(request)?;
+    let mut events = match &*content_type(request) {
         "application/x-ndjson" => lines(&body)?,
         "application/json" => vec![one_json(&body)?],
         // `curl -d hello` sends text with the content type of a form. A real form contains a `=`,
         // so a body without `=` is read as text.
         "application/x-www-form-urlencoded" if body.contains(&b'=') => vec![form(&body)?],
         _ => vec![text(request, body)?],
-    })
+    };
+    if ends && let Some(last) = events.pop() {
+        events.push(last.with_end());
+    }
+    Ok(events)
+}
+
+/// Returns whether `?end` makes the last event of the request the last of its channel.
+pub(super) fn ends(request: &Request) -> Result<bool, HttpError> {
+    request.query("end").map_or(Ok(false), |end| flag(&end))
 }
 
 /// Returns the `Idempotency-Key`. If a request is repeated with the same key, the server publishes
@@ -145,7 +155,7 @@ fn form(body: &[u8]) -> Result<Event, HttpError> {
         };
         wrong.get_or_insert(problem);
     }
-    let [data, event, id, retry] = values;
+    let [data, event, id, retry, end] = values;
     let data = data.ok_or_else(|| {
         HttpError::new(
             400,
@@ -157,7 +167,8 @@ fn form(body: &[u8]) -> Result<Event, HttpError> {
         return Err(HttpError::new(400, problem));
     }
     let retry = retry.map(|retry| milliseconds(&retry)).transpose()?;
-    build(data, event, id, retry)
+    let end = end.map_or(Ok(false), |end| flag(&end))?;
+    Ok(with_end(build(data, event, id, retry)?, end))
 }
 
 fn one_json(body: &[u8]) -> Result<Event, HttpError> {
@@ -179,9 +190,9 @@ fn lines(body: &[u8]) -> Result<Vec<Event>, HttpError> {
         .collect()
 }
 
-const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
+const FIELDS: [&str; 5] = ["data", "event", "id", "retry", "end"];
 
-/// Reads `{"data": …, "event": …, "id": …, "retry": …}`.
+/// Reads `{"data": …, "event": …, "id": …, "retry": …, "end": …}`.
 ///
 /// Data that is not a string is published as compact JSON. Numbers and strings in this JSON keep
 /// their spelling.
@@ -213,11 +224,29 @@ fn object(fields: Option<BTreeMap<String, &RawValue>>) -> Result<Event, HttpErro
         None | Some(Value::Null) => None,
         Some(value) => Some(value.as_u64().map(Duration::from_millis).ok_or_else(bad_retry)?),
     };
-    build(data, string("event")?, string("id")?, retry)
+    let end = match fields.get("end").map(|raw| value(raw)).transpose()? {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(end)) => end,
+        Some(_) => return Err(HttpError::new(400, "the field `end` must be true or false")),
+    };
+    Ok(with_end(build(data, string("event")?, string("id")?, retry)?, end))
+}
+
+fn with_end(event: Event, end: bool) -> Event {
+    if end { event.with_end() } else { event }
+}
+
+/// Reads `end` in a query or a form.
+fn flag(text: &str) -> Result<bool, HttpError> {
+    match text {
+        "" | "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(HttpError::new(400, "end must be true, false or empty")),
+    }
 }
 
 fn unknown(name: &str) -> String {
-    format!("the field {name:?} is not one of data, event, id, retry")
+    format!("the field {name:?} is not one of data, event, id, retry, end")
 }
 
 fn build(
@@ -272,6 +301,7 @@ mod tests {
         check_error("{\"data\":1,\"event\":\"a\\nb\"}", "line 1: the field `event`");
         check_error("{\"data\":1,\"id\":7}", "`id` must be a string");
         check_error("{\"data\":1,\"retry\":-1}", "whole number of milliseconds");
+        check_error("{\"data\":1,\"end\":\"yes\"}", "`end` must be true or false");
     }
 
     #[test]

@@ -63,6 +63,10 @@ pub(super) fn channels<S: AsRef<str>>(
     let presence = presence(exchange, channels, reader)?;
     let permit = admit(exchange)?;
     let start = start(&exchange.request)?;
+    if exchange.server.hub.is_over(channels, &start) {
+        // 204 tells a browser not to reconnect (WHATWG HTML §9.2).
+        return Ok(Reply::Answer(Answer::new(204)));
+    }
     if exchange.request.is_head() {
         return Ok(Reply::Head(preamble(exchange, &[], Headers::new()))); // HEAD does not subscribe
     }

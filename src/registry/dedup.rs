@@ -315,6 +315,9 @@ fn fingerprint(events: &[Event], private: bool) -> u64 {
             add(&text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
             add(text.unwrap_or_default().as_bytes());
         }
+        if event.is_end() {
+            add(b"end");
+        }
     }
     hash
 }
@@ -362,7 +365,8 @@ mod tests {
             (vec![Event::new("")], false),
             (vec![Event::new("").with_name("x").unwrap()], false),
             (vec![Event::new("").with_id("x").unwrap()], false),
-            (vec![event.with_retry(std::time::Duration::ZERO)], false),
+            (vec![event.clone().with_retry(std::time::Duration::ZERO)], false),
+            (vec![event.with_end()], false),
         ];
         let prints: std::collections::HashSet<u64> =
             all.iter().map(|(events, private)| fingerprint(events, *private)).collect();

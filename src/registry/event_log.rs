@@ -157,6 +157,8 @@ pub(crate) enum Eviction {
     /// The registry has removed an idle channel. Of this channel, the store keeps only the floor:
     /// the id up to which any channel may have lost events.
     Channel { channel: Arc<str>, floor: Floor },
+    /// A channel whose last event was `id` goes on.
+    End { channel: Arc<str>, id: EventId },
 }
 
 /// Which subscribers may learn that an event is lost (evicted before they received it): those that
@@ -231,6 +233,8 @@ pub(crate) struct StoreMeta {
     pub(crate) floor: Floor,
     /// The channels that have lost events.
     pub(crate) lost: Vec<ChannelLosses>,
+    /// The channels that have ended, each with the id and the time of its last event.
+    pub(crate) ended: Vec<(Arc<str>, EventId, Duration)>,
 }
 
 /// A registry that is being filled with the items of its log.
@@ -359,6 +363,8 @@ struct StoredEvent {
     channels: Vec<Arc<str>>,
     entry: Entry,
     published: Published,
+    /// Whether this is the last event of its channels.
+    is_end: bool,
 }
 
 impl StoredEvent {
@@ -374,6 +380,7 @@ impl StoredEvent {
             channels: record.channels().cloned().collect(),
             entry: Entry { id, at: *at, frame, dedup, private, presence: record.is_presence() },
             published: Published { id, subscribers: *subscribers, count: *count },
+            is_end: event.is_end(),
         }
     }
 }
@@ -381,7 +388,7 @@ impl StoredEvent {
 impl HubState {
     /// Adds an event that the log has to the rings of its channels.
     fn enter(&mut self, entered: StoredEvent, options: &RegistryOptions, matches: &PatternMatches) {
-        let StoredEvent { channels, entry, published } = entered;
+        let StoredEvent { channels, entry, published, is_end } = entered;
         self.last = self.last.max(entry.id);
         if entry.private.is_none() {
             self.last_public = self.last_public.max(entry.id);
@@ -395,6 +402,7 @@ impl HubState {
             if !is_queued {
                 self.queue(channel, entry.id);
             }
+            self.note_event(channel, entry.id, entry.at, is_end);
         }
     }
 
@@ -428,6 +436,11 @@ impl HubState {
             target.ring.lost_before(lost.floor, lost.at, lost.public_at);
             target.stored = true;
             self.last_public = self.last_public.max(lost.floor.public);
+        }
+        for (name, id, at) in kept.ended {
+            let target = self.channel_without_limit(&name, options, &PatternMatches::default());
+            target.stored = true;
+            self.restore_end(&name, id, at);
         }
         self.last = self.last.max(kept.last);
         self.floor = kept.floor;
@@ -484,7 +497,9 @@ impl HubState {
     /// Returns a channel's events as evictions; `None` if the channel does not exist.
     pub(crate) fn evictions_of(&self, name: &str) -> Option<Vec<Eviction>> {
         let channel = self.channels.get(name)?;
-        Some(channel.ring.entries().map(|entry| Eviction::of(name, entry)).collect())
+        let end = channel.end().map(|id| Eviction::End { channel: name.into(), id });
+        let events = channel.ring.entries().map(|entry| Eviction::of(name, entry));
+        Some(events.chain(end).collect())
     }
 
     /// Returns what the ring has of a channel's history; `None` if the channel does not exist.

@@ -333,6 +333,12 @@ impl Registry {
         read::read(self, channels, position, upto, limit, framing, out)
     }
 
+    /// Whether a stream that starts here would get nothing, because all its channels have ended and
+    /// its client has received their ends.
+    pub(crate) fn is_over(&self, channels: &Channels, start: &Start) -> bool {
+        read::is_over(self, channels, start)
+    }
+
     /// Reads a page of one channel's history. `channels` must have exactly one name.
     ///
     /// Returns `None` if the event before which the page ends is unknown.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::channels::StreamAccess;
 use super::read;
 use super::ring::{Entry, Ring};
-use super::state::HubState;
+use super::state::{Channel, HubState};
 use super::{Channels, Registry, Start};
 use crate::event::Frame;
 use crate::id::EventId;
@@ -50,6 +50,8 @@ pub(crate) struct Page {
     /// Whether the history has further events: before the page if the request has `before`, and
     /// otherwise after the page.
     pub(crate) more: bool,
+    /// The channel's last event, if the channel has ended.
+    pub(crate) end: Option<EventId>,
     /// For how long the history's age limit allows the page's first event.
     pub(crate) fresh_for: Duration,
 }
@@ -173,7 +175,8 @@ impl HubState {
         let age = channel.map_or(Duration::ZERO, |channel| channel.history.age);
         let first = page.first().map(|event| now.saturating_sub(event.at));
         let fresh_for = first.map_or(Duration::ZERO, |old| age.saturating_sub(old));
-        Some(Page { events: page, gap, next, more: more.is_some(), fresh_for })
+        let end = channel.and_then(Channel::end);
+        Some(Page { events: page, gap, next, more: more.is_some(), end, fresh_for })
     }
 }
 

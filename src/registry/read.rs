@@ -397,6 +397,8 @@ pub(crate) struct Batch {
     pub(crate) more: bool,
     /// Whether the registry is closing or closed, and everything has been read.
     pub(crate) ending: bool,
+    /// Whether all channels have ended, and everything has been read.
+    pub(crate) over: bool,
 }
 
 /// Reads events: see [`Registry::read`].
@@ -409,7 +411,8 @@ pub(super) fn read(
     framing: Framing,
     out: &mut Vec<u8>,
 ) -> Batch {
-    let mut batch = Batch { events: 0, gaps: 0, since: None, more: false, ending: false };
+    let mut batch =
+        Batch { events: 0, gaps: 0, since: None, more: false, ending: false, over: false };
     let mut access = StreamAccess::default();
     let reading = Reading { channels, upto, limit: out.len() + limit.min(usize::MAX / 2), framing };
     // Repeat until every private event in the range has an access decision.
@@ -494,7 +497,27 @@ fn read_known(
     position.after = next;
     let is_ending = state.open.is_none() || state.closing.is_some();
     batch.ending = is_ending && next >= state.last;
+    batch.over = !batch.more && state.have_ended(channels, next);
     true
+}
+
+/// Whether a stream that starts here would get nothing: see [`Registry::is_over`].
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
+pub(super) fn is_over(registry: &Registry, channels: &Channels, start: &Start) -> bool {
+    let Start::After(id) = start else { return false };
+    let mut access = StreamAccess::default();
+    loop {
+        let state = registry.lock();
+        if !state.have_ended(channels, EventId { epoch: u64::MAX, n: u64::MAX }) {
+            return false;
+        }
+        let found = state.find(channels, id, registry.now(), &mut access);
+        if !access.has_pending() {
+            return found.is_some_and(|after| state.have_ended(channels, after));
+        }
+        drop(state);
+        access.resolve(channels);
+    }
 }
 
 /// The parameters of one read.
@@ -528,6 +551,19 @@ pub(super) fn is_whole_after(
 }
 
 impl HubState {
+    /// Whether all of these channels have ended at or before `position`.
+    ///
+    /// A prefix or a pattern never ends, because it also selects channels that do not exist yet.
+    fn have_ended(&self, channels: &Channels, position: EventId) -> bool {
+        let has_ended = |name: &Arc<str>| {
+            let end = self.channels.get(name).and_then(Channel::end);
+            end.is_some_and(|end| end <= position)
+        };
+        channels.prefixes.is_empty()
+            && channels.patterns().is_empty()
+            && channels.names.iter().all(has_ended)
+    }
+
     /// Returns the channels that have events or losses after `position`.
     ///
     /// Written with plain loops, to need little stack. This is the deepest point of a stream

@@ -82,11 +82,25 @@ pub(super) struct Channel {
     pub(super) indexed: bool,
     /// Whether the store has a record of this channel.
     pub(super) stored: bool,
+    /// The channel's last event; `None` if the channel goes on.
+    ended: Option<Box<ChannelEnd>>,
     /// The number of requests in progress for which the channel must not be removed.
     held: usize,
     /// The id under which the channel is in the queue of [`HistoryTotal`]; `None` if it is not
     /// queued.
     pub(super) place: Option<EventId>,
+}
+
+/// The last event of a channel that has ended.
+///
+/// It is kept even if the event has left the ring because of `RegistryOptions::history_total`: for
+/// as long as the history's age allows the event. So a channel never goes on while a client may
+/// still take an older answer for its end.
+#[derive(Debug, Clone, Copy)]
+struct ChannelEnd {
+    id: EventId,
+    /// When the event was published, on the registry's clock.
+    at: Duration,
 }
 
 /// The minimum time between sweeps that requests cause when there are too many channels.
@@ -122,6 +136,12 @@ impl Evictions {
                 at: Duration::ZERO,
                 visibility,
             });
+        }
+    }
+
+    fn reopened(&mut self, channel: &str, id: EventId) {
+        if let Some(losses) = &mut self.0 {
+            losses.push(Eviction::End { channel: channel.into(), id });
         }
     }
 
@@ -163,6 +183,7 @@ impl Channel {
             watchers: Bits::default(),
             indexed: false,
             stored: false,
+            ended: None,
             held: 0,
             place: None,
         }
@@ -173,7 +194,43 @@ impl Channel {
         self.ring.is_empty()
             && self.subscribers.is_empty()
             && self.presence.is_empty()
+            && self.ended.is_none()
             && self.held == 0
+    }
+
+    /// The id of the channel's last event; `None` if the channel goes on.
+    pub(super) fn end(&self) -> Option<EventId> {
+        self.ended.as_ref().map(|ended| ended.id)
+    }
+
+    /// Whether the history's age limit still allows the channel's last event.
+    fn has_ended(&self, now: Duration) -> bool {
+        let ended = self.ended.as_ref();
+        ended.is_some_and(|ended| now.saturating_sub(ended.at) <= self.history.age)
+    }
+
+    /// Records the end of the channel, if the new event `id` is the last one. Any other event shows
+    /// that the history of an earlier end has gone. Returns the id of that end.
+    pub(super) fn note_event(
+        &mut self,
+        id: EventId,
+        at: Duration,
+        is_end: bool,
+    ) -> Option<EventId> {
+        if self.ended.is_none() && !is_end {
+            return None; // the common case
+        }
+        let end = is_end.then(|| Box::new(ChannelEnd { id, at }));
+        std::mem::replace(&mut self.ended, end).map(|ended| ended.id).filter(|ended| *ended < id)
+    }
+
+    /// Lets the channel go on if the history's age limit no longer allows its last event. Returns
+    /// the id of that event.
+    fn reopen(&mut self, now: Duration) -> Option<EventId> {
+        if self.ended.is_none() || self.has_ended(now) {
+            return None;
+        }
+        self.ended.take().map(|ended| ended.id)
     }
 
     /// Evicts the events that exceed the history's limits, and calls `gone` with each of them.
@@ -194,8 +251,9 @@ impl Channel {
         });
     }
 
-    /// Deletes all events.
+    /// Deletes all events, and lets the channel go on if it had ended.
     pub(super) fn clear(&mut self) {
+        self.ended = None;
         self.ring.clear();
         self.dedup = DedupIndex::default();
     }
@@ -279,8 +337,38 @@ impl HubState {
         let Self { channels, losses, .. } = self;
         if let Some(channel) = channels.get_mut(name) {
             channel.trim(now, |entry| losses.event(name, entry));
+            channel.reopen(now).into_iter().for_each(|end| losses.reopened(name, end));
         }
         self.note_idle(name);
+    }
+
+    /// Records that a channel has a new event. `is_end` says whether it is the channel's last.
+    pub(super) fn note_event(&mut self, name: &str, id: EventId, at: Duration, is_end: bool) {
+        let Self { channels, losses, .. } = self;
+        let Some(channel) = channels.get_mut(name) else { return };
+        let before = channel.note_event(id, at, is_end);
+        before.into_iter().for_each(|end| losses.reopened(name, end));
+    }
+
+    /// Records that a channel has ended, unless it has a newer event.
+    pub(super) fn restore_end(&mut self, name: &str, id: EventId, at: Duration) {
+        if let Some(channel) = self.channels.get_mut(name).filter(|it| it.ring.last_id() <= id) {
+            channel.ended = Some(Box::new(ChannelEnd { id, at }));
+        }
+    }
+
+    /// Fails if one of these channels has ended.
+    pub(crate) fn check_open(
+        &self,
+        names: &[impl AsRef<str>],
+        now: Duration,
+    ) -> Result<(), PublishError> {
+        let mut channels = names.iter().filter_map(|name| self.channels.get(name.as_ref()));
+        if channels.any(|channel| channel.has_ended(now)) {
+            Err(PublishError::Ended)
+        } else {
+            Ok(())
+        }
     }
 
     /// Deletes all events of a channel, and returns whether the channel exists.
@@ -400,6 +488,7 @@ impl HubState {
         let Self { channels, losses, idle, .. } = self;
         for (name, channel) in channels {
             channel.trim(now, |entry| losses.event(name, entry));
+            channel.reopen(now).into_iter().for_each(|end| losses.reopened(name, end));
             if channel.is_idle() {
                 idle.insert(Arc::clone(name));
             }

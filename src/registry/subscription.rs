@@ -215,8 +215,11 @@ fn change_presence(
         if is_reported {
             continue;
         }
-        if let Err(error) = update::publish_presence(registry, name, &event) {
-            log::warn!("dropped the presence event {what} on {name:?}: {error}");
+        match update::publish_presence(registry, name, &event) {
+            Ok(()) | Err(PublishError::Ended) => {} // nothing follows the end of a channel
+            Err(error) => {
+                log::warn!("dropped the presence event {what} on {name:?}: {error}");
+            }
         }
     }
 }

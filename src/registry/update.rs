@@ -54,6 +54,14 @@ pub(super) fn publish(registry: &Registry, update: &Update<'_>) -> Result<Publis
     if events.is_empty() || topics.is_empty() {
         return Err(PublishError::Nothing);
     }
+    if let Some(end) = events.iter().position(Event::is_end) {
+        if end + 1 < events.len() {
+            return Err(PublishError::AfterEnd);
+        }
+        if private {
+            return Err(PublishError::PrivateEnd);
+        }
+    }
     if topics.len() > TOPICS_MAX {
         return Err(PublishError::TooManyTopics { limit: TOPICS_MAX });
     }
@@ -95,6 +103,9 @@ fn publish_here(
         Checked::Repeat(first) => return Ok(first),
         Checked::New { events, last } => (events, last),
     };
+    if !new.is_empty() {
+        state.check_open(topics, now)?;
+    }
     state.make_all_for_events(topics, now, &registry.inner.options, &answers)?;
     let subscribers = topics.iter().map(|topic| state.count(topic, readers.as_ref())).sum();
     let notifiers = topics.iter().flat_map(|topic| state.notifiers(topic, private.as_ref()));
@@ -110,6 +121,7 @@ fn publish_here(
         let dedup = event.id().map(|own| Box::new(DedupEntry { own: Some(own.into()), key: None }));
         let entry = Entry { id: newest, at: now, frame, dedup, private: private.clone(), presence };
         state.push(topics, entry, Published { id: newest, ..published });
+        topics.iter().for_each(|topic| state.note_event(topic, newest, now, event.is_end()));
     }
     for topic in topics {
         let Some(target) = state.channels.get_mut(*topic) else { continue };

@@ -36,7 +36,7 @@ use crate::slot::Slot;
 /// Why a stream ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// A finite stream has sent all its events.
+    /// A finite stream has sent all its events, or all channels of the stream have ended.
     Finished,
     /// The server is draining.
     Closed,
@@ -290,8 +290,8 @@ fn catch_up<W: Write>(writer: &mut Writer<W>) -> io::Result<Written> {
 }
 
 impl Subscription {
-    /// Writes this subscription's events to `out` until the registry is closed (`Ok`) or a write
-    /// fails (`Err`: the client has disconnected).
+    /// Writes this subscription's events to `out` until the registry is closed or all channels have
+    /// ended (`Ok`), or a write fails (`Err`: the client has disconnected).
     ///
     /// The stream begins with `retry: 3000`. If the registry's events have ids, an id follows: a
     /// client resumes from it if the connection breaks before the first event.

@@ -15,7 +15,7 @@ use crate::registry::{Batch, Ending, Subscription};
 pub(crate) const READ_LIMIT: usize = 64 * 1024;
 
 /// How long a client waits before it reconnects, give or take half of this time, if its stream
-/// ended by the age limit, by its token's expiry or by an immediate drain.
+/// ended by the age limit, by its token's expiry, by an immediate drain, or with its channels.
 const AGED_RETRY: Duration = Duration::from_secs(1);
 
 /// The size, in bytes, above which a client's own thread frees its buffer when all bytes are sent.
@@ -248,6 +248,10 @@ impl<W> Writer<W> {
             return Refilled::Some;
         }
         self.caught_up = true;
+        if batch.over {
+            self.finish_with_channels();
+            return Refilled::Some;
+        }
         if batch.ending {
             self.schedule_drain();
             if self.end_if_due(Instant::now()) {
@@ -268,6 +272,16 @@ impl<W> Writer<W> {
     pub(crate) fn finish(&mut self, end: End) {
         self.unsent.bytes.extend_from_slice(self.framing.last());
         self.last = Some(end);
+    }
+
+    /// Appends the stream's end, because all its channels have ended.
+    ///
+    /// The client reconnects once, to get the status that says so. The reconnection times are
+    /// spread, because many streams end at the same time.
+    pub(crate) fn finish_with_channels(&mut self) {
+        let retry = AGED_RETRY.mul_f64(0.5 + fastrand::f64());
+        self.unsent.bytes.extend_from_slice(Frame::retry(retry).bytes(self.framing));
+        self.finish(End::Finished);
     }
 
     /// Appends the stream's end if the end is due, and otherwise a heartbeat.

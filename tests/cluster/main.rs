@@ -4,6 +4,7 @@ mod away;
 #[path = "../common/mod.rs"]
 mod common;
 mod dedup;
+mod ended;
 mod killed;
 mod presence;
 mod reaching;

@@ -148,6 +148,7 @@ fn line(record: &Record) -> String {
         ("id", event.id().map(Into::into)),
         ("retry", event.retry().map(|retry| json!(retry.as_millis()))),
         ("private", record.is_private().then_some(true.into())),
+        ("end", event.is_end().then_some(true.into())),
     ];
     for (name, value) in fields {
         if let Some(value) = value {

@@ -5,6 +5,7 @@
 //!  topics   n        → whether the event is private, its other topics, the topics that evicted it
 //!  lost     channel  → the newest lost event, and its time
 //!  public   channel  → the newest lost public event, if it is not the newest lost event
+//!  ended    channel  → the last event of a channel that has ended, and its time
 //!  meta     name     → format, epoch, last (n), floor (n), and the public floor
 //! ```
 //!
@@ -16,7 +17,8 @@
 //! The table `topics` has only events that are private or have several topics. The table is created
 //! when the first such event is stored. The format number increases at that moment, so that older
 //! versions of threadcast reject the file: they do not know the table, and would make private
-//! events public.
+//! events public. In the same way, the table `ended` is created when a channel first ends: an older
+//! version would let the channel go on.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -35,7 +37,10 @@ use crate::registry::{ChannelLosses, Eviction, Floor, Key, Reach, Record, StoreM
 
 /// The number of the newest format. It must increase with every change that an older version of
 /// threadcast cannot read.
-pub(super) const FORMAT: u64 = 2;
+pub(super) const FORMAT: u64 = 3;
+
+/// The number of the format without the table [`ENDED`].
+pub(super) const TOPICAL: u64 = 2;
 
 /// The number of the format without the table [`TOPICS`]. Every new store has this format.
 pub(super) const PLAIN: u64 = 1;
@@ -75,6 +80,10 @@ pub(crate) const PUBLIC: TableDefinition<'_, &str, PublicLoss> = TableDefinition
 /// lost public event and its time; and whether a lost private event had several topics.
 pub(crate) type PublicLoss = (u64, u64, u64, bool);
 
+/// For each channel that has ended, the number of its last event, and its time in milliseconds since
+/// 1970.
+pub(crate) const ENDED: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("ended");
+
 /// Creates the tables of a new store.
 pub(super) fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -97,10 +106,18 @@ pub(super) fn write(
     let mut meta = transaction.open_table(META)?;
     let mut events = transaction.open_table(EVENTS)?;
     let mut lost = transaction.open_table(LOST)?;
-    if records.iter().any(|record| record.reach.is_some()) {
-        meta.insert("format", FORMAT)?;
+    let known = meta.get("format")?.map_or(PLAIN, |format| format.value());
+    let needed = |record: &Record| match record {
+        _ if record.event.is_end() => FORMAT,
+        _ if record.reach.is_some() => TOPICAL,
+        _ => PLAIN,
+    };
+    let format = records.iter().map(needed).max().unwrap_or(PLAIN).max(known);
+    if format > known {
+        meta.insert("format", format)?;
     }
-    let has_topics = meta.get("format")?.is_some_and(|format| format.value() > PLAIN);
+    let has_topics = format > PLAIN;
+    let mut ended = (format > TOPICAL).then(|| transaction.open_table(ENDED)).transpose()?;
     let mut topics = has_topics.then(|| transaction.open_table(TOPICS)).transpose()?;
     // A file without the table `topics` has no private events, so all its lost events were public.
     let mut public = has_topics.then(|| transaction.open_table(PUBLIC)).transpose()?;
@@ -108,6 +125,11 @@ pub(super) fn write(
         events.insert(id.n, row(record))?;
         if let Some((topics, reach)) = topics.as_mut().zip(record.reach.as_ref()) {
             topics.insert(id.n, (reach.private, texts(&reach.others), texts(&reach.gone)))?;
+        }
+        if let Some(ended) = ended.as_mut().filter(|_| record.event.is_end()) {
+            for topic in record.topics() {
+                ended.insert(&**topic, (id.n, milliseconds(record.at)))?;
+            }
         }
     }
     if let Some(last) = ids.last() {
@@ -136,6 +158,12 @@ pub(super) fn write(
                     public.remove(&**channel)?;
                 }
                 write_floor(&mut meta, *floor)?;
+            }
+            Eviction::End { channel, id } => {
+                let Some(ended) = &mut ended else { continue };
+                if ended.get(&**channel)?.is_some_and(|row| row.value().0 == id.n) {
+                    ended.remove(&**channel)?;
+                }
             }
         }
     }
@@ -279,6 +307,9 @@ pub(super) fn undo(transaction: &WriteTransaction, last: EventId) -> Result<(), 
     if format > PLAIN {
         transaction.open_table(TOPICS)?.retain_in(last.n + 1.., |_, _| false)?;
     }
+    if format > TOPICAL {
+        transaction.open_table(ENDED)?.retain(|_, (n, _)| n <= last.n)?;
+    }
     Ok(())
 }
 
@@ -293,9 +324,10 @@ pub(super) fn read(
         Ok(meta) => meta,
     };
     let number = |name| Ok(meta.get(name).map_err(problem)?.map(|number| number.value()));
-    let has_topics = match number("format")? {
-        Some(PLAIN) => false,
-        Some(FORMAT) => true,
+    let (has_topics, has_ends) = match number("format")? {
+        Some(PLAIN) => (false, false),
+        Some(TOPICAL) => (true, false),
+        Some(FORMAT) => (true, true),
         Some(format) if format > FORMAT => return Err(StoreProblem::Newer { format }),
         _ => return Err(StoreProblem::NotAStore),
     };
@@ -314,11 +346,25 @@ pub(super) fn read(
     let last = place("the last event", last)?;
     let events = transaction.open_table(EVENTS).map_err(problem)?;
     let (topics, public) = (optional(transaction, TOPICS)?, optional(transaction, PUBLIC)?);
-    // The transaction that changes the format creates both tables.
-    if topics.is_some() != has_topics || (public.is_some() && !has_topics) {
+    let ended = optional(transaction, ENDED)?;
+    // The transaction that changes the format creates the tables.
+    if topics.is_some() != has_topics
+        || (public.is_some() && !has_topics)
+        || ended.is_some() != has_ends
+    {
         let detail = "the tables do not match the format".into();
         return Err(StoreProblem::Corrupt { detail });
     }
+    let mut ends = Vec::new();
+    for entry in ended.iter().map(ReadableTable::iter) {
+        for row in entry.map_err(problem)? {
+            let (channel, row) = row.map_err(problem)?;
+            let (n, at) = row.value();
+            let id = place("the last event of a channel", n)?;
+            ends.push((Arc::<str>::from(channel.value()), id, Duration::from_millis(at)));
+        }
+    }
+    let is_end: BTreeSet<(&str, u64)> = ends.iter().map(|(name, id, _)| (&**name, id.n)).collect();
     let topics = topics.as_ref().map(ReadableTable::iter).transpose().map_err(problem)?;
     let mut topics = topics.into_iter().flatten().peekable();
     for entry in events.iter().map_err(problem)? {
@@ -339,6 +385,9 @@ pub(super) fn read(
             let reach =
                 reach.ok_or_else(|| corrupt(format!("the topics of event {id} are not valid")))?;
             record.reach = Some(Arc::new(reach));
+        }
+        if record.topics().any(|topic| is_end.contains(&(&**topic, n))) {
+            record.event = record.event.with_end();
         }
         each(id, record);
     }
@@ -371,7 +420,7 @@ pub(super) fn read(
         });
     }
     let floor = floor(known_floor(number)?, "the floor")?;
-    Ok(StoreMeta { last, floor, lost: losses })
+    Ok(StoreMeta { last, floor, lost: losses, ended: ends })
 }
 
 /// Opens a table; returns `None` if the file does not have it.

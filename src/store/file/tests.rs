@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC, TOPICS};
+use super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC, TOPICAL, TOPICS};
 use super::*;
 use crate::event::Event;
 use crate::registry::{ChannelLosses, Floor, Key, Reach, Visibility};
@@ -278,7 +278,7 @@ fn tables_that_do_not_match_the_format_are_damage() {
             file.open_table(PUBLIC).unwrap().insert("a", (0, 0, 0, false)).unwrap();
         },
         |file| {
-            file.open_table(META).unwrap().insert("format", FORMAT).unwrap();
+            file.open_table(META).unwrap().insert("format", TOPICAL).unwrap();
         },
     ];
     for forge in forgeries {
@@ -467,7 +467,7 @@ fn a_file_that_is_not_a_store_is_rejected_and_not_changed() {
     transaction.commit().unwrap();
     drop(database);
     let newer = machine.lock().synced.clone();
-    assert!(matches!(outcome(&newer), Err(StoreProblem::Newer { format: 3 })));
+    assert!(matches!(outcome(&newer), Err(StoreProblem::Newer { format: 4 })));
 }
 
 #[test]

@@ -157,8 +157,8 @@ impl StoreWriter {
             match (sender, published) {
                 // Sending fails if the publisher has ended. That is not an error.
                 (Some(sender), published) => drop(sender.send(published)),
+                (None, Ok(_) | Err(PublishError::Ended)) => {} // nothing follows the end of a channel
                 (None, Err(error)) => log::warn!("dropped a presence event: {error}"),
-                (None, Ok(_)) => {}
             }
         }
         self.store.tidy();
@@ -236,6 +236,9 @@ impl PublishBatch {
             Checked::Repeat(first) => return Ok(PendingReply::Known(first)),
             Checked::New { events, last } => (events, last),
         };
+        if !events.is_empty() {
+            state.check_open(&topics, at)?;
+        }
         state.make_all(&topics, at, options)?;
         state.hold(&topics);
         let streams = || topics.iter().map(|topic| state.subscribers(topic)).sum();
@@ -285,9 +288,13 @@ impl PendingReply {
 /// The client-supplied ids and idempotency keys of one batch, each with its channel.
 ///
 /// Repeats are looked up in the channels' dedup indexes, which a batch enters only at its end. So
-/// two requests with the same id or key must not be in one batch.
+/// two requests with the same id or key must not be in one batch. For the same reason, no request
+/// may follow the end of its channel in one batch.
 #[derive(Default)]
-struct BatchNames(HashSet<(Arc<str>, Name)>);
+struct BatchNames {
+    names: HashSet<(Arc<str>, Name)>,
+    ended: HashSet<Arc<str>>,
+}
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Name {
@@ -297,7 +304,7 @@ enum Name {
 
 impl BatchNames {
     /// Adds the ids and the key of a request, and returns `true`. If the batch has one of them
-    /// already, adds none and returns `false`.
+    /// already, or ends one of the request's channels, adds none and returns `false`.
     fn add(&mut self, request: &PublishRequest) -> bool {
         let own = request.events.iter().filter_map(Event::id).map(|own| Name::Own(own.into()));
         let key = request.key.iter().map(|key| Name::Key(key.clone()));
@@ -305,9 +312,13 @@ impl BatchNames {
             .chain(key)
             .flat_map(|name| request.topics().map(move |topic| (Arc::clone(topic), name.clone())));
         let names: HashSet<_> = names.collect();
-        let is_new = self.0.is_disjoint(&names);
+        let follows_end = request.topics().any(|topic| self.ended.contains(topic));
+        let is_new = !follows_end && self.names.is_disjoint(&names);
         if is_new {
-            self.0.extend(names);
+            self.names.extend(names);
+            if request.events.last().is_some_and(Event::is_end) {
+                self.ended.extend(request.topics().cloned());
+            }
         }
         is_new
     }
@@ -564,7 +575,7 @@ mod tests {
 
         let (floor, at) = (Floor::unknown(gone), Duration::ZERO);
         let lost = vec![ChannelLosses { channel: "a".into(), floor, at, public_at: at }];
-        let kept = StoreMeta { last: gone.next(), floor, lost };
+        let kept = StoreMeta { last: gone.next(), floor, lost, ended: Vec::new() };
         let world = World::with(History::default(), kept);
         let channels = Channels::new(["a"]).unwrap();
         let start = Start::After(BEGIN.to_string());

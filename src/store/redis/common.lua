@@ -6,6 +6,7 @@
 --  threadcast:deleted             zset    sequence numbers of deleted entries
 --  threadcast:own:CHANNEL\0ID     reply   an event with a client-supplied id
 --  threadcast:key:CHANNEL\0KEY    reply   a request with an idempotency key, and its fingerprint
+--  threadcast:ended:CHANNEL       id      the last event of a channel that has ended
 --  threadcast:nodes               zset    every node, with the time at which its report expires
 --  threadcast:node:NODE           JSON    the report of a node: its subscribers; it expires
 --  threadcast:names:NODE          set     CHANNEL\0NAME of every name present on the node
@@ -56,6 +57,7 @@ end
 -- Publishes a presence event to the channel of a member (CHANNEL\0NAME).
 local function publish_presence(member, what, time)
   local split = member:find('\0', 1, true)
+  if redis.call('EXISTS', 'threadcast:ended:' .. member:sub(1, split - 1)) == 1 then return end
   local data = '{"username":' .. cjson.encode(member:sub(split + 1)) .. ',"time":"' .. time .. '"}'
   add({ 'c', member:sub(1, split - 1), 'e', what, 'd', data })
 end

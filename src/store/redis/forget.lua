@@ -8,11 +8,14 @@
 -- client-supplied ids and idempotency keys of the events are deleted too, so these ids and keys may
 -- be used again.
 --
+-- A channel that has ended goes on.
+--
 -- Once a node has read the order, its subscribers receive none of these events, not even those that
 -- are still in the log.
 local names = tonumber(ARGV[9])
 for place = 10, 9 + names do redis.call('DEL', ARGV[place]) end
 if ARGV[6] ~= '' then
+  redis.call('DEL', 'threadcast:ended:' .. ARGV[5])
   local fields = { 'c', ARGV[5], 'f', ARGV[6], 'g', ARGV[7] }
   if ARGV[8] == '1' then
     fields[7], fields[8] = 'h', '1'

@@ -1,8 +1,10 @@
 -- Publishes requests. Returns a reply for each request: the id, the number of subscribers and the
--- number of events, or "reused" if the request's key was used for other events. ARGV[5]: fields,
+-- number of events; "reused" if the request's key was used for other events; or "ended" if one of its
+-- channels has ended. ARGV[5]: fields,
 -- each with its length before it. Fields of each request: channel, other topics separated by NUL,
 -- privacy, key, fingerprint of the events, how long ids and key are kept in milliseconds, number of
--- subscribers, number of events. Fields of each event: name, client-supplied id, retry, data.
+-- subscribers, number of events. Fields of each event: name, client-supplied id, retry, data, `1` if
+-- it is the last event of its channels.
 --
 -- The reply stored for a key has the fingerprint as its fourth word. If an older version of
 -- threadcast stored the reply, it has no fingerprint, and fits any request.
@@ -39,18 +41,18 @@ local function request()
   local first = key and find_reply('key', topics, key)
   local new, last, own_ids = {}, nil, {}
   for n = 1, count do
-    local event, own, retry, data = take(), take(), take(), take()
+    local event, own, retry, data, is_end = take(), take(), take(), take(), take()
     if not first then
       local known = own and (own_ids[own] or find_reply('own', topics, own))
       if known then
         last = known
       else
         local fields = { 'c', channel, 'd', data, 's', subscribers, 'n', number(count) }
-        for field, value in pairs({ o = others, p = private, e = event, i = own, r = retry }) do
+        for field, value in pairs({ o = others, p = private, e = event, i = own, r = retry, z = is_end }) do
           fields[#fields + 1] = field
           fields[#fields + 1] = value
         end
-        local one = { fields = fields, own = own }
+        local one = { fields = fields, own = own, is_end = is_end }
         new[#new + 1] = one
         last = one
         if own then own_ids[own] = one end
@@ -62,6 +64,9 @@ local function request()
     if before and print and before ~= print then return 'reused' end
     return first
   end
+  for _, topic in ipairs(topics) do
+    if #new > 0 and redis.call('EXISTS', 'threadcast:ended:' .. topic) == 1 then return 'ended' end
+  end
   if key and #new > 0 then -- the newest event of the request carries the key
     local fields = new[#new].fields
     fields[#fields + 1] = 'k'
@@ -71,6 +76,9 @@ local function request()
   for _, one in ipairs(new) do
     one.id = add(one.fields)
     if one.own then store_reply('own', topics, one.own, one.id .. rest, known_for) end
+    for _, topic in ipairs(one.is_end and topics or {}) do
+      redis.call('SET', 'threadcast:ended:' .. topic, one.id, 'PX', known_for)
+    end
   end
   local id = type(last) == 'table' and last.id or last:match('^%S+')
   if key and #new > 0 then store_reply('key', topics, key, id .. rest .. (print and ' ' .. print or ''), known_for) end

@@ -180,6 +180,7 @@ impl LogPublisher {
                             Ok(Published { id, subscribers, count })
                         }
                         LogReply::KeyReused => Err(PublishError::KeyReused),
+                        LogReply::Ended => Err(PublishError::Ended),
                     };
                     reply(request, outcome);
                 }

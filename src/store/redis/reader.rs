@@ -220,6 +220,9 @@ fn decode(id: EventId, fields: &[Value]) -> Option<(u64, LogItem)> {
     if let Some(retry) = fields.remove("r") {
         event = event.with_retry(Duration::from_millis(retry.parse().ok()?));
     }
+    if fields.contains_key("z") {
+        event = event.with_end();
+    }
     let others: Vec<Arc<str>> =
         fields.get("o").iter().flat_map(|others| others.split('\0')).map(Arc::from).collect();
     let private = fields.contains_key("p");

@@ -64,10 +64,15 @@ pub(crate) enum LogReply {
     Published { id: EventId, subscribers: usize, count: usize },
     /// The idempotency key was used for other events, so nothing is published.
     KeyReused,
+    /// One of the channels has ended, so nothing is published.
+    Ended,
 }
 
 /// The script's result for a key that was used for another request.
 const REUSED: &str = "reused";
+
+/// The script's result for a channel that has ended.
+const ENDED: &str = "ended";
 
 /// Writes to the shared log, for one node.
 pub(crate) struct LogWriter {
@@ -257,6 +262,7 @@ fn pack(requests: &[LogRequest<'_>]) -> Vec<u8> {
             put(event.id());
             put(event.retry().map(|retry| retry.as_millis().to_string()).as_deref());
             put(Some(event.data()));
+            put(event.is_end().then_some("1"));
         }
     }
     packed
@@ -277,6 +283,9 @@ fn decode_found(found: &str) -> Option<(EventId, Visibility)> {
 fn decode_reply(reply: &str) -> Option<LogReply> {
     if reply == REUSED {
         return Some(LogReply::KeyReused);
+    }
+    if reply == ENDED {
+        return Some(LogReply::Ended);
     }
     let mut words = reply.split(' ');
     let mut next = || words.next();

@@ -2,6 +2,7 @@
 //! even when other tabs close.
 
 mod connection;
+mod ended;
 
 use std::time::{Duration, Instant};
 

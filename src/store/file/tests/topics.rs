@@ -29,10 +29,35 @@ fn private_events_and_topics_are_stored_in_a_new_format() {
     let records = [shared(&[], true, &[]), event("a", "plain"), shared(&["b", "c"], false, &[])];
     let ids = file.append(&records, &[]).unwrap();
     drop(file);
-    assert_eq!(format(&machine), FORMAT);
+    assert_eq!(format(&machine), TOPICAL);
     let (_, _, events) = machine.open().unwrap();
     let [private, plain, shared] = records;
     assert_eq!(events[1..], [(ids[0], private), (ids[1], plain), (ids[2], shared)]);
+}
+
+#[test]
+fn an_end_is_stored_until_its_channel_goes_on() {
+    let machine = Machine::with_a_store();
+    let (mut file, ..) = machine.open().unwrap();
+    let end = || {
+        let record = shared(&["b"], false, &[]);
+        Record { event: record.event.clone().with_end(), ..record }
+    };
+    let goes_on = |channel: &str, id| Eviction::End { channel: channel.into(), id };
+    let first = file.append(&[end()], &[]).unwrap()[0];
+    let last = file.append(&[end()], &[goes_on("a", first)]).unwrap()[0];
+    file.append(&[], &[goes_on("b", first)]).unwrap();
+    drop(file);
+    assert_eq!(format(&machine), FORMAT, "an older threadcast would let the channels go on");
+    let (mut file, kept, events) = machine.open().unwrap();
+    let ended = |kept: &StoreMeta| -> Vec<String> {
+        kept.ended.iter().map(|(channel, id, _)| format!("{channel} {id}")).collect()
+    };
+    assert_eq!(ended(&kept), [format!("a {last}"), format!("b {last}")]);
+    assert_eq!(events, [(first, shared(&["b"], false, &[])), (last, end())]);
+    file.append(&[], &[eviction("a", last), goes_on("a", last)]).unwrap();
+    drop(file);
+    assert_eq!(ended(&machine.open().unwrap().1), [format!("b {last}")]);
 }
 
 #[test]
