@@ -51,6 +51,8 @@ pub(crate) enum Message {
     Ping(Sender<()>),
     /// Return every writer to its client's thread.
     ReturnWriters,
+    /// End the streams that were opened with a withdrawn token or key.
+    EndWithdrawn,
 }
 
 /// Watches the sockets of all streams for a disconnect.
@@ -233,7 +235,7 @@ mod tests {
     fn stream_id(message: &Message) -> u64 {
         match *message {
             Message::Disconnected(stream_id) => stream_id,
-            Message::Ping(_) | Message::ReturnWriters => panic!("not a disconnect"),
+            _ => panic!("not a disconnect"),
         }
     }
 

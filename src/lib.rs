@@ -68,6 +68,7 @@ mod capacity;
 #[cfg(feature = "client")]
 pub mod client;
 mod counters;
+mod credential;
 #[cfg(feature = "demo")]
 mod demo;
 #[cfg(feature = "server")]
@@ -115,7 +116,7 @@ pub use error::StartError;
 pub use error::{EventError, PublishError, StoreError, StoreProblem};
 pub use event::{Event, Framing};
 #[cfg(feature = "server")]
-pub use http::{Config, CorsOrigins, Handle, Mercure, Server, UnixSocket, extension};
+pub use http::{AccessKeys, Config, CorsOrigins, Handle, Mercure, Server, UnixSocket, extension};
 pub use id::{EventId, ParseIdError};
 #[cfg(feature = "server")]
 pub use ipnet::IpNet;

@@ -146,6 +146,14 @@ impl<W> Mailboxes<W> {
         }
     }
 
+    /// Ends the streams that were opened with a withdrawn token or key.
+    pub(crate) fn end_withdrawn(&self) {
+        for mailbox in self.mailboxes.iter() {
+            // The send fails if the broadcaster has ended; it then holds no writers.
+            let _ = mailbox.messages.send(Message::EndWithdrawn);
+        }
+    }
+
     /// Whether all broadcasters reply within this time.
     pub(crate) fn ping(&self, within: Duration) -> bool {
         let until = Instant::now() + within;
@@ -161,7 +169,7 @@ impl<W> Mailboxes<W> {
 #[derive(Debug)]
 pub(crate) struct Broadcaster<W = Socket> {
     mailbox: Receiver<Handover<W>>,
-    /// Disconnects, pings and requests to return all writers.
+    /// Disconnects, pings, and requests to return writers or to end streams.
     messages: Receiver<Message>,
     /// The groups' notifiers send the ids of groups with new events here. Each group has one
     /// notifier, so this queue never holds more ids than there are groups.
@@ -251,7 +259,7 @@ impl<W: Sink> Broadcaster<W> {
     /// disconnects at the same time cost only one sweep. If a disconnected client is not a member
     /// yet, the watcher reports the disconnect again when the client becomes a member.
     fn handle_messages(&mut self, first: Option<Message>) {
-        let mut disconnected = Vec::new();
+        let (mut disconnected, mut some_are_withdrawn) = (Vec::new(), false);
         for message in first.into_iter().chain(self.messages.try_iter()) {
             match message {
                 Message::Disconnected(stream_id) => disconnected.push(stream_id),
@@ -260,6 +268,7 @@ impl<W: Sink> Broadcaster<W> {
                     self.by_key.clear();
                     self.groups.drain().for_each(|(_, group)| group.return_writers());
                 }
+                Message::EndWithdrawn => some_are_withdrawn = true,
             }
         }
         disconnected.sort_unstable();
@@ -269,6 +278,14 @@ impl<W: Sink> Broadcaster<W> {
                 |member: &mut Member<W>| disconnected.binary_search(&member.stream_id).is_ok();
             for member in group.members.extract_if(.., has_disconnected) {
                 member.handover.end(Some(disconnect_error()));
+            }
+            if some_are_withdrawn {
+                // `join` sends the end of the body. A client that is not a member yet ends in
+                // `join` too, because `Writer::refill` checks for the withdrawal.
+                let is_withdrawn =
+                    |member: &mut Member<W>| member.handover.writer.end_if_withdrawn();
+                let ended = group.members.extract_if(.., is_withdrawn);
+                self.joining.extend(ended.map(|member| member.handover));
             }
             if group.members.is_empty() {
                 empty.push(*id);

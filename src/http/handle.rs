@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::exchange::Exchange;
+use super::keyring::AccessKeys;
 use super::server_state::ServerState;
 use super::status;
 use crate::broadcast::Delivery;
@@ -60,6 +61,25 @@ impl Handle {
     /// broadcaster ([`Delivery::Wake`]).
     pub fn is_responsive(&self, within: Duration) -> bool {
         self.state.mailboxes.as_ref().is_none_or(|mailboxes| mailboxes.ping(within))
+    }
+
+    /// Replaces the tokens and keys.
+    ///
+    /// The streams that were opened with a token or key that is no longer among them end cleanly,
+    /// so that their clients reconnect and get 401. All other streams go on.
+    ///
+    /// ```
+    /// use threadcast::{AccessKeys, Config, Server, Token};
+    ///
+    /// let old = Some(Token::new("old")?);
+    /// let listen = vec!["127.0.0.1:0".parse()?];
+    /// let server = Server::bind(Config { listen, subscribe_token: old, ..Config::default() })?;
+    /// let new = Some(Token::new("new")?);
+    /// server.handle().replace_keys(AccessKeys { subscribe_token: new, ..AccessKeys::default() });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn replace_keys(&self, keys: AccessKeys) {
+        self.state.replace_keys(keys);
     }
 
     /// Returns the registry of channels, through which this program can publish and subscribe.

@@ -32,6 +32,7 @@ mod history;
 mod hooks;
 mod idle;
 mod inbound;
+mod keyring;
 mod listener;
 mod log_limit;
 #[cfg(feature = "mercure")]
@@ -59,4 +60,5 @@ pub(crate) mod websocket;
 
 pub use self::config::{Config, CorsOrigins, Mercure, UnixSocket};
 pub use self::handle::Handle;
+pub use self::keyring::AccessKeys;
 pub use self::server::Server;

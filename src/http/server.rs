@@ -20,6 +20,7 @@ use super::bind::{Address, Listener};
 use super::config::Config;
 use super::connections::Connections;
 use super::handle::Handle;
+use super::keyring::{AccessKeys, Keyring};
 use super::listener;
 use super::log_limit::LogRateLimit;
 use super::mercure::subscriptions::Subscriptions;
@@ -102,7 +103,11 @@ impl Server {
         Self::new(Config { listen, ..config }, listeners, true)
     }
 
-    fn new(config: Config, listeners: Vec<Listener>, inherited: bool) -> Result<Self, StartError> {
+    fn new(
+        mut config: Config,
+        listeners: Vec<Listener>,
+        inherited: bool,
+    ) -> Result<Self, StartError> {
         let folder = config.public.as_deref();
         let assets = Assets::open(folder).map_err(|source| StartError::Public {
             folder: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
@@ -139,6 +144,7 @@ impl Server {
         let publish_rate = config.publish_rate.map(PublishRate::new);
         let routes = Table::new(&config);
         let state = ServerState {
+            keyring: Keyring::new(AccessKeys::take(&mut config)),
             config,
             listeners,
             assets,

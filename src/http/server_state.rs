@@ -16,6 +16,7 @@ use super::bind::Listener;
 use super::config::Config;
 use super::connections::Connections;
 use super::error::HttpError;
+use super::keyring::{AccessKeys, Keyring};
 use super::log_limit::{Burst, LogRateLimit};
 use super::mercure::subscriptions::Subscriptions;
 use super::publish_rate::PublishRate;
@@ -36,6 +37,8 @@ pub(super) type Alive = Infallible;
 #[derive(Debug)]
 pub(crate) struct ServerState {
     pub(super) config: Config,
+    /// The tokens and keys, which `config` no longer has.
+    pub(super) keyring: Keyring,
     pub(super) listeners: Vec<Listener>,
     pub(super) assets: Assets,
     /// The registry of the channels that publishers use.
@@ -131,6 +134,18 @@ impl ServerState {
     pub(super) fn switch(&self, delivery: Delivery) {
         if let Some(mailboxes) = &self.mailboxes {
             mailboxes.switch(delivery);
+        }
+    }
+
+    /// Replaces the tokens and keys, and ends the streams that were opened with one that is no
+    /// longer among them.
+    pub(super) fn replace_keys(&self, keys: AccessKeys) {
+        if self.keyring.replace(keys) {
+            if let Some(mailboxes) = &self.mailboxes {
+                mailboxes.end_withdrawn();
+            }
+            self.hub.wake_streams();
+            self.clock.wake_streams();
         }
     }
 

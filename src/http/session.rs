@@ -20,8 +20,7 @@ const VALUE_MAX: usize = 4_000;
 /// Scripts cannot read the cookie, and browsers send it with requests of this server's pages only.
 pub(super) fn open(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     exchange.locality.check_origin()?;
-    let config = &exchange.server.config;
-    if config.subscribe_token.is_none() && config.subscribe_key.is_none() {
+    if exchange.server.keyring.current().subscribe.is_empty() {
         let detail = "there are no sessions, because reading needs no token; open the stream \
                       without one";
         return Err(HttpError::new(404, detail));

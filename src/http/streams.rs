@@ -285,7 +285,8 @@ pub(super) fn reply(
 ) -> Reply {
     let path = exchange.path();
     let config = &exchange.server.config;
-    let deep = config.subscribe_key.is_some() || config.mercure.is_on() && path.starts_with("/.");
+    let has_jwts = exchange.server.keyring.current().subscribe.key.is_some();
+    let deep = has_jwts || config.mercure.is_on() && path.starts_with("/.");
     let (client, query) = (exchange.client(), exchange.query_for_hooks());
     Reply::Last(Box::new(Stream { client, path, source, permit, held, query, deep }))
 }
@@ -318,7 +319,8 @@ pub(super) fn live(
     let writer =
         Writer::new(exchange.socket(), request.framing(), preamble, subscription, heartbeat);
     let writer = writer.when_slow(config.slow_client);
-    Source::Live(writer.for_at_most(config.limits.stream_age).until(reader.until))
+    let writer = writer.for_at_most(config.limits.stream_age).until(reader.until);
+    Source::Live(writer.opened_with(reader.credential.clone()))
 }
 
 /// A stream that is about to begin.

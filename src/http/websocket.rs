@@ -29,6 +29,7 @@ use super::reply::{LastReply, Reply};
 use super::request::{BodyLength, Request};
 use super::server_state::ServerState;
 use super::{hooks, streams};
+use crate::credential::Credential;
 
 /// The minimum time that a read waits, even if its deadline has passed.
 const WAIT_MIN: Duration = Duration::from_millis(1);
@@ -56,8 +57,8 @@ struct WebSocket {
     /// The query of the request, if the server has hooks.
     query: Option<Box<str>>,
     client: Client,
-    /// When the client's token expires and the WebSocket must close; `None` if never.
-    until: Option<Instant>,
+    /// What the client may read: until when, and with which token or key.
+    reader: ReadAccess,
     /// The permit of a stream, because a WebSocket counts as a client.
     permit: Option<StreamPermit>,
 }
@@ -67,10 +68,10 @@ pub(super) fn open(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     let accept = accept_key(&exchange.request)?;
     let (path, query) = (exchange.path(), exchange.query_for_hooks());
     let client = exchange.client();
-    let until = ReadAccess::of(exchange, Api::Own)?.until;
+    let reader = ReadAccess::of(exchange, Api::Own)?;
     PublishAccess::of(exchange, Api::Own)?.check_any(exchange)?;
     let permit = streams::admit(exchange)?;
-    Ok(Reply::Last(Box::new(WebSocket { accept, path, query, client, until, permit })))
+    Ok(Reply::Last(Box::new(WebSocket { accept, path, query, client, reader, permit })))
 }
 
 /// Returns the `Sec-WebSocket-Accept` value for a request's handshake (RFC 6455 §4.2.2).
@@ -113,11 +114,11 @@ impl LastReply for WebSocket {
     /// Sends a welcome, then an answer to each message.
     fn run(self: Box<Self>, socket: &Arc<Socket>, received: Vec<u8>, server: &ServerState) {
         let started = Instant::now();
-        let Self { accept, path, query, client, until, permit: _permit } = *self;
+        let Self { accept, path, query, client, reader, permit: _permit } = *self;
         let followers = hooks::open(&server.config.hooks, socket, &path, query.as_deref());
         drop(query);
         let Ok(_followers) = followers else { return };
-        let (messages, end) = match talk(socket, received, &accept, until, server) {
+        let (messages, end) = match talk(socket, received, &accept, &reader, server) {
             Ok(messages) => (messages, "closed".to_owned()),
             Err((messages, error)) => (messages, error.to_string()),
         };
@@ -130,9 +131,10 @@ fn talk(
     socket: &Socket,
     ahead: Vec<u8>,
     accept: &str,
-    until: Option<Instant>,
+    reader: &ReadAccess,
     server: &ServerState,
 ) -> Result<u64, (u64, Error)> {
+    let until = reader.until;
     let limits = &server.config.limits;
     let mut messages = 0;
     let talk = || -> Result<(), Error> {
@@ -150,6 +152,10 @@ fn talk(
             let now = Instant::now();
             if until.is_some_and(|until| until <= now) {
                 return close(&mut ws, CloseCode::Policy, "the token has expired");
+            }
+            // Checked with each message and each ping, so at the latest after a heartbeat's time.
+            if reader.credential.as_ref().is_some_and(Credential::is_withdrawn) {
+                return close(&mut ws, CloseCode::Policy, "the token is no longer valid");
             }
             let next_ping = now + limits.heartbeat;
             ws.get_mut().deadline = until.map_or(next_ping, |until| until.min(next_ping));

@@ -4,6 +4,7 @@ pub(crate) mod jwt {
     use std::sync::Arc;
     use std::time::SystemTime;
 
+    use crate::credential::Credential;
     use crate::registry::Matcher;
 
     /// The key that verifies JWTs. A build without the feature `mercure` has none.
@@ -18,12 +19,21 @@ pub(crate) mod jwt {
         ) -> Result<VerifiedToken, JwtError> {
             match *self {}
         }
+
+        pub(crate) fn keeping(&self, _old: Option<&Self>) -> Self {
+            match *self {}
+        }
+
+        pub(crate) fn credentials(&self) -> impl Iterator<Item = &Credential> {
+            std::iter::empty()
+        }
     }
 
     #[derive(Debug)]
     pub(crate) struct VerifiedToken {
         pub(crate) rights: Rights,
         pub(crate) expires: Option<SystemTime>,
+        pub(crate) credential: Credential,
     }
 
     #[derive(Debug)]

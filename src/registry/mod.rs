@@ -483,6 +483,12 @@ impl Registry {
         notifiers.iter().for_each(Notifiers::notify);
     }
 
+    /// Wakes all streams that wait for events, so that they check whether they must end.
+    pub(crate) fn wake_streams(&self) {
+        let notifiers = self.lock().all_notifiers();
+        notifiers.iter().for_each(Notifiers::notify);
+    }
+
     /// Ends all streams and all calls of [`wait`](Self::wait), current and future.
     pub fn close(&self) {
         let mut state = self.lock();

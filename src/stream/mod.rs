@@ -44,6 +44,8 @@ pub(crate) enum End {
     Aged,
     /// The token that the stream was opened with has expired.
     Expired,
+    /// The token or key that the stream was opened with has been withdrawn.
+    Withdrawn,
     /// The client's socket accepted no byte for the write deadline.
     Stuck,
     /// The client was so slow that its next event had left the history.
@@ -60,6 +62,7 @@ impl End {
             Self::Closed => "drained",
             Self::Aged => "aged",
             Self::Expired => "expired",
+            Self::Withdrawn => "withdrawn",
             Self::Stuck => "stuck",
             Self::FellBehind => "fell_behind",
             Self::Disconnected(_) => "left",
@@ -74,6 +77,7 @@ impl fmt::Display for End {
             Self::Closed => f.write_str("server draining"),
             Self::Aged => f.write_str("reached the age limit"),
             Self::Expired => f.write_str("token expired"),
+            Self::Withdrawn => f.write_str("token or key withdrawn"),
             Self::Stuck => f.write_str("write deadline exceeded: the client accepted no data"),
             Self::FellBehind => f.write_str("client too slow: its next event has left the history"),
             Self::Disconnected(error) => write!(f, "client disconnected: {error}"),
@@ -318,6 +322,7 @@ impl Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential::Credential;
     use crate::event::Event;
     use crate::registry::{Channels, Registry, Start};
 
@@ -380,6 +385,25 @@ mod tests {
             panic!("the stream goes on")
         };
         assert!(matches!(end, End::Expired), "{end}");
+    }
+
+    #[test]
+    fn withdrawn_token_ends_a_stream_that_never_catches_up() {
+        let registry = Registry::new();
+        let withdrawn = || {
+            let writer = writer(&registry, Behind(registry.clone(), 0));
+            let credential = Credential::default();
+            credential.withdraw();
+            writer.opened_with(Some(credential))
+        };
+        let Outcome::Ended(end, _) = wake(withdrawn(), |_| {}, || true) else {
+            panic!("the stream goes on")
+        };
+        assert!(matches!(end, End::Withdrawn), "{end}");
+        let ControlFlow::Break((end, _)) = Returned::Writer(withdrawn()).write() else {
+            panic!("the stream goes on")
+        };
+        assert!(matches!(end, End::Withdrawn), "{end}");
     }
 
     #[test]

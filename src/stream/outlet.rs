@@ -54,7 +54,9 @@ impl<'a, W: Write> Outlet<'a, W> {
         }
         last.extend_from_slice(framing.last());
         let last = match end {
-            End::Finished | End::Closed | End::Aged | End::Expired => outlet.write(&last),
+            End::Finished | End::Closed | End::Aged | End::Expired | End::Withdrawn => {
+                outlet.write(&last)
+            }
             End::Stuck | End::FellBehind | End::Disconnected(_) => Ok(()),
         };
         outlet.counts.count_since(StreamCounts::default(), registry.counters());

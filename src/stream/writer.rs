@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "server")]
 use super::Socket;
 use super::{End, Outcome, Sink, StreamCounts};
+use crate::credential::Credential;
 use crate::event::{Frame, Framing};
 use crate::id::EventId;
 use crate::registry::{Batch, Ending, Subscription};
@@ -15,13 +16,18 @@ use crate::registry::{Batch, Ending, Subscription};
 pub(crate) const READ_LIMIT: usize = 64 * 1024;
 
 /// How long a client waits before it reconnects, give or take half of this time, if its stream
-/// ended by the age limit, by its token's expiry, by an immediate drain, or with its channels.
+/// ended by the age limit, by its token's expiry or withdrawal, by an immediate drain, or with its
+/// channels.
 const AGED_RETRY: Duration = Duration::from_secs(1);
 
 /// The size, in bytes, above which a client's own thread frees its buffer when all bytes are sent.
 /// The broadcaster frees a buffer of any size, because the members of its groups have no unsent
 /// bytes.
 const KEEP_BUFFER: usize = 4 * 1024;
+
+fn aged_retry() -> Duration {
+    AGED_RETRY.mul_f64(0.5 + fastrand::f64())
+}
 
 /// Everything that is needed to write to one client.
 ///
@@ -41,6 +47,8 @@ pub(crate) struct Writer<W> {
     pub(crate) due: Instant,
     /// When and why the server will end this stream; `None` if no end is scheduled.
     scheduled_end: Option<ScheduledEnd>,
+    /// The token or key that the stream was opened with, if any.
+    credential: Option<Credential>,
     slow: SlowClient,
     /// Whether the client has caught up at least once. After that, a gap means that the client was
     /// too slow.
@@ -52,20 +60,20 @@ pub(crate) struct Writer<W> {
 #[derive(Debug, Clone, Copy)]
 struct ScheduledEnd {
     at: Instant,
-    /// How long the client waits before it reconnects.
-    retry: Duration,
     reason: EndReason,
 }
 
 /// Why the server ends a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndReason {
-    /// The server is draining.
-    Drained,
+    /// The server is draining. The client reconnects after this time.
+    Drained { retry: Duration },
     /// The stream has reached the age limit.
     Aged,
     /// The token that the stream was opened with has expired.
     Expired,
+    /// The token or key that the stream was opened with has been withdrawn.
+    Withdrawn,
 }
 
 /// The bytes that must be sent before more events are read: whole frames, or the end of a shared
@@ -145,6 +153,7 @@ impl<W> Writer<W> {
             heartbeat,
             due,
             scheduled_end: None,
+            credential: None,
             slow: SlowClient::default(),
             caught_up: false,
             counts: StreamCounts::default(),
@@ -162,8 +171,7 @@ impl<W> Writer<W> {
     pub(crate) fn for_at_most(mut self: Box<Self>, age: Option<Duration>) -> Box<Self> {
         if let Some(age) = age {
             let at = Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64());
-            let retry = AGED_RETRY.mul_f64(0.5 + fastrand::f64());
-            self.schedule_end(ScheduledEnd { at, retry, reason: EndReason::Aged });
+            self.schedule_end(ScheduledEnd { at, reason: EndReason::Aged });
         }
         self
     }
@@ -174,9 +182,14 @@ impl<W> Writer<W> {
         if let Some(at) = expires
             && self.scheduled_end.is_none_or(|end| at < end.at)
         {
-            let retry = AGED_RETRY.mul_f64(0.5 + fastrand::f64());
-            self.schedule_end(ScheduledEnd { at, retry, reason: EndReason::Expired });
+            self.schedule_end(ScheduledEnd { at, reason: EndReason::Expired });
         }
+        self
+    }
+
+    /// Sets the token or key that the stream was opened with. The stream ends if it is withdrawn.
+    pub(crate) fn opened_with(mut self: Box<Self>, credential: Option<Credential>) -> Box<Self> {
+        self.credential = credential;
         self
     }
 
@@ -191,33 +204,45 @@ impl<W> Writer<W> {
         let now = Instant::now();
         let (at, retry) = match self.subscription.registry.ending() {
             Ending::No => return,
-            Ending::Over(_)
-                if self.scheduled_end.is_some_and(|end| end.reason == EndReason::Drained) =>
-            {
-                return;
-            }
+            Ending::Over(_) if self.is_draining() => return,
             Ending::Over(closing) => (closing.moment(), closing.retry()),
-            Ending::Now => (now, AGED_RETRY.mul_f64(0.5 + fastrand::f64())),
+            Ending::Now => (now, aged_retry()),
         };
         // If the stream's age limit or its token's expiry is earlier, the stream ends at that time.
         let at = self.scheduled_end.map_or(at, |end| end.at.min(at));
-        self.schedule_end(ScheduledEnd { at, retry, reason: EndReason::Drained });
+        self.schedule_end(ScheduledEnd { at, reason: EndReason::Drained { retry } });
+    }
+
+    fn is_draining(&self) -> bool {
+        matches!(self.scheduled_end, Some(ScheduledEnd { reason: EndReason::Drained { .. }, .. }))
+    }
+
+    /// If the token or key that the stream was opened with has been withdrawn, appends the end to the
+    /// unsent bytes. Returns whether it has been withdrawn.
+    pub(crate) fn end_if_withdrawn(&mut self) -> bool {
+        if !self.credential.as_ref().is_some_and(Credential::is_withdrawn) {
+            return false;
+        }
+        let now = Instant::now();
+        self.scheduled_end = Some(ScheduledEnd { at: now, reason: EndReason::Withdrawn });
+        self.end_if_due(now)
     }
 
     /// If the scheduled end is due, appends the end to the unsent bytes. Returns whether it is due.
     pub(crate) fn end_if_due(&mut self, now: Instant) -> bool {
-        let Some(ScheduledEnd { retry, reason, .. }) =
-            self.scheduled_end.filter(|end| end.at <= now)
+        let Some(ScheduledEnd { reason, .. }) = self.scheduled_end.filter(|end| end.at <= now)
         else {
             return false;
         };
         if self.last.is_none() {
+            let (retry, end) = match reason {
+                EndReason::Drained { retry } => (retry, End::Closed),
+                EndReason::Aged => (aged_retry(), End::Aged),
+                EndReason::Expired => (aged_retry(), End::Expired),
+                EndReason::Withdrawn => (aged_retry(), End::Withdrawn),
+            };
             self.unsent.bytes.extend_from_slice(Frame::retry(retry).bytes(self.framing));
-            self.finish(match reason {
-                EndReason::Drained => End::Closed,
-                EndReason::Aged => End::Aged,
-                EndReason::Expired => End::Expired,
-            });
+            self.finish(end);
         }
         true
     }
@@ -228,10 +253,11 @@ impl<W> Writer<W> {
         if self.last.is_some() {
             return Refilled::Ended;
         }
-        // A client that reads slowly may never catch up, so the age limit and the token's expiry
-        // end its stream here. A drain ends the stream only below, when the client has caught up.
-        let has_a_term = self.scheduled_end.is_some_and(|end| end.reason != EndReason::Drained);
-        if has_a_term && self.end_if_due(Instant::now()) {
+        // A client that reads slowly may never catch up, so the age limit, the token's expiry and
+        // its withdrawal end its stream here. A drain ends the stream only below, when the client
+        // has caught up.
+        let has_a_term = self.scheduled_end.is_some() && !self.is_draining();
+        if self.end_if_withdrawn() || has_a_term && self.end_if_due(Instant::now()) {
             return Refilled::Some;
         }
         let Subscription { registry, channels, position, .. } = &mut *self.subscription;

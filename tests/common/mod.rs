@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use threadcast::extension::Route;
-use threadcast::{Config, Handle, Registry, Server, StartError};
+use threadcast::{AccessKeys, Config, Handle, Registry, Server, StartError};
 
 pub mod jwt;
 /// The lab of the program, for servers inside the test program.
@@ -177,6 +177,11 @@ impl TestServer {
         self.request(&format!(
             "POST {target} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
         ))
+    }
+
+    /// Replaces the server's tokens and keys.
+    pub fn replace_keys(&self, keys: AccessKeys) {
+        self.handle.replace_keys(keys);
     }
 
     /// Starts the server's shutdown, and does not wait until the server has stopped.

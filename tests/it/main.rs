@@ -33,6 +33,7 @@ mod monitoring;
 mod package;
 mod pages;
 mod publishing;
+mod reload;
 mod replay;
 mod requests;
 mod store;

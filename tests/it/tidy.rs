@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules, from the top layer down. A module may import only from itself and from the modules
 /// after it in this list.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "fuzzing",
     "client",
     "http",
@@ -26,6 +26,7 @@ const LAYERS: [&str; 21] = [
     "json",
     "limits",
     "token",
+    "credential",
     "id",
     "error",
 ];

@@ -10,15 +10,16 @@ use std::time::{Instant, SystemTime};
 
 use super::credentials::{self, Api, Carrier, Credentials, insufficient, invalid, missing};
 use super::local::{is_foreign, origin_of};
+use crate::credential::Credential;
 use crate::http::config::Config;
 use crate::http::error::HttpError;
 use crate::http::exchange::Exchange;
 use crate::http::forwarded;
+use crate::http::keyring::RoleKeys;
 use crate::http::mercure::reserved::is_reserved;
-use crate::mercure::jwt::{JwtError, Rights, VerifiedToken, VerifyingKey};
+use crate::mercure::jwt::{JwtError, Rights, VerifiedToken};
 use crate::mercure::matcher::MatcherError;
 use crate::registry::{Matcher, Readable};
-use crate::token::Token;
 
 impl Exchange<'_> {
     /// Fails unless this request may read the server's channels and status.
@@ -54,6 +55,9 @@ pub(in crate::http) struct ReadAccess {
     scope: ReadScope,
     /// When the token expires. The server then ends the streams that were opened with it.
     pub(in crate::http) until: Option<Instant>,
+    /// The token or key that permits the reads. If it is withdrawn, the server ends the streams that
+    /// were opened with it.
+    pub(in crate::http) credential: Option<Credential>,
     /// Whether the token was in the URL. If it was, no shared cache may store the response.
     pub(in crate::http) token_in_url: bool,
 }
@@ -73,17 +77,15 @@ impl ReadAccess {
     /// Fails if reading needs a token and the request has none, or if the request has an invalid
     /// token. With `--anonymous`, a request needs no token, but an invalid token is still an error.
     pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
-        let config = &exchange.server.config;
-        let keys = RoleKeys::new(config.subscribe_token.as_ref(), config.subscribe_key.as_ref());
-        keys.map_or(Ok(Self::default()), |keys| Self::with_keys(&keys, exchange, api))
+        let roles = exchange.server.keyring.current();
+        if roles.subscribe.is_empty() {
+            return Ok(Self::default());
+        }
+        Self::with_keys(&roles.subscribe, exchange, api)
     }
 
     #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
-    fn with_keys(
-        keys: &RoleKeys<'_>,
-        exchange: &Exchange<'_>,
-        api: Api,
-    ) -> Result<Self, HttpError> {
+    fn with_keys(keys: &RoleKeys, exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
         // A request can carry two tokens: one for reading in the session cookie, and one for
         // publishing in the header. (A WebSocket handshake is an example.) So for reading, the
@@ -103,17 +105,17 @@ impl ReadAccess {
 
     fn from_credentials(
         credentials: &Credentials,
-        keys: &RoleKeys<'_>,
+        keys: &RoleKeys,
         config: &Config,
     ) -> Result<Self, HttpError> {
         let token_in_url = credentials.carrier == Carrier::Query;
-        match keys.check(credentials, config)? {
-            None => Ok(Self { scope: ReadScope::All, until: None, token_in_url }),
-            Some(VerifiedToken { rights, expires }) => {
-                let scope = ReadScope::These(Box::new(rights));
-                Ok(Self { scope, until: expires.map(instant), token_in_url })
+        let (scope, until, credential) = match keys.check(credentials, config)? {
+            Verified::Token(credential) => (ReadScope::All, None, credential),
+            Verified::Jwt(VerifiedToken { rights, expires, credential }) => {
+                (ReadScope::These(Box::new(rights)), expires.map(instant), credential)
             }
-        }
+        };
+        Ok(Self { scope, until, credential: Some(credential), token_in_url })
     }
 
     /// Returns the token in the `Authorization` header, from which a session is created.
@@ -124,9 +126,8 @@ impl ReadAccess {
         let credentials = credentials::token(&exchange.request, Api::Own)?;
         let credentials = credentials.filter(|it| it.carrier == Carrier::Header);
         let credentials = credentials.ok_or_else(|| missing(config))?;
-        let keys =
-            RoleKeys { token: config.subscribe_token.as_ref(), key: config.subscribe_key.as_ref() };
-        keys.check(&credentials, config).map(|_| credentials.token)
+        let roles = exchange.server.keyring.current();
+        roles.subscribe.check(&credentials, config).map(|_| credentials.token)
     }
 
     /// Returns the updates that the request may read.
@@ -162,7 +163,7 @@ impl ReadAccess {
     #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(in crate::http) fn check_all(&self, exchange: &Exchange<'_>) -> Result<(), HttpError> {
         let config = &exchange.server.config;
-        let is_open = config.subscribe_token.is_none() && config.subscribe_key.is_none();
+        let is_open = exchange.server.keyring.current().subscribe.is_empty();
         match &self.scope {
             _ if !config.mercure.is_on() || is_open => Ok(()),
             ReadScope::All => Ok(()),
@@ -221,10 +222,10 @@ impl PublishAccess {
     pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let (request, config) = (&exchange.request, &exchange.server.config);
         exchange.locality.check_origin()?;
-        let keys = RoleKeys::new(config.publish_token.as_ref(), config.publish_key.as_ref());
-        let Some(keys) = keys else {
+        let keys = &exchange.server.keyring.current().publish;
+        if keys.is_empty() {
             return exchange.locality.check_local().map(|()| Self::All);
-        };
+        }
         // A session cookie allows only reading, so it cannot be used to publish.
         let credentials = credentials::token(request, api)?;
         let credentials =
@@ -233,8 +234,10 @@ impl PublishAccess {
         if credentials.carrier == Carrier::Cookie {
             check_cookie_origin(exchange)?;
         }
-        let verified = keys.check(&credentials, config)?;
-        Ok(verified.map_or(Self::All, |verified| Self::These(verified.rights.publish)))
+        match keys.check(&credentials, config)? {
+            Verified::Token(_) => Ok(Self::All),
+            Verified::Jwt(verified) => Ok(Self::These(verified.rights.publish)),
+        }
     }
 
     /// Fails unless the request may publish to each of these topics. No token may publish to
@@ -269,29 +272,23 @@ impl PublishAccess {
     }
 }
 
-/// The static token and the JWT key of one role: reading or publishing.
-struct RoleKeys<'a> {
-    token: Option<&'a Token>,
-    key: Option<&'a VerifyingKey>,
+/// A token that is valid for a role.
+enum Verified {
+    /// The static token, which grants everything.
+    Token(Credential),
+    Jwt(VerifiedToken),
 }
 
-impl<'a> RoleKeys<'a> {
-    /// Returns `None` if the role has neither a token nor a key.
-    fn new(token: Option<&'a Token>, key: Option<&'a VerifyingKey>) -> Option<Self> {
-        (token.is_some() || key.is_some()).then_some(Self { token, key })
-    }
-
-    /// Verifies a token. Returns `None` for the static token, which grants everything.
-    fn check(
-        &self,
-        credentials: &Credentials,
-        config: &Config,
-    ) -> Result<Option<VerifiedToken>, HttpError> {
-        if self.token.is_some_and(|token| token.is(&credentials.token)) {
-            return Ok(None);
+impl RoleKeys {
+    /// Verifies a token.
+    fn check(&self, credentials: &Credentials, config: &Config) -> Result<Verified, HttpError> {
+        if let Some((token, credential)) = &self.token
+            && token.is(&credentials.token)
+        {
+            return Ok(Verified::Token(credential.clone()));
         }
         let audience = config.jwt_audience.as_deref();
-        let Some(key) = self.key else {
+        let Some(key) = &self.key else {
             return Err(invalid("it differs from the server's token", config));
         };
         match key.check(&credentials.token, audience) {
@@ -299,7 +296,7 @@ impl<'a> RoleKeys<'a> {
             Ok(verified) if credentials.carrier == Carrier::Query && !verified.rights.is_older => {
                 Err(invalid("it is a token of the current generation in the query", config))
             }
-            Ok(verified) => Ok(Some(verified)),
+            Ok(verified) => Ok(Verified::Jwt(verified)),
             Err(JwtError::Full) => Err(MatcherError::Full.into()),
             Err(JwtError::Invalid(reason)) => Err(invalid(reason, config)),
         }

@@ -6,12 +6,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use jsonwebtoken::DecodingKeyKind::{RsaModulusExponent, SecretOrDer};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
 use thiserror::Error;
 
 use super::provider;
+use crate::credential::Credential;
 
 /// The shortest secret, in bytes: as long as the hash of HS256 (RFC 7518 §3.2).
 const SECRET_MIN: usize = 32;
@@ -31,8 +33,37 @@ const MODULUS_MIN: usize = 256;
 /// ```
 #[derive(Clone)]
 pub struct VerifyingKey {
+    pub(super) keys: Arc<[TrustedKey]>,
+}
+
+/// One key, and what it verifies.
+#[derive(Clone)]
+pub(super) struct TrustedKey {
     pub(super) algorithm: Algorithm,
-    pub(super) key: Arc<DecodingKey>,
+    pub(super) key: DecodingKey,
+    /// Stands for this key in the streams that were opened with it.
+    pub(super) credential: Credential,
+}
+
+impl TrustedKey {
+    fn new(algorithm: Algorithm, key: DecodingKey) -> Self {
+        Self { algorithm, key, credential: Credential::default() }
+    }
+
+    /// Whether both keys verify the same tokens.
+    fn is(&self, other: &Self) -> bool {
+        self.algorithm == other.algorithm && is_equal(&self.key, &other.key)
+    }
+}
+
+fn is_equal(one: &DecodingKey, other: &DecodingKey) -> bool {
+    match (one.kind(), other.kind()) {
+        (SecretOrDer(one), SecretOrDer(other)) => one == other,
+        (RsaModulusExponent { n, e }, RsaModulusExponent { n: other_n, e: other_e }) => {
+            (n, e) == (other_n, other_e)
+        }
+        _ => false,
+    }
 }
 
 impl VerifyingKey {
@@ -61,13 +92,28 @@ impl VerifyingKey {
             (Algorithm::HS256, key.map_err(|_| KeyError::Short)?)
         };
         provider::install();
-        Ok(Self { algorithm, key: Arc::new(key) })
+        Ok(Self { keys: Arc::new([TrustedKey::new(algorithm, key)]) })
+    }
+
+    /// Returns these keys. Those that are also in `old` keep their credentials.
+    pub(crate) fn keeping(&self, old: Option<&Self>) -> Self {
+        let old = old.map_or(&[][..], |old| &old.keys);
+        let kept = |key: &TrustedKey| old.iter().find(|old| old.is(key)).unwrap_or(key).clone();
+        Self { keys: self.keys.iter().map(kept).collect() }
+    }
+
+    pub(crate) fn credentials(&self) -> impl Iterator<Item = &Credential> {
+        self.keys.iter().map(|key| &key.credential)
     }
 }
 
 impl fmt::Debug for VerifyingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "VerifyingKey({:?})", self.algorithm)
+        f.write_str("VerifyingKey(")?;
+        for (index, key) in self.keys.iter().enumerate() {
+            write!(f, "{}{:?}", if index == 0 { "" } else { ", " }, key.algorithm)?;
+        }
+        f.write_str(")")
     }
 }
 

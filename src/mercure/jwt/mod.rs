@@ -30,6 +30,7 @@ use self::JwtError::Invalid;
 pub(crate) use self::claims::{DETAIL_TYPE, Rights};
 pub use self::draft::{Draft, DraftError};
 pub use self::keys::{KeyError, SigningKey, VerifyingKey};
+use crate::credential::Credential;
 use crate::json::nests_deeper;
 use crate::mercure::matcher::Base;
 
@@ -86,11 +87,13 @@ enum Generation {
 }
 
 /// The content of a valid token.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct VerifiedToken {
     pub(crate) rights: Rights,
     /// When the token expires, if it does.
     pub(crate) expires: Option<SystemTime>,
+    /// Stands for the key that has verified the token.
+    pub(crate) credential: Credential,
 }
 
 impl VerifyingKey {
@@ -110,7 +113,8 @@ impl VerifyingKey {
             return Err(Invalid("it needs an extension (crit), and none is supported"));
         }
         let generation = generation(header.typ.as_deref())?;
-        let mut validation = Validation::new(self.algorithm);
+        let [key] = &*self.keys else { return Err(JwtError::MALFORMED) };
+        let mut validation = Validation::new(key.algorithm);
         validation.leeway = SKEW.as_secs();
         validation.validate_nbf = true;
         validation.required_spec_claims.clear();
@@ -124,7 +128,7 @@ impl VerifyingKey {
             }
             (Generation::Older, _) => validation.validate_aud = false,
         }
-        let decoded = decode::<Value>(token, &self.key, &validation);
+        let decoded = decode::<Value>(token, &key.key, &validation);
         let claims = decoded.map_err(|error| JwtError::of(&error))?.claims;
         let expires = match &claims["exp"] {
             Value::Null => None,
@@ -139,7 +143,8 @@ impl VerifyingKey {
             return Err(Invalid("it has no iss"));
         }
         let base = audience.and_then(Base::new).unwrap_or_default();
-        Ok(VerifiedToken { rights: Rights::of(&claims, generation, &base)?, expires })
+        let rights = Rights::of(&claims, generation, &base)?;
+        Ok(VerifiedToken { rights, expires, credential: key.credential.clone() })
     }
 }
 
