@@ -323,6 +323,13 @@ pub(crate) struct Serve {
     #[arg(value_parser = positive, help_heading = TIMES)]
     keep_alive: Duration,
 
+    /// End a request that publishes an event stream if no byte of it arrives for this long
+    ///
+    /// A comment in the stream (a line with a colon) is enough to keep it open.
+    #[arg(long, value_name = "DURATION", env = "THREADCAST_INGEST_SILENCE", default_value = "60s")]
+    #[arg(value_parser = positive, help_heading = TIMES)]
+    ingest_silence: Duration,
+
     /// Disconnect a client that accepts no bytes for this long
     #[arg(long, value_name = "DURATION", env = "THREADCAST_WRITE_DEADLINE", default_value = "10s")]
     #[arg(value_parser = positive, help_heading = TIMES)]
@@ -390,6 +397,7 @@ impl From<Serve> for Config {
             limits: Limits {
                 request_deadline: serve.request_deadline,
                 keep_alive: serve.keep_alive,
+                ingest_silence: serve.ingest_silence,
                 write_deadline: serve.write_deadline,
                 heartbeat: serve.heartbeat,
                 stream_age: serve.max_stream_age,

@@ -69,6 +69,8 @@ mod capacity;
 pub mod client;
 mod counters;
 mod credential;
+#[cfg(any(feature = "server", feature = "client"))]
+mod decoder;
 #[cfg(feature = "demo")]
 mod demo;
 #[cfg(feature = "server")]

@@ -23,6 +23,9 @@ pub struct Limits {
     pub request_deadline: Duration,
     /// How long a connection may be idle between requests. Default: 15 s.
     pub keep_alive: Duration,
+    /// How long the sender of an event stream (`Content-Type: text/event-stream`) may be silent; a
+    /// comment is enough. Default: 60 s.
+    pub ingest_silence: Duration,
     /// How long a write may make no progress before the client is disconnected. Default: 10 s.
     pub write_deadline: Duration,
     /// The silence on a stream, give or take a tenth, after which the server sends a heartbeat.
@@ -43,6 +46,7 @@ impl Default for Limits {
             event: 64 * 1024,
             request_deadline: Duration::from_secs(10),
             keep_alive: Duration::from_secs(15),
+            ingest_silence: Duration::from_secs(60),
             write_deadline: Duration::from_secs(10),
             heartbeat: Duration::from_secs(15),
             stream_age: None,

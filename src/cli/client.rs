@@ -83,6 +83,7 @@ enum HealthTarget {
 ///
 /// Exit codes: 0 everything published, 1 not everything published, 2 invalid arguments.
 #[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Publish {
     /// Publish to this channel
     #[arg(value_parser = channel)]
@@ -106,6 +107,12 @@ pub(crate) struct Publish {
     /// Set the time that subscribers wait before they reconnect
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     retry: Option<Duration>,
+
+    /// Read standard input as an event stream (text/event-stream), and publish its events
+    ///
+    /// Each event keeps its type, id and retry. Messages count events as lines.
+    #[arg(long, conflicts_with_all = ["data", "json", "event", "id", "retry"])]
+    sse: bool,
 
     /// End the channel with this event: its streams end, and it takes no more events
     #[arg(long, requires = "data")]
@@ -207,6 +214,7 @@ impl From<Publish> for PublishOptions {
             event: publish.event,
             retry: publish.retry,
             json: publish.json,
+            sse: publish.sse,
             end: publish.end || publish.end_at_eof,
             timeout: publish.timeout,
             on_error: match publish.on_error {

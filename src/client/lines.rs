@@ -1,8 +1,12 @@
-//! Reads lines from an input that may be slow.
+//! Reads lines, or the events of an event stream, from an input that may be slow.
 
-use std::io::{BufRead, BufReader, Read};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+
+use serde_json::json;
 
 use super::ClientError;
+use crate::decoder::Decoder;
 
 /// The size of the read buffer, in bytes. While the publisher waits for a response, more lines
 /// arrive; one read fills the buffer with them, and the publisher sends them as its next batch.
@@ -73,6 +77,68 @@ impl<R: Read> Lines<R> {
     }
 }
 
+/// Reads the events of an event stream, each as the line of NDJSON that publishes it.
+pub(super) struct StreamEvents<R> {
+    input: BufReader<R>,
+    decoder: Decoder,
+    number: u64,
+    /// Decoded events that have not been returned.
+    ready: VecDeque<Result<Line, ClientError>>,
+}
+
+impl<R: Read> StreamEvents<R> {
+    pub(super) fn new(input: R) -> Self {
+        let input = BufReader::with_capacity(READ_AHEAD, input);
+        Self { input, decoder: Decoder::with_limit(LINE_MAX), number: 0, ready: VecDeque::new() }
+    }
+
+    /// Whether the next event is decoded, so that [`StreamEvents::next`] does not block.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Returns the next event, or `None` at the end of the input. An event that the end cuts off is
+    /// left out.
+    pub(super) fn next(&mut self) -> Result<Option<Line>, ClientError> {
+        loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return ready.map(Some);
+            }
+            let read = match self.input.fill_buf() {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read.map_err(ClientError::Input)?,
+            };
+            if read.is_empty() {
+                return Ok(None);
+            }
+            let (length, mut bytes) = (read.len(), read);
+            while !bytes.is_empty() {
+                let Some(event) = self.decoder.next_event(&mut bytes).transpose() else { break };
+                self.number += 1;
+                let number = self.number;
+                self.ready.push_back(match event {
+                    Ok(event) => {
+                        let mut line = json!({ "data": event.data });
+                        if event.event != "message" {
+                            line["event"] = event.event.into();
+                        }
+                        if let Some(id) = self.decoder.own_id() {
+                            line["id"] = id.into();
+                        }
+                        if let Some(retry) = self.decoder.own_retry() {
+                            line["retry"] =
+                                u64::try_from(retry.as_millis()).unwrap_or(u64::MAX).into();
+                        }
+                        Ok(Line { number, text: line.to_string() })
+                    }
+                    Err(error) => Err(ClientError::Line { number, reason: error.to_string() }),
+                });
+            }
+            self.input.consume(length);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +154,20 @@ mod tests {
         assert_eq!(texts(b"a\n\r\nb\r\n\n c\rd"), ["a", "", "b", "", " c\rd"]);
         assert_eq!(texts(b"a\r\r\nb\r"), ["a\r", "b\r"]);
         assert_eq!(texts(b"\xFF\n"), ["\u{fffd}"]);
+    }
+
+    #[test]
+    fn event_stream_is_read_as_lines_of_ndjson() {
+        let input = b"retry: 5\n\n: comment\nid: 1\nevent: e\nretry: 7\ndata: a\ndata: b\n\ndata: c\n\ndata: cut";
+        let mut events = StreamEvents::new(&input[..]);
+        let first = events.next().unwrap().unwrap();
+        assert_eq!(first.text, r#"{"data":"a\nb","event":"e","id":"1","retry":7}"#);
+        assert!(events.is_waiting());
+        assert_eq!(
+            events.next().unwrap().unwrap(),
+            Line { number: 2, text: r#"{"data":"c"}"#.into() }
+        );
+        assert_eq!(events.next().unwrap(), None);
     }
 
     #[test]

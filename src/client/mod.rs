@@ -8,7 +8,6 @@
 //! This module uses only the HTTP interface, so [`Listener`] and [`Publisher`] work with any server
 //! that implements this interface.
 
-mod decoder;
 mod health;
 pub(crate) mod http;
 mod lines;
@@ -20,11 +19,11 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use self::decoder::{DecodeError, DecodedEvent, Decoder, Events};
 pub use self::health::{check_health, check_unix_health};
 pub use self::http::ServerUrl;
 pub use self::listen::{ListenOptions, Listener, StopHandle};
 pub use self::publish::{OnError, Publication, PublishOptions, Publisher};
+pub use crate::decoder::{DecodeError, DecodedEvent, Decoder, Events};
 
 /// An error of a [`Listener`] or a [`Publisher`].
 ///

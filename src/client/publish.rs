@@ -20,7 +20,7 @@ use ureq::http::header::CONTENT_TYPE;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::http::{Http, Response, SendError};
-use super::lines::{Line, Lines};
+use super::lines::{Line, Lines, StreamEvents};
 use super::{ClientError, ServerUrl, jittered};
 use crate::json;
 use crate::token::Token;
@@ -55,6 +55,7 @@ const RESPONSE_MAX: u64 = 64 * 1024;
 ///     event: Some("headline".into()),
 ///     retry: None,
 ///     json: false,
+///     sse: false,
 ///     end: false,
 ///     timeout: Duration::from_secs(30),
 ///     on_error: OnError::Skip,
@@ -76,6 +77,9 @@ pub struct PublishOptions {
     /// Whether the data is a JSON object with `data`, and optionally `event`, `id`, `retry` and
     /// `end`.
     pub json: bool,
+    /// Whether the input of [`Publisher::publish_lines`] is an event stream (`text/event-stream`). The
+    /// publisher publishes its events, with their types, ids and reconnection times.
+    pub sse: bool,
     /// Whether to end the channel: with the event of [`Publisher::publish`], or with an event of the
     /// type `end` at the end of the input of [`Publisher::publish_lines`].
     pub end: bool,
@@ -119,6 +123,7 @@ pub enum OnError {
 ///     event: None,
 ///     retry: None,
 ///     json: false,
+///     sse: false,
 ///     end: false,
 ///     timeout: Duration::from_secs(30),
 ///     on_error: OnError::Skip,
@@ -188,7 +193,11 @@ impl Publisher {
         input: impl Read,
         mut ids: Option<&mut dyn Write>,
     ) -> Result<(), ClientError> {
-        let mut lines = Lines::new(input);
+        let mut lines = if self.options.sse {
+            Input::Events(Box::new(StreamEvents::new(input)))
+        } else {
+            Input::Lines(Lines::new(input))
+        };
         let (mut held, mut published, mut skipped) = (None, 0, 0);
         loop {
             let first = match held.take().unwrap_or_else(|| self.next(&mut lines)) {
@@ -252,10 +261,10 @@ impl Publisher {
     }
 
     /// Returns the next line that is an event.
-    fn next(&self, lines: &mut Lines<impl Read>) -> Result<Option<Line>, ClientError> {
+    fn next(&self, lines: &mut Input<impl Read>) -> Result<Option<Line>, ClientError> {
         loop {
             let Some(line) = lines.next()? else { return Ok(None) };
-            if self.options.json {
+            if self.options.json && !self.options.sse {
                 if line.text.trim().is_empty() {
                     continue; // NDJSON readers ignore blank lines
                 }
@@ -291,7 +300,7 @@ impl Publisher {
 
     /// Encodes a text as one line of NDJSON, without the LF.
     fn encode<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if self.options.json {
+        if self.is_json() {
             return Cow::Borrowed(text);
         }
         let mut event = json!({ "data": text });
@@ -304,13 +313,18 @@ impl Publisher {
         Cow::Owned(event.to_string())
     }
 
+    /// Whether each line is a JSON object.
+    fn is_json(&self) -> bool {
+        self.options.json || self.options.sse
+    }
+
     fn single<'a>(&self, data: &'a str, id: Option<&str>, end: bool) -> Post<'a> {
         let body = Cow::Borrowed(data.as_bytes());
         let mut query = form_urlencoded::Serializer::new(String::new());
         if end {
             query.append_pair("end", "true");
         }
-        if self.options.json {
+        if self.is_json() {
             return Post { query: query.finish(), content_type: "application/json", body };
         }
         let retry = self.options.retry.map(|retry| milliseconds(retry).to_string());
@@ -356,6 +370,29 @@ impl Publisher {
             log::warn!("{cause}; trying again in {wait:.1?}");
             thread::sleep(wait);
             backoff = BACKOFF_MAX.min(backoff * 2);
+        }
+    }
+}
+
+/// The input of [`Publisher::publish_lines`].
+enum Input<R> {
+    Lines(Lines<R>),
+    Events(Box<StreamEvents<R>>),
+}
+
+impl<R: Read> Input<R> {
+    fn next(&mut self) -> Result<Option<Line>, ClientError> {
+        match self {
+            Self::Lines(lines) => lines.next(),
+            Self::Events(events) => events.next(),
+        }
+    }
+
+    /// Whether [`Input::next`] does not block.
+    fn is_waiting(&self) -> bool {
+        match self {
+            Self::Lines(lines) => lines.is_waiting(),
+            Self::Events(events) => events.is_waiting(),
         }
     }
 }

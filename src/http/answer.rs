@@ -379,10 +379,15 @@ pub(crate) type Headers = Vec<(&'static str, Cow<'static, str>)>;
 /// `no-transform` prevents compression by proxies, and `X-Accel-Buffering: no` prevents buffering
 /// by nginx.
 pub(crate) fn stream_head(framing: Framing, headers: &Headers) -> Vec<u8> {
+    open_head(framing, headers, EVENT_STREAM)
+}
+
+/// Returns the head of a body of this type, which the server sends while it comes into being.
+pub(crate) fn open_head(framing: Framing, headers: &Headers, kind: &str) -> Vec<u8> {
     let chunked = framing == Framing::Chunked;
     let mut bytes = Vec::with_capacity(512);
     head(&mut bytes, 200, if chunked { "keep-alive" } else { "close" }, headers);
-    add_line(&mut bytes, "Content-Type", EVENT_STREAM);
+    add_line(&mut bytes, "Content-Type", kind);
     add_line(&mut bytes, "Cache-Control", "no-cache, no-transform");
     add_line(&mut bytes, "X-Accel-Buffering", "no");
     if chunked {

@@ -3,6 +3,8 @@
 //! The body has a Content-Length or is chunked (RFC 9112 §6–§7), and its content coding is gzip or
 //! identity (RFC 9110 §8.4). The server reads the whole body before it uses any of it. The size of
 //! the body, before and after decompression, and the time to read it are limited.
+//!
+//! An event stream is the exception: it is used while it arrives, with [`BodyPieces`].
 
 use std::io::{self, Read};
 use std::thread;
@@ -44,9 +46,7 @@ pub(super) fn read(
     if matches!(request.body, BodyLength::Fixed(length) if length > limit.bytes as u64) {
         return Err(too_long(limit));
     }
-    // The expectation must be ignored in an HTTP/1.0 request (RFC 9110 §10.1.1).
-    let expects = request.header("expect").is_some() && request.minor_version > 0;
-    if expects && inbound.bytes.is_empty() {
+    if expects_continue(request) && inbound.bytes.is_empty() {
         inbound.send(CONTINUE).map_err(|_| cut_off())?;
     }
     let deadline = Instant::now() + time;
@@ -58,6 +58,12 @@ pub(super) fn read(
         }
         BodyLength::Chunked => chunks(inbound, limit, deadline),
     }
+}
+
+/// Returns whether the client waits for `100 Continue` before it sends the body. The expectation must
+/// be ignored in an HTTP/1.0 request (RFC 9110 §10.1.1).
+pub(super) fn expects_continue(request: &Request) -> bool {
+    request.header("expect").is_some() && request.minor_version > 0
 }
 
 /// Reads a chunked body of at most `limit` bytes; bytes after the body stay in the source.
@@ -130,57 +136,150 @@ impl<S: Source> BodyReader<'_, S> {
             }
             let size = usize::try_from(size).map_err(|_| too_long(limit))?;
             let chunk = self.exactly(size + 2)?;
-            let Some(chunk) = chunk.strip_suffix(b"\r\n") else {
-                return Err(HttpError::malformed(
-                    "a chunk must have the length of its size line, and end with CRLF",
-                ));
-            };
-            body.extend_from_slice(chunk);
+            body.extend_from_slice(chunk.strip_suffix(b"\r\n").ok_or_else(wrong_chunk)?);
         }
     }
 
     fn size(&mut self) -> Result<u64, HttpError> {
-        let malformed = || {
-            HttpError::malformed("a chunk must start with its size: up to 16 hex digits and CRLF")
-        };
         loop {
-            let bytes = self.source.bytes();
-            // `httparse` reads a missing size as 0, and a chunk of size 0 ends the body.
-            if bytes.first().is_some_and(|first| !first.is_ascii_hexdigit()) {
-                return Err(malformed());
-            }
-            match httparse::parse_chunk_size(bytes) {
-                Ok(Status::Complete((used, _))) if !is_size_line(&bytes[..used - 2]) => {
-                    return Err(malformed());
-                }
-                Ok(Status::Complete((used, size))) => {
-                    bytes.drain(..used);
-                    return Ok(size);
-                }
-                Ok(Status::Partial) if bytes.len() <= LINE_MAX => self.fill()?,
-                Ok(Status::Partial) | Err(_) => return Err(malformed()),
+            match take_size(self.source.bytes())? {
+                Some(size) => return Ok(size),
+                None => self.fill()?,
             }
         }
     }
 
     /// Reads and discards the trailer; no handler needs it.
     fn trailers(&mut self) -> Result<(), HttpError> {
-        let malformed =
-            || HttpError::malformed("the trailer must be a few header lines, each ended with CRLF");
+        while !take_trailer(self.source.bytes())? {
+            self.fill()?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a chunk's size line from the received bytes; `None` if it is incomplete.
+fn take_size(bytes: &mut Vec<u8>) -> Result<Option<u64>, HttpError> {
+    let malformed =
+        || HttpError::malformed("a chunk must start with its size: up to 16 hex digits and CRLF");
+    // `httparse` reads a missing size as 0, and a chunk of size 0 ends the body.
+    if bytes.first().is_some_and(|first| !first.is_ascii_hexdigit()) {
+        return Err(malformed());
+    }
+    match httparse::parse_chunk_size(bytes) {
+        Ok(Status::Complete((used, _))) if !is_size_line(&bytes[..used - 2]) => Err(malformed()),
+        Ok(Status::Complete((used, size))) => {
+            bytes.drain(..used);
+            Ok(Some(size))
+        }
+        Ok(Status::Partial) if bytes.len() <= LINE_MAX => Ok(None),
+        Ok(Status::Partial) | Err(_) => Err(malformed()),
+    }
+}
+
+/// Takes the CRLF after a chunk; `false` if it is incomplete.
+fn take_chunk_end(bytes: &mut Vec<u8>) -> Result<bool, HttpError> {
+    match &bytes[..] {
+        [b'\r', b'\n', ..] => {
+            bytes.drain(..2);
+            Ok(true)
+        }
+        [] | [b'\r'] => Ok(false),
+        _ => Err(wrong_chunk()),
+    }
+}
+
+fn wrong_chunk() -> HttpError {
+    HttpError::malformed("a chunk must have the length of its size line, and end with CRLF")
+}
+
+/// Takes the trailer; `false` if it is incomplete.
+fn take_trailer(bytes: &mut Vec<u8>) -> Result<bool, HttpError> {
+    let malformed =
+        || HttpError::malformed("the trailer must be a few header lines, each ended with CRLF");
+    match trailer_length(bytes) {
+        Trailer::Whole(length) => {
+            let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
+            let parsed = httparse::parse_headers(&bytes[..length], &mut headers);
+            if !matches!(parsed, Ok(Status::Complete((used, _))) if used == length) {
+                return Err(malformed());
+            }
+            bytes.drain(..length);
+            Ok(true)
+        }
+        Trailer::Partial if bytes.len() <= LINE_MAX => Ok(false),
+        Trailer::Partial | Trailer::BareLineFeed => Err(malformed()),
+    }
+}
+
+/// Decodes a body in the pieces in which it arrives. Does not read from the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyPieces {
+    /// This many bytes of a body with a Content-Length are left.
+    Fixed(u64),
+    /// A chunk's size line follows.
+    Size,
+    /// This many bytes of a chunk are left.
+    Chunk(u64),
+    /// The CRLF after a chunk follows.
+    ChunkEnd,
+    /// The trailer follows.
+    Trailer,
+    /// The body has ended.
+    End,
+}
+
+/// Takes at most `left` bytes, and returns them with the number of bytes that are then left.
+fn take_part(received: &mut Vec<u8>, left: u64) -> (Vec<u8>, u64) {
+    let length = usize::try_from(left).unwrap_or(usize::MAX).min(received.len());
+    (received.drain(..length).collect(), left - length as u64)
+}
+
+/// The next part of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    Bytes(Vec<u8>),
+    /// More bytes must be received first.
+    Pending,
+    End,
+}
+
+impl BodyPieces {
+    /// Returns the beginning of a request's body; `None` if it has no body.
+    pub(super) fn of(length: BodyLength) -> Option<Self> {
+        match length {
+            BodyLength::None => None,
+            BodyLength::Fixed(length) => Some(Self::Fixed(length)),
+            BodyLength::Chunked => Some(Self::Size),
+        }
+    }
+
+    /// Takes the next piece from the received bytes. Bytes after the body stay.
+    pub(super) fn take(&mut self, received: &mut Vec<u8>) -> Result<Piece, HttpError> {
         loop {
-            let bytes = self.source.bytes();
-            match trailer_length(bytes) {
-                Trailer::Whole(length) => {
-                    let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
-                    let parsed = httparse::parse_headers(&bytes[..length], &mut headers);
-                    if !matches!(parsed, Ok(Status::Complete((used, _))) if used == length) {
-                        return Err(malformed());
-                    }
-                    bytes.drain(..length);
-                    return Ok(());
+            let next = match *self {
+                Self::End | Self::Fixed(0) => return Ok(Piece::End),
+                Self::Fixed(left) => {
+                    let (piece, left) = take_part(received, left);
+                    *self = Self::Fixed(left);
+                    return Ok(if piece.is_empty() { Piece::Pending } else { Piece::Bytes(piece) });
                 }
-                Trailer::Partial if bytes.len() <= LINE_MAX => self.fill()?,
-                Trailer::Partial | Trailer::BareLineFeed => return Err(malformed()),
+                Self::Chunk(left) => {
+                    let (piece, left) = take_part(received, left);
+                    *self = if left == 0 { Self::ChunkEnd } else { Self::Chunk(left) };
+                    return Ok(if piece.is_empty() { Piece::Pending } else { Piece::Bytes(piece) });
+                }
+                Self::Size => match take_size(received)? {
+                    None => None,
+                    Some(0) => Some(Self::Trailer),
+                    Some(size) => Some(Self::Chunk(size)),
+                },
+                Self::ChunkEnd => take_chunk_end(received)?.then_some(Self::Size),
+                Self::Trailer => take_trailer(received)?.then_some(Self::End),
+            };
+            match next {
+                Some(next) => *self = next,
+                None => return Ok(Piece::Pending),
             }
         }
     }

@@ -9,7 +9,7 @@ use super::exchange::Exchange;
 use super::mercure::reserved::check_event_name;
 use super::reply::Reply;
 use super::trace::log_publish;
-use super::{history, publish, streams};
+use super::{history, ingest, publish, streams};
 #[cfg(feature = "demo")]
 use crate::demo;
 use crate::event::Event;
@@ -61,9 +61,13 @@ pub(super) fn read(exchange: &Exchange<'_>, name: &str) -> Result<Reply, HttpErr
     }
 }
 
-/// `POST /channels/{name}`: publishes one event, or many as NDJSON.
+/// `POST /channels/{name}`: publishes one event, many as NDJSON, or an event stream as it arrives.
 pub(super) fn publish(exchange: &mut Exchange<'_>, name: &str) -> Result<Reply, HttpError> {
-    PublishAccess::of(exchange, Api::Own)?.check(exchange, [name])?;
+    let access = PublishAccess::of(exchange, Api::Own)?;
+    access.check(exchange, [name])?;
+    if publish::content_type(&exchange.request) == "text/event-stream" {
+        return ingest::begin(exchange, name, access);
+    }
     let key = publish::idempotency_key(&exchange.request)?;
     let batch = publish::read(exchange)?;
     if exchange.server.config.mercure.is_on() {

@@ -69,6 +69,11 @@ impl HttpError {
         self.0.status
     }
 
+    /// Returns whether the error is that a channel has ended.
+    pub(super) fn is_conflict(&self) -> bool {
+        self.0.status == 409
+    }
+
     /// Returns whether the server closes the connection after this response.
     pub(crate) fn closes(&self) -> bool {
         self.0.closes
@@ -109,20 +114,24 @@ impl HttpError {
         Self::new(405, detail).with("Allow", allow)
     }
 
+    /// Returns the problem document (RFC 9457).
+    pub(super) fn problem(&self) -> serde_json::Value {
+        serde_json::json!({
+            "type": "about:blank",
+            "title": reason(self.0.status),
+            "status": self.0.status,
+            "detail": self.0.detail,
+        })
+    }
+
     /// Returns the response with a problem document (RFC 9457).
     pub(crate) fn answer(&self) -> Answer {
         if let Some(wait) = self.0.retry {
             return self.ended_stream(wait);
         }
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": reason(self.0.status),
-            "status": self.0.status,
-            "detail": self.0.detail,
-        });
         let answer = Answer::new(self.0.status)
             .with("Content-Type", "application/problem+json")
-            .with_body(problem.to_string().into_bytes());
+            .with_body(self.problem().to_string().into_bytes());
         self.0.headers.iter().fold(answer, |answer, (name, value)| answer.with(name, value.clone()))
     }
 }

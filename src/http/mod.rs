@@ -5,7 +5,7 @@
 //!
 //! 1. `server` (bind, run, stop), `listener` (accept, spawn), `connection` (read, respond, repeat)
 //! 2. `routes`: the table of routes, and the handler of each
-//! 3. the handlers: `channels`, `history`, `streams`, `websocket`, `session`, `status`, `mercure`
+//! 3. the handlers: `channels`, `history`, `ingest`, `streams`, `websocket`, `session`, `status`, `mercure`
 //! 4. what a handler sees: `exchange`, `handle` and `access`; what it returns: `reply`
 //! 5. `server_state`, `config`, `hooks`, and the parts of a request and a response
 //!
@@ -32,6 +32,7 @@ mod history;
 mod hooks;
 mod idle;
 mod inbound;
+mod ingest;
 mod keyring;
 mod listener;
 mod log_limit;

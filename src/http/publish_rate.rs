@@ -42,10 +42,7 @@ impl PublishRate {
         address: IpAddr,
         events: usize,
     ) -> Result<(), HttpError> {
-        let publisher = match token {
-            Some(token) => self.hasher.hash_one(token),
-            None => self.hasher.hash_one(limited_address(address)),
-        };
+        let publisher = self.publisher(token, address);
         self.charge(publisher, events, Instant::now()).map_err(|wait| {
             let rate = self.rate;
             let detail = format!(
@@ -55,6 +52,19 @@ impl PublishRate {
             let seconds = wait.as_secs_f64().ceil().to_string();
             HttpError::new(429, detail).with("Retry-After", seconds)
         })
+    }
+
+    /// Returns the number by which a publisher is known.
+    pub(super) fn publisher(&self, token: Option<&[u8]>, address: IpAddr) -> u64 {
+        match token {
+            Some(token) => self.hasher.hash_one(token),
+            None => self.hasher.hash_one(limited_address(address)),
+        }
+    }
+
+    /// Counts one event, or returns how long its publisher must wait.
+    pub(super) fn count_one(&self, publisher: u64) -> Result<(), Duration> {
+        self.charge(publisher, 1, Instant::now())
     }
 
     /// Charges a publisher, or returns how long it must wait until it may publish an event.

@@ -33,6 +33,11 @@ fn http_page_commands_give_the_output_shown() {
 }
 
 #[test]
+fn llm_page_commands_give_the_output_shown() {
+    follow("docs/llm.md");
+}
+
+#[test]
 fn mercure_page_commands_give_the_output_shown() {
     follow("docs/mercure.md");
 }

@@ -23,6 +23,7 @@ mod ended;
 mod examples;
 mod hardening;
 mod history;
+mod ingest;
 mod jwts;
 mod limits;
 mod load;

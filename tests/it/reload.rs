@@ -9,13 +9,13 @@ use threadcast::{AccessKeys, Config, Delivery, Event, Limits, Token};
 use crate::common::jwt::{self, allowing, bearer};
 use crate::common::{TestClient, TestServer};
 
-fn token(secret: &str) -> Option<Token> {
-    Some(Token::new(secret).expect("visible ASCII"))
+fn token(secret: &str) -> Token {
+    Token::new(secret).expect("visible ASCII")
 }
 
 /// The keys of a server that reads need this token for.
 fn reading_with(secret: &str) -> AccessKeys {
-    AccessKeys { subscribe_token: token(secret), ..AccessKeys::default() }
+    AccessKeys { subscribe_token: Some(token(secret)), ..AccessKeys::default() }
 }
 
 /// Opens a stream with these headers, or returns the status of the error response.
@@ -93,7 +93,7 @@ fn websocket_ends_when_its_token_is_withdrawn() {
         bearer("t")
     ));
     assert_eq!(client.head().status, 101);
-    server.replace_keys(AccessKeys { publish_token: token("t"), ..reading_with("other") });
+    server.replace_keys(AccessKeys { publish_token: Some(token("t")), ..reading_with("other") });
     let mut bytes = Vec::new();
     client.reader.read_to_end(&mut bytes).expect("an end within TIMEOUT");
     let text = String::from_utf8_lossy(&bytes);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules, from the top layer down. A module may import only from itself and from the modules
 /// after it in this list.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "fuzzing",
     "client",
     "http",
@@ -23,6 +23,7 @@ const LAYERS: [&str; 22] = [
     "slot",
     "counters",
     "process",
+    "decoder",
     "json",
     "limits",
     "token",

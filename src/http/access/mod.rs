@@ -9,4 +9,4 @@ pub(super) mod local;
 mod permissions;
 
 pub(super) use self::credentials::{Api, COOKIE, SESSION};
-pub(super) use self::permissions::{PublishAccess, ReadAccess, count_published};
+pub(super) use self::permissions::{PublishAccess, ReadAccess, count_published, publisher};

@@ -189,12 +189,30 @@ impl ReadAccess {
     }
 }
 
-/// Where a request may publish.
+/// Where a request may publish, and for how long.
 #[derive(Debug)]
-pub(in crate::http) enum PublishAccess {
+pub(in crate::http) struct PublishAccess {
+    scope: PublishScope,
+    /// When the token expires.
+    pub(in crate::http) until: Option<Instant>,
+    /// The token or key that permits it, if one is needed.
+    credential: Option<Credential>,
+}
+
+#[derive(Debug)]
+enum PublishScope {
     All,
     /// The topics that one of these matchers selects.
     These(Arc<[Matcher]>),
+}
+
+/// Returns the number by which `--publish-rate` knows the publisher; `None` without that limit.
+pub(in crate::http) fn publisher(exchange: &Exchange<'_>) -> Result<Option<u64>, HttpError> {
+    let Exchange { server, request, peer, .. } = exchange;
+    let Some(rate) = &server.publish_rate else { return Ok(None) };
+    let credentials = credentials::token(request, Api::Own)?;
+    let address = forwarded::client(request, peer.ip(), &server.config.trusted_proxies);
+    Ok(Some(rate.publisher(credentials.as_ref().map(|it| &*it.token), address)))
 }
 
 /// Counts events that a request publishes, or fails with 429 if its publisher has reached
@@ -224,7 +242,8 @@ impl PublishAccess {
         exchange.locality.check_origin()?;
         let keys = &exchange.server.keyring.current().publish;
         if keys.is_empty() {
-            return exchange.locality.check_local().map(|()| Self::All);
+            exchange.locality.check_local()?;
+            return Ok(Self { scope: PublishScope::All, until: None, credential: None });
         }
         // A session cookie allows only reading, so it cannot be used to publish.
         let credentials = credentials::token(request, api)?;
@@ -234,10 +253,18 @@ impl PublishAccess {
         if credentials.carrier == Carrier::Cookie {
             check_cookie_origin(exchange)?;
         }
-        match keys.check(&credentials, config)? {
-            Verified::Token(_) => Ok(Self::All),
-            Verified::Jwt(verified) => Ok(Self::These(verified.rights.publish)),
-        }
+        let (scope, until, credential) = match keys.check(&credentials, config)? {
+            Verified::Token(credential) => (PublishScope::All, None, credential),
+            Verified::Jwt(VerifiedToken { rights, expires, credential }) => {
+                (PublishScope::These(rights.publish), expires.map(instant), credential)
+            }
+        };
+        Ok(Self { scope, until, credential: Some(credential) })
+    }
+
+    /// Whether the token or key has been withdrawn since.
+    pub(in crate::http) fn is_withdrawn(&self) -> bool {
+        self.credential.as_ref().is_some_and(Credential::is_withdrawn)
     }
 
     /// Fails unless the request may publish to each of these topics. No token may publish to
@@ -254,17 +281,17 @@ impl PublishAccess {
             let detail = "/.well-known/mercure and the topics below it are reserved for the hub; publish to another topic";
             return Err(HttpError::new(400, detail));
         }
-        let may = |topic: &&str| match self {
-            Self::All => true,
-            Self::These(matchers) => any(matchers, topic),
+        let may = |topic: &&str| match &self.scope {
+            PublishScope::All => true,
+            PublishScope::These(matchers) => any(matchers, topic),
         };
         if topics.iter().all(may) { Ok(()) } else { Err(insufficient(&exchange.server.config)) }
     }
 
     /// Fails if the request may publish to no topic at all.
     pub(in crate::http) fn check_any(&self, exchange: &Exchange<'_>) -> Result<(), HttpError> {
-        match self {
-            Self::These(matchers) if matchers.is_empty() => {
+        match &self.scope {
+            PublishScope::These(matchers) if matchers.is_empty() => {
                 Err(insufficient(&exchange.server.config))
             }
             _ => Ok(()),

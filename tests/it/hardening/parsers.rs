@@ -245,6 +245,7 @@ fn publisher_rejects_a_deeply_nested_response() {
             event: None,
             retry: None,
             json: false,
+            sse: false,
             end: false,
             timeout: Duration::from_secs(30),
             on_error: OnError::Stop,

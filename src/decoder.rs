@@ -66,6 +66,16 @@ pub struct Decoder {
     last_event_id: String,
     retry: Option<Duration>,
     excess: Excess,
+    /// What the current event itself sets, and what the last event set that has ended.
+    own: OwnFields,
+    ended: OwnFields,
+}
+
+/// The fields that one event sets. Later events of a stream inherit their values.
+#[derive(Debug, Clone, Copy, Default)]
+struct OwnFields {
+    has_id: bool,
+    retry: Option<Duration>,
 }
 
 /// Which part of the current event exceeds the limit.
@@ -101,6 +111,8 @@ impl Decoder {
             last_event_id: String::new(),
             retry: None,
             excess: Excess::None,
+            own: OwnFields::default(),
+            ended: OwnFields::default(),
         }
     }
 
@@ -135,9 +147,22 @@ impl Decoder {
         self.retry
     }
 
+    /// The id of the event that was decoded last, if the event itself set it and it is not empty.
+    pub(crate) fn own_id(&self) -> Option<&str> {
+        Some(self.last_event_id()).filter(|id| self.ended.has_id && !id.is_empty())
+    }
+
+    /// The reconnection time that the event set which was decoded last.
+    pub(crate) fn own_retry(&self) -> Option<Duration> {
+        self.ended.retry
+    }
+
     /// Consumes `bytes` up to the end of the next event, and returns that event. Returns `None` if
     /// no event ends in `bytes`.
-    fn next_event(&mut self, bytes: &mut &[u8]) -> Result<Option<DecodedEvent>, DecodeError> {
+    pub(crate) fn next_event(
+        &mut self,
+        bytes: &mut &[u8],
+    ) -> Result<Option<DecodedEvent>, DecodeError> {
         while let Some(first) = bytes.first() {
             if mem::take(&mut self.after_cr) && *first == b'\n' {
                 *bytes = &bytes[1..];
@@ -203,8 +228,14 @@ impl Decoder {
                 }
             }
             b"event" => replace(&mut self.event, value),
-            b"id" if !value.contains(&0) => replace(&mut self.id, value),
-            b"retry" => self.retry = milliseconds(value).or(self.retry),
+            b"id" if !value.contains(&0) => {
+                self.own.has_id = true;
+                replace(&mut self.id, value);
+            }
+            b"retry" => {
+                self.own.retry = milliseconds(value).or(self.own.retry);
+                self.retry = milliseconds(value).or(self.retry);
+            }
             _ => {} // a comment (empty name) or an unknown field
         }
         Ok(None)
@@ -215,6 +246,7 @@ impl Decoder {
         if self.last_event_id != self.id {
             self.last_event_id.clone_from(&self.id);
         }
+        self.ended = mem::take(&mut self.own);
         let event = mem::take(&mut self.event);
         let mut data = mem::take(&mut self.data);
         if mem::replace(&mut self.excess, Excess::None) != Excess::None {
@@ -343,6 +375,17 @@ mod tests {
         }
         assert!(decoder.line.capacity() <= 16, "{}", decoder.line.capacity());
         assert_eq!(decoder.push(b"\n\n").next(), Some(Err(DecodeError { limit: 10 })));
+    }
+
+    #[test]
+    fn own_fields_are_those_of_one_event() {
+        let mut decoder = Decoder::new();
+        let stream = b"id: 1\nretry: 5\ndata: a\n\ndata: b\n\nid: 2\n\ndata: c\n\nid\ndata: d\n\n";
+        let (mut bytes, mut own) = (&stream[..], Vec::new());
+        while decoder.next_event(&mut bytes).expect("below the limit").is_some() {
+            own.push((decoder.own_id().map(str::to_owned), decoder.own_retry().is_some()));
+        }
+        assert_eq!(own, [(Some("1".into()), true), (None, false), (None, false), (None, false)]);
     }
 
     #[test]
