@@ -25,7 +25,8 @@ use threadcast::{
     Config, Costs, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt, UnixSocket,
 };
 
-use self::access::{Access, token_file};
+pub(crate) use self::access::Access;
+use self::access::token_file;
 pub(crate) use self::client::{Healthcheck, Listen, Publish};
 #[cfg(feature = "lab")]
 pub(crate) use self::lab::Lab;
@@ -185,8 +186,9 @@ fn bytes(size: ByteSize) -> usize {
 /// set by the environment variable that its help names; the command line has priority.
 ///
 /// Signals: SIGINT and SIGTERM start the drain (see --drain and --drain-delay); a signal during the
-/// drain exits immediately.
-/// SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO and SIGPIPE are ignored. SIGQUIT
+/// drain exits immediately. SIGHUP reads the files of tokens and keys and the directory of --public
+/// again; streams that were opened with a token or key that is gone end.
+/// SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO and SIGPIPE are ignored. SIGQUIT
 /// ends the process at once, with a core dump if the system allows one.
 ///
 /// Exit codes: 0 stopped by SIGINT or SIGTERM, 1 failed to start or to continue, 2 invalid
@@ -277,7 +279,7 @@ pub(crate) struct Serve {
     store: Option<StoreAt>,
 
     #[command(flatten)]
-    access: Access,
+    pub(crate) access: Access,
 
     #[command(flatten)]
     pub(crate) reports: Reports,

@@ -119,6 +119,8 @@ pub(crate) struct Counters {
     pub(crate) shed: Counter,
     /// Ended streams, by reason.
     pub(crate) ends: ByReason,
+    /// Reloads of files, by result.
+    pub(crate) reloads: ByReason,
     /// Published events.
     pub(crate) published: Counter,
     /// Sent events, counted once per client.
@@ -147,6 +149,7 @@ impl Default for Counters {
             rejections: ByReason::of(&REASONS),
             shed: Counter::default(),
             ends: ByReason::default(),
+            reloads: ByReason::of(&RESULTS),
             published: Counter::default(),
             delivered: Counter::default(),
             sent_bytes: Counter::default(),
@@ -169,6 +172,11 @@ impl Counters {
     /// Counts an ended stream.
     pub(crate) fn end(&self, reason: &'static str) {
         self.ends.count(reason);
+    }
+
+    /// Counts a reload of files.
+    pub(crate) fn reload(&self, succeeded: bool) {
+        self.reloads.count(RESULTS[usize::from(!succeeded)]);
     }
 
     /// Counts published events, and records the time from the publish request until its response
@@ -226,6 +234,8 @@ pub(crate) const MEMORY: &str = "memory";
 pub(crate) const FILE: &str = "file";
 /// In a Redis that nodes share.
 pub(crate) const REDIS: &str = "redis";
+/// The results of an attempt: success and failure.
+const RESULTS: [&str; 2] = ["ok", "failed"];
 
 /// The reasons for a rejection.
 pub(crate) const REASONS: [&str; 6] =

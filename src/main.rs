@@ -10,6 +10,7 @@ mod lab;
 mod live;
 mod load;
 mod logging;
+mod reload;
 mod serve;
 mod webhook;
 

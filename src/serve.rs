@@ -28,6 +28,7 @@ use threadcast::{Config, Handle, Server, StartError};
 use crate::cli::Serve;
 #[cfg(feature = "lab")]
 use crate::live::Live;
+use crate::reload::Reloader;
 use crate::webhook::Webhooks;
 
 /// Signals that start the drain.
@@ -35,7 +36,7 @@ const STOP_SIGNALS: [c_int; 2] = [SIGINT, SIGTERM];
 
 /// Signals that would end the process without a drain if the server did not handle them. SIGPIPE
 /// is not among them, because Rust's runtime already ignores it.
-const IGNORED_SIGNALS: [c_int; 7] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO];
+const IGNORED_SIGNALS: [c_int; 6] = [SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO];
 
 /// How long a message to systemd may wait for space in the socket's queue.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -46,10 +47,11 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     let has_lab = options.lab;
     let drain_delay = options.drain_delay;
     let webhooks = options.reports.clone().options().map(Webhooks::new);
+    let access = options.access.clone();
     let config = Config::from(options);
     let drain = config.limits.drain;
     let config = webhooks.iter().fold(config, |config, webhooks| webhooks.configure(config));
-    let mut signals = Signals::new(IGNORED_SIGNALS)?;
+    let mut signals = Signals::new(IGNORED_SIGNALS.into_iter().chain([SIGHUP]))?;
     // With this handler, a write beyond `ulimit -f` fails as a write to a full disk does. The
     // signal is not logged, because the log may be the file that has reached the limit.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
@@ -78,12 +80,13 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     }
     announce(&server)?;
     let handle = server.handle();
-    spawn("signals", move || handle_signals(&mut signals, &handle, drain_delay))?;
+    let reloader = Reloader::new(access, server.handle());
+    spawn("signals", move || handle_signals(&mut signals, &handle, &reloader, drain_delay))?;
     if let Some(every) = sd_notify::watchdog_enabled() {
         let handle = server.handle();
         spawn("watchdog", move || run_watchdog(&handle, every / 3))?;
     }
-    notify_systemd(&NotifyState::Ready);
+    notify_systemd(&[NotifyState::Ready]);
     let webhooks = webhooks.map(|webhooks| webhooks.start(&server)).transpose()?;
     let ran = server.run();
     if let Some(webhooks) = webhooks {
@@ -143,13 +146,20 @@ fn announce(server: &Server) -> Result<(), StartError> {
     })
 }
 
-/// Handles signals until the process ends: the first makes the server retire, if there is a delay, and
+/// Handles signals until the process ends. SIGHUP reloads. Of the signals that stop, the first makes the server retire, if there is a delay, and
 /// the next one starts the drain; a signal during the drain ends the process.
-fn handle_signals(signals: &mut Signals, handle: &Handle, drain_delay: Duration) {
+fn handle_signals(
+    signals: &mut Signals,
+    handle: &Handle,
+    reloader: &Arc<Reloader>,
+    drain_delay: Duration,
+) {
     let mut retired = drain_delay.is_zero();
     for signal in signals.forever() {
         let name = signal_name(signal).unwrap_or("signal");
-        if !STOP_SIGNALS.contains(&signal) {
+        if signal == SIGHUP && !handle.is_draining() {
+            reloader.request(notify_reloading, || notify_systemd(&[NotifyState::Ready]));
+        } else if !STOP_SIGNALS.contains(&signal) {
             log::info!("{name} ignored");
         } else if handle.is_draining() {
             process::exit(0);
@@ -175,7 +185,7 @@ fn handle_signals(signals: &mut Signals, handle: &Handle, drain_delay: Duration)
 
 fn drain(handle: &Handle, why: &str) {
     log::info!("draining ({why}); a second signal exits immediately");
-    notify_systemd(&NotifyState::Stopping);
+    notify_systemd(&[NotifyState::Stopping]);
     handle.shutdown();
 }
 
@@ -184,7 +194,7 @@ fn drain(handle: &Handle, why: &str) {
 fn run_watchdog(handle: &Handle, every: Duration) {
     loop {
         if handle.is_responsive(every) {
-            notify_systemd(&NotifyState::Watchdog);
+            notify_systemd(&[NotifyState::Watchdog]);
         } else {
             log::error!("the broadcaster does not respond; systemd will restart the server");
         }
@@ -192,21 +202,30 @@ fn run_watchdog(handle: &Handle, every: Duration) {
     }
 }
 
+/// Tells systemd that a reload begins. A unit with `Type=notify-reload` needs the time.
+fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify_systemd(&[NotifyState::Reloading, now]),
+        Err(error) => log::warn!("cannot notify systemd of a reload: {error}"),
+    }
+}
+
 /// Sends a message to systemd, if systemd started this process.
-fn notify_systemd(state: &NotifyState<'_>) {
+fn notify_systemd(states: &[NotifyState<'_>]) {
     let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = send(&socket, state) {
+    if let Err(error) = send(&socket, states) {
         log::warn!("cannot notify systemd at $NOTIFY_SOCKET: {error}");
     }
 }
 
 /// Sends one message, with a timeout. `sd_notify::notify` would wait for systemd without a limit.
-fn send(path: &OsStr, state: &NotifyState<'_>) -> io::Result<()> {
+fn send(path: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
     let addr = match path.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(path)?,
     };
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(NOTIFY_TIMEOUT))?;
-    socket.send_to_addr(format!("{state}\n").as_bytes(), &addr).map(drop)
+    let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+    socket.send_to_addr((lines.join("\n") + "\n").as_bytes(), &addr).map(drop)
 }

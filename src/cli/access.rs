@@ -5,14 +5,14 @@ use std::net::Ipv6Addr;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use threadcast::jwt::VerifyingKey;
-use threadcast::{Config, CorsOrigins, Mercure, Token};
+use threadcast::{AccessKeys, Config, CorsOrigins, Mercure, Token};
 
 use super::token::{audience, verifying_key};
 
 /// The options that control access.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Access")]
-pub(super) struct Access {
+pub(crate) struct Access {
     /// Require this bearer token to publish
     ///
     /// Without a token or key for publishing, only this machine may publish.
@@ -21,8 +21,8 @@ pub(super) struct Access {
 
     /// Read the publish token from the first line of this file
     #[arg(long, value_name = "FILE", env = "THREADCAST_PUBLISH_TOKEN_FILE")]
-    #[arg(conflicts_with = "publish_token", value_parser = token_file)]
-    publish_token_file: Option<Token>,
+    #[arg(conflicts_with = "publish_token", value_parser = from_file(token_file))]
+    publish_token_file: Option<FromFile<Token>>,
 
     /// Require this bearer token to read, or the cookie that POST /session sets for the token
     ///
@@ -32,8 +32,8 @@ pub(super) struct Access {
 
     /// Read the subscribe token from the first line of this file
     #[arg(long, value_name = "FILE", env = "THREADCAST_SUBSCRIBE_TOKEN_FILE")]
-    #[arg(conflicts_with = "subscribe_token", value_parser = token_file)]
-    subscribe_token_file: Option<Token>,
+    #[arg(conflicts_with = "subscribe_token", value_parser = from_file(token_file))]
+    subscribe_token_file: Option<FromFile<Token>>,
 
     /// Allow reads of public events without a token
     ///
@@ -46,18 +46,18 @@ pub(super) struct Access {
     /// The file contains a public key in PEM format (RSA, EC on P-256, or Ed25519), or a secret of
     /// at least 32 bytes.
     #[arg(long, value_name = "FILE", env = "THREADCAST_JWT_KEY_FILE")]
-    #[arg(value_parser = verifying_key)]
-    jwt_key_file: Option<VerifyingKey>,
+    #[arg(value_parser = from_file(verifying_key))]
+    jwt_key_file: Option<FromFile<VerifyingKey>>,
 
     /// Verify JWTs of publishers with this key instead of --jwt-key-file
     #[arg(long, value_name = "FILE", env = "THREADCAST_PUBLISH_JWT_KEY_FILE")]
-    #[arg(value_parser = verifying_key)]
-    publish_jwt_key_file: Option<VerifyingKey>,
+    #[arg(value_parser = from_file(verifying_key))]
+    publish_jwt_key_file: Option<FromFile<VerifyingKey>>,
 
     /// Verify JWTs of subscribers with this key instead of --jwt-key-file
     #[arg(long, value_name = "FILE", env = "THREADCAST_SUBSCRIBE_JWT_KEY_FILE")]
-    #[arg(value_parser = verifying_key)]
-    subscribe_jwt_key_file: Option<VerifyingKey>,
+    #[arg(value_parser = from_file(verifying_key))]
+    subscribe_jwt_key_file: Option<FromFile<VerifyingKey>>,
 
     /// Accept JWTs of the current Mercure protocol (`at+jwt`) with this URL in `aud`
     ///
@@ -101,18 +101,51 @@ impl Access {
         Ok(())
     }
 
+    /// Returns the tokens and keys.
+    pub(crate) fn keys(&self) -> AccessKeys {
+        let of = |file: &Option<FromFile<Token>>| file.as_ref().map(|file| file.value.clone());
+        let key = |file: &Option<FromFile<VerifyingKey>>| {
+            let file = file.as_ref().or(self.jwt_key_file.as_ref());
+            file.map(|file| file.value.clone())
+        };
+        AccessKeys {
+            publish_token: self.publish_token.clone().or_else(|| of(&self.publish_token_file)),
+            subscribe_token: self
+                .subscribe_token
+                .clone()
+                .or_else(|| of(&self.subscribe_token_file)),
+            publish_key: key(&self.publish_jwt_key_file),
+            subscribe_key: key(&self.subscribe_jwt_key_file),
+        }
+    }
+
+    /// Reads the files of tokens and keys again, and returns the errors. A file that cannot be used
+    /// keeps its old value.
+    pub(crate) fn reread(&mut self) -> Vec<String> {
+        let tokens = [&mut self.publish_token_file, &mut self.subscribe_token_file];
+        let keys = [
+            &mut self.jwt_key_file,
+            &mut self.publish_jwt_key_file,
+            &mut self.subscribe_jwt_key_file,
+        ];
+        let tokens = tokens.into_iter().flatten().map(FromFile::reread);
+        let all = tokens.chain(keys.into_iter().flatten().map(FromFile::reread));
+        all.filter_map(Result::err).collect()
+    }
+
     /// Returns `config` with these options applied.
     pub(super) fn apply(self, config: Config) -> Config {
+        let AccessKeys { publish_token, subscribe_token, publish_key, subscribe_key } = self.keys();
         let cors_origins = match self.cors_origin {
             none if none.is_empty() => CorsOrigins::Own,
             any if any.iter().any(|origin| origin == "*") => CorsOrigins::Any,
             these => CorsOrigins::These(these),
         };
         Config {
-            publish_token: self.publish_token.or(self.publish_token_file),
-            subscribe_token: self.subscribe_token.or(self.subscribe_token_file),
-            publish_key: self.publish_jwt_key_file.or_else(|| self.jwt_key_file.clone()),
-            subscribe_key: self.subscribe_jwt_key_file.or(self.jwt_key_file),
+            publish_token,
+            subscribe_token,
+            publish_key,
+            subscribe_key,
             jwt_audience: self.jwt_audience,
             anonymous: self.anonymous,
             mercure: match (self.mercure, self.mercure_subscriptions) {
@@ -124,6 +157,30 @@ impl Access {
             cors_headers: self.cors_header,
             ..config
         }
+    }
+}
+
+/// What a file contained when it was last read, and its path, from which a reload reads it again.
+#[derive(Debug, Clone)]
+struct FromFile<T> {
+    path: String,
+    read: fn(&str) -> Result<T, String>,
+    value: T,
+}
+
+/// Returns a parser of an option that names a file.
+fn from_file<T: Clone + Send + Sync + 'static>(
+    read: fn(&str) -> Result<T, String>,
+) -> impl Fn(&str) -> Result<FromFile<T>, String> + Clone + Send + Sync + 'static {
+    move |path| Ok(FromFile { path: path.to_owned(), read, value: read(path)? })
+}
+
+impl<T> FromFile<T> {
+    /// Reads the file again. If that fails, the old value stays.
+    fn reread(&mut self) -> Result<(), String> {
+        let value = (self.read)(&self.path).map_err(|error| format!("{}: {error}", self.path))?;
+        self.value = value;
+        Ok(())
     }
 }
 

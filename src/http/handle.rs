@@ -8,6 +8,7 @@ use super::keyring::AccessKeys;
 use super::server_state::ServerState;
 use super::status;
 use crate::broadcast::Delivery;
+use crate::error::StartError;
 use crate::limits::Limits;
 use crate::registry::Registry;
 use crate::ticker;
@@ -80,6 +81,23 @@ impl Handle {
     /// ```
     pub fn replace_keys(&self, keys: AccessKeys) {
         self.state.replace_keys(keys);
+    }
+
+    /// Opens the folder of the pages ([`Config::public`](crate::Config::public)) again.
+    ///
+    /// The server reads each file when it is requested. But the path of the folder is resolved only
+    /// once, so this call is needed if the path is a link that now has another target.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the folder cannot be read. The server then keeps the old one.
+    pub fn reload_pages(&self) -> Result<(), StartError> {
+        self.state.reload_pages()
+    }
+
+    /// Counts a reload of files, for `/metrics`.
+    pub fn count_reload(&self, succeeded: bool) {
+        self.state.counters.reload(succeeded);
     }
 
     /// Returns the registry of channels, through which this program can publish and subscribe.

@@ -47,6 +47,8 @@ impl Page {
         self.counter("shed_connections", help, counters.shed.get());
         self.head("stream_ends_total", "counter", "Ended streams, by reason");
         self.samples("stream_ends_total", "reason", counters.ends.get());
+        self.head("reloads_total", "counter", "Reloads of tokens, keys and pages, by result");
+        self.samples("reloads_total", "result", counters.reloads.get());
         let help = "Published events, including the ticker's";
         self.counter("events_in", help, counters.published.get());
         let help = "Sent events, counted once per client";

@@ -153,7 +153,7 @@ impl Routes<'_> {
             }
             _ => {}
         }
-        let assets = &exchange.server.assets;
+        let assets = exchange.server.assets();
         match assets.get(request) {
             Some(page) if matches!(request.method, Method::Get | Method::Head) => {
                 let is_hub = exchange.server.config.mercure.is_on();

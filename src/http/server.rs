@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -15,7 +15,6 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::admission::Admission;
-use super::assets::Assets;
 use super::bind::{Address, Listener};
 use super::config::Config;
 use super::connections::Connections;
@@ -27,7 +26,7 @@ use super::mercure::subscriptions::Subscriptions;
 use super::publish_rate::PublishRate;
 use super::route::Route;
 use super::routes::Table;
-use super::server_state::{ServerState, Stop};
+use super::server_state::{ServerState, Stop, open_pages};
 use super::status;
 use super::store_threads::{ShutdownOnPanic, StoreThreads, open_hub};
 use crate::broadcast::{self, Broadcaster, Delivery};
@@ -108,11 +107,7 @@ impl Server {
         listeners: Vec<Listener>,
         inherited: bool,
     ) -> Result<Self, StartError> {
-        let folder = config.public.as_deref();
-        let assets = Assets::open(folder).map_err(|source| StartError::Public {
-            folder: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
-            source,
-        })?;
+        let pages = RwLock::new(Arc::new(open_pages(&config)?));
         let costs = Costs::new(&config.limits, config.max_channels, config.history_total);
         let capacity = Capacity::with_broadcasters(&costs, listeners.len(), config.broadcasters);
         let max_clients = max_clients(&config, &capacity);
@@ -147,7 +142,7 @@ impl Server {
             keyring: Keyring::new(AccessKeys::take(&mut config)),
             config,
             listeners,
-            assets,
+            pages,
             hub,
             clock,
             mailboxes,

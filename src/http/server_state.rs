@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -25,6 +25,7 @@ use crate::broadcast::{Delivery, Mailboxes};
 use crate::capacity::{Capacity, Costs};
 use crate::counters::{ADDRESS, CONNECTIONS, Counters, DRAINING, FULL};
 use crate::disconnect::Watcher;
+use crate::error::StartError;
 use crate::limits::DRAIN_REQUEST_TIME;
 use crate::registry::{Closing, Registry};
 
@@ -40,7 +41,8 @@ pub(crate) struct ServerState {
     /// The tokens and keys, which `config` no longer has.
     pub(super) keyring: Keyring,
     pub(super) listeners: Vec<Listener>,
-    pub(super) assets: Assets,
+    /// The pages. [`assets`](Self::assets) returns them.
+    pub(super) pages: RwLock<Arc<Assets>>,
     /// The registry of the channels that publishers use.
     pub(super) hub: Registry,
     /// The registry of the channels that the ticker publishes to.
@@ -149,6 +151,18 @@ impl ServerState {
         }
     }
 
+    /// Returns the pages.
+    pub(super) fn assets(&self) -> Arc<Assets> {
+        Arc::clone(&self.pages.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Opens the folder of the pages again. If it cannot be read, the server keeps the old one.
+    pub(super) fn reload_pages(&self) -> Result<(), StartError> {
+        let pages = Arc::new(open_pages(&self.config)?);
+        *self.pages.write().unwrap_or_else(PoisonError::into_inner) = pages;
+        Ok(())
+    }
+
     /// Makes [`is_ready`](Self::is_ready) false.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
@@ -202,6 +216,15 @@ impl ServerState {
         self.clock.close();
         self.connections.close(deadline.min(Instant::now() + DRAIN_REQUEST_TIME));
     }
+}
+
+/// Opens the folder of the pages, if there is one.
+pub(super) fn open_pages(config: &Config) -> Result<Assets, StartError> {
+    let folder = config.public.as_deref();
+    Assets::open(folder).map_err(|source| StartError::Public {
+        folder: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
+        source,
+    })
 }
 
 /// Makes the accepting threads return, with an eventfd.

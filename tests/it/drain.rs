@@ -271,7 +271,7 @@ impl Drop for StopOnDrop<'_> {
 }
 
 #[test]
-fn systemd_gets_ready_watchdog_and_stopping_messages() {
+fn systemd_gets_ready_watchdog_reload_and_stopping_messages() {
     let path = std::env::temp_dir().join(format!("threadcast-notify-{}", std::process::id()));
     let socket = UnixDatagram::bind(&path).expect("a free socket path");
     socket.set_read_timeout(Some(crate::common::TIMEOUT)).expect("a positive timeout");
@@ -287,6 +287,9 @@ fn systemd_gets_ready_watchdog_and_stopping_messages() {
     let count = |text: &str| messages.iter().filter(|message| *message == text).count();
     assert_eq!(count("READY=1"), 1, "{messages:?}");
     assert_eq!(count("WATCHDOG=1"), 3, "{messages:?}");
+    server.signal("HUP");
+    while !next().starts_with("RELOADING=1\nMONOTONIC_USEC=") {}
+    while next() != "READY=1" {}
     server.signal("TERM");
     while next() != "STOPPING=1" {}
     assert_eq!(server.child.wait().expect("a child process").code(), Some(0));

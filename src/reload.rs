@@ -1,0 +1,64 @@
+//! Reads the files of tokens and keys and the folder of pages again, while the server runs.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use threadcast::Handle;
+
+use crate::cli::Access;
+
+/// Reloads what the options of a running server name.
+#[derive(Debug)]
+pub(crate) struct Reloader {
+    access: Mutex<Access>,
+    handle: Handle,
+    /// The number of requested reloads. While it is above zero, a thread reloads.
+    requested: AtomicUsize,
+}
+
+impl Reloader {
+    pub(crate) fn new(access: Access, handle: Handle) -> Arc<Self> {
+        Arc::new(Self { access: Mutex::new(access), handle, requested: AtomicUsize::new(0) })
+    }
+
+    /// Reloads on a thread of its own, because reading a file may block. Requests during a reload
+    /// cause one more.
+    ///
+    /// Calls `before` and `after` around each reload.
+    pub(crate) fn request(self: &Arc<Self>, before: fn(), after: fn()) {
+        if self.requested.fetch_add(1, Ordering::AcqRel) > 0 {
+            return;
+        }
+        let this = Arc::clone(self);
+        let reload = move || {
+            loop {
+                let requested = this.requested.load(Ordering::Acquire);
+                before();
+                this.reload();
+                after();
+                if this.requested.fetch_sub(requested, Ordering::AcqRel) == requested {
+                    return;
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("reload".into()).spawn(reload) {
+            self.requested.store(0, Ordering::Release);
+            self.handle.count_reload(false);
+            log::error!("cannot reload: no thread can be started: {error}; check `ulimit -u`");
+        }
+    }
+
+    fn reload(&self) {
+        let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut errors = access.reread();
+        self.handle.replace_keys(access.keys());
+        drop(access);
+        errors.extend(self.handle.reload_pages().err().map(|error| error.to_string()));
+        for error in &errors {
+            log::error!("cannot reload {error}; the old one stays in use");
+        }
+        self.handle.count_reload(errors.is_empty());
+        log::info!("reloaded the tokens, keys and pages that are read from files");
+    }
+}
