@@ -47,7 +47,9 @@
 const CONNECTING = 0, OPEN = 1, CLOSED = 2;
 const RECENT = 256;                  // messages that each tab keeps for tabs that missed some
 const SEEN = 10_000;                 // ids that each tab keeps to drop duplicates
-const MISSED_HEARTBEATS = 2.5;       // so many silent periods mean that a connection is dead
+const MISSED_HEARTBEATS = 1.8;       // so many silent periods mean that a connection is dead
+const WOKEN = 0.7;                   // the part of that time that is enough after the computer has slept
+const FIRST_TIMEOUT = 28_000;        // milliseconds of silence, until a heartbeat states the period
 const SERVER_ID = /^\d+-\d+$/;       // an id from the server; such ids have an order
 const FIRST_WAIT = 1000, LONGEST_WAIT = 30_000;    // milliseconds before a reconnection
 const CHECK_TIME = 5000;             // milliseconds to find out whether the channels have ended
@@ -77,7 +79,8 @@ export class Threadcast extends EventTarget {
   #recent = [];                      // the last messages
   #cursorEvent = null;               // the first event of the connection, not a message
   #seen = new Set();
-  #timeout = 60_000;                 // milliseconds, until the first heartbeat states the period
+  #timeout;                          // milliseconds of silence that mean that a connection is dead
+  #isStated = false;                 // whether a heartbeat has stated the period
   #lastActivity = Date.now();
   #createdAt = Date.now();
   // The id of the connection's last event, or the id after which the connection resumes. It may be
@@ -88,7 +91,7 @@ export class Threadcast extends EventTarget {
   #requested = { id: null, at: 0 };
   #failures = 0;
   #retryTimer;
-  #watchdog = setInterval(() => this.#checkActivity(), 1000);
+  #watchdog;
   #tabs = null;                      // the BroadcastChannel
   #abort = new AbortController();
 
@@ -104,6 +107,7 @@ export class Threadcast extends EventTarget {
     this.#url.searchParams.set('heartbeat', 'event');
     this.url = this.#url.href;
     this.lastEventId = options.lastEventId ?? '';
+    this.#allowSilence(FIRST_TIMEOUT);
     const signal = this.#abort.signal;
     addEventListener('online', () => this.#checkActivity(true), { signal });
     addEventListener('pageshow', event => event.persisted && this.#checkActivity(true), { signal });
@@ -201,7 +205,8 @@ export class Threadcast extends EventTarget {
       this.#retryTimer = setTimeout(() => this.#connect(), wait);
     };
     source.addEventListener('heartbeat', ({ data }) => {
-      this.#timeout = Number(data) * MISSED_HEARTBEATS || this.#timeout;
+      const period = Number(data);
+      if (period > 0) this.#heartbeatStated(period * MISSED_HEARTBEATS);
       this.#failures = 0;
       this.#noteActivity();
       this.#send({ timeout: this.#timeout, position: this.#position });
@@ -294,11 +299,27 @@ export class Threadcast extends EventTarget {
 
   #noteActivity() { this.#lastActivity = Date.now(); }
 
+  #heartbeatStated(timeout) {
+    this.#isStated = true;
+    this.#allowSilence(timeout);
+  }
+
+  // Sets after how much silence a connection is dead. The watchdog looks so often that a tab replaces
+  // a frozen leading tab within two heartbeats.
+  #allowSilence(timeout) {
+    if (timeout === this.#timeout) return;
+    this.#timeout = timeout;
+    clearInterval(this.#watchdog);
+    this.#watchdog = setInterval(() => this.#checkActivity(), Math.min(1000, timeout / 10));
+  }
+
   // Replaces a connection that has been silent for too long, even if the browser reports it as
   // open. In the same way another tab replaces a leading tab that has been silent.
   #checkActivity(woken = false) {
     const silence = Date.now() - this.#lastActivity;
-    const dead = silence > (woken ? this.#timeout / 2 : this.#timeout);
+    const dead = silence > (woken ? this.#timeout * WOKEN : this.#timeout);
+    // The period may be longer than FIRST_TIMEOUT: wait twice as long for the next first heartbeat.
+    if (dead && !woken && !this.#isStated) this.#allowSilence(this.#timeout * 2);
     if (this.leading) {
       if (dead && this.#source) this.#connect();
       return;
@@ -329,10 +350,11 @@ export class Threadcast extends EventTarget {
         const recent = wantsRecent ? this.#recent : [];
         const endsAfter = this.#endsAfter ?? undefined;
         const state = endsAfter === undefined ? readyState : undefined;
-        this.#send({ to: from, readyState: state, timeout: this.#timeout, recent, position: this.#position, endsAfter });
+        const stated = this.#isStated ? this.#timeout : undefined;
+        this.#send({ to: from, readyState: state, timeout: stated, recent, position: this.#position, endsAfter });
       }
     }
-    if (timeout) this.#timeout = timeout;
+    if (timeout) this.#heartbeatStated(timeout);
     if (timeout || message || readyState !== undefined) this.#noteActivity();
     if (recent) {
       this.#joining = false;

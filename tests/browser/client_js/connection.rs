@@ -1,8 +1,10 @@
 //! The leading tab's connection when it is silent, rejected or cut, or the server is unavailable.
 
-use threadcast::{Config, Event, Histories, History};
+use std::time::Duration;
 
-use super::{assert_got, first, listen, publish, server};
+use threadcast::{Config, Event, Histories, History, Limits};
+
+use super::{MUTE, UNMUTE, assert_got, blank, first, listen, publish, server};
 use crate::common::TestServer;
 
 /// When iOS cuts a stream or a laptop sleeps, the connection seems open, but nothing arrives.
@@ -37,6 +39,42 @@ fn client_replaces_a_connection_without_heartbeats() {
     publish(&server.registry, 1..4);
     page.wait_until("made === 2");
     assert_got(&page, 0..4);
+}
+
+/// A frozen tab keeps its lock and its connection, and forwards nothing.
+///
+/// To simulate this, the test stops the leading tab's messages. A machine may be busy, so one of
+/// three takeovers must be fast enough; after each, the tabs swap their parts.
+#[test]
+fn follower_replaces_a_frozen_leader_within_two_heartbeats() {
+    const PERIOD: Duration = Duration::from_secs(4);
+    let limits = Limits { heartbeat: PERIOD, ..Limits::default() };
+    let server = TestServer::with(Config { limits, ..Config::default() });
+    let Some(mut leader) = first(&server) else { return };
+    let mut tab = leader.another(&blank(&server));
+    for tab in [&leader, &tab] {
+        listen(tab, "'news'", "{}");
+        tab.wait_until("client.readyState === 1");
+        tab.eval(
+            "window.heard = window.ledAt = 0;
+             window.room = new BroadcastChannel(`threadcast ${client.url}`);
+             room.onmessage = ({ data }) => { if (data.timeout) heard = performance.now(); };
+             client.addEventListener('lead', () => { ledAt = performance.now(); })",
+        );
+    }
+    let mut waits = Vec::new();
+    while !waits.iter().any(|waited| *waited <= 2.0 * PERIOD.as_secs_f64() * 1000.0) {
+        assert!(waits.len() < 3, "the tab took the lead after {waits:?} ms");
+        tab.eval("heard = ledAt = 0");
+        tab.wait_until("heard > 0");
+        leader.eval(MUTE);
+        tab.wait_until("ledAt > 0");
+        waits.push(tab.eval("ledAt - heard").as_f64().expect("milliseconds"));
+        leader.wait_until("!client.leading");
+        leader.eval(UNMUTE);
+        std::mem::swap(&mut leader, &mut tab);
+    }
+    crate::common::say(&format!("the lead moved after {waits:?} ms of silence"));
 }
 
 /// A stream begins with the server's event `cursor`, whose id is the id to resume from.
