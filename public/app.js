@@ -2,16 +2,15 @@
 // besides showing events. An event passes from raw.js or the browser's EventSource through
 // streams.js and panel.js to log.js and timeline.js.
 
-import { StreamPanel } from './panel.js';
-import { WebSocketPanel } from './websocket.js';
+import { StreamPanel, unfold } from './panel.js';
+import { compare, WebSocketPanel } from './websocket.js';
 import { CHAT, sendForm, showInChat } from './chat.js';
 import { append, item } from './log.js';
 import { budget, LIMIT, openStreams } from './streams.js';
 import { offerOtherOrigin } from './server.js';
 import { channelPanel } from './channel.js';
 import { breakIt } from './breakit.js';
-import { copyButtons } from './copy.js';
-import { compare } from './comparison.js';
+import { hero } from './hero.js';
 import { findLab } from './lab.js';
 import { settings } from './settings.js';
 import { timeline } from './timeline.js';
@@ -21,7 +20,6 @@ const root = document.documentElement;
 await Promise.all([setLanguage(root.lang), findLab()]);
 
 timeline();
-copyButtons();
 settings();
 
 const list = (panel, text) => append(panel.part('list'), item(text));
@@ -34,7 +32,9 @@ new StreamPanel('c', {
   route: '/api/sse', types: ['update', 'hi', 'end'], withCredentials: true,
   onevent(panel, event) {
     list(panel, `[${event.lastEventId || 0}] ${event.data}`);
-    if (event.type === 'end') panel.close('closed-on-end');
+    if (event.type !== 'end') return;
+    panel.close('closed-on-end');
+    panel.showEnd(event.lastEventId);
   },
 });
 
@@ -57,17 +57,49 @@ e.on('keep', 'change', () => { if (e.part('keep').checked) clearTimeout(closing)
 
 sendForm(new StreamPanel('f', CHAT));
 
-new StreamPanel('g', { route: '/count', onevent: (panel, event) => list(panel, event.data) });
+new StreamPanel('g', {
+  route: '/count', onevent: (panel, event) => list(panel, event.data),
+  onended: panel => panel.showEnd(panel.part('last-id').textContent),
+});
 
 const socket = new WebSocketPanel('h-ws');
 const stream = new StreamPanel('h-sse', { ...CHAT });
 sendForm(stream);
 compare(socket, stream);
+document.getElementById('connect-both').addEventListener('click', () => {
+  for (const panel of [socket, stream]) panel.connect();
+  document.querySelector('#panel-h .fold').focus();        // the button is hidden now
+});
 
 sendForm(new StreamPanel('i', { ...CHAT, onevent: showInChat }));
 
 channelPanel();
-breakIt();
+hero(breakIt());
+
+for (const heading of document.querySelectorAll('.fold')) {
+  const card = heading.closest('.panel');
+  heading.addEventListener('click', () => unfold(card, !card.hasAttribute('data-open')));
+}
+const unfoldTarget = () => unfold(document.querySelector(`.panel[id="${CSS.escape(location.hash.slice(1))}"]`));
+addEventListener('hashchange', unfoldTarget);
+unfoldTarget();
+
+// Each code sample has a button that copies its text.
+document.addEventListener('click', async ({ target }) => {
+  const button = target.closest?.('[data-copy]');
+  if (!button) return;
+  const sample = button.parentElement.querySelector('code');
+  try {
+    await navigator.clipboard.writeText(sample.textContent);
+  } catch {
+    // Without https or permission the page cannot use the clipboard: select the text, so that the
+    // user can copy it.
+    getSelection().selectAllChildren(sample);
+    return setText(button, 'selected');
+  }
+  setText(button, 'copied');
+  setTimeout(() => setText(button, 'copy'), 2000);
+});
 
 const budgetText = document.getElementById('budget');
 const showBudget = () => {

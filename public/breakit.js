@@ -13,6 +13,7 @@ const FLOOD = 4000;                  // events of 32 KiB: twice what kernels and
 
 class Ledger {
   published = 0;
+  publishedAt = new Map();           // by event number: when the request began, by performance.now()
   #received = new Map();             // by event number: how often that event came
   #replayed = 0;
   #lost = 0;                         // the number of events that the server reported lost
@@ -20,7 +21,7 @@ class Ledger {
   constructor(panel) { this.panel = panel; }
 
   received(data, replayed) {
-    const n = Number(/^#(\d+)$/.exec(data)?.[1]);
+    const n = numberOf(data);
     if (!n) return;
     this.#received.set(n, (this.#received.get(n) ?? 0) + 1);
     if (replayed) this.#replayed += 1;
@@ -39,11 +40,14 @@ class Ledger {
     return Math.max(0, holes - this.#lost);
   }
 
-  show() {
+  get counts() {
     const duplicates = [...this.#received.values()].filter(times => times > 1).length;
-    const counts = { published: this.published, received: this.#received.size, replayed: this.#replayed,
+    return { published: this.published, received: this.#received.size, replayed: this.#replayed,
       missing: this.missing, duplicates, lost: this.#lost };
-    for (const [name, value] of Object.entries(counts)) {
+  }
+
+  show() {
+    for (const [name, value] of Object.entries(this.counts)) {
       const part = this.panel.part(`ledger-${name}`);
       part.textContent = number(value);
       part.dataset.value = value;
@@ -51,11 +55,16 @@ class Ledger {
   }
 }
 
+const numberOf = data => Number(/^#(\d+)$/.exec(data)?.[1]);
+
+// Returns the drawer's panel and ledger, and the act `cut`, which cuts its stream and returns what
+// was done: `dropped`, or `closed` if the page itself has closed the stream.
 export function breakIt() {
   let after = '';
   const panel = new StreamPanel('break', {
     route: () => `/channels/${CHANNEL}${after && `?last_event_id=${encodeURIComponent(after)}`}`,
     types: ['gap'],
+    isReplayed: (event, openedAt) => ledger.publishedAt.get(numberOf(event.data)) < openedAt,
     onid(id) {
       const first = after === '';
       after = id;
@@ -92,6 +101,7 @@ export function breakIt() {
   const publish = async (retry) => {
     if (!after) await panel.stream?.begun;
     ledger.published += 1;
+    ledger.publishedAt.set(ledger.published, performance.now());
     const response = await fetch(`/channels/${CHANNEL}`, {
       method: 'POST', headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify({ data: `#${ledger.published}`, ...(retry !== undefined && { retry }) }),
@@ -122,13 +132,14 @@ export function breakIt() {
     await publish(retry);
     panel.note(['retry-is', { waits: duration(retry) }]);
   });
-  on('resume', async () => {
+  const resume = async () => {
     await panel.stream.begun;
     panel.close();
     for (let n = 0; n < WHILE_CLOSED; n += 1) await publish();
     panel.connect();
     panel.note(['resumed', { count: WHILE_CLOSED, after: after || '–' }]);
-  });
+  };
+  on('resume', resume);
   on('gap', async () => {
     await panel.stream.begun;
     panel.close();
@@ -137,10 +148,11 @@ export function breakIt() {
     panel.connect();
     panel.note(['forgotten', { count: WHILE_CLOSED }]);
   });
-  on('drop', async () => {
+  const drop = async () => {
     if (!after) await panel.stream?.begun;
     panel.note(['dropped', await act('drop', { tab: lab.tab })]);
-  });
+  };
+  on('drop', drop);
   on('drop-all', async () => {
     if (!after) await panel.stream?.begun;
     panel.note(['dropped-all', await act('drop', { for: '5s' })]);
@@ -158,20 +170,35 @@ export function breakIt() {
     await source.hold(Promise.all([published, new Promise(done => setTimeout(done, SLOW))]));
   });
 
-  const drawer = panel.root, open = document.getElementById('break-open');
+  const drawer = panel.root;
+  let opener = document.getElementById('break-open');
   const show = shown => {
     drawer.hidden = !shown;
-    open.setAttribute('aria-expanded', shown);
+    for (const button of openers) button.setAttribute('aria-expanded', shown);
     document.documentElement.dataset.drawer = shown ? 'open' : '';
-    if (shown) drawer.querySelector('h2').focus();
-    else open.focus();
+    if (!shown) return opener.focus();
+    panel.connect();
+    drawer.querySelector('h2').focus();
   };
-  open.addEventListener('click', () => show(drawer.hidden));
+  const openers = document.querySelectorAll('[aria-controls=panel-break]');
+  for (const button of openers) {
+    button.addEventListener('click', () => {
+      opener = button;
+      show(drawer.hidden);
+    });
+  }
   panel.on('hide', 'click', () => show(false));
-  drawer.addEventListener('keydown', event => { if (event.key === 'Escape') show(false); });
+  document.addEventListener('keydown', ({ key }) => {
+    if (key === 'Escape' && !drawer.hidden && !document.querySelector(':popover-open')) show(false);
+  });
   document.getElementById('lab-note').hidden = lab.on;
-  setText(panel.part('channel'));
   panel.part('channel').textContent = `/channels/${CHANNEL}`;
   controls();
   ledger.show();
+
+  const cut = async () => {
+    panel.connect();
+    await (lab.on ? drop : resume)();
+  };
+  return { panel, ledger, cut };
 }

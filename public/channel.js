@@ -10,8 +10,10 @@ export function channelPanel() {
   let client;
   const panel = new StreamPanel('channel', {
     route() {
-      panel.types = ['gap', ...names('types')];
-      return `/channels?${new URLSearchParams(names().map(name => ['channel', name]))}`;
+      panel.types = types();
+      const query = new URLSearchParams(names().map(name => ['channel', name]));
+      if (panel.part('since').value) query.set('since', panel.part('since').value);
+      return `/channels?${query}`;
     },
     source() {
       const since = panel.part('since').value;
@@ -26,6 +28,7 @@ export function channelPanel() {
     },
   });
 
+  const types = () => ['gap', ...names('types')];
   const names = (field = 'name') => panel.part(field).value.split(/[\s,]+/).filter(Boolean);
   const showRole = () => {
     const lead = client?.readyState === 1 && (client.leading ? 'leads' : 'follows');
@@ -53,6 +56,7 @@ export function channelPanel() {
   };
 
   panel.root.addEventListener('input', showCurl);
+  panel.on('types', 'change', () => panel.listen(types()));
   panel.on('form', 'submit', async event => {
     event.preventDefault();
     const { url, data } = request();
@@ -62,6 +66,9 @@ export function channelPanel() {
       if (!response.ok) throw new Error(problemText(response.status, text));
       setText(panel.part('answer'));
       panel.part('answer').textContent = `${response.status} ${text}`;
+      const name = panel.part('event').value;
+      const isHeard = !name || ['message', ...panel.types].includes(name);
+      panel.note(panel.connected && !isHeard ? ['no-listener', { name }] : null);
     } catch (error) {
       setText(panel.part('answer'), 'not-sent', { why: error.message });
     }

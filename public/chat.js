@@ -7,31 +7,61 @@ import { append, clip } from './log.js';
 import { textSpan, setText } from './words.js';
 
 export const CHAT = {
-  route: chatRoute, types: ['userconnect', 'usermessage', 'userdisconnect', 'gap'], onrejected: readWithoutName,
+  route: () => path(), types: ['userconnect', 'usermessage', 'userdisconnect', 'gap'],
+  onconnect(panel) { panel.presence = presence(); },
+  onrejected: readWithoutName,
 };
 
-let name;
+// Panels share a stream only if their URLs are equal, so all that are connected have the same path.
+const panels = [];
+let current;                          // the path of the chat's open stream
+let rejected;                         // a name that the server has rejected: presence needs permission to publish
 
-// Returns the path of the chat, with the name that panel I contained when the chat was first
-// opened. The name stays until the page is closed, because panels share a stream only if their URLs
-// are equal.
-function chatRoute() {
-  name ??= document.querySelector('#panel-i [data-role=username]').value.trim();
-  this.present = name !== '';
-  return '/channels/chat' + (name && `?presence=${encodeURIComponent(name)}`);
+const field = document.querySelector('#panel-i [data-role=username]');
+
+function name() {
+  const name = field.value.trim();
+  return name === rejected ? '' : name;
 }
 
-// Reads the chat without a name if the server has rejected the name: presence needs permission to
-// publish.
+function path() {
+  if (!panels.some(panel => panel.connected)) current = pathOf({});
+  return current;
+}
+
+function pathOf(query) {
+  const all = new URLSearchParams({ ...(name() && { presence: name() }), ...query });
+  return `/channels/chat?${all}`.replace(/\?$/, '');
+}
+
+const presence = () => new URLSearchParams(current.split('?')[1]).get('presence') ?? '';
+
 function readWithoutName(panel) {
-  if (!panel.present) return;
-  name = '';
+  if (!panel.presence) return;
+  if (presence() === panel.presence) {       // the first of the panels that shared the stream
+    rejected = panel.presence;
+    current = pathOf({});
+  }
   panel.connect();
 }
+
+// A name that is entered or changed while the chat is open opens its stream again under that name,
+// after the last event.
+field.addEventListener('change', () => {
+  const open = panels.filter(panel => panel.connected);
+  if (open.length === 0 || presence() === name()) return;
+  const after = open[0].stream.lastId;
+  for (const panel of open) panel.close();
+  const [first, ...others] = open;
+  current = pathOf(after && { last_event_id: after });
+  first.connect(current);
+  for (const panel of others) panel.connect();
+});
 
 // Makes the panel's form send its text. The panel must have the parts `form`, `text`, `send` and
 // `answer`, and may have `username`.
 export function sendForm(panel) {
+  panels.push(panel);
   panel.on('form', 'submit', async event => {
     event.preventDefault();
     const text = panel.part('text');

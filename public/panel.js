@@ -1,8 +1,8 @@
-// A panel: the controls of one stream, and the view of its events and bytes.
+// A panel: the controls of one stream, and the view of its events and bytes. Until it is connected
+// or its heading is clicked, it is one line.
 
 import { address } from './server.js';
-import { append, empty, row, settle } from './log.js';
-import { ByteView } from './bytes.js';
+import { append, ByteView, empty, row, settle } from './log.js';
 import { join, CLOSED } from './streams.js';
 import { duration, number, textSpan, setText } from './words.js';
 
@@ -13,8 +13,7 @@ export class Panel {
     this.dye = this.root.closest('[data-dye]')?.dataset.dye;
     const controls = document.getElementById(template).content.cloneNode(true);
     (this.root.querySelector('[data-slot]') ?? this.root).prepend(controls);
-    this.on('connect', 'click', () => this.connect());
-    this.on('close', 'click', () => this.close());
+    this.on('connect', 'click', () => this.connected ? this.close() : this.connect());
     this.on('clear', 'click', () => this.clear());
   }
 
@@ -25,9 +24,8 @@ export class Panel {
   state(readyState, words = 'state') {
     setText(this.part('state'), `${words}.${readyState}`);
     this.part('state').dataset.state = this.root.dataset.live = readyState;
-    const card = this.root.closest('.panel');
-    const sign = card && document.querySelector(`[data-sign="${card.id}"]`);
-    if (sign) sign.dataset.state = readyState;
+    setText(this.part('connect'), readyState < CLOSED ? 'close' : 'connect');
+    if (readyState < CLOSED) unfold(this.root.closest('.panel'));
   }
 
   // Shows sentences. Each is the key of a text, or an array of a key and the values in that text.
@@ -45,6 +43,13 @@ export class Panel {
   }
 }
 
+// Shows all of a panel, or only its first line.
+export function unfold(card, open = true) {
+  if (!card) return;
+  card.toggleAttribute('data-open', open);
+  card.querySelector('.fold').setAttribute('aria-expanded', open);
+}
+
 export class StreamPanel extends Panel {
   #stream = null;
   #bytes;
@@ -53,11 +58,12 @@ export class StreamPanel extends Panel {
   #opened;                                      // whether the stream has opened since connect()
 
   // `types` are the named events to listen for, besides `message`. `source` creates another source
-  // than EventSource or RawSource. The panel calls onconnect, onevent, onid and onclose, and
-  // onrejected if a stream closes before it opens.
-  constructor(id, { route, types = [], withCredentials = false, source, onconnect, onevent, onid, onclose, onrejected }) {
+  // than EventSource or RawSource, and `isReplayed` knows which events are replayed. The panel calls
+  // onconnect, onevent, onid and onclose; onrejected if a stream closes before it opens; onended if
+  // the server has ended an open stream for good.
+  constructor(id, { types = [], withCredentials = false, ...options }) {
     super(id, 'stream-controls');
-    Object.assign(this, { route, types, withCredentials, source, onconnect, onevent, onid, onclose, onrejected });
+    Object.assign(this, { types, withCredentials, ...options });
     this.#bytes = new ByteView(this.part('raw'));
     this.on('raw-toggle', 'change', () => {
       const raw = this.part('raw-toggle').checked;
@@ -70,20 +76,21 @@ export class StreamPanel extends Panel {
 
   get stream() { return this.#stream; }
 
-  connect() {
-    if (this.#stream) return this.note('already');
+  connect(route = typeof this.route === 'function' ? this.route() : this.route) {
+    if (this.#stream) return;
     this.note();
     this.#opened = false;
     this.part('last-id').textContent = '';
     let url;
     try {
-      url = address(typeof this.route === 'function' ? this.route() : this.route);
+      url = address(route);
     } catch {
       return this.note('no-url');
     }
     const raw = this.part('raw-toggle').checked;
     const source = this.source && (() => this.source(url));
-    this.#stream = join(url, { withCredentials: this.withCredentials, raw, source }, this);
+    const { withCredentials, isReplayed } = this;
+    this.#stream = join(url, { withCredentials, raw, source, isReplayed }, this);
     this.onconnect?.(this);
   }
 
@@ -95,6 +102,25 @@ export class StreamPanel extends Panel {
     this.log('state', { type: 'close()', data: 'readyState 2' });
     settle();
     this.note(...why, stream.readyState === CLOSED ? null : ['shared', { names: stream.names() }]);
+  }
+
+  // Listens for these named events from now on.
+  listen(types) {
+    this.types = types;
+    this.#stream?.listenAgain(this);
+  }
+
+  // Asks the server for the stream after an id, and shows a response that ends it. EventSource hides
+  // the status.
+  async showEnd(id) {
+    const url = address(this.route), asked = new AbortController();
+    url.searchParams.set('last_event_id', id);
+    try {
+      const credentials = this.withCredentials ? 'include' : 'same-origin';
+      const { status } = await fetch(url, { credentials, signal: asked.signal });
+      if (status === 204) this.log('state', { type: '204', words: ['ended-204', { id }] });
+      asked.abort();                              // any other response may be a stream
+    } catch { /* a page of another origin may not read it */ }
   }
 
   clear() {
@@ -145,7 +171,8 @@ export class StreamPanel extends Panel {
     this.#bytes.restart();
     if (readyState !== CLOSED) return;
     this.#end();
-    if (!this.#opened) this.onrejected?.(this);
+    if (this.#opened) this.onended?.(this);
+    else this.onrejected?.(this);
   }
 
   evicted(why) {

@@ -58,9 +58,12 @@ export class RawSource extends EventTarget {
     // convert each byte.
     const id = String.fromCharCode(...new TextEncoder().encode(this.#lastEventId));
     if (id) headers['Last-Event-ID'] = id;
-    this.#mark(`GET ${new URL(this.url).pathname}${id && ` with Last-Event-ID: ${this.#lastEventId}`}`);
+    // The cursor in the URL is that of the first connection.
+    const url = new URL(this.url);
+    if (id && url.searchParams.has('last_event_id')) url.searchParams.set('last_event_id', this.#lastEventId);
+    this.#mark(`GET ${url.pathname}${id && ` with Last-Event-ID: ${this.#lastEventId}`}`);
 
-    const response = await fetch(this.url, {
+    const response = await fetch(url, {
       headers, cache: 'no-store', signal: this.#abort.signal,
       credentials: this.withCredentials ? 'include' : 'same-origin',
     });

@@ -18,11 +18,13 @@ export const budget = new EventTarget();        // dispatches `change` when a st
 // name, dye, kind, event }. `kind` is open, lost, closed, event, replayed, gap or sent.
 export const timelineEvents = new EventTarget();
 
+const CURSOR = 'last_event_id';                 // the query parameter with the id to resume from
 const streams = new Map();                      // by URL, the oldest first
 
-// An event does not state whether it is replayed. An event that arrives within this time after a
-// reconnection, in milliseconds, counts as replayed.
-const REPLAY_WITHIN = 250;
+// An event does not state whether it is replayed. The server sends a replay at once, without pauses:
+// events of a channel count as replayed until there is none for this time, in milliseconds. The
+// tutorials' streams replay nothing.
+const REPLAY_PAUSE = 50;
 
 export function openStreams() {
   return [...streams.values()].map(stream => stream.names());
@@ -32,11 +34,13 @@ export function markTimeline(lane, name, dye, kind, event) {
   timelineEvents.dispatchEvent(new CustomEvent('mark', { detail: { lane, name, dye, kind, event } }));
 }
 
-export function join(url, { withCredentials, raw, source }, member) {
+// `source` creates another source than EventSource or RawSource. `isReplayed(event, openedAt)` knows
+// better than REPLAY_PAUSE.
+export function join(url, { withCredentials, raw, source, isReplayed }, member) {
   let stream = streams.get(url.href);
   if (!stream) {
     if (streams.size >= LIMIT) evictOldest(member);
-    stream = new Stream(url, { withCredentials, raw, create: source });
+    stream = new Stream(url, { withCredentials, raw, create: source, isReplayed });
     streams.set(url.href, stream);
   } else if (raw) {
     stream.read(true);
@@ -52,13 +56,14 @@ class Stream {
   #resumes;                                     // whether the next events may be replayed
   #lastId;                                      // the id that a new source resumes from
   #lane;
-  #openedAt = -Infinity;
+  #openedAt;
+  #replayUntil = -Infinity;                     // when the replay ends, unless another event comes
 
-  constructor(url, { withCredentials, raw, create }) {
-    Object.assign(this, { url: url.href, withCredentials, raw, create });
+  constructor(url, { withCredentials, raw, create, isReplayed }) {
+    Object.assign(this, { url: url.href, withCredentials, raw, create, isReplayed });
     this.#lane = laneOf(url);
-    this.#resumes = url.searchParams.has('last_event_id') || url.searchParams.has('since');
-    this.#lastId = url.searchParams.get('last_event_id') ?? '';
+    this.#lastId = url.searchParams.get(CURSOR) ?? '';
+    this.#resumes = this.#lastId !== '' || url.searchParams.has('since');
     // Resolved when the stream has an id to resume from. From then on, a lost connection loses no
     // event.
     this.begun = new Promise(begin => { this.begin = begin; });
@@ -68,6 +73,8 @@ class Stream {
   get readyState() { return this.#source.readyState; }
 
   get source() { return this.#source; }
+
+  get lastId() { return this.#lastId; }
 
   names() { return [...this.#members.keys()].map(member => member.name).join(' + '); }
 
@@ -83,6 +90,12 @@ class Stream {
     this.#members.delete(member);
     if (this.#members.size === 0) this.#close();
     changed();
+  }
+
+  // Listens to the member's types, which have changed.
+  listenAgain(member) {
+    this.#members.get(member).abort();
+    this.#listen(member);
   }
 
   // Switches between EventSource and RawSource. The new source resumes a channel after the last
@@ -110,7 +123,10 @@ class Stream {
     const Source = this.raw ? RawSource : EventSource;
     const options = { withCredentials: this.withCredentials };
     const url = new URL(this.url);
-    if (this.#lastId && url.pathname.startsWith('/channels')) url.searchParams.set('last_event_id', this.#lastId);
+    if (this.#lastId && this.#isChannel) {
+      url.searchParams.delete('since');
+      url.searchParams.set(CURSOR, this.#lastId);
+    }
     const own = !this.raw && this.create?.();
     const source = this.#source = own || new Source(url.href, options);
     // The event `cursor` is not a message: its id is the one to resume from until an event arrives.
@@ -119,7 +135,8 @@ class Stream {
     // These listeners must run before those of the members: a member may connect again as soon as
     // it is notified of the end.
     source.addEventListener('open', () => {
-      this.#openedAt = this.#resumes ? performance.now() : -Infinity;
+      this.#openedAt = performance.now();
+      this.#replayUntil = this.#openedAt + REPLAY_PAUSE;
       this.#mark('open');
     });
     source.addEventListener('error', () => {
@@ -129,6 +146,8 @@ class Stream {
       if (closed) this.#close();
     });
   }
+
+  get #isChannel() { return new URL(this.url).pathname.startsWith('/channels'); }
 
   #at(id) {
     this.#lastId = id;
@@ -155,14 +174,23 @@ class Stream {
   }
 
   #received(member, event) {
-    const replayed = event.lastEventId !== '' && performance.now() - this.#openedAt < REPLAY_WITHIN;
     // Several members may receive the same event, but the timeline gets only one mark for it.
     if (event !== this.lastEvent) {
-      this.#mark(event.type === 'gap' ? 'gap' : replayed ? 'replayed' : 'event', event);
+      this.lastEvent = event;
+      this.lastIsReplayed = this.#isReplay(event);
+      this.#mark(event.type === 'gap' ? 'gap' : this.lastIsReplayed ? 'replayed' : 'event', event);
       this.#at(event.lastEventId);
     }
-    this.lastEvent = event;
-    member.received(event, replayed);
+    member.received(event, this.lastIsReplayed);
+  }
+
+  #isReplay(event) {
+    if (!this.#resumes || !this.#isChannel || event.type === 'gap') return false;
+    if (this.isReplayed) return this.isReplayed(event, this.#openedAt);
+    const now = performance.now();
+    if (now > this.#replayUntil) return false;
+    this.#replayUntil = now + REPLAY_PAUSE;
+    return true;
   }
 
   #mark(kind, event) {
@@ -171,11 +199,11 @@ class Stream {
   }
 }
 
-// Returns the name of a URL's lane in the timeline. It is the URL without the id to resume from, so
-// that a stream that is resumed by its URL continues in the same lane.
+// Returns the name of a URL's lane in the timeline. It is the URL without the place to resume from
+// and without the client's name, so that a stream that is opened again continues in the same lane.
 function laneOf(url) {
   const lane = new URL(url);
-  for (const name of ['last_event_id', 'tab']) lane.searchParams.delete(name);
+  for (const name of [CURSOR, 'since', 'presence', 'tab']) lane.searchParams.delete(name);
   return lane.href;
 }
 

@@ -9,10 +9,11 @@ import { clock, textSpan, t } from './words.js';
 const SPAN = 60_000;                // milliseconds from the left edge to the right edge
 const TOGETHER = 200;               // milliseconds; dots closer than this become one larger dot
 const REDRAW_EVERY = 50;            // milliseconds, at least
+const LANES = 5;                    // four streams and a WebSocket; style.css reserves the room
+const MIDDLE = 11;                  // of a lane, in pixels
 const SVG = 'http://www.w3.org/2000/svg';
 
 const reducedMotion = matchMedia('(prefers-reduced-motion: reduce)');
-const section = document.getElementById('timeline');
 const place = document.getElementById('lanes');
 const list = document.getElementById('timeline-list');
 const lanes = new Map();
@@ -23,10 +24,9 @@ let marked = false;                 // whether there is a new mark since the las
 
 export function timeline() {
   timelineEvents.addEventListener('mark', ({ detail }) => {
-    if (!lanes.has(detail.lane)) lanes.set(detail.lane, new Lane(detail));
+    if (!lanes.has(detail.lane)) addLane(detail);
     lanes.get(detail.lane).mark(detail);
     append(list, row(detail));
-    section.dataset.empty = 'no';
     // One redraw shows all marks of 50 ms: thousands of events a second may arrive.
     if (marked) return;
     marked = true;
@@ -44,6 +44,17 @@ export function timeline() {
   });
 }
 
+// Adds a lane. If there is no room, it takes the place of one whose stream has ended.
+function addLane(detail) {
+  if (lanes.size >= LANES) remove([...lanes.keys()].find(name => lanes.get(name).hasEnded));
+  lanes.set(detail.lane, new Lane(detail));
+}
+
+function remove(name) {
+  lanes.get(name)?.root.remove();
+  lanes.delete(name);
+}
+
 // Redraws the timeline, and again when it has moved by a pixel, or after 1 s if the user prefers
 // reduced motion.
 function move() {
@@ -53,13 +64,7 @@ function move() {
   const now = performance.now();
   const [first] = lanes.values();
   if (!perMillisecond) perMillisecond = first.svg.clientWidth / SPAN;
-  for (const [name, lane] of lanes) {
-    if (!lane.move(now)) {
-      lane.root.remove();
-      lanes.delete(name);
-    }
-  }
-  if (lanes.size === 0) section.dataset.empty = '';
+  for (const [name, lane] of lanes) if (!lane.move(now)) remove(name);
   redrawAfter(reducedMotion.matches ? 1000 : Math.max(REDRAW_EVERY, 1 / (perMillisecond || 1)));
 }
 
@@ -87,9 +92,11 @@ class Lane {
     place.append(this.root);
   }
 
+  get hasEnded() { return this.#line === null; }
+
   mark({ kind, name, event }) {
     const now = performance.now();
-    if (name) this.label.textContent = name;
+    if (name) this.label.textContent = this.label.title = name;
     if (kind === 'open') this.#startLine('open', now);
     else if (kind === 'lost') this.#startLine('lost', now);
     else if (kind === 'closed') this.#endLine(now);
@@ -151,13 +158,13 @@ class Lane {
     if (node.tagName === 'line') {
       node.setAttribute('x1', from * perMillisecond);
       node.setAttribute('x2', to * perMillisecond);
-      node.setAttribute('y1', 12);
-      node.setAttribute('y2', 12);
+      node.setAttribute('y1', MIDDLE);
+      node.setAttribute('y2', MIDDLE);
     } else if (node.tagName === 'circle') {
       node.setAttribute('cx', from * perMillisecond);
-      node.setAttribute('cy', 12);
+      node.setAttribute('cy', MIDDLE);
     } else {
-      node.setAttribute('transform', `translate(${from * perMillisecond} 12)`);
+      node.setAttribute('transform', `translate(${from * perMillisecond} ${MIDDLE})`);
     }
   }
 }

@@ -333,6 +333,13 @@ impl Page {
         self.eval(&format!("part('{panel}', '{role}').click()"));
     }
 
+    /// Clicks an element as a user does, after scrolling to it: the browser counts what follows as
+    /// the user's doing.
+    #[track_caller]
+    pub fn tap(&self, selector: &str) {
+        self.tab.find_element(selector).and_then(|it| it.click().map(drop)).expect("it is there");
+    }
+
     #[track_caller]
     pub fn write(&self, panel: &str, role: &str, text: &str) {
         let text = Value::from(text);

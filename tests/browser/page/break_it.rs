@@ -2,7 +2,7 @@
 
 use crate::common::{TestServer, say, skip};
 use crate::driver::Page;
-use threadcast::{Config, Histories, History};
+use threadcast::{Config, Event, Histories, History};
 
 fn page(lab: bool) -> Option<(TestServer, Page)> {
     let server =
@@ -11,12 +11,17 @@ fn page(lab: bool) -> Option<(TestServer, Page)> {
     Some((server, page))
 }
 
-/// Opens the drawer and its stream, and waits for two numbered events.
+/// Opens the drawer, which opens its stream, and waits for two numbered events.
 fn open_drawer(page: &Page) {
     page.eval("document.getElementById('break-open').click()");
     page.wait_until("!document.getElementById('panel-break').hidden");
-    page.click("break", "connect");
     page.wait_until("state('break') === '1' && ledger('received') >= 2");
+}
+
+/// Opens the drawer, and waits until its stream has an id to resume from.
+fn open_drawer_quietly(page: &Page) {
+    page.eval("document.getElementById('break-open').click()");
+    page.wait_until("state('break') === '1' && part('break', 'last-id').textContent !== ''");
 }
 
 const LEDGER: &str =
@@ -25,10 +30,11 @@ const LEDGER: &str =
         .filter(row => row.dataset.kind === kind).map(row => row.textContent);
      window.nothingIsWrong = () => ledger('missing') === 0 && ledger('duplicates') === 0;";
 
-/// Clicks "connect" and at once the button with this role, before the stream is open.
+/// Opens the drawer and clicks at once the button with this role, before the stream is open.
 fn connect_and_click(page: &Page, role: &str) {
-    page.eval("document.getElementById('break-open').click()");
-    page.eval(&format!("part('break', 'connect').click(); part('break', '{role}').click()"));
+    page.eval(&format!(
+        "document.getElementById('break-open').click(); part('break', '{role}').click()"
+    ));
 }
 
 /// Cuts the stream before its first event. The server must replay the events published meanwhile.
@@ -87,7 +93,6 @@ fn showing_raw_bytes_loses_no_event() {
     page.eval(
         "document.getElementById('break-open').click(); part('break', 'tick').checked = false",
     );
-    page.click("break", "connect");
     page.wait_until("part('break', 'last-id').textContent !== ''");
     // Switches between the two sources, and publishes an event while the old source is closed and
     // the new one is not open yet.
@@ -103,6 +108,75 @@ fn showing_raw_bytes_loses_no_event() {
     switched(false);
     page.wait_until("ledger('received') === 2 && nothingIsWrong()");
     page.assert_nothing_went_wrong();
+}
+
+/// Each way to open the stream again resumes after the last event, and not after the event at which
+/// the stream was opened before.
+#[test]
+fn reopening_never_repeats_an_event() {
+    let Some((_server, page)) = page(true) else { return };
+    page.eval(LEDGER);
+    open_drawer(&page);
+    let more = || {
+        page.eval("window.had = ledger('received')");
+        page.wait_until("ledger('received') >= had + 2 && state('break') === '1'");
+        page.wait_until("nothingIsWrong() && ledger('lost') === 0");
+    };
+    for role in ["connect", "raw-toggle", "drop", "raw-toggle", "drop"] {
+        page.click("break", role);
+        if role == "connect" {
+            page.click("break", role); // the first click closes the stream
+        }
+        more();
+    }
+    page.click("break", "raw-toggle");
+    page.click("break", "connect");
+    page.click("break", "connect");
+    more();
+    page.click("break", "drop");
+    more();
+}
+
+/// The drawer's events are numbered by the page, so it knows which were published while the stream
+/// was closed. After that, the events are live, however soon they come.
+#[test]
+fn live_events_are_not_marked_as_replayed() {
+    let Some((server, page)) = page(true) else { return };
+    page.eval(LEDGER);
+    page.eval("part('break', 'tick').checked = false");
+    open_drawer_quietly(&page);
+    page.click("break", "resume");
+    page.wait_until("state('break') === '1' && ledger('replayed') === 3");
+    page.click("break", "retry-set");
+    page.wait_until("ledger('received') === 4");
+    assert_eq!(page.eval("ledger('replayed')"), 3);
+    assert_eq!(page.eval("marks('replayed').length"), 3);
+
+    // The stream G goes on after its last id, and replays nothing. The chat replays what was
+    // published while it was lost, and the next event is live.
+    page.click("g", "connect");
+    page.click("i", "connect");
+    page.wait_until("events('g').length > 1 && state('i') === '1'");
+    page.wait_until("part('i', 'last-id').textContent !== ''");
+    page.click("break", "drop");
+    page.wait_until("state('g') === '0' && state('i') === '0'");
+    let say = |text: &str| {
+        let event = Event::new(format!(r#"{{"username":"ada","time":"","text":"{text}"}}"#));
+        let event = event.with_name("usermessage").expect("one line");
+        server.registry.publish("chat", &event).expect("a name");
+    };
+    say("meanwhile");
+    page.wait_until("state('g') === '1' && state('i') === '1'");
+    let replayed =
+        "[...part('i', 'log').querySelectorAll('[data-replayed]')].map(row => row.textContent)";
+    page.wait_until(&format!("{replayed}.some(row => row.includes('meanwhile'))"));
+    // A live event comes later than the pause that ends a replay.
+    page.eval("new Promise(done => setTimeout(done, 100))");
+    say("now");
+    page.wait_until("events('i').length === 2");
+    assert_eq!(page.eval(&format!("{replayed}.length")), 1);
+    page.wait_until("events('g').length > 4");
+    assert_eq!(page.eval("part('g', 'log').querySelectorAll('[data-replayed]').length"), 0);
 }
 
 #[test]
@@ -149,7 +223,6 @@ fn lab_controls_are_disabled_without_the_lab() {
     page.eval("document.getElementById('break-open').click()");
     page.wait_until("['drop', 'drop-all', 'slow'].every(role => part('break', role).disabled)");
     page.wait_until("document.getElementById('lab-note').innerText.includes('--lab')");
-    page.click("break", "connect");
     page.wait_until("state('break') === '1' && !part('break', 'resume').disabled");
     page.wait_until("part('break', 'slow').disabled");
     page.assert_nothing_went_wrong();
@@ -291,5 +364,27 @@ fn channel_panel_and_its_curl_command_publish_the_same() {
     } else {
         skip("no curl, so the command was not run");
     }
+    page.assert_nothing_went_wrong();
+}
+
+#[test]
+fn a_named_event_without_a_listener_is_explained() {
+    let Some((server, page)) = page(false) else { return };
+    page.click("channel", "connect");
+    page.wait_until("state('channel') === '1'");
+    page.write("channel", "event", "headline");
+    page.click("channel", "send");
+    page.wait_until("part('channel', 'note').textContent.includes('no listener for that name')");
+    assert_eq!(page.eval("events('channel').length"), 0);
+    // A name that is entered while the stream is open takes effect at once.
+    page.eval("part('channel', 'types').value = 'headline'");
+    page.eval("part('channel', 'types').dispatchEvent(new Event('change'))");
+    let event = Event::new("snow").with_name("headline").expect("one line");
+    server.registry.publish("news", &event).expect("a name");
+    page.wait_until(
+        "events('channel').some(({ type, data }) => type === 'headline' && data === 'snow')",
+    );
+    page.click("channel", "send");
+    page.wait_until("events('channel').length === 2 && part('channel', 'note').textContent === ''");
     page.assert_nothing_went_wrong();
 }

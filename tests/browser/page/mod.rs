@@ -2,6 +2,7 @@
 
 mod break_it;
 mod everybody;
+mod front;
 mod live;
 mod origins;
 mod panels;

@@ -129,7 +129,7 @@ fn page_reconnects_to_a_restarted_server() {
 #[test]
 fn open_fires_within_100_ms_of_connecting() {
     let Some((_server, page)) = page() else { return };
-    page.click("a", "close");
+    page.click("a", "connect"); // closes it
     for route in ["/stream", "/sse", "/api/sse", "/events", "/count", "/channels/chat"] {
         let measured = format!(
             "new Promise((resolve, reject) => {{
@@ -208,10 +208,52 @@ fn chat_shows_when_a_named_client_joins_and_leaves() {
     page.wait_until("part('i', 'list').textContent.includes('ada joined')");
     let mut watcher = server.stream("/channels/chat");
     watcher.first_frame();
-    page.click("i", "close");
+    page.click("i", "connect"); // closes it
     let left =
         std::iter::from_fn(|| watcher.chunk()).find(|chunk| chunk.contains("userdisconnect"));
     assert!(left.expect("the stream goes on").contains("ada"));
+}
+
+/// The chat's panels share one stream, so all of them move to the new name.
+#[test]
+fn a_name_entered_later_is_announced() {
+    let Some((server, page)) = page() else { return };
+    ["f", "i"].iter().for_each(|panel| page.click(panel, "connect"));
+    page.wait_until("['f', 'i'].every(panel => state(panel) === '1')");
+    page.wait_until("part('i', 'last-id').textContent !== ''");
+    let rename = |name: &str| {
+        page.write("i", "username", name);
+        page.eval("part('i', 'username').dispatchEvent(new Event('change'))");
+        page.wait_until(&format!("part('i', 'list').textContent.includes('{name} joined')"));
+    };
+    rename("ada");
+    assert_eq!(server.get("/channels/chat/subscribers").json()["subscribers"], 1);
+    rename("bob");
+    page.wait_until("part('i', 'list').textContent.includes('ada left')");
+    page.wait_until("['f', 'i'].every(panel => state(panel) === '1') && budget() === '2'");
+    page.wait_until("events('f').length === events('i').length");
+    assert_eq!(server.registry.subscribers("chat"), 1, "one stream for both panels");
+    // A name also holds for a stream that is opened later.
+    ["f", "i"].iter().for_each(|panel| page.click(panel, "connect")); // closes both
+    page.write("i", "username", "eve");
+    page.click("f", "connect");
+    page.wait_until("events('f').some(event => event.data.includes('eve'))");
+    page.assert_nothing_went_wrong();
+}
+
+/// `EventSource` hides the status of a response that ends it.
+#[test]
+fn the_204_that_ends_c_and_g_is_shown() {
+    let Some((_server, page)) = page() else { return };
+    page.click("c", "connect");
+    page.click("g", "connect");
+    for (panel, id) in [("c", "9999"), ("g", "9")] {
+        let shown = format!(
+            "rows('{panel}').some(row => row.type === '204' && row.data.includes('ID {id},'))"
+        );
+        page.wait_until(&shown);
+    }
+    page.assert_nothing_went_wrong();
 }
 
 #[test]
@@ -229,7 +271,7 @@ fn the_websocket_echoes_text_and_bytes() {
         "rows('h-ws').some(({ kind, type, data }) => \
          kind === 'sent' && type === 'binary' && data === '5 bytes: 62 79 74 65 73')",
     );
-    page.click("h-ws", "close");
+    page.click("h-ws", "connect"); // closes it
     page.wait_until("state('h-ws') === '3' && rows('h-ws').at(-1).data.startsWith('code 1000')");
     page.assert_nothing_went_wrong();
 }
