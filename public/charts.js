@@ -13,25 +13,26 @@ const mega = bytes => number(Math.round(bytes / 1e5) / 10);
 const tenth = value => number(value < 100 ? Math.round(value * 10) / 10 : Math.round(value));
 const percent = share => number(Math.round(share * 1000) / 10);
 
-// With `floor: false`, a chart's scale need not begin at 0.
+// With `floor: false`, a chart's scale need not begin at 0. `axis` is the unit at its upper end.
 const CHARTS = [
   { name: 'clients', lines: ['clients'], dye: 'indigo', write: plain },
   { name: 'threads', lines: ['threads'], dye: 'woad', write: plain },
-  { name: 'memory', lines: ['memory'], dye: 'plum', write: mega },
-  { name: 'kernel', lines: ['kernel'], dye: 'walnut', write: mega, floor: false },
-  { name: 'switches', lines: ['voluntary', 'involuntary'], dye: 'madder', write: plain },
-  { name: 'events', lines: ['out', 'in'], dye: 'moss', write: plain },
-  { name: 'micros', lines: ['micros'], dye: 'weld', write: tenth },
-  { name: 'busy', lines: ['busy'], dye: 'slate', write: percent },
+  { name: 'memory', lines: ['memory'], dye: 'plum', write: mega, axis: 'MB' },
+  { name: 'kernel', lines: ['kernel'], dye: 'walnut', write: mega, axis: 'MB', floor: false },
+  { name: 'switches', lines: ['voluntary', 'involuntary'], dye: 'madder', write: plain, axis: '/s' },
+  { name: 'events', lines: ['out', 'in'], dye: 'moss', write: plain, axis: '/s' },
+  { name: 'micros', lines: ['micros'], dye: 'weld', write: tenth, axis: 'µs' },
+  { name: 'busy', lines: ['busy'], dye: 'slate', write: percent, axis: '%' },
 ];
 
-export function charts() {
+// `acts` is the list of the user's acts, which is kept short here. Each has its `time`.
+export function charts(acts) {
   const samples = [];               // each has the time `at`, the delivery mode, and the figures
   const all = CHARTS.map(chart => new Chart(chart));
   document.getElementById('grid').append(...all.map(chart => chart.root));
   const table = new Table();
   const draw = () => {
-    all.forEach(chart => chart.draw(samples));
+    all.forEach(chart => chart.draw(samples, acts));
     table.draw(samples);
   };
   languageChanges.addEventListener('change', draw);
@@ -39,6 +40,7 @@ export function charts() {
     const at = performance.now();
     samples.push({ at, delivery, ...figures });
     while (samples[0].at < at - SPAN) samples.shift();
+    while (acts[0]?.time < at - SPAN) acts.shift();
     draw();
   };
 }
@@ -87,11 +89,14 @@ class Chart {
     const picture = document.createElement('div');
     picture.className = 'picture';
     picture.append(svg, this.#top, this.#bottom);
-    this.root.append(caption, picture);
+    const axis = document.createElement('p');
+    axis.className = 'axis';
+    axis.append(textSpan('axis.start'), textSpan('axis.end'));
+    this.root.append(caption, picture, axis);
   }
 
-  draw(samples) {
-    const { lines, write, floor = true } = this.chart;
+  draw(samples, acts) {
+    const { lines, write, floor = true, axis = '' } = this.chart;
     const last = samples.at(-1);
     if (!last) return;
     lines.forEach((line, index) => {
@@ -103,7 +108,7 @@ class Chart {
     const [low, high] = scale(known, floor);
     this.root.dataset.low = low;
     this.root.dataset.high = high;
-    this.#top.textContent = write(high);
+    this.#top.textContent = `${write(high)} ${axis}`;
     this.#bottom.textContent = write(low);
     const x = at => (WIDTH - (last.at - at) / SPAN * WIDTH).toFixed(2);
     const y = value => (HEIGHT - 1 - (value - low) / (high - low) * (HEIGHT - 2)).toFixed(2);
@@ -119,8 +124,10 @@ class Chart {
       }
       this.#paths[index].setAttribute('d', path);
     });
+    // Another page may have changed the delivery mode.
     const changed = samples.filter((sample, index) => index > 0 && sample.delivery !== samples[index - 1].delivery);
-    this.#marks.setAttribute('d', changed.map(sample => `M${x(sample.at)} 0V${HEIGHT}`).join(''));
+    const marks = [...acts.map(act => act.time), ...changed.map(sample => sample.at)];
+    this.#marks.setAttribute('d', marks.map(at => `M${x(at)} 0V${HEIGHT}`).join(''));
   }
 }
 

@@ -1,15 +1,16 @@
-// The live view's controls, which act on the server. The page loads this file only if the server
-// runs with --lab.
+// The live view's controls, which act on the server and on the event loop beside it. The page loads
+// this file only if the server runs with --lab.
 
 import { act } from './lab.js';
 import { number, setText } from './words.js';
 
 const SLOW_REQUESTS = 5;
 
-export function controls() {
+// `note` is called with the name of each act, which the charts then mark.
+export function controls(note) {
   document.getElementById('controls-place').replaceWith(document.getElementById('controls').content);
   const part = id => document.getElementById(id);
-  // Shows an error beside the control that caused it.
+  // Shows an error, which the control that caused it clears with its next success.
   const guarded = (output, action) => async (...args) => {
     try {
       await action(...args);
@@ -19,31 +20,62 @@ export function controls() {
   };
 
   const slider = part('clients'), field = part('clients-number'), rate = part('rate');
+  // Controls that the user holds do not follow the server.
+  let held = 0;
+  const hold = () => { held = performance.now(); };
+  const showRate = () => { part('rate-shown').textContent = number(Number(rate.value)); };
   const open = guarded('clients-result', async count => {
-    const { asked, opening, most } = await act('clients', { count, rate: rate.value });
+    hold();
+    note('clients');
+    const { asked, opening, most } = await act('clients', { count, rate: rate.value, beside: 'event-loop' });
+    hold();
     setText(part('clients-result'), opening < asked ? 'clients.most' : '', { asked, most });
   });
-  slider.addEventListener('input', () => { field.value = slider.value; });
+  slider.addEventListener('input', () => {
+    hold();
+    field.value = slider.value;
+  });
   slider.addEventListener('change', () => open(slider.value));
+  field.addEventListener('input', hold);
   field.addEventListener('change', () => {
     if (!field.checkValidity() || field.value === '') return field.reportValidity();
     slider.value = field.value;
     open(field.value);
   });
-  rate.addEventListener('input', () => { part('rate-shown').textContent = number(Number(rate.value)); });
+  rate.addEventListener('input', () => {
+    hold();
+    showRate();
+  });
   rate.addEventListener('change', () => { if (Number(field.value) > 0) open(field.value); });
+  part('close-all').addEventListener('click', () => {
+    field.value = slider.value = 0;
+    open(0);
+  });
 
   const buttons = [...part('delivery').children];
   part('delivery').addEventListener('click', guarded('delivery-result', async ({ target }) => {
-    if (!target.closest('button')) return;
-    press((await act('delivery', { to: target.value })).delivery);
+    const button = target.closest('button');
+    if (!button) return;
+    note(button.value);
+    press((await act('delivery', { to: button.value })).delivery);
     setText(part('delivery-result'));
   }));
   const press = delivery => buttons.forEach(button => button.setAttribute('aria-pressed', button.value === delivery));
 
-  part('stuck').addEventListener('click', guarded('stuck-result', () => act('stuck', {})));
+  part('stuck').addEventListener('click', guarded('stuck-result', async () => {
+    note('stuck');
+    await act('stuck', {});
+  }));
+  part('reopen').addEventListener('click', guarded('clients-result', async () => {
+    note('reopen');
+    const { reopening } = await act('reopen', {});
+    setText(part('clients-result'), 'reopen.done', { clients: reopening });
+  }));
 
+  let hasLoop = false;
   const slow = guarded('slow-result', async how => {
+    note(how);
+    if (hasLoop) await act(`loop/slow/${how}`, {});
     for (let n = 1; n <= SLOW_REQUESTS; n++) {
       const response = await fetch(`/lab/slow/${how}`);
       if (!response.ok) throw new Error((await response.json()).detail);
@@ -61,15 +93,22 @@ export function controls() {
   }
 
   let stuck = '0 0';
-  return ({ delivery, lab }) => {
+  return ({ delivery, lab, max_clients: maxClients, clients: allClients, binding_limit: limit, raise }) => {
     press(delivery);
-    const { clients = 0, lost = 0, refused: rejected = 0, late_ms: late, own_most: own, asked } = lab;
+    const { clients = 0, lost = 0, refused: rejected = 0, late_ms: late, own_most: own, asked, rate: itsRate, most } = lab;
+    hasLoop = Boolean(lab.loop);
     const latency = part('clients-latency');
     latency.dataset.clients = clients;
     if (late?.half != null) {
       setText(latency, 'clients.latency', { clients, half: round(late.half), most: round(late.p99), lost });
     } else setText(latency, clients ? 'clients.open' : '', { clients });
+    if (performance.now() - held > 1_500) {
+      field.value = slider.value = asked;
+      if (asked > 0 && itsRate != null) rate.value = itsRate;
+      showRate();
+    }
     if (asked > own) setText(part('clients-result'), 'clients.own', { asked, most: own });
+    else if (asked > most) setText(part('clients-result'), 'clients.most', { asked, most });
     else if (rejected > 0) setText(part('clients-result'), 'clients.rejected', { rejected });
     if (stuck !== `${lab.stuck} ${lab.given_up}`) {
       stuck = `${lab.stuck} ${lab.given_up}`;

@@ -1,8 +1,9 @@
-// The live view: shows the server's status, every second, as charts and as a list of threads.
-// A figure passes from /status/stream through sample() to charts.js and threads.js.
+// The live view: shows the server's status and its picture. With --lab, both come from /lab/watch;
+// otherwise the status comes from /status/stream, and there is no picture.
 
+import { act, findLab, lab } from './lab.js';
 import { charts } from './charts.js';
-import { findLab, lab } from './lab.js';
+import { figures } from './figures.js';
 import { settings } from './settings.js';
 import { threadList } from './threads.js';
 import { setText, setLanguage } from './words.js';
@@ -11,68 +12,82 @@ const root = document.documentElement;
 await Promise.all([setLanguage(root.lang), findLab()]);
 
 settings();
-const draw = charts();
+root.dataset.lab = lab.on ? 'on' : 'off';
+const acts = [];                      // the acts of the last two minutes, which the charts mark
+const draw = charts(acts);
 const list = threadList();
-const controls = lab.on ? (await import('./controls.js')).controls() : () => {};
+const show = figures();
+let model, picture, rate = 25;
+let controls = () => {};
+if (lab.on) {
+  const { Model, Picture } = await import('./picture.js');
+  model = new Model();
+  picture = new Picture(model);
+  controls = (await import('./controls.js')).controls(name => acts.push({ name, at: model.at, time: performance.now() }));
+} else {
+  document.getElementById('controls-place').replaceWith(document.getElementById('no-lab').content.cloneNode(true));
+}
 
-// The shortest time between two statuses from which rates are computed, in milliseconds.
-const SHORTEST = 500;
-// With fewer events than FEW or more new connections than MANY_NEW between two statuses, nearly all
-// CPU time is spent on other work, so the page shows no CPU time per event.
-const FEW = 20;
-const MANY_NEW = 10;
+// The server sends a status each second and a frame ten times a second. Without either for this
+// time, in milliseconds, the figures are stale.
+const STALE = 3_000;
 
 const state = document.getElementById('state');
-let before;
-let rates = {};
+let source, received = performance.now();
 
-const source = new EventSource('/status/stream');
-source.onopen = () => show(1);
-source.onerror = () => {
-  before = undefined;
-  show(source.readyState);
-};
-source.onmessage = ({ data }) => {
-  const status = JSON.parse(data);
-  draw(sample(status), status.delivery);
-  list(status);
-  controls(status);
-  show(1, status);
-};
-
-function show(readyState, status) {
-  state.dataset.state = readyState;
-  if (status) setText(state, 'state', { clients: status.clients, most: status.max_clients, delivery: status.delivery });
-  else setText(state, `state.${readyState}`);
+function connect() {
+  source = new EventSource(lab.on ? '/lab/watch' : '/status/stream');
+  source.onopen = () => tell('state.1');
+  source.onerror = ({ target }) => {
+    show.restart();
+    if (target.readyState === EventSource.CLOSED) tell('state.2');
+    tellAge();
+  };
+  source.addEventListener('table', ({ data }) => { model.names = JSON.parse(data); });
+  source.addEventListener('frame', ({ data }) => {
+    received = performance.now();
+    model.apply(JSON.parse(data), rate, acts);
+    picture.draw();
+    show.silences(model);
+  });
+  source.onmessage = ({ data }) => {
+    const status = JSON.parse(data);
+    received = performance.now();
+    delete root.dataset.stale;
+    rate = status.lab?.rate ?? rate;
+    draw(show.sample(status), status.delivery);
+    list(status);
+    controls(status);
+    state.dataset.state = 1;
+    setText(state, 'state', { clients: status.clients, most: status.max_clients, delivery: status.delivery });
+  };
 }
 
-function sample(now) {
-  const since = before && now.uptime_ms - before.uptime_ms;
-  if (since < 0) before = undefined;                   // the server has been restarted
-  if (!before || since >= SHORTEST) {
-    rates = before ? ratesOf(before, now, since / 1000) : {};
-    before = now;
+function tell(key, values) {
+  state.dataset.state = source.readyState;
+  setText(state, key, values);
+}
+
+// Without news from the server, greys the figures and says since when.
+function tellAge() {
+  const age = performance.now() - received;
+  if (document.hidden || source.readyState === EventSource.OPEN && age < STALE) return;
+  root.dataset.stale = '';
+  if (source.readyState !== EventSource.CLOSED) tell('state.lost', { seconds: Math.round(age / 1000) });
+}
+setInterval(tellAge, 1_000);
+
+// A browser opens at most six connections to a server, so a hidden page releases its stream.
+document.addEventListener('visibilitychange', () => {
+  if (document.hidden) source.close();
+  else if (source.readyState === EventSource.CLOSED) {
+    show.restart();
+    received = performance.now();
+    connect();
   }
-  return {
-    clients: now.clients, threads: now.threads, memory: now.memory_bytes, kernel: now.kernel_memory_bytes,
-    stacks: now.kernel_stack_bytes, ...rates,
-  };
-}
+});
 
-function ratesOf(a, b, seconds) {
-  const out = b.events_out - a.events_out;
-  // The sum lacks the switches of threads that have ended. If many threads end in a second, that
-  // second has no figure.
-  const ended = a.threads - b.threads;
-  const counted = a.context_switches && b.context_switches && ended <= Math.max(5, a.threads / 50);
-  const switches = kind => counted ? Math.max(0, b.context_switches[kind] - a.context_switches[kind]) / seconds : null;
-  const computed = b.cpu_ms - a.cpu_ms - (b.status_cpu_ms - a.status_cpu_ms);
-  return {
-    voluntary: switches('voluntary'), involuntary: switches('involuntary'),
-    out: out / seconds, in: (b.events_in - a.events_in) / seconds,
-    micros: out >= FEW && b.accepts - a.accepts <= MANY_NEW ? Math.max(0, computed) * 1000 / out : null,
-    busy: (b.cpu_ms - a.cpu_ms) / seconds / 1000,
-  };
-}
-
+if (document.hidden) {
+  source = { readyState: EventSource.CLOSED, close() {} };
+} else connect();
 root.dataset.ready = '';

@@ -15,7 +15,7 @@ const WAITS = [
   [/nanosleep/, 'time'],
   [/io_schedule|folio|bit_wait|blk|jbd2/, 'disk'],
 ];
-const ROLES = /^(accept|broadcaster|disconnects|lab-clients|redis-reader|signals|sse|store-writer|threadcast|ticker|watchdog|webhooks)(-|$)/;
+const ROLES = /^(accept|broadcaster|disconnects|lab-clients|lab-event-loop|lab-watch|redis-reader|signals|sse|store-writer|threadcast|ticker|watchdog|webhooks)(-|$)/;
 
 export function threadList() {
   const table = document.getElementById('thread-list').tBodies[0];
@@ -61,7 +61,7 @@ class Row {
     const known = name.match(ROLES);
     if (known) role.append(textSpan(`role.${known[1]}`));
     const what = document.createElement('td');
-    what.append(textSpan(`wait.${meaning(state, waitsFor)}`));
+    what.append(textSpan(`wait.${meaning(state, waitsFor, name)}`));
     if (waitsFor) {
       const raw = document.createElement('code');
       raw.textContent = waitsFor;
@@ -79,8 +79,11 @@ class Row {
   }
 }
 
-function meaning(state, waitsFor) {
+// Returns what a thread waits for: its key in the texts is `wait.` and this word.
+export function meaning(state, waitsFor, name = '') {
   if (state === 'R') return 'running';
+  if (state === 'r') return 'runnable';
   if (state === 'D') return 'disk';
-  return WAITS.find(([pattern]) => pattern.test(waitsFor))?.[1] ?? 'unknown';
+  const found = WAITS.find(([pattern]) => pattern.test(waitsFor))?.[1] ?? 'unknown';
+  return found === 'room' && name.startsWith('accept') ? 'accept' : found;
 }

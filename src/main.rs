@@ -247,8 +247,8 @@ fn lab(options: Lab) -> Result<(), Box<dyn Error>> {
         let engine = lab::engine::Engine::named(name).ok_or("no engine has this name")?;
         return Ok(engine.run(room, io::stdout())?);
     }
-    if let Some(server) = options.load_clients_of() {
-        return Ok(lab::load_clients::run(server, io::stdout())?);
+    if let Some((server, path)) = options.load_clients_of() {
+        return Ok(lab::load_clients::run(server, path, io::stdout())?);
     }
     let options = lab::Options::of(options, env::current_exe()?);
     let stop = stop_on_signal()?;

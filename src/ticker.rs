@@ -20,6 +20,9 @@ pub(crate) const MESSAGES: &str = "messages";
 
 /// The channel of the server's status, published each second while the channel has a subscriber.
 pub(crate) const STATUS: &str = "status";
+/// The channel of what a program publishes to the watchers of its server. The ticker does not use
+/// it.
+pub(crate) const WATCH: &str = "watch";
 
 /// How often the ticker makes the registry `hub` drop events that are older than its history
 /// allows, in seconds.

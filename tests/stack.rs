@@ -521,12 +521,17 @@ fn the_lab_fits_the_stack() {
             ("/lab/drop?for=1h", 400),
             ("/lab/clients?count=2&rate=10", 200),
             ("/lab/stuck", 200),
+            ("/lab/reopen", 200),
+            ("/lab/loop/slow/cpu", 409),
+            ("/lab/clients?count=2&beside=event-loop", 200),
+            ("/lab/loop/slow/cpu", 200),
             ("/lab/clients?count=0", 200),
             ("/lab/drop", 200),
         ] {
             it.post(target, "", "", status);
             it.get("/status", "", 200);
         }
+        let _watch = it.stream("/lab/watch", "");
         it.get("/lab/slow/cpu", "", 200);
         it.get("/lab/slow/disk", "", 200);
     });

@@ -86,6 +86,9 @@ enum Part {
     Clients {
         /// The server's address
         server: SocketAddr,
+        /// The path of the stream, if the server publishes events itself
+        #[arg(long)]
+        path: Option<String>,
     },
 }
 
@@ -99,10 +102,11 @@ impl Lab {
         }
     }
 
-    /// Returns the address of the server for which this process is to run load clients, if any.
-    pub(crate) fn load_clients_of(&self) -> Option<SocketAddr> {
+    /// Returns the address of the server for which this process is to run load clients, if any, and
+    /// the path of its stream.
+    pub(crate) fn load_clients_of(&self) -> Option<(SocketAddr, Option<&str>)> {
         match &self.part {
-            Some(Part::Clients { server }) => Some(*server),
+            Some(Part::Clients { server, path }) => Some((*server, path.as_deref())),
             _ => None,
         }
     }

@@ -9,6 +9,7 @@ use super::server_state::ServerState;
 use super::status;
 use crate::broadcast::Delivery;
 use crate::error::StartError;
+use crate::event::Event;
 use crate::limits::Limits;
 use crate::registry::Registry;
 use crate::ticker;
@@ -140,6 +141,20 @@ impl Handle {
             // Publishing fails after the registry is closed. The streams then have ended.
             let _ = clock.publish(ticker::STATUS, &status::event(&self.state));
         }
+    }
+
+    /// Returns the number of open streams of the routes that [`Route::watch`] creates.
+    ///
+    /// [`Route::watch`]: crate::extension::Route::watch
+    pub fn watchers(&self) -> usize {
+        self.state.clock.subscribers(ticker::WATCH)
+    }
+
+    /// Publishes an event to the streams that [`watchers`](Self::watchers) counts. No other stream
+    /// gets it, and no store keeps it.
+    pub fn publish_to_watchers(&self, event: &Event) {
+        // Publishing fails after the registry is closed. The streams then have ended.
+        let _ = self.state.clock.publish(ticker::WATCH, event);
     }
 }
 

@@ -6,6 +6,7 @@ use super::answer::Answer;
 use super::error::HttpError;
 use super::exchange::Exchange;
 use super::reply::Reply;
+use super::streams;
 
 /// Some methods of a path, and the handler that answers them.
 ///
@@ -52,6 +53,24 @@ impl Route {
     {
         Self::on(methods, path, move |exchange, parameters| {
             handler(exchange, parameters).map(Reply::Answer)
+        })
+    }
+
+    /// Creates a route for a stream: the server's status each second, as at `/status/stream`, and
+    /// the events of [`Handle::publish_to_watchers`](crate::Handle::publish_to_watchers).
+    ///
+    /// `check` decides whether the request may have the stream, and is called before it starts.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the path does not begin with a slash.
+    pub fn watch<F>(path: &'static str, check: F) -> Self
+    where
+        F: Fn(&mut Exchange<'_>) -> Result<(), HttpError> + Send + Sync + 'static,
+    {
+        Self::on("GET", path, move |exchange, _| {
+            check(exchange)?;
+            streams::watch(exchange)
         })
     }
 

@@ -47,7 +47,9 @@ pub(super) fn demo(exchange: &Exchange<'_>, demo: DemoStream) -> Result<Reply, H
         return Ok(Reply::Head(preamble));
     }
     let source = match demo.clock() {
-        Some(channel) => live(exchange, preamble, subscribe_to_clock(exchange, channel)?, &reader),
+        Some(channel) => {
+            live(exchange, preamble, subscribe_to_clock(exchange, &[channel])?, &reader)
+        }
         None => scripted(exchange, preamble, demo, last_event_id),
     };
     Ok(reply(exchange, source, permit, None))
@@ -149,23 +151,34 @@ fn subscribe_with_rights(
 
 /// Answers with a stream that sends the server's status once a second.
 pub(super) fn status(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    clock(exchange, &[ticker::STATUS])
+}
+
+/// Answers with a stream that sends the server's status once a second, and the events that the
+/// program publishes to watchers.
+pub(super) fn watch(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
+    clock(exchange, &[ticker::STATUS, ticker::WATCH])
+}
+
+/// Answers with a stream of channels of the registry `clock`.
+fn clock(exchange: &Exchange<'_>, channels: &[&'static str]) -> Result<Reply, HttpError> {
     let reader = ReadAccess::of(exchange, Api::Own)?;
     let permit = admit(exchange)?;
     let preamble = preamble(exchange, &[Frame::retry(RETRY)], Headers::new());
     if exchange.request.is_head() {
         return Ok(Reply::Head(preamble));
     }
-    let source = live(exchange, preamble, subscribe_to_clock(exchange, ticker::STATUS)?, &reader);
+    let source = live(exchange, preamble, subscribe_to_clock(exchange, channels)?, &reader);
     Ok(reply(exchange, source, permit, None))
 }
 
-/// Subscribes to a channel of the ticker. The stream gets only events that are published from now
-/// on.
+/// Subscribes to channels of the registry `clock`. The stream gets only events that are published
+/// from now on.
 fn subscribe_to_clock(
     exchange: &Exchange<'_>,
-    channel: &'static str,
+    channels: &[&'static str],
 ) -> Result<Box<Subscription>, HttpError> {
-    let channels = Channels::new([channel])?;
+    let channels = Channels::new(channels.iter().copied())?;
     Ok(exchange.server.clock.subscribe_boxed(&channels, &Start::Now)?)
 }
 

@@ -3,15 +3,21 @@
 //!
 //! | command | effect |
 //! |---|---|
-//! | `clients N` | N clients subscribe to the channel `lab` |
-//! | `rate N` | N events per second are published to the channel `lab` |
-//! | `stuck N` | N more clients subscribe to the channel `lab-stuck` and read nothing |
+//! | `clients N` | N clients open the stream |
+//! | `rate N` | N events per second are published |
+//! | `stuck N` | N more clients open a stream and read nothing |
+//! | `reopen` | all clients disconnect, and connect again after a second |
+//! | `slow disk`, `slow cpu` | one client requests the slow handler five times |
 //!
-//! The process does not publish events itself, because it has no token. It prints `publish CHANNEL
-//! DATA` when an event is due, and the server publishes the event. It prints `report JSON` each
-//! second, and when all clients are open. It exits when its stdin ends.
+//! The clients subscribe to the channel `lab`, and those that read nothing to `lab-stuck`. The
+//! process does not publish events itself, because it has no token. It prints `publish CHANNEL
+//! DATA` when an event is due, and the server publishes the event. With `--path`, all clients open
+//! the stream at that path of another server, which publishes its events itself.
+//!
+//! It prints `report JSON` each second, and when all clients are open; it prints `frame JSON` ten
+//! times a second, for the picture of the live view. It exits when its stdin ends.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +28,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use sse_load::load::{Load, Plan};
 use sse_load::process::most_clients;
 use sse_load::tick::{Tick, Traffic};
+
+use crate::live::threads::run_lengths;
 
 /// How many clients are opened at a time. Between two such steps, events are published and commands
 /// are executed.
@@ -41,6 +49,18 @@ const NO_FLOOD: Traffic = Traffic { rate: 0, ..FLOOD };
 const NARROW: usize = 2 * 1024;
 
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+const FRAME_EVERY: Duration = Duration::from_millis(100);
+
+/// How long the clients are away after the command `reopen`, so that a person sees it.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// How many requests the command `slow` sends, one after the other.
+const SLOW_REQUESTS: usize = 5;
+/// The maximum wait for the response to one of these requests.
+const SLOW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The step of the silences in a frame.
+const SILENCE_STEP: Duration = Duration::from_millis(20);
 
 /// The maximum pause between two checks for commands.
 const TURN: Duration = Duration::from_millis(20);
@@ -59,27 +79,34 @@ struct LoadClients<W> {
     /// When the traffic for stuck clients ends.
     flooded: Option<Instant>,
     rate: u32,
+    /// Whether the server publishes the events itself.
+    publishes_itself: bool,
+    /// When the clients connect again after the command `reopen`.
+    returns: Instant,
     reported: Instant,
+    framed: Instant,
     /// Whether the report that all clients are open has been sent.
     settled: bool,
     out: W,
 }
 
-/// Runs the clients until stdin ends or stdout is closed.
+/// Runs the clients until stdin ends or stdout is closed. With a `path`, the clients open the stream
+/// at that path, and the server publishes its events itself.
 ///
 /// # Errors
 ///
 /// Fails if `epoll` fails, or a command is invalid.
-pub(crate) fn run(server: SocketAddr, out: impl Write) -> io::Result<()> {
-    match serve(server, out) {
+pub(crate) fn run(server: SocketAddr, path: Option<&str>, out: impl Write) -> io::Result<()> {
+    match serve(server, path, out) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         ended => ended,
     }
 }
 
-fn serve(server: SocketAddr, out: impl Write) -> io::Result<()> {
+fn serve(server: SocketAddr, path: Option<&str>, out: impl Write) -> io::Result<()> {
+    let plan = Plan::new(server, path.unwrap_or("/channels/lab"));
     let mut load_clients = LoadClients {
-        plan: Plan { timeout: Duration::from_secs(5), ..Plan::new(server, "/channels/lab") },
+        plan: Plan { timeout: Duration::from_secs(5), ..plan },
         load: None,
         wanted: 0,
         own_most: most_clients()?,
@@ -88,7 +115,10 @@ fn serve(server: SocketAddr, out: impl Write) -> io::Result<()> {
         flood: Tick::new(),
         flooded: None,
         rate: 0,
+        publishes_itself: path.is_some(),
         reported: Instant::now(),
+        framed: Instant::now(),
+        returns: Instant::now(),
         settled: true,
         out,
     };
@@ -114,6 +144,16 @@ fn commands() -> io::Result<Receiver<String>> {
 
 impl<W: Write> LoadClients<W> {
     fn execute(&mut self, command: &str) -> io::Result<()> {
+        match command.split_once(' ') {
+            None if command == "reopen" => {
+                self.load = None;
+                self.settled = false;
+                self.returns = Instant::now() + AWAY;
+                return Ok(());
+            }
+            Some(("slow", how)) => return request_slow_handler(self.plan.server, how),
+            _ => {}
+        }
         let (name, number) = command.split_once(' ').unwrap_or((command, ""));
         let number: usize = number.parse().map_err(io::Error::other)?;
         match name {
@@ -132,14 +172,19 @@ impl<W: Write> LoadClients<W> {
             }
             "rate" => {
                 self.rate = u32::try_from(number).unwrap_or(u32::MAX);
-                self.events.set(Traffic { rate: self.rate, frame: FRAME });
+                if !self.publishes_itself {
+                    self.events.set(Traffic { rate: self.rate, frame: FRAME });
+                }
+                self.load.iter_mut().for_each(Load::restart_silences);
             }
             "stuck" => {
                 for _ in 0..number {
-                    self.stuck.push(stuck(self.plan.server)?);
+                    self.stuck.push(self.open_stuck()?);
                 }
-                self.flood.set(FLOOD);
-                self.flooded = Some(Instant::now() + FLOOD_TIME);
+                if !self.publishes_itself {
+                    self.flood.set(FLOOD);
+                    self.flooded = Some(Instant::now() + FLOOD_TIME);
+                }
             }
             _ => return Err(io::Error::other(format!("unknown command: {command}"))),
         }
@@ -152,7 +197,7 @@ impl<W: Write> LoadClients<W> {
         let pause = self.events.pause().min(self.flood.pause()).min(TURN);
         match &mut self.load {
             Some(load) => load.read_for(pause)?,
-            None if self.wanted > 0 => {
+            None if self.wanted > 0 && self.returns <= Instant::now() => {
                 self.load = Some(Load::open(&Plan { clients: 0, ..self.plan.clone() })?);
             }
             None => match commands.recv_timeout(pause) {
@@ -169,6 +214,9 @@ impl<W: Write> LoadClients<W> {
         }
         if settles || self.reported.elapsed() >= REPORT_EVERY {
             self.report(settles)?;
+        }
+        if self.framed.elapsed() >= FRAME_EVERY {
+            self.frame()?;
         }
         Ok(())
     }
@@ -219,16 +267,79 @@ impl<W: Write> LoadClients<W> {
         writeln!(self.out, "report {report}")?;
         self.out.flush()
     }
+
+    /// Prints the longest silence of a client since the last frame, and for how long each client
+    /// has been silent: a run length and a letter for each run of equal silences. The letter `a` is
+    /// less than 20 ms, `b` less than 40 ms, and so on; `.` is a client without a connection or
+    /// event, and `-` one that reads nothing.
+    fn frame(&mut self) -> io::Result<()> {
+        self.framed = Instant::now();
+        let mut frame = json!({ "clients": 0, "silent_ms": null, "dots": "" });
+        let mut dots = Vec::new();
+        if let Some(load) = &mut self.load {
+            frame["clients"] = load.connected().into();
+            frame["events"] = load.window().delivered.into();
+            let silence = load.take_longest_silence();
+            // While clients are being opened, no event is due for the new ones.
+            if self.settled && self.rate > 0 {
+                frame["silent_ms"] = (silence.as_secs_f64() * 1e3).into();
+            }
+            dots.extend(load.silences().map(|silence| silence.map_or('.', silence_letter)));
+        }
+        dots.extend(self.stuck.iter().map(|_| '-'));
+        frame["dots"] = run_lengths(&dots).into();
+        writeln!(self.out, "frame {frame}")?;
+        self.out.flush()
+    }
+
+    /// Opens a client that requests a stream and never reads.
+    fn open_stuck(&self) -> io::Result<TcpStream> {
+        let path = if self.publishes_itself { &self.plan.path } else { "/channels/lab-stuck" };
+        stuck(self.plan.server, path)
+    }
 }
 
-/// Opens a client that requests the stream of `lab-stuck` and never reads.
-fn stuck(server: SocketAddr) -> io::Result<TcpStream> {
+/// Returns the letter of a silence in a frame.
+fn silence_letter(silence: Duration) -> char {
+    let steps = silence.as_millis() / SILENCE_STEP.as_millis();
+    char::from(b'a' + u8::try_from(steps).unwrap_or(u8::MAX).min(25))
+}
+
+/// Requests the slow handler [`SLOW_REQUESTS`] times, one after the other, in a thread. A failed
+/// request ends the thread.
+fn request_slow_handler(server: SocketAddr, how: &str) -> io::Result<()> {
+    let request =
+        format!("GET /lab/slow/{how} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    let send = move || -> io::Result<()> {
+        let mut socket = TcpStream::connect(server)?;
+        socket.set_read_timeout(Some(SLOW_TIMEOUT))?;
+        socket.write_all(request.as_bytes())?;
+        socket.read_to_end(&mut Vec::new()).map(drop)
+    };
+    let requests = move || drop((0..SLOW_REQUESTS).try_for_each(|_| send()));
+    thread::Builder::new().name("slow".into()).spawn(requests).map(drop)
+}
+
+/// Opens a client that requests the stream at `path` and never reads.
+fn stuck(server: SocketAddr, path: &str) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
     // The size must be set before the connection is opened, because otherwise the kernel offers the
     // server a larger receive window.
     socket.set_recv_buffer_size(NARROW)?;
     socket.connect(&server.into())?;
     let mut socket = TcpStream::from(socket);
-    write!(socket, "GET /channels/lab-stuck HTTP/1.1\r\nHost: {server}\r\n\r\n")?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n")?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frame_writes_runs_of_equal_silences() {
+        let silences = [0, 19, 20, 45, 45, 499, 60_000].map(Duration::from_millis);
+        let letters = silences.map(silence_letter);
+        assert_eq!(run_lengths(&letters), "2ab2cyz");
+    }
 }

@@ -16,11 +16,13 @@ use serde_json::{Value, json};
 /// The channel to which the clients that read nothing subscribe.
 pub(super) const STUCK: &str = "lab-stuck";
 
-/// The local clients of a server with `--lab`.
+/// The local clients of a server with `--lab`, or of the event loop beside it.
 #[derive(Debug)]
 pub(super) struct LoadClients {
     /// The `threadcast` program, which runs the clients.
     program: Option<PathBuf>,
+    /// The path of the stream, if it is not that of the channel `lab`.
+    path: Option<&'static str>,
     state: Arc<Mutex<State>>,
 }
 
@@ -45,11 +47,13 @@ struct State {
     most: usize,
     /// The last report of the process.
     report: Value,
+    /// The last frame of the process.
+    frame: Value,
 }
 
 impl LoadClients {
-    pub(super) fn new(program: Option<PathBuf>) -> Self {
-        Self { program, state: Arc::default() }
+    pub(super) fn new(program: Option<PathBuf>, path: Option<&'static str>) -> Self {
+        Self { program, path, state: Arc::default() }
     }
 
     /// Opens or closes clients until there are `asked`, or `most` if that is less.
@@ -97,9 +101,19 @@ impl LoadClients {
         if state.commands.is_none() {
             state.generation += 1;
             let output = Output { state: Arc::clone(&self.state), generation: state.generation };
-            state.commands = Some(start(self.program.clone(), at, output, handle)?);
+            state.commands = Some(start(self.program.clone(), at, self.path, output, handle)?);
         }
         Ok(())
+    }
+
+    /// Sends a command to the process. Does nothing if it does not run.
+    pub(super) fn command(&self, command: &str) -> io::Result<()> {
+        self.lock().send(format_args!("{command}"))
+    }
+
+    /// Returns the last frame of the process: how long each client has been silent.
+    pub(super) fn frame(&self) -> Value {
+        self.lock().frame.clone()
     }
 
     /// Closes all clients and ends their process.
@@ -146,13 +160,14 @@ impl State {
 fn start(
     program: Option<PathBuf>,
     at: SocketAddr,
+    path: Option<&'static str>,
     output: Output,
     handle: impl Fn(Message<'_>) + Send + 'static,
 ) -> io::Result<ChildStdin> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
     thread::Builder::new().name("lab-clients".into()).spawn(move || {
         let program = program.as_deref();
-        match program.ok_or(io::ErrorKind::Unsupported.into()).and_then(|it| spawn(it, at)) {
+        match program.ok_or(io::ErrorKind::Unsupported.into()).and_then(|it| spawn(it, at, path)) {
             Ok((child, commands)) => {
                 // If the receiver is gone, the process's stdin is dropped here, and the process
                 // exits.
@@ -165,9 +180,12 @@ fn start(
     receiver.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
 }
 
-fn spawn(program: &Path, at: SocketAddr) -> io::Result<(Child, ChildStdin)> {
+fn spawn(program: &Path, at: SocketAddr, path: Option<&str>) -> io::Result<(Child, ChildStdin)> {
     let mut command = Command::new(program);
     command.args(["lab", "clients", &at.to_string()]);
+    if let Some(path) = path {
+        command.args(["--path", path]);
+    }
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let commands = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
     Ok((child, commands))
@@ -193,10 +211,14 @@ impl Output {
                 Some(("report", report)) => {
                     let Ok(report) = serde_json::from_str::<Value>(report) else { continue };
                     let settled = report["settled"] == true;
-                    self.store(report);
+                    self.store(|state| state.report = report);
                     if settled {
                         handle(Message::Settled);
                     }
+                }
+                Some(("frame", frame)) => {
+                    let Ok(frame) = serde_json::from_str(frame) else { continue };
+                    self.store(|state| state.frame = frame);
                 }
                 _ => log::warn!("ignored an unknown line from the lab's clients: {line:?}"),
             }
@@ -208,10 +230,11 @@ impl Output {
         }
     }
 
-    fn store(&self, report: Value) {
+    /// Changes the state, unless another process has taken the place of this one.
+    fn store(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         if state.generation == self.generation && state.commands.is_some() {
-            state.report = report;
+            change(&mut state);
         }
     }
 

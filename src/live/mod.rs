@@ -3,12 +3,17 @@
 //! This module uses only the public items of the library, as any program that embeds the server
 //! can.
 
+mod event_loop;
 mod load_clients;
+mod memory;
 mod routes;
 pub(crate) mod slow;
+pub(crate) mod threads;
+mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,24 +21,49 @@ use serde_json::Value;
 use threadcast::Config;
 use threadcast::extension::{Connection, Cut, Follower, Hooks, Opening};
 
+use self::event_loop::EventLoop;
 use self::load_clients::{LoadClients, STUCK};
+use self::watch::Watch;
 
 /// The query parameter that assigns a stream to the page that opened it.
 const TAB: &str = "tab";
 
-/// The lab of one server: the streams that it can cut, and the local clients.
+/// The lab of one server: the streams that it can cut, the local clients, and the event loop beside
+/// it.
 #[derive(Debug)]
 pub(crate) struct Live {
     load_clients: LoadClients,
+    event_loop: EventLoop,
+    /// The least resident memory of this process without local clients, in bytes; 0 before it is
+    /// known.
+    base_memory: AtomicU64,
+    watch: Watch,
     streams: Arc<Streams>,
 }
 
 impl Live {
-    /// Creates the lab. `program` is the `threadcast` program, which runs the local clients;
-    /// without it there are none.
+    /// Creates the lab. `program` is the `threadcast` program, which runs the local clients and the
+    /// event loop; without it there are none.
     pub(crate) fn new(program: Option<PathBuf>) -> Arc<Self> {
-        let load_clients = LoadClients::new(program);
-        Arc::new(Self { load_clients, streams: Arc::default() })
+        let event_loop = EventLoop::new(program.clone());
+        let load_clients = LoadClients::new(program, None);
+        let (base_memory, watch) = (AtomicU64::new(0), Watch::default());
+        Arc::new(Self { load_clients, event_loop, base_memory, watch, streams: Arc::default() })
+    }
+
+    /// Notes the memory of this process if there are no local clients.
+    fn note_base_memory(&self) {
+        let Some(memory) = memory::resident(std::process::id()) else { return };
+        if self.load_clients.clients() == 0 {
+            let least = |base| Some(if base == 0 { memory } else { memory.min(base) });
+            let _ = self.base_memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, least);
+        }
+    }
+
+    /// Closes all local clients, and ends the event loop.
+    fn end_clients(&self) {
+        self.load_clients.end();
+        self.event_loop.end();
     }
 
     /// Returns the configuration with what the lab needs, besides its [routes](Self::routes).
@@ -53,11 +83,16 @@ impl Hooks for Live {
         let stuck = streams.open.values().filter(|stream| stream.is_stuck_client).count();
         let given_up = streams.given_up;
         drop(streams);
-        Some(("lab", self.load_clients.json(stuck, given_up)))
+        let mut json = self.load_clients.json(stuck, given_up);
+        json["watch_cpu_ms"] = self.watch.cpu_ms().into();
+        json["base_bytes"] = self.base_memory.load(Ordering::Relaxed).into();
+        json["kernel_stack_bytes"] = memory::kernel_stack().into();
+        json["loop"] = self.event_loop.json().unwrap_or_default();
+        Some(("lab", json))
     }
 
     fn draining(&self) {
-        self.load_clients.end();
+        self.end_clients();
     }
 }
 

@@ -11,7 +11,11 @@
 //! | `POST /lab/flood?channel=NAME` | publishes `events=1000` events of `bytes=16KiB`, numbered from 1 |
 //! | `POST /lab/delivery?to=direct`, `to=wake` | switches the delivery mode of all clients |
 //! | `POST /lab/clients?count=N` | opens N local clients, which get `rate=10` events a second |
+//! | `POST /lab/clients?count=N&beside=event-loop` | opens as many on an event loop beside the server |
+//! | `POST /lab/reopen` | disconnects all local clients, and connects them again |
 //! | `POST /lab/stuck` | opens one more client, which reads nothing |
+//! | `POST /lab/loop/slow/disk`, `/lab/loop/slow/cpu` | requests that handler of the event loop |
+//! | `GET /lab/watch` | streams the status, and the picture of the live view |
 //!
 //! Every request needs the right to publish, even a GET, because a page of another origin can send
 //! a GET.
@@ -28,7 +32,7 @@ use threadcast::{Delivery, Event, Handle};
 
 use super::load_clients::Message;
 use super::slow::Slow;
-use super::{Live, TAB};
+use super::{Live, TAB, watch};
 
 /// The maximum time for which new streams may be cut (`?for=`).
 const CLOSED_MAX: Duration = Duration::from_secs(60);
@@ -55,9 +59,14 @@ impl Live {
             };
             Route::new(methods, path, handler).needs(requirement)
         };
+        let lab = Arc::clone(self);
         vec![
+            Route::watch("/lab/watch", move |exchange| lab.watch(exchange)).needs(requirement),
             route("POST", "/lab/clients", Self::open_clients),
+            route("POST", "/lab/reopen", |lab, _| lab.reopen_clients()),
             route("POST", "/lab/stuck", Self::open_stuck_client),
+            route("POST", "/lab/loop/slow/disk", |lab, _| lab.slow_down_loop("disk")),
+            route("POST", "/lab/loop/slow/cpu", |lab, _| lab.slow_down_loop("cpu")),
             route("POST", "/lab/delivery", |_, exchange| switch_delivery(exchange)),
             route("GET", "/lab/slow/disk", |_, _| slow(Slow::Disk)),
             route("GET", "/lab/slow/cpu", |_, _| slow(Slow::Cpu)),
@@ -76,11 +85,22 @@ impl Live {
         if rate.is_some_and(|rate| rate > RATE_MAX) {
             return Err(HttpError::new(400, "rate must be at most 100 events a second"));
         }
+        let beside = exchange.query("beside");
+        if beside.as_deref().is_some_and(|engine| engine != "event-loop") {
+            return Err(HttpError::new(400, "beside must be event-loop"));
+        }
         let server = exchange.server();
         let others = server.clients().saturating_sub(self.load_clients.clients());
         let most = server.max_clients().saturating_sub(others);
+        self.note_base_memory();
         let opened = exchange.local_address().and_then(|address| {
             self.load_clients.open(address, (asked, most), rate, handler(server))
+        });
+        let opened = opened.and_then(|()| {
+            if beside.is_some() || asked == 0 || self.event_loop.process().is_some() {
+                return self.event_loop.open(asked.min(most), rate);
+            }
+            Ok(())
         });
         opened.map_err(|error| cannot_start(&error))?;
         let answer = json!({ "asked": asked, "opening": asked.min(most), "most": most });
@@ -92,8 +112,36 @@ impl Live {
         let opened = exchange
             .local_address()
             .and_then(|address| self.load_clients.open_stuck(address, handler(exchange.server())));
+        let opened = opened.and_then(|()| self.event_loop.open_stuck());
         opened.map_err(|error| cannot_start(&error))?;
         Ok(Answer::json(&json!({ "opening": 1 })))
+    }
+
+    /// `POST /lab/reopen`: disconnects all local clients, and connects them again.
+    fn reopen_clients(&self) -> Result<Answer, HttpError> {
+        let reopened = self.load_clients.command("reopen");
+        let reopened = reopened.and_then(|()| self.event_loop.command("reopen"));
+        reopened.map_err(|error| cannot_start(&error))?;
+        Ok(Answer::json(&json!({ "reopening": self.load_clients.clients() })))
+    }
+
+    /// `POST /lab/loop/slow/disk`, `POST /lab/loop/slow/cpu`: a client of the event loop requests
+    /// its slow handler.
+    fn slow_down_loop(&self, how: &str) -> Result<Answer, HttpError> {
+        if self.event_loop.process().is_none() {
+            let detail = "no event loop runs; start one with POST \
+                          /lab/clients?count=10&beside=event-loop";
+            return Err(HttpError::new(409, detail));
+        }
+        let sent = self.event_loop.command(&format!("slow {how}"));
+        sent.map_err(|error| cannot_start(&error))?;
+        Ok(Answer::json(&json!({ "requesting": how })))
+    }
+
+    /// `GET /lab/watch`: starts what publishes the picture. The server then starts the stream.
+    fn watch(self: &Arc<Self>, exchange: &Exchange<'_>) -> Result<(), HttpError> {
+        exchange.check_publish(&[])?;
+        watch::start(self, exchange.server()).map_err(|error| cannot_start(&error))
     }
 
     /// `POST /lab/drop`: cuts streams and WebSockets.

@@ -11,5 +11,6 @@ mod cuts;
 mod day;
 mod driver;
 mod page;
+mod picture;
 mod screenshots;
 mod vectors;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::TestServer;
+use crate::common::{Process, TestServer};
 use crate::driver::Page;
 use threadcast::Config;
 
@@ -77,8 +77,7 @@ fn demo_page_screenshots() {
 #[test]
 #[ignore = "writes screenshots; run `make screenshots`"]
 fn live_view_screenshots() {
-    let config = Config { public: Some("public".into()), ..Config::default() };
-    let server = TestServer::with_lab(config, Some(env!("CARGO_BIN_EXE_threadcast").into()));
+    let server = Process::with("--lab --public public");
     let url = format!("http://{}/lab.html", server.addr);
     let ready = "'ready' in document.documentElement.dataset && document.querySelector('#acts')";
     let Some(page) = Page::open_at(&url, ready) else { return };
@@ -89,52 +88,53 @@ fn live_view_screenshots() {
     };
     let seconds = |count: usize| {
         let line = "document.querySelector('#chart-clients path[data-line]').getAttribute('d')";
-        page.wait_until(&format!("{line}.split(/[ML]/).length > {count}"));
+        let now = page.eval(&format!("{line}.split(/[ML]/).length"));
+        let until = now.as_u64().expect("a number") + count as u64;
+        page.wait_until(&format!("{line}.split(/[ML]/).length >= {until}"));
     };
-    page.resize(1440, 1000);
-    seconds(15);
+    let act = |button: &str| page.eval(&format!("document.querySelector('{button}').click()"));
+    page.resize(1440, 900);
+    page.set("theme", "light");
+    save("empty");
     page.eval(
         "const all = document.getElementById('clients-number'); all.value = 1000; \
          all.dispatchEvent(new Event('change'))",
     );
-    seconds(40);
-    page.eval("document.querySelector('#delivery [value=wake]').click()");
-    seconds(65);
-    page.eval("document.querySelector('#delivery [value=direct]').click()");
-    seconds(85);
-    page.eval("document.getElementById('stuck').click()");
-    page.eval("document.querySelector('.slow[value=disk]').click()");
-    seconds(90);
-    page.eval("document.activeElement.blur()");
-    page.set("theme", "light");
-    page.resize(1320, 900);
-    show(&page, "document.getElementById('acts')");
+    seconds(30);
+    save("rest");
+    // A thread may wait for the disk too shortly to be seen, so the button is pressed until it is.
+    page.wait_until(
+        "(document.querySelector('.slow[value=disk]').click(), \
+         document.querySelector('#threads-legend [data-of=disk]').dataset.value > 0 \
+         && document.querySelector('#loop-legend [data-of=fresh]').dataset.value < 200)",
+    );
+    save("disk");
     fs::write(LIVE, page.picture()).expect("the project is ours");
-    let parts = [("top", "document.body"), ("threads", "document.getElementById('threads')")];
-    for (size, themes) in [
-        (
-            (1440, 1000),
-            &[("light", "light", "en"), ("dark", "dark", "en"), ("zh", "light", "zh-Hans")],
-        ),
-        (
-            (360, 740),
-            &[
-                ("phone", "light", "en"),
-                ("phone-zh", "dark", "zh-Hans"),
-                ("phone-dark", "dark", "en"),
-            ],
-        ),
-    ] {
-        page.resize(size.0, size.1);
-        for (name, theme, lang) in themes {
-            page.set("theme", theme);
-            page.set("lang", lang);
-            for (part, place) in
-                parts.iter().chain(&[("charts", "document.getElementById('charts')")])
-            {
-                show(&page, place);
-                save(&format!("{name}-{part}"));
-            }
+    seconds(3);
+    act("#delivery [value=wake]");
+    seconds(10);
+    save("wake");
+    page.set("theme", "dark");
+    save("dark");
+    page.set("lang", "zh-Hans");
+    save("zh");
+    page.resize(1920, 1080);
+    page.set("size", "large");
+    seconds(1);
+    save("lecture-hall-zh");
+    page.set("lang", "en");
+    page.set("theme", "light");
+    save("lecture-hall");
+    page.set("size", "normal");
+    page.resize(390, 844);
+    seconds(1);
+    let parts = ["#rail", "#picture", "[data-side=loop]", "#charts", "#threads"];
+    for (name, theme, lang) in [("phone", "light", "en"), ("phone-zh", "dark", "zh-Hans")] {
+        page.set("theme", theme);
+        page.set("lang", lang);
+        for part in parts {
+            show(&page, &format!("document.querySelector('{part}')"));
+            save(&format!("{name}-{}", part.trim_matches(['#', '[', ']'])));
         }
     }
 }

@@ -9,14 +9,17 @@ use crate::common::TestServer;
 use crate::common::live::Live;
 use threadcast::Config;
 
-const ACTIONS: [&str; 7] = [
+const ACTIONS: [&str; 10] = [
     "/lab/drop?tab=a",
     "/lab/drop?for=1s",
     "/lab/drop",
     "/lab/flood?channel=a",
     "/lab/delivery?to=wake",
     "/lab/clients?count=1",
+    "/lab/reopen",
     "/lab/stuck",
+    "/lab/loop/slow/disk",
+    "/lab/loop/slow/cpu",
 ];
 
 fn lab() -> TestServer {
@@ -98,6 +101,7 @@ fn lab_actions_need_the_right_to_publish() {
         "/lab/clients?count=x",
         "/lab/clients?count=1&rate=x",
         "/lab/clients?count=1&rate=101",
+        "/lab/clients?count=1&beside=apache",
     ] {
         let answer = server.post(action, "", "");
         assert_eq!(answer.status, 400, "{action}");

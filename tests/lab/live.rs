@@ -264,3 +264,104 @@ fn status_is_sent_every_second_and_when_all_clients_are_open() {
     let settled = (0..20).map(|_| next()).find(|status| status["lab"]["settled"] == true);
     assert_eq!(settled.expect("a settled status")["lab"]["clients"], 10);
 }
+
+/// A frame of the picture at `/lab/watch`.
+fn frame(watch: &mut TestClient) -> Value {
+    loop {
+        let chunk = watch.chunk().expect("the stream goes on");
+        let mut lines = chunk.lines().skip_while(|line| *line != "event: frame");
+        if let Some(data) = lines.find_map(|line| line.strip_prefix("data: ")) {
+            return serde_json::from_str(data).expect("JSON");
+        }
+    }
+}
+
+/// Counts the letters in a text with run lengths: `3ab.` has four.
+fn letters(text: &Value) -> usize {
+    let (mut sum, mut count) = (0, 0);
+    for letter in text.as_str().expect("a text").chars() {
+        if let Some(digit) = letter.to_digit(10) {
+            count = count * 10 + digit as usize;
+        } else {
+            sum += if letter == '.' { 0 } else { count.max(1) };
+            count = 0;
+        }
+    }
+    sum
+}
+
+/// The picture shows each thread and each client of the event loop. A slow handler stops the event
+/// loop's clients, and the lane of its thread shows it at work. After the last page has left, the
+/// server ends all other processes.
+#[test]
+fn picture_shows_threads_and_the_event_loop_until_the_page_leaves() {
+    let server = Process::with("--lab");
+    let all = || procfs::tree(server.child.id()).expect("there is /proc").len();
+    let mut watch = server.stream("/lab/watch");
+    let alone = letters(&frame(&mut watch)["threads"]);
+    post(&server, "/lab/clients?count=60&rate=20&beside=event-loop");
+    assert_eq!(all(), 4, "the server, the event loop, and the clients of both");
+    wait_until(TIMEOUT, "all clients are shown", || {
+        let frame = frame(&mut watch);
+        letters(&frame["threads"]) >= alone + 60
+            && frame["clients"]["clients"] == 60
+            && letters(&frame["loop"]["dots"]) == 60
+            && frame["clients"]["silent_ms"].is_f64()
+    });
+    let named = |watch: &mut TestClient| loop {
+        let chunk = watch.chunk().expect("the stream goes on");
+        if chunk.contains("event: table") {
+            return chunk.contains("\"broadcaster\"") && chunk.matches("\"sse-").count() > 60;
+        }
+    };
+    wait_until(TIMEOUT, "the table has all names", || named(&mut watch));
+    let event_loop = &status(&server)["lab"]["loop"];
+    assert!(event_loop["memory_bytes"].as_u64() > Some(1 << 20), "{event_loop}");
+    assert_eq!(event_loop["asked"], 60);
+
+    // With `wake`, each client's thread runs for each event; with `direct`, they sleep.
+    let runs = |watch: &mut TestClient, frames: usize| -> usize {
+        let frames = (0..frames).map(|_| frame(watch)["threads"].as_str().unwrap_or("").to_owned());
+        let run = |text: String| -> usize {
+            let upper = text.chars().filter(|letter| !letter.is_lowercase() && *letter != '.');
+            letters(&upper.collect::<String>().into())
+        };
+        frames.map(run).sum()
+    };
+    post(&server, "/lab/delivery?to=wake");
+    wait_until(TIMEOUT, "the clients' threads run", || runs(&mut watch, 10) > 300);
+    post(&server, "/lab/delivery?to=direct");
+    wait_until(TIMEOUT, "the clients' threads sleep", || runs(&mut watch, 10) < 150);
+
+    assert_eq!(post(&server, "/lab/loop/slow/cpu")["requesting"], "cpu");
+    let mut longest = 0.0_f64;
+    wait_until(TIMEOUT, "a slow handler silences all clients of the event loop", || {
+        longest = longest.max(frame(&mut watch)["loop"]["silent_ms"].as_f64().unwrap_or(0.0));
+        longest >= 150.0
+    });
+    post(&server, "/lab/reopen");
+    wait_until(TIMEOUT, "all clients have left", || frame(&mut watch)["clients"]["clients"] != 60);
+    wait_until(TIMEOUT, "all clients are back", || {
+        let frame = frame(&mut watch);
+        frame["clients"]["clients"] == 60 && frame["loop"]["clients"] == 60
+    });
+    drop(watch);
+    wait_until(TIMEOUT, "only the server is left", || all() == 1);
+    wait_until(TIMEOUT, "no client is left", || status(&server)["clients"] == 0);
+    assert_eq!(status(&server)["lab"]["loop"], Value::Null);
+}
+
+#[test]
+fn event_loop_ends_with_the_server() {
+    for signal in ["TERM", "KILL"] {
+        let mut server = Process::with("--lab --drain 2s");
+        post(&server, "/lab/clients?count=5&rate=20&beside=event-loop");
+        let others = procfs::tree(server.child.id()).expect("there is /proc").split_off(1);
+        assert_eq!(others.len(), 3, "the event loop, and the clients of both");
+        server.signal(signal);
+        let _ = server.child.wait();
+        wait_until(TIMEOUT, "all processes have ended", || {
+            others.iter().all(|process| procfs::usage(&[*process]).is_err())
+        });
+    }
+}

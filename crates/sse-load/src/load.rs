@@ -87,6 +87,7 @@ pub struct Load {
     connect_times: Histogram,
     first_byte_times: Histogram,
     silence: Duration,
+    recent_silence: Duration,
     closed: usize,
     cut: usize,
     unanswered: usize,
@@ -118,6 +119,7 @@ impl Load {
             connect_times: Histogram::default(),
             first_byte_times: Histogram::default(),
             silence: Duration::ZERO,
+            recent_silence: Duration::ZERO,
             closed: 0,
             cut: 0,
             unanswered: 0,
@@ -332,8 +334,12 @@ impl Load {
         };
         client.count(&seen);
         if seen.events > 0 {
-            let silence = now.saturating_sub(std::mem::replace(&mut client.last_read, now));
-            self.silence = self.silence.max(Duration::from_nanos(silence));
+            let last = std::mem::replace(&mut client.last_read, now);
+            if last > 0 {
+                let silence = Duration::from_nanos(now.saturating_sub(last));
+                self.silence = self.silence.max(silence);
+                self.recent_silence = self.recent_silence.max(silence);
+            }
         }
         if let (Stream::Counted(_), Some(oldest), Some(newest)) =
             (&client.stream, seen.oldest, seen.newest)

@@ -18,7 +18,7 @@ use serde_json::Value;
 use threadcast::{Config, Event, Histories, History};
 
 /// How long a browser may take on a busy machine: to start, to reconnect, to report.
-const TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The tab ids of the page's streams.
 ///
@@ -34,8 +34,8 @@ const CUT_WITHIN: u64 = 50;
 /// The reconnection time in the published events. Firefox waits at least 500 ms even so.
 const RETRY: Duration = Duration::from_millis(50);
 
-struct Browser {
-    name: &'static str,
+pub(crate) struct Browser {
+    pub(crate) name: &'static str,
     /// The possible names of the browser's program.
     programs: &'static [&'static str],
     /// The Debian package that contains the program.
@@ -44,14 +44,14 @@ struct Browser {
     arguments: &'static [&'static str],
 }
 
-const FIREFOX: Browser = Browser {
+pub(crate) const FIREFOX: Browser = Browser {
     name: "Firefox",
     programs: &["firefox-esr", "firefox"],
     package: "firefox-esr",
     arguments: &["--headless", "--no-remote", "--profile", "DIR"],
 };
 
-const CHROMIUM: Browser = Browser {
+pub(crate) const CHROMIUM: Browser = Browser {
     name: "Chromium",
     programs: &["chromium", "chromium-browser", "google-chrome"],
     package: "chromium",
@@ -95,14 +95,14 @@ user_pref("toolkit.telemetry.unified", false);
 "#;
 
 /// A browser with a profile of its own. Dropping this kills the browser and deletes the profile.
-struct Running {
+pub(crate) struct Running {
     process: Child,
     profile: PathBuf,
 }
 
 impl Browser {
     /// Opens a page. If the browser is not installed, prints a message and returns `None`.
-    fn open(&self, url: &str) -> Option<Running> {
+    pub(crate) fn open(&self, url: &str) -> Option<Running> {
         static STARTS: AtomicUsize = AtomicUsize::new(0);
         let Some(program) = self.program() else {
             let (name, package) = (self.name, self.package);
@@ -225,7 +225,7 @@ impl Session {
 }
 
 /// Returns a receiver of the reports that pages publish to the channel `report`.
-fn reports(server: &TestServer) -> Receiver<Value> {
+pub(crate) fn reports(server: &TestServer) -> Receiver<Value> {
     let mut stream = Stream::of(server, "/channels/report", "");
     let (sender, reports) = crossbeam_channel::unbounded();
     thread::spawn(move || {

@@ -248,6 +248,9 @@ impl Page {
             enable_durable_messages: None,
         })
         .expect("Chromium reports requests");
+        // Otherwise the page is hidden while another test's tab is in front, and releases its stream.
+        tab.call_method(Emulation::SetFocusEmulationEnabled { enabled: true })
+            .expect("Chromium treats each tab as the one in front");
         tab.call_method(Document::AddScriptToEvaluateOnNewDocument {
             source: format!("{WATCH}{HELPERS}"),
             world_name: None,

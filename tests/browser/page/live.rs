@@ -202,7 +202,8 @@ fn live_view_shows_that_the_server_is_gone() {
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     drop(server);
     page.wait_until("document.getElementById('state').dataset.state === '0'");
-    page.wait_until("document.getElementById('state').textContent === 'Connecting …'");
+    page.wait_until("document.getElementById('state').textContent.startsWith('Lost ')");
+    page.wait_until("'stale' in document.documentElement.dataset");
 }
 
 #[test]
@@ -247,7 +248,7 @@ fn chinese_live_view_has_no_english_and_no_text_is_missing() {
     page.wait_until("document.getElementById('stuck-result').textContent !== ''");
     page.wait_until("document.getElementById('slow-result').textContent.startsWith('5 of 5')");
     page.set("lang", "zh-Hans");
-    page.wait_until("document.querySelector('#title-threads').textContent === '线程'");
+    page.wait_until("document.querySelector('#title-threads').textContent === '线程列表'");
     page.wait_until("document.getElementById('clients-latency').textContent.startsWith('已打开')");
     assert_eq!(page.eval(ENGLISH), Value::Array(Vec::new()));
     page.assert_same_texts("/live-en.js", "/live-zh.js");

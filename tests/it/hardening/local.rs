@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 use threadcast::{Config, Mercure, Token};
 
 /// Every request that changes something that other clients can see, and requests of the lab.
-const ACTIONS: [&str; 12] = [
+const ACTIONS: [&str; 14] = [
     "POST /channels/x",
     "DELETE /channels/x",
     "POST /send-data",
@@ -19,6 +19,8 @@ const ACTIONS: [&str; 12] = [
     "POST /.well-known/mercure",
     "GET /lab/slow/cpu",
     "GET /lab/slow/disk",
+    "GET /lab/watch",
+    "POST /lab/reopen",
     "POST /lab/drop?tab=a",
     "POST /lab/flood?channel=x&events=1&bytes=16B",
 ];

@@ -41,7 +41,7 @@ pub(super) struct Client {
     pub newest: Option<u64>,
     pub marked: Option<u64>,
     /// When the client last received an event or [`Load::mark`](super::Load::mark) was called,
-    /// whichever is later, in nanoseconds since the Unix epoch.
+    /// whichever is later, in nanoseconds since the Unix epoch. 0 before both.
     pub last_read: u64,
 }
 

@@ -69,6 +69,7 @@ impl Load {
     pub fn mark(&mut self) {
         let now = unix_nanos();
         self.silence = Duration::ZERO;
+        self.recent_silence = Duration::ZERO;
         for client in &mut self.clients {
             client.last_read = now;
             client.marked = client.newest;
@@ -96,6 +97,31 @@ impl Load {
     pub fn forget_opening_times(&mut self) {
         self.connect_times.clear();
         self.first_byte_times.clear();
+    }
+
+    /// Returns how long ago each connected client last received an event; `None` for the others,
+    /// and for clients without an event.
+    pub fn silences(&self) -> impl Iterator<Item = Option<Duration>> {
+        let now = unix_nanos();
+        self.clients.iter().map(move |client| {
+            let received = client.socket.is_some() && client.last_read > 0;
+            received.then(|| Duration::from_nanos(now.saturating_sub(client.last_read)))
+        })
+    }
+
+    /// Returns the longest silence of a client that has ended since the last call of this function
+    /// or is going on. A silence is the time between two reads in which the client received events.
+    pub fn take_longest_silence(&mut self) -> Duration {
+        let ended = std::mem::take(&mut self.recent_silence);
+        self.silences().flatten().fold(ended, Duration::max)
+    }
+
+    /// Restarts the silences of all clients, for example after a time without traffic.
+    pub fn restart_silences(&mut self) {
+        let now = unix_nanos();
+        self.recent_silence = Duration::ZERO;
+        let received = self.clients.iter_mut().filter(|client| client.last_read > 0);
+        received.for_each(|client| client.last_read = now);
     }
 
     /// Returns the counts of what arrived since [`mark`](Self::mark).

@@ -1,0 +1,101 @@
+// The three large figures under each side, and the figures of the charts. Rates are computed from
+// two statuses of the server.
+
+import { number, setText, textSpan } from './words.js';
+
+// The shortest time between two statuses from which rates are computed, in milliseconds.
+const SHORTEST = 500;
+// With fewer events than FEW or more new connections than MANY_NEW between two statuses, nearly all
+// CPU time is spent on other work, so the page shows no CPU time per event.
+const FEW = 20;
+const MANY_NEW = 10;
+// With fewer clients, the memory of the process is mostly that of other things.
+const FEWEST_CLIENTS = 100;
+
+const FIGURES = ['silence', 'micros', 'memory'];
+
+export function figures() {
+  const shown = { threads: panel('threads'), loop: panel('loop') };
+  let before, rates = {};
+
+  const write = (side, name, value) => {
+    const { output } = shown[side][name];
+    const text = value == null ? '–' : number(value < 100 ? Math.round(value * 10) / 10 : Math.round(value));
+    output.dataset.value = value ?? '';
+    if (output.textContent !== text) output.textContent = text;
+  };
+
+  return {
+    restart() { before = undefined; },
+
+    silences(model) {
+      for (const side of ['threads', 'loop']) {
+        const longest = model.longest(side);
+        write(side, 'silence', longest == null ? null : Math.round(longest));
+      }
+    },
+
+    // Shows a status, and returns the figures of the charts.
+    sample(now) {
+      const since = before && now.uptime_ms - before.uptime_ms;
+      if (since < 0) before = undefined;                   // the server has been restarted
+      if (!before || since >= SHORTEST) {
+        rates = before ? ratesOf(before, now, since / 1000) : {};
+        before = now;
+      }
+      const { lab } = now;
+      write('threads', 'micros', rates.micros);
+      write('loop', 'micros', rates.loop);
+      write('threads', 'memory', perClient(now.memory_bytes, lab?.base_bytes, lab?.clients, lab?.kernel_stack_bytes));
+      write('loop', 'memory', perClient(lab?.loop?.memory_bytes, lab?.loop?.base_bytes, lab?.loop?.clients, 0));
+      return {
+        clients: now.clients, threads: now.threads, memory: now.memory_bytes, kernel: now.kernel_memory_bytes,
+        stacks: now.kernel_stack_bytes, ...rates,
+      };
+    },
+  };
+}
+
+// Returns the memory that each client takes, in kilobytes.
+function perClient(memory, base, clients, stack) {
+  if (!(clients >= FEWEST_CLIENTS && base > 0)) return null;
+  return (Math.max(0, memory - base) / clients + stack) / 1000;
+}
+
+function ratesOf(a, b, seconds) {
+  const out = b.events_out - a.events_out;
+  // The sum lacks the switches of threads that have ended. If many threads end in a second, that
+  // second has no figure.
+  const ended = a.threads - b.threads;
+  const counted = a.context_switches && b.context_switches && ended <= Math.max(5, a.threads / 50);
+  const switches = kind => counted ? Math.max(0, b.context_switches[kind] - a.context_switches[kind]) / seconds : null;
+  const view = status => status.status_cpu_ms + (status.lab?.watch_cpu_ms ?? 0);
+  const computed = b.cpu_ms - a.cpu_ms - (view(b) - view(a));
+  const quiet = b.accepts - a.accepts <= MANY_NEW;
+  const [loopA, loopB] = [a.lab?.loop, b.lab?.loop];
+  const loopOut = loopA?.process === loopB?.process ? loopB?.events - loopA?.events : NaN;
+  return {
+    voluntary: switches('voluntary'), involuntary: switches('involuntary'),
+    out: out / seconds, in: (b.events_in - a.events_in) / seconds,
+    micros: out >= FEW && quiet ? Math.max(0, computed) * 1000 / out : null,
+    loop: loopOut >= FEW && quiet ? (loopB.cpu_ms - loopA.cpu_ms) * 1000 / loopOut : null,
+    busy: (b.cpu_ms - a.cpu_ms) / seconds / 1000,
+  };
+}
+
+function panel(side) {
+  const list = document.getElementById(`${side}-figures`), all = {};
+  for (const name of FIGURES) {
+    const box = document.createElement('div');
+    const term = document.createElement('dt'), value = document.createElement('dd');
+    const output = document.createElement('output');
+    output.dataset.figure = name;
+    output.textContent = '–';
+    setText(term, `figure.${name}`);
+    value.append(output, ' ', textSpan(`figure.${name}.unit`));
+    box.append(term, value);
+    list.append(box);
+    all[name] = { output };
+  }
+  return all;
+}
