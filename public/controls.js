@@ -22,6 +22,7 @@ export function controls(note) {
   const slider = part('clients'), field = part('clients-number'), rate = part('rate');
   // Controls that the user holds do not follow the server.
   let held = 0;
+  let limit = '';                   // what allows no more clients
   const hold = () => { held = performance.now(); };
   const showRate = () => { part('rate-shown').textContent = number(Number(rate.value)); };
   const open = guarded('clients-result', async count => {
@@ -29,7 +30,7 @@ export function controls(note) {
     note('clients');
     const { asked, opening, most } = await act('clients', { count, rate: rate.value, beside: 'event-loop' });
     hold();
-    setText(part('clients-result'), opening < asked ? 'clients.most' : '', { asked, most });
+    setText(part('clients-result'), opening < asked ? 'clients.most' : '', { asked, most, limit });
   });
   slider.addEventListener('input', () => {
     hold();
@@ -93,8 +94,10 @@ export function controls(note) {
   }
 
   let stuck = '0 0';
-  return ({ delivery, lab, max_clients: maxClients, clients: allClients, binding_limit: limit, raise }) => {
+  return ({ delivery, lab, max_clients: max, capacity, binding_limit: binding }) => {
     press(delivery);
+    // Without --max-clients, the server admits nine tenths of its capacity.
+    limit = max < Math.floor(capacity * .89) ? '--max-clients' : binding;
     const { clients = 0, lost = 0, refused: rejected = 0, late_ms: late, own_most: own, asked, rate: itsRate, most } = lab;
     hasLoop = Boolean(lab.loop);
     const latency = part('clients-latency');
@@ -108,7 +111,7 @@ export function controls(note) {
       showRate();
     }
     if (asked > own) setText(part('clients-result'), 'clients.own', { asked, most: own });
-    else if (asked > most) setText(part('clients-result'), 'clients.most', { asked, most });
+    else if (asked > most) setText(part('clients-result'), 'clients.most', { asked, most, limit });
     else if (rejected > 0) setText(part('clients-result'), 'clients.rejected', { rejected });
     if (stuck !== `${lab.stuck} ${lab.given_up}`) {
       stuck = `${lab.stuck} ${lab.given_up}`;

@@ -28,6 +28,7 @@ export default {
   'state.1': '已连接。',
   'state.2': '已关闭，浏览器不会重连：请刷新页面。',
   'state.lost': '{seconds} 秒前失去连接，正在重试……',
+  'state.full': '服务器已满：已有 {clients} 个客户端，最多 {most} 个，没有本页的位置。正在重试……',
   state: '客户端 {clients} 个，最多 {most} 个；投递方式：{delivery}',
 
   'chart.clients': '客户端', 'unit.clients': '个流',
@@ -90,7 +91,7 @@ export default {
   'wait.unknown': '睡眠中；内核没有报告在哪里',
 
   failed: '失败了。{why}',
-  'clients.most': '{asked} 个客户端超过了这台服务器允许的数量：只打开 {most} 个。',
+  'clients.most': '{asked} 个客户端超过了这台服务器允许的数量：只打开 {most} 个，限制来自 {limit}。',
   'clients.own': '{asked} 个客户端需要的描述符或端口，多于它们的进程所能使用的：只打开 {most} 个。',
   'clients.rejected': '服务器拒绝了其中 {rejected} 个。',
   'clients.open': '已打开 {clients} 个。',

@@ -1,7 +1,7 @@
 // The live view: shows the server's status and its picture. With --lab, both come from /lab/watch;
 // otherwise the status comes from /status/stream, and there is no picture.
 
-import { act, findLab, lab } from './lab.js';
+import { findLab, lab } from './lab.js';
 import { charts } from './charts.js';
 import { figures } from './figures.js';
 import { settings } from './settings.js';
@@ -34,13 +34,19 @@ const STALE = 3_000;
 
 const state = document.getElementById('state');
 let source, received = performance.now();
+let spoke, isFull = false;            // whether the stream has sent anything; whether it was rejected
 
 function connect() {
+  spoke = false;
   source = new EventSource(lab.on ? '/lab/watch' : '/status/stream');
-  source.onopen = () => tell('state.1');
-  source.onerror = ({ target }) => {
+  source.onopen = () => {
+    spoke = false;
+    if (!isFull) tell('state.1');
+  };
+  source.onerror = async ({ target }) => {
     show.restart();
     if (target.readyState === EventSource.CLOSED) tell('state.2');
+    if (!spoke) await tellFull();
     tellAge();
   };
   source.addEventListener('table', ({ data }) => { model.names = JSON.parse(data); });
@@ -53,6 +59,7 @@ function connect() {
   source.onmessage = ({ data }) => {
     const status = JSON.parse(data);
     received = performance.now();
+    [spoke, isFull] = [true, false];
     delete root.dataset.stale;
     rate = status.lab?.rate ?? rate;
     draw(show.sample(status), status.delivery);
@@ -68,11 +75,19 @@ function tell(key, values) {
   setText(state, key, values);
 }
 
+// A server at its limit ends a stream at once. Then the status says so, which is not a stream.
+async function tellFull() {
+  const status = await fetch('/status').then(response => response.json()).catch(() => undefined);
+  isFull = status?.clients >= status?.max_clients;
+  if (isFull) tell('state.full', { clients: status.clients, most: status.max_clients });
+}
+
 // Without news from the server, greys the figures and says since when.
 function tellAge() {
   const age = performance.now() - received;
   if (document.hidden || source.readyState === EventSource.OPEN && age < STALE) return;
   root.dataset.stale = '';
+  if (isFull) return;
   if (source.readyState !== EventSource.CLOSED) tell('state.lost', { seconds: Math.round(age / 1000) });
 }
 setInterval(tellAge, 1_000);

@@ -200,6 +200,7 @@ export class Picture {
   // that has run.
   #looks(cell) {
     const shown = shownAs(cell.what);
+    if (this.model.at - cell.disk < HELD_MS / 2) return [['--lost', 1]];
     const looks = [[STATES.find(([state]) => state === shown)[1], 1]];
     const since = this.model.at - Math.max(cell.ran, cell.disk);
     if (shown === 'asleep' && since < GLOW_MS) {

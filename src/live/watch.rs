@@ -26,8 +26,9 @@ const TURNS_A_FRAME: u32 = 5;
 /// How many frames there are between two tables.
 const FRAMES_A_TABLE: u32 = 10;
 
-/// How long the clients stay open after the last page has left: the time of a reload.
-const GRACE: Duration = Duration::from_secs(4);
+/// How long the clients stay open after the last page has left: the time of a reload, or of a look at
+/// another tab.
+const GRACE: Duration = Duration::from_secs(8);
 
 /// The thread that publishes the picture.
 #[derive(Debug, Default)]

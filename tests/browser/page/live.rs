@@ -158,7 +158,7 @@ fn each_control_acts_on_the_server() {
     page.eval("setClients(1000)");
     page.wait_until(
         "document.getElementById('clients-result').textContent === \
-         '1,000 clients are more than this server admits: it opens 49.'",
+         '1,000 clients are more than this server admits: it opens 49. --max-clients allows no more.'",
     );
     page.wait_until("shown('clients') === 50");
     page.wait_until("document.getElementById('clients-latency').dataset.clients === '49'");
@@ -193,6 +193,8 @@ fn live_view_has_no_controls_without_the_lab() {
     page.wait_until("[...document.querySelectorAll('#thread-list th code')].some(name => name.textContent === 'broadcaster')");
     assert_eq!(page.eval("document.querySelectorAll('#acts, main input, #delivery').length"), 0);
     assert_eq!(page.requests("/controls.js"), 0);
+    let rail = page.eval("document.getElementById('rail').innerText");
+    assert!(rail.as_str().is_some_and(|text| text.contains("threadcast --lab")), "{rail}");
     page.assert_nothing_went_wrong();
 }
 
@@ -204,6 +206,82 @@ fn live_view_shows_that_the_server_is_gone() {
     page.wait_until("document.getElementById('state').dataset.state === '0'");
     page.wait_until("document.getElementById('state').textContent.startsWith('Lost ')");
     page.wait_until("'stale' in document.documentElement.dataset");
+}
+
+#[test]
+fn controls_follow_the_server_after_a_reload() {
+    let server = Process::with("--lab");
+    let Some(page) = page(&format!("http://{}", server.addr)) else { return };
+    page.eval("document.getElementById('rate').value = 30; setClients(100)");
+    page.wait_until("document.getElementById('clients-latency').dataset.clients === '100'");
+    page.eval("window.before = true; location.reload()");
+    page.wait_until(&format!("!window.before && {READY}"));
+    page.wait_until("document.getElementById('clients').value === '100'");
+    page.wait_until("document.getElementById('clients-number').value === '100'");
+    page.wait_until("document.getElementById('rate').value === '30'");
+    page.wait_until("document.getElementById('rate-shown').textContent === '30'");
+    assert_eq!(server.get("/status").json()["lab"]["clients"], 100, "they have stayed open");
+    server.request(
+        "POST /lab/clients?count=0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    );
+    page.wait_until("document.getElementById('clients-number').value === '0'");
+    page.assert_nothing_went_wrong();
+}
+
+#[test]
+fn clients_close_with_the_button_and_with_the_page() {
+    let server = Process::with("--lab");
+    let Some(page) = page(&format!("http://{}", server.addr)) else { return };
+    let clients = |count: u64| {
+        wait_until(TIMEOUT, "the server has as many clients", || {
+            server.get("/status").json()["clients"] == count
+        });
+    };
+    page.eval("setClients(20)");
+    clients(21);
+    page.eval("document.getElementById('close-all').click()");
+    clients(1);
+    page.eval("setClients(20)");
+    clients(21);
+    drop(page);
+    clients(0);
+}
+
+#[test]
+fn live_view_names_a_full_server() {
+    let server = Process::with("--max-clients 1");
+    let stream = server.stream("/channels/x");
+    let ready = "'ready' in document.documentElement.dataset";
+    let url = format!("http://{}/lab.html", server.addr);
+    let Some(page) = Page::open_at(&url, ready) else { return };
+    page.wait_until("document.getElementById('state').textContent.startsWith('The server is full: it has 1 of 1 ')");
+    drop(stream);
+    page.wait_until("document.getElementById('state').textContent.startsWith('1 of 1 clients')");
+}
+
+/// A browser opens at most six connections to a server, so six hidden pages must not hold one each.
+#[test]
+fn hidden_live_view_releases_its_stream() {
+    let server = Process::with("");
+    let Some(page) = page(&format!("http://{}", server.addr)) else { return };
+    let hide = |hidden: bool| {
+        page.eval(&format!(
+            "Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}); \
+             document.dispatchEvent(new Event('visibilitychange'))"
+        ));
+    };
+    let clients = |count: u64| {
+        wait_until(TIMEOUT, "the page has released or opened its stream", || {
+            server.get("/status").json()["clients"] == count
+        });
+    };
+    clients(1);
+    hide(true);
+    clients(0);
+    hide(false);
+    clients(1);
+    page.wait_until("document.getElementById('state').dataset.state === '1'");
+    page.assert_nothing_went_wrong();
 }
 
 #[test]
