@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::common::{Answer, Process, TIMEOUT, wait_until};
 
@@ -38,17 +39,24 @@ impl Pipe {
     }
 
     /// Reads lines until one contains `last`; returns all of them.
+    #[track_caller]
     fn lines_until(&self, last: &str) -> Vec<String> {
-        let mut lines = Vec::new();
-        for line in BufReader::new(&self.end).lines() {
-            let line = line.expect("UTF-8");
+        let (mut reader, mut lines) = (BufReader::new(&self.end), Vec::new());
+        loop {
+            if reader.buffer().is_empty() {
+                let mut end = [PollFd::new(&self.end, PollFlags::IN)];
+                let timeout = TIMEOUT.try_into().expect("a short time");
+                let ready = retry_on_intr(|| poll(&mut end, Some(&timeout))).expect("a pipe");
+                assert!(ready > 0, "{last:?} is not logged: {lines:?}");
+            }
+            let mut line = String::new();
+            reader.read_line(&mut line).expect("UTF-8");
             let is_last = line.contains(last);
             lines.push(line);
             if is_last {
-                break;
+                return lines;
             }
         }
-        lines
     }
 
     /// Closes the reading end, so that every later write fails.
@@ -127,8 +135,8 @@ fn dropped_log_lines_are_reported_when_the_log_is_read_again() {
     assert!(objects.clone().all(|object| object.is_ok()), "every line is complete JSON");
     assert!(objects.count() > 100, "the queued lines are written");
     // The server still writes new log lines.
-    server.signal("HUP");
-    pipe.lines_until("SIGHUP ignored");
+    server.signal("USR1");
+    pipe.lines_until("SIGUSR1 ignored");
 }
 
 /// The number of lines that the server logs before the end of the first stream.
@@ -198,8 +206,8 @@ fn log_line_of_a_long_request_is_bounded() {
     client.send(&format!("GET /channels?x{channels} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     client.head();
     drop(client);
-    server.signal("HUP");
-    let lines = pipe.lines_until("SIGHUP ignored");
+    server.signal("USR1");
+    let lines = pipe.lines_until("SIGUSR1 ignored");
     assert!(lines.iter().all(|line| line.len() < 8 * 1024), "{lines:?}");
 }
 
