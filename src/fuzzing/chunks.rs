@@ -1,12 +1,13 @@
 //! Fuzzes chunked bodies. The result must not depend on where reads split a body. A body that is
-//! accepted must also be accepted by a naive parser of RFC 9112 §7.1. Any bytes can be sent as a
+//! accepted must also be accepted by a naive parser of RFC 9112 §7.1, and be the same when it is used
+//! in the pieces in which it arrives. Any bytes can be sent as a
 //! chunked body and read back.
 
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::http::body::{self, Limit, Source};
+use crate::http::body::{self, BodyPieces, Limit, Piece, Source};
 use crate::http::error::HttpError;
 
 const LIMIT: usize = 1_000;
@@ -22,6 +23,9 @@ pub(super) fn check(bytes: &[u8]) {
         assert_eq!(read([&bytes[..at], &bytes[at..]]), whole, "cut at {at}");
     }
     if let Ok((body, rest)) = &whole {
+        let in_pieces = || (body.clone(), rest.clone());
+        assert_eq!(read_in_pieces([bytes]), Ok(in_pieces()), "in pieces");
+        assert_eq!(read_in_pieces(bytes.chunks(1)), Ok(in_pieces()), "in pieces, a byte at a time");
         let used = &bytes[..bytes.len() - rest.len()];
         assert!(bytes.ends_with(rest) && body.len() <= LIMIT);
         assert_eq!(*body, parse_naively(used));
@@ -53,6 +57,20 @@ fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
         error.status()
     })?;
     Ok((body, parts.to_come.into_iter().fold(parts.here, |rest, part| [&rest, part].concat())))
+}
+
+/// Reads a body as an event stream is read: each piece when it arrives.
+fn read_in_pieces<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Read {
+    let mut parts: VecDeque<&[u8]> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    let (mut here, mut body, mut pieces) = (Vec::new(), Vec::new(), BodyPieces::Size);
+    loop {
+        match pieces.take(&mut here).map_err(|error| error.status())? {
+            Piece::Bytes(piece) => body.extend_from_slice(&piece),
+            Piece::Pending => here.extend_from_slice(parts.pop_front().ok_or(400_u16)?),
+            Piece::End => break,
+        }
+    }
+    Ok((body, parts.into_iter().fold(here, |rest, part| [&rest, part].concat())))
 }
 
 struct Parts<'a> {

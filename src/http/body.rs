@@ -214,7 +214,7 @@ fn take_trailer(bytes: &mut Vec<u8>) -> Result<bool, HttpError> {
 
 /// Decodes a body in the pieces in which it arrives. Does not read from the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BodyPieces {
+pub(crate) enum BodyPieces {
     /// This many bytes of a body with a Content-Length are left.
     Fixed(u64),
     /// A chunk's size line follows.
@@ -237,7 +237,7 @@ fn take_part(received: &mut Vec<u8>, left: u64) -> (Vec<u8>, u64) {
 
 /// The next part of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Bytes(Vec<u8>),
     /// More bytes must be received first.
     Pending,
@@ -255,7 +255,7 @@ impl BodyPieces {
     }
 
     /// Takes the next piece from the received bytes. Bytes after the body stay.
-    pub(super) fn take(&mut self, received: &mut Vec<u8>) -> Result<Piece, HttpError> {
+    pub(crate) fn take(&mut self, received: &mut Vec<u8>) -> Result<Piece, HttpError> {
         loop {
             let next = match *self {
                 Self::End | Self::Fixed(0) => return Ok(Piece::End),

@@ -66,8 +66,7 @@ pub(super) fn channels<S: AsRef<str>>(
     let permit = admit(exchange)?;
     let start = start(&exchange.request)?;
     if exchange.server.hub.is_over(channels, &start) {
-        // 204 tells a browser not to reconnect (WHATWG HTML §9.2).
-        return Ok(Reply::Answer(Answer::new(204)));
+        return Ok(over());
     }
     if exchange.request.is_head() {
         return Ok(Reply::Head(preamble(exchange, &[], Headers::new()))); // HEAD does not subscribe
@@ -76,6 +75,13 @@ pub(super) fn channels<S: AsRef<str>>(
     let first = [first_frame(&exchange.request, &subscription, &CURSOR_AS_EVENT)];
     let preamble = preamble(exchange, &first, Headers::new());
     Ok(reply(exchange, live(exchange, preamble, subscription, reader), permit, None))
+}
+
+/// The response to a client that has received the ends of all its channels: 204 tells a browser not
+/// to reconnect (WHATWG HTML §9.2). No cache may keep it, because the channels may go on.
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
+pub(super) fn over() -> Reply {
+    Reply::Answer(Answer::new(204).with("Cache-Control", "no-store"))
 }
 
 #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"

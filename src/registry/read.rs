@@ -554,6 +554,7 @@ impl HubState {
     /// Whether all of these channels have ended at or before `position`.
     ///
     /// A prefix or a pattern never ends, because it also selects channels that do not exist yet.
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     fn have_ended(&self, channels: &Channels, position: EventId) -> bool {
         let has_ended = |name: &Arc<str>| {
             let end = self.channels.get(name).and_then(Channel::end);

@@ -4,6 +4,7 @@ mod attack;
 #[path = "../common/mod.rs"]
 mod common;
 mod disconnects;
+mod llm;
 mod many_clients;
 mod rude_clients;
 mod standing;

@@ -7,7 +7,7 @@ use std::any::Any;
 
 use super::subscriptions::{Selected, StreamSubscriptions};
 use crate::http::access::{Api, ReadAccess};
-use crate::http::answer::{Answer, Headers};
+use crate::http::answer::Headers;
 use crate::http::error::HttpError;
 use crate::http::exchange::Exchange;
 use crate::http::forwarded::is_trusted;
@@ -35,7 +35,7 @@ pub(in crate::http) fn subscribe(exchange: &Exchange<'_>) -> Result<Reply, HttpE
         Some(id) => Start::After(earliest(exchange, &channels, id)),
     };
     if exchange.server.hub.is_over(&channels, &start) {
-        return Ok(Reply::Answer(Answer::new(204)));
+        return Ok(streams::over());
     }
     // For HEAD, the server does not subscribe, and so does not find out whether events after the
     // cursor are missing.
