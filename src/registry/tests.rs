@@ -170,6 +170,18 @@ fn a_swept_channel_leaves_a_floor() {
 }
 
 #[test]
+fn an_end_outlives_the_eviction_of_its_event() {
+    let registry = Registry::with(RegistryOptions { history_total: 2_000, ..Default::default() });
+    registry.publish("a", &Event::new("x").with_end()).unwrap();
+    (0..5).for_each(|_| drop(registry.publish("b", &Event::new("y".repeat(1_000))).unwrap()));
+    assert_eq!(registry.list()[0].events, 0, "the event is evicted");
+    registry.sweep();
+    assert_eq!(registry.publish("a", &Event::new("x")), Err(PublishError::Ended));
+    assert!(registry.forget("a").unwrap());
+    registry.publish("a", &Event::new("x")).unwrap();
+}
+
+#[test]
 fn idle_channels_are_evicted_for_new_ones() {
     let registry =
         Registry::with(RegistryOptions { max_channels: 2, ..RegistryOptions::default() });
