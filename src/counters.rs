@@ -121,6 +121,8 @@ pub(crate) struct Counters {
     pub(crate) ends: ByReason,
     /// Reloads of files, by result.
     pub(crate) reloads: ByReason,
+    /// Fetches of a key set, by result.
+    pub(crate) key_fetches: ByReason,
     /// Published events.
     pub(crate) published: Counter,
     /// Sent events, counted once per client.
@@ -150,6 +152,7 @@ impl Default for Counters {
             shed: Counter::default(),
             ends: ByReason::default(),
             reloads: ByReason::of(&RESULTS),
+            key_fetches: ByReason::of(&RESULTS),
             published: Counter::default(),
             delivered: Counter::default(),
             sent_bytes: Counter::default(),
@@ -177,6 +180,11 @@ impl Counters {
     /// Counts a reload of files.
     pub(crate) fn reload(&self, succeeded: bool) {
         self.reloads.count(RESULTS[usize::from(!succeeded)]);
+    }
+
+    /// Counts a fetch of a key set.
+    pub(crate) fn key_fetch(&self, succeeded: bool) {
+        self.key_fetches.count(RESULTS[usize::from(!succeeded)]);
     }
 
     /// Counts published events, and records the time from the publish request until its response

@@ -4,6 +4,7 @@
 //! arguments.
 
 mod cli;
+mod jwks;
 #[cfg(feature = "lab")]
 mod lab;
 #[cfg(feature = "lab")]

@@ -23,9 +23,11 @@ use signal_hook::consts::{
 };
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
+use threadcast::jwt::KeyRefresh;
 use threadcast::{Config, Handle, Server, StartError};
 
 use crate::cli::Serve;
+use crate::jwks;
 #[cfg(feature = "lab")]
 use crate::live::Live;
 use crate::reload::Reloader;
@@ -48,7 +50,9 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     let drain_delay = options.drain_delay;
     let webhooks = options.reports.clone().options().map(Webhooks::new);
     let access = options.access.clone();
-    let config = Config::from(options);
+    let jwks_url = access.jwks_url().map(str::to_owned);
+    let refresh = jwks_url.as_ref().map(|_| Arc::new(KeyRefresh::new()));
+    let config = Config { key_refresh: refresh.clone(), ..Config::from(options) };
     let drain = config.limits.drain;
     let config = webhooks.iter().fold(config, |config, webhooks| webhooks.configure(config));
     let mut signals = Signals::new(IGNORED_SIGNALS.into_iter().chain([SIGHUP]))?;
@@ -80,7 +84,12 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     }
     announce(&server)?;
     let handle = server.handle();
-    let reloader = Reloader::new(access, server.handle());
+    let every = access.jwks_refresh;
+    let reloader = Reloader::new(access, server.handle(), refresh.clone());
+    if let (Some(url), Some(refresh)) = (jwks_url, refresh) {
+        let reloader = Arc::clone(&reloader);
+        spawn("jwks", move || jwks::run(&url, every, &refresh, &reloader))?;
+    }
     spawn("signals", move || handle_signals(&mut signals, &handle, &reloader, drain_delay))?;
     if let Some(every) = sd_notify::watchdog_enabled() {
         let handle = server.handle();

@@ -17,7 +17,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use common::jwt::{
-    self, AUDIENCE, DETAIL, ISSUER, SECRET, base64, bearer, current, in_seconds, older, signed,
+    self, ALGORITHMS, AUDIENCE, DETAIL, ISSUER, IssuerKey, SECRET, base64, bearer, current,
+    in_seconds, key_set, older, signed,
 };
 use common::{Process, TIMEOUT, TestClient, say, skip, wait_until};
 use flate2::Compression;
@@ -720,6 +721,22 @@ fn tokens_fit_the_stack() {
         for token in accepted {
             it.get("/ws", &format!("{upgrade}{}", bearer(token)), 101);
         }
+    });
+    let keys: Vec<_> = ALGORITHMS.iter().map(|alg| IssuerKey::new(alg, alg)).collect();
+    let set = fresh(&format!("jwks-{:?}", std::thread::current().id()));
+    fs::write(&set, key_set(&keys.iter().collect::<Vec<_>>())).expect("a writable folder");
+    attack("JWTs of a key set", &format!("--mercure --jwks '{}'", set.display()), |it| {
+        let many =
+            json!((0..40).map(|n| format!("https://a.example/{n}/{{x}}")).collect::<Vec<_>>());
+        let mercure = json!({ "publish": ["*"], "subscribe": many });
+        let claims = json!({ "mercure": mercure, "exp": in_seconds(3600) });
+        for key in &keys {
+            let headers = bearer(&key.token(&claims));
+            it.post("/channels/x", &headers, "x", 200);
+            it.stream("/channels/x", &headers);
+        }
+        let unknown = IssuerKey::new("ES256", "unknown").token(&claims);
+        it.post("/channels/x", &bearer(&unknown), "x", 401);
     });
     attack("JWTs that are invalid", &mercure(), |it| {
         let deep = "[".repeat(4_000);

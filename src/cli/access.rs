@@ -1,12 +1,15 @@
 //! The options of `serve` for tokens, keys and origins.
 
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use threadcast::jwt::VerifyingKey;
 use threadcast::{AccessKeys, Config, CorsOrigins, Mercure, Token};
+use ureq::http::Uri;
 
+use super::positive;
 use super::token::{audience, verifying_key};
 
 /// The options that control access.
@@ -49,12 +52,31 @@ pub(crate) struct Access {
     #[arg(value_parser = from_file(verifying_key))]
     jwt_key_file: Option<FromFile<VerifyingKey>>,
 
-    /// Verify JWTs of publishers with this key instead of --jwt-key-file
+    /// Verify JWTs with the keys of this JSON Web Key Set (RFC 7517), for reading and publishing on
+    /// all routes
+    ///
+    /// A token names its key by `kid`. The server fetches the set of an http or https URL when it
+    /// starts, when a token has an unknown `kid` (at most every 10 s), after the time in
+    /// Cache-Control, or else every --jwks-refresh. It reads a file at the start and after SIGHUP.
+    #[arg(long, value_name = "URL|FILE", env = "THREADCAST_JWKS", value_parser = jwks)]
+    #[arg(conflicts_with = "jwt_key_file")]
+    jwks: Option<Jwks>,
+
+    /// Fetch the URL of --jwks again after this time, unless its Cache-Control has a max-age
+    #[arg(long, value_name = "DURATION", env = "THREADCAST_JWKS_REFRESH", default_value = "10m")]
+    #[arg(value_parser = positive)]
+    pub(crate) jwks_refresh: Duration,
+
+    /// The last keys that were fetched from the URL of --jwks.
+    #[arg(skip)]
+    fetched: Option<VerifyingKey>,
+
+    /// Verify JWTs of publishers with this key instead of --jwt-key-file and --jwks
     #[arg(long, value_name = "FILE", env = "THREADCAST_PUBLISH_JWT_KEY_FILE")]
     #[arg(value_parser = from_file(verifying_key))]
     publish_jwt_key_file: Option<FromFile<VerifyingKey>>,
 
-    /// Verify JWTs of subscribers with this key instead of --jwt-key-file
+    /// Verify JWTs of subscribers with this key instead of --jwt-key-file and --jwks
     #[arg(long, value_name = "FILE", env = "THREADCAST_SUBSCRIBE_JWT_KEY_FILE")]
     #[arg(value_parser = from_file(verifying_key))]
     subscribe_jwt_key_file: Option<FromFile<VerifyingKey>>,
@@ -104,9 +126,15 @@ impl Access {
     /// Returns the tokens and keys.
     pub(crate) fn keys(&self) -> AccessKeys {
         let of = |file: &Option<FromFile<Token>>| file.as_ref().map(|file| file.value.clone());
+        let shared = || match (&self.jwt_key_file, &self.jwks) {
+            (Some(file), _) | (None, Some(Jwks::File(file))) => Some(file.value.clone()),
+            (None, Some(Jwks::Url(_))) => {
+                Some(self.fetched.clone().unwrap_or_else(VerifyingKey::not_fetched))
+            }
+            (None, None) => None,
+        };
         let key = |file: &Option<FromFile<VerifyingKey>>| {
-            let file = file.as_ref().or(self.jwt_key_file.as_ref());
-            file.map(|file| file.value.clone())
+            file.as_ref().map(|file| file.value.clone()).or_else(shared)
         };
         AccessKeys {
             publish_token: self.publish_token.clone().or_else(|| of(&self.publish_token_file)),
@@ -123,14 +151,37 @@ impl Access {
     /// keeps its old value.
     pub(crate) fn reread(&mut self) -> Vec<String> {
         let tokens = [&mut self.publish_token_file, &mut self.subscribe_token_file];
+        let jwks = match &mut self.jwks {
+            Some(Jwks::File(file)) => Some(file),
+            Some(Jwks::Url(_)) | None => None,
+        };
         let keys = [
-            &mut self.jwt_key_file,
-            &mut self.publish_jwt_key_file,
-            &mut self.subscribe_jwt_key_file,
+            jwks,
+            self.jwt_key_file.as_mut(),
+            self.publish_jwt_key_file.as_mut(),
+            self.subscribe_jwt_key_file.as_mut(),
         ];
         let tokens = tokens.into_iter().flatten().map(FromFile::reread);
         let all = tokens.chain(keys.into_iter().flatten().map(FromFile::reread));
         all.filter_map(Result::err).collect()
+    }
+
+    /// Returns the URL from which the keys are fetched, if there is one.
+    pub(crate) fn jwks_url(&self) -> Option<&str> {
+        match &self.jwks {
+            Some(Jwks::Url(url)) => Some(url),
+            Some(Jwks::File(_)) | None => None,
+        }
+    }
+
+    /// Sets the keys that were fetched from the URL.
+    pub(crate) fn set_fetched(&mut self, keys: Option<VerifyingKey>) {
+        self.fetched = keys;
+    }
+
+    /// Returns the keys that were fetched from the URL.
+    pub(crate) fn fetched(&self) -> Option<VerifyingKey> {
+        self.fetched.clone()
     }
 
     /// Returns `config` with these options applied.
@@ -158,6 +209,29 @@ impl Access {
             ..config
         }
     }
+}
+
+/// Where the key set is.
+#[derive(Debug, Clone)]
+enum Jwks {
+    Url(String),
+    File(FromFile<VerifyingKey>),
+}
+
+/// Parses the argument of `--jwks`. Reads a file.
+fn jwks(text: &str) -> Result<Jwks, String> {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        let url =
+            text.parse::<Uri>().ok().filter(|url| url.host().is_some_and(|it| !it.is_empty()));
+        url.ok_or("expected a URL such as https://issuer.example/jwks.json")?;
+        return Ok(Jwks::Url(text.to_owned()));
+    }
+    from_file(key_set)(text).map(Jwks::File)
+}
+
+fn key_set(path: &str) -> Result<VerifyingKey, String> {
+    let file = std::fs::read(path).map_err(|error| error.to_string())?;
+    VerifyingKey::from_jwks(&file).map_err(|error| error.to_string())
 }
 
 /// What a file contained when it was last read, and its path, from which a reload reads it again.

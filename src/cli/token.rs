@@ -78,6 +78,10 @@ pub(crate) struct TokenArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "legacy")]
     client_id: Option<String>,
 
+    /// Name the key (`kid`), so that a server with --jwks finds it
+    #[arg(long, value_name = "KID")]
+    key_id: Option<String>,
+
     /// Add this payload to the updates about the subscriber's subscriptions; it must be a JSON
     /// object, but with --legacy it may be any JSON value
     #[arg(long, value_name = "JSON", value_parser = json)]
@@ -97,6 +101,7 @@ impl TokenArgs {
             issuer: self.issuer,
             subject: self.subject,
             client_id: self.client_id,
+            key_id: self.key_id,
             payload: self.payload,
         };
         (self.key_file, draft)

@@ -11,7 +11,7 @@ use super::hooks::Hooks;
 use super::request::Request;
 use crate::broadcast::{Delivery, default_broadcasters};
 use crate::limits::Limits;
-use crate::mercure::jwt::VerifyingKey;
+use crate::mercure::jwt::{KeyRefresh, VerifyingKey};
 use crate::registry::{Histories, RegistryOptions};
 use crate::store::StoreAt;
 use crate::stream::SlowClient;
@@ -98,6 +98,9 @@ pub struct Config {
     /// Key that verifies the JWTs of subscribers. Default: none; with a key, reads require a
     /// token.
     pub subscribe_key: Option<VerifyingKey>,
+    /// Connects requests with a JWT of an unknown key to the thread that fetches key sets. Default:
+    /// none; then such a request gets 401.
+    pub key_refresh: Option<Arc<KeyRefresh>>,
     /// URL that names this server in the `aud` claim of current JWTs (`at+jwt`). Default: none;
     /// then the server rejects such JWTs.
     pub jwt_audience: Option<String>,
@@ -261,6 +264,7 @@ impl Default for Config {
             publish_rate: None,
             publish_key: None,
             subscribe_key: None,
+            key_refresh: None,
             jwt_audience: None,
             anonymous: false,
             mercure: Mercure::default(),

@@ -101,6 +101,11 @@ impl Handle {
         self.state.counters.reload(succeeded);
     }
 
+    /// Counts a fetch of a key set, for `/metrics`.
+    pub fn count_key_fetch(&self, succeeded: bool) {
+        self.state.counters.key_fetch(succeeded);
+    }
+
     /// Returns the registry of channels, through which this program can publish and subscribe.
     pub fn registry(&self) -> &Registry {
         &self.state.hub

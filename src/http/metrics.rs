@@ -49,6 +49,8 @@ impl Page {
         self.samples("stream_ends_total", "reason", counters.ends.get());
         self.head("reloads_total", "counter", "Reloads of tokens, keys and pages, by result");
         self.samples("reloads_total", "result", counters.reloads.get());
+        self.head("jwks_fetches_total", "counter", "Fetches of the key set, by result");
+        self.samples("jwks_fetches_total", "result", counters.key_fetches.get());
         let help = "Published events, including the ticker's";
         self.counter("events_in", help, counters.published.get());
         let help = "Sent events, counted once per client";

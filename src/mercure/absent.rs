@@ -44,8 +44,27 @@ pub(crate) mod jwt {
         pub(crate) is_older: bool,
     }
 
+    /// Connects a server to a thread that fetches keys. A build without the feature `mercure` has
+    /// none.
+    #[derive(Debug)]
+    pub enum KeyRefresh {}
+
+    impl KeyRefresh {
+        pub(crate) fn request(&self) -> Refreshed {
+            match *self {}
+        }
+    }
+
+    pub(crate) enum Refreshed {
+        Yes,
+        Recently,
+        Failed,
+    }
+
     pub(crate) enum JwtError {
         Full,
+        UnknownKey,
+        NoKeys,
         Invalid(&'static str),
     }
 }

@@ -24,6 +24,7 @@ mod examples;
 mod hardening;
 mod history;
 mod ingest;
+mod jwks;
 mod jwts;
 mod limits;
 mod load;

@@ -105,29 +105,29 @@ fn websocket_ends_when_its_token_is_withdrawn() {
 }
 
 /// A folder with files that a server process reads, and its log. Dropping it removes the folder.
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("threadcast-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).expect("a temporary folder");
         Self(path)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).expect("a writable folder");
     }
 
     /// Starts a server whose log is the file `log`.
-    fn serve(&self, options: &str) -> Process {
+    pub(crate) fn serve(&self, options: &str) -> Process {
         Process::shell(&format!("exec 2>'{}'; exec", self.path("log")), options)
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).expect("UTF-8")
     }
 }
@@ -139,7 +139,7 @@ impl Drop for Folder {
 }
 
 /// The value of a metric of this server.
-fn metric(server: &Process, headers: &str, name: &str) -> u64 {
+pub(crate) fn metric(server: &Process, headers: &str, name: &str) -> u64 {
     let request =
         format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n");
     let page = server.request(&request).body;

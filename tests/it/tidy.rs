@@ -33,8 +33,8 @@ const LAYERS: [&str; 23] = [
 ];
 
 /// The modules of the binary and `lib.rs`, which may import from every module.
-const FRONT: [&str; 10] =
-    ["main", "cli", "lab", "live", "load", "serve", "reload", "webhook", "logging", "lib"];
+const FRONT: [&str; 11] =
+    ["main", "cli", "lab", "live", "load", "serve", "reload", "jwks", "webhook", "logging", "lib"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("a readable folder");

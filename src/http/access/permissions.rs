@@ -6,7 +6,7 @@
 //! requests may publish.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::credentials::{self, Api, Carrier, Credentials, insufficient, invalid, missing};
 use super::local::{is_foreign, origin_of};
@@ -15,9 +15,9 @@ use crate::http::config::Config;
 use crate::http::error::HttpError;
 use crate::http::exchange::Exchange;
 use crate::http::forwarded;
-use crate::http::keyring::RoleKeys;
+use crate::http::keyring::{RoleKeys, Roles};
 use crate::http::mercure::reserved::is_reserved;
-use crate::mercure::jwt::{JwtError, Rights, VerifiedToken};
+use crate::mercure::jwt::{JwtError, Refreshed, Rights, VerifiedToken};
 use crate::mercure::matcher::MatcherError;
 use crate::registry::{Matcher, Readable};
 
@@ -77,22 +77,21 @@ impl ReadAccess {
     /// Fails if reading needs a token and the request has none, or if the request has an invalid
     /// token. With `--anonymous`, a request needs no token, but an invalid token is still an error.
     pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
-        let roles = exchange.server.keyring.current();
-        if roles.subscribe.is_empty() {
+        if exchange.server.keyring.current().subscribe.is_empty() {
             return Ok(Self::default());
         }
-        Self::with_keys(&roles.subscribe, exchange, api)
+        Self::with_token(exchange, api)
     }
 
     #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
-    fn with_keys(keys: &RoleKeys, exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
+    fn with_token(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let config = &exchange.server.config;
         // A request can carry two tokens: one for reading in the session cookie, and one for
         // publishing in the header. (A WebSocket handshake is an example.) So for reading, the
         // cookie is tried first.
         if api == Api::Own
             && let Some(session) = credentials::session(&exchange.request)
-            && let Ok(reader) = Self::from_credentials(&session, keys, config)
+            && let Ok(reader) = Self::from_credentials(&session, exchange)
         {
             return Ok(reader);
         }
@@ -100,16 +99,15 @@ impl ReadAccess {
             let anonymous = config.anonymous.then(Self::default);
             return anonymous.ok_or_else(|| missing(config));
         };
-        Self::from_credentials(&credentials, keys, config)
+        Self::from_credentials(&credentials, exchange)
     }
 
     fn from_credentials(
         credentials: &Credentials,
-        keys: &RoleKeys,
-        config: &Config,
+        exchange: &Exchange<'_>,
     ) -> Result<Self, HttpError> {
         let token_in_url = credentials.carrier == Carrier::Query;
-        let (scope, until, credential) = match keys.check(credentials, config)? {
+        let (scope, until, credential) = match verify(credentials, exchange, subscribing)? {
             Verified::Token(credential) => (ReadScope::All, None, credential),
             Verified::Jwt(VerifiedToken { rights, expires, credential }) => {
                 (ReadScope::These(Box::new(rights)), expires.map(instant), credential)
@@ -126,8 +124,7 @@ impl ReadAccess {
         let credentials = credentials::token(&exchange.request, Api::Own)?;
         let credentials = credentials.filter(|it| it.carrier == Carrier::Header);
         let credentials = credentials.ok_or_else(|| missing(config))?;
-        let roles = exchange.server.keyring.current();
-        roles.subscribe.check(&credentials, config).map(|_| credentials.token)
+        verify(&credentials, exchange, subscribing).map(|_| credentials.token)
     }
 
     /// Returns the updates that the request may read.
@@ -240,8 +237,7 @@ impl PublishAccess {
     pub(in crate::http) fn of(exchange: &Exchange<'_>, api: Api) -> Result<Self, HttpError> {
         let (request, config) = (&exchange.request, &exchange.server.config);
         exchange.locality.check_origin()?;
-        let keys = &exchange.server.keyring.current().publish;
-        if keys.is_empty() {
+        if exchange.server.keyring.current().publish.is_empty() {
             exchange.locality.check_local()?;
             return Ok(Self { scope: PublishScope::All, until: None, credential: None });
         }
@@ -253,7 +249,7 @@ impl PublishAccess {
         if credentials.carrier == Carrier::Cookie {
             check_cookie_origin(exchange)?;
         }
-        let (scope, until, credential) = match keys.check(&credentials, config)? {
+        let (scope, until, credential) = match verify(&credentials, exchange, publishing)? {
             Verified::Token(credential) => (PublishScope::All, None, credential),
             Verified::Jwt(VerifiedToken { rights, expires, credential }) => {
                 (PublishScope::These(rights.publish), expires.map(instant), credential)
@@ -306,27 +302,70 @@ enum Verified {
     Jwt(VerifiedToken),
 }
 
+fn publishing(roles: &Roles) -> &RoleKeys {
+    &roles.publish
+}
+
+fn subscribing(roles: &Roles) -> &RoleKeys {
+    &roles.subscribe
+}
+
+/// When a request should be repeated whose JWT cannot be verified yet.
+const KEYS_WAIT: Duration = Duration::from_secs(5);
+
+/// Verifies a token with the keys of a role.
+///
+/// If the token names an unknown key, the keys are fetched again; `KeyRefresh` limits how often, and
+/// how long this call waits.
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
+fn verify(
+    credentials: &Credentials,
+    exchange: &Exchange<'_>,
+    role: fn(&Roles) -> &RoleKeys,
+) -> Result<Verified, HttpError> {
+    let Exchange { server, request, .. } = exchange;
+    let config = &server.config;
+    let check = || role(&server.keyring.current()).check(credentials, config);
+    let mut verified = check();
+    if let (Err(JwtError::UnknownKey | JwtError::NoKeys), Some(refresh)) =
+        (&verified, &config.key_refresh)
+    {
+        verified = match refresh.request() {
+            Refreshed::Yes => check(),
+            Refreshed::Recently => Err(JwtError::UnknownKey),
+            Refreshed::Failed => Err(JwtError::NoKeys),
+        };
+    }
+    verified.map_err(|error| match error {
+        JwtError::Full => MatcherError::Full.into(),
+        JwtError::NoKeys => {
+            let detail = "the server cannot verify this token, because it cannot fetch the \
+                          issuer's keys; retry later";
+            HttpError::later(detail, KEYS_WAIT, request.accepts_event_stream())
+        }
+        JwtError::UnknownKey => invalid("no key of the key set has its kid", config),
+        JwtError::Invalid(reason) => invalid(reason, config),
+    })
+}
+
 impl RoleKeys {
     /// Verifies a token.
-    fn check(&self, credentials: &Credentials, config: &Config) -> Result<Verified, HttpError> {
+    fn check(&self, credentials: &Credentials, config: &Config) -> Result<Verified, JwtError> {
         if let Some((token, credential)) = &self.token
             && token.is(&credentials.token)
         {
             return Ok(Verified::Token(credential.clone()));
         }
-        let audience = config.jwt_audience.as_deref();
         let Some(key) = &self.key else {
-            return Err(invalid("it differs from the server's token", config));
+            return Err(JwtError::Invalid("it differs from the server's token"));
         };
-        match key.check(&credentials.token, audience) {
-            // RFC 9700 §2.4 forbids tokens in URLs; only Mercure 0.x allows them.
-            Ok(verified) if credentials.carrier == Carrier::Query && !verified.rights.is_older => {
-                Err(invalid("it is a token of the current generation in the query", config))
-            }
-            Ok(verified) => Ok(Verified::Jwt(verified)),
-            Err(JwtError::Full) => Err(MatcherError::Full.into()),
-            Err(JwtError::Invalid(reason)) => Err(invalid(reason, config)),
+        let verified = key.check(&credentials.token, config.jwt_audience.as_deref())?;
+        // RFC 9700 §2.4 forbids tokens in URLs; only Mercure 0.x allows them.
+        if credentials.carrier == Carrier::Query && !verified.rights.is_older {
+            let problem = "it is a token of the current generation in the query";
+            return Err(JwtError::Invalid(problem));
         }
+        Ok(Verified::Jwt(verified))
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Draft {
     pub subject: Option<String>,
     /// The client program (`client_id`). The default is the issuer. Current generation only.
     pub client_id: Option<String>,
+    /// The name of the key (`kid`), by which a server with a key set finds it. The default is none.
+    pub key_id: Option<String>,
     /// Data that the hub adds to its events about this token's subscriptions, and to the
     /// subscriptions that it lists.
     pub payload: Option<Value>,
@@ -69,6 +71,7 @@ impl Default for Draft {
             issuer: None,
             subject: None,
             client_id: None,
+            key_id: None,
             payload: None,
         }
     }
@@ -82,6 +85,7 @@ impl SigningKey {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let expires = now + draft.expires;
         let mut header = Header::new(self.algorithm);
+        header.kid.clone_from(&draft.key_id);
         let mut claims = if let Some(audience) = &draft.audience {
             header.typ = Some("at+jwt".into());
             let issuer = draft.issuer.as_ref().unwrap_or(audience);

@@ -19,9 +19,10 @@ use crate::credential::Credential;
 const SECRET_MIN: usize = 32;
 
 /// The shortest modulus of an RSA key, in bytes.
-const MODULUS_MIN: usize = 256;
+pub(super) const MODULUS_MIN: usize = 256;
 
-/// A key that verifies tokens: the public key of a pair, or a shared secret.
+/// A key that verifies tokens: the public key of a pair, or a shared secret. Or a set of such keys
+/// ([`from_jwks`](Self::from_jwks)).
 ///
 /// ```
 /// use threadcast::jwt::{KeyError, VerifyingKey};
@@ -34,11 +35,15 @@ const MODULUS_MIN: usize = 256;
 #[derive(Clone)]
 pub struct VerifyingKey {
     pub(super) keys: Arc<[TrustedKey]>,
+    /// Whether the keys are those of a set. If not, the one key verifies tokens of any `kid`.
+    pub(super) is_set: bool,
 }
 
 /// One key, and what it verifies.
 #[derive(Clone)]
 pub(super) struct TrustedKey {
+    /// The name of the key (`kid`), if it is from a set and has one.
+    pub(super) id: Option<Box<str>>,
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
     /// Stands for this key in the streams that were opened with it.
@@ -46,13 +51,14 @@ pub(super) struct TrustedKey {
 }
 
 impl TrustedKey {
-    fn new(algorithm: Algorithm, key: DecodingKey) -> Self {
-        Self { algorithm, key, credential: Credential::default() }
+    pub(super) fn new(algorithm: Algorithm, key: DecodingKey) -> Self {
+        Self { id: None, algorithm, key, credential: Credential::default() }
     }
 
     /// Whether both keys verify the same tokens.
     fn is(&self, other: &Self) -> bool {
-        self.algorithm == other.algorithm && is_equal(&self.key, &other.key)
+        (&self.id, self.algorithm) == (&other.id, other.algorithm)
+            && is_equal(&self.key, &other.key)
     }
 }
 
@@ -92,14 +98,14 @@ impl VerifyingKey {
             (Algorithm::HS256, key.map_err(|_| KeyError::Short)?)
         };
         provider::install();
-        Ok(Self { keys: Arc::new([TrustedKey::new(algorithm, key)]) })
+        Ok(Self { keys: Arc::new([TrustedKey::new(algorithm, key)]), is_set: false })
     }
 
     /// Returns these keys. Those that are also in `old` keep their credentials.
     pub(crate) fn keeping(&self, old: Option<&Self>) -> Self {
         let old = old.map_or(&[][..], |old| &old.keys);
         let kept = |key: &TrustedKey| old.iter().find(|old| old.is(key)).unwrap_or(key).clone();
-        Self { keys: self.keys.iter().map(kept).collect() }
+        Self { keys: self.keys.iter().map(kept).collect(), is_set: self.is_set }
     }
 
     pub(crate) fn credentials(&self) -> impl Iterator<Item = &Credential> {
@@ -198,6 +204,18 @@ pub enum KeyError {
          Ed25519 key, and PKCS#8 for a private one (`openssl pkcs8 -topk8 -nocrypt`)"
     )]
     Unsupported,
+    /// The text is not a JSON Web Key Set.
+    #[error("it is not a JSON Web Key Set, which looks like {{\"keys\":[…]}}")]
+    NotAKeySet,
+    /// The key set has more than 100 keys.
+    #[error("the key set has more than 100 keys; remove those that sign no tokens")]
+    TooMany,
+    /// None of the keys of the key set can be used.
+    #[error(
+        "no key of the key set can be used; it needs an RSA key of 2048 to 8192 bits, an EC key on \
+         P-256 or P-384, an Ed25519 key or a secret, with \"use\":\"sig\" or without use"
+    )]
+    NoneUsable,
     /// The file has a private key, and verification needs the public one.
     #[error(
         "this is a private key, and the server needs only the public one; `openssl pkey -pubout` \

@@ -7,7 +7,7 @@
 //! # Invariants
 //!
 //! * **The key decides the algorithm.** The token's `alg` must name that algorithm, and the server
-//!   never uses key material from a token.
+//!   never uses key material from a token. Of a key set, the token's `kid` only selects the key.
 //! * **A token's size and nesting are checked before it is parsed.** A connection's thread has
 //!   little stack, and any client can send a token.
 //! * **The response to an invalid token does not give the reason**, because that would help an
@@ -15,21 +15,26 @@
 
 mod claims;
 mod draft;
+mod jwks;
 mod keys;
 mod provider;
+mod refresh;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Validation, decode, decode_header};
+use jsonwebtoken::{Header, Validation, decode, decode_header};
 use serde_json::Value;
 
 use self::JwtError::Invalid;
 pub(crate) use self::claims::{DETAIL_TYPE, Rights};
 pub use self::draft::{Draft, DraftError};
+use self::keys::TrustedKey;
 pub use self::keys::{KeyError, SigningKey, VerifyingKey};
+pub use self::refresh::KeyRefresh;
+pub(crate) use self::refresh::Refreshed;
 use crate::credential::Credential;
 use crate::json::nests_deeper;
 use crate::mercure::matcher::Base;
@@ -52,10 +57,15 @@ pub(crate) enum JwtError {
     Invalid(&'static str),
     /// The token may be valid, but there is no memory for its patterns.
     Full,
+    /// The token names a key that the key set does not have.
+    UnknownKey,
+    /// The token may be valid, but the key set is not known yet.
+    NoKeys,
 }
 
 impl JwtError {
     const MALFORMED: Self = Self::Invalid("it is not a JWT");
+    const ALGORITHM: Self = Self::Invalid("it is signed with another algorithm than the key's");
     const EXPIRED: Self = Self::Invalid("it is expired");
     const TYPE: Self = Self::Invalid("its typ is neither JWT nor at+jwt");
 
@@ -65,7 +75,7 @@ impl JwtError {
             ErrorKind::ExpiredSignature => return Self::EXPIRED,
             ErrorKind::ImmatureSignature => "it is not valid yet (nbf)",
             ErrorKind::InvalidSignature => "its signature does not match the key",
-            ErrorKind::InvalidAlgorithm => "it is signed with another algorithm than the key's",
+            ErrorKind::InvalidAlgorithm => return Self::ALGORITHM,
             ErrorKind::InvalidAudience => "its audience differs from --jwt-audience",
             ErrorKind::MissingRequiredClaim(name) => match &**name {
                 "exp" => "it has no exp",
@@ -113,7 +123,7 @@ impl VerifyingKey {
             return Err(Invalid("it needs an extension (crit), and none is supported"));
         }
         let generation = generation(header.typ.as_deref())?;
-        let [key] = &*self.keys else { return Err(JwtError::MALFORMED) };
+        let key = self.select(&header)?;
         let mut validation = Validation::new(key.algorithm);
         validation.leeway = SKEW.as_secs();
         validation.validate_nbf = true;
@@ -145,6 +155,34 @@ impl VerifyingKey {
         let base = audience.and_then(Base::new).unwrap_or_default();
         let rights = Rights::of(&claims, generation, &base)?;
         Ok(VerifiedToken { rights, expires, credential: key.credential.clone() })
+    }
+}
+
+impl VerifyingKey {
+    /// Returns the key that a token names. One key is checked at most, so that a token costs no more
+    /// with a large set.
+    fn select(&self, header: &Header) -> Result<&TrustedKey, JwtError> {
+        let fits = |key: &&TrustedKey| key.algorithm == header.alg;
+        let Some(kid) = header.kid.as_deref().filter(|_| self.is_set) else {
+            return match &*self.keys {
+                [] => Err(JwtError::NoKeys),
+                [only] => Ok(only),
+                keys => {
+                    let mut fitting = keys.iter().filter(fits);
+                    match (fitting.next(), fitting.next()) {
+                        (Some(key), None) => Ok(key),
+                        (None, _) => Err(JwtError::ALGORITHM),
+                        _ => Err(Invalid("it names no key (kid), and several keys fit")),
+                    }
+                }
+            };
+        };
+        if self.keys.is_empty() {
+            return Err(JwtError::NoKeys);
+        }
+        let mut named = self.keys.iter().filter(|key| key.id.as_deref() == Some(kid)).peekable();
+        named.peek().ok_or(JwtError::UnknownKey)?;
+        named.find(fits).ok_or(JwtError::ALGORITHM)
     }
 }
 

@@ -1,15 +1,15 @@
 //! Makes `jsonwebtoken` use the cryptography of the crate `ring`, on which the TLS library depends
 //! anyway.
 //!
-//! This provider supports four algorithms, each for exactly one kind of key.
+//! Each algorithm is for exactly one kind of key. Four of them also sign.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey};
 use ring::rand::SystemRandom;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
-    Ed25519KeyPair, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+    RsaPublicKeyComponents, UnparsedPublicKey,
 };
 use ring::{hmac, signature as schemes};
 use signature::{Error, Signer, Verifier};
@@ -25,47 +25,85 @@ pub(super) fn install() {
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |algorithm, key| Ok(Box::new(Signing::new(*algorithm, key)?)),
     verifier_factory: |algorithm, key| Ok(Box::new(Verifying::new(*algorithm, key)?)),
-    key_utils: KeyUtils::new_unimplemented(), // only for JWKs, which the server does not read
+    key_utils: KeyUtils::new_unimplemented(), // only to create JWKs
 };
 
 /// Checks that the algorithm fits the kind of key, because a public RSA key must never be used as
 /// the secret of an HMAC.
 fn check(algorithm: Algorithm, family: AlgorithmFamily) -> Result<()> {
     let expected = match algorithm {
-        Algorithm::HS256 => AlgorithmFamily::Hmac,
-        Algorithm::RS256 => AlgorithmFamily::Rsa,
-        Algorithm::ES256 => AlgorithmFamily::Ec,
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => AlgorithmFamily::Hmac,
+        Algorithm::ES256 | Algorithm::ES384 => AlgorithmFamily::Ec,
         Algorithm::EdDSA => AlgorithmFamily::Ed,
+        Algorithm::RS256
+        | Algorithm::RS384
+        | Algorithm::RS512
+        | Algorithm::PS256
+        | Algorithm::PS384
+        | Algorithm::PS512 => AlgorithmFamily::Rsa,
         _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
     };
     if family == expected { Ok(()) } else { Err(ErrorKind::InvalidKeyFormat.into()) }
 }
 
+/// How an algorithm verifies.
+enum Scheme {
+    Hmac(hmac::Algorithm),
+    Rsa(&'static schemes::RsaParameters),
+    Other(&'static dyn schemes::VerificationAlgorithm),
+}
+
+impl Scheme {
+    fn of(algorithm: Algorithm) -> Option<Self> {
+        Some(match algorithm {
+            Algorithm::HS256 => Self::Hmac(hmac::HMAC_SHA256),
+            Algorithm::HS384 => Self::Hmac(hmac::HMAC_SHA384),
+            Algorithm::HS512 => Self::Hmac(hmac::HMAC_SHA512),
+            Algorithm::RS256 => Self::Rsa(&schemes::RSA_PKCS1_2048_8192_SHA256),
+            Algorithm::RS384 => Self::Rsa(&schemes::RSA_PKCS1_2048_8192_SHA384),
+            Algorithm::RS512 => Self::Rsa(&schemes::RSA_PKCS1_2048_8192_SHA512),
+            Algorithm::PS256 => Self::Rsa(&schemes::RSA_PSS_2048_8192_SHA256),
+            Algorithm::PS384 => Self::Rsa(&schemes::RSA_PSS_2048_8192_SHA384),
+            Algorithm::PS512 => Self::Rsa(&schemes::RSA_PSS_2048_8192_SHA512),
+            Algorithm::ES256 => Self::Other(&schemes::ECDSA_P256_SHA256_FIXED),
+            Algorithm::ES384 => Self::Other(&schemes::ECDSA_P384_SHA384_FIXED),
+            Algorithm::EdDSA => Self::Other(&schemes::ED25519),
+            _ => return None,
+        })
+    }
+}
+
 struct Verifying {
     algorithm: Algorithm,
-    key: Vec<u8>,
+    key: DecodingKeyKind,
 }
 
 impl Verifying {
     fn new(algorithm: Algorithm, key: &DecodingKey) -> Result<Self> {
         check(algorithm, key.family())?;
-        Ok(Self { algorithm, key: key.try_get_as_bytes()?.to_vec() })
+        Ok(Self { algorithm, key: key.kind().clone() })
     }
 }
 
 impl Verifier<Vec<u8>> for Verifying {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
-        let scheme: &dyn schemes::VerificationAlgorithm = match self.algorithm {
-            Algorithm::RS256 => &RSA_PKCS1_2048_8192_SHA256,
-            Algorithm::ES256 => &ECDSA_P256_SHA256_FIXED,
-            Algorithm::EdDSA => &ED25519,
-            _ => {
-                let key = hmac::Key::new(hmac::HMAC_SHA256, &self.key);
-                return hmac::verify(&key, message, signature).map_err(|_| Error::new());
+        let scheme = Scheme::of(self.algorithm).ok_or_else(Error::new)?;
+        let verified = match (scheme, &self.key) {
+            (Scheme::Hmac(hash), DecodingKeyKind::SecretOrDer(secret)) => {
+                hmac::verify(&hmac::Key::new(hash, secret), message, signature)
             }
+            (Scheme::Rsa(scheme), DecodingKeyKind::SecretOrDer(key)) => {
+                UnparsedPublicKey::new(scheme, key).verify(message, signature)
+            }
+            (Scheme::Rsa(scheme), DecodingKeyKind::RsaModulusExponent { n, e }) => {
+                RsaPublicKeyComponents { n, e }.verify(scheme, message, signature)
+            }
+            (Scheme::Other(scheme), DecodingKeyKind::SecretOrDer(key)) => {
+                UnparsedPublicKey::new(scheme, key).verify(message, signature)
+            }
+            _ => return Err(Error::new()),
         };
-        let key = UnparsedPublicKey::new(scheme, &self.key);
-        key.verify(message, signature).map_err(|_| Error::new())
+        verified.map_err(|_| Error::new())
     }
 }
 
@@ -91,7 +129,8 @@ impl Signing {
             Algorithm::RS256 => rsa(bytes).map(Self::Rsa).ok_or(ErrorKind::InvalidKeyFormat),
             Algorithm::ES256 => ec(bytes).map(Self::Ec).ok_or(ErrorKind::InvalidEcdsaKey),
             Algorithm::EdDSA => ed(bytes).map(Self::Ed).ok_or(ErrorKind::InvalidEddsaKey),
-            _ => Ok(Self::Secret(hmac::Key::new(hmac::HMAC_SHA256, bytes))),
+            Algorithm::HS256 => Ok(Self::Secret(hmac::Key::new(hmac::HMAC_SHA256, bytes))),
+            _ => Err(ErrorKind::UnsupportedAlgorithm),
         }
         .map_err(Into::into)
     }

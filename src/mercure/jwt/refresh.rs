@@ -1,0 +1,219 @@
+//! Lets requests wait until the keys have been fetched again.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a request with an unknown key waits for a fetch.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// How many requests wait for a fetch at the same time.
+const WAITING_MAX: usize = 1_000;
+
+/// How much time lies at least between two fetches that requests cause. Any client can send a token
+/// with an unknown key.
+const COOL_DOWN: Duration = Duration::from_secs(10);
+
+/// The longest wait, because no moment is as far away as some durations are long.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Connects the requests of a server with the thread of the program that fetches the keys
+/// ([`Config::key_refresh`](crate::Config::key_refresh)).
+///
+/// A request whose JWT names an unknown key causes a fetch, at most one every 10 s, and waits for it
+/// for at most 2 s. A request whose JWT names a known key never waits.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use threadcast::Config;
+/// use threadcast::jwt::KeyRefresh;
+///
+/// let refresh = Arc::new(KeyRefresh::new());
+/// let config = Config { key_refresh: Some(Arc::clone(&refresh)), ..Config::default() };
+/// // The program's thread repeats:
+/// let succeeded = true; // fetch the keys, and pass them to `Handle::replace_keys`
+/// refresh.fetched(succeeded);
+/// refresh.wait(Duration::ZERO);
+/// ```
+#[derive(Debug)]
+pub struct KeyRefresh {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Whether the program's thread is fetching.
+    is_fetching: bool,
+    has_failed: bool,
+    /// The number of fetches that have ended.
+    fetches: u64,
+    /// Who needs a fetch.
+    wanted: Option<By>,
+    /// When the last fetch began that a request had caused.
+    last_requested: Option<Instant>,
+    /// The number of requests that wait.
+    waiting: usize,
+}
+
+/// Who needs a fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A request.
+    Request,
+    /// The program, whatever the cool-down.
+    Program,
+}
+
+/// Whether the keys have been fetched since a request had an unknown key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refreshed {
+    /// They have: the request must look for its key again.
+    Yes,
+    /// They were fetched so recently that the key does not exist.
+    Recently,
+    /// The fetch has failed or takes too long, so the key may exist.
+    Failed,
+}
+
+impl Default for KeyRefresh {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl KeyRefresh {
+    /// Creates the connection for a thread that begins with a fetch.
+    pub fn new() -> Self {
+        let state = State {
+            is_fetching: true,
+            has_failed: false,
+            fetches: 0,
+            wanted: None,
+            last_requested: None,
+            waiting: 0,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Waits until the keys must be fetched: because a request needs it, because
+    /// [`force`](Self::force) was called, or because this time is over.
+    pub fn wait(&self, at_most: Duration) {
+        let deadline = Instant::now() + at_most.min(YEAR);
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            let until = match (state.wanted, state.last_requested) {
+                (None, _) => deadline,
+                (Some(By::Request), Some(last)) => deadline.min(last + COOL_DOWN),
+                (Some(By::Request), None) | (Some(By::Program), _) => now,
+            };
+            if until <= now {
+                break;
+            }
+            let waited = self.changed.wait_timeout(state, until - now);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.wanted.take() == Some(By::Request) {
+            state.last_requested = Some(Instant::now());
+        }
+        state.is_fetching = true;
+    }
+
+    /// Ends a fetch: the requests that wait look for their keys again.
+    ///
+    /// Fetched keys must be in use before this call
+    /// ([`Handle::replace_keys`](crate::Handle::replace_keys)).
+    pub fn fetched(&self, succeeded: bool) {
+        let mut state = self.lock();
+        state.is_fetching = false;
+        state.has_failed = !succeeded;
+        state.fetches += 1;
+        self.changed.notify_all();
+    }
+
+    /// Makes [`wait`](Self::wait) return now.
+    pub fn force(&self) {
+        self.lock().wanted = Some(By::Program);
+        self.changed.notify_all();
+    }
+
+    /// Causes a fetch, unless the last one was less than [`COOL_DOWN`] ago, and waits for it.
+    pub(crate) fn request(&self) -> Refreshed {
+        let mut state = self.lock();
+        if !state.is_fetching {
+            let is_recent = |last: Instant| last.elapsed() < COOL_DOWN;
+            if state.last_requested.is_some_and(is_recent) {
+                return if state.has_failed { Refreshed::Failed } else { Refreshed::Recently };
+            }
+            state.wanted.get_or_insert(By::Request);
+            self.changed.notify_all();
+        }
+        if state.waiting >= WAITING_MAX {
+            return Refreshed::Failed;
+        }
+        state.waiting += 1;
+        let before = state.fetches;
+        let is_pending = |state: &mut State| state.fetches == before;
+        let waited = self.changed.wait_timeout_while(state, WAIT, is_pending);
+        let (mut state, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        if result.timed_out() || state.has_failed { Refreshed::Failed } else { Refreshed::Yes }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn requests_share_a_fetch_and_then_cool_down() {
+        let refresh = KeyRefresh::new();
+        refresh.fetched(true);
+        thread::scope(|scope| {
+            let requests: Vec<_> = (0..10).map(|_| scope.spawn(|| refresh.request())).collect();
+            refresh.wait(LONG); // returns because of the requests
+            while refresh.lock().waiting < 10 {
+                thread::yield_now();
+            }
+            refresh.fetched(true);
+            for request in requests {
+                assert_eq!(request.join().unwrap(), Refreshed::Yes);
+            }
+        });
+        assert_eq!(refresh.request(), Refreshed::Recently);
+        refresh.lock().last_requested = Instant::now().checked_sub(COOL_DOWN);
+        thread::scope(|scope| {
+            let request = scope.spawn(|| refresh.request());
+            refresh.wait(LONG);
+            refresh.fetched(false);
+            assert_eq!(request.join().unwrap(), Refreshed::Failed);
+        });
+        assert_eq!(refresh.request(), Refreshed::Failed, "the key may exist");
+    }
+
+    #[test]
+    fn forced_and_periodic_fetches_do_not_cool_down() {
+        let refresh = KeyRefresh::new();
+        refresh.fetched(true);
+        refresh.force();
+        refresh.wait(Duration::MAX);
+        refresh.fetched(true);
+        refresh.wait(Duration::ZERO);
+        refresh.fetched(true);
+        thread::scope(|scope| {
+            let request = scope.spawn(|| refresh.request());
+            refresh.wait(LONG);
+            refresh.fetched(true);
+            assert_eq!(request.join().unwrap(), Refreshed::Yes);
+        });
+    }
+}
