@@ -167,14 +167,30 @@ deny: $(call tool,cargo-deny) ## Check licences and security advisories, from th
 dist: man $(call tool,cargo-deb) ## Build a static binary and a Debian package in target/dist
 	CARGO=$(CARGO) CARGO_DEB=$(abspath $(lastword $^)) packaging/build
 
-dist-check: dist ## Check that package with lintian, install it, test it, and purge it
+# rustup has the standard library for arm64, and Debian the cross compiler.
+ARM64 := aarch64-unknown-linux-gnu
+dist-arm64: man $(call tool,cargo-deb) ## Cross-compile both for arm64, in target/dist/arm64 (needs rustup)
+	$(call debian,command -v aarch64-linux-gnu-gcc && ls /usr/aarch64-linux-gnu/lib/libc.a,\
+	  gcc-aarch64-linux-gnu libc6-dev-arm64-cross,The cross compiler for arm64 is missing.)
+	rustup target add $(ARM64)
+	CARGO=$(CARGO) CARGO_DEB=$(abspath $(lastword $^)) packaging/build $(ARM64)
+
+arm64-check: dist-arm64 ## Run that binary under qemu, and check its package with lintian
+	$(call debian,command -v qemu-aarch64 && command -v lintian,qemu-user lintian,qemu-aarch64 or lintian is missing.)
+	$(CARGO) test --locked --test it -- package::arm64 --include-ignored --nocapture
+
+image: dist ## Build the image of each binary in target/dist, with Docker or Buildah
+	$(call debian,docker info || command -v buildah,buildah,Neither a running Docker nor Buildah is there.)
+	packaging/image
+
+dist-check: image ## Check the package, the image, and `cargo install` from the packaged crate
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    lintian strace systemd >/dev/null; \
 	else \
 	  echo "This needs root on Debian, and: apt-get install lintian strace systemd"; exit 1; \
 	fi
-	$(CARGO) test --locked --test it -- package:: --include-ignored --nocapture
+	$(CARGO) test --locked --test it -- package:: --include-ignored --skip arm64 --nocapture
 
 # Tools that the system lacks are built once, unoptimised, which takes half the time of an optimised
 # build.
@@ -187,6 +203,6 @@ msrv: ## Build with the oldest supported Rust (needs rustup)
 help: ## Show this help
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
-	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: grafana run test stack attack clients proxy engines systemd fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help
+.PHONY: arm64-check dist-arm64 grafana image run test stack attack clients proxy engines systemd fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help

@@ -1,8 +1,9 @@
-//! What an operator installs: the units, and the package and the binary of `make dist`.
+//! What an operator installs: the units, the package and the binary of `make dist`, the image, and
+//! the crate.
 //!
 //! Tests cannot rely on a running systemd. So `systemd-analyze` checks the units, and the tests
 //! start the installed server by hand as the unit describes. `make dist-check` runs all tests, as
-//! root; a plain test run checks only the units.
+//! root, and `make arm64-check` those for arm64; a plain test run checks only the units.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,6 +12,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use serde_json::{Value, json};
 
 use crate::common::{Process, TIMEOUT, say, skip};
 
@@ -286,4 +289,110 @@ fn binary_runs_in_an_empty_root_directory() {
     let left: Vec<_> = fs::read_dir(&root).expect("the folder is readable").collect();
     assert_eq!(left.len(), 1, "{left:?}");
     fs::remove_dir_all(root).expect("the folder is writable");
+}
+
+/// The image that `make image` has built of the binary for this machine.
+#[test]
+#[ignore = "needs the image and root: run `make dist-check`"]
+fn image_has_the_binary_alone_and_serves() {
+    let images = fs::read_dir("target/dist").expect("`make dist` has run").flatten();
+    let mut images = images.map(|entry| entry.path().display().to_string());
+    let architecture = shell("dpkg --print-architecture").trim().to_owned();
+    let image = images.find(|path| path.ends_with(&format!("/image-{architecture}.tar")));
+    let image = image.expect("`make image` has written it");
+    let folder = folder("image");
+    shell(&format!("tar --extract --file '{image}' --directory '{}'", folder.display()));
+    let json = |name: &str| -> Value {
+        let text = fs::read_to_string(folder.join(name)).expect("a file of the image");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let manifest = &json("manifest.json")[0];
+    let config = json(manifest["Config"].as_str().expect("a name"));
+    assert_eq!((&config["architecture"], &config["os"]), (&architecture.into(), &"linux".into()));
+    let config = &config["config"];
+    assert_eq!(config["Entrypoint"], json!(["/threadcast"]));
+    assert_eq!(config["Healthcheck"]["Test"], json!(["CMD", "/threadcast", "healthcheck"]));
+    assert_eq!(config["User"], "65534:65534");
+    let variables = config["Env"].as_array().expect("a list");
+    assert!(variables.contains(&"THREADCAST_LISTEN=0.0.0.0:8844".into()), "{config}");
+
+    let layers = manifest["Layers"].as_array().expect("a list");
+    let layer = folder.join(layers[0].as_str().expect("a name")).display().to_string();
+    assert_eq!(
+        (layers.len(), shell(&format!("tar --list --file '{layer}'"))),
+        (1, "threadcast\n".into())
+    );
+    let root = folder.join("root");
+    fs::create_dir(&root).expect("the folder is writable");
+    shell(&format!("tar --extract --file '{layer}' --directory '{}'", root.display()));
+    let inside = format!("exec chroot --userspec=65534:65534 '{}'", root.display());
+    let server = Process::copy("/threadcast", &inside);
+    shell(&format!("{inside} /threadcast healthcheck http://{}", server.addr));
+    drop(server);
+    fs::remove_dir_all(folder).expect("the folder is writable");
+}
+
+/// Installs the program from the packaged crates, as `cargo install threadcast` does. `sse-load` comes
+/// from its package too, because neither crate is on a registry.
+#[test]
+#[ignore = "compiles the program: run `make dist-check`"]
+fn packaged_crate_installs_with_cargo_install() {
+    let folder = folder("crate");
+    let cargo = env!("CARGO");
+    shell(&format!("'{cargo}' package --workspace --locked --no-verify --allow-dirty"));
+    for package in ["threadcast", "sse-load"] {
+        let package = format!("target/package/{package}-{}.crate", env!("CARGO_PKG_VERSION"));
+        shell(&format!("tar --extract --gzip --file {package} --directory '{}'", folder.display()));
+    }
+    let at = |name: &str| folder.join(format!("{name}-{}", env!("CARGO_PKG_VERSION")));
+    let patch = format!("patch.crates-io.sse-load.path=\"{}\"", at("sse-load").display());
+    shell(&format!(
+        "CARGO_TARGET_DIR=target/installed '{cargo}' install --debug --locked --path '{}' \
+         --root '{}' --config '{patch}'",
+        at("threadcast").display(),
+        folder.display(),
+    ));
+    let program = folder.join("bin/threadcast").display().to_string();
+    let version = format!("threadcast {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(shell(&format!("'{program}' --version")), version);
+    let server = Process::copy(&program, "exec");
+    assert_eq!(server.get("/").status, 200, "the pages are in the program");
+    drop(server);
+    fs::remove_dir_all(folder).expect("the folder is writable");
+}
+
+#[test]
+#[ignore = "needs the binary for arm64 and qemu: run `make arm64-check`"]
+fn arm64_binary_serves_under_qemu() {
+    let binary =
+        fs::canonicalize("target/dist/arm64/threadcast").expect("`make dist-arm64` has run");
+    let binary = binary.display().to_string();
+    assert!(shell(&format!("qemu-aarch64 '{binary}' doctor")).contains("clients"));
+    let mut server = Process::copy(&binary, "exec qemu-aarch64");
+    let mut stream = server.stream("/channels/news");
+    stream.first_frame();
+    let published = server.request(
+        "POST /channels/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+    );
+    assert_eq!(published.status, 200, "{published:?}");
+    let event = stream.chunk().expect("the stream continues");
+    assert!(event.ends_with("\ndata: hello\n\n"), "{event}");
+    // TLS has code of its own for each architecture.
+    let publish = format!("qemu-aarch64 '{binary}' publish --url https://{} news x", server.addr);
+    let refused = run(Command::new("sh").args(["-c", &publish]));
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("may not use TLS"), "{error}");
+    server.signal("TERM");
+    stream.assert_drained();
+    assert_eq!(server.child.wait().expect("a child process").code(), Some(0));
+}
+
+#[test]
+#[ignore = "needs the package for arm64: run `make arm64-check`"]
+fn arm64_package_is_sound() {
+    let packages = fs::read_dir("target/dist/arm64").expect("`make dist-arm64` has run").flatten();
+    let mut packages = packages.map(|entry| entry.path().display().to_string());
+    let package = packages.find(|path| path.ends_with(".deb")).expect("a package");
+    assert_eq!(shell(&format!("dpkg-deb --field '{package}' Architecture")), "arm64\n");
+    shell(&format!("lintian --allow-root --fail-on error,warning '{package}'"));
 }
