@@ -99,6 +99,9 @@ pub(super) enum Noise {
 /// The rate at which engines are compared, in events per second: as many as a busy page receives.
 pub(super) const USUAL_RATE: u32 = 50;
 
+/// An engine counts as saturated if it uses more than this share of its core.
+const SATURATED: f64 = 0.95;
+
 /// Samples count as noisy if the ratio of the greatest to the least exceeds this value.
 const SPREAD: f64 = 1.15;
 
@@ -157,6 +160,18 @@ impl Results {
         let (most, _) = *points.last()?;
         let usual = points.iter().find(|point| **point == (most, USUAL_RATE));
         self.at(experiment, engine, *usual.or(points.last())?, figure)
+    }
+
+    /// Returns whether an engine's core was busy all the time at a point, so that events had to wait.
+    pub(super) fn is_saturated(&self, engine: Engine, point: (usize, u32)) -> bool {
+        let busy = self.at(Experiment::Event, engine, point, "busy");
+        busy.is_some_and(|busy| busy.median > SATURATED)
+    }
+
+    /// Returns whether an engine was saturated at the point that tables show.
+    pub(super) fn is_shown_saturated(&self, engine: Engine) -> bool {
+        let busy = self.shown(Experiment::Event, engine, "busy");
+        busy.is_some_and(|busy| busy.median > SATURATED)
     }
 
     /// Returns the experiments that have results, in order.
@@ -222,6 +237,16 @@ mod tests {
         let sample = &results(&[14.7], 0.0).samples[0];
         assert_eq!(sample.figure(Experiment::Event.headline()), Some(14.7));
         assert_eq!(sample.figure("held"), None);
+    }
+
+    #[test]
+    fn engine_with_a_busy_core_is_saturated() {
+        let saturated = |busy| {
+            let mut results = results(&[14.7], 0.0);
+            results.samples[0].figures.push(("busy", busy));
+            [results.is_saturated(Engine::Wake, (10, 5)), results.is_shown_saturated(Engine::Wake)]
+        };
+        assert_eq!((saturated(0.9), saturated(0.99)), ([false; 2], [true; 2]));
     }
 
     #[test]

@@ -2,7 +2,14 @@
 
 use std::fs;
 
+use super::figures::{digits, float};
 use super::process::{Cores, siblings};
+
+/// Converts a value of `/proc/meminfo`, such as `24685168 kB`. Any other value is returned as it is.
+fn megabytes(value: &str) -> String {
+    let kib = value.strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok());
+    kib.map_or_else(|| value.to_owned(), |kib| format!("{} MB", digits(float(kib) / 1024.0, 0)))
+}
 
 /// Returns the machine's properties as names and values, in the order of the report.
 #[must_use]
@@ -23,6 +30,17 @@ pub fn describe(cores: Cores) -> Vec<(&'static str, String)> {
         ("load core", cores.load.to_string()),
         ("the server core shares its core with", shared),
         ("kernel", read("/proc/sys/kernel/osrelease").trim().to_owned()),
-        ("memory", field(&read("/proc/meminfo"), "MemTotal")),
+        ("memory", megabytes(&field(&read("/proc/meminfo"), "MemTotal"))),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::megabytes;
+
+    #[test]
+    fn memory_is_in_megabytes() {
+        assert_eq!(megabytes("24685168 kB"), "24,107 MB");
+        assert_eq!(megabytes(""), "");
+    }
 }

@@ -1,8 +1,8 @@
-//! The columns of each experiment's table: the figures, their units and their titles.
+//! The columns of each table: the figures, their units and their titles.
 
 use sse_load::figures::digits;
 
-use super::words::Text;
+use super::words::{Language, SATURATED, Text};
 use crate::lab::engine::Engine;
 use crate::lab::experiment::Experiment;
 use crate::lab::results::{Results, Summary};
@@ -31,6 +31,17 @@ const fn column(
     Column { title: Text { en, zh }, figure, scale, digits }
 }
 
+/// The columns of the table that answers first, each with its experiment.
+pub(super) const ANSWER: [(Experiment, Column); 4] = [
+    (Experiment::Idle, column("memory_bytes", MB, 1, "memory, MB", "内存 MB")),
+    (Experiment::Event, column("cpu_us", 1.0, 1, "CPU of an event, µs", "每事件 CPU µs")),
+    (Experiment::Latency, column("p99_ms", 1.0, 1, "99 % arrive within, ms", "99 % 到达时间 ms")),
+    (
+        Experiment::Slow,
+        column("disk_silence_ms", 1.0, 0, "silence during a disk read, ms", "读盘时的静默 ms"),
+    ),
+];
+
 /// Returns the columns of an experiment's table.
 pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
     match experiment {
@@ -38,6 +49,7 @@ pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
             const {
                 &[
                     column("threads", 1.0, 0, "threads", "线程数"),
+                    column("memory_bytes", MB, 1, "with all clients, MB", "含全部客户端 MB"),
                     column("base_bytes", MB, 1, "without clients, MB", "无客户端 MB"),
                     column("rss", KB, 1, "RSS KB/client", "RSS KB/客户端"),
                     column("kernel_stack", KB, 1, "kernel stack KB", "内核栈 KB"),
@@ -133,15 +145,24 @@ pub(super) fn columns(experiment: Experiment) -> &'static [Column] {
 
 impl Column {
     /// Returns the text of an engine's cell in this column. The text is a dash if the figure was
-    /// not measured.
-    pub(super) fn cell(&self, results: &Results, experiment: Experiment, engine: Engine) -> String {
+    /// not measured. The share of a busy core says that the engine was saturated.
+    pub(super) fn cell(
+        &self,
+        results: &Results,
+        experiment: Experiment,
+        engine: Engine,
+        language: Language,
+    ) -> String {
         let found = results.shown(experiment, engine, self.figure);
         found.map_or("–".into(), |Summary { median, least, most, count }| {
             let show = |value: f64| digits(value * self.scale, self.digits);
             let (low, high) = (show(least), show(most));
             let spread =
                 if count < 2 || low == high { String::new() } else { format!(" ({low}–{high})") };
-            show(median) + &spread
+            let saturated = self.figure == "busy" && results.is_shown_saturated(engine);
+            let saturated =
+                if saturated { format!(", {}", SATURATED.of(language)) } else { String::new() };
+            show(median) + &spread + &saturated
         })
     }
 }

@@ -1,20 +1,29 @@
 //! The plots of the report, as SVG.
 
 use plotters::coord::Shift;
-use plotters::element::Text as Label;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use sse_load::figures::{digits, float};
 
-use super::words::{Language, Text};
+use super::words::{Language, SATURATED, Text};
 use crate::lab::engine::Engine;
 use crate::lab::experiment::{Experiment, QUANTILES};
 use crate::lab::results::{Results, USUAL_RATE};
 
-/// The size of a plot in pixels. It is small enough that the text stays readable when a phone shows
+/// The width of a plot in pixels. It is small enough that the text stays readable when a phone shows
 /// the whole plot.
-const SIZE: (u32, u32) = (560, 380);
+const WIDTH: u32 = 400;
+const CURVES_HEIGHT: u32 = 330;
 const LETTERS: (&str, i32) = ("sans-serif", 14);
+
+/// Of a plot with bars: the height of a line of text, and the room for an engine's name and for a
+/// value, in pixels.
+const LINE: i32 = 21;
+const NAME: i32 = 108;
+const VALUE: i32 = 96;
+
+/// With fewer points than this, a line would only claim what is between the points. Bars show them.
+const LINE_POINTS: usize = 3;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
@@ -45,7 +54,7 @@ pub(super) fn plots(results: &Results, experiment: Experiment, language: Languag
                     en: "Memory of one client, part by part",
                     zh: "一个客户端占用的内存，按部分",
                 },
-                svg: bars(results, experiment, language, &PARTS),
+                svg: figures(results, experiment, language, &PARTS),
             },
         ],
         Experiment::Event => vec![
@@ -80,7 +89,7 @@ pub(super) fn plots(results: &Results, experiment: Experiment, language: Languag
                 en: "The longest time without an event for another client (one is due every 10 ms)",
                 zh: "另一个客户端收不到事件的最长时间（每 10 ms 应有一个）",
             },
-            svg: bars(results, experiment, language, &SILENCE),
+            svg: figures(results, experiment, language, &SILENCE),
         }],
         Experiment::Stuck => vec![Plot {
             name: "stuck",
@@ -88,7 +97,7 @@ pub(super) fn plots(results: &Results, experiment: Experiment, language: Languag
                 en: "Where the events for the client that does not read are held",
                 zh: "客户端不读取时，它的事件存放在哪里",
             },
-            svg: bars(results, experiment, language, &HELD_BACK),
+            svg: figures(results, experiment, language, &HELD_BACK),
         }],
         Experiment::Capacity => vec![Plot {
             name: "capacity",
@@ -96,7 +105,7 @@ pub(super) fn plots(results: &Results, experiment: Experiment, language: Languag
                 en: "Clients with 200 descriptors (Apache: 32 workers): predicted and held",
                 zh: "200 个描述符（Apache：32 个工作进程或线程）时的客户端数：预测与实际容纳",
             },
-            svg: bars(results, experiment, language, &CLIENTS),
+            svg: figures(results, experiment, language, &CLIENTS),
         }],
     }
 }
@@ -112,6 +121,11 @@ pub(super) fn colour(engine: Engine) -> RGBColor {
         Engine::ApachePrefork => RGBColor(0, 0, 0),
         Engine::ApacheEvent => RGBColor(86, 180, 233),
     }
+}
+
+/// Returns the name of the engine's colour in the page's style sheet.
+pub(super) fn variable(engine: Engine) -> &'static str {
+    engine.name().trim_end_matches("-http") // a page that loads nothing contains no "http"
 }
 
 /// A figure that a plot shows, and the factor that converts the figure to the unit in the plot's
@@ -132,96 +146,142 @@ const fn axis(figure: &'static str, scale: f64, en: &'static str, zh: &'static s
 const MEMORY: (Experiment, Axis) = (Experiment::Idle, axis("memory_bytes", MB, "MB", "MB"));
 const CPU: (Experiment, Axis) = (Experiment::Event, axis("cpu_us", 1.0, "µs", "µs"));
 const PARTS: [Axis; 4] = [
-    axis("rss", KB, "RSS, KB", "RSS KB"),
-    axis("kernel_stack", KB, "kernel stack", "内核栈"),
-    axis("kernel", KB, "kernel total", "内核合计"),
-    axis("client_bytes", KB, "RSS + kernel", "RSS + 内核"),
+    axis("rss", KB, "RSS, KB", "RSS，KB"),
+    axis("kernel_stack", KB, "kernel stack, KB", "内核栈，KB"),
+    axis("kernel", KB, "kernel total, KB", "内核合计，KB"),
+    axis("client_bytes", KB, "RSS + kernel, KB", "RSS + 内核，KB"),
 ];
 const SILENCE: [Axis; 3] = [
-    axis("calm_silence_ms", 1.0, "nothing slow, ms", "平时 ms"),
-    axis("disk_silence_ms", 1.0, "disk read", "读盘"),
-    axis("cpu_silence_ms", 1.0, "computation", "计算"),
+    axis("calm_silence_ms", 1.0, "nothing slow, ms", "平时，ms"),
+    axis("disk_silence_ms", 1.0, "disk read, ms", "读盘，ms"),
+    axis("cpu_silence_ms", 1.0, "computation, ms", "计算，ms"),
 ];
 const HELD_BACK: [Axis; 3] = [
-    axis("offered_bytes", MB, "sent to it, MB", "发给它 MB"),
-    axis("queue_bytes", MB, "in the kernel", "在内核中"),
-    axis("grown_bytes", MB, "in the process", "在进程中"),
+    axis("offered_bytes", MB, "sent to it, MB", "发给它，MB"),
+    axis("queue_bytes", MB, "in the kernel, MB", "在内核中，MB"),
+    axis("grown_bytes", MB, "in the process, MB", "在进程中，MB"),
 ];
 const CLIENTS: [Axis; 2] =
     [axis("predicted", 1.0, "predicted", "预测"), axis("held", 1.0, "held", "实际容纳")];
 
 /// Draws a plot and returns its SVG. If drawing fails, the SVG contains what was drawn before the
 /// error.
-fn drawn(draw: impl FnOnce(&Area<'_>) -> Drawn) -> String {
+fn drawn(height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn) -> String {
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
         let outcome = area.fill(&WHITE).map_err(Into::into).and_then(|()| draw(&area));
         if let Err(error) = outcome.and_then(|()| Ok(area.present()?)) {
             log::warn!("plot is incomplete: {error}");
         }
     }
     // The SVG must have no fixed size, so that the plot scales with the page.
-    svg.replacen(&format!("width=\"{}\" height=\"{}\" ", SIZE.0, SIZE.1), "", 1)
+    svg.replacen(&format!("width=\"{WIDTH}\" height=\"{height}\" "), "", 1)
 }
 
-/// An engine, and the points of its line.
-type Line = (Engine, Vec<(f64, f64)>);
+/// Returns a plot's SVG for the page, which has light and dark colours.
+pub(super) fn for_page(svg: &str, title: &str) -> String {
+    let hex = |RGBColor(red, green, blue)| format!("\"#{red:02X}{green:02X}{blue:02X}\"");
+    let mut svg = svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{title}\" "), 1);
+    svg = svg.replacen(&hex(WHITE), "\"none\"", 1); // the background
+    for engine in Engine::ALL {
+        svg = svg.replace(&hex(colour(engine)), &format!("\"var(--{})\"", variable(engine)));
+    }
+    svg.replace(&hex(BLACK), "\"currentColor\"")
+}
 
-fn lines_of(
-    results: &Results,
-    experiment: Experiment,
-    mut line: impl FnMut(Engine) -> Vec<(f64, f64)>,
-) -> Vec<Line> {
+/// A measured value, and whether the engine was saturated.
+#[derive(Clone, Copy)]
+struct Point {
+    x: f64,
+    y: f64,
+    is_saturated: bool,
+}
+
+/// An engine, the points of its line, and what the legend says after the engine's name.
+struct Line {
+    engine: Engine,
+    points: Vec<Point>,
+    remark: Option<Text>,
+}
+
+fn engines(results: &Results, experiment: Experiment) -> Vec<Engine> {
     let has = |engine: &Engine| results.of(experiment, *engine).next().is_some();
-    let engines = results.engines.iter().copied().filter(has);
-    engines.map(|engine| (engine, line(engine))).collect()
+    results.engines.iter().copied().filter(has).collect()
 }
 
-fn against_clients(
+/// Returns an engine's values of a figure at some of its points.
+fn points(
     results: &Results,
-    language: Language,
     (experiment, axis): &(Experiment, Axis),
-) -> String {
-    let lines = lines_of(results, *experiment, |engine| {
-        let points = results.points(*experiment, engine).into_iter();
-        let usual =
-            points.filter(|(_, rate)| *experiment == Experiment::Idle || *rate == USUAL_RATE);
-        let found = usual.filter_map(|point| {
-            let found = results.at(*experiment, engine, point, axis.figure)?;
-            Some((float(point.0 as u64), found.median * axis.scale))
-        });
-        found.collect()
+    engine: Engine,
+    x: impl Fn((usize, u32)) -> Option<f64>,
+) -> Vec<Point> {
+    let points = results.points(*experiment, engine).into_iter();
+    let found = points.filter_map(|point| {
+        let x = x(point)?;
+        let y = results.at(*experiment, engine, point, axis.figure)?.median * axis.scale;
+        let is_saturated = *experiment == Experiment::Event && results.is_saturated(engine, point);
+        Some(Point { x, y, is_saturated })
     });
-    let x = Text { en: "clients", zh: "客户端数" };
-    drawn(|area| curves(area, &lines, x.of(language), axis.title.of(language)))
+    found.collect()
+}
+
+fn against_clients(results: &Results, language: Language, figure: &(Experiment, Axis)) -> String {
+    let all = figure.0 == Experiment::Idle;
+    let x = |(clients, rate)| (all || rate == USUAL_RATE).then(|| float(clients as u64));
+    let lines = engines(results, figure.0).into_iter().map(|engine| {
+        let points = points(results, figure, engine, x);
+        Line { engine, points, remark: None }
+    });
+    let x = Text { en: "clients", zh: "个客户端" };
+    lines_or_bars(&lines.collect::<Vec<_>>(), language, x, figure.1.title)
 }
 
 fn against_rate(results: &Results, language: Language) -> String {
-    let lines = lines_of(results, Experiment::Event, |engine| {
-        let points = results.points(Experiment::Event, engine);
-        let most = points.last().map_or(0, |(clients, _)| *clients);
-        let found = points.into_iter().filter(|(clients, _)| *clients == most);
-        let found = found.filter_map(|point| {
-            let found = results.at(Experiment::Event, engine, point, "cpu_us")?;
-            Some((f64::from(point.1), found.median))
-        });
-        found.collect()
+    let lines = engines(results, Experiment::Event).into_iter().map(|engine| {
+        let all = results.points(Experiment::Event, engine);
+        let most = all.last().map_or(0, |(clients, _)| *clients);
+        let x = |(clients, rate)| (clients == most).then(|| f64::from(rate));
+        Line { engine, points: points(results, &CPU, engine, x), remark: None }
     });
-    let x = Text { en: "events a second", zh: "每秒事件数" };
-    drawn(|area| curves(area, &lines, x.of(language), "µs"))
+    let x = Text { en: "events a second", zh: "个事件每秒" };
+    lines_or_bars(&lines.collect::<Vec<_>>(), language, x, CPU.1.title)
 }
 
 fn latency(results: &Results, language: Language) -> String {
-    let lines = lines_of(results, Experiment::Latency, |engine| {
-        let found = QUANTILES.iter().filter_map(|(quantile, name)| {
+    let lines = engines(results, Experiment::Latency).into_iter().map(|engine| {
+        let points = QUANTILES.iter().filter_map(|(quantile, name)| {
             let late = results.shown(Experiment::Latency, engine, name)?.median;
-            Some((late, quantile * 100.0))
+            Some(Point { x: late, y: quantile * 100.0, is_saturated: false })
         });
-        found.collect()
+        let remark = results.is_shown_saturated(engine).then_some(SATURATED);
+        Line { engine, points: points.collect(), remark }
     });
     let y = Text { en: "% have arrived", zh: "已到达 %" };
-    drawn(|area| curves(area, &lines, "ms", y.of(language)))
+    let lines: Vec<_> = lines.collect();
+    drawn(CURVES_HEIGHT, |area| curves(area, &lines, language, "ms", y.of(language)))
+}
+
+/// Draws lines, or bars if the lines have too few points.
+fn lines_or_bars(lines: &[Line], language: Language, x: Text, unit: Text) -> String {
+    if lines.iter().all(|line| line.points.len() >= LINE_POINTS) {
+        return drawn(CURVES_HEIGHT, |area| {
+            curves(area, lines, language, x.of(language), unit.of(language))
+        });
+    }
+    let mut places: Vec<f64> = lines.iter().flat_map(|line| &line.points).map(|it| it.x).collect();
+    places.sort_by(f64::total_cmp);
+    places.dedup();
+    let groups = places.into_iter().map(|place| {
+        let here = |line: &Line| {
+            let point = line.points.iter().find(|point| point.x.total_cmp(&place).is_eq())?;
+            Some(Bar { engine: line.engine, value: point.y, is_saturated: point.is_saturated })
+        };
+        let title = format!("{} {}, {}", digits(place, 0), x.of(language), unit.of(language));
+        Group { title, bars: lines.iter().filter_map(here).collect() }
+    });
+    bars(&groups.collect::<Vec<_>>(), language)
 }
 
 /// Returns the end of an axis on which all values fit.
@@ -232,35 +292,51 @@ fn end(values: impl Iterator<Item = f64>) -> f64 {
 /// Draws the legend and returns the area below it.
 fn below_key<'a>(
     area: &Area<'a>,
-    engines: impl Iterator<Item = Engine>,
+    lines: &[Line],
+    language: Language,
 ) -> Result<Area<'a>, Box<dyn std::error::Error>> {
+    let mut entries: Vec<(Option<Engine>, String)> = Vec::new();
+    for Line { engine, remark, .. } in lines {
+        let remark = remark.map_or_else(String::new, |it| format!(" ({})", it.of(language)));
+        entries.push((Some(*engine), engine.name().to_owned() + &remark));
+    }
+    if lines.iter().flat_map(|line| &line.points).any(|point| point.is_saturated) {
+        entries.push((None, SATURATED.of(language).to_owned()));
+    }
     let mut places = Vec::new();
-    let (mut x, mut y) = (58, 12);
-    for engine in engines {
-        let width = 34 + 8 * i32::try_from(engine.name().len())?;
-        if x + width > i32::try_from(SIZE.0)? {
-            (x, y) = (58, y + 20); // the next row of the legend
+    let (mut x, mut y) = (14, 10);
+    for (engine, name) in entries {
+        let width = 34 + 8 * i32::try_from(name.chars().count())?;
+        if x + width > i32::try_from(WIDTH)? {
+            (x, y) = (14, y + 20); // the next row of the legend
         }
-        places.push((engine, x, y));
+        places.push((engine, name, x, y));
         x += width;
     }
-    let (key, area) = area.split_vertically(y + 18);
-    for (engine, x, y) in places {
-        key.draw(&Rectangle::new([(x, y), (x + 12, y + 12)], colour(engine).filled()))?;
-        key.draw_text(engine.name(), &LETTERS.into_text_style(&key), (x + 17, y - 1))?;
+    let (key, area) = area.split_vertically(y + 20);
+    for (engine, name, x, y) in places {
+        match engine {
+            Some(engine) => {
+                let corners = [(x, y), (x + 12, y + 12)];
+                key.draw(&Rectangle::new(corners, colour(engine).filled()))?;
+            }
+            None => key.draw(&Circle::new((x + 6, y + 6), 5, BLACK.stroke_width(2)))?,
+        }
+        key.draw_text(&name, &LETTERS.into_text_style(&key), (x + 17, y - 1))?;
     }
     Ok(area)
 }
 
-fn curves(area: &Area<'_>, lines: &[Line], x: &str, y: &str) -> Drawn {
-    let area = below_key(area, lines.iter().map(|line| line.0))?;
-    let points = || lines.iter().flat_map(|(_, line)| line);
+/// Draws lines with a dot for each point. The dot of a saturated engine is a larger ring.
+fn curves(area: &Area<'_>, lines: &[Line], language: Language, x: &str, y: &str) -> Drawn {
+    let area = below_key(area, lines, language)?;
+    let points = || lines.iter().flat_map(|line| &line.points);
     let mut chart = ChartBuilder::on(&area)
-        .margin(12)
-        .margin_right(20)
+        .margin(8)
+        .margin_right(18)
         .x_label_area_size(44)
-        .y_label_area_size(58)
-        .build_cartesian_2d(0.0..end(points().map(|it| it.0)), 0.0..end(points().map(|it| it.1)))?;
+        .y_label_area_size(56)
+        .build_cartesian_2d(0.0..end(points().map(|it| it.x)), 0.0..end(points().map(|it| it.y)))?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -269,15 +345,20 @@ fn curves(area: &Area<'_>, lines: &[Line], x: &str, y: &str) -> Drawn {
         .label_style(LETTERS)
         .x_desc(x)
         .y_desc(y)
-        .x_labels(6)
+        .x_labels(5)
         .y_labels(6)
         .x_label_formatter(&|value| short(*value))
         .y_label_formatter(&|value| short(*value))
         .draw()?;
-    for (engine, line) in lines {
+    for Line { engine, points, .. } in lines {
         let colour = colour(*engine);
-        chart.draw_series(LineSeries::new(line.iter().copied(), colour.stroke_width(3)))?;
-        chart.draw_series(line.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
+        let line = points.iter().map(|point| (point.x, point.y));
+        chart.draw_series(LineSeries::new(line, colour.stroke_width(3)))?;
+        chart.draw_series(points.iter().map(|point| {
+            let (radius, style) =
+                if point.is_saturated { (6, colour.stroke_width(2)) } else { (3, colour.filled()) };
+            Circle::new((point.x, point.y), radius, style)
+        }))?;
     }
     Ok(())
 }
@@ -288,72 +369,138 @@ fn short(value: f64) -> String {
     digits(value, usize::from(small))
 }
 
-/// An engine is an outlier if its highest bar is more than this many times the second-highest
-/// engine's highest bar. The outlier's bars are cut off, because otherwise the other bars would be
-/// too low to see. The label of a cut bar states the true value.
+/// An engine is an outlier if its longest bar is more than this many times the second-longest
+/// engine's longest bar. The outlier's bars are cut off, because otherwise the other bars would be
+/// too short to see. The label of a cut bar states the true value.
 const OUTLIER: f64 = 5.0;
 
-fn without_outlier(mut heights: Vec<f64>) -> Vec<f64> {
-    heights.sort_by(f64::total_cmp);
-    if let [.., next, last] = heights[..]
+fn without_outlier(mut lengths: Vec<f64>) -> Vec<f64> {
+    lengths.sort_by(f64::total_cmp);
+    if let [.., next, last] = lengths[..]
         && last > next * OUTLIER
         && next > 0.0
     {
-        heights.pop();
+        lengths.pop();
     }
-    heights
+    lengths
 }
 
-/// Draws bars: for each figure, one bar for each engine, side by side.
-fn bars(results: &Results, experiment: Experiment, language: Language, groups: &[Axis]) -> String {
-    let engines: Vec<Engine> =
-        lines_of(results, experiment, |_| Vec::new()).into_iter().map(|line| line.0).collect();
-    let value = |group: &Axis, engine| {
-        let found = results.shown(experiment, engine, group.figure);
-        found.map_or(0.0, |it| (it.median * group.scale).max(0.0))
+/// A bar of a plot.
+struct Bar {
+    engine: Engine,
+    value: f64,
+    is_saturated: bool,
+}
+
+/// The bars of one figure, one for each engine, and their title.
+struct Group {
+    title: String,
+    bars: Vec<Bar>,
+}
+
+/// Draws a figure for each group: its bars, one below the other.
+fn figures(
+    results: &Results,
+    experiment: Experiment,
+    language: Language,
+    groups: &[Axis],
+) -> String {
+    let groups = groups.iter().map(|group| {
+        let bars = engines(results, experiment).into_iter().map(|engine| {
+            let found = results.shown(experiment, engine, group.figure);
+            let value = found.map_or(0.0, |it| (it.median * group.scale).max(0.0));
+            Bar { engine, value, is_saturated: false }
+        });
+        Group { title: group.title.of(language).to_owned(), bars: bars.collect() }
+    });
+    bars(&groups.collect::<Vec<_>>(), language)
+}
+
+fn bars(groups: &[Group], language: Language) -> String {
+    let all = || groups.iter().flat_map(|group| &group.bars);
+    let longest = |engine: &Engine| {
+        all().filter(|bar| bar.engine == *engine).map(|bar| bar.value).fold(0.0, f64::max)
     };
-    let tallest = |engine: &Engine| {
-        let heights = groups.iter().map(|group| value(group, *engine));
-        heights.fold(0.0, f64::max)
-    };
-    drawn(|area| {
-        let area = below_key(area, engines.iter().copied())?;
-        let most = end(without_outlier(engines.iter().map(tallest).collect()).into_iter());
-        let mut chart = ChartBuilder::on(&area)
-            .margin(8)
-            .x_label_area_size(28)
-            .y_label_area_size(52)
-            .build_cartesian_2d(0.0..float(groups.len() as u64), 0.0..most)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .disable_x_axis()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(BLACK.mix(0.12))
-            .axis_style(BLACK.mix(0.5))
-            .label_style(LETTERS)
-            .y_labels(6)
-            .y_label_formatter(&|value| short(*value))
-            .draw()?;
-        let middle = LETTERS.into_font().color(&BLACK).pos(Pos::new(HPos::Center, VPos::Top));
-        let width = 0.84 / float(engines.len().max(1) as u64);
-        for (place, group) in groups.iter().enumerate() {
-            let left = float(place as u64) + 0.08;
-            for (index, engine) in engines.iter().enumerate() {
-                let (from, height) = (left + width * float(index as u64), value(group, *engine));
-                let shown = height.min(most * 0.94);
-                let corners = [(from, 0.0), (from + width * 0.92, shown)];
-                chart.draw_series([Rectangle::new(corners, colour(*engine).filled())])?;
-                let above = (from + width * 0.46, shown);
-                let label = ("sans-serif", 11).into_font().color(&BLACK);
-                let label = label.pos(Pos::new(HPos::Center, VPos::Bottom));
-                let cut = if shown < height { "↑" } else { "" };
-                chart.draw_series([Label::new(short(height) + cut, above, label)])?;
+    let shown: Vec<Engine> =
+        Engine::ALL.into_iter().filter(|engine| all().any(|bar| bar.engine == *engine)).collect();
+    let most = end(without_outlier(shown.iter().map(longest).collect()).into_iter());
+    let lines = groups.iter().map(|group| group.bars.len() + 1).sum::<usize>();
+    let height = u32::try_from(lines).unwrap_or(u32::MAX).saturating_mul(LINE.unsigned_abs());
+    let room = f64::from(i32::try_from(WIDTH).unwrap_or(i32::MAX) - NAME - VALUE);
+    drawn(height.saturating_add(12), |area| {
+        let left = LETTERS.into_font().color(&BLACK).pos(Pos::new(HPos::Left, VPos::Center));
+        let bold = ("sans-serif", 14, FontStyle::Bold).into_font().color(&BLACK);
+        let bold = bold.pos(Pos::new(HPos::Left, VPos::Center));
+        let right = left.pos(Pos::new(HPos::Right, VPos::Center));
+        let mut middle = LINE / 2 + 4;
+        for group in groups {
+            area.draw_text(&group.title, &bold, (4, middle))?;
+            middle += LINE;
+            for Bar { engine, value, is_saturated } in &group.bars {
+                area.draw_text(engine.name(), &right, (NAME - 8, middle))?;
+                #[allow(clippy::cast_possible_truncation)] // at most WIDTH
+                let end = NAME + (value.min(most) / most * room).round() as i32;
+                let corners = [(NAME, middle - 7), (end.max(NAME + 1), middle + 7)];
+                area.draw(&Rectangle::new(corners, colour(*engine).filled()))?;
+                let cut = if *value > most { " →" } else { "" };
+                let saturated = if *is_saturated {
+                    format!(" {}", SATURATED.of(language))
+                } else {
+                    String::new()
+                };
+                let label = short(*value) + cut + &saturated;
+                area.draw_text(&label, &left, (end + 6, middle))?;
+                middle += LINE;
             }
-            let below = (float(place as u64) + 0.5, -0.03 * most);
-            let title = group.title.of(language).to_owned();
-            chart.draw_series([Label::new(title, below, middle.clone())])?;
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::results::Sample;
+
+    /// Returns the results of an engine at three or fewer numbers of clients; with the most clients
+    /// it uses this share of its core.
+    fn results(clients: &[usize], busy: f64) -> Results {
+        let most = clients.iter().copied().max().unwrap_or_default();
+        let sample = |clients: &usize| Sample {
+            experiment: Experiment::Event,
+            engine: Engine::Node,
+            run: 1,
+            clients: *clients,
+            rate: USUAL_RATE,
+            noise: 0.0,
+            figures: vec![("cpu_us", 7.5), ("busy", if *clients == most { busy } else { 0.1 })],
+        };
+        let samples = clients.iter().map(sample).collect();
+        Results { engines: vec![Engine::Node], samples, ..Results::default() }
+    }
+
+    #[test]
+    fn two_points_are_bars_and_three_are_a_line() {
+        let svg =
+            |clients: &[usize]| against_clients(&results(clients, 0.1), Language::English, &CPU);
+        let (two, three) = (svg(&[100, 1_000]), svg(&[100, 500, 1_000]));
+        assert!(!two.contains("<polyline") && two.contains("1,000 clients, µs"), "{two}");
+        assert!(three.contains("<polyline"), "{three}");
+    }
+
+    #[test]
+    fn saturated_points_say_so() {
+        for clients in [&[100, 1_000][..], &[100, 500, 1_000]] {
+            let svg = |busy| against_clients(&results(clients, busy), Language::English, &CPU);
+            assert!(!svg(0.9).contains("saturated") && svg(0.99).contains("saturated"));
+        }
+    }
+
+    #[test]
+    fn plot_for_the_page_has_no_colour_of_its_own() {
+        let svg = against_clients(&results(&[100, 1_000], 0.1), Language::English, &CPU);
+        let page = for_page(&svg, "a title");
+        assert!(page.contains("var(--node)") && page.contains("aria-label=\"a title\""));
+        assert!(!page.contains("=\"#"), "{page}");
+    }
 }

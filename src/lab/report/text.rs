@@ -6,10 +6,10 @@ use super::columns::columns;
 use super::words::{self, Language};
 use crate::lab::results::Results;
 
-/// Returns the whole report as text: the machine, the notes, a table for each question, and the
-/// tutorials' sentence with the measured figures.
+/// Returns the whole report as text: the tutorials' sentence with the measured figures, the machine,
+/// the notes, and a table for each question.
 pub(crate) fn text(results: &Results) -> String {
-    let mut text = String::new();
+    let mut text = words::sentence(results, Language::English) + "\n";
     for (name, it) in &results.machine {
         let _ = writeln!(text, "{name}: {it}");
     }
@@ -23,13 +23,13 @@ pub(crate) fn text(results: &Results) -> String {
         let mut rows = vec![std::iter::once("engine".to_owned()).chain(heading).collect()];
         for engine in &results.engines {
             let cells = columns(experiment).iter();
-            let cells = cells.map(|column| column.cell(results, experiment, *engine));
+            let cells =
+                cells.map(|column| column.cell(results, experiment, *engine, Language::English));
             rows.push(std::iter::once(engine.name().to_owned()).chain(cells).collect());
         }
         text += &table(&rows);
         let _ = writeln!(text, "  {}", words::meaning(results, experiment, Language::English));
     }
-    let _ = writeln!(text, "\n{}", words::sentence(results, Language::English));
     text
 }
 

@@ -107,6 +107,9 @@ pub(super) const SENTENCE: Text = Text {
     zh: "Apache 为每个连接用一个线程，连接多了就耗费大量资源；Node 用一个线程服务所有连接，耗费少得多，但任何连接都不能做慢的事情。",
 };
 
+/// What a point, line or cell of an engine says whose core was busy all the time.
+pub(super) const SATURATED: Text = Text { en: "saturated", zh: "饱和" };
+
 /// How to check that the comparison is fair.
 pub(super) const CHECK: Text = Text {
     en: "Start an engine yourself: (echo 50 64; cat) | threadcast lab engine NAME prints its address and sends 50 events a \
@@ -214,6 +217,28 @@ pub(super) fn notes(results: &Results, language: Language) -> Vec<String> {
         notes.push(choose(
             "everything was measured once, so the difference between runs is unknown; pass --runs 3 to see it".into(),
             "全部只测了一轮，看不出各轮相差多少；加上 --runs 3 就能看到".into(),
+        ));
+    }
+    for engine in &results.engines {
+        let saturated = results.points(Experiment::Event, *engine).into_iter();
+        let saturated: Vec<_> =
+            saturated.filter(|point| results.is_saturated(*engine, *point)).collect();
+        if saturated.is_empty() {
+            continue;
+        }
+        let at = |(clients, rate): &(usize, u32), en| {
+            let clients = digits(float(*clients as u64), 0);
+            if en {
+                format!("{clients} clients at {rate} events/s")
+            } else {
+                format!("{clients} 个客户端、每秒 {rate} 个事件")
+            }
+        };
+        let all = |en| saturated.iter().map(|point| at(point, en)).collect::<Vec<_>>();
+        let name = engine.name();
+        notes.push(choose(
+            format!("{name} is saturated with {}: its core is always busy, so events wait longer the longer the measurement lasts", all(true).join(", with ")),
+            format!("{name} 已饱和（{}）：它的核一直在忙，所以测量越久，事件等得越久", all(false).join("；")),
         ));
     }
     let mut noisy: Vec<(Experiment, Noise, Vec<&str>)> = Vec::new();
@@ -359,8 +384,8 @@ pub(super) fn sentence(results: &Results, language: Language) -> String {
     let other =
         if results.engines.contains(&Engine::Node) { Engine::Node } else { Engine::EventLoop };
     let name = other.name();
-    let kb = |bytes: f64| digits(bytes / 1024.0, 0);
-    let memory = |engine| of(Experiment::Idle, engine, "client_bytes");
+    let mb = |bytes: f64| digits(bytes / 1024.0 / 1024.0, 0);
+    let memory = |engine| of(Experiment::Idle, engine, "memory_bytes");
     let cpu = |engine| of(Experiment::Event, engine, "cpu_us");
     let mut parts = Vec::new();
     let choose = |en: String, zh: String| match language {
@@ -371,8 +396,8 @@ pub(super) fn sentence(results: &Results, language: Language) -> String {
         (memory(Engine::Wake), memory(Engine::Direct), memory(other))
     {
         parts.push(choose(
-            format!("With a thread for each connection, {clients} clients take {} KB each ({} KB if the thread does not send); with one thread for all ({name}) they take {} KB each.", kb(wake), kb(direct), kb(one)),
-            format!("每个连接一个线程时，{clients} 个客户端每个占 {} KB（线程不发送时 {} KB）；所有连接共用一个线程（{name}）时每个占 {} KB。", kb(wake), kb(direct), kb(one)),
+            format!("With a thread for each connection, {clients} clients take {} MB, or {} MB if their threads do not send; with one thread for all ({name}), {} MB.", mb(wake), mb(direct), mb(one)),
+            format!("每个连接一个线程时，{clients} 个客户端共占 {} MB，线程不发送时 {} MB；所有连接共用一个线程（{name}）时 {} MB。", mb(wake), mb(direct), mb(one)),
         ));
     }
     if let (Some(wake), Some(direct), Some(one)) =
