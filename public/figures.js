@@ -16,7 +16,7 @@ const FIGURES = ['silence', 'micros', 'memory'];
 
 export function figures() {
   const shown = { threads: panel('threads'), loop: panel('loop') };
-  let before, rates = {};
+  let before, rates = {}, last = {};
 
   const write = (side, name, value) => {
     const { output } = shown[side][name];
@@ -27,6 +27,9 @@ export function figures() {
 
   return {
     restart() { before = undefined; },
+
+    // Returns the figures of the last status, for the tour.
+    facts() { return last; },
 
     silences(model) {
       for (const side of ['threads', 'loop']) {
@@ -44,10 +47,16 @@ export function figures() {
         before = now;
       }
       const { lab } = now;
+      const each = perClient(now.memory_bytes, lab?.base_bytes, lab?.clients, lab?.kernel_stack_bytes);
+      const eachLoop = perClient(lab?.loop?.memory_bytes, lab?.loop?.base_bytes, lab?.loop?.clients, 0);
       write('threads', 'micros', rates.micros);
       write('loop', 'micros', rates.loop);
-      write('threads', 'memory', perClient(now.memory_bytes, lab?.base_bytes, lab?.clients, lab?.kernel_stack_bytes));
-      write('loop', 'memory', perClient(lab?.loop?.memory_bytes, lab?.loop?.base_bytes, lab?.loop?.clients, 0));
+      write('threads', 'memory', each);
+      write('loop', 'memory', eachLoop);
+      last = {
+        threads: now.threads, memory: now.memory_bytes / 1e6, each, eachLoop, busy: rates.busy && rates.busy * 100,
+        micros: rates.micros, microsLoop: rates.loop, switches: rates.voluntary == null ? null : rates.voluntary + rates.involuntary,
+      };
       return {
         clients: now.clients, threads: now.threads, memory: now.memory_bytes, kernel: now.kernel_memory_bytes,
         stacks: now.kernel_stack_bytes, ...rates,

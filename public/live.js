@@ -19,6 +19,8 @@ const list = threadList();
 const show = figures();
 let model, picture, rate = 25;
 let controls = () => {};
+let tour;
+const facts = [];                     // the figures of the last statuses, for the tour
 if (lab.on) {
   const { Model, Picture } = await import('./picture.js');
   model = new Model();
@@ -62,7 +64,10 @@ function connect() {
     [spoke, isFull] = [true, false];
     delete root.dataset.stale;
     rate = status.lab?.rate ?? rate;
-    draw(show.sample(status), status.delivery);
+    const figures = show.sample(status);
+    facts.push({ time: received, clients: status.lab?.clients ?? 0, most: status.max_clients, delivery: status.delivery, ...show.facts() });
+    if (facts.length > 20) facts.shift();
+    draw(figures, status.delivery);
     list(status);
     controls(status);
     state.dataset.state = 1;
@@ -101,6 +106,20 @@ document.addEventListener('visibilitychange', () => {
     connect();
   }
 });
+
+// The address of a step of the tour is /lab.html#step-4.
+async function follow() {
+  const step = location.hash.match(/^#step-(\d+)$/);
+  root.toggleAttribute('data-tour', Boolean(step));
+  if (!step) return;
+  tour ??= (await import('./tour.js')).tour({ facts, model });
+  tour(Number(step[1]));
+  document.getElementById('tour').focus({ preventScroll: true });
+}
+if (lab.on) {
+  addEventListener('hashchange', follow);
+  await follow();
+}
 
 if (document.hidden) {
   source = { readyState: EventSource.CLOSED, close() {} };

@@ -52,6 +52,7 @@ export class Model {
     this.lane = [];                 // of the event loop: [at, state, part of the time it ran]
     this.silences = { threads: [], loop: [] };
     this.clients = { threads: 0, loop: 0 };
+    this.alarm = -Infinity;         // when a thread last waited for the disk, or a client was silent
   }
 
   apply(frame, rate, acts = this.acts) {
@@ -60,11 +61,17 @@ export class Model {
     this.at = at;
     this.rate = rate;
     this.acts = acts;
-    const count = places(frame.threads, (letter, index) => this.#cell(letter, index, frame.kinds, at));
+    // What each letter means: the same for all cells, so it is found once.
+    const kinds = frame.kinds.map(([state, waitsFor]) => ({ what: meaning(state, waitsFor), waitsFor }));
+    const unread = { what: 'unknown', waitsFor: '' };
+    const count = places(frame.threads, (letter, index) => {
+      if (letter === '.') delete this.cells[index];
+      else this.#cell(index, kinds[(letter.charCodeAt(0) | 32) - 97] ?? unread, letter < 'a' && letter !== '?');
+    });
     this.cells.length = count;
     const lane = frame.lane ?? '';
     for (let n = 0; n < lane.length; n += 2) {
-      this.lane.push([at - (lane.length - n) / 2 * STEP_MS, meaning(...kind(frame.kinds, lane[n])), Number(lane[n + 1]) / 9]);
+      this.lane.push([at - (lane.length - n) / 2 * STEP_MS, (kinds[lane.charCodeAt(n) - 97] ?? unread).what, Number(lane[n + 1]) / 9]);
     }
     if (frame.lane == null) this.lane = [];
     this.lane = this.lane.filter(([when]) => when > at - LANE_MS);
@@ -77,21 +84,23 @@ export class Model {
     }
   }
 
-  #cell(letter, index, kinds, at) {
-    if (letter === '.') return delete this.cells[index];
-    const [state, waitsFor] = kind(kinds, letter);
-    const what = meaning(state, waitsFor, this.names[index]?.[1]);
-    const id = this.names[index]?.[0];
+  #cell(index, { what, waitsFor }, hasRun) {
+    const { at } = this;
+    const [id, name] = this.names[index] ?? [];
+    if (what === 'room' && name?.startsWith('accept')) what = 'accept';
     let cell = this.cells[index];
     if (!cell || (cell.id ?? id) !== id) cell = this.cells[index] = { since: at, ran: -Infinity, disk: -Infinity, lane: [] };
     cell.id = id;
     if (cell.what !== what) cell.since = at;
     cell.what = what;
     cell.waitsFor = waitsFor;
-    if (letter < 'a' && letter !== '?') cell.ran = at;
-    if (what === 'disk') cell.disk = at;
-    if (this.cells.length > MANY) return cell.lane = [];
-    cell.lane.push([at, shownAs(what), letter < 'a']);
+    if (hasRun) cell.ran = at;
+    if (what === 'disk') cell.disk = this.alarm = at;
+    if (this.cells.length > MANY) {
+      cell.lane.length = 0;
+      return;
+    }
+    cell.lane.push([at, shownAs(what), hasRun]);
     while (cell.lane[0][0] < at - LANE_MS) cell.lane.shift();
   }
 
@@ -100,7 +109,7 @@ export class Model {
     this.dots.length = places(text, (letter, index) => {
       const late = (letter.charCodeAt(0) - 97) * STEP_MS - period;
       const dot = letter === '.' ? null : letter === '-' ? 'stuck' : late > 80 ? 'silent' : late > 30 ? 'late' : 'fresh';
-      if (dot === 'silent') this.reddened[index] = this.at;
+      if (dot === 'silent') this.reddened[index] = this.alarm = this.at;
       this.dots[index] = dot;
     });
   }
@@ -112,10 +121,9 @@ export class Model {
   }
 }
 
-const kind = (kinds, letter) => kinds[letter.toLowerCase().charCodeAt(0) - 97] ?? ['?', ''];
-
 // Most waits look alike: the thread is asleep.
-const shownAs = what => ['running', 'runnable', 'request', 'room', 'disk'].includes(what) ? what : 'asleep';
+const COLOURS = Object.fromEntries([...STATES, ...DOTS]);
+const shownAs = what => what in COLOURS ? what : 'asleep';
 
 export class Picture {
   #threads = new Canvas('threads-canvas');
@@ -125,12 +133,14 @@ export class Picture {
   #hit = { threads: () => undefined, loop: () => undefined };
   #chosen = {};
   #drawn = 0;
+  #frames = 0;
   #told = 0;
 
   constructor(model) {
     this.model = model;
     const redraw = () => {
       colours.clear();
+      sizes.clear();
       this.draw(true);
     };
     languageChanges.addEventListener('change', redraw);
@@ -144,11 +154,13 @@ export class Picture {
     const now = performance.now();
     // With reduced motion, the picture changes once a second.
     if (!always && still.matches && now - this.#drawn < 950) return;
+    // If nobody waits, each second frame is drawn.
+    const isCalm = this.model.at - this.model.alarm > HELD_MS;
+    if (this.#frames++ % 2 && isCalm && !always) return;
     this.#drawn = now;
-    this.#drawThreads();
-    this.#drawLoop();
-    const top = Math.max(100, ...['threads', 'loop'].flatMap(side => this.model.silences[side].map(([, silent]) => silent ?? 0)));
-    for (const side of ['threads', 'loop']) this.#drawStrip(side, top);
+    this.#drawThreads(always);
+    this.#drawLoop(always);
+    if (always || still.matches || isCalm || this.#frames % 3 === 0) this.#drawStrips();
     this.#count();
     if (always || now - this.#told > 950) {
       this.#told = now;
@@ -156,11 +168,23 @@ export class Picture {
     }
   }
 
-  #drawThreads() {
+  #drawStrips() {
+    const top = Math.max(100, ...['threads', 'loop'].flatMap(side => this.model.silences[side].map(([, silent]) => silent ?? 0)));
+    for (const side of ['threads', 'loop']) this.#drawStrip(side, top);
+  }
+
+  #drawThreads(always) {
     const { cells, names, at } = this.model;
-    const { pen, width, height, colour, rem } = this.#threads.begin();
-    const own = [], connections = [];
-    cells.forEach((cell, index) => (names[index] && !names[index][1].startsWith('sse-') ? own : connections).push(index));
+    const own = [], connections = [], blocked = [];
+    cells.forEach((cell, index) => {
+      (names[index] && !names[index][1].startsWith('sse-') ? own : connections).push(index);
+      if (at - cell.disk < HELD_MS) blocked.push(index);
+    });
+    // Usually a few cells have changed, and only these are drawn.
+    const layout = `${own.map(index => names[index][1])} ${connections.length}`;
+    const isPlain = blocked.length === 0 && this.#chosen.threads === undefined && connections.length >= LANES;
+    const { pen, width, colour, rem } = this.#threads.begin(always || !isPlain || !this.#threads.isPlain || this.#threads.layout !== layout);
+    Object.assign(this.#threads, { layout, isPlain });
     // The server's own threads are chips with names.
     pen.font = `${.72 * rem}px ${colour('--mono-font')}`;
     pen.textBaseline = 'middle';
@@ -171,6 +195,7 @@ export class Picture {
       const name = names[index][1];
       const wide = pen.measureText(name).width + .8 * rem;
       if (x + wide > width) [x, y] = [0, y + high + gap];
+      pen.clearRect(x, y, wide, high);
       pen.beginPath();
       pen.roundRect(x, y, wide, high, .2 * rem);
       let alphas = 0;
@@ -189,7 +214,7 @@ export class Picture {
     const top = own.length ? y + high + .6 * rem : 0;
     const boxes = connections.length < LANES ? this.#drawLanes(connections, top) : this.#drawCells(connections, top);
     const all = [...chips, ...boxes];
-    this.#label(all.filter(([, , , , index]) => at - cells[index].disk < HELD_MS && !own.includes(index)), 'picture.disk');
+    this.#label(all.filter(([, , , , index]) => blocked.includes(index) && !own.includes(index)), 'picture.disk');
     const chosen = all.find(box => box[4] === this.#chosen.threads);
     if (chosen) outline(pen, colour('--ink'), chosen);
     this.#hit.threads = (left, up) => all.find(([x, y, w, h]) => left >= x && left < x + w && up >= y && up < y + h)?.[4];
@@ -201,24 +226,25 @@ export class Picture {
   #looks(cell) {
     const shown = shownAs(cell.what);
     if (this.model.at - cell.disk < HELD_MS / 2) return [['--lost', 1]];
-    const looks = [[STATES.find(([state]) => state === shown)[1], 1]];
-    const since = this.model.at - Math.max(cell.ran, cell.disk);
-    if (shown === 'asleep' && since < GLOW_MS) {
-      const alpha = still.matches ? .6 : Math.round(8 * (1 - since / GLOW_MS)) / 10;
-      looks.push([cell.disk >= cell.ran ? '--lost' : '--woad', alpha]);
-    }
+    const looks = [[COLOURS[shown], 1]];
+    const since = this.model.at - cell.ran;
+    if (shown === 'asleep' && since < GLOW_MS) looks.push(['--woad', still.matches ? .6 : Math.ceil(4 * (1 - since / GLOW_MS)) / 5]);
     return looks;
   }
 
   #drawCells(connections, top) {
-    const { pen, width, height, colour, rem } = this.#threads;
+    const { pen, width, height, rem } = this.#threads;
     const { size, across } = grid(connections.length, width, height - top, rem);
     const gap = size > 8 ? 2 : size > 4 ? 1 : .5;
     const boxes = connections.map((index, n) => [n % across * size, top + Math.floor(n / across) * size, size, size, index]);
     // Cells of one colour are drawn together, because each change of the colour costs time.
-    const layers = new Map();
-    for (const box of boxes) {
-      for (const [fill, alpha] of this.#looks(this.model.cells[box[4]])) {
+    const layers = new Map(), { shown } = this.#threads;
+    for (const [n, box] of boxes.entries()) {
+      const looks = this.#looks(this.model.cells[box[4]]);
+      const look = looks.join();
+      if (shown[n] === look) continue;
+      shown[n] = look;
+      for (const [fill, alpha] of looks) {
         const key = `${alpha} ${fill}`;
         if (!layers.has(key)) layers.set(key, []);
         layers.get(key).push(box);
@@ -243,7 +269,7 @@ export class Picture {
       const y = top + n * high;
       const x = at => start + (1 - (this.model.at - at) / LANE_MS) * (width - start);
       for (const [at, state, ran] of lane) {
-        pen.fillStyle = colour(ran && state === 'asleep' ? '--woad' : STATES.find(([name]) => name === state)[1]);
+        pen.fillStyle = colour(ran && state === 'asleep' ? '--woad' : COLOURS[state]);
         pen.fillRect(x(at - 100), y + 1, Math.ceil(x(at) - x(at - 100)), high - 2);
       }
       if (start) {
@@ -254,10 +280,13 @@ export class Picture {
     });
   }
 
-  #drawLoop() {
+  #drawLoop(always) {
     const { dots, lane, at } = this.model;
-    const { pen, width, height, colour, rem } = this.#loop.begin();
+    const isPlain = this.#chosen.loop === undefined;
+    const { pen, width, height, colour, rem, shown } = this.#loop.begin(always || !isPlain || !this.#loop.isPlain || this.#loop.layout !== dots.length);
+    Object.assign(this.#loop, { layout: dots.length, isPlain });
     const high = 1.9 * rem, top = high + .6 * rem;
+    pen.clearRect(0, 0, width, high);
     pen.fillStyle = colour('--cell');
     pen.fillRect(0, 0, width, high);
     const x = when => (1 - (at - when) / LANE_MS) * width;
@@ -271,9 +300,12 @@ export class Picture {
     const { size, across } = grid(dots.length, width, height - top, rem);
     const boxes = dots.map((dot, n) => {
       const [left, up] = [n % across * size, top + Math.floor(n / across) * size];
-      if (dot) {
-        const red = dot !== 'stuck' && at - this.model.reddened[n] < GLOW_MS / 2;
-        pen.drawImage(disc(red ? '--lost' : DOTS.find(([name]) => name === dot)[1], size), left, up, size, size);
+      const red = dot && dot !== 'stuck' && at - this.model.reddened[n] < GLOW_MS / 2;
+      const look = red ? '--lost' : COLOURS[dot];
+      if (shown[n] !== look) {
+        shown[n] = look;
+        pen.clearRect(left, up, size, size);
+        if (look) pen.drawImage(disc(look, size), left, up, size, size);
       }
       return [left, up, size, size, n];
     });
@@ -305,7 +337,7 @@ export class Picture {
   }
 
   #drawStrip(side, top) {
-    const { pen, width, height, colour, rem } = this.#strips[side].begin();
+    const { pen, width, height, colour, rem } = this.#strips[side].begin(true);
     const { at, acts } = this.model;
     const left = 3.3 * rem, base = height - 1.1 * rem;
     const x = when => left + (1 - (at - when) / STRIP_MS) * (width - left);
@@ -354,8 +386,9 @@ export class Picture {
 
   #count() {
     const { cells, dots } = this.model;
-    const states = count(cells.filter(Boolean).map(cell => shownAs(cell.what)));
-    const seen = count(dots.filter(Boolean));
+    const states = {}, seen = {};
+    cells.forEach(({ what }) => { states[shownAs(what)] = (states[shownAs(what)] ?? 0) + 1; });
+    for (const dot of dots) seen[dot] = (seen[dot] ?? 0) + 1;
     for (const [name, element] of Object.entries(this.#legends.threads)) write(element, states[name] ?? 0);
     for (const [name, element] of Object.entries(this.#legends.loop)) write(element, seen[name] ?? 0);
   }
@@ -423,15 +456,22 @@ class Canvas {
     this.pen = this.element.getContext('2d');
   }
 
-  begin() {
+  // Prepares to draw: everything, or only what differs from `shown`.
+  begin(everything) {
     const ratio = devicePixelRatio;
-    const { clientWidth: width, clientHeight: height } = this.element;
+    // To read the size costs a layout, so it is read only when it can have changed.
+    if (!sizes.has(this)) sizes.set(this, [this.element.clientWidth, this.element.clientHeight]);
+    const [width, height] = sizes.get(this);
     if (this.element.width !== Math.round(width * ratio) || this.element.height !== Math.round(height * ratio)) {
       this.element.width = Math.round(width * ratio);
       this.element.height = Math.round(height * ratio);
+      everything = true;
     }
     this.pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    this.pen.clearRect(0, 0, width, height);
+    if (everything) {
+      this.pen.clearRect(0, 0, width, height);
+      this.shown = [];
+    }
     this.pen.globalAlpha = 1;
     return Object.assign(this, { width, height, colour, rem: Number(colour('rem')) });
   }
@@ -454,6 +494,7 @@ function disc(name, size) {
   return discs.get(key);
 }
 
+const sizes = new Map();             // of the canvases, in CSS pixels
 const colours = new Map();          // what `colour` has returned in the current theme and size
 
 // Returns the value of a custom property: a colour or a font. A canvas cannot resolve light-dark(),
@@ -520,8 +561,3 @@ function write(element, value) {
   element.textContent = number(value);
 }
 
-function count(names) {
-  const counts = {};
-  for (const name of names) counts[name] = (counts[name] ?? 0) + 1;
-  return counts;
-}

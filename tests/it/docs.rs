@@ -149,6 +149,18 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn tour_quotes_lines_of_the_source() {
+    let tour = read("public/tour.js");
+    let sources = tour.split("source: ['").skip(1).map(|rest| between(rest, "", "']"));
+    let quoted: Vec<_> = sources.filter_map(|source| source.split_once("', '")).collect();
+    assert_eq!(quoted.len(), 7, "one for each step");
+    for (file, line) in quoted {
+        let source = read(file);
+        assert!(source.lines().any(|own| own.trim() == line), "{file} has no line {line}");
+    }
+}
+
+#[test]
 fn chinese_readme_has_the_same_code_blocks_and_links() {
     let (english, chinese) = (read("README.md"), read("README.zh-CN.md"));
     let fences =

@@ -284,6 +284,41 @@ fn hidden_live_view_releases_its_stream() {
     page.assert_nothing_went_wrong();
 }
 
+/// A step of the tour has an address. It compares the reader's prediction, which is kept, with what
+/// the figures show.
+#[test]
+fn tour_step_compares_a_prediction_with_the_figures() {
+    let server = Process::with("--lab --max-clients 60");
+    let Some(page) = page(&format!("http://{}", server.addr)) else { return };
+    page.eval("document.getElementById('tour-start').click()");
+    page.wait_until("document.getElementById('tour-number').textContent === 'Step 1 of 7'");
+    assert_eq!(page.eval("document.getElementById('tour-act').disabled"), true);
+    page.eval("document.querySelector('#tour-choices [value=\"0\"]').click()");
+    page.eval("document.getElementById('tour-act').click()");
+    page.wait_until("document.getElementById('tour-act').disabled === false");
+    page.wait_until("!document.getElementById('tour-result').hidden");
+    assert_eq!(
+        page.eval("document.getElementById('tour-verdict').textContent"),
+        "You said: none: it has enough. It was: one for each client."
+    );
+    let threads = page.eval(
+        "[...document.querySelectorAll('#tour-rows tr:first-child td')].map(cell => Number(cell.textContent))",
+    );
+    let threads: Vec<f64> = serde_json::from_value(threads).expect("two numbers");
+    assert!(threads[1] - threads[0] >= 45.0, "{threads:?}");
+    page.eval("document.getElementById('tour-next').click()");
+    page.wait_until(
+        "location.hash === '#step-2' && document.getElementById('tour-choices').hidden",
+    );
+    page.eval("window.before = true; location.hash = '#step-1'; location.reload()");
+    page.wait_until(&format!("!window.before && {READY}"));
+    page.wait_until("document.querySelector('#tour-choices [value=\"0\"]').checked");
+    page.eval("document.getElementById('tour-close').click()");
+    page.wait_until("document.getElementById('clients').checkVisibility()");
+    page.eval("localStorage.removeItem('threadcast.tour')");
+    page.assert_nothing_went_wrong();
+}
+
 #[test]
 fn demo_page_and_live_view_link_to_each_other() {
     let server = TestServer::start();
@@ -297,7 +332,7 @@ fn demo_page_and_live_view_link_to_each_other() {
 
 /// Finds English words, as in `everybody.rs`.
 const ENGLISH: &str = "(() => {
-    const known = /^(threadcast|direct|wake|english|systemd|cpu)$/;
+    const known = /^(threadcast|direct|wake|english|systemd|cpu|apache|node)$/;
     const found = [];
     const look = (text, where) => {
         for (const word of text.match(/[A-Za-z][A-Za-z.-]*[A-Za-z]{2}/g) ?? [])
@@ -355,6 +390,10 @@ fn axe_finds_nothing_serious_in_the_live_view() {
         page.set("theme", theme);
         page.set("lang", lang);
         page.assert_axe_finds_nothing(&format!("{theme} {lang}"));
+        page.eval("location.hash = '#step-3'");
+        page.wait_until("document.getElementById('tour-ask').textContent");
+        page.assert_axe_finds_nothing(&format!("{theme} {lang}, in the tour"));
+        page.eval("location.hash = ''");
         page.resize(360, 740); // all themes but the first are checked on a narrow page
     }
 }
