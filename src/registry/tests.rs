@@ -173,7 +173,9 @@ fn a_swept_channel_leaves_a_floor() {
 fn an_end_outlives_the_eviction_of_its_event() {
     let registry = Registry::with(RegistryOptions { history_total: 2_000, ..Default::default() });
     registry.publish("a", &Event::new("x").with_end()).unwrap();
-    (0..5).for_each(|_| drop(registry.publish("b", &Event::new("y".repeat(1_000))).unwrap()));
+    for _ in 0..5 {
+        registry.publish("b", &Event::new("y".repeat(1_000))).unwrap();
+    }
     assert_eq!(registry.list()[0].events, 0, "the event is evicted");
     registry.sweep();
     assert_eq!(registry.publish("a", &Event::new("x")), Err(PublishError::Ended));

@@ -391,8 +391,9 @@ fn arm64_binary_serves_under_qemu() {
 #[ignore = "needs the package for arm64: run `make arm64-check`"]
 fn arm64_package_is_sound() {
     let packages = fs::read_dir("target/dist/arm64").expect("`make dist-arm64` has run").flatten();
-    let mut packages = packages.map(|entry| entry.path().display().to_string());
-    let package = packages.find(|path| path.ends_with(".deb")).expect("a package");
+    let mut packages = packages.map(|entry| entry.path());
+    let package = packages.find(|path| path.extension().is_some_and(|it| it == "deb"));
+    let package = package.expect("a package").display().to_string();
     assert_eq!(shell(&format!("dpkg-deb --field '{package}' Architecture")), "arm64\n");
     shell(&format!("lintian --allow-root --fail-on error,warning '{package}'"));
 }

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Process, Received, TIMEOUT, TestClient, pace, say, wait_until};
+use sse_load::figures::float;
 
 const READERS: usize = 200;
 const TOKENS: u64 = 250;
@@ -88,19 +89,18 @@ fn readers_of_an_answer_get_every_token_once() {
             latencies
         };
         let latencies = readers.into_iter().flat_map(each).collect();
-        let used = server.cpu().saturating_sub(cpu).as_micros();
-        let delivered = u128::from(TOKENS) * READERS as u128;
+        let used = server.cpu().saturating_sub(cpu).as_secs_f64() * 1e6;
+        let delivered = float(TOKENS * READERS as u64);
         say(&format!(
             "{READERS} readers: {} KiB and {:.1} µs of CPU time for each token and reader",
             memory / READERS as u64,
-            used as f64 / delivered as f64,
+            used / delivered,
         ));
         latencies
     });
     latencies.sort_unstable();
     let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
     say(&format!("latency of a token: p50 {:.1?}, p99 {:.1?}", at(50), at(99)));
-    assert!(at(50) < Duration::from_secs(1), "{:?}", at(50));
 }
 
 fn nanoseconds(nanoseconds: u128) -> Duration {
