@@ -1,4 +1,5 @@
-//! A broadcast group: the caught-up clients that have the same channels and framing.
+//! A broadcast group: the caught-up clients that have the same source, such as the same channels,
+//! and the same framing.
 
 use std::io;
 use std::sync::Arc;
@@ -6,15 +7,13 @@ use std::time::Instant;
 
 use crate::event::Framing;
 use crate::id::EventId;
-use crate::registry::{Batch, Channels, Listening, Notifier, Position, Registry};
-use crate::stream::{End, Handover, READ_LIMIT, Sink, StreamCounts, Writer};
+use crate::registry::{Batch, Notifier};
+use crate::stream::{End, Handover, Listening, Reader, Sink, SourceKey, StreamCounts, Writer};
 
-/// Identifies a group: streams with equal keys receive the same bytes. `registry` is the address in
-/// memory of the registry that the streams read.
+/// Identifies a group: streams with equal keys receive the same bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    pub(super) registry: usize,
-    pub(super) channels: Channels,
+    pub(super) source: SourceKey,
     pub(super) framing: Framing,
     /// The members' position, if it is ahead of this node: another node has sent these clients
     /// events that this node has not read yet.
@@ -27,23 +26,16 @@ pub(super) struct Key {
 
 impl Key {
     pub(super) fn of<W>(handover: &Handover<W>) -> Self {
-        let subscription = &handover.writer.subscription;
-        let position = subscription.position.after;
-        Self {
-            registry: subscription.registry.address(),
-            channels: subscription.channels.clone(),
-            framing: handover.writer.framing,
-            ahead: subscription.registry.is_ahead(position).then_some(position),
-        }
+        let Writer { source, framing, .. } = &*handover.writer;
+        Self { source: source.key(), framing: *framing, ahead: source.ahead() }
     }
 }
 
 #[derive(Debug)]
 pub(super) struct BroadcastGroup<W> {
     pub(super) key: Key,
-    pub(super) registry: Registry,
-    /// The position after the last event that has been sent to every member.
-    pub(super) position: Position,
+    /// Has the position after the last event that has been sent to every member.
+    pub(super) reader: Reader,
     pub(super) members: Vec<Member<W>>,
     pub(super) notifier: Arc<Notifier>,
     pub(super) _listening: Listening,
@@ -90,11 +82,10 @@ impl Next {
 }
 
 impl<W: Sink> BroadcastGroup<W> {
-    /// Reads one batch from the registry and sends it to every member.
+    /// Reads one batch and sends it to every member.
     pub(super) fn send_batch(&mut self, bytes: &mut Vec<u8>) -> Sent {
         bytes.clear();
-        let Self { registry, key, position, .. } = self;
-        let batch = registry.read(&key.channels, position, None, READ_LIMIT, key.framing, bytes);
+        let batch = self.reader.read(self.key.framing, bytes);
         if !bytes.is_empty() {
             let now = Instant::now();
             let members = self.members.len() as u64;
@@ -105,10 +96,10 @@ impl<W: Sink> BroadcastGroup<W> {
                 }
                 writer.send_shared(bytes, batch.events, now).map(Next::after)
             });
-            let counters = self.registry.counters();
+            let counters = self.reader.registry().counters();
             counters.gaps.inc_by(batch.gaps * members);
             if let Some(since) = batch.since {
-                counters.lag(self.registry.age(since));
+                counters.lag(self.reader.registry().age(since));
             }
         }
         match batch {
@@ -123,7 +114,7 @@ impl<W: Sink> BroadcastGroup<W> {
     /// group's position.
     pub(super) fn return_writers(self) {
         for Member { mut handover, .. } in self.members {
-            handover.writer.subscription.position = self.position.clone();
+            handover.writer.source.seek(&self.reader);
             handover.return_writer();
         }
     }
@@ -141,13 +132,13 @@ impl<W: Sink> BroadcastGroup<W> {
                 Ok(Next::Stay) => index += 1,
                 Ok(Next::Return) => {
                     let Member { mut handover, .. } = self.members.swap_remove(index);
-                    handover.writer.subscription.position = self.position.clone();
+                    handover.writer.source.seek(&self.reader);
                     handover.return_writer();
                 }
                 Ok(Next::End) => self.members.swap_remove(index).handover.end(None),
                 Err(error) => self.members.swap_remove(index).handover.end(Some(error)),
             }
         }
-        all.count_since(StreamCounts::default(), self.registry.counters());
+        all.count_since(StreamCounts::default(), self.reader.registry().counters());
     }
 }

@@ -63,7 +63,7 @@ fn writer(registry: &Registry, wire: &Wire) -> Box<Writer<Wire>> {
         .subscribe_boxed(&channels, &Start::Now)
         .expect("the registry accepts a subscription");
     let heartbeat = Heartbeat::new(Duration::from_secs(900), Frame::heartbeat());
-    Writer::new(wire.clone(), Framing::Plain, Vec::new(), subscription, heartbeat)
+    Writer::new(wire.clone(), Framing::Plain, Vec::new(), subscription.into(), heartbeat)
 }
 
 fn publish(registry: &Registry, data: &str) {

@@ -13,7 +13,8 @@
 //!        └──── the socket is full ◀──── a member of its group
 //! ```
 //!
-//! A *broadcast group* is a set of caught-up clients with the same channels and framing. All
+//! A *broadcast group* is a set of caught-up clients with the same source (such as the same channels)
+//! and the same framing. All
 //! members have the same position, so the broadcaster reads new events once for the whole group.
 //!
 //! With several broadcasters, each has its own clients, groups and queues, and they share nothing but
@@ -348,11 +349,11 @@ impl<W: Sink> Broadcaster<W> {
             Err(error) => return handover.end(Some(error)),
         }
         let key = Key::of(&handover);
-        let position = handover.writer.subscription.position.after;
+        let position = handover.writer.source.position();
         let group = self.by_key.get(&key).map(|id| &self.groups[id]);
-        let upto = group.map(|group| group.position.after);
+        let upto = group.map(|group| group.reader.position());
         if let Some(group) = group
-            && group.position.after < position
+            && group.reader.position() < position
         {
             // The client has read further than its group. It waits until the group has its turn,
             // which is among the next ones: the publisher may not have notified the group yet.
@@ -378,19 +379,12 @@ impl<W: Sink> Broadcaster<W> {
         }
         self.last_id += 1;
         let notifier = Notifier::of_queue(self.notify.clone(), self.last_id);
-        let subscription = &member.handover.writer.subscription;
-        let (registry, position) = (subscription.registry.clone(), subscription.position.clone());
-        let listening = registry.listen(&key.channels, &notifier);
+        let source = &member.handover.writer.source;
+        let (reader, listening) = (source.reader(), source.listen(&notifier));
         notifier.notify(); // events published before `listen` have not notified the notifier
         let members = vec![member];
-        let group = BroadcastGroup {
-            key: key.clone(),
-            registry,
-            position,
-            members,
-            notifier,
-            _listening: listening,
-        };
+        let group =
+            BroadcastGroup { key: key.clone(), reader, members, notifier, _listening: listening };
         self.groups.insert(self.last_id, group);
         self.by_key.insert(key, self.last_id);
     }
@@ -399,11 +393,11 @@ impl<W: Sink> Broadcaster<W> {
     /// position. The members then join the group of the clients that have caught up with this node.
     fn rejoin_if_reached(&mut self, id: u64) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        if group.key.ahead.is_none() || group.registry.is_ahead(group.position.after) {
+        if group.key.ahead.is_none() || group.reader.registry().is_ahead(group.reader.position()) {
             return;
         }
         for Member { mut handover, .. } in group.members.drain(..) {
-            handover.writer.subscription.position = group.position.clone();
+            handover.writer.source.seek(&group.reader);
             self.joining.push_back(handover);
         }
     }

@@ -151,7 +151,7 @@ impl World {
             wire.0.borrow_mut().stream_id = world.clients.len() as u64;
             let preamble = b"retry: 3000\n\n".to_vec();
             let writer =
-                Writer::new(wire.clone(), Framing::Plain, preamble, subscription, heartbeat);
+                Writer::new(wire.clone(), Framing::Plain, preamble, subscription.into(), heartbeat);
             let writer = Some(writer.when_slow(slow));
             world.clients.push(Client {
                 wire,

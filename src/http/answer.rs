@@ -374,6 +374,17 @@ pub(crate) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 /// Additional headers of a response, which depend on the request.
 pub(crate) type Headers = Vec<(&'static str, Cow<'static, str>)>;
 
+/// What browsers need to know of a path, besides what they need on every path.
+#[derive(Debug)]
+pub(super) struct BrowserHeaders {
+    /// Headers of every response.
+    pub(super) always: &'static [(&'static str, &'static str)],
+    /// Request headers that a page of another origin may send.
+    pub(super) allowed: &'static str,
+    /// Response headers that a page of another origin may read.
+    pub(super) exposed: &'static str,
+}
+
 /// Returns the head of an event stream.
 ///
 /// `no-transform` prevents compression by proxies, and `X-Accel-Buffering: no` prevents buffering
@@ -384,9 +395,20 @@ pub(crate) fn stream_head(framing: Framing, headers: &Headers) -> Vec<u8> {
 
 /// Returns the head of a body of this type, which the server sends while it comes into being.
 pub(crate) fn open_head(framing: Framing, headers: &Headers, kind: &str) -> Vec<u8> {
+    let connection = if framing == Framing::Chunked { "keep-alive" } else { "close" };
+    connected_head(framing, headers, kind, connection)
+}
+
+/// Returns the head of such a body with this value of `Connection`.
+pub(crate) fn connected_head(
+    framing: Framing,
+    headers: &Headers,
+    kind: &str,
+    connection: &str,
+) -> Vec<u8> {
     let chunked = framing == Framing::Chunked;
     let mut bytes = Vec::with_capacity(512);
-    head(&mut bytes, 200, if chunked { "keep-alive" } else { "close" }, headers);
+    head(&mut bytes, 200, connection, headers);
     add_line(&mut bytes, "Content-Type", kind);
     add_line(&mut bytes, "Cache-Control", "no-cache, no-transform");
     add_line(&mut bytes, "X-Accel-Buffering", "no");

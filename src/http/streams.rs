@@ -336,7 +336,7 @@ pub(super) fn live(
     };
     let heartbeat = Heartbeat::new(every, frame);
     let writer =
-        Writer::new(exchange.socket(), request.framing(), preamble, subscription, heartbeat);
+        Writer::new(exchange.socket(), request.framing(), preamble, subscription.into(), heartbeat);
     let writer = writer.when_slow(config.slow_client);
     let writer = writer.for_at_most(config.limits.stream_age).until(reader.until);
     Source::Live(writer.opened_with(reader.credential.clone()))

@@ -397,8 +397,14 @@ pub(crate) struct Batch {
     pub(crate) more: bool,
     /// Whether the registry is closing or closed, and everything has been read.
     pub(crate) ending: bool,
-    /// Whether all channels have ended, and everything has been read.
+    /// Whether everything has been read, and nothing will follow: all channels have ended.
     pub(crate) over: bool,
+}
+
+impl Batch {
+    /// A batch of which nothing has been read.
+    pub(crate) const EMPTY: Self =
+        Self { events: 0, gaps: 0, since: None, more: false, ending: false, over: false };
 }
 
 /// Reads events: see [`Registry::read`].
@@ -411,8 +417,7 @@ pub(super) fn read(
     framing: Framing,
     out: &mut Vec<u8>,
 ) -> Batch {
-    let mut batch =
-        Batch { events: 0, gaps: 0, since: None, more: false, ending: false, over: false };
+    let mut batch = Batch::EMPTY;
     let mut access = StreamAccess::default();
     let reading = Reading { channels, upto, limit: out.len() + limit.min(usize::MAX / 2), framing };
     // Repeat until every private event in the range has an access decision.

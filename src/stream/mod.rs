@@ -1,7 +1,7 @@
 //! The threads of stream clients, and the writers they use.
 //!
-//! A stream reads the events after a position from the registry, and writes them to a socket. The
-//! stream's [`Writer`] contains everything that is needed for this, and only the holder of the
+//! A stream reads the events after a position from its [`Source`], mostly the registry, and writes
+//! them to a socket. The stream's [`Writer`] contains everything that is needed for this, and only the holder of the
 //! writer may write to the socket. The writer is moved, never shared: two threads cannot write
 //! halves of events to one client.
 //!
@@ -15,6 +15,7 @@
 mod outlet;
 #[cfg(feature = "server")]
 mod socket;
+mod source;
 mod writer;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::outlet::Outlet;
 #[cfg(feature = "server")]
 pub(crate) use self::socket::Socket;
+pub(crate) use self::source::{Follow, Listening, Reader, Source, SourceKey};
 pub use self::writer::SlowClient;
 pub(crate) use self::writer::{Heartbeat, READ_LIMIT, Refilled, Writer};
 use crate::counters::Counters;
@@ -132,8 +134,7 @@ pub(crate) fn wake<W: Write>(
     let slot = Arc::new(Slot::new());
     let notifier = Notifier::of_slot(&slot, Wakeup::Events);
     watch(&Notifier::of_slot(&slot, Wakeup::Disconnect));
-    let Subscription { registry, channels, .. } = &*writer.subscription;
-    let listening = registry.listen(channels, &notifier);
+    let listening = writer.source.listen(&notifier);
     while is_selected() {
         match catch_up(&mut writer) {
             Ok(Written::All) => {}
@@ -310,7 +311,7 @@ impl Subscription {
     ) -> io::Result<()> {
         let heartbeat = Heartbeat::new(heartbeat, Frame::heartbeat());
         let preamble = self.first_frame(false).bytes(framing).to_vec();
-        let writer = Writer::new(out, framing, preamble, Box::new(self), heartbeat);
+        let writer = Writer::new(out, framing, preamble, Box::new(self).into(), heartbeat);
         match wake(writer, |_| {}, || true) {
             Outcome::Ended(End::Disconnected(error), _) => Err(error),
             Outcome::Ended(End::Stuck, _) => Err(io::ErrorKind::TimedOut.into()),
@@ -330,7 +331,7 @@ mod tests {
         let channels = Channels::new(["a"]).unwrap();
         let subscription = registry.subscribe_boxed(&channels, &Start::Now).unwrap();
         let heartbeat = Heartbeat::new(Duration::from_secs(15), Frame::heartbeat());
-        Writer::new(out, Framing::Chunked, b"hi\n\n".to_vec(), subscription, heartbeat)
+        Writer::new(out, Framing::Chunked, b"hi\n\n".to_vec(), subscription.into(), heartbeat)
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "server")]
 use super::Socket;
-use super::{End, Outcome, Sink, StreamCounts};
+use super::{End, Outcome, Sink, Source, StreamCounts};
 use crate::credential::Credential;
 use crate::event::{Frame, Framing};
 use crate::id::EventId;
-use crate::registry::{Batch, Ending, Subscription};
+use crate::registry::{Batch, Ending};
 
 /// How many bytes one read of the registry takes at most: enough that a burst of events costs one
 /// `write`, and few enough that the read soon releases the registry's lock.
@@ -32,12 +32,12 @@ fn aged_retry() -> Duration {
 /// Everything that is needed to write to one client.
 ///
 /// A writer is not `Clone`: only its holder may write, so two threads can never mix parts of events
-/// on one socket. Dropping the writer ends the subscription.
+/// on one socket. Dropping the writer ends its subscription.
 #[derive(Debug)]
 pub(crate) struct Writer<W> {
     out: W,
     pub(crate) framing: Framing,
-    pub(crate) subscription: Box<Subscription>,
+    pub(crate) source: Source,
     unsent: Unsent,
     /// The reason if the stream ends once the unsent bytes are sent; `None` if the stream then goes
     /// on.
@@ -129,25 +129,27 @@ pub(crate) enum Refilled {
 }
 
 impl<W> Writer<W> {
-    /// Creates a writer that first sends `preamble`, then the subscription's events. The writer is
+    /// Creates a writer that first sends `preamble`, then what its source has. The writer is
     /// boxed because it moves between threads.
     #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn new(
         out: W,
         framing: Framing,
         preamble: Vec<u8>,
-        mut subscription: Box<Subscription>,
+        mut source: Source,
         heartbeat: Heartbeat,
     ) -> Box<Self> {
         let mut unsent = Unsent { bytes: preamble, sent: 0 };
-        for frame in std::mem::take(&mut subscription.unknown) {
-            unsent.bytes.extend_from_slice(frame.bytes(framing));
+        if let Source::Channels(subscription) = &mut source {
+            for frame in std::mem::take(&mut subscription.unknown) {
+                unsent.bytes.extend_from_slice(frame.bytes(framing));
+            }
         }
         let due = Instant::now() + heartbeat.every;
         Box::new(Self {
             out,
             framing,
-            subscription,
+            source,
             unsent,
             last: None,
             heartbeat,
@@ -202,7 +204,7 @@ impl<W> Writer<W> {
     /// scheduled keeps its time.
     pub(crate) fn schedule_drain(&mut self) {
         let now = Instant::now();
-        let (at, retry) = match self.subscription.registry.ending() {
+        let (at, retry) = match self.source.registry().ending() {
             Ending::No => return,
             Ending::Over(_) if self.is_draining() => return,
             Ending::Over(closing) => (closing.moment(), closing.retry()),
@@ -247,7 +249,7 @@ impl<W> Writer<W> {
         true
     }
 
-    /// Reads new events from the registry into the unsent bytes, at most [`READ_LIMIT`]. With
+    /// Reads new events from the source into the unsent bytes, at most [`READ_LIMIT`]. With
     /// `upto`, reads only the events up to this id.
     pub(crate) fn refill(&mut self, upto: Option<EventId>) -> Refilled {
         if self.last.is_some() {
@@ -260,10 +262,8 @@ impl<W> Writer<W> {
         if self.end_if_withdrawn() || has_a_term && self.end_if_due(Instant::now()) {
             return Refilled::Some;
         }
-        let Subscription { registry, channels, position, .. } = &mut *self.subscription;
-        let out = &mut self.unsent.bytes;
-        let batch = registry.read(channels, position, upto, READ_LIMIT, self.framing, out);
-        registry.counters().gaps.inc_by(batch.gaps);
+        let batch = self.source.read(upto, self.framing, &mut self.unsent.bytes);
+        self.source.registry().counters().gaps.inc_by(batch.gaps);
         if self.must_disconnect(&batch) {
             self.unsent.bytes.clear();
             self.finish(End::FellBehind);
@@ -332,7 +332,7 @@ impl<W> Writer<W> {
 
     /// Adds what was counted since `before` to the server's counters.
     pub(crate) fn count_since(&self, before: StreamCounts) {
-        self.counts.count_since(before, self.subscription.registry.counters());
+        self.counts.count_since(before, self.source.registry().counters());
     }
 
     fn has_sent(&mut self, count: usize, now: Instant) {
@@ -358,7 +358,7 @@ impl<W> Writer<W> {
         if count > 0 && !ends_earlier {
             let left = self.due.saturating_duration_since(now);
             let took = self.heartbeat.every.saturating_sub(left);
-            self.subscription.registry.counters().first_byte(took);
+            self.source.registry().counters().first_byte(took);
         }
     }
 }
