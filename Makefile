@@ -136,6 +136,14 @@ target/clients/complete: tests/slow/clients/package-lock.json tests/slow/clients
 	  --no-deps sseclient==0.0.27
 	@touch $@
 
+conformance: engines ## Run the conformance tests of Durable Streams against the server (npm)
+	$(CARGO) test --locked --test it -- durable::suite --nocapture
+
+target/durable-streams/complete: tests/it/durable/package-lock.json tests/it/durable/conformance.test.mjs
+	@mkdir -p $(@D) && cp tests/it/durable/package.json tests/it/durable/package-lock.json tests/it/durable/*.mjs $(@D)
+	@cd $(@D) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
 slow: ## Test a client that vanishes without closing its connection (40 s)
 	$(CARGO) test --locked --test slow -- vanishing:: --ignored --nocapture
 

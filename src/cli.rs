@@ -2,6 +2,7 @@
 
 mod access;
 mod client;
+mod durable;
 #[cfg(feature = "lab")]
 pub(crate) mod lab;
 mod load;
@@ -28,6 +29,7 @@ use threadcast::{
 pub(crate) use self::access::Access;
 use self::access::token_file;
 pub(crate) use self::client::{Healthcheck, Listen, Publish};
+use self::durable::Durable;
 #[cfg(feature = "lab")]
 pub(crate) use self::lab::Lab;
 pub(crate) use self::load::Load;
@@ -128,6 +130,9 @@ pub(crate) struct Doctor {
 
     #[command(flatten)]
     sizes: Sizes,
+
+    #[command(flatten)]
+    durable: Durable,
 }
 
 /// The options that bound the memory of a client and of the channels, for `serve` and `doctor`.
@@ -166,6 +171,7 @@ impl Doctor {
     pub(crate) fn costs(&self) -> Costs {
         let history_total = self.history_total.map(bytes);
         Costs::new(&self.sizes.limits(), self.sizes.max_channels, history_total)
+            .with_durable_streams(self.durable.limits(Duration::ZERO).as_ref())
     }
 }
 
@@ -315,6 +321,14 @@ pub(crate) struct Serve {
     #[command(flatten)]
     sizes: Sizes,
 
+    #[command(flatten)]
+    durable: Durable,
+
+    /// Let a long-poll request for a durable stream wait this long for data
+    #[arg(long, value_name = "DURATION", env = "THREADCAST_LONG_POLL", default_value = "30s")]
+    #[arg(value_parser = positive, help_heading = TIMES)]
+    long_poll: Duration,
+
     /// Wait at most this long for a request's head, and again for its body
     #[arg(long, value_name = "DURATION", env = "THREADCAST_REQUEST_DEADLINE")]
     #[arg(default_value = "10s", value_parser = positive, help_heading = TIMES)]
@@ -382,6 +396,7 @@ impl From<Serve> for Config {
             max_channels: serve.sizes.max_channels,
             history_total: serve.history_total.map(bytes),
             store: serve.store,
+            durable_streams: serve.durable.limits(serve.long_poll),
             delivery: serve.delivery.into(),
             broadcasters: serve
                 .broadcasters

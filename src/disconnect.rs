@@ -200,6 +200,15 @@ impl Watch {
         self.arm(socket);
     }
 
+    /// Stops watching a socket that stays open. The watcher ignores a report that is under way, because
+    /// the registration ends too.
+    pub(crate) fn release(&self, socket: &impl AsFd) {
+        if self.is_added.swap(false, Ordering::Relaxed) {
+            // This fails only if the socket is not in the set, and then nothing is to be done.
+            let _ = epoll::delete(&self.watcher.epoll, socket);
+        }
+    }
+
     /// Returns a channel that receives a message when the peer disconnects.
     pub(crate) fn notifications(&self, socket: &impl AsFd) -> Receiver<u64> {
         let (sender, notifications) = crossbeam_channel::bounded(1);

@@ -59,6 +59,38 @@ pub(crate) fn members(text: &[u8]) -> Result<Option<BTreeMap<String, &RawValue>>
     }
 }
 
+/// Parses a text into the elements of its array or, if it is not an array, its only value. Each is
+/// the text as it was written.
+///
+/// The depth has no limit, because `serde_json` skips a [`RawValue`] without recursion.
+pub(crate) fn elements(text: &[u8]) -> Result<Vec<&RawValue>, JsonError> {
+    let is_array = text.trim_ascii_start().starts_with(b"[");
+    let elements = if is_array {
+        serde_json::from_slice(text)
+    } else {
+        serde_json::from_slice(text).map(|value| vec![value])
+    };
+    elements.map_err(JsonError::Syntax)
+}
+
+/// Counts the commas between the elements of an array. The text may be invalid JSON.
+pub(crate) fn top_level_commas(text: &[u8]) -> usize {
+    let (mut depth, mut commas) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            b',' if !in_string && depth == 1 => commas += 1,
+            _ => {}
+        }
+    }
+    commas
+}
+
 /// Removes the white space between the tokens of a value.
 ///
 /// Numbers and strings stay as they are written; a number keeps all its digits, even those that no

@@ -32,6 +32,7 @@
 //! | `redb` | the store in a file |
 //! | `redis` | the store that several nodes share |
 //! | `mercure` | the Mercure protocol, and JWTs |
+//! | `durable-streams` | the Durable Streams protocol |
 //! | `client` | `client::Publisher` and `client::Listener` |
 //! | `cli`, `lab` | the program, with all of the above; its lab |
 //!
@@ -55,6 +56,7 @@
         feature = "redb",
         feature = "redis",
         feature = "mercure",
+        feature = "durable-streams",
         feature = "client",
         feature = "cli"
     )),
@@ -75,6 +77,11 @@ mod decoder;
 mod demo;
 #[cfg(feature = "server")]
 mod disconnect;
+#[cfg(feature = "durable-streams")]
+mod durable;
+#[cfg(all(feature = "server", not(feature = "durable-streams")))]
+#[path = "durable/absent.rs"]
+mod durable;
 mod error;
 mod event;
 #[cfg(any(all(test, feature = "cli"), feature = "fuzzing"))]
@@ -122,7 +129,7 @@ pub use http::{AccessKeys, Config, CorsOrigins, Handle, Mercure, Server, UnixSoc
 pub use id::{EventId, ParseIdError};
 #[cfg(feature = "server")]
 pub use ipnet::IpNet;
-pub use limits::Limits;
+pub use limits::{DurableStreams, Limits};
 #[cfg(feature = "mercure")]
 pub use mercure::{jwt, matcher::MatcherError};
 pub use registry::{

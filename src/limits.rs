@@ -55,6 +55,49 @@ impl Default for Limits {
     }
 }
 
+/// Limits of the Durable Streams protocol.
+///
+/// ```
+/// use std::time::Duration;
+/// use threadcast::{Config, DurableStreams};
+///
+/// let durable = DurableStreams { long_poll: Duration::from_secs(20), ..DurableStreams::default() };
+/// let config = Config { durable_streams: Some(durable), ..Config::default() };
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DurableStreams {
+    /// Maximum number of durable streams. Default: 10,000.
+    pub streams: usize,
+    /// Maximum memory of one durable stream, in bytes. Default: 64 MiB.
+    pub stream: usize,
+    /// Maximum memory of all durable streams together, in bytes. Default: 256 MiB, or a quarter of
+    /// the memory available to the process if that is less.
+    pub total: Option<usize>,
+    /// Maximum size of the body of a request that creates a durable stream or appends to one, in
+    /// bytes. Default: 16 MiB.
+    pub body: usize,
+    /// Maximum size of one JSON message, in bytes. Default: 128 KiB.
+    pub message: usize,
+    /// How long a long-poll request waits for data. Default: 30 s.
+    pub long_poll: Duration,
+}
+
+impl Default for DurableStreams {
+    fn default() -> Self {
+        Self {
+            streams: 10_000,
+            stream: 64 * 1024 * 1024,
+            total: None,
+            body: 16 * 1024 * 1024,
+            message: 128 * 1024,
+            long_poll: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Maximum memory of all durable streams together, in bytes, unless the configuration sets it.
+pub(crate) const DURABLE_TOTAL: usize = 256 * 1024 * 1024;
+
 /// How long a client waits before it reconnects, unless its stream sets another time.
 pub(crate) const RETRY: Duration = Duration::from_secs(3);
 

@@ -24,16 +24,11 @@ pub(crate) const STATUS: &str = "status";
 /// it.
 pub(crate) const WATCH: &str = "watch";
 
-/// How often the ticker makes the registry `hub` drop events that are older than its history
-/// allows, in seconds.
-const SWEEP_EVERY: u32 = 10;
-
 /// Runs the ticker until `clock` is closed.
 ///
-/// The ticker publishes to `clock`. The registry `clock` is separate from `hub`, so that no client
-/// can publish to `clock`. In `hub`, the ticker only drops events that are older than the history
-/// allows.
-pub(crate) fn run(clock: &Registry, hub: &Registry, status: impl Fn() -> Event) {
+/// The ticker publishes to `clock`. This registry is separate from that of the channels, so that no
+/// client can publish to it. `sweep` gets the second of the minute, and drops what is too old.
+pub(crate) fn run(clock: &Registry, sweep: impl Fn(u32), status: impl Fn() -> Event) {
     while clock.wait(until_next_second(Utc::now())) {
         let now = Utc::now();
         for (channel, event) in due(now.second(), now) {
@@ -44,9 +39,7 @@ pub(crate) fn run(clock: &Registry, hub: &Registry, status: impl Fn() -> Event) 
         if clock.subscribers(STATUS) > 0 {
             publish(clock, STATUS, &status());
         }
-        if now.second().is_multiple_of(SWEEP_EVERY) {
-            hub.sweep();
-        }
+        sweep(now.second());
     }
 }
 

@@ -8,8 +8,8 @@ use std::fmt;
 
 use super::{cgroup, system};
 use crate::limits::{
-    EVENT_EXPANSION, EVENT_OVERHEAD, Limits, PATTERNS_TOTAL, RECEIVE_BUFFER_HELD, SEND_BUFFER_HELD,
-    STACK,
+    DURABLE_TOTAL, DurableStreams, EVENT_EXPANSION, EVENT_OVERHEAD, Limits, PATTERNS_TOTAL,
+    RECEIVE_BUFFER_HELD, SEND_BUFFER_HELD, STACK,
 };
 use crate::registry::{HISTORY_TOTAL, NAME_MAX, RegistryOptions};
 use crate::stream::READ_LIMIT;
@@ -38,6 +38,13 @@ const OWN: u64 = 8 << 20;
 /// The memory of a channel without events, in bytes. It consists of the name, the tables and the
 /// list of subscribers.
 const CHANNEL: u64 = NAME_MAX as u64 + 1024;
+
+/// The memory of a durable stream without bytes. It consists of the names of the stream and of its
+/// source, the type, the tables and the list of waiting readers.
+const DURABLE_STREAM: u64 = 2 * NAME_MAX as u64 + 2 * 1024;
+
+/// The name of the cost of all durable streams.
+const DURABLE: &str = "durable_streams";
 
 /// One connection in this many is assumed to be a page request or a publisher instead of a stream.
 const REQUESTS: u64 = 10;
@@ -68,8 +75,9 @@ pub(crate) struct Cost {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Costs {
     client: [Cost; 5],
-    reserved: [Cost; 4],
+    reserved: [Cost; 5],
     history_total: usize,
+    durable_total: usize,
 }
 
 impl Costs {
@@ -107,8 +115,37 @@ impl Costs {
                 PATTERNS_TOTAL as u64,
                 "compiled patterns of all streams",
             ),
+            cost(DURABLE, 0, 0, "all durable streams: --durable-total, --durable-max"),
         ];
-        Self { client, reserved, history_total }
+        Self { client, reserved, history_total, durable_total: 0 }
+    }
+
+    /// Adds the cost of durable streams, if the server has any.
+    #[must_use]
+    pub fn with_durable_streams(mut self, limits: Option<&DurableStreams>) -> Self {
+        let Some(limits) = limits else { return self };
+        self.durable_total = limits.total.unwrap_or_else(|| DURABLE_TOTAL.min(memory_limit() / 4));
+        let streams = DURABLE_STREAM.saturating_mul(limits.streams as u64);
+        let all = streams.saturating_add(self.durable_total as u64);
+        // An event of a durable stream can have one message, which base64 or a growing buffer doubles.
+        let message = (2 * limits.message.min(1 << 40)) as u64;
+        for cost in &mut self.client {
+            if cost.name == "unsent" && message > cost.memory {
+                (cost.memory, cost.address_space) = (message, message);
+                cost.what = "one unsent message: --durable-message-limit";
+            }
+        }
+        for cost in &mut self.reserved {
+            if cost.name == DURABLE {
+                (cost.memory, cost.address_space) = (all, all);
+            }
+        }
+        self
+    }
+
+    /// Returns the limit on the memory of all durable streams together, in bytes.
+    pub(crate) fn durable_total(&self) -> usize {
+        self.durable_total
     }
 
     /// Returns the parts of the cost of a client that does not read.
@@ -118,7 +155,8 @@ impl Costs {
 
     /// Returns the parts of the reserved cost, which includes everything but the clients.
     pub(crate) fn reserved(&self) -> &[Cost] {
-        &self.reserved
+        let count = self.reserved.len() - usize::from(self.durable_total == 0);
+        &self.reserved[..count]
     }
 
     /// Returns the limit on the total memory of all histories, in bytes.
@@ -154,7 +192,7 @@ impl fmt::Display for Costs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sections = [
             ("a client that does not read", &self.client[..], self.client_memory()),
-            ("reserved for the rest", &self.reserved[..], self.reserved_memory()),
+            ("reserved for the rest", self.reserved(), self.reserved_memory()),
         ];
         for (title, costs, sum) in sections {
             writeln!(f, "{title:<28} {:>12}", "bytes")?;
@@ -216,6 +254,18 @@ mod tests {
         let long = Limits { event: 1 << 20, ..Limits::default() };
         let costs = Costs::new(&long, 10_000, None);
         assert!(costs.client_memory() > Costs::default().client_memory());
+    }
+
+    #[test]
+    fn durable_streams_are_counted_only_if_there_are_any() {
+        let without = Costs::default();
+        assert!(without.reserved().iter().all(|cost| cost.name != DURABLE));
+        let limits =
+            DurableStreams { streams: 10, total: Some(1 << 20), ..DurableStreams::default() };
+        let with = without.with_durable_streams(Some(&limits));
+        let more = with.reserved_memory() - without.reserved_memory();
+        assert_eq!(more, (1 << 20) + 10 * DURABLE_STREAM);
+        assert!(with.client_memory() > without.client_memory(), "a message is not counted");
     }
 
     #[test]

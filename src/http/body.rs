@@ -23,6 +23,9 @@ use crate::process::check_address_space;
 /// The maximum length of a chunk's size line with its extension, and of the trailer, in bytes.
 const LINE_MAX: usize = 4 * 1024;
 
+/// The longest body that is read to its end although it is rejected, in bytes.
+const DISCARD_MAX: u64 = 64 * 1024 * 1024;
+
 /// The stack of a decompressing thread, in bytes.
 const DECODER_STACK: usize = 4 * STACK;
 
@@ -72,7 +75,48 @@ pub(crate) fn chunks(
     limit: Limit,
     deadline: Instant,
 ) -> Result<Vec<u8>, HttpError> {
-    BodyReader { source, deadline }.chunks(limit)
+    BodyReader { source, deadline }.chunks(limit, None)
+}
+
+/// Like [`read`], for clients that must be able to send the whole body before they read the error.
+///
+/// `reserve` is called before each part is read, with its length. If it fails, or if the body is too
+/// long, the rest of the body is read and discarded, up to [`DISCARD_MAX`], before the error is
+/// returned.
+pub(super) fn read_to_end(
+    inbound: &mut Inbound,
+    request: &Request,
+    limit: Limit,
+    time: Duration,
+    reserve: &mut dyn FnMut(usize) -> Result<(), HttpError>,
+) -> Result<Vec<u8>, HttpError> {
+    let length = match request.body {
+        BodyLength::Fixed(length) => length,
+        BodyLength::None | BodyLength::Chunked => 0,
+    };
+    let is_too_long = length > limit.bytes as u64;
+    let error = match reserve(usize::try_from(length).unwrap_or(usize::MAX)) {
+        _ if is_too_long => Some(too_large("the body", limit)),
+        reserved => reserved.err(),
+    };
+    if error.is_some() && request.header("expect").is_some() && inbound.bytes.is_empty() {
+        return Err(error.map_or_else(cut_off, HttpError::closing)); // the client has sent no body
+    }
+    let deadline = Instant::now() + time;
+    match (error, request.body) {
+        (Some(error), _) if length > DISCARD_MAX => Err(error.closing()),
+        (Some(error), _) => {
+            BodyReader { source: inbound, deadline }.discard(length)?;
+            Err(error)
+        }
+        (None, BodyLength::Chunked) => {
+            if request.header("expect").is_some() && inbound.bytes.is_empty() {
+                inbound.send(CONTINUE).map_err(|_| cut_off())?;
+            }
+            BodyReader { source: inbound, deadline }.chunks(limit, Some(reserve))
+        }
+        (None, _) => read(inbound, request, limit, time),
+    }
 }
 
 /// A source of body bytes.
@@ -123,16 +167,54 @@ impl<S: Source> BodyReader<'_, S> {
         Ok(std::mem::replace(bytes, rest))
     }
 
-    fn chunks(&mut self, limit: Limit) -> Result<Vec<u8>, HttpError> {
-        let mut body = Vec::new();
+    /// Reads and drops this many bytes.
+    fn discard(&mut self, mut length: u64) -> Result<(), HttpError> {
+        loop {
+            let bytes = self.source.bytes();
+            let now = bytes.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+            bytes.drain(..now);
+            length -= now as u64;
+            if length == 0 {
+                return Ok(());
+            }
+            self.fill()?;
+        }
+    }
+
+    /// Reads the chunks of a body. With `reserve`, an error is returned only after the whole body:
+    /// see [`read_to_end`].
+    fn chunks(
+        &mut self,
+        limit: Limit,
+        mut reserve: Option<&mut dyn FnMut(usize) -> Result<(), HttpError>>,
+    ) -> Result<Vec<u8>, HttpError> {
+        let (mut body, mut error, mut discarded) = (Vec::new(), None, 0_u64);
         loop {
             let size = self.size()?;
-            if size > (limit.bytes - body.len()) as u64 {
-                return Err(too_long(limit));
+            if error.is_none() && size > (limit.bytes - body.len()) as u64 {
+                if reserve.is_none() {
+                    return Err(too_long(limit));
+                }
+                error = Some(too_large("the body", limit));
             }
             if size == 0 {
                 self.trailers()?;
-                return Ok(body);
+                return error.map_or(Ok(body), Err);
+            }
+            if let (None, Some(reserve)) = (&error, &mut reserve) {
+                error = reserve(usize::try_from(size).unwrap_or(usize::MAX)).err();
+            }
+            if let Some(error) = &error {
+                body = Vec::new();
+                discarded = discarded.saturating_add(size);
+                if discarded > DISCARD_MAX {
+                    return Err(error.clone().closing());
+                }
+                self.discard(size)?;
+                if self.exactly(2)? != b"\r\n" {
+                    return Err(wrong_chunk());
+                }
+                continue;
             }
             let size = usize::try_from(size).map_err(|_| too_long(limit))?;
             let chunk = self.exactly(size + 2)?;

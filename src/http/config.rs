@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::hooks::Hooks;
 use super::request::Request;
 use crate::broadcast::{Delivery, default_broadcasters};
-use crate::limits::Limits;
+use crate::limits::{DurableStreams, Limits};
 use crate::mercure::jwt::{KeyRefresh, VerifyingKey};
 use crate::registry::{Histories, RegistryOptions};
 use crate::store::StoreAt;
@@ -109,6 +109,12 @@ pub struct Config {
     pub anonymous: bool,
     /// Whether the server speaks the Mercure protocol. Default: [`Mercure::Off`].
     pub mercure: Mercure,
+    /// Whether the server speaks the Durable Streams protocol, and its limits. Default: `None`, which
+    /// means that it does not.
+    ///
+    /// Durable streams are kept in memory, so they cannot be combined with
+    /// [`store`](Self::store).
+    pub durable_streams: Option<DurableStreams>,
     /// Other origins whose pages may read; origins listed by name may also publish. Default:
     /// [`CorsOrigins::Own`].
     pub cors_origins: CorsOrigins,
@@ -268,6 +274,7 @@ impl Default for Config {
             jwt_audience: None,
             anonymous: false,
             mercure: Mercure::default(),
+            durable_streams: None,
             cors_origins: CorsOrigins::default(),
             cors_headers: Vec::new(),
             log_streams: false,

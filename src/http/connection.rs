@@ -207,8 +207,9 @@ fn answer(
     let locality = Locality::of(&request, peer.ip(), on_loopback, &server.config);
     let routes = routes.find(&request.segments);
     let any_origin = routes.any_origin();
+    let browser = routes.browser_headers();
     let mut exchange =
-        Exchange { server, peer, any_origin, locality, request, inbound, body_is_read };
+        Exchange { server, peer, any_origin, browser, locality, request, inbound, body_is_read };
     let (mut reply, mut closes) = match handle(&mut exchange, routes) {
         Ok(reply) => (reply, false),
         Err(error) => (failed(&exchange, &error), error.closes()),

@@ -25,8 +25,19 @@ pub(super) fn headers(exchange: &Exchange<'_>) -> Headers {
     } else if exchange.any_origin || *origins == CorsOrigins::Any {
         headers.push(("Access-Control-Allow-Origin", "*".into()));
     }
-    if exchange.server.config.mercure.is_on() && !headers.is_empty() {
-        headers.push(("Access-Control-Expose-Headers", EXPOSED.into()));
+    if !headers.is_empty() {
+        match exchange.browser {
+            Some(browser) => {
+                headers.push(("Access-Control-Expose-Headers", browser.exposed.into()));
+            }
+            None if exchange.server.config.mercure.is_on() => {
+                headers.push(("Access-Control-Expose-Headers", EXPOSED.into()));
+            }
+            None => {}
+        }
+    }
+    if let Some(browser) = exchange.browser {
+        headers.extend(browser.always.iter().map(|(name, value)| (*name, (*value).into())));
     }
     if matches!(origins, CorsOrigins::These(_)) {
         headers.push(("Vary", "Origin".into()));
@@ -46,7 +57,8 @@ pub(super) fn preflight(exchange: &Exchange<'_>, allow: String) -> Answer {
     // The demo streams allow the methods that the tutorial's server allows.
     let methods = if exchange.any_origin { "GET, POST, PUT, DELETE".to_owned() } else { allow };
     let more = exchange.server.config.cors_headers.iter().map(String::as_str);
-    let headers: Vec<&str> = std::iter::once(HEADERS).chain(more).collect();
+    let of_path = exchange.browser.map(|browser| browser.allowed);
+    let headers: Vec<&str> = std::iter::once(HEADERS).chain(of_path).chain(more).collect();
     answer
         .with("Access-Control-Allow-Methods", methods)
         .with("Access-Control-Allow-Headers", headers.join(", "))

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::access::local::Locality;
+use super::answer::BrowserHeaders;
 use super::body::{self, Coding};
 use super::error::HttpError;
 use super::forwarded::Client;
@@ -22,6 +23,8 @@ pub struct Exchange<'a> {
     pub(crate) peer: Peer,
     /// Whether pages of any origin may read the response (the demo streams).
     pub(super) any_origin: bool,
+    /// What the path adds for browsers.
+    pub(super) browser: Option<&'static BrowserHeaders>,
     /// Where the request comes from.
     pub(crate) locality: Locality,
     pub(crate) request: Box<Request>,
@@ -70,6 +73,41 @@ impl Exchange<'_> {
         let set_by = if limit > limits.body { "for NDJSON" } else { "--body-limit" };
         let limit = body::Limit { bytes: limit, set_by };
         let body = body::read(self.inbound, &self.request, limit, limits.request_deadline)?;
+        self.has_read(body, coding, limit)
+    }
+
+    /// Reads and decompresses a body of at most `limit` bytes, which may be absent. If it is too long,
+    /// or if `reserve` fails, the body is read to its end before the error is returned: see
+    /// [`body::read_to_end`].
+    pub(super) fn body_to_end(
+        &mut self,
+        limit: body::Limit,
+        reserve: &mut dyn FnMut(usize) -> Result<(), HttpError>,
+    ) -> Result<Vec<u8>, HttpError> {
+        let coding = Coding::of(&self.request)?;
+        if self.request.body == BodyLength::None {
+            return Ok(Vec::new());
+        }
+        if coding == Coding::Gzip {
+            reserve(limit.bytes)?; // for the decompressed body, whose length is unknown
+        }
+        let time = self.server.config.limits.request_deadline;
+        match body::read_to_end(self.inbound, &self.request, limit, time, reserve) {
+            Ok(body) => self.has_read(body, coding, limit),
+            Err(error) => {
+                self.body_is_read = !error.closes() && self.inbound.resume();
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the wait for a body, and decompresses it.
+    fn has_read(
+        &mut self,
+        body: Vec<u8>,
+        coding: Coding,
+        limit: body::Limit,
+    ) -> Result<Vec<u8>, HttpError> {
         if !self.inbound.resume() {
             let detail = "the connection was closed to make room for others; retry the request";
             return Err(HttpError::new(503, detail).closing());

@@ -89,6 +89,15 @@ impl Page {
         let clients = server.admission.clients();
         let capacity = server.capacity(clients);
         let process = Process::now();
+        if let Some(streams) = &server.durable {
+            let ((count, most), (bytes, most_bytes)) = (streams.count(), streams.memory());
+            let help = "Durable streams, including deleted ones that forks still read";
+            self.gauge("durable_streams", help, count);
+            self.gauge("max_durable_streams", "Maximum number of durable streams", most);
+            self.gauge("durable_bytes", "Memory of all durable streams in bytes", bytes);
+            let help = "Maximum memory of all durable streams in bytes";
+            self.gauge("max_durable_bytes", help, most_bytes);
+        }
         self.gauge("clients", "Open streams", clients);
         self.gauge("max_clients", "Maximum number of streams", server.admission.max_clients);
         let help = "Open connections that are not streams";

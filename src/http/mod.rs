@@ -5,7 +5,8 @@
 //!
 //! 1. `server` (bind, run, stop), `listener` (accept, spawn), `connection` (read, respond, repeat)
 //! 2. `routes`: the table of routes, and the handler of each
-//! 3. the handlers: `channels`, `history`, `ingest`, `streams`, `websocket`, `session`, `status`, `mercure`
+//! 3. the handlers: `channels`, `history`, `ingest`, `streams`, `websocket`, `session`, `status`,
+//!    `mercure`, `durable`
 //! 4. what a handler sees: `exchange`, `handle` and `access`; what it returns: `reply`
 //! 5. `server_state`, `config`, `hooks`, and the parts of a request and a response
 //!
@@ -23,6 +24,11 @@ mod config;
 mod connection;
 mod connections;
 mod cors;
+#[cfg(feature = "durable-streams")]
+mod durable;
+#[cfg(not(feature = "durable-streams"))]
+#[path = "durable/absent.rs"]
+mod durable;
 pub(crate) mod error;
 mod exchange;
 pub mod extension;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::answer::Answer;
+use super::answer::{Answer, BrowserHeaders};
 use super::error::HttpError;
 use super::exchange::Exchange;
 use super::reply::Reply;
@@ -17,6 +17,7 @@ pub struct Route {
     handler: Box<Handler>,
     requirement: Option<Requirement>,
     any_origin: bool,
+    browser: Option<&'static BrowserHeaders>,
 }
 
 /// Answers a request. The slice has the path's parameters.
@@ -38,8 +39,9 @@ impl Route {
     /// Creates a route from its methods, such as `GET, HEAD`, its path, and its handler.
     ///
     /// A segment of the path that begins with a capital letter, such as `NAME` in `/rooms/NAME`, is
-    /// a parameter: it matches any segment. The handler gets the matched segments, decoded. It runs
-    /// on the connection's own thread, which has 64 KiB of stack, and it may block.
+    /// a parameter: it matches any segment. A last segment that also ends with a star, such as `NAME*`,
+    /// matches one or more segments. The handler gets the matched segments, decoded. It runs on the
+    /// connection's own thread, which has 64 KiB of stack, and it may block.
     ///
     /// The server answers OPTIONS and other methods itself. A handler for HEAD returns the response
     /// to GET, whose body the server does not send.
@@ -81,7 +83,7 @@ impl Route {
     {
         assert!(path.starts_with('/'), "the path {path:?} does not begin with a slash");
         let handler = Box::new(handler);
-        Self { methods, path, handler, requirement: None, any_origin: false }
+        Self { methods, path, handler, requirement: None, any_origin: false, browser: None }
     }
 
     pub(super) fn get<F>(path: &'static str, handler: F) -> Self
@@ -110,6 +112,15 @@ impl Route {
         Self { any_origin: true, ..self }
     }
 
+    /// Adds headers for browsers.
+    pub(super) fn for_browsers(self, headers: &'static BrowserHeaders) -> Self {
+        Self { browser: Some(headers), ..self }
+    }
+
+    pub(super) fn browser_headers(&self) -> Option<&'static BrowserHeaders> {
+        self.browser
+    }
+
     /// Returns the methods, separated by a comma and a space.
     pub fn methods(&self) -> &'static str {
         self.methods
@@ -132,8 +143,12 @@ impl Route {
     /// Returns whether the route's path matches a path with these segments.
     pub(super) fn matches(&self, segments: &[String]) -> bool {
         let mut own = self.path[1..].split('/');
+        let mut rest = false;
         let are_equal = segments.iter().all(|segment| {
-            own.next().is_some_and(|own| is_parameter(own) || own == segment.as_str())
+            rest || own.next().is_some_and(|own| {
+                rest = own.ends_with('*');
+                is_parameter(own) || own == segment.as_str()
+            })
         });
         are_equal && own.next().is_none()
     }
@@ -155,7 +170,9 @@ impl Route {
     /// Returns the segments that the parameters of the path match.
     #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(super) fn parameters<'a>(&self, segments: &'a [String]) -> Vec<&'a str> {
-        let pairs = self.path[1..].split('/').zip(segments);
+        let own = self.path[1..].split('/');
+        let last = own.clone().next_back().filter(|last| last.ends_with('*'));
+        let pairs = own.chain(std::iter::repeat(last).map_while(|last| last)).zip(segments);
         pairs.filter(|(own, _)| is_parameter(own)).map(|(_, segment)| segment.as_str()).collect()
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tiny_http::Method;
 
 use super::access::{Api, ReadAccess};
-use super::answer::Answer;
+use super::answer::{Answer, BrowserHeaders};
 use super::config::Config;
 use super::error::HttpError;
 use super::exchange::Exchange;
@@ -17,7 +17,7 @@ use super::reply::Reply;
 use super::route::Route;
 #[cfg(feature = "demo")]
 use super::websocket;
-use super::{channels, cors, mercure, metrics, session, status, streams};
+use super::{channels, cors, durable, mercure, metrics, session, status, streams};
 #[cfg(feature = "demo")]
 use crate::demo::DemoStream;
 
@@ -31,7 +31,8 @@ pub(super) struct Table {
 impl Table {
     /// Creates the table of the server's own routes.
     pub(super) fn new(config: &Config) -> Self {
-        Self { routes: [own(), demo(), mercure::routes(config)].into_iter().flatten().collect() }
+        let all = [own(), demo(), mercure::routes(config), durable::routes(config)];
+        Self { routes: all.into_iter().flatten().collect() }
     }
 
     /// Adds a route, after those with the same path.
@@ -99,6 +100,11 @@ impl Routes<'_> {
     /// Returns whether pages of any origin may read the responses.
     pub(super) fn any_origin(self) -> bool {
         self.0.iter().any(Route::is_for_any_origin)
+    }
+
+    /// Returns the headers for browsers, if the path has any and is available.
+    pub(super) fn browser_headers(self) -> Option<&'static BrowserHeaders> {
+        self.0.first().filter(|_| self.missing().is_none())?.browser_headers()
     }
 
     /// Returns the detail of the 404, if the path needs a setting that the server does not have.

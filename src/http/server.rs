@@ -33,6 +33,7 @@ use crate::broadcast::{self, Broadcaster, Delivery};
 use crate::capacity::{Capacity, Costs};
 use crate::counters::Counters;
 use crate::disconnect::Watcher;
+use crate::durable::Streams;
 use crate::error::StartError;
 use crate::limits::Limits;
 use crate::registry::{Registry, RegistryOptions};
@@ -107,8 +108,12 @@ impl Server {
         listeners: Vec<Listener>,
         inherited: bool,
     ) -> Result<Self, StartError> {
+        if config.durable_streams.is_some() && config.store.is_some() {
+            return Err(StartError::DurableStreams);
+        }
         let pages = RwLock::new(Arc::new(open_pages(&config)?));
-        let costs = Costs::new(&config.limits, config.max_channels, config.history_total);
+        let costs = Costs::new(&config.limits, config.max_channels, config.history_total)
+            .with_durable_streams(config.durable_streams.as_ref());
         let capacity = Capacity::with_broadcasters(&costs, listeners.len(), config.broadcasters);
         let max_clients = max_clients(&config, &capacity);
         warn_of_missing_tokens(&config);
@@ -137,6 +142,7 @@ impl Server {
         let connections = Connections::new(&admission, capacity.clients(), per_address, &counters);
         let subscriptions = config.mercure.has_subscriptions().then(Subscriptions::default);
         let publish_rate = config.publish_rate.map(PublishRate::new);
+        let durable = Streams::open(config.durable_streams, costs.durable_total());
         let routes = Table::new(&config);
         let state = ServerState {
             keyring: Keyring::new(AccessKeys::take(&mut config)),
@@ -151,6 +157,7 @@ impl Server {
             drain_event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(|errno| StartError::Watch(errno.into()))?,
             subscriptions,
+            durable,
             admission,
             publish_rate,
             costs,
@@ -272,7 +279,7 @@ impl Server {
         let (ran, deadline) = thread::scope(|scope| {
             let ticker = thread::Builder::new().name("ticker".into());
             let mut threads = vec![ticker.spawn_scoped(scope, || {
-                ticker::run(&state.clock, &state.hub, || status::event(state));
+                ticker::run(&state.clock, |second| state.sweep(second), || status::event(state));
             })];
             for listener in &state.listeners {
                 let thread = thread::Builder::new().name(listener.thread_name());

@@ -25,6 +25,7 @@ use crate::broadcast::{Delivery, Mailboxes};
 use crate::capacity::{Capacity, Costs};
 use crate::counters::{ADDRESS, CONNECTIONS, Counters, DRAINING, FULL};
 use crate::disconnect::Watcher;
+use crate::durable::Streams;
 use crate::error::StartError;
 use crate::limits::DRAIN_REQUEST_TIME;
 use crate::registry::{Closing, Registry};
@@ -33,6 +34,9 @@ use crate::registry::{Closing, Registry};
 ///
 /// Each connection's thread holds a sender. When the last thread ends, the channel disconnects.
 pub(super) type Alive = Infallible;
+
+/// How often events that are older than the history allows are dropped, in seconds.
+const SWEEP_EVERY: u32 = 10;
 
 /// State that all connection threads share.
 #[derive(Debug)]
@@ -56,6 +60,8 @@ pub(crate) struct ServerState {
     pub(super) drain_event: OwnedFd,
     /// `None` without `--mercure-subscriptions`.
     pub(super) subscriptions: Option<Subscriptions>,
+    /// `None` without `--durable-streams`.
+    pub(super) durable: Option<Arc<Streams>>,
     pub(super) admission: Arc<Admission>,
     /// `None` without `--publish-rate`.
     pub(super) publish_rate: Option<PublishRate>,
@@ -196,6 +202,9 @@ impl ServerState {
         let closing = Closing::new(self.config.limits.drain / 2, self.admission.clients());
         self.hub.close_over(&closing);
         self.clock.close_over(&closing);
+        if let Some(streams) = &self.durable {
+            streams.notify_all();
+        }
         self.connections.drain();
         // The write fails only if the eventfd's counter is full, and a full counter makes it
         // readable too.
@@ -209,11 +218,24 @@ impl ServerState {
         self.drain_started.get_or_init(|| ());
     }
 
+    /// Drops what is too old. The ticker calls this once a second, with the second of the minute.
+    pub(super) fn sweep(&self, second: u32) {
+        if second.is_multiple_of(SWEEP_EVERY) {
+            self.hub.sweep();
+        }
+        if let Some(streams) = &self.durable {
+            streams.sweep();
+        }
+    }
+
     /// Ends all waits of streams and connections, at the latest at `deadline`.
     pub(super) fn close(&self, deadline: Instant) {
         self.stop_accepting();
         self.hub.close();
         self.clock.close();
+        if let Some(streams) = &self.durable {
+            streams.notify_all();
+        }
         self.connections.close(deadline.min(Instant::now() + DRAIN_REQUEST_TIME));
     }
 }

@@ -45,6 +45,11 @@ impl Socket {
         self.watch.notify_on_disconnect(&self.stream, notifier);
     }
 
+    /// Stops watching for a disconnect, because the connection goes on without a stream.
+    pub(crate) fn release(&self) {
+        self.watch.release(&self.stream);
+    }
+
     /// Returns a channel that receives a message when the peer disconnects.
     pub(crate) fn notifications(&self) -> Receiver<u64> {
         self.watch.notifications(&self.stream)

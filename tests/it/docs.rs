@@ -43,6 +43,11 @@ fn mercure_page_commands_give_the_output_shown() {
 }
 
 #[test]
+fn durable_streams_page_commands_give_the_output_shown() {
+    follow("docs/durable-streams.md");
+}
+
+#[test]
 fn load_page_commands_give_the_output_shown() {
     follow("docs/load.md");
 }
@@ -98,6 +103,7 @@ fn every_make_target_in_a_document_exists() {
         "docs/systemd.md",
         "docs/proxies.md",
         "docs/performance.md",
+        "docs/durable-streams.md",
     ] {
         let text = read(document);
         let named = text.split(['`', '\n']).filter_map(|code| code.strip_prefix("make "));

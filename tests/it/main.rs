@@ -19,6 +19,7 @@ mod delivery;
 mod demo;
 mod docs;
 mod drain;
+mod durable;
 mod ended;
 mod examples;
 mod hardening;

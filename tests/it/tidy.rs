@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 /// The modules, from the top layer down. A module may import only from itself and from the modules
 /// after it in this list.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "fuzzing",
     "client",
     "http",
     "demo",
     "ticker",
     "capacity",
+    "durable",
     "broadcast",
     "stream",
     "disconnect",

@@ -170,6 +170,17 @@ impl ReadAccess {
         }
     }
 
+    /// Fails unless the request may read this topic, on a server on which reading needs a token.
+    pub(in crate::http) fn check_topic(
+        &self,
+        exchange: &Exchange<'_>,
+        topic: &str,
+    ) -> Result<(), HttpError> {
+        let config = &exchange.server.config;
+        let is_open = config.subscribe_token.is_none() && config.subscribe_key.is_none();
+        if is_open { Ok(()) } else { self.check_private(exchange, topic) }
+    }
+
     /// Fails unless the request may read private updates of this topic.
     pub(in crate::http) fn check_private(
         &self,

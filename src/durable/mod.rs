@@ -1,0 +1,45 @@
+//! Durable streams: append-only logs of bytes that clients create, append to, read and close.
+//!
+//! This is the part of the [Durable Streams] protocol without HTTP. A stream keeps all its bytes
+//! until it is deleted or expires; a reader is a position in it. Unlike channels, streams have no
+//! common order, and each has a lock of its own.
+//!
+//! ```text
+//! Streams::create ── catalog lock ──▶ Stream ◀── base ── Stream (a fork)
+//! Stream::append     plan (changes nothing), apply, then notify    the writer's thread
+//! Stream::read       from any position                             the reader's thread
+//! ```
+//!
+//! # Invariants
+//!
+//! * **The bytes at a position never change**, and neither does the offset of a position.
+//! * **An append changes nothing or all of what it asks for**: the bytes, the producer's state, the
+//!   writer's order and the end.
+//! * **Everything is bounded**: the number of streams, the memory of each and of all, the length of a
+//!   message and of a chain of forks.
+//! * The lock of the catalog is taken before that of a stream, and that of a stream before none.
+//!
+//! [Durable Streams]: https://github.com/durable-streams/durable-streams
+
+mod catalog;
+mod cursor;
+mod follow;
+mod frames;
+mod log;
+mod media;
+mod messages;
+mod offset;
+mod producers;
+mod stream;
+mod usage;
+
+pub(crate) use self::catalog::{Create, CreateError, Created, Streams};
+pub(crate) use self::follow::Follower;
+pub(crate) use self::media::{Content, MediaType};
+pub(crate) use self::messages::BodyError;
+pub(crate) use self::offset::{Offset, Start};
+pub(crate) use self::producers::{PRODUCER_ID_MAX, Producer, ProducerError};
+pub(crate) use self::stream::{
+    Append, AppendError, Extent, Fork, Lifetime, OffsetError, SEQ_MAX, Stream, Unavailable,
+};
+pub(crate) use self::usage::Reserved;

@@ -1,0 +1,63 @@
+//! The protocol's conformance tests, unchanged, in both delivery modes.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use crate::common::{TestServer, say, skip};
+use threadcast::{Config, Delivery, DurableStreams};
+
+/// The folder into which `make durable-clients` installs the packages.
+pub(super) const PACKAGES: &str = "target/durable-streams";
+
+/// Returns whether the packages from npm are installed. Installs them if necessary, and prints a
+/// notice if that fails.
+pub(super) fn has_packages() -> bool {
+    static ARE_HERE: LazyLock<bool> = LazyLock::new(|| {
+        let made = Command::new("make").arg(format!("{PACKAGES}/complete")).output();
+        made.is_ok_and(|made| made.status.success())
+            && Path::new(PACKAGES).join("node_modules/vitest").exists()
+    });
+    if !*ARE_HERE {
+        skip("Node.js 20 with npm is missing; run `make engines`, then `make conformance`");
+    }
+    *ARE_HERE
+}
+
+#[test]
+fn conformance_tests_of_the_protocol_pass() {
+    if !has_packages() {
+        return;
+    }
+    for delivery in [Delivery::Direct, Delivery::Wake] {
+        // Two of the tests wait for a long-poll's timeout, at most 5 s.
+        let durable =
+            DurableStreams { long_poll: Duration::from_secs(1), ..DurableStreams::default() };
+        let config = Config { durable_streams: Some(durable), delivery, ..Config::default() };
+        let server = TestServer::with(config);
+        let output = Command::new("npx")
+            .args(["vitest", "run", "conformance.test.mjs", "--no-coverage", "--reporter=json"])
+            .args(["--outputFile", &format!("{delivery:?}.json")])
+            .current_dir(PACKAGES)
+            .env("SERVER", format!("http://{}", server.addr))
+            .output()
+            .expect("npx runs");
+        let report = std::fs::read(Path::new(PACKAGES).join(format!("{delivery:?}.json")));
+        let report =
+            report.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+        let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+        let failed: Vec<String> = report["testResults"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|file| file["assertionResults"].as_array().into_iter().flatten())
+            .filter(|test| test["status"] == "failed")
+            .map(|test| format!("{}\n{}", test["fullName"], test["failureMessages"]))
+            .collect();
+        let passed = report["numPassedTests"].as_u64();
+        say(&format!("conformance with {delivery:?}: {passed:?} passed, {} failed", failed.len()));
+        assert!(failed.is_empty(), "{delivery:?}: {}", failed.join("\n"));
+        assert_eq!(passed, Some(332), "{delivery:?}");
+    }
+}
