@@ -139,9 +139,13 @@ target/clients/complete: tests/slow/clients/package-lock.json tests/slow/clients
 conformance: engines ## Run the conformance tests of Durable Streams against the server (npm)
 	$(CARGO) test --locked --test it -- durable::suite --nocapture
 
-target/durable-streams/complete: tests/it/durable/package-lock.json tests/it/durable/conformance.test.mjs
+target/durable-streams/complete: tests/it/durable/package-lock.json $(wildcard tests/it/durable/*.mjs)
 	@mkdir -p $(@D) && cp tests/it/durable/package.json tests/it/durable/package-lock.json tests/it/durable/*.mjs $(@D)
 	@cd $(@D) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+target/durable-streams-python/complete: tests/it/durable/requirements.txt
+	@python3 -m pip install -q --disable-pip-version-check --target $(@D) --upgrade -r $<
 	@touch $@
 
 slow: ## Test a client that vanishes without closing its connection (40 s)

@@ -246,6 +246,10 @@ impl Stream {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.head.name
+    }
+
     pub(crate) fn media(&self) -> &MediaType {
         &self.head.media
     }

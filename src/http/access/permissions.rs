@@ -176,8 +176,7 @@ impl ReadAccess {
         exchange: &Exchange<'_>,
         topic: &str,
     ) -> Result<(), HttpError> {
-        let config = &exchange.server.config;
-        let is_open = config.subscribe_token.is_none() && config.subscribe_key.is_none();
+        let is_open = exchange.server.keyring.current().subscribe.is_empty();
         if is_open { Ok(()) } else { self.check_private(exchange, topic) }
     }
 

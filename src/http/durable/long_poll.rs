@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::super::access::{Api, ReadAccess};
 use super::super::answer::Answer;
 use super::super::error::HttpError;
 use super::super::exchange::Exchange;
@@ -18,6 +19,7 @@ use crate::stream::Socket;
 /// Like a stream, the request has a permit while it waits.
 pub(super) fn long_poll(
     exchange: &Exchange<'_>,
+    access: &ReadAccess,
     streams: &Streams,
     stream: &Arc<Stream>,
     from: u64,
@@ -28,20 +30,23 @@ pub(super) fn long_poll(
     }
     let _permit = admit(exchange)?;
     let socket = exchange.socket();
-    let outcome = wait(exchange, &socket, streams, stream, from);
+    let deadline = Instant::now() + streams.limits().long_poll;
+    let deadline = access.until.map_or(deadline, |until| until.min(deadline));
+    let outcome = wait(exchange, &socket, deadline, stream, from);
     socket.release();
     stream.touch();
+    // The token may have expired, or may have been withdrawn, while the request waited.
+    ReadAccess::of(exchange, Api::Own)?.check_topic(exchange, stream.name())?;
     outcome
 }
 
 fn wait(
     exchange: &Exchange<'_>,
     socket: &Socket,
-    streams: &Streams,
+    deadline: Instant,
     stream: &Arc<Stream>,
     from: u64,
 ) -> Result<Answer, HttpError> {
-    let deadline = Instant::now() + streams.limits().long_poll;
     let slot = Arc::new(Slot::new());
     let notifier = Notifier::of_slot(&slot, Wakeup::Events);
     socket.notify_on_disconnect(&Notifier::of_slot(&slot, Wakeup::Disconnect));

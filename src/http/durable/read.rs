@@ -39,7 +39,7 @@ pub(super) fn read(
         }
         (Mode::LongPoll, Some(start)) => {
             let from = stream.resolve(start)?;
-            long_poll::long_poll(exchange, streams, &stream, from).map(Reply::Answer)
+            long_poll::long_poll(exchange, access, streams, &stream, from).map(Reply::Answer)
         }
         (Mode::Sse, Some(start)) => sse::sse(exchange, access, &stream, start),
         (Mode::LongPoll | Mode::Sse, None) => {
