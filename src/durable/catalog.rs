@@ -12,7 +12,7 @@ use super::offset::{Offset, Start};
 use super::stream::{
     AppendError, Base, Fork, Head, Life, Lifetime, Settings, Stream, StreamLimits, Unavailable,
 };
-use super::usage::{FullError, Reserved, Usage};
+use super::usage::{Reserved, Usage};
 use crate::limits::DurableStreams;
 
 /// How many forks may be between a stream and the stream that is no fork.
@@ -109,9 +109,9 @@ impl Streams {
         self.memory.used_of()
     }
 
-    /// Reserves memory for a body of this many bytes, until its request has been answered.
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<Reserved, FullError> {
-        self.memory.reserve(bytes)
+    /// Returns a reservation of no memory, for the body of a request to grow.
+    pub(crate) fn reserve(&self) -> Reserved {
+        self.memory.none()
     }
 
     /// Finds a stream that was not deleted and has not expired.
@@ -163,8 +163,6 @@ impl Streams {
             return Ok(Created { stream, is_new: false });
         }
         let count = self.count.reserve(1).map_err(|_| CreateError::ManyStreams)?;
-        let memory = self.memory.reserve(0);
-        let memory = memory.map_err(|_| CreateError::Content(AppendError::Full))?;
         let (base, part) = match (&fork, source) {
             (Some(fork), Some(source)) => {
                 let (base, part) = begin(fork, source)?;
@@ -185,7 +183,7 @@ impl Streams {
             base,
             limits,
         };
-        let stream = Arc::new(Stream::new(head, count, memory));
+        let stream = Arc::new(Stream::new(head, count, self.reserve()));
         // If one of these fails, the stream is dropped, and nothing has changed.
         stream.fill(part, false).map_err(CreateError::Content)?;
         stream.fill(content, is_closed).map_err(CreateError::Content)?;
@@ -460,6 +458,17 @@ mod tests {
     }
 
     #[test]
+    fn fork_of_a_fork_ends_at_the_earlier_of_both_points() {
+        let streams = streams();
+        streams.create("a", text("123456")).unwrap();
+        let fork_of_a = streams.create("b", fork("a", None, 0)).unwrap().stream;
+        let earlier = fork_of_a.offset_of(3);
+        let last = streams.create("c", fork("b", Some(earlier), 0)).unwrap().stream;
+        append(&last, "xyz");
+        assert_eq!(all(&last), "123xyz");
+    }
+
+    #[test]
     fn offset_of_a_deleted_stream_is_gone_for_its_successor() {
         let streams = streams();
         let old = streams.create("a", text("old text")).unwrap().stream.offset_of(3);
@@ -534,7 +543,8 @@ mod tests {
         streams.create("b", text(&"x".repeat(60))).unwrap();
         assert!(matches!(streams.create("c", text("")), Err(CreateError::ManyStreams)));
         let before = streams.memory().0;
-        let reserved = streams.reserve(260 - before).unwrap();
+        let mut reserved = streams.reserve();
+        reserved.grow(260 - before).unwrap();
         let media = MediaType::parse("text/plain");
         let one = Append { media, body: b"x".to_vec(), closes: true, seq: None, producer: None };
         assert!(matches!(stream.append(one), Err(AppendError::Full)));

@@ -75,16 +75,19 @@ impl Log {
 
     /// Appends one batch. Readers see it as a whole.
     pub(super) fn append(&mut self, messages: Messages) {
-        let Messages { bytes, ends } = messages;
+        let Messages { mut bytes, ends } = messages;
         let start = self.end();
+        reserve(&mut self.boundaries, ends.len());
         self.boundaries.extend(ends.iter().map(|end| Boundary(start + *end as u64)));
         if let (Some(last), false) = (self.boundaries.last_mut(), ends.is_empty()) {
             last.0 |= ENDS_APPEND;
         }
         if bytes.len() >= PIECE {
             self.seal();
+            bytes.shrink_to_fit(); // the buffer of a body may be much longer
             self.full.push((start, Arc::new(bytes)));
         } else {
+            reserve(&mut self.open, bytes.len());
             self.open.extend_from_slice(&bytes);
             if self.open.len() >= PIECE {
                 self.seal();
@@ -163,6 +166,13 @@ impl Log {
     }
 }
 
+/// Makes room for `more` elements. Grows by a quarter, so that no more memory than that is unused.
+fn reserve<T>(vec: &mut Vec<T>, more: usize) {
+    if vec.capacity() - vec.len() < more {
+        vec.reserve_exact(more.max(vec.len() / 4));
+    }
+}
+
 /// Returns which bytes of a piece are in the range.
 fn part(range: &Range<u64>, start: u64, length: usize) -> Range<usize> {
     let within =
@@ -209,6 +219,19 @@ mod tests {
                 prop_assert!(read(&log, range) == all[cut[0]..cut[1]]);
             }
         }
+    }
+
+    #[test]
+    fn unused_memory_of_a_log_is_bounded() {
+        let mut log = Log::new(0);
+        let mut padded = Vec::with_capacity(10 * PIECE);
+        padded.resize(PIECE, 0);
+        log.append(messages(padded));
+        (0..1_000).for_each(|_| log.append(messages(vec![0; 50])));
+        let full: usize = log.full.iter().map(|(_, piece)| piece.capacity()).sum();
+        assert_eq!(full, PIECE);
+        assert!(log.open.capacity() <= 50_000 * 5 / 4 + 50, "{}", log.open.capacity());
+        assert!(log.boundaries.capacity() <= 1_001 * 5 / 4 + 1, "{}", log.boundaries.capacity());
     }
 
     #[test]

@@ -28,6 +28,8 @@ mod frames;
 mod log;
 mod media;
 mod messages;
+#[cfg(test)]
+mod model;
 mod offset;
 mod producers;
 mod stream;

@@ -410,7 +410,7 @@ impl Stream {
     fn holder_of(&self, at: u64) -> (&Self, u64) {
         let (mut stream, mut upto) = (self, u64::MAX);
         while let Some(base) = stream.head.base.as_ref().filter(|base| at < base.upto) {
-            (stream, upto) = (&base.source, base.upto);
+            (stream, upto) = (&base.source, base.upto.min(upto));
         }
         (stream, upto)
     }

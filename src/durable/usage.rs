@@ -20,10 +20,15 @@ impl Usage {
     }
 
     /// Reserves `amount` until the reservation is dropped.
-    pub(crate) fn reserve(self: &Arc<Self>, amount: usize) -> Result<Reserved, FullError> {
-        let mut reserved = Reserved { usage: Arc::clone(self), amount: 0 };
+    pub(super) fn reserve(self: &Arc<Self>, amount: usize) -> Result<Reserved, FullError> {
+        let mut reserved = self.none();
         reserved.grow(amount)?;
         Ok(reserved)
+    }
+
+    /// Returns an empty reservation.
+    pub(super) fn none(self: &Arc<Self>) -> Reserved {
+        Reserved { usage: Arc::clone(self), amount: 0 }
     }
 
     /// Returns how much is reserved, and the limit.
@@ -45,7 +50,7 @@ impl Reserved {
     }
 
     /// Reserves `more`.
-    pub(super) fn grow(&mut self, more: usize) -> Result<(), FullError> {
+    pub(crate) fn grow(&mut self, more: usize) -> Result<(), FullError> {
         let Usage { used, limit } = &*self.usage;
         let grown = |used: usize| used.checked_add(more).filter(|sum| sum <= limit);
         used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).map_err(|_| FullError)?;

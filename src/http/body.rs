@@ -80,9 +80,9 @@ pub(crate) fn chunks(
 
 /// Like [`read`], for clients that must be able to send the whole body before they read the error.
 ///
-/// `reserve` is called before each part is read, with its length. If it fails, or if the body is too
-/// long, the rest of the body is read and discarded, up to [`DISCARD_MAX`], before the error is
-/// returned.
+/// `reserve` is called for each part that has arrived, or is about to, with its length. If it fails, or
+/// if the body is too long, the rest of the body is read and discarded, up to [`DISCARD_MAX`], before
+/// the error is returned.
 pub(super) fn read_to_end(
     inbound: &mut Inbound,
     request: &Request,
@@ -94,28 +94,27 @@ pub(super) fn read_to_end(
         BodyLength::Fixed(length) => length,
         BodyLength::None | BodyLength::Chunked => 0,
     };
-    let is_too_long = length > limit.bytes as u64;
-    let error = match reserve(usize::try_from(length).unwrap_or(usize::MAX)) {
-        _ if is_too_long => Some(too_large("the body", limit)),
-        reserved => reserved.err(),
-    };
-    if error.is_some() && request.header("expect").is_some() && inbound.bytes.is_empty() {
-        return Err(error.map_or_else(cut_off, HttpError::closing)); // the client has sent no body
-    }
     let deadline = Instant::now() + time;
-    match (error, request.body) {
-        (Some(error), _) if length > DISCARD_MAX => Err(error.closing()),
-        (Some(error), _) => {
-            BodyReader { source: inbound, deadline }.discard(length)?;
-            Err(error)
+    let expects = request.header("expect").is_some() && inbound.bytes.is_empty();
+    if length > limit.bytes as u64 {
+        let error = too_large("the body", limit);
+        if expects || length > DISCARD_MAX {
+            return Err(error.closing());
         }
-        (None, BodyLength::Chunked) => {
-            if request.header("expect").is_some() && inbound.bytes.is_empty() {
-                inbound.send(CONTINUE).map_err(|_| cut_off())?;
-            }
-            BodyReader { source: inbound, deadline }.chunks(limit, Some(reserve))
+        BodyReader { source: inbound, deadline }.discard(length)?;
+        return Err(error);
+    }
+    if expects && request.minor_version > 0 {
+        inbound.send(CONTINUE).map_err(|_| cut_off())?;
+    }
+    let mut reader = BodyReader { source: inbound, deadline };
+    match request.body {
+        BodyLength::None => Ok(Vec::new()),
+        BodyLength::Fixed(_) => {
+            let length = usize::try_from(length).map_err(|_| too_long(limit))?;
+            reader.exactly_if(length, reserve)
         }
-        (None, _) => read(inbound, request, limit, time),
+        BodyLength::Chunked => reader.chunks(limit, Some(reserve)),
     }
 }
 
@@ -165,6 +164,27 @@ impl<S: Source> BodyReader<'_, S> {
         let bytes = self.source.bytes();
         let rest = bytes.split_off(length);
         Ok(std::mem::replace(bytes, rest))
+    }
+
+    /// Reads this many bytes, and reserves them while they arrive. If that fails, drops them.
+    fn exactly_if(
+        &mut self,
+        length: usize,
+        reserve: &mut dyn FnMut(usize) -> Result<(), HttpError>,
+    ) -> Result<Vec<u8>, HttpError> {
+        let mut reserved = 0;
+        loop {
+            let arrived = self.source.bytes().len().min(length);
+            if let Err(error) = reserve(arrived - reserved) {
+                self.discard(length as u64)?;
+                return Err(error);
+            }
+            reserved = arrived;
+            if arrived == length {
+                return self.exactly(length);
+            }
+            self.fill()?;
+        }
     }
 
     /// Reads and drops this many bytes.

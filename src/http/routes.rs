@@ -225,6 +225,19 @@ mod tests {
     }
 
     #[test]
+    fn star_matches_one_or_more_segments() {
+        let route = Route::get("/logs/NAME*", |_, _| Ok(Reply::Answer(Answer::new(204))));
+        let parameters = |path: &str| {
+            let segments: Vec<String> = path.split('/').map(str::to_owned).collect();
+            route.matches(&segments).then(|| route.parameters(&segments).join("|"))
+        };
+        assert_eq!(parameters("logs/a").as_deref(), Some("a"));
+        assert_eq!(parameters("logs/a/b/c").as_deref(), Some("a|b|c"));
+        assert_eq!(parameters("logs"), None);
+        assert_eq!(parameters("other/a"), None);
+    }
+
+    #[test]
     fn added_method_joins_the_routes_of_its_path() {
         let mut table = Table::new(&Config::default());
         let (handler, other) = (|_: &mut Exchange<'_>, _: &[&str]| Ok(Answer::new(204)), "/other");

@@ -122,16 +122,11 @@ fn name(path: &[&str]) -> Result<String, HttpError> {
 }
 
 /// Reads the body of a request that changes a stream. The memory stays reserved until the returned
-/// values are dropped.
-fn body(
-    exchange: &mut Exchange<'_>,
-    streams: &Streams,
-) -> Result<(Vec<u8>, Vec<Reserved>), HttpError> {
+/// reservation is dropped.
+fn body(exchange: &mut Exchange<'_>, streams: &Streams) -> Result<(Vec<u8>, Reserved), HttpError> {
     let limit = Limit { bytes: streams.limits().body, set_by: "--durable-body-limit" };
-    let mut reserved = Vec::new();
-    let body = exchange.body_to_end(limit, &mut |bytes| {
-        reserved.push(streams.reserve(bytes).map_err(|_| error::full())?);
-        Ok(())
-    })?;
+    let mut reserved = streams.reserve();
+    let body = exchange
+        .body_to_end(limit, &mut |bytes| reserved.grow(bytes).map_err(|_| error::full()))?;
     Ok((body, reserved))
 }
