@@ -134,7 +134,7 @@ impl World {
                 }
             }
             Operation::Fork { name, source, at, part } => {
-                self.fork(streams, *name, *source, at, part)
+                self.fork(streams, *name, *source, *at, *part);
             }
             Operation::Append { name, body, closes } => {
                 let append = append(body.clone(), *closes, None);
@@ -185,8 +185,8 @@ impl World {
         streams: &Streams,
         name: usize,
         source: usize,
-        at: &prop::sample::Index,
-        part: &Option<prop::sample::Index>,
+        at: prop::sample::Index,
+        part: Option<prop::sample::Index>,
     ) {
         let Some(model) = self.alive(source).cloned() else { return };
         if self.streams.contains_key(&name) {
