@@ -44,6 +44,9 @@ use crate::stream::{Sink, Socket};
 /// and a space.
 const FIELD: usize = 16;
 
+/// How often a request that waits for its rate checks whether it must end.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// The maximum number of bytes that one `read` returns.
 const READ_SIZE: usize = 4 * 1024;
 
@@ -193,13 +196,13 @@ impl Ingest {
                 })?;
                 let Some(next) = next else { continue };
                 let event = event(next, &decoder).map_err(place)?;
-                let line = self.publish_one(wire.server, &event, *count + 1).map_err(place)?;
+                let line = self.publish_one(wire, &event, *count + 1).map_err(place)?;
                 *count += 1;
                 wire.answer.add(&line)?;
             }
         }
         if self.ends {
-            let line = match self.publish_one(wire.server, &Event::end(), *count + 1) {
+            let line = match self.publish_one(wire, &Event::end(), *count + 1) {
                 Ok(mut line) => {
                     *count += 1;
                     line["end"] = true.into();
@@ -217,10 +220,12 @@ impl Ingest {
     /// Publishes an event, the `count`th of the request, and returns its acknowledgment.
     fn publish_one(
         &self,
-        server: &ServerState,
+        wire: &mut Wire<'_>,
         event: &Event,
         count: u64,
     ) -> Result<Value, HttpError> {
+        wire.check()?;
+        let server = wire.server;
         publish::check_size(event, server.config.limits.event)?;
         if self.access.is_withdrawn() {
             let detail = "the token is no longer valid; send the rest of the stream with a new one";
@@ -232,9 +237,10 @@ impl Ingest {
         // A stream is slowed down to the rate instead of being rejected.
         if let Some((rate, publisher)) = server.publish_rate.as_ref().zip(self.publisher) {
             while let Err(wait) = rate.count_one(publisher) {
-                if !server.hub.wait(wait) {
+                if !server.hub.wait(wait.min(PAUSE)) {
                     return Err(draining());
                 }
+                wire.check()?;
             }
         }
         let published = server.hub.publish(&self.channel, event)?;
@@ -318,12 +324,7 @@ impl Wire<'_> {
             }
             let ready = either[0].revents();
             if either.get(1).is_some_and(|drain| !drain.revents().is_empty()) {
-                self.drain = None;
-                self.drained = match self.server.hub.ending() {
-                    Ending::Over(closing) => Some(closing.moment()),
-                    Ending::Now => Some(Instant::now()),
-                    Ending::No => None,
-                };
+                self.begin_drain();
             }
             if ready.contains(PollFlags::OUT) {
                 self.answer.send()?;
@@ -332,6 +333,29 @@ impl Wire<'_> {
                 return self.read();
             }
         }
+    }
+
+    /// Fails if the request must end, although bytes that have been received are left.
+    fn check(&mut self) -> Result<(), HttpError> {
+        if self.drain.is_some() && self.server.is_draining() {
+            self.begin_drain();
+        }
+        let now = Instant::now();
+        let has_passed = |end: Option<Instant>| end.is_some_and(|end| end <= now);
+        if has_passed(self.until) || has_passed(self.drained) {
+            return Err(self.expired(now + self.silence));
+        }
+        Ok(())
+    }
+
+    /// Finds out when the drain ends this request.
+    fn begin_drain(&mut self) {
+        self.drained = match self.server.hub.ending() {
+            Ending::Over(closing) => Some(closing.moment()),
+            Ending::Now => Some(Instant::now()),
+            Ending::No => return, // the drain is just beginning
+        };
+        self.drain = None;
     }
 
     fn read(&mut self) -> Result<(), Stop> {

@@ -341,6 +341,24 @@ fn publish_rate_slows_an_event_stream_down() {
 }
 
 #[test]
+fn event_stream_above_the_rate_ends_with_its_client_and_the_drain() {
+    let rate = NonZero::new(1);
+    let server = TestServer::with(Config { publish_rate: rate, ..Config::default() });
+    let open = || {
+        let mut ingest = Ingest::open(&server, "/channels/a", "");
+        ingest.send(&"data: x\n\n".repeat(400));
+        ingest.line().expect("an acknowledgment");
+        ingest
+    };
+    drop(open());
+    wait_until(TIMEOUT, "the request has ended", || server.get("/status").json()["clients"] == 0);
+    let mut ingest = open();
+    server.shutdown();
+    let (status, detail) = ingest.error();
+    assert!(status == 503 && detail.contains("shutting down"), "{status} {detail}");
+}
+
+#[test]
 fn event_stream_needs_the_right_to_publish() {
     let tokens = Config { publish_token: Some("write-me".parse().unwrap()), ..Config::default() };
     let server = TestServer::with(tokens);
