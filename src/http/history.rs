@@ -200,8 +200,7 @@ fn tag(format: Format, document: &Value, events: &[PageEvent]) -> String {
 
 /// Returns the headers for caches.
 fn headers(exchange: &Exchange<'_>, wanted: &PageRequest, page: &Page, tag: String) -> Headers {
-    let config = &exchange.server.config;
-    let needs_token = config.subscribe_token.is_some() || config.subscribe_key.is_some();
+    let needs_token = !exchange.server.keyring.current().subscribe.is_empty();
     // A request with a token may get more events than another one for the same URL.
     let vary = if needs_token {
         "Accept, Last-Event-ID, Authorization, Cookie"
