@@ -89,6 +89,17 @@ impl Attacked {
         self.send(post(target, headers, body), status);
     }
 
+    /// Sends an event stream as the body of a request, and reads the whole answer.
+    #[track_caller]
+    fn ingest(&mut self, target: &str, body: &str) {
+        let mut client = self.process.connect();
+        client.send(&post(target, "Content-Type: text/event-stream\r\n", body));
+        let answer = client.head();
+        assert_eq!(answer.status, 200, "{target} {answer:?}");
+        while client.chunk().is_some() {}
+        self.measure(); // the thread still waits for the client to close the connection
+    }
+
     /// Opens a stream and reads the response head.
     #[track_caller]
     fn stream(&mut self, target: &str, headers: &str) -> TestClient {
@@ -332,6 +343,36 @@ fn published_bodies_of_every_kind_fit_the_stack() {
         it.stream("/channels/x?since=all", "");
         it.get("/channels", "", 200);
         it.send("DELETE /channels/x HTTP/1.1\r\nHost: localhost\r\n\r\n", 204);
+    });
+}
+
+#[test]
+fn event_streams_and_pages_fit_the_stack() {
+    attack("event streams as bodies, and pages", "", |it| {
+        let _stream = it.stream("/channels/x", "");
+        let escaped = "\u{1}".repeat(BODY / 2); // takes six times the space in JSON
+        for event in [
+            format!("data: {}\n\n", "d".repeat(BODY - 100)),
+            format!("{}\n", "data: d\n".repeat(BODY / 16)),
+            format!(
+                "id: {}\nevent: {}\nretry: 1\ndata: d\n\n",
+                "i".repeat(1_024),
+                "e".repeat(BODY / 2)
+            ),
+            format!("data: {escaped}\n\n"),
+            format!("data: {}\n\n", "d".repeat(2 * BODY)), // an error
+            "data: d\n\n".repeat(1_000),
+        ] {
+            it.ingest("/channels/x", &event);
+            for format in ["json", "ndjson"] {
+                it.get(&format!("/channels/x?format={format}&before=now&limit=1000"), "", 200);
+            }
+        }
+        it.get("/channels/x?format=json&limit=1&since=1-1", "", 200);
+        it.get("/channels/x?format=json&before=unknown", "", 400);
+        it.ingest("/channels/x?end", "data: d\n\n");
+        it.ingest("/channels/x?end", "data: d\n\n"); // an error
+        it.get("/channels/x?last_event_id=1-1", "", 200);
     });
 }
 
