@@ -1,6 +1,7 @@
 // The three large figures under each side, and the figures of the charts. Rates are computed from
 // two statuses of the server.
 
+import { put } from './replay.js';
 import { number, setText, textSpan } from './words.js';
 
 // The shortest time between two statuses from which rates are computed, in milliseconds.
@@ -19,14 +20,17 @@ export function figures() {
   let before, rates = {}, last = {};
 
   const write = (side, name, value) => {
-    const { output } = shown[side][name];
     const text = value == null ? '–' : number(value < 100 ? Math.round(value * 10) / 10 : Math.round(value));
-    output.dataset.value = value ?? '';
-    if (output.textContent !== text) output.textContent = text;
+    shown[side] = { ...shown[side], [name]: { text, value } };
+    // While the picture is paused, these are the figures of the paused frame.
+    if (!('replay' in document.documentElement.dataset)) put(side, name, text, value);
   };
 
   return {
     restart() { before = undefined; },
+
+    // Returns what is shown now, by side and name, for the recording.
+    shown: () => ({ ...shown }),
 
     // Returns the figures of the last status, for the tour.
     facts() { return last; },
@@ -104,7 +108,7 @@ function panel(side) {
     value.append(output, ' ', textSpan(`figure.${name}.unit`));
     box.append(term, value);
     list.append(box);
-    all[name] = { output };
+    all[name] = { text: output.textContent, value: null };
   }
   return all;
 }

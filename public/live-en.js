@@ -114,4 +114,7 @@ export default {
   'tour.7.0': 'nobody', 'tour.7.1': 'only its own thread', 'tour.7.2': 'all the other clients',
   'tour.7.act': 'Stop reading',
   'tour.7.why': 'The writer returns to the client’s own thread, which blocks until there is room, at most until the write deadline. A loop may not block: it must keep the events, or lose them. That is what a thread buys: some 40 KB for a straight line of code that may wait.',
+
+  'replay.pause': 'Pause', 'replay.play': 'Play', 'replay.live': 'live', 'replay.ago': '{ago} before now',
+  'replay.saved': 'What each thread did, recorded on {date}',
 };

@@ -137,4 +137,8 @@ export default {
   'tour.7.0': '没有人', 'tour.7.1': '只有它自己的线程', 'tour.7.2': '其他所有客户端',
   'tour.7.act': '停止读取',
   'tour.7.why': '写者回到客户端自己的线程，这个线程阻塞到缓冲区有空间为止，最长到写入期限。事件循环不能阻塞：它必须保留事件，或者丢失事件。这就是线程换来的：用大约 40 KB，换一段可以等待的直线代码。',
+
+  replay: '最近两分钟', 'replay.moment': '时刻', 'replay.slow': '慢 10 倍', 'replay.to-live': '现在', 'replay.save': '保存为网页',
+  'replay.pause': '暂停', 'replay.play': '播放', 'replay.live': '实时', 'replay.ago': '现在之前 {ago}',
+  'replay.saved': '各个线程做了什么，录制于 {date}',
 };

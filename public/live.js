@@ -6,7 +6,7 @@ import { charts } from './charts.js';
 import { figures } from './figures.js';
 import { settings } from './settings.js';
 import { threadList } from './threads.js';
-import { setText, setLanguage } from './words.js';
+import { allTexts, setText, setLanguage } from './words.js';
 
 const root = document.documentElement;
 await Promise.all([setLanguage(root.lang), findLab()]);
@@ -17,16 +17,24 @@ const acts = [];                      // the acts of the last two minutes, which
 const draw = charts(acts);
 const list = threadList();
 const show = figures();
-let model, picture, rate = 25;
+let model, picture, recording, bar, names = [], rate = 25;
+let heard;                            // the silences up to now, also while the picture is paused
 let controls = () => {};
 let tour;
 const facts = [];                     // the figures of the last statuses, for the tour
 if (lab.on) {
-  const { Model, Picture } = await import('./picture.js');
-  model = new Model();
+  const [{ Model, Picture }, { Recording, replay }] = await Promise.all([import('./picture.js'), import('./replay.js')]);
+  [model, heard, recording] = [new Model(), new Model(), new Recording()];
+  recording.acts = acts;
   picture = new Picture(model);
-  controls = (await import('./controls.js')).controls(name => acts.push({ name, at: model.at, time: performance.now() }));
+  bar = replay(recording, model, picture, true);
+  document.getElementById('replay-save').addEventListener('click', async () => {
+    const { save } = await import('./save.js');
+    await save(recording, allTexts());
+  });
+  controls = (await import('./controls.js')).controls(name => acts.push({ name, at: heard.at, time: performance.now() }));
 } else {
+  document.querySelector('.replay').remove();
   document.getElementById('controls-place').replaceWith(document.getElementById('no-lab').content.cloneNode(true));
 }
 
@@ -39,6 +47,7 @@ let source, received = performance.now();
 let spoke, isFull = false;            // whether the stream has sent anything; whether it was rejected
 
 function connect() {
+  let table;
   spoke = false;
   source = new EventSource(lab.on ? '/lab/watch' : '/status/stream');
   source.onopen = () => {
@@ -51,12 +60,19 @@ function connect() {
     if (!spoke) await tellFull();
     tellAge();
   };
-  source.addEventListener('table', ({ data }) => { model.names = JSON.parse(data); });
+  source.addEventListener('table', ({ data }) => {
+    if (data !== table) names = JSON.parse(table = data);
+  });
   source.addEventListener('frame', ({ data }) => {
     received = performance.now();
-    model.apply(JSON.parse(data), rate, acts);
+    const frame = recording.push(data, names, rate, show.shown());
+    bar.arrived();
+    heard.apply(frame, rate, acts, true);
+    show.silences(heard);
+    if (!bar.isLive) return;
+    model.names = names;
+    model.apply(frame, rate, acts);
     picture.draw();
-    show.silences(model);
   });
   source.onmessage = ({ data }) => {
     const status = JSON.parse(data);

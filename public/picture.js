@@ -2,7 +2,7 @@
 // loop with a dot for each of its clients. Both are drawn ten times a second, from the frames of
 // /lab/watch.
 
-import { meaning } from './threads.js';
+import { meaning } from './waits.js';
 import { languageChanges, number, setText, t } from './words.js';
 
 // What a thread does, in the order of the legend, with the colour of its cells.
@@ -55,12 +55,14 @@ export class Model {
     this.alarm = -Infinity;         // when a thread last waited for the disk, or a client was silent
   }
 
-  apply(frame, rate, acts = this.acts) {
+  // Shows a frame. With `onlySilences`, only what the lines of the silences need is kept.
+  apply(frame, rate, acts, onlySilences = false) {
     const { at } = frame;
     if (at < this.at) this.clear();
     this.at = at;
-    this.rate = rate;
     this.acts = acts;
+    this.#silences(frame, at);
+    if (onlySilences) return;
     // What each letter means: the same for all cells, so it is found once.
     const kinds = frame.kinds.map(([state, waitsFor]) => ({ what: meaning(state, waitsFor), waitsFor }));
     const unread = { what: 'unknown', waitsFor: '' };
@@ -76,6 +78,9 @@ export class Model {
     if (frame.lane == null) this.lane = [];
     this.lane = this.lane.filter(([when]) => when > at - LANE_MS);
     this.#dots(frame.loop?.dots ?? '', rate);
+  }
+
+  #silences(frame, at) {
     for (const [side, { clients = 0, silent_ms: silent }] of [['threads', frame.clients ?? {}], ['loop', frame.loop ?? {}]]) {
       this.clients[side] = clients;
       const line = this.silences[side];
@@ -177,7 +182,7 @@ export class Picture {
     const { cells, names, at } = this.model;
     const own = [], connections = [], blocked = [];
     cells.forEach((cell, index) => {
-      (names[index] && !names[index][1].startsWith('sse-') ? own : connections).push(index);
+      (names[index]?.[1] && !names[index][1].startsWith('sse-') ? own : connections).push(index);
       if (at - cell.disk < HELD_MS) blocked.push(index);
     });
     // Usually a few cells have changed, and only these are drawn.

@@ -1,20 +1,8 @@
 // The list of threads: their names, what each does, and what it waits for.
 
+import { meaning } from './waits.js';
 import { number, setText, textSpan } from './words.js';
 
-// Maps the kernel function in which a thread sleeps to what the thread waits for; the first match
-// counts. The names of these functions differ between kernel versions.
-const WAITS = [
-  [/futex/, 'notify'],
-  [/accept/, 'accept'],
-  [/epoll|ep_poll/, 'disconnect'],
-  [/poll|stream_wait_memory/, 'room'],
-  [/wait_woken|sk_wait_data|inet_recvmsg|tcp_recvmsg/, 'request'],
-  [/pipe/, 'pipe'],
-  [/unix/, 'signal'],
-  [/nanosleep/, 'time'],
-  [/io_schedule|folio|bit_wait|blk|jbd2/, 'disk'],
-];
 const ROLES = /^(accept|broadcaster|disconnects|lab-clients|lab-event-loop|lab-watch|redis-reader|signals|sse|store-writer|threadcast|ticker|watchdog|webhooks)(-|$)/;
 
 export function threadList() {
@@ -77,13 +65,4 @@ class Row {
     this.#count.textContent = number(threads);
     this.#named.textContent = name.endsWith('*') ? ` ${named.join(', ')}${threads > named.length ? ', …' : ''}` : '';
   }
-}
-
-// Returns what a thread waits for: its key in the texts is `wait.` and this word.
-export function meaning(state, waitsFor, name = '') {
-  if (state === 'R') return 'running';
-  if (state === 'r') return 'runnable';
-  if (state === 'D') return 'disk';
-  const found = WAITS.find(([pattern]) => pattern.test(waitsFor))?.[1] ?? 'unknown';
-  return found === 'room' && name.startsWith('accept') ? 'accept' : found;
 }

@@ -18,7 +18,7 @@ const STEPS = [
   {
     before: { clients: 0, rate: 0 }, act: ({ clients }) => clients(), seconds: 8, figures: ['server', 'busy'],
     choice: ({ before, after, opened }) => after.server - before.server >= .9 * opened ? 2 : after.server - before.server > 1 ? 1 : 0,
-    source: ['src/http/listener.rs', 'let spawned = connection::spawn(peer, move || {'],
+    source: ['src/http/connection.rs', 'let spawned = thread::Builder::new().name(peer.thread_name()).stack_size(STACK).spawn(serve)?;'],
   },
   {
     before: { clients: 0, rate: 0 }, act: ({ clients }) => clients(), seconds: 8, figures: ['memory', 'each', 'eachLoop'],
@@ -116,6 +116,7 @@ export function tour({ facts, model }) {
     const isOld = () => mine !== running;
     part('act').disabled = true;
     part('result').hidden = true;
+    document.getElementById('replay-live').click();       // a paused picture has no new figures
     try {
       setText(part('state'), 'tour.prepares');
       const clients = Math.min(CLIENTS, Math.max(0, (facts.at(-1)?.most ?? 0) - 10));

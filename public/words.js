@@ -29,6 +29,9 @@ export function t(key, values = {}) {
   return String(text).replace(/\{(\w+)\}/g, (_, name) => shown(values[name]));
 }
 
+// Returns all texts that scripts insert, in the page's language.
+export const allTexts = () => texts;
+
 const shown = value => typeof value === 'number' ? number(value) : value;
 
 // Sets an element's text. Without a key, the element becomes empty.

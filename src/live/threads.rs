@@ -116,9 +116,11 @@ impl Thread {
         let mut buffer = [0; 512];
         let schedule = parse_schedule(read(tasks, self.id, "schedstat", &mut buffer)?)?;
         let before = std::mem::replace(&mut self.schedule, schedule);
-        let has_run = schedule != before;
+        // Of a thread that is read for the first time, it is not known when it ran.
+        let is_new = self.kind == KINDS_MAX;
+        let has_run = schedule != before && !is_new;
         // Without the counts, which a kernel need not have, every read reads all files.
-        if !has_run && self.kind < KINDS_MAX && schedule.turns > 0 {
+        if !has_run && !is_new && schedule.turns > 0 {
             return Some(false);
         }
         let waits_for = read(tasks, self.id, "wchan", &mut buffer)?;
@@ -183,17 +185,12 @@ impl Threads {
         self.turn += 1;
         self.list();
         let (count, others) = (self.places.len(), self.turn.is_multiple_of(OTHERS_EVERY));
-        let in_rotation = |this: &Self, kinds: &Kinds, at: usize| {
-            let thread = this.places[at].as_ref().map(|place| &place.thread)?;
-            Some((
-                kinds.is_notifier(thread.kind),
-                matches!(kinds.state(thread.kind), 'R' | 'r' | 'D'),
-            ))
-        };
         for offset in 0..count {
             let at = (self.next + offset) % count;
-            let Some((is_notifier, is_busy)) = in_rotation(self, kinds, at) else { continue };
-            if !is_notifier && (is_busy || others) {
+            let Some(Place { thread: Thread { kind, .. }, .. }) = self.places[at] else { continue };
+            // A new thread is read at once.
+            let is_busy = kind == KINDS_MAX || matches!(kinds.state(kind), 'R' | 'r' | 'D');
+            if is_busy || others && !kinds.is_notifier(kind) {
                 self.read(at, kinds);
                 if thread_time() > until {
                     break;
@@ -209,7 +206,8 @@ impl Threads {
             }
             self.next = (self.next + jump) % count;
             let at = self.next;
-            if in_rotation(self, kinds, at).is_some_and(|(is_notifier, _)| is_notifier) {
+            let place = self.places[at].as_ref();
+            if place.is_some_and(|place| kinds.is_notifier(place.thread.kind)) {
                 self.read(at, kinds);
             }
         }

@@ -319,6 +319,78 @@ fn tour_step_compares_a_prediction_with_the_figures() {
     page.assert_nothing_went_wrong();
 }
 
+/// The threads that the picture shows.
+const THREADS: &str = "parseInt(document.getElementById('threads-total').textContent)";
+
+/// Shows a moment of the recording, by its number.
+const SCRUB: &str = "
+    window.scrub = moment => {
+        const bar = document.getElementById('replay-scrub');
+        bar.value = moment;
+        bar.dispatchEvent(new Event('input'));
+    };";
+
+#[test]
+fn picture_is_paused_scrubbed_and_played() {
+    let server = Process::with("--lab");
+    let Some(page) = page(&format!("http://{}", server.addr)) else { return };
+    page.eval(SCRUB);
+    page.wait_until("document.getElementById('replay-scrub').max >= 5");
+    page.eval("setClients(60)");
+    page.wait_until(&format!("{THREADS} > 60"));
+    page.eval("document.getElementById('replay-play').click()");
+    page.wait_until("document.getElementById('replay-play').textContent === 'Play'");
+    page.eval("scrub(0)");
+    assert!(number(&page, THREADS) < 60.0, "the clients were not open yet");
+    page.eval("document.getElementById('replay-play').click()");
+    page.wait_until("document.getElementById('replay-scrub').value >= 4");
+    page.eval("document.getElementById('replay-slow').click()");
+    page.wait_until("document.getElementById('replay-slow').ariaPressed === 'true'");
+    let moment = "Number(document.getElementById('replay-scrub').value)";
+    let (began, from) = (Instant::now(), number(&page, moment));
+    page.wait_until(&format!("{moment} >= {from} + 2"));
+    assert!(began.elapsed() > Duration::from_millis(900), "a tenth of the speed");
+    page.eval("document.getElementById('replay-live').click()");
+    page.wait_until(&format!("{THREADS} > 60"));
+    assert_eq!(page.eval("document.getElementById('replay-time').textContent"), "live");
+    page.assert_nothing_went_wrong();
+}
+
+#[test]
+fn saved_recording_needs_no_server() {
+    let server = Process::with("--lab");
+    let Some(page) = page(&format!("http://{}", server.addr)) else { return };
+    page.wait_until("document.getElementById('replay-scrub').max >= 5");
+    page.eval("setClients(60)");
+    page.wait_until(&format!("{THREADS} > 60"));
+    let saved = page.eval(
+        "new Promise(saved => {
+            const create = URL.createObjectURL;
+            URL.createObjectURL = file => {
+                file.text().then(saved);
+                return create.call(URL, file);
+            };
+            document.getElementById('replay-save').click();
+        })",
+    );
+    drop(server);
+    let file = format!("{}/saved-{}.html", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+    fs::write(&file, saved.as_str().expect("a page")).expect("a file");
+    let saved = page.another(&format!("file://{file}"));
+    saved.eval(SCRUB);
+    saved.wait_until(&format!("{THREADS} > 60"));
+    saved.eval("scrub(0)");
+    assert!(number(&saved, THREADS) < 60.0, "the clients were not open yet");
+    let drawn = "(() => {
+        const canvas = document.getElementById('threads-canvas');
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        return data.some(value => value > 0);
+    })()";
+    assert_eq!(saved.eval(drawn), true);
+    saved.assert_nothing_went_wrong();
+    fs::remove_file(file).expect("it is ours");
+}
+
 #[test]
 fn demo_page_and_live_view_link_to_each_other() {
     let server = TestServer::start();
