@@ -7,11 +7,10 @@ import { compare, WebSocketPanel } from './websocket.js';
 import { CHAT, sendForm, showInChat } from './chat.js';
 import { append, item } from './log.js';
 import { budget, LIMIT, openStreams } from './streams.js';
-import { offerOtherOrigin } from './server.js';
 import { channelPanel } from './channel.js';
 import { breakIt } from './breakit.js';
 import { hero } from './hero.js';
-import { findLab } from './lab.js';
+import { findLab, offerOtherOrigin } from './lab.js';
 import { settings } from './settings.js';
 import { timeline } from './timeline.js';
 import { setText, setLanguage } from './words.js';
@@ -92,8 +91,7 @@ document.addEventListener('click', async ({ target }) => {
   try {
     await navigator.clipboard.writeText(sample.textContent);
   } catch {
-    // Without https or permission the page cannot use the clipboard: select the text, so that the
-    // user can copy it.
+    // Without https or permission the page cannot use the clipboard: select the text.
     getSelection().selectAllChildren(sample);
     return setText(button, 'selected');
   }

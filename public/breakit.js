@@ -57,8 +57,7 @@ class Ledger {
 
 const numberOf = data => Number(/^#(\d+)$/.exec(data)?.[1]);
 
-// Returns the drawer's panel and ledger, and the act `cut`, which cuts its stream and returns what
-// was done: `dropped`, or `closed` if the page itself has closed the stream.
+// Returns the drawer's panel and ledger, and an act that cuts its stream.
 export function breakIt() {
   let after = '';
   const panel = new StreamPanel('break', {

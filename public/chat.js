@@ -1,7 +1,7 @@
 // Sends data back to the server with POST /send-data, and shows the messages of all clients in the
 // chat.
 
-import { address } from './server.js';
+import { address } from './lab.js';
 import { problemText } from './raw.js';
 import { append, clip } from './log.js';
 import { textSpan, setText } from './words.js';
@@ -12,9 +12,8 @@ export const CHAT = {
   onrejected: readWithoutName,
 };
 
-// Panels share a stream only if their URLs are equal, so all that are connected have the same path.
-const panels = [];
-let current;                          // the path of the chat's open stream
+const panels = [];                    // all that are connected share one stream, so they have one path
+let current;                          // the path of the open stream
 let rejected;                         // a name that the server has rejected: presence needs permission to publish
 
 const field = document.querySelector('#panel-i [data-role=username]');
@@ -83,10 +82,8 @@ export function sendForm(panel) {
   });
 }
 
-export const sendData = body => post('/send-data', body);
-
-export async function post(route, body) {
-  const response = await fetch(address(route), {
+export async function sendData(body) {
+  const response = await fetch(address('/send-data'), {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
     body: JSON.stringify(body),

@@ -57,7 +57,7 @@ export default {
 
   trying: 'Trying …',
   'try-failed': 'This failed. {why}',
-  'cut-by-hand': 'The page may cut connections only if the server was started with --lab. You can also stop the server and start it again: the stream reconnects, the WebSocket does not.',
+  'cut-by-hand': 'Only a server with --lab cuts connections for a page. Or stop the server and start it again: the stream reconnects, the WebSocket does not.',
   'cut-result': 'Both connections were cut, then a message was sent. SSE received it after {waited}, by itself, with Last-Event-ID. The WebSocket is closed (code {code}) and has lost the message.',
   'binary-result': 'WebSocket: {count} bytes were sent as {count} bytes. SSE: the same {count} bytes were sent as {base64}, {length} characters of Base64, and decoded again.',
   'count-result': '{text} bytes of text. WebSocket: {up} up, {down} down, with frame headers. SSE: {event} down, with id, name and chunk framing; up, a request (a body of {body}, plus headers) and a response ({answer}, with headers).',

@@ -6,19 +6,16 @@ import { timelineEvents } from './streams.js';
 import { clock, duration, setText } from './words.js';
 
 const CLIENTS = 1000;
-const FIRST_EVENT = 3000;           // milliseconds
-const LOOK_EVERY = 500;             // milliseconds
+const FIRST_EVENT = 3000;           // milliseconds, as below
+const LOOK_EVERY = 500;
 const LOOKS = 60;                   // until the clients must be open
 
 const part = id => document.getElementById(id);
 const said = part('said');
 
-export function hero(numbered) {
-  path(numbered);
+export function hero({ panel, ledger, cut }) {
   clients();
-}
 
-function path({ panel, ledger, cut }) {
   const say = (step, ...words) => {
     const shown = setText(part(`step-${step}`), ...words);
     shown.closest('li').toggleAttribute('data-done', words.length > 0);

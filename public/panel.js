@@ -1,7 +1,7 @@
 // A panel: the controls of one stream, and the view of its events and bytes. Until it is connected
 // or its heading is clicked, it is one line.
 
-import { address } from './server.js';
+import { address } from './lab.js';
 import { append, ByteView, empty, row, settle } from './log.js';
 import { join, CLOSED } from './streams.js';
 import { duration, number, textSpan, setText } from './words.js';
@@ -57,10 +57,9 @@ export class StreamPanel extends Panel {
   #lostAt;
   #opened;                                      // whether the stream has opened since connect()
 
-  // `types` are the named events to listen for, besides `message`. `source` creates another source
-  // than EventSource or RawSource, and `isReplayed` knows which events are replayed. The panel calls
-  // onconnect, onevent, onid and onclose; onrejected if a stream closes before it opens; onended if
-  // the server has ended an open stream for good.
+  // `types` are the named events to listen for, besides `message`; see streams.js for `source` and
+  // `isReplayed`. The panel calls onconnect, onevent, onid and onclose; onrejected if a stream closes
+  // before it opens; onended if the server has ended an open stream for good.
   constructor(id, { types = [], withCredentials = false, ...options }) {
     super(id, 'stream-controls');
     Object.assign(this, { types, withCredentials, ...options });

@@ -1,12 +1,6 @@
-// The open streams and the panels that read each. At most LIMIT streams are open: a new one closes
-// the oldest.
-//
-// A browser opens at most six HTTP/1.1 connections to one origin, over all its tabs. Four streams
-// leave two for pages and POSTs. Panels that read the same URL share one source.
-//
-// A member is a panel that reads a stream: { name, dye, types, opened(), failed(readyState,
-// reason), received(event, replayed), at(id), bytes(array), mark(text), reading(raw, readyState),
-// evicted(why) }.
+// The open streams and their members: the panels that read each. Panels with the same URL share one
+// source. At most LIMIT streams are open, and a new one closes the oldest: of the six HTTP/1.1
+// connections that a browser opens to an origin, two are left for pages and POSTs.
 
 import { RawSource } from './raw.js';
 
@@ -21,9 +15,8 @@ export const timelineEvents = new EventTarget();
 const CURSOR = 'last_event_id';                 // the query parameter with the id to resume from
 const streams = new Map();                      // by URL, the oldest first
 
-// An event does not state whether it is replayed. The server sends a replay at once, without pauses:
-// events of a channel count as replayed until there is none for this time, in milliseconds. The
-// tutorials' streams replay nothing.
+// An event does not state whether it is replayed. The server replays without pauses, so events of a
+// channel count as replayed until there is none for this time, in milliseconds.
 const REPLAY_PAUSE = 50;
 
 export function openStreams() {
@@ -81,6 +74,7 @@ class Stream {
   add(member) {
     this.#listen(member);
     member.reading(this.raw, this.#source.readyState);
+    if (this.#lastId) member.at?.(this.#lastId);
   }
 
   leave(member) {
@@ -199,8 +193,8 @@ class Stream {
   }
 }
 
-// Returns the name of a URL's lane in the timeline. It is the URL without the place to resume from
-// and without the client's name, so that a stream that is opened again continues in the same lane.
+// Returns the name of a URL's lane in the timeline, so that a stream that is opened again continues in
+// its lane.
 function laneOf(url) {
   const lane = new URL(url);
   for (const name of [CURSOR, 'since', 'presence', 'tab']) lane.searchParams.delete(name);

@@ -1,6 +1,5 @@
-// The timeline of the last minute: a line for each open stream and a dot for each event. It draws
-// the `mark` events of streams.js, which are all that it knows of the streams, and also shows the
-// marks as a list.
+// The timeline of the last minute: a line for each open stream and a dot for each event. It draws the
+// `mark` events of streams.js, and also lists them.
 
 import { timelineEvents } from './streams.js';
 import { append, clip } from './log.js';

@@ -1,9 +1,8 @@
 // Panel H: a WebSocket beside a stream, and the buttons of the comparison table.
 
 import { sendData } from './chat.js';
-import { act, lab } from './lab.js';
+import { act, address, lab } from './lab.js';
 import { Panel } from './panel.js';
-import { address } from './server.js';
 import { markTimeline } from './streams.js';
 import { duration, setText } from './words.js';
 

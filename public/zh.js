@@ -17,8 +17,7 @@ export default {
   set: '设置', 'set.lang': '语言', 'set.theme': '配色', 'set.auto': '自动', 'set.light': '浅色', 'set.dark': '深色',
   'set.size': '字号', 'set.normal': '桌面', 'set.large': '讲堂',
 
-  timeline: '最近一分钟', 'timeline.signs': '图例', 'timeline.event': '事件', 'timeline.replayed': '重放', 'timeline.gap': '缺口',
-  'timeline.lost': '正在重连', 'timeline.list': '显示为列表', 'timeline.label': '最近一分钟的经过，按时间排列',
+  timeline: '最近一分钟', 'timeline.signs': '图例', 'timeline.list': '显示为列表', 'timeline.label': '最近一分钟的经过，按时间排列',
 
   code: '客户端代码', 'code-label': '客户端代码',
   clear: '清空', send: '发送', raw: '原始字节', message: '消息', messages: '消息',
@@ -125,14 +124,14 @@ export default {
   'w.7': '浏览器重连之前等待多少毫秒。',
   'w.8': '注释：以冒号开头的行，不是事件。没有别的内容可发时，服务器发送一行注释，以保持连接。本服务器大约在 15 秒之后发送（连接 I，打开它的原始字节，等一等）。',
   'w.raw': '原始字节',
-  'w.9': '<code>EventSource</code> 不公开它收到的字节。打开“原始字节”后，面板重新打开它的流，用 <code>fetch()</code> 读取：只有一个连接，收到什么就显示什么（HTTP 的分块已经解开）。旁边的事件就由这些字节解码而来，用的是本页的 <a href="decoder.js">decoder.js</a>，完全按照标准，而不是由浏览器解码。',
+  'w.9': '<code>EventSource</code> 不公开它收到的字节。打开“原始字节”后，面板重新打开它的流，用 <code>fetch()</code> 读取：只有一个连接，收到什么就显示什么（HTTP 的分块已经解开）。旁边的事件由 <a href="decoder.js">decoder.js</a> 按照标准从这些字节解码。',
   'w.origin': '另一个源（<code>origin</code>）',
   'w.10': '在设置里填写另一台服务器，然后连接。（本服务器换一个名字，<code>localhost</code> 或 <code>127.0.0.1</code>，就是另一个源。）A、B、D、E 和 G 可以从任何源读取。C 会发送凭据，所以浏览器会拦截它，除非服务器允许本页的源（<code>--cors-origin</code>）。频道也是如此。',
   'w.four': '四个流',
   'w.11': '浏览器对一个源最多打开六个 HTTP/1.1 连接，所有标签页合在一起。本页最多打开四个，好让页面和请求仍能通过。打开第五个流时，会关闭最早的一个。',
   threads: 'Apache 与 Node', 'nav.live': '实时开销',
   'threads.quote': '用 Apache，每个连接就是一个线程，所以许多连接要耗费许多资源；Node 用一个线程服务所有连接，所以耗费少得多，但任何连接都不可以做慢的事情，例如读磁盘。',
-  'threads.text': '这是主文章的说法。（Apache 的 prefork 为每个连接用一个<em>进程</em>。）threadcast 的做法与 Apache 一样：你在这里打开的每个流，都是服务器的一个线程，在 <code>top -H</code> 里能看到它的名字。实验室用测量来检验这句话是否属实：见<a href="lab.html">实时开销</a>。',
+  'threads.text': '这是主文章的说法。（Apache 的 prefork 为每个连接用一个<em>进程</em>。）threadcast 的做法与 Apache 一样：你在这里打开的每个流，都是服务器的一个线程，在 <code>top -H</code> 里能看到它。这句话属实吗？见<a href="lab.html">实时开销</a>。',
 
   said: '页面已打开流 A。下面每条线是一个流，每个点是一个事件。',
   connect: '连接',
@@ -188,7 +187,7 @@ export default {
 
   trying: '正在尝试……',
   'try-failed': '失败了。{why}',
-  'cut-by-hand': '只有用 --lab 启动服务器，本页才可以切断连接。也可以停掉服务器再启动：流会重连，WebSocket 不会。',
+  'cut-by-hand': '只有用 --lab 启动的服务器才替页面切断连接。也可以停掉服务器再启动：流会重连，WebSocket 不会。',
   'cut-result': '两个连接都被切断，然后发出了一条消息。SSE 在 {waited} 之后自动收到了它，靠的是 Last-Event-ID。WebSocket 已经关闭（关闭码 {code}），丢失了这条消息。',
   'binary-result': 'WebSocket：{count} 个字节就发送 {count} 个字节。SSE：同样的 {count} 个字节作为 {base64} 发送，即 {length} 个 Base64 字符，收到后再解码。',
   'count-result': '{text} 字节的文本。WebSocket：上行 {up}，下行 {down}，含帧头。SSE：下行 {event}，含 ID、名字与分块；上行是一次请求（正文 {body}，另加头部）和一个响应（{answer}，含头部）。',
