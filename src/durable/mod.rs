@@ -22,6 +22,8 @@
 //! [Durable Streams]: https://github.com/durable-streams/durable-streams
 
 mod catalog;
+#[cfg(any(test, feature = "fuzzing"))]
+mod check;
 mod cursor;
 mod follow;
 mod frames;
@@ -36,6 +38,8 @@ mod stream;
 mod usage;
 
 pub(crate) use self::catalog::{Create, CreateError, Created, Streams};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::check::check;
 pub(crate) use self::follow::Follower;
 pub(crate) use self::media::{Content, MediaType};
 pub(crate) use self::messages::BodyError;

@@ -13,6 +13,7 @@
 
 mod chunks;
 mod cursor;
+mod durable;
 mod head;
 mod headers;
 mod json;
@@ -45,7 +46,7 @@ macro_rules! on_a_connections_stack {
     };
 }
 
-on_a_connections_stack! { chunks cursor head headers json matcher mercure publish token }
+on_a_connections_stack! { chunks cursor durable head headers json matcher mercure publish token }
 
 /// The size of the stack of a check, in bytes. The size for optimized code applies to cargo-fuzz,
 /// which builds with optimization and debug assertions. This size is enough although the
@@ -85,9 +86,10 @@ mod tests {
     type Check = fn(&[u8]);
 
     /// All checks, each with the name of its fuzz target.
-    const CHECKS: [(&str, Check); 12] = [
+    const CHECKS: [(&str, Check); 13] = [
         ("chunks", chunks),
         ("cursor", cursor),
+        ("durable", durable),
         ("head", head),
         ("headers", headers),
         ("json", json),

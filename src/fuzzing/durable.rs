@@ -1,0 +1,3 @@
+//! Fuzzes what durable streams receive: see the check.
+
+pub(super) use crate::durable::check;
