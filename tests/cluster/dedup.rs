@@ -60,9 +60,14 @@ fn generate(random: &mut fastrand::Rng, steps: usize, back: usize) -> Vec<Step> 
         let mut topics = TOPICS.to_vec();
         random.shuffle(&mut topics);
         topics.truncate(random.usize(1..=3));
-        let events = (0..random.usize(1..=3)).map(|_| event(random)).collect();
+        let mut events: Vec<Event> = (0..random.usize(1..=3)).map(|_| event(random)).collect();
         let key = random.bool().then(|| format!("key-{}", random.usize(recent.clone())));
-        let request = Request { topics, events, private: random.u8(..5) == 0, key };
+        let private = random.u8(..5) == 0;
+        if !private && random.u8(..40) == 0 {
+            let last = events.pop().expect("at least one");
+            events.push(last.with_end());
+        }
+        let request = Request { topics, events, private, key };
         requests.push(request.clone());
         request
     };
@@ -100,8 +105,16 @@ impl Node {
     fn run(&mut self, steps: &[Step]) -> Vec<Seen> {
         let mut seen: Vec<Seen> = steps.iter().filter_map(|step| self.step(step)).collect();
         for topic in TOPICS {
-            self.publish_and_wait(topic);
-            seen.push((format!("the ring of {topic}:"), None));
+            self.publish_and_wait("other");
+            let published = self.registry().publish(topic, &Event::new("end"));
+            match &published {
+                Ok(Published { id, .. }) => {
+                    wait_until(TIMEOUT, "the event is read", || self.registry().last_id() >= *id);
+                }
+                Err(error) => assert_eq!(*error, PublishError::Ended),
+            }
+            let is_open = published.is_ok();
+            seen.push((format!("the ring of {topic}, open: {is_open}:"), None));
             seen.extend(self.ring(topic));
         }
         seen
@@ -116,7 +129,9 @@ impl Node {
                     Ok(Published { id, subscribers, count }) => {
                         (format!("{subscribers} subscribers, {count} events"), Some(id))
                     }
-                    Err(error @ PublishError::KeyReused) => (error.to_string(), None),
+                    Err(error @ (PublishError::KeyReused | PublishError::Ended)) => {
+                        (error.to_string(), None)
+                    }
                     Err(error) => panic!("{error}"),
                 });
             }
@@ -151,11 +166,12 @@ impl Node {
         wait_until(TIMEOUT, "the event is read", || self.registry().last_id() >= id);
     }
 
-    /// The events of a ring whose newest event is `end`.
+    /// The events of a ring whose newest event is `end`, or whose channel has ended.
     fn ring(&self, topic: &str) -> Vec<Seen> {
         let mut text = UntilEnd(String::new());
         let stream = self.subscribe(topic, &Start::All);
-        stream.stream_to(&mut text, Framing::Plain, Duration::from_secs(60)).expect_err("it ends");
+        // This fails at the event `end`, and succeeds at the end of the channel.
+        let _ = stream.stream_to(&mut text, Framing::Plain, Duration::from_secs(60));
         let frames = text.0.split("\n\n").filter(|frame| frame.contains("data: "));
         let seen = frames.map(|frame| {
             let id = frame.lines().find_map(|line| line.strip_prefix("id: "));
