@@ -41,7 +41,7 @@ pub(crate) fn run(url: &str, every: Duration, refresh: &KeyRefresh, reloader: &A
                 age.unwrap_or(every)
             }
             Err(error) => {
-                log::warn!("cannot fetch the keys of {url}: {error}; the old ones stay in use");
+                log::warn!("cannot fetch the keys of {url}: {error}; the keys in use stay");
                 let wait = retry;
                 retry = RETRY_MAX.min(retry * 2);
                 wait
@@ -68,14 +68,22 @@ fn agent(url: &str) -> Agent {
 
 /// Fetches the keys, and returns them with the time for which they may be kept.
 fn fetch(agent: &Agent, url: &str) -> Result<(VerifyingKey, Option<Duration>), String> {
-    let mut response = agent.get(url).call().map_err(|error| error.to_string())?;
+    let mut response = agent.get(url).call().map_err(|error| reason(&error))?;
     if response.status() != 200 {
         return Err(format!("the server answered {}", response.status()));
     }
     let age = max_age(response.headers());
     let body = response.body_mut().with_config().limit(SIZE_MAX).read_to_vec();
-    let body = body.map_err(|error| error.to_string())?;
+    let body = body.map_err(|error| reason(&error))?;
     Ok((VerifyingKey::from_jwks(&body).map_err(|error| error.to_string())?, age))
+}
+
+/// Returns why a fetch has failed, without the prefix "io: " that ureq adds.
+fn reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) => error.to_string(),
+        error => error.to_string(),
+    }
 }
 
 /// Returns for how long a response may be kept (RFC 9111 §5.2.2.1), within limits.
