@@ -359,7 +359,7 @@ fn page_is_gzipped_on_request_with_its_own_etag() {
 }
 
 /// The files that only the live view loads.
-const LIVE: [&str; 11] = [
+const LIVE: [&str; 14] = [
     "lab.html",
     "live.css",
     "live.js",
@@ -370,7 +370,10 @@ const LIVE: [&str; 11] = [
     "controls.js",
     "figures.js",
     "picture.js",
+    "replay.js",
+    "save.js",
     "tour.js",
+    "waits.js",
 ];
 
 /// The files that the live view shares with the demo page.
