@@ -425,6 +425,43 @@ fn heads_and_chunked_bodies_fit_the_stack() {
 }
 
 #[test]
+fn durable_streams_fit_the_stack() {
+    attack("durable streams", "--durable-streams --cors-origin https://a.example", |it| {
+        let path = format!("/v1/stream/{}", "%C3%BC".repeat(500));
+        let put = |path: &str, headers: &str, body: &str| {
+            post(path, headers, body).replacen("POST", "PUT", 1)
+        };
+        it.send(put(&path, JSON, "[1,2]"), 201);
+        // The messages of a stream may nest as deep as they are long.
+        let deep = format!("{}{}", "[".repeat(BODY), "]".repeat(BODY));
+        for headers in [JSON.to_owned(), format!("{JSON}Origin: https://a.example\r\n")] {
+            it.post(&path, &headers, "[{\"a\": 1}, 2]", 204);
+            it.post(&path, &headers, "[1,", 400);
+            it.post(&path, &headers, &deep[..deep.len() - 1], 400);
+            it.post(&path, &headers, &deep, 204);
+        }
+        let producer = "Producer-Id: p\r\nProducer-Epoch: 0\r\nProducer-Seq: 0\r\n";
+        it.post(&path, &format!("{JSON}{producer}"), "3", 200);
+        it.post(&path, &format!("{JSON}{producer}"), "3", 204);
+        let mut source = path.clone();
+        for depth in 0..20 {
+            let fork = format!("/v1/stream/fork-{depth}");
+            it.send(put(&fork, &format!("Stream-Forked-From: {source}\r\n"), ""), 201);
+            it.post(&fork, JSON, "4", 204);
+            source = fork;
+        }
+        it.get(&source, "", 200);
+        it.get(&source, "If-None-Match: *\r\n", 304);
+        it.get(&format!("{source}?offset={}", "9".repeat(HEAD - 200)), "", 400);
+        it.get(&format!("{source}?offset=-1&live=long-poll"), "", 200);
+        let _stream = it.stream(&format!("{source}?offset=-1&live=sse"), "");
+        it.send(format!("HEAD {source} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 200);
+        it.send(format!("DELETE {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 204);
+        it.get(&path, "", 410);
+    });
+}
+
+#[test]
 fn responses_of_every_route_fit_the_stack() {
     let pages: Vec<String> = fs::read_dir("public")
         .expect("the pages")

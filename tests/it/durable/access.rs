@@ -2,7 +2,9 @@
 
 use super::{TEXT, ask, config, create, get, request};
 use crate::common::TestServer;
-use crate::common::jwt::{allowing, key};
+use serde_json::json;
+
+use crate::common::jwt::{allowing, in_seconds, key, older};
 use threadcast::{Config, CorsOrigins, Token};
 
 #[test]
@@ -54,6 +56,19 @@ fn jwt_grants_the_streams_that_its_topics_name() {
     assert_eq!(read("chat/1", &own), 200);
     assert_eq!(read("chat/2", &own), 403);
     assert_eq!(read("chat/1", ""), 401);
+}
+
+#[test]
+fn long_poll_ends_with_its_token() {
+    let server = TestServer::with(Config { subscribe_key: Some(key()), ..config() });
+    create(&server, "a", "x");
+    let claim = json!({ "publish": [], "subscribe": ["a"] });
+    let token = older(&json!({ "mercure": claim, "exp": in_seconds(2) }));
+    let answer = server.request(&format!(
+        "GET /v1/stream/a?offset=now&live=long-poll HTTP/1.1\r\nHost: localhost\r\n\
+         Authorization: Bearer {token}\r\n\r\n"
+    ));
+    assert_eq!((answer.status, answer.body.contains("401")), (401, true), "{answer:?}");
 }
 
 #[test]

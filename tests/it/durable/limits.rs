@@ -1,7 +1,7 @@
 //! Limits on bodies, streams and memory.
 
 use super::{JSON, TEXT, ask, config, create, request};
-use crate::common::TestServer;
+use crate::common::{Process, TestServer};
 use threadcast::{Config, DurableStreams};
 
 fn server(durable: DurableStreams) -> TestServer {
@@ -77,6 +77,27 @@ fn limits_are_reported_with_the_status_that_clients_understand() {
     }
     assert_eq!(ask(&server, "DELETE", "a", "", "").status, 204);
     assert_eq!(ask(&server, "PUT", "d", TEXT, &long).status, 201);
+}
+
+#[test]
+fn unread_streams_take_bounded_memory() {
+    const READERS: u64 = 50;
+    const APPENDED: u64 = 32 * 1024;
+    let process = Process::with("--durable-streams --durable-total 100MiB");
+    let put = "PUT /v1/stream/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\r\n";
+    assert_eq!(process.request(put).status, 201);
+    let readers: Vec<_> =
+        (0..READERS).map(|_| process.stream("/v1/stream/a?offset=-1&live=sse")).collect();
+    let before = process.resident_kib();
+    let lines = "\n".repeat(1024 * 1024); // a line end takes the most bytes in an event
+    for _ in 0..APPENDED / 1024 {
+        assert_eq!(process.request(&request("POST", "a", TEXT, &lines)).status, 204);
+    }
+    // The stream itself, a body on its way, and for each reader its unsent bytes.
+    let most = APPENDED + 4 * 1024 + READERS * 300;
+    let grown = process.resident_kib().saturating_sub(before);
+    assert!(grown < most, "{grown} KiB instead of at most {most}");
+    drop(readers);
 }
 
 #[test]

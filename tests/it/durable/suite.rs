@@ -38,6 +38,8 @@ fn conformance_tests_of_the_protocol_pass() {
         let server = TestServer::with(config);
         let output = Command::new("npx")
             .args(["vitest", "run", "conformance.test.mjs", "--no-coverage", "--reporter=json"])
+            // Some tests of lifetimes need a second to last a second. While all tests run, it may not.
+            .args(["--retry=3", "--testTimeout=60000"])
             .args(["--outputFile", &format!("{delivery:?}.json")])
             .current_dir(PACKAGES)
             .env("SERVER", format!("http://{}", server.addr))
