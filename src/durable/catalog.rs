@@ -119,10 +119,7 @@ impl Streams {
         let found = self.read().by_name.get(name).cloned();
         let stream = found.ok_or(Unavailable::Missing)?;
         if stream.is_expired() {
-            let mut catalog = self.write();
-            if stream.lock().life == Life::Alive && stream.is_expired() {
-                catalog.remove(&stream);
-            }
+            self.write().remove_expired(&stream).iter().for_each(|ended| ended.notify());
         }
         match stream.unavailable() {
             Some(reason) => Err(reason),
@@ -227,7 +224,9 @@ impl Streams {
         if let Some(reason) = stream.unavailable() {
             return Err(reason);
         }
-        catalog.remove(&stream);
+        let ended = catalog.remove(&stream);
+        drop(catalog);
+        ended.iter().for_each(|ended| ended.notify());
         Ok(())
     }
 
@@ -248,11 +247,10 @@ impl Streams {
         drop(catalog);
         let mut catalog = self.write();
         catalog.swept = next;
-        for stream in expired {
-            if stream.lock().life == Life::Alive && stream.is_expired() {
-                catalog.remove(&stream);
-            }
-        }
+        let ended: Vec<_> =
+            expired.iter().flat_map(|stream| catalog.remove_expired(stream)).collect();
+        drop(catalog);
+        ended.iter().for_each(|ended| ended.notify());
     }
 
     /// Wakes every thread that waits for a stream.
@@ -291,24 +289,40 @@ impl Catalog {
         self.last_incarnation
     }
 
+    /// Calls [`remove`](Self::remove) if the stream has expired.
+    fn remove_expired(&mut self, stream: &Arc<Stream>) -> Vec<Arc<Stream>> {
+        let is_alive = stream.lock().life == Life::Alive;
+        if is_alive && stream.is_expired() { self.remove(stream) } else { Vec::new() }
+    }
+
     /// Removes a stream, or makes it soft-deleted if it has forks. Then removes the soft-deleted
     /// streams, up the chain, whose last fork it was.
-    fn remove(&mut self, stream: &Arc<Stream>) {
+    ///
+    /// Returns the streams whose life has ended. The caller notifies their readers, and frees their
+    /// bytes, after it has released the catalog's lock.
+    #[must_use]
+    fn remove(&mut self, stream: &Arc<Stream>) -> Vec<Arc<Stream>> {
+        let mut ended = Vec::new();
         let mut stream = Arc::clone(stream);
         loop {
-            if stream.lock().forks > 0 {
-                return stream.end(Life::SoftDeleted);
+            ended.push(Arc::clone(&stream));
+            let mut state = stream.lock();
+            if state.forks > 0 {
+                state.life = Life::SoftDeleted;
+                drop(state);
+                return ended;
             }
-            stream.end(Life::Removed);
+            state.life = Life::Removed;
+            drop(state);
             self.by_name.remove(&stream.head.name);
-            let Some(Base { source, .. }) = &stream.head.base else { return };
+            let Some(Base { source, .. }) = &stream.head.base else { return ended };
             let source = Arc::clone(source);
             let mut state = source.lock();
             crate::counters::decrease(&mut state.forks, 1);
             let was_last = state.forks == 0 && state.life == Life::SoftDeleted;
             drop(state);
             if !was_last {
-                return;
+                return ended;
             }
             stream = source;
         }

@@ -475,14 +475,6 @@ impl Stream {
         next
     }
 
-    /// Ends the stream's life, and notifies its readers.
-    pub(super) fn end(&self, life: Life) {
-        let mut state = self.lock();
-        state.life = life;
-        drop(state);
-        self.notify();
-    }
-
     /// Wakes every thread that waits for this stream.
     pub(super) fn notify(&self) {
         let notifiers = Arc::clone(&self.lock().notifiers);
