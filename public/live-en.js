@@ -23,7 +23,7 @@ export default {
 
   'picture.threads': '{threads} threads',
   'picture.loop': '{clients} clients',
-  'picture.loop.off': 'Open clients to start it.',
+  'picture.loop.off': 'Open clients to start the event loop.',
   'picture.thread': '{name} (thread {id}): {what} for {seconds} s. It waits for: {wait} ({raw}).',
   'picture.thread.busy': '{name} (thread {id}): {what} for {seconds} s. It waits for: {wait}.',
   'picture.client': 'Client {number}: {what}.',

@@ -8,7 +8,7 @@ export default {
   nav: '本页各部分', 'nav.page': '各个流',
   'set.lang': '语言', 'set.theme': '配色', 'set.auto': '自动', 'set.light': '浅色', 'set.dark': '深色',
   'set.size': '字号', 'set.normal': '桌面', 'set.large': '讲堂',
-  picture: '线程与事件循环', left: '每个客户端一个线程', right: '事件循环：所有客户端共用一个线程',
+  picture: '线程与事件循环', left: '每个客户端一个线程', right: '事件循环：只有一个线程',
   strip: '客户端最长的静默',
   charts: '服务器的最近两分钟', 'as-table': '显示为表格',
   'charts.note': '“静默”是一个客户端两次收到事件之间的时间，由负载客户端测量，事件本身的间隔也计算在内。“每个客户端的内存”是进程内存的增长，加上每个线程的内核栈；套接字不计入，两边相同。“内核中的内存”属于整台机器，所以要看它如何变化。负载客户端在单独的进程里运行。竖线表示一次操作。服务器为本视图花费的 CPU 时间不计入微秒数。',
@@ -44,7 +44,7 @@ export default {
 
   'picture.threads': '{threads} 个线程',
   'picture.loop': '{clients} 个客户端',
-  'picture.loop.off': '打开客户端即可启动。',
+  'picture.loop.off': '打开客户端，即可启动事件循环。',
   'picture.thread': '{name}（线程 {id}）：{what}，已 {seconds} 秒。在等：{wait}（{raw}）。',
   'picture.thread.busy': '{name}（线程 {id}）：{what}，已 {seconds} 秒。在等：{wait}。',
   'picture.client': '客户端 {number}：{what}。',

@@ -287,9 +287,10 @@ export class Picture {
 
   #drawLoop(always) {
     const { dots, lane, at } = this.model;
-    const isPlain = this.#chosen.loop === undefined;
-    const { pen, width, height, colour, rem, shown } = this.#loop.begin(always || !isPlain || !this.#loop.isPlain || this.#loop.layout !== dots.length);
-    Object.assign(this.#loop, { layout: dots.length, isPlain });
+    const isPlain = this.#chosen.loop === undefined, isOff = dots.length === 0 && lane.length === 0;
+    const layout = `${dots.length} ${isOff}`;
+    const { pen, width, height, colour, rem, shown } = this.#loop.begin(always || !isPlain || !this.#loop.isPlain || this.#loop.layout !== layout);
+    Object.assign(this.#loop, { layout, isPlain });
     const high = 1.9 * rem, top = high + .6 * rem;
     pen.clearRect(0, 0, width, high);
     pen.fillStyle = colour('--cell');
@@ -302,6 +303,15 @@ export class Picture {
     const blocked = blocks(lane);
     for (const [from, to] of blocked) pen.fillRect(x(from), 0, x(to) - x(from) + wide, high);
     if (blocked.length > 0 && blocked.at(-1)[1] > at - HELD_MS) this.#label([[x(blocked.at(-1)[0]), 0, 0, high, blocked.at(-1)[2]]], null);
+    if (isOff && !shown.isOff) {
+      shown.isOff = true;
+      pen.font = `${rem}px ${colour('--sans-font')}`;
+      pen.textBaseline = 'middle';
+      pen.textAlign = 'center';
+      pen.fillStyle = colour('--soft');
+      pen.fillText(t('picture.loop.off'), width / 2, (top + height) / 2);
+      pen.textAlign = 'left';
+    }
     const { size, across } = grid(dots.length, width, height - top, rem);
     const boxes = dots.map((dot, n) => {
       const [left, up] = [n % across * size, top + Math.floor(n / across) * size];
@@ -403,7 +413,7 @@ export class Picture {
     const { cells, dots, clients } = this.model;
     const total = cells.filter(Boolean).length;
     setText(document.getElementById('threads-total'), 'picture.threads', { threads: total });
-    setText(document.getElementById('loop-total'), dots.length || clients.loop ? 'picture.loop' : 'picture.loop.off', { clients: dots.length });
+    setText(document.getElementById('loop-total'), dots.length || clients.loop ? 'picture.loop' : '', { clients: dots.length });
     for (const side of ['threads', 'loop']) this.#read(side);
   }
 

@@ -99,8 +99,8 @@ export function replay(recording, model, picture, isLive) {
   part('live').addEventListener('click', () => {
     if (index < 0) return;
     if (!isLive) return pause(entries.length - 1);
+    show(entries.length - 1);         // the next frames continue from here
     [index, plays, slow, shown] = [-1, false, false, -1];
-    model.clear();
     write();
   });
   setInterval(() => {

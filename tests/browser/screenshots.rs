@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{Process, TestServer};
+use crate::common::{Process, TestServer, say};
 use crate::driver::Page;
 use threadcast::Config;
 
@@ -102,14 +102,28 @@ fn live_view_screenshots() {
     );
     seconds(30);
     save("rest");
-    // A thread may wait for the disk too shortly to be seen, so the button is pressed until it is.
-    page.wait_until(
-        "(document.querySelector('.slow[value=disk]').click(), \
-         document.querySelector('#threads-legend [data-of=disk]').dataset.value > 0 \
-         && document.querySelector('#loop-legend [data-of=fresh]').dataset.value < 200)",
+    act(".slow[value=disk]");
+    page.wait_until("document.querySelector('.slow[value=disk]').disabled");
+    page.wait_until("!document.querySelector('.slow[value=disk]').disabled");
+    // The recording shows the moment at which a thread waited for the disk, and all clients.
+    act("#replay-play");
+    let found = page.eval(
+        "(() => {
+            const bar = document.getElementById('replay-scrub');
+            const shown = of => Number(document.querySelector(of).dataset.value);
+            for (let moment = Number(bar.max); moment > bar.max - 50; moment--) {
+                bar.value = moment;
+                bar.dispatchEvent(new Event('input'));
+                if (shown('#threads-legend [data-of=disk]') > 0 && shown('#loop-legend [data-of=silent]') > 990) return true;
+            }
+            return false;
+        })()",
     );
+    say(&format!("the moment was found: {found}"));
+    page.eval("document.activeElement.blur()");
     save("disk");
     fs::write(LIVE, page.picture()).expect("the project is ours");
+    act("#replay-live");
     seconds(3);
     act("#delivery [value=wake]");
     seconds(10);
