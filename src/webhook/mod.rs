@@ -144,12 +144,11 @@ impl Running {
         // Both fail only if the thread has panicked.
         let _ = self.stop.send(deadline);
         let _ = self.done.recv_deadline(deadline);
-        let (dropped, lacks_state) = (self.shared.pending(), self.shared.lacks_state());
-        if dropped > 0 || lacks_state {
-            let state = if lacks_state { "the whole state and " } else { "" };
+        let dropped = self.shared.pending();
+        if dropped > 0 || self.shared.lacks_state() {
             log::warn!(
-                "dropped {state}{dropped} changes that the webhook's receiver has not accepted; it \
-                 gets the whole state when the server starts again"
+                "dropped {dropped} changes that the webhook's receiver has not accepted; it gets \
+                 the whole state when the server starts again"
             );
         }
     }
@@ -207,7 +206,7 @@ impl Reporter {
             self.report(false);
         }
         // The server stops. What is gone now is reported without the grace.
-        while !self.report(true) && !self.sender.is_over() {}
+        while !self.sender.is_over() && !self.report(true) {}
     }
 
     /// Sends what the receiver lacks. Returns whether it has everything.

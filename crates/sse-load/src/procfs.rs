@@ -294,11 +294,12 @@ mod tests {
     fn memory_includes_own_allocations() {
         let me = [std::process::id()];
         let before = memory(&me).expect("this process exists");
-        let pages = vec![1_u8; 32 << 20];
+        // Much more than the tests that run beside this one.
+        let pages = vec![1_u8; 256 << 20];
         let after = memory(&me).expect("this process exists");
         assert_eq!(pages.iter().map(|page| usize::from(*page)).sum::<usize>(), pages.len());
         let grown = after.rss.saturating_sub(before.rss);
-        assert!((30 << 20..40 << 20).contains(&grown), "{grown} bytes for 32 MiB");
+        assert!((240 << 20..320 << 20).contains(&grown), "{grown} bytes for 256 MiB");
         assert!(after.pss <= after.rss);
     }
 

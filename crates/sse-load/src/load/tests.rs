@@ -37,7 +37,8 @@ fn every_event_of_every_client_is_counted() {
     let window = load.window();
     assert_eq!((window.delivered, window.lost, window.published), (5_000, 0, 1_000));
     assert_eq!((window.slowest, window.median), (1_000, 1_000));
-    assert!(!window.silence.is_zero());
+    // The time before a client's first event is no silence, so there may be none.
+    assert!(window.silence < Duration::from_secs(20), "{:?}", window.silence);
     assert_eq!((window.latency.count(), window.gaps), (5_000, 0));
     let opening = load.opening();
     assert_eq!((opening.accepted, opening.rejected), (5, 0));
