@@ -242,7 +242,12 @@ fn waiting_long_poll_ends_with_its_client_and_with_the_drain() {
             server.get("/metrics").body.contains(&format!("threadcast_clients {count}\n"))
         });
     };
+    // The disconnect is noticed in a later request of the connection too.
     let mut client = server.connect();
+    client.send(poll);
+    clients(1);
+    append(&server, "a", "y");
+    assert_eq!(client.answer().status, 200);
     client.send(poll);
     clients(1);
     drop(client);
