@@ -276,18 +276,24 @@ fn frame(watch: &mut TestClient) -> Value {
     }
 }
 
-/// Counts the letters in a text with run lengths: `3ab.` has four.
-fn letters(text: &Value) -> usize {
-    let (mut sum, mut count) = (0, 0);
+/// Returns the letters of a text with run lengths: `3ab` is `aaab`. Omits empty places.
+fn expanded(text: &Value) -> Vec<char> {
+    let (mut letters, mut count) = (Vec::new(), 0);
     for letter in text.as_str().expect("a text").chars() {
         if let Some(digit) = letter.to_digit(10) {
             count = count * 10 + digit as usize;
         } else {
-            sum += if letter == '.' { 0 } else { count.max(1) };
+            letters.extend(std::iter::repeat_n(letter, count.max(1)));
             count = 0;
         }
     }
-    sum
+    letters.retain(|letter| *letter != '.');
+    letters
+}
+
+/// Counts the letters of a text with run lengths.
+fn letters(text: &Value) -> usize {
+    expanded(text).len()
 }
 
 /// The picture shows each thread and each client of the event loop. A slow handler stops the event
@@ -319,14 +325,14 @@ fn picture_shows_threads_and_the_event_loop_until_the_page_leaves() {
     assert!(event_loop["memory_bytes"].as_u64() > Some(1 << 20), "{event_loop}");
     assert_eq!(event_loop["asked"], 60);
 
-    // With `wake`, each client's thread runs for each event; with `direct`, they sleep.
+    // With `wake`, each client's thread runs for each event; with `direct`, they sleep. An upper-case
+    // letter is a thread that has run.
     let runs = |watch: &mut TestClient, frames: usize| -> usize {
-        let frames = (0..frames).map(|_| frame(watch)["threads"].as_str().unwrap_or("").to_owned());
-        let run = |text: String| -> usize {
-            let upper = text.chars().filter(|letter| !letter.is_lowercase() && *letter != '.');
-            letters(&upper.collect::<String>().into())
+        let run = |frame: &Value| {
+            let letters = expanded(&frame["threads"]).into_iter();
+            letters.filter(char::is_ascii_uppercase).count()
         };
-        frames.map(run).sum()
+        (0..frames).map(|_| run(&frame(watch))).sum()
     };
     post(&server, "/lab/delivery?to=wake");
     wait_until(TIMEOUT, "the clients' threads run", || runs(&mut watch, 10) > 300);
