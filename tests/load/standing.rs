@@ -190,7 +190,9 @@ fn failed_thread_spawn_rejects_one_client_only() {
         assert_eq!(server.get("/healthz").status, 200);
     }
     // With a limit below the current number of threads, every spawn fails. The server must
-    // survive these failures.
+    // survive these failures. No thread is idle, which could serve a connection without a spawn.
+    drop(held);
+    wait_until(TIMEOUT, "the threads have ended", || server.count("task") <= base_threads() + 20);
     let limit = |threads: u32| {
         let process = server.child.id();
         let set = format!("{as_user} prlimit --pid={process} --nproc={threads}:60");
@@ -206,8 +208,6 @@ fn failed_thread_spawn_rejects_one_client_only() {
         assert!(received.is_empty(), "{outcome:?} {}", String::from_utf8_lossy(&received));
     }
     limit(60);
-    drop(held);
-    wait_until(TIMEOUT, "the threads have ended", || server.count("task") <= base_threads() + 20);
     let body = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx";
     assert_eq!(server.request(body).status, 200);
     for stream in &mut streams {
