@@ -138,7 +138,9 @@ fn unknown_kid_causes_one_fetch_and_then_401_at_once() {
         assert_eq!(get(&server, &of(&unknown)).status, 401);
     }
     assert_eq!(metric(&server, &of(&key), FETCHED), 2, "at the start, and for the first one");
-    assert!(folder.log().contains("no key of the key set has its kid"));
+    wait_until(TIMEOUT, "the reason is logged", || {
+        folder.log().contains("no key of the key set has its kid")
+    });
 }
 
 #[test]
@@ -157,7 +159,9 @@ fn requests_are_asked_to_retry_until_the_keys_are_fetched() {
     publish(&folder, &key_set(&[&key]));
     wait_until(TIMEOUT, "the keys are fetched", || get(&server, &of(&key)).status == 200);
     assert!(metric(&server, &of(&key), FAILED) > 0);
-    assert!(folder.log().contains("cannot fetch the keys of http://"));
+    wait_until(TIMEOUT, "the reason is logged", || {
+        folder.log().contains("cannot fetch the keys of http://")
+    });
 }
 
 #[test]

@@ -177,7 +177,8 @@ fn sighup_reads_the_token_file_again_and_ends_its_streams() {
     server.signal("HUP");
     wait_until(TIMEOUT, "the failure is counted", || metric(&server, "", FAILED) == 1);
     assert_eq!(open(&bearer("new")).0, 200);
-    assert!(folder.log().contains(&format!("cannot reload {}", folder.path("token"))));
+    let line = format!("cannot reload {}", folder.path("token"));
+    wait_until(TIMEOUT, "the failure is logged", || folder.log().contains(&line));
     let body = "POST /channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx";
     assert_eq!(server.request(body).status, 200);
     assert!(anonymous.chunk().expect("the stream goes on").contains("data: x\n"));

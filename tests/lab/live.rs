@@ -276,10 +276,11 @@ fn frame(watch: &mut TestClient) -> Value {
     }
 }
 
-/// Returns the letters of a text with run lengths: `3ab` is `aaab`. Omits empty places.
+/// Returns the letters of a text with run lengths: `3ab` is `aaab`. Omits empty places. There is no text
+/// before the event loop has reported its clients.
 fn expanded(text: &Value) -> Vec<char> {
     let (mut letters, mut count) = (Vec::new(), 0);
-    for letter in text.as_str().expect("a text").chars() {
+    for letter in text.as_str().unwrap_or_default().chars() {
         if let Some(digit) = letter.to_digit(10) {
             count = count * 10 + digit as usize;
         } else {
