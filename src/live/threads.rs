@@ -385,13 +385,16 @@ mod tests {
     #[test]
     fn sleeping_thread_is_seen_and_leaves_its_place() {
         let (wakes, asleep) = crossbeam_channel::bounded::<()>(0);
+        let (starts, started) = crossbeam_channel::bounded(1);
         let name = "sampled-thread";
         let sleeper = thread::Builder::new().name(name.into());
         let sleeper = sleeper
             .spawn(move || {
+                let _ = starts.send(());
                 let _ = asleep.recv();
             })
             .expect("a thread");
+        started.recv().expect("it starts"); // it has its name from here on
         let (mut threads, mut kinds) = (Threads::new().expect("/proc"), Kinds::default());
         let asleep = |seen: Option<(char, Kind)>| seen.is_some_and(|(_, kind)| kind.state == 'S');
         while !asleep(look(&mut threads, &mut kinds, name)) {
