@@ -10,7 +10,7 @@ use crate::token::Token;
 /// The tokens and keys of a running server, for
 /// [`Handle::replace_keys`](crate::Handle::replace_keys).
 ///
-/// The fields are those of [`Config`](crate::Config).
+/// The fields are those of [`Config`].
 #[derive(Debug, Clone, Default)]
 pub struct AccessKeys {
     /// Token that allows publishing.
