@@ -86,8 +86,8 @@ impl Page {
 
     /// Opens any page and waits until the expression is true.
     ///
-    /// While other tabs open and close, Chromium sometimes runs no module in a new tab, although it has
-    /// loaded all of them, and reloading does not help. Another tab does.
+    /// While other tabs open and close, the page in a new tab sometimes runs none of its modules. The cause
+    /// is not known; reloading did not help. So another tab is tried.
     pub fn open_at(url: &str, ready: &str) -> Option<Self> {
         let browser = browser()?;
         for _ in 1..TABS {
