@@ -59,7 +59,7 @@ export function hero({ panel, ledger, cut }) {
   });
 }
 
-// Resolves when a stream gets an event; or after a while, because nobody may be allowed to publish.
+// Resolves when a stream gets an event; or after a while, because publishing may need a token.
 const firstEvent = wanted => new Promise(done => {
   const waiting = AbortSignal.timeout(FIRST_EVENT);
   waiting.addEventListener('abort', done);

@@ -159,7 +159,7 @@ export class Picture {
     const now = performance.now();
     // With reduced motion, the picture changes once a second.
     if (!always && still.matches && now - this.#drawn < 950) return;
-    // If nobody waits, each second frame is drawn.
+    // If no thread waits, each second frame is drawn.
     const isCalm = this.model.at - this.model.alarm > HELD_MS;
     if (this.#frames++ % 2 && isCalm && !always) return;
     this.#drawn = now;

@@ -206,7 +206,7 @@ pub(crate) struct Serve {
     /// Port 0 selects a free port. The address `[::]` also accepts IPv4, unless
     /// net.ipv6.bindv6only is set or an IPv4 address with the same port is given. For a UNIX
     /// socket, `unix:PATH,mode=660` sets the permissions of its file: only users who may write to
-    /// the file can connect. The server replaces a socket file on which nobody listens, and removes
+    /// the file can connect. The server replaces a socket file on which no program listens, and removes
     /// its own when it stops.
     #[arg(long, value_name = "ADDRESS:PORT|unix:PATH[,mode=MODE]", env = "THREADCAST_LISTEN")]
     #[arg(default_value = "127.0.0.1:8844", value_parser = listen, help_heading = LISTENING)]

@@ -66,7 +66,7 @@ impl Listener {
 
     /// Opens a listening UNIX socket.
     ///
-    /// Replaces a socket file on which nobody listens, and no other file.
+    /// Replaces a socket file on which no program listens, and no other file.
     pub(super) fn bind_unix(
         UnixSocket { path, mode }: &UnixSocket,
         limits: &Limits,

@@ -141,7 +141,7 @@ pub struct Config {
 /// Only programs of this machine can connect to it. So its clients count as clients from 127.0.0.1:
 /// they may publish without a token, and the limits per address do not apply to them.
 ///
-/// The server replaces a socket file on which nobody listens, but no other file. It removes the
+/// The server replaces a socket file on which no program listens, but no other file. It removes the
 /// file when it stops.
 ///
 /// ```
