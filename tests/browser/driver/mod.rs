@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use headless_chrome::Tab;
 use headless_chrome::protocol::cdp::Log::LogEntryLevel;
+use headless_chrome::protocol::cdp::Target::CreateTarget;
 use headless_chrome::protocol::cdp::types::Event;
 use headless_chrome::protocol::cdp::{
     Emulation, HeapProfiler, Memory, Network, Page as Document, Runtime,
@@ -50,13 +51,10 @@ const HELPERS: &str = "
     window.events = panel => rows(panel).filter(row => row.kind === 'event');
     window.budget = () => document.getElementById('budget').dataset.open;";
 
-/// In how many tabs a page is opened at most.
-const TABS: usize = 4;
-
 /// An expression that is true when the demo page is ready.
 const READY: &str = "'ready' in document.documentElement.dataset && part('a', 'state')";
 
-/// A page in its own tab.
+/// A page in a window of its own.
 pub struct Page {
     tab: Arc<Tab>,
     log: Arc<Mutex<Log>>,
@@ -85,34 +83,11 @@ impl Page {
     }
 
     /// Opens any page and waits until the expression is true.
-    ///
-    /// While other tabs open and close, the page in a new tab sometimes runs none of its modules. The cause
-    /// is not known; reloading did not help. So another tab is tried.
     pub fn open_at(url: &str, ready: &str) -> Option<Self> {
-        let browser = browser()?;
-        for _ in 1..TABS {
-            let page = Self::tab(Arc::clone(&browser));
-            page.tab.navigate_to(url).expect("the server answers");
-            if page.becomes(ready) {
-                return Some(page);
-            }
-        }
-        Some(Self::tab(browser).opened(url, ready))
+        Some(Self::tab(browser()?).opened(url, ready))
     }
 
-    /// Returns whether the expression becomes true in half of the time of a test's wait.
-    fn becomes(&self, expression: &str) -> bool {
-        let (deadline, truth) = (Instant::now() + TIMEOUT / 2, format!("Boolean({expression})"));
-        while self.try_eval(&truth) != Ok(Value::Bool(true)) {
-            if Instant::now() > deadline {
-                return false;
-            }
-            pace(POLL_EVERY);
-        }
-        true
-    }
-
-    /// Opens another tab of the same browser.
+    /// Opens another page in the same browser.
     pub fn another(&self, url: &str) -> Self {
         Self::tab(Arc::clone(&self.browser)).opened(url, "document.readyState === 'complete'")
     }
@@ -238,7 +213,7 @@ impl Page {
     }
 
     fn tab(browser: Arc<Chromium>) -> Self {
-        let tab = browser.driver().new_tab().expect("the browser opens a tab");
+        let tab = browser.driver().new_tab_with_options(in_a_window()).expect("the browser opens one");
         tab.set_default_timeout(TIMEOUT);
         let page = Self { tab, log: Arc::default(), browser };
         page.watch();
@@ -274,9 +249,6 @@ impl Page {
             enable_durable_messages: None,
         })
         .expect("Chromium reports requests");
-        // Otherwise the page is hidden while another test's tab is in front, and releases its stream.
-        tab.call_method(Emulation::SetFocusEmulationEnabled { enabled: true })
-            .expect("Chromium treats each tab as the one in front");
         tab.call_method(Document::AddScriptToEvaluateOnNewDocument {
             source: format!("{WATCH}{HELPERS}"),
             world_name: None,
@@ -338,7 +310,7 @@ impl Page {
 
     /// Finishes all animations.
     ///
-    /// Chromium does not draw a tab in the background, so the tab's animations would never end.
+    /// A busy machine draws seldom, and axe looks at once.
     #[track_caller]
     pub fn finish_animations(&self) {
         self.wait_until(
@@ -406,6 +378,27 @@ impl Drop for Page {
     fn drop(&mut self) {
         // If the tab cannot be closed, it ends together with the browser.
         let _ = self.tab.close_target();
+    }
+}
+
+/// A tab in a window of its own, so that its page is visible.
+///
+/// A page in the background releases its streams. `Emulation.setFocusEmulationEnabled` makes it visible as
+/// well, but with it Chromium sometimes cancels the page's modules while they load.
+fn in_a_window() -> CreateTarget {
+    CreateTarget {
+        url: "about:blank".to_owned(),
+        new_window: Some(true),
+        left: None,
+        top: None,
+        width: None,
+        height: None,
+        window_state: None,
+        browser_context_id: None,
+        enable_begin_frame_control: None,
+        background: None,
+        for_tab: None,
+        hidden: None,
     }
 }
 
