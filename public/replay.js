@@ -5,6 +5,7 @@ import { duration, setText } from './words.js';
 
 const KEPT = 1_200;                 // frames: two minutes
 const FRAME_MS = 100;
+const PER_SECOND = 1_000 / FRAME_MS;
 const SLOWER = 10;
 const WHOLE = 100;                  // how many frames before a frame are applied as a whole, to show it
 const LINE = 600;                   // how many frames the line of the silences covers
@@ -27,7 +28,7 @@ export class Recording {
 // Shows a figure below a side.
 export function put(side, name, text, value) {
   const output = document.querySelector(`#${side}-figures [data-figure=${name}]`);
-  output.dataset.value = value ?? '';
+  if (output.dataset.value !== String(value ?? '')) output.dataset.value = value ?? '';
   if (output.textContent !== text) output.textContent = text;
 }
 
@@ -120,6 +121,8 @@ export function replay(recording, model, picture, isLive) {
         index = Math.max(0, index - 1);
         shown = -2;
       }
+      // Each move of the bar costs a layout of the page, so it moves once a second.
+      if (entries.length % PER_SECOND) return;
       part('scrub').max = entries.length - 1;
       if (index < 0) part('scrub').value = entries.length - 1;
     },

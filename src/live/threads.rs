@@ -25,8 +25,8 @@ use serde_json::{Value, json};
 /// How often [`Threads::turn`] must be called.
 pub(super) const TURN: Duration = Duration::from_millis(20);
 
-/// The CPU time that the reads of one turn may take: 2.5 % of a core.
-const BUDGET: Duration = Duration::from_micros(500);
+/// The CPU time that the reads of one turn may take: 1.25 % of a core.
+const BUDGET: Duration = Duration::from_micros(250);
 
 /// In each fifth turn, the threads are read that wait for something other than a notifier.
 const OTHERS_EVERY: u64 = 5;

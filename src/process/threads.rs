@@ -1,11 +1,7 @@
 //! Reads the names of this process's threads, and what each thread waits for.
 
-use std::collections::BTreeMap;
-
 use rustix::fs::{Dir, Mode, OFlags, open, openat};
 use rustix::io::read;
-
-use super::number;
 
 /// The maximum number of threads of a group that are listed by name.
 const NAMED: usize = 4;
@@ -32,48 +28,73 @@ pub(crate) struct ThreadGroup {
 /// Groups the first `most` threads. They include the server's own threads, which are the oldest.
 pub(crate) fn groups(most: u64) -> Vec<ThreadGroup> {
     let most = usize::try_from(most).unwrap_or(usize::MAX);
-    let mut groups = BTreeMap::<(String, String, char), ThreadGroup>::new();
+    let mut groups = Vec::<ThreadGroup>::new();
     each_thread(most, ["status", "wchan"], |[status, waits_for]| {
-        let field = |key| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("");
-        let name = field("Name:").trim();
-        let state = field("State:").trim().chars().next().unwrap_or('?');
+        let Status { name, state, switches } = Status::parse(status);
         let waits_for = if waits_for == "0" { "" } else { waits_for };
         let family = name.trim_end_matches(|c: char| c.is_ascii_digit());
-        let family = if family.ends_with('-') { format!("{family}*") } else { name.to_owned() };
-        let key = (family, waits_for.to_owned(), state);
-        let group = groups.entry(key).or_insert_with_key(|(family, waits_for, _)| ThreadGroup {
-            name: family.clone(),
-            waits_for: waits_for.clone(),
-            state,
-            threads: 0,
-            switches: (0, 0),
-            named: Vec::new(),
+        let is_same = |group: &ThreadGroup| {
+            let same_name = if family.ends_with('-') {
+                group.name.strip_suffix('*') == Some(family)
+            } else {
+                group.name == name
+            };
+            same_name && group.waits_for == waits_for && group.state == state
+        };
+        let at = groups.iter().position(is_same).unwrap_or_else(|| {
+            let name = if family.ends_with('-') { format!("{family}*") } else { name.to_owned() };
+            let waits_for = waits_for.to_owned();
+            let (threads, switches, named) = (0, (0, 0), Vec::new());
+            groups.push(ThreadGroup { name, waits_for, state, threads, switches, named });
+            groups.len() - 1
         });
+        let group = &mut groups[at];
         group.threads += 1;
-        let (voluntary, involuntary) = switched(status);
-        group.switches = (group.switches.0 + voluntary, group.switches.1 + involuntary);
+        group.switches = (group.switches.0 + switches.0, group.switches.1 + switches.1);
         if group.named.len() < NAMED {
             group.named.push(name.to_owned());
         }
     });
-    let mut groups: Vec<_> = groups.into_values().collect();
     for group in groups.iter_mut().filter(|group| group.threads == 1) {
         group.name.clone_from(&group.named[0]);
     }
+    groups.sort_by(|one, other| {
+        (&one.name, &one.waits_for, one.state).cmp(&(&other.name, &other.waits_for, other.state))
+    });
     groups
 }
 
 /// Returns the voluntary and involuntary context switches of each thread.
 pub(super) fn switches() -> impl Iterator<Item = (u64, u64)> {
     let mut all = Vec::new();
-    each_thread(usize::MAX, ["status"], |[status]| all.push(switched(status)));
+    each_thread(usize::MAX, ["status"], |[status]| all.push(Status::parse(status).switches));
     all.into_iter()
 }
 
-fn switched(status: &str) -> (u64, u64) {
-    let [voluntary, involuntary] =
-        ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"].map(|key| number(status, key));
-    (voluntary, involuntary)
+/// What `/proc/PID/task/TID/status` says about a thread.
+struct Status<'a> {
+    name: &'a str,
+    state: char,
+    switches: (u64, u64),
+}
+
+impl<'a> Status<'a> {
+    /// Reads all fields in one pass: there may be thousands of such files to read each second.
+    fn parse(text: &'a str) -> Self {
+        let mut status = Self { name: "", state: '?', switches: (0, 0) };
+        for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
+            match key {
+                "Name" => status.name = value.trim(),
+                "State" => status.state = value.trim().chars().next().unwrap_or('?'),
+                "voluntary_ctxt_switches" => status.switches.0 = value.trim().parse().unwrap_or(0),
+                "nonvoluntary_ctxt_switches" => {
+                    status.switches.1 = value.trim().parse().unwrap_or(0);
+                }
+                _ => {}
+            }
+        }
+        status
+    }
 }
 
 /// Calls `see` for each of the first `most` threads, with the contents of the files `files` of that

@@ -213,7 +213,8 @@ impl Page {
     }
 
     fn tab(browser: Arc<Chromium>) -> Self {
-        let tab = browser.driver().new_tab_with_options(in_a_window()).expect("the browser opens one");
+        let tab =
+            browser.driver().new_tab_with_options(in_a_window()).expect("the browser opens one");
         tab.set_default_timeout(TIMEOUT);
         let page = Self { tab, log: Arc::default(), browser };
         page.watch();
