@@ -23,12 +23,13 @@ export function controls(note) {
   // Controls that the user holds do not follow the server.
   let held = 0;
   let limit = '';                   // what allows no more clients
+  let engine = 'event-loop';        // of the right side
   const hold = () => { held = performance.now(); };
   const showRate = () => { part('rate-shown').textContent = number(Number(rate.value)); };
   const open = guarded('clients-result', async count => {
     hold();
     note('clients');
-    const { asked, opening, most } = await act('clients', { count, rate: rate.value, beside: 'event-loop' });
+    const { asked, opening, most } = await act('clients', { count, rate: rate.value, beside: engine });
     hold();
     setText(part('clients-result'), opening < asked ? 'clients.most' : '', { asked, most, limit });
   });
@@ -53,15 +54,24 @@ export function controls(note) {
     open(0);
   });
 
-  const buttons = [...part('delivery').children];
-  part('delivery').addEventListener('click', guarded('delivery-result', async ({ target }) => {
+  const press = (group, value) => {
+    for (const button of part(group).children) button.setAttribute('aria-pressed', button.value === value);
+  };
+  const onPress = (group, pressed) => part(group).addEventListener('click', ({ target }) => {
     const button = target.closest('button');
-    if (!button) return;
-    note(button.value);
-    press((await act('delivery', { to: button.value })).delivery);
+    if (button) pressed(button.value);
+  });
+  onPress('delivery', guarded('delivery-result', async to => {
+    note(to);
+    press('delivery', (await act('delivery', { to })).delivery);
     setText(part('delivery-result'));
   }));
-  const press = delivery => buttons.forEach(button => button.setAttribute('aria-pressed', button.value === delivery));
+  onPress('engine', async value => {
+    engine = value;
+    press('engine', engine);
+    if (Number(field.value) > 0) await open(field.value);
+  });
+  press('engine', engine);
 
   part('stuck').addEventListener('click', guarded('stuck-result', async () => {
     note('stuck');
@@ -95,7 +105,7 @@ export function controls(note) {
 
   let stuck = '0 0';
   return ({ delivery, lab, max_clients: max, capacity, binding_limit: binding }) => {
-    press(delivery);
+    press('delivery', delivery);
     // Without --max-clients, the server admits nine tenths of its capacity.
     limit = max < Math.floor(capacity * .89) ? '--max-clients' : binding;
     const { clients = 0, lost = 0, refused: rejected = 0, late_ms: late, own_most: own, asked, rate: itsRate, most } = lab;
@@ -107,6 +117,7 @@ export function controls(note) {
     } else setText(latency, clients ? 'clients.open' : '', { clients });
     if (performance.now() - held > 1_500) {
       field.value = slider.value = asked;
+      press('engine', engine = lab.loop?.engine ?? engine);
       if (asked > 0 && itsRate != null) rate.value = itsRate;
       showRate();
     }

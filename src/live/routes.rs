@@ -11,7 +11,7 @@
 //! | `POST /lab/flood?channel=NAME` | publishes `events=1000` events of `bytes=16KiB`, numbered from 1 |
 //! | `POST /lab/delivery?to=direct`, `to=wake` | switches the delivery mode of all clients |
 //! | `POST /lab/clients?count=N` | opens N local clients, which get `rate=10` events a second |
-//! | `POST /lab/clients?count=N&beside=event-loop` | opens as many on an event loop beside the server |
+//! | `POST /lab/clients?count=N&beside=event-loop`, `beside=node` | opens as many on an event loop beside the server |
 //! | `POST /lab/reopen` | disconnects all local clients, and connects them again |
 //! | `POST /lab/stuck` | opens one more client, which reads nothing |
 //! | `POST /lab/loop/slow/disk`, `/lab/loop/slow/cpu` | requests that handler of the event loop |
@@ -30,6 +30,7 @@ use serde_json::json;
 use threadcast::extension::{Answer, Exchange, HttpError, Requirement, Route};
 use threadcast::{Delivery, Event, Handle};
 
+use super::event_loop::Engine;
 use super::load_clients::Message;
 use super::slow::Slow;
 use super::{Live, TAB, watch};
@@ -85,10 +86,11 @@ impl Live {
         if rate.is_some_and(|rate| rate > RATE_MAX) {
             return Err(HttpError::new(400, "rate must be at most 100 events a second"));
         }
-        let beside = exchange.query("beside");
-        if beside.as_deref().is_some_and(|engine| engine != "event-loop") {
-            return Err(HttpError::new(400, "beside must be event-loop"));
-        }
+        let beside = exchange.query("beside").map(|name| {
+            let unknown = || HttpError::new(400, "beside must be event-loop or node");
+            Engine::named(&name).ok_or_else(unknown)
+        });
+        let beside = beside.transpose()?;
         let server = exchange.server();
         let others = server.clients().saturating_sub(self.load_clients.clients());
         let most = server.max_clients().saturating_sub(others);
@@ -98,7 +100,7 @@ impl Live {
         });
         let opened = opened.and_then(|()| {
             if beside.is_some() || asked == 0 || self.event_loop.process().is_some() {
-                return self.event_loop.open(asked.min(most), rate);
+                return self.event_loop.open(asked.min(most), rate, beside);
             }
             Ok(())
         });

@@ -4,8 +4,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::common::{Process, TIMEOUT, TestClient, TestServer, wait_until};
+use crate::common::{Process, TIMEOUT, TestClient, TestServer, skip, wait_until};
 use serde_json::Value;
+use sse_load::process::find_program;
 use sse_load::procfs;
 use threadcast::{Config, Delivery, Event, Histories, History, Limits, Registry};
 
@@ -356,6 +357,37 @@ fn picture_shows_threads_and_the_event_loop_until_the_page_leaves() {
     wait_until(TIMEOUT, "only the server is left", || all() == 1);
     wait_until(TIMEOUT, "no client is left", || status(&server)["clients"] == 0);
     assert_eq!(status(&server)["lab"]["loop"], Value::Null);
+}
+
+/// Node.js takes the place of the event loop in Rust, with the same clients, and gives it back.
+#[test]
+fn node_can_be_the_event_loop() {
+    if find_program("node").is_none() {
+        return skip("no node; install it with `apt-get install nodejs`");
+    }
+    let server = Process::with("--lab");
+    let mut watch = server.stream("/lab/watch");
+    for engine in ["event-loop", "node", "event-loop"] {
+        post(&server, &format!("/lab/clients?count=20&rate=20&beside={engine}"));
+        wait_until(TIMEOUT, engine, || {
+            let dots = letters(&frame(&mut watch)["loop"]["dots"]);
+            let event_loop = &status(&server)["lab"]["loop"];
+            event_loop["engine"] == engine
+                && dots == 20
+                && event_loop["events"].as_u64() > Some(20)
+                && event_loop["cpu_ms"].as_f64() > Some(0.0)
+        });
+    }
+    // Without an engine, the one that runs stays.
+    post(&server, "/lab/clients?count=10&rate=20&beside=node");
+    post(&server, "/lab/clients?count=20&rate=20");
+    assert_eq!(status(&server)["lab"]["loop"]["engine"], "node");
+    post(&server, "/lab/loop/slow/cpu");
+    wait_until(TIMEOUT, "a handler that computes silences all of Node's clients", || {
+        frame(&mut watch)["loop"]["silent_ms"].as_f64() >= Some(150.0)
+    });
+    let others = procfs::tree(server.child.id()).expect("there is /proc").len() - 1;
+    assert_eq!(others, 3, "one event loop, and the clients of both");
 }
 
 #[test]

@@ -26,7 +26,8 @@ mod threads;
 mod tiny;
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -170,7 +171,7 @@ impl Engine {
     /// The error says which program is missing and how to install it.
     pub(crate) fn command(self, program: &Path, room: Option<u64>) -> Result<Command, String> {
         match self {
-            Self::Node => return node(room),
+            Self::Node => drop(node()?),
             Self::ApachePrefork => Mpm::Prefork.find()?,
             Self::ApacheEvent => Mpm::Event.find()?,
             Self::Direct | Self::Wake | Self::TinyHttp | Self::EventLoop => {}
@@ -190,7 +191,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// Fails if the engine cannot listen, or is not part of this program.
+    /// Fails if the engine cannot listen, or if a program that it needs is missing.
     pub(crate) fn run(self, room: Option<u64>, out: impl Write) -> io::Result<()> {
         if room.is_some() && self.bound() == Bound::Descriptors {
             setrlimit(Resource::Nofile, Rlimit { current: room, maximum: room })?;
@@ -202,26 +203,18 @@ impl Engine {
             Self::EventLoop => event_loop::run(out),
             Self::ApachePrefork => apache::run(Mpm::Prefork, room, out),
             Self::ApacheEvent => apache::run(Mpm::Event, room, out),
+            // Node takes the place of this process, with its id, stdin and stdout.
             Self::Node => {
-                Err(io::Error::other("node is not part of this program; run it with `node`"))
+                let node = node().map_err(io::Error::other)?;
+                Err(Command::new(node).args(["-e", NODE]).exec())
             }
         }
     }
 }
 
-/// Returns the command that runs `node.js`, the tutorials' server, with this limit on descriptors.
-fn node(descriptors: Option<u64>) -> Result<Command, String> {
-    let node =
-        find_program("node").ok_or("no `node` on the PATH; install it with apt install nodejs")?;
-    let Some(descriptors) = descriptors else {
-        let mut command = Command::new(node);
-        command.args(["-e", NODE]);
-        return Ok(command);
-    };
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("ulimit -n {descriptors} && exec \"$0\" -e \"$1\""));
-    command.arg(node).arg(NODE);
-    Ok(command)
+/// Returns the path of the program that runs `node.js`, the tutorials' server.
+fn node() -> Result<PathBuf, String> {
+    find_program("node").ok_or("no `node` on the PATH; install it with apt install nodejs".into())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Process, TIMEOUT, TestServer, say, skip_here, wait_until};
 use crate::driver::{Page, axe};
 use serde_json::Value;
+use sse_load::process::find_program;
 use sse_load::procfs;
 use threadcast::Config;
 
@@ -165,6 +166,14 @@ fn each_control_acts_on_the_server() {
     page.eval("setClients(20)");
     page.wait_until("shown('clients') === 21");
     page.wait_until("document.getElementById('clients-result').textContent === ''");
+
+    if find_program("node").is_some() {
+        page.eval("document.querySelector('#engine [value=node]').click()");
+        page.wait_until("document.querySelector('#engine [value=node]').ariaPressed === 'true'");
+        let engine = || server.get("/status").json()["lab"]["loop"]["engine"].clone();
+        wait_until(TIMEOUT, "Node.js has the clients", || engine() == "node");
+        page.wait_until("shown('clients') === 21");
+    }
 
     page.eval("document.getElementById('stuck').click()");
     page.wait_until(
