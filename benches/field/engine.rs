@@ -7,7 +7,7 @@
 //! this program publishes their events (see [`crate::publisher`]).
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use sse_load::process::find_program;
@@ -25,11 +25,14 @@ pub enum Engine {
     Nchan,
     Node,
     Go,
+    /// A durable stream of threadcast.
+    Durable,
+    /// The makers' Durable Streams server.
     DurableStreams,
 }
 
 /// All engines, in the order in which they are measured.
-pub const ALL: [Engine; 8] = [
+pub const ALL: [Engine; 9] = [
     Engine::Floor,
     Engine::Direct,
     Engine::Wake,
@@ -37,6 +40,7 @@ pub const ALL: [Engine; 8] = [
     Engine::Nchan,
     Engine::Node,
     Engine::Go,
+    Engine::Durable,
     Engine::DurableStreams,
 ];
 
@@ -47,8 +51,13 @@ pub enum Start {
     Peer { program: PathBuf, arguments: Vec<String> },
     /// nginx with the nchan module and this configuration template.
     Nchan { nginx: PathBuf, module: PathBuf, template: PathBuf },
-    /// The makers' Durable Streams server.
-    DurableStreams { program: PathBuf },
+    /// A server of the Durable Streams protocol that serves the stream at `path`. It takes the port
+    /// and a folder as the last arguments.
+    DurableStreams {
+        program: PathBuf,
+        path: &'static str,
+        arguments: fn(port: u16, folder: &Path) -> Vec<String>,
+    },
 }
 
 impl Engine {
@@ -61,6 +70,7 @@ impl Engine {
             Self::Nchan => "nchan",
             Self::Node => "node",
             Self::Go => "go",
+            Self::Durable => "durable",
             Self::DurableStreams => "durable-streams",
         }
     }
@@ -75,6 +85,7 @@ impl Engine {
             Self::Nchan => "nchan in nginx ¹",
             Self::Node => "Node `http`",
             Self::Go => "Go `net/http`",
+            Self::Durable => "threadcast, a durable stream ²",
             Self::DurableStreams => "Durable Streams server ²",
         }
     }
@@ -83,6 +94,7 @@ impl Engine {
     pub fn path(self) -> &'static str {
         match self {
             Self::Direct | Self::Wake => "/channels/bench",
+            Self::Durable => "/v1/stream/bench?offset=now&live=sse",
             Self::DurableStreams => "/bench?offset=now&live=sse",
             _ => "/bench",
         }
@@ -127,8 +139,25 @@ impl Engine {
                 install.args(["install", "--quiet", "--locked", "--version", "0.1.5", "--root"]);
                 install.arg(&root).arg("durable-streams");
                 run(&mut install, "needs crates.io the first time")?;
-                Ok(Start::DurableStreams { program: root.join("bin/durable-streams-server") })
+                Ok(Start::DurableStreams {
+                    program: root.join("bin/durable-streams-server"),
+                    path: "/bench",
+                    arguments: |port, folder| {
+                        let folder = folder.display();
+                        words(&format!("--durability memory --port {port} --data-dir {folder}"))
+                    },
+                })
             }
+            Self::Durable => Ok(Start::DurableStreams {
+                program: env!("CARGO_BIN_EXE_threadcast").into(),
+                path: "/v1/stream/bench",
+                arguments: |port, _| {
+                    words(&format!(
+                        "--listen 127.0.0.1:{port} --durable-streams --durable-stream-limit 2GiB \
+                         --durable-total 2GiB"
+                    ))
+                },
+            }),
             Self::Nchan => {
                 const HOW: &str = "apt install nginx libnginx-mod-nchan";
                 let nginx = find_program("nginx")
@@ -141,6 +170,10 @@ impl Engine {
             }
         }
     }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
 }
 
 fn peer(program: PathBuf, arguments: &[&str]) -> Start {

@@ -12,6 +12,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub)] // the bench prints a report
 
+mod catch_up;
 mod engine;
 mod measure;
 mod options;
@@ -86,12 +87,15 @@ fn run(options: &Options) -> io::Result<()> {
             write(path, &report)?;
         }
     }
-    if options.requests
-        && let Some((_, start)) = engines.iter().find(|(engine, _)| *engine == Engine::Direct)
-    {
-        let result = requests::Result::measure(start, options)?;
-        println!("{}", result.table());
-        report.requests = Some(result);
+    for (engine, start) in engines.iter().filter(|_| options.requests) {
+        if let Some(result) = requests::Result::measure(*engine, start, options)? {
+            println!("{}", result.table());
+            report.requests.push(result);
+        }
+        if let Some(result) = catch_up::Result::measure(*engine, start, options)? {
+            println!("{}\n", result.line());
+            report.catch_up.push(result);
+        }
         if let Some(path) = &options.json {
             write(path, &report)?;
         }

@@ -19,10 +19,11 @@ cargo bench --bench field -- [options]
   --warm-up S          Warm up each run for S seconds  [1]
   --quick              Measure each engine once, for 2 seconds
   --engines a,b        Measure only these engines: floor direct wake axum nchan node go
-                       durable-streams
-  --workloads a,b      Measure only these workloads: 1k-at-1 1k-at-50 1k-at-500
+                       durable durable-streams
+  --workloads a,b      Measure only these workloads: 1-at-50 1k-at-1 1k-at-50 1k-at-500
                        1k-at-10k 10k-at-1 10k-at-once 5k-newcomers 50-reading
-                       50-and-1-stuck; requests: publishes and pages, threadcast only
+                       50-and-1-stuck; requests: publishes and pages of threadcast,
+                       appends and catch-up of durable streams
   --server-cores N,M   Pin the server to these cores  [0]
   --load-core N        Pin the load to core N  [1]
   --json FILE          Write all samples to FILE

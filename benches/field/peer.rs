@@ -13,10 +13,11 @@ use crate::engine::Start;
 use crate::publisher::{Form, Publisher};
 
 /// nchan assigns ids of the form `<seconds>:<number within the second>`.
-const NCHAN: Form = Form { path: "/publish", around: "id: 1700000000:0\ndata: \n\n".len() };
+const NCHAN: Form =
+    Form { path: "/publish", around: "id: 1700000000:0\ndata: \n\n".len(), is_created: false };
 
 /// A Durable Streams server sends an event with the data, and another with the reader's position.
-const DURABLE_STREAMS: Form = Form { path: "/bench", around: "event: data\ndata:\n\n".len() };
+const DURABLE: Form = Form { path: "", around: "event: data\ndata:\n\n".len(), is_created: true };
 
 /// A running engine. Dropping this value stops the engine.
 #[derive(Debug)]
@@ -44,12 +45,12 @@ impl Peer {
                 command.arg("-c").arg(folder.join("nginx.conf"));
                 Self::start_with_publisher(command, cores, free, folder, NCHAN)
             }
-            Start::DurableStreams { program } => {
+            Start::DurableStreams { program, path, arguments } => {
                 let (free, folder) = (free_address()?, folder()?);
                 let mut command = Command::new(program);
-                command.args(["--durability", "memory", "--port", &free.port().to_string()]);
-                command.arg("--data-dir").arg(&folder);
-                Self::start_with_publisher(command, cores, free, folder, DURABLE_STREAMS)
+                command.args(arguments(free.port(), &folder));
+                let form = Form { path, ..DURABLE };
+                Self::start_with_publisher(command, cores, free, folder, form)
             }
         }
     }
@@ -134,14 +135,14 @@ fn configure(
 
 /// Creates the stream of a Durable Streams server; nchan's channels need no creation.
 fn create(server: SocketAddr, form: Form) -> io::Result<()> {
-    if form.path != DURABLE_STREAMS.path {
+    if !form.is_created {
         return Ok(());
     }
     let mut socket = TcpStream::connect(server)?;
     let path = form.path;
     write!(
         socket,
-        "PUT {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: text/plain\r\n\
+        "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\
          Content-Length: 0\r\nConnection: close\r\n\r\n"
     )?;
     let mut response = String::new();

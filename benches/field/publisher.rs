@@ -20,6 +20,8 @@ pub struct Form {
     pub path: &'static str,
     /// The size of the engine's frame without the data.
     pub around: usize,
+    /// Whether a PUT must create the path.
+    pub is_created: bool,
 }
 
 /// The publisher's thread. It runs on the load's core, so the publisher's CPU time does not count
@@ -74,7 +76,7 @@ fn publish(mut socket: TcpStream, form: Form, settings: &Receiver<Traffic>) -> i
             let (path, length) = (form.path, data.len());
             let _ = write!(
                 requests,
-                "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: text/plain\r\n\
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\
                  Content-Length: {length}\r\n\r\n{data}"
             );
         }

@@ -10,8 +10,8 @@ use sse_load::process::Cores;
 
 use crate::engine::Engine;
 use crate::measure::{Sample, Taken};
-use crate::requests;
 use crate::workload::Workload;
+use crate::{catch_up, requests};
 
 /// The results of all workloads.
 #[derive(Debug, Serialize)]
@@ -23,8 +23,9 @@ pub struct Report {
     /// The engines that were skipped, with the reasons.
     pub skipped: BTreeMap<&'static str, String>,
     pub results: Vec<Result>,
-    /// The finite requests, if they were measured.
-    pub requests: Option<requests::Result>,
+    /// The finite requests of each engine, if they were measured.
+    pub requests: Vec<requests::Result>,
+    pub catch_up: Vec<catch_up::Result>,
 }
 
 /// All runs of one workload.
@@ -53,7 +54,8 @@ impl Report {
             load_socket: Taken::default(),
             skipped,
             results: Vec::new(),
-            requests: None,
+            requests: Vec::new(),
+            catch_up: Vec::new(),
         }
     }
 
@@ -83,8 +85,9 @@ impl Report {
          than 5 % of a core.\n\
          \n¹ nchan publishes nothing itself: one keep-alive connection posts due events in batches of \
          64, as fast as nginx responds. Receiving these requests is included in its CPU time.\n\
-         ² The crate durable-streams 0.1.5 with `--durability memory`, published to in the same way. It \
-         sends an event with the data and another with the reader's position.\n"
+         ² The protocol of Durable Streams, in memory, published to in the same way: threadcast with \
+         `--durable-streams`, and the crate durable-streams 0.1.5 with `--durability memory`. Each sends an \
+         event with the data and another with the reader's position.\n"
     }
 }
 

@@ -1,4 +1,5 @@
-//! Measures finite requests to threadcast: publishes, and pages with and without keep-alive.
+//! Measures finite requests: publishes and pages of threadcast, with and without keep-alive, and
+//! appends to durable streams.
 //!
 //! Each connection sends a request when it has read the response to the one before. All connections
 //! are on one thread, on `epoll`.
@@ -15,47 +16,63 @@ use sse_load::figures::{digits, float, median};
 use sse_load::load::Histogram;
 use sse_load::meter::Spent;
 
-use crate::engine::Start;
+use crate::engine::{Engine, Start};
 use crate::options::Options;
 use crate::peer::Peer;
 
 /// One kind of request, on some connections.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Requests {
     title: &'static str,
     connections: usize,
     /// Whether a connection carries more than one request.
     keeps_alive: bool,
     /// The method and the path.
-    target: &'static str,
+    target: String,
     body: &'static str,
 }
 
 const BODY: &str = "sixty-four bytes of data, as in the frames of the other workloads";
 
-const PUBLISH: Requests = Requests {
-    title: "publish",
-    connections: 64,
-    keeps_alive: true,
-    target: "POST /channels/requests",
-    body: BODY,
-};
+impl Requests {
+    fn publish(connections: usize) -> Self {
+        let target = "POST /channels/requests".into();
+        Self { title: "publish", connections, keeps_alive: true, target, body: BODY }
+    }
 
-const PAGE: Requests =
-    Requests { title: "the demo page", connections: 16, target: "GET /", body: "", ..PUBLISH };
+    fn get(title: &'static str, connections: usize, path: &str) -> Self {
+        Self { title, connections, keeps_alive: true, target: format!("GET {path}"), body: "" }
+    }
 
-const ALL: [Requests; 6] = [
-    Requests { connections: 1, ..PUBLISH },
-    Requests { connections: 8, ..PUBLISH },
-    PUBLISH,
-    Requests { title: "`/healthz`", target: "GET /healthz", body: "", ..PUBLISH },
-    PAGE,
-    Requests { title: "the demo page, a connection each", keeps_alive: false, ..PAGE },
-];
+    fn append(connections: usize, path: &str) -> Self {
+        let target = format!("POST {path}");
+        Self { title: "append", connections, keeps_alive: true, target, body: BODY }
+    }
 
-/// The measurements of all kinds of requests.
+    /// Returns what is measured of an engine: nothing of most.
+    fn of(engine: Engine, start: &Start) -> Vec<Self> {
+        let single = "the demo page, a connection each";
+        match (engine, start) {
+            (Engine::Direct, _) => vec![
+                Self::publish(1),
+                Self::publish(8),
+                Self::publish(64),
+                Self::get("`/healthz`", 64, "/healthz"),
+                Self::get("the demo page", 16, "/"),
+                Self { keeps_alive: false, ..Self::get(single, 16, "/") },
+            ],
+            (_, Start::DurableStreams { path, .. }) => {
+                [1, 16, 64].map(|connections| Self::append(connections, path)).into()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The measurements of all kinds of requests to one engine.
 #[derive(Debug, Serialize)]
 pub struct Result {
+    engine: &'static str,
     rows: Vec<Row>,
 }
 
@@ -75,28 +92,32 @@ struct Sample {
 }
 
 impl Result {
-    /// Measures all kinds of requests, each as often as the options say.
-    pub fn measure(start: &Start, options: &Options) -> io::Result<Self> {
+    /// Measures all kinds of requests to an engine, each as often as the options say. Returns `None`
+    /// if none is measured of this engine.
+    pub fn measure(engine: Engine, start: &Start, options: &Options) -> io::Result<Option<Self>> {
+        let kinds = Requests::of(engine, start);
         let row = |it: &Requests| Row {
             title: it.title,
             connections: it.connections,
             samples: Vec::new(),
         };
-        let mut rows: Vec<_> = ALL.iter().map(row).collect();
+        let mut rows: Vec<_> = kinds.iter().map(row).collect();
         for run in 1..=options.runs {
-            for (requests, row) in ALL.iter().zip(&mut rows) {
-                eprintln!("requests run {run} of {}: {}", options.runs, requests.title);
+            for (requests, row) in kinds.iter().zip(&mut rows) {
+                let (engine, title) = (engine.name(), requests.title);
+                eprintln!("requests run {run} of {}: {engine}, {title}", options.runs);
                 row.samples.push(requests.measure(start, options)?);
             }
         }
-        Ok(Self { rows })
+        Ok(if rows.is_empty() { None } else { Some(Self { engine: engine.title(), rows }) })
     }
 
     /// Returns the table of the medians.
     pub fn table(&self) -> String {
-        let mut text = String::from(
-            "## requests: finite requests to threadcast\n\n\
+        let mut text = format!(
+            "## requests: {}\n\n\
              | request | connections | a second | µs CPU each | p50 µs | p99 µs |\n|---|--:|--:|--:|--:|--:|\n",
+            self.engine
         );
         for row in &self.rows {
             let cell = |value: fn(&Sample) -> Option<f64>, places| {
@@ -122,13 +143,12 @@ impl Requests {
     fn message(&self, server: SocketAddr) -> Vec<u8> {
         let Self { target, body, keeps_alive, .. } = self;
         let connection = if *keeps_alive { "" } else { "Connection: close\r\n" };
-        let length = if body.is_empty() {
+        let about = if body.is_empty() {
             String::new()
         } else {
-            format!("Content-Length: {}\r\n", body.len())
+            format!("Content-Type: text/plain\r\nContent-Length: {}\r\n", body.len())
         };
-        format!("{target} HTTP/1.1\r\nHost: {server}\r\n{connection}{length}\r\n{body}")
-            .into_bytes()
+        format!("{target} HTTP/1.1\r\nHost: {server}\r\n{connection}{about}\r\n{body}").into_bytes()
     }
 
     fn measure(&self, start: &Start, options: &Options) -> io::Result<Sample> {
@@ -261,6 +281,9 @@ impl Connection {
 fn length(received: &[u8]) -> io::Result<Option<usize>> {
     let Some(end) = memchr::memmem::find(received, b"\r\n\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&received[..end]).to_ascii_lowercase();
+    if head.starts_with("http/1.1 204") {
+        return Ok(Some(end + 4));
+    }
     if !head.starts_with("http/1.1 200") {
         let line = head.lines().next().unwrap_or_default().to_owned();
         return Err(io::Error::other(format!("the server responded {line:?}")));

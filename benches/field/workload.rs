@@ -37,7 +37,8 @@ const PLAIN: Workload = Workload {
 };
 
 /// All workloads, in the order in which they run.
-pub const ALL: [Workload; 9] = [
+pub const ALL: [Workload; 10] = [
+    Workload { name: "1-at-50", clients: 1, rate: 50, ..PLAIN },
     Workload { name: "1k-at-1", memory: true, ..PLAIN },
     Workload { name: "1k-at-50", rate: 50, ..PLAIN },
     Workload { name: "1k-at-500", rate: 500, ..PLAIN },
@@ -68,9 +69,9 @@ impl Workload {
     }
 
     /// Returns the number of events per second during the warm-up. Unless `at_once` is set, it is
-    /// high enough that the clients together read 50,000 events per second.
+    /// high enough that 50 clients or more together read 50,000 events per second.
     pub fn warm_up_rate(&self) -> u32 {
-        let enough = 50_000 / u32::try_from(self.clients.max(1)).unwrap_or(u32::MAX);
+        let enough = 50_000 / u32::try_from(self.clients.max(50)).unwrap_or(u32::MAX);
         if self.at_once { self.rate } else { self.rate.max(enough) }
     }
 
