@@ -8,26 +8,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Command, CommandFactory};
+use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
-
-#[path = "../src"]
-mod source {
-    #[allow(dead_code)] // only the definition of the command line is used
-    pub(crate) mod cli;
-    #[allow(dead_code)] // the command line uses only the type of the log's format
-    mod logging;
-    #[allow(dead_code)] // the command line uses only the types of its options
-    mod webhook;
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args_os().nth(1).map_or_else(|| "target".into(), PathBuf::from);
     let (pages, completions) = (folder.join("man"), folder.join("completions"));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;
-    let threadcast = <source::cli::Cli as CommandFactory>::command();
+    let threadcast = threadcast::program::command();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut threadcast.clone(), "threadcast", &completions)?;
     }

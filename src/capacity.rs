@@ -16,7 +16,7 @@ use std::str::FromStr;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub(crate) use self::costs::Cost;
-pub use self::costs::Costs;
+pub(crate) use self::costs::Costs;
 use self::costs::{IDLE_KERNEL, THREAD_GUARDS};
 use self::system::SELF;
 use crate::broadcast::default_broadcasters;
@@ -39,30 +39,22 @@ const RESERVE: usize = 4;
 
 /// One limit on the number of clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bound {
+pub(crate) struct Bound {
     /// The limit's name in Linux: `RLIMIT_NOFILE`, `pids.max`, …
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// The limit itself, in descriptors, threads, mappings or bytes.
-    pub limit: u64,
+    pub(crate) limit: u64,
     /// The part of the limit that is used by anything but this server's clients, in the same unit.
-    pub used: u64,
+    pub(crate) used: u64,
     /// How many clients the unused part of the limit permits.
-    pub clients: usize,
+    pub(crate) clients: usize,
     /// The setting or command that raises the limit.
-    pub raise: String,
+    pub(crate) raise: String,
 }
 
 /// The number of clients that a server can hold on this machine, with the limits that determine it.
-///
-/// ```
-/// use threadcast::{Capacity, Costs};
-///
-/// let capacity = Capacity::of_new_server(&Costs::default(), 1);
-/// let bound = capacity.binding();
-/// println!("{} clients, limited by {}: {}", capacity.clients(), bound.name, bound.raise);
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capacity {
+pub(crate) struct Capacity {
     /// All limits that could be read, the smallest number of clients first.
     bounds: Vec<Bound>,
 }
@@ -70,7 +62,7 @@ pub struct Capacity {
 impl Capacity {
     /// Returns the capacity of a server that has not started yet and will listen on this many
     /// addresses, with the default number of broadcasters.
-    pub fn of_new_server(costs: &Costs, addresses: usize) -> Self {
+    pub(crate) fn of_new_server(costs: &Costs, addresses: usize) -> Self {
         Self::with_broadcasters(costs, addresses, default_broadcasters())
     }
 
@@ -81,7 +73,7 @@ impl Capacity {
 
     /// Returns the capacity of another server that has not started yet, will listen on one address,
     /// and takes `share` for each client.
-    pub fn of_new_process(share: Share) -> Self {
+    pub(crate) fn of_new_process(share: Share) -> Self {
         Self::of_new(share, None, 1, 1)
     }
 
@@ -112,17 +104,17 @@ impl Capacity {
 
     /// Returns the capacity of a server in another process. The server must have no clients, and
     /// its process must be in the same control group as this process.
-    pub fn of_process(process: u32, share: Share) -> Self {
+    pub(crate) fn of_process(process: u32, share: Share) -> Self {
         Self::measure(&process.to_string(), share, &Own::default())
     }
 
     /// Returns the capacity: the number of clients that the smallest limit permits.
-    pub fn clients(&self) -> usize {
+    pub(crate) fn clients(&self) -> usize {
         self.binding().clients
     }
 
     /// Returns the limit that is reached first.
-    pub fn binding(&self) -> &Bound {
+    pub(crate) fn binding(&self) -> &Bound {
         &self.bounds[0]
     }
 
@@ -137,7 +129,7 @@ impl Capacity {
     /// A tenth of the capacity (at least four connections) is reserved, so that the server can
     /// always respond to page requests and publishers. If more streams are requested than remain,
     /// the requested number is reduced to the remainder.
-    pub fn max_clients(&self, requested: Option<usize>) -> usize {
+    pub(crate) fn max_clients(&self, requested: Option<usize>) -> usize {
         let capacity = self.clients();
         let most = (capacity * 9 / 10).min(capacity.saturating_sub(RESERVE)).max(1);
         requested.map_or(most, |requested| requested.min(most))
@@ -193,28 +185,21 @@ pub fn raise_own_limits() {
 }
 
 /// The resources that one client takes.
-///
-/// ```
-/// use threadcast::{Costs, Share};
-///
-/// let share = Share::of(&Costs::default());
-/// assert_eq!((share.descriptors, share.threads), (1, 1));
-/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Share {
+pub(crate) struct Share {
     /// The number of descriptors.
-    pub descriptors: u64,
+    pub(crate) descriptors: u64,
     /// The number of threads.
-    pub threads: u64,
+    pub(crate) threads: u64,
     /// The memory, in bytes.
-    pub memory: u64,
+    pub(crate) memory: u64,
     /// The address space, in bytes.
-    pub address_space: u64,
+    pub(crate) address_space: u64,
 }
 
 impl Share {
     /// Returns the resources that a client of threadcast takes.
-    pub fn of(costs: &Costs) -> Self {
+    pub(crate) fn of(costs: &Costs) -> Self {
         let address_space = costs.client_address_space();
         Self { descriptors: 1, threads: 1, memory: costs.client_memory(), address_space }
     }

@@ -23,7 +23,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use threadcast::{
-    Config, Costs, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt, UnixSocket,
+    Config, Delivery, Histories, History, IpNet, Limits, SlowClient, StoreAt, UnixSocket,
 };
 
 pub(crate) use self::access::Access;
@@ -36,7 +36,8 @@ pub(crate) use self::load::Load;
 pub(crate) use self::store::Store;
 pub(crate) use self::token::TokenArgs;
 use self::webhook::Reports;
-use super::logging::Format;
+use crate::capacity::Costs;
+use crate::logging::Format;
 
 // The headings of the options in the help of `serve`.
 const LISTENING: &str = "Listening";

@@ -16,12 +16,12 @@ static LOG_LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
 ///
 /// `/status` and `/metrics` report the count. A logger should drop lines rather than make a thread
 /// wait for the log's reader.
-pub fn count_dropped_log_line() {
+pub(crate) fn count_dropped_log_line() {
     LOG_LINES_DROPPED.fetch_add(1, Ordering::Relaxed);
 }
 
 /// How many lines the log of this process has dropped.
-pub fn dropped_log_lines() -> u64 {
+pub(crate) fn dropped_log_lines() -> u64 {
     LOG_LINES_DROPPED.load(Ordering::Relaxed)
 }
 

@@ -11,6 +11,7 @@
 //! * **A line within one chunk is not buffered.** The decoder buffers only the start of a line that
 //!   continues in the next chunk. Otherwise, it copies each field's value once, to its final place.
 
+use std::iter;
 use std::mem;
 use std::time::Duration;
 
@@ -118,9 +119,18 @@ impl Decoder {
 
     /// Returns the events that these next bytes of the stream complete.
     ///
-    /// The iterator decodes lazily: consume it before the next call of `push`.
-    pub fn push<'a>(&'a mut self, bytes: &'a [u8]) -> Events<'a> {
-        Events { decoder: self, bytes }
+    /// The iterator decodes lazily: consume it before the next call of `push`. It has an error in
+    /// place of each event above the limit.
+    pub fn push<'a>(
+        &'a mut self,
+        mut bytes: &'a [u8],
+    ) -> impl Iterator<Item = Result<DecodedEvent, DecodeError>> + 'a {
+        iter::from_fn(move || {
+            if bytes.is_empty() {
+                return None;
+            }
+            self.next_event(&mut bytes).transpose()
+        })
     }
 
     /// Prepares for the stream of a new connection.
@@ -131,7 +141,7 @@ impl Decoder {
     /// event has no id. Browsers keep the last event ID instead, and so does this decoder: if a
     /// connection ends before its first id, the next connection resumes from the same event as the
     /// one before.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let fresh = Self::with_limit(self.limit);
         let last_event_id = mem::take(&mut self.last_event_id);
         *self = Self { id: last_event_id.clone(), last_event_id, retry: self.retry, ..fresh };
@@ -264,35 +274,6 @@ impl Decoder {
 impl Default for Decoder {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// Iterator over decoded events, with an error in place of each event above the limit.
-///
-/// ```
-/// use threadcast::client::Decoder;
-///
-/// let mut decoder = Decoder::new();
-/// for event in decoder.push(b"data: 1\n\ndata: 2\n\n") {
-///     println!("{}", event?.data);
-/// }
-/// # Ok::<(), threadcast::client::DecodeError>(())
-/// ```
-#[derive(Debug)]
-#[must_use = "the iterator decodes lazily"]
-pub struct Events<'a> {
-    decoder: &'a mut Decoder,
-    bytes: &'a [u8],
-}
-
-impl Iterator for Events<'_> {
-    type Item = Result<DecodedEvent, DecodeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.bytes.is_empty() {
-            return None;
-        }
-        self.decoder.next_event(&mut self.bytes).transpose()
     }
 }
 

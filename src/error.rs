@@ -107,8 +107,14 @@ fn unix_bind_problem(error: &io::Error) -> String {
 /// A store cannot be used. The store was not changed.
 ///
 /// ```
-/// let error = threadcast::store::stats("no/such/file.redb".as_ref()).unwrap_err();
-/// assert!(error.to_string().contains("no/such/file.redb"));
+/// use threadcast::{Config, Server, StartError, StoreAt};
+///
+/// let store = Some(StoreAt::File("no/such/folder/file.redb".into()));
+/// let listen = vec!["127.0.0.1:0".parse()?];
+/// let error = Server::bind(Config { listen, store, ..Config::default() }).unwrap_err();
+/// let StartError::Store(error) = error else { panic!("{error}") };
+/// assert!(error.to_string().contains("no/such/folder/file.redb"));
+/// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 #[derive(Debug)]
 pub struct StoreError {
@@ -121,10 +127,14 @@ pub struct StoreError {
 /// The reason why a store cannot be used.
 ///
 /// ```
-/// use threadcast::{StoreProblem, store};
+/// use threadcast::{Config, Server, StartError, StoreAt, StoreProblem};
 ///
-/// let error = store::stats("no/such/file.redb".as_ref()).unwrap_err();
-/// assert!(matches!(error.problem, StoreProblem::Missing));
+/// let store = Some(StoreAt::File("/dev/null".into()));
+/// let listen = vec!["127.0.0.1:0".parse()?];
+/// let error = Server::bind(Config { listen, store, ..Config::default() }).unwrap_err();
+/// let StartError::Store(error) = error else { panic!("{error}") };
+/// assert!(matches!(error.problem, StoreProblem::NotAFile));
+/// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]

@@ -34,7 +34,7 @@ impl EventId {
 
     /// Returns the next id. It has the same epoch, unless `n` overflows.
     #[must_use]
-    pub fn next(self) -> Self {
+    pub(crate) fn next(self) -> Self {
         match self.n.checked_add(1) {
             Some(n) => Self { n, ..self },
             None => Self { epoch: self.epoch.saturating_add(1), n: 0 },

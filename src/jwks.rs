@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use threadcast::jwt::{KeyRefresh, VerifyingKey};
+use threadcast::jwt::VerifyingKey;
 use ureq::Agent;
 use ureq::http::header::{CACHE_CONTROL, HeaderMap};
 
+use crate::mercure::jwt::KeyRefresh;
 use crate::reload::Reloader;
 
 /// The time limit for one fetch.

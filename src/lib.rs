@@ -18,7 +18,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The module [`extension`] adds routes to the server.
+//! The module [`extension`] adds routes to the server. The module `program` is the `threadcast`
+//! program.
 //!
 //! # Features
 //!
@@ -43,7 +44,7 @@
 //! until the stream ends.
 //!
 //! An event passes through [`Registry::publish`], the channel's history, a notifier,
-//! `registry::read`, and then `broadcast` or `stream`. With a [`store`], the registry
+//! `registry::read`, and then `broadcast` or `stream`. With a store, the registry
 //! first gives the event to its `registry::event_log`: to `store::file`, or, with a Redis that
 //! several servers share, to `store::redis`.
 
@@ -58,7 +59,8 @@
         feature = "mercure",
         feature = "durable-streams",
         feature = "client",
-        feature = "cli"
+        feature = "cli",
+        feature = "lab"
     )),
     allow(dead_code, unreachable_pub, unused_imports, unused_variables)
 )]
@@ -103,12 +105,38 @@ mod process;
 mod registry;
 mod slot;
 #[cfg(feature = "server")]
-pub mod store;
+mod store;
 mod stream;
 #[cfg(feature = "server")]
 mod ticker;
 #[cfg(any(feature = "server", feature = "client"))]
 mod token;
+
+// The program: the library reaches these modules only through `program`.
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
+mod jwks;
+#[cfg(feature = "lab")]
+mod lab;
+#[cfg(feature = "lab")]
+mod live;
+#[cfg(feature = "cli")]
+mod load;
+#[cfg(feature = "cli")]
+mod logging;
+#[cfg(feature = "cli")]
+pub mod program;
+#[cfg(feature = "cli")]
+mod reload;
+#[cfg(feature = "cli")]
+mod serve;
+#[cfg(feature = "cli")]
+mod webhook;
+
+// The program's modules name the public items as other programs do: `threadcast::Config`.
+#[cfg(feature = "cli")]
+extern crate self as threadcast;
 
 /// Compiles the code blocks of the README.
 #[cfg(all(doctest, feature = "cli"))]
@@ -118,8 +146,7 @@ struct Readme;
 #[cfg(feature = "server")]
 pub use broadcast::Delivery;
 #[cfg(feature = "server")]
-pub use capacity::{Bound, Capacity, Costs, Share, raise_own_limits};
-pub use counters::{count_dropped_log_line, dropped_log_lines};
+pub use capacity::raise_own_limits;
 #[cfg(feature = "server")]
 pub use error::StartError;
 pub use error::{EventError, PublishError, StoreError, StoreProblem};
@@ -133,8 +160,8 @@ pub use limits::{DurableStreams, Limits};
 #[cfg(feature = "mercure")]
 pub use mercure::{jwt, matcher::MatcherError};
 pub use registry::{
-    Changes, ChannelInfo, Channels, Histories, History, Matcher, ParseStartError, Published,
-    Readable, Registry, RegistryOptions, Seen, Start, Subject, Subscription, Update, Watch,
+    ChannelInfo, Channels, Histories, History, Matcher, ParseStartError, Published, Readable,
+    Registry, RegistryOptions, Start, Subscription, Update,
 };
 #[cfg(feature = "redis")]
 pub use store::RedisUrl;

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use threadcast::Handle;
-use threadcast::jwt::{KeyRefresh, VerifyingKey};
+use threadcast::jwt::VerifyingKey;
 
 use crate::cli::Access;
+use crate::mercure::jwt::KeyRefresh;
 
 /// Reloads what the options of a running server name.
 #[derive(Debug)]

@@ -23,13 +23,14 @@ use signal_hook::consts::{
 };
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
-use threadcast::jwt::KeyRefresh;
 use threadcast::{Config, Handle, Server, StartError};
 
 use crate::cli::Serve;
+use crate::http::hooks::Attachments;
 use crate::jwks;
 #[cfg(feature = "lab")]
 use crate::live::Live;
+use crate::mercure::jwt::KeyRefresh;
 use crate::reload::Reloader;
 use crate::webhook::Webhooks;
 
@@ -52,9 +53,12 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     let access = options.access.clone();
     let jwks_url = access.jwks_url().map(str::to_owned);
     let refresh = jwks_url.as_ref().map(|_| Arc::new(KeyRefresh::new()));
-    let config = Config { key_refresh: refresh.clone(), ..Config::from(options) };
+    let config = Config::from(options);
     let drain = config.limits.drain;
-    let config = webhooks.iter().fold(config, |config, webhooks| webhooks.configure(config));
+    let mut attached = Attachments { key_refresh: refresh.clone(), ..Attachments::default() };
+    if let Some(webhooks) = &webhooks {
+        webhooks.attach(&mut attached);
+    }
     let mut signals = Signals::new(IGNORED_SIGNALS.into_iter().chain([SIGHUP]))?;
     // With this handler, a write beyond `ulimit -f` fails as a write to a full disk does. The
     // signal is not logged, because the log may be the file that has reached the limit.
@@ -64,16 +68,14 @@ pub(crate) fn run(options: Serve) -> Result<(), Box<dyn Error>> {
     #[cfg(feature = "lab")]
     let lab = Live::new(env::current_exe().ok());
     #[cfg(feature = "lab")]
-    let config = if has_lab {
+    if has_lab {
         check_addresses(&listeners, &config.listen)?;
-        lab.configure(config)
-    } else {
-        config
-    };
+        lab.attach(&mut attached);
+    }
     let server = if listeners.is_empty() {
-        Server::bind(config)?
+        Server::bind_with(config, attached)?
     } else {
-        Server::with_listeners(listeners, config)?
+        Server::with_listeners_and(listeners, config, attached)?
     };
     #[cfg(feature = "lab")]
     let server = server.with_routes(lab.routes(has_lab));

@@ -37,7 +37,7 @@ impl Token {
     }
 
     /// Returns the text of the token, for sending it.
-    pub fn secret(&self) -> &str {
+    pub(crate) fn secret(&self) -> &str {
         &self.0
     }
 }

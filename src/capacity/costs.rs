@@ -63,17 +63,8 @@ pub(crate) struct Cost {
 }
 
 /// The maximum cost of a server: the cost of each client, and the reserved cost of everything else.
-///
-/// ```
-/// use threadcast::{Capacity, Costs, Limits};
-///
-/// let large = Limits { event: 1 << 20, ..Limits::default() };
-/// let costs = Costs::new(&large, 10_000, None);
-/// println!("{costs}");
-/// assert!(Capacity::of_new_server(&costs, 1).clients() > 0);
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Costs {
+pub(crate) struct Costs {
     client: [Cost; 5],
     reserved: [Cost; 5],
     history_total: usize,
@@ -85,7 +76,7 @@ impl Costs {
     ///
     /// `history_total` defaults to 256 MiB, or a quarter of this process's memory limit if that is
     /// less.
-    pub fn new(limits: &Limits, max_channels: usize, history_total: Option<usize>) -> Self {
+    pub(crate) fn new(limits: &Limits, max_channels: usize, history_total: Option<usize>) -> Self {
         let history_total = history_total.unwrap_or_else(|| HISTORY_TOTAL.min(memory_limit() / 4));
         let event = EVENT_EXPANSION * limits.event.min(1 << 40) + EVENT_OVERHEAD;
         // `READ_LIMIT` counts twice, because a growing buffer may take twice the size of its
@@ -122,7 +113,7 @@ impl Costs {
 
     /// Adds the cost of durable streams, if the server has any.
     #[must_use]
-    pub fn with_durable_streams(mut self, limits: Option<&DurableStreams>) -> Self {
+    pub(crate) fn with_durable_streams(mut self, limits: Option<&DurableStreams>) -> Self {
         let Some(limits) = limits else { return self };
         self.durable_total = limits.total.unwrap_or_else(|| DURABLE_TOTAL.min(memory_limit() / 4));
         let streams = DURABLE_STREAM.saturating_mul(limits.streams as u64);

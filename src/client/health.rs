@@ -15,16 +15,7 @@ use super::http::{Http, SendError, ServerUrl, error_of};
 /// # Errors
 ///
 /// Fails if the server does not answer within this time, or with another status.
-///
-/// ```
-/// use std::time::Duration;
-/// use threadcast::client::check_health;
-///
-/// let server = "http://127.0.0.1:1".parse()?; // no server listens there
-/// assert!(check_health(server, Duration::from_secs(1)).is_err());
-/// # Ok::<(), threadcast::client::ClientError>(())
-/// ```
-pub fn check_health(server: ServerUrl, within: Duration) -> Result<(), ClientError> {
+pub(crate) fn check_health(server: ServerUrl, within: Duration) -> Result<(), ClientError> {
     let url = format!("{server}/healthz");
     let http = Http::new(server, None, |config| config);
     match http.send(&Method::GET, &url, &HeaderMap::new(), &[], Some(within)) {
@@ -43,14 +34,7 @@ const STATUS_LINE_MAX: usize = 1024;
 /// # Errors
 ///
 /// Fails if the server does not answer within this time, or with another status.
-///
-/// ```
-/// use std::time::Duration;
-/// use threadcast::client::check_unix_health;
-///
-/// assert!(check_unix_health("no/such.sock".as_ref(), Duration::from_secs(1)).is_err());
-/// ```
-pub fn check_unix_health(socket: &Path, within: Duration) -> Result<(), ClientError> {
+pub(crate) fn check_unix_health(socket: &Path, within: Duration) -> Result<(), ClientError> {
     let failed =
         |problem: String| ClientError::Connection(format!("unix:{}: {problem}", socket.display()));
     let line = status_line(socket, within).map_err(|error| match error.kind() {

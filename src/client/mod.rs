@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use self::health::{check_health, check_unix_health};
+pub(crate) use self::health::{check_health, check_unix_health};
 pub use self::http::ServerUrl;
 pub use self::listen::{ListenOptions, Listener, StopHandle};
 pub use self::publish::{OnError, Publication, PublishOptions, Publisher};
-pub use crate::decoder::{DecodeError, DecodedEvent, Decoder, Events};
+pub use crate::decoder::{DecodeError, DecodedEvent, Decoder};
 
 /// An error of a [`Listener`] or a [`Publisher`].
 ///

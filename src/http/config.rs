@@ -3,15 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::hooks::Hooks;
 use super::request::Request;
 use crate::broadcast::{Delivery, default_broadcasters};
 use crate::limits::{DurableStreams, Limits};
-use crate::mercure::jwt::{KeyRefresh, VerifyingKey};
+use crate::mercure::jwt::VerifyingKey;
 use crate::registry::{Histories, RegistryOptions};
 use crate::store::StoreAt;
 use crate::stream::SlowClient;
@@ -67,8 +65,8 @@ pub struct Config {
     /// What happens to a client that reads so slowly that its next event is no longer in the
     /// history. Default: [`SlowClient::Gap`].
     pub slow_client: SlowClient,
-    /// Maximum number of streams. Default: nine tenths of [`Capacity`](crate::Capacity). A larger
-    /// value is reduced to this default.
+    /// Maximum number of streams. Default: nine tenths of the capacity, which the limits of this
+    /// process and its machine determine. A larger value is reduced to this default.
     pub max_clients: Option<usize>,
     /// Maximum number of streams from one address. Default: 100.
     ///
@@ -98,9 +96,6 @@ pub struct Config {
     /// Key that verifies the JWTs of subscribers. Default: none; with a key, reads require a
     /// token.
     pub subscribe_key: Option<VerifyingKey>,
-    /// Connects requests with a JWT of an unknown key to the thread that fetches key sets. Default:
-    /// none; then such a request gets 401.
-    pub key_refresh: Option<Arc<KeyRefresh>>,
     /// URL that names this server in the `aud` claim of current JWTs (`at+jwt`). Default: none;
     /// then the server rejects such JWTs.
     pub jwt_audience: Option<String>,
@@ -127,13 +122,6 @@ pub struct Config {
     /// Limits of sizes and times, such as the longest body and the drain time. Default:
     /// [`Limits::default`].
     pub limits: Limits,
-    /// Whether a server that starts with [`Delivery::Wake`] can switch to [`Delivery::Direct`]
-    /// ([`Handle::switch_delivery`](crate::Handle::switch_delivery)). Default: false.
-    ///
-    /// Such a server has a broadcaster thread even while it does not need one.
-    pub switchable_delivery: bool,
-    /// Functions that the server calls when a stream starts, and when it drains. Default: none.
-    pub hooks: Vec<Arc<dyn Hooks>>,
 }
 
 /// A UNIX socket to listen on, besides the addresses of [`Config::listen`].
@@ -270,7 +258,6 @@ impl Default for Config {
             publish_rate: None,
             publish_key: None,
             subscribe_key: None,
-            key_refresh: None,
             jwt_audience: None,
             anonymous: false,
             mercure: Mercure::default(),
@@ -279,8 +266,6 @@ impl Default for Config {
             cors_headers: Vec::new(),
             log_streams: false,
             limits: Limits::default(),
-            switchable_delivery: false,
-            hooks: Vec::new(),
         }
     }
 }

@@ -124,11 +124,11 @@ impl Exchange<'_> {
 
     /// Returns the query for [`Opening`](super::hooks::Opening), or `None` if there are no hooks.
     pub(super) fn query_for_hooks(&self) -> Option<Box<str>> {
-        (!self.server.config.hooks.is_empty()).then(|| self.request.query.as_str().into())
+        (!self.server.attached.hooks.is_empty()).then(|| self.request.query.as_str().into())
     }
 
     /// Returns the path, decoded and without its query.
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/{}", self.request.segments.join("/"))
     }
 
@@ -146,7 +146,7 @@ impl Exchange<'_> {
     ///
     /// Fails if the connection is to a UNIX socket, or if the system does not know the address,
     /// because the connection has been reset.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
         let address = self.inbound.socket.local_addr()?;
         address.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }

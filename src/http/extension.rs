@@ -1,4 +1,4 @@
-//! Adds routes to a server, and follows its streams.
+//! Adds routes to a server.
 //!
 //! A program that embeds the server adds a [`Route`] for each path of its own. Its handler gets an
 //! [`Exchange`] (the request, and the connection that it came through) and returns an [`Answer`],
@@ -41,13 +41,9 @@
 //! The routes are in the same table as the server's own. So the server checks the Host, answers
 //! OPTIONS and the methods that the path does not have, and adds the CORS headers. The handler
 //! itself calls [`Exchange::check_read`] or [`Exchange::check_publish`].
-//!
-//! [`Hooks`] are for a program that must know which streams are open, must be able to cut them, or
-//! reports a state of its own in `/status` and `/metrics`. The lab of the `threadcast` program (`--lab`) consists
-//! of such routes and hooks.
+//! The lab of the `threadcast` program (`--lab`) consists of such routes.
 
 pub use super::answer::Answer;
 pub use super::error::HttpError;
 pub use super::exchange::Exchange;
-pub use super::hooks::{Connection, Cut, Follower, Hooks, Metric, Opening};
-pub use super::route::{Requirement, Route};
+pub use super::route::Route;

@@ -43,7 +43,7 @@ impl Handle {
     }
 
     /// Returns whether the drain has started.
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.state.is_draining()
     }
 
@@ -61,7 +61,7 @@ impl Handle {
     ///
     /// Blocks until they respond, at most for this time. Always true if the server has no
     /// broadcaster ([`Delivery::Wake`]).
-    pub fn is_responsive(&self, within: Duration) -> bool {
+    pub(crate) fn is_responsive(&self, within: Duration) -> bool {
         self.state.mailboxes.as_ref().is_none_or(|mailboxes| mailboxes.ping(within))
     }
 
@@ -92,17 +92,17 @@ impl Handle {
     /// # Errors
     ///
     /// Fails if the folder cannot be read. The server then keeps the old one.
-    pub fn reload_pages(&self) -> Result<(), StartError> {
+    pub(crate) fn reload_pages(&self) -> Result<(), StartError> {
         self.state.reload_pages()
     }
 
     /// Counts a reload of files, for `/metrics`.
-    pub fn count_reload(&self, succeeded: bool) {
+    pub(crate) fn count_reload(&self, succeeded: bool) {
         self.state.counters.reload(succeeded);
     }
 
     /// Counts a fetch of a key set, for `/metrics`.
-    pub fn count_key_fetch(&self, succeeded: bool) {
+    pub(crate) fn count_key_fetch(&self, succeeded: bool) {
         self.state.counters.key_fetch(succeeded);
     }
 
@@ -112,7 +112,7 @@ impl Handle {
     }
 
     /// Returns the limits of the server.
-    pub fn limits(&self) -> &Limits {
+    pub(crate) fn limits(&self) -> &Limits {
         &self.state.config.limits
     }
 
@@ -122,25 +122,20 @@ impl Handle {
     }
 
     /// Returns the maximum number of streams and WebSockets.
-    pub fn max_clients(&self) -> usize {
+    pub(crate) fn max_clients(&self) -> usize {
         self.state.admission.max_clients
-    }
-
-    /// Returns the current delivery mode.
-    pub fn delivery(&self) -> Delivery {
-        self.state.delivery()
     }
 
     /// Switches the delivery mode of all streams. No client loses an event or receives one twice.
     ///
     /// Has no effect on a server without a broadcaster: one that started with [`Delivery::Wake`]
-    /// and without [`Config::switchable_delivery`](crate::Config::switchable_delivery).
-    pub fn switch_delivery(&self, delivery: Delivery) {
+    /// and without `switchable_delivery` in its attachments.
+    pub(crate) fn switch_delivery(&self, delivery: Delivery) {
         self.state.switch(delivery);
     }
 
     /// Sends the status to the subscribers of `/status/stream` now, and not at the next second.
-    pub fn publish_status(&self) {
+    pub(crate) fn publish_status(&self) {
         let clock = &self.state.clock;
         if clock.subscribers(ticker::STATUS) > 0 {
             // Publishing fails after the registry is closed. The streams then have ended.
@@ -151,13 +146,13 @@ impl Handle {
     /// Returns the number of open streams of the routes that [`Route::watch`] creates.
     ///
     /// [`Route::watch`]: crate::extension::Route::watch
-    pub fn watchers(&self) -> usize {
+    pub(crate) fn watchers(&self) -> usize {
         self.state.clock.subscribers(ticker::WATCH)
     }
 
     /// Publishes an event to the streams that [`watchers`](Self::watchers) counts. No other stream
     /// gets it, and no store keeps it.
-    pub fn publish_to_watchers(&self, event: &Event) {
+    pub(crate) fn publish_to_watchers(&self, event: &Event) {
         // Publishing fails after the registry is closed. The streams then have ended.
         let _ = self.state.clock.publish(ticker::WATCH, event);
     }

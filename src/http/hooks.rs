@@ -1,5 +1,5 @@
-//! The functions through which a program that embeds the server follows its streams and reports its
-//! own state.
+//! What the program attaches to its server: functions through which it follows the streams and
+//! reports its own state, and the thread that fetches keys.
 
 use std::fmt;
 use std::net::Shutdown;
@@ -9,14 +9,28 @@ use serde_json::Value;
 use socket2::Socket;
 
 use super::request::first_value;
+use crate::mercure::jwt::KeyRefresh;
+
+/// What the program attaches to its server, besides the public configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Attachments {
+    /// Functions that the server calls when a stream starts, and when it drains.
+    pub(crate) hooks: Vec<Arc<dyn Hooks>>,
+    /// Whether a server that starts with [`Delivery::Wake`](crate::Delivery::Wake) can switch to
+    /// [`Delivery::Direct`](crate::Delivery::Direct). Such a server has a broadcaster thread even
+    /// while it does not need one.
+    pub(crate) switchable_delivery: bool,
+    /// Connects requests with a JWT of an unknown key to the thread that fetches key sets. Without
+    /// it, such a request gets 401.
+    pub(crate) key_refresh: Option<Arc<KeyRefresh>>,
+}
 
 /// Functions that the server calls when a stream starts, when its status or its metrics are read, and
 /// when it drains.
 ///
-/// A server has the hooks in [`Config::hooks`](crate::Config::hooks). Each function has a default
-/// that does nothing. The server calls them on its own threads: they must return quickly, and must
-/// not wait for a client.
-pub trait Hooks: fmt::Debug + Send + Sync {
+/// A server has the hooks in [`Attachments`]. Each function has a default that does nothing. The
+/// server calls them on its own threads: they must return quickly, and must not wait for a client.
+pub(crate) trait Hooks: fmt::Debug + Send + Sync {
     /// Called when a stream or WebSocket starts, before its first byte is sent.
     ///
     /// The server drops the returned follower when the stream or WebSocket has ended, even if it
@@ -46,15 +60,8 @@ pub trait Hooks: fmt::Debug + Send + Sync {
 }
 
 /// A metric of a program, for `GET /metrics`.
-///
-/// ```
-/// use threadcast::extension::Metric;
-///
-/// // threadcast_jobs_done_total 7
-/// let jobs = Metric::counter("jobs_done", "Jobs that are done", 7);
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Metric {
+pub(crate) struct Metric {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     pub(super) is_counter: bool,
@@ -63,18 +70,18 @@ pub struct Metric {
 
 impl Metric {
     /// Creates a number that only increases. `/metrics` has it as `threadcast_NAME_total`.
-    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+    pub(crate) fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
         Self { name, help, is_counter: true, value }
     }
 
     /// Creates a number that may decrease. `/metrics` has it as `threadcast_NAME`.
-    pub fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
+    pub(crate) fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
         Self { name, help, is_counter: false, value }
     }
 }
 
 /// Follows one stream or WebSocket, and is dropped when it has ended.
-pub trait Follower: Send {
+pub(crate) trait Follower: Send {
     /// Called when a stream ends, but not for a WebSocket.
     ///
     /// The reason is the label `reason` of the metric `threadcast_stream_ends_total`, such as
@@ -86,7 +93,7 @@ pub trait Follower: Send {
 
 /// The connection of a stream or WebSocket that is about to start.
 #[derive(Debug)]
-pub struct Opening<'a> {
+pub(crate) struct Opening<'a> {
     socket: &'a Arc<Socket>,
     path: &'a str,
     query: &'a str,
@@ -94,17 +101,17 @@ pub struct Opening<'a> {
 
 impl Opening<'_> {
     /// Returns the connection, through which the stream can be cut.
-    pub fn connection(&self) -> Connection {
+    pub(crate) fn connection(&self) -> Connection {
         Connection(Arc::clone(self.socket))
     }
 
     /// Returns the path of the request, decoded and without its query.
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.path
     }
 
     /// Returns the first value of a query parameter, decoded.
-    pub fn query(&self, name: &str) -> Option<String> {
+    pub(crate) fn query(&self, name: &str) -> Option<String> {
         first_value(self.query, name)
     }
 }
@@ -113,18 +120,18 @@ impl Opening<'_> {
 ///
 /// It stays open for as long as this value exists, so drop this value when the stream has ended.
 #[derive(Debug, Clone)]
-pub struct Connection(Arc<Socket>);
+pub(crate) struct Connection(Arc<Socket>);
 
 impl Connection {
     /// Cuts the stream, without the last chunk.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         let _ = self.0.shutdown(Shutdown::Both); // fails only if the socket is not connected
     }
 }
 
 /// The error with which [`Hooks::opened`] cuts a stream before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cut;
+pub(crate) struct Cut;
 
 /// Calls all hooks for a stream that starts, and returns their followers.
 ///

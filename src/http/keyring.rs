@@ -25,7 +25,7 @@ pub struct AccessKeys {
 
 impl AccessKeys {
     /// Takes the tokens and keys out of a configuration.
-    pub fn take(config: &mut Config) -> Self {
+    pub(crate) fn take(config: &mut Config) -> Self {
         Self {
             publish_token: config.publish_token.take(),
             subscribe_token: config.subscribe_token.take(),

@@ -18,7 +18,7 @@ pub(super) fn metrics(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     page.counters(&exchange.server.counters);
     page.publishing(exchange.server);
     page.gauges(exchange.server);
-    for metric in exchange.server.config.hooks.iter().flat_map(|hooks| hooks.metrics()) {
+    for metric in exchange.server.attached.hooks.iter().flat_map(|hooks| hooks.metrics()) {
         if metric.is_counter {
             page.counter(metric.name, metric.help, metric.value);
         } else {

@@ -10,7 +10,8 @@
 //! 4. what a handler sees: `exchange`, `handle` and `access`; what it returns: `reply`
 //! 5. `server_state`, `config`, `hooks`, and the parts of a request and a response
 //!
-//! `extension` lists what code outside this module uses to add routes and to follow streams.
+//! `extension` lists what an embedding program uses to add routes. The `threadcast` program also uses
+//! `hooks`, to follow the streams.
 
 pub(crate) mod access;
 mod admission;
@@ -35,7 +36,7 @@ pub mod extension;
 pub(crate) mod forwarded;
 mod handle;
 mod history;
-mod hooks;
+pub(crate) mod hooks;
 mod idle;
 mod inbound;
 mod ingest;
@@ -53,7 +54,7 @@ pub(crate) mod publish;
 mod publish_rate;
 mod reply;
 pub(crate) mod request;
-mod route;
+pub(crate) mod route;
 mod routes;
 mod server;
 mod server_state;

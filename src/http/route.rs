@@ -26,13 +26,13 @@ pub(super) type Handler =
 
 /// The setting without which a route does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Requirement {
+pub(crate) struct Requirement {
     /// The flags of the command line that make the setting, for the documentation.
-    pub flags: &'static [&'static str],
+    pub(crate) flags: &'static [&'static str],
     /// Whether this server has the setting.
-    pub is_met: bool,
+    pub(crate) is_met: bool,
     /// The detail of the 404 without the setting. It tells the client which setting is missing.
-    pub detail: &'static str,
+    pub(crate) detail: &'static str,
 }
 
 impl Route {
@@ -66,7 +66,7 @@ impl Route {
     /// # Panics
     ///
     /// Panics if the path does not begin with a slash.
-    pub fn watch<F>(path: &'static str, check: F) -> Self
+    pub(crate) fn watch<F>(path: &'static str, check: F) -> Self
     where
         F: Fn(&mut Exchange<'_>) -> Result<(), HttpError> + Send + Sync + 'static,
     {
@@ -102,7 +102,7 @@ impl Route {
 
     /// Makes the route depend on a setting. If it is not met, the route is a 404.
     #[must_use]
-    pub fn needs(self, requirement: Requirement) -> Self {
+    pub(crate) fn needs(self, requirement: Requirement) -> Self {
         Self { requirement: Some(requirement), ..self }
     }
 
@@ -122,17 +122,17 @@ impl Route {
     }
 
     /// Returns the methods, separated by a comma and a space.
-    pub fn methods(&self) -> &'static str {
+    pub(crate) fn methods(&self) -> &'static str {
         self.methods
     }
 
     /// Returns the path, with its parameters in capitals.
-    pub fn path(&self) -> &'static str {
+    pub(crate) fn path(&self) -> &'static str {
         self.path
     }
 
     /// Returns the setting without which the route does not exist.
-    pub fn requirement(&self) -> Option<&Requirement> {
+    pub(crate) fn requirement(&self) -> Option<&Requirement> {
         self.requirement.as_ref()
     }
 

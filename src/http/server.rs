@@ -19,6 +19,7 @@ use super::bind::{Address, Listener};
 use super::config::Config;
 use super::connections::Connections;
 use super::handle::Handle;
+use super::hooks::Attachments;
 use super::keyring::{AccessKeys, Keyring};
 use super::listener;
 use super::log_limit::LogRateLimit;
@@ -74,6 +75,11 @@ impl Server {
     /// Fails if an address cannot be bound, the folder `config.public` cannot be read, the store
     /// cannot be opened, or the system has no descriptor or thread left.
     pub fn bind(config: Config) -> Result<Self, StartError> {
+        Self::bind_with(config, Attachments::default())
+    }
+
+    /// Binds like [`bind`](Self::bind), and attaches what the program needs.
+    pub(crate) fn bind_with(config: Config, attached: Attachments) -> Result<Self, StartError> {
         let tcp = config.listen.iter().map(|addr| {
             Listener::bind(*addr, &config.listen, &config.limits)
                 .map_err(|source| StartError::Bind { addr: *addr, source })
@@ -83,7 +89,7 @@ impl Server {
                 .map_err(|source| StartError::BindUnix { path: unix.path.clone(), source })
         });
         let listeners = tcp.chain(unix).collect::<Result<_, _>>()?;
-        Self::new(config, listeners, false)
+        Self::new(config, attached, listeners, false)
     }
 
     /// Creates a server for listeners that another program, such as systemd, has opened and keeps
@@ -97,14 +103,25 @@ impl Server {
     /// Fails if one of the sockets is not a listening TCP or UNIX socket, or for a reason that
     /// [`bind`](Self::bind) lists.
     pub fn with_listeners(listeners: Vec<OwnedFd>, config: Config) -> Result<Self, StartError> {
+        Self::with_listeners_and(listeners, config, Attachments::default())
+    }
+
+    /// Adopts listeners like [`with_listeners`](Self::with_listeners), and attaches what the program
+    /// needs.
+    pub(crate) fn with_listeners_and(
+        listeners: Vec<OwnedFd>,
+        config: Config,
+        attached: Attachments,
+    ) -> Result<Self, StartError> {
         let adopted = listeners.into_iter().map(|it| Listener::adopt(it, &config.limits));
         let listeners: Vec<_> = adopted.collect::<Result<_, _>>().map_err(StartError::Inherit)?;
         let listen = tcp_addresses(&listeners);
-        Self::new(Config { listen, ..config }, listeners, true)
+        Self::new(Config { listen, ..config }, attached, listeners, true)
     }
 
     fn new(
         mut config: Config,
+        attached: Attachments,
         listeners: Vec<Listener>,
         inherited: bool,
     ) -> Result<Self, StartError> {
@@ -131,7 +148,7 @@ impl Server {
         let disconnects = mailboxes.disconnects();
         let watcher = Watcher::new(disconnects, &counters).map_err(StartError::Watch)?;
         let (broadcasters, mailboxes) = match config.delivery {
-            Delivery::Wake if !config.switchable_delivery => (Vec::new(), None),
+            Delivery::Wake if !attached.switchable_delivery => (Vec::new(), None),
             delivery => {
                 mailboxes.switch(delivery);
                 (broadcasters, Some(mailboxes))
@@ -147,6 +164,7 @@ impl Server {
         let state = ServerState {
             keyring: Keyring::new(AccessKeys::take(&mut config)),
             config,
+            attached,
             listeners,
             pages,
             hub,
@@ -196,7 +214,7 @@ impl Server {
     }
 
     /// Returns the paths of the UNIX sockets that the server listens on.
-    pub fn unix_paths(&self) -> Vec<PathBuf> {
+    pub(crate) fn unix_paths(&self) -> Vec<PathBuf> {
         let paths = self.state.listeners.iter().filter_map(|listener| match &listener.address {
             Address::Unix(path) => Some(path.clone()),
             Address::Tcp(_) => None,

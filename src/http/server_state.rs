@@ -16,6 +16,7 @@ use super::bind::Listener;
 use super::config::Config;
 use super::connections::Connections;
 use super::error::HttpError;
+use super::hooks::Attachments;
 use super::keyring::{AccessKeys, Keyring};
 use super::log_limit::{Burst, LogRateLimit};
 use super::mercure::subscriptions::Subscriptions;
@@ -42,6 +43,7 @@ const SWEEP_EVERY: u32 = 10;
 #[derive(Debug)]
 pub(crate) struct ServerState {
     pub(super) config: Config,
+    pub(super) attached: Attachments,
     /// The tokens and keys, which `config` no longer has.
     pub(super) keyring: Keyring,
     pub(super) listeners: Vec<Listener>,
@@ -52,7 +54,7 @@ pub(crate) struct ServerState {
     /// The registry of the channels that the ticker publishes to.
     pub(super) clock: Registry,
     /// Sends to the broadcasters, if there are any. There are none with [`Delivery::Wake`], unless
-    /// the configuration says that the delivery is switchable.
+    /// the delivery is switchable.
     pub(super) mailboxes: Option<Mailboxes>,
     pub(super) watcher: Arc<Watcher>,
     pub(super) connections: Arc<Connections>,
@@ -209,7 +211,7 @@ impl ServerState {
         // The write fails only if the eventfd's counter is full, and a full counter makes it
         // readable too.
         let _ = rustix::io::write(&self.drain_event, &1_u64.to_ne_bytes());
-        self.config.hooks.iter().for_each(|hooks| hooks.draining());
+        self.attached.hooks.iter().for_each(|hooks| hooks.draining());
         if self.stop.keeps_listeners_open() {
             // This server stops accepting at once. The next server accepts the connections that
             // wait in the inherited listeners.

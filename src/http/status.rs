@@ -75,7 +75,7 @@ fn collect(server: &ServerState) -> Value {
     if let Some(reachable) = server.hub.reaches_the_log() {
         status["redis"] = json!({ "reachable": reachable });
     }
-    for (name, value) in server.config.hooks.iter().filter_map(|hooks| hooks.status()) {
+    for (name, value) in server.attached.hooks.iter().filter_map(|hooks| hooks.status()) {
         status[name] = value;
     }
     status

@@ -389,7 +389,7 @@ impl LastReply for Stream {
         let Self { client, path, source, permit, held, query, deep: _ } = *self;
         let started = Instant::now();
         log::trace!("{client} {path:?} begins");
-        let followers = hooks::open(&server.config.hooks, socket, &path, query.as_deref());
+        let followers = hooks::open(&server.attached.hooks, socket, &path, query.as_deref());
         drop(query);
         let Ok(followers) = followers else { return };
         // The watch is held until the writer and the permit are released, because it measures how

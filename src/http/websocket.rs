@@ -115,7 +115,7 @@ impl LastReply for WebSocket {
     fn run(self: Box<Self>, socket: &Arc<Socket>, received: Vec<u8>, server: &ServerState) {
         let started = Instant::now();
         let Self { accept, path, query, client, reader, permit: _permit } = *self;
-        let followers = hooks::open(&server.config.hooks, socket, &path, query.as_deref());
+        let followers = hooks::open(&server.attached.hooks, socket, &path, query.as_deref());
         drop(query);
         let Ok(_followers) = followers else { return };
         let (messages, end) = match talk(socket, received, &accept, &reader, server) {

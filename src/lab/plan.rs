@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
-use threadcast::Capacity;
 
 use super::engine::Engine;
 use super::experiment::Experiment;
+use crate::capacity::Capacity;
 use crate::cli;
 
 /// Selects what the lab measures.

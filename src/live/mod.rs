@@ -1,7 +1,6 @@
 //! The lab in a running server (`--lab`): routes for experiments, and hooks for its streams.
 //!
-//! This module uses only the public items of the library, as any program that embeds the server
-//! can.
+//! The library does not know this module: the program attaches it to its server.
 
 mod event_loop;
 mod load_clients;
@@ -18,12 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use threadcast::Config;
-use threadcast::extension::{Connection, Cut, Follower, Hooks, Opening};
+use threadcast::{Config, Server, StartError};
 
 use self::event_loop::EventLoop;
 use self::load_clients::{LoadClients, STUCK};
 use self::watch::Watch;
+use crate::http::hooks::{Attachments, Connection, Cut, Follower, Hooks, Opening};
 
 /// The query parameter that assigns a stream to the page that opened it.
 const TAB: &str = "tab";
@@ -66,10 +65,17 @@ impl Live {
         self.event_loop.end();
     }
 
-    /// Returns the configuration with what the lab needs, besides its [routes](Self::routes).
-    pub(crate) fn configure(self: &Arc<Self>, mut config: Config) -> Config {
-        config.hooks.push(Arc::<Self>::clone(self));
-        Config { switchable_delivery: true, ..config }
+    /// Attaches what the lab needs, besides its [routes](Self::routes).
+    pub(crate) fn attach(self: &Arc<Self>, attached: &mut Attachments) {
+        attached.hooks.push(Arc::<Self>::clone(self));
+        attached.switchable_delivery = true;
+    }
+
+    /// Binds a server with this lab.
+    pub(crate) fn bind(self: &Arc<Self>, config: Config) -> Result<Server, StartError> {
+        let mut attached = Attachments::default();
+        self.attach(&mut attached);
+        Ok(Server::bind_with(config, attached)?.with_routes(self.routes(true)))
     }
 }
 

@@ -27,13 +27,14 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde_json::json;
-use threadcast::extension::{Answer, Exchange, HttpError, Requirement, Route};
+use threadcast::extension::{Answer, Exchange, HttpError, Route};
 use threadcast::{Delivery, Event, Handle};
 
 use super::event_loop::Engine;
 use super::load_clients::Message;
 use super::slow::Slow;
 use super::{Live, TAB, watch};
+use crate::http::route::Requirement;
 
 /// The maximum time for which new streams may be cut (`?for=`).
 const CLOSED_MAX: Duration = Duration::from_secs(60);
@@ -232,4 +233,24 @@ fn parsed<T: FromStr>(text: Option<String>, default: T) -> Result<T, HttpError> 
     text.parse().map_err(|_| {
         HttpError::new(400, format!("{text:?} is not a valid number; see docs/http.md"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The other routes are compared by a test in `src/http/routes.rs`.
+    #[test]
+    fn documented_table_has_the_routes_of_the_lab() {
+        let page = include_str!("../../docs/http.md");
+        let documented: Vec<&str> =
+            page.lines().filter(|line| line.ends_with("| `--lab` |")).collect();
+        let routes = Live::new(None).routes(true);
+        let line = |route: &Route| {
+            let flags = route.requirement().expect("all of them need a flag").flags;
+            assert_eq!(flags, ["--lab"]);
+            format!("| `{}` | {}, OPTIONS | `--lab` |", route.path(), route.methods())
+        };
+        assert_eq!(documented, routes.iter().map(line).collect::<Vec<_>>());
+    }
 }

@@ -24,6 +24,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use crate::counters::{count_dropped_log_line, dropped_log_lines};
+
 /// The capacity of the queue, in lines. With [`LINE_MAX`], it bounds the queue's memory to 8 MiB.
 const LINES_MAX: usize = 1_024;
 
@@ -70,7 +72,7 @@ impl Queue {
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if line.len() > LINE_MAX || self.0.try_send(Request::Line(line.into())).is_err() {
-            threadcast::count_dropped_log_line();
+            count_dropped_log_line();
         }
         Ok(line.len())
     }
@@ -116,7 +118,7 @@ impl Report {
         match written {
             Ok(()) => self.written += 1,
             Err(error) => {
-                threadcast::count_dropped_log_line();
+                count_dropped_log_line();
                 self.error = Some(error);
                 self.written = 0; // no report now: its line would be dropped too
             }
@@ -126,7 +128,7 @@ impl Report {
     /// Logs how many lines were dropped, if any were.
     fn log_dropped(&mut self) {
         self.written = 0;
-        let dropped = threadcast::dropped_log_lines();
+        let dropped = dropped_log_lines();
         if dropped == self.reported {
             return;
         }
@@ -137,7 +139,7 @@ impl Report {
         }
         // If more lines were dropped meanwhile, the report may be among them, so a later call
         // reports all of them again.
-        if threadcast::dropped_log_lines() == dropped {
+        if dropped_log_lines() == dropped {
             self.reported = dropped;
             self.error = None;
         }
@@ -193,13 +195,13 @@ mod tests {
     fn full_queue_drops_and_counts_lines() {
         let (queue, requests) = bounded(2);
         let mut queue = Queue(queue);
-        let before = threadcast::dropped_log_lines();
+        let before = dropped_log_lines();
         for line in ["a\n", "b\n", "c\n"] {
             queue.write_all(line.as_bytes()).unwrap();
         }
         queue.write_all(&vec![b'x'; LINE_MAX + 1]).unwrap();
         // Other tests in this process may drop lines too.
-        assert!(threadcast::dropped_log_lines() - before >= 2);
+        assert!(dropped_log_lines() - before >= 2);
         drop(queue);
         let mut written = Vec::new();
         run(&requests, &mut |line| {

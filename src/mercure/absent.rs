@@ -47,7 +47,7 @@ pub(crate) mod jwt {
     /// Connects a server to a thread that fetches keys. A build without the feature `mercure` has
     /// none.
     #[derive(Debug)]
-    pub enum KeyRefresh {}
+    pub(crate) enum KeyRefresh {}
 
     impl KeyRefresh {
         pub(crate) fn request(&self) -> Refreshed {

@@ -201,10 +201,10 @@ impl Channels {
 /// patterns. A matcher is cheap to clone. Two matchers of the same kind and text are equal.
 ///
 /// ```
-/// use threadcast::Matcher;
+/// use threadcast::{Channels, Matcher};
 ///
 /// let chats = Matcher::new("chat*")?;
-/// assert!(chats.matches("chat/7") && !chats.matches("news"));
+/// assert_eq!(Channels::of(&[chats])?, Channels::new(["chat*"])?);
 /// # Ok::<(), threadcast::PublishError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -245,7 +245,7 @@ impl Matcher {
     }
 
     /// Whether the matcher selects the channel with this name.
-    pub fn matches(&self, name: &str) -> bool {
+    pub(crate) fn matches(&self, name: &str) -> bool {
         self.matches_name(&Name::new(name))
     }
 
@@ -267,7 +267,7 @@ impl Matcher {
     }
 
     /// The matcher's kind: `exact`, `prefix`, or the name of a pattern's syntax.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match &self.0 {
             Kind::Exact(_) => "exact",
             Kind::Prefix(_) => "prefix",
@@ -561,5 +561,11 @@ mod tests {
         }
         assert_eq!(check_name("chat*"), Err(PublishError::Wildcard));
         assert_eq!(Channels::new([]), Err(PublishError::Name));
+    }
+
+    #[test]
+    fn matcher_of_a_prefix_selects_names_that_begin_with_it() {
+        let chats = Matcher::new("chat*").unwrap();
+        assert!(chats.matches("chat/7") && !chats.matches("news"));
     }
 }

@@ -53,8 +53,7 @@ impl Default for History {
 ///
 /// let short = History { events: 10, ..History::default() };
 /// let histories = Histories::default().with("chat*", short);
-/// assert_eq!(histories.of("chat/1").events, 10);
-/// assert_eq!(histories.of("news").events, 1_000);
+/// assert_ne!(histories, Histories::all(short));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Histories {
@@ -81,7 +80,7 @@ impl Histories {
     }
 
     /// Returns the limits of this channel.
-    pub fn of(&self, channel: &str) -> History {
+    pub(crate) fn of(&self, channel: &str) -> History {
         let matching =
             self.patterns.iter().filter(|(pattern, _)| match pattern.strip_suffix('*') {
                 Some(prefix) => channel.starts_with(prefix),

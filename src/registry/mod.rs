@@ -79,7 +79,7 @@ pub use self::subscription::Subscription;
 pub(crate) use self::subscription::{Listening, Notifier, Reserved, Wakeup};
 pub(crate) use self::update::TOPICS_MAX;
 pub use self::update::Update;
-pub use self::watch::{Changes, Seen, Subject, Watch};
+pub(crate) use self::watch::{Seen, Subject, Watch};
 use crate::counters::{Counters, FILE, MEMORY, REDIS};
 use crate::error::PublishError;
 use crate::event::{Event, Framing};
@@ -464,7 +464,7 @@ impl Registry {
     ///
     /// [`close`](Self::close) ends the wait early. Every pause in this server uses this function,
     /// so that shutdown never waits for a pause to end.
-    pub fn wait(&self, time: Duration) -> bool {
+    pub(crate) fn wait(&self, time: Duration) -> bool {
         self.inner.closed.recv_timeout(time).is_err_and(|error| error.is_timeout())
     }
 

@@ -26,16 +26,8 @@ const NOTES_MAX: usize = 4 * 1024 * 1024;
 const NOTE_COST: usize = 72;
 
 /// What a [`Watch`] follows: whether a channel has subscribers, or whether a name is present.
-///
-/// ```
-/// use threadcast::Subject;
-///
-/// let chat = Subject::Channel("chat".into());
-/// let ada = Subject::Name { channel: "chat".into(), name: "Ada".into() };
-/// assert_ne!(chat, ada);
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Subject {
+pub(crate) enum Subject {
     /// Whether a stream names this channel. Streams that select it by a prefix or a pattern do not
     /// count, because they select channels that do not exist too.
     Channel(Arc<str>),
@@ -49,62 +41,34 @@ pub enum Subject {
 }
 
 /// Where a [`Subject`] is: the channel has subscribers there, or the name is present there.
-///
-/// ```
-/// use threadcast::Seen;
-///
-/// assert_eq!(Seen::default(), Seen { here: false, elsewhere: false });
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// On this node.
-    pub here: bool,
+    pub(crate) here: bool,
     /// On another node that shares the log. Always `false` for a channel, because the other nodes
     /// do not report which streams name it.
-    pub elsewhere: bool,
+    pub(crate) elsewhere: bool,
 }
 
 /// What has changed since a [`Watch`] was last asked.
-///
-/// ```
-/// use threadcast::Registry;
-///
-/// let changes = Registry::new().watch().expect("the first watch").take();
-/// assert!(changes.subjects.is_empty() && changes.complete);
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// What may have changed.
-    pub subjects: BTreeSet<Subject>,
+    pub(crate) subjects: BTreeSet<Subject>,
     /// Whether nothing else has changed. If not, read [`Watch::all`].
-    pub complete: bool,
+    pub(crate) complete: bool,
 }
 
 /// Follows which channels have subscribers, and which names are present. Dropping it ends the watch.
-///
-/// ```
-/// use threadcast::{Channels, Registry, Seen, Start, Subject};
-///
-/// let registry = Registry::new();
-/// let watch = registry.watch().expect("the first watch");
-/// let chat = Channels::new(["chat"])?;
-/// let subscription = registry.subscribe(&chat, &Start::Now)?.present_as("Ada");
-/// assert_eq!(watch.take().subjects.len(), 2);
-/// let ada = Subject::Name { channel: "chat".into(), name: "Ada".into() };
-/// assert!(watch.look(&ada).here);
-/// drop(subscription);
-/// assert_eq!(watch.look(&ada), Seen::default());
-/// # Ok::<(), threadcast::PublishError>(())
-/// ```
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     registry: Registry,
 }
 
 impl Registry {
     /// Starts to note changes for a watcher. Returns `None` if this registry has a [`Watch`]
     /// already.
-    pub fn watch(&self) -> Option<Watch> {
+    pub(crate) fn watch(&self) -> Option<Watch> {
         let notes = &mut self.lock().notes;
         if notes.is_some() {
             return None;
@@ -116,18 +80,18 @@ impl Registry {
 
 impl Watch {
     /// Returns what has changed since the last call. Does not wait.
-    pub fn take(&self) -> Changes {
+    pub(crate) fn take(&self) -> Changes {
         let notes = self.registry.lock().notes.as_mut().map(std::mem::take).unwrap_or_default();
         Changes { subjects: notes.subjects, complete: !notes.incomplete }
     }
 
     /// Returns the number of noted changes that have not been taken.
-    pub fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.registry.lock().notes.as_ref().map_or(0, |notes| notes.subjects.len())
     }
 
     /// Returns where a subject is now.
-    pub fn look(&self, subject: &Subject) -> Seen {
+    pub(crate) fn look(&self, subject: &Subject) -> Seen {
         let state = self.registry.lock();
         match subject {
             Subject::Channel(name) => Seen { here: state.is_named(name), elsewhere: false },
@@ -146,7 +110,7 @@ impl Watch {
     ///
     /// They are read in pages while the iterator advances, so that publishers do not wait. A subject
     /// that changes meanwhile is noted, as always.
-    pub fn all(&self) -> impl Iterator<Item = (Subject, Seen)> + Send + use<> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Subject, Seen)> + Send + use<> {
         let registry = self.registry.clone();
         let (mut last, mut is_complete) = (None::<Arc<str>>, false);
         let pages = iter::from_fn(move || {

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 
 #[cfg(feature = "redb")]
-pub use self::file::{ChannelStats, Stats, export, stats};
+pub(crate) use self::file::{ChannelStats, Stats, export, stats};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisUrl;
 use crate::counters::Counters;

@@ -2,10 +2,9 @@
 
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
-use threadcast::Subject;
-
 use super::tracker::Event;
+use crate::registry::Subject;
+use serde_json::{Value, json};
 
 /// The maximum number of events in a message.
 const EVENTS: usize = 500;

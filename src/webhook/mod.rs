@@ -6,8 +6,7 @@
 //!  a stream starts or ends                          the thread `webhooks`
 //! ```
 //!
-//! This module uses only the public items of the library, as any program that embeds the server
-//! can.
+//! The library does not know this module: the program attaches it to its server.
 //!
 //! # Invariants
 //!
@@ -34,13 +33,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender as Queue};
-use threadcast::extension::{Hooks, Metric};
-use threadcast::{Config, Server, StartError, Watch};
+use threadcast::{Server, StartError};
 
 pub(crate) use self::secret::Secrets;
 pub(crate) use self::sender::WebhookUrl;
 use self::sender::{GaveUp, Sender};
 use self::tracker::{Event, Tracker};
+use crate::http::hooks::{Attachments, Hooks, Metric};
+use crate::registry::Watch;
 
 /// How often the thread looks for changes.
 const TICK: Duration = Duration::from_millis(250);
@@ -88,10 +88,9 @@ impl Webhooks {
         Self { options, shared: Arc::default() }
     }
 
-    /// Returns the configuration with what webhooks need.
-    pub(crate) fn configure(&self, mut config: Config) -> Config {
-        config.hooks.push(Arc::<Shared>::clone(&self.shared));
-        config
+    /// Attaches what webhooks need.
+    pub(crate) fn attach(&self, attached: &mut Attachments) {
+        attached.hooks.push(Arc::<Shared>::clone(&self.shared));
     }
 
     /// Starts the thread, which first sends the whole state.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use threadcast::{Seen, Subject};
+use crate::registry::{Seen, Subject};
 
 /// A change of a subject, or its state.
 #[derive(Debug, Clone, PartialEq, Eq)]

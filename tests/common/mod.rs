@@ -9,18 +9,13 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use threadcast::extension::Route;
-use threadcast::{AccessKeys, Config, Handle, Registry, Server, StartError};
+use threadcast::{AccessKeys, Config, Handle, Registry, StartError, program};
 
 pub mod jwt;
-/// The lab of the program, for servers inside the test program.
-#[path = "../../src/live/mod.rs"]
-pub mod live;
 mod process;
 pub mod receiver;
 mod stream;
 
-use live::Live;
 pub use process::{Process, allow_descriptors};
 pub use stream::{Decoder, Received, Stream};
 
@@ -119,22 +114,21 @@ impl TestServer {
     ///
     /// The server listens on a free port of 127.0.0.1, unless `config` has more than one address.
     pub fn with(config: Config) -> Self {
-        Self::with_routes(config, Live::new(None).routes(false))
+        Self::bind(config, false, None)
     }
 
     /// Starts a server as the program does with `--lab`. `program` runs the lab's local clients.
     pub fn with_lab(config: Config, program: Option<PathBuf>) -> Self {
-        let lab = Live::new(program);
-        Self::with_routes(lab.configure(config), lab.routes(true))
+        Self::bind(config, true, program)
     }
 
-    fn with_routes(config: Config, routes: Vec<Route>) -> Self {
+    fn bind(config: Config, has_lab: bool, program: Option<PathBuf>) -> Self {
         let listen = match config.listen {
             several if several.len() > 1 => several,
             _ => vec![(Ipv4Addr::LOCALHOST, 0).into()],
         };
-        let server = Server::bind(Config { listen, ..config }).expect("loopback has a free port");
-        let server = server.with_routes(routes);
+        let server = program::bind(Config { listen, ..config }, has_lab, program);
+        let server = server.expect("loopback has a free port");
         let (handle, registry) = (server.handle(), server.registry().clone());
         let addresses = server.addresses();
         let thread = Some(thread::spawn(move || server.run()));

@@ -33,9 +33,11 @@ const LAYERS: [&str; 24] = [
     "error",
 ];
 
-/// The modules of the binary and `lib.rs`, which may import from every module.
-const FRONT: [&str; 11] =
-    ["main", "cli", "lab", "live", "load", "serve", "reload", "jwks", "webhook", "logging", "lib"];
+/// The modules of the program and `lib.rs`, which may import from every module.
+const FRONT: [&str; 12] = [
+    "bin", "program", "cli", "lab", "live", "load", "serve", "reload", "jwks", "webhook", "logging",
+    "lib",
+];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("a readable folder");

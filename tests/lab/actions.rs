@@ -6,7 +6,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::TestServer;
-use crate::common::live::Live;
 use threadcast::Config;
 
 const ACTIONS: [&str; 10] = [
@@ -24,20 +23,6 @@ const ACTIONS: [&str; 10] = [
 
 fn lab() -> TestServer {
     TestServer::with_lab(Config::default(), None)
-}
-
-/// The other routes are compared by a test in `src/http/routes.rs`.
-#[test]
-fn documented_table_has_the_routes_of_the_lab() {
-    let page = include_str!("../../docs/http.md");
-    let documented: Vec<&str> = page.lines().filter(|line| line.ends_with("| `--lab` |")).collect();
-    let routes = Live::new(None).routes(true);
-    let line = |route: &threadcast::extension::Route| {
-        let flags = route.requirement().expect("all of them need a flag").flags;
-        assert_eq!(flags, ["--lab"]);
-        format!("| `{}` | {}, OPTIONS | `--lab` |", route.path(), route.methods())
-    };
-    assert_eq!(documented, routes.iter().map(line).collect::<Vec<_>>());
 }
 
 fn dropped(server: &TestServer, query: &str) -> serde_json::Value {

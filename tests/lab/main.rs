@@ -6,4 +6,3 @@ mod common;
 mod engines;
 mod live;
 mod runs;
-mod slow;

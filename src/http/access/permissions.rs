@@ -338,7 +338,7 @@ fn verify(
     let check = || role(&server.keyring.current()).check(credentials, config);
     let mut verified = check();
     if let (Err(JwtError::UnknownKey | JwtError::NoKeys), Some(refresh)) =
-        (&verified, &config.key_refresh)
+        (&verified, &server.attached.key_refresh)
     {
         verified = match refresh.request() {
             Refreshed::Yes => check(),

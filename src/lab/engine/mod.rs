@@ -32,9 +32,10 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sse_load::process::find_program;
-use threadcast::{Capacity, Costs, Delivery, Share};
+use threadcast::Delivery;
 
-use apache::Mpm;
+use self::apache::Mpm;
+use crate::capacity::{Capacity, Costs, Share};
 
 /// The JavaScript source of the `node` engine; `make bench` includes it too.
 const NODE: &str = include_str!("node.js");

@@ -30,9 +30,7 @@ pub(super) fn bind(delivery: Delivery) -> io::Result<Server> {
         history: Histories::all(history()),
         ..Config::default()
     };
-    let lab = Live::new(None);
-    let server = Server::bind(lab.configure(config)).map_err(io::Error::other)?;
-    Ok(server.with_routes(lab.routes(true)))
+    Live::new(None).bind(config).map_err(io::Error::other)
 }
 
 /// Returns the history settings of all engines that use threadcast's registry.

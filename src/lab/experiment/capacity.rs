@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 
 use sse_load::figures::float;
 use sse_load::load::{Load, Plan};
-use threadcast::Capacity;
 
 use super::{Bound, Engine, Experiment, GLANCE, Lab, Running, SMALL, Sample};
+use crate::capacity::Capacity;
 
 /// The engine's descriptor limit.
 const DESCRIPTORS: u64 = 200;

@@ -12,51 +12,37 @@ use crate::mercure::matcher::{Base, MatcherError, Purpose};
 use crate::registry::Matcher;
 
 /// The claims of a token to sign.
-///
-/// ```
-/// use threadcast::jwt::{Draft, SigningKey};
-///
-/// let key = SigningKey::new(b"a secret that is long enough for it")?;
-/// let draft = Draft {
-///     subscribe: vec!["https://example.com/books/1".into()],
-///     audience: Some("https://hub.example.com/.well-known/mercure".into()),
-///     ..Draft::default()
-/// };
-/// assert!(key.sign(&draft)?.starts_with("ey"));
-/// assert!(key.sign(&Draft::default()).is_err(), "the token would allow nothing");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 #[derive(Debug, Clone)]
-pub struct Draft {
+pub(crate) struct Draft {
     /// Topics that the token may publish to; `*` means all. Without an audience, a topic may be a
     /// URI template.
-    pub publish: Vec<String>,
+    pub(crate) publish: Vec<String>,
     /// URL patterns of topics that the token may publish to. Only a token with an audience may have
     /// them.
-    pub publish_urlpattern: Vec<String>,
+    pub(crate) publish_urlpattern: Vec<String>,
     /// Topics whose private updates the token may read; `*` means all. Without an audience, a topic
     /// may be a URI template.
-    pub subscribe: Vec<String>,
+    pub(crate) subscribe: Vec<String>,
     /// URL patterns of topics whose private updates the token may read. Only a token with an
     /// audience may have them.
-    pub subscribe_urlpattern: Vec<String>,
+    pub(crate) subscribe_urlpattern: Vec<String>,
     /// How long the token is valid. The default is one hour.
-    pub expires: Duration,
+    pub(crate) expires: Duration,
     /// The hub that the token is for (`aud`). A token with an audience is of Mercure's current
     /// generation; a token without an audience is of 0.x.
-    pub audience: Option<String>,
+    pub(crate) audience: Option<String>,
     /// The issuer (`iss`), as a URL. The default is the audience. Current generation only.
-    pub issuer: Option<String>,
+    pub(crate) issuer: Option<String>,
     /// The person or program that the token identifies (`sub`). The default is a random name in
     /// the current generation, and none in 0.x.
-    pub subject: Option<String>,
+    pub(crate) subject: Option<String>,
     /// The client program (`client_id`). The default is the issuer. Current generation only.
-    pub client_id: Option<String>,
+    pub(crate) client_id: Option<String>,
     /// The name of the key (`kid`), by which a server with a key set finds it. The default is none.
-    pub key_id: Option<String>,
+    pub(crate) key_id: Option<String>,
     /// Data that the hub adds to its events about this token's subscriptions, and to the
     /// subscriptions that it lists.
-    pub payload: Option<Value>,
+    pub(crate) payload: Option<Value>,
 }
 
 impl Default for Draft {
@@ -81,7 +67,7 @@ impl SigningKey {
     /// Signs a token with these claims.
     ///
     /// Fails if the claims are such that no server would accept the token.
-    pub fn sign(&self, draft: &Draft) -> Result<String, DraftError> {
+    pub(crate) fn sign(&self, draft: &Draft) -> Result<String, DraftError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let expires = now + draft.expires;
         let mut header = Header::new(self.algorithm);
@@ -179,16 +165,9 @@ fn check(
 }
 
 /// A token cannot be signed, or no server would accept it.
-///
-/// ```
-/// use threadcast::jwt::{Draft, DraftError, SigningKey};
-///
-/// let key = SigningKey::new(b"a secret that is long enough for it").unwrap();
-/// assert_eq!(key.sign(&Draft::default()), Err(DraftError::Nothing));
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum DraftError {
+pub(crate) enum DraftError {
     /// The token would allow nothing.
     #[error("the token would allow nothing; add --publish or --subscribe")]
     Nothing,
@@ -212,4 +191,24 @@ pub enum DraftError {
     /// Signing failed.
     #[error("cannot sign with this key: {0}")]
     Signing(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_that_would_allow_nothing_is_not_signed() {
+        let key = SigningKey::new(b"a secret that is long enough for it\n").unwrap();
+        assert_eq!(key.sign(&Draft::default()), Err(DraftError::Nothing));
+        let draft = Draft {
+            subscribe: vec!["https://example.com/books/1".into()],
+            audience: Some("https://hub.example.com/.well-known/mercure".into()),
+            ..Draft::default()
+        };
+        let token = key.sign(&draft).unwrap();
+        assert!(token.starts_with("ey"), "{token}");
+        let older = Draft { publish: vec!["news".into()], ..Draft::default() };
+        assert_eq!(key.sign(&older).unwrap().split('.').count(), 3);
+    }
 }

@@ -52,7 +52,7 @@ impl VerifyingKey {
 
     /// Returns a key set that is not known yet. Until it is replaced, requests with a JWT are asked
     /// to retry later.
-    pub fn not_fetched() -> Self {
+    pub(crate) fn not_fetched() -> Self {
         Self { keys: [].into(), is_set: true }
     }
 }

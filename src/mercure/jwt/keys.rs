@@ -124,17 +124,8 @@ impl fmt::Debug for VerifyingKey {
 }
 
 /// A key that signs tokens: the private key of a pair, or a shared secret.
-///
-/// ```
-/// use threadcast::jwt::{Draft, SigningKey};
-///
-/// let key = SigningKey::new(b"a secret that is long enough for it\n")?;
-/// let token = key.sign(&Draft { publish: vec!["news".into()], ..Draft::default() })?;
-/// assert_eq!(token.split('.').count(), 3);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 #[derive(Clone)]
-pub struct SigningKey {
+pub(crate) struct SigningKey {
     pub(super) algorithm: Algorithm,
     pub(super) key: EncodingKey,
 }
@@ -146,7 +137,7 @@ impl SigningKey {
     /// HS256; a line break at the end of the file is not part of the secret.
     ///
     /// Fails if the file is not a key, or if the key is too weak.
-    pub fn new(file: &[u8]) -> Result<Self, KeyError> {
+    pub(crate) fn new(file: &[u8]) -> Result<Self, KeyError> {
         let (algorithm, key) = if is_pem(file) {
             let key = PrivateKeyDer::from_pem_slice(file).map_err(|_| {
                 let is_public = SubjectPublicKeyInfoDer::from_pem_slice(file).is_ok();
@@ -180,9 +171,9 @@ impl fmt::Debug for SigningKey {
 /// A file does not contain a usable key.
 ///
 /// ```
-/// use threadcast::jwt::{KeyError, SigningKey};
+/// use threadcast::jwt::{KeyError, VerifyingKey};
 ///
-/// let error = SigningKey::new(b"secret").unwrap_err();
+/// let error = VerifyingKey::new(b"secret").unwrap_err();
 /// assert_eq!(error, KeyError::Short);
 /// assert!(error.to_string().contains("openssl rand"));
 /// ```
@@ -270,4 +261,22 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         _ => return None,
     };
     rest.split_at_checked(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_signing_key_gets_a_specific_error() {
+        for (file, expected) in [
+            (&include_bytes!("../../../tests/keys/rsa.pub.pem")[..], KeyError::Public),
+            (include_bytes!("../../../tests/keys/ec.sec1.pem"), KeyError::Unsupported),
+            (b"short\n", KeyError::Short),
+        ] {
+            let name = String::from_utf8_lossy(file);
+            assert_eq!(SigningKey::new(file).err(), Some(expected), "{name}");
+        }
+        assert!(SigningKey::new(include_bytes!("../../../tests/keys/rsa.pkcs1.pem")).is_ok());
+    }
 }

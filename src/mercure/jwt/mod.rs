@@ -30,11 +30,11 @@ use serde_json::Value;
 
 use self::JwtError::Invalid;
 pub(crate) use self::claims::{DETAIL_TYPE, Rights};
-pub use self::draft::{Draft, DraftError};
+pub(crate) use self::draft::{Draft, DraftError};
+pub(crate) use self::keys::SigningKey;
 use self::keys::TrustedKey;
-pub use self::keys::{KeyError, SigningKey, VerifyingKey};
-pub use self::refresh::KeyRefresh;
-pub(crate) use self::refresh::Refreshed;
+pub use self::keys::{KeyError, VerifyingKey};
+pub(crate) use self::refresh::{KeyRefresh, Refreshed};
 use crate::credential::Credential;
 use crate::json::nests_deeper;
 use crate::mercure::matcher::Base;

@@ -16,27 +16,12 @@ const COOL_DOWN: Duration = Duration::from_secs(10);
 /// The longest wait, because no moment is as far away as some durations are long.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Connects the requests of a server with the thread of the program that fetches the keys
-/// ([`Config::key_refresh`](crate::Config::key_refresh)).
+/// Connects the requests of a server with the thread of the program that fetches the keys.
 ///
 /// A request whose JWT names an unknown key causes a fetch, at most one every 10 s, and waits for it
 /// for at most 2 s. A request whose JWT names a known key never waits.
-///
-/// ```
-/// use std::sync::Arc;
-/// use std::time::Duration;
-/// use threadcast::Config;
-/// use threadcast::jwt::KeyRefresh;
-///
-/// let refresh = Arc::new(KeyRefresh::new());
-/// let config = Config { key_refresh: Some(Arc::clone(&refresh)), ..Config::default() };
-/// // The program's thread repeats:
-/// let succeeded = true; // fetch the keys, and pass them to `Handle::replace_keys`
-/// refresh.fetched(succeeded);
-/// refresh.wait(Duration::ZERO);
-/// ```
 #[derive(Debug)]
-pub struct KeyRefresh {
+pub(crate) struct KeyRefresh {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -84,7 +69,7 @@ impl Default for KeyRefresh {
 
 impl KeyRefresh {
     /// Creates the connection for a thread that begins with a fetch.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let state = State {
             is_fetching: true,
             has_failed: false,
@@ -98,7 +83,7 @@ impl KeyRefresh {
 
     /// Waits until the keys must be fetched: because a request needs it, because
     /// [`force`](Self::force) was called, or because this time is over.
-    pub fn wait(&self, at_most: Duration) {
+    pub(crate) fn wait(&self, at_most: Duration) {
         let deadline = Instant::now() + at_most.min(YEAR);
         let mut state = self.lock();
         loop {
@@ -124,7 +109,7 @@ impl KeyRefresh {
     ///
     /// Fetched keys must be in use before this call
     /// ([`Handle::replace_keys`](crate::Handle::replace_keys)).
-    pub fn fetched(&self, succeeded: bool) {
+    pub(crate) fn fetched(&self, succeeded: bool) {
         let mut state = self.lock();
         state.is_fetching = false;
         state.has_failed = !succeeded;
@@ -133,7 +118,7 @@ impl KeyRefresh {
     }
 
     /// Makes [`wait`](Self::wait) return now.
-    pub fn force(&self) {
+    pub(crate) fn force(&self) {
         self.lock().wanted = Some(By::Program);
         self.changed.notify_all();
     }

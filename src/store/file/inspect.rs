@@ -14,73 +14,38 @@ use crate::id::EventId;
 use crate::registry::{Record, StoreMeta};
 
 /// Statistics of a store file.
-///
-/// ```
-/// # use threadcast::{Config, Event, Server};
-/// # let path = std::env::temp_dir().join(format!("threadcast-stats-{}.redb", std::process::id()));
-/// # let listen = vec!["127.0.0.1:0".parse()?];
-/// # let server = Server::bind(Config { listen, store: Some(path.clone().into()), ..Config::default() })?;
-/// # let (handle, registry) = (server.handle(), server.registry().clone());
-/// # let running = std::thread::spawn(move || server.run());
-/// # registry.publish("news", &Event::new("hello"))?;
-/// # handle.shutdown();
-/// # running.join().expect("the server did not panic")?;
-/// let stats = threadcast::store::stats(&path)?;
-/// println!("{} channels in {} bytes", stats.channels.len(), stats.file_bytes);
-/// # assert_eq!(stats.channels.len(), 1);
-/// # std::fs::remove_file(path)?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stats {
+pub(crate) struct Stats {
     /// The length of the file, in bytes.
-    pub file_bytes: u64,
+    pub(crate) file_bytes: u64,
     /// The newest id that was assigned.
-    pub last_id: EventId,
+    pub(crate) last_id: EventId,
     /// The channels with events, in the order of their names.
-    pub channels: Vec<ChannelStats>,
+    pub(crate) channels: Vec<ChannelStats>,
 }
 
 /// Statistics of one channel of a store.
-///
-/// ```
-/// # use threadcast::{Config, Event, Server};
-/// # let path = std::env::temp_dir().join(format!("threadcast-channel-stats-{}.redb", std::process::id()));
-/// # let listen = vec!["127.0.0.1:0".parse()?];
-/// # let server = Server::bind(Config { listen, store: Some(path.clone().into()), ..Config::default() })?;
-/// # let (handle, registry) = (server.handle(), server.registry().clone());
-/// # let running = std::thread::spawn(move || server.run());
-/// # registry.publish("news", &Event::new("hello"))?;
-/// # handle.shutdown();
-/// # running.join().expect("the server did not panic")?;
-/// for channel in threadcast::store::stats(&path)?.channels {
-///     println!("{}: {} events", channel.name, channel.events);
-///     # assert_eq!(channel.name, "news");
-/// }
-/// # std::fs::remove_file(path)?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChannelStats {
+pub(crate) struct ChannelStats {
     /// The name of the channel.
-    pub name: String,
+    pub(crate) name: String,
     /// The number of events. An event of several channels is counted in each.
-    pub events: u64,
+    pub(crate) events: u64,
     /// The number of these events that are private.
-    pub private: u64,
+    pub(crate) private: u64,
     /// The size of these events' data, in bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// The id of the oldest event.
-    pub first_id: EventId,
+    pub(crate) first_id: EventId,
     /// The id of the newest event.
-    pub last_id: EventId,
+    pub(crate) last_id: EventId,
 }
 
 /// Checks a store and returns its statistics.
 ///
 /// The check reads every page and every event, so its cost grows with the file. Fails if
 /// the file is damaged, is not a store, cannot be read, or is open in another process.
-pub fn stats(path: &Path) -> Result<Stats, StoreError> {
+pub(crate) fn stats(path: &Path) -> Result<Stats, StoreError> {
     let mut channels = BTreeMap::new();
     let (kept, file_bytes) = visit(path, &mut |id, record| {
         for name in record.channels() {
@@ -110,7 +75,11 @@ pub fn stats(path: &Path) -> Result<Stats, StoreError> {
 ///
 /// `channel` may be `None` if the store has at most one channel. Fails if the store cannot be read,
 /// if there is no such channel, or if writing to `out` fails.
-pub fn export(path: &Path, channel: Option<&str>, out: &mut dyn Write) -> Result<(), StoreError> {
+pub(crate) fn export(
+    path: &Path,
+    channel: Option<&str>,
+    out: &mut dyn Write,
+) -> Result<(), StoreError> {
     let in_path = |problem| StoreError { path: path.to_owned(), problem };
     let known: Vec<String> = stats(path)?.channels.into_iter().map(|stats| stats.name).collect();
     let channel = match (channel, &known[..]) {

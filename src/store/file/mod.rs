@@ -30,7 +30,7 @@ use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 use rustix::fs::{Advice, CWD, RenameFlags};
 
 use self::disk::{DeferredFile, WriteHold};
-pub use self::inspect::{ChannelStats, Stats, export, stats};
+pub(crate) use self::inspect::{ChannelStats, Stats, export, stats};
 use self::quiet::catch_panic;
 use self::tables::{begin, problem, read, size, undo, write};
 pub(crate) use self::writer::{Store, start};

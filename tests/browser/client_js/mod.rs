@@ -6,7 +6,7 @@ mod ended;
 
 use std::time::{Duration, Instant};
 
-use crate::common::TestServer;
+use crate::common::{TestServer, pace};
 use crate::driver::Page;
 use threadcast::{Channels, Config, Event, Histories, History, Limits, Registry, Start};
 
@@ -93,7 +93,7 @@ fn eight_tabs_share_one_connection_and_lose_nothing() {
         move || {
             numbers.for_each(|n| {
                 publish(&registry, n..n + 1);
-                registry.wait(Duration::from_millis(1));
+                pace(Duration::from_millis(1));
             });
         }
     });

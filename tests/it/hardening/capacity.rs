@@ -260,8 +260,16 @@ fn file_store_stays_within_the_history_total() {
     publish_to_many(&server, 1, EVENT);
     assert_bounded(&server, TOTAL);
     drop(server);
-    let stats = threadcast::store::stats(&path).expect("a valid store");
-    let bytes: u64 = stats.channels.iter().map(|channel| channel.bytes).sum();
+    let stats = crate::store::serving::threadcast(&["store", "stats"]).arg(&path).output();
+    let stats = stats.expect("the binary runs");
+    assert!(stats.status.success(), "a valid store: {stats:?}");
+    let stats = String::from_utf8(stats.stdout).expect("UTF-8");
+    let size = |line: &str| -> u64 {
+        let size = line.split_once(", data: ").and_then(|(_, rest)| rest.split(' ').next());
+        size.and_then(|size| size.parse().ok()).unwrap_or_else(|| panic!("no size in {line:?}"))
+    };
+    let bytes: u64 = stats.lines().skip(1).map(size).sum();
+    assert!(bytes > 0, "{stats}");
     // Events that the newest event evicts stay in the file until the store writes again.
     let most = TOTAL + EVENT;
     assert!(bytes <= most as u64, "{bytes} bytes are in the file");

@@ -10,7 +10,7 @@ use crate::common::Process;
 use crate::common::jwt::{AUDIENCE, bearer};
 
 /// Runs `threadcast` with these arguments; returns its exit code, output, and error output.
-fn threadcast(arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(super) fn threadcast(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
     let output = command.args(arguments).output().expect("the binary starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::serving::{Folder, with_store};
+use super::serving::{Folder, threadcast, with_store};
 use crate::common::TestServer;
 use threadcast::{
     Channels, Config, Event, Framing, Histories, History, Matcher, Readable, Registry, Start,
@@ -111,12 +111,16 @@ fn repeats_are_recognised_in_each_topic_after_a_restart() {
         assert_eq!(second.registry.publish_update(&unkeyed), Ok(published));
     }
     drop(second);
-    let stats = threadcast::store::stats(&folder.store()).expect("a sound store");
-    let counts =
-        stats.channels.iter().map(|channel| (&*channel.name, channel.events, channel.private));
-    assert_eq!(counts.collect::<Vec<_>>(), [("a", 1, 1), ("b", 1, 1)]);
-    let mut lines = Vec::new();
-    threadcast::store::export(&folder.store(), Some("b"), &mut lines).expect("a sound store");
-    let line = String::from_utf8(lines).expect("JSON is UTF-8");
+    let store = |command: &str, channel: Option<&str>| {
+        let mut run = threadcast(&["store", command]);
+        let output = run.arg(folder.store()).args(channel).output().expect("the binary runs");
+        assert!(output.status.success(), "a sound store: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let stats = store("stats", None);
+    let counts = stats.lines().skip(1).map(|line| line.split_once(", data").expect("a size").0);
+    let one = |channel| format!("{channel:?}: events: 1 (private: 1)");
+    assert_eq!(counts.collect::<Vec<_>>(), [one("a"), one("b")]);
+    let line = store("export", Some("b"));
     assert_eq!(line, "{\"data\":\"x\",\"id\":\"order-7\",\"private\":true}\n");
 }

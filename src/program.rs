@@ -1,19 +1,7 @@
 //! The `threadcast` program: parses the arguments, runs the command, returns the exit code.
 //!
-//! Exit codes: 0 success or stopped by a signal, 1 failed to start or to continue, 2 invalid
-//! arguments.
-
-mod cli;
-mod jwks;
-#[cfg(feature = "lab")]
-mod lab;
-#[cfg(feature = "lab")]
-mod live;
-mod load;
-mod logging;
-mod reload;
-mod serve;
-mod webhook;
+//! Only the program itself, its tests and its manual need this module. The commands are private
+//! modules of this crate, so that they can use what no other program needs.
 
 use std::env;
 use std::error::Error;
@@ -22,13 +10,15 @@ use std::fmt::Display;
 use std::io::IsTerminal;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
+#[cfg(feature = "lab")]
+use std::path::PathBuf;
 use std::process::{self, Command as Process, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -36,18 +26,30 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use threadcast::client::{ClientError, ListenOptions, Listener, Publisher, StopHandle};
 use threadcast::jwt::DraftError;
-use threadcast::store::{ChannelStats, Stats};
-use threadcast::{Capacity, StartError, StoreError, StoreProblem};
+#[cfg(feature = "lab")]
+use threadcast::{Config, Server};
+use threadcast::{StartError, StoreError, StoreProblem};
 
+use crate::capacity::Capacity;
 #[cfg(feature = "lab")]
 use crate::cli::Lab;
 use crate::cli::{Cli, Command, Publish, Store, TokenArgs};
+#[cfg(feature = "lab")]
+use crate::lab;
+#[cfg(feature = "lab")]
+use crate::live::Live;
 use crate::logging::Log;
+use crate::store::{ChannelStats, Stats, export, stats};
+use crate::{load, serve};
 
 /// How long `listen` may take to finish a write after a signal, before the process exits.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 
-fn main() -> ExitCode {
+/// Runs the program with the arguments of this process.
+///
+/// Exit codes: 0 success or stopped by a signal, 1 failed to start or to continue, 2 invalid
+/// arguments.
+pub fn main() -> ExitCode {
     let command = Cli::parse().command();
     if matches!(command, Command::Serve(_) | Command::Doctor(_)) {
         limit_allocator_arenas();
@@ -82,6 +84,24 @@ fn main() -> ExitCode {
     let code = outcome.map_or_else(|error| failure(&*error, &log), |()| ExitCode::SUCCESS);
     log.flush();
     code
+}
+
+/// Returns the definition of the command line, for the manual and the shell completions.
+pub fn command() -> clap::Command {
+    <Cli as CommandFactory>::command()
+}
+
+/// Binds a server that answers the paths of the lab, as that of `threadcast serve` does.
+///
+/// `has_lab` is the option `--lab`. `program` is the path of the `threadcast` program, which runs the
+/// lab's load clients and its event loop; without it there are none.
+#[cfg(feature = "lab")]
+pub fn bind(config: Config, has_lab: bool, program: Option<PathBuf>) -> Result<Server, StartError> {
+    let lab = Live::new(program);
+    if has_lab {
+        return lab.bind(config);
+    }
+    Ok(Server::bind(config)?.with_routes(lab.routes(false)))
 }
 
 /// Reports a command's error on standard error, and returns the process's exit code.
@@ -140,16 +160,16 @@ fn store(command: Store) -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout().lock();
     match command {
         Store::Check { path } => {
-            let stats = threadcast::store::stats(&path)?;
+            let stats = stats(&path)?;
             let events: u64 = stats.channels.iter().map(|channel| channel.events).sum();
             let channels = stats.channels.len();
             let last = stats.last_id;
             writeln!(out, "valid; channels: {channels}, events: {events}, last id: {last}")?;
         }
-        Store::Stats { path } => print(&mut out, &threadcast::store::stats(&path)?)?,
+        Store::Stats { path } => print(&mut out, &stats(&path)?)?,
         Store::Export { path, channel } => {
             let mut out = io::BufWriter::new(out);
-            match threadcast::store::export(&path, channel.as_deref(), &mut out) {
+            match export(&path, channel.as_deref(), &mut out) {
                 // The reader closed the output, as `head` does: not an error.
                 Err(StoreError { problem: StoreProblem::Output(error), .. })
                     if error.kind() == io::ErrorKind::BrokenPipe => {}
@@ -224,7 +244,7 @@ fn wait_for_closed_output() {
     }
 }
 
-fn load(options: &cli::Load) -> Result<(), Box<dyn Error>> {
+fn load(options: &crate::cli::Load) -> Result<(), Box<dyn Error>> {
     let report = load::run(options, &*stop_on_signal()?)?;
     if options.json {
         return print_line(&report.json());
