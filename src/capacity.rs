@@ -7,17 +7,17 @@
 
 mod cgroup;
 mod costs;
+mod reading;
 mod system;
 
 use std::fmt;
-use std::fs;
-use std::str::FromStr;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub(crate) use self::costs::Cost;
 pub(crate) use self::costs::Costs;
 use self::costs::{IDLE_KERNEL, THREAD_GUARDS};
+use self::reading::{Reading, Unit};
 use self::system::SELF;
 use crate::broadcast::default_broadcasters;
 
@@ -248,41 +248,6 @@ impl Own {
     }
 }
 
-/// The unit of a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
-    Descriptor,
-    Thread,
-    /// A memory mapping, of which a thread has this many.
-    Mapping {
-        of_thread: u64,
-    },
-    /// A byte of memory.
-    Byte,
-    /// A byte of address space.
-    Address,
-    /// A byte of address space that is private and writable.
-    Data,
-}
-
-impl Unit {
-    fn is_bytes(self) -> bool {
-        matches!(self, Self::Byte | Self::Address | Self::Data)
-    }
-}
-
-/// A limit and its current use, as the system reports them. The current use includes what the
-/// clients use.
-#[derive(Debug)]
-struct Reading {
-    name: &'static str,
-    limit: u64,
-    used: u64,
-    unit: Unit,
-    /// The setting or command that raises the limit, with `{}` in place of the new value.
-    raise: String,
-}
-
 impl Reading {
     fn bound(self, own: &Own, share: Share) -> Bound {
         let Self { name, limit, used, unit, raise } = self;
@@ -308,16 +273,6 @@ impl Reading {
         let clients = usize::try_from(clients).unwrap_or(usize::MAX);
         Bound { name, limit, used, clients, raise: raise.replace("{}", &(limit * 2).to_string()) }
     }
-}
-
-/// Returns the first word after `key` in the line that begins with `key`.
-fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()
-}
-
-/// Reads a file that contains one number. Returns `None` for the word `max`, which means no limit.
-fn number<T: FromStr>(path: impl AsRef<std::path::Path>) -> Option<T> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

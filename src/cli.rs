@@ -8,6 +8,7 @@ pub(crate) mod lab;
 mod load;
 mod store;
 mod token;
+mod values;
 mod webhook;
 
 use std::ffi::OsString;
@@ -27,7 +28,6 @@ use threadcast::{
 };
 
 pub(crate) use self::access::Access;
-use self::access::token_file;
 pub(crate) use self::client::{Healthcheck, Listen, Publish};
 use self::durable::Durable;
 #[cfg(feature = "lab")]
@@ -35,6 +35,7 @@ pub(crate) use self::lab::Lab;
 pub(crate) use self::load::Load;
 pub(crate) use self::store::Store;
 pub(crate) use self::token::TokenArgs;
+use self::values::{bytes, positive};
 use self::webhook::Reports;
 use crate::capacity::Costs;
 use crate::logging::Format;
@@ -181,10 +182,6 @@ fn rate(text: &str) -> Result<NonZero<u32>, String> {
     let count = text.strip_suffix("/s").unwrap_or(text);
     let rate = count.parse().map_err(|_| "write a whole number from 1 on, such as 100/s")?;
     Ok(rate)
-}
-
-fn bytes(size: ByteSize) -> usize {
-    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
 /// Run the server (default command)
@@ -521,7 +518,7 @@ fn history(text: &str) -> Result<(Option<String>, History), String> {
     }
     if let Some(bytes) = parts.next() {
         let size: ByteSize = bytes.parse()?;
-        history.bytes = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+        history.bytes = values::bytes(size);
     }
     if let Some(age) = parts.next() {
         history.age = humantime::parse_duration(age).map_err(|error| error.to_string())?;
@@ -537,15 +534,6 @@ fn network(text: &str) -> Result<IpNet, String> {
     let one = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
     one.or_else(|_| text.parse())
         .map_err(|_| "expected an address or a network, such as 10.0.0.1 or 10.0.0.0/8".into())
-}
-
-/// Parses a duration of at least 1 ms, because a socket's timeout cannot be zero.
-fn positive(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if duration < Duration::from_millis(1) {
-        return Err("must be at least 1ms".into());
-    }
-    Ok(duration)
 }
 
 #[cfg(test)]

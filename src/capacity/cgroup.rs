@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Reading, Unit, field, number};
+use super::reading::{Reading, Unit, field, number};
 
 /// The names of a controller's files. In the arrays, index 0 is for version 1 of control groups,
 /// and index 1 for version 2.

@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{Reading, Unit, field, number};
+use super::reading::{Reading, Unit, field, number};
 
 /// This process's name in `/proc`.
 pub(super) const SELF: &str = "self";

@@ -9,8 +9,8 @@ use threadcast::jwt::VerifyingKey;
 use threadcast::{AccessKeys, Config, CorsOrigins, Mercure, Token};
 use ureq::http::Uri;
 
-use super::positive;
 use super::token::{audience, verifying_key};
+use super::values::{positive, token_file};
 
 /// The options that control access.
 #[derive(Debug, Clone, Args)]
@@ -256,12 +256,6 @@ impl<T> FromFile<T> {
         self.value = value;
         Ok(())
     }
-}
-
-/// Reads a token from the first line of a file, so that the token is on no command line.
-pub(super) fn token_file(path: &str) -> Result<Token, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    Token::new(text.lines().next().unwrap_or_default().trim()).map_err(|error| error.to_string())
 }
 
 /// Parses an origin as browsers write it: scheme, host, and the port unless it is the default.

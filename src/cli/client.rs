@@ -10,7 +10,7 @@ use threadcast::client::{
 };
 use threadcast::{Channels, Event, PublishError, Token};
 
-use super::{positive, token_file};
+use super::values::{bytes, positive, token_file};
 
 /// The server's URL and the token to send to it.
 #[derive(Debug, Clone, Args)]
@@ -235,7 +235,7 @@ impl From<Listen> for ListenOptions {
             json: listen.json,
             count: listen.count,
             silence: listen.silence,
-            event_limit: usize::try_from(listen.event_limit.as_u64()).unwrap_or(usize::MAX),
+            event_limit: bytes(listen.event_limit),
         }
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use threadcast::DurableStreams;
 
-use super::bytes;
+use super::values::bytes;
 
 /// The options that bound the memory of durable streams, for `serve` and `doctor`.
 #[derive(Debug, Clone, Args)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, value_parser};
 
-use super::positive;
+use super::values::positive;
 
 /// The names of all engines.
 pub(crate) const ENGINES: [&str; 7] =

@@ -6,7 +6,7 @@ use clap::{Args, value_parser};
 use sse_load::load::{Url, UrlError};
 use threadcast::Token;
 
-use super::token_file;
+use super::values::token_file;
 
 /// Open many clients on an SSE server of any make, and report latency, lost events and disconnects
 ///

@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args};
 use serde_json::Value;
 use threadcast::jwt::{Draft, SigningKey, VerifyingKey};
 
-use super::positive;
+use super::values::positive;
 
 /// Create a JWT for the Mercure protocol and for all other routes, and print it
 ///

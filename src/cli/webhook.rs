@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::super::webhook::{Options, Secrets, WebhookUrl};
+use crate::webhook::{Options, Secrets, WebhookUrl};
 
 /// The options of webhooks.
 #[derive(Debug, Clone, Args)]

@@ -12,90 +12,28 @@
 //!
 //! This module does not depend on HTTP: its callers pass it the bytes of the preamble.
 
+mod end;
 mod outlet;
 #[cfg(feature = "server")]
 mod socket;
 mod source;
 mod writer;
 
-use std::fmt;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::end::{End, StreamCounts, disconnect_error};
 pub(crate) use self::outlet::Outlet;
 #[cfg(feature = "server")]
 pub(crate) use self::socket::Socket;
-pub(crate) use self::source::{Follow, Listening, Reader, Source, SourceKey};
+pub(crate) use self::source::{Follow, Listening, READ_LIMIT, Reader, Source, SourceKey};
 pub use self::writer::SlowClient;
-pub(crate) use self::writer::{Heartbeat, READ_LIMIT, Refilled, Writer};
-use crate::counters::Counters;
+pub(crate) use self::writer::{Heartbeat, Refilled, Writer};
 use crate::event::{Frame, Framing};
 use crate::registry::{Notifier, Subscription, Wakeup};
 use crate::slot::Slot;
-
-/// Why a stream ended.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// A finite stream has sent all its events, or all channels of the stream have ended.
-    Finished,
-    /// The server is draining.
-    Closed,
-    /// The stream has reached the age limit.
-    Aged,
-    /// The token that the stream was opened with has expired.
-    Expired,
-    /// The token or key that the stream was opened with has been withdrawn.
-    Withdrawn,
-    /// The client's socket accepted no byte for the write deadline.
-    Stuck,
-    /// The client was so slow that its next event had left the history.
-    FellBehind,
-    /// The client has disconnected.
-    Disconnected(io::Error),
-}
-
-impl End {
-    /// The reason as a label for the counters.
-    pub(crate) fn reason(&self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Closed => "drained",
-            Self::Aged => "aged",
-            Self::Expired => "expired",
-            Self::Withdrawn => "withdrawn",
-            Self::Stuck => "stuck",
-            Self::FellBehind => "fell_behind",
-            Self::Disconnected(_) => "left",
-        }
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Finished => f.write_str("finished"),
-            Self::Closed => f.write_str("server draining"),
-            Self::Aged => f.write_str("reached the age limit"),
-            Self::Expired => f.write_str("token expired"),
-            Self::Withdrawn => f.write_str("token or key withdrawn"),
-            Self::Stuck => f.write_str("write deadline exceeded: the client accepted no data"),
-            Self::FellBehind => f.write_str("client too slow: its next event has left the history"),
-            Self::Disconnected(error) => write!(f, "client disconnected: {error}"),
-        }
-    }
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            // A blocking write returns one of these kinds when the write deadline passes.
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Stuck,
-            _ => Self::Disconnected(error),
-        }
-    }
-}
 
 /// Why a stream's delivery in one mode ended.
 pub(crate) enum Outcome<W> {
@@ -104,21 +42,6 @@ pub(crate) enum Outcome<W> {
     /// The other delivery mode was selected. The stream continues in that mode, at the writer's
     /// position.
     Switched(Box<Writer<W>>),
-}
-
-/// How many events and bytes a stream has carried.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct StreamCounts {
-    pub(crate) events: u64,
-    pub(crate) bytes: u64,
-}
-
-impl StreamCounts {
-    /// Adds what was counted since `before` to the server's counters.
-    pub(crate) fn count_since(self, before: Self, counters: &Counters) {
-        counters.delivered.inc_by(self.events - before.events);
-        counters.sent_bytes.inc_by(self.bytes - before.bytes);
-    }
 }
 
 /// Runs a stream whose own thread writes: read, write, sleep until notified.
@@ -189,11 +112,6 @@ pub(crate) trait Sink {
     /// Makes the watcher report the peer's disconnect to the broadcaster, immediately if the peer
     /// has disconnected already. Returns the number by which the report names the stream.
     fn report_to_broadcaster(&self) -> u64;
-}
-
-/// The error for a disconnect that the watcher or `poll` has detected.
-pub(crate) fn disconnect_error() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "connection closed by the peer")
 }
 
 /// A writer that the broadcaster holds, and the means to return it to its client's thread.

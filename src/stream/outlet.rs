@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
-use super::{End, StreamCounts, disconnect_error};
+use super::end::{End, StreamCounts, disconnect_error};
 use crate::event::{Event, Frame, Framing};
 use crate::registry::{Ending, Registry};
 

@@ -4,10 +4,13 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use super::READ_LIMIT;
 use crate::event::Framing;
 use crate::id::EventId;
 use crate::registry::{self, Batch, Channels, Notifier, Position, Registry, Subscription};
+
+/// How many bytes one read of the registry takes at most: enough that a burst of events costs one
+/// `write`, and few enough that the read soon releases the registry's lock.
+pub(crate) const READ_LIMIT: usize = 64 * 1024;
 
 /// What a stream reads, with its position.
 #[derive(Debug)]

@@ -3,17 +3,15 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use super::end::{End, StreamCounts};
 #[cfg(feature = "server")]
-use super::Socket;
-use super::{End, Outcome, Sink, Source, StreamCounts};
+use super::socket::Socket;
+use super::source::Source;
+use super::{Outcome, Sink};
 use crate::credential::Credential;
 use crate::event::{Frame, Framing};
 use crate::id::EventId;
 use crate::registry::{Batch, Ending};
-
-/// How many bytes one read of the registry takes at most: enough that a burst of events costs one
-/// `write`, and few enough that the read soon releases the registry's lock.
-pub(crate) const READ_LIMIT: usize = 64 * 1024;
 
 /// How long a client waits before it reconnects, give or take half of this time, if its stream
 /// ended by the age limit, by its token's expiry or withdrawal, by an immediate drain, or with its
@@ -249,7 +247,7 @@ impl<W> Writer<W> {
         true
     }
 
-    /// Reads new events from the source into the unsent bytes, at most [`READ_LIMIT`]. With
+    /// Reads new events from the source into the unsent bytes, at most [`READ_LIMIT`](super::source::READ_LIMIT). With
     /// `upto`, reads only the events up to this id.
     pub(crate) fn refill(&mut self, upto: Option<EventId>) -> Refilled {
         if self.last.is_some() {

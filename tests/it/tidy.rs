@@ -35,8 +35,8 @@ const LAYERS: [&str; 24] = [
 
 /// The modules of the program and `lib.rs`, which may import from every module.
 const FRONT: [&str; 12] = [
-    "bin", "program", "cli", "lab", "live", "load", "serve", "reload", "jwks", "webhook", "logging",
-    "lib",
+    "bin", "program", "cli", "lab", "live", "load", "serve", "reload", "jwks", "webhook",
+    "logging", "lib",
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -110,9 +110,9 @@ fn imports(from: &Path, source: &str, modules: &BTreeSet<PathBuf>) -> BTreeSet<P
     found
 }
 
-#[test]
-fn http_modules_import_in_one_direction() {
-    let files = sources(Path::new("src/http"));
+/// Returns which modules each file of a folder imports.
+fn imports_of(folder: &str) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
+    let files = sources(Path::new(folder));
     let modules: BTreeSet<PathBuf> = files.iter().map(|file| module_path(file)).collect();
     let imports = |file: &PathBuf| {
         let source = fs::read_to_string(file).expect("a readable file");
@@ -120,7 +120,50 @@ fn http_modules_import_in_one_direction() {
         let imported = imports(&from, &source, &modules);
         (from, imported)
     };
-    let mut imports: BTreeMap<PathBuf, BTreeSet<PathBuf>> = files.iter().map(imports).collect();
+    files.iter().map(imports).collect()
+}
+
+/// The circles of more than three files that import each other. A file that names an item of its
+/// parent module imports the parent. Remove a line when its circle is gone.
+const CIRCLES: [(&str, usize); 4] =
+    [("client", 6), ("lab/experiment", 4), ("registry", 14), ("store", 9)];
+
+#[test]
+fn no_large_circle_of_imports_is_new() {
+    let mut imports = imports_of("src");
+    imports.retain(|module, _| !module.ends_with("tests"));
+    let reached = |from: &PathBuf| {
+        let (mut found, mut next) = (BTreeSet::new(), vec![from]);
+        while let Some(module) = next.pop() {
+            for imported in imports.get(module).into_iter().flatten() {
+                if found.insert(imported) {
+                    next.push(imported);
+                }
+            }
+        }
+        found
+    };
+    let reached: BTreeMap<&PathBuf, _> = imports.keys().map(|from| (from, reached(from))).collect();
+    let circle = |module: &&PathBuf| -> Vec<&PathBuf> {
+        let others = reached[*module].iter().copied();
+        others
+            .filter(|other| reached.get(other).is_some_and(|back| back.contains(module)))
+            .collect()
+    };
+    let circles: BTreeSet<Vec<&PathBuf>> = reached.keys().map(circle).collect();
+    let known = |circle: &Vec<&PathBuf>| {
+        let is_known = |(first, files): &(&str, usize)| {
+            circle[0] == Path::new(first) && circle.len() <= *files
+        };
+        circle.len() <= 3 || CIRCLES.iter().any(is_known)
+    };
+    let new: Vec<_> = circles.iter().filter(|circle| !known(circle)).collect();
+    assert!(new.is_empty(), "these modules import each other in a circle: {new:#?}");
+}
+
+#[test]
+fn http_modules_import_in_one_direction() {
+    let mut imports = imports_of("src/http");
     assert!(imports.values().map(BTreeSet::len).sum::<usize>() > 100, "{imports:?}");
     // Removes every module that imports none of the others, until only circles are left.
     loop {

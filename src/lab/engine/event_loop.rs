@@ -29,7 +29,6 @@ pub(super) use client::HEAD;
 use client::{Client, Closed, State};
 use log::Log;
 
-use super::{HISTORY_BYTES, HISTORY_EVENTS, PATH};
 use sse_load::tick::{Tick, Traffic};
 use threadcast::EventId;
 

@@ -22,6 +22,7 @@
 mod apache;
 mod event_loop;
 mod publisher;
+mod same;
 mod threads;
 mod tiny;
 
@@ -35,18 +36,11 @@ use sse_load::process::find_program;
 use threadcast::Delivery;
 
 use self::apache::Mpm;
+pub(crate) use self::same::PATH;
 use crate::capacity::{Capacity, Costs, Share};
 
 /// The JavaScript source of the `node` engine; `make bench` includes it too.
 const NODE: &str = include_str!("node.js");
-
-/// The path of every engine's stream.
-pub(crate) const PATH: &str = "/channels/bench";
-
-/// The maximum number of events that an engine keeps for clients that have fallen behind.
-const HISTORY_EVENTS: usize = 4_096;
-/// The maximum total size of the events that an engine keeps, in bytes.
-const HISTORY_BYTES: usize = 8 * 1024 * 1024;
 
 /// An engine that can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

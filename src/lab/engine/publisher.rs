@@ -6,7 +6,7 @@ use std::thread;
 use sse_load::tick::{Tick, Traffic};
 use threadcast::{Event, Registry};
 
-use super::PATH;
+use super::same::PATH;
 
 /// Returns the channel that the publisher thread publishes to.
 pub(super) fn channel() -> &'static str {

@@ -8,7 +8,8 @@ use std::thread;
 
 use threadcast::{Config, Delivery, Histories, History, Server};
 
-use super::{HISTORY_BYTES, HISTORY_EVENTS, publisher};
+use super::publisher;
+use super::same::{HISTORY_BYTES, HISTORY_EVENTS};
 use crate::live::Live;
 
 pub(super) fn run(delivery: Delivery, mut out: impl Write) -> io::Result<()> {

@@ -11,8 +11,9 @@ use socket2::SockRef;
 use threadcast::{Channels, Framing, Histories, Limits, Registry, RegistryOptions, Start};
 use tiny_http::{Request, Response, Server};
 
+use super::same::PATH;
 use super::threads::history;
-use super::{PATH, event_loop, publisher};
+use super::{event_loop, publisher};
 use crate::live::slow::Slow;
 
 pub(super) fn run(mut out: impl Write) -> io::Result<()> {

@@ -13,22 +13,21 @@
 
 mod base;
 mod engine;
+mod error;
 mod shared;
 mod template;
 mod url_pattern;
 
-use thiserror::Error;
 use url::Url;
 
 pub(crate) use self::base::Base;
+pub use self::error::MatcherError;
+use self::error::PATTERN_MAX;
 pub(crate) use self::shared::Purpose;
 use self::shared::Syntax;
 use self::template::Template;
 use self::url_pattern::UrlPattern;
 use crate::registry::{Matcher, Name, Pattern};
-
-/// The longest pattern, in bytes.
-const PATTERN_MAX: usize = 1_024;
 
 /// The overhead of one pattern, in bytes: its table entries and the headers of its allocations.
 const OVERHEAD: usize = 160;
@@ -180,45 +179,6 @@ fn matches_resolved(topic: &Name<'_>, base: &Base, matches: impl FnOnce(&Url) ->
         return url.as_ref().is_some_and(matches);
     }
     base.resolve(topic.text()).as_ref().is_some_and(matches)
-}
-
-/// A text cannot be a topic or a matcher.
-///
-/// ```
-/// use threadcast::{Matcher, MatcherError};
-///
-/// assert_eq!(Matcher::selector("two\nlines").unwrap_err(), MatcherError::Character('\n'));
-/// assert!(Matcher::url_pattern("/books/:").is_err());
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum MatcherError {
-    /// The text is empty.
-    #[error("a topic must not be empty; name one, or `*` for all")]
-    Empty,
-    /// The text has more than 1,024 bytes.
-    #[error("the topic or pattern is longer than {PATTERN_MAX} bytes; shorten it")]
-    TooLong,
-    /// The text has an invisible character: a control or format character.
-    #[error(
-        "a topic must not contain the character U+{:04X}; remove or percent-encode it",
-        u32::from(*.0)
-    )]
-    Character(char),
-    /// The text is not a URL pattern.
-    #[error("this is not a URL pattern: {detail}; see the URL Pattern standard of the WHATWG")]
-    Pattern {
-        /// Why the text is not a URL pattern.
-        detail: String,
-    },
-    /// The compiled pattern is too big.
-    #[error("the pattern is too big when it is compiled; use fewer repetitions or shorten it")]
-    TooBig,
-    /// The patterns in use take all the memory for patterns.
-    #[error(
-        "the patterns in use take all the memory for patterns; use exact topics, or try again later"
-    )]
-    Full,
 }
 
 /// Checks that a text can be a topic.

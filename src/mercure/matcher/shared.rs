@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Base, Compiled, MatcherError, Program};
+use super::base::Base;
+use super::error::MatcherError;
+use super::{Compiled, Program};
 use crate::limits::{PATTERNS_FOR_TOKENS, PATTERNS_TOTAL};
 
 /// Patterns, by syntax and text.

@@ -6,8 +6,8 @@
 
 use std::fmt::Write;
 
-use super::MatcherError;
 use super::engine::Engine;
+use super::error::MatcherError;
 
 /// The maximum number of variables in one template expression, if its expansion may begin with any
 /// of these variables. The compiled size of such an expression grows with the square of the number

@@ -7,8 +7,9 @@ use urlpattern::matcher::{InnerMatcher, Matcher};
 use urlpattern::regexp::RegExp;
 use urlpattern::{RegexSyntax, UrlPatternInit, UrlPatternOptions};
 
+use super::base::Base;
 use super::engine::{Engine, EngineError};
-use super::{Base, MatcherError};
+use super::error::MatcherError;
 
 /// A compiled pattern. Its parts are, in this order: protocol, user name, password, host name,
 /// port, path, query and fragment.

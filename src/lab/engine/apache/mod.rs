@@ -26,7 +26,8 @@ use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use sse_load::process::{find_program, wait_until};
 use threadcast::Delivery;
 
-use super::{PATH, publisher, threads};
+use super::same::PATH;
+use super::{publisher, threads};
 
 /// The folder where Debian installs Apache's modules.
 const MODULES: &str = "/usr/lib/apache2/modules";

@@ -9,8 +9,8 @@ use std::time::Instant;
 use mio::net::TcpStream;
 use threadcast::{EventId, Limits};
 
-use super::PATH;
 use super::log::Log;
+use crate::lab::engine::same::PATH;
 use crate::live::slow::Slow;
 
 /// The maximum number of header lines of a request, as in threadcast.

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use threadcast::{Event, EventId, Framing};
 
 use super::client::Closed;
-use super::{HISTORY_BYTES, HISTORY_EVENTS};
+use crate::lab::engine::same::{HISTORY_BYTES, HISTORY_EVENTS};
 
 /// The maximum size of one `send`, in bytes. It is large enough that a burst of events takes one
 /// system call per client, and small enough that a `send` to one client does not delay the other

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::{MatcherError, PATTERN_MAX};
+use super::super::error::{MatcherError, PATTERN_MAX};
 use super::*;
 
 fn new(pattern: &str) -> Result<UrlPattern, MatcherError> {
