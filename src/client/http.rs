@@ -285,7 +285,7 @@ pub(super) fn error_of(mut response: Response) -> ClientError {
         && let Some(place) = response.headers().get(LOCATION)
         && let Ok(place) = place.to_str()
     {
-        detail = format!("the server redirects to {place}; pass that as --url");
+        detail = format!("the server redirects to {place}; use that URL");
     }
     // Control characters in the server's text could change the terminal's state.
     detail = detail.replace(char::is_control, " ");
@@ -297,6 +297,17 @@ pub(super) fn media_type(headers: &HeaderMap) -> String {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default();
     essence.trim().to_ascii_lowercase()
+}
+
+/// Returns the response if its body is an event stream.
+pub(super) fn event_stream(response: Response) -> Result<Response, SendError> {
+    let media_type = match media_type(response.headers()) {
+        media_type if media_type == "text/event-stream" => return Ok(response),
+        media_type if media_type.is_empty() => "no Content-Type".into(),
+        media_type => media_type,
+    };
+    let found = format!("the server answered with {media_type}, not with an event stream");
+    Err(SendError::Permanent(ClientError::UnexpectedResponse { found }))
 }
 
 /// Whether a retry of the same request may succeed.

@@ -18,32 +18,15 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value, json};
-use ureq::Agent;
 use ureq::http::header::{ACCEPT, CACHE_CONTROL};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::http::{self, Http, Response, SendError};
-use super::{ClientError, DecodedEvent, Decoder, ServerUrl, jittered};
+use super::retry::{RETRY, Reconnection, StopHandle};
+use super::{ClientError, DecodedEvent, Decoder, ServerUrl};
 use crate::json;
 use crate::token::Token;
-
-/// The reconnection time that applies until the server sets one.
-const RETRY: Duration = Duration::from_secs(3);
-
-/// The wait after the first failed attempt to connect, until the server sets a reconnection time.
-const BACKOFF_MIN: Duration = Duration::from_millis(500);
-
-/// The longest backoff between failed attempts, unless the server's reconnection time is longer.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
-
-/// The shortest wait before a reconnect, so that `retry: 0` does not cause a busy loop.
-const WAIT_MIN: Duration = Duration::from_millis(50);
-
-/// The longest wait before a reconnect, so that an excessive `retry:` does not keep a listener
-/// disconnected for long.
-const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// The options of a [`Listener`].
 ///
@@ -120,45 +103,7 @@ pub struct Listener {
     decoder: Decoder,
     /// After this many further events, the listener stops.
     left: u64,
-    stop: StopHandle,
-    stopped: Receiver<()>,
-}
-
-/// Stops a [`Listener`] from another thread.
-///
-/// ```
-/// use std::io;
-/// use std::time::Duration;
-/// use threadcast::client::{Decoder, ListenOptions, Listener};
-///
-/// let listener = Listener::new(ListenOptions {
-///     server: "http://127.0.0.1:9".parse()?, // no server: the listener would retry for ever
-///     token: None,
-///     channels: vec!["news".into()],
-///     since: None,
-///     json: false,
-///     count: None,
-///     silence: Duration::from_secs(60),
-///     event_limit: Decoder::LIMIT,
-/// });
-/// let stop = listener.stop_handle();
-/// let running = std::thread::spawn(move || listener.run(&mut io::sink(), &mut io::sink()));
-/// stop.stop();
-/// running.join().expect("the listener did not panic")?;
-/// # Ok::<(), threadcast::client::ClientError>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct StopHandle {
-    notifier: Sender<()>,
-    agent: Agent,
-}
-
-impl StopHandle {
-    /// Stops the listener, even if it has not started to run.
-    pub fn stop(self) {
-        let _ = self.notifier.try_send(()); // fails if the listener is already notified
-        self.agent.shutdown();
-    }
+    reconnection: Reconnection,
 }
 
 /// The outcome of a request for a stream.
@@ -183,16 +128,15 @@ impl Listener {
         let http = Http::new(options.server.clone(), options.token.as_ref(), |config| {
             config.timeout_recv_response(silence).timeout_per_read(silence)
         });
-        let (notifier, stopped) = bounded(1);
-        let stop = StopHandle { notifier, agent: http.agent.clone() };
+        let reconnection = Reconnection::new(http.agent.clone());
         let left = options.count.unwrap_or(u64::MAX);
         let decoder = Decoder::with_limit(options.event_limit);
-        Self { http, options, decoder, left, stop, stopped }
+        Self { http, options, decoder, left, reconnection }
     }
 
     /// Returns a handle that stops this listener.
     pub fn stop_handle(&self) -> StopHandle {
-        self.stop.clone()
+        self.reconnection.stop_handle()
     }
 
     /// Listens until the event count is reached, the server returns 204, `out` is closed, or
@@ -205,42 +149,27 @@ impl Listener {
     ///
     /// Fails if a retry cannot succeed, or if `out` or `warnings` cannot be written.
     pub fn run(mut self, out: &mut dyn Write, warnings: &mut dyn Write) -> Result<(), ClientError> {
-        let mut failures = 0;
-        while !self.is_stopped() && self.left > 0 {
+        while !self.reconnection.is_stopped() && self.left > 0 {
             let wait = match self.connect() {
                 Ok(Connected::NoContent) => return Ok(()),
                 Ok(Connected::Stream(response)) => {
-                    failures = 0;
+                    self.reconnection.succeeded();
                     match self.read(response, out, warnings)? {
                         End::Finished => return Ok(()),
                         End::Interrupted => self.decoder.retry().unwrap_or(RETRY),
                     }
                 }
-                Err(_) if self.is_stopped() => return Ok(()),
+                Err(_) if self.reconnection.is_stopped() => return Ok(()),
                 Err(SendError::Permanent(error)) => return Err(error),
                 Err(SendError::Temporary { cause, wait }) => {
-                    self.wait_after(&cause, wait, &mut failures)
+                    self.reconnection.wait_after(&cause, wait, self.decoder.retry())
                 }
             };
-            if self.stopped.recv_timeout(jittered(clamp_wait(wait))).is_ok() {
+            if self.reconnection.pause(wait) {
                 return Ok(());
             }
         }
         Ok(())
-    }
-
-    fn is_stopped(&self) -> bool {
-        !self.stopped.is_empty()
-    }
-
-    /// Returns the wait before a retry: the wait that the server requested, or else a backoff that
-    /// doubles with each failure. Logs the cause.
-    fn wait_after(&self, cause: &str, requested: Option<Duration>, failures: &mut u32) -> Duration {
-        let wait =
-            clamp_wait(requested.unwrap_or_else(|| backoff_after(self.decoder.retry(), *failures)));
-        *failures += 1;
-        log::warn!("{cause}; trying again in {wait:.1?}");
-        wait
     }
 
     /// Requests the stream.
@@ -248,18 +177,10 @@ impl Listener {
         let (url, headers) = self.request();
         let response = self.http.send(&Method::GET, &url, &headers, &[], None)?;
         match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NO_CONTENT => return Ok(Connected::NoContent),
-            _ => return Err(SendError::of(response)),
+            StatusCode::OK => http::event_stream(response).map(Connected::Stream),
+            StatusCode::NO_CONTENT => Ok(Connected::NoContent),
+            _ => Err(SendError::of(response)),
         }
-        let media_type = http::media_type(response.headers());
-        if media_type != "text/event-stream" {
-            let media_type =
-                if media_type.is_empty() { "no Content-Type".into() } else { media_type };
-            let found = format!("the server answered with {media_type}, not with an event stream");
-            return Err(SendError::Permanent(ClientError::UnexpectedResponse { found }));
-        }
-        Ok(Connected::Stream(response))
     }
 
     fn request(&self) -> (String, HeaderMap) {
@@ -397,38 +318,9 @@ fn gap(event: &DecodedEvent) -> Option<String> {
     Some(format!("{events} missing on {channel:?}{place}"))
 }
 
-/// Limits a wait to [`WAIT_MIN`] and [`WAIT_MAX`].
-fn clamp_wait(wait: Duration) -> Duration {
-    wait.clamp(WAIT_MIN, WAIT_MAX)
-}
-
-/// Returns the wait after a failed attempt, given the number of failures before that attempt.
-fn backoff_after(retry: Option<Duration>, failures: u32) -> Duration {
-    let first = retry.unwrap_or(BACKOFF_MIN).max(WAIT_MIN);
-    let longer = first.saturating_mul(2_u32.saturating_pow(failures));
-    longer.min(BACKOFF_MAX.max(first))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn wait_doubles_to_30_s_and_respects_retry_from_the_server() {
-        let waits = |retry: Option<u64>| {
-            let retry = retry.map(Duration::from_secs);
-            [0, 1, 5, 6, 1000].map(|failures| backoff_after(retry, failures).as_millis())
-        };
-        assert_eq!(waits(None), [500, 1_000, 16_000, 30_000, 30_000]);
-        assert_eq!(waits(Some(20)), [20_000, 30_000, 30_000, 30_000, 30_000]);
-        assert_eq!(waits(Some(120)), [120_000; 5]);
-    }
-
-    #[test]
-    fn excessive_wait_is_limited() {
-        assert_eq!(clamp_wait(Duration::from_millis(99_999_999_999)), Duration::from_secs(300));
-        assert_eq!(clamp_wait(Duration::ZERO), WAIT_MIN);
-    }
 
     #[test]
     fn gap_is_described_in_words_and_invalid_gap_is_data() {

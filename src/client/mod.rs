@@ -13,6 +13,7 @@ pub(crate) mod http;
 mod lines;
 mod listen;
 mod publish;
+mod retry;
 
 use std::io;
 use std::time::Duration;
@@ -21,8 +22,9 @@ use thiserror::Error;
 
 pub(crate) use self::health::{check_health, check_unix_health};
 pub use self::http::ServerUrl;
-pub use self::listen::{ListenOptions, Listener, StopHandle};
+pub use self::listen::{ListenOptions, Listener};
 pub use self::publish::{OnError, Publication, PublishOptions, Publisher};
+pub use self::retry::StopHandle;
 pub use crate::decoder::{DecodeError, DecodedEvent, Decoder};
 
 /// An error of a [`Listener`] or a [`Publisher`].

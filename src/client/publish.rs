@@ -12,8 +12,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use ureq::http::header::CONTENT_TYPE;
@@ -21,7 +20,8 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::http::{Http, Response, SendError};
 use super::lines::{Line, Lines, StreamEvents};
-use super::{ClientError, ServerUrl, jittered};
+use super::retry::{milliseconds, repeat};
+use super::{ClientError, ServerUrl};
 use crate::json;
 use crate::token::Token;
 
@@ -31,13 +31,6 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// The maximum number of lines in a batch: a fraction of the default history of a channel, so that
 /// one batch does not remove events that a slightly slow subscriber has yet to read.
 const BATCH_LINES: usize = 256;
-
-/// The time limit for one attempt to send a POST and receive its response.
-const ATTEMPT: Duration = Duration::from_secs(10);
-
-/// The wait before the first retry. Each further wait is twice as long, up to [`BACKOFF_MAX`].
-const BACKOFF_MIN: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// The maximum number of bytes read from a response body.
 const RESPONSE_MAX: u64 = 64 * 1024;
@@ -348,29 +341,10 @@ impl Publisher {
         headers.insert(HeaderName::from_static("idempotency-key"), key);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(post.content_type));
 
-        let (started, timeout) = (Instant::now(), self.options.timeout);
-        let mut backoff = BACKOFF_MIN;
-        loop {
-            let left = timeout.saturating_sub(started.elapsed()).clamp(BACKOFF_MIN, ATTEMPT);
-            let sent = self.http.send(&Method::POST, &url, &headers, &post.body, Some(left));
-            let (cause, requested) = match sent.and_then(publication) {
-                Ok(published) => return Ok(published),
-                Err(SendError::Temporary { cause, wait }) => (cause, wait),
-                Err(SendError::Permanent(error)) => return Err(error),
-            };
-            let wait = requested.unwrap_or_else(|| jittered(backoff));
-            if started.elapsed().saturating_add(wait) >= timeout {
-                let after = Duration::from_millis(milliseconds(started.elapsed()));
-                let cause = match requested {
-                    Some(wait) => format!("{cause} (Retry-After: {} s)", wait.as_secs()),
-                    None => cause,
-                };
-                return Err(ClientError::TimedOut { after, cause });
-            }
-            log::warn!("{cause}; trying again in {wait:.1?}");
-            thread::sleep(wait);
-            backoff = BACKOFF_MAX.min(backoff * 2);
-        }
+        repeat(self.options.timeout, |limit| {
+            let sent = self.http.send(&Method::POST, &url, &headers, &post.body, Some(limit));
+            sent.and_then(publication)
+        })
     }
 }
 
@@ -473,8 +447,4 @@ fn check_object(text: &str) -> Result<(), String> {
         Ok(_) => Err(wrong("it is not an object")),
         Err(error) => Err(wrong(&error.of("it"))),
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
