@@ -1,7 +1,7 @@
 //! The command line.
 
 mod access;
-mod client;
+pub(crate) mod client;
 mod durable;
 #[cfg(feature = "lab")]
 pub(crate) mod lab;

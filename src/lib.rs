@@ -34,7 +34,7 @@
 //! | `redis` | the store that several nodes share |
 //! | `mercure` | the Mercure protocol, and JWTs |
 //! | `durable-streams` | the Durable Streams protocol |
-//! | `client` | `client::Publisher` and `client::Listener` |
+//! | `client` | `client::Publisher` and `client::Listener`, and the same for durable streams |
 //! | `cli`, `lab` | the program, with all of the above; its lab |
 //!
 //! # Reading order

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use threadcast::client::{ClientError, ListenOptions, Listener, Publisher, StopHandle};
+use threadcast::client::{ClientError, Listener, Publisher, StopHandle};
 use threadcast::jwt::DraftError;
 #[cfg(feature = "lab")]
 use threadcast::{Config, Server};
@@ -33,7 +33,9 @@ use threadcast::{StartError, StoreError, StoreProblem};
 use crate::capacity::Capacity;
 #[cfg(feature = "lab")]
 use crate::cli::Lab;
-use crate::cli::{Cli, Command, Publish, Store, TokenArgs};
+use crate::cli::client::{Destination, Source};
+use crate::cli::{Cli, Command, Listen, Publish, Store, TokenArgs};
+use crate::client::{StreamReader, StreamWriter};
 #[cfg(feature = "lab")]
 use crate::lab;
 #[cfg(feature = "lab")]
@@ -68,7 +70,7 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         Command::Serve(options) => serve::run(*options),
         Command::Publish(options) => publish(options),
-        Command::Listen(options) => listen(options.into()),
+        Command::Listen(options) => listen(options),
         Command::Store(command) => store(command),
         Command::Token(options) => token(options),
         Command::Healthcheck(options) => options.check().map_err(Into::into),
@@ -143,7 +145,10 @@ fn print_line(line: &dyn Display) -> Result<(), Box<dyn Error>> {
 
 fn publish(mut options: Publish) -> Result<(), Box<dyn Error>> {
     let (data, id, verbose) = (options.data.take(), options.id.take(), options.verbose);
-    let publisher = Publisher::new(options.into());
+    let publisher = match options.destination() {
+        Destination::Stream(options) => return Ok(StreamWriter::new(options).write(io::stdin())?),
+        Destination::Channel(options) => Publisher::new(options),
+    };
     match data {
         Some(data) => {
             let publication = publisher.publish(&data, id.as_deref())?;
@@ -201,9 +206,25 @@ fn print(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
     Ok(())
 }
 
-fn listen(options: ListenOptions) -> Result<(), Box<dyn Error>> {
-    let listener = Listener::new(options);
-    let (on_signal, on_closed_output) = (listener.stop_handle(), listener.stop_handle());
+fn listen(options: Listen) -> Result<(), Box<dyn Error>> {
+    match options.source() {
+        Source::Channels(options) => {
+            let listener = Listener::new(options);
+            stop_on_signal_or_closed_output(&listener.stop_handle())?;
+            listener.run(&mut io::stdout(), &mut io::stderr())?;
+        }
+        Source::Stream(options) => {
+            let reader = StreamReader::new(options);
+            stop_on_signal_or_closed_output(&reader.stop_handle())?;
+            reader.run(&mut io::stdout())?;
+        }
+    }
+    Ok(())
+}
+
+/// Starts threads that stop the client on a signal, or when the reader of its output has gone.
+fn stop_on_signal_or_closed_output(client: &StopHandle) -> io::Result<()> {
+    let (on_signal, on_closed_output) = (client.clone(), client.clone());
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         signals.forever().next();
@@ -213,15 +234,14 @@ fn listen(options: ListenOptions) -> Result<(), Box<dyn Error>> {
         wait_for_closed_output();
         stop(on_closed_output);
     })?;
-    listener.run(&mut io::stdout(), &mut io::stderr())?;
     Ok(())
 }
 
 /// Stops `listen`, and exits the process if it has not stopped after [`STOP_TIMEOUT`].
-fn stop(listener: StopHandle) {
-    listener.stop();
-    // `stop` ends pauses and reads. If the listener is in a name lookup or a blocked write to
-    // standard output, which `stop` cannot end, the process exits here.
+fn stop(client: StopHandle) {
+    client.stop();
+    // `stop` ends pauses and reads. If the client is in a name lookup or a blocked write to standard
+    // output, which `stop` cannot end, the process exits here.
     thread::sleep(STOP_TIMEOUT);
     process::exit(0);
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum, value_parser};
 use threadcast::client::{
-    ClientError, ListenOptions, OnError, PublishOptions, ServerUrl, check_health, check_unix_health,
+    ClientError, ListenOptions, OnError, PublishOptions, ReadOptions, ServerUrl, StreamUrl,
+    WriteOptions, check_health, check_unix_health,
 };
 use threadcast::{Channels, Event, PublishError, Token};
 
@@ -21,7 +22,7 @@ struct Target {
     #[arg(default_value = "http://127.0.0.1:8844")]
     url: ServerUrl,
 
-    /// Send this bearer token, but only to the origin of --url
+    /// Send this bearer token, but only to the origin of --url or --durable
     ///
     /// Every user of this machine can see the command line: --token-file and the environment
     /// variable are safer.
@@ -81,17 +82,37 @@ enum HealthTarget {
 /// idempotency key, so that no event is published twice. Skips a line that cannot be published,
 /// with a warning, and publishes the others; with --on-error stop, stops at such a line instead.
 ///
+/// With --durable URL, appends standard input to a durable stream instead, and creates the stream
+/// unless it exists. Sends input as soon as it is read; a request that is repeated appends nothing
+/// twice.
+///
 /// Exit codes: 0 everything published, 1 not everything published, 2 invalid arguments.
 #[derive(Debug, Clone, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Publish {
     /// Publish to this channel
-    #[arg(value_parser = channel)]
-    channel: String,
+    #[arg(value_parser = channel, required_unless_present = "durable")]
+    channel: Option<String>,
 
     /// Publish this text as one event [default: each line of standard input is an event]
     #[arg(allow_hyphen_values = true)]
     pub(crate) data: Option<String>,
+
+    /// Append standard input to the durable stream at this URL, such as
+    /// `http://127.0.0.1:8844/v1/stream/NAME`
+    ///
+    /// The bytes are appended as they are; with --content-type application/json, each line is a
+    /// message.
+    #[arg(long, value_name = "URL")]
+    #[arg(conflicts_with_all = ["channel", "data", "event", "id", "retry", "sse", "end", "json", "on_error", "verbose"])]
+    durable: Option<StreamUrl>,
+
+    /// Set the type of the durable stream
+    ///
+    /// If the stream exists, this must be its type; parameters such as charset do not count.
+    #[arg(long, value_name = "TYPE", default_value = "text/plain; charset=utf-8")]
+    #[arg(requires = "durable", conflicts_with = "channel")]
+    content_type: String,
 
     /// Set the event type, which pages pass to addEventListener
     #[arg(long, value_name = "TYPE", value_parser = event)]
@@ -118,7 +139,8 @@ pub(crate) struct Publish {
     #[arg(long, requires = "data")]
     end: bool,
 
-    /// End the channel at the end of standard input, with an event of the type `end`
+    /// End the channel at the end of standard input, with an event of the type `end`; or close the
+    /// durable stream
     #[arg(long, conflicts_with = "data")]
     end_at_eof: bool,
 
@@ -159,14 +181,31 @@ pub(crate) struct Publish {
 /// Stops when all CHANNELs have ended; an event of the type `end` without data, which only marks the
 /// end, is not printed as text.
 ///
-/// Exit codes: 0 stopped (by a signal, by --count, at the end of the channels, or because the
-/// output was closed), 1 the server returned an error or is not a threadcast server, 2 invalid
+/// With --durable URL, prints a durable stream instead: first what it has, then what is appended,
+/// until the stream is closed.
+///
+/// Exit codes: 0 stopped (by a signal, by --count, at the end of what it reads, or because the
+/// output was closed), 1 the server returned an error, or has no such interface, 2 invalid
 /// arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Listen {
     /// Listen to these channels; a name that ends with * means all channels with that prefix
-    #[arg(value_name = "CHANNEL", required = true, value_parser = pattern)]
+    #[arg(value_name = "CHANNEL", required_unless_present = "durable", value_parser = pattern)]
     channels: Vec<String>,
+
+    /// Print the durable stream at this URL, such as `http://127.0.0.1:8844/v1/stream/NAME`
+    ///
+    /// Prints bytes as they are, and each message of a JSON stream as a line. After an interruption,
+    /// continues after the last byte. In text that arrives live, each line end is an LF, because
+    /// event streams have no other.
+    #[arg(long, value_name = "URL")]
+    #[arg(conflicts_with_all = ["channels", "since", "json", "count"])]
+    durable: Option<StreamUrl>,
+
+    /// Start at this offset of the durable stream: -1 is its beginning, now its end
+    #[arg(long, value_name = "OFFSET", default_value = "-1", allow_hyphen_values = true)]
+    #[arg(requires = "durable", conflicts_with = "channels")]
+    offset: String,
 
     /// Start after this event id, at this age (such as 30s, 10m or 2h), or with all stored events
     /// [default: new events only]
@@ -187,7 +226,7 @@ pub(crate) struct Listen {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive)]
     silence: Duration,
 
-    /// Skip events whose data is longer than this, with a warning
+    /// Skip events whose data is longer than this, with a warning; in a durable stream, stop with an error
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     event_limit: ByteSize,
 
@@ -205,38 +244,65 @@ enum LineError {
     Stop,
 }
 
-impl From<Publish> for PublishOptions {
-    fn from(publish: Publish) -> Self {
-        Self {
-            server: publish.target.url,
-            token: publish.target.token_file.or(publish.target.token),
-            channel: publish.channel,
-            event: publish.event,
-            retry: publish.retry,
-            json: publish.json,
-            sse: publish.sse,
-            end: publish.end || publish.end_at_eof,
-            timeout: publish.timeout,
-            on_error: match publish.on_error {
+/// What `publish` writes to.
+pub(crate) enum Destination {
+    Channel(PublishOptions),
+    Stream(WriteOptions),
+}
+
+impl Publish {
+    /// Returns what to write to, and how.
+    pub(crate) fn destination(self) -> Destination {
+        let Target { url: server, token, token_file } = self.target;
+        let (token, timeout) = (token_file.or(token), self.timeout);
+        if let Some(url) = self.durable {
+            let (content_type, close) = (self.content_type, self.end_at_eof);
+            return Destination::Stream(WriteOptions { url, token, content_type, close, timeout });
+        }
+        Destination::Channel(PublishOptions {
+            server,
+            token,
+            channel: self.channel.expect("clap requires a channel or a durable stream"),
+            event: self.event,
+            retry: self.retry,
+            json: self.json,
+            sse: self.sse,
+            end: self.end || self.end_at_eof,
+            timeout,
+            on_error: match self.on_error {
                 LineError::Skip => OnError::Skip,
                 LineError::Stop => OnError::Stop,
             },
-        }
+        })
     }
 }
 
-impl From<Listen> for ListenOptions {
-    fn from(listen: Listen) -> Self {
-        Self {
-            server: listen.target.url,
-            token: listen.target.token_file.or(listen.target.token),
-            channels: listen.channels,
-            since: listen.since,
-            json: listen.json,
-            count: listen.count,
-            silence: listen.silence,
-            event_limit: bytes(listen.event_limit),
+/// What `listen` reads.
+pub(crate) enum Source {
+    Channels(ListenOptions),
+    Stream(ReadOptions),
+}
+
+impl Listen {
+    /// Returns what to read, and how.
+    pub(crate) fn source(self) -> Source {
+        let Target { url: server, token, token_file } = self.target;
+        let (token, silence) = (token_file.or(token), self.silence);
+        let limit = bytes(self.event_limit);
+        if let Some(url) = self.durable {
+            let offset = self.offset;
+            return Source::Stream(ReadOptions { url, token, offset, silence, limit });
         }
+        Source::Channels(ListenOptions {
+            server,
+            token,
+            channels: self.channels,
+            since: self.since,
+            json: self.json,
+            count: self.count,
+            silence,
+            event_limit: limit,
+        })
     }
 }
 

@@ -8,6 +8,7 @@
 //! This module uses only the HTTP interface, so [`Listener`] and [`Publisher`] work with any server
 //! that implements this interface.
 
+mod durable;
 mod health;
 pub(crate) mod http;
 mod lines;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub(crate) use self::durable::{ReadOptions, StreamReader, StreamUrl, StreamWriter, WriteOptions};
 pub(crate) use self::health::{check_health, check_unix_health};
 pub use self::http::ServerUrl;
 pub use self::listen::{ListenOptions, Listener};
@@ -111,6 +113,12 @@ pub enum ClientError {
         /// The number of lines that were published.
         published: u64,
     },
+    /// A durable stream cannot be read or written.
+    #[error("{0}")]
+    Stream(
+        /// The stream's URL, what happened, and what to do.
+        String,
+    ),
     /// The input cannot be read.
     #[error("cannot read the input: {0}")]
     Input(io::Error),

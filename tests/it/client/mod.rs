@@ -1,5 +1,6 @@
 //! Tests of `threadcast listen` and `threadcast publish`, with scripted servers and a real one.
 
+mod durable;
 mod listen;
 mod publish;
 pub(crate) mod running;
