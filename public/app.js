@@ -3,7 +3,7 @@
 // streams.js and panel.js to log.js and timeline.js.
 
 import { StreamPanel, unfold } from './panel.js';
-import { compare, WebSocketPanel } from './websocket.js';
+import { WebSocketPanel } from './websocket.js';
 import { CHAT, sendForm, showInChat } from './chat.js';
 import { append, item } from './log.js';
 import { budget, LIMIT, openStreams } from './streams.js';
@@ -64,7 +64,12 @@ new StreamPanel('g', {
 const socket = new WebSocketPanel('h-ws');
 const stream = new StreamPanel('h-sse', { ...CHAT });
 sendForm(stream);
-compare(socket, stream);
+let comparison;                       // loaded when one of its buttons is clicked
+document.querySelector('#panel-h tbody').addEventListener('click', async ({ target }) => {
+  if (!target.closest('button')) return;
+  comparison ??= import('./compare.js').then(({ compare }) => compare(socket, stream));
+  (await comparison)(target);
+});
 document.getElementById('connect-both').addEventListener('click', () => {
   for (const panel of [socket, stream]) panel.connect();
   document.querySelector('#panel-h .fold').focus();        // the button is hidden now
