@@ -14,7 +14,7 @@ MSRV  := $(shell sed -n 's/^rust-version = "\([^"]*\)".*/\1/p' Cargo.toml)
 
 # The profile `quick` compiles faster than the release that `make dist` builds.
 run: ## Build the server and run the demo and the lab on http://127.0.0.1:8844
-	$(CARGO) run --profile quick --locked -- serve --lab
+	$(CARGO) run --profile quick --locked -- serve --lab --durable-streams --durable-total 64MiB
 
 # Most tests wait for a browser or a deadline, so four run on each core.
 test: browser curl engines promtool python proxy redis systemd ## Run all tests, some of them in a real browser

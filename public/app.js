@@ -80,6 +80,15 @@ sendForm(new StreamPanel('i', { ...CHAT, onevent: showInChat }));
 channelPanel();
 hero(breakIt());
 
+// Panel J is loaded when it is opened.
+const durable = document.getElementById('panel-j');
+const load = () => import('./durable.js');
+durable.addEventListener('unfold', load, { once: true });
+durable.querySelector('[data-role=connect]').addEventListener('click', async () => {
+  unfold(durable);
+  (await load()).connect();
+});
+
 for (const heading of document.querySelectorAll('.fold')) {
   const card = heading.closest('.panel');
   heading.addEventListener('click', () => unfold(card, !card.hasAttribute('data-open')));

@@ -48,6 +48,7 @@ export function unfold(card, open = true) {
   if (!card) return;
   card.toggleAttribute('data-open', open);
   card.querySelector('.fold').setAttribute('aria-expanded', open);
+  if (open) card.dispatchEvent(new Event('unfold'));
 }
 
 export class StreamPanel extends Panel {

@@ -117,9 +117,9 @@ class Stream {
     const Source = this.raw ? RawSource : EventSource;
     const options = { withCredentials: this.withCredentials };
     const url = new URL(this.url);
-    if (this.#lastId && this.#isChannel) {
+    if (this.#lastId && this.#cursor) {
       url.searchParams.delete('since');
-      url.searchParams.set(CURSOR, this.#lastId);
+      url.searchParams.set(this.#cursor, this.#lastId);
     }
     const own = !this.raw && this.create?.();
     const source = this.#source = own || new Source(url.href, options);
@@ -141,7 +141,13 @@ class Stream {
     });
   }
 
-  get #isChannel() { return new URL(this.url).pathname.startsWith('/channels'); }
+  // Returns the query parameter with the position to resume from, if the stream has one.
+  get #cursor() {
+    const { pathname } = new URL(this.url);
+    return pathname.startsWith('/channels') ? CURSOR : pathname.startsWith('/v1/stream/') ? 'offset' : '';
+  }
+
+  get #isChannel() { return this.#cursor === CURSOR; }
 
   #at(id) {
     this.#lastId = id;
@@ -197,7 +203,7 @@ class Stream {
 // its lane.
 function laneOf(url) {
   const lane = new URL(url);
-  for (const name of [CURSOR, 'since', 'presence', 'tab']) lane.searchParams.delete(name);
+  for (const name of [CURSOR, 'since', 'offset', 'presence', 'tab']) lane.searchParams.delete(name);
   return lane.href;
 }
 

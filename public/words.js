@@ -11,6 +11,7 @@ const root = document.documentElement;
 const prefix = root.dataset.words ?? '';
 const { default: en } = await import(`./${prefix}en.js`);
 const dictionaries = { en };
+const later = {};                     // Chinese texts of parts that are loaded later
 const english = new Map();            // the English texts of the HTML, by key
 
 let texts = en;
@@ -53,7 +54,7 @@ export const textSpan = (key, values) => setText(document.createElement('span'),
 
 export async function setLanguage(lang) {
   const name = lang === 'en' ? 'en' : 'zh';
-  if (!dictionaries[name]) dictionaries.zh = (await import(`./${prefix}zh.js`)).default;
+  if (!dictionaries[name]) dictionaries.zh = Object.assign(later, (await import(`./${prefix}zh.js`)).default);
   texts = dictionaries[name];
   root.lang = lang;
   saveSetting('lang', lang);
@@ -78,6 +79,13 @@ export async function setLanguage(lang) {
   }
   delete root.dataset.wait;
   languageChanges.dispatchEvent(new Event('change'));
+}
+
+// Adds the texts of a part of the page that is loaded later, and translates that part.
+export function addTexts(more) {
+  Object.assign(en, more.en);
+  Object.assign(later, more.zh);
+  return setLanguage(root.lang);
 }
 
 // Finds elements in the document and in its templates.

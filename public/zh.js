@@ -104,6 +104,9 @@ export default {
   'ch.curl': '用 curl 做同样的事：发布', 'ch.curl-listen': '用 curl 做同样的事：监听',
   server: '让这些流连接另一台服务器',
 
+  'j.hint': '可以看到：模型的词元经得起刷新和切断。',
+  'j.title': '持久的流',
+
   'br.title': '弄坏它', 'br.hide': '收起',
   'br.about': '你自己的一个频道，事件带编号。无论连接出什么事，无法送达的编号服务器都会报告，也没有编号会到达两次。',
   'br.published': '已发布', 'br.received': '已收到', 'br.replayed': '其中重放', 'br.missing': '缺少', 'br.duplicates': '重复', 'br.lost': '报告丢失',

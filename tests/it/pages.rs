@@ -381,7 +381,7 @@ const SHARED: [&str; 6] =
     ["boot.js", "favicon.svg", "lab.js", "settings.js", "style.css", "words.js"];
 
 /// The files that the demo page loads only when a part of it is opened or used.
-const LATER: [&str; 1] = ["compare.js"];
+const LATER: [&str; 4] = ["compare.js", "durable.html", "durable.js", "durable-words.js"];
 
 /// Counts the compressed bytes of all files that a page loads at first, in both languages. Browser
 /// tests check that it does not load the others.

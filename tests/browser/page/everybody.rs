@@ -14,7 +14,7 @@ fn page() -> Option<(TestServer, Page)> {
 /// Finds English words of three letters and more in the page's texts.
 ///
 /// Code, names and received data are excluded.
-const ENGLISH: &str = "(() => {
+pub(super) const ENGLISH: &str = "(() => {
     const known = /^(threadcast|server-sent|events?|websocket|eventsource|sse|http|node|apache|json|javascript|\
         html|utf-8|base64|curl|client\\.js|decoder\\.js|end|utf|base|prefork|tcp|ping|pong|english|readystate|last-event-id|\
         get|post|lasteventid|panel|kib)$/i;
