@@ -139,8 +139,9 @@ target/clients/complete: tests/slow/clients/package-lock.json tests/slow/clients
 conformance: engines ## Run the conformance tests of Durable Streams against the server (npm)
 	$(CARGO) test --locked --test it -- durable::suite --nocapture
 
-target/durable-streams/complete: tests/it/durable/package-lock.json $(wildcard tests/it/durable/*.mjs)
-	@mkdir -p $(@D) && cp tests/it/durable/package.json tests/it/durable/package-lock.json tests/it/durable/*.mjs $(@D)
+target/durable-streams/complete: tests/it/durable/package-lock.json $(wildcard tests/it/durable/*.mjs examples/*.mjs)
+	@mkdir -p $(@D) && cp tests/it/durable/package.json tests/it/durable/package-lock.json tests/it/durable/*.mjs \
+	  examples/*.mjs $(@D)
 	@cd $(@D) && npm ci --silent --no-audit --no-fund
 	@touch $@
 
