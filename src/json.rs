@@ -76,15 +76,11 @@ pub(crate) fn elements(text: &[u8]) -> Result<Vec<&RawValue>, JsonError> {
 /// Counts the commas between the elements of an array. The text may be invalid JSON.
 pub(crate) fn top_level_commas(text: &[u8]) -> usize {
     let (mut depth, mut commas) = (0_usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in text {
+    for byte in outside_strings(text) {
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => depth += 1,
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            b',' if !in_string && depth == 1 => commas += 1,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b',' if depth == 1 => commas += 1,
             _ => {}
         }
     }
@@ -96,17 +92,39 @@ pub(crate) fn top_level_commas(text: &[u8]) -> usize {
 /// Numbers and strings stay as they are written; a number keeps all its digits, even those that no
 /// machine type holds.
 pub(crate) fn compact(value: &RawValue) -> String {
-    let (mut in_string, mut escaped) = (false, false);
+    let mut strings = Strings::default();
     let is_kept = |character: &char| {
-        match character {
-            _ if escaped => escaped = false,
-            '\\' if in_string => escaped = true,
-            '"' => in_string = !in_string,
-            _ => {}
-        }
-        in_string || !matches!(character, ' ' | '\t' | '\n' | '\r')
+        let is_inside = strings.contain(*character);
+        is_inside || !matches!(character, ' ' | '\t' | '\n' | '\r')
     };
     value.get().chars().filter(is_kept).collect()
+}
+
+/// Finds the strings of a JSON text while it is read from its start.
+#[derive(Default)]
+struct Strings {
+    is_inside: bool,
+    is_escaped: bool,
+}
+
+impl Strings {
+    /// Whether the next character belongs to a string: it is one of its quotes, or between them.
+    fn contain(&mut self, next: char) -> bool {
+        let was_inside = self.is_inside;
+        match next {
+            _ if self.is_escaped => self.is_escaped = false,
+            '\\' if self.is_inside => self.is_escaped = true,
+            '"' => self.is_inside = !self.is_inside,
+            _ => {}
+        }
+        was_inside || self.is_inside
+    }
+}
+
+/// Iterates over the bytes of a JSON text that belong to no string.
+fn outside_strings(text: &[u8]) -> impl Iterator<Item = u8> {
+    let mut strings = Strings::default();
+    text.iter().copied().filter(move |byte| !strings.contain(char::from(*byte)))
 }
 
 /// Strips a leading byte order mark (RFC 8259 §8.1).
@@ -121,19 +139,15 @@ pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
 /// parser recurses no deeper than this function counts.
 pub(crate) fn nests_deeper(text: &[u8], levels: usize) -> bool {
     let mut depth = 0_usize;
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in text {
+    for byte in outside_strings(text) {
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
+            b'{' | b'[' => {
                 depth += 1;
                 if depth > levels {
                     return true;
                 }
             }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
