@@ -83,8 +83,11 @@ fn a_node_reads_everything_published_while_it_was_cut_off() {
     publish(&away, "1");
     redis.restart_on("other.sock");
     let there = TestServer::with(redis.node());
-    for n in 2..1_500 {
-        there.registry.publish("a", &Event::new(n.to_string())).expect("the event is published");
+    // In requests of 100 events: one request for each event would take longer than the silence
+    // after which the stream gets a heartbeat.
+    let events: Vec<Event> = (2..1_500).map(|n| Event::new(n.to_string())).collect();
+    for events in events.chunks(100) {
+        there.registry.publish_all("a", events, None).expect("the events are published");
     }
     drop(there);
     redis.restart();
