@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
+use std::thread;
 use std::time::Duration;
 
 use crate::common::{TestServer, say, skip};
@@ -30,36 +31,42 @@ fn conformance_tests_of_the_protocol_pass() {
     if !has_packages() {
         return;
     }
-    for delivery in [Delivery::Direct, Delivery::Wake] {
-        // Two of the tests wait for a long-poll's timeout, at most 5 s.
-        let durable =
-            DurableStreams { long_poll: Duration::from_secs(1), ..DurableStreams::default() };
-        let config = Config { durable_streams: Some(durable), delivery, ..Config::default() };
-        let server = TestServer::with(config);
-        let output = Command::new("npx")
-            .args(["vitest", "run", "conformance.test.mjs", "--no-coverage", "--reporter=json"])
-            // Some tests of lifetimes need a second to last a second. While all tests run, it may not.
-            .args(["--retry=3", "--testTimeout=60000"])
-            .args(["--outputFile", &format!("{delivery:?}.json")])
-            .current_dir(PACKAGES)
-            .env("SERVER", format!("http://{}", server.addr))
-            .output()
-            .expect("npx runs");
-        let report = std::fs::read(Path::new(PACKAGES).join(format!("{delivery:?}.json")));
-        let report =
-            report.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
-        let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
-        let failed: Vec<String> = report["testResults"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .flat_map(|file| file["assertionResults"].as_array().into_iter().flatten())
-            .filter(|test| test["status"] == "failed")
-            .map(|test| format!("{}\n{}", test["fullName"], test["failureMessages"]))
-            .collect();
-        let passed = report["numPassedTests"].as_u64();
-        say(&format!("conformance with {delivery:?}: {passed:?} passed, {} failed", failed.len()));
-        assert!(failed.is_empty(), "{delivery:?}: {}", failed.join("\n"));
-        assert_eq!(passed, Some(332), "{delivery:?}");
-    }
+    // At the same time, because some of the tests only wait.
+    thread::scope(|scope| {
+        for delivery in [Delivery::Direct, Delivery::Wake] {
+            scope.spawn(move || run_suite(delivery));
+        }
+    });
+}
+
+/// Runs the suite against a server with this delivery mode.
+fn run_suite(delivery: Delivery) {
+    // Two of the tests wait for a long-poll's timeout, at most 5 s.
+    let durable = DurableStreams { long_poll: Duration::from_secs(1), ..DurableStreams::default() };
+    let config = Config { durable_streams: Some(durable), delivery, ..Config::default() };
+    let server = TestServer::with(config);
+    let output = Command::new("npx")
+        .args(["vitest", "run", "conformance.test.mjs", "--no-coverage", "--reporter=json"])
+        // Some tests of lifetimes need a second to last a second. While all tests run, it may not.
+        .args(["--retry=3", "--testTimeout=60000"])
+        .args(["--outputFile", &format!("{delivery:?}.json")])
+        .current_dir(PACKAGES)
+        .env("SERVER", format!("http://{}", server.addr))
+        .output()
+        .expect("npx runs");
+    let report = std::fs::read(Path::new(PACKAGES).join(format!("{delivery:?}.json")));
+    let report = report.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+    let failed: Vec<String> = report["testResults"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|file| file["assertionResults"].as_array().into_iter().flatten())
+        .filter(|test| test["status"] == "failed")
+        .map(|test| format!("{}\n{}", test["fullName"], test["failureMessages"]))
+        .collect();
+    let passed = report["numPassedTests"].as_u64();
+    say(&format!("conformance with {delivery:?}: {passed:?} passed, {} failed", failed.len()));
+    assert!(failed.is_empty(), "{delivery:?}: {}", failed.join("\n"));
+    assert_eq!(passed, Some(332), "{delivery:?}");
 }
