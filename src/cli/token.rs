@@ -8,26 +8,30 @@ use threadcast::jwt::{Draft, SigningKey, VerifyingKey};
 
 use super::values::positive;
 
+/// The help of the command. It is no doc comment, because rustdoc would compile the examples as Rust.
+const HELP: &str = "\
+Create a JWT for the Mercure protocol and for all other routes, and print it
+
+The token is valid at a server that verifies it with the matching key: see
+`serve --jwt-key-file`. This command contacts no server.
+
+With --audience, creates a token of the current Mercure protocol (`at+jwt`). The token names its
+server: pass the URL that was given to the server as --jwt-audience. With --legacy, creates a
+token of Mercure 0.x, which names no server and in which topics may also be URI templates.
+
+Examples:
+
+    openssl rand -hex 32 > key
+    hub=https://hub.example.com/.well-known/mercure
+    threadcast token --key-file key --audience $hub --publish '*'
+    threadcast token --key-file key --audience $hub --subscribe-urlpattern '/books/:id' --expires 5m
+    threadcast token --key-file key --legacy --subscribe 'https://example.com/books/{id}'
+
+Exit codes: 0 token printed, 2 invalid arguments.";
+
 /// Create a JWT for the Mercure protocol and for all other routes, and print it
-///
-/// The token is valid at a server that verifies it with the matching key: see
-/// `serve --jwt-key-file`. This command contacts no server.
-///
-/// With --audience, creates a token of the current Mercure protocol (`at+jwt`). The token names its
-/// server: pass the URL that was given to the server as --jwt-audience. With --legacy, creates a
-/// token of Mercure 0.x, which names no server and in which topics may also be URI templates.
-///
-/// Examples:
-///
-///     openssl rand -hex 32 > key
-///     hub=https://hub.example.com/.well-known/mercure
-///     threadcast token --key-file key --audience $hub --publish '*'
-///     threadcast token --key-file key --audience $hub --subscribe-urlpattern '/books/:id' --expires 5m
-///     threadcast token --key-file key --legacy --subscribe 'https://example.com/books/{id}'
-///
-/// Exit codes: 0 token printed, 2 invalid arguments.
 #[derive(Debug, Clone, Args)]
-#[command(verbatim_doc_comment)]
+#[command(long_about = HELP)]
 #[command(group(ArgGroup::new("generation").required(true).args(["audience", "legacy"])))]
 pub(crate) struct TokenArgs {
     /// Sign with the key in this file
