@@ -135,6 +135,11 @@ pub(crate) struct Doctor {
 
     #[command(flatten)]
     durable: Durable,
+
+    /// Assume that durable streams are in this file, as in `serve`
+    #[arg(long, value_name = "PATH", env = "THREADCAST_STORE", hide_env_values = true)]
+    #[arg(value_parser = OsStringValueParser::new().try_map(store_at), help_heading = HISTORY)]
+    store: Option<StoreAt>,
 }
 
 /// The options that bound the memory of a client and of the channels, for `serve` and `doctor`.
@@ -172,8 +177,9 @@ impl Sizes {
 impl Doctor {
     pub(crate) fn costs(&self) -> Costs {
         let history_total = self.history_total.map(bytes);
+        let is_in_file = matches!(self.store, Some(StoreAt::File(_)));
         Costs::new(&self.sizes.limits(), self.sizes.max_channels, history_total)
-            .with_durable_streams(self.durable.limits(Duration::ZERO).as_ref())
+            .with_durable_streams(self.durable.limits(Duration::ZERO).as_ref(), is_in_file)
     }
 }
 

@@ -60,12 +60,6 @@ pub enum StartError {
     /// One of the server's threads cannot be started.
     #[error("cannot start a thread: {0}; check `ulimit -u` and pids.max")]
     Spawn(#[source] io::Error),
-    /// Durable streams are configured together with a store, which does not keep them.
-    #[error(
-        "durable streams are kept in memory only, and the store would not keep them; remove \
-         --durable-streams or --store"
-    )]
-    DurableStreams,
     /// The broadcaster thread has panicked.
     #[error("the broadcaster thread has panicked; this is a bug, please report it")]
     Broadcaster,

@@ -68,9 +68,9 @@ impl Default for Limits {
 pub struct DurableStreams {
     /// Maximum number of durable streams. Default: 10,000.
     pub streams: usize,
-    /// Maximum memory of one durable stream, in bytes. Default: 64 MiB.
+    /// Maximum size of one durable stream in memory or in the store's file, in bytes. Default: 64 MiB.
     pub stream: usize,
-    /// Maximum memory of all durable streams together, in bytes. Default: 256 MiB, or a quarter of
+    /// Maximum size of all durable streams together, in bytes. Default: 256 MiB, or a quarter of
     /// the memory available to the process if that is less.
     pub total: Option<usize>,
     /// Maximum size of the body of a request that creates a durable stream or appends to one, in
@@ -95,8 +95,12 @@ impl Default for DurableStreams {
     }
 }
 
-/// Maximum memory of all durable streams together, in bytes, unless the configuration sets it.
+/// Maximum size of all durable streams together, in bytes, unless the configuration sets it.
 pub(crate) const DURABLE_TOTAL: usize = 256 * 1024 * 1024;
+
+/// If durable streams are in the store's file: the memory of their last bytes, for live readers, and of
+/// the bodies that are received. The longest body comes on top of it.
+pub(crate) const DURABLE_BUFFERS: usize = 64 * 1024 * 1024;
 
 /// How long a client waits before it reconnects, unless its stream sets another time.
 pub(crate) const RETRY: Duration = Duration::from_secs(3);

@@ -24,6 +24,8 @@
 //!
 //! * **The broadcaster never blocks on a client.** Its mailbox is bounded: if it is full, the
 //!   clients' threads wait for the broadcaster, never the reverse.
+//! * **The broadcaster never waits for a disk.** If the next read of a source may wait for one, the
+//!   writers return to their clients' threads, which read until they have caught up.
 //! * **A member has no unsent bytes.** If a socket does not take all bytes, the remaining ones stay
 //!   in the writer, which returns to the client's thread. So no event is cut, lost or repeated.
 //! * **A group's position never passes what its members have been sent.**
@@ -300,6 +302,9 @@ impl<W: Sink> Broadcaster<W> {
         let Some(group) = self.groups.get_mut(&id) else { return };
         group.notifier.rearm();
         for _ in 0..BATCHES {
+            if group.reader.waits_for_disk() {
+                return self.return_writers(id);
+            }
             match group.send_batch(&mut self.batch) {
                 Sent::More => {}
                 Sent::All => {
@@ -360,6 +365,9 @@ impl<W: Sink> Broadcaster<W> {
             group.notifier.notify();
             return self.joining.push_back(handover);
         }
+        if handover.writer.source.waits_for_disk() {
+            return handover.return_writer();
+        }
         let before = handover.writer.counts;
         let refilled = handover.writer.refill(upto);
         handover.writer.count_since(before);
@@ -399,6 +407,14 @@ impl<W: Sink> Broadcaster<W> {
         for Member { mut handover, .. } in group.members.drain(..) {
             handover.writer.source.seek(&group.reader);
             self.joining.push_back(handover);
+        }
+    }
+
+    /// Dissolves a group. Its clients continue on their own threads until they have caught up.
+    fn return_writers(&mut self, id: u64) {
+        if let Some(group) = self.groups.remove(&id) {
+            self.by_key.remove(&group.key);
+            group.return_writers();
         }
     }
 

@@ -8,8 +8,8 @@ use std::fmt;
 
 use super::{cgroup, system};
 use crate::limits::{
-    DURABLE_TOTAL, DurableStreams, EVENT_EXPANSION, EVENT_OVERHEAD, Limits, PATTERNS_TOTAL,
-    RECEIVE_BUFFER_HELD, SEND_BUFFER_HELD, STACK,
+    DURABLE_BUFFERS, DURABLE_TOTAL, DurableStreams, EVENT_EXPANSION, EVENT_OVERHEAD, Limits,
+    PATTERNS_TOTAL, RECEIVE_BUFFER_HELD, SEND_BUFFER_HELD, STACK,
 };
 use crate::registry::{HISTORY_TOTAL, NAME_MAX, RegistryOptions};
 use crate::stream::READ_LIMIT;
@@ -111,13 +111,23 @@ impl Costs {
         Self { client, reserved, history_total, durable_total: 0 }
     }
 
-    /// Adds the cost of durable streams, if the server has any.
+    /// Adds the cost of durable streams, if the server has any. If they are in the store's file, their
+    /// bytes take no memory, except the last ones for live readers.
     #[must_use]
-    pub(crate) fn with_durable_streams(mut self, limits: Option<&DurableStreams>) -> Self {
+    pub(crate) fn with_durable_streams(
+        mut self,
+        limits: Option<&DurableStreams>,
+        are_in_file: bool,
+    ) -> Self {
         let Some(limits) = limits else { return self };
         self.durable_total = limits.total.unwrap_or_else(|| DURABLE_TOTAL.min(memory_limit() / 4));
         let streams = DURABLE_STREAM.saturating_mul(limits.streams as u64);
-        let all = streams.saturating_add(self.durable_total as u64);
+        let bytes = if are_in_file {
+            DURABLE_BUFFERS.saturating_add(limits.body)
+        } else {
+            self.durable_total
+        };
+        let all = streams.saturating_add(bytes as u64);
         // An event of a durable stream can have one message, which base64 or a growing buffer doubles.
         let message = (2 * limits.message.min(1 << 40)) as u64;
         for cost in &mut self.client {
@@ -134,7 +144,7 @@ impl Costs {
         self
     }
 
-    /// Returns the limit on the memory of all durable streams together, in bytes.
+    /// Returns the limit on the size of all durable streams together, in bytes.
     pub(crate) fn durable_total(&self) -> usize {
         self.durable_total
     }
@@ -253,10 +263,21 @@ mod tests {
         assert!(without.reserved().iter().all(|cost| cost.name != DURABLE));
         let limits =
             DurableStreams { streams: 10, total: Some(1 << 20), ..DurableStreams::default() };
-        let with = without.with_durable_streams(Some(&limits));
+        let with = without.with_durable_streams(Some(&limits), false);
         let more = with.reserved_memory() - without.reserved_memory();
         assert_eq!(more, (1 << 20) + 10 * DURABLE_STREAM);
         assert!(with.client_memory() > without.client_memory(), "a message is not counted");
+    }
+
+    #[test]
+    fn durable_streams_in_a_file_take_only_their_buffers() {
+        let total = Some(1 << 40);
+        let limits =
+            DurableStreams { streams: 10, total, body: 1 << 20, ..DurableStreams::default() };
+        let costs = Costs::default().with_durable_streams(Some(&limits), true);
+        let more = costs.reserved_memory() - Costs::default().reserved_memory();
+        assert_eq!(more, DURABLE_BUFFERS as u64 + (1 << 20) + 10 * DURABLE_STREAM);
+        assert_eq!(costs.durable_total(), 1 << 40);
     }
 
     #[test]

@@ -9,12 +9,12 @@ use threadcast::DurableStreams;
 
 use super::values::bytes;
 
-/// The options that bound the memory of durable streams, for `serve` and `doctor`.
+/// The options that bound durable streams, for `serve` and `doctor`.
 #[derive(Debug, Clone, Args)]
 #[expect(clippy::struct_field_names, reason = "clap derives the flags from the names")]
 #[command(next_help_heading = "Durable streams")]
 pub(super) struct Durable {
-    /// Serve the Durable Streams protocol below /v1/stream/; the streams are kept in memory
+    /// Serve the Durable Streams protocol below /v1/stream/; streams are in memory, or in the store's file
     #[arg(long, env = "THREADCAST_DURABLE_STREAMS", value_parser = BoolishValueParser::new())]
     durable_streams: bool,
 
@@ -22,12 +22,12 @@ pub(super) struct Durable {
     #[arg(long, value_name = "COUNT", env = "THREADCAST_DURABLE_MAX", default_value_t = 10_000)]
     durable_max: usize,
 
-    /// Limit the memory of each durable stream
+    /// Limit the size of each durable stream, in memory or in the store's file
     #[arg(long, value_name = "SIZE", env = "THREADCAST_DURABLE_STREAM_LIMIT")]
     #[arg(default_value = "64MiB")]
     durable_stream_limit: ByteSize,
 
-    /// Limit the memory of all durable streams together
+    /// Limit the size of all durable streams together, in memory or in the store's file
     ///
     /// The default is 256MiB, or a quarter of the memory that is available to the server if that is
     /// less.

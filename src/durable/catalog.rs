@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use chrono::Utc;
 
+use super::file::{FileLog, StreamFile};
 use super::media::MediaType;
 use super::messages::{BodyError, Messages};
 use super::offset::{Offset, Start};
 use super::stream::{
-    AppendError, Base, Fork, Head, Life, Lifetime, Settings, Stream, StreamLimits, Unavailable,
+    AppendError, Base, Fork, Head, Life, Lifetime, OffsetError, PartialError, Settings, Stream,
+    StreamLimits, Unavailable,
 };
-use super::usage::{Reserved, Usage};
-use crate::limits::DurableStreams;
+use super::usage::{FullError, Reserved, Usage};
+use crate::error::{PublishError, StoreError};
+use crate::limits::{DURABLE_BUFFERS, DurableStreams};
+use crate::store::Place;
 
 /// How many forks may be between a stream and the stream that is no fork.
 const FORK_DEPTH_MAX: usize = 64;
@@ -26,14 +31,20 @@ const SWEEP: usize = 2_500;
 pub(crate) struct Streams {
     limits: DurableStreams,
     count: Arc<Usage>,
+    /// The room that all streams take: memory, or bytes in the store's file.
+    room: Arc<Usage>,
+    /// The memory of bodies that are received. If the streams are in memory, it is a part of `room`.
     memory: Arc<Usage>,
     catalog: RwLock<Catalog>,
+    /// The store's file, if the streams are in it.
+    file: Option<StreamFile>,
+    is_writable: bool,
 }
 
 #[derive(Debug, Default)]
-struct Catalog {
-    by_name: BTreeMap<Arc<str>, Arc<Stream>>,
-    last_incarnation: u64,
+pub(super) struct Catalog {
+    pub(super) by_name: BTreeMap<Arc<str>, Arc<Stream>>,
+    pub(super) last_incarnation: u64,
     /// The last stream that a sweep has looked at.
     swept: Option<Arc<str>>,
 }
@@ -70,6 +81,16 @@ pub(crate) enum CreateError {
     Content(AppendError),
     /// There are as many streams as the limit allows.
     ManyStreams,
+    /// The store has not stored the stream.
+    Store(PublishError),
+}
+
+/// Why a stream is not deleted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum DeleteError {
+    Unavailable(Unavailable),
+    /// The store has not deleted the stream.
+    Store(PublishError),
 }
 
 /// A stream after a request to create it.
@@ -79,24 +100,71 @@ pub(crate) struct Created {
     pub(crate) is_new: bool,
 }
 
+/// A stream that is to be created, after its body was parsed.
+#[derive(Debug)]
+pub(super) struct NewStream {
+    pub(super) name: Arc<str>,
+    /// What the request asks for.
+    pub(super) asked_media: Option<MediaType>,
+    pub(super) settings: Settings,
+    pub(super) is_closed: bool,
+    /// What the stream will have.
+    pub(super) media: MediaType,
+    pub(super) lifetime: Lifetime,
+    pub(super) source: Option<Arc<Stream>>,
+    pub(super) content: Messages,
+}
+
 impl Streams {
     /// Returns the streams of a server, if it has any. All together take at most `total` bytes of
-    /// memory.
-    pub(crate) fn open(limits: Option<DurableStreams>, total: usize) -> Option<Arc<Self>> {
-        limits.map(|limits| Arc::new(Self::new(limits, total)))
+    /// memory, or of the store's file. If there is a file, opens the streams in it.
+    pub(crate) fn open(
+        limits: Option<DurableStreams>,
+        total: usize,
+        place: &Place,
+    ) -> Result<Option<Arc<Self>>, StoreError> {
+        let Some(limits) = limits else { return Ok(None) };
+        let streams = match place {
+            Place::Memory => Ok(Arc::new(Self::new(limits, total))),
+            #[cfg(feature = "redb")]
+            Place::File(shared) => StreamFile::open(limits, total, shared),
+            Place::Nowhere => Ok(Arc::new(Self { is_writable: false, ..Self::new(limits, total) })),
+        };
+        streams.map(Some)
     }
 
+    /// Creates streams in memory.
     fn new(limits: DurableStreams, total: usize) -> Self {
+        let room = Usage::new(total);
         Self {
             limits,
             count: Usage::new(limits.streams),
-            memory: Usage::new(total),
+            memory: Arc::clone(&room),
+            room,
             catalog: RwLock::default(),
+            file: None,
+            is_writable: true,
         }
+    }
+
+    /// Creates streams in a file.
+    pub(super) fn in_file(limits: DurableStreams, total: usize, file: StreamFile) -> Self {
+        let memory = Usage::new(DURABLE_BUFFERS.saturating_add(limits.body));
+        Self { memory, file: Some(file), ..Self::new(limits, total) }
     }
 
     pub(crate) fn limits(&self) -> &DurableStreams {
         &self.limits
+    }
+
+    /// Whether the streams are in the store's file.
+    pub(crate) fn are_in_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Whether streams can be created and changed. They cannot if the store is shared by nodes.
+    pub(crate) fn are_writable(&self) -> bool {
+        self.is_writable
     }
 
     /// Returns the number of streams, including deleted ones that forks still read, and its limit.
@@ -104,9 +172,9 @@ impl Streams {
         self.count.used_of()
     }
 
-    /// Returns the memory of all streams, in bytes, and its limit.
-    pub(crate) fn memory(&self) -> (usize, usize) {
-        self.memory.used_of()
+    /// Returns the room that all streams take, in bytes, and its limit.
+    pub(crate) fn room(&self) -> (usize, usize) {
+        self.room.used_of()
     }
 
     /// Returns a reservation of no memory, for the body of a request to grow.
@@ -119,12 +187,13 @@ impl Streams {
         let found = self.read().by_name.get(name).cloned();
         let stream = found.ok_or(Unavailable::Missing)?;
         if stream.is_expired() {
-            self.write().remove_expired(&stream).iter().for_each(|ended| ended.notify());
+            match &self.file {
+                Some(file) => file.expire(&stream),
+                None => self.write().remove_expired(&stream).iter().for_each(|it| it.notify()),
+            }
         }
-        match stream.unavailable() {
-            Some(reason) => Err(reason),
-            None => Ok(stream),
-        }
+        stream.check()?;
+        Ok(stream)
     }
 
     /// Creates a stream, or finds the stream that an equal request has created.
@@ -154,41 +223,76 @@ impl Streams {
             Messages::of(media_here.content(), body, self.limits.message)
                 .map_err(|error| CreateError::Content(AppendError::Body(error)))?
         };
-        let mut catalog = self.write();
-        // Another thread may have created the stream, or deleted the source, since then.
-        if let Some(stream) = catalog.existing(name, &wanted)? {
-            return Ok(Created { stream, is_new: false });
-        }
-        let count = self.count.reserve(1).map_err(|_| CreateError::ManyStreams)?;
-        let (base, part) = match (&fork, source) {
-            (Some(fork), Some(source)) => {
-                let (base, part) = begin(fork, source)?;
-                (Some(base), part)
-            }
-            _ => (None, Messages::default()),
-        };
-        let incarnation = catalog.next_incarnation();
-        let limits = StreamLimits { message: self.limits.message, bytes: self.limits.stream };
-        let settings = Settings { lifetime, fork };
-        let name: Arc<str> = name.into();
-        let head = Head {
-            name: Arc::clone(&name),
-            settings,
+        let new = NewStream {
+            name: name.into(),
+            asked_media: media,
+            settings: Settings { lifetime, fork },
+            is_closed,
             media: media_here,
             lifetime: lifetime_here,
-            incarnation,
-            base,
-            limits,
+            source,
+            content,
         };
-        let stream = Arc::new(Stream::new(head, count, self.reserve()));
+        match &self.file {
+            Some(file) => file.create(new),
+            None => self.insert(new),
+        }
+    }
+
+    /// Creates a stream in memory.
+    fn insert(&self, new: NewStream) -> Result<Created, CreateError> {
+        let mut catalog = self.write();
+        // Another thread may have created the stream, or deleted the source, since then.
+        if let Some(stream) = catalog.existing(&new)? {
+            return Ok(Created { stream, is_new: false });
+        }
+        let count = self.count_one()?;
+        let (base, part) = new.begin()?;
+        let incarnation = catalog.next_incarnation();
+        let (content, is_closed) = (new.content, new.is_closed);
+        let new = NewStream { content: Messages::default(), ..new };
+        let stream = Arc::new(self.stream(new, base, incarnation, count, None));
         // If one of these fails, the stream is dropped, and nothing has changed.
         stream.fill(part, false).map_err(CreateError::Content)?;
         stream.fill(content, is_closed).map_err(CreateError::Content)?;
-        if let Some(base) = &stream.head.base {
-            base.source.lock().forks += 1;
-        }
-        catalog.by_name.insert(name, Arc::clone(&stream));
+        catalog.insert(&stream);
         Ok(Created { stream, is_new: true })
+    }
+
+    /// Counts one more stream.
+    pub(super) fn count_one(&self) -> Result<Reserved, CreateError> {
+        self.count.reserve(1).map_err(|FullError| CreateError::ManyStreams)
+    }
+
+    /// Counts a stream that is in the file, even above the limit.
+    pub(super) fn count_anyway(&self) -> Reserved {
+        let mut count = self.count.none();
+        count.grow_anyway(1);
+        count
+    }
+
+    /// Returns a reservation of no room.
+    pub(super) fn no_room(&self) -> Reserved {
+        self.room.none()
+    }
+
+    /// Returns an empty stream with this configuration.
+    pub(super) fn stream(
+        &self,
+        new: NewStream,
+        base: Option<Base>,
+        incarnation: u64,
+        count: Reserved,
+        file: Option<FileLog>,
+    ) -> Stream {
+        let NewStream { name, settings, media, lifetime, .. } = new;
+        let limits = self.stream_limits();
+        let head = Head { name, settings, media, lifetime, incarnation, base, limits, file };
+        Stream::new(head, count, self.no_room(), self.reserve())
+    }
+
+    pub(super) fn stream_limits(&self) -> StreamLimits {
+        StreamLimits { message: self.limits.message, bytes: self.limits.stream }
     }
 
     fn existing(
@@ -217,13 +321,14 @@ impl Streams {
 
     /// Deletes a stream. If it has forks, its bytes stay, and its name cannot be used until they are
     /// deleted too.
-    pub(crate) fn delete(&self, name: &str) -> Result<(), Unavailable> {
-        self.find(name)?;
+    pub(crate) fn delete(&self, name: &str) -> Result<(), DeleteError> {
+        let stream = self.find(name)?;
+        if let Some(file) = &self.file {
+            return file.delete(&stream);
+        }
         let mut catalog = self.write();
         let stream = catalog.by_name.get(name).cloned().ok_or(Unavailable::Missing)?;
-        if let Some(reason) = stream.unavailable() {
-            return Err(reason);
-        }
+        stream.check()?;
         let ended = catalog.remove(&stream);
         drop(catalog);
         ended.iter().for_each(|ended| ended.notify());
@@ -235,22 +340,30 @@ impl Streams {
         let catalog = self.read();
         let from = catalog.swept.as_deref().map_or(Unbounded, Excluded);
         let mut page = catalog.by_name.range::<str, _>((from, Unbounded));
-        let mut expired = Vec::new();
-        let mut last = None;
-        for (name, stream) in page.by_ref().take(SWEEP) {
-            last = Some(Arc::clone(name));
-            if stream.is_expired() {
-                expired.push(Arc::clone(stream));
-            }
-        }
-        let next = if page.next().is_some() { last } else { None };
+        let looked_at: Vec<_> =
+            page.by_ref().take(SWEEP).map(|(_, stream)| Arc::clone(stream)).collect();
+        let has_more = page.next().is_some();
         drop(catalog);
+        let last = looked_at.last().map(|stream| Arc::clone(&stream.head.name));
+        self.write().swept = last.filter(|_| has_more);
+        match &self.file {
+            Some(file) => file.sweep(&looked_at),
+            None => self.remove_expired(&looked_at),
+        }
+    }
+
+    fn remove_expired(&self, streams: &[Arc<Stream>]) {
+        let expired: Vec<_> = streams.iter().filter(|stream| stream.is_expired()).collect();
         let mut catalog = self.write();
-        catalog.swept = next;
         let ended: Vec<_> =
-            expired.iter().flat_map(|stream| catalog.remove_expired(stream)).collect();
+            expired.into_iter().flat_map(|stream| catalog.remove_expired(stream)).collect();
         drop(catalog);
         ended.iter().for_each(|ended| ended.notify());
+    }
+
+    /// Returns how long all streams together may take to be looked at by sweeps.
+    pub(super) fn sweep_period(&self) -> Duration {
+        Duration::from_secs(1 + (self.limits.streams / SWEEP) as u64)
     }
 
     /// Wakes every thread that waits for a stream.
@@ -259,31 +372,65 @@ impl Streams {
         streams.iter().for_each(|stream| stream.notify());
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Catalog> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Catalog> {
         self.catalog.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl NewStream {
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            media: self.asked_media.as_ref(),
+            lifetime: &self.settings.lifetime,
+            is_closed: self.is_closed,
+            fork: self.settings.fork.as_ref(),
+        }
+    }
+
+    /// Finds where a fork begins: its base, and what it copies of the next append.
+    pub(super) fn begin(&self) -> Result<(Option<Base>, Messages), CreateError> {
+        let (Some(fork), Some(source)) = (&self.settings.fork, &self.source) else {
+            return Ok((None, Messages::default()));
+        };
+        source.check().map_err(CreateError::of_source)?;
+        let start = fork.offset.map_or(Start::Now, Start::At);
+        let upto = source.resolve(start).map_err(|error| match error {
+            OffsetError::Store(error) => CreateError::Store(error),
+            OffsetError::Gone | OffsetError::Unknown => CreateError::SourceOffset,
+        })?;
+        let part = match fork.part {
+            0 => Messages::default(),
+            count => source.partial(upto, count)?,
+        };
+        Ok((Some(Base { source: Arc::clone(source), upto }), part))
+    }
+}
+
 impl Catalog {
-    fn existing(
-        &self,
-        name: &str,
-        wanted: &Wanted<'_>,
-    ) -> Result<Option<Arc<Stream>>, CreateError> {
-        let Some(stream) = self.by_name.get(name) else { return Ok(None) };
+    /// Finds the stream that an equal request has created.
+    pub(super) fn existing(&self, new: &NewStream) -> Result<Option<Arc<Stream>>, CreateError> {
+        let Some(stream) = self.by_name.get(&new.name) else { return Ok(None) };
         match stream.unavailable() {
             Some(_) => Err(CreateError::SoftDeleted),
-            None => wanted.compare(stream).map(|()| Some(Arc::clone(stream))),
+            None => new.wanted().compare(stream).map(|()| Some(Arc::clone(stream))),
         }
+    }
+
+    /// Adds a stream, whose name must be free.
+    pub(super) fn insert(&mut self, stream: &Arc<Stream>) {
+        if let Some(base) = &stream.head.base {
+            base.source.lock().forks += 1;
+        }
+        self.by_name.insert(Arc::clone(&stream.head.name), Arc::clone(stream));
     }
 
     /// Returns a number that is greater than that of every earlier stream, even if the clock was set
     /// back.
-    fn next_incarnation(&mut self) -> u64 {
+    pub(super) fn next_incarnation(&mut self) -> u64 {
         let now = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
         self.last_incarnation = now.max(self.last_incarnation + 1);
         self.last_incarnation
@@ -302,53 +449,67 @@ impl Catalog {
     /// bytes, after it has released the catalog's lock.
     #[must_use]
     fn remove(&mut self, stream: &Arc<Stream>) -> Vec<Arc<Stream>> {
-        let mut ended = Vec::new();
-        let mut stream = Arc::clone(stream);
-        loop {
-            ended.push(Arc::clone(&stream));
-            let mut state = stream.lock();
-            if state.forks > 0 {
-                state.life = Life::SoftDeleted;
-                drop(state);
-                return ended;
-            }
-            state.life = Life::Removed;
-            drop(state);
+        let ended = removal(stream);
+        for (stream, life) in &ended {
+            self.end(stream, *life);
+        }
+        ended.into_iter().map(|(stream, _)| stream).collect()
+    }
+
+    /// Ends the life of one stream of a [`removal`].
+    pub(super) fn end(&mut self, stream: &Arc<Stream>, life: Life) {
+        stream.lock().life = life;
+        if life == Life::Removed {
             self.by_name.remove(&stream.head.name);
-            let Some(Base { source, .. }) = &stream.head.base else { return ended };
-            let source = Arc::clone(source);
-            let mut state = source.lock();
-            crate::counters::decrease(&mut state.forks, 1);
-            let was_last = state.forks == 0 && state.life == Life::SoftDeleted;
-            drop(state);
-            if !was_last {
-                return ended;
+            if let Some(base) = &stream.head.base {
+                crate::counters::decrease(&mut base.source.lock().forks, 1);
             }
-            stream = source;
         }
     }
 }
 
-/// Finds where a fork begins: its base, and what it copies of the next append.
-fn begin(fork: &Fork, source: Arc<Stream>) -> Result<(Base, Messages), CreateError> {
-    if let Some(reason) = source.unavailable() {
-        return Err(CreateError::of_source(reason));
+/// Returns the streams whose lives end when `stream` is deleted, with what becomes of each, in the order
+/// in which they end. Changes nothing.
+pub(super) fn removal(stream: &Arc<Stream>) -> Vec<(Arc<Stream>, Life)> {
+    if stream.lock().forks > 0 {
+        return vec![(Arc::clone(stream), Life::SoftDeleted)];
     }
-    let start = fork.offset.map_or(Start::Now, Start::At);
-    let upto = source.resolve(start).map_err(|_| CreateError::SourceOffset)?;
-    let part = match fork.part {
-        0 => Messages::default(),
-        count => source.partial(upto, count).map_err(|_| CreateError::SourcePart)?,
-    };
-    Ok((Base { source, upto }, part))
+    let mut ended = vec![(Arc::clone(stream), Life::Removed)];
+    let mut stream = stream;
+    while let Some(Base { source, .. }) = &stream.head.base {
+        let state = source.lock();
+        let was_last = state.forks == 1 && state.life == Life::SoftDeleted;
+        drop(state);
+        if !was_last {
+            break;
+        }
+        ended.push((Arc::clone(source), Life::Removed));
+        stream = source;
+    }
+    ended
 }
 
 impl CreateError {
-    fn of_source(reason: Unavailable) -> Self {
+    pub(super) fn of_source(reason: Unavailable) -> Self {
         match reason {
             Unavailable::Missing => Self::SourceMissing,
             Unavailable::SoftDeleted => Self::SourceSoftDeleted,
         }
+    }
+}
+
+impl From<PartialError> for CreateError {
+    fn from(error: PartialError) -> Self {
+        match error {
+            PartialError::Append => Self::SourcePart,
+            PartialError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<Unavailable> for DeleteError {
+    fn from(reason: Unavailable) -> Self {
+        Self::Unavailable(reason)
     }
 }
 
@@ -402,7 +563,7 @@ impl Wanted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::durable::stream::{Append, OffsetError};
+    use crate::durable::stream::Append;
 
     fn streams() -> Streams {
         Streams::new(DurableStreams::default(), 1 << 20)
@@ -423,7 +584,7 @@ mod tests {
         Create { fork, ..text("") }
     }
 
-    fn append(stream: &Stream, body: &str) -> Offset {
+    fn append(stream: &Arc<Stream>, body: &str) -> Offset {
         let media = MediaType::parse("text/plain");
         let append = Append { media, body: body.into(), closes: false, seq: None, producer: None };
         stream.append(append).unwrap().next
@@ -431,7 +592,7 @@ mod tests {
 
     fn all(stream: &Stream) -> String {
         let mut bytes = Vec::new();
-        stream.copy(0..stream.extent(0, usize::MAX).end, &mut bytes);
+        stream.copy(0..stream.extent(0, usize::MAX).unwrap().end, &mut bytes).unwrap();
         String::from_utf8(bytes).unwrap()
     }
 
@@ -513,14 +674,14 @@ mod tests {
         assert!(matches!(streams.create("a", text("")), Err(CreateError::SoftDeleted)));
         let forked = streams.create("d", fork("b", None, 0));
         assert!(matches!(forked, Err(CreateError::SourceSoftDeleted)));
-        assert_eq!(streams.delete("a"), Err(Unavailable::SoftDeleted));
+        assert_eq!(streams.delete("a"), Err(Unavailable::SoftDeleted.into()));
         assert_eq!(all(&last), "12");
         streams.delete("c").unwrap();
         for name in ["a", "b", "c"] {
             assert_eq!(streams.find(name).unwrap_err(), Unavailable::Missing, "{name}");
         }
         drop(last);
-        assert_eq!((streams.count().0, streams.memory().0), (0, 0));
+        assert_eq!((streams.count().0, streams.room().0), (0, 0));
     }
 
     #[test]
@@ -556,7 +717,7 @@ mod tests {
         assert_eq!(streams.count().0, 1, "a failed create was counted");
         streams.create("b", text(&"x".repeat(60))).unwrap();
         assert!(matches!(streams.create("c", text("")), Err(CreateError::ManyStreams)));
-        let before = streams.memory().0;
+        let before = streams.room().0;
         let mut reserved = streams.reserve();
         reserved.grow(260 - before).unwrap();
         let media = MediaType::parse("text/plain");

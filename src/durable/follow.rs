@@ -3,9 +3,10 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::frames::{Control, incomplete_suffix, push_events};
+use super::frames::{Control, INCOMPLETE_MAX, incomplete_suffix, push_events};
 use super::media::Content;
-use super::stream::{Extent, Stream};
+use super::stream::{Extent, Reading, Stream};
+use crate::error::PublishError;
 use crate::event::Framing;
 use crate::registry::{Batch, Ending, Notifier, Registry};
 use crate::stream::Follow;
@@ -17,7 +18,7 @@ const EVENT: usize = 16 * 1024;
 /// A position in a stream, whose bytes are sent as events.
 #[derive(Debug)]
 pub(crate) struct Follower {
-    stream: Arc<Stream>,
+    reading: Reading,
     at: u64,
     /// Whether the end of the closed stream has been read too. As a position, the end counts as one
     /// byte.
@@ -29,36 +30,60 @@ pub(crate) struct Follower {
 impl Follower {
     /// Creates a reader at the position `at`.
     pub(crate) fn new(stream: &Arc<Stream>, at: u64, hub: &Registry) -> Self {
-        Self { stream: Arc::clone(stream), at, has_ended: false, hub: hub.clone() }
+        Self { reading: Reading::new(stream), at, has_ended: false, hub: hub.clone() }
     }
 
     /// Returns the control event with which the response begins, if nothing else follows at once.
     ///
     /// The stream's cursor is raised above the client's, so that every later event exceeds it too.
-    pub(crate) fn first_event(&self, framing: Framing, client_cursor: Option<u64>) -> Vec<u8> {
-        let cursor = self.stream.cursor(client_cursor);
+    pub(crate) fn first_event(
+        &self,
+        framing: Framing,
+        client_cursor: Option<u64>,
+    ) -> Result<Vec<u8>, PublishError> {
+        let cursor = self.stream().cursor(client_cursor);
         let mut out = Vec::new();
-        let extent = self.stream.extent(self.at, EVENT);
+        let extent = self.stream().extent(self.at, EVENT)?;
         if extent.is_tail && !extent.is_eof && extent.end == self.at {
             self.push(&[], &extent, cursor, framing, &mut out);
         }
-        out
+        Ok(out)
+    }
+
+    fn stream(&self) -> &Arc<Stream> {
+        self.reading.stream()
+    }
+
+    /// Reads the bytes of the next data event, at most up to `upto`.
+    fn next(&self, upto: Option<u64>) -> Result<(Vec<u8>, Extent), PublishError> {
+        let stream = self.stream();
+        let limit =
+            upto.map_or(EVENT as u64, |upto| upto.saturating_sub(self.at).min(EVENT as u64));
+        let mut to = stream.extent(self.at, usize::try_from(limit).unwrap_or(EVENT))?;
+        let mut data = Vec::new();
+        stream.copy(self.at..to.end, &mut data)?;
+        if to.is_tail && !to.is_eof && stream.media().content() == Content::Text {
+            let incomplete = incomplete_suffix(&data);
+            data.truncate(data.len() - incomplete);
+            to.end -= incomplete as u64;
+        }
+        Ok((data, to))
     }
 
     fn push(&self, data: &[u8], to: &Extent, cursor: u64, framing: Framing, out: &mut Vec<u8>) {
         let control = Control {
-            next: self.stream.offset_of(to.end),
+            next: self.stream().offset_of(to.end),
             cursor,
             is_up_to_date: to.is_tail,
             is_closed: to.is_eof,
         };
-        push_events(out, framing, self.stream.media().content(), data, &control);
+        push_events(out, framing, self.stream().media().content(), data, &control);
     }
 }
 
 impl Follow for Follower {
     fn log_id(&self) -> u64 {
-        self.stream.incarnation()
+        self.stream().incarnation()
     }
 
     fn position(&self) -> u64 {
@@ -66,7 +91,7 @@ impl Follow for Follower {
     }
 
     fn seek(&mut self, position: u64) {
-        self.has_ended = position > self.stream.status().tail;
+        self.has_ended = position > self.stream().status().tail;
         self.at = position - u64::from(self.has_ended);
     }
 
@@ -75,24 +100,18 @@ impl Follow for Follower {
     /// An event of text ends between two characters: the begin of a character waits for its end. The
     /// reader has then received all that can be sent, so the event says that it is up to date.
     fn read(&mut self, upto: Option<u64>, framing: Framing, out: &mut Vec<u8>) -> Batch {
-        if self.has_ended || self.stream.unavailable().is_some() {
+        if self.has_ended || self.stream().unavailable().is_some() {
             return Batch { over: true, ..Batch::EMPTY };
         }
         let ending = !matches!(self.hub.ending(), Ending::No);
-        let limit =
-            upto.map_or(EVENT as u64, |upto| upto.saturating_sub(self.at).min(EVENT as u64));
-        let mut to = self.stream.extent(self.at, usize::try_from(limit).unwrap_or(EVENT));
-        let mut data = Vec::new();
-        self.stream.copy(self.at..to.end, &mut data);
-        if to.is_tail && !to.is_eof && self.stream.media().content() == Content::Text {
-            let incomplete = incomplete_suffix(&data);
-            data.truncate(data.len() - incomplete);
-            to.end -= incomplete as u64;
-        }
+        let Ok((data, to)) = self.next(upto) else {
+            // The store cannot be read. The client returns with its last offset, and gets the error.
+            return Batch { over: true, ..Batch::EMPTY };
+        };
         if data.is_empty() && !to.is_eof {
             return Batch { ending, ..Batch::EMPTY };
         }
-        self.push(&data, &to, self.stream.cursor(None), framing, out);
+        self.push(&data, &to, self.stream().cursor(None), framing, out);
         (self.at, self.has_ended) = (to.end, to.is_eof);
         let more = !to.is_tail;
         let events = u64::from(!data.is_empty());
@@ -100,15 +119,23 @@ impl Follow for Follower {
     }
 
     fn listen(&self, notifier: &Arc<Notifier>) -> Box<dyn Any + Send + Sync> {
-        Box::new(self.stream.listen(notifier))
+        Box::new(self.stream().listen(notifier))
     }
 
     fn duplicate(&self) -> Box<dyn Follow> {
-        let stream = Arc::clone(&self.stream);
-        Box::new(Self { stream, hub: self.hub.clone(), ..*self })
+        let reading = Reading::new(self.stream());
+        Box::new(Self { reading, hub: self.hub.clone(), ..*self })
     }
 
     fn registry(&self) -> &Registry {
         &self.hub
+    }
+
+    fn waits_for_disk(&self) -> bool {
+        let stream = self.stream();
+        // The last bytes of a text may be the begin of a character, for whose end the reader waits.
+        let is_text = stream.media().content() == Content::Text;
+        let kept = if is_text { INCOMPLETE_MAX } else { 0 };
+        self.at + kept < stream.status().tail && stream.waits_for_file(self.at)
     }
 }

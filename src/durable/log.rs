@@ -24,16 +24,20 @@ pub(super) struct Log {
 
 /// The end of a message. The highest bit says whether an append ends there too.
 #[derive(Debug, Clone, Copy)]
-struct Boundary(u64);
+pub(super) struct Boundary(u64);
 
 const ENDS_APPEND: u64 = 1 << 63;
 
 impl Boundary {
-    fn at(self) -> u64 {
+    pub(super) fn new(at: u64, ends_append: bool) -> Self {
+        Self(if ends_append { at | ENDS_APPEND } else { at })
+    }
+
+    pub(super) fn at(self) -> u64 {
         self.0 & !ENDS_APPEND
     }
 
-    fn ends_append(self) -> bool {
+    pub(super) fn ends_append(self) -> bool {
         self.0 & ENDS_APPEND != 0
     }
 }
@@ -62,6 +66,11 @@ pub(super) struct PartialAppendError;
 impl Log {
     pub(super) fn new(start: u64) -> Self {
         Self { start, full: Vec::new(), open: Vec::new(), boundaries: Vec::new() }
+    }
+
+    /// The position of the first byte.
+    pub(super) fn start(&self) -> u64 {
+        self.start
     }
 
     fn open_start(&self) -> u64 {
@@ -136,34 +145,37 @@ impl Log {
         }
     }
 
-    /// Returns the first `count` messages, or bytes, of the append that begins at or contains
-    /// `from`. Fails if the append, up to `upto`, has fewer.
-    pub(super) fn partial(
-        &self,
-        from: u64,
-        upto: u64,
-        count: u64,
-        is_json: bool,
-    ) -> Result<Messages, PartialAppendError> {
+    /// Returns the boundaries of the append that begins at or contains `from`.
+    pub(super) fn append_after(&self, from: u64) -> &[Boundary] {
         let next = self.boundaries.partition_point(|end| end.at() <= from);
         let append = &self.boundaries[next..];
-        let length = append.iter().position(|end| end.ends_append()).ok_or(PartialAppendError)? + 1;
-        let append = &append[..length];
-        let count = usize::try_from(count).map_err(|_| PartialAppendError)?;
-        let ends: Vec<usize> = if is_json {
-            let ends = append.get(..count).ok_or(PartialAppendError)?;
-            ends.iter().map(|end| usize::try_from(end.at() - from).unwrap_or(usize::MAX)).collect()
-        } else {
-            vec![count]
-        };
-        let end = from.saturating_add(ends.last().map_or(0, |end| *end as u64));
-        if end > upto.min(append[length - 1].at()) {
-            return Err(PartialAppendError);
-        }
-        let mut bytes = Vec::new();
-        self.slice(from..end).copy_to(&mut bytes);
-        Ok(Messages { bytes, ends })
+        let length = append.iter().position(|end| end.ends_append()).map_or(0, |last| last + 1);
+        &append[..length]
     }
+}
+
+/// Returns where the first `count` messages, or bytes, of an append end, counted from `from`. Fails if
+/// the append, up to `upto`, has fewer.
+pub(super) fn partial(
+    append: &[Boundary],
+    from: u64,
+    upto: u64,
+    count: u64,
+    is_json: bool,
+) -> Result<Vec<usize>, PartialAppendError> {
+    let last = append.last().ok_or(PartialAppendError)?;
+    let count = usize::try_from(count).map_err(|_| PartialAppendError)?;
+    let ends: Vec<usize> = if is_json {
+        let ends = append.get(..count).ok_or(PartialAppendError)?;
+        ends.iter().map(|end| usize::try_from(end.at() - from).unwrap_or(usize::MAX)).collect()
+    } else {
+        vec![count]
+    };
+    let end = from.saturating_add(ends.last().map_or(0, |end| *end as u64));
+    if end > upto.min(last.at()) {
+        return Err(PartialAppendError);
+    }
+    Ok(ends)
 }
 
 /// Makes room for `more` elements. Grows by a quarter, so that no more memory than that is unused.
@@ -251,14 +263,17 @@ mod tests {
         let mut log = Log::new(10);
         log.append(Messages { bytes: b"1,22,".into(), ends: vec![2, 5] });
         log.append(Messages { bytes: b"333,".into(), ends: vec![4] });
-        let json = |from, count| log.partial(from, log.end(), count, true).map(|part| part.bytes);
+        let part = |from: u64, upto, count, is_json| {
+            let ends = partial(log.append_after(from), from, upto, count, is_json)?;
+            Ok(read(&log, from..from + ends.last().copied().unwrap_or(0) as u64))
+        };
+        let json = |from, count| part(from, log.end(), count, true);
         assert_eq!(json(10, 1), Ok(b"1,".into()));
         assert_eq!(json(10, 2), Ok(b"1,22,".into()));
         assert_eq!(json(10, 3), Err(PartialAppendError));
         assert_eq!(json(15, 1), Ok(b"333,".into()));
         assert_eq!(json(19, 1), Err(PartialAppendError));
-        let bytes =
-            |from, upto, count| log.partial(from, upto, count, false).map(|part| part.bytes);
+        let bytes = |from, upto, count| part(from, upto, count, false);
         assert_eq!(bytes(11, 19, 4), Ok(b",22,".into()));
         assert_eq!(bytes(11, 19, 5), Err(PartialAppendError));
         assert_eq!(bytes(11, 13, 3), Err(PartialAppendError), "beyond the inherited part");

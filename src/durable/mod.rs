@@ -25,6 +25,11 @@ mod catalog;
 #[cfg(any(test, feature = "fuzzing"))]
 mod check;
 mod cursor;
+#[cfg(feature = "redb")]
+mod file;
+#[cfg(not(feature = "redb"))]
+#[path = "file/absent.rs"]
+mod file;
 mod follow;
 mod frames;
 mod log;
@@ -37,7 +42,7 @@ mod producers;
 mod stream;
 mod usage;
 
-pub(crate) use self::catalog::{Create, CreateError, Created, Streams};
+pub(crate) use self::catalog::{Create, CreateError, Created, DeleteError, Streams};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::check::check;
 pub(crate) use self::follow::Follower;

@@ -8,6 +8,7 @@ use super::offset::Start;
 use super::stream::{Append, AppendError, Fork, Lifetime, Unavailable};
 use super::{Create, CreateError, MediaType, Offset, Producer, Streams};
 use crate::limits::DurableStreams;
+use crate::store::Place;
 
 /// Names are few, so that operations meet.
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -237,8 +238,8 @@ impl World {
             );
             let (mut bytes, mut at) = (Vec::new(), 0);
             while at < status.tail {
-                let extent = stream.extent(at, 50_000);
-                stream.copy(at..extent.end, &mut bytes);
+                let extent = stream.extent(at, 50_000).expect("it can be read");
+                stream.copy(at..extent.end, &mut bytes).expect("it can be read");
                 at = extent.end;
             }
             assert!(bytes == model.bytes, "the bytes of {text} differ");
@@ -282,7 +283,9 @@ proptest! {
 
     #[test]
     fn streams_equal_a_simple_model(operations in operations()) {
-        let streams = Streams::open(Some(DurableStreams::default()), 1 << 30).expect("limits");
+        let limits = Some(DurableStreams::default());
+        let opened = Streams::open(limits, 1 << 30, &Place::Memory);
+        let streams = opened.expect("memory").expect("limits");
         let mut world = World::default();
         for operation in &operations {
             world.run(&streams, operation);
@@ -291,6 +294,41 @@ proptest! {
         for name in NAMES {
             let _ = streams.delete(name);
         }
-        assert_eq!((streams.count().0, streams.memory().0), (0, 0), "a stream was not freed");
+        assert_eq!((streams.count().0, streams.room().0), (0, 0), "a stream was not freed");
+    }
+}
+
+#[cfg(feature = "redb")]
+mod stored {
+    use super::*;
+    use crate::durable::file::tests::{Disk, Node};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// The streams are in a file. The server is killed or stopped before some operations.
+        #[test]
+        fn stored_streams_equal_a_simple_model_over_restarts(
+            operations in operations(),
+            restarts in prop::collection::btree_map(0..60_usize, any::<bool>(), 0..6),
+        ) {
+            let mut node = Node::start(Disk::with_a_store());
+            let mut world = World::default();
+            for (number, operation) in operations.iter().enumerate() {
+                match restarts.get(&number) {
+                    Some(true) => node = Node::start(node.kill()),
+                    Some(false) => node = Node::start(node.stop()),
+                    None => {}
+                }
+                world.run(&node.streams, operation);
+                world.check(&node.streams);
+            }
+            for name in NAMES {
+                let _ = node.streams.delete(name);
+            }
+            let (count, room) = (node.streams.count().0, node.streams.room().0);
+            prop_assert_eq!((count, room), (0, 0), "a stream was not freed");
+            prop_assert_eq!(Node::start(node.stop()).streams.count().0, 0);
+        }
     }
 }

@@ -8,7 +8,7 @@ pub(super) const PRODUCERS_MAX: usize = 1_000;
 /// The longest id of a producer, in bytes.
 pub(crate) const PRODUCER_ID_MAX: usize = 256;
 
-/// The memory of a producer besides its id, in bytes.
+/// The room that a producer takes besides its id, in bytes.
 pub(super) const PRODUCER: usize = 96;
 
 /// What a request says of its producer.
@@ -44,37 +44,50 @@ pub(crate) enum ProducerError {
     Full,
 }
 
-impl Producers {
-    /// Decides whether a request is new. Changes nothing.
+/// What is known of a producer before its request.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    /// Its epoch and its last sequence number.
+    pub(super) last: Option<(u64, u64)>,
+    /// The number of producers of the stream.
+    pub(super) count: usize,
+}
+
+impl Known {
+    /// Decides whether a request is new.
     pub(super) fn check(&self, request: &Producer) -> Result<Novelty, ProducerError> {
-        let Producer { id, epoch, seq } = request;
-        let (epoch, seq) = (*epoch, *seq);
-        match self.0.get(id) {
+        let (epoch, seq) = (request.epoch, request.seq);
+        match self.last {
             None if seq != 0 => Err(ProducerError::Gap { expected: 0, received: seq }),
-            None if self.0.len() >= PRODUCERS_MAX => Err(ProducerError::Full),
+            None if self.count >= PRODUCERS_MAX => Err(ProducerError::Full),
             None => Ok(Novelty::New),
-            Some((current, _)) if epoch < *current => {
-                Err(ProducerError::StaleEpoch { current: *current })
-            }
-            Some((current, _)) if epoch > *current => {
+            Some((current, _)) if epoch < current => Err(ProducerError::StaleEpoch { current }),
+            Some((current, _)) if epoch > current => {
                 if seq == 0 {
                     Ok(Novelty::New)
                 } else {
                     Err(ProducerError::EpochStart)
                 }
             }
-            Some((_, last)) if seq <= *last => Ok(Novelty::Duplicate(*last)),
+            Some((_, last)) if seq <= last => Ok(Novelty::Duplicate(last)),
             Some((_, last)) if seq == last + 1 => Ok(Novelty::New),
             Some((_, last)) => Err(ProducerError::Gap { expected: last + 1, received: seq }),
         }
     }
 
-    /// The memory that accepting this request would take, in bytes.
+    /// The room that accepting this request would take, in bytes.
     pub(super) fn cost(&self, request: &Producer) -> usize {
-        if self.0.contains_key(&request.id) { 0 } else { PRODUCER + request.id.len() }
+        if self.last.is_some() { 0 } else { PRODUCER + request.id.len() }
+    }
+}
+
+impl Producers {
+    /// Returns what is known of the producer with this id.
+    pub(super) fn known(&self, id: &str) -> Known {
+        Known { last: self.0.get(id).copied(), count: self.0.len() }
     }
 
-    /// Records a request that [`check`](Self::check) has found to be new.
+    /// Records a request that [`check`](Known::check) has found to be new.
     pub(super) fn accept(&mut self, request: &Producer) {
         self.0.insert(request.id.clone(), (request.epoch, request.seq));
     }
@@ -105,7 +118,11 @@ mod tests {
             ("a", 5, 8, Ok(Novelty::New)),
             ("a", 5, 10, gap(8, 10)),
         ] {
-            assert_eq!(producers.check(&request(id, epoch, seq)), expected, "{id} {epoch} {seq}");
+            assert_eq!(
+                producers.known(id).check(&request(id, epoch, seq)),
+                expected,
+                "{id} {epoch} {seq}"
+            );
         }
     }
 
@@ -113,7 +130,8 @@ mod tests {
     fn producers_of_a_stream_are_bounded() {
         let mut producers = Producers::default();
         (0..PRODUCERS_MAX).for_each(|n| producers.accept(&request(&n.to_string(), 0, 0)));
-        assert_eq!(producers.check(&request("new", 0, 0)), Err(ProducerError::Full));
-        assert_eq!(producers.check(&request("7", 0, 1)), Ok(Novelty::New));
+        let check = |id, seq| producers.known(id).check(&request(id, 0, seq));
+        assert_eq!(check("new", 0), Err(ProducerError::Full));
+        assert_eq!(check("7", 1), Ok(Novelty::New));
     }
 }

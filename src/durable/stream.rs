@@ -8,17 +8,23 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, FixedOffset, Utc};
 
 use super::cursor;
+use super::file::FileLog;
 use super::frames::incomplete_suffix;
-use super::log::{BOUNDARY, Log, PartialAppendError};
+use super::log::{self, BOUNDARY, Boundary, Log, PartialAppendError};
 use super::media::{Content, MediaType};
 use super::messages::{BodyError, Messages};
 use super::offset::{Offset, Start};
-use super::producers::{Novelty, Producer, ProducerError, Producers};
+use super::producers::{Known, Novelty, Producer, ProducerError, Producers};
 use super::usage::Reserved;
+use crate::error::PublishError;
 use crate::registry::Notifier;
 
 /// The longest value of `Stream-Seq`, in bytes.
 pub(crate) const SEQ_MAX: usize = 256;
+
+/// How many bytes of a stream in a file are also in memory, for its live readers, unless one commit has
+/// more. Live readers that have caught up read only these.
+const CACHED: usize = 256 * 1024;
 
 /// When a stream is removed by itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,6 +89,8 @@ pub(super) struct Head {
     pub(super) incarnation: u64,
     pub(super) base: Option<Base>,
     pub(super) limits: StreamLimits,
+    /// The log in the store's file; `None` if the stream is in memory.
+    pub(super) file: Option<FileLog>,
 }
 
 /// The limits of one stream, in bytes.
@@ -103,28 +111,65 @@ pub(super) enum Life {
 
 #[derive(Debug)]
 pub(super) struct State {
+    /// All bytes. If they are in a file, the log has only the last ones, and only while there are
+    /// readers.
     pub(super) log: Log,
     pub(super) life: Life,
     /// The number of streams that are forks of this one.
     pub(super) forks: usize,
-    closed: Option<Closed>,
+    pub(super) ledger: Ledger,
+    /// The producers, unless they are in a file.
     producers: Producers,
-    last_seq: Option<Box<[u8]>>,
-    /// The time of the last read or write.
-    used: Instant,
+    pub(super) idle: Idle,
+    /// Whether the lifetime was found to have ended. Then nothing can restart it.
+    has_expired: bool,
     /// The notifiers in the order of their keys. They are in an `Arc`, so that a writer can notify
     /// them after it has released the lock.
     notifiers: Arc<Vec<(u64, Arc<Notifier>)>>,
     last_key: u64,
-    /// The memory of the bytes, their boundaries and the producers.
-    memory: Reserved,
+    /// The number of live readers, which may be between two notifiers.
+    readers: usize,
+    /// The room of the bytes, their boundaries and the producers.
+    pub(super) room: Reserved,
+    /// The memory of `log`, if the bytes are in a file.
+    cached: Reserved,
+}
+
+/// What decides whether an append is carried out.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ledger {
+    /// The position after the last byte.
+    pub(super) end: u64,
+    /// The room of the bytes, their boundaries and the producers.
+    pub(super) room: usize,
+    pub(super) producers: usize,
+    pub(super) closed: Option<Closed>,
+    pub(super) last_seq: Option<Box<[u8]>>,
 }
 
 /// The end of a stream.
-#[derive(Debug)]
-struct Closed {
+#[derive(Debug, Clone)]
+pub(super) struct Closed {
     /// The producer's request that closed the stream.
-    by: Option<Producer>,
+    pub(super) by: Option<Producer>,
+}
+
+/// How long a stream has been idle: without a read or a write.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Idle {
+    since: Instant,
+    /// How long it had been idle before `since`: before the server started.
+    before: Duration,
+}
+
+impl Idle {
+    pub(super) fn new(before: Duration) -> Self {
+        Self { since: Instant::now(), before }
+    }
+
+    pub(super) fn time(self) -> Duration {
+        self.before + self.since.elapsed()
+    }
 }
 
 /// A request to append or to close.
@@ -168,8 +213,10 @@ pub(crate) enum AppendError {
     StreamFull {
         limit: usize,
     },
-    /// All streams together would take more memory than the limit.
+    /// All streams together would take more room than the limit.
     Full,
+    /// The store has not stored the append.
+    Store(PublishError),
 }
 
 /// Why a stream cannot be used.
@@ -180,25 +227,29 @@ pub(crate) enum Unavailable {
 }
 
 /// Why an offset is not a position of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OffsetError {
     /// It is that of an earlier stream.
     Gone,
     /// The stream has never had it.
     Unknown,
+    /// The store cannot be read.
+    Store(PublishError),
 }
 
 /// An append that was checked and can be carried out.
-struct Plan {
-    messages: Messages,
-    /// The memory that it takes, in bytes.
-    memory: usize,
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) messages: Messages,
+    /// The room that it takes, in bytes.
+    pub(super) room: usize,
     closes: bool,
     seq: Option<Box<[u8]>>,
-    producer: Option<Producer>,
+    pub(super) producer: Option<Producer>,
+    is_new_producer: bool,
 }
 
-enum Planned {
+pub(super) enum Planned {
     New(Plan),
     /// Nothing is to be done.
     Repeated {
@@ -225,19 +276,23 @@ pub(crate) struct Status {
 }
 
 impl Stream {
-    /// Creates an empty stream. `count` counts the stream, and `memory` what it takes.
-    pub(super) fn new(head: Head, count: Reserved, memory: Reserved) -> Self {
+    /// Creates an empty stream. `count` counts the stream, `room` the room that it takes, and `cached`
+    /// the memory besides, if it is in a file.
+    pub(super) fn new(head: Head, count: Reserved, room: Reserved, cached: Reserved) -> Self {
+        let begin = head.base.as_ref().map_or(0, |base| base.upto);
         let state = State {
-            log: Log::new(head.base.as_ref().map_or(0, |base| base.upto)),
+            log: Log::new(begin),
             life: Life::Alive,
             forks: 0,
-            closed: None,
+            ledger: Ledger { end: begin, ..Ledger::default() },
             producers: Producers::default(),
-            last_seq: None,
-            used: Instant::now(),
+            idle: Idle::new(Duration::ZERO),
+            has_expired: false,
             notifiers: Arc::default(),
             last_key: 0,
-            memory,
+            readers: 0,
+            room,
+            cached,
         };
         Self { head, cursor: AtomicU64::new(0), state: Mutex::new(state), _count: count }
     }
@@ -260,7 +315,23 @@ impl Stream {
 
     pub(crate) fn status(&self) -> Status {
         let state = self.lock();
-        Status { tail: state.log.end(), is_closed: state.closed.is_some() }
+        Status { tail: state.ledger.end, is_closed: state.ledger.closed.is_some() }
+    }
+
+    /// Fails if the stream was deleted or has expired.
+    pub(super) fn check(&self) -> Result<(), Unavailable> {
+        let state = self.lock();
+        state.check()?;
+        match state.has_expired {
+            true if state.forks > 0 => Err(Unavailable::SoftDeleted),
+            true => Err(Unavailable::Missing),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the bytes are in the store's file.
+    pub(crate) fn is_in_file(&self) -> bool {
+        self.head.file.is_some()
     }
 
     /// Returns why the stream cannot be used, if it was deleted.
@@ -275,31 +346,45 @@ impl Stream {
 
     /// Restarts the lifetime of an idle stream.
     pub(crate) fn touch(&self) {
-        self.lock().used = Instant::now();
+        self.lock().idle = Idle::new(Duration::ZERO);
     }
 
     /// Whether the lifetime has ended. A waiting reader keeps an idle stream alive.
     pub(super) fn is_expired(&self) -> bool {
-        match &self.head.lifetime {
+        if self.head.lifetime == Lifetime::Unlimited {
+            return false;
+        }
+        let mut state = self.lock();
+        state.has_expired |= match &self.head.lifetime {
             Lifetime::Unlimited => false,
             Lifetime::Idle { seconds } => {
-                let state = self.lock();
-                state.notifiers.is_empty() && state.used.elapsed() >= Duration::from_secs(*seconds)
+                state.notifiers.is_empty() && state.idle.time() >= Duration::from_secs(*seconds)
             }
             Lifetime::Until { at, .. } => *at <= Utc::now(),
-        }
+        };
+        state.has_expired
     }
 
     /// Adds the first bytes of a stream that no other thread sees yet, and closes it.
     pub(super) fn fill(&self, messages: Messages, closes: bool) -> Result<(), AppendError> {
         let mut state = self.lock();
-        let memory = state.room_for(&messages, None, self.head.limits)?;
-        let plan = Plan { messages, memory, closes, seq: None, producer: None };
+        let plan = self.first_plan(&state.ledger, messages, closes)?;
         state.apply(plan)
     }
 
+    /// Plans the first append of a stream.
+    pub(super) fn first_plan(
+        &self,
+        ledger: &Ledger,
+        messages: Messages,
+        closes: bool,
+    ) -> Result<Plan, AppendError> {
+        let room = ledger.room_for(&messages, 0, self.head.limits)?;
+        Ok(Plan { messages, room, closes, seq: None, producer: None, is_new_producer: false })
+    }
+
     /// Appends a body, or closes the stream, or both in one step.
-    pub(crate) fn append(&self, append: Append) -> Result<Appended, AppendError> {
+    pub(crate) fn append(self: &Arc<Self>, append: Append) -> Result<Appended, AppendError> {
         let Append { media, body, closes, seq, producer } = append;
         let is_empty = body.is_empty();
         let is_of_type = is_empty || media.as_ref() == Some(&self.head.media);
@@ -309,66 +394,84 @@ impl Stream {
         } else {
             Messages::of(self.head.media.content(), body, self.head.limits.message)
         };
+        let request = Request { is_empty, is_of_type, closes, seq, producer };
         let mut state = self.lock();
         state.check().map_err(AppendError::Unavailable)?;
-        state.used = Instant::now();
-        let request = Request { is_empty, is_of_type, closes, seq, producer };
-        let (is_new, producer) = match self.plan(&state, request, parsed)? {
-            Planned::Repeated { producer } => (false, producer),
+        state.idle = Idle::new(Duration::ZERO);
+        if let Some(file) = &self.head.file {
+            drop(state);
+            return file.append(self, request, parsed);
+        }
+        let known = request.producer.as_ref().map(|producer| state.producers.known(&producer.id));
+        let known = known.unwrap_or_default();
+        let appended = match self.plan(&state.ledger, &known, request, parsed)? {
+            Planned::Repeated { producer } => self.appended(&state.ledger, false, producer),
             Planned::New(plan) => {
-                let producer = plan.producer.as_ref().map(|it| (it.epoch, it.seq));
-                let is_new = !plan.messages.is_empty();
+                let (is_new, producer) = plan.outcome();
                 state.apply(plan)?;
-                (is_new, producer)
+                self.appended(&state.ledger, is_new, producer)
             }
         };
-        let (end, is_closed) = (state.log.end(), state.closed.is_some());
         let notifiers = Arc::clone(&state.notifiers);
         drop(state);
         notifiers.iter().for_each(|(_, notifier)| notifier.notify());
-        Ok(Appended { next: self.offset_of(end), is_closed, is_new, producer })
+        Ok(appended)
+    }
+
+    /// Returns what a request has done, after which the stream has this ledger.
+    pub(super) fn appended(
+        &self,
+        ledger: &Ledger,
+        is_new: bool,
+        producer: Option<(u64, u64)>,
+    ) -> Appended {
+        let (next, is_closed) = (self.offset_of(ledger.end), ledger.closed.is_some());
+        Appended { next, is_closed, is_new, producer }
     }
 
     /// Checks a request in the order that the protocol sets. Changes nothing.
-    fn plan(
+    pub(super) fn plan(
         &self,
-        state: &State,
+        ledger: &Ledger,
+        known: &Known,
         request: Request,
         parsed: Result<Messages, BodyError>,
     ) -> Result<Planned, AppendError> {
         let Request { is_empty, is_of_type, closes, seq, producer } = request;
-        if let Some(Closed { by }) = &state.closed {
+        if let Some(Closed { by }) = &ledger.closed {
             return match (by, producer) {
                 (Some(by), Some(producer)) if *by == producer => {
                     Ok(Planned::Repeated { producer: Some((by.epoch, by.seq)) })
                 }
                 (_, None) if closes && is_empty => Ok(Planned::Repeated { producer: None }),
-                _ => Err(AppendError::Closed { next: self.offset_of(state.log.end()) }),
+                _ => Err(AppendError::Closed { next: self.offset_of(ledger.end) }),
             };
         }
         if !is_of_type {
             return Err(AppendError::MediaType);
         }
         if let Some(producer) = &producer {
-            let novelty = state.producers.check(producer).map_err(AppendError::Producer)?;
+            let novelty = known.check(producer).map_err(AppendError::Producer)?;
             if let Novelty::Duplicate(last) = novelty {
                 return Ok(Planned::Repeated { producer: Some((producer.epoch, last)) });
             }
         }
-        if seq.is_some() && state.last_seq >= seq {
+        if seq.is_some() && ledger.last_seq >= seq {
             return Err(AppendError::Seq);
         }
         let messages = parsed.map_err(AppendError::Body)?;
         if messages.is_empty() && !is_empty {
             return Err(AppendError::Body(BodyError::Nothing));
         }
-        let memory = state.room_for(&messages, producer.as_ref(), self.head.limits)?;
-        Ok(Planned::New(Plan { messages, memory, closes, seq, producer }))
+        let cost = producer.as_ref().map_or(0, |producer| known.cost(producer));
+        let room = ledger.room_for(&messages, cost, self.head.limits)?;
+        let is_new_producer = producer.is_some() && known.last.is_none();
+        Ok(Planned::New(Plan { messages, room, closes, seq, producer, is_new_producer }))
     }
 
     /// Returns how far a read of at most `limit` bytes goes: up to a whole JSON message, even if the
     /// first one is longer, and not into the middle of a character of a text that continues.
-    pub(crate) fn extent(&self, from: u64, limit: usize) -> Extent {
+    pub(crate) fn extent(&self, from: u64, limit: usize) -> Result<Extent, PublishError> {
         let Status { tail, is_closed } = self.status();
         let stop = from.saturating_add(limit as u64).min(tail);
         let mut end = from;
@@ -376,7 +479,7 @@ impl Stream {
             Content::Json => {
                 while end < stop {
                     let (stream, upto) = self.holder_of(end);
-                    let whole = stream.lock().log.whole_messages(&(end..stop.min(upto)));
+                    let whole = stream.whole_messages(&(end..stop.min(upto)))?;
                     if whole > stop && end > from {
                         break;
                     }
@@ -385,25 +488,54 @@ impl Stream {
             }
             Content::Text => {
                 let mut last = Vec::new();
-                self.copy(stop.saturating_sub(3).max(from)..stop, &mut last);
+                self.copy(stop.saturating_sub(3).max(from)..stop, &mut last)?;
                 end = if stop < tail { stop - incomplete_suffix(&last) as u64 } else { stop };
             }
             Content::Binary => end = stop,
         }
         let is_tail = end == tail;
-        Extent { end, is_tail, is_eof: is_tail && is_closed }
+        Ok(Extent { end, is_tail, is_eof: is_tail && is_closed })
     }
 
     /// Appends these bytes to `out`. The range must be inside the stream.
-    pub(crate) fn copy(&self, range: Range<u64>, out: &mut Vec<u8>) {
+    pub(crate) fn copy(&self, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), PublishError> {
         let mut at = range.start;
         while at < range.end {
             let (stream, upto) = self.holder_of(at);
             let end = range.end.min(upto);
-            let slice = stream.lock().log.slice(at..end);
-            slice.copy_to(out);
+            stream.copy_own(at..end, out)?;
             at = end;
         }
+        Ok(())
+    }
+
+    /// Appends bytes of the stream's own log to `out`.
+    fn copy_own(&self, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), PublishError> {
+        if let Some(file) = self.in_file(range.start) {
+            return file.copy(range, out);
+        }
+        let slice = self.lock().log.slice(range);
+        slice.copy_to(out);
+        Ok(())
+    }
+
+    /// See [`Log::whole_messages`].
+    fn whole_messages(&self, range: &Range<u64>) -> Result<u64, PublishError> {
+        match self.in_file(range.start) {
+            Some(file) => file.whole_messages(range),
+            None => Ok(self.lock().log.whole_messages(range)),
+        }
+    }
+
+    /// Returns the log in the file if only that has the bytes after `at`.
+    fn in_file(&self, at: u64) -> Option<&FileLog> {
+        self.head.file.as_ref().filter(|_| at < self.lock().log.start())
+    }
+
+    /// Whether a read from `at` would wait for the store's file.
+    pub(super) fn waits_for_file(&self, at: u64) -> bool {
+        let (stream, _) = self.holder_of(at);
+        stream.in_file(at).is_some()
     }
 
     /// Returns the stream whose own log has the byte `at`, and where its part of this stream ends.
@@ -446,10 +578,19 @@ impl Stream {
             return Err(if is_earlier { OffsetError::Gone } else { OffsetError::Unknown });
         }
         let is_json = self.head.media.content() == Content::Json;
-        if is_json && !self.holder_before(offset.byte).lock().log.is_boundary(offset.byte) {
+        if is_json && !self.holder_before(offset.byte).is_boundary(offset.byte)? {
             return Err(OffsetError::Unknown);
         }
         Ok(offset.byte)
+    }
+
+    /// See [`Log::is_boundary`].
+    fn is_boundary(&self, at: u64) -> Result<bool, PublishError> {
+        match self.in_file(at) {
+            _ if self.head.base.as_ref().map_or(0, |base| base.upto) == at => Ok(true),
+            Some(file) => file.is_boundary(at),
+            None => Ok(self.lock().log.is_boundary(at)),
+        }
     }
 
     /// This stream, its source, the source's source, and so on.
@@ -458,9 +599,17 @@ impl Stream {
     }
 
     /// Returns the first part of the append after `from`, for a fork.
-    pub(super) fn partial(&self, from: u64, count: u64) -> Result<Messages, PartialAppendError> {
+    pub(super) fn partial(&self, from: u64, count: u64) -> Result<Messages, PartialError> {
         let (stream, upto) = self.holder_of(from);
-        stream.lock().log.partial(from, upto, count, self.head.media.content() == Content::Json)
+        let append: Vec<Boundary> = match stream.in_file(from) {
+            Some(file) => file.append_after(from)?,
+            None => stream.lock().log.append_after(from).to_vec(),
+        };
+        let is_json = self.head.media.content() == Content::Json;
+        let ends = log::partial(&append, from, upto, count, is_json)?;
+        let mut bytes = Vec::new();
+        self.copy(from..from + ends.last().copied().unwrap_or(0) as u64, &mut bytes)?;
+        Ok(Messages { bytes, ends })
     }
 
     /// Returns the cursor for a reader that has sent `client`.
@@ -481,6 +630,13 @@ impl Stream {
         notifiers.iter().for_each(|(_, notifier)| notifier.notify());
     }
 
+    /// Frees the bytes that the file has too, if there is no reader.
+    fn forget_unread(&self, state: &mut State) {
+        if self.head.file.is_some() && state.readers == 0 && state.notifiers.is_empty() {
+            state.forget();
+        }
+    }
+
     /// Notifies `notifier` of every change, until the returned value is dropped.
     pub(crate) fn listen(self: &Arc<Self>, notifier: &Arc<Notifier>) -> Listening {
         let mut state = self.lock();
@@ -493,12 +649,78 @@ impl Stream {
 }
 
 /// A request to append without its body.
-struct Request {
+#[derive(Debug)]
+pub(super) struct Request {
     is_empty: bool,
     is_of_type: bool,
     closes: bool,
     seq: Option<Box<[u8]>>,
-    producer: Option<Producer>,
+    pub(super) producer: Option<Producer>,
+}
+
+/// Why a fork cannot begin inside an append.
+#[derive(Debug)]
+pub(super) enum PartialError {
+    /// The append is shorter.
+    Append,
+    /// The store cannot be read.
+    Store(PublishError),
+}
+
+impl From<PartialAppendError> for PartialError {
+    fn from(PartialAppendError: PartialAppendError) -> Self {
+        Self::Append
+    }
+}
+
+impl From<PublishError> for PartialError {
+    fn from(error: PublishError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<PublishError> for OffsetError {
+    fn from(error: PublishError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Plan {
+    /// Returns whether the plan adds bytes, and the epoch and the sequence number of its producer.
+    pub(super) fn outcome(&self) -> (bool, Option<(u64, u64)>) {
+        let producer = self.producer.as_ref().map(|it| (it.epoch, it.seq));
+        (!self.messages.is_empty(), producer)
+    }
+}
+
+impl Ledger {
+    /// Returns the room for these messages and a producer that takes `producer`. Fails if the stream
+    /// would take too much.
+    fn room_for(
+        &self,
+        messages: &Messages,
+        producer: usize,
+        limits: StreamLimits,
+    ) -> Result<usize, AppendError> {
+        let room = messages.bytes.len() + messages.ends.len() * BOUNDARY + producer;
+        if room > limits.bytes.saturating_sub(self.room) {
+            return Err(AppendError::StreamFull { limit: limits.bytes });
+        }
+        Ok(room)
+    }
+
+    /// Records that a plan is carried out.
+    pub(super) fn accept(&mut self, plan: &Plan) {
+        self.end += plan.messages.bytes.len() as u64;
+        self.room += plan.room;
+        self.producers += usize::from(plan.is_new_producer);
+        if plan.seq.is_some() {
+            self.last_seq.clone_from(&plan.seq);
+        }
+        if plan.closes {
+            self.closed = Some(Closed { by: plan.producer.clone() });
+        }
+    }
 }
 
 impl State {
@@ -510,38 +732,73 @@ impl State {
         }
     }
 
-    /// Returns the memory for these messages and this producer. Fails if the stream would have too
-    /// much.
-    fn room_for(
-        &self,
-        messages: &Messages,
-        producer: Option<&Producer>,
-        limits: StreamLimits,
-    ) -> Result<usize, AppendError> {
-        let memory = messages.bytes.len()
-            + messages.ends.len() * BOUNDARY
-            + producer.map_or(0, |producer| self.producers.cost(producer));
-        if memory > limits.bytes.saturating_sub(self.memory.amount()) {
-            return Err(AppendError::StreamFull { limit: limits.bytes });
-        }
-        Ok(memory)
+    /// Returns how long the stream has been idle. It is not idle while a reader waits.
+    pub(super) fn idle_time(&self) -> Duration {
+        if self.notifiers.is_empty() { self.idle.time() } else { Duration::ZERO }
     }
 
-    /// Carries out a plan: all of it, or nothing if there is no memory.
+    /// Carries out a plan in memory: all of it, or nothing if there is no room.
     fn apply(&mut self, plan: Plan) -> Result<(), AppendError> {
-        let Plan { messages, memory, closes, seq, producer } = plan;
-        self.memory.grow(memory).map_err(|_| AppendError::Full)?;
-        self.log.append(messages);
-        if let Some(producer) = &producer {
+        self.room.grow(plan.room).map_err(|_| AppendError::Full)?;
+        self.ledger.accept(&plan);
+        self.log.append(plan.messages);
+        if let Some(producer) = &plan.producer {
             self.producers.accept(producer);
         }
-        if seq.is_some() {
-            self.last_seq = seq;
-        }
-        if closes {
-            self.closed = Some(Closed { by: producer });
-        }
         Ok(())
+    }
+
+    /// Continues a stream that is in the file.
+    pub(super) fn restore(&mut self, ledger: Ledger, life: Life, idle: Duration) {
+        self.room.grow_anyway(ledger.room);
+        self.log = Log::new(ledger.end);
+        (self.ledger, self.life, self.idle) = (ledger, life, Idle::new(idle));
+    }
+
+    /// Shows appends that the file has: the ledger after them, and their bytes.
+    pub(super) fn show(&mut self, ledger: Ledger, appends: Vec<Messages>) {
+        let added: usize = appends.iter().map(|it| it.bytes.len() + it.ends.len() * BOUNDARY).sum();
+        if self.cached.amount() + added > CACHED {
+            self.forget();
+        }
+        let has_readers = self.readers > 0 || !self.notifiers.is_empty();
+        let is_cached = has_readers && self.cached.grow(added).is_ok();
+        self.ledger = ledger;
+        if is_cached {
+            appends.into_iter().for_each(|messages| self.log.append(messages));
+        } else {
+            self.forget();
+        }
+    }
+
+    /// Frees the bytes that the file has too.
+    fn forget(&mut self) {
+        self.log = Log::new(self.ledger.end);
+        self.cached.release();
+    }
+}
+
+/// Keeps the last bytes of a stream in memory, although they are in a file, until this value is
+/// dropped.
+#[derive(Debug)]
+pub(super) struct Reading(Arc<Stream>);
+
+impl Reading {
+    pub(super) fn new(stream: &Arc<Stream>) -> Self {
+        stream.lock().readers += 1;
+        Self(Arc::clone(stream))
+    }
+
+    pub(super) fn stream(&self) -> &Arc<Stream> {
+        &self.0
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.readers -= 1;
+        self.0.forget_unread(&mut state);
     }
 }
 
@@ -559,6 +816,7 @@ impl Drop for Listening {
         if let Ok(place) = state.notifiers.binary_search_by_key(&self.key, |(key, _)| *key) {
             Arc::make_mut(&mut state.notifiers).remove(place);
         }
-        state.used = Instant::now();
+        state.idle = Idle::new(Duration::ZERO);
+        self.stream.forget_unread(&mut state);
     }
 }

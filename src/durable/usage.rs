@@ -1,4 +1,4 @@
-//! The memory of all streams together, and its limits.
+//! The room that all streams together take, in memory or in a file, and its limits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,11 +57,27 @@ impl Reserved {
         self.amount += more;
         Ok(())
     }
+
+    /// Reserves `more`, even above the limit.
+    pub(super) fn grow_anyway(&mut self, more: usize) {
+        self.usage.used.fetch_add(more, Ordering::Relaxed);
+        self.amount += more;
+    }
+
+    /// Adds what another reservation of the same kind has reserved.
+    pub(super) fn absorb(&mut self, mut other: Self) {
+        self.amount += std::mem::take(&mut other.amount);
+    }
+
+    /// Releases everything.
+    pub(super) fn release(&mut self) {
+        self.usage.used.fetch_sub(std::mem::take(&mut self.amount), Ordering::Relaxed);
+    }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.usage.used.fetch_sub(self.amount, Ordering::Relaxed);
+        self.release();
     }
 }
 
@@ -77,6 +93,20 @@ mod tests {
         one.grow(6).unwrap();
         assert!(one.grow(1).is_err() && one.grow(usize::MAX).is_err());
         assert_eq!(usage.used_of(), (10, 10));
+        drop(one);
+        assert_eq!(usage.used_of(), (0, 10));
+    }
+
+    #[test]
+    fn absorbed_and_forced_reservations_are_released_once() {
+        let usage = Usage::new(10);
+        let mut one = usage.reserve(4).unwrap();
+        one.absorb(usage.reserve(3).unwrap());
+        assert_eq!((one.amount(), usage.used_of()), (7, (7, 10)));
+        one.grow_anyway(8);
+        assert!(one.grow(1).is_err());
+        one.release();
+        assert_eq!((one.amount(), usage.used_of()), (0, (0, 10)));
         drop(one);
         assert_eq!(usage.used_of(), (0, 10));
     }

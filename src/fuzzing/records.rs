@@ -33,7 +33,7 @@ use crate::registry::{
     Eviction, Floor, Key, Reach, Record, RegistryOptions, StoreMeta, Visibility,
 };
 use crate::store::file::tables::{EVENTS, LOST, META, TOPICS};
-use crate::store::file::{self, File, Store};
+use crate::store::file::{self, File};
 
 /// The maximum number of steps that are run. This maximum limits the time of a check, because each
 /// step that writes is a transaction.

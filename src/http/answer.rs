@@ -43,7 +43,7 @@ pub(crate) enum Body {
     File(FilePart),
     /// Pieces of a body of unknown length. Each piece is created after the previous one has been
     /// written.
-    Pieces(Box<dyn Iterator<Item = Vec<u8>> + Send>),
+    Pieces(Box<dyn Iterator<Item = io::Result<Vec<u8>>> + Send>),
 }
 
 impl fmt::Debug for Body {
@@ -136,10 +136,19 @@ impl Answer {
         match pieces.next() {
             None => self.with_body(first),
             Some(second) => {
-                let pieces = [first, second].into_iter().chain(pieces);
+                let pieces = [first, second].into_iter().chain(pieces).map(Ok);
                 self.with_content(Body::Pieces(Box::new(pieces)))
             }
         }
+    }
+
+    /// Sets a body whose pieces are created while it is sent, and may fail. The connection is then closed
+    /// before the end of the body.
+    pub(crate) fn with_fallible_pieces(
+        self,
+        pieces: impl Iterator<Item = io::Result<Vec<u8>>> + Send + 'static,
+    ) -> Self {
+        self.with_content(Body::Pieces(Box::new(pieces)))
     }
 
     /// Returns whether the body has neither a length nor chunks, so that the server must close the
@@ -296,11 +305,15 @@ fn write_both(out: &mut impl Write, head: &[u8], body: &[u8]) -> io::Result<()> 
 fn write_pieces(
     out: &mut impl Write,
     head: Vec<u8>,
-    pieces: impl Iterator<Item = Vec<u8>>,
+    pieces: impl Iterator<Item = io::Result<Vec<u8>>>,
     framing: Framing,
 ) -> io::Result<()> {
     let mut bytes = head;
-    for piece in pieces.filter(|piece| !piece.is_empty()) {
+    for piece in pieces {
+        let piece = piece?;
+        if piece.is_empty() {
+            continue;
+        }
         if framing == Framing::Chunked {
             write!(bytes, "{:x}\r\n", piece.len())?;
         }

@@ -90,12 +90,16 @@ impl Page {
         let capacity = server.capacity(clients);
         let process = Process::now();
         if let Some(streams) = &server.durable {
-            let ((count, most), (bytes, most_bytes)) = (streams.count(), streams.memory());
+            let ((count, most), (bytes, most_bytes)) = (streams.count(), streams.room());
             let help = "Durable streams, including deleted ones that forks still read";
             self.gauge("durable_streams", help, count);
             self.gauge("max_durable_streams", "Maximum number of durable streams", most);
-            self.gauge("durable_bytes", "Memory of all durable streams in bytes", bytes);
-            let help = "Maximum memory of all durable streams in bytes";
+            self.gauge(
+                "durable_bytes",
+                "Bytes of all durable streams, in memory or in the store",
+                bytes,
+            );
+            let help = "Maximum bytes of all durable streams";
             self.gauge("max_durable_bytes", help, most_bytes);
         }
         self.gauge("clients", "Open streams", clients);

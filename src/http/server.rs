@@ -38,6 +38,7 @@ use crate::durable::Streams;
 use crate::error::StartError;
 use crate::limits::Limits;
 use crate::registry::{Registry, RegistryOptions};
+use crate::store::StoreAt;
 use crate::ticker;
 
 /// A server that has bound its addresses and serves after [`run`](Self::run) is called.
@@ -125,12 +126,10 @@ impl Server {
         listeners: Vec<Listener>,
         inherited: bool,
     ) -> Result<Self, StartError> {
-        if config.durable_streams.is_some() && config.store.is_some() {
-            return Err(StartError::DurableStreams);
-        }
         let pages = RwLock::new(Arc::new(open_pages(&config)?));
+        let is_in_file = config.store.as_ref().is_some_and(StoreAt::is_file);
         let costs = Costs::new(&config.limits, config.max_channels, config.history_total)
-            .with_durable_streams(config.durable_streams.as_ref());
+            .with_durable_streams(config.durable_streams.as_ref(), is_in_file);
         let capacity = Capacity::with_broadcasters(&costs, listeners.len(), config.broadcasters);
         let max_clients = max_clients(&config, &capacity);
         warn_of_missing_tokens(&config);
@@ -142,7 +141,7 @@ impl Server {
             ids: true,
         };
         let counters = Arc::<Counters>::default();
-        let (hub, tasks) = open_hub(&config, options.clone(), &counters)?;
+        let (hub, tasks, place) = open_hub(&config, options.clone(), &counters)?;
         let clock = Registry::counted(RegistryOptions { ids: false, ..options }, &counters);
         let (broadcasters, mailboxes) = broadcast::broadcasters(config.broadcasters);
         let disconnects = mailboxes.disconnects();
@@ -159,7 +158,7 @@ impl Server {
         let connections = Connections::new(&admission, capacity.clients(), per_address, &counters);
         let subscriptions = config.mercure.has_subscriptions().then(Subscriptions::default);
         let publish_rate = config.publish_rate.map(PublishRate::new);
-        let durable = Streams::open(config.durable_streams, costs.durable_total());
+        let durable = Streams::open(config.durable_streams, costs.durable_total(), &place)?;
         let routes = Table::new(&config);
         let state = ServerState {
             keyring: Keyring::new(AccessKeys::take(&mut config)),

@@ -15,21 +15,22 @@ use crate::counters::Counters;
 use crate::error::StartError;
 use crate::limits::DRAIN_STORE_TIME;
 use crate::registry::{Registry, RegistryOptions};
-use crate::store::{self, StoreTask};
+use crate::store::{self, Opened, Place, StoreTask};
 
 /// Creates the registry of the publishers' channels, and opens the store if there is one.
 ///
-/// Returns the tasks of the store's threads too, or `None` if there is no store.
+/// Returns the tasks of the store's threads too, or `None` if there is no store; and where logs that are
+/// not channels can be kept.
 pub(super) fn open_hub(
     config: &Config,
     options: RegistryOptions,
     counters: &Arc<Counters>,
-) -> Result<(Registry, Option<Vec<StoreTask>>), StartError> {
+) -> Result<(Registry, Option<Vec<StoreTask>>, Place), StartError> {
     let Some(at) = &config.store else {
-        return Ok((Registry::counted(options, counters), None));
+        return Ok((Registry::counted(options, counters), None, Place::Memory));
     };
-    let (hub, tasks) = store::open(at, options, counters)?;
-    Ok((hub, Some(tasks)))
+    let Opened { registry, tasks, place } = store::open(at, options, counters)?;
+    Ok((registry, Some(tasks), place))
 }
 
 /// The store's threads. Dropping this value ends the threads and closes the store.

@@ -56,6 +56,18 @@ pub enum StoreAt {
     Redis(RedisUrl),
 }
 
+impl StoreAt {
+    /// Whether the events are in a file that belongs to this node.
+    pub(crate) fn is_file(&self) -> bool {
+        match *self {
+            #[cfg(feature = "redb")]
+            Self::File(_) => true,
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => false,
+        }
+    }
+}
+
 #[cfg(all(feature = "redb", feature = "redis"))]
 impl From<OsString> for StoreAt {
     /// Text that begins with a scheme of Redis, such as `redis://`, is the address of a Redis
@@ -90,13 +102,32 @@ pub(crate) fn open(
     at: &StoreAt,
     options: RegistryOptions,
     counters: &Arc<Counters>,
-) -> Result<(Registry, Vec<StoreTask>), StoreError> {
+) -> Result<Opened, StoreError> {
     match *at {
         #[cfg(feature = "redb")]
         StoreAt::File(ref path) => file::open(path, options, counters),
         #[cfg(feature = "redis")]
         StoreAt::Redis(ref url) => redis::open(url, options, counters),
     }
+}
+
+/// An open store.
+pub(crate) struct Opened {
+    pub(crate) registry: Registry,
+    pub(crate) tasks: Vec<StoreTask>,
+    pub(crate) place: Place,
+}
+
+/// Where a server can keep logs that are not channels.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// In memory, because there is no store.
+    Memory,
+    /// In the file of the store.
+    #[cfg(feature = "redb")]
+    File(file::SharedFile),
+    /// Nowhere, because other nodes that share the store would not have them.
+    Nowhere,
 }
 
 /// The work of one of a store's threads.

@@ -45,6 +45,9 @@ pub(crate) trait Follow: fmt::Debug + Send + Sync {
 
     /// The registry whose end also ends the streams of this log.
     fn registry(&self) -> &Registry;
+
+    /// Whether the next read may wait for a disk, which the broadcaster must not.
+    fn waits_for_disk(&self) -> bool;
 }
 
 /// Identifies what a stream reads.
@@ -103,6 +106,14 @@ impl Source {
                 subscription.registry.is_ahead(after).then_some(after)
             }
             Self::Log(_) => None,
+        }
+    }
+
+    /// Whether the next read may wait for a disk.
+    pub(crate) fn waits_for_disk(&self) -> bool {
+        match self {
+            Self::Channels(_) => false,
+            Self::Log(log) => log.waits_for_disk(),
         }
     }
 
@@ -187,6 +198,14 @@ impl Reader {
         match &self.0 {
             Read::Channels { position, .. } => position.after,
             Read::Log(log) => EventId { epoch: 0, n: log.position() },
+        }
+    }
+
+    /// Whether the next read may wait for a disk.
+    pub(crate) fn waits_for_disk(&self) -> bool {
+        match &self.0 {
+            Read::Channels { .. } => false,
+            Read::Log(log) => log.waits_for_disk(),
         }
     }
 

@@ -1,10 +1,13 @@
 //! The part of a stream that one response has.
 
-use std::iter;
 use std::sync::Arc;
+use std::{io, iter};
 
 use super::super::answer::Answer;
+use super::super::error::HttpError;
 use crate::durable::{Content, Extent, Stream};
+use crate::error::PublishError;
+use crate::event::Framing;
 
 /// The most bytes of one response, unless a single JSON message is longer.
 pub(super) const CHUNK: usize = 1024 * 1024;
@@ -20,14 +23,38 @@ pub(super) fn with_position(answer: Answer, stream: &Stream, extent: &Extent) ->
 }
 
 /// Adds a body with the bytes of a range, which are copied piece by piece while they are sent.
-pub(super) fn with_content(answer: Answer, stream: &Arc<Stream>, from: u64, end: u64) -> Answer {
-    let is_json = stream.media().content() == Content::Json;
+pub(super) fn with_content(
+    answer: Answer,
+    framing: Framing,
+    stream: &Arc<Stream>,
+    from: u64,
+    end: u64,
+) -> Result<Answer, HttpError> {
     let answer = answer.with("Content-Type", stream.media().text().to_owned());
-    if is_json && from == end {
-        return answer.with_body(&b"[]"[..]);
+    if stream.media().content() == Content::Json && from == end {
+        return Ok(answer.with_body(&b"[]"[..]));
     }
+    let mut pieces = pieces(stream, from, end);
+    if framing == Framing::Plain && stream.is_in_file() {
+        // The client could not see that a body ended early, because closing the connection ends it.
+        let all: Vec<Vec<u8>> = pieces.collect::<Result<_, PublishError>>()?;
+        return Ok(answer.with_body(all.concat()));
+    }
+    let first = pieces.next().transpose()?.unwrap_or_default();
+    let Some(second) = pieces.next().transpose()? else { return Ok(answer.with_body(first)) };
+    let rest = pieces.map(|piece| piece.map_err(io::Error::other));
+    Ok(answer.with_fallible_pieces([Ok(first), Ok(second)].into_iter().chain(rest)))
+}
+
+/// Returns the body of a response, in pieces.
+fn pieces(
+    stream: &Arc<Stream>,
+    from: u64,
+    end: u64,
+) -> impl Iterator<Item = Result<Vec<u8>, PublishError>> + Send + use<> {
+    let is_json = stream.media().content() == Content::Json;
     let (stream, mut at) = (Arc::clone(stream), from);
-    answer.with_pieces(iter::from_fn(move || {
+    iter::from_fn(move || {
         let next = at.saturating_add(PIECE).min(end);
         if next == at {
             return None;
@@ -36,12 +63,14 @@ pub(super) fn with_content(answer: Answer, stream: &Arc<Stream>, from: u64, end:
         if is_json && at == from {
             piece.push(b'[');
         }
-        stream.copy(at..next, &mut piece);
+        if let Err(error) = stream.copy(at..next, &mut piece) {
+            return Some(Err(error));
+        }
         if is_json && next == end {
             piece.pop(); // the comma after the last message
             piece.push(b']');
         }
         at = next;
-        Some(piece)
-    }))
+        Some(Ok(piece))
+    })
 }

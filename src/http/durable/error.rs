@@ -2,10 +2,24 @@
 
 use super::super::error::HttpError;
 use crate::durable::{
-    AppendError, BodyError, CreateError, OffsetError, ProducerError, Unavailable,
+    AppendError, BodyError, CreateError, DeleteError, OffsetError, ProducerError, Unavailable,
 };
 
-/// The error for a request that needs more memory than all streams may take.
+/// The error for a request whose body would need more memory than all bodies may take, although the
+/// streams are in a file.
+pub(super) fn busy() -> HttpError {
+    let detail = "the server is receiving as many bodies as its memory allows; retry in a moment";
+    HttpError::new(503, detail).with("Retry-After", "1")
+}
+
+/// The error for a request that changes a stream, on a server that shares its store with others.
+pub(super) fn shared() -> HttpError {
+    let detail = "durable streams cannot be written while nodes share a Redis, because one node keeps \
+                  them; start a server with --durable-streams and --store FILE";
+    HttpError::new(501, detail)
+}
+
+/// The error for a request that needs more room than all streams may take.
 pub(super) fn full() -> HttpError {
     let detail = "all durable streams together have reached their limit (--durable-total); delete \
                   some, or retry later";
@@ -25,6 +39,15 @@ impl From<Unavailable> for HttpError {
     }
 }
 
+impl From<DeleteError> for HttpError {
+    fn from(error: DeleteError) -> Self {
+        match error {
+            DeleteError::Unavailable(reason) => reason.into(),
+            DeleteError::Store(error) => error.into(),
+        }
+    }
+}
+
 impl From<OffsetError> for HttpError {
     fn from(error: OffsetError) -> Self {
         match error {
@@ -37,6 +60,7 @@ impl From<OffsetError> for HttpError {
                 let detail = "the stream has no such offset; use one that the server has returned";
                 Self::new(400, detail)
             }
+            OffsetError::Store(error) => error.into(),
         }
     }
 }
@@ -117,6 +141,7 @@ impl From<AppendError> for HttpError {
                 Self::new(413, detail)
             }
             AppendError::Full => full(),
+            AppendError::Store(error) => error.into(),
         }
     }
 }
@@ -164,6 +189,7 @@ impl From<CreateError> for HttpError {
                               (--durable-max); delete some";
                 Self::new(507, detail)
             }
+            CreateError::Store(error) => error.into(),
         }
     }
 }

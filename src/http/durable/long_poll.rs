@@ -24,9 +24,9 @@ pub(super) fn long_poll(
     stream: &Arc<Stream>,
     from: u64,
 ) -> Result<Answer, HttpError> {
-    let extent = stream.extent(from, CHUNK);
+    let extent = stream.extent(from, CHUNK)?;
     if extent.end > from || extent.is_eof {
-        return Ok(answer(exchange, stream, from, &extent));
+        return answer(exchange, stream, from, &extent);
     }
     let _permit = admit(exchange)?;
     let socket = exchange.socket();
@@ -53,9 +53,9 @@ fn wait(
     let _listening = stream.listen(&notifier);
     loop {
         // This is after `listen`, because what came before has not notified this thread.
-        let extent = stream.extent(from, CHUNK);
+        let extent = stream.extent(from, CHUNK)?;
         if extent.end > from || extent.is_eof || exchange.server.is_draining() {
-            return Ok(answer(exchange, stream, from, &extent));
+            return answer(exchange, stream, from, &extent);
         }
         if let Some(reason) = stream.unavailable() {
             return Err(reason.into());
@@ -65,18 +65,26 @@ fn wait(
             Some(Wakeup::Disconnect) => {
                 return Err(HttpError::new(400, "the client has disconnected").closing());
             }
-            None => return Ok(answer(exchange, stream, from, &extent)),
+            None => return answer(exchange, stream, from, &extent),
         }
     }
 }
 
 /// Returns 200 with the bytes up to the extent, or 204 if there are none.
-fn answer(exchange: &Exchange<'_>, stream: &Arc<Stream>, from: u64, extent: &Extent) -> Answer {
+fn answer(
+    exchange: &Exchange<'_>,
+    stream: &Arc<Stream>,
+    from: u64,
+    extent: &Extent,
+) -> Result<Answer, HttpError> {
     let client = exchange.request.query("cursor").and_then(|cursor| cursor.parse().ok());
     let is_data = extent.end > from;
     let answer = Answer::new(if is_data { 200 } else { 204 })
         .with("Cache-Control", "no-store")
         .with("Stream-Cursor", stream.cursor(client).to_string());
     let answer = with_position(answer, stream, extent);
-    if is_data { with_content(answer, stream, from, extent.end) } else { answer }
+    if !is_data {
+        return Ok(answer);
+    }
+    with_content(answer, exchange.request.framing(), stream, from, extent.end)
 }

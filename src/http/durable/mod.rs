@@ -96,8 +96,12 @@ fn writer(exchange: &Exchange<'_>, path: &[&str]) -> Result<(Arc<Streams>, Strin
     let access = PublishAccess::of(exchange, Api::Own)?;
     let name = name(path)?;
     access.check(exchange, [&*name])?;
+    let streams = streams(exchange)?;
+    if !streams.are_writable() {
+        return Err(error::shared());
+    }
     count_published(exchange, Api::Own, 1)?;
-    Ok((streams(exchange)?, name))
+    Ok((streams, name))
 }
 
 fn streams(exchange: &Exchange<'_>) -> Result<Arc<Streams>, HttpError> {
@@ -126,7 +130,8 @@ fn name(path: &[&str]) -> Result<String, HttpError> {
 fn body(exchange: &mut Exchange<'_>, streams: &Streams) -> Result<(Vec<u8>, Reserved), HttpError> {
     let limit = Limit { bytes: streams.limits().body, set_by: "--durable-body-limit" };
     let mut reserved = streams.reserve();
-    let body = exchange
-        .body_to_end(limit, &mut |bytes| reserved.grow(bytes).map_err(|_| error::full()))?;
+    let full = if streams.are_in_file() { error::busy } else { error::full };
+    let body =
+        exchange.body_to_end(limit, &mut |bytes| reserved.grow(bytes).map_err(|_| full()))?;
     Ok((body, reserved))
 }

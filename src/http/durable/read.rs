@@ -35,7 +35,7 @@ pub(super) fn read(
         (Mode::CatchUp, start) => {
             let start = start.unwrap_or(Start::Beginning);
             let from = stream.resolve(start)?;
-            Ok(Reply::Answer(catch_up(request, &stream, from, start)))
+            catch_up(request, &stream, from, start).map(Reply::Answer)
         }
         (Mode::LongPoll, Some(start)) => {
             let from = stream.resolve(start)?;
@@ -76,8 +76,13 @@ fn start(request: &Request) -> Result<Option<Start>, HttpError> {
 }
 
 /// Answers with the bytes after `from`.
-fn catch_up(request: &Request, stream: &Arc<Stream>, from: u64, start: Start) -> Answer {
-    let extent = stream.extent(from, CHUNK);
+fn catch_up(
+    request: &Request,
+    stream: &Arc<Stream>,
+    from: u64,
+    start: Start,
+) -> Result<Answer, HttpError> {
+    let extent = stream.extent(from, CHUNK)?;
     let answer = Answer::new(200);
     let answer = if start == Start::Now {
         answer.with("Cache-Control", "no-store")
@@ -91,11 +96,12 @@ fn catch_up(request: &Request, stream: &Arc<Stream>, from: u64, start: Start) ->
         let caching = if extent.is_tail { "no-cache" } else { "private, max-age=60" };
         let answer = answer.with("ETag", tag).with("Cache-Control", caching);
         if is_known {
-            return with_position(answer.with_status(304), stream, &extent);
+            return Ok(with_position(answer.with_status(304), stream, &extent));
         }
         answer
     };
-    with_content(with_position(answer, stream, &extent), stream, from, extent.end)
+    let answer = with_position(answer, stream, &extent);
+    with_content(answer, request.framing(), stream, from, extent.end)
 }
 
 /// Answers `HEAD /v1/stream/NAME`.

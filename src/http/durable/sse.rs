@@ -39,13 +39,13 @@ pub(super) fn sse(
         None => start,
     };
     let from = stream.resolve(start)?;
-    if last_event_id.is_some() && stream.extent(from, 0).is_eof {
+    if last_event_id.is_some() && stream.extent(from, 0)?.is_eof {
         // 204 tells a browser not to reconnect (WHATWG HTML §9.2).
         return Ok(Reply::Answer(Answer::new(204)));
     }
     let permit = admit(exchange)?;
     let follower = Follower::new(stream, from, &exchange.server.hub);
-    let preamble = preamble(exchange, stream, &follower);
+    let preamble = preamble(exchange, stream, &follower)?;
     let limits = &exchange.server.config.limits;
     let age = limits.stream_age.map_or(AGE_MAX, |age| age.min(AGE_MAX));
     let heartbeat = Heartbeat::new(limits.heartbeat, Frame::heartbeat());
@@ -57,7 +57,11 @@ pub(super) fn sse(
 }
 
 /// Returns the response head, and the first event if the stream has no more bytes now.
-fn preamble(exchange: &Exchange<'_>, stream: &Stream, follower: &Follower) -> Vec<u8> {
+fn preamble(
+    exchange: &Exchange<'_>,
+    stream: &Stream,
+    follower: &Follower,
+) -> Result<Vec<u8>, HttpError> {
     let mut headers = Headers::new();
     if stream.media().content() == Content::Binary {
         headers.push(("Stream-SSE-Data-Encoding", "base64".into()));
@@ -68,6 +72,6 @@ fn preamble(exchange: &Exchange<'_>, stream: &Stream, follower: &Follower) -> Ve
     // connection would lose its next request.
     let mut preamble = connected_head(framing, &headers, EVENT_STREAM, "close");
     let client_cursor = exchange.request.query("cursor").and_then(|cursor| cursor.parse().ok());
-    preamble.extend(follower.first_event(framing, client_cursor));
-    preamble
+    preamble.extend(follower.first_event(framing, client_cursor)?);
+    Ok(preamble)
 }

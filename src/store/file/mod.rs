@@ -13,6 +13,7 @@
 
 mod disk;
 mod inspect;
+mod participant;
 mod quiet;
 pub(crate) mod tables;
 mod writer;
@@ -31,14 +32,15 @@ use rustix::fs::{Advice, CWD, RenameFlags};
 
 use self::disk::{DeferredFile, WriteHold};
 pub(crate) use self::inspect::{ChannelStats, Stats, export, stats};
+pub(crate) use self::participant::{Flusher, Participant, Reader, SharedFile};
 use self::quiet::catch_panic;
-use self::tables::{begin, problem, read, size, undo, write};
+use self::tables::{begin, problem, read, read_other_size, size, undo, write, write_other_size};
 pub(crate) use self::writer::{Store, start};
-use super::StoreTask;
+use super::{Opened, Place, StoreTask};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError, StoreProblem, is_full};
 use crate::id::EventId;
-use crate::registry::{Eviction, Record, Registry, RegistryOptions, StoreMeta};
+use crate::registry::{Eviction, Record, RegistryOptions, StoreMeta};
 
 /// The size of redb's cache, in bytes. The cache holds the inner pages of the tree and uncommitted
 /// writes. The cache can be small, because streams read events from the rings in memory, not from
@@ -52,6 +54,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// A file is compacted only if it has at least this many bytes.
 const COMPACT_MIN: u64 = 4 * 1024 * 1024;
 
+/// A running server compacts the file only if another log has at most this many bytes in it.
+const COMPACT_OTHER_MAX: u64 = 64 * 1024 * 1024;
+
 /// The number of appends between two checks of the file's size.
 const TIDY_EVERY: u32 = 64;
 
@@ -63,21 +68,42 @@ pub(super) fn open(
     path: &Path,
     options: RegistryOptions,
     counters: &Arc<Counters>,
-) -> Result<(Registry, Vec<StoreTask>), StoreError> {
-    let (registry, writer) = start(options, counters, |each| File::open(path, each))?;
-    Ok((registry, vec![StoreTask::new("store-writer", move |stop| writer.run(stop))]))
+) -> Result<Opened, StoreError> {
+    open_with(path, options, counters, |each| File::open(path, each))
+}
+
+/// Like [`open`], with a function that opens the file.
+pub(crate) fn open_with(
+    path: &Path,
+    options: RegistryOptions,
+    counters: &Arc<Counters>,
+    open: impl FnOnce(&mut dyn FnMut(EventId, Record)) -> Result<(File, StoreMeta), StoreError>,
+) -> Result<Opened, StoreError> {
+    let mut reader = Reader::default();
+    let (registry, writer) = start(options, counters, |each| {
+        let (file, kept) = open(each)?;
+        reader = file.open.clone();
+        Ok((file, kept))
+    })?;
+    let (flusher, seat) = (writer.flusher(), writer.seat());
+    let path = path.to_owned();
+    let place = Place::File(SharedFile { path, reader, flusher, seat });
+    let tasks = vec![StoreTask::new("store-writer", move |stop| writer.run(stop))];
+    Ok(Opened { registry, tasks, place })
 }
 
 /// A store in a file.
 pub(crate) struct File {
     opener: Opener,
-    /// The open file; `None` after an error.
-    open: Option<Open>,
+    /// The open file; empty after an error.
+    open: Reader,
     last: EventId,
     /// The error of the last append and its time; `None` if that append succeeded.
     broken: Option<(PublishError, Instant)>,
     /// The approximate size of all events in the file, in bytes.
     live: u64,
+    /// The approximate size of the rows of another log, in bytes.
+    other: u64,
     /// The length of the file after the last compaction, in bytes.
     compact: u64,
     appends: u32,
@@ -114,50 +140,71 @@ impl File {
     ) -> Result<(Self, StoreMeta), StoreProblem> {
         let open = Open::of(opener()?)?;
         let mut live = 0;
-        let kept = read(&open.database.begin_read().map_err(problem)?, &mut |id, record| {
+        let begun = open.database.begin_read().map_err(problem)?;
+        let kept = read(&begun, &mut |id, record| {
             live += size(&record);
             each(id, record);
         })?;
+        let other = read_other_size(&begun)?;
+        begun.close().map_err(problem)?;
         open.hold.release().map_err(StoreProblem::Io)?;
         let last = kept.last;
-        let (open, broken) = (Some(open), None);
-        let mut file = Self { opener, open, last, broken, live, compact: 0, appends: 0 };
+        let (reader, broken) = (Reader::default(), None);
+        *reader.lock_to_change() = Some(open);
+        let mut file =
+            Self { opener, open: reader, last, broken, live, other, compact: 0, appends: 0 };
         file.compact();
         Ok((file, kept))
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.lock().is_some()
     }
 
     /// Opens the file again after an error.
     ///
     /// A commit may have reached the disk although it reported an error. This function deletes the
-    /// events of such a commit, because their publishers got the error.
-    fn reopen(&mut self) -> Result<&Open, StoreProblem> {
-        if self.open.is_none() {
-            let open = Open::of((self.opener)()?)?;
-            let begun = open.database.begin_read().map_err(problem)?;
-            let found = read(&begun, &mut |_, _| {})?;
-            begun.close().map_err(problem)?;
-            if found.last.epoch != self.last.epoch || found.last < self.last {
-                let detail = "the file was replaced while it was in use".into();
-                return Err(StoreProblem::Corrupt { detail });
-            }
-            open.hold.release().map_err(StoreProblem::Io)?;
-            if found.last > self.last {
-                let transaction = open.database.begin_write().map_err(problem)?;
-                undo(&transaction, self.last).map_err(problem)?;
-                transaction.commit().map_err(problem)?;
-                self.last = found.last;
-            }
-            self.open = Some(open);
+    /// events of such a commit, because their publishers got the error, and lets `other` do the same.
+    ///
+    /// Readers wait until it is open.
+    fn reopen(&mut self, other: &mut dyn Participant) -> Result<(), StoreProblem> {
+        let reader = self.open.clone();
+        let mut open_file = reader.lock_to_change();
+        *open_file = None;
+        let open = Open::of((self.opener)()?)?;
+        let begun = open.database.begin_read().map_err(problem)?;
+        let found = read(&begun, &mut |_, _| {})?;
+        begun.close().map_err(problem)?;
+        if found.last.epoch != self.last.epoch || found.last < self.last {
+            let detail = "the file was replaced while it was in use".into();
+            return Err(StoreProblem::Corrupt { detail });
         }
-        Ok(self.open.as_ref().expect("it is open, or has just been opened"))
+        open.hold.release().map_err(StoreProblem::Io)?;
+        if found.last > self.last || other.needs_undo() {
+            let transaction = open.database.begin_write().map_err(problem)?;
+            undo(&transaction, self.last).map_err(problem)?;
+            other.undo(&transaction).map_err(problem)?;
+            transaction.commit().map_err(problem)?;
+            self.last = found.last;
+            other.undone();
+        }
+        *open_file = Some(open);
+        Ok(())
     }
 
     fn try_append(
         &mut self,
         records: &[Record],
         evictions: &[Eviction],
+        other: &mut dyn Participant,
     ) -> Result<Vec<EventId>, StoreProblem> {
-        let transaction = self.reopen()?.database.begin_write().map_err(problem)?;
+        if !self.is_open() {
+            self.reopen(other)?;
+        }
+        let reader = self.open.clone();
+        let open = reader.lock();
+        let open = open.as_ref().expect("it is open, or has just been opened");
+        let transaction = open.database.begin_write().map_err(problem)?;
         let mut id = self.last;
         let ids = records.iter().map(|_| {
             id = id.next();
@@ -165,19 +212,33 @@ impl File {
         });
         let ids: Vec<EventId> = ids.collect();
         let gone = write(&transaction, records, &ids, evictions).map_err(problem)?;
+        let has_written = other.write(&transaction).map_err(problem)?;
+        if records.is_empty() && evictions.is_empty() && !has_written {
+            transaction.abort().map_err(problem)?;
+            return Ok(ids);
+        }
+        let other_size = other.size();
+        if has_written {
+            write_other_size(&transaction, other_size).map_err(problem)?;
+        }
         transaction.commit().map_err(problem)?;
         self.last = id;
         self.live += records.iter().map(size).sum::<u64>();
         self.live = self.live.saturating_sub(gone);
+        if has_written {
+            self.other = other_size;
+        }
         Ok(ids)
     }
 
     /// Compacts the file if it has at least [`COMPACT_MIN`] bytes, at least half of it is free, and
     /// it has grown by half since the last compaction.
     fn compact(&mut self) {
-        let Some(open) = &mut self.open else { return };
+        let mut open_file = self.open.lock_to_change();
+        let Some(open) = &mut *open_file else { return };
         let Ok(length) = open.hold.length() else { return };
-        if length < COMPACT_MIN || length / 2 < self.live || length / 2 < self.compact / 2 * 3 / 2 {
+        let live = self.live + self.other;
+        if length < COMPACT_MIN || length / 2 < live || length / 2 < self.compact / 2 * 3 / 2 {
             return;
         }
         let started = Instant::now();
@@ -189,7 +250,7 @@ impl File {
             }
             Err(error) => {
                 log::warn!("failed to compact the store: {error}");
-                self.open = None;
+                *open_file = None;
             }
         }
     }
@@ -200,26 +261,58 @@ impl Store for File {
         &mut self,
         records: &[Record],
         evictions: &[Eviction],
+        other: &mut dyn Participant,
     ) -> Result<Vec<EventId>, PublishError> {
         if let Some((error, since)) = &self.broken
             && since.elapsed() < PAUSE
         {
+            other.failed(error);
             return Err(error.clone());
         }
-        let appended = self.try_append(records, evictions).map_err(error);
+        let was_open = self.is_open();
+        let appended = self.try_append(records, evictions, other).map_err(error);
         self.broken = appended.as_ref().err().map(|error| (error.clone(), Instant::now()));
-        if self.broken.is_some() {
-            self.open = None;
+        match &appended {
+            Ok(_) => other.committed(),
+            Err(error) => {
+                other.failed(error);
+                *self.open.lock_to_change() = None;
+                // Another log can be read while nothing can be written, for example on a full disk.
+                if was_open && let Err(problem) = self.reopen(other) {
+                    log::debug!("cannot open the store again yet: {problem}");
+                }
+            }
         }
         appended
     }
 
     fn tidy(&mut self) {
         self.appends += 1;
-        if self.appends >= TIDY_EVERY {
+        // Compaction delays publishers by as long as it takes to move what is live. So a file with
+        // many bytes of another log is compacted only when it is opened.
+        if self.appends >= TIDY_EVERY && self.other <= COMPACT_OTHER_MAX {
             self.appends = 0;
             self.compact();
         }
+    }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl File {
+    /// Appends to a store that has no other log.
+    pub(crate) fn append(
+        &mut self,
+        records: &[Record],
+        evictions: &[Eviction],
+    ) -> Result<Vec<EventId>, PublishError> {
+        Store::append(self, records, evictions, &mut participant::Nobody)
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // Another log may still have the reader. The database writes when it closes.
+        *self.open.lock_to_change() = None;
     }
 }
 

@@ -6,7 +6,7 @@
 //!  lost     channel  → the newest lost event, and its time
 //!  public   channel  → the newest lost public event, if it is not the newest lost event
 //!  ended    channel  → the last event of a channel that has ended, and its time
-//!  meta     name     → format, epoch, last (n), floor (n), and the public floor
+//!  meta     name     → format, epoch, last (n), floor (n), the public floor, and the size of other logs
 //! ```
 //!
 //! `n` is the event number, the second part of an event's id. A row of `public` also contains the
@@ -423,8 +423,26 @@ pub(super) fn read(
     Ok(StoreMeta { last, floor, lost: losses, ended: ends })
 }
 
+/// The name of the value in `meta` for the size of the rows of another log in the file, in bytes. An
+/// older version of threadcast ignores it.
+const OTHER_SIZE: &str = "other size";
+
+pub(super) fn write_other_size(
+    transaction: &WriteTransaction,
+    bytes: u64,
+) -> Result<(), redb::Error> {
+    transaction.open_table(META)?.insert(OTHER_SIZE, bytes)?;
+    Ok(())
+}
+
+pub(super) fn read_other_size(transaction: &ReadTransaction) -> Result<u64, StoreProblem> {
+    let meta = transaction.open_table(META).map_err(problem)?;
+    let size = meta.get(OTHER_SIZE).map_err(problem)?;
+    Ok(size.map_or(0, |size| size.value()))
+}
+
 /// Opens a table; returns `None` if the file does not have it.
-fn optional<K: redb::Key + 'static, V: redb::Value + 'static>(
+pub(crate) fn optional<K: redb::Key + 'static, V: redb::Value + 'static>(
     transaction: &ReadTransaction,
     table: TableDefinition<'_, K, V>,
 ) -> Result<Option<ReadOnlyTable<K, V>>, StoreProblem> {
@@ -503,7 +521,7 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn problem(error: impl Into<redb::Error>) -> StoreProblem {
+pub(crate) fn problem(error: impl Into<redb::Error>) -> StoreProblem {
     match error.into() {
         redb::Error::DatabaseAlreadyOpen => StoreProblem::Locked,
         redb::Error::Io(error) => match error.kind() {

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::participant::{Flusher, Participant, Seat};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::event::Event;
@@ -51,20 +52,26 @@ pub(crate) fn start<S: Store + 'static>(
     })?;
     restoring.restore(kept);
     let (sender, queue) = PublishQueue::new();
-    let registry = restoring.start(began, counters, Box::new(FileLog(sender)));
-    let (store, evictions) = (Box::new(store), Vec::new());
-    let failing = false;
-    let store_writer = StoreWriter { registry: registry.clone(), store, queue, evictions, failing };
+    let registry = restoring.start(began, counters, Box::new(FileLog(sender.clone())));
+    let store_writer = StoreWriter {
+        registry: registry.clone(),
+        store: Box::new(store),
+        queue,
+        flusher: Flusher(sender),
+        seat: Seat::new(),
+        evictions: Vec::new(),
+        failing: false,
+    };
     Ok((registry, store_writer))
 }
 
-/// A request to delete from the store the events that the rings have evicted.
+/// A request for a commit: of the evictions from the rings, and of what another log in the file has.
 #[derive(Debug)]
-struct Sweep;
+pub(crate) struct Flush;
 
 /// The sending end of the store writer's queue.
 #[derive(Debug)]
-struct FileLog(Sender<StoreRequest<Sweep>>);
+struct FileLog(Sender<StoreRequest<Flush>>);
 
 impl EventLog for FileLog {
     fn publish(
@@ -90,7 +97,7 @@ impl EventLog for FileLog {
     fn delete_evicted(&self) {
         // If the queue is full, this request may be dropped: the commits of the queued requests also
         // delete the evicted events.
-        let _ = queue::enqueue(&self.0, StoreRequest::Other(Sweep));
+        let _ = queue::enqueue(&self.0, StoreRequest::Other(Flush));
     }
 }
 
@@ -100,7 +107,10 @@ impl EventLog for FileLog {
 pub(crate) struct StoreWriter {
     registry: Registry,
     store: Box<dyn Store>,
-    queue: PublishQueue<Sweep>,
+    queue: PublishQueue<Flush>,
+    flusher: Flusher,
+    /// The other log in the file, if there is one.
+    seat: Seat,
     /// Evictions from the rings that the store has not recorded yet.
     evictions: Vec<Eviction>,
     /// Whether the last append failed. Only the first failure in a row is logged.
@@ -108,6 +118,14 @@ pub(crate) struct StoreWriter {
 }
 
 impl StoreWriter {
+    pub(super) fn flusher(&self) -> Flusher {
+        self.flusher.clone()
+    }
+
+    pub(super) fn seat(&self) -> Seat {
+        self.seat.clone()
+    }
+
     /// Handles requests until `stop` is disconnected, and then the requests still in the queue.
     pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
         while let Ok(request) = self.queue.next(stop, None) {
@@ -116,9 +134,11 @@ impl StoreWriter {
         while let Some(request) = self.queue.try_next() {
             self.handle(request);
         }
+        self.publish(Vec::new()); // what another log in the file still has
+        self.seat.leave();
     }
 
-    fn handle(&mut self, request: StoreRequest<Sweep>) {
+    fn handle(&mut self, request: StoreRequest<Flush>) {
         match request {
             StoreRequest::Forget { channel, reply } => {
                 let _ = reply.send(self.forget(&channel)); // fails if the caller has ended
@@ -128,10 +148,10 @@ impl StoreWriter {
                 names.add(&request);
                 // The batch ends at a request that may repeat an event of this batch. That request
                 // can be checked only after this batch is in the dedup index.
-                let requests = self.queue.gather(request, |next| names.add(next), |Sweep| true);
+                let requests = self.queue.gather(request, |next| names.add(next), |Flush| true);
                 self.publish(requests);
             }
-            StoreRequest::Other(Sweep) => self.publish(Vec::new()),
+            StoreRequest::Other(Flush) => self.publish(Vec::new()),
         }
     }
 
@@ -164,14 +184,16 @@ impl StoreWriter {
         self.store.tidy();
     }
 
-    /// Appends the records to the store, and deletes the events from it that the rings have
-    /// evicted.
+    /// Appends the records to the store, deletes the events from it that the rings have evicted, and
+    /// writes what another log in the file has.
     fn append(&mut self, records: &[Record]) -> Result<Vec<EventId>, PublishError> {
-        if records.is_empty() && self.evictions.is_empty() {
+        let mut other = self.seat.lock();
+        if records.is_empty() && self.evictions.is_empty() && !other.has_work() {
             return Ok(Vec::new());
         }
         let began = Instant::now();
-        let ids = self.store.append(records, &self.evictions);
+        let ids = self.store.append(records, &self.evictions, &mut **other);
+        drop(other);
         self.registry.counters().commit(began.elapsed());
         match &ids {
             Ok(_) => {
@@ -326,7 +348,8 @@ impl BatchNames {
 
 /// A store that belongs to one node.
 pub(crate) trait Store: fmt::Debug + Send {
-    /// Stores the records and deletes the evicted events, in one transaction.
+    /// Stores the records, deletes the evicted events, and lets `other` write its rows, in one
+    /// transaction.
     ///
     /// Returns the ids of the records, in the order of `records`. Once this method returns `Ok`, no
     /// crash and no power cut can undo the transaction. After an error, the method can be called
@@ -335,6 +358,7 @@ pub(crate) trait Store: fmt::Debug + Send {
         &mut self,
         records: &[Record],
         evictions: &[Eviction],
+        other: &mut dyn Participant,
     ) -> Result<Vec<EventId>, PublishError>;
 
     /// Maintains the store. The store writer calls this method only after it has replied to the
@@ -373,6 +397,7 @@ mod tests {
             &mut self,
             records: &[Record],
             evictions: &[Eviction],
+            _: &mut dyn Participant,
         ) -> Result<Vec<EventId>, PublishError> {
             self.appends.send((records.to_vec(), evictions.to_vec())).expect("the test receives");
             self.results.recv().unwrap_or(Ok(()))?;
@@ -387,7 +412,7 @@ mod tests {
     struct World {
         registry: Registry,
         /// The receiving end of the queue, to see how many requests are in it.
-        queue: Receiver<StoreRequest<Sweep>>,
+        queue: Receiver<StoreRequest<Flush>>,
         appends: Receiver<Append>,
         /// `None` while the test ends. Without it, every append succeeds.
         results: Option<Sender<Result<(), PublishError>>>,

@@ -38,7 +38,7 @@ use self::follower::LogFollower;
 use self::publisher::{LogPublisher, RedisLog};
 use self::reader::LogReader;
 use self::writer::{LogBounds, LogWriter};
-use super::StoreTask;
+use super::{Opened, Place, StoreTask};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError, StoreProblem};
 use crate::id::EventId;
@@ -116,11 +116,11 @@ pub(super) fn open(
     url: &RedisUrl,
     options: RegistryOptions,
     counters: &Arc<Counters>,
-) -> Result<(Registry, Vec<StoreTask>), StoreError> {
+) -> Result<Opened, StoreError> {
     let (registry, publisher, follower) = start(options, counters, url)?;
     let publisher = StoreTask::new("store-writer", move |stop| publisher.run(stop));
     let follower = StoreTask::new("redis-reader", move |stop| follower.run(stop));
-    Ok((registry, vec![publisher, follower]))
+    Ok(Opened { registry, tasks: vec![publisher, follower], place: Place::Nowhere })
 }
 
 /// Creates a registry that shares its events with all nodes of the same Redis.
