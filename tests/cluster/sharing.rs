@@ -5,7 +5,7 @@ use std::thread;
 
 use crate::common::{Answer, Stream, TIMEOUT, TestServer, wait_until};
 use crate::server::Redis;
-use threadcast::{Config, Event, EventId, Histories, History};
+use threadcast::{Config, DurableStreams, Event, EventId, Histories, History};
 
 /// Returns the id in the response to a publish request.
 #[track_caller]
@@ -231,4 +231,23 @@ fn redis_keeps_event_names_and_retry_and_finds_by_age() {
         let mut young = Stream::of(node, "/channels/a?since=10m", "");
         young.expect(&format!("id: {id}\nevent: n\nretry: 5\ndata: one\ndata: two"));
     }
+}
+
+/// One node keeps a durable stream, so none can be written while nodes share a Redis.
+#[test]
+fn durable_streams_of_nodes_are_not_writable() {
+    let Some(redis) = Redis::start() else { return };
+    let node = TestServer::with(Config {
+        durable_streams: Some(DurableStreams::default()),
+        ..redis.node()
+    });
+    for method in ["PUT", "POST", "DELETE"] {
+        let target = "/v1/stream/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain";
+        let answer = node.request(&format!("{method} {target}\r\nContent-Length: 1\r\n\r\nx"));
+        assert_eq!(answer.status, 501, "{answer:?}");
+        answer.check_problem();
+        assert!(answer.body.contains("--store FILE"), "{answer:?}");
+    }
+    assert_eq!(node.get("/v1/stream/a").status, 404);
+    assert_eq!(node.post("/channels/a", "", "x").status, 200);
 }

@@ -97,15 +97,3 @@ fn page_of_another_origin_needs_the_operators_permission() {
     let methods = preflight.header("access-control-allow-methods").expect("a list");
     assert_eq!(methods, "GET, HEAD, PUT, POST, DELETE, OPTIONS");
 }
-
-#[test]
-fn store_and_durable_streams_exclude_each_other() {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_threadcast"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--durable-streams", "--store", "x.redb"])
-        .output()
-        .expect("the program starts");
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("--durable-streams") && text.contains("--store"), "{text}");
-    assert!(!std::path::Path::new("x.redb").exists(), "a file was created");
-}

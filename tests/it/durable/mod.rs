@@ -8,6 +8,7 @@ mod clients;
 mod limits;
 mod live;
 mod reads;
+mod store;
 mod suite;
 
 use std::time::Duration;

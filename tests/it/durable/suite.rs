@@ -1,4 +1,4 @@
-//! The protocol's conformance tests, unchanged, in both delivery modes.
+//! The protocol's conformance tests, unchanged: in both delivery modes, and with a store.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{TestServer, say, skip};
-use threadcast::{Config, Delivery, DurableStreams};
+use crate::store::serving::Folder;
+use threadcast::{Config, Delivery, DurableStreams, StoreAt};
 
 /// The folder into which `make durable-clients` installs the packages.
 pub(super) const PACKAGES: &str = "target/durable-streams";
@@ -31,30 +32,37 @@ fn conformance_tests_of_the_protocol_pass() {
     if !has_packages() {
         return;
     }
+    let folders = [Folder::new(), Folder::new()];
+    let [one, other] = folders.each_ref().map(|folder| Some(StoreAt::from(folder.store())));
     // At the same time, because some of the tests only wait.
     thread::scope(|scope| {
-        for delivery in [Delivery::Direct, Delivery::Wake] {
-            scope.spawn(move || run_suite(delivery));
+        for (name, delivery, store) in [
+            ("direct", Delivery::Direct, None),
+            ("wake", Delivery::Wake, None),
+            ("store-direct", Delivery::Direct, one),
+            ("store-wake", Delivery::Wake, other),
+        ] {
+            scope.spawn(move || run_suite(name, delivery, store));
         }
     });
 }
 
-/// Runs the suite against a server with this delivery mode.
-fn run_suite(delivery: Delivery) {
+/// Runs the suite against a server with this delivery mode and store.
+fn run_suite(name: &str, delivery: Delivery, store: Option<StoreAt>) {
     // Two of the tests wait for a long-poll's timeout, at most 5 s.
     let durable = DurableStreams { long_poll: Duration::from_secs(1), ..DurableStreams::default() };
-    let config = Config { durable_streams: Some(durable), delivery, ..Config::default() };
+    let config = Config { durable_streams: Some(durable), delivery, store, ..Config::default() };
     let server = TestServer::with(config);
+    let report = format!("{name}.json");
     let output = Command::new("npx")
         .args(["vitest", "run", "conformance.test.mjs", "--no-coverage", "--reporter=json"])
         // Some tests of lifetimes need a second to last a second. While all tests run, it may not.
-        .args(["--retry=3", "--testTimeout=60000"])
-        .args(["--outputFile", &format!("{delivery:?}.json")])
+        .args(["--retry=3", "--testTimeout=60000", "--outputFile", &report])
         .current_dir(PACKAGES)
         .env("SERVER", format!("http://{}", server.addr))
         .output()
         .expect("npx runs");
-    let report = std::fs::read(Path::new(PACKAGES).join(format!("{delivery:?}.json")));
+    let report = std::fs::read(Path::new(PACKAGES).join(report));
     let report = report.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
     let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
     let failed: Vec<String> = report["testResults"]
@@ -66,7 +74,7 @@ fn run_suite(delivery: Delivery) {
         .map(|test| format!("{}\n{}", test["fullName"], test["failureMessages"]))
         .collect();
     let passed = report["numPassedTests"].as_u64();
-    say(&format!("conformance with {delivery:?}: {passed:?} passed, {} failed", failed.len()));
-    assert!(failed.is_empty(), "{delivery:?}: {}", failed.join("\n"));
-    assert_eq!(passed, Some(332), "{delivery:?}");
+    say(&format!("conformance with {name}: {passed:?} passed, {} failed", failed.len()));
+    assert!(failed.is_empty(), "{name}: {}", failed.join("\n"));
+    assert_eq!(passed, Some(332), "{name}");
 }

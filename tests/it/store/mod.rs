@@ -196,11 +196,11 @@ fn read_only(folder: &Folder, store: &Path) -> Option<Mount> {
 }
 
 /// A temporary file system, unmounted on drop.
-struct Mount(Option<PathBuf>);
+pub(crate) struct Mount(Option<PathBuf>);
 
 impl Mount {
     /// Mounts a tmpfs. Without permission to mount, prints that and returns `None`.
-    fn tmpfs(at: &Path, options: &str) -> Option<Self> {
+    pub(crate) fn tmpfs(at: &Path, options: &str) -> Option<Self> {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", options, "threadcast-test"]).arg(at);
         let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
