@@ -426,7 +426,15 @@ fn heads_and_chunked_bodies_fit_the_stack() {
 
 #[test]
 fn durable_streams_fit_the_stack() {
-    attack("durable streams", "--durable-streams --cors-origin https://a.example", |it| {
+    attack_durable_streams("durable streams", "");
+    // The shell makes a new file for each attempt.
+    let file = concat!("\"$(mktemp -u -p '", env!("CARGO_TARGET_TMPDIR"), "')\"");
+    attack_durable_streams("durable streams in a file", &format!("--store {file}"));
+}
+
+fn attack_durable_streams(name: &str, options: &str) {
+    let options = format!("--durable-streams --cors-origin https://a.example {options}");
+    attack(name, &options, |it| {
         let path = format!("/v1/stream/{}", "%C3%BC".repeat(500));
         let put = |path: &str, headers: &str, body: &str| {
             post(path, headers, body).replacen("POST", "PUT", 1)
