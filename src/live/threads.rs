@@ -25,8 +25,8 @@ use serde_json::{Value, json};
 /// How often [`Threads::turn`] must be called.
 pub(super) const TURN: Duration = Duration::from_millis(20);
 
-/// The CPU time that the reads of one turn may take: 1.25 % of a core.
-const BUDGET: Duration = Duration::from_micros(250);
+/// The CPU time that the reads of one turn may take: 2.5 % of a core.
+const BUDGET: Duration = Duration::from_micros(500);
 
 /// In each fifth turn, the threads are read that wait for something other than a notifier.
 const OTHERS_EVERY: u64 = 5;
@@ -242,7 +242,8 @@ impl Threads {
     fn list(&mut self) {
         // The number of links of this directory is the number of threads plus 2. To read it costs
         // the same for any number of threads, unlike `/proc/self/stat`.
-        let count = fstat(&self.tasks).map_or(0, |stat| stat.st_nlink);
+        #[allow(clippy::useless_conversion)] // on arm64 it is a u32
+        let count = fstat(&self.tasks).map_or(0, |stat| u64::from(stat.st_nlink));
         if count == self.count && self.listed.elapsed() < LIST_EVERY {
             return;
         }

@@ -309,6 +309,11 @@ fn clients_beyond_a_full_backlog_are_served_later() {
     let listener = listener(4);
     let server = Process::on(&listener, "");
     server.signal("STOP");
+    // Until it has stopped, the server may still accept clients.
+    let stat = format!("/proc/{}/stat", server.child.id());
+    wait_until(crate::common::TIMEOUT, "the server has stopped", || {
+        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "))
+    });
     let addr = server.addr;
     thread::scope(|scope| {
         let asking: Vec<_> = (0..12).map(|_| scope.spawn(move || ask(addr))).collect();
