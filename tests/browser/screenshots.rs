@@ -87,7 +87,8 @@ fn live_view_screenshots() {
         fs::write(path, page.picture()).expect("the target directory is ours");
     };
     let seconds = |count: usize| {
-        let line = "document.querySelector('#chart-clients path[data-line]').getAttribute('d')";
+        let line =
+            "(document.querySelector('#chart-clients path[data-line]').getAttribute('d') ?? '')";
         let now = page.eval(&format!("{line}.split(/[ML]/).length"));
         let until = now.as_u64().expect("a number") + count as u64;
         page.wait_until(&format!("{line}.split(/[ML]/).length >= {until}"));
