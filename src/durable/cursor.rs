@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 /// The length of an interval, in seconds.
 const INTERVAL: i64 = 20;
 
-/// 2024-10-09T00:00:00Z, the begin of the first interval, as a UNIX time.
+/// 2024-10-09T00:00:00Z, the beginning of the first interval, as a UNIX time.
 const EPOCH: i64 = 1_728_432_000;
 
 /// A client's cursor that exceeds the stream's by more than this was not sent by this server, and is

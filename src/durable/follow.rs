@@ -97,7 +97,7 @@ impl Follow for Follower {
 
     /// Reads one data event with its control event, or the control event that ends a closed stream.
     ///
-    /// An event of text ends between two characters: the begin of a character waits for its end. The
+    /// An event of text ends between two characters: the beginning of a character waits for its end. The
     /// reader has then received all that can be sent, so the event says that it is up to date.
     fn read(&mut self, upto: Option<u64>, framing: Framing, out: &mut Vec<u8>) -> Batch {
         if self.has_ended || self.stream().unavailable().is_some() {
@@ -133,7 +133,7 @@ impl Follow for Follower {
 
     fn waits_for_disk(&self) -> bool {
         let stream = self.stream();
-        // The last bytes of a text may be the begin of a character, for whose end the reader waits.
+        // The last bytes of a text may be the beginning of a character, and the reader waits for its end.
         let is_text = stream.media().content() == Content::Text;
         let kept = if is_text { INCOMPLETE_MAX } else { 0 };
         self.at + kept < stream.status().tail && stream.waits_for_file(self.at)

@@ -89,7 +89,7 @@ fn push_text(out: &mut Vec<u8>, text: &str) {
 /// The most bytes of a character that is not complete.
 pub(super) const INCOMPLETE_MAX: u64 = 3;
 
-/// Returns how many bytes at the end of a text are the begin of a character that is not complete.
+/// Returns how many bytes at the end of a text are the beginning of a character that is not complete.
 pub(super) fn incomplete_suffix(text: &[u8]) -> usize {
     for (count, byte) in text.iter().rev().take(3).enumerate() {
         let length = match byte {

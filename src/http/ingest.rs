@@ -117,7 +117,7 @@ struct Ingest {
 
 /// Why a request ended before its body did.
 enum Stop {
-    /// The client has disconnected, so there is nobody to answer.
+    /// The client has disconnected, so no answer is sent.
     Disconnected,
     Failed(HttpError),
 }

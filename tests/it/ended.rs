@@ -275,7 +275,7 @@ fn requests_behind_the_end_in_one_batch_are_rejected() {
         let accepted = thread::scope(|scope| {
             let end = scope.spawn(|| publish(Event::new("end").with_end()));
             let others: Vec<_> = (0..8).map(|_| scope.spawn(|| publish(Event::new("x")))).collect();
-            end.join().unwrap().expect("nobody else ends it");
+            end.join().unwrap().expect("no other request ends it");
             others.into_iter().flat_map(|it| it.join().unwrap()).count()
         });
         let page =

@@ -46,7 +46,7 @@ use crate::store::file::{Flusher, Reader, SharedFile};
 /// The capacity of the queue, in requests. Each writer has at most one request in it.
 const CAPACITY: usize = 4_096;
 
-/// The file stores the time of the last use anew after this part of the lifetime.
+/// A stream that is used updates the time of its last use in the file after this part of its lifetime.
 const USE_PART: u32 = 8;
 
 /// The store's file, for streams.
@@ -110,7 +110,7 @@ impl StreamFile {
         self.call(|reply| FileRequest::Delete { stream, reply })
     }
 
-    /// Has an expired stream removed. Does not wait.
+    /// Asks for the removal of an expired stream. Does not wait.
     pub(super) fn expire(&self, stream: &Arc<Stream>) {
         if stream.lock().life == Life::Alive {
             self.post(FileRequest::Expire(Arc::clone(stream)));
@@ -118,7 +118,8 @@ impl StreamFile {
         }
     }
 
-    /// Has the streams removed that have expired, and stores the last use of the others. Does not wait.
+    /// Asks for the removal of the expired streams, and for an update of the others' last use. Does not
+    /// wait.
     pub(super) fn sweep(&self, streams: &[Arc<Stream>]) {
         for stream in streams {
             if stream.is_expired() {
@@ -269,7 +270,7 @@ impl FileLog {
         Ok(())
     }
 
-    /// Whether a message ends at this position, which is not the begin of the log.
+    /// Whether a message ends at this position, which is not the beginning of the log.
     pub(super) fn is_boundary(&self, at: u64) -> Result<bool, PublishError> {
         let mut is_boundary = false;
         self.rows(at - 1, |row| {

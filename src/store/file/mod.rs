@@ -85,9 +85,9 @@ pub(crate) fn open_with(
         reader = file.open.clone();
         Ok((file, kept))
     })?;
-    let (flusher, seat) = (writer.flusher(), writer.seat());
+    let (flusher, participant) = (writer.flusher(), writer.participant());
     let path = path.to_owned();
-    let place = Place::File(SharedFile { path, reader, flusher, seat });
+    let place = Place::File(SharedFile { path, reader, flusher, participant });
     let tasks = vec![StoreTask::new("store-writer", move |stop| writer.run(stop))];
     Ok(Opened { registry, tasks, place })
 }
@@ -305,7 +305,7 @@ impl File {
         records: &[Record],
         evictions: &[Eviction],
     ) -> Result<Vec<EventId>, PublishError> {
-        Store::append(self, records, evictions, &mut participant::Nobody)
+        Store::append(self, records, evictions, &mut participant::NoParticipant)
     }
 }
 

@@ -50,9 +50,9 @@ pub(crate) trait Participant: fmt::Debug + Send {
 
 /// The participant of a store without another log.
 #[derive(Debug)]
-pub(super) struct Nobody;
+pub(super) struct NoParticipant;
 
-impl Participant for Nobody {
+impl Participant for NoParticipant {
     fn has_work(&self) -> bool {
         false
     }
@@ -80,13 +80,13 @@ impl Participant for Nobody {
     }
 }
 
-/// The place of the participant in the store writer.
+/// The participant of a store, which can be replaced.
 #[derive(Debug, Clone)]
-pub(super) struct Seat(Arc<Mutex<Box<dyn Participant>>>);
+pub(super) struct ParticipantSlot(Arc<Mutex<Box<dyn Participant>>>);
 
-impl Seat {
+impl ParticipantSlot {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Box::new(Nobody))))
+        Self(Arc::new(Mutex::new(Box::new(NoParticipant))))
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Box<dyn Participant>> {
@@ -94,8 +94,8 @@ impl Seat {
     }
 
     /// Drops the participant, and with it the requests that it has not answered.
-    pub(super) fn leave(&self) {
-        *self.lock() = Box::new(Nobody);
+    pub(super) fn clear(&self) {
+        *self.lock() = Box::new(NoParticipant);
     }
 }
 
@@ -105,7 +105,7 @@ pub(crate) struct SharedFile {
     pub(super) path: PathBuf,
     pub(super) reader: Reader,
     pub(super) flusher: Flusher,
-    pub(super) seat: Seat,
+    pub(super) participant: ParticipantSlot,
 }
 
 impl SharedFile {
@@ -130,7 +130,7 @@ impl SharedFile {
 
     /// Makes `participant` take part in all commits from now on.
     pub(crate) fn join(&self, participant: Box<dyn Participant>) {
-        *self.seat.lock() = participant;
+        *self.participant.lock() = participant;
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::participant::{Flusher, Participant, Seat};
+use super::participant::{Flusher, Participant, ParticipantSlot};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::event::Event;
@@ -58,7 +58,7 @@ pub(crate) fn start<S: Store + 'static>(
         store: Box::new(store),
         queue,
         flusher: Flusher(sender),
-        seat: Seat::new(),
+        participant: ParticipantSlot::new(),
         evictions: Vec::new(),
         failing: false,
     };
@@ -110,7 +110,7 @@ pub(crate) struct StoreWriter {
     queue: PublishQueue<Flush>,
     flusher: Flusher,
     /// The other log in the file, if there is one.
-    seat: Seat,
+    participant: ParticipantSlot,
     /// Evictions from the rings that the store has not recorded yet.
     evictions: Vec<Eviction>,
     /// Whether the last append failed. Only the first failure in a row is logged.
@@ -122,8 +122,8 @@ impl StoreWriter {
         self.flusher.clone()
     }
 
-    pub(super) fn seat(&self) -> Seat {
-        self.seat.clone()
+    pub(super) fn participant(&self) -> ParticipantSlot {
+        self.participant.clone()
     }
 
     /// Handles requests until `stop` is disconnected, and then the requests still in the queue.
@@ -135,7 +135,7 @@ impl StoreWriter {
             self.handle(request);
         }
         self.publish(Vec::new()); // what another log in the file still has
-        self.seat.leave();
+        self.participant.clear();
     }
 
     fn handle(&mut self, request: StoreRequest<Flush>) {
@@ -187,7 +187,7 @@ impl StoreWriter {
     /// Appends the records to the store, deletes the events from it that the rings have evicted, and
     /// writes what another log in the file has.
     fn append(&mut self, records: &[Record]) -> Result<Vec<EventId>, PublishError> {
-        let mut other = self.seat.lock();
+        let mut other = self.participant.lock();
         if records.is_empty() && self.evictions.is_empty() && !other.has_work() {
             return Ok(Vec::new());
         }

@@ -1,4 +1,4 @@
-//! Channels that end: all tabs get every message and `ended`, and nobody reconnects.
+//! Channels that end: all tabs get every message and `ended`, and no tab reconnects.
 
 use threadcast::Event;
 
