@@ -33,8 +33,7 @@ const REPEAT_MAX: Duration = Duration::from_secs(5);
 /// The time limit for one attempt to send a request and receive its response.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// Stops a [`Listener`](super::Listener) or a [`StreamReader`](super::StreamReader) from another
-/// thread.
+/// Stops a [`Listener`](super::Listener) from another thread.
 ///
 /// ```
 /// use std::io;

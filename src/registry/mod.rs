@@ -489,7 +489,7 @@ impl Registry {
         notifiers.iter().for_each(Notifiers::notify);
     }
 
-    /// Ends all streams and all calls of [`wait`](Self::wait), current and future.
+    /// Ends all streams, current and future.
     pub fn close(&self) {
         let mut state = self.lock();
         state.open = None;
