@@ -53,7 +53,8 @@ pub(super) struct Connections {
     spare: usize,
     max_per_address: usize,
     table: Mutex<Table>,
-    /// Notified when a connection closes, becomes a stream, or no longer waits for its client.
+    /// Notified when a connection closes, becomes a stream, or no longer waits for its client, if
+    /// `Table::waiters` is not 0.
     changed: Condvar,
 }
 
@@ -68,6 +69,8 @@ struct Table {
     waiting: [BTreeMap<u64, Waiting>; 3],
     /// The number of the newest wait. Each wait gets the next number.
     last: u64,
+    /// The number of threads that wait for `Connections::changed`.
+    waiters: usize,
     /// The number of connections of each address. Loopback and trusted proxies are not counted.
     addresses: HashMap<IpAddr, usize>,
     /// Whether the server is draining. Then only connections that have had no response yet may be
@@ -137,12 +140,10 @@ impl Connections {
         }
         let is_full = |table: &mut Table| self.used(table) >= self.total + self.spare;
         if is_full(&mut table) {
-            let waited = self.changed.wait_timeout_while(table, ROOM_WAIT, is_full);
-            let (waited, result) = waited.unwrap_or_else(PoisonError::into_inner);
-            if result.timed_out() {
+            table = self.wait_while(table, ROOM_WAIT, is_full);
+            if is_full(&mut table) {
                 return Err(CONNECTIONS);
             }
-            table = waited;
         }
         table.open += 1;
         if let Some(address) = address {
@@ -202,9 +203,33 @@ impl Connections {
     pub(super) fn close(&self, until: Instant) {
         let time = until.saturating_duration_since(Instant::now());
         let some_are_fresh = |table: &mut Table| table.idle().any(|waiting| waiting.is_fresh);
-        let waited = self.changed.wait_timeout_while(self.lock(), time, some_are_fresh);
-        let (table, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let table = self.wait_while(self.lock(), time, some_are_fresh);
         table.idle().for_each(Waiting::interrupt);
+    }
+
+    /// Waits until `condition` is false, but at most for `time`.
+    fn wait_while<'a>(
+        &self,
+        mut table: MutexGuard<'a, Table>,
+        time: Duration,
+        condition: impl FnMut(&mut Table) -> bool,
+    ) -> MutexGuard<'a, Table> {
+        table.waiters += 1;
+        let waited = self.changed.wait_timeout_while(table, time, condition);
+        let (mut table, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        table.waiters -= 1;
+        table
+    }
+
+    /// Releases the lock after a change, and notifies the threads that wait for one.
+    ///
+    /// `notify_all` is a system call even if no thread waits, and each request changes the table.
+    fn release_changed(&self, table: MutexGuard<'_, Table>) {
+        let is_awaited = table.waiters > 0;
+        drop(table);
+        if is_awaited {
+            self.changed.notify_all();
+        }
     }
 
     fn used(&self, table: &Table) -> usize {
@@ -310,8 +335,9 @@ impl ConnectionPermit {
     #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(super) fn resume(&mut self) -> bool {
         let Some(at) = self.at.take() else { return true };
-        let is_shed = self.connections.lock().end(at);
-        self.connections.changed.notify_all();
+        let mut table = self.connections.lock();
+        let is_shed = table.end(at);
+        self.connections.release_changed(table);
         self.is_shed |= is_shed;
         !is_shed || at.0 == Wait::Idle
     }
@@ -337,8 +363,7 @@ impl Drop for ConnectionPermit {
                 table.addresses.remove(&address);
             }
         }
-        drop(table);
-        self.connections.changed.notify_all();
+        self.connections.release_changed(table);
     }
 }
 
