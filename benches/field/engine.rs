@@ -19,6 +19,8 @@ const NODE: &str = include_str!("../../src/lab/engine/node.js");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Floor,
+    /// The floor, with a thread per client.
+    Threads,
     Direct,
     Wake,
     Axum,
@@ -32,8 +34,9 @@ pub enum Engine {
 }
 
 /// All engines, in the order in which they are measured.
-pub const ALL: [Engine; 9] = [
+pub const ALL: [Engine; 10] = [
     Engine::Floor,
+    Engine::Threads,
     Engine::Direct,
     Engine::Wake,
     Engine::Axum,
@@ -64,6 +67,7 @@ impl Engine {
     pub fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",
+            Self::Threads => "threads",
             Self::Direct => "direct",
             Self::Wake => "wake",
             Self::Axum => "axum",
@@ -79,6 +83,7 @@ impl Engine {
     pub fn title(self) -> &'static str {
         match self {
             Self::Floor => "bare `send` loop: the floor",
+            Self::Threads => "the floor, with a thread per client",
             Self::Direct => "**threadcast direct**",
             Self::Wake => "threadcast wake",
             Self::Axum => "axum 0.8 / tokio",
@@ -106,6 +111,7 @@ impl Engine {
         let peers = manifest().join("benches/peers");
         match self {
             Self::Floor => example("peer_floor", &[]),
+            Self::Threads => example("peer_floor", &["threads"]),
             // cargo builds the program together with this bench.
             Self::Direct | Self::Wake => {
                 let program = env!("CARGO_BIN_EXE_threadcast").into();
