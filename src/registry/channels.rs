@@ -1,13 +1,19 @@
-//! What selects channels: matchers, and the set of channels of one stream. Also, which private
-//! events the stream may read.
+//! What selects channels: matchers, patterns, and the set of channels of one stream. Also, which
+//! private events the stream may read.
+//!
+//! The registry does not know the syntax of any pattern: a protocol compiles its patterns and adds
+//! them as a [`Pattern`].
 
+use std::any::Any;
+#[cfg(debug_assertions)]
+use std::cell::Cell;
+use std::cell::OnceCell;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use super::patterns::{Name, Pattern, SharedPattern};
-use super::ring::{Entry, LostIds, Ring};
-use super::subscription::Subscribers;
 use crate::error::PublishError;
 use crate::limits::{NAMES_MAX, PATTERNS_PER_STREAM};
 
@@ -153,18 +159,6 @@ impl Channels {
         self.rare.as_ref().is_some_and(|rare| rare.readable != Readable::Public)
     }
 
-    /// Returns the lost events of a channel that a stream of these channels may know of.
-    ///
-    /// The result is final only if `access` has no pending check.
-    pub(super) fn lost_of<'a>(
-        &self,
-        channel: &str,
-        ring: &'a Ring,
-        access: &mut StreamAccess,
-    ) -> &'a LostIds {
-        ring.lost_of(|others| self.may_miss(channel, others, access) == Some(true))
-    }
-
     /// Whether a stream of these channels may read all private events (`true`) or none (`false`).
     /// `None` if this depends on the event.
     pub(super) fn may_read_all(&self) -> Option<bool> {
@@ -176,7 +170,7 @@ impl Channels {
     ///
     /// The other topics of the lost events are not known any more. So if there were any, every
     /// stream that may read some private events may learn of the loss.
-    fn may_miss(
+    pub(super) fn may_miss(
         &self,
         channel: &str,
         had_other_topics: bool,
@@ -299,6 +293,147 @@ impl fmt::Debug for Matcher {
 /// The prefix of a text that ends with `*`.
 fn prefix_of(text: &str) -> &str {
     &text[..text.len() - 1]
+}
+
+/// A pattern of channel names.
+///
+/// The registry tells patterns apart by their addresses. So an implementation should return the
+/// same `Arc` for equal patterns; otherwise the registry matches each of them separately. The drop
+/// of a pattern may run under the registry's lock, so it must be short.
+pub(crate) trait Pattern: Send + Sync {
+    /// Whether the pattern selects this name. Not called under the registry's lock.
+    fn matches(&self, name: &Name<'_>) -> bool;
+
+    /// The text that the pattern was compiled from.
+    fn text(&self) -> &str;
+
+    /// The name of the pattern's syntax, such as `template`.
+    fn syntax(&self) -> &'static str;
+
+    /// The pattern's memory, in bytes.
+    fn bytes(&self) -> usize;
+}
+
+/// A channel's name that is matched against several patterns.
+pub(crate) struct Name<'a> {
+    text: &'a str,
+    memo: OnceCell<Box<dyn Any>>,
+}
+
+impl<'a> Name<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, memo: OnceCell::new() }
+    }
+
+    pub(crate) fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Returns what the first call computed from the name, so that a protocol parses a name once
+    /// for all of its patterns. Returns `None` if the first call computed another type.
+    pub(crate) fn memo<T: 'static>(&self, compute: impl FnOnce() -> T) -> Option<&T> {
+        self.memo.get_or_init(|| Box::new(compute())).downcast_ref()
+    }
+}
+
+/// A pattern that is shared by all streams and tokens that use it. It is equal only to itself.
+#[derive(Clone)]
+pub(super) struct SharedPattern(Arc<dyn Pattern>);
+
+impl SharedPattern {
+    pub(super) fn new(pattern: Arc<dyn Pattern>) -> Self {
+        Self(pattern)
+    }
+
+    /// Whether the pattern selects this name. Must not be called under the lock.
+    pub(super) fn matches(&self, name: &Name<'_>) -> bool {
+        check_unlocked();
+        self.0.matches(name)
+    }
+
+    pub(super) fn text(&self) -> &str {
+        self.0.text()
+    }
+
+    pub(super) fn syntax(&self) -> &'static str {
+        self.0.syntax()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+
+    fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+}
+
+impl PartialEq for SharedPattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.address() == other.address()
+    }
+}
+
+impl Eq for SharedPattern {}
+
+impl PartialOrd for SharedPattern {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Patterns are ordered by their texts, so that a set of channels lists them in the same order
+/// every time.
+impl Ord for SharedPattern {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.text().cmp(other.text()).then_with(|| self.address().cmp(&other.address()))
+    }
+}
+
+impl Hash for SharedPattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address().hash(state);
+    }
+}
+
+impl fmt::Debug for SharedPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:?}", self.syntax(), self.text())
+    }
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    /// The number of registries that this thread has locked.
+    static LOCKED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Marks this thread as holding a registry's lock, until this value is dropped.
+///
+/// Clients choose their patterns, and so how long a match takes. If a match ran under the lock, all
+/// threads that need this lock would wait for it. Debug builds check that none does.
+#[derive(Debug)]
+pub(super) struct Locked(());
+
+impl Locked {
+    pub(super) fn new() -> Self {
+        #[cfg(debug_assertions)]
+        LOCKED.with(|locked| locked.set(locked.get() + 1));
+        Self(())
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        #[cfg(debug_assertions)]
+        LOCKED.with(|locked| locked.set(locked.get() - 1));
+    }
+}
+
+/// Panics in debug builds if this thread holds a registry's lock.
+fn check_unlocked() {
+    #[cfg(debug_assertions)]
+    assert_eq!(LOCKED.with(Cell::get), 0, "a pattern is matched under the registry's lock");
 }
 
 /// Which private events a stream may read. Every stream may read public events.
@@ -428,11 +563,11 @@ impl StreamAccess {
         known
     }
 
-    /// Whether a stream of these channels may read an event. If the list of pending checks is full,
-    /// returns `true` to end the caller's search early. The result of such a search is not final
-    /// anyway.
-    pub(super) fn may_read(&mut self, channels: &Channels, entry: &Entry) -> bool {
-        let Some(private) = &entry.private else { return true };
+    /// Whether a stream of these channels may read an event. `None` stands for a public event. If the
+    /// list of pending checks is full, returns `true` to end the caller's search early. The result of
+    /// such a search is not final anyway.
+    pub(super) fn may_read(&mut self, channels: &Channels, private: Option<&Arc<Private>>) -> bool {
+        let Some(private) = private else { return true };
         self.check(channels, private) == Some(true) || self.is_full()
     }
 
@@ -470,16 +605,15 @@ impl EventAccess {
         Self { private: Arc::clone(private), known: BTreeMap::new(), pending: Vec::new() }
     }
 
-    /// Records the subscribers whose checks are pending, and returns whether there are any.
+    /// Records which of the subscribers' rights have pending checks, and returns whether any has.
     pub(super) fn note_pending<'a>(
         &mut self,
-        all_subscribers: impl Iterator<Item = &'a Subscribers>,
+        all_rights: impl Iterator<Item = &'a ReadRights>,
     ) -> bool {
-        let rights = all_subscribers.flat_map(Subscribers::private_rights);
         let is_unknown = |rights: &&ReadRights| {
             rights.may_read_all().is_none() && !self.known.contains_key(&rights.address())
         };
-        self.pending.extend(rights.filter(is_unknown).take(PAGE).cloned());
+        self.pending.extend(all_rights.filter(is_unknown).take(PAGE).cloned());
         !self.pending.is_empty()
     }
 

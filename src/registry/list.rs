@@ -1,21 +1,32 @@
-//! Lists of channels with their numbers of subscribers, and of the names present on a channel.
+//! Lists of channels with their numbers of subscribers, and of the names present on a channel. Also,
+//! a watch: the same for a program that follows the changes.
 //!
 //! A list is read in pages. The work under the lock is bounded for each page, regardless of the
 //! number of channels and the length of their names.
+//!
+//! A stream that starts or ends only notes *that* something has changed. The watcher reads the
+//! state afterwards, whenever it is ready, so a slow watcher delays no stream.
+//!
+//! # Invariants
+//!
+//! * **A note is one insertion into a set.** Several changes of a subject are one note.
+//! * **The notes have a bound.** Beyond it they are incomplete, and the watcher reads everything.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::state::{Channel, HubState, prefixes_of};
-use super::{Readable, Registry};
+use super::channels::Readable;
+use super::lock::Registry;
+use super::state::{Channel, HubState};
+use super::subscribers::{NodeReport, Notes, Subject};
 use crate::id::EventId;
 
 /// The maximum number of channels that are read under one hold of the lock.
-pub(super) const PAGE_CHANNELS: usize = 32;
+const PAGE_CHANNELS: usize = 32;
 
 /// The maximum number of present names that are read under one hold of the lock.
 const PAGE_NAMES: usize = 64;
@@ -23,7 +34,7 @@ const PAGE_NAMES: usize = 64;
 /// How long the lock may be held before the page ends.
 ///
 /// Counting subscribers takes long if many prefixes or patterns select a channel.
-pub(super) const PAGE_TIME: Duration = Duration::from_micros(200);
+const PAGE_TIME: Duration = Duration::from_micros(200);
 
 /// One channel in the result of [`Registry::list`].
 ///
@@ -70,7 +81,7 @@ pub(super) fn channels(
 }
 
 /// Reads the next channels after this name.
-fn channels_after(registry: &Registry, last: Option<&str>, reads_all: bool) -> Page {
+fn channels_after(registry: &Registry, last: Option<&str>, reads_all: bool) -> ChannelPage {
     let read = |state: &HubState, began| state.page(last, reads_all, began);
     in_turn(registry, read, |page| page.last.is_some())
 }
@@ -80,7 +91,7 @@ fn channels_after(registry: &Registry, last: Option<&str>, reads_all: bool) -> P
 /// Only one list at a time reads a page. It then pauses for as long as it has held the lock. So
 /// all lists together hold the lock at most half of the time. Without the pause they could hold
 /// it nearly all of the time, because the lock is not fair.
-pub(super) fn in_turn<P>(
+fn in_turn<P>(
     registry: &Registry,
     read: impl FnOnce(&HubState, Instant) -> P,
     has_more: impl FnOnce(&P) -> bool,
@@ -98,24 +109,24 @@ pub(super) fn in_turn<P>(
 }
 
 /// One page of the list of channels.
-struct Page {
+struct ChannelPage {
     channels: Vec<ChannelInfo>,
     /// The name after which the next page begins; `None` if this is the last page.
     last: Option<String>,
 }
 
 impl HubState {
-    fn page(&self, last: Option<&str>, reads_all: bool, began: Instant) -> Page {
+    fn page(&self, last: Option<&str>, reads_all: bool, began: Instant) -> ChannelPage {
         let mut channels = Vec::with_capacity(PAGE_CHANNELS);
         let (mut looked_at, mut last) = (0, last);
         for (name, channel, _) in merged(&self.channels, &self.others.names, last) {
             if looked_at == PAGE_CHANNELS || looked_at > 0 && began.elapsed() >= PAGE_TIME {
-                return Page { channels, last: last.map(str::to_owned) };
+                return ChannelPage { channels, last: last.map(str::to_owned) };
             }
             channels.extend(self.info(name, channel, reads_all));
             (looked_at, last) = (looked_at + 1, Some(name));
         }
-        Page { channels, last: None }
+        ChannelPage { channels, last: None }
     }
 
     /// Returns what a reader may know of a channel. Returns `None` if the reader may not know that
@@ -139,40 +150,6 @@ impl HubState {
     /// How many streams are subscribed to a channel, at all nodes.
     pub(crate) fn subscribers(&self, channel: &str) -> usize {
         self.count(channel, None) + self.others.subscribers(channel)
-    }
-}
-
-/// The number of subscribers and the presence names, of one node or summed over several nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct NodeReport {
-    /// For each channel, the number of streams that select it by its name or by a pattern.
-    pub(crate) names: BTreeMap<String, usize>,
-    /// For each prefix, the number of streams that select channels by it.
-    pub(crate) prefixes: BTreeMap<String, usize>,
-    /// For each channel, the presence names, each with its number of streams.
-    pub(crate) present: BTreeMap<String, BTreeMap<String, usize>>,
-}
-
-impl NodeReport {
-    /// The number of streams that select a channel by its name, a pattern or a prefix.
-    pub(crate) fn subscribers(&self, channel: &str) -> usize {
-        let by_name = self.names.get(channel).copied().unwrap_or_default();
-        by_name + prefixes_of(&self.prefixes, channel).sum::<usize>()
-    }
-
-    /// Adds the report of another node.
-    pub(crate) fn add(&mut self, other: Self) {
-        add(&mut self.names, other.names);
-        add(&mut self.prefixes, other.prefixes);
-        for (channel, present) in other.present {
-            add(self.present.entry(channel).or_default(), present);
-        }
-    }
-}
-
-fn add(to: &mut BTreeMap<String, usize>, from: BTreeMap<String, usize>) {
-    for (name, count) in from {
-        *to.entry(name).or_default() += count;
     }
 }
 
@@ -224,7 +201,7 @@ pub(super) fn present(
 
 /// Iterates over the names present on a channel, each with its number of streams on this node and on
 /// the other nodes.
-pub(super) fn names(
+fn names(
     registry: &Registry,
     channel: &str,
 ) -> impl Iterator<Item = (String, usize, usize)> + Send + use<> {
@@ -255,7 +232,7 @@ fn names_after(
 type Merged<'a, V, W> = (&'a str, Option<&'a V>, Option<&'a W>);
 
 /// Iterates over the keys of both maps that come after `last`, in order. Each key occurs once.
-pub(super) fn merged<'a, K: Borrow<str> + Ord, V, W>(
+fn merged<'a, K: Borrow<str> + Ord, V, W>(
     one: &'a BTreeMap<K, V>,
     other: &'a BTreeMap<String, W>,
     last: Option<&str>,
@@ -273,10 +250,160 @@ pub(super) fn merged<'a, K: Borrow<str> + Ord, V, W>(
     })
 }
 
+/// Where a [`Subject`] is: the channel has subscribers there, or the name is present there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Seen {
+    /// On this node.
+    pub(crate) here: bool,
+    /// On another node that shares the log. Always `false` for a channel, because the other nodes
+    /// do not report which streams name it.
+    pub(crate) elsewhere: bool,
+}
+
+/// What has changed since a [`Watch`] was last asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// What may have changed.
+    pub(crate) subjects: BTreeSet<Subject>,
+    /// Whether nothing else has changed. If not, read [`Watch::all`].
+    pub(crate) complete: bool,
+}
+
+/// Follows which channels have subscribers, and which names are present. Dropping it ends the watch.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    registry: Registry,
+}
+
+/// Starts to note changes for a watcher: see [`Registry::watch`].
+pub(super) fn watch(registry: &Registry) -> Option<Watch> {
+    let notes = &mut registry.lock().notes;
+    if notes.is_some() {
+        return None;
+    }
+    *notes = Some(Notes::default());
+    Some(Watch { registry: registry.clone() })
+}
+
+impl Watch {
+    /// Returns what has changed since the last call. Does not wait.
+    pub(crate) fn take(&self) -> Changes {
+        let notes = self.registry.lock().notes.as_mut().map(std::mem::take).unwrap_or_default();
+        Changes { subjects: notes.subjects, complete: !notes.incomplete }
+    }
+
+    /// Returns the number of noted changes that have not been taken.
+    pub(crate) fn pending(&self) -> usize {
+        self.registry.lock().notes.as_ref().map_or(0, |notes| notes.subjects.len())
+    }
+
+    /// Returns where a subject is now.
+    pub(crate) fn look(&self, subject: &Subject) -> Seen {
+        let state = self.registry.lock();
+        match subject {
+            Subject::Channel(name) => Seen { here: state.is_named(name), elsewhere: false },
+            Subject::Name { channel, name } => {
+                let here = state.channels.get(channel);
+                let elsewhere = state.others.present.get(&**channel);
+                Seen {
+                    here: here.is_some_and(|channel| channel.presence.0.contains_key(&**name)),
+                    elsewhere: elsewhere.is_some_and(|names| names.contains_key(&**name)),
+                }
+            }
+        }
+    }
+
+    /// Iterates over all subjects that are somewhere, in the order of channels.
+    ///
+    /// They are read in pages while the iterator advances, so that publishers do not wait. A subject
+    /// that changes meanwhile is noted, as always.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Subject, Seen)> + Send + use<> {
+        let registry = self.registry.clone();
+        let (mut last, mut is_complete) = (None::<Arc<str>>, false);
+        let pages = iter::from_fn(move || {
+            if is_complete {
+                return None;
+            }
+            let began = |state: &HubState, began| state.named_after(last.as_deref(), began);
+            let page = in_turn(&registry, began, |page| page.last.is_some());
+            is_complete = page.last.is_none();
+            last = page.last;
+            let registry = registry.clone();
+            Some(page.channels.into_iter().flat_map(move |found| subjects(&registry, found)))
+        });
+        pages.flatten()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let notes = self.registry.lock().notes.take();
+        drop(notes); // after the lock is released
+    }
+}
+
+/// A channel in [`Watch::all`].
+struct Found {
+    name: Arc<str>,
+    is_named: bool,
+    has_names: bool,
+}
+
+/// Channels that were read under one hold of the lock.
+struct SubjectPage {
+    channels: Vec<Found>,
+    /// The name after which the next page begins; `None` if this is the last page.
+    last: Option<Arc<str>>,
+}
+
+/// Iterates over a channel and the names that are present on it.
+fn subjects(
+    registry: &Registry,
+    found: Found,
+) -> impl Iterator<Item = (Subject, Seen)> + Send + use<> {
+    let Found { name: channel, is_named, has_names } = found;
+    let itself = is_named
+        .then(|| (Subject::Channel(Arc::clone(&channel)), Seen { here: true, elsewhere: false }));
+    let names = has_names.then(|| names(registry, &channel));
+    let names = names.into_iter().flatten().map(move |(name, here, elsewhere)| {
+        let subject = Subject::Name { channel: Arc::clone(&channel), name: name.into() };
+        (subject, Seen { here: here > 0, elsewhere: elsewhere > 0 })
+    });
+    itself.into_iter().chain(names)
+}
+
+impl HubState {
+    /// Whether a stream of this node names the channel.
+    fn is_named(&self, channel: &str) -> bool {
+        self.channels.get(channel).is_some_and(|channel| channel.subscribers.has_streams())
+    }
+
+    /// Reads the next channels after this name that a stream names or on which a name is present.
+    fn named_after(&self, last: Option<&str>, began: Instant) -> SubjectPage {
+        let mut channels = Vec::new();
+        let (mut looked_at, mut last) = (0, last);
+        for (name, channel, others) in merged(&self.channels, &self.others.present, last) {
+            if looked_at == PAGE_CHANNELS || looked_at > 0 && began.elapsed() >= PAGE_TIME {
+                return SubjectPage { channels, last: last.map(Arc::from) };
+            }
+            let is_named = channel.is_some_and(|channel| channel.subscribers.has_streams());
+            let has_names =
+                others.is_some() || channel.is_some_and(|channel| !channel.presence.is_empty());
+            if is_named || has_names {
+                channels.push(Found { name: name.into(), is_named, has_names });
+            }
+            (looked_at, last) = (looked_at + 1, Some(name));
+        }
+        SubjectPage { channels, last: None }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::Event;
+    use crate::registry::subscribers::NOTES_MAX;
+    use crate::registry::{Channels, Start, Subscription};
 
     #[test]
     fn two_maps_merge_in_order_without_repeats() {
@@ -320,5 +447,74 @@ mod tests {
         let mut expected: Vec<String> = (0..200).map(|n| format!("b{n:03}")).collect();
         expected.push("c".into());
         assert_eq!(names, expected, "a channel before the current page is not listed");
+    }
+
+    fn subscribe(registry: &Registry, names: &[&str]) -> Subscription {
+        let channels = Channels::new(names.iter().copied()).expect("valid names");
+        registry.subscribe(&channels, &Start::Now).expect("there is room")
+    }
+
+    fn channel(name: &str) -> Subject {
+        Subject::Channel(name.into())
+    }
+
+    fn name(channel: &str, name: &str) -> Subject {
+        Subject::Name { channel: channel.into(), name: name.into() }
+    }
+
+    #[test]
+    fn only_the_first_and_last_stream_of_a_subject_are_noted() {
+        let registry = Registry::new();
+        let watch = registry.watch().expect("the first watch");
+        assert!(registry.watch().is_none(), "a registry has one watch");
+        let taken = || Vec::from_iter(watch.take().subjects);
+        let first = subscribe(&registry, &["a", "b"]).present_as("Ada");
+        assert_eq!(taken(), [channel("a"), channel("b"), name("a", "Ada"), name("b", "Ada")]);
+        let second = subscribe(&registry, &["a", "x*"]).present_as("Ada");
+        assert_eq!(taken(), [], "a has a stream already, and a prefix names no channel");
+        drop(first);
+        assert_eq!(taken(), [channel("b"), name("b", "Ada")]);
+        drop(second);
+        assert_eq!((watch.pending(), taken()), (2, vec![channel("a"), name("a", "Ada")]));
+        drop(watch);
+        assert!(registry.watch().is_some(), "the first watch has ended");
+    }
+
+    #[test]
+    fn notes_beyond_their_bound_are_reported_as_incomplete() {
+        let registry = Registry::new();
+        let watch = registry.watch().expect("the first watch");
+        let long = "x".repeat(1_000);
+        for n in 0..NOTES_MAX / 1_000 {
+            drop(subscribe(&registry, &[&format!("{n} {long}")]));
+        }
+        let changes = watch.take();
+        assert!(!changes.complete && changes.subjects.len() < NOTES_MAX / 1_000);
+        assert!(watch.take().complete, "the watcher has been told");
+    }
+
+    #[test]
+    fn all_subjects_are_listed_with_those_of_other_nodes() {
+        let registry = Registry::new();
+        let watch = registry.watch().expect("the first watch");
+        let names: Vec<String> = (0..100).map(|n| format!("c{n:03}")).collect();
+        let _streams: Vec<_> = names.iter().map(|name| subscribe(&registry, &[name])).collect();
+        let _named = subscribe(&registry, &["c050"]).present_as("Ada");
+        let elsewhere = [("Ada".to_owned(), 1), ("Bob".to_owned(), 2)];
+        let present =
+            [("c050".to_owned(), elsewhere.into()), ("z".to_owned(), [("Eve".into(), 1)].into())];
+        registry.lock().set_others(NodeReport { present: present.into(), ..Default::default() });
+        let all: Vec<_> = watch.all().collect();
+        assert_eq!(all.len(), 100 + 3);
+        let seen = |subject: Subject| {
+            let found = all.iter().find(|(found, _)| *found == subject).map(|(_, seen)| *seen);
+            assert_eq!(found.unwrap_or_default(), watch.look(&subject), "{subject:?}");
+            watch.look(&subject)
+        };
+        assert_eq!(seen(name("c050", "Ada")), Seen { here: true, elsewhere: true });
+        assert_eq!(seen(name("c050", "Bob")), Seen { here: false, elsewhere: true });
+        assert_eq!(seen(name("z", "Eve")), Seen { here: false, elsewhere: true });
+        assert_eq!(seen(channel("c099")), Seen { here: true, elsewhere: false });
+        assert_eq!(seen(channel("z")), Seen::default());
     }
 }

@@ -30,155 +30,52 @@
 //! * **Dropping a [`Subscription`] removes the subscriber**, on every path, including a panic.
 
 mod channels;
-mod closing;
-mod dedup;
 mod event_log;
 mod history;
 mod list;
+mod lock;
 mod page;
 mod patterns;
+mod publish;
 mod read;
-mod ring;
 mod state;
+mod subscribers;
 mod subscription;
 mod update;
-mod watch;
 
 use std::convert::Infallible;
-use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
-#[cfg(not(feature = "loom"))]
-use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-#[cfg(feature = "loom")]
-use loom::sync::{Mutex, MutexGuard};
 
-pub(crate) use self::channels::{Bounds, NAME_MAX};
+pub(crate) use self::channels::{Bounds, NAME_MAX, Name, Pattern};
 pub use self::channels::{Channels, Matcher, Readable};
-pub(crate) use self::closing::{Closing, Ending};
-pub(crate) use self::dedup::{Checked, Key, Last};
 pub(crate) use self::event_log::{
-    ChannelLosses, EventLog, Eviction, Floor, KeptHistory, LogItem, Reach, Record, Restoring,
-    StoreMeta, Visibility,
+    ChannelLosses, EventLog, Eviction, KeptHistory, LogItem, Reach, Record, StoreMeta,
 };
-pub(crate) use self::history::HISTORY_TOTAL;
+pub(crate) use self::history::{Floor, HISTORY_TOTAL, Visibility};
 pub use self::history::{Histories, History};
 pub use self::list::ChannelInfo;
-pub(crate) use self::list::NodeReport;
+pub(crate) use self::list::{Seen, Watch};
+pub use self::lock::Registry;
+pub(crate) use self::lock::time_of_day;
 pub(crate) use self::page::{Before, Page, PageEvent, PageRequest};
-use self::patterns::Locked;
-pub(crate) use self::patterns::{Name, Pattern};
+pub(crate) use self::publish::Restoring;
 pub(crate) use self::read::{Batch, Position};
 pub use self::read::{ParseStartError, Start};
-pub(crate) use self::state::HubState;
-use self::subscription::Notifiers;
+pub use self::state::RegistryOptions;
+pub(crate) use self::state::{Closing, Ending, HubState};
+use self::subscribers::Notifiers;
+pub(crate) use self::subscribers::{NodeReport, Notifier, Subject, Wakeup};
 pub use self::subscription::Subscription;
-pub(crate) use self::subscription::{Listening, Notifier, Reserved, Wakeup};
-pub(crate) use self::update::TOPICS_MAX;
-pub use self::update::Update;
-pub(crate) use self::watch::{Seen, Subject, Watch};
-use crate::counters::{Counters, FILE, MEMORY, REDIS};
+pub(crate) use self::subscription::{Listening, Reserved};
+pub(crate) use self::update::{Checked, Key, Last, TOPICS_MAX};
+pub use self::update::{Published, Update};
+use crate::counters::Counters;
 use crate::error::PublishError;
 use crate::event::{Event, Framing};
 use crate::id::EventId;
-
-/// A set of channels, with their histories and subscribers.
-///
-/// Cloning it creates another handle to the same registry.
-///
-/// ```
-/// use threadcast::{Event, Registry};
-///
-/// let registry = Registry::new();
-/// let published = registry.publish("news", &Event::new("hello"))?;
-/// assert_eq!(published.subscribers, 0);
-/// # Ok::<(), threadcast::PublishError>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct Registry {
-    inner: Arc<Inner>,
-}
-
-/// The result of [`Registry::publish`].
-///
-/// ```
-/// use threadcast::{Event, Registry};
-///
-/// let batch = [Event::new("one"), Event::new("two")];
-/// let published = Registry::new().publish_all("numbers", &batch, None)?;
-/// assert_eq!((published.id.n, published.count, published.subscribers), (2, 2, 0));
-/// # Ok::<(), threadcast::PublishError>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
-    /// The id that the server assigned; for several events, the id of the last one.
-    pub id: EventId,
-    /// How many streams were subscribed to the channel.
-    pub subscribers: usize,
-    /// How many events were published.
-    pub count: usize,
-}
-
-/// The settings of a [`Registry`].
-///
-/// ```
-/// use threadcast::{Registry, RegistryOptions};
-///
-/// let registry = Registry::with(RegistryOptions { max_channels: 10, ..Default::default() });
-/// ```
-#[derive(Debug, Clone)]
-pub struct RegistryOptions {
-    /// How much history each channel keeps.
-    pub history: Histories,
-    /// The maximum number of channels at one time. Default: 10,000.
-    pub max_channels: usize,
-    /// The memory limit of all histories together, in bytes. Default: 256 MiB.
-    ///
-    /// When the histories exceed the limit, the oldest events are evicted first, regardless of
-    /// their channel. The newest event of all is never evicted for this limit.
-    pub history_total: usize,
-    /// Whether the frames of events contain an `id:` line. The clock turns this off, because no
-    /// client resumes a clock.
-    pub ids: bool,
-}
-
-impl Default for RegistryOptions {
-    fn default() -> Self {
-        Self {
-            history: Histories::default(),
-            max_channels: 10_000,
-            history_total: HISTORY_TOTAL,
-            ids: true,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Inner {
-    state: Mutex<HubState>,
-    /// Held while one page of a list of channels is read. Lock order: take this lock before
-    /// `state`.
-    listing: std::sync::Mutex<()>,
-    options: RegistryOptions,
-    /// Where the events are kept besides the rings; `None` if they are only in memory.
-    log: Option<Box<dyn EventLog>>,
-    started: Instant,
-    /// The time at `started`, in nanoseconds since 1970.
-    ///
-    /// The value is the time of day, or slightly more if the store has events with later times. The
-    /// registry's clock continues from this value and never goes back. With a shared log, the
-    /// registry's clock is the log's clock instead: this value is set again whenever that clock is
-    /// read, so the registry's clock may go back too.
-    began: AtomicU64,
-    counters: Arc<Counters>,
-    /// Disconnected by [`Registry::close_over`], when the streams begin to end.
-    closing: Receiver<Infallible>,
-    /// Disconnected by [`Registry::close`].
-    closed: Receiver<Infallible>,
-}
 
 impl Registry {
     /// Creates a registry with the default settings.
@@ -195,32 +92,6 @@ impl Registry {
     pub(crate) fn counted(options: RegistryOptions, counters: &Arc<Counters>) -> Self {
         let epoch = u64::try_from(time_of_day().as_millis()).unwrap_or(u64::MAX);
         Self::of(HubState::new(EventId { epoch, n: 0 }), options, counters, None, time_of_day())
-    }
-
-    fn of(
-        mut state: HubState,
-        options: RegistryOptions,
-        counters: &Arc<Counters>,
-        log: Option<Box<dyn EventLog>>,
-        began: Duration,
-    ) -> Self {
-        let (open, closed) = crossbeam_channel::bounded(0);
-        let (closing_sender, closing) = crossbeam_channel::bounded(0);
-        (state.open, state.closing_sender) = (Some(open), Some(closing_sender));
-        let (state, started) = (Mutex::new(state), Instant::now());
-        let counters = Arc::clone(counters);
-        let inner = Inner {
-            state,
-            listing: std::sync::Mutex::default(),
-            options,
-            log,
-            started,
-            began: AtomicU64::new(nanoseconds(began)),
-            counters,
-            closing,
-            closed,
-        };
-        Self { inner: Arc::new(inner) }
     }
 
     /// Publishes one event to the subscribers of `channel`.
@@ -265,7 +136,7 @@ impl Registry {
     ///
     /// Fails as [`publish_all`](Self::publish_all) does, and if there are too many topics.
     pub fn publish_update(&self, update: &Update<'_>) -> Result<Published, PublishError> {
-        update::publish(self, update)
+        publish::publish(self, update)
     }
 
     /// Deletes a channel's history, and returns whether the channel existed.
@@ -417,25 +288,6 @@ impl Registry {
         self.now().saturating_sub(at)
     }
 
-    /// Whether the shared log can be reached; `None` if there is no shared log.
-    pub(crate) fn reaches_the_log(&self) -> Option<bool> {
-        self.inner.log.as_ref().and_then(|log| log.is_reachable())
-    }
-
-    /// Whether other nodes publish to the same log.
-    pub(crate) fn is_shared(&self) -> bool {
-        self.reaches_the_log().is_some()
-    }
-
-    /// Where the events are kept, as a label for the counters.
-    pub(crate) fn store(&self) -> &'static str {
-        match &self.inner.log {
-            None => MEMORY,
-            Some(log) if log.is_reachable().is_some() => REDIS,
-            Some(_) => FILE,
-        }
-    }
-
     /// Whether `id` comes after everything that this node has read. Another node may have sent it
     /// to a client already.
     pub(crate) fn is_ahead(&self, id: EventId) -> bool {
@@ -458,14 +310,6 @@ impl Registry {
         if let Some(log) = self.inner.log.as_ref().filter(|_| has_losses) {
             log.delete_evicted();
         }
-    }
-
-    /// Waits for `time`, and returns whether the registry is still open.
-    ///
-    /// [`close`](Self::close) ends the wait early. Every pause in this server uses this function,
-    /// so that shutdown never waits for a pause to end.
-    pub(crate) fn wait(&self, time: Duration) -> bool {
-        self.inner.closed.recv_timeout(time).is_err_and(|error| error.is_timeout())
     }
 
     /// Ends the streams one after the other, at the times that `closing` assigns. Until its end
@@ -521,56 +365,13 @@ impl Registry {
     ///
     /// Only the event log calls this function, from one thread and in the order of the ids.
     pub(crate) fn append(&self, items: Vec<LogItem>) {
-        event_log::append(self, items);
+        publish::append(self, items);
     }
 
-    pub(crate) fn options(&self) -> &RegistryOptions {
-        &self.inner.options
-    }
-
-    /// Sets the registry's clock to that of the shared log, forwards or backwards.
-    ///
-    /// A shared log assigns the times of events, so their age must be measured with its clock. The
-    /// newest reading always applies: the log's clock may have been set back, or another server may
-    /// have taken over.
-    pub(crate) fn set_clock(&self, now: Duration) {
-        let began = nanoseconds(now.saturating_sub(self.inner.started.elapsed()));
-        self.inner.began.store(began, Ordering::Relaxed);
-    }
-
-    /// The time on the registry's own clock.
-    pub(crate) fn now(&self) -> Duration {
-        let began = self.inner.began.load(Ordering::Relaxed);
-        Duration::from_nanos(began) + self.inner.started.elapsed()
-    }
-
-    /// Locks the state. Neither I/O nor caller's code may run while the lock is held.
-    pub(crate) fn lock(&self) -> Guard<'_> {
-        // No caller's code runs under the lock, so a panic while it is held is a bug of this
-        // module. The rings and the subscriber counts are consistent even then, because each
-        // operation changes them last. So a poisoned lock can still be used.
-        let state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Guard { state, _locked: Locked::new() }
-    }
-}
-
-/// A guard of the registry's lock. In debug builds, pattern matching panics while it is held.
-pub(crate) struct Guard<'a> {
-    state: MutexGuard<'a, HubState>,
-    _locked: Locked,
-}
-
-impl Deref for Guard<'_> {
-    type Target = HubState;
-
-    fn deref(&self) -> &HubState {
-        &self.state
-    }
-}
-
-impl DerefMut for Guard<'_> {
-    fn deref_mut(&mut self) -> &mut HubState {
-        &mut self.state
+    /// Starts to note changes for a watcher. Returns `None` if this registry has a [`Watch`]
+    /// already.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        list::watch(self)
     }
 }
 
@@ -578,16 +379,6 @@ impl Default for Registry {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Converts a time to nanoseconds. More than 500 years do not fit a `u64` and give `u64::MAX`.
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The time since 1970 on the system clock.
-pub(crate) fn time_of_day() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::channels::StreamAccess;
-use super::read;
-use super::ring::{Entry, Ring};
+use super::channels::{Channels, StreamAccess};
+use super::history::{Entry, Ring};
+use super::lock::Registry;
+use super::read::{self, Start};
 use super::state::{Channel, HubState};
-use super::{Channels, Registry, Start};
+use super::subscription;
 use crate::event::Frame;
 use crate::id::EventId;
 
@@ -87,7 +88,7 @@ pub(super) fn page(
     let after = if let Start::After(id) = &request.start { Some(id) } else { None };
     let before = if let Some(Before::Event(id)) = &request.before { Some(id) } else { None };
     for id in after.into_iter().chain(before) {
-        read::await_client_id(registry, channels, id);
+        subscription::await_client_id(registry, channels, id);
     }
     let mut access = StreamAccess::default();
     loop {
@@ -132,7 +133,7 @@ impl HubState {
             Some(_) => Box::new((first..end).rev()),
         };
         let readable = places.by_ref().filter_map(|place| ring.get(place));
-        let readable = readable.filter(|entry| access.may_read(channels, entry));
+        let readable = readable.filter(|entry| access.may_read(channels, entry.private.as_ref()));
         for entry in readable {
             if !taken.take(entry, *events, *bytes) {
                 break;
@@ -148,7 +149,7 @@ impl HubState {
             (Some(_), Some(older)) => (older, upto),
             (_, None) => (after, upto),
         };
-        let lost = channels.lost_of(name, ring, access);
+        let lost = read::lost_of(channels, name, ring, access);
         let missed =
             lost.between(from, to).filter(|_| from > EventId::ZERO || lost.are_of_the_channel());
         let gap = match (start, missed) {

@@ -5,26 +5,19 @@ use std::collections::BinaryHeap;
 use std::fmt;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::channels::StreamAccess;
-use super::ring::{Entry, LostIds, Missed, Ring};
+use super::channels::{Channels, StreamAccess};
+use super::history::{Entry, LostIds, Missed, Ring};
+use super::lock::Registry;
 use super::state::{Channel, HubState};
-use super::subscription::{Notifier, Wakeup};
-use super::{Channels, Registry};
 use crate::event::{Event, Frame, Framing};
 use crate::id::EventId;
-use crate::slot::Slot;
 
 /// How far another node's id may be ahead of this node's estimate of Redis's clock.
 const AHEAD: Duration = Duration::from_secs(60);
-
-/// How long a new subscription waits for the event with an unknown client-supplied id.
-///
-/// The client may have received this event from a node that has read further in the log.
-const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// The maximum number of channels that are searched for a client-supplied id while the lock is held
 /// once.
@@ -242,8 +235,8 @@ impl HubState {
     ) -> Option<EventId> {
         let mut newest = None;
         for (name, channel) in self.selected(channels) {
-            let lost = channels.lost_of(name, &channel.ring, access);
-            let sees = |entry: &Entry| access.may_read(channels, entry);
+            let lost = lost_of(channels, name, &channel.ring, access);
+            let sees = |entry: &Entry| access.may_read(channels, entry.private.as_ref());
             newest = newest.max(channel.ring.last_before(time, lost, sees));
         }
         newest
@@ -259,7 +252,7 @@ impl HubState {
         let others = self.floor_of(channels);
         let mut losses = Vec::new();
         for (name, channel) in self.selected(channels) {
-            let lost = channels.lost_of(name, &channel.ring, access).to();
+            let lost = lost_of(channels, name, &channel.ring, access).to();
             if lost > EventId::ZERO {
                 losses.push((Arc::clone(name), lost));
             }
@@ -354,26 +347,8 @@ pub(super) fn earliest(registry: &Registry, channels: &Channels, id: &str) -> Op
     }
 }
 
-/// Waits up to [`CATCH_UP`] for this node to read the event with a client-supplied id.
-///
-/// The client may have received the event from a node that has read further in the log. Unlike
-/// the server's ids, a client-supplied id does not show how new its event is.
-#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
-pub(super) fn await_client_id(registry: &Registry, channels: &Channels, id: &str) {
-    if !registry.is_shared() || id.parse::<EventId>().is_ok() {
-        return;
-    }
-    let slot = Arc::new(Slot::new());
-    let notifier = Notifier::of_slot(&slot, Wakeup::Events);
-    let _listening = registry.listen(channels, &notifier);
-    let deadline = Instant::now() + CATCH_UP;
-    while find(registry, channels, id).is_none() && slot.take_until(deadline).is_some() {
-        notifier.rearm();
-    }
-}
-
 /// Finds the position of the event with this id, if the event is still in a history.
-fn find(registry: &Registry, channels: &Channels, id: &str) -> Option<EventId> {
+pub(super) fn find(registry: &Registry, channels: &Channels, id: &str) -> Option<EventId> {
     let mut access = StreamAccess::default();
     loop {
         let found = registry.lock().find(channels, id, registry.now(), &mut access);
@@ -624,6 +599,18 @@ impl HubState {
     }
 }
 
+/// Returns the lost events of a channel that a stream of these channels may know of.
+///
+/// The result is final only if `access` has no pending check.
+pub(super) fn lost_of<'a>(
+    channels: &Channels,
+    name: &str,
+    ring: &'a Ring,
+    access: &mut StreamAccess,
+) -> &'a LostIds {
+    ring.lost_of(|others| channels.may_miss(name, others, access) == Some(true))
+}
+
 /// The read position in one channel.
 struct Source<'a> {
     name: &'a str,
@@ -647,7 +634,7 @@ impl<'a> Source<'a> {
         let (ring, gaps_from) = (&channel.ring, position.gaps_from(name));
         let mut lost = ring.lost();
         if lost.to() > gaps_from {
-            lost = channels.lost_of(name, ring, access);
+            lost = lost_of(channels, name, ring, access);
         }
         let place = ring.place_after(position.after);
         let source = Source { name, ring, lost, place, gaps_from };

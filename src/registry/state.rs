@@ -1,28 +1,60 @@
 //! The data under the registry's lock.
 
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::iter;
-use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::channels::{EventAccess, Private};
-use super::dedup::DedupIndex;
-use super::event_log::{Eviction, Floor, Visibility};
-use super::history::{Cost, HistoryTotal};
-use super::list::NodeReport;
+use super::channels::{Channels, EventAccess, Private};
+use super::event_log::Eviction;
+use super::history::{
+    Cost, Entry, Floor, HISTORY_TOTAL, Histories, History, HistoryTotal, Ring, Visibility,
+};
 use super::patterns::{Bits, PatternMatches, Patterns, Slots};
-use super::ring::{Entry, Ring};
-use super::subscription::{Notifiers, Presence, Subscribers};
-use super::watch::{Notes, Subject};
-use super::{Channels, Closing, History, RegistryOptions};
+use super::subscribers::{
+    NodeReport, Notes, Notifiers, Presence, Subject, Subscribers, prefixes_of,
+};
+use super::update::DedupIndex;
 use crate::counters::decrease;
 use crate::error::PublishError;
 use crate::id::EventId;
+
+/// The settings of a [`Registry`](super::Registry).
+///
+/// ```
+/// use threadcast::{Registry, RegistryOptions};
+///
+/// let registry = Registry::with(RegistryOptions { max_channels: 10, ..Default::default() });
+/// ```
+#[derive(Debug, Clone)]
+pub struct RegistryOptions {
+    /// How much history each channel keeps.
+    pub history: Histories,
+    /// The maximum number of channels at one time. Default: 10,000.
+    pub max_channels: usize,
+    /// The memory limit of all histories together, in bytes. Default: 256 MiB.
+    ///
+    /// When the histories exceed the limit, the oldest events are evicted first, regardless of
+    /// their channel. The newest event of all is never evicted for this limit.
+    pub history_total: usize,
+    /// Whether the frames of events contain an `id:` line. The clock turns this off, because no
+    /// client resumes a clock.
+    pub ids: bool,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            history: Histories::default(),
+            max_channels: 10_000,
+            history_total: HISTORY_TOTAL,
+            ids: true,
+        }
+    }
+}
 
 /// The state of a registry. Event logs call its methods, and see none of its fields.
 #[derive(Debug)]
@@ -107,6 +139,9 @@ struct ChannelEnd {
 ///
 /// Without this pause, each such request would examine all channels.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many runs of lost ids a channel keeps when memory is short.
+const RUNS_KEPT: usize = 64;
 
 /// Evictions that the store has not recorded yet. Without a store, this is `None`.
 #[derive(Debug, Default)]
@@ -590,50 +625,224 @@ impl HubState {
             .filter_map(|name| self.channels.get_key_value(name));
         by_name.chain(by_prefix).chain(by_pattern)
     }
+
+    /// Records the patterns that select a channel that is about to get an event.
+    pub(super) fn index(&mut self, name: &str, matches: &PatternMatches) {
+        let Self { channels, patterns, .. } = self;
+        let Some(channel) = channels.get_mut(name).filter(|channel| !channel.indexed) else {
+            return;
+        };
+        channel.indexed = true;
+        match matches.of(name) {
+            Some(selecting) => channel.watchers = patterns.index(selecting, channel.slot),
+            None => debug_assert!(!patterns.has_any_after(0), "no pattern was matched: {name:?}"),
+        }
+    }
+
+    /// Notes that a subject has changed, if there is a watch.
+    pub(super) fn note(&mut self, subject: impl FnOnce() -> Subject) {
+        if let Some(notes) = &mut self.notes {
+            notes.add(subject);
+        }
+    }
+
+    /// Notes that subjects may have changed that cannot be named, if there is a watch.
+    pub(crate) fn note_incomplete(&mut self) {
+        if let Some(notes) = &mut self.notes {
+            notes.incomplete = true;
+        }
+    }
+
+    /// Queues a channel that has just received the event `id`, unless it is queued already.
+    pub(super) fn queue(&mut self, name: &str, id: EventId) {
+        let Some((name, _)) = self.channels.get_key_value(name) else { return };
+        let name = Arc::clone(name);
+        let Some(channel) = self.channels.get_mut(&name) else { return };
+        if channel.place.is_none() {
+            channel.place = Some(id);
+            self.kept.queue.insert((id, name));
+        }
+    }
+
+    /// Evicts the oldest events of all channels until all histories cost at most `limit` bytes.
+    ///
+    /// The newest event of all channels is never evicted.
+    ///
+    /// This takes O(log channels) per event, amortized over the events that have left their rings.
+    pub(super) fn evict(&mut self, limit: usize) {
+        if self.kept.bytes() > limit {
+            self.evict_oldest(limit);
+        }
+    }
+
+    #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
+    fn evict_oldest(&mut self, limit: usize) {
+        let Self { kept: HistoryTotal { total, queue }, channels, losses, last, .. } = self;
+        while total.load(Ordering::Relaxed) > limit {
+            let Some((id, name)) = queue.pop_first() else { return };
+            let Some(channel) = channels.get_mut(&name) else { continue };
+            channel.place = match channel.ring.oldest() {
+                Some(oldest) if oldest != id => Some(oldest),
+                // Free the runs of lost ids, and with them the counts in gaps, before evicting
+                // events.
+                Some(_) if channel.ring.forget_runs(RUNS_KEPT) => Some(id),
+                Some(oldest) if oldest == *last => {
+                    queue.insert((id, name));
+                    return;
+                }
+                Some(_) => {
+                    channel.evict(|entry| losses.event(&name, entry));
+                    Some(id)
+                }
+                None => {
+                    channel.ring.forget_runs(1);
+                    None
+                }
+            };
+            queue.extend(channel.place.map(|place| (place, name)));
+        }
+    }
 }
 
-/// The values of all keys that are a prefix of `name`, the longest key first.
+/// How many clients can reconnect in a second (see `http::admission`).
+const RECONNECTS_PER_SECOND: u32 = 500;
+
+/// The minimum time before a client reconnects.
+const MIN_RETRY: Duration = Duration::from_secs(1);
+
+/// Assigns each stream the time at which it ends.
 ///
-/// Each lookup finds a prefix of `name`, or rules out all prefixes above some length. So there are
-/// at most `name.len() + 1` lookups, and usually one or two.
-pub(super) fn prefixes_of<'a, K: Borrow<str> + Ord, V>(
-    map: &'a BTreeMap<K, V>,
-    name: &'a str,
-) -> impl Iterator<Item = &'a V> {
-    let mut longest = Some(name);
-    iter::from_fn(move || {
-        loop {
-            let below = (Unbounded, Included(longest?));
-            let (key, value) = map.range::<str, _>(below).next_back()?;
-            let key: &str = key.borrow();
-            if name.starts_with(key) {
-                longest = key.char_indices().next_back().map(|(end, _)| &name[..end]);
-                return Some(value);
-            }
-            let common = iter::zip(key.bytes(), name.bytes()).take_while(|(a, b)| a == b).count();
-            // A prefix of the name that is longer than the common part would sort after this key,
-            // so the map has no such prefix.
-            let end = (0..=common).rev().find(|end| name.is_char_boundary(*end));
-            longest = end.map(|end| &name[..end]);
-        }
-    })
+/// If all streams ended at the same time, all clients would reconnect at the same time.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    since: Instant,
+    over: Duration,
+    streams: u32,
+    given: AtomicU32,
+}
+
+impl Closing {
+    /// Creates a schedule that begins now and ends this many streams over the time `over`.
+    pub(crate) fn new(over: Duration, streams: usize) -> Arc<Self> {
+        let streams = u32::try_from(streams).unwrap_or(u32::MAX);
+        Arc::new(Self { since: Instant::now(), over, streams, given: AtomicU32::new(0) })
+    }
+
+    /// Returns the end time of the next stream. The first stream ends at once, and the others at
+    /// equal intervals.
+    pub(crate) fn moment(&self) -> Instant {
+        let given = self.given.fetch_add(1, Ordering::Relaxed).min(self.streams);
+        self.since + self.over.mul_f64(f64::from(given) / f64::from(self.streams.max(1)))
+    }
+
+    /// Returns the time after which one client should reconnect.
+    ///
+    /// It is random, and its range grows with the number of streams. So the clients that reconnect
+    /// in the same second are not more than the server can accept.
+    pub(crate) fn retry(&self) -> Duration {
+        let spread = Duration::from_secs(1) * self.streams / RECONNECTS_PER_SECOND;
+        MIN_RETRY + spread.max(MIN_RETRY * 2).mul_f64(fastrand::f64())
+    }
+}
+
+/// Whether and how a registry is ending.
+#[derive(Debug, Clone)]
+pub(crate) enum Ending {
+    /// The registry is open.
+    No,
+    /// The registry's streams end one after the other.
+    Over(Arc<Closing>),
+    /// The registry is closed.
+    Now,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Event;
+    use crate::registry::{Registry, Update};
 
     #[test]
-    fn prefixes_of_a_name_are_found_among_neighbours() {
-        let keys = ["", "a", "a!", "aaa", "aab", "aaaa", "b", "aüx", "aü", "ü"];
-        let map: BTreeMap<&str, &str> = keys.into_iter().map(|key| (key, key)).collect();
-        for name in ["", "a", "aa", "aaa", "aaaaa", "aab", "aac", "aü", "aûa", "aüxy", "z", "a\"x"]
-        {
-            let found: Vec<&str> = prefixes_of(&map, name).copied().collect();
-            let mut expected: Vec<&str> = map.keys().copied().collect();
-            expected.retain(|key| name.starts_with(key));
-            expected.sort_by_key(|key| std::cmp::Reverse(key.len()));
-            assert_eq!(found, expected, "{name}");
+    fn end_times_are_spread_evenly_from_now() {
+        let closing = Closing::new(Duration::from_secs(4), 4);
+        let after: Vec<_> = (0..6).map(|_| (closing.moment() - closing.since).as_secs()).collect();
+        assert_eq!(after, [0, 1, 2, 3, 4, 4]);
+        assert_eq!(Closing::new(Duration::from_secs(4), 0).moment().elapsed().as_secs(), 0);
+    }
+
+    #[test]
+    fn more_streams_reconnect_over_a_longer_time() {
+        let longest = |streams| {
+            let closing = Closing::new(Duration::ZERO, streams);
+            (0..1_000).map(|_| closing.retry()).max().unwrap_or_default()
+        };
+        assert!(longest(1) <= MIN_RETRY * 3);
+        assert!(longest(5_000) > Duration::from_secs(9), "{:?}", longest(5_000));
+    }
+
+    /// Computes the cost of the rings from scratch, and checks the queue's invariants.
+    fn recount(registry: &Registry) -> usize {
+        let state = registry.lock();
+        for (name, channel) in &state.channels {
+            let places = state.kept.queue.iter().filter(|(_, queued)| queued == name);
+            let places: Vec<EventId> = places.map(|(id, _)| *id).collect();
+            assert_eq!(places, Vec::from_iter(channel.place), "{name}");
+            let oldest = channel.ring.oldest();
+            assert!(oldest.is_none_or(|oldest| places.iter().all(|id| *id <= oldest)), "{name}");
+            assert!(channel.place.is_some() || channel.ring.is_empty(), "{name}");
         }
+        let rings = state.channels.values().map(|channel| &channel.ring);
+        rings.map(|ring| ring.entries().map(Entry::cost).sum::<usize>() + ring.runs_cost()).sum()
+    }
+
+    #[test]
+    fn history_total_equals_the_cost_of_the_rings() {
+        let rule = History { events: 5, age: Duration::from_millis(20), ..History::default() };
+        for history_total in [2_000, 20_000, usize::MAX] {
+            let history = Histories::default().with("short*", rule);
+            let options = RegistryOptions { history, history_total, ..Default::default() };
+            let registry = Registry::with(options);
+            let mut random = fastrand::Rng::with_seed(7);
+            for step in 0..3_000 {
+                let topics = ["a", "short/a", "short/b", "c", "d"];
+                let begin = random.usize(..topics.len());
+                let topics = &topics[begin..(begin + random.usize(1..3)).min(topics.len())];
+                let key = random.bool().then(|| format!("key-{step}"));
+                let event = Event::new("x".repeat(random.usize(..300)));
+                let event = event.with_id(format!("id-{step}")).expect("an id");
+                let update = Update {
+                    topics,
+                    events: &[event],
+                    private: random.bool(),
+                    key: key.as_deref(),
+                };
+                registry.publish_update(&update).expect("all are names");
+                match random.usize(..50) {
+                    0 => registry.sweep(),
+                    1 => drop(registry.forget(topics[0]).expect("there is no store")),
+                    _ => {}
+                }
+                let counted = registry.history_bytes();
+                assert_eq!(counted, recount(&registry), "after step {step}");
+                let newest = 2 * 1_500; // the newest event is exempt, in at most two channels
+                assert!(counted <= history_total.saturating_add(newest), "{counted}");
+            }
+        }
+    }
+
+    #[test]
+    fn history_total_bounds_runs_of_lost_ids() {
+        let rule = History { events: 1, ..History::default() };
+        let history_total = 100_000;
+        let history = Histories::all(rule);
+        let options = RegistryOptions { history, history_total, ..Default::default() };
+        let registry = Registry::with(options);
+        // Each channel loses every tenth id, so each lost id is a run of its own.
+        for n in 0..50_000 {
+            let name = format!("channel-{}", n % 10);
+            registry.publish(&name, &Event::new("")).expect("a name");
+            assert!(registry.history_bytes() <= history_total + 1_000);
+        }
+        assert_eq!(registry.history_bytes(), recount(&registry));
     }
 }

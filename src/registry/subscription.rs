@@ -1,31 +1,29 @@
-//! A subscription has the channels and the position of a stream. A notifier wakes its thread.
+//! A subscription has the channels and the position of a stream. It ends when it is dropped.
 //!
-//! A stream may have a name under which it is present on its channels. A name joins with its first
-//! stream and leaves with its last, so a user with two tabs joins once. The events are named
-//! `userconnect` and `userdisconnect`, as in the chat of the tutorials.
+//! When a presence name joins or leaves a channel, an event is published: `userconnect` or
+//! `userdisconnect`, as in the chat of the tutorials.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-#[cfg(not(feature = "loom"))]
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use chrono::Local;
-use crossbeam_channel::Sender;
-#[cfg(feature = "loom")]
-use loom::sync::atomic::AtomicBool;
 use serde_json::json;
 
-use super::channels::{EventAccess, Private, ReadRights, StreamAccess};
-use super::read::{self, Beginning};
-use super::watch::Subject;
-use super::{Channels, Position, Registry, Start, patterns, update};
-use crate::counters::decrease;
+use super::channels::{Channels, StreamAccess};
+use super::lock::{self, Registry};
+use super::publish;
+use super::read::{self, Beginning, Position, Start};
+use super::subscribers::{Notifier, Presence, Subject, Subscribers, Wakeup};
 use crate::error::PublishError;
 use crate::event::{Event, Frame};
 use crate::id::EventId;
 use crate::limits::RETRY;
 use crate::slot::Slot;
+
+/// How long a new subscription waits for the event with an unknown client-supplied id.
+///
+/// The client may have received this event from a node that has read further in the log.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// A subscription to channels that begins at a position. Dropping it ends the subscription.
 ///
@@ -110,15 +108,15 @@ fn join(
     start: &Start,
 ) -> Result<Box<Subscription>, PublishError> {
     if let Start::After(id) = start {
-        read::await_client_id(registry, channels, id);
+        await_client_id(registry, channels, id);
     }
     let now = registry.now();
     let rights = channels.read_rights();
     // No call may fail after the subscribers have changed. If `make_all` fails, dropping
-    // `watching` undoes what `watch` did.
+    // `watching` undoes what `watch_patterns` did.
     let watching = match channels.patterns() {
         [] => None,
-        patterns => Some(patterns::watch(registry, patterns)?),
+        patterns => Some(lock::watch_patterns(registry, patterns)?),
     };
     let mut access = StreamAccess::default();
     let beginning = loop {
@@ -178,7 +176,7 @@ impl Drop for Subscription {
 fn change(registry: &Registry, channels: &Channels, change: impl FnMut(&mut Subscribers)) {
     registry.lock().change_subscribers(channels, change);
     if !channels.patterns().is_empty() {
-        patterns::forget_patterns(registry);
+        lock::forget_patterns(registry);
     }
 }
 
@@ -215,36 +213,12 @@ fn change_presence(
         if is_reported {
             continue;
         }
-        match update::publish_presence(registry, name, &event) {
+        match publish::publish_presence(registry, name, &event) {
             Ok(()) | Err(PublishError::Ended) => {} // nothing follows the end of a channel
             Err(error) => {
                 log::warn!("dropped the presence event {what} on {name:?}: {error}");
             }
         }
-    }
-}
-
-/// The names present on one channel, each with its number of streams.
-#[derive(Debug, Default)]
-pub(super) struct Presence(pub(super) BTreeMap<String, usize>);
-
-impl Presence {
-    /// Counts a stream of this name. Returns whether it is the first one.
-    fn enter(&mut self, name: &str) -> bool {
-        let streams = self.0.entry(name.to_owned()).or_default();
-        *streams += 1;
-        *streams == 1
-    }
-
-    /// Removes a stream of this name. Returns whether it was the last one.
-    fn leave(&mut self, name: &str) -> bool {
-        let Some(streams) = self.0.get_mut(name) else { return false };
-        decrease(streams, 1);
-        *streams == 0 && self.0.remove(name).is_some()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }
 
@@ -284,175 +258,21 @@ impl Drop for Listening {
     }
 }
 
-/// Wakes a sleeping thread, because there are new events or the client has disconnected. It does not
-/// pass the events.
+/// Waits up to [`CATCH_UP`] for this node to read the event with a client-supplied id.
 ///
-/// The thread reads the events from the registry. So several calls of [`notify`](Self::notify)
-/// before the thread runs have the same effect as one.
-#[derive(Debug)]
-pub(crate) struct Notifier {
-    target: Target,
-    is_notified: AtomicBool,
-}
-
-/// Where the thread waits.
-#[derive(Debug)]
-enum Target {
-    /// At a queue, which gets this id.
-    Queue(Sender<u64>, u64),
-    /// At a slot, which gets this value.
-    Slot(Arc<Slot<Wakeup>>, Wakeup),
-}
-
-/// Why a client's thread wakes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wakeup {
-    /// There are new events.
-    Events,
-    /// The client has disconnected.
-    Disconnect,
-}
-
-impl Notifier {
-    /// Creates a notifier that sends `id` to a queue. The queue must have room for one message from
-    /// each notifier that sends to it.
-    pub(crate) fn of_queue(sender: Sender<u64>, id: u64) -> Arc<Self> {
-        Self::new(Target::Queue(sender, id))
+/// The client may have received the event from a node that has read further in the log. Unlike
+/// the server's ids, a client-supplied id does not show how new its event is.
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
+pub(super) fn await_client_id(registry: &Registry, channels: &Channels, id: &str) {
+    if !registry.is_shared() || id.parse::<EventId>().is_ok() {
+        return;
     }
-
-    /// Creates a notifier that puts `wakeup` into a slot.
-    pub(crate) fn of_slot(slot: &Arc<Slot<Wakeup>>, wakeup: Wakeup) -> Arc<Self> {
-        Self::new(Target::Slot(Arc::clone(slot), wakeup))
-    }
-
-    fn new(target: Target) -> Arc<Self> {
-        Arc::new(Self { target, is_notified: AtomicBool::new(false) })
-    }
-
-    /// Wakes the thread, unless it has been notified since it last called [`rearm`](Self::rearm).
-    pub(crate) fn notify(&self) {
-        if self.is_notified.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        match &self.target {
-            // The queue is never full: it has room for one message of each notifier, and no notifier
-            // has more than one message in it. An error means that the thread has ended.
-            Target::Queue(sender, id) => drop(sender.try_send(*id)),
-            // A disconnect that is in the slot stays there, because it ends the stream.
-            Target::Slot(slot, Wakeup::Events) => slot.offer(Wakeup::Events),
-            Target::Slot(slot, Wakeup::Disconnect) => slot.put(Wakeup::Disconnect),
-        }
-    }
-
-    /// Makes the next [`notify`](Self::notify) wake the thread again.
-    ///
-    /// The thread must call this *before* it reads the registry. Then an event that is published
-    /// after the call notifies the thread again, and the thread reads any event that was published
-    /// before.
-    ///
-    /// This is a swap and not a store, because a publisher that finds the flag set does not send a
-    /// message. This thread must then see that publisher's event when it reads the registry. It
-    /// does, because this swap reads the value that the publisher's swap wrote, and so synchronizes
-    /// with the publisher.
-    pub(crate) fn rearm(&self) {
-        self.is_notified.swap(false, Ordering::AcqRel);
-    }
-}
-
-/// The subscribers of one name, prefix or pattern.
-#[derive(Debug, Default)]
-pub(super) struct Subscribers {
-    /// The number of streams. Several streams may share a notifier.
-    streams: usize,
-    /// The number of streams for each set of rights. Counts only streams that may read private
-    /// events.
-    by_rights: HashMap<ReadRights, usize>,
-    /// The notifiers in the order of their keys, which is the order of registration. They are in an
-    /// `Arc`, so that a publisher can notify them after it has released the lock.
-    notifiers: Arc<Vec<Registered>>,
-}
-
-/// A registered notifier.
-#[derive(Debug, Clone)]
-struct Registered {
-    key: u64,
-    notifier: Arc<Notifier>,
-    rights: ReadRights,
-}
-
-impl Subscribers {
-    /// Counts a new stream.
-    fn enter(&mut self, rights: &ReadRights) {
-        self.streams += 1;
-        if rights.reads_some_private() {
-            *self.by_rights.entry(rights.clone()).or_default() += 1;
-        }
-    }
-
-    /// Subtracts a stream that has ended from the counts.
-    fn leave(&mut self, rights: &ReadRights) {
-        decrease(&mut self.streams, 1);
-        if let Some(streams) = self.by_rights.get_mut(rights) {
-            decrease(streams, 1);
-            if *streams == 0 {
-                self.by_rights.remove(rights);
-            }
-        }
-    }
-
-    /// Counts the streams. If `access` is given, counts only the streams that, according to
-    /// `access`, may read its private event.
-    pub(super) fn count(&self, access: Option<&EventAccess>) -> usize {
-        let Some(access) = access else { return self.streams };
-        let streams = self.by_rights.iter().filter(|(rights, _)| access.allows(rights));
-        streams.map(|(_, count)| count).sum()
-    }
-
-    /// The rights of the streams that may read private events.
-    pub(super) fn private_rights(&self) -> impl Iterator<Item = &ReadRights> {
-        self.by_rights.keys()
-    }
-
-    fn add(&mut self, key: u64, notifier: Arc<Notifier>, rights: ReadRights) {
-        Arc::make_mut(&mut self.notifiers).push(Registered { key, notifier, rights });
-    }
-
-    fn remove(&mut self, key: u64) {
-        if let Ok(place) = self.notifiers.binary_search_by_key(&key, |registered| registered.key) {
-            Arc::make_mut(&mut self.notifiers).remove(place);
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.streams == 0 && self.notifiers.is_empty()
-    }
-
-    pub(super) fn has_streams(&self) -> bool {
-        self.streams > 0
-    }
-
-    /// Returns the notifiers of all streams. For a private event, they notify only the streams that
-    /// may read it.
-    pub(super) fn notifiers(&self, private: Option<&Arc<Private>>) -> Notifiers {
-        Notifiers { registered: Arc::clone(&self.notifiers), private: private.cloned() }
-    }
-}
-
-/// Notifiers to call after the registry's lock is released, because waking a thread is a system
-/// call.
-#[must_use = "subscribers are not woken until `notify` is called"]
-pub(super) struct Notifiers {
-    registered: Arc<Vec<Registered>>,
-    private: Option<Arc<Private>>,
-}
-
-impl Notifiers {
-    pub(super) fn notify(&self) {
-        for Registered { notifier, rights, .. } in self.registered.iter() {
-            if self.private.as_ref().is_none_or(|private| rights.may_read(private)) {
-                notifier.notify();
-            }
-        }
+    let slot = Arc::new(Slot::new());
+    let notifier = Notifier::of_slot(&slot, Wakeup::Events);
+    let _listening = listen(registry, channels, &notifier);
+    let deadline = Instant::now() + CATCH_UP;
+    while read::find(registry, channels, id).is_none() && slot.take_until(deadline).is_some() {
+        notifier.rearm();
     }
 }
 
@@ -479,23 +299,5 @@ pub(super) fn reserve<'a>(
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         self.registry.lock().release(self.names);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn repeated_notify_sends_one_message_until_rearmed() {
-        let (sender, notifications) = crossbeam_channel::bounded(1);
-        let notifier = Notifier::of_queue(sender, 7);
-        notifier.notify();
-        notifier.notify();
-        assert_eq!(notifications.try_recv(), Ok(7));
-        assert!(notifications.is_empty());
-        notifier.rearm();
-        notifier.notify();
-        assert_eq!(notifications.try_recv(), Ok(7));
     }
 }

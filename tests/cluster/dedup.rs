@@ -1,6 +1,6 @@
 //! Deduplication decides alike in memory, with a file store and with a shared Redis.
 //!
-//! In Rust it is `src/registry/dedup.rs`, in Redis it is `src/store/redis/publish.lua`. The tests
+//! In Rust it is `src/registry/publish.rs`, in Redis it is `src/store/redis/publish.lua`. The tests
 //! run generated sequences of requests on each of them, and compare all answers and all rings.
 
 use std::collections::HashMap;
