@@ -105,9 +105,18 @@ pub(crate) fn open(
 ) -> Result<Opened, StoreError> {
     match *at {
         #[cfg(feature = "redb")]
-        StoreAt::File(ref path) => file::open(path, options, counters),
+        StoreAt::File(ref path) => {
+            let (registry, writer, file) = file::open(path, options, counters)?;
+            let tasks = vec![StoreTask::new("store-writer", move |stop| writer.run(stop))];
+            Ok(Opened { registry, tasks, place: Place::File(file) })
+        }
         #[cfg(feature = "redis")]
-        StoreAt::Redis(ref url) => redis::open(url, options, counters),
+        StoreAt::Redis(ref url) => {
+            let (registry, publisher, follower) = redis::open(url, options, counters)?;
+            let publisher = StoreTask::new("store-writer", move |stop| publisher.run(stop));
+            let follower = StoreTask::new("redis-reader", move |stop| follower.run(stop));
+            Ok(Opened { registry, tasks: vec![publisher, follower], place: Place::Nowhere })
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use crate::durable::{Create, MediaType, Producer};
 use crate::event::Event;
 use crate::registry::{Notifier, Registry, RegistryOptions, Wakeup};
 use crate::slot::Slot;
+use crate::store::Place;
 use crate::store::file::{File, fill, open_with};
-use crate::store::{Opened, Place};
 
 /// How long a test waits for another thread.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -137,17 +137,16 @@ impl Node {
                 File::with(opener, each).map_err(in_path)
             },
         );
-        let Opened { registry, mut tasks, place } = hub.expect("a sound store");
+        let (registry, writer, file) = hub.expect("a sound store");
         let before = disk.lock().read;
-        let streams = Streams::open(Some(limits), 1 << 30, &place);
+        let streams = Streams::open(Some(limits), 1 << 30, &Place::File(file));
         let streams = streams.expect("a sound store").expect("limits");
         let loaded = disk.lock().read - before;
-        let task = tasks.pop().expect("a store writer");
         let (running, stop) = bounded(0);
         let (paused, begin) = bounded::<Infallible>(0);
         let store_writer = Some(thread::spawn(move || {
             let _ = begin.recv();
-            task.run(&stop);
+            writer.run(&stop);
         }));
         let (paused, running) = (Some(paused), Some(running));
         Self { streams, registry, disk, paused, running, store_writer, loaded }

@@ -7,7 +7,7 @@ use std::path::Path;
 use redb::ReadableDatabase;
 use serde_json::json;
 
-use super::open_to_read;
+use super::open::open_to_read;
 use super::tables::{problem, read};
 use crate::error::{StoreError, StoreProblem};
 use crate::id::EventId;

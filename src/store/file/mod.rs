@@ -6,46 +6,38 @@
 //!
 //! # Invariants
 //!
-//! * **A file that is not a sound store of threadcast is never changed** ([`DeferredFile`]).
+//! * **A file that is not a sound store of threadcast is never changed** (see `open`).
 //! * **No id is assigned twice**, even to an event that no subscriber ever saw.
 //! * **After an error, the file is opened and read again**, because after a failed sync, the page
 //!   cache can differ from the disk.
 
 mod disk;
 mod inspect;
+mod open;
 mod participant;
 mod quiet;
 pub(crate) mod tables;
 mod writer;
 
 use std::fmt;
-use std::fs::{self, File as Handle, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redb::backends::FileBackend;
-use redb::{Builder, Database, ReadableDatabase, StorageBackend};
-use rustix::fs::{Advice, CWD, RenameFlags};
+use redb::ReadableDatabase;
 
-use self::disk::{DeferredFile, WriteHold};
 pub(crate) use self::inspect::{ChannelStats, Stats, export, stats};
+pub(crate) use self::open::Opener;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::open::fill;
+use self::open::{Open, create, existing};
 pub(crate) use self::participant::{Flusher, Participant, Reader, SharedFile};
-use self::quiet::catch_panic;
-use self::tables::{begin, problem, read, read_other_size, size, undo, write, write_other_size};
-pub(crate) use self::writer::{Store, start};
-use super::{Opened, Place, StoreTask};
+use self::tables::{error, problem, read, read_other_size, size, undo, write, write_other_size};
+pub(crate) use self::writer::{Store, StoreWriter, start};
 use crate::counters::Counters;
-use crate::error::{PublishError, StoreError, StoreProblem, is_full};
+use crate::error::{PublishError, StoreError, StoreProblem};
 use crate::id::EventId;
-use crate::registry::{Eviction, Record, RegistryOptions, StoreMeta};
-
-/// The size of redb's cache, in bytes. The cache holds the inner pages of the tree and uncommitted
-/// writes. The cache can be small, because streams read events from the rings in memory, not from
-/// the file.
-const CACHE: usize = 16 * 1024 * 1024;
+use crate::registry::{Eviction, Record, Registry, RegistryOptions, StoreMeta};
 
 /// After an error, appends fail immediately for this long. The next append after that opens the
 /// file again.
@@ -60,15 +52,15 @@ const COMPACT_OTHER_MAX: u64 = 64 * 1024 * 1024;
 /// The number of appends between two checks of the file's size.
 const TIDY_EVERY: u32 = 64;
 
-/// Opens the file; called at the start and after an error.
-pub(crate) type Opener = Box<dyn Fn() -> Result<Box<dyn StorageBackend>, StoreProblem> + Send>;
-
-/// Creates a registry with the events of the store at `path`, and the writer's task.
+/// Creates a registry with the events of the store at `path`, and the writer for the store.
+///
+/// The caller must run the writer on a thread, because only the writer publishes events. Another log
+/// can be kept in the shared file.
 pub(super) fn open(
     path: &Path,
     options: RegistryOptions,
     counters: &Arc<Counters>,
-) -> Result<Opened, StoreError> {
+) -> Result<(Registry, StoreWriter, SharedFile), StoreError> {
     open_with(path, options, counters, |each| File::open(path, each))
 }
 
@@ -78,7 +70,7 @@ pub(crate) fn open_with(
     options: RegistryOptions,
     counters: &Arc<Counters>,
     open: impl FnOnce(&mut dyn FnMut(EventId, Record)) -> Result<(File, StoreMeta), StoreError>,
-) -> Result<Opened, StoreError> {
+) -> Result<(Registry, StoreWriter, SharedFile), StoreError> {
     let mut reader = Reader::default();
     let (registry, writer) = start(options, counters, |each| {
         let (file, kept) = open(each)?;
@@ -87,9 +79,7 @@ pub(crate) fn open_with(
     })?;
     let (flusher, participant) = (writer.flusher(), writer.participant());
     let path = path.to_owned();
-    let place = Place::File(SharedFile { path, reader, flusher, participant });
-    let tasks = vec![StoreTask::new("store-writer", move |stop| writer.run(stop))];
-    Ok(Opened { registry, tasks, place })
+    Ok((registry, writer, SharedFile { path, reader, flusher, participant }))
 }
 
 /// A store in a file.
@@ -107,13 +97,6 @@ pub(crate) struct File {
     /// The length of the file after the last compaction, in bytes.
     compact: u64,
     appends: u32,
-}
-
-/// An open file. The fields are dropped in the order of their declaration: the database must be
-/// dropped first, because it writes when it closes.
-struct Open {
-    database: Database,
-    hold: WriteHold,
 }
 
 impl File {
@@ -320,121 +303,6 @@ impl fmt::Debug for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("File").field("last", &self.last).finish_non_exhaustive()
     }
-}
-
-impl Open {
-    /// Opens a file and checks every page. Writes are deferred until `hold` is released.
-    fn of(backend: Box<dyn StorageBackend>) -> Result<Self, StoreProblem> {
-        let mut magic = [0; MAGIC.len()];
-        let length = backend.len().map_err(StoreProblem::Io)?;
-        if length >= MAGIC.len() as u64 {
-            backend.read(0, &mut magic).map_err(StoreProblem::Io)?;
-        }
-        if magic != MAGIC {
-            return Err(StoreProblem::NotAStore);
-        }
-        let corrupt = |detail: &str| StoreProblem::Corrupt { detail: detail.into() };
-        // redb trusts the pages of a file that was closed properly, and a damaged page may make
-        // redb panic. After a panic, the database and its deferred writes are dropped, and the file
-        // is unchanged.
-        let opened = catch_panic(|| {
-            let (disk, hold) = DeferredFile::new(backend);
-            let mut database = builder().create_with_backend(disk).map_err(problem)?;
-            hold.check_length()?;
-            let is_sound = database.check_integrity().map_err(problem)?;
-            is_sound.then_some(Self { database, hold }).ok_or(corrupt("a checksum does not match"))
-        });
-        opened.unwrap_or_else(|| Err(corrupt("its structure cannot be read")))
-    }
-}
-
-/// The bytes at the beginning of every redb file.
-const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
-
-fn builder() -> Builder {
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE);
-    builder
-}
-
-fn existing(path: &Path) -> Result<Box<dyn StorageBackend>, StoreProblem> {
-    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => StoreProblem::Missing,
-        _ => StoreProblem::Io(error),
-    })?;
-    if !metadata.is_file() {
-        return Err(StoreProblem::NotAFile);
-    }
-    let opened = OpenOptions::new().read(true).write(true).open(path);
-    let file = opened.map_err(StoreProblem::Io)?;
-    // Drop the file's page cache, because after a failed sync, it can differ from the disk. This
-    // call fails only on file systems without a page cache.
-    let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
-    Ok(Box::new(FileBackend::new(file).map_err(problem)?))
-}
-
-/// Creates an empty store under a temporary name and renames it when it is complete.
-///
-/// So after a crash, the file with the final name is either complete or does not exist.
-fn create(path: &Path) -> Result<(), StoreProblem> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".new");
-    let unfinished = PathBuf::from(unfinished);
-    let mut options = OpenOptions::new();
-    // Let only the owner read the file, because it has the events of every channel.
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(&unfinished).map_err(StoreProblem::Io)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(StoreProblem::Locked),
-        Err(TryLockError::Error(error)) => return Err(StoreProblem::Io(error)),
-    }
-    let made = file.set_len(0).map_err(StoreProblem::Io);
-    let made = made.and_then(|()| fill(FileBackend::new(file).map_err(problem)?));
-    let made = made.and_then(|()| name(&unfinished, path).map_err(StoreProblem::Io));
-    if made.is_err() {
-        let _ = fs::remove_file(&unfinished); // fails if the file has been renamed already
-    }
-    made
-}
-
-pub(crate) fn fill(backend: impl StorageBackend) -> Result<(), StoreProblem> {
-    let database = builder().create_with_backend(backend).map_err(problem)?;
-    let transaction = database.begin_write().map_err(problem)?;
-    begin(&transaction).map_err(problem)?;
-    transaction.commit().map_err(problem)
-}
-
-/// Renames a file durably. If the file system can check that the new name is free, fails if the new
-/// name exists.
-fn name(unfinished: &Path, path: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
-        // The file system does not support `NOREPLACE`.
-        Err(rustix::io::Errno::INVAL) => fs::rename(unfinished, path)?,
-        other => other?,
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    Handle::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-/// Converts a problem of the store to the error that a publisher gets.
-fn error(problem: StoreProblem) -> PublishError {
-    match problem {
-        StoreProblem::Io(error) if is_full(&error) => PublishError::StoreFull,
-        StoreProblem::Io(error) => PublishError::Store { reason: error.to_string() },
-        StoreProblem::Locked => {
-            PublishError::Store { reason: "another process has it open".into() }
-        }
-        StoreProblem::Corrupt { detail } => PublishError::Store { reason: detail },
-        _ => PublishError::Store { reason: "the file is missing or was replaced".into() },
-    }
-}
-
-/// Opens a store for reading. Returns the database and the length of the file in bytes.
-fn open_to_read(path: &Path) -> Result<(Database, u64), StoreProblem> {
-    let open = Open::of(existing(path)?)?;
-    let length = open.hold.length().map_err(StoreProblem::Io)?;
-    Ok((open.database, length))
 }
 
 #[cfg(test)]

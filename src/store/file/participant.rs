@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use crossbeam_channel::Sender;
 use redb::{ReadTransaction, ReadableDatabase, WriteTransaction};
 
-use super::tables::problem;
-use super::writer::Flush;
-use super::{Open, error};
+use super::open::Open;
+use super::tables::{error, problem};
 use crate::error::{PublishError, StoreError, StoreProblem};
 use crate::store::queue::{self, StoreRequest};
 
@@ -133,6 +132,10 @@ impl SharedFile {
         *self.participant.lock() = participant;
     }
 }
+
+/// A request for a commit: of the evictions from the rings, and of what another log in the file has.
+#[derive(Debug)]
+pub(crate) struct Flush;
 
 /// Asks the store writer for a commit.
 #[derive(Debug, Clone)]

@@ -30,7 +30,7 @@ use redb::{
     WriteTransaction,
 };
 
-use crate::error::{EventError, StoreProblem};
+use crate::error::{EventError, PublishError, StoreProblem, is_full};
 use crate::event::Event;
 use crate::id::EventId;
 use crate::registry::{ChannelLosses, Eviction, Floor, Key, Reach, Record, StoreMeta, Visibility};
@@ -532,5 +532,18 @@ pub(crate) fn problem(error: impl Into<redb::Error>) -> StoreProblem {
         },
         redb::Error::Corrupted(detail) => StoreProblem::Corrupt { detail },
         other => StoreProblem::Corrupt { detail: other.to_string() },
+    }
+}
+
+/// Converts a problem of the store to the error that a publisher gets.
+pub(super) fn error(problem: StoreProblem) -> PublishError {
+    match problem {
+        StoreProblem::Io(error) if is_full(&error) => PublishError::StoreFull,
+        StoreProblem::Io(error) => PublishError::Store { reason: error.to_string() },
+        StoreProblem::Locked => {
+            PublishError::Store { reason: "another process has it open".into() }
+        }
+        StoreProblem::Corrupt { detail } => PublishError::Store { reason: detail },
+        _ => PublishError::Store { reason: "the file is missing or was replaced".into() },
     }
 }

@@ -1,8 +1,12 @@
 //! Tests the store file after power cuts, and with files that are damaged or not a store.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::io;
+use std::sync::{Mutex, MutexGuard};
 
-use super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC, TOPICAL, TOPICS};
+use redb::StorageBackend;
+
+use super::open::{MAGIC, builder};
+use super::tables::{EVENTS, FORMAT, LOST, META, PUBLIC, TOPICAL, TOPICS, begin};
 use super::*;
 use crate::event::Event;
 use crate::registry::{ChannelLosses, Floor, Key, Reach, Visibility};

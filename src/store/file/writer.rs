@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::participant::{Flusher, Participant, ParticipantSlot};
+use super::participant::{Flush, Flusher, Participant, ParticipantSlot};
 use crate::counters::Counters;
 use crate::error::{PublishError, StoreError};
 use crate::event::Event;
@@ -64,10 +64,6 @@ pub(crate) fn start<S: Store + 'static>(
     };
     Ok((registry, store_writer))
 }
-
-/// A request for a commit: of the evictions from the rings, and of what another log in the file has.
-#[derive(Debug)]
-pub(crate) struct Flush;
 
 /// The sending end of the store writer's queue.
 #[derive(Debug)]

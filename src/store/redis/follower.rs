@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
-use super::LogError;
+use super::link::LogError;
 use super::membership::Flags;
 use super::reader::LogReader;
 use crate::registry::{LogItem, Registry};
@@ -21,7 +21,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Reads the shared log into this node's rings.
 #[derive(Debug)]
 #[must_use = "nothing is read until it runs"]
-pub(super) struct LogFollower {
+pub(crate) struct LogFollower {
     registry: Registry,
     reader: LogReader,
     flags: Arc<Flags>,
@@ -35,7 +35,7 @@ impl LogFollower {
     }
 
     /// Reads until `stop` is disconnected.
-    pub(super) fn run(mut self, stop: &Receiver<Infallible>) {
+    pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
         let mut last_status: Option<Instant> = Some(Instant::now());
         let mut unreachable: Option<(Instant, Duration)> = None;
         loop {

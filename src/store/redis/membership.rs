@@ -3,16 +3,11 @@
 //! A report has the node's subscribers and presence names. A node that does not renew its report is
 //! evicted by the others.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use chrono::Local;
-use serde_json::{Value, json};
-
 use super::writer::LogWriter;
-use crate::json;
 use crate::registry::{NodeReport, Registry};
 
 /// How often this node reports its subscribers if they have changed.
@@ -116,53 +111,5 @@ impl Membership {
         if self.last_report.at.elapsed() >= REFRESH {
             self.report(log);
         }
-    }
-}
-
-/// Encodes a report.
-pub(super) fn to_json(report: &NodeReport) -> String {
-    let NodeReport { names, prefixes, present } = report;
-    json!({ "names": names, "prefixes": prefixes, "present": present }).to_string()
-}
-
-/// Decodes a report. Leaves out fields that are missing or malformed.
-pub(super) fn from_json(text: &str) -> NodeReport {
-    let row = json::parse(text.as_bytes()).unwrap_or_default();
-    let present = row["present"].as_object().into_iter().flatten();
-    NodeReport {
-        names: counts(&row["names"]),
-        prefixes: counts(&row["prefixes"]),
-        present: present.map(|(channel, names)| (channel.clone(), counts(names))).collect(),
-    }
-}
-
-fn counts(object: &Value) -> BTreeMap<String, usize> {
-    let fields = object.as_object().into_iter().flatten();
-    let count = |value: &Value| usize::try_from(value.as_u64()?).ok();
-    fields.filter_map(|(name, value)| Some((name.clone(), count(value)?))).collect()
-}
-
-/// The local time of day for a presence event.
-pub(super) fn time_of_day() -> String {
-    Local::now().format("%H:%M:%S").to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_is_read_as_written_and_reports_add_up() {
-        let one = |name: &str, count| BTreeMap::from([(name.to_owned(), count)]);
-        let present = BTreeMap::from([("chat".to_owned(), one("ada", 1))]);
-        let report = NodeReport { names: one("chat", 2), prefixes: one("ch", 3), present };
-        let mut both = from_json(&to_json(&report));
-        assert_eq!(both, report);
-        both.add(report);
-        assert_eq!((both.subscribers("chat"), both.subscribers("chx")), (10, 6));
-        assert_eq!(both.present["chat"]["ada"], 2);
-        assert_eq!(from_json("from a later version"), NodeReport::default());
-        let deep = format!(r#"{{"names":{{"a":1}},"x":{}{}}}"#, "[".repeat(100), "]".repeat(100));
-        assert_eq!(from_json(&deep), NodeReport::default(), "a damaged report is ignored");
     }
 }

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::LogError;
+use super::link::LogError;
 use super::membership::{Flags, Membership, REPORT};
-use super::writer::{LogReply, LogRequest, LogWriter};
+use super::writer::{LogReply, LogRequest, LogWriter, PresenceChange};
 use crate::error::PublishError;
 use crate::id::EventId;
 use crate::registry::{EventLog, Floor, KeptHistory, Published, Registry, Update};
@@ -25,14 +25,6 @@ const CHANGES: usize = 4_096;
 pub(super) struct RedisLog {
     queue: Sender<StoreRequest<PresenceChange>>,
     flags: Arc<Flags>,
-}
-
-/// A change of presence: a name joins a channel on this node, or leaves it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PresenceChange {
-    pub(super) channel: Arc<str>,
-    pub(super) name: String,
-    pub(super) joins: bool,
 }
 
 impl RedisLog {
@@ -73,7 +65,7 @@ impl EventLog for RedisLog {
 /// Publishes this node's events to the shared log, one batch after the other.
 #[derive(Debug)]
 #[must_use = "nothing is published until it runs"]
-pub(super) struct LogPublisher {
+pub(crate) struct LogPublisher {
     registry: Registry,
     log: LogWriter,
     queue: PublishQueue<PresenceChange>,
@@ -96,7 +88,7 @@ impl LogPublisher {
     /// Handles requests until `stop` is disconnected, and then the requests still in the queue.
     ///
     /// At the end, evicts this node, so that the other nodes stop counting its subscribers.
-    pub(super) fn run(mut self, stop: &Receiver<Infallible>) {
+    pub(crate) fn run(mut self, stop: &Receiver<Infallible>) {
         let mut due = Instant::now() + REPORT;
         loop {
             match self.queue.next(stop, Some(due)) {

@@ -1,17 +1,17 @@
 //! Reads the shared log from the position where the last read ended.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{FromRedisValue, Script, Value, cmd};
+use serde_json::Value as Json;
 
-use super::membership::{from_json, time_of_day};
-use super::writer::LogBounds;
-use super::{Link, LogError, RedisUrl, begin, script};
+use super::link::{Link, LogBounds, LogError, RedisUrl, begin, script, time_of_day};
 use crate::event::Event;
 use crate::id::EventId;
+use crate::json;
 use crate::registry::{Floor, Key, LogItem, NodeReport, Reach, Record};
 
 /// The maximum number of entries per read.
@@ -240,12 +240,30 @@ fn decode(id: EventId, fields: &[Value]) -> Option<(u64, LogItem)> {
     Some((seq, LogItem::Event(id, record)))
 }
 
+/// Decodes a report. Leaves out fields that are missing or malformed.
+fn from_json(text: &str) -> NodeReport {
+    let row = json::parse(text.as_bytes()).unwrap_or_default();
+    let present = row["present"].as_object().into_iter().flatten();
+    NodeReport {
+        names: counts(&row["names"]),
+        prefixes: counts(&row["prefixes"]),
+        present: present.map(|(channel, names)| (channel.clone(), counts(names))).collect(),
+    }
+}
+
+fn counts(object: &Json) -> BTreeMap<String, usize> {
+    let fields = object.as_object().into_iter().flatten();
+    let count = |value: &Json| usize::try_from(value.as_u64()?).ok();
+    fields.filter_map(|(name, value)| Some((name.clone(), count(value)?))).collect()
+}
+
 fn malformed() -> LogError {
     LogError::Rejected("the response of Redis is malformed".into())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::writer::to_json;
     use super::*;
 
     fn fields(words: &[&str]) -> Vec<Value> {
@@ -281,5 +299,20 @@ mod tests {
         let hidden = Floor { public: EventId::ZERO, other_topics: true, ..unknown };
         let forget = decode(id, &fields(&words));
         assert_eq!(forget, Some((8, LogItem::Forget(id, "a".into(), hidden))));
+    }
+
+    #[test]
+    fn a_report_is_read_as_written_and_reports_add_up() {
+        let one = |name: &str, count| BTreeMap::from([(name.to_owned(), count)]);
+        let present = BTreeMap::from([("chat".to_owned(), one("ada", 1))]);
+        let report = NodeReport { names: one("chat", 2), prefixes: one("ch", 3), present };
+        let mut both = from_json(&to_json(&report));
+        assert_eq!(both, report);
+        both.add(report);
+        assert_eq!((both.subscribers("chat"), both.subscribers("chx")), (10, 6));
+        assert_eq!(both.present["chat"]["ada"], 2);
+        assert_eq!(from_json("from a later version"), NodeReport::default());
+        let deep = format!(r#"{{"names":{{"a":1}},"x":{}{}}}"#, "[".repeat(100), "]".repeat(100));
+        assert_eq!(from_json(&deep), NodeReport::default(), "a damaged report is ignored");
     }
 }

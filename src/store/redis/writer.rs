@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Script;
+use serde_json::json;
 
-use super::membership::{time_of_day, to_json};
-use super::publisher::PresenceChange;
-use super::{Link, LogError, RedisUrl, begin, script};
+use super::link::{Link, LogBounds, LogError, RedisUrl, begin, milliseconds, script, time_of_day};
 use crate::event::Event;
 use crate::id::EventId;
 use crate::registry::{Floor, Key, NodeReport, Reach, Visibility};
@@ -24,25 +23,6 @@ const STEP: usize = 1_000;
 
 /// The value of the length field that stands for an absent text in [`pack`].
 const NONE: u32 = u32::MAX;
-
-/// The limits of the log.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LogBounds {
-    pub(crate) events: usize,
-    pub(crate) age: Duration,
-}
-
-impl LogBounds {
-    /// The maximum age in milliseconds, limited to a range that Redis accepts: 1 ms to 100 years.
-    pub(super) fn milliseconds(self) -> u64 {
-        milliseconds(self.age)
-    }
-}
-
-fn milliseconds(age: Duration) -> u64 {
-    const CENTURY: u128 = 100 * 365 * 24 * 3_600_000;
-    u64::try_from(age.as_millis().clamp(1, CENTURY)).expect("a century is short")
-}
 
 /// A request to publish events in the log.
 #[derive(Debug)]
@@ -66,6 +46,14 @@ pub(crate) enum LogReply {
     KeyReused,
     /// One of the channels has ended, so nothing is published.
     Ended,
+}
+
+/// A change of presence: a name joins a channel on this node, or leaves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PresenceChange {
+    pub(super) channel: Arc<str>,
+    pub(super) name: String,
+    pub(super) joins: bool,
 }
 
 /// The script's result for a key that was used for another request.
@@ -266,6 +254,12 @@ fn pack(requests: &[LogRequest<'_>]) -> Vec<u8> {
         }
     }
     packed
+}
+
+/// Encodes a report.
+pub(super) fn to_json(report: &NodeReport) -> String {
+    let NodeReport { names, prefixes, present } = report;
+    json!({ "names": names, "prefixes": prefixes, "present": present }).to_string()
 }
 
 /// Decodes an event from the result of `find.lua`.
