@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 use ureq::http::{HeaderMap, Method, StatusCode};
 
-use super::ClientError;
+use super::error::ClientError;
 use super::http::{Http, SendError, ServerUrl, error_of};
 
 /// Checks that a server answers `GET /healthz` with 200.

@@ -21,7 +21,7 @@ use ureq::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Body};
 
-use super::ClientError;
+use super::error::ClientError;
 use crate::json;
 use crate::token::Token;
 

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 
 use serde_json::json;
 
-use super::ClientError;
+use super::error::ClientError;
 use crate::decoder::Decoder;
 
 /// The size of the read buffer, in bytes. While the publisher waits for a response, more lines

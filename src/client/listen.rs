@@ -22,9 +22,10 @@ use serde_json::{Value, json};
 use ureq::http::header::{ACCEPT, CACHE_CONTROL};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::http::{self, Http, Response, SendError};
+use super::error::ClientError;
+use super::http::{self, Http, Response, SendError, ServerUrl};
 use super::retry::{RETRY, Reconnection, StopHandle};
-use super::{ClientError, DecodedEvent, Decoder, ServerUrl};
+use crate::decoder::{DecodedEvent, Decoder};
 use crate::json;
 use crate::token::Token;
 

@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 use ureq::http::header::CONTENT_TYPE;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::http::{Http, Response, SendError};
+use super::error::ClientError;
+use super::http::{Http, Response, SendError, ServerUrl};
 use super::lines::{Line, Lines, StreamEvents};
 use super::retry::{milliseconds, repeat};
-use super::{ClientError, ServerUrl};
 use crate::json;
 use crate::token::Token;
 

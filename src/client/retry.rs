@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ureq::Agent;
 
+use super::error::ClientError;
 use super::http::SendError;
-use super::{ClientError, jittered};
 
 /// The reconnection time that applies until the server sets one.
 pub(super) const RETRY: Duration = Duration::from_secs(3);
@@ -116,6 +116,12 @@ impl Reconnection {
     pub(super) fn pause(&self, wait: Duration) -> bool {
         self.stopped.recv_timeout(jittered(clamp_wait(wait))).is_ok()
     }
+}
+
+/// Lengthens a wait by a random part, up to a quarter, so that clients do not reconnect all at
+/// once.
+fn jittered(wait: Duration) -> Duration {
+    wait.saturating_add(wait.mul_f64(fastrand::f64() / 4.0))
 }
 
 /// Limits a wait to [`WAIT_MIN`] and [`WAIT_MAX`].

@@ -15,10 +15,11 @@ use base64::engine::general_purpose::STANDARD;
 use ureq::http::header::{ACCEPT, CACHE_CONTROL};
 use ureq::http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use super::super::http::{self, Http, Response, SendError};
-use super::super::retry::{RETRY, Reconnection, StopHandle};
-use super::super::{ClientError, Decoder};
-use super::{StreamUrl, is_true, text};
+use super::url::{StreamUrl, is_true, text};
+use crate::client::error::ClientError;
+use crate::client::http::{self, Http, Response, SendError};
+use crate::client::retry::{RETRY, Reconnection, StopHandle};
+use crate::decoder::Decoder;
 use crate::json;
 use crate::token::Token;
 

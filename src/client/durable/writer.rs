@@ -15,11 +15,11 @@ use std::time::Duration;
 use ureq::http::header::CONTENT_TYPE;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::super::ClientError;
-use super::super::http::{self, Http, Response, SendError};
-use super::super::lines::Lines;
-use super::super::retry::repeat;
-use super::{StreamUrl, is_true, text};
+use super::url::{StreamUrl, is_true, text};
+use crate::client::error::ClientError;
+use crate::client::http::{self, Http, Response, SendError};
+use crate::client::lines::Lines;
+use crate::client::retry::repeat;
 use crate::json;
 use crate::token::Token;
 
