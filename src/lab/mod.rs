@@ -8,15 +8,17 @@
 //! ```
 //!
 //! The load generator and the meter are in the crate `sse-load`. Here, [`engine`] defines the
-//! servers that are measured, and [`experiment`] how each question is measured.
+//! servers that are measured, [`experiment`] the questions, and [`measure`] how each
+//! question is measured.
 
 pub(crate) mod engine;
 pub(crate) mod experiment;
 pub(crate) mod load_clients;
+mod measure;
 mod plan;
 pub(crate) mod report;
 pub(crate) mod results;
 mod run;
 
-pub(crate) use plan::{LabError, Options};
-pub(crate) use run::{Progress, run};
+pub(crate) use self::plan::{LabError, Options};
+pub(crate) use self::run::{Progress, run};

@@ -99,6 +99,23 @@ pub(super) enum Noise {
 /// The rate at which engines are compared, in events per second: as many as a busy page receives.
 pub(super) const USUAL_RATE: u32 = 50;
 
+/// The quantiles of the latency that are measured, and the names of their figures. The plots of the
+/// distribution need all of them.
+pub(in crate::lab) const QUANTILES: [(f64, &str); 12] = [
+    (0.01, "p1_ms"),
+    (0.1, "p10_ms"),
+    (0.25, "p25_ms"),
+    (0.5, "p50_ms"),
+    (0.75, "p75_ms"),
+    (0.9, "p90_ms"),
+    (0.95, "p95_ms"),
+    (0.98, "p98_ms"),
+    (0.99, "p99_ms"),
+    (0.995, "p99.5_ms"),
+    (0.999, "p99.9_ms"),
+    (1.0, "p100_ms"),
+];
+
 /// An engine counts as saturated if it uses more than this share of its core.
 const SATURATED: f64 = 0.95;
 

@@ -17,7 +17,8 @@ use sse_load::meter::Socket;
 use sse_load::process::{self, Cores};
 
 use super::engine::Engine;
-use super::experiment::{Experiment, Lab, calibrate};
+use super::experiment::Experiment;
+use super::measure::{Lab, calibrate};
 use super::plan::{LabError, Options, Pace};
 use super::results::{Failure, Results};
 

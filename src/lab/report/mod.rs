@@ -11,10 +11,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(crate) use text::text;
-
+pub(crate) use self::text::text;
+use self::words::Language;
 use super::results::Results;
-use words::Language;
 
 /// The files that every report has. Plots are written only for the experiments that were measured.
 pub(super) const FILES: [&str; 2] = ["samples.json", "report.html"];

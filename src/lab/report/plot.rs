@@ -7,8 +7,8 @@ use sse_load::figures::{digits, float};
 
 use super::words::{Language, SATURATED, Text};
 use crate::lab::engine::Engine;
-use crate::lab::experiment::{Experiment, QUANTILES};
-use crate::lab::results::{Results, USUAL_RATE};
+use crate::lab::experiment::Experiment;
+use crate::lab::results::{QUANTILES, Results, USUAL_RATE};
 
 /// The width of a plot in pixels. It is small enough that the text stays readable when a phone shows
 /// the whole plot.

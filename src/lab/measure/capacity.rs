@@ -22,8 +22,11 @@ use std::time::{Duration, Instant};
 use sse_load::figures::float;
 use sse_load::load::{Load, Plan};
 
-use super::{Bound, Engine, Experiment, GLANCE, Lab, Running, SMALL, Sample};
+use super::running::{GLANCE, Lab, Running, SMALL};
 use crate::capacity::Capacity;
+use crate::lab::engine::{Bound, Engine};
+use crate::lab::experiment::Experiment;
+use crate::lab::results::Sample;
 
 /// The engine's descriptor limit.
 const DESCRIPTORS: u64 = 200;

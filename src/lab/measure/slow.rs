@@ -14,7 +14,10 @@ use std::time::Duration;
 use serde_json::Value;
 use sse_load::load::Load;
 
-use super::{Engine, Experiment, Lab, Running, SMALL, Sample, TIMEOUT};
+use super::running::{Lab, Running, SMALL, TIMEOUT};
+use crate::lab::engine::Engine;
+use crate::lab::experiment::Experiment;
+use crate::lab::results::Sample;
 
 /// The number of clients. It is large enough that at any time an event is being sent to one of
 /// them.

@@ -13,8 +13,11 @@ use sse_load::figures::float;
 use sse_load::load::Load;
 use sse_load::meter::{Held, Socket, settle, threads};
 
-use super::{Engine, Experiment, Lab, Running, SMALL, Sample};
+use super::running::{Lab, Running, SMALL};
+use crate::lab::engine::Engine;
+use crate::lab::experiment::Experiment;
 use crate::lab::plan::Options;
+use crate::lab::results::Sample;
 
 /// The number of events per second. Before each reading of the memory, events are sent for a short
 /// time, so that every thread that sends events has used its stack.

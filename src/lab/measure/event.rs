@@ -18,25 +18,11 @@ use sse_load::figures::float;
 use sse_load::load::Load;
 use sse_load::meter::Spent;
 
-use super::{Engine, Experiment, Lab, Running, SMALL, Sample};
+use super::running::{Lab, Running, SMALL};
+use crate::lab::engine::Engine;
+use crate::lab::experiment::Experiment;
 use crate::lab::plan::Options;
-
-/// The quantiles of the latency that are measured, and the names of their figures. The plots of the
-/// distribution need all of them.
-pub(in crate::lab) const QUANTILES: [(f64, &str); 12] = [
-    (0.01, "p1_ms"),
-    (0.1, "p10_ms"),
-    (0.25, "p25_ms"),
-    (0.5, "p50_ms"),
-    (0.75, "p75_ms"),
-    (0.9, "p90_ms"),
-    (0.95, "p95_ms"),
-    (0.98, "p98_ms"),
-    (0.99, "p99_ms"),
-    (0.995, "p99.5_ms"),
-    (0.999, "p99.9_ms"),
-    (1.0, "p100_ms"),
-];
+use crate::lab::results::{QUANTILES, Sample};
 
 /// Returns the points at which to measure: pairs of a number of clients and a number of events per
 /// second.

@@ -15,7 +15,10 @@ use sse_load::meter::{difference, memory, threads};
 use sse_load::procfs;
 
 use super::event::measure;
-use super::{Engine, Experiment, Lab, Running, Sample};
+use super::running::{Lab, Running};
+use crate::lab::engine::Engine;
+use crate::lab::experiment::Experiment;
+use crate::lab::results::Sample;
 
 /// Clients are few and events are large, so that the bytes that the stuck client does not read soon
 /// exceed the kernel's send queue (up to 10 MB on loopback).
