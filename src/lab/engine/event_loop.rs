@@ -25,12 +25,12 @@ use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-pub(super) use client::HEAD;
-use client::{Client, Closed, State};
-use log::Log;
-
 use sse_load::tick::{Tick, Traffic};
 use threadcast::EventId;
+
+pub(super) use self::client::HEAD;
+use self::client::{Client, Closed, State};
+use self::log::Log;
 
 const LISTENER: Token = Token(usize::MAX);
 const SETTINGS: Token = Token(usize::MAX - 1);
@@ -192,7 +192,7 @@ impl EventLoop {
         let mut batch = Vec::new();
         while at < self.log.next() {
             batch.clear();
-            let Ok(next) = self.log.read(at, &mut batch) else { return };
+            let Some(next) = self.log.read(at, &mut batch) else { return };
             for index in 0..self.clients.len() {
                 let Some(client) = &mut self.clients[index] else { continue };
                 if client.state == State::Streaming(at)

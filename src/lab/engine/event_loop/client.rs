@@ -107,7 +107,7 @@ impl Client {
                 State::Closing => return Err(Closed),
                 State::Streaming(at) if at == log.next() => return Ok(()),
                 State::Streaming(at) => {
-                    let next = log.read(at, &mut self.unsent)?;
+                    let next = log.read(at, &mut self.unsent).ok_or(Closed)?;
                     self.state = State::Streaming(next);
                 }
             }

@@ -5,7 +5,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use threadcast::{Event, EventId, Framing};
 
-use super::client::Closed;
 use crate::lab::engine::same::{HISTORY_BYTES, HISTORY_EVENTS};
 
 /// The maximum size of one `send`, in bytes. It is large enough that a burst of events takes one
@@ -46,18 +45,18 @@ impl Log {
     }
 
     /// Appends the events from number `from` on to `out`, one batch at most. Returns the number of
-    /// the next event to read. Fails if event `from` is no longer in the log.
-    pub(super) fn read(&self, from: u64, out: &mut Vec<u8>) -> Result<u64, Closed> {
-        let skip = from.checked_sub(self.first).ok_or(Closed)?;
+    /// the next event to read, or `None` if event `from` is no longer in the log.
+    pub(super) fn read(&self, from: u64, out: &mut Vec<u8>) -> Option<u64> {
+        let skip = from.checked_sub(self.first)?;
         let mut next = from;
-        for frame in self.frames.iter().skip(usize::try_from(skip).map_err(|_| Closed)?) {
+        for frame in self.frames.iter().skip(usize::try_from(skip).ok()?) {
             if !out.is_empty() && out.len() + frame.len() > BATCH {
                 break;
             }
             out.extend_from_slice(frame);
             next += 1;
         }
-        Ok(next)
+        Some(next)
     }
 }
 
@@ -73,7 +72,7 @@ mod tests {
         }
         assert_eq!((log.first, log.next()), (11, HISTORY_EVENTS as u64 + 11));
         let mut out = Vec::new();
-        assert!(log.read(10, &mut out).is_err() && out.is_empty());
+        assert!(log.read(10, &mut out).is_none() && out.is_empty());
         let next = log.read(log.next() - 1, &mut out).unwrap_or(0);
         let text = String::from_utf8_lossy(&out);
         assert!(next == log.next() && text.contains("\ndata: 4106\n"), "{text}");
@@ -84,7 +83,7 @@ mod tests {
         let mut log = Log::new();
         (0..3).for_each(|_| log.push("x".repeat(BATCH / 2)));
         let mut out = Vec::new();
-        assert_eq!(log.read(1, &mut out).ok(), Some(2));
+        assert_eq!(log.read(1, &mut out), Some(2));
         assert!(out.ends_with(b"\n\n\r\n"));
     }
 }
