@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::JwtError::Invalid;
-use super::{Generation, JwtError};
+use super::error::JwtError;
+use super::error::JwtError::Invalid;
 use crate::limits::PATTERNS_PER_STREAM;
 use crate::mercure::matcher::{Base, MatcherError, Purpose};
 use crate::registry::Matcher;
@@ -30,6 +30,15 @@ const DETAIL_TYPES: [&str; 2] = [DETAIL_TYPE, "mercure"];
 
 /// The short and the full name of the claim with the rights of 0.x.
 const CLAIM: [&str; 2] = ["mercure", "https://mercure.rocks/"];
+
+/// The generation of the Mercure protocol that a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Generation {
+    /// The current draft: `typ` is `at+jwt` (RFC 9068).
+    Current,
+    /// 0.x: `typ` is `JWT` or absent.
+    Older,
+}
 
 /// The rights that a token grants.
 #[derive(Debug, Clone, PartialEq, Default)]

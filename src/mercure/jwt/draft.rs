@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::{DETAIL_TYPE, SigningKey};
+use super::claims::DETAIL_TYPE;
+use super::keys::SigningKey;
 use crate::mercure::matcher::{Base, MatcherError, Purpose};
 use crate::registry::Matcher;
 

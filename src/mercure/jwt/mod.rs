@@ -15,6 +15,7 @@
 
 mod claims;
 mod draft;
+mod error;
 mod jwks;
 mod keys;
 mod provider;
@@ -24,13 +25,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Header, Validation, decode, decode_header};
 use serde_json::Value;
 
-use self::JwtError::Invalid;
+use self::claims::Generation;
 pub(crate) use self::claims::{DETAIL_TYPE, Rights};
 pub(crate) use self::draft::{Draft, DraftError};
+pub(crate) use self::error::JwtError;
+use self::error::JwtError::Invalid;
 pub(crate) use self::keys::SigningKey;
 use self::keys::TrustedKey;
 pub use self::keys::{KeyError, VerifyingKey};
@@ -49,52 +51,6 @@ const DEPTH_MAX: usize = 16;
 /// The tolerated difference between the clocks of the issuer and the server. The tolerance applies
 /// to `nbf` only: the server never accepts a token after its `exp`.
 const SKEW: Duration = Duration::from_secs(10);
-
-/// Why the server does not accept a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum JwtError {
-    /// The token is not valid. The reason is for the server's log, never for the response.
-    Invalid(&'static str),
-    /// The token may be valid, but there is no memory for its patterns.
-    Full,
-    /// The token names a key that the key set does not have.
-    UnknownKey,
-    /// The token may be valid, but the key set is not known yet.
-    NoKeys,
-}
-
-impl JwtError {
-    const MALFORMED: Self = Self::Invalid("it is not a JWT");
-    const ALGORITHM: Self = Self::Invalid("it is signed with another algorithm than the key's");
-    const EXPIRED: Self = Self::Invalid("it is expired");
-    const TYPE: Self = Self::Invalid("its typ is neither JWT nor at+jwt");
-
-    /// Converts an error of `jsonwebtoken`.
-    fn of(error: &jsonwebtoken::errors::Error) -> Self {
-        Self::Invalid(match error.kind() {
-            ErrorKind::ExpiredSignature => return Self::EXPIRED,
-            ErrorKind::ImmatureSignature => "it is not valid yet (nbf)",
-            ErrorKind::InvalidSignature => "its signature does not match the key",
-            ErrorKind::InvalidAlgorithm => return Self::ALGORITHM,
-            ErrorKind::InvalidAudience => "its audience differs from --jwt-audience",
-            ErrorKind::MissingRequiredClaim(name) => match &**name {
-                "exp" => "it has no exp",
-                "aud" => "it has no aud",
-                _ => "it has no iss",
-            },
-            _ => return Self::MALFORMED,
-        })
-    }
-}
-
-/// The generation of the Mercure protocol that a token is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Generation {
-    /// The current draft: `typ` is `at+jwt` (RFC 9068).
-    Current,
-    /// 0.x: `typ` is `JWT` or absent.
-    Older,
-}
 
 /// The content of a valid token.
 #[derive(Debug, Clone)]
