@@ -1,7 +1,7 @@
 //! The matchers of the Mercure protocol: exact topics, URI templates and URL patterns.
 //!
 //! A topic is a channel's name. This module compiles templates and URL patterns, and adds them to
-//! the registry as a [`Pattern`].
+//! the registry as a [`Pattern`](crate::registry::Pattern).
 //!
 //! # Invariants
 //!
@@ -18,19 +18,14 @@ mod shared;
 mod template;
 mod url_pattern;
 
-use url::Url;
-
 pub(crate) use self::base::Base;
 pub use self::error::MatcherError;
 use self::error::PATTERN_MAX;
 pub(crate) use self::shared::Purpose;
-use self::shared::Syntax;
+use self::shared::{Program, Syntax};
 use self::template::Template;
 use self::url_pattern::UrlPattern;
-use crate::registry::{Matcher, Name, Pattern};
-
-/// The overhead of one pattern, in bytes: its table entries and the headers of its allocations.
-const OVERHEAD: usize = 160;
+use crate::registry::Matcher;
 
 /// The constructors for Mercure's matchers.
 ///
@@ -106,81 +101,6 @@ impl Matcher {
     }
 }
 
-/// A compiled pattern. Only [`shared::pattern`] creates one, because its drop subtracts its memory
-/// from the total.
-struct Compiled {
-    text: Box<str>,
-    program: Program,
-    /// The pattern's share of the memory for patterns, in bytes.
-    counted: usize,
-}
-
-enum Program {
-    Template(Template),
-    UrlPattern(UrlPattern),
-}
-
-impl Compiled {
-    /// Returns a pattern that counts its own memory, including an allowance for allocations.
-    fn counted(text: &str, program: Program) -> Self {
-        let bytes = match &program {
-            Program::Template(template) => template.bytes(),
-            Program::UrlPattern(pattern) => pattern.bytes(),
-        };
-        // The table of patterns has a second copy of the text.
-        let counted = size_of::<Self>() + 2 * text.len() + bytes + OVERHEAD;
-        Self { text: text.into(), program, counted }
-    }
-}
-
-impl Pattern for Compiled {
-    fn matches(&self, topic: &Name<'_>) -> bool {
-        match &self.program {
-            // A topic that equals the text of the template matches too.
-            Program::Template(template) => {
-                *self.text == *topic.text() || template.matches(topic.text())
-            }
-            Program::UrlPattern(pattern) => {
-                matches_resolved(topic, pattern.base(), |url| pattern.matches(url))
-            }
-        }
-    }
-
-    fn text(&self) -> &str {
-        &self.text
-    }
-
-    fn syntax(&self) -> &'static str {
-        match self.program {
-            Program::Template(_) => "template",
-            Program::UrlPattern(_) => "urlpattern",
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        self.counted
-    }
-}
-
-impl Drop for Compiled {
-    fn drop(&mut self) {
-        shared::remove(self);
-    }
-}
-
-/// Whether a topic, resolved against `base`, is a URL that `matches` accepts.
-///
-/// Only the URL for the first base is kept, because most topics are used with one base.
-fn matches_resolved(topic: &Name<'_>, base: &Base, matches: impl FnOnce(&Url) -> bool) -> bool {
-    let kept = topic.memo(|| (base.clone(), base.resolve(topic.text())));
-    if let Some((known, url)) = kept
-        && known == base
-    {
-        return url.as_ref().is_some_and(matches);
-    }
-    base.resolve(topic.text()).as_ref().is_some_and(matches)
-}
-
 /// Checks that a text can be a topic.
 ///
 /// Fails with [`MatcherError::Empty`], with [`MatcherError::TooLong`] above 1,024 bytes, and with
@@ -237,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::event::Event;
-    use crate::registry::{Channels, Readable, Registry, Start, Update};
+    use crate::registry::{Channels, Name, Pattern, Readable, Registry, Start, Update};
 
     #[test]
     fn matchers_of_one_kind_and_text_are_equal() {

@@ -1,13 +1,20 @@
-//! The table of this process's compiled patterns. Equal patterns share one program.
+//! The compiled patterns of this process, in one table. Equal patterns share one program.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
+use url::Url;
+
 use super::base::Base;
 use super::error::MatcherError;
-use super::{Compiled, Program};
+use super::template::Template;
+use super::url_pattern::UrlPattern;
 use crate::limits::{PATTERNS_FOR_TOKENS, PATTERNS_TOTAL};
+use crate::registry::{Name, Pattern};
+
+/// The overhead of one pattern, in bytes: its table entries and the headers of its allocations.
+const OVERHEAD: usize = 160;
 
 /// Patterns, by syntax and text.
 type Table = HashMap<(Syntax, Box<str>), Weak<Compiled>>;
@@ -84,7 +91,7 @@ pub(super) fn pattern(
 }
 
 /// Removes a pattern from the table when its last user drops it.
-pub(super) fn remove(pattern: &Compiled) {
+fn remove(pattern: &Compiled) {
     TOTAL.fetch_sub(pattern.counted, Ordering::Relaxed);
     let syntax = match &pattern.program {
         Program::Template(_) => Syntax::Template,
@@ -101,4 +108,79 @@ pub(super) fn remove(pattern: &Compiled) {
 
 fn table() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A compiled pattern. Only [`pattern`] creates one, because its drop subtracts its memory
+/// from the total.
+pub(super) struct Compiled {
+    text: Box<str>,
+    program: Program,
+    /// The pattern's share of the memory for patterns, in bytes.
+    counted: usize,
+}
+
+pub(super) enum Program {
+    Template(Template),
+    UrlPattern(UrlPattern),
+}
+
+impl Compiled {
+    /// Returns a pattern that counts its own memory, including an allowance for allocations.
+    fn counted(text: &str, program: Program) -> Self {
+        let bytes = match &program {
+            Program::Template(template) => template.bytes(),
+            Program::UrlPattern(pattern) => pattern.bytes(),
+        };
+        // The table of patterns has a second copy of the text.
+        let counted = size_of::<Self>() + 2 * text.len() + bytes + OVERHEAD;
+        Self { text: text.into(), program, counted }
+    }
+}
+
+impl Pattern for Compiled {
+    fn matches(&self, topic: &Name<'_>) -> bool {
+        match &self.program {
+            // A topic that equals the text of the template matches too.
+            Program::Template(template) => {
+                *self.text == *topic.text() || template.matches(topic.text())
+            }
+            Program::UrlPattern(pattern) => {
+                matches_resolved(topic, pattern.base(), |url| pattern.matches(url))
+            }
+        }
+    }
+
+    fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn syntax(&self) -> &'static str {
+        match self.program {
+            Program::Template(_) => "template",
+            Program::UrlPattern(_) => "urlpattern",
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.counted
+    }
+}
+
+impl Drop for Compiled {
+    fn drop(&mut self) {
+        remove(self);
+    }
+}
+
+/// Whether a topic, resolved against `base`, is a URL that `matches` accepts.
+///
+/// Only the URL for the first base is kept, because most topics are used with one base.
+fn matches_resolved(topic: &Name<'_>, base: &Base, matches: impl FnOnce(&Url) -> bool) -> bool {
+    let kept = topic.memo(|| (base.clone(), base.resolve(topic.text())));
+    if let Some((known, url)) = kept
+        && known == base
+    {
+        return url.as_ref().is_some_and(matches);
+    }
+    base.resolve(topic.text()).as_ref().is_some_and(matches)
 }
