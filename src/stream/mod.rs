@@ -30,7 +30,7 @@ pub(crate) use self::outlet::Outlet;
 pub(crate) use self::socket::Socket;
 pub(crate) use self::source::{Follow, Listening, READ_LIMIT, Reader, Source, SourceKey};
 pub use self::writer::SlowClient;
-pub(crate) use self::writer::{Heartbeat, Refilled, Writer};
+pub(crate) use self::writer::{Heartbeat, Refilled, Sink, Writer};
 use crate::event::{Frame, Framing};
 use crate::registry::{Notifier, Subscription, Wakeup};
 use crate::slot::Slot;
@@ -42,6 +42,12 @@ pub(crate) enum Outcome<W> {
     /// The other delivery mode was selected. The stream continues in that mode, at the writer's
     /// position.
     Switched(Box<Writer<W>>),
+}
+
+impl<W> Outcome<W> {
+    fn of((end, counts): (End, StreamCounts)) -> Self {
+        Self::Ended(end, counts)
+    }
 }
 
 /// Runs a stream whose own thread writes: read, write, sleep until notified.
@@ -61,11 +67,13 @@ pub(crate) fn wake<W: Write>(
     while is_selected() {
         match catch_up(&mut writer) {
             Ok(Written::All) => {}
-            Ok(Written::End) => return writer.outcome(None),
-            Err(error) => return writer.outcome(Some(error)),
+            Ok(Written::End) => return Outcome::of(writer.take_end(None)),
+            Err(error) => return Outcome::of(writer.take_end(Some(error))),
         }
         match slot.take_until(writer.due) {
-            Some(Wakeup::Disconnect) => return writer.outcome(Some(disconnect_error())),
+            Some(Wakeup::Disconnect) => {
+                return Outcome::of(writer.take_end(Some(disconnect_error())));
+            }
             Some(Wakeup::Events) => {
                 notifier.rearm();
                 // The scheduled end is checked here too: events may arrive without a pause, so that
@@ -102,16 +110,6 @@ pub(crate) fn direct<W: Write>(
             return Outcome::Switched(writer);
         }
     }
-}
-
-/// A destination that takes bytes without blocking.
-pub(crate) trait Sink {
-    /// Sends the bytes that can be sent now. Returns their number, which may be 0.
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
-
-    /// Makes the watcher report the peer's disconnect to the broadcaster, immediately if the peer
-    /// has disconnected already. Returns the number by which the report names the stream.
-    fn report_to_broadcaster(&self) -> u64;
 }
 
 /// A writer that the broadcaster holds, and the means to return it to its client's thread.

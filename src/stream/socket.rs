@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use socket2::Socket as Connection;
 
-use super::Sink;
 use super::end::disconnect_error;
+use super::writer::Sink;
 use crate::disconnect::Watch;
 use crate::registry::Notifier;
 

@@ -4,10 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use super::end::{End, StreamCounts};
-#[cfg(feature = "server")]
-use super::socket::Socket;
 use super::source::Source;
-use super::{Outcome, Sink};
 use crate::credential::Credential;
 use crate::event::{Frame, Framing};
 use crate::id::EventId;
@@ -322,12 +319,6 @@ impl<W> Writer<W> {
         (end.unwrap_or(End::Closed), self.counts)
     }
 
-    /// Like [`take_end`](Self::take_end), but returns an [`Outcome`], for the stream's own thread.
-    pub(crate) fn outcome(&mut self, error: Option<io::Error>) -> Outcome<W> {
-        let (end, counts) = self.take_end(error);
-        Outcome::Ended(end, counts)
-    }
-
     /// Adds what was counted since `before` to the server's counters.
     pub(crate) fn count_since(&self, before: StreamCounts) {
         self.counts.count_since(before, self.source.registry().counters());
@@ -346,6 +337,11 @@ impl<W> Writer<W> {
 }
 
 impl<W> Writer<W> {
+    /// The socket, so that the caller can register it with the disconnect watcher.
+    pub(crate) fn socket(&self) -> &W {
+        &self.out
+    }
+
     /// Records the time from admitting the stream to its first byte.
     ///
     /// Until that byte, the stream's beginning is known from the time of its first heartbeat, so it
@@ -358,14 +354,6 @@ impl<W> Writer<W> {
             let took = self.heartbeat.every.saturating_sub(left);
             self.source.registry().counters().first_byte(took);
         }
-    }
-}
-
-#[cfg(feature = "server")]
-impl Writer<Socket> {
-    /// The socket, so that the caller can register it with the disconnect watcher.
-    pub(crate) fn socket(&self) -> &Socket {
-        &self.out
     }
 }
 
@@ -385,6 +373,16 @@ impl<W: Write> Writer<W> {
         self.unsent.bytes.shrink_to(KEEP_BUFFER);
         Ok(())
     }
+}
+
+/// A destination that takes bytes without blocking.
+pub(crate) trait Sink {
+    /// Sends the bytes that can be sent now. Returns their number, which may be 0.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Makes the watcher report the peer's disconnect to the broadcaster, immediately if the peer
+    /// has disconnected already. Returns the number by which the report names the stream.
+    fn report_to_broadcaster(&self) -> u64;
 }
 
 impl<W: Sink> Writer<W> {
