@@ -33,7 +33,7 @@ use threadcast::{Delivery, Event, Handle};
 use super::event_loop::Engine;
 use super::load_clients::Message;
 use super::slow::Slow;
-use super::{Live, TAB, watch};
+use super::state::{Live, TAB};
 use crate::http::route::Requirement;
 
 /// The maximum time for which new streams may be cut (`?for=`).
@@ -144,7 +144,7 @@ impl Live {
     /// `GET /lab/watch`: starts what publishes the picture. The server then starts the stream.
     fn watch(self: &Arc<Self>, exchange: &Exchange<'_>) -> Result<(), HttpError> {
         exchange.check_publish(&[])?;
-        watch::start(self, exchange.server()).map_err(|error| cannot_start(&error))
+        self.watch.start(exchange.server()).map_err(|error| cannot_start(&error))
     }
 
     /// `POST /lab/drop`: cuts streams and WebSockets.
