@@ -3,7 +3,8 @@
 use super::super::answer::Answer;
 use super::super::error::HttpError;
 use super::super::exchange::Exchange;
-use super::{body, headers};
+use super::body::body;
+use super::headers;
 use crate::durable::{Append, Streams};
 
 /// Answers `POST /v1/stream/NAME`.

@@ -7,8 +7,12 @@ use super::super::error::HttpError;
 use super::super::exchange::Exchange;
 use super::super::forwarded::is_trusted;
 use super::super::request::Request;
-use super::{ROOT, body, headers};
+use super::body::body;
+use super::headers;
 use crate::durable::{Create, Created, Fork, Streams};
+
+/// The path of all streams.
+const ROOT: [&str; 2] = ["v1", "stream"];
 
 /// Answers `PUT /v1/stream/NAME`.
 pub(super) fn create(

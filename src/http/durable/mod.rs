@@ -5,6 +5,7 @@
 //! its topic for JWTs.
 
 mod append;
+mod body;
 mod chunk;
 mod create;
 mod error;
@@ -17,17 +18,13 @@ use std::sync::Arc;
 
 use super::access::{Api, PublishAccess, ReadAccess, count_published};
 use super::answer::BrowserHeaders;
-use super::body::Limit;
 use super::config::Config;
 use super::error::HttpError;
 use super::exchange::Exchange;
 use super::reply::Reply;
 use super::route::{Requirement, Route};
-use crate::durable::{Reserved, Streams};
+use crate::durable::Streams;
 use crate::registry::NAME_MAX;
-
-/// The path of all streams.
-const ROOT: [&str; 2] = ["v1", "stream"];
 
 /// The first segment of names that the protocol reserves.
 const RESERVED: &str = "__ds";
@@ -123,15 +120,4 @@ fn name(path: &[&str]) -> Result<String, HttpError> {
         return Err(HttpError::new(400, detail));
     }
     Ok(name)
-}
-
-/// Reads the body of a request that changes a stream. The memory stays reserved until the returned
-/// reservation is dropped.
-fn body(exchange: &mut Exchange<'_>, streams: &Streams) -> Result<(Vec<u8>, Reserved), HttpError> {
-    let limit = Limit { bytes: streams.limits().body, set_by: "--durable-body-limit" };
-    let mut reserved = streams.reserve();
-    let full = if streams.are_in_file() { error::busy } else { error::full };
-    let body =
-        exchange.body_to_end(limit, &mut |bytes| reserved.grow(bytes).map_err(|_| full()))?;
-    Ok((body, reserved))
 }
