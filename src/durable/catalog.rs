@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::file::{FileLog, StreamFile};
+use super::file_log::{FileLog, StreamFile};
 use super::media::MediaType;
 use super::messages::{BodyError, Messages};
 use super::offset::{Offset, Start};
@@ -16,9 +16,8 @@ use super::stream::{
     StreamLimits, Unavailable,
 };
 use super::usage::{FullError, Reserved, Usage};
-use crate::error::{PublishError, StoreError};
+use crate::error::PublishError;
 use crate::limits::{DURABLE_BUFFERS, DurableStreams};
-use crate::store::Place;
 
 /// How many forks may be between a stream and the stream that is no fork.
 const FORK_DEPTH_MAX: usize = 64;
@@ -116,25 +115,8 @@ pub(super) struct NewStream {
 }
 
 impl Streams {
-    /// Returns the streams of a server, if it has any. All together take at most `total` bytes of
-    /// memory, or of the store's file. If there is a file, opens the streams in it.
-    pub(crate) fn open(
-        limits: Option<DurableStreams>,
-        total: usize,
-        place: &Place,
-    ) -> Result<Option<Arc<Self>>, StoreError> {
-        let Some(limits) = limits else { return Ok(None) };
-        let streams = match place {
-            Place::Memory => Ok(Arc::new(Self::new(limits, total))),
-            #[cfg(feature = "redb")]
-            Place::File(shared) => StreamFile::open(limits, total, shared),
-            Place::Nowhere => Ok(Arc::new(Self { is_writable: false, ..Self::new(limits, total) })),
-        };
-        streams.map(Some)
-    }
-
-    /// Creates streams in memory.
-    fn new(limits: DurableStreams, total: usize) -> Self {
+    /// Creates streams in memory. All together take at most `total` bytes.
+    pub(super) fn new(limits: DurableStreams, total: usize) -> Self {
         let room = Usage::new(total);
         Self {
             limits,
@@ -147,7 +129,12 @@ impl Streams {
         }
     }
 
-    /// Creates streams in a file.
+    /// Creates an empty catalog that cannot be changed, because nodes share the store.
+    pub(super) fn read_only(limits: DurableStreams, total: usize) -> Self {
+        Self { is_writable: false, ..Self::new(limits, total) }
+    }
+
+    /// Creates streams in a file. All together take at most `total` bytes of it.
     pub(super) fn in_file(limits: DurableStreams, total: usize, file: StreamFile) -> Self {
         let memory = Usage::new(DURABLE_BUFFERS.saturating_add(limits.body));
         Self { memory, file: Some(file), ..Self::new(limits, total) }

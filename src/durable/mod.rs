@@ -27,9 +27,11 @@ mod check;
 mod cursor;
 #[cfg(feature = "redb")]
 mod file;
+#[cfg(feature = "redb")]
+mod file_log;
 #[cfg(not(feature = "redb"))]
 #[path = "file/absent.rs"]
-mod file;
+mod file_log;
 mod follow;
 mod frames;
 mod log;
@@ -41,6 +43,8 @@ mod offset;
 mod producers;
 mod stream;
 mod usage;
+
+use std::sync::Arc;
 
 pub(crate) use self::catalog::{Create, CreateError, Created, DeleteError, Streams};
 #[cfg(any(test, feature = "fuzzing"))]
@@ -54,3 +58,25 @@ pub(crate) use self::stream::{
     Append, AppendError, Extent, Fork, Lifetime, OffsetError, SEQ_MAX, Stream, Unavailable,
 };
 pub(crate) use self::usage::Reserved;
+use crate::error::StoreError;
+use crate::limits::DurableStreams;
+use crate::store::Place;
+
+impl Streams {
+    /// Returns the streams of a server, if it has any. All together take at most `total` bytes of
+    /// memory, or of the store's file. If there is a file, opens the streams in it.
+    pub(crate) fn open(
+        limits: Option<DurableStreams>,
+        total: usize,
+        place: &Place,
+    ) -> Result<Option<Arc<Self>>, StoreError> {
+        let Some(limits) = limits else { return Ok(None) };
+        let streams = match place {
+            Place::Memory => Ok(Arc::new(Self::new(limits, total))),
+            #[cfg(feature = "redb")]
+            Place::File(shared) => file::open(limits, total, shared),
+            Place::Nowhere => Ok(Arc::new(Self::read_only(limits, total))),
+        };
+        streams.map(Some)
+    }
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, FixedOffset, Utc};
 
 use super::cursor;
-use super::file::FileLog;
+use super::file_log::FileLog;
 use super::frames::incomplete_suffix;
 use super::log::{self, BOUNDARY, Boundary, Log, PartialAppendError};
 use super::media::{Content, MediaType};

@@ -1,4 +1,4 @@
-//! Stands in for `file` in a build without the feature `redb`, in which no stream is in a file.
+//! Stands in for `file_log` in a build without the feature `redb`, in which no stream is in a file.
 
 use std::ops::Range;
 use std::sync::Arc;

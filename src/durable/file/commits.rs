@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 use redb::WriteTransaction;
 
-use super::super::catalog::{CreateError, Created, DeleteError, removal};
-use super::super::producers::{Known, Producer};
-use super::super::stream::{Ledger, Plan, Planned};
-use super::super::usage::Reserved;
 use super::tables::Tables;
-use super::{
-    AppendError, Appended, Base, BodyError, FileLog, FileRequest, Life, Messages, NewStream,
-    Request, Stream, StreamFile, Streams, milliseconds, now,
+use crate::durable::catalog::{CreateError, Created, DeleteError, NewStream, Streams, removal};
+use crate::durable::file_log::{FileLog, FileRequest, StreamFile, milliseconds, now};
+use crate::durable::messages::{BodyError, Messages};
+use crate::durable::producers::{Known, Producer};
+use crate::durable::stream::{
+    AppendError, Appended, Base, Ledger, Life, Plan, Planned, Request, Stream,
 };
+use crate::durable::usage::Reserved;
 use crate::error::PublishError;
 use crate::store::file::Participant;
 
@@ -267,7 +267,7 @@ impl Commits {
     /// Asks for another commit if something is left to do.
     fn continue_later(&self) {
         if self.has_work() {
-            self.file.flusher.flush();
+            self.file.flush();
         }
     }
 }

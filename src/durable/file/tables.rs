@@ -14,19 +14,18 @@
 //!
 //! The tables are created with the first stream. An older version of threadcast ignores them.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use chrono::DateTime;
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::super::catalog::NewStream;
-use super::super::log::Boundary;
-use super::super::media::MediaType;
-use super::super::messages::Messages;
-use super::super::offset::Offset;
-use super::super::producers::Producer;
-use super::super::stream::{Closed, Fork, Ledger, Life, Lifetime, Settings, Stream};
+use crate::durable::catalog::NewStream;
+use crate::durable::file_log::{ENDS_APPEND, LOG, LogColumns, LogKey};
+use crate::durable::media::MediaType;
+use crate::durable::messages::Messages;
+use crate::durable::offset::Offset;
+use crate::durable::producers::Producer;
+use crate::durable::stream::{Closed, Fork, Ledger, Life, Lifetime, Settings, Stream};
 
 /// The size from which a row of the log is not extended, in bytes. redb rounds a large row up to a
 /// power of two, so a row is a little smaller than one.
@@ -38,8 +37,6 @@ const FREED_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) const STREAMS: TableDefinition<'_, u64, StreamRow<'_>> =
     TableDefinition::new("durable streams");
-pub(super) const LOG: TableDefinition<'_, LogKey, LogColumns<'_>> =
-    TableDefinition::new("durable log");
 pub(super) const PRODUCERS: TableDefinition<'_, (u64, &str), (u64, u64)> =
     TableDefinition::new("durable producers");
 pub(super) const DELETED: TableDefinition<'_, u64, ()> = TableDefinition::new("durable deleted");
@@ -72,43 +69,6 @@ type ForkRow<'a> = (&'a str, Option<(u64, u64)>, u64);
 /// of the last use in milliseconds since 1970.
 type LedgerRow<'a> =
     (u64, u64, u64, bool, Option<(&'a str, u64, u64)>, Option<&'a [u8]>, bool, u64);
-
-/// The key of `durable log`: the incarnation, and the position after the row's bytes.
-type LogKey = (u64, u64);
-
-/// The columns of `durable log`: where messages end, and the bytes.
-type LogColumns<'a> = (&'a [u8], &'a [u8]);
-
-/// A row of the log.
-pub(super) struct LogRow<'a> {
-    pub(super) end: u64,
-    pub(super) ends: &'a [u8],
-    pub(super) bytes: &'a [u8],
-}
-
-impl<'a> LogRow<'a> {
-    fn start(&self) -> u64 {
-        self.end - self.bytes.len() as u64
-    }
-
-    /// The bytes of the row that are in the range.
-    pub(super) fn part(&self, range: &Range<u64>) -> &'a [u8] {
-        let start = self.start();
-        let place = |at: u64| usize::try_from(at.clamp(start, self.end) - start).unwrap_or(0);
-        &self.bytes[place(range.start)..place(range.end)]
-    }
-
-    /// Where messages of the row end.
-    pub(super) fn boundaries(&self) -> impl Iterator<Item = Boundary> + use<'a> {
-        let start = self.start();
-        self.ends.chunks_exact(size_of::<u32>()).map(move |end| {
-            let end = u32::from_le_bytes(end.try_into().expect("four bytes"));
-            Boundary::new(start + u64::from(end & !ENDS_APPEND), end & ENDS_APPEND != 0)
-        })
-    }
-}
-
-const ENDS_APPEND: u32 = 1 << 31;
 
 /// The tables in one transaction.
 pub(super) struct Tables<'a> {

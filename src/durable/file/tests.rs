@@ -5,15 +5,19 @@ use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use chrono::Utc;
+use crossbeam_channel::Sender;
 use redb::StorageBackend;
 
 use super::*;
 use crate::counters::Counters;
+use crate::durable::file_log::{FileRequest, LOG};
 use crate::durable::offset::Start;
-use crate::durable::stream::{Append, Fork, OffsetError, Unavailable};
-use crate::durable::{Create, MediaType, Producer};
+use crate::durable::stream::{Append, AppendError, Fork, Lifetime, OffsetError, Unavailable};
+use crate::durable::{Create, CreateError, DeleteError, MediaType, Producer};
+use crate::error::PublishError;
 use crate::event::Event;
 use crate::registry::{Notifier, Registry, RegistryOptions, Wakeup};
 use crate::slot::Slot;
