@@ -60,9 +60,7 @@ pub(super) fn serve(
         match next.reply {
             Reply::Answer(answer) => {
                 let close = next.close || server.is_draining() || inbound.is_shed();
-                inbound.wait(Wait::Answer);
-                let socket = &*inbound.socket;
-                if answer.write(socket, close, next.head_only, next.framing).is_err() {
+                if answer.write(&mut inbound, close, next.head_only, next.framing).is_err() {
                     return true;
                 }
                 if close {

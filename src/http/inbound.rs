@@ -1,10 +1,12 @@
-//! The reading half of a connection, which waits for the client with a deadline.
+//! A connection that is no stream: it reads requests, and writes finite responses, with deadlines.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use socket2::Socket;
 
 use super::connections::{ConnectionPermit, Wait};
@@ -13,7 +15,7 @@ use crate::limits::{LINGER_BYTES, LINGER_SILENCE, LINGER_TIME};
 /// The maximum number of bytes that one `read` returns.
 const READ_SIZE: usize = 4 * 1024;
 
-/// The reading half of a connection.
+/// A connection that is no stream, or not yet.
 pub(crate) struct Inbound {
     pub(crate) socket: Arc<Socket>,
     /// Bytes that were received and not yet used.
@@ -58,10 +60,9 @@ impl Inbound {
         self.permit.as_ref().is_some_and(|permit| permit.is_shed())
     }
 
-    /// Writes these bytes; the connection can be shed while the client does not read.
+    /// Writes these bytes, and ends the wait for the client.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.wait(Wait::Answer);
-        (&*self.socket).write_all(bytes)?;
+        self.write_all(bytes)?;
         if self.resume() { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
     }
 
@@ -120,6 +121,29 @@ impl Inbound {
                 Ok(0) | Err(_) => return,
             }
         }
+    }
+}
+
+/// Writes to the client. A socket normally takes a response at once. If it does not, the connection waits
+/// for the client, and can be shed.
+impl Write for Inbound {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        if !self.is_waiting() {
+            let now = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match sendmsg(&self.socket, parts, &mut SendAncillaryBuffer::default(), now) {
+                Err(Errno::AGAIN) => drop(self.wait(Wait::Answer)),
+                sent => return Ok(sent?),
+            }
+        }
+        (&*self.socket).write_vectored(parts)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
