@@ -23,6 +23,10 @@ use crate::process::check_address_space;
 /// The maximum length of a chunk's size line with its extension, and of the trailer, in bytes.
 const LINE_MAX: usize = 4 * 1024;
 
+/// The longest body that is copied, in bytes. The body and the next request then share no buffer, and the
+/// connection keeps its own.
+const COPIED_MAX: usize = 4 * 1024;
+
 /// The longest body that is read to its end although it is rejected, in bytes.
 const DISCARD_MAX: u64 = 64 * 1024 * 1024;
 
@@ -162,6 +166,11 @@ impl<S: Source> BodyReader<'_, S> {
             self.fill()?;
         }
         let bytes = self.source.bytes();
+        if length <= COPIED_MAX {
+            let body = bytes[..length].to_vec();
+            bytes.drain(..length);
+            return Ok(body);
+        }
         let rest = bytes.split_off(length);
         Ok(std::mem::replace(bytes, rest))
     }

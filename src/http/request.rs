@@ -61,10 +61,10 @@ impl Headers {
         headers
     }
 
-    fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut start = 0;
         self.ends.iter().map(move |(name_end, end)| {
-            let name = std::str::from_utf8(&self.bytes[start..*name_end]).unwrap_or_default();
+            let name = &self.bytes[start..*name_end];
             start = *end;
             (name, &self.bytes[*name_end..*end])
         })
@@ -72,7 +72,7 @@ impl Headers {
 
     /// Returns the values of all headers of this name; `name` must be in lower case.
     fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
-        self.iter().filter(move |(found, _)| *found == name).map(|(_, value)| value)
+        self.iter().filter(move |(found, _)| *found == name.as_bytes()).map(|(_, value)| value)
     }
 }
 
@@ -94,9 +94,9 @@ impl Request {
     #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Box<Self>, usize)>, HttpError> {
         // The array is on the heap, because a thread's stack never shrinks.
-        let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut head = httparse::Request::new(&mut headers);
-        let length = match head.parse(bytes) {
+        let mut headers = Box::new_uninit_slice(HEADERS_MAX);
+        let mut head = httparse::Request::new(&mut []);
+        let length = match head.parse_with_uninit_headers(bytes, &mut headers) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(httparse::Error::Version) => return Self::parse_version(bytes),
@@ -161,7 +161,7 @@ impl Request {
 
     /// Returns the names of all headers, in lower case.
     pub(crate) fn header_names(&self) -> impl Iterator<Item = &str> {
-        self.headers.iter().map(|(name, _)| name)
+        self.headers.iter().map(|(name, _)| std::str::from_utf8(name).unwrap_or_default())
     }
 
     /// Returns whether `token` is in this header, which is a list of tokens. Upper and lower case

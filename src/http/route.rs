@@ -14,6 +14,7 @@ use super::streams;
 pub struct Route {
     methods: &'static str,
     path: &'static str,
+    segments: Vec<&'static str>,
     handler: Box<Handler>,
     requirement: Option<Requirement>,
     any_origin: bool,
@@ -82,8 +83,15 @@ impl Route {
         F: Fn(&mut Exchange<'_>, &[&str]) -> Result<Reply, HttpError> + Send + Sync + 'static,
     {
         assert!(path.starts_with('/'), "the path {path:?} does not begin with a slash");
-        let handler = Box::new(handler);
-        Self { methods, path, handler, requirement: None, any_origin: false, browser: None }
+        Self {
+            methods,
+            path,
+            segments: path[1..].split('/').collect(),
+            handler: Box::new(handler),
+            requirement: None,
+            any_origin: false,
+            browser: None,
+        }
     }
 
     pub(super) fn get<F>(path: &'static str, handler: F) -> Self
@@ -142,20 +150,17 @@ impl Route {
 
     /// Returns whether the route's path matches a path with these segments.
     pub(super) fn matches(&self, segments: &[String]) -> bool {
-        let mut own = self.path[1..].split('/');
-        let mut rest = false;
-        let are_equal = segments.iter().all(|segment| {
-            rest || own.next().is_some_and(|own| {
-                rest = own.ends_with('*');
-                is_parameter(own) || own == segment.as_str()
-            })
-        });
-        are_equal && own.next().is_none()
+        let has_length = match self.segments.last() {
+            Some(last) if last.ends_with('*') => segments.len() >= self.segments.len(),
+            _ => segments.len() == self.segments.len(),
+        };
+        let pairs = self.segments.iter().zip(segments);
+        has_length && pairs.into_iter().all(|(own, segment)| is_parameter(own) || own == segment)
     }
 
     #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(super) fn accepts(&self, method: &str) -> bool {
-        self.methods.split(", ").any(|known| known == method)
+        self.methods.split(',').any(|known| known.trim_start() == method)
     }
 
     /// Calls the handler.
@@ -170,10 +175,11 @@ impl Route {
     /// Returns the segments that the parameters of the path match.
     #[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
     pub(super) fn parameters<'a>(&self, segments: &'a [String]) -> Vec<&'a str> {
-        let own = self.path[1..].split('/');
-        let last = own.clone().next_back().filter(|last| last.ends_with('*'));
-        let pairs = own.chain(std::iter::repeat(last).map_while(|last| last)).zip(segments);
-        pairs.filter(|(own, _)| is_parameter(own)).map(|(_, segment)| segment.as_str()).collect()
+        // A star matches all segments that the path does not name.
+        let is_matched =
+            |(index, _): &(usize, _)| self.segments.get(*index).is_none_or(|own| is_parameter(own));
+        let matched = segments.iter().enumerate().filter(is_matched);
+        matched.map(|(_, segment)| segment.as_str()).collect()
     }
 }
 
