@@ -43,9 +43,12 @@ impl Follower {
     ) -> Result<Vec<u8>, PublishError> {
         let cursor = self.stream().cursor(client_cursor);
         let mut out = Vec::new();
-        let extent = self.stream().extent(self.at, EVENT)?;
-        if extent.is_tail && !extent.is_eof && extent.end == self.at {
-            self.push(&[], &extent, cursor, framing, &mut out);
+        let tail = self.stream().status().tail;
+        if tail <= self.at + INCOMPLETE_MAX {
+            let (data, to) = self.next(None)?;
+            if data.is_empty() && !to.is_eof {
+                self.push(&[], &to, cursor, framing, &mut out);
+            }
         }
         Ok(out)
     }
@@ -55,6 +58,9 @@ impl Follower {
     }
 
     /// Reads the bytes of the next data event, at most up to `upto`.
+    ///
+    /// The beginning of a character or of a line end waits for the rest, unless `upto` is between the two:
+    /// a reader began there, and this one is to join it.
     fn next(&self, upto: Option<u64>) -> Result<(Vec<u8>, Extent), PublishError> {
         let stream = self.stream();
         let limit =
@@ -66,6 +72,11 @@ impl Follower {
             let incomplete = incomplete_suffix(&data);
             data.truncate(data.len() - incomplete);
             to.end -= incomplete as u64;
+        }
+        let is_stuck = data.is_empty() && !to.is_eof;
+        if let Some(upto) = upto.filter(|upto| is_stuck && self.at < *upto) {
+            stream.copy(self.at..upto, &mut data)?;
+            to.end = upto;
         }
         Ok((data, to))
     }
@@ -97,7 +108,7 @@ impl Follow for Follower {
 
     /// Reads one data event with its control event, or the control event that ends a closed stream.
     ///
-    /// An event of text ends between two characters: the beginning of a character waits for its end. The
+    /// An event of text ends between two characters, and not between CR and LF: see [`next`](Self::next). The
     /// reader has then received all that can be sent, so the event says that it is up to date.
     fn read(&mut self, upto: Option<u64>, framing: Framing, out: &mut Vec<u8>) -> Batch {
         if self.has_ended || self.stream().unavailable().is_some() {
@@ -133,9 +144,40 @@ impl Follow for Follower {
 
     fn waits_for_disk(&self) -> bool {
         let stream = self.stream();
-        // The last bytes of a text may be the beginning of a character, and the reader waits for its end.
+        // The last bytes of a text may be the beginning of a character or a line end, which waits for the rest.
         let is_text = stream.media().content() == Content::Text;
         let kept = if is_text { INCOMPLETE_MAX } else { 0 };
         self.at + kept < stream.status().tail && stream.waits_for_file(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::{Create, Lifetime, MediaType, Streams};
+    use crate::limits::DurableStreams;
+    use crate::store::Place;
+
+    #[test]
+    fn reader_reaches_a_group_that_began_inside_a_line_end() {
+        let limits = Some(DurableStreams::default());
+        let streams = Streams::open(limits, 1 << 20, &Place::Memory).unwrap().unwrap();
+        let media = MediaType::parse("text/plain");
+        let (lifetime, body) = (Lifetime::Unlimited, b"one\r".to_vec());
+        let create = Create { media, lifetime, is_closed: false, fork: None, body };
+        let stream = streams.create("a", create).unwrap().stream;
+        let mut reader = Follower::new(&stream, 0, &Registry::new());
+        let mut read = |upto| {
+            let mut out = Vec::new();
+            reader.read(upto, Framing::Plain, &mut out);
+            let data: Vec<_> = out
+                .split(|byte| *byte == b'\n')
+                .filter(|line| line.starts_with(b"data:"))
+                .collect();
+            (data.len().saturating_sub(1), reader.position())
+        };
+        assert_eq!(read(Some(4)), (1, 3));
+        assert_eq!(read(None), (0, 3), "the CR waits for what follows");
+        assert_eq!(read(Some(4)), (2, 4), "the reader is not where the group is");
     }
 }

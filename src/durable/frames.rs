@@ -86,11 +86,15 @@ fn push_text(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// The most bytes of a character that is not complete.
+/// The most bytes of a character or a line end that may not be complete.
 pub(super) const INCOMPLETE_MAX: u64 = 3;
 
-/// Returns how many bytes at the end of a text are the beginning of a character that is not complete.
+/// Returns how many bytes at the end of a text are the beginning of a character that is not complete, or
+/// of a line end that may not be: a CR, which an LF may follow.
 pub(super) fn incomplete_suffix(text: &[u8]) -> usize {
+    if text.ends_with(b"\r") {
+        return 1;
+    }
     for (count, byte) in text.iter().rev().take(3).enumerate() {
         let length = match byte {
             0x80..=0xBF => continue,
@@ -159,6 +163,15 @@ mod tests {
         }
         for invalid in [&b"\xff"[..], b"\x80\x80\x80\x80", b"a\x80", b"\xc0"] {
             assert_eq!(incomplete_suffix(invalid), 0, "{invalid:?}");
+        }
+    }
+
+    #[test]
+    fn line_end_may_be_incomplete_after_cr() {
+        for (text, suffix) in
+            [("\r", 1), ("a\r", 1), ("\r\r", 1), ("\r\n", 0), ("\n", 0), ("\ra", 0)]
+        {
+            assert_eq!(incomplete_suffix(text.as_bytes()), suffix, "{text:?}");
         }
     }
 }

@@ -47,6 +47,35 @@ fn character_cut_by_two_appends_arrives_whole() {
 }
 
 #[test]
+fn crlf_cut_by_two_appends_arrives_as_one_line_end() {
+    for server in both() {
+        let begin = create(&server, "a", "");
+        let mut stream = follow(&server, "a", "-1");
+        assert_eq!(next(&mut stream).expect("a control event").id, begin);
+        let before = append(&server, "a", "one");
+        append(&server, "a", "\r");
+        assert_eq!(data(&mut stream, 3), "one");
+        // A reader that begins before the CR has all that can be sent now.
+        let mut late = follow(&server, "a", &before);
+        let event = next(&mut late).expect("a control event");
+        assert_eq!((&event.control()["upToDate"], &event.id), (&true.into(), &before));
+        append(&server, "a", "\ntwo\r");
+        for stream in [&mut stream, &mut late] {
+            assert_eq!(data(stream, 4), "\ntwo");
+        }
+        append(&server, "a", "three");
+        assert_eq!(data(&mut stream, 6), "\nthree", "a CR alone is a line end too");
+        assert_eq!(ask(&server, "POST", "a", CLOSE, "\r").status, 204);
+        assert_eq!(data(&mut stream, 1), "\n");
+        // The CR is the last byte of an event of the greatest length.
+        let long = "x".repeat(16 * 1024 - 1);
+        create(&server, "b", &format!("{long}\r\nend"));
+        let length = long.len() + 4;
+        assert!(data(&mut follow(&server, "b", "-1"), length) == format!("{long}\nend"));
+    }
+}
+
+#[test]
 fn unfinished_character_is_replaced_at_the_end_of_a_stream() {
     for server in both() {
         create(&server, "a", "x");
