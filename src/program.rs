@@ -36,6 +36,7 @@ use crate::cli::Lab;
 use crate::cli::client::{Destination, Source};
 use crate::cli::{Cli, Command, Listen, Publish, Store, TokenArgs};
 use crate::client::{StreamReader, StreamWriter};
+use crate::durable::{self, Lifetime, StreamStats};
 #[cfg(feature = "lab")]
 use crate::lab;
 #[cfg(feature = "lab")]
@@ -165,13 +166,25 @@ fn store(command: Store) -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout().lock();
     match command {
         Store::Check { path } => {
-            let stats = stats(&path)?;
+            let (stats, streams) = stats(&path, durable::stats)?;
             let events: u64 = stats.channels.iter().map(|channel| channel.events).sum();
             let channels = stats.channels.len();
             let last = stats.last_id;
-            writeln!(out, "valid; channels: {channels}, events: {events}, last id: {last}")?;
+            write!(out, "valid; channels: {channels}, events: {events}, last id: {last}")?;
+            print_count(&mut out, &streams)?;
         }
-        Store::Stats { path } => print(&mut out, &stats(&path)?)?,
+        Store::Stats { path } => {
+            let (stats, streams) = stats(&path, durable::stats)?;
+            let Stats { file_bytes, last_id, channels } = stats;
+            write!(
+                out,
+                "file: {file_bytes} bytes; channels: {}, last id: {last_id}",
+                channels.len()
+            )?;
+            print_count(&mut out, &streams)?;
+            channels.iter().try_for_each(|channel| print_channel(&mut out, channel))?;
+            streams.iter().try_for_each(|stream| print_stream(&mut out, stream))?;
+        }
         Store::Export { path, channel } => {
             let mut out = io::BufWriter::new(out);
             match export(&path, channel.as_deref(), &mut out) {
@@ -192,18 +205,41 @@ fn token(options: TokenArgs) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn print(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
-    let Stats { file_bytes, last_id, channels } = stats;
-    writeln!(out, "file: {file_bytes} bytes; channels: {}, last id: {last_id}", channels.len())?;
-    for channel in channels {
-        let ChannelStats { name, events, private, bytes, first_id, last_id } = channel;
-        write!(out, "{name:?}: events: {events}")?;
-        if *private > 0 {
-            write!(out, " (private: {private})")?;
-        }
-        writeln!(out, ", data: {bytes} bytes, from {first_id} to {last_id}")?;
+/// Prints the number of durable streams, if a store has any, and the end of the line.
+fn print_count(out: &mut impl Write, streams: &[StreamStats]) -> io::Result<()> {
+    match streams.len() {
+        0 => writeln!(out),
+        count => writeln!(out, ", durable streams: {count}"),
     }
-    Ok(())
+}
+
+fn print_channel(out: &mut impl Write, channel: &ChannelStats) -> io::Result<()> {
+    let ChannelStats { name, events, private, bytes, first_id, last_id } = channel;
+    write!(out, "{name:?}: events: {events}")?;
+    if *private > 0 {
+        write!(out, " (private: {private})")?;
+    }
+    writeln!(out, ", data: {bytes} bytes, from {first_id} to {last_id}")
+}
+
+fn print_stream(out: &mut impl Write, stream: &StreamStats) -> io::Result<()> {
+    let StreamStats { name, media, appends, bytes, .. } = stream;
+    write!(out, "stream {name:?}: appends: {appends}, data: {bytes} bytes, {media}")?;
+    if let Some(source) = &stream.source {
+        write!(out, ", fork of {source:?}")?;
+    }
+    match &stream.lifetime {
+        Lifetime::Unlimited => {}
+        Lifetime::Idle { seconds } => write!(out, ", expires after {seconds} s without use")?,
+        Lifetime::Until { text, .. } => write!(out, ", expires at {text}")?,
+    }
+    if stream.is_closed {
+        write!(out, ", closed")?;
+    }
+    if stream.is_deleted {
+        write!(out, ", deleted, but read by forks")?;
+    }
+    writeln!(out)
 }
 
 fn listen(options: Listen) -> Result<(), Box<dyn Error>> {

@@ -9,12 +9,12 @@ use clap::Subcommand;
 /// Exit codes: 0 the store is valid, 1 the store is damaged or cannot be read, 2 invalid arguments.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Store {
-    /// Verify every page and every event of the file
+    /// Verify every page, every event and every durable stream of the file
     Check {
         /// The file, as passed to `serve --store`
         path: PathBuf,
     },
-    /// Print one line about the file and one about each channel
+    /// Print one line about the file and one about each channel and each durable stream
     Stats {
         /// The file, as passed to `serve --store`
         path: PathBuf,

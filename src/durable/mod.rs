@@ -49,6 +49,8 @@ use std::sync::Arc;
 pub(crate) use self::catalog::{Create, CreateError, Created, DeleteError, Streams};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::check::check;
+#[cfg(feature = "redb")]
+pub(crate) use self::file::inspect::{StreamStats, stats};
 pub(crate) use self::follow::Follower;
 pub(crate) use self::media::{Content, MediaType};
 pub(crate) use self::messages::BodyError;

@@ -20,6 +20,7 @@
 //! * **The start does not read the logs.**
 
 mod commits;
+pub(super) mod inspect;
 mod tables;
 
 use std::collections::{HashMap, VecDeque};
@@ -70,10 +71,7 @@ fn load(
             let (id, row) = row.map_err(problem)?;
             // A source is older than its forks, so it comes before them.
             let stream = restore(streams, file, id.value(), &row.value(), &by_incarnation);
-            let stream = stream.ok_or_else(|| {
-                let detail = format!("the durable stream {} is not valid", id.value());
-                StoreProblem::Corrupt { detail }
-            })?;
+            let stream = stream.ok_or_else(|| tables::invalid(id.value()))?;
             catalog.insert(&stream);
             catalog.last_incarnation = id.value();
             by_incarnation.insert(id.value(), stream);

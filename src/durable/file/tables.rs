@@ -26,6 +26,7 @@ use crate::durable::messages::Messages;
 use crate::durable::offset::Offset;
 use crate::durable::producers::Producer;
 use crate::durable::stream::{Closed, Fork, Ledger, Life, Lifetime, Settings, Stream};
+use crate::error::StoreProblem;
 
 /// The size from which a row of the log is not extended, in bytes. redb rounds a large row up to a
 /// power of two, so a row is a little smaller than one.
@@ -303,6 +304,11 @@ pub(super) fn decode(row: &StreamRow<'_>) -> Option<StoredStream> {
     let life = if is_deleted { Life::SoftDeleted } else { Life::Alive };
     let used = Duration::from_millis(used);
     Some(StoredStream { new, base: *base, ledger, life, used })
+}
+
+/// Returns the error for a stream whose rows threadcast cannot have written.
+pub(super) fn invalid(id: u64) -> StoreProblem {
+    StoreProblem::Corrupt { detail: format!("the durable stream {id} is not valid") }
 }
 
 fn lifetime_row(lifetime: &Lifetime) -> LifetimeRow<'_> {

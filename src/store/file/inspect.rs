@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use redb::ReadableDatabase;
+use redb::{ReadTransaction, ReadableDatabase};
 use serde_json::json;
 
 use super::open::open_to_read;
@@ -41,13 +41,16 @@ pub(crate) struct ChannelStats {
     pub(crate) last_id: EventId,
 }
 
-/// Checks a store and returns its statistics.
+/// Checks a store, and returns its statistics with what `others` reads of the other logs in the file.
 ///
 /// The check reads every page and every event, so its cost grows with the file. Fails if
 /// the file is damaged, is not a store, cannot be read, or is open in another process.
-pub(crate) fn stats(path: &Path) -> Result<Stats, StoreError> {
+pub(crate) fn stats<T>(
+    path: &Path,
+    others: impl FnOnce(&ReadTransaction) -> Result<T, StoreProblem>,
+) -> Result<(Stats, T), StoreError> {
     let mut channels = BTreeMap::new();
-    let (kept, file_bytes) = visit(path, &mut |id, record| {
+    let (kept, file_bytes, others) = visit(path, others, &mut |id, record| {
         for name in record.channels() {
             let name = name.to_string();
             let channel: &mut ChannelStats = channels.entry(name.clone()).or_insert(ChannelStats {
@@ -64,7 +67,8 @@ pub(crate) fn stats(path: &Path) -> Result<Stats, StoreError> {
             channel.last_id = id;
         }
     })?;
-    Ok(Stats { file_bytes, last_id: kept.last, channels: channels.into_values().collect() })
+    let channels = channels.into_values().collect();
+    Ok((Stats { file_bytes, last_id: kept.last, channels }, others))
 }
 
 /// Writes the events of one channel to `out` as NDJSON, one event per line.
@@ -81,7 +85,8 @@ pub(crate) fn export(
     out: &mut dyn Write,
 ) -> Result<(), StoreError> {
     let in_path = |problem| StoreError { path: path.to_owned(), problem };
-    let known: Vec<String> = stats(path)?.channels.into_iter().map(|stats| stats.name).collect();
+    let (Stats { channels, .. }, ()) = stats(path, |_| Ok(()))?;
+    let known: Vec<String> = channels.into_iter().map(|stats| stats.name).collect();
     let channel = match (channel, &known[..]) {
         (None, []) => return Ok(()),
         (None, [only]) => only,
@@ -89,7 +94,7 @@ pub(crate) fn export(
         _ => return Err(in_path(StoreProblem::Channel { known })),
     };
     let mut written = Ok(());
-    visit(path, &mut |_, record| {
+    visit(path, |_| Ok(()), &mut |_, record| {
         if record.channels().any(|name| **name == *channel) && written.is_ok() {
             written = writeln!(out, "{}", line(&record));
         }
@@ -97,13 +102,16 @@ pub(crate) fn export(
     written.and_then(|()| out.flush()).map_err(|error| in_path(StoreProblem::Output(error)))
 }
 
-fn visit(
+/// Calls `each` for every event of a store. Returns what the store has besides, the length of the file in
+/// bytes, and what `others` reads.
+fn visit<T>(
     path: &Path,
+    others: impl FnOnce(&ReadTransaction) -> Result<T, StoreProblem>,
     each: &mut dyn FnMut(EventId, Record),
-) -> Result<(StoreMeta, u64), StoreError> {
+) -> Result<(StoreMeta, u64, T), StoreError> {
     let visited = open_to_read(path).and_then(|(database, length)| {
-        let kept = read(&database.begin_read().map_err(problem)?, each)?;
-        Ok((kept, length))
+        let transaction = database.begin_read().map_err(problem)?;
+        Ok((read(&transaction, each)?, length, others(&transaction)?))
     });
     visited.map_err(|problem| StoreError { path: path.to_owned(), problem })
 }

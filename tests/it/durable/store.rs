@@ -305,6 +305,16 @@ fn channels_and_streams_share_a_file_that_the_commands_read() {
     let serving = Serving::start(&folder.store(), &["--durable-streams"]);
     assert_eq!(serving.request(&request("PUT", "a", TEXT, "text")).status, 201);
     id_of(&serving.request(&post("news", "", "two")));
+    for (method, name, headers, body) in [
+        ("POST", "a", TEXT, " and more"),
+        ("PUT", "b%22", "Content-Type: application/json\r\nStream-TTL: 60\r\n", "[1, 2]"),
+        ("PUT", "c", "Stream-Forked-From: /v1/stream/a\r\n", ""),
+        ("POST", "c", CLOSE, "!"),
+        ("DELETE", "a", "", ""),
+    ] {
+        let status = serving.request(&request(method, name, headers, body)).status;
+        assert!([201, 204].contains(&status), "{method} {name}: {status}");
+    }
     serving.terminate();
     let store = folder.store().display().to_string();
     let run = |command: &str| {
@@ -312,15 +322,28 @@ fn channels_and_streams_share_a_file_that_the_commands_read() {
         assert!(output.status.success(), "{command}: {output:?}");
         String::from_utf8(output.stdout).expect("UTF-8")
     };
-    assert!(run("check").starts_with("valid; channels: 1, events: 2"));
-    assert!(run("stats").contains("\"news\": events: 2"));
+    let check = run("check");
+    assert!(check.starts_with("valid; channels: 1, events: 2"), "{check}");
+    assert!(check.ends_with(", durable streams: 3\n"), "{check}");
+    let stats = run("stats");
+    let lines: Vec<_> = stats.lines().collect();
+    assert!(lines[0].ends_with(", durable streams: 3"), "{stats}");
+    assert!(lines[1].starts_with("\"news\": events: 2"), "{stats}");
+    assert_eq!(
+        lines[2..],
+        [
+            "stream \"a\": appends: 2, data: 13 bytes, text/plain, deleted, but read by forks",
+            "stream \"b\\\"\": appends: 1, data: 4 bytes, application/json, expires after 60 s without use",
+            "stream \"c\": appends: 1, data: 1 bytes, text/plain, fork of \"a\", closed",
+        ]
+    );
     assert_eq!(run("export"), "{\"data\":\"one\"}\n{\"data\":\"two\"}\n");
     // A server without durable streams leaves them as they are.
     let serving = Serving::start(&folder.store(), &[]);
     id_of(&serving.request(&post("news", "", "three")));
     serving.terminate();
     let server = TestServer::with(with_store(folder.store()));
-    assert_eq!(get(&server, "a", "").body, "text");
+    assert_eq!(get(&server, "c", "").body, "text and more!");
     Stream::of(&server, "/channels/news?since=all", "").expect_data(&["one", "two", "three"]);
 }
 
