@@ -1,7 +1,7 @@
 // The charts: the last two minutes of each figure as a line, and the same figures as a table.
 // The page gets a status each second and redraws every chart. A redraw sets one attribute per line.
 
-import { number, textSpan, languageChanges, t } from './words.js';
+import { brief, number, textSpan, languageChanges, t } from './words.js';
 
 const SPAN = 120_000;               // milliseconds from the left edge to the right edge
 const WIDTH = 120, HEIGHT = 40;     // of the view box, which is stretched to the chart's size
@@ -9,18 +9,20 @@ const ROWS = 20;                    // of the table, at most
 const SVG = 'http://www.w3.org/2000/svg';
 
 const plain = value => number(Math.round(value));
+const short = value => brief(Math.round(value));
 const mega = bytes => number(Math.round(bytes / 1e5) / 10);
 const tenth = value => number(value < 100 ? Math.round(value * 10) / 10 : Math.round(value));
 const percent = share => number(Math.round(share * 1000) / 10);
 
-// With `floor: false`, a chart's scale need not begin at 0. `axis` is the unit at its upper end.
+// With `floor: false`, a chart's scale need not begin at 0. `axis` is the unit at its upper end. `head`
+// writes the figures above a chart, if two must fit into its width.
 const CHARTS = [
   { name: 'clients', lines: ['clients'], dye: 'indigo', write: plain },
   { name: 'threads', lines: ['threads'], dye: 'woad', write: plain },
   { name: 'memory', lines: ['memory'], dye: 'plum', write: mega, axis: 'MB' },
   { name: 'kernel', lines: ['kernel'], dye: 'walnut', write: mega, axis: 'MB', floor: false },
-  { name: 'switches', lines: ['voluntary', 'involuntary'], dye: 'madder', write: plain, axis: '/s' },
-  { name: 'events', lines: ['out', 'in'], dye: 'moss', write: plain, axis: '/s' },
+  { name: 'switches', lines: ['voluntary', 'involuntary'], dye: 'madder', write: plain, head: short, axis: '/s' },
+  { name: 'events', lines: ['out', 'in'], dye: 'moss', write: plain, head: short, axis: '/s' },
   { name: 'micros', lines: ['micros'], dye: 'weld', write: tenth, axis: 'µs' },
   { name: 'busy', lines: ['busy'], dye: 'slate', write: percent, axis: '%' },
 ];
@@ -96,20 +98,20 @@ class Chart {
   }
 
   draw(samples, acts) {
-    const { lines, write, floor = true, axis = '' } = this.chart;
+    const { lines, write, head = write, floor = true, axis = '' } = this.chart;
     const last = samples.at(-1);
     if (!last) return;
     lines.forEach((line, index) => {
       const value = last[line];
       this.#values[index].dataset.value = value ?? '';
-      this.#values[index].textContent = value == null ? '–' : write(value);
+      this.#values[index].textContent = value == null ? '–' : head(value);
     });
     const known = lines.flatMap(line => samples.map(sample => sample[line])).filter(value => value != null);
     const [low, high] = scale(known, floor);
     this.root.dataset.low = low;
     this.root.dataset.high = high;
-    this.#top.textContent = `${write(high)} ${axis}`;
-    this.#bottom.textContent = write(low);
+    this.#top.textContent = `${head(high)} ${axis}`;
+    this.#bottom.textContent = head(low);
     const x = at => (WIDTH - (last.at - at) / SPAN * WIDTH).toFixed(2);
     const y = value => (HEIGHT - 1 - (value - low) / (high - low) * (HEIGHT - 2)).toFixed(2);
     lines.forEach((line, index) => {

@@ -2,7 +2,7 @@
 // two statuses of the server.
 
 import { put } from './replay.js';
-import { number, setText, textSpan } from './words.js';
+import { number, setText } from './words.js';
 
 // The shortest time between two statuses from which rates are computed, in milliseconds.
 const SHORTEST = 500;
@@ -105,7 +105,7 @@ function panel(side) {
     output.dataset.figure = name;
     output.textContent = '–';
     setText(term, `figure.${name}`);
-    value.append(output, ' ', textSpan(`figure.${name}.unit`));
+    value.append(output);
     box.append(term, value);
     list.append(box);
     all[name] = { text: output.textContent, value: null };

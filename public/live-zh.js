@@ -58,9 +58,9 @@ export default {
   'state.asleep': '睡眠', 'state.running': '运行', 'state.runnable': '等待运行', 'state.request': '等待请求',
   'state.room': '阻塞：套接字', 'state.disk': '阻塞：磁盘',
   'dot.fresh': '正常收到事件', 'dot.late': '晚了', 'dot.silent': '静默', 'dot.stuck': '不读取',
-  'figure.silence': '最长的静默（10 秒）', 'figure.silence.unit': '毫秒',
-  'figure.micros': '每个事件的 CPU 时间', 'figure.micros.unit': '微秒',
-  'figure.memory': '每个客户端的内存', 'figure.memory.unit': 'KB',
+  'figure.silence': '毫秒：最长静默（10 秒）',
+  'figure.micros': '微秒：每事件 CPU 时间',
+  'figure.memory': 'KB：每客户端内存',
 
   'threads.all': '{threads} 个线程',
   'threads.some': '{threads} 个线程，列表包含其中前 {looked} 个',

@@ -216,7 +216,7 @@ export class Picture {
       chips.push([x, y, wide, high, index]);
       x += wide + gap;
     }
-    const top = own.length ? y + high + .6 * rem : 0;
+    const top = this.#threads.top = own.length ? y + high + .6 * rem : 0;
     const boxes = connections.length < LANES ? this.#drawLanes(connections, top) : this.#drawCells(connections, top);
     const all = [...chips, ...boxes];
     this.#label(all.filter(([, , , , index]) => blocked.includes(index) && !own.includes(index)), 'picture.disk');
@@ -340,7 +340,8 @@ export class Picture {
       const text = t(key ?? `picture.blocked.${what}`);
       const long = pen.measureText(text).width + .8 * rem;
       const left = Math.max(0, Math.min(key ? x + wide / 2 - long / 2 : x - long - .3 * rem, width - long));
-      const up = key ? Math.max(0, y - 1.7 * rem) : .25 * rem;
+      // Above the first cells are the chips, so the label is below them.
+      const up = !key ? .25 * rem : y - 1.7 * rem < canvas.top ? y + high + .4 * rem : y - 1.7 * rem;
       if (key) outline(pen, colour('--lost'), [x - 2, y - 2, wide + 2, high + 2]);
       pen.fillStyle = colour('--lost');
       pen.beginPath();

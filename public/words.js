@@ -15,11 +15,12 @@ const later = {};                     // Chinese texts of parts that are loaded 
 const english = new Map();            // the English texts of the HTML, by key
 
 let texts = en;
-let numbers, seconds, times;
+let numbers, compacts, seconds, times;
 
 export const languageChanges = new EventTarget();        // dispatches `change`: a new language
 
 export const number = value => numbers.format(value);
+export const brief = value => (value < 10_000 ? numbers : compacts).format(value);      // 25K for 25,000
 export const duration = milliseconds => seconds.format(milliseconds / 1000);
 export const clock = (date = new Date()) => times.format(date);
 
@@ -59,6 +60,7 @@ export async function setLanguage(lang) {
   root.lang = lang;
   saveSetting('lang', lang);
   numbers = new Intl.NumberFormat(lang);
+  compacts = new Intl.NumberFormat(lang, { notation: 'compact', maximumFractionDigits: 1 });
   seconds = new Intl.NumberFormat(lang, {
     style: 'unit', unit: 'second', unitDisplay: 'narrow', minimumFractionDigits: 1, maximumFractionDigits: 1,
   });

@@ -329,6 +329,52 @@ fn tour_step_compares_a_prediction_with_the_figures() {
     page.assert_nothing_went_wrong();
 }
 
+/// Cumulative Layout Shift: no act moves anything, not even what a click may move.
+#[test]
+fn acts_move_nothing_on_the_page() {
+    for (width, height) in [(1440, 900), (390, 844)] {
+        let server = Process::with("--lab --write-deadline 2s");
+        let Some(page) = page(&format!("http://{}", server.addr)) else { return };
+        page.resize(width, height);
+        page.eval(
+            "new Promise(painted => requestAnimationFrame(() => requestAnimationFrame(painted)))",
+        );
+        page.eval(
+            "window.shifts = [];
+            new PerformanceObserver(list => {
+                const named = ({ node }) => node?.id || node?.parentElement?.outerHTML || 'a node';
+                shifts.push(...list.getEntries().map(({ value, sources }) => [value, ...sources.map(named)]));
+            }).observe({ type: 'layout-shift' });",
+        );
+        page.eval("setClients(120)");
+        page.wait_until(
+            "document.getElementById('clients-latency').textContent.includes('ms; lost: 0')",
+        );
+        for how in ["disk", "cpu"] {
+            page.eval(&format!("document.querySelector('.slow[value={how}]').click()"));
+            page.wait_until(
+                "document.getElementById('slow-result').textContent.startsWith('5 of 5')",
+            );
+            page.wait_until(&format!("!document.querySelector('.slow[value={how}]').disabled"));
+            page.eval("document.getElementById('slow-result').textContent = ''");
+        }
+        for to in ["wake", "direct"] {
+            page.eval(&format!("document.querySelector('#delivery [value={to}]').click()"));
+            page.wait_until(&format!(
+                "document.getElementById('state').textContent.endsWith('{to}')"
+            ));
+        }
+        page.eval("document.getElementById('stuck').click()");
+        page.wait_until("document.getElementById('stuck-result').textContent.endsWith(' 1.')");
+        page.eval("document.getElementById('reopen').click()");
+        page.wait_until("document.getElementById('clients-result').textContent.startsWith('120 ')");
+        page.eval("setClients(0)");
+        page.wait_until("shown('clients') === 1");
+        assert_eq!(page.eval("shifts"), Value::Array(Vec::new()), "at {width} pixels");
+        page.assert_nothing_went_wrong();
+    }
+}
+
 /// The threads that the picture shows.
 const THREADS: &str = "parseInt(document.getElementById('threads-total').textContent)";
 
