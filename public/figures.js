@@ -58,7 +58,7 @@ export function figures() {
       write('threads', 'memory', each);
       write('loop', 'memory', eachLoop);
       last = {
-        threads: now.threads, memory: now.memory_bytes / 1e6, each, eachLoop, busy: rates.busy && rates.busy * 100,
+        threads: now.threads, memory: now.memory_bytes / 1e6, each, eachLoop, busy: rates.own == null ? null : rates.own * 100,
         micros: rates.micros, microsLoop: rates.loop, switches: rates.voluntary == null ? null : rates.voluntary + rates.involuntary,
       };
       return {
@@ -93,6 +93,7 @@ function ratesOf(a, b, seconds) {
     micros: out >= FEW && quiet ? Math.max(0, computed) * 1000 / out : null,
     loop: loopOut >= FEW && quiet ? (loopB.cpu_ms - loopA.cpu_ms) * 1000 / loopOut : null,
     busy: (b.cpu_ms - a.cpu_ms) / seconds / 1000,
+    own: Math.max(0, computed) / seconds / 1000,           // without this view
   };
 }
 

@@ -60,6 +60,7 @@ const stored = () => {
 export function tour({ facts, model }) {
   const part = name => document.getElementById(`tour-${name}`);
   const kept = stored();
+  const measured = {};                // what the steps with a slider have measured, by step
   let step, running = 0;
 
   const keep = value => {
@@ -90,6 +91,7 @@ export function tour({ facts, model }) {
     setText(part('why'), `tour.${step}.why`);
     part('file').textContent = source[0];
     part('line').textContent = source[1];
+    part('sum').hidden = step !== STEPS.length;
     part('back').disabled = step === 1;
     setText(part('next'), step === STEPS.length ? 'tour.end' : 'tour.next');
   }
@@ -158,9 +160,12 @@ export function tour({ facts, model }) {
       setText(part('verdict'), is === kept[step] ? 'tour.right' : 'tour.other', { said: t(`tour.${step}.${kept[step]}`), was: t(`tour.${step}.${is}`) });
     } else {
       const is = slider.is(result);
+      measured[step] = is > 0 ? `${number(Math.round(is * 10) / 10)} ${slider.unit}` : undefined;
       part('result').dataset.right = Math.abs(is - kept[step]) < is / 2;
-      setText(part('verdict'), 'tour.measured', { said: `${number(kept[step])} ${slider.unit}`, was: is > 0 ? `${number(Math.round(is * 10) / 10)} ${slider.unit}` : '–' });
+      setText(part('verdict'), 'tour.measured', { said: `${number(kept[step])} ${slider.unit}`, was: measured[step] ?? '–' });
     }
+    const found = of => measured[of] ?? t('tour.sum.step', { step: of });
+    setText(part('sum'), 'tour.sum', { memory: found(2), times: found(4) });
     part('result').hidden = false;
   }
 
