@@ -180,6 +180,7 @@ impl Server {
             costs,
             counters,
             status_nanos: AtomicU64::new(0),
+            kept_status: Mutex::default(),
             stop: Stop::new(inherited).map_err(StartError::Watch)?,
             retired: AtomicBool::new(false),
             draining: AtomicBool::new(false),

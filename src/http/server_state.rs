@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
@@ -29,6 +29,7 @@ use crate::disconnect::Watcher;
 use crate::durable::Streams;
 use crate::error::StartError;
 use crate::limits::DRAIN_REQUEST_TIME;
+use crate::process::Threads;
 use crate::registry::{Closing, Registry};
 
 /// The message type of the channel that tracks connection threads; no message is ever sent.
@@ -38,6 +39,10 @@ pub(super) type Alive = Infallible;
 
 /// How often events that are older than the history allows are dropped, in seconds.
 const SWEEP_EVERY: u32 = 10;
+
+/// How old the capacity in a status of the stream may be. To read it costs as much as to read some
+/// hundred threads, because the kernel lists all mappings and descriptors of the process for it.
+const CAPACITY_AGE: Duration = Duration::from_secs(10);
 
 /// State that all connection threads share.
 #[derive(Debug)]
@@ -72,6 +77,7 @@ pub(crate) struct ServerState {
     pub(super) counters: Arc<Counters>,
     /// CPU time spent on computing the status so far, in nanoseconds.
     pub(super) status_nanos: AtomicU64,
+    pub(super) kept_status: Mutex<KeptStatus>,
     pub(super) stop: Stop,
     /// Set when load balancers should send no more clients.
     pub(super) retired: AtomicBool,
@@ -86,6 +92,23 @@ pub(crate) struct ServerState {
     /// Limits the rate of the log lines about rejected tokens.
     pub(super) token_log_limit: LogRateLimit,
     pub(super) started: Instant,
+}
+
+/// What one status of the stream keeps for the next, so that less must be read again.
+#[derive(Debug, Default)]
+pub(super) struct KeptStatus {
+    pub(super) threads: Threads,
+    capacity: Option<(Instant, Capacity)>,
+}
+
+impl KeptStatus {
+    /// Returns the capacity, which is at most [`CAPACITY_AGE`] old.
+    pub(super) fn capacity(&mut self, server: &ServerState, clients: usize) -> &Capacity {
+        self.capacity.take_if(|(read, _)| read.elapsed() >= CAPACITY_AGE);
+        let (_, capacity) =
+            self.capacity.get_or_insert_with(|| (Instant::now(), server.capacity(clients)));
+        capacity
+    }
 }
 
 impl ServerState {

@@ -1,5 +1,6 @@
 //! Reports the status of the server as JSON, for people and pages.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::answer::Answer;
 use super::error::HttpError;
 use super::exchange::Exchange;
 use super::reply::Reply;
-use super::server_state::ServerState;
+use super::server_state::{KeptStatus, ServerState};
 use crate::capacity::{Bound, Cost};
 use crate::counters::dropped_log_lines;
 use crate::event::Event;
@@ -20,19 +21,19 @@ use crate::process::{self, Process, ThreadGroup, thread_time};
 ///
 /// The document contains the CPU time that was spent on all such documents so far, so that a
 /// measurement of the server can subtract this time.
-pub(super) fn json(server: &ServerState) -> Value {
+fn json(server: &ServerState, kept: &mut KeptStatus) -> Value {
     let began = thread_time();
-    let status = collect(server);
+    let status = collect(server, kept);
     let nanos = thread_time().saturating_sub(began).as_nanos();
     server.status_nanos.fetch_add(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
     status
 }
 
-fn collect(server: &ServerState) -> Value {
+fn collect(server: &ServerState, kept: &mut KeptStatus) -> Value {
     let status_cpu = Duration::from_nanos(server.status_nanos.load(Ordering::Relaxed));
-    let (process, groups) = Process::with_threads();
+    let (process, groups) = Process::with_threads(&mut kept.threads);
     let clients = server.admission.clients();
-    let capacity = server.capacity(clients);
+    let capacity = kept.capacity(server, clients);
     let machine = process::machine().unwrap_or_default();
     let counters = &server.counters;
     let switches = process.switches.map(
@@ -107,7 +108,8 @@ fn limit(bound: &Bound) -> Value {
 
 /// Returns the document of `GET /status` as an event for the stream at `/status/stream`.
 pub(super) fn event(server: &ServerState) -> Event {
-    Event::new(json(server).to_string())
+    let mut kept = server.kept_status.lock().unwrap_or_else(PoisonError::into_inner);
+    Event::new(json(server, &mut kept).to_string())
 }
 
 /// Answers `GET /readyz`: whether a load balancer should send new clients to this server.
@@ -122,5 +124,5 @@ pub(super) fn ready(server: &ServerState) -> Answer {
 /// Answers `GET /status`.
 pub(super) fn status(exchange: &Exchange<'_>) -> Result<Reply, HttpError> {
     ReadAccess::of(exchange, Api::Own)?;
-    Ok(Reply::Answer(Answer::json(&json(exchange.server))))
+    Ok(Reply::Answer(Answer::json(&json(exchange.server, &mut KeptStatus::default()))))
 }

@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 pub(crate) use self::address_space::check_address_space;
 pub(crate) use self::machine::{listen_overflows, machine};
-pub(crate) use self::threads::{ThreadGroup, groups};
+pub(crate) use self::threads::{ThreadGroup, Threads};
 
 /// The maximum number of threads whose `/proc` files are read. Reading the files of one thread
 /// takes 10 to 20 µs, and the measurement must not cost more than the activity that it measures.
@@ -39,13 +39,13 @@ impl Process {
 
     /// Returns the same as [`now`](Self::now), and the threads grouped by what they wait for.
     /// Reading the threads' files is the expensive part, so this function reads them once for both
-    /// results.
+    /// results, and reads less of the `threads` that have been read before.
     ///
     /// Above [`THREADS_READ`] threads, context switches are not counted, and only the first threads
     /// are grouped.
-    pub(crate) fn with_threads() -> (Self, Vec<ThreadGroup>) {
+    pub(crate) fn with_threads(threads: &mut Threads) -> (Self, Vec<ThreadGroup>) {
         let all = Self::without_switches();
-        let groups = groups(THREADS_READ);
+        let groups = threads.groups(THREADS_READ);
         let counted =
             (all.threads <= THREADS_READ).then(|| sum(groups.iter().map(|group| group.switches)));
         (Self { switches: counted, ..all }, groups)

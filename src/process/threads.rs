@@ -1,5 +1,8 @@
 //! Reads the names of this process's threads, and what each thread waits for.
 
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
 use rustix::fs::{Dir, Mode, OFlags, open, openat};
 use rustix::io::read;
 
@@ -25,49 +28,121 @@ pub(crate) struct ThreadGroup {
     pub(crate) named: Vec<String>,
 }
 
-/// Groups the first `most` threads. They include the server's own threads, which are the oldest.
-pub(crate) fn groups(most: u64) -> Vec<ThreadGroup> {
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
-    let mut groups = Vec::<ThreadGroup>::new();
-    each_thread(most, ["status", "wchan"], |[status, waits_for]| {
-        let Status { name, state, switches } = Status::parse(status);
-        let waits_for = if waits_for == "0" { "" } else { waits_for };
-        let family = name.trim_end_matches(|c: char| c.is_ascii_digit());
-        let is_same = |group: &ThreadGroup| {
-            let same_name = if family.ends_with('-') {
-                group.name.strip_suffix('*') == Some(family)
-            } else {
-                group.name == name
+/// The threads of this process as they were last read.
+///
+/// The first reading reads all files of each thread. A later one reads less: a thread that has not run
+/// since then is still in the same state.
+#[derive(Debug, Default)]
+pub(crate) struct Threads(HashMap<String, Known>);
+
+/// A thread as it was last read.
+#[derive(Debug)]
+struct Known {
+    name: String,
+    state: char,
+    waits_for: String,
+    switches: (u64, u64),
+    /// Whether the thread slept through the time between the last two readings.
+    slept: bool,
+    /// The contents of the thread's file `schedstat`, which change when it runs. They were read before
+    /// the other files.
+    schedule: Option<String>,
+}
+
+impl Threads {
+    /// Groups the first `most` threads. They include the server's own threads, which are the oldest.
+    pub(crate) fn groups(&mut self, most: u64) -> Vec<ThreadGroup> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let mut known = std::mem::take(&mut self.0);
+        let mut groups = Vec::new();
+        each_thread(most, |id, files| {
+            let thread = match known.remove(id) {
+                Some(thread) => thread.again(files),
+                None => Known::read(files),
             };
-            same_name && group.waits_for == waits_for && group.state == state
-        };
-        let at = groups.iter().position(is_same).unwrap_or_else(|| {
-            let name = if family.ends_with('-') { format!("{family}*") } else { name.to_owned() };
-            let waits_for = waits_for.to_owned();
-            let (threads, switches, named) = (0, (0, 0), Vec::new());
-            groups.push(ThreadGroup { name, waits_for, state, threads, switches, named });
-            groups.len() - 1
+            let Some(thread) = thread else { return };
+            add(&mut groups, &thread);
+            self.0.insert(id.to_owned(), thread);
         });
-        let group = &mut groups[at];
-        group.threads += 1;
-        group.switches = (group.switches.0 + switches.0, group.switches.1 + switches.1);
-        if group.named.len() < NAMED {
-            group.named.push(name.to_owned());
+        for group in groups.iter_mut().filter(|group| group.threads == 1) {
+            group.name.clone_from(&group.named[0]);
         }
-    });
-    for group in groups.iter_mut().filter(|group| group.threads == 1) {
-        group.name.clone_from(&group.named[0]);
+        groups.sort_by(|one, other| {
+            (&one.name, &one.waits_for, one.state).cmp(&(
+                &other.name,
+                &other.waits_for,
+                other.state,
+            ))
+        });
+        groups
     }
-    groups.sort_by(|one, other| {
-        (&one.name, &one.waits_for, one.state).cmp(&(&other.name, &other.waits_for, other.state))
+}
+
+/// Adds a thread to its group.
+fn add(groups: &mut Vec<ThreadGroup>, thread: &Known) {
+    let Known { name, state, waits_for, switches, .. } = thread;
+    let family = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let is_same = |group: &ThreadGroup| {
+        let same_name = if family.ends_with('-') {
+            group.name.strip_suffix('*') == Some(family)
+        } else {
+            group.name == *name
+        };
+        same_name && group.waits_for == *waits_for && group.state == *state
+    };
+    let at = groups.iter().position(is_same).unwrap_or_else(|| {
+        let name = if family.ends_with('-') { format!("{family}*") } else { name.clone() };
+        let (waits_for, state) = (waits_for.clone(), *state);
+        let (threads, switches, named) = (0, (0, 0), Vec::new());
+        groups.push(ThreadGroup { name, waits_for, state, threads, switches, named });
+        groups.len() - 1
     });
-    groups
+    let group = &mut groups[at];
+    group.threads += 1;
+    group.switches = (group.switches.0 + switches.0, group.switches.1 + switches.1);
+    if group.named.len() < NAMED {
+        group.named.push(name.clone());
+    }
+}
+
+impl Known {
+    /// Reads a thread for the first time. Returns `None` if it has ended.
+    fn read(files: &mut Files<'_>) -> Option<Self> {
+        let Status { name, state, switches } = Status::parse(files.read("status")?);
+        let name = name.to_owned();
+        let waits_for = files.waits_for();
+        Some(Self { name, state, waits_for, switches, slept: false, schedule: None })
+    }
+
+    /// Reads what can have changed since the last reading.
+    ///
+    /// A thread that slept through the last time probably still sleeps, and `schedstat` shows it:
+    /// that file is cheaper to read than `status`. A thread that is not asleep now, or has been
+    /// switched, may wait for something else than before.
+    fn again(mut self, files: &mut Files<'_>) -> Option<Self> {
+        let schedule = if self.slept { files.read("schedstat").map(str::to_owned) } else { None };
+        if schedule.is_some() && schedule == self.schedule {
+            return Some(self);
+        }
+        let Status { name, state, switches } = Status::parse(files.read("status")?);
+        // Another thread may have got the id; then the name differs.
+        self.slept =
+            (name, 'S', switches) == (&*self.name, state, self.switches) && self.state == 'S';
+        name.clone_into(&mut self.name);
+        (self.state, self.switches, self.schedule) = (state, switches, schedule);
+        if !self.slept {
+            self.waits_for = files.waits_for();
+        }
+        Some(self)
+    }
 }
 
 /// Returns the voluntary and involuntary context switches of each thread.
 pub(super) fn switches() -> impl Iterator<Item = (u64, u64)> {
     let mut all = Vec::new();
-    each_thread(usize::MAX, ["status"], |[status]| all.push(Status::parse(status).switches));
+    each_thread(usize::MAX, |_, files| {
+        all.extend(files.read("status").map(|status| Status::parse(status).switches));
+    });
     all.into_iter()
 }
 
@@ -97,28 +172,40 @@ impl<'a> Status<'a> {
     }
 }
 
-/// Calls `see` for each of the first `most` threads, with the contents of the files `files` of that
-/// thread in `/proc`.
+/// The files of a thread in `/proc`.
 ///
 /// Each file is read with one call into a reused buffer, because there may be thousands of files.
-fn each_thread<const N: usize>(most: usize, files: [&str; N], mut see: impl FnMut([&str; N])) {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let Ok(tasks) = open("/proc/self/task", flags | OFlags::DIRECTORY, Mode::empty()) else {
-        return;
-    };
+struct Files<'a> {
+    tasks: &'a OwnedFd,
+    id: &'a str,
+    buffer: &'a mut [u8],
+}
+
+impl Files<'_> {
+    /// Reads a file. Returns `None` if the thread has ended.
+    fn read(&mut self, file: &str) -> Option<&str> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(self.tasks, format!("{}/{file}", self.id), flags, Mode::empty()).ok()?;
+        let length = read(&file, &mut *self.buffer).ok()?;
+        str::from_utf8(&self.buffer[..length]).ok()
+    }
+
+    /// Reads the kernel function in which the thread sleeps.
+    fn waits_for(&mut self) -> String {
+        let function = self.read("wchan").unwrap_or_default();
+        if function == "0" { String::new() } else { function.to_owned() }
+    }
+}
+
+/// Calls `see` for each of the first `most` threads, with its id and its files.
+fn each_thread(most: usize, mut see: impl FnMut(&str, &mut Files<'_>)) {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    let Ok(tasks) = open("/proc/self/task", flags, Mode::empty()) else { return };
     let Ok(entries) = Dir::read_from(&tasks) else { return };
-    let mut texts = files.map(|_| vec![0; 4 * 1024]);
+    let mut buffer = vec![0; 4 * 1024];
     let ids = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     for id in ids.filter(|id| !id.starts_with('.')).take(most) {
-        let mut lengths = [0; N];
-        for ((file, text), length) in files.iter().zip(&mut texts).zip(&mut lengths) {
-            // If a thread has ended since the listing, reading fails, and the thread is skipped.
-            let file = openat(&tasks, format!("{id}/{file}"), flags, Mode::empty());
-            *length = file.and_then(|file| read(&file, text.as_mut_slice())).unwrap_or(0);
-        }
-        if lengths[0] > 0 {
-            see(std::array::from_fn(|n| str::from_utf8(&texts[n][..lengths[n]]).unwrap_or("")));
-        }
+        see(&id, &mut Files { tasks: &tasks, id: &id, buffer: &mut buffer });
     }
 }
 
@@ -143,8 +230,9 @@ mod tests {
                 named.spawn_scoped(scope, sleeps).expect("a thread");
             }
             started.iter().take(5).for_each(drop);
-            let ours = || -> Vec<ThreadGroup> {
-                let all = groups(u64::MAX).into_iter();
+            let mut threads = Threads::default();
+            let mut ours = || -> Vec<ThreadGroup> {
+                let all = threads.groups(u64::MAX).into_iter();
                 all.filter(|group| group.name.starts_with("asleep-")).collect()
             };
             // The threads have sent their message but may not sleep yet, so the test waits until
@@ -160,6 +248,41 @@ mod tests {
             assert!(group.waits_for.is_empty() || group.waits_for.contains("futex"), "{group:?}");
             drop(wakes);
         });
-        assert!(groups(1).len() == 1, "at most one thread is read");
+        assert!(Threads::default().groups(1).len() == 1, "at most one thread is read");
+    }
+
+    /// While a thread sleeps, only its `schedstat` is read, so its other files need not exist.
+    #[test]
+    fn thread_that_sleeps_is_not_read_again() {
+        let folder = std::env::temp_dir().join(format!("threadcast-tasks-{}", std::process::id()));
+        let task = folder.join("7");
+        std::fs::create_dir_all(&task).expect("a folder");
+        let write = |file: &str, text: &str| std::fs::write(task.join(file), text).expect("a file");
+        let status = |switches: u32| {
+            write(
+                "status",
+                &format!("Name:\tx\nState:\tS (sleeping)\nvoluntary_ctxt_switches:\t{switches}\n"),
+            );
+        };
+        let tasks = open(&folder, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).expect("it");
+        let mut buffer = vec![0; 4 * 1024];
+        let mut files = Files { tasks: &tasks, id: "7", buffer: &mut buffer };
+        status(1);
+        write("schedstat", "5 0 1\n");
+        write("wchan", "futex_wait");
+        let mut thread = Known::read(&mut files).expect("it is there");
+        for _ in 0..2 {
+            thread = thread.again(&mut files).expect("it is there");
+        }
+        std::fs::remove_file(task.join("status")).expect("it is there");
+        thread = thread.again(&mut files).expect("the other files are not read");
+        assert_eq!((thread.switches.0, &*thread.waits_for), (1, "futex_wait"));
+
+        status(2);
+        write("schedstat", "6 0 2\n");
+        write("wchan", "pipe_read");
+        thread = thread.again(&mut files).expect("it is there");
+        assert_eq!((thread.switches.0, &*thread.waits_for), (2, "pipe_read"));
+        std::fs::remove_dir_all(folder).expect("it is ours");
     }
 }
