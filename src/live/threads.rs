@@ -6,7 +6,8 @@
 //! - first the threads that run or wait for something other than a notifier: they are few, and
 //!   change often. A thread that runs or waits for the disk is read in each turn, the others in
 //!   each fifth;
-//! - then the threads that sleep until they are notified, in rotation.
+//! - then the threads that sleep until they are notified, in rotation: each of a thousand once a
+//!   second.
 //!
 //! A thread can only begin to wait for something else after it has run, and the kernel counts how
 //! often each thread has run (`schedstat`). So a thread whose count has not changed needs no second
@@ -27,6 +28,10 @@ pub(super) const TURN: Duration = Duration::from_millis(20);
 
 /// The CPU time that the reads of one turn may take: 2.5 % of a core.
 const BUDGET: Duration = Duration::from_micros(500);
+
+/// How many threads of the rotation may be read in one turn: fifty in less than a frame, and a thousand
+/// in a second, which is about as long as a cell glows.
+const ROTATION: usize = 20;
 
 /// In each fifth turn, the threads are read that wait for something other than a notifier.
 const OTHERS_EVERY: u64 = 5;
@@ -200,14 +205,16 @@ impl Threads {
         // The rotation jumps, so that the threads that are read in one turn are spread over the
         // picture. A prime that does not divide the count reaches each place.
         let jump = if count.is_multiple_of(617) { 619 } else { 617 };
+        let mut left = ROTATION;
         for _ in 0..count {
-            if thread_time() > until {
+            if left == 0 || thread_time() > until {
                 break;
             }
             self.next = (self.next + jump) % count;
             let at = self.next;
             let place = self.places[at].as_ref();
             if place.is_some_and(|place| kinds.is_notifier(place.thread.kind)) {
+                left -= 1;
                 self.read(at, kinds);
             }
         }
