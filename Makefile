@@ -96,6 +96,10 @@ fonts: ## Install a Chinese font for the screenshots (as root on Debian)
 screenshots: browser fonts ## Take screenshots of the pages, in target/screenshots and docs/*.png
 	$(CARGO) test --locked --test browser -- screenshots:: --ignored --test-threads 1
 
+# The tables of docs/threads.md are those of target/lab/report.html, from the same run.
+plots: engines proxy lab ## Measure the plots in docs/plots, for 15 minutes on an idle machine
+	cp target/lab/*.svg docs/plots/
+
 axe: ## Fetch axe-core for the accessibility tests, with npm
 	@mkdir -p target/axe && cd target/axe && npm install --silent --no-audit --no-fund --no-save axe-core@4
 
@@ -218,4 +222,4 @@ help: ## Show this help
 	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
 	  /^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: arm64-check dist-arm64 grafana image run test stack attack clients proxy engines systemd fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help
+.PHONY: plots arm64-check dist-arm64 grafana image run test stack attack clients proxy engines systemd fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help

@@ -30,7 +30,7 @@ pub(crate) fn write(results: &Results, folder: &Path) -> io::Result<PathBuf> {
     fs::write(samples, json::json(results))?;
     for experiment in results.experiments() {
         for plot in plot::plots(results, experiment, Language::English) {
-            fs::write(folder.join(plot.name).with_extension("svg"), plot.svg)?;
+            fs::write(folder.join(plot.name).with_extension("svg"), plot::for_file(&plot.svg))?;
         }
     }
     fs::write(&page, html::html(results))?;

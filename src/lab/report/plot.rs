@@ -110,17 +110,28 @@ pub(super) fn plots(results: &Results, experiment: Experiment, language: Languag
     }
 }
 
-/// Returns an engine's colour, from a palette that colour-blind readers can distinguish.
-pub(super) fn colour(engine: Engine) -> RGBColor {
+/// A colour on a light page and on a dark one, as in the page's style sheet.
+type Colours = [RGBColor; 2];
+
+const CLOTH: Colours = [RGBColor(0xf7, 0xf7, 0xf3), RGBColor(0x12, 0x16, 0x1c)];
+const INK: Colours = [RGBColor(0x18, 0x20, 0x2a), RGBColor(0xe8, 0xe9, 0xe3)];
+
+/// Returns an engine's colours, from a palette that colour-blind readers can distinguish.
+const fn colours(engine: Engine) -> Colours {
     match engine {
-        Engine::Direct => RGBColor(0, 114, 178),
-        Engine::Wake => RGBColor(213, 94, 0),
-        Engine::TinyHttp => RGBColor(204, 121, 167),
-        Engine::EventLoop => RGBColor(0, 158, 115),
-        Engine::Node => RGBColor(184, 134, 11),
-        Engine::ApachePrefork => RGBColor(0, 0, 0),
-        Engine::ApacheEvent => RGBColor(86, 180, 233),
+        Engine::Direct => [RGBColor(0x00, 0x72, 0xb2), RGBColor(0x58, 0xab, 0xe6)],
+        Engine::Wake => [RGBColor(0xd5, 0x5e, 0x00), RGBColor(0xff, 0x8f, 0x4a)],
+        Engine::TinyHttp => [RGBColor(0xb0, 0x56, 0x8a), RGBColor(0xe3, 0xa3, 0xc6)],
+        Engine::EventLoop => [RGBColor(0x00, 0x81, 0x5e), RGBColor(0x34, 0xc7, 0x9c)],
+        Engine::Node => [RGBColor(0x9a, 0x6f, 0x00), RGBColor(0xe0, 0xb6, 0x4a)],
+        Engine::ApachePrefork => INK,
+        Engine::ApacheEvent => [RGBColor(0x2f, 0x8d, 0xc0), RGBColor(0x9b, 0xd3, 0xf7)],
     }
+}
+
+/// Returns the colour in which an engine is drawn. [`for_page`] and [`for_file`] add the dark one.
+const fn colour(engine: Engine) -> RGBColor {
+    colours(engine)[0]
 }
 
 /// Returns the name of the engine's colour in the page's style sheet.
@@ -170,24 +181,49 @@ fn drawn(height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn) -> String {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-        let outcome = area.fill(&WHITE).map_err(Into::into).and_then(|()| draw(&area));
+        let outcome = area.fill(&CLOTH[0]).map_err(Into::into).and_then(|()| draw(&area));
         if let Err(error) = outcome.and_then(|()| Ok(area.present()?)) {
             log::warn!("plot is incomplete: {error}");
         }
     }
-    // The SVG must have no fixed size, so that the plot scales with the page.
-    svg.replacen(&format!("width=\"{WIDTH}\" height=\"{height}\" "), "", 1)
+    svg.replace("font-family=\"sans-serif\"", "font-family=\"system-ui, sans-serif\"")
 }
 
-/// Returns a plot's SVG for the page, which has light and dark colours.
+/// Returns a colour as the SVG writes it.
+fn written(RGBColor(red, green, blue): RGBColor) -> String {
+    format!("\"#{red:02X}{green:02X}{blue:02X}\"")
+}
+
+/// Returns a plot's SVG for the page, which has light and dark colours, and sets the size.
 pub(super) fn for_page(svg: &str, title: &str) -> String {
-    let hex = |RGBColor(red, green, blue)| format!("\"#{red:02X}{green:02X}{blue:02X}\"");
-    let mut svg = svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{title}\" "), 1);
-    svg = svg.replacen(&hex(WHITE), "\"none\"", 1); // the background
+    let begin = format!("<svg role=\"img\" aria-label=\"{title}\" ");
+    let mut svg = begin + svg[svg.find("viewBox").unwrap_or_default()..].trim_start();
+    svg = svg.replacen(&written(CLOTH[0]), "\"none\"", 1); // the background
+    svg = svg.replace(&written(INK[0]), "\"currentColor\"");
     for engine in Engine::ALL {
-        svg = svg.replace(&hex(colour(engine)), &format!("\"var(--{})\"", variable(engine)));
+        svg = svg.replace(&written(colour(engine)), &format!("\"var(--{})\"", variable(engine)));
     }
-    svg.replace(&hex(BLACK), "\"currentColor\"")
+    svg
+}
+
+/// Returns a plot's SVG for a file, which is dark where the reader prefers that.
+///
+/// The light colours are attributes, because some programs that show SVG ignore style sheets.
+pub(super) fn for_file(svg: &str) -> String {
+    let mut style = String::from("<style>@media (prefers-color-scheme: dark) {");
+    let engines = Engine::ALL.into_iter().map(colours);
+    for [light, dark] in [CLOTH, INK].into_iter().chain(engines) {
+        for property in ["fill", "stroke"] {
+            let (light, dark) = (written(light), written(dark));
+            let rule =
+                format!(" [{property}={light}] {{ {property}: {} }}", dark.trim_matches('"'));
+            if svg.contains(&format!("{property}={light}")) && !style.contains(&rule) {
+                style += &rule;
+            }
+        }
+    }
+    let end = svg.find(">\n").map_or(0, |end| end + 2); // of the tag `svg`
+    format!("{}{style} }}</style>\n{}", &svg[..end], &svg[end..])
 }
 
 /// A measured value, and whether the engine was saturated.
@@ -320,7 +356,7 @@ fn below_key<'a>(
                 let corners = [(x, y), (x + 12, y + 12)];
                 key.draw(&Rectangle::new(corners, colour(engine).filled()))?;
             }
-            None => key.draw(&Circle::new((x + 6, y + 6), 5, BLACK.stroke_width(2)))?,
+            None => key.draw(&Circle::new((x + 6, y + 6), 5, INK[0].stroke_width(2)))?,
         }
         key.draw_text(&name, &LETTERS.into_text_style(&key), (x + 17, y - 1))?;
     }
@@ -340,8 +376,8 @@ fn curves(area: &Area<'_>, lines: &[Line], language: Language, x: &str, y: &str)
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
-        .bold_line_style(BLACK.mix(0.12))
-        .axis_style(BLACK.mix(0.5))
+        .bold_line_style(INK[0].mix(0.12))
+        .axis_style(INK[0].mix(0.5))
         .label_style(LETTERS)
         .x_desc(x)
         .y_desc(y)
@@ -428,8 +464,8 @@ fn bars(groups: &[Group], language: Language) -> String {
     let height = u32::try_from(lines).unwrap_or(u32::MAX).saturating_mul(LINE.unsigned_abs());
     let room = f64::from(i32::try_from(WIDTH).unwrap_or(i32::MAX) - NAME - VALUE);
     drawn(height.saturating_add(12), |area| {
-        let left = LETTERS.into_font().color(&BLACK).pos(Pos::new(HPos::Left, VPos::Center));
-        let bold = ("sans-serif", 14, FontStyle::Bold).into_font().color(&BLACK);
+        let left = LETTERS.into_font().color(&INK[0]).pos(Pos::new(HPos::Left, VPos::Center));
+        let bold = ("sans-serif", 14, FontStyle::Bold).into_font().color(&INK[0]);
         let bold = bold.pos(Pos::new(HPos::Left, VPos::Center));
         let right = left.pos(Pos::new(HPos::Right, VPos::Center));
         let mut middle = LINE / 2 + 4;
@@ -501,6 +537,31 @@ mod tests {
         let svg = against_clients(&results(&[100, 1_000], 0.1), Language::English, &CPU);
         let page = for_page(&svg, "a title");
         assert!(page.contains("var(--node)") && page.contains("aria-label=\"a title\""));
-        assert!(!page.contains("=\"#"), "{page}");
+        assert!(!page.contains("=\"#") && !page.contains(" width=\"400\""), "{page}");
+    }
+
+    #[test]
+    fn plot_in_a_file_is_dark_for_readers_who_prefer_that() {
+        let svg = against_clients(&results(&[100, 1_000], 0.1), Language::English, &CPU);
+        let file = for_file(&svg);
+        for [light, dark] in [CLOTH, INK, colours(Engine::Node)].map(|it| it.map(written)) {
+            let rule = format!("[fill={light}] {{ fill: {} }}", dark.trim_matches('"'));
+            assert_eq!(file.matches(&rule).count(), 1, "{file}");
+        }
+        assert!(!file.contains(&written(colour(Engine::Wake))), "a colour that it does not use");
+        assert!(file.starts_with("<svg width=\"400\"") && file.contains("</style>\n<rect"));
+    }
+
+    /// The page has the same colours as variables.
+    #[test]
+    fn colours_are_those_of_the_style_sheet() {
+        let style = include_str!("report.css");
+        let own = Engine::ALL.into_iter().filter(|engine| *engine != Engine::ApachePrefork);
+        let engines = own.map(|engine| (variable(engine), colours(engine)));
+        for (name, colours) in [("cloth", CLOTH), ("ink", INK)].into_iter().chain(engines) {
+            let [light, dark] = colours.map(|it| written(it).replace('"', "").to_lowercase());
+            let variable = format!("--{name}: light-dark({light}, {dark});");
+            assert!(style.contains(&variable), "{variable}");
+        }
     }
 }
