@@ -4,7 +4,7 @@
 //! its receiver spins before it sleeps, which costs CPU time while many clients connect, and it
 //! takes more memory. The model checker loom sees every step of a slot.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 #[cfg(feature = "loom")]
@@ -73,6 +73,47 @@ impl<T> Slot<T> {
     }
 }
 
+/// Sends the reply to a request, which another thread waits for. If it is dropped without a reply, that
+/// thread gets `None`.
+///
+/// The receiver of a queue of crossbeam would call `sched_yield` several times before it sleeps, which
+/// delays the thread that is to reply.
+#[derive(Debug)]
+pub(crate) struct ReplySender<T>(Option<Arc<Slot<Option<T>>>>);
+
+/// Waits for the reply to a request.
+#[derive(Debug)]
+pub(crate) struct ReplyReceiver<T>(Arc<Slot<Option<T>>>);
+
+/// Creates the two ends of a reply.
+pub(crate) fn reply<T>() -> (ReplySender<T>, ReplyReceiver<T>) {
+    let slot = Arc::new(Slot::new());
+    (ReplySender(Some(Arc::clone(&slot))), ReplyReceiver(slot))
+}
+
+impl<T> ReplySender<T> {
+    pub(crate) fn send(mut self, reply: T) {
+        if let Some(slot) = self.0.take() {
+            slot.put(Some(reply));
+        }
+    }
+}
+
+impl<T> Drop for ReplySender<T> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.take() {
+            slot.put(None);
+        }
+    }
+}
+
+impl<T> ReplyReceiver<T> {
+    /// Waits for the reply. Returns `None` if there will be none.
+    pub(crate) fn wait(self) -> Option<T> {
+        self.0.take()
+    }
+}
+
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use std::time::Duration;
@@ -88,6 +129,17 @@ mod tests {
         slot.offer(1);
         slot.put(2);
         assert_eq!((slot.take(), slot.try_take()), (2, None));
+    }
+
+    #[test]
+    fn wait_for_a_reply_ends_with_it_or_without_its_sender() {
+        let ((sender, receiver), (dropped, without)) = (reply(), reply::<i32>());
+        std::thread::scope(|scope| {
+            let waiting = [receiver, without].map(|receiver| scope.spawn(|| receiver.wait()));
+            sender.send(1);
+            drop(dropped);
+            assert_eq!(waiting.map(|waiting| waiting.join().unwrap()), [Some(1), None]);
+        });
     }
 
     #[test]

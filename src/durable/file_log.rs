@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Sender;
 use redb::TableDefinition;
 
 use super::catalog::{CreateError, Created, DeleteError, NewStream};
@@ -16,6 +16,7 @@ use super::log::Boundary;
 use super::messages::{BodyError, Messages};
 use super::stream::{AppendError, Appended, Base, Life, Lifetime, Request, Stream};
 use crate::error::PublishError;
+use crate::slot::{self, ReplySender};
 use crate::store::file::{Flusher, Reader, SharedFile};
 
 /// A stream that is used updates the time of its last use in the file after this part of its lifetime.
@@ -36,18 +37,18 @@ pub(super) enum FileRequest {
         stream: Arc<Stream>,
         request: Request,
         body: Result<Messages, BodyError>,
-        reply: Sender<Result<Appended, AppendError>>,
+        reply: ReplySender<Result<Appended, AppendError>>,
     },
     Create {
         new: Box<NewStream>,
         base: Option<Base>,
         /// What a fork copies of the source's next append.
         part: Messages,
-        reply: Sender<Result<Created, CreateError>>,
+        reply: ReplySender<Result<Created, CreateError>>,
     },
     Delete {
         stream: Arc<Stream>,
-        reply: Sender<Result<(), DeleteError>>,
+        reply: ReplySender<Result<(), DeleteError>>,
     },
     /// Removes the stream if it has expired.
     Expire(Arc<Stream>),
@@ -100,13 +101,13 @@ impl StreamFile {
     /// Sends a request to the store writer, and waits for the reply.
     fn call<T, E: From<PublishError>>(
         &self,
-        request: impl FnOnce(Sender<Result<T, E>>) -> FileRequest,
+        request: impl FnOnce(ReplySender<Result<T, E>>) -> FileRequest,
     ) -> Result<T, E> {
         let stopped = || E::from(PublishError::Store { reason: "the server is stopping".into() });
-        let (reply, replied): (_, Receiver<Result<T, E>>) = bounded(1);
-        self.requests.send(request(reply)).map_err(|_| stopped())?;
+        let (sender, receiver) = slot::reply();
+        self.requests.send(request(sender)).map_err(|_| stopped())?;
         self.flusher.flush();
-        replied.recv().unwrap_or_else(|_| Err(stopped()))
+        receiver.wait().unwrap_or_else(|| Err(stopped()))
     }
 
     /// Sends a request without a reply. If the queue is full, a later sweep sends it again.

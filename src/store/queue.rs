@@ -21,6 +21,7 @@ use crossbeam_channel::{
 use crate::error::PublishError;
 use crate::event::Event;
 use crate::registry::{Key, Published, Reach, Update};
+use crate::slot;
 
 /// The capacity of the queue, in requests. Each publisher has at most one request in the queue. So
 /// a publisher waits for a free slot only if more than this many publish at once.
@@ -60,7 +61,7 @@ pub(super) struct PublishRequest {
     pub(super) presence: bool,
 }
 
-pub(super) type ReplySender<T> = Sender<Result<T, PublishError>>;
+pub(super) type ReplySender<T> = slot::ReplySender<Result<T, PublishError>>;
 
 impl PublishRequest {
     /// All channels of the request. The first one is the canonical topic of the events.
@@ -206,9 +207,9 @@ fn call<T, R>(
     queue: &Sender<StoreRequest<T>>,
     request: impl FnOnce(ReplySender<R>) -> StoreRequest<T>,
 ) -> Result<R, PublishError> {
-    let (sender, receiver) = bounded(1);
+    let (sender, receiver) = slot::reply();
     queue.send(request(sender)).map_err(|_| stopped())?;
-    receiver.recv().unwrap_or_else(|_| Err(stopped()))
+    receiver.wait().unwrap_or_else(|| Err(stopped()))
 }
 
 fn stopped() -> PublishError {

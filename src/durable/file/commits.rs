@@ -6,7 +6,7 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use redb::WriteTransaction;
 
 use super::tables::Tables;
@@ -19,6 +19,7 @@ use crate::durable::stream::{
 };
 use crate::durable::usage::Reserved;
 use crate::error::PublishError;
+use crate::slot::ReplySender;
 use crate::store::file::Participant;
 
 /// The approximate size of the appends in one commit, in bytes.
@@ -398,7 +399,7 @@ impl Batch {
     /// Keeps the outcome of a request until the commit has ended.
     fn answer<T, E>(
         &mut self,
-        reply: Sender<Result<T, E>>,
+        reply: ReplySender<Result<T, E>>,
         outcome: Result<Result<T, E>, redb::Error>,
     ) -> Result<(), redb::Error>
     where
@@ -412,7 +413,7 @@ impl Batch {
         self.replies.push(Box::new(move |failure| {
             let failed = failure.map(|failure| Err(failure.clone().into()));
             if let Some(outcome) = failed.or(outcome) {
-                let _ = reply.send(outcome); // fails if the client's thread has ended
+                reply.send(outcome);
             }
         }));
         error
@@ -421,11 +422,11 @@ impl Batch {
     /// Keeps a request that is rejected with the error of the commit.
     fn reject(&mut self, request: FileRequest) {
         fn rejection<T: Send + 'static, E: From<PublishError> + Send + 'static>(
-            reply: Sender<Result<T, E>>,
+            reply: ReplySender<Result<T, E>>,
         ) -> Reply {
             Box::new(move |failure| {
                 if let Some(failure) = failure {
-                    let _ = reply.send(Err(failure.clone().into()));
+                    reply.send(Err(failure.clone().into()));
                 }
             })
         }

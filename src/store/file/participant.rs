@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crossbeam_channel::Sender;
@@ -139,14 +140,29 @@ pub(crate) struct Flush;
 
 /// Asks the store writer for a commit.
 #[derive(Debug, Clone)]
-pub(crate) struct Flusher(pub(super) Sender<StoreRequest<Flush>>);
+pub(crate) struct Flusher {
+    queue: Sender<StoreRequest<Flush>>,
+    /// Whether a commit was asked for that has not begun.
+    is_asked: Arc<AtomicBool>,
+}
 
 impl Flusher {
-    /// Asks for a commit. Does not wait.
+    pub(super) fn new(queue: Sender<StoreRequest<Flush>>) -> Self {
+        Self { queue, is_asked: Arc::default() }
+    }
+
+    /// Asks for a commit, unless one was asked for that has not begun. Does not wait.
     pub(crate) fn flush(&self) {
-        // If the queue is full, this request may be dropped: the requests in the queue lead to
-        // commits too.
-        let _ = queue::enqueue(&self.0, StoreRequest::Other(Flush));
+        if !self.is_asked.swap(true, Ordering::AcqRel) {
+            // If the queue is full, this request may be dropped: the requests in the queue lead to
+            // commits too.
+            let _ = queue::enqueue(&self.queue, StoreRequest::Other(Flush));
+        }
+    }
+
+    /// Records that a commit begins: it has what is in the other log's queue from here on.
+    pub(super) fn begin(&self) {
+        self.is_asked.swap(false, Ordering::AcqRel);
     }
 }
 

@@ -57,7 +57,7 @@ pub(crate) fn start<S: Store + 'static>(
         registry: registry.clone(),
         store: Box::new(store),
         queue,
-        flusher: Flusher(sender),
+        flusher: Flusher::new(sender),
         participant: ParticipantSlot::new(),
         evictions: Vec::new(),
         failing: false,
@@ -137,7 +137,7 @@ impl StoreWriter {
     fn handle(&mut self, request: StoreRequest<Flush>) {
         match request {
             StoreRequest::Forget { channel, reply } => {
-                let _ = reply.send(self.forget(&channel)); // fails if the caller has ended
+                reply.send(self.forget(&channel));
             }
             StoreRequest::Publish(request) => {
                 let mut names = BatchNames::default();
@@ -171,8 +171,7 @@ impl StoreWriter {
         for (sender, pending) in replies {
             let published = pending.and_then(|pending| pending.complete(&ids));
             match (sender, published) {
-                // Sending fails if the publisher has ended. That is not an error.
-                (Some(sender), published) => drop(sender.send(published)),
+                (Some(sender), published) => sender.send(published),
                 (None, Ok(_) | Err(PublishError::Ended)) => {} // nothing follows the end of a channel
                 (None, Err(error)) => log::warn!("dropped a presence event: {error}"),
             }
@@ -183,6 +182,7 @@ impl StoreWriter {
     /// Appends the records to the store, deletes the events from it that the rings have evicted, and
     /// writes what another log in the file has.
     fn append(&mut self, records: &[Record]) -> Result<Vec<EventId>, PublishError> {
+        self.flusher.begin();
         let mut other = self.participant.lock();
         if records.is_empty() && self.evictions.is_empty() && !other.has_work() {
             return Ok(Vec::new());

@@ -253,7 +253,9 @@ impl LogPublisher {
 
 /// Sends the reply, if a thread waits for it. It is not an error if that thread has ended.
 fn reply(request: PublishRequest, published: Result<Published, PublishError>) {
-    let _ = request.reply.map(|reply| reply.send(published));
+    if let Some(reply) = request.reply {
+        reply.send(published);
+    }
 }
 
 /// Collects the presence changes that follow `first` in the queue, up to a request of another kind.
@@ -335,7 +337,7 @@ mod tests {
     fn a_batch_of_changes_ends_at_another_request() {
         let (sender, mut queue) = PublishQueue::new();
         let change = || PresenceChange { channel: "a".into(), name: "ada".into(), joins: true };
-        let (reply, _replies) = crossbeam_channel::bounded(1);
+        let (reply, _reply) = crate::slot::reply();
         sender.send(StoreRequest::Other(change())).unwrap();
         sender.send(StoreRequest::Forget { channel: "a".into(), reply }).unwrap();
         sender.send(StoreRequest::Other(change())).unwrap();
