@@ -159,6 +159,9 @@ slow: ## Test a client that vanishes without closing its connection (40 s)
 soak: ## Connect and disconnect clients for half an hour, and look for leaks (SOAK=SECONDS)
 	SOAK=$(SOAK) $(CARGO) test --release --locked --test slow -- soak:: --ignored --nocapture
 
+durable: ## Run random operations on durable streams, with kill -9, for half an hour (DURABLE=SECONDS)
+	DURABLE=$(or $(DURABLE),1800) $(CARGO) test --profile quick --locked --test slow -- durable:: --nocapture
+
 # A stack overflow ends the process before libFuzzer saves the input; the input is then in
 # fuzz/artifacts/TARGET.last.
 fuzz: ## Fuzz each parser of network input for a minute (FUZZ_SECONDS=60; needs cargo-fuzz and g++)
@@ -222,4 +225,4 @@ help: ## Show this help
 	  /^## /           { printf "\n%s\n", substr($$0, 4) } \
 	  /^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: plots arm64-check dist-arm64 grafana image run test stack attack clients proxy engines systemd fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help
+.PHONY: plots arm64-check dist-arm64 grafana image run test stack attack clients proxy engines systemd fmt check fmt-check lint doc browser curl redis screenshots promtool python pymcure slow soak durable fuzz axe fonts model proxies cluster bench lab man licences deny dist dist-check msrv help
