@@ -46,7 +46,7 @@ const STEPS = [
     source: ['src/live/slow.rs', 'while started.elapsed() < TIME {'],
   },
   {
-    before: {}, act: ({ press }) => press('#stuck'), seconds: 5, figures: ['blocked', 'threads'],
+    before: {}, act: ({ press }) => press('#stuck'), seconds: 7, figures: ['blocked', 'threads'],
     choice: ({ before, after }) => after.threads > Math.max(NOTICED, 2 * before.threads) ? 2 : after.blocked > before.blocked ? 1 : 0,
     source: ['src/stream/socket.rs', 'match poll(&mut room, Some(&self.deadline)) {'],
   },
@@ -62,6 +62,7 @@ export function tour({ facts, model }) {
   const kept = stored();
   const measured = {};                // what the steps with a slider have measured, by step
   let step, running = 0;
+  let told;                           // what the shown result was computed from
 
   const keep = value => {
     kept[step] = value;
@@ -73,6 +74,7 @@ export function tour({ facts, model }) {
   function show(wanted) {
     step = wanted;
     running++;
+    told = undefined;
     const { choice, slider, source, quote } = STEPS[step - 1];
     setText(part('number'), 'tour.number', { step, of: STEPS.length });
     setText(part('ask'), `tour.${step}.ask`);
@@ -108,7 +110,10 @@ export function tour({ facts, model }) {
     const { unit } = STEPS[step - 1].slider;
     part('slid').textContent = `${number(Number(part('slider').value))} ${unit}`;
   };
-  languageChanges.addEventListener('change', () => { if (STEPS[step - 1]?.slider) showSlider(); });
+  languageChanges.addEventListener('change', () => {
+    if (STEPS[step - 1]?.slider) showSlider();
+    if (told) tell(...told);
+  });
   part('slider').addEventListener('input', showSlider);
   part('slider').addEventListener('change', () => keep(Number(part('slider').value)));
 
@@ -139,7 +144,8 @@ export function tour({ facts, model }) {
     if (!isOld()) part('act').disabled = false;
   });
 
-  function tell(result, figures, choice, slider) {
+  function tell(...all) {
+    const [result, figures, choice, slider] = told = all;
     const rows = figures.map(name => {
       const row = document.createElement('tr');
       const head = document.createElement('th');
