@@ -16,12 +16,12 @@ const noticed = ({ after: { threads, loop } }) => loop < NOTICED ? 0 : threads <
 // the line of `source`, and either a `choice` (how to find the true one) or a `slider`.
 const STEPS = [
   {
-    before: { clients: 0, rate: 0 }, act: ({ clients }) => clients(), seconds: 8, figures: ['server', 'busy'],
+    before: { clients: 0, rate: 0 }, act: ({ clients }) => clients(), seconds: 5, figures: ['server', 'busy'],
     choice: ({ before, after, opened }) => after.server - before.server >= .9 * opened ? 2 : after.server - before.server > 1 ? 1 : 0,
     source: ['src/http/connection.rs', 'let spawned = thread::Builder::new().name(peer.thread_name()).stack_size(STACK).spawn(serve)?;'],
   },
   {
-    before: { clients: 0, rate: 0 }, act: ({ clients }) => clients(), seconds: 8, figures: ['memory', 'each', 'eachLoop'],
+    before: { clients: 0, rate: 0 }, act: ({ clients }) => clients(), seconds: 5, figures: ['memory', 'each', 'eachLoop'],
     slider: { least: 10, most: 1_000, step: 10, first: 500, unit: 'KB', is: ({ after }) => after.each },
     source: ['src/stream/mod.rs', 'writer = match slot.take().write() {'],
   },
@@ -126,14 +126,17 @@ export function tour({ facts, model }) {
     document.getElementById('replay-live').click();       // a paused picture has no new figures
     try {
       setText(part('state'), 'tour.prepares');
-      const clients = Math.min(CLIENTS, Math.max(0, (facts.at(-1)?.most ?? 0) - 10));
+      await until(() => facts.length > 0, isOld);
+      const clients = Math.min(CLIENTS, Math.max(0, facts.at(-1).most - 10));
       await prepare(before.clients ?? clients, before.rate ?? RATE, isOld);
       const began = mark();
       await pause(SETTLE, isOld);
       const first = taken(began);
       setText(part('state'), 'tour.acts');
-      const acted = mark();
+      const from = mark();
       act({ press, rate: () => setRate(RATE), clients: () => setClients(clients) });
+      await until(() => facts.at(-1).clients === clients, isOld);
+      const acted = before.clients === 0 ? mark() : from;   // to open clients takes time
       await pause(seconds * 1_000, isOld);
       const result = { before: first, after: taken(acted), opened: clients };
       setText(part('state'));
@@ -211,7 +214,11 @@ export function tour({ facts, model }) {
     press('#delivery [value=direct]');
     document.getElementById('rate').value = rate;
     setClients(clients);
-    for (let waited = 0; facts.at(-1)?.clients !== clients || facts.at(-1).delivery !== 'direct'; waited++) {
+    await until(() => facts.at(-1)?.clients === clients && facts.at(-1).delivery === 'direct', isOld);
+  }
+
+  async function until(isSo, isOld) {
+    for (let waited = 0; !isSo(); waited++) {
       if (waited > 60) throw new Error(t('tour.timeout'));
       await pause(500, isOld);
     }
