@@ -10,7 +10,7 @@ use chrono::{DateTime, FixedOffset, Utc};
 use super::cursor;
 use super::file_log::FileLog;
 use super::frames::incomplete_suffix;
-use super::log::{self, BOUNDARY, Boundary, Log, PartialAppendError};
+use super::log::{self, BOUNDARY, Log, PartialAppendError};
 use super::media::{Content, MediaType};
 use super::messages::{BodyError, Messages};
 use super::offset::{Offset, Start};
@@ -511,31 +511,35 @@ impl Stream {
 
     /// Appends bytes of the stream's own log to `out`.
     fn copy_own(&self, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), PublishError> {
-        if let Some(file) = self.in_file(range.start) {
-            return file.copy(range, out);
+        match self.in_memory(range.start, |log| log.slice(range.clone())) {
+            Ok(slice) => slice.copy_to(out),
+            Err(file) => file.copy(range, out)?,
         }
-        let slice = self.lock().log.slice(range);
-        slice.copy_to(out);
         Ok(())
     }
 
     /// See [`Log::whole_messages`].
     fn whole_messages(&self, range: &Range<u64>) -> Result<u64, PublishError> {
-        match self.in_file(range.start) {
-            Some(file) => file.whole_messages(range),
-            None => Ok(self.lock().log.whole_messages(range)),
-        }
+        let whole = self.in_memory(range.start, |log| log.whole_messages(range));
+        whole.or_else(|file| file.whole_messages(range))
     }
 
-    /// Returns the log in the file if only that has the bytes after `at`.
-    fn in_file(&self, at: u64) -> Option<&FileLog> {
-        self.head.file.as_ref().filter(|_| at < self.lock().log.start())
+    /// Calls `read` with the log in memory. Returns the log in the file if only that has the bytes after
+    /// `at`.
+    ///
+    /// The check and the read are under one lock, because other threads free the bytes in memory.
+    fn in_memory<T>(&self, at: u64, read: impl FnOnce(&Log) -> T) -> Result<T, &FileLog> {
+        let state = self.lock();
+        match &self.head.file {
+            Some(file) if at < state.log.start() => Err(file),
+            _ => Ok(read(&state.log)),
+        }
     }
 
     /// Whether a read from `at` would wait for the store's file.
     pub(super) fn waits_for_file(&self, at: u64) -> bool {
         let (stream, _) = self.holder_of(at);
-        stream.in_file(at).is_some()
+        stream.in_memory(at, |_| ()).is_err()
     }
 
     /// Returns the stream whose own log has the byte `at`, and where its part of this stream ends.
@@ -586,11 +590,11 @@ impl Stream {
 
     /// See [`Log::is_boundary`].
     fn is_boundary(&self, at: u64) -> Result<bool, PublishError> {
-        match self.in_file(at) {
-            _ if self.head.base.as_ref().map_or(0, |base| base.upto) == at => Ok(true),
-            Some(file) => file.is_boundary(at),
-            None => Ok(self.lock().log.is_boundary(at)),
+        if self.head.base.as_ref().map_or(0, |base| base.upto) == at {
+            return Ok(true);
         }
+        let is_boundary = self.in_memory(at, |log| log.is_boundary(at));
+        is_boundary.or_else(|file| file.is_boundary(at))
     }
 
     /// This stream, its source, the source's source, and so on.
@@ -601,10 +605,8 @@ impl Stream {
     /// Returns the first part of the append after `from`, for a fork.
     pub(super) fn partial(&self, from: u64, count: u64) -> Result<Messages, PartialError> {
         let (stream, upto) = self.holder_of(from);
-        let append: Vec<Boundary> = match stream.in_file(from) {
-            Some(file) => file.append_after(from)?,
-            None => stream.lock().log.append_after(from).to_vec(),
-        };
+        let append = stream.in_memory(from, |log| log.append_after(from).to_vec());
+        let append = append.or_else(|file| file.append_after(from))?;
         let is_json = self.head.media.content() == Content::Json;
         let ends = log::partial(&append, from, upto, count, is_json)?;
         let mut bytes = Vec::new();

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -15,7 +16,9 @@ use super::*;
 use crate::counters::Counters;
 use crate::durable::file_log::{FileRequest, LOG};
 use crate::durable::offset::Start;
-use crate::durable::stream::{Append, AppendError, Fork, Lifetime, OffsetError, Unavailable};
+use crate::durable::stream::{
+    Append, AppendError, Fork, Lifetime, OffsetError, Reading, Unavailable,
+};
 use crate::durable::{Create, CreateError, DeleteError, MediaType, Producer};
 use crate::error::PublishError;
 use crate::event::Event;
@@ -547,6 +550,30 @@ fn live_reader_reads_new_bytes_from_memory() {
     assert!(!stream.waits_for_file(stream.status().tail - 1));
     drop(listening);
     assert!(stream.waits_for_file(stream.status().tail - 1), "memory is kept without a reader");
+}
+
+#[test]
+fn reads_are_whole_while_bytes_in_memory_are_freed() {
+    let node = Node::start(Disk::with_a_store());
+    let stream = node.create("a", text("0123456789"));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..500 {
+                // The bytes are in memory until this reader ends.
+                let reading = Reading::new(&stream);
+                append(&stream, "0123456789");
+                drop(reading);
+            }
+            is_over.store(true, Ordering::Release);
+        });
+        while !is_over.load(Ordering::Acquire) {
+            let tail = stream.status().tail;
+            let mut bytes = Vec::new();
+            stream.copy(tail - 10..tail, &mut bytes).expect("it can be read");
+            assert_eq!(bytes, b"0123456789");
+        }
+    });
 }
 
 #[test]
