@@ -15,11 +15,11 @@ use crate::stream::{End, Handover, Listening, Reader, Sink, SourceKey, StreamCou
 pub(super) struct Key {
     pub(super) source: SourceKey,
     pub(super) framing: Framing,
-    /// The members' position, if it is ahead of this node: another node has sent these clients
-    /// events that this node has not read yet.
+    /// The members' position, if it is ahead: another node has sent these clients events that this node
+    /// has not read yet, or they have begun inside a character, before which other clients wait.
     ///
     /// Such clients need a group of their own. If they shared a position with the clients that have
-    /// caught up with this node, either the clients ahead would get events twice, or the other
+    /// caught up, either the clients ahead would get events twice, or the other
     /// clients would miss some.
     pub(super) ahead: Option<EventId>,
 }

@@ -397,11 +397,12 @@ impl<W: Sink> Broadcaster<W> {
         self.by_key.insert(key, self.last_id);
     }
 
-    /// Dissolves a group that was ahead of this node, once this node has read up to the group's
-    /// position. The members then join the group of the clients that have caught up with this node.
+    /// Dissolves a group that was ahead, once it is not any more: this node has read up to the group's
+    /// position, or the group has read on. The members then join the group of the other clients that have
+    /// caught up.
     fn rejoin_if_reached(&mut self, id: u64) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        if group.key.ahead.is_none() || group.reader.registry().is_ahead(group.reader.position()) {
+        if group.key.ahead.is_none() || group.reader.is_ahead() {
             return;
         }
         for Member { mut handover, .. } in group.members.drain(..) {

@@ -20,6 +20,9 @@ const EVENT: usize = 16 * 1024;
 pub(crate) struct Follower {
     reading: Reading,
     at: u64,
+    /// The part before the position of a character or of a line end that it is inside of; empty if it is
+    /// between two.
+    begun: Vec<u8>,
     /// Whether the end of the closed stream has been read too. As a position, the end counts as one
     /// byte.
     has_ended: bool,
@@ -29,8 +32,14 @@ pub(crate) struct Follower {
 
 impl Follower {
     /// Creates a reader at the position `at`.
-    pub(crate) fn new(stream: &Arc<Stream>, at: u64, hub: &Registry) -> Self {
-        Self { reading: Reading::new(stream), at, has_ended: false, hub: hub.clone() }
+    pub(crate) fn new(stream: &Arc<Stream>, at: u64, hub: &Registry) -> Result<Self, PublishError> {
+        let mut begun = Vec::new();
+        if stream.media().content() == Content::Text {
+            stream.copy(at.saturating_sub(INCOMPLETE_MAX)..at, &mut begun)?;
+            begun.drain(..begun.len() - incomplete_suffix(&begun));
+        }
+        let (reading, hub) = (Reading::new(stream), hub.clone());
+        Ok(Self { reading, at, begun, has_ended: false, hub })
     }
 
     /// Returns the control event with which the response begins, if nothing else follows at once.
@@ -59,8 +68,7 @@ impl Follower {
 
     /// Reads the bytes of the next data event, at most up to `upto`.
     ///
-    /// The beginning of a character or of a line end waits for the rest, unless `upto` is between the two:
-    /// a reader began there, and this one is to join it.
+    /// The beginning of a character or of a line end waits for the rest.
     fn next(&self, upto: Option<u64>) -> Result<(Vec<u8>, Extent), PublishError> {
         let stream = self.stream();
         let limit =
@@ -69,14 +77,12 @@ impl Follower {
         let mut data = Vec::new();
         stream.copy(self.at..to.end, &mut data)?;
         if to.is_tail && !to.is_eof && stream.media().content() == Content::Text {
-            let incomplete = incomplete_suffix(&data);
+            let incomplete = match &self.begun[..] {
+                [] => incomplete_suffix(&data),
+                begun => incomplete_suffix(&[begun, &data].concat()).min(data.len()),
+            };
             data.truncate(data.len() - incomplete);
             to.end -= incomplete as u64;
-        }
-        let is_stuck = data.is_empty() && !to.is_eof;
-        if let Some(upto) = upto.filter(|upto| is_stuck && self.at < *upto) {
-            stream.copy(self.at..upto, &mut data)?;
-            to.end = upto;
         }
         Ok((data, to))
     }
@@ -101,7 +107,16 @@ impl Follow for Follower {
         self.at + u64::from(self.has_ended)
     }
 
+    /// A reader begins inside a character, but a read does not end there. So the reader is ahead of the
+    /// others until it has read.
+    fn is_ahead(&self) -> bool {
+        !self.begun.is_empty()
+    }
+
     fn seek(&mut self, position: u64) {
+        if position != self.position() {
+            self.begun.clear();
+        }
         self.has_ended = position > self.stream().status().tail;
         self.at = position - u64::from(self.has_ended);
     }
@@ -124,6 +139,7 @@ impl Follow for Follower {
         }
         self.push(&data, &to, self.stream().cursor(None), framing, out);
         (self.at, self.has_ended) = (to.end, to.is_eof);
+        self.begun.clear();
         let more = !to.is_tail;
         let events = u64::from(!data.is_empty());
         Batch { events, more, ending: ending && !more, over: to.is_eof, ..Batch::EMPTY }
@@ -135,7 +151,8 @@ impl Follow for Follower {
 
     fn duplicate(&self) -> Box<dyn Follow> {
         let reading = Reading::new(self.stream());
-        Box::new(Self { reading, hub: self.hub.clone(), ..*self })
+        let (begun, hub) = (self.begun.clone(), self.hub.clone());
+        Box::new(Self { reading, begun, hub, ..*self })
     }
 
     fn registry(&self) -> &Registry {
@@ -154,30 +171,36 @@ impl Follow for Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::durable::{Create, Lifetime, MediaType, Streams};
+    use crate::durable::{Append, Create, Lifetime, MediaType, Streams};
     use crate::limits::DurableStreams;
     use crate::store::Place;
 
     #[test]
-    fn reader_reaches_a_group_that_began_inside_a_line_end() {
+    fn reader_that_begins_inside_a_character_is_ahead_until_it_has_read() {
         let limits = Some(DurableStreams::default());
         let streams = Streams::open(limits, 1 << 20, &Place::Memory).unwrap().unwrap();
-        let media = MediaType::parse("text/plain");
-        let (lifetime, body) = (Lifetime::Unlimited, b"one\r".to_vec());
-        let create = Create { media, lifetime, is_closed: false, fork: None, body };
+        let media = || MediaType::parse("text/plain");
+        let (lifetime, body) = (Lifetime::Unlimited, b"x\xf0".to_vec());
+        let create = Create { media: media(), lifetime, is_closed: false, fork: None, body };
         let stream = streams.create("a", create).unwrap().stream;
-        let mut reader = Follower::new(&stream, 0, &Registry::new());
-        let mut read = |upto| {
-            let mut out = Vec::new();
-            reader.read(upto, Framing::Plain, &mut out);
-            let data: Vec<_> = out
-                .split(|byte| *byte == b'\n')
-                .filter(|line| line.starts_with(b"data:"))
-                .collect();
-            (data.len().saturating_sub(1), reader.position())
+        let append = |body: &[u8]| {
+            let (media, body) = (media(), body.to_vec());
+            let append = Append { media, body, closes: false, seq: None, producer: None };
+            stream.append(append).unwrap();
         };
-        assert_eq!(read(Some(4)), (1, 3));
-        assert_eq!(read(None), (0, 3), "the CR waits for what follows");
-        assert_eq!(read(Some(4)), (2, 4), "the reader is not where the group is");
+        let mut readers = [0, 1, 2].map(|at| Follower::new(&stream, at, &Registry::new()).unwrap());
+        let mut read = || {
+            readers.each_mut().map(|reader| {
+                reader.read(None, Framing::Plain, &mut Vec::new());
+                (reader.position(), reader.is_ahead())
+            })
+        };
+        assert_eq!(read(), [(1, false), (1, false), (2, true)]);
+        append(b"\x9f\xa6");
+        assert_eq!(read(), [(1, false), (1, false), (2, true)], "no read ends inside a character");
+        append(b"\x80\r");
+        assert_eq!(read(), [(5, false); 3]);
+        let after_cr = Follower::new(&stream, 6, &Registry::new()).unwrap();
+        assert!(after_cr.is_ahead(), "an LF may follow");
     }
 }

@@ -31,6 +31,10 @@ pub(crate) trait Follow: fmt::Debug + Send + Sync {
     /// The position: everything before it has been read.
     fn position(&self) -> u64;
 
+    /// Whether no other reader reaches the position, which is where this one has begun. Others that have
+    /// caught up may wait before it.
+    fn is_ahead(&self) -> bool;
+
     /// Moves to a position.
     fn seek(&mut self, position: u64);
 
@@ -98,14 +102,15 @@ impl Source {
         }
     }
 
-    /// The position, if it is ahead of what this node has read of a log that nodes share.
+    /// The position, if it is ahead of what this node has read of a log that nodes share, or of where the
+    /// others wait that have caught up.
     pub(crate) fn ahead(&self) -> Option<EventId> {
         match self {
             Self::Channels(subscription) => {
                 let after = subscription.position.after;
                 subscription.registry.is_ahead(after).then_some(after)
             }
-            Self::Log(_) => None,
+            Self::Log(log) => log.is_ahead().then(|| self.position()),
         }
     }
 
@@ -198,6 +203,14 @@ impl Reader {
         match &self.0 {
             Read::Channels { position, .. } => position.after,
             Read::Log(log) => EventId { epoch: 0, n: log.position() },
+        }
+    }
+
+    /// Whether the position is ahead: see [`Source::ahead`].
+    pub(crate) fn is_ahead(&self) -> bool {
+        match &self.0 {
+            Read::Channels { registry, position, .. } => registry.is_ahead(position.after),
+            Read::Log(log) => log.is_ahead(),
         }
     }
 

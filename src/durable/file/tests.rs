@@ -535,7 +535,7 @@ fn live_reader_reads_new_bytes_from_memory() {
     let node = Node::start(Disk::with_a_store());
     let stream = node.create("a", text("before"));
     assert!(stream.waits_for_file(0), "bytes without a reader are not in memory");
-    let reader = crate::durable::Follower::new(&stream, 6, &node.registry);
+    let reader = crate::durable::Follower::new(&stream, 6, &node.registry).expect("a sound file");
     append(&stream, "live");
     assert!(!stream.waits_for_file(6) && stream.waits_for_file(0));
     append(&stream, &"x".repeat(500_000));

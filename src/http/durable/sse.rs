@@ -44,7 +44,7 @@ pub(super) fn sse(
         return Ok(Reply::Answer(Answer::new(204)));
     }
     let permit = admit(exchange)?;
-    let follower = Follower::new(stream, from, &exchange.server.hub);
+    let follower = Follower::new(stream, from, &exchange.server.hub)?;
     let preamble = preamble(exchange, stream, &follower)?;
     let limits = &exchange.server.config.limits;
     let age = limits.stream_age.map_or(AGE_MAX, |age| age.min(AGE_MAX));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{
     CLOSE, JSON, append, ask, both, config, create, data, follow, get, next, offset, server,
 };
-use crate::common::{Stream, TIMEOUT, TestServer, wait_until};
+use crate::common::{Process, Stream, TIMEOUT, TestServer, wait_until};
 use threadcast::{Config, DurableStreams, Limits};
 
 #[test]
@@ -44,6 +44,58 @@ fn character_cut_by_two_appends_arrives_whole() {
         let mut late = follow(&server, "a", "-1");
         assert_eq!(data(&mut late, 6), "x🦀y");
     }
+}
+
+#[test]
+fn reader_that_begins_inside_a_character_cuts_it_for_no_other() {
+    let post = |server: &TestServer, body: &[u8]| {
+        let (mut client, length) = (server.connect(), body.len());
+        client.send(&format!(
+            "POST /v1/stream/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\
+             Content-Length: {length}\r\n\r\n"
+        ));
+        client.send(body);
+        assert_eq!(client.answer().status, 204);
+    };
+    for server in both() {
+        for _ in 0..10 {
+            create(&server, "a", "x");
+            post(&server, b"\xe2");
+            let mut inside = follow(&server, "a", "now");
+            next(&mut inside).expect("a control event");
+            let mut whole = follow(&server, "a", "-1");
+            assert_eq!(data(&mut whole, 1), "x");
+            post(&server, b"\x82\xacy");
+            assert_eq!(data(&mut whole, 4), "€y");
+            assert_eq!(data(&mut inside, 7), "\u{fffd}\u{fffd}y");
+            append(&server, "a", "z");
+            assert_eq!(data(&mut whole, 1), "z");
+            assert_eq!(data(&mut inside, 1), "z", "both are in one group now");
+            assert_eq!(ask(&server, "DELETE", "a", "", "").status, 204);
+        }
+    }
+}
+
+#[test]
+fn waiting_readers_at_different_bytes_of_a_character_take_no_cpu_time() {
+    let process = Process::with("--durable-streams");
+    let mut client = process.connect();
+    client.send(
+        "PUT /v1/stream/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\
+         Content-Length: 2\r\n\r\n",
+    );
+    client.send(b"x\xe2");
+    assert_eq!(client.answer().status, 201);
+    let _readers = ["-1", "now", "-1"].map(|offset| {
+        let mut reader = process.stream(&format!("/v1/stream/a?offset={offset}&live=sse"));
+        assert!(reader.chunk().is_some(), "it has received what can be sent now");
+        reader
+    });
+    wait_until(TIMEOUT, "the readers take no CPU time", || {
+        let (before, begin) = (process.cpu(), Instant::now());
+        wait_until(TIMEOUT, "a while", || begin.elapsed() > Duration::from_secs(1));
+        process.cpu() - before < Duration::from_millis(30)
+    });
 }
 
 #[test]
