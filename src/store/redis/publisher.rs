@@ -118,7 +118,7 @@ impl LogPublisher {
                 self.publish(requests);
             }
             StoreRequest::Forget { channel, reply } => {
-                let _ = reply.send(self.forget(&channel)); // fails if the caller has ended
+                reply.send(self.forget(&channel));
             }
             StoreRequest::Other(change) => self.change(change),
         }

@@ -1,5 +1,6 @@
 //! A thread that changes the streams of its own names, so it knows exactly what each of them has.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -86,6 +87,7 @@ struct Producer {
 }
 
 /// How an append is sent.
+#[derive(Clone, Copy)]
 enum Way {
     Plain,
     Seq,
@@ -319,13 +321,13 @@ impl<'a> Writer<'a> {
         let part = if rng.bool() { 0 } else { rng.usize(0..=available + 1) };
         let mut headers = path;
         if let Some(offset) = offset {
-            headers.push_str(&format!("Stream-Fork-Offset: {offset}\r\n"));
+            let _ = write!(headers, "Stream-Fork-Offset: {offset}\r\n");
         }
         if part > 0 {
-            headers.push_str(&format!("Stream-Fork-Sub-Offset: {part}\r\n"));
+            let _ = write!(headers, "Stream-Fork-Sub-Offset: {part}\r\n");
         }
         if rng.bool() {
-            headers.push_str(&format!("Content-Type: {}\r\n", source.kind.media()));
+            let _ = write!(headers, "Content-Type: {}\r\n", source.kind.media());
         }
         if part > available {
             let request = self.request("PUT", at, "", &headers);
@@ -386,7 +388,7 @@ impl<'a> Writer<'a> {
         rng: &mut Rng,
     ) -> Result<(), Cut> {
         if let Some((name, value)) = &stream.lifetime {
-            stream.put.0.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(stream.put.0, "{name}: {value}\r\n");
         } else if let Some(source) = stream.source {
             // A fork has the lifetime of its source, unless the request has another.
             stream.lifetime.clone_from(&self.stream(source).lifetime);
@@ -643,7 +645,9 @@ impl<'a> Writer<'a> {
         let mut repeat = Repeat::No;
         match &way {
             Way::Plain => {}
-            Way::Seq => headers.push_str(&format!("Stream-Seq: {:06}\r\n", stream.last_seq + 1)),
+            Way::Seq => {
+                let _ = write!(headers, "Stream-Seq: {:06}\r\n", stream.last_seq + 1);
+            }
             Way::Producer { index, epoch, seq, repeat: chosen } => {
                 headers.push_str(&producer(&stream.producers[*index].id, *epoch, *seq));
                 repeat = *chosen;
@@ -974,7 +978,7 @@ impl<'a> Writer<'a> {
         self.read(at, from, &format!("?offset={offset}")).map(drop)
     }
 
-    /// Compares one response, and returns its end. Its ETag must give a 304.
+    /// Compares one response, and returns its end. Its `ETag` must give a 304.
     fn read(&mut self, at: usize, from: usize, query: &str) -> Result<usize, Cut> {
         let response = self.probe(at, &self.request("GET", at, query, ""), 200)?;
         let tag = response.header("etag").map(str::to_owned);
