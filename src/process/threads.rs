@@ -125,12 +125,15 @@ impl Known {
             return Some(self);
         }
         let Status { name, state, switches } = Status::parse(files.read("status")?);
+        let slept_before = self.slept;
         // Another thread may have got the id; then the name differs.
         self.slept =
             (name, 'S', switches) == (&*self.name, state, self.switches) && self.state == 'S';
         name.clone_into(&mut self.name);
         (self.state, self.switches, self.schedule) = (state, switches, schedule);
-        if !self.slept {
+        // While a thread falls asleep, its state may be `S` already and `wchan` still empty. So `wchan`
+        // is read once more after the thread has slept through the time between two readings.
+        if !(self.slept && slept_before) {
             self.waits_for = files.waits_for();
         }
         Some(self)
