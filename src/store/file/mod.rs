@@ -64,7 +64,7 @@ pub(super) fn open(
     open_with(path, options, counters, |each| File::open(path, each))
 }
 
-/// Like [`open`], with a function that opens the file.
+/// Like [`open()`], with a function that opens the file.
 pub(crate) fn open_with(
     path: &Path,
     options: RegistryOptions,

@@ -1,7 +1,7 @@
 //! What a reader sees first: the two buttons, the path of four steps, the timeline, and panels of one
 //! line each, in a layout that does not move by itself.
 
-use crate::common::{Process, TestServer, skip_here};
+use crate::common::{Process, TestServer};
 use crate::driver::Page;
 use serde_json::Value;
 use threadcast::Config;
@@ -52,9 +52,7 @@ fn without_the_lab_the_page_closes_the_stream_itself() {
 #[test]
 fn a_button_opens_1_000_clients_and_closes_them() {
     let server = Process::with("--lab");
-    if server.get("/status").json()["max_clients"].as_u64() < Some(1_010) {
-        return skip_here("this machine does not hold a thousand clients");
-    }
+    let Some(_turn) = crate::turn_for_1_000_clients(&server.get("/status")) else { return };
     let Some(page) = Page::open(&format!("http://{}/", server.addr)) else { return };
     page.eval(LOOK);
     page.eval("document.getElementById('clients').click()");

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use crate::common::{TestServer, say, skip_here};
+use crate::common::{TestServer, say};
 use crate::cuts::{Browser, CHROMIUM, FIREFOX, TIMEOUT, reports};
 use serde_json::Value;
 use threadcast::Config;
@@ -47,9 +47,7 @@ fn check(browser: &Browser) {
     let config = Config { public: Some(public.0.clone()), ..Config::default() };
     let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_threadcast")));
     let server = TestServer::with_lab(config, program);
-    if server.get("/status").json()["max_clients"].as_u64() < Some(1_010) {
-        return skip_here("this machine does not hold a thousand clients");
-    }
+    let Some(_turn) = crate::turn_for_1_000_clients(&server.get("/status")) else { return };
     let reports = reports(&server);
     let Some(_running) = browser.open(&format!("http://{}/lab.html", server.addr)) else { return };
     let mut best = f64::MAX;
