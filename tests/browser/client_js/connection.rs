@@ -48,7 +48,6 @@ fn client_replaces_a_connection_without_heartbeats() {
 #[test]
 fn follower_replaces_a_frozen_leader_within_two_heartbeats() {
     const PERIOD: Duration = Duration::from_secs(4);
-    let _turn = crate::turn();
     let limits = Limits { heartbeat: PERIOD, ..Limits::default() };
     let server = TestServer::with(Config { limits, ..Config::default() });
     let Some(mut leader) = first(&server) else { return };

@@ -70,7 +70,7 @@ fn assert_connections(server: &TestServer, count: usize) {
 
 #[test]
 fn eight_tabs_share_one_connection_and_lose_nothing() {
-    let _turn = crate::turn();
+    let _turn = crate::driver::turns::alone();
     let server = server();
     let Some(page) = first(&server) else { return };
     let mut tabs = vec![page];

@@ -7,11 +7,13 @@ mod retry;
 
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use crate::common::{Received, Stream, TestServer, pace, say, skip, wait_until};
+use crate::driver::turns::{self, Beside};
 use crossbeam_channel::Receiver;
 use fastrand::Rng;
 use serde_json::Value;
@@ -98,6 +100,7 @@ user_pref("toolkit.telemetry.unified", false);
 pub(crate) struct Running {
     process: Child,
     profile: PathBuf,
+    _turn: Option<Arc<Beside>>,
 }
 
 impl Browser {
@@ -109,6 +112,7 @@ impl Browser {
             skip(&format!("no {name}; install it with `apt-get install {package}`"));
             return None;
         };
+        let turn = turns::beside();
         let profile = format!("{}-{}-{}", self.name, process::id(), STARTS.fetch_add(1, Relaxed));
         let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(profile);
         fs::create_dir_all(&profile).expect("a folder for the profile");
@@ -123,7 +127,7 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .expect("the browser starts");
-        Some(Running { process, profile })
+        Some(Running { process, profile, _turn: turn })
     }
 
     fn program(&self) -> Option<PathBuf> {

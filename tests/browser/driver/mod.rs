@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)] // each test program uses only some items
 
 mod chromium;
+pub mod turns;
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use headless_chrome::protocol::cdp::{
 use serde_json::Value;
 
 use self::chromium::{Chromium, browser};
+use self::turns::Beside;
 use crate::common::{pace, skip};
 
 /// The maximum wait for a condition. Only a test that fails waits this long.
@@ -59,6 +61,7 @@ pub struct Page {
     tab: Arc<Tab>,
     log: Arc<Mutex<Log>>,
     browser: Arc<Chromium>,
+    _turn: Option<Arc<Beside>>,
 }
 
 /// What the browser reports about the page.
@@ -213,10 +216,11 @@ impl Page {
     }
 
     fn tab(browser: Arc<Chromium>) -> Self {
+        let turn = turns::beside();
         let tab =
             browser.driver().new_tab_with_options(in_a_window()).expect("the browser opens one");
         tab.set_default_timeout(TIMEOUT);
-        let page = Self { tab, log: Arc::default(), browser };
+        let page = Self { tab, log: Arc::default(), browser, _turn: turn };
         page.watch();
         page
     }

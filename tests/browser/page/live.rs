@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::common::{Process, TIMEOUT, TestServer, say, wait_until};
+use crate::driver::turns::alone;
 use crate::driver::{Page, axe};
 use serde_json::Value;
 use sse_load::process::find_program;
@@ -53,8 +54,11 @@ fn assert_near(what: &str, shown: f64, is: f64, within: f64) {
 /// measurements must be short enough.
 #[test]
 fn charts_follow_1_000_clients_and_agree_with_proc() {
+    let _turn = alone();
     let server = Process::with("--lab");
-    let Some(_turn) = crate::turn_for_1_000_clients(&server.get("/status")) else { return };
+    if !crate::holds_1_000_clients(&server.get("/status")) {
+        return;
+    }
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     let follow = || {
         page.eval("setClients(0)");

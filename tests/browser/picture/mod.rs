@@ -9,6 +9,7 @@ use std::process;
 
 use crate::common::{TestServer, say};
 use crate::cuts::{Browser, CHROMIUM, FIREFOX, TIMEOUT, reports};
+use crate::driver::turns::alone;
 use serde_json::Value;
 use threadcast::Config;
 
@@ -43,11 +44,14 @@ impl Drop for Public {
 /// Other programs on the machine can keep any thread from running for a while. So the relation of the
 /// two sides is asserted, of the median of the frames, and of the best of several attempts.
 fn check(browser: &Browser) {
+    let _turn = alone();
     let public = Public::new(browser.name);
     let config = Config { public: Some(public.0.clone()), ..Config::default() };
     let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_threadcast")));
     let server = TestServer::with_lab(config, program);
-    let Some(_turn) = crate::turn_for_1_000_clients(&server.get("/status")) else { return };
+    if !crate::holds_1_000_clients(&server.get("/status")) {
+        return;
+    }
     let reports = reports(&server);
     let Some(_running) = browser.open(&format!("http://{}/lab.html", server.addr)) else { return };
     let mut best = f64::MAX;
