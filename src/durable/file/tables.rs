@@ -34,7 +34,7 @@ const ROW: usize = 64 * 1024 - 256;
 
 /// How many rows, and how many bytes of them, one commit frees of a deleted stream.
 const FREED_ROWS: usize = 1_024;
-const FREED_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const FREED_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) const STREAMS: TableDefinition<'_, u64, StreamRow<'_>> =
     TableDefinition::new("durable streams");
