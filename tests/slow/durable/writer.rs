@@ -121,6 +121,35 @@ impl Expiry {
 }
 
 impl Stream {
+    /// Creates the model of a stream that is no fork.
+    fn new(
+        kind: Kind,
+        shared: Arc<Shared>,
+        put: (String, Body),
+        lifetime: Option<(&'static str, String)>,
+        expiry: Option<Expiry>,
+    ) -> Self {
+        Self {
+            shared,
+            kind,
+            put,
+            was_created_closed: false,
+            lifetime,
+            expiry,
+            ends: Vec::new(),
+            inherited: Vec::new(),
+            incarnation: None,
+            producers: Vec::new(),
+            last_seq: 0,
+            is_closed: false,
+            closed_by: None,
+            rest: Vec::new(),
+            source: None,
+            forks: 0,
+            is_deleted: false,
+        }
+    }
+
     fn length(&self) -> usize {
         self.shared.content().bytes.len()
     }
@@ -268,25 +297,8 @@ impl<'a> Writer<'a> {
         let body = if rng.u32(0..5) == 0 { Body::default() } else { Body::random(kind, b"", rng) };
         let (lifetime, expiry) = lifetime(at == PLACES - 1, rng);
         let media = format!("Content-Type: {}\r\n", kind.media());
-        let stream = Stream {
-            shared: Shared::new(kind, false, expiry.is_some(), body.stored.clone()),
-            kind,
-            put: (media, body.clone()),
-            was_created_closed: false,
-            lifetime,
-            expiry,
-            ends: Vec::new(),
-            inherited: Vec::new(),
-            incarnation: None,
-            producers: Vec::new(),
-            last_seq: 0,
-            is_closed: false,
-            closed_by: None,
-            rest: Vec::new(),
-            source: None,
-            forks: 0,
-            is_deleted: false,
-        };
+        let shared = Shared::new(kind, false, expiry.is_some(), body.stored.clone());
+        let stream = Stream::new(kind, shared, (media, body.clone()), lifetime, expiry);
         self.put(at, stream, &body, rng)
     }
 
@@ -357,25 +369,9 @@ impl<'a> Writer<'a> {
         let mut bytes = source.shared.content().bytes[..last.unwrap_or(upto)].to_vec();
         bytes.extend_from_slice(&body.stored);
         let (own, expiry) = lifetime(at == PLACES - 1, rng);
-        let stream = Stream {
-            shared: Shared::new(source.kind, true, expiry.is_some(), bytes),
-            kind: source.kind,
-            put: (headers, body.clone()),
-            was_created_closed: false,
-            lifetime: own,
-            expiry,
-            ends,
-            inherited,
-            incarnation: None,
-            producers: Vec::new(),
-            last_seq: 0,
-            is_closed: false,
-            closed_by: None,
-            rest: Vec::new(),
-            source: Some(source_at),
-            forks: 0,
-            is_deleted: false,
-        };
+        let shared = Shared::new(source.kind, true, expiry.is_some(), bytes);
+        let new = Stream::new(source.kind, shared, (headers, body.clone()), own, expiry);
+        let stream = Stream { ends, inherited, source: Some(source_at), ..new };
         self.put(at, stream, &body, rng)
     }
 
