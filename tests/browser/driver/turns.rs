@@ -1,8 +1,8 @@
 //! Which tests run at the same time: most beside each other, and a test that measures a time alone.
 //!
 //! A page that is open takes part of the machine. So a test that measures waits until no other test has
-//! one, and no other test opens one meanwhile. Measurements come last, because other tests need not wait
-//! for them to begin.
+//! a page open, and no other test opens one meanwhile. No test waits for a measurement to begin, so
+//! measurements mostly run at the end.
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
