@@ -169,7 +169,9 @@ export class Threadcast extends EventTarget {
     this.#joining = false;
     this.#send({ lead: true });
     this.dispatchEvent(new Event('lead'));
-    if (this.readyState !== CLOSED) this.#connect(this.lastEventId);
+    if (this.readyState === CLOSED) return;
+    this.#endsAfter = null;          // this tab finds out itself, when it has all messages
+    this.#connect(this.lastEventId);
   }
 
   // The connection. A new connection resumes where the last one ended.
@@ -251,12 +253,16 @@ export class Threadcast extends EventTarget {
     this.#disconnect();
     this.#endsAfter = id;
     this.#send({ endsAfter: id });
-    this.#endIfComplete();
+    this.#end();
   }
 
   #endIfComplete() {
     if (this.#endsAfter === null || this.readyState === CLOSED) return;
-    if (!this.leading && this.lastEventId !== this.#endsAfter) return this.#requestMissed();
+    if (this.lastEventId === this.#endsAfter) this.#end();
+    else this.#requestMissed();
+  }
+
+  #end() {
     clearInterval(this.#watchdog);
     this.readyState = CLOSED;
     this.dispatchEvent(new Event('ended'));
@@ -316,6 +322,7 @@ export class Threadcast extends EventTarget {
   // Replaces a connection that has been silent for too long, even if the browser reports it as
   // open. In the same way another tab replaces a leading tab that has been silent.
   #checkActivity(woken = false) {
+    if (this.readyState === CLOSED) return;
     const silence = Date.now() - this.#lastActivity;
     const dead = silence > (woken ? this.#timeout * WOKEN : this.#timeout);
     // The period may be longer than FIRST_TIMEOUT: wait twice as long for the next first heartbeat.
@@ -368,12 +375,14 @@ export class Threadcast extends EventTarget {
     // While this tab joins, it ignores a message: it will get the message again among the recent
     // messages.
     if (message && !this.#joining) this.#deliverInOrder(message);
-    if (endsAfter !== undefined) {
+    if (endsAfter !== undefined && !this.leading) {
       this.#endsAfter = endsAfter;
       this.lastEventId ||= endsAfter;
     }
-    this.#endIfComplete();
+    if (!this.leading) this.#endIfComplete();
     if (missedAfter !== undefined && this.leading && missedAfter !== this.lastEventId) this.#resend(from, missedAfter);
+    // The state of another tab that led or leads is not the state of a tab that leads or has ended.
+    if (this.leading || this.readyState === CLOSED) return;
     if (readyState !== undefined && readyState !== this.readyState) {
       this.readyState = readyState;
       this.dispatchEvent(new Event(readyState === OPEN ? 'open' : 'error'));
