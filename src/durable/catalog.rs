@@ -175,7 +175,8 @@ impl Streams {
         let stream = found.ok_or(Unavailable::Missing)?;
         if stream.is_expired() {
             match &self.file {
-                Some(file) => file.expire(&stream),
+                // If the commit fails, the stream is still in the file, and a sweep tries again.
+                Some(file) => drop(file.expire(&stream)),
                 None => self.write().remove_expired(&stream).iter().for_each(|it| it.notify()),
             }
         }

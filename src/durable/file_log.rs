@@ -51,7 +51,10 @@ pub(super) enum FileRequest {
         reply: ReplySender<Result<(), DeleteError>>,
     },
     /// Removes the stream if it has expired.
-    Expire(Arc<Stream>),
+    Expire {
+        stream: Arc<Stream>,
+        reply: Option<ReplySender<Result<(), PublishError>>>,
+    },
     /// Stores when the stream was used last.
     Touch(Arc<Stream>),
 }
@@ -77,12 +80,14 @@ impl StreamFile {
         self.call(|reply| FileRequest::Delete { stream, reply })
     }
 
-    /// Asks for the removal of an expired stream. Does not wait.
-    pub(super) fn expire(&self, stream: &Arc<Stream>) {
-        if stream.lock().life == Life::Alive {
-            self.post(FileRequest::Expire(Arc::clone(stream)));
-            self.flusher.flush();
+    /// Removes an expired stream, and waits for the commit: a client that was told of the end must not find
+    /// the stream after a restart.
+    pub(super) fn expire(&self, stream: &Arc<Stream>) -> Result<(), PublishError> {
+        if stream.lock().life != Life::Alive {
+            return Ok(());
         }
+        let stream = Arc::clone(stream);
+        self.call(|reply| FileRequest::Expire { stream, reply: Some(reply) })
     }
 
     /// Asks for the removal of the expired streams, and for an update of the others' last use. Does not
@@ -90,7 +95,7 @@ impl StreamFile {
     pub(super) fn sweep(&self, streams: &[Arc<Stream>]) {
         for stream in streams {
             if stream.is_expired() {
-                self.expire(stream);
+                self.post(FileRequest::Expire { stream: Arc::clone(stream), reply: None });
             } else if stream.head.file.as_ref().is_some_and(|log| log.has_been_used(stream)) {
                 self.post(FileRequest::Touch(Arc::clone(stream)));
             }

@@ -22,7 +22,7 @@ impl StreamFile {
         match *self {}
     }
 
-    pub(super) fn expire(&self, _: &Arc<Stream>) {
+    pub(super) fn expire(&self, _: &Arc<Stream>) -> Result<(), PublishError> {
         match *self {}
     }
 

@@ -104,7 +104,7 @@ impl Commits {
             && let Some(expired) = self.expired(&new.name)
         {
             self.held = Some(request);
-            let expire = FileRequest::Expire(expired);
+            let expire = FileRequest::Expire { stream: expired, reply: None };
             return self.batch.names.admit(&expire).then_some(expire);
         }
         if !self.batch.names.admit(&request) {
@@ -135,9 +135,14 @@ impl Commits {
                 let outcome = self.delete(tables, &stream);
                 self.batch.answer(reply, outcome)
             }
-            FileRequest::Expire(stream) => {
+            FileRequest::Expire { stream, reply } => {
                 let is_alive = stream.lock().life == Life::Alive;
-                if is_alive && stream.is_expired() { self.remove(tables, &stream) } else { Ok(()) }
+                let must_end = is_alive && stream.is_expired();
+                let removed = if must_end { self.remove(tables, &stream) } else { Ok(()) };
+                match reply {
+                    Some(reply) => self.batch.answer(reply, removed.map(Ok)),
+                    None => removed,
+                }
             }
             FileRequest::Touch(stream) => {
                 if stream.check().is_ok() {
@@ -434,7 +439,9 @@ impl Batch {
             FileRequest::Append { reply, .. } => self.replies.push(rejection(reply)),
             FileRequest::Create { reply, .. } => self.replies.push(rejection(reply)),
             FileRequest::Delete { reply, .. } => self.replies.push(rejection(reply)),
-            FileRequest::Expire(_) | FileRequest::Touch(_) => {} // a later sweep sends it again
+            FileRequest::Expire { reply: Some(reply), .. } => self.replies.push(rejection(reply)),
+            // A later sweep sends it again.
+            FileRequest::Expire { reply: None, .. } | FileRequest::Touch(_) => {}
         }
     }
 }
@@ -518,7 +525,7 @@ impl BatchNames {
                 (vec![Arc::clone(&new.name)], new.source.as_deref().map(name))
             }
             // The last fork of a deleted stream takes that with it.
-            FileRequest::Delete { stream, .. } | FileRequest::Expire(stream) => {
+            FileRequest::Delete { stream, .. } | FileRequest::Expire { stream, .. } => {
                 (stream.chain().map(name).collect(), None)
             }
         };

@@ -599,6 +599,20 @@ fn expired_stream_is_removed_after_a_restart() {
 }
 
 #[test]
+fn stream_that_was_reported_as_expired_stays_so_after_a_kill() {
+    let node = Node::start(Disk::with_a_store());
+    let idle = || Create { lifetime: Lifetime::Idle { seconds: 3_600 }, ..text("old") };
+    let stream = node.create("a", idle());
+    stream.lock().idle = crate::durable::stream::Idle::new(Duration::from_secs(4_000));
+    drop(stream);
+    // The file says that the stream was used a moment ago.
+    assert_eq!(node.streams.find("a").unwrap_err(), Unavailable::Missing);
+    let node = Node::start(node.kill());
+    assert_eq!(node.streams.find("a").unwrap_err(), Unavailable::Missing);
+    assert!(node.streams.create("a", idle()).expect("a free name").is_new);
+}
+
+#[test]
 fn name_of_an_expired_stream_is_free_at_once() {
     let node = Node::start(Disk::with_a_store());
     let gone = || Create { lifetime: Lifetime::Idle { seconds: 0 }, ..text("old") };
