@@ -42,22 +42,8 @@ impl Boundary {
     }
 }
 
-/// A part of a log. Its bytes are copied after the lock of the log is released.
-#[derive(Debug, Default)]
-pub(super) struct Slice {
-    shared: Vec<(Arc<Vec<u8>>, Range<usize>)>,
-    copied: Vec<u8>,
-}
-
-impl Slice {
-    /// Appends the bytes to `out`.
-    pub(super) fn copy_to(&self, out: &mut Vec<u8>) {
-        for (piece, range) in &self.shared {
-            out.extend_from_slice(&piece[range.clone()]);
-        }
-        out.extend_from_slice(&self.copied);
-    }
-}
+/// A part of a log: bytes that are shared with it, unless they were not a full piece, and which of them.
+pub(crate) type Part = (Arc<Vec<u8>>, Range<usize>);
 
 /// Why a fork cannot begin inside an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,19 +101,20 @@ impl Log {
     }
 
     /// Returns the bytes of a range, which must be inside the log.
-    pub(super) fn slice(&self, range: Range<u64>) -> Slice {
-        let mut slice = Slice::default();
+    pub(super) fn slice(&self, range: Range<u64>) -> Vec<Part> {
+        let mut parts = Vec::new();
         let first =
             self.full.partition_point(|(start, piece)| start + piece.len() as u64 <= range.start);
         for (start, piece) in &self.full[first..] {
             if *start >= range.end {
-                return slice;
+                return parts;
             }
-            slice.shared.push((Arc::clone(piece), part(&range, *start, piece.len())));
+            parts.push((Arc::clone(piece), part(&range, *start, piece.len())));
         }
-        let copied = part(&range, self.open_start(), self.open.len());
-        slice.copied.extend_from_slice(&self.open[copied]);
-        slice
+        let copied = self.open[part(&range, self.open_start(), self.open.len())].to_vec();
+        let length = copied.len();
+        parts.push((Arc::new(copied), 0..length));
+        parts
     }
 
     /// Whether a message ends at this position, or none begins before it.
@@ -204,9 +191,7 @@ mod tests {
     }
 
     fn read(log: &Log, range: Range<u64>) -> Vec<u8> {
-        let mut out = Vec::new();
-        log.slice(range).copy_to(&mut out);
-        out
+        log.slice(range).iter().flat_map(|(bytes, part)| &bytes[part.clone()]).copied().collect()
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use chrono::{DateTime, FixedOffset, Utc};
 use super::cursor;
 use super::file_log::FileLog;
 use super::frames::incomplete_suffix;
-use super::log::{self, BOUNDARY, Log, PartialAppendError};
+use super::log::{self, BOUNDARY, Log, Part, PartialAppendError};
 use super::media::{Content, MediaType};
 use super::messages::{BodyError, Messages};
 use super::offset::{Offset, Start};
@@ -329,11 +329,6 @@ impl Stream {
         }
     }
 
-    /// Whether the bytes are in the store's file.
-    pub(crate) fn is_in_file(&self) -> bool {
-        self.head.file.is_some()
-    }
-
     /// Returns why the stream cannot be used, if it was deleted.
     pub(crate) fn unavailable(&self) -> Option<Unavailable> {
         self.lock().check().err()
@@ -512,10 +507,23 @@ impl Stream {
     /// Appends bytes of the stream's own log to `out`.
     fn copy_own(&self, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), PublishError> {
         match self.in_memory(range.start, |log| log.slice(range.clone())) {
-            Ok(slice) => slice.copy_to(out),
+            Ok(parts) => parts.iter().for_each(|(bytes, part)| out.extend(&bytes[part.clone()])),
             Err(file) => file.copy(range, out)?,
         }
         Ok(())
+    }
+
+    /// Returns the bytes of a range, most of them shared with the stream; `None` if only the store's file
+    /// has some of them. The range must be inside the stream.
+    pub(crate) fn parts(&self, range: Range<u64>) -> Option<Vec<Part>> {
+        let (mut parts, mut at) = (Vec::new(), range.start);
+        while at < range.end {
+            let (stream, upto) = self.holder_of(at);
+            let end = range.end.min(upto);
+            parts.extend(stream.in_memory(at, |log| log.slice(at..end)).ok()?);
+            at = end;
+        }
+        Some(parts)
     }
 
     /// See [`Log::whole_messages`].

@@ -10,7 +10,9 @@ use std::fs;
 use std::io::{self, IoSlice, Write};
 use std::iter;
 use std::mem;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -39,6 +41,8 @@ pub struct Answer {
 pub(crate) enum Body {
     /// A body in memory.
     Bytes(Cow<'static, [u8]>),
+    /// Parts of bytes in memory, which are shared with others.
+    Shared(Vec<SharedPart>),
     /// A part of a file, which is read while it is sent.
     File(FilePart),
     /// Pieces of a body of unknown length. Each piece is created after the previous one has been
@@ -50,11 +54,15 @@ impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Shared(parts) => write!(f, "{} parts", parts.len()),
             Self::File(part) => part.fmt(f),
             Self::Pieces(_) => f.write_str("pieces"),
         }
     }
 }
+
+/// Shared bytes, and which of them are meant.
+pub(crate) type SharedPart = (Arc<Vec<u8>>, Range<usize>);
 
 /// A part of a file.
 #[derive(Debug)]
@@ -78,7 +86,7 @@ impl FilePart {
             match self.file.read_at(&mut chunk[..size], self.start + sent) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => {
-                    write_both(out, head, &chunk[..read])?;
+                    write_parts(out, [head, &chunk[..read]])?;
                     (head, sent) = (&[], sent + read as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -238,7 +246,14 @@ impl Answer {
         match self.body {
             Body::Bytes(body) => {
                 finite_head(&mut head_bytes, self.status, connection, &self.headers, body.len())?;
-                write_both(&mut out, &head_bytes, if head_only { &[] } else { &body })
+                write_parts(&mut out, [&head_bytes[..], if head_only { &[] } else { &body }])
+            }
+            Body::Shared(parts) => {
+                let length = parts.iter().map(|(_, part)| part.len()).sum();
+                finite_head(&mut head_bytes, self.status, connection, &self.headers, length)?;
+                let body = parts.iter().map(|(bytes, part)| &bytes[part.clone()]);
+                let body = body.take(if head_only { 0 } else { parts.len() });
+                write_parts(&mut out, iter::once(&*head_bytes).chain(body))
             }
             Body::File(part) => {
                 head(&mut head_bytes, self.status, connection, &self.headers);
@@ -285,47 +300,49 @@ fn finite_head(
     Ok(())
 }
 
-/// Writes a head and a body without copying them, in one system call if the socket takes both.
-fn write_both(out: &mut impl Write, head: &[u8], body: &[u8]) -> io::Result<()> {
-    let sent = loop {
-        match out.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
+/// How many parts one system call gets. It may have 1,024 (`IOV_MAX`).
+const PARTS: usize = 64;
+
+/// Writes all parts without copying them, in one system call if the socket takes them.
+fn write_parts<'a>(
+    out: &mut impl Write,
+    parts: impl IntoIterator<Item = &'a [u8]>,
+) -> io::Result<()> {
+    let mut parts: Vec<_> = parts.into_iter().map(IoSlice::new).collect();
+    let mut unsent = &mut parts[..];
+    IoSlice::advance_slices(&mut unsent, 0); // drops empty parts
+    while !unsent.is_empty() {
+        match out.write_vectored(&unsent[..unsent.len().min(PARTS)]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(sent) => IoSlice::advance_slices(&mut unsent, sent),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            sent => break sent?,
+            Err(error) => return Err(error),
         }
-    };
-    match head.get(sent..) {
-        Some(unsent) => {
-            out.write_all(unsent)?;
-            out.write_all(body)
-        }
-        None => out.write_all(&body[sent - head.len()..]),
     }
+    Ok(())
 }
 
 fn write_pieces(
     out: &mut impl Write,
-    head: Vec<u8>,
+    mut head: Vec<u8>,
     pieces: impl Iterator<Item = io::Result<Vec<u8>>>,
     framing: Framing,
 ) -> io::Result<()> {
-    let mut bytes = head;
     for piece in pieces {
         let piece = piece?;
         if piece.is_empty() {
             continue;
         }
-        if framing == Framing::Chunked {
-            write!(bytes, "{:x}\r\n", piece.len())?;
-        }
-        bytes.extend_from_slice(&piece);
-        if framing == Framing::Chunked {
-            bytes.extend_from_slice(LINE_END);
-        }
-        out.write_all(&bytes)?;
-        bytes.clear();
+        let end = if framing == Framing::Chunked {
+            write!(head, "{:x}\r\n", piece.len())?;
+            LINE_END
+        } else {
+            &[]
+        };
+        write_parts(out, [&head[..], &piece, end])?;
+        head.clear();
     }
-    bytes.extend_from_slice(framing.last());
-    out.write_all(&bytes)
+    write_parts(out, [&head[..], framing.last()])
 }
 
 /// Returns the JSON text of the object `document` in pieces, with the list added as the last field.
@@ -568,7 +585,7 @@ mod tests {
         for (head, body) in [("", ""), ("", "body"), ("head", ""), ("head", "body"), ("hea", "bo")]
         {
             let mut out = Narrow(Vec::new());
-            write_both(&mut out, head.as_bytes(), body.as_bytes()).unwrap();
+            write_parts(&mut out, [head.as_bytes(), body.as_bytes()]).unwrap();
             assert_eq!(out.0, format!("{head}{body}").into_bytes());
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::{io, iter};
 
-use super::super::answer::Answer;
+use super::super::answer::{Answer, Body, SharedPart};
 use super::super::error::HttpError;
 use crate::durable::{Content, Extent, Stream};
 use crate::error::PublishError;
@@ -22,7 +22,8 @@ pub(super) fn with_position(answer: Answer, stream: &Stream, extent: &Extent) ->
     if extent.is_eof { answer.with("Stream-Closed", "true") } else { answer }
 }
 
-/// Adds a body with the bytes of a range, which are copied piece by piece while they are sent.
+/// Adds a body with the bytes of a range. They are shared with the stream, or read from the store's file
+/// piece by piece while they are sent.
 pub(super) fn with_content(
     answer: Answer,
     framing: Framing,
@@ -34,8 +35,11 @@ pub(super) fn with_content(
     if stream.media().content() == Content::Json && from == end {
         return Ok(answer.with_body(&b"[]"[..]));
     }
+    if let Some(parts) = shared_parts(stream, from, end) {
+        return Ok(answer.with_content(Body::Shared(parts)));
+    }
     let mut pieces = pieces(stream, from, end);
-    if framing == Framing::Plain && stream.is_in_file() {
+    if framing == Framing::Plain {
         // The client could not see that a body ended early, because closing the connection ends it.
         let all: Vec<Vec<u8>> = pieces.collect::<Result<_, PublishError>>()?;
         return Ok(answer.with_body(all.concat()));
@@ -44,6 +48,16 @@ pub(super) fn with_content(
     let Some(second) = pieces.next().transpose()? else { return Ok(answer.with_body(first)) };
     let rest = pieces.map(|piece| piece.map_err(io::Error::other));
     Ok(answer.with_fallible_pieces([Ok(first), Ok(second)].into_iter().chain(rest)))
+}
+
+/// Returns the body of a response, if all of it is in memory.
+fn shared_parts(stream: &Stream, from: u64, end: u64) -> Option<Vec<SharedPart>> {
+    if stream.media().content() != Content::Json {
+        return stream.parts(from..end);
+    }
+    let messages = stream.parts(from..end - 1)?; // without the comma after the last message
+    let bracket = |text: &[u8]| vec![(Arc::new(text.to_vec()), 0..1)];
+    Some([bracket(b"["), messages, bracket(b"]")].concat())
 }
 
 /// Returns the body of a response, in pieces.
