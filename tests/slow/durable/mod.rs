@@ -55,9 +55,12 @@ fn rng(seed: u64, thread: usize, operation: u64) -> Rng {
 fn difference(from: usize, next: usize, found: &[u8], expected: &[u8]) -> String {
     let equal =
         found.iter().zip(expected).take_while(|(found, expected)| found == expected).count();
+    let rest = |bytes: &[u8]| bytes[equal..bytes.len().min(equal + 60)].escape_ascii().to_string();
+    let (found_rest, expected_rest) = (rest(found), rest(expected));
     let (found, expected) = (found.len(), expected.len());
     format!(
-        "{from}..{next} has {found} instead of {expected} bytes, of which the first {equal} are equal"
+        "{from}..{next} has {found} instead of {expected} bytes, of which the first {equal} are equal; \
+         then come {found_rest:?} instead of {expected_rest:?}"
     )
 }
 

@@ -440,6 +440,9 @@ impl<'a> Writer<'a> {
         for place in &removed {
             self.stream(*place).shared.content().life = Life::Ending;
         }
+        if self.has_expiring_fork(at) {
+            self.end_sources(at); // from now on, the end of the fork takes them with it
+        }
         let gone = if self.stream(at).forks > 0 { 410 } else { 404 };
         let request = self.request("DELETE", at, "", "");
         let mut is_repeated = false;
@@ -482,11 +485,8 @@ impl<'a> Writer<'a> {
         loop {
             let has_forks = self.stream(at).forks > 0;
             if has_forks {
-                let is_certain = !self.has_expiring_fork(at);
-                let stream = self.stream(at);
-                stream.is_deleted = true;
-                let life = if is_certain { Life::SoftDeleted } else { Life::Ending };
-                stream.shared.content().life = life;
+                self.stream(at).is_deleted = true;
+                self.judge_deleted();
                 return;
             }
             let place = &mut self.places[at];
@@ -507,6 +507,26 @@ impl<'a> Writer<'a> {
                 return;
             }
             at = source;
+        }
+    }
+
+    /// Marks the deleted sources of a stream, which may be removed at any time.
+    fn end_sources(&mut self, at: usize) {
+        let mut source = self.stream(at).source;
+        while let Some(place) = source.filter(|place| self.stream(*place).is_deleted) {
+            self.stream(place).shared.content().life = Life::Ending;
+            source = self.stream(place).source;
+        }
+    }
+
+    /// Says of each deleted stream whether it is certain that it still exists.
+    fn judge_deleted(&self) {
+        for (place, found) in self.places.iter().enumerate() {
+            if let Some(stream) = found.stream.as_ref().filter(|stream| stream.is_deleted) {
+                let may_end = self.has_expiring_fork(place);
+                let life = if may_end { Life::Ending } else { Life::SoftDeleted };
+                stream.shared.content().life = life;
+            }
         }
     }
 
@@ -548,15 +568,7 @@ impl<'a> Writer<'a> {
             });
         }
         self.remove(at);
-        // What is left of the chain has no expiring fork any more.
-        for place in 0..PLACES {
-            let is_certain = !self.has_expiring_fork(place);
-            if let Some(stream) = self.places[place].stream.as_mut().filter(|it| it.is_deleted)
-                && is_certain
-            {
-                stream.shared.content().life = Life::SoftDeleted;
-            }
-        }
+        self.judge_deleted(); // what is left of the chain has no expiring fork any more
         Ok(())
     }
 
