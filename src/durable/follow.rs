@@ -66,17 +66,25 @@ impl Follower {
         self.reading.stream()
     }
 
-    /// Reads the bytes of the next data event, at most up to `upto`.
+    /// Reads the bytes of the next data event, at most up to `upto`, where an event of another reader has
+    /// ended.
     ///
-    /// The beginning of a character or of a line end waits for the rest.
+    /// The beginning of a character or of a line end waits for the rest. What follows `upto` may show that
+    /// it is not a beginning, so an event that reaches `upto` ends there in any case: after a CR, for
+    /// example, if the other reader has seen that no LF follows.
     fn next(&self, upto: Option<u64>) -> Result<(Vec<u8>, Extent), PublishError> {
         let stream = self.stream();
-        let limit =
-            upto.map_or(EVENT as u64, |upto| upto.saturating_sub(self.at).min(EVENT as u64));
-        let mut to = stream.extent(self.at, usize::try_from(limit).unwrap_or(EVENT))?;
+        let near = upto.filter(|upto| upto.saturating_sub(self.at) <= EVENT as u64);
+        let mut to = match near {
+            Some(upto) => stream.extent_to(upto.max(self.at)),
+            None => stream.extent(self.at, EVENT)?,
+        };
         let mut data = Vec::new();
         stream.copy(self.at..to.end, &mut data)?;
-        if to.is_tail && !to.is_eof && stream.media().content() == Content::Text {
+        let is_text = stream.media().content() == Content::Text;
+        if is_text && near.is_some() {
+            to.is_tail = to.is_tail || self.is_incomplete_from(to.end)?;
+        } else if is_text && to.is_tail && !to.is_eof {
             let incomplete = match &self.begun[..] {
                 [] => incomplete_suffix(&data),
                 begun => incomplete_suffix(&[begun, &data].concat()).min(data.len()),
@@ -85,6 +93,18 @@ impl Follower {
             to.end -= incomplete as u64;
         }
         Ok((data, to))
+    }
+
+    /// Whether the bytes from `at` to the end of the text are the beginning of a character or of a line
+    /// end, for which a read waits.
+    fn is_incomplete_from(&self, at: u64) -> Result<bool, PublishError> {
+        let tail = self.stream().status().tail;
+        if tail - at > INCOMPLETE_MAX {
+            return Ok(false);
+        }
+        let mut rest = Vec::new();
+        self.stream().copy(at..tail, &mut rest)?;
+        Ok(incomplete_suffix(&rest) == rest.len())
     }
 
     fn push(&self, data: &[u8], to: &Extent, cursor: u64, framing: Framing, out: &mut Vec<u8>) {
@@ -175,19 +195,49 @@ mod tests {
     use crate::limits::DurableStreams;
     use crate::store::Place;
 
-    #[test]
-    fn reader_that_begins_inside_a_character_is_ahead_until_it_has_read() {
+    /// Creates a stream of text, and what appends to it.
+    fn text(body: &[u8]) -> (Arc<Stream>, impl Fn(&[u8])) {
         let limits = Some(DurableStreams::default());
         let streams = Streams::open(limits, 1 << 20, &Place::Memory).unwrap().unwrap();
         let media = || MediaType::parse("text/plain");
-        let (lifetime, body) = (Lifetime::Unlimited, b"x\xf0".to_vec());
+        let (lifetime, body) = (Lifetime::Unlimited, body.to_vec());
         let create = Create { media: media(), lifetime, is_closed: false, fork: None, body };
         let stream = streams.create("a", create).unwrap().stream;
-        let append = |body: &[u8]| {
-            let (media, body) = (media(), body.to_vec());
-            let append = Append { media, body, closes: false, seq: None, producer: None };
-            stream.append(append).unwrap();
+        let append = {
+            let stream = Arc::clone(&stream);
+            move |body: &[u8]| {
+                let (media, body) = (media(), body.to_vec());
+                let append = Append { media, body, closes: false, seq: None, producer: None };
+                stream.append(append).unwrap();
+            }
         };
+        (stream, append)
+    }
+
+    /// A client that was behind its group joins it when nothing is left to read.
+    #[test]
+    fn reader_reaches_exactly_where_another_one_is() {
+        // The last byte may be the beginning of a line end, or of a character; the one before it is not.
+        for (first, second, at) in [(&b"x\r"[..], &b"\r"[..], 2), (b"x\xe2", b"\xe2", 2)] {
+            let (stream, append) = text(first);
+            let new = || Follower::new(&stream, 0, &Registry::new()).unwrap();
+            let read = |reader: &mut Follower, upto| {
+                let mut out = Vec::new();
+                reader.read(upto, Framing::Plain, &mut out);
+                assert!(String::from_utf8(out).unwrap().contains("\"upToDate\":true"));
+                reader.position()
+            };
+            let (mut group, mut client) = (new(), new());
+            assert_eq!(read(&mut group, None), 1);
+            append(second);
+            assert_eq!(read(&mut group, None), at);
+            assert_eq!(read(&mut client, Some(at)), at, "{}", second.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn reader_that_begins_inside_a_character_is_ahead_until_it_has_read() {
+        let (stream, append) = text(b"x\xf0");
         let mut readers = [0, 1, 2].map(|at| Follower::new(&stream, at, &Registry::new()).unwrap());
         let mut read = || {
             readers.each_mut().map(|reader| {

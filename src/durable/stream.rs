@@ -492,6 +492,14 @@ impl Stream {
         Ok(Extent { end, is_tail, is_eof: is_tail && is_closed })
     }
 
+    /// Returns the extent of a read that ends at `end`, or at the end of the stream.
+    pub(super) fn extent_to(&self, end: u64) -> Extent {
+        let Status { tail, is_closed } = self.status();
+        let end = end.min(tail);
+        let is_tail = end == tail;
+        Extent { end, is_tail, is_eof: is_tail && is_closed }
+    }
+
     /// Appends these bytes to `out`. The range must be inside the stream.
     pub(crate) fn copy(&self, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), PublishError> {
         let mut at = range.start;
