@@ -7,7 +7,7 @@
 //! this program publishes their events (see [`crate::publisher`]).
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use sse_load::process::find_program;
@@ -31,10 +31,14 @@ pub enum Engine {
     Durable,
     /// The makers' Durable Streams server.
     DurableStreams,
+    /// A durable stream of threadcast, in a file.
+    DurableFile,
+    /// The makers' server with its write-ahead log.
+    DurableStreamsFile,
 }
 
 /// All engines, in the order in which they are measured.
-pub const ALL: [Engine; 10] = [
+pub const ALL: [Engine; 12] = [
     Engine::Floor,
     Engine::Threads,
     Engine::Direct,
@@ -45,6 +49,8 @@ pub const ALL: [Engine; 10] = [
     Engine::Go,
     Engine::Durable,
     Engine::DurableStreams,
+    Engine::DurableFile,
+    Engine::DurableStreamsFile,
 ];
 
 /// How to start an engine after it has been built.
@@ -54,13 +60,9 @@ pub enum Start {
     Peer { program: PathBuf, arguments: Vec<String> },
     /// nginx with the nchan module and this configuration template.
     Nchan { nginx: PathBuf, module: PathBuf, template: PathBuf },
-    /// A server of the Durable Streams protocol that serves the stream at `path`. It takes the port
-    /// and a folder as the last arguments.
-    DurableStreams {
-        program: PathBuf,
-        path: &'static str,
-        arguments: fn(port: u16, folder: &Path) -> Vec<String>,
-    },
+    /// A server of the Durable Streams protocol that serves the stream at `path`. In the arguments,
+    /// `PORT` stands for a free port, and `FOLDER` for an empty folder.
+    DurableStreams { program: PathBuf, path: &'static str, arguments: Vec<String> },
 }
 
 impl Engine {
@@ -76,6 +78,8 @@ impl Engine {
             Self::Go => "go",
             Self::Durable => "durable",
             Self::DurableStreams => "durable-streams",
+            Self::DurableFile => "durable-file",
+            Self::DurableStreamsFile => "durable-streams-file",
         }
     }
 
@@ -92,6 +96,8 @@ impl Engine {
             Self::Go => "Go `net/http`",
             Self::Durable => "threadcast, a durable stream ²",
             Self::DurableStreams => "Durable Streams server ²",
+            Self::DurableFile => "threadcast, a durable stream in a file ³",
+            Self::DurableStreamsFile => "Durable Streams server, with its log ³",
         }
     }
 
@@ -99,8 +105,8 @@ impl Engine {
     pub fn path(self) -> &'static str {
         match self {
             Self::Direct | Self::Wake => "/channels/bench",
-            Self::Durable => "/v1/stream/bench?offset=now&live=sse",
-            Self::DurableStreams => "/bench?offset=now&live=sse",
+            Self::Durable | Self::DurableFile => "/v1/stream/bench?offset=now&live=sse",
+            Self::DurableStreams | Self::DurableStreamsFile => "/bench?offset=now&live=sse",
             _ => "/bench",
         }
     }
@@ -139,31 +145,30 @@ impl Engine {
                     .ok_or("no `node` on the PATH; install it with apt install nodejs")?;
                 Ok(peer(node, &["-e", NODE]))
             }
-            Self::DurableStreams => {
+            Self::DurableStreams | Self::DurableStreamsFile => {
                 let root = target_folder().join("peers");
                 let mut install = cargo();
                 install.args(["install", "--quiet", "--locked", "--version", "0.1.5", "--root"]);
                 install.arg(&root).arg("durable-streams");
                 run(&mut install, "needs crates.io the first time")?;
+                let kind = if self == Self::DurableStreams { "memory" } else { "wal" };
                 Ok(Start::DurableStreams {
                     program: root.join("bin/durable-streams-server"),
                     path: "/bench",
-                    arguments: |port, folder| {
-                        let folder = folder.display();
-                        words(&format!("--durability memory --port {port} --data-dir {folder}"))
-                    },
+                    arguments: words(&format!("--durability {kind} --port PORT --data-dir FOLDER")),
                 })
             }
-            Self::Durable => Ok(Start::DurableStreams {
-                program: env!("CARGO_BIN_EXE_threadcast").into(),
-                path: "/v1/stream/bench",
-                arguments: |port, _| {
-                    words(&format!(
-                        "--listen 127.0.0.1:{port} --durable-streams --durable-stream-limit 2GiB \
-                         --durable-total 2GiB"
-                    ))
-                },
-            }),
+            Self::Durable | Self::DurableFile => {
+                let store = if self == Self::Durable { "" } else { " --store FOLDER/bench.redb" };
+                Ok(Start::DurableStreams {
+                    program: env!("CARGO_BIN_EXE_threadcast").into(),
+                    path: "/v1/stream/bench",
+                    arguments: words(&format!(
+                        "--listen 127.0.0.1:PORT --durable-streams --durable-stream-limit 2GiB \
+                         --durable-total 2GiB{store}"
+                    )),
+                })
+            }
             Self::Nchan => {
                 const HOW: &str = "apt install nginx libnginx-mod-nchan";
                 let nginx = find_program("nginx")

@@ -19,7 +19,7 @@ cargo bench --bench field -- [options]
   --warm-up S          Warm up each run for S seconds  [1]
   --quick              Measure each engine once, for 2 seconds
   --engines a,b        Measure only these engines: floor threads direct wake axum nchan node
-                       go durable durable-streams
+                       go durable durable-streams durable-file durable-streams-file
   --workloads a,b      Measure only these workloads: 1-at-50 1k-at-1 1k-at-50 1k-at-500
                        1k-at-10k 10k-at-1 10k-at-once 5k-newcomers 50-reading
                        50-and-1-stuck; requests: publishes and pages of threadcast,

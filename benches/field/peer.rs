@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{self, Command, Stdio};
 
 use sse_load::process::{Cores, Process, wait_until};
 use sse_load::tick::Traffic;
@@ -48,7 +48,9 @@ impl Peer {
             Start::DurableStreams { program, path, arguments } => {
                 let (free, folder) = (free_address()?, folder()?);
                 let mut command = Command::new(program);
-                command.args(arguments(free.port(), &folder));
+                let (port, place) = (free.port().to_string(), folder.display().to_string());
+                let filled = |it: &String| it.replace("PORT", &port).replace("FOLDER", &place);
+                command.args(arguments.iter().map(filled));
                 let form = Form { path, ..DURABLE };
                 Self::start_with_publisher(command, cores, free, folder, form)
             }
@@ -109,9 +111,9 @@ fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-/// Creates a folder for an engine's files.
+/// Creates a folder for an engine's files. It is not in `/tmp`, which may be in memory.
 fn folder() -> io::Result<PathBuf> {
-    let folder = std::env::temp_dir().join(format!("threadcast-bench-{}", std::process::id()));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{}", process::id()));
     let _ = fs::remove_dir_all(&folder); // left by an engine that was killed
     fs::create_dir_all(&folder)?;
     Ok(folder)

@@ -87,7 +87,9 @@ impl Report {
          64, as fast as nginx responds. Receiving these requests is included in its CPU time.\n\
          ² The protocol of Durable Streams, in memory, published to in the same way: threadcast with \
          `--durable-streams`, and the crate durable-streams 0.1.5 with `--durability memory`. Each sends an \
-         event with the data and another with the reader's position.\n"
+         event with the data and another with the reader's position.\n\
+         ³ The same on a disk: `--store FILE`, and `--durability wal`. Both sync the disk before they answer an \
+         append or show it to a reader.\n"
     }
 }
 
