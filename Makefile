@@ -160,7 +160,7 @@ soak: ## Connect and disconnect clients for half an hour, and look for leaks (SO
 	SOAK=$(SOAK) $(CARGO) test --release --locked --test slow -- soak:: --ignored --nocapture
 
 durable: ## Run random operations on durable streams, with kill -9, for half an hour (DURABLE=SECONDS)
-	DURABLE=$(or $(DURABLE),1800) $(CARGO) test --profile quick --locked --test slow -- durable:: --ignored --nocapture
+	DURABLE=$(or $(DURABLE),1800) $(CARGO) test --profile quick --locked --test slow -- durable:: --nocapture
 
 # A stack overflow ends the process before libFuzzer saves the input; the input is then in
 # fuzz/artifacts/TARGET.last.

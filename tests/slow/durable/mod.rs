@@ -35,7 +35,7 @@ const READERS: usize = 8;
 /// The number of names of each writer.
 const PLACES: usize = 6;
 
-/// The duration without `DURABLE`.
+/// The duration of a plain `cargo test`.
 const SHORT: Duration = Duration::from_secs(10);
 
 /// How long a process of the server lives on average; in a short run, a tenth of the duration.
@@ -135,7 +135,6 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-#[ignore = "some runs fail, and not every reason is known: `make durable`"]
 fn random_operations_equal_a_model_over_repeated_sigkill() {
     let time = number("DURABLE").map_or(SHORT, Duration::from_secs);
     let seed = number("DURABLE_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000_000));
