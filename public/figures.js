@@ -51,14 +51,14 @@ export function figures() {
         before = now;
       }
       const { lab } = now;
-      const each = perClient(now.memory_bytes, lab?.base_bytes, lab?.clients, lab?.kernel_stack_bytes);
-      const eachLoop = perClient(lab?.loop?.memory_bytes, lab?.loop?.base_bytes, lab?.loop?.clients, 0);
+      const each = perClient(now.memory_bytes, lab, lab?.kernel_stack_bytes);
+      const eachLoop = perClient(lab?.loop?.memory_bytes, lab?.loop, 0);
       write('threads', 'micros', rates.micros);
       write('loop', 'micros', rates.loop);
       write('threads', 'memory', each);
       write('loop', 'memory', eachLoop);
       last = {
-        threads: now.threads, memory: now.memory_bytes / 1e6, each, eachLoop, busy: rates.own == null ? null : rates.own * 100,
+        threads: now.threads, each, eachLoop, busy: rates.own == null ? null : rates.own * 100,
         micros: rates.micros, microsLoop: rates.loop, switches: rates.voluntary == null ? null : rates.voluntary + rates.involuntary,
       };
       return {
@@ -69,10 +69,12 @@ export function figures() {
   };
 }
 
-// Returns the memory that each client takes, in kilobytes.
-function perClient(memory, base, clients, stack) {
+// Returns the memory that each client takes, in kilobytes. A process keeps most of the memory of clients
+// that have gone, so the growth is that of the most clients that it has had.
+function perClient(memory, side, stack) {
+  const { base_bytes: base, clients, peak_clients: peak = clients } = side ?? {};
   if (!(clients >= FEWEST_CLIENTS && base > 0)) return null;
-  return (Math.max(0, memory - base) / clients + stack) / 1000;
+  return (Math.max(0, memory - base) / Math.max(clients, peak) + stack) / 1000;
 }
 
 function ratesOf(a, b, seconds) {

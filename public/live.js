@@ -127,9 +127,9 @@ document.addEventListener('visibilitychange', () => {
 async function follow() {
   const step = location.hash.match(/^#step-(\d+)$/);
   root.toggleAttribute('data-tour', Boolean(step));
-  if (!step) return;
+  if (!step) return tour?.leave();
   tour ??= (await import('./tour.js')).tour({ facts, model });
-  tour(Number(step[1]));
+  tour.show(Number(step[1]));
   document.getElementById('tour').focus({ preventScroll: true });
 }
 if (lab.on) {

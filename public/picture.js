@@ -501,10 +501,17 @@ function disc(name, size) {
     if (discs.size > 50) discs.clear();
     const canvas = document.createElement('canvas'), pen = canvas.getContext('2d');
     const side = canvas.width = canvas.height = Math.ceil(size * devicePixelRatio);
-    pen.fillStyle = colour(name);
+    pen.fillStyle = pen.strokeStyle = colour(name);
     pen.beginPath();
-    pen.arc(side / 2, side / 2, side * .37, 0, 7);
-    pen.fill();
+    // A silent client is a ring, for those who do not tell red from green.
+    if (name === '--lost') {
+      pen.lineWidth = side * .2;
+      pen.arc(side / 2, side / 2, side * .27, 0, 7);
+      pen.stroke();
+    } else {
+      pen.arc(side / 2, side / 2, side * .37, 0, 7);
+      pen.fill();
+    }
     discs.set(key, canvas);
   }
   return discs.get(key);

@@ -3,7 +3,7 @@
 import { meaning } from './waits.js';
 import { number, setText, textSpan } from './words.js';
 
-const ROLES = /^(accept|broadcaster|disconnects|lab-clients|lab-event-loop|lab-watch|redis-reader|signals|sse|store-writer|threadcast|ticker|watchdog|webhooks)(-|$)/;
+const ROLES = /^(accept|broadcaster|disconnects|lab-clients|lab-event-loop|lab-watch|log-writer|redis-reader|signals|sse|store-writer|threadcast|ticker|watchdog|webhooks)(-|$)/;
 
 export function threadList() {
   const table = document.getElementById('thread-list').tBodies[0];

@@ -21,7 +21,7 @@ const STEPS = [
     source: ['src/http/connection.rs', 'let spawned = thread::Builder::new().name(peer.thread_name()).stack_size(STACK).spawn(serve)?;'],
   },
   {
-    before: { clients: 0, rate: 0 }, act: ({ clients }) => clients(), seconds: 5, figures: ['memory', 'each', 'eachLoop'],
+    before: { clients: 0, rate: 0 }, act: ({ clients }) => clients(), seconds: 5, figures: ['each', 'eachLoop'],
     slider: { least: 10, most: 1_000, step: 10, first: 500, unit: 'KB', is: ({ after }) => after.each },
     source: ['src/stream/mod.rs', 'writer = match slot.take().write() {'],
   },
@@ -31,7 +31,7 @@ const STEPS = [
     source: ['src/broadcast/group.rs', 'writer.send_shared(bytes, batch.events, now).map(Next::after)'],
   },
   {
-    before: {}, act: ({ press }) => press('#delivery [value=wake]'), seconds: 7, figures: ['micros', 'switches'],
+    before: {}, act: ({ press }) => press('#delivery [value=wake]'), undo: ({ press }) => press('#delivery [value=direct]'), seconds: 7, figures: ['micros', 'switches'],
     slider: { least: 1, most: 20, step: 1, first: 2, unit: '×', is: ({ before, after }) => after.micros / before.micros },
     source: ['src/stream/mod.rs', 'match slot.take_until(writer.due) {'],
   },
@@ -61,7 +61,7 @@ export function tour({ facts, model }) {
   const part = name => document.getElementById(`tour-${name}`);
   const kept = stored();
   const measured = {};                // what the steps with a slider have measured, by step
-  let step, running = 0;
+  let step, running = 0, undo;
   let told;                           // what the shown result was computed from
 
   const keep = value => {
@@ -70,10 +70,17 @@ export function tour({ facts, model }) {
     part('act').disabled = false;
   };
 
+  // Ends the run of a step, and undoes its act.
+  function leave() {
+    running++;
+    undo?.({ press });
+    undo = undefined;
+  }
+
   // Shows a step. Its number is in the address, so a step can be linked to.
   function show(wanted) {
+    leave();
     step = wanted;
-    running++;
     told = undefined;
     const { choice, slider, source, quote } = STEPS[step - 1];
     setText(part('number'), 'tour.number', { step, of: STEPS.length });
@@ -134,6 +141,7 @@ export function tour({ facts, model }) {
       const first = taken(began);
       setText(part('state'), 'tour.acts');
       const from = mark();
+      undo = STEPS[step - 1].undo;
       act({ press, rate: () => setRate(RATE), clients: () => setClients(clients) });
       await until(() => facts.at(-1).clients === clients, isOld);
       const acted = before.clients === 0 ? mark() : from;   // to open clients takes time
@@ -191,7 +199,7 @@ export function tour({ facts, model }) {
     const last = facts.at(-1) ?? {};
     const silence = side => Math.max(0, ...model.silences[side].filter(([when]) => when > at).map(([, silent]) => silent ?? 0));
     return {
-      server: last.threads, memory: last.memory, each: last.each, eachLoop: last.eachLoop,
+      server: last.threads, each: last.each, eachLoop: last.eachLoop,
       busy: mean('busy'), micros: mean('micros'), microsLoop: mean('microsLoop'), switches: mean('switches'),
       threads: silence('threads'), loop: silence('loop'), blocked: model.cells.filter(cell => cell?.what === 'room').length,
     };
@@ -232,5 +240,5 @@ export function tour({ facts, model }) {
 
   part('back').addEventListener('click', () => { location.hash = `step-${step - 1}`; });
   part('next').addEventListener('click', () => { location.hash = step < STEPS.length ? `step-${step + 1}` : ''; });
-  return wanted => show(Math.min(STEPS.length, Math.max(1, wanted)));
+  return { show: wanted => show(Math.min(STEPS.length, Math.max(1, wanted))), leave };
 }

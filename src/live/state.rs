@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ pub(crate) struct Live {
     /// The least resident memory of this process without local clients, in bytes; 0 before it is
     /// known.
     base_memory: AtomicU64,
+    /// The most local clients that a status has shown.
+    peak_clients: AtomicUsize,
     pub(super) watch: Arc<Watch>,
     pub(super) streams: Arc<Streams>,
 }
@@ -37,8 +39,9 @@ impl Live {
         let event_loop = Arc::new(EventLoop::new(program.clone()));
         let load_clients = Arc::new(LoadClients::new(program, None));
         let watch = Watch::new(&load_clients, &event_loop);
-        let (base_memory, streams) = (AtomicU64::new(0), Arc::default());
-        Arc::new(Self { load_clients, event_loop, base_memory, watch, streams })
+        let (base_memory, peak_clients) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let streams = Arc::default();
+        Arc::new(Self { load_clients, event_loop, base_memory, peak_clients, watch, streams })
     }
 
     /// Notes the memory of this process if there are no local clients.
@@ -64,6 +67,9 @@ impl Hooks for Live {
         let mut json = self.load_clients.json(stuck, given_up);
         json["watch_cpu_ms"] = self.watch.cpu_ms().into();
         json["base_bytes"] = self.base_memory.load(Ordering::Relaxed).into();
+        let clients = self.load_clients.clients();
+        let peak = self.peak_clients.fetch_max(clients, Ordering::Relaxed).max(clients);
+        json["peak_clients"] = peak.into();
         json["kernel_stack_bytes"] = memory::kernel_stack().into();
         json["loop"] = self.event_loop.json().unwrap_or_default();
         Some(("lab", json))

@@ -163,12 +163,19 @@ pub(super) struct Threads {
     count: u64,
 }
 
+/// The beginning of the names of the threads that accept connections and start a thread for each.
+const STARTER: &str = "accept";
+
+/// How often the name of a new thread is read if it is that of such a thread. On a busy machine, a thread
+/// may not run for some seconds.
+const NAMINGS: u8 = 100;
+
 #[derive(Debug)]
 struct Place {
     thread: Thread,
     name: String,
     /// How often the name must be read again: a new thread first has the name of the thread that
-    /// started it.
+    /// started it, until it runs.
     is_named_in: u8,
     /// Whether the thread has run since the last frame.
     has_run: bool,
@@ -225,10 +232,12 @@ impl Threads {
         match place.thread.read(&self.tasks, kinds) {
             Some(has_run) => {
                 if place.is_named_in > 0 {
-                    place.is_named_in -= 1;
                     let mut buffer = [0; 64];
                     let name = read(&self.tasks, place.thread.id, "comm", &mut buffer);
                     name.unwrap_or_default().clone_into(&mut place.name);
+                    let may_change = place.name.starts_with(STARTER);
+                    let most = if may_change { NAMINGS } else { 2 };
+                    place.is_named_in = place.is_named_in.min(most) - 1;
                 }
                 place.has_run |= has_run;
                 if kinds.state(place.thread.kind) == 'D' {
@@ -275,7 +284,7 @@ impl Threads {
                 self.places.len() - 1
             });
             let (thread, name) = (Thread::new(id), String::new());
-            let place = Place { thread, name, is_named_in: 2, has_run: false, disk: None };
+            let place = Place { thread, name, is_named_in: NAMINGS, has_run: false, disk: None };
             self.places[at] = Some(place);
             self.index.insert(id, at);
         }
