@@ -75,7 +75,7 @@ export default {
   'clients.own': '{asked} clients need more descriptors or ports than their process has: it opens {most}.',
   'clients.rejected': 'The server rejected {rejected} of them.',
   'clients.open': '{clients} are open.',
-  'clients.latency': '{clients} clients are open. Half of their events arrived within {half} ms, 99 % within {most} ms; lost: {lost}.',
+  'clients.latency': '{clients} are open. Half of their events arrived within {half} ms, 99 % within {most} ms; lost: {lost}.',
   'reopen.done': '{clients} clients are cut, and come back.',
   'stuck.now': 'Not reading now: {stuck}. Disconnected so far: {given}.',
   'slow.done': '{n} of {of}: {ms} ms, of which {computed} ms of CPU time.',

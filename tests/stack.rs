@@ -175,9 +175,21 @@ const WAITING_MAX: u64 = 8;
 
 #[test]
 fn waiting_stream_has_touched_two_pages_of_its_stack() {
-    for options in ["--delivery direct", "--delivery wake"] {
+    let durable = "/v1/stream/a?offset=now&live=sse";
+    for (options, target) in [
+        ("--delivery direct", "/channels/news"),
+        ("--delivery wake", "/channels/news"),
+        ("--delivery direct --durable-streams", durable),
+        ("--delivery wake --durable-streams", durable),
+    ] {
         let process = Process::shell("exec", options);
-        let mut streams: Vec<_> = (0..20).map(|_| process.stream("/channels/news")).collect();
+        if target == durable {
+            let mut client = process.connect();
+            let create = post("/v1/stream/a", "Content-Type: text/plain\r\n", "x");
+            client.send(&create.replacen("POST", "PUT", 1));
+            assert_eq!(client.answer().status, 201);
+        }
+        let mut streams: Vec<_> = (0..20).map(|_| process.stream(target)).collect();
         streams.iter_mut().for_each(|stream| drop(stream.first_frame()));
         let stacks = stacks(process.child.id());
         say(&format!("{stacks:?} KiB of {STACK} KiB: streams that wait, {options}"));

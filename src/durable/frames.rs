@@ -1,5 +1,7 @@
 //! The SSE events of a stream: its data, and after each of them a control event.
 
+use std::io::Write;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -45,12 +47,11 @@ pub(super) fn push_events(
                 events.push(b'\n');
             }
         }
-        events.extend_from_slice(format!("id: {next}\n\n").as_bytes());
+        let _ = write!(events, "id: {next}\n\n"); // a Vec takes all bytes
     }
-    events.extend_from_slice(b"event: control\n");
-    events.extend_from_slice(format!("data:{{\"streamNextOffset\":\"{next}\"").as_bytes());
+    let _ = write!(events, "event: control\ndata:{{\"streamNextOffset\":\"{next}\"");
     if !is_closed {
-        events.extend_from_slice(format!(",\"streamCursor\":\"{cursor}\"").as_bytes());
+        let _ = write!(events, ",\"streamCursor\":\"{cursor}\"");
     }
     if is_up_to_date {
         events.extend_from_slice(b",\"upToDate\":true");
@@ -58,11 +59,11 @@ pub(super) fn push_events(
     if is_closed {
         events.extend_from_slice(b",\"streamClosed\":true");
     }
-    events.extend_from_slice(format!("}}\nid: {next}\n\n").as_bytes());
+    let _ = write!(events, "}}\nid: {next}\n\n");
     match framing {
         Framing::Plain => out.extend_from_slice(&events),
         Framing::Chunked => {
-            out.extend_from_slice(format!("{:x}\r\n", events.len()).as_bytes());
+            let _ = write!(out, "{:x}\r\n", events.len());
             out.extend_from_slice(&events);
             out.extend_from_slice(b"\r\n");
         }

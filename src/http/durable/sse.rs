@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::access::ReadAccess;
+use super::super::admission::StreamPermit;
 use super::super::answer::{Answer, Headers, connected_head};
 use super::super::cors;
 use super::super::error::HttpError;
@@ -44,16 +45,29 @@ pub(super) fn sse(
         return Ok(Reply::Answer(Answer::new(204)));
     }
     let permit = admit(exchange)?;
-    let follower = Follower::new(stream, from, &exchange.server.hub)?;
+    let follower = Box::new(Follower::new(stream, from, &exchange.server.hub)?);
     let preamble = preamble(exchange, stream, &follower)?;
+    Ok(live(exchange, access, follower, preamble, permit))
+}
+
+/// Returns the stream of a follower, after this preamble.
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
+fn live(
+    exchange: &Exchange<'_>,
+    access: &ReadAccess,
+    follower: Box<Follower>,
+    preamble: Vec<u8>,
+    permit: Option<StreamPermit>,
+) -> Reply {
     let limits = &exchange.server.config.limits;
     let age = limits.stream_age.map_or(AGE_MAX, |age| age.min(AGE_MAX));
     let heartbeat = Heartbeat::new(limits.heartbeat, Frame::heartbeat());
-    let source = stream::Source::Log(Box::new(follower));
-    let writer = Writer::new(exchange.socket(), request.framing(), preamble, source, heartbeat);
+    let source = stream::Source::Log(follower);
+    let framing = exchange.request.framing();
+    let writer = Writer::new(exchange.socket(), framing, preamble, source, heartbeat);
     let writer = writer.for_at_most(Some(age)).until(access.until);
     let writer = writer.opened_with(access.credential.clone());
-    Ok(reply(exchange, Source::Live(writer), permit, None))
+    reply(exchange, Source::Live(writer), permit, None)
 }
 
 /// Returns the response head, and the first event if the stream has no more bytes now.
