@@ -306,6 +306,7 @@ export class Threadcast extends EventTarget {
   #noteActivity() { this.#lastActivity = Date.now(); }
 
   #heartbeatStated(timeout) {
+    if (this.readyState === CLOSED) return;
     this.#isStated = true;
     this.#allowSilence(timeout);
   }
