@@ -190,7 +190,7 @@ fn waiting_stream_has_touched_two_pages_of_its_stack() {
             assert_eq!(client.answer().status, 201);
         }
         let mut streams: Vec<_> = (0..20).map(|_| process.stream(target)).collect();
-        streams.iter_mut().for_each(|stream| drop(stream.first_frame()));
+        streams.iter_mut().for_each(|stream| drop(stream.chunk()));
         let stacks = stacks(process.child.id());
         say(&format!("{stacks:?} KiB of {STACK} KiB: streams that wait, {options}"));
         // The kernel may join a stack with the mapping above it, which hides the stack. The first

@@ -305,7 +305,8 @@ pub(super) fn reply(
     let path = exchange.path();
     let config = &exchange.server.config;
     let has_jwts = exchange.server.keyring.current().subscribe.key.is_some();
-    let deep = has_jwts || config.mercure.is_on() && path.starts_with("/.");
+    let is_log = matches!(&source, Source::Live(writer) if writer.reads_a_log());
+    let deep = has_jwts || is_log || config.mercure.is_on() && path.starts_with("/.");
     let (client, query) = (exchange.client(), exchange.query_for_hooks());
     Reply::Last(Box::new(Stream { client, path, source, permit, held, query, deep }))
 }
@@ -353,8 +354,8 @@ struct Stream {
     held: Option<Box<dyn Any + Send>>,
     /// The query of the request, if the server has hooks.
     query: Option<Box<str>>,
-    /// Whether the server may have parsed a JWT or a URL pattern for the request, which takes more
-    /// stack than other requests take.
+    /// Whether the server may have parsed a JWT or a URL pattern for the request, or has formatted the
+    /// first event of a durable stream, which takes more stack than other requests take.
     deep: bool,
 }
 

@@ -244,6 +244,11 @@ impl<W> Writer<W> {
         true
     }
 
+    /// Whether the stream reads another log than that of channels.
+    pub(crate) fn reads_a_log(&self) -> bool {
+        matches!(self.source, Source::Log(_))
+    }
+
     /// Reads new events from the source into the unsent bytes, at most [`READ_LIMIT`](super::source::READ_LIMIT). With
     /// `upto`, reads only the events up to this id.
     pub(crate) fn refill(&mut self, upto: Option<EventId>) -> Refilled {

@@ -30,8 +30,36 @@ pub(super) fn sse(
     stream: &Arc<Stream>,
     start: Start,
 ) -> Result<Reply, HttpError> {
-    let request = &exchange.request;
-    let last_event_id = request.text("last-event-id").filter(|id| !id.is_empty());
+    let Some(Opened { follower, preamble, permit }) = open(exchange, stream, start)? else {
+        // 204 tells a browser not to reconnect (WHATWG HTML §9.2).
+        return Ok(Reply::Answer(Answer::new(204)));
+    };
+    let limits = &exchange.server.config.limits;
+    let age = limits.stream_age.map_or(AGE_MAX, |age| age.min(AGE_MAX));
+    let heartbeat = Heartbeat::new(limits.heartbeat, Frame::heartbeat());
+    let source = stream::Source::Log(follower);
+    let framing = exchange.request.framing();
+    let writer = Writer::new(exchange.socket(), framing, preamble, source, heartbeat);
+    let writer = writer.for_at_most(Some(age)).until(access.until);
+    let writer = writer.opened_with(access.credential.clone());
+    Ok(reply(exchange, Source::Live(writer), permit, None))
+}
+
+/// A response that is about to begin.
+struct Opened {
+    follower: Box<Follower>,
+    preamble: Vec<u8>,
+    permit: Option<StreamPermit>,
+}
+
+/// Prepares the response. Returns `None` if the client has received the end of the stream.
+#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
+fn open(
+    exchange: &Exchange<'_>,
+    stream: &Arc<Stream>,
+    start: Start,
+) -> Result<Option<Opened>, HttpError> {
+    let last_event_id = exchange.request.text("last-event-id").filter(|id| !id.is_empty());
     let start = match last_event_id.map(str::parse) {
         Some(Ok(offset)) => Start::At(offset),
         Some(Err(_)) => {
@@ -41,33 +69,12 @@ pub(super) fn sse(
     };
     let from = stream.resolve(start)?;
     if last_event_id.is_some() && stream.extent(from, 0)?.is_eof {
-        // 204 tells a browser not to reconnect (WHATWG HTML §9.2).
-        return Ok(Reply::Answer(Answer::new(204)));
+        return Ok(None);
     }
     let permit = admit(exchange)?;
     let follower = Box::new(Follower::new(stream, from, &exchange.server.hub)?);
     let preamble = preamble(exchange, stream, &follower)?;
-    Ok(live(exchange, access, follower, preamble, permit))
-}
-
-/// Returns the stream of a follower, after this preamble.
-#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
-fn live(
-    exchange: &Exchange<'_>,
-    access: &ReadAccess,
-    follower: Box<Follower>,
-    preamble: Vec<u8>,
-    permit: Option<StreamPermit>,
-) -> Reply {
-    let limits = &exchange.server.config.limits;
-    let age = limits.stream_age.map_or(AGE_MAX, |age| age.min(AGE_MAX));
-    let heartbeat = Heartbeat::new(limits.heartbeat, Frame::heartbeat());
-    let source = stream::Source::Log(follower);
-    let framing = exchange.request.framing();
-    let writer = Writer::new(exchange.socket(), framing, preamble, source, heartbeat);
-    let writer = writer.for_at_most(Some(age)).until(access.until);
-    let writer = writer.opened_with(access.credential.clone());
-    reply(exchange, Source::Live(writer), permit, None)
+    Ok(Some(Opened { follower, preamble, permit }))
 }
 
 /// Returns the response head, and the first event if the stream has no more bytes now.
