@@ -198,7 +198,10 @@ fn waiting_stream_has_touched_two_pages_of_its_stack() {
         assert!(stacks.len() > streams.len() / 2, "{options}: found only {stacks:?}");
         if cfg!(not(debug_assertions)) {
             let larger = stacks.iter().filter(|touched| **touched > WAITING_MAX).count();
-            assert!(larger <= 1, "{options}: streams have touched {stacks:?} KiB");
+            // A durable stream begins on a fresh thread, which may get the stack of a request that has
+            // ended: the C library keeps the touched pages of such a stack.
+            let most = if target == durable { streams.len() / 4 } else { 1 };
+            assert!(larger <= most, "{options}: streams have touched {stacks:?} KiB");
         }
     }
 }

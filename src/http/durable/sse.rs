@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::access::ReadAccess;
-use super::super::admission::StreamPermit;
 use super::super::answer::{Answer, Headers, connected_head};
 use super::super::cors;
 use super::super::error::HttpError;
@@ -30,36 +29,8 @@ pub(super) fn sse(
     stream: &Arc<Stream>,
     start: Start,
 ) -> Result<Reply, HttpError> {
-    let Some(Opened { follower, preamble, permit }) = open(exchange, stream, start)? else {
-        // 204 tells a browser not to reconnect (WHATWG HTML §9.2).
-        return Ok(Reply::Answer(Answer::new(204)));
-    };
-    let limits = &exchange.server.config.limits;
-    let age = limits.stream_age.map_or(AGE_MAX, |age| age.min(AGE_MAX));
-    let heartbeat = Heartbeat::new(limits.heartbeat, Frame::heartbeat());
-    let source = stream::Source::Log(follower);
-    let framing = exchange.request.framing();
-    let writer = Writer::new(exchange.socket(), framing, preamble, source, heartbeat);
-    let writer = writer.for_at_most(Some(age)).until(access.until);
-    let writer = writer.opened_with(access.credential.clone());
-    Ok(reply(exchange, Source::Live(writer), permit, None))
-}
-
-/// A response that is about to begin.
-struct Opened {
-    follower: Box<Follower>,
-    preamble: Vec<u8>,
-    permit: Option<StreamPermit>,
-}
-
-/// Prepares the response. Returns `None` if the client has received the end of the stream.
-#[inline(never)] // own stack frame: ARCHITECTURE.md, "Stack"
-fn open(
-    exchange: &Exchange<'_>,
-    stream: &Arc<Stream>,
-    start: Start,
-) -> Result<Option<Opened>, HttpError> {
-    let last_event_id = exchange.request.text("last-event-id").filter(|id| !id.is_empty());
+    let request = &exchange.request;
+    let last_event_id = request.text("last-event-id").filter(|id| !id.is_empty());
     let start = match last_event_id.map(str::parse) {
         Some(Ok(offset)) => Start::At(offset),
         Some(Err(_)) => {
@@ -69,12 +40,20 @@ fn open(
     };
     let from = stream.resolve(start)?;
     if last_event_id.is_some() && stream.extent(from, 0)?.is_eof {
-        return Ok(None);
+        // 204 tells a browser not to reconnect (WHATWG HTML §9.2).
+        return Ok(Reply::Answer(Answer::new(204)));
     }
     let permit = admit(exchange)?;
-    let follower = Box::new(Follower::new(stream, from, &exchange.server.hub)?);
+    let follower = Follower::new(stream, from, &exchange.server.hub)?;
     let preamble = preamble(exchange, stream, &follower)?;
-    Ok(Some(Opened { follower, preamble, permit }))
+    let limits = &exchange.server.config.limits;
+    let age = limits.stream_age.map_or(AGE_MAX, |age| age.min(AGE_MAX));
+    let heartbeat = Heartbeat::new(limits.heartbeat, Frame::heartbeat());
+    let source = stream::Source::Log(Box::new(follower));
+    let writer = Writer::new(exchange.socket(), request.framing(), preamble, source, heartbeat);
+    let writer = writer.for_at_most(Some(age)).until(access.until);
+    let writer = writer.opened_with(access.credential.clone());
+    Ok(reply(exchange, Source::Live(writer), permit, None))
 }
 
 /// Returns the response head, and the first event if the stream has no more bytes now.
