@@ -2,12 +2,19 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::fs::{Dir, Mode, OFlags, open, openat};
 use rustix::io::read;
 
+use super::thread_time;
+
 /// The maximum number of threads of a group that are listed by name.
 const NAMED: usize = 4;
+
+/// The CPU time that one reading may spend on threads that have been read before. [`Threads`] are
+/// read once a second, so this is 1.5 % of a core.
+const BUDGET: Duration = Duration::from_millis(15);
 
 /// Threads that are in the same state, wait in the same kernel function, and have the same name
 /// except for a number at its end.
@@ -31,9 +38,15 @@ pub(crate) struct ThreadGroup {
 /// The threads of this process as they were last read.
 ///
 /// The first reading reads all files of each thread. A later one reads less: a thread that has not run
-/// since then is still in the same state.
+/// since then is still in the same state. If a thousand threads run all the time, that is still too
+/// much for one reading, so they are read in turn, and the others are as they were.
 #[derive(Debug, Default)]
-pub(crate) struct Threads(HashMap<String, Known>);
+pub(crate) struct Threads {
+    /// By id.
+    known: HashMap<String, Known>,
+    /// The place in the list of threads at which the next reading begins.
+    next: usize,
+}
 
 /// A thread as it was last read.
 #[derive(Debug)]
@@ -52,18 +65,20 @@ struct Known {
 impl Threads {
     /// Groups the first `most` threads. They include the server's own threads, which are the oldest.
     pub(crate) fn groups(&mut self, most: u64) -> Vec<ThreadGroup> {
+        self.groups_within(most, BUDGET)
+    }
+
+    fn groups_within(&mut self, most: u64, budget: Duration) -> Vec<ThreadGroup> {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let mut known = std::mem::take(&mut self.0);
+        let mut tasks = Tasks::open();
+        let ids = tasks.as_ref().map_or_else(Vec::new, |tasks| tasks.ids(most));
+        if let Some(tasks) = &mut tasks {
+            self.read(tasks, &ids, budget);
+        }
         let mut groups = Vec::new();
-        each_thread(most, |id, files| {
-            let thread = match known.remove(id) {
-                Some(thread) => thread.again(files),
-                None => Known::read(files),
-            };
-            let Some(thread) = thread else { return };
-            add(&mut groups, &thread);
-            self.0.insert(id.to_owned(), thread);
-        });
+        for thread in ids.iter().filter_map(|id| self.known.get(id)) {
+            add(&mut groups, thread);
+        }
         for group in groups.iter_mut().filter(|group| group.threads == 1) {
             group.name.clone_from(&group.named[0]);
         }
@@ -75,6 +90,29 @@ impl Threads {
             ))
         });
         groups
+    }
+
+    /// Reads these threads, and forgets all others. Once the budget is spent, only threads that have not
+    /// been read before are read.
+    fn read(&mut self, tasks: &mut Tasks, ids: &[String], budget: Duration) {
+        let until = thread_time() + budget;
+        let first = self.next.min(ids.len());
+        let mut before = std::mem::take(&mut self.known);
+        let mut left_out = None;
+        for at in (first..ids.len()).chain(0..first) {
+            let id = &ids[at];
+            let thread = match before.remove(id) {
+                Some(thread) if thread_time() > until => {
+                    left_out.get_or_insert(at);
+                    Some(thread)
+                }
+                Some(thread) => thread.again(&mut tasks.files(id)),
+                None => Known::read(&mut tasks.files(id)),
+            };
+            // A thread that has ended meanwhile is `None`.
+            self.known.extend(thread.map(|thread| (id.clone(), thread)));
+        }
+        self.next = left_out.unwrap_or(0);
     }
 }
 
@@ -142,11 +180,12 @@ impl Known {
 
 /// Returns the voluntary and involuntary context switches of each thread.
 pub(super) fn switches() -> impl Iterator<Item = (u64, u64)> {
-    let mut all = Vec::new();
-    each_thread(usize::MAX, |_, files| {
-        all.extend(files.read("status").map(|status| Status::parse(status).switches));
-    });
-    all.into_iter()
+    let mut tasks = Tasks::open();
+    let ids = tasks.as_ref().map_or_else(Vec::new, |tasks| tasks.ids(usize::MAX));
+    ids.into_iter().filter_map(move |id| {
+        let mut files = tasks.as_mut()?.files(&id);
+        files.read("status").map(|status| Status::parse(status).switches)
+    })
 }
 
 /// What `/proc/PID/task/TID/status` says about a thread.
@@ -200,15 +239,29 @@ impl Files<'_> {
     }
 }
 
-/// Calls `see` for each of the first `most` threads, with its id and its files.
-fn each_thread(most: usize, mut see: impl FnMut(&str, &mut Files<'_>)) {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
-    let Ok(tasks) = open("/proc/self/task", flags, Mode::empty()) else { return };
-    let Ok(entries) = Dir::read_from(&tasks) else { return };
-    let mut buffer = vec![0; 4 * 1024];
-    let ids = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    for id in ids.filter(|id| !id.starts_with('.')).take(most) {
-        see(&id, &mut Files { tasks: &tasks, id: &id, buffer: &mut buffer });
+/// The folder of this process's threads in `/proc`, and a buffer to read their files.
+struct Tasks {
+    folder: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl Tasks {
+    /// Returns `None` if `/proc` cannot be read.
+    fn open() -> Option<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
+        let folder = open("/proc/self/task", flags, Mode::empty()).ok()?;
+        Some(Self { folder, buffer: vec![0; 4 * 1024] })
+    }
+
+    /// Returns the ids of the first `most` threads.
+    fn ids(&self, most: usize) -> Vec<String> {
+        let Ok(entries) = Dir::read_from(&self.folder) else { return Vec::new() };
+        let ids = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        ids.filter(|id| !id.starts_with('.')).take(most).collect()
+    }
+
+    fn files<'a>(&'a mut self, id: &'a str) -> Files<'a> {
+        Files { tasks: &self.folder, id, buffer: &mut self.buffer }
     }
 }
 
@@ -252,6 +305,23 @@ mod tests {
             drop(wakes);
         });
         assert!(Threads::default().groups(1).len() == 1, "at most one thread is read");
+    }
+
+    #[test]
+    fn threads_that_the_budget_leaves_out_are_read_next() {
+        let mut tasks = Tasks::open().expect("/proc");
+        let ids = tasks.ids(usize::MAX);
+        let last = ids.len() - 1;
+        let mut threads = Threads::default();
+        threads.read(&mut tasks, &ids, Duration::ZERO);
+        assert!(threads.known.contains_key(&ids[0]), "a new thread is read without a budget too");
+        threads.known.values_mut().for_each(|thread| thread.name = "before".to_owned());
+        threads.next = last;
+        threads.read(&mut tasks, &ids, Duration::ZERO);
+        assert_eq!((threads.next, &*threads.known[&ids[0]].name), (last, "before"));
+        threads.read(&mut tasks, &ids, Duration::MAX / 2);
+        assert_ne!((threads.next, &*threads.known[&ids[0]].name), (last, "before"));
+        assert_eq!(threads.next, 0);
     }
 
     /// While a thread sleeps, only its `schedstat` is read, so its other files need not exist.
