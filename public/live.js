@@ -6,7 +6,7 @@ import { charts } from './charts.js';
 import { figures } from './figures.js';
 import { settings } from './settings.js';
 import { threadList } from './threads.js';
-import { allTexts, setText, setLanguage } from './words.js';
+import { allTexts, setText, setLanguage, t } from './words.js';
 
 const root = document.documentElement;
 await Promise.all([setLanguage(root.lang), findLab()]);
@@ -87,7 +87,7 @@ function connect() {
     list(status);
     controls(status);
     state.dataset.state = 1;
-    setText(state, 'state', { clients: status.clients, most: status.max_clients, delivery: status.delivery });
+    setText(state, 'state', { clients: status.clients, most: status.max_clients, delivery: t(`mark.${status.delivery}`) });
   };
 }
 

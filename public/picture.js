@@ -13,9 +13,11 @@ const STATES = [
 const DOTS = [['fresh', '--moss'], ['late', '--weld'], ['silent', '--lost'], ['stuck', '--plum']];
 
 const LANES = 50;                   // with fewer connections, each thread has a lane, else a cell
+const CHIPS_REM = 8;                // in a lower picture, the server's own threads are cells too
 const MANY = 100;                   // with more threads, no lane is kept
 const LANE_MS = 10_000;             // the time from a lane's left edge to its right edge
 const STRIP_MS = 60_000;            // the same for the line of the longest silence
+const STRIPS_MS = 450;              // between two drawings of these lines: a minute is some 600 pixels wide
 const GLOW_MS = 900;                // how long a cell shows that its thread has run
 const HELD_MS = 1_500;              // how long a label stays after its thread has left the disk
 const STEP_MS = 20;                 // of the letters of silences, and of a turn of the event loop
@@ -138,6 +140,7 @@ export class Picture {
   #hit = { threads: () => undefined, loop: () => undefined };
   #chosen = {};
   #drawn = 0;
+  #stripped = 0;                    // when the lines of the silences were drawn last
   #frames = 0;
   #told = 0;
 
@@ -165,7 +168,7 @@ export class Picture {
     this.#drawn = now;
     this.#drawThreads(always);
     this.#drawLoop(always);
-    if (always || still.matches || isCalm || this.#frames % 3 === 0) this.#drawStrips();
+    if (always || now - this.#stripped > STRIPS_MS) this.#drawStrips(now);
     this.#count();
     if (always || now - this.#told > 950) {
       this.#told = now;
@@ -173,7 +176,8 @@ export class Picture {
     }
   }
 
-  #drawStrips() {
+  #drawStrips(now) {
+    this.#stripped = now;
     const top = Math.max(100, ...['threads', 'loop'].flatMap(side => this.model.silences[side].map(([, silent]) => silent ?? 0)));
     for (const side of ['threads', 'loop']) this.#drawStrip(side, top);
   }
@@ -181,8 +185,9 @@ export class Picture {
   #drawThreads(always) {
     const { cells, names, at } = this.model;
     const own = [], connections = [], blocked = [];
+    const hasChips = this.#threads.fits(CHIPS_REM);
     cells.forEach((cell, index) => {
-      (names[index]?.[1] && !names[index][1].startsWith('sse-') ? own : connections).push(index);
+      (hasChips && names[index]?.[1] && !names[index][1].startsWith('sse-') ? own : connections).push(index);
       if (at - cell.disk < HELD_MS) blocked.push(index);
     });
     // Usually a few cells have changed, and only these are drawn.
@@ -372,19 +377,26 @@ export class Picture {
       pen.fillText(text, left - .3 * rem, y(value));
     }
     for (const [seconds, align] of [[60, 'left'], [30, 'center'], [0, 'right']]) {
+      if (seconds === 30 && width < 16 * rem) continue;
       pen.textAlign = align;
       pen.fillText(seconds ? t('picture.ago', { seconds }) : t('picture.now'), x(at - seconds * 1000), height - .5 * rem);
     }
     pen.textAlign = 'left';
     pen.strokeStyle = colour('--soft');
-    for (const act of acts.filter(act => act.at > at - STRIP_MS)) {
-      pen.setLineDash([3, 3]);
+    pen.setLineDash([3, 3]);
+    let taken = width;                // where the name of the next act begins, which comes first
+    for (const act of acts.filter(act => act.at > at - STRIP_MS).reverse()) {
+      const line = Math.round(x(act.at)) + .5, name = t(`mark.${act.name}`);
       pen.beginPath();
-      pen.moveTo(Math.round(x(act.at)) + .5, .2 * rem);
-      pen.lineTo(Math.round(x(act.at)) + .5, base);
+      pen.moveTo(line, .2 * rem);
+      pen.lineTo(line, base);
       pen.stroke();
-      pen.setLineDash([]);
+      const long = pen.measureText(name).width, start = Math.min(line + .25 * rem, width - long);
+      if (start + long > taken) continue;
+      pen.fillText(name, start, .6 * rem);
+      taken = start - .5 * rem;
     }
+    pen.setLineDash([]);
     pen.strokeStyle = colour(side === 'loop' ? '--lost' : '--woad');
     pen.lineWidth = 2;
     pen.lineJoin = 'round';
@@ -472,12 +484,19 @@ class Canvas {
     this.pen = this.element.getContext('2d');
   }
 
+  // The width and the height, in CSS pixels. To read them costs a layout, so they are read only when
+  // they can have changed.
+  get size() {
+    if (!sizes.has(this)) sizes.set(this, [this.element.clientWidth, this.element.clientHeight]);
+    return sizes.get(this);
+  }
+
+  fits(rems) { return this.size[1] >= rems * Number(colour('rem')); }
+
   // Prepares to draw: everything, or only what differs from `shown`.
   begin(everything) {
     const ratio = devicePixelRatio;
-    // To read the size costs a layout, so it is read only when it can have changed.
-    if (!sizes.has(this)) sizes.set(this, [this.element.clientWidth, this.element.clientHeight]);
-    const [width, height] = sizes.get(this);
+    const [width, height] = this.size;
     if (this.element.width !== Math.round(width * ratio) || this.element.height !== Math.round(height * ratio)) {
       this.element.width = Math.round(width * ratio);
       this.element.height = Math.round(height * ratio);

@@ -10,7 +10,9 @@ const NOTICED = 150;                // the shortest silence that is noticed, in 
 
 // Returns on how many sides the clients noticed a handler of 200 ms. Other programs on the machine
 // cause silences on both sides, so the threads' side counts only if it is about as silent as the loop.
-const noticed = ({ after: { threads, loop } }) => loop < NOTICED ? 0 : threads < NOTICED || threads < .7 * loop ? 1 : 2;
+// If a client was silent for as long before the act, the run decides nothing.
+const noticed = ({ before, after: { threads, loop } }) => Math.max(before.threads, before.loop) >= NOTICED ? undefined
+  : loop < NOTICED ? 0 : threads < NOTICED || threads < .7 * loop ? 1 : 2;
 
 // Each step has what must be so `before`, the `act`, how long its effect is measured, the `figures`,
 // the line of `source`, and either a `choice` (how to find the true one) or a `slider`.
@@ -149,6 +151,7 @@ export function tour({ facts, model }) {
       const result = { before: first, after: taken(acted), opened: clients };
       setText(part('state'));
       tell(result, figures, choice, slider);
+      part('result').scrollIntoView({ block: 'nearest' });
     } catch (error) {
       if (!isOld()) setText(part('state'), 'failed', { why: error.message });
     }
@@ -174,7 +177,8 @@ export function tour({ facts, model }) {
     if (choice) {
       const is = choice(result);
       part('result').dataset.right = is === kept[step];
-      setText(part('verdict'), is === kept[step] ? 'tour.right' : 'tour.other', { said: t(`tour.${step}.${kept[step]}`), was: t(`tour.${step}.${is}`) });
+      if (is === undefined) setText(part('verdict'), 'tour.unclear', { ms: number(Math.max(result.before.threads, result.before.loop)) });
+      else setText(part('verdict'), is === kept[step] ? 'tour.right' : 'tour.other', { said: t(`tour.${step}.${kept[step]}`), was: t(`tour.${step}.${is}`) });
     } else {
       const is = slider.is(result);
       measured[step] = is > 0 ? `${number(Math.round(is * 10) / 10)} ${slider.unit}` : undefined;

@@ -331,6 +331,31 @@ fn tour_step_compares_a_prediction_with_the_figures() {
     page.assert_nothing_went_wrong();
 }
 
+/// On a phone, the picture of both sides stays below what is read of the tour.
+#[test]
+fn tour_on_a_phone_shows_both_sides() {
+    let server = Process::with("--lab");
+    let Some(page) = page(&format!("http://{}", server.addr)) else { return };
+    page.resize(390, 844);
+    page.eval("location.hash = '#step-5'");
+    page.wait_until("document.getElementById('tour-ask').textContent");
+    for read in ["tour-ask", "tour-act"] {
+        page.eval(&format!(
+            "document.getElementById('{read}').scrollIntoView({{ block: 'nearest' }})"
+        ));
+        let hidden = page.eval(&format!(
+            "(() => {{
+                const box = id => document.getElementById(id).getBoundingClientRect();
+                const isSeen = ({{ top, bottom, left, right }}) => top >= 0 && bottom <= innerHeight && left >= 0 && right <= innerWidth;
+                const hidden = ['{read}', 'threads-canvas', 'loop-canvas', 'threads-strip', 'loop-strip'].filter(id => !isSeen(box(id)));
+                return box('{read}').bottom <= box('picture').top ? hidden : [...hidden, 'behind the picture'];
+            }})()"
+        ));
+        assert_eq!(hidden, Value::Array(Vec::new()), "while {read} is read");
+    }
+    page.assert_nothing_went_wrong();
+}
+
 /// Cumulative Layout Shift: no act moves anything, not even what a click may move.
 #[test]
 fn acts_move_nothing_on_the_page() {
