@@ -15,6 +15,15 @@ fn two_tabs(server: &TestServer) -> Option<[Page; 2]> {
         tab.eval("window.ends = 0; client.addEventListener('ended', () => ends += 1)");
         tab.wait_until("client.readyState === 1");
     }
+    // Without a heartbeat, a tab does not know for how long a leading tab may be silent, and would
+    // wait half a minute for one that is mute.
+    for tab in &tabs {
+        tab.eval(
+            "window.heartbeats = new BroadcastChannel(`threadcast ${client.url}`);
+            heartbeats.onmessage = ({ data }) => { window.isStated ||= Boolean(data.timeout); };",
+        );
+        tab.wait_until("window.isStated");
+    }
     if tabs[1].eval("client.leading") == true {
         tabs.reverse();
     }
