@@ -210,6 +210,19 @@ impl<'a> Session<'a> {
         within(|| self.server.request(&request).json()["subscribers"] == count)
     }
 
+    /// Waits until the server has sent the first byte of each stream that it has now: a stream that is
+    /// cut before gives the library nothing to resume after.
+    fn has_first_byte(&self) -> bool {
+        let metrics = || self.server.get("/metrics").body;
+        let sum = |metrics: &str, name: &str| -> f64 {
+            let samples = metrics.lines().filter(|line| line.starts_with(name));
+            samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+        };
+        let now = metrics();
+        let streams = sum(&now, "threadcast_clients ") + sum(&now, "threadcast_stream_ends_total");
+        within(|| sum(&metrics(), "threadcast_first_byte_seconds_count ") >= streams)
+    }
+
     fn publish(&self, data: &str) {
         self.publish_as("", data);
     }
@@ -278,7 +291,7 @@ fn resumes(servers: &Servers, library: &str) -> bool {
 
 fn resumes_before_the_first_event(servers: &Servers, library: &str) -> bool {
     let session = Session::open(servers, library, "first");
-    if !session.has_subscribers(1) || !session.cut() {
+    if !session.has_subscribers(1) || !session.has_first_byte() || !session.cut() {
         return false;
     }
     session.publish("while away");
