@@ -86,7 +86,7 @@ export default {
   'tour.prepares': 'Preparing: a thousand clients, and some seconds to compare with …', 'tour.acts': 'Measuring …',
   'tour.timeout': 'The clients did not open in time; try again.',
   'tour.right': 'As you said: {was}.', 'tour.other': 'You said: {said}. It was: {was}.', 'tour.measured': 'You said {said}. It was {was}.',
-  'tour.unclear': 'A client had to wait {ms} ms before the act, too: other programs use this machine, so the figures answer nothing. Try again.',
+  'tour.unclear': 'Before the act, a client waited {ms} ms already, because other programs use this machine. So this run decides nothing: try again.',
   'tour.figure.server': 'threads', 'tour.figure.busy': 'CPU of the server without this picture, % of a core',
   'tour.figure.each': 'KB per client: threads', 'tour.figure.eachLoop': 'KB per client: loop',
   'tour.figure.micros': 'µs per event: threads', 'tour.figure.microsLoop': 'µs per event: loop',

@@ -110,7 +110,7 @@ export default {
   'tour.prepares': '正在准备：一千个客户端，并等几秒用来比较……', 'tour.acts': '正在测量……',
   'tour.timeout': '客户端没有及时打开，请再试一次。',
   'tour.right': '正如您所说：{was}。', 'tour.other': '您的预测：{said}。结果：{was}。', 'tour.measured': '您的预测是 {said}，结果是 {was}。',
-  'tour.unclear': '动作之前就有客户端等了 {ms} 毫秒：别的程序正占用这台机器，所以这些数字什么也回答不了。请再试一次。',
+  'tour.unclear': '动作之前就有客户端等了 {ms} 毫秒，因为别的程序正占用这台机器。所以这一次什么也说明不了，请再试一次。',
   'tour.figure.server': '线程', 'tour.figure.busy': '服务器的 CPU（不含本图像），单个核心的 %',
   'tour.figure.each': '每个客户端 KB：线程', 'tour.figure.eachLoop': '每个客户端 KB：事件循环',
   'tour.figure.micros': '每个事件微秒：线程', 'tour.figure.microsLoop': '每个事件微秒：事件循环',

@@ -140,7 +140,7 @@ export class Picture {
   #hit = { threads: () => undefined, loop: () => undefined };
   #chosen = {};
   #drawn = 0;
-  #stripped = 0;                    // when the lines of the silences were drawn last
+  #stripsDrawn = 0;                 // when the lines of the silences were drawn last
   #frames = 0;
   #told = 0;
 
@@ -168,7 +168,7 @@ export class Picture {
     this.#drawn = now;
     this.#drawThreads(always);
     this.#drawLoop(always);
-    if (always || now - this.#stripped > STRIPS_MS) this.#drawStrips(now);
+    if (always || now - this.#stripsDrawn > STRIPS_MS) this.#drawStrips(now);
     this.#count();
     if (always || now - this.#told > 950) {
       this.#told = now;
@@ -177,7 +177,7 @@ export class Picture {
   }
 
   #drawStrips(now) {
-    this.#stripped = now;
+    this.#stripsDrawn = now;
     const top = Math.max(100, ...['threads', 'loop'].flatMap(side => this.model.silences[side].map(([, silent]) => silent ?? 0)));
     for (const side of ['threads', 'loop']) this.#drawStrip(side, top);
   }
@@ -384,7 +384,7 @@ export class Picture {
     pen.textAlign = 'left';
     pen.strokeStyle = colour('--soft');
     pen.setLineDash([3, 3]);
-    let taken = width;                // where the name of the next act begins, which comes first
+    let taken = width;                // where the name of the act after this one begins
     for (const act of acts.filter(act => act.at > at - STRIP_MS).reverse()) {
       const line = Math.round(x(act.at)) + .5, name = t(`mark.${act.name}`);
       pen.beginPath();

@@ -11,8 +11,11 @@ const NOTICED = 150;                // the shortest silence that is noticed, in 
 // Returns on how many sides the clients noticed a handler of 200 ms. Other programs on the machine
 // cause silences on both sides, so the threads' side counts only if it is about as silent as the loop.
 // If a client was silent for as long before the act, the run decides nothing.
-const noticed = ({ before, after: { threads, loop } }) => Math.max(before.threads, before.loop) >= NOTICED ? undefined
-  : loop < NOTICED ? 0 : threads < NOTICED || threads < .7 * loop ? 1 : 2;
+const noticed = ({ before, after: { threads, loop } }) => {
+  if (Math.max(before.threads, before.loop) >= NOTICED) return undefined;
+  if (loop < NOTICED) return 0;
+  return threads < NOTICED || threads < .7 * loop ? 1 : 2;
+};
 
 // Each step has what must be so `before`, the `act`, how long its effect is measured, the `figures`,
 // the line of `source`, and either a `choice` (how to find the true one) or a `slider`.
@@ -177,7 +180,7 @@ export function tour({ facts, model }) {
     if (choice) {
       const is = choice(result);
       part('result').dataset.right = is === kept[step];
-      if (is === undefined) setText(part('verdict'), 'tour.unclear', { ms: number(Math.max(result.before.threads, result.before.loop)) });
+      if (is === undefined) setText(part('verdict'), 'tour.unclear', { ms: number(Math.round(Math.max(result.before.threads, result.before.loop))) });
       else setText(part('verdict'), is === kept[step] ? 'tour.right' : 'tour.other', { said: t(`tour.${step}.${kept[step]}`), was: t(`tour.${step}.${is}`) });
     } else {
       const is = slider.is(result);

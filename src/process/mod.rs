@@ -64,8 +64,10 @@ pub(crate) fn thread_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
-fn sum(switches: impl Iterator<Item = (u64, u64)>) -> (u64, u64) {
-    switches.fold((0, 0), |sum, (voluntary, involuntary)| (sum.0 + voluntary, sum.1 + involuntary))
+fn sum(switches: impl IntoIterator<Item = (u64, u64)>) -> (u64, u64) {
+    switches
+        .into_iter()
+        .fold((0, 0), |sum, (voluntary, involuntary)| (sum.0 + voluntary, sum.1 + involuntary))
 }
 
 fn number(status: &str, key: &str) -> u64 {

@@ -65,16 +65,9 @@ struct Known {
 impl Threads {
     /// Groups the first `most` threads. They include the server's own threads, which are the oldest.
     pub(crate) fn groups(&mut self, most: u64) -> Vec<ThreadGroup> {
-        self.groups_within(most, BUDGET)
-    }
-
-    fn groups_within(&mut self, most: u64, budget: Duration) -> Vec<ThreadGroup> {
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let mut tasks = Tasks::open();
-        let ids = tasks.as_ref().map_or_else(Vec::new, |tasks| tasks.ids(most));
-        if let Some(tasks) = &mut tasks {
-            self.read(tasks, &ids, budget);
-        }
+        let Some(mut tasks) = Tasks::open() else { return Vec::new() };
+        let ids = tasks.ids(usize::try_from(most).unwrap_or(usize::MAX));
+        self.read(&mut tasks, &ids, BUDGET);
         let mut groups = Vec::new();
         for thread in ids.iter().filter_map(|id| self.known.get(id)) {
             add(&mut groups, thread);
@@ -179,13 +172,14 @@ impl Known {
 }
 
 /// Returns the voluntary and involuntary context switches of each thread.
-pub(super) fn switches() -> impl Iterator<Item = (u64, u64)> {
-    let mut tasks = Tasks::open();
-    let ids = tasks.as_ref().map_or_else(Vec::new, |tasks| tasks.ids(usize::MAX));
-    ids.into_iter().filter_map(move |id| {
-        let mut files = tasks.as_mut()?.files(&id);
+pub(super) fn switches() -> Vec<(u64, u64)> {
+    let Some(mut tasks) = Tasks::open() else { return Vec::new() };
+    let ids = tasks.ids(usize::MAX);
+    let switches = ids.iter().filter_map(|id| {
+        let mut files = tasks.files(id);
         files.read("status").map(|status| Status::parse(status).switches)
-    })
+    });
+    switches.collect()
 }
 
 /// What `/proc/PID/task/TID/status` says about a thread.
