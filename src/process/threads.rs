@@ -12,8 +12,8 @@ use super::thread_time;
 /// The maximum number of threads of a group that are listed by name.
 const NAMED: usize = 4;
 
-/// The CPU time that one reading may spend on threads that have been read before. [`Threads`] are
-/// read once a second, so this is 1.5 % of a core.
+/// The CPU time that one reading may spend on threads that have been read before. The ticker reads
+/// once a second, so this is 1.5 % of a core.
 const BUDGET: Duration = Duration::from_millis(15);
 
 /// Threads that are in the same state, wait in the same kernel function, and have the same name
