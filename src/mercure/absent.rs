@@ -50,15 +50,12 @@ pub(crate) mod jwt {
     pub(crate) enum KeyRefresh {}
 
     impl KeyRefresh {
-        pub(crate) fn request(&self) -> Refreshed {
+        pub(crate) fn find<T>(
+            &self,
+            _look: impl Fn() -> Result<T, JwtError>,
+        ) -> Result<T, JwtError> {
             match *self {}
         }
-    }
-
-    pub(crate) enum Refreshed {
-        Yes,
-        Recently,
-        Failed,
     }
 
     pub(crate) enum JwtError {

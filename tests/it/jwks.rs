@@ -1,6 +1,6 @@
 //! Key sets: which key verifies a token, and how a server follows the issuer's changes.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
@@ -21,6 +21,32 @@ fn issuer(folder: &Folder) -> (TestServer, String) {
     let server = TestServer::with(Config { public: Some(folder.0.clone()), ..Config::default() });
     let options = format!("--jwks http://{}/jwks.json", server.addr);
     (server, options)
+}
+
+/// An issuer whose responses the test writes itself.
+fn issuer_by_hand() -> (TcpListener, String) {
+    let issuer = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}/", issuer.local_addr().expect("a bound socket"));
+    (issuer, url)
+}
+
+/// Waits until the server asks this issuer for its keys.
+fn next_fetch(issuer: &TcpListener) -> TcpStream {
+    let mut client = None;
+    issuer.set_nonblocking(true).expect("an open socket");
+    wait_until(TIMEOUT, "the server fetches its keys", || {
+        client = issuer.accept().ok();
+        client.is_some()
+    });
+    let (client, _) = client.expect("a client");
+    let mut head = BufReader::new(client.try_clone().expect("a free descriptor"));
+    while head.read_line(&mut String::new()).is_ok_and(|length| length > 2) {}
+    client
+}
+
+fn answer_fetch(mut client: TcpStream, set: &str) {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n", set.len());
+    client.write_all(format!("{head}\r\n{set}").as_bytes()).expect("the client reads");
 }
 
 /// Replaces the key set in one step.
@@ -190,20 +216,13 @@ fn keys_are_fetched_periodically_and_a_bad_set_is_ignored() {
 
 #[test]
 fn request_with_a_known_kid_never_waits_for_a_fetch() {
-    let issuer = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("http://{}/", issuer.local_addr().expect("a bound socket"));
+    let (issuer, url) = issuer_by_hand();
     let key = IssuerKey::new("EdDSA", "known");
     let set = key_set(&[&key]);
     // Answers the first fetch, and never the second.
     let answering = thread::spawn(move || {
-        let (mut client, _) = issuer.accept().expect("a client");
-        let mut head = BufReader::new(client.try_clone().expect("a free descriptor"));
-        while head.read_line(&mut String::new()).is_ok_and(|length| length > 2) {}
-        let head =
-            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n", set.len());
-        client.write_all(format!("{head}\r\n{set}").as_bytes()).expect("the client reads");
-        drop((client, head));
-        issuer.accept().expect("a client").0
+        answer_fetch(next_fetch(&issuer), &set);
+        next_fetch(&issuer)
     });
     let server = Process::with(&format!("--jwks {url} --drain 1s"));
     wait_until(TIMEOUT, "the keys are fetched", || get(&server, &of(&key)).status == 200);
@@ -216,9 +235,21 @@ fn request_with_a_known_kid_never_waits_for_a_fetch() {
     }
     let answer = unknown.answer();
     assert_eq!(answer.status, 503, "the fetch takes longer than a request waits: {answer:?}");
-    let mut head = [0; 4];
-    (&pending).read_exact(&mut head).expect("the second request");
-    assert_eq!(&head, b"GET ");
+    drop(pending);
+}
+
+#[test]
+fn key_that_is_published_during_a_fetch_is_found_by_the_next_one() {
+    let (issuer, url) = issuer_by_hand();
+    let [old, new] = ["old", "new"].map(|kid| IssuerKey::new("ES256", kid));
+    let server = Process::with(&format!("--jwks {url}"));
+    let first = next_fetch(&issuer);
+    let mut client = server.connect();
+    let token = of(&new);
+    client.send(&format!("GET /channels HTTP/1.1\r\nHost: localhost\r\n{token}\r\n"));
+    answer_fetch(first, &key_set(&[&old]));
+    answer_fetch(next_fetch(&issuer), &key_set(&[&old, &new]));
+    assert_eq!(client.answer().status, 200);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::http::exchange::Exchange;
 use crate::http::forwarded;
 use crate::http::keyring::{RoleKeys, Roles};
 use crate::http::mercure::reserved::is_reserved;
-use crate::mercure::jwt::{JwtError, Refreshed, Rights, VerifiedToken};
+use crate::mercure::jwt::{JwtError, Rights, VerifiedToken};
 use crate::mercure::matcher::MatcherError;
 use crate::registry::{Matcher, Readable};
 
@@ -340,11 +340,7 @@ fn verify(
     if let (Err(JwtError::UnknownKey | JwtError::NoKeys), Some(refresh)) =
         (&verified, &server.attached.key_refresh)
     {
-        verified = match refresh.request() {
-            Refreshed::Yes => check(),
-            Refreshed::Recently => Err(JwtError::UnknownKey),
-            Refreshed::Failed => Err(JwtError::NoKeys),
-        };
+        verified = refresh.find(check);
     }
     verified.map_err(|error| match error {
         JwtError::Full => MatcherError::Full.into(),

@@ -36,7 +36,7 @@ use self::error::JwtError::Invalid;
 pub(crate) use self::keys::SigningKey;
 use self::keys::TrustedKey;
 pub use self::keys::{KeyError, VerifyingKey};
-pub(crate) use self::refresh::{KeyRefresh, Refreshed};
+pub(crate) use self::refresh::KeyRefresh;
 use crate::credential::Credential;
 use crate::json::nests_deeper;
 use crate::mercure::matcher::Base;

@@ -3,6 +3,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::JwtError;
+
 /// How long a request with an unknown key waits for a fetch.
 const WAIT: Duration = Duration::from_secs(2);
 
@@ -48,17 +50,6 @@ enum By {
     Request,
     /// The program, whatever the cool-down.
     Program,
-}
-
-/// Whether the keys have been fetched since a request had an unknown key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refreshed {
-    /// They have: the request must look for its key again.
-    Yes,
-    /// They were fetched so recently that the key does not exist.
-    Recently,
-    /// The fetch has failed or takes too long, so the key may exist.
-    Failed,
 }
 
 impl Default for KeyRefresh {
@@ -123,27 +114,47 @@ impl KeyRefresh {
         self.changed.notify_all();
     }
 
-    /// Causes a fetch, unless the last one was less than [`COOL_DOWN`] ago, and waits for it.
-    pub(crate) fn request(&self) -> Refreshed {
+    /// Looks for a key with `look`, again after each fetch until it is found, and returns the last
+    /// result.
+    ///
+    /// Causes a fetch if none is under way, at most one every 10 s, and waits for at most 2 s in all.
+    /// If the key was not found but may exist, returns [`JwtError::NoKeys`].
+    pub(crate) fn find<T>(&self, look: impl Fn() -> Result<T, JwtError>) -> Result<T, JwtError> {
+        let until = Instant::now() + WAIT;
+        loop {
+            let fetches = self.lock().fetches;
+            let found = look();
+            if !matches!(found, Err(JwtError::UnknownKey | JwtError::NoKeys)) {
+                return found;
+            }
+            // A fetch that was under way may have read the set before the key was published. So
+            // look again, and if that finds nothing, wait for another fetch.
+            self.wait_for_fetch(fetches, until)?;
+        }
+    }
+
+    /// Waits until more than this number of fetches have ended. Causes a fetch if none is under way,
+    /// unless a request caused one less than [`COOL_DOWN`] ago.
+    fn wait_for_fetch(&self, fetches: u64, until: Instant) -> Result<(), JwtError> {
         let mut state = self.lock();
-        if !state.is_fetching {
+        if state.fetches == fetches && !state.is_fetching {
             let is_recent = |last: Instant| last.elapsed() < COOL_DOWN;
             if state.last_requested.is_some_and(is_recent) {
-                return if state.has_failed { Refreshed::Failed } else { Refreshed::Recently };
+                return Err(if state.has_failed { JwtError::NoKeys } else { JwtError::UnknownKey });
             }
             state.wanted.get_or_insert(By::Request);
             self.changed.notify_all();
         }
         if state.waiting >= WAITING_MAX {
-            return Refreshed::Failed;
+            return Err(JwtError::NoKeys);
         }
         state.waiting += 1;
-        let before = state.fetches;
-        let is_pending = |state: &mut State| state.fetches == before;
-        let waited = self.changed.wait_timeout_while(state, WAIT, is_pending);
+        let is_pending = |state: &mut State| state.fetches == fetches;
+        let left = until.saturating_duration_since(Instant::now());
+        let waited = self.changed.wait_timeout_while(state, left, is_pending);
         let (mut state, result) = waited.unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
-        if result.timed_out() || state.has_failed { Refreshed::Failed } else { Refreshed::Yes }
+        if result.timed_out() || state.has_failed { Err(JwtError::NoKeys) } else { Ok(()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -153,36 +164,80 @@ impl KeyRefresh {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::thread;
 
     use super::*;
 
     const LONG: Duration = Duration::from_secs(3_600);
 
+    /// Looks for a key that does not exist, and returns the number of looks too.
+    fn find(refresh: &KeyRefresh) -> (JwtError, usize) {
+        let looks = Cell::new(0);
+        let found: Result<(), _> = refresh.find(|| {
+            looks.set(looks.get() + 1);
+            Err(JwtError::UnknownKey)
+        });
+        (found.unwrap_err(), looks.get())
+    }
+
     #[test]
     fn requests_share_a_fetch_and_then_cool_down() {
         let refresh = KeyRefresh::new();
         refresh.fetched(true);
         thread::scope(|scope| {
-            let requests: Vec<_> = (0..10).map(|_| scope.spawn(|| refresh.request())).collect();
+            let requests: Vec<_> = (0..10).map(|_| scope.spawn(|| find(&refresh))).collect();
             refresh.wait(LONG); // returns because of the requests
             while refresh.lock().waiting < 10 {
                 thread::yield_now();
             }
             refresh.fetched(true);
             for request in requests {
-                assert_eq!(request.join().unwrap(), Refreshed::Yes);
+                assert_eq!(request.join().unwrap(), (JwtError::UnknownKey, 2));
             }
         });
-        assert_eq!(refresh.request(), Refreshed::Recently);
+        assert_eq!(find(&refresh), (JwtError::UnknownKey, 1), "the last fetch is recent");
         refresh.lock().last_requested = Instant::now().checked_sub(COOL_DOWN);
         thread::scope(|scope| {
-            let request = scope.spawn(|| refresh.request());
+            let request = scope.spawn(|| find(&refresh));
             refresh.wait(LONG);
             refresh.fetched(false);
-            assert_eq!(request.join().unwrap(), Refreshed::Failed);
+            assert_eq!(request.join().unwrap(), (JwtError::NoKeys, 1));
         });
-        assert_eq!(refresh.request(), Refreshed::Failed, "the key may exist");
+        assert_eq!(find(&refresh), (JwtError::NoKeys, 1), "the key may exist");
+    }
+
+    #[test]
+    fn fetch_that_ends_during_a_look_causes_another_look_but_no_fetch() {
+        let refresh = KeyRefresh::new();
+        let looks = Cell::new(0);
+        let found = refresh.find(|| {
+            looks.set(looks.get() + 1);
+            match looks.get() {
+                1 => {
+                    refresh.fetched(true);
+                    Err(JwtError::NoKeys)
+                }
+                looks => Ok(looks),
+            }
+        });
+        assert_eq!(found, Ok(2));
+        assert_eq!(refresh.lock().wanted, None);
+    }
+
+    #[test]
+    fn key_that_a_fetch_under_way_has_missed_is_fetched_again() {
+        let refresh = KeyRefresh::new();
+        thread::scope(|scope| {
+            let request = scope.spawn(|| find(&refresh));
+            while refresh.lock().waiting == 0 {
+                thread::yield_now();
+            }
+            refresh.fetched(true);
+            refresh.wait(LONG); // returns because of the request
+            refresh.fetched(true);
+            assert_eq!(request.join().unwrap(), (JwtError::UnknownKey, 3));
+        });
     }
 
     #[test]
@@ -195,10 +250,10 @@ mod tests {
         refresh.wait(Duration::ZERO);
         refresh.fetched(true);
         thread::scope(|scope| {
-            let request = scope.spawn(|| refresh.request());
+            let request = scope.spawn(|| find(&refresh));
             refresh.wait(LONG);
             refresh.fetched(true);
-            assert_eq!(request.join().unwrap(), Refreshed::Yes);
+            assert_eq!(request.join().unwrap(), (JwtError::UnknownKey, 2));
         });
     }
 }
