@@ -2,7 +2,7 @@
 //!
 //! | event | data |
 //! |---|---|
-//! | `table` | each second: the id and name of each thread |
+//! | `table` | at most once a second, if it has changed: the id and name of each thread |
 //! | `frame` | a letter per thread, what the letters mean, what the event loop's thread did, and the clients' silences |
 //!
 //! When the last page has left, the thread ends the load clients and the event loop, and then
@@ -24,7 +24,7 @@ use super::threads::{Kinds, Only, TURN, Threads, thread_time};
 
 /// How many turns a frame covers.
 const TURNS_A_FRAME: u32 = 5;
-/// How many frames there are between two tables.
+/// How many frames there are between two tables, at least.
 const FRAMES_A_TABLE: u32 = 10;
 
 /// How long the clients stay open after the last page has left: the time of a reload, or of a look at
@@ -92,7 +92,7 @@ impl Watch {
         let mut event_loop: Option<Only> = None;
         let started = Instant::now();
         let (mut next, mut watched) = (started, started);
-        let (mut turns, mut cpu) = (0, Duration::ZERO);
+        let (mut turns, mut cpu, mut table) = (0, Duration::ZERO, Value::Null);
         // Nothing is ever sent: the thread waits for the next turn.
         let (_never, turn) = crossbeam_channel::bounded::<()>(0);
         while !server.is_draining() {
@@ -123,7 +123,12 @@ impl Watch {
             if turns % TURNS_A_FRAME == 0 {
                 let has_newcomer = self.take_newcomer();
                 if has_newcomer || turns % (TURNS_A_FRAME * FRAMES_A_TABLE) == 0 {
-                    publish(server, "table", &threads.names());
+                    let names = threads.names();
+                    if has_newcomer || names != table {
+                        publish(server, "table", &names);
+                    }
+                    // A newcomer's stream may begin after this table, so the next one is sent too.
+                    table = if has_newcomer { Value::Null } else { names };
                 }
                 if has_newcomer {
                     watched = Instant::now();

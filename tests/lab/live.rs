@@ -266,15 +266,29 @@ fn status_is_sent_every_second_and_when_all_clients_are_open() {
     assert_eq!(settled.expect("a settled status")["lab"]["clients"], 10);
 }
 
-/// A frame of the picture at `/lab/watch`.
+/// The next frame of the picture at `/lab/watch`.
 fn frame(watch: &mut TestClient) -> Value {
+    serde_json::from_str(&next_of(watch, "frame")).expect("JSON")
+}
+
+/// The next table of the threads' names.
+fn table(watch: &mut TestClient) -> String {
+    next_of(watch, "table")
+}
+
+/// The data of the next event of this type.
+fn next_of(watch: &mut TestClient, name: &str) -> String {
     loop {
-        let chunk = watch.chunk().expect("the stream goes on");
-        let mut lines = chunk.lines().skip_while(|line| *line != "event: frame");
-        if let Some(data) = lines.find_map(|line| line.strip_prefix("data: ")) {
-            return serde_json::from_str(data).expect("JSON");
+        if let Some(data) = data_of(&watch.chunk().expect("the stream goes on"), name) {
+            return data;
         }
     }
+}
+
+/// The data of the first event of this type in a chunk.
+fn data_of(chunk: &str, name: &str) -> Option<String> {
+    let mut lines = chunk.lines().skip_while(|line| line.strip_prefix("event: ") != Some(name));
+    lines.find_map(|line| line.strip_prefix("data: ")).map(str::to_owned)
 }
 
 /// Returns the letters of a text with run lengths: `3ab` is `aaab`. Omits empty places. There is no text
@@ -316,13 +330,9 @@ fn picture_shows_threads_and_the_event_loop_until_the_page_leaves() {
             && letters(&frame["loop"]["dots"]) == 60
             && frame["clients"]["silent_ms"].is_f64()
     });
-    let named = |watch: &mut TestClient| loop {
-        let chunk = watch.chunk().expect("the stream goes on");
-        if chunk.contains("event: table") {
-            return chunk.contains("\"broadcaster\"") && chunk.matches("\"sse-").count() > 60;
-        }
-    };
-    wait_until(TIMEOUT, "the table has all names", || named(&mut watch));
+    let names = table(&mut server.stream("/lab/watch"));
+    assert!(names.contains("\"broadcaster\""), "a page that connects gets all names: {names}");
+    assert!(names.matches("\"sse-").count() > 60, "{names}");
     let event_loop = &status(&server)["lab"]["loop"];
     assert!(event_loop["memory_bytes"].as_u64() > Some(1 << 20), "{event_loop}");
     assert_eq!(event_loop["asked"], 60);
@@ -357,6 +367,26 @@ fn picture_shows_threads_and_the_event_loop_until_the_page_leaves() {
     wait_until(TIMEOUT, "only the server is left", || all() == 1);
     wait_until(TIMEOUT, "no client is left", || status(&server)["clients"] == 0);
     assert_eq!(status(&server)["lab"]["loop"], Value::Null);
+}
+
+/// The names of all threads are many bytes, so a page gets them again only if they have changed.
+#[test]
+fn table_of_names_is_sent_only_if_it_has_changed() {
+    let server = Process::with("--lab");
+    let mut watch = server.stream("/lab/watch");
+    table(&mut watch);
+    // The first table is sent twice, because the stream may have begun after it.
+    let (mut tables, mut frames) = (vec![table(&mut watch)], 0);
+    while frames < 25 {
+        let chunk = watch.chunk().expect("the stream goes on");
+        frames += usize::from(data_of(&chunk, "frame").is_some());
+        tables.extend(data_of(&chunk, "table"));
+    }
+    assert!(tables.windows(2).all(|two| two[0] != two[1]), "{tables:?}");
+    post(&server, "/lab/clients?count=3&rate=1");
+    wait_until(TIMEOUT, "new threads are named", || {
+        table(&mut watch).matches("\"sse-").count() >= 4
+    });
 }
 
 /// Node.js takes the place of the event loop in Rust, with the same clients, and gives it back.
