@@ -1,7 +1,7 @@
 // The charts: the last two minutes of each figure as a line, and the same figures as a table.
 // The page gets a status each second and redraws every chart. A redraw sets one attribute per line.
 
-import { brief, number, textSpan, languageChanges, t } from './words.js';
+import { brief, number, textSpan, languageChanges, t, writeText } from './words.js';
 
 const SPAN = 120_000;               // milliseconds from the left edge to the right edge
 const WIDTH = 120, HEIGHT = 40;     // of the view box, which is stretched to the chart's size
@@ -104,14 +104,14 @@ class Chart {
     lines.forEach((line, index) => {
       const value = last[line];
       this.#values[index].dataset.value = value ?? '';
-      this.#values[index].textContent = value == null ? '–' : head(value);
+      writeText(this.#values[index], value == null ? '–' : head(value));
     });
     const known = lines.flatMap(line => samples.map(sample => sample[line])).filter(value => value != null);
     const [low, high] = scale(known, floor);
     this.root.dataset.low = low;
     this.root.dataset.high = high;
-    this.#top.textContent = `${head(high)} ${axis}`;
-    this.#bottom.textContent = head(low);
+    writeText(this.#top, `${head(high)} ${axis}`);
+    writeText(this.#bottom, head(low));
     const x = at => (WIDTH - (last.at - at) / SPAN * WIDTH).toFixed(2);
     const y = value => (HEIGHT - 1 - (value - low) / (high - low) * (HEIGHT - 2)).toFixed(2);
     lines.forEach((line, index) => {

@@ -2,7 +2,7 @@
 // this file only if the server runs with --lab.
 
 import { act } from './lab.js';
-import { number, setText } from './words.js';
+import { number, setText, writeText } from './words.js';
 
 const SLOW_REQUESTS = 5;
 
@@ -25,7 +25,7 @@ export function controls(note) {
   let limit = '';                   // what allows no more clients
   let engine = 'event-loop';        // of the right side
   const hold = () => { held = performance.now(); };
-  const showRate = () => { part('rate-shown').textContent = number(Number(rate.value)); };
+  const showRate = () => writeText(part('rate-shown'), number(Number(rate.value)));
   const open = guarded('clients-result', async count => {
     hold();
     note('clients');

@@ -86,6 +86,7 @@ function connect() {
     draw(figures, status.delivery);
     list(status);
     controls(status);
+    if (bar?.isLive) picture.draw(false, true);      // now, because the browser draws the status anyway
     state.dataset.state = 1;
     setText(state, 'state', { clients: status.clients, most: status.max_clients, delivery: t(`mark.${status.delivery}`) });
   };

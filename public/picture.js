@@ -1,9 +1,9 @@
 // The picture: a cell for each thread of the server and, beside them, the one thread of the event
-// loop with a dot for each of its clients. Both are drawn ten times a second, from the frames of
-// /lab/watch.
+// loop with a dot for each of its clients. Both are drawn from the frames of /lab/watch, at most ten
+// times a second.
 
 import { meaning } from './waits.js';
-import { languageChanges, number, setText, t } from './words.js';
+import { languageChanges, number, setText, t, writeText } from './words.js';
 
 // What a thread does, in the order of the legend, with the colour of its cells.
 const STATES = [
@@ -12,12 +12,13 @@ const STATES = [
 // What a client of the event loop sees, by the time since its last event.
 const DOTS = [['fresh', '--moss'], ['late', '--weld'], ['silent', '--lost'], ['stuck', '--plum']];
 
+const LANE_REM = 2.5;               // from the upper edge of the event loop's lane to its clients
 const LANES = 50;                   // with fewer connections, each thread has a lane, else a cell
 const CHIPS_REM = 8;                // in a lower picture, the server's own threads are cells too
 const MANY = 100;                   // with more threads, no lane is kept
 const LANE_MS = 10_000;             // the time from a lane's left edge to its right edge
 const STRIP_MS = 60_000;            // the same for the line of the longest silence
-const STRIPS_MS = 450;              // between two drawings of these lines: a minute is some 600 pixels wide
+const STRIPS_MS = 950;              // between two drawings of these lines: a minute is some 600 pixels wide
 const GLOW_MS = 900;                // how long a cell shows that its thread has run
 const HELD_MS = 1_500;              // how long a label stays after its thread has left the disk
 const STEP_MS = 20;                 // of the letters of silences, and of a turn of the event loop
@@ -25,15 +26,17 @@ const WINDOW_MS = 10_000;           // of the longest silence that is shown as a
 
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 
-// Calls `each` with the letter of each place in a text with run lengths: 3ab is aaab.
-function places(text, each) {
+// Calls `each` with the letter of each run and its places, from the first one to before the second: 3ab
+// is aaab. Returns the number of places.
+function runs(text, each) {
   let at = 0, count = 0;
   for (let n = 0; n < text.length; n++) {
     const code = text.charCodeAt(n);
     if (code >= 48 && code <= 57) count = count * 10 + code - 48;
     else {
-      for (let left = count || 1; left > 0; left--) each(text[n], at++);
-      count = 0;
+      const to = at + (count || 1);
+      each(text[n], at, to);
+      [at, count] = [to, 0];
     }
   }
   return at;
@@ -55,6 +58,7 @@ export class Model {
     this.silences = { threads: [], loop: [] };
     this.clients = { threads: 0, loop: 0 };
     this.alarm = -Infinity;         // when a thread last waited for the disk, or a client was silent
+    this.stirred = -Infinity;       // when a connection's thread last ran, or anything of it or of a client changed
   }
 
   // Shows a frame. With `onlySilences`, only what the lines of the silences need is kept.
@@ -68,9 +72,12 @@ export class Model {
     // What each letter means: the same for all cells, so it is found once.
     const kinds = frame.kinds.map(([state, waitsFor]) => ({ what: meaning(state, waitsFor), waitsFor }));
     const unread = { what: 'unknown', waitsFor: '' };
-    const count = places(frame.threads, (letter, index) => {
-      if (letter === '.') delete this.cells[index];
-      else this.#cell(index, kinds[(letter.charCodeAt(0) | 32) - 97] ?? unread, letter < 'a' && letter !== '?');
+    const count = runs(frame.threads, (letter, from, to) => {
+      const kind = kinds[(letter.charCodeAt(0) | 32) - 97] ?? unread, hasRun = letter < 'a' && letter !== '?';
+      for (let index = from; index < to; index++) {
+        if (letter === '.') delete this.cells[index];
+        else this.#cell(index, kind, hasRun);
+      }
     });
     this.cells.length = count;
     const lane = frame.lane ?? '';
@@ -78,7 +85,7 @@ export class Model {
       this.lane.push([at - (lane.length - n) / 2 * STEP_MS, (kinds[lane.charCodeAt(n) - 97] ?? unread).what, Number(lane[n + 1]) / 9]);
     }
     if (frame.lane == null) this.lane = [];
-    this.lane = this.lane.filter(([when]) => when > at - LANE_MS);
+    while (this.lane[0]?.[0] <= at - LANE_MS) this.lane.shift();
     this.#dots(frame.loop?.dots ?? '', rate);
   }
 
@@ -98,6 +105,7 @@ export class Model {
     let cell = this.cells[index];
     if (!cell || (cell.id ?? id) !== id) cell = this.cells[index] = { since: at, ran: -Infinity, disk: -Infinity, lane: [] };
     cell.id = id;
+    if ((hasRun || cell.what !== what) && isConnection(name)) this.stirred = at;
     if (cell.what !== what) cell.since = at;
     cell.what = what;
     cell.waitsFor = waitsFor;
@@ -113,35 +121,57 @@ export class Model {
 
   #dots(text, rate) {
     const period = rate > 0 ? 1000 / rate : Infinity;
-    this.dots.length = places(text, (letter, index) => {
+    this.dots.length = runs(text, (letter, from, to) => {
       const late = (letter.charCodeAt(0) - 97) * STEP_MS - period;
       const dot = letter === '.' ? null : letter === '-' ? 'stuck' : late > 80 ? 'silent' : late > 30 ? 'late' : 'fresh';
-      if (dot === 'silent') this.reddened[index] = this.alarm = this.at;
-      this.dots[index] = dot;
+      for (let index = from; index < to; index++) {
+        if (dot === 'silent') this.reddened[index] = this.alarm = this.at;
+        if (dot !== this.dots[index]) this.stirred = this.at;
+        this.dots[index] = dot;
+      }
     });
   }
 
+  // Whether a thread waits for the disk, or a client is silent, or did so a moment ago.
+  get isAlarmed() { return this.at - this.alarm < HELD_MS; }
+
   // The longest silence of a client within the window, in milliseconds.
   longest(side) {
-    const recent = this.silences[side].filter(([at]) => at > this.at - WINDOW_MS).map(([, silent]) => silent);
-    return recent.at(-1) == null ? null : Math.max(...recent);
+    const line = this.silences[side];
+    if (line.at(-1)?.[1] == null) return null;
+    let longest = 0;
+    for (let n = line.length - 1; n >= 0 && line[n][0] > this.at - WINDOW_MS; n--) longest = Math.max(longest, line[n][1] ?? 0);
+    return longest;
   }
 }
+
+// A thread whose name is not known yet is probably a new connection's.
+const isConnection = name => !name || name.startsWith('sse-');
 
 // Most waits look alike: the thread is asleep.
 const COLOURS = Object.fromEntries([...STATES, ...DOTS]);
 const shownAs = what => what in COLOURS ? what : 'asleep';
 
+// How cells look: colours, each with its opacity. A thread that has run glows for a while.
+const LOOKS = Object.fromEntries(STATES.map(([state, fill]) => [state, [[fill, 1]]]));
+const GLOWS = [.2, .4, .6, .8].map(alpha => [...LOOKS.asleep, ['--woad', alpha]]);
+
 export class Picture {
+  // What changes with each frame has a small canvas of its own, because a browser copies a whole
+  // canvas for each change.
+  #chips = new Canvas('threads-chips');
   #threads = new Canvas('threads-canvas');
+  #lane = new Canvas('loop-lane');
   #loop = new Canvas('loop-canvas');
   #strips = { threads: new Canvas('threads-strip'), loop: new Canvas('loop-strip') };
   #legends = { threads: legend('threads-legend', 'state', STATES), loop: legend('loop-legend', 'dot', DOTS) };
+  // What is at a place of a canvas, and the order in which the arrow keys choose.
   #hit = { threads: () => undefined, loop: () => undefined };
+  #order = { threads: () => [], loop: () => [] };
   #chosen = {};
   #drawn = 0;
   #stripsDrawn = 0;                 // when the lines of the silences were drawn last
-  #frames = 0;
+  #frames = 0;                      // since the last drawing
   #told = 0;
 
   constructor(model) {
@@ -158,58 +188,77 @@ export class Picture {
     for (const side of ['threads', 'loop']) this.#explore(side);
   }
 
-  draw(always = false) {
-    const now = performance.now();
-    // With reduced motion, the picture changes once a second.
-    if (!always && still.matches && now - this.#drawn < 950) return;
-    // If no thread waits, each second frame is drawn.
-    const isCalm = this.model.at - this.model.alarm > HELD_MS;
-    if (this.#frames++ % 2 && isCalm && !always) return;
-    this.#drawn = now;
-    this.#drawThreads(always);
-    this.#drawLoop(always);
-    if (always || now - this.#stripsDrawn > STRIPS_MS) this.#drawStrips(now);
+  // Draws what has changed, unless the picture was drawn a moment ago; with `now`, in any case; and with
+  // `everything`, all of it.
+  draw(everything = false, now = everything) {
+    const at = performance.now();
+    if (!now && !this.#isDue(at)) return;
+    [this.#drawn, this.#frames] = [at, 0];
+    this.#drawThreads(everything);
+    this.#drawLoop(everything);
+    if (everything || at - this.#stripsDrawn > (this.model.isAlarmed ? STRIPS_MS / 2 : STRIPS_MS)) this.#drawStrips(at);
     this.#count();
-    if (always || now - this.#told > 950) {
-      this.#told = now;
+    if (everything || at - this.#told > 950) {
+      this.#told = at;
       this.#tell();
     }
   }
 
-  #drawStrips(now) {
-    this.#stripsDrawn = now;
+  // Each drawing costs the browser about as much, however little has changed. So every frame is drawn only
+  // while a thread waits for the disk or a client is silent, and every second one while connections'
+  // threads run. With reduced motion, the picture changes once a second.
+  #isDue(now) {
+    const { at, stirred, isAlarmed } = this.model;
+    const every = isAlarmed ? 1 : at - stirred < GLOW_MS ? 2 : 4;
+    this.#frames += 1;
+    return still.matches ? now - this.#drawn >= 950 : this.#frames >= every;
+  }
+
+  #drawStrips(at) {
+    this.#stripsDrawn = at;
     const top = Math.max(100, ...['threads', 'loop'].flatMap(side => this.model.silences[side].map(([, silent]) => silent ?? 0)));
     for (const side of ['threads', 'loop']) this.#drawStrip(side, top);
   }
 
-  #drawThreads(always) {
+  #drawThreads(everything) {
     const { cells, names, at } = this.model;
     const own = [], connections = [], blocked = [];
     const hasChips = this.#threads.fits(CHIPS_REM);
     cells.forEach((cell, index) => {
-      (hasChips && names[index]?.[1] && !names[index][1].startsWith('sse-') ? own : connections).push(index);
-      if (at - cell.disk < HELD_MS) blocked.push(index);
+      if (hasChips && !isConnection(names[index]?.[1])) own.push(index);
+      else {
+        if (at - cell.disk < HELD_MS) blocked.push(connections.length);
+        connections.push(index);
+      }
     });
+    const chips = this.#drawChips(own), { top } = this.#chips;
     // Usually a few cells have changed, and only these are drawn.
-    const layout = `${own.map(index => names[index][1])} ${connections.length}`;
-    const isPlain = blocked.length === 0 && this.#chosen.threads === undefined && connections.length >= LANES;
-    const { pen, width, colour, rem } = this.#threads.begin(always || !isPlain || !this.#threads.isPlain || this.#threads.layout !== layout);
-    Object.assign(this.#threads, { layout, isPlain });
-    // The server's own threads are chips with names.
-    pen.font = `${.72 * rem}px ${colour('--mono-font')}`;
+    const layout = `${top} ${connections.length}`, chosen = this.#chosen.threads;
+    const isPlain = blocked.length === 0 && chosen === undefined && connections.length >= LANES;
+    this.#threads.begin(everything || !isPlain || !this.#threads.isPlain || this.#threads.layout !== layout);
+    Object.assign(this.#threads, { layout, isPlain, top });
+    const rows = connections.length < LANES ? this.#drawLanes(connections, top) : this.#drawCells(connections, top);
+    this.#label(blocked.slice(-3).map(n => [...rows.box(n), 'picture.disk']));
+    const chip = chips.find(box => box[4] === chosen), place = connections.indexOf(chosen);
+    if (chip) outline(this.#chips.pen, '--ink', chip);
+    else if (place >= 0) outline(this.#threads.pen, '--ink', rows.box(place));
+    this.#hit.threads = (left, up) => chips.find(box => contains(box, left, up))?.[4] ?? connections[rows.at(left, up)];
+    this.#order.threads = () => [...own, ...connections];
+  }
+
+  // Draws the server's own threads as chips with their names, and returns their boxes. The cells begin
+  // at `top`, below them.
+  #drawChips(own) {
+    const { cells, names } = this.model;
+    const boxes = this.#placeChips(own);
+    const { pen, rem } = this.#chips.begin(true);
+    pen.font = chipFont();
     pen.textBaseline = 'middle';
-    const chips = [];
-    let x = 0, y = 0;
-    const high = 1.35 * rem, gap = .3 * rem;
-    for (const index of own) {
-      const name = names[index][1];
-      const wide = pen.measureText(name).width + .8 * rem;
-      if (x + wide > width) [x, y] = [0, y + high + gap];
-      pen.clearRect(x, y, wide, high);
+    for (const [x, y, wide, high, index] of boxes) {
       pen.beginPath();
       pen.roundRect(x, y, wide, high, .2 * rem);
       let alphas = 0;
-      for (const [fill, alpha] of this.#looks(cells[index])) {
+      for (const [fill, alpha] of this.#look(cells[index])) {
         pen.globalAlpha = alpha;
         pen.fillStyle = colour(fill);
         pen.fill();
@@ -217,64 +266,68 @@ export class Picture {
       }
       pen.globalAlpha = 1;
       pen.fillStyle = colour(alphas > .5 ? '--cloth' : '--ink');
-      pen.fillText(name, x + .4 * rem, y + high / 2 + 1);
-      chips.push([x, y, wide, high, index]);
-      x += wide + gap;
+      pen.fillText(names[index][1], x + .4 * rem, y + high / 2 + 1);
     }
-    const top = this.#threads.top = own.length ? y + high + .6 * rem : 0;
-    const boxes = connections.length < LANES ? this.#drawLanes(connections, top) : this.#drawCells(connections, top);
-    const all = [...chips, ...boxes];
-    this.#label(all.filter(([, , , , index]) => blocked.includes(index) && !own.includes(index)), 'picture.disk');
-    const chosen = all.find(box => box[4] === this.#chosen.threads);
-    if (chosen) outline(pen, colour('--ink'), chosen);
-    this.#hit.threads = (left, up) => all.find(([x, y, w, h]) => left >= x && left < x + w && up >= y && up < y + h)?.[4];
-    this.#threads.order = [...own, ...connections];
-  }
-
-  // Returns the colours of a cell, each with its opacity: that of its state, and the glow of a thread
-  // that has run.
-  #looks(cell) {
-    const shown = shownAs(cell.what);
-    if (this.model.at - cell.disk < HELD_MS / 2) return [['--lost', 1]];
-    const looks = [[COLOURS[shown], 1]];
-    const since = this.model.at - cell.ran;
-    if (shown === 'asleep' && since < GLOW_MS) looks.push(['--woad', still.matches ? .6 : Math.ceil(4 * (1 - since / GLOW_MS)) / 5]);
-    return looks;
-  }
-
-  #drawCells(connections, top) {
-    const { pen, width, height, rem } = this.#threads;
-    const { size, across } = grid(connections.length, width, height - top, rem);
-    const gap = size > 8 ? 2 : size > 4 ? 1 : .5;
-    const boxes = connections.map((index, n) => [n % across * size, top + Math.floor(n / across) * size, size, size, index]);
-    // Cells of one colour are drawn together, because each change of the colour costs time.
-    const layers = new Map(), { shown } = this.#threads;
-    for (const [n, box] of boxes.entries()) {
-      const looks = this.#looks(this.model.cells[box[4]]);
-      const look = looks.join();
-      if (shown[n] === look) continue;
-      shown[n] = look;
-      for (const [fill, alpha] of looks) {
-        const key = `${alpha} ${fill}`;
-        if (!layers.has(key)) layers.set(key, []);
-        layers.get(key).push(box);
-      }
-    }
-    for (const [key, cells] of [...layers].sort(([one], [other]) => parseFloat(other) - parseFloat(one))) {
-      const [alpha, fill] = key.split(' ');
-      pen.globalAlpha = Number(alpha);
-      pen.fillStyle = colour(fill);
-      for (const [x, y] of cells) pen.fillRect(x, y, size - gap, size - gap);
-    }
-    pen.globalAlpha = 1;
     return boxes;
   }
 
+  // Places a chip for each of these threads, in rows, and makes their canvas as high as the rows.
+  #placeChips(own) {
+    const { pen, size: [width] } = this.#chips, rem = Number(colour('rem'));
+    pen.font = chipFont();
+    const high = 1.35 * rem, gap = .3 * rem;
+    let x = 0, y = 0;
+    const boxes = own.map(index => {
+      const wide = pen.measureText(this.model.names[index][1]).width + .8 * rem;
+      if (x + wide > width) [x, y] = [0, y + high + gap];
+      const box = [x, y, wide, high, index];
+      x += wide + gap;
+      return box;
+    });
+    this.#chips.top = own.length ? Math.ceil(y + high + .6 * rem) : 0;
+    this.#chips.resize(this.#chips.top);
+    return boxes;
+  }
+
+  // Returns one of LOOKS or GLOWS.
+  #look(cell) {
+    const { at } = this.model, shown = shownAs(cell.what), since = at - cell.ran;
+    if (at - cell.disk < HELD_MS / 2) return LOOKS.disk;
+    if (shown !== 'asleep' || since >= GLOW_MS) return LOOKS[shown];
+    return GLOWS[still.matches ? 2 : Math.ceil(GLOWS.length * (1 - since / GLOW_MS)) - 1];
+  }
+
+  // Draws the cells that have changed, and returns where all are.
+  #drawCells(connections, top) {
+    const { pen, width, height, rem, shown } = this.#threads;
+    const { size, across } = grid(connections.length, width, height - top, rem);
+    const gap = size > 8 ? 2 : size > 4 ? 1 : .5;
+    const rows = new Rows(top, size, size, across);
+    // Cells of one look are drawn together, because each change of the colour costs time.
+    const changed = new Map();
+    for (let n = 0; n < connections.length; n++) {
+      const look = this.#look(this.model.cells[connections[n]]);
+      if (shown[n] === look) continue;
+      shown[n] = look;
+      if (!changed.has(look)) changed.set(look, []);
+      changed.get(look).push(rows.box(n));
+    }
+    for (const [look, boxes] of changed) {
+      for (const [fill, alpha] of look) {
+        pen.globalAlpha = alpha;
+        pen.fillStyle = colour(fill);
+        for (const [x, y] of boxes) pen.fillRect(x, y, size - gap, size - gap);
+      }
+    }
+    pen.globalAlpha = 1;
+    return rows;
+  }
+
   #drawLanes(connections, top) {
-    const { pen, width, height, colour, rem } = this.#threads;
+    const { pen, width, height, rem } = this.#threads;
     const high = Math.min(1.3 * rem, (height - top) / Math.max(1, connections.length));
     const start = high > .9 * rem ? 6 * rem : 0;
-    return connections.map((index, n) => {
+    connections.forEach((index, n) => {
       const { lane } = this.model.cells[index];
       const y = top + n * high;
       const x = at => start + (1 - (this.model.at - at) / LANE_MS) * (width - start);
@@ -283,31 +336,23 @@ export class Picture {
         pen.fillRect(x(at - 100), y + 1, Math.ceil(x(at) - x(at - 100)), high - 2);
       }
       if (start) {
+        pen.font = chipFont();
+        pen.textBaseline = 'middle';
         pen.fillStyle = colour('--soft');
         pen.fillText(this.model.names[index]?.[1] ?? '', 0, y + high / 2);
       }
-      return [0, y, width, high, index];
     });
+    return new Rows(top, width, high, 1);
   }
 
-  #drawLoop(always) {
+  #drawLoop(everything) {
     const { dots, lane, at } = this.model;
     const isPlain = this.#chosen.loop === undefined, isOff = dots.length === 0 && lane.length === 0;
     const layout = `${dots.length} ${isOff}`;
-    const { pen, width, height, colour, rem, shown } = this.#loop.begin(always || !isPlain || !this.#loop.isPlain || this.#loop.layout !== layout);
+    const { pen, width, height, rem, shown } = this.#loop.begin(everything || !isPlain || !this.#loop.isPlain || this.#loop.layout !== layout);
     Object.assign(this.#loop, { layout, isPlain });
-    const high = 1.9 * rem, top = high + .6 * rem;
-    pen.clearRect(0, 0, width, high);
-    pen.fillStyle = colour('--cell');
-    pen.fillRect(0, 0, width, high);
-    const x = when => (1 - (at - when) / LANE_MS) * width;
-    const wide = Math.ceil(STEP_MS / LANE_MS * width) + .5;
-    pen.fillStyle = colour('--woad');
-    for (const [when, , part] of lane) pen.fillRect(x(when), high * (1 - part), wide, high * part);
-    pen.fillStyle = colour('--lost');
-    const blocked = blocks(lane);
-    for (const [from, to] of blocked) pen.fillRect(x(from), 0, x(to) - x(from) + wide, high);
-    if (blocked.length > 0 && blocked.at(-1)[1] > at - HELD_MS) this.#label([[x(blocked.at(-1)[0]), 0, 0, high, blocked.at(-1)[2]]], null);
+    this.#drawLane();
+    const top = LANE_REM * rem;
     if (isOff && !shown.isOff) {
       shown.isOff = true;
       pen.font = `${rem}px ${colour('--sans-font')}`;
@@ -318,36 +363,58 @@ export class Picture {
       pen.textAlign = 'left';
     }
     const { size, across } = grid(dots.length, width, height - top, rem);
-    const boxes = dots.map((dot, n) => {
-      const [left, up] = [n % across * size, top + Math.floor(n / across) * size];
-      const red = dot && dot !== 'stuck' && at - this.model.reddened[n] < GLOW_MS / 2;
+    const rows = new Rows(top, size, size, across);
+    for (let n = 0; n < dots.length; n++) {
+      const dot = dots[n], red = dot && dot !== 'stuck' && at - this.model.reddened[n] < GLOW_MS / 2;
       const look = red ? '--lost' : COLOURS[dot];
-      if (shown[n] !== look) {
-        shown[n] = look;
-        pen.clearRect(left, up, size, size);
-        if (look) pen.drawImage(disc(look, size), left, up, size, size);
-      }
-      return [left, up, size, size, n];
-    });
-    const chosen = boxes[this.#chosen.loop];
-    if (chosen) outline(pen, colour('--ink'), chosen);
-    this.#hit.loop = (left, up) => up < top ? undefined : boxes.find(([x, y, w, h]) => left >= x && left < x + w && up >= y && up < y + h)?.[4];
-    this.#loop.order = dots.map((_, n) => n);
+      if (shown[n] === look) continue;
+      shown[n] = look;
+      const [left, up] = rows.box(n);
+      pen.clearRect(left, up, size, size);
+      if (look) pen.drawImage(disc(look, size), left, up, size, size);
+    }
+    const chosen = this.#chosen.loop;
+    if (chosen < dots.length) outline(pen, '--ink', rows.box(chosen));
+    this.#hit.loop = (left, up) => {
+      const n = rows.at(left, up);
+      return n < dots.length ? n : undefined;
+    };
+    this.#order.loop = () => [...dots.keys()];
   }
 
-  // Writes what happens beside a red cell, or over a red part of the event loop's lane.
-  #label(boxes, key) {
-    const canvas = key ? this.#threads : this.#loop;
-    const { pen, width, colour, rem } = canvas;
-    pen.font = `600 ${.85 * rem}px ${colour('--sans-font')}`;
-    pen.textBaseline = 'middle';
-    for (const [x, y, wide, high, what] of boxes.slice(-3)) {
-      const text = t(key ?? `picture.blocked.${what}`);
+  // Draws what the event loop's thread did, and names the last thing that blocked it.
+  #drawLane() {
+    const { lane, at } = this.model;
+    const { pen, width, height } = this.#lane.begin(true);
+    pen.fillStyle = colour('--cell');
+    pen.fillRect(0, 0, width, height);
+    const x = when => (1 - (at - when) / LANE_MS) * width;
+    const wide = Math.ceil(STEP_MS / LANE_MS * width) + .5;
+    // One path for all turns, because each call that draws costs time.
+    pen.beginPath();
+    for (const [when, , part] of lane) if (part > 0) pen.rect(x(when), height * (1 - part), wide, height * part);
+    pen.fillStyle = colour('--woad');
+    pen.fill();
+    pen.fillStyle = colour('--lost');
+    const blocked = blocks(lane);
+    for (const [from, to] of blocked) pen.fillRect(x(from), 0, x(to) - x(from) + wide, height);
+    const last = blocked.at(-1);
+    if (last && last[1] > at - HELD_MS) this.#label([[x(last[0]), 0, 0, height, `picture.blocked.${last[2]}`]]);
+  }
+
+  // Writes what happens beside a red cell, or over a red part of the event loop's lane. The last element
+  // of each box is the key of the text.
+  #label(boxes) {
+    for (const [x, y, wide, high, key] of boxes) {
+      const isCell = key === 'picture.disk', canvas = isCell ? this.#threads : this.#lane;
+      const { pen, width, rem } = canvas, text = t(key);
+      pen.font = `600 ${.85 * rem}px ${colour('--sans-font')}`;
+      pen.textBaseline = 'middle';
       const long = pen.measureText(text).width + .8 * rem;
-      const left = Math.max(0, Math.min(key ? x + wide / 2 - long / 2 : x - long - .3 * rem, width - long));
+      const left = Math.max(0, Math.min(isCell ? x + wide / 2 - long / 2 : x - long - .3 * rem, width - long));
       // Above the first cells are the chips, so the label is below them.
-      const up = !key ? .25 * rem : y - 1.7 * rem < canvas.top ? y + high + .4 * rem : y - 1.7 * rem;
-      if (key) outline(pen, colour('--lost'), [x - 2, y - 2, wide + 2, high + 2]);
+      const up = !isCell ? .25 * rem : y - 1.7 * rem < canvas.top ? y + high + .4 * rem : y - 1.7 * rem;
+      if (isCell) outline(pen, '--lost', [x - 2, y - 2, wide + 2, high + 2]);
       pen.fillStyle = colour('--lost');
       pen.beginPath();
       pen.roundRect(left, up, long, 1.4 * rem, .2 * rem);
@@ -358,7 +425,7 @@ export class Picture {
   }
 
   #drawStrip(side, top) {
-    const { pen, width, height, colour, rem } = this.#strips[side].begin(true);
+    const { pen, width, height, rem } = this.#strips[side].begin(true);
     const { at, acts } = this.model;
     const left = 3.3 * rem, base = height - 1.1 * rem;
     const x = when => left + (1 - (at - when) / STRIP_MS) * (width - left);
@@ -453,7 +520,6 @@ export class Picture {
   // The pointer or the arrow keys choose a cell.
   #explore(side) {
     const explorer = document.getElementById(`${side}-explorer`);
-    const canvas = side === 'threads' ? this.#threads : this.#loop;
     const choose = chosen => {
       if (this.#chosen[side] === chosen) return;
       this.#chosen[side] = chosen;
@@ -464,7 +530,7 @@ export class Picture {
     explorer.addEventListener('pointerleave', () => choose(undefined));
     explorer.addEventListener('blur', () => choose(undefined));
     explorer.addEventListener('keydown', event => {
-      const order = canvas.order ?? [];
+      const order = this.#order[side]();
       const at = order.indexOf(this.#chosen[side]);
       const to = {
         ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: order.length - 1,
@@ -491,6 +557,13 @@ class Canvas {
     return sizes.get(this);
   }
 
+  // Makes the element this high, in whole CSS pixels.
+  resize(height) {
+    if (this.size[1] === height) return;
+    this.element.style.height = `${height}px`;
+    sizes.delete(this);
+  }
+
   fits(rems) { return this.size[1] >= rems * Number(colour('rem')); }
 
   // Prepares to draw: everything, or only what differs from `shown`.
@@ -508,7 +581,7 @@ class Canvas {
       this.shown = [];
     }
     this.pen.globalAlpha = 1;
-    return Object.assign(this, { width, height, colour, rem: Number(colour('rem')) });
+    return Object.assign(this, { width, height, rem: Number(colour('rem')) });
   }
 }
 
@@ -552,6 +625,8 @@ function colour(name) {
   return colours.get(name);
 }
 
+function chipFont() { return `${.72 * Number(colour('rem'))}px ${colour('--mono-font')}`; }
+
 // Returns the largest size of cells of which `count` fit into a rectangle, and their number in a row.
 function grid(count, width, height, most) {
   for (let size = Math.floor(most); size > 2; size -= .5) {
@@ -575,8 +650,24 @@ function blocks(lane) {
   return found.filter(([from, to]) => to - from >= 100);
 }
 
-function outline(pen, colour, [x, y, wide, high]) {
-  pen.strokeStyle = colour;
+// Boxes of one size in rows, `across` in each, below `top`.
+class Rows {
+  constructor(top, wide, high, across) { Object.assign(this, { top, wide, high, across }); }
+
+  // Returns the left and upper edge, the width and the height of a box.
+  box(n) { return [n % this.across * this.wide, this.top + Math.floor(n / this.across) * this.high, this.wide, this.high]; }
+
+  // Returns which box is at a place. There may be fewer boxes.
+  at(left, up) {
+    const column = Math.floor(left / this.wide), row = Math.floor((up - this.top) / this.high);
+    return column >= 0 && column < this.across && row >= 0 ? row * this.across + column : undefined;
+  }
+}
+
+const contains = ([x, y, wide, high], left, up) => left >= x && left < x + wide && up >= y && up < y + high;
+
+function outline(pen, name, [x, y, wide, high]) {
+  pen.strokeStyle = colour(name);
   pen.lineWidth = 2;
   pen.strokeRect(x - .5, y - .5, wide, high);
 }
@@ -600,6 +691,6 @@ function legend(id, prefix, entries) {
 function write(element, value) {
   if (element.dataset.value === String(value)) return;
   element.dataset.value = value;
-  element.textContent = number(value);
+  writeText(element, number(value));
 }
 

@@ -1,7 +1,7 @@
 // The last two minutes of the picture: they can be paused, scrubbed, and played ten times slower. The
 // page that save.js writes contains this file too.
 
-import { duration, setText } from './words.js';
+import { duration, setText, writeText } from './words.js';
 
 const KEPT = 1_200;                 // frames: two minutes
 const FRAME_MS = 100;
@@ -29,7 +29,7 @@ export class Recording {
 export function put(side, name, text, value) {
   const output = document.querySelector(`#${side}-figures [data-figure=${name}]`);
   if (output.dataset.value !== String(value ?? '')) output.dataset.value = value ?? '';
-  if (output.textContent !== text) output.textContent = text;
+  writeText(output, text);
 }
 
 // Connects the bar below the picture. `isLive` tells whether frames still arrive.
@@ -38,6 +38,7 @@ export function replay(recording, model, picture, isLive) {
   const root = document.documentElement;
   let index = -1;                   // of the shown frame; -1 if the picture is live
   let plays = false, slow = false, waited = 0, shown = -1;
+  let timer;                        // while it plays
 
   const { entries } = recording;
   function show(wanted) {
@@ -64,6 +65,8 @@ export function replay(recording, model, picture, isLive) {
   }
 
   function write() {
+    if (plays) timer ??= setInterval(play, FRAME_MS);
+    else timer = clearInterval(timer);
     const scrub = part('scrub');
     scrub.max = Math.max(0, entries.length - 1);
     scrub.value = index < 0 ? scrub.max : index;
@@ -104,11 +107,11 @@ export function replay(recording, model, picture, isLive) {
     [index, plays, slow, shown] = [-1, false, false, -1];
     write();
   });
-  setInterval(() => {
-    if (!plays || slow && ++waited % SLOWER) return;
+  function play() {
+    if (slow && ++waited % SLOWER) return;
     if (index < entries.length - 1) show(index + 1);
     else pause(index);
-  }, FRAME_MS);
+  }
 
   if (!isLive) pause(entries.length - 1);
   else write();

@@ -36,6 +36,7 @@ const numbers = new Intl.NumberFormat(lang), languageChanges = new EventTarget()
 const number = value => numbers.format(value);
 const duration = milliseconds => \`\${number(Math.round(milliseconds / 100) / 10)} s\`;
 const t = (key, values = {}) => String(texts[key]).replace(/\\{(\\w+)\\}/g, (_, name) => typeof values[name] === 'number' ? number(values[name]) : values[name]);
+const writeText = (element, text) => { element.textContent = text; };
 const setText = (element, key, values) => Object.assign(element, { textContent: key ? t(key, values) : '' });
 ${joined}
 for (const entry of entries) entry.names = tables[entry.names];

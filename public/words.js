@@ -46,8 +46,13 @@ export function setText(element, key, values) {
   element.dataset.key = key;
   if (values) element.dataset.values = JSON.stringify(values);
   else delete element.dataset.values;
-  element.textContent = t(key, values);
+  writeText(element, t(key, values));
   return element;
+}
+
+// Sets an element's text, unless it is the same: to replace a text costs a layout.
+export function writeText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }
 
 // Returns a new element with a text.

@@ -474,6 +474,52 @@ fn saved_recording_needs_no_server() {
     fs::remove_file(file).expect("it is ours");
 }
 
+/// Each drawing costs the browser about as much, and a canvas that has changed is copied whole.
+#[test]
+fn calm_picture_is_drawn_seldom_and_without_its_cells() {
+    let server = Process::with("--lab");
+    let Some(page) = page(&format!("http://{}", server.addr)) else { return };
+    page.eval("import('./picture.js').then(module => { window.module = module; })");
+    page.wait_until("window.module");
+    let drawn = page.eval(
+        "(() => {
+            const { Model, Picture } = module, model = new Model(), picture = new Picture(model);
+            model.names = ['broadcaster', ...Array(120).fill('sse-1')].map((name, id) => [id, name]);
+            const frame = (at, threads) => ({
+                at, threads, kinds: [['S', 'futex_do_wait'], ['D', 'io_schedule']], lane: null,
+                clients: { clients: 120, silent_ms: 40 }, loop: { clients: 120, silent_ms: 40, dots: '120a' },
+            });
+            const apply = (at, threads) => model.apply(frame(at, threads), 25, []);
+            apply(0, 'A120a');
+            picture.draw(true);
+            const pens = CanvasRenderingContext2D.prototype, { fillRect, fill } = pens;
+            let at = 2_000;
+            const drawn = threads => {
+                const canvases = { 'threads-chips': 0, 'threads-canvas': 0, 'loop-lane': 0, 'loop-canvas': 0 };
+                for (let n = 0; n < 16; n++) {
+                    const changed = new Set();
+                    pens.fillRect = pens.fill = function() { changed.add(this.canvas.id); };
+                    apply(at += 100, threads);
+                    picture.draw();
+                    for (const id in canvases) canvases[id] += changed.has(id);
+                }
+                return Object.values(canvases);
+            };
+            const all = ['A120a', 'A50aA69a', 'A50ab69a'].map(drawn);
+            Object.assign(pens, { fillRect, fill });
+            return all;
+        })()",
+    );
+    let of = |threads: usize| -> Vec<u64> {
+        let counts = drawn[threads].as_array().expect("counts").iter();
+        counts.map(|count| count.as_u64().expect("a count")).collect()
+    };
+    assert_eq!(of(0), [4, 0, 4, 0], "calm: chips, cells, lane, dots");
+    let running = of(1);
+    assert!(running[0] == 8 && running[1] >= 1, "a connection's thread runs: {running:?}");
+    assert_eq!(of(2)[..2], [16, 16], "a thread waits for the disk");
+}
+
 #[test]
 fn demo_page_and_live_view_link_to_each_other() {
     let server = TestServer::start();
