@@ -192,6 +192,7 @@ export class Picture {
   // `everything`, all of it.
   draw(everything = false, now = everything) {
     const at = performance.now();
+    this.#frames += 1;
     if (!now && !this.#isDue(at)) return;
     [this.#drawn, this.#frames] = [at, 0];
     this.#drawThreads(everything);
@@ -210,7 +211,6 @@ export class Picture {
   #isDue(now) {
     const { at, stirred, isAlarmed } = this.model;
     const every = isAlarmed ? 1 : at - stirred < GLOW_MS ? 2 : 4;
-    this.#frames += 1;
     return still.matches ? now - this.#drawn >= 950 : this.#frames >= every;
   }
 
