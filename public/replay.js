@@ -124,10 +124,12 @@ export function replay(recording, model, picture, isLive) {
         index = Math.max(0, index - 1);
         shown = -2;
       }
-      // Each move of the bar costs a layout of the page, so it moves once a second.
-      if (entries.length % PER_SECOND) return;
-      part('scrub').max = entries.length - 1;
-      if (index < 0) part('scrub').value = entries.length - 1;
+      // Each move of the bar costs a layout of the page, so it moves once a second, until two minutes
+      // are recorded.
+      const scrub = part('scrub'), last = entries.length - 1;
+      if (entries.length % PER_SECOND || Number(scrub.max) === last) return;
+      scrub.max = last;
+      if (index < 0) scrub.value = last;
     },
   };
 }

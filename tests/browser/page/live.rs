@@ -520,6 +520,35 @@ fn calm_picture_is_drawn_seldom_and_without_its_cells() {
     assert_eq!(of(2)[..2], [16, 16], "a thread waits for the disk");
 }
 
+/// A move of the bar costs a layout of the page.
+#[test]
+fn bar_below_the_picture_rests_after_two_minutes() {
+    let server = Process::with("--lab");
+    let Some(page) = page(&format!("http://{}", server.addr)) else { return };
+    page.eval("import('./replay.js').then(module => { window.module = module; })");
+    page.wait_until("window.module");
+    let moves = page.eval(
+        "(() => {
+            const { Recording, replay } = module, recording = new Recording();
+            const bar = replay(recording, { clear() {} }, { draw() {} }, true);
+            const scrub = document.getElementById('replay-scrub');
+            const moves = new MutationObserver(() => {});
+            moves.observe(scrub, { attributeFilter: ['max'] });
+            let at = 0;
+            const arrive = frames => {
+                moves.takeRecords();
+                for (let n = 0; n < frames; n++) {
+                    recording.push(JSON.stringify({ at: at += 100 }), [], 25, {});
+                    bar.arrived();
+                }
+                return [moves.takeRecords().length, Number(scrub.max)];
+            };
+            return [arrive(100), arrive(1_100), arrive(100)];
+        })()",
+    );
+    assert_eq!(moves, serde_json::json!([[10, 99], [110, 1_199], [0, 1_199]]));
+}
+
 #[test]
 fn demo_page_and_live_view_link_to_each_other() {
     let server = TestServer::start();
