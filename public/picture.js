@@ -100,7 +100,7 @@ export class Model {
 
   #cell(index, { what, waitsFor }, hasRun) {
     const { at } = this;
-    const [id, name] = this.names[index] ?? [];
+    const named = this.names[index], id = named?.[0], name = named?.[1];
     if (what === 'room' && name?.startsWith('accept')) what = 'accept';
     let cell = this.cells[index];
     if (!cell || (cell.id ?? id) !== id) cell = this.cells[index] = { since: at, ran: -Infinity, disk: -Infinity, lane: [] };
