@@ -31,10 +31,13 @@ use crate::counters::{CONNECTIONS, CONNECTIONS_OF_ADDRESS, Counters};
 /// request is on its way.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How long a new connection waits for a permit when all permits are in use.
-///
-/// Within this time, the threads of shed connections normally end and return their permits.
+/// How long a new connection waits for a permit when all permits are in use, none of them by a shed
+/// connection.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
+
+/// How long it waits if threads of shed connections have not noticed that yet. They return their
+/// permits as soon as they run, which takes long only if the machine has no CPU time left.
+const SHED_WAIT: Duration = Duration::from_secs(2);
 
 /// The maximum number of connections that are shed but not yet closed: a quarter of the reserve
 /// (the capacity that streams cannot use), but at least 1 and at most 32.
@@ -140,7 +143,8 @@ impl Connections {
         }
         let is_full = |table: &mut Table| self.used(table) >= self.total + self.spare;
         if is_full(&mut table) {
-            table = self.wait_while(table, ROOM_WAIT, is_full);
+            let time = if table.closing > 0 { SHED_WAIT } else { ROOM_WAIT };
+            table = self.wait_while(table, time, is_full);
             if is_full(&mut table) {
                 return Err(CONNECTIONS);
             }
@@ -371,6 +375,7 @@ impl Drop for ConnectionPermit {
 mod tests {
     use std::io::Read;
     use std::net::{TcpListener, TcpStream};
+    use std::thread;
 
     use super::*;
 
@@ -493,5 +498,23 @@ mod tests {
         assert_eq!(admit().unwrap_err(), CONNECTIONS);
         drop(busy.pop());
         assert!(admit().is_ok());
+    }
+
+    #[test]
+    fn new_connection_waits_for_a_shed_one_whose_thread_runs_late() {
+        let (connections, listener) = (connections(20, 2), listener());
+        let (socket, _client) = pair(&listener);
+        let full = connections.total + connections.spare;
+        let mut open: Vec<_> =
+            (0..full).map(|_| connections.admit(&socket, None).unwrap()).collect();
+        thread::scope(|scope| {
+            let new = scope.spawn(|| connections.admit(&socket, None).map(drop));
+            while connections.lock().waiters == 0 {
+                thread::yield_now();
+            }
+            thread::sleep(2 * ROOM_WAIT); // the machine has no CPU time for the shed one's thread
+            drop(open.remove(0));
+            assert_eq!(new.join().unwrap(), Ok(()));
+        });
     }
 }
