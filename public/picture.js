@@ -58,7 +58,7 @@ export class Model {
     this.silences = { threads: [], loop: [] };
     this.clients = { threads: 0, loop: 0 };
     this.alarm = -Infinity;         // when a thread last waited for the disk, or a client was silent
-    this.stirred = -Infinity;       // when a connection's thread last ran, or anything of it or of a client changed
+    this.changedAt = -Infinity;       // when a connection's thread last ran, or its state or a client's changed
   }
 
   // Shows a frame. With `onlySilences`, only what the lines of the silences need is kept.
@@ -105,7 +105,7 @@ export class Model {
     let cell = this.cells[index];
     if (!cell || (cell.id ?? id) !== id) cell = this.cells[index] = { since: at, ran: -Infinity, disk: -Infinity, lane: [] };
     cell.id = id;
-    if ((hasRun || cell.what !== what) && isConnection(name)) this.stirred = at;
+    if ((hasRun || cell.what !== what) && isConnection(name)) this.changedAt = at;
     if (cell.what !== what) cell.since = at;
     cell.what = what;
     cell.waitsFor = waitsFor;
@@ -126,7 +126,7 @@ export class Model {
       const dot = letter === '.' ? null : letter === '-' ? 'stuck' : late > 80 ? 'silent' : late > 30 ? 'late' : 'fresh';
       for (let index = from; index < to; index++) {
         if (dot === 'silent') this.reddened[index] = this.alarm = this.at;
-        if (dot !== this.dots[index]) this.stirred = this.at;
+        if (dot !== this.dots[index]) this.changedAt = this.at;
         this.dots[index] = dot;
       }
     });
@@ -209,8 +209,8 @@ export class Picture {
   // while a thread waits for the disk or a client is silent, and every second one while connections'
   // threads run. With reduced motion, the picture changes once a second.
   #isDue(now) {
-    const { at, stirred, isAlarmed } = this.model;
-    const every = isAlarmed ? 1 : at - stirred < GLOW_MS ? 2 : 4;
+    const { at, changedAt, isAlarmed } = this.model;
+    const every = isAlarmed ? 1 : at - changedAt < GLOW_MS ? 2 : 4;
     return still.matches ? now - this.#drawn >= 950 : this.#frames >= every;
   }
 

@@ -31,12 +31,11 @@ use crate::counters::{CONNECTIONS, CONNECTIONS_OF_ADDRESS, Counters};
 /// request is on its way.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How long a new connection waits for a permit when all permits are in use, none of them by a shed
-/// connection.
+/// How long a new connection waits for a permit when all permits are in use.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 
-/// How long it waits if threads of shed connections have not noticed that yet. They return their
-/// permits as soon as they run, which takes long only if the machine has no CPU time left.
+/// How long it waits before that until the threads of shed connections have noticed that they were
+/// shed. They notice it as soon as they run, which takes long only if the machine has no CPU time left.
 const SHED_WAIT: Duration = Duration::from_secs(2);
 
 /// The maximum number of connections that are shed but not yet closed: a quarter of the reserve
@@ -143,8 +142,9 @@ impl Connections {
         }
         let is_full = |table: &mut Table| self.used(table) >= self.total + self.spare;
         if is_full(&mut table) {
-            let time = if table.closing > 0 { SHED_WAIT } else { ROOM_WAIT };
-            table = self.wait_while(table, time, is_full);
+            let is_closing = |table: &mut Table| is_full(table) && table.closing > 0;
+            table = self.wait_while(table, SHED_WAIT, is_closing);
+            table = self.wait_while(table, ROOM_WAIT, is_full);
             if is_full(&mut table) {
                 return Err(CONNECTIONS);
             }

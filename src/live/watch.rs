@@ -24,7 +24,7 @@ use super::threads::{Kinds, Only, TURN, Threads, thread_time};
 
 /// How many turns a frame covers.
 const TURNS_A_FRAME: u32 = 5;
-/// How many frames there are between two tables, at least.
+/// How many frames there are between two checks whether the names have changed.
 const FRAMES_A_TABLE: u32 = 10;
 
 /// How long the clients stay open after the last page has left: the time of a reload, or of a look at

@@ -522,7 +522,7 @@ fn calm_picture_is_drawn_seldom_and_without_its_cells() {
 
 /// A move of the bar costs a layout of the page.
 #[test]
-fn bar_below_the_picture_rests_after_two_minutes() {
+fn bar_below_the_picture_moves_at_most_once_a_second() {
     let server = Process::with("--lab");
     let Some(page) = page(&format!("http://{}", server.addr)) else { return };
     page.eval("import('./replay.js').then(module => { window.module = module; })");
